@@ -1,0 +1,234 @@
+"""Every setting of a run, as frozen dataclasses. `conf/` holds the values, `decode` fills these, `rules` checks them.
+
+A field without a default must be set by a file in `conf/` or on the command line; a field that may be `None` is derived
+when it is (the docstring says from what). Sizes are counts unless the name carries a unit.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from dist_plm.config.bounds import FRACTION, Bounds, at_least, between, more_than
+
+Count = Annotated[int, at_least(1)]
+Natural = Annotated[int, at_least(0)]
+Fraction = Annotated[float, FRACTION]
+Positive = Annotated[float, more_than(0)]
+NonNegative = Annotated[float, at_least(0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Where a run lives. `dir` is derived as `root`/`name` when None."""
+
+    name: str
+    root: str = "runs"
+    dir: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The network. Derived when None: `kv_heads` = heads, `head_size` = hidden / heads, `ffn` = 4 hidden (8/3 hidden,
+    rounded up to a multiple of 256, for swiglu), `vocab_size` from the data, `max_positions` = data.sequence_length."""
+
+    family: Literal["gpt"]
+    layers: Count
+    hidden: Count
+    heads: Count
+    kv_heads: Count | None = None
+    head_size: Count | None = None
+    ffn: Count | None = None
+    vocab_size: Count | None = None
+    vocab_multiple: Count = 128  # the vocabulary is padded to a multiple of this times parallel.tensor
+    max_positions: Count | None = None
+    position: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"
+    rotary_base: Positive = 10000.0
+    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu"] = "gelu_tanh"
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    norm_eps: Positive = 1e-5
+    bias: bool = True
+    tied_embeddings: bool = True
+    hidden_dropout: Fraction = 0.0
+    attention_dropout: Fraction = 0.0
+    init_std: Positive = 0.02
+    recompute: Literal["none", "selective", "full"] = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveConfig:
+    """What the model learns to predict. `document_mask`: no attention across document ends; `reset_positions`: position
+    numbers start again at each document."""
+
+    name: Literal["causal"]
+    document_mask: bool = False
+    reset_positions: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """A prepared store (a directory written by prepare_data, or the prefix of a Megatron .bin/.idx pair) and how it is read.
+
+    `split` cuts a bare Megatron store into train, validation and test by document; a prepared store brings its own."""
+
+    path: str
+    sequence_length: Count
+    split: tuple[float, float, float] = (0.98, 0.01, 0.01)
+    loader_workers: Natural = 1
+    prefetch: Count = 4  # microbatches each worker holds ready
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    name: Literal["adamw"]
+    lr: Positive
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.1
+    decay_norms_and_biases: bool = False
+    clip_norm: Annotated[float, at_least(0)] = 1.0  # of the global gradient; 0 turns clipping off
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleConfig:
+    """The learning rate over train.steps. Warm-up is given either in steps or as a ratio of train.steps."""
+
+    name: Literal["constant", "linear", "cosine", "inverse_sqrt", "polynomial", "wsd"]
+    warmup_steps: Natural | None = None
+    warmup_ratio: Annotated[float, between(0, 1)] | None = None
+    min_lr_ratio: Annotated[float, between(0, 1)] = 0.0
+    power: Positive = 1.0  # polynomial only
+    decay_ratio: Annotated[float, between(0, 1)] = 0.1  # wsd only: the share of train.steps spent decaying
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelConfig:
+    """Degrees of each axis of the process grid. `data` is derived from the world size when None."""
+
+    data: Count | None = None
+    tensor: Count = 1
+    pipeline: Count = 1
+    virtual_pipeline: Count = 1  # model chunks a pipeline rank holds; above 1 the schedule interleaves them
+    context: Count = 1
+    expert: Count = 1
+    sequence_parallel: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """`zero_stage` 0 keeps whole optimizer states on every data rank, 1 shards them."""
+
+    name: Literal["megatron"]
+    zero_stage: Annotated[int, between(0, 1)] = 1
+    overlap_grad_reduce: bool = False
+    overlap_param_gather: bool = False
+    bucket_mib: Count = 160
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionConfig:
+    """Loss-scale settings act under fp16 alone. `reduce_in_fp32` sums gradients over data ranks in fp32."""
+
+    name: Literal["fp32", "bf16", "fp16"]
+    reduce_in_fp32: bool = True
+    initial_loss_scale: Positive = 65536.0
+    min_loss_scale: Positive = 1.0
+    loss_scale_window: Count = 1000
+    loss_scale_hysteresis: Count = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """`steps` is the schedule's length, `stop_at` ends earlier without changing it. Batches are counted in samples."""
+
+    steps: Count
+    global_batch: Count
+    micro_batch: Count
+    stop_at: Count | None = None
+    seed: Annotated[int, Bounds(low=0, high=2**63 - 1)] = 1234
+    resume: str = "auto"  # auto | none | a checkpoint directory
+    log_every: Count = 1
+    eval_every: Natural = 0  # 0: before the first and after the last step only
+    eval_samples: Natural = 256  # 0 turns evaluation off
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """`every` counts steps; 0 saves at the end alone. `keep` is how many complete checkpoints stay."""
+
+    every: Natural = 0
+    keep: Count = 2
+    at_end: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackConfig:
+    """`to` names the trackers. wandb writes offline unless `wandb_mode` says online."""
+
+    to: tuple[Literal["wandb", "tensorboard"], ...] = ()
+    wandb_project: str = "dist_plm"
+    wandb_mode: Literal["offline", "online"] = "offline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """Where the ranks run. `device` auto takes CUDA where it is present; `peak_tflops` of one device is measured on CPU and
+    looked up on known GPUs when None."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    timeout_minutes: Positive = 10.0  # of a collective, before the run is given up
+    peak_tflops: Positive | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainConfig:
+    """One pretraining run, whole."""
+
+    run: RunConfig
+    model: ModelConfig
+    objective: ObjectiveConfig
+    data: DataConfig
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    engine: EngineConfig
+    precision: PrecisionConfig
+    train: TrainConfig
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerConfig:
+    """`bpe` trains a byte-level BPE of `vocab_size`; `file` loads a tokenizer.json from `path`."""
+
+    name: Literal["bpe", "file"]
+    vocab_size: Count = 16384
+    path: str | None = None
+    end_of_document: str = "<|endoftext|>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """Files by glob. `text` names the JSONL field; plain text files hold one document a file."""
+
+    path: str
+    text: str = "text"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareDataConfig:
+    """`split` assigns documents to train, validation and test by a hash of their text, so equal texts stay together."""
+
+    sources: tuple[SourceConfig, ...]
+    out: str
+    workers: Count = 1
+    split: tuple[float, float, float] = (0.96, 0.02, 0.02)
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareConfig:
+    """One run of prepare_data, whole."""
+
+    data: PrepareDataConfig
+    tokenizer: TokenizerConfig

@@ -1,0 +1,31 @@
+"""The errors that mean "the user can mend this": launch scripts print them without a traceback and exit with code 2."""
+
+EXIT_FINISHED = 0
+EXIT_REFUSED = 2
+EXIT_REQUEUE = 75
+
+
+class Refusal(Exception):
+    """Bad input: the message names what is wrong, where, and what to do. Exit code 2."""
+
+
+class ConfigError(Refusal):
+    """A configuration was refused. Carries every problem found, not the first alone.
+
+    Args:
+        problems: one complete sentence a problem, each naming key, value and remedy.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = list(problems)
+        count = len(self.problems)
+        head = "1 problem" if count == 1 else f"{count} problems"
+        super().__init__("\n".join([f"configuration refused, {head}:", *(f"  - {p}" for p in self.problems)]))
+
+
+class DataError(Refusal):
+    """A corpus, store or tokenizer cannot be used: missing, truncated, of another version, of another vocabulary."""
+
+
+class CheckpointError(Refusal):
+    """A checkpoint cannot be used: missing, incomplete, damaged, or made by a run that does not fit this one."""
