@@ -1,0 +1,27 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dist_plm.data.batches import microbatch_samples, num_microbatches
+
+sizes = st.integers(1, 6)
+
+
+@given(step=st.integers(0, 10**12), micro_batch=sizes, data_size=sizes, count=sizes)
+def test_every_cut_of_a_step_yields_the_global_batch_in_order(step, micro_batch, data_size, count):
+    global_batch = micro_batch * data_size * count
+    grid = {"global_batch": global_batch, "micro_batch": micro_batch, "data_size": data_size}
+    assert num_microbatches(**grid) == count
+    samples = [
+        sample
+        for rank in range(data_size)
+        for microbatch in range(count)
+        for sample in microbatch_samples(step, microbatch, rank, **grid).tolist()
+    ]
+    assert samples == list(range(step * global_batch, (step + 1) * global_batch))
+
+
+@pytest.mark.parametrize(("microbatch", "rank", "global_batch"), [(0, 0, 7), (2, 0, 8), (-1, 0, 8), (0, 2, 8)], ids=str)
+def test_impossible_positions_are_caught(microbatch, rank, global_batch):
+    with pytest.raises(AssertionError):
+        microbatch_samples(0, microbatch, rank, global_batch=global_batch, micro_batch=2, data_size=2)
