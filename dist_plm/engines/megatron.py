@@ -1,0 +1,182 @@
+"""The Megatron-core engine: its gradient buffers, pipeline schedules and optimizer wrappers around our model chunks."""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
+from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+from torch import Tensor, nn
+
+from dist_plm.config.schema import PretrainConfig
+from dist_plm.engines.base import Batch, EvalSums, StepResult
+from dist_plm.engines.megatron_optimizer import build_optimizer
+from dist_plm.models.gpt import CausalLanguageModel, TokenScores
+from dist_plm.parallel.groups import Groups
+
+
+class MegatronEngine:
+    """See engines.base.Engine. Built by `build_megatron`."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        groups: Groups,
+        device: torch.device,
+        chunks: list[DistributedDataParallel],
+        optimizer,
+    ) -> None:
+        self._config, self._groups, self._device = config, groups, device
+        self._chunks, self._optimizer = chunks, optimizer
+        self._megatron = chunks[0].config
+        # Sums over tokens are divided by this constant before the backward pass, so that fp16 gradients keep the size
+        # that a mean would give them; the exact number of tokens divides at the end of the step.
+        self._unit = float(config.train.micro_batch * config.data.sequence_length)
+        self._schedule = get_forward_backward_func(
+            groups.grid.pipeline, config.parallel.virtual_pipeline if config.parallel.virtual_pipeline > 1 else None
+        )
+
+    def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        for chunk in self._chunks:
+            chunk.train()
+            chunk.zero_grad_buffer()
+        self._optimizer.zero_grad()
+        loss_sum, _, num_tokens = self._run(microbatches, forward_only=False)
+        loss_scale = float(self._optimizer.get_loss_scale())
+        grad_norm = self._update()
+        return StepResult(
+            loss=loss_sum / max(num_tokens, 1.0),
+            num_tokens=int(num_tokens),
+            grad_norm=grad_norm,
+            loss_scale=loss_scale,
+            skipped=grad_norm is None,
+        )
+
+    def _update(self) -> float | None:
+        """Clips and steps; None when the gradient is not finite and the step is skipped. All ranks agree: the norm and
+        the overflow flag are reduced over all of them."""
+        overflow = self._optimizer.prepare_grads()
+        if overflow:
+            return None
+        norm = float(self._optimizer.clip_grad_norm(self._optimizer.config.clip_grad))
+        if not math.isfinite(norm):
+            return None
+        self._optimizer.step_with_ready_grads()
+        return norm
+
+    @torch.no_grad()
+    def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
+        overlap = self._config.engine.overlap_param_gather
+        for chunk in self._chunks:
+            chunk.eval()
+            if overlap:
+                chunk.disable_forward_pre_hook()
+        loss, correct, num_tokens = self._run(microbatches, forward_only=True)
+        if overlap:
+            for chunk in self._chunks:
+                chunk.enable_forward_pre_hook()
+        return EvalSums(loss=loss, correct=int(correct), num_tokens=int(num_tokens))
+
+    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> tuple[float, float, float]:
+        """Runs the pipeline schedule. Returns sums over all ranks: loss, correct labels, labels."""
+        on_device = [self._to_device(batch) for batch in microbatches]
+        config = self._config
+        outputs = self._schedule(
+            forward_step_func=self._forward,
+            data_iterator=[iter(on_device) for _ in self._chunks],
+            model=self._chunks,
+            num_microbatches=len(on_device),
+            seq_length=config.data.sequence_length,
+            micro_batch_size=config.train.micro_batch,
+            forward_only=forward_only,
+            p2p_communicator=P2PCommunicator(pp_group=self._groups.pipeline, config=self._megatron),
+            pg_collection=self._groups.collection,
+        )
+        sums = torch.zeros(3, dtype=torch.float64, device=self._device)
+        for output in outputs:
+            sums += output
+        # Tensor ranks hold copies of the same sums, stages before the last hold none.
+        dist.all_reduce(sums, group=self._groups.world)
+        loss, correct, num_tokens = (sums / self._groups.grid.tensor).tolist()
+        return loss, correct, num_tokens
+
+    def _to_device(self, batch: Batch) -> Batch:
+        # Sample numbers key the dropout generators on the host.
+        return {k: v if k == "samples" else v.to(self._device, non_blocking=True) for k, v in batch.items()}
+
+    def _forward(self, batches: Iterator[Batch], chunk: nn.Module) -> tuple[Any, Any]:
+        batch = next(batches)
+        return chunk(batch), partial(self._loss, batch["labels"])
+
+    def _loss(self, labels: Tensor, scores: TokenScores) -> tuple[Tensor, Tensor, Tensor]:
+        num_tokens = (labels >= 0).sum()
+        loss = scores.loss.sum()
+        correct = scores.correct.sum() if scores.correct is not None else torch.zeros_like(num_tokens)
+        sums = torch.stack([loss.detach().double(), correct.double(), num_tokens.double()])
+        return loss / self._unit, num_tokens.int(), sums
+
+    def state_dict(self) -> dict[str, Any]:
+        inner, scaler = self._optimizer.optimizer, self._optimizer.grad_scaler
+        return {
+            "model": [_tensors_of(chunk.module) for chunk in self._chunks],
+            "masters": self._masters(),
+            "optimizer": inner.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for chunk, values in zip(self._chunks, state["model"], strict=True):
+            for name, tensor in _tensors_of(chunk.module).items():
+                tensor.copy_(values[name])
+        for master, value in zip(self._masters(), state["masters"], strict=True):
+            master.copy_(value)
+        self._optimizer.optimizer.load_state_dict(state["optimizer"])
+        if self._optimizer.grad_scaler is not None:
+            self._optimizer.grad_scaler.load_state_dict(state["scaler"])
+
+    def _masters(self) -> list[Tensor]:
+        """What the inner optimizer updates: the weights, their fp32 copies, or this data rank's shards of either."""
+        return [parameter.data for group in self._optimizer.optimizer.param_groups for parameter in group["params"]]
+
+
+def _tensors_of(chunk: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.data for name, parameter in chunk.named_parameters()}
+
+
+def build_megatron(
+    config: PretrainConfig, groups: Groups, device: torch.device, model: Sequence[CausalLanguageModel]
+) -> MegatronEngine:
+    """Wraps model chunks in gradient buffers, builds the optimizer and ties the schedules' callbacks."""
+    engine = config.engine
+    buffers = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=config.precision.reduce_in_fp32,
+        overlap_grad_reduce=engine.overlap_grad_reduce,
+        overlap_param_gather=engine.overlap_param_gather,
+        use_distributed_optimizer=engine.zero_stage == 1,
+        bucket_size=engine.bucket_mib * 2**20 // 4,  # Megatron-core counts elements
+    )
+    megatron = model[0].config
+    chunks = [
+        DistributedDataParallel(megatron, buffers, chunk, disable_bucketing=index > 0, pg_collection=groups.collection)
+        for index, chunk in enumerate(model)
+    ]
+    optimizer = build_optimizer(config, chunks, groups)
+    result = MegatronEngine(config, groups, device, chunks, optimizer)
+    megatron.grad_scale_func = optimizer.scale_loss
+    megatron.finalize_model_grads_func = partial(_finalize, result._unit)
+    if engine.overlap_grad_reduce:
+        per_chunk = [chunk.no_sync for chunk in chunks]
+        megatron.no_sync_func = per_chunk if len(chunks) > 1 else per_chunk[0]
+    return result
+
+
+def _finalize(unit: float, chunks: list[nn.Module], num_tokens: Tensor, **kwargs: Any) -> None:
+    """Reduces gradients over ranks and divides by the number of predicted tokens of the global batch."""
+    finalize_model_grads(chunks, num_tokens.double() / unit, **kwargs)

@@ -1,0 +1,86 @@
+"""Builds the model chunks of one rank."""
+
+import torch
+from megatron.core.transformer import TransformerConfig
+
+from dist_plm.config.rules import padded_vocab_size
+from dist_plm.config.schema import PretrainConfig
+from dist_plm.models.gpt import CausalLanguageModel
+from dist_plm.models.init import initialize
+from dist_plm.models.layers import layers_of_chunk
+from dist_plm.models.layout import Layout, describe
+from dist_plm.models.shape import Shape
+from dist_plm.parallel.groups import Groups
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def build_model(
+    config: PretrainConfig, groups: Groups, device: torch.device
+) -> tuple[list[CausalLanguageModel], list[Layout]]:
+    """The initialised chunks that this rank holds, in the order it runs them, and the layout of their parameters.
+
+    Args:
+        config: finalised.
+    """
+    parallel, model = config.parallel, config.model
+    dtype = DTYPES[config.precision.name]
+    assert model.vocab_size is not None
+    shape = Shape(
+        model=model,
+        megatron=megatron_config(config, dtype, device),
+        groups=groups,
+        dtype=dtype,
+        device=device,
+        sequence_parallel=parallel.sequence_parallel,
+        padded_vocab_size=padded_vocab_size(model.vocab_size, model.vocab_multiple, parallel.tensor),
+        seed=config.train.seed,
+    )
+    chunks = [_build_chunk(shape, chunk, parallel.virtual_pipeline) for chunk in range(parallel.virtual_pipeline)]
+    layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
+    initialize(layouts, model, config.train.seed)
+    return chunks, layouts
+
+
+def _build_chunk(shape: Shape, chunk: int, chunks: int) -> CausalLanguageModel:
+    stage, stages = shape.groups.coordinates.pipeline, shape.groups.grid.pipeline
+    layers = layers_of_chunk(shape.model.layers, stage, stages, chunk, chunks)
+    return CausalLanguageModel(
+        shape,
+        layers,
+        first=stage == 0 and chunk == 0,
+        last=stage == stages - 1 and chunk == chunks - 1,
+        chunk=chunk if chunks > 1 else None,
+    )
+
+
+def megatron_config(config: PretrainConfig, dtype: torch.dtype, device: torch.device) -> TransformerConfig:
+    """The configuration that Megatron-core's linear layers, schedules and gradient reduction read."""
+    model, parallel = config.model, config.parallel
+    return TransformerConfig(
+        num_layers=model.layers,
+        hidden_size=model.hidden,
+        num_attention_heads=model.heads,
+        num_query_groups=model.kv_heads,
+        kv_channels=model.head_size,
+        ffn_hidden_size=model.ffn,
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None,
+        sequence_parallel=parallel.sequence_parallel,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        fp16=dtype == torch.float16,
+        bf16=dtype == torch.bfloat16,
+        use_cpu_initialization=device.type == "cpu",
+        perform_initialization=False,  # models.init fills the weights, the same on every grid
+        calculate_per_token_loss=True,
+        gradient_accumulation_fusion=False,
+        # On gloo the interleaved schedule is silently wrong with batched sends (Megatron-core 0.16).
+        batch_p2p_comm=device.type == "cuda",
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        hidden_dropout=model.hidden_dropout,
+        attention_dropout=model.attention_dropout,
+    )

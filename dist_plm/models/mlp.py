@@ -1,0 +1,46 @@
+"""The feed-forward half of a layer, split over tensor ranks in its inner dimension."""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from dist_plm.models.layout import Part
+from dist_plm.models.linear import ColumnLinear, RowLinear
+from dist_plm.models.shape import Shape
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """Shazeer 2020, equation 6: silu of the first half times the second half of the last dim."""
+    gate, up = x.chunk(2, dim=-1)
+    return functional.silu(gate) * up
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+    "swiglu": swiglu,
+}
+
+
+class MLP(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        names = ("gate", "up") if shape.model.activation == "swiglu" else ("up",)
+        self.activation = ACTIVATIONS[shape.model.activation]
+        self.recompute = shape.model.recompute == "selective"
+        self.up = ColumnLinear(shape, [Part(name, shape.ffn) for name in names], bias=shape.model.bias)
+        self.down = RowLinear(shape, shape.ffn, bias=shape.model.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[S', B, H] -> [S', B, H]."""
+        inner, _ = self.up(hidden)
+        if self.recompute and self.training:
+            inner = checkpoint(self.activation, inner, use_reentrant=False, preserve_rng_state=False)
+        else:
+            inner = self.activation(inner)
+        result, _ = self.down(inner)
+        return result

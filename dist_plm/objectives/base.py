@@ -1,0 +1,33 @@
+"""What an objective is: it turns windows of tokens into model inputs and labels, and scores into sums.
+
+Corruption runs on the host, in the loader's workers, and is a pure function of (seed, sample). Losses are sums, never
+means: the engine divides once by the number of predicted tokens of the whole global batch, whatever the grid.
+"""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray]
+
+#: A label that is not predicted: it has no loss, no gradient and no place in the denominator.
+IGNORED = -1
+
+
+class Windows(Protocol):
+    """What the data floor hands out (data.dataset.Windows): `tokens` [B, S + 1] int64, `documents` [B, S + 1] int32 number
+    of each token's document counted from the window's first, `samples` [B] int64."""
+
+    @property
+    def tokens(self) -> NDArray[np.int64]: ...
+    @property
+    def documents(self) -> NDArray[np.int32]: ...
+    @property
+    def samples(self) -> NDArray[np.int64]: ...
+
+
+class Objective(Protocol):
+    def collate(self, windows: Windows) -> Arrays:
+        """Arrays of one microbatch, each with B as its first dim; `tokens` [B, S], `labels` [B, S], `samples` [B]."""
+        ...

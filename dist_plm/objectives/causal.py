@@ -1,0 +1,47 @@
+"""Causal language modelling: every token is predicted from those before it (Radford et al. 2018, equation 1)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_plm.config.schema import ObjectiveConfig
+from dist_plm.objectives.base import IGNORED, Arrays, Windows
+
+
+@dataclass(frozen=True, slots=True)
+class Causal:
+    """With `document_mask` tokens attend within their document alone, and a document's first token is not predicted from
+    the document before it; with `reset_positions` positions start again at each document."""
+
+    config: ObjectiveConfig
+
+    def collate(self, windows: Windows) -> Arrays:
+        """See Objective.collate; adds `documents` and `positions`, each [B, S], where the configuration asks for them."""
+        batch: Arrays = {
+            "tokens": windows.tokens[:, :-1],
+            "labels": windows.tokens[:, 1:],
+            "samples": windows.samples,
+        }
+        documents = windows.documents
+        if self.config.document_mask:
+            batch["documents"] = documents[:, :-1]
+            crosses = documents[:, 1:] != documents[:, :-1]
+            batch["labels"] = np.where(crosses, IGNORED, batch["labels"])
+        if self.config.reset_positions:
+            batch["positions"] = positions_in_documents(documents[:, :-1])
+        return batch
+
+
+def positions_in_documents(documents: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Position of each token within its document.
+
+    Args:
+        documents: [B, S], non-decreasing along S.
+    Returns:
+        [B, S], zero at every document's first token.
+    """
+    index = np.broadcast_to(np.arange(documents.shape[1]), documents.shape)
+    begins = np.zeros(documents.shape, dtype=bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return index - np.maximum.accumulate(np.where(begins, index, 0), axis=1)

@@ -1,0 +1,150 @@
+"""Trains a tiny model for a few steps on the ranks of a test case, over batches that are a function of the sample number."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dist_plm.config.decode import decode
+from dist_plm.config.rules import finalize, num_microbatches
+from dist_plm.config.schema import PretrainConfig
+from dist_plm.data.batches import microbatch_samples
+from dist_plm.device.select import choose
+from dist_plm.engines.build import build_engine
+from dist_plm.models.build import build_model
+from dist_plm.models.layout import Layout
+from dist_plm.objectives.build import build_objective
+from dist_plm.optim.schedules import learning_rate
+from dist_plm.parallel.grid import Grid
+from dist_plm.parallel.groups import Groups, build_groups
+
+VOCAB = 211  # prime: every padding and every split is uneven
+LENGTH = 32
+
+TINY: dict[str, Any] = {
+    "run": {"name": "test"},
+    "model": {"family": "gpt", "layers": 4, "hidden": 64, "heads": 4, "vocab_multiple": 8, "init_std": 0.1},
+    "objective": {"name": "causal"},
+    "data": {"path": "unused", "sequence_length": LENGTH},
+    # The gradient of a key bias is zero but for rounding (softmax ignores a shift); with Adam's usual epsilon that noise would
+    # be scaled up to a full step in a random direction.
+    "optim": {"name": "adamw", "lr": 1e-3, "eps": 1e-5},
+    "schedule": {"name": "cosine", "warmup_steps": 2},
+    "engine": {"name": "megatron", "zero_stage": 0},
+    "precision": {"name": "fp32"},
+    "train": {"steps": 5, "global_batch": 8, "micro_batch": 1},
+    "cluster": {"device": "cpu"},
+}
+
+
+def configure(world_size: int, **overrides: Any) -> PretrainConfig:
+    """The tiny configuration with `section__key=value` changes, finalised."""
+    values = {section: dict(content) for section, content in TINY.items()}
+    for path, value in overrides.items():
+        section, key = path.split("__")
+        values.setdefault(section, {})[key] = value
+    return finalize(decode(PretrainConfig, values), world_size=world_size, vocab_size=VOCAB)
+
+
+@dataclass(frozen=True, slots=True)
+class TextWindows:
+    """Windows of random tokens and documents that depend on the sample numbers alone."""
+
+    tokens: np.ndarray
+    documents: np.ndarray
+    samples: np.ndarray
+
+
+def windows_of(samples: np.ndarray) -> TextWindows:
+    tokens, documents = [], []
+    for sample in samples:
+        draw = np.random.default_rng(int(sample))
+        tokens.append(draw.integers(0, VOCAB, LENGTH + 1))
+        documents.append(np.cumsum(draw.random(LENGTH + 1) < 0.15))
+    return TextWindows(np.stack(tokens), np.stack(documents).astype(np.int32), np.asarray(samples, dtype=np.int64))
+
+
+def batch_of(config: PretrainConfig, samples: np.ndarray) -> dict[str, Tensor]:
+    arrays = build_objective(config.objective).collate(windows_of(samples))
+    if config.train.seed % 2:  # labels differ in number between samples, so that a mean of means would be wrong
+        keep = np.arange(LENGTH)[None, :] < 8 + 3 * (samples[:, None] % 7)
+        arrays["labels"] = np.where(keep, arrays["labels"], -1)
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def learning_rates(config: PretrainConfig) -> list[float]:
+    steps, peak = config.train.steps, config.optim.lr
+    return [learning_rate(config.schedule, step=step, steps=steps, peak=peak) for step in range(steps)]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one rank. `initial` and `final` hold its pieces: name -> list of (start, whole shape, values)."""
+
+    losses: list[float]
+    norms: list[float | None]
+    evaluation: tuple[float, int, int]
+    initial: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]
+    final: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]
+
+
+def grid_of(config: PretrainConfig) -> Grid:
+    parallel = config.parallel
+    assert parallel.data is not None
+    return Grid(data=parallel.data, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
+
+
+def rank_batches(config: PretrainConfig, groups: Groups, step: int) -> list[dict[str, Tensor]]:
+    train = config.train
+    sizes = {"global_batch": train.global_batch, "micro_batch": train.micro_batch, "data_size": groups.grid.data}
+    count = num_microbatches(config)
+    return [batch_of(config, microbatch_samples(step, m, groups.coordinates.data, **sizes)) for m in range(count)]
+
+
+def train_case(world: Any, config: PretrainConfig) -> Outcome:
+    """Runs on every rank of a case of the pool."""
+    device = choose("cpu", world.rank)
+    groups = build_groups(
+        grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timedelta(seconds=60)
+    )
+    model, layouts = build_model(config, groups, device.torch_device)
+    initial = pieces_of(layouts)
+    engine = build_engine(config, groups, device.torch_device, model)
+    results = [
+        engine.train_step(rank_batches(config, groups, step), lr) for step, lr in enumerate(learning_rates(config))
+    ]
+    sums = engine.eval_step(rank_batches(config, groups, 0))
+    return Outcome(
+        losses=[r.loss for r in results],
+        norms=[r.grad_norm for r in results],
+        evaluation=(sums.loss, sums.correct, sums.num_tokens),
+        initial=initial,
+        final=pieces_of(layouts),
+    )
+
+
+def pieces_of(layouts: list[Layout]) -> dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]:
+    held: dict[str, list] = {}
+    for layout in layouts:
+        for piece in layout.pieces:
+            values = piece.local(layout.parameter.detach()).float().clone()
+            held.setdefault(piece.name, []).append((piece.start, piece.shape, values))
+    return held
+
+
+def whole(outcomes: list[Outcome], which: str) -> dict[str, Tensor]:
+    """Assembles the logical tensors from all ranks' pieces; copies that ranks share must be equal to the bit."""
+    result: dict[str, Tensor] = {}
+    for outcome in outcomes:
+        for name, pieces in getattr(outcome, which).items():
+            for start, shape, values in pieces:
+                target = result.setdefault(name, torch.full(shape, torch.nan))
+                box = target[tuple(slice(a, a + n) for a, n in zip(start, values.shape, strict=True))]
+                held = ~box.isnan()
+                assert torch.equal(box[held], values[held]), f"ranks disagree on {name}"
+                box.copy_(values)
+    assert not any(tensor.isnan().any() for tensor in result.values()), "a part of some tensor is held by no rank"
+    return result

@@ -1,0 +1,108 @@
+"""An independent GPT in plain PyTorch, written from the papers: what the library is checked against.
+
+It reads weights by their canonical names from one flat dictionary and knows nothing of ranks, pieces or Megatron-core.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Weights = dict[str, Tensor]
+
+
+def norm(x: Tensor, w: Weights, name: str, kind: str, eps: float) -> Tensor:
+    if kind == "layernorm":
+        mean = x.mean(-1, keepdim=True)
+        variance = ((x - mean) ** 2).mean(-1, keepdim=True)
+        return (x - mean) / torch.sqrt(variance + eps) * w[f"{name}.weight"] + w[f"{name}.bias"]
+    return x / torch.sqrt((x**2).mean(-1, keepdim=True) + eps) * w[f"{name}.weight"]
+
+
+def linear(x: Tensor, w: Weights, name: str) -> Tensor:
+    y = x @ w[f"{name}.weight"].T
+    return y + w[f"{name}.bias"] if f"{name}.bias" in w else y
+
+
+def rotate_half(x: Tensor, positions: Tensor, base: float) -> Tensor:
+    """x [B, A, S, D]: pairs (i, i + D/2) turn by position * base^(-2i/D)."""
+    half = x.shape[-1] // 2
+    angle = positions[:, None, :, None] * base ** (-torch.arange(half) / half)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], dim=-1)
+
+
+def attention(x: Tensor, w: Weights, name: str, model, positions: Tensor, mask: Tensor) -> Tensor:
+    batch, length, _ = x.shape
+    kv_heads = model.kv_heads
+
+    def split(part: str, heads: int) -> Tensor:
+        return linear(x, w, f"{name}.{part}").view(batch, length, heads, model.head_size).transpose(1, 2)
+
+    q, k, v = split("query", model.heads), split("key", kv_heads), split("value", kv_heads)
+    if model.position == "rotary":
+        q, k = rotate_half(q, positions, model.rotary_base), rotate_half(k, positions, model.rotary_base)
+    k, v = (t.repeat_interleave(model.heads // kv_heads, dim=1) for t in (k, v))
+    scores = q @ k.transpose(-1, -2) / math.sqrt(model.head_size)
+    mixed = scores.masked_fill(~mask, -math.inf).softmax(-1) @ v
+    return linear(mixed.transpose(1, 2).reshape(batch, length, -1), w, f"{name}.output")
+
+
+def mlp(x: Tensor, w: Weights, name: str, model) -> Tensor:
+    up = linear(x, w, f"{name}.up")
+    if model.activation == "swiglu":
+        up = functional.silu(linear(x, w, f"{name}.gate")) * up
+    elif model.activation == "relu":
+        up = up.clamp(min=0)
+    elif model.activation == "gelu_tanh":
+        up = 0.5 * up * (1 + torch.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)))
+    else:
+        up = 0.5 * up * (1 + torch.erf(up / math.sqrt(2)))
+    return linear(up, w, f"{name}.down")
+
+
+def loss_of(w: Weights, model, tokens: Tensor, labels: Tensor, documents: Tensor | None, positions: Tensor) -> Tensor:
+    """Mean negative log-likelihood over labels >= 0; tokens, labels, documents, positions [B, S]."""
+    length = tokens.shape[1]
+    mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+    if documents is not None:
+        mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
+    x = w["embedding.word.weight"][tokens]
+    if model.position == "learned":
+        x = x + w["embedding.position.weight"][positions]
+    elif model.position == "sinusoidal":
+        i = torch.arange(model.hidden, dtype=torch.float64)
+        angle = positions[..., None] / 10000 ** (2 * (i // 2) / model.hidden)
+        x = x + torch.where(i % 2 == 0, angle.sin(), angle.cos()).float()
+    for layer in range(model.layers):
+        name = f"layers.{layer}"
+        normed = norm(x, w, f"{name}.attention_norm", model.norm, model.norm_eps)
+        x = x + attention(normed, w, f"{name}.attention", model, positions, mask)
+        x = x + mlp(norm(x, w, f"{name}.mlp_norm", model.norm, model.norm_eps), w, f"{name}.mlp", model)
+    x = norm(x, w, "final_norm", model.norm, model.norm_eps)
+    logits = x @ w["embedding.word.weight" if model.tied_embeddings else "output.weight"].T
+    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-1)
+
+
+def train(w: Weights, config, batches: list[dict[str, Tensor]], lrs: list[float]) -> tuple[list[float], list[float]]:
+    """Plain AdamW with clipping on whole global batches; returns losses and gradient norms, leaves the weights in `w`."""
+    w.update({name: tensor.clone().requires_grad_() for name, tensor in w.items()})
+    decayed = [t for t in w.values() if t.dim() > 1]
+    plain = [t for t in w.values() if t.dim() <= 1]
+    optim = config.optim
+    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, foreach=False, fused=False)
+    losses, norms = [], []
+    for batch, lr in zip(batches, lrs, strict=True):
+        for group in adamw.param_groups:
+            group["lr"] = lr
+        adamw.zero_grad()
+        default = torch.arange(batch["tokens"].shape[1]).expand_as(batch["tokens"])
+        positions = batch.get("positions", default)
+        loss = loss_of(w, config.model, batch["tokens"], batch["labels"], batch.get("documents"), positions)
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(list(w.values()), optim.clip_norm or math.inf)))
+        losses.append(float(loss.detach()))
+        adamw.step()
+    return losses, norms
