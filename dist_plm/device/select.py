@@ -32,7 +32,7 @@ def choose(requested: Literal["auto", "cpu", "cuda"], local_rank: int) -> Device
         ConfigError: CUDA is asked for and absent, or the node has fewer CUDA devices than ranks.
     """
     # With a single CUDA work queue tensor-parallel communication starts before the computation it overlaps with;
-    # Megatron-core relies on it and warns where it is unset. CUDA reads it when its context is made, hence first of all.
+    # Megatron-core relies on it and warns where it is unset. CUDA reads it when its context is made, so it comes first.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if requested == "cpu" or (requested == "auto" and not torch.cuda.is_available()):
         stand_in.install()

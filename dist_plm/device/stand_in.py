@@ -26,7 +26,8 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """One attribute to replace. `owner` is as for `pkgutil.resolve_name`; `make` turns the original into its stand-in."""
+    """One attribute to replace. `owner` is as `pkgutil.resolve_name` takes it; `make` turns the original into its
+    stand-in."""
 
     owner: str
     name: str
@@ -131,6 +132,7 @@ def _cuda_redirects() -> tuple[Redirect, ...]:
         redirect("stream", contextlib.nullcontext, streams),
         redirect("manual_seed", torch.default_generator.manual_seed, "seeds the streams of the random-state tracker"),
         redirect("get_rng_state", lambda device="cuda": torch.get_rng_state(), "read by the random-state tracker"),
+        redirect("set_rng_state", lambda new_state, device="cuda": torch.set_rng_state(new_state), "its counterpart"),
     )
 
 
