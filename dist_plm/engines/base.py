@@ -20,14 +20,14 @@ class StepResult:
         loss: mean over the predicted tokens of the global batch.
         num_tokens: how many tokens were predicted.
         grad_norm: of the whole model's gradient before clipping; None where the step was skipped.
-        loss_scale: 1 without loss scaling.
+        loss_scale: None without loss scaling.
         skipped: the gradient was not finite and the weights stayed as they were.
     """
 
     loss: float
     num_tokens: int
     grad_norm: float | None
-    loss_scale: float
+    loss_scale: float | None
     skipped: bool
 
 

@@ -48,7 +48,8 @@ class MegatronEngine:
             chunk.zero_grad_buffer()
         self._optimizer.zero_grad()
         loss_sum, _, num_tokens = self._run(microbatches, forward_only=False)
-        loss_scale = float(self._optimizer.get_loss_scale())
+        scaler = self._optimizer.grad_scaler
+        loss_scale = float(scaler.scale) if scaler is not None else None
         grad_norm = self._update()
         return StepResult(
             loss=loss_sum / max(num_tokens, 1.0),

