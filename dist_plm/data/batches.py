@@ -5,6 +5,9 @@ Step t uses samples [t * global_batch, (t + 1) * global_batch). Data rank d take
 microbatch m the contiguous block m of that.
 """
 
+from collections.abc import Sequence
+from copy import copy
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,3 +28,26 @@ def microbatch_samples(
     assert 0 <= data_rank < data_size, f"data rank {data_rank} of {data_size}"
     first = step * global_batch + (data_rank * count + microbatch) * micro_batch
     return np.arange(first, first + micro_batch, dtype=np.int64)
+
+
+class Plan(Sequence[NDArray[np.int64]]):
+    """The samples of a data rank's microbatches, in order, of steps [start_step, stop_step). Slices are plans too."""
+
+    def __init__(
+        self, start_step: int, stop_step: int, data_rank: int, *, global_batch: int, micro_batch: int, data_size: int
+    ) -> None:
+        self._grid = {"global_batch": global_batch, "micro_batch": micro_batch, "data_size": data_size}
+        self._data_rank = data_rank
+        self._per_step = num_microbatches(**self._grid)
+        self._positions = range(start_step * self._per_step, stop_step * self._per_step)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            part = copy(self)
+            part._positions = self._positions[index]
+            return part
+        step, microbatch = divmod(self._positions[index], self._per_step)
+        return microbatch_samples(step, microbatch, self._data_rank, **self._grid)

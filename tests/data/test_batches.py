@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.data.batches import microbatch_samples, num_microbatches
+from dist_plm.data.batches import Plan, microbatch_samples, num_microbatches
 
 sizes = st.integers(1, 6)
 
@@ -25,3 +25,18 @@ def test_every_cut_of_a_step_yields_the_global_batch_in_order(step, micro_batch,
 def test_impossible_positions_are_caught(microbatch, rank, global_batch):
     with pytest.raises(AssertionError):
         microbatch_samples(0, microbatch, rank, global_batch=global_batch, micro_batch=2, data_size=2)
+
+
+@given(start=st.integers(0, 50), steps=st.integers(0, 5), rank=st.integers(0, 1), workers=sizes)
+def test_a_plan_lists_microbatches_in_order_and_slices_deal_them_out(start, steps, rank, workers):
+    grid = {"global_batch": 12, "micro_batch": 2, "data_size": 2}
+    expected = [
+        microbatch_samples(step, microbatch, rank, **grid).tolist()
+        for step in range(start, start + steps)
+        for microbatch in range(3)
+    ]
+    plan = Plan(start, start + steps, rank, **grid)
+    assert [samples.tolist() for samples in plan] == expected
+    assert len(plan) == len(expected)
+    for worker in range(workers):
+        assert [samples.tolist() for samples in plan[worker::workers]] == expected[worker::workers]
