@@ -1,0 +1,28 @@
+"""Fixtures for every test."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.ranks.pool import RankPool
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever asks for ranks is marked so, before tests are deselected by marker."""
+    for item in items:
+        if "ranks" in getattr(item, "fixturenames", ()):
+            item.add_marker("ranks")
+
+
+@pytest.fixture(scope="session")
+def ranks() -> "Iterator[RankPool]":
+    """Up to 4 real gloo ranks: `ranks.run(2, fn, arg)` gives the results of `fn(world, arg)` by rank."""
+    # Imported here, as it brings PyTorch and Megatron-core, which tests of pure code do not wait for.
+    from tests.ranks.pool import RankPool
+
+    pool = RankPool()
+    yield pool
+    pool.close()

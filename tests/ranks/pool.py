@@ -1,0 +1,258 @@
+"""Real gloo ranks for tests: processes that are started once and run one case after another.
+
+A case is a function of a test module, called as `fn(world, *args)` on each of n ranks of a fresh process group::
+
+    def total(world, value):
+        tensor = torch.tensor([value + world.rank])
+        dist.all_reduce(tensor)
+        return tensor.item()
+
+    def test_total(ranks):
+        assert ranks.run(2, total, 10) == [21, 21]
+
+Ranks are forked from a server that has imported PyTorch and Megatron-core already, so a new set costs next to nothing;
+after a failed case, which may leave anything behind, there always is a new set.
+"""
+
+import atexit
+import contextlib
+import faulthandler
+import gc
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import queue
+import signal
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+
+from dist_plm.config.launchenv import LaunchEnv
+from dist_plm.device.select import Device, choose
+from dist_plm.parallel.world import init_process_group, leave
+
+#: How long the other ranks have to fail too, once one has: its closed connections end their collectives.
+GRACE_SECONDS = 3.0
+#: For the stacks of hung ranks to be written.
+STACKS_SECONDS = 1.0
+_READY = b"ready"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a case knows of the rank it runs on. The default process group of `size` ranks exists."""
+
+    rank: int
+    size: int
+    device: Device
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    number: int
+    size: int
+    timeout_seconds: float
+    store_port: int
+    call: bytes  # pickled (fn, args)
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """Of one rank: the pickled result, or what went wrong."""
+
+    result: bytes | None = None
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    process: Any
+    connection: Any
+    log: Path
+
+
+class RanksError(AssertionError):
+    """A case failed: the message holds what each failed rank has to say, the first to fail first."""
+
+
+class RankPool:
+    """Up to `size` rank processes, started when first needed."""
+
+    def __init__(self, size: int = 4, timeout_seconds: float = 120.0) -> None:
+        self._size = size
+        self._timeout_seconds = timeout_seconds
+        self._workers: list[_Worker] = []
+        self._num_cases = 0
+        self._logs = tempfile.TemporaryDirectory(prefix="ranks_")
+        # The meeting place of every case; a port of its own, so pools do not meet each other.
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        # Before multiprocessing's own exit handler, which would wait for the processes for ever.
+        atexit.register(self.close)
+
+    def run(self, size: int, fn: Callable[..., Any], *args: Any, timeout_seconds: float | None = None) -> list[Any]:
+        """Call `fn(world, *args)` on `size` ranks and return their results by rank.
+
+        Raises:
+            RanksError: a rank raised, died, or was not done in time.
+        """
+        assert 1 <= size <= self._size, f"the pool has at most {self._size} ranks, not {size}"
+        timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        self._num_cases += 1
+        case = _Case(self._num_cases, size, timeout, self._store.port, pickle.dumps((fn, args)))
+        self._start(size)
+        try:
+            for worker in self._workers[:size]:
+                worker.log.write_bytes(b"")
+                worker.connection.send_bytes(pickle.dumps(case))
+            reports = self._collect(size, timeout)
+            if failures := {rank: report.failure for rank, report in reports.items() if report.failure}:
+                raise RanksError(self._describe(fn, size, failures))
+            return [pickle.loads(reports[rank].result or b"") for rank in range(size)]
+        except BaseException:
+            self._kill()
+            raise
+
+    def close(self) -> None:
+        """End all processes."""
+        atexit.unregister(self.close)
+        self._kill()
+        self._logs.cleanup()
+
+    def _start(self, size: int) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        threads = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = "1"
+        forkserver.ensure_running()
+        if threads is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = threads
+        num_running = len(self._workers)
+        for rank in range(num_running, size):
+            ours, theirs = context.Pipe()
+            log = Path(self._logs.name) / f"rank_{rank}_{self._num_cases}.log"
+            process = context.Process(target=_serve, args=(rank, theirs, log), name=f"rank_{rank}")
+            process.start()
+            theirs.close()
+            self._workers.append(_Worker(process, ours, log))
+        for worker in self._workers[num_running:]:
+            assert worker.connection.recv_bytes() == _READY
+
+    def _collect(self, size: int, timeout_seconds: float) -> dict[int, _Report]:
+        """Reports by rank, in the order they came; ranks that are late get one that says so, with their stacks."""
+        deadline = time.monotonic() + timeout_seconds
+        reports: dict[int, _Report] = {}
+        while waiting := {self._workers[r].connection: r for r in range(size) if r not in reports}:
+            ready: list[Any] = multiprocessing.connection.wait(list(waiting), max(0.0, deadline - time.monotonic()))
+            if not ready:
+                return reports | self._late(list(waiting.values()))
+            for rank in (waiting[connection] for connection in ready):
+                try:
+                    reports[rank] = pickle.loads(self._workers[rank].connection.recv_bytes())
+                except (EOFError, ConnectionResetError):
+                    self._workers[rank].process.join()
+                    code = self._workers[rank].process.exitcode
+                    reports[rank] = _Report(failure=f"the process died with exit code {code}\n")
+                if reports[rank].failure:
+                    deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+        return reports
+
+    def _late(self, ranks: list[int]) -> dict[int, _Report]:
+        for rank in ranks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._workers[rank].process.pid, signal.SIGUSR1)
+        time.sleep(STACKS_SECONDS)
+        return {rank: _Report(failure="not done in time; where it was stands in its output\n") for rank in ranks}
+
+    def _describe(self, fn: Callable[..., Any], size: int, failures: dict[int, str]) -> str:
+        parts = [
+            f"{fn.__module__}.{fn.__qualname__} failed on {len(failures)} of {size} ranks, the first to fail first"
+        ]
+        for rank, failure in failures.items():
+            parts.append(f"--- rank {rank}\n{failure}")
+            if output := self._workers[rank].log.read_text(errors="replace").strip():
+                parts.append(f"--- rank {rank}, end of its output\n{output[-4000:]}\n")
+        return "\n".join(parts)
+
+    def _kill(self) -> None:
+        for worker in self._workers:
+            # Each rank leads a process group, so helpers that it started die with it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.process.pid, signal.SIGKILL)
+            worker.process.join()
+            worker.connection.close()
+        self._workers.clear()
+
+
+def _serve(rank: int, connection: Connection, log: Path) -> None:
+    """The life of a rank process: cases come in over `connection`, reports go out."""
+    os.setpgid(0, 0)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    torch.set_num_threads(1)
+    device = choose("cpu", rank)
+    # What the imports left behind stays; going through it after each case would take most of the time.
+    gc.freeze()
+    connection.send_bytes(_READY)
+    cases: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, cases), daemon=True).start()
+    while True:
+        report = _run_case(pickle.loads(cases.get()), rank, device)
+        connection.send_bytes(pickle.dumps(report))
+
+
+def _receive(connection: Connection, cases: "queue.SimpleQueue[bytes]") -> None:
+    """Take cases in a thread of its own, so that a rank that hangs still notices when the tests are gone."""
+    while True:
+        try:
+            cases.put(connection.recv_bytes())
+        except (EOFError, OSError):
+            os.killpg(0, signal.SIGKILL)
+
+
+def _run_case(case: _Case, rank: int, device: Device) -> _Report:
+    torch.manual_seed(0)
+    try:
+        report = _Report(result=pickle.dumps(_call(case, rank, device)))
+    # Whatever a case raises, KeyboardInterrupt and pytest's own exceptions too, is its result.
+    except BaseException as error:
+        report = _Report(failure=traceback.format_exc())
+        # The frames hold process groups, which close their connections, and so free waiting ranks, only when collected.
+        traceback.clear_frames(error.__traceback__)
+    leave()
+    gc.collect()
+    return report
+
+
+def _call(case: _Case, rank: int, device: Device) -> Any:
+    launch = LaunchEnv(rank=rank, world_size=case.size, local_rank=rank, local_world_size=case.size)
+    # Longer than the case may take: its end comes from the pool, which tells where each rank was.
+    timeout = timedelta(seconds=10 * case.timeout_seconds)
+    client = TCPStore("127.0.0.1", case.store_port, is_master=False, wait_for_workers=False)
+    store = PrefixStore(f"case{case.number}", client)
+    init_process_group(launch, device, timeout, store=store)
+    fn, args = pickle.loads(case.call)
+    result = fn(World(rank=rank, size=case.size, device=device), *args)
+    if dist.is_initialized():
+        # A rank that leaves while another still receives would reset the connection. Where the barrier fails, another
+        # rank has failed, and tells why.
+        with contextlib.suppress(RuntimeError):
+            dist.barrier()
+    return result
