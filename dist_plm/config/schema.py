@@ -65,7 +65,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """A prepared store (a directory written by prepare_data, or the prefix of a Megatron .bin/.idx pair) and how it is read.
+    """A prepared store (a directory by prepare_data, or the prefix of a Megatron .bin/.idx pair) and how it is read.
 
     `split` cuts a bare Megatron store into train, validation and test by document; a prepared store brings its own."""
 
@@ -170,8 +170,8 @@ class TrackConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
-    """Where the ranks run. `device` auto takes CUDA where it is present; `peak_tflops` of one device is measured on CPU and
-    looked up on known GPUs when None."""
+    """Where the ranks run. `device` auto takes CUDA where it is present; `peak_tflops` of one device is measured on CPU
+    and looked up on known GPUs when None."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     timeout_minutes: Positive = 10.0  # of a collective, before the run is given up
@@ -209,10 +209,15 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceConfig:
-    """Files by glob. `text` names the JSONL field; plain text files hold one document a file."""
+    """Files by glob: .txt or .jsonl, each also .gz. `text` names the JSONL field.
+
+    `document`: what makes one, the whole file or JSONL row, each block between blank lines, or each line. Documents
+    above `max_chars` characters are cut at a blank line or, failing that, at a line's end; None leaves them whole."""
 
     path: str
     text: str = "text"
+    document: Literal["whole", "block", "line"] = "whole"
+    max_chars: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

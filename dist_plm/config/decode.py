@@ -1,0 +1,228 @@
+"""A plain mapping turned into frozen dataclasses, strictly: what the schema does not know or does not allow is refused.
+
+All problems are collected, so that one look at the message mends the whole configuration.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from dist_plm.config.bounds import Bounds
+from dist_plm.config.suggest import did_you_mean, near, setting_names, suggest
+from dist_plm.errors import ConfigError
+
+T = TypeVar("T")
+
+#: What OmegaConf writes for a value that must be given.
+MISSING: Final = "???"
+#: Stands for a value whose problem is already noted.
+_REFUSED: Final = object()
+#: YAML 1.1 reads 1e-4 as text, since it wants a dot in the mantissa.
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def decode(cls: type[T], mapping: Mapping[str, Any]) -> T:
+    """An instance of the configuration class `cls` from plain dicts, lists and scalars.
+
+    Whole numbers serve as floats, and so does text that reads as a number; nothing else is converted.
+
+    Raises:
+        ConfigError: with every problem found: unknown keys at any depth (with the nearest valid name), missing
+            settings, values of the wrong type, out of range, or not among the choices.
+    """
+    decoder = _Decoder(setting_names(cls))
+    instance = decoder.dataclass(cls, mapping, "")
+    if decoder.problems:
+        raise ConfigError(decoder.problems)
+    return instance
+
+
+def encode(instance: Any) -> dict[str, Any]:
+    """The plain mapping that `decode` turns back into an equal instance: dicts, lists and scalars, None included."""
+    return {f.name: _plain(getattr(instance, f.name)) for f in dataclasses.fields(instance)}
+
+
+def flatten(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of nested mappings; lists are values, and an empty mapping has no keys."""
+    flat: dict[str, Any] = {}
+    for name, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def show(value: Any) -> str:
+    """A value as it would be written on the command line, text in quotes."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(show(v) for v in value)}]"
+    return repr(value)
+
+
+def describe(hint: Any) -> str:
+    """What a field of type `hint` may hold, to follow "must be"."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return f"{describe(args[0])}, {', '.join(str(a) for a in args[1:] if isinstance(a, Bounds))}"
+    if origin in (Union, UnionType):
+        return " or ".join([describe(a) for a in args if a is not type(None)] + ["null"])
+    if origin is Literal:
+        return f"{'one of ' if len(args) > 1 else ''}{', '.join(map(str, args))}"
+    if origin is tuple:
+        if args[-1] is Ellipsis:
+            return f"a list in brackets, of {describe(args[0])} each"
+        return f"a list of {len(args)} in brackets, of {describe(args[0])} each"
+    if dataclasses.is_dataclass(hint):
+        return f"settings ({', '.join(f.name for f in dataclasses.fields(hint))})"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[hint]
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return encode(value)
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+class _Decoder:
+    """Walks schema and mapping together, noting each problem and going on."""
+
+    def __init__(self, valid: list[str]) -> None:
+        self.valid = valid
+        self.problems: list[str] = []
+
+    def dataclass(self, cls: type, value: Any, key: str) -> Any:
+        if not isinstance(value, Mapping):
+            return self._refuse(key, value, cls)
+        prefix = f"{key}." if key else ""
+        hints = get_type_hints(cls, include_extras=True)
+        for name in value:
+            if name not in hints:
+                for unknown, given in (flatten({name: value[name]}) or {str(name): value[name]}).items():
+                    self._unknown(f"{prefix}{unknown}", given, key, list(hints))
+        fields: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            given = value.get(field.name, MISSING)
+            if isinstance(given, str) and given == MISSING:
+                if field.name in value or not _has_default(field):
+                    self._missing(f"{prefix}{field.name}", hints[field.name])
+                    fields[field.name] = _REFUSED
+                continue
+            fields[field.name] = self.value(hints[field.name], given, f"{prefix}{field.name}")
+        if any(v is _REFUSED for v in fields.values()):
+            return _REFUSED
+        return cls(**fields)
+
+    def value(self, hint: Any, value: Any, key: str, whole: Any = None) -> Any:
+        """`value` as a `hint`; `whole` is the type that a refusal describes, where `hint` is a part of it."""
+        whole = whole or hint
+        origin, args = get_origin(hint), get_args(hint)
+        if origin is Annotated:
+            plain = self._scalar(args[0], value)
+            admitted = plain is not _REFUSED and all(a.admits(plain) for a in args[1:] if isinstance(a, Bounds))
+            return plain if admitted else self._refuse(key, value, whole)
+        if origin in (Union, UnionType):
+            if value is None:
+                return None
+            (inner,) = [a for a in args if a is not type(None)]
+            return self.value(inner, value, key, whole)
+        if origin is Literal:
+            known = any(value == a and type(value) is type(a) for a in args)
+            return value if known else self._refuse(key, value, whole)
+        if origin is tuple:
+            return self._tuple(hint, args, value, key)
+        if dataclasses.is_dataclass(hint):
+            return self.dataclass(hint, value, key)  # pyright: ignore[reportArgumentType]
+        plain = self._scalar(hint, value)
+        return self._refuse(key, value, whole) if plain is _REFUSED else plain
+
+    def _tuple(self, hint: Any, args: tuple[Any, ...], value: Any, key: str) -> Any:
+        any_length = args[-1] is Ellipsis
+        if not isinstance(value, list | tuple) or (not any_length and len(value) != len(args)):
+            return self._refuse(key, value, hint)
+        hints = [args[0]] * len(value) if any_length else list(args)
+        items = [self.value(h, v, f"{key}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True))]
+        return _REFUSED if any(i is _REFUSED for i in items) else tuple(items)
+
+    def _scalar(self, hint: Any, value: Any) -> Any:
+        """`value` as a `hint`, or _REFUSED. A bool is an int in Python, and never one here."""
+        if hint is float:
+            if isinstance(value, str) and _NUMBER.fullmatch(value):
+                value = float(value)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                try:
+                    number = float(value)
+                except OverflowError:
+                    return _REFUSED
+                return number if math.isfinite(number) else _REFUSED
+            return _REFUSED
+        if hint is int and isinstance(value, bool):
+            return _REFUSED
+        return value if isinstance(value, hint) else _REFUSED
+
+    def _refuse(self, key: str, value: Any, hint: Any) -> Any:
+        shown = f"{key} = {show(value)}" if key else f"the configuration {show(value)}"
+        self.problems.append(f"{shown} is not allowed: it must be {describe(hint)}{_remedy(key, value, hint)}")
+        return _REFUSED
+
+    def _missing(self, key: str, hint: Any) -> None:
+        if dataclasses.is_dataclass(hint):
+            self.problems.append(f"{key} is missing: choose one of its files with {key}=NAME")
+        else:
+            self.problems.append(f"{key} is missing: give {key}=…, which must be {describe(hint)}")
+
+    def _unknown(self, key: str, value: Any, group: str, siblings: list[str]) -> None:
+        if key in self.valid:  # a dotted name where a file must nest
+            outer, _, name = key.rpartition(".")
+            hint = f" in this form; in a file write {name} below {outer}: on a line of its own"
+        else:
+            index = re.search(r"\[\d+\]", key)
+            found = suggest(key.replace(index[0], "[0]") if index else key, self.valid)
+            hint = did_you_mean([name.replace("[0]", index[0] if index else "[0]") for name in found])
+        if not hint:
+            hint = f"; {group or 'the configuration'} has: {', '.join(siblings)}"
+        self.problems.append(f"{key} = {show(value)} is not a setting{hint}")
+
+
+def _remedy(key: str, value: Any, hint: Any) -> str:
+    """What to write instead, where the value shows what was meant."""
+    base = _base(hint)
+    if base is int and isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}"
+    if base is int and isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value):
+        return f"; write {value} without quotes"
+    if base is str and isinstance(value, bool | int | float):
+        return f"""; quote it twice on the command line: '{key}="{show(value)}"', once in a file"""
+    if base is bool and isinstance(value, str | int):
+        return _bool_remedy(value)
+    if get_origin(base) is Literal:
+        return did_you_mean(near(str(value), get_args(base)))
+    if get_origin(base) is tuple and not isinstance(value, list | tuple | Mapping):
+        return f"; write [{value}] for a list of one" if get_args(base)[-1] is Ellipsis else ""
+    return ""
+
+
+def _bool_remedy(value: Any) -> str:
+    meant = {"1": "true", "yes": "true", "on": "true", "0": "false", "no": "false", "off": "false"}
+    word = meant.get(str(value).lower(), "")
+    return f"; write {word}" if word else ""
+
+
+def _base(hint: Any) -> Any:
+    """The type below Optional and Annotated."""
+    if get_origin(hint) in (Union, UnionType):
+        return _base(next(a for a in get_args(hint) if a is not type(None)))
+    return _base(get_args(hint)[0]) if get_origin(hint) is Annotated else hint

@@ -1,0 +1,72 @@
+"""What follows from other settings: sizes that are None until derived, and counts that several floors need alike."""
+
+import os
+from dataclasses import dataclass, replace
+
+from dist_plm.config.schema import ModelConfig, ParallelConfig, PretrainConfig, ScheduleConfig
+
+#: Feed-forward sizes derived for swiglu are rounded up to a multiple of this (Llama's `multiple_of`).
+FFN_MULTIPLE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A configuration under check: `config` has its None fields filled in, `given` is what the user wrote."""
+
+    given: PretrainConfig
+    config: PretrainConfig
+    world_size: int
+    vocab_size: int | None
+
+
+def padded_vocab_size(vocab_size: int, multiple: int, tensor: int) -> int:
+    """The smallest multiple of `multiple` x `tensor` that holds `vocab_size` rows: every tensor rank has as many."""
+    unit = multiple * tensor
+    return -(-vocab_size // unit) * unit
+
+
+def num_microbatches(config: PretrainConfig) -> int:
+    """Passes each data rank makes in a step of a finalised configuration: global batch / (micro-batch x data ranks)."""
+    assert config.parallel.data is not None, "parallel.data is None: finalize the configuration first"
+    return config.train.global_batch // (config.train.micro_batch * config.parallel.data)
+
+
+def num_warmup_steps(schedule: ScheduleConfig, steps: int) -> int:
+    """The warm-up in updates: `warmup_steps`, or the nearest whole number to `warmup_ratio` x `steps`, or 0."""
+    if schedule.warmup_steps is not None:
+        return schedule.warmup_steps
+    return round((schedule.warmup_ratio or 0.0) * steps)
+
+
+def model_ranks(parallel: ParallelConfig) -> int:
+    """Ranks that hold one copy of the model between them."""
+    return parallel.tensor * parallel.pipeline * parallel.context * parallel.expert
+
+
+def derive(config: PretrainConfig, *, world_size: int, vocab_size: int | None) -> PretrainConfig:
+    """`config` with every None that has a rule for it filled in, unchecked: remainders of divisions are dropped."""
+    data = config.parallel.data or max(1, world_size // model_ranks(config.parallel))
+    return replace(
+        config,
+        run=replace(config.run, dir=config.run.dir or os.path.join(config.run.root, config.run.name)),
+        model=_derive_model(config.model, vocab_size, config.data.sequence_length),
+        parallel=replace(config.parallel, data=data),
+    )
+
+
+def _derive_model(model: ModelConfig, vocab_size: int | None, sequence_length: int) -> ModelConfig:
+    return replace(
+        model,
+        kv_heads=model.kv_heads or model.heads,
+        head_size=model.head_size or max(1, model.hidden // model.heads),
+        ffn=model.ffn or _default_ffn(model),
+        vocab_size=model.vocab_size or vocab_size,
+        max_positions=model.max_positions or sequence_length,
+    )
+
+
+def _default_ffn(model: ModelConfig) -> int:
+    """4 hidden (Vaswani et al. 2017); 8/3 hidden with swiglu, whose third matrix makes up for it (Shazeer 2020)."""
+    if model.activation != "swiglu":
+        return 4 * model.hidden
+    return -(-8 * model.hidden // (3 * FFN_MULTIPLE)) * FFN_MULTIPLE

@@ -1,0 +1,73 @@
+"""run.yaml: the resolved configuration of a run, written beside what the run makes."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from dist_plm.config.decode import decode, encode, flatten, show
+from dist_plm.errors import ConfigError
+
+T = TypeVar("T")
+
+_HEADER = "# The resolved configuration of this run, as it started. Changing it changes nothing.\n"
+#: Stands for a key that one of two configurations does not have.
+_ABSENT: Any = object()
+
+
+def write(config: Any, path: str | os.PathLike[str]) -> None:
+    """Writes a configuration whole or not at all: under a temporary name, synced, then renamed. Makes the directory."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(_HEADER + to_yaml(encode(config)))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str], cls: type[T]) -> T:
+    """The configuration that `write` wrote.
+
+    Raises:
+        ConfigError: where the file is missing, is no YAML mapping, or does not fit the schema of this version.
+    """
+    try:
+        mapping = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError([f"{path} cannot be read: {error}"]) from error
+    if not isinstance(mapping, Mapping):
+        raise ConfigError([f"{path} holds no configuration: a mapping of settings is needed"])
+    try:
+        return decode(cls, mapping)
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error
+
+
+def diff(a: Any, b: Any) -> list[str]:
+    """What changed from `a` to `b`, one "key: old -> new" a setting, in the schema's order."""
+    old, new = flatten(encode(a)), flatten(encode(b))
+    keys = [*old, *(k for k in new if k not in old)]
+    changed = [k for k in keys if old.get(k, _ABSENT) != new.get(k, _ABSENT)]
+    return [f"{k}: {_shown(old, k)} -> {_shown(new, k)}" for k in changed]
+
+
+def to_yaml(mapping: Mapping[str, Any]) -> str:
+    """Readable YAML: keys in their order, short lists on one line."""
+    return yaml.dump(dict(mapping), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        flat = not any(isinstance(item, Mapping) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=flat)
+
+
+def _shown(flat: dict[str, Any], key: str) -> str:
+    return show(flat[key]) if key in flat else "absent"

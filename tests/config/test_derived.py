@@ -1,0 +1,50 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dist_plm.config.derived import derive, num_microbatches, num_warmup_steps, padded_vocab_size
+from tests.config.make import pretrain
+
+counts = st.integers(1, 1000)
+
+
+@given(counts, counts, st.integers(1, 16))
+def test_padded_vocabulary_is_the_smallest_that_holds_all_and_splits(vocab_size, multiple, tensor):
+    padded = padded_vocab_size(vocab_size, multiple, tensor)
+    assert padded % (multiple * tensor) == 0
+    assert 0 <= padded - vocab_size < multiple * tensor
+
+
+def test_sizes_are_derived_from_their_sources():
+    config = derive(pretrain(), world_size=6, vocab_size=100)
+    model = config.model
+    assert (model.kv_heads, model.head_size, model.ffn, model.vocab_size, model.max_positions) == (4, 8, 128, 100, 16)
+    assert config.run.dir == "runs/test"
+    assert config.parallel.data == 6
+    assert derive(pretrain(parallel__tensor=2), world_size=6, vocab_size=None).parallel.data == 3
+
+
+def test_what_is_given_stays():
+    given_sizes = {"kv_heads": 2, "head_size": 6, "ffn": 7, "vocab_size": 50, "max_positions": 99}
+    config = pretrain(
+        **{f"model__{name}": size for name, size in given_sizes.items()}, run__dir="/elsewhere", parallel__data=1
+    )
+    assert derive(config, world_size=4, vocab_size=100) == config
+
+
+@pytest.mark.parametrize(("hidden", "ffn"), [(4096, 11008), (5120, 13824), (8192, 22016), (192, 512)])
+def test_swiglu_gets_llamas_sizes(hidden, ffn):
+    config = derive(pretrain(model__activation="swiglu", model__hidden=hidden), world_size=1, vocab_size=None)
+    assert config.model.ffn == ffn
+
+
+def test_microbatches():
+    assert num_microbatches(derive(pretrain(), world_size=2, vocab_size=None)) == 2
+    with pytest.raises(AssertionError, match="finalize"):
+        num_microbatches(pretrain())
+
+
+@pytest.mark.parametrize(("given_warmup", "steps"), [({}, 0), ({"warmup_steps": 3}, 3), ({"warmup_ratio": 0.25}, 2)])
+def test_warmup_steps(given_warmup, steps):
+    config = pretrain(**{f"schedule__{k}": v for k, v in given_warmup.items()})
+    assert num_warmup_steps(config.schedule, 10) == steps

@@ -1,0 +1,36 @@
+import pytest
+
+from dist_plm.config.rules import check_prepare
+from dist_plm.errors import ConfigError
+from tests.config.make import prepare
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"data__sources": []}, ["data.sources is empty", "data.sources=[{path: texts/*.txt}]"]),
+        ({"data__sources": [{"path": "a"}, {"path": "a"}]}, ["data.sources[1].path = 'a' is given twice"]),
+        ({"data__sources": [{"path": "~/a"}]}, ["data.sources[0].path = '~/a' begins with ~"]),
+        ({"data__sources": [{"path": "a", "text": ""}]}, ["data.sources[0].text is empty"]),
+        ({"data__out": ""}, ["data.out = '' is empty"]),
+        ({"data__split": [0.5, 0.5, 0.5]}, ["data.split = [0.5, 0.5, 0.5] sums to 1.5"]),
+        ({"tokenizer__end_of_document": ""}, ["tokenizer.end_of_document is empty"]),
+        ({"tokenizer__name": "file"}, ["tokenizer.path is missing", "give tokenizer.path=…"]),
+        (
+            {"tokenizer__name": "file", "tokenizer__path": "t.json", "tokenizer__vocab_size": 99},
+            ["tokenizer.vocab_size = 99 has no effect with tokenizer.name = 'file'"],
+        ),
+        ({"tokenizer__path": "t.json"}, ["tokenizer.path = 't.json' has no effect", "tokenizer=file"]),
+        ({"tokenizer__vocab_size": 256}, ["tokenizer.vocab_size = 256 is too small", "257"]),
+    ],
+)
+def test_one_sentence_with_key_value_and_remedy(changes, parts):
+    with pytest.raises(ConfigError) as caught:
+        check_prepare(prepare(**changes))
+    (problem,) = caught.value.problems
+    for part in parts:
+        assert part in problem
+
+
+def test_a_tokenizer_file_passes():
+    check_prepare(prepare(tokenizer__name="file", tokenizer__path="t.json"))
