@@ -33,6 +33,7 @@ class MegatronEngine:
         self._config, self._groups, self._device = config, groups, device
         self._chunks, self._optimizer = chunks, optimizer
         self._megatron = chunks[0].config
+        self._scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
         # Sums over tokens are divided by this constant before the backward pass, so that fp16 gradients keep the size
         # that a mean would give them; the exact number of tokens divides at the end of the step.
         self._unit = float(config.train.micro_batch * config.data.sequence_length)
@@ -48,8 +49,7 @@ class MegatronEngine:
             chunk.zero_grad_buffer()
         self._optimizer.zero_grad()
         loss_sum, _, num_tokens = self._run(microbatches, forward_only=False)
-        scaler = self._optimizer.grad_scaler
-        loss_scale = float(scaler.scale) if scaler is not None else None
+        loss_scale = float(self._scaler.scale) if self._scaler is not None else None
         grad_norm = self._update()
         return StepResult(
             loss=loss_sum / max(num_tokens, 1.0),
@@ -123,12 +123,11 @@ class MegatronEngine:
         return loss / self._unit, num_tokens.int(), sums
 
     def state_dict(self) -> dict[str, Any]:
-        inner, scaler = self._optimizer.optimizer, self._optimizer.grad_scaler
         return {
             "model": [_tensors_of(chunk.module) for chunk in self._chunks],
             "masters": self._masters(),
-            "optimizer": inner.state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else {},
+            "optimizer": self._optimizer.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict() if self._scaler is not None else {},
         }
 
     @torch.no_grad()
@@ -139,8 +138,8 @@ class MegatronEngine:
         for master, value in zip(self._masters(), state["masters"], strict=True):
             master.copy_(value)
         self._optimizer.optimizer.load_state_dict(state["optimizer"])
-        if self._optimizer.grad_scaler is not None:
-            self._optimizer.grad_scaler.load_state_dict(state["scaler"])
+        if self._scaler is not None:
+            self._scaler.load_state_dict(state["scaler"])
 
     def _masters(self) -> list[Tensor]:
         """What the inner optimizer updates: the weights, their fp32 copies, or this data rank's shards of either."""

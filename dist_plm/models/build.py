@@ -81,6 +81,7 @@ def megatron_config(config: PretrainConfig, dtype: torch.dtype, device: torch.de
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
+        cuda_graph_scope=[],  # its default warns that it is deprecated
         hidden_dropout=model.hidden_dropout,
         attention_dropout=model.attention_dropout,
     )

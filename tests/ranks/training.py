@@ -12,7 +12,6 @@ from dist_plm.config.decode import decode
 from dist_plm.config.rules import finalize, num_microbatches
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.data.batches import microbatch_samples
-from dist_plm.device.select import choose
 from dist_plm.engines.build import build_engine
 from dist_plm.models.build import build_model
 from dist_plm.models.layout import Layout
@@ -20,6 +19,7 @@ from dist_plm.objectives.build import build_objective
 from dist_plm.optim.schedules import learning_rate
 from dist_plm.parallel.grid import Grid
 from dist_plm.parallel.groups import Groups, build_groups
+from tests.ranks.pool import World
 
 VOCAB = 211  # prime: every padding and every split is uneven
 LENGTH = 32
@@ -104,9 +104,9 @@ def rank_batches(config: PretrainConfig, groups: Groups, step: int) -> list[dict
     return [batch_of(config, microbatch_samples(step, m, groups.coordinates.data, **sizes)) for m in range(count)]
 
 
-def train_case(world: Any, config: PretrainConfig) -> Outcome:
+def train_case(world: World, config: PretrainConfig) -> Outcome:
     """Runs on every rank of a case of the pool."""
-    device = choose("cpu", world.rank)
+    device = world.device
     groups = build_groups(
         grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timedelta(seconds=60)
     )
