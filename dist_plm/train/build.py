@@ -1,0 +1,184 @@
+"""The one visible list of a run's parts, in the order they are made."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from dist_plm.checkpoint.local import LocalCheckpoints
+from dist_plm.config import runfile
+from dist_plm.config.decode import encode
+from dist_plm.config.launchenv import LaunchEnv, from_environment
+from dist_plm.config.rules import finalize
+from dist_plm.config.schema import PretrainConfig
+from dist_plm.data.dataset import WindowDataset, open_split
+from dist_plm.data.loader import MicrobatchLoader
+from dist_plm.data.manifest import read_manifest
+from dist_plm.device.select import Device, choose
+from dist_plm.engines.base import Batch
+from dist_plm.engines.build import build_engine
+from dist_plm.models.build import build_model
+from dist_plm.objectives.base import Objective
+from dist_plm.objectives.build import build_objective
+from dist_plm.observe.flops import flops_per_step
+from dist_plm.observe.logs import setup_logging
+from dist_plm.observe.metrics import MetricsWriter, read_metrics
+from dist_plm.observe.peak import device_peak_tflops
+from dist_plm.observe.progress import build_progress
+from dist_plm.observe.summary import render_summary, summarise
+from dist_plm.observe.trackers import build_trackers
+from dist_plm.parallel.grid import Grid
+from dist_plm.parallel.groups import Groups, build_groups
+from dist_plm.parallel.world import init_process_group, shutdown
+from dist_plm.train.evaluation import Evaluator
+from dist_plm.train.loop import Parts, train
+from dist_plm.train.recorder import Recorder, StepSizes
+
+
+def run_pretrain(config: PretrainConfig, environ: Mapping[str, str] = os.environ) -> None:
+    """Trains one run to its end. Every rank calls it.
+
+    Raises:
+        Refusal: before any process group is made where the configuration is at fault.
+    """
+    env = from_environment(environ)
+    config = finalize(config, world_size=env.world_size, vocab_size=_vocab_size(config.data.path))
+    datasets = open_datasets(config)
+    device = choose(config.cluster.device, env.local_rank)
+    timeout = timedelta(minutes=config.cluster.timeout_minutes)
+    init_process_group(env, device, timeout)
+    groups = build_groups(grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timeout)
+    _run(config, env, device, groups, datasets)
+    shutdown()
+
+
+def _run(
+    config: PretrainConfig, env: LaunchEnv, device: Device, groups: Groups, datasets: Mapping[str, WindowDataset]
+) -> None:
+    run_dir = Path(config.run.dir or "")
+    restore_logging = setup_logging(run_dir, rank=env.rank, node=env.node_name, console=print)
+    objective = build_objective(config.objective)
+    model, _ = build_model(config, groups, device.torch_device)
+    engine = build_engine(config, groups, device.torch_device, model)
+    checkpoints = LocalCheckpoints(
+        run_dir / "checkpoints",
+        grid=grid_facts(config),
+        identity=datasets["train"].identity(),
+        keep=config.checkpoint.keep,
+        world=groups.world,
+    )
+    first_step = 0
+    if (found := checkpoints.find(config.train.resume)) is not None:
+        first_step, state = checkpoints.load(found)
+        engine.load_state_dict(state)
+    peak = _peak_tflops(config, device, groups)
+    recorder = None
+    if env.rank == 0:
+        runfile.write(config, run_dir / "run.yaml")
+        recorder = build_recorder(config, run_dir, first_step, peak)
+    evaluate = None
+    if config.train.eval_samples > 0:
+        evaluate = Evaluator(config, groups, datasets["validation"], objective)
+    parts = Parts(
+        config=config,
+        engine=engine,
+        batches=lambda step: open_loader(config, groups, device, datasets["train"], objective, step),
+        evaluate=evaluate,
+        checkpoints=checkpoints,
+        recorder=recorder,
+    )
+    train(parts, first_step)
+    if recorder is not None:
+        recorder.close()
+        print(render_summary(summarise(run_dir, read_metrics(run_dir / "metrics.jsonl"))), file=sys.stdout)
+    restore_logging()
+
+
+def grid_of(config: PretrainConfig) -> Grid:
+    parallel = config.parallel
+    assert parallel.data is not None
+    return Grid(data=parallel.data, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
+
+
+def grid_facts(config: PretrainConfig) -> dict[str, Any]:
+    """What must be equal for a rank's saved state to fit."""
+    facts = encode(config)
+    return {"parallel": facts["parallel"], "engine": facts["engine"], "precision": config.precision.name}
+
+
+def _vocab_size(path: str) -> int | None:
+    """Of a prepared store's tokenizer; a bare Megatron pair does not tell."""
+    return read_manifest(path).tokenizer.vocab_size if Path(path).is_dir() else None
+
+
+def open_datasets(config: PretrainConfig) -> dict[str, WindowDataset]:
+    data = config.data
+    names = ["train"] if config.train.eval_samples == 0 else ["train", "validation"]
+    return {
+        name: open_split(data.path, name, data.split, sequence_length=data.sequence_length, seed=config.train.seed)
+        for name in names
+    }
+
+
+def open_loader(
+    config: PretrainConfig,
+    groups: Groups,
+    device: Device,
+    dataset: WindowDataset,
+    objective: Objective,
+    start_step: int,
+) -> Iterator[Batch]:
+    """This rank's microbatches from step `start_step` to the end of the run."""
+    train_config = config.train
+    return iter(
+        MicrobatchLoader(
+            dataset,
+            objective.collate,
+            micro_batch=train_config.micro_batch,
+            global_batch=train_config.global_batch,
+            data_rank=groups.coordinates.data,
+            data_size=groups.grid.data,
+            start_step=start_step,
+            stop_step=train_config.stop_at or train_config.steps,
+            num_workers=config.data.loader_workers,
+            prefetch=config.data.prefetch,
+            pin_memory=device.kind == "cuda",
+        )
+    )
+
+
+def build_recorder(config: PretrainConfig, run_dir: Path, first_step: int, peak: float | None) -> Recorder:
+    """Metrics, progress and trackers of rank 0.
+
+    Args:
+        peak: TFLOP/s of all devices together.
+    """
+    train_config, length = config.train, config.data.sequence_length
+    return Recorder(
+        sizes=StepSizes(
+            samples=train_config.global_batch,
+            tokens=train_config.global_batch * length,
+            flops=flops_per_step(config.model, length, train_config.global_batch),
+            peak_tflops=peak,
+        ),
+        metrics=MetricsWriter(run_dir / "metrics.jsonl", resume_step=first_step),
+        progress=build_progress(train_config.stop_at or train_config.steps, first_step),
+        tracker=build_trackers(
+            config.track, run_dir, run_name=config.run.name, settings=encode(config), start_step=first_step
+        ),
+        log_every=train_config.log_every,
+    )
+
+
+def _peak_tflops(config: PretrainConfig, device: Device, groups: Groups) -> float | None:
+    """Of all devices together; rank 0 measures while the others wait, so that nothing disturbs it. Collective."""
+    peak = None
+    if groups.rank == 0:
+        one = device_peak_tflops(device.torch_device, config.precision.name, override=config.cluster.peak_tflops)
+        peak = one * groups.grid.size if one is not None else None
+    dist.barrier(group=groups.world)
+    return peak

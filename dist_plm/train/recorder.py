@@ -1,0 +1,85 @@
+"""Turns steps into records: averages over the steps since the last one, and hands each record to whoever shows it."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from dist_plm.engines.base import StepResult
+from dist_plm.observe.flops import utilisation
+from dist_plm.observe.metrics import MetricsWriter, StepRecord
+from dist_plm.observe.progress import Progress
+from dist_plm.observe.trackers import Tracker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSizes:
+    """What one step costs and consumes. `peak_tflops` is of all devices together, None where unknown."""
+
+    samples: int
+    tokens: int
+    flops: float
+    peak_tflops: float | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Recorder:
+    """Lives on rank 0. Time spent outside of steps (evaluation, saving) does not count."""
+
+    sizes: StepSizes
+    metrics: MetricsWriter
+    progress: Progress
+    tracker: Tracker
+    log_every: int
+    _seconds: float = 0.0
+    _steps: int = 0
+    _skipped: int = 0
+    _began: float = 0.0
+    _evaluation: dict[str, float] = field(default_factory=dict)
+
+    def begin_step(self) -> None:
+        self._began = time.perf_counter()
+
+    def end_step(self, step: int, result: StepResult, lr: float) -> StepRecord:
+        """Takes note of update number `step` (1 for the first)."""
+        self._seconds += time.perf_counter() - self._began
+        self._steps += 1
+        self._skipped += result.skipped
+        record = self._record(step, result, lr)
+        self.progress.update(record)
+        return record
+
+    def note_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Attaches an evaluation to the next record. The one before the first update is told apart as `initial/*`."""
+        prefix = "initial/" if step == 0 else ""
+        self._evaluation |= {f"{prefix}{name}": value for name, value in values.items()}
+        self.progress.evaluation(step, values)
+
+    def flush(self, record: StepRecord, *, force: bool) -> None:
+        """Writes the record if its step is due, evaluated or the last (`force`), and starts a new average."""
+        if not (force or self._evaluation or record.step % self.log_every == 0):
+            return
+        record = replace(record, evaluation=self._evaluation)
+        self.metrics.write(record)
+        self.tracker.log(record.step, record.as_dict())
+        self._seconds, self._steps, self._skipped, self._evaluation = 0.0, 0, 0, {}
+
+    def close(self) -> None:
+        self.progress.close()
+        self.metrics.close()
+        self.tracker.close()
+
+    def _record(self, step: int, result: StepResult, lr: float) -> StepRecord:
+        sizes, seconds = self.sizes, self._seconds / self._steps
+        return StepRecord(
+            step=step,
+            loss=result.loss,
+            lr=lr,
+            grad_norm=result.grad_norm,
+            tokens_seen=step * sizes.tokens,
+            samples_seen=step * sizes.samples,
+            tokens_per_second=sizes.tokens / seconds,
+            step_seconds=seconds,
+            mfu=utilisation(sizes.flops, seconds, sizes.peak_tflops),
+            loss_scale=result.loss_scale,
+            skipped=self._skipped,
+        )
