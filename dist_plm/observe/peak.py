@@ -1,0 +1,194 @@
+"""The most a device can compute, against which utilisation is reported: looked up for known GPUs, measured on CPU.
+
+An unknown device has no peak: better no utilisation than an invented one.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class GpuPeaks:
+    """Dense peaks in 10^12 FLOP/s; None where the chip has no such unit."""
+
+    fp32: float
+    tf32: float | None
+    fp16: float
+    bf16: float | None
+
+
+#: First match wins. From NVIDIA's data sheets, whose tensor figures "with sparsity" are halved here.
+_GPUS: tuple[tuple[str, GpuPeaks], ...] = (
+    (r"\bGB200\b", GpuPeaks(80.0, 1250.0, 2500.0, 2500.0)),
+    (r"\bB200\b", GpuPeaks(75.0, 1125.0, 2250.0, 2250.0)),
+    (r"\bGH200\b", GpuPeaks(66.9, 494.7, 989.4, 989.4)),
+    (r"\bH[12]00 NVL\b", GpuPeaks(60.0, 417.5, 835.5, 835.5)),
+    (r"\bH200\b", GpuPeaks(66.9, 494.7, 989.4, 989.4)),
+    (r"\bH100 PCIe\b", GpuPeaks(51.2, 378.0, 756.0, 756.0)),
+    (r"\bH100\b", GpuPeaks(66.9, 494.7, 989.4, 989.4)),  # SXM, which CUDA calls "H100 80GB HBM3"
+    (r"\bA100\b", GpuPeaks(19.5, 156.0, 312.0, 312.0)),
+    (r"\bA40\b", GpuPeaks(37.4, 74.8, 149.7, 149.7)),
+    (r"\bA30\b", GpuPeaks(10.3, 82.0, 165.0, 165.0)),
+    (r"\bA10\b", GpuPeaks(31.2, 62.5, 125.0, 125.0)),
+    (r"\bL40S\b", GpuPeaks(91.6, 183.0, 362.05, 362.05)),
+    (r"\bL40\b", GpuPeaks(90.5, 90.5, 181.05, 181.05)),
+    (r"\bL4\b", GpuPeaks(30.3, 60.0, 121.0, 121.0)),
+    (r"\bV100-SXM[23]\b", GpuPeaks(15.7, None, 125.0, None)),
+    (r"\bV100-PCIE\b", GpuPeaks(14.0, None, 112.0, None)),
+    (r"\bT4\b", GpuPeaks(8.1, None, 65.0, None)),
+)
+
+
+def device_peak_tflops(
+    device: torch.device, precision: Precision, *, override: float | None = None, cache_dir: Path | None = None
+) -> float | None:
+    """Peak of one device, or of this process's threads on CPU, in 10^12 FLOP/s; None if nobody knows.
+
+    On CPU the first call for a chip, thread count, precision and torch version takes about a second of matrix products,
+    later ones read the result from a cache. The rank that calls it should have its cores to itself meanwhile.
+
+    Args:
+        override: taken as it is (`cluster.peak_tflops`).
+        cache_dir: where measurements are kept; None takes the user's cache directory ($XDG_CACHE_HOME or ~/.cache).
+    """
+    if override is not None:
+        return override
+    if device.type == "cuda":
+        tf32 = torch.get_float32_matmul_precision() != "highest"
+        return gpu_peak_tflops(torch.cuda.get_device_name(device), precision, tf32=tf32)
+    if device.type == "cpu":
+        return _cached_cpu_peak(precision, cache_dir or _user_cache_dir())
+    return None
+
+
+def gpu_peak_tflops(name: str, precision: Precision, *, tf32: bool) -> float | None:
+    """Dense peak of a GPU by the name CUDA gives it, in 10^12 FLOP/s, or None if it is not in the table.
+
+    Args:
+        tf32: whether fp32 matrix products may run on the TF32 tensor cores.
+    """
+    peaks = next((peaks for pattern, peaks in _GPUS if re.search(pattern, name)), None)
+    if peaks is None or " MIG " in name:  # a MIG device is a slice of the chip it is named after
+        return None
+    if precision == "fp32":
+        return peaks.tf32 if tf32 and peaks.tf32 is not None else peaks.fp32
+    return peaks.bf16 if precision == "bf16" else peaks.fp16
+
+
+@dataclass(frozen=True, slots=True)
+class CpuPeak:
+    """`settled`: the threads ran undisturbed, so measuring again would tell nothing new."""
+
+    tflops: float
+    settled: bool
+
+
+def measure_cpu_peak(precision: Precision, *, budget_seconds: float = 1.0) -> CpuPeak:
+    """The best rate of square matrix products on this process's threads, over the kernels torch offers.
+
+    For fp32 these are torch's default and oneDNN, because the default (MKL) runs at half speed on some vendors' chips.
+    Draws from its own generator: a run's random numbers do not depend on whether the peak was cached.
+    """
+    kernels: list[Callable[[Tensor, Tensor], Tensor]] = [torch.nn.functional.linear]
+    if precision == "fp32" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        kernels.append(_onednn_linear)
+    with torch.no_grad():
+        peaks = [_best_rate(kernel, _DTYPES[precision], budget_seconds / len(kernels)) for kernel in kernels]
+    return max(peaks, key=lambda peak: peak.tflops)
+
+
+def _onednn_linear(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+
+def _best_rate(kernel: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype, budget_seconds: float) -> CpuPeak:
+    """Repeats the product until the budget is spent, doubling its size while one call is a small part of it."""
+    generator, num_threads = torch.Generator().manual_seed(0), torch.get_num_threads()
+    size, seconds, best, wall, cpu = 128, 0.0, 0.0, 0.0, 0.0
+    deadline = time.perf_counter() + budget_seconds
+    while best == 0.0 or time.perf_counter() < deadline:
+        if seconds < budget_seconds / 100 and size < 4096:
+            size *= 2
+            x, weight = (torch.randn(size, size, generator=generator).to(dtype) for _ in range(2))
+            kernel(x, weight)  # the first call of a shape builds its kernel
+        wall_start, cpu_start = time.perf_counter(), time.process_time()
+        kernel(x, weight)
+        cpu += time.process_time() - cpu_start
+        seconds = time.perf_counter() - wall_start
+        wall += seconds
+        best = max(best, 2 * size**3 / seconds / 1e12)
+    return CpuPeak(best, settled=cpu > 0.9 * num_threads * wall)
+
+
+def _cached_cpu_peak(precision: Precision, cache_dir: Path) -> float:
+    key = f"{_cpu_model()}, {torch.get_num_threads()} threads, {precision}, torch {torch.__version__}"
+    path = cache_dir / f"peak-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    cached = _read_cache(path, key)
+    if cached is not None and cached.settled:
+        return cached.tflops
+    peak = measure_cpu_peak(precision)
+    if cached is not None:  # a peak is the best ever seen: an earlier try on a busy machine still counts
+        peak = CpuPeak(max(peak.tflops, cached.tflops), peak.settled)
+    _write_cache(path, key, peak)
+    return peak.tflops
+
+
+def _read_cache(path: Path, key: str) -> CpuPeak | None:
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        peak = CpuPeak(float(entry["tflops"]), entry["settled"] is True)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.info("measuring the peak again, its cache %s is unreadable: %r", path, error)
+        return None
+    return peak if entry.get("key") == key and 0 < peak.tflops < math.inf else None
+
+
+def _write_cache(path: Path, key: str, peak: CpuPeak) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"key": key, "tflops": peak.tflops, "settled": peak.settled}), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        log.info("the measured peak is not cached: %s", error)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _user_cache_dir() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "dist_plm"
+
+
+def _cpu_model() -> str:
+    """What tells one chip from another: the name alone does not, as virtual machines often cut it short."""
+    wanted = ("vendor_id", "cpu family", "model", "model name", "stepping", "CPU implementer", "CPU part")
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    fields = dict(line.split(":", 1) for line in first.splitlines() if ":" in line)
+    fields = {name.strip(): value.strip() for name, value in fields.items()}
+    return " ".join(fields[name] for name in wanted if name in fields) or platform.machine()
