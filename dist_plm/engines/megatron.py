@@ -91,7 +91,7 @@ class MegatronEngine:
         outputs = self._schedule(
             forward_step_func=self._forward,
             data_iterator=[iter(on_device) for _ in self._chunks],
-            model=self._chunks,
+            model=list[nn.Module](self._chunks),
             num_microbatches=len(on_device),
             seq_length=config.data.sequence_length,
             micro_batch_size=config.train.micro_batch,
@@ -162,7 +162,7 @@ def build_megatron(
         use_distributed_optimizer=engine.zero_stage == 1,
         bucket_size=engine.bucket_mib * 2**20 // 4,  # Megatron-core counts elements
     )
-    megatron = model[0].config
+    megatron: Any = model[0].config  # its callbacks are declared narrower than the schedules take them
     chunks = [
         DistributedDataParallel(megatron, buffers, chunk, disable_bucketing=index > 0, pg_collection=groups.collection)
         for index, chunk in enumerate(model)

@@ -1,7 +1,8 @@
 """Megatron-core's optimizer wrappers around a PyTorch optimizer: master weights, loss scaling, sharded states (ZeRO-1)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
@@ -24,22 +25,23 @@ def build_optimizer(
     inner = _adamw(_named_parameters(chunks), config.optim)
     settings = _megatron_settings(config)
     scaler = _loss_scaler(config.precision) if config.precision.name == "fp16" else None
-    arguments = (inner, settings, scaler, _fill_adam_state)
+    arguments: tuple[Any, ...] = (inner, settings, scaler, _fill_adam_state)
+    optimizer: Any  # Megatron-core sets the two groups below from outside as well
     if config.engine.zero_stage == 1:
         optimizer = DistributedOptimizer(
             *arguments,
             model_chunks=list(chunks),
-            per_model_buffers={index: chunk.buffers for index, chunk in enumerate(chunks)},
+            per_model_buffers={index: cast(Any, chunk.buffers) for index, chunk in enumerate(chunks)},
             data_parallel_group=groups.data,
             data_parallel_group_gloo=None,
             data_parallel_group_idx=groups.model.rank(),
             distributed_optimizer_instance_id=0,
         )
         stats_group = groups.world
+    elif config.precision.name == "fp32":
+        optimizer, stats_group = FP32Optimizer(inner, settings, _fill_adam_state), groups.model
     else:
-        kind = FP32Optimizer if config.precision.name == "fp32" else Float16OptimizerWithFloat16Params
-        optimizer = FP32Optimizer(inner, settings, _fill_adam_state) if kind is FP32Optimizer else kind(*arguments)
-        stats_group = groups.model
+        optimizer, stats_group = Float16OptimizerWithFloat16Params(*arguments), groups.model
     optimizer.grad_stats_parallel_group = stats_group
     optimizer.tp_group = groups.tensor
     return optimizer
@@ -51,7 +53,7 @@ def _named_parameters(chunks: Sequence[nn.Module]) -> list[tuple[str, nn.Paramet
 
 def _adamw(named_parameters: list[tuple[str, nn.Parameter]], optim: OptimConfig) -> torch.optim.AdamW:
     groups: list[ParamGroup] = decay_groups(named_parameters, optim.weight_decay, optim.decay_norms_and_biases)
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
+    return torch.optim.AdamW(cast(Any, groups), lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 
 def _fill_adam_state(optimizer: torch.optim.Optimizer, config: OptimizerConfig | None = None) -> None:

@@ -1,7 +1,8 @@
 """The one visible list of a run's parts, in the order they are made."""
 
+import hashlib
+import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from dist_plm.data.manifest import read_manifest
 from dist_plm.device.select import Device, choose
 from dist_plm.engines.base import Batch
 from dist_plm.engines.build import build_engine
+from dist_plm.errors import ConfigError
 from dist_plm.models.build import build_model
 from dist_plm.objectives.base import Objective
 from dist_plm.objectives.build import build_objective
@@ -60,6 +62,7 @@ def _run(
     config: PretrainConfig, env: LaunchEnv, device: Device, groups: Groups, datasets: Mapping[str, WindowDataset]
 ) -> None:
     run_dir = Path(config.run.dir or "")
+    _agree(config, groups)
     restore_logging = setup_logging(run_dir, rank=env.rank, node=env.node_name, console=print)
     objective = build_objective(config.objective)
     model, _ = build_model(config, groups, device.torch_device)
@@ -94,7 +97,7 @@ def _run(
     train(parts, first_step)
     if recorder is not None:
         recorder.close()
-        print(render_summary(summarise(run_dir, read_metrics(run_dir / "metrics.jsonl"))), file=sys.stdout)
+        print(closing_summary(config, run_dir))
     restore_logging()
 
 
@@ -172,6 +175,28 @@ def build_recorder(config: PretrainConfig, run_dir: Path, first_step: int, peak:
         ),
         log_every=train_config.log_every,
     )
+
+
+def closing_summary(config: PretrainConfig, run_dir: Path) -> str:
+    """What a run ends with on the screen, and three commands worth trying next."""
+    again = "torchrun --nproc-per-node 2 launch/pretrain.py"
+    commands = (
+        f"python launch/report.py {run_dir}",
+        f"{again} data.path={config.data.path} parallel.tensor=2 run.name=tensor2",
+        f"{again} data.path={config.data.path} precision=bf16 train.steps=1000 run.name=longer",
+    )
+    return render_summary(summarise(run_dir, read_metrics(run_dir / "metrics.jsonl"), next_commands=commands))
+
+
+def _agree(config: PretrainConfig, groups: Groups) -> None:
+    """Refuses to start where ranks were given different configurations. Collective."""
+    facts = json.dumps(encode(config), sort_keys=True).encode()
+    digests: list[str] = [""] * groups.grid.size
+    dist.all_gather_object(digests, hashlib.sha256(facts).hexdigest(), group=groups.world)
+    if differing := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
+        raise ConfigError(
+            [f"ranks {differing} were started with another configuration than rank 0: start all with the same command"]
+        )
 
 
 def _peak_tflops(config: PretrainConfig, device: Device, groups: Groups) -> float | None:
