@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dist_plm.config.decode import MISSING, flatten, show
@@ -28,6 +28,8 @@ from dist_plm.errors import ConfigError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 COMMAND_LINE = "command line"
+#: The group whose files set values anywhere.
+EXPERIMENT = "experiment"
 
 #: Of each pair one value is given; the one that a later layer gives takes the place of the other in earlier ones.
 ALTERNATIVES = (("schedule.warmup_steps", "schedule.warmup_ratio"),)
@@ -67,9 +69,8 @@ def compose(config_name: str, overrides: Sequence[str], conf: Path = CONF) -> Co
         ConfigError: where the files themselves cannot be composed, so that there are no values to speak of.
     """
     composition = Composition()
-    groups = groups_of(config_name, conf)
-    chosen, values = _sort_overrides(overrides, groups, config_name, conf, composition)
     try:
+        chosen, values = _sort_overrides(overrides, groups_of(config_name, conf), config_name, conf, composition)
         composition.layers = _file_layers(config_name, chosen, conf)
         config = _merge([layer.values for layer in composition.layers])
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
@@ -88,6 +89,8 @@ def _sort_overrides(
     for text in overrides:
         try:
             (override,) = OverridesParser.create().parse_overrides([text])
+            if not override.key_or_group:
+                raise OverrideParseException(text, "a key is missing")
         except OverrideParseException:
             composition.refuse(text.partition("=")[0].lstrip("+~"), _syntax_problem(text))
             continue
@@ -150,6 +153,8 @@ def _syntax_problem(text: str) -> str:
     key, equals, value = text.partition("=")
     if not equals:
         return f"{text} is not of the form key=value"
+    if not re.fullmatch(r"(\+\+?|~)?\w[\w-]*([./@:]\w[\w-]*)*", key):
+        return f"{text} begins with no name of a setting: names look like optim.lr"
     if value.startswith("~"):
         return f"{text} begins with ~, which only a shell replaces, and not here: write {key}=$HOME{value[1:]}"
     return f"""{text} cannot be read: text with blanks or signs needs quotes of its own, as in '{key}="{value}"'"""
@@ -167,6 +172,8 @@ def _file_layers(config_name: str, chosen: list[str], conf: Path) -> list[Layer]
             continue
         content = _plain(OmegaConf.load(conf / f"{path}.yaml"))
         content.pop("defaults", None)
+        if package == EXPERIMENT:
+            raise ValueError(f"conf/{path}.yaml has to begin with the line: # @package _global_")
         place = (path.rpartition("/")[0], package)
         if place == before and package:  # several choices of one group, as in track=[wandb,tensorboard]
             _extend_lists(layers[-1].values[package], content)
@@ -201,13 +208,23 @@ def _apply(overrides: Sequence[Override], config: DictConfig, problems: list[str
                     problems.append(f"~{key} takes back nothing: no file sets {key}{hint}")
                 _delete(given, key)
             else:
-                for node in (config, given):
-                    OmegaConf.update(node, key, value, merge=True, force_add=True)
+                OmegaConf.update(config, key, value, merge=True, force_add=True)
+                whole = _list_above(config, key)
+                OmegaConf.update(
+                    given, whole or key, OmegaConf.select(config, whole) if whole else value, force_add=True
+                )
         except OmegaConfBaseException as error:
             problems.append(f"{override.input_line} cannot be applied: {_one_line(error)}")
     _replace_alternatives(given, config)
     _replace_alternatives(given, given)
     return Layer(COMMAND_LINE, _plain(given))
+
+
+def _list_above(config: DictConfig, key: str) -> str | None:
+    """The key of the list that `key` is an item of, or lies in: as a value it is the whole list that was set."""
+    names = key.split(".")
+    above = (".".join(names[:depth]) for depth in range(1, len(names)))
+    return next((k for k in above if isinstance(OmegaConf.select(config, k), ListConfig)), None)
 
 
 def _delete(config: DictConfig, key: str) -> bool:

@@ -1,0 +1,296 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from _app import EXIT_INTERRUPTED, front
+
+from dist_plm.config.decode import decode
+from dist_plm.config.schema import PrepareConfig, PretrainConfig
+from dist_plm.errors import EXIT_REFUSED, EXIT_REQUEUE, DataError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+#: Wrong command lines of pretrain.py, each with what the message has to say.
+WRONG = [
+    # Keys that do not exist, with and without the prefixes that let Hydra add them.
+    (["optim.lrr=1e-4"], ["optim.lrr = 0.0001 is not a setting", "did you mean optim.lr?"]),
+    (["+optim.lrr=1e-4"], ["optim.lrr = 0.0001 is not a setting", "did you mean optim.lr?"]),
+    (["++optim.lrr=1e-4"], ["optim.lrr = 0.0001 is not a setting", "did you mean optim.lr?"]),
+    (["lr=1e-4"], ["lr = 0.0001 is not a setting", "did you mean optim.lr?"]),
+    (["train.lr=1e-4"], ["train.lr", "did you mean optim.lr?"]),
+    (["optimizer.lr=1e-4"], ["optimizer.lr", "did you mean optim.lr?"]),
+    (["optim.learning_rate=1e-4"], ["optim.learning_rate", "did you mean optim.lr?"]),
+    (["parallel.tp=2"], ["parallel.tp = 2", "did you mean parallel.tensor?"]),
+    (["+parallel.tensor_model_parallel_size=2"], ["did you mean parallel.tensor?"]),
+    (["train.batch_size=8"], ["did you mean train.global_batch or train.micro_batch?"]),
+    (["+a.b.c=1"], ["a.b.c = 1 is not a setting", "the configuration has: run, model"]),
+    (["+optim.lr.x=1"], ["optim.lr = {'x': 1} is not allowed", "a number"]),
+    # Choices that do not exist.
+    (["model=gpt2_smal"], ["model = 'gpt2_smal' is not a choice", "did you mean gpt2_small", "gpt3_175b"]),
+    (["model=bert"], ["model = 'bert' is not a choice", "conf/model has gpt2_large"]),
+    (["optimizer=adamw"], ["optimizer is not a group", "did you mean optim=adamw?"]),
+    (["modle=gpt2_small"], ["modle is not a group", "did you mean model=gpt2_small?"]),
+    (["tokenizer=bpe"], ["tokenizer is not a group of pretrain", "model, objective, data"]),
+    (["experiment=quikstart"], ["experiment = 'quikstart'", "did you mean quickstart?"]),
+    (["track=[wandb,tensorbord]"], ["track = 'tensorbord' is not a choice", "did you mean tensorboard"]),
+    (["optim=null"], ["optim = null is not a choice", "conf/optim has adamw"]),
+    (["model=3"], ["model = 3 is not a choice"]),
+    (["model@other=gpt2_small"], ["model@other=gpt2_small is not of the form group=choice"]),
+    # Words that are no overrides.
+    (["optim.lr"], ["optim.lr is not of the form key=value"]),
+    (["optim.lr", "3e-4"], ["optim.lr is not of the form key=value", "3e-4 is not of the form key=value"]),
+    (["--optim.lr=3e-4"], ["--optim.lr=3e-4 is not an option", "without dashes, as in optim.lr=3e-4"]),
+    (["--chek"], ["--chek is not an option", "did you mean --check or --help?"]),
+    (["--multirun", "optim.lr=1e-4"], ["--multirun is not available here", "start one run a value"]),
+    (["-m"], ["--multirun is not available here"]),
+    (["optim.lr=1e-4,3e-4"], ["optim.lr=1e-4,3e-4 gives several values", "a run takes one"]),
+    (["train.seed=range(1,5)"], ["train.seed=range(1,5) gives several values"]),
+    (["run.name=a b]"], ["run.name=a b] cannot be read", """'run.name="a b]"'"""]),
+    (["=3"], ["=3 begins with no name of a setting"]),
+    (["model.=3"], ["model.=3 begins with no name of a setting"]),
+    ([""], ["is not of the form key=value"]),
+    (["run.root=~/runs"], ["run.root=~/runs begins with ~", "run.root=$HOME/runs"]),
+    (["~optim.lrr"], ["~optim.lrr takes back nothing", "did you mean optim.lr?"]),
+    (["~model"], ["model is missing: choose one of its files with model=NAME"]),
+    (["hydra.run.dir=x"], ["Hydra's own settings do nothing here", "run.dir"]),
+    (["run.name=${nowhere}"], ["run.name = '${nowhere}' cannot be resolved", "nowhere"]),
+    (["run.name=${oc.env:NOT_SET_ANYWHERE}"], ["run.name", "NOT_SET_ANYWHERE"]),
+    (["--cfg", "hydra"], ["--cfg", "job"]),
+    (["--check", "--world-size", "0"], ["--world-size 0 is not allowed"]),
+    (["--world-size", "2"], ["--world-size belongs to --check and --origin"]),
+    # Values of the wrong kind.
+    (["train.steps=1e3"], ["train.steps = 1000.0", "a whole number, at least 1", "write 1000"]),
+    (["train.steps=ten"], ["train.steps = 'ten' is not allowed"]),
+    (["train.steps=-1"], ["train.steps = -1 is not allowed", "at least 1"]),
+    (["optim.lr=0"], ["optim.lr = 0 is not allowed", "more than 0"]),
+    (["model.bias=1"], ["model.bias = 1", "true or false", "write true"]),
+    (["run.name=2024"], ["run.name = 2024", """'run.name="2024"'"""]),
+    (["precision.name=bf8"], ["precision.name = 'bf8'", "fp32, bf16, fp16"]),
+    (["optim.betas=0.9"], ["optim.betas = 0.9", "a list of 2"]),
+    (["track.to=wandb"], ["track.to = 'wandb'", "write [wandb]"]),
+    (["train.seed=null"], ["train.seed = null is not allowed", "a whole number"]),
+    (["data=store", "model=gpt2_small"], ["data.path is missing: give data.path=…"]),
+    # Values that do not fit each other; one process runs here.
+    (["parallel.tensor=2"], ["parallel.tensor = 2", "multiple of 2 processes", "this run has 1"]),
+    (["parallel.data=2"], ["parallel.data = 2", "1 process"]),
+    (["parallel.context=2"], ["parallel.context = 2 is not supported by this version"]),
+    (["train.micro_batch=3"], ["train.global_batch = 16", "train.micro_batch = 3"]),
+    (["schedule.power=2"], ["schedule.power = 2.0 has no effect with schedule.name = 'cosine'"]),
+    (["schedule.warmup_steps=5", "schedule.warmup_ratio=0.1"], ["warmup_steps = 5 and schedule.warmup_ratio = 0.1"]),
+    (["precision.initial_loss_scale=2"], ["precision.initial_loss_scale = 2.0 has no effect"]),
+    (["model=gpt2_small", "data.sequence_length=2048"], ["data.sequence_length = 2048", "model.max_positions = 1024"]),
+    (["train.resume=latest"], ["train.resume = 'latest'", "./latest"]),
+]
+
+WRONG_PREPARE = [
+    ([], ["data.sources is missing", "data.out is missing"]),
+    (["data.sources=texts/*.txt", "data.out=x"], ["data.sources = 'texts/*.txt'", "a list in brackets"]),
+    (["data.sources=[]", "data.out=x"], ["data.sources is empty", "data.sources=[{path: texts/*.txt}]"]),
+    (["data.sources=[{path: a}]", "data.out=x", "tokenizer=file"], ["tokenizer.path is missing"]),
+    (["data.sources=[{path: a}]", "data.output=x", "data.out=y"], ["data.output = 'x'", "did you mean data.out?"]),
+    (["data.sources=[{path: a}]", "data.out=x", "model=gpt2_small"], ["model is not a group of prepare_data"]),
+    (["data.sources=[{path: a}]", "data.out=x", "data=store"], ["data is not a group of prepare_data"]),
+]
+
+
+@pytest.fixture(autouse=True)
+def _outside_of_any_job(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_")) or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            monkeypatch.delenv(name)
+
+
+def never(config, origins):
+    raise AssertionError("a refused configuration must not run")
+
+
+def pretrain(*arguments: str, run=never) -> int:
+    return front(arguments, PretrainConfig, "pretrain", run, "What it does.")
+
+
+def script(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "launch" / "pretrain.py"), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        check=False,
+        timeout=60,
+    )
+
+
+def assert_refused(code: int, error: str, parts: list[str]) -> None:
+    assert code == EXIT_REFUSED
+    assert error.startswith("configuration refused, ")
+    assert "Traceback" not in error
+    for part in parts:
+        assert part in error
+
+
+@pytest.mark.parametrize(("arguments", "parts"), WRONG, ids=lambda value: " ".join(value))
+def test_wrong_configurations_are_refused(arguments, parts, capsys):
+    code = pretrain(*arguments)
+    output = capsys.readouterr()
+    assert_refused(code, output.err, parts)
+    assert output.out == ""
+
+
+@pytest.mark.parametrize(("arguments", "parts"), WRONG_PREPARE, ids=lambda value: " ".join(value))
+def test_wrong_preparations_are_refused(arguments, parts, capsys):
+    code = front(arguments, PrepareConfig, "prepare_data", never, "")
+    assert_refused(code, capsys.readouterr().err, parts)
+
+
+def test_problems_of_composing_and_decoding_come_together(capsys):
+    arguments = ["model=nope", "optim.lr=1,2", "data.path=${x}", "run.nam=a", "train.steps=0", "~zzz.y"]
+    code = pretrain(*arguments)
+    assert_refused(
+        code, capsys.readouterr().err, ["6 problems", "nope", "1,2", "${x}", "run.nam", "train.steps", "zzz.y"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["+optim.lrr=1"], ["did you mean optim.lr?"]),
+        (["model=gpt2_smal", "run.name=a b]"], ["2 problems", "gpt2_small"]),
+        (["parallel.tensor=2"], ["multiple of 2 processes"]),
+        (["--origin", "parallel.tensor=2"], ["multiple of 2 processes"]),
+    ],
+)
+def test_the_script_itself_refuses(arguments, parts):
+    done = script(*arguments)
+    assert_refused(done.returncode, done.stderr, parts)
+
+
+def test_ranks_but_the_first_are_silent_and_none_leaves_anything_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rank = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    first = script("optim.lrr=1", RANK="0", LOCAL_RANK="0", **rank)
+    second = script("optim.lrr=1", RANK="1", LOCAL_RANK="1", **rank)
+    assert_refused(first.returncode, first.stderr, ["optim.lr"])
+    assert (second.returncode, second.stderr, second.stdout) == (EXIT_REFUSED, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--cfg job", "--origin", "--check", "optim.lrr=1"])
+def test_nothing_imports_torch_before_a_run(arguments):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['pretrain.py', *{arguments.split()!r}]\n"
+        "sys.path.insert(0, 'launch')\n"
+        "try:\n    runpy.run_path('launch/pretrain.py', run_name='__main__')\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'megatron', 'numpy'} & set(sys.modules)\n"
+        "assert 'omegaconf' in sys.modules and not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, timeout=60)
+
+
+def test_help_is_for_people(capsys):
+    assert pretrain("--help", "nonsense=1") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("What it does.")
+    for part in ("gpt2_small", "experiment", "cosine*", "--origin", "--check", "--world-size", "Exit codes", "75"):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 120
+    assert script("-h").stdout.startswith("Pretrains a language model")
+
+
+def test_cfg_prints_what_can_be_read_back(capsys):
+    assert pretrain("--cfg", "job", "optim.lr=1e-5", "track=[wandb,tensorboard]") == 0
+    config = decode(PretrainConfig, yaml.safe_load(capsys.readouterr().out))
+    assert config.optim.lr == 1e-5
+    assert config.track.to == ("wandb", "tensorboard")
+
+
+def test_origin_tells_file_command_line_default_and_derived(capsys):
+    assert pretrain("--origin", "experiment=gpt2_small", "train.seed=7", "data.path=x", "--world-size", "4") == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["train.seed"].split()[1:] == ["7", "command", "line"]
+    assert "conf/experiment/gpt2_small.yaml  (over conf/pretrain.yaml: 'pretrain')" in lines["run.name"]
+    assert lines["model.layers"].split()[1:] == ["12", "conf/model/gpt2_small.yaml"]
+    assert lines["train.log_every"].split()[1:] == ["1", "default"]
+    assert lines["parallel.data"].split()[1:] == ["4", "derived"]
+    assert lines["run.dir"].split()[1:] == ["'runs/gpt2_small'", "derived"]
+
+
+def test_origin_is_shown_also_where_the_rules_refuse(capsys):
+    assert pretrain("--origin", "parallel.tensor=2") == EXIT_REFUSED
+    output = capsys.readouterr()
+    assert "parallel.tensor" in output.out
+    assert "multiple of 2 processes" in output.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "ranks"),
+    [
+        (["--world-size", "256"], {}, 256),
+        ([], {"WORLD_SIZE": "128"}, 128),
+        ([], {"SLURM_NTASKS": "384", "SLURM_JOB_ID": "1"}, 384),
+    ],
+)
+def test_check_plans_for_the_processes_to_come(arguments, env, ranks, capsys, monkeypatch):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert pretrain("--check", "experiment=gpt3_175b", "data.path=x", *arguments) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("ok\n")
+    assert f"= {ranks} processes" in text
+    for part in ("175 G parameters", "padded to 51200", "6 of 96 layers", "12 of 96 heads", "3.15 M tokens"):
+        assert part in text
+
+
+def test_check_of_a_preparation(capsys):
+    arguments = ["--check", "data.sources=[{path: a}]", "data.out=x"]
+    assert front(arguments, PrepareConfig, "prepare_data", never, "") == 0
+    assert capsys.readouterr().out == "ok\n"
+
+
+def test_a_run_gets_its_configuration_and_origins_and_its_code_is_passed_on():
+    seen = []
+
+    def run(config, origins):
+        seen.append((config, origins))
+        return EXIT_REQUEUE
+
+    assert pretrain("optim.lr=1e-4", run=run) == EXIT_REQUEUE
+    ((config, origins),) = seen
+    assert config.optim.lr == 1e-4
+    assert config.parallel.data is None
+    assert origins["optim.lr"].source == "command line"
+    assert origins["run.dir"].source == "conf/pretrain.yaml"
+    assert pretrain(run=lambda config, origins: None) == 0
+
+
+def test_a_run_that_refuses_its_data_says_so_once_a_node(capsys, monkeypatch):
+    def run(config, origins):
+        raise DataError("corpus/x is not there")
+
+    assert pretrain(run=run) == EXIT_REFUSED
+    assert capsys.readouterr().err == "corpus/x is not there\n"
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "SLURMD_NODENAME": "n2"}.items():
+        monkeypatch.setenv(name, value)
+    assert pretrain(run=run) == EXIT_REFUSED
+    assert capsys.readouterr().err == "n2, rank 1: corpus/x is not there\n"
+
+
+def test_interruptions_are_quiet_and_crashes_are_not(capsys):
+    def interrupted(config, origins):
+        raise KeyboardInterrupt
+
+    def crash(config, origins):
+        raise RuntimeError("ours to mend")
+
+    assert pretrain(run=interrupted) == EXIT_INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
+    with pytest.raises(RuntimeError, match="ours to mend"):
+        pretrain(run=crash)
+
+
+def test_a_half_set_environment_is_refused(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert_refused(pretrain(), capsys.readouterr().err, ["WORLD_SIZE=2", "torchrun or srun"])

@@ -1,0 +1,64 @@
+"""Every file in conf/ composes, decodes and passes the rules."""
+
+import pytest
+from _app import load
+from _compose import CONF, choices_of, groups_of
+
+from dist_plm.config.derived import model_ranks
+from dist_plm.config.rules import check_prepare, finalize
+from dist_plm.config.schema import PrepareConfig, PretrainConfig
+
+PRETRAIN_CHOICES = [
+    (group, choice) for group in groups_of("pretrain") if group != "experiment" for choice in choices_of(group)
+]
+#: What a choice needs beside it, where the default model is too small for it.
+BESIDE = {"parallel": ["model=gpt3_175b"], "data": ["model=gpt2_small"]}
+
+
+def accepted(*overrides: str) -> PretrainConfig:
+    config, _ = load(PretrainConfig, "pretrain", ["data.path=corpus/x", *overrides])
+    return finalize(config, world_size=model_ranks(config.parallel), vocab_size=1000)
+
+
+@pytest.mark.parametrize(("group", "choice"), PRETRAIN_CHOICES)
+def test_every_choice_of_a_group_is_accepted(group, choice):
+    accepted(f"{group}={choice}", *BESIDE.get(group, []))
+
+
+@pytest.mark.parametrize("experiment", choices_of("experiment"))
+def test_every_experiment_is_accepted(experiment):
+    assert accepted(f"experiment={experiment}").run.name == experiment
+
+
+@pytest.mark.parametrize("model", choices_of("model"))
+@pytest.mark.parametrize("data", ["shakespeare", "store"])
+def test_every_model_is_accepted_with_small_and_full_samples(model, data):
+    more = ["data.sequence_length=64"] if model == "gpt_tiny" else []
+    accepted(f"model={model}", f"data={data}", *more)
+
+
+@pytest.mark.parametrize("tokenizer", choices_of("tokenizer"))
+def test_every_tokenizer_is_accepted(tokenizer):
+    more = ["tokenizer.path=t.json"] if tokenizer == "file" else []
+    overrides = ["data.sources=[{path: a.txt}]", "data.out=x", f"tokenizer={tokenizer}", *more]
+    check_prepare(load(PrepareConfig, "prepare_data", overrides)[0])
+
+
+def test_no_file_is_out_of_reach():
+    composed = {f"conf/{group}" for root in CONF.glob("*.yaml") for group in groups_of(root.stem)}
+    assert {f"conf/{folder.name}" for folder in CONF.iterdir() if folder.is_dir()} == composed
+    assert all(path.suffix == ".yaml" for path in CONF.rglob("*") if path.is_file())
+
+
+def test_several_trackers_by_name():
+    assert accepted("track=[wandb,tensorboard]").track.to == ("wandb", "tensorboard")
+
+
+def test_published_sizes():
+    gpt3 = accepted("experiment=gpt3_175b")
+    assert gpt3.model.head_size == 128
+    assert gpt3.train.global_batch * gpt3.data.sequence_length == 3_145_728
+    assert gpt3.train.steps * 3_145_728 == pytest.approx(300e9, rel=1e-5)
+    assert gpt3.schedule.warmup_steps is not None
+    assert gpt3.schedule.warmup_steps * 3_145_728 == pytest.approx(375e6, rel=0.01)
+    assert accepted("model=llama2_7b").model.ffn == 11008
