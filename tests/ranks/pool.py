@@ -29,9 +29,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -48,6 +47,8 @@ from dist_plm.parallel.world import init_process_group, leave
 GRACE_SECONDS = 3.0
 #: For the stacks of hung ranks to be written.
 STACKS_SECONDS = 1.0
+#: For the imports, on a machine that is busy with other things.
+START_SECONDS = 300.0
 _READY = b"ready"
 
 
@@ -71,10 +72,11 @@ class _Case:
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """Of one rank: the pickled result, or what went wrong."""
+    """Of one rank: the pickled result, or what went wrong and when, by the clock that all processes share."""
 
     result: bytes | None = None
     failure: str = ""
+    failed_at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +114,14 @@ class RankPool:
         timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         self._num_cases += 1
         case = _Case(self._num_cases, size, timeout, self._store.port, pickle.dumps((fn, args)))
-        self._start(size)
         try:
+            self._start(size)
             for worker in self._workers[:size]:
                 worker.log.write_bytes(b"")
                 worker.connection.send_bytes(pickle.dumps(case))
             reports = self._collect(size, timeout)
-            if failures := {rank: report.failure for rank, report in reports.items() if report.failure}:
-                raise RanksError(self._describe(fn, size, failures))
+            if any(report.failure for report in reports.values()):
+                raise RanksError(self._describe(fn, reports))
             return [pickle.loads(reports[rank].result or b"") for rank in range(size)]
         except BaseException:
             self._kill()
@@ -133,14 +135,7 @@ class RankPool:
 
     def _start(self, size: int) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        threads = os.environ.get("OMP_NUM_THREADS")
-        os.environ["OMP_NUM_THREADS"] = "1"
-        forkserver.ensure_running()
-        if threads is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = threads
+        context.set_forkserver_preload(["tests.ranks.server"])
         num_running = len(self._workers)
         for rank in range(num_running, size):
             ours, theirs = context.Pipe()
@@ -150,10 +145,11 @@ class RankPool:
             theirs.close()
             self._workers.append(_Worker(process, ours, log))
         for worker in self._workers[num_running:]:
+            assert worker.connection.poll(START_SECONDS), "a rank process does not start"
             assert worker.connection.recv_bytes() == _READY
 
     def _collect(self, size: int, timeout_seconds: float) -> dict[int, _Report]:
-        """Reports by rank, in the order they came; ranks that are late get one that says so, with their stacks."""
+        """Reports by rank; ranks that are late get one that says so, and their stacks go to their output."""
         deadline = time.monotonic() + timeout_seconds
         reports: dict[int, _Report] = {}
         while waiting := {self._workers[r].connection: r for r in range(size) if r not in reports}:
@@ -178,12 +174,12 @@ class RankPool:
         time.sleep(STACKS_SECONDS)
         return {rank: _Report(failure="not done in time; where it was stands in its output\n") for rank in ranks}
 
-    def _describe(self, fn: Callable[..., Any], size: int, failures: dict[int, str]) -> str:
-        parts = [
-            f"{fn.__module__}.{fn.__qualname__} failed on {len(failures)} of {size} ranks, the first to fail first"
-        ]
-        for rank, failure in failures.items():
-            parts.append(f"--- rank {rank}\n{failure}")
+    def _describe(self, fn: Callable[..., Any], reports: dict[int, _Report]) -> str:
+        failed = sorted((rank for rank in reports if reports[rank].failure), key=lambda rank: reports[rank].failed_at)
+        name = f"{fn.__module__}.{fn.__qualname__}"
+        parts = [f"{name} failed on {len(failed)} of {len(reports)} ranks, the first to fail first"]
+        for rank in failed:
+            parts.append(f"--- rank {rank}\n{reports[rank].failure}")
             if output := self._workers[rank].log.read_text(errors="replace").strip():
                 parts.append(f"--- rank {rank}, end of its output\n{output[-4000:]}\n")
         return "\n".join(parts)
@@ -193,6 +189,7 @@ class RankPool:
             # Each rank leads a process group, so helpers that it started die with it.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker.process.pid, signal.SIGKILL)
+            worker.process.kill()
             worker.process.join()
             worker.connection.close()
         self._workers.clear()
