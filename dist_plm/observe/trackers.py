@@ -56,6 +56,7 @@ class WandbTracker:
     def __init__(self, config: TrackConfig, run_dir: Path, *, run_name: str, settings: Mapping[str, Any]) -> None:
         import wandb
 
+        self._teardown = wandb.teardown
         wandb.setup(settings=wandb.Settings(silent=True))  # silent in the set-up is what keeps init from prompting
         run_dir = run_dir.resolve()
 
@@ -87,6 +88,7 @@ class WandbTracker:
 
     def close(self) -> None:
         self._run.finish()
+        self._teardown()  # finish alone returns before the other process of wandb has written its file
 
 
 class TensorboardTracker:

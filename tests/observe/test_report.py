@@ -1,0 +1,158 @@
+"""The report of one run and of several, through the script a person starts, and every way a run can be unusable."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dist_plm.errors import Refusal
+from dist_plm.observe.metrics import MetricsWriter
+from dist_plm.observe.report import load_run, render_report
+from dist_plm.observe.text import ASCII_RAMP
+from tests.observe.make import record
+
+SCRIPT = Path(__file__).parents[2] / "launch" / "report.py"
+
+
+def make_run(path: Path, num_steps: int = 40, settings: str | None = None, **changes) -> Path:
+    path.mkdir(parents=True)
+    with MetricsWriter(path / "metrics.jsonl") as writer:
+        for step in range(1, num_steps + 1):
+            evaluation = {"loss": 4.0, "perplexity": 54.6} if step == num_steps else {}
+            writer.write(record(step, evaluation=evaluation, **changes))
+    if settings is not None:
+        (path / "run.yaml").write_text(settings)
+    return path
+
+
+def report(*arguments, **environment) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, arguments)],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"} | environment,
+        check=False,
+    )
+
+
+def test_one_run_in_detail(tmp_path):
+    run = make_run(tmp_path / "small", settings="optim: {lr: 0.001}\n")
+    done = report(run)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"run                  {run}"
+    assert "loss                 10 -> 0.25" in lines
+    curve = next(line for line in lines if line.startswith("loss █"))
+    assert curve.endswith("▁")
+    header = lines.index("step  tokens    loss     lr  grad norm  tokens/s    MFU  held-out perplexity")
+    assert [line.split()[0] for line in lines[header + 1 :]] == [
+        "1",
+        "5",
+        "10",
+        "14",
+        "18",
+        "23",
+        "27",
+        "31",
+        "36",
+        "40",
+    ]
+    assert lines[-1] == "40     20.5k    0.25  0.001        1.5     2.05k  40.0%                 54.6"
+
+
+def test_several_side_by_side(tmp_path):
+    settings = "run: {{name: {0}}}\noptim: {{lr: {1}, name: adamw}}\nmodel: {{layers: 2{2}}}\n"
+    first = make_run(tmp_path / "first", settings=settings.format("first", 0.001, ""))
+    second = make_run(tmp_path / "second", 20, settings=settings.format("second", 0.002, ", bias: true"), mfu=None)
+    done = report(first, second)
+    assert done.returncode == 0
+    rows = {line.split("  ")[0]: line.split() for line in done.stdout.splitlines()}
+    assert rows["run"][1:] == [str(first), str(second)]
+    assert rows["steps"][1:] == ["40", "20"]
+    assert rows["MFU"][1:] == ["40.0%", "-"]
+    assert rows["optim.lr"][1:] == ["0.001", "0.002"]
+    assert rows["model.bias"][1:] == ["-", "true"]
+    assert not {"run.name", "optim.name", "model.layers"} & rows.keys()
+
+
+def test_runs_with_the_same_settings_show_none(tmp_path):
+    runs = [load_run(make_run(tmp_path / name, 2)) for name in ("a", "b")]
+    assert "settings" not in render_report(runs)
+
+
+def test_evaluated_steps_are_among_the_rows(tmp_path):
+    run = make_run(tmp_path / "run", 0)
+    with MetricsWriter(run / "metrics.jsonl") as writer:
+        for step in range(1, 1001):
+            writer.write(record(step, evaluation={"perplexity": 1.0 + step} if step in (250, 777) else {}))
+    lines = render_report([load_run(run)]).splitlines()
+    assert [line.split()[0] for line in lines if line.endswith(("  251", "  778"))][-2:] == ["250", "777"]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 11])
+def test_short_runs(tmp_path, num_steps):
+    text = render_report([load_run(make_run(tmp_path / "run", num_steps))])
+    assert text.splitlines()[-1].startswith(f"{num_steps} ")
+
+
+def test_a_diverged_run_is_shown(tmp_path):
+    run = make_run(tmp_path / "run", 3, loss=float("nan"), grad_norm=None, mfu=None)
+    lines = render_report([load_run(run)]).splitlines()
+    assert "loss                 nan -> nan" in lines
+    assert "loss !!!" in lines
+
+
+def test_a_torn_last_line_is_no_obstacle(tmp_path):
+    run = make_run(tmp_path / "run", 3)
+    path = run / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    done = report(run)
+    assert done.returncode == 0
+    assert "steps     2 " in done.stdout
+
+
+def test_without_unicode_the_curve_is_ascii(tmp_path):
+    done = report(make_run(tmp_path / "run"), PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    curve = next(line for line in done.stdout.splitlines() if line.startswith(f"loss {ASCII_RAMP[-1]}"))
+    assert curve.endswith(ASCII_RAMP[0])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda run: None, "missing/run is no directory"),
+        (lambda run: run.mkdir(parents=True), "metrics.jsonl is missing"),
+        (lambda run: (run / "metrics.jsonl").mkdir(parents=True), "cannot be read (Is a directory)"),
+        (lambda run: make_run(run, 0), "holds no step yet"),
+        (lambda run: (make_run(run, 0) / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n'), "lacks grad_norm"),
+        (lambda run: make_run(run, settings="- a\n"), "run.yaml is no mapping"),
+        (lambda run: make_run(run, settings="a: [1\n"), "run.yaml cannot be read"),
+        (lambda run: (make_run(run) / "run.yaml").write_bytes(b"\xff\xfe\xfa"), "run.yaml cannot be read"),
+    ],
+)
+def test_an_unusable_run_is_refused(tmp_path, spoil, said):
+    run = tmp_path / "missing" / "run"
+    spoil(run)
+    with pytest.raises(Refusal) as refusal:
+        load_run(run)
+    assert said in str(refusal.value)
+
+
+def test_a_refusal_is_one_message_and_exit_code_2(tmp_path):
+    done = report(make_run(tmp_path / "good", 2), tmp_path / "bad")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{tmp_path / 'bad'} is no directory; name a run directory such as runs/quickstart\n"
+
+
+def test_help_and_missing_arguments():
+    assert "runs/quickstart" in report("--help").stdout
+    assert report("--help").returncode == 0
+    assert report().returncode == 2
+
+
+def test_a_report_does_not_wait_for_torch():
+    program = "import sys, dist_plm.observe.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
