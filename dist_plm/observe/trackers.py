@@ -31,10 +31,10 @@ def build_trackers(
     Args:
         run_dir: wandb writes to `run_dir/wandb`, TensorBoard to `run_dir/tensorboard`.
         settings: the resolved configuration, shown beside the curves.
-        start_step: the step the run continues from; what TensorBoard holds of later steps is hidden.
+        start_step: the step the run continues from; 0 begins new curves, also in a directory that holds old ones.
     """
     makers: dict[str, Callable[[], Tracker]] = {
-        "wandb": lambda: WandbTracker(config, run_dir, run_name=run_name, settings=settings),
+        "wandb": lambda: WandbTracker(config, run_dir, run_name=run_name, settings=settings, start_step=start_step),
         "tensorboard": lambda: TensorboardTracker(run_dir, settings=settings, start_step=start_step),
     }
     trackers: dict[str, Tracker] = {}
@@ -53,18 +53,21 @@ class WandbTracker:
     is lost, `wandb sync` uploads it later. Never asks for a login.
     """
 
-    def __init__(self, config: TrackConfig, run_dir: Path, *, run_name: str, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, config: TrackConfig, run_dir: Path, *, run_name: str, settings: Mapping[str, Any], start_step: int = 0
+    ) -> None:
         import wandb
 
         self._teardown = wandb.teardown
         wandb.setup(settings=wandb.Settings(silent=True))  # silent in the set-up is what keeps init from prompting
         run_dir = run_dir.resolve()
+        run_id = _run_id(run_dir / "wandb" / "run_id", new=start_step == 0)
 
         def start(mode: str) -> Any:
             return wandb.init(
                 project=config.wandb_project,
                 name=run_name,
-                id=_stable_id(run_dir / "wandb" / "run_id"),
+                id=run_id,
                 resume="allow",
                 dir=run_dir,
                 mode=mode,  # type: ignore[arg-type]
@@ -92,13 +95,12 @@ class WandbTracker:
 
 
 class TensorboardTracker:
-    """TensorBoard event files; tags are the names in metrics.jsonl."""
+    """TensorBoard event files; tags are the names in metrics.jsonl. Older events past `start_step` are hidden."""
 
     def __init__(self, run_dir: Path, *, settings: Mapping[str, Any], start_step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        purge_step = start_step + 1 if start_step > 0 else None
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge_step, flush_secs=30)
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1, flush_secs=30)
         text = json.dumps(settings, indent=2, default=str)
         self._writer.add_text("settings", f"```\n{text}\n```", global_step=start_step)
 
@@ -141,9 +143,9 @@ def _present(values: Mapping[str, float | int | None]) -> dict[str, float | int]
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _stable_id(path: Path) -> str:
-    """The id kept in `path`, made up at the first call."""
-    if not path.exists():
+def _run_id(path: Path, *, new: bool) -> str:
+    """The id kept in `path`; a new one is made up and kept there."""
+    if new or not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(secrets.token_hex(8) + "\n", encoding="utf-8")
     return path.read_text(encoding="utf-8").strip()

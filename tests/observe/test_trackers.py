@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def wandb_records(path: Path) -> list[wandb_internal_pb2.Record]:
 def wandb_history(run_dir: Path) -> list[tuple[str, list[dict]]]:
     """For each wandb file in the order written: the run's id and its logged rows."""
     history = []
-    for path in sorted(run_dir.glob("wandb/offline-run-*/*.wandb")):
+    for path in sorted(run_dir.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
         records = wandb_records(path)
         (run_id,) = {entry.run.run_id for entry in records if entry.WhichOneof("record_type") == "run"}
         rows = [
@@ -76,6 +77,7 @@ def nobody_is_logged_in(tmp_path_factory, monkeypatch):
 
 def test_wandb_writes_offline_and_keeps_its_id_over_resume(tmp_path):
     log_steps(("wandb",), tmp_path, range(1, 7))
+    time.sleep(1.0)  # wandb names its directories by id and second
     log_steps(("wandb",), tmp_path, range(5, 8), start_step=4)
     (first_id, first), (second_id, second) = wandb_history(tmp_path)
     assert first_id == second_id == (tmp_path / "wandb" / "run_id").read_text().strip()
@@ -84,6 +86,16 @@ def test_wandb_writes_offline_and_keeps_its_id_over_resume(tmp_path):
     assert first[4]["loss"] == pytest.approx(2.0)
     assert first[4]["eval/perplexity"] == pytest.approx(54.6)
     assert "loss_scale" not in first[4]  # None where it does not apply
+
+
+def test_a_new_start_in_an_old_directory_begins_new_curves(tmp_path):
+    for last in (6, 3):
+        log_steps(("wandb", "tensorboard"), tmp_path, range(1, last + 1))
+    (first_id, _), (second_id, rows) = wandb_history(tmp_path)
+    assert first_id != second_id
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
 
 
 def test_wandb_keeps_the_settings(tmp_path):
