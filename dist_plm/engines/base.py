@@ -3,11 +3,13 @@
 Nothing above this floor knows which engine runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
+
+from dist_plm.models.layout import Layout
 
 Batch = dict[str, Tensor]
 
@@ -47,6 +49,19 @@ class EvalSums:
         )
 
 
+class ParameterState(NamedTuple):
+    """One parameter of this rank with all that the optimizer holds of it, whole over data ranks, in fp32.
+
+    Args:
+        tensors: "weight" (the fp32 master where there is one) and the optimizer's tensors under its own names, as in
+            "exp_avg" and "exp_avg_sq"; each shaped like layout.parameter. They may be the engine's own memory: copy
+            what is to outlive the next parameter.
+    """
+
+    layout: Layout
+    tensors: dict[str, Tensor]
+
+
 class Engine(Protocol):
     def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
         """Makes one update from this rank's microbatches of a global batch. Collective over all ranks."""
@@ -61,3 +76,22 @@ class Engine(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def parameter_states(self) -> Iterator[ParameterState]:
+        """What a checkpoint keeps of each parameter, one at a time, in the same order on all ranks of a data group.
+        Collective over data ranks: all of them go through to the end."""
+        ...
+
+    def load_parameter_states(self, read: Callable[[Layout, str], Tensor]) -> None:
+        """Sets weights, masters and the optimizer's tensors from `read(layout, name)`, which gives fp32 values shaped
+        like layout.parameter for each name of `ParameterState.tensors`. Collective over all ranks."""
+        ...
+
+    def scalars(self) -> dict[str, Any]:
+        """What else a checkpoint keeps, fit for JSON and equal on all ranks: `optimizer_steps`, and under fp16
+        `loss_scale`, `steps_since_overflow` and `hysteresis_left`. Collective over all ranks."""
+        ...
+
+    def load_scalars(self, scalars: Mapping[str, Any]) -> None:
+        """Continues from what any engine's `scalars` gave; what is absent stays as it is."""
+        ...

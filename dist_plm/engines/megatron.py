@@ -1,7 +1,7 @@
 """The Megatron-core engine: its gradient buffers, pipeline schedules and optimizer wrappers around our model chunks."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,11 @@ from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import Tensor, nn
 
 from dist_plm.config.schema import PretrainConfig
-from dist_plm.engines.base import Batch, EvalSums, StepResult
+from dist_plm.engines.base import Batch, EvalSums, ParameterState, StepResult
 from dist_plm.engines.megatron_optimizer import build_optimizer
+from dist_plm.engines.megatron_state import MegatronState
 from dist_plm.models.gpt import CausalLanguageModel, TokenScores
+from dist_plm.models.layout import Layout, describe
 from dist_plm.parallel.groups import Groups
 
 
@@ -37,6 +39,8 @@ class MegatronEngine:
         # Sums over tokens are divided by this constant before the backward pass, so that fp16 gradients keep the size
         # that a mean would give them; the exact number of tokens divides at the end of the step.
         self._unit = float(config.train.micro_batch * config.data.sequence_length)
+        layouts = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
+        self._state = MegatronState(layouts, optimizer, groups.data, groups.world)
         self._schedule = get_forward_backward_func(
             groups.grid.pipeline, config.parallel.virtual_pipeline if config.parallel.virtual_pipeline > 1 else None
         )
@@ -144,6 +148,18 @@ class MegatronEngine:
     def _masters(self) -> list[Tensor]:
         """What the inner optimizer updates: the weights, their fp32 copies, or this data rank's shards of either."""
         return [parameter.data for group in self._optimizer.optimizer.param_groups for parameter in group["params"]]
+
+    def parameter_states(self) -> Iterator[ParameterState]:
+        return self._state.parameter_states()
+
+    def load_parameter_states(self, read: Callable[[Layout, str], Tensor]) -> None:
+        self._state.load(read)
+
+    def scalars(self) -> dict[str, Any]:
+        return self._state.scalars()
+
+    def load_scalars(self, scalars: Mapping[str, Any]) -> None:
+        self._state.load_scalars(scalars)
 
 
 def _tensors_of(chunk: nn.Module) -> dict[str, Tensor]:

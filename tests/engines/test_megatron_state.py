@@ -1,0 +1,76 @@
+"""What the engine gives to a checkpoint is whole, in fp32, and puts another engine into the same state to the bit."""
+
+from datetime import timedelta
+
+import pytest
+import torch
+
+from dist_plm.engines.base import Engine
+from dist_plm.engines.build import build_engine
+from dist_plm.models.build import build_model
+from dist_plm.parallel.groups import build_groups
+from tests.ranks.pool import World
+from tests.ranks.training import configure, grid_of, learning_rates, rank_batches
+
+pytestmark = pytest.mark.ranks
+
+CASES = {
+    "one_rank": (1, {}),
+    "whole_states": (2, {"engine__zero_stage": 0}),
+    "sharded": (2, {"engine__zero_stage": 1}),
+    "sharded_4": (4, {"engine__zero_stage": 1}),
+    "sharded_bf16": (2, {"engine__zero_stage": 1, "precision__name": "bf16"}),
+    "whole_bf16": (1, {"engine__zero_stage": 0, "precision__name": "bf16"}),
+    "fp16": (2, {"engine__zero_stage": 1, "precision__name": "fp16"}),
+    "overlap": (
+        2,
+        {"engine__zero_stage": 1, "engine__overlap_param_gather": True, "engine__overlap_grad_reduce": True},
+    ),
+    "grid": (4, {"parallel__tensor": 2, "parallel__pipeline": 2, "engine__zero_stage": 1}),
+    "chunks": (4, {"parallel__pipeline": 2, "parallel__virtual_pipeline": 2, "engine__zero_stage": 1}),
+}
+
+
+def whole_states(engine: Engine) -> list[dict[str, torch.Tensor]]:
+    return [{name: t.clone() for name, t in state.tensors.items()} for state in engine.parameter_states()]
+
+
+def save_and_load(world: World, config) -> None:
+    groups = build_groups(
+        grid_of(config), world.device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timedelta(seconds=60)
+    )
+    rates = learning_rates(config)
+
+    def engine_of(changed: int) -> Engine:
+        model, layouts = build_model(config, groups, world.device.torch_device)
+        with torch.no_grad():
+            for layout in layouts:
+                layout.parameter.mul_(1 + changed)
+        return build_engine(config, groups, world.device.torch_device, model)
+
+    first, second = engine_of(0), engine_of(1)
+    for step in range(2):
+        first.train_step(rank_batches(config, groups, step), rates[step])
+    scalars = first.scalars()
+    saved = whole_states(first)
+    assert scalars["optimizer_steps"] <= 2
+    assert ("loss_scale" in scalars) == (config.precision.name == "fp16")
+    for tensors in saved:
+        assert set(tensors) == {"weight", "exp_avg", "exp_avg_sq"}
+        assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
+    places = {state.layout.pieces: i for i, state in enumerate(first.parameter_states())}
+    second.load_parameter_states(lambda layout, name: saved[places[layout.pieces]][name])
+    second.load_scalars(scalars)
+    assert second.scalars() == scalars
+    for mine, theirs in zip(whole_states(second), saved, strict=True):
+        for name, tensor in theirs.items():
+            assert torch.equal(mine[name], tensor), name
+    for step in range(2, 4):
+        batches = rank_batches(config, groups, step)
+        assert second.train_step(batches, rates[step]) == first.train_step(batches, rates[step])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_loaded_engine_goes_on_to_the_bit(ranks, name):
+    world_size, changes = CASES[name]
+    ranks.run(world_size, save_and_load, configure(world_size, **changes))
