@@ -1,0 +1,1 @@
+"""Runs on clusters: what a batch script says, how it is submitted and followed, how its nodes meet."""

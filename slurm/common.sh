@@ -1,0 +1,80 @@
+# What the batch scripts of this folder share. They set: run_dir, max_restarts; and call: begin, follow COMMAND…, conclude.
+
+restarts=${SLURM_RESTART_COUNT:-0}
+# For the last task of an array SLURM_JOB_ID is the whole array's.
+job=$SLURM_JOB_ID
+if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
+    job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+fi
+
+say() {
+    echo "$(date +%FT%T) job $job: $*"
+}
+
+last_checkpoint() {
+    cat "$run_dir/checkpoints/latest" 2>/dev/null || true
+}
+
+# Where the ranks meet: MASTER_ADDR, MASTER_PORT. A restart takes another port than the start that it may still overlap.
+begin() {
+    local head
+    read -r head < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+    MASTER_ADDR=$(scontrol --oneliner show node "$head" | sed 's/.* NodeAddr=\([^ ]*\).*/\1/')
+    MASTER_PORT=$((12000 + (SLURM_JOB_ID + 7919 * restarts) % 20000))
+    export MASTER_ADDR MASTER_PORT restarts
+    # srun does not take it over from sbatch; without it a task may be bound to one core.
+    export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+    if ((restarts > max_restarts)); then
+        say "given up after $max_restarts restarts; submit it again to continue from ${run_dir}"
+        exit 1
+    fi
+    say "start $((restarts + 1)) on $SLURM_JOB_NODELIST, meeting at $MASTER_ADDR:$MASTER_PORT"
+    checkpoint_before=$(last_checkpoint)
+}
+
+# Runs a job step to its end and leaves its exit code in `code`. USR1 to this script goes on to the ranks. CONT must not
+# be trapped: Slurm sends it beside USR1, and bash then loses one of them.
+follow() {
+    local step status signalled=1
+    "$@" &
+    step=$!
+    code=127
+    trap 'signalled=1; kill -USR1 "$step" 2>/dev/null || true' USR1
+    while ((signalled)); do
+        signalled=0
+        # `wait` ends early when a signal comes; 127 says that the step was waited for before.
+        wait "$step" && status=0 || status=$?
+        ((status == 127)) || code=$status
+    done
+    trap '' USR1
+}
+
+# Ends the job, or has Slurm start it again in the same run directory. TERM is not caught: scancel sends it, and a job
+# that requeued itself on it could not be cancelled.
+conclude() {
+    case $code in
+        0)
+            say "finished"
+            exit 0
+            ;;
+        2)
+            say "refused, see above; starting it again would not help"
+            exit 2
+            ;;
+        75) say "stopped by a signal after a complete checkpoint" ;;
+        *)
+            say "crashed with exit code $code"
+            if [[ $(last_checkpoint) == "$checkpoint_before" ]]; then
+                say "not started again, as it made no checkpoint since it started"
+                exit "$code"
+            fi
+            ;;
+    esac
+    if ((restarts >= max_restarts)); then
+        say "given up after $max_restarts restarts; submit it again to continue from ${run_dir}"
+        exit 1
+    fi
+    say "to be started again from $(last_checkpoint)"
+    scontrol requeue "$job" || say "Slurm does not requeue it; submit it again to continue from ${run_dir}"
+    exit 75
+}

@@ -1,0 +1,90 @@
+"""What Slurm is told about a local cluster: slurm.conf and gres.conf, as text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PARTITION = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node as Slurm sees it. Where all share one machine's name and address, ports tell them apart."""
+
+    name: str
+    host: str
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Sizes of a cluster. Processors and GPUs are what Slurm hands out, whatever the machine has; memory likewise."""
+
+    cpus: int = 8  # a node
+    gpus: int = 4  # a node
+    memory_mib: int = 6000  # a node
+
+
+def slurm_conf(
+    directory: Path, controller: Node, nodes: Sequence[Node], settings: Settings, *, user: str, first_job: int
+) -> str:
+    """slurm.conf of a cluster whose every file lies in `directory`.
+
+    Args:
+        user: whom the daemons run as.
+        first_job: number of the first job.
+    """
+    lines = [
+        "ClusterName=local",
+        f"SlurmctldHost={controller.host}({controller.address})",
+        f"SlurmctldPort={controller.port}",
+        f"SlurmUser={user}",
+        f"SlurmdUser={user}",
+        "AuthType=auth/munge",
+        # After a requeue Slurm waits for credentials to expire, 2 minutes unless told; below 5 seconds is ignored.
+        f"AuthInfo=socket={directory}/munge/socket,cred_expire=5",
+        f"StateSaveLocation={directory}/state",
+        f"SlurmctldPidFile={directory}/slurmctld.pid",
+        f"SlurmdPidFile={directory}/%n.pid",
+        f"SlurmdSpoolDir={directory}/spool/%n",
+        # No control groups: they need a machine of one's own.
+        "ProctrackType=proctrack/linuxproc",
+        "TaskPlugin=task/none",
+        "JobAcctGatherType=jobacct_gather/none",
+        "MpiDefault=none",
+        "SelectType=select/cons_tres",
+        "SelectTypeParameters=CR_Core",
+        "SlurmdParameters=config_overrides",
+        "GresTypes=gpu",
+        "JobRequeue=1",
+        "RequeueExit=75",
+        f"FirstJobId={first_job}",
+        "ReturnToService=2",
+        # Seconds; a cluster at work has them ten times as long.
+        "SlurmdTimeout=10",
+        "MessageTimeout=5",
+        "TCPTimeout=2",
+        "KillWait=5",
+        "SchedulerType=sched/backfill",
+        "SchedulerParameters=bf_interval=2,sched_interval=2,sched_min_interval=0,batch_sched_delay=0",
+        "JobCompType=jobcomp/filetxt",
+        f"JobCompLoc={directory}/completed_jobs.txt",
+        *(_node_line(node, settings) for node in nodes),
+        f"PartitionName={PARTITION} Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def gres_conf(directory: Path, nodes: Sequence[Node], settings: Settings) -> str:
+    """gres.conf: Slurm drops GPUs that no device file stands for."""
+    names = ",".join(node.name for node in nodes)
+    return "".join(f"NodeName={names} Name=gpu File={directory}/gpu{i}\n" for i in range(settings.gpus))
+
+
+def _node_line(node: Node, settings: Settings) -> str:
+    gres = f" Gres=gpu:{settings.gpus}" if settings.gpus else ""
+    return (
+        f"NodeName={node.name} NodeHostname={node.host} NodeAddr={node.address} Port={node.port} "
+        f"CPUs={settings.cpus} RealMemory={settings.memory_mib}{gres} State=UNKNOWN"
+    )

@@ -1,0 +1,38 @@
+"""A rank that ends as it is told, another way at each start of its job: `end_with.py RUN_DIR 75 save wait 0`.
+
+N: exit code N. save: moves on RUN_DIR/checkpoints/latest, before it ends with 1. wait: for USR1, then ends with 75.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+run_dir, *ways = sys.argv[1:]
+start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+way = ways[min(start, len(ways) - 1)]
+latest = Path(run_dir, "checkpoints", "latest")
+
+
+def say(text: str) -> None:
+    os.write(1, f"{text}\n".encode())  # in one piece, unlike print under torchrun
+
+
+def stop(*_: object) -> None:
+    # Python gives up its handlers as it ends; a second signal would then kill.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    say(f"signalled in start {start + 1}")
+    sys.exit(75)
+
+
+if way == "wait":
+    signal.signal(signal.SIGUSR1, stop)
+    say("waiting for a signal")
+    while True:
+        time.sleep(0.1)
+if way == "save":
+    latest.parent.mkdir(exist_ok=True)
+    latest.write_text(f"step_{start + 1:08d}\n")
+    sys.exit(1)
+sys.exit(int(way))

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from slurm.local.cluster import LocalCluster
+from tests.slurm.jobs import Job, submit
+
+pytestmark = pytest.mark.slurm
+
+ALL_REDUCE = ["tests/slurm/ranks_of_jobs/all_reduce.py"]
+FORMS = ["pretrain.sbatch", "pretrain_srun.sbatch"]
+
+
+def met(job: Job) -> list[str]:
+    """The lines of the ranks, in their order."""
+    assert job.wait() == "COMPLETED", job.log()
+    return sorted(line for line in job.log().splitlines() if line.startswith("rank "))
+
+
+def test_ranks_of_both_forms_meet_over_nodes_at_the_same_time(cluster: LocalCluster, tmp_path: Path) -> None:
+    jobs = [submit(cluster, form, tmp_path / form, ALL_REDUCE, nodes=2, ranks_per_node=2) for form in FORMS]
+    interface = "eth0" if cluster.mode == "netns" else "lo"
+    for job, nodes in zip(jobs, [("node1", "node2")] * 2, strict=True):
+        lines = met(job)
+        assert lines == [
+            f"rank {rank} of 4, local {rank % 2} of 2, on {nodes[rank // 2]}: 10 over {interface}" for rank in range(4)
+        ]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_ranks_meet_where_node_names_do_not_resolve(one_address: LocalCluster, tmp_path: Path, form: str) -> None:
+    lines = met(submit(one_address, form, tmp_path, ALL_REDUCE, nodes=2, ranks_per_node=1))
+    assert [line[:11] for line in lines] == ["rank 0 of 2", "rank 1 of 2"]
+    assert {line.partition("on ")[2] for line in lines} == {"node1: 3 over lo", "node2: 3 over lo"}
