@@ -30,7 +30,7 @@ from dist_plm.observe.flops import flops_per_step
 from dist_plm.observe.logs import setup_logging
 from dist_plm.observe.metrics import MetricsWriter, read_metrics
 from dist_plm.observe.peak import device_peak_tflops
-from dist_plm.observe.progress import build_progress
+from dist_plm.observe.progress import build_progress, say
 from dist_plm.observe.summary import render_summary, summarise
 from dist_plm.observe.trackers import build_trackers
 from dist_plm.parallel.grid import Grid
@@ -63,7 +63,7 @@ def _run(
 ) -> None:
     run_dir = Path(config.run.dir or "")
     _agree(config, groups)
-    restore_logging = setup_logging(run_dir, rank=env.rank, node=env.node_name, console=print)
+    restore_logging = setup_logging(run_dir, rank=env.rank, node=env.node_name, console=say if env.rank == 0 else None)
     objective = build_objective(config.objective)
     model, _ = build_model(config, groups, device.torch_device)
     engine = build_engine(config, groups, device.torch_device, model)
