@@ -14,7 +14,9 @@ _COPY_BYTES = 4 * 2**20
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """Opens a binary file that appears at `path` when the block ends without an exception, and never otherwise."""
+    """Opens a binary file that appears at `path`, whole, when the block ends without an exception, never otherwise.
+
+    A power cut may undo the appearance, until `sync_directory`."""
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         with open(temporary, "wb", buffering=_COPY_BYTES) as file:
@@ -25,7 +27,6 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:

@@ -1,0 +1,125 @@
+"""Documents between reading and tokenization: shards of text on disk, and which of them are kept for which split."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_plm.data.files import atomic_writer
+from dist_plm.data.manifest import SPLITS, Counts
+
+#: A document of a shard: where its text ends in the shard, and 128 bits of BLAKE2b of the text.
+ENTRY = np.dtype([("end", "<i8"), ("high", "<u8"), ("low", "<u8")])
+#: In place of a split: the document is dropped.
+DROPPED = -1
+_BLOCK = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentShard:
+    """UTF-8 text of many documents end to end in `prefix.text`; `prefix.npy` has an ENTRY for each."""
+
+    prefix: Path
+
+    @property
+    def text_path(self) -> Path:
+        return self.prefix.with_name(self.prefix.name + ".text")
+
+    @property
+    def index_path(self) -> Path:
+        return self.prefix.with_name(self.prefix.name + ".npy")
+
+    @property
+    def is_complete(self) -> bool:
+        """The index is written last."""
+        return self.index_path.exists()
+
+    def entries(self) -> NDArray[np.void]:
+        return np.load(self.index_path)
+
+    def texts(self, chosen: NDArray[np.bool_]) -> Iterator[tuple[int, str]]:
+        """Number and text of the chosen documents, in order, read as they are asked for."""
+        ends = self.entries()["end"]
+        starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+        with open(self.text_path, "rb") as file:
+            for number in np.flatnonzero(chosen).tolist():
+                file.seek(int(starts[number]))
+                yield number, file.read(int(ends[number] - starts[number])).decode()
+
+
+def write_documents(shard: DocumentShard, texts: Iterator[str]) -> None:
+    """Writes a shard, atomically. White space alone is kept as an empty document, so that it can be counted."""
+    blocks, entries, end = [], [], 0
+    with atomic_writer(shard.text_path) as file:
+        for text in texts:
+            data = text.encode() if text.strip() else b""
+            file.write(data)
+            end += len(data)
+            digest = hashlib.blake2b(data, digest_size=16).digest()
+            entries.append((end, int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")))
+            if len(entries) == _BLOCK:
+                blocks.append(np.array(entries, dtype=ENTRY))
+                entries = []
+    with atomic_writer(shard.index_path) as file:
+        np.save(file, np.concatenate([*blocks, np.array(entries, dtype=ENTRY)]))
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What becomes of every document.
+
+    Attributes:
+        splits: for each shard, [documents] int8: index into SPLITS, or DROPPED.
+        counts: of all shards.
+        split_bytes: of text, for each of SPLITS.
+    """
+
+    splits: list[NDArray[np.int8]]
+    counts: Counts
+    split_bytes: dict[str, int]
+
+    @classmethod
+    def of(cls, shards: Sequence[DocumentShard], fractions: Sequence[float]) -> Self:
+        """Drops empty documents and all but the first of equal ones; the rest go to splits by their hash.
+
+        A document's split depends on its text and on `fractions` alone, not on what else there is.
+        """
+        indices = [shard.entries() for shard in shards]
+        entries = np.concatenate([np.empty(0, ENTRY), *indices])
+        lengths = np.concatenate([np.empty(0, np.int64), *(np.diff(index["end"], prepend=0) for index in indices)])
+        empty = lengths == 0
+        repeated = ~empty & ~first_of_equals(entries["high"], entries["low"])
+        splits = split_of(entries["high"], fractions)
+        splits[empty | repeated] = DROPPED
+        counts = Counts(
+            documents=len(entries),
+            text_bytes=int(lengths.sum()),
+            empty=int(empty.sum()),
+            duplicates=int(repeated.sum()),
+            duplicate_bytes=int(lengths[repeated].sum()),
+        )
+        split_bytes = {name: int(lengths[splits == i].sum()) for i, name in enumerate(SPLITS)}
+        bounds = np.cumsum([len(index) for index in indices])[:-1]
+        return cls(np.split(splits, bounds)[: len(shards)], counts, split_bytes)
+
+
+def first_of_equals(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Whether each 128-bit number is the first of its value, [N]."""
+    order = np.lexsort((low, high))  # stable, so equals stay in order
+    first = np.ones(len(high), dtype=bool)
+    same = (high[order[1:]] == high[order[:-1]]) & (low[order[1:]] == low[order[:-1]])
+    first[order[1:][same]] = False
+    return first
+
+
+def split_of(hashes: NDArray[np.uint64], fractions: Sequence[float]) -> NDArray[np.int8]:
+    """The split, an index into `fractions`, of each hash: the unit interval is cut in the order of `fractions`."""
+    total = sum(fractions)
+    bounds = [share / total for share in accumulate(fractions)][:-1]
+    unit = (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return np.searchsorted(bounds, unit, side="right").astype(np.int8)

@@ -1,0 +1,185 @@
+"""Raw text to a token store: read, drop duplicates, split, train a tokenizer, tokenize, join."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dist_plm import __version__
+from dist_plm.config.decode import encode, flatten, show
+from dist_plm.config.schema import PrepareConfig
+from dist_plm.data import stages
+from dist_plm.data.documents import Selection
+from dist_plm.data.files import sha256_of
+from dist_plm.data.manifest import (
+    NAME,
+    SPLITS,
+    Manifest,
+    SourcesRecord,
+    SplitRecords,
+    TokenizerRecord,
+    Versions,
+    read_configuration,
+    read_manifest,
+    write_manifest,
+)
+from dist_plm.data.sources import SourceFiles, find_sources
+from dist_plm.data.store import TokenStore, dtype_for
+from dist_plm.data.tokenizers import FILE_NAME, fingerprint
+from dist_plm.data.workspace import check_replaceable, workspace
+from dist_plm.errors import DataError
+
+#: Settings that do not change what is in the store.
+_INCIDENTAL = ("out", "workers", "overwrite")
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedStore:
+    """A finished store and its manifest. `reused`: it was there already, made from the same."""
+
+    path: Path
+    manifest: Manifest
+    reused: bool
+
+
+def prepare(config: PrepareConfig, report: Callable[[str], None]) -> PreparedStore:
+    """Makes the store that `config` describes at `config.data.out`; `report` gets lines for a person to read.
+
+    Started again after any interruption it goes on where it was. The same sources and configuration give the same
+    bytes, whatever `config.data.workers` is.
+
+    Raises:
+        DataError: sources, tokenizer or output cannot be used, or the disk does not bear it.
+    """
+    try:
+        return _prepare(config, report)
+    except OSError as error:
+        where = error.filename or config.data.out
+        raise DataError(
+            f"cannot prepare data: {where}: {error.strerror or error}; when that is mended, the same command goes on "
+            "from here"
+        ) from error
+
+
+def _prepare(config: PrepareConfig, report: Callable[[str], None]) -> PreparedStore:
+    out = Path(config.data.out)
+    sources = find_sources(config.data.sources)
+    inputs = _inputs(config, sources)
+    if out.exists():
+        check_replaceable(out)
+        if any(out.iterdir()) and not config.data.overwrite:
+            existing = _reusable(out, inputs)
+            report(f"{out} is there already, from the same sources and configuration: nothing to do")
+            return existing
+    with workspace(out, inputs, report) as (store, scratch):
+        if not (store / NAME).exists():
+            _build(config, sources, inputs, store, scratch, report)
+    manifest = read_manifest(out)
+    report(summary(out, manifest))
+    return PreparedStore(out, manifest, reused=False)
+
+
+def _build(
+    config: PrepareConfig,
+    sources: SourceFiles,
+    inputs: dict[str, Any],
+    store: Path,
+    scratch: Path,
+    report: Callable[[str], None],
+) -> None:
+    workers = config.data.workers
+    report(f"reading {sources.num_files:,} files, {_megabytes(sources.num_bytes)}")
+    shards = stages.gather(sources, scratch / "documents", workers)
+    selection = Selection.of(shards, config.data.split)
+    if selection.split_bytes["train"] == 0:
+        raise DataError(
+            f"no text is left to train on: {selection.counts.documents:,} documents in {sources.num_files:,} files, "
+            f"{selection.counts.empty:,} of them empty; check data.sources and data.split"
+        )
+    tokenizer_path = store / FILE_NAME
+    tokenizer = stages.make_tokenizer(config.tokenizer, shards, selection, tokenizer_path, report)
+    began = time.perf_counter()
+    tasks = stages.tokenize(shards, selection, tokenizer_path, tokenizer.end_of_document, scratch / "tokens", workers)
+    seconds, size = time.perf_counter() - began, sum(selection.split_bytes.values())
+    report(f"tokenized {_megabytes(size)} in {seconds:.1f} s, {size / seconds / 1e6:.1f} MB/s")
+    records = stages.join(tasks, selection, tokenizer.vocab_size, store)
+    manifest = Manifest(
+        dtype=dtype_for(tokenizer.vocab_size).name,
+        splits=SplitRecords(**dict(zip(SPLITS, records, strict=True))),
+        tokenizer=TokenizerRecord(
+            file=FILE_NAME,
+            sha256=sha256_of(tokenizer_path),
+            vocab_size=tokenizer.vocab_size,
+            end_of_document=tokenizer.end_of_document,
+            end_of_document_id=tokenizer.end_of_document_id,
+        ),
+        counts=selection.counts,
+        sources=SourcesRecord(files=sources.num_files, bytes=sources.num_bytes, fingerprint=sources.fingerprint),
+        versions=_versions(),
+    )
+    write_manifest(store, manifest, inputs["configuration"])
+
+
+def _inputs(config: PrepareConfig, sources: SourceFiles) -> dict[str, Any]:
+    """All that decides the bytes of the store."""
+    configuration = encode(config)
+    configuration["data"] = {k: v for k, v in configuration["data"].items() if k not in _INCIDENTAL}
+    if config.tokenizer.path is not None:
+        configuration["tokenizer"]["file_sha256"] = fingerprint(config.tokenizer.path)
+    return {"configuration": configuration, "sources": sources.fingerprint, "versions": encode(_versions())}
+
+
+def _versions() -> Versions:
+    return Versions(dist_plm=__version__, numpy=np.__version__, tokenizers=version("tokenizers"))
+
+
+def _reusable(out: Path, inputs: dict[str, Any]) -> PreparedStore:
+    """The store at `out`, if it was made from `inputs`.
+
+    Raises:
+        DataError: it was made otherwise, or is damaged.
+    """
+    remedy = "data.overwrite=true replaces it, or choose another data.out"
+    try:
+        manifest = read_manifest(out)
+        for name in SPLITS:
+            TokenStore.open(out / manifest.split(name).prefix)
+    except DataError as error:
+        raise DataError(f"data.out = {str(out)!r} is there but cannot be used: {error}. {remedy}") from error
+    old, new = flatten(read_configuration(out)), flatten(inputs["configuration"])
+    changes = [
+        f"{key}: {show(old.get(key))} -> {show(new.get(key))}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if not changes and manifest.sources.fingerprint != inputs["sources"]:
+        changes = ["the files it was made from are not the same any more (their names, sizes or times of change)"]
+    if changes:
+        raise DataError(f"data.out = {str(out)!r} holds a store made otherwise ({'; '.join(changes)}): {remedy}")
+    return PreparedStore(out, manifest, reused=True)
+
+
+def summary(out: Path, manifest: Manifest) -> str:
+    """A short table of what came in, what was dropped and what came out."""
+    counts = manifest.counts
+    lines = [
+        f"{out}: vocabulary {manifest.tokenizer.vocab_size:,}, tokens stored as {manifest.dtype}",
+        f"  {'':<12}{'documents':>12}{'text MB':>10}{'tokens':>16}{'bytes/token':>13}",
+        f"  {'read':<12}{counts.documents:>12,}{counts.text_bytes / 1e6:>10.2f}",
+        f"  {'empty':<12}{counts.empty:>12,}",
+        f"  {'duplicates':<12}{counts.duplicates:>12,}{counts.duplicate_bytes / 1e6:>10.2f}",
+    ]
+    for name in SPLITS:
+        record = manifest.split(name)
+        ratio = f"{record.text_bytes / record.tokens:.2f}" if record.tokens else "-"
+        size = record.text_bytes / 1e6
+        lines.append(f"  {name:<12}{record.documents:>12,}{size:>10.2f}{record.tokens:>16,}{ratio:>13}")
+    return "\n".join(lines)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

@@ -1,0 +1,187 @@
+"""The stages of `prepare`. Each writes files that are whole or absent, one a unit of input, and skips those it finds:
+an interrupted run goes on where it was, and the result does not depend on the number of processes.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dist_plm.config.schema import TokenizerConfig
+from dist_plm.data.documents import DocumentShard, Selection, write_documents
+from dist_plm.data.files import sha256_of
+from dist_plm.data.manifest import SPLITS, SplitRecord
+from dist_plm.data.pool import run_tasks
+from dist_plm.data.sources import Slice, SourceFiles, read_slice
+from dist_plm.data.store import TokenStore, TokenStoreWriter, dtype_for
+from dist_plm.data.tokenizers import Tokenizer, train_bpe
+
+Report = Callable[[str], None]
+
+#: A tokenizer learns from at most this much text, drawn from the whole corpus by hash.
+MAX_TRAINING_BYTES = 2**30
+_BATCH_CHARS = 2**20
+_BATCH_TEXTS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class GatherTask:
+    unit: list[Slice]
+    shard: DocumentShard
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(part.stop - part.start for part in self.unit)
+
+
+def gather(sources: SourceFiles, folder: Path, workers: int) -> list[DocumentShard]:
+    """Reads all sources into document shards, one a unit, in the order of the sources."""
+    folder.mkdir(exist_ok=True)
+    tasks = [GatherTask(unit, DocumentShard(folder / f"{i:06}")) for i, unit in enumerate(sources.units)]
+    with _progress("read", sources.num_bytes) as bar:
+        todo = [task for task in tasks if not task.shard.is_complete]
+        bar.update(sources.num_bytes - sum(task.num_bytes for task in todo))
+        run_tasks(_gather, todo, workers, lambda task: bar.update(task.num_bytes))
+    return [task.shard for task in tasks]
+
+
+def _gather(task: GatherTask) -> None:
+    write_documents(task.shard, (document.text for part in task.unit for document in read_slice(part)))
+
+
+def make_tokenizer(
+    config: TokenizerConfig, shards: Sequence[DocumentShard], selection: Selection, path: Path, report: Report
+) -> Tokenizer:
+    """Trains the tokenizer on the train split, or loads the one that is given, and writes it to `path`."""
+    if not path.exists():
+        if config.path is not None:
+            given = Tokenizer.load(config.path, config.end_of_document)
+            given.save(path)
+        else:
+            _train(config, shards, selection, report).save(path)
+    return Tokenizer.load(path, config.end_of_document)
+
+
+def _train(config: TokenizerConfig, shards: Sequence[DocumentShard], selection: Selection, report: Report) -> Tokenizer:
+    began = time.perf_counter()
+    available = selection.split_bytes["train"]
+    with _progress("train tokenizer", min(available, MAX_TRAINING_BYTES)) as bar:
+        batches = _training_text(shards, selection, MAX_TRAINING_BYTES / available, bar.update)
+        tokenizer = train_bpe(batches, config.vocab_size, config.end_of_document, progress=not bar.disable)
+    seconds = time.perf_counter() - began
+    report(f"trained a tokenizer of {tokenizer.vocab_size:,} tokens in {seconds:.1f} s")
+    if tokenizer.vocab_size < config.vocab_size:
+        report(f"  tokenizer.vocab_size asked for {config.vocab_size:,}, but the text holds no more pairs to merge")
+    return tokenizer
+
+
+def _training_text(
+    shards: Sequence[DocumentShard], selection: Selection, share: float, progress: Callable[[int], object]
+) -> Iterator[list[str]]:
+    for shard, splits in zip(shards, selection.splits, strict=True):
+        drawn = shard.entries()["low"] < share * 2.0**64
+        for batch in batched(shard.texts((splits == SPLITS.index("train")) & drawn)):
+            yield [text for _, text in batch]
+            progress(sum(len(text) for _, text in batch))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizeTask:
+    """`splits` is the shard's part of Selection.splits; the three stores go to `prefix`.train and so on."""
+
+    shard: DocumentShard
+    splits: np.ndarray
+    tokenizer: Path
+    tokenizer_sha256: str
+    end_of_document: str
+    prefix: str
+
+    @property
+    def stores(self) -> list[str]:
+        return [f"{self.prefix}.{name}" for name in SPLITS]
+
+    @property
+    def is_complete(self) -> bool:
+        return all(Path(store + ".idx").exists() for store in self.stores)
+
+
+def tokenize(
+    shards: Sequence[DocumentShard],
+    selection: Selection,
+    tokenizer: Path,
+    end_of_document: str,
+    folder: Path,
+    workers: int,
+) -> list[TokenizeTask]:
+    """Tokenizes every shard into three stores, one a split, each document followed by `end_of_document`."""
+    folder.mkdir(exist_ok=True)
+    sha256 = sha256_of(tokenizer)
+    tasks = [
+        TokenizeTask(shard, splits, tokenizer, sha256, end_of_document, str(folder / shard.prefix.name))
+        for shard, splits in zip(shards, selection.splits, strict=True)
+    ]
+    sizes = {task.prefix: task.shard.text_path.stat().st_size for task in tasks}
+    with _progress("tokenize", sum(sizes.values())) as bar:
+        todo = [task for task in tasks if not task.is_complete]
+        bar.update(sum(sizes.values()) - sum(sizes[task.prefix] for task in todo))
+        run_tasks(_tokenize, todo, workers, lambda task: bar.update(sizes[task.prefix]))
+    return tasks
+
+
+def _tokenize(task: TokenizeTask) -> None:
+    tokenizer = _loaded(task.tokenizer, task.tokenizer_sha256, task.end_of_document)
+    dtype, end = dtype_for(tokenizer.vocab_size), tokenizer.end_of_document_id
+    for split, prefix in enumerate(task.stores):
+        with TokenStoreWriter(prefix, dtype) as writer:
+            for batch in batched(task.shard.texts(task.splits == split)):
+                for ids in tokenizer.encode_batch([text for _, text in batch]):
+                    ids.append(end)
+                    writer.add_document(ids)
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path, sha256: str, end_of_document: str) -> Tokenizer:
+    return Tokenizer.load(path, end_of_document)
+
+
+def join(tasks: Sequence[TokenizeTask], selection: Selection, vocab_size: int, store: Path) -> list[SplitRecord]:
+    """Joins the shards' stores into one a split, in order, and hashes them."""
+    records = []
+    for split, name in enumerate(SPLITS):
+        prefix = store / name
+        with TokenStoreWriter(prefix, dtype_for(vocab_size)) as writer:
+            for task in tasks:
+                writer.append(TokenStore.open(task.stores[split]))
+        records.append(
+            SplitRecord(
+                prefix=name,
+                documents=writer.num_documents,
+                tokens=writer.num_tokens,
+                text_bytes=selection.split_bytes[name],
+                bin_sha256=sha256_of(store / f"{name}.bin"),
+                idx_sha256=sha256_of(store / f"{name}.idx"),
+            )
+        )
+    return records
+
+
+def batched(texts: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """Numbered texts in batches that are large enough for the tokenizer and small enough for memory."""
+    batch, size = [], 0
+    for item in texts:
+        batch.append(item)
+        size += len(item[1])
+        if size >= _BATCH_CHARS or len(batch) == _BATCH_TEXTS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _progress(label: str, total: int) -> tqdm:
+    """A bar on a terminal, nothing in a log file."""
+    return tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=None, leave=False)
