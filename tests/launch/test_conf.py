@@ -31,7 +31,7 @@ def test_every_experiment_is_accepted(experiment):
 
 
 @pytest.mark.parametrize("model", choices_of("model"))
-@pytest.mark.parametrize("data", ["shakespeare", "store"])
+@pytest.mark.parametrize("data", ["quickstart", "store"])
 def test_every_model_is_accepted_with_small_and_full_samples(model, data):
     more = ["data.sequence_length=64"] if model == "gpt_tiny" else []
     accepted(f"model={model}", f"data={data}", *more)

@@ -31,7 +31,9 @@ def test_pieces_of_all_ranks_tile_every_part_once(tensor_size, units, padding):
         layout = describe([Holder(rows, 3, 0, tuple(parts), tensor_size)], rank, tensor_size)[0]
         held = torch.zeros_like(layout.parameter)
         for piece in layout.pieces:
-            seen[piece.name.split(".")[0]][tuple(slice(a, a + n) for a, n in zip(piece.start, piece.size))] += 1
+            seen[piece.name.split(".")[0]][
+                tuple(slice(a, a + n) for a, n in zip(piece.start, piece.size, strict=True))
+            ] += 1
             assert piece.shape == seen[piece.name.split(".")[0]].shape
             piece.local(held).add_(1)
         assert held.max() <= 1, "two pieces overlap in the parameter"
