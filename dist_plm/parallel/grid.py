@@ -81,7 +81,3 @@ class Grid:
             fixed = tuple(i for axis, i in zip(AXES, self.coordinates(rank), strict=True) if axis not in along)
             members.setdefault(fixed, []).append(rank)
         return [tuple(ranks) for ranks in members.values()]
-
-    def group_of(self, rank: int, axes: Axis | Collection[Axis]) -> tuple[int, ...]:
-        """The one group of `groups(axes)` that holds `rank`."""
-        return next(group for group in self.groups(axes) if rank in group)

@@ -18,7 +18,6 @@ import atexit
 import contextlib
 import faulthandler
 import gc
-import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
@@ -42,6 +41,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from dist_plm.config.launchenv import LaunchEnv
 from dist_plm.device.select import Device, choose
 from dist_plm.parallel.world import init_process_group, leave
+from tests.ranks.server import fork_server
 
 #: How long the other ranks have to fail too, once one has: its closed connections end their collectives.
 GRACE_SECONDS = 3.0
@@ -110,6 +110,7 @@ class RankPool:
         Raises:
             RanksError: a rank raised, died, or was not done in time.
         """
+        __tracebackhide__ = True  # the ranks' own tracebacks are what a reader looks for
         assert 1 <= size <= self._size, f"the pool has at most {self._size} ranks, not {size}"
         timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         self._num_cases += 1
@@ -134,8 +135,7 @@ class RankPool:
         self._logs.cleanup()
 
     def _start(self, size: int) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.ranks.server"])
+        context = fork_server()
         num_running = len(self._workers)
         for rank in range(num_running, size):
             ours, theirs = context.Pipe()

@@ -1,8 +1,11 @@
-"""What the fork server of the rank pool imports, once, so that its ranks need not."""
+"""The server from which test processes are forked with PyTorch and Megatron-core imported and nothing redirected."""
 
-import os
+import multiprocessing
+from multiprocessing.context import ForkServerContext
 
-# Read when PyTorch is imported.
-os.environ["OMP_NUM_THREADS"] = "1"
 
-import tests.ranks.pool  # noqa: F401
+def fork_server() -> ForkServerContext:
+    """A context for new processes; the server itself starts with the first of them and ends with the tests."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.ranks.preload"])
+    return context
