@@ -19,14 +19,16 @@ class StepResult:
     """One update.
 
     Args:
-        loss: mean over the predicted tokens of the global batch.
-        num_tokens: how many tokens were predicted.
+        loss: what was minimised: the weighted sum of `terms`.
+        terms: of each part of the loss, by name, the mean over all that it predicts in the global batch.
+        num_tokens: how many labels the first part predicted.
         grad_norm: of the whole model's gradient before clipping; None where the step was skipped.
         loss_scale: None without loss scaling.
         skipped: the gradient was not finite and the weights stayed as they were.
     """
 
     loss: float
+    terms: Mapping[str, float]
     num_tokens: int
     grad_norm: float | None
     loss_scale: float | None
@@ -34,19 +36,29 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvalSums:
-    """Sums over the labels of some samples: they add up over calls."""
+class TermSums:
+    """Sums over what one part of the loss predicts in some samples; `correct` is counted in evaluation alone."""
 
     loss: float = 0.0
     correct: int = 0
-    num_tokens: int = 0
+    count: int = 0
 
-    def __add__(self, other: "EvalSums") -> "EvalSums":
-        return EvalSums(
-            loss=self.loss + other.loss,
-            correct=self.correct + other.correct,
-            num_tokens=self.num_tokens + other.num_tokens,
+    def __add__(self, other: "TermSums") -> "TermSums":
+        return TermSums(
+            loss=self.loss + other.loss, correct=self.correct + other.correct, count=self.count + other.count
         )
+
+    @property
+    def mean(self) -> float:
+        return self.loss / max(self.count, 1)
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / max(self.count, 1)
+
+
+#: By the names of the parts of the loss. They add up over calls.
+EvalSums = dict[str, TermSums]
 
 
 class ParameterState(NamedTuple):

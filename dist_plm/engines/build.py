@@ -1,17 +1,26 @@
 """Chooses the engine that a configuration names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.engines.base import Engine
 from dist_plm.engines.megatron import build_megatron
-from dist_plm.models.gpt import CausalLanguageModel
+from dist_plm.models.chunk import ModelChunk
+from dist_plm.objectives.base import LossTerm
 from dist_plm.parallel.groups import Groups
 
 
 def build_engine(
-    config: PretrainConfig, groups: Groups, device: torch.device, model: Sequence[CausalLanguageModel]
+    config: PretrainConfig,
+    groups: Groups,
+    device: torch.device,
+    model: Sequence[ModelChunk],
+    losses: Mapping[str, LossTerm],
 ) -> Engine:
-    return {"megatron": build_megatron}[config.engine.name](config, groups, device, model)
+    """Args:
+    model: the chunks of this rank, in the order it runs them.
+    losses: the parts of the loss by name, as the objective tells them.
+    """
+    return {"megatron": build_megatron}[config.engine.name](config, groups, device, model, losses)

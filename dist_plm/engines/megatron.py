@@ -13,11 +13,13 @@ from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import Tensor, nn
 
 from dist_plm.config.schema import PretrainConfig
-from dist_plm.engines.base import Batch, EvalSums, ParameterState, StepResult
+from dist_plm.engines.base import Batch, EvalSums, ParameterState, StepResult, TermSums
 from dist_plm.engines.megatron_optimizer import build_optimizer
 from dist_plm.engines.megatron_state import MegatronState
-from dist_plm.models.gpt import CausalLanguageModel, TokenScores
+from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.layout import Layout, describe
+from dist_plm.models.scores import Scores
+from dist_plm.objectives.base import LossTerm
 from dist_plm.parallel.groups import Groups
 
 
@@ -31,14 +33,13 @@ class MegatronEngine:
         device: torch.device,
         chunks: list[DistributedDataParallel],
         optimizer,
+        losses: Mapping[str, LossTerm],
     ) -> None:
         self._config, self._groups, self._device = config, groups, device
+        self._losses = losses
         self._chunks, self._optimizer = chunks, optimizer
         self._megatron = chunks[0].config
         self._scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
-        # Sums over tokens are divided by this constant before the backward pass, so that fp16 gradients keep the size
-        # that a mean would give them; the exact number of tokens divides at the end of the step.
-        self._unit = float(config.train.micro_batch * config.data.sequence_length)
         layouts = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
         self._state = MegatronState(layouts, optimizer, groups.data, groups.world)
         self._schedule = get_forward_backward_func(
@@ -52,12 +53,13 @@ class MegatronEngine:
             chunk.train()
             chunk.zero_grad_buffer()
         self._optimizer.zero_grad()
-        loss_sum, _, num_tokens = self._run(microbatches, forward_only=False)
+        sums = self._run(microbatches, forward_only=False)
         loss_scale = float(self._scaler.scale) if self._scaler is not None else None
         grad_norm = self._update()
         return StepResult(
-            loss=loss_sum / max(num_tokens, 1.0),
-            num_tokens=int(num_tokens),
+            loss=sum(term.weight * sums[name].mean for name, term in self._losses.items()),
+            terms={name: term.mean for name, term in sums.items()},
+            num_tokens=next(iter(sums.values())).count,
             grad_norm=grad_norm,
             loss_scale=loss_scale,
             skipped=grad_norm is None,
@@ -82,18 +84,27 @@ class MegatronEngine:
             chunk.eval()
             if overlap:
                 chunk.disable_forward_pre_hook()
-        loss, correct, num_tokens = self._run(microbatches, forward_only=True)
+        sums = self._run(microbatches, forward_only=True)
         if overlap:
             for chunk in self._chunks:
                 chunk.enable_forward_pre_hook()
-        return EvalSums(loss=loss, correct=int(correct), num_tokens=int(num_tokens))
+        return sums
 
-    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> tuple[float, float, float]:
-        """Runs the pipeline schedule. Returns sums over all ranks: loss, correct labels, labels."""
+    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> EvalSums:
+        """Runs the pipeline schedule. Returns sums over all ranks."""
+        counts = self._count(microbatches)
+        # Each part of the loss is divided by its own number of predictions in the global batch, so it has to be known
+        # before the backward pass. Times the number of microbatches, a microbatch's loss has the size of a mean, and
+        # fp16 gradients with it; the end of the step divides by that number.
+        num_microbatches = len(microbatches) * self._groups.grid.data
+        scales = [
+            num_microbatches * term.weight / max(count, 1)
+            for term, count in zip(self._losses.values(), counts, strict=True)
+        ]
         on_device = [self._to_device(batch) for batch in microbatches]
         config = self._config
         outputs = self._schedule(
-            forward_step_func=self._forward,
+            forward_step_func=partial(self._forward, scales),
             data_iterator=[iter(on_device) for _ in self._chunks],
             model=list[nn.Module](self._chunks),
             num_microbatches=len(on_device),
@@ -103,28 +114,39 @@ class MegatronEngine:
             p2p_communicator=P2PCommunicator(pp_group=self._groups.pipeline, config=self._megatron),
             pg_collection=self._groups.collection,
         )
-        sums = torch.zeros(3, dtype=torch.float64, device=self._device)
+        sums = torch.zeros(len(counts), 2, dtype=torch.float64, device=self._device)
         for output in outputs:
             sums += output
         # Tensor ranks hold copies of the same sums, stages before the last hold none.
         dist.all_reduce(sums, group=self._groups.world)
-        loss, correct, num_tokens = (sums / self._groups.grid.tensor).tolist()
-        return loss, correct, num_tokens
+        sums /= self._groups.grid.tensor
+        return {
+            name: TermSums(loss=loss, correct=int(correct), count=count)
+            for name, (loss, correct), count in zip(self._losses, sums.tolist(), counts, strict=True)
+        }
+
+    def _count(self, microbatches: Sequence[Batch]) -> list[int]:
+        """Predictions of each part of the loss in the microbatches of all data ranks."""
+        own = [sum(term.count(batch) for batch in microbatches) for term in self._losses.values()]
+        counts = torch.tensor(own, dtype=torch.int64, device=self._device)
+        dist.all_reduce(counts, group=self._groups.data)
+        return counts.tolist()
 
     def _to_device(self, batch: Batch) -> Batch:
         # Sample numbers key the dropout generators on the host.
         return {k: v if k == "samples" else v.to(self._device, non_blocking=True) for k, v in batch.items()}
 
-    def _forward(self, batches: Iterator[Batch], chunk: nn.Module) -> tuple[Any, Any]:
-        batch = next(batches)
-        return chunk(batch), partial(self._loss, batch["labels"])
+    def _forward(self, scales: list[float], batches: Iterator[Batch], chunk: nn.Module) -> tuple[Any, Any]:
+        return chunk(next(batches)), partial(self._loss, scales)
 
-    def _loss(self, labels: Tensor, scores: TokenScores) -> tuple[Tensor, Tensor, Tensor]:
-        num_tokens = (labels >= 0).sum()
-        loss = scores.loss.sum()
-        correct = scores.correct.sum() if scores.correct is not None else torch.zeros_like(num_tokens)
-        sums = torch.stack([loss.detach().double(), correct.double(), num_tokens.double()])
-        return loss / self._unit, num_tokens.int(), sums
+    def _loss(self, scales: list[float], scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
+        """What is minimised, the number of microbatches it is of, and sums of loss and correct labels, [parts, 2]."""
+        terms = [scores[term.over] for term in self._losses.values()]
+        loss = torch.stack([term.loss * scale for term, scale in zip(terms, scales, strict=True)]).sum()
+        losses = torch.stack([term.loss.detach() for term in terms]).double()
+        correct = [term.correct if term.correct is not None else torch.zeros_like(term.loss) for term in terms]
+        one = torch.ones((), dtype=torch.int32, device=self._device)
+        return loss, one, torch.stack([losses, torch.stack(correct).double()], dim=1)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -167,7 +189,11 @@ def _tensors_of(chunk: nn.Module) -> dict[str, Tensor]:
 
 
 def build_megatron(
-    config: PretrainConfig, groups: Groups, device: torch.device, model: Sequence[CausalLanguageModel]
+    config: PretrainConfig,
+    groups: Groups,
+    device: torch.device,
+    model: Sequence[ModelChunk],
+    losses: Mapping[str, LossTerm],
 ) -> MegatronEngine:
     """Wraps model chunks in gradient buffers, builds the optimizer and ties the schedules' callbacks."""
     engine = config.engine
@@ -184,15 +210,11 @@ def build_megatron(
         for index, chunk in enumerate(model)
     ]
     optimizer = build_optimizer(config, chunks, groups)
-    result = MegatronEngine(config, groups, device, chunks, optimizer)
+    result = MegatronEngine(config, groups, device, chunks, optimizer, losses)
     megatron.grad_scale_func = optimizer.scale_loss
-    megatron.finalize_model_grads_func = partial(_finalize, result._unit)
+    # Divides by the number of microbatches of the global batch, which `_loss` counts.
+    megatron.finalize_model_grads_func = finalize_model_grads
     if engine.overlap_grad_reduce:
         per_chunk = [chunk.no_sync for chunk in chunks]
         megatron.no_sync_func = per_chunk if len(chunks) > 1 else per_chunk[0]
     return result
-
-
-def _finalize(unit: float, chunks: list[nn.Module], num_tokens: Tensor, **kwargs: Any) -> None:
-    """Reduces gradients over ranks and divides by the number of predicted tokens of the global batch."""
-    finalize_model_grads(chunks, num_tokens.double() / unit, **kwargs)

@@ -5,6 +5,7 @@ from megatron.core.transformer import TransformerConfig
 
 from dist_plm.config.rules import padded_vocab_size
 from dist_plm.config.schema import PretrainConfig
+from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.gpt import CausalLanguageModel
 from dist_plm.models.init import initialize
 from dist_plm.models.layers import layers_of_chunk
@@ -15,9 +16,7 @@ from dist_plm.parallel.groups import Groups
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def build_model(
-    config: PretrainConfig, groups: Groups, device: torch.device
-) -> tuple[list[CausalLanguageModel], list[Layout]]:
+def build_model(config: PretrainConfig, groups: Groups, device: torch.device) -> tuple[list[ModelChunk], list[Layout]]:
     """The initialised chunks that this rank holds, in the order it runs them, and the layout of their parameters.
 
     Args:
@@ -36,13 +35,15 @@ def build_model(
         padded_vocab_size=padded_vocab_size(model.vocab_size, model.vocab_multiple, parallel.tensor),
         seed=config.train.seed,
     )
-    chunks = [_build_chunk(shape, chunk, parallel.virtual_pipeline) for chunk in range(parallel.virtual_pipeline)]
+    chunks: list[ModelChunk] = [
+        _build_chunk(shape, chunk, parallel.virtual_pipeline) for chunk in range(parallel.virtual_pipeline)
+    ]
     layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
     initialize(layouts, model, config.train.seed)
     return chunks, layouts
 
 
-def _build_chunk(shape: Shape, chunk: int, chunks: int) -> CausalLanguageModel:
+def _build_chunk(shape: Shape, chunk: int, chunks: int) -> ModelChunk:
     stage, stages = shape.groups.coordinates.pipeline, shape.groups.grid.pipeline
     layers = layers_of_chunk(shape.model.layers, stage, stages, chunk, chunks)
     return CausalLanguageModel(

@@ -10,6 +10,31 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dist_plm.models.scores import TermScores
+from dist_plm.models.shape import Shape
+
+
+def score_tokens(logits: Tensor, labels: Tensor, shape: Shape, *, evaluate: bool) -> TermScores:
+    """Sums over labels of the whole vocabulary, whose columns are split over tensor ranks.
+
+    Args:
+        logits: [..., V / P].
+        labels: [...], negative where nothing is predicted.
+        evaluate: whether to count the labels that are the most likely token.
+    """
+    group, first, valid = columns_of(logits, shape)
+    loss = vocab_parallel_loss(logits, labels, group, first, valid).sum()
+    correct = None
+    if evaluate:
+        correct = (vocab_parallel_argmax(logits, group, first, valid) == labels).sum()
+    return TermScores(loss, correct)
+
+
+def columns_of(logits: Tensor, shape: Shape) -> tuple[dist.ProcessGroup, int, int]:
+    """The group that splits the columns, the token that this rank's first stands for, and how many stand for tokens."""
+    first = shape.groups.coordinates.tensor * logits.shape[-1]
+    return shape.groups.tensor, first, max(0, min(shape.vocab_size - first, logits.shape[-1]))
+
 
 def vocab_parallel_loss(logits: Tensor, labels: Tensor, group: dist.ProcessGroup, first: int, valid: int) -> Tensor:
     """Negative log-likelihood of each label, in fp32.

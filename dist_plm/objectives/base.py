@@ -4,7 +4,9 @@ Corruption runs on the host, in the loader's workers, and is a pure function of 
 means: the engine divides once by the number of predicted tokens of the whole global batch, whatever the grid.
 """
 
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +29,25 @@ class Windows(Protocol):
     def samples(self) -> NDArray[np.int64]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class LossTerm:
+    """One named part of the loss: its sum over all that it predicts, divided by their number in the whole global batch,
+    counts `weight` times. It predicts the entries of array `over` that are not IGNORED."""
+
+    weight: float
+    over: str
+
+    def count(self, batch: Mapping[str, Any]) -> int:
+        """Number of predictions in a microbatch of arrays or tensors."""
+        return int((batch[self.over] != IGNORED).sum())
+
+
 class Objective(Protocol):
+    @property
+    def losses(self) -> Mapping[str, LossTerm]:
+        """The parts of the loss, by the names they are logged under."""
+        ...
+
     def collate(self, windows: Windows) -> Arrays:
         """Arrays of one microbatch, each with B as its first dim; `tokens` [B, S], `labels` [B, S], `samples` [B]."""
         ...

@@ -1,12 +1,13 @@
 """Causal language modelling: every token is predicted from those before it (Radford et al. 2018, equation 1)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.config.schema import ObjectiveConfig
-from dist_plm.objectives.base import IGNORED, Arrays, Windows
+from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,10 @@ class Causal:
     the document before it; with `reset_positions` positions start again at each document."""
 
     config: ObjectiveConfig
+
+    @property
+    def losses(self) -> Mapping[str, LossTerm]:
+        return {"causal": LossTerm(1.0, "labels")}
 
     def collate(self, windows: Windows) -> Arrays:
         """See Objective.collate. Adds `documents` and `positions`, each [B, S], where the configuration asks for them."""

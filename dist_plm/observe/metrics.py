@@ -26,7 +26,8 @@ class StepRecord:
 
     Args:
         step: updates made so far, this one included.
-        loss: mean over the tokens of this step's global batch, in nats.
+        loss: mean over the tokens of this step's global batch, in nats; with several parts, their weighted sum.
+        terms: the parts of the loss by name, where it has several.
         lr: the rate this update used.
         grad_norm: of the global gradient before clipping; None where the update was skipped.
         tokens_seen, samples_seen: since the first step of the run.
@@ -47,10 +48,11 @@ class StepRecord:
     mfu: float | None
     loss_scale: float | None
     skipped: int
+    terms: Mapping[str, float] = field(default_factory=dict)
     evaluation: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """The fields under their names in the file; evaluation measures as `eval/*`."""
+        """The fields under their names in the file; parts of the loss as `loss/*`, evaluation measures as `eval/*`."""
         return {
             "step": self.step,
             "loss": self.loss,
@@ -63,6 +65,7 @@ class StepRecord:
             "mfu": self.mfu,
             "loss_scale": self.loss_scale,
             "skipped": self.skipped,
+            **{f"loss/{name}": value for name, value in self.terms.items()},
             **{EVAL_PREFIX + name: value for name, value in self.evaluation.items()},
         }
 

@@ -66,7 +66,7 @@ def _run(
     restore_logging = setup_logging(run_dir, rank=env.rank, node=env.node_name, console=say if env.rank == 0 else None)
     objective = build_objective(config.objective)
     model, _ = build_model(config, groups, device.torch_device)
-    engine = build_engine(config, groups, device.torch_device, model)
+    engine = build_engine(config, groups, device.torch_device, model, objective.losses)
     checkpoints = LocalCheckpoints(
         run_dir / "checkpoints",
         grid=grid_facts(config),

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy as np
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.data.dataset import WindowDataset
 from dist_plm.data.loader import MicrobatchLoader
-from dist_plm.engines.base import Engine, EvalSums
-from dist_plm.objectives.base import IGNORED, Arrays, Objective, Windows
+from dist_plm.engines.base import Engine, EvalSums, TermSums
+from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Objective, Windows
 from dist_plm.parallel.groups import Groups
 
 
@@ -21,12 +21,16 @@ class FirstSamples:
     round of microbatches, which differs between grids."""
 
     collate: Callable[[Windows], Arrays]
+    losses: Mapping[str, LossTerm]
     count: int
 
     def __call__(self, windows: Windows) -> Arrays:
         batch = self.collate(windows)
         beyond = windows.samples >= self.count
-        return {**batch, "labels": np.where(beyond[:, None], IGNORED, batch["labels"])}
+        for name in {term.over for term in self.losses.values()}:
+            labels = batch[name]
+            batch[name] = np.where(beyond.reshape(-1, *[1] * (labels.ndim - 1)), IGNORED, labels)
+        return batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +41,15 @@ class Evaluator:
     objective: Objective
 
     def __call__(self, engine: Engine) -> dict[str, float]:
-        """Collective over all ranks. Returns `loss` (mean over predicted tokens), `perplexity` and `accuracy`."""
+        """Collective over all ranks. Returns `loss`, as training minimises it, and `perplexity` and `accuracy` of its
+        first part; where it has several, `loss/NAME` and `accuracy/NAME` of each."""
         train, parallel = self.config.train, self.config.parallel
         count = min(train.eval_samples, self.dataset.num_windows)
         # One round keeps every pipeline stage busy with one microbatch, the least that interleaved schedules accept.
         a_round = train.micro_batch * self.groups.grid.data * parallel.pipeline
         loader = MicrobatchLoader(
             self.dataset,
-            FirstSamples(self.objective.collate, count),
+            FirstSamples(self.objective.collate, self.objective.losses, count),
             micro_batch=train.micro_batch,
             global_batch=a_round,
             data_rank=self.groups.coordinates.data,
@@ -55,13 +60,21 @@ class Evaluator:
             prefetch=1,
             pin_memory=False,
         )
-        sums = EvalSums()
+        sums: EvalSums = {name: TermSums() for name in self.objective.losses}
         microbatches = iter(loader)
         while batch := list(itertools.islice(microbatches, parallel.pipeline)):
-            sums = sums + engine.eval_step(batch)
-        loss = sums.loss / max(sums.num_tokens, 1)
-        return {
-            "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),  # beyond, a float overflows
-            "accuracy": sums.correct / max(sums.num_tokens, 1),
-        }
+            sums = {name: sums[name] + more for name, more in engine.eval_step(batch).items()}
+        return _measures(sums, self.objective.losses)
+
+
+def _measures(sums: EvalSums, losses: Mapping[str, LossTerm]) -> dict[str, float]:
+    first = next(iter(sums.values()))
+    measures = {
+        "loss": sum(term.weight * sums[name].mean for name, term in losses.items()),
+        "perplexity": math.exp(min(first.mean, 700.0)),  # beyond, a float overflows
+        "accuracy": first.accuracy,
+    }
+    if len(sums) > 1:
+        measures |= {f"loss/{name}": term.mean for name, term in sums.items()}
+        measures |= {f"accuracy/{name}": term.accuracy for name, term in sums.items()}
+    return measures

@@ -82,4 +82,5 @@ class Recorder:
             mfu=utilisation(sizes.flops, seconds, sizes.peak_tflops),
             loss_scale=result.loss_scale,
             skipped=self._skipped,
+            terms=result.terms if len(result.terms) > 1 else {},
         )

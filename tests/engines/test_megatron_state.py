@@ -8,6 +8,7 @@ import torch
 from dist_plm.engines.base import Engine
 from dist_plm.engines.build import build_engine
 from dist_plm.models.build import build_model
+from dist_plm.objectives.build import build_objective
 from dist_plm.parallel.groups import build_groups
 from tests.ranks.pool import World
 from tests.ranks.training import configure, grid_of, learning_rates, rank_batches
@@ -46,7 +47,7 @@ def save_and_load(world: World, config) -> None:
         with torch.no_grad():
             for layout in layouts:
                 layout.parameter.mul_(1 + changed)
-        return build_engine(config, groups, world.device.torch_device, model)
+        return build_engine(config, groups, world.device.torch_device, model, build_objective(config.objective).losses)
 
     first, second = engine_of(0), engine_of(1)
     for step in range(2):

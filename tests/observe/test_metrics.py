@@ -37,10 +37,10 @@ def test_a_line_has_the_documented_keys(tmp_path):
     path = tmp_path / "run" / "metrics.jsonl"
     with MetricsWriter(path) as writer:
         writer.write(record(1))
-        writer.write(record(2, evaluation={"loss": 4.0, "initial/perplexity": 9.0}))
+        writer.write(record(2, terms={"mlm": 3.0}, evaluation={"loss": 4.0, "initial/perplexity": 9.0}))
     first, second = (json.loads(line) for line in path.read_text().splitlines())
     assert list(first) == KEYS
-    assert list(second) == [*KEYS, "eval/loss", "eval/initial/perplexity"]
+    assert list(second) == [*KEYS, "loss/mlm", "eval/loss", "eval/initial/perplexity"]
     assert first["loss_scale"] is None
     assert read_metrics(path) == [first, second]
 

@@ -76,9 +76,11 @@ def agree(outcomes, reference, tolerance=TOLERANCE, weights=TOLERANCE):
     for outcome in outcomes:
         close(outcome.losses, reference[0].losses, tolerance)
         close(outcome.norms, reference[0].norms, tolerance)
-        close(outcome.evaluation[0], reference[0].evaluation[0], tolerance)
-        assert outcome.evaluation[2] == reference[0].evaluation[2]
-        assert abs(outcome.evaluation[1] - reference[0].evaluation[1]) <= (0 if tolerance <= TOLERANCE else 8)
+        assert outcome.evaluation.keys() == reference[0].evaluation.keys()
+        for name, (loss, correct, count) in reference[0].evaluation.items():
+            close(outcome.evaluation[name][0], loss, tolerance)
+            assert abs(outcome.evaluation[name][1] - correct) <= (0 if tolerance <= TOLERANCE else 8)
+            assert outcome.evaluation[name][2] == count
     actual, expected = whole(outcomes, "final"), whole(reference, "final")
     assert actual.keys() == expected.keys()
     for name, tensor in expected.items():

@@ -86,7 +86,7 @@ class Outcome:
 
     losses: list[float]
     norms: list[float | None]
-    evaluation: tuple[float, int, int]
+    evaluation: dict[str, tuple[float, int, int]]
     initial: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]
     final: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]
 
@@ -112,7 +112,8 @@ def train_case(world: World, config: PretrainConfig) -> Outcome:
     )
     model, layouts = build_model(config, groups, device.torch_device)
     initial = pieces_of(layouts)
-    engine = build_engine(config, groups, device.torch_device, model)
+    losses = build_objective(config.objective).losses
+    engine = build_engine(config, groups, device.torch_device, model, losses)
     results = [
         engine.train_step(rank_batches(config, groups, step), lr) for step, lr in enumerate(learning_rates(config))
     ]
@@ -120,7 +121,7 @@ def train_case(world: World, config: PretrainConfig) -> Outcome:
     return Outcome(
         losses=[r.loss for r in results],
         norms=[r.grad_norm for r in results],
-        evaluation=(sums.loss, sums.correct, sums.num_tokens),
+        evaluation={name: (term.loss, term.correct, term.count) for name, term in sums.items()},
         initial=initial,
         final=pieces_of(layouts),
     )

@@ -1,0 +1,65 @@
+"""What every model chunk has in common: the names that Megatron-core's schedules and gradient reduction look for."""
+
+from megatron.core.enums import ModelType
+from megatron.core.transformer.module import MegatronModule
+from torch import Tensor
+
+from dist_plm.models.context import Batch
+from dist_plm.models.embedding import Embedding
+from dist_plm.models.linear import ColumnLinear
+from dist_plm.models.scores import Scores
+from dist_plm.models.shape import Shape
+
+
+class ModelChunk(MegatronModule):
+    """The part of a model that one pipeline rank runs at a time.
+
+    The first chunk has an `embedding`, the last an `output` over the vocabulary; where these are tied and on different
+    stages, each holds a copy of the weight.
+
+    Args:
+        first, last: whether the chunk begins with the embedding and ends with the head.
+        chunk: its number on this rank where there are several.
+    """
+
+    embedding: Embedding
+    output: ColumnLinear
+
+    def __init__(self, shape: Shape, *, first: bool, last: bool, chunk: int | None) -> None:
+        super().__init__(config=shape.megatron)
+        self.shape = shape
+        self.model_type = ModelType.encoder_or_decoder
+        self.pre_process, self.post_process, self.vp_stage = first, last, chunk
+        self.share_embeddings_and_output_weights = shape.model.tied_embeddings
+        self._from_previous_stage: Tensor | None = None
+
+    def forward(self, batch: Batch) -> Tensor | Scores:
+        """Hidden states [S', B, H] for the next stage, or on the last stage the scores of the labels in `batch`."""
+        raise NotImplementedError
+
+    def mark_tied(self) -> None:
+        """Tells Megatron-core and `layout` of the two copies of a tied weight, once the parts of the chunk are there."""
+        if not self.share_embeddings_and_output_weights or self.pre_process == self.post_process:
+            return
+        weight = self.shared_embedding_or_output_weight()
+        assert weight is not None
+        weight.shared_embedding = True  # pyright: ignore[reportAttributeAccessIssue]
+        if self.post_process:
+            weight.shared = True  # pyright: ignore[reportAttributeAccessIssue]
+            weight.canonical_name = "embedding.word.weight"  # pyright: ignore[reportAttributeAccessIssue]
+
+    def shared_embedding_or_output_weight(self) -> Tensor | None:
+        """The weight that the first and the last stage both hold."""
+        if self.pre_process:
+            return self.embedding.word.weight
+        return self.output.weight if self.post_process else None
+
+    def set_input_tensor(self, input_tensor: list[Tensor | None]) -> None:
+        """Takes the hidden states [S', B, H] of the previous stage; called by the pipeline schedule."""
+        self._from_previous_stage = input_tensor[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., H] -> [..., V / P], the sequence whole again."""
+        tied = self.share_embeddings_and_output_weights and self.pre_process
+        logits, _ = self.output(hidden, weight=self.embedding.word.weight if tied else None)
+        return logits
