@@ -13,6 +13,7 @@ starts from the peak there.
 import math
 from collections.abc import Callable
 
+from dist_plm.config.derived import num_warmup_steps
 from dist_plm.config.schema import ScheduleConfig
 
 #: Decay time scale of inverse_sqrt without a warm-up, in updates (transformers' and big_vision's choice).
@@ -41,13 +42,6 @@ def learning_rate(schedule: ScheduleConfig, *, step: int, steps: int, peak: floa
     if step < warmup:
         return peak * ((step + 1) / warmup)
     return peak * _SHAPES[schedule.name](schedule, step, warmup, steps)
-
-
-def num_warmup_steps(schedule: ScheduleConfig, steps: int) -> int:
-    """The warm-up in updates: `warmup_steps`, or the nearest whole number to `warmup_ratio` x `steps`, or 0."""
-    if schedule.warmup_steps is not None:
-        return schedule.warmup_steps
-    return round((schedule.warmup_ratio or 0.0) * steps)
 
 
 def _constant(schedule: ScheduleConfig, step: int, warmup: int, steps: int) -> float:
