@@ -36,20 +36,19 @@ class DocumentShard:
 
     @property
     def is_complete(self) -> bool:
-        """The index is written last."""
-        return self.index_path.exists()
+        return self.text_path.exists() and self.index_path.exists()
 
     def entries(self) -> NDArray[np.void]:
         return np.load(self.index_path)
 
-    def texts(self, chosen: NDArray[np.bool_]) -> Iterator[tuple[int, str]]:
-        """Number and text of the chosen documents, in order, read as they are asked for."""
+    def texts(self, chosen: NDArray[np.bool_]) -> Iterator[str]:
+        """The chosen documents, in order, read as they are asked for."""
         ends = self.entries()["end"]
         starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
         with open(self.text_path, "rb") as file:
             for number in np.flatnonzero(chosen).tolist():
                 file.seek(int(starts[number]))
-                yield number, file.read(int(ends[number] - starts[number])).decode()
+                yield file.read(int(ends[number] - starts[number])).decode()
 
 
 def write_documents(shard: DocumentShard, texts: Iterator[str]) -> None:

@@ -1,6 +1,5 @@
 """Raw text to a token store: read, drop duplicates, split, train a tokenizer, tokenize, join."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -92,7 +91,7 @@ def _build(
     report: Callable[[str], None],
 ) -> None:
     workers = config.data.workers
-    report(f"reading {sources.num_files:,} files, {_megabytes(sources.num_bytes)}")
+    report(f"reading {sources.num_files:,} files, {sources.num_bytes / 1e6:.1f} MB")
     shards = stages.gather(sources, scratch / "documents", workers)
     selection = Selection.of(shards, config.data.split)
     if selection.split_bytes["train"] == 0:
@@ -102,10 +101,9 @@ def _build(
         )
     tokenizer_path = store / FILE_NAME
     tokenizer = stages.make_tokenizer(config.tokenizer, shards, selection, tokenizer_path, report)
-    began = time.perf_counter()
-    tasks = stages.tokenize(shards, selection, tokenizer_path, tokenizer.end_of_document, scratch / "tokens", workers)
-    seconds, size = time.perf_counter() - began, sum(selection.split_bytes.values())
-    report(f"tokenized {_megabytes(size)} in {seconds:.1f} s, {size / seconds / 1e6:.1f} MB/s")
+    tasks = stages.tokenize(
+        shards, selection, tokenizer_path, tokenizer.end_of_document, scratch / "tokens", workers, report
+    )
     records = stages.join(tasks, selection, tokenizer.vocab_size, store)
     manifest = Manifest(
         dtype=dtype_for(tokenizer.vocab_size).name,
@@ -179,7 +177,3 @@ def summary(out: Path, manifest: Manifest) -> str:
         size = record.text_bytes / 1e6
         lines.append(f"  {name:<12}{record.documents:>12,}{size:>10.2f}{record.tokens:>16,}{ratio:>13}")
     return "\n".join(lines)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"

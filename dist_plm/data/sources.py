@@ -209,7 +209,7 @@ def _raw_lines(file: BinaryIO, part: Slice) -> Iterator[bytes]:
     while position < part.stop:
         line = file.readline()
         if not line:
-            return  # it became shorter since it was listed
+            raise DataError(f"{part.path} became shorter while it was read: start again when it is whole")
         yield line if position else line.removeprefix(_BOM)
         position += len(line)
 

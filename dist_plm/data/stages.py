@@ -70,8 +70,8 @@ def _train(config: TokenizerConfig, shards: Sequence[DocumentShard], selection: 
     began = time.perf_counter()
     available = selection.split_bytes["train"]
     with _progress("train tokenizer", min(available, MAX_TRAINING_BYTES)) as bar:
-        batches = _training_text(shards, selection, MAX_TRAINING_BYTES / available, bar.update)
-        tokenizer = train_bpe(batches, config.vocab_size, config.end_of_document, progress=not bar.disable)
+        batches = _training_text(shards, selection, MAX_TRAINING_BYTES / available, bar)
+        tokenizer = train_bpe(batches, config.vocab_size, config.end_of_document)
     seconds = time.perf_counter() - began
     report(f"trained a tokenizer of {tokenizer.vocab_size:,} tokens in {seconds:.1f} s")
     if tokenizer.vocab_size < config.vocab_size:
@@ -80,13 +80,14 @@ def _train(config: TokenizerConfig, shards: Sequence[DocumentShard], selection: 
 
 
 def _training_text(
-    shards: Sequence[DocumentShard], selection: Selection, share: float, progress: Callable[[int], object]
+    shards: Sequence[DocumentShard], selection: Selection, share: float, bar: tqdm
 ) -> Iterator[list[str]]:
     for shard, splits in zip(shards, selection.splits, strict=True):
-        drawn = shard.entries()["low"] < share * 2.0**64
-        for batch in batched(shard.texts((splits == SPLITS.index("train")) & drawn)):
-            yield [text for _, text in batch]
-            progress(sum(len(text) for _, text in batch))
+        entries = shard.entries()
+        chosen = (splits == SPLITS.index("train")) & (entries["low"] < share * 2.0**64)
+        yield from batched(shard.texts(chosen))
+        bar.update(int(np.diff(entries["end"], prepend=0)[chosen].sum()))
+    bar.set_description("learn merges")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ def tokenize(
     end_of_document: str,
     folder: Path,
     workers: int,
+    report: Report,
 ) -> list[TokenizeTask]:
     """Tokenizes every shard into three stores, one a split, each document followed by `end_of_document`."""
     folder.mkdir(exist_ok=True)
@@ -125,10 +127,13 @@ def tokenize(
         for shard, splits in zip(shards, selection.splits, strict=True)
     ]
     sizes = {task.prefix: task.shard.text_path.stat().st_size for task in tasks}
+    todo = [task for task in tasks if not task.is_complete]
+    num_bytes, began = sum(sizes[task.prefix] for task in todo), time.perf_counter()
     with _progress("tokenize", sum(sizes.values())) as bar:
-        todo = [task for task in tasks if not task.is_complete]
-        bar.update(sum(sizes.values()) - sum(sizes[task.prefix] for task in todo))
+        bar.update(sum(sizes.values()) - num_bytes)
         run_tasks(_tokenize, todo, workers, lambda task: bar.update(sizes[task.prefix]))
+    seconds = time.perf_counter() - began
+    report(f"tokenized {num_bytes / 1e6:.1f} MB in {seconds:.1f} s, {num_bytes / seconds / 1e6:.1f} MB/s")
     return tasks
 
 
@@ -138,7 +143,7 @@ def _tokenize(task: TokenizeTask) -> None:
     for split, prefix in enumerate(task.stores):
         with TokenStoreWriter(prefix, dtype) as writer:
             for batch in batched(task.shard.texts(task.splits == split)):
-                for ids in tokenizer.encode_batch([text for _, text in batch]):
+                for ids in tokenizer.encode_batch(batch):
                     ids.append(end)
                     writer.add_document(ids)
 
@@ -169,12 +174,12 @@ def join(tasks: Sequence[TokenizeTask], selection: Selection, vocab_size: int, s
     return records
 
 
-def batched(texts: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    """Numbered texts in batches that are large enough for the tokenizer and small enough for memory."""
+def batched(texts: Iterator[str]) -> Iterator[list[str]]:
+    """Texts in batches that are large enough for the tokenizer and small enough for memory."""
     batch, size = [], 0
-    for item in texts:
-        batch.append(item)
-        size += len(item[1])
+    for text in texts:
+        batch.append(text)
+        size += len(text)
         if size >= _BATCH_CHARS or len(batch) == _BATCH_TEXTS:
             yield batch
             batch, size = [], 0

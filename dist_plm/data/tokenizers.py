@@ -74,7 +74,7 @@ class Tokenizer:
             file.write(self._tokenizer.to_str(pretty=True).encode())
 
 
-def train_bpe(batches: Iterator[Sequence[str]], vocab_size: int, end_of_document: str, *, progress: bool) -> Tokenizer:
+def train_bpe(batches: Iterator[Sequence[str]], vocab_size: int, end_of_document: str) -> Tokenizer:
     """Learns a byte-level BPE with GPT-2's word pattern (Radford et al. 2019, section 2.2) from batches of texts.
 
     It gets fewer tokens than `vocab_size` where the texts hold no more pairs to merge. The same texts give the same
@@ -95,7 +95,7 @@ def train_bpe(batches: Iterator[Sequence[str]], vocab_size: int, end_of_document
         vocab_size=vocab_size,
         special_tokens=[end_of_document],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=progress,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(batches, trainer)
     return Tokenizer(tokenizer, end_of_document, "the trained tokenizer")

@@ -142,6 +142,6 @@ def test_paths_that_hold_no_data(tmp_path):
 def test_reading_is_fast_enough_not_to_matter(tmp_path):
     """A generous bound: a quadratic scan or a copy of the index per sample would miss it a hundredfold."""
     dataset = WindowDataset(make(tmp_path / "s", [range(50)] * 20_000), sequence_length=1024, seed=0)
-    began = time.perf_counter()
+    began = time.process_time()
     dataset.read(np.arange(200))
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0

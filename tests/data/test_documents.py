@@ -21,8 +21,8 @@ def test_shards_give_back_the_chosen_texts(tmp_path, monkeypatch):
     texts = ["one", "", "zwölf 猫\n", " \n", "five"]
     shard = make(tmp_path / "0", texts)
     assert shard.is_complete
-    assert list(shard.texts(np.ones(5, bool))) == [(0, "one"), (1, ""), (2, "zwölf 猫\n"), (3, ""), (4, "five")]
-    assert list(shard.texts(np.array([0, 0, 1, 0, 1], bool))) == [(2, "zwölf 猫\n"), (4, "five")]
+    assert list(shard.texts(np.ones(5, bool))) == ["one", "", "zwölf 猫\n", "", "five"]
+    assert list(shard.texts(np.array([0, 0, 1, 0, 1], bool))) == ["zwölf 猫\n", "five"]
     assert len(shard.entries()) == 5
 
 

@@ -189,9 +189,12 @@ def test_globs_that_match_nothing_usable_are_refused(tmp_path):
         find_sources([source(tmp_path / "*")])
 
 
-def test_files_that_vanish_are_reported(tmp_path):
-    path = write(tmp_path / "a.txt", "x")
+def test_files_that_shrink_or_vanish_are_reported(tmp_path):
+    path = write(tmp_path / "a.txt", "one\ntwo")
     unit = find_sources([source(path)]).units[0]
+    path.write_text("one\n")
+    with pytest.raises(DataError, match=r"a\.txt became shorter while it was read"):
+        list(read_slice(unit[0]))
     path.unlink()
     with pytest.raises(DataError, match=r"cannot read .*a\.txt: No such file"):
         list(read_slice(unit[0]))

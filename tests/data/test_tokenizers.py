@@ -17,7 +17,7 @@ END = "<|endoftext|>"
 @pytest.fixture(scope="module")
 def tokenizer():
     texts = [path.read_text() for path in sorted(CORPUS.iterdir())]
-    return train_bpe(iter([texts]), 400, END, progress=False)
+    return train_bpe(iter([texts]), 400, END)
 
 
 @given(text=st.text())
@@ -44,14 +44,14 @@ def test_a_special_token_written_in_text_is_text(tokenizer):
 
 def test_training_is_repeatable(tokenizer, tmp_path):
     texts = [path.read_text() for path in sorted(CORPUS.iterdir())]
-    again = train_bpe(iter([[t] for t in texts]), 400, END, progress=False)
+    again = train_bpe(iter([[t] for t in texts]), 400, END)
     for name, one in (("a", tokenizer), ("b", again)):
         one.save(tmp_path / name)
     assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
 
 
 def test_little_text_gives_a_smaller_vocabulary():
-    assert train_bpe(iter([["aaaa"]]), 1000, END, progress=False).vocab_size < 262
+    assert train_bpe(iter([["aaaa"]]), 1000, END).vocab_size < 262
 
 
 def test_saving_and_loading_keep_everything(tokenizer, tmp_path):
@@ -84,8 +84,8 @@ def test_the_vocabulary_ends_after_the_largest_id(tmp_path):
 @pytest.mark.parametrize("size", [1, 256])
 def test_a_vocabulary_without_room_for_the_bytes_is_refused(size):
     with pytest.raises(DataError, match=rf"tokenizer\.vocab_size = {size} is too small: .* need 257 at least"):
-        train_bpe(iter([["a"]]), size, END, progress=False)
-    assert train_bpe(iter([["a"]]), 257, END, progress=False).vocab_size == 257
+        train_bpe(iter([["a"]]), size, END)
+    assert train_bpe(iter([["a"]]), 257, END).vocab_size == 257
 
 
 @pytest.mark.parametrize("content", ["", "{}", "not json", json.dumps({"model": {"type": "BPE"}}), b"\xff\xfe"])
