@@ -125,6 +125,18 @@ def _resume(config: PretrainConfig) -> Iterator[str]:
         )
 
 
+def _checkpoints(config: PretrainConfig) -> Iterator[str]:
+    settings = config.checkpoint
+    if settings.keep_best is not None and config.train.eval_samples == 0:
+        yield (
+            f"checkpoint.keep_best = {show(settings.keep_best)} has nothing to go by with train.eval_samples = 0: give "
+            "train.eval_samples, or set checkpoint.keep_best=null"
+        )
+    if settings.keep_best is None:
+        yield from no_effect(settings, "checkpoint", ("best_is",), "checkpoint.keep_best = null")
+    yield from path_problems("checkpoint.dir", settings.dir)
+
+
 def _splits(config: PretrainConfig) -> Iterator[str]:
     return split_problems("data.split", config.data.split)
 
@@ -138,5 +150,6 @@ TRAINING_RULES: tuple[Callable[[PretrainConfig], Iterator[str]], ...] = (
     _trackers,
     _names_and_paths,
     _resume,
+    _checkpoints,
     _splits,
 )

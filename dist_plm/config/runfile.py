@@ -17,6 +17,11 @@ _HEADER = "# The resolved configuration of this run, as it started. Changing it 
 _ABSENT: Any = object()
 
 
+def text(config: Any) -> str:
+    """What `write` writes."""
+    return _HEADER + to_yaml(encode(config))
+
+
 def write(config: Any, path: str | os.PathLike[str]) -> None:
     """Writes a configuration whole or not at all: under a temporary name, synced, then renamed. Makes the directory."""
     path = Path(path)
@@ -24,7 +29,7 @@ def write(config: Any, path: str | os.PathLike[str]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            file.write(_HEADER + to_yaml(encode(config)))
+            file.write(text(config))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -52,7 +57,12 @@ def read(path: str | os.PathLike[str], cls: type[T]) -> T:
 
 def diff(a: Any, b: Any) -> list[str]:
     """What changed from `a` to `b`, one "key: old -> new" a setting, in the schema's order."""
-    old, new = flatten(encode(a)), flatten(encode(b))
+    return changes(encode(a), encode(b))
+
+
+def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """`diff` of encoded configurations, which may be of different versions of the schema."""
+    old, new = flatten(a), flatten(b)
     keys = [*old, *(k for k in new if k not in old)]
     changed = [k for k in keys if old.get(k, _ABSENT) != new.get(k, _ABSENT)]
     return [f"{k}: {_shown(old, k)} -> {_shown(new, k)}" for k in changed]

@@ -74,6 +74,7 @@ class DataConfig:
     split: tuple[float, float, float] = (0.98, 0.01, 0.01)
     loader_workers: Natural = 1
     prefetch: Count = 4  # microbatches each worker holds ready
+    allow_change: bool = False  # resume although the stream of samples is another than the checkpoint's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +145,7 @@ class TrainConfig:
     micro_batch: Count
     stop_at: Count | None = None
     seed: Annotated[int, Bounds(low=0, high=2**63 - 1)] = 1234
-    resume: str = "auto"  # auto | none | a checkpoint directory
+    resume: str = "auto"  # auto | none | the path or URL of a checkpoint, or of a run
     log_every: Count = 1
     eval_every: Natural = 0  # 0: before the first and after the last step only
     eval_samples: Natural = 256  # 0 turns evaluation off
@@ -152,11 +153,24 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointConfig:
-    """`every` counts steps; 0 saves at the end alone. `keep` is how many complete checkpoints stay."""
+    """When checkpoints are written, which stay, and what ends a run early.
+
+    `every` counts steps; 0 saves at the end alone. Of complete checkpoints the last `keep` stay, those whose step is a
+    multiple of `keep_every`, and the one that is best by the evaluation measure `keep_best` (loss, perplexity, …).
+    `dir` is a directory or an fsspec URL; None: `checkpoints` in the run's. On one of `signals` the run saves and exits
+    with code 75."""
 
     every: Natural = 0
     keep: Count = 2
+    keep_every: Natural = 0
+    keep_best: str | None = None
+    best_is: Literal["lowest", "highest"] = "lowest"
     at_end: bool = True
+    background: bool = True  # write while training goes on
+    on_failure: Literal["continue", "stop"] = "continue"  # where a checkpoint cannot be written
+    verify: bool = True  # compare checksums before loading
+    signals: tuple[Literal["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"], ...] = ("SIGTERM", "SIGUSR1")
+    dir: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

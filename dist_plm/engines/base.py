@@ -76,18 +76,15 @@ class ParameterState(NamedTuple):
 
 class Engine(Protocol):
     def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
-        """Makes one update from this rank's microbatches of a global batch. Collective over all ranks."""
+        """Makes one update from this rank's microbatches of a global batch. Collective over all ranks.
+
+        Without pipelining each microbatch is drawn when its forward pass begins. What drawing it raises on all ranks
+        alike ends the step: weights and optimizer stay as they were."""
         ...
 
     def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
         """Scores microbatches without an update; the sums are over all ranks' microbatches. Collective."""
         ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """What this rank must save to continue exactly on the same grid."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
     def parameter_states(self) -> Iterator[ParameterState]:
         """What a checkpoint keeps of each parameter, one at a time, in the same order on all ranks of a data group.

@@ -1,5 +1,6 @@
 """The Megatron-core engine: its gradient buffers, pipeline schedules and optimizer wrappers around our model chunks."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -101,13 +102,15 @@ class MegatronEngine:
             num_microbatches * term.weight / max(count, 1)
             for term, count in zip(self._losses.values(), counts, strict=True)
         ]
-        on_device = [self._to_device(batch) for batch in microbatches]
+        on_device = map(self._to_device, microbatches)
         config = self._config
         outputs = self._schedule(
             forward_step_func=partial(self._forward, scales),
-            data_iterator=[iter(on_device) for _ in self._chunks],
+            # Drawn as needed, so that what the microbatches raise ends a step in its middle; several chunks of a
+            # pipeline each go through all of them.
+            data_iterator=list(itertools.tee(on_device, len(self._chunks))),
             model=list[nn.Module](self._chunks),
-            num_microbatches=len(on_device),
+            num_microbatches=len(microbatches),
             seq_length=config.data.sequence_length,
             micro_batch_size=config.train.micro_batch,
             forward_only=forward_only,
@@ -148,29 +151,6 @@ class MegatronEngine:
         one = torch.ones((), dtype=torch.int32, device=self._device)
         return loss, one, torch.stack([losses, torch.stack(correct).double()], dim=1)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "model": [_tensors_of(chunk.module) for chunk in self._chunks],
-            "masters": self._masters(),
-            "optimizer": self._optimizer.optimizer.state_dict(),
-            "scaler": self._scaler.state_dict() if self._scaler is not None else {},
-        }
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for chunk, values in zip(self._chunks, state["model"], strict=True):
-            for name, tensor in _tensors_of(chunk.module).items():
-                tensor.copy_(values[name])
-        for master, value in zip(self._masters(), state["masters"], strict=True):
-            master.copy_(value)
-        self._optimizer.optimizer.load_state_dict(state["optimizer"])
-        if self._scaler is not None:
-            self._scaler.load_state_dict(state["scaler"])
-
-    def _masters(self) -> list[Tensor]:
-        """What the inner optimizer updates: the weights, their fp32 copies, or this data rank's shards of either."""
-        return [parameter.data for group in self._optimizer.optimizer.param_groups for parameter in group["params"]]
-
     def parameter_states(self) -> Iterator[ParameterState]:
         return self._state.parameter_states()
 
@@ -182,10 +162,6 @@ class MegatronEngine:
 
     def load_scalars(self, scalars: Mapping[str, Any]) -> None:
         self._state.load_scalars(scalars)
-
-
-def _tensors_of(chunk: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.data for name, parameter in chunk.named_parameters()}
 
 
 def build_megatron(

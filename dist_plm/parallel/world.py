@@ -41,6 +41,14 @@ def _loopback() -> str | None:
     return next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
 
 
+def host_group(timeout: timedelta) -> dist.ProcessGroup:
+    """A gloo group of all ranks, for what happens on the host beside training: one for each thread that needs one.
+    Collective."""
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
 def shutdown() -> None:
     """Wait for every rank, then give up all process groups; nothing where there are none.
 

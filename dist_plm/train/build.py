@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 
-from dist_plm.checkpoint.local import LocalCheckpoints
+from dist_plm.checkpoint.fragments import Place
+from dist_plm.checkpoint.reading import find
+from dist_plm.checkpoint.retention import Retention
+from dist_plm.checkpoint.storage import Storage, open_storage
+from dist_plm.checkpoint.writing import CheckpointWriter
 from dist_plm.config import runfile
 from dist_plm.config.decode import encode
 from dist_plm.config.launchenv import LaunchEnv, from_environment
@@ -22,7 +26,7 @@ from dist_plm.data.manifest import read_manifest
 from dist_plm.device.select import Device, choose
 from dist_plm.engines.base import Batch
 from dist_plm.engines.build import build_engine
-from dist_plm.errors import ConfigError
+from dist_plm.errors import EXIT_FINISHED, EXIT_REQUEUE, ConfigError
 from dist_plm.models.build import build_model
 from dist_plm.objectives.base import Objective
 from dist_plm.objectives.build import build_objective
@@ -35,54 +39,68 @@ from dist_plm.observe.summary import render_summary, summarise
 from dist_plm.observe.trackers import build_trackers
 from dist_plm.parallel.grid import Grid
 from dist_plm.parallel.groups import Groups, build_groups
-from dist_plm.parallel.world import init_process_group, shutdown
+from dist_plm.parallel.world import host_group, init_process_group, shutdown
 from dist_plm.train.evaluation import Evaluator
-from dist_plm.train.loop import Parts, train
+from dist_plm.train.loop import Parts, Position, train
 from dist_plm.train.recorder import Recorder, StepSizes
+from dist_plm.train.recovery import RUN_FILE, restore, stream_of
+from dist_plm.train.stopping import Control, StopSignals
+
+log = logging.getLogger(__name__)
+
+#: Of the collectives of a save, during which other ranks may still be writing.
+SAVE_TIMEOUT = timedelta(hours=6)
 
 
-def run_pretrain(config: PretrainConfig, environ: Mapping[str, str] = os.environ) -> None:
-    """Trains one run to its end. Every rank calls it.
+def run_pretrain(config: PretrainConfig, environ: Mapping[str, str] = os.environ) -> int:
+    """Trains one run to its end, or to a signal. Every rank calls it. Returns the exit code.
 
     Raises:
         Refusal: before any process group is made where the configuration is at fault.
     """
     env = from_environment(environ)
     config = finalize(config, world_size=env.world_size, vocab_size=_vocab_size(config.data.path))
-    datasets = open_datasets(config)
-    device = choose(config.cluster.device, env.local_rank)
-    timeout = timedelta(minutes=config.cluster.timeout_minutes)
-    init_process_group(env, device, timeout)
-    groups = build_groups(grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timeout)
-    _run(config, env, device, groups, datasets)
-    shutdown()
+    with StopSignals(config.checkpoint.signals) as signals:
+        datasets = open_datasets(config)
+        device = choose(config.cluster.device, env.local_rank)
+        timeout = timedelta(minutes=config.cluster.timeout_minutes)
+        init_process_group(env, device, timeout)
+        grid, virtual = grid_of(config), config.parallel.virtual_pipeline
+        groups = build_groups(grid, device, virtual_pipeline=virtual, timeout=timeout)
+        finished = _run(config, env, device, groups, datasets, signals)
+        shutdown()
+    return EXIT_FINISHED if finished else EXIT_REQUEUE
 
 
 def _run(
-    config: PretrainConfig, env: LaunchEnv, device: Device, groups: Groups, datasets: Mapping[str, WindowDataset]
-) -> None:
+    config: PretrainConfig,
+    env: LaunchEnv,
+    device: Device,
+    groups: Groups,
+    datasets: Mapping[str, WindowDataset],
+    signals: StopSignals,
+) -> bool:
     run_dir = Path(config.run.dir or "")
     _agree(config, groups)
     restore_logging = setup_logging(run_dir, rank=env.rank, node=env.node_name, console=say if env.rank == 0 else None)
     objective = build_objective(config.objective)
-    model, _ = build_model(config, groups, device.torch_device)
+    model, layouts = build_model(config, groups, device.torch_device)
     engine = build_engine(config, groups, device.torch_device, model, objective.losses)
-    checkpoints = LocalCheckpoints(
-        run_dir / "checkpoints",
-        grid=grid_facts(config),
-        identity=datasets["train"].identity(),
-        keep=config.checkpoint.keep,
-        world=groups.world,
-    )
-    first_step = 0
-    if (found := checkpoints.find(config.train.resume)) is not None:
-        first_step, state = checkpoints.load(found)
-        engine.load_state_dict(state)
+    storage = open_storage(config.checkpoint.dir or str(run_dir / "checkpoints"))
+    stream = stream_of(config, datasets["train"])
+    position, found = Position(), find(config.train.resume, storage, groups.world, verify=config.checkpoint.verify)
+    if found is not None:
+        position = restore(found, config, stream, engine, layouts, groups.world)
+        if found.storage.url == storage.url:
+            position.saved_step = position.step
     peak = _peak_tflops(config, device, groups)
     recorder = None
     if env.rank == 0:
+        storage.clean()
         runfile.write(config, run_dir / "run.yaml")
-        recorder = build_recorder(config, run_dir, first_step, peak)
+        recorder = build_recorder(config, run_dir, position.step, peak)
+        if found is not None and found.manifest.loop.get("recorder"):
+            recorder.load_state(found.manifest.loop["recorder"])
     evaluate = None
     if config.train.eval_samples > 0:
         evaluate = Evaluator(config, groups, datasets["validation"], objective)
@@ -91,26 +109,42 @@ def _run(
         engine=engine,
         batches=lambda step: open_loader(config, groups, device, datasets["train"], objective, step),
         evaluate=evaluate,
-        checkpoints=checkpoints,
+        checkpoints=build_checkpoints(config, storage, groups),
+        control=Control(signals, host_group(timedelta(minutes=config.cluster.timeout_minutes))),
         recorder=recorder,
+        stream=stream,
     )
-    train(parts, first_step)
+    finished = train(parts, position)
     if recorder is not None:
         recorder.close()
-        print(closing_summary(config, run_dir))
+        if finished:
+            print(closing_summary(config, run_dir))
+    if not finished:
+        log.info("stopped by a signal after step %d, all of it saved: started again the run goes on", position.step)
     restore_logging()
+    return finished
+
+
+def build_checkpoints(config: PretrainConfig, storage: Storage, groups: Groups) -> CheckpointWriter:
+    """What saves a run. Collective."""
+    settings = config.checkpoint
+    return CheckpointWriter(
+        storage,
+        group=host_group(SAVE_TIMEOUT),
+        place=Place.of(groups),
+        retention=Retention(
+            latest=settings.keep, every=settings.keep_every, best=settings.keep_best, best_is=settings.best_is
+        ),
+        background=settings.background,
+        on_failure=settings.on_failure,
+        attachments={RUN_FILE: runfile.text(config)},
+    )
 
 
 def grid_of(config: PretrainConfig) -> Grid:
     parallel = config.parallel
     assert parallel.data is not None
     return Grid(data=parallel.data, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
-
-
-def grid_facts(config: PretrainConfig) -> dict[str, Any]:
-    """What must be equal for a rank's saved state to fit."""
-    facts = encode(config)
-    return {"parallel": facts["parallel"], "engine": facts["engine"], "precision": config.precision.name}
 
 
 def _vocab_size(path: str) -> int | None:

@@ -40,9 +40,9 @@ class Evaluator:
     dataset: WindowDataset
     objective: Objective
 
-    def __call__(self, engine: Engine) -> dict[str, float]:
-        """Collective over all ranks. Returns `loss`, as training minimises it, and `perplexity` and `accuracy` of its
-        first part; where it has several, `loss/NAME` and `accuracy/NAME` of each."""
+    def __call__(self, engine: Engine, between: Callable[[], None]) -> dict[str, float]:
+        """Collective over all ranks, which call `between` after each microbatch. Returns `loss`, as training minimises
+        it, and `perplexity` and `accuracy` of its first part; where it has several, `loss/NAME` and `accuracy/NAME`."""
         train, parallel = self.config.train, self.config.parallel
         count = min(train.eval_samples, self.dataset.num_windows)
         # One round keeps every pipeline stage busy with one microbatch, the least that interleaved schedules accept.
@@ -64,6 +64,7 @@ class Evaluator:
         microbatches = iter(loader)
         while batch := list(itertools.islice(microbatches, parallel.pipeline)):
             sums = {name: sums[name] + more for name, more in engine.eval_step(batch).items()}
+            between()
         return _measures(sums, self.objective.losses)
 
 

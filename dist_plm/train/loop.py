@@ -1,15 +1,41 @@
 """Decides when to step, evaluate, save and stop. Every rank runs it; rank 0 alone has a recorder."""
 
-import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from dist_plm.checkpoint.local import LocalCheckpoints
+from dist_plm.checkpoint.manifest import Manifest
+from dist_plm.checkpoint.writing import CheckpointWriter
 from dist_plm.config.rules import num_microbatches
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.engines.base import Batch, Engine
 from dist_plm.optim.schedules import learning_rate
+from dist_plm.train.feed import Feed, Interruptible
 from dist_plm.train.recorder import Recorder
+from dist_plm.train.stopping import Control, StopRequestedError
+
+#: How long a rank waits for data before it asks the others whether to stop.
+POLL_SECONDS = 0.5
+
+
+@dataclass(slots=True, kw_only=True)
+class Position:
+    """Where a run is. A checkpoint keeps it.
+
+    Args:
+        step: updates made.
+        evaluation_due: step `step` is still to be evaluated, or recorded.
+        evaluation: held-out measures at this step; empty where it was not evaluated.
+        saved_step: the step of the newest checkpoint written or begun.
+        history: changes of the stream of samples that were allowed so far.
+    """
+
+    step: int = 0
+    evaluation_due: bool = True
+    evaluation: dict[str, float] = field(default_factory=dict)
+    saved_step: int | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,53 +44,121 @@ class Parts:
 
     Args:
         batches: this rank's microbatches from a given step on.
-        evaluate: scores the held-out samples; None where evaluation is off.
+        evaluate: scores the held-out samples, calling its second argument between microbatches; None where evaluation
+            is off.
         recorder: on rank 0, None elsewhere.
+        stream: what decides the samples, for the checkpoint.
     """
 
     config: PretrainConfig
     engine: Engine
     batches: Callable[[int], Iterator[Batch]]
-    evaluate: Callable[[Engine], dict[str, float]] | None
-    checkpoints: LocalCheckpoints
+    evaluate: Callable[[Engine, Callable[[], None]], dict[str, float]] | None
+    checkpoints: CheckpointWriter
+    control: Control
     recorder: Recorder | None
+    stream: Mapping[str, Any]
 
 
-def train(parts: Parts, first_step: int) -> None:
-    """Runs from `first_step` updates already made to train.stop_at (or train.steps)."""
-    config = parts.config.train
-    stop = config.stop_at or config.steps
-    if first_step == 0:
-        _evaluate(parts, 0)
-    if first_step >= stop:
+def train(parts: Parts, position: Position) -> bool:
+    """Runs from `position` to train.stop_at (or train.steps). False where a signal ended it before; then it is saved.
+
+    After a signal at most one microbatch of evaluation, POLL_SECONDS of waiting for data, and of training one microbatch
+    in long steps, else one step (always one step under pipelining) pass before the run is saved.
+
+    Raises:
+        SaveFailedError: the run's end, or with on_failure "stop" any checkpoint, could not be written.
+    """
+    config = parts.config
+    stop = config.train.stop_at or config.train.steps
+    finished = True
+    if position.step < stop or position.evaluation_due:
+        try:
+            _run(parts, position, stop)
+        except StopRequestedError:
+            finished = False
+    if (config.checkpoint.at_end or not finished) and position.saved_step != position.step:
+        _save(parts, position)
+    parts.checkpoints.wait()
+    return finished
+
+
+def _run(parts: Parts, position: Position, stop: int) -> None:
+    if position.evaluation_due:
+        _evaluate_and_record(parts, position, last=position.step == stop)
+    if position.step >= stop:
         return
-    microbatches = parts.batches(first_step)
-    count = num_microbatches(parts.config)
-    for step in range(first_step + 1, stop + 1):
-        _make_step(parts, step, itertools.islice(microbatches, count), last=step == stop)
+    feed = Feed(parts.batches(position.step), num_microbatches(parts.config))
+    try:
+        while position.step < stop:
+            _make_step(parts, position, feed)
+            config, step = parts.config, position.step
+            position.evaluation = {}
+            position.evaluation_due = True
+            _evaluate_and_record(parts, position, last=step == stop)
+            if _is_due(step, config.checkpoint.every):
+                _save(parts, position)
+    finally:
+        feed.close()
 
 
-def _make_step(parts: Parts, step: int, microbatches: Iterator[Batch], *, last: bool) -> None:
-    config, recorder = parts.config, parts.recorder
+def _make_step(parts: Parts, position: Position, feed: Feed) -> None:
+    config, recorder, step = parts.config, parts.recorder, position.step + 1
     if recorder is not None:
         recorder.begin_step()
+    microbatches: Sequence[Batch] = _next_microbatches(parts, feed)
+    if parts.control.steps_are_long and config.parallel.pipeline == 1:
+        microbatches = Interruptible(microbatches, parts.control.check)
+    started = time.perf_counter()
     lr = learning_rate(config.schedule, step=step - 1, steps=config.train.steps, peak=config.optim.lr)
-    result = parts.engine.train_step(list(microbatches), lr)
-    record = recorder.end_step(step, result, lr) if recorder is not None else None
-    if last or _is_due(step, config.train.eval_every):
-        _evaluate(parts, step)
-    if recorder is not None and record is not None:
-        recorder.flush(record, force=last)
-    if (last and config.checkpoint.at_end) or _is_due(step, config.checkpoint.every):
-        parts.checkpoints.save(step, parts.engine.state_dict())
+    result = parts.engine.train_step(microbatches, lr)
+    parts.control.note_step(time.perf_counter() - started)
+    position.step = step
+    if recorder is not None:
+        recorder.end_step(step, result, lr)
 
 
-def _evaluate(parts: Parts, step: int) -> None:
-    if parts.evaluate is None:
-        return
-    values = parts.evaluate(parts.engine)
-    if parts.recorder is not None:
-        parts.recorder.note_evaluation(step, values)
+def _next_microbatches(parts: Parts, feed: Feed) -> list[Batch]:
+    """Waits until every rank has data. Before it goes on, checkpoints that all ranks have written are reported."""
+    while True:
+        ready = feed.wait(POLL_SECONDS)
+        agreed = parts.control.agree(waiting=not ready, saving=parts.checkpoints.is_saving)
+        if not agreed.saving:
+            parts.checkpoints.report()
+        if agreed.stop:
+            raise StopRequestedError
+        if not agreed.waiting:
+            return feed.take()
+
+
+def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> None:
+    step, recorder = position.step, parts.recorder
+    if parts.evaluate is not None and (step == 0 or last or _is_due(step, parts.config.train.eval_every)):
+        position.evaluation = parts.evaluate(parts.engine, parts.control.check)
+        if recorder is not None:
+            recorder.note_evaluation(step, position.evaluation)
+    if recorder is not None:
+        recorder.flush(force=last)
+    position.evaluation_due = False
+
+
+def _save(parts: Parts, position: Position) -> None:
+    parts.checkpoints.save(
+        parts.engine.parameter_states(),
+        Manifest(
+            step=position.step,
+            samples_seen=position.step * parts.config.train.global_batch,
+            engine=parts.engine.scalars(),
+            stream=parts.stream,
+            history=position.history,
+            evaluation=position.evaluation,
+            loop={
+                "evaluation_due": position.evaluation_due,
+                "recorder": parts.recorder.state() if parts.recorder is not None else {},
+            },
+        ),
+    )
+    position.saved_step = position.step
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from dist_plm.engines.base import StepResult
 from dist_plm.observe.flops import utilisation
@@ -35,18 +36,18 @@ class Recorder:
     _skipped: int = 0
     _began: float = 0.0
     _evaluation: dict[str, float] = field(default_factory=dict)
+    _record: StepRecord | None = None  # of the last step, until it is written or passed over
 
     def begin_step(self) -> None:
         self._began = time.perf_counter()
 
-    def end_step(self, step: int, result: StepResult, lr: float) -> StepRecord:
+    def end_step(self, step: int, result: StepResult, lr: float) -> None:
         """Takes note of update number `step` (1 for the first)."""
         self._seconds += time.perf_counter() - self._began
         self._steps += 1
         self._skipped += result.skipped
-        record = self._record(step, result, lr)
-        self.progress.update(record)
-        return record
+        self._record = self._make_record(step, result, lr)
+        self.progress.update(self._record)
 
     def note_evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Attaches an evaluation to the next record. The one before the first update is told apart as `initial/*`."""
@@ -54,21 +55,37 @@ class Recorder:
         self._evaluation |= {f"{prefix}{name}": value for name, value in values.items()}
         self.progress.evaluation(step, values)
 
-    def flush(self, record: StepRecord, *, force: bool) -> None:
-        """Writes the record if its step is due, evaluated or the last (`force`), and starts a new average."""
-        if not (force or self._evaluation or record.step % self.log_every == 0):
+    def flush(self, *, force: bool) -> None:
+        """Writes the last step's record if it is due, evaluated or the last (`force`), and starts a new average."""
+        record, self._record = self._record, None
+        if record is None or not (force or self._evaluation or record.step % self.log_every == 0):
             return
         record = replace(record, evaluation=self._evaluation)
         self.metrics.write(record)
         self.tracker.log(record.step, record.as_dict())
         self._seconds, self._steps, self._skipped, self._evaluation = 0.0, 0, 0, {}
 
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs for its next record to be as if there had been no break. Fit for JSON."""
+        return {
+            "seconds": self._seconds,
+            "steps": self._steps,
+            "skipped": self._skipped,
+            "evaluation": self._evaluation,
+            "record": asdict(self._record) if self._record is not None else None,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._seconds, self._steps, self._skipped = state["seconds"], state["steps"], state["skipped"]
+        self._evaluation = dict(state["evaluation"])
+        self._record = StepRecord(**state["record"]) if state["record"] is not None else None
+
     def close(self) -> None:
         self.progress.close()
         self.metrics.close()
         self.tracker.close()
 
-    def _record(self, step: int, result: StepResult, lr: float) -> StepRecord:
+    def _make_record(self, step: int, result: StepResult, lr: float) -> StepRecord:
         sizes, seconds = self.sizes, self._seconds / self._steps
         return StepRecord(
             step=step,

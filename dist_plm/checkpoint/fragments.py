@@ -1,0 +1,124 @@
+"""What a rank writes of the logical tensors: which boxes, and which of the ranks that hold the same values does it.
+
+Names in a checkpoint are `model.<canonical name>` for weights and `optimizer.<state>.<canonical name>` for each tensor of
+the optimizer; values are fp32, so that neither precision nor engine nor process grid shows.
+"""
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dist_plm.models.layout import Layout, Piece
+from dist_plm.parallel.groups import Groups
+
+#: Boxes are cut along dim 0 to at most this size: it balances the writers, and bounds what a reader loads for a small box.
+FRAGMENT_BYTES = 32 * 2**20
+_ITEM_BYTES = 4  # fp32
+
+
+class Fragment(NamedTuple):
+    """A box of the logical tensor `name` of shape `shape`, beginning at `start`; `values` lie in host memory."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: tuple[int, ...]
+    values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a rank stands among those that hold the same values: `replica` counts data and context ranks."""
+
+    tensor: int
+    tensor_size: int
+    replica: int
+    replicas: int
+
+    @classmethod
+    def of(cls, groups: Groups) -> "Place":
+        at, grid = groups.coordinates, groups.grid
+        return cls(at.tensor, grid.tensor, at.context + grid.context * at.data, grid.context * grid.data)
+
+
+def checkpoint_name(state: str, canonical: str) -> str:
+    """The name under which a checkpoint keeps `state` ("weight", "exp_avg", …) of the logical tensor `canonical`."""
+    return f"model.{canonical}" if state == "weight" else f"optimizer.{state}.{canonical}"
+
+
+def cut(piece: Piece, limit_bytes: int = FRAGMENT_BYTES) -> Iterator[Piece]:
+    """The piece in boxes of whole rows, each of at most `limit_bytes` or one row. None where it is empty."""
+    if piece.numel == 0:
+        return
+    rows = piece.size[0]
+    rows_a_box = max(1, limit_bytes // (piece.numel // rows * _ITEM_BYTES))
+    for first in range(0, rows, rows_a_box):
+        yield replace(
+            piece,
+            start=(piece.start[0] + first, *piece.start[1:]),
+            local_start=(piece.local_start[0] + first, *piece.local_start[1:]),
+            size=(min(rows_a_box, rows - first), *piece.size[1:]),
+        )
+
+
+class Writers:
+    """Deals boxes to `count` ranks that all see the same boxes in the same order: each goes to the least loaded one."""
+
+    def __init__(self, count: int) -> None:
+        self._loads = [(0, writer) for writer in range(count)]
+
+    def take(self, numel: int) -> int:
+        load, writer = self._loads[0]
+        heapq.heapreplace(self._loads, (load + numel, writer))
+        return writer
+
+
+class HostCopies:
+    """Copies of a rank's boxes in host memory, page-locked for CUDA. The memory is kept for the next copy."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+
+    @torch.no_grad()
+    def take(self, states: Iterable[tuple[Layout, dict[str, Tensor]]], place: Place) -> list[Fragment]:
+        """What this rank writes of `states`, which it goes through to the end. Each value of the model is written by one
+        rank: tied copies by none, what tensor ranks hold whole by one of them."""
+        split, whole = Writers(place.replicas), Writers(place.replicas * place.tensor_size)
+        fragments: list[Fragment] = []
+        on_device = False
+        for layout, tensors in states:
+            if layout.copy:
+                continue
+            writers = whole if layout.split_dim is None else split
+            me = place.replica if layout.split_dim is not None else place.replica * place.tensor_size + place.tensor
+            for state, tensor in tensors.items():
+                for box in (box for piece in layout.pieces for box in cut(piece)):
+                    # A tensor rank that holds more padding than others has less to write, but all of its data ranks agree.
+                    if writers.take(box.numel) != me:
+                        continue
+                    on_device |= tensor.is_cuda
+                    fragments.append(self._copy(checkpoint_name(state, box.name), box, box.local(tensor)))
+        if on_device:
+            torch.cuda.synchronize()
+        return fragments
+
+    def _copy(self, name: str, box: Piece, source: Tensor) -> Fragment:
+        key = (name, box.start)
+        if key not in self._buffers:
+            self._buffers[key] = torch.empty(box.size, dtype=torch.float32, pin_memory=source.is_cuda)
+        buffer = self._buffers[key]
+        buffer.copy_(source, non_blocking=True)
+        return Fragment(name, box.shape, box.start, buffer)
+
+
+def names_held(layouts: Sequence[Layout], states: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """The checkpoint's tensors that these layouts hold a part of, and their shapes."""
+    return {
+        checkpoint_name(state, piece.name): piece.shape
+        for state in states
+        for layout in layouts
+        for piece in layout.pieces
+    }

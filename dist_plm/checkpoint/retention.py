@@ -1,0 +1,42 @@
+"""Which checkpoints go when a new one is complete. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """What stays.
+
+    Args:
+        latest: how many of the newest, at least 1.
+        every: all whose step is a multiple of it; 0 for none.
+        best: the evaluation measure whose best checkpoint stays too; None for none.
+        best_is: whether small or large values of it are good.
+    """
+
+    latest: int
+    every: int = 0
+    best: str | None = None
+    best_is: Literal["lowest", "highest"] = "lowest"
+
+    def superseded(self, checkpoints: Mapping[int, Mapping[str, float]], newest: int) -> list[int]:
+        """The steps to delete.
+
+        Args:
+            checkpoints: the evaluation measures of each complete checkpoint, by step.
+            newest: the step just saved. Later ones belong to a continuation of the run that was given up: they are
+                not counted, and stay until they are written over.
+        """
+        assert self.latest >= 1
+        assert newest in checkpoints
+        steps = sorted(step for step in checkpoints if step <= newest)
+        stay = set(steps[-self.latest :])
+        stay |= {step for step in steps if self.every and step % self.every == 0}
+        scored = {step: checkpoints[step][self.best] for step in steps if self.best and self.best in checkpoints[step]}
+        if scored:
+            sign = 1 if self.best_is == "lowest" else -1
+            # The earlier one of equals; a loss that is not a number is never the best.
+            stay.add(min(scored, key=lambda step: (scored[step] != scored[step], sign * scored[step], step)))
+        return [step for step in steps if step not in stay]

@@ -1,0 +1,241 @@
+"""Where checkpoints lie: a directory that all ranks share, or an fsspec URL (s3://, gs://, memory://).
+
+A directory `step_00000100` of a file system is written as `step_00000100.tmp`, synced and renamed, so one of that name is
+always complete. Object stores have no renaming: there the objects are written in place and `checkpoint.json` last.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import xxhash
+from fsspec.core import url_to_fs
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
+
+from dist_plm.checkpoint.manifest import NAME, FileRecord
+from dist_plm.data.files import TEMPORARY, sync_directory
+
+LATEST = "latest"
+_STEP = re.compile(r"step_(\d{8,})")
+_READ_BYTES = 8 * 2**20
+
+
+def name_of(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint's name; None for any other name."""
+    found = _STEP.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+class Storage:
+    """The place at `url`, through fsspec. Ranks write files with `writer`; rank 0 alone does everything else."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._fs, root = url_to_fs(self.url)
+        self._root = root.rstrip("/")
+
+    def where(self, *parts: str) -> str:
+        """How messages call a checkpoint or a file of it."""
+        return "/".join([self.url, *parts])
+
+    def steps(self) -> list[int]:
+        """Of the checkpoints that claim to be complete, ascending."""
+        return sorted(s for n in self._names() if (s := step_of(n)) is not None and self.exists(n, NAME))
+
+    def exists(self, *parts: str) -> bool:
+        return bool(self._fs.exists(self._path(*parts)))
+
+    def size(self, *parts: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+        try:
+            return int(self._fs.size(self._path(*parts)))
+        except FileNotFoundError:
+            return None
+
+    def read(self, *parts: str) -> bytes:
+        with self._fs.open(self._path(*parts), "rb") as file:
+            return cast(bytes, file.read())
+
+    def checksum(self, *parts: str) -> str:
+        """Of a file, read in blocks."""
+        digest = xxhash.xxh3_128()
+        with self._fs.open(self._path(*parts), "rb") as file:
+            while block := file.read(_READ_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def write(self, data: bytes, *parts: str) -> None:
+        with self._fs.open(self._path(*parts), "wb") as file:
+            file.write(data)
+
+    def clean(self) -> None:
+        """Removes what saves that never finished left behind."""
+        for name in self._names():
+            if step_of(name) is not None and not self.exists(name, NAME):
+                self.remove(name)
+
+    def begin(self, name: str) -> str:
+        """Makes room for a checkpoint; returns the name under which its files are to be written."""
+        self.remove(name)
+        return name
+
+    def commit(self, name: str) -> None:
+        """Makes the checkpoint complete: all its files are written."""
+
+    def remove(self, name: str) -> None:
+        if self.exists(name):
+            # What decides completeness goes first.
+            if self.exists(name, NAME):
+                self._fs.rm(self._path(name, NAME))
+            self._fs.rm(self._path(name), recursive=True)
+
+    def writer(self, directory: str) -> FileSystemWriter:
+        return FsspecWriter(self.where(directory), sync_files=False)  # without fsync it would sync the whole machine
+
+    def reader(self, name: str) -> FileSystemReader:
+        return FsspecReader(self.where(name))
+
+    def _names(self) -> list[str]:
+        self._fs.invalidate_cache()
+        if not self._fs.exists(self._root):
+            return []
+        return [str(path).rstrip("/").rsplit("/", 1)[-1] for path in self._fs.ls(self._root, detail=False)]
+
+    def _path(self, *parts: str) -> str:
+        return "/".join([self._root, *parts])
+
+
+class LocalStorage(Storage):
+    """A directory of a local or shared file system."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self._directory = Path(directory)
+        super().__init__(os.fspath(directory))
+
+    def steps(self) -> list[int]:
+        return sorted(step for name in self._names() if (step := step_of(name)) is not None)
+
+    def write(self, data: bytes, *parts: str) -> None:
+        path = self._directory.joinpath(*parts)
+        temporary = path.with_name(path.name + TEMPORARY)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+
+    def clean(self) -> None:
+        for name in self._names():
+            if name.endswith(TEMPORARY):
+                self.remove(name)
+
+    def begin(self, name: str) -> str:
+        self.remove(name + TEMPORARY)
+        (self._directory / (name + TEMPORARY)).mkdir(parents=True)
+        return name + TEMPORARY
+
+    def commit(self, name: str) -> None:
+        final, fresh = self._directory / name, self._directory / (name + TEMPORARY)
+        sync_directory(fresh)
+        if final.exists():  # of an abandoned continuation of the run, or damaged
+            final.rename(self._directory / f"{name}.replaced{TEMPORARY}")
+        fresh.rename(final)
+        sync_directory(self._directory)
+        self.remove(f"{name}.replaced{TEMPORARY}")
+
+    def remove(self, name: str) -> None:
+        path = self._directory / name
+        if step_of(name) is not None and path.exists():
+            # A kill in the middle must not leave half a checkpoint under a complete one's name.
+            doomed = self._directory / f"{name}.removed{TEMPORARY}"
+            shutil.rmtree(doomed, ignore_errors=True)
+            path = path.rename(doomed)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def writer(self, directory: str) -> FileSystemWriter:
+        return FileSystemWriter(self._directory / directory)
+
+    def reader(self, name: str) -> FileSystemReader:
+        return FileSystemReader(self._directory / name)
+
+
+def open_storage(url: str) -> Storage:
+    """Where `url` points: a URL of fsspec, or a path."""
+    return Storage(url) if "://" in url else LocalStorage(url)
+
+
+class HashedFiles(FileSystemBase):
+    """A writer's file system that takes note of the size and checksum of each file as it is written."""
+
+    def __init__(self, inner: FileSystemBase) -> None:
+        self._inner = inner
+        self.records: dict[str, FileRecord] = {}
+
+    @contextmanager
+    def create_stream(self, path: Any, mode: str) -> Generator[Any, None, None]:
+        with self._inner.create_stream(path, mode) as stream:
+            if mode != "wb":
+                yield stream
+                return
+            hashed = _HashedStream(cast(IO[bytes], stream))
+            yield hashed
+        self.records[os.path.basename(os.fspath(path))] = FileRecord(hashed.size, hashed.digest.hexdigest())
+
+    def rename(self, path: Any, new_path: Any) -> None:
+        self._inner.rename(path, new_path)
+        record = self.records.pop(os.path.basename(os.fspath(path)))
+        self.records[os.path.basename(os.fspath(new_path))] = record
+
+    def concat_path(self, path: Any, suffix: str) -> Any:
+        return self._inner.concat_path(path, suffix)
+
+    def init_path(self, path: Any) -> Any:
+        return self._inner.init_path(path)
+
+    def mkdir(self, path: Any) -> None:
+        self._inner.mkdir(path)
+
+    def exists(self, path: Any) -> bool:
+        return self._inner.exists(path)
+
+    def rm_file(self, path: Any) -> None:
+        self._inner.rm_file(path)
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
+        return True
+
+
+class _HashedStream:
+    """A binary file open for writing from its beginning to its end."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.digest = xxhash.xxh3_128()
+        self.size = 0
+        self.flush: Callable[[], None] = stream.flush
+        self.close: Callable[[], None] = stream.close
+        self.fileno: Callable[[], int] = stream.fileno
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self.digest.update(view)
+        self._stream.write(view)
+        self.size += view.nbytes
+        return view.nbytes
+
+    def tell(self) -> int:
+        return self.size

@@ -1,0 +1,37 @@
+"""What one rank does for all, with an outcome that all learn."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from dist_plm.errors import CheckpointError
+
+T = TypeVar("T")
+
+
+def on_first(group: dist.ProcessGroup, work: Callable[[], T]) -> T:
+    """What `work` returns on the group's first rank, on every rank. Collective.
+
+    Raises:
+        CheckpointError: on every rank, where `work` failed.
+    """
+    outcome: list[Any] = [None, None]
+    if group.rank() == 0:
+        try:
+            outcome[0] = work()
+        except CheckpointError as error:
+            outcome[1] = str(error)
+        except Exception as error:  # what storage of other makers raises is not known; the other ranks wait for it
+            outcome[1] = f"{type(error).__name__}: {error}"
+    dist.broadcast_object_list(outcome, group=group, group_src=0)
+    if outcome[1] is not None:
+        raise CheckpointError(outcome[1])
+    return outcome[0]
+
+
+def gather(group: dist.ProcessGroup, value: T) -> list[T]:
+    """Every rank's value, on every rank, in the order of ranks. Collective."""
+    values: list[Any] = [None] * group.size()
+    dist.all_gather_object(values, value, group=group)
+    return values

@@ -1,0 +1,94 @@
+"""Resuming: what must be as it was when the checkpoint was made, what may differ, and what is restored."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch.distributed as dist
+import yaml
+
+from dist_plm.checkpoint.reading import Checkpoint
+from dist_plm.config import runfile
+from dist_plm.config.decode import encode, flatten
+from dist_plm.config.schema import PretrainConfig
+from dist_plm.data.dataset import WindowDataset
+from dist_plm.engines.base import Engine
+from dist_plm.errors import CheckpointError
+from dist_plm.models.layout import Layout
+from dist_plm.train.loop import Position
+
+log = logging.getLogger(__name__)
+
+RUN_FILE = "run.yaml"
+
+
+def stream_of(config: PretrainConfig, dataset: WindowDataset) -> dict[str, Any]:
+    """What decides which samples each step sees and what is asked about them, fit for JSON."""
+    facts = {
+        "data": dataset.identity(),
+        "data.sequence_length": config.data.sequence_length,
+        "train.seed": config.train.seed,
+        "train.global_batch": config.train.global_batch,
+    }
+    return facts | flatten({"objective": encode(config.objective)})
+
+
+def check_stream(found: Checkpoint, config: PretrainConfig, stream: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The history of allowed changes, with one made now.
+
+    Raises:
+        CheckpointError: the stream is another than the checkpoint's, and data.allow_change is off.
+    """
+    saved = found.manifest.stream
+    changes = [
+        f"{name}: {saved.get(name)} -> {stream.get(name)}"
+        for name in [*saved, *(name for name in stream if name not in saved)]
+        if saved.get(name) != stream.get(name)
+    ]
+    history = list(found.manifest.history)
+    if not changes:
+        return history
+    if not config.data.allow_change:
+        raise CheckpointError(
+            f"{found.where} was made over another stream of samples ({'; '.join(changes)}): give the same data.*, "
+            "objective.*, train.seed and train.global_batch again, go on over the new stream with "
+            "data.allow_change=true, or start anew with train.resume=none"
+        )
+    log.warning("the stream of samples changes at step %d: %s", found.manifest.step, "; ".join(changes))
+    return [*history, {"step": found.manifest.step, "changes": changes}]
+
+
+def restore(
+    found: Checkpoint,
+    config: PretrainConfig,
+    stream: Mapping[str, Any],
+    engine: Engine,
+    layouts: Sequence[Layout],
+    group: dist.ProcessGroup,
+) -> Position:
+    """Puts the engine into the checkpoint's state. Collective over `group`, all ranks.
+
+    Raises:
+        CheckpointError: on every rank, where the checkpoint is of another model, optimizer or stream of samples.
+    """
+    manifest = found.manifest
+    history = check_stream(found, config, stream)
+    found.check_model(list(layouts), group)
+    engine.load_parameter_states(found.read)
+    engine.load_scalars(manifest.engine)
+    log.info("resumed from %s: %d steps, %d samples", found.where, manifest.step, manifest.samples_seen)
+    for change in _changed_settings(found, config):
+        log.info("changed since the checkpoint: %s", change)
+    return Position(
+        step=manifest.step,
+        evaluation_due=bool(manifest.loop.get("evaluation_due", False)),
+        evaluation=dict(manifest.evaluation),
+        history=history,
+    )
+
+
+def _changed_settings(found: Checkpoint, config: PretrainConfig) -> list[str]:
+    if RUN_FILE not in found.manifest.files:
+        return []
+    saved = yaml.safe_load(found.storage.read(found.name, RUN_FILE))
+    return runfile.changes(saved, encode(config))

@@ -1,0 +1,95 @@
+"""Signals that end a run early: noted by a handler, agreed upon by all ranks where they stand at the same point."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+
+#: Signals that follow the first within this time are the same one, passed on by a launcher as well.
+SAME_SIGNAL_SECONDS = 1.0
+#: Steps longer than this are also left between two microbatches.
+LONG_STEP_SECONDS = 5.0
+
+
+class StopRequestedError(Exception):
+    """All ranks have agreed to stop here."""
+
+
+class StopSignals:
+    """While entered, the named signals are noted instead of ending the process; a second one ends it at once.
+
+    Ending at once harms nothing that is complete: checkpoints and records are only ever renamed or appended whole.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._signals = [signal.Signals[name] for name in names]
+        self._previous: dict[signal.Signals, Any] = {}
+        self._first = 0.0
+        self.received: str | None = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Python hears signals there alone
+            self._previous = {number: signal.signal(number, self._note) for number in self._signals}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received, self._first = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - self._first > SAME_SIGNAL_SECONDS:
+            os._exit(128 + number)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What is so on any rank: asked to stop, waiting for data, still writing a checkpoint."""
+
+    stop: bool
+    waiting: bool
+    saving: bool
+
+
+class Control:
+    """Asks all ranks, at points that all of them pass in the same order.
+
+    Args:
+        group: all ranks on gloo, used by nothing else.
+    """
+
+    def __init__(self, signals: StopSignals, group: dist.ProcessGroup) -> None:
+        self._signals, self._group = signals, group
+        self._slow = False
+        self.steps_are_long = False
+
+    def note_step(self, seconds: float) -> None:
+        """Takes note of how long this rank's last step took."""
+        self._slow = seconds > LONG_STEP_SECONDS
+
+    def agree(self, *, waiting: bool = False, saving: bool = False) -> Agreement:
+        """What any rank has to say. Collective."""
+        flags = torch.tensor([self._signals.received is not None, waiting, saving, self._slow], dtype=torch.int32)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
+        stop, any_waiting, any_saving, slow = (bool(flag) for flag in flags.tolist())
+        self.steps_are_long = slow
+        return Agreement(stop, any_waiting, any_saving)
+
+    def check(self) -> None:
+        """Collective.
+
+        Raises:
+            StopRequestedError: on every rank, once any of them got a signal.
+        """
+        if self.agree().stop:
+            raise StopRequestedError

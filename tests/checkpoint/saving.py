@@ -1,0 +1,103 @@
+"""Saves and opens checkpoints of the tiny model on the ranks of a test case."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dist_plm.checkpoint.fragments import Place
+from dist_plm.checkpoint.manifest import Manifest
+from dist_plm.checkpoint.reading import find
+from dist_plm.checkpoint.retention import Retention
+from dist_plm.checkpoint.storage import LocalStorage
+from dist_plm.checkpoint.writing import CheckpointWriter
+from dist_plm.config.schema import PretrainConfig
+from dist_plm.engines.base import Engine
+from dist_plm.engines.build import build_engine
+from dist_plm.models.build import build_model
+from dist_plm.models.layout import Layout
+from dist_plm.objectives.build import build_objective
+from dist_plm.parallel.groups import Groups, build_groups
+from tests.ranks.pool import World
+from tests.ranks.training import grid_of, learning_rates, rank_batches
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one rank: the losses of the steps it made, and its pieces of each state: name -> (start, shape, values)."""
+
+    losses: list[float]
+    states: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]
+
+
+def engine_of(world: World, config: PretrainConfig) -> tuple[Groups, Engine, list[Layout]]:
+    groups = build_groups(
+        grid_of(config), world.device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timedelta(seconds=60)
+    )
+    model, layouts = build_model(config, groups, world.device.torch_device)
+    losses = build_objective(config.objective).losses
+    return groups, build_engine(config, groups, world.device.torch_device, model, losses), layouts
+
+
+def writer_for(directory: Path, groups: Groups, **changes: Any) -> CheckpointWriter:
+    settings: dict[str, Any] = {"retention": Retention(latest=9), "background": False, "on_failure": "stop", **changes}
+    return CheckpointWriter(LocalStorage(directory), group=groups.world, place=Place.of(groups), **settings)
+
+
+def manifest_of(step: int, engine: Engine, **changes: Any) -> Manifest:
+    return Manifest(**{"step": step, "samples_seen": 8 * step, "engine": engine.scalars(), "stream": {}, **changes})
+
+
+def steps(engine: Engine, config: PretrainConfig, groups: Groups, first: int, last: int) -> list[float]:
+    rates = learning_rates(config)
+    return [engine.train_step(rank_batches(config, groups, s), rates[s]).loss for s in range(first, last)]
+
+
+def pieces(engine: Engine) -> dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]:
+    held: dict[str, list] = {}
+    for layout, tensors in engine.parameter_states():
+        for state, tensor in tensors.items():
+            for piece in layout.pieces:
+                held.setdefault(f"{state} {piece.name}", []).append(
+                    (piece.start, piece.shape, piece.local(tensor).clone())
+                )
+    return held
+
+
+def save_case(world: World, config: PretrainConfig, directory: Path, at: int) -> Outcome:
+    """Makes `at` steps, saves, and goes on to the end."""
+    groups, engine, _ = engine_of(world, config)
+    losses = steps(engine, config, groups, 0, at)
+    writer_for(directory, groups).save(engine.parameter_states(), manifest_of(at, engine))
+    held = pieces(engine)
+    return Outcome(losses + steps(engine, config, groups, at, config.train.steps), held)
+
+
+def load_case(world: World, config: PretrainConfig, directory: Path) -> Outcome:
+    """Opens the newest checkpoint and goes on to the end."""
+    groups, engine, layouts = engine_of(world, config)
+    found = find("auto", LocalStorage(directory), groups.world)
+    assert found is not None
+    found.check_model(layouts, groups.world)
+    engine.load_parameter_states(found.read)
+    engine.load_scalars(found.manifest.engine)
+    held = pieces(engine)
+    return Outcome(steps(engine, config, groups, found.manifest.step, config.train.steps), held)
+
+
+def whole_states(outcomes: list[Outcome]) -> dict[str, Tensor]:
+    """The logical tensors from all ranks' pieces; what several ranks hold must be equal to the bit."""
+    result: dict[str, Tensor] = {}
+    for outcome in outcomes:
+        for name, parts in outcome.states.items():
+            for start, shape, values in parts:
+                target = result.setdefault(name, torch.full(shape, torch.nan))
+                box = target[tuple(slice(a, a + n) for a, n in zip(start, values.shape, strict=True))]
+                held = ~box.isnan()
+                assert torch.equal(box[held], values[held]), f"ranks disagree on {name}"
+                box.copy_(values)
+    assert not any(tensor.isnan().any() for tensor in result.values()), "a part of some tensor is held by no rank"
+    return result

@@ -1,0 +1,115 @@
+"""A checkpoint saved on one process grid opens on every other: all states to the bit, and the next losses agree."""
+
+import functools
+
+import pytest
+import torch
+
+from tests.checkpoint.saving import load_case, save_case, whole_states
+from tests.ranks.training import configure
+
+pytestmark = pytest.mark.ranks
+
+STEPS, SAVED_AT = 5, 2
+#: Across grids sums are taken in another order.
+TOLERANCE = 1e-5
+
+GRIDS = {
+    "one": (1, {}),
+    "data2": (2, {}),
+    "data2_whole_states": (2, {"engine__zero_stage": 0}),
+    "tensor2": (2, {"parallel__tensor": 2}),
+    "pipeline2": (2, {"parallel__pipeline": 2}),
+    "tensor2_pipeline2": (4, {"parallel__tensor": 2, "parallel__pipeline": 2}),
+    "data2_tensor2": (4, {"parallel__tensor": 2}),
+    "data2_pipeline2_virtual2": (4, {"parallel__pipeline": 2, "parallel__virtual_pipeline": 2}),
+    "tensor4_sequence": (4, {"parallel__tensor": 4, "parallel__sequence_parallel": True}),
+}
+#: Each grid saves once and loads once; every kind of change (of tensor, pipeline, data degree, ZeRO) is among them.
+COVERING = [
+    ("one", "tensor2_pipeline2"),
+    ("data2", "data2"),
+    ("tensor2_pipeline2", "data2"),
+    ("data2_tensor2", "pipeline2"),
+    ("data2_tensor2", "data2_tensor2"),
+    ("pipeline2", "data2_pipeline2_virtual2"),
+    ("data2_pipeline2_virtual2", "tensor4_sequence"),
+    ("tensor4_sequence", "data2_whole_states"),
+    ("data2_whole_states", "tensor2"),
+    ("tensor2", "one"),
+]
+SWIGLU = {
+    "model__position": "rotary",
+    "model__norm": "rmsnorm",
+    "model__activation": "swiglu",
+    "model__bias": False,
+    "model__tied_embeddings": False,
+}
+
+
+@pytest.fixture(scope="module")
+def saved(ranks, tmp_path_factory):
+    @functools.cache
+    def save(grid: str, items: tuple):
+        world_size, changes = GRIDS[grid]
+        directory = tmp_path_factory.mktemp(grid)
+        config = configure(world_size, train__steps=STEPS, **{"engine__zero_stage": 1, **changes, **dict(items)})
+        return directory, ranks.run(world_size, save_case, config, directory, SAVED_AT)
+
+    return lambda grid, **changes: save(grid, tuple(sorted(changes.items())))
+
+
+def check(ranks, saved, source: str, target: str, **changes) -> None:
+    directory, before = saved(source, **changes)
+    world_size, of_target = GRIDS[target]
+    config = configure(world_size, train__steps=STEPS, **{"engine__zero_stage": 1, **of_target, **changes})
+    after = ranks.run(world_size, load_case, config, directory)
+    expected, actual = whole_states(before), whole_states(after)
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(actual[name], tensor), name
+    losses, uninterrupted = after[0].losses, before[0].losses[SAVED_AT:]
+    if source == target:
+        assert losses == uninterrupted
+    else:
+        assert losses == pytest.approx(uninterrupted, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(("source", "target"), COVERING)
+def test_opens_on_another_grid(ranks, saved, source, target):
+    check(ranks, saved, source, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", GRIDS)
+@pytest.mark.parametrize("source", GRIDS)
+def test_opens_on_every_grid(ranks, saved, source, target):
+    check(ranks, saved, source, target)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("tensor2", "one"), ("one", "tensor2_pipeline2"), ("tensor4_sequence", "data2_tensor2")]
+)
+def test_fused_gates_and_heads_are_split_anew(ranks, saved, source, target):
+    check(ranks, saved, source, target, **SWIGLU)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_masters_and_loss_scale_go_along(ranks, saved, precision):
+    check(ranks, saved, "data2", "data2", precision__name=precision)
+
+
+def test_nothing_in_it_tells_the_grid(saved):
+    one, _ = saved("one")
+    other, _ = saved("tensor2_pipeline2")
+
+    def described(directory):
+        from dist_plm.checkpoint.planner import TensorReader
+        from dist_plm.checkpoint.storage import LocalStorage
+
+        reader = LocalStorage(directory).reader("step_00000002")
+        tensors = TensorReader(reader, reader.read_metadata()).tensors
+        return {name: (tuple(t.size), t.properties.dtype) for name, t in tensors.items()}
+
+    assert described(one) == described(other)
+    assert described(one)["model.embedding.word.weight"] == ((211, 64), torch.float32), "padding is not saved"
