@@ -1,7 +1,10 @@
 """The process groups of a rank. The one owner of Megatron-core's `parallel_state` and of its random-state tracker."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -64,16 +67,17 @@ def build_groups(grid: Grid, device: Device, *, timeout: timedelta, virtual_pipe
     rank, world_size = dist.get_rank(), dist.get_world_size()
     assert world_size == grid.size, f"{world_size} ranks for {grid} of {grid.size}"
     assert virtual_pipeline == 1 or grid.pipeline > 1, "model chunks are interleaved only along a pipeline"
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=grid.tensor,
-        pipeline_model_parallel_size=grid.pipeline,
-        virtual_pipeline_model_parallel_size=virtual_pipeline if virtual_pipeline > 1 else None,
-        context_parallel_size=grid.context,
-        distributed_timeout_minutes=timeout.total_seconds() / 60,  # pyright: ignore[reportArgumentType]
-        order="tp-cp-ep-dp-pp",
-        # Only its own checkpoint formats gather over these.
-        create_gloo_process_groups=False,
-    )
+    with _equal_groups_made_once() if device.backend == "gloo" else nullcontext():
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=grid.tensor,
+            pipeline_model_parallel_size=grid.pipeline,
+            virtual_pipeline_model_parallel_size=virtual_pipeline if virtual_pipeline > 1 else None,
+            context_parallel_size=grid.context,
+            distributed_timeout_minutes=timeout.total_seconds() / 60,  # pyright: ignore[reportArgumentType]
+            order="tp-cp-ep-dp-pp",
+            # Only its own checkpoint formats gather over these.
+            create_gloo_process_groups=False,
+        )
     collection = ProcessGroupCollection.use_mpu_process_groups()
     world = dist.group.WORLD
     assert world is not None
@@ -97,6 +101,30 @@ def build_groups(grid: Grid, device: Device, *, timeout: timedelta, virtual_pipe
         position_embedding=collection.pos_embd,
         collection=collection,
     )
+
+
+@contextmanager
+def _equal_groups_made_once() -> Iterator[None]:
+    """Lets Megatron-core share one group between all axes that join the same ranks, as most do on a small grid.
+
+    It asks for some thirty groups a rank, and every gloo group keeps a thread that polls a hundred times a second: on a
+    CPU those threads take the time of the work. NCCL groups stay apart, so that their kernels can overlap.
+    """
+    world = dist.group.WORLD
+    made: dict[tuple[int, ...], object] = {tuple(range(dist.get_world_size())): world}
+    create_group = parallel_state.create_group
+
+    def create_once(ranks: Sequence[int], **options: Any) -> object:
+        members = tuple(ranks)
+        if members not in made:
+            made[members] = create_group(ranks, **options)
+        return made[members]
+
+    parallel_state.create_group = create_once
+    try:
+        yield
+    finally:
+        parallel_state.create_group = create_group
 
 
 def random_tracker() -> megatron_random.CudaRNGStatesTracker:
