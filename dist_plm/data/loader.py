@@ -1,8 +1,8 @@
 """Feeds a rank its microbatches, prepared ahead of need by worker processes.
 
 The workers are plain subprocesses (`loader_worker`) rather than torch's: they are not forked from a process that has
-threads, CUDA and communicators, they do not import the launch script again, and without torch they start in a tenth of
-a second. Worker w of N makes microbatches w, w + N, …; taking them in turn keeps the order whatever N is.
+threads, CUDA and communicators, they do not import the launch script again, and without torch they start in a
+fifth of a second. Worker w of N makes microbatches w, w + N, …; taking them in turn keeps the order whatever N is.
 """
 
 import os

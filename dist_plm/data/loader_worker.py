@@ -1,6 +1,6 @@
 """What runs in a loader's worker process: read windows, collate, send. Started by `loader`, never by hand.
 
-It imports numpy and whatever `collate` needs, no torch, so that it starts in a tenth of a second and stays small.
+It imports numpy and whatever `collate` needs, no torch, so that it starts in a fifth of a second and stays small.
 """
 
 import pickle

@@ -27,6 +27,7 @@ def workspace(out: Path, inputs: dict[str, Any], report: Callable[[str], None]) 
     Raises:
         DataError: another process is at work on the same `out`.
     """
+    out = out.resolve()  # through a link, which then goes on pointing at the store
     partial = out.with_name(out.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
     lock = os.open(partial, os.O_RDONLY)
@@ -46,11 +47,13 @@ def check_replaceable(out: Path) -> None:
     """Refuses to replace anything but a store or an empty directory."""
     if not out.is_dir():
         raise DataError(f"data.out = {str(out)!r} is a file; name a directory")
+    if out.samefile(os.curdir):
+        raise DataError(f"data.out = {str(out)!r} is the current directory; name one inside it")
     if any(out.iterdir()):
         try:
             read_manifest(out)
         except DataError as error:
-            if not (out / NAME).exists():
+            if not (out / NAME).exists():  # a damaged manifest is still a store's
                 raise DataError(
                     f"data.out = {str(out)!r} is a directory that holds something other than a store; it is not "
                     "replaced, choose another"

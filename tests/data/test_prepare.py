@@ -215,6 +215,18 @@ def test_other_directories_are_never_replaced(tmp_path):
     run(tmp_path / "empty")
 
 
+def test_out_may_be_a_link_but_not_the_current_directory(tmp_path, monkeypatch, expected):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    run(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert contents(tmp_path / "disk") == expected
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(DataError, match="is the current directory; name one inside it"):
+        run(".")
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_broken_input_leaves_no_store(tmp_path, workers):
     for i in range(4):
