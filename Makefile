@@ -33,7 +33,7 @@ corpus: $(CORPUS)/store/manifest.json
 
 $(CORPUS)/store/manifest.json: | install
 	$(bin)/python launch/fetch_quickstart.py $(CORPUS)/raw
-	$(bin)/python launch/prepare_data.py data.sources='[{path: "$(CORPUS)/raw/*.txt", max_chars: 8192}]' data.out=$(CORPUS)/store tokenizer.vocab_size=8192
+	$(bin)/python launch/prepare_data.py data.sources='[{path: "$(CORPUS)/raw/*.txt", max_chars: 8192}]' data.out=$(CORPUS)/store tokenizer.vocab_size=8192 data.workers=2
 
 quickstart: install corpus
 	$(bin)/torchrun --standalone --nproc-per-node $(RANKS) launch/pretrain.py experiment=$(EXPERIMENT)
