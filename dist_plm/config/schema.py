@@ -14,6 +14,7 @@ Natural = Annotated[int, at_least(0)]
 Fraction = Annotated[float, FRACTION]
 Positive = Annotated[float, more_than(0)]
 NonNegative = Annotated[float, at_least(0)]
+Share = Annotated[float, between(0, 1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +29,13 @@ class RunConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The network. Derived when None: `kv_heads` = heads, `head_size` = hidden / heads, `ffn` = 4 hidden (8/3 hidden,
-    rounded up to a multiple of 256, for swiglu), `vocab_size` from the data, `max_positions` = data.sequence_length."""
+    rounded up to a multiple of 256, for swiglu), `vocab_size` from the data, `max_positions` = data.sequence_length,
+    `embedding_size` = hidden, `pair_head` from the objective; of encoder-decoders `decoder_layers` = layers; of electra
+    `generator_hidden` = hidden / 4, `generator_layers` = layers, `generator_heads` = generator_hidden / head_size,
+    `generator_ffn` = 4 generator_hidden."""
 
-    family: Literal["gpt"]
-    layers: Count
+    family: Literal["gpt", "bert", "roberta", "electra", "t5", "transformer"]
+    layers: Count  # of the encoder, where there is a decoder as well
     hidden: Count
     heads: Count
     kv_heads: Count | None = None
@@ -40,13 +44,30 @@ class ModelConfig:
     vocab_size: Count | None = None
     vocab_multiple: Count = 128  # the vocabulary is padded to a multiple of this times parallel.tensor
     max_positions: Count | None = None
-    position: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"
+    position: Literal["learned", "sinusoidal", "rotary", "relative", "none"] = "learned"
+    position_offset: Natural = 0  # rows of the table before the first position: 2 in RoBERTa
     rotary_base: Positive = 10000.0
-    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu"] = "gelu_tanh"
+    relative_buckets: Count = 32  # with the next, of relative positions
+    relative_distance: Count = 128
+    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu", "geglu"] = "gelu_tanh"
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    norm_placement: Literal["pre", "post"] = "pre"  # before each half of a layer, or after its residual sum
     norm_eps: Positive = 1e-5
     bias: bool = True
     tied_embeddings: bool = True
+    # bert, roberta, electra
+    embedding_size: Count | None = None
+    segments: Natural = 0  # kinds of segments that an embedding tells apart
+    pair_head: bool | None = None  # pooler and classifier of sentence pairs; bert alone
+    window: Natural = 0  # tokens on each side that one attends to; 0 is all
+    global_tokens: Natural = 0  # with a window: the first tokens of a row, which attend to all and all attend to
+    # t5, transformer
+    decoder_layers: Count | None = None
+    # electra
+    generator_hidden: Count | None = None
+    generator_layers: Count | None = None
+    generator_heads: Count | None = None
+    generator_ffn: Count | None = None
     hidden_dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
     init_std: Positive = 0.02
@@ -55,12 +76,35 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveConfig:
-    """What the model learns to predict. `document_mask`: no attention across document ends; `reset_positions`: position
-    numbers start again at each document."""
+    """What the model learns to predict. A setting that the objective does not read is refused.
 
-    name: Literal["causal"]
+    `document_mask`: no attention across document ends; `reset_positions`: position numbers start again at each
+    document. `mask_split`: shares of the masked tokens that become [MASK], become a random token, and stay as
+    they are."""
+
+    name: Literal["causal", "mlm", "mlm_nsp", "mlm_sop", "span", "rtd"]
+    # causal, mlm, rtd
     document_mask: bool = False
     reset_positions: bool = False
+    # causal: documents rearranged for fill-in-the-middle, and the share of them that is suffix first
+    fim_rate: Share = 0.0
+    fim_spm_rate: Share = 0.5
+    # all but causal: share of the tokens that is predicted
+    mask_rate: Annotated[float, Bounds(low=0, high=1, low_open=True, high_open=True)] = 0.15
+    # mlm, mlm_nsp, mlm_sop
+    mask_split: tuple[Share, Share, Share] = (0.8, 0.1, 0.1)
+    # mlm, mlm_nsp, mlm_sop, rtd: what is masked as one; spans are of whole words, geometrically many
+    mask_units: Literal["tokens", "words", "spans"] = "tokens"
+    span_p: Annotated[float, Bounds(low=0, high=1, low_open=True)] = 0.2
+    span_longest: Count = 10
+    # span: mean number of tokens a span
+    mean_span: Annotated[float, at_least(1)] = 3.0
+    # mlm_nsp, mlm_sop
+    negative_rate: Share = 0.5  # pairs that are random or swapped
+    short_rate: Share = 0.1  # pairs cut from less text than fits
+    pair_weight: NonNegative = 1.0  # of the pair's loss beside that of masked tokens
+    # rtd
+    discriminator_weight: NonNegative = 50.0  # of its loss beside the generator's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

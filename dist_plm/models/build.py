@@ -6,6 +6,9 @@ from megatron.core.transformer import TransformerConfig
 from dist_plm.config.rules import padded_vocab_size
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.models.chunk import ModelChunk
+from dist_plm.models.electra import Electra
+from dist_plm.models.encoder import MaskedLanguageModel
+from dist_plm.models.encoder_decoder import EncoderDecoder
 from dist_plm.models.gpt import CausalLanguageModel
 from dist_plm.models.init import initialize
 from dist_plm.models.layers import layers_of_chunk
@@ -22,10 +25,49 @@ def build_model(config: PretrainConfig, groups: Groups, device: torch.device) ->
     Args:
         config: finalised.
     """
+    shape, count = shape_of(config, groups, device), config.parallel.virtual_pipeline
+    chunks = [build_chunk(shape, chunk, count) for chunk in range(count)]
+    layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
+    initialize(layouts, config.model, config.train.seed)
+    return chunks, layouts
+
+
+CHAINS: dict[str, type[CausalLanguageModel] | type[MaskedLanguageModel]] = {
+    "gpt": CausalLanguageModel,
+    "bert": MaskedLanguageModel,
+    "roberta": MaskedLanguageModel,
+}
+PAIRS: dict[str, type[Electra] | type[EncoderDecoder]] = {
+    "electra": Electra,
+    "t5": EncoderDecoder,
+    "transformer": EncoderDecoder,
+}
+
+
+def build_chunk(shape: Shape, chunk: int, chunks: int) -> ModelChunk:
+    """Chunk number `chunk` of the `chunks` that this rank holds, its weights not filled yet. Models that are one chain of
+    layers are cut into pipeline stages; those that are a pair of networks are whole."""
+    family = shape.model.family
+    stage, stages = shape.groups.coordinates.pipeline, shape.groups.grid.pipeline
+    if family in PAIRS:
+        assert stages == 1, "a rule refuses pipelines of such models"
+        return PAIRS[family](shape)
+    layers = layers_of_chunk(shape.model.layers, stage, stages, chunk, chunks)
+    return CHAINS[family](
+        shape,
+        layers,
+        first=stage == 0 and chunk == 0,
+        last=stage == stages - 1 and chunk == chunks - 1,
+        chunk=chunk if chunks > 1 else None,
+    )
+
+
+def shape_of(config: PretrainConfig, groups: Groups, device: torch.device) -> Shape:
+    """What the modules of a finalised configuration's model share."""
     parallel, model = config.parallel, config.model
     dtype = DTYPES[config.precision.name]
     assert model.vocab_size is not None
-    shape = Shape(
+    return Shape(
         model=model,
         megatron=megatron_config(config, dtype, device),
         groups=groups,
@@ -34,24 +76,6 @@ def build_model(config: PretrainConfig, groups: Groups, device: torch.device) ->
         sequence_parallel=parallel.sequence_parallel,
         padded_vocab_size=padded_vocab_size(model.vocab_size, model.vocab_multiple, parallel.tensor),
         seed=config.train.seed,
-    )
-    chunks: list[ModelChunk] = [
-        _build_chunk(shape, chunk, parallel.virtual_pipeline) for chunk in range(parallel.virtual_pipeline)
-    ]
-    layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
-    initialize(layouts, model, config.train.seed)
-    return chunks, layouts
-
-
-def _build_chunk(shape: Shape, chunk: int, chunks: int) -> ModelChunk:
-    stage, stages = shape.groups.coordinates.pipeline, shape.groups.grid.pipeline
-    layers = layers_of_chunk(shape.model.layers, stage, stages, chunk, chunks)
-    return CausalLanguageModel(
-        shape,
-        layers,
-        first=stage == 0 and chunk == 0,
-        last=stage == stages - 1 and chunk == chunks - 1,
-        chunk=chunk if chunks > 1 else None,
     )
 
 

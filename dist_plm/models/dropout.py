@@ -21,6 +21,10 @@ class Site(IntEnum):
     ATTENTION_SCORES = 1
     ATTENTION_OUTPUT = 2
     MLP_OUTPUT = 3
+    CROSS_SCORES = 4
+    CROSS_OUTPUT = 5
+    STACK_OUTPUT = 6
+    REPLACEMENT = 7  # ELECTRA's draws of tokens
 
 
 def generator_for(context: SequenceContext, row: int, layer: int, site: Site, device: torch.device, part: int = 0):
@@ -57,7 +61,14 @@ def hidden_dropout(
 
 
 def score_dropout(
-    scores: Tensor, probability: float, context: SequenceContext, layer: int, *, first_head: int, block: int
+    scores: Tensor,
+    probability: float,
+    context: SequenceContext,
+    layer: int,
+    site: Site = Site.ATTENTION_SCORES,
+    *,
+    first_head: int,
+    block: int,
 ) -> Tensor:
     """Drops attention probabilities of one block of query rows.
 
@@ -69,6 +80,6 @@ def score_dropout(
     for row in range(scores.shape[0]):
         for head in range(scores.shape[1]):
             part = (first_head + head) * 2**20 + block
-            generator = generator_for(context, row, layer, Site.ATTENTION_SCORES, scores.device, part)
+            generator = generator_for(context, row, layer, site, scores.device, part)
             keep[row, head] = torch.rand(scores.shape[2:], generator=generator, device=scores.device) >= probability
     return scores * keep / (1.0 - probability)

@@ -1,15 +1,13 @@
 """The causal language model: one chunk of it, as a pipeline rank holds it."""
 
-import torch
 from torch import Tensor
 
 from dist_plm.models.chunk import ModelChunk
-from dist_plm.models.context import Batch, SequenceContext
+from dist_plm.models.context import Batch, context_of
 from dist_plm.models.embedding import Embedding, vocabulary_parts
 from dist_plm.models.layers import LayerStack
 from dist_plm.models.linear import ColumnLinear
 from dist_plm.models.norms import build_norm
-from dist_plm.models.positions import rotary_tables
 from dist_plm.models.scores import Scores
 from dist_plm.models.shape import Shape
 from dist_plm.models.vocab_loss import score_tokens
@@ -42,7 +40,7 @@ class CausalLanguageModel(ModelChunk):
         Returns:
             hidden states [S', B, H] for the next stage, or the scores of `labels` on the last.
         """
-        context, positions = self._context(batch)
+        context, positions = context_of(batch, self.shape.model, self.shape.seed, causal=True)
         if self.pre_process:
             hidden = self.embedding(batch["tokens"], positions, context)
         else:
@@ -52,18 +50,3 @@ class CausalLanguageModel(ModelChunk):
             return hidden
         logits = self.logits(self.final_norm(hidden))
         return {"labels": score_tokens(logits, batch["labels"].transpose(0, 1), self.shape, evaluate=not self.training)}
-
-    def _context(self, batch: Batch) -> tuple[SequenceContext, Tensor]:
-        tokens, model = batch["tokens"], self.shape.model
-        positions = batch.get("positions")
-        if positions is None:
-            positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        rotary = None
-        if model.position == "rotary":
-            assert model.head_size is not None
-            rotary = rotary_tables(positions, model.head_size, model.rotary_base)
-        samples = tuple(batch["samples"].tolist())
-        context = SequenceContext(
-            causal=True, documents=batch.get("documents"), rotary=rotary, samples=samples, seed=self.shape.seed
-        )
-        return context, positions

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+import torch
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from dist_plm.models.layout import Part, split_over_tensor_ranks
 from dist_plm.models.shape import Shape
@@ -19,13 +21,27 @@ class ColumnLinear(ColumnParallelLinear):
 
     Several projections of one input may be fused: each rank then holds its share of the first part, then of the second,
     and so on. `parts` names them with their whole numbers of rows.
+
+    Args:
+        allocate: False where the weight is another layer's, given at each call.
+        input_size: model.hidden if None.
+        whole_input: the input is whole on every tensor rank even under sequence parallelism.
     """
 
-    def __init__(self, shape: Shape, parts: Sequence[Part], *, bias: bool, allocate: bool = True) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        parts: Sequence[Part],
+        *,
+        bias: bool,
+        allocate: bool = True,
+        input_size: int | None = None,
+        whole_input: bool = False,
+    ) -> None:
         super().__init__(
-            shape.model.hidden,
+            input_size or shape.model.hidden,
             sum(part.rows for part in parts),
-            config=shape.megatron,
+            config=shape.unsliced if whole_input else shape.megatron,
             init_method=filled_later,
             bias=bias,
             gather_output=False,
@@ -38,13 +54,20 @@ class ColumnLinear(ColumnParallelLinear):
 
 
 class RowLinear(RowParallelLinear):
-    """Y = X Aᵀ with the columns of A split over tensor ranks; the ranks' partial results are added."""
+    """Y = X Aᵀ with the columns of A split over tensor ranks; the ranks' partial results are added.
 
-    def __init__(self, shape: Shape, input_size: int, *, bias: bool) -> None:
+    Args:
+        output_size: model.hidden if None.
+        whole_output: the result is whole on every tensor rank even under sequence parallelism.
+    """
+
+    def __init__(
+        self, shape: Shape, input_size: int, *, bias: bool, output_size: int | None = None, whole_output: bool = False
+    ) -> None:
         super().__init__(
             input_size,
-            shape.model.hidden,
-            config=shape.megatron,
+            output_size or shape.model.hidden,
+            config=shape.unsliced if whole_output else shape.megatron,
             init_method=filled_later,
             bias=bias,
             input_is_parallel=True,
@@ -52,3 +75,23 @@ class RowLinear(RowParallelLinear):
             tp_group=shape.groups.tensor,
         )
         split_over_tensor_ranks(self.weight, 1)
+
+
+class Dense(nn.Module):
+    """A linear layer that every tensor rank holds whole.
+
+    Args:
+        sliced_input: each tensor rank applies it to its slice of the sequence, so that the gradients are partial sums, which
+            the engine adds over the tensor group.
+    """
+
+    def __init__(self, shape: Shape, input_size: int, output_size: int, *, sliced_input: bool = False) -> None:
+        super().__init__()
+        like = {"dtype": shape.dtype, "device": shape.device}
+        self.weight = nn.Parameter(torch.empty(output_size, input_size, **like))
+        self.bias = nn.Parameter(torch.empty(output_size, **like))
+        for parameter in self.parameters():
+            parameter.sequence_parallel = sliced_input  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)

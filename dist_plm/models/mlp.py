@@ -18,18 +18,25 @@ def swiglu(x: Tensor) -> Tensor:
     return functional.silu(gate) * up
 
 
+def geglu(x: Tensor) -> Tensor:
+    """Shazeer 2020, equation 5, with the tanh approximation of T5 v1.1: gelu of the first half times the second half."""
+    gate, up = x.chunk(2, dim=-1)
+    return functional.gelu(gate, approximate="tanh") * up
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_tanh": partial(functional.gelu, approximate="tanh"),
     "relu": functional.relu,
     "swiglu": swiglu,
+    "geglu": geglu,
 }
 
 
 class MLP(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        names = ("gate", "up") if shape.model.activation == "swiglu" else ("up",)
+        names = ("gate", "up") if shape.model.activation in ("swiglu", "geglu") else ("up",)
         self.activation = ACTIVATIONS[shape.model.activation]
         self.recompute = shape.model.recompute == "selective"
         self.up = ColumnLinear(shape, [Part(name, shape.ffn) for name in names], bias=shape.model.bias)

@@ -43,6 +43,9 @@ class RMSNorm(nn.Module):
         return functional.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
 
 
-def build_norm(model: ModelConfig, dtype: torch.dtype, device: torch.device, sequence_parallel: bool) -> nn.Module:
+def build_norm(
+    model: ModelConfig, dtype: torch.dtype, device: torch.device, sequence_parallel: bool, size: int | None = None
+) -> nn.Module:
+    """Of vectors of `size`, model.hidden if None."""
     kind = LayerNorm if model.norm == "layernorm" else RMSNorm
-    return kind(model.hidden, model.norm_eps, dtype, device, sequence_parallel)
+    return kind(size or model.hidden, model.norm_eps, dtype, device, sequence_parallel)

@@ -1,6 +1,7 @@
 """What all modules of one model share: the frozen configuration, the process groups, types and devices."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import torch
 from megatron.core.transformer import TransformerConfig
@@ -26,6 +27,10 @@ class Shape:
     padded_vocab_size: int
     seed: int
 
+    def of(self, model: ModelConfig) -> "Shape":
+        """The same for another network of the model."""
+        return replace(self, model=model)
+
     @property
     def vocab_size(self) -> int:
         assert self.model.vocab_size is not None
@@ -43,6 +48,17 @@ class Shape:
     def ffn(self) -> int:
         assert self.model.ffn is not None
         return self.model.ffn
+
+    @property
+    def embedding_size(self) -> int:
+        return self.model.embedding_size or self.model.hidden
+
+    @property
+    def unsliced(self) -> TransformerConfig:
+        """`megatron` for what works on whole sequences even under sequence parallelism."""
+        config = copy.copy(self.megatron)
+        config.sequence_parallel = False
+        return config
 
     @property
     def slices(self) -> dict[str, int]:

@@ -17,6 +17,7 @@ from dist_plm.checkpoint.storage import Storage, open_storage
 from dist_plm.checkpoint.writing import CheckpointWriter
 from dist_plm.config import runfile
 from dist_plm.config.decode import encode
+from dist_plm.config.derived import ENCODERS
 from dist_plm.config.launchenv import LaunchEnv, from_environment
 from dist_plm.config.rules import finalize
 from dist_plm.config.schema import PretrainConfig
@@ -199,7 +200,7 @@ def build_recorder(config: PretrainConfig, run_dir: Path, first_step: int, peak:
         sizes=StepSizes(
             samples=train_config.global_batch,
             tokens=train_config.global_batch * length,
-            flops=flops_per_step(config.model, length, train_config.global_batch),
+            flops=step_flops(config),
             peak_tflops=peak,
         ),
         metrics=MetricsWriter(run_dir / "metrics.jsonl", resume_step=first_step),
@@ -208,6 +209,20 @@ def build_recorder(config: PretrainConfig, run_dir: Path, first_step: int, peak:
             config.track, run_dir, run_name=config.run.name, settings=encode(config), start_step=first_step
         ),
         log_every=train_config.log_every,
+    )
+
+
+def step_flops(config: PretrainConfig) -> int:
+    """Model FLOPs of one step: masked models predict the masked tokens alone, and span corruption has a decoder write the
+    corrupted tokens, a sentinel for each span, and the end."""
+    objective, length = config.objective, config.data.sequence_length
+    masked, spans = objective.mask_rate, objective.mask_rate / objective.mean_span
+    return flops_per_step(
+        config.model,
+        length,
+        config.train.global_batch,
+        predicted=masked if config.model.family in ENCODERS else 1.0,
+        target_length=round((length - 1) * (masked + spans) / (1 - masked + spans)) + 1,
     )
 
 

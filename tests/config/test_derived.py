@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.config.derived import derive, num_microbatches, num_warmup_steps, padded_vocab_size
+from dist_plm.config.derived import derive, generator_of, num_microbatches, num_warmup_steps, padded_vocab_size
 from tests.config.make import pretrain
 
 counts = st.integers(1, 1000)
@@ -48,3 +48,26 @@ def test_microbatches():
 def test_warmup_steps(given_warmup, steps):
     config = pretrain(**{f"schedule__{k}": v for k, v in given_warmup.items()})
     assert num_warmup_steps(config.schedule, 10) == steps
+
+
+def test_encoders_derive_their_own():
+    bert = derive(pretrain(model__family="bert", objective__name="mlm_nsp"), world_size=1, vocab_size=100).model
+    assert (bert.embedding_size, bert.pair_head, bert.decoder_layers) == (32, True, None)
+    assert (
+        derive(pretrain(model__family="bert", objective__name="mlm"), world_size=1, vocab_size=9).model.pair_head
+        is False
+    )
+    roberta = pretrain(model__family="roberta", model__position_offset=2, objective__name="mlm")
+    assert derive(roberta, world_size=1, vocab_size=100).model.max_positions == 16
+
+
+def test_a_generator_is_a_quarter_of_the_discriminator():
+    model = derive(pretrain(model__family="electra", objective__name="rtd"), world_size=1, vocab_size=100).model
+    generator = generator_of(model)
+    assert (generator.hidden, generator.heads, generator.head_size) == (8, 1, 8)
+    assert (generator.ffn, generator.layers, generator.embedding_size) == (32, 4, 32)
+
+
+def test_a_decoder_is_as_deep_as_the_encoder():
+    t5 = pretrain(model__family="t5", model__position="relative", objective__name="span")
+    assert derive(t5, world_size=1, vocab_size=100).model.decoder_layers == 4

@@ -2,6 +2,9 @@ import pytest
 
 from tests.config.broken import problems
 
+BERT = {"model__family": "bert", "model__segments": 2, "objective__name": "mlm_nsp"}
+ELECTRA = {"model__family": "electra", "model__embedding_size": 16, "objective__name": "rtd"}
+
 
 @pytest.mark.parametrize(
     ("changes", "parts"),
@@ -21,6 +24,36 @@ from tests.config.broken import problems
             {"objective__reset_positions": True, "objective__document_mask": True, "model__position": "none"},
             ["objective.reset_positions = true has no effect with model.position = 'none'"],
         ),
+        ({"model__relative_buckets": 8}, ["model.relative_buckets = 8 has no effect", "'learned'"]),
+        ({"model__position": "relative"}, ["model.position = 'relative' is T5's", "model.family = 'gpt'"]),
+        ({"model__position": "none", "model__position_offset": 2}, ["model.position_offset = 2 has no effect"]),
+        ({"model__family": "bert"}, ["model.family = 'bert'", "objective.name = 'causal'", "objective=mlm_nsp", "gpt"]),
+        ({"objective__name": "mlm"}, ["model.family = 'gpt'", "objective=causal", "family bert, roberta"]),
+        ({"model__segments": 2}, ["model.segments = 2 has no effect", "model.family = 'gpt'"]),
+        ({"model__decoder_layers": 2}, ["model.decoder_layers = 2 has no effect", "model.family = 'gpt'"]),
+        ({"model__generator_hidden": 8}, ["model.generator_hidden = 8 has no effect", "model.family = 'gpt'"]),
+        ({"model__global_tokens": 1}, ["model.global_tokens = 1 has no effect with model.window = 0"]),
+        ({**BERT, "model__pair_head": False}, ["model.pair_head = false", "'mlm_nsp'", "model.pair_head=null"]),
+        ({**BERT, "objective__name": "mlm", "model__pair_head": True}, ["model.pair_head = true", "no pairs"]),
+        ({"model__pair_head": True}, ["model.pair_head = true has no effect", "model.family = 'gpt'"]),
+        ({**BERT, "model__segments": 1}, ["model.segments = 1", "model.segments=2"]),
+        ({**BERT, "model__embedding_size": 16}, ["model.embedding_size = 16", "model.hidden = 32", "electra"]),
+        ({**ELECTRA, "model__generator_heads": 3}, ["model.generator_hidden = 8", "model.generator_heads = 3"]),
+        (
+            {
+                **ELECTRA,
+                "model__generator_ffn": 31,
+                "parallel__tensor": 2,
+                "model__generator_heads": 2,
+                "world_size": 2,
+            },
+            ["model.generator_ffn = 31", "parallel.tensor = 2"],
+        ),
+        ({**ELECTRA, "parallel__pipeline": 2, "world_size": 2}, ["parallel.pipeline = 2", "model.family = 'electra'"]),
+        (
+            {"model__family": "t5", "objective__name": "span", "parallel__pipeline": 2, "world_size": 2},
+            ["parallel.pipeline = 2", "model.family = 't5'", "parallel.pipeline=1"],
+        ),
     ],
 )
 def test_one_sentence_with_key_value_and_remedy(changes, parts):
@@ -36,6 +69,13 @@ def test_one_sentence_with_key_value_and_remedy(changes, parts):
         {"model__position": "rotary", "model__max_positions": 8, "model__rotary_base": 5e5},
         {"model__vocab_size": 61},
         {"objective__reset_positions": True, "objective__document_mask": True},
+        BERT,
+        {**BERT, "objective__name": "mlm"},
+        {**BERT, "model__segments": 0, "parallel__pipeline": 2, "world_size": 2},
+        {"model__family": "roberta", "objective__name": "mlm", "model__position_offset": 2, "model__max_positions": 16},
+        ELECTRA,
+        {"model__family": "t5", "objective__name": "span", "model__position": "relative", "model__decoder_layers": 2},
+        {"model__window": 4, "model__global_tokens": 1},
     ],
 )
 def test_what_fits_passes(changes):

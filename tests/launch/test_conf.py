@@ -1,11 +1,13 @@
 """Every file in conf/ composes, decodes and passes the rules."""
 
 import pytest
+import yaml
 from _app import load
 from _compose import CONF, choices_of, groups_of
 
 from dist_plm.config.derived import model_ranks
 from dist_plm.config.rules import check_prepare, finalize
+from dist_plm.config.rules_model import OBJECTIVES
 from dist_plm.config.schema import PrepareConfig, PretrainConfig
 
 PRETRAIN_CHOICES = [
@@ -20,9 +22,16 @@ def accepted(*overrides: str) -> PretrainConfig:
     return finalize(config, world_size=model_ranks(config.parallel), vocab_size=1000)
 
 
+def learns_from(model: str) -> str:
+    """The first objective that the family of a model knows."""
+    family = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text())["family"]
+    return f"objective.name={OBJECTIVES[family][0]}"
+
+
 @pytest.mark.parametrize(("group", "choice"), PRETRAIN_CHOICES)
 def test_every_choice_of_a_group_is_accepted(group, choice):
-    accepted(f"{group}={choice}", *BESIDE.get(group, []))
+    beside = [learns_from(choice)] if group == "model" else BESIDE.get(group, [])
+    accepted(f"{group}={choice}", *beside)
 
 
 @pytest.mark.parametrize("experiment", choices_of("experiment"))
@@ -33,8 +42,8 @@ def test_every_experiment_is_accepted(experiment):
 @pytest.mark.parametrize("model", choices_of("model"))
 @pytest.mark.parametrize("data", ["quickstart", "store"])
 def test_every_model_is_accepted_with_small_and_full_samples(model, data):
-    more = ["data.sequence_length=64"] if model == "gpt_tiny" else []
-    accepted(f"model={model}", f"data={data}", *more)
+    more = ["data.sequence_length=64"] if "tiny" in model or "t5" in model else []
+    accepted(f"model={model}", f"data={data}", learns_from(model), *more)
 
 
 @pytest.mark.parametrize("tokenizer", choices_of("tokenizer"))

@@ -1,5 +1,6 @@
 """Trains a tiny model for a few steps on the ranks of a test case, over batches that are a function of the sample number."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from dist_plm.data.batches import microbatch_samples
 from dist_plm.engines.build import build_engine
 from dist_plm.models.build import build_model
 from dist_plm.models.layout import Layout
+from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.build import build_objective
 from dist_plm.optim.schedules import learning_rate
 from dist_plm.parallel.grid import Grid
@@ -85,6 +87,7 @@ class Outcome:
     """Of one rank. `initial` and `final` hold its pieces: name -> list of (start, whole shape, values)."""
 
     losses: list[float]
+    terms: list[dict[str, float]]
     norms: list[float | None]
     evaluation: dict[str, tuple[float, int, int]]
     initial: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]
@@ -97,29 +100,43 @@ def grid_of(config: PretrainConfig) -> Grid:
     return Grid(data=parallel.data, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
 
 
-def rank_batches(config: PretrainConfig, groups: Groups, step: int) -> list[dict[str, Tensor]]:
+def rank_batches(
+    config: PretrainConfig, groups: Groups, step: int, make: Callable[..., dict[str, Tensor]] = batch_of
+) -> list[dict[str, Tensor]]:
     train = config.train
     sizes = {"global_batch": train.global_batch, "micro_batch": train.micro_batch, "data_size": groups.grid.data}
     count = num_microbatches(config)
-    return [batch_of(config, microbatch_samples(step, m, groups.coordinates.data, **sizes)) for m in range(count)]
+    return [make(config, microbatch_samples(step, m, groups.coordinates.data, **sizes)) for m in range(count)]
 
 
-def train_case(world: World, config: PretrainConfig) -> Outcome:
-    """Runs on every rank of a case of the pool."""
+def train_case(
+    world: World,
+    config: PretrainConfig,
+    make: Callable[..., dict[str, Tensor]] = batch_of,
+    losses: Mapping[str, LossTerm] | None = None,
+) -> Outcome:
+    """Runs on every rank of a case of the pool.
+
+    Args:
+        make: gives a batch of the samples with certain numbers.
+        losses: the parts of the loss; the objective's if None.
+    """
     device = world.device
     groups = build_groups(
         grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timedelta(seconds=60)
     )
     model, layouts = build_model(config, groups, device.torch_device)
     initial = pieces_of(layouts)
-    losses = build_objective(config.objective).losses
+    losses = losses or build_objective(config.objective).losses
     engine = build_engine(config, groups, device.torch_device, model, losses)
     results = [
-        engine.train_step(rank_batches(config, groups, step), lr) for step, lr in enumerate(learning_rates(config))
+        engine.train_step(rank_batches(config, groups, step, make), lr)
+        for step, lr in enumerate(learning_rates(config))
     ]
-    sums = engine.eval_step(rank_batches(config, groups, 0))
+    sums = engine.eval_step(rank_batches(config, groups, 0, make))
     return Outcome(
         losses=[r.loss for r in results],
+        terms=[dict(r.terms) for r in results],
         norms=[r.grad_norm for r in results],
         evaluation={name: (term.loss, term.correct, term.count) for name, term in sums.items()},
         initial=initial,

@@ -1,0 +1,155 @@
+"""ELECTRA (Clark et al. 2020): a small masked language model proposes tokens, and the encoder tells which were replaced."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dist_plm.config.derived import generator_of
+from dist_plm.models.chunk import ModelChunk
+from dist_plm.models.context import Batch, SequenceContext, context_of
+from dist_plm.models.dropout import Site, generator_for
+from dist_plm.models.embedding import Embedding
+from dist_plm.models.encoder import token_output
+from dist_plm.models.heads import TokenTransform, predicted, whole_sequence
+from dist_plm.models.layers import LayerStack
+from dist_plm.models.layout import Part
+from dist_plm.models.linear import ColumnLinear, Dense, RowLinear
+from dist_plm.models.norms import build_norm
+from dist_plm.models.scores import Scores, TermScores
+from dist_plm.models.shape import Shape
+from dist_plm.models.vocab_loss import columns_of, score_tokens
+
+
+class Electra(ModelChunk):
+    """Generator and discriminator with shared embeddings (section 3.2), trained together. No gradient passes from the
+    discriminator to the generator through the sampled tokens."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape, first=True, last=True, chunk=None)
+        small = shape.of(generator_of(shape.model))
+        self.embedding = Embedding(shape)
+        self.generator = Encoder(small, before=0)
+        self.transform = TokenTransform(small)
+        self.output = token_output(small, allocate=not shape.model.tied_embeddings)
+        self.discriminator = Encoder(shape, before=small.model.layers)
+        self.detector = Detector(shape)
+
+    def forward(self, batch: Batch) -> Scores:
+        """Args:
+            batch: `tokens` [B, S] with the predicted ones masked, `labels` [B, S] (negative: not predicted), `originals`
+                [B, S] (negative: not judged), `samples` [B] on the host, and where they apply `lengths`, `segments`,
+                `documents`, `positions`.
+        Returns:
+            the scores of `labels` by the generator and of `originals` by the discriminator.
+        """
+        evaluate = not self.training
+        context, positions = context_of(batch, self.shape.model, self.shape.seed, causal=False)
+
+        embedded = self.embedding(batch["tokens"], positions, context, batch.get("segments"), part=-1)
+        hidden = whole_sequence(self.generator(embedded, context), self.shape)
+        chosen, labels = predicted(hidden, batch["labels"])
+        logits = self.logits(self.transform(chosen))
+        scores = {"labels": score_tokens(logits, labels, self.shape, evaluate=evaluate)}
+
+        originals = batch["originals"]
+        tokens = self._replace(originals.clamp(min=0), batch["labels"] >= 0, logits.detach(), context)
+        embedded = self.embedding(tokens, positions, context, batch.get("segments"), part=-2)
+        judged = self.detector(self.discriminator(embedded, context))
+        scores["originals"] = _score_judgements(judged, tokens != originals, originals >= 0, evaluate=evaluate)
+        return scores
+
+    @torch.no_grad()
+    def _replace(self, originals: Tensor, masked: Tensor, logits: Tensor, context: SequenceContext) -> Tensor:
+        """[B, S] originals with tokens drawn from the generator's distribution in the masked places.
+
+        Args:
+            masked: [B, S] bool, N of them in all.
+            logits: [N, V / P], in the order of the sequence.
+        """
+        length = originals.shape[1]
+        rows = []
+        for row in range(originals.shape[0]):
+            generator = generator_for(context, row, -1, Site.REPLACEMENT, originals.device)
+            rows.append(torch.rand(length, generator=generator, device=originals.device, dtype=torch.float64))
+        uniform = torch.stack(rows, dim=1)  # [S, B]
+        drawn = vocab_parallel_sample(logits, uniform[masked.transpose(0, 1)], *columns_of(logits, self.shape))
+        tokens = originals.transpose(0, 1).clone()
+        tokens[masked.transpose(0, 1)] = drawn
+        return tokens.transpose(0, 1)
+
+
+class Encoder(nn.Module):
+    """One of the two networks: from shared embeddings [S', B, embedding_size] to hidden states [S', B, H]."""
+
+    def __init__(self, shape: Shape, *, before: int) -> None:
+        super().__init__()
+        model = shape.model
+        self.project = None
+        if shape.embedding_size != model.hidden:
+            self.project = Dense(shape, shape.embedding_size, model.hidden, sliced_input=shape.sequence_parallel)
+        self.layers = LayerStack(shape, 0, model.layers, before=before)
+        self.final_norm = None
+        if model.norm_placement == "pre":
+            self.final_norm = build_norm(model, shape.dtype, shape.device, shape.sequence_parallel)
+
+    def forward(self, embedded: Tensor, context: SequenceContext) -> Tensor:
+        hidden = embedded if self.project is None else self.project(embedded)
+        hidden = self.layers(hidden, context)
+        return hidden if self.final_norm is None else self.final_norm(hidden)
+
+
+class Detector(nn.Module):
+    """Tells of each token whether it was replaced: dense layer, GELU, and one logit."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        hidden = shape.model.hidden
+        self.dense = ColumnLinear(shape, (Part("dense", hidden),), bias=True)
+        self.classifier = RowLinear(shape, hidden, bias=True, output_size=1, whole_output=True)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[S', B, H] -> logits [B, S]."""
+        inner, _ = self.dense(hidden)
+        logits, _ = self.classifier(functional.gelu(inner))
+        return logits[..., 0].transpose(0, 1)
+
+
+def _score_judgements(logits: Tensor, replaced: Tensor, judged: Tensor, *, evaluate: bool) -> TermScores:
+    """All [B, S]; equation 2 of section 3.1."""
+    losses = functional.binary_cross_entropy_with_logits(logits.float(), replaced.float(), reduction="none")
+    correct = (judged & ((logits > 0) == replaced)).sum() if evaluate else None
+    return TermScores((losses * judged).sum(), correct)
+
+
+@torch.no_grad()
+def vocab_parallel_sample(logits: Tensor, uniform: Tensor, group: dist.ProcessGroup, first: int, valid: int) -> Tensor:
+    """Tokens drawn from softmax(logits) by inverting the cumulative distribution, the same on every rank.
+
+    Args:
+        logits: [N, V / P], this rank's columns; `first` and `valid` as in `vocab_parallel_loss`.
+        uniform: [N] fp64 in [0, 1), equal on all ranks.
+    Returns:
+        [N] int64.
+    """
+    scores = logits[:, :valid].double()
+    largest = scores.amax(dim=-1) if valid else scores.new_full((len(scores),), -torch.inf)
+    if group.size() > 1:
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+    cumulative = (scores - largest[:, None]).exp_().cumsum(dim=-1)
+    own = cumulative[:, -1] if valid else torch.zeros_like(largest)
+    sums = own[None].contiguous()
+    if group.size() > 1:
+        gathered = own.new_empty(group.size() * len(own))
+        dist.all_gather_into_tensor(gathered, own.contiguous(), group=group)
+        sums = gathered.view(group.size(), -1)
+    before = sums[: group.rank()].sum(dim=0)
+    target = uniform * sums.sum(dim=0)
+    mine = (target >= before) & (target < before + own)
+    token = torch.zeros_like(uniform, dtype=torch.int64)
+    if valid:
+        column = torch.searchsorted(cumulative, (target - before)[:, None], right=True)[:, 0].clamp(max=valid - 1)
+        token = torch.where(mine, column + first, token)
+    if group.size() > 1:
+        dist.all_reduce(token, op=dist.ReduceOp.MAX, group=group)
+    return token

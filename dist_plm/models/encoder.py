@@ -1,0 +1,82 @@
+"""The masked language model: one chunk of it, as a pipeline rank holds it."""
+
+from torch import Tensor
+
+from dist_plm.models.chunk import ModelChunk
+from dist_plm.models.context import Batch, context_of
+from dist_plm.models.embedding import Embedding, vocabulary_parts
+from dist_plm.models.heads import PairHead, TokenTransform, predicted, score_pairs, whole_sequence
+from dist_plm.models.layers import LayerStack
+from dist_plm.models.layout import split_over_tensor_ranks
+from dist_plm.models.linear import ColumnLinear
+from dist_plm.models.norms import build_norm
+from dist_plm.models.scores import Scores
+from dist_plm.models.shape import Shape
+from dist_plm.models.vocab_loss import score_tokens
+
+
+class MaskedLanguageModel(ModelChunk):
+    """BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), and BERT with norms before each half of a layer and after the
+    last one (Shoeybi et al. 2019, section 5.3).
+
+    Args:
+        layers: the layers of this chunk.
+        first, last: whether the chunk begins with the embedding and ends with the heads.
+    """
+
+    def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
+        super().__init__(shape, first=first, last=last, chunk=chunk)
+        if first:
+            self.embedding = Embedding(shape)
+        self.layers = LayerStack(shape, layers.start, layers.stop)
+        if last:
+            self._add_heads(first)
+        self.mark_tied()
+
+    def _add_heads(self, first: bool) -> None:
+        shape = self.shape
+        self.final_norm = None
+        if shape.model.norm_placement == "pre":
+            self.final_norm = build_norm(shape.model, shape.dtype, shape.device, shape.sequence_parallel)
+        self.transform = TokenTransform(shape)
+        self.output = token_output(shape, allocate=not (shape.model.tied_embeddings and first))
+        self.pair = PairHead(shape) if shape.model.pair_head else None
+
+    def forward(self, batch: Batch) -> Tensor | Scores:
+        """Args:
+            batch: `tokens` [B, S], `labels` [B, S] (negative: not predicted), `samples` [B] on the host, and where they
+                apply `lengths` [B], `segments` [B, S], `pair_labels` [B], `documents` [B, S], `positions` [B, S].
+        Returns:
+            hidden states [S', B, H] for the next stage, or the scores of `labels` and `pair_labels` on the last.
+        """
+        model = self.shape.model
+        context, positions = context_of(batch, model, self.shape.seed, causal=False)
+        if self.pre_process:
+            hidden = self.embedding(batch["tokens"], positions, context, batch.get("segments"))
+        else:
+            hidden = self._from_previous_stage
+        hidden = self.layers(hidden, context)
+        return self.score(hidden, batch) if self.post_process else hidden
+
+    def score(self, hidden: Tensor, batch: Batch) -> Scores:
+        """Scores of the labels from the output of the layers [S', B, H]. The head over the vocabulary sees the predicted
+        positions alone."""
+        if self.final_norm is not None:
+            hidden = self.final_norm(hidden)
+        hidden = whole_sequence(hidden, self.shape)
+        evaluate = not self.training
+        chosen, labels = predicted(hidden, batch["labels"])
+        logits = self.logits(self.transform(chosen))
+        scores = {"labels": score_tokens(logits, labels, self.shape, evaluate=evaluate)}
+        if self.pair is not None:
+            scores["pair_labels"] = score_pairs(self.pair(hidden), batch["pair_labels"], evaluate=evaluate)
+        return scores
+
+
+def token_output(shape: Shape, *, allocate: bool) -> ColumnLinear:
+    """From whole sequences of vectors to logits, with a bias for each token."""
+    tied = shape.model.tied_embeddings
+    parts = vocabulary_parts("word" if tied else "output", shape)
+    output = ColumnLinear(shape, parts, bias=True, allocate=allocate, input_size=shape.embedding_size, whole_input=True)
+    split_over_tensor_ranks(output.bias, 0, vocabulary_parts("output", shape))
+    return output

@@ -1,0 +1,90 @@
+"""Encoder and decoder: T5 (Raffel et al. 2020; v1.1 after Shazeer 2020) and the original Transformer."""
+
+from dataclasses import replace
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dist_plm.models.chunk import ModelChunk
+from dist_plm.models.context import Batch, SequenceContext, context_of
+from dist_plm.models.dropout import Site, hidden_dropout
+from dist_plm.models.embedding import Embedding, vocabulary_parts
+from dist_plm.models.layers import LayerStack, Memory
+from dist_plm.models.linear import ColumnLinear
+from dist_plm.models.norms import build_norm
+from dist_plm.models.relative import RelativeBias
+from dist_plm.models.scores import Scores
+from dist_plm.models.shape import Shape
+from dist_plm.models.vocab_loss import score_tokens
+
+
+class EncoderDecoder(ModelChunk):
+    """Reads `tokens` with the encoder and predicts `labels` one by one with the decoder, both of which share the word
+    embedding; with `tied_embeddings` so does the output (Vaswani et al. 2017, section 3.4)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape, first=True, last=True, chunk=None)
+        model = shape.model
+        assert model.decoder_layers is not None
+        self.embedding = Embedding(shape)
+        self.encoder = Stack(shape, model.layers, before=0, decodes=False)
+        self.decoder = Stack(shape, model.decoder_layers, before=model.layers, decodes=True)
+        tied = model.tied_embeddings
+        self.output = ColumnLinear(
+            shape, vocabulary_parts("word" if tied else "output", shape), bias=False, allocate=not tied
+        )
+
+    def forward(self, batch: Batch) -> Scores:
+        """Args:
+            batch: `tokens` [B, S], `decoder_tokens` [B, T], `labels` [B, T] (negative: not predicted), `samples` [B] on the
+                host, and `lengths` [B] where rows of `tokens` are padded.
+        Returns:
+            the scores of `labels`.
+        """
+        context, positions = context_of(batch, self.shape.model, self.shape.seed, causal=False)
+        embedded = self.embedding(batch["tokens"], positions, context, part=-1)
+        memory = Memory(self.encoder(embedded, context), replace(context, rotary=None))
+
+        tokens, labels = self._padded(batch["decoder_tokens"], 0), self._padded(batch["labels"], -1)
+        read = {"tokens": tokens, "samples": batch["samples"]}
+        context, positions = context_of(read, self.shape.model, self.shape.seed, causal=True)
+        embedded = self.embedding(tokens, positions, context, part=-2)
+        hidden = self.decoder(embedded, context, memory)
+        if self.shape.model.family == "t5" and self.shape.model.tied_embeddings:
+            hidden = hidden * self.shape.model.hidden**-0.5  # as the embedding is not scaled down (mesh-tensorflow)
+        logits = self.logits(hidden)
+        return {"labels": score_tokens(logits, labels.transpose(0, 1), self.shape, evaluate=not self.training)}
+
+    def _padded(self, tokens: Tensor, value: int) -> Tensor:
+        """[B, T], lengthened so that sequence parallelism can slice it; what comes after changes nothing before it."""
+        slices = self.shape.slices["num_slices"]
+        return functional.pad(tokens, (0, -tokens.shape[1] % slices), value=value)
+
+
+class Stack(nn.Module):
+    """The layers of one side, with their relative positions, and a norm after the last where norms come first.
+
+    Args:
+        before: layers of other stacks that come first in the numbering of dropout keys.
+        decodes: whether it attends to an encoder as well, and each token only to those before it.
+    """
+
+    def __init__(self, shape: Shape, layers: int, *, before: int, decodes: bool) -> None:
+        super().__init__()
+        model = shape.model
+        self.shape, self.number = shape, before + layers
+        self.relative = RelativeBias(shape, both_ways=not decodes) if model.position == "relative" else None
+        self.layers = LayerStack(shape, 0, layers, before=before, cross=decodes)
+        self.final_norm = None
+        if model.norm_placement == "pre":
+            self.final_norm = build_norm(model, shape.dtype, shape.device, shape.sequence_parallel)
+
+    def forward(self, hidden: Tensor, context: SequenceContext, memory: Memory | None = None) -> Tensor:
+        """[S', B, H] -> [S', B, H]."""
+        hidden = self.layers(hidden, replace(context, relative=self.relative), memory)
+        if self.final_norm is None:
+            return hidden
+        hidden, probability = self.final_norm(hidden), self.shape.model.hidden_dropout
+        if self.training and probability > 0.0:
+            hidden = hidden_dropout(hidden, probability, context, self.number, Site.STACK_OUTPUT, **self.shape.slices)
+        return hidden

@@ -1,0 +1,186 @@
+"""Attention masks against a dense reference, the head at predicted positions against the head everywhere, and packed rows
+against padded ones."""
+
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import torch
+
+from dist_plm.models import attention
+from dist_plm.models.attention import CoreAttention
+from dist_plm.models.build import build_model, shape_of
+from dist_plm.models.context import SequenceContext
+from dist_plm.models.dropout import Site
+from dist_plm.models.electra import vocab_parallel_sample
+from dist_plm.models.heads import whole_sequence
+from dist_plm.models.vocab_loss import score_tokens
+from dist_plm.parallel.groups import build_groups
+from tests.ranks.corrupted import corrupted_batch
+from tests.ranks.pool import World
+from tests.ranks.test_encoders import MODELS
+from tests.ranks.training import configure, grid_of
+
+pytestmark = pytest.mark.ranks
+
+LENGTH, BATCH = 40, 3
+
+
+def groups_of(world: World, config):
+    return build_groups(grid_of(config), world.device, timeout=timedelta(seconds=60))
+
+
+def attend(world: World, settings: dict):
+    """Output and gradient of attention in blocks of 7 queries, and of one dense softmax over the whole mask."""
+    config = configure(1)
+    core = CoreAttention(shape_of(config, groups_of(world, config), torch.device("cpu")), 0, Site.ATTENTION_SCORES)
+    torch.manual_seed(3)
+    inputs = [torch.randn(LENGTH, BATCH, config.model.hidden, requires_grad=True) for _ in range(3)]
+    context = SequenceContext(**{"causal": False, **settings})
+    attention.QUERY_BLOCK, before = 7, attention.QUERY_BLOCK
+    ours = core(*inputs, context)
+    attention.QUERY_BLOCK = before
+    query, key, value = (x.view(LENGTH, BATCH, 4, 16).permute(1, 2, 0, 3) for x in inputs)
+    weights = (query @ key.transpose(-1, -2) / 4).masked_fill(~dense_mask(context)[:, None], -torch.inf).softmax(-1)
+    theirs = (weights @ value).permute(2, 0, 1, 3).flatten(2)
+    real = torch.ones(LENGTH, BATCH, 1)
+    if context.lengths is not None:
+        real = (torch.arange(LENGTH)[:, None] < context.lengths)[..., None].float()
+    gradients = [torch.autograd.grad((out * real).pow(2).sum(), inputs) for out in (ours, theirs)]
+    return (ours * real).detach(), (theirs * real).detach(), gradients
+
+
+def dense_mask(context: SequenceContext) -> torch.Tensor:
+    mask = torch.ones(BATCH, LENGTH, LENGTH, dtype=torch.bool)
+    for b in range(BATCH):
+        for i in range(LENGTH):
+            for j in range(LENGTH):
+                is_global = i < context.global_tokens or j < context.global_tokens
+                if context.window and abs(i - j) > context.window and not is_global:
+                    mask[b, i, j] = False
+                if context.causal and j > i:
+                    mask[b, i, j] = False
+                if context.documents is not None and context.documents[b, i] != context.documents[b, j]:
+                    mask[b, i, j] = False
+                if context.lengths is not None and j >= context.lengths[b] and i < context.lengths[b]:
+                    mask[b, i, j] = False
+    return mask
+
+
+DOCUMENTS = (torch.arange(LENGTH) // torch.tensor([[7], [13], [40]])).int()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"window": 3},
+        {"window": 3, "global_tokens": 2},
+        {"window": 9, "global_tokens": 8},
+        {"window": 3, "global_tokens": 1, "causal": True},
+        {"window": 3, "global_tokens": 1, "lengths": torch.tensor([40, 1, 17])},
+        {"window": 5, "documents": DOCUMENTS},
+        {"lengths": torch.tensor([40, 1, 17])},
+        {"documents": DOCUMENTS},
+        {"documents": DOCUMENTS, "lengths": torch.tensor([40, 33, 5])},
+    ],
+    ids=str,
+)
+def test_attention_in_blocks_equals_a_dense_mask(ranks, settings):
+    ((ours, theirs, gradients),) = ranks.run(1, attend, settings)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for mine, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-4)
+
+
+def head_twice(world: World, config):
+    """Loss, correct labels and gradients with the head at the predicted positions, and with it everywhere."""
+    (chunk,), _ = build_model(config, groups_of(world, config), torch.device("cpu"))
+    chunk.eval()
+    batch = corrupted_batch(config, np.arange(4))
+    labels = batch["labels"].transpose(0, 1)
+    torch.manual_seed(4)
+    slices = config.parallel.tensor if config.parallel.sequence_parallel else 1
+    hidden = torch.randn(labels.shape[0] // slices, labels.shape[1], config.model.hidden, requires_grad=True)
+    results = []
+    for everywhere in (False, True):
+        chunk.zero_grad()
+        hidden.grad = None
+        if everywhere:
+            logits = chunk.logits(chunk.transform(whole_sequence(hidden, chunk.shape)))
+            scores = score_tokens(logits, labels, chunk.shape, evaluate=True)
+        else:
+            scores = chunk.score(hidden, batch)["labels"]
+        scores.loss.backward()
+        gradients = {name: p.grad.clone() for name, p in chunk.named_parameters() if p.grad is not None}
+        results.append((scores.loss.detach(), int(scores.correct), {**gradients, "hidden": hidden.grad.clone()}))
+    return results
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_the_head_at_predicted_positions_equals_the_head_everywhere(ranks, tensor):
+    changes = {"parallel__tensor": 2, "parallel__sequence_parallel": True} if tensor == 2 else {}
+    config = configure(tensor, **MODELS["roberta"], **changes)
+    for chosen, everywhere in ranks.run(tensor, head_twice, config):
+        torch.testing.assert_close(chosen[0], everywhere[0])
+        assert chosen[1] == everywhere[1]
+        assert chosen[2].keys() == everywhere[2].keys()
+        for name, gradient in everywhere[2].items():
+            torch.testing.assert_close(chosen[2][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def pack(world: World, config):
+    """Loss and gradients of three short documents in rows of their own, padded, and of all in one row."""
+    (chunk,), _ = build_model(config, groups_of(world, config), torch.device("cpu"))
+    chunk.eval()
+    lengths, draw = [9, 14, 9], np.random.default_rng(0)
+    texts = [torch.from_numpy(draw.integers(5, 200, n)) for n in lengths]
+    labels = [torch.from_numpy(np.where(draw.random(n) < 0.4, draw.integers(5, 200, n), -1)) for n in lengths]
+
+    def padded(rows, value):
+        return torch.stack([torch.nn.functional.pad(row, (0, 32 - len(row)), value=value) for row in rows])
+
+    apart = {"tokens": padded(texts, 0), "labels": padded(labels, -1), "lengths": torch.tensor(lengths)}
+    together = {
+        "tokens": torch.cat(texts)[None],
+        "labels": torch.cat(labels)[None],
+        "documents": torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None].int(),
+        "positions": torch.cat([torch.arange(n) for n in lengths])[None],
+    }
+    results = []
+    for batch in (apart, together):
+        chunk.zero_grad()
+        loss = chunk({**batch, "samples": torch.arange(len(batch["tokens"]))})["labels"].loss
+        loss.backward()
+        results.append((loss.detach(), {n: p.grad.clone() for n, p in chunk.named_parameters()}))
+    return results
+
+
+@pytest.mark.parametrize("model", ["roberta", "bert_pre_norm"])
+def test_packed_rows_equal_padded_ones(ranks, model):
+    config = configure(1, **{**MODELS[model], "objective__name": "mlm"})
+    ((apart, together),) = ranks.run(1, pack, config)
+    torch.testing.assert_close(together[0], apart[0], rtol=1e-5, atol=0.0)
+    for name, gradient in apart[1].items():
+        torch.testing.assert_close(together[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def draw_tokens(world: World, logits, uniform):
+    """Each rank has a share of the columns, the last of them padding."""
+    width = -(-logits.shape[1] // world.size) + 1
+    first = world.rank * width
+    padded = torch.nn.functional.pad(logits, (0, width * world.size - logits.shape[1]), value=50.0)
+    valid = max(0, min(logits.shape[1] - first, width))
+    return vocab_parallel_sample(padded[:, first : first + width], uniform, torch.distributed.group.WORLD, first, valid)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_sampled_tokens_follow_the_softmax(ranks, size):
+    torch.manual_seed(0)
+    logits = torch.randn(1, 11).mul(1.5).expand(20_000, 11)
+    uniform = torch.rand(20_000, dtype=torch.float64)
+    drawn, *others = ranks.run(size, draw_tokens, logits, uniform)
+    assert all(torch.equal(other, drawn) for other in others)
+    share = torch.bincount(drawn, minlength=11).double() / len(drawn)
+    expected = logits[0].double().softmax(-1)
+    sigma = (expected * (1 - expected) / len(drawn)).sqrt()
+    assert ((share - expected).abs() < 4.5 * sigma).all()

@@ -1,0 +1,126 @@
+"""Every family but GPT: N ranks = 1 rank, on grids of every axis that it has."""
+
+import functools
+
+import pytest
+
+from tests.ranks.corrupted import LOSSES, corrupted_batch
+from tests.ranks.test_grids import GRIDS, agree
+from tests.ranks.training import configure, train_case
+
+pytestmark = pytest.mark.ranks
+
+BERT = {
+    "model__family": "bert",
+    "model__norm_placement": "post",
+    "model__segments": 2,
+    "model__activation": "gelu",
+    "objective__name": "mlm_nsp",
+}
+MODELS = {
+    "bert": BERT,
+    "bert_pre_norm": {**BERT, "model__norm_placement": "pre"},
+    "roberta": {
+        "model__family": "roberta",
+        "model__norm_placement": "post",
+        "model__segments": 1,
+        "model__activation": "gelu",
+        "model__position_offset": 2,
+        "objective__name": "mlm",
+    },
+}
+ELECTRA = {
+    "model__family": "electra",
+    "model__norm_placement": "post",
+    "model__segments": 2,
+    "model__activation": "gelu",
+    "model__generator_hidden": 32,
+    "model__generator_heads": 4,
+    "objective__name": "rtd",
+}
+T5 = {
+    "model__family": "t5",
+    "model__position": "relative",
+    "model__relative_distance": 20,
+    "model__decoder_layers": 2,
+    "model__activation": "geglu",
+    "model__norm": "rmsnorm",
+    "model__bias": False,
+    "model__tied_embeddings": False,
+    "objective__name": "span",
+}
+TRANSFORMER = {
+    "model__family": "transformer",
+    "model__position": "sinusoidal",
+    "model__activation": "relu",
+    "model__norm_placement": "post",
+    "objective__name": "span",
+}
+MODELS |= {"electra": ELECTRA, "t5": T5, "transformer": TRANSFORMER}
+DROPOUT = {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}
+
+
+@pytest.fixture(scope="module")
+def train(ranks):
+    @functools.cache
+    def run(world_size: int, items: tuple):
+        config = configure(world_size, **dict(items))
+        return ranks.run(world_size, train_case, config, corrupted_batch, LOSSES[config.objective.name])
+
+    return lambda world_size, **changes: run(world_size, tuple(sorted(changes.items())))
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("bert", "data2"),
+        ("bert", "data2_tensor2_sequence"),
+        ("bert", "tensor4"),
+        ("bert", "pipeline2_virtual2"),
+        ("bert", "tensor2_pipeline2_sequence_virtual2"),
+        ("bert_pre_norm", "tensor2_sequence"),
+        ("bert_pre_norm", "tensor2_pipeline2"),
+        ("roberta", "data2_tensor2_sequence"),
+        ("roberta", "data2_pipeline2_virtual2"),
+        ("electra", "data2_tensor2_sequence"),
+        ("electra", "tensor4"),
+        ("t5", "data2_tensor2_sequence"),
+        ("t5", "tensor4"),
+        ("transformer", "data2_tensor2_sequence"),
+    ],
+)
+def test_grid_equals_one_rank(train, model, name):
+    world_size, changes = GRIDS[name]
+    reference = train(1, **MODELS[model])
+    agree(train(world_size, engine__zero_stage=1, **changes, **MODELS[model]), reference)
+    assert min(reference[0].losses) > 0
+
+
+def test_micro_batch_does_not_matter(train):
+    agree(train(2, train__micro_batch=2, **BERT), train(1, **BERT))
+
+
+@pytest.mark.parametrize("name", ["tensor2_sequence", "tensor2_pipeline2"])
+def test_dropout_is_the_same_on_every_grid(train, name):
+    world_size, changes = GRIDS[name]
+    reference = train(1, **BERT, **DROPOUT)
+    agree(train(world_size, **changes, **BERT, **DROPOUT), reference)
+    assert abs(reference[0].losses[0] - train(1, **BERT)[0].losses[0]) > 1e-4
+
+
+@pytest.mark.parametrize("model", [ELECTRA, T5], ids=["electra", "t5"])
+def test_dropout_of_two_networks_is_the_same_on_every_grid(train, model):
+    world_size, changes = GRIDS["tensor2_sequence"]
+    agree(train(world_size, **changes, **model, **DROPOUT), train(1, **model, **DROPOUT))
+
+
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_recomputation_changes_nothing(train, recompute):
+    agree(train(1, model__recompute=recompute, **BERT, **DROPOUT), train(1, **BERT, **DROPOUT))
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts(train):
+    (outcome,) = train(1, **BERT)
+    for loss, terms in zip(outcome.losses, outcome.terms, strict=True):
+        assert loss == pytest.approx(terms["mlm"] + 0.5 * terms["nsp"], rel=1e-6)
+    assert 0 < outcome.evaluation["nsp"][2] < 8
