@@ -52,9 +52,14 @@ class Composition:
 
 
 def groups_of(config_name: str, conf: Path = CONF) -> dict[str, str | None]:
-    """The groups that a root file composes, with the choice it makes in each, in its order."""
-    defaults = _plain(OmegaConf.load(conf / f"{config_name}.yaml")).get("defaults", [])
-    return {group: choice for entry in defaults if isinstance(entry, Mapping) for group, choice in entry.items()}
+    """The groups that a root file and those it builds on compose, with the choice made in each, in their order."""
+    groups: dict[str, str | None] = {}
+    for entry in _plain(OmegaConf.load(conf / f"{config_name}.yaml")).get("defaults", []):
+        if isinstance(entry, Mapping):
+            groups.update(entry)
+        elif entry != "_self_":
+            groups.update(groups_of(entry, conf))
+    return groups
 
 
 def choices_of(group: str, conf: Path = CONF) -> list[str]:

@@ -3,8 +3,10 @@
 from functools import singledispatch
 from typing import Any
 
+from dist_plm.cluster.check import ranks_per_node, run_of
+from dist_plm.cluster.check import world_size as world_size_of
 from dist_plm.config.derived import num_microbatches, num_warmup_steps, padded_vocab_size
-from dist_plm.config.schema import PretrainConfig
+from dist_plm.config.schema import PretrainConfig, SubmissionConfig
 from dist_plm.observe.flops import flops_per_token, num_parameters
 
 
@@ -33,6 +35,14 @@ def _(config: PretrainConfig, world_size: int) -> str:
     }
     width = max(map(len, lines))
     return "\n".join(["ok", *(f"  {name:{width}}  {text}" for name, text in lines.items())])
+
+
+@summary.register
+def _(config: SubmissionConfig, world_size: int) -> str:
+    ranks, limit = ranks_per_node(config.cluster), config.cluster.time or "the partition's limit"
+    nodes = "1 node" if config.nodes == 1 else f"{config.nodes} nodes"
+    asked = f"{nodes} of {ranks} ranks, partition {config.cluster.partition or 'by default'}, at most {limit}"
+    return f"{summary(run_of(config), world_size_of(config))}\n  Slurm         {asked}"
 
 
 def _model(config: PretrainConfig) -> str:

@@ -1,4 +1,5 @@
-# What the batch scripts of this folder share. They set: run_dir, max_restarts; and call: begin, follow COMMAND…, conclude.
+# What the batch scripts of this folder share. They set run_dir, max_restarts, and checkpoints where it is not in run_dir;
+# then they call: begin, follow COMMAND…, conclude.
 
 restarts=${SLURM_RESTART_COUNT:-0}
 # For the last task of an array SLURM_JOB_ID is the whole array's.
@@ -11,8 +12,11 @@ say() {
     echo "$(date +%FT%T) job $job: $*"
 }
 
+checkpoints=${checkpoints:-$run_dir/checkpoints}
+
+# Of an object store, which a shell does not read, nothing is told.
 last_checkpoint() {
-    cat "$run_dir/checkpoints/latest" 2>/dev/null || true
+    cat "$checkpoints/latest" 2>/dev/null || true
 }
 
 # Where the ranks meet: MASTER_ADDR, MASTER_PORT. A restart takes another port than the start that it may still overlap.
@@ -64,7 +68,7 @@ conclude() {
         75) say "stopped by a signal after a complete checkpoint" ;;
         *)
             say "crashed with exit code $code"
-            if [[ $(last_checkpoint) == "$checkpoint_before" ]]; then
+            if [[ $checkpoints != *://* && $(last_checkpoint) == "$checkpoint_before" ]]; then
                 say "not started again, as it made no checkpoint since it started"
                 exit "$code"
             fi
@@ -74,7 +78,7 @@ conclude() {
         say "given up after $max_restarts restarts; submit it again to continue from ${run_dir}"
         exit 1
     fi
-    say "to be started again from $(last_checkpoint)"
+    say "to be started again from its last checkpoint, $(last_checkpoint)"
     scontrol requeue "$job" || say "Slurm does not requeue it; submit it again to continue from ${run_dir}"
     exit 75
 }

@@ -229,11 +229,33 @@ class TrackConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
     """Where the ranks run. `device` auto takes CUDA where it is present; `peak_tflops` of one device is measured on CPU
-    and looked up on known GPUs when None."""
+    and looked up on known GPUs when None.
+
+    From `launcher` on, what launch/submit.py asks Slurm for; None leaves it to the site. `ranks_per_node` is
+    `gpus_per_node`, or 1 without GPUs, when None, and `python` the interpreter that submits. `setup`, `container` and
+    `scratch` are shell, in which variables are those of the job."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     timeout_minutes: Positive = 10.0  # of a collective, before the run is given up
     peak_tflops: Positive | None = None
+    launcher: Literal["torchrun", "srun"] = "torchrun"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None  # limit, as in 24:00:00 or 2-12 (days-hours)
+    gpus_per_node: Natural = 0
+    gpu_type: str | None = None
+    ranks_per_node: Count | None = None
+    cpus_per_rank: Count | None = None
+    memory: str | None = None  # of a node, as in 200G; "0" is all of it
+    options: tuple[str, ...] = ()  # of sbatch besides, as in --constraint=a100
+    setup: tuple[str, ...] = ()  # lines that run first
+    python: str | None = None
+    container: str | None = None  # command that runs another one in a container
+    interface: str | None = None  # of the network between nodes; None is the one that leads to the first node
+    scratch: str | None = None  # directory on each node for temporary files
+    signal_seconds: Annotated[int, between(1, 65535)] = 300  # before the limit, for the last checkpoint
+    max_restarts: Natural = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +275,23 @@ class PretrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitConfig:
+    """How launch/submit.py goes about it. `check_data` opens the store from here, before anything is queued."""
+
+    dry_run: bool = False
+    watch: bool = False
+    check_data: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmissionConfig(PretrainConfig):
+    """A pretraining run, and how many nodes it gets."""
+
+    nodes: Count
+    submit: SubmitConfig = field(default_factory=SubmitConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,7 +71,7 @@ def slurm_conf(
         "JobCompType=jobcomp/filetxt",
         f"JobCompLoc={directory}/completed_jobs.txt",
         *(_node_line(node, settings) for node in nodes),
-        f"PartitionName={PARTITION} Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
+        f"PartitionName={PARTITION} Nodes=ALL Default=YES MaxTime=1-00:00:00 State=UP",
     ]
     return "\n".join(lines) + "\n"
 

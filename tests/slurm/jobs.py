@@ -20,6 +20,7 @@ class Job:
     cluster: LocalCluster
     number: str
     run_dir: Path
+    log_name: str = "job.log"
 
     def facts(self) -> dict[str, str]:
         """What Slurm tells of it: JobState, ExitCode, Restarts …"""
@@ -27,7 +28,7 @@ class Job:
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def log(self) -> str:
-        path = self.run_dir / "job.log"
+        path = self.run_dir / self.log_name
         return path.read_text() if path.exists() else ""
 
     def wait_for_log(self, text: str, times: int = 1, seconds: float = 60) -> None:
@@ -55,8 +56,9 @@ def submit(
     ranks_per_node: int = 1,
     max_restarts: int = 3,
     options: Sequence[str] = (),
+    settings: Sequence[str] = (),
 ) -> Job:
-    """Submits slurm/`template` with its settings filled in; the log is RUN_DIR/job.log."""
+    """Submits slurm/`template` with its settings filled in, `settings` after them; the log is RUN_DIR/job.log."""
     run_dir.mkdir(parents=True, exist_ok=True)
     tasks = ranks_per_node if template == "pretrain_srun.sbatch" else 1
     text = render(
@@ -78,6 +80,7 @@ def submit(
             f"python={shlex.quote(sys.executable)}",
             f"script=({shlex.join(script)})",
             "container=()",
+            *settings,
             f"export OMP_NUM_THREADS=1 PYTHONPATH={shlex.quote(str(REPOSITORY))}",
             "source slurm/common.sh",
         ],

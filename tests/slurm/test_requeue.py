@@ -96,3 +96,18 @@ def test_a_cancelled_job_stays_cancelled(cluster: LocalCluster, tmp_path: Path) 
 def test_signal_before_the_time_limit(limited: Job) -> None:
     assert limited.wait() == "COMPLETED", limited.log()
     assert limited.log().count("signalled in start 1") == 1
+
+
+def test_tasks_of_an_array_start_again_one_by_one(cluster: LocalCluster, tmp_path: Path) -> None:
+    settings = ['variants=("0" "75 0" "2")', "script+=(${variants[SLURM_ARRAY_TASK_ID]})"]
+    options = ["--array=0-2", f"--output={tmp_path}/%a.log"]
+    script = ["tests/slurm/ranks_of_jobs/end_with.py", str(tmp_path)]
+    array = submit(cluster, "array.sbatch", tmp_path, script, ranks_per_node=2, options=options, settings=settings)
+    deadline = time.monotonic() + 120
+    listing = ("squeue", "--noheader", "--array", "--states=all", f"--jobs={array.number}", "--format=%K %T")
+    expected = {"0 COMPLETED", "1 COMPLETED", "2 FAILED"}
+    while set(cluster.run(*listing).splitlines()) != expected:
+        assert time.monotonic() < deadline, cluster.run(*listing)
+        time.sleep(0.3)
+    starts = [(tmp_path / f"{task}.log").read_text().count(": start ") for task in range(3)]
+    assert starts == [1, 2, 1]

@@ -1,0 +1,149 @@
+"""Is a run fit to be queued? Everything that can be known on the login node is asked there, not hours later."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+
+from dist_plm.config.decode import show
+from dist_plm.config.rules import finalize
+from dist_plm.config.rules_training import path_problems
+from dist_plm.config.schema import ClusterConfig, PretrainConfig, SubmissionConfig
+from dist_plm.data.manifest import read_manifest
+from dist_plm.errors import ConfigError
+
+#: Slurm's forms of a time limit, by which units their numbers count: sbatch(1), --time.
+_TIME_FORMS = (
+    r"(?P<minutes>\d+)(:(?P<seconds>\d+))?",
+    r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
+    r"(?P<days>\d+)-(?P<hours>\d+)(:(?P<minutes>\d+)(:(?P<seconds>\d+))?)?",
+)
+_UNIT_SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
+#: What launch/submit.py gives sbatch itself.
+_OWN_OPTIONS = re.compile(
+    r"--(job-name|nodes|ntasks(-per-node)?|cpus-per-task|gpus-per-node|mem|time|partition|account|qos|chdir|output"
+    r"|open-mode|(no-)?requeue|signal|array)"
+)
+
+
+def check(submission: SubmissionConfig) -> SubmissionConfig:
+    """The run complete and checked for the ranks that its nodes will have, and what Slurm is asked for checked.
+
+    Raises:
+        ConfigError: with every rule that is broken.
+        DataError: the corpus cannot be used.
+    """
+    problems = [p for rule in (_time, _gpus, _options, _memory, _paths) for p in rule(submission.cluster)]
+    run = run_of(submission)
+    try:
+        known = submission.submit.check_data and Path(run.data.path).is_dir()
+        vocab_size = read_manifest(run.data.path).tokenizer.vocab_size if known else None
+        run = finalize(run, world_size=world_size(submission), vocab_size=vocab_size)
+    except ConfigError as error:
+        raise ConfigError(problems + error.problems) from error
+    if problems:
+        raise ConfigError(problems)
+    if submission.submit.check_data:
+        _open_data(run)
+    return replace(submission, **{f.name: getattr(run, f.name) for f in fields(run)})
+
+
+def run_of(submission: SubmissionConfig) -> PretrainConfig:
+    """The run alone, as launch/pretrain.py knows it."""
+    return PretrainConfig(**{f.name: getattr(submission, f.name) for f in fields(PretrainConfig)})
+
+
+def ranks_per_node(cluster: ClusterConfig) -> int:
+    return cluster.ranks_per_node or cluster.gpus_per_node or 1
+
+
+def world_size(submission: SubmissionConfig) -> int:
+    return submission.nodes * ranks_per_node(submission.cluster)
+
+
+def limit_seconds(text: str) -> int | None:
+    """Of a time limit as Slurm writes it; None where it is not one."""
+    for form in _TIME_FORMS:
+        if match := re.fullmatch(form, text):
+            return sum(_UNIT_SECONDS[unit] * int(number) for unit, number in match.groupdict().items() if number)
+    return None
+
+
+def _time(cluster: ClusterConfig) -> Iterator[str]:
+    if cluster.time is None:
+        return
+    limit = limit_seconds(cluster.time)
+    if limit is None:
+        yield (
+            f"cluster.time = {show(cluster.time)} is not a time limit: write hours:minutes:seconds, as in 24:00:00, "
+            "or days-hours, as in 2-12"
+        )
+    elif limit <= cluster.signal_seconds:
+        yield (
+            f"cluster.time = {show(cluster.time)} leaves no time to train: the run is told to checkpoint "
+            f"cluster.signal_seconds = {cluster.signal_seconds} before the limit; raise the one or lower the other"
+        )
+
+
+def _gpus(cluster: ClusterConfig) -> Iterator[str]:
+    ranks, gpus = ranks_per_node(cluster), cluster.gpus_per_node
+    if cluster.device == "cuda" and gpus == 0:
+        yield (
+            "cluster.device = 'cuda' with cluster.gpus_per_node = 0 asks Slurm for no GPU: set cluster.gpus_per_node, "
+            "or choose a cluster that sets it, as in cluster=example"
+        )
+    elif cluster.device != "cpu" and 0 < gpus < ranks:
+        yield (
+            f"cluster.ranks_per_node = {ranks} exceeds cluster.gpus_per_node = {gpus}, and a rank needs a GPU of its "
+            f"own: set cluster.ranks_per_node={gpus}, or leave it out"
+        )
+    if cluster.gpu_type is not None and gpus == 0:
+        yield (
+            f"cluster.gpu_type = {show(cluster.gpu_type)} has no effect with cluster.gpus_per_node = 0: set "
+            "cluster.gpus_per_node, or cluster.gpu_type=null"
+        )
+
+
+def _options(cluster: ClusterConfig) -> Iterator[str]:
+    for option in cluster.options:
+        name = option.partition("=")[0]
+        if not re.fullmatch(r"--[a-z][a-z-]*(=\S.*)?", option) or "\n" in option:
+            yield f"cluster.options holds {show(option)}, which is not of the form --option or --option=value"
+        elif _OWN_OPTIONS.fullmatch(name):
+            yield f"cluster.options holds {show(option)}, and {name} is given already: use the setting for it"
+    for key in ("partition", "account", "qos", "gpu_type", "interface"):
+        value = getattr(cluster, key)
+        if value is not None and not re.fullmatch(r"[\w.,:@+=-]+", value):
+            yield f"cluster.{key} = {show(value)} is not allowed: it must be a name, or null"
+
+
+def _memory(cluster: ClusterConfig) -> Iterator[str]:
+    if cluster.memory is not None and not re.fullmatch(r"\d+[KMGT]?", cluster.memory):
+        yield (
+            f"cluster.memory = {show(cluster.memory)} is not an amount of memory: write a number and one of K, M, G and "
+            'T, as in 200G, or "0" for all of a node'
+        )
+
+
+def _paths(cluster: ClusterConfig) -> Iterator[str]:
+    yield from path_problems("cluster.python", cluster.python)
+    yield from path_problems("cluster.scratch", cluster.scratch)
+    if cluster.container is not None:
+        try:
+            words = shlex.split(cluster.container)
+        except ValueError as error:
+            yield f"cluster.container = {show(cluster.container)} cannot be read by a shell: {error}"
+        else:
+            if not words:
+                yield f"cluster.container = {show(cluster.container)} is empty: give a command, or null"
+
+
+def _open_data(run: PretrainConfig) -> None:
+    """Opens what the run will open."""
+    # Brings NumPy, which launch scripts do without until they have to read data.
+    from dist_plm.data.dataset import open_split
+
+    for name in ["train", "validation"] if run.train.eval_samples > 0 else ["train"]:
+        data = run.data
+        open_split(data.path, name, data.split, sequence_length=data.sequence_length, seed=run.train.seed)

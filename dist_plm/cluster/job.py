@@ -1,0 +1,116 @@
+"""The batch script of a run: what a cluster's settings mean in sbatch's words and in shell."""
+
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dist_plm.cluster.check import ranks_per_node
+from dist_plm.cluster.script import render
+from dist_plm.config.schema import SubmissionConfig
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TEMPLATES = {"torchrun": "pretrain.sbatch", "srun": "pretrain_srun.sbatch"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Directories of a job, all absolute: where it runs, where it writes, and where this code lies."""
+
+    working: Path
+    run: Path
+    repository: Path = REPOSITORY
+
+    @property
+    def script(self) -> Path:
+        return self.run / "slurm" / "run.sbatch"
+
+    @property
+    def log(self) -> Path:
+        """Where the job's console goes; Slurm puts its number for %j."""
+        return self.run / "log" / "slurm-%j.log"
+
+
+def batch_script(submission: SubmissionConfig, overrides: Sequence[str], place: Place) -> str:
+    """The text of a batch script that trains `submission`.
+
+    Args:
+        overrides: what launch/pretrain.py is given; the run's directory is added.
+    """
+    template = place.repository / "slurm" / TEMPLATES[submission.cluster.launcher]
+    return render(
+        template.read_text(encoding="utf-8"),
+        head=f"Run {submission.run.name}, made by launch/submit.py from slurm/{template.name}.\n"
+        f"Start it again by hand: sbatch {shlex.quote(str(place.script))}",
+        directives=directives(submission, place),
+        settings=settings(submission, overrides, place),
+    )
+
+
+def directives(submission: SubmissionConfig, place: Place) -> list[str]:
+    """Options of sbatch, one each."""
+    cluster = submission.cluster
+    ranks = ranks_per_node(cluster)
+    tasks = ranks if cluster.launcher == "srun" else 1
+    given = {
+        "--job-name": submission.run.name,
+        "--partition": cluster.partition,
+        "--account": cluster.account,
+        "--qos": cluster.qos,
+        "--nodes": submission.nodes,
+        "--ntasks-per-node": tasks,
+        "--gpus-per-node": _gpus(submission),
+        "--cpus-per-task": cluster.cpus_per_rank and cluster.cpus_per_rank * ranks // tasks,
+        "--mem": cluster.memory,
+        "--time": cluster.time,
+        "--signal": f"USR1@{cluster.signal_seconds}",
+        "--chdir": place.working,
+        "--output": re.sub(r"%(?!j\.log$)", "%%", str(place.log)),
+        "--open-mode": "append",
+    }
+    lines = [f"{name}={shlex.quote(str(value))}" for name, value in given.items() if value is not None]
+    return [*lines, "--requeue", *cluster.options]
+
+
+def settings(submission: SubmissionConfig, overrides: Sequence[str], place: Place) -> list[str]:
+    """Lines of shell, in place of those that a person would change in the template."""
+    cluster = submission.cluster
+    script = [str(place.repository / "launch" / "pretrain.py"), *overrides, f"run.dir={hydra_text(str(place.run))}"]
+    lines = [
+        f"run_dir={shlex.quote(str(place.run))}",
+        *([f"checkpoints={shlex.quote(submission.checkpoint.dir)}"] if submission.checkpoint.dir else []),
+        f"max_restarts={cluster.max_restarts}",
+        f"ranks_per_node={ranks_per_node(cluster)}",
+        f"python={shlex.quote(cluster.python or sys.executable)}",
+        "script=(",
+        *(f"    {shlex.quote(word)}" for word in script),
+        ")",
+        f"container=({cluster.container or ''})",
+    ]
+    if cluster.setup:
+        # Environment modules and the like trip over `set -u`.
+        lines += ["set +u", *cluster.setup, "set -u"]
+    if cluster.cpus_per_rank is not None:
+        lines.append(f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cluster.cpus_per_rank}}}")
+    if cluster.interface is not None:
+        lines.append(f"export GLOO_SOCKET_IFNAME={cluster.interface} NCCL_SOCKET_IFNAME=={cluster.interface}")
+    if cluster.scratch is not None:
+        lines.append(f'export TMPDIR="{cluster.scratch}"')
+    return [*lines, f"source {shlex.quote(str(place.repository / 'slurm' / 'common.sh'))}"]
+
+
+def hydra_text(text: str) -> str:
+    """`text` as a value in Hydra's grammar of overrides. Backslashes count there before a quote alone."""
+    if re.fullmatch(r"/[A-Za-z0-9_/.-]+", text):
+        return text
+    quoted = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", quoted) + "'"
+
+
+def _gpus(submission: SubmissionConfig) -> str | None:
+    cluster = submission.cluster
+    if cluster.gpus_per_node == 0:
+        return None
+    return f"{cluster.gpu_type}:{cluster.gpus_per_node}" if cluster.gpu_type else str(cluster.gpus_per_node)

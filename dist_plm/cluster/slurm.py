@@ -1,0 +1,110 @@
+"""Slurm's commands, and what they answer."""
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dist_plm.errors import Refusal
+
+#: States of a job that will not change any more: squeue(1), JOB STATE CODES.
+ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
+ENDED |= {"REVOKED", "TIMEOUT"}
+
+
+class SlurmError(Refusal):
+    """Slurm cannot be asked, or refused what it was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What Slurm tells of a job.
+
+    Attributes:
+        name: PENDING, RUNNING, …; UNKNOWN of a job that Slurm has forgotten, some minutes after its end.
+        where: its nodes, or why it waits.
+        restarts: how often it was started again.
+        exit_code: of the batch script; None while it has none.
+    """
+
+    name: str
+    where: str = ""
+    restarts: int = 0
+    exit_code: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.name in ENDED or self.name == "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """What a partition can give at most; `max_time` as Slurm writes it."""
+
+    name: str
+    max_nodes: int
+    max_time: str
+
+
+def partition(name: str | None) -> Partition | None:
+    """The partition of a name, or the default one; None where Slurm does not say: it will when it gets the job.
+
+    Raises:
+        SlurmError: Slurm cannot be asked.
+    """
+    for facts in map(_facts, _run(["scontrol", "--oneliner", "show", "partition"]).splitlines()):
+        if facts.get("PartitionName") == name or (name is None and facts.get("Default") == "YES"):
+            limits = [facts.get("MaxNodes", ""), facts.get("TotalNodes", "")]
+            most = min((int(limit) for limit in limits if limit.isdecimal()), default=0)
+            return Partition(facts["PartitionName"], most, facts.get("MaxTime", "UNLIMITED")) if most else None
+    return None
+
+
+def submit(script: Path) -> str:
+    """Queues a batch script and returns the job's number.
+
+    Raises:
+        SlurmError: refused.
+    """
+    return _run(["sbatch", "--parsable", str(script)]).strip().partition(";")[0]
+
+
+def job_state(number: str) -> JobState:
+    """Of a job that was submitted on this cluster.
+
+    Raises:
+        SlurmError: Slurm cannot be asked.
+    """
+    try:
+        text = _run(["scontrol", "--oneliner", "show", "job", number])
+    except SlurmError as error:
+        if "Invalid job id" in str(error):
+            return JobState("UNKNOWN")
+        raise
+    facts = _facts(text)
+    name = facts["JobState"]
+    nodes = facts.get("NodeList", "(null)")
+    where = f"({facts['Reason']})" if name == "PENDING" or nodes == "(null)" else nodes
+    code, _, signal = facts.get("ExitCode", "0:0").partition(":")
+    exit_code = 128 + int(signal) if int(signal) else int(code)
+    return JobState(name, where, int(facts.get("Restarts", "0")), exit_code if name in ENDED else None)
+
+
+def _facts(line: str) -> dict[str, str]:
+    """Of a line of scontrol: "JobId=4 JobState=RUNNING …"."""
+    return dict(word.split("=", 1) for word in line.split() if "=" in word)
+
+
+def _run(argv: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise SlurmError(
+            f"{argv[0]} is not installed here: submit from a login node of a Slurm cluster, or see the batch script "
+            "with submit.dry_run=true"
+        ) from error
+    if done.returncode != 0:
+        told = (done.stderr + done.stdout).strip() or f"exit code {done.returncode}"
+        reason = "; ".join(line.removeprefix(f"{argv[0]}: ").removeprefix("error: ") for line in told.splitlines())
+        raise SlurmError(f"{argv[0]} refused: {reason}")
+    return done.stdout

@@ -1,0 +1,120 @@
+"""From checked configurations to jobs in the queue."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dist_plm.cluster import slurm
+from dist_plm.cluster.check import limit_seconds, run_of
+from dist_plm.cluster.job import Place, batch_script
+from dist_plm.config import runfile
+from dist_plm.config.schema import PretrainConfig, SubmissionConfig
+from dist_plm.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A checked configuration and the overrides that launch/pretrain.py makes it from."""
+
+    config: SubmissionConfig
+    overrides: tuple[str, ...]
+
+    @property
+    def place(self) -> Place:
+        assert self.config.run.dir is not None, "run.dir is None: check the configuration first"
+        return Place(working=Path.cwd(), run=Path.cwd() / self.config.run.dir)
+
+    @property
+    def script(self) -> str:
+        return batch_script(self.config, self.overrides, self.place)
+
+
+def refuse_shared_directories(submissions: Sequence[Submission]) -> None:
+    """Two jobs that write into one directory would destroy each other's run.
+
+    Raises:
+        ConfigError: two of `submissions` share one, or a job that still runs or waits has it.
+    """
+    problems = []
+    seen: set[Path] = set()
+    for submission in submissions:
+        run_dir = submission.place.run
+        if run_dir in seen:
+            problems.append(f"run.dir = {str(run_dir)!r} would be of several runs: give each its own run.name")
+        seen.add(run_dir)
+        for number in _jobs_file(submission.place).read_text().split() if _jobs_file(submission.place).exists() else []:
+            state = slurm.job_state(number)
+            if not state.ended:
+                problems.append(
+                    f"run.dir = {str(run_dir)!r} belongs to job {number}, which is {state.name} {state.where}: "
+                    f"cancel it with scancel {number}, or give this run another run.name"
+                )
+    if problems:
+        raise ConfigError(problems)
+
+
+def refuse_what_cannot_start(submissions: Sequence[Submission]) -> None:
+    """Slurm refuses most of what a partition cannot give, yet lets too many nodes or too long a time wait for ever.
+
+    Raises:
+        ConfigError: with a sentence for each limit that is exceeded.
+    """
+    problems: dict[str, None] = {}
+    for config in (submission.config for submission in submissions):
+        partition = slurm.partition(config.cluster.partition)
+        if partition is None:
+            continue
+        if config.nodes > partition.max_nodes:
+            problems[
+                f"nodes = {config.nodes} exceeds what partition {partition.name} gives a job, {partition.max_nodes}: "
+                "ask for fewer, or name another with cluster.partition"
+            ] = None
+        asked, limit = limit_seconds(config.cluster.time or ""), limit_seconds(partition.max_time)
+        if asked is not None and limit is not None and asked > limit:
+            problems[
+                f"cluster.time = {config.cluster.time!r} exceeds the limit of partition {partition.name}, "
+                f"{partition.max_time}: ask for less (the job queues itself again until the run is finished)"
+            ] = None
+    if problems:
+        raise ConfigError(list(problems))
+
+
+def history(submission: Submission) -> list[str]:
+    """What a person should know about what the run's directory holds already: one sentence each."""
+    run_dir = submission.place.run
+    told = []
+    if (run_dir / "run.yaml").exists():
+        try:
+            changed = runfile.diff(runfile.read(run_dir / "run.yaml", PretrainConfig), run_of(submission.config))
+        except ConfigError as error:
+            changed = error.problems
+        told += [f"changed since it was started: {change}" for change in changed]
+    latest = Path(submission.config.checkpoint.dir or run_dir / "checkpoints", "latest")
+    if latest.exists():
+        if submission.config.train.resume == "auto":
+            told.append(f"continues from {latest.read_text().strip()}")
+        elif submission.config.train.resume == "none":
+            told.append("starts anew, though there are checkpoints: train.resume=none")
+    return told
+
+
+def queue(submission: Submission) -> str:
+    """Writes the run's directory, with run.yaml and the batch script, and submits it. Returns the job's number.
+
+    Raises:
+        SlurmError: Slurm refused; the directory stays.
+    """
+    place = submission.place
+    runfile.write(run_of(submission.config), place.run / "run.yaml")
+    for path in (place.script, place.log):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    place.script.write_text(submission.script, encoding="utf-8")
+    number = slurm.submit(place.script)
+    with _jobs_file(place).open("a") as file:
+        file.write(f"{number}\n")
+    return number
+
+
+def _jobs_file(place: Place) -> Path:
+    """Numbers of all jobs of the run, one a line."""
+    return place.run / "slurm" / "jobs"

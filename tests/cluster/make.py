@@ -1,0 +1,13 @@
+"""A submission for tests, without the command line."""
+
+from typing import Any
+
+from dist_plm.config.decode import decode
+from dist_plm.config.schema import SubmissionConfig
+from tests.config.make import pretrain_mapping
+
+
+def submission(*, nodes: int = 1, check_data: bool = False, **changes: Any) -> SubmissionConfig:
+    """`tests.config.make.PRETRAIN` on `nodes` nodes, with values set at "group__key"."""
+    mapping = {**pretrain_mapping(**changes), "nodes": nodes, "submit": {"check_data": check_data}}
+    return decode(SubmissionConfig, mapping)

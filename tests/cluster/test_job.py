@@ -1,0 +1,156 @@
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dist_plm.cluster.job import REPOSITORY, Place, batch_script, directives, hydra_text, settings
+from tests.cluster.make import submission
+
+PLACE = Place(working=Path("/home/u/project"), run=Path("/home/u/project/runs/one"), repository=REPOSITORY)
+
+TORCHRUN = """\
+#!/usr/bin/env bash
+# Run one, made by launch/submit.py from slurm/pretrain.sbatch.
+# Start it again by hand: sbatch /home/u/project/runs/one/slurm/run.sbatch
+#SBATCH --job-name=one
+#SBATCH --partition=gpu
+#SBATCH --account=lab
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=a100:4
+#SBATCH --cpus-per-task=32
+#SBATCH --mem=0
+#SBATCH --time=24:00:00
+#SBATCH --signal=USR1@120
+#SBATCH --chdir=/home/u/project
+#SBATCH --output=/home/u/project/runs/one/log/slurm-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --exclusive
+set -euo pipefail
+
+# ---- settings
+run_dir=/home/u/project/runs/one
+max_restarts=5
+ranks_per_node=4
+python=/opt/python
+script=(
+    {repository}/launch/pretrain.py
+    experiment=gpt2_small
+    'run.name="one"'
+    run.dir=/home/u/project/runs/one
+)
+container=(apptainer exec --nv "$HOME/image.sif")
+set +u
+module load cuda/12.8
+set -u
+export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-8}}
+export GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME==ib0
+export TMPDIR="/scratch/$SLURM_JOB_ID"
+source {repository}/slurm/common.sh
+# ---- end of settings
+"""
+
+SRUN = """\
+#!/usr/bin/env bash
+# Run one, made by launch/submit.py from slurm/pretrain_srun.sbatch.
+# Start it again by hand: sbatch /home/u/project/runs/one/slurm/run.sbatch
+#SBATCH --job-name=one
+#SBATCH --nodes=3
+#SBATCH --ntasks-per-node=2
+#SBATCH --cpus-per-task=16
+#SBATCH --signal=USR1@300
+#SBATCH --chdir=/home/u/project
+#SBATCH --output=/home/u/project/runs/one/log/slurm-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+set -euo pipefail
+
+# ---- settings
+run_dir=/home/u/project/runs/one
+max_restarts=20
+ranks_per_node=2
+python=/opt/python
+script=(
+    {repository}/launch/pretrain.py
+    run.dir=/home/u/project/runs/one
+)
+container=()
+export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-16}}
+source {repository}/slurm/common.sh
+# ---- end of settings
+"""
+
+
+def test_exact_text_with_torchrun():
+    asked = submission(
+        nodes=2,
+        run__name="one",
+        cluster__partition="gpu",
+        cluster__account="lab",
+        cluster__gpus_per_node=4,
+        cluster__gpu_type="a100",
+        cluster__cpus_per_rank=8,
+        cluster__memory="0",
+        cluster__time="24:00:00",
+        cluster__signal_seconds=120,
+        cluster__max_restarts=5,
+        cluster__options=["--exclusive"],
+        cluster__python="/opt/python",
+        cluster__container='apptainer exec --nv "$HOME/image.sif"',
+        cluster__setup=["module load cuda/12.8"],
+        cluster__interface="ib0",
+        cluster__scratch="/scratch/$SLURM_JOB_ID",
+    )
+    text = batch_script(asked, ["experiment=gpt2_small", 'run.name="one"'], PLACE)
+    head, machinery = text[: text.index("\n# Of USR1")], text[text.index("\n# Of USR1") :]
+    assert head == TORCHRUN.format(repository=REPOSITORY)
+    assert (REPOSITORY / "slurm" / "pretrain.sbatch").read_text().endswith(machinery)
+
+
+def test_exact_text_with_srun():
+    asked = submission(
+        nodes=3,
+        run__name="one",
+        cluster__launcher="srun",
+        cluster__ranks_per_node=2,
+        cluster__cpus_per_rank=16,
+        cluster__python="/opt/python",
+    )
+    text = batch_script(asked, [], PLACE)
+    head, machinery = text[: text.index("\n# Of USR1")], text[text.index("\n# Of USR1") :]
+    assert head == SRUN.format(repository=REPOSITORY)
+    assert (REPOSITORY / "slurm" / "pretrain_srun.sbatch").read_text().endswith(machinery)
+
+
+def test_directories_with_blanks_and_percents():
+    place = Place(working=Path("/a b"), run=Path("/a b/100%j/it's"))
+    lines = directives(submission(), place)
+    assert "--chdir='/a b'" in lines
+    (output,) = [line for line in lines if line.startswith("--output=")]
+    assert shlex.split(output) == ["--output=/a b/100%%j/it's/log/slurm-%j.log"]
+
+
+def test_settings_are_shell_that_gives_the_words_back():
+    place = Place(working=Path("/a b"), run=Path("/a b/it's"))
+    overrides = ["data.path=/c d/$e", 'run.name="x y"', "optim.betas=[0.9,0.95]"]
+    lines = settings(submission(cluster__setup=["echo $unset"]), overrides, place)
+    assert lines.pop().startswith("source ")
+    program = "\n".join(["set -eu", *lines, 'printf "%s\\n" "${script[@]}" "$run_dir"'])
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[2:] == [*overrides, r"run.dir='/a b/it\'s'", "/a b/it's"]
+
+
+@given(st.text(st.characters(min_codepoint=32, exclude_characters="$")) | st.text("/a0.-_'\\\" "))
+def test_any_text_is_read_back_by_hydra(text):
+    (override,) = OverridesParser.create().parse_overrides([f"run.dir={hydra_text(text)}"])
+    assert override.value() == text
+
+
+@pytest.mark.parametrize("text", ["/home/u/runs/one", "/a-b_c.d"])
+def test_plain_text_stays_plain(text):
+    assert hydra_text(text) == text
