@@ -1,7 +1,7 @@
 """Floor 1: the device a rank computes on, and the CPU standing in for CUDA.
 
-Importing this folder, and nothing else it does, silences what Megatron-core says on import where Transformer Engine and
-Apex are absent (`quiet`); packages that import Megatron-core import this one first.
+The import has one effect: Megatron-core's warnings about absent optional libraries are silenced. A package that imports
+Megatron-core imports this one first.
 """
 
 from dist_plm.device.quiet import quiet_megatron_imports

@@ -137,4 +137,6 @@ def random_tracker() -> megatron_random.CudaRNGStatesTracker:
 def release_parallel_state() -> None:
     """Forget the groups and random streams that Megatron-core holds, so that others can be built in this process."""
     parallel_state.destroy_model_parallel()
+    # Forgotten there; a process group that is held keeps its thread and its connections.
+    parallel_state._INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP = None
     megatron_random.initialize_rng_tracker(force_reset=True)

@@ -105,6 +105,7 @@ def build_again(world):
         sizes.append((groups.tensor.size(), groups.data.size(), groups.pipeline.size()))
         release_parallel_state()
         assert not parallel_state.is_initialized()
+        assert [name for name, value in vars(parallel_state).items() if isinstance(value, dist.ProcessGroup)] == []
     return sizes
 
 

@@ -10,8 +10,8 @@ A case is a function of a test module, called as `fn(world, *args)` on each of n
     def test_total(ranks):
         assert ranks.run(2, total, 10) == [21, 21]
 
-Ranks are forked from a server that has imported PyTorch and Megatron-core already, so a new set costs next to nothing;
-after a failed case, which may leave anything behind, there always is a new set.
+Ranks are forked from a server that has imported PyTorch and Megatron-core already, so new ones cost next to nothing.
+There are new ones after a case that failed, which may leave anything behind, and after one that left threads behind.
 """
 
 import atexit
@@ -28,12 +28,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
@@ -77,6 +78,7 @@ class _Report:
     result: bytes | None = None
     failure: str = ""
     failed_at: float = field(default_factory=time.monotonic)
+    left_threads: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ class RankPool:
             reports = self._collect(size, timeout)
             if any(report.failure for report in reports.values()):
                 raise RanksError(self._describe(fn, reports))
+            if any(report.left_threads for report in reports.values()):
+                self._kill()
             return [pickle.loads(reports[rank].result or b"") for rank in range(size)]
         except BaseException:
             self._kill()
@@ -210,9 +214,14 @@ def _serve(rank: int, connection: Connection, log: Path) -> None:
     connection.send_bytes(_READY)
     cases: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, cases), daemon=True).start()
+    process = psutil.Process()
+    num_threads = process.num_threads()
     while True:
         report = _run_case(pickle.loads(cases.get()), rank, device)
-        connection.send_bytes(pickle.dumps(report))
+        # Groups that cannot be collected (Megatron-core's gradient buffers hold theirs in a cycle through C++) keep a
+        # thread each that wakes a hundred times a second: hundreds of them would take the machine.
+        left_threads = process.num_threads() > num_threads
+        connection.send_bytes(pickle.dumps(replace(report, left_threads=left_threads)))
 
 
 def _receive(connection: Connection, cases: "queue.SimpleQueue[bytes]") -> None:
