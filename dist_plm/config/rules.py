@@ -1,12 +1,13 @@
 """What no field can know alone: a whole configuration is completed and checked before anything is started.
 
 Each rule yields one sentence a problem, naming key, value and remedy; they are in `rules_grid`, `rules_model`,
-`rules_training` and `rules_prepare`.
+`rules_training`, `rules_objective` and `rules_prepare`.
 """
 
 from dist_plm.config.derived import Case, derive, num_microbatches, padded_vocab_size
 from dist_plm.config.rules_grid import GRID_RULES
 from dist_plm.config.rules_model import MODEL_RULES
+from dist_plm.config.rules_objective import OBJECTIVE_RULES
 from dist_plm.config.rules_prepare import PREPARE_RULES
 from dist_plm.config.rules_training import TRAINING_RULES
 from dist_plm.config.schema import PrepareConfig, PretrainConfig
@@ -27,7 +28,7 @@ def finalize(config: PretrainConfig, *, world_size: int, vocab_size: int | None)
     assert world_size >= 1, world_size
     derived = derive(config, world_size=world_size, vocab_size=vocab_size)
     case = Case(config, derived, world_size, vocab_size)
-    problems = [p for rule in (*GRID_RULES, *MODEL_RULES) for p in rule(case)]
+    problems = [p for rule in (*GRID_RULES, *MODEL_RULES, *OBJECTIVE_RULES) for p in rule(case)]
     problems += [p for rule in TRAINING_RULES for p in rule(derived)]
     if problems:
         raise ConfigError(problems)

@@ -2,11 +2,31 @@
 
 Corruption runs on the host, in the loader's workers, and is a pure function of (seed, sample). Losses are sums, never
 means: the engine divides once by the number of predicted tokens of the whole global batch, whatever the grid.
+
+What a microbatch may hold, all int64 except `documents`, which is int32:
+
+==============  ========  ==============================================  ==============================================
+array           shape     values                                          emitted by
+==============  ========  ==============================================  ==============================================
+tokens          [B, S]    model input; of the encoder where there are     all
+                          two stacks
+labels          [B, S]    token to predict, or IGNORED; [B, T] for span   all
+samples         [B]       number of each sample in the run                all
+documents       [B, S]    document of each token, 0, 1, …                 causal, mlm, rtd with document_mask
+positions       [B, S]    position within the document                    the same, with reset_positions
+segments        [B, S]    0 in the first part of a pair, 1 in the second  mlm_nsp, mlm_sop
+lengths         [B]       tokens before the padding, which is on the      mlm_nsp, mlm_sop; without it rows are full
+                          right
+pair_labels     [B]       0 as in the text, 1 random (nsp) or swapped     mlm_nsp, mlm_sop
+                          (sop), or IGNORED
+originals       [B, S]    tokens before corruption                        rtd
+decoder_tokens  [B, T]    decoder input: `labels` shifted right           span
+==============  ========  ==============================================  ==============================================
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +38,11 @@ IGNORED = -1
 
 
 class Windows(Protocol):
-    """What the data floor hands out (data.dataset.Windows): `tokens` [B, S + 1] int64, `documents` [B, S + 1] int32 number
-    of each token's document counted from the window's first, `samples` [B] int64."""
+    """What the data floor hands out (data.dataset.Windows): `tokens` [B, S + 1] int64, `documents` [B, S + 1] int32
+    number of each token's document counted from the window's first, `samples` [B] int64.
+
+    It may have `words` [B, S + 1] as well: the number of each token's word, as a word segmenter found them (Chinese).
+    Masking of whole words and of spans then goes by these instead of by the vocabulary's continuation tokens."""
 
     @property
     def tokens(self) -> NDArray[np.int64]: ...
@@ -27,6 +50,41 @@ class Windows(Protocol):
     def documents(self) -> NDArray[np.int32]: ...
     @property
     def samples(self) -> NDArray[np.int64]: ...
+
+
+class Sentences(Protocol):
+    """B runs of consecutive sentences, each run from one document: `tokens` [N] int64 of all runs one after another,
+    `ends` [M] int64 where in `tokens` each sentence ends, `runs` [B + 1] int64: run b has the sentences
+    runs[b], …, runs[b + 1] - 1. No run and no sentence is empty, and no token is special.
+
+    It may have `words` [N] as well, see Windows."""
+
+    @property
+    def tokens(self) -> NDArray[np.int64]: ...
+    @property
+    def ends(self) -> NDArray[np.int64]: ...
+    @property
+    def runs(self) -> NDArray[np.int64]: ...
+
+
+class Pairs(Protocol):
+    """What pairs of segments are cut from: `samples` [B] int64, and for each sample two runs of sentences.
+
+    A run goes on until it holds `window_length` tokens or more, or its document ends. `first` begins wherever the
+    sampler lets sample n begin; `second` begins at a random sentence of a random other document, both keyed by the
+    sample. Only mlm_nsp reads `second`; a sampler for mlm_sop alone leaves it None."""
+
+    @property
+    def first(self) -> Sentences: ...
+    @property
+    def second(self) -> Sentences | None: ...
+    @property
+    def samples(self) -> NDArray[np.int64]: ...
+
+
+def words_of(source: Windows | Sentences) -> NDArray[np.int64] | None:
+    """Numbers of the tokens' words, where a word segmenter found them."""
+    return getattr(source, "words", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +100,25 @@ class LossTerm:
         return int((batch[self.over] != IGNORED).sum())
 
 
-class Objective(Protocol):
+Source = TypeVar("Source", contravariant=True)
+
+
+class Objective(Protocol[Source]):
+    @property
+    def source(self) -> Literal["windows", "pairs"]:
+        """What `collate` takes: Windows or Pairs."""
+        ...
+
     @property
     def losses(self) -> Mapping[str, LossTerm]:
         """The parts of the loss, by the names they are logged under."""
         ...
 
-    def collate(self, windows: Windows) -> Arrays:
-        """Arrays of one microbatch, each with B as its first dim; `tokens` [B, S], `labels` [B, S], `samples` [B]."""
+    def window_length(self, sequence_length: int) -> int:
+        """Tokens of text that a sample of model input length `sequence_length` uses up. Windows are read that far apart
+        and hold one token more; what an objective adds (`[CLS]`, sentinels) or removes makes the difference."""
+        ...
+
+    def collate(self, windows: Source, /) -> Arrays:
+        """Arrays of one microbatch, each with B as its first dim; see the table of this module."""
         ...

@@ -2,33 +2,39 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.config.schema import ObjectiveConfig
 from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Windows
+from dist_plm.objectives.middle import MiddleFilling
 
 
 @dataclass(frozen=True, slots=True)
 class Causal:
-    """With `document_mask` tokens attend within their document alone, and a document's first token is not predicted from
-    the document before it; with `reset_positions` positions start again at each document."""
+    """With `document_mask` tokens attend within their document alone, and a document's first token is not predicted
+    from the document before it; with `reset_positions` positions start again at each document. With `middle` some
+    documents are rearranged first, so that the model learns to fill in."""
 
     config: ObjectiveConfig
+    middle: MiddleFilling | None = None
+    source: Literal["windows"] = "windows"
 
     @property
     def losses(self) -> Mapping[str, LossTerm]:
         return {"causal": LossTerm(1.0, "labels")}
 
-    def collate(self, windows: Windows) -> Arrays:
-        """See Objective.collate. Adds `documents` and `positions`, each [B, S], where the configuration asks for them."""
-        batch: Arrays = {
-            "tokens": windows.tokens[:, :-1],
-            "labels": windows.tokens[:, 1:],
-            "samples": windows.samples,
-        }
-        documents = windows.documents
+    def window_length(self, sequence_length: int) -> int:
+        return sequence_length
+
+    def collate(self, windows: Windows, /) -> Arrays:
+        """See Objective.collate. Adds `documents` and `positions` where the configuration asks for them."""
+        tokens, documents = windows.tokens, windows.documents
+        if self.middle is not None:
+            tokens, documents = self.middle(tokens, documents, windows.samples)
+        batch: Arrays = {"tokens": tokens[:, :-1], "labels": tokens[:, 1:], "samples": windows.samples}
         if self.config.document_mask:
             batch["documents"] = documents[:, :-1]
             crosses = documents[:, 1:] != documents[:, :-1]

@@ -1,0 +1,63 @@
+"""Masked language modelling over pairs of segments, with next-sentence prediction (Devlin et al. 2019, section 3.1) or
+sentence-order prediction (Lan et al. 2020, section 3.1)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from dist_plm.config.schema import ObjectiveConfig
+from dist_plm.objectives.base import Arrays, LossTerm, Pairs, words_of
+from dist_plm.objectives.masking import Masking
+from dist_plm.objectives.pairs import NUM_FRAME, PairCutter, assemble
+from dist_plm.objectives.tokens import SpecialTokens
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedPairs:
+    """Rows are `[CLS] first [SEP] second [SEP]`, padded to `sequence_length`."""
+
+    config: ObjectiveConfig
+    special: SpecialTokens
+    masking: Masking
+    sequence_length: int
+    source: Literal["pairs"] = "pairs"
+
+    @property
+    def kind(self) -> Literal["nsp", "sop"]:
+        return "nsp" if self.config.name == "mlm_nsp" else "sop"
+
+    @property
+    def losses(self) -> Mapping[str, LossTerm]:
+        return {"mlm": LossTerm(1.0, "labels"), self.kind: LossTerm(self.config.pair_weight, "pair_labels")}
+
+    def window_length(self, sequence_length: int) -> int:
+        return sequence_length - NUM_FRAME
+
+    def collate(self, pairs: Pairs, /) -> Arrays:
+        """See Objective.collate. Adds `segments`, `lengths` and `pair_labels`."""
+        cutter = PairCutter(
+            seed=self.masking.seed,
+            kind=self.kind,
+            max_tokens=self.window_length(self.sequence_length),
+            negative_rate=self.config.negative_rate,
+            short_rate=self.config.short_rate,
+        )
+        first, second, pair_labels = cutter(pairs)
+        runs = [pairs.first] if pairs.second is None else [pairs.first, pairs.second]
+        text = np.concatenate([run.tokens for run in runs])
+        tokens, segments, lengths = assemble(text, first, second, self.special, self.sequence_length)
+        numbers = [words for run in runs if (words := words_of(run)) is not None]
+        words = (
+            assemble(np.concatenate(numbers), first, second, self.special, self.sequence_length)[0] if numbers else None
+        )
+        corrupted, labels = self.masking(tokens, pairs.samples, words=words)
+        return {
+            "tokens": corrupted,
+            "labels": labels,
+            "samples": pairs.samples,
+            "segments": segments,
+            "lengths": lengths,
+            "pair_labels": pair_labels,
+        }

@@ -1,0 +1,26 @@
+"""Replaced-token detection (Clark et al. 2020, ELECTRA, section 3): the masking that its generator fills in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dist_plm.objectives.base import Arrays, LossTerm, Windows
+from dist_plm.objectives.mlm import MaskedLanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacedTokenDetection(MaskedLanguageModel):
+    """The generator predicts `labels` from `tokens`, where all that is predicted is [MASK]. The discriminator sees
+    `originals` with the generator's samples in these places, and tells of every token whether it differs from the
+    original: a sample that happens to be right counts as original."""
+
+    @property
+    def losses(self) -> Mapping[str, LossTerm]:
+        return {
+            "generator": LossTerm(1.0, "labels"),
+            "discriminator": LossTerm(self.config.discriminator_weight, "originals"),
+        }
+
+    def collate(self, windows: Windows, /) -> Arrays:
+        """See Objective.collate. Adds `originals`, and what masked language modelling adds."""
+        batch, originals = self._collate(windows)
+        return {**batch, "originals": originals}

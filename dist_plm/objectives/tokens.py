@@ -1,0 +1,74 @@
+"""What an objective must know of the tokenizer: its special tokens, and which tokens continue a word."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: White space as byte-level BPE writes it: space, newline, tab, carriage return.
+_BYTE_LEVEL_SPACE = ("\u0120", "\u010a", "\u0109", "\u010d")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SpecialTokens:
+    """Numbers of a tokenizer's special tokens; None where it has no such token.
+
+    Attributes:
+        vocab_size: tokens of the tokenizer, before any padding of the model's table.
+        ids: all special tokens, end of document and unused ones included: never masked, never drawn as replacements.
+        continues: [V] bool, true for a token that continues the word of the token before it (`word_continuations`).
+        cls, sep: begin a sequence, and end a segment; `<s>` and `</s>` of RoBERTa.
+        eos: ends inputs and targets of an encoder-decoder; `</s>` of T5.
+        sentinels: stand for corrupted spans, in the order of use; `<extra_id_0>`, `<extra_id_1>`, … of T5.
+        fim_prefix, fim_suffix, fim_middle: begin the three parts of a document that is filled in the middle.
+    """
+
+    vocab_size: int
+    ids: tuple[int, ...]
+    continues: NDArray[np.bool_] | None = None
+    cls: int | None = None
+    sep: int | None = None
+    mask: int | None = None
+    pad: int | None = None
+    eos: int | None = None
+    sentinels: tuple[int, ...] = ()
+    fim_prefix: int | None = None
+    fim_suffix: int | None = None
+    fim_middle: int | None = None
+
+    def __post_init__(self) -> None:
+        assert all(0 <= i < self.vocab_size for i in self.ids), "a special token lies outside the vocabulary"
+        assert self.continues is None or self.continues.shape == (self.vocab_size,), "continues is not [V]"
+        named = (self.cls, self.sep, self.mask, self.pad, self.eos, self.fim_prefix, self.fim_suffix, self.fim_middle)
+        missing = {i for i in (*named, *self.sentinels) if i is not None} - set(self.ids)
+        assert not missing, f"special tokens {sorted(missing)} are not among the ids"
+
+    def is_special(self) -> NDArray[np.bool_]:
+        """[V]"""
+        table = np.zeros(self.vocab_size, dtype=bool)
+        table[list(self.ids)] = True
+        return table
+
+
+def word_continuations(
+    pieces: Sequence[str], style: Literal["wordpiece", "byte_level", "unigram"], special: Iterable[int] = ()
+) -> NDArray[np.bool_]:
+    """Which tokens continue the word before them, [V], by how the vocabulary writes word boundaries.
+
+    `wordpiece` marks continuations with ##; `byte_level` BPE begins words with white space (Ġ); `unigram`
+    (SentencePiece) begins them with ▁.
+
+    Args:
+        pieces: [V], the vocabulary in the order of its numbers.
+        special: tokens that belong to no word.
+    """
+    if style == "wordpiece":
+        table = [piece.startswith("##") and piece != "##" for piece in pieces]
+    else:
+        begins = _BYTE_LEVEL_SPACE if style == "byte_level" else ("\u2581",)
+        table = [not piece.startswith(begins) for piece in pieces]
+    continues = np.array(table, dtype=bool)
+    continues[list(special)] = False
+    return continues
