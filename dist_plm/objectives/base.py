@@ -19,7 +19,7 @@ lengths         [B]       tokens before the padding, which is on the      mlm_ns
                           right
 pair_labels     [B]       0 as in the text, 1 random (nsp) or swapped     mlm_nsp, mlm_sop
                           (sop), or IGNORED
-originals       [B, S]    tokens before corruption                        rtd
+originals       [B, S]    tokens before corruption, or IGNORED            rtd
 decoder_tokens  [B, T]    decoder input: `labels` shifted right           span
 ==============  ========  ==============================================  ==============================================
 """

@@ -10,8 +10,8 @@ from dist_plm.objectives.mlm import MaskedLanguageModel
 @dataclass(frozen=True, slots=True)
 class ReplacedTokenDetection(MaskedLanguageModel):
     """The generator predicts `labels` from `tokens`, where all that is predicted is [MASK]. The discriminator sees
-    `originals` with the generator's samples in these places, and tells of every token whether it differs from the
-    original: a sample that happens to be right counts as original."""
+    `tokens` with the generator's samples in these places, and tells of every token whether it differs from `originals`:
+    a sample that happens to be right counts as original. Like any labels `originals` may be IGNORED in places."""
 
     @property
     def losses(self) -> Mapping[str, LossTerm]:
