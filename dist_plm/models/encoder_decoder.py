@@ -1,5 +1,6 @@
 """Encoder and decoder: T5 (Raffel et al. 2020; v1.1 after Shazeer 2020) and the original Transformer."""
 
+import math
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -16,6 +17,10 @@ from dist_plm.models.relative import RelativeBias
 from dist_plm.models.scores import Scores
 from dist_plm.models.shape import Shape
 from dist_plm.models.vocab_loss import score_tokens
+
+#: Decoders read sequences of a multiple of this, sequence parallel or not: attention dropout draws a mask as long as the
+#: sequence, which has to be the same on every grid.
+LENGTH_MULTIPLE = 8
 
 
 class EncoderDecoder(ModelChunk):
@@ -57,8 +62,8 @@ class EncoderDecoder(ModelChunk):
 
     def _padded(self, tokens: Tensor, value: int) -> Tensor:
         """[B, T], lengthened so that sequence parallelism can slice it; what comes after changes nothing before it."""
-        slices = self.shape.slices["num_slices"]
-        return functional.pad(tokens, (0, -tokens.shape[1] % slices), value=value)
+        unit = math.lcm(LENGTH_MULTIPLE, self.shape.slices["num_slices"])
+        return functional.pad(tokens, (0, -tokens.shape[1] % unit), value=value)
 
 
 class Stack(nn.Module):

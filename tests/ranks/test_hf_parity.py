@@ -110,7 +110,7 @@ def test_losses_gradients_and_logits(ranks, name, grid):
             count = int((batch[arrays[term]] >= 0).sum())
             assert sums[arrays[term]] / count == pytest.approx(expected, abs=1e-4), term
     ours = torch.cat([outcome[2] for outcome in outcomes], dim=-1)[..., : logits.shape[-1]]
-    # Sequence parallelism may have lengthened the rows.
+    # A decoder lengthens its rows.
     ours = ours.view(-1, logits.shape[0], logits.shape[2])[: logits.shape[1]].transpose(0, 1)
     real = batch.get("lengths", torch.tensor(logits.shape[1]))
     rows = torch.arange(logits.shape[1]) < real.view(-1, 1).expand(logits.shape[0], 1)
