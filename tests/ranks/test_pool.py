@@ -1,12 +1,13 @@
 """The rank pool itself: a harness that hid a failure would make every test on ranks worthless."""
 
+import multiprocessing
 import os
+import signal
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ from dist_plm.parallel.groups import build_groups
 from dist_plm.parallel.random import RandomStreams
 from dist_plm.parallel.world import leave
 from tests.ranks.pool import RankPool, RanksError
+from tests.ranks.server import fork_server
 from tests.ranks.times import MINUTE
 
 pytestmark = pytest.mark.ranks
@@ -184,11 +186,9 @@ def start_helper(world):
 
 def is_running(pid):
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    with open(f"/proc/{pid}/stat") as stat:
-        return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def gone(pids, seconds=20.0):
@@ -206,18 +206,17 @@ def test_closing_ends_ranks_and_what_they_started():
     assert gone(pids)
 
 
-KILLED_TEST_RUN = """
-import os, signal
-from tests.ranks.pool import RankPool
-from tests.ranks.test_pool import process
-print(*(pid for pid, *_ in RankPool(size=2).run(2, process)), flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
+def run_and_be_killed(connection):
+    connection.send([pid for pid, *_ in RankPool(size=2).run(2, process)])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_ranks_end_when_the_tests_are_killed():
-    command, root = [sys.executable, "-c", KILLED_TEST_RUN], Path(__file__).parents[2]
-    output = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, check=False).stdout
-    pids = [int(pid) for pid in output.split()]
+    ours, theirs = multiprocessing.Pipe()
+    tests = fork_server().Process(target=run_and_be_killed, args=(theirs,))
+    tests.start()
+    pids = ours.recv()
+    tests.join()
+    assert tests.exitcode == -signal.SIGKILL
     assert len(pids) == 2
     assert gone(pids)
