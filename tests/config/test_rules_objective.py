@@ -6,6 +6,21 @@ from dist_plm.config.rules_objective import _READERS
 from dist_plm.config.schema import ObjectiveConfig
 from tests.config.broken import problems
 
+#: A family that learns from each objective, and what it needs.
+LEARNER = {
+    "causal": {},
+    "mlm": {"model__family": "bert"},
+    "mlm_nsp": {"model__family": "bert"},
+    "mlm_sop": {"model__family": "bert"},
+    "rtd": {"model__family": "electra"},
+    "span": {"model__family": "t5", "model__position": "relative"},
+}
+
+
+def objective_problems(name: str = "causal", **settings):
+    changes = {f"objective__{setting}": value for setting, value in settings.items()}
+    return problems(objective__name=name, **LEARNER.get(name, {}), **changes)
+
 
 @pytest.mark.parametrize(
     ("changes", "parts"),
@@ -26,16 +41,16 @@ from tests.config.broken import problems
     ],
 )
 def test_one_sentence_with_key_value_and_remedy(changes, parts):
-    (problem,) = problems(**{f"objective__{name}": value for name, value in changes.items()})
+    (problem,) = objective_problems(**changes)
     for part in parts:
         assert part in problem
 
 
 @pytest.mark.parametrize(("name", "least"), [("mlm", 4), ("rtd", 4), ("mlm_nsp", 5), ("mlm_sop", 5), ("span", 4)])
 def test_samples_too_short_for_special_tokens(name, least):
-    (problem,) = problems(objective__name=name, data__sequence_length=least - 1)
+    (problem,) = problems(objective__name=name, data__sequence_length=least - 1, **LEARNER[name])
     assert f"data.sequence_length = {least - 1} is too short for objective.name = '{name}'" in problem
-    assert problems(objective__name=name, data__sequence_length=least) == []
+    assert problems(objective__name=name, data__sequence_length=least, **LEARNER[name]) == []
 
 
 @pytest.mark.parametrize(
@@ -49,7 +64,7 @@ def test_samples_too_short_for_special_tokens(name, least):
     ],
 )
 def test_what_fits_passes(changes):
-    assert problems(**{f"objective__{name}": value for name, value in changes.items()}) == []
+    assert objective_problems(**changes) == []
 
 
 def test_every_setting_has_its_readers():

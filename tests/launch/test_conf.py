@@ -15,6 +15,8 @@ PRETRAIN_CHOICES = [
 ]
 #: What a choice needs beside it, where the default model is too small for it.
 BESIDE = {"parallel": ["model=gpt3_175b"], "data": ["model=gpt2_small"]}
+#: A model that learns from objectives of these names and their variants.
+LEARNER = {"causal": "gpt_tiny", "mlm": "bert_tiny", "rtd": "electra_tiny", "span": "t5_tiny"}
 
 
 def accepted(*overrides: str) -> PretrainConfig:
@@ -31,6 +33,8 @@ def learns_from(model: str) -> str:
 @pytest.mark.parametrize(("group", "choice"), PRETRAIN_CHOICES)
 def test_every_choice_of_a_group_is_accepted(group, choice):
     beside = [learns_from(choice)] if group == "model" else BESIDE.get(group, [])
+    if group == "objective":
+        beside = [f"model={LEARNER[choice.partition('_')[0]]}"]
     accepted(f"{group}={choice}", *beside)
 
 
