@@ -99,7 +99,7 @@ def _run(
     if env.rank == 0:
         storage.clean()
         runfile.write(config, run_dir / "run.yaml")
-        recorder = build_recorder(config, run_dir, position.step, peak)
+        recorder = build_recorder(config, run_dir, position.first_unrecorded_step - 1, peak)
         if found is not None and found.manifest.loop.get("recorder"):
             recorder.load_state(found.manifest.loop["recorder"])
     evaluate = None

@@ -37,6 +37,10 @@ class Position:
     saved_step: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def first_unrecorded_step(self) -> int:
+        return max(self.step, 1) if self.evaluation_due else self.step + 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
@@ -86,6 +90,7 @@ def train(parts: Parts, position: Position) -> bool:
 def _run(parts: Parts, position: Position, stop: int) -> None:
     if position.evaluation_due:
         _evaluate_and_record(parts, position, last=position.step == stop)
+        position.saved_step = None  # the checkpoint says that this is still to be done
     if position.step >= stop:
         return
     feed = Feed(parts.batches(position.step), num_microbatches(parts.config))

@@ -1,0 +1,131 @@
+"""Whole runs on the ranks of the pool, over a small store: the training loop with everything a real run has."""
+
+import contextlib
+import itertools
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+
+from dist_plm.checkpoint.writing import CheckpointWriter
+from dist_plm.config.decode import decode
+from dist_plm.config.schema import PretrainConfig
+from dist_plm.data import loader
+from dist_plm.data.store import TokenStoreWriter
+from dist_plm.engines.megatron import MegatronEngine
+from dist_plm.parallel.world import leave
+from dist_plm.train.build import run_pretrain
+from tests.ranks.pool import World
+
+SETTINGS: dict[str, Any] = {
+    "run": {"name": "run"},
+    "model": {"family": "gpt", "layers": 2, "hidden": 32, "heads": 2, "vocab_size": 97, "vocab_multiple": 8},
+    "objective": {"name": "causal"},
+    "data": {"path": "", "sequence_length": 16, "loader_workers": 0},
+    "optim": {"name": "adamw", "lr": 1e-2},
+    "schedule": {"name": "cosine", "warmup_steps": 2},
+    "engine": {"name": "megatron", "zero_stage": 1},
+    "precision": {"name": "fp32"},
+    "train": {"steps": 12, "global_batch": 8, "micro_batch": 2, "eval_samples": 8},
+    "checkpoint": {"every": 4},
+    "cluster": {"device": "cpu", "peak_tflops": 0.1},
+}
+#: What a record holds of how long things took.
+TIMES = ("tokens_per_second", "step_seconds", "mfu")
+
+
+def make_store(prefix: Path) -> Path:
+    draw = np.random.default_rng(0)
+    with TokenStoreWriter(prefix, np.dtype(np.uint16)) as writer:
+        for _ in range(200):
+            writer.add_document(np.cumsum(draw.integers(0, 5, draw.integers(5, 60))) % 97)
+    return prefix
+
+
+def settings(store: Path, run_dir: Path, **overrides: Any) -> PretrainConfig:
+    """The small configuration with `section__key=value` changes."""
+    values = {section: dict(content) for section, content in SETTINGS.items()}
+    values["data"]["path"], values["data"]["split"] = str(store), (0.8, 0.1, 0.1)
+    values["run"]["dir"] = str(run_dir)
+    for path, value in overrides.items():
+        section, key = path.split("__")
+        values.setdefault(section, {})[key] = value
+    return decode(PretrainConfig, values)
+
+
+def run_case(world: World, config: PretrainConfig, port: int) -> int:
+    """One run in process groups of its own; its exit code."""
+    dist.barrier()  # the other rank may still be connecting
+    leave()
+    place = {"RANK": world.rank, "WORLD_SIZE": world.size, "LOCAL_RANK": world.rank, "LOCAL_WORLD_SIZE": world.size}
+    environ = {name: str(value) for name, value in place.items()}
+    return run_pretrain(config, {**environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+
+
+def killed_case(world: World, config: PretrainConfig, port: int, victim: int, seed: int, while_saving: bool) -> int:
+    """A run in which rank `victim` dies by SIGKILL: a random time after its first step, or after a save begins."""
+    delay = random.Random(seed).uniform(0, 0.2 if while_saving else 1.0)
+    if world.rank != victim:
+        return run_case(world, config, port)
+
+    def arm(*_: Any) -> None:
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+    owner, name = (CheckpointWriter, "save") if while_saving else (MegatronEngine, "train_step")
+    with before(owner, name, 1, arm):
+        return run_case(world, config, port)
+
+
+def signalled_case(
+    world: World, config: PretrainConfig, port: int, where: str, at: int, twice: bool = False
+) -> tuple[int, float | None]:
+    """A run whose last rank gets SIGTERM at the `at`-th call of a point of the loop; its exit code, and the seconds from
+    the signal to its end."""
+    if world.rank != world.size - 1:
+        return run_case(world, config, port), None
+    sent: list[float] = []
+
+    def send(*_: Any) -> None:
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+        if twice:
+            time.sleep(1.5)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def stall(*_: Any) -> None:
+        threading.Timer(0.3, send).start()
+        time.sleep(3600)
+
+    owner, name, act = {
+        "step": (MegatronEngine, "train_step", send),
+        "evaluation": (MegatronEngine, "eval_step", send),
+        "data": (loader, "to_tensors", stall),
+    }[where]
+    with before(owner, name, at, act):
+        code = run_case(world, config, port)
+    return code, time.monotonic() - sent[0]
+
+
+@contextlib.contextmanager
+def before(owner: Any, name: str, at: int, act: Callable[..., None]) -> Iterator[None]:
+    """Has `act` called before the `at`-th call of `owner.name`, which goes on as it is."""
+    original = getattr(owner, name)
+    calls = itertools.count(1)
+
+    def replaced(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == at:
+            act()
+        return original(*arguments, **options)
+
+    setattr(owner, name, replaced)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)

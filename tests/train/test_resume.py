@@ -1,0 +1,122 @@
+"""A run that was interrupted, by a signal or a kill at any moment, ends with the records of one that was not, to the bit."""
+
+import math
+import socket
+
+import pytest
+
+from dist_plm.checkpoint.storage import LocalStorage
+from dist_plm.observe.metrics import read_metrics
+from tests.ranks.pool import RanksError
+from tests.train.running import TIMES, killed_case, make_store, run_case, settings, signalled_case
+
+pytestmark = pytest.mark.ranks
+
+RANKS = 2
+CHAOS = {"train__steps": 90, "train__eval_every": 7, "checkpoint__every": 3, "train__log_every": 1}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("store") / "tokens")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def records(run_dir):
+    """What does not depend on the clock."""
+    kept = [{k: v for k, v in r.items() if k not in TIMES} for r in read_metrics(run_dir / "metrics.jsonl")]
+    assert all(math.isfinite(r["loss"]) for r in kept)
+    return kept
+
+
+def leftovers(run_dir):
+    return sorted(path.name for path in (run_dir / "checkpoints").glob("*.tmp"))
+
+
+@pytest.fixture(scope="module")
+def whole(ranks, store, tmp_path_factory):
+    """The uninterrupted run."""
+    run_dir = tmp_path_factory.mktemp("whole")
+    config = settings(store, run_dir, train__eval_every=4)
+    assert ranks.run(RANKS, run_case, config, free_port()) == [0, 0]
+    return records(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("where", "at", "step"),
+    [
+        ("step", 3, 3),
+        ("step", 12, 12),  # in the last step: its evaluation is made up for
+        ("evaluation", 1, 0),  # the one before the first step
+        ("evaluation", 4, 4),
+        ("data", 9, 3),  # 2 of the first evaluation, then 2 of each step: a microbatch of step 4 never comes
+    ],
+)
+def test_a_signal_saves_and_the_run_goes_on_to_the_bit(ranks, store, tmp_path, whole, where, at, step):
+    config = settings(store, tmp_path, train__eval_every=4)
+    outcomes = ranks.run(RANKS, signalled_case, config, free_port(), where, at)
+    assert [code for code, _ in outcomes] == [75, 75]
+    # Steps take milliseconds: what remains is a poll for data, a save, and a machine that may be busy.
+    assert outcomes[-1][1] < 20
+    assert (tmp_path / "checkpoints" / "latest").read_text().strip() == f"step_{step:08d}"
+    assert ranks.run(RANKS, run_case, config, free_port()) == [0, 0]
+    assert records(tmp_path) == whole
+    assert leftovers(tmp_path) == []
+    assert ranks.run(RANKS, run_case, config, free_port()) == [0, 0]
+    assert records(tmp_path) == whole, "a finished run is left as it is"
+
+
+def test_a_second_signal_ends_at_once_and_harms_nothing(ranks, store, tmp_path, whole):
+    config = settings(store, tmp_path, train__eval_every=4)
+    with pytest.raises(RanksError, match="exit code 143"):
+        ranks.run(RANKS, signalled_case, config, free_port(), "step", 6, True)
+    assert LocalStorage(tmp_path / "checkpoints").steps() == [4]
+    assert ranks.run(RANKS, run_case, config, free_port()) == [0, 0]
+    assert records(tmp_path) == whole
+
+
+def test_killed_at_random_moments_it_ends_like_the_uninterrupted_run(ranks, store, tmp_path):
+    assert ranks.run(RANKS, run_case, settings(store, tmp_path / "whole", **CHAOS), free_port()) == [0, 0]
+    config = settings(store, tmp_path / "killed", **CHAOS)
+    resumed_from = set()
+    for seed in range(10):
+        victim, while_saving = seed % RANKS, seed % 3 > 0
+        failure = ""
+        try:
+            ranks.run(RANKS, killed_case, config, free_port(), victim, seed, while_saving)
+        except RanksError as error:
+            failure = str(error)
+        assert "exit code -9" in failure, failure
+        assert len(leftovers(tmp_path / "killed")) <= 2, "what kills leave behind does not pile up"
+        resumed_from |= {path.read_text() for path in (tmp_path / "killed").glob("checkpoints/latest")}
+    assert len(resumed_from) >= 3, "kills came at different stages of the run"
+    assert ranks.run(RANKS, run_case, config, free_port()) == [0, 0]
+    assert records(tmp_path / "killed") == records(tmp_path / "whole")
+    assert leftovers(tmp_path / "killed") == []
+    assert LocalStorage(tmp_path / "killed" / "checkpoints").steps() == [87, 90]
+
+
+def test_another_stream_of_samples_is_refused_or_recorded(ranks, store, tmp_path):
+    ranks.run(RANKS, run_case, settings(store, tmp_path, train__stop_at=4), free_port())
+    with pytest.raises(RanksError, match=r"train\.seed: 1234 -> 5.*data\.allow_change=true"):
+        ranks.run(RANKS, run_case, settings(store, tmp_path, train__seed=5), free_port())
+    allowed = {"train__seed": 5, "data__allow_change": True}
+    assert ranks.run(RANKS, run_case, settings(store, tmp_path, **allowed), free_port()) == [0, 0]
+    text = (tmp_path / "checkpoints" / "step_00000012" / "checkpoint.json").read_text()
+    assert "train.seed: 1234 -> 5" in text
+    assert '"step": 4' in text
+
+
+def test_what_does_not_matter_is_allowed_and_logged(ranks, store, tmp_path, whole):
+    ranks.run(RANKS, run_case, settings(store, tmp_path, train__eval_every=4, train__stop_at=8), free_port())
+    changes = {"parallel__tensor": 2, "train__micro_batch": 4, "train__eval_every": 4, "checkpoint__keep": 5}
+    assert ranks.run(RANKS, run_case, settings(store, tmp_path, **changes), free_port()) == [0, 0]
+    assert [r["loss"] for r in records(tmp_path)] == pytest.approx([r["loss"] for r in whole], rel=1e-5)
+    logged = (tmp_path / "log" / "rank_00000.log").read_text()
+    assert "changed since the checkpoint: parallel.tensor: 1 -> 2" in logged
+    assert "changed since the checkpoint: train.micro_batch: 2 -> 4" in logged
