@@ -1,7 +1,7 @@
 """What one rank does for all, with an outcome that all learn."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 
@@ -28,6 +28,22 @@ def on_first(group: dist.ProcessGroup, work: Callable[[], T]) -> T:
     if outcome[1] is not None:
         raise CheckpointError(outcome[1])
     return outcome[0]
+
+
+def on_each(group: dist.ProcessGroup, work: Callable[[], T]) -> T:
+    """What `work` returns on this rank. Collective.
+
+    Raises:
+        CheckpointError: on every rank, where `work` failed on any.
+    """
+    result, error = None, None
+    try:
+        result = work()
+    except Exception as failure:
+        error = f"rank {group.rank()}: {type(failure).__name__}: {failure}"
+    if failed := [one for one in gather(group, error) if one is not None]:
+        raise CheckpointError("; ".join(failed))
+    return cast(T, result)
 
 
 def gather(group: dist.ProcessGroup, value: T) -> list[T]:

@@ -18,7 +18,7 @@ from dist_plm.checkpoint.manifest import FileRecord, Manifest
 from dist_plm.checkpoint.planner import FragmentSavePlanner
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.storage import LATEST, HashedFiles, Storage, name_of
-from dist_plm.checkpoint.together import gather, on_first
+from dist_plm.checkpoint.together import gather, on_each, on_first
 from dist_plm.errors import CheckpointError
 from dist_plm.models.layout import Layout
 
@@ -126,7 +126,7 @@ class CheckpointWriter:
         name = name_of(manifest.step)
         directory = on_first(self._group, lambda: self._storage.begin(name))
         try:
-            writer = self._storage.writer(directory)
+            writer = on_each(self._group, lambda: self._storage.writer(directory))
             files = HashedFiles(writer.fs)
             writer.fs = files  # pyright: ignore[reportAttributeAccessIssue]
             save({}, storage_writer=writer, planner=FragmentSavePlanner(fragments), process_group=self._group)

@@ -1,0 +1,86 @@
+"""Object stores by way of fsspec's memory file system; local directories are tested by all that save."""
+
+import fsspec
+import pytest
+
+from dist_plm.checkpoint.fragments import Place
+from dist_plm.checkpoint.reading import find
+from dist_plm.checkpoint.retention import Retention
+from dist_plm.checkpoint.storage import LocalStorage, Storage, open_storage, step_of
+from dist_plm.checkpoint.writing import CheckpointWriter
+from tests.checkpoint.saving import engine_of, manifest_of, pieces, steps
+from tests.ranks.training import configure
+
+
+def test_names():
+    assert step_of("step_00000100") == 100
+    assert step_of("step_123456789") == 123456789
+    assert [step_of(n) for n in ("step_00000100.tmp", "step_1", "latest", "xstep_00000100")] == [None] * 4
+    assert type(open_storage("memory://a/b")) is Storage
+    assert type(open_storage("some/where")) is LocalStorage
+
+
+def save_three_and_open(world, url, config):
+    """In one process: the memory file system is its own."""
+    groups, engine, _ = engine_of(world, config)
+    storage = open_storage(url)
+    writer = CheckpointWriter(
+        storage,
+        group=groups.world,
+        place=Place.of(groups),
+        retention=Retention(latest=2),
+        background=True,
+        on_failure="stop",
+        attachments={"run.yaml": "run: {}\n"},
+    )
+    for step in range(3):
+        steps(engine, config, groups, step, step + 1)
+        writer.save(engine.parameter_states(), manifest_of(step + 1, engine))
+    writer.wait()
+    assert storage.steps() == [2, 3]
+    held = pieces(engine)
+    steps(engine, config, groups, 3, 4)
+    found = find("auto", storage, groups.world)
+    assert found is not None
+    assert found.manifest.step == 3
+    engine.load_parameter_states(found.read)
+    for name, parts in pieces(engine).items():
+        for (_, _, mine), (_, _, theirs) in zip(parts, held[name], strict=True):
+            assert mine.equal(theirs), name
+    assert storage.read("step_00000003", "run.yaml") == b"run: {}\n"
+    by_url = find(f"{url}/step_00000002", LocalStorage("nowhere"), groups.world)
+    assert by_url is not None
+    assert by_url.manifest.step == 2
+    fs = fsspec.filesystem("memory")
+    fs.rm(f"{url.removeprefix('memory:/')}/step_00000003/checkpoint.json")
+    assert storage.steps() == [2], "what has no manifest is not complete"
+    storage.clean()
+    assert not storage.exists("step_00000003")
+
+
+@pytest.mark.ranks
+def test_a_url_of_fsspec_serves_like_a_directory(ranks):
+    ranks.run(1, save_three_and_open, "memory://bucket/run", configure(1))
+
+
+@pytest.mark.ranks
+def test_local_files_by_url(ranks, tmp_path):
+    url = f"file://{tmp_path}/run"
+    ranks.run(1, save_and_open_by_url, url, configure(1))
+    assert (tmp_path / "run" / "latest").read_text() == "step_00000001\n"
+
+
+def save_and_open_by_url(world, url, config):
+    groups, engine, _ = engine_of(world, config)
+    writer = CheckpointWriter(
+        open_storage(url),
+        group=groups.world,
+        place=Place.of(groups),
+        retention=Retention(latest=2),
+        background=False,
+        on_failure="stop",
+    )
+    writer.save(engine.parameter_states(), manifest_of(1, engine))
+    found = find("auto", open_storage(url), groups.world)
+    assert found is not None
+    engine.load_parameter_states(found.read)
