@@ -80,6 +80,8 @@ def describe(hint: Any) -> str:
         if args[-1] is Ellipsis:
             return f"a list in brackets, of {describe(args[0])} each"
         return f"a list of {len(args)} in brackets, of {describe(args[0])} each"
+    if origin is dict:
+        return "settings"
     if dataclasses.is_dataclass(hint):
         return f"settings ({', '.join(f.name for f in dataclasses.fields(hint))})"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[hint]
@@ -144,6 +146,8 @@ class _Decoder:
             return value if known else self._refuse(key, value, whole)
         if origin is tuple:
             return self._tuple(hint, args, value, key)
+        if origin is dict:  # keys of another program, which alone knows them
+            return dict(value) if isinstance(value, Mapping) else self._refuse(key, value, whole)
         if dataclasses.is_dataclass(hint):
             return self.dataclass(hint, value, key)  # pyright: ignore[reportArgumentType]
         plain = self._scalar(hint, value)

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 
-from dist_plm.config.schema import ModelConfig, ParallelConfig, PretrainConfig, ScheduleConfig
+from dist_plm.config.schema import ModelConfig, OptimConfig, ParallelConfig, PretrainConfig, ScheduleConfig
 
 #: Feed-forward sizes derived for swiglu are rounded up to a multiple of this (Llama's `multiple_of`).
 FFN_MULTIPLE = 256
@@ -39,6 +39,22 @@ def num_warmup_steps(schedule: ScheduleConfig, steps: int) -> int:
     if schedule.warmup_steps is not None:
         return schedule.warmup_steps
     return round((schedule.warmup_ratio or 0.0) * steps)
+
+
+def clip_threshold(optim: OptimConfig) -> float:
+    """The global gradient norm above which gradients are scaled down to it; 0 for none. NVLAMB's pre-normalisation is
+    clipping at 1 (NVIDIA DeepLearningExamples, PyTorch/LanguageModeling/BERT, fused LAMB's `max_grad_norm`)."""
+    return 1.0 if optim.pre_normalize else optim.clip_norm
+
+
+def peak_learning_rate(config: PretrainConfig) -> float:
+    """`optim.lr`, scaled from `optim.lr_batch` to the global batch: linearly (Goyal et al. 2017, arXiv 1706.02677, section
+    2.1), or with the square root (You et al. 2020, arXiv 1904.00962, section 4.3)."""
+    optim = config.optim
+    if optim.lr_batch is None:
+        return optim.lr
+    ratio = config.train.global_batch / optim.lr_batch
+    return optim.lr * (ratio if optim.lr_scaling == "linear" else ratio**0.5)
 
 
 def model_ranks(parallel: ParallelConfig) -> int:

@@ -5,7 +5,7 @@ when it is (the docstring says from what). Sizes are counts unless the name carr
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from dist_plm.config.bounds import FRACTION, Bounds, at_least, between, more_than
 
@@ -123,13 +123,29 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimConfig:
-    name: Literal["adamw"]
+    """The update rule. Fields below `clip_norm` act with some optimizers alone; `rules_optim` says which.
+
+    `lr` is the peak; with `lr_batch`, the peak of a run of that global batch, from which it is scaled to this run's."""
+
+    name: Literal["adamw", "adam", "lamb", "sgd"]
     lr: Positive
+    lr_batch: Count | None = None
+    lr_scaling: Literal["linear", "sqrt"] = "sqrt"  # with the global batch; acts with lr_batch
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.1
     decay_norms_and_biases: bool = False
+    layer_decay: Annotated[float, Bounds(low=0.0, high=1.0, low_open=True)] = 1.0  # of the rate, a layer downwards
     clip_norm: Annotated[float, at_least(0)] = 1.0  # of the global gradient; 0 turns clipping off
+    # lamb
+    adapt_norms_and_biases: bool = False
+    bias_correction: bool = True
+    trust_min: NonNegative = 0.0
+    trust_max: Positive | None = None
+    pre_normalize: bool = False  # gradient / its global norm, where that exceeds 1 (NVLAMB)
+    # sgd
+    momentum: Fraction = 0.0
+    nesterov: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,20 +175,23 @@ class ParallelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """`zero_stage` 0 keeps whole optimizer states on every data rank, 1 shards them."""
+    """`zero_stage` says what is sharded over data ranks: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too.
 
-    name: Literal["megatron"]
-    zero_stage: Annotated[int, between(0, 1)] = 1
+    `deepspeed` holds further keys of DeepSpeed's JSON, checked against DeepSpeed's own schema when it starts."""
+
+    name: Literal["megatron", "deepspeed"]
+    zero_stage: Annotated[int, between(0, 3)] = 1
     overlap_grad_reduce: bool = False
     overlap_param_gather: bool = False
     bucket_mib: Count = 160
+    deepspeed: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionConfig:
     """Loss-scale settings act under fp16 alone. `reduce_in_fp32` sums gradients over data ranks in fp32."""
 
-    name: Literal["fp32", "bf16", "fp16"]
+    name: Literal["fp32", "bf16", "fp16", "fp8"]
     reduce_in_fp32: bool = True
     initial_loss_scale: Positive = 65536.0
     min_loss_scale: Positive = 1.0
@@ -193,6 +212,7 @@ class TrainConfig:
     log_every: Count = 1
     eval_every: Natural = 0  # 0: before the first and after the last step only
     eval_samples: Natural = 256  # 0 turns evaluation off
+    max_skipped: Count = 100  # updates in a row that a loss or gradient that is not finite may cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.layout import Layout, describe
 from dist_plm.models.scores import Scores
 from dist_plm.objectives.base import LossTerm
+from dist_plm.optim.build import set_learning_rate
 from dist_plm.parallel.groups import Groups
 
 
@@ -48,8 +49,7 @@ class MegatronEngine:
         )
 
     def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self._optimizer.optimizer, lr)
         for chunk in self._chunks:
             chunk.train()
             chunk.zero_grad_buffer()

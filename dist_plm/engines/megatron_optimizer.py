@@ -1,7 +1,7 @@
 """Megatron-core's optimizer wrappers around a PyTorch optimizer: master weights, loss scaling, sharded states (ZeRO-1)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,10 +10,16 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.grad_scaler import DynamicGradScaler
 from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params, FP32Optimizer, MegatronOptimizer
 from megatron.core.optimizer.optimizer_config import OptimizerConfig
-from torch import nn
+from torch import Tensor, nn
 
-from dist_plm.config.schema import OptimConfig, PrecisionConfig, PretrainConfig
-from dist_plm.optim.groups import ParamGroup, decay_groups
+from dist_plm.config.derived import clip_threshold
+from dist_plm.config.schema import PrecisionConfig, PretrainConfig
+from dist_plm.engines.partition import Fragment, Spans
+from dist_plm.models.layout import describe
+from dist_plm.optim.build import build_optimizer as torch_optimizer
+from dist_plm.optim.build import fill_state
+from dist_plm.optim.groups import parameter_groups
+from dist_plm.optim.lamb import Lamb
 from dist_plm.parallel.groups import Groups
 
 
@@ -22,10 +28,39 @@ def build_optimizer(
 ) -> MegatronOptimizer:
     """Wraps the configured optimizer: sharded over data ranks at zero_stage 1, with fp32 master weights under bf16 and
     fp16, and with dynamic loss scaling under fp16."""
-    inner = _adamw(_named_parameters(chunks), config.optim)
+    layouts = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
+    spans = Spans(layouts, groups)
+    optimizer = _wrap(config, chunks, groups)
+    inner = optimizer.optimizer = _replacement(config, chunks, optimizer.optimizer)
+    if isinstance(inner, Lamb):
+        fragments = [fragment for layout in layouts for fragment in _fragments(optimizer, layout.parameter)]
+        sharded = isinstance(optimizer, DistributedOptimizer)
+        inner.bind(spans.partition(fragments, sharded=sharded, device=groups.device.torch_device))
+    return optimizer
+
+
+def _replacement(
+    config: PretrainConfig, chunks: Sequence[DistributedDataParallel], placeholder: torch.optim.Optimizer
+) -> torch.optim.Optimizer:
+    """The configured optimizer over what the wrapper filled the placeholder's parameter groups with: whole parameters,
+    master weights or shards of them. The wrappers take AdamW alone, though they need no more of it than these groups."""
+    inner = torch_optimizer(config.optim, _groups(config, chunks))
+    for ours, theirs in zip(inner.param_groups, placeholder.param_groups, strict=True):
+        theirs.update({key: value for key, value in ours.items() if key != "params"})
+    inner.param_groups = placeholder.param_groups
+    return inner
+
+
+def _groups(config: PretrainConfig, chunks: Sequence[nn.Module]) -> list[dict[str, Any]]:
+    named = [pair for chunk in chunks for pair in chunk.named_parameters()]
+    return cast("list[dict[str, Any]]", parameter_groups(named, config.optim, config.model.layers))
+
+
+def _wrap(config: PretrainConfig, chunks: Sequence[DistributedDataParallel], groups: Groups) -> MegatronOptimizer:
+    placeholder = torch.optim.AdamW(_groups(config, chunks))
     settings = _megatron_settings(config)
     scaler = _loss_scaler(config.precision) if config.precision.name == "fp16" else None
-    arguments: tuple[Any, ...] = (inner, settings, scaler, _fill_adam_state)
+    arguments: tuple[Any, ...] = (placeholder, settings, scaler, _fill_state)
     optimizer: Any  # Megatron-core sets the two groups below from outside as well
     if config.engine.zero_stage == 1:
         optimizer = DistributedOptimizer(
@@ -39,7 +74,7 @@ def build_optimizer(
         )
         stats_group = groups.world
     elif config.precision.name == "fp32":
-        optimizer, stats_group = FP32Optimizer(inner, settings, _fill_adam_state), groups.model
+        optimizer, stats_group = FP32Optimizer(placeholder, settings, _fill_state), groups.model
     else:
         optimizer, stats_group = Float16OptimizerWithFloat16Params(*arguments), groups.model
     optimizer.grad_stats_parallel_group = stats_group
@@ -47,31 +82,27 @@ def build_optimizer(
     return optimizer
 
 
-def _named_parameters(chunks: Sequence[nn.Module]) -> list[tuple[str, nn.Parameter]]:
-    return [pair for chunk in chunks for pair in chunk.named_parameters()]
+def _fragments(optimizer: MegatronOptimizer, parameter: Tensor) -> Iterator[Fragment]:
+    """What the inner optimizer of this rank updates of a parameter."""
+    if not isinstance(optimizer, DistributedOptimizer):
+        yield Fragment(parameter, 0, parameter.numel(), getattr(parameter, "main_param", parameter))
+        return
+    if parameter not in optimizer.model_param_group_index_map:  # other data ranks hold all of it
+        return
+    group, order = optimizer.model_param_group_index_map[parameter]
+    held = optimizer._get_model_param_range_map(parameter)["param"]
+    yield Fragment(parameter, held.start, held.size, optimizer.optimizer.param_groups[group]["params"][order])
 
 
-def _adamw(named_parameters: list[tuple[str, nn.Parameter]], optim: OptimConfig) -> torch.optim.AdamW:
-    groups: list[ParamGroup] = decay_groups(named_parameters, optim.weight_decay, optim.decay_norms_and_biases)
-    return torch.optim.AdamW(cast(Any, groups), lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
-
-
-def _fill_adam_state(optimizer: torch.optim.Optimizer, config: OptimizerConfig | None = None) -> None:
-    """Makes the moments exist before the first step, so that a checkpoint can be loaded into them."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            state = optimizer.state[parameter]
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-                state["exp_avg"] = torch.zeros_like(parameter)
-                state["exp_avg_sq"] = torch.zeros_like(parameter)
+def _fill_state(optimizer: torch.optim.Optimizer, config: OptimizerConfig | None = None) -> None:
+    fill_state(optimizer)
 
 
 def _megatron_settings(config: PretrainConfig) -> OptimizerConfig:
     return OptimizerConfig(
         optimizer="adam",
         lr=config.optim.lr,
-        clip_grad=config.optim.clip_norm or math.inf,
+        clip_grad=clip_threshold(config.optim) or math.inf,
         fp16=config.precision.name == "fp16",
         bf16=config.precision.name == "bf16",
         params_dtype={"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision.name],

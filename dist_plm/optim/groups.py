@@ -1,38 +1,74 @@
-"""Which parameters are decayed: a rule on the parameter, so that no architecture needs a list of names."""
+"""Which parameters are decayed, adapted and slowed: rules on the parameter, so that no architecture needs a list."""
 
+import re
 from collections.abc import Iterable
 from typing import TypedDict
 
 from torch.nn import Parameter
 
+from dist_plm.config.schema import OptimConfig
+
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+
 
 class ParamGroup(TypedDict):
-    """One entry of a torch optimizer's `param_groups`."""
+    """One entry of a torch optimizer's `param_groups`.
+
+    `adapt`: whether LAMB scales the update by the layer's trust ratio. `lr_scale`: share of the learning rate.
+    """
 
     params: list[Parameter]
     weight_decay: float
+    adapt: bool
+    lr_scale: float
 
 
-def decay_groups(
-    named_parameters: Iterable[tuple[str, Parameter]], weight_decay: float, decay_norms_and_biases: bool
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, Parameter]], optim: OptimConfig, num_layers: int
 ) -> list[ParamGroup]:
-    """Splits parameters into those that weight decay shrinks and those it leaves alone.
+    """Matrices in one group; in the other norms and biases, which by default are neither decayed nor adapted.
 
-    Left alone, unless `decay_norms_and_biases`, are vectors and scalars (norm weights, biases of linear layers) and
-    whatever is called `bias`, which also catches biases stacked into a matrix. Matrices and embeddings are decayed. The
-    original BERT code and Megatron-LM follow the same rule.
+    Norms and biases are vectors and scalars, and whatever is called `bias`, which also catches biases stacked into a
+    matrix; all else, embeddings included, counts as a matrix. The original BERT code and Megatron-LM follow the same rule.
 
-    Always returns two groups, decayed first, each in the order given, even where one is empty: every pipeline stage
-    then has groups of the same number and meaning. A tied parameter met twice is taken once; frozen ones are left out.
-    Shapes must be the logical ones, so call this before an engine flattens or partitions the parameters.
+    With `optim.layer_decay` below 1 there is such a pair for each depth, and a depth learns at layer_decay times the rate
+    of the one above it (Clark et al. 2020, arXiv 2003.10555, appendix B; Howard & Ruder 2018, arXiv 1801.06146, section
+    3.2): the head at the full rate, embeddings slowest.
+
+    The groups are of the same number and meaning on every pipeline stage, so some may be empty. A tied parameter met
+    twice is taken once; frozen ones are left out. Shapes must be the logical ones, so call this before an engine flattens
+    or partitions the parameters.
     """
-    decayed: list[Parameter] = []
-    spared: list[Parameter] = []
+    scales = [optim.layer_decay ** (num_layers + 1 - depth) for depth in range(num_layers + 2)]
+    if optim.layer_decay == 1.0:
+        scales = [1.0]
+    groups = [_group(optim, scale, vectors=vectors) for scale in scales for vectors in (False, True)]
     seen: set[int] = set()
     for name, parameter in named_parameters:
         if id(parameter) in seen or not parameter.requires_grad:
             continue
         seen.add(id(parameter))
-        is_spared = not decay_norms_and_biases and (parameter.dim() < 2 or name.rpartition(".")[2] == "bias")
-        (spared if is_spared else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+        depth = _depth(name, num_layers) if len(scales) > 1 else 0
+        groups[2 * depth + _is_norm_or_bias(name, parameter)]["params"].append(parameter)
+    return groups
+
+
+def _group(optim: OptimConfig, scale: float, *, vectors: bool) -> ParamGroup:
+    decayed = optim.decay_norms_and_biases or not vectors
+    return {
+        "params": [],
+        "weight_decay": optim.weight_decay if decayed else 0.0,
+        "adapt": optim.adapt_norms_and_biases or not vectors,
+        "lr_scale": scale,
+    }
+
+
+def _is_norm_or_bias(name: str, parameter: Parameter) -> bool:
+    return parameter.dim() < 2 or name.rpartition(".")[2] == "bias"
+
+
+def _depth(name: str, num_layers: int) -> int:
+    """0 for embeddings, 1 for the first layer, num_layers + 1 for what follows the last."""
+    if found := _LAYER.search(name):
+        return int(found[1]) + 1
+    return 0 if "embedding" in name else num_layers + 1

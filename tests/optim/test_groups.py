@@ -1,10 +1,23 @@
-"""Weight decay groups of a real network, and the corners: ties, frozen parameters, stacked biases, empty groups."""
+"""Parameter groups of a real network, and the corners: ties, frozen parameters, stacked biases, empty groups."""
 
 import pytest
 import torch
 from torch import nn
 
-from dist_plm.optim.groups import decay_groups
+from dist_plm.config.schema import OptimConfig
+from dist_plm.optim.groups import ParamGroup, parameter_groups
+
+
+def groups_of(named, weight_decay: float, all_alike: bool = False, layers: int = 2, **changes) -> list[ParamGroup]:
+    optim = OptimConfig(
+        name="adamw",
+        lr=1e-3,
+        weight_decay=weight_decay,
+        decay_norms_and_biases=all_alike,
+        adapt_norms_and_biases=all_alike,
+        **changes,
+    )
+    return parameter_groups(named, optim, layers)
 
 
 class Block(nn.Module):
@@ -25,23 +38,48 @@ def names_of(module: nn.Module, params: list[nn.Parameter]) -> list[str]:
 
 def test_vectors_are_spared_and_matrices_decayed():
     block = Block()
-    decayed, spared = decay_groups(block.named_parameters(), 0.1, False)
+    decayed, spared = groups_of(block.named_parameters(), 0.1)
     assert names_of(block, decayed["params"]) == ["embedding.weight", "linear.weight"]
     assert names_of(block, spared["params"]) == ["norm.weight", "norm.bias", "linear.bias", "rms.weight"]
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    assert (decayed["adapt"], spared["adapt"]) == (True, False)
 
 
-def test_everything_is_decayed_when_told():
+def test_everything_is_decayed_and_adapted_when_told():
     block = Block()
-    decayed, spared = decay_groups(block.named_parameters(), 0.1, True)
-    assert names_of(block, decayed["params"]) == [name for name, _ in block.named_parameters()]
-    assert spared["params"] == []
+    matrices, vectors = groups_of(block.named_parameters(), 0.1, all_alike=True)
+    assert sorted(names_of(block, matrices["params"] + vectors["params"])) == sorted(
+        name for name, _ in block.named_parameters()
+    )
+    assert matrices["weight_decay"] == vectors["weight_decay"] == 0.1
+    assert matrices["adapt"]
+    assert vectors["adapt"]
+
+
+def test_lower_layers_learn_slower():
+    named = [
+        (name, nn.Parameter(torch.zeros(shape)))
+        for name, shape in [
+            ("module.embedding.word.weight", (3, 2)),
+            ("module.layers.0.mlp.up.weight", (2, 2)),
+            ("module.layers.0.mlp.up.bias", (2,)),
+            ("module.layers.1.mlp.up.weight", (2, 2)),
+            ("module.final_norm.weight", (2,)),
+            ("head.weight", (2, 2)),
+        ]
+    ]
+    groups = groups_of(named, 0.1, layer_decay=0.5)
+    assert len(groups) == 2 * (2 + 2)
+    scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    assert [scales[id(parameter)] for _, parameter in named] == [0.125, 0.25, 0.25, 0.5, 1.0, 1.0]
+    spared = next(group for group in groups if group["params"] and group["params"][0] is named[2][1])
+    assert spared["weight_decay"] == 0.0
 
 
 def test_stacked_biases_are_biases_and_a_relative_attention_bias_is_an_embedding():
     stacked, relative = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(2, 3))
     named = [("experts.bias", stacked), ("relative_attention_bias.weight", relative)]
-    decayed, spared = decay_groups(named, 0.1, False)
+    decayed, spared = groups_of(named, 0.1)
     assert decayed["params"][0] is relative
     assert spared["params"][0] is stacked
     assert len(decayed["params"]) == len(spared["params"]) == 1
@@ -51,7 +89,7 @@ def test_tied_parameters_once_and_frozen_ones_never():
     block = Block()
     block.linear.weight.requires_grad_(False)
     twice = [*block.named_parameters(remove_duplicate=False), *block.named_parameters()]
-    decayed, _ = decay_groups(twice, 0.1, False)
+    decayed, _ = groups_of(twice, 0.1)
     assert names_of(block, decayed["params"]) == ["embedding.weight"]
 
 
@@ -60,7 +98,7 @@ def test_adamw_takes_the_groups_and_decays_by_them(spare):
     """With zero gradients AdamW does nothing but decay: w <- w (1 - lr x weight_decay)."""
     block = Block()
     before = {name: parameter.detach().clone() for name, parameter in block.named_parameters()}
-    groups = decay_groups(block.named_parameters(), 0.5, not spare)
+    groups = groups_of(block.named_parameters(), 0.5, all_alike=not spare)
     optimizer = torch.optim.AdamW([dict(group) for group in groups], lr=0.1)
     for parameter in block.parameters():
         parameter.grad = torch.zeros_like(parameter)

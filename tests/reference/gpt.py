@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tests.reference.lamb import ReferenceLamb
+
 Weights = dict[str, Tensor]
 
 
@@ -86,23 +88,46 @@ def loss_of(w: Weights, model, tokens: Tensor, labels: Tensor, documents: Tensor
 
 
 def train(w: Weights, config, batches: list[dict[str, Tensor]], lrs: list[float]) -> tuple[list[float], list[float]]:
-    """Plain AdamW with clipping on whole global batches; returns losses and gradient norms, leaves the weights in `w`."""
+    """Plain AdamW or LAMB with clipping on whole global batches; returns losses and gradient norms, leaves the weights
+    in `w`."""
     w.update({name: tensor.clone().requires_grad_() for name, tensor in w.items()})
-    decayed = [t for t in w.values() if t.dim() > 1]
-    plain = [t for t in w.values() if t.dim() <= 1]
-    optim = config.optim
-    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, foreach=False, fused=False)
+    step = {"adamw": _adamw, "lamb": _lamb}[config.optim.name](list(w.values()), config.optim)
     losses, norms = [], []
     for batch, lr in zip(batches, lrs, strict=True):
-        for group in adamw.param_groups:
-            group["lr"] = lr
-        adamw.zero_grad()
+        for tensor in w.values():
+            tensor.grad = None
         default = torch.arange(batch["tokens"].shape[1]).expand_as(batch["tokens"])
         positions = batch.get("positions", default)
         loss = loss_of(w, config.model, batch["tokens"], batch["labels"], batch.get("documents"), positions)
         loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(list(w.values()), optim.clip_norm or math.inf)))
+        limit = 1.0 if config.optim.pre_normalize else config.optim.clip_norm or math.inf
+        norms.append(float(torch.nn.utils.clip_grad_norm_(list(w.values()), limit)))
         losses.append(float(loss.detach()))
-        adamw.step()
+        step(lr)
     return losses, norms
+
+
+def _adamw(weights: list[Tensor], optim):
+    decayed = [t for t in weights if t.dim() > 1]
+    plain = [t for t in weights if t.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, foreach=False, fused=False)
+
+    def step(lr: float) -> None:
+        for group in adamw.param_groups:
+            group["lr"] = lr
+        adamw.step()
+
+    return step
+
+
+def _lamb(weights: list[Tensor], optim):
+    return ReferenceLamb(
+        weights,
+        betas=optim.betas,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        spare_vectors=not optim.adapt_norms_and_biases,
+        bias_correction=optim.bias_correction,
+        trust_ratio=(optim.trust_min, math.inf if optim.trust_max is None else optim.trust_max),
+    ).step
