@@ -98,17 +98,6 @@ def _batch(case: Case) -> Iterator[str]:
         )
 
 
-def _overlap(case: Case) -> Iterator[str]:
-    engine = case.config.engine
-    if engine.overlap_param_gather and engine.zero_stage < 1:
-        yield (
-            f"engine.overlap_param_gather = true has nothing to gather with engine.zero_stage = {engine.zero_stage}: "
-            "set engine.zero_stage=1, or engine.overlap_param_gather=false"
-        )
-    if engine.overlap_param_gather and not engine.overlap_grad_reduce:
-        yield "engine.overlap_param_gather = true follows the buckets of engine.overlap_grad_reduce: set both to true"
-
-
 GRID_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
     _supported_axes,
     _world_size,
@@ -116,7 +105,6 @@ GRID_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
     _sequence_parallel,
     _layers,
     _batch,
-    _overlap,
 )
 
 

@@ -6,7 +6,6 @@ import torch
 
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.engines.base import Engine
-from dist_plm.engines.megatron import build_megatron
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.objectives.base import LossTerm
 from dist_plm.parallel.groups import Groups
@@ -23,4 +22,11 @@ def build_engine(
     model: the chunks of this rank, in the order it runs them.
     losses: the parts of the loss by name, as the objective tells them.
     """
-    return {"megatron": build_megatron}[config.engine.name](config, groups, device, model, losses)
+    # Imported here: each brings a library that takes seconds to load and that the other does without.
+    if config.engine.name == "deepspeed":
+        from dist_plm.engines.deepspeed import build_deepspeed
+
+        return build_deepspeed(config, groups, device, model, losses)
+    from dist_plm.engines.megatron import build_megatron
+
+    return build_megatron(config, groups, device, model, losses)

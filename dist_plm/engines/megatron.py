@@ -7,16 +7,17 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import Tensor, nn
 
 from dist_plm.config.schema import PretrainConfig
-from dist_plm.engines.base import Batch, EvalSums, ParameterState, StepResult, TermSums
+from dist_plm.engines.base import Batch, EvalSums, ParameterState, StepResult
+from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.megatron_optimizer import build_optimizer
 from dist_plm.engines.megatron_state import MegatronState
+from dist_plm.engines.skips import SkipWatch
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.layout import Layout, describe
 from dist_plm.models.scores import Scores
@@ -38,11 +39,12 @@ class MegatronEngine:
         losses: Mapping[str, LossTerm],
     ) -> None:
         self._config, self._groups, self._device = config, groups, device
-        self._losses = losses
+        self._terms = LossTerms(losses, groups, device)
         self._chunks, self._optimizer = chunks, optimizer
         self._megatron = chunks[0].config
         self._scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
         layouts = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
+        self._watch = SkipWatch(layouts, groups, config.train.max_skipped)
         self._state = MegatronState(layouts, optimizer, groups.data, groups.world)
         self._schedule = get_forward_backward_func(
             groups.grid.pipeline, config.parallel.virtual_pipeline if config.parallel.virtual_pipeline > 1 else None
@@ -57,8 +59,10 @@ class MegatronEngine:
         sums = self._run(microbatches, forward_only=False)
         loss_scale = float(self._scaler.scale) if self._scaler is not None else None
         grad_norm = self._update()
+        loss = self._terms.minimised(sums)
+        self._watch.note(skipped=grad_norm is None, loss=loss)
         return StepResult(
-            loss=sum(term.weight * sums[name].mean for name, term in self._losses.items()),
+            loss=loss,
             terms={name: term.mean for name, term in sums.items()},
             num_tokens=next(iter(sums.values())).count,
             grad_norm=grad_norm,
@@ -93,15 +97,10 @@ class MegatronEngine:
 
     def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> EvalSums:
         """Runs the pipeline schedule. Returns sums over all ranks."""
-        counts = self._count(microbatches)
-        # Each part of the loss is divided by its own number of predictions in the global batch, so it has to be known
-        # before the backward pass. Times the number of microbatches, a microbatch's loss has the size of a mean, and
-        # fp16 gradients with it; the end of the step divides by that number.
-        num_microbatches = len(microbatches) * self._groups.grid.data
-        scales = [
-            num_microbatches * term.weight / max(count, 1)
-            for term, count in zip(self._losses.values(), counts, strict=True)
-        ]
+        counts = self._terms.count(microbatches)
+        # Times the number of microbatches, a microbatch's loss has the size of a mean, and fp16 gradients with it; the
+        # end of the step divides by that number.
+        scales = self._terms.scales(counts, len(microbatches) * self._groups.grid.data)
         on_device = map(self._to_device, microbatches)
         config = self._config
         outputs = self._schedule(
@@ -117,23 +116,7 @@ class MegatronEngine:
             p2p_communicator=P2PCommunicator(pp_group=self._groups.pipeline, config=self._megatron),
             pg_collection=self._groups.collection,
         )
-        sums = torch.zeros(len(counts), 2, dtype=torch.float64, device=self._device)
-        for output in outputs:
-            sums += output
-        # Tensor ranks hold copies of the same sums, stages before the last hold none.
-        dist.all_reduce(sums, group=self._groups.world)
-        sums /= self._groups.grid.tensor
-        return {
-            name: TermSums(loss=loss, correct=int(correct), count=count)
-            for name, (loss, correct), count in zip(self._losses, sums.tolist(), counts, strict=True)
-        }
-
-    def _count(self, microbatches: Sequence[Batch]) -> list[int]:
-        """Predictions of each part of the loss in the microbatches of all data ranks."""
-        own = [sum(term.count(batch) for batch in microbatches) for term in self._losses.values()]
-        counts = torch.tensor(own, dtype=torch.int64, device=self._device)
-        dist.all_reduce(counts, group=self._groups.data)
-        return counts.tolist()
+        return self._terms.add_up(outputs, counts)
 
     def _to_device(self, batch: Batch) -> Batch:
         # Sample numbers key the dropout generators on the host.
@@ -144,12 +127,8 @@ class MegatronEngine:
 
     def _loss(self, scales: list[float], scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
         """What is minimised, the number of microbatches it is of, and sums of loss and correct labels, [parts, 2]."""
-        terms = [scores[term.over] for term in self._losses.values()]
-        loss = torch.stack([term.loss * scale for term, scale in zip(terms, scales, strict=True)]).sum()
-        losses = torch.stack([term.loss.detach() for term in terms]).double()
-        correct = [term.correct if term.correct is not None else torch.zeros_like(term.loss) for term in terms]
-        one = torch.ones((), dtype=torch.int32, device=self._device)
-        return loss, one, torch.stack([losses, torch.stack(correct).double()], dim=1)
+        loss, sums = self._terms.of(scores, scales)
+        return loss, torch.ones((), dtype=torch.int32, device=self._device), sums
 
     def parameter_states(self) -> Iterator[ParameterState]:
         return self._state.parameter_states()

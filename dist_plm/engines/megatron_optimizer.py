@@ -10,7 +10,7 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.grad_scaler import DynamicGradScaler
 from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params, FP32Optimizer, MegatronOptimizer
 from megatron.core.optimizer.optimizer_config import OptimizerConfig
-from torch import Tensor, nn
+from torch import nn
 
 from dist_plm.config.derived import clip_threshold
 from dist_plm.config.schema import PrecisionConfig, PretrainConfig
@@ -82,7 +82,7 @@ def _wrap(config: PretrainConfig, chunks: Sequence[DistributedDataParallel], gro
     return optimizer
 
 
-def _fragments(optimizer: MegatronOptimizer, parameter: Tensor) -> Iterator[Fragment]:
+def _fragments(optimizer: MegatronOptimizer, parameter: nn.Parameter) -> Iterator[Fragment]:
     """What the inner optimizer of this rank updates of a parameter."""
     if not isinstance(optimizer, DistributedOptimizer):
         yield Fragment(parameter, 0, parameter.numel(), getattr(parameter, "main_param", parameter))

@@ -1,10 +1,11 @@
 """Makes the optimizer that a configuration names, over whatever tensors an engine hands it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from dist_plm.config.schema import OptimConfig
@@ -25,14 +26,18 @@ def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_scale"]
 
 
-def fill_state(optimizer: Optimizer) -> None:
-    """Makes the state of every parameter exist before the first step, so that a checkpoint can be loaded into it."""
+def fill_state(optimizer: Optimizer, parameters: Iterable[Tensor] | None = None) -> None:
+    """Makes the state exist before the first step, so that a checkpoint can be loaded into it.
+
+    Args:
+        parameters: whose; of all parameter groups where None.
+    """
     names = MOMENTS[type(optimizer).__name__.lower()]
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            state = optimizer.state[parameter]
-            if state or not names:
-                continue
+    if parameters is None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in parameters:
+        state = optimizer.state[parameter]
+        if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             for name in names:
                 state[name] = torch.zeros_like(parameter)

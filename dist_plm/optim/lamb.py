@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 
 from dist_plm.optim.segments import Partition
 
+#: The functions that PyTorch's own optimizers are made of, which it does not export.
+_torch: Any = torch
 #: A number of steps after which no bias is left to correct, for any decay rate below 1 that fp32 can tell from 1.
 _UNBIASED_STEPS = 1e30
 
@@ -74,7 +76,7 @@ class Lamb(Optimizer):
         self._apply_adapted([update for update in updates if update.group["adapt"]])
         for update in updates:
             if not update.group["adapt"] and update.parameters:
-                torch._foreach_add_(update.parameters, update.directions, alpha=-update.group["lr"])
+                _torch._foreach_add_(update.parameters, update.directions, alpha=-update.group["lr"])
 
     def _direct(self, group: dict[str, Any]) -> _Update:
         """Moves the moments and computes r + λ w.
@@ -87,11 +89,11 @@ class Lamb(Optimizer):
             return _Update(group, [], [])
         states = [self._state_of(parameter) for parameter in parameters]
         steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, 1.0)
+        _torch._foreach_add_(steps, 1.0)
         if not self.bias_correction:
             steps = [torch.full_like(step, _UNBIASED_STEPS) for step in steps]
-        directions = list(torch._foreach_mul(parameters, group["weight_decay"]))
-        torch._fused_adam_(
+        directions = list(_torch._foreach_mul(parameters, group["weight_decay"]))
+        _torch._fused_adam_(
             directions,
             [parameter.grad for parameter in parameters],
             [state["exp_avg"] for state in states],
@@ -128,12 +130,12 @@ class Lamb(Optimizer):
             rates += [update.group["lr"]] * (len(weights) - len(rates))
         slots = partition.slots_of(parameter for update in updates for parameter in update.parameters)
         # A rank may hold nothing but padding, and takes part all the same.
-        norms = torch.stack(torch._foreach_norm(weights + directions)) if weights else torch.zeros(0)
+        norms = torch.stack(_torch._foreach_norm(weights + directions)) if weights else torch.zeros(0)
         squares = partition.sum_squares(norms.view(2, -1), slots)
         if weights:
             ratios = self._trust_ratios(*squares).tolist()
-            torch._foreach_mul_(directions, [-rate * ratio for rate, ratio in zip(rates, ratios, strict=True)])
-            torch._foreach_add_(weights, directions)
+            _torch._foreach_mul_(directions, [-rate * ratio for rate, ratio in zip(rates, ratios, strict=True)])
+            _torch._foreach_add_(weights, directions)
 
     def _trust_ratios(self, weight_squares: Tensor, direction_squares: Tensor) -> Tensor:
         weight, direction = weight_squares.sqrt(), direction_squares.sqrt()

@@ -28,6 +28,8 @@ def instances(hint: Any, bounds: Bounds = Bounds()) -> st.SearchStrategy[Any]:  
         if args[-1] is Ellipsis:
             return st.lists(instances(args[0]), max_size=3).map(tuple)
         return st.tuples(*map(instances, args))
+    if origin is dict:
+        return st.dictionaries(st.sampled_from(["a", "b"]), st.integers() | st.just({"c": True}), max_size=2)
     if dataclasses.is_dataclass(hint):
         fields = {name: instances(h) for name, h in get_type_hints(hint, include_extras=True).items()}
         return st.builds(hint, **fields)

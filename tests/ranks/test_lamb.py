@@ -21,11 +21,16 @@ LAMB = {
     "optim__weight_decay": 0.01,
 }
 OPTIONS = {
-    "paper": {"optim__adapt_norms_and_biases": True, "optim__decay_norms_and_biases": True},
+    "paper": {"model__norm": "rmsnorm", "optim__adapt_norms_and_biases": True, "optim__decay_norms_and_biases": True},
     "clipped_ratio": {"optim__trust_min": 0.01, "optim__trust_max": 0.05},
     "biased": {"optim__bias_correction": False},
     "nvlamb": {"optim__pre_normalize": True, "optim__clip_norm": 0.0},
-    "fused_and_padded": {"model__tied_embeddings": False, "model__activation": "swiglu", "model__kv_heads": 2},
+    "fused_and_padded": {
+        "model__norm": "rmsnorm",
+        "model__tied_embeddings": False,
+        "model__activation": "swiglu",
+        "model__kv_heads": 2,
+    },
 }
 
 

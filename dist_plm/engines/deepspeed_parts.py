@@ -1,0 +1,159 @@
+"""The door to DeepSpeed: its import without chatter, the process grid as it asks for it, and where its flat tensors lie."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dist_plm.engines.partition import Fragment
+from dist_plm.parallel.groups import Groups
+
+os.environ.setdefault("DS_LOG_LEVEL", "error")
+logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+
+import deepspeed  # noqa: E402
+import deepspeed.comm.comm as deepspeed_comm  # noqa: E402
+from deepspeed.accelerator import get_accelerator  # noqa: E402
+from deepspeed.comm.config import CommsLoggerConfig  # noqa: E402
+from deepspeed.compile.config import CompileConfig  # noqa: E402
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer  # noqa: E402
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # noqa: E402
+from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload  # noqa: E402
+from deepspeed.runtime.zero.partition_parameters import Init  # noqa: E402
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3  # noqa: E402
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer  # noqa: E402
+from deepspeed.utils import groups as deepspeed_groups  # noqa: E402
+
+__all__ = [
+    "SCHEMAS",
+    "Mpu",
+    "flat_tensors",
+    "fragments_of",
+    "gradient_of",
+    "initialize",
+    "refresh_weights",
+    "supports_fp16",
+]
+
+#: DeepSpeed's own schemas, by top-level key of its JSON.
+SCHEMAS: dict[str, Any] = {
+    "zero_optimization": DeepSpeedZeroConfig,
+    "comms_logger": CommsLoggerConfig,
+    "compile": CompileConfig,
+}
+
+
+class Mpu:
+    """The process grid under the names by which DeepSpeed asks a "model parallel unit". Model = tensor x pipeline."""
+
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup:
+        return self._groups.model
+
+    def get_model_parallel_world_size(self) -> int:
+        return self._groups.model.size()
+
+    def get_model_parallel_rank(self) -> int:
+        return self._groups.coordinates.tensor + self._groups.grid.tensor * self._groups.coordinates.pipeline
+
+    def get_tensor_model_parallel_group(self) -> dist.ProcessGroup:
+        return self._groups.tensor
+
+    def get_tensor_model_parallel_world_size(self) -> int:
+        return self._groups.tensor.size()
+
+    def get_tensor_model_parallel_rank(self) -> int:
+        return self._groups.coordinates.tensor
+
+    def get_tensor_model_parallel_src_rank(self) -> int:
+        return dist.get_process_group_ranks(self._groups.tensor)[0]
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        return self._groups.data_context
+
+    def get_data_parallel_world_size(self) -> int:
+        return self._groups.data_context.size()
+
+    def get_data_parallel_rank(self) -> int:
+        return self._groups.data_context.rank()
+
+
+def initialize(module: nn.Module, optimizer: Any, settings: dict[str, Any], groups: Groups) -> Any:
+    """DeepSpeed's engine around a module and an optimizer over its parameters. Collective."""
+    _forget_the_last()
+    if groups.device.kind == "cpu":
+        # It would compile an operator for shared memory: minutes, for what gloo does as well.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed looks for both when it makes its view of the process group, which exists already.
+    os.environ.setdefault("LOCAL_RANK", str(groups.device.torch_device.index or 0))
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings, mpu=Mpu(groups))
+    return engine
+
+
+def supports_fp16() -> bool:
+    return bool(cast(Any, get_accelerator()).is_fp16_supported())
+
+
+def _forget_the_last() -> None:
+    """DeepSpeed keeps groups in globals, from where they outlive the process group that they were made in, and numbers
+    modules and parameters through the life of a process, though the numbers must agree over ranks."""
+    deepspeed_comm.cdb = None
+    deepspeed_groups._WORLD_GROUP = None
+    deepspeed_groups.mpu = None
+    cast(Any, DeepSpeedZeRoOffload._register_deepspeed_module).__defaults__[0][0] = 0
+    Init.param_id = 0
+
+
+def flat_tensors(optimizer: Any) -> list[Tensor]:
+    """What the inner optimizer updates on this rank: fp32, flat, padded."""
+    if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+        return list(optimizer.fp32_partitioned_groups_flat)
+    if isinstance(optimizer, DeepSpeedZeroOptimizer):
+        return list(optimizer.single_partition_of_fp32_groups)
+    if isinstance(optimizer, BF16_Optimizer):
+        return list(optimizer.fp32_groups_flat_partition)
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def fragments_of(optimizer: Any, parameters: Sequence[nn.Parameter], groups: Groups) -> Iterator[Fragment]:
+    """Which elements of each parameter this rank's inner optimizer updates, and where they stand in its flat tensors."""
+    tensors = flat_tensors(optimizer)
+    for parameter in parameters:
+        if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+            group, offset, held = optimizer.grad_position[optimizer.get_param_id(parameter)]
+            start = held * groups.data_context.rank()
+            length = min(held, parameter.ds_numel - start)  # pyright: ignore[reportAttributeAccessIssue]
+            if length > 0:
+                yield Fragment(parameter, start, length, tensors[group], offset)
+        elif isinstance(optimizer, DeepSpeedZeroOptimizer | BF16_Optimizer):
+            mapping = parameter._hp_mapping  # pyright: ignore[reportAttributeAccessIssue]
+            if mapping is not None:
+                held, place = mapping.lp_fragment_address, mapping.hp_fragment_address
+                yield Fragment(parameter, held.start, held.numel, tensors[mapping.param_group_index], place.start)
+        else:
+            yield Fragment(parameter, 0, parameter.numel(), parameter)
+
+
+def gradient_of(optimizer: Any, parameter: nn.Parameter) -> Tensor:
+    """What has been accumulated of a parameter's gradient on this rank, before any reduction; not under ZeRO-2 or 3."""
+    if isinstance(optimizer, BF16_Optimizer):
+        return parameter._hp_grad  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(optimizer, DeepSpeedZeroOptimizer):
+        return cast(Tensor, optimizer.get_gradient_for_reduction(parameter))
+    return cast(Tensor, parameter.grad)
+
+
+def refresh_weights(optimizer: Any) -> None:
+    """Puts what the flat fp32 tensors hold into the model's weights. Collective over data ranks."""
+    if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+        optimizer.checkpoint_event_prologue()
+        for index in range(len(optimizer.fp32_partitioned_groups_flat)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(index)
+        optimizer.checkpoint_event_epilogue()
+    elif isinstance(optimizer, DeepSpeedZeroOptimizer | BF16_Optimizer):
+        optimizer.update_lp_params()

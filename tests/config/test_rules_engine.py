@@ -1,0 +1,53 @@
+import pytest
+
+from tests.config.broken import problems
+
+DEEPSPEED = {"engine__name": "deepspeed"}
+FOUR = {"world_size": 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"engine__zero_stage": 2}, ["engine.zero_stage = 2", "'megatron'", "Megatron-FSDP", "engine=deepspeed"]),
+        ({"engine__zero_stage": 3}, ["engine.zero_stage = 3", "engine.zero_stage=1"]),
+        (
+            {**DEEPSPEED, "engine__overlap_grad_reduce": True},
+            ["engine.overlap_grad_reduce = true has no effect with engine.name = 'deepspeed'"],
+        ),
+        (
+            {"engine__overlap_param_gather": True, "engine__overlap_grad_reduce": True, "engine__zero_stage": 0},
+            ["engine.overlap_param_gather = true has nothing to gather"],
+        ),
+        ({"engine__overlap_param_gather": True}, ["follows the buckets of engine.overlap_grad_reduce"]),
+        (
+            {"engine__deepspeed": {"zero_optimization": {"overlap_comm": True}}},
+            ["engine.deepspeed.zero_optimization has no effect with engine.name = 'megatron'", "engine=deepspeed"],
+        ),
+        ({"precision__name": "fp8"}, ["precision.name = 'fp8'", "Transformer Engine", "precision=bf16"]),
+        (
+            {**DEEPSPEED, "precision__name": "fp16", "cluster__device": "cpu"},
+            ["precision.name = 'fp16' is refused by DeepSpeed", "cluster.device = 'cpu'"],
+        ),
+        (
+            {**DEEPSPEED, "precision__name": "fp16", "precision__initial_loss_scale": 1000.0},
+            ["precision.initial_loss_scale = 1000 is not a power of two"],
+        ),
+    ],
+)
+def test_one_sentence_with_key_value_and_remedy(changes, parts):
+    (problem,) = problems(**changes)
+    for part in parts:
+        assert part in problem
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_gradients_are_not_sharded_under_a_pipeline(stage):
+    (problem,) = problems(world_size=2, **DEEPSPEED, engine__zero_stage=stage, parallel__pipeline=2)
+    assert f"engine.zero_stage = {stage} does not work with parallel.pipeline = 2" in problem
+    assert "engine.zero_stage=1" in problem
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_every_stage_of_deepspeed_is_allowed_without_one(stage):
+    assert problems(world_size=4, **DEEPSPEED, engine__zero_stage=stage, parallel__tensor=2) == []

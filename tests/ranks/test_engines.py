@@ -1,0 +1,207 @@
+"""DeepSpeed around the same model makes the same updates as one rank of Megatron-core's engine, AdamW and LAMB alike."""
+
+import functools
+import json
+from datetime import timedelta
+
+import pytest
+import torch
+
+from dist_plm.engines.base import Engine
+from dist_plm.engines.build import build_engine
+from dist_plm.errors import ConfigError
+from dist_plm.models.build import build_model
+from dist_plm.objectives.build import build_objective
+from dist_plm.parallel.groups import build_groups
+from tests.ranks.pool import World
+from tests.ranks.test_grids import GRIDS, MODELS
+from tests.ranks.test_lamb import LAMB, OPTIONS
+from tests.ranks.training import Outcome, configure, grid_of, learning_rates, rank_batches, whole
+
+pytestmark = pytest.mark.ranks
+
+#: Zero stage by grid: 2 and 3 do not go with a pipeline.
+SHARDINGS = [
+    ("data2", 0),
+    ("data2", 1),
+    ("data2", 2),
+    ("data2", 3),
+    ("data4", 2),
+    ("data4", 3),
+    ("tensor2", 1),
+    ("data2_tensor2", 0),
+    ("data2_tensor2", 3),
+    ("data2_tensor2_sequence", 1),
+    ("data2_tensor2_sequence", 2),
+    ("data2_tensor2_sequence", 3),
+    ("pipeline2", 0),
+    ("pipeline4", 1),
+    ("data2_pipeline2", 1),
+    ("tensor2_pipeline2", 0),
+    ("tensor2_pipeline2", 1),
+    ("data2_pipeline2_virtual2", 1),
+    ("tensor2_pipeline2_sequence_virtual2", 1),
+]
+
+
+def pieces_of(engine: Engine) -> dict[str, list]:
+    held: dict[str, list] = {}
+    for state in engine.parameter_states():
+        for piece in state.layout.pieces:
+            values = piece.local(state.tensors["weight"]).clone()
+            held.setdefault(piece.name, []).append((piece.start, piece.shape, values))
+    return held
+
+
+def build(world: World, config) -> tuple[Engine, object]:
+    device = world.device
+    groups = build_groups(
+        grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timedelta(seconds=60)
+    )
+    model, _ = build_model(config, groups, device.torch_device)
+    return build_engine(config, groups, device.torch_device, model, build_objective(config.objective).losses), groups
+
+
+def train_case(world: World, config) -> Outcome:
+    engine, groups = build(world, config)
+    initial = pieces_of(engine)
+    results = [engine.train_step(rank_batches(config, groups, s), lr) for s, lr in enumerate(learning_rates(config))]
+    sums = engine.eval_step(rank_batches(config, groups, 0))
+    return Outcome(
+        losses=[r.loss for r in results],
+        norms=[r.grad_norm for r in results],
+        evaluation={name: (term.loss, term.correct, term.count) for name, term in sums.items()},
+        initial=initial,
+        final=pieces_of(engine),
+    )
+
+
+@pytest.fixture(scope="module")
+def train(ranks, tmp_path_factory):
+    runs = str(tmp_path_factory.mktemp("runs"))
+
+    @functools.cache
+    def run(world_size: int, items: tuple):
+        return ranks.run(world_size, train_case, configure(world_size, run__root=runs, **dict(items)))
+
+    return lambda world_size, **changes: run(world_size, tuple(sorted(changes.items())))
+
+
+def agree(outcomes, reference, tolerance=1e-5, weights=1e-5):
+    for outcome in outcomes:
+        torch.testing.assert_close(
+            torch.tensor(outcome.losses), torch.tensor(reference[0].losses), rtol=tolerance, atol=0
+        )
+        torch.testing.assert_close(
+            torch.tensor(outcome.norms), torch.tensor(reference[0].norms), rtol=tolerance, atol=0
+        )
+        assert outcome.evaluation.keys() == reference[0].evaluation.keys()
+        for name, (loss, _, count) in reference[0].evaluation.items():
+            assert abs(outcome.evaluation[name][0] / loss - 1) < tolerance
+            assert outcome.evaluation[name][2] == count
+    for which in ("initial", "final"):
+        actual, expected = whole(outcomes, which), whole(reference, which)
+        assert actual.keys() == expected.keys()
+        for name, tensor in expected.items():
+            error = float((actual[name] - tensor).norm() / tensor.norm().clamp(min=1e-2))
+            assert error < weights, f"{which} {name}: {error}"
+
+
+@pytest.mark.parametrize(("name", "zero_stage"), SHARDINGS)
+def test_adamw(train, name, zero_stage):
+    world_size, changes = GRIDS[name]
+    agree(train(world_size, engine__name="deepspeed", engine__zero_stage=zero_stage, **changes), train(1))
+
+
+@pytest.mark.parametrize(("name", "zero_stage"), SHARDINGS)
+def test_lamb_to_a_millionth(train, name, zero_stage):
+    """Its weights; one rank of Megatron-core's engine equals the plain reference in test_lamb."""
+    world_size, changes = GRIDS[name]
+    outcomes = train(world_size, engine__name="deepspeed", engine__zero_stage=zero_stage, **LAMB, **changes)
+    agree(outcomes, train(1, **LAMB), weights=1e-6)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("name", "zero_stage"), [("data2_tensor2", 3), ("data2_pipeline2", 1)])
+def test_options_of_lamb(train, name, zero_stage, options):
+    world_size, changes = GRIDS[name]
+    settings = LAMB | OPTIONS[options]
+    outcomes = train(world_size, engine__name="deepspeed", engine__zero_stage=zero_stage, **settings, **changes)
+    agree(outcomes, train(1, **settings), weights=1e-6)
+
+
+@pytest.mark.parametrize("model", ["uneven_labels", "llama", "rotary_documents"])
+@pytest.mark.parametrize(
+    ("name", "zero_stage"), [("data2", 3), ("data2_tensor2_sequence", 2), ("tensor2_pipeline2", 1)]
+)
+def test_models(train, model, name, zero_stage):
+    world_size, changes = GRIDS[name]
+    settings = MODELS[model] | {"train__micro_batch": 2}
+    outcomes = train(world_size, engine__name="deepspeed", engine__zero_stage=zero_stage, **settings, **changes)
+    agree(outcomes, train(1, **settings))
+
+
+@pytest.mark.parametrize(("name", "zero_stage"), [("data2", 2), ("data2_tensor2_sequence", 3), ("data2_pipeline2", 1)])
+def test_dropout_and_recomputation_are_the_same(train, name, zero_stage):
+    world_size, changes = GRIDS[name]
+    dropout = {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}
+    more = changes | dropout | {"model__recompute": "full"}
+    agree(train(world_size, engine__name="deepspeed", engine__zero_stage=zero_stage, **more), train(1, **dropout))
+
+
+@pytest.mark.parametrize("optim", [{}, LAMB], ids=["adamw", "lamb"])
+@pytest.mark.parametrize(
+    ("name", "zero_stage"), [("data2", 0), ("data2", 1), ("data2", 2), ("data2", 3), ("tensor2_pipeline2", 1)]
+)
+def test_bf16_stays_close(train, name, zero_stage, optim):
+    world_size, changes = GRIDS[name]
+    settings = {"precision__name": "bf16", **optim, **changes}
+    outcomes = train(world_size, engine__name="deepspeed", engine__zero_stage=zero_stage, **settings)
+    reference = train(1, precision__name="bf16", engine__zero_stage=1, **optim)
+    torch.testing.assert_close(torch.tensor(outcomes[0].losses), torch.tensor(reference[0].losses), rtol=1e-3, atol=0)
+    torch.testing.assert_close(torch.tensor(outcomes[0].norms), torch.tensor(reference[0].norms), rtol=2e-2, atol=0)
+    whole(outcomes, "final")
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_offload_to_the_host(train, zero_stage):
+    """The option is DeepSpeed's own and handed through; the configured optimizer steps on the host."""
+    extra = Frozen(zero_optimization={"offload_optimizer": {"device": "cpu"}})
+    for optim in ({}, LAMB):
+        settings = {"engine__zero_stage": zero_stage, "engine__deepspeed": extra, **optim}
+        agree(train(2, engine__name="deepspeed", **settings), train(1, **optim), weights=2e-6 if optim else 1e-5)
+
+
+class Frozen(dict):
+    """Settings that can key a cache."""
+
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return hash(json.dumps(self, sort_keys=True))
+
+    def __lt__(self, other) -> bool:
+        return False
+
+
+def build_case(world: World, config) -> str:
+    try:
+        build(world, config)
+    except ConfigError as refusal:
+        return str(refusal)
+    return ""
+
+
+def test_the_json_is_written_and_unknown_keys_are_refused(ranks, tmp_path):
+    settings = {"engine__name": "deepspeed", "engine__zero_stage": 2, "run__root": str(tmp_path)}
+    extra = {"zero_optimization": {"contiguous_gradients": False}, "prescale_gradients": False}
+    assert ranks.run(1, build_case, configure(1, **settings, engine__deepspeed=extra)) == [""]
+    written = json.loads((tmp_path / "test" / "deepspeed.json").read_text())
+    assert written["zero_optimization"]["stage"] == 2
+    assert written["zero_optimization"]["contiguous_gradients"] is False
+    assert written["gradient_clipping"] == 1.0
+    wrong = {"zero_optimisation": {"stage": 2}, "zero_optimization": {"overlap_com": True}}
+    (message,) = ranks.run(1, build_case, configure(1, **settings, engine__deepspeed=wrong))
+    assert (
+        "engine.deepspeed.zero_optimisation is not a setting of DeepSpeed; did you mean zero_optimization?" in message
+    )
+    assert "engine.deepspeed.zero_optimization.overlap_com" in message
+    assert "did you mean overlap_comm?" in message
