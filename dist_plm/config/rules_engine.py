@@ -61,6 +61,11 @@ def _precision(config: PretrainConfig) -> Iterator[str]:
             "precision.name = 'fp16' is refused by DeepSpeed on cluster.device = 'cpu': set precision=bf16, or "
             "engine=megatron"
         )
+    if engine.zero_stage == 0:
+        yield (
+            "engine.zero_stage = 0 with precision.name = 'fp16' is a path of DeepSpeed's own that clips and steps otherwise: "
+            "set engine.zero_stage=1, or engine=megatron"
+        )
     if not math.log2(precision.initial_loss_scale).is_integer():
         yield (
             f"precision.initial_loss_scale = {precision.initial_loss_scale:g} is not a power of two, as which DeepSpeed "

@@ -4,6 +4,7 @@ Without a pipeline each microbatch goes forward and backward through DeepSpeed's
 schedule drives the bare chunks, and DeepSpeed meets their gradients on the parameters.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -86,14 +87,13 @@ class DeepSpeedEngine:
         counts = self._terms.count(microbatches)
         # DeepSpeed averages gradients over data ranks.
         scales = self._terms.scales(counts, self._groups.data_context.size())
-        on_device = [self._to_device(batch) for batch in microbatches]
         run = self._pipeline if self._groups.grid.pipeline > 1 else self._passes
-        return self._terms.add_up(run(on_device, scales, forward_only=forward_only), counts)
+        return self._terms.add_up(run(microbatches, scales, forward_only=forward_only), counts)
 
     def _passes(self, microbatches: Sequence[Batch], scales: list[float], *, forward_only: bool) -> list[Tensor]:
         outputs = []
         for batch in microbatches:
-            loss, sums = self._terms.of(self._engine(batch), scales)
+            loss, sums = self._terms.of(self._engine(self._to_device(batch)), scales)
             outputs.append(sums)
             if not forward_only:
                 self._engine.backward(loss)
@@ -103,7 +103,8 @@ class DeepSpeedEngine:
         config = self._config
         outputs = self._schedule(
             forward_step_func=partial(self._forward, scales),
-            data_iterator=[iter(microbatches) for _ in self._chunks],
+            # Several chunks of a pipeline each go through all microbatches.
+            data_iterator=list(itertools.tee(map(self._to_device, microbatches), len(self._chunks))),
             model=self._chunks,
             num_microbatches=len(microbatches),
             seq_length=config.data.sequence_length,

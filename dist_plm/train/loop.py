@@ -7,6 +7,7 @@ from typing import Any
 
 from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.writing import CheckpointWriter
+from dist_plm.config.derived import peak_learning_rate
 from dist_plm.config.rules import num_microbatches
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.engines.base import Batch, Engine
@@ -115,7 +116,7 @@ def _make_step(parts: Parts, position: Position, feed: Feed) -> None:
     if parts.control.steps_are_long and config.parallel.pipeline == 1:
         microbatches = Interruptible(microbatches, parts.control.check)
     started = time.perf_counter()
-    lr = learning_rate(config.schedule, step=step - 1, steps=config.train.steps, peak=config.optim.lr)
+    lr = learning_rate(config.schedule, step=step - 1, steps=config.train.steps, peak=peak_learning_rate(config))
     result = parts.engine.train_step(microbatches, lr)
     parts.control.note_step(time.perf_counter() - started)
     position.step = step

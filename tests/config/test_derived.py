@@ -2,7 +2,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.config.derived import derive, generator_of, num_microbatches, num_warmup_steps, padded_vocab_size
+from dist_plm.config.derived import (
+    clip_threshold,
+    derive,
+    generator_of,
+    num_microbatches,
+    num_warmup_steps,
+    padded_vocab_size,
+    peak_learning_rate,
+)
 from tests.config.make import pretrain
 
 counts = st.integers(1, 1000)
@@ -71,3 +79,22 @@ def test_a_generator_is_a_quarter_of_the_discriminator():
 def test_a_decoder_is_as_deep_as_the_encoder():
     t5 = pretrain(model__family="t5", model__position="relative", objective__name="span")
     assert derive(t5, world_size=1, vocab_size=100).model.decoder_layers == 4
+
+
+@pytest.mark.parametrize(
+    ("scaling", "batch", "expected"),
+    [("sqrt", 16, 2e-3), ("linear", 16, 4e-3), ("sqrt", 4, 1e-3), ("linear", 1, 2.5e-4)],
+)
+def test_the_peak_is_scaled_with_the_batch(scaling, batch, expected):
+    config = pretrain(optim__lr=1e-3, optim__lr_batch=4, optim__lr_scaling=scaling, train__global_batch=batch)
+    assert peak_learning_rate(config) == pytest.approx(expected)
+
+
+def test_without_its_batch_the_peak_stands():
+    assert peak_learning_rate(pretrain(optim__lr=1e-3, train__global_batch=64)) == 1e-3
+
+
+def test_nvlamb_clips_at_one():
+    lamb = pretrain(optim__name="lamb", optim__pre_normalize=True, optim__clip_norm=0.0).optim
+    assert clip_threshold(lamb) == 1.0
+    assert clip_threshold(pretrain(optim__clip_norm=0.3).optim) == 0.3

@@ -30,6 +30,10 @@ FOUR = {"world_size": 4}
             ["precision.name = 'fp16' is refused by DeepSpeed", "cluster.device = 'cpu'"],
         ),
         (
+            {**DEEPSPEED, "precision__name": "fp16", "engine__zero_stage": 0},
+            ["engine.zero_stage = 0 with precision.name = 'fp16'", "engine.zero_stage=1"],
+        ),
+        (
             {**DEEPSPEED, "precision__name": "fp16", "precision__initial_loss_scale": 1000.0},
             ["precision.initial_loss_scale = 1000 is not a power of two"],
         ),

@@ -1,0 +1,91 @@
+"""Every combination that the table of what works promises makes the updates that one rank makes."""
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+
+from dist_plm.config.support import Combination, combinations
+from tests.ranks.pool import World
+from tests.ranks.test_engines import build
+from tests.ranks.training import configure, learning_rates, rank_batches
+
+WORKS = [cell for cell in combinations() if cell.refusal is None]
+#: Relative tolerance of losses over three updates.
+TOLERANCE = {"fp32": 1e-5, "bf16": 3e-3, "fp16": 3e-3}
+PEAKS = {"adamw": 1e-3, "adam": 1e-3, "lamb": 5e-3, "sgd": 0.1}
+#: Of every kind one; all of them are `slow`.
+QUICK = {
+    f"{engine}-{axis}-{precision}-{optimizer}"
+    for engine, axis, precision, optimizer in [
+        ("megatron-1", "data", "fp32", "sgd"),
+        ("megatron-0", "pipeline", "fp32", "adam"),
+        ("megatron-1", "tensor", "fp16", "lamb"),
+        ("deepspeed-1", "pipeline", "fp16", "adamw"),
+        ("deepspeed-2", "data", "fp32", "sgd"),
+        ("deepspeed-3", "tensor + sequence", "fp32", "adam"),
+        ("deepspeed-3", "data", "fp16", "lamb"),
+        ("deepspeed-0", "tensor", "bf16", "adamw"),
+    ]
+}
+
+
+def losses_of(world: World, config) -> list[float]:
+    if config.engine.name == "deepspeed" and config.precision.name == "fp16":
+        from deepspeed.accelerator import get_accelerator
+
+        get_accelerator().is_fp16_supported = lambda: True
+    engine, groups = build(world, config)
+    steps = list(enumerate(learning_rates(config)))[:3]
+    results = [engine.train_step(rank_batches(config, groups, step), lr) for step, lr in steps]
+    assert not any(result.skipped for result in results)
+    return [result.loss for result in results]
+
+
+@pytest.fixture(scope="module")
+def train(ranks, tmp_path_factory):
+    runs = str(tmp_path_factory.mktemp("runs"))
+
+    @functools.cache
+    def run(world_size: int, items: tuple) -> list[list[float]]:
+        return ranks.run(world_size, losses_of, configure(world_size, run__root=runs, **dict(items)))
+
+    return run
+
+
+def settings(cell: Combination, **changes: Any) -> tuple:
+    values = {f"{group}__{name}": v for group, found in cell.overrides.items() for name, v in found.items()}
+    values |= {"train__micro_batch": 2, "optim__lr": PEAKS[cell.optimizer], "cluster__device": "auto"}
+    if cell.optimizer == "sgd":
+        values |= {"optim__momentum": 0.9, "optim__eps": 1e-8}
+    if cell.precision == "fp16":
+        values |= {"precision__initial_loss_scale": 256.0}
+    return tuple(sorted((values | changes).items()))
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(
+            cell,
+            id=cell.name,
+            marks=() if f"{cell.engine}-{cell.zero_stage}-{cell.axis}-{cell.precision}-{cell.optimizer}" in QUICK
+            else pytest.mark.slow,
+        )
+        for cell in WORKS
+    ],
+)  # fmt: skip
+def test_cell(train, cell):
+    alone = {"parallel__tensor": 1, "parallel__pipeline": 1, "parallel__sequence_parallel": False}
+    alone |= {"parallel__virtual_pipeline": 1, "engine__name": "megatron", "engine__zero_stage": 0}
+    reference = train(1, settings(cell, **alone))[0]
+    for losses in train(2, settings(cell)):
+        torch.testing.assert_close(
+            torch.tensor(losses), torch.tensor(reference), rtol=TOLERANCE[cell.precision], atol=0
+        )
+
+
+def test_the_quick_ones_are_cells():
+    assert {cell.name for cell in WORKS} >= QUICK
