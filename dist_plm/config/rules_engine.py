@@ -54,17 +54,19 @@ def _precision(config: PretrainConfig) -> Iterator[str]:
             "precision.name = 'fp8' needs Transformer Engine's layers on a GPU that computes in 8 bits (compute "
             "capability 8.9 or higher), and this version's layers are PyTorch's: set precision=bf16"
         )
-    if engine.name != "deepspeed" or precision.name != "fp16":
+    if engine.name != "deepspeed":
+        return
+    if engine.zero_stage == 0 and precision.name in ("bf16", "fp16"):
+        yield (
+            f"engine.zero_stage = 0 with precision.name = {precision.name!r} has no fp32 sums of gradients in DeepSpeed: set "
+            "engine.zero_stage=1, or engine=megatron"
+        )
+    if precision.name != "fp16":
         return
     if config.cluster.device == "cpu":
         yield (
             "precision.name = 'fp16' is refused by DeepSpeed on cluster.device = 'cpu': set precision=bf16, or "
             "engine=megatron"
-        )
-    if engine.zero_stage == 0:
-        yield (
-            "engine.zero_stage = 0 with precision.name = 'fp16' is a path of DeepSpeed's own that clips and steps otherwise: "
-            "set engine.zero_stage=1, or engine=megatron"
         )
     if not math.log2(precision.initial_loss_scale).is_integer():
         yield (

@@ -58,9 +58,13 @@ def inject(world: World, config, bad_steps: dict[int, float], steps: int, name: 
     def poison(gradient):
         return gradient * bad_steps.get(now["step"], 1.0)
 
+    armed = bool(engine._watch._hooks)
+    engine._watch._unwatch()  # hooks run in the order they were made: the poison comes first
     for layout in engine._watch._layouts:
         if layout.pieces[0].name == name and groups.coordinates.data == 0 and groups.coordinates.tensor == 0:
             layout.parameter.register_hook(poison)
+    if armed:
+        engine._watch._watch()
     told = []
     for step in range(steps):
         now["step"] = step
@@ -92,6 +96,8 @@ def test_loss_scale_grows_backs_off_and_forgives_once(ranks, name):
 @pytest.mark.parametrize("name", [*ENGINES, "deepspeed_0"])
 def test_a_gradient_that_is_not_finite_is_skipped(ranks, name, precision, optim):
     world_size, changes = ENGINES.get(name, (2, {"engine__name": "deepspeed", "engine__zero_stage": 0}))
+    if name == "deepspeed_0" and precision == "bf16":
+        pytest.skip("refused")
     if optim and precision == "bf16" and name != "deepspeed_2":
         pytest.skip("one such case is enough")
     config = configure(world_size, precision__name=precision, **optim, **changes)

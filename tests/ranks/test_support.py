@@ -26,7 +26,7 @@ QUICK = {
         ("deepspeed-2", "data", "fp32", "sgd"),
         ("deepspeed-3", "tensor + sequence", "fp32", "adam"),
         ("deepspeed-3", "data", "fp16", "lamb"),
-        ("deepspeed-0", "tensor", "bf16", "adamw"),
+        ("deepspeed-0", "tensor", "fp32", "adamw"),
     ]
 }
 
