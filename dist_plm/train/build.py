@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import torch.distributed as dist
 
@@ -34,7 +35,7 @@ from dist_plm.objectives.build import build_objective
 from dist_plm.observe.flops import flops_per_step
 from dist_plm.observe.logs import setup_logging
 from dist_plm.observe.metrics import MetricsWriter, read_metrics
-from dist_plm.observe.peak import device_peak_tflops
+from dist_plm.observe.peak import Precision, device_peak_tflops
 from dist_plm.observe.progress import build_progress, say
 from dist_plm.observe.summary import render_summary, summarise
 from dist_plm.observe.trackers import build_trackers
@@ -252,7 +253,9 @@ def _peak_tflops(config: PretrainConfig, device: Device, groups: Groups) -> floa
     """Of all devices together; rank 0 measures while the others wait, so that nothing disturbs it. Collective."""
     peak = None
     if groups.rank == 0:
-        one = device_peak_tflops(device.torch_device, config.precision.name, override=config.cluster.peak_tflops)
+        one = device_peak_tflops(
+            device.torch_device, cast(Precision, config.precision.name), override=config.cluster.peak_tflops
+        )
         peak = one * groups.grid.size if one is not None else None
     dist.barrier(group=groups.world)
     return peak

@@ -154,9 +154,7 @@ def test_dropout_and_recomputation_are_the_same(train, name, zero_stage):
 
 
 @pytest.mark.parametrize("optim", [{}, LAMB], ids=["adamw", "lamb"])
-@pytest.mark.parametrize(
-    ("name", "zero_stage"), [("data2", 1), ("data2", 2), ("data2", 3), ("tensor2_pipeline2", 1)]
-)
+@pytest.mark.parametrize(("name", "zero_stage"), [("data2", 1), ("data2", 2), ("data2", 3), ("tensor2_pipeline2", 1)])
 def test_bf16_stays_close(train, name, zero_stage, optim):
     world_size, changes = GRIDS[name]
     settings = {"precision__name": "bf16", **optim, **changes}
