@@ -69,6 +69,7 @@ def train_case(world: World, config) -> Outcome:
     sums = engine.eval_step(rank_batches(config, groups, 0))
     return Outcome(
         losses=[r.loss for r in results],
+        terms=[dict(r.terms) for r in results],
         norms=[r.grad_norm for r in results],
         evaluation={name: (term.loss, term.correct, term.count) for name, term in sums.items()},
         initial=initial,
