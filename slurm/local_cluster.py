@@ -1,7 +1,7 @@
 """A real Slurm on this machine, for trying jobs out: eval "$(python slurm/local_cluster.py up --nodes 4)".
 
-It needs root, and the packages that slurm/install_debian.sh installs. Its files are in one temporary directory, its ports
-its own; nothing of a Slurm that the machine may have is touched.
+It needs the packages that slurm/install_debian.sh installs, and for --netns root. Its files are in one temporary
+directory, its ports its own; nothing of a Slurm that the machine may have is touched.
 """
 
 import argparse

@@ -275,7 +275,7 @@ class ClusterConfig:
     interface: str | None = None  # of the network between nodes; None is the one that leads to the first node
     scratch: str | None = None  # directory on each node for temporary files
     signal_seconds: Annotated[int, between(1, 65535)] = 300  # before the limit, for the last checkpoint
-    max_restarts: Natural = 20
+    max_restarts: Natural = 100  # of a job, whatever stopped it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

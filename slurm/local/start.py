@@ -1,9 +1,9 @@
 """Starts a local cluster: addresses, files, keeper, daemons, in this order."""
 
 import contextlib
-import getpass
 import json
 import os
+import pwd
 import random
 import shutil
 import socket
@@ -106,7 +106,9 @@ def _write_files(cluster: LocalCluster, controller: Node, settings: Settings) ->
         (directory / f"gpu{gpu}").symlink_to("/dev/null")  # any character device serves
     # Ports derived from job numbers differ between clusters on one machine.
     first_job = random.randrange(1, 60_000) * 1000
-    text = slurm_conf(directory, controller, cluster.nodes, settings, user=getpass.getuser(), first_job=first_job)
+    text = slurm_conf(
+        directory, controller, cluster.nodes, settings, user=pwd.getpwuid(os.geteuid()).pw_name, first_job=first_job
+    )
     cluster.conf.write_text(text)
     (directory / "gres.conf").write_text(gres_conf(directory, cluster.nodes, settings))
     names = [("127.0.0.1", "localhost"), *((node.address, node.host) for node in (controller, *cluster.nodes))]

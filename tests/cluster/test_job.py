@@ -72,7 +72,7 @@ set -euo pipefail
 
 # ---- settings
 run_dir=/home/u/project/runs/one
-max_restarts=20
+max_restarts=100
 ranks_per_node=2
 python=/opt/python
 script=(

@@ -109,7 +109,9 @@ def test_a_signalled_run_starts_again_and_ends_with_the_same_losses(user: User) 
     slow = ["train.steps=8", "train.global_batch=256", "train.eval_every=0", "checkpoint.every=100"]
     done = user.start("launch/pretrain.py", f"data.path={user.store}", *SETTINGS, *slow, "run.name=slow_alone")
     assert done.returncode == 0, done.stderr
-    _, (job,) = user(*slow, "nodes=2", "cluster.ranks_per_node=1", "run.name=signalled")
+    # The signal reaches the processes that read samples too.
+    grid = ["nodes=2", "cluster.ranks_per_node=1", "data.loader_workers=1"]
+    _, (job,) = user(*slow, *grid, "run.name=signalled")
     metrics = job.run_dir / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not metrics.exists() or not metrics.read_text():
