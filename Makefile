@@ -17,7 +17,7 @@ export OMP_NUM_THREADS ?= 1
 # Chatter of libraries on start-up; errors still show.
 export PYTHONWARNINGS ?= ignore
 
-.PHONY: install quickstart corpus lint test clean
+.PHONY: install quickstart corpus lint test test-slow clean
 
 install: $(VENV)/.installed
 
@@ -45,7 +45,11 @@ lint: install
 	$(bin)/lint-imports
 
 test: lint
-	$(bin)/python -m pytest
+	$(bin)/python -m pytest -m "not slow"
+
+# The whole matrices of which `make test` takes a covering part: hours on two cores.
+test-slow: install
+	$(bin)/python -m pytest -m slow
 
 clean:
 	rm -rf runs $(CORPUS)
