@@ -128,6 +128,24 @@ def open_checkpoint(storage: Storage, name: str, group: dist.ProcessGroup, *, ve
     return Checkpoint(storage, name, manifest)
 
 
+def look_at(path: str) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint at `path`, or the newest of the run there, and what is wrong with its files. In one process.
+
+    Raises:
+        CheckpointError: there is none, or its manifest is damaged.
+    """
+    parent, name = _locate(path)
+    storage = open_storage(parent)
+    if not name:
+        names = _candidates(storage)
+        if not names:
+            raise CheckpointError(f"there is no checkpoint in {storage.where()}")
+        name = names[0]
+    manifest = manifests.decode(_read_manifest(storage, name), storage.where(name, manifests.NAME))
+    problems = [p for file in manifest.files if (p := _damage(storage, name, file, manifest, verify=True))]
+    return Checkpoint(storage, name, manifest), problems
+
+
 def _read_manifest(storage: Storage, name: str) -> bytes:
     try:
         return storage.read(name, manifests.NAME)
@@ -175,9 +193,7 @@ def _locate(path: str) -> tuple[str, str]:
             return directory, ""
     parent, _, name = path.rpartition("/")
     if not open_storage(path).exists(manifests.NAME):
-        raise CheckpointError(
-            f"train.resume = {path!r} is not a complete checkpoint: it has no {manifests.NAME}; {_REMEDY}"
-        )
+        raise CheckpointError(f"{path} is not a complete checkpoint: it has no {manifests.NAME}; {_REMEDY}")
     return parent or ".", name
 
 

@@ -12,10 +12,10 @@ from dist_plm.config.rules_objective import OBJECTIVE_RULES
 from dist_plm.config.rules_optim import OPTIM_RULES
 from dist_plm.config.rules_prepare import PREPARE_RULES
 from dist_plm.config.rules_training import TRAINING_RULES
-from dist_plm.config.schema import PrepareConfig, PretrainConfig
+from dist_plm.config.schema import ConvertConfig, PrepareConfig, PretrainConfig
 from dist_plm.errors import ConfigError
 
-__all__ = ["check_prepare", "finalize", "num_microbatches", "padded_vocab_size"]
+__all__ = ["check_convert", "check_prepare", "finalize", "num_microbatches", "padded_vocab_size"]
 
 
 def finalize(config: PretrainConfig, *, world_size: int, vocab_size: int | None) -> PretrainConfig:
@@ -35,6 +35,17 @@ def finalize(config: PretrainConfig, *, world_size: int, vocab_size: int | None)
     if problems:
         raise ConfigError(problems)
     return derived
+
+
+def check_convert(config: ConvertConfig) -> ConvertConfig:
+    """`config` as it is.
+
+    Raises:
+        ConfigError: where it names nothing to do.
+    """
+    if config.inspect is None or not config.inspect.strip():
+        raise ConfigError(["inspect is missing: give the path of a checkpoint or a run, as in inspect=runs/quickstart"])
+    return config
 
 
 def check_prepare(config: PrepareConfig) -> PrepareConfig:

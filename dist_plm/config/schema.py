@@ -354,3 +354,10 @@ class PrepareConfig:
 
     data: PrepareDataConfig
     tokenizer: TokenizerConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertConfig:
+    """What launch/convert.py does. `inspect` is the path or URL of a checkpoint, or of a run, to be described."""
+
+    inspect: str | None = None
