@@ -89,7 +89,10 @@ def render() -> str:
         cells = [_cell(by_precision[precision], notes) for precision in PRECISIONS]
         lines.append(f"| {engine} | {stage} | {axis} | {' | '.join(cells)} |")
     footnotes = [f"{number}. {sentence}" for sentence, number in notes.items()]
-    head = f"Named optimizers work, each combination trained by `{TEST}`; the rest is refused for the reason below."
+    head = (
+        f"Named optimizers are accepted, and `{TEST}` trains each combination: one of every kind in `make test`, all in "
+        "`make test-slow`. The rest is refused for the reason below."
+    )
     return "\n".join([head, "", *lines, "", *footnotes, ""])
 
 

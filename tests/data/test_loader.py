@@ -43,8 +43,22 @@ def loader(dataset, collate=collates.plain, **changes):
     return MicrobatchLoader(dataset, collate, **{**arguments, **changes})
 
 
-def children():
+@pytest.fixture(autouse=True)
+def others():
+    """Processes of this one that other tests keep, such as the pool of ranks; they do not count here."""
+    OTHERS.clear()
+    OTHERS.update(alive())
+
+
+OTHERS: set[psutil.Process] = set()
+
+
+def alive() -> list[psutil.Process]:
     return [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def children() -> list[psutil.Process]:
+    return [process for process in alive() if process not in OTHERS]
 
 
 def open_files():

@@ -30,13 +30,13 @@ WRONG = [
     (["+optim.lr.x=1"], ["optim.lr = {'x': 1} is not allowed", "a number"]),
     # Choices that do not exist.
     (["model=gpt2_smal"], ["model = 'gpt2_smal' is not a choice", "did you mean gpt2_small", "gpt3_175b"]),
-    (["model=bert"], ["model = 'bert' is not a choice", "conf/model has gpt2_large"]),
+    (["model=bert"], ["model = 'bert' is not a choice", "conf/model has ", "bert_base", "gpt2_large"]),
     (["optimizer=adamw"], ["optimizer is not a group", "did you mean optim=adamw?"]),
     (["modle=gpt2_small"], ["modle is not a group", "did you mean model=gpt2_small?"]),
     (["tokenizer=bpe"], ["tokenizer is not a group of pretrain", "model, objective, data"]),
     (["experiment=quikstart"], ["experiment = 'quikstart'", "did you mean quickstart?"]),
     (["track=[wandb,tensorbord]"], ["track = 'tensorbord' is not a choice", "did you mean tensorboard"]),
-    (["optim=null"], ["optim = null is not a choice", "conf/optim has adamw"]),
+    (["optim=null"], ["optim = null is not a choice", "conf/optim has ", "adamw"]),
     (["model=3"], ["model = 3 is not a choice"]),
     (["model@other=gpt2_small"], ["model@other=gpt2_small is not of the form group=choice"]),
     # Words that are no overrides.
