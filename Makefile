@@ -15,7 +15,7 @@ constrained := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 export OMP_NUM_THREADS ?= 1
 # Chatter of libraries on start-up; errors still show.
-export PYTHONWARNINGS ?= ignore
+quickstart: export PYTHONWARNINGS ?= ignore
 
 .PHONY: install quickstart corpus lint test test-slow clean
 

@@ -27,6 +27,9 @@ from dist_plm.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, Refusal
 C = TypeVar("C")
 Run = Callable[[C, dict[str, Origin]], int | None]
 
+#: Options that only print something.
+PRINTING = {"-h", "--help", "--cfg", "--origin", "--check"}
+
 #: What a shell reports for a program that was interrupted at the keyboard.
 EXIT_INTERRUPTED = 130
 
@@ -46,6 +49,8 @@ def main(config_class: type[C], config_name: str, run: Run[C], doc: str | None) 
         run: gets the checked configuration, in which what is derived is still None, and each value's origin.
         doc: the script's docstring, which opens its help.
     """
+    if PRINTING & set(sys.argv[1:]):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # what only prints ends quietly under `… | head`
     sys.exit(front(sys.argv[1:], config_class, config_name, run, doc or ""))
 
 
@@ -81,8 +86,6 @@ def load(config_class: type[C], config_name: str, overrides: Sequence[str]) -> t
 
 def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str, run: Run[C], doc: str) -> int:
     options = _parse(arguments)
-    if options.help or options.cfg or options.origin or options.check:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `… | head` ends quietly
     if options.help:
         print(help_text(config_name, doc))
         return EXIT_FINISHED
