@@ -87,7 +87,7 @@ class TensorReader:
 
     def read(self, layout: Layout, state: str) -> Tensor:
         """fp32 values of `state` shaped like layout.parameter, zero where it is padding."""
-        values = torch.zeros(layout.parameter.shape, dtype=torch.float32)
+        values = torch.zeros(layout.shape, dtype=torch.float32)
         self.read_pieces([(checkpoint_name(state, p.name), p, p.local(values)) for p in layout.pieces])
         return values
 

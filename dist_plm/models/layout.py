@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 
@@ -67,6 +68,11 @@ class Layout:
     pieces: tuple[Piece, ...]
     split_dim: int | None
     copy: bool
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the whole parameter, also while DeepSpeed's ZeRO-3 has taken it apart over data ranks and left it empty."""
+        return getattr(self.parameter, "ds_shape", self.parameter.shape)
 
 
 def split_over_tensor_ranks(parameter: nn.Parameter, dim: int, parts: Sequence[Part] = ()) -> None:

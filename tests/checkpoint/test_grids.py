@@ -23,6 +23,10 @@ GRIDS = {
     "tensor2_pipeline2": (4, {"parallel__tensor": 2, "parallel__pipeline": 2}),
     "data2_tensor2": (4, {"parallel__tensor": 2}),
     "data2_pipeline2_virtual2": (4, {"parallel__pipeline": 2, "parallel__virtual_pipeline": 2}),
+    "deepspeed1_data2": (2, {"engine__name": "deepspeed", "engine__zero_stage": 1}),
+    "deepspeed2_data2": (2, {"engine__name": "deepspeed", "engine__zero_stage": 2}),
+    "deepspeed3_data2": (2, {"engine__name": "deepspeed", "engine__zero_stage": 3}),
+    "deepspeed2_data2_tensor2": (4, {"engine__name": "deepspeed", "engine__zero_stage": 2, "parallel__tensor": 2}),
     "tensor4_sequence": (4, {"parallel__tensor": 4, "parallel__sequence_parallel": True}),
 }
 #: Each grid saves once and loads once; every kind of change (of tensor, pipeline, data degree, ZeRO) is among them.
@@ -37,7 +41,15 @@ COVERING = [
     ("tensor4_sequence", "data2_whole_states"),
     ("data2_whole_states", "tensor2"),
     ("tensor2", "one"),
+    ("tensor2_pipeline2", "deepspeed3_data2"),
+    ("deepspeed3_data2", "deepspeed1_data2"),
+    ("deepspeed1_data2", "deepspeed2_data2_tensor2"),
+    ("deepspeed2_data2_tensor2", "deepspeed2_data2"),
+    ("deepspeed2_data2", "pipeline2"),
+    ("deepspeed2_data2", "deepspeed2_data2"),
 ]
+#: LAMB's trust ratios are of whole tensors, whatever holds a part of them.
+LAMB = {"optim__name": "lamb"}
 SWIGLU = {
     "model__position": "rotary",
     "model__norm": "rmsnorm",
@@ -92,6 +104,13 @@ def test_opens_on_every_grid(ranks, saved, source, target):
 )
 def test_fused_gates_and_heads_are_split_anew(ranks, saved, source, target):
     check(ranks, saved, source, target, **SWIGLU)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("data2_tensor2", "one"), ("one", "tensor2_pipeline2"), ("data2", "data2")]
+)
+def test_lamb(ranks, saved, source, target):
+    check(ranks, saved, source, target, **LAMB)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
