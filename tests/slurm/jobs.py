@@ -12,7 +12,10 @@ from slurm.local.cluster import LocalCluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: States in which a job still has something to come.
-UNFINISHED = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED", "STOPPED")
+UNFINISHED = (
+    *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING"),
+    *("REQUEUED", "REQUEUE_FED", "SUSPENDED", "STOPPED"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Job:
             assert time.monotonic() < deadline, f"{text!r} is not in the log: {self.facts()}\n{self.log()}"
             time.sleep(0.1)
 
-    def wait(self, seconds: float = 120) -> str:
+    def wait(self, seconds: float = 240) -> str:
         """The state in which it ended."""
         deadline = time.monotonic() + seconds
         while (state := self.facts()["JobState"]) in UNFINISHED:
