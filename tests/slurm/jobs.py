@@ -40,7 +40,7 @@ class Job:
             assert time.monotonic() < deadline, f"{text!r} is not in the log: {self.facts()}\n{self.log()}"
             time.sleep(0.1)
 
-    def wait(self, seconds: float = 240) -> str:
+    def wait(self, seconds: float = 120) -> str:
         """The state in which it ended."""
         deadline = time.monotonic() + seconds
         while (state := self.facts()["JobState"]) in UNFINISHED:

@@ -94,7 +94,7 @@ def test_a_cancelled_job_stays_cancelled(cluster: LocalCluster, tmp_path: Path) 
 
 
 def test_signal_before_the_time_limit(limited: Job) -> None:
-    assert limited.wait(seconds=400) == "COMPLETED", limited.log()
+    assert limited.wait() == "COMPLETED", limited.log()
     assert limited.log().count("signalled in start 1") == 1
 
 
