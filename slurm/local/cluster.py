@@ -160,17 +160,28 @@ class LocalCluster:
 
     def _sweep(self) -> None:
         """What a keeper that was itself killed has left: jobs' processes, a bridge, the directory."""
+        # What is forked behind the scan, or caught in the middle of an exec, is seen by the next.
+        quiet, deadline = 0, time.monotonic() + STOP_SECONDS
+        while quiet < 2 and time.monotonic() < deadline:
+            quiet = 0 if self._kill_what_is_ours() else quiet + 1
+            time.sleep(0.05)
+        if self.network_number is not None:
+            with contextlib.suppress(RuntimeError):
+                network.ip("link", "del", self._network.bridge)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _kill_what_is_ours(self) -> bool:
+        """Whether a process was found, by its environment, and killed."""
         daemon, client = f"{MARK}={self.directory}".encode(), f"SLURM_CONF={self.conf}".encode()
+        found = False
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
                 env = path.read_bytes().split(b"\0")
                 # A person's shell is a client too; what runs on a node has the node's name beside.
                 if daemon in env or (client in env and any(v.startswith(b"SLURMD_NODENAME=") for v in env)):
                     os.kill(int(path.parent.name), signal.SIGKILL)
-        if self.network_number is not None:
-            with contextlib.suppress(RuntimeError):
-                network.ip("link", "del", self._network.bridge)
-        shutil.rmtree(self.directory, ignore_errors=True)
+                    found = True
+        return found
 
 
 def find(conf: Path) -> LocalCluster:
