@@ -20,7 +20,9 @@ from dist_plm.config.launchenv import from_environment
 from dist_plm.config.origins import Origin, complete, table, trace
 from dist_plm.config.rules import check_convert, check_prepare, finalize
 from dist_plm.config.runfile import to_yaml
-from dist_plm.config.schema import ConvertConfig, PrepareConfig, PretrainConfig, SubmissionConfig
+from dist_plm.config.schema import PretrainConfig, SubmissionConfig
+from dist_plm.config.schema_convert import ConvertConfig
+from dist_plm.config.schema_prepare import PrepareConfig
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, Refusal
 

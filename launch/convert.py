@@ -10,7 +10,7 @@ directory of checkpoints stands for the newest one in it; URLs of fsspec (s3://â
 from _app import main
 
 from dist_plm.config.origins import Origin
-from dist_plm.config.schema import ConvertConfig
+from dist_plm.config.schema_convert import ConvertConfig
 from dist_plm.errors import EXIT_FINISHED, EXIT_REFUSED
 
 

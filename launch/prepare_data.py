@@ -21,7 +21,7 @@ Most used settings:
 from _app import main
 
 from dist_plm.config.origins import Origin
-from dist_plm.config.schema import PrepareConfig
+from dist_plm.config.schema_prepare import PrepareConfig
 
 
 def run(config: PrepareConfig, origins: dict[str, Origin]) -> int | None:

@@ -12,7 +12,9 @@ from dist_plm.config.rules_objective import OBJECTIVE_RULES
 from dist_plm.config.rules_optim import OPTIM_RULES
 from dist_plm.config.rules_prepare import PREPARE_RULES
 from dist_plm.config.rules_training import TRAINING_RULES
-from dist_plm.config.schema import ConvertConfig, PrepareConfig, PretrainConfig
+from dist_plm.config.schema import PretrainConfig
+from dist_plm.config.schema_convert import ConvertConfig
+from dist_plm.config.schema_prepare import PrepareConfig
 from dist_plm.errors import ConfigError
 
 __all__ = ["check_convert", "check_prepare", "finalize", "num_microbatches", "padded_vocab_size"]

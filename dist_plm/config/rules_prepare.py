@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
 from dist_plm.config.rules_training import no_effect, path_problems, split_problems
-from dist_plm.config.schema import PrepareConfig
+from dist_plm.config.schema_prepare import PrepareConfig
 
 #: A byte-level BPE holds every byte, so that no text is out of its reach (Radford et al. 2019, section 2.2).
 NUM_BYTES = 256

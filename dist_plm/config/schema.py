@@ -1,4 +1,4 @@
-"""Every setting of a run, as frozen dataclasses. `conf/` holds the values, `decode` fills these, `rules` checks them.
+"""Every setting of a training run, as frozen dataclasses: `conf/` holds values, `decode` fills, `rules` checks.
 
 A field without a default must be set by a file in `conf/` or on the command line; a field that may be `None` is derived
 when it is (the docstring says from what). Sizes are counts unless the name carries a unit.
@@ -7,14 +7,8 @@ when it is (the docstring says from what). Sizes are counts unless the name carr
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from dist_plm.config.bounds import FRACTION, Bounds, at_least, between, more_than
-
-Count = Annotated[int, at_least(1)]
-Natural = Annotated[int, at_least(0)]
-Fraction = Annotated[float, FRACTION]
-Positive = Annotated[float, more_than(0)]
-NonNegative = Annotated[float, at_least(0)]
-Share = Annotated[float, between(0, 1)]
+from dist_plm.config.bounds import Bounds, at_least, between
+from dist_plm.config.types import Count, Fraction, Natural, NonNegative, Positive, Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,52 +306,3 @@ class SubmissionConfig(PretrainConfig):
 
     nodes: Count
     submit: SubmitConfig = field(default_factory=SubmitConfig)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenizerConfig:
-    """`bpe` trains a byte-level BPE of `vocab_size`; `file` loads a tokenizer.json from `path`."""
-
-    name: Literal["bpe", "file"]
-    vocab_size: Count = 16384
-    path: str | None = None
-    end_of_document: str = "<|endoftext|>"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceConfig:
-    """Files by glob: .txt or .jsonl, each also .gz. `text` names the JSONL field.
-
-    `document`: what makes one, the whole file or JSONL row, each block between blank lines, or each line. Documents
-    above `max_chars` characters are cut at a blank line or, failing that, at a line's end; None leaves them whole."""
-
-    path: str
-    text: str = "text"
-    document: Literal["whole", "block", "line"] = "whole"
-    max_chars: Count | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareDataConfig:
-    """`split` assigns documents to train, validation and test by a hash of their text, so equal texts stay together."""
-
-    sources: tuple[SourceConfig, ...]
-    out: str
-    workers: Count = 1
-    split: tuple[float, float, float] = (0.96, 0.02, 0.02)
-    overwrite: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareConfig:
-    """One run of prepare_data, whole."""
-
-    data: PrepareDataConfig
-    tokenizer: TokenizerConfig
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertConfig:
-    """What launch/convert.py does. `inspect` is the path or URL of a checkpoint, or of a run, to be described."""
-
-    inspect: str | None = None

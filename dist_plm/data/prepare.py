@@ -10,7 +10,7 @@ import numpy as np
 
 from dist_plm import __version__
 from dist_plm.config.decode import encode, flatten, show
-from dist_plm.config.schema import PrepareConfig
+from dist_plm.config.schema_prepare import PrepareConfig
 from dist_plm.data import stages
 from dist_plm.data.documents import Selection
 from dist_plm.data.files import sha256_of

@@ -18,7 +18,7 @@ from io import StringIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from dist_plm.config.schema import SourceConfig
+from dist_plm.config.schema_prepare import SourceConfig
 from dist_plm.errors import DataError
 
 FORMATS = (".txt", ".jsonl")

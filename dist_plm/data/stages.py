@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dist_plm.config.schema import TokenizerConfig
+from dist_plm.config.schema_prepare import TokenizerConfig
 from dist_plm.data.documents import DocumentShard, Selection, write_documents
 from dist_plm.data.files import sha256_of
 from dist_plm.data.manifest import SPLITS, SplitRecord

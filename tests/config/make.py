@@ -3,7 +3,8 @@
 from typing import Any
 
 from dist_plm.config.decode import decode
-from dist_plm.config.schema import PrepareConfig, PretrainConfig
+from dist_plm.config.schema import PretrainConfig
+from dist_plm.config.schema_prepare import PrepareConfig
 
 PRETRAIN: dict[str, dict[str, Any]] = {
     "run": {"name": "test"},

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from dist_plm.config.bounds import Bounds
 from dist_plm.config.decode import decode, encode, flatten
 from dist_plm.config.runfile import to_yaml
-from dist_plm.config.schema import PrepareConfig, PretrainConfig
+from dist_plm.config.schema import PretrainConfig
+from dist_plm.config.schema_prepare import PrepareConfig
 from dist_plm.errors import ConfigError
 from tests.config.make import pretrain_mapping
 

@@ -1,6 +1,7 @@
 import pytest
 
-from dist_plm.config.schema import PrepareConfig, PretrainConfig
+from dist_plm.config.schema import PretrainConfig
+from dist_plm.config.schema_prepare import PrepareConfig
 from dist_plm.config.suggest import OTHER_NAMES, did_you_mean, near, setting_names, suggest
 
 NAMES = setting_names(PretrainConfig)

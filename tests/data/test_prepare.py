@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from dist_plm.config.schema import PrepareConfig, PrepareDataConfig, SourceConfig, TokenizerConfig
+from dist_plm.config.schema_prepare import PrepareConfig, PrepareDataConfig, SourceConfig, TokenizerConfig
 from dist_plm.data import sources, stages
 from dist_plm.data.dataset import open_split
 from dist_plm.data.manifest import SPLITS, read_manifest

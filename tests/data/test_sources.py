@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.config.schema import SourceConfig
+from dist_plm.config.schema_prepare import SourceConfig
 from dist_plm.data import sources
 from dist_plm.data.sources import assemble, find_sources, read_slice
 from dist_plm.errors import DataError

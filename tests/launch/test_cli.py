@@ -8,7 +8,8 @@ import yaml
 from _app import EXIT_INTERRUPTED, front
 
 from dist_plm.config.decode import decode
-from dist_plm.config.schema import PrepareConfig, PretrainConfig
+from dist_plm.config.schema import PretrainConfig
+from dist_plm.config.schema_prepare import PrepareConfig
 from dist_plm.errors import EXIT_REFUSED, EXIT_REQUEUE, DataError
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -8,7 +8,8 @@ from _compose import CONF, choices_of, groups_of
 from dist_plm.config.derived import model_ranks
 from dist_plm.config.rules import check_prepare, finalize
 from dist_plm.config.rules_model import OBJECTIVES
-from dist_plm.config.schema import PrepareConfig, PretrainConfig
+from dist_plm.config.schema import PretrainConfig
+from dist_plm.config.schema_prepare import PrepareConfig
 
 PRETRAIN_CHOICES = [
     (group, choice) for group in groups_of("pretrain") if group != "experiment" for choice in choices_of(group)

@@ -1,0 +1,12 @@
+"""Types of settings that occur in many places."""
+
+from typing import Annotated
+
+from dist_plm.config.bounds import FRACTION, at_least, between, more_than
+
+Count = Annotated[int, at_least(1)]
+Natural = Annotated[int, at_least(0)]
+Fraction = Annotated[float, FRACTION]
+Positive = Annotated[float, more_than(0)]
+NonNegative = Annotated[float, at_least(0)]
+Share = Annotated[float, between(0, 1)]
