@@ -3,14 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.data.manifest import SPLITS, read_manifest
 from dist_plm.data.order import windows_of
+from dist_plm.data.splits import find_split
 from dist_plm.data.store import TokenStore
 from dist_plm.errors import DataError
 
@@ -92,55 +91,17 @@ def open_split(
     """The samples of "train", "validation" or "test".
 
     Args:
-        path: a directory that prepare_data wrote, or the prefix of a Megatron .bin/.idx pair.
-        fractions: of a bare pair's documents that go to train, validation and test, in this order; normalised to sum 1.
-            A prepared store brings its own.
+        path, fractions: see splits.find_split.
     Raises:
         DataError: nothing usable lies at `path`, or the split is shorter than one window.
     """
-    assert split in SPLITS, f"{split!r} is not one of {SPLITS}"
-    path = Path(path)
-    if path.is_dir():
-        return _open_prepared(path, split, sequence_length=sequence_length, seed=seed)
-    prefix = path.with_suffix("") if path.suffix in (".bin", ".idx") else path
-    if not Path(f"{prefix}.idx").exists():
-        raise DataError(
-            f"data.path = {str(path)!r}: there is neither such a directory nor {prefix}.idx; make a store with "
-            "prepare_data, or give the prefix of a Megatron .bin/.idx pair"
-        )
-    store = TokenStore.open(prefix)
-    first, last = _share(store.num_documents, split, fractions)
+    found = find_split(path, split, fractions)
     return WindowDataset(
-        store,
+        found.store,
         sequence_length=sequence_length,
         seed=seed,
-        start=store.document_start(first),
-        stop=store.document_start(last),
-        name=f"the {split} split of {prefix} ({last - first:,} of {store.num_documents:,} documents)",
+        start=found.start,
+        stop=found.stop,
+        content=found.content,
+        name=found.name,
     )
-
-
-def _open_prepared(path: Path, split: str, *, sequence_length: int, seed: int) -> WindowDataset:
-    manifest = read_manifest(path)
-    record = manifest.split(split)
-    store = TokenStore.open(path / record.prefix)
-    found = (store.num_tokens, store.num_documents, store.dtype.name)
-    if found != (record.tokens, record.documents, manifest.dtype):
-        raise DataError(
-            f"{path / record.prefix}.bin holds {found[0]:,} tokens in {found[1]:,} documents as {found[2]} where the "
-            f"manifest says {record.tokens:,} in {record.documents:,} as {manifest.dtype}: files of two stores are "
-            "mixed; prepare the data again"
-        )
-    name = f"the {split} split of {path} ({record.documents:,} documents)"
-    content = manifest.identity(split)
-    return WindowDataset(store, sequence_length=sequence_length, seed=seed, content=content, name=name)
-
-
-def _share(count: int, split: str, fractions: Sequence[float]) -> tuple[int, int]:
-    """The contiguous range of `count` documents that `split` gets."""
-    total = sum(fractions)
-    if len(fractions) != len(SPLITS) or min(fractions) < 0 or total <= 0:
-        raise DataError(f"data.split = {list(fractions)}: give three shares of documents, as in [0.98,0.01,0.01]")
-    bounds = [0, *(round(count * share / total) for share in accumulate(fractions))]
-    index = SPLITS.index(split)
-    return bounds[index], bounds[index + 1]

@@ -13,7 +13,7 @@ import os
 import struct
 import weakref
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -82,30 +82,64 @@ class TokenStore:
 
     def read(self, start: int, length: int) -> NDArray[np.int64]:
         """Tokens [start, start + length), as int64."""
-        assert 0 <= start <= start + length <= self.num_tokens, f"[{start}, +{length}) of {self.num_tokens}"
-        tokens = np.empty(length, dtype=self.dtype)
-        view = tokens.data.cast("B")
-        offset = start * self.dtype.itemsize
+        return self.read_many(np.array([start]), np.array([length]))
+
+    def read_many(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens [starts[i], starts[i] + lengths[i]) of all i, one run after another, as int64."""
+        assert len(starts) == 0 or (starts.min() >= 0 and lengths.min() >= 0), "runs begin before the store or its end"
+        assert len(starts) == 0 or (starts + lengths).max() <= self.num_tokens, f"runs end after {self.num_tokens}"
+        size = self.dtype.itemsize
+        tokens = np.empty(int(lengths.sum()), dtype=self.dtype)
+        view, first = tokens.data.cast("B"), 0
+        descriptor = self._descriptor
+        for offset, length in zip((starts * size).tolist(), (lengths * size).tolist(), strict=True):
+            part = view[first : first + length]
+            if os.preadv(descriptor, (part,), offset) != length:
+                self._read_rest(part, offset)
+            first += length
+        return tokens.astype(np.int64)
+
+    def _read_rest(self, view: memoryview, offset: int) -> None:
+        """Fills `view` from byte `offset`, where one call did not: it gives no more than 2 GiB."""
         while view:
-            count = os.preadv(self._descriptor, [view], offset)
+            count = os.preadv(self._descriptor, (view,), offset)
             if count == 0:
                 raise DataError(f"{self.prefix}.bin ended at byte {offset:,}: it was truncated after it was opened")
             view, offset = view[count:], offset + count
-        return tokens.astype(np.int64)
 
     def document_start(self, document: int) -> int:
         """Position of the first token of a document; `num_documents` gives the end of the store."""
-        sequence = int(self._index.documents[document])
-        if sequence == self.num_sequences:
-            return self.num_tokens
-        return int(self._index.pointers[sequence]) // self.dtype.itemsize
+        return int(self.positions_of_documents(np.array([document]))[0])
+
+    def positions_of_documents(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`document_start` of each of an array of documents."""
+        return self.positions_of_sequences(self._index.documents[documents])
+
+    def positions_of_sequences(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions of the first tokens of sequences; `num_sequences` gives the end of the store."""
+        if self.num_sequences == 0:
+            return np.zeros_like(sequences)
+        positions = self._index.pointers[np.minimum(sequences, self.num_sequences - 1)] // self.dtype.itemsize
+        return np.where(sequences == self.num_sequences, self.num_tokens, positions)
+
+    def sequences_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of the sequences that the tokens at `positions` [B] belong to."""
+        # Not np.searchsorted: the arrays lie unaligned in the file, and it would copy them whole.
+        pointers, size = self._index.pointer_view, self.dtype.itemsize
+        found = [bisect_right(pointers, position * size) for position in positions.tolist()]
+        return np.array(found, dtype=np.int64) - 1
+
+    def documents_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of the documents that the tokens at `positions` [B] belong to."""
+        documents = self._index.document_view
+        found = [bisect_right(documents, sequence) for sequence in self.sequences_at(positions).tolist()]
+        return np.array(found, dtype=np.int64) - 1
 
     def document_starts(self, start: int, stop: int) -> NDArray[np.int64]:
         """Positions in [start, stop) where documents begin, ascending. Documents without tokens repeat a position."""
         size, index = self.dtype.itemsize, self._index
-        # Not np.searchsorted: the arrays lie unaligned in the file, and it would copy them whole.
-        first = bisect_left(index.documents, bisect_left(index.pointers, start * size))
-        last = bisect_left(index.documents, bisect_left(index.pointers, stop * size))
+        first = bisect_left(index.document_view, bisect_left(index.pointer_view, start * size))
+        last = bisect_left(index.document_view, bisect_left(index.pointer_view, stop * size))
         last = min(last, self.num_documents)
         return index.pointers[index.documents[first:last]] // size
 
@@ -210,6 +244,9 @@ class _Index(NamedTuple):
     pointers: NDArray[np.int64]
     documents: NDArray[np.int64]
     num_bytes: int  # of the .bin file
+    # The same numbers for searching one by one: a fifth of the time of an array's elements.
+    pointer_view: memoryview
+    document_view: memoryview
 
 
 def _open_index(path: str) -> _Index:
@@ -245,4 +282,7 @@ def _open_index(path: str) -> _Index:
     joined = num_sequences == 0 or (starts[0] == 0 and np.array_equal(starts[1:], ends[: len(starts) - 1]))
     if not (covered and joined):
         raise DataError(f"{path} is damaged: documents and sequences do not cover each other; prepare it again")
-    return _Index(dtype, lengths, pointers, documents, num_bytes)
+    view, documents_at = memoryview(mapped), pointers_at + 8 * num_sequences
+    pointer_view = view[pointers_at:documents_at].cast("q")
+    document_view = view[documents_at:expected].cast("q")
+    return _Index(dtype, lengths, pointers, documents, num_bytes, pointer_view, document_view)

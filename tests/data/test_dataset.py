@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.data.dataset import SPLITS, WindowDataset, _share, open_split
+from dist_plm.data.dataset import WindowDataset, open_split
+from dist_plm.data.manifest import SPLITS
 from dist_plm.data.order import window_of
+from dist_plm.data.splits import share
 from dist_plm.data.store import TokenStore, TokenStoreWriter
 from dist_plm.errors import DataError
 
@@ -115,7 +117,7 @@ def test_a_bare_pair_is_cut_by_document(tmp_path):
 def test_shares_cover_all_documents_without_overlap(documents, weights):
     if sum(weights) == 0:
         return
-    shares = [_share(documents, split, weights) for split in SPLITS]
+    shares = [share(documents, split, weights) for split in SPLITS]
     assert [n for first, last in shares for n in range(first, last)] == list(range(documents))
 
 
