@@ -1,10 +1,15 @@
-"""Says what a checkpoint holds.
+"""Says what a checkpoint holds, or converts it.
 
     python launch/convert.py inspect=runs/quickstart
     python launch/convert.py inspect=runs/quickstart/checkpoints/step_00000100
+    python launch/convert.py from=runs/quickstart to=exported format=hf
+    python launch/convert.py from=downloads/bert-base-uncased to=imported
 
-Prints step, samples seen, data, size and every tensor with its shape, and compares each file with its checksum. A run or a
-directory of checkpoints stands for the newest one in it; URLs of fsspec (s3://…) are paths too.
+inspect= prints step, samples seen, data, size and every tensor with its shape, and compares each file with its checksum. A
+run or a directory of checkpoints stands for the newest one in it; URLs of fsspec (s3://…) are paths too.
+
+from= to= format=hf writes a directory of Hugging Face from a checkpoint or run. Without format=hf a checkpoint is made, from
+which launch/pretrain.py goes on with train.resume=…, on any process grid. Tensors go from disk to disk one at a time.
 """
 
 from _app import main
@@ -15,9 +20,14 @@ from dist_plm.errors import EXIT_FINISHED, EXIT_REFUSED
 
 
 def run(config: ConvertConfig, origins: dict[str, Origin]) -> int:
-    from dist_plm.tasks.inspection import inspect  # imports torch, which --help does without
+    # Imported here, as both import torch, which --help does without.
+    if config.inspect is None:
+        from dist_plm.tasks.convert import convert
 
-    assert config.inspect is not None
+        print(convert(config))
+        return EXIT_FINISHED
+    from dist_plm.tasks.inspection import inspect
+
     text, sound = inspect(config.inspect)
     print(text)
     return EXIT_FINISHED if sound else EXIT_REFUSED

@@ -186,12 +186,14 @@ def _candidates(storage: Storage) -> list[str]:
 
 
 def _locate(path: str) -> tuple[str, str]:
-    """Parent and name of the checkpoint at `path`; no name where `path` is a directory of checkpoints."""
+    """Parent and name of the checkpoint at `path`; no name where `path` is a directory of checkpoints, or `latest` in it."""
     path = path.rstrip("/")
+    parent, _, name = path.rpartition("/")
+    if name == LATEST and open_storage(parent or ".").exists(LATEST):
+        return parent or ".", ""
     for directory in (path, f"{path}/checkpoints"):
         if open_storage(directory).exists(LATEST):
             return directory, ""
-    parent, _, name = path.rpartition("/")
     if not open_storage(path).exists(manifests.NAME):
         raise CheckpointError(f"{path} is not a complete checkpoint: it has no {manifests.NAME}; {_REMEDY}")
     return parent or ".", name

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get
 
 from dist_plm.config.bounds import Bounds
 from dist_plm.config.suggest import did_you_mean, near, setting_names, suggest
+from dist_plm.config.types import key_of
 from dist_plm.errors import ConfigError
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ def decode(cls: type[T], mapping: Mapping[str, Any]) -> T:
 
 def encode(instance: Any) -> dict[str, Any]:
     """The plain mapping that `decode` turns back into an equal instance: dicts, lists and scalars, None included."""
-    return {f.name: _plain(getattr(instance, f.name)) for f in dataclasses.fields(instance)}
+    return {key_of(f.name): _plain(getattr(instance, f.name)) for f in dataclasses.fields(instance)}
 
 
 def flatten(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -83,7 +84,7 @@ def describe(hint: Any) -> str:
     if origin is dict:
         return "settings"
     if dataclasses.is_dataclass(hint):
-        return f"settings ({', '.join(f.name for f in dataclasses.fields(hint))})"
+        return f"settings ({', '.join(key_of(f.name) for f in dataclasses.fields(hint))})"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[hint]
 
 
@@ -110,20 +111,21 @@ class _Decoder:
         if not isinstance(value, Mapping):
             return self._refuse(key, value, cls)
         prefix = f"{key}." if key else ""
-        hints = get_type_hints(cls, include_extras=True)
+        hints = {key_of(name): hint for name, hint in get_type_hints(cls, include_extras=True).items()}
         for name in value:
             if name not in hints:
                 for unknown, given in (flatten({name: value[name]}) or {str(name): value[name]}).items():
                     self._unknown(f"{prefix}{unknown}", given, key, list(hints))
         fields: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
-            given = value.get(field.name, MISSING)
+            name = key_of(field.name)
+            given = value.get(name, MISSING)
             if isinstance(given, str) and given == MISSING:
-                if field.name in value or not _has_default(field):
-                    self._missing(f"{prefix}{field.name}", hints[field.name])
+                if name in value or not _has_default(field):
+                    self._missing(f"{prefix}{name}", hints[name])
                     fields[field.name] = _REFUSED
                 continue
-            fields[field.name] = self.value(hints[field.name], given, f"{prefix}{field.name}")
+            fields[field.name] = self.value(hints[name], given, f"{prefix}{name}")
         if any(v is _REFUSED for v in fields.values()):
             return _REFUSED
         return cls(**fields)

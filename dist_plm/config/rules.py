@@ -1,10 +1,11 @@
 """What no field can know alone: a whole configuration is completed and checked before anything is started.
 
 Each rule yields one sentence a problem, naming key, value and remedy; they are in `rules_grid`, `rules_model`,
-`rules_training`, `rules_objective` and `rules_prepare`.
+`rules_training`, `rules_objective`, `rules_prepare` and `rules_convert`.
 """
 
 from dist_plm.config.derived import Case, derive, num_microbatches, padded_vocab_size
+from dist_plm.config.rules_convert import CONVERT_RULES
 from dist_plm.config.rules_engine import ENGINE_RULES
 from dist_plm.config.rules_grid import GRID_RULES
 from dist_plm.config.rules_model import MODEL_RULES
@@ -43,10 +44,11 @@ def check_convert(config: ConvertConfig) -> ConvertConfig:
     """`config` as it is.
 
     Raises:
-        ConfigError: where it names nothing to do.
+        ConfigError: with every rule that is broken.
     """
-    if config.inspect is None or not config.inspect.strip():
-        raise ConfigError(["inspect is missing: give the path of a checkpoint or a run, as in inspect=runs/quickstart"])
+    problems = [p for rule in CONVERT_RULES for p in rule(config)]
+    if problems:
+        raise ConfigError(problems)
     return config
 
 

@@ -1,10 +1,23 @@
 """Every setting of launch/convert.py, as frozen dataclasses; see schema.py."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+from dist_plm.config.types import Positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertConfig:
-    """What launch/convert.py does. `inspect` is the path or URL of a checkpoint, or of a run, to be described."""
+    """What launch/convert.py does: it describes `inspect`, the path or URL of a checkpoint or of a run, or it turns what is
+    at `from` into a checkpoint in `to`, in `format`.
+
+    `dtype` of what is written for Hugging Face is fp32 when None, or that which the weights were imported in. Files of more
+    than `shard_gb` gigabytes (10⁹ bytes) of weights are split, with an index."""
 
     inspect: str | None = None
+    from_: str | None = None
+    to: str | None = None
+    format: Literal["canonical", "hf"] = "canonical"
+    # format=hf
+    dtype: Literal["fp32", "bf16", "fp16"] | None = None
+    shard_gb: Positive = 5.0

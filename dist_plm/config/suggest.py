@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+from dist_plm.config.types import key_of
+
 #: Other libraries' names for our settings, keyed without "-" and "_". A key with a dot is looked up whole, before its
 #: last part is. Targets that the schema at hand does not have are passed over.
 OTHER_NAMES: dict[str, tuple[str, ...]] = {
@@ -134,7 +136,7 @@ def setting_names(cls: type, prefix: str = "") -> list[str]:
     """Every dotted key of a configuration class: groups and the settings in them, in the schema's order."""
     names = []
     for name, hint in get_type_hints(cls, include_extras=True).items():
-        key = f"{prefix}{name}"
+        key = f"{prefix}{key_of(name)}"
         names.append(key)
         inner = dataclass_in(hint)
         if inner is not None:

@@ -1,4 +1,4 @@
-"""Types of settings that occur in many places."""
+"""Types of settings that occur in many places, and how a setting is called."""
 
 from typing import Annotated
 
@@ -10,3 +10,8 @@ Fraction = Annotated[float, FRACTION]
 Positive = Annotated[float, more_than(0)]
 NonNegative = Annotated[float, at_least(0)]
 Share = Annotated[float, between(0, 1)]
+
+
+def key_of(field: str) -> str:
+    """The setting that a field of a configuration class is: `from_` is `from`, which Python keeps for itself."""
+    return field.removesuffix("_")

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.ranks
 def test_says_what_a_checkpoint_holds_and_what_is_wrong_with_it(ranks, tmp_path):
     directory = tmp_path / "checkpoints"
     ranks.run(2, save_case, configure(2, train__steps=2), directory, 1)
-    for path in (tmp_path, directory, directory / "step_00000001"):
+    for path in (tmp_path, directory, directory / "latest", directory / "step_00000001"):
         text, sound = inspect(str(path))
         assert sound
         lines = text.splitlines()
