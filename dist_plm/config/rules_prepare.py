@@ -8,6 +8,13 @@ from dist_plm.config.schema_prepare import PrepareConfig
 
 #: A byte-level BPE holds every byte, so that no text is out of its reach (Radford et al. 2019, section 2.2).
 NUM_BYTES = 256
+#: Settings of tokenizers -> the kinds that read them.
+_READERS = {
+    "vocab_size": ("bpe", "wordpiece"),
+    "end_of_document": ("bpe", "file"),
+    "lowercase": ("wordpiece",),
+    "character_coverage": ("wordpiece",),
+}
 
 
 def _sources(config: PrepareConfig) -> Iterator[str]:
@@ -30,20 +37,22 @@ def _output(config: PrepareConfig) -> Iterator[str]:
 
 def _tokenizer(config: PrepareConfig) -> Iterator[str]:
     tokenizer = config.tokenizer
-    if not tokenizer.end_of_document:
-        yield "tokenizer.end_of_document is empty: name the token that ends a document, as in <|endoftext|>"
+    if tokenizer.end_of_document is not None and not tokenizer.end_of_document:
+        yield "tokenizer.end_of_document is empty: name the token that ends a document, as in <|endoftext|>, or null"
     yield from path_problems("tokenizer.path", tokenizer.path)
+    unread = [field for field, names in _READERS.items() if tokenizer.name not in names]
     if tokenizer.name == "file":
         if tokenizer.path is None:
-            yield "tokenizer.path is missing: tokenizer.name = 'file' loads a tokenizer.json, give tokenizer.path=…"
-        yield from no_effect(tokenizer, "tokenizer", ("vocab_size",), "tokenizer.name = 'file', which brings its own")
+            yield "tokenizer.path is missing: tokenizer.name = 'file' loads a tokenizer, give tokenizer.path=…"
+        yield from no_effect(tokenizer, "tokenizer", unread, "tokenizer.name = 'file', which brings its own")
         return
     if tokenizer.path is not None:
         yield (
             f"tokenizer.path = {show(tokenizer.path)} has no effect with tokenizer.name = {tokenizer.name!r}, which "
             "trains a new one: choose tokenizer=file to load it"
         )
-    if tokenizer.vocab_size <= NUM_BYTES:
+    yield from no_effect(tokenizer, "tokenizer", unread, f"tokenizer.name = {tokenizer.name!r}")
+    if tokenizer.name == "bpe" and tokenizer.vocab_size <= NUM_BYTES:
         yield (
             f"tokenizer.vocab_size = {tokenizer.vocab_size} is too small: {NUM_BYTES} bytes and the end of document "
             f"need {NUM_BYTES + 1} at least"

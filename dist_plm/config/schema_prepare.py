@@ -3,17 +3,23 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dist_plm.config.types import Count
+from dist_plm.config.types import Count, Fraction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerConfig:
-    """`bpe` trains a byte-level BPE of `vocab_size`; `file` loads a tokenizer.json from `path`."""
+    """`bpe` trains a byte-level BPE as GPT-2's, `wordpiece` BERT's; `file` loads one from `path`.
 
-    name: Literal["bpe", "file"]
+    `end_of_document` is the token that ends a document; None takes the tokenizer's own: <|endoftext|> of GPT-2, [SEP] of
+    BERT. Of `wordpiece` alone: `lowercase`, which drops accents too, and `character_coverage`, the share of the text's
+    characters that the alphabet covers, the rarest becoming unknown."""
+
+    name: Literal["bpe", "wordpiece", "file"]
     vocab_size: Count = 16384
     path: str | None = None
-    end_of_document: str = "<|endoftext|>"
+    end_of_document: str | None = None
+    lowercase: bool = True
+    character_coverage: Fraction = 0.99999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

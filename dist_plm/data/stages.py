@@ -18,7 +18,8 @@ from dist_plm.data.manifest import SPLITS, SplitRecord
 from dist_plm.data.pool import run_tasks
 from dist_plm.data.sources import Slice, SourceFiles, read_slice
 from dist_plm.data.store import TokenStore, TokenStoreWriter, dtype_for
-from dist_plm.data.tokenizers import Tokenizer, train_bpe
+from dist_plm.data.tokenizers import Tokenizer
+from dist_plm.data.tokenizers_train import train
 
 Report = Callable[[str], None]
 
@@ -70,8 +71,7 @@ def _train(config: TokenizerConfig, shards: Sequence[DocumentShard], selection: 
     began = time.perf_counter()
     available = selection.split_bytes["train"]
     with _progress("train tokenizer", min(available, MAX_TRAINING_BYTES)) as bar:
-        batches = _training_text(shards, selection, MAX_TRAINING_BYTES / available, bar)
-        tokenizer = train_bpe(batches, config.vocab_size, config.end_of_document)
+        tokenizer = train(config, TrainingText(shards, selection, MAX_TRAINING_BYTES / available, bar))
     seconds = time.perf_counter() - began
     report(f"trained a tokenizer of {tokenizer.vocab_size:,} tokens in {seconds:.1f} s")
     if tokenizer.vocab_size < config.vocab_size:
@@ -79,15 +79,23 @@ def _train(config: TokenizerConfig, shards: Sequence[DocumentShard], selection: 
     return tokenizer
 
 
-def _training_text(
-    shards: Sequence[DocumentShard], selection: Selection, share: float, bar: tqdm
-) -> Iterator[list[str]]:
-    for shard, splits in zip(shards, selection.splits, strict=True):
-        entries = shard.entries()
-        chosen = (splits == SPLITS.index("train")) & (entries["low"] < share * 2.0**64)
-        yield from batched(shard.texts(chosen))
-        bar.update(int(np.diff(entries["end"], prepend=0)[chosen].sum()))
-    bar.set_description("learn merges")
+@dataclass(frozen=True, slots=True)
+class TrainingText:
+    """Batches of texts of the train split, a `share` of it by hash, again each time they are asked for."""
+
+    shards: Sequence[DocumentShard]
+    selection: Selection
+    share: float
+    bar: tqdm
+
+    def __iter__(self) -> Iterator[list[str]]:
+        self.bar.reset()
+        for shard, splits in zip(self.shards, self.selection.splits, strict=True):
+            entries = shard.entries()
+            chosen = (splits == SPLITS.index("train")) & (entries["low"] < self.share * 2.0**64)
+            yield from batched(shard.texts(chosen))
+            self.bar.update(int(np.diff(entries["end"], prepend=0)[chosen].sum()))
+        self.bar.set_description("learn merges")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,17 @@
 """Tokenizers: a thin, strict cover over Hugging Face `tokenizers`."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tokenizers as hf
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from dist_plm.data.files import atomic_writer
+from dist_plm.data.roles import Roles, declared_roles, pieces_of_vocabulary, roles_of
 from dist_plm.errors import DataError
 
 FILE_NAME = "tokenizer.json"
-NUM_BYTES = 256
+DEFAULT_END = "<|endoftext|>"
 #: Longer texts are encoded in pieces: the encoder needs about a hundred bytes of memory a character.
 MAX_PIECE_CHARS = 2**20
 
@@ -27,13 +27,28 @@ class Tokenizer:
         end_of_document: the token that ends a document; `end_of_document_id` is its number.
     """
 
-    def __init__(self, tokenizer: hf.Tokenizer, end_of_document: str, origin: str) -> None:
+    def __init__(
+        self,
+        tokenizer: hf.Tokenizer,
+        end_of_document: str | None,
+        origin: str,
+        declared: tuple[Mapping[str, str], Sequence[str]] = ({}, ()),
+    ) -> None:
+        """Without `end_of_document` it is `<|endoftext|>` where there is one, else what ends a text or a segment.
+
+        `declared` is what `declared_roles` found beside the tokenizer's file.
+
+        Raises:
+            DataError: there is no such token.
+        """
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        self._roles = roles_of(tokenizer, *declared, end_of_document)
+        end_of_document = end_of_document or _end_of_document(tokenizer, self._roles)
         if end_of_document not in vocabulary:
             special = sorted(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
             raise DataError(
-                f"{origin} has no token {end_of_document!r} to end documents with; its special tokens are "
-                f"{', '.join(special) or 'none'}: name one in tokenizer.end_of_document"
+                f"{origin} has no token {end_of_document or DEFAULT_END!r} to end documents with; its special tokens "
+                f"are {', '.join(special) or 'none'}: name one in tokenizer.end_of_document"
             )
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -44,7 +59,7 @@ class Tokenizer:
         self.end_of_document_id = vocabulary[end_of_document]
 
     @classmethod
-    def load(cls, path: str | Path, end_of_document: str) -> "Tokenizer":
+    def load(cls, path: str | Path, end_of_document: str | None = None) -> "Tokenizer":
         """Reads a tokenizer.json, or the one in a directory.
 
         Raises:
@@ -55,7 +70,16 @@ class Tokenizer:
             tokenizer = hf.Tokenizer.from_str(content.decode())
         except Exception as error:  # the library raises nothing narrower
             raise DataError(f"{path} is not a tokenizer.json of Hugging Face tokenizers: {error}") from error
-        return cls(tokenizer, end_of_document, str(path))
+        folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        return cls(tokenizer, end_of_document, str(path), declared_roles(folder))
+
+    def roles(self) -> Roles:
+        """Which of its tokens mean what to an objective."""
+        return self._roles
+
+    def pieces(self) -> list[str]:
+        """The tokens as the vocabulary writes them, by number, [V]; "" where a number is not given away."""
+        return pieces_of_vocabulary(self._tokenizer)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
@@ -72,33 +96,6 @@ class Tokenizer:
         """Writes a tokenizer.json, atomically."""
         with atomic_writer(Path(path)) as file:
             file.write(self._tokenizer.to_str(pretty=True).encode())
-
-
-def train_bpe(batches: Iterator[Sequence[str]], vocab_size: int, end_of_document: str) -> Tokenizer:
-    """Learns a byte-level BPE with GPT-2's word pattern (Radford et al. 2019, section 2.2) from batches of texts.
-
-    It gets fewer tokens than `vocab_size` where the texts hold no more pairs to merge. The same texts give the same
-    tokenizer.
-
-    Raises:
-        DataError: `vocab_size` does not hold the bytes and the end of document.
-    """
-    if vocab_size <= NUM_BYTES:
-        raise DataError(
-            f"tokenizer.vocab_size = {vocab_size} is too small: {NUM_BYTES} bytes and the end of document need "
-            f"{NUM_BYTES + 1} at least"
-        )
-    tokenizer = hf.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[end_of_document],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(batches, trainer)
-    return Tokenizer(tokenizer, end_of_document, "the trained tokenizer")
 
 
 def fingerprint(path: str | Path) -> str:
@@ -120,6 +117,14 @@ def pieces_of(text: str, limit: int) -> list[str]:
         pieces.append(text[start:stop])
         start = stop
     return [*pieces, text[start:]]
+
+
+def _end_of_document(tokenizer: hf.Tokenizer, roles: Roles) -> str | None:
+    number = tokenizer.token_to_id(DEFAULT_END)
+    for candidate in (number, roles.eos, roles.sep):
+        if candidate is not None:
+            return tokenizer.id_to_token(candidate)
+    return None
 
 
 def _bytes(path: str | Path) -> bytes:

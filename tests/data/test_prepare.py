@@ -256,8 +256,8 @@ def test_two_at_once_are_refused(tmp_path, monkeypatch):
         refusals.append(refusal)
         return train(*arguments, **keywords)
 
-    train = stages.train_bpe
-    monkeypatch.setattr(stages, "train_bpe", meanwhile)
+    train = stages.train
+    monkeypatch.setattr(stages, "train", meanwhile)
     run(tmp_path / "store")
     assert len(refusals) == 1
 
@@ -304,7 +304,7 @@ def in_a_process_of_its_own(out, preparation="", **changes):
     """Runs prepare in a new interpreter, after some lines of preparation."""
     program = f"""
         import os, signal
-        from dist_plm.config.schema import *
+        from dist_plm.config.schema_prepare import *
         from dist_plm.data import files, prepare, sources, stages, workspace
         sources._MIB = {UNIT_BYTES}
 
@@ -328,7 +328,7 @@ def in_a_process_of_its_own(out, preparation="", **changes):
     [
         "kill_at(stages, '_gather', 3)",
         "kill_at(files.os, 'replace', 12)",
-        "kill_at(stages, 'train_bpe', 1)",
+        "kill_at(stages, 'train', 1)",
         "kill_at(stages, '_tokenize', 3)",
         "kill_at(stages, 'sha256_of', 4)",
         "kill_at(prepare, 'write_manifest', 1)",

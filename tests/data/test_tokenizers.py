@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_plm.data import tokenizers
-from dist_plm.data.tokenizers import Tokenizer, fingerprint, pieces_of, train_bpe
+from dist_plm.data.tokenizers import Tokenizer, fingerprint, pieces_of
+from dist_plm.data.tokenizers_train import train_bpe
 from dist_plm.errors import DataError
 
 CORPUS = Path(__file__).parent / "texts"
@@ -42,18 +43,6 @@ def test_a_special_token_written_in_text_is_text(tokenizer):
     assert tokenizer.decode([*ids, tokenizer.end_of_document_id]) == f"a{END}b{END}"
 
 
-def test_training_is_repeatable(tokenizer, tmp_path):
-    texts = [path.read_text() for path in sorted(CORPUS.iterdir())]
-    again = train_bpe(iter([[t] for t in texts]), 400, END)
-    for name, one in (("a", tokenizer), ("b", again)):
-        one.save(tmp_path / name)
-    assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
-
-
-def test_little_text_gives_a_smaller_vocabulary():
-    assert train_bpe(iter([["aaaa"]]), 1000, END).vocab_size < 262
-
-
 def test_saving_and_loading_keep_everything(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "tokenizer.json")
     for path in (tmp_path, tmp_path / "tokenizer.json"):
@@ -79,13 +68,6 @@ def test_the_vocabulary_ends_after_the_largest_id(tmp_path):
     path = tmp_path / "t.json"
     hf.Tokenizer(hf.models.WordLevel(vocabulary, unk_token="a")).save(str(path))
     assert Tokenizer.load(path, END).vocab_size == 10
-
-
-@pytest.mark.parametrize("size", [1, 256])
-def test_a_vocabulary_without_room_for_the_bytes_is_refused(size):
-    with pytest.raises(DataError, match=rf"tokenizer\.vocab_size = {size} is too small: .* need 257 at least"):
-        train_bpe(iter([["a"]]), size, END)
-    assert train_bpe(iter([["a"]]), 257, END).vocab_size == 257
 
 
 @pytest.mark.parametrize("content", ["", "{}", "not json", json.dumps({"model": {"type": "BPE"}}), b"\xff\xfe"])

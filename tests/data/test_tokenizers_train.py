@@ -1,0 +1,114 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dist_plm.data.tokenizers import fingerprint
+from dist_plm.data.tokenizers_train import count_characters, covering, train_bpe, train_wordpiece
+from dist_plm.errors import DataError
+
+CORPUS = Path(__file__).parent / "texts"
+END = "<|endoftext|>"
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return [path.read_text() for path in sorted(CORPUS.iterdir())]
+
+
+@pytest.fixture(scope="module")
+def uncased(texts):
+    return train_wordpiece([texts], 900)
+
+
+@pytest.mark.parametrize("size", [1, 256])
+def test_a_vocabulary_without_room_for_the_bytes_is_refused(size):
+    with pytest.raises(DataError, match=rf"tokenizer\.vocab_size = {size} is too small: .* need 257 at least"):
+        train_bpe([["a"]], size, END)
+    assert train_bpe([["a"]], 257, END).vocab_size == 257
+
+
+def test_little_text_gives_a_smaller_vocabulary():
+    assert train_bpe([["aaaa"]], 1000, END).vocab_size < 262
+    assert train_wordpiece([["aaaa"]], 1000).vocab_size < 12
+
+
+_TRAIN = """
+import sys
+from pathlib import Path
+from dist_plm.data import tokenizers_train as t
+texts = [path.read_text() for path in sorted(Path(sys.argv[2]).iterdir())]
+train = {"bpe": lambda b: t.train_bpe(b, 600, "<|endoftext|>"), "wordpiece": lambda b: t.train_wordpiece(b, 900)}
+train[sys.argv[1]]([[text] for text in texts]).save(sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_another_process_learns_the_same_from_other_batches(kind, texts, uncased, tmp_path):
+    """In one process the library's hash tables would have one order."""
+    subprocess.run([sys.executable, "-c", _TRAIN, kind, str(CORPUS), str(tmp_path / "theirs")], check=True)
+    ours = {"bpe": lambda: train_bpe([texts], 600, END), "wordpiece": lambda: uncased}[kind]()
+    ours.save(tmp_path / "ours")
+    assert fingerprint(tmp_path / "ours") == fingerprint(tmp_path / "theirs")
+
+
+def test_wordpiece_begins_with_the_special_tokens_of_bert(uncased):
+    roles = uncased.roles()
+    assert uncased.pieces()[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert (roles.pad, roles.cls, roles.sep, roles.mask, roles.ids) == (0, 2, 3, 4, (0, 1, 2, 3, 4))
+    assert (roles.pieces_style, roles.vocab_size, uncased.end_of_document_id) == ("wordpiece", 900, 3)
+
+
+def test_wordpiece_is_that_of_bert(uncased):
+    (ids,) = uncased.encode_batch(["Shall I compare thee, 床前?"])
+    pieces = uncased.pieces()
+    assert [pieces[i] for i in ids][-3:] == ["床", "前", "?"]
+    assert uncased.decode(ids[:-3]) == "shall i compare thee,"
+    (ids,) = uncased.encode_batch(["[MASK]éa"])
+    assert uncased.roles().mask not in ids  # text is only text
+    assert uncased.encode_batch(["CAFÉ"]) == uncased.encode_batch(["cafe"])
+
+
+def test_cased_wordpiece_keeps_capitals(texts):
+    cased = train_wordpiece([texts], 900, lowercase=False)
+    (ids,) = cased.encode_batch(["Shall I compare"])
+    assert cased.decode(ids) == "Shall I compare"
+
+
+def test_characters_beyond_the_coverage_become_unknown():
+    texts = [["aaaa bbbb ab" * 20, "z 床"]]
+    narrow = train_wordpiece(texts, 50, character_coverage=0.98)
+    pieces = narrow.pieces()
+    assert not {"z", "床", "##z"} & set(pieces)
+    (ids,) = narrow.encode_batch(["床"])
+    assert [pieces[i] for i in ids] == ["[UNK]"]
+    assert {"z", "床", "##z"} <= set(train_wordpiece(texts, 50).pieces())
+    assert "##床" not in train_wordpiece(texts, 50).pieces()
+
+
+def test_a_vocabulary_without_room_for_the_alphabet_is_refused():
+    with pytest.raises(
+        DataError, match=r"vocab_size = 8 is too small: 5 special tokens and the text's 2 characters.*9"
+    ):
+        train_wordpiece([["ab"]], 8)
+    assert train_wordpiece([["ab"]], 9).vocab_size == 9
+
+
+@given(texts=st.lists(st.text(max_size=20), max_size=5))
+def test_characters_are_counted(texts):
+    whole = "".join(texts)
+    assert count_characters([texts[:2], texts[2:]]) == {c: whole.count(c) for c in sorted(set(whole))}
+
+
+@given(counts=st.dictionaries(st.characters(), st.integers(1, 50)), coverage=st.floats(0, 1))
+def test_covering_takes_the_most_frequent_and_no_more_than_needed(counts, coverage):
+    kept, total = covering(counts, coverage), sum(counts.values())
+    share = sum(counts[c] for c in kept)
+    assert kept == sorted(kept)
+    assert share >= coverage * total - 1e-9 * total
+    least = min((counts[c] for c in kept), default=max(counts.values(), default=0))
+    assert all(counts[c] <= least for c in counts if c not in kept)
+    assert not kept or share - least < coverage * total + 1e-9 * total
