@@ -36,9 +36,16 @@ def step_of(name: str) -> int | None:
 
 
 class Storage:
-    """The place at `url`, through fsspec. Ranks write files with `writer`; rank 0 alone does everything else."""
+    """The place at `url`, through fsspec. Ranks write files with `writer`; rank 0 alone does everything else.
+
+    Attributes:
+        guard: called before anything is changed; what it raises keeps that from happening.
+        mark: in temporary names, so that writers that do not know of each other do not meet.
+    """
 
     def __init__(self, url: str) -> None:
+        self.guard: Callable[[], None] = lambda: None
+        self.mark = ""
         self.url = url.rstrip("/")
         self._fs, root = url_to_fs(self.url)
         self._root = root.rstrip("/")
@@ -74,6 +81,7 @@ class Storage:
         return digest.hexdigest()
 
     def write(self, data: bytes, *parts: str) -> None:
+        self.guard()
         with self._fs.open(self._path(*parts), "wb") as file:
             file.write(data)
 
@@ -85,6 +93,7 @@ class Storage:
 
     def begin(self, name: str) -> str:
         """Makes room for a checkpoint; returns the name under which its files are to be written."""
+        self.guard()
         self.remove(name)
         return name
 
@@ -92,6 +101,7 @@ class Storage:
         """Makes the checkpoint complete: all its files are written."""
 
     def remove(self, name: str) -> None:
+        self.guard()
         if self.exists(name):
             # What decides completeness goes first.
             if self.exists(name, NAME):
@@ -99,6 +109,7 @@ class Storage:
             self._fs.rm(self._path(name), recursive=True)
 
     def writer(self, directory: str) -> FileSystemWriter:
+        self.guard()
         return FsspecWriter(self.where(directory), sync_files=False)  # without fsync it would sync the whole machine
 
     def reader(self, name: str) -> FileSystemReader:
@@ -125,12 +136,14 @@ class LocalStorage(Storage):
         return sorted(step for name in self._names() if (step := step_of(name)) is not None)
 
     def write(self, data: bytes, *parts: str) -> None:
+        self.guard()
         path = self._directory.joinpath(*parts)
         temporary = path.with_name(path.name + TEMPORARY)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        self.guard()
         temporary.replace(path)
         sync_directory(path.parent)
 
@@ -140,13 +153,15 @@ class LocalStorage(Storage):
                 self.remove(name)
 
     def begin(self, name: str) -> str:
-        self.remove(name + TEMPORARY)
-        (self._directory / (name + TEMPORARY)).mkdir(parents=True)
-        return name + TEMPORARY
+        temporary = self._temporary(name)
+        self.remove(temporary)
+        (self._directory / temporary).mkdir(parents=True)
+        return temporary
 
     def commit(self, name: str) -> None:
-        final, fresh = self._directory / name, self._directory / (name + TEMPORARY)
+        final, fresh = self._directory / name, self._directory / self._temporary(name)
         sync_directory(fresh)
+        self.guard()
         if final.exists():  # of an abandoned continuation of the run, or damaged
             final.rename(self._directory / f"{name}.replaced{TEMPORARY}")
         fresh.rename(final)
@@ -154,6 +169,7 @@ class LocalStorage(Storage):
         self.remove(f"{name}.replaced{TEMPORARY}")
 
     def remove(self, name: str) -> None:
+        self.guard()
         path = self._directory / name
         if step_of(name) is not None and path.exists():
             # A kill in the middle must not leave half a checkpoint under a complete one's name.
@@ -166,10 +182,14 @@ class LocalStorage(Storage):
             path.unlink(missing_ok=True)
 
     def writer(self, directory: str) -> FileSystemWriter:
+        self.guard()
         return FileSystemWriter(self._directory / directory)
 
     def reader(self, name: str) -> FileSystemReader:
         return FileSystemReader(self._directory / name)
+
+    def _temporary(self, name: str) -> str:
+        return name + self.mark + TEMPORARY
 
 
 def open_storage(url: str) -> Storage:

@@ -195,7 +195,10 @@ class PrecisionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """`steps` is the schedule's length, `stop_at` ends earlier without changing it. Batches are counted in samples."""
+    """`steps` is the schedule's length, `stop_at` ends earlier without changing it. Batches are counted in samples.
+
+    A run that makes no progress for `hang_factor` times a typical step, at least `hang_minutes`, ends with a crash code; while
+    it starts, evaluates or waits for a checkpoint it has at least `hang_patience_minutes`. 0 times turns this off."""
 
     steps: Count
     global_batch: Count
@@ -207,6 +210,9 @@ class TrainConfig:
     eval_every: Natural = 0  # 0: before the first and after the last step only
     eval_samples: Natural = 256  # 0 turns evaluation off
     max_skipped: Count = 100  # updates in a row that a loss or gradient that is not finite may cost
+    hang_factor: NonNegative = 20.0
+    hang_minutes: Positive = 5.0
+    hang_patience_minutes: Positive = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,10 @@ _FILE_FORMAT = "%(asctime)s %(levelname)s %(node)s rank %(rank)d %(name)s: %(mes
 _OURS = ("dist_plm", "launch", "__main__")
 
 
+def log_file(run_dir: Path, rank: int) -> Path:
+    return run_dir / "log" / f"rank_{rank:05d}.log"
+
+
 def setup_logging(
     run_dir: Path, *, rank: int, node: str | None = None, console: Callable[[str], None] | None = None
 ) -> Callable[[], None]:
@@ -28,7 +32,7 @@ def setup_logging(
     Returns:
         a function that closes the file and restores what was before.
     """
-    path = run_dir / "log" / f"rank_{rank:05d}.log"
+    path = log_file(run_dir, rank)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(path, encoding="utf-8")
     defaults = {"node": socket.gethostname() if node is None else node, "rank": rank}

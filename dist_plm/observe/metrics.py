@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -77,15 +77,17 @@ class MetricsWriter:
         path: the file; its directory is made.
         resume_step: the step the run continues from. Records of later steps are dropped, as these steps are taken
             again, and so is a line torn by a kill; the old file stays until the new one is complete.
+        guard: called before each record; what it raises keeps that from being written.
     """
 
-    def __init__(self, path: Path, *, resume_step: int = 0) -> None:
+    def __init__(self, path: Path, *, resume_step: int = 0, guard: Callable[[], None] = lambda: None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _keep_until(path, resume_step)
-        self._file = path.open("ab")
+        self._file, self._guard = path.open("ab"), guard
 
     def write(self, record: StepRecord) -> None:
         """Appends one line in a single system call, so that a reader never waits for the rest of one."""
+        self._guard()
         self._file.write(_encode(record.as_dict()))
         self._file.flush()
 

@@ -15,6 +15,7 @@ from dist_plm.checkpoint.fragments import Place
 from dist_plm.checkpoint.reading import find
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.storage import Storage, open_storage
+from dist_plm.checkpoint.together import on_first
 from dist_plm.checkpoint.writing import CheckpointWriter
 from dist_plm.config import runfile
 from dist_plm.config.decode import encode
@@ -39,10 +40,12 @@ from dist_plm.observe.peak import Precision, device_peak_tflops
 from dist_plm.observe.progress import build_progress, say
 from dist_plm.observe.summary import render_summary, summarise
 from dist_plm.observe.trackers import build_trackers
+from dist_plm.observe.watchdog import HangLimits, Watchdog
 from dist_plm.parallel.grid import Grid
 from dist_plm.parallel.groups import Groups, build_groups
 from dist_plm.parallel.world import host_group, init_process_group, shutdown
 from dist_plm.train.evaluation import Evaluator
+from dist_plm.train.fence import Fence, claim
 from dist_plm.train.loop import Parts, Position, train
 from dist_plm.train.recorder import Recorder, StepSizes
 from dist_plm.train.recovery import RUN_FILE, restore, stream_of
@@ -84,11 +87,30 @@ def _run(
 ) -> bool:
     run_dir = Path(config.run.dir or "")
     _agree(config, groups)
+    fence = on_first(groups.world, lambda: claim(run_dir, env, os.environ))
     restore_logging = setup_logging(run_dir, rank=env.rank, node=env.node_name, console=say if env.rank == 0 else None)
+    with build_watchdog(config, run_dir, env, fence) as watchdog:
+        finished = _train(config, env, device, groups, datasets, signals, fence, watchdog)
+    restore_logging()
+    return finished
+
+
+def _train(
+    config: PretrainConfig,
+    env: LaunchEnv,
+    device: Device,
+    groups: Groups,
+    datasets: Mapping[str, WindowDataset],
+    signals: StopSignals,
+    fence: Fence,
+    watchdog: Watchdog,
+) -> bool:
+    run_dir = fence.path.parent
     objective = build_objective(config.objective)
     model, layouts = build_model(config, groups, device.torch_device)
     engine = build_engine(config, groups, device.torch_device, model, objective.losses)
     storage = open_storage(config.checkpoint.dir or str(run_dir / "checkpoints"))
+    storage.guard, storage.mark = fence.check, f".{fence.start}"
     stream = stream_of(config, datasets["train"])
     position, found = Position(), find(config.train.resume, storage, groups.world, verify=config.checkpoint.verify)
     if found is not None:
@@ -100,7 +122,7 @@ def _run(
     if env.rank == 0:
         storage.clean()
         runfile.write(config, run_dir / "run.yaml")
-        recorder = build_recorder(config, run_dir, position.first_unrecorded_step - 1, peak)
+        recorder = build_recorder(config, run_dir, position.first_unrecorded_step - 1, peak, fence)
         if found is not None and found.manifest.loop.get("recorder"):
             recorder.load_state(found.manifest.loop["recorder"])
     evaluate = None
@@ -112,7 +134,8 @@ def _run(
         batches=lambda step: open_loader(config, groups, device, datasets["train"], objective, step),
         evaluate=evaluate,
         checkpoints=build_checkpoints(config, storage, groups),
-        control=Control(signals, host_group(timedelta(minutes=config.cluster.timeout_minutes))),
+        control=Control(signals, host_group(timedelta(minutes=config.cluster.timeout_minutes)), fence),
+        watchdog=watchdog,
         recorder=recorder,
         stream=stream,
     )
@@ -123,8 +146,16 @@ def _run(
             print(closing_summary(config, run_dir))
     if not finished:
         log.info("stopped by a signal after step %d, all of it saved: started again the run goes on", position.step)
-    restore_logging()
     return finished
+
+
+def build_watchdog(config: PretrainConfig, run_dir: Path, env: LaunchEnv, fence: Fence) -> Watchdog:
+    limits = HangLimits(
+        factor=config.train.hang_factor,
+        least_seconds=60 * config.train.hang_minutes,
+        patient_seconds=60 * config.train.hang_patience_minutes,
+    )
+    return Watchdog(limits, run_dir, rank=env.rank, world_size=env.world_size, node=env.node_name, start=fence.start)
 
 
 def build_checkpoints(config: PretrainConfig, storage: Storage, groups: Groups) -> CheckpointWriter:
@@ -190,7 +221,9 @@ def open_loader(
     )
 
 
-def build_recorder(config: PretrainConfig, run_dir: Path, first_step: int, peak: float | None) -> Recorder:
+def build_recorder(
+    config: PretrainConfig, run_dir: Path, first_step: int, peak: float | None, fence: Fence
+) -> Recorder:
     """Metrics, progress and trackers of rank 0.
 
     Args:
@@ -204,7 +237,7 @@ def build_recorder(config: PretrainConfig, run_dir: Path, first_step: int, peak:
             flops=step_flops(config),
             peak_tflops=peak,
         ),
-        metrics=MetricsWriter(run_dir / "metrics.jsonl", resume_step=first_step),
+        metrics=MetricsWriter(run_dir / "metrics.jsonl", resume_step=first_step, guard=fence.check),
         progress=build_progress(train_config.stop_at or train_config.steps, first_step),
         tracker=build_trackers(
             config.track, run_dir, run_name=config.run.name, settings=encode(config), start_step=first_step

@@ -11,6 +11,7 @@ from dist_plm.config.derived import peak_learning_rate
 from dist_plm.config.rules import num_microbatches
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.engines.base import Batch, Engine
+from dist_plm.observe.watchdog import Watchdog
 from dist_plm.optim.schedules import learning_rate
 from dist_plm.train.feed import Feed, Interruptible
 from dist_plm.train.recorder import Recorder
@@ -61,6 +62,7 @@ class Parts:
     evaluate: Callable[[Engine, Callable[[], None]], dict[str, float]] | None
     checkpoints: CheckpointWriter
     control: Control
+    watchdog: Watchdog
     recorder: Recorder | None
     stream: Mapping[str, Any]
 
@@ -84,6 +86,7 @@ def train(parts: Parts, position: Position) -> bool:
             finished = False
     if (config.checkpoint.at_end or not finished) and position.saved_step != position.step:
         _save(parts, position)
+    parts.watchdog.progress("waiting until the last checkpoint is written", patient=True)
     parts.checkpoints.wait()
     return finished
 
@@ -112,22 +115,28 @@ def _make_step(parts: Parts, position: Position, feed: Feed) -> None:
     config, recorder, step = parts.config, parts.recorder, position.step + 1
     if recorder is not None:
         recorder.begin_step()
-    microbatches: Sequence[Batch] = _next_microbatches(parts, feed)
+    began = time.perf_counter()
+    parts.watchdog.progress(f"waiting for the data of step {step}")
+    microbatches: Sequence[Batch] = _next_microbatches(parts, feed, step)
     if parts.control.steps_are_long and config.parallel.pipeline == 1:
         microbatches = Interruptible(microbatches, parts.control.check)
     started = time.perf_counter()
+    parts.watchdog.progress(f"in step {step}")
     lr = learning_rate(config.schedule, step=step - 1, steps=config.train.steps, peak=peak_learning_rate(config))
     result = parts.engine.train_step(microbatches, lr)
-    parts.control.note_step(time.perf_counter() - started)
+    ended = time.perf_counter()
+    parts.control.note_step(ended - started)
+    parts.watchdog.note_step(ended - began)
     position.step = step
     if recorder is not None:
         recorder.end_step(step, result, lr)
 
 
-def _next_microbatches(parts: Parts, feed: Feed) -> list[Batch]:
+def _next_microbatches(parts: Parts, feed: Feed, step: int) -> list[Batch]:
     """Waits until every rank has data. Before it goes on, checkpoints that all ranks have written are reported."""
     while True:
         ready = feed.wait(POLL_SECONDS)
+        parts.watchdog.doing = f"waiting for {'the others before' if ready else 'the data of'} step {step}"
         agreed = parts.control.agree(waiting=not ready, saving=parts.checkpoints.is_saving)
         if not agreed.saving:
             parts.checkpoints.report()
@@ -140,7 +149,13 @@ def _next_microbatches(parts: Parts, feed: Feed) -> list[Batch]:
 def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> None:
     step, recorder = position.step, parts.recorder
     if parts.evaluate is not None and (step == 0 or last or _is_due(step, parts.config.train.eval_every)):
-        position.evaluation = parts.evaluate(parts.engine, parts.control.check)
+        parts.watchdog.progress(doing := f"evaluating after step {step}", patient=True)
+
+        def between() -> None:
+            parts.control.check()
+            parts.watchdog.progress(doing, patient=True)
+
+        position.evaluation = parts.evaluate(parts.engine, between)
         if recorder is not None:
             recorder.note_evaluation(step, position.evaluation)
     if recorder is not None:
@@ -149,6 +164,7 @@ def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> Non
 
 
 def _save(parts: Parts, position: Position) -> None:
+    parts.watchdog.progress(f"saving after step {position.step}", patient=True)
     parts.checkpoints.save(
         parts.engine.parameter_states(),
         Manifest(

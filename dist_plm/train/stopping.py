@@ -12,10 +12,14 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
+from dist_plm.train.fence import Fence
+
 #: Signals that follow the first within this time are the same one, passed on by a launcher as well.
 SAME_SIGNAL_SECONDS = 1.0
 #: Steps longer than this are also left between two microbatches.
 LONG_STEP_SECONDS = 5.0
+#: Between two looks at whether the run was started again.
+LOOK_SECONDS = 2.0
 
 
 class StopRequestedError(Exception):
@@ -66,10 +70,12 @@ class Control:
 
     Args:
         group: all ranks on gloo, used by nothing else.
+        fence: raises on every rank once the run was started again elsewhere.
     """
 
-    def __init__(self, signals: StopSignals, group: dist.ProcessGroup) -> None:
-        self._signals, self._group = signals, group
+    def __init__(self, signals: StopSignals, group: dist.ProcessGroup, fence: Fence) -> None:
+        self._signals, self._group, self._fence = signals, group, fence
+        self._next_look = 0.0
         self._slow = False
         self.steps_are_long = False
 
@@ -78,12 +84,26 @@ class Control:
         self._slow = seconds > LONG_STEP_SECONDS
 
     def agree(self, *, waiting: bool = False, saving: bool = False) -> Agreement:
-        """What any rank has to say. Collective."""
-        flags = torch.tensor([self._signals.received is not None, waiting, saving, self._slow], dtype=torch.int32)
+        """What any rank has to say. Collective.
+
+        Raises:
+            SupersededError: on every rank, where the run was started again since.
+        """
+        mine = [self._signals.received is not None, waiting, saving, self._slow, self._is_superseded()]
+        flags = torch.tensor(mine, dtype=torch.int32)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
-        stop, any_waiting, any_saving, slow = (bool(flag) for flag in flags.tolist())
+        stop, any_waiting, any_saving, slow, superseded = (bool(flag) for flag in flags.tolist())
+        if superseded:
+            self._fence.refuse()
         self.steps_are_long = slow
         return Agreement(stop, any_waiting, any_saving)
+
+    def _is_superseded(self) -> bool:
+        """Rank 0 looks, now and then: a file system is asked."""
+        if self._group.rank() != 0 or time.monotonic() < self._next_look:
+            return False
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        return not self._fence.holds()
 
     def check(self) -> None:
         """Collective.

@@ -1,0 +1,109 @@
+"""Whole runs, as a user starts them, that hang or are started a second time while the first goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dist_plm.observe.metrics import read_metrics
+from dist_plm.observe.watchdog import EXIT_HUNG
+from tests.train.conftest import ROOT, TINY
+
+pytestmark = pytest.mark.ranks
+
+#: Seconds: least, and then the time for reports, a look at the clock each 1/20.
+LEAST, REPORT = 6.0, 3.0
+ENDLESS = (
+    "train.steps=1000000",
+    "train.eval_samples=0",
+    "train.eval_every=0",
+    "data.loader_workers=0",
+    f"train.hang_minutes={LEAST / 60}",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def wait(self) -> int:
+        return self.process.wait(90)
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 90) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.05)
+
+
+@contextmanager
+def running(ranks: int, store: Path, run_dir: Path, *overrides: str) -> Iterator[Run]:
+    start = ["-m", "dist_plm.cluster.torchrun", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}"]
+    argv = [sys.executable, *(start if ranks > 1 else []), "launch/pretrain.py", f"data.path={store}"]
+    argv += [f"run.dir='{run_dir}'", *TINY, *ENDLESS, *overrides]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(ROOT)}
+    log = run_dir.with_name(f"{run_dir.name}.{time.monotonic_ns()}.log")
+    with log.open("wb") as output:
+        process = subprocess.Popen(argv, cwd=ROOT, env=env, stdout=output, stderr=output)
+    try:
+        yield Run(process, log)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def steps(run_dir: Path) -> int:
+    path = run_dir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def test_a_stopped_rank_is_named_and_ends_the_run(store: Path, tmp_path: Path) -> None:
+    with running(2, store, tmp_path) as run:
+        run.wait_for(lambda: steps(tmp_path) >= 5)
+        stopped = json.loads((tmp_path / "log/seen/start_1/rank_00001.json").read_text())["pid"]
+        os.kill(stopped, signal.SIGSTOP)
+        began = time.monotonic()
+        log = tmp_path / "log" / "rank_00000.log"
+        run.wait_for(lambda: "said nothing" in log.read_text())
+        # The bound: limit, a look at the clock, and the wait for what never comes; slack for a busy machine.
+        assert time.monotonic() - began < LEAST * 1.05 + REPORT + 10
+        os.kill(stopped, signal.SIGCONT)  # torchrun would wait 30 s before it kills what it cannot terminate
+        code = run.wait()
+    assert code not in (0, 2, 75)
+    output = run.output()
+    assert f"rank 0 with {EXIT_HUNG}" in output
+    assert "no progress for 6 s: 1 of 2 ranks wait, rank 1 said nothing" in output
+    assert f", process {stopped}, at " in output
+    text = log.read_text()
+    assert "gloo:all_reduce number" in text
+    assert "_make_step" in text, "the stacks are not in the log"
+    entries = json.loads((tmp_path / "log" / "rank_00000.flight.json").read_text())["entries"]
+    assert entries[-1]["profiling_name"].startswith("gloo:")
+
+
+def test_a_second_start_ends_the_first_which_writes_nothing_more(store: Path, tmp_path: Path) -> None:
+    with running(1, store, tmp_path, "checkpoint.every=50") as first:
+        first.wait_for(lambda: steps(tmp_path) >= 60)
+        with running(1, store, tmp_path, "checkpoint.every=1000000") as second:
+            assert first.wait() == 2
+            second.process.terminate()
+            assert second.wait() == 75, second.output()
+    told = first.output()
+    assert "was taken over by start 2 of this run" in told
+    assert "Traceback" not in told
+    records = [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")]
+    assert records == list(range(1, records[-1] + 1))
+    assert (tmp_path / "checkpoints" / "latest").read_text() == f"step_{records[-1]:08d}\n"
