@@ -28,6 +28,15 @@ class Windows:
     documents: NDArray[np.int32]
     samples: NDArray[np.int64]
 
+    @classmethod
+    def joined(cls, parts: Sequence["Windows"], order: NDArray[np.int64], samples: NDArray[np.int64]) -> "Windows":
+        """The rows of all parts, in this order, as samples of these numbers."""
+        return cls(
+            np.concatenate([part.tokens for part in parts])[order],
+            np.concatenate([part.documents for part in parts])[order],
+            samples,
+        )
+
 
 class WindowDataset:
     """The tokens [start, stop) of a store, documents joined, cut into windows of `sequence_length` + 1 tokens.
@@ -69,14 +78,13 @@ class WindowDataset:
 
     def read(self, samples: NDArray[np.int64]) -> Windows:
         """The windows of samples [B]."""
-        length = self.sequence_length + 1
-        tokens = np.empty((len(samples), length), dtype=np.int64)
-        documents = np.zeros((len(samples), length), dtype=np.int32)
+        samples, length = np.asarray(samples, dtype=np.int64), self.sequence_length + 1
         starts = self.start + windows_of(samples, self.num_windows, self.seed) * self.sequence_length
-        for row, start in enumerate(starts.tolist()):
-            tokens[row] = self.store.read(start, length)
-            documents[row, self.store.document_starts(start + 1, start + length) - start] = 1
-        return Windows(tokens, np.cumsum(documents, axis=1, dtype=np.int32), np.asarray(samples, dtype=np.int64))
+        tokens = self.store.read_many(starts, np.full_like(starts, length)).reshape(-1, length)
+        begins = np.zeros(tokens.shape, dtype=np.int32)
+        rows, positions = self.store.document_starts(starts + 1, starts + length)
+        begins[rows, positions - starts[rows]] = 1
+        return Windows(tokens, np.cumsum(begins, axis=1, dtype=np.int32), samples)
 
     def identity(self) -> str:
         """A hash of all that decides which tokens sample n holds; equal identities mean equal samples."""

@@ -5,6 +5,7 @@ any state. `permute` is a keyed bijection on [0, length) for any length, compute
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -106,6 +107,11 @@ def _round_keys(key: int) -> list[int]:
     return [mix(key, i) for i in range(_ROUNDS)]
 
 
+@lru_cache(maxsize=256)  # an epoch has one key: a fifth of the time of a small batch
+def _round_keys_64(key: int) -> tuple[np.uint64, ...]:
+    return tuple(np.uint64(k) for k in _round_keys(key))
+
+
 def _finalise(z: int) -> int:
     z = ((z ^ (z >> 30)) * _MULTIPLIERS[0]) & _MASK
     z = ((z ^ (z >> 27)) * _MULTIPLIERS[1]) & _MASK
@@ -120,7 +126,7 @@ def _finalise_many(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _feistel_many(state: NDArray[np.uint64], length: int, key: int) -> NDArray[np.uint64]:
     a, b = (np.uint64(radix) for radix in _radices(length))
-    keys = [np.uint64(k) for k in _round_keys(key)]
+    keys = _round_keys_64(key)
     left, right = state % a, state // a
     for i in range(0, _ROUNDS, 2):
         left = (left + _finalise_many(right ^ keys[i]) % a) % a

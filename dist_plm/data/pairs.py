@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dist_plm.data.order import mix_many, windows_of
 from dist_plm.data.splits import StoreSplit, find_split
+from dist_plm.data.store import counting
 from dist_plm.errors import DataError
 
 Ints = NDArray[np.int64]
@@ -41,6 +42,17 @@ class Sentences:
     ends: Ints
     runs: Ints
 
+    @classmethod
+    def joined(cls, parts: Sequence["Sentences"], order: Ints) -> "Sentences":
+        """The runs of all parts, in this order."""
+        tokens = np.concatenate([part.tokens for part in parts])
+        lengths = np.concatenate([np.diff(part.ends, prepend=0) for part in parts])
+        counts = np.concatenate([np.diff(part.runs) for part in parts])
+        sentences = counting((np.cumsum(counts) - counts)[order], counts[order])
+        starts = (np.cumsum(lengths) - lengths)[sentences]
+        runs = np.concatenate([[0], np.cumsum(counts[order])])
+        return cls(tokens[counting(starts, lengths[sentences])], np.cumsum(lengths[sentences]), runs)
+
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
@@ -49,6 +61,14 @@ class Pairs:
     first: Sentences
     second: Sentences | None
     samples: Ints
+
+    @classmethod
+    def joined(cls, parts: Sequence["Pairs"], order: Ints, samples: Ints) -> "Pairs":
+        """The runs of all parts, in this order, as samples of these numbers."""
+        first = Sentences.joined([part.first for part in parts], order)
+        seconds = [part.second for part in parts if part.second is not None]
+        assert len(seconds) in (0, len(parts)), "some parts have second runs and some have none"
+        return cls(first, Sentences.joined(seconds, order) if seconds else None, samples)
 
 
 class PairDataset:
@@ -131,7 +151,7 @@ class PairDataset:
         begin = store.positions_of_sequences(first)
         begin += (position - begin) // most * most
         last = store.sequences_at(np.minimum(begin + most, end) - 1)
-        sentences = _ranges(first, last + 1 - first)
+        sentences = counting(first, last + 1 - first)
         counts = last + 1 - first
         lower = np.maximum(store.positions_of_sequences(sentences), np.repeat(begin, counts))
         upper = store.positions_of_sequences(sentences + 1)
@@ -142,7 +162,7 @@ class PairDataset:
     def _read(self, begin: Ints, lower: Ints, upper: Ints, counts: Ints, end: Ints) -> Sentences:
         """Sentences [lower, upper) [M], `counts` [B] of them a run, cut into pieces of at most `window_length`."""
         pieces = -(-(upper - lower) // self.window_length)
-        index = _ranges(np.zeros_like(pieces), pieces)
+        index = counting(np.zeros_like(pieces), pieces)
         ends = np.minimum(np.repeat(lower, pieces) + (index + 1) * self.window_length, np.repeat(upper, pieces))
         finals = np.cumsum(counts) - 1
         stop = upper[finals]
@@ -205,12 +225,6 @@ def _without_last(sentences: Sentences, complete: NDArray[np.bool_], closing: in
     emptied = np.diff(ends, prepend=0) == 0
     runs = sentences.runs - np.concatenate([[0], np.cumsum(emptied)])[sentences.runs]
     return Sentences(sentences.tokens[keep], ends[~emptied], runs)
-
-
-def _ranges(starts: Ints, counts: Ints) -> Ints:
-    """starts[0], starts[0] + 1, …, `counts[0]` of them, then those from starts[1], and so on."""
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
 
 
 def _draw(key: int, seed: int, counters: Ints, *, below: int | Ints) -> Ints:

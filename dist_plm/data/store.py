@@ -8,32 +8,34 @@ Opening costs the same for any size: the index is mapped, the tokens are read wi
 """
 
 import hashlib
-import mmap
 import os
-import struct
 import weakref
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.data.files import atomic_writer, copy_into
+from dist_plm.data.store_index import (
+    CODES,
+    HEADER,
+    MAGIC,
+    VERSION,
+    Index,
+    bisect_documents,
+    bisect_near,
+    counting,
+    open_index,
+)
 from dist_plm.errors import DataError
 
-MAGIC = b"MMIDIDX\x00\x00"
-VERSION = 1
-HEADER = struct.Struct("<9sQBQQ")
-#: Megatron's dtype codes. 6 and 7 are floats, which hold no tokens.
-DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
-_CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 _BLOCK = 2**20  # index entries in memory at a time
 _PROBE_BYTES = 2**20  # of tokens, at either end, that a fingerprint reads
-_PROBE_SEQUENCES = 1024  # index entries checked on opening
 
 
 class TokenStore:
@@ -45,7 +47,7 @@ class TokenStore:
         num_tokens, num_sequences, num_documents: how much it holds.
     """
 
-    def __init__(self, prefix: str, index: "_Index", descriptor: int) -> None:
+    def __init__(self, prefix: str, index: Index, descriptor: int) -> None:
         self.prefix = prefix
         self.dtype = index.dtype
         self.num_sequences = len(index.lengths)
@@ -63,7 +65,7 @@ class TokenStore:
             DataError: a file is missing, is not in this format, or their sizes do not fit together.
         """
         prefix = str(prefix)
-        index = _open_index(prefix + ".idx")
+        index = open_index(prefix + ".idx")
         try:
             descriptor = os.open(prefix + ".bin", os.O_RDONLY)
         except OSError as error:
@@ -135,13 +137,22 @@ class TokenStore:
         found = [bisect_right(documents, sequence) for sequence in self.sequences_at(positions).tolist()]
         return np.array(found, dtype=np.int64) - 1
 
-    def document_starts(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Positions in [start, stop) where documents begin, ascending. Documents without tokens repeat a position."""
-        size, index = self.dtype.itemsize, self._index
-        first = bisect_left(index.document_view, bisect_left(index.pointer_view, start * size))
-        last = bisect_left(index.document_view, bisect_left(index.pointer_view, stop * size))
-        last = min(last, self.num_documents)
-        return index.pointers[index.documents[first:last]] // size
+    def document_starts(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
+        """Where documents begin in each of the ranges [starts[i], stops[i]) of tokens.
+
+        Returns:
+            The number i of a range and a position, each [M], in ascending order. Documents without tokens repeat one.
+        """
+        pointers, documents, size = self._index.pointer_view, self._index.document_view, self.dtype.itemsize
+        first, last = [], []
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            low = bisect_left(pointers, start * size)
+            high = bisect_near(pointers, stop * size, low, stop - start)
+            first.append(document := bisect_documents(documents, low))
+            last.append(bisect_near(documents, high, document, stop - start))
+        begins, ends = np.array(first, dtype=np.int64), np.array(last, dtype=np.int64)
+        counts = np.minimum(ends, self.num_documents) - begins
+        return np.repeat(np.arange(len(begins)), counts), self.positions_of_documents(counting(begins, counts))
 
     @property
     def document_offsets(self) -> NDArray[np.int64]:
@@ -227,7 +238,7 @@ class TokenStoreWriter:
     def _write_index(self, path: Path) -> None:
         lengths = np.frombuffer(self._lengths, dtype=np.int32)
         with atomic_writer(path) as file:
-            file.write(HEADER.pack(MAGIC, VERSION, _CODES[self.dtype], len(lengths), len(self._documents)))
+            file.write(HEADER.pack(MAGIC, VERSION, CODES[self.dtype], len(lengths), len(self._documents)))
             file.write(lengths.tobytes())
             position = 0
             for start in range(0, len(lengths), _BLOCK):
@@ -236,53 +247,3 @@ class TokenStoreWriter:
                 file.write(((ends - block) * self.dtype.itemsize).tobytes())
                 position = int(ends[-1])
             file.write(self._documents.tobytes())
-
-
-class _Index(NamedTuple):
-    dtype: np.dtype
-    lengths: NDArray[np.int32]
-    pointers: NDArray[np.int64]
-    documents: NDArray[np.int64]
-    num_bytes: int  # of the .bin file
-    # The same numbers for searching one by one: a fifth of the time of an array's elements.
-    pointer_view: memoryview
-    document_view: memoryview
-
-
-def _open_index(path: str) -> _Index:
-    try:
-        with open(path, "rb") as file:
-            head = file.read(HEADER.size)
-            size = os.fstat(file.fileno()).st_size
-            if len(head) < HEADER.size or not head.startswith(MAGIC):
-                raise DataError(f"{path} is not the index of a Megatron token store (no {MAGIC[:7].decode()} header)")
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise DataError(f"cannot open {path}: {error.strerror}; is it the prefix of a .bin/.idx pair?") from error
-    _, version, code, num_sequences, num_indices = HEADER.unpack(head)
-    if version != VERSION:
-        raise DataError(f"{path} has format version {version}; this program reads version {VERSION}")
-    if code not in DTYPES:
-        raise DataError(f"{path} has dtype code {code}, which is not an integer type; known are {sorted(DTYPES)}")
-    expected = HEADER.size + 12 * num_sequences + 8 * num_indices
-    if size not in (expected, expected + num_sequences):
-        raise DataError(
-            f"{path} holds {size:,} bytes where its header asks for {expected:,}: it is truncated or damaged; "
-            "copy or prepare it again"
-        )
-    pointers_at = HEADER.size + 4 * num_sequences
-    lengths = np.frombuffer(mapped, np.dtype("<i4"), num_sequences, HEADER.size)
-    pointers = np.frombuffer(mapped, np.dtype("<i8"), num_sequences, pointers_at)
-    documents = np.frombuffer(mapped, np.dtype("<i8"), num_indices, pointers_at + 8 * num_sequences)
-    dtype = np.dtype(DTYPES[code])
-    num_bytes = int(pointers[-1]) + int(lengths[-1]) * dtype.itemsize if num_sequences else 0
-    ends = np.cumsum(lengths[:_PROBE_SEQUENCES], dtype=np.int64) * dtype.itemsize
-    starts = pointers[: _PROBE_SEQUENCES + 1]
-    covered = num_indices and documents[0] == 0 and documents[-1] == num_sequences
-    joined = num_sequences == 0 or (starts[0] == 0 and np.array_equal(starts[1:], ends[: len(starts) - 1]))
-    if not (covered and joined):
-        raise DataError(f"{path} is damaged: documents and sequences do not cover each other; prepare it again")
-    view, documents_at = memoryview(mapped), pointers_at + 8 * num_sequences
-    pointer_view = view[pointers_at:documents_at].cast("q")
-    document_view = view[documents_at:expected].cast("q")
-    return _Index(dtype, lengths, pointers, documents, num_bytes, pointer_view, document_view)

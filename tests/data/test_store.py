@@ -82,10 +82,39 @@ def test_document_starts_equal_a_scan_of_the_offsets(tmp_path_factory, documents
     offsets = store.document_offsets
     lengths = [sum(map(len, sequences)) for sequences in documents]
     assert offsets.tolist() == [sum(lengths[:i]) for i in range(len(lengths))]
-    start = data.draw(st.integers(0, store.num_tokens))
-    stop = data.draw(st.integers(start, store.num_tokens))
-    expected = offsets[(offsets >= start) & (offsets < stop)].tolist()
-    assert store.document_starts(start, stop).tolist() == expected
+    assert store.positions_of_documents(np.arange(len(lengths))).tolist() == offsets.tolist()
+    starts = np.array(data.draw(st.lists(st.integers(0, store.num_tokens), max_size=5)), dtype=np.int64)
+    stops = np.array([data.draw(st.integers(start, store.num_tokens)) for start in starts.tolist()], dtype=np.int64)
+    ranges = zip(starts, stops, strict=True)
+    expected = [(i, int(o)) for i, (a, b) in enumerate(ranges) for o in offsets if a <= o < b]
+    found = store.document_starts(starts, stops)
+    assert list(zip(*(part.tolist() for part in found), strict=True)) == expected
+
+
+@given(documents=documents_strategy)
+def test_every_token_is_found_in_its_sequence_and_document(tmp_path_factory, documents):
+    prefix = tmp_path_factory.mktemp("at") / "s"
+    with TokenStoreWriter(prefix, dtype_for(60001)) as writer:
+        for sequences in documents:
+            writer.add_document([t for s in sequences for t in s], [len(s) for s in sequences])
+    store = TokenStore.open(prefix)
+    positions = np.arange(store.num_tokens)
+    sequences = [s for document in documents for s in document]
+    assert store.sequences_at(positions).tolist() == [i for i, s in enumerate(sequences) for _ in s]
+    assert store.documents_at(positions).tolist() == [i for i, d in enumerate(documents) for s in d for _ in s]
+    ends = np.cumsum([len(s) for s in sequences], dtype=np.int64)
+    assert store.positions_of_sequences(np.arange(len(sequences) + 1)).tolist() == [0, *ends.tolist()]
+
+
+def test_runs_of_tokens_are_read_one_after_another(tmp_path):
+    store = TokenStore.open(write(tmp_path / "s"))
+    whole = store.read(0, store.num_tokens).tolist()
+    found = store.read_many(np.array([5, 0, 2, 8]), np.array([3, 2, 0, 0]))
+    assert found.tolist() == whole[5:8] + whole[:2]
+    assert store.read_many(np.array([], dtype=np.int64), np.array([], dtype=np.int64)).tolist() == []
+    for start, length in ((7, 2), (-1, 1)):
+        with pytest.raises(AssertionError, match="runs"):
+            store.read(start, length)
 
 
 def test_append_joins_stores(tmp_path):
@@ -101,7 +130,9 @@ def test_append_joins_stores(tmp_path):
 def test_an_empty_store_opens(tmp_path):
     store = TokenStore.open(write(tmp_path / "s", []))
     assert (store.num_tokens, store.num_documents) == (0, 0)
-    assert store.document_offsets.tolist() == store.document_starts(0, 0).tolist() == store.read(0, 0).tolist() == []
+    assert store.document_offsets.tolist() == store.read(0, 0).tolist() == []
+    ranges, positions = store.document_starts(np.array([0]), np.array([0]))
+    assert len(ranges) == len(positions) == 0
 
 
 def test_pickles_as_its_prefix(tmp_path):
