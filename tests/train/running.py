@@ -70,8 +70,11 @@ def run_case(world: World, config: PretrainConfig, port: int) -> int:
 
 
 def killed_case(world: World, config: PretrainConfig, port: int, victim: int, seed: int, while_saving: bool) -> int:
-    """A run in which rank `victim` dies by SIGKILL: a random time after its first step, or after a save begins."""
-    delay = random.Random(seed).uniform(0, 0.2 if while_saving else 1.0)
+    """A run in which rank `victim` dies by SIGKILL, a random time after a random step, or after one of three saves, begins.
+
+    Begins are counted, not timed: a slow machine gets as far before it dies as a quick one."""
+    draw = random.Random(seed)
+    delay, at = draw.uniform(0, 0.04), 1 + seed % 3 if while_saving else draw.randint(1, 9)
     if world.rank != victim:
         return run_case(world, config, port)
 
@@ -79,7 +82,7 @@ def killed_case(world: World, config: PretrainConfig, port: int, victim: int, se
         threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
     owner, name = (CheckpointWriter, "save") if while_saving else (MegatronEngine, "train_step")
-    with before(owner, name, 1, arm):
+    with before(owner, name, at, arm):
         return run_case(world, config, port)
 
 

@@ -13,7 +13,7 @@ from tests.train.running import TIMES, killed_case, make_store, run_case, settin
 pytestmark = pytest.mark.ranks
 
 RANKS = 2
-CHAOS = {"train__steps": 90, "train__eval_every": 7, "checkpoint__every": 3, "train__log_every": 1}
+CHAOS = {"train__steps": 120, "train__eval_every": 7, "checkpoint__every": 3, "train__log_every": 1}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_killed_at_random_moments_it_ends_like_the_uninterrupted_run(ranks, stor
     assert ranks.run(RANKS, run_case, config, free_port()) == [0, 0]
     assert records(tmp_path / "killed") == records(tmp_path / "whole")
     assert leftovers(tmp_path / "killed") == []
-    assert LocalStorage(tmp_path / "killed" / "checkpoints").steps() == [87, 90]
+    assert LocalStorage(tmp_path / "killed" / "checkpoints").steps() == [117, 120]
 
 
 def test_another_stream_of_samples_is_refused_or_recorded(ranks, store, tmp_path):
