@@ -32,6 +32,7 @@ from dist_plm.models.layout import Layout, describe
 from dist_plm.models.scores import Scores
 from dist_plm.objectives.base import LossTerm
 from dist_plm.optim.build import build_optimizer, set_learning_rate
+from dist_plm.optim.depth import Depths
 from dist_plm.optim.groups import parameter_groups
 from dist_plm.optim.lamb import Lamb
 from dist_plm.parallel.groups import Groups
@@ -200,7 +201,7 @@ def build_deepspeed(
 
 def _groups(config: PretrainConfig, chunks: Sequence[nn.Module]) -> list[dict[str, Any]]:
     named = [pair for chunk in chunks for pair in chunk.named_parameters()]
-    groups = parameter_groups(named, config.optim, config.model.layers)
+    groups = parameter_groups(named, config.optim, Depths.of(config.model))
     return [cast("dict[str, Any]", group) for group in groups if group["params"]]
 
 

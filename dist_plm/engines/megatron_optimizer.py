@@ -18,6 +18,7 @@ from dist_plm.engines.partition import Fragment, Spans
 from dist_plm.models.layout import describe
 from dist_plm.optim.build import build_optimizer as torch_optimizer
 from dist_plm.optim.build import fill_state
+from dist_plm.optim.depth import Depths
 from dist_plm.optim.groups import parameter_groups
 from dist_plm.optim.lamb import Lamb
 from dist_plm.parallel.groups import Groups
@@ -53,7 +54,7 @@ def _replacement(
 
 def _groups(config: PretrainConfig, chunks: Sequence[nn.Module]) -> list[dict[str, Any]]:
     named = [pair for chunk in chunks for pair in chunk.named_parameters()]
-    return cast("list[dict[str, Any]]", parameter_groups(named, config.optim, config.model.layers))
+    return cast("list[dict[str, Any]]", parameter_groups(named, config.optim, Depths.of(config.model)))
 
 
 def _wrap(config: PretrainConfig, chunks: Sequence[DistributedDataParallel], groups: Groups) -> MegatronOptimizer:

@@ -1,14 +1,12 @@
 """Which parameters are decayed, adapted and slowed: rules on the parameter, so that no architecture needs a list."""
 
-import re
 from collections.abc import Iterable
 from typing import TypedDict
 
 from torch.nn import Parameter
 
 from dist_plm.config.schema import OptimConfig
-
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+from dist_plm.optim.depth import Depths
 
 
 class ParamGroup(TypedDict):
@@ -24,7 +22,7 @@ class ParamGroup(TypedDict):
 
 
 def parameter_groups(
-    named_parameters: Iterable[tuple[str, Parameter]], optim: OptimConfig, num_layers: int
+    named_parameters: Iterable[tuple[str, Parameter]], optim: OptimConfig, depths: Depths
 ) -> list[ParamGroup]:
     """Matrices in one group; in the other norms and biases, which by default are neither decayed nor adapted.
 
@@ -33,13 +31,13 @@ def parameter_groups(
 
     With `optim.layer_decay` below 1 there is such a pair for each depth, and a depth learns at layer_decay times the rate
     of the one above it (Clark et al. 2020, arXiv 2003.10555, appendix B; Howard & Ruder 2018, arXiv 1801.06146, section
-    3.2): the head at the full rate, embeddings slowest.
+    3.2): the head at the full rate, embeddings slowest; `depths` says where a parameter lies.
 
     The groups are of the same number and meaning on every pipeline stage, so some may be empty. A tied parameter met
     twice is taken once; frozen ones are left out. Shapes must be the logical ones, so call this before an engine flattens
     or partitions the parameters.
     """
-    scales = [optim.layer_decay ** (num_layers + 1 - depth) for depth in range(num_layers + 2)]
+    scales = [optim.layer_decay ** (depths.layers + 1 - depth) for depth in range(depths.layers + 2)]
     if optim.layer_decay == 1.0:
         scales = [1.0]
     groups = [_group(optim, scale, vectors=vectors) for scale in scales for vectors in (False, True)]
@@ -48,7 +46,9 @@ def parameter_groups(
         if id(parameter) in seen or not parameter.requires_grad:
             continue
         seen.add(id(parameter))
-        depth = _depth(name, num_layers) if len(scales) > 1 else 0
+        # The copy of a tied weight on the last pipeline stage has to learn like the one on the first.
+        name = getattr(parameter, "canonical_name", name)
+        depth = depths.of_parameter(name) if len(scales) > 1 else 0
         groups[2 * depth + _is_norm_or_bias(name, parameter)]["params"].append(parameter)
     return groups
 
@@ -65,10 +65,3 @@ def _group(optim: OptimConfig, scale: float, *, vectors: bool) -> ParamGroup:
 
 def _is_norm_or_bias(name: str, parameter: Parameter) -> bool:
     return parameter.dim() < 2 or name.rpartition(".")[2] == "bias"
-
-
-def _depth(name: str, num_layers: int) -> int:
-    """0 for embeddings, 1 for the first layer, num_layers + 1 for what follows the last."""
-    if found := _LAYER.search(name):
-        return int(found[1]) + 1
-    return 0 if "embedding" in name else num_layers + 1

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from dist_plm.config.schema import OptimConfig
+from dist_plm.optim.depth import Depths
 from dist_plm.optim.groups import ParamGroup, parameter_groups
 
 
@@ -17,7 +18,7 @@ def groups_of(named, weight_decay: float, all_alike: bool = False, layers: int =
         adapt_norms_and_biases=all_alike,
         **changes,
     )
-    return parameter_groups(named, optim, layers)
+    return parameter_groups(named, optim, Depths(layers, {"": range(layers)}))
 
 
 class Block(nn.Module):
