@@ -21,6 +21,7 @@ _READERS: dict[str, tuple[str, ...]] = {
     "mask_units": _MASKED,
     "span_p": _MASKED,
     "span_longest": _MASKED,
+    "word_segmenter": _MASKED,
     "mean_span": ("span",),
     "negative_rate": _MASKED_PAIRS,
     "short_rate": _MASKED_PAIRS,
@@ -39,6 +40,8 @@ def _unread(case: Case) -> Iterator[str]:
     if objective.name in _MASKED and objective.mask_units != "spans":
         reason = f"objective.mask_units = {objective.mask_units!r}"
         yield from no_effect(objective, "objective", ("span_p", "span_longest"), reason)
+    if objective.name in _MASKED and objective.mask_units == "tokens":
+        yield from no_effect(objective, "objective", ("word_segmenter",), "objective.mask_units = 'tokens'")
     if objective.name == "causal" and objective.fim_rate == 0:
         yield from no_effect(objective, "objective", ("fim_spm_rate",), "objective.fim_rate = 0.0")
 

@@ -91,6 +91,8 @@ class ObjectiveConfig:
     mask_units: Literal["tokens", "words", "spans"] = "tokens"
     span_p: Annotated[float, Bounds(low=0, high=1, low_open=True)] = 0.2
     span_longest: Count = 10
+    # the same, where words or spans are masked: finds the words of Chinese text, which a vocabulary does not mark
+    word_segmenter: Literal["jieba"] | None = None
     # span: mean number of tokens a span
     mean_span: Annotated[float, at_least(1)] = 3.0
     # mlm_nsp, mlm_sop

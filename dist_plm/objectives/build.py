@@ -1,6 +1,8 @@
 """Chooses the objective that a configuration names."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 from dist_plm.config.schema import ObjectiveConfig
@@ -13,6 +15,7 @@ from dist_plm.objectives.mlm_pairs import MaskedPairs
 from dist_plm.objectives.rtd import ReplacedTokenDetection
 from dist_plm.objectives.span import SpanCorruption, SpanCounts, longest_window
 from dist_plm.objectives.tokens import SpecialTokens
+from dist_plm.objectives.words import WordSegmenter
 
 #: The special tokens that objectives cannot do without.
 NEEDED = {
@@ -52,13 +55,22 @@ def build_objective(
         return Causal(config, MiddleFilling(seed, config.fim_rate, config.fim_spm_rate, special))
     if config.name == "span":
         return SpanCorruption(config, special, seed)
-    masking = build_masking(config, special, seed)
+    masking, segmenter = build_masking(config, special, seed), _segmenter(config, special)
+    special = replace(special, pieces=None)  # no worker needs them any more
     if config.name == "mlm":
-        return MaskedLanguageModel(config, special, masking)
+        return MaskedLanguageModel(config, special, masking, segmenter)
     if config.name == "rtd":
-        return ReplacedTokenDetection(config, special, masking)
+        return ReplacedTokenDetection(config, special, masking, segmenter)
     assert sequence_length is not None
-    return MaskedPairs(config, special, masking, sequence_length)
+    return MaskedPairs(config, special, masking, sequence_length, segmenter)
+
+
+def _segmenter(config: ObjectiveConfig, special: SpecialTokens) -> WordSegmenter | None:
+    if config.word_segmenter is None:
+        return None
+    assert special.pieces is not None
+    assert special.continues is not None
+    return WordSegmenter.of(special.pieces, special.continues)
 
 
 def _problems(config: ObjectiveConfig, special: SpecialTokens | None, sequence_length: int | None) -> Iterator[str]:
@@ -85,9 +97,21 @@ def _problems(config: ObjectiveConfig, special: SpecialTokens | None, sequence_l
             f"objective.mask_units = {config.mask_units!r} needs a tokenizer that marks where words begin, which the "
             "data's does not: set objective.mask_units=tokens, or prepare the data with another tokenizer"
         )
+    if config.word_segmenter is not None:
+        yield from _segmenter_problems(special)
     if config.name == "span":
         assert sequence_length is not None
         yield from _span_problems(config, sequence_length, len(special.sentinels))
+
+
+def _segmenter_problems(special: SpecialTokens) -> Iterator[str]:
+    if special.pieces is None:
+        yield (
+            "objective.word_segmenter = 'jieba' reads the text of tokens, but those of the data's tokenizer are bytes: "
+            "prepare the data with tokenizer=wordpiece or unigram, or set objective.word_segmenter=null"
+        )
+    if find_spec("jieba") is None:
+        yield "objective.word_segmenter = 'jieba' needs the package jieba, which is not installed: pip install jieba"
 
 
 def _span_problems(config: ObjectiveConfig, sequence_length: int, num_sentinels: int) -> Iterator[str]:

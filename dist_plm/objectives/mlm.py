@@ -14,6 +14,7 @@ from dist_plm.objectives.causal import positions_in_documents
 from dist_plm.objectives.masking import Masking
 from dist_plm.objectives.spans import SpanLengths
 from dist_plm.objectives.tokens import SpecialTokens
+from dist_plm.objectives.words import WordSegmenter
 
 
 def build_masking(config: ObjectiveConfig, special: SpecialTokens, seed: int) -> Masking:
@@ -42,6 +43,7 @@ class MaskedLanguageModel:
     config: ObjectiveConfig
     special: SpecialTokens
     masking: Masking
+    segmenter: WordSegmenter | None = None
     source: Literal["windows"] = "windows"
 
     @property
@@ -60,7 +62,7 @@ class MaskedLanguageModel:
         special = self.special
         tokens = self._frame(windows.tokens, special.cls, special.sep)
         documents = self._frame(windows.documents, windows.documents[:, 0], windows.documents[:, -2])
-        words = words_of(windows)
+        words = self._words(windows)
         words = None if words is None else self._frame(words, -1, -1)
         corrupted, labels = self.masking(tokens, windows.samples, documents=documents, words=words)
         batch: Arrays = {"tokens": corrupted, "labels": labels, "samples": windows.samples}
@@ -69,6 +71,12 @@ class MaskedLanguageModel:
         if self.config.reset_positions:
             batch["positions"] = positions_in_documents(documents)
         return batch, tokens
+
+    def _words(self, windows: Windows) -> NDArray[np.int64] | None:
+        words, (rows, length) = words_of(windows), windows.tokens.shape
+        if words is not None or self.segmenter is None:
+            return words
+        return self.segmenter(windows.tokens.reshape(-1), length * np.arange(1, rows + 1)).reshape(rows, length)
 
     def _frame(self, numbers: NDArray, first: NDArray | int | None, last: NDArray | int | None) -> NDArray:
         """A window's numbers [B, window_length + 1] but for the last, between those of the frame: [B, S]."""

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dist_plm.config.schema import ObjectiveConfig
-from dist_plm.objectives.base import Arrays, LossTerm, Pairs, words_of
+from dist_plm.objectives.base import Arrays, LossTerm, Pairs, Sentences, words_of
 from dist_plm.objectives.masking import Masking
 from dist_plm.objectives.pairs import NUM_FRAME, PairCutter, assemble
 from dist_plm.objectives.tokens import SpecialTokens
+from dist_plm.objectives.words import WordSegmenter
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class MaskedPairs:
     special: SpecialTokens
     masking: Masking
     sequence_length: int
+    segmenter: WordSegmenter | None = None
     source: Literal["pairs"] = "pairs"
 
     @property
@@ -48,7 +51,7 @@ class MaskedPairs:
         runs = [pairs.first] if pairs.second is None else [pairs.first, pairs.second]
         text = np.concatenate([run.tokens for run in runs])
         tokens, segments, lengths = assemble(text, first, second, self.special, self.sequence_length)
-        numbers = [words for run in runs if (words := words_of(run)) is not None]
+        numbers = [words for run in runs if (words := self._words(run)) is not None]
         words = (
             assemble(np.concatenate(numbers), first, second, self.special, self.sequence_length)[0] if numbers else None
         )
@@ -61,3 +64,9 @@ class MaskedPairs:
             "lengths": lengths,
             "pair_labels": pair_labels,
         }
+
+    def _words(self, sentences: Sentences) -> NDArray[np.int64] | None:
+        words = words_of(sentences)
+        if words is not None or self.segmenter is None:
+            return words
+        return self.segmenter(sentences.tokens, sentences.ends)

@@ -19,6 +19,7 @@ class SpecialTokens:
         vocab_size: tokens of the tokenizer, before any padding of the model's table.
         ids: all special tokens, end of document and unused ones included: never masked, never drawn as replacements.
         continues: [V] bool, true for a token that continues the word of the token before it (`word_continuations`).
+        pieces: [V], the vocabulary as it is written, which a word segmenter reads; None where its tokens are not text.
         cls, sep: begin a sequence, and end a segment; `<s>` and `</s>` of RoBERTa.
         eos: ends inputs and targets of an encoder-decoder; `</s>` of T5.
         sentinels: stand for corrupted spans, in the order of use; `<extra_id_0>`, `<extra_id_1>`, … of T5.
@@ -28,6 +29,7 @@ class SpecialTokens:
     vocab_size: int
     ids: tuple[int, ...]
     continues: NDArray[np.bool_] | None = None
+    pieces: Sequence[str] | None = None
     cls: int | None = None
     sep: int | None = None
     mask: int | None = None
@@ -41,6 +43,7 @@ class SpecialTokens:
     def __post_init__(self) -> None:
         assert all(0 <= i < self.vocab_size for i in self.ids), "a special token lies outside the vocabulary"
         assert self.continues is None or self.continues.shape == (self.vocab_size,), "continues is not [V]"
+        assert self.pieces is None or len(self.pieces) == self.vocab_size, "pieces are not [V]"
         named = (self.cls, self.sep, self.mask, self.pad, self.eos, self.fim_prefix, self.fim_suffix, self.fim_middle)
         missing = {i for i in (*named, *self.sentinels) if i is not None} - set(self.ids)
         assert not missing, f"special tokens {sorted(missing)} are not among the ids"
