@@ -19,10 +19,9 @@ from dist_plm.engines.base import Engine
 from dist_plm.engines.build import build_engine
 from dist_plm.models.build import build_model
 from dist_plm.models.layout import Layout
-from dist_plm.objectives.build import build_objective
 from dist_plm.parallel.groups import Groups, build_groups
 from tests.ranks.pool import World
-from tests.ranks.training import grid_of, learning_rates, rank_batches
+from tests.ranks.training import grid_of, learning_rates, losses_of, rank_batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ def engine_of(world: World, config: PretrainConfig) -> tuple[Groups, Engine, lis
         grid_of(config), world.device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timedelta(seconds=60)
     )
     model, layouts = build_model(config, groups, world.device.torch_device)
-    losses = build_objective(config.objective).losses
+    losses = losses_of(config)
     return groups, build_engine(config, groups, world.device.torch_device, model, losses), layouts
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.checkpoint.saving import load_case, save_case, whole_states
+from tests.ranks.test_encoders import MODELS
 from tests.ranks.training import configure
 
 pytestmark = pytest.mark.ranks
@@ -111,6 +112,24 @@ def test_fused_gates_and_heads_are_split_anew(ranks, saved, source, target):
 )
 def test_lamb(ranks, saved, source, target):
     check(ranks, saved, source, target, **LAMB)
+
+
+@pytest.mark.parametrize(
+    ("model", "source", "target"),
+    [
+        ("bert", "tensor2_pipeline2", "data2"),
+        ("bert", "deepspeed3_data2", "pipeline2"),
+        ("roberta", "data2_pipeline2_virtual2", "one"),
+        ("electra", "data2_tensor2", "one"),
+        ("electra", "one", "deepspeed2_data2"),
+        ("t5", "tensor4_sequence", "data2"),
+        ("t5", "data2", "deepspeed3_data2"),
+        ("transformer", "one", "tensor2"),
+    ],
+)
+def test_encoders(ranks, saved, model, source, target):
+    lamb = LAMB if model == "bert" else {}
+    check(ranks, saved, source, target, **MODELS[model], **lamb)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.objectives.base import LossTerm
-from tests.ranks.training import LENGTH, VOCAB
 
 LOSSES = {
     "mlm": {"mlm": LossTerm(1.0, "labels")},
@@ -19,6 +18,7 @@ MASK = 3
 
 
 def corrupted_batch(config: PretrainConfig, samples: np.ndarray) -> dict[str, Tensor]:
+    """Arrays of the samples with these numbers, as the configuration's objective would make them of random tokens."""
     make = {"mlm": _masked, "mlm_nsp": _pair, "rtd": _masked, "span": _span}[config.objective.name]
     rows = [make(np.random.default_rng(int(sample)), config) for sample in samples]
     batch = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
@@ -26,21 +26,23 @@ def corrupted_batch(config: PretrainConfig, samples: np.ndarray) -> dict[str, Te
 
 
 def _masked(draw: np.random.Generator, config: PretrainConfig) -> dict[str, np.ndarray]:
-    originals = draw.integers(5, VOCAB, LENGTH)
-    masked = draw.random(LENGTH) < 0.25
+    length = config.data.sequence_length
+    originals = draw.integers(5, config.model.vocab_size, length)
+    masked = draw.random(length) < 0.25
     arrays = {"tokens": np.where(masked, MASK, originals), "labels": np.where(masked, originals, -1)}
     if config.objective.name == "rtd":
         arrays["originals"] = originals
     if config.objective.document_mask:
-        arrays["documents"] = np.cumsum(draw.random(LENGTH) < 0.15).astype(np.int32)
+        arrays["documents"] = np.cumsum(draw.random(length) < 0.15).astype(np.int32)
     return arrays
 
 
 def _pair(draw: np.random.Generator, config: PretrainConfig) -> dict[str, np.ndarray]:
     """Rows of different lengths, some without a masked token or a label for the pair."""
-    length = int(draw.integers(8, LENGTH + 1))
+    most = config.data.sequence_length
+    length = int(draw.integers(8, most + 1))
     split = int(draw.integers(2, length - 2))
-    index = np.arange(LENGTH)
+    index = np.arange(most)
     arrays = _masked(draw, config)
     arrays["labels"] = np.where((index < length) & (draw.random() < 0.9), arrays["labels"], -1)
     arrays["tokens"] = np.where(index < length, arrays["tokens"], 0)
@@ -51,7 +53,8 @@ def _pair(draw: np.random.Generator, config: PretrainConfig) -> dict[str, np.nda
 
 
 def _span(draw: np.random.Generator, config: PretrainConfig) -> dict[str, np.ndarray]:
-    labels = draw.integers(5, VOCAB, LENGTH // 2 + 1)
+    length, vocab = config.data.sequence_length, config.model.vocab_size
+    labels = draw.integers(5, vocab, length // 2 + 1)
     labels[int(draw.integers(4, len(labels))) :] = -1
     shifted = np.concatenate([[0], np.maximum(labels[:-1], 0)])
-    return {"tokens": draw.integers(5, VOCAB, LENGTH), "labels": labels, "decoder_tokens": shifted}
+    return {"tokens": draw.integers(5, vocab, length), "labels": labels, "decoder_tokens": shifted}

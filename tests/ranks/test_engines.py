@@ -11,12 +11,11 @@ from dist_plm.engines.base import Engine
 from dist_plm.engines.build import build_engine
 from dist_plm.errors import ConfigError
 from dist_plm.models.build import build_model
-from dist_plm.objectives.build import build_objective
 from dist_plm.parallel.groups import build_groups
 from tests.ranks.pool import World
 from tests.ranks.test_grids import GRIDS, MODELS
 from tests.ranks.test_lamb import LAMB, OPTIONS
-from tests.ranks.training import Outcome, configure, grid_of, learning_rates, rank_batches, whole
+from tests.ranks.training import Outcome, configure, grid_of, learning_rates, losses_of, rank_batches, whole
 
 pytestmark = pytest.mark.ranks
 
@@ -59,7 +58,7 @@ def build(world: World, config) -> tuple[Engine, object]:
         grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timedelta(seconds=60)
     )
     model, _ = build_model(config, groups, device.torch_device)
-    return build_engine(config, groups, device.torch_device, model, build_objective(config.objective).losses), groups
+    return build_engine(config, groups, device.torch_device, model, losses_of(config)), groups
 
 
 def train_case(world: World, config) -> Outcome:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from dist_plm.engines.build import build_engine
 from dist_plm.models.build import build_model
 from dist_plm.models.hf_names import hf_tensors
 from dist_plm.parallel.groups import build_groups
-from tests.ranks.corrupted import LOSSES, corrupted_batch
+from tests.ranks.corrupted import LOSSES
 from tests.ranks.pool import World
-from tests.ranks.training import batch_of, configure, grid_of, pieces_of
+from tests.ranks.training import batch_of, configure, grid_of, losses_of, pieces_of
 from tests.reference.hf import CASES, ELECTRA, attended, bert_outputs, electra_halves, hf_labels
 
 pytestmark = pytest.mark.ranks
@@ -22,7 +23,7 @@ GRIDS = {"one": (1, {}), "tensor2_sequence": (2, {"parallel__tensor": 2, "parall
 
 
 def make_batch(config):
-    return batch_of(config, SAMPLES) if config.objective.name == "causal" else corrupted_batch(config, SAMPLES)
+    return batch_of(config, SAMPLES)
 
 
 def load(layouts, weights):
@@ -121,6 +122,35 @@ def test_losses_gradients_and_logits(ranks, name, grid):
             torch.testing.assert_close(
                 outcomes[0][1][tensor_name], gradient, rtol=1e-3, atol=1e-5, msg=lambda m, n=tensor_name: f"{n}: {m}"
             )
+
+
+def score_in_stages(world: World, config, weights, batch):
+    """Mean losses by name as the engine evaluates them, and the logits of all positions on the last stage."""
+    groups = build_groups(grid_of(config), world.device, timeout=timedelta(seconds=60))
+    model, layouts = build_model(config, groups, world.device.torch_device)
+    load(layouts, weights)
+    engine = build_engine(config, groups, world.device.torch_device, model, losses_of(config))
+    means = {name: term.mean for name, term in engine.eval_step([batch]).items()}
+    seen = []
+    if groups.coordinates.pipeline == groups.grid.pipeline - 1:
+        model[-1].output.register_forward_hook(lambda module, inputs, output: seen.append(output[0].detach()))
+    engine.eval_step([{**batch, "labels": torch.zeros_like(batch["labels"])}])
+    return means, seen
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("t5")])
+def test_two_pipeline_stages(ranks, name):
+    settings = {**CASES[name].changes, "train__micro_batch": len(SAMPLES), "train__global_batch": len(SAMPLES)}
+    config = configure(2, parallel__pipeline=2, **settings)
+    weights, _, losses, logits, _ = reference(name)
+    batch = make_batch(config)
+    first, last = ranks.run(2, score_in_stages, config, weights, batch)
+    for means, _ in (first, last):
+        assert means == pytest.approx(losses, abs=1e-4)
+    assert not first[1]
+    ours = last[1][0][..., : logits.shape[-1]].view(logits.shape[1], logits.shape[0], -1).transpose(0, 1)
+    rows = attended(batch).bool()
+    assert float((ours - logits)[rows].abs().max()) < 1e-4
 
 
 @pytest.mark.parametrize("grid", GRIDS)

@@ -1,6 +1,6 @@
 """Trains a tiny model for a few steps on the ranks of a test case, over batches that are a function of the sample number."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -21,6 +21,7 @@ from dist_plm.objectives.build import build_objective
 from dist_plm.optim.schedules import learning_rate
 from dist_plm.parallel.grid import Grid
 from dist_plm.parallel.groups import Groups, build_groups
+from tests.ranks.corrupted import LOSSES, corrupted_batch
 from tests.ranks.pool import World
 
 VOCAB = 211  # prime: every padding and every split is uneven
@@ -69,7 +70,15 @@ def windows_of(samples: np.ndarray) -> TextWindows:
     return TextWindows(np.stack(tokens), np.stack(documents).astype(np.int32), np.asarray(samples, dtype=np.int64))
 
 
+def losses_of(config: PretrainConfig) -> Mapping[str, LossTerm]:
+    """The parts of the objective's loss."""
+    return LOSSES.get(config.objective.name) or build_objective(config.objective).losses
+
+
 def batch_of(config: PretrainConfig, samples: np.ndarray) -> dict[str, Tensor]:
+    """Tokens and labels of the samples with these numbers, in the form of the configuration's objective."""
+    if config.objective.name != "causal":
+        return corrupted_batch(config, samples)
     arrays = build_objective(config.objective).collate(windows_of(samples))
     if config.train.seed % 2:  # labels differ in number between samples, so that a mean of means would be wrong
         keep = np.arange(LENGTH)[None, :] < 8 + 3 * (samples[:, None] % 7)
@@ -100,40 +109,24 @@ def grid_of(config: PretrainConfig) -> Grid:
     return Grid(data=parallel.data, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
 
 
-def rank_batches(
-    config: PretrainConfig, groups: Groups, step: int, make: Callable[..., dict[str, Tensor]] = batch_of
-) -> list[dict[str, Tensor]]:
+def rank_batches(config: PretrainConfig, groups: Groups, step: int) -> list[dict[str, Tensor]]:
     train = config.train
     sizes = {"global_batch": train.global_batch, "micro_batch": train.micro_batch, "data_size": groups.grid.data}
     count = num_microbatches(config)
-    return [make(config, microbatch_samples(step, m, groups.coordinates.data, **sizes)) for m in range(count)]
+    return [batch_of(config, microbatch_samples(step, m, groups.coordinates.data, **sizes)) for m in range(count)]
 
 
-def train_case(
-    world: World,
-    config: PretrainConfig,
-    make: Callable[..., dict[str, Tensor]] = batch_of,
-    losses: Mapping[str, LossTerm] | None = None,
-) -> Outcome:
-    """Runs on every rank of a case of the pool.
-
-    Args:
-        make: gives a batch of the samples with certain numbers.
-        losses: the parts of the loss; the objective's if None.
-    """
+def train_case(world: World, config: PretrainConfig) -> Outcome:
+    """Runs on every rank of a case of the pool."""
     device = world.device
     groups = build_groups(
         grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timedelta(seconds=60)
     )
     model, layouts = build_model(config, groups, device.torch_device)
     initial = pieces_of(layouts)
-    losses = losses or build_objective(config.objective).losses
-    engine = build_engine(config, groups, device.torch_device, model, losses)
-    results = [
-        engine.train_step(rank_batches(config, groups, step, make), lr)
-        for step, lr in enumerate(learning_rates(config))
-    ]
-    sums = engine.eval_step(rank_batches(config, groups, 0, make))
+    engine = build_engine(config, groups, device.torch_device, model, losses_of(config))
+    results = [engine.train_step(rank_batches(config, groups, s), lr) for s, lr in enumerate(learning_rates(config))]
+    sums = engine.eval_step(rank_batches(config, groups, 0))
     return Outcome(
         losses=[r.loss for r in results],
         terms=[dict(r.terms) for r in results],
