@@ -14,7 +14,7 @@ from _compose import compose
 from _help import OPTIONS, help_text
 from _summary import summary
 
-from dist_plm.cluster.check import check
+from dist_plm.cluster.check import check, check_run, data_is_here
 from dist_plm.config.decode import decode, encode
 from dist_plm.config.launchenv import from_environment
 from dist_plm.config.origins import Origin, complete, table, trace
@@ -100,6 +100,8 @@ def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str,
         return _print_origins(config, origins, world_size)
     checked = _CHECKS[config_class](config, world_size)
     if options.check:
+        if isinstance(config, PretrainConfig) and not isinstance(config, SubmissionConfig) and data_is_here(config):
+            checked = check_run(config, world_size, with_data=True)
         print(summary(checked, world_size))
         return EXIT_FINISHED
     return run(config, complete(origins, encode(config), encode(config))) or EXIT_FINISHED

@@ -17,6 +17,8 @@ Most used settings:
   run.name=NAME  track=wandb  checkpoint.every=500  where it goes
 """
 
+import sys
+
 from _app import main
 
 from dist_plm.config.origins import Origin
@@ -26,7 +28,7 @@ from dist_plm.config.schema import PretrainConfig
 def run(config: PretrainConfig, origins: dict[str, Origin]) -> int | None:
     from dist_plm.train.build import run_pretrain  # imports torch, which --help and --check do without
 
-    return run_pretrain(config)
+    return run_pretrain(config, overrides=[word for word in sys.argv[1:] if not word.startswith("-")])
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from dist_plm.config.decode import show
 from dist_plm.config.rules import finalize
 from dist_plm.config.rules_training import path_problems
 from dist_plm.config.schema import ClusterConfig, PretrainConfig, SubmissionConfig
-from dist_plm.data.manifest import read_manifest
-from dist_plm.errors import ConfigError
+from dist_plm.errors import ConfigError, DataError
 
 #: Slurm's forms of a time limit, by which units their numbers count: sbatch(1), --time.
 _TIME_FORMS = (
@@ -37,15 +36,14 @@ def check(submission: SubmissionConfig) -> SubmissionConfig:
     problems = [p for rule in (_time, _gpus, _options, _memory, _paths) for p in rule(submission.cluster)]
     run = run_of(submission)
     try:
-        known = submission.submit.check_data and Path(run.data.path).is_dir()
-        vocab_size = read_manifest(run.data.path).tokenizer.vocab_size if known else None
-        run = finalize(run, world_size=world_size(submission), vocab_size=vocab_size)
+        run = check_run(run, world_size(submission), with_data=submission.submit.check_data)
     except ConfigError as error:
         raise ConfigError(problems + error.problems) from error
+    except DataError:
+        if not problems:
+            raise
     if problems:
         raise ConfigError(problems)
-    if submission.submit.check_data:
-        _open_data(run)
     return replace(submission, **{f.name: getattr(run, f.name) for f in fields(run)})
 
 
@@ -139,11 +137,23 @@ def _paths(cluster: ClusterConfig) -> Iterator[str]:
                 yield f"cluster.container = {show(cluster.container)} is empty: give a command, or null"
 
 
-def _open_data(run: PretrainConfig) -> None:
-    """Opens what the run will open."""
-    # Brings NumPy, which launch scripts do without until they have to read data.
-    from dist_plm.data.dataset import open_split
+def check_run(run: PretrainConfig, world_size: int, *, with_data: bool) -> PretrainConfig:
+    """A run complete and checked for `world_size` ranks; `with_data` opens what it will open.
 
-    for name in ["train", "validation"] if run.train.eval_samples > 0 else ["train"]:
-        data = run.data
-        open_split(data.path, name, data.split, sequence_length=data.sequence_length, seed=run.train.seed)
+    Raises:
+        ConfigError: with every rule that is broken.
+        DataError: the corpus cannot be used.
+    """
+    if not with_data:
+        return finalize(run, world_size=world_size, vocab_size=None)
+    # Brings NumPy, which launch scripts do without until they have to read data.
+    from dist_plm.train.data import open_data, vocab_size_of
+
+    run = finalize(run, world_size=world_size, vocab_size=vocab_size_of(run.data.path))
+    open_data(run)
+    return run
+
+
+def data_is_here(run: PretrainConfig) -> bool:
+    """Whether there is anything at data.path, seen from this machine."""
+    return Path(run.data.path).is_dir() or Path(f"{run.data.path}.idx").exists()

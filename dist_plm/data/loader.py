@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 
 from dist_plm.data.batches import Plan
-from dist_plm.data.dataset import WindowDataset, Windows
+from dist_plm.data.dataset import WindowDataset
+from dist_plm.data.pairs import PairDataset
 from dist_plm.errors import Refusal
 
 Arrays = dict[str, NDArray]
@@ -39,7 +40,7 @@ class MicrobatchLoader:
     """Iterates the microbatches of one data rank for steps [start_step, stop_step), as dicts of tensors.
 
     Args:
-        collate: turns windows into named arrays; pickled for the workers, so it must be importable there.
+        collate: turns what the dataset reads into named arrays; pickled for the workers, so it must be importable there.
         num_workers: worker processes; 0 prepares each microbatch in this process when it is asked for.
         prefetch: microbatches that each worker keeps ready.
         pin_memory: hands out page-locked tensors (CUDA), so that copies to the device overlap with computation.
@@ -54,8 +55,8 @@ class MicrobatchLoader:
 
     def __init__(
         self,
-        dataset: WindowDataset,
-        collate: Callable[[Windows], Arrays],
+        dataset: WindowDataset | PairDataset,
+        collate: Callable[[Any], Arrays],
         *,
         micro_batch: int,
         global_batch: int,

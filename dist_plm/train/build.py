@@ -4,7 +4,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
@@ -19,21 +20,15 @@ from dist_plm.checkpoint.together import on_first
 from dist_plm.checkpoint.writing import CheckpointWriter
 from dist_plm.config import runfile
 from dist_plm.config.decode import encode
-from dist_plm.config.derived import ENCODERS
 from dist_plm.config.launchenv import LaunchEnv, from_environment
 from dist_plm.config.rules import finalize
 from dist_plm.config.schema import PretrainConfig
-from dist_plm.data.dataset import WindowDataset, open_split
 from dist_plm.data.loader import MicrobatchLoader
-from dist_plm.data.manifest import read_manifest
 from dist_plm.device.select import Device, choose
 from dist_plm.engines.base import Batch
 from dist_plm.engines.build import build_engine
 from dist_plm.errors import EXIT_FINISHED, EXIT_REQUEUE, ConfigError
 from dist_plm.models.build import build_model
-from dist_plm.objectives.base import Objective
-from dist_plm.objectives.build import build_objective
-from dist_plm.observe.flops import flops_per_step
 from dist_plm.observe.logs import setup_logging
 from dist_plm.observe.metrics import MetricsWriter, read_metrics
 from dist_plm.observe.peak import Precision, device_peak_tflops
@@ -44,10 +39,11 @@ from dist_plm.observe.watchdog import HangLimits, Watchdog
 from dist_plm.parallel.grid import Grid
 from dist_plm.parallel.groups import Groups, build_groups
 from dist_plm.parallel.world import host_group, init_process_group, shutdown
+from dist_plm.train.data import RunData, open_data, vocab_size_of
 from dist_plm.train.evaluation import Evaluator
 from dist_plm.train.fence import Fence, claim
 from dist_plm.train.loop import Parts, Position, train
-from dist_plm.train.recorder import Recorder, StepSizes
+from dist_plm.train.recorder import Recorder, step_sizes
 from dist_plm.train.recovery import RUN_FILE, restore, stream_of
 from dist_plm.train.stopping import Control, StopSignals
 
@@ -57,23 +53,27 @@ log = logging.getLogger(__name__)
 SAVE_TIMEOUT = timedelta(hours=6)
 
 
-def run_pretrain(config: PretrainConfig, environ: Mapping[str, str] = os.environ) -> int:
+def run_pretrain(config: PretrainConfig, environ: Mapping[str, str] = os.environ, overrides: Sequence[str] = ()) -> int:
     """Trains one run to its end, or to a signal. Every rank calls it. Returns the exit code.
 
+    Args:
+        overrides: settings on the command line, which the commands shown at the end repeat.
     Raises:
         Refusal: before any process group is made where the configuration is at fault.
     """
     env = from_environment(environ)
-    config = finalize(config, world_size=env.world_size, vocab_size=_vocab_size(config.data.path))
+    config = finalize(config, world_size=env.world_size, vocab_size=vocab_size_of(config.data.path))
     with StopSignals(config.checkpoint.signals) as signals:
-        datasets = open_datasets(config)
+        data = open_data(config)
         device = choose(config.cluster.device, env.local_rank)
         timeout = timedelta(minutes=config.cluster.timeout_minutes)
         init_process_group(env, device, timeout)
         grid, virtual = grid_of(config), config.parallel.virtual_pipeline
         groups = build_groups(grid, device, virtual_pipeline=virtual, timeout=timeout)
-        finished = _run(config, env, device, groups, datasets, signals)
+        finished = _run(config, env, device, groups, data, signals)
         shutdown()
+    if finished and env.rank == 0:
+        print(closing_summary(Path(config.run.dir or ""), overrides))
     return EXIT_FINISHED if finished else EXIT_REQUEUE
 
 
@@ -82,7 +82,7 @@ def _run(
     env: LaunchEnv,
     device: Device,
     groups: Groups,
-    datasets: Mapping[str, WindowDataset],
+    data: RunData,
     signals: StopSignals,
 ) -> bool:
     run_dir = Path(config.run.dir or "")
@@ -90,7 +90,7 @@ def _run(
     fence = on_first(groups.world, lambda: claim(run_dir, env, os.environ))
     restore_logging = setup_logging(run_dir, rank=env.rank, node=env.node_name, console=say if env.rank == 0 else None)
     with build_watchdog(config, run_dir, env, fence) as watchdog:
-        finished = _train(config, env, device, groups, datasets, signals, fence, watchdog)
+        finished = _train(config, env, device, groups, data, signals, fence, watchdog)
     restore_logging()
     return finished
 
@@ -100,18 +100,17 @@ def _train(
     env: LaunchEnv,
     device: Device,
     groups: Groups,
-    datasets: Mapping[str, WindowDataset],
+    data: RunData,
     signals: StopSignals,
     fence: Fence,
     watchdog: Watchdog,
 ) -> bool:
     run_dir = fence.path.parent
-    objective = build_objective(config.objective)
     model, layouts = build_model(config, groups, device.torch_device)
-    engine = build_engine(config, groups, device.torch_device, model, objective.losses)
+    engine = build_engine(config, groups, device.torch_device, model, data.objective.losses)
     storage = open_storage(config.checkpoint.dir or str(run_dir / "checkpoints"))
     storage.guard, storage.mark = fence.check, f".{fence.start}"
-    stream = stream_of(config, datasets["train"])
+    stream = stream_of(config, data.samples["train"])
     position, found = Position(), find(config.train.resume, storage, groups.world, verify=config.checkpoint.verify)
     if found is not None:
         position = restore(found, config, stream, engine, layouts, groups.world)
@@ -127,11 +126,11 @@ def _train(
             recorder.load_state(found.manifest.loop["recorder"])
     evaluate = None
     if config.train.eval_samples > 0:
-        evaluate = Evaluator(config, groups, datasets["validation"], objective)
+        evaluate = Evaluator(config, groups, data.samples["validation"], data.objective)
     parts = Parts(
         config=config,
         engine=engine,
-        batches=lambda step: open_loader(config, groups, device, datasets["train"], objective, step),
+        batches=lambda step: open_loader(config, groups, device, data, step),
         evaluate=evaluate,
         checkpoints=build_checkpoints(config, storage, groups),
         control=Control(signals, host_group(timedelta(minutes=config.cluster.timeout_minutes)), fence),
@@ -142,8 +141,6 @@ def _train(
     finished = train(parts, position)
     if recorder is not None:
         recorder.close()
-        if finished:
-            print(closing_summary(config, run_dir))
     if not finished:
         log.info("stopped by a signal after step %d, all of it saved: started again the run goes on", position.step)
     return finished
@@ -180,34 +177,19 @@ def grid_of(config: PretrainConfig) -> Grid:
     return Grid(data=parallel.data, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
 
 
-def _vocab_size(path: str) -> int | None:
-    """Of a prepared store's tokenizer; a bare Megatron pair does not tell."""
-    return read_manifest(path).tokenizer.vocab_size if Path(path).is_dir() else None
-
-
-def open_datasets(config: PretrainConfig) -> dict[str, WindowDataset]:
-    data = config.data
-    names = ["train"] if config.train.eval_samples == 0 else ["train", "validation"]
-    return {
-        name: open_split(data.path, name, data.split, sequence_length=data.sequence_length, seed=config.train.seed)
-        for name in names
-    }
-
-
 def open_loader(
     config: PretrainConfig,
     groups: Groups,
     device: Device,
-    dataset: WindowDataset,
-    objective: Objective,
+    data: RunData,
     start_step: int,
 ) -> Iterator[Batch]:
     """This rank's microbatches from step `start_step` to the end of the run."""
     train_config = config.train
     return iter(
         MicrobatchLoader(
-            dataset,
-            objective.collate,
+            data.samples["train"],
+            data.objective.collate,
             micro_batch=train_config.micro_batch,
             global_batch=train_config.global_batch,
             data_rank=groups.coordinates.data,
@@ -229,14 +211,9 @@ def build_recorder(
     Args:
         peak: TFLOP/s of all devices together.
     """
-    train_config, length = config.train, config.data.sequence_length
+    train_config = config.train
     return Recorder(
-        sizes=StepSizes(
-            samples=train_config.global_batch,
-            tokens=train_config.global_batch * length,
-            flops=step_flops(config),
-            peak_tflops=peak,
-        ),
+        sizes=step_sizes(config, peak),
         metrics=MetricsWriter(run_dir / "metrics.jsonl", resume_step=first_step, guard=fence.check),
         progress=build_progress(train_config.stop_at or train_config.steps, first_step),
         tracker=build_trackers(
@@ -246,27 +223,14 @@ def build_recorder(
     )
 
 
-def step_flops(config: PretrainConfig) -> int:
-    """Model FLOPs of one step: masked models predict the masked tokens alone, and span corruption has a decoder write the
-    corrupted tokens, a sentinel for each span, and the end."""
-    objective, length = config.objective, config.data.sequence_length
-    masked, spans = objective.mask_rate, objective.mask_rate / objective.mean_span
-    return flops_per_step(
-        config.model,
-        length,
-        config.train.global_batch,
-        predicted=masked if config.model.family in ENCODERS else 1.0,
-        target_length=round((length - 1) * (masked + spans) / (1 - masked + spans)) + 1,
-    )
-
-
-def closing_summary(config: PretrainConfig, run_dir: Path) -> str:
+def closing_summary(run_dir: Path, overrides: Sequence[str]) -> str:
     """What a run ends with on the screen, and three commands worth trying next."""
-    again = "torchrun --nproc-per-node 2 launch/pretrain.py"
+    kept = shlex.join(override for override in overrides if not override.startswith(("run.name=", "run.dir=")))
+    again = f"torchrun --nproc-per-node 2 launch/pretrain.py {kept}".rstrip()
     commands = (
         f"python launch/report.py {run_dir}",
-        f"{again} data.path={config.data.path} parallel.tensor=2 run.name=tensor2",
-        f"{again} data.path={config.data.path} precision=bf16 train.steps=1000 run.name=longer",
+        f"{again} parallel.tensor=2 run.name=tensor2",
+        f"{again} precision=bf16 train.steps=1000 run.name=longer",
     )
     return render_summary(summarise(run_dir, read_metrics(run_dir / "metrics.jsonl"), next_commands=commands))
 

@@ -4,15 +4,16 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from dist_plm.config.schema import PretrainConfig
-from dist_plm.data.dataset import WindowDataset
 from dist_plm.data.loader import MicrobatchLoader
 from dist_plm.engines.base import Engine, EvalSums, TermSums
-from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Objective, Windows
+from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Objective
 from dist_plm.parallel.groups import Groups
+from dist_plm.train.data import Samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +21,11 @@ class FirstSamples:
     """Collates like the objective, and masks the labels of samples past the first `count`: they only fill the last
     round of microbatches, which differs between grids."""
 
-    collate: Callable[[Windows], Arrays]
+    collate: Callable[[Any], Arrays]
     losses: Mapping[str, LossTerm]
     count: int
 
-    def __call__(self, windows: Windows) -> Arrays:
+    def __call__(self, windows: Any) -> Arrays:
         batch = self.collate(windows)
         beyond = windows.samples >= self.count
         for name in {term.over for term in self.losses.values()}:
@@ -37,12 +38,13 @@ class FirstSamples:
 class Evaluator:
     config: PretrainConfig
     groups: Groups
-    dataset: WindowDataset
-    objective: Objective
+    dataset: Samples
+    objective: Objective[Any]
 
     def __call__(self, engine: Engine, between: Callable[[], None]) -> dict[str, float]:
         """Collective over all ranks, which call `between` after each microbatch. Returns `loss`, as training minimises
-        it, and `perplexity` and `accuracy` of its first part; where it has several, `loss/NAME` and `accuracy/NAME`."""
+        it, and `perplexity` and `accuracy` of its first part, which predicts tokens. Where it has several parts, also
+        `loss/NAME` and `accuracy/NAME` of each, and `perplexity/NAME` of the first."""
         train, parallel = self.config.train, self.config.parallel
         count = min(train.eval_samples, self.dataset.num_windows)
         # One round keeps every pipeline stage busy with one microbatch, the least that interleaved schedules accept.
@@ -69,13 +71,14 @@ class Evaluator:
 
 
 def _measures(sums: EvalSums, losses: Mapping[str, LossTerm]) -> dict[str, float]:
-    first = next(iter(sums.values()))
+    name, first = next(iter(sums.items()))
     measures = {
         "loss": sum(term.weight * sums[name].mean for name, term in losses.items()),
         "perplexity": math.exp(min(first.mean, 700.0)),  # beyond, a float overflows
         "accuracy": first.accuracy,
     }
     if len(sums) > 1:
-        measures |= {f"loss/{name}": term.mean for name, term in sums.items()}
-        measures |= {f"accuracy/{name}": term.accuracy for name, term in sums.items()}
+        measures[f"perplexity/{name}"] = measures["perplexity"]
+        measures |= {f"loss/{part}": term.mean for part, term in sums.items()}
+        measures |= {f"accuracy/{part}": term.accuracy for part, term in sums.items()}
     return measures

@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from dist_plm.config.derived import ENCODER_DECODERS, ENCODERS
+from dist_plm.config.schema import PretrainConfig
 from dist_plm.engines.base import StepResult
-from dist_plm.observe.flops import utilisation
+from dist_plm.objectives.span import SpanCounts, longest_window
+from dist_plm.observe.flops import flops_per_step, utilisation
 from dist_plm.observe.metrics import MetricsWriter, StepRecord
 from dist_plm.observe.progress import Progress
 from dist_plm.observe.trackers import Tracker
@@ -20,6 +23,33 @@ class StepSizes:
     tokens: int
     flops: float
     peak_tflops: float | None
+
+
+def step_sizes(config: PretrainConfig, peak_tflops: float | None) -> StepSizes:
+    """Of a finalised run."""
+    train, length = config.train, config.data.sequence_length
+    return StepSizes(
+        samples=train.global_batch,
+        tokens=train.global_batch * length,
+        flops=step_flops(config),
+        peak_tflops=peak_tflops,
+    )
+
+
+def step_flops(config: PretrainConfig) -> int:
+    """Model FLOPs of one step: masked models predict the masked tokens alone, and the decoder of span corruption writes
+    its targets."""
+    objective, length, target = config.objective, config.data.sequence_length, None
+    if config.model.family in ENCODER_DECODERS:
+        window = longest_window(length, objective.mask_rate, objective.mean_span)
+        target = SpanCounts.of(window, objective.mask_rate, objective.mean_span).targets
+    return flops_per_step(
+        config.model,
+        length,
+        config.train.global_batch,
+        predicted=objective.mask_rate if config.model.family in ENCODERS else 1.0,
+        target_length=target,
+    )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -177,7 +177,7 @@ def test_ranks_but_the_first_are_silent_and_none_leaves_anything_behind(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", ["--help", "--cfg job", "--origin", "--check", "optim.lrr=1"])
+@pytest.mark.parametrize("arguments", ["--help", "--cfg job", "--origin", "--check data.path=elsewhere", "optim.lrr=1"])
 def test_nothing_imports_torch_before_a_run(arguments):
     code = (
         "import runpy, sys\n"

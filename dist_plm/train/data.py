@@ -1,0 +1,91 @@
+"""Opens what a run reads: the objective that its tokenizer allows, and the samples that the objective asks for.
+
+Needs no process group and no PyTorch, so that a store which does not fit is refused on the login node already.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dist_plm.config.schema import PretrainConfig
+from dist_plm.data.dataset import WindowDataset, open_split
+from dist_plm.data.manifest import read_manifest
+from dist_plm.data.pairs import PairDataset, open_pairs
+from dist_plm.data.tokenizers import Tokenizer
+from dist_plm.objectives.base import Objective
+from dist_plm.objectives.build import build_objective
+from dist_plm.objectives.tokens import SpecialTokens, word_continuations
+
+Samples = WindowDataset | PairDataset
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """`samples` are those of "train", and of "validation" where the run evaluates."""
+
+    objective: Objective[Any]
+    samples: Mapping[str, Samples]
+
+
+def open_data(config: PretrainConfig) -> RunData:
+    """What a finalised run learns, and from which samples.
+
+    Raises:
+        ConfigError: the data's tokenizer lacks what the objective needs.
+        DataError: the data cannot be used.
+    """
+    objective = build_objective(
+        config.objective,
+        special_tokens(config.data.path),
+        seed=config.train.seed,
+        sequence_length=config.data.sequence_length,
+    )
+    splits = ["train"] if config.train.eval_samples == 0 else ["train", "validation"]
+    return RunData(objective, {split: _open_samples(config, split, objective) for split in splits})
+
+
+def vocab_size_of(path: str) -> int | None:
+    """Of a prepared store's tokenizer; a bare Megatron pair does not tell."""
+    return read_manifest(path).tokenizer.vocab_size if Path(path).is_dir() else None
+
+
+def special_tokens(path: str) -> SpecialTokens | None:
+    """Of a prepared store's tokenizer; a bare Megatron pair does not tell.
+
+    Raises:
+        DataError: the store or its tokenizer cannot be read.
+    """
+    if not Path(path).is_dir():
+        return None
+    record = read_manifest(path).tokenizer
+    tokenizer = Tokenizer.load(Path(path) / record.file, record.end_of_document)
+    roles = tokenizer.roles()
+    continues, pieces = None, tokenizer.pieces()
+    if roles.pieces_style is not None:
+        continues = word_continuations(pieces, roles.pieces_style, roles.ids)
+    return SpecialTokens(
+        vocab_size=roles.vocab_size,
+        ids=roles.ids,
+        continues=continues,
+        pieces=pieces if roles.pieces_style in ("wordpiece", "unigram") else None,
+        cls=roles.cls,
+        sep=roles.sep,
+        mask=roles.mask,
+        pad=roles.pad,
+        eos=roles.eos,
+        sentinels=roles.sentinels,
+        fim_prefix=roles.fim_prefix,
+        fim_suffix=roles.fim_suffix,
+        fim_middle=roles.fim_middle,
+    )
+
+
+def _open_samples(config: PretrainConfig, split: str, objective: Objective[Any]) -> Samples:
+    """The one place where the text of a run is opened."""
+    data, seed = config.data, config.train.seed
+    length = objective.window_length(data.sequence_length)
+    if objective.source == "pairs":
+        with_second = config.objective.name == "mlm_nsp"
+        return open_pairs(data.path, split, data.split, window_length=length, seed=seed, with_second=with_second)
+    return open_split(data.path, split, data.split, sequence_length=length, seed=seed)

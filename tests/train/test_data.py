@@ -1,0 +1,111 @@
+"""What each objective is given of a store: windows or pairs of the right length, and the refusals of stores that do not
+serve, before any process group is made."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from dist_plm.config.rules import finalize
+from dist_plm.data.store import TokenStoreWriter
+from dist_plm.errors import ConfigError, DataError
+from dist_plm.train.data import open_data, special_tokens, vocab_size_of
+from tests.train.conftest import CORPUS, launch
+from tests.train.running import make_store, settings
+
+FAMILIES = {"mlm": "bert", "mlm_nsp": "bert", "mlm_sop": "bert", "rtd": "electra", "span": "t5", "causal": "gpt"}
+
+
+@pytest.fixture(scope="module")
+def wordpiece(tmp_path_factory):
+    out = tmp_path_factory.mktemp("corpus") / "store"
+    arguments = [
+        f"data.sources=[{{path: {CORPUS}/*.txt, max_chars: 512}}]",
+        f"data.out={out}",
+        "data.split=[0.6,0.2,0.2]",
+    ]
+    done = launch(
+        [sys.executable, "launch/prepare_data.py", *arguments, "tokenizer=wordpiece", "tokenizer.vocab_size=300"]
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def config_of(path, objective, **changes):
+    model = {"model__family": FAMILIES[objective], "model__vocab_size": None}
+    if objective == "span":
+        model |= {"model__position": "relative"}
+    config = settings(path, "unused", objective__name=objective, **model, **changes)
+    return finalize(config, world_size=1, vocab_size=vocab_size_of(str(path)) or 97)
+
+
+def test_the_tokenizers_roles_reach_the_objective(wordpiece):
+    special = special_tokens(str(wordpiece))
+    assert special is not None
+    assert special.pieces is not None
+    named = {name: special.pieces[getattr(special, name)] for name in ("cls", "sep", "mask", "pad")}
+    assert named == {"cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]", "pad": "[PAD]"}
+    assert special.continues is not None
+    continuing = {piece for piece, continues in zip(special.pieces, special.continues, strict=True) if continues}
+    assert continuing
+    assert all(piece.startswith("##") for piece in continuing)
+    assert special.vocab_size == vocab_size_of(str(wordpiece))
+
+
+@pytest.mark.parametrize(("objective", "length"), [("causal", 16), ("mlm", 14), ("rtd", 14)])
+def test_windows_are_as_long_as_the_objective_wants_them(wordpiece, objective, length):
+    data = open_data(config_of(wordpiece, objective))
+    assert set(data.samples) == {"train", "validation"}
+    windows = data.samples["train"].read(np.arange(3))
+    assert windows.tokens.shape == (3, length + 1)
+    assert data.objective.collate(windows)["tokens"].shape == (3, 16)
+
+
+def test_without_evaluation_only_the_training_text_is_opened(wordpiece):
+    assert set(open_data(config_of(wordpiece, "mlm", train__eval_samples=0)).samples) == {"train"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "error", "words"),
+    [
+        ("mlm_nsp", DataError, "no sentence boundaries"),
+        ("span", ConfigError, "special tokens that the data's tokenizer does not have"),
+    ],
+)
+def test_a_store_that_does_not_serve_is_refused(wordpiece, objective, error, words):
+    with pytest.raises(error, match=words):
+        open_data(config_of(wordpiece, objective))
+
+
+def test_a_bare_pair_serves_causal_modelling_alone(tmp_path):
+    store = make_store(tmp_path / "s")
+    assert open_data(config_of(store, "causal")).samples["train"].read(np.arange(2)).tokens.shape == (2, 17)
+    with pytest.raises(ConfigError, match="nothing is known of the data's tokenizer"):
+        open_data(config_of(store, "mlm"))
+
+
+@pytest.mark.parametrize(("objective", "both"), [("mlm_nsp", True), ("mlm_sop", False)])
+def test_pairs_have_a_second_run_where_the_objective_reads_it(wordpiece, tmp_path, objective, both, monkeypatch):
+    """The store of `wordpiece`, its text in sentences of 5 tokens."""
+    draw = np.random.default_rng(0)
+    with TokenStoreWriter(tmp_path / "s", np.dtype(np.uint16)) as writer:
+        for _ in range(40):
+            writer.add_document(draw.integers(10, 250, 50), [5] * 10)
+    known = special_tokens(str(wordpiece))
+    monkeypatch.setattr("dist_plm.train.data.special_tokens", lambda path: known)
+    data = open_data(config_of(tmp_path / "s", objective, train__eval_samples=0, data__split=(1.0, 0.0, 0.0)))
+    pairs = data.samples["train"].read(np.arange(4))
+    assert (pairs.second is not None) == both
+    batch = data.objective.collate(pairs)
+    assert batch["tokens"].shape == (4, 16)
+    assert set(batch) >= {"segments", "lengths", "pair_labels"}
+
+
+@pytest.mark.parametrize("script", ["pretrain", "submit"])
+def test_check_opens_the_data_where_it_is_at_hand(wordpiece, script):
+    arguments = ["--check", f"data.path={wordpiece}", "model=t5_tiny", "objective=span"]
+    more = ["nodes=1", "cluster=cpu"] if script == "submit" else []
+    done = launch([sys.executable, f"launch/{script}.py", *arguments, *more])
+    assert done.returncode == 2
+    assert "special tokens that the data's tokenizer does not have (eos)" in done.stderr
+    assert "Traceback" not in done.stderr
