@@ -43,6 +43,12 @@ class Checkpoint:
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{self.where}/.metadata cannot be read: {error}; {_REMEDY}") from None
 
+    @cached_property
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the model's logical tensors, by canonical name."""
+        tensors = self.tensors.tensors.items()
+        return {name.removeprefix("model."): tuple(t.size) for name, t in tensors if name.startswith("model.")}
+
     def read(self, layout: Layout, state: str) -> Tensor:
         """fp32 values of `state` ("weight", "exp_avg", …) shaped like layout.parameter, zero where it is padding.
 

@@ -5,12 +5,12 @@ Tensors that Hugging Face ties to another (the decoder of BERT, `lm_head` of GPT
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from dist_plm.config.derived import generator_of
 from dist_plm.config.schema import ModelConfig
+from dist_plm.models.hf_config import Half
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,6 @@ class HFTensor:
         """The logical tensor, as a view of what Hugging Face stores."""
         tensor = stored.T if self.transposed else stored
         return tensor if self.part is None else tensor.chunk(self.part[1])[self.part[0]]
-
-
-Half = Literal["generator", "discriminator"]
 
 
 def hf_tensors(model: ModelConfig, half: Half | None = None) -> list[HFTensor]:

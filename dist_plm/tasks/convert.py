@@ -8,6 +8,7 @@ from dist_plm.checkpoint import manifest as manifests
 from dist_plm.checkpoint.storage import LATEST, step_of
 from dist_plm.config.schema_convert import ConvertConfig
 from dist_plm.errors import CheckpointError
+from dist_plm.tasks.convert_hf import export_hf, import_hf
 
 Kind = Literal["canonical", "hf", "megatron", "deepspeed"]
 NAMES: dict[Kind, str] = {
@@ -99,4 +100,7 @@ def _text(path: Path) -> str:
 
 
 #: What is made of what: (what lies at `from`, `format`) -> the function that does it.
-CONVERSIONS: dict[tuple[Kind, str], Callable[[ConvertConfig], str]] = {}
+CONVERSIONS: dict[tuple[Kind, str], Callable[[ConvertConfig], str]] = {
+    ("hf", "canonical"): import_hf,
+    ("canonical", "hf"): export_hf,
+}
