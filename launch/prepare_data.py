@@ -18,8 +18,11 @@ Most used settings:
   data.overwrite=true                                replaces a store made otherwise
 """
 
+import os
+
 from _app import main
 
+from dist_plm.config.launchenv import from_environment
 from dist_plm.config.origins import Origin
 from dist_plm.config.schema_prepare import PrepareConfig
 
@@ -27,7 +30,7 @@ from dist_plm.config.schema_prepare import PrepareConfig
 def run(config: PrepareConfig, origins: dict[str, Origin]) -> int | None:
     from dist_plm.data.prepare import prepare  # imports the tokenizers, which --help does without
 
-    prepare(config, print)
+    prepare(config, print, from_environment(os.environ))
 
 
 if __name__ == "__main__":

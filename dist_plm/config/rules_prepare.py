@@ -1,10 +1,12 @@
 """Does a run of prepare_data make sense?"""
 
+import re
 from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
 from dist_plm.config.rules_training import no_effect, path_problems, split_problems
-from dist_plm.config.schema_prepare import PrepareConfig
+from dist_plm.config.schema_prepare import PrepareConfig, SourceConfig
+from dist_plm.config.template import parse_template
 
 #: A byte-level BPE holds every byte, so that no text is out of its reach (Radford et al. 2019, section 2.2).
 NUM_BYTES = 256
@@ -17,17 +19,45 @@ _READERS = {
 }
 
 
+#: Settings that belong to some kinds of sources alone.
+_OF_HUB = ("name", "split", "revision", "streaming")
+
+
 def _sources(config: PrepareConfig) -> Iterator[str]:
     if not config.data.sources:
         yield "data.sources is empty: give at least one, as in 'data.sources=[{path: texts/*.txt}]'"
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, ...]] = set()
     for i, source in enumerate(config.data.sources):
-        yield from path_problems(f"data.sources[{i}].path", source.path)
-        if not source.text.strip():
-            yield f"data.sources[{i}].text is empty: give the name of the JSONL field that holds the text"
-        if (source.path, source.text) in seen:
-            yield f"data.sources[{i}].path = {show(source.path)} is given twice: its documents would count double"
-        seen.add((source.path, source.text))
+        key = f"data.sources[{i}]"
+        kinds = [kind for kind in ("path", "hf", "python") if getattr(source, kind) is not None]
+        if len(kinds) != 1:
+            yield (
+                f"{key} gives {' and '.join(kinds) or 'neither path, nor hf, nor python'}: say where the text comes "
+                "from, with one of {path: FILES}, {hf: DATASET} and {python: MODULE:FUNCTION}"
+            )
+            continue
+        yield from _source(source, key, kinds[0])
+        place = (source.place, source.text, source.name or "", source.split)
+        if place in seen:
+            yield f"{key}.{kinds[0]} = {show(source.place)} is given twice: its documents would count double"
+        seen.add(place)
+
+
+def _source(source: SourceConfig, key: str, kind: str) -> Iterator[str]:
+    yield from path_problems(f"{key}.{kind}", source.place)
+    if kind != "path":
+        yield from no_effect(source, key, ("format",), f"{kind}, which brings rows")
+    if kind != "hf":
+        yield from no_effect(source, key, _OF_HUB, f"{kind}, which is no dataset of the Hub")
+    if kind == "python" and not re.fullmatch(r"[\w.]+:\w+", source.place):
+        yield f"{key}.python = {show(source.place)} is not of the form package.module:function"
+    if not source.text.strip():
+        yield f"{key}.text is empty: give the name of the column that holds the text"
+        return
+    try:
+        parse_template(source.text)
+    except ValueError as error:
+        yield f'{key}.text = {show(source.text)} is no template ({error}): write it as in "{{title}}: {{body}}"'
 
 
 def _output(config: PrepareConfig) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dist_plm.config.types import Count, Fraction
+from dist_plm.config.types import Count, Fraction, Positive, Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,25 +24,49 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceConfig:
-    """Files by glob: .txt or .jsonl, each also .gz. `text` names the JSONL field.
+    """Documents from one of three places.
 
-    `document`: what makes one, the whole file or JSONL row, each block between blank lines, or each line. Documents
-    above `max_chars` characters are cut at a blank line or, failing that, at a line's end; None leaves them whole."""
+    - `path`: files by glob. The suffix tells the `format`: .txt text, .jsonl, .csv, .tsv, .parquet, .arrow or
+      .feather; text, JSONL and CSV also .gz or .zst.
+    - `hf`: a dataset's name on the Hugging Face Hub or its local directory, opened by `datasets`: its `split`, its
+      configuration `name`, at `revision`. `streaming` reads it over the network instead of downloading it first.
+    - `python`: "package.module:function", called without arguments; gives texts or rows. It must give the same each time.
 
-    path: str
+    `text` names the column of a row that holds the text, or is a template over columns such as "{title}\\n\\n{body}".
+    `document`: what makes one, the whole file or row, each block between blank lines, or each line. Documents above
+    `max_chars` characters are cut at a blank line or, failing that, at a line's end; None leaves them whole."""
+
+    path: str | None = None
+    hf: str | None = None
+    python: str | None = None
+    format: Literal["text", "jsonl", "csv", "tsv", "parquet", "arrow"] | None = None
     text: str = "text"
     document: Literal["whole", "block", "line"] = "whole"
     max_chars: Count | None = None
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    streaming: bool = False
+
+    @property
+    def place(self) -> str:
+        """How messages call it."""
+        return self.path or self.hf or self.python or "?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareDataConfig:
-    """`split` assigns documents to train, validation and test by a hash of their text, so equal texts stay together."""
+    """`split` assigns documents to train, validation and test by a hash of their text, so equal texts stay together.
+
+    Above the share `max_rejected` of broken records the run is refused. Under torchrun and srun each rank runs `workers`
+    processes, and waits for a rank that shows no sign of life for `rank_timeout_seconds`."""
 
     sources: tuple[SourceConfig, ...]
     out: str
     workers: Count = 1
     split: tuple[float, float, float] = (0.96, 0.02, 0.02)
+    max_rejected: Share = 0.001
+    rank_timeout_seconds: Positive = 600.0
     overwrite: bool = False
 
 

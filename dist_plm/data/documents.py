@@ -1,6 +1,7 @@
 """Documents between reading and tokenization: shards of text on disk, and which of them are kept for which split."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -8,10 +9,11 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from dist_plm.config.decode import decode, encode
 from dist_plm.data.files import atomic_writer
-from dist_plm.data.manifest import SPLITS, Counts
+from dist_plm.data.manifest import SPLITS, StageRecord
 
 #: A document of a shard: where its text ends in the shard, and 128 bits of BLAKE2b of the text.
 ENTRY = np.dtype([("end", "<i8"), ("high", "<u8"), ("low", "<u8")])
@@ -74,37 +76,66 @@ class Selection:
 
     Attributes:
         splits: for each shard, [documents] int8: index into SPLITS, or DROPPED.
-        counts: of all shards.
         split_bytes: of text, for each of SPLITS.
+        removed: what was dropped and why, in order.
     """
 
     splits: list[NDArray[np.int8]]
-    counts: Counts
     split_bytes: dict[str, int]
+    removed: tuple[StageRecord, ...]
 
     @classmethod
-    def of(cls, shards: Sequence[DocumentShard], fractions: Sequence[float]) -> Self:
-        """Drops empty documents and all but the first of equal ones; the rest go to splits by their hash.
+    def of(
+        cls,
+        shards: Sequence[DocumentShard],
+        fractions: Sequence[float],
+        drops: Sequence[tuple[str, NDArray[np.bool_]]] = (),
+    ) -> Self:
+        """Drops empty documents, and those that each of `drops` (name of the reason, [documents] bool) drops; the rest go
+        to splits by their hash.
 
         A document's split depends on its text and on `fractions` alone, not on what else there is.
         """
         indices = [shard.entries() for shard in shards]
-        entries = np.concatenate([np.empty(0, ENTRY), *indices])
-        lengths = np.concatenate([np.empty(0, np.int64), *(np.diff(index["end"], prepend=0) for index in indices)])
-        empty = lengths == 0
-        repeated = ~empty & ~first_of_equals(entries["high"], entries["low"])
-        splits = split_of(entries["high"], fractions)
-        splits[empty | repeated] = DROPPED
-        counts = Counts(
-            documents=len(entries),
-            text_bytes=int(lengths.sum()),
-            empty=int(empty.sum()),
-            duplicates=int(repeated.sum()),
-            duplicate_bytes=int(lengths[repeated].sum()),
-        )
+        high = _joined([index["high"] for index in indices], np.uint64)
+        lengths = _joined([np.diff(index["end"], prepend=0) for index in indices], np.int64)
+        splits = split_of(high, fractions)
+        splits[lengths == 0] = DROPPED
+        removed = []
+        for name, drop in drops:
+            now = drop & (splits != DROPPED)
+            splits[now] = DROPPED
+            removed.append(StageRecord(name=name, removed=int(now.sum()), removed_bytes=int(lengths[now].sum())))
         split_bytes = {name: int(lengths[splits == i].sum()) for i, name in enumerate(SPLITS)}
         bounds = np.cumsum([len(index) for index in indices])[:-1]
-        return cls(np.split(splits, bounds)[: len(shards)], counts, split_bytes)
+        return cls(np.split(splits, bounds)[: len(shards)], split_bytes, tuple(removed))
+
+    def save(self, path: Path) -> None:
+        """Writes it to a file, atomically."""
+        rest = json.dumps({"split_bytes": self.split_bytes, "removed": [encode(record) for record in self.removed]})
+        with atomic_writer(path) as file:
+            np.savez(
+                file, rest=np.array(rest), sizes=[len(s) for s in self.splits], splits=_joined(self.splits, np.int8)
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """What `save` wrote."""
+        with np.load(path) as saved:
+            sizes, splits, rest = saved["sizes"], saved["splits"], json.loads(saved["rest"].item())
+        removed = tuple(decode(StageRecord, record) for record in rest["removed"])
+        return cls(np.split(splits, np.cumsum(sizes)[:-1])[: len(sizes)], rest["split_bytes"], removed)
+
+
+def repeated_documents(shards: Sequence[DocumentShard]) -> NDArray[np.bool_]:
+    """Whether each document, of all shards in order, has the text of an earlier one, [documents]."""
+    indices = [shard.entries() for shard in shards]
+    parts = [_joined([index[name] for index in indices], np.uint64) for name in ("high", "low")]
+    return ~first_of_equals(*parts)
+
+
+def _joined(arrays: Sequence[NDArray], dtype: DTypeLike) -> NDArray:
+    return np.concatenate([np.empty(0, dtype), *arrays])
 
 
 def first_of_equals(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.bool_]:

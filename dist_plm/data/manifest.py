@@ -12,7 +12,7 @@ from dist_plm.errors import ConfigError, DataError
 
 NAME = "manifest.json"
 FORMAT = "dist_plm token store"
-VERSION = 1
+VERSION = 2
 SPLITS = ("train", "validation", "test")
 
 
@@ -57,13 +57,21 @@ class SourcesRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Documents that came in, and those dropped: without any text, or equal to an earlier one."""
+    """Records that came in: documents, their UTF-8 bytes, and the broken ones by reason, which rejected.jsonl lists."""
 
     documents: int
     text_bytes: int
-    empty: int
-    duplicates: int
-    duplicate_bytes: int
+    rejected: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRecord:
+    """What one rule or stage took away, and how many of the documents it left it changed."""
+
+    name: str
+    removed: int
+    removed_bytes: int
+    changed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +89,7 @@ class Manifest:
     splits: SplitRecords
     tokenizer: TokenizerRecord
     counts: Counts
+    stages: tuple[StageRecord, ...]
     sources: SourcesRecord
     versions: Versions
 

@@ -1,7 +1,8 @@
 """Raw text to a token store: read, drop duplicates, split, train a tokenizer, tokenize, join."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,17 @@ import numpy as np
 
 from dist_plm import __version__
 from dist_plm.config.decode import encode, flatten, show
+from dist_plm.config.launchenv import LaunchEnv
 from dist_plm.config.schema_prepare import PrepareConfig
 from dist_plm.data import stages
-from dist_plm.data.documents import Selection
+from dist_plm.data.crew import Crew
+from dist_plm.data.documents import DocumentShard, Selection, repeated_documents
 from dist_plm.data.files import sha256_of
+from dist_plm.data.gather import collect_rejected, gather
 from dist_plm.data.manifest import (
     NAME,
     SPLITS,
+    Counts,
     Manifest,
     SourcesRecord,
     SplitRecords,
@@ -28,12 +33,14 @@ from dist_plm.data.manifest import (
 )
 from dist_plm.data.sources import SourceFiles, find_sources
 from dist_plm.data.store import TokenStore, dtype_for
+from dist_plm.data.summary import summary
 from dist_plm.data.tokenizers import FILE_NAME, fingerprint
 from dist_plm.data.workspace import check_replaceable, workspace
 from dist_plm.errors import DataError
 
 #: Settings that do not change what is in the store.
-_INCIDENTAL = ("out", "workers", "overwrite")
+_INCIDENTAL = ("out", "workers", "overwrite", "max_rejected", "rank_timeout_seconds")
+_ALONE = LaunchEnv()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +52,19 @@ class PreparedStore:
     reused: bool
 
 
-def prepare(config: PrepareConfig, report: Callable[[str], None]) -> PreparedStore:
+def prepare(config: PrepareConfig, report: Callable[[str], None], launch: LaunchEnv = _ALONE) -> PreparedStore | None:
     """Makes the store that `config` describes at `config.data.out`; `report` gets lines for a person to read.
 
     Started again after any interruption it goes on where it was. The same sources and configuration give the same
-    bytes, whatever `config.data.workers` is.
+    bytes, whatever `config.data.workers` is and however many ranks share the work: `launch` says which of them this is,
+    and all have to see the same directories. Rank 0 moves the store to its place and returns it; the others may return
+    nothing, and before that.
 
     Raises:
-        DataError: sources, tokenizer or output cannot be used, or the disk does not bear it.
+        DataError: sources, tokenizer or output cannot be used, the disk does not bear it, or another rank ended.
     """
     try:
-        return _prepare(config, report)
+        return _prepare(config, report if launch.rank == 0 else lambda line: None, launch)
     except OSError as error:
         where = error.filename or config.data.out
         raise DataError(
@@ -64,7 +73,7 @@ def prepare(config: PrepareConfig, report: Callable[[str], None]) -> PreparedSto
         ) from error
 
 
-def _prepare(config: PrepareConfig, report: Callable[[str], None]) -> PreparedStore:
+def _prepare(config: PrepareConfig, report: Callable[[str], None], launch: LaunchEnv) -> PreparedStore | None:
     out = Path(config.data.out)
     sources = find_sources(config.data.sources)
     inputs = _inputs(config, sources)
@@ -74,9 +83,12 @@ def _prepare(config: PrepareConfig, report: Callable[[str], None]) -> PreparedSt
             existing = _reusable(out, inputs)
             report(f"{out} is there already, from the same sources and configuration: nothing to do")
             return existing
-    with workspace(out, inputs, report) as (store, scratch):
+    crew = Crew(launch, config.data.workers, config.data.rank_timeout_seconds)
+    with workspace(out, inputs, crew, report) as (store, scratch):
         if not (store / NAME).exists():
-            _build(config, sources, inputs, store, scratch, report)
+            _build(config, sources, inputs, store, scratch, crew, report)
+    if launch.rank != 0:
+        return None
     manifest = read_manifest(out)
     report(summary(out, manifest))
     return PreparedStore(out, manifest, reused=False)
@@ -88,22 +100,30 @@ def _build(
     inputs: dict[str, Any],
     store: Path,
     scratch: Path,
+    crew: Crew,
     report: Callable[[str], None],
 ) -> None:
-    workers = config.data.workers
     report(f"reading {sources.num_files:,} files, {sources.num_bytes / 1e6:.1f} MB")
-    shards = stages.gather(sources, scratch / "documents", workers)
-    selection = Selection.of(shards, config.data.split)
+    gathered = gather(sources, scratch / "documents", crew)
+    tally = collect_rejected(gathered, store, config.data.max_rejected, crew, report)
+    shards = [task.shard for task in gathered]
+    selected = scratch / "selection.npz"
+    crew.lead(selected, lambda: _select(config, shards).save(selected))
+    selection = Selection.load(selected)
     if selection.split_bytes["train"] == 0:
         raise DataError(
-            f"no text is left to train on: {selection.counts.documents:,} documents in {sources.num_files:,} files, "
-            f"{selection.counts.empty:,} of them empty; check data.sources and data.split"
+            f"no text is left to train on, of {tally.documents:,} documents in {sources.num_files:,} files: check "
+            "data.sources and data.split"
         )
     tokenizer_path = store / FILE_NAME
-    tokenizer = stages.make_tokenizer(config.tokenizer, shards, selection, tokenizer_path, report)
+    make = partial(stages.make_tokenizer, config.tokenizer, shards, selection, tokenizer_path, report)
+    crew.lead(tokenizer_path, make)
+    tokenizer = make()
     tasks = stages.tokenize(
-        shards, selection, tokenizer_path, tokenizer.end_of_document, scratch / "tokens", workers, report
+        shards, selection, tokenizer_path, tokenizer.end_of_document, scratch / "tokens", crew, report
     )
+    if crew.rank != 0:
+        return
     records = stages.join(tasks, selection, tokenizer.vocab_size, store)
     manifest = Manifest(
         dtype=dtype_for(tokenizer.vocab_size).name,
@@ -115,11 +135,16 @@ def _build(
             end_of_document=tokenizer.end_of_document,
             end_of_document_id=tokenizer.end_of_document_id,
         ),
-        counts=selection.counts,
+        counts=Counts(documents=tally.documents, text_bytes=tally.num_bytes, rejected=dict(tally.rejected)),
+        stages=selection.removed,
         sources=SourcesRecord(files=sources.num_files, bytes=sources.num_bytes, fingerprint=sources.fingerprint),
         versions=_versions(),
     )
     write_manifest(store, manifest, inputs["configuration"])
+
+
+def _select(config: PrepareConfig, shards: Sequence[DocumentShard]) -> Selection:
+    return Selection.of(shards, config.data.split, [("equal documents", repeated_documents(shards))])
 
 
 def _inputs(config: PrepareConfig, sources: SourceFiles) -> dict[str, Any]:
@@ -159,21 +184,3 @@ def _reusable(out: Path, inputs: dict[str, Any]) -> PreparedStore:
     if changes:
         raise DataError(f"data.out = {str(out)!r} holds a store made otherwise ({'; '.join(changes)}): {remedy}")
     return PreparedStore(out, manifest, reused=True)
-
-
-def summary(out: Path, manifest: Manifest) -> str:
-    """A short table of what came in, what was dropped and what came out."""
-    counts = manifest.counts
-    lines = [
-        f"{out}: vocabulary {manifest.tokenizer.vocab_size:,}, tokens stored as {manifest.dtype}",
-        f"  {'':<12}{'documents':>12}{'text MB':>10}{'tokens':>16}{'bytes/token':>13}",
-        f"  {'read':<12}{counts.documents:>12,}{counts.text_bytes / 1e6:>10.2f}",
-        f"  {'empty':<12}{counts.empty:>12,}",
-        f"  {'duplicates':<12}{counts.duplicates:>12,}{counts.duplicate_bytes / 1e6:>10.2f}",
-    ]
-    for name in SPLITS:
-        record = manifest.split(name)
-        ratio = f"{record.text_bytes / record.tokens:.2f}" if record.tokens else "-"
-        size = record.text_bytes / 1e6
-        lines.append(f"  {name:<12}{record.documents:>12,}{size:>10.2f}{record.tokens:>16,}{ratio:>13}")
-    return "\n".join(lines)

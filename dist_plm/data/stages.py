@@ -1,5 +1,5 @@
-"""The stages of `prepare`. Each writes files that are whole or absent, one a unit of input, and skips those it finds:
-an interrupted run goes on where it was, and the result does not depend on the number of processes.
+"""The stages of `prepare` that make tokens. Each writes files that are whole or absent, one a unit of input, and skips
+those it finds: an interrupted run goes on where it was, and the result does not depend on the number of processes.
 """
 
 import time
@@ -12,11 +12,10 @@ import numpy as np
 from tqdm import tqdm
 
 from dist_plm.config.schema_prepare import TokenizerConfig
-from dist_plm.data.documents import DocumentShard, Selection, write_documents
+from dist_plm.data.crew import Crew
+from dist_plm.data.documents import DocumentShard, Selection
 from dist_plm.data.files import sha256_of
 from dist_plm.data.manifest import SPLITS, SplitRecord
-from dist_plm.data.pool import run_tasks
-from dist_plm.data.sources import Slice, SourceFiles, read_slice
 from dist_plm.data.store import TokenStore, TokenStoreWriter, dtype_for
 from dist_plm.data.tokenizers import Tokenizer
 from dist_plm.data.tokenizers_train import train
@@ -27,31 +26,6 @@ Report = Callable[[str], None]
 MAX_TRAINING_BYTES = 2**30
 _BATCH_CHARS = 2**20
 _BATCH_TEXTS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class GatherTask:
-    unit: list[Slice]
-    shard: DocumentShard
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(part.stop - part.start for part in self.unit)
-
-
-def gather(sources: SourceFiles, folder: Path, workers: int) -> list[DocumentShard]:
-    """Reads all sources into document shards, one a unit, in the order of the sources."""
-    folder.mkdir(exist_ok=True)
-    tasks = [GatherTask(unit, DocumentShard(folder / f"{i:06}")) for i, unit in enumerate(sources.units)]
-    with _progress("read", sources.num_bytes) as bar:
-        todo = [task for task in tasks if not task.shard.is_complete]
-        bar.update(sources.num_bytes - sum(task.num_bytes for task in todo))
-        run_tasks(_gather, todo, workers, lambda task: bar.update(task.num_bytes))
-    return [task.shard for task in tasks]
-
-
-def _gather(task: GatherTask) -> None:
-    write_documents(task.shard, (document.text for part in task.unit for document in read_slice(part)))
 
 
 def make_tokenizer(
@@ -117,6 +91,10 @@ class TokenizeTask:
     def is_complete(self) -> bool:
         return all(Path(store + ".idx").exists() for store in self.stores)
 
+    @property
+    def num_bytes(self) -> int:
+        return self.shard.text_path.stat().st_size
+
 
 def tokenize(
     shards: Sequence[DocumentShard],
@@ -124,7 +102,7 @@ def tokenize(
     tokenizer: Path,
     end_of_document: str,
     folder: Path,
-    workers: int,
+    crew: Crew,
     report: Report,
 ) -> list[TokenizeTask]:
     """Tokenizes every shard into three stores, one a split, each document followed by `end_of_document`."""
@@ -134,13 +112,7 @@ def tokenize(
         TokenizeTask(shard, splits, tokenizer, sha256, end_of_document, str(folder / shard.prefix.name))
         for shard, splits in zip(shards, selection.splits, strict=True)
     ]
-    sizes = {task.prefix: task.shard.text_path.stat().st_size for task in tasks}
-    todo = [task for task in tasks if not task.is_complete]
-    num_bytes, began = sum(sizes[task.prefix] for task in todo), time.perf_counter()
-    with _progress("tokenize", sum(sizes.values())) as bar:
-        bar.update(sum(sizes.values()) - num_bytes)
-        run_tasks(_tokenize, todo, workers, lambda task: bar.update(sizes[task.prefix]))
-    seconds = time.perf_counter() - began
+    num_bytes, seconds = crew.run(_tokenize, tasks, "tokenize")
     report(f"tokenized {num_bytes / 1e6:.1f} MB in {seconds:.1f} s, {num_bytes / seconds / 1e6:.1f} MB/s")
     return tasks
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dist_plm.data.crew import Crew
 from dist_plm.data.files import atomic_writer, sync_directory
 from dist_plm.data.manifest import NAME, read_manifest
 from dist_plm.errors import DataError
@@ -18,8 +19,12 @@ _SCRATCH = "work"
 
 
 @contextmanager
-def workspace(out: Path, inputs: dict[str, Any], report: Callable[[str], None]) -> Iterator[tuple[Path, Path]]:
+def workspace(
+    out: Path, inputs: dict[str, Any], crew: Crew, report: Callable[[str], None]
+) -> Iterator[tuple[Path, Path]]:
     """Yields (store, scratch) directories to build `out` in; when the block ends well, the store moves to `out`.
+
+    The ranks of `crew` get the same directories, and the store moves when the block has ended on all of them.
 
     What an interrupted run with equal `inputs` left there is still there, perhaps a whole store; what any other run
     left is removed. `scratch` lies inside the store and is removed before the move. What lay at `out` is replaced.
@@ -29,14 +34,25 @@ def workspace(out: Path, inputs: dict[str, Any], report: Callable[[str], None]) 
     """
     out = out.resolve()  # through a link, which then goes on pointing at the store
     partial = out.with_name(out.name + ".partial")
+    scratch, ranks = partial / _SCRATCH, partial / _SCRATCH / "ranks"
+    if crew.rank != 0:
+        crew.meet(ranks)
+        if not _is_claimed(partial, inputs):
+            raise DataError(
+                f"rank {crew.rank} does not find in {partial} what rank 0 is at work on: all ranks need the same command, "
+                "and see the same files with the same times of change"
+            )
+        with crew.at_work(ranks):
+            yield partial, scratch
+        return
     partial.mkdir(parents=True, exist_ok=True)
     lock = os.open(partial, os.O_RDONLY)
     try:
         _lock(lock, partial, report)
         _claim(partial, inputs, report)
-        scratch = partial / _SCRATCH
         scratch.mkdir(exist_ok=True)
-        yield partial, scratch
+        with crew.at_work(ranks):
+            yield partial, scratch
         shutil.rmtree(scratch)
         _publish(partial, out)
     finally:
@@ -72,8 +88,7 @@ def _lock(descriptor: int, partial: Path, report: Callable[[str], None]) -> None
 
 
 def _claim(partial: Path, inputs: dict[str, Any], report: Callable[[str], None]) -> None:
-    marker = partial / _INPUTS
-    if marker.exists() and json.loads(marker.read_text()) == json.loads(json.dumps(inputs)):
+    if _is_claimed(partial, inputs):
         report(f"going on with {partial}, which an interrupted run with the same configuration and sources left")
         return
     for entry in partial.iterdir():
@@ -81,8 +96,13 @@ def _claim(partial: Path, inputs: dict[str, Any], report: Callable[[str], None])
             shutil.rmtree(entry)
         else:
             entry.unlink()
-    with atomic_writer(marker) as file:
+    with atomic_writer(partial / _INPUTS) as file:
         file.write(json.dumps(inputs, indent=2).encode())
+
+
+def _is_claimed(partial: Path, inputs: dict[str, Any]) -> bool:
+    marker = partial / _INPUTS
+    return marker.exists() and json.loads(marker.read_text()) == json.loads(json.dumps(inputs))
 
 
 def _publish(partial: Path, out: Path) -> None:

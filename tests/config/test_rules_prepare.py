@@ -10,6 +10,12 @@ from tests.config.make import prepare
     [
         ({"data__sources": []}, ["data.sources is empty", "data.sources=[{path: texts/*.txt}]"]),
         ({"data__sources": [{"path": "a"}, {"path": "a"}]}, ["data.sources[1].path = 'a' is given twice"]),
+        ({"data__sources": [{"text": "a"}]}, ["data.sources[0] gives neither path, nor hf, nor python"]),
+        ({"data__sources": [{"path": "a", "hf": "b"}]}, ["data.sources[0] gives path and hf", "one of {path: FILES}"]),
+        ({"data__sources": [{"path": "a", "streaming": True}]}, ["data.sources[0].streaming = true has no effect"]),
+        ({"data__sources": [{"hf": "a", "format": "csv"}]}, ["data.sources[0].format = 'csv' has no effect with hf"]),
+        ({"data__sources": [{"python": "a.b"}]}, ["data.sources[0].python = 'a.b' is not of the form"]),
+        ({"data__sources": [{"path": "a", "text": "{b"}]}, ["data.sources[0].text = '{b' is no template", "{title}"]),
         ({"data__sources": [{"path": "~/a"}]}, ["data.sources[0].path = '~/a' begins with ~"]),
         ({"data__sources": [{"path": "a", "text": ""}]}, ["data.sources[0].text is empty"]),
         ({"data__out": ""}, ["data.out = '' is empty"]),

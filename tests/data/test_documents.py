@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_plm.data import documents
-from dist_plm.data.documents import DROPPED, DocumentShard, Selection, first_of_equals, split_of, write_documents
+from dist_plm.data.documents import (
+    DROPPED,
+    DocumentShard,
+    Selection,
+    first_of_equals,
+    repeated_documents,
+    split_of,
+    write_documents,
+)
 
 SHARES = (0.5, 0.3, 0.2)
 uint64s = st.integers(0, 3)  # few values, so that equals are common
@@ -30,7 +38,7 @@ def test_an_empty_shard(tmp_path):
     shard = make(tmp_path / "0", [])
     assert list(shard.texts(np.ones(0, bool))) == []
     selection = Selection.of([shard], SHARES)
-    assert selection.counts.documents == 0
+    assert [len(splits) for splits in selection.splits] == [0]
     assert Selection.of([], SHARES).splits == []
 
 
@@ -47,13 +55,22 @@ def test_a_failed_shard_is_not_complete(tmp_path):
 
 def test_equal_and_empty_documents_are_dropped_and_counted(tmp_path):
     shards = [make(tmp_path / "0", ["a", "b", "a", ""]), make(tmp_path / "1", ["c", "b", " ", "dd", "dd"])]
-    selection = Selection.of(shards, SHARES)
+    reasons = [("equal", repeated_documents(shards)), ("short", np.array([0, 0, 1, 0, 1, 0, 0, 0, 0], bool))]
+    selection = Selection.of(shards, SHARES, reasons)
     dropped = [(splits == DROPPED).tolist() for splits in selection.splits]
-    assert dropped == [[False, False, True, True], [False, True, True, False, True]]
-    counts = selection.counts
-    assert (counts.documents, counts.empty, counts.duplicates) == (9, 2, 3)
-    assert (counts.text_bytes, counts.duplicate_bytes) == (9, 4)
-    assert sum(selection.split_bytes.values()) == 5
+    assert dropped == [[False, False, True, True], [True, True, True, False, True]]
+    assert [(r.name, r.removed, r.removed_bytes) for r in selection.removed] == [("equal", 3, 4), ("short", 1, 1)]
+    assert sum(selection.split_bytes.values()) == 4
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [3, 0, 2]])
+def test_a_selection_can_be_saved(tmp_path, sizes):
+    shards = [make(tmp_path / str(i), [f"{i} {j}" for j in range(size)]) for i, size in enumerate(sizes)]
+    selection = Selection.of(shards, SHARES, [("equal", repeated_documents(shards))])
+    selection.save(tmp_path / "saved.npz")
+    loaded = Selection.load(tmp_path / "saved.npz")
+    assert [s.tolist() for s in loaded.splits] == [s.tolist() for s in selection.splits]
+    assert (loaded.split_bytes, loaded.removed) == (selection.split_bytes, selection.removed)
 
 
 def test_a_documents_split_depends_on_its_text_alone(tmp_path):

@@ -10,6 +10,7 @@ from dist_plm.data.manifest import (
     SourcesRecord,
     SplitRecord,
     SplitRecords,
+    StageRecord,
     TokenizerRecord,
     Versions,
     read_configuration,
@@ -29,7 +30,8 @@ MANIFEST = Manifest(
     tokenizer=TokenizerRecord(
         file="tokenizer.json", sha256="t", vocab_size=300, end_of_document="<|end|>", end_of_document_id=0
     ),
-    counts=Counts(documents=4, text_bytes=10, empty=1, duplicates=0, duplicate_bytes=0),
+    counts=Counts(documents=4, text_bytes=10, rejected={"not JSON": 1}),
+    stages=(StageRecord(name="equal documents", removed=1, removed_bytes=2),),
     sources=SourcesRecord(files=1, bytes=10, fingerprint="f"),
     versions=Versions(dist_plm="0", numpy="2", tokenizers="0"),
 )
@@ -60,7 +62,7 @@ def test_identity_depends_on_tokens_and_tokenizer_alone():
     ("changes", "message"),
     [
         ({"format": "other"}, "does not describe a store of this program"),
-        ({"version": 2}, "has version 2; this program reads version 1"),
+        ({"version": 1}, "has version 1; this program reads version 2"),
         ({"dtype": 3}, r"is damaged: dtype = 3 is not allowed.*prepare the data again"),
         ({"splits": {}}, r"is damaged: splits\.train is missing"),
     ],

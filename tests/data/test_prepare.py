@@ -5,16 +5,19 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
+from dist_plm.config.launchenv import LaunchEnv
 from dist_plm.config.schema_prepare import PrepareConfig, PrepareDataConfig, SourceConfig, TokenizerConfig
-from dist_plm.data import sources, stages
+from dist_plm.data import gather, sources, stages
 from dist_plm.data.dataset import open_split
-from dist_plm.data.manifest import SPLITS, read_manifest
+from dist_plm.data.manifest import SPLITS, StageRecord, read_manifest
 from dist_plm.data.prepare import prepare
 from dist_plm.data.store import TokenStore
 from dist_plm.data.tokenizers import Tokenizer
@@ -102,7 +105,7 @@ def test_the_manifest_says_what_is_there(tmp_path):
         assert f"{record.tokens:,}" in report
         total += record.text_bytes
     counts = manifest.counts
-    assert total == counts.text_bytes - counts.duplicate_bytes
+    assert total == counts.text_bytes - sum(stage.removed_bytes for stage in manifest.stages)
     assert manifest.sources.files == 3
     assert (manifest.dtype, manifest.tokenizer.vocab_size) == ("uint16", 400)
     assert set(contents(store.path)) == {
@@ -135,12 +138,23 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path, expected):
     assert contents(tmp_path / "store") == expected
 
 
+def test_any_number_of_ranks_gives_the_same_bytes(tmp_path, expected):
+    launches = [LaunchEnv(rank=rank, world_size=3) for rank in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        stores = list(pool.map(partial(prepare, configuration(tmp_path / "store"), print), launches))
+    assert [store is None for store in stores] == [False, True, True]
+    assert contents(tmp_path / "store") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
 def test_duplicates_and_empty_documents_are_dropped_and_reported(tmp_path):
     for name, text in [("a", "one two"), ("b", "one two"), ("c", " \n"), ("d", "three")]:
         (tmp_path / f"{name}.txt").write_text(text)
-    store, report = run(tmp_path / "s", sources=(SourceConfig(path=str(tmp_path / "*.txt")),), split=(1, 0, 0))
+    config = {"sources": (SourceConfig(path=str(tmp_path / "*.txt")),), "split": (1, 0, 0), "max_rejected": 0.25}
+    store, report = run(tmp_path / "s", **config)
     counts = store.manifest.counts
-    assert (counts.documents, counts.duplicates, counts.duplicate_bytes, counts.empty) == (4, 1, 7, 1)
+    assert (counts.documents, counts.text_bytes, counts.rejected) == (3, 19, {"empty text": 1})
+    assert store.manifest.stages == (StageRecord(name="equal documents", removed=1, removed_bytes=7),)
     assert store.manifest.splits.train.documents == 2
     assert "asked for 400, but the text holds no more pairs to merge" in report
 
@@ -233,7 +247,7 @@ def test_broken_input_leaves_no_store(tmp_path, workers):
         (tmp_path / f"{i}.txt").write_text("fine " * 500)
     (tmp_path / "5.txt").write_bytes(b"fine\n\xff\n")
     config = {"sources": (SourceConfig(path=str(tmp_path / "*.txt")),), "workers": workers}
-    with pytest.raises(DataError, match=r"5\.txt, line 2, byte 1 is not UTF-8"):
+    with pytest.raises(DataError, match=r"(?s)1 of 5 records.*5\.txt, line 2: not UTF-8.*s\.partial/rejected\.jsonl"):
         run(tmp_path / "s", **config)
     assert not (tmp_path / "s").exists()
     (tmp_path / "5.txt").write_text("mended")
@@ -243,8 +257,29 @@ def test_broken_input_leaves_no_store(tmp_path, workers):
 def test_nothing_to_train_on_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text(" \n")
     (tmp_path / "b.txt").write_text("")
-    with pytest.raises(DataError, match="no text is left to train on: 1 documents in 2 files, 1 of them empty"):
-        run(tmp_path / "s", sources=(SourceConfig(path=str(tmp_path / "*.txt")),))
+    sources = (SourceConfig(path=str(tmp_path / "*.txt")),)
+    with pytest.raises(DataError, match="2 of 2 records are broken"):
+        run(tmp_path / "s", sources=sources)
+    with pytest.raises(DataError, match="no text is left to train on, of 0 documents in 2 files"):
+        run(tmp_path / "s", sources=sources, max_rejected=1)
+
+
+def test_broken_records_are_listed_and_left_out(tmp_path):
+    rows = [json.dumps({"text": f"text {i}"}) for i in range(8)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*rows[:5], "{broken", *rows[5:], '{"body": "猫"}', '{"text": ""}']))
+    store, report = run(
+        tmp_path / "s", sources=(SourceConfig(path=str(tmp_path / "a.jsonl")),), max_rejected=0.3, split=(1, 0, 0)
+    )
+    listed = [json.loads(line) for line in (store.path / "rejected.jsonl").read_text().splitlines()]
+    assert [(r["line"], r["reason"], r["excerpt"]) for r in listed] == [
+        (6, "not JSON", "{broken\n"),
+        (10, "no such column", "{'body': '猫'}"),
+        (11, "empty text", "{'text': ''}"),
+    ]
+    assert listed[0]["source"] == str(tmp_path / "a.jsonl")
+    assert "a.jsonl, line 6: not JSON" in report
+    assert "3 of 11 records are broken and left out" in report
+    assert store.manifest.splits.train.documents == 8
 
 
 def test_two_at_once_are_refused(tmp_path, monkeypatch):
@@ -262,8 +297,8 @@ def test_two_at_once_are_refused(tmp_path, monkeypatch):
     assert len(refusals) == 1
 
 
-def count_calls(patch, name, fail_at=None):
-    function, calls = getattr(stages, name), []
+def count_calls(patch, module, name, fail_at=None):
+    function, calls = getattr(module, name), []
 
     def wrapped(*arguments):
         calls.append(name)
@@ -271,19 +306,19 @@ def count_calls(patch, name, fail_at=None):
             raise RuntimeError("stop here")
         return function(*arguments)
 
-    patch.setattr(stages, name, wrapped)
+    patch.setattr(module, name, wrapped)
     return calls
 
 
 def test_finished_parts_are_not_done_again(tmp_path, monkeypatch, expected):
     with monkeypatch.context() as patch:
-        gathered = count_calls(patch, "_gather")
-        count_calls(patch, "_tokenize", fail_at=3)
+        gathered = count_calls(patch, gather, "_gather")
+        count_calls(patch, stages, "_tokenize", fail_at=3)
         with pytest.raises(RuntimeError, match="stop here"):
             run(tmp_path / "store")
     units = len(gathered)
     assert units >= 4
-    gathered, tokenized = count_calls(monkeypatch, "_gather"), count_calls(monkeypatch, "_tokenize")
+    gathered, tokenized = count_calls(monkeypatch, gather, "_gather"), count_calls(monkeypatch, stages, "_tokenize")
     _, report = run(tmp_path / "store")
     assert (len(gathered), len(tokenized)) == (0, units - 2)
     assert "going on with" in report
@@ -305,7 +340,7 @@ def in_a_process_of_its_own(out, preparation="", **changes):
     program = f"""
         import os, signal
         from dist_plm.config.schema_prepare import *
-        from dist_plm.data import files, prepare, sources, stages, workspace
+        from dist_plm.data import files, gather, prepare, sources, stages, workspace
         sources._MIB = {UNIT_BYTES}
 
         def kill_at(module, name, number):
@@ -326,7 +361,7 @@ def in_a_process_of_its_own(out, preparation="", **changes):
 @pytest.mark.parametrize(
     "point",
     [
-        "kill_at(stages, '_gather', 3)",
+        "kill_at(gather, '_gather', 3)",
         "kill_at(files.os, 'replace', 12)",
         "kill_at(stages, 'train', 1)",
         "kill_at(stages, '_tokenize', 3)",

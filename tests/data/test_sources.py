@@ -1,25 +1,38 @@
 import gzip
 import json
-import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import zstandard
 
 from dist_plm.config.schema_prepare import SourceConfig
-from dist_plm.data import sources
-from dist_plm.data.sources import assemble, find_sources, read_slice
+from dist_plm.data import records as records_module
+from dist_plm.data import source_lines, source_tables, sources
+from dist_plm.data.records import Document
+from dist_plm.data.source_lines import lines_before
+from dist_plm.data.sources import find_sources, read_slice
 from dist_plm.errors import DataError
-
-lines_strategy = st.lists(st.text(alphabet="ab \t", max_size=6), max_size=12)
 
 
 def source(path, **settings):
     return SourceConfig(path=str(path), **settings)
 
 
+def records(*configs):
+    found = []
+    for part in (part for unit in find_sources(configs).units for part in unit):
+        before = 0 if part.counts_rows else lines_before(part)
+        found += [record._replace(line=record.line + before) for record in read_slice(part)]
+    return found
+
+
 def documents(*configs):
-    return [(d.line, d.text) for unit in find_sources(configs).units for part in unit for d in read_slice(part)]
+    found = records(*configs)
+    assert all(isinstance(record, Document) for record in found), found
+    return [tuple(record) for record in found]
+
+
+def rejected(*configs):
+    return [(r.line, r.reason, r.detail) for r in records(*configs) if not isinstance(r, Document)]
 
 
 def texts(*configs):
@@ -28,18 +41,19 @@ def texts(*configs):
 
 def write(path, content):
     data = content if isinstance(content, bytes) else content.encode()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
+    path.write_bytes(pack(data))
     return path
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".txt.gz"])
+@pytest.mark.parametrize("suffix", [".txt", ".txt.gz", ".txt.zst"])
 def test_text_files_hold_a_document_each(tmp_path, suffix):
     write(tmp_path / f"b{suffix}", "second\n")
     write(tmp_path / f"a{suffix}", "first\n\nstill the first")
     assert documents(source(tmp_path / f"*{suffix}")) == [(1, "first\n\nstill the first"), (1, "second\n")]
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
 def test_jsonl_holds_a_document_a_row(tmp_path, suffix):
     rows = [{"id": 1, "body": "one\r\ntwo"}, {"body": "猫"}]
     write(tmp_path / f"a{suffix}", "\n".join(map(json.dumps, rows)) + "\n\n")
@@ -77,35 +91,6 @@ def test_rows_can_be_cut_too(tmp_path):
     assert documents(source(path, max_chars=5)) == [(1, "skip"), (2, "a b"), (2, "c\u2028d\ne")]
 
 
-def test_long_documents_are_cut_at_blank_lines_else_at_line_ends():
-    def cut(text, limit):
-        lines = enumerate(text.splitlines(keepends=True), 1)
-        return [(d.line, d.text) for d in assemble(lines, "whole", limit)]
-
-    assert cut("aa\nbb\n\ncc\ndd\n", 10) == [(1, "aa\nbb"), (4, "cc\ndd")]
-    assert cut("aa\nbb\ncc\n", 6) == [(1, "aa\nbb"), (3, "cc")]
-    assert cut("aaaaaaaaaa\nb\n", 4) == [(1, "aaaaaaaaaa"), (2, "b")]
-    assert cut("aa\n\nbb\n", 100) == [(1, "aa\n\nbb")]
-    assert cut("a\n\nbbbb\ncccc\ndddd\n", 12) == [(1, "a"), (3, "bbbb\ncccc"), (5, "dddd")]
-
-
-@given(lines=lines_strategy, unit=st.sampled_from(["whole", "block", "line"]), limit=st.none() | st.integers(1, 20))
-def test_assembling_loses_nothing_but_blank_lines(lines, unit, limit):
-    numbered = list(enumerate([line + "\n" for line in lines], 1))
-    pieces = list(assemble(numbered, unit, limit))
-    kept = [line for piece in pieces for line in piece.text.split("\n") if line.strip()]
-    assert kept == [line for line in lines if line.strip()]
-    if unit == "whole" and limit is None:
-        assert [p.text for p in pieces] == (["".join(line for _, line in numbered)] if lines else [])
-        return
-    for piece in pieces:
-        assert piece.text.strip()
-        assert lines[piece.line - 1] == next(line for line in piece.text.split("\n") if line.strip())
-        assert limit is None or len(piece.text) <= limit or "\n" not in piece.text
-        assert unit != "line" or "\n" not in piece.text
-        assert unit != "block" or not re.search(r"\n[ \t]*\n", piece.text)
-
-
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
 def test_large_files_are_cut_into_units_without_changing_the_documents(tmp_path, monkeypatch, name):
     monkeypatch.setattr(sources, "_MIB", 100)
@@ -126,10 +111,10 @@ def test_small_files_share_units(tmp_path):
     assert [len(unit) for unit in units] == [3, 3, 3, 1]
 
 
-def test_empty_files_hold_nothing(tmp_path):
-    for name in ("a.txt", "b.txt.gz", "c.jsonl"):
-        write(tmp_path / name, b"")
-    assert texts(source(tmp_path / "*.txt*"), source(tmp_path / "*.jsonl")) == []
+def test_empty_files_are_told_of(tmp_path):
+    for name, content in [("a.txt", b""), ("b.txt.gz", b""), ("c.jsonl", b""), ("d.csv", b"text\n"), ("e.txt", b" \n")]:
+        write(tmp_path / name, content)
+        assert [reason for _, reason, _ in rejected(source(tmp_path / name))] == ["empty text"]
 
 
 def test_the_fingerprint_follows_names_sizes_and_times(tmp_path):
@@ -144,26 +129,75 @@ def test_the_fingerprint_follows_names_sizes_and_times(tmp_path):
     assert len({first.fingerprint, second, find_sources([config]).fingerprint}) == 3
 
 
-LONG = b"x" * 250 + b"\n"
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", b"fine\nbroken \xff\n", (1, "not UTF-8", "byte 8 of the line: invalid start byte")),
+        ("a.jsonl", b'{"text": "x"}\n{"text": \n', (2, "not JSON", "Expecting value")),
+        ("a.jsonl", b"[" * 100_000, (1, "not JSON", "recursion")),
+        ("a.jsonl", b'{"body": "x", "id": 1}', (1, "no such column", "no field 'text', it has 'body', 'id'")),
+        ("a.jsonl", b'\n\n["text"]', (3, "bad row", "list")),
+        ("a.jsonl", b'{"text": null}', (1, "not text", "field 'text' holds NoneType")),
+        ("a.jsonl", b'{"text": "\\ud800"}', (1, "not UTF-8", "surrogates")),
+        ("a.jsonl", b'{"text": " "}', (1, "empty text", "white space")),
+        ("a.csv", b"text,b\nx,y\nz\n", (3, "bad row", "1 fields where the header has 2")),
+        ("a.csv", b"text\nx\n\xff\n", (3, "not UTF-8", "surrogates")),
+        ("a.csv", b'text\nx\n"y" z\n', (3, "bad row", "expected after")),
+        ("a.tsv", b'text\tb\nx\ty\n"z\n', (3, "bad row", "unexpected end")),
+    ],
+)
+def test_broken_records_are_named_by_line_and_reason(tmp_path, name, content, expected):
+    path = write(tmp_path / name, content)
+    ((line, reason, detail),) = rejected(source(path))
+    # A text file is one document, which begins at line 1, and the line that breaks it is named.
+    assert (line, reason) == ((2 if name == "a.txt" else expected[0]), expected[1])
+    assert expected[2] in detail
+
+
+@pytest.mark.parametrize(("unit", "kept"), [("line", ["one", "three", "four"]), ("block", ["four"]), ("whole", [])])
+def test_a_broken_line_breaks_its_document_alone(tmp_path, unit, kept):
+    path = write(tmp_path / "a.txt", b"one\ntwo \xff\nthree\n\nfour")
+    found = records(source(path, document=unit))
+    assert [r.text for r in found if isinstance(r, Document)] == kept
+    assert [r.line for r in found if not isinstance(r, Document)] == [2]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.txt.gz", "a.jsonl.zst"])
+def test_lines_that_are_too_long_are_rejected_unread(tmp_path, monkeypatch, name):
+    for module in (source_lines, records_module, source_tables):
+        monkeypatch.setattr(module, "MAX_RECORD_BYTES", 100)
+    body = '{"text": "%s"}' if "jsonl" in name else "%s"
+    header = "text\n" if "csv" in name else ""
+    path = write(tmp_path / name, header + "\n".join([body % "a", body % ("x" * 300), body % "b"]) + "\n")
+    found = records(source(path, document="whole" if "csv" in name else "line"))
+    assert [r.text for r in found if isinstance(r, Document)] == ["a", "b"]
+    assert [r.reason for r in found if not isinstance(r, Document)] == ["too long"]
+
+
+@pytest.mark.parametrize("unit", ["whole", "block"])
+def test_documents_that_are_too_long_are_rejected_unread(tmp_path, monkeypatch, unit):
+    monkeypatch.setattr(records_module, "MAX_RECORD_BYTES", 100)
+    path = write(tmp_path / "a.txt", "x" * 40 + "\n" + ("y" * 40 + "\n") * 4 + "\nfine\n")
+    found = records(source(path, document=unit))
+    assert [r.text for r in found if isinstance(r, Document)] == (["fine"] if unit == "block" else [])
+    assert [(r.line, r.reason) for r in found if not isinstance(r, Document)] == [(1, "too long")]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"fine\nbroken \xff\n", r"a\.txt, line 2, byte 8 is not UTF-8 \(invalid start byte\)"),
-        ("a.txt", "text".encode("utf-16"), r"a\.txt, line 1, byte 1 is not UTF-8"),
+        ("a.txt", "text".encode("utf-16"), r"a\.txt is not text: there are zero bytes"),
         ("a.txt.gz", gzip.compress(b"fine\n" * 1000)[:-12], r"a\.txt\.gz after line \d+: .* cut short"),
         ("a.txt.gz", b"plain text", r"a\.txt\.gz after line 0: the compression is damaged"),
         ("a.txt.gz", gzip.compress(b"fine\n")[:12] + b"\x00" * 9, r"the compression is damaged"),
-        ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a\.jsonl, line 2 is not JSON: Expecting value"),
-        ("a.jsonl", b"[" * 100_000, r"a\.jsonl, line 1 is not JSON"),
-        ("a.jsonl", b'{"body": "x", "id": 1}', r"line 1 has no field 'text', it has 'body', 'id'; name the field"),
-        ("a.jsonl", b'\n\n["text"]', r"line 3 has no field 'text', it has a list"),
-        ("a.jsonl", b'{"text": null}', r"line 1: field 'text' holds NoneType, not text"),
-        ("a.jsonl", b'{"text": "\\ud800"}', r"line 1: field 'text' is not Unicode text \(surrogates not allowed\)"),
+        ("a.jsonl.zst", zstandard.compress(b"\n" * 10**6)[:-2], r"a\.jsonl\.zst after line \d+: .* cut short"),
+        ("a.txt.zst", b"plain text", r"a\.txt\.zst after line 0: the compression is damaged"),
+        ("a.csv", b"body,id\nx,1\n", r"a\.csv has no column 'text', it has 'body', 'id'; name the column"),
+        ("a.parquet", b"plain text", r"a\.parquet is not Parquet, or is damaged: "),
+        ("a.arrow", b"plain text, and more", r"a\.arrow is not Arrow, or is damaged: "),
     ],
 )
-def test_broken_input_is_named_by_file_and_line(tmp_path, name, content, message):
+def test_files_that_cannot_be_read_are_refused(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
@@ -175,8 +209,13 @@ def test_lines_are_counted_from_the_start_of_a_cut_file(tmp_path, monkeypatch):
     rows = ['{"text": "' + "x" * 40 + '"}'] * 30
     rows[22] = "{broken"
     path = write(tmp_path / "a.jsonl", "\n".join(rows))
-    with pytest.raises(DataError, match=r"a\.jsonl, line 23 is not JSON"):
-        texts(source(path))
+    assert [line for line, _, _ in rejected(source(path))] == [23]
+
+
+def test_frames_of_zstandard_follow_one_another(tmp_path):
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(zstandard.compress(b"one\ntw") + zstandard.compress(b"o\n" + b"x" * 200_000))
+    assert texts(source(path, document="line")) == ["one", "two", "x" * 200_000]
 
 
 def test_globs_that_match_nothing_usable_are_refused(tmp_path):
@@ -185,7 +224,7 @@ def test_globs_that_match_nothing_usable_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"no file matches .*, it is a directory, whose text files are .*/\*\.txt"):
         find_sources([source(tmp_path)])
     write(tmp_path / "a.pdf", "x")
-    with pytest.raises(DataError, match=r"a\.pdf is of no format that is read here: \.txt, \.jsonl"):
+    with pytest.raises(DataError, match=r"a\.pdf is of no format that is read here: \.txt, \.jsonl, \.csv"):
         find_sources([source(tmp_path / "*")])
 
 
