@@ -8,7 +8,7 @@ from dist_plm.config.schema import OptimConfig, PretrainConfig
 #: Fields that some optimizers alone read.
 READERS: dict[str, tuple[str, ...]] = {
     "betas": ("adamw", "adam", "lamb"),
-    "eps": ("adamw", "adam", "lamb"),
+    "eps": ("adamw", "adam", "lamb", "adafactor"),
     "adapt_norms_and_biases": ("lamb",),
     "bias_correction": ("lamb",),
     "trust_min": ("lamb",),
@@ -16,6 +16,10 @@ READERS: dict[str, tuple[str, ...]] = {
     "pre_normalize": ("lamb",),
     "momentum": ("sgd",),
     "nesterov": ("sgd",),
+    "scale_parameter": ("adafactor",),
+    "min_scale": ("adafactor",),
+    "beta2_decay": ("adafactor",),
+    "update_clip": ("adafactor",),
 }
 
 
@@ -39,6 +43,8 @@ def _agreement(config: PretrainConfig) -> Iterator[str]:
             f"optim.clip_norm = {optim.clip_norm:g} does twice what optim.pre_normalize = true does, which divides the "
             "gradient by its norm where that exceeds 1: set optim.clip_norm=0"
         )
+    if not optim.scale_parameter:
+        yield from no_effect(optim, "optim", ("min_scale",), "optim.scale_parameter = false")
     if optim.nesterov and not optim.momentum:
         yield "optim.nesterov = true looks ahead along optim.momentum = 0.0: raise the momentum, or set it to false"
 

@@ -71,7 +71,7 @@ def _schedule_fields(config: PretrainConfig) -> Iterator[str]:
     schedule = config.schedule
     readers = {"power": ("polynomial",), "decay_ratio": ("wsd",)}
     unread = [field for field, names in readers.items() if schedule.name not in names]
-    if schedule.name == "constant":
+    if schedule.name in ("constant", "relative_step"):
         unread.append("min_lr_ratio")
     yield from no_effect(schedule, "schedule", unread, f"schedule.name = {schedule.name!r}")
 

@@ -123,7 +123,7 @@ class OptimConfig:
 
     `lr` is the peak; with `lr_batch`, the peak of a run of that global batch, from which it is scaled to this run's."""
 
-    name: Literal["adamw", "adam", "lamb", "sgd"]
+    name: Literal["adamw", "adam", "lamb", "sgd", "adafactor"]
     lr: Positive
     lr_batch: Count | None = None
     lr_scaling: Literal["linear", "sqrt"] = "sqrt"  # with the global batch; acts with lr_batch
@@ -142,13 +142,18 @@ class OptimConfig:
     # sgd
     momentum: Fraction = 0.0
     nesterov: bool = False
+    # adafactor, whose eps is added to squared gradients
+    scale_parameter: bool = True  # the rate is a share of each tensor's root mean square
+    min_scale: Positive = 1e-3  # of that root mean square
+    beta2_decay: Annotated[float, Bounds(low=0.0, high=1.0, low_open=True)] = 0.8  # beta2 = 1 - t ** -beta2_decay
+    update_clip: Positive = 1.0  # root mean square above which an update is scaled down to it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleConfig:
     """The learning rate over train.steps. Warm-up is given either in steps or as a ratio of train.steps."""
 
-    name: Literal["constant", "linear", "cosine", "inverse_sqrt", "polynomial", "wsd"]
+    name: Literal["constant", "linear", "cosine", "inverse_sqrt", "polynomial", "wsd", "relative_step"]
     warmup_steps: Natural | None = None
     warmup_ratio: Annotated[float, between(0, 1)] | None = None
     min_lr_ratio: Annotated[float, between(0, 1)] = 0.0

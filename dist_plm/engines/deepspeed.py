@@ -22,19 +22,18 @@ from dist_plm.engines import deepspeed_parts as parts
 from dist_plm.engines.base import Batch, EvalSums, ParameterState, StepResult
 from dist_plm.engines.clipped_step import ClippedStep
 from dist_plm.engines.deepspeed_settings import check_extra, settings_of, write_settings
-from dist_plm.engines.deepspeed_state import DeepSpeedState
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.partition import Spans
 from dist_plm.engines.skips import SkipWatch
+from dist_plm.engines.state import EngineState
 from dist_plm.errors import ConfigError
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.layout import Layout, describe
 from dist_plm.models.scores import Scores
 from dist_plm.objectives.base import LossTerm
-from dist_plm.optim.build import build_optimizer, set_learning_rate
+from dist_plm.optim.build import LAYER_WISE, build_optimizer, set_learning_rate
 from dist_plm.optim.depth import Depths
 from dist_plm.optim.groups import parameter_groups
-from dist_plm.optim.lamb import Lamb
 from dist_plm.parallel.groups import Groups
 
 
@@ -50,7 +49,7 @@ class DeepSpeedEngine:
         losses: Mapping[str, LossTerm],
         engine: Any,
         inner: torch.optim.Optimizer,
-        state: DeepSpeedState,
+        state: EngineState,
     ) -> None:
         self._config, self._groups, self._device = config, groups, device
         self._chunks, self._engine, self._inner, self._state = chunks, engine, inner, state
@@ -190,9 +189,19 @@ def build_deepspeed(
     engine = parts.initialize(chunks[0] if len(chunks) == 1 else nn.ModuleList(chunks), inner, settings, groups)
     fragments = list(parts.fragments_of(engine.optimizer, [layout.parameter for layout in layouts], groups))
     sharded = engine.optimizer is not inner
-    if isinstance(inner, Lamb):
+    if isinstance(inner, LAYER_WISE):
         inner.bind(spans.partition(fragments, sharded=sharded, device=device))
-    state = DeepSpeedState(layouts, shapes, fragments, engine.optimizer, inner, groups, sharded=sharded)
+    state = EngineState(
+        layouts,
+        shapes,
+        fragments,
+        inner,
+        parts.flat_tensors(engine.optimizer),
+        groups,
+        sharded=sharded,
+        scaler=parts.scaler_of(engine.optimizer),
+        refresh=partial(parts.refresh_weights, engine.optimizer),
+    )
     result = DeepSpeedEngine(config, groups, device, chunks, losses, engine, inner, state)
     result._clipped = clipped
     chunks[0].config.grad_scale_func = lambda loss: loss * (result._loss_scale() or 1.0)

@@ -2,13 +2,14 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from dist_plm.engines.partition import Fragment
+from dist_plm.engines.state import LossScaler
 from dist_plm.parallel.groups import Groups
 
 os.environ.setdefault("DS_LOG_LEVEL", "error")
@@ -35,6 +36,7 @@ __all__ = [
     "gradient_of",
     "initialize",
     "refresh_weights",
+    "scaler_of",
     "supports_fp16",
 ]
 
@@ -146,6 +148,30 @@ def gradient_of(optimizer: Any, parameter: nn.Parameter) -> Tensor:
     if isinstance(optimizer, DeepSpeedZeroOptimizer):
         return cast(Tensor, optimizer.get_gradient_for_reduction(parameter))
     return cast(Tensor, parameter.grad)
+
+
+class _Scaler:
+    def __init__(self, scaler: Any) -> None:
+        self._scaler = scaler
+
+    def state(self) -> dict[str, Any]:
+        scaler = self._scaler
+        return {
+            "loss_scale": float(scaler.cur_scale),
+            "steps_since_overflow": scaler.cur_iter - scaler.last_overflow_iter - 1,
+            "hysteresis_left": scaler.cur_hysteresis,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._scaler.cur_scale = state["loss_scale"]
+        self._scaler.last_overflow_iter = self._scaler.cur_iter - state["steps_since_overflow"] - 1
+        self._scaler.cur_hysteresis = state["hysteresis_left"]
+
+
+def scaler_of(optimizer: Any) -> LossScaler | None:
+    """The dynamic loss scaling of DeepSpeed's optimizer, None where there is none."""
+    scaler = getattr(optimizer, "loss_scaler", None)
+    return _Scaler(scaler) if getattr(scaler, "dynamic", False) else None
 
 
 def refresh_weights(optimizer: Any) -> None:

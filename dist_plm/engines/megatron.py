@@ -16,8 +16,8 @@ from dist_plm.config.schema import PretrainConfig
 from dist_plm.engines.base import Batch, EvalSums, ParameterState, StepResult
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.megatron_optimizer import build_optimizer
-from dist_plm.engines.megatron_state import MegatronState
 from dist_plm.engines.skips import SkipWatch
+from dist_plm.engines.state import EngineState
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.layout import Layout, describe
 from dist_plm.models.scores import Scores
@@ -35,7 +35,9 @@ class MegatronEngine:
         groups: Groups,
         device: torch.device,
         chunks: list[DistributedDataParallel],
+        layouts: Sequence[Layout],
         optimizer,
+        state: EngineState,
         losses: Mapping[str, LossTerm],
     ) -> None:
         self._config, self._groups, self._device = config, groups, device
@@ -43,9 +45,8 @@ class MegatronEngine:
         self._chunks, self._optimizer = chunks, optimizer
         self._megatron = chunks[0].config
         self._scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
-        layouts = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
         self._watch = SkipWatch(layouts, groups, config.train.max_skipped)
-        self._state = MegatronState(layouts, optimizer, groups.data, groups.world)
+        self._state = state
         self._schedule = get_forward_backward_func(
             groups.grid.pipeline, config.parallel.virtual_pipeline if config.parallel.virtual_pipeline > 1 else None
         )
@@ -164,8 +165,9 @@ def build_megatron(
         DistributedDataParallel(megatron, buffers, chunk, disable_bucketing=index > 0, pg_collection=groups.collection)
         for index, chunk in enumerate(model)
     ]
-    optimizer = build_optimizer(config, chunks, groups)
-    result = MegatronEngine(config, groups, device, chunks, optimizer, losses)
+    layouts = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
+    optimizer, state = build_optimizer(config, chunks, layouts, groups)
+    result = MegatronEngine(config, groups, device, chunks, layouts, optimizer, state, losses)
     megatron.grad_scale_func = optimizer.scale_loss
     # Divides by the number of microbatches of the global batch, which `_loss` counts.
     megatron.finalize_model_grads_func = finalize_model_grads

@@ -1,7 +1,7 @@
 """Megatron-core's optimizer wrappers around a PyTorch optimizer: master weights, loss scaling, sharded states (ZeRO-1)."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,29 +15,67 @@ from torch import nn
 from dist_plm.config.derived import clip_threshold
 from dist_plm.config.schema import PrecisionConfig, PretrainConfig
 from dist_plm.engines.partition import Fragment, Spans
-from dist_plm.models.layout import describe
+from dist_plm.engines.state import EngineState
+from dist_plm.models.layout import Layout
+from dist_plm.optim.build import LAYER_WISE, fill_state
 from dist_plm.optim.build import build_optimizer as torch_optimizer
-from dist_plm.optim.build import fill_state
 from dist_plm.optim.depth import Depths
 from dist_plm.optim.groups import parameter_groups
-from dist_plm.optim.lamb import Lamb
 from dist_plm.parallel.groups import Groups
 
 
 def build_optimizer(
-    config: PretrainConfig, chunks: Sequence[DistributedDataParallel], groups: Groups
-) -> MegatronOptimizer:
+    config: PretrainConfig, chunks: Sequence[DistributedDataParallel], layouts: Sequence[Layout], groups: Groups
+) -> tuple[MegatronOptimizer, EngineState]:
     """Wraps the configured optimizer: sharded over data ranks at zero_stage 1, with fp32 master weights under bf16 and
-    fp16, and with dynamic loss scaling under fp16."""
-    layouts = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
-    spans = Spans(layouts, groups)
+    fp16, and with dynamic loss scaling under fp16.
+
+    Args:
+        layouts: of all parameters of the chunks.
+    """
     optimizer = _wrap(config, chunks, groups)
     inner = optimizer.optimizer = _replacement(config, chunks, optimizer.optimizer)
-    if isinstance(inner, Lamb):
-        fragments = [fragment for layout in layouts for fragment in _fragments(optimizer, layout.parameter)]
-        sharded = isinstance(optimizer, DistributedOptimizer)
-        inner.bind(spans.partition(fragments, sharded=sharded, device=groups.device.torch_device))
-    return optimizer
+    fragments = [fragment for layout in layouts for fragment in _fragments(optimizer, layout.parameter)]
+    sharded = isinstance(optimizer, DistributedOptimizer)
+    if isinstance(inner, LAYER_WISE):
+        partition = Spans(layouts, groups).partition(fragments, sharded=sharded, device=groups.device.torch_device)
+        inner.bind(partition)
+    scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
+    state = EngineState(
+        layouts,
+        [layout.parameter.shape for layout in layouts],
+        fragments,
+        inner,
+        [parameter for group in inner.param_groups for parameter in group["params"]],
+        groups,
+        sharded=sharded,
+        scaler=_Scaler(scaler) if scaler is not None else None,
+        # The model's weights in its own precision, whole on each data rank.
+        set_weight=torch.Tensor.copy_,
+    )
+    return optimizer, state
+
+
+class _Scaler:
+    def __init__(self, scaler: DynamicGradScaler) -> None:
+        self._scaler = scaler
+
+    def state(self) -> dict[str, Any]:
+        state = self._scaler.state_dict()
+        return {
+            "loss_scale": float(state["scale"]),
+            "steps_since_overflow": state["growth_tracker"],
+            "hysteresis_left": state["hysteresis_tracker"],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._scaler.load_state_dict(
+            {
+                "scale": torch.tensor([state["loss_scale"]], dtype=torch.float32),
+                "growth_tracker": state["steps_since_overflow"],
+                "hysteresis_tracker": state["hysteresis_left"],
+            }
+        )
 
 
 def _replacement(

@@ -44,14 +44,14 @@ class Spans:
         for piece in layout.pieces:
             assert piece.size[1:] == tuple(parameter.shape[1:]), f"{piece.name} does not lie in one run of elements"
             slot = len(self._slots)
-            self._slots.append(Slot(piece.name, counted))
+            self._slots.append(Slot(piece.name, counted, piece.shape, piece.start, piece.size))
             if getattr(parameter, "shared_embedding", False):
                 self._tied.append(slot)
             if piece.numel:
                 spans.append(Segment(piece.local_start[0] * row, piece.numel, slot))
 
     def partition(self, fragments: Iterable[Fragment], *, sharded: bool, device: torch.device) -> Partition:
-        """The description that a layer-wise optimizer is bound to.
+        """The description that an optimizer of whole layers is bound to.
 
         Args:
             sharded: the fragments of the data ranks are different ones; else each data rank holds them all.
@@ -80,4 +80,4 @@ def _cut(spans: Sequence[Segment], fragment: Fragment) -> Iterable[Segment]:
     for span in spans:
         first, last = max(span.start, fragment.start), min(span.start + span.length, stop)
         if first < last:
-            yield Segment(first - fragment.start + fragment.offset, last - first, span.slot)
+            yield Segment(first - fragment.start + fragment.offset, last - first, span.slot, first - span.start)

@@ -9,7 +9,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dist_plm.config.schema import OptimConfig
+from dist_plm.optim.adafactor import Adafactor
 from dist_plm.optim.lamb import Lamb
+
+#: Optimizers that look at whole logical tensors, and are told by `bind` where these lie.
+LAYER_WISE = (Lamb, Adafactor)
 
 
 def build_optimizer(optim: OptimConfig, groups: Sequence[dict[str, Any]]) -> Optimizer:
@@ -32,9 +36,12 @@ def fill_state(optimizer: Optimizer, parameters: Iterable[Tensor] | None = None)
     Args:
         parameters: whose; of all parameter groups where None.
     """
-    names = MOMENTS[type(optimizer).__name__.lower()]
     if parameters is None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if isinstance(optimizer, Adafactor):
+        optimizer.fill(parameters)
+        return
+    names = MOMENTS[type(optimizer).__name__.lower()]
     for parameter in parameters:
         state = optimizer.state[parameter]
         if not state:
@@ -43,7 +50,14 @@ def fill_state(optimizer: Optimizer, parameters: Iterable[Tensor] | None = None)
                 state[name] = torch.zeros_like(parameter)
 
 
-#: What each optimizer remembers of every element of a parameter, by the name of its class in lower case.
+def moments_of(optimizer: Optimizer, dims: int) -> tuple[str, ...]:
+    """What the optimizer remembers of every element of a parameter of so many dims."""
+    if isinstance(optimizer, Adafactor):
+        return () if dims == 2 else ("exp_avg_sq",)
+    return MOMENTS[type(optimizer).__name__.lower()]
+
+
+#: What each other optimizer remembers of every element of a parameter, by the name of its class in lower case.
 MOMENTS: dict[str, tuple[str, ...]] = {
     "adamw": ("exp_avg", "exp_avg_sq"),
     "adam": ("exp_avg", "exp_avg_sq"),
@@ -71,8 +85,20 @@ def _lamb(optim: OptimConfig, groups: Sequence[dict[str, Any]]) -> Optimizer:
     )
 
 
+def _adafactor(optim: OptimConfig, groups: Sequence[dict[str, Any]]) -> Optimizer:
+    return Adafactor(
+        groups,
+        lr=optim.lr,
+        eps=optim.eps,
+        min_scale=optim.min_scale,
+        beta2_decay=optim.beta2_decay,
+        update_clip=optim.update_clip,
+        scale_parameter=optim.scale_parameter,
+    )
+
+
 def _sgd(optim: OptimConfig, groups: Sequence[dict[str, Any]]) -> Optimizer:
     return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, foreach=True)
 
 
-_MAKERS = {"adamw": _adamw, "adam": _adam, "lamb": _lamb, "sgd": _sgd}
+_MAKERS = {"adamw": _adamw, "adam": _adam, "lamb": _lamb, "sgd": _sgd, "adafactor": _adafactor}

@@ -32,6 +32,8 @@ def learning_rate(schedule: ScheduleConfig, *, step: int, steps: int, peak: floa
     - polynomial: (1 - progress)^power (You et al. 2020, arXiv 1904.00962, section 4)
     - wsd: the peak, then 1 - sqrt(progress) over the last `decay_ratio` of the run (Hu et al. 2024, arXiv 2404.06395,
       section 4; the form of the decay from Hagele et al. 2024, arXiv 2405.18392, section 3)
+    - relative_step: the smaller of the peak and 1 / sqrt(t) for update t, 1 for the first (Shazeer & Stern 2018, arXiv
+      1804.04235, section 8); `min_lr_ratio` does not act
 
     Args:
         step: updates already made, 0 for the first update; past `steps` the end value holds.
@@ -41,6 +43,8 @@ def learning_rate(schedule: ScheduleConfig, *, step: int, steps: int, peak: floa
     warmup = num_warmup_steps(schedule, steps)
     if step < warmup:
         return peak * ((step + 1) / warmup)
+    if schedule.name == "relative_step":
+        return min(peak, 1.0 / math.sqrt(step + 1))
     return peak * _SHAPES[schedule.name](schedule, step, warmup, steps)
 
 

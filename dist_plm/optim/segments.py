@@ -5,7 +5,7 @@ as a whole (LAMB) needs sums over logical tensors, which may lie in several plac
 description from the layouts of the model; optimizers know nothing else of the process grid.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +19,13 @@ class Segment:
 
     Args:
         slot: number of the logical tensor in `Partition.slots`.
+        first: where in the slot's box, flattened, the run begins.
     """
 
     start: int
     length: int
     slot: int
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,37 @@ class Slot:
 
     Args:
         counted: False where another rank of the reductions counts the same elements.
+        shape: of the logical tensor; with the next two, for optimizers that look at its rows and columns.
+        box_start: where the box of it that this rank's parameters hold begins.
+        box_size: of the box.
     """
 
     name: str
     counted: bool = True
+    shape: tuple[int, ...] = ()
+    box_start: tuple[int, ...] = ()
+    box_size: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A rectangle of a logical matrix that lies in one run of a flat tensor, row after row.
+
+    Args:
+        start: of the run, in the flat tensor.
+        row: of the logical matrix, where the rectangle begins; so `column`.
+    """
+
+    slot: int
+    start: int
+    row: int
+    column: int
+    rows: int
+    columns: int
+
+    def of(self, flat: Tensor) -> Tensor:
+        """The view of the flat tensor, or of one like it, [rows, columns]."""
+        return flat[self.start : self.start + self.rows * self.columns].view(self.rows, self.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +93,11 @@ class Partition:
         device: torch.device | None = None,
     ) -> None:
         self.slots = tuple(slots)
-        self._device = device
+        self.device = device or torch.device("cpu")
         self._reductions = tuple(reductions)
+        self._segments = {tensor: tuple(found) for tensor, found in segments.items()}
         self._pieces = {tensor: _pieces(tensor.numel(), found) for tensor, found in segments.items()}
+        self._counted = torch.tensor([slot.counted for slot in self.slots], dtype=torch.bool, device=self.device)
 
     def views(self, owners: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tensor]:
         """The segments, as views, of `values`, each of which has as many elements as its owner."""
@@ -81,6 +112,10 @@ class Partition:
         """The slot of each view that `views` gives for the same owners."""
         return [slot for owner in owners for slot in self._pieces[owner][2]]
 
+    def segments_of(self, owner: Tensor) -> tuple[Segment, ...]:
+        """What a tensor is made of, in ascending order; nothing where it is padding alone."""
+        return self._segments.get(owner, ())
+
     def sum_squares(self, norms: Tensor, slots: Sequence[int]) -> Tensor:
         """Adds up the squares of partial norms, on this rank and over ranks: one collective for each reduction.
 
@@ -92,19 +127,43 @@ class Partition:
         Returns:
             [K, N] fp64: for each segment the squared norms of its whole logical tensor.
         """
-        rows = torch.tensor(slots, dtype=torch.long, device=self._device)
-        counted = torch.tensor([float(slot.counted) for slot in self.slots], dtype=torch.float64, device=self._device)
-        sums = torch.zeros(norms.shape[0], len(self.slots), dtype=torch.float64, device=self._device)
-        sums.index_add_(1, rows, norms.double().square())
-        sums *= counted
+        rows = torch.tensor(slots, dtype=torch.long, device=self.device)
+        sums = torch.zeros(norms.shape[0], len(self.slots), dtype=torch.float64, device=self.device)
+        sums.index_add_(1, rows, norms.to(self.device, torch.float64).square())
+        self.add_over_ranks(sums, torch.arange(len(self.slots), device=self.device))
+        return sums[:, rows]
+
+    def add_over_ranks(self, sums: Tensor, slots: Tensor) -> None:
+        """Replaces the sums of each rank by those over all ranks, what several ranks hold alike counted once: one
+        collective for each reduction.
+
+        Args:
+            sums: [K, M], equally shaped on every rank of a reduction.
+            slots: [M], the slot that each column is of; the same ones on all ranks of a reduction.
+        """
+        sums *= self._counted[slots]
         for reduction in self._reductions:
             if reduction.slots is None:
                 dist.all_reduce(sums, group=reduction.group)
             else:
-                part = sums[:, list(reduction.slots)]
+                chosen = torch.isin(slots, torch.tensor(reduction.slots, device=self.device))
+                part = sums[:, chosen]
                 dist.all_reduce(part, group=reduction.group)
-                sums[:, list(reduction.slots)] = part
-        return sums[:, rows]
+                sums[:, chosen] = part
+
+
+def blocks_of(segment: Segment, slot: Slot) -> Iterator[Block]:
+    """Rectangles of a logical matrix that a run of its elements is made of: the rest of a row, whole rows, the beginning of
+    a row."""
+    (top, left), width = slot.box_start, slot.box_size[1]
+    start, first, left_over = segment.start, segment.first, segment.length
+    while left_over:
+        row, column = divmod(first, width)
+        rows = left_over // width if column == 0 else 0
+        block = (rows, width) if rows else (1, min(width - column, left_over))
+        yield Block(segment.slot, start, top + row, left + column, *block)
+        taken = block[0] * block[1]
+        start, first, left_over = start + taken, first + taken, left_over - taken
 
 
 def _pieces(numel: int, segments: Sequence[Segment]) -> tuple[list[int], list[int], list[int]]:

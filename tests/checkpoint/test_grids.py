@@ -51,6 +51,8 @@ COVERING = [
 ]
 #: LAMB's trust ratios are of whole tensors, whatever holds a part of them.
 LAMB = {"optim__name": "lamb"}
+#: Its means over rows and columns are logical vectors of their own.
+ADAFACTOR = {"optim__name": "adafactor", "optim__eps": 1e-30, "optim__lr": 1e-2}
 SWIGLU = {
     "model__position": "rotary",
     "model__norm": "rmsnorm",
@@ -130,6 +132,23 @@ def test_lamb(ranks, saved, source, target):
 def test_encoders(ranks, saved, model, source, target):
     lamb = LAMB if model == "bert" else {}
     check(ranks, saved, source, target, **MODELS[model], **lamb)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("data2_tensor2", "one"),
+        ("one", "tensor2_pipeline2"),
+        ("tensor2_pipeline2", "deepspeed3_data2"),
+        ("deepspeed3_data2", "data2"),
+        ("data2", "data2"),
+        ("tensor2_pipeline2", "tensor2_pipeline2"),
+        ("deepspeed2_data2_tensor2", "deepspeed2_data2_tensor2"),
+        ("deepspeed3_data2", "deepspeed3_data2"),
+    ],
+)
+def test_adafactor(ranks, saved, source, target):
+    check(ranks, saved, source, target, **ADAFACTOR)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -14,7 +14,7 @@ from dist_plm.config.derived import num_warmup_steps
 from dist_plm.config.schema import ScheduleConfig
 from dist_plm.optim.schedules import DEFAULT_TIMESCALE, learning_rate
 
-NAMES = ("constant", "linear", "cosine", "inverse_sqrt", "polynomial", "wsd")
+NAMES = ("constant", "linear", "cosine", "inverse_sqrt", "polynomial", "wsd", "relative_step")
 REACHING_THE_END = ("linear", "cosine", "polynomial", "wsd")
 PEAK = 3e-4
 
@@ -162,7 +162,7 @@ def test_inverse_sqrt_stops_at_its_floor():
             lambda o, w, t: transformers.get_wsd_schedule(o, w, t // 4, t, decay_type="1-sqrt", min_lr_ratio=0.1),
         ),
     ],
-    ids=NAMES,
+    ids=NAMES[:-1],
 )
 def test_agrees_with_transformers_after_warmup(schedule_of, theirs, warmup):
     steps = 60
@@ -175,3 +175,13 @@ def test_agrees_with_transformers_after_warmup(schedule_of, theirs, warmup):
         scheduler.step()
     ours = rates(schedule_of(warmup_steps=warmup), steps)
     assert ours[warmup:] == pytest.approx(expected[warmup:], rel=1e-9, abs=1e-15)
+
+
+def test_relative_step_is_adafactors_own_rate():
+    weight = torch.nn.Parameter(torch.ones(1))
+    theirs = transformers.Adafactor([weight], scale_parameter=False, relative_step=True, warmup_init=False)
+    schedule = ScheduleConfig(name="relative_step")
+    for step in range(20_000):
+        state = {"step": step + 1}
+        expected = theirs._get_lr(theirs.param_groups[0], state)
+        assert learning_rate(schedule, step=step, steps=1, peak=1e-2) == pytest.approx(expected, rel=1e-12)

@@ -46,7 +46,7 @@ SHARDINGS = [
 def pieces_of(engine: Engine) -> dict[str, list]:
     held: dict[str, list] = {}
     for state in engine.parameter_states():
-        for piece in state.layout.pieces:
+        for piece in state.layout.pieces if "weight" in state.tensors else ():
             values = piece.local(state.tensors["weight"]).clone()
             held.setdefault(piece.name, []).append((piece.start, piece.shape, values))
     return held

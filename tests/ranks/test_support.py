@@ -14,13 +14,15 @@ from tests.ranks.training import configure, learning_rates, rank_batches
 WORKS = [cell for cell in combinations() if cell.refusal is None]
 #: Relative tolerance of losses over three updates.
 TOLERANCE = {"fp32": 1e-5, "bf16": 3e-3, "fp16": 3e-3}
-PEAKS = {"adamw": 1e-3, "adam": 1e-3, "lamb": 5e-3, "sgd": 0.1}
+PEAKS = {"adamw": 1e-3, "adam": 1e-3, "lamb": 5e-3, "sgd": 0.1, "adafactor": 1e-2}
 #: Of every kind one; all of them are `slow`.
 QUICK = {
     f"{engine}-{axis}-{precision}-{optimizer}"
     for engine, axis, precision, optimizer in [
         ("megatron-1", "data", "fp32", "sgd"),
         ("megatron-0", "pipeline", "fp32", "adam"),
+        ("megatron-1", "pipeline", "bf16", "adafactor"),
+        ("deepspeed-2", "tensor", "fp16", "adafactor"),
         ("megatron-1", "tensor", "fp16", "lamb"),
         ("deepspeed-1", "pipeline", "fp16", "adamw"),
         ("deepspeed-2", "data", "fp32", "sgd"),

@@ -6,6 +6,7 @@ It reads weights by their canonical names from one flat dictionary and knows not
 import math
 
 import torch
+import transformers
 from torch import Tensor
 from torch.nn import functional
 
@@ -88,10 +89,10 @@ def loss_of(w: Weights, model, tokens: Tensor, labels: Tensor, documents: Tensor
 
 
 def train(w: Weights, config, batches: list[dict[str, Tensor]], lrs: list[float]) -> tuple[list[float], list[float]]:
-    """Plain AdamW or LAMB with clipping on whole global batches; returns losses and gradient norms, leaves the weights
-    in `w`."""
+    """Plain AdamW, LAMB or Adafactor with clipping on whole global batches; returns losses and gradient norms, leaves the
+    weights in `w`."""
     w.update({name: tensor.clone().requires_grad_() for name, tensor in w.items()})
-    step = {"adamw": _adamw, "lamb": _lamb}[config.optim.name](list(w.values()), config.optim)
+    step = {"adamw": _adamw, "lamb": _lamb, "adafactor": _adafactor}[config.optim.name](list(w.values()), config.optim)
     losses, norms = [], []
     for batch, lr in zip(batches, lrs, strict=True):
         for tensor in w.values():
@@ -131,3 +132,24 @@ def _lamb(weights: list[Tensor], optim):
         bias_correction=optim.bias_correction,
         trust_ratio=(optim.trust_min, math.inf if optim.trust_max is None else optim.trust_max),
     ).step
+
+
+def _adafactor(weights: list[Tensor], optim):
+    decayed = {"params": [t for t in weights if t.dim() > 1], "weight_decay": optim.weight_decay}
+    adafactor = transformers.Adafactor(
+        [decayed, {"params": [t for t in weights if t.dim() <= 1], "weight_decay": 0.0}],
+        lr=optim.lr,
+        eps=(optim.eps, optim.min_scale),
+        clip_threshold=optim.update_clip,
+        decay_rate=-optim.beta2_decay,
+        scale_parameter=optim.scale_parameter,
+        relative_step=False,
+        warmup_init=False,
+    )
+
+    def step(lr: float) -> None:
+        for group in adafactor.param_groups:
+            group["lr"] = lr
+        adafactor.step()
+
+    return step

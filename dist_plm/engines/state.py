@@ -1,0 +1,141 @@
+"""What a checkpoint keeps of an engine, parameter by parameter: joined from the fragments that its optimizer holds on each
+rank, and cut into them again. Both engines describe their flat tensors as fragments, so that this is written once."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dist_plm.engines.base import ParameterState
+from dist_plm.engines.partition import Fragment
+from dist_plm.models.layout import Layout, Piece
+from dist_plm.optim.adafactor import Adafactor
+from dist_plm.optim.build import fill_state, moments_of
+from dist_plm.parallel.groups import Groups
+
+
+class LossScaler(Protocol):
+    """The dynamic loss scaling of an engine, under fp16 alone: `loss_scale`, `steps_since_overflow`, `hysteresis_left`."""
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load(self, state: Mapping[str, Any]) -> None: ...
+
+
+class EngineState:
+    """Reads and writes the state behind an engine; see engines.base.Engine.
+
+    Args:
+        shapes: of the parameters of `layouts`, as they were before ZeRO-3 emptied them.
+        fragments: what the inner optimizer updates on this rank, and where it stands in its tensors.
+        tensors: all that the inner optimizer updates; DeepSpeed has its flat ones outside of the parameter groups.
+        sharded: data ranks hold different fragments.
+        set_weight: puts a weight, shaped like the parameter, where the fragments do not reach; None where they do.
+        refresh: puts the loaded fragments into the model's weights. Collective.
+    """
+
+    def __init__(
+        self,
+        layouts: Sequence[Layout],
+        shapes: Sequence[torch.Size],
+        fragments: Sequence[Fragment],
+        inner: torch.optim.Optimizer,
+        tensors: Sequence[Tensor],
+        groups: Groups,
+        *,
+        sharded: bool,
+        scaler: LossScaler | None,
+        set_weight: Callable[[nn.Parameter, Tensor], Any] | None = None,
+        refresh: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._layouts, self._shapes, self._inner, self._tensors = layouts, shapes, inner, tensors
+        self._groups, self._sharded = groups, sharded and groups.data_context.size() > 1
+        self._scaler, self._set_weight, self._refresh = scaler, set_weight, refresh
+        self._held: dict[Tensor, list[Fragment]] = {}
+        for fragment in fragments:
+            self._held.setdefault(fragment.parameter, []).append(fragment)
+
+    def parameter_states(self) -> Iterator[ParameterState]:
+        self._fill()
+        for layout, shape in zip(self._layouts, self._shapes, strict=True):
+            yield ParameterState(layout, self._joined(layout, shape))
+        yield from self._means()
+
+    def _joined(self, layout: Layout, shape: torch.Size) -> dict[str, Tensor]:
+        names, held = self._names(shape), self._held.get(layout.parameter, [])
+        if not self._sharded:
+            (whole,) = held
+            return {name: self._view(whole, name).float().view(shape) for name in names}
+        joined = torch.zeros(len(names), shape.numel(), device=self._groups.device.torch_device)
+        for row, name in zip(joined, names, strict=True):
+            for fragment in held:
+                row[fragment.start : fragment.start + fragment.length] = self._view(fragment, name)
+        # Each element is held once and zero elsewhere, so the sum is exact.
+        dist.all_reduce(joined, group=self._groups.data_context)
+        return {name: row.view(shape) for name, row in zip(names, joined, strict=True)}
+
+    @torch.no_grad()
+    def load(self, read: Callable[[Layout, str], Tensor]) -> None:
+        self._fill()
+        for layout, shape in zip(self._layouts, self._shapes, strict=True):
+            held = self._held.get(layout.parameter, [])
+            for name in self._names(shape):
+                set_weight = self._set_weight if name == "weight" else None
+                if not held and set_weight is None:
+                    continue
+                values = read(layout, name)
+                for fragment in held:
+                    piece = values.reshape(-1)[fragment.start : fragment.start + fragment.length]
+                    self._view(fragment, name).copy_(piece)
+                if set_weight is not None:
+                    set_weight(layout.parameter, values)
+        for layout, tensors in self._means():
+            for name, tensor in tensors.items():
+                tensor.copy_(read(layout, name))
+        self._refresh()
+
+    def scalars(self) -> dict[str, Any]:
+        steps = [float(state["step"].max()) for state in self._inner.state.values() if "step" in state]
+        # A rank whose fragments are empty counts no steps.
+        most = torch.tensor(max(steps, default=0.0), dtype=torch.float64, device=self._groups.device.torch_device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX, group=self._groups.world)
+        return {"optimizer_steps": int(most)} | (self._scaler.state() if self._scaler is not None else {})
+
+    def load_scalars(self, scalars: Mapping[str, Any]) -> None:
+        self._fill()
+        for state in self._inner.state.values():
+            if "step" in state and "optimizer_steps" in scalars:
+                state["step"].fill_(float(scalars["optimizer_steps"]))
+        if self._scaler is not None and scalars.get("loss_scale") is not None:
+            self._scaler.load(scalars)
+
+    def _names(self, shape: torch.Size) -> tuple[str, ...]:
+        return "weight", *moments_of(self._inner, len(shape))
+
+    def _view(self, fragment: Fragment, name: str) -> Tensor:
+        tensor = fragment.tensor if name == "weight" else self._inner.state[fragment.tensor][name]
+        return tensor.detach().view(-1)[fragment.offset : fragment.offset + fragment.length]
+
+    def _means(self) -> Iterator[ParameterState]:
+        """Adafactor's means over rows and over columns, logical vectors that each rank with a part of the matrix holds
+        whole."""
+        if not isinstance(self._inner, Adafactor):
+            return
+        slots = ((layout, piece) for layout in self._layouts for piece in layout.pieces)
+        for slot, (layout, piece) in enumerate(slots):
+            if len(piece.shape) == 2:
+                for name, mean in zip(("exp_avg_sq_row", "exp_avg_sq_col"), self._inner.means(slot), strict=True):
+                    yield ParameterState(_vector(piece.name, mean, copy=layout.copy), {name: mean})
+
+    def _fill(self) -> None:
+        """Before the first step there is a state to save and to load into as well."""
+        fill_state(self._inner, self._tensors)
+
+
+def _vector(name: str, values: Tensor, *, copy: bool) -> Layout:
+    """The layout of a logical vector that every tensor rank holds whole."""
+    size = (values.numel(),)
+    stand_in = nn.Parameter(torch.empty(size, device="meta"), requires_grad=False)
+    return Layout(stand_in, (Piece(name, size, (0,), (0,), size),), None, copy)

@@ -1,0 +1,215 @@
+"""Adafactor (Shazeer & Stern 2018, arXiv 1804.04235, algorithms 4 and 5), exact wherever its tensors are sharded.
+
+Of a matrix it remembers means of squared gradients over rows and over columns, in place of every element's. Those means,
+and the root mean squares that limit an update, are of whole logical tensors: sums over the rectangles that a rank holds
+are added over ranks before anything moves, so that fragments of flat tensors and slices of tensor ranks do not show.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dist_plm.optim.segments import Block, Partition, Segment, blocks_of
+
+#: The functions that PyTorch's own optimizers are made of, which it does not export.
+_torch: Any = torch
+
+
+@dataclass(slots=True)
+class _Held:
+    """What this rank updates in one call: a flat weight, its gradient, which becomes the update, and what both are made
+    of."""
+
+    group: dict[str, Any]
+    weight: Tensor
+    gradient: Tensor
+    blocks: list[Block]
+    vectors: list[Segment]
+
+
+class Adafactor(Optimizer):
+    """Update w ← w - α (û + λ w) with û = u / max(1, RMS(u) / d) and u = g / √v̂; α = lr · max(ε₂, RMS(w)), or lr alone.
+
+    v̂ of a matrix is r cᵀ / mean(r), of a vector every element's own. r, c and v are running means of g² + ε₁ with the decay
+    rate 1 - t^(-0.8), which needs no correction of bias (the paper's section 7). There is no first moment. The gradients
+    are used up.
+
+    Args:
+        eps: ε₁.
+        min_scale: ε₂, below which the root mean square of a weight does not count.
+        beta2_decay: the 0.8 above.
+        update_clip: d (section 6).
+        scale_parameter: whether the rate is relative to the size of a weight (section 8).
+        weight_decay: λ, relative to the rate like u; acts where a group does not bring its own.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        eps: float = 1e-30,
+        min_scale: float = 1e-3,
+        beta2_decay: float = 0.8,
+        update_clip: float = 1.0,
+        scale_parameter: bool = True,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
+        self._eps, self._min_scale, self._beta2_decay = eps, min_scale, beta2_decay
+        self._update_clip, self._scale_parameter = update_clip, scale_parameter
+        self._partition: Partition | None = None
+
+    def bind(self, partition: Partition) -> None:
+        """Tells what the tensors of the parameter groups are made of. Before the first step.
+
+        Means over rows and columns are held whole by every rank that holds a part of the matrix; they stand behind each
+        other in one vector, the rows' of a matrix before its columns'.
+        """
+        self._partition = partition
+        matrices = [slot.shape if len(slot.shape) == 2 else (0, 0) for slot in partition.slots]
+        self._starts = [0, *itertools.accumulate(rows + columns for rows, columns in matrices)]
+        self._means = nn.Parameter(torch.zeros(self._starts[-1], device=partition.device), requires_grad=False)
+        # Of each entry of the vector: its slot, how many elements it is the mean of, whether it is a row's.
+        self._slots = self._by_entry([(i, i) for i in range(len(matrices))])
+        self._lengths = self._by_entry([(columns, rows) for rows, columns in matrices])
+        self._is_row = self._by_entry([(1, 0) for _ in matrices]).bool()
+        self._blocks: dict[Tensor, tuple[list[Block], list[Segment]]] = {}
+        self.fill()
+
+    def fill(self, parameters: Iterable[Tensor] = ()) -> None:
+        """Makes the state exist. `step` counts the updates of each logical tensor: engines may update group by group."""
+        partition = self._bound()
+        # A key of its own: what it holds is of no single tensor of the parameter groups.
+        state = self.state[self._means]
+        if not state:
+            state["step"] = torch.zeros(len(partition.slots), dtype=torch.float32, device=partition.device)
+        for parameter in parameters:
+            self._state_of(parameter)
+
+    def means(self, slot: int) -> tuple[Tensor, Tensor]:
+        """Of a logical matrix of shape [M, N], the means over each row, [M], and over each column, [N]: views."""
+        rows, columns = self._bound().slots[slot].shape
+        start = self._starts[slot]
+        return self._means.data[start : start + rows], self._means.data[start + rows : start + rows + columns]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One update of every parameter that has a gradient. Collective over the ranks of the partition's reductions."""
+        assert closure is None, "Adafactor takes no closure"
+        held = [
+            _Held(group, parameter, parameter.grad.float().view(-1), *self._blocks_of(parameter))
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        rates = self._move_means(held)
+        self._divide(held, rates)
+        self._apply(held)
+
+    def _move_means(self, held: list[_Held]) -> list[float]:
+        """Moves r and c of the logical tensors that any rank has gradients of. Returns 1 - the decay rate, by slot."""
+        partition, state = self._bound(), self.state[self._means]
+        count = len(partition.slots)
+        sums = torch.zeros(self._means.numel() + count, device=held[0].gradient.device if held else partition.device)
+        for one in held:
+            for block in one.blocks:
+                squares = block.of(one.gradient).square()
+                rows, columns = self._places(block)
+                sums[rows] += squares.sum(1)
+                sums[columns] += squares.sum(0)
+            touched = [block.slot for block in one.blocks] + [segment.slot for segment in one.vectors]
+            sums[[self._means.numel() + slot for slot in touched]] = 1.0
+        sums = sums.to(partition.device)
+        everyone = torch.arange(count, device=partition.device)
+        partition.add_over_ranks(sums[None], torch.cat([self._slots, everyone]))
+        updated = sums[self._means.numel() :] > 0
+        state["step"] += updated
+        rates = state["step"].clamp(min=1.0).pow(-self._beta2_decay) * updated
+        self._means.lerp_(sums[: self._means.numel()] / self._lengths + self._eps, rates[self._slots])
+        return rates.tolist()
+
+    def _divide(self, held: list[_Held], rates: list[float]) -> None:
+        """Makes u of the gradients, and moves v of vectors on the way."""
+        factors = self._factors().to(held[0].gradient.device) if held else self._means
+        for one in held:
+            for block in one.blocks:
+                rows, columns = self._places(block)
+                block.of(one.gradient).mul_(factors[rows, None]).mul_(factors[columns])
+            for segment in one.vectors:
+                here = slice(segment.start, segment.start + segment.length)
+                gradient, squares = one.gradient[here], self._state_of(one.weight)["exp_avg_sq"].view(-1)[here]
+                squares.lerp_(gradient.square() + self._eps, rates[segment.slot])
+                gradient.mul_(squares.rsqrt())
+
+    def _factors(self) -> Tensor:
+        """1 / √(r / mean(r)) and 1 / √c: v̂ is the product of both, by which the gradients are divided."""
+        partition = self._bound()
+        total = torch.zeros(len(partition.slots), dtype=torch.float64, device=partition.device)
+        total.index_add_(0, self._slots, (self._means * self._is_row).double())
+        rows = torch.tensor([slot.shape[0] for slot in partition.slots], device=partition.device)
+        return (self._means / torch.where(self._is_row, (total / rows).float()[self._slots], 1.0)).rsqrt()
+
+    def _apply(self, held: list[_Held]) -> None:
+        partition = self._bound()
+        weights = partition.views([one.weight for one in held], [one.weight for one in held])
+        updates = partition.views([one.weight for one in held], [one.gradient for one in held])
+        slots = partition.slots_of(one.weight for one in held)
+        # A rank may hold nothing but padding, and takes part all the same.
+        norms = torch.stack(_torch._foreach_norm(weights + updates)) if weights else torch.zeros(0)
+        squares = partition.sum_squares(norms.view(2, -1), slots)
+        if not weights:
+            return
+        sizes = torch.tensor([math.prod(partition.slots[slot].shape) for slot in slots], device=partition.device)
+        weight, update = (squares / sizes).sqrt()
+        scale = weight.clamp(min=self._min_scale) if self._scale_parameter else torch.ones_like(weight)
+        groups = [one.group for one in held for _ in partition.segments_of(one.weight)]
+        rates = scale * torch.tensor([group["lr"] for group in groups], device=partition.device)
+        decays = rates * torch.tensor([group["weight_decay"] for group in groups], device=partition.device)
+        _torch._foreach_mul_(weights, (1.0 - decays).tolist())
+        _torch._foreach_mul_(updates, (-rates / (update / self._update_clip).clamp(min=1.0)).tolist())
+        _torch._foreach_add_(weights, updates)
+
+    def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        state = self.state[parameter]
+        if not state and self._blocks_of(parameter)[1]:
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        return state
+
+    def _blocks_of(self, parameter: Tensor) -> tuple[list[Block], list[Segment]]:
+        """The rectangles of matrices in a flat tensor, and the runs of vectors."""
+        partition = self._bound()
+        if parameter not in self._blocks:
+            segments = partition.segments_of(parameter)
+            matrices = [segment for segment in segments if len(partition.slots[segment.slot].shape) == 2]
+            self._blocks[parameter] = (
+                [block for segment in matrices for block in blocks_of(segment, partition.slots[segment.slot])],
+                [segment for segment in segments if len(partition.slots[segment.slot].shape) != 2],
+            )
+        return self._blocks[parameter]
+
+    def _places(self, block: Block) -> tuple[slice, slice]:
+        """Where the means over the block's rows stand in the vector of all, and those over its columns."""
+        start = self._starts[block.slot]
+        columns = start + self._bound().slots[block.slot].shape[0]
+        return (
+            slice(start + block.row, start + block.row + block.rows),
+            slice(columns + block.column, columns + block.column + block.columns),
+        )
+
+    def _by_entry(self, values: list[tuple[int, int]]) -> Tensor:
+        """For each entry of the vector of means the value of its slot: the first if it is a row's, else the second."""
+        partition = self._bound()
+        counts = [n for slot in partition.slots for n in (slot.shape if len(slot.shape) == 2 else (0, 0))]
+        flat = torch.tensor(values, dtype=torch.long, device=partition.device).view(-1)
+        return flat.repeat_interleave(torch.tensor(counts, dtype=torch.long, device=partition.device))
+
+    def _bound(self) -> Partition:
+        assert self._partition is not None, "Adafactor must be bound to its partition before the first step"
+        return self._partition

@@ -1,0 +1,160 @@
+"""Adafactor over flat tensors that fuse, cut and pad logical ones equals transformers' over whole tensors."""
+
+import itertools
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dist_plm.optim.adafactor import Adafactor
+from dist_plm.optim.segments import Partition, Segment, Slot, blocks_of
+
+SHAPES = [(4, 6), (7,), (3, 5), (1, 9), (8, 1), (5,)]
+STEPS = 4
+
+
+def weights_of() -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=draw) * 0.01**i for i, shape in enumerate(SHAPES)]
+
+
+def gradients_of(step: int) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(100 + step)
+    return [torch.randn(shape, generator=draw) * 3.0**i for i, shape in enumerate(SHAPES)]
+
+
+def expected(lr=0.1, weight_decay=0.0, **options) -> list[torch.Tensor]:
+    weights = [torch.nn.Parameter(weight) for weight in weights_of()]
+    names = {"update_clip": "clip_threshold", "beta2_decay": "decay_rate"}
+    theirs = {names.get(name, name): value for name, value in options.items() if name not in ("eps", "min_scale")}
+    theirs["eps"] = (options.get("eps", 1e-30), options.get("min_scale", 1e-3))
+    if "decay_rate" in theirs:
+        theirs["decay_rate"] = -theirs["decay_rate"]
+    optimizer = transformers.Adafactor(weights, lr=lr, relative_step=False, weight_decay=weight_decay, **theirs)
+    for step in range(STEPS):
+        for weight, gradient in zip(weights, gradients_of(step), strict=True):
+            weight.grad = gradient
+        optimizer.step()
+    return [weight.detach() for weight in weights]
+
+
+def shards_of(cuts: list[int], gap: int):
+    """All tensors behind each other, cut at `cuts`, each shard padded by `gap` elements on both sides; and the segments."""
+    flat = torch.cat([weight.flatten() for weight in weights_of()])
+    ends = list(itertools.accumulate(weight.numel() for weight in weights_of()))
+    edges = sorted({0, flat.numel(), *(cut % flat.numel() for cut in cuts)})
+    shards, segments = [], {}
+    for first, last in itertools.pairwise(edges):
+        shard = torch.nn.Parameter(torch.cat([torch.zeros(gap), flat[first:last], torch.zeros(gap)]))
+        segments[shard] = [
+            Segment(
+                max(first, start) - first + gap, min(last, end) - max(first, start), slot, max(first, start) - start
+            )
+            for slot, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
+            if max(first, start) < min(last, end)
+        ]
+        shards.append(shard)
+    slots = [Slot(str(i), True, shape, (0,) * len(shape), shape) for i, shape in enumerate(SHAPES)]
+    return shards, Partition(slots, segments), edges
+
+
+def actual(cuts: list[int], gap: int, *, group_by_group: bool = False, lr=0.1, **options) -> list[torch.Tensor]:
+    shards, partition, edges = shards_of(cuts, gap)
+    optimizer = Adafactor([{"params": [shard]} for shard in shards], lr=lr, **options)
+    optimizer.bind(partition)
+    for step in range(STEPS):
+        flat = torch.cat([gradient.flatten() for gradient in gradients_of(step)])
+        for shard, first, last in zip(shards, edges, edges[1:], strict=False):
+            shard.grad = torch.cat([torch.zeros(gap), flat[first:last], torch.zeros(gap)])
+            if group_by_group:
+                optimizer.step()
+                shard.grad = None
+        if not group_by_group:
+            optimizer.step()
+    assert all(not shard[:gap].any() for shard in shards), "padding moved"
+    flat = torch.cat([shard.detach()[gap : shard.numel() - gap] for shard in shards])
+    return [part.view(shape) for part, shape in zip(flat.split([w.numel() for w in weights_of()]), SHAPES, strict=True)]
+
+
+def agree(ours, theirs):
+    for shape, a, b in zip(SHAPES, ours, theirs, strict=True):
+        assert float((a - b).norm() / b.norm()) < 1e-6, shape
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 1000), max_size=8), st.integers(0, 3))
+def test_shards_and_padding_do_not_matter(cuts, gap):
+    agree(actual(cuts, gap), expected())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale_parameter": False},
+        {"min_scale": 0.5},
+        {"update_clip": 0.2},
+        {"beta2_decay": 0.3},
+        {"eps": 0.1},
+        {"weight_decay": 0.1},
+    ],
+)
+def test_options(options):
+    agree(actual([5, 20, 33], 1, **options), expected(**options))
+    assert max(float((a - b).abs().max()) for a, b in zip(expected(), expected(**options), strict=True)) > 1e-4
+
+
+def test_engines_may_update_group_by_group():
+    """Each group's logical tensors are then whole, and count their updates by themselves."""
+    cuts = list(itertools.accumulate(weight.numel() for weight in weights_of()))
+    agree(actual(cuts, 0, group_by_group=True), expected())
+
+
+def test_means_of_fragments_would_differ():
+    """The partition matters: each fragment for a tensor of its own gives other weights."""
+    shards, partition, _ = shards_of([10, 20], 0)
+    lone = {shard: [Segment(0, shard.numel(), i)] for i, shard in enumerate(shards)}
+    results = []
+    for one in (partition, Partition([Slot(str(i), True, (s.numel(),)) for i, s in enumerate(lone)], lone)):
+        copies = {shard: torch.nn.Parameter(shard.detach().clone()) for shard in shards}
+        optimizer = Adafactor([{"params": list(copies.values())}], lr=0.1)
+        optimizer.bind(Partition(one.slots, {copy: one.segments_of(shard) for shard, copy in copies.items()}))
+        for i, copy in enumerate(copies.values()):
+            copy.grad = torch.linspace(-1.0, 2.0, copy.numel()) * 3**i
+        optimizer.step()
+        results.append(torch.cat([copy.detach() for copy in copies.values()]))
+    assert float((results[0] - results[1]).abs().max()) > 1e-3
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.data())
+def test_blocks_cover_a_run_once(rows, columns, data):
+    first = data.draw(st.integers(0, rows * columns - 1))
+    length = data.draw(st.integers(1, rows * columns - first))
+    top, left = data.draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
+    slot = Slot("w", True, (9, 9), (top, left), (rows, columns))
+    matrix = torch.zeros(9, 9)
+    box = torch.arange(rows * columns, dtype=torch.float32).view(rows, columns) + 1
+    flat = torch.cat([torch.zeros(2), box.flatten()[first : first + length]])
+    blocks = list(blocks_of(Segment(2, length, 0, first), slot))
+    assert len(blocks) <= 3
+    for block in blocks:
+        matrix[block.row : block.row + block.rows, block.column : block.column + block.columns] += block.of(flat)
+    whole = torch.zeros(9, 9)
+    kept = torch.where((box > first) & (box <= first + length), box, 0.0)
+    whole[top : top + rows, left : left + columns] = kept
+    assert torch.equal(matrix, whole)
+
+
+def test_only_vectors_have_moments_of_their_size():
+    shards, partition, _ = shards_of([], 0)
+    optimizer = Adafactor([{"params": shards}], lr=0.1)
+    optimizer.bind(partition)
+    rows, columns = optimizer.means(0)
+    assert (rows.shape, columns.shape) == ((4,), (6,))
+    matrix = torch.nn.Parameter(torch.ones(3, 2))
+    optimizer = Adafactor([{"params": [matrix]}], lr=0.1)
+    optimizer.bind(Partition([Slot("w", True, (3, 2), (0, 0), (3, 2))], {matrix: [Segment(0, 6, 0)]}))
+    assert not optimizer.state[matrix]
+    with pytest.raises(AssertionError, match="bound"):
+        Adafactor([{"params": [matrix]}], lr=0.1).step()
