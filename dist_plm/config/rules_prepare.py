@@ -5,17 +5,19 @@ from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
 from dist_plm.config.rules_training import no_effect, path_problems, split_problems
-from dist_plm.config.schema_prepare import PrepareConfig, SourceConfig
+from dist_plm.config.schema_prepare import PrepareConfig, SourceConfig, TokenizerConfig
 from dist_plm.config.template import parse_template
 
 #: A byte-level BPE holds every byte, so that no text is out of its reach (Radford et al. 2019, section 2.2).
 NUM_BYTES = 256
 #: Settings of tokenizers -> the kinds that read them.
 _READERS = {
-    "vocab_size": ("bpe", "wordpiece"),
+    "vocab_size": ("bpe", "bpe_roberta", "wordpiece", "unigram"),
     "end_of_document": ("bpe", "file"),
     "lowercase": ("wordpiece",),
-    "character_coverage": ("wordpiece",),
+    "character_coverage": ("wordpiece", "unigram"),
+    "sentinels": ("unigram",),
+    "fim": ("bpe",),
 }
 
 
@@ -82,11 +84,21 @@ def _tokenizer(config: PrepareConfig) -> Iterator[str]:
             "trains a new one: choose tokenizer=file to load it"
         )
     yield from no_effect(tokenizer, "tokenizer", unread, f"tokenizer.name = {tokenizer.name!r}")
-    if tokenizer.name == "bpe" and tokenizer.vocab_size <= NUM_BYTES:
+    needed = _least(tokenizer)
+    if tokenizer.vocab_size < needed:
         yield (
-            f"tokenizer.vocab_size = {tokenizer.vocab_size} is too small: {NUM_BYTES} bytes and the end of document "
-            f"need {NUM_BYTES + 1} at least"
+            f"tokenizer.vocab_size = {tokenizer.vocab_size} is too small: what tokenizer.name = {tokenizer.name!r} has in "
+            f"any case (special tokens, and the {NUM_BYTES} bytes of a byte-level BPE) needs {needed} at least"
         )
+
+
+def _least(tokenizer: TokenizerConfig) -> int:
+    """The tokens that do not depend on the text, and one that does where there are no bytes."""
+    if tokenizer.name == "bpe":
+        return NUM_BYTES + 1 + 3 * tokenizer.fim
+    if tokenizer.name == "bpe_roberta":
+        return NUM_BYTES + 5
+    return 3 + tokenizer.sentinels + 1 if tokenizer.name == "unigram" else 5 + 1
 
 
 PREPARE_RULES: tuple[Callable[[PrepareConfig], Iterator[str]], ...] = (_sources, _output, _tokenizer)

@@ -3,23 +3,27 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dist_plm.config.types import Count, Fraction, Positive, Share
+from dist_plm.config.types import Count, Fraction, Natural, Positive, Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerConfig:
-    """`bpe` trains a byte-level BPE as GPT-2's, `wordpiece` BERT's; `file` loads one from `path`.
+    """`bpe` trains a byte-level BPE as GPT-2's, `bpe_roberta` one with RoBERTa's special tokens, `wordpiece` BERT's,
+    `unigram` T5's; `file` loads one from `path`.
 
-    `end_of_document` is the token that ends a document; None takes the tokenizer's own: <|endoftext|> of GPT-2, [SEP] of
-    BERT. Of `wordpiece` alone: `lowercase`, which drops accents too, and `character_coverage`, the share of the text's
-    characters that the alphabet covers, the rarest becoming unknown."""
+    `end_of_document` is the token that ends a document; None takes the tokenizer's own: <|endoftext|> of GPT-2, </s> of
+    RoBERTa and T5, [SEP] of BERT. `fim` adds the tokens of fill-in-the-middle to `bpe`, `sentinels` those of span
+    corruption to `unigram`. `lowercase` (of `wordpiece`) drops accents too. `character_coverage` (of `wordpiece` and
+    `unigram`) is the share of the text's characters in the alphabet; the rarest become unknown."""
 
-    name: Literal["bpe", "wordpiece", "file"]
+    name: Literal["bpe", "bpe_roberta", "wordpiece", "unigram", "file"]
     vocab_size: Count = 16384
     path: str | None = None
     end_of_document: str | None = None
     lowercase: bool = True
     character_coverage: Fraction = 0.99999
+    sentinels: Natural = 100
+    fim: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,12 +18,10 @@ from dist_plm.data.files import sha256_of
 from dist_plm.data.manifest import SPLITS, SplitRecord
 from dist_plm.data.store import TokenStore, TokenStoreWriter, dtype_for
 from dist_plm.data.tokenizers import Tokenizer
-from dist_plm.data.tokenizers_train import train
+from dist_plm.data.tokenizers_train import train, training_bytes
 
 Report = Callable[[str], None]
 
-#: A tokenizer learns from at most this much text, drawn from the whole corpus by hash.
-MAX_TRAINING_BYTES = 2**30
 _BATCH_CHARS = 2**20
 _BATCH_TEXTS = 4096
 
@@ -44,8 +42,9 @@ def make_tokenizer(
 def _train(config: TokenizerConfig, shards: Sequence[DocumentShard], selection: Selection, report: Report) -> Tokenizer:
     began = time.perf_counter()
     available = selection.split_bytes["train"]
-    with _progress("train tokenizer", min(available, MAX_TRAINING_BYTES)) as bar:
-        tokenizer = train(config, TrainingText(shards, selection, MAX_TRAINING_BYTES / available, bar))
+    limit = training_bytes(config)
+    with _progress("train tokenizer", min(available, limit)) as bar:
+        tokenizer = train(config, TrainingText(shards, selection, limit / available, bar))
     seconds = time.perf_counter() - began
     report(f"trained a tokenizer of {tokenizer.vocab_size:,} tokens in {seconds:.1f} s")
     if tokenizer.vocab_size < config.vocab_size:

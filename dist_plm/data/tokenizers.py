@@ -1,10 +1,12 @@
 """Tokenizers: a thin, strict cover over Hugging Face `tokenizers`."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tokenizers as hf
+from tokenizers import models
 
 from dist_plm.data.files import atomic_writer
 from dist_plm.data.roles import Roles, declared_roles, pieces_of_vocabulary, roles_of
@@ -12,8 +14,11 @@ from dist_plm.errors import DataError
 
 FILE_NAME = "tokenizer.json"
 DEFAULT_END = "<|endoftext|>"
+#: Before a piece: no text has this non-character of Unicode.
+_OUT_OF_REACH = "\uffff"
 #: Longer texts are encoded in pieces: the encoder needs about a hundred bytes of memory a character.
 MAX_PIECE_CHARS = 2**20
+_CUTS_TRIED = 1000
 
 
 class Tokenizer:
@@ -52,8 +57,10 @@ class Tokenizer:
             )
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
+        self._encoder = _text_only(tokenizer)
+        # SentencePiece puts a space before a text, unless told otherwise.
+        self._prepends = "".join(self._encoder.encode("a", add_special_tokens=False).tokens).startswith("▁")
         self.vocab_size = max(vocabulary.values()) + 1
         self.end_of_document = end_of_document
         self.end_of_document_id = vocabulary[end_of_document]
@@ -83,9 +90,11 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
-        pieces = [pieces_of(text, MAX_PIECE_CHARS) for text in texts]
+        pieces = [pieces_of(text, MAX_PIECE_CHARS, (" ",) if self._prepends else ("\n", " ")) for text in texts]
+        if self._prepends:
+            pieces = [[text[0], *(piece.removeprefix(" ") for piece in text[1:])] for text in pieces]
         flat = [piece for text in pieces for piece in text]
-        ids = iter([encoding.ids for encoding in self._tokenizer.encode_batch_fast(flat, add_special_tokens=False)])
+        ids = iter([encoding.ids for encoding in self._encoder.encode_batch_fast(flat, add_special_tokens=False)])
         return [next(ids) if len(text) == 1 else [i for _ in text for i in next(ids)] for text in pieces]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -103,20 +112,34 @@ def fingerprint(path: str | Path) -> str:
     return hashlib.sha256(_bytes(path)).hexdigest()
 
 
-def pieces_of(text: str, limit: int) -> list[str]:
-    """`text` cut into pieces of at most `limit` characters, at the end of a line if possible, else of a word."""
+def pieces_of(text: str, limit: int, boundaries: Sequence[str] = ("\n", " ")) -> list[str]:
+    """`text` cut into pieces of at most `limit` characters, at the end of a line if possible, else of a word.
+
+    `boundaries` are the characters to cut at, the better first.
+    """
     pieces, start = [], 0
     while len(text) - start > limit:
         stop = start + limit
-        for boundary in ("\n", " "):
-            # Where white space runs on, a cut inside it could change the tokens.
-            at = text.rfind(boundary, start, stop)
-            if at > start and not text[at - 1].isspace() and not text[at + 1].isspace():
+        for boundary in boundaries:
+            at = _cut_before(text, boundary, start, stop)
+            if at is not None:
                 stop = at + 1 if boundary == "\n" else at
                 break
         pieces.append(text[start:stop])
         start = stop
     return [*pieces, text[start:]]
+
+
+def _cut_before(text: str, boundary: str, start: int, stop: int) -> int | None:
+    """Where the last `boundary` with no white space around it lies in [start, stop): a cut elsewhere may change tokens."""
+    at = stop
+    for _ in range(_CUTS_TRIED):
+        at = text.rfind(boundary, start, at)
+        if at <= start:
+            return None
+        if not text[at - 1].isspace() and not text[at + 1].isspace():
+            return at
+    return None
 
 
 def _end_of_document(tokenizer: hf.Tokenizer, roles: Roles) -> str | None:
@@ -125,6 +148,34 @@ def _end_of_document(tokenizer: hf.Tokenizer, roles: Roles) -> str | None:
         if candidate is not None:
             return tokenizer.id_to_token(candidate)
     return None
+
+
+def _text_only(tokenizer: hf.Tokenizer) -> hf.Tokenizer:
+    """A tokenizer with the same ids that never finds a special token written out in text.
+
+    Looking past added tokens is not enough where the model matches whole strings: Unigram would find `</s>` among its
+    pieces. There the names of special tokens are put out of reach.
+    """
+    if isinstance(tokenizer.model, models.BPE):
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+    state = json.loads(tokenizer.to_str())
+    model, added = state["model"], state["added_tokens"]
+    names = {token["content"] for token in added if token["special"]}
+
+    def renamed(name: str) -> str:
+        return _OUT_OF_REACH + name if name in names else name
+
+    for token in added:
+        token["content"] = renamed(token["content"])
+    if isinstance(model["vocab"], list):
+        model["vocab"] = [[renamed(piece), score] for piece, score in model["vocab"]]
+    else:
+        model["vocab"] = {renamed(piece): number for piece, number in model["vocab"].items()}
+        model["unk_token"] = renamed(model["unk_token"])
+    encoder = hf.Tokenizer.from_str(json.dumps(state | {"post_processor": None}))
+    encoder.encode_special_tokens = True
+    return encoder
 
 
 def _bytes(path: str | Path) -> bytes:

@@ -1,19 +1,29 @@
 """Learns tokenizers from text, with the special tokens of the objectives that are trained with them."""
 
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import tokenizers as hf
 from numpy.typing import NDArray
+from sentencepiece import SentencePieceTrainer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from dist_plm.config.schema_prepare import TokenizerConfig
-from dist_plm.data.tokenizers import DEFAULT_END, Tokenizer
+from dist_plm.data.tokenizers import DEFAULT_END, Tokenizer, pieces_of
+from dist_plm.data.tokenizers_sentencepiece import from_sentencepiece
 from dist_plm.errors import DataError
 
 NUM_BYTES = 256
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+T5_SPECIAL = ("<pad>", "</s>", "<unk>")
+#: Of fill-in-the-middle (Bavarian et al. 2022), as Qwen and others write them.
+FIM_SPECIAL = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
 ORIGIN = "the trained tokenizer"
+_LINE_CHARS = 1024
+#: Sums are added up thread by thread: another number of them would give other last digits.
+_SENTENCEPIECE_THREADS = 4
 _NUM_CODE_POINTS = 0x110000
 
 
@@ -26,36 +36,144 @@ def train(config: TokenizerConfig, batches: Iterable[Sequence[str]]) -> Tokenize
     Raises:
         DataError: `config.vocab_size` does not hold the tokens that have to be in it.
     """
+    size, coverage = config.vocab_size, config.character_coverage
     if config.name == "wordpiece":
-        return train_wordpiece(
-            batches, config.vocab_size, lowercase=config.lowercase, character_coverage=config.character_coverage
-        )
+        return train_wordpiece(batches, size, lowercase=config.lowercase, character_coverage=coverage)
+    if config.name == "unigram":
+        return train_unigram(batches, size, sentinels=config.sentinels, character_coverage=coverage)
+    if config.name == "bpe_roberta":
+        return train_bpe_roberta(batches, size)
     assert config.name == "bpe", config.name
-    return train_bpe(batches, config.vocab_size, config.end_of_document or DEFAULT_END)
+    return train_bpe(batches, size, config.end_of_document or DEFAULT_END, FIM_SPECIAL if config.fim else ())
 
 
-def train_bpe(batches: Iterable[Sequence[str]], vocab_size: int, end_of_document: str) -> Tokenizer:
+def training_bytes(config: TokenizerConfig) -> int:
+    """How much text `train` should get at most, drawn from the whole corpus."""
+    # SentencePiece needs some twenty times its text where no spaces divide it, as in Chinese.
+    return 2**26 if config.name == "unigram" else 2**30
+
+
+def train_bpe(
+    batches: Iterable[Sequence[str]], vocab_size: int, end_of_document: str, others: Sequence[str] = ()
+) -> Tokenizer:
     """Learns a byte-level BPE with GPT-2's word pattern (Radford et al. 2019, section 2.2) from batches of texts.
 
+    Its first tokens are `end_of_document` and the special tokens `others`.
+
     Raises:
-        DataError: `vocab_size` does not hold the bytes and the end of document.
+        DataError: `vocab_size` does not hold the bytes and the special tokens.
     """
-    if vocab_size <= NUM_BYTES:
+    return Tokenizer(_byte_level(batches, vocab_size, [end_of_document, *others]), end_of_document, ORIGIN)
+
+
+def train_bpe_roberta(batches: Iterable[Sequence[str]], vocab_size: int) -> Tokenizer:
+    """Learns the byte-level BPE of `train_bpe` with RoBERTa's special tokens first (Liu et al. 2019, section 4.4).
+
+    They are `<s> <pad> </s> <unk> <mask>`, and `</s>` ends documents.
+    """
+    tokenizer = _byte_level(batches, vocab_size, ROBERTA_SPECIAL)
+    frame_as_roberta(tokenizer)
+    return Tokenizer(tokenizer, "</s>", ORIGIN)
+
+
+def frame_as_roberta(tokenizer: hf.Tokenizer) -> None:
+    """Encoding for others than this program adds `<s>` and `</s>`."""
+    vocabulary = tokenizer.get_vocab()
+    end, begin = (("</s>", vocabulary["</s>"]), ("<s>", vocabulary["<s>"]))
+    tokenizer.post_processor = processors.RobertaProcessing(end, begin, add_prefix_space=False)
+
+
+def _byte_level(batches: Iterable[Sequence[str]], vocab_size: int, special: Sequence[str]) -> hf.Tokenizer:
+    if vocab_size < NUM_BYTES + len(special):
         raise DataError(
-            f"tokenizer.vocab_size = {vocab_size} is too small: {NUM_BYTES} bytes and the end of document need "
-            f"{NUM_BYTES + 1} at least"
+            f"tokenizer.vocab_size = {vocab_size} is too small: {NUM_BYTES} bytes and {' '.join(special)} need "
+            f"{NUM_BYTES + len(special)} at least"
         )
     tokenizer = hf.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[end_of_document],
+        special_tokens=[_added(name) for name in special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(batches, trainer)
-    return Tokenizer(tokenizer, end_of_document, ORIGIN)
+    return tokenizer
+
+
+def _added(name: str) -> hf.AddedToken:
+    """RoBERTa's mask swallows the space before it, for those who write masks into text."""
+    return hf.AddedToken(name, lstrip=name == "<mask>", special=True, normalized=False)
+
+
+def train_unigram(
+    batches: Iterable[Sequence[str]], vocab_size: int, *, sentinels: int = 100, character_coverage: float = 1.0
+) -> Tokenizer:
+    """Learns a Unigram vocabulary as T5's: SentencePiece with NFKC (Kudo 2018; Raffel et al. 2020, section 2.2).
+
+    Its first tokens are `<pad> </s> <unk>`, its last `<extra_id_99>` … `<extra_id_0>`; `</s>` ends documents.
+
+    Args:
+        vocab_size: of all tokens, the sentinels among them.
+        sentinels: how many there are, as many as spans in a sample.
+        character_coverage: share of the texts' characters that the vocabulary covers; the rarest become `<unk>`.
+    Raises:
+        DataError: `vocab_size` does not hold the special tokens and the alphabet, or there is hardly any text.
+    """
+    model, learnt = io.BytesIO(), vocab_size - sentinels
+    if learnt <= len(T5_SPECIAL):
+        raise DataError(
+            f"tokenizer.vocab_size = {vocab_size} is too small: {len(T5_SPECIAL)} special tokens and {sentinels} sentinels "
+            "leave nothing to learn"
+        )
+    pad, eos, unk = T5_SPECIAL
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=_lines(batches),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=learnt,
+            hard_vocab_limit=False,
+            seed_sentencepiece_size=min(1_000_000, 20 * learnt),
+            character_coverage=character_coverage,
+            max_sentence_length=4 * _LINE_CHARS,
+            num_threads=_SENTENCEPIECE_THREADS,
+            minloglevel=2,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            pad_piece=pad,
+            eos_piece=eos,
+            unk_piece=unk,
+        )
+    except RuntimeError as error:
+        reason = str(error).partition("] ")[2] or str(error)  # its place in SentencePiece's source stands before
+        raise DataError(
+            f"SentencePiece could not learn tokenizer.vocab_size = {vocab_size} from this text, {sentinels} sentinels "
+            f"among them: {reason.strip()} Raise tokenizer.vocab_size or lower tokenizer.character_coverage where the "
+            "vocabulary is smaller than the required characters, and check that there is text"
+        ) from error
+    tokenizer = from_sentencepiece(model.getvalue(), ORIGIN, sentinels)
+    end_as_t5(tokenizer)
+    return Tokenizer(tokenizer, eos, ORIGIN)
+
+
+def end_as_t5(tokenizer: hf.Tokenizer) -> None:
+    """Encoding for others than this program adds `</s>`."""
+    special = [("</s>", tokenizer.get_vocab()["</s>"])]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=special
+    )
+
+
+def _lines(batches: Iterable[Sequence[str]]) -> Iterator[str]:
+    for batch in batches:
+        for text in batch:
+            for line in text.splitlines():
+                if line.strip():
+                    yield from pieces_of(line.replace("\0", ""), _LINE_CHARS)
 
 
 def train_wordpiece(

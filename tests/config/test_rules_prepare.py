@@ -28,6 +28,16 @@ from tests.config.make import prepare
         ),
         ({"tokenizer__path": "t.json"}, ["tokenizer.path = 't.json' has no effect", "tokenizer=file"]),
         ({"tokenizer__vocab_size": 256}, ["tokenizer.vocab_size = 256 is too small", "257"]),
+        ({"tokenizer__vocab_size": 259, "tokenizer__fim": True}, ["tokenizer.vocab_size = 259 is too small", "260"]),
+        ({"tokenizer__name": "bpe_roberta", "tokenizer__vocab_size": 260}, ["vocab_size = 260 is too small", "261"]),
+        ({"tokenizer__name": "wordpiece", "tokenizer__vocab_size": 5}, ["vocab_size = 5 is too small", "6 at least"]),
+        ({"tokenizer__name": "unigram", "tokenizer__vocab_size": 103}, ["vocab_size = 103 is too small", "104"]),
+        (
+            {"tokenizer__name": "wordpiece", "tokenizer__end_of_document": "<eod>"},
+            ["tokenizer.end_of_document = '<eod>' has no effect with tokenizer.name = 'wordpiece'"],
+        ),
+        ({"tokenizer__lowercase": False}, ["tokenizer.lowercase = false has no effect with tokenizer.name = 'bpe'"]),
+        ({"tokenizer__name": "unigram", "tokenizer__fim": True}, ["tokenizer.fim = true has no effect"]),
     ],
 )
 def test_one_sentence_with_key_value_and_remedy(changes, parts):

@@ -3,11 +3,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dist_plm.config.schema_prepare import TokenizerConfig
 from dist_plm.data.tokenizers import fingerprint
-from dist_plm.data.tokenizers_train import count_characters, covering, train_bpe, train_wordpiece
+from dist_plm.data.tokenizers_train import (
+    FIM_SPECIAL,
+    count_characters,
+    covering,
+    train,
+    train_bpe,
+    train_bpe_roberta,
+    train_unigram,
+    train_wordpiece,
+)
 from dist_plm.errors import DataError
 
 CORPUS = Path(__file__).parent / "texts"
@@ -41,18 +51,72 @@ import sys
 from pathlib import Path
 from dist_plm.data import tokenizers_train as t
 texts = [path.read_text() for path in sorted(Path(sys.argv[2]).iterdir())]
-train = {"bpe": lambda b: t.train_bpe(b, 600, "<|endoftext|>"), "wordpiece": lambda b: t.train_wordpiece(b, 900)}
-train[sys.argv[1]]([[text] for text in texts]).save(sys.argv[3])
+config = t.TokenizerConfig(name=sys.argv[1], vocab_size=900)
+t.train(config, [[text] for text in texts]).save(sys.argv[3])
 """
 
 
-@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
-def test_another_process_learns_the_same_from_other_batches(kind, texts, uncased, tmp_path):
+@pytest.mark.parametrize("kind", ["bpe", "bpe_roberta", "wordpiece", "unigram"])
+def test_another_process_learns_the_same_from_other_batches(kind, texts, tmp_path):
     """In one process the library's hash tables would have one order."""
     subprocess.run([sys.executable, "-c", _TRAIN, kind, str(CORPUS), str(tmp_path / "theirs")], check=True)
-    ours = {"bpe": lambda: train_bpe([texts], 600, END), "wordpiece": lambda: uncased}[kind]()
+    ours = train(TokenizerConfig(name=kind, vocab_size=900), [texts])
     ours.save(tmp_path / "ours")
     assert fingerprint(tmp_path / "ours") == fingerprint(tmp_path / "theirs")
+    assert ours.vocab_size == 900
+
+
+def test_roberta_begins_with_its_special_tokens(texts):
+    tokenizer = train_bpe_roberta([texts], 400)
+    roles = tokenizer.roles()
+    assert tokenizer.pieces()[:5] == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    assert (roles.cls, roles.pad, roles.sep, roles.eos, roles.mask) == (0, 1, 2, 2, 4)
+    assert (roles.ids, roles.pieces_style, tokenizer.end_of_document_id) == ((0, 1, 2, 3, 4), "byte_level", 2)
+    (ids,) = tokenizer.encode_batch(["a <mask></s>"])
+    assert min(ids) > 4
+    assert tokenizer.decode(ids) == "a <mask></s>"
+
+
+def test_tokens_of_fill_in_the_middle_on_demand(texts):
+    config = TokenizerConfig(name="bpe", vocab_size=400, fim=True)
+    tokenizer = train(config, [texts])
+    roles = tokenizer.roles()
+    assert (roles.fim_prefix, roles.fim_middle, roles.fim_suffix, roles.ids) == (1, 2, 3, (0, 1, 2, 3))
+    assert (tokenizer.vocab_size, tokenizer.end_of_document_id) == (400, 0)
+    (ids,) = tokenizer.encode_batch(["".join(FIM_SPECIAL)])
+    assert not set(ids) & set(roles.ids)
+
+
+def test_unigram_has_the_layout_of_t5(texts):
+    tokenizer = train_unigram([texts], 900, sentinels=100)
+    pieces, roles = tokenizer.pieces(), tokenizer.roles()
+    assert pieces[:3] == ["<pad>", "</s>", "<unk>"]
+    assert pieces[800:] == [f"<extra_id_{i}>" for i in range(99, -1, -1)]
+    assert (roles.pad, roles.eos, roles.sep, roles.cls) == (0, 1, None, None)
+    assert roles.sentinels == tuple(range(899, 799, -1))
+    assert (roles.ids, roles.pieces_style) == ((0, 1, 2, *range(800, 900)), "unigram")
+    assert (tokenizer.vocab_size, tokenizer.end_of_document_id) == (900, 1)
+
+
+def test_unigram_text_is_only_text(texts):
+    tokenizer = train_unigram([texts, ["< / s > p a d u n k e x t r a _ i d 7"] * 9], 300, sentinels=10)
+    text = "</s> <pad> <unk> <extra_id_7>"
+    (ids,) = tokenizer.encode_batch([text])
+    assert not set(ids) & set(tokenizer.roles().ids)
+    assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [(103, "leave nothing to learn"), (110, r"SentencePiece could not learn")]
+)
+def test_a_unigram_vocabulary_without_room_is_refused(texts, size, message):
+    with pytest.raises(DataError, match=rf"tokenizer\.vocab_size = {size}.*{message}|{message} tokenizer.vocab_size"):
+        train_unigram([texts], size)
+
+
+def test_unigram_of_no_text_is_refused():
+    with pytest.raises(DataError, match="check that there is text"):
+        train_unigram([[" ", ""]], 400)
 
 
 def test_wordpiece_begins_with_the_special_tokens_of_bert(uncased):
@@ -97,6 +161,7 @@ def test_a_vocabulary_without_room_for_the_alphabet_is_refused():
     assert train_wordpiece([["ab"]], 9).vocab_size == 9
 
 
+@settings(max_examples=25)
 @given(texts=st.lists(st.text(max_size=20), max_size=5))
 def test_characters_are_counted(texts):
     whole = "".join(texts)
