@@ -16,7 +16,7 @@ _READERS = {
     "end_of_document": ("bpe", "file"),
     "lowercase": ("wordpiece",),
     "character_coverage": ("wordpiece", "unigram"),
-    "sentinels": ("unigram",),
+    "sentinels": ("unigram", "file"),
     "fim": ("bpe",),
 }
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,16 @@ class SplitRecords:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerRecord:
-    """`file` is relative to the store; `vocab_size` is the largest token id + 1."""
+    """`file` is relative to the store; `vocab_size` is the largest token id + 1.
+
+    `beside` gives the SHA-256 of the files that make its directory one of Transformers', by name."""
 
     file: str
     sha256: str
     vocab_size: int
     end_of_document: str
     end_of_document_id: int
+    beside: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

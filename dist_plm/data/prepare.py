@@ -34,7 +34,8 @@ from dist_plm.data.manifest import (
 from dist_plm.data.sources import SourceFiles, find_sources
 from dist_plm.data.store import TokenStore, dtype_for
 from dist_plm.data.summary import summary
-from dist_plm.data.tokenizers import FILE_NAME, fingerprint
+from dist_plm.data.tokenizers_files import FILE_NAME, fingerprint
+from dist_plm.data.tokenizers_save import COMPANION_NAMES
 from dist_plm.data.workspace import check_replaceable, workspace
 from dist_plm.errors import DataError
 
@@ -134,6 +135,7 @@ def _build(
             vocab_size=tokenizer.vocab_size,
             end_of_document=tokenizer.end_of_document,
             end_of_document_id=tokenizer.end_of_document_id,
+            beside={name: sha256_of(store / name) for name in COMPANION_NAMES if (store / name).exists()},
         ),
         counts=Counts(documents=tally.documents, text_bytes=tally.num_bytes, rejected=dict(tally.rejected)),
         stages=selection.removed,

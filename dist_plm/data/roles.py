@@ -29,7 +29,8 @@ KNOWN_NAMES: dict[str, tuple[str, ...]] = {
 }
 _SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")
 _UNUSED = re.compile(r"\[unused\d+\]|<unused_?\d+>|madeupword\d+|<\|reserved_special_token_\d+\|>")
-_COMPANIONS = ("special_tokens_map.json", "tokenizer_config.json")
+#: Files beside a tokenizer that say what its tokens are for.
+COMPANIONS = ("special_tokens_map.json", "tokenizer_config.json")
 _DECLARED = ("cls", "sep", "mask", "pad", "eos", "unk")
 
 
@@ -132,8 +133,8 @@ def declared_roles(folder: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     """
     roles: dict[str, str] = {}
     others: list[str] = []
-    for name in _COMPANIONS:
-        content = _json_object(folder / name)
+    for name in COMPANIONS:
+        content = read_json_object(folder / name)
         named = {role: _content(content.get(f"{role}_token")) for role in _DECLARED}
         roles |= {role: token for role, token in named.items() if token}
         for key in ("additional_special_tokens", "extra_special_tokens"):
@@ -150,7 +151,8 @@ def _content(token: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The content of a file beside a tokenizer's, {} where there is none; raises DataError where it is no JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

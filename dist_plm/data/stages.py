@@ -29,13 +29,13 @@ _BATCH_TEXTS = 4096
 def make_tokenizer(
     config: TokenizerConfig, shards: Sequence[DocumentShard], selection: Selection, path: Path, report: Report
 ) -> Tokenizer:
-    """Trains the tokenizer on the train split, or loads the one that is given, and writes it to `path`."""
+    """Trains the tokenizer on the train split, or loads the one that is given, and writes its files, `path` last."""
     if not path.exists():
         if config.path is not None:
-            given = Tokenizer.load(config.path, config.end_of_document)
-            given.save(path)
+            made = Tokenizer.load(config.path, config.end_of_document, sentinels=config.sentinels)
         else:
-            _train(config, shards, selection, report).save(path)
+            made = _train(config, shards, selection, report)
+        made.save_directory(path.parent)
     return Tokenizer.load(path, config.end_of_document)
 
 

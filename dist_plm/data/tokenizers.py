@@ -1,6 +1,5 @@
 """Tokenizers: a thin, strict cover over Hugging Face `tokenizers`."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,10 @@ from tokenizers import models
 
 from dist_plm.data.files import atomic_writer
 from dist_plm.data.roles import Roles, declared_roles, pieces_of_vocabulary, roles_of
+from dist_plm.data.tokenizers_files import FILE_NAME, main_file, read_tokenizer
+from dist_plm.data.tokenizers_save import companions
 from dist_plm.errors import DataError
 
-FILE_NAME = "tokenizer.json"
 DEFAULT_END = "<|endoftext|>"
 #: Before a piece: no text has this non-character of Unicode.
 _OUT_OF_REACH = "\uffff"
@@ -66,19 +66,14 @@ class Tokenizer:
         self.end_of_document_id = vocabulary[end_of_document]
 
     @classmethod
-    def load(cls, path: str | Path, end_of_document: str | None = None) -> "Tokenizer":
-        """Reads a tokenizer.json, or the one in a directory.
+    def load(cls, path: str | Path, end_of_document: str | None = None, *, sentinels: int = 0) -> "Tokenizer":
+        """Reads what `tokenizers_files.read_tokenizer` does, with what is declared in files beside it.
 
         Raises:
             DataError: there is no such file, it is not a tokenizer, or it lacks the token `end_of_document`.
         """
-        content = _bytes(path)
-        try:
-            tokenizer = hf.Tokenizer.from_str(content.decode())
-        except Exception as error:  # the library raises nothing narrower
-            raise DataError(f"{path} is not a tokenizer.json of Hugging Face tokenizers: {error}") from error
-        folder = Path(path) if Path(path).is_dir() else Path(path).parent
-        return cls(tokenizer, end_of_document, str(path), declared_roles(folder))
+        folder = main_file(Path(path)).parent
+        return cls(read_tokenizer(path, sentinels), end_of_document, str(path), declared_roles(folder))
 
     def roles(self) -> Roles:
         """Which of its tokens mean what to an objective."""
@@ -106,10 +101,17 @@ class Tokenizer:
         with atomic_writer(Path(path)) as file:
             file.write(self._tokenizer.to_str(pretty=True).encode())
 
+    def save_directory(self, folder: Path) -> None:
+        """Writes what Transformers' AutoTokenizer opens, tokenizer.json last.
 
-def fingerprint(path: str | Path) -> str:
-    """The SHA-256 of a tokenizer's file; raises DataError as `Tokenizer.load` does where there is none."""
-    return hashlib.sha256(_bytes(path)).hexdigest()
+        The other files are tokenizer_config.json and special_tokens_map.json, and the vocabulary in the form of the models that
+        usually have it: vocab.txt, or vocab.json and merges.txt.
+        """
+        files = companions(self._tokenizer, self._roles, self.end_of_document)
+        for name, content in files.items():
+            with atomic_writer(folder / name) as file:
+                file.write(content)
+        self.save(folder / FILE_NAME)
 
 
 def pieces_of(text: str, limit: int, boundaries: Sequence[str] = ("\n", " ")) -> list[str]:
@@ -176,11 +178,3 @@ def _text_only(tokenizer: hf.Tokenizer) -> hf.Tokenizer:
     encoder = hf.Tokenizer.from_str(json.dumps(state | {"post_processor": None}))
     encoder.encode_special_tokens = True
     return encoder
-
-
-def _bytes(path: str | Path) -> bytes:
-    path = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the tokenizer {path}: {error.strerror}") from error

@@ -67,12 +67,14 @@ def _parsed(content: bytes, origin: str) -> Any:
 
 
 def _unigram(model: Any) -> models.Unigram:
-    best = max((p.score for p in model.pieces if p.type == _NORMAL), default=0.0)
+    # Scores are 32-bit numbers: nine digits give them back, and JSON keeps nine digits exactly.
+    scores = {p.piece: float(f"{p.score:.9g}") for p in model.pieces}
+    best = max((scores[p.piece] for p in model.pieces if p.type == _NORMAL), default=0.0)
 
     def score(piece: Any) -> float:
         if piece.type == _USER_DEFINED:  # SentencePiece's own bonus (unigram_model.cc, EncodeOptimized)
             return len(piece.piece.encode()) * best - 0.1
-        return _NEVER if piece.type in (_UNUSED, _BYTE) else piece.score
+        return _NEVER if piece.type in (_UNUSED, _BYTE) else scores[piece.piece]
 
     vocabulary = [(piece.piece, score(piece)) for piece in model.pieces]
     return models.Unigram(vocabulary, _unknown(model), model.trainer_spec.byte_fallback)

@@ -7,16 +7,22 @@ import numpy as np
 import tokenizers as hf
 from numpy.typing import NDArray
 from sentencepiece import SentencePieceTrainer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from dist_plm.config.schema_prepare import TokenizerConfig
 from dist_plm.data.tokenizers import DEFAULT_END, Tokenizer, pieces_of
+from dist_plm.data.tokenizers_pipelines import (
+    BERT_SPECIAL,
+    ROBERTA_SPECIAL,
+    end_as_t5,
+    frame_as_roberta,
+    special_token,
+    wordpiece,
+)
 from dist_plm.data.tokenizers_sentencepiece import from_sentencepiece
 from dist_plm.errors import DataError
 
 NUM_BYTES = 256
-BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 T5_SPECIAL = ("<pad>", "</s>", "<unk>")
 #: Of fill-in-the-middle (Bavarian et al. 2022), as Qwen and others write them.
 FIM_SPECIAL = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
@@ -76,13 +82,6 @@ def train_bpe_roberta(batches: Iterable[Sequence[str]], vocab_size: int) -> Toke
     return Tokenizer(tokenizer, "</s>", ORIGIN)
 
 
-def frame_as_roberta(tokenizer: hf.Tokenizer) -> None:
-    """Encoding for others than this program adds `<s>` and `</s>`."""
-    vocabulary = tokenizer.get_vocab()
-    end, begin = (("</s>", vocabulary["</s>"]), ("<s>", vocabulary["<s>"]))
-    tokenizer.post_processor = processors.RobertaProcessing(end, begin, add_prefix_space=False)
-
-
 def _byte_level(batches: Iterable[Sequence[str]], vocab_size: int, special: Sequence[str]) -> hf.Tokenizer:
     if vocab_size < NUM_BYTES + len(special):
         raise DataError(
@@ -94,17 +93,12 @@ def _byte_level(batches: Iterable[Sequence[str]], vocab_size: int, special: Sequ
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[_added(name) for name in special],
+        special_tokens=[special_token(name) for name in special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(batches, trainer)
     return tokenizer
-
-
-def _added(name: str) -> hf.AddedToken:
-    """RoBERTa's mask swallows the space before it, for those who write masks into text."""
-    return hf.AddedToken(name, lstrip=name == "<mask>", special=True, normalized=False)
 
 
 def train_unigram(
@@ -160,14 +154,6 @@ def train_unigram(
     return Tokenizer(tokenizer, eos, ORIGIN)
 
 
-def end_as_t5(tokenizer: hf.Tokenizer) -> None:
-    """Encoding for others than this program adds `</s>`."""
-    special = [("</s>", tokenizer.get_vocab()["</s>"])]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", pair="$A </s> $B </s>", special_tokens=special
-    )
-
-
 def _lines(batches: Iterable[Sequence[str]]) -> Iterator[str]:
     for batch in batches:
         for text in batch:
@@ -212,21 +198,6 @@ def train_wordpiece(
     )
     tokenizer.train_from_iterator(batches, trainer)
     return Tokenizer(wordpiece(tokenizer.get_vocab(), lowercase=lowercase), "[SEP]", ORIGIN)
-
-
-def wordpiece(vocabulary: dict[str, int], *, lowercase: bool) -> hf.Tokenizer:
-    """BERT's tokenizer with a given vocabulary, which has the five special tokens."""
-    tokenizer = hf.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
-    )
-    tokenizer.add_special_tokens([hf.AddedToken(name, special=True, normalized=False) for name in BERT_SPECIAL])
-    return tokenizer
 
 
 def count_characters(batches: Iterable[Sequence[str]]) -> dict[str, int]:

@@ -111,7 +111,7 @@ def test_the_manifest_says_what_is_there(tmp_path):
     assert set(contents(store.path)) == {
         *(f"{name}.{suffix}" for name in SPLITS for suffix in ("bin", "idx")),
         "manifest.json",
-        "tokenizer.json",
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
     }
     assert list(tmp_path.iterdir()) == [store.path]
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_plm.data import tokenizers
-from dist_plm.data.tokenizers import Tokenizer, fingerprint, pieces_of
+from dist_plm.data.tokenizers import Tokenizer, pieces_of
+from dist_plm.data.tokenizers_files import fingerprint
 from dist_plm.data.tokenizers_train import train_bpe
 from dist_plm.errors import DataError
 

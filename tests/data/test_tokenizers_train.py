@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_plm.config.schema_prepare import TokenizerConfig
-from dist_plm.data.tokenizers import fingerprint
+from dist_plm.data.tokenizers_files import fingerprint
 from dist_plm.data.tokenizers_train import (
     FIM_SPECIAL,
     count_characters,
