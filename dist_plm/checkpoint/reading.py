@@ -43,6 +43,11 @@ class Checkpoint:
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{self.where}/.metadata cannot be read: {error}; {_REMEDY}") from None
 
+    @property
+    def is_weights_only(self) -> bool:
+        """Whether it holds no optimizer, not even how far one was."""
+        return not self.manifest.engine
+
     @cached_property
     def weights(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the model's logical tensors, by canonical name."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
 from dist_plm.config.derived import ENCODER_DECODERS, ENCODERS, Case
-from dist_plm.config.rules_training import no_effect
+from dist_plm.config.rules_training import no_effect, path_problems
 
 
 def _heads(case: Case) -> Iterator[str]:
@@ -160,6 +160,13 @@ def _pipeline(case: Case) -> Iterator[str]:
         )
 
 
+def _init_from(case: Case) -> Iterator[str]:
+    model = case.config.model
+    yield from path_problems("model.init_from", model.init_from)
+    if model.init_from is not None and model.family == "transformer":
+        yield "model.init_from is set, but Hugging Face has no model of model.family = 'transformer': leave it out"
+
+
 MODEL_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
     _heads,
     _positions,
@@ -171,4 +178,5 @@ MODEL_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
     _embedding_size,
     _generator,
     _pipeline,
+    _init_from,
 )

@@ -65,6 +65,7 @@ class ModelConfig:
     hidden_dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
     init_std: Positive = 0.02
+    init_from: str | None = None  # directory of Hugging Face whose weights a new run begins with
     recompute: Literal["none", "selective", "full"] = "none"
 
 
@@ -104,38 +105,17 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlendSource:
-    """One of several stores. Without any `weight` shares follow data.temperature; `max_epochs` ends a store's part."""
+class DataConfig:
+    """A prepared store (a directory by prepare_data, or the prefix of a Megatron .bin/.idx pair) and how it is read.
+
+    `split` cuts a bare Megatron store into train, validation and test by document; a prepared store brings its own."""
 
     path: str
-    weight: Positive | None = None
-    max_epochs: Positive | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """A prepared store (a directory by prepare_data, or the prefix of a Megatron .bin/.idx pair), or a `blend` of several,
-    and how it is read.
-
-    `temperature`: shares of a blend in proportion to tokens ** (1 / temperature), 1 when None. `split` cuts a bare
-    Megatron store into train, validation and test by document; a prepared store brings its own. `packing`: text in
-    windows regardless of documents (concat), whole documents (best_fit), whole sentences (full_sentences) or whole
-    sentences of one document (doc_sentences) in a row."""
-
-    path: str | None = None
-    blend: tuple[BlendSource, ...] = ()
-    temperature: Positive | None = None
     sequence_length: Count
-    packing: Literal["concat", "best_fit", "full_sentences", "doc_sentences"] = "concat"
     split: tuple[float, float, float] = (0.98, 0.01, 0.01)
     loader_workers: Natural = 1
     prefetch: Count = 4  # microbatches each worker holds ready
     allow_change: bool = False  # resume although the stream of samples is another than the checkpoint's
-
-    @property
-    def stores(self) -> tuple[str, ...]:
-        """Paths of all that is read."""
-        return tuple(source.path for source in self.blend) if self.path is None else (self.path,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,18 +202,8 @@ class PrecisionConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RampupConfig:
-    """The batch grows from `start` to train.global_batch by `increment`, in equal shares of the first `samples`."""
-
-    start: Count
-    increment: Count
-    samples: Count
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """`steps` is the schedule's length, `stop_at` ends earlier without changing it; both count updates, also while the batch
-    still grows (`batch_rampup`). Batches are counted in samples.
+    """`steps` is the schedule's length, `stop_at` ends earlier without changing it. Batches are counted in samples.
 
     A run that makes no progress for `hang_factor` times a typical step, at least `hang_minutes`, ends with a crash code; while
     it starts, evaluates or waits for a checkpoint it has at least `hang_patience_minutes`. 0 times turns this off."""
@@ -241,7 +211,6 @@ class TrainConfig:
     steps: Count
     global_batch: Count
     micro_batch: Count
-    batch_rampup: RampupConfig | None = None
     stop_at: Count | None = None
     seed: Annotated[int, Bounds(low=0, high=2**63 - 1)] = 1234
     resume: str = "auto"  # auto | none | the path or URL of a checkpoint, or of a run

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.data.order import windows_of
-from dist_plm.data.splits import StoreSplit, find_split
+from dist_plm.data.splits import find_split
 from dist_plm.data.store import TokenStore
 from dist_plm.errors import DataError
 
@@ -22,25 +22,19 @@ class Windows:
         tokens: [B, S + 1].
         documents: [B, S + 1], which document each token belongs to, counted 0, 1, 2, … from the window's first.
         samples: [B], the number of each sample in the run.
-        lengths: [B], tokens of each row before its padding, whose tokens are 0 and whose document is one of its own; None
-            where rows are full.
     """
 
     tokens: NDArray[np.int64]
     documents: NDArray[np.int32]
     samples: NDArray[np.int64]
-    lengths: NDArray[np.int64] | None = None
 
     @classmethod
     def joined(cls, parts: Sequence["Windows"], order: NDArray[np.int64], samples: NDArray[np.int64]) -> "Windows":
         """The rows of all parts, in this order, as samples of these numbers."""
-        lengths = [part.lengths for part in parts if part.lengths is not None]
-        assert len(lengths) in (0, len(parts)), "some parts are padded and some are not"
         return cls(
             np.concatenate([part.tokens for part in parts])[order],
             np.concatenate([part.documents for part in parts])[order],
             samples,
-            np.concatenate(lengths)[order] if lengths else None,
         )
 
 
@@ -82,19 +76,6 @@ class WindowDataset:
                 "share in data.split, or shorten data.sequence_length"
             )
 
-    @classmethod
-    def of(cls, split: StoreSplit, *, sequence_length: int, seed: int) -> "WindowDataset":
-        """Of the documents of a split."""
-        return cls(
-            split.store,
-            sequence_length=sequence_length,
-            seed=seed,
-            start=split.start,
-            stop=split.stop,
-            content=split.content,
-            name=split.name,
-        )
-
     def read(self, samples: NDArray[np.int64]) -> Windows:
         """The windows of samples [B]."""
         samples, length = np.asarray(samples, dtype=np.int64), self.sequence_length + 1
@@ -122,4 +103,13 @@ def open_split(
     Raises:
         DataError: nothing usable lies at `path`, or the split is shorter than one window.
     """
-    return WindowDataset.of(find_split(path, split, fractions), sequence_length=sequence_length, seed=seed)
+    found = find_split(path, split, fractions)
+    return WindowDataset(
+        found.store,
+        sequence_length=sequence_length,
+        seed=seed,
+        start=found.start,
+        stop=found.stop,
+        content=found.content,
+        name=found.name,
+    )

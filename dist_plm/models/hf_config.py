@@ -29,7 +29,7 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 
 #: What neither the weights nor what they compute depends on.
-FREE = ("vocab_multiple", "hidden_dropout", "attention_dropout", "init_std", "recompute", "pair_head")
+FREE = ("vocab_multiple", "hidden_dropout", "attention_dropout", "init_std", "recompute", "pair_head", "init_from")
 #: Read with one kind of `position` alone.
 _OF_POSITION = {
     "max_positions": ("learned",),
@@ -192,6 +192,7 @@ def _encoder(s: _Settings) -> dict[str, Any]:
 
 
 def _bert(s: _Settings) -> dict[str, Any]:
+    s.must_be("hidden_act", "gelu")  # of the head, too, where ours is always that
     return {"family": "bert", **_encoder(s)}
 
 
@@ -203,6 +204,7 @@ def _roberta(s: _Settings) -> dict[str, Any]:
 
 
 def _electra(s: _Settings) -> dict[str, Any]:
+    s.must_be("hidden_act", "gelu")
     model = {"family": "electra", **_encoder(s), "embedding_size": s.get("embedding_size", 128)}
     sizes = {f"generator_{name}": model[name] for name in ("hidden", "layers", "heads", "ffn")}
     return model | sizes

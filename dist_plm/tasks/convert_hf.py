@@ -32,10 +32,8 @@ from dist_plm.models.hf_writing import Written, write_weights
 from dist_plm.models.layout import Piece
 from dist_plm.tasks.hf_tokenizer import Tokens, tokenizer_files, tokens_of
 from dist_plm.tasks.places import fresh_directory, refuse_unless_fresh
-
-#: What a checkpoint that was imported holds beside weights: the model, and config.json as it was.
-MODEL_FILE = "model.yaml"
-RUN_FILE = "run.yaml"
+from dist_plm.train.initial import MODEL_FILE
+from dist_plm.train.recovery import RUN_FILE
 
 
 def import_hf(config: ConvertConfig) -> str:

@@ -19,13 +19,11 @@ from dist_plm.checkpoint.storage import Storage, open_storage
 from dist_plm.checkpoint.together import on_first
 from dist_plm.checkpoint.writing import CheckpointWriter
 from dist_plm.config import runfile
-from dist_plm.config.batch_sizes import BatchSizes
 from dist_plm.config.decode import encode
 from dist_plm.config.launchenv import LaunchEnv, from_environment
 from dist_plm.config.rules import finalize
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.data.loader import MicrobatchLoader
-from dist_plm.data.opening import tokenizer_store
 from dist_plm.device.select import Device, choose
 from dist_plm.engines.base import Batch
 from dist_plm.engines.build import build_engine
@@ -44,8 +42,9 @@ from dist_plm.parallel.world import host_group, init_process_group, shutdown
 from dist_plm.train.data import RunData, open_data, vocab_size_of
 from dist_plm.train.evaluation import Evaluator
 from dist_plm.train.fence import Fence, claim
+from dist_plm.train.initial import begin_with, open_initial
 from dist_plm.train.loop import Parts, Position, train
-from dist_plm.train.recorder import Recorder, sample_size
+from dist_plm.train.recorder import Recorder, step_sizes
 from dist_plm.train.recovery import RUN_FILE, restore, stream_of
 from dist_plm.train.stopping import Control, StopSignals
 
@@ -64,7 +63,7 @@ def run_pretrain(config: PretrainConfig, environ: Mapping[str, str] = os.environ
         Refusal: before any process group is made where the configuration is at fault.
     """
     env = from_environment(environ)
-    config = finalize(config, world_size=env.world_size, vocab_size=vocab_size_of(tokenizer_store(config.data)))
+    config = finalize(config, world_size=env.world_size, vocab_size=vocab_size_of(config.data.path))
     with StopSignals(config.checkpoint.signals) as signals:
         data = open_data(config)
         device = choose(config.cluster.device, env.local_rank)
@@ -118,6 +117,8 @@ def _train(
         position = restore(found, config, stream, engine, layouts, groups.world)
         if found.storage.url == storage.url:
             position.saved_step = position.step
+    elif config.model.init_from is not None:
+        begin_with(open_initial(config.model.init_from, groups.world), config, engine, layouts, groups.world)
     peak = _peak_tflops(config, device, groups)
     recorder = None
     if env.rank == 0:
@@ -132,7 +133,7 @@ def _train(
     parts = Parts(
         config=config,
         engine=engine,
-        batches=lambda position: open_loader(config, groups, device, data, position),
+        batches=lambda step: open_loader(config, groups, device, data, step),
         evaluate=evaluate,
         checkpoints=build_checkpoints(config, storage, groups),
         control=Control(signals, host_group(timedelta(minutes=config.cluster.timeout_minutes)), fence),
@@ -184,11 +185,10 @@ def open_loader(
     groups: Groups,
     device: Device,
     data: RunData,
-    position: Position,
+    start_step: int,
 ) -> Iterator[Batch]:
-    """This rank's microbatches from `position` to the end of the run."""
+    """This rank's microbatches from step `start_step` to the end of the run."""
     train_config = config.train
-    stop = train_config.stop_at or train_config.steps
     return iter(
         MicrobatchLoader(
             data.samples["train"],
@@ -197,10 +197,8 @@ def open_loader(
             global_batch=train_config.global_batch,
             data_rank=groups.coordinates.data,
             data_size=groups.grid.data,
-            start_step=position.step,
-            stop_step=stop,
-            first_sample=position.samples,
-            runs=BatchSizes.of(train_config).runs(position.samples, stop - position.step),
+            start_step=start_step,
+            stop_step=train_config.stop_at or train_config.steps,
             num_workers=config.data.loader_workers,
             prefetch=config.data.prefetch,
             pin_memory=device.kind == "cuda",
@@ -218,7 +216,7 @@ def build_recorder(
     """
     train_config = config.train
     return Recorder(
-        size=sample_size(config, peak),
+        sizes=step_sizes(config, peak),
         metrics=MetricsWriter(run_dir / "metrics.jsonl", resume_step=first_step, guard=fence.check),
         progress=build_progress(train_config.stop_at or train_config.steps, first_step),
         tracker=build_trackers(

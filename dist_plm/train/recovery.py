@@ -11,10 +11,11 @@ from dist_plm.checkpoint.reading import Checkpoint
 from dist_plm.config import runfile
 from dist_plm.config.decode import encode, flatten
 from dist_plm.config.schema import PretrainConfig
-from dist_plm.data.blend import Dataset
 from dist_plm.engines.base import Engine
 from dist_plm.errors import CheckpointError
 from dist_plm.models.layout import Layout
+from dist_plm.train.data import Samples
+from dist_plm.train.initial import begin_with, of_checkpoint
 from dist_plm.train.loop import Position
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 RUN_FILE = "run.yaml"
 
 
-def stream_of(config: PretrainConfig, dataset: Dataset) -> dict[str, Any]:
+def stream_of(config: PretrainConfig, dataset: Samples) -> dict[str, Any]:
     """What decides which samples each step sees and what is asked about them, fit for JSON."""
     facts = {
         "data": dataset.identity(),
@@ -30,8 +31,6 @@ def stream_of(config: PretrainConfig, dataset: Dataset) -> dict[str, Any]:
         "train.seed": config.train.seed,
         "train.global_batch": config.train.global_batch,
     }
-    if config.train.batch_rampup is not None:
-        facts["train.batch_rampup"] = encode(config.train.batch_rampup)
     return facts | flatten({"objective": encode(config.objective)})
 
 
@@ -42,6 +41,11 @@ def check_stream(found: Checkpoint, config: PretrainConfig, stream: Mapping[str,
         CheckpointError: the stream is another than the checkpoint's, and data.allow_change is off.
     """
     saved = found.manifest.stream
+    if not saved:  # made by another program
+        change = (
+            "what was read before is not known" if found.manifest.step else f"begun with the weights of {found.where}"
+        )
+        return [*found.manifest.history, {"step": found.manifest.step, "changes": [change]}]
     changes = [
         f"{name}: {saved.get(name)} -> {stream.get(name)}"
         for name in [*saved, *(name for name in stream if name not in saved)]
@@ -68,13 +72,17 @@ def restore(
     layouts: Sequence[Layout],
     group: dist.ProcessGroup,
 ) -> Position:
-    """Puts the engine into the checkpoint's state. Collective over `group`, all ranks.
+    """Puts the engine into the checkpoint's state, its optimizer into that of a new run where the checkpoint holds none.
+    Collective over `group`, all ranks.
 
     Raises:
         CheckpointError: on every rank, where the checkpoint is of another model, optimizer or stream of samples.
     """
     manifest = found.manifest
     history = check_stream(found, config, stream)
+    if found.is_weights_only:
+        begin_with(of_checkpoint(found), config, engine, layouts, group)
+        return Position(step=manifest.step, history=history)
     found.check_model(list(layouts), group)
     engine.load_parameter_states(found.read)
     engine.load_scalars(manifest.engine)
@@ -83,7 +91,6 @@ def restore(
         log.info("changed since the checkpoint: %s", change)
     return Position(
         step=manifest.step,
-        samples=manifest.samples_seen,
         evaluation_due=bool(manifest.loop.get("evaluation_due", False)),
         evaluation=dict(manifest.evaluation),
         history=history,

@@ -19,9 +19,19 @@ MODELS = {
 def save(name: str, directory: Path) -> Path:
     """The directory in which Hugging Face saved its model `name` of MODELS, or the two halves of "electra"."""
     torch.manual_seed(7)
-    if name == "electra":
-        for half, model in zip(("generator", "discriminator"), electra_halves(), strict=True):
-            model.save_pretrained(directory / half)
-    else:
-        MODELS[name]().save_pretrained(directory)
+    models = (
+        dict(zip(("generator", "discriminator"), electra_halves(), strict=True)) if name == "electra" else {"": None}
+    )
+    for half, model in models.items():
+        model = model or MODELS[name]()
+        if half != "discriminator":  # which has the embeddings of the other
+            disturb(model)
+        model.save_pretrained(directory / half)
     return directory
+
+
+def disturb(model: torch.nn.Module) -> None:
+    """Norms and biases are constant at first."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
