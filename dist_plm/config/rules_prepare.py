@@ -101,4 +101,23 @@ def _least(tokenizer: TokenizerConfig) -> int:
     return 3 + tokenizer.sentinels + 1 if tokenizer.name == "unigram" else 5 + 1
 
 
-PREPARE_RULES: tuple[Callable[[PrepareConfig], Iterator[str]], ...] = (_sources, _output, _tokenizer)
+def _clean(config: PrepareConfig) -> Iterator[str]:
+    clean, rules = config.clean, config.clean.rules
+    for name in sorted({name for name in rules if rules.count(name) > 1}):
+        yield f"clean.rules names {name} twice: once is enough"
+    for name, pattern in enumerate(clean.boilerplate):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            yield f"clean.boilerplate[{name}] = {show(pattern)} is no regular expression: {error}"
+    if "boilerplate_lines" in rules and not clean.boilerplate:
+        yield "clean.rules names boilerplate_lines, but clean.boilerplate gives no expressions: give them, or drop the rule"
+    if "c4_bad_words" in rules and clean.c4.bad_words is None:
+        yield "clean.rules names c4_bad_words, but clean.c4.bad_words gives no file: name one with a word a line"
+    if "language" in rules and not clean.languages:
+        yield "clean.languages is empty: the rule language would drop everything; name languages, as in [en,zh]"
+    if clean.max_chars is not None and clean.max_chars < clean.min_chars:
+        yield f"clean.max_chars = {clean.max_chars} is below clean.min_chars = {clean.min_chars}: no text has such a length"
+
+
+PREPARE_RULES: tuple[Callable[[PrepareConfig], Iterator[str]], ...] = (_sources, _output, _clean, _tokenizer)

@@ -1,8 +1,9 @@
 """Every setting of launch/prepare_data.py, as frozen dataclasses; see schema.py."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from dist_plm.config.schema_clean import CleanConfig
 from dist_plm.config.types import Count, Fraction, Natural, Positive, Share
 
 
@@ -80,3 +81,4 @@ class PrepareConfig:
 
     data: PrepareDataConfig
     tokenizer: TokenizerConfig
+    clean: CleanConfig = field(default_factory=CleanConfig)

@@ -1,15 +1,18 @@
-"""The first stage: sources into shards of documents, broken records into lists of their own."""
+"""The first stage: sources into shards of cleaned documents, broken records into lists of their own."""
 
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dist_plm.config.schema_clean import CleanConfig
+from dist_plm.data.clean import Cleaner, RuleTally
 from dist_plm.data.crew import Crew
 from dist_plm.data.documents import DocumentShard, write_documents
 from dist_plm.data.files import atomic_writer, copy_into
+from dist_plm.data.manifest import StageRecord
 from dist_plm.data.records import Record, Rejected
 from dist_plm.data.slices import Slice
 from dist_plm.data.source_lines import lines_before
@@ -26,6 +29,7 @@ class GatherTask:
 
     unit: list[Slice]
     shard: DocumentShard
+    clean: CleanConfig
 
     @property
     def rejected_path(self) -> Path:
@@ -46,11 +50,12 @@ class GatherTask:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of documents read, their UTF-8 bytes, and records rejected for each reason."""
+    """Counts of documents read, their UTF-8 bytes, records rejected for each reason, and what each rule of cleaning did."""
 
     documents: int = 0
     num_bytes: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    rules: list[RuleTally] = field(default_factory=list)
 
     @property
     def num_rejected(self) -> int:
@@ -60,17 +65,25 @@ class Tally:
         self.documents += other["documents"]
         self.num_bytes += other["num_bytes"]
         self.rejected.update(other["rejected"])
+        self.rules = self.rules or [RuleTally() for _ in other["rules"]]
+        for rule, counts in zip(self.rules, other["rules"], strict=True):
+            rule.removed += counts["removed"]
+            rule.removed_bytes += counts["removed_bytes"]
+            rule.changed += counts["changed"]
 
     def encoded(self) -> bytes:
-        content = {"documents": self.documents, "num_bytes": self.num_bytes, "rejected": dict(self.rejected)}
-        return json.dumps(content).encode()
+        return json.dumps(asdict(self)).encode()
+
+    def stages(self, rules: Sequence[str]) -> tuple[StageRecord, ...]:
+        """What the rules of these names did, in their order."""
+        return tuple(StageRecord(name=name, **asdict(rule)) for name, rule in zip(rules, self.rules, strict=True))
 
 
-def gather(sources: SourceFiles, folder: Path, crew: Crew) -> list[GatherTask]:
-    """Reads all sources into document shards, one a unit, in the order of the sources."""
+def gather(sources: SourceFiles, clean: CleanConfig, folder: Path, crew: Crew) -> list[GatherTask]:
+    """Reads and cleans all sources into document shards, one a unit, in the order of the sources."""
     folder.mkdir(exist_ok=True)
-    tasks = [GatherTask(unit, DocumentShard(folder / f"{i:06}")) for i, unit in enumerate(sources.units)]
-    crew.run(_gather, tasks, "read")
+    tasks = [GatherTask(unit, DocumentShard(folder / f"{i:06}"), clean) for i, unit in enumerate(sources.units)]
+    crew.run(_gather, tasks, "read and clean" if clean.rules else "read")
     return tasks
 
 
@@ -128,6 +141,8 @@ def _gather(task: GatherTask) -> None:
 
 
 def _texts(task: GatherTask, tally: Tally, rejected: BinaryIO) -> Iterator[str]:
+    cleaner = Cleaner(task.clean)
+    tally.rules = cleaner.tallies
     for part in task.unit:
         for record in _placed(part, read_slice(part)):
             if isinstance(record, Rejected):
@@ -136,7 +151,9 @@ def _texts(task: GatherTask, tally: Tally, rejected: BinaryIO) -> Iterator[str]:
                 continue
             tally.documents += 1
             tally.num_bytes += len(record.text.encode())
-            yield record.text
+            text = cleaner.clean(record.text)
+            if text is not None:
+                yield text
 
 
 def _placed(part: Slice, records: Iterable[Record]) -> Iterator[Record]:

@@ -105,7 +105,7 @@ def _build(
     report: Callable[[str], None],
 ) -> None:
     report(f"reading {sources.num_files:,} files, {sources.num_bytes / 1e6:.1f} MB")
-    gathered = gather(sources, scratch / "documents", crew)
+    gathered = gather(sources, config.clean, scratch / "documents", crew)
     tally = collect_rejected(gathered, store, config.data.max_rejected, crew, report)
     shards = [task.shard for task in gathered]
     selected = scratch / "selection.npz"
@@ -138,7 +138,7 @@ def _build(
             beside={name: sha256_of(store / name) for name in COMPANION_NAMES if (store / name).exists()},
         ),
         counts=Counts(documents=tally.documents, text_bytes=tally.num_bytes, rejected=dict(tally.rejected)),
-        stages=selection.removed,
+        stages=tally.stages(config.clean.rules) + selection.removed,
         sources=SourcesRecord(files=sources.num_files, bytes=sources.num_bytes, fingerprint=sources.fingerprint),
         versions=_versions(),
     )
@@ -155,6 +155,8 @@ def _inputs(config: PrepareConfig, sources: SourceFiles) -> dict[str, Any]:
     configuration["data"] = {k: v for k, v in configuration["data"].items() if k not in _INCIDENTAL}
     if config.tokenizer.path is not None:
         configuration["tokenizer"]["file_sha256"] = fingerprint(config.tokenizer.path)
+    if config.clean.c4.bad_words is not None:
+        configuration["clean"]["c4"]["bad_words_sha256"] = sha256_of(Path(config.clean.c4.bad_words))
     return {"configuration": configuration, "sources": sources.fingerprint, "versions": encode(_versions())}
 
 
