@@ -16,8 +16,10 @@ import xxhash
 from fsspec.core import url_to_fs
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from dist_plm.checkpoint.manifest import NAME, FileRecord
+from dist_plm.checkpoint.unpickle import load_metadata
 from dist_plm.data.files import TEMPORARY, sync_directory
 
 LATEST = "latest"
@@ -113,7 +115,7 @@ class Storage:
         return FsspecWriter(self.where(directory), sync_files=False)  # without fsync it would sync the whole machine
 
     def reader(self, name: str) -> FileSystemReader:
-        return FsspecReader(self.where(name))
+        return _UrlReader(self.where(name))
 
     def _names(self) -> list[str]:
         self._fs.invalidate_cache()
@@ -186,10 +188,24 @@ class LocalStorage(Storage):
         return FileSystemWriter(self._directory / directory)
 
     def reader(self, name: str) -> FileSystemReader:
-        return FileSystemReader(self._directory / name)
+        return LocalReader(self._directory / name)
 
     def _temporary(self, name: str) -> str:
         return name + self.mark + TEMPORARY
+
+
+class LocalReader(FileSystemReader):
+    """Reads `.metadata` without running what it may say; PyTorch's reader does."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with self.fs.create_stream(self.fs.concat_path(self.path, ".metadata"), "rb") as stream:
+            found = load_metadata(cast(IO[bytes], stream))
+        found.storage_meta = StorageMeta(load_id=self.load_id)
+        return found
+
+
+class _UrlReader(LocalReader, FsspecReader):
+    """The same of an fsspec URL."""
 
 
 def open_storage(url: str) -> Storage:
