@@ -27,7 +27,9 @@ GRIDS = {
     "deepspeed1_data2": (2, {"engine__name": "deepspeed", "engine__zero_stage": 1}),
     "deepspeed2_data2": (2, {"engine__name": "deepspeed", "engine__zero_stage": 2}),
     "deepspeed3_data2": (2, {"engine__name": "deepspeed", "engine__zero_stage": 3}),
+    "deepspeed1_data2_tensor2": (4, {"engine__name": "deepspeed", "engine__zero_stage": 1, "parallel__tensor": 2}),
     "deepspeed2_data2_tensor2": (4, {"engine__name": "deepspeed", "engine__zero_stage": 2, "parallel__tensor": 2}),
+    "deepspeed3_data2_tensor2": (4, {"engine__name": "deepspeed", "engine__zero_stage": 3, "parallel__tensor": 2}),
     "tensor4_sequence": (4, {"parallel__tensor": 4, "parallel__sequence_parallel": True}),
 }
 #: Each grid saves once and loads once; every kind of change (of tensor, pipeline, data degree, ZeRO) is among them.
@@ -98,8 +100,9 @@ def test_opens_on_another_grid(ranks, saved, source, target):
 @pytest.mark.slow
 @pytest.mark.parametrize("target", GRIDS)
 @pytest.mark.parametrize("source", GRIDS)
-def test_opens_on_every_grid(ranks, saved, source, target):
-    check(ranks, saved, source, target)
+@pytest.mark.parametrize("optim", ["adamw", "lamb"])
+def test_opens_on_every_grid(ranks, saved, source, target, optim):
+    check(ranks, saved, source, target, optim__name=optim)
 
 
 @pytest.mark.parametrize(
