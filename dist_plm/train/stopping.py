@@ -76,8 +76,8 @@ class Control:
     def __init__(self, signals: StopSignals, group: dist.ProcessGroup, fence: Fence) -> None:
         self._signals, self._group, self._fence = signals, group, fence
         self._next_look = 0.0
-        self._slow = False
-        self.steps_are_long = False
+        self._slow = True  # how long the first step takes is not known
+        self.steps_are_long = True
 
     def note_step(self, seconds: float) -> None:
         """Takes note of how long this rank's last step took."""

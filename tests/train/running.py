@@ -16,11 +16,14 @@ import torch.distributed as dist
 
 from dist_plm.checkpoint.writing import CheckpointWriter
 from dist_plm.config.decode import decode
+from dist_plm.config.rules import finalize, num_microbatches
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.data import loader
 from dist_plm.data.store import TokenStoreWriter
+from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.megatron import MegatronEngine
 from dist_plm.parallel.world import leave
+from dist_plm.train import stopping
 from dist_plm.train.build import run_pretrain
 from tests.ranks.pool import World
 
@@ -114,6 +117,32 @@ def signalled_case(
     with before(owner, name, at, act):
         code = run_case(world, config, port)
     return code, time.monotonic() - sent[0]
+
+
+def signalled_in_step_case(
+    world: World, config: PretrainConfig, port: int, step: int, microbatch: int, long: bool
+) -> tuple[int, int]:
+    """A run whose last rank gets SIGTERM in the forward pass of a microbatch of a step, both counted from 1: the exit code,
+    and how many forward passes this rank began in all. `long`: steps count as long from the second on too."""
+    if long:
+        stopping.LONG_STEP_SECONDS = 0.0
+    passes = itertools.count(1)
+    count = num_microbatches(finalize(config, world_size=world.size, vocab_size=None))
+    last = [0]
+    original = LossTerms.of
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        last[0] = next(passes)
+        if world.rank == world.size - 1 and last[0] == (step - 1) * count + microbatch:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **options)
+
+    LossTerms.of = counted
+    try:
+        return run_case(world, config, port), last[0]
+    finally:
+        LossTerms.of = original
+        stopping.LONG_STEP_SECONDS = 5.0
 
 
 @contextlib.contextmanager

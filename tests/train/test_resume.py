@@ -8,7 +8,15 @@ import pytest
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.observe.metrics import read_metrics
 from tests.ranks.pool import RanksError
-from tests.train.running import TIMES, killed_case, make_store, run_case, settings, signalled_case
+from tests.train.running import (
+    TIMES,
+    killed_case,
+    make_store,
+    run_case,
+    settings,
+    signalled_case,
+    signalled_in_step_case,
+)
 
 pytestmark = pytest.mark.ranks
 
@@ -69,6 +77,31 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_bit(ranks, store, tmp_path, w
     assert leftovers(tmp_path) == []
     assert ranks.run(RANKS, run_case, config, free_port()) == [0, 0]
     assert records(tmp_path) == whole, "a finished run is left as it is"
+
+
+@pytest.mark.parametrize(
+    ("engine", "stage", "step", "microbatch"),
+    [("megatron", 1, 1, 2), ("megatron", 1, 3, 1), ("deepspeed", 2, 3, 3)],
+)
+def test_a_signal_while_gradients_add_up_ends_the_step_after_that_microbatch(
+    ranks, store, tmp_path, engine, stage, step, microbatch
+):
+    changes = {
+        "engine__name": engine,
+        "engine__zero_stage": stage,
+        "train__micro_batch": 1,  # four microbatches a step
+        "train__eval_samples": 0,
+        "train__steps": 5,
+    }
+    whole = settings(store, tmp_path / "whole", **changes)
+    ranks.run(RANKS, run_case, whole, free_port())
+    config = settings(store, tmp_path / "run", **changes)
+    outcomes = ranks.run(RANKS, signalled_in_step_case, config, free_port(), step, microbatch, step > 1)
+    assert outcomes == [(75, 4 * (step - 1) + microbatch)] * RANKS, "no rank began another forward pass"
+    saved = LocalStorage(tmp_path / "run" / "checkpoints").steps()
+    assert saved[-1] == step - 1, "the step that was left is not in the checkpoint"
+    assert ranks.run(RANKS, run_case, config, free_port()) == [0, 0]
+    assert records(tmp_path / "run") == records(tmp_path / "whole")
 
 
 def test_a_second_signal_ends_at_once_and_harms_nothing(ranks, store, tmp_path, whole):
