@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dist_plm.config.types import Positive
+from dist_plm.config.types import Count, Positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +12,11 @@ class ConvertConfig:
     at `from` into a checkpoint in `to`, in `format`.
 
     `dtype` of what is written for Hugging Face is fp32 when None, or that which the weights were imported in. Files of more
-    than `shard_gb` gigabytes (10⁹ bytes) of weights are split, with an index."""
+    than `shard_gb` gigabytes (10⁹ bytes) of weights are split, with an index.
+
+    Of a checkpoint of Megatron-LM or DeepSpeed, `vocab_size` is the number of rows of its embedding that stand for a token
+    and `kv_heads` the number of its query groups, needed where it does not tell; `weights_only` leaves out the optimizer's
+    state."""
 
     inspect: str | None = None
     from_: str | None = None
@@ -21,3 +25,7 @@ class ConvertConfig:
     # format=hf
     dtype: Literal["fp32", "bf16", "fp16"] | None = None
     shard_gb: Positive = 5.0
+    # from= a checkpoint of Megatron-LM or DeepSpeed
+    vocab_size: Count | None = None
+    kv_heads: Count | None = None
+    weights_only: bool = False

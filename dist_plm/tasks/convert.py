@@ -9,6 +9,7 @@ from dist_plm.checkpoint.storage import LATEST, step_of
 from dist_plm.config.schema_convert import ConvertConfig
 from dist_plm.errors import CheckpointError
 from dist_plm.tasks.convert_hf import export_hf, import_hf
+from dist_plm.tasks.foreign import import_deepspeed, import_megatron
 
 Kind = Literal["canonical", "hf", "megatron", "deepspeed"]
 NAMES: dict[Kind, str] = {
@@ -33,6 +34,11 @@ def convert(config: ConvertConfig) -> str:
         raise CheckpointError(
             f"{config.from_} is {NAMES[kind]}, which this version does not convert to format={config.format}"
             + (f"; it can be converted with {outcomes}" if outcomes else "")
+        )
+    given = [name for name in ("vocab_size", "kv_heads", "weights_only") if getattr(config, name)]
+    if given and kind not in ("megatron", "deepspeed"):
+        raise CheckpointError(
+            f"{', '.join(given)} has no effect on {NAMES[kind]}, which {config.from_} is: leave it out"
         )
     return task(config)
 
@@ -103,4 +109,6 @@ def _text(path: Path) -> str:
 CONVERSIONS: dict[tuple[Kind, str], Callable[[ConvertConfig], str]] = {
     ("hf", "canonical"): import_hf,
     ("canonical", "hf"): export_hf,
+    ("megatron", "canonical"): import_megatron,
+    ("deepspeed", "canonical"): import_deepspeed,
 }

@@ -17,6 +17,7 @@ from dist_plm.errors import ConfigError
         ({"inspect": "a", "to": "b"}, "give one of the two"),
         ({"from": "a", "to": "b", "dtype": "bf16"}, "dtype = 'bf16' has no effect with format = 'canonical'"),
         ({"from": "a", "to": "b", "shard_gb": 1}, "shard_gb = 1.0 has no effect"),
+        ({"from": "a", "to": "b", "format": "hf", "kv_heads": 2}, "kv_heads = 2 has no effect with format = 'hf'"),
     ],
 )
 def test_one_sentence_with_key_value_and_remedy(settings, part):
