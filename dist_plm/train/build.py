@@ -228,12 +228,17 @@ def build_recorder(
 
 def closing_summary(run_dir: Path, overrides: Sequence[str]) -> str:
     """What a run ends with on the screen, and three commands worth trying next."""
-    kept = shlex.join(override for override in overrides if not override.startswith(("run.name=", "run.dir=")))
-    again = f"torchrun --nproc-per-node 2 launch/pretrain.py {kept}".rstrip()
+
+    def again(*changes: str) -> str:
+        """The run on two processes with changes, which come in place of what is on the command line."""
+        changed = {change.partition("=")[0] for change in ("run.dir=", *changes)}
+        kept = [override for override in overrides if override.partition("=")[0] not in changed]
+        return shlex.join(["torchrun", "--nproc-per-node", "2", "launch/pretrain.py", *kept, *changes])
+
     commands = (
         f"python launch/report.py {run_dir}",
-        f"{again} parallel.tensor=2 run.name=tensor2",
-        f"{again} precision=bf16 train.steps=1000 run.name=longer",
+        again("parallel.tensor=2", "run.name=tensor2"),
+        again("precision=bf16", "train.steps=1000", "run.name=longer"),
     )
     return render_summary(summarise(run_dir, read_metrics(run_dir / "metrics.jsonl"), next_commands=commands))
 
