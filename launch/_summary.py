@@ -5,6 +5,7 @@ from typing import Any
 
 from dist_plm.cluster.check import ranks_per_node, run_of
 from dist_plm.cluster.check import world_size as world_size_of
+from dist_plm.config.batch_sizes import BatchSizes
 from dist_plm.config.derived import num_microbatches, num_warmup_steps, padded_vocab_size
 from dist_plm.config.schema import PretrainConfig, SubmissionConfig
 from dist_plm.observe.flops import flops_per_token, num_parameters
@@ -19,7 +20,7 @@ def summary(config: Any, world_size: int) -> str:
 @summary.register
 def _(config: PretrainConfig, world_size: int) -> str:
     model, parallel, train = config.model, config.parallel, config.train
-    tokens = train.global_batch * config.data.sequence_length
+    tokens, seen = train.global_batch * config.data.sequence_length, BatchSizes.of(train).after(train.steps)
     chunks = f" in {parallel.virtual_pipeline} chunks" if parallel.virtual_pipeline > 1 else ""
     grid = f"data {parallel.data} x tensor {parallel.tensor} x pipeline {parallel.pipeline}"
     lines = {
@@ -30,9 +31,11 @@ def _(config: PretrainConfig, world_size: int) -> str:
         f"{model.heads // parallel.tensor} of {model.heads} heads",
         "a step": f"{train.global_batch} samples of {config.data.sequence_length} = {_short(tokens)} tokens, in "
         f"{num_microbatches(config)} microbatches of {train.micro_batch} on each data rank",
-        "the run": f"{train.steps} steps = {_short(tokens * train.steps)} tokens, "
+        "the run": f"{train.steps} steps = {_short(seen * config.data.sequence_length)} tokens, "
         f"{num_warmup_steps(config.schedule, train.steps)} steps of them warm-up{_stop(config)}",
     }
+    if (ramp := train.batch_rampup) is not None:
+        lines["the batch"] = f"{ramp.start} samples at first, whole after {_short(ramp.samples)} samples"
     width = max(map(len, lines))
     return "\n".join(["ok", *(f"  {name:{width}}  {text}" for name, text in lines.items())])
 

@@ -28,10 +28,11 @@ def padded_vocab_size(vocab_size: int, multiple: int, tensor: int) -> int:
     return -(-vocab_size // unit) * unit
 
 
-def num_microbatches(config: PretrainConfig) -> int:
-    """Passes each data rank makes in a step of a finalised configuration: global batch / (micro-batch x data ranks)."""
+def num_microbatches(config: PretrainConfig, batch: int | None = None) -> int:
+    """Passes each data rank makes in a step of a finalised configuration: batch / (micro-batch x data ranks), of the global
+    batch or of the given one."""
     assert config.parallel.data is not None, "parallel.data is None: finalize the configuration first"
-    return config.train.global_batch // (config.train.micro_batch * config.parallel.data)
+    return (batch or config.train.global_batch) // (config.train.micro_batch * config.parallel.data)
 
 
 def num_warmup_steps(schedule: ScheduleConfig, steps: int) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from dist_plm.config.batch_sizes import BatchSizes
 from dist_plm.config.derived import Case, model_ranks, num_microbatches
 
 
@@ -98,6 +99,35 @@ def _batch(case: Case) -> Iterator[str]:
         )
 
 
+def _rampup(case: Case) -> Iterator[str]:
+    train, parallel = case.config.train, case.config.parallel
+    ramp = train.batch_rampup
+    assert parallel.data is not None
+    if ramp is None or case.world_size % model_ranks(parallel):
+        return
+    unit = train.micro_batch * parallel.data
+    units = f"train.micro_batch = {train.micro_batch} x {parallel.data} data ranks"
+    if parallel.virtual_pipeline > 1 and parallel.pipeline > 1:
+        unit, units = unit * parallel.pipeline, f"{units} x parallel.pipeline = {parallel.pipeline}"
+    for name, size in (("start", ramp.start), ("increment", ramp.increment)):
+        if size % unit:
+            yield (
+                f"train.batch_rampup.{name} = {size} is not a multiple of {units} = {unit}: choose "
+                f"{_multiples_near(size, unit)}, or another train.micro_batch"
+            )
+    grows = train.global_batch - ramp.start
+    if grows <= 0 or grows % ramp.increment:
+        yield (
+            f"train.batch_rampup.start = {ramp.start} does not reach train.global_batch = {train.global_batch} in whole steps "
+            f"of train.batch_rampup.increment = {ramp.increment}: choose another start or increment"
+        )
+    elif (seen := BatchSizes.of(train).after(train.steps)) < ramp.samples:
+        yield (
+            f"train.batch_rampup.samples = {ramp.samples} are more than the {seen} that train.steps = {train.steps} take, so "
+            "the whole batch is never reached: lower the one or raise the other"
+        )
+
+
 GRID_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
     _supported_axes,
     _world_size,
@@ -105,6 +135,7 @@ GRID_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
     _sequence_parallel,
     _layers,
     _batch,
+    _rampup,
 )
 
 

@@ -202,8 +202,18 @@ class PrecisionConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RampupConfig:
+    """The batch grows from `start` to train.global_batch by `increment`, in equal shares of the first `samples`."""
+
+    start: Count
+    increment: Count
+    samples: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """`steps` is the schedule's length, `stop_at` ends earlier without changing it. Batches are counted in samples.
+    """`steps` is the schedule's length, `stop_at` ends earlier without changing it; both count updates, also while the batch
+    still grows (`batch_rampup`). Batches are counted in samples.
 
     A run that makes no progress for `hang_factor` times a typical step, at least `hang_minutes`, ends with a crash code; while
     it starts, evaluates or waits for a checkpoint it has at least `hang_patience_minutes`. 0 times turns this off."""
@@ -211,6 +221,7 @@ class TrainConfig:
     steps: Count
     global_batch: Count
     micro_batch: Count
+    batch_rampup: RampupConfig | None = None
     stop_at: Count | None = None
     seed: Annotated[int, Bounds(low=0, high=2**63 - 1)] = 1234
     resume: str = "auto"  # auto | none | the path or URL of a checkpoint, or of a run

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -41,6 +41,7 @@ class MicrobatchLoader:
 
     Args:
         collate: turns what the dataset reads into named arrays; pickled for the workers, so it must be importable there.
+        first_sample, runs: where batches differ in size; see Plan.
         num_workers: worker processes; 0 prepares each microbatch in this process when it is asked for.
         prefetch: microbatches that each worker keeps ready.
         pin_memory: hands out page-locked tensors (CUDA), so that copies to the device overlap with computation.
@@ -64,13 +65,22 @@ class MicrobatchLoader:
         data_size: int,
         start_step: int,
         stop_step: int,
+        first_sample: int | None = None,
+        runs: Sequence[tuple[int, int]] | None = None,
         num_workers: int = 0,
         prefetch: int = 4,
         pin_memory: bool = False,
     ) -> None:
         self.dataset, self.collate = dataset, collate
         self.plan = Plan(
-            start_step, stop_step, data_rank, global_batch=global_batch, micro_batch=micro_batch, data_size=data_size
+            start_step,
+            stop_step,
+            data_rank,
+            global_batch=global_batch,
+            micro_batch=micro_batch,
+            data_size=data_size,
+            first_sample=first_sample,
+            runs=runs,
         )
         self.num_workers, self.prefetch, self.pin_memory = num_workers, prefetch, pin_memory
         self._open: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()

@@ -19,6 +19,7 @@ from dist_plm.checkpoint.storage import Storage, open_storage
 from dist_plm.checkpoint.together import on_first
 from dist_plm.checkpoint.writing import CheckpointWriter
 from dist_plm.config import runfile
+from dist_plm.config.batch_sizes import BatchSizes
 from dist_plm.config.decode import encode
 from dist_plm.config.launchenv import LaunchEnv, from_environment
 from dist_plm.config.rules import finalize
@@ -44,7 +45,7 @@ from dist_plm.train.evaluation import Evaluator
 from dist_plm.train.fence import Fence, claim
 from dist_plm.train.initial import begin_with, open_initial
 from dist_plm.train.loop import Parts, Position, train
-from dist_plm.train.recorder import Recorder, step_sizes
+from dist_plm.train.recorder import Recorder, sample_size
 from dist_plm.train.recovery import RUN_FILE, restore, stream_of
 from dist_plm.train.stopping import Control, StopSignals
 
@@ -133,7 +134,7 @@ def _train(
     parts = Parts(
         config=config,
         engine=engine,
-        batches=lambda step: open_loader(config, groups, device, data, step),
+        batches=lambda position: open_loader(config, groups, device, data, position),
         evaluate=evaluate,
         checkpoints=build_checkpoints(config, storage, groups),
         control=Control(signals, host_group(timedelta(minutes=config.cluster.timeout_minutes)), fence),
@@ -185,10 +186,11 @@ def open_loader(
     groups: Groups,
     device: Device,
     data: RunData,
-    start_step: int,
+    position: Position,
 ) -> Iterator[Batch]:
-    """This rank's microbatches from step `start_step` to the end of the run."""
+    """This rank's microbatches from `position` to the end of the run."""
     train_config = config.train
+    stop = train_config.stop_at or train_config.steps
     return iter(
         MicrobatchLoader(
             data.samples["train"],
@@ -197,8 +199,10 @@ def open_loader(
             global_batch=train_config.global_batch,
             data_rank=groups.coordinates.data,
             data_size=groups.grid.data,
-            start_step=start_step,
-            stop_step=train_config.stop_at or train_config.steps,
+            start_step=position.step,
+            stop_step=stop,
+            first_sample=position.samples,
+            runs=BatchSizes.of(train_config).runs(position.samples, stop - position.step),
             num_workers=config.data.loader_workers,
             prefetch=config.data.prefetch,
             pin_memory=device.kind == "cuda",
@@ -216,7 +220,7 @@ def build_recorder(
     """
     train_config = config.train
     return Recorder(
-        sizes=step_sizes(config, peak),
+        size=sample_size(config, peak),
         metrics=MetricsWriter(run_dir / "metrics.jsonl", resume_step=first_step, guard=fence.check),
         progress=build_progress(train_config.stop_at or train_config.steps, first_step),
         tracker=build_trackers(

@@ -3,7 +3,7 @@
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import overload
 
 from dist_plm.engines.base import Batch
@@ -16,11 +16,11 @@ class Feed:
 
     Args:
         microbatches: of this rank, in order.
-        count: microbatches a step.
+        counts: microbatches of each step.
     """
 
-    def __init__(self, microbatches: Iterator[Batch], count: int) -> None:
-        self._microbatches, self._count = microbatches, count
+    def __init__(self, microbatches: Iterator[Batch], counts: Iterable[int]) -> None:
+        self._microbatches, self._counts = microbatches, counts
         self._ready: queue.Queue[list[Batch] | Exception] = queue.Queue(1)
         self._next: list[Batch] | Exception | None = None
         self._closed = False
@@ -48,8 +48,9 @@ class Feed:
 
     def _run(self) -> None:
         try:
-            while (batches := list(itertools.islice(self._microbatches, self._count))) and self._put(batches):
-                pass
+            for count in self._counts:
+                if not self._put(list(itertools.islice(self._microbatches, count))):
+                    break
         except Exception as error:
             self._put(error)
         finally:

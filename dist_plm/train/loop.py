@@ -7,6 +7,7 @@ from typing import Any
 
 from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.writing import CheckpointWriter
+from dist_plm.config.batch_sizes import BatchSizes
 from dist_plm.config.derived import peak_learning_rate
 from dist_plm.config.rules import num_microbatches
 from dist_plm.config.schema import PretrainConfig
@@ -27,6 +28,7 @@ class Position:
 
     Args:
         step: updates made.
+        samples: that they took, which is the number of the next one.
         evaluation_due: step `step` is still to be evaluated, or recorded.
         evaluation: held-out measures at this step; empty where it was not evaluated.
         saved_step: the step of the newest checkpoint written or begun.
@@ -34,6 +36,7 @@ class Position:
     """
 
     step: int = 0
+    samples: int = 0
     evaluation_due: bool = True
     evaluation: dict[str, float] = field(default_factory=dict)
     saved_step: int | None = None
@@ -49,7 +52,7 @@ class Parts:
     """Everything a run is made of, as `train.build` lists it.
 
     Args:
-        batches: this rank's microbatches from a given step on.
+        batches: this rank's microbatches from a position on.
         evaluate: scores the held-out samples, calling its second argument between microbatches; None where evaluation
             is off.
         recorder: on rank 0, None elsewhere.
@@ -58,7 +61,7 @@ class Parts:
 
     config: PretrainConfig
     engine: Engine
-    batches: Callable[[int], Iterator[Batch]]
+    batches: Callable[[Position], Iterator[Batch]]
     evaluate: Callable[[Engine, Callable[[], None]], dict[str, float]] | None
     checkpoints: CheckpointWriter
     control: Control
@@ -97,7 +100,9 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
         position.saved_step = None  # the checkpoint says that this is still to be done
     if position.step >= stop:
         return
-    feed = Feed(parts.batches(position.step), num_microbatches(parts.config))
+    runs = BatchSizes.of(parts.config.train).runs(position.samples, stop - position.step)
+    counts = (num_microbatches(parts.config, batch) for steps, batch in runs for _ in range(steps))
+    feed = Feed(parts.batches(position), counts)
     try:
         while position.step < stop:
             _make_step(parts, position, feed)
@@ -127,9 +132,10 @@ def _make_step(parts: Parts, position: Position, feed: Feed) -> None:
     ended = time.perf_counter()
     parts.control.note_step(ended - started)
     parts.watchdog.note_step(ended - began)
-    position.step = step
+    batch = BatchSizes.of(config.train).at(position.samples)
+    position.step, position.samples = step, position.samples + batch
     if recorder is not None:
-        recorder.end_step(step, result, lr)
+        recorder.end_step(step, result, lr, batch=batch, samples_seen=position.samples)
 
 
 def _next_microbatches(parts: Parts, feed: Feed, step: int) -> list[Batch]:
@@ -169,7 +175,7 @@ def _save(parts: Parts, position: Position) -> None:
         parts.engine.parameter_states(),
         Manifest(
             step=position.step,
-            samples_seen=position.step * parts.config.train.global_batch,
+            samples_seen=position.samples,
             engine=parts.engine.scalars(),
             stream=parts.stream,
             history=position.history,

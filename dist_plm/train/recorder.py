@@ -16,24 +16,18 @@ from dist_plm.observe.trackers import Tracker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepSizes:
-    """What one step costs and consumes. `peak_tflops` is of all devices together, None where unknown."""
+class SampleSize:
+    """What one sample costs. `peak_tflops` is of all devices together, None where unknown."""
 
-    samples: int
     tokens: int
     flops: float
     peak_tflops: float | None
 
 
-def step_sizes(config: PretrainConfig, peak_tflops: float | None) -> StepSizes:
+def sample_size(config: PretrainConfig, peak_tflops: float | None) -> SampleSize:
     """Of a finalised run."""
-    train, length = config.train, config.data.sequence_length
-    return StepSizes(
-        samples=train.global_batch,
-        tokens=train.global_batch * length,
-        flops=step_flops(config),
-        peak_tflops=peak_tflops,
-    )
+    flops = step_flops(config) / config.train.global_batch
+    return SampleSize(tokens=config.data.sequence_length, flops=flops, peak_tflops=peak_tflops)
 
 
 def step_flops(config: PretrainConfig) -> int:
@@ -56,13 +50,14 @@ def step_flops(config: PretrainConfig) -> int:
 class Recorder:
     """Lives on rank 0. Time spent outside of steps (evaluation, saving) does not count."""
 
-    sizes: StepSizes
+    size: SampleSize
     metrics: MetricsWriter
     progress: Progress
     tracker: Tracker
     log_every: int
     _seconds: float = 0.0
     _steps: int = 0
+    _samples: int = 0
     _skipped: int = 0
     _began: float = 0.0
     _evaluation: dict[str, float] = field(default_factory=dict)
@@ -71,12 +66,13 @@ class Recorder:
     def begin_step(self) -> None:
         self._began = time.perf_counter()
 
-    def end_step(self, step: int, result: StepResult, lr: float) -> None:
-        """Takes note of update number `step` (1 for the first)."""
+    def end_step(self, step: int, result: StepResult, lr: float, *, batch: int, samples_seen: int) -> None:
+        """Takes note of update number `step` (1 for the first), which took `batch` of all `samples_seen` so far."""
         self._seconds += time.perf_counter() - self._began
         self._steps += 1
+        self._samples += batch
         self._skipped += result.skipped
-        self._record = self._make_record(step, result, lr)
+        self._record = self._make_record(step, result, lr, samples_seen)
         self.progress.update(self._record)
 
     def note_evaluation(self, step: int, values: Mapping[str, float]) -> None:
@@ -93,13 +89,14 @@ class Recorder:
         record = replace(record, evaluation=self._evaluation)
         self.metrics.write(record)
         self.tracker.log(record.step, record.as_dict())
-        self._seconds, self._steps, self._skipped, self._evaluation = 0.0, 0, 0, {}
+        self._seconds, self._steps, self._samples, self._skipped, self._evaluation = 0.0, 0, 0, 0, {}
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs for its next record to be as if there had been no break. Fit for JSON."""
         return {
             "seconds": self._seconds,
             "steps": self._steps,
+            "samples": self._samples,
             "skipped": self._skipped,
             "evaluation": self._evaluation,
             "record": asdict(self._record) if self._record is not None else None,
@@ -107,6 +104,7 @@ class Recorder:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._seconds, self._steps, self._skipped = state["seconds"], state["steps"], state["skipped"]
+        self._samples = state["samples"]
         self._evaluation = dict(state["evaluation"])
         self._record = StepRecord(**state["record"]) if state["record"] is not None else None
 
@@ -115,18 +113,18 @@ class Recorder:
         self.metrics.close()
         self.tracker.close()
 
-    def _make_record(self, step: int, result: StepResult, lr: float) -> StepRecord:
-        sizes, seconds = self.sizes, self._seconds / self._steps
+    def _make_record(self, step: int, result: StepResult, lr: float, samples_seen: int) -> StepRecord:
+        size, seconds = self.size, self._seconds
         return StepRecord(
             step=step,
             loss=result.loss,
             lr=lr,
             grad_norm=result.grad_norm,
-            tokens_seen=step * sizes.tokens,
-            samples_seen=step * sizes.samples,
-            tokens_per_second=sizes.tokens / seconds,
-            step_seconds=seconds,
-            mfu=utilisation(sizes.flops, seconds, sizes.peak_tflops),
+            tokens_seen=samples_seen * size.tokens,
+            samples_seen=samples_seen,
+            tokens_per_second=self._samples * size.tokens / seconds,
+            step_seconds=seconds / self._steps,
+            mfu=utilisation(self._samples * size.flops, seconds, size.peak_tflops),
             loss_scale=result.loss_scale,
             skipped=self._skipped,
             terms=result.terms if len(result.terms) > 1 else {},

@@ -31,6 +31,8 @@ def stream_of(config: PretrainConfig, dataset: Samples) -> dict[str, Any]:
         "train.seed": config.train.seed,
         "train.global_batch": config.train.global_batch,
     }
+    if config.train.batch_rampup is not None:
+        facts["train.batch_rampup"] = encode(config.train.batch_rampup)
     return facts | flatten({"objective": encode(config.objective)})
 
 
@@ -91,6 +93,7 @@ def restore(
         log.info("changed since the checkpoint: %s", change)
     return Position(
         step=manifest.step,
+        samples=manifest.samples_seen,
         evaluation_due=bool(manifest.loop.get("evaluation_due", False)),
         evaluation=dict(manifest.evaluation),
         history=history,

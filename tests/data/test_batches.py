@@ -40,3 +40,19 @@ def test_a_plan_lists_microbatches_in_order_and_slices_deal_them_out(start, step
     assert len(plan) == len(expected)
     for worker in range(workers):
         assert [samples.tolist() for samples in plan[worker::workers]] == expected[worker::workers]
+
+
+def test_a_plan_goes_on_over_batches_of_other_sizes():
+    """Ranks together take each step's samples once, and step follows step, wherever a plan begins."""
+    runs = [(2, 4), (1, 8), (3, 12)]
+    grid = {"global_batch": 12, "micro_batch": 2, "data_size": 2, "first_sample": 100, "runs": runs}
+    per_rank = [[samples.tolist() for samples in Plan(5, 11, rank, **grid)] for rank in range(2)]
+    start, position = 100, 0
+    for steps, batch in runs:
+        for _ in range(steps):
+            count = batch // 4
+            taken = [s for rank in per_rank for samples in rank[position : position + count] for s in samples]
+            assert taken == list(range(start, start + batch))
+            start, position = start + batch, position + count
+    assert position == len(per_rank[0])
+    assert [samples.tolist() for samples in Plan(5, 11, 0, **grid)[1::3]] == per_rank[0][1::3]
