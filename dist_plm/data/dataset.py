@@ -22,19 +22,25 @@ class Windows:
         tokens: [B, S + 1].
         documents: [B, S + 1], which document each token belongs to, counted 0, 1, 2, … from the window's first.
         samples: [B], the number of each sample in the run.
+        lengths: [B], tokens of each row before its padding, whose tokens are 0 and whose document is one of its own; None
+            where rows are full.
     """
 
     tokens: NDArray[np.int64]
     documents: NDArray[np.int32]
     samples: NDArray[np.int64]
+    lengths: NDArray[np.int64] | None = None
 
     @classmethod
     def joined(cls, parts: Sequence["Windows"], order: NDArray[np.int64], samples: NDArray[np.int64]) -> "Windows":
         """The rows of all parts, in this order, as samples of these numbers."""
+        lengths = [part.lengths for part in parts if part.lengths is not None]
+        assert len(lengths) in (0, len(parts)), "some parts are padded and some are not"
         return cls(
             np.concatenate([part.tokens for part in parts])[order],
             np.concatenate([part.documents for part in parts])[order],
             samples,
+            np.concatenate(lengths)[order] if lengths else None,
         )
 
 

@@ -18,6 +18,7 @@ _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 #: permutations of 2 to 6 elements, 8 rounds are visibly uneven and 16 are not.
 _ROUNDS = 16
 _EPOCH_KEY = 0x65706F6368  # separates the keys of epochs from every other use of the same seed
+_GROUP_KEY = 0x67726F7570
 
 
 def mix(*values: int) -> int:
@@ -91,6 +92,28 @@ def windows_of(samples: ArrayLike, num_windows: int, seed: int) -> NDArray[np.in
         chosen = epochs == epoch
         windows[chosen] = permute_many(indices[chosen], num_windows, mix(_EPOCH_KEY, seed, int(epoch)))
     return windows
+
+
+def grouped(
+    samples: ArrayLike, num_blocks: int, rows: int, group: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Blocks [B], and rows in [0, rows) of them [B], that samples read: every row of every block once an epoch, blocks in
+    an order of its own, the rows of `group` blocks shuffled together, so that few blocks are in use at a time."""
+    samples = np.asarray(samples, dtype=np.int64)
+    epochs, indices = np.divmod(samples, num_blocks * rows)
+    slots, found = np.empty_like(samples), np.empty_like(samples)
+    for epoch in np.unique(epochs):
+        for number in np.unique(indices[epochs == epoch] // (group * rows)):
+            chosen = (epochs == epoch) & (indices // (group * rows) == number)
+            size = min(group, num_blocks - number * group)
+            within = indices[chosen] - number * group * rows
+            within = permute_many(within, int(size) * rows, mix(_GROUP_KEY, seed, int(epoch), int(number)))
+            slots[chosen], found[chosen] = number * group + within // rows, within % rows
+    blocks = np.empty_like(samples)
+    for epoch in np.unique(epochs):
+        chosen = epochs == epoch
+        blocks[chosen] = permute_many(slots[chosen], num_blocks, mix(_EPOCH_KEY, seed, int(epoch)))
+    return blocks, found
 
 
 def generator(seed: int, sample: int, *purpose: int) -> np.random.Generator:

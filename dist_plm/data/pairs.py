@@ -198,12 +198,7 @@ def _check(split: StoreSplit, *, with_second: bool) -> None:
         raise DataError(
             f"{split.name} holds no tokens: prepare more text, or give this split a larger share in data.split"
         )
-    first, last = split.store.document_indices()[[split.first, split.last]]
-    if last - first <= split.num_documents:
-        raise DataError(
-            f"{split.name} has no sentence boundaries ({last - first:,} sequences in {split.num_documents:,} documents), "
-            "which pairs of segments need: prepare the data with data.sentences=true"
-        )
+    split.require_sentences("a pair of segments")
     if with_second and split.num_documents < 2:
         raise DataError(
             f"{split.name} has one document alone, so that no second segment can come from another: prepare more "

@@ -45,6 +45,19 @@ class StoreSplit:
     def num_tokens(self) -> int:
         return self.stop - self.start
 
+    def require_sentences(self, purpose: str) -> None:
+        """Refuses a store in which every document is one sequence.
+
+        Raises:
+            DataError: it is such a store.
+        """
+        first, last = self.store.document_indices()[[self.first, self.last]]
+        if last - first <= self.num_documents:
+            raise DataError(
+                f"{self.name} has no sentence boundaries ({last - first:,} sequences in {self.num_documents:,} "
+                f"documents), which {purpose} needs: prepare the data with data.sentences=true"
+            )
+
     @classmethod
     def whole(cls, store: TokenStore, *, end_of_document: int | None = None) -> "StoreSplit":
         """All documents of a store."""

@@ -154,6 +154,12 @@ class TokenStore:
         counts = np.minimum(ends, self.num_documents) - begins
         return np.repeat(np.arange(len(begins)), counts), self.positions_of_documents(counting(begins, counts))
 
+    def sequence_starts(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Positions in [start, stop) where sequences begin, ascending. Sequences without tokens repeat a position."""
+        pointers, size = self._index.pointer_view, self.dtype.itemsize
+        first = bisect_left(pointers, start * size)
+        return self._index.pointers[first : bisect_near(pointers, stop * size, first, stop - start)] // size
+
     @property
     def document_offsets(self) -> NDArray[np.int64]:
         """Position of the first token of every document, [num_documents]. Reads the whole index: O(documents)."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.data.order import generator, mix, mix_many, permute, permute_many, window_of, windows_of
+from dist_plm.data.order import generator, grouped, mix, mix_many, permute, permute_many, window_of, windows_of
 
 seeds = st.integers(min_value=0, max_value=2**63 - 1)
 lengths = st.integers(min_value=1, max_value=2**62)
@@ -110,3 +110,22 @@ def test_generators_of_samples_and_purposes_are_independent_and_repeatable():
     assert first.tolist() == generator(1, 2).random(4).tolist()
     others = [generator(1, 3), generator(2, 2), generator(1, 2, 0)]
     assert all(not np.isin(first, other.random(4)).any() for other in others)
+
+
+@given(
+    num_blocks=st.integers(1, 20),
+    rows=st.integers(1, 9),
+    group=st.integers(1, 8),
+    seed=st.integers(0, 2**63 - 1),
+    epoch=st.integers(0, 5),
+)
+def test_a_grouped_epoch_reads_every_row_once_and_few_blocks_at_a_time(num_blocks, rows, group, seed, epoch):
+    size = num_blocks * rows
+    blocks, numbers = grouped(np.arange(epoch * size, (epoch + 1) * size), num_blocks, rows, group, seed)
+    assert sorted(zip(blocks.tolist(), numbers.tolist(), strict=True)) == [
+        (block, row) for block in range(num_blocks) for row in range(rows)
+    ]
+    for start in range(0, size, group * rows):
+        assert len(set(blocks[start : start + group * rows].tolist())) <= group
+    single = [grouped(np.array([n]), num_blocks, rows, group, seed) for n in range(epoch * size, (epoch + 1) * size)]
+    assert [int(block[0]) for block, _ in single] == blocks.tolist()
