@@ -147,13 +147,14 @@ def check_run(run: PretrainConfig, world_size: int, *, with_data: bool) -> Pretr
     if not with_data:
         return finalize(run, world_size=world_size, vocab_size=None)
     # Brings NumPy, which launch scripts do without until they have to read data.
+    from dist_plm.data.opening import tokenizer_store
     from dist_plm.train.data import open_data, vocab_size_of
 
-    run = finalize(run, world_size=world_size, vocab_size=vocab_size_of(run.data.path))
+    run = finalize(run, world_size=world_size, vocab_size=vocab_size_of(tokenizer_store(run.data)))
     open_data(run)
     return run
 
 
 def data_is_here(run: PretrainConfig) -> bool:
-    """Whether there is anything at data.path, seen from this machine."""
-    return Path(run.data.path).is_dir() or Path(f"{run.data.path}.idx").exists()
+    """Whether there is anything at the paths of the data, seen from this machine."""
+    return all(Path(path).is_dir() or Path(f"{path}.idx").exists() for path in run.data.stores)

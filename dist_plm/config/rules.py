@@ -6,6 +6,7 @@ Each rule yields one sentence a problem, naming key, value and remedy; they are 
 
 from dist_plm.config.derived import Case, derive, num_microbatches, padded_vocab_size
 from dist_plm.config.rules_convert import CONVERT_RULES
+from dist_plm.config.rules_data import DATA_RULES
 from dist_plm.config.rules_engine import ENGINE_RULES
 from dist_plm.config.rules_grid import GRID_RULES
 from dist_plm.config.rules_model import MODEL_RULES
@@ -33,7 +34,7 @@ def finalize(config: PretrainConfig, *, world_size: int, vocab_size: int | None)
     assert world_size >= 1, world_size
     derived = derive(config, world_size=world_size, vocab_size=vocab_size)
     case = Case(config, derived, world_size, vocab_size)
-    problems = [p for rule in (*GRID_RULES, *MODEL_RULES, *OBJECTIVE_RULES) for p in rule(case)]
+    problems = [p for rule in (*GRID_RULES, *MODEL_RULES, *OBJECTIVE_RULES, *DATA_RULES) for p in rule(case)]
     problems += [p for rule in (*TRAINING_RULES, *OPTIM_RULES, *ENGINE_RULES) for p in rule(derived)]
     if problems:
         raise ConfigError(problems)

@@ -111,7 +111,7 @@ def _names_and_paths(config: PretrainConfig) -> Iterator[str]:
             f"run.name = {show(name)} cannot name a directory: use letters, digits, dots and dashes; "
             "the directory above it is run.root"
         )
-    paths = {"run.root": config.run.root, "run.dir": config.run.dir, "data.path": config.data.path}
+    paths = {"run.root": config.run.root, "run.dir": config.run.dir}
     for key, path in {**paths, "train.resume": config.train.resume}.items():
         yield from path_problems(key, path)
 
@@ -137,10 +137,6 @@ def _checkpoints(config: PretrainConfig) -> Iterator[str]:
     yield from path_problems("checkpoint.dir", settings.dir)
 
 
-def _splits(config: PretrainConfig) -> Iterator[str]:
-    return split_problems("data.split", config.data.split)
-
-
 TRAINING_RULES: tuple[Callable[[PretrainConfig], Iterator[str]], ...] = (
     _steps,
     _warmup,
@@ -151,5 +147,4 @@ TRAINING_RULES: tuple[Callable[[PretrainConfig], Iterator[str]], ...] = (
     _names_and_paths,
     _resume,
     _checkpoints,
-    _splits,
 )

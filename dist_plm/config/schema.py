@@ -105,17 +105,38 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """A prepared store (a directory by prepare_data, or the prefix of a Megatron .bin/.idx pair) and how it is read.
-
-    `split` cuts a bare Megatron store into train, validation and test by document; a prepared store brings its own."""
+class BlendSource:
+    """One of several stores. Without any `weight` shares follow data.temperature; `max_epochs` ends a store's part."""
 
     path: str
+    weight: Positive | None = None
+    max_epochs: Positive | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """A prepared store (a directory by prepare_data, or the prefix of a Megatron .bin/.idx pair), or a `blend` of several,
+    and how it is read.
+
+    `temperature`: shares of a blend in proportion to tokens ** (1 / temperature), 1 when None. `split` cuts a bare
+    Megatron store into train, validation and test by document; a prepared store brings its own. `packing`: text in
+    windows regardless of documents (concat), whole documents (best_fit), whole sentences (full_sentences) or whole
+    sentences of one document (doc_sentences) in a row."""
+
+    path: str | None = None
+    blend: tuple[BlendSource, ...] = ()
+    temperature: Positive | None = None
     sequence_length: Count
+    packing: Literal["concat", "best_fit", "full_sentences", "doc_sentences"] = "concat"
     split: tuple[float, float, float] = (0.98, 0.01, 0.01)
     loader_workers: Natural = 1
     prefetch: Count = 4  # microbatches each worker holds ready
     allow_change: bool = False  # resume although the stream of samples is another than the checkpoint's
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """Paths of all that is read."""
+        return tuple(source.path for source in self.blend) if self.path is None else (self.path,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

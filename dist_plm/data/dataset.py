@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.data.order import windows_of
-from dist_plm.data.splits import find_split
+from dist_plm.data.splits import StoreSplit, find_split
 from dist_plm.data.store import TokenStore
 from dist_plm.errors import DataError
 
@@ -82,6 +82,19 @@ class WindowDataset:
                 "share in data.split, or shorten data.sequence_length"
             )
 
+    @classmethod
+    def of(cls, split: StoreSplit, *, sequence_length: int, seed: int) -> "WindowDataset":
+        """Of the documents of a split."""
+        return cls(
+            split.store,
+            sequence_length=sequence_length,
+            seed=seed,
+            start=split.start,
+            stop=split.stop,
+            content=split.content,
+            name=split.name,
+        )
+
     def read(self, samples: NDArray[np.int64]) -> Windows:
         """The windows of samples [B]."""
         samples, length = np.asarray(samples, dtype=np.int64), self.sequence_length + 1
@@ -109,13 +122,4 @@ def open_split(
     Raises:
         DataError: nothing usable lies at `path`, or the split is shorter than one window.
     """
-    found = find_split(path, split, fractions)
-    return WindowDataset(
-        found.store,
-        sequence_length=sequence_length,
-        seed=seed,
-        start=found.start,
-        stop=found.stop,
-        content=found.content,
-        name=found.name,
-    )
+    return WindowDataset.of(find_split(path, split, fractions), sequence_length=sequence_length, seed=seed)

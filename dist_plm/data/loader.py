@@ -24,8 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from dist_plm.data.batches import Plan
-from dist_plm.data.dataset import WindowDataset
-from dist_plm.data.pairs import PairDataset
+from dist_plm.data.blend import Dataset
 from dist_plm.errors import Refusal
 
 Arrays = dict[str, NDArray]
@@ -56,7 +55,7 @@ class MicrobatchLoader:
 
     def __init__(
         self,
-        dataset: WindowDataset | PairDataset,
+        dataset: Dataset,
         collate: Callable[[Any], Arrays],
         *,
         micro_batch: int,

@@ -15,8 +15,8 @@ samples         [B]       number of each sample in the run                all
 documents       [B, S]    document of each token, 0, 1, …                 causal, mlm, rtd with document_mask
 positions       [B, S]    position within the document                    the same, with reset_positions
 segments        [B, S]    0 in the first part of a pair, 1 in the second  mlm_nsp, mlm_sop
-lengths         [B]       tokens before the padding, which is on the      mlm_nsp, mlm_sop; without it rows are full
-                          right
+lengths         [B]       tokens before the padding, which is on the      mlm_nsp, mlm_sop; mlm, rtd from padded rows
+                          right                                           without document_mask; else rows are full
 pair_labels     [B]       0 as in the text, 1 random (nsp) or swapped     mlm_nsp, mlm_sop
                           (sop), or IGNORED
 originals       [B, S]    tokens before corruption, or IGNORED            rtd
@@ -42,7 +42,9 @@ class Windows(Protocol):
     number of each token's document counted from the window's first, `samples` [B] int64.
 
     It may have `words` [B, S + 1] as well: the number of each token's word, as a word segmenter found them (Chinese).
-    Masking of whole words and of spans then goes by these instead of by the vocabulary's continuation tokens."""
+    Masking of whole words and of spans then goes by these instead of by the vocabulary's continuation tokens.
+
+    It may have `lengths` [B]: rows are padded, and so many of their tokens are text. The padding is a document of its own."""
 
     @property
     def tokens(self) -> NDArray[np.int64]: ...
@@ -85,6 +87,11 @@ class Pairs(Protocol):
 def words_of(source: Windows | Sentences) -> NDArray[np.int64] | None:
     """Numbers of the tokens' words, where a word segmenter found them."""
     return getattr(source, "words", None)
+
+
+def lengths_of(windows: Windows) -> NDArray[np.int64] | None:
+    """Tokens of each row before its padding, [B]; None where rows are full."""
+    return getattr(windows, "lengths", None)
 
 
 @dataclass(frozen=True, slots=True)

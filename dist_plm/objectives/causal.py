@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.config.schema import ObjectiveConfig
-from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Windows
+from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Windows, lengths_of
 from dist_plm.objectives.middle import MiddleFilling
 
 
@@ -41,6 +41,9 @@ class Causal:
             batch["labels"] = np.where(crosses, IGNORED, batch["labels"])
         if self.config.reset_positions:
             batch["positions"] = positions_in_documents(documents[:, :-1])
+        if (lengths := lengths_of(windows)) is not None:
+            is_text = np.arange(1, tokens.shape[1]) < lengths[:, None]
+            batch["labels"] = np.where(is_text, batch["labels"], IGNORED)
         return batch
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.config.schema import ObjectiveConfig
-from dist_plm.objectives.base import Arrays, LossTerm, Windows, words_of
+from dist_plm.objectives.base import Arrays, LossTerm, Windows, lengths_of, words_of
 from dist_plm.objectives.causal import positions_in_documents
 from dist_plm.objectives.masking import Masking
 from dist_plm.objectives.spans import SpanLengths
@@ -64,8 +64,13 @@ class MaskedLanguageModel:
         documents = self._frame(windows.documents, windows.documents[:, 0], windows.documents[:, -2])
         words = self._words(windows)
         words = None if words is None else self._frame(words, -1, -1)
+        lengths = lengths_of(windows)
+        if lengths is not None:
+            lengths = self._end(tokens, documents, lengths)
         corrupted, labels = self.masking(tokens, windows.samples, documents=documents, words=words)
         batch: Arrays = {"tokens": corrupted, "labels": labels, "samples": windows.samples}
+        if lengths is not None and not self.config.document_mask:
+            batch["lengths"] = lengths
         if self.config.document_mask:
             batch["documents"] = documents
         if self.config.reset_positions:
@@ -88,3 +93,23 @@ class MaskedLanguageModel:
         if self.special.sep is not None:
             framed[:, -1] = last
         return framed
+
+    def framed(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Lengths of rows with their frame, from those of their text."""
+        return lengths + (self.special.cls is not None) + (self.special.sep is not None)
+
+    def _end(
+        self, tokens: NDArray[np.int64], documents: NDArray[np.int32], lengths: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Ends framed rows [B, S] of `lengths` [B] tokens of text where their text ends, in place: `[CLS] … [SEP] [PAD] …`.
+        Returns their lengths with the frame, [B]."""
+        special, rows = self.special, np.arange(len(tokens))
+        lengths = self.framed(lengths)
+        # Any special token will do: it is neither attended to nor predicted.
+        assert special.mask is not None
+        padding = special.mask if special.pad is None else special.pad
+        tokens[np.arange(tokens.shape[1]) >= lengths[:, None]] = padding
+        if special.sep is not None:
+            tokens[rows, lengths - 1] = special.sep
+            documents[rows, lengths - 1] = documents[rows, lengths - 2]
+        return lengths

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dist_plm.objectives.base import Arrays, LossTerm, Windows
+import numpy as np
+
+from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Windows, lengths_of
 from dist_plm.objectives.mlm import MaskedLanguageModel
 
 
@@ -23,4 +25,7 @@ class ReplacedTokenDetection(MaskedLanguageModel):
     def collate(self, windows: Windows, /) -> Arrays:
         """See Objective.collate. Adds `originals`, and what masked language modelling adds."""
         batch, originals = self._collate(windows)
+        if (lengths := lengths_of(windows)) is not None:
+            is_text = np.arange(originals.shape[1]) < self.framed(lengths)[:, None]
+            originals = np.where(is_text, originals, IGNORED)
         return {**batch, "originals": originals}

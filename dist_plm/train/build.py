@@ -25,6 +25,7 @@ from dist_plm.config.launchenv import LaunchEnv, from_environment
 from dist_plm.config.rules import finalize
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.data.loader import MicrobatchLoader
+from dist_plm.data.opening import tokenizer_store
 from dist_plm.device.select import Device, choose
 from dist_plm.engines.base import Batch
 from dist_plm.engines.build import build_engine
@@ -64,7 +65,7 @@ def run_pretrain(config: PretrainConfig, environ: Mapping[str, str] = os.environ
         Refusal: before any process group is made where the configuration is at fault.
     """
     env = from_environment(environ)
-    config = finalize(config, world_size=env.world_size, vocab_size=vocab_size_of(config.data.path))
+    config = finalize(config, world_size=env.world_size, vocab_size=vocab_size_of(tokenizer_store(config.data)))
     with StopSignals(config.checkpoint.signals) as signals:
         data = open_data(config)
         device = choose(config.cluster.device, env.local_rank)

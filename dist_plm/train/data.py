@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.config.schema import PretrainConfig
-from dist_plm.data.dataset import WindowDataset, open_split
+from dist_plm.data.blend import Dataset
 from dist_plm.data.manifest import read_manifest
-from dist_plm.data.pairs import PairDataset, open_pairs
+from dist_plm.data.opening import Form, open_samples, tokenizer_store
 from dist_plm.data.tokenizers import Tokenizer
 from dist_plm.objectives.base import Objective
 from dist_plm.objectives.build import build_objective
 from dist_plm.objectives.tokens import SpecialTokens, word_continuations
-
-Samples = WindowDataset | PairDataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +23,7 @@ class RunData:
     """`samples` are those of "train", and of "validation" where the run evaluates."""
 
     objective: Objective[Any]
-    samples: Mapping[str, Samples]
+    samples: Mapping[str, Dataset]
 
 
 def open_data(config: PretrainConfig) -> RunData:
@@ -37,7 +35,7 @@ def open_data(config: PretrainConfig) -> RunData:
     """
     objective = build_objective(
         config.objective,
-        special_tokens(config.data.path),
+        special_tokens(tokenizer_store(config.data)),
         seed=config.train.seed,
         sequence_length=config.data.sequence_length,
     )
@@ -45,18 +43,18 @@ def open_data(config: PretrainConfig) -> RunData:
     return RunData(objective, {split: _open_samples(config, split, objective) for split in splits})
 
 
-def vocab_size_of(path: str) -> int | None:
+def vocab_size_of(path: str | None) -> int | None:
     """Of a prepared store's tokenizer; a bare Megatron pair does not tell."""
-    return read_manifest(path).tokenizer.vocab_size if Path(path).is_dir() else None
+    return None if path is None or not Path(path).is_dir() else read_manifest(path).tokenizer.vocab_size
 
 
-def special_tokens(path: str) -> SpecialTokens | None:
+def special_tokens(path: str | None) -> SpecialTokens | None:
     """Of a prepared store's tokenizer; a bare Megatron pair does not tell.
 
     Raises:
         DataError: the store or its tokenizer cannot be read.
     """
-    if not Path(path).is_dir():
+    if path is None or not Path(path).is_dir():
         return None
     record = read_manifest(path).tokenizer
     tokenizer = Tokenizer.load(Path(path) / record.file, record.end_of_document)
@@ -81,11 +79,14 @@ def special_tokens(path: str) -> SpecialTokens | None:
     )
 
 
-def _open_samples(config: PretrainConfig, split: str, objective: Objective[Any]) -> Samples:
+def _open_samples(config: PretrainConfig, split: str, objective: Objective[Any]) -> Dataset:
     """The one place where the text of a run is opened."""
-    data, seed = config.data, config.train.seed
-    length = objective.window_length(data.sequence_length)
-    if objective.source == "pairs":
-        with_second = config.objective.name == "mlm_nsp"
-        return open_pairs(data.path, split, data.split, window_length=length, seed=seed, with_second=with_second)
-    return open_split(data.path, split, data.split, sequence_length=length, seed=seed)
+    train = config.train
+    form = Form(
+        source=objective.source,
+        window_length=objective.window_length(config.data.sequence_length),
+        predicts_next=config.objective.name == "causal",
+        with_second=config.objective.name == "mlm_nsp",
+    )
+    num_samples = (train.stop_at or train.steps) * train.global_batch if split == "train" else 0
+    return open_samples(config.data, split, form, seed=train.seed, num_samples=num_samples)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from dist_plm.config.schema import PretrainConfig
+from dist_plm.data.blend import Dataset
 from dist_plm.data.loader import MicrobatchLoader
 from dist_plm.engines.base import Engine, EvalSums, TermSums
 from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Objective
 from dist_plm.parallel.groups import Groups
-from dist_plm.train.data import Samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class FirstSamples:
 class Evaluator:
     config: PretrainConfig
     groups: Groups
-    dataset: Samples
+    dataset: Dataset
     objective: Objective[Any]
 
     def __call__(self, engine: Engine, between: Callable[[], None]) -> dict[str, float]:

@@ -11,10 +11,10 @@ from dist_plm.checkpoint.reading import Checkpoint
 from dist_plm.config import runfile
 from dist_plm.config.decode import encode, flatten
 from dist_plm.config.schema import PretrainConfig
+from dist_plm.data.blend import Dataset
 from dist_plm.engines.base import Engine
 from dist_plm.errors import CheckpointError
 from dist_plm.models.layout import Layout
-from dist_plm.train.data import Samples
 from dist_plm.train.initial import begin_with, of_checkpoint
 from dist_plm.train.loop import Position
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 RUN_FILE = "run.yaml"
 
 
-def stream_of(config: PretrainConfig, dataset: Samples) -> dict[str, Any]:
+def stream_of(config: PretrainConfig, dataset: Dataset) -> dict[str, Any]:
     """What decides which samples each step sees and what is asked about them, fit for JSON."""
     facts = {
         "data": dataset.identity(),

@@ -6,7 +6,7 @@ from dist_plm.config.schema import ObjectiveConfig
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
 from dist_plm.objectives.causal import positions_in_documents
-from tests.objectives.text import MIDDLE, PREFIX, SPECIAL, SUFFIX, windows_of
+from tests.objectives.text import MIDDLE, PREFIX, SPECIAL, SUFFIX, padded, windows_of
 
 
 def causal(**settings):
@@ -50,3 +50,12 @@ def test_filling_in_the_middle_is_trained_as_any_text():
         assert (batch["tokens"] == sentinel).any(axis=1).all()
     crosses = documents[:, 1:] != documents[:, :-1]
     np.testing.assert_array_equal(batch["labels"], np.where(crosses, IGNORED, tokens[:, 1:]))
+
+
+def test_padding_is_not_predicted():
+    windows = padded(windows_of(30, 16), columns=0)
+    for batch in (causal().collate(windows), causal(document_mask=True).collate(windows)):
+        predicted = batch["labels"] != IGNORED
+        assert not predicted[np.arange(1, 17) >= windows.lengths[:, None]].any()
+    expected = windows.lengths - 1
+    np.testing.assert_array_equal((causal().collate(windows)["labels"] != IGNORED).sum(axis=1), expected)

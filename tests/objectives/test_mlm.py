@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dist_plm.config.schema import ObjectiveConfig
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
-from tests.objectives.text import CLS, MASK, SEP, SPECIAL, WordWindows, windows_of
+from tests.objectives.text import CLS, MASK, PAD, SEP, SPECIAL, WordWindows, full_rows, padded, windows_of
 
 NO_FRAME = replace(SPECIAL, cls=None, sep=None)
 
@@ -80,3 +80,28 @@ def test_the_loss_counts_masked_tokens():
     (term,) = objective.losses.values()
     assert (list(objective.losses), term.weight) == (["mlm"], 1.0)
     assert term.count(batch) == (batch["labels"] != -1).sum() > 0
+
+
+@pytest.mark.parametrize("special", [SPECIAL, replace(SPECIAL, pad=None), NO_FRAME, replace(NO_FRAME, sep=SEP)])
+def test_padded_rows_end_where_their_text_does(special):
+    objective = mlm(special, mask_rate=0.5)
+    windows = padded(windows_of(40, objective.window_length(24), end_rate=0.1))
+    batch = objective.collate(windows)
+    front, back = special.cls is not None, special.sep is not None
+    assert batch["lengths"].tolist() == (windows.lengths + front + back).tolist()
+    masked = mlm(special, mask_rate=0.5, document_mask=True).collate(windows)
+    assert "lengths" not in masked
+    for row, documents, source, text, own in zip(
+        restored(batch), masked["documents"], windows.lengths, windows.tokens, windows.documents, strict=True
+    ):
+        length = source + front + back
+        assert row[front : front + source].tolist() == text[:source].tolist()
+        assert row[: int(front)].tolist() == [CLS] * front
+        assert row[length - back : length].tolist() == [SEP] * back
+        assert set(row[length:].tolist()) <= {PAD if special.pad is not None else MASK}
+        assert documents[front : front + source].tolist() == own[:source].tolist()
+        assert (documents[length - back : length] == own[source - 1]).all()
+        assert (documents[length:] == own[source - 1] + 1).all()
+    assert (batch["labels"][np.arange(24) >= batch["lengths"][:, None]] == IGNORED).all()
+    rows = windows_of(5, objective.window_length(24))
+    np.testing.assert_array_equal(objective.collate(full_rows(rows))["tokens"], objective.collate(rows)["tokens"])

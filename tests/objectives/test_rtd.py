@@ -4,7 +4,7 @@ from dist_plm.config.schema import ObjectiveConfig
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
 from tests.objectives.statistics import rate_z
-from tests.objectives.text import MASK, SPECIAL, windows_of
+from tests.objectives.text import MASK, SPECIAL, padded, windows_of
 
 
 def rtd(**settings):
@@ -37,3 +37,12 @@ def test_the_discriminator_counts_every_token():
 def test_documents_when_asked_for():
     batch = rtd(document_mask=True).collate(windows_of(4, 30, end_rate=0.2))
     assert batch["documents"].shape == (4, 32)
+
+
+def test_padding_is_neither_masked_nor_judged():
+    windows = padded(windows_of(30, 62))
+    batch = rtd().collate(windows)
+    beyond = np.arange(64) >= windows.lengths[:, None] + 2
+    assert (batch["originals"][beyond] == IGNORED).all()
+    assert (batch["originals"][~beyond] != IGNORED).all()
+    assert (batch["labels"][beyond] == IGNORED).all()

@@ -95,3 +95,24 @@ def random_runs(draw: np.random.Generator, rows: int, tokens: int, longest: int 
             held += len(run[-1])
         result.append(run)
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedWindows(Windows):
+    lengths: np.ndarray
+
+
+def padded(windows: Windows, *, columns: int = 1) -> PaddedWindows:
+    """The same rows, each with the text of its end taken away: from 2 tokens to all but the last `columns` are left."""
+    width = windows.tokens.shape[1]
+    lengths = np.random.default_rng(0).integers(2, width - columns + 1, len(windows.tokens))
+    beyond = np.arange(width) >= lengths[:, None]
+    last = windows.documents[np.arange(len(lengths)), lengths - 1]
+    documents = np.where(beyond, last[:, None] + 1, windows.documents).astype(np.int32)
+    return PaddedWindows(np.where(beyond, 0, windows.tokens), documents, windows.samples, lengths)
+
+
+def full_rows(windows: Windows, *, columns: int = 1) -> PaddedWindows:
+    """The same rows, said to be full."""
+    lengths = np.full(len(windows.tokens), windows.tokens.shape[1] - columns)
+    return PaddedWindows(windows.tokens, windows.documents, windows.samples, lengths)
