@@ -19,6 +19,7 @@ from dist_plm.config.decode import decode, show
 from dist_plm.config.schema import ModelConfig, PretrainConfig
 from dist_plm.data.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.manifest import read_manifest
+from dist_plm.data.opening import tokenizer_store
 from dist_plm.data.roles import pieces_of_vocabulary
 from dist_plm.data.tokenizers import Tokenizer
 from dist_plm.engines.base import Engine
@@ -94,7 +95,7 @@ def begin_with(
         CheckpointError: on every rank, where they are of another model or vocabulary.
     """
     on_first(group, lambda: _check_model(weights, config))
-    on_first(group, lambda: _check_vocabulary(weights, config.data.path))
+    on_first(group, lambda: _check_vocabulary(weights, tokenizer_store(config.data)))
     held = gather(group, names_held(layouts, ["weight"]))
     wanted = {name.removeprefix("model."): shape for one in held for name, shape in one.items()}
     fresh = [name for name in wanted if name not in weights.shapes]
@@ -142,9 +143,9 @@ def _check_model(weights: Weights, config: PretrainConfig) -> None:
         )
 
 
-def _check_vocabulary(weights: Weights, store: str) -> None:
+def _check_vocabulary(weights: Weights, store: str | None) -> None:
     theirs = _pieces(weights)
-    if theirs is None or not (Path(store) / STORE_MANIFEST).is_file():
+    if theirs is None or store is None or not (Path(store) / STORE_MANIFEST).is_file():
         return
     record = read_manifest(store).tokenizer
     ours = Tokenizer.load(Path(store) / record.file, record.end_of_document).pieces()
