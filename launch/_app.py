@@ -18,11 +18,11 @@ from dist_plm.cluster.check import check, check_run, data_is_here
 from dist_plm.config.decode import decode, encode
 from dist_plm.config.launchenv import from_environment
 from dist_plm.config.origins import Origin, complete, table, trace
-from dist_plm.config.rules import check_convert, check_prepare, finalize
+from dist_plm.config.rules import check_convert, check_prepare, check_verify, finalize
 from dist_plm.config.runfile import to_yaml
 from dist_plm.config.schema import PretrainConfig, SubmissionConfig
 from dist_plm.config.schema_convert import ConvertConfig
-from dist_plm.config.schema_prepare import PrepareConfig
+from dist_plm.config.schema_prepare import PrepareConfig, VerifyConfig
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, Refusal
 
@@ -38,6 +38,7 @@ EXIT_INTERRUPTED = 130
 _CHECKS: dict[type, Callable[[Any, int], Any]] = {
     PretrainConfig: lambda config, world_size: finalize(config, world_size=world_size, vocab_size=None),
     PrepareConfig: lambda config, world_size: check_prepare(config),
+    VerifyConfig: lambda config, world_size: check_verify(config),
     ConvertConfig: lambda config, world_size: check_convert(config),
     SubmissionConfig: lambda config, world_size: check(config),  # it says itself how many ranks it asks for
 }

@@ -12,14 +12,14 @@ from dist_plm.config.rules_grid import GRID_RULES
 from dist_plm.config.rules_model import MODEL_RULES
 from dist_plm.config.rules_objective import OBJECTIVE_RULES
 from dist_plm.config.rules_optim import OPTIM_RULES
-from dist_plm.config.rules_prepare import PREPARE_RULES
+from dist_plm.config.rules_prepare import PREPARE_RULES, verify_problems
 from dist_plm.config.rules_training import TRAINING_RULES
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.config.schema_convert import ConvertConfig
-from dist_plm.config.schema_prepare import PrepareConfig
+from dist_plm.config.schema_prepare import PrepareConfig, VerifyConfig
 from dist_plm.errors import ConfigError
 
-__all__ = ["check_convert", "check_prepare", "finalize", "num_microbatches", "padded_vocab_size"]
+__all__ = ["check_convert", "check_prepare", "check_verify", "finalize", "num_microbatches", "padded_vocab_size"]
 
 
 def finalize(config: PretrainConfig, *, world_size: int, vocab_size: int | None) -> PretrainConfig:
@@ -61,5 +61,16 @@ def check_prepare(config: PrepareConfig) -> PrepareConfig:
     """
     problems = [p for rule in PREPARE_RULES for p in rule(config)]
     if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def check_verify(config: VerifyConfig) -> VerifyConfig:
+    """`config` as it is.
+
+    Raises:
+        ConfigError: its path cannot be one.
+    """
+    if problems := list(verify_problems(config)):
         raise ConfigError(problems)
     return config

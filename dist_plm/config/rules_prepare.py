@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
 from dist_plm.config.rules_training import no_effect, path_problems, split_problems
-from dist_plm.config.schema_prepare import PrepareConfig, SourceConfig, TokenizerConfig
+from dist_plm.config.schema_prepare import PrepareConfig, SourceConfig, TokenizerConfig, VerifyConfig
 from dist_plm.config.template import parse_template
 
 #: A byte-level BPE holds every byte, so that no text is out of its reach (Radford et al. 2019, section 2.2).
@@ -118,6 +118,10 @@ def _clean(config: PrepareConfig) -> Iterator[str]:
         yield "clean.languages is empty: the rule language would drop everything; name languages, as in [en,zh]"
     if clean.max_chars is not None and clean.max_chars < clean.min_chars:
         yield f"clean.max_chars = {clean.max_chars} is below clean.min_chars = {clean.min_chars}: no text has such a length"
+
+
+def verify_problems(config: VerifyConfig) -> Iterator[str]:
+    return path_problems("verify", config.verify)
 
 
 PREPARE_RULES: tuple[Callable[[PrepareConfig], Iterator[str]], ...] = (_sources, _output, _clean, _tokenizer)

@@ -63,6 +63,9 @@ class SourceConfig:
 class PrepareDataConfig:
     """`split` assigns documents to train, validation and test by a hash of their text, so equal texts stay together.
 
+    With `sentences` documents are stored sentence by sentence, without an end of document, as objectives of segment pairs
+    need them (mlm_nsp, mlm_sop); English and Chinese.
+
     Above the share `max_rejected` of broken records the run is refused. Under torchrun and srun each rank runs `workers`
     processes, and waits for a rank that shows no sign of life for `rank_timeout_seconds`."""
 
@@ -70,6 +73,7 @@ class PrepareDataConfig:
     out: str
     workers: Count = 1
     split: tuple[float, float, float] = (0.96, 0.02, 0.02)
+    sentences: bool = False
     max_rejected: Share = 0.001
     rank_timeout_seconds: Positive = 600.0
     overwrite: bool = False
@@ -82,3 +86,10 @@ class PrepareConfig:
     data: PrepareDataConfig
     tokenizer: TokenizerConfig
     clean: CleanConfig = field(default_factory=CleanConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyConfig:
+    """prepare_data's other command: compares every file of the store `verify` with its hash."""
+
+    verify: str

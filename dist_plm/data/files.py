@@ -1,5 +1,6 @@
 """Files that are either whole or absent: written under a temporary name, synced, then renamed."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from typing import BinaryIO
 #: Ends the names of files that are still being written.
 TEMPORARY = ".tmp"
 _COPY_BYTES = 4 * 2**20
+_COPY_RANGE_BYTES = 2**30
+#: What the system answers where these two files cannot be copied within the kernel.
+_NO_COPY_RANGE = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
 
 @contextmanager
@@ -45,7 +49,32 @@ def sha256_of(path: Path) -> str:
 
 
 def copy_into(source: Path, target: BinaryIO) -> None:
-    """Appends the contents of `source` to an open file."""
-    with open(source, "rb") as file:
+    """Appends the contents of `source` to an open file.
+
+    The kernel does it where it can, and by reference on file systems that share blocks (Btrfs, XFS).
+    """
+    target.flush()
+    with open(source, "rb", buffering=0) as file:
+        if hasattr(os, "copy_file_range"):
+            try:
+                while os.copy_file_range(file.fileno(), target.fileno(), _COPY_RANGE_BYTES):
+                    pass
+            except OSError as error:
+                if error.errno not in _NO_COPY_RANGE:
+                    raise
         while block := file.read(_COPY_BYTES):
             target.write(block)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes `target` a second name of the file `source`, or a copy where the file system has no such names; atomic."""
+    if target.exists() and target.samefile(source):
+        return
+    temporary = target.with_name(target.name + TEMPORARY)
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+        os.replace(temporary, target)
+    except OSError:
+        with atomic_writer(target) as file:
+            copy_into(source, file)

@@ -121,7 +121,14 @@ def _build(
     crew.lead(tokenizer_path, make)
     tokenizer = make()
     tasks = stages.tokenize(
-        shards, selection, tokenizer_path, tokenizer.end_of_document, scratch / "tokens", crew, report
+        shards,
+        selection,
+        tokenizer_path,
+        tokenizer.end_of_document,
+        scratch / "tokens",
+        crew,
+        report,
+        by_sentences=config.data.sentences,
     )
     if crew.rank != 0:
         return

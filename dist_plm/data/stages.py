@@ -14,8 +14,9 @@ from tqdm import tqdm
 from dist_plm.config.schema_prepare import TokenizerConfig
 from dist_plm.data.crew import Crew
 from dist_plm.data.documents import DocumentShard, Selection
-from dist_plm.data.files import sha256_of
+from dist_plm.data.files import link_or_copy, sha256_of
 from dist_plm.data.manifest import SPLITS, SplitRecord
+from dist_plm.data.sentences import sentences
 from dist_plm.data.store import TokenStore, TokenStoreWriter, dtype_for
 from dist_plm.data.tokenizers import Tokenizer
 from dist_plm.data.tokenizers_train import train, training_bytes
@@ -80,6 +81,7 @@ class TokenizeTask:
     tokenizer: Path
     tokenizer_sha256: str
     end_of_document: str
+    sentences: bool
     prefix: str
 
     @property
@@ -103,12 +105,17 @@ def tokenize(
     folder: Path,
     crew: Crew,
     report: Report,
+    *,
+    by_sentences: bool = False,
 ) -> list[TokenizeTask]:
-    """Tokenizes every shard into three stores, one a split, each document followed by `end_of_document`."""
+    """Tokenizes every shard into three stores, one a split.
+
+    Each document is followed by `end_of_document`, or stored as one sequence a sentence without it.
+    """
     folder.mkdir(exist_ok=True)
     sha256 = sha256_of(tokenizer)
     tasks = [
-        TokenizeTask(shard, splits, tokenizer, sha256, end_of_document, str(folder / shard.prefix.name))
+        TokenizeTask(shard, splits, tokenizer, sha256, end_of_document, by_sentences, str(folder / shard.prefix.name))
         for shard, splits in zip(shards, selection.splits, strict=True)
     ]
     num_bytes, seconds = crew.run(_tokenize, tasks, "tokenize")
@@ -118,13 +125,35 @@ def tokenize(
 
 def _tokenize(task: TokenizeTask) -> None:
     tokenizer = _loaded(task.tokenizer, task.tokenizer_sha256, task.end_of_document)
-    dtype, end = dtype_for(tokenizer.vocab_size), tokenizer.end_of_document_id
+    dtype = dtype_for(tokenizer.vocab_size)
     for split, prefix in enumerate(task.stores):
         with TokenStoreWriter(prefix, dtype) as writer:
             for batch in batched(task.shard.texts(task.splits == split)):
-                for ids in tokenizer.encode_batch(batch):
-                    ids.append(end)
-                    writer.add_document(ids)
+                if task.sentences:
+                    writer.add_documents(*sentence_tokens(tokenizer, batch))
+                else:
+                    writer.add_documents(_ended(tokenizer, batch))
+
+
+def _ended(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    documents = tokenizer.encode_batch(texts)
+    for ids in documents:
+        ids.append(tokenizer.end_of_document_id)
+    return documents
+
+
+def sentence_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+    """The tokens of each sentence of all texts, and how many sentences each text has.
+
+    Sentences without tokens are left out, and so are texts without sentences.
+    """
+    parts = [sentences(text) for text in texts]
+    tokens = tokenizer.encode_batch([sentence for part in parts for sentence in part])
+    counts, start = [], 0
+    for part in parts:
+        counts.append(sum(map(bool, tokens[start : start + len(part)])))
+        start += len(part)
+    return [ids for ids in tokens if ids], [count for count in counts if count]
 
 
 @lru_cache(maxsize=1)
@@ -137,20 +166,30 @@ def join(tasks: Sequence[TokenizeTask], selection: Selection, vocab_size: int, s
     records = []
     for split, name in enumerate(SPLITS):
         prefix = store / name
-        with TokenStoreWriter(prefix, dtype_for(vocab_size)) as writer:
-            for task in tasks:
-                writer.append(TokenStore.open(task.stores[split]))
+        _join([Path(task.stores[split]) for task in tasks], prefix, dtype_for(vocab_size))
+        joined = TokenStore.open(prefix)
         records.append(
             SplitRecord(
                 prefix=name,
-                documents=writer.num_documents,
-                tokens=writer.num_tokens,
+                documents=joined.num_documents,
+                tokens=joined.num_tokens,
                 text_bytes=selection.split_bytes[name],
                 bin_sha256=sha256_of(store / f"{name}.bin"),
                 idx_sha256=sha256_of(store / f"{name}.idx"),
             )
         )
     return records
+
+
+def _join(shards: Sequence[Path], prefix: Path, dtype: np.dtype) -> None:
+    """A single shard gets a second name; several are copied together, by reference where the file system can."""
+    if len(shards) == 1:
+        for suffix in (".bin", ".idx"):
+            link_or_copy(Path(f"{shards[0]}{suffix}"), Path(f"{prefix}{suffix}"))
+        return
+    with TokenStoreWriter(prefix, dtype) as writer:
+        for shard in shards:
+            writer.append(TokenStore.open(shard))
 
 
 def batched(texts: Iterator[str]) -> Iterator[list[str]]:

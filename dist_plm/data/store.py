@@ -14,6 +14,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Self
 
@@ -216,13 +217,26 @@ class TokenStoreWriter:
         values = np.asarray(tokens, dtype=np.int64)
         lengths = [values.size] if lengths is None else lengths
         assert sum(lengths) == values.size, f"sequences of {sum(lengths)} tokens in a document of {values.size}"
+        self._write(values)
+        self._lengths.extend(lengths)
+        self._documents.append(len(self._lengths))
+
+    def add_documents(self, sequences: Sequence[Sequence[int]], counts: Sequence[int] | None = None) -> None:
+        """Appends many documents at once: the first `counts[0]` sequences, the next `counts[1]`, …; one each when None."""
+        lengths = [len(sequence) for sequence in sequences]
+        counts = [1] * len(sequences) if counts is None else counts
+        assert sum(counts) == len(sequences), f"documents of {sum(counts)} sequences where there are {len(sequences)}"
+        self._write(np.fromiter(chain.from_iterable(sequences), np.int64, sum(lengths)))
+        first = len(self._lengths)
+        self._lengths.extend(lengths)
+        self._documents.extend(first + end for end in accumulate(counts))
+
+    def _write(self, values: NDArray[np.int64]) -> None:
         if values.size:
             low, high = int(values.min()), int(values.max())
             assert self._limits.min <= low <= high <= self._limits.max, f"token {low} or {high} in {self.dtype}"
         self._file.write(values.astype(self.dtype).tobytes())
         self.num_tokens += values.size
-        self._lengths.extend(lengths)
-        self._documents.append(len(self._lengths))
 
     def append(self, store: TokenStore) -> None:
         """Appends all documents of another store of the same dtype."""

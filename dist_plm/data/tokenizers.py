@@ -85,12 +85,16 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
+        if all(len(text) <= MAX_PIECE_CHARS for text in texts):
+            return self._encode(texts)
         pieces = [pieces_of(text, MAX_PIECE_CHARS, (" ",) if self._prepends else ("\n", " ")) for text in texts]
         if self._prepends:
             pieces = [[text[0], *(piece.removeprefix(" ") for piece in text[1:])] for text in pieces]
-        flat = [piece for text in pieces for piece in text]
-        ids = iter([encoding.ids for encoding in self._encoder.encode_batch_fast(flat, add_special_tokens=False)])
+        ids = iter(self._encode([piece for text in pieces for piece in text]))
         return [next(ids) if len(text) == 1 else [i for _ in text for i in next(ids)] for text in pieces]
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens written out."""

@@ -1,5 +1,6 @@
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -254,3 +255,15 @@ def test_opening_maps_and_does_not_read(tmp_path):
 def _resident_kib():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+@given(documents=documents_strategy)
+def test_many_documents_at_once_are_the_same_as_one_by_one(tmp_path_factory, documents):
+    folder = tmp_path_factory.mktemp("store")
+    with TokenStoreWriter(folder / "one", np.dtype(np.uint16)) as writer:
+        for document in documents:
+            writer.add_document([i for ids in document for i in ids], [len(ids) for ids in document])
+    with TokenStoreWriter(folder / "all", np.dtype(np.uint16)) as writer:
+        writer.add_documents([ids for document in documents for ids in document], [len(d) for d in documents])
+    for suffix in (".bin", ".idx"):
+        assert Path(f"{folder}/one{suffix}").read_bytes() == Path(f"{folder}/all{suffix}").read_bytes()
