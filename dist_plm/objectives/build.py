@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any
 
 from dist_plm.config.schema import ObjectiveConfig
@@ -110,8 +109,6 @@ def _segmenter_problems(special: SpecialTokens) -> Iterator[str]:
             "objective.word_segmenter = 'jieba' reads the text of tokens, but those of the data's tokenizer are bytes: "
             "prepare the data with tokenizer=wordpiece or unigram, or set objective.word_segmenter=null"
         )
-    if find_spec("jieba") is None:
-        yield "objective.word_segmenter = 'jieba' needs the package jieba, which is not installed: pip install jieba"
 
 
 def _span_problems(config: ObjectiveConfig, sequence_length: int, num_sentinels: int) -> Iterator[str]:
