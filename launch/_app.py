@@ -101,8 +101,8 @@ def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str,
         return _print_origins(config, origins, world_size)
     checked = _CHECKS[config_class](config, world_size)
     if options.check:
-        if isinstance(config, PretrainConfig) and not isinstance(config, SubmissionConfig) and data_is_here(config):
-            checked = check_run(config, world_size, with_data=True)
+        if isinstance(config, PretrainConfig) and not isinstance(config, SubmissionConfig):
+            checked = check_run(config, world_size, with_data=data_is_here(config))
         print(summary(checked, world_size))
         return EXIT_FINISHED
     return run(config, complete(origins, encode(config), encode(config))) or EXIT_FINISHED

@@ -141,9 +141,14 @@ def check_run(run: PretrainConfig, world_size: int, *, with_data: bool) -> Pretr
     """A run complete and checked for `world_size` ranks; `with_data` opens what it will open.
 
     Raises:
-        ConfigError: with every rule that is broken.
+        ConfigError: with every rule that is broken, or every key that DeepSpeed does not know.
         DataError: the corpus cannot be used.
     """
+    if run.engine.name == "deepspeed" and run.engine.deepspeed:
+        # Brings DeepSpeed, which alone knows these keys.
+        from dist_plm.engines.deepspeed_schema import check_keys
+
+        check_keys(run)
     if not with_data:
         return finalize(run, world_size=world_size, vocab_size=None)
     # Brings NumPy, which launch scripts do without until they have to read data.

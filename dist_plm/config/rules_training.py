@@ -125,6 +125,21 @@ def _resume(config: PretrainConfig) -> Iterator[str]:
         )
 
 
+def _init(config: PretrainConfig) -> Iterator[str]:
+    train, run = config.train, config.run
+    if train.init_from is None:
+        yield from no_effect(train, "train", ("init_optimizer",), "train.init_from = null")
+        return
+    yield from path_problems("train.init_from", train.init_from)
+    if config.model.init_from is not None:
+        yield "model.init_from and train.init_from are both set: a run begins with the weights of one of them"
+    if run.dir is not None and f"{train.init_from.rstrip('/')}/".startswith(f"{run.dir.rstrip('/')}/"):
+        yield (
+            f"train.init_from = {show(train.init_from)} is this run's own directory: a run goes on by itself "
+            "(train.resume=auto); to begin a new one from it give it another run.name"
+        )
+
+
 def _checkpoints(config: PretrainConfig) -> Iterator[str]:
     settings = config.checkpoint
     if settings.keep_best is not None and config.train.eval_samples == 0:
@@ -146,5 +161,6 @@ TRAINING_RULES: tuple[Callable[[PretrainConfig], Iterator[str]], ...] = (
     _trackers,
     _names_and_paths,
     _resume,
+    _init,
     _checkpoints,
 )

@@ -246,6 +246,8 @@ class TrainConfig:
     stop_at: Count | None = None
     seed: Annotated[int, Bounds(low=0, high=2**63 - 1)] = 1234
     resume: str = "auto"  # auto | none | the path or URL of a checkpoint, or of a run
+    init_from: str | None = None  # likewise: where a new run of other data, batch or schedule begins
+    init_optimizer: Literal["keep", "restart", "none"] = "keep"  # moments of init_from and their count
     log_every: Count = 1
     eval_every: Natural = 0  # 0: before the first and after the last step only
     eval_samples: Natural = 256  # 0 turns evaluation off

@@ -21,7 +21,8 @@ from dist_plm.config.schema import PretrainConfig
 from dist_plm.engines import deepspeed_parts as parts
 from dist_plm.engines.base import Batch, EvalSums, ParameterState, StepResult
 from dist_plm.engines.clipped_step import ClippedStep
-from dist_plm.engines.deepspeed_settings import check_extra, settings_of, write_settings
+from dist_plm.engines.deepspeed_schema import check_keys
+from dist_plm.engines.deepspeed_settings import settings_of, write_settings
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.partition import Spans
 from dist_plm.engines.skips import SkipWatch
@@ -168,7 +169,7 @@ def build_deepspeed(
     Raises:
         ConfigError: a key under engine.deepspeed is unknown or wrong, or the device has no fp16.
     """
-    check_extra(config.engine.deepspeed, parts.SCHEMAS)
+    check_keys(config)
     if config.precision.name == "fp16" and not parts.supports_fp16():
         raise ConfigError(["precision.name = 'fp16' is refused by DeepSpeed on this device: set precision=bf16"])
     chunks: list[Any] = list(model)

@@ -18,10 +18,7 @@ logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 import deepspeed  # noqa: E402
 import deepspeed.comm.comm as deepspeed_comm  # noqa: E402
 from deepspeed.accelerator import get_accelerator  # noqa: E402
-from deepspeed.comm.config import CommsLoggerConfig  # noqa: E402
-from deepspeed.compile.config import CompileConfig  # noqa: E402
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer  # noqa: E402
-from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # noqa: E402
 from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload  # noqa: E402
 from deepspeed.runtime.zero.partition_parameters import Init  # noqa: E402
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3  # noqa: E402
@@ -29,7 +26,6 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer  # noqa:
 from deepspeed.utils import groups as deepspeed_groups  # noqa: E402
 
 __all__ = [
-    "SCHEMAS",
     "Mpu",
     "flat_tensors",
     "fragments_of",
@@ -39,13 +35,6 @@ __all__ = [
     "scaler_of",
     "supports_fp16",
 ]
-
-#: DeepSpeed's own schemas, by top-level key of its JSON.
-SCHEMAS: dict[str, Any] = {
-    "zero_optimization": DeepSpeedZeroConfig,
-    "comms_logger": CommsLoggerConfig,
-    "compile": CompileConfig,
-}
 
 
 class Mpu:

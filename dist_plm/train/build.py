@@ -47,7 +47,7 @@ from dist_plm.train.fence import Fence, claim
 from dist_plm.train.initial import begin_with, open_initial
 from dist_plm.train.loop import Parts, Position, train
 from dist_plm.train.recorder import Recorder, sample_size
-from dist_plm.train.recovery import RUN_FILE, restore, stream_of
+from dist_plm.train.recovery import RUN_FILE, begin_from, restore, stream_of
 from dist_plm.train.stopping import Control, StopSignals
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,8 @@ def _train(
             position.saved_step = position.step
     elif config.model.init_from is not None:
         begin_with(open_initial(config.model.init_from, groups.world), config, engine, layouts, groups.world)
+    elif config.train.init_from is not None:
+        position = begin_from(storage, config, engine, layouts, groups.world)
     peak = _peak_tflops(config, device, groups)
     recorder = None
     if env.rank == 0:

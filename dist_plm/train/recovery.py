@@ -2,12 +2,16 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import yaml
+from torch import Tensor
 
-from dist_plm.checkpoint.reading import Checkpoint
+from dist_plm.checkpoint.reading import Checkpoint, find
+from dist_plm.checkpoint.storage import Storage
 from dist_plm.config import runfile
 from dist_plm.config.decode import encode, flatten
 from dist_plm.config.schema import PretrainConfig
@@ -97,6 +101,49 @@ def restore(
         evaluation_due=bool(manifest.loop.get("evaluation_due", False)),
         evaluation=dict(manifest.evaluation),
         history=history,
+    )
+
+
+def begin_from(
+    storage: Storage, config: PretrainConfig, engine: Engine, layouts: Sequence[Layout], group: dist.ProcessGroup
+) -> Position:
+    """Puts the engine into the state in which the run at train.init_from left weights and moments; step, schedule and
+    samples begin anew. What train.init_optimizer says: "keep" goes on counting the updates by which the moments' bias is
+    corrected, "restart" counts them anew over the same moments, "none" begins with empty moments. Collective over
+    `group`, all ranks.
+
+    Raises:
+        CheckpointError: on every rank, where the checkpoint is missing, damaged, of another model, or of an optimizer with
+            other moments.
+    """
+    path, kept = config.train.init_from, config.train.init_optimizer
+    assert path is not None
+    try:
+        found = find(path, storage, group, verify=config.checkpoint.verify)
+        if found is None:
+            raise CheckpointError(f"{path} holds no checkpoint")
+        found.check_model(list(layouts), group)
+        engine.load_parameter_states(partial(_read, found, with_moments=kept != "none"))
+    except CheckpointError as error:
+        raise CheckpointError(f"train.init_from = {path}: {_of_beginning(str(error))}") from None
+    if kept != "none":
+        engine.load_scalars({**found.manifest.engine} | ({"optimizer_steps": 0} if kept == "restart" else {}))
+    told = f"begun with the weights of {found.where} (train.init_optimizer={kept})"
+    log.info(told)
+    return Position(history=[{"step": 0, "changes": [told]}])
+
+
+def _read(found: Checkpoint, layout: Layout, name: str, *, with_moments: bool) -> Tensor:
+    return found.read(layout, name) if name == "weight" or with_moments else torch.zeros(layout.shape)
+
+
+def _of_beginning(reason: str) -> str:
+    """What is wrong with a checkpoint, with the remedies of a beginning in place of those of resuming."""
+    for remedy in ("; name another with train.resume", ": give the same model", ": give the same optim"):
+        reason = reason.partition(remedy)[0]
+    return (
+        f"{reason}. Give model.* and optim.* as in that run (model.max_positions too, where the samples become longer), take "
+        "the weights alone with train.init_optimizer=none, or name another checkpoint or run"
     )
 
 
