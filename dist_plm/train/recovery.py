@@ -47,11 +47,6 @@ def check_stream(found: Checkpoint, config: PretrainConfig, stream: Mapping[str,
         CheckpointError: the stream is another than the checkpoint's, and data.allow_change is off.
     """
     saved = found.manifest.stream
-    if not saved:  # made by another program
-        change = (
-            "what was read before is not known" if found.manifest.step else f"begun with the weights of {found.where}"
-        )
-        return [*found.manifest.history, {"step": found.manifest.step, "changes": [change]}]
     changes = [
         f"{name}: {saved.get(name)} -> {stream.get(name)}"
         for name in [*saved, *(name for name in stream if name not in saved)]
@@ -78,17 +73,17 @@ def restore(
     layouts: Sequence[Layout],
     group: dist.ProcessGroup,
 ) -> Position:
-    """Puts the engine into the checkpoint's state, its optimizer into that of a new run where the checkpoint holds none.
-    Collective over `group`, all ranks.
+    """Puts the engine into the checkpoint's state; where that is weights alone, into that of a new run which begins with
+    them. Collective over `group`, all ranks.
 
     Raises:
         CheckpointError: on every rank, where the checkpoint is of another model, optimizer or stream of samples.
     """
     manifest = found.manifest
-    history = check_stream(found, config, stream)
     if found.is_weights_only:
         begin_with(of_checkpoint(found), config, engine, layouts, group)
-        return Position(step=manifest.step, history=history)
+        return Position(history=[{"step": 0, "changes": [f"begun with the weights of {found.where}"]}])
+    history = check_stream(found, config, stream)
     found.check_model(list(layouts), group)
     engine.load_parameter_states(found.read)
     engine.load_scalars(manifest.engine)

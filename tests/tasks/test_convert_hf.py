@@ -1,6 +1,10 @@
 import json
+import os
 import shutil
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -261,3 +265,27 @@ def test_a_damaged_checkpoint_is_not_exported(bert, tmp_path):
     (tensors,) = (tmp_path / "in" / "step_00000000").glob("*.distcp")
     tensors.write_bytes(tensors.read_bytes()[:-1])
     assert_refused(tmp_path, "is damaged", tmp_path / "in", format="hf")
+
+
+def test_memory_holds_one_tensor_at_a_time(tmp_path):
+    """Of 78 MB in tensors of up to 4 MB; what is written out is a tensor, what it is made from a part of it."""
+    sizes = {"vocab_size": 1000, "n_positions": 512, "n_embd": 512, "n_layer": 6, "n_head": 8}
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).save_pretrained(tmp_path / "hf")
+    size = (tmp_path / "hf" / "model.safetensors").stat().st_size
+    assert size > 75e6
+    for arguments in (["from=hf", "to=in"], ["from=in", "to=out", "format=hf"]):
+        assert growth_of(arguments, tmp_path) < size / 3
+
+
+def growth_of(arguments, directory):
+    """Bytes by which the memory of a process grows that converts."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, root / "tests" / "tasks" / "measure_memory.py", *arguments],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
