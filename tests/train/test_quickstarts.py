@@ -21,6 +21,7 @@ SHORT = [
 ]
 #: Parts of the loss by experiment.
 TERMS = {
+    "bert": {"mlm", "nsp"},
     "roberta": {"mlm"},
     "electra": {"generator", "discriminator"},
     "t5": {"span"},
