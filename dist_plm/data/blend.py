@@ -36,6 +36,10 @@ class Dataset(Protocol):
         """A hash of all that decides what sample n is; equal identities mean equal samples."""
         ...
 
+    def describe(self) -> str:
+        """What is read, in a line for people."""
+        ...
+
 
 class Blend:
     """A dataset whose sample n is the next of one of several datasets.
@@ -81,9 +85,9 @@ class Blend:
         """
         limit = self.schedule.limit
         if limit is not None and num_samples > limit:
-            shares = ", ".join(f"{name}: {cap:,}" for name, cap in zip(self.names, self.schedule.caps, strict=True))
+            caps = ", ".join(f"{name}: {cap:,}" for name, cap in zip(self.names, self.schedule.caps, strict=True))
             raise DataError(
-                f"{num_samples:,} samples are asked of a blend whose sources end after {limit:,} ({shares}): raise or "
+                f"{num_samples:,} samples are asked of a blend whose sources end after {limit:,} ({caps}): raise or "
                 "leave out max_epochs of a source in data.blend, or train for fewer steps"
             )
 
@@ -91,3 +95,12 @@ class Blend:
         """See Dataset.identity."""
         parts = ["blend", *self.schedule.parts, *self.schedule.caps, *(source.identity() for source in self.sources)]
         return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
+
+    def describe(self) -> str:
+        """See Dataset.describe."""
+        parts, caps = self.schedule.parts, self.schedule.caps
+        lines = []
+        for source, part, cap in zip(self.sources, parts, caps, strict=True):
+            end = "" if cap is None else f", {cap:,} samples at most"
+            lines.append(f"{part / sum(parts):.2%} from {source.describe()}{end}")
+        return "; ".join(lines)

@@ -75,9 +75,10 @@ class WindowDataset:
         assert 0 <= self.start <= self.stop <= store.num_tokens, f"[{self.start}, {self.stop})"
         self.num_windows = max(self.stop - self.start - 1, 0) // sequence_length
         self._content = content
+        self.name = name or store.prefix
         if self.num_windows == 0:
             raise DataError(
-                f"{name or store.prefix} holds {self.stop - self.start:,} tokens, too few for one window of "
+                f"{self.name} holds {self.stop - self.start:,} tokens, too few for one window of "
                 f"data.sequence_length + 1 = {sequence_length + 1:,}: prepare more text, give this split a larger "
                 "share in data.split, or shorten data.sequence_length"
             )
@@ -110,6 +111,10 @@ class WindowDataset:
         content = self._content or self.store.fingerprint()
         parts = (content, self.start, self.stop, self.sequence_length, self.seed)
         return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
+
+    def describe(self) -> str:
+        """What is read, in a line for people."""
+        return f"{self.name}, {self.num_windows:,} windows of {self.sequence_length:,} tokens"
 
 
 def open_split(

@@ -1,6 +1,5 @@
 """Opens what a configuration says is read: one store or a blend of several, as windows, packed rows or pairs."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,6 @@ from dist_plm.data.pairs import PairDataset
 from dist_plm.data.schedule import parts_of
 from dist_plm.data.splits import StoreSplit, find_split
 from dist_plm.errors import DataError
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +50,6 @@ def open_samples(data: DataConfig, split: str, form: Form, *, seed: int, num_sam
     tokenizer_store(data)
     parts = parts_of(_weights(data, found))
     caps = [_cap(source, dataset, split) for source, dataset in zip(data.blend, datasets, strict=True)]
-    shares = ", ".join(f"{part / sum(parts):.4%} {name}" for part, name in zip(parts, data.stores, strict=True))
-    log.info("%s samples are of %s", split, shares)
     blend = Blend(datasets, parts, caps, data.stores)
     blend.check(num_samples)
     return blend
@@ -87,10 +82,7 @@ def _dataset(data: DataConfig, found: StoreSplit, form: Form, seed: int) -> Data
     if data.packing == "doc_sentences":
         return SentenceRows(found, window_length=length, capacity=capacity, seed=seed)
     unit = "documents" if data.packing == "best_fit" else "sentences"
-    dataset = PackedDataset(found, unit=unit, window_length=length, capacity=capacity, seed=seed)
-    share = f"{dataset.padding:.2%} of them padding"
-    log.info("%s: packed by %s into %s rows, %s", found.name, data.packing, f"{dataset.num_windows:,}", share)
-    return dataset
+    return PackedDataset(found, unit=unit, window_length=length, capacity=capacity, seed=seed)
 
 
 def _weights(data: DataConfig, found: Sequence[StoreSplit]) -> list[float]:

@@ -98,6 +98,13 @@ class PackedDataset:
         parts = ("packed", self.unit, *self.split.identity(), self.window_length, self.capacity, self.seed)
         return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
+    def describe(self) -> str:
+        """What is read, in a line for people."""
+        return (
+            f"{self.split.name}, whole {self.unit} packed into {self.num_windows:,} rows of {self.capacity:,} tokens, "
+            f"{self.padding:.2%} of them padding"
+        )
+
     def __getstate__(self):
         return self.__dict__ | {"_plans": OrderedDict()}
 
@@ -163,6 +170,11 @@ class SentenceRows:
         keep = np.arange(len(sentences.tokens)) < np.repeat(starts + filled, stops - starts)
         tokens = sentences.tokens[keep]
         return laid_out(tokens, np.zeros(len(tokens), dtype=bool), filled, self.window_length + 1, samples)
+
+    def describe(self) -> str:
+        """What is read, in a line for people."""
+        runs = self._runs
+        return f"{runs.split.name}, {self.num_windows:,} rows of up to {runs.window_length:,} tokens in whole sentences"
 
     def identity(self) -> str:
         """See PackedDataset.identity."""

@@ -113,6 +113,10 @@ class PairDataset:
         parts = ("pairs", *self.split.identity(), self.window_length, self.seed)
         return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
+    def describe(self) -> str:
+        """What is read, in a line for people."""
+        return f"{self.split.name}, {self.num_windows:,} pairs of up to {self.window_length:,} tokens"
+
     def _places(self, samples: Ints) -> Ints:
         """Positions [B] of the tokens whose sentences samples begin with."""
         places = windows_of(samples, self.num_windows, self.seed)

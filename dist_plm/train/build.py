@@ -92,6 +92,8 @@ def _run(
     _agree(config, groups)
     fence = on_first(groups.world, lambda: claim(run_dir, env, os.environ))
     restore_logging = setup_logging(run_dir, rank=env.rank, node=env.node_name, console=say if env.rank == 0 else None)
+    if env.rank == 0:
+        log.info("training samples: %s", data.samples["train"].describe())
     with build_watchdog(config, run_dir, env, fence) as watchdog:
         finished = _train(config, env, device, groups, data, signals, fence, watchdog)
     restore_logging()

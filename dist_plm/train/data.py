@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dist_plm.config.batch_sizes import BatchSizes
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.data.blend import Dataset
 from dist_plm.data.manifest import read_manifest
@@ -88,5 +89,5 @@ def _open_samples(config: PretrainConfig, split: str, objective: Objective[Any])
         predicts_next=config.objective.name == "causal",
         with_second=config.objective.name == "mlm_nsp",
     )
-    num_samples = (train.stop_at or train.steps) * train.global_batch if split == "train" else 0
+    num_samples = BatchSizes.of(train).after(train.stop_at or train.steps) if split == "train" else 0
     return open_samples(config.data, split, form, seed=train.seed, num_samples=num_samples)

@@ -53,6 +53,8 @@ def test_a_single_store_is_read_in_the_form_asked_for(corpora, packing, form, ki
     assert isinstance(dataset, kind)
     found = dataset.read(np.arange(4))
     assert found.samples.tolist() == [0, 1, 2, 3]
+    assert "the train split of" in dataset.describe()
+    assert f" {dataset.num_windows:,} " in dataset.describe()
     if kind is not PairDataset:
         assert found.tokens.shape == (4, 17)
 
@@ -72,6 +74,7 @@ def test_weights_decide_shares(corpora):
     assert np.bincount(sources).tolist() == [700, 0, 300]
     assert isinstance(dataset, Blend)
     assert dataset.schedule.caps == (None, None)
+    assert dataset.describe().startswith("70.00% from the train split of")
 
 
 @pytest.mark.parametrize(("temperature", "shares"), [(None, [1, 2, 4]), (1, [1, 2, 4]), (2, [1, 2**0.5, 2])])
