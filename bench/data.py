@@ -196,14 +196,14 @@ def open_megatron(folder: Path) -> dict[str, float]:
     from megatron.core.datasets.utils import Split
 
     logging.disable(logging.WARNING)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet_{os.getpid()}", rank=0, world_size=1)
     tokenizer = SimpleNamespace(eod=0, unique_identifiers={}, vocab_size=50_000)
     config = GPTDatasetConfig(
         random_seed=1,
         sequence_length=TOKENS,
         blend=([str(folder / "store")], None),
         split="1,0,0",
-        path_to_cache=None,
+        path_to_cache=str(folder / f"cache_{os.getpid()}"),
         tokenizer=tokenizer,
         reset_position_ids=False,
         reset_attention_mask=False,
