@@ -124,4 +124,15 @@ def verify_problems(config: VerifyConfig) -> Iterator[str]:
     return path_problems("verify", config.verify)
 
 
-PREPARE_RULES: tuple[Callable[[PrepareConfig], Iterator[str]], ...] = (_sources, _output, _clean, _tokenizer)
+def _dedup(config: PrepareConfig) -> Iterator[str]:
+    dedup = config.dedup
+    if not dedup.near:
+        names = ("threshold", "permutations", "shingle", "recall")
+        yield from no_effect(
+            dedup, "dedup", names, "dedup.near = false, which compares no documents (dedup=minhash does)"
+        )
+    if not dedup.paragraphs:
+        yield from no_effect(dedup, "dedup", ("min_paragraph_chars",), "dedup.paragraphs = false")
+
+
+PREPARE_RULES: tuple[Callable[[PrepareConfig], Iterator[str]], ...] = (_sources, _output, _clean, _dedup, _tokenizer)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dist_plm.config.types import Count, Natural, NonNegative, Share
+from dist_plm.config.types import Count, Fraction, Natural, NonNegative, Share
 
 #: The rules there are; dist_plm/data/clean.py says what each does.
 RuleName = Literal[
@@ -85,3 +85,24 @@ class CleanConfig:
     boilerplate: tuple[str, ...] = ()
     gopher: GopherConfig = field(default_factory=GopherConfig)
     c4: C4Config = field(default_factory=C4Config)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DedupConfig:
+    """What counts as said before, of which the first is kept.
+
+    - `documents`: documents of equal text.
+    - `paragraphs`: paragraphs (between blank lines) of equal text, of `min_paragraph_chars` characters or more, wherever
+      they stand; shorter ones stay.
+    - `near`: documents whose sets of shingles, runs of `shingle` words or Chinese characters, have a Jaccard similarity of
+      about `threshold` or more, by MinHash of `permutations` values; pairs at the threshold are found with a probability
+      of `recall` at least."""
+
+    documents: bool = True
+    paragraphs: bool = False
+    min_paragraph_chars: Natural = 50
+    near: bool = False
+    threshold: Fraction = 0.8
+    permutations: Count = 128
+    shingle: Count = 5
+    recall: Fraction = 0.95

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dist_plm.config.schema_clean import CleanConfig
+from dist_plm.config.schema_clean import CleanConfig, DedupConfig
 from dist_plm.config.types import Count, Fraction, Natural, Positive, Share
 
 
@@ -86,6 +86,7 @@ class PrepareConfig:
     data: PrepareDataConfig
     tokenizer: TokenizerConfig
     clean: CleanConfig = field(default_factory=CleanConfig)
+    dedup: DedupConfig = field(default_factory=DedupConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

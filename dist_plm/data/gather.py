@@ -72,7 +72,8 @@ class Tally:
             rule.changed += counts["changed"]
 
     def encoded(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+        content = {"documents": self.documents, "num_bytes": self.num_bytes, "rejected": dict(self.rejected)}
+        return json.dumps(content | {"rules": [asdict(rule) for rule in self.rules]}).encode()
 
     def stages(self, rules: Sequence[str]) -> tuple[StageRecord, ...]:
         """What the rules of these names did, in their order."""

@@ -1,6 +1,6 @@
 """Raw text to a token store: read, drop duplicates, split, train a tokenizer, tokenize, join."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from dist_plm.config.launchenv import LaunchEnv
 from dist_plm.config.schema_prepare import PrepareConfig
 from dist_plm.data import stages
 from dist_plm.data.crew import Crew
-from dist_plm.data.documents import DocumentShard, Selection, repeated_documents
+from dist_plm.data.dedup import deduplicate
 from dist_plm.data.files import sha256_of
 from dist_plm.data.gather import collect_rejected, gather
 from dist_plm.data.manifest import (
@@ -107,10 +107,8 @@ def _build(
     report(f"reading {sources.num_files:,} files, {sources.num_bytes / 1e6:.1f} MB")
     gathered = gather(sources, config.clean, scratch / "documents", crew)
     tally = collect_rejected(gathered, store, config.data.max_rejected, crew, report)
-    shards = [task.shard for task in gathered]
-    selected = scratch / "selection.npz"
-    crew.lead(selected, lambda: _select(config, shards).save(selected))
-    selection = Selection.load(selected)
+    found = [task.shard for task in gathered]
+    shards, selection, repeated = deduplicate(config.dedup, found, config.data.split, scratch, crew)
     if selection.split_bytes["train"] == 0:
         raise DataError(
             f"no text is left to train on, of {tally.documents:,} documents in {sources.num_files:,} files: check "
@@ -145,15 +143,11 @@ def _build(
             beside={name: sha256_of(store / name) for name in COMPANION_NAMES if (store / name).exists()},
         ),
         counts=Counts(documents=tally.documents, text_bytes=tally.num_bytes, rejected=dict(tally.rejected)),
-        stages=tally.stages(config.clean.rules) + selection.removed,
+        stages=tally.stages(config.clean.rules) + repeated,
         sources=SourcesRecord(files=sources.num_files, bytes=sources.num_bytes, fingerprint=sources.fingerprint),
         versions=_versions(),
     )
     write_manifest(store, manifest, inputs["configuration"])
-
-
-def _select(config: PrepareConfig, shards: Sequence[DocumentShard]) -> Selection:
-    return Selection.of(shards, config.data.split, [("equal documents", repeated_documents(shards))])
 
 
 def _inputs(config: PrepareConfig, sources: SourceFiles) -> dict[str, Any]:

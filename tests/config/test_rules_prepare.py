@@ -24,6 +24,11 @@ from tests.config.make import prepare
         ({"clean__rules": ["c4_bad_words"]}, ["clean.c4.bad_words gives no file"]),
         ({"clean__rules": ["language"], "clean__languages": []}, ["clean.languages is empty"]),
         ({"clean__min_chars": 9, "clean__max_chars": 3}, ["clean.max_chars = 3 is below clean.min_chars = 9"]),
+        ({"dedup__threshold": 0.7}, ["dedup.threshold = 0.7 has no effect with dedup.near = false", "dedup=minhash"]),
+        (
+            {"dedup__min_paragraph_chars": 9},
+            ["dedup.min_paragraph_chars = 9 has no effect with dedup.paragraphs = false"],
+        ),
         ({"data__out": ""}, ["data.out = '' is empty"]),
         ({"data__split": [0.5, 0.5, 0.5]}, ["data.split = [0.5, 0.5, 0.5] sums to 1.5"]),
         ({"tokenizer__end_of_document": ""}, ["tokenizer.end_of_document is empty"]),

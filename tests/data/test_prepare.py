@@ -14,6 +14,7 @@ import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from dist_plm.config.launchenv import LaunchEnv
+from dist_plm.config.schema_clean import CleanConfig, DedupConfig
 from dist_plm.config.schema_prepare import PrepareConfig, PrepareDataConfig, SourceConfig, TokenizerConfig
 from dist_plm.data import gather, sources, stages
 from dist_plm.data.dataset import open_split
@@ -31,12 +32,17 @@ SOURCES = (
     SourceConfig(path=str(CORPUS / "tang.txt"), max_chars=50),
 )
 BPE = TokenizerConfig(name="bpe", vocab_size=400)
+# Every stage that there is.
+CLEAN = CleanConfig(rules=("repair", "control_characters", "nfc", "white_space", "length"), min_chars=20)
+DEDUP = DedupConfig(paragraphs=True, min_paragraph_chars=20, near=True, threshold=0.5)
 
 
-def configuration(out, tokenizer=BPE, **data):
+def configuration(out, tokenizer=BPE, every_stage=False, **data):
     return PrepareConfig(
         data=PrepareDataConfig(**{"sources": SOURCES, "out": str(out), "split": (0.6, 0.2, 0.2), **data}),
         tokenizer=tokenizer,
+        clean=CLEAN if every_stage else CleanConfig(),
+        dedup=DEDUP if every_stage else DedupConfig(),
     )
 
 
@@ -339,8 +345,9 @@ def in_a_process_of_its_own(out, preparation="", **changes):
     """Runs prepare in a new interpreter, after some lines of preparation."""
     program = f"""
         import os, signal
+        from dist_plm.config.schema_clean import *
         from dist_plm.config.schema_prepare import *
-        from dist_plm.data import files, gather, prepare, sources, stages, workspace
+        from dist_plm.data import crew, dedup, files, gather, prepare, sources, stages, workspace
         sources._MIB = {UNIT_BYTES}
 
         def kill_at(module, name, number):

@@ -1,0 +1,148 @@
+"""Near-duplicates by MinHash and locality-sensitive hashing: Broder 1997; Leskovec et al., Mining of Massive Datasets, 3.4.
+
+A signature holds P values; two documents agree in each with a probability that is their Jaccard similarity J. Cut into b
+bands of r values, they agree in all of some band with probability 1 - (1 - J^r)^b.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+_IDEOGRAPHIC = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+#: A word, or one Han character or kana, which words of Chinese and Japanese are made of.
+_TOKEN = re.compile(rf"[{_IDEOGRAPHIC}]|[^\W{_IDEOGRAPHIC}]+")
+_SEED = 42
+_BATCH = 512
+_PRIME = np.uint64(0x9E3779B97F4A7C15)
+_MIXERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # splitmix64's
+_COMPARED_ROWS = 2**14
+
+
+def bands_and_rows(threshold: float, permutations: int, recall: float) -> tuple[int, int]:
+    """Bands b and rows r: b = ⌊P / r⌋, with the largest r for which 1 - (1 - t^r)^b >= `recall`.
+
+    More rows spare comparisons of what is not similar; fewer find more of what is."""
+    fitting = [r for r in range(1, permutations + 1) if _found(threshold, permutations // r, r) >= recall]
+    rows = max(fitting, default=1)
+    return permutations // rows, rows
+
+
+def _found(similarity: float, bands: int, rows: int) -> float:
+    return 1 - (1 - similarity**rows) ** bands
+
+
+def shingle_hashes(text: str, size: int) -> NDArray[np.uint64]:
+    """A 64-bit hash of each run of `size` tokens, in lower case; of all tokens where there are fewer. Never empty."""
+    tokens = _TOKEN.findall(text.lower()) or [text]
+    hashes = np.array([xxhash.xxh3_64_intdigest(token.encode()) for token in tokens], dtype=np.uint64)
+    size = min(size, len(hashes))
+    count = len(hashes) - size + 1
+    combined = np.zeros(count, dtype=np.uint64)
+    for i in range(size):
+        combined = combined * _PRIME + hashes[i : i + count]
+    return _mixed(combined)
+
+
+def signatures(texts: Iterable[str], size: int, permutations: int) -> NDArray[np.uint32]:
+    """MinHash signatures, [documents, permutations], by rensa's R-MinHash."""
+    blocks = [np.empty((0, permutations), np.uint32)]
+    batch: list[NDArray[np.uint64]] = []
+    for text in texts:
+        batch.append(shingle_hashes(text, size))
+        if len(batch) == _BATCH:
+            blocks.append(_digests(batch, permutations))
+            batch = []
+    return np.concatenate([*blocks, *([_digests(batch, permutations)] if batch else [])])
+
+
+def _digests(batch: Sequence[NDArray[np.uint64]], permutations: int) -> NDArray[np.uint32]:
+    from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
+
+    offsets = np.cumsum([0, *map(len, batch)]).astype(np.uint64)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(batch), offsets, permutations, _SEED)
+    return np.array(matrix.to_rows(), dtype=np.uint32)
+
+
+class Signatures:
+    """Signatures of many documents, in parts that are mapped from files."""
+
+    def __init__(self, parts: Sequence[NDArray[np.uint32]]) -> None:
+        self.parts = parts
+        self._starts = np.cumsum([0, *map(len, parts)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """The signatures of these documents, [numbers, P]."""
+        owners = np.searchsorted(self._starts, numbers, side="right") - 1
+        rows = np.empty((len(numbers), self.parts[0].shape[1]), np.uint32)
+        for owner in np.unique(owners):
+            mine = owners == owner
+            rows[mine] = self.parts[owner][numbers[mine] - self._starts[owner]]
+        return rows
+
+    def band(self, number: int, rows: int) -> NDArray[np.uint64]:
+        """A hash of one band of every document, [documents]."""
+        hashes = np.empty(len(self), np.uint64)
+        for part, start in zip(self.parts, self._starts[:-1], strict=True):
+            combined = np.zeros(len(part), np.uint64)
+            for column in range(number * rows, (number + 1) * rows):
+                combined = _mixed(combined * _PRIME + part[:, column])
+            hashes[start : start + len(part)] = combined
+        return hashes
+
+
+def similar_pairs(signatures: Signatures, band: int, rows: int, threshold: float) -> NDArray[np.int64]:
+    """Pairs (earlier, later) of documents that agree in a band and in a share `threshold` of all values, [pairs, 2].
+
+    Of the documents that agree in the band, each is compared with the first, then each that is not similar to it with the
+    first of those, and so on: linear in duplicates, whatever their number."""
+    hashes = signatures.band(band, rows)
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    pairs = [np.empty((0, 2), np.int64)]
+    while len(order) > 1:
+        begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+        leader = order[np.repeat(begins, np.diff(np.append(begins, len(order))))]
+        follows = leader != order
+        leader, order, ordered = leader[follows], order[follows], ordered[follows]
+        similar = _agreement(signatures, leader, order) >= threshold
+        pairs.append(np.stack([leader[similar], order[similar]], axis=1))
+        order, ordered = order[~similar], ordered[~similar]
+    return np.concatenate(pairs)
+
+
+def _agreement(signatures: Signatures, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The share of values in which documents agree, an estimate of their Jaccard similarity, [pairs]."""
+    shares = np.empty(len(left))
+    for start in range(0, len(left), _COMPARED_ROWS):
+        part = slice(start, start + _COMPARED_ROWS)
+        shares[part] = (signatures.rows(left[part]) == signatures.rows(right[part])).mean(axis=1)
+    return shares
+
+
+def components(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The smallest number in the connected component of each of `count` documents, [count].
+
+    Union-find, all pairs at once: the larger root is hung below the smaller, then paths are halved, until none moves."""
+    roots = np.arange(count)
+    left, right = pairs[:, 0], pairs[:, 1]
+    while len(left):
+        low, high = np.minimum(roots[left], roots[right]), np.maximum(roots[left], roots[right])
+        np.minimum.at(roots, high, low)
+        while not np.array_equal(halved := roots[roots], roots):
+            roots = halved
+        apart = roots[left] != roots[right]
+        left, right = left[apart], right[apart]
+    return roots
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Spreads each bit over all (splitmix64, Steele et al. 2014)."""
+    for shift, mixer in zip((30, 27), _MIXERS, strict=True):
+        values = (values ^ (values >> np.uint64(shift))) * mixer
+    return values ^ (values >> np.uint64(31))
