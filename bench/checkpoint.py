@@ -1,23 +1,26 @@
 """How fast checkpoints are written and read, and what a save in the background costs the training loop.
 
     python bench/checkpoint.py                              # 1 GB in the current directory, one process
+    python bench/checkpoint.py --ranks 1 2 4                # the same bytes on so many processes in turn
     torchrun --nproc-per-node 2 bench/checkpoint.py --gigabytes 2 --directory /scratch
 
-In one run, on the same disk and the same bytes: dd (conv=fsync), torch.save with fsync, and a checkpoint of this project
-(checksums included); then reading them back; the median of some rounds, of all ranks together. Last, a loop of matrix
-products runs with and without a save in flight. Writing goes to the disk, reading mostly comes from memory that caches it.
+On the same disk and the same bytes, in turns: dd, torch.save, and a checkpoint of this project with its checksums, each synced
+to the disk; then all three are read back, each after the kernel was asked to forget the files. What a shared machine does
+from minute to minute falls on all alike: ratios are taken round by round, and their median counts. Last, a loop of matrix
+products runs with and without a save in flight, in turns as well. Files are removed between the timed parts.
 """
 
 import argparse
-import functools
 import os
 import resource
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,23 +28,43 @@ from torch import Tensor, nn
 
 from dist_plm.checkpoint.fragments import Place
 from dist_plm.checkpoint.manifest import Manifest
-from dist_plm.checkpoint.reading import Checkpoint, find
+from dist_plm.checkpoint.reading import find
 from dist_plm.checkpoint.retention import Retention
-from dist_plm.checkpoint.storage import LocalStorage
+from dist_plm.checkpoint.storage import LocalStorage, name_of
 from dist_plm.checkpoint.writing import CheckpointWriter
 from dist_plm.models.layout import Layout, Piece
 
 COLUMNS = 4096
 NUM_TENSORS = 24
 STATES = ("weight", "exp_avg", "exp_avg_sq")
+BLOCK = 4 * 2**20
+#: Of the loop that a save runs beside.
+STEPS = 20
+
+Times = dict[str, list[float]]
+T = TypeVar("T")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=1.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--directory", type=Path, default=Path())
+    parser.add_argument("--ranks", type=int, nargs="*", help="start so many processes in turn")
     options = parser.parse_args()
+    for ranks in options.ranks or ():
+        common = ["--gigabytes", str(options.gigabytes), "--rounds", str(options.rounds)]
+        torchrun = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={ranks}",
+            __file__,
+        ]
+        subprocess.run([*torchrun, *common, "--directory", str(options.directory)], check=True)
+    if options.ranks:
+        return
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     store = None if size > 1 else dist.HashStore()
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
@@ -60,8 +83,54 @@ def main() -> None:
 def measure(group: dist.ProcessGroup, directory: Path, gigabytes: float, rounds: int) -> Iterator[str]:
     layouts, states = make_states(gigabytes, group.size())
     num_bytes = sum(t.numel() * 4 for _, tensors in states for t in tensors.values()) * group.size()
-    yield f"{num_bytes / 1e9:.2f} GB on {group.size()} ranks"
-    times: dict[str, list[float]] = {}
+    yield f"{num_bytes / 1e9:.2f} GB on {group.size()} ranks, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    before = peak_bytes()
+    storage = LocalStorage(directory / "checkpoints")
+    place = Place(group.rank(), group.size(), 0, 1)
+    options = {"group": group, "place": place, "retention": Retention(latest=99), "on_failure": "stop"}
+    writer = CheckpointWriter(storage, background=False, **options)
+    warmed: Times = {}
+    a_round(group, directory, writer, storage, layouts, states, 0, warmed)  # takes the memory for the copies
+    times: Times = {}
+    for number in range(1, rounds + 1):
+        a_round(group, directory, writer, storage, layouts, states, number, times)
+    yield f"first save, with fresh memory for the copies: {warmed['checkpoint save'][0]:.2f} s"
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
+        yield f"{name:<30} {median:7.2f} s  {num_bytes / 1e9 / median:6.2f} GB/s"
+    for ours, theirs in (
+        ("checkpoint save", "dd conv=fsync"),
+        ("checkpoint save", "torch.save + fsync"),
+        ("checkpoint load", "dd, reading"),
+        ("checkpoint load", "torch.load"),
+        ("checkpoint verify and load", "dd, reading"),
+    ):
+        ratios = [t / o for o, t in zip(times[ours], times[theirs], strict=True)]
+        yield f"speed of {ours} / {theirs}: {statistics.median(ratios):.2f}, of {min(ratios):.2f} to {max(ratios):.2f}"
+    state = num_bytes / group.size()
+    yield (
+        f"memory of a rank: {before / 1e9:.2f} GB with its {state / 1e9:.2f} GB of state, at most {peak_bytes() / 1e9:.2f} GB "
+        "with a copy of it, and what was read"
+    )
+    yield from stall(CheckpointWriter(storage, background=True, **options), storage, states, rounds)
+
+
+def a_round(
+    group: dist.ProcessGroup,
+    directory: Path,
+    writer: CheckpointWriter,
+    storage: LocalStorage,
+    layouts: list[Layout],
+    states: list[tuple[Layout, dict[str, Tensor]]],
+    number: int,
+    times: Times,
+) -> None:
+    """Everything once, in an order that turns from round to round."""
+    mine = [tensors for _, tensors in states]
+    num_bytes = sum(tensor.numel() * 4 for tensors in mine for tensor in tensors.values())
+    zeros, saved = directory / f"dd_{group.rank()}", directory / f"torch_{group.rank()}.pt"
+    step = storage.where(name_of(number))
+    files = {"dd": [zeros], "torch": [saved], "ours": []}
 
     def timed(name: str, work: Callable[[], object]) -> None:
         dist.barrier(group=group)
@@ -70,30 +139,45 @@ def measure(group: dist.ProcessGroup, directory: Path, gigabytes: float, rounds:
         dist.barrier(group=group)
         times.setdefault(name, []).append(time.perf_counter() - started)
 
-    file = directory / f"torch_{group.rank()}.pt"
-    place = Place(group.rank(), group.size(), 0, 1)
-    storage = LocalStorage(directory / "checkpoints")
-    options = {"group": group, "place": place, "retention": Retention(latest=1), "on_failure": "stop"}
-    writer = CheckpointWriter(storage, background=False, **options)
-    timed("first checkpoint", lambda: writer.save(states, manifest(0)))  # it takes the memory for the copies
-    # In turns, as the speed of a shared disk changes from minute to minute.
-    for number in range(1, rounds + 1):
-        timed("dd conv=fsync", lambda: run_dd(directory / f"dd_{group.rank()}", num_bytes // group.size()))
-        timed("torch.save + fsync", lambda: torch_save([tensors for _, tensors in states], file))
-        timed("torch.load", lambda: torch.load(file, weights_only=True))
-        file.unlink()
-        timed("checkpoint save", functools.partial(writer.save, states, manifest(number)))
-        timed("checkpoint verify", lambda: find("auto", storage, group))
-        found = find("auto", storage, group, verify=False)
-        assert found is not None
-        timed("checkpoint load", functools.partial(read_all, found, layouts))
-    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-    for name, seconds in medians.items():
-        yield f"{name:<20} {seconds:7.2f} s  {num_bytes / 1e9 / seconds:6.2f} GB/s"
-    yield f"save / dd = {medians['dd conv=fsync'] / medians['checkpoint save']:.2f}"
-    yield f"peak memory of a rank: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
-    background = CheckpointWriter(storage, background=True, **options)
-    yield from stall(background, states)
+    writes: list[tuple[str, Callable[[], object]]] = [
+        ("dd conv=fsync", lambda: run_dd("if=/dev/zero", f"of={zeros}", f"count={num_bytes // BLOCK}", "conv=fsync")),
+        ("torch.save + fsync", lambda: torch_save(mine, saved)),
+        ("checkpoint save", lambda: writer.save(states, manifest(number))),
+    ]
+    for name, work in turned(writes, number):
+        timed(name, work)
+    files["ours"] = sorted(Path(step).iterdir())
+    reads: list[tuple[str, str, Callable[[], object]]] = [
+        ("dd", "dd, reading", lambda: run_dd(f"if={zeros}", "of=/dev/null")),
+        ("torch", "torch.load", lambda: torch.load(saved, weights_only=True)),
+        ("ours", "checkpoint load", lambda: read_all(storage, group, layouts, verify=False)),
+        ("ours", "checkpoint verify and load", lambda: read_all(storage, group, layouts, verify=True)),
+    ]
+    for kind, name, work in turned(reads, number):
+        for file in files[kind]:
+            forget(file)
+        timed(name, work)
+    dist.barrier(group=group)
+    zeros.unlink()
+    saved.unlink()
+    if group.rank() == 0:
+        storage.remove(name_of(number))
+    dist.barrier(group=group)
+
+
+def turned(items: list[T], by: int) -> list[T]:
+    by %= len(items)
+    return items[by:] + items[:by]
+
+
+def forget(path: Path) -> None:
+    """Asks the kernel to drop what it caches of a file that is on the disk."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def make_states(gigabytes: float, ranks: int) -> tuple[list[Layout], list[tuple[Layout, dict[str, Tensor]]]]:
@@ -107,7 +191,9 @@ def make_states(gigabytes: float, ranks: int) -> tuple[list[Layout], list[tuple[
     return layouts, [(one, {state: one.parameter.detach().clone() for state in STATES}) for one in layouts]
 
 
-def read_all(found: Checkpoint, layouts: list[Layout]) -> None:
+def read_all(storage: LocalStorage, group: dist.ProcessGroup, layouts: list[Layout], *, verify: bool) -> None:
+    found = find("auto", storage, group, verify=verify)
+    assert found is not None
     for layout in layouts:
         for state in STATES:
             found.read(layout, state)
@@ -117,11 +203,8 @@ def manifest(step: int) -> Manifest:
     return Manifest(step=step, samples_seen=0, engine={}, stream={})
 
 
-def run_dd(path: Path, num_bytes: int) -> None:
-    block = 4 * 2**20
-    command = ["dd", "if=/dev/zero", f"of={path}", f"bs={block}", f"count={num_bytes // block}", "conv=fsync"]
-    subprocess.run(command, check=True, capture_output=True)
-    path.unlink()
+def run_dd(*arguments: str) -> None:
+    subprocess.run(["dd", f"bs={BLOCK}", *arguments], check=True, capture_output=True)
 
 
 def torch_save(content: object, path: Path) -> None:
@@ -131,7 +214,9 @@ def torch_save(content: object, path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def stall(writer: CheckpointWriter, states: list[tuple[Layout, dict[str, Tensor]]]) -> Iterator[str]:
+def stall(
+    writer: CheckpointWriter, storage: LocalStorage, states: list[tuple[Layout, dict[str, Tensor]]], rounds: int
+) -> Iterator[str]:
     """Steps of about a tenth of a second, alone and while a save is in flight."""
     matrix = torch.randn(1024, 1024)
 
@@ -143,18 +228,27 @@ def stall(writer: CheckpointWriter, states: list[tuple[Layout, dict[str, Tensor]
 
     for _ in range(5):
         step()
-    alone = [step() for _ in range(20)]
-    started = time.perf_counter()
-    writer.save(states, manifest(10**6))
-    copied = time.perf_counter() - started
-    busy = [step()]
-    while writer.is_saving:
-        busy.append(step())
-    writer.wait()
-    written = time.perf_counter() - started
-    before, during = statistics.median(alone), statistics.fmean(busy)
-    yield f"background: copy {copied:.2f} s, then written in {written - copied:.2f} s during {len(busy)} steps"
-    yield f"a step takes {1e3 * before:.0f} ms alone, {1e3 * during:.0f} ms while a save is in flight"
+    times: Times = {}
+    alone, during = [], []
+    for number in range(rounds):
+        quiet = [step() for _ in range(STEPS)]
+        started = time.perf_counter()
+        writer.save(states, manifest(10**6 + number))
+        times.setdefault("copy", []).append(time.perf_counter() - started)
+        busy = [step()]
+        while writer.is_saving:
+            busy.append(step())
+        times.setdefault("written", []).append(time.perf_counter() - started)
+        writer.wait()
+        alone.append(statistics.fmean(quiet))
+        during.append(statistics.fmean(busy))
+        if dist.get_rank() == 0:
+            storage.remove(name_of(10**6 + number))
+        dist.barrier()
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    longer = statistics.median([busy / quiet - 1 for busy, quiet in zip(during, alone, strict=True)])
+    yield f"in the background: the copy stops the loop for {medians['copy']:.2f} s, written after {medians['written']:.2f} s"
+    yield f"a step takes {1e3 * statistics.median(alone):.0f} ms alone, {100 * longer:+.1f} % while a save is in flight"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.serialization import get_crc32_options, set_crc32_options
 
 from dist_plm.checkpoint import manifest as manifests
 from dist_plm.checkpoint.fragments import Fragment, HostCopies, Place
@@ -129,7 +131,8 @@ class CheckpointWriter:
             writer = on_each(self._group, lambda: self._storage.writer(directory))
             files = HashedFiles(writer.fs)
             writer.fs = files  # pyright: ignore[reportAttributeAccessIssue]
-            save({}, storage_writer=writer, planner=FragmentSavePlanner(fragments), process_group=self._group)
+            with _one_checksum():
+                save({}, storage_writer=writer, planner=FragmentSavePlanner(fragments), process_group=self._group)
             records = gather(self._group, files.records)
             merged = {file: record for one in records for file, record in one.items()}
             on_first(self._group, lambda: self._complete(directory, replace(manifest, files=merged)))
@@ -170,6 +173,18 @@ class CheckpointWriter:
             if all(self._storage.size(name_of(step), file) == r.bytes for file, r in manifest.files.items()):
                 found[step] = dict(manifest.evaluation)
         return found
+
+
+@contextmanager
+def _one_checksum() -> Iterator[None]:
+    """Without the CRC-32 of torch.save, which costs more than all else and keeps other threads from running Python: files
+    have a checksum of their own."""
+    before = get_crc32_options()
+    set_crc32_options(False)
+    try:
+        yield
+    finally:
+        set_crc32_options(before)
 
 
 def _describe(error: BaseException) -> str:
