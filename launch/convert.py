@@ -18,6 +18,8 @@ this program's does not, so the first losses are that much lower. What a checkpo
 file says is run: of classes only those that are known are made, others are named and refused.
 """
 
+import signal
+
 from _app import main
 
 from dist_plm.config.origins import Origin
@@ -34,6 +36,7 @@ def run(config: ConvertConfig, origins: dict[str, Origin]) -> int:
         return EXIT_FINISHED
     from dist_plm.tasks.inspection import inspect
 
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # what only prints ends quietly under `… | head`
     text, sound = inspect(config.inspect)
     print(text)
     return EXIT_FINISHED if sound else EXIT_REFUSED

@@ -80,5 +80,5 @@ def _next(found: Foreign, translated: Translated, to: str, *, known: bool) -> li
         count = f"model.layers={len(layers)} " if layers else ""
         lines.append(f"its model is one of {count}model.hidden={word[1]} model.vocab_size={word[0]}; it tells no more")
     if len(found.states) > 1:
-        lines.append(f"go on, over this program's order of samples, with train.resume={to} data.allow_change=true")
+        lines.append(f"go on, over this program's order of samples, with train.resume={to}")
     return lines
