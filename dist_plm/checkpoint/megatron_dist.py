@@ -2,7 +2,7 @@
 torch.distributed.checkpoint.
 
 Layers lie in tensors of their own (`decoder.layers.3.mlp…`) or all in one (`decoder.layers.mlp…`, [layers, …]); the optimizer's
-tensors, where they were saved fully reshardable, under `optimizer.state.<state>.<name of the weight>`.
+tensors, where they were saved fully reshardable, under `optimizer.state.<state>.<name of the weight>`, else in buckets.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dist_plm.checkpoint.megatron_buckets import BUCKETS, Buckets
 from dist_plm.checkpoint.planner import TensorReader
 from dist_plm.checkpoint.storage import LocalReader
 from dist_plm.checkpoint.unpickle import load_file
@@ -66,27 +67,44 @@ class MegatronDist:
         self.optimizer_steps = _optimizer_steps(common.get("optimizer"), self.step)
         self._places, shapes = self._numbered()
         self.shapes: Mapping[str, tuple[int, ...]] = shapes
-        self._stored_states = {} if weights_only else self._find_states()
-        self.states: Sequence[str] = ("weight", *(s for s in self._stored_states if s not in _MASTERS))
+        self._buckets = None if weights_only else self._find_buckets()
+        self._stored_states = {} if weights_only or self._buckets else self._find_states()
+        moments = self._buckets.states if self._buckets else [s for s in self._stored_states if s not in _MASTERS]
+        self.states: Sequence[str] = ("weight", *moments)
 
     def read(self, state: str, name: str) -> list[Tensor]:
+        if self._buckets is not None:
+            return [self._buckets.read(state, name)]
         place, prefix = self._places[name], ""
         if state == "weight":
             masters = [m for m in _MASTERS if f"{_STATE}{m}.{place.name}" in self._stored_states.get(m, ())]
             prefix = f"{_STATE}{masters[0]}." if masters else ""
         else:
             prefix = f"{_STATE}{state}."
-        stored = prefix + place.name
+        return [self._read(prefix + place.name, place.layer)]
+
+    def _read(self, stored: str, layer: int | None, dtype: torch.dtype = torch.float32) -> Tensor:
         whole = tuple(self._tensors.tensors[stored].size)
         start, size = (0,) * len(whole), whole
-        if place.layer is not None:
-            start, size = (place.layer, *start[1:]), (1, *whole[1:])
-        values = torch.zeros(size)
+        if layer is not None:
+            start, size = (layer, *start[1:]), (1, *whole[1:])
+        values = torch.zeros(size, dtype=dtype)
         try:
             self._tensors.read_pieces([(stored, Piece(stored, whole, start, (0,) * len(whole), size), values)])
         except Exception as error:  # what a damaged file leads to is not known
             raise CheckpointError(f"{self.where}: {stored} cannot be read: {type(error).__name__}: {error}") from None
-        return [values[0] if place.layer is not None else values]
+        return values[0] if layer is not None else values
+
+    def _find_buckets(self) -> Buckets | None:
+        """Where the optimizer's tensors lie as the grid that wrote them had them."""
+        if not any(name.startswith(BUCKETS) for name in self._tensors.tensors):
+            return None
+        ranks = int(self.settings.get("tensor_model_parallel_size", 1))
+        return Buckets(self.where, self._tensors, self.shapes, self._model_weight, ranks)
+
+    def _model_weight(self, name: str) -> Tensor:
+        place = self._places[name]
+        return self._read(place.name, place.layer, self._tensors.tensors[place.name].properties.dtype)
 
     def _numbered(self) -> tuple[dict[str, _Place], dict[str, tuple[int, ...]]]:
         places: dict[str, _Place] = {}

@@ -8,6 +8,8 @@ import pytest
 import torch
 import transformers
 
+from dist_plm.checkpoint.megatron_buckets import Buckets
+from dist_plm.checkpoint.megatron_dist import MegatronDist
 from dist_plm.checkpoint.reading import find
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.config.schema_convert import ConvertConfig
@@ -43,12 +45,26 @@ LLAMA = {
     "model__tied_embeddings": False,
 }
 #: Of each kind of model, fusion, sharding and file one is among the quick ones.
-SLOW = ("gpt_pipeline2", "llama_distributed", "gpt2_zero2", "gpt2_zero3", "llama_zero1_bf16")
+SLOW = (
+    "gpt_pipeline2",
+    "llama_distributed",
+    "gpt_buckets_pipeline2",
+    "llama_buckets_tensor2_bf16",
+    "gpt2_zero2",
+    "gpt2_zero3",
+    "llama_zero1_bf16",
+)
 MEGATRON = {
     "gpt": (1, megatron_gpt.Kind()),
     "llama_tensor2": (2, megatron_gpt.Kind(llama=True, tensor=2, stacked=False)),
     "gpt_pipeline2": (2, megatron_gpt.Kind(pipeline=2)),
     "llama_distributed": (2, megatron_gpt.Kind(llama=True, distributed=True)),
+    "gpt_buckets": (2, megatron_gpt.Kind(distributed=True, sharding="dp_reshardable")),
+    "llama_buckets_tensor2_bf16": (
+        4,
+        megatron_gpt.Kind(llama=True, distributed=True, tensor=2, bf16=True, sharding="dp_reshardable"),
+    ),
+    "gpt_buckets_pipeline2": (4, megatron_gpt.Kind(distributed=True, pipeline=2, sharding="dp_reshardable")),
     "gpt_bf16_distributed_tensor2": (4, megatron_gpt.Kind(distributed=True, tensor=2, bf16=True)),
 }
 ZERO = {
@@ -275,3 +291,27 @@ def test_unknown_names_are_listed(copied):
     ]
     torch.save(content, file)
     assert "names are not those of a GPT: mine.transformer" in refusal(directory)
+
+
+def test_buckets_are_not_guessed_at(copied):
+    """A weight whose values are one over and over could be anywhere, padding too."""
+    directory = copied("gpt_buckets")
+    found = MegatronDist(directory)
+    name = "decoder.layers.1.self_attention.linear_proj.bias"
+    constant = torch.full(found.shapes[name], 0.5)
+    reader, model_weight = found._tensors, found._model_weight
+    masters = found._buckets._places[name, 0]
+    read = reader.read_pieces
+
+    def with_constant(wanted):
+        read(wanted)
+        for stored, piece, target in wanted:
+            if stored == f"{masters.bucket}.param" and piece.size[0] > masters.start + HIDDEN:
+                target[masters.start : masters.start + HIDDEN] = 0.5
+
+    reader.read_pieces = with_constant
+    with pytest.raises(CheckpointError, match=f"{name} holds values that are elsewhere too"):
+        Buckets("here", reader, found.shapes, lambda n: constant if n == name else model_weight(n), 1)
+    reader.read_pieces = read
+    with pytest.raises(CheckpointError, match=f"no optimizer state for {name} that fits"):
+        Buckets("here", reader, found.shapes, lambda n: constant if n == name else model_weight(n), 1)
