@@ -1,6 +1,7 @@
 """The first stage: sources into shards of cleaned documents, broken records into lists of their own."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -104,10 +105,11 @@ def collect_rejected(
     crew.lead(path, lambda: _join_rejected(tasks, path))
     records = total.documents + total.num_rejected
     if total.num_rejected > most * records:
+        share = math.ceil(1e4 * total.num_rejected / records) / 1e4
         lines = [
             f"{total.num_rejected:,} of {records:,} records are broken, more than data.max_rejected = {most:g} allows:",
             *show_rejected(path, total),
-            f"mend them, or raise data.max_rejected above {total.num_rejected / records:.4g} to go on without them",
+            f"mend them, or set data.max_rejected={share:g} to go on without them",
         ]
         raise DataError("\n".join(lines))
     report(f"{total.num_rejected:,} of {records:,} records are broken and left out:")

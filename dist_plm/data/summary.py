@@ -26,4 +26,5 @@ def summary(out: Path, manifest: Manifest) -> str:
 
 def _row(stage: StageRecord) -> str:
     changed = f"{stage.changed:>12,}" if stage.changed else ""
-    return f"  {'- ' + stage.name:<28}{-stage.removed:>12,}{-stage.removed_bytes / 1e6:>10.2f}{changed}".rstrip()
+    megabytes = f"{-stage.removed_bytes / 1e6:.2f}".replace("-0.00", "0.00")
+    return f"  {'- ' + stage.name:<28}{-stage.removed:>12,}{megabytes:>10}{changed}".rstrip()
