@@ -3,15 +3,18 @@
     python bench/lamb.py
     torchrun --nproc-per-node 2 bench/lamb.py --zero-stage 1
 
-Prints medians of a whole step (forward, backward, update) and of the update alone, and LAMB's over the others'.
+Every round makes one step of each side, in an order that turns from round to round. Prints medians of a whole step
+(forward, backward, update) and of the update alone, in wall time and in the processor's; and the medians, over the rounds,
+of LAMB's over the others' in the same round, with the quartiles: what else the machine does falls on both sides alike.
 """
 
 import argparse
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,6 +31,8 @@ from dist_plm.parallel.groups import Groups, build_groups
 from dist_plm.parallel.world import init_process_group, shutdown
 
 GOAL = 1.15
+#: Rounds that do not count: the first steps allocate.
+WARM_UP = 2
 
 
 def settings(args: argparse.Namespace, optimizer: str) -> dict[str, Any]:
@@ -73,6 +78,21 @@ class LoopLamb(torch.optim.Optimizer):
                 p.add_(update, alpha=-group["lr"] * ratio)
 
 
+class Cost(NamedTuple):
+    """Seconds: by the clock, and of this process's processors. The second is hardly moved by what others do on the machine,
+    and leaves out waiting for other ranks."""
+
+    wall: float
+    processor: float
+
+    @classmethod
+    def now(cls) -> "Cost":
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(self.wall - other.wall, self.processor - other.processor)
+
+
 class Side:
     """One engine, timed as a whole and in its update."""
 
@@ -86,16 +106,16 @@ class Side:
             inner = LoopLamb([torch.zeros(1, requires_grad=True)], dict(wrapper.optimizer.defaults))
             inner.param_groups = wrapper.optimizer.param_groups
             wrapper.optimizer = inner
-        self.steps: list[float] = []
-        self.updates: list[float] = []
+        self.steps: list[Cost] = []
+        self.updates: list[Cost] = []
         wrapper.optimizer.register_step_pre_hook(lambda *_: self._began())
         wrapper.optimizer.register_step_post_hook(lambda *_: self._ended())
 
     def _began(self) -> None:
-        self._start = time.perf_counter()
+        self._start = Cost.now()
 
     def _ended(self) -> None:
-        self.updates.append(time.perf_counter() - self._start)
+        self.updates.append(Cost.now() - self._start)
 
     def step(self) -> None:
         draw = torch.Generator().manual_seed(len(self.steps))
@@ -105,9 +125,9 @@ class Side:
         for _ in range(num_microbatches(self.config)):
             tokens = torch.randint(0, vocab, (size, length + 1), generator=draw)
             batches.append({"tokens": tokens[:, :-1], "labels": tokens[:, 1:], "samples": torch.arange(size)})
-        start = time.perf_counter()
+        start = Cost.now()
         self.engine.train_step(batches, 1e-4)
-        self.steps.append(time.perf_counter() - start)
+        self.steps.append(Cost.now() - start)
 
 
 def main() -> None:
@@ -128,8 +148,10 @@ def main() -> None:
     assert data is not None
     groups = build_groups(Grid(data=data, tensor=args.tensor, pipeline=1, context=1), device, timeout=timeout)
     sides = {name: Side(config, groups, loop=name == "loop") for name, config in configs.items()}
-    for _ in range(args.steps + 2):
-        for side in sides.values():
+    order = list(sides.values())
+    for number in range(args.steps + WARM_UP):
+        turn = number % len(order)
+        for side in order[turn:] + order[:turn]:
             side.step()
     if env.rank == 0:
         report(sides)
@@ -137,16 +159,32 @@ def main() -> None:
 
 
 def report(sides: dict[str, Side]) -> None:
-    whole = {name: statistics.median(side.steps[2:]) for name, side in sides.items()}
-    update = {name: statistics.median(side.updates[2:]) for name, side in sides.items()}
-    for name in sides:
-        print(f"{name:6} step {whole[name] * 1e3:8.1f} ms   update {update[name] * 1e3:7.2f} ms")
-    print(f"LAMB / AdamW: step {whole['lamb'] / whole['adamw']:.3f} (goal {GOAL}), update {ratio(update, 'adamw'):.2f}")
-    print(f"LAMB / loop over parameters: step {whole['lamb'] / whole['loop']:.3f}, update {ratio(update, 'loop'):.2f}")
+    for name, side in sides.items():
+        step, update = (median_of(costs[WARM_UP:]) for costs in (side.steps, side.updates))
+        print(
+            f"{name:6} step {step.wall * 1e3:8.1f} ms ({step.processor * 1e3:8.1f} of processors)   "
+            f"update {update.wall * 1e3:7.2f} ms ({update.processor * 1e3:7.2f})"
+        )
+    for other, called in (("adamw", "AdamW"), ("loop", "loop over parameters")):
+        goal = f", goal {GOAL}" if other == "adamw" else ""
+        steps = ratios(sides["lamb"].steps, sides[other].steps)
+        updates = ratios(sides["lamb"].updates, sides[other].updates)
+        print(f"LAMB / {called}: step {steps}{goal}; update {updates}")
 
 
-def ratio(seconds: dict[str, float], other: str) -> float:
-    return seconds["lamb"] / seconds[other]
+def median_of(costs: Sequence[Cost]) -> Cost:
+    return Cost(*(statistics.median(values) for values in zip(*costs, strict=True)))
+
+
+def ratios(ours: Sequence[Cost], theirs: Sequence[Cost]) -> str:
+    """Of the same rounds: median and quartiles, by the clock and by the processor's time."""
+    told = []
+    for field in ("wall", "processor"):
+        pairs = zip(ours[WARM_UP:], theirs[WARM_UP:], strict=True)
+        found = [getattr(one, field) / getattr(other, field) for one, other in pairs]
+        low, middle, high = statistics.quantiles(found, n=4)
+        told.append(f"{middle:.3f} [{low:.3f}, {high:.3f}] {field}")
+    return ", ".join(told)
 
 
 def arguments() -> argparse.Namespace:
@@ -160,7 +198,7 @@ def arguments() -> argparse.Namespace:
         ("micro-batch", 4),
         ("tensor", 1),
         ("zero-stage", 0),
-        ("steps", 10),
+        ("steps", 15),
     ]:
         parser.add_argument(f"--{name}", type=int, default=default)
     return parser.parse_args()

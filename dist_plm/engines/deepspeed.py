@@ -6,7 +6,7 @@ schedule drives the bare chunks, and DeepSpeed meets their gradients on the para
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from dist_plm.config.derived import clip_threshold
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.engines import deepspeed_parts as parts
-from dist_plm.engines.base import Batch, EvalSums, ParameterState, StepResult
+from dist_plm.engines.base import Batch, EvalSums, StepResult
 from dist_plm.engines.clipped_step import ClippedStep
 from dist_plm.engines.deepspeed_schema import check_keys
 from dist_plm.engines.deepspeed_settings import settings_of, write_settings
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.partition import Spans
 from dist_plm.engines.skips import SkipWatch
-from dist_plm.engines.state import EngineState
+from dist_plm.engines.state import EngineState, Stateful
 from dist_plm.errors import ConfigError
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.layout import Layout, describe
@@ -38,7 +38,7 @@ from dist_plm.optim.groups import parameter_groups
 from dist_plm.parallel.groups import Groups
 
 
-class DeepSpeedEngine:
+class DeepSpeedEngine(Stateful):
     """See engines.base.Engine. Built by `build_deepspeed`."""
 
     def __init__(
@@ -143,18 +143,6 @@ class DeepSpeedEngine:
     def _to_device(self, batch: Batch) -> Batch:
         # Sample numbers key the dropout generators on the host.
         return {k: v if k == "samples" else v.to(self._device, non_blocking=True) for k, v in batch.items()}
-
-    def parameter_states(self) -> Iterator[ParameterState]:
-        return self._state.parameter_states()
-
-    def load_parameter_states(self, read: Callable[[Layout, str], Tensor]) -> None:
-        self._state.load(read)
-
-    def scalars(self) -> dict[str, Any]:
-        return self._state.scalars()
-
-    def load_scalars(self, scalars: Mapping[str, Any]) -> None:
-        self._state.load_scalars(scalars)
 
 
 def build_deepspeed(

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,11 +13,11 @@ from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import Tensor, nn
 
 from dist_plm.config.schema import PretrainConfig
-from dist_plm.engines.base import Batch, EvalSums, ParameterState, StepResult
+from dist_plm.engines.base import Batch, EvalSums, StepResult
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.megatron_optimizer import build_optimizer
 from dist_plm.engines.skips import SkipWatch
-from dist_plm.engines.state import EngineState
+from dist_plm.engines.state import EngineState, Stateful
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.layout import Layout, describe
 from dist_plm.models.scores import Scores
@@ -26,7 +26,7 @@ from dist_plm.optim.build import set_learning_rate
 from dist_plm.parallel.groups import Groups
 
 
-class MegatronEngine:
+class MegatronEngine(Stateful):
     """See engines.base.Engine. Built by `build_megatron`."""
 
     def __init__(
@@ -130,18 +130,6 @@ class MegatronEngine:
         """What is minimised, the number of microbatches it is of, and sums of loss and correct labels, [parts, 2]."""
         loss, sums = self._terms.of(scores, scales)
         return loss, torch.ones((), dtype=torch.int32, device=self._device), sums
-
-    def parameter_states(self) -> Iterator[ParameterState]:
-        return self._state.parameter_states()
-
-    def load_parameter_states(self, read: Callable[[Layout, str], Tensor]) -> None:
-        self._state.load(read)
-
-    def scalars(self) -> dict[str, Any]:
-        return self._state.scalars()
-
-    def load_scalars(self, scalars: Mapping[str, Any]) -> None:
-        self._state.load_scalars(scalars)
 
 
 def build_megatron(

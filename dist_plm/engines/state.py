@@ -134,6 +134,24 @@ class EngineState:
         fill_state(self._inner, self._tensors)
 
 
+class Stateful:
+    """The part of an engine that saves and loads what `_state` holds; see engines.base.Engine."""
+
+    _state: EngineState
+
+    def parameter_states(self) -> Iterator[ParameterState]:
+        return self._state.parameter_states()
+
+    def load_parameter_states(self, read: Callable[[Layout, str], Tensor]) -> None:
+        self._state.load(read)
+
+    def scalars(self) -> dict[str, Any]:
+        return self._state.scalars()
+
+    def load_scalars(self, scalars: Mapping[str, Any]) -> None:
+        self._state.load_scalars(scalars)
+
+
 def _vector(name: str, values: Tensor, *, copy: bool) -> Layout:
     """The layout of a logical vector that every tensor rank holds whole."""
     size = (values.numel(),)
