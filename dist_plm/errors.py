@@ -16,11 +16,19 @@ class ConfigError(Refusal):
         problems: one complete sentence a problem, each naming key, value and remedy.
     """
 
+    what = "configuration refused"
+
     def __init__(self, problems: list[str]) -> None:
         self.problems = list(problems)
         count = len(self.problems)
         head = "1 problem" if count == 1 else f"{count} problems"
-        super().__init__("\n".join([f"configuration refused, {head}:", *(f"  - {p}" for p in self.problems)]))
+        super().__init__("\n".join([f"{self.what}, {head}:", *(f"  - {p}" for p in self.problems)]))
+
+
+class PreflightError(ConfigError):
+    """The run cannot start where it is: known to all ranks alike, as a refused configuration is."""
+
+    what = "the run cannot start here"
 
 
 class DataError(Refusal):

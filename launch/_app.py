@@ -15,11 +15,11 @@ from _help import OPTIONS, help_text
 from _summary import summary
 
 from dist_plm.cluster.check import check, check_run, data_is_here
-from dist_plm.config.decode import decode, encode
+from dist_plm.config.decode import decode, encode, flatten
 from dist_plm.config.launchenv import from_environment
 from dist_plm.config.origins import Origin, complete, table, trace
 from dist_plm.config.rules import check_convert, check_prepare, check_verify, finalize
-from dist_plm.config.runfile import to_yaml
+from dist_plm.config.runfile import read, to_yaml
 from dist_plm.config.schema import PretrainConfig, SubmissionConfig
 from dist_plm.config.schema_convert import ConvertConfig
 from dist_plm.config.schema_prepare import PrepareConfig, VerifyConfig
@@ -87,12 +87,22 @@ def load(config_class: type[C], config_name: str, overrides: Sequence[str]) -> t
     return config, trace(composition.layers)
 
 
+def _load_frozen(config_class: type[C], path: str, overrides: Sequence[str]) -> tuple[C, dict[str, Origin]]:
+    if overrides:
+        raise ConfigError([f"--frozen {path} is a whole configuration: {' '.join(overrides)} cannot be added to it"])
+    config = read(path, config_class)
+    return config, {key: Origin(path) for key in flatten(encode(config))}
+
+
 def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str, run: Run[C], doc: str) -> int:
     options = _parse(arguments)
     if options.help:
         print(help_text(config_name, doc))
         return EXIT_FINISHED
-    config, origins = load(config_class, config_name, options.overrides)
+    if options.frozen is not None:
+        config, origins = _load_frozen(config_class, options.frozen, options.overrides)
+    else:
+        config, origins = load(config_class, config_name, options.overrides)
     if options.cfg:
         print(to_yaml(encode(config)), end="")
         return EXIT_FINISHED
@@ -138,6 +148,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--cfg", "-c", choices=["job"])
+    parser.add_argument("--frozen")
     parser.add_argument("--origin", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--world-size", type=int)

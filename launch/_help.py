@@ -8,6 +8,7 @@ OPTIONS = {
     "--help": "this text",
     "--cfg job": "print the configuration as it was composed, and stop",
     "--origin": "print every setting with its value and where it comes from, and stop",
+    "--frozen FILE": "the configuration whole, as a run.yaml holds it, in place of settings on the command line",
     "--check": "check the configuration as the run would, print what follows from it, and stop",
     "--world-size N": "with --check or --origin: as if N processes ran (else WORLD_SIZE, SLURM_NTASKS, or 1)",
 }

@@ -26,9 +26,14 @@ from dist_plm.config.schema import PretrainConfig
 
 
 def run(config: PretrainConfig, origins: dict[str, Origin]) -> int | None:
-    from dist_plm.train.build import run_pretrain  # imports torch, which --help and --check do without
+    # They import torch, which --help and --check do without.
+    from dist_plm.cluster.preflight import look
+    from dist_plm.train.build import run_pretrain
 
-    return run_pretrain(config, overrides=[word for word in sys.argv[1:] if not word.startswith("-")])
+    frozen = "--frozen" in sys.argv
+    return run_pretrain(
+        config, overrides=[] if frozen else [w for w in sys.argv[1:] if not w.startswith("-")], preflight=look
+    )
 
 
 if __name__ == "__main__":

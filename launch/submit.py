@@ -5,14 +5,15 @@
     python launch/submit.py --multirun experiment=gpt2_small cluster=example optim.lr=1e-4,3e-4,6e-4
 
 It takes every setting of launch/pretrain.py. A configuration that is refused, here or by Slurm, queues nothing. The run's
-directory gets run.yaml, the batch script (slurm/run.sbatch, made from slurm/*.sbatch) and the job's log
-(log/slurm-JOB.log). Before its time limit the job checkpoints and queues itself again. Submitted again with the same
-run.name, a run goes on from its latest checkpoint. --multirun submits a job for each combination of values, each
-with a run.name of its own.
+directory gets run.yaml, the batch script (slurm/run.sbatch, made from slurm/*.sbatch), the configuration that every start
+of the job trains (slurm/config.yaml) and the job's log (log/slurm-JOB.log). Before its time limit the job checkpoints
+and queues itself again. Submitted again with the same run.name, a run goes on from its latest checkpoint. --multirun
+submits a job for each combination of values, each with a run.name of its own.
 
 Most used settings:
   cluster=NAME                   the site: conf/cluster/NAME.yaml; copy conf/cluster/example.yaml and change it
   nodes=8                        each with cluster.ranks_per_node ranks, of cluster.gpus_per_node GPUs
+  min_nodes=6                    starts on fewer, with the same batch and order of samples, where nodes are lost
   cluster.time=24:00:00          limit of the job; cluster.max_restarts is how often it may queue itself again
   cluster.partition=gpu  cluster.account=lab
   submit.dry_run=true            prints the batch script and submits nothing
@@ -37,7 +38,7 @@ from dist_plm.config.schema import SubmissionConfig
 from dist_plm.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError
 
 #: Settings that launch/pretrain.py does not have.
-OWN = ("nodes", "submit")
+OWN = ("nodes", "min_nodes", "submit")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,7 +76,7 @@ def _prepare(choice: Choice) -> Submission:
         overrides.append(f"run.name={hydra_text(f'{config.run.name}-{choice.label}')}")
         config, _ = load(SubmissionConfig, "submit", overrides)
     own = tuple(text for text in overrides if text.lstrip("+~").split("=")[0].split(".")[0] not in OWN)
-    return Submission(check(config), own)
+    return Submission(config, check(config), own)
 
 
 def _queue(submission: Submission) -> Followed:
@@ -93,12 +94,16 @@ def _queue(submission: Submission) -> Followed:
         "stop": f"scancel {number}",
     }
     limit = f", at most {cluster.time}" if cluster.time else ""
-    print(f"submitted job {number}: {submission.config.nodes} x {ranks_per_node(cluster)} ranks{limit}")
+    print(f"submitted job {number}: {_nodes(submission.config)} x {ranks_per_node(cluster)} ranks{limit}")
     for note in notes:
         print(f"  {note}")
     for name, text in lines.items():
         print(f"  {name:8}{text}")
     return Followed(number, place.run)
+
+
+def _nodes(config: SubmissionConfig) -> str:
+    return f"{config.min_nodes} to {config.nodes}" if config.min_nodes else str(config.nodes)
 
 
 def _watch(jobs: Sequence[Followed]) -> int:

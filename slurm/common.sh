@@ -26,14 +26,43 @@ begin() {
     MASTER_ADDR=$(scontrol --oneliner show node "$head" | sed 's/.* NodeAddr=\([^ ]*\).*/\1/')
     MASTER_PORT=$((12000 + (SLURM_JOB_ID + 7919 * restarts) % 20000))
     export MASTER_ADDR MASTER_PORT restarts
+    pick_nodes
+    # When Slurm ends the job, in seconds since 1970; the run begins nothing that it could not end before.
+    local until
+    until=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e 2>/dev/null || true)
+    if SLURM_JOB_END_TIME=$(date --date="$until" +%s 2>/dev/null) && [[ -n $until ]]; then
+        export SLURM_JOB_END_TIME
+    else
+        unset SLURM_JOB_END_TIME until
+    fi
     # srun does not take it over from sbatch; without it a task may be bound to one core.
     export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
     if ((restarts > max_restarts)); then
         say "given up after $max_restarts restarts; submit it again to continue from ${run_dir}"
         exit 1
     fi
-    say "start $((restarts + 1)) on $SLURM_JOB_NODELIST, meeting at $MASTER_ADDR:$MASTER_PORT"
+    say "start $((restarts + 1)) on $nodes of $SLURM_JOB_NODELIST until ${until:-it is done}, meeting at $MASTER_ADDR:$MASTER_PORT"
     checkpoint_before=$(last_checkpoint)
+}
+
+# The most nodes of those that the job got on which the run can train.
+pick_nodes() {
+    local count
+    nodes=$SLURM_JOB_NUM_NODES
+    for count in ${node_counts[@]+"${node_counts[@]}"}; do
+        if ((count <= SLURM_JOB_NUM_NODES)); then
+            nodes=$count
+            break
+        fi
+    done
+    export nodes
+}
+
+# Slurm may have started the job again on other nodes while this one was cut off: it is then no longer ours.
+started_again() {
+    local now
+    now=$(scontrol --oneliner show job "$job" 2>/dev/null | sed -n 's/.* Restarts=\([0-9]*\) .*/\1/p')
+    [[ -n $now && $now != "$restarts" ]]
 }
 
 # Runs a job step to its end and leaves its exit code in `code`. USR1 to this script goes on to the ranks. CONT must not
@@ -56,6 +85,10 @@ follow() {
 # Ends the job, or has Slurm start it again in the same run directory. TERM is not caught: scancel sends it, and a job
 # that requeued itself on it could not be cancelled.
 conclude() {
+    if started_again; then
+        say "started again elsewhere meanwhile: this start ends"
+        exit 1
+    fi
     case $code in
         0)
             say "finished"

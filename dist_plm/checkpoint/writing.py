@@ -39,6 +39,9 @@ class CheckpointWriter:
         background: whether `save` returns once the copy is made.
         on_failure: whether a save that fails ends the run; the last one of a run always does.
         attachments: text files that every checkpoint holds.
+
+    Attributes:
+        last_seconds: what writing the last one took.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._error: str | None = None
         self._step = -1
+        self.last_seconds = 0.0
         self._evaluations: dict[int, dict[str, float]] | None = None
 
     def save(self, states: Iterable[tuple[Layout, dict[str, Tensor]]], manifest: Manifest) -> None:
@@ -117,7 +121,7 @@ class CheckpointWriter:
         except (Exception, CheckpointException) as error:
             self._error = _describe(error)
             return
-        seconds = time.monotonic() - started
+        seconds = self.last_seconds = time.monotonic() - started
         if self._group.rank() == 0:
             log.info(
                 "saved %s, %.1f MB in %.1f s", self._storage.where(name_of(manifest.step)), num_bytes / 1e6, seconds

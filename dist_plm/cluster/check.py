@@ -21,7 +21,7 @@ _TIME_FORMS = (
 _UNIT_SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 #: What launch/submit.py gives sbatch itself.
 _OWN_OPTIONS = re.compile(
-    r"--(job-name|nodes|ntasks(-per-node)?|cpus-per-task|gpus-per-node|mem|time|partition|account|qos|chdir|output"
+    r"--(job-name|nodes|ntasks(-per-node)?|mincpus|cpus-per-task|gpus-per-node|mem|time|partition|account|qos|chdir|output"
     r"|open-mode|(no-)?requeue|signal|array)"
 )
 
@@ -42,6 +42,7 @@ def check(submission: SubmissionConfig) -> SubmissionConfig:
     except DataError:
         if not problems:
             raise
+    problems += _fewer_nodes(submission)
     if problems:
         raise ConfigError(problems)
     return replace(submission, **{f.name: getattr(run, f.name) for f in fields(run)})
@@ -54,6 +55,31 @@ def run_of(submission: SubmissionConfig) -> PretrainConfig:
 
 def ranks_per_node(cluster: ClusterConfig) -> int:
     return cluster.ranks_per_node or cluster.gpus_per_node or 1
+
+
+def node_counts(submission: SubmissionConfig) -> list[int]:
+    """From `nodes` down to `min_nodes`, those on which the run can train: its data ranks must divide the global batch."""
+    counts = range(submission.nodes, (submission.min_nodes or submission.nodes) - 1, -1)
+    return [count for count in counts if not _problems_on(submission, count)]
+
+
+def _problems_on(submission: SubmissionConfig, nodes: int) -> list[str]:
+    # What data ranks there are follows from the number of nodes, unless the user fixed it.
+    run = run_of(submission)
+    try:
+        finalize(run, world_size=nodes * ranks_per_node(submission.cluster), vocab_size=run.model.vocab_size)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _fewer_nodes(submission: SubmissionConfig) -> list[str]:
+    least = submission.min_nodes
+    if least is None:
+        return []
+    if least > submission.nodes:
+        return [f"min_nodes = {least} exceeds nodes = {submission.nodes}, the most that the job gets: lower it"]
+    return [f"on min_nodes = {least}: {problem}" for problem in _problems_on(submission, least)]
 
 
 def world_size(submission: SubmissionConfig) -> int:

@@ -28,24 +28,33 @@ class Place:
         return self.run / "slurm" / "run.sbatch"
 
     @property
+    def frozen(self) -> Path:
+        """The configuration that every start of the job trains, whatever becomes of conf/ meanwhile."""
+        return self.run / "slurm" / "config.yaml"
+
+    @property
     def log(self) -> Path:
         """Where the job's console goes; Slurm puts its number for %j."""
         return self.run / "log" / "slurm-%j.log"
 
 
-def batch_script(submission: SubmissionConfig, overrides: Sequence[str], place: Place) -> str:
-    """The text of a batch script that trains `submission`.
+def batch_script(
+    submission: SubmissionConfig, overrides: Sequence[str], place: Place, counts: Sequence[int] = ()
+) -> str:
+    """The text of a batch script that trains the configuration at `place.frozen`.
 
     Args:
-        overrides: what launch/pretrain.py is given; the run's directory is added.
+        overrides: what that was made from, for people to read.
+        counts: of nodes, on which it can train, most first.
     """
     template = place.repository / "slurm" / TEMPLATES[submission.cluster.launcher]
+    made_from = f"\nThe settings, frozen in {place.frozen.name} beside it: {shlex.join(overrides)}" if overrides else ""
     return render(
         template.read_text(encoding="utf-8"),
-        head=f"Run {submission.run.name}, made by launch/submit.py from slurm/{template.name}.\n"
+        head=f"Run {submission.run.name}, made by launch/submit.py from slurm/{template.name}.{made_from}\n"
         f"Start it again by hand: sbatch {shlex.quote(str(place.script))}",
         directives=directives(submission, place),
-        settings=settings(submission, overrides, place),
+        settings=settings(submission, place, counts),
     )
 
 
@@ -54,13 +63,16 @@ def directives(submission: SubmissionConfig, place: Place) -> list[str]:
     cluster = submission.cluster
     ranks = ranks_per_node(cluster)
     tasks = ranks if cluster.launcher == "srun" else 1
+    # Of a range of nodes Slurm gives as few as hold the tasks, where it is told how many these are: then, only processors.
+    flexible = submission.min_nodes is not None
     given = {
         "--job-name": submission.run.name,
         "--partition": cluster.partition,
         "--account": cluster.account,
         "--qos": cluster.qos,
-        "--nodes": submission.nodes,
-        "--ntasks-per-node": tasks,
+        "--nodes": f"{submission.min_nodes}-{submission.nodes}" if submission.min_nodes else submission.nodes,
+        "--ntasks-per-node": None if flexible else tasks,
+        "--mincpus": tasks * (cluster.cpus_per_rank or 1) if flexible and cluster.launcher == "srun" else None,
         "--gpus-per-node": _gpus(submission),
         "--cpus-per-task": cluster.cpus_per_rank and cluster.cpus_per_rank * ranks // tasks,
         "--mem": cluster.memory,
@@ -74,15 +86,17 @@ def directives(submission: SubmissionConfig, place: Place) -> list[str]:
     return [*lines, "--requeue", *cluster.options]
 
 
-def settings(submission: SubmissionConfig, overrides: Sequence[str], place: Place) -> list[str]:
+def settings(submission: SubmissionConfig, place: Place, counts: Sequence[int] = ()) -> list[str]:
     """Lines of shell, in place of those that a person would change in the template."""
     cluster = submission.cluster
-    script = [str(place.repository / "launch" / "pretrain.py"), *overrides, f"run.dir={hydra_text(str(place.run))}"]
+    script = [str(place.repository / "launch" / "pretrain.py"), "--frozen", str(place.frozen)]
     lines = [
         f"run_dir={shlex.quote(str(place.run))}",
         *([f"checkpoints={shlex.quote(submission.checkpoint.dir)}"] if submission.checkpoint.dir else []),
         f"max_restarts={cluster.max_restarts}",
+        *([f"restarts_in_job={cluster.restarts_in_job}"] if cluster.launcher == "torchrun" else []),
         f"ranks_per_node={ranks_per_node(cluster)}",
+        *([f"node_counts=({' '.join(map(str, counts))})"] if len(counts) > 1 else []),
         f"python={shlex.quote(cluster.python or sys.executable)}",
         "script=(",
         *(f"    {shlex.quote(word)}" for word in script),

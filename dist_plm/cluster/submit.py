@@ -1,11 +1,11 @@
 """From checked configurations to jobs in the queue."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dist_plm.cluster import slurm
-from dist_plm.cluster.check import limit_seconds, run_of
+from dist_plm.cluster.check import limit_seconds, node_counts, run_of
 from dist_plm.cluster.job import Place, batch_script
 from dist_plm.config import runfile
 from dist_plm.config.schema import PretrainConfig, SubmissionConfig
@@ -14,8 +14,15 @@ from dist_plm.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A checked configuration and the overrides that launch/pretrain.py makes it from."""
+    """A run to submit.
 
+    Args:
+        given: as the user wrote it: what follows from the number of nodes is still None.
+        config: the same checked and complete.
+        overrides: that it was made from.
+    """
+
+    given: SubmissionConfig
     config: SubmissionConfig
     overrides: tuple[str, ...]
 
@@ -26,7 +33,13 @@ class Submission:
 
     @property
     def script(self) -> str:
-        return batch_script(self.config, self.overrides, self.place)
+        return batch_script(self.config, self.overrides, self.place, node_counts(self.given))
+
+    @property
+    def frozen(self) -> PretrainConfig:
+        """What each start of the job trains: on how many nodes, each start finds out."""
+        run = run_of(self.given)
+        return replace(run, run=replace(run.run, dir=str(self.place.run)))
 
 
 def refuse_shared_directories(submissions: Sequence[Submission]) -> None:
@@ -106,6 +119,7 @@ def queue(submission: Submission) -> str:
     """
     place = submission.place
     runfile.write(run_of(submission.config), place.run / "run.yaml")
+    runfile.write(submission.frozen, place.frozen)
     for path in (place.script, place.log):
         path.parent.mkdir(parents=True, exist_ok=True)
     place.script.write_text(submission.script, encoding="utf-8")

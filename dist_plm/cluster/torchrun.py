@@ -1,19 +1,87 @@
 """torchrun whose exit code is the ranks' own: `python -m dist_plm.cluster.torchrun` takes torchrun's arguments.
 
 torchrun ends with 1 whenever a rank ended with anything but 0, so that a batch script cannot tell a rank that wants to be
-requeued (75) from one that refused its configuration (2) or crashed.
+requeued (75) from one that refused its configuration (2) or crashed. With --max-restarts it starts all of them again;
+here only a crash is a reason to. SIGTERM and SIGUSR1 are passed on to the ranks, which have time to checkpoint.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from types import FrameType
+from typing import Any
 
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher import api
 from torch.distributed.run import get_args_parser, run
+
+from dist_plm.errors import EXIT_REFUSED, EXIT_REQUEUE
+
+#: For a checkpoint, from a signal to the ranks until they are killed. Slurm's own limits are mostly shorter.
+SAVE_SECONDS = 600
+#: What torchrun's launcher calls the class of its agent.
+_NAME = LocalElasticAgent.__name__
+
+
+class Agent(LocalElasticAgent):
+    """Ends with its ranks where they want to end, and passes signals on to them."""
+
+    def _invoke_run(self, role: str = "default") -> RunResult:
+        try:
+            return super()._invoke_run(role)  # pyright: ignore[reportCallIssue]
+        except SignalException:
+            self._shutdown_timeout = SAVE_SECONDS
+            raise
+
+    def run(self, role: str = "default") -> RunResult:
+        """A signal ends the ranks, and they say how: by default it would count as a failure of the launcher."""
+        try:
+            return super().run(role)  # pyright: ignore[reportCallIssue]
+        except SignalException as error:
+            failures = {failure.local_rank: failure for failure in self._failures(error.sigval)}
+            if not failures:
+                return RunResult(WorkerState.SUCCEEDED)
+            ranks = {worker.local_rank: worker.global_rank for worker in self._worker_group.workers}
+            return RunResult(WorkerState.FAILED, failures={ranks.get(r, r): f for r, f in failures.items()})
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        result: RunResult = super()._monitor_workers(worker_group)  # pyright: ignore[reportCallIssue]
+        codes = [failure.exitcode for failure in result.failures.values()]
+        if result.state == WorkerState.FAILED and not is_crash(codes):
+            self._remaining_restarts = 0
+        return result
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        # Ranks inherit that it is ignored, and so outlive one that comes before they have a handler of their own.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        pids: dict[int, Any] = super()._start_workers(worker_group)  # pyright: ignore[reportCallIssue]
+        signal.signal(signal.SIGUSR1, self._pass_on)
+        return pids
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        for pid in self._pcontext.pids().values() if self._pcontext else ():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue  # it has ended already
+
+    def _failures(self, number: signal.Signals) -> Iterable[ProcessFailure]:
+        processes = getattr(self._pcontext, "subprocess_handlers", {})
+        for local_rank, handler in processes.items():
+            code = handler.proc.poll()
+            if code != 0:
+                exitcode = -number if code is None else code
+                yield ProcessFailure(local_rank, handler.proc.pid, exitcode, error_file="<N/A>")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = get_args_parser().parse_args(arguments)
+    assert getattr(api, _NAME) is LocalElasticAgent, "torchrun makes its agent in another way now"
+    setattr(api, _NAME, Agent)
     try:
         run(options)
     except ChildFailedError as error:
@@ -25,6 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def is_crash(codes: Iterable[int]) -> bool:
+    """Whether ranks that ended so, not all with 0, might get further if started again."""
+    return exit_code(codes) not in (EXIT_REFUSED, EXIT_REQUEUE)
+
+
 def exit_code(codes: Iterable[int]) -> int:
     """One exit code for a node whose ranks ended with `codes`, of which at least one is not 0; -N is signal N.
 
@@ -33,8 +106,8 @@ def exit_code(codes: Iterable[int]) -> int:
     """
     failed = {code for code in codes if code != 0}
     told = failed - {-signal.SIGTERM, -signal.SIGUSR1} or failed
-    crashed = [128 - code for code in told if code < 0]
-    return min(crashed) if crashed else min(told)
+    killed = [128 - code for code in told if code < 0]
+    return min(killed or told - {EXIT_REFUSED, EXIT_REQUEUE} or told)
 
 
 if __name__ == "__main__":

@@ -300,6 +300,7 @@ class ClusterConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     timeout_minutes: Positive = 10.0  # of a collective, before the run is given up
     peak_tflops: Positive | None = None
+    preflight: bool = True  # a look at nodes, disks and links before training
     launcher: Literal["torchrun", "srun"] = "torchrun"
     partition: str | None = None
     account: str | None = None
@@ -318,6 +319,7 @@ class ClusterConfig:
     scratch: str | None = None  # directory on each node for temporary files
     signal_seconds: Annotated[int, between(1, 65535)] = 300  # before the limit, for the last checkpoint
     max_restarts: Natural = 100  # of a job, whatever stopped it
+    restarts_in_job: Natural = 2  # of ranks that crashed, by torchrun, without leaving the allocation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,7 +352,8 @@ class SubmitConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmissionConfig(PretrainConfig):
-    """A pretraining run, and how many nodes it gets."""
+    """A pretraining run, and how many nodes it gets. With `min_nodes` it also starts on fewer, down to that many."""
 
     nodes: Count
+    min_nodes: Count | None = None
     submit: SubmitConfig = field(default_factory=SubmitConfig)

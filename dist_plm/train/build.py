@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
@@ -16,7 +16,6 @@ from dist_plm.checkpoint.fragments import Place
 from dist_plm.checkpoint.reading import find
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.storage import Storage, open_storage
-from dist_plm.checkpoint.together import on_first
 from dist_plm.checkpoint.writing import CheckpointWriter
 from dist_plm.config import runfile
 from dist_plm.config.batch_sizes import BatchSizes
@@ -29,7 +28,7 @@ from dist_plm.data.opening import tokenizer_store
 from dist_plm.device.select import Device, choose
 from dist_plm.engines.base import Batch
 from dist_plm.engines.build import build_engine
-from dist_plm.errors import EXIT_FINISHED, EXIT_REQUEUE, ConfigError
+from dist_plm.errors import EXIT_FINISHED, EXIT_REQUEUE, ConfigError, DataError
 from dist_plm.models.build import build_model
 from dist_plm.observe.logs import setup_logging
 from dist_plm.observe.metrics import MetricsWriter, read_metrics
@@ -37,80 +36,86 @@ from dist_plm.observe.peak import Precision, device_peak_tflops
 from dist_plm.observe.progress import build_progress, say
 from dist_plm.observe.summary import render_summary, summarise
 from dist_plm.observe.trackers import build_trackers
-from dist_plm.observe.watchdog import HangLimits, Watchdog
 from dist_plm.parallel.grid import Grid
 from dist_plm.parallel.groups import Groups, build_groups
 from dist_plm.parallel.world import host_group, init_process_group, shutdown
 from dist_plm.train.data import RunData, open_data, vocab_size_of
 from dist_plm.train.evaluation import Evaluator
-from dist_plm.train.fence import Fence, claim
+from dist_plm.train.fence import Fence
 from dist_plm.train.initial import begin_with, open_initial
 from dist_plm.train.loop import Parts, Position, train
 from dist_plm.train.recorder import Recorder, sample_size
 from dist_plm.train.recovery import RUN_FILE, begin_from, restore, stream_of
-from dist_plm.train.stopping import Control, StopSignals
+from dist_plm.train.start import Start, begin, refuse_together
+from dist_plm.train.stopping import StopSignals
 
 log = logging.getLogger(__name__)
+
+Preflight = Callable[[PretrainConfig, LaunchEnv, Device], None]
 
 #: Of the collectives of a save, during which other ranks may still be writing.
 SAVE_TIMEOUT = timedelta(hours=6)
 
 
-def run_pretrain(config: PretrainConfig, environ: Mapping[str, str] = os.environ, overrides: Sequence[str] = ()) -> int:
+def run_pretrain(
+    config: PretrainConfig,
+    environ: Mapping[str, str] = os.environ,
+    overrides: Sequence[str] = (),
+    preflight: Preflight | None = None,
+) -> int:
     """Trains one run to its end, or to a signal. Every rank calls it. Returns the exit code.
 
     Args:
         overrides: settings on the command line, which the commands shown at the end repeat.
+        preflight: looks, once the ranks have met, whether the run can start where it is. Collective.
     Raises:
         Refusal: before any process group is made where the configuration is at fault.
     """
     env = from_environment(environ)
-    config = finalize(config, world_size=env.world_size, vocab_size=vocab_size_of(tokenizer_store(config.data)))
+    config, data, unreadable = open_here(config, env)
     with StopSignals(config.checkpoint.signals) as signals:
-        data = open_data(config)
         device = choose(config.cluster.device, env.local_rank)
         timeout = timedelta(minutes=config.cluster.timeout_minutes)
         init_process_group(env, device, timeout)
+        refuse_together(unreadable, env, host_group(timeout))
+        if preflight is not None:
+            preflight(config, env, device)
         grid, virtual = grid_of(config), config.parallel.virtual_pipeline
         groups = build_groups(grid, device, virtual_pipeline=virtual, timeout=timeout)
-        finished = _run(config, env, device, groups, data, signals)
+        assert data is not None
+        _agree(config, groups)
+        start = begin(config, env, environ, signals, groups.world)
+        console = say if env.rank == 0 else None
+        restore_logging = setup_logging(start.run_dir, rank=env.rank, node=env.node_name, console=console)
+        if env.rank == 0:
+            log.info("training samples: %s", data.samples["train"].describe())
+        with start.watchdog:
+            finished = _run(config, start, device, groups, data)
+        restore_logging()
         shutdown()
     if finished and env.rank == 0:
         print(closing_summary(Path(config.run.dir or ""), overrides))
     return EXIT_FINISHED if finished else EXIT_REQUEUE
 
 
-def _run(
-    config: PretrainConfig,
-    env: LaunchEnv,
-    device: Device,
-    groups: Groups,
-    data: RunData,
-    signals: StopSignals,
-) -> bool:
-    run_dir = Path(config.run.dir or "")
-    _agree(config, groups)
-    fence = on_first(groups.world, lambda: claim(run_dir, env, os.environ))
-    restore_logging = setup_logging(run_dir, rank=env.rank, node=env.node_name, console=say if env.rank == 0 else None)
-    if env.rank == 0:
-        log.info("training samples: %s", data.samples["train"].describe())
-    with build_watchdog(config, run_dir, env, fence) as watchdog:
-        finished = _train(config, env, device, groups, data, signals, fence, watchdog)
-    restore_logging()
-    return finished
+def open_here(config: PretrainConfig, env: LaunchEnv) -> tuple[PretrainConfig, RunData | None, str | None]:
+    """The configuration complete, and what it reads; or why this rank, perhaps alone, cannot read it.
+
+    Raises:
+        ConfigError: the configuration is at fault, which every rank finds alike.
+        DataError: the only rank cannot read its data.
+    """
+    try:
+        config = finalize(config, world_size=env.world_size, vocab_size=vocab_size_of(tokenizer_store(config.data)))
+        return config, open_data(config), None
+    except DataError as error:
+        if env.world_size == 1:
+            raise
+        return config, None, str(error)
 
 
-def _train(
-    config: PretrainConfig,
-    env: LaunchEnv,
-    device: Device,
-    groups: Groups,
-    data: RunData,
-    signals: StopSignals,
-    fence: Fence,
-    watchdog: Watchdog,
-) -> bool:
-    run_dir = fence.path.parent
+def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, data: RunData) -> bool:
+    run_dir, fence = start.run_dir, start.fence
     model, layouts = build_model(config, groups, device.torch_device)
     engine = build_engine(config, groups, device.torch_device, model, data.objective.losses)
     storage = open_storage(config.checkpoint.dir or str(run_dir / "checkpoints"))
@@ -127,7 +132,7 @@ def _train(
         position = begin_from(storage, config, engine, layouts, groups.world)
     peak = _peak_tflops(config, device, groups)
     recorder = None
-    if env.rank == 0:
+    if groups.rank == 0:
         storage.clean()
         runfile.write(config, run_dir / "run.yaml")
         recorder = build_recorder(config, run_dir, position.first_unrecorded_step - 1, peak, fence)
@@ -142,8 +147,8 @@ def _train(
         batches=lambda position: open_loader(config, groups, device, data, position),
         evaluate=evaluate,
         checkpoints=build_checkpoints(config, storage, groups),
-        control=Control(signals, host_group(timedelta(minutes=config.cluster.timeout_minutes)), fence),
-        watchdog=watchdog,
+        control=start.control(host_group(timedelta(minutes=config.cluster.timeout_minutes))),
+        watchdog=start.watchdog,
         recorder=recorder,
         stream=stream,
     )
@@ -151,17 +156,12 @@ def _train(
     if recorder is not None:
         recorder.close()
     if not finished:
-        log.info("stopped by a signal after step %d, all of it saved: started again the run goes on", position.step)
+        log.info(
+            "stopped after step %d (%s), all of it saved: started again the run goes on",
+            position.step,
+            parts.control.reason,
+        )
     return finished
-
-
-def build_watchdog(config: PretrainConfig, run_dir: Path, env: LaunchEnv, fence: Fence) -> Watchdog:
-    limits = HangLimits(
-        factor=config.train.hang_factor,
-        least_seconds=60 * config.train.hang_minutes,
-        patient_seconds=60 * config.train.hang_patience_minutes,
-    )
-    return Watchdog(limits, run_dir, rank=env.rank, world_size=env.world_size, node=env.node_name, start=fence.start)
 
 
 def build_checkpoints(config: PretrainConfig, storage: Storage, groups: Groups) -> CheckpointWriter:

@@ -146,6 +146,7 @@ def _next_microbatches(parts: Parts, feed: Feed, step: int) -> list[Batch]:
         agreed = parts.control.agree(waiting=not ready, saving=parts.checkpoints.is_saving)
         if not agreed.saving:
             parts.checkpoints.report()
+            parts.control.note("save", parts.checkpoints.last_seconds)
         if agreed.stop:
             raise StopRequestedError
         if not agreed.waiting:
@@ -157,11 +158,15 @@ def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> Non
     if parts.evaluate is not None and (step == 0 or last or _is_due(step, parts.config.train.eval_every)):
         parts.watchdog.progress(doing := f"evaluating after step {step}", patient=True)
 
+        parts.control.check(before="evaluation")
+        began = time.perf_counter()
+
         def between() -> None:
             parts.control.check()
             parts.watchdog.progress(doing, patient=True)
 
         position.evaluation = parts.evaluate(parts.engine, between)
+        parts.control.note("evaluation", time.perf_counter() - began)
         if recorder is not None:
             recorder.note_evaluation(step, position.evaluation)
     if recorder is not None:

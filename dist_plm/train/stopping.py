@@ -7,11 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.distributed as dist
 
+from dist_plm.train.deadline import Deadline
 from dist_plm.train.fence import Fence
 
 #: Signals that follow the first within this time are the same one, passed on by a launcher as well.
@@ -71,10 +72,14 @@ class Control:
     Args:
         group: all ranks on gloo, used by nothing else.
         fence: raises on every rank once the run was started again elsewhere.
+        deadline: of the job.
     """
 
-    def __init__(self, signals: StopSignals, group: dist.ProcessGroup, fence: Fence) -> None:
+    def __init__(
+        self, signals: StopSignals, group: dist.ProcessGroup, fence: Fence, deadline: Deadline | None = None
+    ) -> None:
         self._signals, self._group, self._fence = signals, group, fence
+        self._deadline = deadline or Deadline()
         self._next_look = 0.0
         self._slow = True  # how long the first step takes is not known
         self.steps_are_long = True
@@ -82,14 +87,31 @@ class Control:
     def note_step(self, seconds: float) -> None:
         """Takes note of how long this rank's last step took."""
         self._slow = seconds > LONG_STEP_SECONDS
+        self._deadline.note("step", seconds)
 
-    def agree(self, *, waiting: bool = False, saving: bool = False) -> Agreement:
+    def note(self, what: Literal["save", "evaluation"], seconds: float) -> None:
+        """Takes note of how long it took on this rank."""
+        self._deadline.note(what, seconds)
+
+    @property
+    def reason(self) -> str:
+        """Why this rank wants to stop, or does not."""
+        if self._signals.received is not None:
+            return self._signals.received
+        return f"another rank's signal, or its job's end, {self._deadline}"
+
+    def agree(
+        self, *, waiting: bool = False, saving: bool = False, before: Literal["step", "evaluation"] = "step"
+    ) -> Agreement:
         """What any rank has to say. Collective.
 
+        Args:
+            before: what comes next, if there is time enough.
         Raises:
             SupersededError: on every rank, where the run was started again since.
         """
-        mine = [self._signals.received is not None, waiting, saving, self._slow, self._is_superseded()]
+        must_stop = self._signals.received is not None or not self._deadline.allows(before)
+        mine = [must_stop, waiting, saving, self._slow, self._is_superseded()]
         flags = torch.tensor(mine, dtype=torch.int32)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
         stop, any_waiting, any_saving, slow, superseded = (bool(flag) for flag in flags.tolist())
@@ -105,11 +127,11 @@ class Control:
         self._next_look = time.monotonic() + LOOK_SECONDS
         return not self._fence.holds()
 
-    def check(self) -> None:
+    def check(self, before: Literal["step", "evaluation"] = "step") -> None:
         """Collective.
 
         Raises:
-            StopRequestedError: on every rank, once any of them got a signal.
+            StopRequestedError: on every rank, once any of them got a signal, or there is no time for what comes next.
         """
-        if self.agree().stop:
+        if self.agree(before=before).stop:
             raise StopRequestedError

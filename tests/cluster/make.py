@@ -7,7 +7,14 @@ from dist_plm.config.schema import SubmissionConfig
 from tests.config.make import pretrain_mapping
 
 
-def submission(*, nodes: int = 1, check_data: bool = False, **changes: Any) -> SubmissionConfig:
+def submission(
+    *, nodes: int = 1, min_nodes: int | None = None, check_data: bool = False, **changes: Any
+) -> SubmissionConfig:
     """`tests.config.make.PRETRAIN` on `nodes` nodes, with values set at "group__key"."""
-    mapping = {**pretrain_mapping(**changes), "nodes": nodes, "submit": {"check_data": check_data}}
+    mapping = {
+        **pretrain_mapping(**changes),
+        "nodes": nodes,
+        "min_nodes": min_nodes,
+        "submit": {"check_data": check_data},
+    }
     return decode(SubmissionConfig, mapping)

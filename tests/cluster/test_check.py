@@ -27,7 +27,11 @@ def test_the_run_is_finalised_for_the_ranks_of_its_nodes():
     assert checked.run.dir == "runs/test"
     assert run_of(checked) == finalize(run_of(asked), world_size=4, vocab_size=None)
     assert type(run_of(checked)) is PretrainConfig
-    assert {f.name for f in fields(checked)} - {f.name for f in fields(PretrainConfig)} == {"nodes", "submit"}
+    assert {f.name for f in fields(checked)} - {f.name for f in fields(PretrainConfig)} == {
+        "nodes",
+        "min_nodes",
+        "submit",
+    }
 
 
 def test_ranks_of_a_node_are_those_given_else_its_gpus_else_one():

@@ -15,12 +15,12 @@ PLACE = Place(working=Path("/home/u/project"), run=Path("/home/u/project/runs/on
 TORCHRUN = """\
 #!/usr/bin/env bash
 # Run one, made by launch/submit.py from slurm/pretrain.sbatch.
+# The settings, frozen in config.yaml beside it: experiment=gpt2_small 'run.name="one"'
 # Start it again by hand: sbatch /home/u/project/runs/one/slurm/run.sbatch
 #SBATCH --job-name=one
 #SBATCH --partition=gpu
 #SBATCH --account=lab
-#SBATCH --nodes=2
-#SBATCH --ntasks-per-node=1
+#SBATCH --nodes=1-2
 #SBATCH --gpus-per-node=a100:4
 #SBATCH --cpus-per-task=32
 #SBATCH --mem=0
@@ -36,13 +36,14 @@ set -euo pipefail
 # ---- settings
 run_dir=/home/u/project/runs/one
 max_restarts=5
+restarts_in_job=2
 ranks_per_node=4
+node_counts=(2 1)
 python=/opt/python
 script=(
     {repository}/launch/pretrain.py
-    experiment=gpt2_small
-    'run.name="one"'
-    run.dir=/home/u/project/runs/one
+    --frozen
+    /home/u/project/runs/one/slurm/config.yaml
 )
 container=(apptainer exec --nv "$HOME/image.sif")
 set +u
@@ -77,7 +78,8 @@ ranks_per_node=2
 python=/opt/python
 script=(
     {repository}/launch/pretrain.py
-    run.dir=/home/u/project/runs/one
+    --frozen
+    /home/u/project/runs/one/slurm/config.yaml
 )
 container=()
 export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-16}}
@@ -89,6 +91,7 @@ source {repository}/slurm/common.sh
 def test_exact_text_with_torchrun():
     asked = submission(
         nodes=2,
+        min_nodes=1,
         run__name="one",
         cluster__partition="gpu",
         cluster__account="lab",
@@ -106,8 +109,8 @@ def test_exact_text_with_torchrun():
         cluster__interface="ib0",
         cluster__scratch="/scratch/$SLURM_JOB_ID",
     )
-    text = batch_script(asked, ["experiment=gpt2_small", 'run.name="one"'], PLACE)
-    head, machinery = text[: text.index("\n# Of USR1")], text[text.index("\n# Of USR1") :]
+    text = batch_script(asked, ["experiment=gpt2_small", 'run.name="one"'], PLACE, [2, 1])
+    head, machinery = text[: text.index("\n# Of USR1 Python")], text[text.index("\n# Of USR1 Python") :]
     assert head == TORCHRUN.format(repository=REPOSITORY)
     assert (REPOSITORY / "slurm" / "pretrain.sbatch").read_text().endswith(machinery)
 
@@ -122,7 +125,7 @@ def test_exact_text_with_srun():
         cluster__python="/opt/python",
     )
     text = batch_script(asked, [], PLACE)
-    head, machinery = text[: text.index("\n# Of USR1")], text[text.index("\n# Of USR1") :]
+    head, machinery = text[: text.index("\n# Of USR1 Python")], text[text.index("\n# Of USR1 Python") :]
     assert head == SRUN.format(repository=REPOSITORY)
     assert (REPOSITORY / "slurm" / "pretrain_srun.sbatch").read_text().endswith(machinery)
 
@@ -137,12 +140,11 @@ def test_directories_with_blanks_and_percents():
 
 def test_settings_are_shell_that_gives_the_words_back():
     place = Place(working=Path("/a b"), run=Path("/a b/it's"))
-    overrides = ["data.path=/c d/$e", 'run.name="x y"', "optim.betas=[0.9,0.95]"]
-    lines = settings(submission(cluster__setup=["echo $unset"]), overrides, place)
+    lines = settings(submission(cluster__setup=["echo $unset"]), place)
     assert lines.pop().startswith("source ")
     program = "\n".join(["set -eu", *lines, 'printf "%s\\n" "${script[@]}" "$run_dir"'])
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[2:] == [*overrides, r"run.dir='/a b/it\'s'", "/a b/it's"]
+    assert done.stdout.splitlines()[2:] == ["--frozen", "/a b/it's/slurm/config.yaml", "/a b/it's"]
 
 
 @given(st.text(st.characters(min_codepoint=32, exclude_characters="$")) | st.text("/a0.-_'\\\" "))

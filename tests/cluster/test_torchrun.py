@@ -1,10 +1,12 @@
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from dist_plm.cluster.torchrun import exit_code
+from dist_plm.cluster.torchrun import exit_code, is_crash
 
 
 @pytest.mark.parametrize(
@@ -15,6 +17,7 @@ from dist_plm.cluster.torchrun import exit_code
         ([2, 2], 2),
         ([75, 2], 2),
         ([75, 1], 1),
+        ([2, 124], 124),
         ([75, -15], 75),
         ([75, -10, -15], 75),
         ([-15], 143),
@@ -28,12 +31,80 @@ def test_one_exit_code_for_all_ranks(codes: list[int], expected: int) -> None:
     assert exit_code(reversed(codes)) == expected
 
 
-@pytest.mark.ranks
-@pytest.mark.parametrize("codes", [(0, 0), (75, 75), (0, 2)])
-def test_real_ranks(tmp_path: Path, codes: tuple[int, int]) -> None:
-    rank = tmp_path / "rank.py"
-    rank.write_text(f"import os, sys\nsys.exit({codes}[int(os.environ['RANK'])])\n")
+@pytest.mark.parametrize(
+    ("codes", "crash"),
+    [([1], True), ([75, 75], False), ([2], False), ([75, -15], False), ([2, 124], True), ([-9], True)],
+)
+def test_only_a_crash_is_a_reason_to_start_again(codes: list[int], crash: bool) -> None:
+    assert is_crash(codes) == crash
+
+
+#: Ends with the code that its rank has at each start; w waits for a signal, and then checkpoints and wants to be requeued.
+RANK = """
+import os, signal, sys, time
+from pathlib import Path
+begun = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+codes = {codes}[begun]
+rank = int(os.environ["RANK"])
+started = Path({place!r}, "started")
+with started.open("a") as file:
+    file.write(f"{{begun}}\\n")
+def stop(number, frame):
+    signal.signal(number, signal.SIG_IGN)
+    time.sleep(1)
+    Path({place!r}, f"saved_{{rank}}").write_text(signal.Signals(number).name)
+    sys.exit(75)
+if codes[rank] == "w":
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGUSR1, stop)
+    Path({place!r}, f"waits_{{rank}}").touch()
+    time.sleep(60)
+time.sleep(0.5 * (codes[rank] == 0))
+sys.exit(codes[rank])
+"""
+
+
+def start(place: Path, codes: list[tuple[object, object]], max_restarts: int) -> subprocess.Popen[str]:
+    rank = place / "rank.py"
+    rank.write_text(RANK.format(codes=codes, place=str(place)))
     argv = [sys.executable, "-m", "dist_plm.cluster.torchrun", "--standalone", "--local-addr=127.0.0.1"]
-    done = subprocess.run([*argv, "--nproc-per-node=2", str(rank)], capture_output=True, text=True, check=False)
-    assert done.returncode == max(codes), done.stderr
-    assert "Traceback" not in done.stderr
+    argv += ["--nproc-per-node=2", f"--max-restarts={max_restarts}", str(rank)]
+    return subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("codes", "max_restarts", "code", "starts"),
+    [
+        ([(0, 0)], 3, 0, 1),
+        ([(75, 75)], 3, 75, 1),
+        ([(0, 2)], 3, 2, 1),
+        ([(0, 1), (0, 0)], 3, 0, 2),
+        ([(0, 1), (75, 75)], 3, 75, 2),
+        ([(0, 1), (1, 0)], 1, 1, 2),
+    ],
+)
+def test_real_ranks(
+    tmp_path: Path, codes: list[tuple[object, object]], max_restarts: int, code: int, starts: int
+) -> None:
+    process = start(tmp_path, codes, max_restarts)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == code, told
+    # A rank that is slow to begin may be ended before it has.
+    assert len(set((tmp_path / "started").read_text().splitlines())) == starts
+    assert "Traceback" not in told
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_launcher_reaches_the_ranks_which_save(tmp_path: Path, number: signal.Signals) -> None:
+    process = start(tmp_path, [("w", "w")], 3)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("waits_*"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 75, told
+    assert [(tmp_path / f"saved_{rank}").read_text() for rank in (0, 1)] == [number.name] * 2
+    assert "Traceback" not in told

@@ -24,14 +24,17 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(capsys, empty_place):
     assert {"#SBATCH --nodes=8", "#SBATCH --gpus-per-node=8", "#SBATCH --time=12:00:00"} <= set(lines)
     assert f"run_dir={empty_place}/runs/try" in lines
     given = [line.strip() for line in lines[lines.index("script=(") + 2 : lines.index(")")]]
-    assert given == [
-        "cluster=example",
-        "train.global_batch=256",
-        "cluster.time=12:00:00",
-        "run.name=try",
-        f"run.dir={empty_place}/runs/try",
-    ]
+    assert given == ["--frozen", f"{empty_place}/runs/try/slurm/config.yaml"]
+    (settings,) = [line for line in lines if line.startswith("# The settings, ")]
+    assert settings.endswith(": cluster=example train.global_batch=256 cluster.time=12:00:00 run.name=try")
     assert list(empty_place.iterdir()) == []
+
+
+def test_fewer_nodes_are_those_on_which_the_batch_can_be_divided(capsys):
+    assert main([*DRY, "nodes=8", "min_nodes=2", "run.name=try"]) == EXIT_FINISHED
+    lines = capsys.readouterr().out.splitlines()
+    assert "#SBATCH --nodes=2-8" in lines
+    assert "node_counts=(8 4 2)" in lines
 
 
 def test_a_sweep_prints_a_script_for_each_run(capsys):
@@ -40,8 +43,7 @@ def test_a_sweep_prints_a_script_for_each_run(capsys):
     assert out.count("#!/usr/bin/env bash") == 2
     for lr in ("0.0001", "0.0003"):
         assert f"#SBATCH --job-name=try-lr={lr}" in out
-        assert f"    optim.lr={lr}\n" in out
-        assert f"""    'run.name='"'"'try-lr={lr}'"'"''\n""" in out
+        assert f" optim.lr={lr} " in out
 
 
 def test_of_a_sweep_all_runs_are_checked_before_one_is_queued(capsys):
@@ -58,6 +60,8 @@ def test_of_a_sweep_all_runs_are_checked_before_one_is_queued(capsys):
         (["nodse=2"], "did you mean nodes?"),
         (["submit.dryrun=true"], "did you mean submit.dry_run?"),
         (["nodes=0"], "at least 1"),
+        (["nodes=2", "min_nodes=4"], "min_nodes = 4 exceeds nodes = 2"),
+        (["nodes=4", "min_nodes=3"], "on min_nodes = 3: "),
         (["nodes=3"], "x 24 data ranks = 96"),
         (["cluster.time=1h"], "is not a time limit"),
         (["cluster=exampel"], "did you mean example"),

@@ -79,6 +79,7 @@ def submit(
         settings=[
             f"run_dir={shlex.quote(str(run_dir))}",
             f"max_restarts={max_restarts}",
+            "restarts_in_job=0",
             f"ranks_per_node={ranks_per_node}",
             f"python={shlex.quote(sys.executable)}",
             f"script=({shlex.join(script)})",

@@ -63,13 +63,19 @@ def settings(store: Path, run_dir: Path, **overrides: Any) -> PretrainConfig:
     return decode(PretrainConfig, values)
 
 
-def run_case(world: World, config: PretrainConfig, port: int) -> int:
-    """One run in process groups of its own; its exit code."""
+def run_case(world: World, config: PretrainConfig, port: int, end: str = "") -> int:
+    """One run in process groups of its own; its exit code.
+
+    Args:
+        end: of the job that it is in, as Slurm tells it.
+    """
     dist.barrier()  # the other rank may still be connecting
     leave()
     place = {"RANK": world.rank, "WORLD_SIZE": world.size, "LOCAL_RANK": world.rank, "LOCAL_WORLD_SIZE": world.size}
     environ = {name: str(value) for name, value in place.items()}
-    return run_pretrain(config, {**environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    return run_pretrain(
+        config, {**environ, "SLURM_JOB_END_TIME": end, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    )
 
 
 def killed_case(world: World, config: PretrainConfig, port: int, victim: int, seed: int, while_saving: bool) -> int:

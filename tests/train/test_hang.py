@@ -50,8 +50,9 @@ class Run:
 
 
 @contextmanager
-def running(ranks: int, store: Path, run_dir: Path, *overrides: str) -> Iterator[Run]:
+def running(ranks: int, store: Path, run_dir: Path, *overrides: str, restarts: int = 1) -> Iterator[Run]:
     start = ["-m", "dist_plm.cluster.torchrun", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}"]
+    start.append(f"--max-restarts={restarts}")
     argv = [sys.executable, *(start if ranks > 1 else []), "launch/pretrain.py", f"data.path={store}"]
     argv += [f"run.dir='{run_dir}'", *TINY, *ENDLESS, *overrides]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(ROOT)}
@@ -71,7 +72,7 @@ def steps(run_dir: Path) -> int:
 
 
 def test_a_stopped_rank_is_named_and_ends_the_run(store: Path, tmp_path: Path) -> None:
-    with running(2, store, tmp_path) as run:
+    with running(2, store, tmp_path, restarts=0) as run:
         run.wait_for(lambda: steps(tmp_path) >= 5)
         stopped = json.loads((tmp_path / "log/seen/start_1/rank_00001.json").read_text())["pid"]
         os.kill(stopped, signal.SIGSTOP)
@@ -107,3 +108,17 @@ def test_a_second_start_ends_the_first_which_writes_nothing_more(store: Path, tm
     records = [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")]
     assert records == list(range(1, records[-1] + 1))
     assert (tmp_path / "checkpoints" / "latest").read_text() == f"step_{records[-1]:08d}\n"
+
+
+def test_a_killed_rank_is_started_again_with_the_others(store: Path, tmp_path: Path) -> None:
+    with running(2, store, tmp_path, "checkpoint.every=5") as run:
+        run.wait_for(lambda: (tmp_path / "checkpoints" / "latest").exists())
+        pid = json.loads((tmp_path / "log/seen/start_1/rank_00001.json").read_text())["pid"]
+        os.kill(pid, signal.SIGKILL)
+        run.wait_for(lambda: (tmp_path / "starts.jsonl").read_text().count("\n") == 2)
+        before = steps(tmp_path)
+        run.wait_for(lambda: steps(tmp_path) > before)
+        run.process.terminate()
+        assert run.wait() == 75, run.output()
+    records = [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")]
+    assert records == list(range(1, records[-1] + 1))

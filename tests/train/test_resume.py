@@ -2,6 +2,7 @@
 
 import math
 import socket
+import time
 
 import pytest
 
@@ -102,6 +103,18 @@ def test_a_signal_while_gradients_add_up_ends_the_step_after_that_microbatch(
     assert saved[-1] == step - 1, "the step that was left is not in the checkpoint"
     assert ranks.run(RANKS, run_case, config, free_port()) == [0, 0]
     assert records(tmp_path / "run") == records(tmp_path / "whole")
+
+
+def test_a_run_ends_before_its_job_does(ranks, store, tmp_path, whole):
+    config = settings(store, tmp_path, train__eval_every=4, train__stop_at=8)
+    assert ranks.run(RANKS, run_case, config, free_port()) == [0, 0]
+    config = settings(store, tmp_path, train__eval_every=4)
+    almost_over = str(int(time.time()) + 1)
+    assert ranks.run(RANKS, run_case, config, free_port(), almost_over) == [75, 75]
+    assert len(records(tmp_path)) == 8
+    assert (tmp_path / "checkpoints" / "latest").read_text().strip() == "step_00000008"
+    assert ranks.run(RANKS, run_case, config, free_port(), str(int(time.time()) + 3600)) == [0, 0]
+    assert records(tmp_path) == whole
 
 
 def test_a_second_signal_ends_at_once_and_harms_nothing(ranks, store, tmp_path, whole):

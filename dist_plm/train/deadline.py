@@ -1,0 +1,43 @@
+"""When the job ends that a run is in, and what it can still do until then."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+#: Set by Slurm from 23.02 on, and by slurm/common.sh: seconds since 1970.
+END_TIME = "SLURM_JOB_END_TIME"
+#: For what is not measured: leaving process groups, the launcher, the batch script.
+RESERVE_SECONDS = 15.0
+#: What was measured may take so much longer the next time.
+MARGIN = 1.5
+
+
+@dataclass(slots=True)
+class Deadline:
+    """Of one rank, which takes note of what its last step, save and evaluation took, in seconds.
+
+    Args:
+        end: of the job, in seconds since 1970; None where it is not known, or there is none.
+    """
+
+    end: float | None = None
+    _took: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str]) -> "Deadline":
+        text = env.get(END_TIME, "")
+        return cls(float(text) if text.isdecimal() and int(text) > 0 else None)
+
+    def note(self, what: str, seconds: float) -> None:
+        self._took[what] = seconds
+
+    def allows(self, what: str) -> bool:
+        """Whether `what` and a save after it would end in time. What was never done takes no time, as far as is known."""
+        if self.end is None:
+            return True
+        needed = MARGIN * (self._took.get(what, 0.0) + self._took.get("save", 0.0)) + RESERVE_SECONDS
+        return time.time() + needed < self.end
+
+    def __str__(self) -> str:
+        return "no known end" if self.end is None else f"{datetime.fromtimestamp(self.end):%F %T}"

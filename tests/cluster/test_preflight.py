@@ -1,0 +1,142 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dist_plm.cluster.preflight import CHECKPOINT_BYTES, Facts, differing, needed_bytes, preflight, shared_devices
+from dist_plm.config.launchenv import LaunchEnv
+from dist_plm.config.rules import finalize
+from dist_plm.config.schema import PretrainConfig
+from dist_plm.errors import PreflightError
+from dist_plm.observe.flops import num_parameters
+from tests.ranks.pool import World
+from tests.train.conftest import TINY, launch, store  # noqa: F401
+from tests.train.running import make_store, settings
+
+SAME = {"configuration": "1", "code": "2", "data": "3", "Python": "3.11.7"}
+PACKAGES = {"torch": "2.13.0", "numpy": "2.2.0"}
+
+
+def on(rank: int, **changes: object) -> Facts:
+    return replace(Facts(rank=rank, node=f"node{rank // 2 + 1}", same=SAME, packages=PACKAGES), **changes)
+
+
+def test_equal_nodes_pass_and_later_ranks_of_a_node_need_not_look() -> None:
+    everyone = [on(0), on(1, same={"configuration": "1"}, packages={}), on(2), on(3, same={}, packages={})]
+    assert list(differing(everyone)) == []
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_differs_is_told_with_its_node(name: str) -> None:
+    (problem,) = differing([on(0), on(1), on(2, same=SAME | {name: "other"}), on(3)])
+    assert problem.startswith(f"{name} is not the same everywhere: node2 has another than node1, rank 0")
+
+
+def test_packages_that_differ_are_told_with_both_versions() -> None:
+    (problem,) = differing([on(0), on(2, packages={"torch": "2.12.0", "numpy": "2.2.0", "scipy": "1.0"})])
+    assert "on node2 are others than on node1 (in brackets): scipy 1.0 (absent), torch 2.12.0 (2.13.0): " in problem
+
+
+def test_ranks_that_share_a_gpu_are_told() -> None:
+    everyone = [on(0, device_id="GPU-1"), on(1, device_id="GPU-1"), on(2, device_id="GPU-1"), on(3, device_id="GPU-2")]
+    (problem,) = shared_devices(everyone)
+    assert problem.startswith("ranks [0, 1] on node1 would share the GPU GPU-1")
+    assert list(shared_devices([on(0), on(1)])) == []
+
+
+def test_room_for_the_checkpoints_that_stay_and_the_one_being_written(tmp_path: Path) -> None:
+    config = finalize(
+        settings(tmp_path, tmp_path, checkpoint__every=4, checkpoint__keep=3), world_size=1, vocab_size=None
+    )
+    one = num_parameters(config.model) * CHECKPOINT_BYTES
+    assert [needed_bytes(config, existing) for existing in (0, 2, 3, 9)] == [4 * one, 2 * one, one, one]
+    off = replace(config.checkpoint, every=0, at_end=False)
+    assert needed_bytes(replace(config, checkpoint=off), 0) == 0
+
+
+def look_case(world: World, config: PretrainConfig, nodes: list[str], other_dir: str | None) -> list[str] | str:
+    """What the ranks, as if each on a node of its own, find."""
+    launch = LaunchEnv(rank=world.rank, world_size=world.size, node_name=nodes[world.rank])
+    if other_dir is not None and world.rank == 1:
+        config = replace(config, checkpoint=replace(config.checkpoint, dir=other_dir))
+    try:
+        return preflight(config, launch, world.device, whole=True)
+    except PreflightError as error:
+        return str(error)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> PretrainConfig:
+    given = settings(make_store(tmp_path / "tokens"), tmp_path / "run")
+    return finalize(given, world_size=2, vocab_size=None)
+
+
+@pytest.mark.ranks
+def test_real_ranks_print_a_table_and_leave_nothing(ranks, config: PretrainConfig, tmp_path: Path) -> None:
+    lines, other = ranks.run(2, look_case, config, ["node1", "node2"], None)
+    text = "\n".join(lines)
+    assert "preflight: 2 nodes, 2 ranks" in text
+    assert "all-reduce of 16 MiB: " in text
+    assert "links between nodes: 1 measured" in text
+    assert "the same everywhere: code " in text
+    assert other[1:3] == lines[1:3]
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.ranks
+def test_a_directory_that_is_another_on_one_node_is_told_to_all(ranks, config: PretrainConfig, tmp_path: Path) -> None:
+    told = ranks.run(2, look_case, config, ["node1", "node2"], str(tmp_path / "elsewhere"))
+    assert told[0] == told[1]
+    assert "on node2: " in told[0]
+    assert "is not the directory that rank 0 writes into" in told[0]
+    assert "configuration is not the same everywhere: node2 has another" in told[0]
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "full"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.ranks
+def test_a_full_disk_is_refused_before_training(store: Path, full_disk: Path, tmp_path: Path) -> None:  # noqa: F811
+    def pretrain(*overrides: str) -> subprocess.CompletedProcess[str]:
+        where = (f"data.path={store}", f"run.dir='{tmp_path}/run'", f"checkpoint.dir='{full_disk}'")
+        return launch([sys.executable, "launch/pretrain.py", *where, *TINY, *overrides])
+
+    little = pretrain("train.steps=2", "model.hidden=256")
+    assert little.returncode == 2, little.stderr
+    assert "GiB free, and the checkpoints that the run keeps need" in little.stderr
+    with pytest.raises(OSError, match="No space"):
+        (full_disk / "filler").write_bytes(bytes(2**21))
+    nothing = pretrain("train.steps=2")
+    assert nothing.returncode == 2, nothing.stderr
+    assert "checkpoints cannot be written to" in nothing.stderr
+    assert "No space left on device" in nothing.stderr
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert "Traceback" not in little.stderr + nothing.stderr
+
+
+@pytest.mark.ranks
+def test_data_that_one_node_cannot_reach_is_refused_by_all(store: Path, tmp_path: Path) -> None:  # noqa: F811
+    wrapper = tmp_path / "rank.py"
+    wrapper.write_text(
+        "import os, runpy, sys\n"
+        f"path = {str(store)!r} if os.environ['RANK'] == '0' else {str(tmp_path / 'not_mounted')!r}\n"
+        "sys.argv = ['launch/pretrain.py', f'data.path={path}', *sys.argv[1:]]\n"
+        "sys.path.insert(0, 'launch')\n"
+        "runpy.run_path('launch/pretrain.py', run_name='__main__')\n"
+    )
+    start = [sys.executable, "-m", "dist_plm.cluster.torchrun", "--standalone", "--local-addr=127.0.0.1"]
+    done = launch([*start, "--nproc-per-node=2", str(wrapper), f"run.dir='{tmp_path}/run'", *TINY])
+    assert done.returncode == 2, done.stderr
+    assert "the run cannot start here, 1 problem:" in done.stderr
+    assert "not_mounted" in done.stderr
