@@ -1,9 +1,5 @@
 """Can the run start where it is? Asked by all ranks together before anything is built; what is wrong on one node is told
-once, for all, and costs seconds instead of hours.
-
-What differs between nodes that must not, what a checkpoint needs and does not find, and what is so slow that it would hold
-up the rest.
-"""
+once, for all, and costs seconds instead of hours."""
 
 import hashlib
 import importlib.metadata
