@@ -163,6 +163,8 @@ def _pipeline(case: Case) -> Iterator[str]:
 def _init_from(case: Case) -> Iterator[str]:
     model = case.config.model
     yield from path_problems("model.init_from", model.init_from)
+    if model.init_from is not None and case.config.train.init_from is not None:
+        yield "model.init_from and train.init_from are both set, and a run begins with the weights of one: leave one out"
     if model.init_from is not None and model.family == "transformer":
         yield "model.init_from is set, but Hugging Face has no model of model.family = 'transformer': leave it out"
 

@@ -95,7 +95,7 @@ def begin_with(
         CheckpointError: on every rank, where they are of another model or vocabulary.
     """
     on_first(group, lambda: _check_model(weights, config))
-    on_first(group, lambda: _check_vocabulary(weights, tokenizer_store(config.data)))
+    on_first(group, lambda: check_vocabulary(weights, tokenizer_store(config.data)))
     held = gather(group, names_held(layouts, ["weight"]))
     wanted = {name.removeprefix("model."): shape for one in held for name, shape in one.items()}
     fresh = [name for name in wanted if name not in weights.shapes]
@@ -143,7 +143,7 @@ def _check_model(weights: Weights, config: PretrainConfig) -> None:
         )
 
 
-def _check_vocabulary(weights: Weights, store: str | None) -> None:
+def check_vocabulary(weights: Weights, store: str | None) -> None:
     theirs = _pieces(weights)
     if theirs is None or store is None or not (Path(store) / STORE_MANIFEST).is_file():
         return

@@ -1,7 +1,9 @@
 """Runs that begin with weights of Hugging Face, on every kind of grid and engine."""
 
+import json
 import shutil
 import socket
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from dist_plm.models.layout import Piece
 from dist_plm.observe.metrics import read_metrics
 from dist_plm.parallel.groups import build_groups
 from dist_plm.tasks.convert import convert
-from dist_plm.train.initial import begin_with, of_checkpoint, open_initial
+from dist_plm.train.initial import Weights, begin_with, check_vocabulary, of_checkpoint, open_initial
 from tests.ranks.pool import RanksError
 from tests.ranks.training import batch_of, configure, grid_of, losses_of
 from tests.reference.hf import CASES, attended
@@ -191,3 +193,17 @@ def test_a_run_begins_with_weights_and_its_own_checkpoints_win(ranks, tmp_path):
     assert [r["step"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in r] == [1, 2, 3, 4, 5, 6]
     with pytest.raises(RanksError, match="there is no directory"):
         ranks.run(2, run_case, settings(store, tmp_path / "new", **begun_with), free_port())
+
+
+def test_weights_of_another_vocabulary_are_refused(store):
+    """The store's own tokenizer passes; with two of its tokens exchanged it is refused, naming the first."""
+    content = json.loads((store / "tokenizer.json").read_text())
+    own = Weights("there", None, {}, (), torch.empty_like, lambda name: (store / name).read_bytes())
+    check_vocabulary(own, str(store))
+    vocabulary = content["model"]["vocab"]
+    first, second = sorted(vocabulary, key=vocabulary.__getitem__)[300:302]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    other = replace(own, file=lambda name: json.dumps(content).encode())
+    with pytest.raises(CheckpointError, match="another vocabulary than that of") as caught:
+        check_vocabulary(other, str(store))
+    assert f"token 300 is {second!r} there and {first!r} here" in str(caught.value)
