@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 
+from tests.ranks.test_encoders import T5
 from tests.ranks.test_engines import train_case
 from tests.ranks.test_grids import GRIDS
 from tests.ranks.test_lamb import agree as compare
@@ -100,3 +101,14 @@ def test_options(train, reference, engine, zero_stage, name, options):
         train(world_size, engine__name=engine, engine__zero_stage=zero_stage, **changes, **more),
         reference(**more),
     )
+
+
+@pytest.mark.parametrize(
+    ("engine", "zero_stage", "name"), [("megatron", 1, "data2_tensor2"), ("deepspeed", 3, "data2")]
+)
+def test_t5(train, engine, zero_stage, name):
+    """The model that it is for: an encoder and a decoder, tables of relative positions. The grid against one rank."""
+    alone = train(1, engine__zero_stage=0, **T5)
+    world_size, changes = GRIDS[name]
+    outcomes = train(world_size, engine__name=engine, engine__zero_stage=zero_stage, **changes, **T5)
+    compare(outcomes, (alone[0].losses, whole(alone, "final")), tolerance=2e-5)
