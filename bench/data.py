@@ -222,7 +222,8 @@ def open_megatron(folder: Path) -> dict[str, float]:
 
 def opening(folder: Path, *, quick: bool) -> None:
     print("\n(b) opening a store and reading the first batch of 64, from nothing; windows of 128 tokens")
-    for samples, theirs in ((10**6, True), (10**7, not quick), (10**7 if quick else SAMPLES, False)):
+    sizes = ((10**6, True), (10**7, False)) if quick else ((10**6, True), (10**7, True), (SAMPLES, False))
+    for samples, theirs in sizes:
         write_sparse_store(folder / "store", samples)
         if theirs:
             found = child("open_megatron", folder)

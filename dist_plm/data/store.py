@@ -29,6 +29,7 @@ from dist_plm.data.store_index import (
     VERSION,
     Index,
     bisect_documents,
+    bisect_from,
     bisect_near,
     counting,
     open_index,
@@ -129,8 +130,12 @@ class TokenStore:
         """Numbers of the sequences that the tokens at `positions` [B] belong to."""
         # Not np.searchsorted: the arrays lie unaligned in the file, and it would copy them whole.
         pointers, size = self._index.pointer_view, self.dtype.itemsize
-        found = [bisect_right(pointers, position * size) for position in positions.tolist()]
+        found = [bisect_from(pointers, p * size + 1, self._guess(p)) for p in positions.tolist()]
         return np.array(found, dtype=np.int64) - 1
+
+    def _guess(self, position: int) -> int:
+        """About where in the index a position is: pages of an index of gigabytes cost memory as soon as they are seen."""
+        return position * self.num_sequences // max(self.num_tokens, 1)
 
     def documents_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the documents that the tokens at `positions` [B] belong to."""
@@ -147,7 +152,7 @@ class TokenStore:
         pointers, documents, size = self._index.pointer_view, self._index.document_view, self.dtype.itemsize
         first, last = [], []
         for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-            low = bisect_left(pointers, start * size)
+            low = bisect_from(pointers, start * size, self._guess(start))
             high = bisect_near(pointers, stop * size, low, stop - start)
             first.append(document := bisect_documents(documents, low))
             last.append(bisect_near(documents, high, document, stop - start))

@@ -80,6 +80,19 @@ def counting(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
 
 
+def bisect_from(values: memoryview, value: int, guess: int) -> int:
+    """bisect_left that looks around `guess` first, farther and farther."""
+    low = high = guess
+    step = 1024
+    if low > 0 and values[low - 1] >= value:
+        while low > 0 and values[low - 1] >= value:
+            high, low, step = low - 1, max(0, low - step), 4 * step
+    else:
+        while high < len(values) and values[high] < value:
+            low, high, step = high + 1, min(len(values), high + step), 4 * step
+    return bisect_left(values, value, low, high)
+
+
 def bisect_near(values: memoryview, value: int, low: int, near: int) -> int:
     """bisect_left from `low` on, the faster where the result is at most `near` above it."""
     high = min(low + near, len(values))
