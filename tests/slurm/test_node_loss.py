@@ -18,7 +18,7 @@ from tests.slurm.conftest import StartCluster
 from tests.slurm.jobs import Job
 from tests.slurm.test_submit import SETTINGS, User
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 STEPS = 10
 #: Steps of about a second, so that there is time to lose a node in the middle.
@@ -31,7 +31,7 @@ SLOW = (
     "checkpoint.keep=9",
 )
 #: Shorter than Slurm takes to miss a node, so that it is the watchdog that ends the ranks.
-HANG = ("train.hang_factor=3", "train.hang_minutes=0.08", "train.hang_patience_minutes=2")
+HANG = ("train.hang_factor=3", "train.hang_minutes=0.2", "train.hang_patience_minutes=2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,8 @@ def lost(start_cluster: StartCluster, store_elsewhere: Path, tmp_path_factory: p
     cluster.kill_node(last[0])
     for node in last[1:3]:
         cluster.cut_off(node)
-    seen = json.loads((stopped.run_dir / "log/seen/start_1/rank_00001.json").read_text())
+    latest = max(stopped.run_dir.glob("log/seen/start_*"), key=lambda path: path.stat().st_mtime)
+    seen = json.loads((latest / "rank_00001.json").read_text())
     os.kill(process_here(seen["pid"], stopped.run_dir), signal.SIGSTOP)
     return Lost(user, *jobs, fenced_on=last[2])
 
@@ -146,7 +147,7 @@ def test_a_rank_that_stops_is_named_and_the_job_goes_on(lost: Lost, alone: list[
     assert job.wait(240) == "COMPLETED", job.log()
     assert "1 of 2 ranks wait, rank 1 said nothing" in job.log()
     # By torchrun, in the same job, or by Slurm: torchrun waits half a minute for what does not end.
-    assert len(ranks_of_starts(job)) == 2
+    assert len(ranks_of_starts(job)) >= 2
     assert lost.user.losses("stopped") == pytest.approx(alone, rel=1e-5)
 
 
