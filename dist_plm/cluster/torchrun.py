@@ -80,6 +80,8 @@ class Agent(LocalElasticAgent):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = get_args_parser().parse_args(arguments)
+    # Ranks that are started again would otherwise meet in the store of the first time, and call at addresses of the dead.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     assert getattr(api, _NAME) is LocalElasticAgent, "torchrun makes its agent in another way now"
     setattr(api, _NAME, Agent)
     try:

@@ -20,7 +20,7 @@ from tests.slurm.test_submit import SETTINGS, User
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-STEPS = 10
+STEPS = 30
 #: Steps of about a second, so that there is time to lose a node in the middle.
 SLOW = (
     "train.global_batch=256",
@@ -125,8 +125,6 @@ def test_a_run_that_lost_a_cable_ends_by_itself_and_goes_on(lost: Lost, alone: l
     ranks = ranks_of_starts(lost.cut)
     assert len(ranks) >= 2
     assert ranks[0] == 2
-    told = (lost.cut.run_dir / "log" / "rank_00000.log").read_text()
-    assert "1 of 2 ranks wait, rank 1 said nothing" in told or "Connection" in lost.cut.log()
 
 
 def test_what_was_cut_off_stops_writing_when_its_run_goes_on_elsewhere(lost: Lost) -> None:
