@@ -140,13 +140,13 @@ def test_encoders(ranks, saved, model, source, target):
 @pytest.mark.parametrize(
     ("source", "target"),
     [
-        ("data2_tensor2", "one"),
-        ("one", "tensor2_pipeline2"),
+        pytest.param("data2_tensor2", "one", marks=pytest.mark.slow),
+        pytest.param("one", "tensor2_pipeline2", marks=pytest.mark.slow),
         ("tensor2_pipeline2", "deepspeed3_data2"),
         ("deepspeed3_data2", "data2"),
         ("data2", "data2"),
-        ("tensor2_pipeline2", "tensor2_pipeline2"),
-        ("deepspeed2_data2_tensor2", "deepspeed2_data2_tensor2"),
+        pytest.param("tensor2_pipeline2", "tensor2_pipeline2", marks=pytest.mark.slow),
+        pytest.param("deepspeed2_data2_tensor2", "deepspeed2_data2_tensor2", marks=pytest.mark.slow),
         ("deepspeed3_data2", "deepspeed3_data2"),
     ],
 )
