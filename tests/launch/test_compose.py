@@ -18,7 +18,7 @@ def without_alternatives(values):
 
 @pytest.mark.parametrize("experiment", [None, *EXPERIMENTS])
 def test_the_values_are_those_that_hydra_composes(experiment):
-    overrides = ["data.path=x", "optim.lr=3e-4", "optim.betas=[0.9,0.98]", "run.name='1'"]
+    overrides = ["data.path=x", "optim.lr=3e-4", "optim.weight_decay=0.02", "run.name='1'"]
     overrides += [f"experiment={experiment}"] if experiment else []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         reference = OmegaConf.to_container(hydra_compose("pretrain", overrides), resolve=True)
@@ -143,6 +143,6 @@ def test_an_interpolation_that_leads_nowhere_is_a_problem(conf):
 
 
 def test_groups_and_choices():
-    assert groups_of("prepare_data") == {"tokenizer": "bpe"}
+    assert groups_of("prepare_data") == {"clean": "none", "dedup": "exact", "tokenizer": "bpe"}
     assert groups_of("pretrain")["experiment"] is None
     assert "gpt2_small" in choices_of("model")
