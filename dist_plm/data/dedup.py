@@ -63,13 +63,12 @@ def _selection(path: Path, crew: Crew, make: Callable[[], Selection]) -> Selecti
     return Selection.load(path)
 
 
-@dataclass(frozen=True, slots=True)
-class _HashTask:
-    """Hashes of the paragraphs of a shard's `chosen` documents, in order, to `path`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ShardTask:
+    """Work on a shard's `chosen` documents, whose outcome `path` holds."""
 
     shard: DocumentShard
     chosen: NDArray[np.bool_]
-    least: int
     path: Path
 
     @property
@@ -79,6 +78,13 @@ class _HashTask:
     @property
     def num_bytes(self) -> int:
         return self.shard.text_path.stat().st_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HashTask(_ShardTask):
+    """Hashes of the paragraphs, in order."""
+
+    least: int
 
 
 def _hash(task: _HashTask) -> None:
@@ -91,24 +97,13 @@ def _hash(task: _HashTask) -> None:
         np.save(file, np.array(hashes, dtype=np.uint64))
 
 
-@dataclass(frozen=True, slots=True)
-class _RewriteTask:
-    """A shard's `chosen` documents without the paragraphs that `repeated` holds, to `target`, then counts to `path`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RewriteTask(_ShardTask):
+    """The documents without the paragraphs that `repeated` holds, to `target`, then counts."""
 
-    shard: DocumentShard
-    chosen: NDArray[np.bool_]
     repeated: Path
     number: int
     target: DocumentShard
-    path: Path
-
-    @property
-    def is_complete(self) -> bool:
-        return self.path.exists()
-
-    @property
-    def num_bytes(self) -> int:
-        return self.shard.text_path.stat().st_size
 
 
 def _rewrite(task: _RewriteTask) -> None:
@@ -143,14 +138,23 @@ def _without_paragraphs(
     folder.mkdir(exist_ok=True)
     chosen = [splits != DROPPED for splits in selection.splits]
     hashed = [
-        _HashTask(shard, keep, config.min_paragraph_chars, folder / f"{shard.prefix.name}.hashes.npy")
+        _HashTask(
+            shard=shard, chosen=keep, path=folder / f"{shard.prefix.name}.hashes.npy", least=config.min_paragraph_chars
+        )
         for shard, keep in zip(shards, chosen, strict=True)
     ]
     crew.run(_hash, hashed, "hash paragraphs")
     repeated = folder / "repeated.npz"
     crew.lead(repeated, lambda: _save_repeated([task.path for task in hashed], repeated))
     tasks = [
-        _RewriteTask(shard, keep, repeated, i, DocumentShard(folder / shard.prefix.name), folder / f"{i:06}.json")
+        _RewriteTask(
+            shard=shard,
+            chosen=keep,
+            path=folder / f"{i:06}.json",
+            repeated=repeated,
+            number=i,
+            target=DocumentShard(folder / shard.prefix.name),
+        )
         for i, (shard, keep) in enumerate(zip(shards, chosen, strict=True))
     ]
     crew.run(_rewrite, tasks, "drop equal paragraphs")
@@ -177,22 +181,11 @@ def _paragraphs(text: str) -> list[str]:
     return [part for part in _PARAGRAPH_END.split(text) if part.strip()]
 
 
-@dataclass(frozen=True, slots=True)
-class _SignTask:
-    """MinHash signatures of a shard's `chosen` documents to `path`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SignTask(_ShardTask):
+    """MinHash signatures of the documents."""
 
-    shard: DocumentShard
-    chosen: NDArray[np.bool_]
     config: DedupConfig
-    path: Path
-
-    @property
-    def is_complete(self) -> bool:
-        return self.path.exists()
-
-    @property
-    def num_bytes(self) -> int:
-        return self.shard.text_path.stat().st_size
 
 
 def _sign_shard(task: _SignTask) -> None:
@@ -208,7 +201,7 @@ def _sign(
     folder.mkdir(exist_ok=True)
     chosen = [splits != DROPPED for splits in selection.splits]
     tasks = [
-        _SignTask(shard, keep, config, folder / f"{shard.prefix.name}.npy")
+        _SignTask(shard=shard, chosen=keep, path=folder / f"{shard.prefix.name}.npy", config=config)
         for shard, keep in zip(shards, chosen, strict=True)
     ]
     crew.run(_sign_shard, tasks, "sign")

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -104,21 +105,17 @@ def _function(source: SourceConfig) -> Callable[[], Iterable[Any]]:
     return function  # pyright: ignore[reportReturnType]
 
 
-class _refusals:  # noqa: N801 - reads as a statement
+@contextmanager
+def _refusals(source: SourceConfig) -> Iterator[None]:
     """Turns whatever the other program raises in the `with` block into a refusal."""
-
-    def __init__(self, source: SourceConfig) -> None:
-        self._source = source
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, Exception) or isinstance(error, DataError):
-            return
-        place, reason = self._source.place, str(error).strip().split("\n")[0] or type(error).__name__
-        if self._source.python is not None:
-            last = traceback.extract_tb(trace)[-1]
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # what another program raises is not known
+        place, reason = source.place, str(error).strip().split("\n")[0] or type(error).__name__
+        if source.python is not None:
+            last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{last.filename}, line {last.lineno}"
             raise DataError(f"data.sources: {place} raised {type(error).__name__} at {where}: {reason}") from error
         remedy = "check its name, split and the network"

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -128,20 +129,13 @@ def _values(column: pa.Array) -> list[Any]:
     return column.to_pylist()
 
 
-class _readable:  # noqa: N801 - reads as a statement
+@contextmanager
+def _readable(path: str, form: str) -> Iterator[None]:
     """Turns the errors of Arrow in the `with` block into refusals."""
-
-    def __init__(self, path: str, form: str) -> None:
-        self._path, self._form = path, form
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, pa.ArrowException):
-            reason = str(error).split("\n")[0]
-            raise DataError(
-                f"{self._path} is not {self._form}, or is damaged: {reason}; fetch the file again"
-            ) from error
-        if isinstance(error, OSError):
-            raise DataError(f"cannot read {self._path}: {error.strerror or error}") from error
+    try:
+        yield
+    except pa.ArrowException as error:
+        reason = str(error).split("\n")[0]
+        raise DataError(f"{path} is not {form}, or is damaged: {reason}; fetch the file again") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error

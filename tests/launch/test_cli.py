@@ -35,7 +35,7 @@ WRONG = [
     (["optimizer=adamw"], ["optimizer is not a group", "did you mean optim=adamw?"]),
     (["modle=gpt2_small"], ["modle is not a group", "did you mean model=gpt2_small?"]),
     (["tokenizer=bpe"], ["tokenizer is not a group of pretrain", "model, objective, data"]),
-    (["experiment=quikstart"], ["experiment = 'quikstart'", "did you mean quickstart or"]),
+    (["experiment=quikstart"], ["experiment = 'quikstart'", "did you mean quickstart or quickstart_t5?"]),
     (["track=[wandb,tensorbord]"], ["track = 'tensorbord' is not a choice", "did you mean tensorboard"]),
     (["optim=null"], ["optim = null is not a choice", "conf/optim has ", "adamw"]),
     (["model=3"], ["model = 3 is not a choice"]),

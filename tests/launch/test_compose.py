@@ -18,7 +18,7 @@ def without_alternatives(values):
 
 @pytest.mark.parametrize("experiment", [None, *EXPERIMENTS])
 def test_the_values_are_those_that_hydra_composes(experiment):
-    overrides = ["data.path=x", "optim.lr=3e-4", "optim.weight_decay=0.02", "run.name='1'"]
+    overrides = ["data.path=x", "optim.lr=3e-4", "checkpoint.signals=[SIGINT,SIGTERM]", "run.name='1'"]
     overrides += [f"experiment={experiment}"] if experiment else []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         reference = OmegaConf.to_container(hydra_compose("pretrain", overrides), resolve=True)
