@@ -15,7 +15,7 @@ from pathlib import Path
 
 #: Of a summary: lines for a group of ranks each, and ranks named one by one.
 MAX_LINES = 20
-_DIRECTORY = "log/seen"
+_DIRECTORY = "seen"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

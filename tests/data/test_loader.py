@@ -145,6 +145,7 @@ def test_a_worker_that_cannot_start_is_reported(dataset, monkeypatch):
 
 @pytest.mark.parametrize("way", ["exhaust", "break", "close", "forget", "error"])
 def test_nothing_is_left_behind(dataset, way):
+    gc.collect()  # what other tests left for it would otherwise go in between
     before = (open_files(), threading.active_count())
     source = loader(dataset, num_workers=2, prefetch=1, stop_step=6 if way == "exhaust" else 1000)
     batches = iter(source)

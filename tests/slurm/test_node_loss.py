@@ -85,7 +85,7 @@ def lost(start_cluster: StartCluster, store_elsewhere: Path, tmp_path_factory: p
     cluster.kill_node(last[0])
     for node in last[1:3]:
         cluster.cut_off(node)
-    latest = max(stopped.run_dir.glob("log/seen/start_*"), key=lambda path: path.stat().st_mtime)
+    latest = max(stopped.run_dir.glob("seen/start_*"), key=lambda path: path.stat().st_mtime)
     seen = json.loads((latest / "rank_00001.json").read_text())
     os.kill(process_here(seen["pid"], stopped.run_dir), signal.SIGSTOP)
     return Lost(user, *jobs, fenced_on=last[2])
