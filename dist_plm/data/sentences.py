@@ -69,11 +69,12 @@ def sentences(text: str) -> list[str]:
 
 
 def sentence_ends(text: str) -> list[int]:
-    """Positions after the last character of each sentence, ascending, the last one perhaps excepted."""
-    ends = []
+    """Positions after the last character of each sentence, strictly ascending, the last one perhaps excepted."""
+    ends: list[int] = []
     for match in _CANDIDATE.finditer(text):
         if match["paragraph"] is not None:
-            ends.append(match.start())
+            if not ends or ends[-1] < match.start():  # a mark before the blank line ended it
+                ends.append(match.start())
         elif (_ends_chinese if match["wide"] is not None else _ends_english)(text, match):
             ends.append(match.end())
     return ends

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dist_plm.data.sentences import sentence_ends, sentences
@@ -16,6 +16,7 @@ def test_sentences_written_down_by_hand(line):
 
 
 @given(text=st.text(alphabet=st.sampled_from(list("aB1. !?…。！“”\"')\n\t，，说")), max_size=60))
+@example(text="?\n\n")
 def test_nothing_is_lost_and_no_sentence_is_blank(text):
     parts = sentences(text)
     assert "".join(parts) == text
