@@ -9,7 +9,8 @@ from pathlib import Path
 from dist_plm.config.decode import show
 from dist_plm.config.rules import finalize
 from dist_plm.config.rules_training import path_problems
-from dist_plm.config.schema import ClusterConfig, PretrainConfig, SubmissionConfig
+from dist_plm.config.schema import PretrainConfig, SubmissionConfig
+from dist_plm.config.schema_run import ClusterConfig
 from dist_plm.errors import ConfigError, DataError
 
 #: Slurm's forms of a time limit, by which units their numbers count: sbatch(1), --time.

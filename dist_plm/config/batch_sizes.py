@@ -3,7 +3,7 @@ alone, so that a run goes on anywhere knowing nothing but how many it has seen."
 
 from dataclasses import dataclass
 
-from dist_plm.config.schema import TrainConfig
+from dist_plm.config.schema_run import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from dist_plm.config.bounds import Bounds, at_least, between
+from dist_plm.config.schema_run import CheckpointConfig, ClusterConfig, TrackConfig, TrainConfig
 from dist_plm.config.types import Count, Fraction, Natural, NonNegative, Positive, Share
 
 
@@ -220,106 +221,6 @@ class PrecisionConfig:
     min_loss_scale: Positive = 1.0
     loss_scale_window: Count = 1000
     loss_scale_hysteresis: Count = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RampupConfig:
-    """The batch grows from `start` to train.global_batch by `increment`, in equal shares of the first `samples`."""
-
-    start: Count
-    increment: Count
-    samples: Count
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """`steps` is the schedule's length, `stop_at` ends earlier without changing it; both count updates, also while the batch
-    still grows (`batch_rampup`). Batches are counted in samples.
-
-    A run that makes no progress for `hang_factor` times a typical step, at least `hang_minutes`, ends with a crash code; while
-    it starts, evaluates or waits for a checkpoint it has at least `hang_patience_minutes`. 0 times turns this off."""
-
-    steps: Count
-    global_batch: Count
-    micro_batch: Count
-    batch_rampup: RampupConfig | None = None
-    stop_at: Count | None = None
-    seed: Annotated[int, Bounds(low=0, high=2**63 - 1)] = 1234
-    resume: str = "auto"  # auto | none | the path or URL of a checkpoint, or of a run
-    init_from: str | None = None  # likewise: where a new run of other data, batch or schedule begins
-    init_optimizer: Literal["keep", "restart", "none"] = "keep"  # moments of init_from and their count
-    log_every: Count = 1
-    eval_every: Natural = 0  # 0: before the first and after the last step only
-    eval_samples: Natural = 256  # 0 turns evaluation off
-    max_skipped: Count = 100  # updates in a row that a loss or gradient that is not finite may cost
-    hang_factor: NonNegative = 20.0
-    hang_minutes: Positive = 5.0
-    hang_patience_minutes: Positive = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointConfig:
-    """When checkpoints are written, which stay, and what ends a run early.
-
-    `every` counts steps; 0 saves at the end alone. Of complete checkpoints the last `keep` stay, those whose step is a
-    multiple of `keep_every`, and the one that is best by the evaluation measure `keep_best` (loss, perplexity, …).
-    `dir` is a directory or an fsspec URL; None: `checkpoints` in the run's. On one of `signals` the run saves and exits
-    with code 75."""
-
-    every: Natural = 0
-    keep: Count = 2
-    keep_every: Natural = 0
-    keep_best: str | None = None
-    best_is: Literal["lowest", "highest"] = "lowest"
-    at_end: bool = True
-    background: bool = True  # write while training goes on
-    on_failure: Literal["continue", "stop"] = "continue"  # where a checkpoint cannot be written
-    verify: bool = True  # compare checksums before loading
-    signals: tuple[Literal["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"], ...] = ("SIGTERM", "SIGUSR1")
-    dir: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrackConfig:
-    """`to` names the trackers. wandb writes offline unless `wandb_mode` says online."""
-
-    to: tuple[Literal["wandb", "tensorboard"], ...] = ()
-    wandb_project: str = "dist_plm"
-    wandb_mode: Literal["offline", "online"] = "offline"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterConfig:
-    """Where the ranks run. `device` auto takes CUDA where it is present; `peak_tflops` of one device is measured on CPU
-    and looked up on known GPUs when None.
-
-    From `launcher` on, what launch/submit.py asks Slurm for; None leaves it to the site. `ranks_per_node` is
-    `gpus_per_node`, or 1 without GPUs, when None, and `python` the interpreter that submits. `setup`, `container` and
-    `scratch` are shell, in which variables are those of the job."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    timeout_minutes: Positive = 10.0  # of a collective, before the run is given up
-    peak_tflops: Positive | None = None
-    preflight: bool = True  # a look at nodes, disks and links before training
-    launcher: Literal["torchrun", "srun"] = "torchrun"
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    time: str | None = None  # limit, as in 24:00:00 or 2-12 (days-hours)
-    gpus_per_node: Natural = 0
-    gpu_type: str | None = None
-    ranks_per_node: Count | None = None
-    cpus_per_rank: Count | None = None
-    memory: str | None = None  # of a node, as in 200G; "0" is all of it
-    options: tuple[str, ...] = ()  # of sbatch besides, as in --constraint=a100
-    setup: tuple[str, ...] = ()  # lines that run first
-    python: str | None = None
-    container: str | None = None  # command that runs another one in a container
-    interface: str | None = None  # of the network between nodes; None is the one that leads to the first node
-    scratch: str | None = None  # directory on each node for temporary files
-    signal_seconds: Annotated[int, between(1, 65535)] = 300  # before the limit, for the last checkpoint
-    max_restarts: Natural = 100  # of a job, whatever stopped it
-    restarts_in_job: Natural = 2  # of ranks that crashed, by torchrun, without leaving the allocation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from dist_plm.config.schema import TrackConfig
+from dist_plm.config.schema_run import TrackConfig
 
 log = logging.getLogger(__name__)
 

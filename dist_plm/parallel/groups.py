@@ -1,4 +1,4 @@
-"""The process groups of a rank. The one owner of Megatron-core's `parallel_state` and of its random-state tracker."""
+"""The process groups of a rank. The one owner of Megatron-core's `parallel_state`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -125,13 +125,6 @@ def _equal_groups_made_once() -> Iterator[None]:
         yield
     finally:
         parallel_state.create_group = create_group
-
-
-def random_tracker() -> megatron_random.CudaRNGStatesTracker:
-    """Megatron-core's random-state tracker, whose named streams its layers draw from."""
-    tracker = megatron_random.get_cuda_rng_tracker()
-    assert tracker is not None
-    return tracker
 
 
 def release_parallel_state() -> None:

@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
-from dist_plm.config.schema import TrackConfig
+from dist_plm.config.schema_run import TrackConfig
 from dist_plm.observe import trackers
 from dist_plm.observe.trackers import build_trackers
 from tests.observe.make import record
@@ -111,7 +111,7 @@ def test_wandb_online_without_a_login_writes_offline_and_asks_nobody(tmp_path):
     """On a terminal, where wandb would ask: nobody answers here, so a question would end in the time limit."""
     program = (
         "import pathlib, sys\n"
-        "from dist_plm.config.schema import TrackConfig\n"
+        "from dist_plm.config.schema_run import TrackConfig\n"
         "from dist_plm.observe.trackers import build_trackers\n"
         "config = TrackConfig(to=('wandb',), wandb_mode='online')\n"
         "tracker = build_trackers(config, pathlib.Path(sys.argv[1]), run_name='small', settings={})\n"

@@ -1,4 +1,4 @@
-"""Megatron-core's own layers, recomputation and pipeline schedules on the groups, with the CPU standing in for CUDA."""
+"""Megatron-core's own layers and pipeline schedules on the groups, with the CPU standing in for CUDA."""
 
 import pytest
 import torch
@@ -12,8 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dist_plm.parallel.grid import Grid
-from dist_plm.parallel.groups import Groups, build_groups, random_tracker
-from dist_plm.parallel.random import RandomStreams
+from dist_plm.parallel.groups import Groups, build_groups
 from tests.ranks.times import MINUTE
 
 SEQUENCE, BATCH, HIDDEN, VOCAB = 6, 2, 8, 12
@@ -130,38 +129,6 @@ def test_tensor_parallel_layers_agree_with_plain_pytorch(ranks, tensor, sequence
         split = outcomes[0][1][name][1]
         for gradient in parts if split is None else [torch.cat(parts, split)]:
             torch.testing.assert_close(gradient, weight.grad, rtol=1e-5, atol=1e-5)
-
-
-def run_recomputed(world, grid):
-    groups = build_groups(grid, world.device, timeout=MINUTE)
-    drop = nn.Dropout(0.5)
-
-    def block(hidden):
-        with random_tracker().fork():
-            hidden = drop(hidden)
-        return drop(torch.tanh(hidden))
-
-    def run(recompute):
-        RandomStreams(7, groups.coordinates).start()
-        hidden = whole("hidden", SEQUENCE, BATCH, HIDDEN).requires_grad_()
-        output = tensor_parallel.checkpoint(block, False, hidden) if recompute else block(hidden)
-        torch.rand(3)
-        with random_tracker().fork():
-            torch.rand(3)
-        output.sum().backward()
-        return output.detach(), hidden.grad, torch.rand(3)
-
-    for plain, recomputed in zip(run(False), run(True), strict=True):
-        assert torch.equal(plain, recomputed)
-    output, gradient, _ = run(True)
-    assert ((output == 0) == (gradient == 0)).all()
-    return output == 0
-
-
-def test_recomputation_draws_the_same_dropout_again(ranks):
-    dropped = ranks.run(2, run_recomputed, Grid(tensor=2))
-    assert not torch.equal(*dropped)
-    assert all(0.5 < part.float().mean() < 0.95 for part in dropped)
 
 
 LAYERS, MICROBATCHES = 4, 6

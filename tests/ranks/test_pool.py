@@ -16,7 +16,6 @@ from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 
 from dist_plm.parallel.grid import Grid
 from dist_plm.parallel.groups import build_groups
-from dist_plm.parallel.random import RandomStreams
 from dist_plm.parallel.world import leave
 from tests.ranks.pool import RankPool, RanksError
 from tests.ranks.server import fork_server
@@ -119,8 +118,9 @@ def test_a_result_that_cannot_be_sent_is_a_failure(ranks):
 
 
 def litter(world):
-    groups = build_groups(Grid(tensor=2), world.device, timeout=MINUTE)
-    RandomStreams(1, groups.coordinates).start()
+    build_groups(Grid(tensor=2), world.device, timeout=MINUTE)
+    get_cuda_rng_tracker().add("model-parallel-rng", 1)
+    torch.manual_seed(1)
     torch.rand(5)
     assert parallel_state.is_initialized()
     return get_cuda_rng_tracker().is_initialized()
