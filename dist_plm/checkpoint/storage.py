@@ -7,6 +7,7 @@ always complete. Object stores have no renaming: there the objects are written i
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ from dist_plm.data.files import TEMPORARY, sync_directory
 LATEST = "latest"
 _STEP = re.compile(r"step_(\d{8,})")
 _READ_BYTES = 8 * 2**20
+#: Of a directory into which another process may still write.
+REMOVE_ATTEMPTS = 20
 
 
 def name_of(step: int) -> str:
@@ -140,7 +143,7 @@ class LocalStorage(Storage):
     def write(self, data: bytes, *parts: str) -> None:
         self.guard()
         path = self._directory.joinpath(*parts)
-        temporary = path.with_name(path.name + TEMPORARY)
+        temporary = path.with_name(self._temporary(path.name))
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
@@ -150,6 +153,8 @@ class LocalStorage(Storage):
         sync_directory(path.parent)
 
     def clean(self) -> None:
+        """Also ends what others have begun: a writer that stalled after it was last allowed to go on finds nothing left to
+        rename, nor a place to move to. (An object store has no such hold on others.)"""
         for name in self._names():
             if name.endswith(TEMPORARY):
                 self.remove(name)
@@ -163,25 +168,28 @@ class LocalStorage(Storage):
     def commit(self, name: str) -> None:
         final, fresh = self._directory / name, self._directory / self._temporary(name)
         sync_directory(fresh)
+        replaced = self._bin() / name if final.exists() else None  # of an abandoned continuation of the run, or damaged
         self.guard()
-        if final.exists():  # of an abandoned continuation of the run, or damaged
-            final.rename(self._directory / f"{name}.replaced{TEMPORARY}")
+        if replaced is not None:
+            final.rename(replaced)
         fresh.rename(final)
         sync_directory(self._directory)
-        self.remove(f"{name}.replaced{TEMPORARY}")
+        if replaced is not None:
+            _remove_tree(replaced.parent)
 
     def remove(self, name: str) -> None:
-        self.guard()
         path = self._directory / name
-        if step_of(name) is not None and path.exists():
+        is_complete = step_of(name) is not None and path.exists()
+        doomed = self._bin() / name if is_complete else path
+        self.guard()
+        if is_complete:
             # A kill in the middle must not leave half a checkpoint under a complete one's name.
-            doomed = self._directory / f"{name}.removed{TEMPORARY}"
-            shutil.rmtree(doomed, ignore_errors=True)
-            path = path.rename(doomed)
-        if path.is_dir():
-            shutil.rmtree(path)
+            path.rename(doomed)
+            doomed = doomed.parent
+        if doomed.is_dir():
+            _remove_tree(doomed)
         else:
-            path.unlink(missing_ok=True)
+            doomed.unlink(missing_ok=True)
 
     def writer(self, directory: str) -> FileSystemWriter:
         self.guard()
@@ -192,6 +200,14 @@ class LocalStorage(Storage):
 
     def _temporary(self, name: str) -> str:
         return name + self.mark + TEMPORARY
+
+    def _bin(self) -> Path:
+        """An empty directory of this writer alone, for what is to go. Made before the guard is asked, not after: once others
+        have cleaned, it is not there any more."""
+        place = self._directory / self._temporary("removed")
+        _remove_tree(place)
+        place.mkdir(parents=True)
+        return place
 
 
 class LocalReader(FileSystemReader):
@@ -206,6 +222,21 @@ class LocalReader(FileSystemReader):
 
 class _UrlReader(LocalReader, FsspecReader):
     """The same of an fsspec URL."""
+
+
+def _remove_tree(directory: Path) -> None:
+    """Also where another process is still writing into it, which its next file ends: then it may not be empty at first."""
+    for attempt in range(REMOVE_ATTEMPTS):
+        try:
+            shutil.rmtree(directory)
+        except FileNotFoundError:
+            # It is gone, or something of it was removed by another process at the same time.
+            if not directory.exists():
+                return
+        except OSError:
+            if attempt == REMOVE_ATTEMPTS - 1:
+                raise
+            time.sleep(0.1)
 
 
 def open_storage(url: str) -> Storage:

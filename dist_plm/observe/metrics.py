@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,7 @@ class MetricsWriter:
 
     def __init__(self, path: Path, *, resume_step: int = 0, guard: Callable[[], None] = lambda: None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _keep_until(path, resume_step)
+        _keep_until(path, resume_step, guard)
         self._file, self._guard = path.open("ab"), guard
 
     def write(self, record: StepRecord) -> None:
@@ -140,16 +141,17 @@ def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             log.warning("%s line %d is no complete record and is left out", path, number)
 
 
-def _keep_until(path: Path, step: int) -> None:
-    """Rewrites the file with the records up to `step`, unless it already holds just those."""
+def _keep_until(path: Path, step: int, guard: Callable[[], None]) -> None:
+    """Puts a new file with the records up to `step` in place of the old one, into which an earlier writer that does not
+    know of this one may still write."""
+    for unfinished in path.parent.glob(f"{path.name}.*.tmp"):
+        unfinished.unlink(missing_ok=True)  # an earlier writer's, which would now put it in place
     if not path.exists():
         return
-    kept = b"".join(line for line, record in _records(path) if record["step"] <= step)
-    if kept == path.read_bytes():
-        return
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     with temporary.open("wb") as file:
-        file.write(kept)
+        file.writelines(line for line, record in _records(path) if record["step"] <= step)
         file.flush()
         os.fsync(file.fileno())
+    guard()
     temporary.replace(path)

@@ -16,6 +16,7 @@ from dist_plm.checkpoint.fragments import Place
 from dist_plm.checkpoint.reading import find
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.storage import Storage, open_storage
+from dist_plm.checkpoint.together import on_first
 from dist_plm.checkpoint.writing import CheckpointWriter
 from dist_plm.config import runfile
 from dist_plm.config.batch_sizes import BatchSizes
@@ -120,6 +121,7 @@ def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, d
     engine = build_engine(config, groups, device.torch_device, model, data.objective.losses)
     storage = open_storage(config.checkpoint.dir or str(run_dir / "checkpoints"))
     storage.guard, storage.mark = fence.check, f".{fence.start}"
+    on_first(groups.world, storage.clean)  # before anything is read: what earlier starts have begun, they cannot end now
     stream = stream_of(config, data.samples["train"])
     position, found = Position(), find(config.train.resume, storage, groups.world, verify=config.checkpoint.verify)
     if found is not None:
@@ -133,7 +135,6 @@ def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, d
     peak = _peak_tflops(config, device, groups)
     recorder = None
     if groups.rank == 0:
-        storage.clean()
         runfile.write(config, run_dir / "run.yaml")
         recorder = build_recorder(config, run_dir, position.first_unrecorded_step - 1, peak, fence)
         if found is not None and found.manifest.loop.get("recorder"):

@@ -91,13 +91,15 @@ def test_starting_anew_empties_the_file(tmp_path):
     assert path.read_bytes() == b""
 
 
-def test_a_file_that_needs_no_change_is_not_rewritten(tmp_path):
+def test_what_an_earlier_writer_still_writes_is_not_in_the_file(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with MetricsWriter(path) as writer:
-        writer.write(record(1))
-    inode = path.stat().st_ino
-    MetricsWriter(path, resume_step=1).close()
-    assert path.stat().st_ino == inode
+    earlier = MetricsWriter(path)
+    earlier.write(record(1))
+    with MetricsWriter(path, resume_step=1) as writer:
+        earlier.write(record(2))
+        writer.write(record(2))
+    earlier.close()
+    assert steps_in(path) == [1, 2]
 
 
 @settings(deadline=None)
