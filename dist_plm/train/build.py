@@ -121,7 +121,8 @@ def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, d
     engine = build_engine(config, groups, device.torch_device, model, data.objective.losses)
     storage = open_storage(config.checkpoint.dir or str(run_dir / "checkpoints"))
     storage.guard, storage.mark = fence.check, f".{fence.start}"
-    on_first(groups.world, storage.clean)  # before anything is read: what earlier starts have begun, they cannot end now
+    # Before anything is read: what earlier starts have begun, they cannot end from now on.
+    on_first(groups.world, storage.clean)
     stream = stream_of(config, data.samples["train"])
     position, found = Position(), find(config.train.resume, storage, groups.world, verify=config.checkpoint.verify)
     if found is not None:
