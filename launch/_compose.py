@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from _from_hf import is_chosen, with_sizes
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -72,15 +73,21 @@ def compose(config_name: str, overrides: Sequence[str], conf: Path = CONF) -> Co
 
     Raises:
         ConfigError: where the files themselves cannot be composed, so that there are no values to speak of.
+        CheckpointError: a directory of Hugging Face that is to tell the model's sizes does not.
     """
     composition = Composition()
     try:
         chosen, values = _sort_overrides(overrides, groups_of(config_name, conf), config_name, conf, composition)
-        composition.layers = _file_layers(config_name, chosen, conf)
-        config = _merge([layer.values for layer in composition.layers])
+        layers = _file_layers(config_name, chosen, conf)
+        config = _merge([layer.values for layer in layers])
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
         raise ConfigError([*composition.problems, f"conf/ cannot be composed: {_one_line(error)}"]) from error
-    composition.layers.append(_apply(values, config, composition.problems))
+    given = _apply(values, config, composition.problems)
+    if is_chosen(layers):
+        layers = with_sizes(layers, _text_at("model.init_from", config))
+        config = _merge([layer.values for layer in layers])
+        given = _apply(values, config, [])  # again, over the sizes
+    composition.layers = [*layers, given]
     _resolve(config, composition)
     return composition
 
@@ -273,6 +280,14 @@ def _resolve(config: DictConfig, composition: Composition) -> None:
                 composition.refuse(key, f"{key} = {show(value)} cannot be resolved: {_one_line(error)}")
                 OmegaConf.update(config, key, MISSING)
     composition.values = _plain(config, resolve=True)
+
+
+def _text_at(key: str, config: DictConfig) -> str | None:
+    try:
+        value = OmegaConf.select(config, key)
+    except OmegaConfBaseException as error:
+        raise ConfigError([f"{key} cannot be resolved: {_one_line(error)}"]) from error
+    return None if value is None else str(value)
 
 
 def _one_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from dist_plm.config.rules import finalize
 from dist_plm.config.rules_training import path_problems
 from dist_plm.config.schema import PretrainConfig, SubmissionConfig
 from dist_plm.config.schema_run import ClusterConfig
-from dist_plm.errors import ConfigError, DataError
+from dist_plm.errors import CheckpointError, ConfigError, DataError
 
 #: Slurm's forms of a time limit, by which units their numbers count: sbatch(1), --time.
 _TIME_FORMS = (
@@ -33,14 +33,16 @@ def check(submission: SubmissionConfig) -> SubmissionConfig:
     Raises:
         ConfigError: with every rule that is broken.
         DataError: the corpus cannot be used.
+        CheckpointError: the weights that the run begins with cannot.
     """
     problems = [p for rule in (_time, _gpus, _options, _memory, _paths) for p in rule(submission.cluster)]
     run = run_of(submission)
     try:
-        run = check_run(run, world_size(submission), with_data=submission.submit.check_data)
+        with_data = submission.submit.check_data
+        run = check_run(run, world_size(submission), with_data=with_data, with_weights=with_data)
     except ConfigError as error:
         raise ConfigError(problems + error.problems) from error
-    except DataError:
+    except (DataError, CheckpointError):
         if not problems:
             raise
     problems += _fewer_nodes(submission)
@@ -164,20 +166,30 @@ def _paths(cluster: ClusterConfig) -> Iterator[str]:
                 yield f"cluster.container = {show(cluster.container)} is empty: give a command, or null"
 
 
-def check_run(run: PretrainConfig, world_size: int, *, with_data: bool) -> PretrainConfig:
-    """A run complete and checked for `world_size` ranks; `with_data` opens what it will open.
+def check_run(run: PretrainConfig, world_size: int, *, with_data: bool, with_weights: bool = True) -> PretrainConfig:
+    """A run complete and checked for `world_size` ranks; `with_data` opens what it will open, and `with_weights` looks at the
+    weights that it begins with.
 
     Raises:
         ConfigError: with every rule that is broken, or every key that DeepSpeed does not know.
         DataError: the corpus cannot be used.
+        CheckpointError: the weights cannot.
     """
     if run.engine.name == "deepspeed" and run.engine.deepspeed:
         # Brings DeepSpeed, which alone knows these keys.
         from dist_plm.engines.deepspeed_schema import check_keys
 
         check_keys(run)
-    if not with_data:
-        return finalize(run, world_size=world_size, vocab_size=None)
+    run = _with_data(run, world_size) if with_data else finalize(run, world_size=world_size, vocab_size=None)
+    if with_weights and run.model.init_from is not None:
+        # Brings PyTorch.
+        from dist_plm.train.initial import check_initial
+
+        check_initial(run)
+    return run
+
+
+def _with_data(run: PretrainConfig, world_size: int) -> PretrainConfig:
     # Brings NumPy, which launch scripts do without until they have to read data.
     from dist_plm.data.opening import tokenizer_store
     from dist_plm.train.data import open_data, vocab_size_of

@@ -63,6 +63,12 @@ def model_ranks(parallel: ParallelConfig) -> int:
     return parallel.tensor * parallel.pipeline * parallel.context * parallel.expert
 
 
+def checkpoints_of(config: PretrainConfig) -> str:
+    """The path or URL of a finalised run's checkpoints."""
+    assert config.run.dir is not None, "run.dir is None: finalize the configuration first"
+    return config.checkpoint.dir or os.path.join(config.run.dir, "checkpoints")
+
+
 def derive(config: PretrainConfig, *, world_size: int, vocab_size: int | None) -> PretrainConfig:
     """`config` with every None that has a rule for it filled in, unchecked: remainders of divisions are dropped."""
     data = config.parallel.data or max(1, world_size // model_ranks(config.parallel))

@@ -131,8 +131,6 @@ def _init(config: PretrainConfig) -> Iterator[str]:
         yield from no_effect(train, "train", ("init_optimizer",), "train.init_from = null")
         return
     yield from path_problems("train.init_from", train.init_from)
-    if config.model.init_from is not None:
-        yield "model.init_from and train.init_from are both set: a run begins with the weights of one of them"
     if run.dir is not None and f"{train.init_from.rstrip('/')}/".startswith(f"{run.dir.rstrip('/')}/"):
         yield (
             f"train.init_from = {show(train.init_from)} is this run's own directory: a run goes on by itself "

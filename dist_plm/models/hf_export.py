@@ -1,14 +1,13 @@
 """The config.json with which Hugging Face loads one of our models."""
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from typing import Any
 
 from dist_plm.config.decode import show
 from dist_plm.config.derived import generator_of
+from dist_plm.config.hf_config import Half, differences, model_of
 from dist_plm.config.schema import ModelConfig
 from dist_plm.errors import CheckpointError
-from dist_plm.models.hf_config import Half, differences, model_of
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
 
@@ -27,8 +26,8 @@ def hf_config(model: ModelConfig, tensors: Collection[str], half: Half | None = 
         raise CheckpointError(f"Hugging Face has no class for model.family = {model.family!r}")
     network = generator_of(model) if half == "generator" else model
     config = {"architectures": [architecture(model, tensors, half)], **_CONFIGS[model.family](network)}
-    said = model_of(config, "config.json")
-    found = differences(network, said if model.family != "electra" else _with_generator(said, model))
+    # Neither half's file tells how large the generator is beside the discriminator.
+    found = differences(network, model_of(config, "config.json"), "discriminator" if half else None)
     if found:
         told = ", ".join(f"model.{name} = {show(ours)} (it has {show(theirs)})" for name, ours, theirs in found)
         raise CheckpointError(f"Hugging Face's {config['architectures'][0]} cannot be a model with {told}")
@@ -48,12 +47,6 @@ def architecture(model: ModelConfig, tensors: Collection[str], half: Half | None
     if model.family == "t5":
         return "T5ForConditionalGeneration"
     return "LlamaForCausalLM" if model.position == "rotary" else "GPT2LMHeadModel"
-
-
-def _with_generator(said: ModelConfig, model: ModelConfig) -> ModelConfig:
-    """A half does not say how large the generator is."""
-    names = ("generator_hidden", "generator_layers", "generator_heads", "generator_ffn")
-    return replace(said, **{name: getattr(model, name) for name in names})
 
 
 def _encoder(model: ModelConfig) -> dict[str, Any]:

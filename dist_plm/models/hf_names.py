@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dist_plm.config.derived import generator_of
+from dist_plm.config.hf_config import Half
 from dist_plm.config.schema import ModelConfig
-from dist_plm.models.hf_config import Half
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dist_plm.config.schema import ModelConfig
-from dist_plm.errors import CheckpointError
-from dist_plm.models.hf_config import (
+from dist_plm.config.hf_config import (
     CONFIG_FILE,
     HALVES,
     TYPES,
@@ -22,6 +20,8 @@ from dist_plm.models.hf_config import (
     read_config,
     type_of,
 )
+from dist_plm.config.schema import ModelConfig
+from dist_plm.errors import CheckpointError
 from dist_plm.models.hf_files import DTYPES, WeightFiles, listed
 from dist_plm.models.hf_names import HFTensor, hf_tensors
 from dist_plm.models.hf_shapes import logical_shape
@@ -99,7 +99,8 @@ class HFWeights:
     """
 
     def __init__(self, where: str, model: ModelConfig, half: Half | None, parts: Mapping[Half | None, "_Part"]) -> None:
-        self.where, self.half = where, half
+        self.where = where
+        self.half: Half | None = half
         self.settings: dict[Half | None, Mapping[str, Any]] = {name: part.settings for name, part in parts.items()}
         self._parts = parts
         self._places = {name: place for part in parts.values() for name, place in part.places(model).items()}

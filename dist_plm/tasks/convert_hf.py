@@ -17,12 +17,12 @@ from dist_plm.checkpoint.reading import Checkpoint, look_at
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.checkpoint.streaming import write_checkpoint
 from dist_plm.config.decode import decode, encode
+from dist_plm.config.hf_config import CONFIG_FILE, HALVES, Half
 from dist_plm.config.runfile import to_yaml
 from dist_plm.config.schema import ModelConfig
 from dist_plm.config.schema_convert import ConvertConfig
 from dist_plm.errors import CheckpointError, ConfigError
 from dist_plm.models.build import DTYPES
-from dist_plm.models.hf_config import CONFIG_FILE, HALVES, Half
 from dist_plm.models.hf_export import hf_config
 from dist_plm.models.hf_files import listed
 from dist_plm.models.hf_names import HFTensor, hf_tensors

@@ -21,6 +21,7 @@ from dist_plm.checkpoint.writing import CheckpointWriter
 from dist_plm.config import runfile
 from dist_plm.config.batch_sizes import BatchSizes
 from dist_plm.config.decode import encode
+from dist_plm.config.derived import checkpoints_of
 from dist_plm.config.launchenv import LaunchEnv, from_environment
 from dist_plm.config.rules import finalize
 from dist_plm.config.schema import PretrainConfig
@@ -29,7 +30,7 @@ from dist_plm.data.opening import tokenizer_store
 from dist_plm.device.select import Device, choose
 from dist_plm.engines.base import Batch
 from dist_plm.engines.build import build_engine
-from dist_plm.errors import EXIT_FINISHED, EXIT_REQUEUE, ConfigError, DataError
+from dist_plm.errors import EXIT_FINISHED, EXIT_REQUEUE, CheckpointError, ConfigError, DataError
 from dist_plm.models.build import build_model
 from dist_plm.observe.logs import setup_logging
 from dist_plm.observe.metrics import MetricsWriter, read_metrics
@@ -43,7 +44,7 @@ from dist_plm.parallel.world import host_group, init_process_group, shutdown
 from dist_plm.train.data import RunData, open_data, vocab_size_of
 from dist_plm.train.evaluation import Evaluator
 from dist_plm.train.fence import Fence
-from dist_plm.train.initial import begin_with, open_initial
+from dist_plm.train.initial import begin_with, check_initial, open_initial
 from dist_plm.train.loop import Parts, Position, train
 from dist_plm.train.recorder import Recorder, sample_size
 from dist_plm.train.recovery import RUN_FILE, begin_from, restore, stream_of
@@ -100,16 +101,19 @@ def run_pretrain(
 
 
 def open_here(config: PretrainConfig, env: LaunchEnv) -> tuple[PretrainConfig, RunData | None, str | None]:
-    """The configuration complete, and what it reads; or why this rank, perhaps alone, cannot read it.
+    """The configuration complete, and the data that it reads, having looked at the weights it begins with; or why this rank,
+    perhaps alone, cannot read them.
 
     Raises:
         ConfigError: the configuration is at fault, which every rank finds alike.
-        DataError: the only rank cannot read its data.
+        DataError, CheckpointError: the only rank cannot read its data or weights.
     """
     try:
         config = finalize(config, world_size=env.world_size, vocab_size=vocab_size_of(tokenizer_store(config.data)))
-        return config, open_data(config), None
-    except DataError as error:
+        data = open_data(config)
+        check_initial(config)
+        return config, data, None
+    except (DataError, CheckpointError) as error:
         if env.world_size == 1:
             raise
         return config, None, str(error)
@@ -119,7 +123,7 @@ def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, d
     run_dir, fence = start.run_dir, start.fence
     model, layouts = build_model(config, groups, device.torch_device)
     engine = build_engine(config, groups, device.torch_device, model, data.objective.losses)
-    storage = open_storage(config.checkpoint.dir or str(run_dir / "checkpoints"))
+    storage = open_storage(checkpoints_of(config))
     storage.guard, storage.mark = fence.check, f".{fence.start}"
     # Before anything is read: what earlier starts have begun, they cannot end from now on.
     on_first(groups.world, storage.clean)

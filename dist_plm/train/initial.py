@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from dist_plm.checkpoint.fragments import names_held
 from dist_plm.checkpoint.reading import Checkpoint
+from dist_plm.checkpoint.storage import open_storage
 from dist_plm.checkpoint.together import gather, on_each, on_first
 from dist_plm.config.decode import decode, show
+from dist_plm.config.derived import checkpoints_of
+from dist_plm.config.hf_config import HALVES, Half, differences
 from dist_plm.config.schema import ModelConfig, PretrainConfig
 from dist_plm.data.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.manifest import read_manifest
@@ -24,7 +27,6 @@ from dist_plm.data.roles import pieces_of_vocabulary
 from dist_plm.data.tokenizers import Tokenizer
 from dist_plm.engines.base import Engine
 from dist_plm.errors import CheckpointError
-from dist_plm.models.hf_config import HALVES, differences
 from dist_plm.models.hf_files import listed
 from dist_plm.models.hf_weights import HEADS, HFWeights, open_hf
 from dist_plm.models.init import initialize
@@ -40,6 +42,7 @@ MODEL_FILE = "model.yaml"
 class Weights:
     """Args:
     model: that they are of, where it is known.
+    half: of electra, where they are those of one half alone.
     shapes: of the logical tensors that there are.
     absent: begin the names of those that may be missing: they begin as in a new run.
     read: fp32 values shaped like a layout's parameter.
@@ -48,10 +51,31 @@ class Weights:
 
     where: str
     model: ModelConfig | None
+    half: Half | None
     shapes: Mapping[str, tuple[int, ...]]
     absent: tuple[str, ...]
     read: Callable[[Layout], Tensor]
     file: Callable[[str], bytes | None]
+
+
+def check_initial(config: PretrainConfig) -> None:
+    """Sees to it that a finalised run which begins with the weights at model.init_from can: that they are there, whole, and of
+    its model and vocabulary. It reads no weights, only what the files say of them. A run that goes on from a checkpoint
+    needs none.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    path = config.model.init_from
+    if path is None or config.train.resume not in ("auto", "none"):
+        return
+    try:
+        weights = of_hf(open_hf(path))
+        _check_model(weights, config)
+        check_vocabulary(weights, tokenizer_store(config.data))
+    except CheckpointError:
+        if config.train.resume == "none" or not open_storage(checkpoints_of(config)).steps():
+            raise
 
 
 def open_initial(path: str, group: dist.ProcessGroup) -> Weights:
@@ -71,7 +95,7 @@ def of_hf(weights: HFWeights) -> Weights:
     def file(name: str) -> bytes | None:
         return next(((d / name).read_bytes() for d in directories if (d / name).is_file()), None)
 
-    return Weights(weights.where, weights.model, weights.shapes, (*HEADS, *others), weights.read, file)
+    return Weights(weights.where, weights.model, weights.half, weights.shapes, (*HEADS, *others), weights.read, file)
 
 
 def of_checkpoint(found: Checkpoint) -> Weights:
@@ -82,7 +106,9 @@ def of_checkpoint(found: Checkpoint) -> Weights:
 
     content = file(MODEL_FILE)
     model = None if content is None else decode(ModelConfig, yaml.safe_load(content))
-    return Weights(found.where, model, found.weights, HEADS, lambda layout: found.tensors.read(layout, "weight"), file)
+    return Weights(
+        found.where, model, None, found.weights, HEADS, lambda layout: found.tensors.read(layout, "weight"), file
+    )
 
 
 def begin_with(
@@ -132,8 +158,10 @@ def _drawn(layout: Layout, config: PretrainConfig) -> Tensor:
 
 
 def _check_model(weights: Weights, config: PretrainConfig) -> None:
-    found = differences(config.model, weights.model) if weights.model is not None else []
-    if found:
+    if weights.model is None:
+        return
+    ours = replace(config.model, vocab_size=config.model.vocab_size or weights.model.vocab_size)  # None without data
+    if found := differences(ours, weights.model, weights.half):
         told = ", ".join(f"model.{name} = {show(ours)} (there {show(theirs)})" for name, ours, theirs in found)
         remedy = " ".join(
             f"model.{name}={theirs if isinstance(theirs, str) else show(theirs)}" for name, _, theirs in found

@@ -54,6 +54,14 @@ ELECTRA = {"model__family": "electra", "model__embedding_size": 16, "objective__
             {"model__family": "t5", "objective__name": "span", "parallel__pipeline": 2, "world_size": 2},
             ["parallel.pipeline = 2", "model.family = 't5'", "parallel.pipeline=1"],
         ),
+        (
+            {"model__init_from": "hf", "train__init_from": "runs/other"},
+            ["model.init_from and train.init_from are both set", "leave one out"],
+        ),
+        (
+            {"model__family": "transformer", "objective__name": "span", "model__init_from": "hf"},
+            ["model.init_from is set", "Hugging Face has no model of model.family = 'transformer'"],
+        ),
     ],
 )
 def test_one_sentence_with_key_value_and_remedy(changes, parts):

@@ -11,8 +11,13 @@ from dist_plm.config.rules_model import OBJECTIVES
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.config.schema_prepare import PrepareConfig
 
+#: Those of conf/model that hold sizes.
+MODELS = [model for model in choices_of("model") if model != "from_hf"]
 PRETRAIN_CHOICES = [
-    (group, choice) for group in groups_of("pretrain") if group != "experiment" for choice in choices_of(group)
+    (group, choice)
+    for group in groups_of("pretrain")
+    if group != "experiment"
+    for choice in (MODELS if group == "model" else choices_of(group))
 ]
 #: What a choice needs beside it, where the default model is too small for it.
 BESIDE = {"parallel": ["model=gpt3_175b"], "data": ["model=gpt2_small"]}
@@ -44,7 +49,7 @@ def test_every_experiment_is_accepted(experiment):
     assert accepted(f"experiment={experiment}").run.name == experiment
 
 
-@pytest.mark.parametrize("model", choices_of("model"))
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("data", ["quickstart", "store"])
 def test_every_model_is_accepted_with_small_and_full_samples(model, data):
     more = ["data.sequence_length=64"] if "tiny" in model or "t5" in model else []

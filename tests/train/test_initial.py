@@ -15,6 +15,8 @@ import transformers
 from dist_plm.checkpoint.reading import find
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.config.decode import decode
+from dist_plm.config.derived import generator_of
+from dist_plm.config.hf_config import HALVES
 from dist_plm.config.schema_convert import ConvertConfig
 from dist_plm.engines.build import build_engine
 from dist_plm.errors import CheckpointError
@@ -27,7 +29,7 @@ from dist_plm.tasks.convert import convert
 from dist_plm.train.initial import Weights, begin_with, check_vocabulary, of_checkpoint, open_initial
 from tests.ranks.pool import RanksError
 from tests.ranks.training import batch_of, configure, grid_of, losses_of
-from tests.reference.hf import CASES, attended
+from tests.reference.hf import CASES, ELECTRA, attended
 from tests.tasks.hf_dirs import save
 from tests.train.running import make_store, run_case, settings
 
@@ -135,6 +137,31 @@ def test_masters_are_the_stored_weights_to_the_bit(ranks, tmp_path, settings):
     assert weights.shapes.keys() < names
 
 
+@pytest.mark.parametrize("half", HALVES)
+def test_one_half_of_electra_is_taken_and_the_other_begins_anew(ranks, tmp_path, half):
+    save("electra", tmp_path)
+    weights = open_hf(str(tmp_path / half))
+    config = configure(2, **ELECTRA, **TENSOR2)
+    assert generator_of(config.model).hidden != config.model.hidden
+    held = {
+        name: t["weight"] for outcome in ranks.run(2, state_case, config, weights.where) for name, t in outcome.items()
+    }
+    taken = {name for name, _ in held if name in weights.shapes}
+    assert taken == weights.shapes.keys()
+    assert {name.partition(".")[0] for name in taken if name.startswith(HALVES)} == {half}
+    fresh = {name.partition(".")[0] for name, _ in held if name not in taken}
+    (other,) = set(HALVES) - {half}
+    assert fresh == {other, "detector"} if half == "generator" else {other, "transform", "output"}
+    for (name, start), values in held.items():
+        if name in taken:
+            piece = Piece(name, weights.shapes[name], start, start, tuple(values.shape))
+            assert torch.equal(values, weights.read_piece(piece).float()), name
+    wrong = configure(2, **{**ELECTRA, "model__generator_heads": 4, "model__layers": 3}, **TENSOR2)
+    for told in ranks.run(2, refused_case, wrong, weights.where):
+        own = "model.generator_layers = 3 (there 4), model.generator_heads = 4 (there 2)"
+        assert (own if half == "generator" else "model.layers = 3 (there 4); ") in told
+
+
 def refused_case(world, config, where):
     with pytest.raises(CheckpointError) as caught:
         begun(world, config, where)
@@ -193,12 +220,13 @@ def test_a_run_begins_with_weights_and_its_own_checkpoints_win(ranks, tmp_path):
     assert [r["step"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in r] == [1, 2, 3, 4, 5, 6]
     with pytest.raises(RanksError, match="there is no directory"):
         ranks.run(2, run_case, settings(store, tmp_path / "new", **begun_with), free_port())
+    assert not (tmp_path / "new").exists()
 
 
 def test_weights_of_another_vocabulary_are_refused(store):
     """The store's own tokenizer passes; with two of its tokens exchanged it is refused, naming the first."""
     content = json.loads((store / "tokenizer.json").read_text())
-    own = Weights("there", None, {}, (), torch.empty_like, lambda name: (store / name).read_bytes())
+    own = Weights("there", None, None, {}, (), torch.empty_like, lambda name: (store / name).read_bytes())
     check_vocabulary(own, str(store))
     vocabulary = content["model"]["vocab"]
     first, second = sorted(vocabulary, key=vocabulary.__getitem__)[300:302]
