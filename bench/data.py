@@ -305,7 +305,8 @@ def near_duplicates(folder: Path, *, quick: bool) -> None:
     bands, rows = minhash.bands_and_rows(threshold, permutations, 0.95)
 
     def ours() -> set[tuple[int, int]]:
-        found = minhash.Signatures([minhash.signatures(texts, size, permutations)])
+        signed = minhash.signatures(texts, size, permutations)
+        found = minhash.Signatures([lambda: signed])
         similar = [minhash.similar_pairs(found, band, rows, threshold) for band in range(bands)]
         return {(int(later), int(earlier)) for earlier, later in np.concatenate(similar)}
 

@@ -10,6 +10,8 @@ from dist_plm.config.template import parse_template
 
 #: A byte-level BPE holds every byte, so that no text is out of its reach (Radford et al. 2019, section 2.2).
 NUM_BYTES = 256
+#: What a vocabulary of some tens of thousands of words takes.
+LEAST_MEMORY_MB = 64
 #: Settings of tokenizers -> the kinds that read them.
 _READERS = {
     "vocab_size": ("bpe", "bpe_roberta", "wordpiece", "unigram"),
@@ -18,6 +20,7 @@ _READERS = {
     "character_coverage": ("wordpiece", "unigram"),
     "sentinels": ("unigram", "file"),
     "fim": ("bpe",),
+    "memory_mb": ("bpe", "bpe_roberta", "wordpiece", "unigram"),
 }
 
 
@@ -84,6 +87,8 @@ def _tokenizer(config: PrepareConfig) -> Iterator[str]:
             "trains a new one: choose tokenizer=file to load it"
         )
     yield from no_effect(tokenizer, "tokenizer", unread, f"tokenizer.name = {tokenizer.name!r}")
+    if tokenizer.memory_mb < LEAST_MEMORY_MB:
+        yield f"tokenizer.memory_mb = {tokenizer.memory_mb} is too small to learn from: give {LEAST_MEMORY_MB} or more"
     needed = _least(tokenizer)
     if tokenizer.vocab_size < needed:
         yield (

@@ -15,7 +15,8 @@ class TokenizerConfig:
     `end_of_document` is the token that ends a document; None takes the tokenizer's own: <|endoftext|> of GPT-2, </s> of
     RoBERTa and T5, [SEP] of BERT. `fim` adds the tokens of fill-in-the-middle to `bpe`, `sentinels` those of span
     corruption to `unigram`. `lowercase` (of `wordpiece`) drops accents too. `character_coverage` (of `wordpiece` and
-    `unigram`) is the share of the text's characters in the alphabet; the rarest become unknown."""
+    `unigram`) is the share of the text's characters in the alphabet; the rarest become unknown. Training takes about
+    `memory_mb` megabytes at most: of a corpus with more words it sees an even sample."""
 
     name: Literal["bpe", "bpe_roberta", "wordpiece", "unigram", "file"]
     vocab_size: Count = 16384
@@ -25,6 +26,7 @@ class TokenizerConfig:
     character_coverage: Fraction = 0.99999
     sentinels: Natural = 100
     fim: bool = False
+    memory_mb: Count = 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from dist_plm.data.crew import Crew
 from dist_plm.data.documents import DROPPED, DocumentShard, Selection, repeated_documents, write_documents
 from dist_plm.data.files import atomic_writer
 from dist_plm.data.manifest import StageRecord
-from dist_plm.data.minhash import Signatures, bands_and_rows, components, signatures, similar_pairs
+from dist_plm.data.minhash import Signatures, bands_and_rows, components, signature_blocks, similar_pairs
 
 EQUAL, PARAGRAPHS, NEAR = "equal documents", "equal paragraphs", "near duplicates"
 _PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*")
@@ -189,9 +190,12 @@ class _SignTask(_ShardTask):
 
 
 def _sign_shard(task: _SignTask) -> None:
-    found = signatures(task.shard.texts(task.chosen), task.config.shingle, task.config.permutations)
+    size, permutations = task.config.shingle, task.config.permutations
+    header = {"descr": "<u4", "fortran_order": False, "shape": (int(task.chosen.sum()), permutations)}
     with atomic_writer(task.path) as file:
-        np.save(file, found)
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in signature_blocks(task.shard.texts(task.chosen), size, permutations):
+            file.write(block.tobytes())
 
 
 def _sign(
@@ -225,7 +229,7 @@ class _BandTask:
 
 
 def _find_pairs(task: _BandTask) -> None:
-    parts = [np.load(path, mmap_mode="r") for path in task.signatures]
+    parts = [partial(np.load, path, mmap_mode="r") for path in task.signatures]
     pairs = similar_pairs(Signatures(parts), task.band, task.rows, task.threshold)
     with atomic_writer(task.path) as file:
         np.save(file, pairs)

@@ -96,9 +96,9 @@ class Selection:
 
         A document's split depends on its text and on `fractions` alone, not on what else there is.
         """
-        indices = [shard.entries() for shard in shards]
-        high = _joined([index["high"] for index in indices], np.uint64)
-        lengths = _joined([np.diff(index["end"], prepend=0) for index in indices], np.int64)
+        high = _joined(_column(shards, "high"), np.uint64)
+        ends = _column(shards, "end")
+        lengths = _joined([np.diff(end, prepend=0) for end in ends], np.int64)
         splits = split_of(high, fractions)
         splits[lengths == 0] = DROPPED
         removed = []
@@ -107,7 +107,7 @@ class Selection:
             splits[now] = DROPPED
             removed.append(StageRecord(name=name, removed=int(now.sum()), removed_bytes=int(lengths[now].sum())))
         split_bytes = {name: int(lengths[splits == i].sum()) for i, name in enumerate(SPLITS)}
-        bounds = np.cumsum([len(index) for index in indices])[:-1]
+        bounds = np.cumsum([len(end) for end in ends])[:-1]
         return cls(np.split(splits, bounds)[: len(shards)], split_bytes, tuple(removed))
 
     def save(self, path: Path) -> None:
@@ -129,9 +129,12 @@ class Selection:
 
 def repeated_documents(shards: Sequence[DocumentShard]) -> NDArray[np.bool_]:
     """Whether each document, of all shards in order, has the text of an earlier one, [documents]."""
-    indices = [shard.entries() for shard in shards]
-    parts = [_joined([index[name] for index in indices], np.uint64) for name in ("high", "low")]
+    parts = [_joined(_column(shards, name), np.uint64) for name in ("high", "low")]
     return ~first_of_equals(*parts)
+
+
+def _column(shards: Sequence[DocumentShard], name: str) -> list[NDArray]:
+    return [np.ascontiguousarray(shard.entries()[name]) for shard in shards]
 
 
 def _joined(arrays: Sequence[NDArray], dtype: DTypeLike) -> NDArray:

@@ -5,7 +5,7 @@ bands of r values, they agree in all of some band with probability 1 - (1 - J^r)
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import xxhash
@@ -16,6 +16,7 @@ _IDEOGRAPHIC = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(rf"[{_IDEOGRAPHIC}]|[^\W{_IDEOGRAPHIC}]+")
 _SEED = 42
 _BATCH = 512
+_BATCH_SHINGLES = 2**20
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _MIXERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # splitmix64's
 _COMPARED_ROWS = 2**14
@@ -36,8 +37,10 @@ def _found(similarity: float, bands: int, rows: int) -> float:
 
 def shingle_hashes(text: str, size: int) -> NDArray[np.uint64]:
     """A 64-bit hash of each run of `size` tokens, in lower case; of all tokens where there are fewer. Never empty."""
-    tokens = _TOKEN.findall(text.lower()) or [text]
-    hashes = np.array([xxhash.xxh3_64_intdigest(token.encode()) for token in tokens], dtype=np.uint64)
+    tokens = (match[0] for match in _TOKEN.finditer(text.lower()))  # a list of them would take ten times the text
+    hashes = np.fromiter((xxhash.xxh3_64_intdigest(token.encode()) for token in tokens), np.uint64)
+    if not len(hashes):
+        hashes = np.array([xxhash.xxh3_64_intdigest(text.encode())], np.uint64)
     size = min(size, len(hashes))
     count = len(hashes) - size + 1
     combined = np.zeros(count, dtype=np.uint64)
@@ -48,14 +51,23 @@ def shingle_hashes(text: str, size: int) -> NDArray[np.uint64]:
 
 def signatures(texts: Iterable[str], size: int, permutations: int) -> NDArray[np.uint32]:
     """MinHash signatures, [documents, permutations], by rensa's R-MinHash."""
-    blocks = [np.empty((0, permutations), np.uint32)]
+    return np.concatenate(
+        [np.empty((0, permutations), np.uint32), *signature_blocks(texts, size=size, permutations=permutations)]
+    )
+
+
+def signature_blocks(texts: Iterable[str], size: int, permutations: int) -> Iterator[NDArray[np.uint32]]:
+    """`signatures`, some documents at a time."""
     batch: list[NDArray[np.uint64]] = []
+    num_shingles = 0
     for text in texts:
         batch.append(shingle_hashes(text, size))
-        if len(batch) == _BATCH:
-            blocks.append(_digests(batch, permutations))
-            batch = []
-    return np.concatenate([*blocks, *([_digests(batch, permutations)] if batch else [])])
+        num_shingles += len(batch[-1])
+        if len(batch) == _BATCH or num_shingles >= _BATCH_SHINGLES:
+            yield _digests(batch, permutations)
+            batch, num_shingles = [], 0
+    if batch:
+        yield _digests(batch, permutations)
 
 
 def _digests(batch: Sequence[NDArray[np.uint64]], permutations: int) -> NDArray[np.uint32]:
@@ -67,11 +79,12 @@ def _digests(batch: Sequence[NDArray[np.uint64]], permutations: int) -> NDArray[
 
 
 class Signatures:
-    """Signatures of many documents, in parts that are mapped from files."""
+    """Signatures of many documents, in parts, each mapped from its file only while it is looked at: mapped pages count as
+    this process's memory."""
 
-    def __init__(self, parts: Sequence[NDArray[np.uint32]]) -> None:
-        self.parts = parts
-        self._starts = np.cumsum([0, *map(len, parts)])
+    def __init__(self, parts: Sequence[Callable[[], NDArray[np.uint32]]]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *(len(part()) for part in parts)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -79,16 +92,17 @@ class Signatures:
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.uint32]:
         """The signatures of these documents, [numbers, P]."""
         owners = np.searchsorted(self._starts, numbers, side="right") - 1
-        rows = np.empty((len(numbers), self.parts[0].shape[1]), np.uint32)
+        rows = np.empty((len(numbers), self._parts[0]().shape[1]), np.uint32)
         for owner in np.unique(owners):
             mine = owners == owner
-            rows[mine] = self.parts[owner][numbers[mine] - self._starts[owner]]
+            rows[mine] = self._parts[owner]()[numbers[mine] - self._starts[owner]]
         return rows
 
     def band(self, number: int, rows: int) -> NDArray[np.uint64]:
         """A hash of one band of every document, [documents]."""
         hashes = np.empty(len(self), np.uint64)
-        for part, start in zip(self.parts, self._starts[:-1], strict=True):
+        for load, start in zip(self._parts, self._starts[:-1], strict=True):
+            part = load()
             combined = np.zeros(len(part), np.uint64)
             for column in range(number * rows, (number + 1) * rows):
                 combined = _mixed(combined * _PRIME + part[:, column])

@@ -15,6 +15,7 @@ from dist_plm.data.source_lines import raw_lines
 from dist_plm.errors import DataError
 
 _BATCH_ROWS = 256
+_BATCH_BYTES = 16 * 2**20
 
 
 def csv_records(part: Slice) -> Iterator[Record]:
@@ -69,11 +70,13 @@ def parquet_slices(part: Slice) -> Iterator[Slice]:
 def parquet_records(part: Slice) -> Iterator[Record]:
     """The documents of row groups; raises DataError where the file is damaged or lacks a column."""
     template = Template(part.source.text)
-    with _readable(part.path, "Parquet"), pq.ParquetFile(part.path) as file:
+    with _readable(part.path, "Parquet"), pq.ParquetFile(part.path, buffer_size=2**20) as file:
         check_columns(part.path, template, file.schema_arrow.names)
         before = sum(file.metadata.row_group(i).num_rows for i in range(part.start))
         groups = list(range(part.start, part.stop))
-        batches = file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=template.columns)
+        size = sum(file.metadata.row_group(i).total_byte_size for i in groups)
+        rows = _batch_rows(size, sum(file.metadata.row_group(i).num_rows for i in groups))
+        batches = file.iter_batches(rows, row_groups=groups, columns=template.columns)
         yield from _records(batches, template, part, before)
 
 
@@ -89,10 +92,18 @@ def arrow_records(part: Slice) -> Iterator[Record]:
             table = pa.ipc.open_file(memory)
             batches = (table.get_batch(i) for i in range(table.num_record_batches))
         check_columns(part.path, template, table.schema.names)
-        pieces = (
-            batch.slice(start, _BATCH_ROWS) for batch in batches for start in range(0, batch.num_rows, _BATCH_ROWS)
-        )
+        pieces = (piece for batch in batches for piece in _pieces(batch))
         yield from _records(pieces, template, part, 0)
+
+
+def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    rows = _batch_rows(batch.nbytes, batch.num_rows)
+    return (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
+
+
+def _batch_rows(num_bytes: int, num_rows: int) -> int:
+    """Rows to hold at a time, of so many that have so many bytes together."""
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * num_rows // max(num_bytes, 1)))
 
 
 def check_columns(place: str, template: Template, columns: list[str]) -> None:

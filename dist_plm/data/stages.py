@@ -19,7 +19,8 @@ from dist_plm.data.manifest import SPLITS, SplitRecord
 from dist_plm.data.sentences import sentences
 from dist_plm.data.store import TokenStore, TokenStoreWriter, dtype_for
 from dist_plm.data.tokenizers import Tokenizer
-from dist_plm.data.tokenizers_train import train, training_bytes
+from dist_plm.data.tokenizers_train import train
+from dist_plm.data.training_text import TrainingText
 
 Report = Callable[[str], None]
 
@@ -42,34 +43,15 @@ def make_tokenizer(
 
 def _train(config: TokenizerConfig, shards: Sequence[DocumentShard], selection: Selection, report: Report) -> Tokenizer:
     began = time.perf_counter()
-    available = selection.split_bytes["train"]
-    limit = training_bytes(config)
-    with _progress("train tokenizer", min(available, limit)) as bar:
-        tokenizer = train(config, TrainingText(shards, selection, limit / available, bar))
+    with _progress("choose text for the tokenizer", selection.split_bytes["train"]) as bar:
+        text = TrainingText.of(config, shards, selection, bar)
+        bar.set_description("train tokenizer")
+        tokenizer = train(config, text)
     seconds = time.perf_counter() - began
     report(f"trained a tokenizer of {tokenizer.vocab_size:,} tokens in {seconds:.1f} s")
     if tokenizer.vocab_size < config.vocab_size:
         report(f"  tokenizer.vocab_size asked for {config.vocab_size:,}, but the text holds no more pairs to merge")
     return tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingText:
-    """Batches of texts of the train split, a `share` of it by hash, again each time they are asked for."""
-
-    shards: Sequence[DocumentShard]
-    selection: Selection
-    share: float
-    bar: tqdm
-
-    def __iter__(self) -> Iterator[list[str]]:
-        self.bar.reset()
-        for shard, splits in zip(self.shards, self.selection.splits, strict=True):
-            entries = shard.entries()
-            chosen = (splits == SPLITS.index("train")) & (entries["low"] < self.share * 2.0**64)
-            yield from batched(shard.texts(chosen))
-            self.bar.update(int(np.diff(entries["end"], prepend=0)[chosen].sum()))
-        self.bar.set_description("learn merges")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +117,14 @@ def _tokenize(task: TokenizeTask) -> None:
                     writer.add_documents(_ended(tokenizer, batch))
 
 
-def _ended(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+def _ended(tokenizer: Tokenizer, texts: Sequence[str]) -> Sequence[Sequence[int]]:
     documents = tokenizer.encode_batch(texts)
     for ids in documents:
         ids.append(tokenizer.end_of_document_id)
     return documents
 
 
-def sentence_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+def sentence_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[list[Sequence[int]], list[int]]:
     """The tokens of each sentence of all texts, and how many sentences each text has.
 
     Sentences without tokens are left out, and so are texts without sentences.

@@ -231,12 +231,12 @@ class TokenStoreWriter:
         lengths = [len(sequence) for sequence in sequences]
         counts = [1] * len(sequences) if counts is None else counts
         assert sum(counts) == len(sequences), f"documents of {sum(counts)} sequences where there are {len(sequences)}"
-        self._write(np.fromiter(chain.from_iterable(sequences), np.int64, sum(lengths)))
+        self._write(np.fromiter(chain.from_iterable(sequences), np.int32, sum(lengths)))
         first = len(self._lengths)
         self._lengths.extend(lengths)
         self._documents.extend(first + end for end in accumulate(counts))
 
-    def _write(self, values: NDArray[np.int64]) -> None:
+    def _write(self, values: NDArray[np.signedinteger]) -> None:
         if values.size:
             low, high = int(values.min()), int(values.max())
             assert self._limits.min <= low <= high <= self._limits.max, f"token {low} or {high} in {self.dtype}"

@@ -53,12 +53,6 @@ def train(config: TokenizerConfig, batches: Iterable[Sequence[str]]) -> Tokenize
     return train_bpe(batches, size, config.end_of_document or DEFAULT_END, FIM_SPECIAL if config.fim else ())
 
 
-def training_bytes(config: TokenizerConfig) -> int:
-    """How much text `train` should get at most, drawn from the whole corpus."""
-    # SentencePiece needs some twenty times its text where no spaces divide it, as in Chinese.
-    return 2**26 if config.name == "unigram" else 2**30
-
-
 def train_bpe(
     batches: Iterable[Sequence[str]], vocab_size: int, end_of_document: str, others: Sequence[str] = ()
 ) -> Tokenizer:

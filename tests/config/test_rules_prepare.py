@@ -38,6 +38,7 @@ from tests.config.make import prepare
             ["tokenizer.vocab_size = 99 has no effect with tokenizer.name = 'file'"],
         ),
         ({"tokenizer__path": "t.json"}, ["tokenizer.path = 't.json' has no effect", "tokenizer=file"]),
+        ({"tokenizer__memory_mb": 63}, ["tokenizer.memory_mb = 63 is too small", "64 or more"]),
         ({"tokenizer__vocab_size": 256}, ["tokenizer.vocab_size = 256 is too small", "257"]),
         ({"tokenizer__vocab_size": 259, "tokenizer__fim": True}, ["tokenizer.vocab_size = 259 is too small", "260"]),
         ({"tokenizer__name": "bpe_roberta", "tokenizer__vocab_size": 260}, ["vocab_size = 260 is too small", "261"]),

@@ -1,4 +1,5 @@
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -35,6 +36,10 @@ def edited(text, generator, edits, unit):
     return (" " if unit == "word" else "").join(parts)
 
 
+def stored_signatures(*parts):
+    return Signatures([partial(signatures, list(texts), SIZE, P) for texts in parts])
+
+
 def jaccard(left, right):
     one, two = (set(shingle_hashes(text, SIZE).tolist()) for text in (left, right))
     return len(one & two) / len(one | two)
@@ -53,7 +58,7 @@ def test_planted_duplicates_are_found_and_little_else(make, unit):
     assert (similarity >= 0.85).sum() > 30
     assert (similarity < 0.75).sum() > 40
     bands, rows = bands_and_rows(THRESHOLD, P, 0.95)
-    stored = Signatures([signatures(iter(texts[:250]), SIZE, P), signatures(iter(texts[250:]), SIZE, P)])
+    stored = stored_signatures(texts[:250], texts[250:])
     found = {tuple(pair) for band in range(bands) for pair in similar_pairs(stored, band, rows, THRESHOLD).tolist()}
     assert all(a < b for a, b in found)
     assert found <= set(pairs)  # nothing that was not planted
@@ -87,14 +92,15 @@ def test_shingles_are_words_or_chinese_characters():
 def test_signatures_do_not_depend_on_batches(monkeypatch):
     texts = [english(random.Random(i), 20 + i) for i in range(20)]
     whole = signatures(iter(texts), SIZE, P)
-    monkeypatch.setattr(minhash, "_BATCH", 3)
-    assert (signatures(iter(texts), SIZE, P) == whole).all()
+    for name, value in (("_BATCH", 3), ("_BATCH_SHINGLES", 60)):
+        monkeypatch.setattr(minhash, name, value)
+        assert (signatures(iter(texts), SIZE, P) == whole).all()
     assert signatures(iter([]), SIZE, P).shape == (0, P)
 
 
 def test_many_equal_documents_are_all_found():
     texts = ["one and the same text that comes again and again"] * 50 + ["another text that comes but once"]
-    pairs = similar_pairs(Signatures([signatures(iter(texts), SIZE, P)]), 0, 7, THRESHOLD)
+    pairs = similar_pairs(stored_signatures(texts), 0, 7, THRESHOLD)
     assert sorted(pairs.tolist()) == [[0, i] for i in range(1, 50)]
     assert len(similar_pairs(Signatures([]), 0, 7, THRESHOLD)) == 0
 
