@@ -1,7 +1,7 @@
 """What each engine can run, and which of its settings act: stages of ZeRO, overlap, precision."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from dist_plm.config.rules_training import no_effect
 from dist_plm.config.schema import PretrainConfig
@@ -47,6 +47,20 @@ def _deepspeed_keys(config: PretrainConfig) -> Iterator[str]:
         yield f"{keys} has no effect with engine.name = {engine.name!r}: set engine=deepspeed, or leave it out"
 
 
+def _offload(config: PretrainConfig) -> Iterator[str]:
+    """DeepSpeed takes these without a word, and does something else."""
+    zero = config.engine.deepspeed.get("zero_optimization")
+    for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
+        offload = zero.get(key) if isinstance(zero, Mapping) else None
+        device = offload.get("device", "none") if isinstance(offload, Mapping) else "none"
+        needed = 3 if device == "nvme" else least
+        if device != "none" and config.engine.zero_stage < needed:
+            yield (
+                f"engine.deepspeed.zero_optimization.{key}.device = {device!r} has no effect with engine.zero_stage = "
+                f"{config.engine.zero_stage}: set engine.zero_stage={needed}, or leave it out"
+            )
+
+
 def _precision(config: PretrainConfig) -> Iterator[str]:
     precision, engine = config.precision, config.engine
     if precision.name == "fp8":
@@ -75,4 +89,10 @@ def _precision(config: PretrainConfig) -> Iterator[str]:
         )
 
 
-ENGINE_RULES: tuple[Callable[[PretrainConfig], Iterator[str]], ...] = (_stage, _overlap, _deepspeed_keys, _precision)
+ENGINE_RULES: tuple[Callable[[PretrainConfig], Iterator[str]], ...] = (
+    _stage,
+    _overlap,
+    _deepspeed_keys,
+    _offload,
+    _precision,
+)

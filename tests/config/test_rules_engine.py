@@ -55,3 +55,30 @@ def test_gradients_are_not_sharded_under_a_pipeline(stage):
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_every_stage_of_deepspeed_is_allowed_without_one(stage):
     assert problems(world_size=4, **DEEPSPEED, engine__zero_stage=stage, parallel__tensor=2) == []
+
+
+def offload(**devices: str) -> dict:
+    return {"zero_optimization": {f"offload_{of}": {"device": device} for of, device in devices.items()}}
+
+
+@pytest.mark.parametrize(
+    ("stage", "devices", "key", "needed"),
+    [
+        (0, {"optimizer": "cpu"}, "offload_optimizer.device = 'cpu'", 1),
+        (2, {"optimizer": "nvme"}, "offload_optimizer.device = 'nvme'", 3),
+        (2, {"param": "cpu"}, "offload_param.device = 'cpu'", 3),
+    ],
+)
+def test_offload_that_deepspeed_would_not_do_is_refused(stage, devices, key, needed):
+    (problem,) = problems(**DEEPSPEED, engine__zero_stage=stage, engine__deepspeed=offload(**devices))
+    assert f"engine.deepspeed.zero_optimization.{key} has no effect with engine.zero_stage = {stage}" in problem
+    assert f"set engine.zero_stage={needed}" in problem
+
+
+def test_offload_passes_where_it_acts():
+    for stage, devices in (
+        (1, {"optimizer": "cpu"}),
+        (3, {"optimizer": "nvme", "param": "nvme"}),
+        (0, {"param": "none"}),
+    ):
+        assert problems(**DEEPSPEED, engine__zero_stage=stage, engine__deepspeed=offload(**devices)) == []
