@@ -1,13 +1,13 @@
 """What no field can know alone: a whole configuration is completed and checked before anything is started.
 
-Each rule yields one sentence a problem, naming key, value and remedy; they are in `rules_grid`, `rules_model`,
-`rules_training`, `rules_objective`, `rules_prepare` and `rules_convert`.
+Each rule yields one sentence a problem, naming key, value and remedy; they are in the modules `rules_*`.
 """
 
 from dist_plm.config.derived import Case, derive, num_microbatches, padded_vocab_size
 from dist_plm.config.rules_convert import CONVERT_RULES
 from dist_plm.config.rules_data import DATA_RULES
 from dist_plm.config.rules_engine import ENGINE_RULES
+from dist_plm.config.rules_fp8 import FP8_RULES
 from dist_plm.config.rules_grid import GRID_RULES
 from dist_plm.config.rules_model import MODEL_RULES
 from dist_plm.config.rules_objective import OBJECTIVE_RULES
@@ -35,7 +35,7 @@ def finalize(config: PretrainConfig, *, world_size: int, vocab_size: int | None)
     derived = derive(config, world_size=world_size, vocab_size=vocab_size)
     case = Case(config, derived, world_size, vocab_size)
     problems = [p for rule in (*GRID_RULES, *MODEL_RULES, *OBJECTIVE_RULES, *DATA_RULES) for p in rule(case)]
-    problems += [p for rule in (*TRAINING_RULES, *OPTIM_RULES, *ENGINE_RULES) for p in rule(derived)]
+    problems += [p for rule in (*TRAINING_RULES, *OPTIM_RULES, *ENGINE_RULES, *FP8_RULES) for p in rule(derived)]
     if problems:
         raise ConfigError(problems)
     return derived

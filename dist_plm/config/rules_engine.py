@@ -63,11 +63,6 @@ def _offload(config: PretrainConfig) -> Iterator[str]:
 
 def _precision(config: PretrainConfig) -> Iterator[str]:
     precision, engine = config.precision, config.engine
-    if precision.name == "fp8":
-        yield (
-            "precision.name = 'fp8' needs Transformer Engine's layers on a GPU that computes in 8 bits (compute "
-            "capability 8.9 or higher), and this version's layers are PyTorch's: set precision=bf16"
-        )
     if engine.name != "deepspeed":
         return
     if engine.zero_stage == 0 and precision.name in ("bf16", "fp16"):

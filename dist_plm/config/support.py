@@ -1,13 +1,19 @@
-"""What works with what, asked of the rules themselves: engine x axis of the process grid x precision x optimizer."""
+"""What works with what on a CPU, asked of the rules themselves: engine x axis of the process grid x precision x optimizer."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import functools
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from dist_plm.config.decode import decode
 from dist_plm.config.rules import finalize
+from dist_plm.config.rules_fp8 import Fp8Facts, fp8_problem
 from dist_plm.config.schema import EngineConfig, OptimConfig, PrecisionConfig, PretrainConfig
 from dist_plm.errors import ConfigError
+
+#: Of the machines that the tests run on.
+FACTS = Fp8Facts(transformer_engine=None, capability=None)
 
 #: The test that trains every combination that is not refused.
 TEST = "tests/ranks/test_support.py"
@@ -63,15 +69,13 @@ class Combination:
         }
 
 
-def combinations() -> Iterator[Combination]:
+@functools.cache
+def combinations() -> tuple[Combination, ...]:
     """Every combination, in the order of the table."""
-    for engine in ENGINES:
-        for zero_stage in ZERO_STAGES:
-            for axis in AXES:
-                for precision in PRECISIONS:
-                    for optimizer in OPTIMIZERS:
-                        cell = Combination(engine, zero_stage, axis, precision, optimizer, None)
-                        yield Combination(engine, zero_stage, axis, precision, optimizer, _refusal(cell.overrides))
+    cells = (
+        Combination(*place, None) for place in itertools.product(ENGINES, ZERO_STAGES, AXES, PRECISIONS, OPTIMIZERS)
+    )
+    return tuple(replace(cell, refusal=_refusal(cell.overrides)) for cell in cells)
 
 
 def render() -> str:
@@ -91,7 +95,7 @@ def render() -> str:
     footnotes = [f"{number}. {sentence}" for sentence, number in notes.items()]
     head = (
         f"Named optimizers are accepted, and `{TEST}` trains each combination: one of every kind in `make test`, all in "
-        "`make test-slow`. The rest is refused for the reason below."
+        "`make test-slow`. The rest is refused for the reason below (fp8: on a machine without Transformer Engine and GPU)."
     )
     return "\n".join([head, "", *lines, "", *footnotes, ""])
 
@@ -125,4 +129,4 @@ def _refusal(overrides: Mapping[str, Mapping[str, Any]]) -> str | None:
         finalize(decode(PretrainConfig, values), world_size=2, vocab_size=None)
     except ConfigError as error:
         return error.problems[0]
-    return None
+    return fp8_problem(FACTS) if values["precision"]["name"] == "fp8" else None

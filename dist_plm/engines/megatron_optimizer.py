@@ -16,6 +16,7 @@ from dist_plm.config.derived import clip_threshold
 from dist_plm.config.schema import PrecisionConfig, PretrainConfig
 from dist_plm.engines.partition import Fragment, Spans
 from dist_plm.engines.state import EngineState
+from dist_plm.models.build import DTYPES
 from dist_plm.models.layout import Layout
 from dist_plm.optim.build import LAYER_WISE, fill_state
 from dist_plm.optim.build import build_optimizer as torch_optimizer
@@ -143,8 +144,8 @@ def _megatron_settings(config: PretrainConfig) -> OptimizerConfig:
         lr=config.optim.lr,
         clip_grad=clip_threshold(config.optim) or math.inf,
         fp16=config.precision.name == "fp16",
-        bf16=config.precision.name == "bf16",
-        params_dtype={"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision.name],
+        bf16=config.precision.name in ("bf16", "fp8"),
+        params_dtype=DTYPES[config.precision.name],
         use_distributed_optimizer=config.engine.zero_stage == 1,
         overlap_param_gather=config.engine.overlap_param_gather,
     )

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from dist_plm.models.context import SequenceContext
 from dist_plm.models.dropout import Site, score_dropout
 from dist_plm.models.layout import Part
-from dist_plm.models.linear import ColumnLinear, RowLinear
+from dist_plm.models.linear import column_linear, row_linear
 from dist_plm.models.positions import rotate
 from dist_plm.models.shape import Shape
 
@@ -34,9 +34,9 @@ class SelfAttention(nn.Module):
         heads, kv_heads, head_size = shape.heads
         kv_rows = kv_heads * head_size
         parts = (Part("query", heads * head_size), Part("key", kv_rows), Part("value", kv_rows))
-        self.qkv = ColumnLinear(shape, parts, bias=shape.model.bias)
+        self.qkv = column_linear(shape, parts, bias=shape.model.bias)
         self.core = CoreAttention(shape, layer, Site.ATTENTION_SCORES)
-        self.output = RowLinear(shape, heads * head_size, bias=shape.model.bias)
+        self.output = row_linear(shape, heads * head_size, bias=shape.model.bias)
 
     def forward(self, hidden: Tensor, context: SequenceContext) -> Tensor:
         """[S', B, H] -> [S', B, H], where S' is S, or this rank's slice of it under sequence parallelism."""
@@ -56,10 +56,10 @@ class CrossAttention(nn.Module):
         heads, kv_heads, head_size = shape.heads
         kv_rows = kv_heads * head_size
         bias = shape.model.bias
-        self.queries = ColumnLinear(shape, (Part("query", heads * head_size),), bias=bias)
-        self.kv = ColumnLinear(shape, (Part("key", kv_rows), Part("value", kv_rows)), bias=bias)
+        self.queries = column_linear(shape, (Part("query", heads * head_size),), bias=bias)
+        self.kv = column_linear(shape, (Part("key", kv_rows), Part("value", kv_rows)), bias=bias)
         self.core = CoreAttention(shape, layer, Site.CROSS_SCORES)
-        self.output = RowLinear(shape, heads * head_size, bias=bias)
+        self.output = row_linear(shape, heads * head_size, bias=bias)
 
     def forward(self, hidden: Tensor, memory: Tensor, context: SequenceContext) -> Tensor:
         """Args:

@@ -16,7 +16,8 @@ from dist_plm.models.layout import Layout, describe
 from dist_plm.models.shape import Shape
 from dist_plm.parallel.groups import Groups
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+#: Of weights and activations; what multiplies in 8 bits keeps its weights in 16.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 
 
 def build_model(config: PretrainConfig, groups: Groups, device: torch.device) -> tuple[list[ModelChunk], list[Layout]]:
@@ -97,6 +98,11 @@ def megatron_config(config: PretrainConfig, dtype: torch.dtype, device: torch.de
         pipeline_dtype=dtype,
         fp16=dtype == torch.float16,
         bf16=dtype == torch.bfloat16,
+        fp8="hybrid" if config.precision.name == "fp8" else None,
+        # Scales follow from the tensor at hand: a history of them would have to be in checkpoints, and to agree over ranks.
+        fp8_recipe="tensorwise",
+        # Else every step would have to tell each layer which microbatch is its first.
+        disable_parameter_transpose_cache=True,
         use_cpu_initialization=device.type == "cpu",
         perform_initialization=False,  # models.init fills the weights, the same on every grid
         calculate_per_token_loss=True,

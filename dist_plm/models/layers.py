@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from megatron.core.fp8_utils import get_fp8_context
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -34,6 +35,7 @@ class TransformerLayer(nn.Module):
         super().__init__()
         norm = (shape.model, shape.dtype, shape.device, shape.sequence_parallel)
         self.layer = layer
+        self.megatron = shape.megatron
         self.dropout = shape.model.hidden_dropout
         self.slices = shape.slices
         self.norm_first = shape.model.norm_placement == "pre"
@@ -48,11 +50,13 @@ class TransformerLayer(nn.Module):
         def attend(x: Tensor) -> Tensor:
             return self.attention(x, context)
 
-        hidden = self._half(hidden, self.attention_norm, attend, context, Site.ATTENTION_OUTPUT)
-        if self.cross is not None:
-            assert self.cross_norm is not None
-            hidden = self._half(hidden, self.cross_norm, self._look_up(memory), context, Site.CROSS_OUTPUT)
-        return self._half(hidden, self.mlp_norm, self.mlp, context, Site.MLP_OUTPUT)
+        # Within the layer, so that recomputation enters it as well; nothing unless the precision is fp8.
+        with get_fp8_context(self.megatron):
+            hidden = self._half(hidden, self.attention_norm, attend, context, Site.ATTENTION_OUTPUT)
+            if self.cross is not None:
+                assert self.cross_norm is not None
+                hidden = self._half(hidden, self.cross_norm, self._look_up(memory), context, Site.CROSS_OUTPUT)
+            return self._half(hidden, self.mlp_norm, self.mlp, context, Site.MLP_OUTPUT)
 
     def _look_up(self, memory: Memory | None) -> Callable[[Tensor], Tensor]:
         cross = self.cross

@@ -77,6 +77,24 @@ class RowLinear(RowParallelLinear):
         split_over_tensor_ranks(self.weight, 1)
 
 
+def column_linear(shape: Shape, parts: Sequence[Part], *, bias: bool) -> nn.Module:
+    """A ColumnLinear within a layer, in 8 bits where the configuration says so; embeddings and heads are not."""
+    if shape.megatron.fp8 is None:
+        return ColumnLinear(shape, parts, bias=bias)
+    from dist_plm.models.linear_fp8 import Fp8ColumnLinear
+
+    return Fp8ColumnLinear(shape, parts, bias=bias)
+
+
+def row_linear(shape: Shape, input_size: int, *, bias: bool) -> nn.Module:
+    """A RowLinear within a layer, likewise."""
+    if shape.megatron.fp8 is None:
+        return RowLinear(shape, input_size, bias=bias)
+    from dist_plm.models.linear_fp8 import Fp8RowLinear
+
+    return Fp8RowLinear(shape, input_size, bias=bias)
+
+
 class Dense(nn.Module):
     """A linear layer that every tensor rank holds whole.
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from dist_plm.models.layout import Part
-from dist_plm.models.linear import ColumnLinear, RowLinear
+from dist_plm.models.linear import column_linear, row_linear
 from dist_plm.models.shape import Shape
 
 
@@ -39,8 +39,8 @@ class MLP(nn.Module):
         names = ("gate", "up") if shape.model.activation in ("swiglu", "geglu") else ("up",)
         self.activation = ACTIVATIONS[shape.model.activation]
         self.recompute = shape.model.recompute == "selective"
-        self.up = ColumnLinear(shape, [Part(name, shape.ffn) for name in names], bias=shape.model.bias)
-        self.down = RowLinear(shape, shape.ffn, bias=shape.model.bias)
+        self.up = column_linear(shape, [Part(name, shape.ffn) for name in names], bias=shape.model.bias)
+        self.down = row_linear(shape, shape.ffn, bias=shape.model.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[S', B, H] -> [S', B, H]."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "fp8"]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -82,13 +82,16 @@ def device_peak_tflops(
 
 
 def gpu_peak_tflops(name: str, precision: Precision, *, tf32: bool) -> float | None:
-    """Dense peak of a GPU by the name CUDA gives it, in 10^12 FLOP/s, or None if it is not in the table.
+    """Dense peak of a GPU by the name CUDA gives it, in 10^12 FLOP/s, or None if it is not in the table. None for fp8 too:
+    attention and head are computed in bf16, so that no one peak is theirs.
 
     Args:
         tf32: whether fp32 matrix products may run on the TF32 tensor cores.
     """
     peaks = next((peaks for pattern, peaks in _GPUS if re.search(pattern, name)), None)
     if peaks is None or " MIG " in name:  # a MIG device is a slice of the chip it is named after
+        return None
+    if precision == "fp8":
         return None
     if precision == "fp32":
         return peaks.tf32 if tf32 and peaks.tf32 is not None else peaks.fp32

@@ -27,6 +27,7 @@ from dist_plm.config.rules import finalize
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.data.loader import MicrobatchLoader
 from dist_plm.data.opening import tokenizer_store
+from dist_plm.device.fp8 import check_fp8
 from dist_plm.device.select import Device, choose
 from dist_plm.engines.base import Batch
 from dist_plm.engines.build import build_engine
@@ -77,6 +78,8 @@ def run_pretrain(
     config, data, unreadable = open_here(config, env)
     with StopSignals(config.checkpoint.signals) as signals:
         device = choose(config.cluster.device, env.local_rank)
+        if config.precision.name == "fp8":
+            check_fp8(device)
         timeout = timedelta(minutes=config.cluster.timeout_minutes)
         init_process_group(env, device, timeout)
         refuse_together(unreadable, env, host_group(timeout))

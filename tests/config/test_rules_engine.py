@@ -24,7 +24,6 @@ FOUR = {"world_size": 4}
             {"engine__deepspeed": {"zero_optimization": {"overlap_comm": True}}},
             ["engine.deepspeed.zero_optimization has no effect with engine.name = 'megatron'", "engine=deepspeed"],
         ),
-        ({"precision__name": "fp8"}, ["precision.name = 'fp8'", "Transformer Engine", "precision=bf16"]),
         (
             {**DEEPSPEED, "precision__name": "fp16", "cluster__device": "cpu"},
             ["precision.name = 'fp16' is refused by DeepSpeed", "cluster.device = 'cpu'"],
