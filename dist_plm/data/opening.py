@@ -25,12 +25,14 @@ class Form:
         window_length: tokens of text in a sample; windows hold one more.
         predicts_next: whether the one more is of use in rows that are packed: it is predicted.
         with_second: whether pairs have second runs.
+        frame: tokens that go around each document that is packed into a row with others.
     """
 
     source: Literal["windows", "pairs"]
     window_length: int
     predicts_next: bool = False
     with_second: bool = True
+    frame: int = 0
 
 
 def open_samples(data: DataConfig, split: str, form: Form, *, seed: int, num_samples: int = 0) -> Dataset:
@@ -81,8 +83,9 @@ def _dataset(data: DataConfig, found: StoreSplit, form: Form, seed: int) -> Data
     capacity = length + form.predicts_next
     if data.packing == "doc_sentences":
         return SentenceRows(found, window_length=length, capacity=capacity, seed=seed)
-    unit = "documents" if data.packing == "best_fit" else "sentences"
-    return PackedDataset(found, unit=unit, window_length=length, capacity=capacity, seed=seed)
+    if data.packing == "full_sentences":
+        return PackedDataset(found, unit="sentences", window_length=length, capacity=capacity, seed=seed)
+    return PackedDataset(found, unit="documents", window_length=length, capacity=capacity, seed=seed, frame=form.frame)
 
 
 def _weights(data: DataConfig, found: Sequence[StoreSplit]) -> list[float]:

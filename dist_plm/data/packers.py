@@ -5,18 +5,22 @@ counted without packing it. No token is lost or repeated anywhere.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 Piece = tuple[int, int]
 Row = list[Piece]
-Packer = Callable[[Sequence[Piece], int], list[Row]]
 
 
-def best_fit(pieces: Sequence[Piece], capacity: int) -> list[Row]:
+def best_fit(pieces: Sequence[Piece], capacity: int, frame: int = 0) -> list[Row]:
     """Best-fit decreasing (Ding et al. 2024, "Fewer Truncations Improve Language Modeling", arXiv 2404.10830, section 3):
     pieces longer than a row are cut into full rows and a rest, and then each piece, the longest first, goes into the
-    row whose remaining space it fills best. Within a row pieces stand in the order of the text."""
+    row whose remaining space it fills best. Within a row pieces stand in the order of the text.
+
+    Args:
+        capacity: tokens of the longest piece.
+        frame: tokens by which each piece takes more room than it has tokens; a row has room for `capacity` + `frame`.
+    """
     rows: list[Row] = []
     rests: list[Piece] = []
     for start, length in pieces:
@@ -26,13 +30,14 @@ def best_fit(pieces: Sequence[Piece], capacity: int) -> list[Row]:
             rests.append((start + whole, length - whole))
     spaces: list[tuple[int, int]] = []  # (space that remains, row), ascending
     for piece in sorted(rests, key=lambda piece: -piece[1]):
-        at = bisect_left(spaces, (piece[1], -1))
-        space, row = spaces.pop(at) if at < len(spaces) else (capacity, len(rows))
+        needed = piece[1] + frame
+        at = bisect_left(spaces, (needed, -1))
+        space, row = spaces.pop(at) if at < len(spaces) else (capacity + frame, len(rows))
         if row == len(rows):
             rows.append([])
         rows[row].append(piece)
-        if space > piece[1]:
-            insort(spaces, (space - piece[1], row))
+        if space > needed:
+            insort(spaces, (space - needed, row))
     return [sorted(row) for row in rows]
 
 
@@ -52,17 +57,17 @@ def in_order(pieces: Sequence[Piece], capacity: int) -> list[Row]:
     return rows
 
 
-def exactly(count: int, rows: list[Row], capacity: int) -> list[Row]:
+def exactly(count: int, rows: list[Row], capacity: int, frame: int = 0) -> list[Row]:
     """The same tokens in `count` rows, none of them empty: where there are too many rows, pieces of the emptiest are cut
     to fill the gaps of others; where there are too few, those of most pieces are divided.
 
-    The tokens must fit into so many rows, and be as many at least.
+    The tokens, with a `frame` around each piece, must fit into so many rows, and be as many at least.
     """
-    rows = sorted(rows, key=lambda row: (-_tokens(row), row))
+    rows = sorted(rows, key=lambda row: (-_room(row, frame), row))
     if len(rows) > count:
-        rows = _filled(rows[:count], [piece for row in rows[count:] for piece in row], capacity)
+        rows = _filled(rows[:count], [piece for row in rows[count:] for piece in row], capacity + frame, frame)
     while len(rows) < count:
-        at = max(range(len(rows)), key=lambda i: (len(rows[i]), _tokens(rows[i])))
+        at = max(range(len(rows)), key=lambda i: (len(rows[i]), _room(rows[i])))
         row = rows[at]
         if len(row) == 1:
             (start, length), half = row[0], row[0][1] // 2
@@ -87,22 +92,22 @@ def pieces_between(bounds: Sequence[int]) -> list[Piece]:
     return [(start, stop - start) for start, stop in pairwise(bounds) if stop > start]
 
 
-def _filled(rows: list[Row], pieces: Sequence[Piece], capacity: int) -> list[Row]:
-    """`rows` with `pieces` cut into what space they have left, the largest first."""
-    spaces = sorted(((capacity - _tokens(row), i) for i, row in enumerate(rows)), reverse=True)
+def _filled(rows: list[Row], pieces: Sequence[Piece], room: int, frame: int) -> list[Row]:
+    """`rows` with `pieces` cut into what room they have left, the largest first."""
+    spaces = sorted(((room - _room(row, frame), i) for i, row in enumerate(rows)), reverse=True)
     rows, at = [list(row) for row in rows], 0
     for start, length in pieces:
         while length:
             assert at < len(spaces), "the tokens do not fit into the rows"
             space, row = spaces[at]
-            part = min(space, length)
-            if part:
+            part = min(space - frame, length)
+            if part > 0:
                 rows[row].append((start, part))
-            spaces[at] = (space - part, row)
-            start, length = start + part, length - part
-            at += part == space
+                start, length, space = start + part, length - part, space - part - frame
+            spaces[at] = (space, row)
+            at += space <= frame
     return [sorted(row) for row in rows]
 
 
-def _tokens(row: Row) -> int:
-    return sum(length for _, length in row)
+def _room(row: Row, frame: int = 0) -> int:
+    return sum(length + frame for _, length in row)

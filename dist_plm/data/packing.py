@@ -11,8 +11,10 @@ small: the bench and the tests state it.
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from dist_plm.data.dataset import Windows
 from dist_plm.data.order import grouped
-from dist_plm.data.packers import Packer, Row, best_fit, exactly, in_order, joined, pieces_between
+from dist_plm.data.packers import Row, best_fit, exactly, in_order, joined, pieces_between
 from dist_plm.data.pairs import PairDataset
 from dist_plm.data.splits import StoreSplit
 from dist_plm.errors import DataError
@@ -45,7 +47,7 @@ class PackedDataset:
 
     Attributes:
         num_windows: rows.
-        padding: share of the rows that no text fills.
+        padding: share of the rows that no text, and no frame of a document, fills.
     """
 
     def __init__(
@@ -56,25 +58,32 @@ class PackedDataset:
         window_length: int,
         capacity: int,
         seed: int,
+        frame: int = 0,
     ) -> None:
         """
         Args:
             window_length: rows are handed out in `window_length` + 1 columns, as Windows are.
             capacity: of them, those that are filled; the others are padding.
+            frame: tokens that are going to be put around each document of a row, beside its text. A row then has fewer
+                tokens than `capacity` by as many for each document but the first.
         Raises:
             DataError: there is no text, or sentences are wanted of a store that has none.
         """
         assert 2 <= capacity <= window_length + 1, f"{capacity} of {window_length} + 1"
+        assert frame == 0 or unit == "documents"
         if split.num_tokens == 0:
             raise DataError(f"{split.name} holds no tokens: prepare more text, or give it a larger share in data.split")
         if unit == "sentences":
             split.require_sentences("packing of whole sentences")
-        self.split, self.unit, self.capacity, self.seed = split, unit, capacity, seed
+        self.split, self.unit, self.capacity, self.seed, self.frame = split, unit, capacity, seed, frame
         self.window_length = window_length
         self.start, self.stop = split.start, split.stop
+        first, last = split.store.documents_at(np.array([self.start, self.stop - 1])).tolist()
+        self._documents = range(first, last + 1)
+        self._size = self.stop - self.start + frame * len(self._documents)
         self.num_blocks, self.rows = self._layout()
         self.num_windows = self.num_blocks * self.rows
-        self.padding = 1 - (self.stop - self.start) / (self.num_windows * capacity)
+        self.padding = 1 - self._size / (self.num_windows * (capacity + frame))
         self._plans: OrderedDict[int, list[Row]] = OrderedDict()
 
     def read(self, samples: NDArray[np.int64]) -> Windows:
@@ -91,11 +100,13 @@ class PackedDataset:
         new[first] = True
         new[first[pieces] + begins - starts[pieces]] = True
         filled = np.add.reduceat(lengths, np.cumsum(counts) - counts)
-        return laid_out(tokens, new, filled, self.window_length + 1, samples)
+        windows = laid_out(tokens, new, filled, self.window_length + 1, samples)
+        return replace(windows, frame=self.frame)
 
     def identity(self) -> str:
         """A hash of all that decides which tokens sample n holds; equal identities mean equal samples."""
         parts = ("packed", self.unit, *self.split.identity(), self.window_length, self.capacity, self.seed)
+        parts += (self.frame,) if self.frame else ()
         return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
     def describe(self) -> str:
@@ -110,30 +121,43 @@ class PackedDataset:
 
     def _layout(self) -> tuple[int, int]:
         """Blocks, and rows of each."""
-        num_tokens = self.stop - self.start
-        span = min(ROWS * self.capacity, num_tokens)
-        offsets = {self.start + (num_tokens - span) * i // max(_PROBES - 1, 1) for i in range(_PROBES)}
-        rows = sum(len(self._pack(offset, offset + span)) for offset in offsets)
-        tokens_a_row = len(offsets) * span / rows
-        if num_tokens <= (ROWS - 1) * tokens_a_row:
-            return 1, -int(-num_tokens // tokens_a_row)
-        # Blocks differ by a quarter of a row, as their edges move to where documents begin.
-        num_blocks = -int(-num_tokens // ((ROWS - _SPARE) * tokens_a_row))
-        return num_blocks, math.ceil(num_tokens / (num_blocks * tokens_a_row) + _SPARE)
+        size, room = self._size, self.capacity + self.frame
+        span = min(ROWS * room, size)
+        places = {(size - span) * i // max(_PROBES - 1, 1) for i in range(_PROBES)}
+        rows = sum(len(self._pack(self._position(place), self._position(place + span))) for place in places)
+        in_a_row = len(places) * span / rows
+        if size <= (ROWS - 1) * in_a_row:
+            return 1, -int(-size // in_a_row)
+        # Blocks differ by a quarter of a row, as their edges move to where documents begin, and in each row a piece may be cut.
+        spare = _SPARE + ROWS * self.frame / room
+        num_blocks = -int(-size // ((ROWS - spare) * in_a_row))
+        return num_blocks, math.ceil(size / (num_blocks * in_a_row) + spare)
+
+    def _position(self, place: int) -> int:
+        """Of the token that is at `place` where each document has its frame, the first of them at 0."""
+        if self.frame == 0:
+            return self.start + place
+        store, first = self.split.store, self._documents[0]
+
+        def place_of(document: int) -> int:
+            return store.document_start(document) - self.start + self.frame * (document - first)
+
+        document = first + max(bisect_right(self._documents, place, key=place_of) - 1, 0)
+        begin, end = store.document_start(document), store.document_start(document + 1)
+        return min(begin + place - place_of(document), end, self.stop)
 
     def _pack(self, start: int, stop: int) -> list[Row]:
         store = self.split.store
-        if self.unit == "documents":
-            _, begins = store.document_starts(np.array([start + 1]), np.array([stop]))
-        else:
+        if self.unit == "sentences":
             begins = store.sequence_starts(start + 1, stop)
-        packer: Packer = best_fit if self.unit == "documents" else in_order
-        return packer(pieces_between([start, *begins.tolist(), stop]), self.capacity)
+            return in_order(pieces_between([start, *begins.tolist(), stop]), self.capacity)
+        _, begins = store.document_starts(np.array([start + 1]), np.array([stop]))
+        return best_fit(pieces_between([start, *begins.tolist(), stop]), self.capacity, self.frame)
 
     def _plan(self, block: int) -> list[Row]:
         if block not in self._plans:
             rows = self._pack(self._edge(block), self._edge(block + 1))
-            self._plans[block] = [joined(row) for row in exactly(self.rows, rows, self.capacity)]
+            self._plans[block] = [joined(row) for row in exactly(self.rows, rows, self.capacity, self.frame)]
             if len(self._plans) > _CACHED:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(block)
@@ -141,9 +165,9 @@ class PackedDataset:
 
     def _edge(self, block: int) -> int:
         """Where a block begins: at a document or sentence, if one begins shortly before."""
-        edge = self.start + (self.stop - self.start) * block // self.num_blocks
         if block in (0, self.num_blocks):
-            return edge
+            return self.stop if block else self.start
+        edge = self._position(self._size * block // self.num_blocks)
         store, at = self.split.store, np.array([edge])
         if self.unit == "documents":
             begin = int(store.positions_of_documents(store.documents_at(at))[0])

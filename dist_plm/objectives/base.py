@@ -44,7 +44,8 @@ class Windows(Protocol):
     It may have `words` [B, S + 1] as well: the number of each token's word, as a word segmenter found them (Chinese).
     Masking of whole words and of spans then goes by these instead of by the vocabulary's continuation tokens.
 
-    It may have `lengths` [B]: rows are padded, and so many of their tokens are text. The padding is a document of its own."""
+    It may have `lengths` [B]: rows are padded, and so many of their tokens are text. The padding is a document of its own.
+    And then `frame`: rows have room for so many special tokens around each of their documents, rather than around all."""
 
     @property
     def tokens(self) -> NDArray[np.int64]: ...
@@ -92,6 +93,11 @@ def words_of(source: Windows | Sentences) -> NDArray[np.int64] | None:
 def lengths_of(windows: Windows) -> NDArray[np.int64] | None:
     """Tokens of each row before its padding, [B]; None where rows are full."""
     return getattr(windows, "lengths", None)
+
+
+def frame_of(windows: Windows) -> int:
+    """Special tokens for which rows have room around each of their documents; 0 where only around all of them."""
+    return getattr(windows, "frame", 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.config.schema import ObjectiveConfig
-from dist_plm.objectives.base import Arrays, LossTerm, Windows, lengths_of, words_of
+from dist_plm.objectives.base import Arrays, LossTerm, Windows, words_of
 from dist_plm.objectives.causal import positions_in_documents
+from dist_plm.objectives.framing import Frame, Framed
 from dist_plm.objectives.masking import Masking
 from dist_plm.objectives.spans import SpanLengths
 from dist_plm.objectives.tokens import SpecialTokens
@@ -38,7 +39,8 @@ def build_masking(config: ObjectiveConfig, special: SpecialTokens, seed: int) ->
 @dataclass(frozen=True, slots=True)
 class MaskedLanguageModel:
     """A window is framed as `[CLS] … [SEP]`, as far as the tokenizer has these tokens. With `document_mask` tokens
-    attend within their document alone; with `reset_positions` positions start again at each document."""
+    attend within their document alone, and where whole documents are packed each of them is framed; with `reset_positions`
+    positions start again at each document."""
 
     config: ObjectiveConfig
     special: SpecialTokens
@@ -57,59 +59,21 @@ class MaskedLanguageModel:
         """See Objective.collate. Adds `documents` and `positions` where the configuration asks for them."""
         return self._collate(windows)[0]
 
-    def _collate(self, windows: Windows) -> tuple[Arrays, NDArray[np.int64]]:
-        """The microbatch, and its tokens before corruption."""
-        special = self.special
-        tokens = self._frame(windows.tokens, special.cls, special.sep)
-        documents = self._frame(windows.documents, windows.documents[:, 0], windows.documents[:, -2])
-        words = self._words(windows)
-        words = None if words is None else self._frame(words, -1, -1)
-        lengths = lengths_of(windows)
-        if lengths is not None:
-            lengths = self._end(tokens, documents, lengths)
-        corrupted, labels = self.masking(tokens, windows.samples, documents=documents, words=words)
+    def _collate(self, windows: Windows) -> tuple[Arrays, Framed]:
+        """The microbatch, and its rows before corruption."""
+        rows = Frame(self.special)(windows, self._words(windows))
+        corrupted, labels = self.masking(rows.tokens, windows.samples, documents=rows.documents, words=rows.words)
         batch: Arrays = {"tokens": corrupted, "labels": labels, "samples": windows.samples}
-        if lengths is not None and not self.config.document_mask:
-            batch["lengths"] = lengths
+        if rows.lengths is not None and not self.config.document_mask:
+            batch["lengths"] = rows.lengths
         if self.config.document_mask:
-            batch["documents"] = documents
+            batch["documents"] = rows.documents
         if self.config.reset_positions:
-            batch["positions"] = positions_in_documents(documents)
-        return batch, tokens
+            batch["positions"] = positions_in_documents(rows.documents)
+        return batch, rows
 
     def _words(self, windows: Windows) -> NDArray[np.int64] | None:
         words, (rows, length) = words_of(windows), windows.tokens.shape
         if words is not None or self.segmenter is None:
             return words
         return self.segmenter(windows.tokens.reshape(-1), length * np.arange(1, rows + 1)).reshape(rows, length)
-
-    def _frame(self, numbers: NDArray, first: NDArray | int | None, last: NDArray | int | None) -> NDArray:
-        """A window's numbers [B, window_length + 1] but for the last, between those of the frame: [B, S]."""
-        front, inner = int(self.special.cls is not None), numbers.shape[1] - 1
-        framed = np.empty((len(numbers), inner + front + (self.special.sep is not None)), dtype=numbers.dtype)
-        framed[:, front : front + inner] = numbers[:, :-1]
-        if self.special.cls is not None:
-            framed[:, 0] = first
-        if self.special.sep is not None:
-            framed[:, -1] = last
-        return framed
-
-    def framed(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Lengths of rows with their frame, from those of their text."""
-        return lengths + (self.special.cls is not None) + (self.special.sep is not None)
-
-    def _end(
-        self, tokens: NDArray[np.int64], documents: NDArray[np.int32], lengths: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """Ends framed rows [B, S] of `lengths` [B] tokens of text where their text ends, in place: `[CLS] … [SEP] [PAD] …`.
-        Returns their lengths with the frame, [B]."""
-        special, rows = self.special, np.arange(len(tokens))
-        lengths = self.framed(lengths)
-        # Any special token will do: it is neither attended to nor predicted.
-        assert special.mask is not None
-        padding = special.mask if special.pad is None else special.pad
-        tokens[np.arange(tokens.shape[1]) >= lengths[:, None]] = padding
-        if special.sep is not None:
-            tokens[rows, lengths - 1] = special.sep
-            documents[rows, lengths - 1] = documents[rows, lengths - 2]
-        return lengths

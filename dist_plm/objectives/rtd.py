@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Windows, lengths_of
+from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Windows
 from dist_plm.objectives.mlm import MaskedLanguageModel
 
 
@@ -24,8 +24,8 @@ class ReplacedTokenDetection(MaskedLanguageModel):
 
     def collate(self, windows: Windows, /) -> Arrays:
         """See Objective.collate. Adds `originals`, and what masked language modelling adds."""
-        batch, originals = self._collate(windows)
-        if (lengths := lengths_of(windows)) is not None:
-            is_text = np.arange(originals.shape[1]) < self.framed(lengths)[:, None]
-            originals = np.where(is_text, originals, IGNORED)
+        batch, rows = self._collate(windows)
+        originals = rows.tokens
+        if rows.lengths is not None:
+            originals = np.where(np.arange(originals.shape[1]) < rows.lengths[:, None], originals, IGNORED)
         return {**batch, "originals": originals}

@@ -82,12 +82,14 @@ def special_tokens(path: str | None) -> SpecialTokens | None:
 
 def _open_samples(config: PretrainConfig, split: str, objective: Objective[Any]) -> Dataset:
     """The one place where the text of a run is opened."""
-    train = config.train
+    train, length = config.train, config.data.sequence_length
+    window_length = objective.window_length(length)
     form = Form(
         source=objective.source,
-        window_length=objective.window_length(config.data.sequence_length),
+        window_length=window_length,
         predicts_next=config.objective.name == "causal",
         with_second=config.objective.name == "mlm_nsp",
+        frame=length - window_length if config.objective.document_mask else 0,
     )
     num_samples = BatchSizes.of(train).after(train.stop_at or train.steps) if split == "train" else 0
     return open_samples(config.data, split, form, seed=train.seed, num_samples=num_samples)

@@ -23,8 +23,8 @@ def make(prefix, documents):
     return StoreSplit.whole(TokenStore.open(prefix))
 
 
-def packed(split, unit="documents", capacity=16, window_length=16, seed=3):
-    return PackedDataset(split, unit=unit, window_length=window_length, capacity=capacity, seed=seed)
+def packed(split, unit="documents", capacity=16, window_length=16, seed=3, frame=0):
+    return PackedDataset(split, unit=unit, window_length=window_length, capacity=capacity, seed=seed, frame=frame)
 
 
 def rows_of(windows):
@@ -54,6 +54,33 @@ def test_an_epoch_reads_every_token_once(tmp_path_factory, documents, capacity, 
     assert windows.lengths.min() > 0
     assert windows.lengths.max() <= capacity
     assert dataset.padding == pytest.approx(1 - total / (dataset.num_windows * capacity))
+
+
+@settings(max_examples=40)
+@given(
+    kinds=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40)), min_size=1, max_size=12),
+    capacity=st.integers(4, 40),
+    frame=st.integers(1, 3),
+    rows=st.sampled_from([16, 128]),
+)
+def test_rows_have_room_for_a_frame_around_each_document(tmp_path_factory, kinds, capacity, frame, rows):
+    """Also where stretches of short documents, whose frames take much room, and of long ones follow each other."""
+    documents = [[length] for length, count in kinds for _ in range(count)]
+    split = make(tmp_path_factory.mktemp("p") / "s", documents)
+    owners = np.repeat(np.arange(len(documents)), [length for (length,) in documents])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "ROWS", rows)
+        dataset = packed(split, capacity=capacity, window_length=capacity, frame=frame)
+        windows = dataset.read(np.arange(dataset.num_windows))
+    assert windows.frame == frame
+    assert sorted(windows.tokens[windows.tokens > 0].tolist()) == list(range(1, len(owners) + 1))
+    for row, numbers, length in zip(windows.tokens, windows.documents, windows.lengths, strict=True):
+        assert length + frame * (numbers[length - 1] + 1) <= capacity + frame
+        assert ((np.diff(owners[row[:length] - 1]) != 0) <= (np.diff(numbers[:length]) != 0)).all()
+    assert dataset.padding == pytest.approx(
+        1 - (len(owners) + frame * len(documents)) / (dataset.num_windows * (capacity + frame))
+    )
+    assert dataset.identity() != packed(split, capacity=capacity, window_length=capacity).identity()
 
 
 def test_documents_are_told_apart_and_padding_is_one_of_its_own(tmp_path):

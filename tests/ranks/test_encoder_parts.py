@@ -1,11 +1,13 @@
 """Attention masks against a dense reference, the head at predicted positions against the head everywhere, and packed rows
 against padded ones."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from dist_plm.models import attention
 from dist_plm.models.attention import CoreAttention
@@ -15,15 +17,18 @@ from dist_plm.models.dropout import Site
 from dist_plm.models.electra import vocab_parallel_sample
 from dist_plm.models.heads import whole_sequence
 from dist_plm.models.vocab_loss import score_tokens
+from dist_plm.objectives.build import build_objective
+from dist_plm.objectives.tokens import SpecialTokens
 from dist_plm.parallel.groups import build_groups
 from tests.ranks.corrupted import corrupted_batch
 from tests.ranks.pool import World
 from tests.ranks.test_encoders import MODELS
-from tests.ranks.training import configure, grid_of
+from tests.ranks.training import VOCAB, configure, grid_of
 
 pytestmark = pytest.mark.ranks
 
 LENGTH, BATCH = 40, 3
+SPECIAL = SpecialTokens(vocab_size=VOCAB, ids=tuple(range(5)), pad=0, cls=1, sep=2, mask=3)
 
 
 def groups_of(world: World, config):
@@ -128,24 +133,39 @@ def test_the_head_at_predicted_positions_equals_the_head_everywhere(ranks, tenso
             torch.testing.assert_close(chosen[2][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@dataclass(frozen=True)
+class Packed:
+    """One row of three short documents, with room for the frame of each."""
+
+    tokens: np.ndarray
+    documents: np.ndarray
+    samples: np.ndarray
+    lengths: np.ndarray
+    frame: int = 2
+
+
 def pack(world: World, config):
-    """Loss and gradients of three short documents in rows of their own, padded, and of all in one row."""
+    """Loss and gradients of three short documents packed into one row, and of each in a row of its own, padded."""
     (chunk,), _ = build_model(config, groups_of(world, config), torch.device("cpu"))
     chunk.eval()
-    lengths, draw = [9, 14, 9], np.random.default_rng(0)
-    texts = [torch.from_numpy(draw.integers(5, 200, n)) for n in lengths]
-    labels = [torch.from_numpy(np.where(draw.random(n) < 0.4, draw.integers(5, 200, n), -1)) for n in lengths]
-
-    def padded(rows, value):
-        return torch.stack([torch.nn.functional.pad(row, (0, 32 - len(row)), value=value) for row in rows])
-
-    apart = {"tokens": padded(texts, 0), "labels": padded(labels, -1), "lengths": torch.tensor(lengths)}
-    together = {
-        "tokens": torch.cat(texts)[None],
-        "labels": torch.cat(labels)[None],
-        "documents": torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None].int(),
-        "positions": torch.cat([torch.arange(n) for n in lengths])[None],
+    lengths = [9, 14, 3]
+    tokens = np.zeros((1, LENGTH - 1), dtype=np.int64)
+    tokens[0, : sum(lengths)] = np.random.default_rng(0).integers(5, 200, sum(lengths))
+    documents = np.full((1, LENGTH - 1), 3, dtype=np.int32)
+    documents[0, : sum(lengths)] = np.repeat(np.arange(3), lengths)
+    objective = build_objective(config.objective, SPECIAL, seed=3)
+    windows = Packed(tokens, documents, np.arange(1), np.array([sum(lengths)]))
+    together = {name: torch.from_numpy(array) for name, array in objective.collate(windows).items()}
+    # Each document with its frame.
+    parts = [(together["documents"][0] == number).nonzero()[:, 0] for number in range(3)]
+    assert [len(part) for part in parts] == [length + 2 for length in lengths]
+    apart = {
+        name: torch.stack([functional.pad(together[name][0, p], (0, 16 - len(p)), value=fill) for p in parts])
+        for name, fill in (("tokens", 0), ("labels", -1))
     }
+    assert (apart["tokens"][:, 0] == SPECIAL.cls).all()
+    assert (apart["labels"] >= 0).any(dim=1).all()
+    apart["lengths"] = torch.tensor([len(part) for part in parts])
     results = []
     for batch in (apart, together):
         chunk.zero_grad()
@@ -157,7 +177,10 @@ def pack(world: World, config):
 
 @pytest.mark.parametrize("model", ["roberta", "bert_pre_norm"])
 def test_packed_rows_equal_padded_ones(ranks, model):
-    config = configure(1, **{**MODELS[model], "objective__name": "mlm"})
+    """Each document of a packed row has a frame, positions and attention of its own."""
+    masks = {"document_mask": True, "reset_positions": True, "mask_rate": 0.5, "name": "mlm"}
+    changes = {f"objective__{name}": value for name, value in masks.items()}
+    config = configure(1, **{**MODELS[model], **changes, "data__sequence_length": LENGTH})
     ((apart, together),) = ranks.run(1, pack, config)
     torch.testing.assert_close(together[0], apart[0], rtol=1e-5, atol=0.0)
     for name, gradient in apart[1].items():

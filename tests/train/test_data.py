@@ -52,6 +52,26 @@ def test_the_tokenizers_roles_reach_the_objective(wordpiece):
     assert special.vocab_size == vocab_size_of(str(wordpiece))
 
 
+@pytest.mark.parametrize(("objective", "frame"), [("causal", 0), ("mlm", 2), ("rtd", 2)])
+def test_documents_that_share_a_row_are_framed_each(wordpiece, objective, frame):
+    masked = {"objective__document_mask": True, "data__packing": "best_fit", "data__sequence_length": 512}
+    data = open_data(config_of(wordpiece, objective, **masked))
+    windows = data.samples["train"].read(np.arange(40))
+    assert windows.frame == frame
+    batch = data.objective.collate(windows)
+    special = special_tokens(str(wordpiece))
+    assert special is not None
+    if frame:
+        begins = np.diff(batch["documents"], axis=1, prepend=-1) > 0
+        begins[:, 1:] &= batch["tokens"][:, 1:] != special.pad
+        assert begins.sum() > 40
+        assert (batch["tokens"][begins] == special.cls).all()
+    assert (
+        open_data(config_of(wordpiece, objective, data__packing="best_fit")).samples["train"].read(np.arange(2)).frame
+        == 0
+    )
+
+
 @pytest.mark.parametrize(("objective", "length"), [("causal", 16), ("mlm", 14), ("rtd", 14)])
 def test_windows_are_as_long_as_the_objective_wants_them(wordpiece, objective, length):
     data = open_data(config_of(wordpiece, objective))
