@@ -27,7 +27,9 @@ def _task(config: ConvertConfig) -> Iterator[str]:
 
 def _unread(config: ConvertConfig) -> Iterator[str]:
     default = ConvertConfig()
-    for name in ("vocab_size", "kv_heads", "weights_only") if config.format == "hf" else ("dtype", "shard_gb"):
+    for name in (
+        ("vocab_size", "kv_heads", "weights_only", "hf_config") if config.format == "hf" else ("dtype", "shard_gb")
+    ):
         value, usual = getattr(config, name), getattr(default, name)
         if value != usual:
             yield f"{name} = {show(value)} has no effect with format = {config.format!r}: leave it at {name}={show(usual)}"

@@ -16,7 +16,8 @@ class ConvertConfig:
 
     Of a checkpoint of Megatron-LM or DeepSpeed, `vocab_size` is the number of rows of its embedding that stand for a token
     and `kv_heads` the number of its query groups, needed where it does not tell; `weights_only` leaves out the optimizer's
-    state."""
+    state. Of a model of Hugging Face trained by DeepSpeed, `hf_config` is a directory with its config.json, where that is not
+    beside the checkpoint."""
 
     inspect: str | None = None
     from_: str | None = None
@@ -29,3 +30,4 @@ class ConvertConfig:
     vocab_size: Count | None = None
     kv_heads: Count | None = None
     weights_only: bool = False
+    hf_config: str | None = None

@@ -35,8 +35,8 @@ def convert(config: ConvertConfig) -> str:
             f"{config.from_} is {NAMES[kind]}, which this version does not convert to format={config.format}"
             + (f"; it can be converted with {outcomes}" if outcomes else "")
         )
-    given = [name for name in ("vocab_size", "kv_heads", "weights_only") if getattr(config, name)]
-    if given and kind not in ("megatron", "deepspeed"):
+    given = [name for name, kinds in _READ_OF.items() if getattr(config, name) and kind not in kinds]
+    if given:
         raise CheckpointError(
             f"{', '.join(given)} has no effect on {NAMES[kind]}, which {config.from_} is: leave it out"
         )
@@ -95,8 +95,8 @@ def _is_deepspeed(place: Path) -> bool:
 
 _SIGNS: dict[Kind, Callable[[Path], bool]] = {
     "canonical": _is_canonical,
+    "deepspeed": _is_deepspeed,  # beside which trainers save the config.json of the model
     "hf": _is_hf,
-    "deepspeed": _is_deepspeed,
     "megatron": _is_megatron,
 }
 
@@ -104,6 +104,14 @@ _SIGNS: dict[Kind, Callable[[Path], bool]] = {
 def _text(path: Path) -> str:
     return path.read_text(errors="replace").strip() if path.is_file() else ""
 
+
+#: Of what a setting is read.
+_READ_OF: dict[str, tuple[Kind, ...]] = {
+    "vocab_size": ("megatron", "deepspeed"),
+    "kv_heads": ("megatron", "deepspeed"),
+    "weights_only": ("megatron", "deepspeed"),
+    "hf_config": ("deepspeed",),
+}
 
 #: What is made of what: (what lies at `from`, `format`) -> the function that does it.
 CONVERSIONS: dict[tuple[Kind, str], Callable[[ConvertConfig], str]] = {

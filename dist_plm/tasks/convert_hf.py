@@ -216,7 +216,10 @@ def _model_of(found: Checkpoint) -> ModelConfig:
                 return decode(ModelConfig, content if name == MODEL_FILE else content["model"])
             except ConfigError as error:
                 raise CheckpointError(f"{found.where}/{name} fits no model of this version: {error}") from None
-    raise CheckpointError(f"{found.where} holds neither {MODEL_FILE} nor {RUN_FILE}, so its model is not known")
+    raise CheckpointError(
+        f"{found.where} holds neither {MODEL_FILE} nor {RUN_FILE}, so its model is not known: where it came from a "
+        "checkpoint of DeepSpeed, convert that again with hf_config=DIR, the directory of its config.json"
+    )
 
 
 def _run_of(found: Checkpoint) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """Turns checkpoints of Megatron-LM and DeepSpeed into ones that launch/pretrain.py goes on from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from dist_plm.checkpoint.foreign import Foreign, Translated, megatron_tensors
@@ -10,11 +11,18 @@ from dist_plm.checkpoint.storage import name_of, open_storage
 from dist_plm.checkpoint.streaming import write_checkpoint
 from dist_plm.checkpoint.zero_files import ZeroFiles
 from dist_plm.config.decode import encode
+from dist_plm.config.hf_config import CONFIG_FILE, described_at
 from dist_plm.config.runfile import to_yaml
+from dist_plm.config.schema import ModelConfig
 from dist_plm.config.schema_convert import ConvertConfig
+from dist_plm.errors import CheckpointError
+from dist_plm.models.hf_files import listed
+from dist_plm.models.hf_names import hf_tensors
+from dist_plm.models.hf_shapes import logical_shape
+from dist_plm.models.hf_weights import HEADS
 from dist_plm.models.megatron_config import megatron_model
-from dist_plm.tasks.convert_hf import MODEL_FILE
 from dist_plm.tasks.places import fresh_directory, refuse_unless_fresh
+from dist_plm.train.initial import MODEL_FILE
 
 
 def import_megatron(config: ConvertConfig) -> str:
@@ -41,7 +49,7 @@ def _write(config: ConvertConfig, found: Foreign) -> str:
     else:
         tensors = megatron_tensors(found, kv_heads=config.kv_heads, vocab_size=config.vocab_size)
     translated = Translated(found, tensors)
-    model = None if of_hf else megatron_model(found.settings, translated.weights["embedding.word.weight"][0])
+    model = (_described if of_hf else _of_megatron)(config, found, translated)
     manifest = Manifest(
         step=found.step,
         samples_seen=found.samples or 0,
@@ -55,9 +63,7 @@ def _write(config: ConvertConfig, found: Foreign) -> str:
             manifest,
             translated.shapes,
             translated.read,
-            {MODEL_FILE: to_yaml({k: v for k, v in encode(model).items() if v is not None}).encode()}
-            if model
-            else None,
+            model and {MODEL_FILE: to_yaml({k: v for k, v in encode(model).items() if v is not None}).encode()},
         )
     held = " and ".join(found.states[1:])
     told = "" if found.samples is None else f", {found.samples:,} samples"
@@ -70,6 +76,42 @@ def _write(config: ConvertConfig, found: Foreign) -> str:
     )
 
 
+def _of_megatron(config: ConvertConfig, found: Foreign, translated: Translated) -> ModelConfig | None:
+    if config.hf_config is not None:
+        raise CheckpointError(
+            f"hf_config has no effect on {found.where}, which is of a model of Megatron: leave it out"
+        )
+    return megatron_model(found.settings, translated.weights["embedding.word.weight"][0])
+
+
+def _described(config: ConvertConfig, found: Foreign, translated: Translated) -> ModelConfig | None:
+    """The model of Hugging Face, where a config.json tells more of it than names and shapes do.
+
+    Raises:
+        CheckpointError: it tells of another.
+    """
+    assert config.from_ is not None
+    path = config.hf_config or (config.from_ if (Path(config.from_) / CONFIG_FILE).exists() else None)
+    if path is None:
+        return None
+    rows = translated.weights["embedding.word.weight"][0]
+    model = replace(described_at(path), vocab_size=rows)
+    wanted = {
+        e.name: logical_shape(model, e.name) for e in hf_tensors(replace(model, pair_head=model.family == "bert"))
+    }
+    problems = [
+        f"{name} is missing" for name in wanted if name not in translated.weights and not name.startswith(HEADS)
+    ]
+    problems += [
+        f"{name} is {list(shape)}" + (f", there {list(wanted[name])}" if name in wanted else ", which it does not have")
+        for name, shape in translated.weights.items()
+        if wanted.get(name) != shape
+    ]
+    if problems:
+        raise CheckpointError(f"{found.where} is of another model than {path}/{CONFIG_FILE}: {listed(problems)}")
+    return model
+
+
 def _next(found: Foreign, translated: Translated, to: str, *, known: bool) -> list[str]:
     """How to go on from it."""
     place = f"{to}/{name_of(found.step)}"
@@ -78,7 +120,10 @@ def _next(found: Foreign, translated: Translated, to: str, *, known: bool) -> li
         word = translated.weights["embedding.word.weight"]
         layers = {name.split(".")[1] for name in translated.weights if name.startswith("layers.")}
         count = f"model.layers={len(layers)} " if layers else ""
-        lines.append(f"its model is one of {count}model.hidden={word[1]} model.vocab_size={word[0]}; it tells no more")
+        lines.append(
+            f"its model is one of {count}model.hidden={word[1]} model.vocab_size={word[0]}; it tells no more, and cannot be "
+            f"exported: convert again with hf_config=DIR, where its {CONFIG_FILE} is, for that"
+        )
     if len(found.states) > 1:
         lines.append(f"go on, over this program's order of samples, with train.resume={to}")
     return lines
