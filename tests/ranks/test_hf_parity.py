@@ -96,8 +96,16 @@ def settings(name, grid):
     return configure(world_size, **changes, **CASES[name].changes), world_size
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("name", CASES)
+#: Logits of all of them, on grids too, are compared in tests/train/test_initial.py.
+ON_GRIDS = ("bert", "t5_v1_1")
+CELLS = [
+    pytest.param(name, grid, marks=() if grid == "one" or name in ON_GRIDS else pytest.mark.slow)
+    for name in CASES
+    for grid in GRIDS
+]
+
+
+@pytest.mark.parametrize(("name", "grid"), CELLS)
 def test_losses_gradients_and_logits(ranks, name, grid):
     config, world_size = settings(name, grid)
     weights, gradients, losses, logits, num_parameters = reference(name)
@@ -138,7 +146,14 @@ def score_in_stages(world: World, config, weights, batch):
     return means, seen
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("t5")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ON_GRIDS else pytest.mark.slow)
+        for name in CASES
+        if not name.startswith("t5")
+    ],
+)
 def test_two_pipeline_stages(ranks, name):
     settings = {**CASES[name].changes, "train__micro_batch": len(SAMPLES), "train__global_batch": len(SAMPLES)}
     config = configure(2, parallel__pipeline=2, **settings)

