@@ -27,6 +27,9 @@ Ints = NDArray[np.int64]
 _SHIFT_KEY = 0x7368696674
 _OTHER_KEY = 0x6F74686572
 
+# Where the two ends of a run are looked for first: most sentences are longer than this.
+_SENTENCE_TOKENS, _LEAST_REACH = 8, 4
+
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
@@ -101,10 +104,10 @@ class PairDataset:
         """The runs of samples [B]."""
         samples = np.asarray(samples, dtype=np.int64)
         position = self._places(samples)
-        begin, end = self._documents_at(position)
+        sequence, begin, end = self._documents_at(position)
         # A place near a document's end moves back, so that the run is full.
         position = np.maximum(np.minimum(position, end - self.window_length), begin)
-        first = self._runs(position, begin, end)
+        first = self._runs(position, sequence, begin, end)
         second = self._runs(*self._elsewhere(samples, begin, end)) if self.with_second else None
         return Pairs(first, second, samples)
 
@@ -128,13 +131,16 @@ class PairDataset:
         positions[is_document] = self.store.positions_of_documents(self.split.first + places[is_document])
         return np.minimum(positions, self.stop - 1)  # a document without tokens may lie at the very end
 
-    def _documents_at(self, positions: Ints) -> tuple[Ints, Ints]:
-        """Where the documents of the tokens at `positions` [B] begin and end."""
-        documents = self.store.documents_at(positions)
-        return self.store.positions_of_documents(documents), self.store.positions_of_documents(documents + 1)
+    def _documents_at(self, positions: Ints) -> tuple[Ints, Ints, Ints]:
+        """Sequences of the tokens at `positions` [B], and where their documents begin and end."""
+        sequences = self.store.sequences_at(positions)
+        documents = self.store.documents_of_sequences(sequences)
+        bounds = self.store.positions_of_documents(np.stack([documents, documents + 1]))
+        return sequences, bounds[0], bounds[1]
 
-    def _elsewhere(self, samples: Ints, begin: Ints, end: Ints) -> tuple[Ints, Ints, Ints]:
-        """Positions [B] of random tokens outside the documents [begin, end); where their documents begin and end."""
+    def _elsewhere(self, samples: Ints, begin: Ints, end: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+        """Positions [B] of random tokens outside the documents [begin, end); their sequences; where their documents begin
+        and end."""
         outside = (self.stop - self.start) - (end - begin)
         if not outside.all():
             raise DataError(
@@ -145,18 +151,20 @@ class PairDataset:
         position = np.where(position >= begin, position + (end - begin), position)
         return position, *self._documents_at(position)
 
-    def _runs(self, position: Ints, document_begin: Ints, end: Ints) -> Sentences:
-        """Runs from the sentences of the tokens at `position` [B] in the documents [document_begin, end)."""
+    def _runs(self, position: Ints, near: Ints, document_begin: Ints, end: Ints) -> Sentences:
+        """Runs from the sentences of the tokens at `position` [B], in or before the sequences `near`, in the documents
+        [document_begin, end)."""
         most, store = self.window_length, self.store
+        reach = _LEAST_REACH + most // _SENTENCE_TOKENS
         if self.split.end_of_document is not None:
             # So that no run begins with the token that closes a document, should that make a sentence of its own.
             position = np.maximum(np.minimum(position, end - 2), document_begin)
-        first = store.sequences_at(position)
+        first = store.sequences_near(position, near, -reach)
         begin = store.positions_of_sequences(first)
         begin += (position - begin) // most * most
-        last = store.sequences_at(np.minimum(begin + most, end) - 1)
-        sentences = counting(first, last + 1 - first)
+        last = store.sequences_near(np.minimum(begin + most, end) - 1, first, reach)
         counts = last + 1 - first
+        sentences = counting(first, counts)
         lower = np.maximum(store.positions_of_sequences(sentences), np.repeat(begin, counts))
         upper = store.positions_of_sequences(sentences + 1)
         finals = np.cumsum(counts) - 1

@@ -133,15 +133,30 @@ class TokenStore:
         found = [bisect_from(pointers, p * size + 1, self._guess(p)) for p in positions.tolist()]
         return np.array(found, dtype=np.int64) - 1
 
+    def sequences_near(self, positions: NDArray[np.int64], near: NDArray[np.int64], reach: int) -> NDArray[np.int64]:
+        """`sequences_at`, faster where the sequences are at most `reach` above `near` [B], or below where it is negative."""
+        around = (near + min(reach, 0))[:, None] + np.arange(abs(reach) + 2)  # one more, whose beginning ends the last
+        known = np.minimum(np.maximum(around, 0), self.num_sequences)
+        begun = self.positions_of_sequences(known) <= positions[:, None]
+        count = np.count_nonzero(begun, axis=1)
+        found = around[:, 0] + count - 1
+        farther = (count == 0) | (count == begun.shape[1])
+        if farther.any():
+            found[farther] = self.sequences_at(positions[farther])
+        return found
+
     def _guess(self, position: int) -> int:
         """About where in the index a position is: pages of an index of gigabytes cost memory as soon as they are seen."""
         return position * self.num_sequences // max(self.num_tokens, 1)
 
     def documents_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the documents that the tokens at `positions` [B] belong to."""
+        return self.documents_of_sequences(self.sequences_at(positions))
+
+    def documents_of_sequences(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of the documents that `sequences` [B] belong to."""
         documents = self._index.document_view
-        found = [bisect_right(documents, sequence) for sequence in self.sequences_at(positions).tolist()]
-        return np.array(found, dtype=np.int64) - 1
+        return np.array([bisect_right(documents, sequence) for sequence in sequences.tolist()], dtype=np.int64) - 1
 
     def document_starts(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
         """Where documents begin in each of the ranges [starts[i], stops[i]) of tokens.

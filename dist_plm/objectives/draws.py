@@ -6,6 +6,7 @@ others share its microbatch, and any number is drawn without those before it.
 """
 
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ class Purpose(IntEnum):
 
 def keys(seed: int, samples: NDArray[np.int64], purpose: Purpose) -> NDArray[np.uint64]:
     """One key for each of `samples` [B]; different seeds, samples and purposes give unrelated keys."""
-    state = np.uint64(_finalise_int(_finalise_int(seed & _MASK) ^ int(purpose)))
+    state = _state(seed & _MASK, int(purpose))
     return _finalise(samples.astype(np.uint64) * np.uint64(_GOLDEN) + state)
 
 
@@ -93,6 +94,11 @@ def choose(keys: NDArray[np.uint64], eligible: NDArray[np.bool_], count: NDArray
     numbers[~eligible] = np.uint64(_MASK)
     last = np.take_along_axis(np.sort(numbers, axis=1), np.maximum(count - 1, 0)[:, None], axis=1)
     return (numbers <= last) & eligible & (count > 0)[:, None]
+
+
+@lru_cache(maxsize=256)  # a run has one seed: a tenth of the time of a small batch
+def _state(seed: int, purpose: int) -> np.uint64:
+    return np.uint64(_finalise_int(_finalise_int(seed) ^ purpose))
 
 
 def _finalise(z: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -103,6 +103,9 @@ def test_every_token_is_found_in_its_sequence_and_document(tmp_path_factory, doc
     sequences = [s for document in documents for s in document]
     assert store.sequences_at(positions).tolist() == [i for i, s in enumerate(sequences) for _ in s]
     assert store.documents_at(positions).tolist() == [i for i, d in enumerate(documents) for s in d for _ in s]
+    near = store.sequences_at(positions)
+    for off, reach in ((0, 3), (-2, 2), (2, -2), (2, -1)):  # not all of them that near, some beyond either end
+        assert store.sequences_near(positions, near + off, reach).tolist() == near.tolist()
     ends = np.cumsum([len(s) for s in sequences], dtype=np.int64)
     assert store.positions_of_sequences(np.arange(len(sequences) + 1)).tolist() == [0, *ends.tolist()]
 
