@@ -10,6 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
 
+from dist_plm.errors import DataError
+
 T = TypeVar("T")
 
 #: Hugging Face tokenizers start a thread a core unless told otherwise; here processes are counted, not threads.
@@ -22,7 +24,7 @@ def run_tasks(function: Callable[[T], None], tasks: Sequence[T], workers: int, d
     The first exception ends it: tasks that have not begun are dropped. One worker runs in this process.
 
     Raises:
-        RuntimeError: a worker process died.
+        DataError: a worker process was killed.
         Whatever `function` raises.
     """
     workers = min(workers, len(tasks))
@@ -41,9 +43,9 @@ def run_tasks(function: Callable[[T], None], tasks: Sequence[T], workers: int, d
                 future.result()
                 done(futures[future])
         except BrokenProcessPool as error:
-            raise RuntimeError(
-                "a data preparation process died, perhaps for lack of memory: start the same command again with fewer "
-                "data.workers; what is finished is kept"
+            raise DataError(
+                f"one of the {workers} processes that prepare data was killed, perhaps for lack of memory (dmesg may tell): "
+                "start the same command again, with fewer data.workers if need be; what is finished is kept"
             ) from error
         finally:
             executor.shutdown(cancel_futures=True)

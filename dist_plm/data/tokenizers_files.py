@@ -26,6 +26,10 @@ FILE_NAME = "tokenizer.json"
 #: What a directory is looked through for, in this order.
 _IN_DIRECTORY = (FILE_NAME, "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 _ADDED = "added_tokens.json"
+#: Models of fairseq, whose programs put `<s> <pad> </s> <unk>` before the pieces and so move all numbers: XLM-R, CamemBERT,
+#: mBART, NLLB, XGLM. Told by the name that their files have, or by the class that tokenizer_config.json names.
+_RENUMBERED_NAME = "sentencepiece.bpe.model"
+_RENUMBERED_CLASS = re.compile(r"(XLMRoberta|Camembert|MBart|MBart50|Barthez|Nllb|XGLM)Tokenizer(Fast)?")
 _NUM_BYTES = 256
 _WRAPPED = re.compile(r"<.+>|\[.+\]")
 KINDS = (
@@ -80,6 +84,13 @@ def fingerprint(path: str | Path) -> str:
 
 
 def _sentencepiece(path: Path, content: bytes, sentinels: int) -> hf.Tokenizer:
+    named = str(read_json_object(path.with_name("tokenizer_config.json")).get("tokenizer_class"))
+    if path.name == _RENUMBERED_NAME or _RENUMBERED_CLASS.fullmatch(named):
+        raise DataError(
+            f"{path} is a SentencePiece model as XLM-R, CamemBERT, mBART and NLLB have it, whose programs give the pieces "
+            "other numbers than the file: take the tokenizer.json of that model (Transformers' AutoTokenizer writes it "
+            "with save_pretrained); a model of your own that goes by the file's numbers needs another name"
+        )
     tokenizer = from_sentencepiece(content, str(path))
     if tuple(map(tokenizer.id_to_token, range(3))) == ("<pad>", "</s>", "<unk>"):
         own = any(piece.strip("▁").startswith("<extra_id_") for piece in tokenizer.get_vocab())

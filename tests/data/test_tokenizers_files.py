@@ -110,6 +110,20 @@ def test_sentencepiece_of_others_gets_none(tmp_path):
     assert (loaded.roles().sentinels, loaded.roles().cls, loaded.roles().sep) == ((), 1, 2)
 
 
+def test_sentencepiece_whose_program_renumbers_it_is_refused(tmp_path):
+    content = sentencepiece_model()
+    (tmp_path / "own.model").write_bytes(content)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    assert Tokenizer.load(tmp_path).vocab_size == 500
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "CamembertTokenizer"}')
+    with pytest.raises(DataError, match=r"own\.model is .* as XLM-R, .* other numbers than the file: take the tokenizer"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "xlmr").mkdir()
+    (tmp_path / "xlmr" / "sentencepiece.bpe.model").write_bytes(content)
+    with pytest.raises(DataError, match=r"sentencepiece\.bpe\.model is a SentencePiece model as XLM-R"):
+        Tokenizer.load(tmp_path / "xlmr")
+
+
 def truncate(share):
     return lambda content: content[: int(len(content) * share)]
 
