@@ -1,5 +1,24 @@
+import pytest
 from hypothesis import settings
+
+from dist_plm.data import sources
+from tests.data.preparing import UNIT_BYTES, contents, run
 
 # A deadline measures the machine's load, not the code.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
+
+
+@pytest.fixture
+def many_units(monkeypatch):
+    monkeypatch.setattr(sources, "_MIB", UNIT_BYTES)
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory):
+    """Name and bytes of every file of the store that all others must equal."""
+    out = tmp_path_factory.mktemp("expected") / "store"
+    before, sources._MIB = sources._MIB, UNIT_BYTES
+    run(out)
+    sources._MIB = before
+    return contents(out)

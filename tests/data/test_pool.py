@@ -43,7 +43,9 @@ def test_a_refusal_arrives_as_itself(workers):
 
 
 def test_a_death_is_reported():
-    with pytest.raises(DataError, match="one of the 2 processes that prepare data was killed, perhaps for lack of memory"):
+    with pytest.raises(
+        DataError, match="one of the 2 processes that prepare data was killed, perhaps for lack of memory"
+    ):
         run_tasks(die, [0, 1], 2, print)
 
 

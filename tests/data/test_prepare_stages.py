@@ -11,14 +11,18 @@ from dist_plm.config.launchenv import LaunchEnv
 from dist_plm.config.schema_prepare import SourceConfig
 from dist_plm.data import sources
 from dist_plm.data.prepare import prepare
-from tests.data.test_prepare import CORPUS, SOURCES, UNIT_BYTES, configuration, contents, in_a_process_of_its_own, run
+from tests.data.preparing import (
+    CORPUS,
+    SOURCES,
+    UNIT_BYTES,
+    configuration,
+    contents,
+    in_a_process_of_its_own,
+    run,
+    slow,
+)
 
 pytestmark = pytest.mark.usefixtures("many_units")
-
-
-@pytest.fixture
-def many_units(monkeypatch):
-    monkeypatch.setattr(sources, "_MIB", UNIT_BYTES)
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +79,14 @@ def test_any_number_of_workers_and_ranks_gives_the_same_bytes(tmp_path, corpus, 
 @pytest.mark.parametrize(
     "point",
     [
-        "kill_at(gather, 'atomic_writer', 2)",
-        "kill_at(gather, '_join_rejected', 1)",
-        "kill_at(dedup, '_hash', 2)",
-        "kill_at(dedup, '_save_repeated', 1)",
+        slow("kill_at(gather, 'atomic_writer', 2)"),
+        slow("kill_at(gather, '_join_rejected', 1)"),
+        slow("kill_at(dedup, '_hash', 2)"),
+        slow("kill_at(dedup, '_save_repeated', 1)"),
         "kill_at(dedup, '_rewrite', 3)",
-        "kill_at(dedup, '_sign_shard', 2)",
-        "kill_at(dedup, '_find_pairs', 5)",
-        "kill_at(dedup, '_near_drops', 1)",
+        slow("kill_at(dedup, '_sign_shard', 2)"),
+        slow("kill_at(dedup, '_find_pairs', 5)"),
+        slow("kill_at(dedup, '_near_drops', 1)"),
     ],
 )
 def test_killed_in_any_stage_and_started_again_it_ends_with_the_same_bytes(tmp_path, corpus, expected, point):

@@ -116,7 +116,9 @@ def test_sentencepiece_whose_program_renumbers_it_is_refused(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
     assert Tokenizer.load(tmp_path).vocab_size == 500
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "CamembertTokenizer"}')
-    with pytest.raises(DataError, match=r"own\.model is .* as XLM-R, .* other numbers than the file: take the tokenizer"):
+    with pytest.raises(
+        DataError, match=r"own\.model is .* as XLM-R, .* other numbers than the file: take the tokenizer"
+    ):
         Tokenizer.load(tmp_path)
     (tmp_path / "xlmr").mkdir()
     (tmp_path / "xlmr" / "sentencepiece.bpe.model").write_bytes(content)

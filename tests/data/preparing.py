@@ -1,0 +1,72 @@
+"""Preparations that tests compare: a small corpus, what to make of it, and runs of it."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from dist_plm.config.schema_clean import CleanConfig, DedupConfig
+from dist_plm.config.schema_prepare import PrepareConfig, PrepareDataConfig, SourceConfig, TokenizerConfig
+from dist_plm.data.prepare import prepare
+
+UNIT_BYTES = 3500  # small, so that the corpus makes several units
+CORPUS = Path(__file__).parent / "texts"
+SOURCES = (
+    SourceConfig(path=str(CORPUS / "sonnets_*.txt"), document="block"),
+    SourceConfig(path=str(CORPUS / "*.jsonl")),
+    SourceConfig(path=str(CORPUS / "tang.txt"), max_chars=50),
+)
+BPE = TokenizerConfig(name="bpe", vocab_size=400)
+# Every stage that there is.
+CLEAN = CleanConfig(rules=("repair", "control_characters", "nfc", "white_space", "length"), min_chars=20)
+DEDUP = DedupConfig(paragraphs=True, min_paragraph_chars=20, near=True, threshold=0.5)
+
+
+def slow(value):
+    """A parameter for the whole set of tests alone."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+def configuration(out, tokenizer=BPE, every_stage=False, **data):
+    return PrepareConfig(
+        data=PrepareDataConfig(**{"sources": SOURCES, "out": str(out), "split": (0.6, 0.2, 0.2), **data}),
+        tokenizer=tokenizer,
+        clean=CLEAN if every_stage else CleanConfig(),
+        dedup=DEDUP if every_stage else DedupConfig(),
+    )
+
+
+def run(out, **changes):
+    lines = []
+    store = prepare(configuration(out, **changes), lines.append)
+    return store, "\n".join(lines)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def in_a_process_of_its_own(out, preparation="", **changes):
+    """Runs prepare in a new interpreter, after some lines of preparation."""
+    program = f"""
+        import os, signal
+        from dist_plm.config.schema_clean import *
+        from dist_plm.config.schema_prepare import *
+        from dist_plm.data import crew, dedup, files, gather, prepare, sources, stages, workspace
+        sources._MIB = {UNIT_BYTES}
+
+        def kill_at(module, name, number):
+            function, calls = getattr(module, name), []
+            def wrapped(*arguments, **keywords):
+                calls.append(0)
+                if len(calls) == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*arguments, **keywords)
+            setattr(module, name, wrapped)
+
+        {preparation}
+        prepare.prepare({configuration(out, **changes)!r}, print)
+    """
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True)
