@@ -26,7 +26,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT_WORDS = 500
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.5
 
 
 def main() -> None:

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from dist_plm.config.launchenv import LaunchEnv
 from dist_plm.data.files import atomic_writer
-from dist_plm.data.pool import run_tasks
+from dist_plm.data.pool import Pool
+from dist_plm.data.progress import following
 from dist_plm.errors import DataError
 
 _BEAT_SECONDS = 1.0
@@ -51,7 +52,8 @@ class Crew:
 
     def __init__(self, launch: LaunchEnv, workers: int, patience_seconds: float) -> None:
         self.rank, self.world_size = launch.rank, launch.world_size
-        self._node, self._workers, self._patience_seconds = launch.node_name, workers, patience_seconds
+        self._node, self._patience_seconds = launch.node_name, patience_seconds
+        self._pool = Pool(workers)
         self._folder: Path | None = None
         self._state = _WORKING
 
@@ -61,6 +63,14 @@ class Crew:
 
         At the block's end rank 0 waits until all are done and removes the folder, and the others wait for that.
         """
+        try:
+            with self._beating(folder):
+                yield
+        finally:
+            self._pool.close()
+
+    @contextmanager
+    def _beating(self, folder: Path) -> Iterator[None]:
         if self.world_size == 1:
             yield
             return
@@ -94,17 +104,15 @@ class Crew:
         todo = [i for i, task in enumerate(tasks) if not task.is_complete]
         mine = [i for i in todo if i % self.world_size == self.rank]
         others = {i for i in todo if i % self.world_size != self.rank}
-        with self.progress(label, sum(sizes)) as bar:
-            bar.update(sum(sizes) - sum(sizes[i] for i in todo))
+        with self.progress(label, sum(sizes)) as bar, following(bar, self._pool.bytes_read) as finished:
+            finished(sum(sizes) - sum(sizes[i] for i in todo))
             places = {id(tasks[i]): i for i in mine}
-            run_tasks(
-                function, [tasks[i] for i in mine], self._workers, lambda task: bar.update(sizes[places[id(task)]])
-            )
+            self._pool.run(function, [tasks[i] for i in mine], lambda task: finished(sizes[places[id(task)]]))
 
             def owed() -> set[int]:
                 for i in [i for i in others if tasks[i].is_complete]:
                     others.remove(i)
-                    bar.update(sizes[i])
+                    finished(sizes[i])
                 return {i % self.world_size for i in others}
 
             self.wait(owed, f"its share of {label!r}")

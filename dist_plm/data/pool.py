@@ -10,6 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
 
+import psutil
+
 from dist_plm.errors import DataError
 
 T = TypeVar("T")
@@ -18,25 +20,34 @@ T = TypeVar("T")
 _THREADS = "TOKENIZERS_PARALLELISM"
 
 
-def run_tasks(function: Callable[[T], None], tasks: Sequence[T], workers: int, done: Callable[[T], object]) -> None:
-    """Runs `function` on every task, one thread in each of up to `workers` processes, and `done` here after each.
+class Pool:
+    """Up to `workers` processes, one thread in each, which begin with the first tasks and stay until `close`. One worker
+    runs in this process."""
 
-    The first exception ends it: tasks that have not begun are dropped. One worker runs in this process.
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._executor: ProcessPoolExecutor | None = None
 
-    Raises:
-        DataError: a worker process was killed.
-        Whatever `function` raises.
-    """
-    workers = min(workers, len(tasks))
-    if workers <= 1:
-        with _one_thread():
-            for task in tasks:
-                function(task)
-                done(task)
-        return
-    # Not forked: the tokenizers library may have threads running here, and a forked copy of them can deadlock.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as executor:
+    def run(self, function: Callable[[T], None], tasks: Sequence[T], done: Callable[[T], object]) -> None:
+        """Runs `function` on every task, and `done` here after each.
+
+        The first exception ends it: tasks that have not begun are dropped.
+
+        Raises:
+            DataError: a worker process was killed.
+            Whatever `function` raises.
+        """
+        if self._workers == 1 or (len(tasks) <= 1 and self._executor is None):
+            with _one_thread():
+                for task in tasks:
+                    function(task)
+                    done(task)
+            return
+        # Not forked: the tokenizers library may have threads running here, and a forked copy of them can deadlock.
+        context = multiprocessing.get_context("spawn")
+        executor = self._executor = self._executor or ProcessPoolExecutor(
+            self._workers, mp_context=context, initializer=_begin_worker
+        )
         futures = {executor.submit(function, task): task for task in tasks}
         try:
             for future in as_completed(futures):
@@ -44,11 +55,30 @@ def run_tasks(function: Callable[[T], None], tasks: Sequence[T], workers: int, d
                 done(futures[future])
         except BrokenProcessPool as error:
             raise DataError(
-                f"one of the {workers} processes that prepare data was killed, perhaps for lack of memory (dmesg may tell): "
-                "start the same command again, with fewer data.workers if need be; what is finished is kept"
+                f"one of the {self._workers} processes that prepare data was killed, perhaps for lack of memory (dmesg may "
+                "tell): start the same command again, with fewer data.workers if need be; what is finished is kept"
             ) from error
         finally:
-            executor.shutdown(cancel_futures=True)
+            for future in futures:
+                future.cancel()
+
+    def bytes_read(self) -> int:
+        """What this process and its workers have read so far, from files and whatever else."""
+        me = psutil.Process()
+        return sum(_bytes_read(process) for process in (me, *me.children()))
+
+    def close(self) -> None:
+        """Ends the processes, when what they are at is done."""
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+            self._executor = None
+
+
+def _bytes_read(process: psutil.Process) -> int:
+    try:
+        return getattr(process.io_counters(), "read_chars", 0)  # which Linux alone counts
+    except psutil.Error:  # it ended meanwhile
+        return 0
 
 
 @contextmanager

@@ -56,7 +56,10 @@ t.train(config, [[text] for text in texts]).save(sys.argv[3])
 """
 
 
-@pytest.mark.parametrize("kind", ["bpe", "bpe_roberta", "wordpiece", "unigram"])
+@pytest.mark.parametrize(
+    "kind",
+    ["wordpiece", "unigram", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("bpe", "bpe_roberta"))],
+)
 def test_another_process_learns_the_same_from_other_batches(kind, texts, tmp_path):
     """In one process the library's hash tables would have one order."""
     subprocess.run([sys.executable, "-c", _TRAIN, kind, str(CORPUS), str(tmp_path / "theirs")], check=True)
