@@ -22,7 +22,7 @@ from dist_plm.engines import deepspeed_parts as parts
 from dist_plm.engines.base import Batch, EvalSums, StepResult
 from dist_plm.engines.clipped_step import ClippedStep
 from dist_plm.engines.deepspeed_schema import check_keys
-from dist_plm.engines.deepspeed_settings import settings_of, write_settings
+from dist_plm.engines.deepspeed_settings import on_nvme, settings_of, write_settings
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.partition import Spans
 from dist_plm.engines.skips import SkipWatch
@@ -155,11 +155,13 @@ def build_deepspeed(
     """Wraps model chunks in DeepSpeed's engine and tells LAMB where the logical tensors lie in its flat ones.
 
     Raises:
-        ConfigError: a key under engine.deepspeed is unknown or wrong, or the device has no fp16.
+        ConfigError: a key under engine.deepspeed is unknown or wrong, the device has no fp16, or NVMe cannot be used.
     """
     check_keys(config)
     if config.precision.name == "fp16" and not parts.supports_fp16():
         raise ConfigError(["precision.name = 'fp16' is refused by DeepSpeed on this device: set precision=bf16"])
+    if (keys := on_nvme(config)) and (problem := parts.nvme_problem()):
+        raise ConfigError([f"{key} = 'nvme' needs DeepSpeed's async_io: {problem}; or set it to cpu" for key in keys])
     chunks: list[Any] = list(model)
     layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
     shapes = [layout.parameter.shape for layout in layouts]

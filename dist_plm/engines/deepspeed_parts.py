@@ -26,11 +26,13 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer  # noqa:
 from deepspeed.utils import groups as deepspeed_groups  # noqa: E402
 
 __all__ = [
+    "DeepSpeedScaler",
     "Mpu",
     "flat_tensors",
     "fragments_of",
     "gradient_of",
     "initialize",
+    "nvme_problem",
     "refresh_weights",
     "scaler_of",
     "supports_fp16",
@@ -90,6 +92,19 @@ def supports_fp16() -> bool:
     return bool(cast(Any, get_accelerator()).is_fp16_supported())
 
 
+def nvme_problem() -> str | None:
+    """Why DeepSpeed's operator for files, which offload to NVMe goes through, cannot be had here. Compiles it where it was not
+    yet: minutes."""
+    operator: Any = cast(Any, get_accelerator()).create_op_builder("AsyncIOBuilder")
+    if not operator.is_compatible(verbose=False):
+        return "libaio and its header are not found (Debian's libaio-dev, Red Hat's libaio-devel)"
+    try:
+        operator.load(verbose=False)
+    except (RuntimeError, ImportError, OSError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
 def _forget_the_last() -> None:
     """DeepSpeed keeps groups in globals, from where they outlive the process group that they were made in, and numbers
     modules and parameters through the life of a process, though the numbers must agree over ranks."""
@@ -139,28 +154,35 @@ def gradient_of(optimizer: Any, parameter: nn.Parameter) -> Tensor:
     return cast(Tensor, parameter.grad)
 
 
-class _Scaler:
+class DeepSpeedScaler:
+    """See engines.state.LossScaler."""
+
     def __init__(self, scaler: Any) -> None:
         self._scaler = scaler
+        # It would end the run: how many overflows in a row do that is for train.max_skipped to say.
+        scaler.raise_error_at_min_scale = False
 
     def state(self) -> dict[str, Any]:
         scaler = self._scaler
+        steps, window = scaler.cur_iter - scaler.last_overflow_iter - 1, scaler.scale_window
         return {
             "loss_scale": float(scaler.cur_scale),
-            "steps_since_overflow": scaler.cur_iter - scaler.last_overflow_iter - 1,
+            # Since the scale grew, where it has: Megatron-core counts anew from there.
+            "steps_since_overflow": (steps - 1) % window + 1 if steps else 0,
             "hysteresis_left": scaler.cur_hysteresis,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         self._scaler.cur_scale = state["loss_scale"]
         self._scaler.last_overflow_iter = self._scaler.cur_iter - state["steps_since_overflow"] - 1
-        self._scaler.cur_hysteresis = state["hysteresis_left"]
+        # It backs off at 1, and at nothing below; Megatron-core counts on.
+        self._scaler.cur_hysteresis = max(state["hysteresis_left"], 1)
 
 
 def scaler_of(optimizer: Any) -> LossScaler | None:
     """The dynamic loss scaling of DeepSpeed's optimizer, None where there is none."""
     scaler = getattr(optimizer, "loss_scaler", None)
-    return _Scaler(scaler) if getattr(scaler, "dynamic", False) else None
+    return DeepSpeedScaler(scaler) if getattr(scaler, "dynamic", False) else None
 
 
 def refresh_weights(optimizer: Any) -> None:

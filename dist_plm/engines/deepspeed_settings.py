@@ -96,6 +96,13 @@ def settings_of(config: PretrainConfig) -> dict[str, Any]:
     return _merged(settings, engine.deepspeed)
 
 
+def on_nvme(config: PretrainConfig) -> list[str]:
+    """The keys that put something on NVMe."""
+    zero = config.engine.deepspeed.get("zero_optimization", {})
+    found = (key for key in ("offload_optimizer", "offload_param") if zero.get(key, {}).get("device") == "nvme")
+    return [f"engine.deepspeed.zero_optimization.{key}.device" for key in found]
+
+
 def check_extra(extra: Mapping[str, Any], schemas: Mapping[str, type[BaseModel]]) -> None:
     """Checks what `engine.deepspeed` hands through. DeepSpeed itself ignores top-level keys that it does not know.
 

@@ -50,14 +50,16 @@ def build_optimizer(
         [parameter for group in inner.param_groups for parameter in group["params"]],
         groups,
         sharded=sharded,
-        scaler=_Scaler(scaler) if scaler is not None else None,
+        scaler=MegatronScaler(scaler) if scaler is not None else None,
         # The model's weights in its own precision, whole on each data rank.
         set_weight=torch.Tensor.copy_,
     )
     return optimizer, state
 
 
-class _Scaler:
+class MegatronScaler:
+    """See engines.state.LossScaler."""
+
     def __init__(self, scaler: DynamicGradScaler) -> None:
         self._scaler = scaler
 
@@ -70,10 +72,12 @@ class _Scaler:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
+        # Beyond its interval it would never meet it.
+        steps = min(state["steps_since_overflow"], self._scaler.growth_interval - 1)
         self._scaler.load_state_dict(
             {
                 "scale": torch.tensor([state["loss_scale"]], dtype=torch.float32),
-                "growth_tracker": state["steps_since_overflow"],
+                "growth_tracker": steps,
                 "hysteresis_tracker": state["hysteresis_left"],
             }
         )

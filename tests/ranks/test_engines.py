@@ -2,20 +2,17 @@
 
 import functools
 import json
-from datetime import timedelta
 
 import pytest
 import torch
 
 from dist_plm.engines.base import Engine
-from dist_plm.engines.build import build_engine
 from dist_plm.errors import ConfigError
-from dist_plm.models.build import build_model
-from dist_plm.parallel.groups import build_groups
 from tests.ranks.pool import World
+from tests.ranks.selection import covering
 from tests.ranks.test_grids import GRIDS, MODELS
 from tests.ranks.test_lamb import LAMB, OPTIONS
-from tests.ranks.training import Outcome, configure, grid_of, learning_rates, losses_of, rank_batches, whole
+from tests.ranks.training import Outcome, build, configure, learning_rates, rank_batches, whole
 
 pytestmark = pytest.mark.ranks
 
@@ -43,6 +40,9 @@ SHARDINGS = [
 ]
 
 
+OPTIMIZERS = {"adamw": {}, "lamb": LAMB}
+
+
 def pieces_of(engine: Engine) -> dict[str, list]:
     held: dict[str, list] = {}
     for state in engine.parameter_states():
@@ -50,15 +50,6 @@ def pieces_of(engine: Engine) -> dict[str, list]:
             values = piece.local(state.tensors["weight"]).clone()
             held.setdefault(piece.name, []).append((piece.start, piece.shape, values))
     return held
-
-
-def build(world: World, config) -> tuple[Engine, object]:
-    device = world.device
-    groups = build_groups(
-        grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timedelta(seconds=60)
-    )
-    model, _ = build_model(config, groups, device.torch_device)
-    return build_engine(config, groups, device.torch_device, model, losses_of(config)), groups
 
 
 def train_case(world: World, config) -> Outcome:
@@ -111,13 +102,37 @@ def agree(outcomes, reference, tolerance=1e-5, weights=1e-5):
         assert error < weights, f"{name}: {error}"
 
 
-@pytest.mark.parametrize(("name", "zero_stage"), SHARDINGS)
+@pytest.mark.parametrize(
+    ("name", "zero_stage"),
+    covering(
+        SHARDINGS,
+        [
+            ("data2", 0),
+            ("data2_tensor2_sequence", 2),
+            ("data2_tensor2", 3),
+            ("tensor2_pipeline2", 1),
+            ("data2_pipeline2_virtual2", 1),
+        ],
+    ),
+)
 def test_adamw(train, name, zero_stage):
     world_size, changes = GRIDS[name]
     agree(train(world_size, engine__name="deepspeed", engine__zero_stage=zero_stage, **changes), train(1))
 
 
-@pytest.mark.parametrize(("name", "zero_stage"), SHARDINGS)
+@pytest.mark.parametrize(
+    ("name", "zero_stage"),
+    covering(
+        SHARDINGS,
+        [
+            ("data2_tensor2", 0),
+            ("data2_pipeline2", 1),
+            ("data4", 2),
+            ("data2_tensor2_sequence", 3),
+            ("tensor2_pipeline2_sequence_virtual2", 1),
+        ],
+    ),
+)
 def test_lamb_to_a_millionth(train, name, zero_stage):
     """Its weights; one rank of Megatron-core's engine equals the plain reference in test_lamb."""
     world_size, changes = GRIDS[name]
@@ -125,8 +140,19 @@ def test_lamb_to_a_millionth(train, name, zero_stage):
     agree(outcomes, train(1, **LAMB), weights=1e-6)
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize(("name", "zero_stage"), [("data2_tensor2", 3), ("data2_pipeline2", 1)])
+@pytest.mark.parametrize(
+    ("options", "name", "zero_stage"),
+    covering(
+        [(o, *grid) for o in OPTIONS for grid in (("data2_tensor2", 3), ("data2_pipeline2", 1))],
+        [
+            ("paper", "data2_pipeline2", 1),
+            ("clipped_ratio", "data2_tensor2", 3),
+            ("biased", "data2_pipeline2", 1),
+            ("nvlamb", "data2_tensor2", 3),
+            ("fused_and_padded", "data2_tensor2", 3),
+        ],
+    ),
+)
 def test_options_of_lamb(train, name, zero_stage, options):
     world_size, changes = GRIDS[name]
     settings = LAMB | OPTIONS[options]
@@ -134,9 +160,16 @@ def test_options_of_lamb(train, name, zero_stage, options):
     agree(outcomes, train(1, **settings), weights=1e-6)
 
 
-@pytest.mark.parametrize("model", ["uneven_labels", "llama", "rotary_documents"])
+OTHERS = ["uneven_labels", "llama", "rotary_documents"]
+GRIDS_OF_OTHERS = [("data2", 3), ("data2_tensor2_sequence", 2), ("tensor2_pipeline2", 1)]
+
+
 @pytest.mark.parametrize(
-    ("name", "zero_stage"), [("data2", 3), ("data2_tensor2_sequence", 2), ("tensor2_pipeline2", 1)]
+    ("model", "name", "zero_stage"),
+    covering(
+        [(model, *grid) for model in OTHERS for grid in GRIDS_OF_OTHERS],
+        [(model, *grid) for model, grid in zip(OTHERS, GRIDS_OF_OTHERS, strict=True)],
+    ),
 )
 def test_models(train, model, name, zero_stage):
     world_size, changes = GRIDS[name]
@@ -145,7 +178,13 @@ def test_models(train, model, name, zero_stage):
     agree(outcomes, train(1, **settings))
 
 
-@pytest.mark.parametrize(("name", "zero_stage"), [("data2", 2), ("data2_tensor2_sequence", 3), ("data2_pipeline2", 1)])
+@pytest.mark.parametrize(
+    ("name", "zero_stage"),
+    covering(
+        [("data2", 2), ("data2_tensor2_sequence", 3), ("data2_pipeline2", 1)],
+        [("data2_tensor2_sequence", 3), ("data2_pipeline2", 1)],
+    ),
+)
 def test_dropout_and_recomputation_are_the_same(train, name, zero_stage):
     world_size, changes = GRIDS[name]
     dropout = {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}
@@ -153,35 +192,33 @@ def test_dropout_and_recomputation_are_the_same(train, name, zero_stage):
     agree(train(world_size, engine__name="deepspeed", engine__zero_stage=zero_stage, **more), train(1, **dropout))
 
 
-@pytest.mark.parametrize("optim", [{}, LAMB], ids=["adamw", "lamb"])
-@pytest.mark.parametrize(("name", "zero_stage"), [("data2", 1), ("data2", 2), ("data2", 3), ("tensor2_pipeline2", 1)])
+@pytest.mark.parametrize(
+    ("name", "zero_stage"), [("data2", 3), pytest.param("data2_tensor2", 1, marks=pytest.mark.slow)]
+)
+def test_layers_slow_down_alike(train, name, zero_stage):
+    world_size, changes = GRIDS[name]
+    settings = {"optim__layer_decay": 0.5, "optim__lr": 1e-2}
+    reference = train(1, **settings)
+    agree(train(world_size, engine__name="deepspeed", engine__zero_stage=zero_stage, **settings, **changes), reference)
+    plain = whole(train(1, optim__lr=1e-2), "final")["embedding.word.weight"]
+    assert (whole(reference, "final")["embedding.word.weight"] - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("optim", "name", "zero_stage"),
+    covering(
+        [(o, *g) for o in OPTIMIZERS for g in (("data2", 1), ("data2", 2), ("data2", 3), ("tensor2_pipeline2", 1))],
+        [("adamw", "data2", 3), ("adamw", "tensor2_pipeline2", 1), ("lamb", "data2", 1), ("lamb", "data2", 2)],
+    ),
+)
 def test_bf16_stays_close(train, name, zero_stage, optim):
     world_size, changes = GRIDS[name]
-    settings = {"precision__name": "bf16", **optim, **changes}
+    settings = {"precision__name": "bf16", **OPTIMIZERS[optim], **changes}
     outcomes = train(world_size, engine__name="deepspeed", engine__zero_stage=zero_stage, **settings)
-    reference = train(1, precision__name="bf16", engine__zero_stage=1, **optim)
+    reference = train(1, precision__name="bf16", engine__zero_stage=1, **OPTIMIZERS[optim])
     torch.testing.assert_close(torch.tensor(outcomes[0].losses), torch.tensor(reference[0].losses), rtol=1e-3, atol=0)
     torch.testing.assert_close(torch.tensor(outcomes[0].norms), torch.tensor(reference[0].norms), rtol=2e-2, atol=0)
     whole(outcomes, "final")
-
-
-@pytest.mark.parametrize("zero_stage", [2, 3])
-def test_offload_to_the_host(train, zero_stage):
-    """The option is DeepSpeed's own and handed through; the configured optimizer steps on the host."""
-    extra = Frozen(zero_optimization={"offload_optimizer": {"device": "cpu"}})
-    for optim in ({}, LAMB):
-        settings = {"engine__zero_stage": zero_stage, "engine__deepspeed": extra, **optim}
-        agree(train(2, engine__name="deepspeed", **settings), train(1, **optim), weights=2e-6 if optim else 1e-5)
-
-
-class Frozen(dict):
-    """Settings that can key a cache."""
-
-    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return hash(json.dumps(self, sort_keys=True))
-
-    def __lt__(self, other) -> bool:
-        return False
 
 
 def build_case(world: World, config) -> str:

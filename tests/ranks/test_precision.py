@@ -1,8 +1,8 @@
 """Overflow and other gradients that are not finite, injected: updates are skipped, scales move, and long rows of them end
 the run with a name."""
 
+import itertools
 import math
-from itertools import pairwise
 from unittest.mock import patch
 
 import pytest
@@ -11,10 +11,13 @@ import torch
 from dist_plm.device.stand_in import installed
 from dist_plm.engines import loss_terms
 from dist_plm.engines.skips import Diverged, poisoned_if_not_finite
+from dist_plm.errors import ConfigError
+from dist_plm.train.build import run_pretrain
 from tests.ranks.pool import World
-from tests.ranks.test_engines import build
+from tests.ranks.selection import covering
 from tests.ranks.test_lamb import LAMB
-from tests.ranks.training import configure, rank_batches
+from tests.ranks.training import build, configure, rank_batches
+from tests.train.running import make_store, settings
 
 pytestmark = pytest.mark.ranks
 
@@ -25,7 +28,7 @@ FP16 = {
     "precision__loss_scale_hysteresis": 2,
     "cluster__device": "auto",  # DeepSpeed's fp16 is refused for cpu by name
 }
-#: What is run where, and what updates there would be without overflow.
+#: What is run where.
 ENGINES = {
     "megatron_0": (1, {"engine__zero_stage": 0}),
     "megatron_1": (2, {"engine__zero_stage": 1}),
@@ -75,32 +78,63 @@ def inject(world: World, config, bad_steps: dict[int, float], steps: int, name: 
     return told
 
 
-@pytest.mark.parametrize("name", ENGINES)
+#: Loss scales before each step. A window of 2 good steps doubles them (DeepSpeed counts the one that does not overflow after
+#: them), the first overflow is forgiven, each further one halves, and doubling forgives anew.
+SCALES = {
+    "megatron": [1024, 1024, 2048, 2048, 2048, 2048, 1024, 512, 512, 1024, 1024],
+    "deepspeed": [1024, 1024, 1024, 2048, 2048, 2048, 1024, 512, 512, 512, 1024],
+}
+
+
+@pytest.mark.parametrize("name", covering(ENGINES, ["megatron_1", "deepspeed_3", "deepspeed_grid"]))
 def test_loss_scale_grows_backs_off_and_forgives_once(ranks, name):
     world_size, changes = ENGINES[name]
     config = configure(world_size, train__steps=12, **FP16, **changes)
     bad = {3: math.inf, 5: math.inf, 6: math.nan}
-    for told in ranks.run(world_size, inject, config, bad, 10):
-        assert [skipped for skipped, *_ in told] == [step in bad for step in range(10)]
-        assert [moved for _, _, moved, _ in told] == [step not in bad for step in range(10)]
-        scales = [scale for _, scale, _, _ in told]
-        assert scales[0] == 1024.0
-        assert 2048.0 in scales[:4], "never grew"
-        assert any(after == before / 2 for before, after in pairwise(scales)), "never backed off"
-        assert scales[4] == scales[3], "the first overflow is forgiven: hysteresis is 2"
+    for told in ranks.run(world_size, inject, config, bad, 11):
+        assert [skipped for skipped, *_ in told] == [step in bad for step in range(11)]
+        assert [moved for _, _, moved, _ in told] == [step not in bad for step in range(11)]
+        assert [scale for _, scale, _, _ in told] == SCALES[config.engine.name]
         assert all(norm is not None and math.isfinite(norm) for skipped, _, _, norm in told if not skipped)
 
 
-@pytest.mark.parametrize("optim", [{}, LAMB], ids=["adamw", "lamb"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", [*ENGINES, "deepspeed_0"])
+@pytest.mark.parametrize("name", covering(ENGINES, ["megatron_1", "deepspeed_2"]))
+def test_overflow_at_the_smallest_scale_is_skipped_like_any_other(ranks, name):
+    """DeepSpeed by itself would end the run."""
+    world_size, changes = ENGINES[name]
+    settings = FP16 | {"precision__min_loss_scale": 512.0, "precision__loss_scale_hysteresis": 1}
+    config = configure(world_size, **settings, **changes)
+    for told in ranks.run(world_size, inject, config, dict.fromkeys(range(4), math.inf), 5):
+        assert [scale for _, scale, _, _ in told] == [1024, 512, 512, 512, 512]
+        assert [skipped for skipped, *_ in told] == [True] * 4 + [False]
+
+
+OPTIMIZERS = {"adamw": {}, "lamb": LAMB}
+#: ZeRO-0 of DeepSpeed is there in fp32 alone.
+IN_FP32 = ENGINES | {"deepspeed_0": (2, {"engine__name": "deepspeed", "engine__zero_stage": 0})}
+SKIPPED = [(name, "fp32", optim) for name in IN_FP32 for optim in OPTIMIZERS]
+SKIPPED += [(name, "bf16", "adamw") for name in ENGINES] + [("deepspeed_2", "bf16", "lamb")]
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "optim"),
+    covering(
+        SKIPPED,
+        [
+            ("megatron_0", "fp32", "adamw"),
+            ("megatron_1", "bf16", "adamw"),
+            ("megatron_grid", "fp32", "lamb"),
+            ("deepspeed_0", "fp32", "lamb"),
+            ("deepspeed_1", "bf16", "adamw"),
+            ("deepspeed_2", "bf16", "lamb"),
+            ("deepspeed_3", "fp32", "adamw"),
+            ("deepspeed_grid", "fp32", "adamw"),
+        ],
+    ),
+)
 def test_a_gradient_that_is_not_finite_is_skipped(ranks, name, precision, optim):
-    world_size, changes = ENGINES.get(name, (2, {"engine__name": "deepspeed", "engine__zero_stage": 0}))
-    if name == "deepspeed_0" and precision == "bf16":
-        pytest.skip("refused")
-    if optim and precision == "bf16" and name != "deepspeed_2":
-        pytest.skip("one such case is enough")
-    config = configure(world_size, precision__name=precision, **optim, **changes)
+    world_size, changes = IN_FP32[name]
+    config = configure(world_size, precision__name=precision, **OPTIMIZERS[optim], **changes)
     for told in ranks.run(world_size, inject, config, {1: math.nan}, 3):
         assert [skipped for skipped, *_ in told] == [False, True, False]
         assert [moved for _, _, moved, _ in told] == [True, False, True]
@@ -115,8 +149,13 @@ def diverge(world: World, config, limit: int) -> str:
     return ""
 
 
-@pytest.mark.parametrize("limit", [1, 3])
-@pytest.mark.parametrize("name", ["megatron_1", "megatron_grid", "deepspeed_3", "deepspeed_grid"])
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    covering(
+        itertools.product(["megatron_1", "megatron_grid", "deepspeed_3", "deepspeed_grid"], [1, 3]),
+        [("megatron_1", 1), ("megatron_grid", 3), ("deepspeed_3", 3), ("deepspeed_grid", 1)],
+    ),
+)
 def test_too_many_in_a_row_end_the_run_and_name_rank_and_parameter(ranks, name, limit):
     world_size, changes = ENGINES[name]
     config = configure(world_size, train__max_skipped=limit, **changes)
@@ -138,7 +177,46 @@ def broken_loss(world: World, config) -> tuple[bool, bool]:
     return result.skipped, any(not torch.equal(a, b) for a, b in zip(before, weights_of(engine), strict=True))
 
 
-@pytest.mark.parametrize("name", ["megatron_1", "deepspeed_1", "deepspeed_3", "deepspeed_grid"])
+@pytest.mark.parametrize(
+    "name", covering(["megatron_1", "deepspeed_1", "deepspeed_3", "deepspeed_grid"], ["megatron_1", "deepspeed_grid"])
+)
 def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is(ranks, name):
     world_size, changes = ENGINES[name]
     assert set(ranks.run(world_size, broken_loss, configure(world_size, **changes))) == {(True, False)}
+
+
+def summed(world: World, config, name: str = "layers.3.mlp.down.weight") -> float:
+    """By how much a weight moves by plain descent at a rate of 2, where one rank's gradient is 1 and the other's 2^-9."""
+    engine, groups = build(world, config)
+    share = (1.0, 2.0**-9)[groups.coordinates.data]
+    (layout,) = [layout for layout in engine._watch._layouts if layout.pieces[0].name == name]
+    layout.parameter.register_hook(lambda gradient: torch.full_like(gradient, share))
+    place = [one.parameter is layout.parameter for one in engine._watch._layouts].index(True)
+    before = weights_of(engine)[place]
+    engine.train_step(rank_batches(config, groups, 0), 2.0)
+    return float((before - weights_of(engine)[place]).double().mean())
+
+
+@pytest.mark.parametrize("name", ["megatron_0", "megatron_1", "deepspeed_1", "deepspeed_2", "deepspeed_3"])
+def test_gradients_are_summed_over_ranks_in_fp32_or_in_the_models_type(ranks, name):
+    """1 + 2^-9 is a number of fp32; in bf16, which has 8 digits, it is 1."""
+    changes = ENGINES[name][1] | {"precision__name": "bf16", "train__global_batch": 2}
+    changes |= {"optim__name": "sgd", "optim__eps": 1e-8, "optim__weight_decay": 0.0, "optim__clip_norm": 0.0}
+    for in_fp32, expected in ((True, 1 + 2.0**-9), (False, 1.0)):
+        config = configure(2, precision__reduce_in_fp32=in_fp32, **changes)
+        for moved in ranks.run(2, summed, config):
+            assert moved == pytest.approx(expected, abs=1e-5)
+
+
+def refused_start(world: World, config) -> str:
+    with pytest.raises(ConfigError) as refusal:
+        run_pretrain(config, environ={})
+    return str(refusal.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
+def test_fp8_is_refused_where_it_cannot_be(ranks, tmp_path):
+    config = settings(make_store(tmp_path / "store"), tmp_path, precision__name="fp8", cluster__device="auto")
+    (message,) = ranks.run(1, refused_start, config)
+    assert "precision.name = 'fp8' needs Transformer Engine" in message
+    assert "there is no CUDA device" in message

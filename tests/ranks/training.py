@@ -13,6 +13,7 @@ from dist_plm.config.decode import decode
 from dist_plm.config.rules import finalize, num_microbatches
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.data.batches import microbatch_samples
+from dist_plm.engines.base import Engine
 from dist_plm.engines.build import build_engine
 from dist_plm.models.build import build_model
 from dist_plm.models.layout import Layout
@@ -114,6 +115,16 @@ def rank_batches(config: PretrainConfig, groups: Groups, step: int) -> list[dict
     sizes = {"global_batch": train.global_batch, "micro_batch": train.micro_batch, "data_size": groups.grid.data}
     count = num_microbatches(config)
     return [batch_of(config, microbatch_samples(step, m, groups.coordinates.data, **sizes)) for m in range(count)]
+
+
+def build(world: World, config) -> tuple[Engine, Groups]:
+    """The engine of a configuration, and the groups it runs on."""
+    device = world.device
+    groups = build_groups(
+        grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timedelta(seconds=60)
+    )
+    model, _ = build_model(config, groups, device.torch_device)
+    return build_engine(config, groups, device.torch_device, model, losses_of(config)), groups
 
 
 def train_case(world: World, config: PretrainConfig) -> Outcome:
