@@ -1,12 +1,19 @@
 """LAMB on every sharding equals a plain, unsharded one that shares no code with it: weights after 5 steps to 1e-6."""
 
 import functools
+import itertools
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from dist_plm.optim import segments
+from tests.ranks.pool import World
+from tests.ranks.selection import covering
 from tests.ranks.test_grids import GRIDS
-from tests.ranks.training import batch_of, configure, learning_rates, train_case, whole
+from tests.ranks.training import batch_of, build, configure, learning_rates, rank_batches, train_case, whole
 from tests.reference import gpt
 
 pytestmark = pytest.mark.ranks
@@ -70,40 +77,92 @@ def agree(outcomes, expected, tolerance=1e-6):
         assert float((final[name] - initial[name]).norm() / tensor.norm()) > 1e-3, f"{name} has not moved"
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1])
+#: Grid and ZeRO stage.
+SHARDINGS = [
+    *itertools.product(
+        ["data2", "tensor2", "pipeline2", "tensor2_pipeline2", "data2_tensor2_sequence", "data2_pipeline2"], [0, 1]
+    ),
+    ("data4", 1),
+    ("tensor4", 1),
+    ("data2_pipeline2_virtual2", 1),
+]
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        "data2",
-        "tensor2",
-        "pipeline2",
-        "tensor2_pipeline2",
-        "data2_tensor2_sequence",
-        "data2_pipeline2",
-    ],
+    ("name", "zero_stage"),
+    covering(
+        SHARDINGS,
+        [
+            ("data2", 0),
+            ("tensor2_pipeline2", 0),
+            ("data4", 1),
+            ("data2_tensor2_sequence", 1),
+            ("data2_pipeline2_virtual2", 1),
+        ],
+    ),
 )
-def test_megatron_grids(train, reference, name, zero_stage):
+def test_shardings(train, reference, name, zero_stage):
     world_size, changes = GRIDS[name]
     agree(train(world_size, engine__zero_stage=zero_stage, **changes), reference())
 
 
-@pytest.mark.parametrize("name", ["data4", "tensor4", "data2_pipeline2_virtual2"])
-def test_megatron_sharded(train, reference, name):
-    world_size, changes = GRIDS[name]
-    agree(train(world_size, engine__zero_stage=1, **changes), reference())
-
-
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("name", ["data2_tensor2", "data2_pipeline2"])
+@pytest.mark.parametrize(
+    ("options", "name"),
+    covering(
+        itertools.product(OPTIONS, ["data2_tensor2", "data2_pipeline2"]),
+        [
+            ("paper", "data2_tensor2"),
+            ("clipped_ratio", "data2_pipeline2"),
+            ("biased", "data2_tensor2"),
+            ("nvlamb", "data2_pipeline2"),
+            ("fused_and_padded", "data2_tensor2"),
+        ],
+    ),
+)
 def test_options_on_grids(train, reference, name, options):
     world_size, changes = GRIDS[name]
     agree(train(world_size, engine__zero_stage=1, **changes, **OPTIONS[options]), reference(**OPTIONS[options]))
 
 
-@pytest.mark.parametrize("name", ["data2", "tensor2_pipeline2"])
+@pytest.mark.parametrize("name", covering(["data2", "tensor2_pipeline2"], ["tensor2_pipeline2"]))
 def test_bf16_keeps_fp32_masters(train, reference, name):
     world_size, changes = GRIDS[name]
     outcomes = train(world_size, precision__name="bf16", engine__zero_stage=1, **changes)
     losses, _ = reference()
     torch.testing.assert_close(torch.tensor(outcomes[0].losses), torch.tensor(losses), rtol=2e-2, atol=0.0)
     whole(outcomes, "final")
+
+
+def collectives(world: World, config) -> list[tuple[tuple[int, ...], int]]:
+    """Of LAMB in one update: the shape that each is of, and the ranks that take part."""
+    found = []
+
+    def all_reduce(sums: torch.Tensor, group: dist.ProcessGroup) -> None:
+        found.append((tuple(sums.shape), group.size()))
+        dist.all_reduce(sums, group=group)
+
+    engine, groups = build(world, config)
+    with patch.object(segments, "dist", SimpleNamespace(all_reduce=all_reduce)):
+        engine.train_step(rank_batches(config, groups, 0), 1e-3)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("engine", "zero_stage", "name", "sizes"),
+    [
+        ("megatron", 1, "data2_tensor2", [2, 2]),
+        ("megatron", 1, "tensor2_pipeline2", [2, 2]),
+        ("deepspeed", 2, "data4", [4]),
+    ],
+)
+def test_one_collective_a_group_for_all_layers_together(ranks, tmp_path, engine, zero_stage, name, sizes):
+    """The vector of squared norms of all logical tensors; of a pipeline the tied embedding's once more."""
+    world_size, changes = GRIDS[name]
+    settings = {**LAMB, **changes, "engine__name": engine, "engine__zero_stage": zero_stage}
+    config = configure(world_size, run__root=str(tmp_path), **settings)
+    for found in ranks.run(world_size, collectives, config):
+        assert [size for _, size in found] == sizes
+        shapes = [shape for shape, _ in found]
+        assert shapes[0][0] == 2
+        assert shapes[0][1] > config.model.layers
+        assert shapes[-1] == ((2, 1) if "pipeline" in name else shapes[0])

@@ -8,8 +8,8 @@ import torch
 
 from dist_plm.config.support import Combination, combinations
 from tests.ranks.pool import World
-from tests.ranks.test_engines import build
-from tests.ranks.training import configure, learning_rates, rank_batches
+from tests.ranks.selection import covering
+from tests.ranks.training import build, configure, learning_rates, rank_batches
 
 WORKS = [cell for cell in combinations() if cell.refusal is None]
 #: Relative tolerance of losses over three updates.
@@ -67,18 +67,7 @@ def settings(cell: Combination, **changes: Any) -> tuple:
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize(
-    "cell",
-    [
-        pytest.param(
-            cell,
-            id=cell.name,
-            marks=() if f"{cell.engine}-{cell.zero_stage}-{cell.axis}-{cell.precision}-{cell.optimizer}" in QUICK
-            else pytest.mark.slow,
-        )
-        for cell in WORKS
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("cell", covering(WORKS, (c for c in WORKS if c.name in QUICK), ids=lambda cell: cell.name))
 def test_cell(train, cell):
     alone = {"parallel__tensor": 1, "parallel__pipeline": 1, "parallel__sequence_parallel": False}
     alone |= {"parallel__virtual_pipeline": 1, "engine__name": "megatron", "engine__zero_stage": 0}
