@@ -32,7 +32,7 @@ GRIDS = {
     "deepspeed3_data2_tensor2": (4, {"engine__name": "deepspeed", "engine__zero_stage": 3, "parallel__tensor": 2}),
     "tensor4_sequence": (4, {"parallel__tensor": 4, "parallel__sequence_parallel": True}),
 }
-#: Each grid saves once and loads once; every kind of change (of tensor, pipeline, data degree, ZeRO) is among them.
+#: Each grid but one saves once and loads once; every kind of change (of tensor, pipeline, data degree, ZeRO) is among them.
 COVERING = [
     ("one", "tensor2_pipeline2"),
     ("data2", "data2"),
@@ -40,8 +40,7 @@ COVERING = [
     ("data2_tensor2", "pipeline2"),
     ("data2_tensor2", "data2_tensor2"),
     ("pipeline2", "data2_pipeline2_virtual2"),
-    ("data2_pipeline2_virtual2", "tensor4_sequence"),
-    ("tensor4_sequence", "data2_whole_states"),
+    ("data2_pipeline2_virtual2", "data2_whole_states"),
     ("data2_whole_states", "tensor2"),
     ("tensor2", "one"),
     ("tensor2_pipeline2", "deepspeed3_data2"),
@@ -106,14 +105,24 @@ def test_opens_on_every_grid(ranks, saved, source, target, optim):
 
 
 @pytest.mark.parametrize(
-    ("source", "target"), [("tensor2", "one"), ("one", "tensor2_pipeline2"), ("tensor4_sequence", "data2_tensor2")]
+    ("source", "target"),
+    [
+        ("tensor2", "one"),
+        ("one", "tensor2_pipeline2"),
+        pytest.param("tensor4_sequence", "data2_tensor2", marks=pytest.mark.slow),
+    ],
 )
 def test_fused_gates_and_heads_are_split_anew(ranks, saved, source, target):
     check(ranks, saved, source, target, **SWIGLU)
 
 
 @pytest.mark.parametrize(
-    ("source", "target"), [("data2_tensor2", "one"), ("one", "tensor2_pipeline2"), ("data2", "data2")]
+    ("source", "target"),
+    [
+        ("data2_tensor2", "one"),
+        pytest.param("one", "tensor2_pipeline2", marks=pytest.mark.slow),
+        ("data2", "data2"),
+    ],
 )
 def test_lamb(ranks, saved, source, target):
     check(ranks, saved, source, target, **LAMB)
@@ -143,11 +152,11 @@ def test_encoders(ranks, saved, model, source, target):
         pytest.param("data2_tensor2", "one", marks=pytest.mark.slow),
         pytest.param("one", "tensor2_pipeline2", marks=pytest.mark.slow),
         ("tensor2_pipeline2", "deepspeed3_data2"),
-        ("deepspeed3_data2", "data2"),
+        pytest.param("deepspeed3_data2", "data2", marks=pytest.mark.slow),
         ("data2", "data2"),
         pytest.param("tensor2_pipeline2", "tensor2_pipeline2", marks=pytest.mark.slow),
         pytest.param("deepspeed2_data2_tensor2", "deepspeed2_data2_tensor2", marks=pytest.mark.slow),
-        ("deepspeed3_data2", "deepspeed3_data2"),
+        pytest.param("deepspeed3_data2", "deepspeed3_data2", marks=pytest.mark.slow),
     ],
 )
 def test_adafactor(ranks, saved, source, target):

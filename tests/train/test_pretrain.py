@@ -51,6 +51,7 @@ def test_a_run_on_two_ranks_learns_and_leaves_what_the_contract_says(pretrain, t
     assert not list((run_dir / "checkpoints").glob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_with_the_same_losses(pretrain, tmp_path):
     settings = ("train.steps=12", "model.hidden_dropout=0.1", "checkpoint.every=4", "data.loader_workers=0")
     assert pretrain("whole", *settings).returncode == 0
@@ -67,7 +68,7 @@ def test_a_stopped_run_continues_with_the_same_losses(pretrain, tmp_path):
     ("overrides", "words"),
     [
         (["data.path=nowhere/at/all"], ["data.path", "nowhere/at/all", "prepare_data"]),
-        (["data.sequence_length=100000"], ["window", "100"]),
+        pytest.param(["data.sequence_length=100000"], ["window", "100"], marks=pytest.mark.slow),
         (["train.resume=nowhere"], ["nowhere", "train.resume"]),
     ],
 )
@@ -78,6 +79,7 @@ def test_data_and_checkpoints_are_refused_in_one_message(pretrain, overrides, wo
     assert all(word in done.stderr for word in words), done.stderr
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(pretrain, tmp_path):
     assert pretrain("done", "train.steps=2").returncode == 0
     before = (tmp_path / "done" / "metrics.jsonl").read_bytes()
@@ -99,6 +101,7 @@ def quickstart(tmp_path_factory):
     return store
 
 
+@pytest.mark.slow
 def test_loss_falls_on_the_quickstart_corpus(quickstart, tmp_path, capsys):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     overrides = ["experiment=quickstart", f"data.path={quickstart}", f"run.root={tmp_path}", "train.stop_at=30"]
