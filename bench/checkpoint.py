@@ -239,7 +239,7 @@ def stall(
         while writer.is_saving:
             busy.append(step())
         times.setdefault("written", []).append(time.perf_counter() - started)
-        writer.wait()
+        writer.report()
         alone.append(statistics.fmean(quiet))
         during.append(statistics.fmean(busy))
         if dist.get_rank() == 0:

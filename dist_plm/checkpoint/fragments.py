@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dist_plm.checkpoint.hostmemory import HostMemory
 from dist_plm.models.layout import Layout, Piece
 from dist_plm.parallel.groups import Groups
 
@@ -77,9 +78,10 @@ class Writers:
 
 
 class HostCopies:
-    """Copies of a rank's boxes in host memory, page-locked for CUDA. The memory is kept for the next copy."""
+    """Copies of a rank's boxes in host memory, page-locked for CUDA, which is kept for the next copy."""
 
     def __init__(self) -> None:
+        self.memory = HostMemory()
         self._buffers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     @torch.no_grad()
@@ -108,7 +110,7 @@ class HostCopies:
     def _copy(self, name: str, box: Piece, source: Tensor) -> Fragment:
         key = (name, box.start)
         if key not in self._buffers:
-            self._buffers[key] = torch.empty(box.size, dtype=torch.float32, pin_memory=source.is_cuda)
+            self._buffers[key] = self.memory.take(box.size, pinned=source.is_cuda)
         buffer = self._buffers[key]
         buffer.copy_(source, non_blocking=True)
         return Fragment(name, box.shape, box.start, buffer)

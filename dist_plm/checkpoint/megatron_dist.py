@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dist_plm.checkpoint.blobs import SafeReader
 from dist_plm.checkpoint.megatron_buckets import BUCKETS, Buckets
 from dist_plm.checkpoint.planner import TensorReader
-from dist_plm.checkpoint.storage import LocalReader
 from dist_plm.checkpoint.unpickle import load_file
 from dist_plm.errors import CheckpointError
 from dist_plm.models.layout import Piece
@@ -55,7 +55,7 @@ class MegatronDist:
         path = _iteration(path)
         self.where = str(path)
         _check_format(path)
-        reader = LocalReader(path)
+        reader = SafeReader(path)
         try:
             self._tensors = TensorReader(reader, reader.read_metadata())
         except (OSError, EOFError, pickle.UnpicklingError) as error:

@@ -87,7 +87,8 @@ class TensorReader:
 
     def read(self, layout: Layout, state: str) -> Tensor:
         """fp32 values of `state` shaped like layout.parameter, zero where it is padding."""
-        values = torch.zeros(layout.shape, dtype=torch.float32)
+        is_filled = sum(piece.numel for piece in layout.pieces) == layout.shape.numel()
+        values = (torch.empty if is_filled else torch.zeros)(layout.shape, dtype=torch.float32)
         self.read_pieces([(checkpoint_name(state, p.name), p, p.local(values)) for p in layout.pieces])
         return values
 

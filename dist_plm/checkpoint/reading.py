@@ -58,7 +58,7 @@ class Checkpoint:
         """fp32 values of `state` ("weight", "exp_avg", …) shaped like layout.parameter, zero where it is padding.
 
         Raises:
-            CheckpointError: the checkpoint does not hold them.
+            CheckpointError: the checkpoint does not hold them, or its files cannot be read.
         """
         missing = [n for n in names_held([layout], [state]) if n not in self.tensors.tensors]
         if missing:
@@ -67,7 +67,10 @@ class Checkpoint:
                 f"{self.where} holds no {missing[0]}; of the optimizer it holds {', '.join(held) or 'nothing'}: "
                 f"give the same optim again, or start anew with train.resume=none"
             )
-        return self.tensors.read(layout, state)
+        try:
+            return self.tensors.read(layout, state)
+        except OSError as error:
+            raise CheckpointError(f"{self.where} cannot be read: {error}; {_REMEDY}") from None
 
     def check_model(self, layouts: list[Layout], group: dist.ProcessGroup) -> None:
         """Sees to it that the model is the one that was saved. Collective over `group`, all ranks.

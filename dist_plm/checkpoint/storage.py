@@ -8,24 +8,21 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import cast
 
 import xxhash
 from fsspec.core import url_to_fs
-from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
-from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from fsspec.implementations.memory import MemoryFileSystem
 
-from dist_plm.checkpoint.manifest import NAME, FileRecord
-from dist_plm.checkpoint.unpickle import load_metadata
+from dist_plm.checkpoint.blobs import LocalReader, LocalWriter, UrlReader, UrlWriter
+from dist_plm.checkpoint.manifest import NAME
 from dist_plm.data.files import TEMPORARY, sync_directory
 
 LATEST = "latest"
 _STEP = re.compile(r"step_(\d{8,})")
-_READ_BYTES = 8 * 2**20
+_READ_BYTES = 2**20
 #: Of a directory into which another process may still write.
 REMOVE_ATTEMPTS = 20
 
@@ -46,6 +43,7 @@ class Storage:
     Attributes:
         guard: called before anything is changed; what it raises keeps that from happening.
         mark: in temporary names, so that writers that do not know of each other do not meet.
+        is_of_this_process: whether other processes do not see what is there.
     """
 
     def __init__(self, url: str) -> None:
@@ -54,6 +52,7 @@ class Storage:
         self.url = url.rstrip("/")
         self._fs, root = url_to_fs(self.url)
         self._root = root.rstrip("/")
+        self.is_of_this_process = isinstance(self._fs, MemoryFileSystem)
 
     def where(self, *parts: str) -> str:
         """How messages call a checkpoint or a file of it."""
@@ -81,7 +80,7 @@ class Storage:
         """Of a file, read in blocks."""
         digest = xxhash.xxh3_128()
         with self._fs.open(self._path(*parts), "rb") as file:
-            while block := file.read(_READ_BYTES):
+            while block := file.read(8 * _READ_BYTES):
                 digest.update(block)
         return digest.hexdigest()
 
@@ -113,12 +112,12 @@ class Storage:
                 self._fs.rm(self._path(name, NAME))
             self._fs.rm(self._path(name), recursive=True)
 
-    def writer(self, directory: str) -> FileSystemWriter:
+    def writer(self, directory: str) -> LocalWriter:
         self.guard()
-        return FsspecWriter(self.where(directory), sync_files=False)  # without fsync it would sync the whole machine
+        return UrlWriter(self.where(directory), sync_files=False)  # without fsync it would sync the whole machine
 
-    def reader(self, name: str) -> FileSystemReader:
-        return _UrlReader(self.where(name))
+    def reader(self, name: str) -> LocalReader:
+        return UrlReader(self.where(name))
 
     def _names(self) -> list[str]:
         self._fs.invalidate_cache()
@@ -151,6 +150,14 @@ class LocalStorage(Storage):
         self.guard()
         temporary.replace(path)
         sync_directory(path.parent)
+
+    def checksum(self, *parts: str) -> str:
+        digest, block = xxhash.xxh3_128(), memoryview(bytearray(_READ_BYTES))
+        with self._directory.joinpath(*parts).open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)  # reads further ahead
+            while count := file.readinto(block):
+                digest.update(block[:count])
+        return digest.hexdigest()
 
     def clean(self) -> None:
         """Also ends what others have begun: a writer that stalled after it was last allowed to go on finds nothing left to
@@ -191,11 +198,11 @@ class LocalStorage(Storage):
         else:
             doomed.unlink(missing_ok=True)
 
-    def writer(self, directory: str) -> FileSystemWriter:
+    def writer(self, directory: str) -> LocalWriter:
         self.guard()
-        return FileSystemWriter(self._directory / directory)
+        return LocalWriter(self._directory / directory)
 
-    def reader(self, name: str) -> FileSystemReader:
+    def reader(self, name: str) -> LocalReader:
         return LocalReader(self._directory / name)
 
     def _temporary(self, name: str) -> str:
@@ -208,20 +215,6 @@ class LocalStorage(Storage):
         _remove_tree(place)
         place.mkdir(parents=True)
         return place
-
-
-class LocalReader(FileSystemReader):
-    """Reads `.metadata` without running what it may say; PyTorch's reader does."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with self.fs.create_stream(self.fs.concat_path(self.path, ".metadata"), "rb") as stream:
-            found = load_metadata(cast(IO[bytes], stream))
-        found.storage_meta = StorageMeta(load_id=self.load_id)
-        return found
-
-
-class _UrlReader(LocalReader, FsspecReader):
-    """The same of an fsspec URL."""
 
 
 def _remove_tree(directory: Path) -> None:
@@ -242,67 +235,3 @@ def _remove_tree(directory: Path) -> None:
 def open_storage(url: str) -> Storage:
     """Where `url` points: a URL of fsspec, or a path."""
     return Storage(url) if "://" in url else LocalStorage(url)
-
-
-class HashedFiles(FileSystemBase):
-    """A writer's file system that takes note of the size and checksum of each file as it is written."""
-
-    def __init__(self, inner: FileSystemBase) -> None:
-        self._inner = inner
-        self.records: dict[str, FileRecord] = {}
-
-    @contextmanager
-    def create_stream(self, path: Any, mode: str) -> Generator[Any, None, None]:
-        with self._inner.create_stream(path, mode) as stream:
-            if mode != "wb":
-                yield stream
-                return
-            hashed = _HashedStream(cast(IO[bytes], stream))
-            yield hashed
-        self.records[os.path.basename(os.fspath(path))] = FileRecord(hashed.size, hashed.digest.hexdigest())
-
-    def rename(self, path: Any, new_path: Any) -> None:
-        self._inner.rename(path, new_path)
-        record = self.records.pop(os.path.basename(os.fspath(path)))
-        self.records[os.path.basename(os.fspath(new_path))] = record
-
-    def concat_path(self, path: Any, suffix: str) -> Any:
-        return self._inner.concat_path(path, suffix)
-
-    def init_path(self, path: Any) -> Any:
-        return self._inner.init_path(path)
-
-    def mkdir(self, path: Any) -> None:
-        self._inner.mkdir(path)
-
-    def exists(self, path: Any) -> bool:
-        return self._inner.exists(path)
-
-    def rm_file(self, path: Any) -> None:
-        self._inner.rm_file(path)
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        return True
-
-
-class _HashedStream:
-    """A binary file open for writing from its beginning to its end."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.digest = xxhash.xxh3_128()
-        self.size = 0
-        self.flush: Callable[[], None] = stream.flush
-        self.close: Callable[[], None] = stream.close
-        self.fileno: Callable[[], int] = stream.fileno
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        self.digest.update(view)
-        self._stream.write(view)
-        self.size += view.nbytes
-        return view.nbytes
-
-    def tell(self) -> int:
-        return self.size

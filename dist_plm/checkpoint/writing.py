@@ -1,30 +1,41 @@
-"""Saves the checkpoints of a run: a copy in host memory, which a thread writes while training goes on."""
+"""Saves the checkpoints of a run: a copy in host memory, which a process writes while training goes on.
+
+A thread of each rank agrees with those of the others on what is written where, which takes little time, and waits for the
+rank's writer process (`writerprocess`), which does what takes long.
+"""
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.serialization import get_crc32_options, set_crc32_options
 
 from dist_plm.checkpoint import manifest as manifests
+from dist_plm.checkpoint.filewriter import write_file
 from dist_plm.checkpoint.fragments import Fragment, HostCopies, Place
+from dist_plm.checkpoint.hashing import HashedFiles
 from dist_plm.checkpoint.manifest import FileRecord, Manifest
 from dist_plm.checkpoint.planner import FragmentSavePlanner
 from dist_plm.checkpoint.retention import Retention
-from dist_plm.checkpoint.storage import LATEST, HashedFiles, Storage, name_of
+from dist_plm.checkpoint.storage import LATEST, Storage, name_of
 from dist_plm.checkpoint.together import gather, on_each, on_first
+from dist_plm.checkpoint.writerprocess import WriterProcess
 from dist_plm.errors import CheckpointError
 from dist_plm.models.layout import Layout
 
 log = logging.getLogger(__name__)
+
+#: A save is slow that takes longer than this, and so many times longer than the one before.
+SLOW_SECONDS = 60.0
+SLOW_FACTOR = 3.0
 
 
 class SaveFailedError(RuntimeError):
@@ -59,9 +70,11 @@ class CheckpointWriter:
         self._background, self._on_failure = background, on_failure
         self._attachments = {name: text.encode() for name, text in (attachments or {}).items()}
         self._copies = HostCopies()
+        self._process = WriterProcess(self._copies.memory.fd)
         self._thread: threading.Thread | None = None
         self._error: str | None = None
         self._step = -1
+        self._began, self._told = 0.0, False
         self.last_seconds = 0.0
         self._evaluations: dict[int, dict[str, float]] | None = None
 
@@ -80,6 +93,7 @@ class CheckpointWriter:
             self._run(fragments, manifest)
             self.report()
             return
+        self._began, self._told = time.monotonic(), False
         # A daemon, so that a run that fails elsewhere does not hang on it.
         self._thread = threading.Thread(target=self._run, args=(fragments, manifest), name="checkpoint", daemon=True)
         self._thread.start()
@@ -88,6 +102,18 @@ class CheckpointWriter:
     def is_saving(self) -> bool:
         """Whether a save is in flight."""
         return self._thread is not None and self._thread.is_alive()
+
+    def watch(self) -> None:
+        """Says once of the save in flight that it takes much longer than the one before."""
+        seconds = time.monotonic() - self._began
+        if self.is_saving and not self._told and seconds > max(SLOW_SECONDS, SLOW_FACTOR * self.last_seconds):
+            self._told = True
+            log.warning(
+                "%s has been in writing for %.0f s, the one before took %.1f s: training goes on until the next is due",
+                name_of(self._step),
+                seconds,
+                self.last_seconds,
+            )
 
     def report(self) -> None:
         """Takes note of a save that has ended.
@@ -103,13 +129,14 @@ class CheckpointWriter:
             log.error("%s; training goes on, earlier checkpoints are as they were", message)
 
     def wait(self) -> None:
-        """Waits for the save in flight, the last one of the run.
+        """Waits for the save in flight, the last one of the run, and ends the writer process.
 
         Raises:
             SaveFailedError: it failed, so the run's end is not saved.
         """
         if self._thread is not None:
             self._thread.join()
+        self._process.close()
         if self._error is not None:
             raise SaveFailedError(f"saving {self._storage.where(name_of(self._step))} failed: {self._error}")
 
@@ -135,8 +162,8 @@ class CheckpointWriter:
             writer = on_each(self._group, lambda: self._storage.writer(directory))
             files = HashedFiles(writer.fs)
             writer.fs = files  # pyright: ignore[reportAttributeAccessIssue]
-            with _one_checksum():
-                save({}, storage_writer=writer, planner=FragmentSavePlanner(fragments), process_group=self._group)
+            writer.put = partial(self._put, files.records)
+            save({}, storage_writer=writer, planner=FragmentSavePlanner(fragments), process_group=self._group)
             records = gather(self._group, files.records)
             merged = {file: record for one in records for file, record in one.items()}
             on_first(self._group, lambda: self._complete(directory, replace(manifest, files=merged)))
@@ -146,6 +173,17 @@ class CheckpointWriter:
             raise
         on_first(self._group, lambda: self._drop_superseded(manifest))
         return sum(record.bytes for record in merged.values())
+
+    def _put(self, records: dict[str, FileRecord], target: str, parts: Sequence[bytes | Tensor]) -> None:
+        """Writes a file of tensors (blobs.Put)."""
+        if self._background and not self._storage.is_of_this_process:
+            offset_of = self._copies.memory.offset_of
+            orders = [part if isinstance(part, bytes) else (offset_of(part), part.nbytes) for part in parts]
+            record = self._process.write(target, orders)
+        else:
+            blocks = (part if isinstance(part, bytes) else part.view(-1).numpy().data for part in parts)
+            record = FileRecord(*write_file(target, blocks))
+        records[os.path.basename(target)] = record
 
     def _complete(self, directory: str, manifest: Manifest) -> None:
         name, files = name_of(manifest.step), dict(manifest.files)
@@ -177,18 +215,6 @@ class CheckpointWriter:
             if all(self._storage.size(name_of(step), file) == r.bytes for file, r in manifest.files.items()):
                 found[step] = dict(manifest.evaluation)
         return found
-
-
-@contextmanager
-def _one_checksum() -> Iterator[None]:
-    """Without the CRC-32 of torch.save, which costs more than all else and keeps other threads from running Python: files
-    have a checksum of their own."""
-    before = get_crc32_options()
-    set_crc32_options(False)
-    try:
-        yield
-    finally:
-        set_crc32_options(before)
 
 
 def _describe(error: BaseException) -> str:

@@ -144,7 +144,9 @@ def _next_microbatches(parts: Parts, feed: Feed, step: int) -> list[Batch]:
         ready = feed.wait(POLL_SECONDS)
         parts.watchdog.doing = f"waiting for {'the others before' if ready else 'the data of'} step {step}"
         agreed = parts.control.agree(waiting=not ready, saving=parts.checkpoints.is_saving)
-        if not agreed.saving:
+        if agreed.saving:
+            parts.checkpoints.watch()
+        else:
             parts.checkpoints.report()
             parts.control.note("save", parts.checkpoints.last_seconds)
         if agreed.stop:

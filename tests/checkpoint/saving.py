@@ -42,8 +42,14 @@ def engine_of(world: World, config: PretrainConfig) -> tuple[Groups, Engine, lis
 
 
 def writer_for(directory: Path, groups: Groups, **changes: Any) -> CheckpointWriter:
-    settings: dict[str, Any] = {"retention": Retention(latest=9), "background": False, "on_failure": "stop", **changes}
-    return CheckpointWriter(LocalStorage(directory), group=groups.world, place=Place.of(groups), **settings)
+    settings: dict[str, Any] = {
+        "group": groups.world,
+        "retention": Retention(latest=9),
+        "background": False,
+        "on_failure": "stop",
+        **changes,
+    }
+    return CheckpointWriter(LocalStorage(directory), place=Place.of(groups), **settings)
 
 
 def manifest_of(step: int, engine: Engine, **changes: Any) -> Manifest:

@@ -1,78 +1,161 @@
 """Saves that fail or are slow: earlier checkpoints stay, nothing half written remains, and the run hears of it."""
 
+import contextlib
 import errno
 import logging
+import os
+import signal
+import subprocess
 import threading
+from datetime import timedelta
 
 import pytest
 
-from dist_plm.checkpoint.reading import find
+from dist_plm.checkpoint import writing
+from dist_plm.checkpoint.reading import find, open_checkpoint
 from dist_plm.checkpoint.retention import Retention
-from dist_plm.checkpoint.storage import LocalStorage, _HashedStream
+from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.checkpoint.writing import SaveFailedError
-from tests.checkpoint.saving import engine_of, manifest_of, steps, writer_for
+from dist_plm.parallel.world import host_group
+from tests.checkpoint.saving import engine_of, manifest_of, pieces, steps, writer_for
 from tests.ranks.training import configure
 
 pytestmark = pytest.mark.ranks
 
 
-def full_disk_on_one_rank(world, directory, config, on_failure, where):
-    """Saves step 1, fails to save step 2 as the disk of the last rank is full, saves step 3. What was raised and logged."""
-    groups, engine, _ = engine_of(world, config)
-    writer = writer_for(directory, groups, background=True, on_failure=on_failure)
+def logged_by_writing():
+    """What is logged from now on."""
     logged: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: logged.append(record.getMessage())
-    logger = logging.getLogger("dist_plm.checkpoint.writing")
-    logger.addHandler(handler)
-    raised = ""
+    logging.getLogger("dist_plm.checkpoint.writing").handlers = [handler]
+    return logged
+
+
+def let_end(writer):
+    while writer.is_saving:
+        threading.Event().wait(0.01)
+
+
+def save_thrice(world, directory, config, on_failure, background, break_second):
+    """Saves step 1, fails to save step 2 by what `break_second` does to the writer before and undoes, saves step 3. The
+    newest checkpoint then, what was raised, what was logged of the failure, and how many steps were made after it."""
+    groups, engine, _ = engine_of(world, config)
+    own = host_group(timedelta(seconds=60))  # training uses the other while checkpoints are written
+    writer = writer_for(directory, groups, group=own, background=background, on_failure=on_failure)
+    logged, raised, made = logged_by_writing(), "", 0
     try:
         writer.save(engine.parameter_states(), manifest_of(1, engine))
-        writer.wait()
+        writer.report()
+        let_end(writer)
         steps(engine, config, groups, 0, 1)
-        owner, name = (_HashedStream, "write") if where == "tensors" else (writer._storage, "write")
-        original = getattr(owner, name)
-
-        def fail(*arguments, **options):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        if world.rank == (world.size - 1 if where == "tensors" else 0):
-            setattr(owner, name, fail)
-        writer.save(engine.parameter_states(), manifest_of(2, engine))
-        while writer.is_saving:
-            threading.Event().wait(0.01)
-        setattr(owner, name, original)
+        with break_second(world, directory, writer):
+            writer.save(engine.parameter_states(), manifest_of(2, engine))
+            made += len(steps(engine, config, groups, 1, 2))
+            let_end(writer)
         writer.report()
         writer.save(engine.parameter_states(), manifest_of(3, engine))
         writer.wait()
     except SaveFailedError as error:
         raised = str(error)
     finally:
-        logger.removeHandler(handler)
+        logging.getLogger("dist_plm.checkpoint.writing").handlers = []
     found = find("auto", LocalStorage(directory), groups.world)
     assert found is not None
-    return found.manifest.step, raised, [line for line in logged if "failed" in line]
+    return found.manifest.step, raised, [line for line in logged if "failed" in line], made
 
 
-@pytest.mark.parametrize("where", ["tensors", "manifest"])
-@pytest.mark.parametrize("on_failure", ["continue", "stop"])
-def test_a_full_disk_keeps_what_is_there(ranks, tmp_path, on_failure, where):
-    outcomes = ranks.run(2, full_disk_on_one_rank, tmp_path, configure(2), on_failure, where)
-    for step, raised, logged in outcomes:
+@contextlib.contextmanager
+def full_of_others(world, directory, writer):
+    """Little room is left on the disk until the end."""
+    ballast = directory / "ballast"
+    if world.rank == 0:
+        free = os.statvfs(directory).f_bavail * os.statvfs(directory).f_frsize
+        ballast.write_bytes(bytes(max(0, free - 300_000)))
+    yield
+    if world.rank == 0:
+        ballast.unlink()
+
+
+@contextlib.contextmanager
+def manifest_cannot_be_written(world, directory, writer):
+    original = writer._storage.write
+
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer._storage.write = fail
+    yield
+    writer._storage.write = original
+
+
+@contextlib.contextmanager
+def writer_is_killed(world, directory, writer):
+    """That of the last rank, in the middle of its file."""
+    original = writer._process.write
+
+    def write(target, parts):
+        threading.Timer(0.2, os.kill, (writer._process.pid, signal.SIGKILL)).start()
+        os.mkfifo(target)  # its end is never opened
+        return original(target, parts)
+
+    if world.rank == world.size - 1:
+        writer._process.write = write
+    yield
+    writer._process.write = original
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with room for two checkpoints."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", where], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("only root may mount a file system")
+    yield where
+    subprocess.run(["umount", where], check=True)
+
+
+def check_failure(outcomes, directory, on_failure, words):
+    for step, raised, logged, made in outcomes:
         message = raised if on_failure == "stop" else logged[0]
         assert step == (1 if on_failure == "stop" else 3)
         assert bool(raised) == (on_failure == "stop")
         assert "step_00000002" in message
-        assert "No space left on device" in message
-    expected = [1] if on_failure == "stop" else [1, 3]
-    assert LocalStorage(tmp_path).steps() == expected
-    assert not list(tmp_path.glob("*.tmp"))
+        assert words in message
+        assert made == 1, "training goes on until the failure is known"
+    assert LocalStorage(directory).steps() == ([1] if on_failure == "stop" else [1, 3])
+    assert not list(directory.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(("on_failure", "background"), [("continue", True), ("stop", True), ("continue", False)])
+def test_a_full_disk_keeps_what_is_there(ranks, small_disk, on_failure, background):
+    outcomes = ranks.run(2, save_thrice, small_disk, configure(2), on_failure, background, full_of_others)
+    check_failure(outcomes, small_disk, on_failure, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "how", "words"),
+    [
+        ("continue", writer_is_killed, "rank 1: WriterFailedError: the process that writes it was ended by SIGKILL"),
+        ("stop", writer_is_killed, "rank 1: WriterFailedError: the process that writes it was ended by SIGKILL"),
+        ("continue", manifest_cannot_be_written, "No space left on device"),
+    ],
+)
+def test_a_save_that_fails_leaves_nothing_and_is_told(ranks, tmp_path, on_failure, how, words):
+    outcomes = ranks.run(2, save_thrice, tmp_path, configure(2), on_failure, True, how)
+    check_failure(outcomes, tmp_path, on_failure, words)
 
 
 def slow_disk(world, directory, config):
-    """Two saves in a row while files take long: what the loop was told, and how many were in flight at once."""
+    """Two saves in a row while files take long: whether the first was in flight after `save`, how many were at once, and
+    what was logged."""
     groups, engine, _ = engine_of(world, config)
-    writer = writer_for(directory, groups, background=True, retention=Retention(latest=1))
+    logged = logged_by_writing()
+    writer = writer_for(directory, groups, background=True)
     storage, original = writer._storage, writer._storage.begin
     release, flying, most = threading.Event(), [0], [0]
 
@@ -89,16 +172,34 @@ def slow_disk(world, directory, config):
     storage.begin, storage.commit = slow, complete
     writer.save(engine.parameter_states(), manifest_of(1, engine))
     before = writer.is_saving
+    copied = pieces(engine)
     steps(engine, config, groups, 0, 2)  # training goes on, and changes what was copied
+    writer.watch()
+    assert logged == [], "it is not slow yet"
+    writer._began -= writing.SLOW_SECONDS
+    for _ in range(3):
+        writer.watch()
     threading.Timer(0.5, release.set).start()
     writer.save(engine.parameter_states(), manifest_of(2, engine))
     writer.wait()
-    return before, most[0]
+    logging.getLogger("dist_plm.checkpoint.writing").handlers = []
+    found = open_checkpoint(LocalStorage(directory), "step_00000001", groups.world)
+    engine.load_parameter_states(found.read)
+    for name, parts in pieces(engine).items():
+        for (_, _, mine), (_, _, theirs) in zip(parts, copied[name], strict=True):
+            assert mine.equal(theirs), name
+    return before, most[0], [line for line in logged if "saved" not in line]
 
 
 def test_one_save_is_in_flight_and_the_next_waits(ranks, tmp_path):
-    assert ranks.run(1, slow_disk, tmp_path, configure(1)) == [(True, 1)]
-    assert LocalStorage(tmp_path).steps() == [2]
+    ((before, most, logged),) = ranks.run(1, slow_disk, tmp_path, configure(1))
+    assert before
+    assert most == 1
+    slow, due, waited = logged
+    assert "step_00000001 has been in writing for 6" in slow
+    assert "step_00000001 is still being written when the next save is due" in due
+    assert "training waited" in waited
+    assert LocalStorage(tmp_path).steps() == [1, 2]
 
 
 def damaged_newest(world, directory, config):

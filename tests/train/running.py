@@ -98,15 +98,15 @@ def killed_case(world: World, config: PretrainConfig, port: int, victim: int, se
 def signalled_case(
     world: World, config: PretrainConfig, port: int, where: str, at: int, twice: bool = False
 ) -> tuple[int, float | None]:
-    """A run whose last rank gets SIGTERM at the `at`-th call of a point of the loop; its exit code, and the seconds from
-    the signal to its end."""
+    """A run whose last rank gets SIGTERM, or in evaluation SIGUSR1, at the `at`-th call of a point of the loop; its exit
+    code, and the seconds from the signal to its end."""
     if world.rank != world.size - 1:
         return run_case(world, config, port), None
     sent: list[float] = []
 
     def send(*_: Any) -> None:
         sent.append(time.monotonic())
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGUSR1 if where == "evaluation" else signal.SIGTERM)
         if twice:
             time.sleep(1.5)
             os.kill(os.getpid(), signal.SIGTERM)

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.ranks
 
 RANKS = 2
 CHAOS = {"train__steps": 120, "train__eval_every": 7, "checkpoint__every": 3, "train__log_every": 1}
+CHAOS |= {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +49,25 @@ def leftovers(run_dir):
 
 
 @pytest.fixture(scope="module")
-def whole(ranks, store, tmp_path_factory):
-    """The uninterrupted run."""
+def whole_dir(ranks, store, tmp_path_factory):
+    """The uninterrupted run's."""
     run_dir = tmp_path_factory.mktemp("whole")
-    config = settings(store, run_dir, train__eval_every=4)
-    assert ranks.run(RANKS, run_case, config, free_port()) == [0, 0]
-    return records(run_dir)
+    kept = {"checkpoint__every": 2, "checkpoint__keep": 1, "checkpoint__keep_every": 6}
+    kept |= {"checkpoint__keep_best": "loss", "checkpoint__best_is": "highest"}
+    assert ranks.run(RANKS, run_case, settings(store, run_dir, train__eval_every=4, **kept), free_port()) == [0, 0]
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def whole(whole_dir):
+    return records(whole_dir)
+
+
+def test_those_checkpoints_stay_that_settings_say(whole_dir, whole):
+    losses = {record["step"]: record["eval/loss"] for record in whole if "eval/loss" in record}
+    assert set(losses) == {4, 8, 12}
+    highest = max(losses, key=lambda step: losses[step])
+    assert LocalStorage(whole_dir / "checkpoints").steps() == sorted({6, highest, 12})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""The process that writes files: what it writes, what it tells, and when it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+
+from dist_plm.checkpoint import filewriter
+from dist_plm.checkpoint.filewriter import write_file
+from dist_plm.checkpoint.hostmemory import HostMemory
+from dist_plm.checkpoint.manifest import checksum
+from dist_plm.checkpoint.writerprocess import WriterFailedError, WriterProcess
+
+PARTS = [b"before", (0, 40_000), b"", (4, 8), b"after"]
+
+
+@pytest.fixture
+def memory():
+    memory = HostMemory()
+    memory.take((10_000,), pinned=False).copy_(torch.randn(10_000))
+    return memory
+
+
+@pytest.fixture
+def process(memory):
+    process = WriterProcess(memory.fd)
+    yield process
+    process.close()
+
+
+def expected(memory):
+    values = os.pread(memory.fd, 40_000, 0)
+    return b"before" + values + values[4:12] + b"after"
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_it_writes_shared_memory_and_tells_the_checksum(memory, process, tmp_path, scheme):
+    record = process.write(f"{scheme}{tmp_path}/file", PARTS)
+    content = (tmp_path / "file").read_bytes()
+    assert content == expected(memory)
+    assert record == (len(content), checksum(content))
+
+
+def test_blocks_need_not_fit_pages(memory, tmp_path, monkeypatch):
+    monkeypatch.setattr(filewriter, "BLOCK_BYTES", 5000)
+    write_file(str(tmp_path / "file"), filewriter.shared_blocks(memory.fd, [(100, 30_000)]))
+    assert (tmp_path / "file").read_bytes() == os.pread(memory.fd, 30_000, 100)
+
+
+def test_what_it_ran_into_is_told_and_it_goes_on(process, tmp_path):
+    with pytest.raises(WriterFailedError, match=r"FileNotFoundError: .*nowhere"):
+        process.write(str(tmp_path / "nowhere" / "file"), PARTS)
+    pid = process.pid
+    process.write(str(tmp_path / "file"), PARTS)
+    assert process.pid == pid
+
+
+def test_its_death_is_told_and_another_takes_its_place(process, tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # which nobody reads: it waits
+    process.write(str(tmp_path / "file"), PARTS)
+    killer = subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -KILL {process.pid}"])
+    with pytest.raises(WriterFailedError, match="SIGKILL"):
+        process.write(str(tmp_path / "pipe"), PARTS)
+    killer.wait()
+    process.write(str(tmp_path / "file"), PARTS)
+    os.kill(process.pid, signal.SIGKILL)  # while it has nothing to do: no harm
+    psutil.Process(process.pid).wait(10)
+    process.write(str(tmp_path / "file"), PARTS)
+
+
+def test_signals_for_the_run_do_not_reach_it(process, tmp_path):
+    process.write(str(tmp_path / "file"), PARTS)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        os.kill(process.pid, number)
+    process.write(str(tmp_path / "file"), PARTS)
+
+
+def test_it_imports_no_pytorch():
+    code = f"import runpy, sys; runpy.run_path({filewriter.__file__!r}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+RANK = """
+import os, sys, time
+from dist_plm.checkpoint.writerprocess import WriterProcess
+memory = os.memfd_create("memory")
+os.ftruncate(memory, 400)
+process = WriterProcess(memory)
+process.write(sys.argv[1], [b"x"])
+print(process.pid, flush=True)
+if os.fork() == 0:  # a worker that outlives the rank holds its end of the connection
+    time.sleep(30)
+    os._exit(0)
+if sys.argv[2] == "busy":
+    process.write(sys.argv[1], [(0, 400)] * 10**6)
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize("doing", ["nothing", "busy"])
+def test_it_does_not_outlive_its_rank(tmp_path, doing):
+    argv = [sys.executable, "-c", RANK, str(tmp_path / "file"), doing]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": "."}) as rank:
+        assert rank.stdout is not None
+        writer = psutil.Process(int(rank.stdout.readline()))
+        time.sleep(0.5)
+        (worker,) = (one for one in psutil.Process(rank.pid).children() if one.pid != writer.pid)
+        assert writer.is_running()
+        rank.kill()
+        writer.wait(10)
+        worker.kill()
