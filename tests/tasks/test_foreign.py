@@ -48,6 +48,7 @@ SLOW = (
     "gpt_buckets_pipeline2",
     "llama_buckets_tensor2_bf16",
     "gpt_bf16_distributed_tensor2",
+    "gpt2_zero1",
     "gpt2_zero2",
     "gpt2_zero3",
     "llama_zero1_bf16",
@@ -147,6 +148,7 @@ def test_every_state_is_equal_to_the_bit(ranks, trained, tmp_path):
             assert torch.equal(held[f"{state} {name}"], tensor), (state, name)
 
 
+@pytest.mark.slow
 def test_masters_are_taken_where_the_model_is_in_bf16(ranks, trained, tmp_path):
     directory, _ = trained("gpt_bf16_distributed_tensor2")
     convert(ConvertConfig(from_=str(directory), to=str(tmp_path), vocab_size=VOCAB))
