@@ -26,7 +26,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [line for name in sorted(TEXTS.glob("*.txt")) for line in name.read_text().splitlines() if line.strip()]
     with path.open("w") as file:
         number = 0
-        while file.tell() < 3.5 * MIB:
+        while file.tell() < 2.5 * MIB:
             file.write(f"{number} {lines[number % len(lines)]} {lines[number * 7 % len(lines)]}\n")
             number += 1
     return path
