@@ -198,6 +198,9 @@ def test_a_model_of_hugging_face_goes_back_to_it_where_its_config_is_there(train
         CheckpointError, match=r"is of another model than .*theirs/config\.json: layers\.\d\.attention_norm"
     ):
         convert(ConvertConfig(from_=str(directory), to=str(tmp_path / "never"), **given))
+    transformers.ElectraConfig().save_pretrained(tmp_path / "other")
+    with pytest.raises(CheckpointError, match=r"is of a model of family gpt, .*other/config\.json of electra"):
+        convert(ConvertConfig(from_=str(directory), to=str(tmp_path / "never"), hf_config=str(tmp_path / "other")))
     megatron, _ = trained("gpt")
     with pytest.raises(CheckpointError, match="hf_config has no effect on a torch_dist checkpoint of Megatron"):
         convert(ConvertConfig(from_=str(megatron), to=str(tmp_path / "never"), vocab_size=VOCAB, **given))
