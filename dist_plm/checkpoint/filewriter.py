@@ -89,6 +89,7 @@ class LocalFile:
     def write(self, block: Block) -> None:
         """Begins to write `block`, which stays as it is until `flush`. From DIRECT_BYTES on it begins at a page, or it is
         copied by the kernel."""
+        self.flush()
         view = memoryview(block).cast("B")
         if len(view) >= DIRECT_BYTES and self._used % ALIGNMENT_BYTES == 0:
             self._put_gathered(self._used)
@@ -102,7 +103,6 @@ class LocalFile:
             self._used += count
             view = view[count:]
             if self._used == BLOCK_BYTES:
-                self.flush()
                 self._put_gathered(BLOCK_BYTES)
 
     def flush(self) -> None:
