@@ -22,6 +22,7 @@ def run(config: PretrainConfig, origins: dict[str, Origin]) -> int | None:
     # They import torch, which --help and --check do without.
     from dist_plm.cluster.preflight import preflight
     from dist_plm.config.launchenv import from_environment
+    from dist_plm.device.fp8 import check_fp8
     from dist_plm.device.select import choose
     from dist_plm.parallel.world import host_group, init_process_group, shutdown
     from dist_plm.train.build import open_here
@@ -30,6 +31,8 @@ def run(config: PretrainConfig, origins: dict[str, Origin]) -> int | None:
     launch = from_environment(os.environ)
     config, _, unreadable = open_here(config, launch)
     device = choose(config.cluster.device, launch.local_rank)
+    if config.precision.name == "fp8":
+        check_fp8(device)
     timeout = timedelta(minutes=config.cluster.timeout_minutes)
     init_process_group(launch, device, timeout)
     refuse_together(unreadable, launch, host_group(timeout))

@@ -59,6 +59,11 @@ def _offload(config: PretrainConfig) -> Iterator[str]:
                 f"engine.deepspeed.zero_optimization.{key}.device = {device!r} has no effect with engine.zero_stage = "
                 f"{config.engine.zero_stage}: set engine.zero_stage={needed}, or leave it out"
             )
+        elif key == "offload_optimizer" and device == "nvme" and config.optim.name in ("lamb", "adafactor"):
+            yield (
+                f"engine.deepspeed.zero_optimization.{key}.device = 'nvme' does not work with optim.name = "
+                f"{config.optim.name!r}, which looks at all layers at once: set it to cpu, or optim=adamw"
+            )
 
 
 def _precision(config: PretrainConfig) -> Iterator[str]:

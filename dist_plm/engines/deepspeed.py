@@ -182,6 +182,7 @@ def build_deepspeed(
     sharded = engine.optimizer is not inner
     if isinstance(inner, LAYER_WISE):
         inner.bind(spans.partition(fragments, sharded=sharded, device=device))
+    reach = parts.reach_of(engine.optimizer)
     state = EngineState(
         layouts,
         shapes,
@@ -191,7 +192,8 @@ def build_deepspeed(
         groups,
         sharded=sharded,
         scaler=parts.scaler_of(engine.optimizer),
-        refresh=partial(parts.refresh_weights, engine.optimizer),
+        refresh=partial(parts.refresh_weights, engine.optimizer, reach),
+        reach=reach,
     )
     result = DeepSpeedEngine(config, groups, device, chunks, losses, engine, inner, state)
     result._clipped = clipped

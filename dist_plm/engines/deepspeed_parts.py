@@ -33,6 +33,7 @@ __all__ = [
     "gradient_of",
     "initialize",
     "nvme_problem",
+    "reach_of",
     "refresh_weights",
     "scaler_of",
     "supports_fp16",
@@ -154,6 +155,34 @@ def gradient_of(optimizer: Any, parameter: nn.Parameter) -> Tensor:
     return cast(Tensor, parameter.grad)
 
 
+class Swapped:
+    """See engines.state.Reach. Flat tensors that lie on NVMe between steps, of which one, with its state, is brought into
+    memory at a time."""
+
+    def __init__(self, optimizer: DeepSpeedZeroOptimizer_Stage3) -> None:
+        self._optimizer: Any = optimizer
+        self._numbers = {tensor: number for number, tensor in enumerate(flat_tensors(optimizer))}
+        self._here: int | None = None
+
+    def __call__(self, tensor: Tensor) -> None:
+        number = self._numbers[tensor]
+        if number != self._here:
+            self.release()
+            if self._optimizer._swappable_optimizer_subgroup(number):
+                self._optimizer._optimizer_states_and_gradient_swap_in(number)
+                self._here = number
+
+    def release(self) -> None:
+        if self._here is not None:
+            self._optimizer._optimizer_states_and_gradient_swap_out(self._here)
+            self._here = None
+
+
+def reach_of(optimizer: Any) -> Swapped | None:
+    """None where everything is in memory."""
+    return Swapped(optimizer) if getattr(optimizer, "swap_optimizer", False) else None
+
+
 class DeepSpeedScaler:
     """See engines.state.LossScaler."""
 
@@ -185,12 +214,16 @@ def scaler_of(optimizer: Any) -> LossScaler | None:
     return DeepSpeedScaler(scaler) if getattr(scaler, "dynamic", False) else None
 
 
-def refresh_weights(optimizer: Any) -> None:
+def refresh_weights(optimizer: Any, reach: Swapped | None) -> None:
     """Puts what the flat fp32 tensors hold into the model's weights. Collective over data ranks."""
     if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
         optimizer.checkpoint_event_prologue()
-        for index in range(len(optimizer.fp32_partitioned_groups_flat)):
+        for index, tensor in enumerate(optimizer.fp32_partitioned_groups_flat):
+            if reach is not None:
+                reach(tensor)
             optimizer._reassign_or_swap_out_partitioned_parameters(index)
+        if reach is not None:
+            reach.release()
         optimizer.checkpoint_event_epilogue()
     elif isinstance(optimizer, DeepSpeedZeroOptimizer | BF16_Optimizer):
         optimizer.update_lp_params()

@@ -24,6 +24,16 @@ class LossScaler(Protocol):
     def load(self, state: Mapping[str, Any]) -> None: ...
 
 
+class Reach(Protocol):
+    """Called with one of the inner optimizer's tensors before it and its state are looked at, where they may lie elsewhere."""
+
+    def __call__(self, tensor: Tensor) -> None: ...
+
+    def release(self) -> None:
+        """Nothing is looked at any more, and what was written is kept."""
+        ...
+
+
 class EngineState:
     """Reads and writes the state behind an engine; see engines.base.Engine.
 
@@ -34,6 +44,7 @@ class EngineState:
         sharded: data ranks hold different fragments.
         set_weight: puts a weight, shaped like the parameter, where the fragments do not reach; None where they do.
         refresh: puts the loaded fragments into the model's weights. Collective.
+        reach: None where everything is in memory.
     """
 
     def __init__(
@@ -49,10 +60,11 @@ class EngineState:
         scaler: LossScaler | None,
         set_weight: Callable[[nn.Parameter, Tensor], Any] | None = None,
         refresh: Callable[[], None] = lambda: None,
+        reach: Reach | None = None,
     ) -> None:
         self._layouts, self._shapes, self._inner, self._tensors = layouts, shapes, inner, tensors
         self._groups, self._sharded = groups, sharded and groups.data_context.size() > 1
-        self._scaler, self._set_weight, self._refresh = scaler, set_weight, refresh
+        self._scaler, self._set_weight, self._refresh, self._reach = scaler, set_weight, refresh, reach
         self._held: dict[Tensor, list[Fragment]] = {}
         for fragment in fragments:
             self._held.setdefault(fragment.parameter, []).append(fragment)
@@ -61,6 +73,7 @@ class EngineState:
         self._fill()
         for layout, shape in zip(self._layouts, self._shapes, strict=True):
             yield ParameterState(layout, self._joined(layout, shape))
+        self._release()
         yield from self._means()
 
     def _joined(self, layout: Layout, shape: torch.Size) -> dict[str, Tensor]:
@@ -94,6 +107,7 @@ class EngineState:
         for layout, tensors in self._means():
             for name, tensor in tensors.items():
                 tensor.copy_(read(layout, name))
+        self._release()
         self._refresh()
 
     def scalars(self) -> dict[str, Any]:
@@ -114,7 +128,13 @@ class EngineState:
     def _names(self, shape: torch.Size) -> tuple[str, ...]:
         return "weight", *moments_of(self._inner, len(shape))
 
+    def _release(self) -> None:
+        if self._reach is not None:
+            self._reach.release()
+
     def _view(self, fragment: Fragment, name: str) -> Tensor:
+        if self._reach is not None:
+            self._reach(fragment.tensor)
         tensor = fragment.tensor if name == "weight" else self._inner.state[fragment.tensor][name]
         return tensor.detach().view(-1)[fragment.offset : fragment.offset + fragment.length]
 

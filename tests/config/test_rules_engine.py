@@ -81,3 +81,11 @@ def test_offload_passes_where_it_acts():
         (0, {"param": "none"}),
     ):
         assert problems(**DEEPSPEED, engine__zero_stage=stage, engine__deepspeed=offload(**devices)) == []
+
+
+@pytest.mark.parametrize("name", ["lamb", "adafactor"])
+def test_optimizers_of_whole_layers_stay_in_memory(name):
+    settings = {**DEEPSPEED, "engine__zero_stage": 3, "optim__name": name}
+    (problem,) = problems(**settings, engine__deepspeed=offload(optimizer="nvme"))
+    assert f"offload_optimizer.device = 'nvme' does not work with optim.name = '{name}'" in problem
+    assert problems(**settings, engine__deepspeed=offload(optimizer="cpu", param="nvme")) == []

@@ -244,3 +244,17 @@ def test_the_json_is_written_and_unknown_keys_are_refused(ranks, tmp_path):
     )
     assert "engine.deepspeed.zero_optimization.overlap_com" in message
     assert "did you mean overlap_comm?" in message
+
+
+def build_without_fp16(world: World, config) -> str:
+    from deepspeed.accelerator import get_accelerator
+
+    get_accelerator().is_fp16_supported = lambda: False
+    return build_case(world, config)
+
+
+def test_fp16_is_refused_where_the_device_has_none(ranks, tmp_path):
+    settings = {"engine__name": "deepspeed", "precision__name": "fp16", "run__root": str(tmp_path)}
+    config = configure(1, **settings, engine__zero_stage=1, cluster__device="auto")
+    (message,) = ranks.run(1, build_without_fp16, config)
+    assert "precision.name = 'fp16' is refused by DeepSpeed on this device" in message
