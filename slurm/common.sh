@@ -98,7 +98,8 @@ conclude() {
             say "refused, see above; starting it again would not help"
             exit 2
             ;;
-        75) say "stopped by a signal after a complete checkpoint" ;;
+        75) say "stopped by a signal, or before its time limit, after a complete checkpoint" ;;
+        138) say "ended by a second signal, before its checkpoint was complete" ;;
         *)
             say "crashed with exit code $code"
             if [[ $checkpoints != *://* && $(last_checkpoint) == "$checkpoint_before" ]]; then

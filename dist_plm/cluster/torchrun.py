@@ -21,6 +21,8 @@ from torch.distributed.run import get_args_parser, run
 
 from dist_plm.errors import EXIT_REFUSED, EXIT_REQUEUE
 
+#: What a rank ends with that got a second SIGUSR1 before its checkpoint was complete.
+EXIT_SIGNALLED_TWICE = 128 + signal.SIGUSR1
 #: For a checkpoint, from a signal to the ranks until they are killed. Slurm's own limits are mostly shorter.
 SAVE_SECONDS = 600
 #: What torchrun's launcher calls the class of its agent.
@@ -96,8 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def is_crash(codes: Iterable[int]) -> bool:
-    """Whether ranks that ended so, not all with 0, might get further if started again."""
-    return exit_code(codes) not in (EXIT_REFUSED, EXIT_REQUEUE)
+    """Whether ranks that ended so, not all with 0, might get further if started again in this job."""
+    return exit_code(codes) not in (EXIT_REFUSED, EXIT_REQUEUE, EXIT_SIGNALLED_TWICE)
 
 
 def exit_code(codes: Iterable[int]) -> int:
