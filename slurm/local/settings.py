@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PARTITION = "test"
+#: Its jobs make those of the other give way.
+URGENT = "urgent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Settings:
     cpus: int = 8  # a node
     gpus: int = 4  # a node
     memory_mib: int = 6000  # a node
+    lost_seconds: int = 10  # after which a node that does not answer is down
+    grace_seconds: int = 60  # for a job that has to give way
 
 
 def slurm_conf(
@@ -62,16 +66,21 @@ def slurm_conf(
         f"FirstJobId={first_job}",
         "ReturnToService=2",
         # Seconds; a cluster at work has them ten times as long.
-        "SlurmdTimeout=10",
+        f"SlurmdTimeout={settings.lost_seconds}",
         "MessageTimeout=5",
         "TCPTimeout=2",
-        "KillWait=5",
+        "KillWait=30",
+        "MinJobAge=3600",  # for which a job that has ended can be asked after
         "SchedulerType=sched/backfill",
         "SchedulerParameters=bf_interval=2,sched_interval=2,sched_min_interval=0,batch_sched_delay=0",
         "JobCompType=jobcomp/filetxt",
         f"JobCompLoc={directory}/completed_jobs.txt",
         *(_node_line(node, settings) for node in nodes),
-        f"PartitionName={PARTITION} Nodes=ALL Default=YES MaxTime=1-00:00:00 State=UP",
+        "PreemptType=preempt/partition_prio",
+        "PreemptMode=REQUEUE",
+        f"PartitionName={PARTITION} Nodes=ALL Default=YES MaxTime=1-00:00:00 State=UP PriorityTier=1 "
+        f"GraceTime={settings.grace_seconds}",
+        f"PartitionName={URGENT} Nodes=ALL MaxTime=1-00:00:00 State=UP PriorityTier=2",
     ]
     return "\n".join(lines) + "\n"
 

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from slurm.local.cluster import LocalCluster, Mode
+from slurm.local.settings import Settings
 from slurm.local.start import start, why_not
+from tests.slurm.jobs import Job, submit
+from tests.slurm.user import LONG, SETTINGS, STEPS, User
 
 StartCluster = Callable[..., LocalCluster]
 
@@ -17,10 +20,10 @@ def start_cluster() -> Iterator[StartCluster]:
     """Starts clusters that end with the tests, however these end: `start_cluster(2, "netns")`."""
     clusters: list[LocalCluster] = []
 
-    def start_one(num_nodes: int, mode: Mode) -> LocalCluster:
+    def start_one(num_nodes: int, mode: Mode, settings: Settings | None = None) -> LocalCluster:
         if reason := why_not(mode):
             pytest.skip(f"no Slurm: {reason}")
-        clusters.append(start(num_nodes, mode, owner=os.getpid()))
+        clusters.append(start(num_nodes, mode, settings=settings, owner=os.getpid()))
         return clusters[-1]
 
     yield start_one
@@ -31,7 +34,7 @@ def start_cluster() -> Iterator[StartCluster]:
 @pytest.fixture(scope="session")
 def cluster(start_cluster: StartCluster) -> LocalCluster:
     """4 nodes, each with its own network where this machine allows it."""
-    return start_cluster(4, "local" if why_not("netns") else "netns")
+    return start_cluster(4, "local" if why_not("netns") else "netns", Settings(cpus=16))
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +46,46 @@ def one_address(start_cluster: StartCluster) -> LocalCluster:
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def store(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What slurm/prepare.sbatch made."""
+    place = tmp_path_factory.mktemp("corpus")
+    sources = "[{path: tests/data/texts/*.txt, max_chars: 512}, {path: tests/data/texts/*.jsonl}]"
+    script = ["launch/prepare_data.py", f"data.sources={sources}", f"data.out={place}/store"]
+    script += ["tokenizer.vocab_size=512", "data.split=[0.8,0.1,0.1]"]
+    job = submit(cluster, "prepare.sbatch", place, script, options=["--cpus-per-task=2"])
+    assert job.wait() == "COMPLETED", job.log()
+    return place / "store"
+
+
+@pytest.fixture(scope="session")
+def user(cluster: LocalCluster, store: Path, tmp_path_factory: pytest.TempPathFactory) -> User:
+    return User(cluster, tmp_path_factory.mktemp("home"), store)
+
+
+@pytest.fixture(scope="session")
+def alone(user: User) -> list[float]:
+    """Losses of one process without Slurm."""
+    done = user.start("launch/pretrain.py", f"data.path={user.store}", *SETTINGS, "run.name=alone")
+    assert done.returncode == 0, done.stderr
+    losses = user.losses("alone")
+    assert len(losses) == STEPS
+    return losses
+
+
+@pytest.fixture(scope="session")
+def alone_long(user: User) -> list[float]:
+    """The same with steps of about a second."""
+    done = user.start("launch/pretrain.py", f"data.path={user.store}", *SETTINGS, *LONG, "run.name=alone_long")
+    assert done.returncode == 0, done.stderr
+    return user.losses("alone_long")
+
+
+@pytest.fixture(scope="session")
+def limited(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A job that Slurm signals 30 to 90 seconds before its limit of 2 minutes, while other tests run."""
+    run_dir = tmp_path_factory.mktemp("limited")
+    script = ["tests/slurm/ranks_of_jobs/end_with.py", str(run_dir), "wait", "0"]
+    return submit(cluster, "pretrain_srun.sbatch", run_dir, script, options=["--time=2", "--signal=USR1@30"])

@@ -1,6 +1,7 @@
 """Which processes of a cluster are alive."""
 
 import contextlib
+import signal
 import time
 from pathlib import Path
 
@@ -22,3 +23,26 @@ def wait_until_none(directory: Path, seconds: float = 10) -> dict[int, str]:
     while (left := processes_of(directory)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
+
+
+def ranks_of(run_dir: Path) -> list[int]:
+    """Ids, here, of the ranks of a run, whatever node they are on."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            argv = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if (
+                len(argv) > 2
+                and argv[1].endswith("launch/pretrain.py")
+                and any(str(run_dir) in word for word in argv[2:])
+            ):
+                found.append(int(process.name))
+    return found
+
+
+def has_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for a process, which may be stopped, to take it."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(("SigPnd:", "ShdPnd:")) and int(line.split()[1], 16) >> (number - 1) & 1:
+            return True
+    return False

@@ -10,6 +10,7 @@ import pytest
 
 from slurm.local import network
 from slurm.local.cluster import ClusterError, LocalCluster
+from slurm.local.settings import Settings
 from slurm.local.start import start
 from tests.slurm.conftest import StartCluster
 from tests.slurm.processes import processes_of, wait_until_none
@@ -27,9 +28,10 @@ def submit(cluster: LocalCluster, command: str, *options: str) -> str:
     return cluster.run(*argv).strip()
 
 
-def wait_for(cluster: LocalCluster, command: str, count: int, seconds: float = 15) -> None:
+def wait_for(cluster: LocalCluster, command: str, count: int, seconds: float = 40) -> None:
+    """Waits for processes that run `command`; the scripts and the srun that start them hold its words, too."""
     deadline = time.monotonic() + seconds
-    while sum(command in line for line in processes_of(cluster.directory).values()) < count:
+    while sum(line.startswith(command) for line in processes_of(cluster.directory).values()) < count:
         assert time.monotonic() < deadline, f"{processes_of(cluster.directory)}\n{cluster.logs()}"
         time.sleep(0.05)
 
@@ -112,7 +114,7 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(start_cluster: StartClus
 
 
 def test_nodes_die_and_are_cut_off_like_machines(start_cluster: StartCluster) -> None:
-    cluster = start_cluster(3, "netns")
+    cluster = start_cluster(3, "netns", Settings(lost_seconds=6))
     job = submit(cluster, "sleep 1000", "--nodes=1", "--nodelist=node1", "--requeue")
     wait_for(cluster, "sleep 1000", 1)
     # Killed, all of the node dies at once; cut off, its processes live and are merely out of reach.

@@ -3,10 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +12,7 @@ from dist_plm.observe.metrics import read_metrics
 from slurm.local.cluster import LocalCluster
 from tests.slurm.conftest import StartCluster
 from tests.slurm.jobs import Job
-from tests.slurm.test_submit import SETTINGS, User
+from tests.slurm.user import SETTINGS, User, num_steps, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -46,32 +42,20 @@ class Lost:
     fenced_on: str
 
 
-def steps(job: Job) -> int:
-    path = job.run_dir / "metrics.jsonl"
-    return path.read_text().count("\n") if path.exists() else 0
-
-
-def wait_for(condition: Callable[[], bool], job: Job, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{job.facts()}\n{job.log()}"
-        time.sleep(0.1)
-
-
 def ranks_of_starts(job: Job) -> list[int]:
     return [json.loads(line)["ranks"] for line in (job.run_dir / "starts.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
-def lost(start_cluster: StartCluster, store_elsewhere: Path, tmp_path_factory: pytest.TempPathFactory) -> Lost:
+def lost(start_cluster: StartCluster, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Lost:
     """A node dies under one run; under two others nodes are cut off, under one of them the only one; under the last
     a rank stops."""
     cluster: LocalCluster = start_cluster(7, "netns")
-    user = User(cluster, tmp_path_factory.mktemp("home"), store_elsewhere)
+    user = User(cluster, tmp_path_factory.mktemp("home"), store)
     common = (*SLOW, *HANG, f"train.steps={STEPS}", "cluster.ranks_per_node=1", "cluster.options=['--exclusive']")
 
     def submit(name: str, *more: str) -> Job:
-        _, (job,) = user(*common, f"run.name={name}", *more)
+        _, (job,) = user.submit(*common, f"run.name={name}", *more)
         return job
 
     fewer = submit("fewer", "nodes=2", "min_nodes=1")
@@ -80,7 +64,7 @@ def lost(start_cluster: StartCluster, store_elsewhere: Path, tmp_path_factory: p
     stopped = submit("stopped", "nodes=1", "cluster.ranks_per_node=2")
     jobs = (fewer, cut, fenced, stopped)
     for job in jobs:
-        wait_for(lambda job=job: steps(job) >= 3, job)
+        wait_for(lambda job=job: num_steps(job) >= 3, job)
     last = [cluster.run("scontrol", "show", "hostnames", job.facts()["NodeList"]).split()[-1] for job in jobs]
     cluster.kill_node(last[0])
     for node in last[1:3]:
@@ -89,17 +73,6 @@ def lost(start_cluster: StartCluster, store_elsewhere: Path, tmp_path_factory: p
     seen = json.loads((latest / "rank_00001.json").read_text())
     os.kill(process_here(seen["pid"], stopped.run_dir), signal.SIGSTOP)
     return Lost(user, *jobs, fenced_on=last[2])
-
-
-@pytest.fixture(scope="module")
-def store_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that no cluster is needed for."""
-    place = tmp_path_factory.mktemp("corpus")
-    sources = "[{path: tests/data/texts/*.txt, max_chars: 512}, {path: tests/data/texts/*.jsonl}]"
-    argv = [sys.executable, "launch/prepare_data.py", f"data.sources={sources}", f"data.out={place}/store"]
-    argv += ["tokenizer.vocab_size=512", "data.split=[0.8,0.1,0.1]"]
-    subprocess.run(argv, check=True, cwd=Path(__file__).parents[2])
-    return place / "store"
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +104,8 @@ def test_what_was_cut_off_stops_writing_when_its_run_goes_on_elsewhere(lost: Los
     job = lost.fenced
     wait_for(lambda: (job.run_dir / "starts.jsonl").read_text().count("\n") == 2, job)
     wait_for(lambda: "was taken over by start 2" in job.log(), job)
-    count = steps(job)
-    wait_for(lambda: steps(job) > count + 2, job)
+    count = num_steps(job)
+    wait_for(lambda: num_steps(job) > count + 2, job)
     os.sync()
     recorded = [record["step"] for record in read_metrics(job.run_dir / "metrics.jsonl")]
     assert recorded == list(range(1, recorded[-1] + 1)), "two wrote at once"

@@ -1,134 +1,87 @@
 """launch/submit.py as a user runs it, on a real Slurm: a tiny GPT trained over nodes."""
 
 import re
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from dist_plm.observe.metrics import read_metrics
-from slurm.local.cluster import LocalCluster
-from tests.slurm.jobs import REPOSITORY, Job, submit
+from tests.slurm.jobs import submit
+from tests.slurm.user import STEPS, User, wait_for_steps
 from tests.train.conftest import TINY
 
 pytestmark = pytest.mark.slurm
 
-STEPS = 6
-SETTINGS = (*TINY, f"train.steps={STEPS}", "train.eval_every=3", "data.loader_workers=0")
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """Types commands into a shell of a login node, in a directory of their own."""
-
-    cluster: LocalCluster
-    home: Path
-    store: Path
-
-    def __call__(self, *overrides: str, watch: bool = False, code: int = 0) -> tuple[str, list[Job]]:
-        """What launch/submit.py printed, and the jobs that it submitted."""
-        where = (f"data.path={self.store}", "cluster=slurm_local", *SETTINGS, *(["submit.watch=true"] if watch else []))
-        done = self.start("launch/submit.py", *where, *overrides)
-        assert done.returncode == code, done.stdout + done.stderr
-        numbers = re.findall(r"^submitted job (\d+)", done.stdout, re.MULTILINE)
-        directories = re.findall(r"^  run +(.+)$", done.stdout, re.MULTILINE)
-        jobs = [Job(self.cluster, n, Path(d), f"log/slurm-{n}.log") for n, d in zip(numbers, directories, strict=True)]
-        return done.stdout + done.stderr, jobs
-
-    def start(self, script: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-        env = self.cluster.env | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        argv = [sys.executable, str(REPOSITORY / script), *overrides]
-        return subprocess.run(argv, cwd=self.home, env=env, capture_output=True, text=True, timeout=600, check=False)
-
-    def queue(self) -> list[str]:
-        return self.cluster.run("squeue", "--noheader", "--format=%j").split()
-
-    def losses(self, name: str) -> list[float]:
-        return [record["loss"] for record in read_metrics(self.home / "runs" / name / "metrics.jsonl")]
-
-
-@pytest.fixture(scope="module")
-def store(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What slurm/prepare.sbatch made."""
-    place = tmp_path_factory.mktemp("corpus")
-    sources = "[{path: tests/data/texts/*.txt, max_chars: 512}, {path: tests/data/texts/*.jsonl}]"
-    script = ["launch/prepare_data.py", f"data.sources={sources}", f"data.out={place}/store"]
-    script += ["tokenizer.vocab_size=512", "data.split=[0.8,0.1,0.1]"]
-    job = submit(cluster, "prepare.sbatch", place, script, options=["--cpus-per-task=2"])
-    assert job.wait() == "COMPLETED", job.log()
-    return place / "store"
-
-
-@pytest.fixture(scope="module")
-def user(cluster: LocalCluster, store: Path, tmp_path_factory: pytest.TempPathFactory) -> User:
-    return User(cluster, tmp_path_factory.mktemp("home"), store)
-
-
-@pytest.fixture(scope="module")
-def alone(user: User) -> list[float]:
-    """Losses of one process without Slurm."""
-    done = user.start("launch/pretrain.py", f"data.path={user.store}", *SETTINGS, "run.name=alone")
-    assert done.returncode == 0, done.stderr
-    return user.losses("alone")
-
 
 def test_four_nodes_by_srun_train_like_one_process(user: User, alone: list[float]) -> None:
     grid = ["nodes=4", "cluster.ranks_per_node=1", "parallel.tensor=2", "cluster.launcher=srun"]
-    printed, (job,) = user(*grid, "run.name=by_srun")
+    printed, (job,) = user.submit(*grid, "run.name=by_srun")
     assert job.wait(300) == "COMPLETED", job.log()
-    assert len(alone) == STEPS
     assert user.losses("by_srun") == pytest.approx(alone, rel=2e-5)
     assert (user.home / "runs" / "by_srun" / "run.yaml").exists()
     assert f"scancel {job.number}" in printed
+    # One file a rank, whose lines all name node and rank.
     nodes = [(job.run_dir / "log" / f"rank_{rank:05d}.log").read_text() for rank in range(4)]
-    assert all(f"node{rank + 1} rank {rank} " in text for rank, text in enumerate(nodes) if text)
+    assert all(f"node{rank + 1} rank {rank} " in line for rank, text in enumerate(nodes) for line in text.splitlines())
+    assert "preflight: 4 nodes, 4 ranks" in job.log()
+    assert "links between nodes: 6 measured" in job.log()
+    assert len(job.log().splitlines()) < 60, "the console is to be short"
 
 
-def test_two_nodes_by_torchrun_stop_and_continue_when_submitted_again(user: User, alone: list[float]) -> None:
-    grid = ["nodes=2", "cluster.ranks_per_node=2", "parallel.tensor=2", "run.name=by_torchrun"]
-    _, (first,) = user(*grid, "train.stop_at=4")
-    refused, _ = user(*grid, code=2)
+@pytest.mark.slow
+def test_four_nodes_by_torchrun_train_like_one_process(user: User, alone: list[float]) -> None:
+    _, (job,) = user.submit("nodes=4", "cluster.ranks_per_node=1", "parallel.tensor=2", "run.name=four_by_torchrun")
+    assert job.wait(300) == "COMPLETED", job.log()
+    assert user.losses("four_by_torchrun") == pytest.approx(alone, rel=2e-5)
+
+
+def test_two_nodes_by_torchrun_continue_when_submitted_again_and_when_signalled(user: User, alone: list[float]) -> None:
+    name = "run.name=by_torchrun"
+    _, (first,) = user.submit(name, "nodes=2", "cluster.ranks_per_node=2", "parallel.tensor=2", "train.stop_at=3")
+    refused, _ = user.submit(name, "nodes=2", code=2)
     assert f"belongs to job {first.number}" in refused
     assert first.wait(300) == "COMPLETED", first.log()
-    assert len(user.losses("by_torchrun")) == 4
+    assert len(user.losses("by_torchrun")) == 3
 
-    printed, (again,) = user(*grid, watch=True)
-    assert "changed since it was started: train.stop_at: 4 -> null" in printed
-    assert "continues from step_00000004" in printed
-    watched = [line.split("  ")[1] for line in printed.splitlines() if re.match(r"\d\d:\d\d:\d\d  ", line)]
-    assert [line for line in watched if line.startswith("step")] == ["step 5", "step 6"], printed
-    assert watched[-1] == "COMPLETED node[1-2], exit code 0"
-    assert again.facts()["JobState"] == "COMPLETED"
+    # The signal reaches the processes that read samples too.
+    watching = user.watch(name, "nodes=2", "cluster.ranks_per_node=1", "data.loader_workers=1")
+    with watching as (printed, again):
+        wait_for_steps(again, 4)
+        user.cluster.run("scancel", "--signal=USR1", again.number)
+        assert again.wait(300) == "COMPLETED", again.log()
+    assert again.facts()["Restarts"] == "1"
+    assert "stopped by a signal, or before its time limit, after a complete checkpoint" in again.log()
+    assert again.log().count(": start ") == 2
     assert user.losses("by_torchrun") == pytest.approx(alone, rel=2e-5)
 
+    text = printed.read_text()
+    assert "changed since it was started: parallel.tensor: 2 -> 1" in text
+    assert "continues from step_00000003" in text
+    watched = [line.split("  ")[1] for line in text.splitlines() if re.match(r"\d\d:\d\d:\d\d  ", line)]
+    assert [line for line in watched if line.startswith("step")] == [f"step {n}" for n in range(4, STEPS + 1)], text
+    assert watched[-1] == "COMPLETED node[1-2], restart 1, exit code 0"
 
-def test_a_signalled_run_starts_again_and_ends_with_the_same_losses(user: User) -> None:
-    slow = ["train.steps=8", "train.global_batch=256", "train.eval_every=0", "checkpoint.every=100"]
-    done = user.start("launch/pretrain.py", f"data.path={user.store}", *SETTINGS, *slow, "run.name=slow_alone")
-    assert done.returncode == 0, done.stderr
-    # The signal reaches the processes that read samples too.
-    grid = ["nodes=2", "cluster.ranks_per_node=1", "data.loader_workers=1"]
-    _, (job,) = user(*slow, *grid, "run.name=signalled")
-    metrics = job.run_dir / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.exists() or not metrics.read_text():
-        assert time.monotonic() < deadline, job.log()
-        time.sleep(0.05)
-    user.cluster.run("scancel", "--signal=USR1", job.number)
-    assert job.wait(300) == "COMPLETED", job.log()
-    assert job.facts()["Restarts"] == "1"
-    assert "stopped by a signal after a complete checkpoint" in job.log()
-    assert job.log().count(": start ") == 2
-    assert user.losses("signalled") == pytest.approx(user.losses("slow_alone"), rel=2e-5)
+
+def test_a_finished_run_is_trained_further(user: User, alone: list[float]) -> None:
+    """By slurm/finetune.sbatch, from the end of a run that the tests have made."""
+    run_dir = user.home / "further"
+    script = [
+        "launch/pretrain.py",
+        f"run.dir={run_dir}",
+        f"data.path={user.store}",
+        f"train.init_from={user.home}/runs/alone",
+    ]
+    script += ["train.init_optimizer=none", *TINY, "train.steps=2", "optim.lr=1e-4", "optim.layer_decay=0.9"]
+    job = submit(user.cluster, "finetune.sbatch", run_dir, script)
+    assert job.wait() == "COMPLETED", job.log()
+    losses = [record["loss"] for record in read_metrics(run_dir / "metrics.jsonl")]
+    assert losses[0] < alone[0] - 0.1, "it did not begin where the other ended"
+    assert "begun with the weights of" in job.log()
 
 
 def test_a_sweep_submits_a_job_for_each_run(user: User) -> None:
-    _, jobs = user("--multirun", "optim.lr=1e-3,2e-3", "run.name=sweep", "cluster.options=['--hold']")
+    _, jobs = user.submit("--multirun", "optim.lr=1e-3,2e-3", "run.name=sweep", "cluster.options=['--hold']")
     names = ["sweep-lr=0.001", "sweep-lr=0.002"]
-    assert user.queue() == names or user.queue() == names[::-1]
+    assert [queued for queued in sorted(user.queue()) if queued.startswith("sweep")] == names
     assert [job.run_dir.name for job in jobs] == names
     for job in jobs:
         assert job.facts()["JobState"] == "PENDING"
@@ -149,14 +102,15 @@ def test_a_sweep_submits_a_job_for_each_run(user: User) -> None:
 )
 def test_a_wrong_configuration_never_reaches_the_queue(user: User, overrides: list[str], words: str) -> None:
     small = ["train.global_batch=256", "train.micro_batch=1"]
-    printed, jobs = user(*small, *overrides, "run.name=wrong", code=2)
+    printed, jobs = user.submit(*small, *overrides, "run.name=wrong", code=2)
     assert words in printed
     assert "Traceback" not in printed
-    assert (jobs, user.queue()) == ([], [])
+    assert jobs == []
+    assert "wrong" not in user.queue()
 
 
 def test_names_with_blanks(user: User) -> None:
-    _, (job,) = user("run.name='two words 100%'", "cluster.setup=['echo not trained; exit 0']")
+    _, (job,) = user.submit("run.name='two words 100%'", "cluster.setup=['echo not trained; exit 0']")
     assert job.run_dir == user.home / "runs" / "two words 100%"
     assert job.wait() == "COMPLETED"
     assert job.log() == "not trained\n"

@@ -18,7 +18,8 @@ total = torch.tensor([launch.rank + 1])
 dist.all_reduce(total)
 line = (
     f"rank {launch.rank} of {launch.world_size}, local {launch.local_rank} of {launch.local_world_size}, "
-    f"on {launch.node_name}: {total.item()} over {os.environ['GLOO_SOCKET_IFNAME']}\n"
+    f"on {launch.node_name}: {total.item()} over {os.environ['GLOO_SOCKET_IFNAME']}"
+    f"{os.environ.get('INSIDE', '')}\n"
 )
 os.write(1, line.encode())  # in one piece, unlike print under torchrun
 dist.barrier()
