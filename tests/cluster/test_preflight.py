@@ -107,22 +107,16 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.ranks
-def test_a_full_disk_is_refused_before_training(store: Path, full_disk: Path, tmp_path: Path) -> None:  # noqa: F811
-    def pretrain(*overrides: str) -> subprocess.CompletedProcess[str]:
-        where = (f"data.path={store}", f"run.dir='{tmp_path}/run'", f"checkpoint.dir='{full_disk}'")
-        return launch([sys.executable, "launch/pretrain.py", *where, *TINY, *overrides])
-
-    little = pretrain("train.steps=2", "model.hidden=256")
-    assert little.returncode == 2, little.stderr
-    assert "GiB free, and the checkpoints that the run keeps need" in little.stderr
+def test_a_disk_that_is_full_or_too_small_is_refused(ranks, config: PretrainConfig, full_disk: Path) -> None:
+    checkpoints = replace(config.checkpoint, dir=str(full_disk))
+    config = replace(config, checkpoint=checkpoints, model=replace(config.model, hidden=256))
+    (little, _) = ranks.run(2, look_case, config, ["node1", "node2"], None)
+    assert "on node1, node2: " in little
+    assert "GiB free, and the checkpoints that the run keeps need" in little
     with pytest.raises(OSError, match="No space"):
         (full_disk / "filler").write_bytes(bytes(2**21))
-    nothing = pretrain("train.steps=2")
-    assert nothing.returncode == 2, nothing.stderr
-    assert "checkpoints cannot be written to" in nothing.stderr
-    assert "No space left on device" in nothing.stderr
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
-    assert "Traceback" not in little.stderr + nothing.stderr
+    (nothing, _) = ranks.run(2, look_case, config, ["node1", "node2"], None)
+    assert f"checkpoints cannot be written to {full_disk} (No space left on device)" in nothing
 
 
 @pytest.mark.ranks
