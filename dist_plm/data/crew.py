@@ -126,8 +126,8 @@ class Crew:
         else:
             self.wait(lambda: () if path.exists() else (0,), path.name)
 
-    def wait(self, owing: Callable[[], Collection[int]], what: str) -> None:
-        """Waits until `owing` names no rank any more.
+    def wait(self, owing: Callable[[], Collection[int]], what: str, stale: str = "") -> None:
+        """Waits until `owing` names no rank any more. A rank of which no more is seen than `stale` has not begun.
 
         Raises:
             DataError: a rank that is waited for ended, or showed no sign of life for too long.
@@ -139,7 +139,7 @@ class Crew:
                 content, state = self._look(rank)
                 if rank not in seen or seen[rank][0] != content:
                     seen[rank] = (content, time.monotonic())
-                if state not in ("", _WORKING, _DONE):
+                if state not in ("", _WORKING, _DONE) and content != stale:
                     raise DataError(f"rank {rank} ended ({state}), and rank {self.rank} waits for {what}; start again")
                 if time.monotonic() - seen[rank][1] > self._patience_seconds:
                     self._give_up(rank, content, what)
@@ -149,8 +149,8 @@ class Crew:
     def meet(self, folder: Path) -> None:
         """Waits until rank 0 is at work with `folder`; not for rank 0 itself."""
         self._folder = folder
-        first = self._look(0)[0]
-        self.wait(lambda: () if self._look(0)[0] not in ("", first) else (0,), "the beginning of its work")
+        first = self._look(0)[0]  # perhaps of an interrupted run, in which it may have ended with an error
+        self.wait(lambda: () if self._look(0)[0] not in ("", first) else (0,), "the beginning of its work", stale=first)
 
     def progress(self, label: str, total: int) -> tqdm:
         """A bar on rank 0's terminal, nothing in a log file."""

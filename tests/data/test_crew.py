@@ -96,12 +96,24 @@ def test_a_rank_that_is_silent_is_named(tmp_path):
         one.run(write, [Note(tmp_path / "a"), Note(tmp_path / "b")], "write")
 
 
-def test_leftovers_do_not_count_as_rank_0_at_work(tmp_path):
+@pytest.mark.parametrize("state", ["working", "DataError: the disk is full"])
+def test_leftovers_do_not_count_as_rank_0_at_work(tmp_path, state):
     folder = tmp_path / "ranks"
     folder.mkdir()
-    (folder / "000000").write_text(json.dumps({"node": "n0", "state": "working", "beat": 1}))
+    (folder / "000000").write_text(json.dumps({"node": "n0", "state": state, "beat": 1}))
     with pytest.raises(DataError, match="no sign of life"):
         member(1, 2, patience_seconds=0.2).meet(folder)
+
+    def work(rank):
+        one = member(rank, 2)
+        if rank:
+            one.meet(folder)
+        else:
+            time.sleep(0.2)
+        with one.at_work(folder):
+            pass
+
+    assert together(work, range(2)) == {0: None, 1: None}
 
 
 def test_alone_nothing_is_written(tmp_path):
