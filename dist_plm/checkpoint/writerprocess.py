@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import cast
 
 from dist_plm.checkpoint import filewriter
-from dist_plm.checkpoint.filewriter import Part
+from dist_plm.checkpoint.filewriter import LOOK_SECONDS, Part
 from dist_plm.checkpoint.manifest import FileRecord
 
 
@@ -45,11 +45,17 @@ class WriterProcess:
         if self._process is None or self._process.poll() is not None:
             self._start()
         assert self._connection is not None
+        assert self._process is not None
         try:
             self._connection.send((target, parts))
-            answer = self._connection.recv()
+            # A worker forked meanwhile may hold the other end open.
+            while not self._connection.poll(LOOK_SECONDS) and self._process.poll() is None:
+                pass
+            answer = self._connection.recv() if self._connection.poll() else None
         except (EOFError, OSError):
-            raise WriterFailedError(f"the process that writes it {self._end()}") from None
+            answer = None
+        if answer is None:
+            raise WriterFailedError(f"the process that writes it {self._end()}")
         if isinstance(answer, str):
             raise WriterFailedError(answer)
         return FileRecord(*answer)
