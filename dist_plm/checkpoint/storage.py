@@ -22,7 +22,8 @@ from dist_plm.data.files import TEMPORARY, sync_directory
 
 LATEST = "latest"
 _STEP = re.compile(r"step_(\d{8,})")
-_READ_BYTES = 2**20
+#: Large, as the kernel reads ahead little of a file that it does not hold.
+_READ_BYTES = 16 * 2**20
 #: Of a directory into which another process may still write.
 REMOVE_ATTEMPTS = 20
 
@@ -80,7 +81,7 @@ class Storage:
         """Of a file, read in blocks."""
         digest = xxhash.xxh3_128()
         with self._fs.open(self._path(*parts), "rb") as file:
-            while block := file.read(8 * _READ_BYTES):
+            while block := file.read(_READ_BYTES):
                 digest.update(block)
         return digest.hexdigest()
 
