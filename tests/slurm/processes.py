@@ -1,7 +1,6 @@
 """Which processes of a cluster are alive."""
 
 import contextlib
-import signal
 import time
 from pathlib import Path
 
@@ -38,11 +37,3 @@ def ranks_of(run_dir: Path) -> list[int]:
             ):
                 found.append(int(process.name))
     return found
-
-
-def has_pending(pid: int, number: signal.Signals) -> bool:
-    """Whether a signal waits for a process, which may be stopped, to take it."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(("SigPnd:", "ShdPnd:")) and int(line.split()[1], 16) >> (number - 1) & 1:
-            return True
-    return False
