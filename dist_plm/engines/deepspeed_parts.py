@@ -102,7 +102,7 @@ def nvme_problem() -> str | None:
     try:
         operator.load(verbose=False)
     except (RuntimeError, ImportError, OSError) as error:
-        return str(error).splitlines()[0]
+        return (str(error).splitlines() or [repr(error)])[0]
     return None
 
 

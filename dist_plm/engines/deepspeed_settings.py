@@ -99,7 +99,7 @@ def settings_of(config: PretrainConfig) -> dict[str, Any]:
 def on_nvme(config: PretrainConfig) -> list[str]:
     """The keys that put something on NVMe."""
     zero = config.engine.deepspeed.get("zero_optimization", {})
-    found = (key for key in ("offload_optimizer", "offload_param") if zero.get(key, {}).get("device") == "nvme")
+    found = (key for key in ("offload_optimizer", "offload_param") if (zero.get(key) or {}).get("device") == "nvme")
     return [f"engine.deepspeed.zero_optimization.{key}.device" for key in found]
 
 

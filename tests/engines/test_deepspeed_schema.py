@@ -8,7 +8,7 @@ import pytest
 
 from dist_plm.cluster.check import check_run
 from dist_plm.engines.deepspeed_schema import SCHEMAS, check_keys
-from dist_plm.engines.deepspeed_settings import OURS, PLAIN, settings_of, write_settings
+from dist_plm.engines.deepspeed_settings import OURS, PLAIN, on_nvme, settings_of, write_settings
 from dist_plm.errors import ConfigError
 from tests.ranks.training import configure
 
@@ -80,3 +80,10 @@ def test_offload_goes_through_to_the_json(tmp_path):
         assert written["zero_optimization"][name] == values
     assert written["zero_optimization"]["stage"] == 3
     assert written["zero_force_ds_cpu_optimizer"] is False, "the configured optimizer is the one that steps"
+
+
+def test_what_lies_on_nvme_is_told_by_its_key():
+    keys = [f"engine.deepspeed.zero_optimization.offload_{of}.device" for of in ("optimizer", "param")]
+    assert on_nvme(configured(NVME)) == keys
+    for extra in ({}, {"zero_optimization": {"offload_optimizer": None, "offload_param": {"device": "cpu"}}}):
+        assert on_nvme(configured(extra)) == []
