@@ -68,7 +68,9 @@ def create() -> Network:
     """
     for number in range(1, 255):
         network = Network(number)
-        if not Path(f"/sys/class/net/{network.bridge}").exists():
+        # A cable may outlive its bridge for a while: the kernel takes its time over the network of a node that is gone.
+        links = Path("/sys/class/net")
+        if not (links / network.bridge).exists() and not any(links.glob(f"{network.bridge}n*")):
             try:
                 ip("link", "add", network.bridge, "type", "bridge")
             except RuntimeError as error:

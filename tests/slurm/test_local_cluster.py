@@ -31,7 +31,10 @@ def submit(cluster: LocalCluster, command: str, *options: str) -> str:
 def wait_for(cluster: LocalCluster, command: str, count: int, seconds: float = 40) -> None:
     """Waits for processes that run `command`; the scripts and the srun that start them hold its words, too."""
     deadline = time.monotonic() + seconds
-    while sum(line.startswith(command) for line in processes_of(cluster.directory).values()) < count:
+    # srun gives programs their whole path.
+    while (
+        sum(line.rpartition("/bin/")[2].strip() == command for line in processes_of(cluster.directory).values()) < count
+    ):
         assert time.monotonic() < deadline, f"{processes_of(cluster.directory)}\n{cluster.logs()}"
         time.sleep(0.05)
 
@@ -114,7 +117,7 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(start_cluster: StartClus
 
 
 def test_nodes_die_and_are_cut_off_like_machines(start_cluster: StartCluster) -> None:
-    cluster = start_cluster(3, "netns", Settings(lost_seconds=6))
+    cluster = start_cluster(3, "netns", Settings(lost_seconds=5))
     job = submit(cluster, "sleep 1000", "--nodes=1", "--nodelist=node1", "--requeue")
     wait_for(cluster, "sleep 1000", 1)
     # Killed, all of the node dies at once; cut off, its processes live and are merely out of reach.
@@ -126,11 +129,11 @@ def test_nodes_die_and_are_cut_off_like_machines(start_cluster: StartCluster) ->
     cluster.wait("down", nodes=["node1", "node2"], seconds=40)
     assert any("sleep 2000" in line for line in processes_of(cluster.directory).values())
     assert cluster.states()["node3"] == "idle"
-    assert cluster.run("squeue", "--noheader", "--format=%i %T").split() == [job, "PENDING"]
+    assert cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%T").split() == ["PENDING"]
 
     cluster.start_node("node1")
     cluster.reconnect("node2")
-    cluster.wait("idle", nodes=["node2"], seconds=40)
+    cluster.wait("idle", nodes=["node2"], seconds=90)
     wait_for(cluster, "sleep 1000", 1, seconds=60)
     cluster.stop()
 
