@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ _BOM = b"\xef\xbb\xbf"
 _PROBE_BYTES = 8192
 #: Compressed bytes at a time: a block of a frame of repeated text unpacks to thousands of times its size.
 _PACKED_BYTES = 4096
+_SKIPPED_BYTES = 2**20
 
 Line = tuple[int, bytes | None]
 
@@ -140,7 +142,7 @@ def _lines(file: BinaryIO, part: Slice) -> Iterator[bytes | None]:
     position = part.start
     if position:
         file.seek(position - 1)
-        position += _bounded_line(file)[1] - 1  # the rest of a line that began in the slice before
+        position += _rest_of_line(file, part.stop - position + 1) - 1  # of one that began in the slice before
     while position < part.stop:
         line, size = _bounded_line(file)
         if not size:
@@ -149,14 +151,24 @@ def _lines(file: BinaryIO, part: Slice) -> Iterator[bytes | None]:
         position += size
 
 
+def _rest_of_line(file: BinaryIO, most: int) -> int:
+    """Bytes of a line that is passed over, as far as `most`."""
+    size = 0
+    while size < most and (line := file.readline(min(most - size, _SKIPPED_BYTES))):
+        size += len(line)
+        if line.endswith(b"\n"):
+            break
+    return size
+
+
 def _bounded_line(file: BinaryIO) -> tuple[bytes | None, int]:
     """The next line and its size; None where it is longer than a record may be."""
     line = file.readline(MAX_RECORD_BYTES + 1)
     size = len(line)
     if size <= MAX_RECORD_BYTES:
         return line, size
-    while not line.endswith(b"\n") and (line := file.readline(2**20)):
-        size += len(line)
+    if not line.endswith(b"\n"):
+        size += _rest_of_line(file, sys.maxsize)
     return None, size
 
 

@@ -14,7 +14,7 @@ from dist_plm.data.prepare import prepare
 from dist_plm.data.store import TokenStore
 from dist_plm.data.tokenizers import Tokenizer
 from dist_plm.errors import DataError
-from tests.data.preparing import CORPUS, configuration, contents, run
+from tests.data.preparing import CORPUS, configuration, contents, in_a_process_of_its_own, run
 
 pytestmark = pytest.mark.usefixtures("many_units")
 
@@ -167,3 +167,16 @@ def test_broken_records_are_listed_and_left_out(tmp_path):
     assert "a.jsonl, line 6: not JSON" in report
     assert "3 of 11 records are broken and left out" in report
     assert store.manifest.splits.train.documents == 8
+
+
+@pytest.mark.slow
+def test_a_line_of_100_mb_is_listed_and_never_held(tmp_path):
+    with (tmp_path / "a.txt").open("w") as file:
+        file.writelines(f"a line of number {i}\n" for i in range(100))
+        file.write("x" * 10**8 + "\nand the last\n")
+    source = SourceConfig(path=str(tmp_path / "a.txt"), document="line")
+    peak = "open('/proc/self/status').read().split('VmHWM:')[1].split()[0]"  # ru_maxrss is the parent's at first
+    told = f"import atexit; atexit.register(lambda: print('peak', {peak}))"
+    done = in_a_process_of_its_own(tmp_path / "s", told, sources=(source,), max_rejected=0.1)
+    assert "a.txt, line 101: too long (a line of more than 32 MiB)" in done.stdout, done.stderr
+    assert int(done.stdout.split("peak ")[1]) < 400_000  # KiB

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import subprocess
 
 import pytest
 
@@ -178,3 +179,28 @@ def test_a_full_disk_is_reported_and_survived(tmp_path, expected, workers):
     assert not out.exists()
     run(out)
     assert contents(out) == expected
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own and, to call, how large it is."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(option):
+        return subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(disk)], capture_output=True)
+
+    if mount("size=64k").returncode:
+        pytest.skip("no file system may be mounted here")
+    yield disk, lambda size: mount(f"remount,size={size}")
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_full_is_reported_and_survived_when_there_is_room(small_disk, expected):
+    disk, resize = small_disk
+    with pytest.raises(DataError, match="No space left on device; when that is mended, the same command goes on"):
+        run(disk / "store")
+    assert [path.name for path in disk.iterdir()] == ["store.partial"]
+    assert resize("10m").returncode == 0
+    run(disk / "store")
+    assert contents(disk / "store") == expected

@@ -1,0 +1,46 @@
+"""Part (c) of bench/data.py: pairs for BERT."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from data_common import line
+
+
+def pairs(folder: Path, *, quick: bool) -> None:
+    import corruption as shared
+    import torch
+    import torch.distributed as dist
+
+    from dist_plm.config.schema import ObjectiveConfig
+    from dist_plm.data.pairs import PairDataset
+    from dist_plm.data.splits import StoreSplit
+    from dist_plm.data.store import TokenStore
+    from dist_plm.objectives.build import build_objective
+
+    print("\n(c) masked pairs for BERT from a store, batches of 64, samples a second of one core")
+    torch.set_num_threads(1)
+    if quick:
+        shared.ROUNDS = 3
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1)
+    shared.write_corpus(folder / "corpus")
+    store = TokenStore.open(folder / "corpus")
+    for length in (128, 512):
+        objective = build_objective(
+            ObjectiveConfig(name="mlm_nsp"), shared.special_tokens(), seed=1, sequence_length=length
+        )
+        data = PairDataset(StoreSplit.whole(store), window_length=objective.window_length(length), seed=1)
+        sides = [
+            shared.Side(
+                "ours", lambda n, data=data, objective=objective: objective.collate(data.read(shared.samples_of(n)))
+            ),
+            shared.megatron(folder / "corpus", length, "Megatron-core, BERTMaskedWordPieceDataset", whole_words=False),
+            *(replace(side, name=f"{side.name}, no pairs") for side in shared.hugging_face(store, length)[:2]),
+            shared.our_windows(store, length, "ours, no pairs: what Hugging Face's does"),
+        ]
+        rates = shared.measure(sides)
+        best = max(rate for name, rate in rates.items() if not name.startswith("ours"))
+        for name, rate in rates.items():
+            ours = name.startswith("ours")
+            goal = (">= 5x the better", rate >= 5 * best) if ours else ("", None)
+            line(f"{length} tokens: {name}", f"{rate:,.0f}{f' ({rate / best:.1f}x)' if ours else ''}", *goal)
+    dist.destroy_process_group()
