@@ -54,8 +54,10 @@ lint: install
 	$(bin)/basedpyright
 	$(bin)/lint-imports
 
+# Tests of one process share the cores; those of process groups and of Slurm use all of them one after the other.
 test: lint
-	$(bin)/python -m pytest -m "not slow"
+	$(bin)/python -m pytest -m "not slow and not ranks and not slurm" -n logical --maxprocesses 8 --dist worksteal
+	$(bin)/python -m pytest -m "not slow and (ranks or slurm)"
 
 # The whole matrices of which `make test` takes a covering part: hours on two cores.
 test-slow: install

@@ -14,8 +14,9 @@ which launch/pretrain.py goes on with train.resume=…, on any process grid. Ten
 
 Of Megatron-LM (--ckpt-format torch_dist) GPT models are read, of DeepSpeed (ZeRO 1, 2 and 3, no pipeline) those of Megatron and
 of Hugging Face; with weights, the optimizer's moments and step. Padding of the vocabulary goes: Megatron's softmax counts it,
-this program's does not, so the first losses are that much lower. What a checkpoint does not tell is asked for. Nothing that a
-file says is run: of classes only those that are known are made, others are named and refused.
+this program's does not, so the first losses are that much lower. What a checkpoint does not tell is asked for; of a model of
+Hugging Face config.json is read, where it lies beside the checkpoint or in hf_config=DIR. Nothing that a file says is run: of
+classes only those that are known are made, others are named and refused.
 """
 
 import signal

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dist_plm.checkpoint.foreign import Foreign, Translated, megatron_tensors
-from dist_plm.checkpoint.foreign_hf import hf_stored, is_hf
+from dist_plm.checkpoint.foreign_hf import hf_stored, is_hf, model_of
 from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.megatron_dist import MegatronDist
 from dist_plm.checkpoint.storage import name_of, open_storage
@@ -95,7 +95,9 @@ def _described(config: ConvertConfig, found: Foreign, translated: Translated) ->
     if path is None:
         return None
     rows = translated.weights["embedding.word.weight"][0]
-    model = replace(described_at(path), vocab_size=rows)
+    model, family = replace(described_at(path), vocab_size=rows), model_of(found.shapes).family
+    if model.family != family:
+        raise CheckpointError(f"{found.where} is of a model of family {family}, {path}/{CONFIG_FILE} of {model.family}")
     wanted = {
         e.name: logical_shape(model, e.name) for e in hf_tensors(replace(model, pair_head=model.family == "bert"))
     }

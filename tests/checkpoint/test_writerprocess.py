@@ -1,14 +1,21 @@
 """The process that writes files: what it writes, what it tells, and when it ends."""
 
+import contextlib
+import mmap
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dist_plm.checkpoint import filewriter
 from dist_plm.checkpoint.filewriter import write_file
@@ -115,3 +122,30 @@ def test_it_does_not_outlive_its_rank(tmp_path, doing):
         rank.kill()
         writer.wait(10)
         worker.kill()
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 30_000), max_size=12), st.booleans())
+def test_blocks_of_any_size_make_the_file(sizes, past_the_cache):
+    with (
+        tempfile.NamedTemporaryFile() as file,
+        mock.patch.multiple(filewriter, BLOCK_BYTES=8192, DIRECT_BYTES=4096),
+        contextlib.nullcontext() if past_the_cache else mock.patch.object(os, "O_DIRECT", 0),
+    ):
+        content = [os.urandom(size) for size in sizes]
+        blocks = []
+        for one in content:
+            page = mmap.mmap(-1, max(1, len(one)))  # memory that begins at a page
+            page[: len(one)] = one
+            blocks.append(memoryview(page)[: len(one)])
+        size, digest = write_file(file.name, blocks)
+        written = Path(file.name).read_bytes()
+        assert written == b"".join(content)
+        assert (size, digest) == (len(written), checksum(written))
+
+
+def test_memory_that_begins_elsewhere_is_written_by_way_of_the_cache(tmp_path):
+    content = os.urandom(3 * filewriter.DIRECT_BYTES)
+    block = memoryview(b"x" + content)[1:]
+    assert write_file(str(tmp_path / "file"), [block]) == (len(content), checksum(content))
+    assert (tmp_path / "file").read_bytes() == content

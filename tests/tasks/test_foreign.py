@@ -48,6 +48,7 @@ SLOW = (
     "gpt_buckets_pipeline2",
     "llama_buckets_tensor2_bf16",
     "gpt_bf16_distributed_tensor2",
+    "gpt2_zero1",
     "gpt2_zero2",
     "gpt2_zero3",
     "llama_zero1_bf16",
@@ -147,6 +148,7 @@ def test_every_state_is_equal_to_the_bit(ranks, trained, tmp_path):
             assert torch.equal(held[f"{state} {name}"], tensor), (state, name)
 
 
+@pytest.mark.slow
 def test_masters_are_taken_where_the_model_is_in_bf16(ranks, trained, tmp_path):
     directory, _ = trained("gpt_bf16_distributed_tensor2")
     convert(ConvertConfig(from_=str(directory), to=str(tmp_path), vocab_size=VOCAB))
@@ -196,6 +198,9 @@ def test_a_model_of_hugging_face_goes_back_to_it_where_its_config_is_there(train
         CheckpointError, match=r"is of another model than .*theirs/config\.json: layers\.\d\.attention_norm"
     ):
         convert(ConvertConfig(from_=str(directory), to=str(tmp_path / "never"), **given))
+    transformers.ElectraConfig().save_pretrained(tmp_path / "other")
+    with pytest.raises(CheckpointError, match=r"is of a model of family gpt, .*other/config\.json of electra"):
+        convert(ConvertConfig(from_=str(directory), to=str(tmp_path / "never"), hf_config=str(tmp_path / "other")))
     megatron, _ = trained("gpt")
     with pytest.raises(CheckpointError, match="hf_config has no effect on a torch_dist checkpoint of Megatron"):
         convert(ConvertConfig(from_=str(megatron), to=str(tmp_path / "never"), vocab_size=VOCAB, **given))
