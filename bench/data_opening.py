@@ -94,8 +94,8 @@ def opening(folder: Path, *, quick: bool) -> None:
             found = child("open_megatron", folder)
             line(f"Megatron-core, {found['samples']:,.0f} samples", cost(found))
         found = child("open_ours", folder)
-        reached = found["seconds"] < 1 and found["own"] < 100
-        line(f"ours, {found['samples']:,.0f} samples", cost(found), "< 1 s, < 100 MB of its own", reached)
+        reached = found["seconds"] < 1 and found["own"] + found["mapped"] < 100
+        line(f"ours, {found['samples']:,.0f} samples", cost(found), "< 1 s, < 100 MB together", reached)
 
 
 def cost(found: dict[str, float]) -> str:
