@@ -5,9 +5,9 @@ import functools
 import pytest
 import torch
 
+from tests.ranks.engine_runs import train_case
 from tests.ranks.selection import covering
 from tests.ranks.test_encoders import T5
-from tests.ranks.test_engines import train_case
 from tests.ranks.test_grids import GRIDS
 from tests.ranks.test_lamb import agree as compare
 from tests.ranks.training import batch_of, configure, learning_rates, whole

@@ -3,8 +3,9 @@ engine in fp32."""
 
 import pytest
 
+from tests.ranks.engine_runs import agree, trainer
+from tests.ranks.selection import covering
 from tests.ranks.test_encoders import BERT, ELECTRA, T5
-from tests.ranks.test_engines import agree, train  # noqa: F401
 from tests.ranks.test_grids import GRIDS
 from tests.ranks.test_grids import agree as agree_roughly
 from tests.ranks.test_lamb import LAMB
@@ -24,15 +25,13 @@ CELLS = [(m, optim, name, stage) for m in MODELS for optim in ("adamw", "lamb") 
 CELLS += [("bert", optim, name, 1) for optim in ("adamw", "lamb") for name in ("tensor2_pipeline2", "data2_pipeline2")]
 
 
-def test_the_quick_ones_are_cells():
-    assert set(CELLS) >= QUICK
+@pytest.fixture(scope="module")
+def train(ranks, tmp_path_factory):
+    return trainer(ranks, tmp_path_factory.mktemp("runs"))
 
 
-@pytest.mark.parametrize(
-    ("model", "optim", "name", "zero_stage"),
-    [pytest.param(*cell, marks=() if cell in QUICK else pytest.mark.slow) for cell in CELLS],
-)
-def test_deepspeed(train, model, optim, name, zero_stage):  # noqa: F811
+@pytest.mark.parametrize(("model", "optim", "name", "zero_stage"), covering(CELLS, QUICK))
+def test_deepspeed(train, model, optim, name, zero_stage):
     world_size, changes = GRIDS[name]
     settings = MODELS[model] | (LAMB if optim == "lamb" else {})
     outcomes = train(world_size, engine__name="deepspeed", engine__zero_stage=zero_stage, **settings, **changes)
@@ -48,7 +47,7 @@ def test_deepspeed(train, model, optim, name, zero_stage):  # noqa: F811
         ("t5", "data2"),
     ],
 )
-def test_bf16_stays_close(train, model, name):  # noqa: F811
+def test_bf16_stays_close(train, model, name):
     world_size, changes = GRIDS[name]
     outcomes = train(world_size, precision__name="bf16", engine__zero_stage=1, **changes, **MODELS[model])
     agree_roughly(outcomes, train(1, **MODELS[model]), 3e-2, 3e-2)
@@ -64,7 +63,7 @@ def test_bf16_stays_close(train, model, name):  # noqa: F811
         pytest.param("t5", "tensor2", marks=pytest.mark.slow),
     ],
 )
-def test_layers_slow_down_alike_on_every_grid(train, model, name):  # noqa: F811
+def test_layers_slow_down_alike_on_every_grid(train, model, name):
     """The embedding too, which the last pipeline stage holds a copy of."""
     world_size, changes = GRIDS[name]
     settings = {**MODELS[model], "optim__layer_decay": 0.5, "optim__lr": 1e-2}

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 
+from tests.ranks.selection import covering
 from tests.ranks.test_grids import GRIDS, agree
 from tests.ranks.training import configure, train_case
 
@@ -89,13 +90,7 @@ MATRIX = [
 ]
 
 
-def test_the_quick_ones_are_of_the_matrix():
-    assert set(MATRIX) >= QUICK
-
-
-@pytest.mark.parametrize(
-    ("model", "name"), [pytest.param(*cell, marks=() if cell in QUICK else pytest.mark.slow) for cell in MATRIX]
-)
+@pytest.mark.parametrize(("model", "name"), covering(MATRIX, QUICK))
 def test_grid_equals_one_rank(train, model, name):
     world_size, changes = GRIDS[name]
     reference = train(1, **MODELS[model])

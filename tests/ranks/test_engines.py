@@ -1,18 +1,17 @@
 """DeepSpeed around the same model makes the same updates as one rank of Megatron-core's engine, AdamW and LAMB alike."""
 
-import functools
 import json
 
 import pytest
 import torch
 
-from dist_plm.engines.base import Engine
 from dist_plm.errors import ConfigError
+from tests.ranks.engine_runs import agree, trainer
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.test_grids import GRIDS, MODELS
 from tests.ranks.test_lamb import LAMB, OPTIONS
-from tests.ranks.training import Outcome, build, configure, learning_rates, rank_batches, whole
+from tests.ranks.training import build, configure, whole
 
 pytestmark = pytest.mark.ranks
 
@@ -43,63 +42,9 @@ SHARDINGS = [
 OPTIMIZERS = {"adamw": {}, "lamb": LAMB}
 
 
-def pieces_of(engine: Engine) -> dict[str, list]:
-    held: dict[str, list] = {}
-    for state in engine.parameter_states():
-        for piece in state.layout.pieces if "weight" in state.tensors else ():
-            values = piece.local(state.tensors["weight"]).clone()
-            held.setdefault(piece.name, []).append((piece.start, piece.shape, values))
-    return held
-
-
-def train_case(world: World, config) -> Outcome:
-    engine, groups = build(world, config)
-    initial = pieces_of(engine)
-    results = [engine.train_step(rank_batches(config, groups, s), lr) for s, lr in enumerate(learning_rates(config))]
-    sums = engine.eval_step(rank_batches(config, groups, 0))
-    return Outcome(
-        losses=[r.loss for r in results],
-        terms=[dict(r.terms) for r in results],
-        norms=[r.grad_norm for r in results],
-        evaluation={name: (term.loss, term.correct, term.count) for name, term in sums.items()},
-        initial=initial,
-        final=pieces_of(engine),
-    )
-
-
 @pytest.fixture(scope="module")
 def train(ranks, tmp_path_factory):
-    runs = str(tmp_path_factory.mktemp("runs"))
-
-    @functools.cache
-    def run(world_size: int, items: tuple):
-        return ranks.run(world_size, train_case, configure(world_size, run__root=runs, **dict(items)))
-
-    return lambda world_size, **changes: run(world_size, tuple(sorted(changes.items())))
-
-
-def agree(outcomes, reference, tolerance=1e-5, weights=1e-5):
-    for outcome in outcomes:
-        torch.testing.assert_close(
-            torch.tensor(outcome.losses), torch.tensor(reference[0].losses), rtol=tolerance, atol=0
-        )
-        torch.testing.assert_close(
-            torch.tensor(outcome.norms), torch.tensor(reference[0].norms), rtol=tolerance, atol=0
-        )
-        assert outcome.evaluation.keys() == reference[0].evaluation.keys()
-        for name, (loss, _, count) in reference[0].evaluation.items():
-            assert abs(outcome.evaluation[name][0] / loss - 1) < tolerance
-            assert outcome.evaluation[name][2] == count
-    initial = whole(outcomes, "initial")
-    for name, tensor in whole(reference, "initial").items():
-        assert torch.equal(initial[name], tensor), name
-    actual, expected = whole(outcomes, "final"), whole(reference, "final")
-    assert actual.keys() == expected.keys()
-    for name, tensor in expected.items():
-        # The gradient of a key bias is rounding noise, which no relative tolerance admits; LAMB's model has none.
-        scale = float(tensor.norm()) if weights < 1e-5 else 1.0
-        error = float((actual[name] - tensor).norm() / scale)
-        assert error < weights, f"{name}: {error}"
+    return trainer(ranks, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.mark.parametrize(

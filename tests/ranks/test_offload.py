@@ -7,9 +7,9 @@ from unittest.mock import patch
 import pytest
 
 from dist_plm.errors import ConfigError
+from tests.ranks.engine_runs import agree, trainer
 from tests.ranks.selection import covering
 from tests.ranks.test_adafactor import ADAFACTOR
-from tests.ranks.test_engines import agree, train  # noqa: F401
 from tests.ranks.test_grids import GRIDS
 from tests.ranks.test_lamb import LAMB
 from tests.ranks.training import build, configure
@@ -46,6 +46,11 @@ QUICK = [
 ]
 
 
+@pytest.fixture(scope="module")
+def train(ranks, tmp_path_factory):
+    return trainer(ranks, tmp_path_factory.mktemp("runs"))
+
+
 def offload(kept, **settings) -> dict:
     return Frozen(zero_optimization={f"offload_{of}": settings for of in kept})
 
@@ -54,7 +59,7 @@ def offload(kept, **settings) -> dict:
     ("optim", "kept", "zero_stage", "name"),
     covering(CELLS, QUICK, ids=lambda cell: f"{cell[0]}-{'+'.join(cell[1])}-{cell[2]}-{cell[3]}"),
 )
-def test_on_the_host(train, optim, kept, zero_stage, name):  # noqa: F811
+def test_on_the_host(train, optim, kept, zero_stage, name):
     world_size, changes = GRIDS[name]
     settings, tolerance = OPTIMIZERS[optim]
     engine = {"engine__name": "deepspeed", "engine__zero_stage": zero_stage}
