@@ -1,6 +1,7 @@
 """A rank that ends as it is told, another way at each start of its job: `end_with.py RUN_DIR 75 save wait 0`.
 
-N: exit code N. save: moves on RUN_DIR/checkpoints/latest, before it ends with 1. wait: for USR1, then ends with 75.
+N: exit code N. save: moves on RUN_DIR/checkpoints/latest, before it ends with 1. wait: for USR1, then ends with 75,
+as soon as all ranks have it: a run's ranks agree on it too, and the first to end under torchrun would end the others.
 """
 
 import os
@@ -9,10 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-run_dir, *ways = sys.argv[1:]
+run_dir = Path(sys.argv[1])
+ways = sys.argv[2:]
 start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 way = ways[min(start, len(ways) - 1)]
-latest = Path(run_dir, "checkpoints", "latest")
+latest = run_dir / "checkpoints" / "latest"
+rank = os.environ.get("RANK") or os.environ["SLURM_PROCID"]
+n_ranks = int(os.environ.get("WORLD_SIZE") or os.environ["SLURM_NTASKS"])
 
 
 def say(text: str) -> None:
@@ -23,6 +27,14 @@ def stop(*_: object) -> None:
     # Python gives up its handlers as it ends; a second signal would then kill.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     say(f"signalled in start {start + 1}")
+    signalled = run_dir / "signalled"
+    signalled.mkdir(exist_ok=True)
+    (signalled / rank).touch()
+    deadline = time.monotonic() + 60
+    while len(list(signalled.iterdir())) < n_ranks:
+        if time.monotonic() > deadline:
+            sys.exit("not every rank was signalled")
+        time.sleep(0.05)
     sys.exit(75)
 
 
