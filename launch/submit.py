@@ -18,7 +18,7 @@ Most used settings:
   cluster.partition=gpu  cluster.account=lab
   submit.dry_run=true            prints the batch script and submits nothing
   submit.watch=true              follows the job's state and metrics until it ends
-  submit.check_data=false        where the corpus cannot be opened from here
+  submit.check_data=false        where the corpus, or what the run begins with, cannot be opened from here
 """
 
 import shlex

@@ -2,7 +2,7 @@
 
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +14,7 @@ from dist_plm.checkpoint.fragments import names_held
 from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.planner import TensorReader
 from dist_plm.checkpoint.storage import LATEST, Storage, name_of, open_storage, step_of
-from dist_plm.checkpoint.together import gather, on_first
+from dist_plm.checkpoint.together import gather, on_first, share
 from dist_plm.errors import CheckpointError
 from dist_plm.models.layout import Layout
 
@@ -72,8 +72,9 @@ class Checkpoint:
         except OSError as error:
             raise CheckpointError(f"{self.where} cannot be read: {error}; {_REMEDY}") from None
 
-    def check_model(self, layouts: list[Layout], group: dist.ProcessGroup) -> None:
-        """Sees to it that the model is the one that was saved. Collective over `group`, all ranks.
+    def check_model(self, layouts: Sequence[Layout], group: dist.ProcessGroup | None) -> None:
+        """Sees to it that the model is the one that was saved. Collective over `group`, all ranks; of None, where `layouts`
+        are the whole model's.
 
         Raises:
             CheckpointError: on every rank, naming weights that differ in shape, are missing or are left over.
@@ -90,9 +91,9 @@ class Checkpoint:
             )
 
 
-def find(resume: str, storage: Storage, group: dist.ProcessGroup, *, verify: bool = True) -> Checkpoint | None:
+def find(resume: str, storage: Storage, group: dist.ProcessGroup | None, *, verify: bool = True) -> Checkpoint | None:
     """What train.resume asks for: the newest usable checkpoint of the run with `auto`, None with `none` or where there
-    is none yet, else that at the path or URL. Collective over `group`, all ranks.
+    is none yet, else that at the path or URL. Collective over `group`, all ranks; None is one process alone.
 
     Raises:
         CheckpointError: on every rank, where the one asked for, or each one found, is missing or damaged.
@@ -121,7 +122,7 @@ def find(resume: str, storage: Storage, group: dist.ProcessGroup, *, verify: boo
     return None
 
 
-def open_checkpoint(storage: Storage, name: str, group: dist.ProcessGroup, *, verify: bool = True) -> Checkpoint:
+def open_checkpoint(storage: Storage, name: str, group: dist.ProcessGroup | None, *, verify: bool = True) -> Checkpoint:
     """Opens a checkpoint after comparing the size of each of its files, and with `verify` the checksum, with what was
     written; the ranks share the work. Collective over `group`, all ranks.
 
@@ -134,7 +135,7 @@ def open_checkpoint(storage: Storage, name: str, group: dist.ProcessGroup, *, ve
         manifest = manifests.decode(data, where)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {_REMEDY}") from None
-    mine = sorted(manifest.files)[group.rank() :: group.size()]
+    mine = share(group, sorted(manifest.files))
     found = gather(group, [p for file in mine if (p := _damage(storage, name, file, manifest, verify=verify))])
     problems = [problem for some in found for problem in some]
     if problems:
@@ -208,6 +209,8 @@ def _locate(path: str) -> tuple[str, str]:
     for directory in (path, f"{path}/checkpoints"):
         if open_storage(directory).exists(LATEST):
             return directory, ""
+    if not open_storage(path).exists():
+        raise CheckpointError(f"there is nothing at {path}; {_REMEDY}")
     if not open_storage(path).exists(manifests.NAME):
         raise CheckpointError(f"{path} is not a complete checkpoint: it has no {manifests.NAME}; {_REMEDY}")
     return parent or ".", name

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dist_plm.config.decode import show
 from dist_plm.config.rules import finalize
@@ -12,6 +13,9 @@ from dist_plm.config.rules_training import path_problems
 from dist_plm.config.schema import PretrainConfig, SubmissionConfig
 from dist_plm.config.schema_run import ClusterConfig
 from dist_plm.errors import CheckpointError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from dist_plm.data.blend import Dataset
 
 #: Slurm's forms of a time limit, by which units their numbers count: sbatch(1), --time.
 _TIME_FORMS = (
@@ -33,7 +37,7 @@ def check(submission: SubmissionConfig) -> SubmissionConfig:
     Raises:
         ConfigError: with every rule that is broken.
         DataError: the corpus cannot be used.
-        CheckpointError: the weights that the run begins with cannot.
+        CheckpointError: what the run begins with cannot.
     """
     problems = [p for rule in (_time, _gpus, _options, _memory, _paths) for p in rule(submission.cluster)]
     run = run_of(submission)
@@ -167,36 +171,42 @@ def _paths(cluster: ClusterConfig) -> Iterator[str]:
 
 
 def check_run(run: PretrainConfig, world_size: int, *, with_data: bool, with_weights: bool = True) -> PretrainConfig:
-    """A run complete and checked for `world_size` ranks; `with_data` opens what it will open, and `with_weights` looks at the
-    weights that it begins with.
+    """A run complete and checked for `world_size` ranks; `with_data` opens what it will open, and `with_weights` looks at what
+    it begins with: train.resume=PATH, train.init_from or model.init_from.
 
     Raises:
         ConfigError: with every rule that is broken, or every key that DeepSpeed does not know.
         DataError: the corpus cannot be used.
-        CheckpointError: the weights cannot.
+        CheckpointError: what it begins with cannot.
     """
     if run.engine.name == "deepspeed" and run.engine.deepspeed:
         # Brings DeepSpeed, which alone knows these keys.
         from dist_plm.engines.deepspeed_schema import check_keys
 
         check_keys(run)
-    run = _with_data(run, world_size) if with_data else finalize(run, world_size=world_size, vocab_size=None)
-    if with_weights and run.model.init_from is not None:
-        # Brings PyTorch.
+    samples: Dataset | None = None
+    if with_data:
+        run, samples = _with_data(run, world_size)
+    else:
+        run = finalize(run, world_size=world_size, vocab_size=None)
+    files = (run.model.init_from, run.train.init_from)
+    if with_weights and (files != (None, None) or run.train.resume not in ("auto", "none")):
+        # They bring PyTorch.
+        from dist_plm.train.beginning import check_checkpoint
         from dist_plm.train.initial import check_initial
 
         check_initial(run)
+        check_checkpoint(run, samples)
     return run
 
 
-def _with_data(run: PretrainConfig, world_size: int) -> PretrainConfig:
+def _with_data(run: PretrainConfig, world_size: int) -> "tuple[PretrainConfig, Dataset]":
     # Brings NumPy, which launch scripts do without until they have to read data.
     from dist_plm.data.opening import tokenizer_store
     from dist_plm.train.data import open_data, vocab_size_of
 
     run = finalize(run, world_size=world_size, vocab_size=vocab_size_of(tokenizer_store(run.data)))
-    open_data(run)
-    return run
+    return run, open_data(run).samples["train"]
 
 
 def data_is_here(run: PretrainConfig) -> bool:

@@ -244,7 +244,8 @@ class PretrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitConfig:
-    """How launch/submit.py goes about it. `check_data` opens the store from here, before anything is queued."""
+    """How launch/submit.py goes about it. `check_data` opens the store, and looks at what the run begins with, before
+    anything is queued."""
 
     dry_run: bool = False
     watch: bool = False

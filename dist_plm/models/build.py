@@ -1,5 +1,7 @@
 """Builds the model chunks of one rank."""
 
+from dataclasses import replace
+
 import torch
 from megatron.core.transformer import TransformerConfig
 
@@ -14,7 +16,7 @@ from dist_plm.models.init import initialize
 from dist_plm.models.layers import layers_of_chunk
 from dist_plm.models.layout import Layout, describe
 from dist_plm.models.shape import Shape
-from dist_plm.parallel.groups import Groups
+from dist_plm.parallel.groups import Groups, alone
 
 #: Of weights and activations; what multiplies in 8 bits keeps its weights in 16.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
@@ -31,6 +33,17 @@ def build_model(config: PretrainConfig, groups: Groups, device: torch.device) ->
     layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
     initialize(layouts, config.model, config.train.seed)
     return chunks, layouts
+
+
+def whole_layouts(config: PretrainConfig) -> list[Layout]:
+    """The layouts of a finalised configuration's whole model, with no memory for its weights and without process groups."""
+    single = replace(config.parallel, data=1, tensor=1, pipeline=1, virtual_pipeline=1, sequence_parallel=False)
+    # Its linear layers in 8 bits need a GPU; their weights are the same.
+    config = replace(config, parallel=single, precision=replace(config.precision, name="fp32"))
+    nowhere = torch.device("meta")
+    with nowhere:
+        chunk = build_chunk(shape_of(config, alone(), nowhere), 0, 1)
+    return describe([chunk], 0, 1)
 
 
 CHAINS: dict[str, type[CausalLanguageModel] | type[MaskedLanguageModel]] = {
@@ -103,7 +116,7 @@ def megatron_config(config: PretrainConfig, dtype: torch.dtype, device: torch.de
         fp8_recipe="tensorwise",
         # Else every step would have to tell each layer which microbatch is its first.
         disable_parameter_transpose_cache=True,
-        use_cpu_initialization=device.type == "cpu",
+        use_cpu_initialization=device.type != "cuda",
         perform_initialization=False,  # models.init fills the weights, the same on every grid
         calculate_per_token_loss=True,
         gradient_accumulation_fusion=False,

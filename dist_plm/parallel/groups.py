@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -100,6 +101,24 @@ def build_groups(grid: Grid, device: Device, *, timeout: timedelta, virtual_pipe
         embedding=collection.embd,
         position_embedding=collection.pos_embd,
         collection=collection,
+    )
+
+
+def alone() -> Groups:
+    """Of one process that talks to none, for what only looks at its place in the grid. There need be no process group."""
+    own, grid = dist.ProcessGroup(0, 1), Grid()  # pyright: ignore[reportCallIssue]
+    groups = dict.fromkeys(
+        ("world", "tensor", "context", "data", "pipeline", "model", "data_context", "embedding", "position_embedding"),
+        own,
+    )
+    return Groups(
+        grid=grid,
+        device=Device(kind="cpu", torch_device=torch.device("cpu"), backend="gloo"),
+        rank=0,
+        coordinates=grid.coordinates(0),
+        virtual_pipeline=1,
+        collection=ProcessGroupCollection(),
+        **groups,
     )
 
 

@@ -42,6 +42,7 @@ from dist_plm.observe.trackers import build_trackers
 from dist_plm.parallel.grid import Grid
 from dist_plm.parallel.groups import Groups, build_groups
 from dist_plm.parallel.world import host_group, init_process_group, shutdown
+from dist_plm.train.beginning import check_checkpoint
 from dist_plm.train.data import RunData, open_data, vocab_size_of
 from dist_plm.train.evaluation import Evaluator
 from dist_plm.train.fence import Fence
@@ -104,17 +105,19 @@ def run_pretrain(
 
 
 def open_here(config: PretrainConfig, env: LaunchEnv) -> tuple[PretrainConfig, RunData | None, str | None]:
-    """The configuration complete, and the data that it reads, having looked at the weights it begins with; or why this rank,
+    """The configuration complete, and the data that it reads, having looked at what it begins with; or why this rank,
     perhaps alone, cannot read them.
 
     Raises:
         ConfigError: the configuration is at fault, which every rank finds alike.
-        DataError, CheckpointError: the only rank cannot read its data or weights.
+        DataError, CheckpointError: the only rank cannot read its data, or what it begins with.
     """
     try:
         config = finalize(config, world_size=env.world_size, vocab_size=vocab_size_of(tokenizer_store(config.data)))
         data = open_data(config)
         check_initial(config)
+        if env.rank == 0:  # all ranks read it together, once they have met
+            check_checkpoint(config, data.samples["train"])
         return config, data, None
     except (DataError, CheckpointError) as error:
         if env.world_size == 1:

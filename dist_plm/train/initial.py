@@ -120,6 +120,31 @@ def begin_with(
     Raises:
         CheckpointError: on every rank, where they are of another model or vocabulary.
     """
+    fresh, left_out = check_fit(weights, config, layouts, group)
+
+    def read(layout: Layout, state: str) -> Tensor:
+        if state != "weight":
+            return torch.zeros(layout.shape, dtype=torch.float32)
+        known = all(piece.name in weights.shapes for piece in layout.pieces)
+        return weights.read(layout) if known else _drawn(layout, config)
+
+    engine.load_parameter_states(read)
+    log.info("began with the weights of %s", weights.where)
+    if fresh:
+        log.info("not in it, and begun anew: %s", listed(fresh, most=20))
+    if left_out:
+        log.info("left out of it, as nothing here needs it: %s", listed(left_out, most=20))
+
+
+def check_fit(
+    weights: Weights, config: PretrainConfig, layouts: Sequence[Layout], group: dist.ProcessGroup | None
+) -> tuple[list[str], list[str]]:
+    """The tensors that begin anew beside these weights, and those of the weights that have no place here. Collective over
+    `group`, all ranks; of None, where `layouts` are the whole model's.
+
+    Raises:
+        CheckpointError: on every rank, where the weights are of another model or vocabulary.
+    """
     on_first(group, lambda: _check_model(weights, config))
     on_first(group, lambda: check_vocabulary(weights, tokenizer_store(config.data)))
     held = gather(group, names_held(layouts, ["weight"]))
@@ -135,19 +160,7 @@ def begin_with(
     ]
     if problems:
         raise CheckpointError(f"{weights.where} is of another model than model.*: {listed(problems)}")
-
-    def read(layout: Layout, state: str) -> Tensor:
-        if state != "weight":
-            return torch.zeros(layout.shape, dtype=torch.float32)
-        known = all(piece.name in weights.shapes for piece in layout.pieces)
-        return weights.read(layout) if known else _drawn(layout, config)
-
-    engine.load_parameter_states(read)
-    log.info("began with the weights of %s", weights.where)
-    if fresh:
-        log.info("not in it, and begun anew: %s", listed(fresh, most=20))
-    if left_out:
-        log.info("left out of it, as nothing here needs it: %s", listed(left_out, most=20))
+    return fresh, left_out
 
 
 def _drawn(layout: Layout, config: PretrainConfig) -> Tensor:

@@ -1,7 +1,8 @@
 """Resuming: what must be as it was when the checkpoint was made, what may differ, and what is restored."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -27,10 +28,11 @@ log = logging.getLogger(__name__)
 RUN_FILE = "run.yaml"
 
 
-def stream_of(config: PretrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """What decides which samples each step sees and what is asked about them, fit for JSON."""
-    facts = {
-        "data": dataset.identity(),
+def stream_of(config: PretrainConfig, dataset: Dataset | None) -> dict[str, Any]:
+    """What decides which samples each step sees and what is asked about them, fit for JSON. Without the data where `dataset`
+    is None."""
+    facts: dict[str, Any] = {} if dataset is None else {"data": dataset.identity()}
+    facts |= {
         "data.sequence_length": config.data.sequence_length,
         "train.seed": config.train.seed,
         "train.global_batch": config.train.global_batch,
@@ -43,10 +45,12 @@ def stream_of(config: PretrainConfig, dataset: Dataset) -> dict[str, Any]:
 def check_stream(found: Checkpoint, config: PretrainConfig, stream: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The history of allowed changes, with one made now.
 
+    Args:
+        stream: see `stream_of`; data that are not in it are not compared.
     Raises:
         CheckpointError: the stream is another than the checkpoint's, and data.allow_change is off.
     """
-    saved = found.manifest.stream
+    saved = {name: value for name, value in found.manifest.stream.items() if name != "data" or name in stream}
     changes = [
         f"{name}: {saved.get(name)} -> {stream.get(name)}"
         for name in [*saved, *(name for name in stream if name not in saved)]
@@ -84,7 +88,7 @@ def restore(
         begin_with(of_checkpoint(found), config, engine, layouts, group)
         return Position(history=[{"step": 0, "changes": [f"begun with the weights of {found.where}"]}])
     history = check_stream(found, config, stream)
-    found.check_model(list(layouts), group)
+    found.check_model(layouts, group)
     engine.load_parameter_states(found.read)
     engine.load_scalars(manifest.engine)
     log.info("resumed from %s: %d steps, %d samples", found.where, manifest.step, manifest.samples_seen)
@@ -113,14 +117,10 @@ def begin_from(
     """
     path, kept = config.train.init_from, config.train.init_optimizer
     assert path is not None
-    try:
-        found = find(path, storage, group, verify=config.checkpoint.verify)
-        if found is None:
-            raise CheckpointError(f"{path} holds no checkpoint")
-        found.check_model(list(layouts), group)
+    with of_beginning(path):
+        found = find_at(path, storage, group, verify=config.checkpoint.verify)
+        found.check_model(layouts, group)
         engine.load_parameter_states(partial(_read, found, with_moments=kept != "none"))
-    except CheckpointError as error:
-        raise CheckpointError(f"train.init_from = {path}: {_of_beginning(str(error))}") from None
     if kept != "none":
         engine.load_scalars({**found.manifest.engine} | ({"optimizer_steps": 0} if kept == "restart" else {}))
     told = f"begun with the weights of {found.where} (train.init_optimizer={kept})"
@@ -128,18 +128,33 @@ def begin_from(
     return Position(history=[{"step": 0, "changes": [told]}])
 
 
+def find_at(path: str, storage: Storage, group: dist.ProcessGroup | None, *, verify: bool) -> Checkpoint:
+    """The checkpoint at a path; see `find`."""
+    found = find(path, storage, group, verify=verify)
+    if found is None:
+        raise CheckpointError(f"{path} holds no checkpoint")
+    return found
+
+
+@contextmanager
+def of_beginning(path: str) -> Iterator[None]:
+    """Tells what is wrong with the checkpoint at train.init_from = `path`, with the remedies of a beginning in place of those
+    of resuming."""
+    try:
+        yield
+    except CheckpointError as error:
+        reason = str(error)
+        for remedy in ("; name another with train.resume", ": give the same model", ": give the same optim"):
+            reason = reason.partition(remedy)[0]
+        raise CheckpointError(
+            f"train.init_from = {path}: {reason}. Give model.* and optim.* as in that run (model.max_positions too, where "
+            "the samples become longer), take the weights alone with train.init_optimizer=none, or name another checkpoint "
+            "or run"
+        ) from None
+
+
 def _read(found: Checkpoint, layout: Layout, name: str, *, with_moments: bool) -> Tensor:
     return found.read(layout, name) if name == "weight" or with_moments else torch.zeros(layout.shape)
-
-
-def _of_beginning(reason: str) -> str:
-    """What is wrong with a checkpoint, with the remedies of a beginning in place of those of resuming."""
-    for remedy in ("; name another with train.resume", ": give the same model", ": give the same optim"):
-        reason = reason.partition(remedy)[0]
-    return (
-        f"{reason}. Give model.* and optim.* as in that run (model.max_positions too, where the samples become longer), take "
-        "the weights alone with train.init_optimizer=none, or name another checkpoint or run"
-    )
 
 
 def _changed_settings(found: Checkpoint, config: PretrainConfig) -> list[str]:

@@ -142,6 +142,8 @@ def test_where_to_resume_from(ranks, directory, tmp_path):
     assert look(ranks, tmp_path, f"{directory}/step_00000001/") == 1
     shutil.move(directory / "step_00000001", tmp_path / "mine")
     assert look(ranks, directory, tmp_path / "mine") == 1, "under any name"
+    assert "there is nothing at" in look(ranks, directory, tmp_path / "other")
+    (tmp_path / "other").mkdir()
     assert "no checkpoint.json" in look(ranks, directory, tmp_path / "other")
 
 

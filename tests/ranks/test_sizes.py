@@ -2,26 +2,18 @@
 published."""
 
 import dataclasses
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from dist_plm.config.decode import decode
 from dist_plm.config.derived import derive, generator_of
 from dist_plm.config.rules_model import OBJECTIVES
 from dist_plm.config.schema import PretrainConfig
-from dist_plm.models.build import build_chunk, shape_of
-from dist_plm.models.layout import describe
+from dist_plm.models.build import whole_layouts
 from dist_plm.observe.flops import num_parameters
-from dist_plm.parallel.grid import Grid
-from dist_plm.parallel.groups import build_groups
-from tests.ranks.pool import World
 from tests.ranks.training import TINY, VOCAB
-
-pytestmark = pytest.mark.ranks
 
 FILES = sorted(file for file in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml") if file.stem != "from_hf")
 
@@ -73,22 +65,11 @@ def config_of(path: Path) -> PretrainConfig:
     return derive(config, world_size=1, vocab_size=VOCAB)
 
 
-def count(world: World, configs: dict[str, PretrainConfig]) -> dict[str, dict[str, int]]:
-    """Numbers of each model by parameter."""
-    groups = build_groups(Grid(data=1, tensor=1, pipeline=1, context=1), world.device, timeout=timedelta(seconds=60))
-    counts = {}
-    for name, config in configs.items():
-        with torch.device("meta"):
-            chunk = build_chunk(shape_of(config, groups, torch.device("meta")), 0, 1)
-        pieces = [piece for layout in describe([chunk], 0, 1) for piece in layout.pieces]
-        counts[name] = {piece.name: piece.numel for piece in pieces}
-        assert sum(counts[name].values()) == sum(p.numel() for p in chunk.parameters())
-    return counts
-
-
 @pytest.fixture(scope="module")
-def counts(ranks):
-    return ranks.run(1, count, {path.stem: config_of(path) for path in FILES}, timeout_seconds=300)[0]
+def counts():
+    """Numbers of each model by logical tensor."""
+    pieces = {path.stem: [p for layout in whole_layouts(config_of(path)) for p in layout.pieces] for path in FILES}
+    return {name: {piece.name: piece.numel for piece in of_model} for name, of_model in pieces.items()}
 
 
 def test_models_have_as_many_parameters_as_their_configuration_tells(counts):
