@@ -1,5 +1,10 @@
 """Saves and opens checkpoints of the tiny model on the ranks of a test case."""
 
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +18,7 @@ from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.reading import find
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.storage import LocalStorage
+from dist_plm.checkpoint.writerprocess import WriterProcess
 from dist_plm.checkpoint.writing import CheckpointWriter
 from dist_plm.config.schema import PretrainConfig
 from dist_plm.engines.base import Engine
@@ -106,3 +112,26 @@ def whole_states(outcomes: list[Outcome]) -> dict[str, Tensor]:
                 box.copy_(values)
     assert not any(tensor.isnan().any() for tensor in result.values()), "a part of some tensor is held by no rank"
     return result
+
+
+@contextlib.contextmanager
+def killed_until_it_fails(process: WriterProcess) -> Iterator[None]:
+    """Kills the process in the middle of what it writes in the block, which must not end by itself.
+
+    Again and again: one that is killed before it was told to write is replaced by another, which writes.
+    """
+    ended = threading.Event()
+
+    def kill() -> None:
+        while not ended.wait(0.2):
+            if (pid := process.pid) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        killer.join()

@@ -22,6 +22,7 @@ from dist_plm.checkpoint.filewriter import write_file
 from dist_plm.checkpoint.hostmemory import HostMemory
 from dist_plm.checkpoint.manifest import checksum
 from dist_plm.checkpoint.writerprocess import WriterFailedError, WriterProcess
+from tests.checkpoint.saving import killed_until_it_fails
 
 PARTS = [b"before", (0, 40_000), b"", (4, 8), b"after"]
 
@@ -70,13 +71,11 @@ def test_what_it_ran_into_is_told_and_it_goes_on(process, tmp_path):
 def test_its_death_is_told_and_another_takes_its_place(process, tmp_path):
     os.mkfifo(tmp_path / "pipe")  # which nobody reads: it waits
     process.write(str(tmp_path / "file"), PARTS)
-    killer = subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -KILL {process.pid}"])
-    with pytest.raises(WriterFailedError, match="SIGKILL"):
+    with killed_until_it_fails(process), pytest.raises(WriterFailedError, match="SIGKILL"):
         process.write(str(tmp_path / "pipe"), PARTS)
-    killer.wait()
     process.write(str(tmp_path / "file"), PARTS)
     os.kill(process.pid, signal.SIGKILL)  # while it has nothing to do: no harm
-    psutil.Process(process.pid).wait(10)
+    psutil.Process(process.pid).wait(120)
     process.write(str(tmp_path / "file"), PARTS)
 
 
@@ -100,13 +99,14 @@ memory = os.memfd_create("memory")
 os.ftruncate(memory, 400)
 process = WriterProcess(memory)
 process.write(sys.argv[1], [b"x"])
-print(process.pid, flush=True)
-if os.fork() == 0:  # a worker that outlives the rank holds its end of the connection
-    time.sleep(30)
+worker = os.fork()
+if worker == 0:  # which outlives the rank, and holds its end of the connection
+    time.sleep(600)
     os._exit(0)
+print(process.pid, worker, flush=True)
 if sys.argv[2] == "busy":
     process.write(sys.argv[1], [(0, 400)] * 10**6)
-time.sleep(30)
+time.sleep(600)
 """
 
 
@@ -114,14 +114,25 @@ time.sleep(30)
 def test_it_does_not_outlive_its_rank(tmp_path, doing):
     argv = [sys.executable, "-c", RANK, str(tmp_path / "file"), doing]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": "."}) as rank:
-        assert rank.stdout is not None
-        writer = psutil.Process(int(rank.stdout.readline()))
-        time.sleep(0.5)
-        (worker,) = (one for one in psutil.Process(rank.pid).children() if one.pid != writer.pid)
-        assert writer.is_running()
-        rank.kill()
-        writer.wait(10)
-        worker.kill()
+        try:
+            assert rank.stdout is not None
+            pid, worker = map(int, rank.stdout.readline().split())
+            writer = psutil.Process(pid)
+            if doing == "busy":
+                wait_until(lambda: (tmp_path / "file").stat().st_size != 1)
+            assert writer.is_running()
+            assert psutil.pid_exists(worker)
+        finally:
+            rank.kill()
+        writer.wait(120)
+        os.kill(worker, signal.SIGKILL)
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @settings(max_examples=30)
