@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from dist_plm.models.build import build_model
 from dist_plm.models.layout import Layout
 from dist_plm.parallel.groups import Groups, build_groups
 from tests.ranks.pool import World
+from tests.ranks.times import LONG
 from tests.ranks.training import grid_of, learning_rates, losses_of, rank_batches
 
 
@@ -40,7 +40,7 @@ class Outcome:
 
 def engine_of(world: World, config: PretrainConfig) -> tuple[Groups, Engine, list[Layout]]:
     groups = build_groups(
-        grid_of(config), world.device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timedelta(seconds=60)
+        grid_of(config), world.device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=LONG
     )
     model, layouts = build_model(config, groups, world.device.torch_device)
     losses = losses_of(config)

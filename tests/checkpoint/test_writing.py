@@ -8,7 +8,6 @@ import re
 import subprocess
 import threading
 import time
-from datetime import timedelta
 
 import pytest
 
@@ -19,6 +18,7 @@ from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.checkpoint.writing import SaveFailedError
 from dist_plm.parallel.world import host_group
 from tests.checkpoint.saving import engine_of, killed_until_it_fails, manifest_of, pieces, steps, writer_for
+from tests.ranks.times import LONG
 from tests.ranks.training import configure
 
 pytestmark = pytest.mark.ranks
@@ -42,7 +42,7 @@ def save_thrice(world, directory, config, on_failure, background, break_second):
     """Saves step 1, fails to save step 2 by what `break_second` does to the writer before and undoes, saves step 3. The
     newest checkpoint then, what was raised, what was logged of the failure, and how many steps were made after it."""
     groups, engine, _ = engine_of(world, config)
-    own = host_group(timedelta(seconds=60))  # training uses the other while checkpoints are written
+    own = host_group(LONG)  # training uses the other while checkpoints are written
     writer = writer_for(directory, groups, group=own, background=background, on_failure=on_failure)
     logged, raised, made = logged_by_writing(), "", 0
     try:

@@ -1,7 +1,5 @@
 """What the engine gives to a checkpoint is whole, in fp32, and puts another engine into the same state to the bit."""
 
-from datetime import timedelta
-
 import pytest
 import torch
 
@@ -12,6 +10,7 @@ from dist_plm.objectives.build import build_objective
 from dist_plm.parallel.groups import build_groups
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
+from tests.ranks.times import LONG
 from tests.ranks.training import configure, grid_of, learning_rates, rank_batches
 
 pytestmark = pytest.mark.ranks
@@ -46,7 +45,7 @@ def whole_states(engine: Engine) -> list[dict[str, torch.Tensor]]:
 
 def save_and_load(world: World, config) -> None:
     groups = build_groups(
-        grid_of(config), world.device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timedelta(seconds=60)
+        grid_of(config), world.device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=LONG
     )
     rates = learning_rates(config)
 

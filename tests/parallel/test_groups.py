@@ -9,7 +9,7 @@ from megatron.core import parallel_state
 
 from dist_plm.parallel.grid import Grid
 from dist_plm.parallel.groups import build_groups, release_parallel_state
-from tests.ranks.times import MINUTE
+from tests.ranks.times import LONG
 
 AXES_OF = {
     "world": ("tensor", "context", "data", "pipeline"),
@@ -36,7 +36,7 @@ GRIDS = [
 
 def describe(world, grid):
     """Members of each group by name, and what a sum over each gives."""
-    groups = build_groups(grid, world.device, timeout=MINUTE)
+    groups = build_groups(grid, world.device, timeout=LONG)
     assert (groups.rank, groups.grid, groups.device) == (world.rank, grid, world.device)
     assert groups.coordinates == grid.coordinates(world.rank)
     members, sums = {}, {}
@@ -63,7 +63,7 @@ def test_groups_are_those_of_the_grid(ranks, grid):
 
 
 def inspect_collection(world):
-    groups = build_groups(Grid(tensor=2), world.device, timeout=MINUTE)
+    groups = build_groups(Grid(tensor=2), world.device, timeout=LONG)
     collection = groups.collection
     same = [
         (collection.tp, groups.tensor),
@@ -87,7 +87,7 @@ def test_the_collection_for_megatron_is_complete(ranks):
 
 
 def chunks_of(world, virtual_pipeline):
-    groups = build_groups(Grid(pipeline=2), world.device, virtual_pipeline=virtual_pipeline, timeout=MINUTE)
+    groups = build_groups(Grid(pipeline=2), world.device, virtual_pipeline=virtual_pipeline, timeout=LONG)
     told = parallel_state.get_virtual_pipeline_model_parallel_world_size()
     chunks = range(groups.virtual_pipeline)
     return told, [groups.is_first_chunk(chunk) for chunk in chunks], [groups.is_last_chunk(chunk) for chunk in chunks]
@@ -101,7 +101,7 @@ def test_model_chunks(ranks):
 def build_again(world):
     sizes = []
     for grid in (Grid(tensor=2), Grid(data=2), Grid(pipeline=2)):
-        groups = build_groups(grid, world.device, timeout=MINUTE)
+        groups = build_groups(grid, world.device, timeout=LONG)
         sizes.append((groups.tensor.size(), groups.data.size(), groups.pipeline.size()))
         release_parallel_state()
         assert not parallel_state.is_initialized()
@@ -115,9 +115,9 @@ def test_groups_can_be_built_again_after_release(ranks):
 
 def misfit(world):
     with pytest.raises(AssertionError, match="1 ranks for"):
-        build_groups(Grid(tensor=2), world.device, timeout=MINUTE)
+        build_groups(Grid(tensor=2), world.device, timeout=LONG)
     with pytest.raises(AssertionError, match="only along a pipeline"):
-        build_groups(Grid(), world.device, virtual_pipeline=2, timeout=MINUTE)
+        build_groups(Grid(), world.device, virtual_pipeline=2, timeout=LONG)
     assert not parallel_state.is_initialized()
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dist_plm.parallel.grid import Grid
 from dist_plm.parallel.groups import Groups, build_groups
-from tests.ranks.times import MINUTE
+from tests.ranks.times import LONG
 
 SEQUENCE, BATCH, HIDDEN, VOCAB = 6, 2, 8, 12
 
@@ -103,7 +103,7 @@ def tokens_and_labels():
 
 
 def run_layers(world, grid, sequence_parallel):
-    groups = build_groups(grid, world.device, timeout=MINUTE)
+    groups = build_groups(grid, world.device, timeout=LONG)
     model = TinyModel(groups, sequence_parallel)
     losses = model(*tokens_and_labels())
     losses.sum().backward()
@@ -168,7 +168,7 @@ def forward_step(batches, chunk):
 
 
 def run_schedule(world, grid, virtual_pipeline, forward_only):
-    groups = build_groups(grid, world.device, virtual_pipeline=virtual_pipeline, timeout=MINUTE)
+    groups = build_groups(grid, world.device, virtual_pipeline=virtual_pipeline, timeout=LONG)
     stages = grid.pipeline * virtual_pipeline
     config = TransformerConfig(
         num_layers=LAYERS,

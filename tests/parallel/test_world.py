@@ -15,13 +15,8 @@ from dist_plm.parallel.grid import Grid
 from dist_plm.parallel.groups import build_groups
 from dist_plm.parallel.world import init_process_group, leave, shutdown
 from tests.ranks.pool import RanksError
-from tests.ranks.times import MINUTE
-
-
-def free_port(family=socket.AF_INET, host="127.0.0.1"):
-    with socket.socket(family) as listener:
-        listener.bind((host, 0))
-        return listener.getsockname()[1]
+from tests.ranks.ports import free_port
+from tests.ranks.times import LONG
 
 
 def total(value):
@@ -33,8 +28,8 @@ def total(value):
 def alone(world):
     leave()
     for _ in range(2):
-        init_process_group(LaunchEnv(), world.device, MINUTE)
-        build_groups(Grid(), world.device, timeout=MINUTE)
+        init_process_group(LaunchEnv(), world.device, LONG)
+        build_groups(Grid(), world.device, timeout=LONG)
         assert (dist.get_world_size(), dist.get_backend(), total(3)) == (1, "gloo", 3.0)
         shutdown()
         assert not dist.is_initialized()
@@ -57,7 +52,7 @@ def meet(world, address, port):
         master_addr=address,
         master_port=port,
     )
-    init_process_group(launch, world.device, MINUTE)
+    init_process_group(launch, world.device, LONG)
     result = total(10**world.rank)
     shutdown()
     return result, os.environ.get("GLOO_SOCKET_IFNAME")
@@ -94,17 +89,18 @@ def test_over_several_nodes_no_interface_is_imposed_and_an_absent_rank_is_not_wa
 
 
 def part(world):
+    """When this rank began to part and when it had, by the clock that all processes share."""
     if world.rank == 1:
         time.sleep(1.0)
-    before = time.monotonic()
+    began = time.monotonic()
     shutdown()
-    return time.monotonic() - before, dist.is_initialized()
+    return began, time.monotonic(), dist.is_initialized()
 
 
 def test_shutdown_waits_for_the_last_rank(ranks):
-    (early, after), (_, after_late) = ranks.run(2, part)
-    assert early > 0.5
-    assert (after, after_late) == (False, False)
+    (_, first_had, after), (last_began, _, after_last) = ranks.run(2, part)
+    assert first_had > last_began
+    assert (after, after_last) == (False, False)
 
 
 def abandon(world):

@@ -34,7 +34,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
@@ -45,12 +44,16 @@ from dist_plm.parallel.world import init_process_group, leave
 from tests.ranks.server import fork_server
 
 #: How long the other ranks have to fail too, once one has: its closed connections end their collectives.
-GRACE_SECONDS = 3.0
-#: For the stacks of hung ranks to be written.
-STACKS_SECONDS = 1.0
+GRACE_SECONDS = 30.0
+#: For the stacks of hung ranks to be written, at most.
+STACKS_SECONDS = 30.0
 #: For the imports, on a machine that is busy with other things.
 START_SECONDS = 300.0
 _READY = b"ready"
+#: The last line of the stacks of a rank: where what forked it began.
+_MAIN = b"in <module>\n"
+#: Of a thread that is ending, in its flags (linux/sched.h).
+_PF_EXITING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ class RanksError(AssertionError):
 class RankPool:
     """Up to `size` rank processes, started when first needed."""
 
-    def __init__(self, size: int = 4, timeout_seconds: float = 120.0) -> None:
+    def __init__(self, size: int = 4, timeout_seconds: float = 600.0) -> None:
         self._size = size
         self._timeout_seconds = timeout_seconds
         self._workers: list[_Worker] = []
@@ -172,11 +175,18 @@ class RankPool:
         return reports
 
     def _late(self, ranks: list[int]) -> dict[int, _Report]:
+        before = {rank: self._workers[rank].log.stat().st_size for rank in ranks}
         for rank in ranks:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._workers[rank].process.pid, signal.SIGUSR1)
-        time.sleep(STACKS_SECONDS)
+        deadline = time.monotonic() + STACKS_SECONDS
+        while any(not self._has_stacks(rank, size) for rank, size in before.items()) and time.monotonic() < deadline:
+            time.sleep(0.05)
         return {rank: _Report(failure="not done in time; where it was stands in its output\n") for rank in ranks}
+
+    def _has_stacks(self, rank: int, before: int) -> bool:
+        """Whether the stack of the main thread, which comes last, is in the rank's output since it had `before` bytes."""
+        return _MAIN in self._workers[rank].log.read_bytes()[before:]
 
     def _describe(self, fn: Callable[..., Any], reports: dict[int, _Report]) -> str:
         failed = sorted((rank for rank in reports if reports[rank].failure), key=lambda rank: reports[rank].failed_at)
@@ -214,14 +224,22 @@ def _serve(rank: int, connection: Connection, log: Path) -> None:
     connection.send_bytes(_READY)
     cases: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, cases), daemon=True).start()
-    process = psutil.Process()
-    num_threads = process.num_threads()
+    num_threads = _num_threads()
     while True:
         report = _run_case(pickle.loads(cases.get()), rank, device)
         # Groups that cannot be collected (Megatron-core's gradient buffers hold theirs in a cycle through C++) keep a
         # thread each that wakes a hundred times a second: hundreds of them would take the machine.
-        left_threads = process.num_threads() > num_threads
+        left_threads = _num_threads() > num_threads
         connection.send_bytes(pickle.dumps(replace(report, left_threads=left_threads)))
+
+
+def _num_threads() -> int:
+    """Of this process. One that was waited for has ended for its process, but counts for the kernel until it has gone."""
+    found = 0
+    for stat in Path("/proc/self/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            found += not int(stat.read_text().rpartition(")")[2].split()[6]) & _PF_EXITING
+    return found
 
 
 def _receive(connection: Connection, cases: "queue.SimpleQueue[bytes]") -> None:

@@ -2,7 +2,6 @@
 against padded ones."""
 
 from dataclasses import dataclass
-from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from dist_plm.parallel.groups import build_groups
 from tests.ranks.corrupted import corrupted_batch
 from tests.ranks.pool import World
 from tests.ranks.test_encoders import MODELS
+from tests.ranks.times import LONG
 from tests.ranks.training import VOCAB, configure, grid_of
 
 pytestmark = pytest.mark.ranks
@@ -32,7 +32,7 @@ SPECIAL = SpecialTokens(vocab_size=VOCAB, ids=tuple(range(5)), pad=0, cls=1, sep
 
 
 def groups_of(world: World, config):
-    return build_groups(grid_of(config), world.device, timeout=timedelta(seconds=60))
+    return build_groups(grid_of(config), world.device, timeout=LONG)
 
 
 def attend(world: World, settings: dict):

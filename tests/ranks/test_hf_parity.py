@@ -1,7 +1,6 @@
 """Our models with the weights of random Hugging Face ones: the same losses, gradients and logits."""
 
 import functools
-from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from dist_plm.models.hf_names import hf_tensors
 from dist_plm.parallel.groups import build_groups
 from tests.ranks.corrupted import LOSSES
 from tests.ranks.pool import World
+from tests.ranks.times import LONG
 from tests.ranks.training import batch_of, configure, grid_of, losses_of, pieces_of
 from tests.reference.hf import CASES, ELECTRA, attended, bert_outputs, electra_halves, hf_labels
 
@@ -36,7 +36,7 @@ def load(layouts, weights):
 def score(world: World, config, weights, batch):
     """Sums of each array's losses, the gradient of their means' sum by name, the logits of all positions, the names of all
     parameters, and the tokens that were embedded."""
-    groups = build_groups(grid_of(config), world.device, timeout=timedelta(seconds=60))
+    groups = build_groups(grid_of(config), world.device, timeout=LONG)
     (chunk,), layouts = build_model(config, groups, world.device.torch_device)
     names = {piece.name for layout in layouts for piece in layout.pieces}
     load(layouts, weights)
@@ -134,7 +134,7 @@ def test_losses_gradients_and_logits(ranks, name, grid):
 
 def score_in_stages(world: World, config, weights, batch):
     """Mean losses by name as the engine evaluates them, and the logits of all positions on the last stage."""
-    groups = build_groups(grid_of(config), world.device, timeout=timedelta(seconds=60))
+    groups = build_groups(grid_of(config), world.device, timeout=LONG)
     model, layouts = build_model(config, groups, world.device.torch_device)
     load(layouts, weights)
     engine = build_engine(config, groups, world.device.torch_device, model, losses_of(config))

@@ -2,4 +2,4 @@
 
 from datetime import timedelta
 
-MINUTE = timedelta(minutes=1)
+LONG = timedelta(hours=1)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from dist_plm.parallel.grid import Grid
 from dist_plm.parallel.groups import Groups, build_groups
 from tests.ranks.corrupted import LOSSES, corrupted_batch
 from tests.ranks.pool import World
+from tests.ranks.times import LONG
 
 VOCAB = 211  # prime: every padding and every split is uneven
 LENGTH = 32
@@ -120,9 +120,7 @@ def rank_batches(config: PretrainConfig, groups: Groups, step: int) -> list[dict
 def build(world: World, config) -> tuple[Engine, Groups]:
     """The engine of a configuration, and the groups it runs on."""
     device = world.device
-    groups = build_groups(
-        grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timedelta(seconds=60)
-    )
+    groups = build_groups(grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=LONG)
     model, _ = build_model(config, groups, device.torch_device)
     return build_engine(config, groups, device.torch_device, model, losses_of(config)), groups
 
@@ -130,9 +128,7 @@ def build(world: World, config) -> tuple[Engine, Groups]:
 def train_case(world: World, config: PretrainConfig) -> Outcome:
     """Runs on every rank of a case of the pool."""
     device = world.device
-    groups = build_groups(
-        grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=timedelta(seconds=60)
-    )
+    groups = build_groups(grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=LONG)
     model, layouts = build_model(config, groups, device.torch_device)
     initial = pieces_of(layouts)
     engine = build_engine(config, groups, device.torch_device, model, losses_of(config))

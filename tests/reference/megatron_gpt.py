@@ -4,7 +4,6 @@ import argparse
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from torch.nn import functional
 from dist_plm.parallel.grid import Grid
 from dist_plm.parallel.groups import Groups, build_groups
 from tests.ranks.pool import World
+from tests.ranks.times import LONG
 
 VOCAB, LENGTH, LAYERS, HIDDEN, HEADS = 211, 16, 4, 32, 4
 BATCH, LR = 4, 1e-3
@@ -117,7 +117,7 @@ def build(kind: Kind, groups: Groups) -> GPTModel:
 def train_and_save(world: World, kind: Kind, directory: Path) -> Outcome:
     """Trains SAVED_AT steps, saves as Megatron-LM lays its directories out, scores a batch, and goes on to STEPS."""
     grid = Grid(data=world.size // (kind.tensor * kind.pipeline), tensor=kind.tensor, pipeline=kind.pipeline, context=1)
-    groups = build_groups(grid, world.device, timeout=timedelta(seconds=60))
+    groups = build_groups(grid, world.device, timeout=LONG)
     tensor_parallel.model_parallel_cuda_manual_seed(1)
     torch.manual_seed(5)
     bare = build(kind, groups)

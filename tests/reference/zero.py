@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from dist_plm.engines import deepspeed_parts
 from dist_plm.parallel.grid import Grid
 from dist_plm.parallel.groups import Groups, build_groups
 from tests.ranks.pool import World
+from tests.ranks.times import LONG
 from tests.reference import megatron_gpt as megatron
 from tests.reference.megatron_gpt import BATCH, HEADS, HIDDEN, LAYERS, LENGTH, LR, SAVED_AT, STEPS, VOCAB, tokens_of
 
@@ -41,7 +41,7 @@ class Outcome:
 def train_and_save(world: World, kind: Kind, directory: Path) -> Outcome:
     """Trains SAVED_AT steps, saves, scores a batch, and goes on to STEPS."""
     grid = Grid(data=world.size // kind.tensor, tensor=kind.tensor, pipeline=1, context=1)
-    groups = build_groups(grid, world.device, timeout=timedelta(seconds=60))
+    groups = build_groups(grid, world.device, timeout=LONG)
     torch.manual_seed(5)
     module, run = _build(kind, groups)
     engine = deepspeed_parts.initialize(module, _optimizer(module), _settings(kind, groups), groups)

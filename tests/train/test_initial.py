@@ -2,9 +2,7 @@
 
 import json
 import shutil
-import socket
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,8 @@ from dist_plm.parallel.groups import build_groups
 from dist_plm.tasks.convert import convert
 from dist_plm.train.initial import Weights, begin_with, check_vocabulary, of_checkpoint, open_initial
 from tests.ranks.pool import RanksError
+from tests.ranks.ports import free_port
+from tests.ranks.times import LONG
 from tests.ranks.training import batch_of, configure, grid_of, losses_of
 from tests.reference.hf import CASES, ELECTRA, attended
 from tests.tasks.hf_dirs import save
@@ -41,7 +41,7 @@ TENSOR2 = {"parallel__tensor": 2, "parallel__sequence_parallel": True}
 
 def begun(world, config, where):
     """The model and engine of a run that begins with the weights at `where`: of Hugging Face, or an imported checkpoint."""
-    groups = build_groups(grid_of(config), world.device, timeout=timedelta(seconds=60))
+    groups = build_groups(grid_of(config), world.device, timeout=LONG)
     model, layouts = build_model(config, groups, world.device.torch_device)
     engine = build_engine(config, groups, world.device.torch_device, model, losses_of(config))
     found = find(where, LocalStorage(where), groups.world) if (Path(where) / "latest").exists() else None
@@ -187,12 +187,6 @@ def test_other_models_are_refused_by_name_on_every_rank(ranks, tmp_path):
     assert "model.family = 'gpt' (there 'bert')" in told
     (told, _) = ranks.run(2, refused_case, configure(2, **CASES["bert"].changes), str(tmp_path / "nowhere"))
     assert "there is no directory" in told
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def losses_of_run(directory):

@@ -8,8 +8,9 @@ from dist_plm.checkpoint.reading import look_at
 from dist_plm.config.rules import finalize
 from dist_plm.errors import ConfigError
 from tests.ranks.pool import RanksError
+from tests.ranks.ports import free_port
 from tests.train.running import make_store, run_case, settings, signalled_case
-from tests.train.test_resume import free_port, records
+from tests.train.test_resume import records
 
 pytestmark = pytest.mark.ranks
 

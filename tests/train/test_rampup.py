@@ -2,8 +2,9 @@
 
 import pytest
 
+from tests.ranks.ports import free_port
 from tests.train.running import make_store, run_case, settings, signalled_case
-from tests.train.test_resume import free_port, records
+from tests.train.test_resume import records
 
 pytestmark = pytest.mark.ranks
 

@@ -1,7 +1,6 @@
 """A run that was interrupted, by a signal or a kill at any moment, ends with the records of one that was not, to the bit."""
 
 import math
-import socket
 import time
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.observe.metrics import read_metrics
 from tests.ranks.pool import RanksError
+from tests.ranks.ports import free_port
 from tests.train.running import (
     TIMES,
     killed_case,
@@ -29,12 +29,6 @@ CHAOS |= {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return make_store(tmp_path_factory.mktemp("store") / "tokens")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def records(run_dir):
