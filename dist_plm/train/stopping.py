@@ -15,8 +15,9 @@ import torch.distributed as dist
 from dist_plm.train.deadline import Deadline
 from dist_plm.train.fence import Fence
 
-#: Signals that follow the first within this time are the same one, passed on by a launcher as well.
-SAME_SIGNAL_SECONDS = 1.0
+#: Signals that follow the first within this time are the same one, passed on by a launcher as well, which may be slow where
+#: the ranks leave it little of the processor.
+SAME_SIGNAL_SECONDS = 5.0
 #: Steps longer than this are also left between two microbatches.
 LONG_STEP_SECONDS = 5.0
 #: Between two looks at whether the run was started again.

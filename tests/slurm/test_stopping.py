@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from dist_plm.train.stopping import SAME_SIGNAL_SECONDS
 from slurm.local.settings import URGENT
 from tests.slurm.jobs import Job
 from tests.slurm.user import LONG, User, wait_for, wait_for_steps
@@ -30,7 +31,7 @@ def test_a_run_stopped_in_every_way_ends_with_the_same_losses(user: User, alone_
 
     def two_signals_apart() -> None:
         cluster.run("scancel", "--signal=USR1", job.number)
-        time.sleep(1.2)
+        time.sleep(SAME_SIGNAL_SECONDS + 0.2)
         cluster.run("scancel", "--signal=USR1", job.number, check=False)
 
     def preempt() -> None:

@@ -25,6 +25,7 @@ from dist_plm.engines.megatron import MegatronEngine
 from dist_plm.parallel.world import leave
 from dist_plm.train import stopping
 from dist_plm.train.build import run_pretrain
+from dist_plm.train.feed import Feed
 from tests.ranks.pool import World
 
 SETTINGS: dict[str, Any] = {
@@ -79,7 +80,8 @@ def run_case(world: World, config: PretrainConfig, port: int, end: str = "") -> 
 
 
 def killed_case(world: World, config: PretrainConfig, port: int, victim: int, seed: int, while_saving: bool) -> int:
-    """A run in which rank `victim` dies by SIGKILL, a random time after a random step, or after one of three saves, begins.
+    """A run in which rank `victim` dies by SIGKILL, a random time after a random step, or after the second or third save,
+    begins, at the latest when the next save, or the second step after, does.
 
     Begins are counted, not timed: a slow machine gets as far before it dies as a quick one."""
     draw = random.Random(seed)
@@ -90,28 +92,41 @@ def killed_case(world: World, config: PretrainConfig, port: int, victim: int, se
     def arm(*_: Any) -> None:
         threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
-    owner, name = (CheckpointWriter, "save") if while_saving else (MegatronEngine, "train_step")
-    with before(owner, name, at, arm):
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    owner, name, most = (CheckpointWriter, "save", 1) if while_saving else (MegatronEngine, "train_step", 2)
+    with before(owner, name, at, arm), before(owner, name, at + most, die):
         return run_case(world, config, port)
 
 
 def signalled_case(
     world: World, config: PretrainConfig, port: int, where: str, at: int, twice: bool = False
 ) -> tuple[int, float | None]:
-    """A run whose last rank gets SIGTERM, or in evaluation SIGUSR1, at the `at`-th call of a point of the loop; its exit
-    code, and the seconds from the signal to its end."""
+    """A run whose last rank gets SIGTERM, or in evaluation SIGUSR1, at the `at`-th call of a point of the loop, or once it
+    waits for data that do not come there; its exit code, and the seconds from the signal to its end.
+
+    `twice`: a second one, as soon as it counts as another and a checkpoint is complete."""
     if world.rank != world.size - 1:
         return run_case(world, config, port), None
     sent: list[float] = []
+    same, stopping.SAME_SIGNAL_SECONDS = stopping.SAME_SIGNAL_SECONDS, 0.2
 
     def send(*_: Any) -> None:
         sent.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGUSR1 if where == "evaluation" else signal.SIGTERM)
         if twice:
-            time.sleep(1.5)
+            time.sleep(stopping.SAME_SIGNAL_SECONDS + 0.2)
+            while not (Path(config.run.dir or "") / "checkpoints" / "latest").exists():  # written in the background
+                time.sleep(0.05)
             os.kill(os.getpid(), signal.SIGTERM)
 
+    waits = threading.Event()
+
     def stall(*_: Any) -> None:
+        # Data are taken ahead: the steps before may still be on their way.
+        waits.clear()
+        waits.wait()
         threading.Timer(0.3, send).start()
         time.sleep(3600)
 
@@ -120,9 +135,30 @@ def signalled_case(
         "evaluation": (MegatronEngine, "eval_step", send),
         "data": (loader, "to_tensors", stall),
     }[where]
-    with before(owner, name, at, act):
-        code = run_case(world, config, port)
+    try:
+        with before(owner, name, at, act), idle_for_data(waits):
+            code = run_case(world, config, port)
+    finally:
+        stopping.SAME_SIGNAL_SECONDS = same
     return code, time.monotonic() - sent[0]
+
+
+@contextlib.contextmanager
+def idle_for_data(waits: threading.Event) -> Iterator[None]:
+    """Sets `waits` whenever the loop finds that the data of its next step have not come."""
+    original = Feed.wait
+
+    def looked(feed: Feed, seconds: float) -> bool:
+        ready = original(feed, seconds)
+        if not ready:
+            waits.set()
+        return ready
+
+    Feed.wait = looked
+    try:
+        yield
+    finally:
+        Feed.wait = original
 
 
 def signalled_in_step_case(

@@ -23,6 +23,8 @@ def test_what_would_not_end_in_time_with_a_save_after_it_is_not_begun() -> None:
     assert not deadline.allows("evaluation")
 
 
-@pytest.mark.parametrize(("left", "allowed"), [(RESERVE_SECONDS + 30, True), (RESERVE_SECONDS - 1, False), (-5, False)])
+@pytest.mark.parametrize(
+    ("left", "allowed"), [(RESERVE_SECONDS + 3600, True), (RESERVE_SECONDS - 1, False), (-5, False)]
+)
 def test_the_end_itself_is_left_alone(left: float, allowed: bool) -> None:
     assert Deadline(time.time() + left).allows("step") == allowed

