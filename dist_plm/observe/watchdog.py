@@ -30,8 +30,6 @@ EXIT_HUNG = 124
 TYPICAL_STEPS = 32
 #: After the verdict and the time for reports, for a file system that does not answer.
 FORCED_SECONDS = 30.0
-#: What one look at the clock adds to the time without progress, at most.
-MOST_AT_ONCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +108,8 @@ class Watchdog:
         before = time.monotonic()
         while not self._ended.wait(tick):
             now = time.monotonic()
-            # A process that was itself stopped for a while has not been idle.
-            self._idle += min(now - before, MOST_AT_ONCE_SECONDS)
+            # A process that was itself stopped for a while, alone or with its machine, has not been idle.
+            self._idle += min(now - before, 2 * tick)
             before = now
             if self._idle > self.limit_seconds:
                 self._give_up(self.limit_seconds)

@@ -40,7 +40,7 @@ run_dir, factor = Path(sys.argv[1]), float(sys.argv[2])
 setup_logging(run_dir, rank=0, node="here", console=say)
 limits = HangLimits(factor=factor, least_seconds=2, patient_seconds=2)
 def get_stuck():
-    time.sleep(6)
+    time.sleep(600 if factor else 4)
 with Watchdog(limits, run_dir, rank=0, world_size=1, node="here", start=1) as watchdog:
     for step in range(5):
         watchdog.progress(f"in step {step}")
@@ -66,12 +66,20 @@ def test_ends_a_process_without_progress_unless_off(tmp_path: Path, factor: int)
 
 
 def test_what_was_stopped_meanwhile_has_not_hung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = HangLimits(factor=1, least_seconds=60, patient_seconds=60)
-    clock = [0.0]
-    monkeypatch.setattr("dist_plm.observe.watchdog.time.monotonic", lambda: clock[0])
+    limits = HangLimits(factor=1, least_seconds=20, patient_seconds=20)
+    clock, looks = [0.0], [0]
+
+    def look() -> float:
+        looks[0] += 1
+        return clock[0]
+
+    monkeypatch.setattr("dist_plm.observe.watchdog.time.monotonic", look)
     with Watchdog(limits, tmp_path, rank=0, world_size=1, node="here", start=1):
         clock[0] = 86400.0  # a night in which the whole process was suspended
-        time.sleep(4)  # it has looked since, and we are still here
+        before, deadline = looks[0], time.time() + 120
+        while looks[0] < before + 2:  # it has looked twice since, and we are still here
+            assert time.time() < deadline
+            time.sleep(0.05)
 
 
 def test_last_collective_of_a_record() -> None:

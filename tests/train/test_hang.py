@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dist_plm.observe.flight import last_collective
@@ -20,14 +21,15 @@ from tests.train.conftest import ROOT, TINY
 
 pytestmark = pytest.mark.ranks
 
-#: Seconds: least, and then the time for reports, a look at the clock each 1/20.
-LEAST, REPORT = 6.0, 3.0
+#: Seconds without progress: more than ranks that are alive wait for each other on a busy machine.
+LEAST = 10.0
 ENDLESS = (
     "train.steps=1000000",
     "train.eval_samples=0",
     "train.eval_every=0",
     "data.loader_workers=0",
     f"train.hang_minutes={LEAST / 60}",
+    "train.hang_factor=1",  # of a step's time, which on a busy machine may be half a second
 )
 
 
@@ -40,9 +42,9 @@ class Run:
         return self.log.read_text()
 
     def wait(self) -> int:
-        return self.process.wait(90)
+        return self.process.wait(600)
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 90) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 600) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, self.output()
@@ -64,7 +66,7 @@ def running(ranks: int, store: Path, run_dir: Path, *overrides: str, restarts: i
         yield Run(process, log)
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(600)
 
 
 def steps(run_dir: Path) -> int:
@@ -72,31 +74,40 @@ def steps(run_dir: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def pid_of_rank_1(run_dir: Path, start: int) -> int:
-    return json.loads((run_dir / f"seen/start_{start}/rank_00001.json").read_text())["pid"]
+def pid_of(run: Run, rank: int, run_dir: Path, start: int) -> int:
+    seen = run_dir / f"seen/start_{start}/rank_{rank:05d}.json"
+    run.wait_for(seen.exists)
+    return json.loads(seen.read_text())["pid"]
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_a_killed_rank_is_started_again_with_the_others_and_a_stopped_one_is_named(store: Path, tmp_path: Path) -> None:
     # Rarely, so that none is being written when the next is due: that wait is a patient one.
     with running(2, store, tmp_path, "checkpoint.every=100", restarts=1) as run:
         run.wait_for(lambda: (tmp_path / "checkpoints" / "latest").exists())
-        os.kill(pid_of_rank_1(tmp_path, 1), signal.SIGKILL)
+        os.kill(pid_of(run, 1, tmp_path, 1), signal.SIGKILL)
         run.wait_for(lambda: (tmp_path / "starts.jsonl").read_text().count("\n") == 2)
         before = steps(tmp_path)
-        run.wait_for(lambda: steps(tmp_path) > before)
+        run.wait_for(lambda: steps(tmp_path) > before + 1)
 
-        os.kill(stopped := pid_of_rank_1(tmp_path, 2), signal.SIGSTOP)
-        began = time.monotonic()
+        speaker, stopped = (pid_of(run, rank, tmp_path, 2) for rank in (0, 1))
+        os.kill(stopped, signal.SIGSTOP)
         log = tmp_path / "log" / "rank_00000.log"
         run.wait_for(lambda: "said nothing" in log.read_text())
-        # The bound: limit, a look at the clock, and the wait for what never comes; slack for a busy machine.
-        assert time.monotonic() - began < LEAST * 1.05 + REPORT + 10
-        os.kill(stopped, signal.SIGCONT)  # torchrun would wait 30 s before it kills what it cannot terminate
+        # torchrun would wait 30 s before it kills what it cannot terminate; once it knows how rank 0 ended, it need not.
+        run.wait_for(lambda: has_ended(speaker))
+        os.kill(stopped, signal.SIGCONT)
         code = run.wait()
     assert code not in (0, 2, 75)
     output = run.output()
     assert f"rank 0 with {EXIT_HUNG}" in output
-    assert "no progress for 6 s: 1 of 2 ranks wait, rank 1 said nothing" in output
+    assert f"no progress for {LEAST:.0f} s: 1 of 2 ranks wait, rank 1 said nothing" in output
     assert f", process {stopped}, at " in output
     text = log.read_text()
     assert 'dist_plm/train/loop.py", line' in text, "the stacks are not in the log"
