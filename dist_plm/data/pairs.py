@@ -27,9 +27,6 @@ Ints = NDArray[np.int64]
 _SHIFT_KEY = 0x7368696674
 _OTHER_KEY = 0x6F74686572
 
-# Where the two ends of a run are looked for first: most sentences are longer than this.
-_SENTENCE_TOKENS, _LEAST_REACH = 8, 4
-
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
@@ -44,6 +41,13 @@ class Sentences:
     tokens: NDArray[np.int64]
     ends: Ints
     runs: Ints
+
+    def split(self, run: int) -> tuple["Sentences", "Sentences"]:
+        """The runs before run number `run`, and those from it on."""
+        sentence = int(self.runs[run])
+        token = int(self.ends[sentence - 1]) if sentence else 0
+        before = Sentences(self.tokens[:token], self.ends[:sentence], self.runs[: run + 1])
+        return before, Sentences(self.tokens[token:], self.ends[sentence:] - token, self.runs[run:] - sentence)
 
     @classmethod
     def joined(cls, parts: Sequence["Sentences"], order: Ints) -> "Sentences":
@@ -107,9 +111,12 @@ class PairDataset:
         sequence, begin, end = self._documents_at(position)
         # A place near a document's end moves back, so that the run is full.
         position = np.maximum(np.minimum(position, end - self.window_length), begin)
-        first = self._runs(position, sequence, begin, end)
-        second = self._runs(*self._elsewhere(samples, begin, end)) if self.with_second else None
-        return Pairs(first, second, samples)
+        places = position, sequence, begin, end
+        if not self.with_second:
+            return Pairs(self._runs(*places), None, samples)
+        # Both at once, as small batches spend most of their time on calls.
+        runs = self._runs(*map(np.concatenate, zip(places, self._elsewhere(samples, begin, end), strict=True)))
+        return Pairs(*runs.split(len(samples)), samples)
 
     def identity(self) -> str:
         """A hash of all that decides which tokens sample n holds; equal identities mean equal samples."""
@@ -135,8 +142,8 @@ class PairDataset:
         """Sequences of the tokens at `positions` [B], and where their documents begin and end."""
         sequences = self.store.sequences_at(positions)
         documents = self.store.documents_of_sequences(sequences)
-        bounds = self.store.positions_of_documents(np.stack([documents, documents + 1]))
-        return sequences, bounds[0], bounds[1]
+        begin, end = (self.store.positions_of_documents(bound) for bound in (documents, documents + 1))
+        return sequences, begin, end
 
     def _elsewhere(self, samples: Ints, begin: Ints, end: Ints) -> tuple[Ints, Ints, Ints, Ints]:
         """Positions [B] of random tokens outside the documents [begin, end); their sequences; where their documents begin
@@ -152,17 +159,16 @@ class PairDataset:
         return position, *self._documents_at(position)
 
     def _runs(self, position: Ints, near: Ints, document_begin: Ints, end: Ints) -> Sentences:
-        """Runs from the sentences of the tokens at `position` [B], in or before the sequences `near`, in the documents
+        """Runs from the sentences of the tokens at `position` [B], near the sequences `near`, in the documents
         [document_begin, end)."""
         most, store = self.window_length, self.store
-        reach = _LEAST_REACH + most // _SENTENCE_TOKENS
         if self.split.end_of_document is not None:
             # So that no run begins with the token that closes a document, should that make a sentence of its own.
             position = np.maximum(np.minimum(position, end - 2), document_begin)
-        first = store.sequences_near(position, near, -reach)
+        first = store.sequences_at(position, near)
         begin = store.positions_of_sequences(first)
         begin += (position - begin) // most * most
-        last = store.sequences_near(np.minimum(begin + most, end) - 1, first, reach)
+        last = store.sequences_at(np.minimum(begin + most, end) - 1, first)
         counts = last + 1 - first
         sentences = counting(first, counts)
         lower = np.maximum(store.positions_of_sequences(sentences), np.repeat(begin, counts))
@@ -173,12 +179,13 @@ class PairDataset:
 
     def _read(self, begin: Ints, lower: Ints, upper: Ints, counts: Ints, end: Ints) -> Sentences:
         """Sentences [lower, upper) [M], `counts` [B] of them a run, cut into pieces of at most `window_length`."""
-        pieces = -(-(upper - lower) // self.window_length)
-        index = counting(np.zeros_like(pieces), pieces)
-        ends = np.minimum(np.repeat(lower, pieces) + (index + 1) * self.window_length, np.repeat(upper, pieces))
         finals = np.cumsum(counts) - 1
-        stop = upper[finals]
-        per_run = np.add.reduceat(pieces, finals - counts + 1)
+        stop, ends, per_run = upper[finals], upper, counts
+        pieces = -(-(upper - lower) // self.window_length)
+        if (pieces != 1).any():
+            index = counting(np.zeros_like(pieces), pieces)
+            ends = np.minimum(np.repeat(lower, pieces) + (index + 1) * self.window_length, np.repeat(upper, pieces))
+            per_run = np.add.reduceat(pieces, finals - counts + 1)
         tokens = self.store.read_many(begin, stop - begin)
         # Ends count from the first token read.
         offset = np.cumsum(stop - begin) - (stop - begin) - begin

@@ -4,14 +4,11 @@ The format is that of `megatron.core.datasets.indexed_dataset`: a header (magic,
 entries of document index), N int32 sequence lengths, N int64 byte pointers, D int64 document indices (numbers of
 sequences, from 0 to N), and N int8 modes in multimodal stores only. A document is a run of sequences.
 
-Opening costs the same for any size: the index is mapped, the tokens are read with `pread`.
+Opening costs the same time and memory for any size: tokens are read with `pread`, and so is a large index.
 """
 
 import hashlib
-import os
-import weakref
 from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import accumulate, chain
@@ -22,15 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.data.files import atomic_writer, copy_into
+from dist_plm.data.open_file import OpenFile
 from dist_plm.data.store_index import (
     CODES,
     HEADER,
     MAGIC,
     VERSION,
     Index,
-    bisect_documents,
-    bisect_from,
-    bisect_near,
     counting,
     open_index,
 )
@@ -49,15 +44,13 @@ class TokenStore:
         num_tokens, num_sequences, num_documents: how much it holds.
     """
 
-    def __init__(self, prefix: str, index: Index, descriptor: int) -> None:
+    def __init__(self, prefix: str, index: Index, tokens: OpenFile) -> None:
         self.prefix = prefix
         self.dtype = index.dtype
         self.num_sequences = len(index.lengths)
         self.num_documents = len(index.documents) - 1
         self.num_tokens = index.num_bytes // index.dtype.itemsize
-        self._index = index
-        self._descriptor = descriptor
-        weakref.finalize(self, os.close, descriptor)
+        self._index, self._tokens = index, tokens
 
     @classmethod
     def open(cls, prefix: str | Path) -> "TokenStore":
@@ -69,17 +62,15 @@ class TokenStore:
         prefix = str(prefix)
         index = open_index(prefix + ".idx")
         try:
-            descriptor = os.open(prefix + ".bin", os.O_RDONLY)
+            tokens = OpenFile(prefix + ".bin")
         except OSError as error:
             raise DataError(f"cannot open {prefix}.bin: {error.strerror}") from error
-        size = os.fstat(descriptor).st_size
-        if size != index.num_bytes:
-            os.close(descriptor)
+        if tokens.size != index.num_bytes:
             raise DataError(
-                f"{prefix}.bin holds {size:,} bytes where {prefix}.idx speaks of {index.num_bytes:,}: one of them is "
+                f"{prefix}.bin holds {tokens.size:,} bytes where {prefix}.idx speaks of {index.num_bytes:,}: one of them is "
                 "truncated or they do not belong together; copy or prepare them again"
             )
-        return cls(prefix, index, descriptor)
+        return cls(prefix, index, tokens)
 
     def __reduce__(self):
         return TokenStore.open, (self.prefix,)
@@ -93,23 +84,7 @@ class TokenStore:
         assert len(starts) == 0 or (starts.min() >= 0 and lengths.min() >= 0), "runs begin before the store or its end"
         assert len(starts) == 0 or (starts + lengths).max() <= self.num_tokens, f"runs end after {self.num_tokens}"
         size = self.dtype.itemsize
-        tokens = np.empty(int(lengths.sum()), dtype=self.dtype)
-        view, first = tokens.data.cast("B"), 0
-        descriptor = self._descriptor
-        for offset, length in zip((starts * size).tolist(), (lengths * size).tolist(), strict=True):
-            part = view[first : first + length]
-            if os.preadv(descriptor, (part,), offset) != length:
-                self._read_rest(part, offset)
-            first += length
-        return tokens.astype(np.int64)
-
-    def _read_rest(self, view: memoryview, offset: int) -> None:
-        """Fills `view` from byte `offset`, where one call did not: it gives no more than 2 GiB."""
-        while view:
-            count = os.preadv(self._descriptor, (view,), offset)
-            if count == 0:
-                raise DataError(f"{self.prefix}.bin ended at byte {offset:,}: it was truncated after it was opened")
-            view, offset = view[count:], offset + count
+        return np.frombuffer(self._tokens.read(starts * size, lengths * size), self.dtype).astype(np.int64)
 
     def document_start(self, document: int) -> int:
         """Position of the first token of a document; `num_documents` gives the end of the store."""
@@ -117,37 +92,16 @@ class TokenStore:
 
     def positions_of_documents(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
         """`document_start` of each of an array of documents."""
-        return self.positions_of_sequences(self._index.documents[documents])
+        return self.positions_of_sequences(self._index.firsts.take(documents))
 
     def positions_of_sequences(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Positions of the first tokens of sequences; `num_sequences` gives the end of the store."""
-        if self.num_sequences == 0:
-            return np.zeros_like(sequences)
-        positions = self._index.pointers[np.minimum(sequences, self.num_sequences - 1)] // self.dtype.itemsize
-        return np.where(sequences == self.num_sequences, self.num_tokens, positions)
+        """Positions of the first tokens of sequences [B]; `num_sequences` gives the end of the store."""
+        return self._index.positions.take(sequences)
 
-    def sequences_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Numbers of the sequences that the tokens at `positions` [B] belong to."""
-        # Not np.searchsorted: the arrays lie unaligned in the file, and it would copy them whole.
-        pointers, size = self._index.pointer_view, self.dtype.itemsize
-        found = [bisect_from(pointers, p * size + 1, self._guess(p)) for p in positions.tolist()]
-        return np.array(found, dtype=np.int64) - 1
-
-    def sequences_near(self, positions: NDArray[np.int64], near: NDArray[np.int64], reach: int) -> NDArray[np.int64]:
-        """`sequences_at`, faster where the sequences are at most `reach` above `near` [B], or below where it is negative."""
-        around = (near + min(reach, 0))[:, None] + np.arange(abs(reach) + 2)  # one more, whose beginning ends the last
-        known = np.minimum(np.maximum(around, 0), self.num_sequences)
-        begun = self.positions_of_sequences(known) <= positions[:, None]
-        count = np.count_nonzero(begun, axis=1)
-        found = around[:, 0] + count - 1
-        farther = (count == 0) | (count == begun.shape[1])
-        if farther.any():
-            found[farther] = self.sequences_at(positions[farther])
-        return found
-
-    def _guess(self, position: int) -> int:
-        """About where in the index a position is: pages of an index of gigabytes cost memory as soon as they are seen."""
-        return position * self.num_sequences // max(self.num_tokens, 1)
+    def sequences_at(self, positions: NDArray[np.int64], near: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Numbers of the sequences that the tokens at `positions` [B] belong to; `near` are numbers close to them, where
+        such are known."""
+        return self._index.positions.search(positions + 1, near) - 1
 
     def documents_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the documents that the tokens at `positions` [B] belong to."""
@@ -155,8 +109,7 @@ class TokenStore:
 
     def documents_of_sequences(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the documents that `sequences` [B] belong to."""
-        documents = self._index.document_view
-        return np.array([bisect_right(documents, sequence) for sequence in sequences.tolist()], dtype=np.int64) - 1
+        return self._index.firsts.search(sequences + 1) - 1
 
     def document_starts(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
         """Where documents begin in each of the ranges [starts[i], stops[i]) of tokens.
@@ -164,22 +117,17 @@ class TokenStore:
         Returns:
             The number i of a range and a position, each [M], in ascending order. Documents without tokens repeat one.
         """
-        pointers, documents, size = self._index.pointer_view, self._index.document_view, self.dtype.itemsize
-        first, last = [], []
-        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-            low = bisect_from(pointers, start * size, self._guess(start))
-            high = bisect_near(pointers, stop * size, low, stop - start)
-            first.append(document := bisect_documents(documents, low))
-            last.append(bisect_near(documents, high, document, stop - start))
-        begins, ends = np.array(first, dtype=np.int64), np.array(last, dtype=np.int64)
+        positions, firsts = self._index.positions, self._index.firsts
+        first = positions.search(starts)
+        begins = firsts.search(first)
+        ends = firsts.search(positions.search(stops, near=first), near=begins)
         counts = np.minimum(ends, self.num_documents) - begins
         return np.repeat(np.arange(len(begins)), counts), self.positions_of_documents(counting(begins, counts))
 
     def sequence_starts(self, start: int, stop: int) -> NDArray[np.int64]:
         """Positions in [start, stop) where sequences begin, ascending. Sequences without tokens repeat a position."""
-        pointers, size = self._index.pointer_view, self.dtype.itemsize
-        first = bisect_left(pointers, start * size)
-        return self._index.pointers[first : bisect_near(pointers, stop * size, first, stop - start)] // size
+        first, last = self._index.positions.search(np.array([start, stop])).tolist()
+        return self.positions_of_sequences(np.arange(first, last))
 
     @property
     def document_offsets(self) -> NDArray[np.int64]:

@@ -9,12 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
+from dist_plm.data import store_index
 from dist_plm.data.store import HEADER, TokenStore, TokenStoreWriter, dtype_for
 from dist_plm.errors import DataError
 
 DOCUMENTS = [[5, 6, 7], [8], [], [9, 10, 11, 12], []]
 TOKENS = [5, 6, 7, 8, 9, 10, 11, 12]
 documents_strategy = st.lists(st.lists(st.lists(st.integers(0, 60000), max_size=5), min_size=1, max_size=3), max_size=6)
+
+
+@pytest.fixture(
+    params=[store_index.HELD_BYTES, 0], ids=["index held", "index in its file"], scope="module", autouse=True
+)
+def held_bytes(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_index, "HELD_BYTES", request.param)
+        yield
 
 
 def write(prefix, documents=DOCUMENTS, dtype=np.uint16):
@@ -103,9 +113,9 @@ def test_every_token_is_found_in_its_sequence_and_document(tmp_path_factory, doc
     sequences = [s for document in documents for s in document]
     assert store.sequences_at(positions).tolist() == [i for i, s in enumerate(sequences) for _ in s]
     assert store.documents_at(positions).tolist() == [i for i, d in enumerate(documents) for s in d for _ in s]
-    near = store.sequences_at(positions)
-    for off, reach in ((0, 3), (-2, 2), (2, -2), (2, -1)):  # not all of them that near, some beyond either end
-        assert store.sequences_near(positions, near + off, reach).tolist() == near.tolist()
+    found = store.sequences_at(positions)
+    for off in (0, -2, 2):  # some beyond either end
+        assert store.sequences_at(positions, near=found + off).tolist() == found.tolist()
     ends = np.cumsum([len(s) for s in sequences], dtype=np.int64)
     assert store.positions_of_sequences(np.arange(len(sequences) + 1)).tolist() == [0, *ends.tolist()]
 
