@@ -12,6 +12,7 @@ def pairs(folder: Path, *, quick: bool) -> None:
     import torch.distributed as dist
 
     from dist_plm.config.schema import ObjectiveConfig
+    from dist_plm.data.loader import MicrobatchLoader
     from dist_plm.data.pairs import PairDataset
     from dist_plm.data.splits import StoreSplit
     from dist_plm.data.store import TokenStore
@@ -24,15 +25,19 @@ def pairs(folder: Path, *, quick: bool) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1)
     shared.write_corpus(folder / "corpus")
     store = TokenStore.open(folder / "corpus")
+
+    def batches_of(data, collate):  # as a training step gets them, made in this process
+        grid = {"micro_batch": shared.BATCH, "global_batch": shared.BATCH, "data_rank": 0, "data_size": 1}
+        return iter(MicrobatchLoader(data, collate, **grid, start_step=0, stop_step=10**9))
+
     for length in (128, 512):
         objective = build_objective(
             ObjectiveConfig(name="mlm_nsp"), shared.special_tokens(), seed=1, sequence_length=length
         )
         data = PairDataset(StoreSplit.whole(store), window_length=objective.window_length(length), seed=1)
+        ours = batches_of(data, objective.collate)
         sides = [
-            shared.Side(
-                "ours", lambda n, data=data, objective=objective: objective.collate(data.read(shared.samples_of(n)))
-            ),
+            shared.Side("ours", lambda n, batches=ours: next(batches)),
             shared.megatron(folder / "corpus", length, "Megatron-core, BERTMaskedWordPieceDataset", whole_words=False),
             *(replace(side, name=f"{side.name}, no pairs") for side in shared.hugging_face(store, length)[:2]),
             shared.our_windows(store, length, "ours, no pairs: what Hugging Face's does"),

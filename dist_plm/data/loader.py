@@ -21,14 +21,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from dist_plm.data.batches import Plan
 from dist_plm.data.blend import Dataset
+from dist_plm.data.collating import Arrays, microbatches
 from dist_plm.errors import Refusal
 
-Arrays = dict[str, NDArray]
 Batch = dict[str, torch.Tensor]
+
+
+# glibc would give arrays above 128 KiB back to the system and take them anew, page by page: half of a worker's time.
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**26), "MALLOC_TRIM_THRESHOLD_": str(2**27)}
 
 
 class LoaderError(RuntimeError):
@@ -39,7 +42,7 @@ class MicrobatchLoader:
     """Iterates the microbatches of one data rank for steps [start_step, stop_step), as dicts of tensors.
 
     Args:
-        collate: turns what the dataset reads into named arrays; pickled for the workers, so it must be importable there.
+        collate: see collating.microbatches; pickled for the workers, so it must be importable there.
         first_sample, runs: where batches differ in size; see Plan.
         num_workers: worker processes; 0 prepares each microbatch in this process when it is asked for.
         prefetch: microbatches that each worker keeps ready.
@@ -98,8 +101,8 @@ class MicrobatchLoader:
             batches.close()
 
     def _in_process(self) -> Generator[Batch, None, None]:
-        for samples in self.plan:
-            yield to_tensors(self.collate(self.dataset.read(samples)), self.pin_memory)
+        for arrays in microbatches(self.dataset, self.collate, self.plan):
+            yield to_tensors(arrays, self.pin_memory)
 
     def _from_workers(self) -> Generator[Batch, None, None]:
         count = min(self.num_workers, len(self.plan))
@@ -125,7 +128,7 @@ class _Worker:
         ours, theirs = socket.socketpair()
         # Workers share the cores with the ranks, and see the modules that this process sees.
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        environment = {**_KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         command = [sys.executable, "-P", "-m", "dist_plm.data.loader_worker", str(theirs.fileno())]
         with theirs:
             self.process = subprocess.Popen(

@@ -10,6 +10,8 @@ import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+from dist_plm.data.collating import microbatches
+
 #: The trainer ended, or wants no more.
 _GONE = (BrokenPipeError, ConnectionResetError, EOFError)
 
@@ -30,9 +32,8 @@ def main(descriptor: int) -> None:
 
 def _serve(connection: Connection) -> None:
     try:
-        dataset, collate, batches = pickle.loads(connection.recv_bytes())
-        for samples in batches:
-            connection.send(("batch", collate(dataset.read(samples))))
+        for arrays in microbatches(*pickle.loads(connection.recv_bytes())):
+            connection.send(("batch", arrays))
     except _GONE:
         raise
     except Exception as error:

@@ -46,4 +46,4 @@ def signals_its_process_group(windows):
 def modules(windows):
     import sys
 
-    return {"torch": np.array(["torch" in sys.modules]), "samples": windows.samples}
+    return {"torch": np.full(len(windows.samples), "torch" in sys.modules), "samples": windows.samples}
