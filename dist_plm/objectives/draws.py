@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 _MASK = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 
 
 class Purpose(IntEnum):
@@ -43,7 +44,10 @@ def keys(seed: int, samples: NDArray[np.int64], purpose: Purpose) -> NDArray[np.
 
 def bits(keys: NDArray[np.uint64], counters: NDArray[np.integer]) -> NDArray[np.uint64]:
     """Uniform 64-bit numbers: number `counters` >= 0 of the streams of `keys`, which broadcast against each other."""
-    return _finalise((counters.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN) + keys)
+    numbers = counters.astype(np.uint64)
+    numbers += np.uint64(1)
+    numbers *= np.uint64(_GOLDEN)
+    return _finalise(numbers + keys)
 
 
 def grid(keys: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
@@ -91,9 +95,12 @@ def choose(keys: NDArray[np.uint64], eligible: NDArray[np.bool_], count: NDArray
     numbers = grid(keys, eligible.shape[1])
     numbers &= np.uint64(_MASK - (2**20 - 1))
     numbers |= np.arange(eligible.shape[1], dtype=np.uint64)
-    numbers[~eligible] = np.uint64(_MASK)
+    np.putmask(numbers, ~eligible, np.uint64(_MASK))
     last = np.take_along_axis(np.sort(numbers, axis=1), np.maximum(count - 1, 0)[:, None], axis=1)
-    return (numbers <= last) & eligible & (count > 0)[:, None]
+    chosen = numbers <= last
+    chosen &= eligible
+    chosen &= (count > 0)[:, None]
+    return chosen
 
 
 @lru_cache(maxsize=256)  # a run has one seed: a tenth of the time of a small batch
@@ -102,12 +109,13 @@ def _state(seed: int, purpose: int) -> np.uint64:
 
 
 def _finalise(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """In place: the arrays are large, and this is most of the cost of a draw."""
-    z ^= z >> np.uint64(30)
+    """In place, with one array beside: new ones of this size cost more than the arithmetic, and this is most of a draw."""
+    shifted = z >> _SHIFTS[0]
+    z ^= shifted
     z *= _MULTIPLIERS[0]
-    z ^= z >> np.uint64(27)
+    z ^= np.right_shift(z, _SHIFTS[1], out=shifted)
     z *= _MULTIPLIERS[1]
-    z ^= z >> np.uint64(31)
+    z ^= np.right_shift(z, _SHIFTS[2], out=shifted)
     return z
 
 

@@ -154,16 +154,18 @@ def assemble(
     assert special.cls is not None
     assert special.sep is not None
     assert special.pad is not None
-    column = np.arange(sequence_length)
-    end_first = 1 + first.length[:, None]
-    has_second = second.length[:, None] > 0
-    end_second = np.where(has_second, end_first + 1 + second.length[:, None], end_first)
+    column, rows = np.arange(sequence_length), np.arange(len(first.length))
+    end_first = 1 + first.length
+    end_second = np.where(second.length > 0, end_first + 1 + second.length, end_first)
     assert end_second.max(initial=0) < sequence_length, "a pair is longer than the sequence"
-    in_second = column > end_first
-    source = column + np.where(in_second, second.start[:, None] - end_first - 1, first.start[:, None] - 1)
+    in_second = column > end_first[:, None]
+    source = np.where(in_second, (second.start - end_first - 1)[:, None], (first.start - 1)[:, None])
+    source += column
     row = tokens.take(source, mode="clip")
+    padding = column > end_second[:, None]
+    np.putmask(row, padding, special.pad)
     row[:, 0] = special.cls
-    row[(column == end_first) | (column == end_second)] = special.sep
-    row[column > end_second] = special.pad
-    segments = (in_second & (column <= end_second)).astype(np.int64)
-    return row, segments, end_second[:, 0] + 1
+    row[rows, end_first] = special.sep
+    row[rows, end_second] = special.sep
+    in_second &= ~padding
+    return row, in_second.astype(np.int64), end_second + 1
