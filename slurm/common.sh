@@ -68,11 +68,16 @@ started_again() {
 # Runs a job step to its end and leaves its exit code in `code`. USR1 to this script goes on to the ranks. CONT must not
 # be trapped: Slurm sends it beside USR1, and bash then loses one of them.
 follow() {
-    local step status signalled=1
+    local step='' status signalled=0
+    # Before the step begins: USR1 would end a script that does not trap it.
+    trap 'signalled=1; [[ -z $step ]] || kill -USR1 "$step" 2>/dev/null || true' USR1
     "$@" &
     step=$!
+    if ((signalled)); then
+        kill -USR1 "$step" 2>/dev/null || true
+    fi
     code=127
-    trap 'signalled=1; kill -USR1 "$step" 2>/dev/null || true' USR1
+    signalled=1
     while ((signalled)); do
         signalled=0
         # `wait` ends early when a signal comes; 127 says that the step was waited for before.

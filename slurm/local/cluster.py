@@ -20,8 +20,8 @@ from slurm.local.settings import Node
 Mode = Literal["local", "netns"]
 
 #: For all nodes to be idle; 32 nodes take 2 seconds.
-START_SECONDS = 60.0
-STOP_SECONDS = 30.0
+START_SECONDS = 300.0
+STOP_SECONDS = 120.0
 #: In the environment of the daemons: the directory of their cluster.
 MARK = "LOCAL_SLURM_CLUSTER"
 

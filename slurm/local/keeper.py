@@ -32,14 +32,17 @@ def ask(socket_path: Path, **request: Any) -> dict[str, Any]:
     """Sends one request to a keeper and gives its answer.
 
     Raises:
-        OSError: nobody listens.
+        OSError: nobody listens, or not any more.
         RuntimeError: the keeper could not do it.
     """
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(30)
+        connection.settimeout(300)
         connection.connect(str(socket_path))
         connection.sendall(json.dumps(request).encode() + b"\n")
-        answer = json.loads(connection.makefile().readline() or '{"error": "the keeper is gone"}')
+        line = connection.makefile().readline()
+    if not line:
+        raise ConnectionResetError("the keeper is gone")
+    answer = json.loads(line)
     if "error" in answer:
         raise RuntimeError(answer["error"])
     return answer
@@ -93,7 +96,7 @@ class _Keeper:
     def answer(self, listener: socket.socket) -> None:
         connection, _ = listener.accept()
         with connection, contextlib.suppress(BrokenPipeError):
-            connection.settimeout(5)
+            connection.settimeout(60)
             try:
                 answer = self._do(json.loads(connection.makefile().readline()))
             except (OSError, ValueError, KeyError) as error:

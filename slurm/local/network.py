@@ -1,5 +1,6 @@
 """A network of its own for each node: a bridge on this machine, a cable to each node, plugged in or not."""
 
+import contextlib
 import os
 import subprocess
 import time
@@ -47,11 +48,14 @@ class Network:
     def connect(self, index: int, pid: int) -> None:
         """Lays the cable to the node whose network namespace process `pid` makes."""
         here = os.readlink("/proc/self/ns/net")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while os.readlink(f"/proc/{pid}/ns/net") == here:
             assert time.monotonic() < deadline, f"process {pid} made no network namespace"
             time.sleep(0.01)
         cable = self.cable(index)
+        # That of a node which died may still be there: the kernel takes its time over the network of a node that is gone.
+        with contextlib.suppress(RuntimeError):
+            ip("link", "del", cable)
         ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
         ip("link", "set", cable, "master", self.bridge, "up")
 

@@ -26,7 +26,7 @@ class Settings:
     cpus: int = 8  # a node
     gpus: int = 4  # a node
     memory_mib: int = 6000  # a node
-    lost_seconds: int = 10  # after which a node that does not answer is down
+    lost_seconds: int = 10  # after which a node that does not answer is down; what takes long may take a part of it
     grace_seconds: int = 60  # for a job that has to give way
 
 
@@ -46,8 +46,9 @@ def slurm_conf(
         f"SlurmUser={user}",
         f"SlurmdUser={user}",
         "AuthType=auth/munge",
-        # After a requeue Slurm waits for credentials to expire, 2 minutes unless told; below 5 seconds is ignored.
-        f"AuthInfo=socket={directory}/munge/socket,cred_expire=5",
+        # After a requeue Slurm waits for credentials to expire, 2 minutes unless told; below 5 seconds is ignored. A step
+        # that starts later than that after it was granted is refused.
+        f"AuthInfo=socket={directory}/munge/socket,cred_expire={max(5, settings.lost_seconds // 30)}",
         f"StateSaveLocation={directory}/state",
         f"SlurmctldPidFile={directory}/slurmctld.pid",
         f"SlurmdPidFile={directory}/%n.pid",
@@ -67,7 +68,8 @@ def slurm_conf(
         "ReturnToService=2",
         # Seconds; a cluster at work has them ten times as long.
         f"SlurmdTimeout={settings.lost_seconds}",
-        "MessageTimeout=5",
+        f"MessageTimeout={max(5, settings.lost_seconds // 5)}",
+        "BatchStartTimeout=300",  # for a batch script to start, on a machine that does other things too
         "TCPTimeout=2",
         "KillWait=30",
         "MinJobAge=3600",  # for which a job that has ended can be asked after

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from slurm.local import keeper, network
-from slurm.local.cluster import ClusterError, LocalCluster, Mode, path
+from slurm.local.cluster import START_SECONDS, ClusterError, LocalCluster, Mode, path
 from slurm.local.network import Network
 from slurm.local.settings import Node, Settings, gres_conf, slurm_conf
 
@@ -63,7 +63,7 @@ def start(
             cluster.ask(at_end={"run": ["ip", "link", "del", net.bridge]})
         cluster.ask(at_end={"remove": str(directory)})
         cluster.start_process("munged", _munged(directory / "munge"))
-        _await((directory / "munge" / "socket").exists, "munged did not start", cluster)
+        _await(lambda: _answers(directory / "munge" / "socket"), "munged did not start", cluster)
         cluster.start_process("slurmctld", ["slurmctld", "-D", "-f", str(cluster.conf)])
         for node in nodes:
             cluster.start_node(node.name)
@@ -124,6 +124,13 @@ def _munged(directory: Path) -> list[str]:
     return ["munged", "--foreground", *(f"--{option}={directory / name}" for option, name in files.items())]
 
 
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
+        connection.connect(str(path))
+        return True
+    return False
+
+
 def _start_keeper(cluster: LocalCluster, owner: int | None) -> None:
     directory = cluster.directory
     argv = [sys.executable, keeper.__file__, str(directory / "keeper.socket")]
@@ -138,7 +145,7 @@ def _start_keeper(cluster: LocalCluster, owner: int | None) -> None:
 
 
 def _await(condition: Callable[[], bool], failure: str, cluster: LocalCluster) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + START_SECONDS
     while not condition():
         if time.monotonic() > deadline:
             raise ClusterError(f"{failure}\n{cluster.logs()}")

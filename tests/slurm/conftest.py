@@ -23,7 +23,8 @@ def start_cluster() -> Iterator[StartCluster]:
     def start_one(num_nodes: int, mode: Mode, settings: Settings | None = None) -> LocalCluster:
         if reason := why_not(mode):
             pytest.skip(f"no Slurm: {reason}")
-        clusters.append(start(num_nodes, mode, settings=settings, owner=os.getpid()))
+        # No node is lost for being slow, unless a test wants nodes to be lost.
+        clusters.append(start(num_nodes, mode, settings=settings or Settings(lost_seconds=300), owner=os.getpid()))
         return clusters[-1]
 
     yield start_one
@@ -34,7 +35,7 @@ def start_cluster() -> Iterator[StartCluster]:
 @pytest.fixture(scope="session")
 def cluster(start_cluster: StartCluster) -> LocalCluster:
     """4 nodes, each with its own network where this machine allows it."""
-    return start_cluster(4, "local" if why_not("netns") else "netns", Settings(cpus=16))
+    return start_cluster(4, "local" if why_not("netns") else "netns", Settings(cpus=16, lost_seconds=300))
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +86,8 @@ def alone_long(user: User) -> list[float]:
 
 @pytest.fixture(scope="session")
 def limited(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """A job that Slurm signals 30 to 90 seconds before its limit of 2 minutes, while other tests run."""
+    """A job that Slurm signals 30 to 90 seconds before its limit of 3 minutes, while other tests run. Its rank has the time
+    until then to begin to listen."""
     run_dir = tmp_path_factory.mktemp("limited")
     script = ["tests/slurm/ranks_of_jobs/end_with.py", str(run_dir), "wait", "0"]
-    return submit(cluster, "pretrain_srun.sbatch", run_dir, script, options=["--time=2", "--signal=USR1@30"])
+    return submit(cluster, "pretrain_srun.sbatch", run_dir, script, options=["--time=3", "--signal=USR1@30"])

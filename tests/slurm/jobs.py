@@ -34,13 +34,13 @@ class Job:
         path = self.run_dir / self.log_name
         return path.read_text() if path.exists() else ""
 
-    def wait_for_log(self, text: str, times: int = 1, seconds: float = 60) -> None:
+    def wait_for_log(self, text: str, times: int = 1, seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while self.log().count(text) < times:
             assert time.monotonic() < deadline, f"{text!r} is not in the log: {self.facts()}\n{self.log()}"
             time.sleep(0.1)
 
-    def wait(self, seconds: float = 120) -> str:
+    def wait(self, seconds: float = 600) -> str:
         """The state in which it ended."""
         deadline = time.monotonic() + seconds
         while (state := self.facts()["JobState"]) in UNFINISHED:

@@ -16,7 +16,7 @@ def processes_of(directory: Path) -> dict[int, str]:
     return found
 
 
-def wait_until_none(directory: Path, seconds: float = 10) -> dict[int, str]:
+def wait_until_none(directory: Path, seconds: float = 120) -> dict[int, str]:
     """What is left of a cluster after at most `seconds`."""
     deadline = time.monotonic() + seconds
     while (left := processes_of(directory)) and time.monotonic() < deadline:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def submit(cluster: LocalCluster, command: str, *options: str) -> str:
     return cluster.run(*argv).strip()
 
 
-def wait_for(cluster: LocalCluster, command: str, count: int, seconds: float = 40) -> None:
+def wait_for(cluster: LocalCluster, command: str, count: int, seconds: float = 300) -> None:
     """Waits for processes that run `command`; the scripts and the srun that start them hold its words, too."""
     deadline = time.monotonic() + seconds
     # srun gives programs their whole path.
@@ -36,6 +37,17 @@ def wait_for(cluster: LocalCluster, command: str, count: int, seconds: float = 4
         sum(line.rpartition("/bin/")[2].strip() == command for line in processes_of(cluster.directory).values()) < count
     ):
         assert time.monotonic() < deadline, f"{processes_of(cluster.directory)}\n{cluster.logs()}"
+        time.sleep(0.05)
+
+
+def runs(cluster: LocalCluster, words: str) -> bool:
+    return any(words in line for line in processes_of(cluster.directory).values())
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
@@ -125,16 +137,16 @@ def test_nodes_die_and_are_cut_off_like_machines(start_cluster: StartCluster) ->
     wait_for(cluster, "sleep 2000", 1)
     cluster.kill_node("node1")
     cluster.cut_off("node2")
-    assert not any("sleep 1000" in line for line in processes_of(cluster.directory).values())
-    cluster.wait("down", nodes=["node1", "node2"], seconds=40)
-    assert any("sleep 2000" in line for line in processes_of(cluster.directory).values())
-    assert cluster.states()["node3"] == "idle"
-    assert cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%T").split() == ["PENDING"]
+    wait_until(lambda: not runs(cluster, "sleep 1000"))
+    cluster.wait("down", nodes=["node1", "node2"])
+    assert runs(cluster, "sleep 2000")
+    cluster.wait("idle", nodes=["node3"])
+    wait_until(lambda: cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%T").split() == ["PENDING"])
 
     cluster.start_node("node1")
     cluster.reconnect("node2")
-    cluster.wait("idle", nodes=["node2"], seconds=90)
-    wait_for(cluster, "sleep 1000", 1, seconds=60)
+    cluster.wait("idle", nodes=["node2"])
+    wait_for(cluster, "sleep 1000", 1)
     cluster.stop()
 
 
@@ -147,7 +159,7 @@ def test_command_line(start_cluster: StartCluster, repository: Path) -> None:
     assert name == "SLURM_CONF"
     env = os.environ | {name: conf}
     state = subprocess.run([*argv, "state"], capture_output=True, text=True, check=True, env=env)
-    assert state.stdout == "node1 idle\nnode2 idle\n"
+    assert state.stdout.replace("*", "") == "node1 idle\nnode2 idle\n"  # idle*: it was slow to answer just then
     cut = subprocess.run([*argv, "cut", "node1"], capture_output=True, text=True, check=False, env=env)
     assert (cut.returncode, cut.stderr) == (1, "nodes have no network of their own in mode local: start with --netns\n")
     # A shell that exported SLURM_CONF is not part of the cluster.

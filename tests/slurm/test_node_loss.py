@@ -10,6 +10,7 @@ import pytest
 
 from dist_plm.observe.metrics import read_metrics
 from slurm.local.cluster import LocalCluster
+from slurm.local.settings import Settings
 from tests.slurm.conftest import StartCluster
 from tests.slurm.jobs import Job
 from tests.slurm.user import SETTINGS, User, num_steps, wait_for
@@ -50,7 +51,7 @@ def ranks_of_starts(job: Job) -> list[int]:
 def lost(start_cluster: StartCluster, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Lost:
     """A node dies under one run; under two others nodes are cut off, under one of them the only one; under the last
     a rank stops."""
-    cluster: LocalCluster = start_cluster(7, "netns")
+    cluster: LocalCluster = start_cluster(7, "netns", Settings())
     user = User(cluster, tmp_path_factory.mktemp("home"), store)
     common = (*SLOW, *HANG, f"train.steps={STEPS}", "cluster.ranks_per_node=1", "cluster.options=['--exclusive']")
 
@@ -85,7 +86,7 @@ def alone(lost: Lost) -> list[float]:
 
 
 def test_a_run_that_lost_a_node_goes_on_with_the_same_losses(lost: Lost, alone: list[float]) -> None:
-    assert lost.fewer.wait(240) == "COMPLETED", lost.fewer.log()
+    assert lost.fewer.wait() == "COMPLETED", lost.fewer.log()
     assert int(lost.fewer.facts()["Restarts"]) >= 1
     assert ranks_of_starts(lost.fewer)[0] == 2
     assert len(alone) == STEPS
@@ -93,7 +94,7 @@ def test_a_run_that_lost_a_node_goes_on_with_the_same_losses(lost: Lost, alone: 
 
 
 def test_a_run_that_lost_a_cable_ends_by_itself_and_goes_on(lost: Lost, alone: list[float]) -> None:
-    assert lost.cut.wait(240) == "COMPLETED", lost.cut.log()
+    assert lost.cut.wait() == "COMPLETED", lost.cut.log()
     assert lost.user.losses("cut") == pytest.approx(alone, rel=1e-5)
     ranks = ranks_of_starts(lost.cut)
     assert len(ranks) >= 2
@@ -115,7 +116,7 @@ def test_what_was_cut_off_stops_writing_when_its_run_goes_on_elsewhere(lost: Los
 
 def test_a_rank_that_stops_is_named_and_the_job_goes_on(lost: Lost, alone: list[float]) -> None:
     job = lost.stopped
-    assert job.wait(240) == "COMPLETED", job.log()
+    assert job.wait() == "COMPLETED", job.log()
     assert "1 of 2 ranks wait, rank 1 said nothing" in job.log()
     # By torchrun, in the same job, or by Slurm: torchrun waits half a minute for what does not end.
     assert len(ranks_of_starts(job)) >= 2

@@ -13,7 +13,8 @@ import pytest
 from slurm.local.cluster import LocalCluster
 from tests.slurm.jobs import REPOSITORY, UNFINISHED, Job, submit
 
-pytestmark = pytest.mark.slurm
+# The job that waits for its time limit waits from here on.
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("limited")]
 
 TEXTS = REPOSITORY / "tests" / "data" / "texts"
 SETTINGS = ["dedup=minhash", "clean=basic", "tokenizer.vocab_size=400", "data.split=[0.8,0.1,0.1]"]

@@ -21,7 +21,10 @@ def test_ranks_of_both_forms_meet_over_nodes_at_the_same_time(
     cluster: LocalCluster, one_address: LocalCluster, tmp_path: Path
 ) -> None:
     """Two runs on the same nodes, and two where node names do not resolve."""
-    jobs = [submit(cluster, form, tmp_path / form, ALL_REDUCE, nodes=2, ranks_per_node=2) for form in FORMS]
+    same = ["--nodelist=node[1-2]"]
+    jobs = [
+        submit(cluster, form, tmp_path / form, ALL_REDUCE, nodes=2, ranks_per_node=2, options=same) for form in FORMS
+    ]
     container = ["container=(env 'INSIDE= in a container')"]
     elsewhere = [
         submit(one_address, form, tmp_path / "one" / form, ALL_REDUCE, nodes=2, settings=container) for form in FORMS

@@ -45,15 +45,6 @@ def array(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Jo
     return submit(cluster, "array.sbatch", place, script, ranks_per_node=2, options=options, settings=settings)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_ends_and_starts_again(jobs: dict[str, Job], name: str) -> None:
-    _, _, state, exit_code, starts, words = CASES[name]
-    job = jobs[name]
-    assert (job.wait(), job.facts()["ExitCode"]) == (state, exit_code), job.log()
-    assert sum(": start " in line for line in job.log().splitlines()) == starts, job.log()
-    assert words in job.log().splitlines()[-1]
-
-
 def of_batch_script(job: Job) -> list[str]:
     return ["--batch", "--signal=USR1", job.number]
 
@@ -83,6 +74,15 @@ def test_a_signal_reaches_the_ranks_whoever_gets_it(cluster: LocalCluster, tmp_p
         assert job.log().splitlines()[-1].endswith("finished")
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_ends_and_starts_again(jobs: dict[str, Job], name: str) -> None:
+    _, _, state, exit_code, starts, words = CASES[name]
+    job = jobs[name]
+    assert (job.wait(), job.facts()["ExitCode"]) == (state, exit_code), job.log()
+    assert sum(": start " in line for line in job.log().splitlines()) == starts, job.log()
+    assert words in job.log().splitlines()[-1]
+
+
 def test_a_cancelled_job_stays_cancelled(cluster: LocalCluster, tmp_path: Path) -> None:
     script = ["tests/slurm/ranks_of_jobs/end_with.py", str(tmp_path), "wait"]
     job = submit(cluster, "pretrain_srun.sbatch", tmp_path, script, nodes=1)
@@ -95,7 +95,7 @@ def test_a_cancelled_job_stays_cancelled(cluster: LocalCluster, tmp_path: Path) 
 
 
 def test_tasks_of_an_array_start_again_one_by_one(cluster: LocalCluster, array: Job) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     listing = ("squeue", "--noheader", "--array", "--states=all", f"--jobs={array.number}", "--format=%K %T")
     expected = {"0 COMPLETED", "1 COMPLETED", "2 FAILED"}
     while set(cluster.run(*listing).splitlines()) != expected:

@@ -43,7 +43,7 @@ def test_runs_end_before_their_time_limit_and_go_on_with_the_same_losses(user: U
     os.kill(held[knowing][0], signal.SIGCONT)
     # Beside USR1 Slurm sends CONT: the other goes on by itself.
     for job in (signalled, knowing):
-        assert job.wait(400) == "COMPLETED", job.log()
+        assert job.wait() == "COMPLETED", job.log()
         assert int(job.facts()["Restarts"]) >= 1
         losses = [record["loss"] for record in read_metrics(job.run_dir / "metrics.jsonl")]
         assert losses == pytest.approx(alone_long, rel=2e-5)

@@ -63,14 +63,14 @@ class User:
         with printed.open("w") as output:
             process = subprocess.Popen(argv, cwd=self.home, env=self._env, stdout=output, stderr=output)
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while "stop  " not in printed.read_text():
                 assert process.poll() is None, printed.read_text()
                 assert time.monotonic() < deadline, printed.read_text()
                 time.sleep(0.1)
             (job,) = self._jobs(printed.read_text())
             yield printed, job
-            assert process.wait(60) == 0, printed.read_text()
+            assert process.wait(300) == 0, printed.read_text()
         finally:
             process.kill()
 
@@ -117,7 +117,7 @@ def wait_for_steps(job: Job, count: int) -> None:
     wait_for(lambda: num_steps(job) >= count, job)
 
 
-def wait_for(condition: Callable[[], bool], job: Job, seconds: float = 240) -> None:
+def wait_for(condition: Callable[[], bool], job: Job, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{job.facts()}\n{job.log()}"

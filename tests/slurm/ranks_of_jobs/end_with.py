@@ -30,7 +30,7 @@ def stop(*_: object) -> None:
     signalled = run_dir / "signalled"
     signalled.mkdir(exist_ok=True)
     (signalled / rank).touch()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while len(list(signalled.iterdir())) < n_ranks:
         if time.monotonic() > deadline:
             sys.exit("not every rank was signalled")
