@@ -47,7 +47,8 @@ def test_only_a_crash_is_a_reason_to_start_again(codes: list[int], crash: bool) 
     assert is_crash(codes) == crash
 
 
-#: Ends with the code that its rank has at each start; w waits for a signal, and then checkpoints and wants to be requeued.
+#: Ends with the code that its rank has at each start; w waits for a signal, and then checkpoints and wants to be requeued,
+#: as soon as both ranks have: the first to end has torchrun signal the other.
 RANK = """
 import os, signal, sys, time
 from pathlib import Path
@@ -58,15 +59,18 @@ started = Path({place!r}, "started")
 with started.open("a") as file:
     file.write(f"{{begun}}\\n")
 def stop(number, frame):
-    signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     time.sleep(1)
     Path({place!r}, f"saved_{{rank}}").write_text(signal.Signals(number).name)
+    while len(list(Path({place!r}).glob("saved_*"))) < 2:
+        time.sleep(0.05)
     sys.exit(75)
 if codes[rank] == "w":
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGUSR1, stop)
     Path({place!r}, f"waits_{{rank}}").touch()
-    time.sleep(60)
+    time.sleep(600)
 time.sleep(0.5 * (codes[rank] == 0))
 sys.exit(codes[rank])
 """
@@ -94,23 +98,30 @@ def test_real_ranks(
     tmp_path: Path, codes: list[tuple[object, object]], max_restarts: int, code: int, starts: int
 ) -> None:
     process = start(tmp_path, codes, max_restarts)
-    _, told = process.communicate(timeout=120)
+    _, told = process.communicate(timeout=600)
     assert process.returncode == code, told
     # A rank that is slow to begin may be ended before it has.
     assert len(set((tmp_path / "started").read_text().splitlines())) == starts
     assert "Traceback" not in told
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal."""
+    (caught,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt:")]
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
 @pytest.mark.ranks
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_the_launcher_reaches_the_ranks_which_save(tmp_path: Path, number: signal.Signals) -> None:
     process = start(tmp_path, [("w", "w")], 3)
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("waits_*"))) < 2:
+    deadline = time.monotonic() + 300
+    # The launcher hears SIGUSR1 once it has started its ranks, which may be after they wait.
+    while len(list(tmp_path.glob("waits_*"))) < 2 or not catches(process.pid, number):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=600)
     assert process.returncode == 75, told
     assert [(tmp_path / f"saved_{rank}").read_text() for rank in (0, 1)] == [number.name] * 2
     assert "Traceback" not in told
