@@ -32,6 +32,18 @@ class FailAt:
         return plain(windows)
 
 
+class Counted:
+    """Adds a byte to a file for each microbatch."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, windows):
+        with open(self.path, "ab") as file:
+            file.write(b".")
+        return plain(windows)
+
+
 def read_only(windows):
     tokens = np.broadcast_to(windows.tokens[:, :1], windows.tokens.shape)
     return {"tokens": tokens, "mask": windows.tokens > 5, "weights": np.float32(windows.tokens)}

@@ -1,12 +1,7 @@
 import pytest
-from hypothesis import settings
 
 from dist_plm.data import sources
 from tests.data.preparing import UNIT_BYTES, contents, run
-
-# A deadline measures the machine's load, not the code.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def small_disk(tmp_path):
     if mount("size=64k").returncode:
         pytest.skip("no file system may be mounted here")
     yield disk, lambda size: mount(f"remount,size={size}")
-    subprocess.run(["umount", str(disk)], check=True)
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_disk_that_is_full_is_reported_and_survived_when_there_is_room(small_disk, expected):
