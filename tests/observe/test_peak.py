@@ -54,12 +54,14 @@ def test_an_unknown_kind_of_device_has_no_peak(tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_no_product_timed_here_beats_the_measured_peak_by_far(precision):
-    measured = measure_cpu_peak(precision, budget_seconds=0.2)
     x = torch.ones(256, 256, dtype=peak._DTYPES[precision])
-    seconds = min(_seconds(lambda: x @ x) for _ in range(10))
-    if measured.settled:  # on a busy machine one short product may be luckier than all the long ones
-        assert 2 * 256**3 / seconds / 1e12 < 2 * measured.tflops
-    assert 1e-4 < measured.tflops < 1e3
+    for _ in range(10):  # on a busy machine one short product may be luckier than all the long ones
+        measured = measure_cpu_peak(precision, budget_seconds=0.2)
+        assert 1e-4 < measured.tflops < 1e3
+        seconds = min(_seconds(lambda: x @ x) for _ in range(10))
+        if not measured.settled or 2 * 256**3 / seconds / 1e12 < 2 * measured.tflops:
+            return
+    pytest.fail("a short product was more than twice as fast as the peak, ten times")
 
 
 def _seconds(action) -> float:

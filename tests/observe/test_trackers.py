@@ -1,9 +1,11 @@
 """Trackers are proven by reading back the files that wandb and TensorBoard write."""
 
+import contextlib
 import json
 import logging
 import os
 import pty
+import select
 import subprocess
 import sys
 import time
@@ -73,6 +75,7 @@ def nobody_is_logged_in(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB__SERVICE_WAIT", "300")  # seconds for its service to start, 30 unless told
 
 
 def test_wandb_writes_offline_and_keeps_its_id_over_resume(tmp_path):
@@ -126,10 +129,15 @@ def test_wandb_online_without_a_login_writes_offline_and_asks_nobody(tmp_path):
         stdout=side,
         stderr=side,
         env=environment,
-        timeout=60,
+        timeout=300,
     ).check_returncode()
     os.close(side)
-    shown = os.read(main, 65536).decode()
+    shown, deadline = "", time.monotonic() + 120
+    while "wandb sync" not in shown and time.monotonic() < deadline:  # the kernel hands it over bit by bit
+        if select.select([main], [], [], 1)[0]:
+            with contextlib.suppress(OSError):  # all who could write have ended
+                shown += os.read(main, 65536).decode()
+    os.close(main)
     ((_, rows),) = wandb_history(tmp_path)
     assert (rows[0]["step"], rows[0]["loss"]) == (1, 2.0)
     assert "wandb sync" in shown
