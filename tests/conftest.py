@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.ranks.pool import RankPool
 
 # The same examples at each run, however slow the machine; `--hypothesis-profile=default` looks for new ones.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+_TIMED = [HealthCheck.too_slow]
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=_TIMED)
 settings.load_profile("repeatable")
 
 
