@@ -94,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ranks = ", ".join(f"rank {rank} with {failure.exitcode}" for rank, failure in sorted(failures.items()))
         print(f"ended with exit code {code}: {ranks}", file=sys.stderr)
         return code
+    finally:
+        # Python gives up its handlers as it ends: a copy of the signal that comes late, by way of srun, would then kill.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     return 0
 
 
