@@ -52,7 +52,7 @@ class User:
     def start(self, script: str, *overrides: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, str(REPOSITORY / script), *overrides]
         return subprocess.run(
-            argv, cwd=self.home, env=self._env, capture_output=True, text=True, timeout=600, check=False
+            argv, cwd=self.home, env=self._env, capture_output=True, text=True, timeout=1800, check=False
         )
 
     @contextlib.contextmanager
