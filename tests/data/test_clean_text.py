@@ -77,8 +77,12 @@ def test_languages_are_told_apart_without_a_network(text, languages, kept):
 
 def test_a_page_is_judged_by_its_paragraphs_rather_than_by_its_menu():
     menu = "\n".join(f"index | modules | {n}.{n + 1} | zipfile__ »" for n in range(40))
-    english = "The simplest way of reading a page is to begin where its paragraphs are, which is seldom at the top of it."
-    german = "Am einfachsten liest man eine Seite dort, wo ihre Absätze stehen, und das ist nur selten ganz oben der Fall."
+    english = (
+        "The simplest way of reading a page is to begin where its paragraphs are, which is seldom at the top of it."
+    )
+    german = (
+        "Am einfachsten liest man eine Seite dort, wo ihre Absätze stehen, und das ist nur selten ganz oben der Fall."
+    )
     config = CleanConfig(languages=("en",))
     assert not apply("language", menu, config)
     assert apply("language", f"{menu}\n{english}\n{english}", config)
