@@ -65,16 +65,16 @@ def cut(piece: Piece, limit_bytes: int = FRAGMENT_BYTES) -> Iterator[Piece]:
         )
 
 
-class Writers:
-    """Deals boxes to `count` ranks that all see the same boxes in the same order: each goes to the least loaded one."""
+class Dealer:
+    """Deals boxes, or files, to `count` ranks that all see the same in the same order: each goes to the least loaded one."""
 
     def __init__(self, count: int) -> None:
-        self._loads = [(0, writer) for writer in range(count)]
+        self._loads = [(0, rank) for rank in range(count)]
 
-    def take(self, numel: int) -> int:
-        load, writer = self._loads[0]
-        heapq.heapreplace(self._loads, (load + numel, writer))
-        return writer
+    def take(self, size: int) -> int:
+        load, rank = self._loads[0]
+        heapq.heapreplace(self._loads, (load + size, rank))
+        return rank
 
 
 class HostCopies:
@@ -88,7 +88,7 @@ class HostCopies:
     def take(self, states: Iterable[tuple[Layout, dict[str, Tensor]]], place: Place) -> list[Fragment]:
         """What this rank writes of `states`, which it goes through to the end. Each value of the model is written by one
         rank: tied copies by none, what tensor ranks hold whole by one of them."""
-        split, whole = Writers(place.replicas), Writers(place.replicas * place.tensor_size)
+        split, whole = Dealer(place.replicas), Dealer(place.replicas * place.tensor_size)
         fragments: list[Fragment] = []
         on_device = False
         for layout, tensors in states:

@@ -22,8 +22,8 @@ from dist_plm.data.files import TEMPORARY, sync_directory
 
 LATEST = "latest"
 _STEP = re.compile(r"step_(\d{8,})")
-#: Large, as the kernel reads ahead little of a file that it does not hold.
-_READ_BYTES = 16 * 2**20
+#: As much as disks and object stores are asked for at a time; the processor's cache holds it until it is hashed.
+_READ_BYTES = 4 * 2**20
 #: Of a directory into which another process may still write.
 REMOVE_ATTEMPTS = 20
 

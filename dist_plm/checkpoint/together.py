@@ -1,6 +1,6 @@
 """What one rank does for all, with an outcome that all learn. A group of None is this process, alone and without any."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
@@ -45,11 +45,6 @@ def on_each(group: dist.ProcessGroup, work: Callable[[], T]) -> T:
     if failed := [one for one in gather(group, error) if one is not None]:
         raise CheckpointError("; ".join(failed))
     return cast(T, result)
-
-
-def share(group: dist.ProcessGroup | None, items: Sequence[T]) -> Sequence[T]:
-    """Those that are this rank's to look at."""
-    return items if group is None else items[group.rank() :: group.size()]
 
 
 def gather(group: dist.ProcessGroup | None, value: T) -> list[T]:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from dist_plm.checkpoint.fragments import HostCopies, Place, Writers, checkpoint_name, cut
+from dist_plm.checkpoint.fragments import Dealer, HostCopies, Place, checkpoint_name, cut
 from dist_plm.models.layout import Layout, Piece
 
 
@@ -25,10 +25,10 @@ def test_boxes_fill_the_piece(size, limit):
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=50), st.integers(1, 8))
-def test_writers_are_balanced_to_one_box(sizes, count):
-    writers, loads = Writers(count), [0] * count
+def test_ranks_are_balanced_to_one_box(sizes, count):
+    dealer, loads = Dealer(count), [0] * count
     for size in sizes:
-        loads[writers.take(size)] += size
+        loads[dealer.take(size)] += size
     assert max(loads) - min(loads) <= max(sizes)
 
 

@@ -1,5 +1,6 @@
 """Damage to any file of a checkpoint is seen and named, and never loaded."""
 
+import re
 import shutil
 
 import pytest
@@ -111,6 +112,16 @@ def test_sizes_are_compared_even_where_checksums_are_not(ranks, directory):
     assert look(ranks, directory, verify=False) == 2
     truncate(file)
     assert look(ranks, directory, verify=False) == 1
+
+
+def test_every_damaged_file_is_named(ranks, directory):
+    """By whichever rank looks at it."""
+    for file in ("__1_0.distcp", "__0_0.distcp"):
+        flip(directory / "step_00000002" / file)
+    (directory / "step_00000002" / ".metadata").unlink()
+    message = look(ranks, directory, directory / "step_00000002")
+    found = re.findall(r"(\S+) is (missing|not what was written)", message)
+    assert found == [(".metadata", "missing"), *((f"__{n}_0.distcp", "not what was written") for n in (0, 1))]
 
 
 def test_nothing_usable_is_refused_not_started_anew(ranks, directory):
