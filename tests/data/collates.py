@@ -33,14 +33,14 @@ class FailAt:
 
 
 class Counted:
-    """Adds a byte to a file for each microbatch."""
+    """Adds a byte to a file for each sample."""
 
     def __init__(self, path):
         self.path = path
 
     def __call__(self, windows):
         with open(self.path, "ab") as file:
-            file.write(b".")
+            file.write(bytes(len(windows.samples)))
         return plain(windows)
 
 
