@@ -74,12 +74,17 @@ def test_what_was_stopped_meanwhile_has_not_hung(tmp_path: Path, monkeypatch: py
         return clock[0]
 
     monkeypatch.setattr("dist_plm.observe.watchdog.time.monotonic", look)
-    with Watchdog(limits, tmp_path, rank=0, world_size=1, node="here", start=1):
-        clock[0] = 86400.0  # a night in which the whole process was suspended
-        before, deadline = looks[0], time.time() + 120
-        while looks[0] < before + 2:  # it has looked twice since, and we are still here
+
+    def wait_for_looks(count: int) -> None:
+        wanted, deadline = looks[0] + count, time.time() + 120
+        while looks[0] < wanted:
             assert time.time() < deadline
             time.sleep(0.05)
+
+    with Watchdog(limits, tmp_path, rank=0, world_size=1, node="here", start=1):
+        wait_for_looks(1)
+        clock[0] = 86400.0  # a night in which the whole process was suspended
+        wait_for_looks(2)  # and we are still here
 
 
 def test_last_collective_of_a_record() -> None:
