@@ -26,7 +26,9 @@ class Settings:
     cpus: int = 8  # a node
     gpus: int = 4  # a node
     memory_mib: int = 6000  # a node
-    lost_seconds: int = 10  # after which a node that does not answer is down; what takes long may take a part of it
+    lost_seconds: int = 10  # after which a node that does not answer is down
+    answer_seconds: int = 30  # after which a daemon that does not answer a message is given up
+    credential_seconds: int = 5  # in which a step that was granted must begin; a job that is queued again waits as long
     grace_seconds: int = 60  # for a job that has to give way
 
 
@@ -46,9 +48,8 @@ def slurm_conf(
         f"SlurmUser={user}",
         f"SlurmdUser={user}",
         "AuthType=auth/munge",
-        # After a requeue Slurm waits for credentials to expire, 2 minutes unless told; below 5 seconds is ignored. A step
-        # that starts later than that after it was granted is refused.
-        f"AuthInfo=socket={directory}/munge/socket,cred_expire={max(5, settings.lost_seconds // 30)}",
+        # After a requeue Slurm waits for credentials to expire, 2 minutes unless told; below 5 seconds is ignored.
+        f"AuthInfo=socket={directory}/munge/socket,cred_expire={settings.credential_seconds}",
         f"StateSaveLocation={directory}/state",
         f"SlurmctldPidFile={directory}/slurmctld.pid",
         f"SlurmdPidFile={directory}/%n.pid",
@@ -68,7 +69,7 @@ def slurm_conf(
         "ReturnToService=2",
         # Seconds; a cluster at work has them ten times as long.
         f"SlurmdTimeout={settings.lost_seconds}",
-        f"MessageTimeout={max(5, settings.lost_seconds // 5)}",
+        f"MessageTimeout={settings.answer_seconds}",
         "BatchStartTimeout=300",  # for a batch script to start, on a machine that does other things too
         "TCPTimeout=2",
         "KillWait=30",

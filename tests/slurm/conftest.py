@@ -13,6 +13,8 @@ from tests.slurm.jobs import Job, submit
 from tests.slurm.user import LONG, SETTINGS, STEPS, User
 
 StartCluster = Callable[..., LocalCluster]
+#: No node, message or step is given up for being slow.
+PATIENT = Settings(cpus=16, lost_seconds=300, answer_seconds=60, credential_seconds=10)
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +25,7 @@ def start_cluster() -> Iterator[StartCluster]:
     def start_one(num_nodes: int, mode: Mode, settings: Settings | None = None) -> LocalCluster:
         if reason := why_not(mode):
             pytest.skip(f"no Slurm: {reason}")
-        # No node is lost for being slow, unless a test wants nodes to be lost.
-        clusters.append(start(num_nodes, mode, settings=settings or Settings(lost_seconds=300), owner=os.getpid()))
+        clusters.append(start(num_nodes, mode, settings=settings or PATIENT, owner=os.getpid()))
         return clusters[-1]
 
     yield start_one
@@ -35,7 +36,7 @@ def start_cluster() -> Iterator[StartCluster]:
 @pytest.fixture(scope="session")
 def cluster(start_cluster: StartCluster) -> LocalCluster:
     """4 nodes, each with its own network where this machine allows it."""
-    return start_cluster(4, "local" if why_not("netns") else "netns", Settings(cpus=16, lost_seconds=300))
+    return start_cluster(4, "local" if why_not("netns") else "netns")
 
 
 @pytest.fixture(scope="session")

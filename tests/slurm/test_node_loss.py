@@ -51,7 +51,7 @@ def ranks_of_starts(job: Job) -> list[int]:
 def lost(start_cluster: StartCluster, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Lost:
     """A node dies under one run; under two others nodes are cut off, under one of them the only one; under the last
     a rank stops."""
-    cluster: LocalCluster = start_cluster(7, "netns", Settings())
+    cluster: LocalCluster = start_cluster(7, "netns", Settings(answer_seconds=5))
     user = User(cluster, tmp_path_factory.mktemp("home"), store)
     common = (*SLOW, *HANG, f"train.steps={STEPS}", "cluster.ranks_per_node=1", "cluster.options=['--exclusive']")
 
