@@ -23,5 +23,8 @@ def test_says_what_a_checkpoint_holds_and_what_is_wrong_with_it(ranks, tmp_path)
     text, sound = inspect(str(directory))
     assert not sound
     assert "__1_0.distcp is missing" in text
-    with pytest.raises(CheckpointError, match=r"no checkpoint\.json"):
+    with pytest.raises(CheckpointError, match=r"there is nothing at .*nowhere"):
         inspect(str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"no checkpoint\.json"):
+        inspect(str(tmp_path / "empty"))
