@@ -100,7 +100,7 @@ def run_pretrain(
         restore_logging()
         shutdown()
     if finished and env.rank == 0:
-        print(closing_summary(Path(config.run.dir or ""), overrides))
+        print(closing_summary(config, overrides))
     return EXIT_FINISHED if finished else EXIT_REQUEUE
 
 
@@ -247,8 +247,9 @@ def build_recorder(
     )
 
 
-def closing_summary(run_dir: Path, overrides: Sequence[str]) -> str:
+def closing_summary(config: PretrainConfig, overrides: Sequence[str]) -> str:
     """What a run ends with on the screen, and three commands worth trying next."""
+    run_dir = Path(config.run.dir or "")
 
     def again(*changes: str) -> str:
         """The run on two processes with changes, which come in place of what is on the command line."""
@@ -259,7 +260,7 @@ def closing_summary(run_dir: Path, overrides: Sequence[str]) -> str:
     commands = (
         f"python launch/report.py {run_dir}",
         again("parallel.tensor=2", "run.name=tensor2"),
-        again("precision=bf16", "train.steps=1000", "run.name=longer"),
+        again("precision=bf16", f"train.steps={10 * config.train.steps}", "run.name=longer"),
     )
     return render_summary(summarise(run_dir, read_metrics(run_dir / "metrics.jsonl"), next_commands=commands))
 
