@@ -8,7 +8,7 @@ import torch
 
 from dist_plm.engines.base import Engine
 from tests.ranks.pool import RankPool, World
-from tests.ranks.training import Outcome, build, configure, learning_rates, rank_batches, whole
+from tests.ranks.training import Outcome, build, configure, trained, whole
 
 
 def pieces_of(engine: Engine) -> dict[str, list]:
@@ -22,17 +22,7 @@ def pieces_of(engine: Engine) -> dict[str, list]:
 
 def train_case(world: World, config) -> Outcome:
     engine, groups = build(world, config)
-    initial = pieces_of(engine)
-    results = [engine.train_step(rank_batches(config, groups, s), lr) for s, lr in enumerate(learning_rates(config))]
-    sums = engine.eval_step(rank_batches(config, groups, 0))
-    return Outcome(
-        losses=[r.loss for r in results],
-        terms=[dict(r.terms) for r in results],
-        norms=[r.grad_norm for r in results],
-        evaluation={name: (term.loss, term.correct, term.count) for name, term in sums.items()},
-        initial=initial,
-        final=pieces_of(engine),
-    )
+    return trained(engine, groups, config, lambda: pieces_of(engine))
 
 
 def trainer(ranks: RankPool, runs: Path) -> Callable[..., list[Outcome]]:

@@ -1,6 +1,6 @@
 """Trains a tiny model for a few steps on the ranks of a test case, over batches that are a function of the sample number."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,9 @@ from dist_plm.parallel.groups import Groups, build_groups
 from tests.ranks.corrupted import LOSSES, corrupted_batch
 from tests.ranks.pool import World
 from tests.ranks.times import LONG
+
+#: Where the pieces of each weight that a rank holds begin, their shapes, and their values.
+Pieces = dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]
 
 VOCAB = 211  # prime: every padding and every split is uneven
 LENGTH = 32
@@ -100,8 +103,8 @@ class Outcome:
     terms: list[dict[str, float]]
     norms: list[float | None]
     evaluation: dict[str, tuple[float, int, int]]
-    initial: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]
-    final: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]
+    initial: Pieces
+    final: Pieces
 
 
 def grid_of(config: PretrainConfig) -> Grid:
@@ -130,8 +133,13 @@ def train_case(world: World, config: PretrainConfig) -> Outcome:
     device = world.device
     groups = build_groups(grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=LONG)
     model, layouts = build_model(config, groups, device.torch_device)
-    initial = pieces_of(layouts)
     engine = build_engine(config, groups, device.torch_device, model, losses_of(config))
+    return trained(engine, groups, config, lambda: pieces_of(layouts))
+
+
+def trained(engine: Engine, groups: Groups, config: PretrainConfig, pieces: Callable[[], Pieces]) -> Outcome:
+    """All steps of a configuration and one evaluation; `pieces` gives the weights as they are."""
+    initial = pieces()
     results = [engine.train_step(rank_batches(config, groups, s), lr) for s, lr in enumerate(learning_rates(config))]
     sums = engine.eval_step(rank_batches(config, groups, 0))
     return Outcome(
@@ -140,11 +148,11 @@ def train_case(world: World, config: PretrainConfig) -> Outcome:
         norms=[r.grad_norm for r in results],
         evaluation={name: (term.loss, term.correct, term.count) for name, term in sums.items()},
         initial=initial,
-        final=pieces_of(layouts),
+        final=pieces(),
     )
 
 
-def pieces_of(layouts: list[Layout]) -> dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]:
+def pieces_of(layouts: list[Layout]) -> Pieces:
     held: dict[str, list] = {}
     for layout in layouts:
         for piece in layout.pieces:
