@@ -108,7 +108,7 @@ def find(resume: str, storage: Storage, group: dist.ProcessGroup | None, *, veri
         storage = open_storage(parent)
         if name:
             return open_checkpoint(storage, name, group, verify=verify)
-    names = on_first(group, lambda: _candidates(storage))
+    names = on_first(group, lambda: candidates(storage))
     failures: list[str] = []
     for name in names:
         try:
@@ -154,7 +154,7 @@ def look_at(path: str) -> tuple[Checkpoint, list[str]]:
     parent, name = _locate(path)
     storage = open_storage(parent)
     if not name:
-        names = _candidates(storage)
+        names = candidates(storage)
         if not names:
             raise CheckpointError(f"there is no checkpoint in {storage.where()}")
         name = names[0]
@@ -199,7 +199,7 @@ def _damage(storage: Storage, name: str, file: str, manifest: Manifest, *, verif
     return None
 
 
-def _candidates(storage: Storage) -> list[str]:
+def candidates(storage: Storage) -> list[str]:
     """The checkpoint that `latest` names, then those before it, newest first."""
     steps = storage.steps()
     if not steps:

@@ -103,12 +103,23 @@ def history(submission: Submission) -> list[str]:
             changed = error.problems
         told += [f"changed since it was started: {change}" for change in changed]
     latest = Path(submission.config.checkpoint.dir or run_dir / "checkpoints", "latest")
-    if latest.exists():
-        if submission.config.train.resume == "auto":
-            told.append(f"continues from {latest.read_text().strip()}")
-        elif submission.config.train.resume == "none":
-            told.append("starts anew, though there are checkpoints: train.resume=none")
+    if latest.is_file():
+        told.append(_beginning(submission.config.train.resume, latest))
     return told
+
+
+def _beginning(resume: str, latest: Path) -> str:
+    """Where a run begins that has checkpoints already."""
+    own = f"continues from {latest.read_text(errors='replace').strip()}"
+    if resume == "auto":
+        return own
+    # They bring PyTorch.
+    from dist_plm.checkpoint.storage import open_storage
+    from dist_plm.train.going_on import goes_on
+
+    if goes_on(resume, open_storage(str(latest.parent))):
+        return f"{own}: train.resume={resume} says how the run began; to begin another give it another run.name"
+    return f"starts {'anew' if resume == 'none' else f'from {resume}'}, though there are checkpoints: train.resume={resume}"
 
 
 def queue(submission: Submission) -> str:

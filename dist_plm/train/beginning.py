@@ -9,6 +9,7 @@ from dist_plm.config.schema import PretrainConfig
 from dist_plm.data.blend import Dataset
 from dist_plm.models.build import whole_layouts
 from dist_plm.models.layout import Layout
+from dist_plm.train.going_on import goes_on
 from dist_plm.train.initial import check_fit, of_checkpoint
 from dist_plm.train.recovery import check_stream, find_at, of_beginning, stream_of
 
@@ -24,6 +25,8 @@ def check_checkpoint(config: PretrainConfig, dataset: Dataset | None) -> None:
         CheckpointError: it cannot.
     """
     resume, path, own = config.train.resume, config.train.init_from, open_storage(checkpoints_of(config))
+    if goes_on(resume, own):
+        return
     if resume not in ("auto", "none"):
         found = find_at(resume, own, None, verify=False)
         if found.is_weights_only:
@@ -31,7 +34,7 @@ def check_checkpoint(config: PretrainConfig, dataset: Dataset | None) -> None:
             return
         check_stream(found, config, stream_of(config, dataset))
         found.check_model(_layouts(found, config), None)
-    elif path is not None and not (resume == "auto" and own.steps()):
+    elif path is not None:
         with of_beginning(path):
             found = find_at(path, own, None, verify=False)
             found.check_model(_layouts(found, config), None)

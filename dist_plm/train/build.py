@@ -13,7 +13,6 @@ from typing import cast
 import torch.distributed as dist
 
 from dist_plm.checkpoint.fragments import Place
-from dist_plm.checkpoint.reading import find
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.storage import Storage, open_storage
 from dist_plm.checkpoint.together import on_first
@@ -46,6 +45,7 @@ from dist_plm.train.beginning import check_checkpoint
 from dist_plm.train.data import RunData, open_data, vocab_size_of
 from dist_plm.train.evaluation import Evaluator
 from dist_plm.train.fence import Fence
+from dist_plm.train.going_on import find_own_or_named
 from dist_plm.train.initial import begin_with, check_initial, open_initial
 from dist_plm.train.loop import Parts, Position, train
 from dist_plm.train.recorder import Recorder, sample_size
@@ -134,7 +134,8 @@ def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, d
     # Before anything is read: what earlier starts have begun, they cannot end from now on.
     on_first(groups.world, storage.clean)
     stream = stream_of(config, data.samples["train"])
-    position, found = Position(), find(config.train.resume, storage, groups.world, verify=config.checkpoint.verify)
+    position = Position()
+    found, begun = find_own_or_named(config.train.resume, storage, groups.world, verify=config.checkpoint.verify)
     if found is not None:
         position = restore(found, config, stream, engine, layouts, groups.world)
         if found.storage.url == storage.url:
@@ -143,6 +144,7 @@ def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, d
         begin_with(open_initial(config.model.init_from, groups.world), config, engine, layouts, groups.world)
     elif config.train.init_from is not None:
         position = begin_from(storage, config, engine, layouts, groups.world)
+    position.begun_as = begun
     peak = _peak_tflops(config, device, groups)
     recorder = None
     if groups.rank == 0:

@@ -31,6 +31,7 @@ from dist_plm.models.hf_files import listed
 from dist_plm.models.hf_weights import HEADS, HFWeights, open_hf
 from dist_plm.models.init import initialize
 from dist_plm.models.layout import Layout
+from dist_plm.train.going_on import goes_on
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def check_initial(config: PretrainConfig) -> None:
         _check_model(weights, config)
         check_vocabulary(weights, tokenizer_store(config.data))
     except CheckpointError:
-        if config.train.resume == "none" or not open_storage(checkpoints_of(config)).steps():
+        if not goes_on(config.train.resume, open_storage(checkpoints_of(config))):
             raise
 
 

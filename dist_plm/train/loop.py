@@ -33,6 +33,7 @@ class Position:
         evaluation: held-out measures at this step; empty where it was not evaluated.
         saved_step: the step of the newest checkpoint written or begun.
         history: changes of the stream of samples that were allowed so far.
+        begun_as: how the run began (`going_on.begun_as`).
     """
 
     step: int = 0
@@ -41,6 +42,7 @@ class Position:
     evaluation: dict[str, float] = field(default_factory=dict)
     saved_step: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    begun_as: str = ""
 
     @property
     def first_unrecorded_step(self) -> int:
@@ -189,6 +191,7 @@ def _save(parts: Parts, position: Position) -> None:
             evaluation=position.evaluation,
             loop={
                 "evaluation_due": position.evaluation_due,
+                "begun_as": position.begun_as,
                 "recorder": parts.recorder.state() if parts.recorder is not None else {},
             },
         ),
