@@ -67,6 +67,13 @@ def remove(directory: Path, purpose: str) -> None:
     Raises:
         Refusal: it is not marked.
     """
+    empty(directory, purpose)
+    unmark(directory, purpose)
+    directory.rmdir()
+
+
+def empty(directory: Path, purpose: str) -> None:
+    """Removes all that is in a marked directory, but for the mark; raises like `remove`."""
     if not is_marked(directory, purpose):
         raise Refusal(f"{directory} is not removed: it was not made by this program; move it away")
     own = mark_path(directory, purpose).name
@@ -77,5 +84,3 @@ def remove(directory: Path, purpose: str) -> None:
             shutil.rmtree(entry.path)
         else:
             os.unlink(entry.path)
-    unmark(directory, purpose)
-    directory.rmdir()

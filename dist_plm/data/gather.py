@@ -18,9 +18,9 @@ from dist_plm.data.records import Record, Rejected
 from dist_plm.data.slices import Slice
 from dist_plm.data.source_lines import lines_before
 from dist_plm.data.sources import SourceFiles, read_slice
+from dist_plm.data.workspace import REJECTED
 from dist_plm.errors import DataError
 
-REJECTED = "rejected.jsonl"
 _MOST_SHOWN = 5
 
 
@@ -90,10 +90,12 @@ def gather(sources: SourceFiles, clean: CleanConfig, folder: Path, crew: Crew) -
 
 
 def collect_rejected(
-    tasks: Sequence[GatherTask], store: Path, most: float, crew: Crew, report: Callable[[str], None]
+    tasks: Sequence[GatherTask], store: Path, most: float, crew: Crew, report: Callable[[str], None], *, out: Path
 ) -> Tally:
     """What all tasks counted together; the rejected records, if any, go to a file in `store`.
 
+    Args:
+        out: where the store will be when `report` has been read.
     Raises:
         DataError: more than the share `most` of all records was rejected.
     """
@@ -108,25 +110,25 @@ def collect_rejected(
         share = math.ceil(1e4 * total.num_rejected / records) / 1e4
         lines = [
             f"{total.num_rejected:,} of {records:,} records are broken, more than data.max_rejected = {most:g} allows:",
-            *show_rejected(path, total),
+            *show_rejected(path, total, path),
             f"mend them, or set data.max_rejected={share:g} to go on without them",
         ]
         raise DataError("\n".join(lines))
     report(f"{total.num_rejected:,} of {records:,} records are broken and left out:")
-    for line in show_rejected(path, total):
+    for line in show_rejected(path, total, out / REJECTED):
         report(line)
     return total
 
 
-def show_rejected(path: Path, total: Tally) -> Iterator[str]:
-    """Lines for a person: reasons and how often, the first records, and where all of them are."""
+def show_rejected(path: Path, total: Tally, final: Path) -> Iterator[str]:
+    """Lines for a person: reasons and how often, the first records, and where all of them are found afterwards."""
     yield "  " + ", ".join(f"{reason}: {count:,}" for reason, count in total.rejected.most_common())
     with open(path, "rb") as file:
         for line in [file.readline() for _ in range(min(_MOST_SHOWN, total.num_rejected))]:
             record = json.loads(line)
             unit = "row" if "row" in record else "line"
             yield f"  {record['source']}, {unit} {record[unit]}: {record['reason']} ({record['detail']})"
-    yield f"  {path} lists {'all of them' if total.num_rejected > 1 else 'it too'}"
+    yield f"  {final} lists {'all of them' if total.num_rejected > 1 else 'it too'}"
 
 
 def _join_rejected(tasks: Sequence[GatherTask], path: Path) -> None:

@@ -36,7 +36,7 @@ from dist_plm.data.store import TokenStore, dtype_for
 from dist_plm.data.summary import summary
 from dist_plm.data.tokenizers_files import FILE_NAME, fingerprint
 from dist_plm.data.tokenizers_save import COMPANION_NAMES
-from dist_plm.data.workspace import check_replaceable, workspace
+from dist_plm.data.workspace import check_replaceable, settle, workspace
 from dist_plm.errors import DataError
 
 #: Settings that do not change what is in the store.
@@ -79,13 +79,15 @@ def _prepare(config: PrepareConfig, report: Callable[[str], None], launch: Launc
     sources = find_sources(config.data.sources)
     inputs = _inputs(config, sources)
     if out.exists():
-        check_replaceable(out)
+        check_replaceable(out, overwrite=config.data.overwrite)
+        if launch.rank == 0:
+            settle(out)
         if any(out.iterdir()) and not config.data.overwrite:
             existing = _reusable(out, inputs)
             report(f"{out} is there already, from the same sources and configuration: nothing to do")
             return existing
     crew = Crew(launch, config.data.workers, config.data.rank_timeout_seconds)
-    with workspace(out, inputs, crew, report) as (store, scratch):
+    with workspace(out, inputs, crew, report, overwrite=config.data.overwrite) as (store, scratch):
         if not (store / NAME).exists():
             _build(config, sources, inputs, store, scratch, crew, report)
     if launch.rank != 0:
@@ -106,7 +108,7 @@ def _build(
 ) -> None:
     report(f"reading {sources.num_files:,} files, {sources.num_bytes / 1e6:.1f} MB")
     gathered = gather(sources, config.clean, scratch / "documents", crew)
-    tally = collect_rejected(gathered, store, config.data.max_rejected, crew, report)
+    tally = collect_rejected(gathered, store, config.data.max_rejected, crew, report, out=Path(config.data.out))
     found = [task.shard for task in gathered]
     shards, selection, repeated = deduplicate(config.dedup, found, config.data.split, scratch, crew)
     if selection.split_bytes["train"] == 0:

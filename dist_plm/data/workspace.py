@@ -9,28 +9,44 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dist_plm.core import marks
 from dist_plm.data.crew import Crew
-from dist_plm.data.files import atomic_writer, sync_directory
-from dist_plm.data.manifest import NAME, read_manifest
+from dist_plm.data.files import TEMPORARY, atomic_writer, sync_directory
+from dist_plm.data.manifest import NAME, SPLITS, read_manifest
+from dist_plm.data.tokenizers_files import FILE_NAME
+from dist_plm.data.tokenizers_save import COMPANION_NAMES
 from dist_plm.errors import DataError
 
+REJECTED = "rejected.jsonl"
 _INPUTS = "inputs.json"
 _SCRATCH = "work"
+#: All that a finished store may hold.
+_NAMES = {
+    NAME,
+    FILE_NAME,
+    REJECTED,
+    *COMPANION_NAMES,
+    *(f"{split}.{suffix}" for split in SPLITS for suffix in ("bin", "idx")),
+}
+#: Marks of directories: one in which a store grows, and one which a new store takes the place of.
+_GROWING, _REPLACED = "store", "replaced-store"
+_REMEDY = "move it away, or choose another data.out"
 
 
 @contextmanager
 def workspace(
-    out: Path, inputs: dict[str, Any], crew: Crew, report: Callable[[str], None]
+    out: Path, inputs: dict[str, Any], crew: Crew, report: Callable[[str], None], *, overwrite: bool
 ) -> Iterator[tuple[Path, Path]]:
     """Yields (store, scratch) directories to build `out` in; when the block ends well, the store moves to `out`.
 
     The ranks of `crew` get the same directories, and the store moves when the block has ended on all of them.
 
     What an interrupted run with equal `inputs` left there is still there, perhaps a whole store; what any other run
-    left is removed. `scratch` lies inside the store and is removed before the move. What lay at `out` is replaced.
+    left is removed. `scratch` lies inside the store and is removed before the move. A store at `out` is replaced if
+    `overwrite` says so.
 
     Raises:
-        DataError: another process is at work on the same `out`.
+        Refusal: a directory of the user's is in the way, or another process is at work on the same `out`.
     """
     out = out.resolve()  # through a link, which then goes on pointing at the store
     partial = out.with_name(out.name + ".partial")
@@ -45,7 +61,8 @@ def workspace(
         with crew.at_work(ranks):
             yield partial, scratch
         return
-    partial.mkdir(parents=True, exist_ok=True)
+    _check_replaced(out)
+    marks.claim(partial, _GROWING, _REMEDY)
     lock = os.open(partial, os.O_RDONLY)
     try:
         _lock(lock, partial, report)
@@ -54,13 +71,13 @@ def workspace(
         with crew.at_work(ranks):
             yield partial, scratch
         shutil.rmtree(scratch)
-        _publish(partial, out)
+        _publish(partial, out, overwrite=overwrite)
     finally:
         os.close(lock)
 
 
-def check_replaceable(out: Path) -> None:
-    """Refuses to replace anything but a store or an empty directory."""
+def check_replaceable(out: Path, *, overwrite: bool) -> None:
+    """Refuses anything but a store or an empty directory and, to be overwritten, a store with files of others in it."""
     if not out.is_dir():
         raise DataError(f"data.out = {str(out)!r} is a file; name a directory")
     if out.samefile(os.curdir):
@@ -74,6 +91,28 @@ def check_replaceable(out: Path) -> None:
                     f"data.out = {str(out)!r} is a directory that holds something other than a store; it is not "
                     "replaced, choose another"
                 ) from error
+
+    others = sorted(entry.name for entry in out.iterdir() if not _is_ours(entry.name))
+    if overwrite and others:
+        raise DataError(
+            f"data.out = {str(out)!r} holds {', '.join(others[:5])}, which prepare_data did not write: move it elsewhere, "
+            "so that the store can be replaced"
+        )
+
+
+def _is_ours(name: str) -> bool:
+    own_marks = {marks.mark_path(Path(), purpose).name for purpose in (_GROWING, _REPLACED)}
+    return name.removesuffix(TEMPORARY) in {*_NAMES, *own_marks, _INPUTS}
+
+
+def settle(out: Path) -> None:
+    """Does what is left to do once a store has moved to `out`, also for a run that was killed before it did."""
+    if not marks.is_marked(out, _GROWING):
+        return
+    (out / _INPUTS).unlink(missing_ok=True)
+    if marks.is_marked(_replaced(out), _REPLACED):
+        marks.remove(_replaced(out), _REPLACED)
+    marks.unmark(out, _GROWING)
 
 
 def _lock(descriptor: int, partial: Path, report: Callable[[str], None]) -> None:
@@ -91,29 +130,46 @@ def _claim(partial: Path, inputs: dict[str, Any], report: Callable[[str], None])
     if _is_claimed(partial, inputs):
         report(f"going on with {partial}, which an interrupted run with the same configuration and sources left")
         return
-    for entry in partial.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+    marks.empty(partial, _GROWING)
     with atomic_writer(partial / _INPUTS) as file:
         file.write(json.dumps(inputs, indent=2).encode())
 
 
 def _is_claimed(partial: Path, inputs: dict[str, Any]) -> bool:
-    marker = partial / _INPUTS
-    return marker.exists() and json.loads(marker.read_text()) == json.loads(json.dumps(inputs))
+    path = partial / _INPUTS
+    return path.exists() and json.loads(path.read_text()) == json.loads(json.dumps(inputs))
 
 
-def _publish(partial: Path, out: Path) -> None:
+def _publish(partial: Path, out: Path, *, overwrite: bool) -> None:
     sync_directory(partial)
-    old = out.with_name(out.name + ".old")
-    if old.exists():
-        shutil.rmtree(old)  # left by a run that was killed between the renames below
     if out.exists():
-        os.rename(out, old)
+        check_replaceable(out, overwrite=True)  # again: hours have passed
+        _make_room(out, overwrite=overwrite)
     os.rename(partial, out)
-    (out / _INPUTS).unlink()
     sync_directory(out.parent)
+    settle(out)
+
+
+def _make_room(out: Path, *, overwrite: bool) -> None:
+    """Moves a store aside; an empty directory is renamed over."""
+    if not any(out.iterdir()):
+        return
+    if not overwrite:
+        raise DataError(f"data.out = {str(out)!r} holds a store now: data.overwrite=true replaces it")
+    _check_replaced(out)
+    old = _replaced(out)
     if old.exists():
-        shutil.rmtree(old)
+        marks.remove(old, _REPLACED)  # left by a run that was killed before it had settled
+    marks.mark(out, _REPLACED)
+    os.rename(out, old)
+
+
+def _replaced(out: Path) -> Path:
+    return out.with_name(out.name + ".old")
+
+
+def _check_replaced(out: Path) -> None:
+    """Refuses a place for the store that is replaced, where one is, that holds something of the user's."""
+    old = _replaced(out)
+    if out.exists() and any(out.iterdir()) and os.path.lexists(old) and not marks.is_marked(old, _REPLACED):
+        raise DataError(f"{old} is there already, and was not made by this program: {_REMEDY}")

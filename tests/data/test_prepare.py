@@ -166,6 +166,7 @@ def test_broken_records_are_listed_and_left_out(tmp_path):
     assert listed[0]["source"] == str(tmp_path / "a.jsonl")
     assert "a.jsonl, line 6: not JSON" in report
     assert "3 of 11 records are broken and left out" in report
+    assert f"{store.path / 'rejected.jsonl'} lists all of them" in report
     assert store.manifest.splits.train.documents == 8
 
 

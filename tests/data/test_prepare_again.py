@@ -9,7 +9,7 @@ import pytest
 
 from dist_plm.config.schema_prepare import SourceConfig, TokenizerConfig
 from dist_plm.data import gather, stages
-from dist_plm.errors import DataError
+from dist_plm.errors import DataError, Refusal
 from tests.data.preparing import contents, in_a_process_of_its_own, run, slow
 
 pytestmark = pytest.mark.usefixtures("many_units")
@@ -204,3 +204,76 @@ def test_a_disk_that_is_full_is_reported_and_survived_when_there_is_room(small_d
     assert resize("10m").returncode == 0
     run(disk / "store")
     assert contents(disk / "store") == expected
+
+
+@pytest.fixture
+def thesis(tmp_path):
+    """A directory of the user's, made under a name, and whether all is as it was."""
+
+    def make(name):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "thesis.txt").write_text("years of work")
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["mine.partial", "mine.old"])
+def test_a_users_directory_beside_the_store_is_left_alone(tmp_path, thesis, name):
+    out = tmp_path / "mine"
+    run(out)
+    theirs, before = thesis(name), contents(out)
+    with pytest.raises(Refusal, match=rf"{name} is there already, and was not made by this program: move it away, or"):
+        run(out, tokenizer=TokenizerConfig(name="bpe", vocab_size=300), overwrite=True)
+    assert contents(out) == before
+    assert contents(theirs) == {"thesis.txt": b"years of work"}
+
+
+def test_a_users_directory_that_is_in_nobodys_way_does_not_stop_a_first_preparation(tmp_path, thesis, expected):
+    old = thesis("mine.old")
+    run(tmp_path / "mine")
+    assert contents(tmp_path / "mine") == expected
+    assert contents(old) == {"thesis.txt": b"years of work"}
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_users_file_or_link_in_place_of_the_partial_store_is_left_alone(tmp_path, thesis, kind):
+    place = tmp_path / "mine.partial"
+    if kind == "file":
+        place.write_text("years of work")
+    else:
+        place.symlink_to(thesis("elsewhere"))
+    with pytest.raises(Refusal, match=r"mine\.partial is there already"):
+        run(tmp_path / "mine")
+    assert place.is_symlink() or place.read_text() == "years of work"
+
+
+def test_a_store_to_which_the_user_added_files_is_not_replaced(tmp_path):
+    out = tmp_path / "mine"
+    run(out)
+    (out / "notes.txt").write_text("years of work")
+    with pytest.raises(DataError, match=r"holds notes\.txt, which prepare_data did not write: move it elsewhere"):
+        run(out, tokenizer=TokenizerConfig(name="bpe", vocab_size=300), overwrite=True)
+    assert (out / "notes.txt").exists()
+    assert run(out)[0].reused
+
+
+def test_what_appears_at_out_meanwhile_is_left_alone(tmp_path, monkeypatch, thesis, expected):
+    with monkeypatch.context() as patched:
+        join = stages.join
+        patched.setattr(stages, "join", lambda *arguments: thesis("mine") and join(*arguments))
+        with pytest.raises(DataError, match="holds something other than a store"):
+            run(tmp_path / "mine")
+    assert contents(tmp_path / "mine") == {"thesis.txt": b"years of work"}
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    run(tmp_path / "mine")
+    assert contents(tmp_path / "mine") == expected
+
+
+def test_killed_after_the_store_has_moved_the_rest_is_done_at_the_next_start(tmp_path, expected):
+    out = tmp_path / "store"
+    killed = in_a_process_of_its_own(out, "kill_at(workspace, 'settle', 1)")
+    assert killed.returncode == -signal.SIGKILL
+    assert run(out)[0].reused
+    assert contents(out) == expected
