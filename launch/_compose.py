@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from _from_hf import is_chosen, with_sizes
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -21,10 +20,12 @@ from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from dist_plm.config.decode import MISSING, flatten, show
 from dist_plm.config.origins import Layer
 from dist_plm.config.suggest import OTHER_NAMES, did_you_mean, near, suggest
+from dist_plm.core.parsing import load_yaml, read_text
 from dist_plm.errors import ConfigError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -55,7 +56,7 @@ class Composition:
 def groups_of(config_name: str, conf: Path = CONF) -> dict[str, str | None]:
     """The groups that a root file and those it builds on compose, with the choice made in each, in their order."""
     groups: dict[str, str | None] = {}
-    for entry in _plain(OmegaConf.load(conf / f"{config_name}.yaml")).get("defaults", []):
+    for entry in _read(conf / f"{config_name}.yaml").get("defaults") or []:
         if isinstance(entry, Mapping):
             groups.update(entry)
         elif entry != "_self_":
@@ -80,7 +81,7 @@ def compose(config_name: str, overrides: Sequence[str], conf: Path = CONF) -> Co
         chosen, values = _sort_overrides(overrides, groups_of(config_name, conf), config_name, conf, composition)
         layers = _file_layers(config_name, chosen, conf)
         config = _merge([layer.values for layer in layers])
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         raise ConfigError([*composition.problems, f"conf/ cannot be composed: {_one_line(error)}"]) from error
     given = _apply(values, config, composition.problems)
     if is_chosen(layers):
@@ -182,7 +183,7 @@ def _file_layers(config_name: str, chosen: list[str], conf: Path) -> list[Layer]
         path, package = default.config_path, default.package or ""
         if path is None or path.startswith("hydra/"):
             continue
-        content = _plain(OmegaConf.load(conf / f"{path}.yaml"))
+        content = _read(conf / f"{path}.yaml")
         content.pop("defaults", None)
         if package == EXPERIMENT:
             raise ValueError(f"conf/{path}.yaml has to begin with the line: # @package _global_")
@@ -194,6 +195,12 @@ def _file_layers(config_name: str, chosen: list[str], conf: Path) -> list[Layer]
         _replace_alternatives(layer, layer)
         layers.append(Layer(f"conf/{path}.yaml", _plain(layer)))
     return layers
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file of conf/, as OmegaConf would read it, yet within bounds."""
+    content = load_yaml(read_text(path), str(path), plain_exponents=True)
+    return {} if content is None else _plain(OmegaConf.create(content))
 
 
 def _extend_lists(before: Mapping[str, Any], content: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Follows jobs until they end: each change of state, and the metrics as they are written."""
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.cluster.slurm import JobState, job_state
+from dist_plm.core.parsing import is_number
+from dist_plm.observe.metrics import parse_record
 
 
 class MetricsTail:
@@ -36,8 +37,8 @@ class MetricsTail:
                 if not line.endswith(b"\n"):
                     return
                 self._position += len(line)
-                record = json.loads(line)
-                if record["step"] > self._step:
+                record = parse_record(line)
+                if record is not None and record["step"] > self._step:
                     self._step = record["step"]
                     yield record
 
@@ -86,6 +87,6 @@ def describe_step(record: dict[str, Any]) -> str:
     """One line: the step and what a person looks at first."""
     parts = [f"step {record['step']}"]
     for key, form in (("loss", ".4f"), ("eval/loss", ".4f"), ("lr", ".3g"), ("tokens_per_second", ",.0f")):
-        if isinstance(record.get(key), int | float):
+        if is_number(record.get(key)):
             parts.append(f"{key.replace('_', ' ')} {record[key]:{form}}")
     return "  ".join(parts)

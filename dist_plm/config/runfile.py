@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import yaml
 
 from dist_plm.config.decode import decode, encode, flatten, show
+from dist_plm.core.parsing import load_yaml, read_text
 from dist_plm.errors import ConfigError
 
 T = TypeVar("T")
@@ -44,8 +45,8 @@ def read(path: str | os.PathLike[str], cls: type[T]) -> T:
         ConfigError: where the file is missing, is no YAML mapping, or does not fit the schema of this version.
     """
     try:
-        mapping = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        mapping = load_yaml(read_text(path), str(path))
+    except (OSError, ValueError) as error:
         raise ConfigError([f"{path} cannot be read: {error}"]) from error
     if not isinstance(mapping, Mapping):
         raise ConfigError([f"{path} holds no configuration: a mapping of settings is needed"])
@@ -74,6 +75,9 @@ def to_yaml(mapping: Mapping[str, Any]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
         flat = not any(isinstance(item, Mapping) for item in sequence)
         return super().represent_sequence(tag, sequence, flow_style=flat)

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from dist_plm.core.parsing import is_number, load_json
+
 log = logging.getLogger(__name__)
 
 EVAL_PREFIX = "eval/"
@@ -112,7 +114,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    return [_restore(record) for _, record in _records(path)]
+    return [record for _, record in _records(path)]
 
 
 def _encode(values: Mapping[str, float | int | None]) -> bytes:
@@ -123,19 +125,29 @@ def _encode(values: Mapping[str, float | int | None]) -> bytes:
     return json.dumps(line, allow_nan=False).encode() + b"\n"
 
 
-def _restore(record: dict[str, Any]) -> dict[str, Any]:
+def parse_record(line: bytes) -> dict[str, Any] | None:
+    """The record of a line, values that are not finite restored; None where the line holds none."""
+    try:
+        record = load_json(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or not _is_step(record.get("step")):
+        return None
     nonfinite = record.pop("nonfinite", {})
+    if not isinstance(nonfinite, dict) or not set(map(str, nonfinite.values())) <= {"nan", "inf", "-inf"}:
+        return None
     return record | {name: float(value) for name, value in nonfinite.items()}
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int) and is_number(value) and value >= 0
 
 
 def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Each line that holds a record, as it stands in the file and decoded."""
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict) and isinstance(record.get("step"), int) and line.endswith(b"\n"):
+        record = parse_record(line) if line.endswith(b"\n") else None
+        if record is not None:
             yield line, record
         else:
             log.warning("%s line %d is no complete record and is left out", path, number)

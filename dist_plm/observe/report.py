@@ -1,13 +1,13 @@
 """What run directories say about their runs: one in detail, several side by side."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dist_plm.config.decode import flatten, show
+from dist_plm.core.parsing import is_number, load_yaml, read_text
 from dist_plm.errors import Refusal
 from dist_plm.observe.metrics import read_metrics
 from dist_plm.observe.summary import change, render_summary, summarise
@@ -30,9 +30,11 @@ def load_run(path: Path) -> Run:
         Refusal: there is no such directory, it has no metrics, no step was logged, or its settings are no YAML mapping.
     """
     metrics = path / "metrics.jsonl"
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise Refusal(f"{path} is no directory; name a run directory such as runs/quickstart")
     try:
+        if metrics.exists() and not (metrics.is_file() or metrics.is_dir()):
+            raise Refusal(f"{metrics} is no file; name the directory of a run that has started")
         records = read_metrics(metrics)
     except OSError as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
@@ -42,6 +44,9 @@ def load_run(path: Path) -> Run:
     lacking = sorted({key for record in records for key in _NEEDED if key not in record})
     if lacking:
         raise Refusal(f"{metrics} lacks {', '.join(lacking)} in some line; was it written by another program?")
+    for record in records:
+        if problem := _problem_of(record):
+            raise Refusal(f"{metrics}, step {show(record['step'])}: {problem}; was it written by another program?")
     return Run(path, records, _read_settings(path / "run.yaml"))
 
 
@@ -55,6 +60,10 @@ def render_report(runs: Sequence[Run], *, ramp: str = UNICODE_RAMP) -> str:
 
 
 _NEEDED = ("step", "loss", "lr", "grad_norm", "tokens_seen", "tokens_per_second", "step_seconds", "mfu", "skipped")
+#: Of them, those that may not be known, and those that no run brings to infinity.
+_MAYBE_NULL = ("grad_norm", "mfu", "tokens_per_second", "eval/perplexity", "eval/initial/perplexity")
+_COUNTED = ("step", "tokens_seen", "step_seconds", "skipped")
+_MOST = 1e18
 _COURSE_ROWS = 10
 _CURVE_WIDTH = 60
 
@@ -113,12 +122,23 @@ def _read_settings(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        settings = load_yaml(read_text(path), str(path))
+    except (OSError, ValueError) as error:
         raise Refusal(f"{path} cannot be read: {error}") from error
     if not isinstance(settings, dict):
         raise Refusal(f"{path} is no mapping of settings; it was not written by a run")
     return flatten(settings)
+
+
+def _problem_of(record: dict[str, Any]) -> str | None:
+    """Which value of a record is none that a run writes."""
+    for name in (*_NEEDED, *_MAYBE_NULL):
+        value: Any = record.get(name)
+        if value is None and name in _MAYBE_NULL:
+            continue
+        if not is_number(value) or (name in _COUNTED and not 0 <= value <= _MOST):
+            return f"{name} = {show(value)} is no {'count or time' if name in _COUNTED else 'number'}"
+    return None
 
 
 def _course(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -42,13 +42,22 @@ def sparkline(values: Sequence[float], *, width: int = 40, ramp: str = UNICODE_R
         return ""
     width = min(width, len(values))
     edges = [len(values) * i // width for i in range(width + 1)]
-    means = [math.fsum(values[low:high]) / (high - low) for low, high in itertools.pairwise(edges)]
+    means = [_mean(values[low:high]) for low, high in itertools.pairwise(edges)]
     finite = [mean for mean in means if math.isfinite(mean)]
     low, span = (min(finite), max(finite) - min(finite)) if finite else (0.0, 0.0)
+    span = span if math.isfinite(span) else 0.0
     levels = len(ramp) - 1
     return "".join(
         ramp[round((mean - low) / span * levels) if span else 0] if math.isfinite(mean) else "!" for mean in means
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Infinite where the sum is, or is not defined."""
+    try:
+        return math.fsum(values) / len(values)
+    except (OverflowError, ValueError):
+        return math.inf
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

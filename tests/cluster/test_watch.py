@@ -42,6 +42,12 @@ def test_a_run_that_starts_again_does_not_repeat_its_steps(tmp_path):
     assert new(tail) == [5]
 
 
+def test_lines_that_are_no_records_are_passed_over(tmp_path):
+    tail = MetricsTail(tmp_path)
+    append(tmp_path, lines(1) + "garbage\n" + '{"loss": 1}\n[]\n' + '{"step": "7"}\n' + "[" * 50_000 + "\n" + lines(2))
+    assert new(tail) == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("state", "text"),
     [

@@ -1,5 +1,6 @@
 """The report of one run and of several, through the script a person starts, and every way a run can be unusable."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dist_plm.errors import Refusal
 from dist_plm.observe.metrics import MetricsWriter
 from dist_plm.observe.report import load_run, render_report
 from dist_plm.observe.text import ASCII_RAMP
+from tests.core.test_parsing import BOMB
 from tests.observe.make import record
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "report.py"
@@ -151,6 +153,105 @@ def test_help_and_missing_arguments():
     assert "runs/quickstart" in report("--help").stdout
     assert report("--help").returncode == 0
     assert report().returncode == 2
+
+
+def with_line(run: Path, **changes: object) -> None:
+    """A run whose last record has other values."""
+    make_run(run, 2)
+    path = run / "metrics.jsonl"
+    last = json.loads(path.read_text().splitlines()[-1])
+    with path.open("a") as file:
+        file.write(json.dumps({**last, "step": 3, **changes}) + "\n")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": "abc"},
+        {"loss": None},
+        {"loss": [1]},
+        {"loss": True},
+        {"loss": 10**400},
+        {"lr": {}},
+        {"grad_norm": "1"},
+        {"mfu": "high"},
+        {"tokens_seen": -1},
+        {"tokens_seen": None},
+        {"step_seconds": 1e308},
+        {"step_seconds": float("inf")},
+        {"skipped": float("nan")},
+        {"tokens_per_second": []},
+        {"eval/perplexity": "x"},
+        {"step": 10**30},
+    ],
+)
+def test_a_value_that_is_no_number_is_refused_by_name(tmp_path, changes):
+    with_line(tmp_path / "run", **changes)
+    (name,) = changes
+    with pytest.raises(Refusal, match=rf"metrics.jsonl, step \d+: {name} = .* is no (number|count or time)"):
+        load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"loss": 1e308}, {"loss": float("inf")}, {"loss": -1e308}, {"mfu": None}, {"extra": "x"}, {"lr": 0}]
+)
+def test_odd_numbers_are_shown(tmp_path, changes):
+    with_line(tmp_path / "run", **changes)
+    with_line(tmp_path / "other", loss=-1e308)
+    runs = [load_run(tmp_path / "run"), load_run(tmp_path / "other")]
+    assert render_report(runs[:1]).splitlines()[-1].startswith("3 ")
+    assert "loss curve" in render_report(runs)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "9" * 5000,
+        '{"step": true}',
+        '{"step": -1}',
+        '{"step": "1"}',
+        '{"step": 1e99}',
+        "null",
+        '{"step": 3, "nonfinite": 5}',
+        '{"step": 3, "nonfinite": {"loss": [1]}}',
+        '{"step": 3, "nonfinite": {"loss": "x"}}',
+        '{"step": 3, "nonfinite": null}',
+        "",
+        "\0\0",
+        '"\\ud800"',
+    ],
+    ids=range(15),
+)
+def test_lines_that_are_no_records_are_left_out(tmp_path, line):
+    run = make_run(tmp_path / "run", 2)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    assert len(load_run(run).records) == 2
+
+
+@pytest.mark.parametrize(
+    "settings", ["[" * 50_000, "a: " + "9" * 5000, "a: &a [*a]", "a: 1\na: 2", 'a: "\\ud800"', BOMB]
+)
+def test_settings_that_are_no_plain_yaml_are_refused(tmp_path, settings):
+    with pytest.raises(Refusal, match=r"run.yaml cannot be read"):
+        load_run(make_run(tmp_path / "run", settings=settings))
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "run.yaml"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    run = make_run(tmp_path / "run", 2)
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    with pytest.raises(Refusal, match="no file"):
+        load_run(run)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "/dev/null"])
+def test_names_that_no_directory_has(path):
+    with pytest.raises(Refusal, match="is no directory"):
+        load_run(Path(path))
 
 
 def test_a_report_does_not_wait_for_torch():
