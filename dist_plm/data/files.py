@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from dist_plm.core.regular import open_regular
+
 #: Ends the names of files that are still being written.
 TEMPORARY = ".tmp"
 _COPY_BYTES = 4 * 2**20
@@ -44,7 +46,7 @@ def sync_directory(path: Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's contents."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.config.decode import decode, encode
+from dist_plm.core.parsing import load_json, read_text
 from dist_plm.data.files import atomic_writer
 from dist_plm.errors import ConfigError, DataError
 
@@ -139,7 +140,7 @@ def read_configuration(store: str | Path) -> dict[str, Any]:
 def _read(store: Path) -> dict[str, Any]:
     path = store / NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(read_text(path))
     except FileNotFoundError as error:
         raise DataError(f"{store} has no {NAME}: it is not a store, or prepare_data did not finish it") from error
     except (OSError, ValueError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_plm.core.regular import open_descriptor
 from dist_plm.errors import DataError
 
 
@@ -15,12 +16,12 @@ class OpenFile:
     """Is closed when nothing refers to it any more.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it cannot be opened, or is no file.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
-        self.descriptor = os.open(path, os.O_RDONLY)
+        self.descriptor = open_descriptor(path)
         self.size = os.fstat(self.descriptor).st_size
         weakref.finalize(self, os.close, self.descriptor)
 

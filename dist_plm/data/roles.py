@@ -1,6 +1,5 @@
 """Which tokens of a tokenizer mean what to an objective: found by their names, or declared in files beside it."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import tokenizers as hf
 from tokenizers import models
 
+from dist_plm.core.parsing import load_json, read_text
 from dist_plm.errors import DataError
 
 PiecesStyle = Literal["wordpiece", "byte_level", "unigram"]
@@ -154,7 +154,7 @@ def _content(token: Any) -> str | None:
 def read_json_object(path: Path) -> dict[str, Any]:
     """The content of a file beside a tokenizer's, {} where there is none; raises DataError where it is no JSON object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:

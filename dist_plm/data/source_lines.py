@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import zstandard
 
+from dist_plm.core.regular import open_regular
 from dist_plm.data.records import MAX_RECORD_BYTES, BrokenRecordError, Record, Rejected, Template, documents_of_row
 from dist_plm.data.slices import Slice
 from dist_plm.errors import DataError
@@ -92,7 +93,7 @@ def lines_before(part: Slice) -> int:
 @contextmanager
 def open_bytes(path: str) -> Iterator[BinaryIO]:
     """A file's bytes, unpacked."""
-    with open(path, "rb") as raw:
+    with open_regular(path) as raw:
         if path.endswith(".gz"):
             with gzip.open(raw) as unpacked:
                 yield io.BufferedReader(unpacked, 2**20)  # pyright: ignore[reportArgumentType]

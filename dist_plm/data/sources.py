@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dist_plm.config.schema_prepare import SourceConfig
+from dist_plm.core.regular import check_regular
 from dist_plm.data.records import Record, Rejected, documents_of_lines
 from dist_plm.data.slices import Slice
 from dist_plm.data.source_lines import COMPRESSIONS, decoded_lines, json_records
@@ -108,6 +109,7 @@ def _locate(source: SourceConfig) -> tuple[list[Slice], str]:
     for path in _matches(source):
         try:
             stat = os.stat(path)
+            check_regular(stat, path)
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror}") from error
         form = source.format or _format(path)

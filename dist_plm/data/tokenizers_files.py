@@ -10,6 +10,7 @@ from typing import Any
 import tokenizers as hf
 from tokenizers import decoders, models, pre_tokenizers
 
+from dist_plm.core.regular import read_regular
 from dist_plm.data.roles import COMPANIONS, read_json_object
 from dist_plm.data.tokenizers_pipelines import (
     BERT_SPECIAL,
@@ -204,6 +205,6 @@ def _text(path: Path, content: bytes) -> str:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise DataError(f"cannot read the tokenizer {path}: {error.strerror}; give {KINDS}") from error
