@@ -1,9 +1,9 @@
 """Opens files that are files: a pipe, a terminal or a device in place of one would be waited for without end."""
 
 import errno
+import io
 import os
 import stat
-from typing import BinaryIO
 
 _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
@@ -38,9 +38,9 @@ def check_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
             raise OSError(errno.EINVAL, f"it is {name}, not a file", os.fspath(path))
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """A file, opened to read its bytes; raises like `open_descriptor`."""
-    return os.fdopen(open_descriptor(path), "rb")
+    return open(open_descriptor(path), "rb")
 
 
 def read_regular(path: str | os.PathLike[str]) -> bytes:

@@ -107,6 +107,10 @@ def _build(
     report: Callable[[str], None],
 ) -> None:
     report(f"reading {sources.num_files:,} files, {sources.num_bytes / 1e6:.1f} MB")
+    if sources.num_repeated:
+        report(
+            f"  {sources.num_repeated:,} files that several of data.sources match are read once, by the first of them"
+        )
     gathered = gather(sources, config.clean, scratch / "documents", crew)
     tally = collect_rejected(gathered, store, config.data.max_rejected, crew, report, out=Path(config.data.out))
     found = [task.shard for task in gathered]

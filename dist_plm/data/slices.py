@@ -16,6 +16,7 @@ class Slice:
         path: the file, or the name of the dataset or function.
         format: a value of SourceConfig.format, or "hf" or "python".
         num_bytes: about how much there is to read, which makes slices comparable.
+        is_one_of_many: whether the source has other files; then one without rows is none that is broken.
     """
 
     source: SourceConfig
@@ -24,11 +25,17 @@ class Slice:
     start: int
     stop: int
     num_bytes: int
+    is_one_of_many: bool = False
 
     @property
     def counts_rows(self) -> bool:
         """Whether places in it are rows of a table, not lines of a file."""
         return self.format not in ("text", "jsonl")
+
+    @property
+    def holds_rows(self) -> bool:
+        """Whether a file of it can be whole without any document."""
+        return self.format != "text"
 
     @property
     def counts_slices(self) -> bool:

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -61,10 +62,10 @@ def _csv_lines(part: Slice, too_long: list[int]) -> Iterator[str]:
 def parquet_slices(part: Slice) -> Iterator[Slice]:
     """The file cut at its row groups, each with its share of the bytes. Raises DataError where it is no Parquet."""
     with _readable(part.path, "Parquet"), pq.ParquetFile(part.path) as file:
-        sizes = [file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)]
+        sizes = [file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)] or [0]
     for i, size in enumerate(sizes):
         share = part.num_bytes * size // max(sum(sizes), 1)
-        yield Slice(part.source, part.path, part.format, i, i + 1, share)
+        yield replace(part, start=i, stop=i + 1, num_bytes=share)
 
 
 def parquet_records(part: Slice) -> Iterator[Record]:
@@ -73,7 +74,7 @@ def parquet_records(part: Slice) -> Iterator[Record]:
     with _readable(part.path, "Parquet"), pq.ParquetFile(part.path, buffer_size=2**20) as file:
         check_columns(part.path, template, file.schema_arrow.names)
         before = sum(file.metadata.row_group(i).num_rows for i in range(part.start))
-        groups = list(range(part.start, part.stop))
+        groups = list(range(part.start, min(part.stop, file.num_row_groups)))
         size = sum(file.metadata.row_group(i).total_byte_size for i in groups)
         rows = _batch_rows(size, sum(file.metadata.row_group(i).num_rows for i in groups))
         batches = file.iter_batches(rows, row_groups=groups, columns=template.columns)

@@ -4,7 +4,6 @@ Units are of about equal size, so that any number of processes can share the rea
 and read in order they give the documents in the order of the sources.
 """
 
-import glob
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ from dist_plm.config.schema_prepare import SourceConfig
 from dist_plm.core.regular import check_regular
 from dist_plm.data.records import Record, Rejected, documents_of_lines
 from dist_plm.data.slices import Slice
+from dist_plm.data.source_globs import file_identity, matching_files
 from dist_plm.data.source_lines import COMPRESSIONS, decoded_lines, json_records
 from dist_plm.data.source_programs import dataset_records, dataset_slices, function_records, function_slices
 from dist_plm.data.source_tables import arrow_records, csv_records, parquet_records, parquet_slices
@@ -37,12 +37,15 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class SourceFiles:
-    """What a run reads: `units`, each a list of slices of about equal size together, and a hash of what lies there."""
+    """What a run reads: `units`, each a list of slices of about equal size together, and a hash of what lies there.
+
+    `num_repeated`: files that more than one source matches; the first reads them."""
 
     units: list[list[Slice]]
     num_files: int
     num_bytes: int
     fingerprint: str
+    num_repeated: int = 0
 
 
 def find_sources(sources: Iterable[SourceConfig]) -> SourceFiles:
@@ -50,20 +53,45 @@ def find_sources(sources: Iterable[SourceConfig]) -> SourceFiles:
 
     Raises:
         DataError: a glob matches nothing, a file is of no known format or cannot be read, a dataset or function cannot be
-            found, or a table lacks the column.
+            found, a table lacks the column, or a dataset's files are a source too.
     """
     wholes: list[Slice] = []
     identities: list[str] = []
+    seen: set[tuple[object, ...]] = set()
+    num_repeated = 0
     for source in sources:
         slices, identity = _locate(source)
-        wholes += slices
+        fresh = [whole for whole in slices if _key(whole) not in seen]
+        seen.update(map(_key, fresh))
+        num_repeated += len(slices) - len(fresh)
+        wholes += fresh
         identities.append(identity)
+    _refuse_files_of_datasets(wholes)
     num_bytes = sum(whole.num_bytes for whole in wholes)
     unit_bytes = min(max(num_bytes // 256, _MIB), 64 * _MIB)
     slices = [part for whole in wholes for part in _cut(whole, unit_bytes)]
     fingerprint = hashlib.sha256("\0".join(identities).encode(errors="surrogateescape")).hexdigest()
     num_files = len({(whole.format, whole.path) for whole in wholes})
-    return SourceFiles(list(_group(slices, unit_bytes)), num_files, num_bytes, fingerprint)
+    return SourceFiles(list(_group(slices, unit_bytes)), num_files, num_bytes, fingerprint, num_repeated)
+
+
+def _key(whole: Slice) -> tuple[object, ...]:
+    """What is equal where the same documents would be read twice."""
+    if whole.source.path is None:
+        return (whole,)
+    column = "" if whole.format == "text" else whole.source.text
+    return (file_identity(whole.path) or whole.path, column)
+
+
+def _refuse_files_of_datasets(wholes: Iterable[Slice]) -> None:
+    folders = {whole.path: os.path.realpath(whole.path) for whole in wholes if whole.format == "hf"}
+    for whole in wholes:
+        for name, folder in folders.items():
+            if whole.source.path is not None and os.path.realpath(whole.path).startswith(folder + os.sep):
+                raise DataError(
+                    f"data.sources: {{hf: {name}}} and {{path: {whole.source.path}}} both read what is in {name}, so that its "
+                    "documents would count double: leave one of them out"
+                )
 
 
 def read_slice(part: Slice) -> Iterator[Record]:
@@ -79,7 +107,7 @@ def read_slice(part: Slice) -> Iterator[Record]:
     if first is not None:
         yield first
         yield from records
-    elif part.start == 0 and not part.counts_slices:
+    elif part.start == 0 and not part.counts_slices and not (part.is_one_of_many and part.holds_rows):
         yield Rejected(1, "empty text", "there is no record in it")
 
 
@@ -106,7 +134,8 @@ def _locate(source: SourceConfig) -> tuple[list[Slice], str]:
     if source.python is not None:
         return function_slices(source)
     slices, identity = [], []
-    for path in _matches(source):
+    paths = _matches(source)
+    for path in paths:
         try:
             stat = os.stat(path)
             check_regular(stat, path)
@@ -114,19 +143,14 @@ def _locate(source: SourceConfig) -> tuple[list[Slice], str]:
             raise DataError(f"cannot read {path}: {error.strerror}") from error
         form = source.format or _format(path)
         assert form is not None, path  # _matches refused it
-        slices.append(Slice(source, path, form, 0, stat.st_size, stat.st_size))
+        slices.append(Slice(source, path, form, 0, stat.st_size, stat.st_size, is_one_of_many=len(paths) > 1))
         identity.append(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
     return slices, "".join(identity)
 
 
 def _matches(source: SourceConfig) -> list[str]:
     assert source.path is not None
-    paths = sorted(path for path in glob.glob(source.path, recursive=True) if not os.path.isdir(path))
-    if not paths:
-        hint = f"seen from {os.getcwd()}"
-        if os.path.isdir(source.path):
-            hint = f"it is a directory, whose text files are {source.path.rstrip('/')}/*.txt"
-        raise DataError(f"data.sources: no file matches {source.path!r}, {hint}")
+    paths = matching_files(source.path)
     for path in paths:
         packed = Path(path).suffix in COMPRESSIONS
         form = source.format or _format(path)

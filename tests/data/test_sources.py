@@ -1,6 +1,9 @@
 import gzip
 import json
+import os
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
@@ -237,3 +240,51 @@ def test_files_that_shrink_or_vanish_are_reported(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match=r"cannot read .*a\.txt: No such file"):
         list(read_slice(unit[0]))
+
+
+def test_what_several_sources_match_is_read_once(tmp_path):
+    for name in ("a1", "a2", "b"):
+        write(tmp_path / f"{name}.txt", name)
+    os.link(tmp_path / "b.txt", tmp_path / "c.md")
+    sources_ = [source(tmp_path / "a*.txt"), source(tmp_path / "*.txt"), source(tmp_path / "c.md", format="text")]
+    assert texts(*sources_) == ["a1", "a2", "b"]
+    assert find_sources(sources_).num_repeated == 3
+
+
+def test_two_columns_of_one_file_are_two_sources(tmp_path):
+    path = write(tmp_path / "a.csv", "title,body\none,two\n")
+    assert texts(source(path, text="title"), source(path, text="body")) == ["one", "two"]
+
+
+def empty_table(path):
+    schema = pa.schema([("text", pa.string())])
+    match path.suffix:
+        case ".parquet":
+            pq.ParquetWriter(path, schema).close()  # without a row group
+        case ".arrow":
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema):
+                pass
+        case ".csv":
+            path.write_text("text\n")
+        case _:
+            path.write_bytes(b"")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".csv", ".jsonl"])
+def test_a_part_without_rows_is_broken_only_where_it_is_alone(tmp_path, suffix):
+    path = empty_table(tmp_path / f"part_0{suffix}")
+    assert [reason for _, reason, _ in rejected(source(path))] == ["empty text"]
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"text": ["one", "two"]}), tmp_path / f"part_1{suffix}")
+    elif suffix == ".arrow":
+        table = pa.table({"text": ["one", "two"]})
+        with (
+            pa.OSFile(str(tmp_path / f"part_1{suffix}"), "wb") as file,
+            pa.ipc.new_stream(file, table.schema) as stream,
+        ):
+            stream.write_table(table)
+    else:
+        rows = ["text", "one", "two"] if suffix == ".csv" else ['{"text": "one"}', '{"text": "two"}']
+        write(tmp_path / f"part_1{suffix}", "\n".join(rows))
+    assert texts(source(tmp_path / f"*{suffix}")) == ["one", "two"]
