@@ -39,12 +39,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dist_plm.checkpoint.fragments import Place
+from dist_plm.checkpoint.loader import find
 from dist_plm.checkpoint.manifest import Manifest
-from dist_plm.checkpoint.reading import find
 from dist_plm.checkpoint.retention import Retention
+from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import LocalStorage, name_of
-from dist_plm.checkpoint.writing import CheckpointWriter
-from dist_plm.models.layout import Layout, Piece
+from dist_plm.models.sharding import Layout, Piece
 
 COLUMNS = 4096
 NUM_TENSORS = 24

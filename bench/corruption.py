@@ -38,13 +38,13 @@ from tokenizers import Tokenizer  # noqa: E402
 from tokenizers.models import WordPiece  # noqa: E402
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast  # noqa: E402
 
-from dist_plm.config.schema import ObjectiveConfig  # noqa: E402
-from dist_plm.data.dataset import WindowDataset  # noqa: E402
-from dist_plm.data.order import mix_many  # noqa: E402
-from dist_plm.data.store import TokenStore, TokenStoreWriter  # noqa: E402
+from dist_plm.core.permutation import mix_many  # noqa: E402
+from dist_plm.data.sampling.windows import WindowDataset  # noqa: E402
+from dist_plm.data.store.store import TokenStore, TokenStoreWriter  # noqa: E402
 from dist_plm.objectives.base import Objective  # noqa: E402
 from dist_plm.objectives.build import build_objective  # noqa: E402
-from dist_plm.objectives.tokens import SpecialTokens, word_continuations  # noqa: E402
+from dist_plm.objectives.special_tokens import SpecialTokens, word_continuations  # noqa: E402
+from dist_plm.spec.schema import ObjectiveConfig  # noqa: E402
 
 VOCAB = 30_522
 PAD, UNK, CLS, SEP, MASK = range(5)

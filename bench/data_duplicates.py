@@ -16,7 +16,7 @@ def near_duplicates(folder: Path, *, quick: bool) -> None:
     try:
         import datasketch
 
-        from dist_plm.data import minhash
+        from dist_plm.data.dedup import minhash
     except ImportError as error:
         line("not measured", f"{error.name} is missing")
         return

@@ -42,7 +42,7 @@ def spent(before: np.ndarray, began: float, samples: int) -> dict[str, float]:
 
 def open_ours(folder: Path) -> dict[str, float]:
     """Seconds and MB from nothing to the first batch of 64 windows. Runs in a process of its own."""
-    from dist_plm.data.dataset import open_split
+    from dist_plm.data.sampling.windows import open_split
 
     before, began = resident_mb(), time.perf_counter()
     dataset = open_split(folder / "store", "train", (1.0, 0.0, 0.0), sequence_length=TOKENS, seed=1)

@@ -11,12 +11,12 @@ def pairs(folder: Path, *, quick: bool) -> None:
     import torch
     import torch.distributed as dist
 
-    from dist_plm.config.schema import ObjectiveConfig
-    from dist_plm.data.loader import MicrobatchLoader
-    from dist_plm.data.pairs import PairDataset
-    from dist_plm.data.splits import StoreSplit
-    from dist_plm.data.store import TokenStore
+    from dist_plm.data.loader.loader import MicrobatchLoader
+    from dist_plm.data.sampling.pairs import PairDataset
+    from dist_plm.data.store.splits import StoreSplit
+    from dist_plm.data.store.store import TokenStore
     from dist_plm.objectives.build import build_objective
+    from dist_plm.spec.schema import ObjectiveConfig
 
     print("\n(c) masked pairs for BERT from a store, batches of 64, samples a second of one core")
     torch.set_num_threads(1)

@@ -26,16 +26,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dist_plm.config.decode import decode
-from dist_plm.config.launchenv import from_environment
-from dist_plm.config.rules import finalize
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.device.select import choose
+from dist_plm.distributed.device import choose
+from dist_plm.distributed.grid import Grid
+from dist_plm.distributed.groups import build_groups
+from dist_plm.distributed.launch_env import from_environment
+from dist_plm.distributed.world import init_process_group, shutdown
 from dist_plm.models.build import build_model
 from dist_plm.models.encoder import MaskedLanguageModel
-from dist_plm.models.vocab_loss import score_tokens
-from dist_plm.parallel.grid import Grid
-from dist_plm.parallel.groups import build_groups
-from dist_plm.parallel.world import init_process_group, shutdown
+from dist_plm.models.layers.vocab_loss import score_tokens
+from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.schema import PretrainConfig
 
 MASK_RATE = 0.15
 BYTES_A_TOKEN = 4

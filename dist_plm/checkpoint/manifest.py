@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import xxhash
 
-from dist_plm.errors import CheckpointError
+from dist_plm.core.errors import CheckpointError
 
 NAME = "checkpoint.json"
 FORMAT = "dist_plm checkpoint"

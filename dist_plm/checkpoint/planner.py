@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from torch.distributed.checkpoint.storage import StorageReader
 
 from dist_plm.checkpoint.fragments import Fragment, checkpoint_name
-from dist_plm.models.layout import Layout, Piece
+from dist_plm.models.sharding import Layout, Piece
 
 
 class FragmentSavePlanner(DefaultSavePlanner):

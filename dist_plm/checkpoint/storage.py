@@ -16,9 +16,9 @@ import xxhash
 from fsspec.core import url_to_fs
 from fsspec.implementations.memory import MemoryFileSystem
 
-from dist_plm.checkpoint.blobs import LocalReader, LocalWriter, UrlReader, UrlWriter
+from dist_plm.checkpoint.io.blobs import LocalReader, LocalWriter, UrlReader, UrlWriter
 from dist_plm.checkpoint.manifest import NAME
-from dist_plm.data.files import TEMPORARY, sync_directory
+from dist_plm.core.files import TEMPORARY, sync_directory
 
 LATEST = "latest"
 _STEP = re.compile(r"step_(\d{8,})")

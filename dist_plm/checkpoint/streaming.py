@@ -16,11 +16,11 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from dist_plm.checkpoint import manifest as manifests
 from dist_plm.checkpoint.fragments import Fragment, cut
-from dist_plm.checkpoint.hashing import HashedFiles
+from dist_plm.checkpoint.io.hashing import HashedFiles
 from dist_plm.checkpoint.manifest import FileRecord, Manifest
 from dist_plm.checkpoint.planner import FragmentSavePlanner
 from dist_plm.checkpoint.storage import LATEST, Storage, name_of
-from dist_plm.models.layout import Piece
+from dist_plm.models.sharding import Piece
 
 #: A file of tensors is closed once it holds this much.
 FILE_BYTES = 4 * 2**30

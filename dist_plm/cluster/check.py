@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_plm.config.decode import show
-from dist_plm.config.rules import finalize
-from dist_plm.config.rules_training import path_problems
-from dist_plm.config.schema import PretrainConfig, SubmissionConfig
-from dist_plm.config.schema_run import ClusterConfig
-from dist_plm.errors import CheckpointError, ConfigError, DataError
+from dist_plm.core.errors import CheckpointError, ConfigError, DataError
+from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.rules.training import path_problems
+from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
+from dist_plm.spec.schema_run import ClusterConfig
 
 if TYPE_CHECKING:
-    from dist_plm.data.blend import Dataset
+    from dist_plm.data.sampling.blend import Dataset
 
 #: Slurm's forms of a time limit, by which units their numbers count: sbatch(1), --time.
 _TIME_FORMS = (
@@ -181,7 +181,7 @@ def check_run(run: PretrainConfig, world_size: int, *, with_data: bool, with_wei
     """
     if run.engine.name == "deepspeed" and run.engine.deepspeed:
         # Brings DeepSpeed, which alone knows these keys.
-        from dist_plm.engines.deepspeed_schema import check_keys
+        from dist_plm.engines.deepspeed.schema import check_keys
 
         check_keys(run)
     samples: Dataset | None = None
@@ -192,8 +192,8 @@ def check_run(run: PretrainConfig, world_size: int, *, with_data: bool, with_wei
     files = (run.model.init_from, run.train.init_from)
     if with_weights and (files != (None, None) or run.train.resume not in ("auto", "none")):
         # They bring PyTorch.
-        from dist_plm.train.beginning import check_checkpoint
-        from dist_plm.train.initial import check_initial
+        from dist_plm.train.startup.load_weights import check_initial
+        from dist_plm.train.startup.precheck import check_checkpoint
 
         check_initial(run)
         check_checkpoint(run, samples)
@@ -202,7 +202,7 @@ def check_run(run: PretrainConfig, world_size: int, *, with_data: bool, with_wei
 
 def _with_data(run: PretrainConfig, world_size: int) -> "tuple[PretrainConfig, Dataset]":
     # Brings NumPy, which launch scripts do without until they have to read data.
-    from dist_plm.data.opening import tokenizer_store
+    from dist_plm.data.sampling.build_dataset import tokenizer_store
     from dist_plm.train.data import open_data, vocab_size_of
 
     run = finalize(run, world_size=world_size, vocab_size=vocab_size_of(tokenizer_store(run.data)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dist_plm.cluster.check import ranks_per_node
 from dist_plm.cluster.script import render
-from dist_plm.config.schema import SubmissionConfig
+from dist_plm.spec.schema import SubmissionConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEMPLATES = {"torchrun": "pretrain.sbatch", "srun": "pretrain_srun.sbatch"}

@@ -18,16 +18,16 @@ import torch
 import torch.distributed as dist
 
 import dist_plm
-from dist_plm.checkpoint.together import gather, on_first
-from dist_plm.cluster import links
+from dist_plm.cluster import bandwidth
 from dist_plm.config import runfile
-from dist_plm.config.launchenv import LaunchEnv
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.device.select import Device
-from dist_plm.errors import PreflightError
-from dist_plm.observe.flops import num_parameters
-from dist_plm.observe.progress import say
-from dist_plm.parallel.world import host_group
+from dist_plm.core.errors import PreflightError
+from dist_plm.distributed.collectives import gather, on_first
+from dist_plm.distributed.device import Device
+from dist_plm.distributed.launch_env import LaunchEnv
+from dist_plm.distributed.world import host_group
+from dist_plm.monitor.progress import say
+from dist_plm.spec.flops import num_parameters
+from dist_plm.spec.schema import PretrainConfig
 
 #: Of a parameter in a checkpoint: weight and two moments in fp32; with SGD one moment at most.
 CHECKPOINT_BYTES = 12
@@ -86,7 +86,7 @@ def preflight(config: PretrainConfig, launch: LaunchEnv, device: Device, *, whol
         return []
     lines = [f"checkpoints: {space}", *_table(everyone)]
     if len(everyone) > 1:
-        lines += links.measure(device, [one.node for one in everyone])
+        lines += bandwidth.measure(device, [one.node for one in everyone])
     nodes, first = len({one.node for one in everyone}), everyone[0]
     return [
         f"preflight: {_count(nodes, 'node')}, {_count(len(everyone), 'rank')}, {time.monotonic() - began:.1f} s",

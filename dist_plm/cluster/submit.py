@@ -8,8 +8,8 @@ from dist_plm.cluster import slurm
 from dist_plm.cluster.check import limit_seconds, node_counts, run_of
 from dist_plm.cluster.job import Place, batch_script
 from dist_plm.config import runfile
-from dist_plm.config.schema import PretrainConfig, SubmissionConfig
-from dist_plm.errors import ConfigError
+from dist_plm.core.errors import ConfigError
+from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def _beginning(resume: str, latest: Path) -> str:
         return own
     # They bring PyTorch.
     from dist_plm.checkpoint.storage import open_storage
-    from dist_plm.train.going_on import goes_on
+    from dist_plm.train.startup.going_on import goes_on
 
     if goes_on(resume, open_storage(str(latest.parent))):
         return f"{own}: train.resume={resume} says how the run began; to begin another give it another run.name"

@@ -19,7 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher import api
 from torch.distributed.run import get_args_parser, run
 
-from dist_plm.errors import EXIT_REFUSED, EXIT_REQUEUE
+from dist_plm.core.errors import EXIT_REFUSED, EXIT_REQUEUE
 
 #: What a rank ends with that got a second SIGUSR1 before its checkpoint was complete.
 EXIT_SIGNALLED_TWICE = 128 + signal.SIGUSR1

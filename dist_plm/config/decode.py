@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get
 from dist_plm.config.bounds import Bounds
 from dist_plm.config.suggest import did_you_mean, near, setting_names, suggest
 from dist_plm.config.types import key_of
-from dist_plm.errors import ConfigError
+from dist_plm.core.errors import ConfigError
 
 T = TypeVar("T")
 

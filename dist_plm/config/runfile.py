@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import yaml
 
 from dist_plm.config.decode import decode, encode, flatten, show
+from dist_plm.core.errors import ConfigError
 from dist_plm.core.parsing import load_yaml, read_text
-from dist_plm.errors import ConfigError
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from dist_plm.errors import Refusal
+from dist_plm.core.errors import Refusal
 
 _PREFIX = ".dist_plm."
 

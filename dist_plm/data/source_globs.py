@@ -4,7 +4,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator
 
-from dist_plm.errors import DataError
+from dist_plm.core.errors import DataError
 
 _RECURSIVE = "**"
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from dist_plm.models.layout import Layout
+from dist_plm.models.sharding import Layout
 
 Batch = dict[str, Tensor]
 

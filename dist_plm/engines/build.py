@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from dist_plm.config.schema import PretrainConfig
+from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import Engine
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.objectives.base import LossTerm
-from dist_plm.parallel.groups import Groups
+from dist_plm.spec.schema import PretrainConfig
 
 
 def build_engine(
@@ -24,9 +24,9 @@ def build_engine(
     """
     # Imported here: each brings a library that takes seconds to load and that the other does without.
     if config.engine.name == "deepspeed":
-        from dist_plm.engines.deepspeed import build_deepspeed
+        from dist_plm.engines.deepspeed.engine import build_deepspeed
 
         return build_deepspeed(config, groups, device, model, losses)
-    from dist_plm.engines.megatron import build_megatron
+    from dist_plm.engines.megatron.engine import build_megatron
 
     return build_megatron(config, groups, device, model, losses)

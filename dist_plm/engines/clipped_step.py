@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dist_plm.models.layout import Layout
-from dist_plm.parallel.groups import Groups
+from dist_plm.distributed.groups import Groups
+from dist_plm.models.sharding import Layout
 
 #: The functions that PyTorch's own optimizers are made of, which it does not export.
 _torch: Any = torch

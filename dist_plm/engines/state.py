@@ -8,12 +8,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import ParameterState
-from dist_plm.engines.partition import Fragment
-from dist_plm.models.layout import Layout, Piece
+from dist_plm.engines.spans import Fragment
+from dist_plm.models.sharding import Layout, Piece
 from dist_plm.optim.adafactor import Adafactor
 from dist_plm.optim.build import fill_state, moments_of
-from dist_plm.parallel.groups import Groups
 
 
 class LossScaler(Protocol):

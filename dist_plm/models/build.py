@@ -5,18 +5,18 @@ from dataclasses import replace
 import torch
 from megatron.core.transformer import TransformerConfig
 
-from dist_plm.config.rules import padded_vocab_size
-from dist_plm.config.schema import PretrainConfig
+from dist_plm.distributed.groups import Groups, alone
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.electra import Electra
 from dist_plm.models.encoder import MaskedLanguageModel
 from dist_plm.models.encoder_decoder import EncoderDecoder
 from dist_plm.models.gpt import CausalLanguageModel
 from dist_plm.models.init import initialize
-from dist_plm.models.layers import layers_of_chunk
-from dist_plm.models.layout import Layout, describe
-from dist_plm.models.shape import Shape
-from dist_plm.parallel.groups import Groups, alone
+from dist_plm.models.layers.transformer import layers_of_chunk
+from dist_plm.models.model_context import Shape
+from dist_plm.models.sharding import Layout, describe
+from dist_plm.spec.rules.finalize import padded_vocab_size
+from dist_plm.spec.schema import PretrainConfig
 
 #: Of weights and activations; what multiplies in 8 bits keeps its weights in 16.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}

@@ -5,20 +5,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dist_plm.config.derived import generator_of
 from dist_plm.models.chunk import ModelChunk
-from dist_plm.models.context import Batch, SequenceContext, context_of
-from dist_plm.models.dropout import Site, generator_for
-from dist_plm.models.embedding import Embedding
 from dist_plm.models.encoder import token_output
-from dist_plm.models.heads import TokenTransform, predicted, whole_sequence
-from dist_plm.models.layers import LayerStack
-from dist_plm.models.layout import Part
-from dist_plm.models.linear import ColumnLinear, Dense, RowLinear
-from dist_plm.models.norms import build_norm
-from dist_plm.models.scores import Scores, TermScores
-from dist_plm.models.shape import Shape
-from dist_plm.models.vocab_loss import columns_of, score_tokens
+from dist_plm.models.layers.dropout import Site, generator_for
+from dist_plm.models.layers.embedding import Embedding
+from dist_plm.models.layers.heads import TokenTransform, predicted, whole_sequence
+from dist_plm.models.layers.linear import ColumnLinear, Dense, RowLinear
+from dist_plm.models.layers.norms import build_norm
+from dist_plm.models.layers.transformer import LayerStack
+from dist_plm.models.layers.vocab_loss import columns_of, score_tokens
+from dist_plm.models.loss_sums import Scores, TermScores
+from dist_plm.models.model_context import Shape
+from dist_plm.models.sequence_context import Batch, SequenceContext, context_of
+from dist_plm.models.sharding import Part
+from dist_plm.spec.derived import generator_of
 
 
 class Electra(ModelChunk):

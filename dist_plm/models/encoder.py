@@ -3,16 +3,16 @@
 from torch import Tensor
 
 from dist_plm.models.chunk import ModelChunk
-from dist_plm.models.context import Batch, context_of
-from dist_plm.models.embedding import Embedding, vocabulary_parts
-from dist_plm.models.heads import PairHead, TokenTransform, predicted, score_pairs, whole_sequence
-from dist_plm.models.layers import LayerStack
-from dist_plm.models.layout import split_over_tensor_ranks
-from dist_plm.models.linear import ColumnLinear
-from dist_plm.models.norms import build_norm
-from dist_plm.models.scores import Scores
-from dist_plm.models.shape import Shape
-from dist_plm.models.vocab_loss import score_tokens
+from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
+from dist_plm.models.layers.heads import PairHead, TokenTransform, predicted, score_pairs, whole_sequence
+from dist_plm.models.layers.linear import ColumnLinear
+from dist_plm.models.layers.norms import build_norm
+from dist_plm.models.layers.transformer import LayerStack
+from dist_plm.models.layers.vocab_loss import score_tokens
+from dist_plm.models.loss_sums import Scores
+from dist_plm.models.model_context import Shape
+from dist_plm.models.sequence_context import Batch, context_of
+from dist_plm.models.sharding import split_over_tensor_ranks
 
 
 class MaskedLanguageModel(ModelChunk):

@@ -7,16 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dist_plm.models.chunk import ModelChunk
-from dist_plm.models.context import Batch, SequenceContext, context_of
-from dist_plm.models.dropout import Site, hidden_dropout
-from dist_plm.models.embedding import Embedding, vocabulary_parts
-from dist_plm.models.layers import LayerStack, Memory
-from dist_plm.models.linear import ColumnLinear
-from dist_plm.models.norms import build_norm
-from dist_plm.models.relative import RelativeBias
-from dist_plm.models.scores import Scores
-from dist_plm.models.shape import Shape
-from dist_plm.models.vocab_loss import score_tokens
+from dist_plm.models.layers.dropout import Site, hidden_dropout
+from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
+from dist_plm.models.layers.linear import ColumnLinear
+from dist_plm.models.layers.norms import build_norm
+from dist_plm.models.layers.relative import RelativeBias
+from dist_plm.models.layers.transformer import LayerStack, Memory
+from dist_plm.models.layers.vocab_loss import score_tokens
+from dist_plm.models.loss_sums import Scores
+from dist_plm.models.model_context import Shape
+from dist_plm.models.sequence_context import Batch, SequenceContext, context_of
 
 #: Decoders read sequences of a multiple of this, sequence parallel or not: attention dropout draws a mask as long as the
 #: sequence, which has to be the same on every grid.

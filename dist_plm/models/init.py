@@ -9,9 +9,9 @@ from collections.abc import Iterable
 
 import torch
 
-from dist_plm.config.schema import ModelConfig
-from dist_plm.models.layout import Layout, Piece
-from dist_plm.parallel.random import key
+from dist_plm.core.random import key
+from dist_plm.models.sharding import Layout, Piece
+from dist_plm.spec.schema import ModelConfig
 
 BLOCK_NUMEL = 2**20
 #: Projections that write into the residual stream; their deviation shrinks with depth (Radford et al. 2019, section 2.3).

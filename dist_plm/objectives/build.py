@@ -4,17 +4,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from dist_plm.config.schema import ObjectiveConfig
-from dist_plm.errors import ConfigError
+from dist_plm.core.errors import ConfigError
 from dist_plm.objectives.base import Objective
 from dist_plm.objectives.causal import Causal
-from dist_plm.objectives.middle import MiddleFilling
+from dist_plm.objectives.corruption.fill_in_the_middle import MiddleFilling
+from dist_plm.objectives.corruption.word_segmenter import WordSegmenter
 from dist_plm.objectives.mlm import MaskedLanguageModel, build_masking
 from dist_plm.objectives.mlm_pairs import MaskedPairs
 from dist_plm.objectives.rtd import ReplacedTokenDetection
-from dist_plm.objectives.span import SpanCorruption, SpanCounts, longest_window
-from dist_plm.objectives.tokens import SpecialTokens
-from dist_plm.objectives.words import WordSegmenter
+from dist_plm.objectives.span_corruption import SpanCorruption, SpanCounts, longest_window
+from dist_plm.objectives.special_tokens import SpecialTokens
+from dist_plm.spec.schema import ObjectiveConfig
 
 #: The special tokens that objectives cannot do without.
 NEEDED = {

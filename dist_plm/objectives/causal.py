@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.config.schema import ObjectiveConfig
 from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Windows, lengths_of
-from dist_plm.objectives.middle import MiddleFilling
+from dist_plm.objectives.corruption.fill_in_the_middle import MiddleFilling
+from dist_plm.spec.schema import ObjectiveConfig
 
 
 @dataclass(frozen=True, slots=True)

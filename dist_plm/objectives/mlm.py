@@ -8,14 +8,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.config.schema import ObjectiveConfig
 from dist_plm.objectives.base import Arrays, LossTerm, Windows, words_of
 from dist_plm.objectives.causal import positions_in_documents
-from dist_plm.objectives.framing import Frame, Framed
-from dist_plm.objectives.masking import Masking
-from dist_plm.objectives.spans import SpanLengths
-from dist_plm.objectives.tokens import SpecialTokens
-from dist_plm.objectives.words import WordSegmenter
+from dist_plm.objectives.corruption.framing import Frame, Framed
+from dist_plm.objectives.corruption.masking import Masking
+from dist_plm.objectives.corruption.span_masking import SpanLengths
+from dist_plm.objectives.corruption.word_segmenter import WordSegmenter
+from dist_plm.objectives.special_tokens import SpecialTokens
+from dist_plm.spec.schema import ObjectiveConfig
 
 
 def build_masking(config: ObjectiveConfig, special: SpecialTokens, seed: int) -> Masking:

@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.config.schema import ObjectiveConfig
 from dist_plm.objectives.base import Arrays, LossTerm, Pairs, Sentences, words_of
-from dist_plm.objectives.masking import Masking
-from dist_plm.objectives.pairs import NUM_FRAME, PairCutter, assemble
-from dist_plm.objectives.tokens import SpecialTokens
-from dist_plm.objectives.words import WordSegmenter
+from dist_plm.objectives.corruption.masking import Masking
+from dist_plm.objectives.corruption.segment_pairs import NUM_FRAME, PairCutter, assemble
+from dist_plm.objectives.corruption.word_segmenter import WordSegmenter
+from dist_plm.objectives.special_tokens import SpecialTokens
+from dist_plm.spec.schema import ObjectiveConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dist_plm.optim.segments import Block, Partition, Segment, blocks_of
+from dist_plm.optim.partition import Block, Partition, Segment, blocks_of
 
 #: The functions that PyTorch's own optimizers are made of, which it does not export.
 _torch: Any = torch

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dist_plm.config.schema import OptimConfig
 from dist_plm.optim.adafactor import Adafactor
 from dist_plm.optim.lamb import Lamb
+from dist_plm.spec.schema import OptimConfig
 
 #: Optimizers that look at whole logical tensors, and are told by `bind` where these lie.
 LAYER_WISE = (Lamb, Adafactor)

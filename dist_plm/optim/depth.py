@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dist_plm.config.derived import ENCODER_DECODERS
-from dist_plm.config.schema import ModelConfig
+from dist_plm.spec.derived import ENCODER_DECODERS
+from dist_plm.spec.schema import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)

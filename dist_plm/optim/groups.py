@@ -5,8 +5,8 @@ from typing import TypedDict
 
 from torch.nn import Parameter
 
-from dist_plm.config.schema import OptimConfig
 from dist_plm.optim.depth import Depths
+from dist_plm.spec.schema import OptimConfig
 
 
 class ParamGroup(TypedDict):

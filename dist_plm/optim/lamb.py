@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dist_plm.optim.segments import Partition
+from dist_plm.optim.partition import Partition
 
 #: The functions that PyTorch's own optimizers are made of, which it does not export.
 _torch: Any = torch

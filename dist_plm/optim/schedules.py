@@ -13,8 +13,8 @@ starts from the peak there.
 import math
 from collections.abc import Callable
 
-from dist_plm.config.derived import num_warmup_steps
-from dist_plm.config.schema import ScheduleConfig
+from dist_plm.spec.derived import num_warmup_steps
+from dist_plm.spec.schema import ScheduleConfig
 
 #: Decay time scale of inverse_sqrt without a warm-up, in updates (transformers' and big_vision's choice).
 DEFAULT_TIMESCALE = 10_000

@@ -14,43 +14,43 @@ import torch.distributed as dist
 
 from dist_plm.checkpoint.fragments import Place
 from dist_plm.checkpoint.retention import Retention
+from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import Storage, open_storage
-from dist_plm.checkpoint.together import on_first
-from dist_plm.checkpoint.writing import CheckpointWriter
 from dist_plm.config import runfile
-from dist_plm.config.batch_sizes import BatchSizes
 from dist_plm.config.decode import encode
-from dist_plm.config.derived import checkpoints_of
-from dist_plm.config.launchenv import LaunchEnv, from_environment
-from dist_plm.config.rules import finalize
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.data.loader import MicrobatchLoader
-from dist_plm.data.opening import tokenizer_store
-from dist_plm.device.fp8 import check_fp8
-from dist_plm.device.select import Device, choose
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REQUEUE, CheckpointError, ConfigError, DataError
+from dist_plm.data.loader.loader import MicrobatchLoader
+from dist_plm.data.sampling.build_dataset import tokenizer_store
+from dist_plm.distributed.collectives import on_first
+from dist_plm.distributed.device import Device, choose
+from dist_plm.distributed.fp8 import check_fp8
+from dist_plm.distributed.grid import Grid
+from dist_plm.distributed.groups import Groups, build_groups
+from dist_plm.distributed.launch_env import LaunchEnv, from_environment
+from dist_plm.distributed.world import host_group, init_process_group, shutdown
 from dist_plm.engines.base import Batch
 from dist_plm.engines.build import build_engine
-from dist_plm.errors import EXIT_FINISHED, EXIT_REQUEUE, CheckpointError, ConfigError, DataError
 from dist_plm.models.build import build_model
-from dist_plm.observe.logs import setup_logging
-from dist_plm.observe.metrics import MetricsWriter, read_metrics
-from dist_plm.observe.peak import Precision, device_peak_tflops
-from dist_plm.observe.progress import build_progress, say
-from dist_plm.observe.summary import render_summary, summarise
-from dist_plm.observe.trackers import build_trackers
-from dist_plm.parallel.grid import Grid
-from dist_plm.parallel.groups import Groups, build_groups
-from dist_plm.parallel.world import host_group, init_process_group, shutdown
-from dist_plm.train.beginning import check_checkpoint
+from dist_plm.monitor.logs import setup_logging
+from dist_plm.monitor.metrics import MetricsWriter, read_metrics
+from dist_plm.monitor.peak_flops import Precision, device_peak_tflops
+from dist_plm.monitor.progress import build_progress, say
+from dist_plm.monitor.summary import render_summary, summarise
+from dist_plm.monitor.trackers import build_trackers
+from dist_plm.spec.batch_sizes import BatchSizes
+from dist_plm.spec.derived import checkpoints_of
+from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.schema import PretrainConfig
 from dist_plm.train.data import RunData, open_data, vocab_size_of
 from dist_plm.train.evaluation import Evaluator
-from dist_plm.train.fence import Fence
-from dist_plm.train.going_on import find_own_or_named
-from dist_plm.train.initial import begin_with, check_initial, open_initial
 from dist_plm.train.loop import Parts, Position, train
-from dist_plm.train.recorder import Recorder, sample_size
-from dist_plm.train.recovery import RUN_FILE, begin_from, restore, stream_of
-from dist_plm.train.start import Start, begin, refuse_together
+from dist_plm.train.metrics_logger import Recorder, sample_size
+from dist_plm.train.startup.attempt import Start, begin, refuse_together
+from dist_plm.train.startup.going_on import find_own_or_named
+from dist_plm.train.startup.lease import Fence
+from dist_plm.train.startup.load_weights import begin_with, check_initial, open_initial
+from dist_plm.train.startup.precheck import check_checkpoint
+from dist_plm.train.startup.resume import RUN_FILE, begin_from, restore, stream_of
 from dist_plm.train.stopping import StopSignals
 
 log = logging.getLogger(__name__)

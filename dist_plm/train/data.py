@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dist_plm.config.batch_sizes import BatchSizes
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.data.blend import Dataset
-from dist_plm.data.manifest import read_manifest
-from dist_plm.data.opening import Form, open_samples, tokenizer_store
-from dist_plm.data.tokenizers import Tokenizer
+from dist_plm.data.sampling.blend import Dataset
+from dist_plm.data.sampling.build_dataset import Form, open_samples, tokenizer_store
+from dist_plm.data.store.manifest import read_manifest
+from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.objectives.base import Objective
 from dist_plm.objectives.build import build_objective
-from dist_plm.objectives.tokens import SpecialTokens, word_continuations
+from dist_plm.objectives.special_tokens import SpecialTokens, word_continuations
+from dist_plm.spec.batch_sizes import BatchSizes
+from dist_plm.spec.schema import PretrainConfig
 
 
 @dataclass(frozen=True, slots=True)

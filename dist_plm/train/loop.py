@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dist_plm.checkpoint.manifest import Manifest
-from dist_plm.checkpoint.writing import CheckpointWriter
-from dist_plm.config.batch_sizes import BatchSizes
-from dist_plm.config.derived import peak_learning_rate
-from dist_plm.config.rules import num_microbatches
-from dist_plm.config.schema import PretrainConfig
+from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.engines.base import Batch, Engine
-from dist_plm.observe.watchdog import Watchdog
+from dist_plm.monitor.watchdog import Watchdog
 from dist_plm.optim.schedules import learning_rate
-from dist_plm.train.feed import Feed, Interruptible
-from dist_plm.train.recorder import Recorder
+from dist_plm.spec.batch_sizes import BatchSizes
+from dist_plm.spec.derived import peak_learning_rate
+from dist_plm.spec.rules.finalize import num_microbatches
+from dist_plm.spec.schema import PretrainConfig
+from dist_plm.train.metrics_logger import Recorder
+from dist_plm.train.prefetcher import Feed, Interruptible
 from dist_plm.train.stopping import Control, StopRequestedError
 
 #: How long a rank waits for data before it asks the others whether to stop.

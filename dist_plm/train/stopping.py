@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from dist_plm.train.deadline import Deadline
-from dist_plm.train.fence import Fence
+from dist_plm.train.startup.lease import Fence
 
 #: Signals that follow the first within this time are the same one, passed on by a launcher as well, which may be slow where
 #: the ranks leave it little of the processor.

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from dist_plm.checkpoint.fragments import Place
+from dist_plm.checkpoint.io.async_writer import WriterProcess
+from dist_plm.checkpoint.loader import find
 from dist_plm.checkpoint.manifest import Manifest
-from dist_plm.checkpoint.reading import find
 from dist_plm.checkpoint.retention import Retention
+from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import LocalStorage
-from dist_plm.checkpoint.writerprocess import WriterProcess
-from dist_plm.checkpoint.writing import CheckpointWriter
-from dist_plm.config.schema import PretrainConfig
+from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.engines.base import Engine
 from dist_plm.engines.build import build_engine
 from dist_plm.models.build import build_model
-from dist_plm.models.layout import Layout
-from dist_plm.parallel.groups import Groups, build_groups
+from dist_plm.models.sharding import Layout
+from dist_plm.spec.schema import PretrainConfig
 from tests.ranks.pool import World
 from tests.ranks.times import LONG
 from tests.ranks.training import grid_of, learning_rates, losses_of, rank_batches

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dist_plm.checkpoint.fragments import Dealer, HostCopies, Place, checkpoint_name, cut
-from dist_plm.models.layout import Layout, Piece
+from dist_plm.models.sharding import Layout, Piece
 
 
 def test_names_know_weights_from_moments():

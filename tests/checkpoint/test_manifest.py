@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_plm.checkpoint.manifest import FileRecord, Manifest, decode, encode
-from dist_plm.errors import CheckpointError
+from dist_plm.core.errors import CheckpointError
 
 MANIFEST = Manifest(
     step=7,

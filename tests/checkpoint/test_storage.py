@@ -4,10 +4,10 @@ import fsspec
 import pytest
 
 from dist_plm.checkpoint.fragments import Place
-from dist_plm.checkpoint.reading import find
+from dist_plm.checkpoint.loader import find
 from dist_plm.checkpoint.retention import Retention
+from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import LocalStorage, Storage, open_storage, step_of
-from dist_plm.checkpoint.writing import CheckpointWriter
 from tests.checkpoint.saving import engine_of, manifest_of, pieces, steps
 from tests.ranks.training import configure
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dist_plm.checkpoint import streaming
+from dist_plm.checkpoint.loader import look_at
 from dist_plm.checkpoint.manifest import Manifest
-from dist_plm.checkpoint.reading import look_at
 from dist_plm.checkpoint.storage import LATEST, LocalStorage, Storage
 from dist_plm.checkpoint.streaming import write_checkpoint
 

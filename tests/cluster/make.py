@@ -3,14 +3,14 @@
 from typing import Any
 
 from dist_plm.config.decode import decode
-from dist_plm.config.schema import SubmissionConfig
-from tests.config.make import pretrain_mapping
+from dist_plm.spec.schema import SubmissionConfig
+from tests.spec.make import pretrain_mapping
 
 
 def submission(
     *, nodes: int = 1, min_nodes: int | None = None, check_data: bool = False, **changes: Any
 ) -> SubmissionConfig:
-    """`tests.config.make.PRETRAIN` on `nodes` nodes, with values set at "group__key"."""
+    """`tests.spec.make.PRETRAIN` on `nodes` nodes, with values set at "group__key"."""
     mapping = {
         **pretrain_mapping(**changes),
         "nodes": nodes,

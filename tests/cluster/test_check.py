@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_plm.cluster.check import check, limit_seconds, ranks_per_node, run_of, world_size
-from dist_plm.config.rules import finalize
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.errors import ConfigError, DataError
+from dist_plm.core.errors import ConfigError, DataError
+from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.schema import PretrainConfig
 from tests.cluster.make import submission
 
 natural = st.integers(0, 99)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from dist_plm.cluster.preflight import CHECKPOINT_BYTES, Facts, differing, needed_bytes, preflight, shared_devices
-from dist_plm.config.launchenv import LaunchEnv
-from dist_plm.config.rules import finalize
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.errors import PreflightError
-from dist_plm.observe.flops import num_parameters
+from dist_plm.core.errors import PreflightError
+from dist_plm.distributed.launch_env import LaunchEnv
+from dist_plm.spec.flops import num_parameters
+from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.schema import PretrainConfig
 from tests.ranks.pool import World
 from tests.train.conftest import TINY, launch, store  # noqa: F401
 from tests.train.running import make_store, settings
@@ -126,7 +126,6 @@ def test_data_that_one_node_cannot_reach_is_refused_by_all(store: Path, tmp_path
         "import os, runpy, sys\n"
         f"path = {str(store)!r} if os.environ['RANK'] == '0' else {str(tmp_path / 'not_mounted')!r}\n"
         "sys.argv = ['launch/pretrain.py', f'data.path={path}', *sys.argv[1:]]\n"
-        "sys.path.insert(0, 'launch')\n"
         "runpy.run_path('launch/pretrain.py', run_name='__main__')\n"
     )
     start = [sys.executable, "-m", "dist_plm.cluster.torchrun", "--standalone", "--local-addr=127.0.0.1"]

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from dist_plm.config.bounds import Bounds
 from dist_plm.config.decode import decode, encode, flatten
 from dist_plm.config.runfile import to_yaml
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.config.schema_prepare import PrepareConfig
-from dist_plm.errors import ConfigError
-from tests.config.make import pretrain_mapping
+from dist_plm.core.errors import ConfigError
+from dist_plm.spec.prepare.schema import PrepareConfig
+from dist_plm.spec.schema import PretrainConfig
+from tests.spec.make import pretrain_mapping
 
 
 def instances(hint: Any, bounds: Bounds = Bounds()) -> st.SearchStrategy[Any]:  # noqa: B008

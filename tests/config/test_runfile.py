@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 
 from dist_plm.config import runfile
-from dist_plm.config.rules import finalize
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.errors import ConfigError
-from tests.config.make import pretrain
+from dist_plm.core.errors import ConfigError
+from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.schema import PretrainConfig
+from tests.spec.make import pretrain
 
 
 def test_what_is_written_is_read_back(tmp_path):

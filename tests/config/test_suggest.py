@@ -1,8 +1,8 @@
 import pytest
 
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.config.schema_prepare import PrepareConfig
 from dist_plm.config.suggest import OTHER_NAMES, did_you_mean, near, setting_names, suggest
+from dist_plm.spec.prepare.schema import PrepareConfig
+from dist_plm.spec.schema import PretrainConfig
 
 NAMES = setting_names(PretrainConfig)
 

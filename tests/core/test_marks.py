@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from dist_plm.core import marks
-from dist_plm.errors import Refusal
+from dist_plm.core.errors import Refusal
 
 
 def tree(folder):

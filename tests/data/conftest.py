@@ -1,6 +1,6 @@
 import pytest
 
-from dist_plm.data import sources
+from dist_plm.data.sources import sources
 from tests.data.preparing import UNIT_BYTES, contents, run
 
 

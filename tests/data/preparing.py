@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dist_plm.config.schema_clean import CleanConfig, DedupConfig
-from dist_plm.config.schema_prepare import PrepareConfig, PrepareDataConfig, SourceConfig, TokenizerConfig
-from dist_plm.data.prepare import prepare
+from dist_plm.data.prepare.prepare import prepare
+from dist_plm.spec.prepare.clean import CleanConfig, DedupConfig
+from dist_plm.spec.prepare.schema import PrepareConfig, PrepareDataConfig, SourceConfig, TokenizerConfig
 
 UNIT_BYTES = 3500  # small, so that the corpus makes several units
 CORPUS = Path(__file__).parent / "texts"
@@ -52,9 +52,16 @@ def in_a_process_of_its_own(out, preparation="", **changes):
     """Runs prepare in a new interpreter, after some lines of preparation."""
     program = f"""
         import os, signal
-        from dist_plm.config.schema_clean import *
-        from dist_plm.config.schema_prepare import *
-        from dist_plm.data import crew, dedup, files, gather, prepare, sources, stages, workspace
+        from dist_plm.spec.prepare.clean import *
+        from dist_plm.spec.prepare.schema import *
+        from dist_plm.data.prepare import worker_group
+        from dist_plm.data.dedup import deduplicate
+        from dist_plm.core import files
+        from dist_plm.data.prepare import read_and_clean
+        from dist_plm.data.prepare import prepare
+        from dist_plm.data.sources import sources
+        from dist_plm.data.prepare import stages
+        from dist_plm.data.prepare import staging
         sources._MIB = {UNIT_BYTES}
 
         def kill_at(module, name, number):

@@ -4,13 +4,13 @@ import os
 
 import pytest
 
-from dist_plm.config.schema_prepare import SourceConfig, TokenizerConfig
-from dist_plm.data.manifest import read_manifest
-from dist_plm.data.sources import find_sources
-from dist_plm.data.store import TokenStore
-from dist_plm.data.tokenizers import Tokenizer
-from dist_plm.data.verify import verify
-from dist_plm.errors import DataError
+from dist_plm.core.errors import DataError
+from dist_plm.data.sources.sources import find_sources
+from dist_plm.data.store.manifest import read_manifest
+from dist_plm.data.store.store import TokenStore
+from dist_plm.data.store.verify import verify
+from dist_plm.data.tokenizers.tokenizer import Tokenizer
+from dist_plm.spec.prepare.schema import SourceConfig, TokenizerConfig
 from tests.data.preparing import run
 
 

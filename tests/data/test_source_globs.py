@@ -3,8 +3,8 @@ import os
 
 import pytest
 
+from dist_plm.core.errors import DataError
 from dist_plm.data.source_globs import matching_files
-from dist_plm.errors import DataError
 
 
 @pytest.fixture

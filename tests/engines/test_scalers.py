@@ -17,8 +17,8 @@ def scalers(of: str):
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
     from megatron.core.optimizer.grad_scaler import DynamicGradScaler
 
-    from dist_plm.engines.deepspeed_parts import DeepSpeedScaler
-    from dist_plm.engines.megatron_optimizer import MegatronScaler
+    from dist_plm.engines.deepspeed.parts import DeepSpeedScaler
+    from dist_plm.engines.megatron.optimizer import MegatronScaler
 
     if of == "megatron":
         inner = DynamicGradScaler(1024.0, 1.0, 2.0, 0.5, WINDOW, 2)

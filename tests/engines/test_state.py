@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from dist_plm.distributed.groups import build_groups
 from dist_plm.engines.base import Engine
 from dist_plm.engines.build import build_engine
 from dist_plm.models.build import build_model
 from dist_plm.objectives.build import build_objective
-from dist_plm.parallel.groups import build_groups
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.times import LONG

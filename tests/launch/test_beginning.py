@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from _app import front, load
-from submit import main as submit
 
 from dist_plm.checkpoint.fragments import names_held
 from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.planner import TensorReader
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.checkpoint.streaming import write_checkpoint
+from dist_plm.cli.app import front, load
+from dist_plm.cli.commands.submit import execute as submit
 from dist_plm.cluster.check import check_run
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.errors import EXIT_REFUSED
+from dist_plm.core.errors import EXIT_REFUSED
 from dist_plm.models.build import whole_layouts
+from dist_plm.spec.schema import PretrainConfig
 from dist_plm.train.data import open_data
-from dist_plm.train.recovery import stream_of
+from dist_plm.train.startup.resume import stream_of
 from tests.train.running import make_store
 
 OWN = (

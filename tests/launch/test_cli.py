@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from _app import EXIT_INTERRUPTED, front
 
+from dist_plm.cli.app import EXIT_INTERRUPTED, front
 from dist_plm.config.decode import decode
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.config.schema_prepare import PrepareConfig
-from dist_plm.errors import EXIT_REFUSED, EXIT_REQUEUE, DataError
+from dist_plm.core.errors import EXIT_REFUSED, EXIT_REQUEUE, DataError
+from dist_plm.spec.prepare.schema import PrepareConfig
+from dist_plm.spec.schema import PretrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -182,7 +182,6 @@ def test_nothing_imports_torch_before_a_run(arguments):
     code = (
         "import runpy, sys\n"
         f"sys.argv = ['pretrain.py', *{arguments.split()!r}]\n"
-        "sys.path.insert(0, 'launch')\n"
         "try:\n    runpy.run_path('launch/pretrain.py', run_name='__main__')\n"
         "except SystemExit:\n    pass\n"
         "heavy = {'torch', 'megatron', 'numpy'} & set(sys.modules)\n"

@@ -2,14 +2,14 @@
 
 import pytest
 import yaml
-from _app import load
-from _compose import CONF, choices_of, groups_of
 
-from dist_plm.config.derived import model_ranks
-from dist_plm.config.rules import check_prepare, finalize
-from dist_plm.config.rules_model import OBJECTIVES
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.config.schema_prepare import PrepareConfig
+from dist_plm.cli.app import load
+from dist_plm.cli.compose import CONF, choices_of, groups_of
+from dist_plm.spec.derived import model_ranks
+from dist_plm.spec.prepare.schema import PrepareConfig
+from dist_plm.spec.rules.finalize import check_prepare, finalize
+from dist_plm.spec.rules.model import OBJECTIVES
+from dist_plm.spec.schema import PretrainConfig
 
 #: Those of conf/model that hold sizes.
 MODELS = [model for model in choices_of("model") if model != "from_hf"]

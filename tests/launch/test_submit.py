@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from submit import main
 
-from dist_plm.errors import EXIT_FINISHED, EXIT_REFUSED
+from dist_plm.cli.commands.submit import execute as main
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED
 
 DRY = ["cluster=example", "submit.dry_run=true", "submit.check_data=false", "train.global_batch=256"]
 

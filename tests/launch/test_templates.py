@@ -4,10 +4,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from _app import front
 
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.config.schema_prepare import PrepareConfig
+from dist_plm.cli.app import front
+from dist_plm.spec.prepare.schema import PrepareConfig
+from dist_plm.spec.schema import PretrainConfig
 
 SLURM = Path(__file__).resolve().parents[2] / "slurm"
 TEMPLATES = sorted(SLURM.glob("*.sbatch"))

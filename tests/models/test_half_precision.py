@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from dist_plm.config.schema import ModelConfig
-from dist_plm.models.attention import CoreAttention
 from dist_plm.models.build import shape_of
-from dist_plm.models.context import SequenceContext
-from dist_plm.models.dropout import Site
-from dist_plm.models.norms import build_norm
+from dist_plm.models.layers.attention import CoreAttention
+from dist_plm.models.layers.dropout import Site
+from dist_plm.models.layers.norms import build_norm
+from dist_plm.models.sequence_context import SequenceContext
+from dist_plm.spec.schema import ModelConfig
 from tests.ranks.test_encoder_parts import groups_of
 from tests.ranks.training import configure
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dist_plm.models.init import initialize
-from dist_plm.models.layout import Layout, Piece
+from dist_plm.models.sharding import Layout, Piece
 from tests.ranks.training import configure
 
 MODEL = configure(1).model

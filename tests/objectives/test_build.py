@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dist_plm.config.schema import ObjectiveConfig
-from dist_plm.errors import ConfigError
+from dist_plm.core.errors import ConfigError
 from dist_plm.objectives.build import NEEDED, build_objective
+from dist_plm.spec.schema import ObjectiveConfig
 from tests.objectives.text import SENTINELS, SPECIAL, windows_of
 
 

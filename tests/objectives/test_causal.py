@@ -2,10 +2,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.config.schema import ObjectiveConfig
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
 from dist_plm.objectives.causal import positions_in_documents
+from dist_plm.spec.schema import ObjectiveConfig
 from tests.objectives.text import MIDDLE, PREFIX, SPECIAL, SUFFIX, padded, windows_of
 
 

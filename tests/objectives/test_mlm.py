@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.config.schema import ObjectiveConfig
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
+from dist_plm.spec.schema import ObjectiveConfig
 from tests.objectives.text import CLS, MASK, PAD, SEP, SPECIAL, WordWindows, full_rows, padded, windows_of
 
 NO_FRAME = replace(SPECIAL, cls=None, sep=None)

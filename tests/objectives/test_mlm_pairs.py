@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.config.schema import ObjectiveConfig
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
+from dist_plm.spec.schema import ObjectiveConfig
 from tests.objectives.text import CLS, PAD, SEP, SPECIAL, Pairs, WordSentences, random_runs, sentences_of
 
 KINDS = ["mlm_nsp", "mlm_sop"]

@@ -1,8 +1,8 @@
 import numpy as np
 
-from dist_plm.config.schema import ObjectiveConfig
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
+from dist_plm.spec.schema import ObjectiveConfig
 from tests.objectives.statistics import rate_z
 from tests.objectives.text import MASK, SPECIAL, padded, windows_of
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dist_plm.objectives.tokens import SpecialTokens
+from dist_plm.objectives.special_tokens import SpecialTokens
 
 VOCAB = 400
 PAD, CLS, SEP, MASK, EOS, PREFIX, SUFFIX, MIDDLE = range(8)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_plm.optim.adafactor import Adafactor
-from dist_plm.optim.segments import Partition, Segment, Slot, blocks_of
+from dist_plm.optim.partition import Partition, Segment, Slot, blocks_of
 
 SHAPES = [(4, 6), (7,), (3, 5), (1, 9), (8, 1), (5,)]
 STEPS = 4

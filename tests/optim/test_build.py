@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dist_plm.config.schema import OptimConfig
 from dist_plm.optim.build import build_optimizer, fill_state, moments_of, set_learning_rate
-from dist_plm.optim.segments import Partition, Segment, Slot
+from dist_plm.optim.partition import Partition, Segment, Slot
+from dist_plm.spec.schema import OptimConfig
 
 
 def optimizer_of(name: str, **changes):

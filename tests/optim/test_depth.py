@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from dist_plm.config.schema import ModelConfig
 from dist_plm.optim.depth import Depths
+from dist_plm.spec.schema import ModelConfig
 
 GPT = ModelConfig(family="gpt", layers=4, hidden=8, heads=2)
 ELECTRA = replace(GPT, family="electra", generator_layers=3)

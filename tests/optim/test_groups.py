@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from dist_plm.config.schema import OptimConfig
 from dist_plm.optim.depth import Depths
 from dist_plm.optim.groups import ParamGroup, parameter_groups
+from dist_plm.spec.schema import OptimConfig
 
 
 def groups_of(named, weight_decay: float, all_alike: bool = False, layers: int = 2, **changes) -> list[ParamGroup]:

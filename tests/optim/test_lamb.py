@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_plm.optim.lamb import Lamb
-from dist_plm.optim.segments import Partition, Segment, Slot
+from dist_plm.optim.partition import Partition, Segment, Slot
 from tests.reference.lamb import ReferenceLamb
 
 SHAPES = [(4, 6), (3, 5), (7,), (2, 9), (5,)]

@@ -10,9 +10,9 @@ import transformers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dist_plm.config.derived import num_warmup_steps
-from dist_plm.config.schema import ScheduleConfig
 from dist_plm.optim.schedules import DEFAULT_TIMESCALE, learning_rate
+from dist_plm.spec.derived import num_warmup_steps
+from dist_plm.spec.schema import ScheduleConfig
 
 NAMES = ("constant", "linear", "cosine", "inverse_sqrt", "polynomial", "wsd", "relative_step")
 REACHING_THE_END = ("linear", "cosine", "polynomial", "wsd")

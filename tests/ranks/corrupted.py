@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dist_plm.config.schema import PretrainConfig
 from dist_plm.objectives.base import LossTerm
+from dist_plm.spec.schema import PretrainConfig
 
 LOSSES = {
     "mlm": {"mlm": LossTerm(1.0, "labels")},

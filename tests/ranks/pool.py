@@ -38,9 +38,9 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from dist_plm.config.launchenv import LaunchEnv
-from dist_plm.device.select import Device, choose
-from dist_plm.parallel.world import init_process_group, leave
+from dist_plm.distributed.device import Device, choose
+from dist_plm.distributed.launch_env import LaunchEnv
+from dist_plm.distributed.world import init_process_group, leave
 from tests.ranks.server import fork_server
 
 #: How long the other ranks have to fail too, once one has: its closed connections end their collectives.

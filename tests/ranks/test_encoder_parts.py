@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dist_plm.models import attention
-from dist_plm.models.attention import CoreAttention
+from dist_plm.distributed.groups import build_groups
 from dist_plm.models.build import build_model, shape_of
-from dist_plm.models.context import SequenceContext
-from dist_plm.models.dropout import Site
 from dist_plm.models.electra import vocab_parallel_sample
-from dist_plm.models.heads import whole_sequence
-from dist_plm.models.vocab_loss import score_tokens
+from dist_plm.models.layers import attention
+from dist_plm.models.layers.attention import CoreAttention
+from dist_plm.models.layers.dropout import Site
+from dist_plm.models.layers.heads import whole_sequence
+from dist_plm.models.layers.vocab_loss import score_tokens
+from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.objectives.build import build_objective
-from dist_plm.objectives.tokens import SpecialTokens
-from dist_plm.parallel.groups import build_groups
+from dist_plm.objectives.special_tokens import SpecialTokens
 from tests.ranks.corrupted import corrupted_batch
 from tests.ranks.pool import World
 from tests.ranks.test_encoders import MODELS

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from dist_plm.errors import ConfigError
+from dist_plm.core.errors import ConfigError
 from tests.ranks.engine_runs import agree, trainer
 from tests.ranks.pool import World
 from tests.ranks.selection import covering

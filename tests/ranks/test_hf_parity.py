@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from dist_plm.distributed.groups import build_groups
 from dist_plm.engines.build import build_engine
+from dist_plm.interop.hf.names import hf_tensors
 from dist_plm.models.build import build_model
-from dist_plm.models.hf_names import hf_tensors
-from dist_plm.parallel.groups import build_groups
 from tests.ranks.corrupted import LOSSES
 from tests.ranks.pool import World
 from tests.ranks.times import LONG
@@ -96,7 +96,7 @@ def settings(name, grid):
     return configure(world_size, **changes, **CASES[name].changes), world_size
 
 
-#: Logits of all of them, on grids too, are compared in tests/train/test_initial.py.
+#: Logits of all of them, on grids too, are compared in tests/train/startup/test_load_weights.py.
 ON_GRIDS = ("bert", "t5_v1_1")
 CELLS = [
     pytest.param(name, grid, marks=() if grid == "one" or name in ON_GRIDS else pytest.mark.slow)

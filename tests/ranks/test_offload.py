@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import pytest
 
-from dist_plm.errors import ConfigError
+from dist_plm.core.errors import ConfigError
 from tests.ranks.engine_runs import agree, trainer
 from tests.ranks.selection import covering
 from tests.ranks.test_adafactor import ADAFACTOR

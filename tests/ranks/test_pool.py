@@ -14,9 +14,9 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 
-from dist_plm.parallel.grid import Grid
-from dist_plm.parallel.groups import build_groups
-from dist_plm.parallel.world import leave
+from dist_plm.distributed.grid import Grid
+from dist_plm.distributed.groups import build_groups
+from dist_plm.distributed.world import leave
 from tests.ranks.pool import RankPool, RanksError
 from tests.ranks.server import fork_server
 from tests.ranks.times import LONG

@@ -8,10 +8,10 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from dist_plm.device.stand_in import installed
+from dist_plm.core.errors import ConfigError
+from dist_plm.distributed.cuda_shim import installed
 from dist_plm.engines import loss_terms
-from dist_plm.engines.skips import Diverged, poisoned_if_not_finite
-from dist_plm.errors import ConfigError
+from dist_plm.engines.non_finite_guard import Diverged, poisoned_if_not_finite
 from dist_plm.train.build import run_pretrain
 from tests.ranks.pool import World
 from tests.ranks.selection import covering

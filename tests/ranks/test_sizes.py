@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from dist_plm.config.decode import decode
-from dist_plm.config.derived import derive, generator_of
-from dist_plm.config.rules_model import OBJECTIVES
-from dist_plm.config.schema import PretrainConfig
 from dist_plm.models.build import whole_layouts
-from dist_plm.observe.flops import num_parameters
+from dist_plm.spec.derived import derive, generator_of
+from dist_plm.spec.flops import num_parameters
+from dist_plm.spec.rules.model import OBJECTIVES
+from dist_plm.spec.schema import PretrainConfig
 from tests.ranks.training import TINY, VOCAB
 
 FILES = sorted(file for file in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml") if file.stem != "from_hf")

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from dist_plm.config.support import Combination, combinations
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.training import build, configure, learning_rates, rank_batches
+from tools.support_tables import Combination, combinations
 
 WORKS = [cell for cell in combinations() if cell.refusal is None]
 #: Relative tolerance of losses over three updates.

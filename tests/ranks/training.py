@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from dist_plm.config.decode import decode
-from dist_plm.config.rules import finalize, num_microbatches
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.data.batches import microbatch_samples
+from dist_plm.data.loader.batch_plan import microbatch_samples
+from dist_plm.distributed.grid import Grid
+from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.engines.base import Engine
 from dist_plm.engines.build import build_engine
 from dist_plm.models.build import build_model
-from dist_plm.models.layout import Layout
+from dist_plm.models.sharding import Layout
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.build import build_objective
 from dist_plm.optim.schedules import learning_rate
-from dist_plm.parallel.grid import Grid
-from dist_plm.parallel.groups import Groups, build_groups
+from dist_plm.spec.rules.finalize import finalize, num_microbatches
+from dist_plm.spec.schema import PretrainConfig
 from tests.ranks.corrupted import LOSSES, corrupted_batch
 from tests.ranks.pool import World
 from tests.ranks.times import LONG

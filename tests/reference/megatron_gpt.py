@@ -24,8 +24,8 @@ from megatron.core.transformer.module import Float16Module
 from torch import Tensor
 from torch.nn import functional
 
-from dist_plm.parallel.grid import Grid
-from dist_plm.parallel.groups import Groups, build_groups
+from dist_plm.distributed.grid import Grid
+from dist_plm.distributed.groups import Groups, build_groups
 from tests.ranks.pool import World
 from tests.ranks.times import LONG
 

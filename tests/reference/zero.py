@@ -11,9 +11,9 @@ import transformers
 from megatron.core import tensor_parallel
 from torch import Tensor, nn
 
-from dist_plm.engines import deepspeed_parts
-from dist_plm.parallel.grid import Grid
-from dist_plm.parallel.groups import Groups, build_groups
+from dist_plm.distributed.grid import Grid
+from dist_plm.distributed.groups import Groups, build_groups
+from dist_plm.engines.deepspeed import parts
 from tests.ranks.pool import World
 from tests.ranks.times import LONG
 from tests.reference import megatron_gpt as megatron
@@ -44,7 +44,7 @@ def train_and_save(world: World, kind: Kind, directory: Path) -> Outcome:
     groups = build_groups(grid, world.device, timeout=LONG)
     torch.manual_seed(5)
     module, run = _build(kind, groups)
-    engine = deepspeed_parts.initialize(module, _optimizer(module), _settings(kind, groups), groups)
+    engine = parts.initialize(module, _optimizer(module), _settings(kind, groups), groups)
     losses = [_step(engine, run, groups, step) for step in range(SAVED_AT)]
     engine.save_checkpoint(str(directory))
     engine.eval()

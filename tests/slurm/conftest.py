@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from slurm.local.cluster import LocalCluster, Mode
-from slurm.local.settings import Settings
-from slurm.local.start import start, why_not
 from tests.slurm.jobs import Job, submit
 from tests.slurm.user import LONG, SETTINGS, STEPS, User
+from tools.slurm_cluster.cluster import LocalCluster, Mode
+from tools.slurm_cluster.settings import Settings
+from tools.slurm_cluster.start import start, why_not
 
 StartCluster = Callable[..., LocalCluster]
 #: No node, message or step is given up for being slow.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dist_plm.cluster.script import render
-from slurm.local.cluster import LocalCluster
+from tools.slurm_cluster.cluster import LocalCluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: States in which a job still has something to come.

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from slurm.local import network
-from slurm.local.cluster import ClusterError, LocalCluster
-from slurm.local.settings import Settings
-from slurm.local.start import start
 from tests.slurm.conftest import StartCluster
 from tests.slurm.processes import processes_of, wait_until_none
+from tools.slurm_cluster import network
+from tools.slurm_cluster.cluster import ClusterError, LocalCluster
+from tools.slurm_cluster.settings import Settings
+from tools.slurm_cluster.start import start
 
 pytestmark = pytest.mark.slurm
 
@@ -89,7 +89,7 @@ def test_ends_when_its_owner_is_killed(start_cluster: StartCluster, repository: 
     program = textwrap.dedent(
         """
         import os, time
-        from slurm.local.start import start
+        from tools.slurm_cluster.start import start
         cluster = start(1, "local", owner=os.getpid())
         cluster.run("sbatch", "--output=/dev/null", "--wrap=srun sleep 1000")
         print(cluster.directory, flush=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from dist_plm.observe.metrics import read_metrics
-from slurm.local.cluster import LocalCluster
-from slurm.local.settings import Settings
+from dist_plm.monitor.metrics import read_metrics
 from tests.slurm.conftest import StartCluster
 from tests.slurm.jobs import Job
 from tests.slurm.user import SETTINGS, User, num_steps, wait_for
+from tools.slurm_cluster.cluster import LocalCluster
+from tools.slurm_cluster.settings import Settings
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

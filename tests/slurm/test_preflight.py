@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from slurm.local.cluster import LocalCluster
-from slurm.local.network import Network
 from tests.slurm.jobs import Job, submit
 from tests.slurm.processes import processes_of
 from tests.train.conftest import TINY
+from tools.slurm_cluster.cluster import LocalCluster
+from tools.slurm_cluster.network import Network
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from slurm.local.cluster import LocalCluster
 from tests.slurm.jobs import REPOSITORY, UNFINISHED, Job, submit
+from tools.slurm_cluster.cluster import LocalCluster
 
 # The job that waits for its time limit waits from here on.
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("limited")]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from slurm.local.cluster import LocalCluster
 from tests.slurm.jobs import Job, submit
+from tools.slurm_cluster.cluster import LocalCluster
 
 pytestmark = pytest.mark.slurm
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from dist_plm.train.stopping import SAME_SIGNAL_SECONDS
-from slurm.local.settings import URGENT
 from tests.slurm.jobs import Job
 from tests.slurm.user import LONG, User, wait_for, wait_for_steps
+from tools.slurm_cluster.settings import URGENT
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

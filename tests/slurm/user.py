@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_plm.observe.metrics import read_metrics
-from slurm.local.cluster import LocalCluster
+from dist_plm.monitor.metrics import read_metrics
 from tests.slurm.jobs import REPOSITORY, Job
 from tests.train.conftest import TINY
+from tools.slurm_cluster.cluster import LocalCluster
 
-sys.path.insert(0, str(REPOSITORY / "launch"))  # whose scripts find each other so
 STEPS = 8
 #: Steps take some tenths of a second: time to send a signal between them.
 SETTINGS = (*TINY, f"train.steps={STEPS}", "train.global_batch=128", "train.eval_every=4", "data.loader_workers=0")
@@ -41,11 +40,11 @@ class User:
 
     def submit(self, *overrides: str, code: int = 0) -> tuple[str, list[Job]]:
         """What launch/submit.py printed, and the jobs that it submitted. In this process, which has imported it all."""
-        from submit import main  # of launch/
+        from dist_plm.cli.commands.submit import execute
 
         out, err = io.StringIO(), io.StringIO()
         with self._at_home(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            ended = main(self._given(overrides))
+            ended = execute(self._given(overrides))
         assert ended == code, out.getvalue() + err.getvalue()
         return out.getvalue() + err.getvalue(), self._jobs(out.getvalue())
 

@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 import torch.distributed as dist
 
-from dist_plm.checkpoint.writing import CheckpointWriter
+from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.config.decode import decode
-from dist_plm.config.rules import finalize, num_microbatches
-from dist_plm.config.schema import PretrainConfig
-from dist_plm.data import loader
-from dist_plm.data.store import TokenStoreWriter
+from dist_plm.data.loader import loader
+from dist_plm.data.store.store import TokenStoreWriter
+from dist_plm.distributed.world import leave
 from dist_plm.engines.loss_terms import LossTerms
-from dist_plm.engines.megatron import MegatronEngine
-from dist_plm.parallel.world import leave
+from dist_plm.engines.megatron.engine import MegatronEngine
+from dist_plm.spec.rules.finalize import finalize, num_microbatches
+from dist_plm.spec.schema import PretrainConfig
 from dist_plm.train import stopping
 from dist_plm.train.build import run_pretrain
-from dist_plm.train.feed import Feed
+from dist_plm.train.prefetcher import Feed
 from tests.ranks.pool import World
 
 SETTINGS: dict[str, Any] = {

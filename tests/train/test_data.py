@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from dist_plm.config.rules import finalize
-from dist_plm.data.store import TokenStoreWriter
-from dist_plm.errors import ConfigError, DataError
+from dist_plm.core.errors import ConfigError, DataError
+from dist_plm.data.store.store import TokenStoreWriter
+from dist_plm.spec.rules.finalize import finalize
 from dist_plm.train.data import open_data, special_tokens, vocab_size_of
 from tests.train.conftest import CORPUS, launch
 from tests.train.running import make_store, settings

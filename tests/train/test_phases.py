@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from dist_plm.checkpoint.loader import look_at
 from dist_plm.checkpoint.planner import TensorReader
-from dist_plm.checkpoint.reading import look_at
-from dist_plm.config.rules import finalize
-from dist_plm.errors import ConfigError
+from dist_plm.core.errors import ConfigError
+from dist_plm.spec.rules.finalize import finalize
 from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port
 from tests.train.running import make_store, run_case, settings, signalled_case

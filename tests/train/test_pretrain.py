@@ -6,7 +6,7 @@ import sys
 import pytest
 import yaml
 
-from dist_plm.observe.metrics import read_metrics
+from dist_plm.monitor.metrics import read_metrics
 from tests.train.conftest import launch
 
 KEYS = {

@@ -10,10 +10,10 @@ import pytest
 import torch
 import transformers
 
-from dist_plm.config.schema_convert import ConvertConfig
-from dist_plm.errors import CheckpointError
-from dist_plm.observe.metrics import read_metrics
-from dist_plm.tasks.convert import convert
+from dist_plm.core.errors import CheckpointError
+from dist_plm.monitor.metrics import read_metrics
+from dist_plm.spec.schema_convert import ConvertConfig
+from dist_plm.tasks.convert.convert import convert
 from tests.train.conftest import CORPUS, ROOT, launch
 
 pytestmark = pytest.mark.ranks

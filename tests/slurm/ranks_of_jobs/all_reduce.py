@@ -5,7 +5,7 @@ import os
 import torch
 import torch.distributed as dist
 
-from dist_plm.config.launchenv import from_environment
+from dist_plm.distributed.launch_env import from_environment
 
 launch = from_environment(os.environ)
 dist.init_process_group(

@@ -1,0 +1,243 @@
+"""Finds the checkpoint that a run goes on from, and sees to it that no damaged one is ever loaded."""
+
+import logging
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch.distributed as dist
+from torch import Tensor
+
+from dist_plm.checkpoint import manifest as manifests
+from dist_plm.checkpoint.fragments import Dealer, names_held
+from dist_plm.checkpoint.manifest import Manifest
+from dist_plm.checkpoint.planner import TensorReader
+from dist_plm.checkpoint.storage import LATEST, Storage, name_of, open_storage, step_of
+from dist_plm.core.errors import CheckpointError
+from dist_plm.distributed.collectives import gather, on_first
+from dist_plm.models.sharding import Layout
+
+log = logging.getLogger(__name__)
+
+#: That look at files, one each: a disk or an object store gives more to several, and checksums are taken side by side.
+_NUM_THREADS = 4
+_REMEDY = "name another with train.resume=PATH, or start anew with train.resume=none"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One that is complete and, unless that was skipped, verified."""
+
+    storage: Storage
+    name: str
+    manifest: Manifest
+
+    @property
+    def where(self) -> str:
+        return self.storage.where(self.name)
+
+    @cached_property
+    def tensors(self) -> TensorReader:
+        reader = self.storage.reader(self.name)
+        try:
+            return TensorReader(reader, reader.read_metadata())
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{self.where}/.metadata cannot be read: {error}; {_REMEDY}") from None
+
+    @property
+    def is_weights_only(self) -> bool:
+        """Whether it holds no optimizer, not even how far one was."""
+        return not self.manifest.engine
+
+    @cached_property
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the model's logical tensors, by canonical name."""
+        tensors = self.tensors.tensors.items()
+        return {name.removeprefix("model."): tuple(t.size) for name, t in tensors if name.startswith("model.")}
+
+    def read(self, layout: Layout, state: str) -> Tensor:
+        """fp32 values of `state` ("weight", "exp_avg", …) shaped like layout.parameter, zero where it is padding.
+
+        Raises:
+            CheckpointError: the checkpoint does not hold them, or its files cannot be read.
+        """
+        missing = [n for n in names_held([layout], [state]) if n not in self.tensors.tensors]
+        if missing:
+            held = sorted({n.split(".")[1] for n in self.tensors.tensors if n.startswith("optimizer.")})
+            raise CheckpointError(
+                f"{self.where} holds no {missing[0]}; of the optimizer it holds {', '.join(held) or 'nothing'}: "
+                f"give the same optim again, or start anew with train.resume=none"
+            )
+        try:
+            return self.tensors.read(layout, state)
+        except OSError as error:
+            raise CheckpointError(f"{self.where} cannot be read: {error}; {_REMEDY}") from None
+
+    def check_model(self, layouts: Sequence[Layout], group: dist.ProcessGroup | None) -> None:
+        """Sees to it that the model is the one that was saved. Collective over `group`, all ranks; of None, where `layouts`
+        are the whole model's.
+
+        Raises:
+            CheckpointError: on every rank, naming weights that differ in shape, are missing or are left over.
+        """
+        mine = names_held(layouts, ["weight"])
+        wanted = {name: shape for held in gather(group, mine) for name, shape in held.items()}
+        saved = {n: tuple(m.size) for n, m in self.tensors.tensors.items() if n.startswith("model.")}
+        problems = _differences(saved, wanted)
+        if problems:
+            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise CheckpointError(
+                f"{self.where} is of another model ({'; '.join(problems[:5])}{more}): give the same model.* again, "
+                "or start anew with train.resume=none"
+            )
+
+
+def find(resume: str, storage: Storage, group: dist.ProcessGroup | None, *, verify: bool = True) -> Checkpoint | None:
+    """What train.resume asks for: the newest usable checkpoint of the run with `auto`, None with `none` or where there
+    is none yet, else that at the path or URL. Collective over `group`, all ranks; None is one process alone.
+
+    Raises:
+        CheckpointError: on every rank, where the one asked for, or each one found, is missing or damaged.
+    """
+    if resume == "none":
+        return None
+    if resume != "auto":
+        parent, name = on_first(group, lambda: _locate(resume))
+        storage = open_storage(parent)
+        if name:
+            return open_checkpoint(storage, name, group, verify=verify)
+    names = on_first(group, lambda: candidates(storage))
+    failures: list[str] = []
+    for name in names:
+        try:
+            found = open_checkpoint(storage, name, group, verify=verify)
+        except CheckpointError as error:
+            failures.append(str(error))
+            log.warning("%s; falling back to the checkpoint before it", error)
+            continue
+        if failures:
+            log.warning("resuming from %s", found.where)
+        return found
+    if failures:
+        raise CheckpointError(f"no checkpoint in {storage.where()} can be used: {' · '.join(failures)}")
+    return None
+
+
+def open_checkpoint(storage: Storage, name: str, group: dist.ProcessGroup | None, *, verify: bool = True) -> Checkpoint:
+    """Opens a checkpoint after comparing the size of each of its files, and with `verify` the checksum, with what was
+    written; the ranks share the work. Collective over `group`, all ranks.
+
+    Raises:
+        CheckpointError: on every rank, naming each file that is missing or damaged.
+    """
+    data = on_first(group, lambda: _read_manifest(storage, name))
+    where = storage.where(name, manifests.NAME)
+    try:
+        manifest = manifests.decode(data, where)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_REMEDY}") from None
+    found = gather(group, _damages(storage, name, _share(manifest, group), manifest, verify=verify))
+    problems = sorted(problem for some in found for problem in some)
+    if problems:
+        raise CheckpointError(f"{storage.where(name)} is damaged: {'; '.join(problems)}; {_REMEDY}")
+    return Checkpoint(storage, name, manifest)
+
+
+def look_at(path: str) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint at `path`, or the newest of the run there, and what is wrong with its files. In one process.
+
+    Raises:
+        CheckpointError: there is none, or its manifest is damaged.
+    """
+    parent, name = _locate(path)
+    storage = open_storage(parent)
+    if not name:
+        names = candidates(storage)
+        if not names:
+            raise CheckpointError(f"there is no checkpoint in {storage.where()}")
+        name = names[0]
+    manifest = manifests.decode(_read_manifest(storage, name), storage.where(name, manifests.NAME))
+    return Checkpoint(storage, name, manifest), _damages(storage, name, manifest.files, manifest, verify=True)
+
+
+def _read_manifest(storage: Storage, name: str) -> bytes:
+    try:
+        return storage.read(name, manifests.NAME)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{storage.where(name)} is not a complete checkpoint: it has no {manifests.NAME}; {_REMEDY}"
+        ) from None
+
+
+def _share(manifest: Manifest, group: dist.ProcessGroup | None) -> list[str]:
+    """The files that this rank looks at: each is one rank's, and all ranks have about as many bytes."""
+    rank, dealer = (0, Dealer(1)) if group is None else (group.rank(), Dealer(group.size()))
+    largest_first = sorted(manifest.files, key=lambda file: (-manifest.files[file].bytes, file))
+    return [file for file in largest_first if dealer.take(manifest.files[file].bytes) == rank]
+
+
+def _damages(storage: Storage, name: str, files: Iterable[str], manifest: Manifest, *, verify: bool) -> list[str]:
+    with ThreadPoolExecutor(_NUM_THREADS) as threads:
+        told = threads.map(lambda file: _damage(storage, name, file, manifest, verify=verify), files)
+        return [problem for problem in told if problem is not None]
+
+
+def _damage(storage: Storage, name: str, file: str, manifest: Manifest, *, verify: bool) -> str | None:
+    record = manifest.files[file]
+    try:
+        size = storage.size(name, file)
+        if size is None:
+            return f"{file} is missing"
+        if size != record.bytes:
+            return f"{file} holds {size:,} bytes where {record.bytes:,} were written"
+        if verify and storage.checksum(name, file) != record.checksum:
+            return f"{file} is not what was written: its checksum differs"
+    except Exception as error:  # what storage of other makers raises is not known; the other ranks wait for it
+        return f"{file} cannot be read: {error}"
+    return None
+
+
+def candidates(storage: Storage) -> list[str]:
+    """The checkpoint that `latest` names, then those before it, newest first."""
+    steps = storage.steps()
+    if not steps:
+        return []
+    try:
+        latest = step_of(storage.read(LATEST).decode(errors="replace").strip())
+    except FileNotFoundError:
+        latest = None
+    if latest not in steps:
+        log.warning("%s names no checkpoint; the newest one counts", storage.where(LATEST))
+        latest = steps[-1]
+    # Later ones belong to a continuation of the run that was given up.
+    return [name_of(step) for step in reversed(steps) if step <= latest]
+
+
+def _locate(path: str) -> tuple[str, str]:
+    """Parent and name of the checkpoint at `path`; no name where `path` is a directory of checkpoints, or `latest` in it."""
+    path = path.rstrip("/")
+    parent, _, name = path.rpartition("/")
+    if name == LATEST and open_storage(parent or ".").exists(LATEST):
+        return parent or ".", ""
+    for directory in (path, f"{path}/checkpoints"):
+        if open_storage(directory).exists(LATEST):
+            return directory, ""
+    if not open_storage(path).exists():
+        raise CheckpointError(f"there is nothing at {path}; {_REMEDY}")
+    if not open_storage(path).exists(manifests.NAME):
+        raise CheckpointError(f"{path} is not a complete checkpoint: it has no {manifests.NAME}; {_REMEDY}")
+    return parent or ".", name
+
+
+def _differences(saved: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
+    return [
+        f"{name.removeprefix('model.')}: {_shape(saved.get(name))} in the checkpoint, {_shape(wanted.get(name))} here"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name)
+    ]
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else str(list(shape))

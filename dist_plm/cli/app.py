@@ -1,0 +1,193 @@
+"""The front that all launch scripts share: reads the command line, composes, decodes, checks, and only then runs.
+
+Torch is not imported here, so that a wrong setting is refused within a second.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from dist_plm.cli.compose import compose
+from dist_plm.cli.help import OPTIONS, help_text
+from dist_plm.cli.summary import summary
+from dist_plm.cluster.check import check, check_run, data_is_here
+from dist_plm.config.decode import decode, encode, flatten
+from dist_plm.config.origins import Origin, complete, table, trace
+from dist_plm.config.runfile import read, to_yaml
+from dist_plm.config.suggest import did_you_mean, near
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, Refusal
+from dist_plm.distributed.launch_env import from_environment
+from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
+from dist_plm.spec.rules.finalize import check_convert, check_prepare, check_verify, finalize
+from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
+from dist_plm.spec.schema_convert import ConvertConfig
+
+C = TypeVar("C")
+Run = Callable[[C, dict[str, Origin]], int | None]
+
+#: Options that only print something.
+PRINTING = {"-h", "--help", "--cfg", "--origin", "--check"}
+
+#: What a shell reports for a program that was interrupted at the keyboard.
+EXIT_INTERRUPTED = 130
+
+_CHECKS: dict[type, Callable[[Any, int], Any]] = {
+    PretrainConfig: lambda config, world_size: finalize(config, world_size=world_size, vocab_size=None),
+    PrepareConfig: lambda config, world_size: check_prepare(config),
+    VerifyConfig: lambda config, world_size: check_verify(config),
+    ConvertConfig: lambda config, world_size: check_convert(config),
+    SubmissionConfig: lambda config, world_size: check(config),  # it says itself how many ranks it asks for
+}
+
+
+def main(config_class: type[C], config_name: str, run: Run[C], doc: str | None) -> NoReturn:
+    """Runs a launch script and exits: 0 finished, 2 refused with one message, otherwise what `run` returned.
+
+    Args:
+        config_class: what conf/`config_name`.yaml decodes into.
+        run: gets the checked configuration, in which what is derived is still None, and each value's origin.
+        doc: the script's docstring, which opens its help.
+    """
+    if PRINTING & set(sys.argv[1:]):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # what only prints ends quietly under `… | head`
+    sys.exit(front(sys.argv[1:], config_class, config_name, run, doc or ""))
+
+
+def front(arguments: Sequence[str], config_class: type[C], config_name: str, run: Run[C], doc: str) -> int:
+    """`main` without the exit: returns the exit code."""
+    try:
+        return _dispatch(arguments, config_class, config_name, run, doc)
+    except Refusal as refusal:
+        _report(refusal)
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def load(config_class: type[C], config_name: str, overrides: Sequence[str]) -> tuple[C, dict[str, Origin]]:
+    """The configuration composed from conf/ and overrides, decoded, with the origin of every value that a layer set.
+
+    Raises:
+        ConfigError: with the problems of composing and of decoding together.
+    """
+    composition = compose(config_name, overrides)
+    problems = composition.problems
+    try:
+        config = decode(config_class, composition.values)
+    except ConfigError as error:
+        missing = tuple(f"{key} is missing" for key in composition.spoken_of)
+        raise ConfigError(problems + [p for p in error.problems if not p.startswith(missing)]) from error
+    if problems:
+        raise ConfigError(problems)
+    return config, trace(composition.layers)
+
+
+def _load_frozen(config_class: type[C], path: str, overrides: Sequence[str]) -> tuple[C, dict[str, Origin]]:
+    if overrides:
+        raise ConfigError([f"--frozen {path} is a whole configuration: {' '.join(overrides)} cannot be added to it"])
+    config = read(path, config_class)
+    return config, {key: Origin(path) for key in flatten(encode(config))}
+
+
+def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str, run: Run[C], doc: str) -> int:
+    options = _parse(arguments)
+    if options.help:
+        print(help_text(config_name, doc))
+        return EXIT_FINISHED
+    if options.frozen is not None:
+        config, origins = _load_frozen(config_class, options.frozen, options.overrides)
+    else:
+        config, origins = load(config_class, config_name, options.overrides)
+    if options.cfg:
+        print(to_yaml(encode(config)), end="")
+        return EXIT_FINISHED
+    world_size = _world_size(options.world_size, os.environ, planned=options.origin or options.check)
+    if options.origin:
+        return _print_origins(config, origins, world_size)
+    checked = _CHECKS[config_class](config, world_size)
+    if options.check:
+        if isinstance(config, PretrainConfig) and not isinstance(config, SubmissionConfig):
+            checked = check_run(config, world_size, with_data=data_is_here(config))
+        print(summary(checked, world_size))
+        return EXIT_FINISHED
+    return run(config, complete(origins, encode(config), encode(config))) or EXIT_FINISHED
+
+
+def _print_origins(config: Any, origins: Mapping[str, Origin], world_size: int) -> int:
+    """The table is printed also where the rules refuse the configuration: it may show why."""
+    decoded = encode(config)
+    try:
+        finalised = encode(_CHECKS[type(config)](config, world_size))
+    except ConfigError:
+        print(table(decoded, complete(origins, decoded, decoded)), flush=True)
+        raise
+    print(table(finalised, complete(origins, decoded, finalised)))
+    return EXIT_FINISHED
+
+
+def _world_size(given: int | None, env: Mapping[str, str], *, planned: bool) -> int:
+    """Ranks of the run; where it is only planned, a batch script's or an allocation's number of tasks counts too."""
+    if given is not None:
+        if given < 1:
+            raise ConfigError([f"--world-size {given} is not allowed: it must be 1 or more"])
+        return given
+    if planned:
+        for name in ("WORLD_SIZE", "SLURM_NTASKS"):
+            if env.get(name, "").isdecimal() and int(env[name]) > 0:
+                return int(env[name])
+    return from_environment(env).world_size
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--cfg", "-c", choices=["job"])
+    parser.add_argument("--frozen")
+    parser.add_argument("--origin", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--world-size", type=int)
+    parser.add_argument("--multirun", "-m", action="store_true")
+    options, unknown = parser.parse_known_intermixed_args(list(arguments))
+    problems = [_option_problem(option) for option in unknown]
+    if options.multirun:
+        problems.append(
+            "--multirun is not available here: start one run a value, each with its own run.name, as in "
+            "for lr in 1e-4 3e-4; do … optim.lr=$lr run.name=lr_$lr; done"
+        )
+    if options.world_size is not None and not (options.check or options.origin):
+        problems.append(
+            "--world-size belongs to --check and --origin: torchrun or srun says how many processes there are"
+        )
+    if problems:
+        raise ConfigError(problems)
+    return options
+
+
+def _option_problem(option: str) -> str:
+    name = option.partition("=")[0]
+    if "=" in option or "." in name:
+        return f"{option} is not an option: settings are written without dashes, as in optim.lr=3e-4"
+    return f"{option} is not an option{did_you_mean(near(name, OPTIONS))}; the options are {', '.join(OPTIONS)}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError([f"{message}; --help shows what there is"])
+
+
+def _report(refusal: Refusal) -> None:
+    """Says it once: a refused configuration is refused alike on every rank, other things may be amiss on one node."""
+    try:
+        launch = from_environment(os.environ)
+    except ConfigError:
+        print(refusal, file=sys.stderr)
+        return
+    if launch.rank == 0:
+        print(refusal, file=sys.stderr)
+    elif launch.local_rank == 0 and not isinstance(refusal, ConfigError):
+        print(f"{launch.node_name}, rank {launch.rank}: {refusal}", file=sys.stderr)

@@ -1,0 +1,124 @@
+"""Submits a pretraining run to Slurm, once its whole configuration has passed here.
+
+    python launch/submit.py experiment=gpt2_small cluster=example nodes=8 cluster.time=24:00:00
+    python launch/submit.py experiment=gpt2_small cluster=example nodes=8 submit.dry_run=true
+    python launch/submit.py --multirun experiment=gpt2_small cluster=example optim.lr=1e-4,3e-4,6e-4
+
+It takes every setting of launch/pretrain.py. A configuration that is refused, here or by Slurm, queues nothing. The run's
+directory gets run.yaml, the batch script (slurm/run.sbatch, made from slurm/*.sbatch), the configuration that every start
+of the job trains (slurm/config.yaml) and the job's log (log/slurm-JOB.log). Before its time limit the job checkpoints
+and queues itself again. Submitted again with the same run.name, a run goes on from its latest checkpoint. --multirun
+submits a job for each combination of values, each with a run.name of its own.
+
+Most used settings:
+  cluster=NAME                   the site: conf/cluster/NAME.yaml; copy conf/cluster/example.yaml and change it
+  nodes=8                        each with cluster.ranks_per_node ranks, of cluster.gpus_per_node GPUs
+  min_nodes=6                    starts on fewer, with the same batch and order of samples, where nodes are lost
+  cluster.time=24:00:00          limit of the job; cluster.max_restarts is how often it may queue itself again
+  cluster.partition=gpu  cluster.account=lab
+  submit.dry_run=true            prints the batch script and submits nothing
+  submit.watch=true              follows the job's state and metrics until it ends
+  submit.check_data=false        where the corpus, or what the run begins with, cannot be opened from here
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import NoReturn
+
+from dist_plm.cli.app import front, load
+from dist_plm.cli.sweep import Choice, expand
+from dist_plm.cluster.check import check, ranks_per_node
+from dist_plm.cluster.job import hydra_text
+from dist_plm.cluster.submit import Submission, history, queue, refuse_shared_directories, refuse_what_cannot_start
+from dist_plm.cluster.watch import Followed, watch
+from dist_plm.config.origins import Origin
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError
+from dist_plm.spec.schema import SubmissionConfig
+
+#: Settings that launch/pretrain.py does not have.
+OWN = ("nodes", "min_nodes", "submit")
+
+
+def execute(arguments: Sequence[str]) -> int:
+    sweep = [a for a in arguments if a in ("-m", "--multirun")]
+    rest = [a for a in arguments if a not in sweep]
+    try:
+        choices = expand(rest) if sweep else [Choice(tuple(rest))]
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_REFUSED
+    submit_all = partial(submit, choices)
+    only_shown = any(word.startswith("-") for word in rest)
+    return max(
+        front(choice.overrides, SubmissionConfig, "submit", submit_all, __doc__ or "")
+        for choice in (choices if only_shown else choices[:1])
+    )
+
+
+def submit(choices: Sequence[Choice], first: SubmissionConfig, origins: dict[str, Origin]) -> int | None:
+    """Submits all choices, or none if one is refused."""
+    submissions = [_prepare(choice) for choice in choices]
+    if first.submit.dry_run:
+        print("\n".join(submission.script for submission in submissions), end="")
+        return None
+    refuse_shared_directories(submissions)
+    refuse_what_cannot_start(submissions)
+    jobs = [_queue(submission) for submission in submissions]
+    return _watch(jobs) if first.submit.watch else None
+
+
+def _prepare(choice: Choice) -> Submission:
+    config, _ = load(SubmissionConfig, "submit", choice.overrides)
+    overrides = list(choice.overrides)
+    if choice.label:
+        overrides.append(f"run.name={hydra_text(f'{config.run.name}-{choice.label}')}")
+        config, _ = load(SubmissionConfig, "submit", overrides)
+    own = tuple(text for text in overrides if text.lstrip("+~").split("=")[0].split(".")[0] not in OWN)
+    return Submission(config, check(config), own)
+
+
+def _queue(submission: Submission) -> Followed:
+    notes = history(submission)
+    number = queue(submission)
+    place, cluster = submission.place, submission.config.cluster
+    log = str(place.log).replace("%j", number)
+    lines = {
+        "run": str(place.run),
+        "script": str(place.script),
+        "log": log,
+        "watch": f"tail -F {shlex.quote(log)}",
+        "state": f"squeue --jobs={number}",
+        "report": f"python launch/report.py {shlex.quote(str(place.run))}",
+        "stop": f"scancel {number}",
+    }
+    limit = f", at most {cluster.time}" if cluster.time else ""
+    print(f"submitted job {number}: {_nodes(submission.config)} x {ranks_per_node(cluster)} ranks{limit}")
+    for note in notes:
+        print(f"  {note}")
+    for name, text in lines.items():
+        print(f"  {name:8}{text}")
+    return Followed(number, place.run)
+
+
+def _nodes(config: SubmissionConfig) -> str:
+    return f"{config.min_nodes} to {config.nodes}" if config.min_nodes else str(config.nodes)
+
+
+def _watch(jobs: Sequence[Followed]) -> int:
+    try:
+        completed = watch(jobs, partial(print, flush=True))
+    except KeyboardInterrupt:
+        print("no longer watched; the job goes on")
+        return EXIT_FINISHED
+    return EXIT_FINISHED if completed else 1
+
+
+def main() -> NoReturn:
+    """Runs the command that `sys.argv` holds, and exits."""
+    sys.exit(execute(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""What --check prints: the numbers that follow from a configuration, to be read before a job is queued."""
+
+from functools import singledispatch
+from typing import Any
+
+from dist_plm.cluster.check import ranks_per_node, run_of
+from dist_plm.cluster.check import world_size as world_size_of
+from dist_plm.spec.batch_sizes import BatchSizes
+from dist_plm.spec.derived import num_microbatches, num_warmup_steps, padded_vocab_size
+from dist_plm.spec.flops import flops_per_token, num_parameters
+from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
+
+
+@singledispatch
+def summary(config: Any, world_size: int) -> str:
+    """One line a fact of a checked configuration."""
+    return "ok"
+
+
+@summary.register
+def _(config: PretrainConfig, world_size: int) -> str:
+    model, parallel, train = config.model, config.parallel, config.train
+    tokens, seen = train.global_batch * config.data.sequence_length, BatchSizes.of(train).after(train.steps)
+    chunks = f" in {parallel.virtual_pipeline} chunks" if parallel.virtual_pipeline > 1 else ""
+    grid = f"data {parallel.data} x tensor {parallel.tensor} x pipeline {parallel.pipeline}"
+    lines = {
+        "run": str(config.run.dir),
+        "model": _model(config),
+        "grid": f"{grid} = {_ranks(world_size)}",
+        "a rank holds": f"{model.layers // parallel.pipeline} of {model.layers} layers{chunks}, "
+        f"{model.heads // parallel.tensor} of {model.heads} heads",
+        "a step": f"{train.global_batch} samples of {config.data.sequence_length} = {_short(tokens)} tokens, in "
+        f"{num_microbatches(config)} microbatches of {train.micro_batch} on each data rank",
+        "the run": f"{train.steps} steps = {_short(seen * config.data.sequence_length)} tokens, "
+        f"{num_warmup_steps(config.schedule, train.steps)} steps of them warm-up{_stop(config)}",
+    }
+    if (ramp := train.batch_rampup) is not None:
+        lines["the batch"] = f"{ramp.start} samples at first, whole after {_short(ramp.samples)} samples"
+    width = max(map(len, lines))
+    return "\n".join(["ok", *(f"  {name:{width}}  {text}" for name, text in lines.items())])
+
+
+@summary.register
+def _(config: SubmissionConfig, world_size: int) -> str:
+    ranks, limit = ranks_per_node(config.cluster), config.cluster.time or "the partition's limit"
+    nodes = "1 node" if config.nodes == 1 else f"{config.nodes} nodes"
+    asked = f"{nodes} of {ranks} ranks, partition {config.cluster.partition or 'by default'}, at most {limit}"
+    return f"{summary(run_of(config), world_size_of(config))}\n  Slurm         {asked}"
+
+
+def _model(config: PretrainConfig) -> str:
+    model = config.model
+    if model.vocab_size is None:
+        return f"{model.layers} layers of {model.hidden}; its size follows from the data's vocabulary"
+    padded = padded_vocab_size(model.vocab_size, model.vocab_multiple, config.parallel.tensor)
+    flops = flops_per_token(model, config.data.sequence_length)
+    return (
+        f"{_short(num_parameters(model))} parameters, {_short(flops)} FLOPs a token; vocabulary {model.vocab_size}, "
+        f"padded to {padded}"
+    )
+
+
+def _stop(config: PretrainConfig) -> str:
+    stop = config.train.stop_at
+    return "" if stop is None else f", ending early at step {stop}"
+
+
+def _ranks(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
+
+
+def _short(number: float) -> str:
+    """Three digits and a unit: 124 M."""
+    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:g}"

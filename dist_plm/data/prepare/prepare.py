@@ -1,0 +1,197 @@
+"""Raw text to a token store: read, drop duplicates, split, train a tokenizer, tokenize, join."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dist_plm import __version__
+from dist_plm.config.decode import encode, flatten, show
+from dist_plm.core.errors import DataError
+from dist_plm.core.files import sha256_of
+from dist_plm.data.dedup.deduplicate import deduplicate
+from dist_plm.data.prepare import stages
+from dist_plm.data.prepare.read_and_clean import collect_rejected, gather
+from dist_plm.data.prepare.staging import check_replaceable, settle, workspace
+from dist_plm.data.prepare.summary import summary
+from dist_plm.data.prepare.worker_group import Crew
+from dist_plm.data.sources.sources import SourceFiles, find_sources
+from dist_plm.data.store.manifest import (
+    NAME,
+    SPLITS,
+    Counts,
+    Manifest,
+    SourcesRecord,
+    SplitRecords,
+    TokenizerRecord,
+    Versions,
+    read_configuration,
+    read_manifest,
+    write_manifest,
+)
+from dist_plm.data.store.store import TokenStore, dtype_for
+from dist_plm.data.tokenizers.files import FILE_NAME, fingerprint
+from dist_plm.data.tokenizers.save import COMPANION_NAMES
+from dist_plm.distributed.launch_env import LaunchEnv
+from dist_plm.spec.prepare.schema import PrepareConfig
+
+#: Settings that do not change what is in the store.
+_INCIDENTAL = ("out", "workers", "overwrite", "max_rejected", "rank_timeout_seconds")
+_ALONE = LaunchEnv()
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedStore:
+    """A finished store and its manifest. `reused`: it was there already, made from the same."""
+
+    path: Path
+    manifest: Manifest
+    reused: bool
+
+
+def prepare(config: PrepareConfig, report: Callable[[str], None], launch: LaunchEnv = _ALONE) -> PreparedStore | None:
+    """Makes the store that `config` describes at `config.data.out`; `report` gets lines for a person to read.
+
+    Started again after any interruption it goes on where it was. The same sources and configuration give the same
+    bytes, whatever `config.data.workers` is and however many ranks share the work: `launch` says which of them this is,
+    and all have to see the same directories. Rank 0 moves the store to its place and returns it; the others may return
+    nothing, and before that.
+
+    Raises:
+        DataError: sources, tokenizer or output cannot be used, the disk does not bear it, or another rank ended.
+    """
+    try:
+        return _prepare(config, report if launch.rank == 0 else lambda line: None, launch)
+    except OSError as error:
+        where = error.filename or config.data.out
+        raise DataError(
+            f"cannot prepare data: {where}: {error.strerror or error}; when that is mended, the same command goes on "
+            "from here"
+        ) from error
+
+
+def _prepare(config: PrepareConfig, report: Callable[[str], None], launch: LaunchEnv) -> PreparedStore | None:
+    out = Path(config.data.out)
+    sources = find_sources(config.data.sources)
+    inputs = _inputs(config, sources)
+    if out.exists():
+        check_replaceable(out, overwrite=config.data.overwrite)
+        if launch.rank == 0:
+            settle(out)
+        if any(out.iterdir()) and not config.data.overwrite:
+            existing = _reusable(out, inputs)
+            report(f"{out} is there already, from the same sources and configuration: nothing to do")
+            return existing
+    crew = Crew(launch, config.data.workers, config.data.rank_timeout_seconds)
+    with workspace(out, inputs, crew, report, overwrite=config.data.overwrite) as (store, scratch):
+        if not (store / NAME).exists():
+            _build(config, sources, inputs, store, scratch, crew, report)
+    if launch.rank != 0:
+        return None
+    manifest = read_manifest(out)
+    report(summary(out, manifest))
+    return PreparedStore(out, manifest, reused=False)
+
+
+def _build(
+    config: PrepareConfig,
+    sources: SourceFiles,
+    inputs: dict[str, Any],
+    store: Path,
+    scratch: Path,
+    crew: Crew,
+    report: Callable[[str], None],
+) -> None:
+    report(f"reading {sources.num_files:,} files, {sources.num_bytes / 1e6:.1f} MB")
+    if sources.num_repeated:
+        report(
+            f"  {sources.num_repeated:,} files that several of data.sources match are read once, by the first of them"
+        )
+    gathered = gather(sources, config.clean, scratch / "documents", crew)
+    tally = collect_rejected(gathered, store, config.data.max_rejected, crew, report, out=Path(config.data.out))
+    found = [task.shard for task in gathered]
+    shards, selection, repeated = deduplicate(config.dedup, found, config.data.split, scratch, crew)
+    if selection.split_bytes["train"] == 0:
+        raise DataError(
+            f"no text is left to train on, of {tally.documents:,} documents in {sources.num_files:,} files: check "
+            "data.sources and data.split"
+        )
+    tokenizer_path = store / FILE_NAME
+    make = partial(stages.make_tokenizer, config.tokenizer, shards, selection, tokenizer_path, report)
+    crew.lead(tokenizer_path, make)
+    tokenizer = make()
+    tasks = stages.tokenize(
+        shards,
+        selection,
+        tokenizer_path,
+        tokenizer.end_of_document,
+        scratch / "tokens",
+        crew,
+        report,
+        by_sentences=config.data.sentences,
+    )
+    if crew.rank != 0:
+        return
+    records = stages.join(tasks, selection, tokenizer.vocab_size, store)
+    manifest = Manifest(
+        dtype=dtype_for(tokenizer.vocab_size).name,
+        splits=SplitRecords(**dict(zip(SPLITS, records, strict=True))),
+        tokenizer=TokenizerRecord(
+            file=FILE_NAME,
+            sha256=sha256_of(tokenizer_path),
+            vocab_size=tokenizer.vocab_size,
+            end_of_document=tokenizer.end_of_document,
+            end_of_document_id=tokenizer.end_of_document_id,
+            beside={name: sha256_of(store / name) for name in COMPANION_NAMES if (store / name).exists()},
+        ),
+        counts=Counts(documents=tally.documents, text_bytes=tally.num_bytes, rejected=dict(tally.rejected)),
+        stages=tally.stages(config.clean.rules) + repeated,
+        sources=SourcesRecord(files=sources.num_files, bytes=sources.num_bytes, fingerprint=sources.fingerprint),
+        versions=_versions(),
+    )
+    write_manifest(store, manifest, inputs["configuration"])
+
+
+def _inputs(config: PrepareConfig, sources: SourceFiles) -> dict[str, Any]:
+    """All that decides the bytes of the store."""
+    configuration = encode(config)
+    configuration["data"] = {k: v for k, v in configuration["data"].items() if k not in _INCIDENTAL}
+    if config.tokenizer.path is not None:
+        configuration["tokenizer"]["file_sha256"] = fingerprint(config.tokenizer.path)
+    if config.clean.c4.bad_words is not None:
+        configuration["clean"]["c4"]["bad_words_sha256"] = sha256_of(Path(config.clean.c4.bad_words))
+    return {"configuration": configuration, "sources": sources.fingerprint, "versions": encode(_versions())}
+
+
+def _versions() -> Versions:
+    return Versions(dist_plm=__version__, numpy=np.__version__, tokenizers=version("tokenizers"))
+
+
+def _reusable(out: Path, inputs: dict[str, Any]) -> PreparedStore:
+    """The store at `out`, if it was made from `inputs`.
+
+    Raises:
+        DataError: it was made otherwise, or is damaged.
+    """
+    remedy = "data.overwrite=true replaces it, or choose another data.out"
+    try:
+        manifest = read_manifest(out)
+        for name in SPLITS:
+            TokenStore.open(out / manifest.split(name).prefix)
+    except DataError as error:
+        raise DataError(f"data.out = {str(out)!r} is there but cannot be used: {error}. {remedy}") from error
+    old, new = flatten(read_configuration(out)), flatten(inputs["configuration"])
+    changes = [
+        f"{key}: {show(old.get(key))} -> {show(new.get(key))}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if not changes and manifest.sources.fingerprint != inputs["sources"]:
+        changes = ["the files it was made from are not the same any more (their names, sizes or times of change)"]
+    if changes:
+        raise DataError(f"data.out = {str(out)!r} holds a store made otherwise ({'; '.join(changes)}): {remedy}")
+    return PreparedStore(out, manifest, reused=True)

@@ -1,0 +1,180 @@
+"""The first stage: sources into shards of cleaned documents, broken records into lists of their own."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dist_plm.core.errors import DataError
+from dist_plm.core.files import atomic_writer, copy_into
+from dist_plm.data.clean.cleaner import Cleaner, RuleTally
+from dist_plm.data.prepare.documents import DocumentShard, write_documents
+from dist_plm.data.prepare.staging import REJECTED
+from dist_plm.data.prepare.worker_group import Crew
+from dist_plm.data.sources.lines import lines_before
+from dist_plm.data.sources.records import Record, Rejected
+from dist_plm.data.sources.slices import Slice
+from dist_plm.data.sources.sources import SourceFiles, read_slice
+from dist_plm.data.store.manifest import StageRecord
+from dist_plm.spec.prepare.clean import CleanConfig
+
+_MOST_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class GatherTask:
+    """Reads `unit` into `shard`. Beside it lie the rejected records and, written last, what was counted."""
+
+    unit: list[Slice]
+    shard: DocumentShard
+    clean: CleanConfig
+
+    @property
+    def rejected_path(self) -> Path:
+        return self.shard.prefix.with_name(f"{self.shard.prefix.name}.{REJECTED}")
+
+    @property
+    def tally_path(self) -> Path:
+        return self.shard.prefix.with_name(self.shard.prefix.name + ".json")
+
+    @property
+    def is_complete(self) -> bool:
+        return self.tally_path.exists()
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(part.num_bytes for part in self.unit)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of documents read, their UTF-8 bytes, records rejected for each reason, and what each rule of cleaning did."""
+
+    documents: int = 0
+    num_bytes: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    rules: list[RuleTally] = field(default_factory=list)
+
+    @property
+    def num_rejected(self) -> int:
+        return self.rejected.total()
+
+    def add(self, other: dict[str, Any]) -> None:
+        self.documents += other["documents"]
+        self.num_bytes += other["num_bytes"]
+        self.rejected.update(other["rejected"])
+        self.rules = self.rules or [RuleTally() for _ in other["rules"]]
+        for rule, counts in zip(self.rules, other["rules"], strict=True):
+            rule.removed += counts["removed"]
+            rule.removed_bytes += counts["removed_bytes"]
+            rule.changed += counts["changed"]
+
+    def encoded(self) -> bytes:
+        content = {"documents": self.documents, "num_bytes": self.num_bytes, "rejected": dict(self.rejected)}
+        return json.dumps(content | {"rules": [asdict(rule) for rule in self.rules]}).encode()
+
+    def stages(self, rules: Sequence[str]) -> tuple[StageRecord, ...]:
+        """What the rules of these names did, in their order."""
+        return tuple(StageRecord(name=name, **asdict(rule)) for name, rule in zip(rules, self.rules, strict=True))
+
+
+def gather(sources: SourceFiles, clean: CleanConfig, folder: Path, crew: Crew) -> list[GatherTask]:
+    """Reads and cleans all sources into document shards, one a unit, in the order of the sources."""
+    folder.mkdir(exist_ok=True)
+    tasks = [GatherTask(unit, DocumentShard(folder / f"{i:06}"), clean) for i, unit in enumerate(sources.units)]
+    crew.run(_gather, tasks, "read and clean" if clean.rules else "read")
+    return tasks
+
+
+def collect_rejected(
+    tasks: Sequence[GatherTask], store: Path, most: float, crew: Crew, report: Callable[[str], None], *, out: Path
+) -> Tally:
+    """What all tasks counted together; the rejected records, if any, go to a file in `store`.
+
+    Args:
+        out: where the store will be when `report` has been read.
+    Raises:
+        DataError: more than the share `most` of all records was rejected.
+    """
+    total, path = Tally(), store / REJECTED
+    for task in tasks:
+        total.add(json.loads(task.tally_path.read_bytes()))
+    if not total.num_rejected:
+        return total
+    crew.lead(path, lambda: _join_rejected(tasks, path))
+    records = total.documents + total.num_rejected
+    if total.num_rejected > most * records:
+        share = math.ceil(1e4 * total.num_rejected / records) / 1e4
+        lines = [
+            f"{total.num_rejected:,} of {records:,} records are broken, more than data.max_rejected = {most:g} allows:",
+            *show_rejected(path, total, path),
+            f"mend them, or set data.max_rejected={share:g} to go on without them",
+        ]
+        raise DataError("\n".join(lines))
+    report(f"{total.num_rejected:,} of {records:,} records are broken and left out:")
+    for line in show_rejected(path, total, out / REJECTED):
+        report(line)
+    return total
+
+
+def show_rejected(path: Path, total: Tally, final: Path) -> Iterator[str]:
+    """Lines for a person: reasons and how often, the first records, and where all of them are found afterwards."""
+    yield "  " + ", ".join(f"{reason}: {count:,}" for reason, count in total.rejected.most_common())
+    with open(path, "rb") as file:
+        for line in [file.readline() for _ in range(min(_MOST_SHOWN, total.num_rejected))]:
+            record = json.loads(line)
+            unit = "row" if "row" in record else "line"
+            yield f"  {record['source']}, {unit} {record[unit]}: {record['reason']} ({record['detail']})"
+    yield f"  {final} lists {'all of them' if total.num_rejected > 1 else 'it too'}"
+
+
+def _join_rejected(tasks: Sequence[GatherTask], path: Path) -> None:
+    with atomic_writer(path) as file:
+        for task in tasks:
+            copy_into(task.rejected_path, file)
+
+
+def _gather(task: GatherTask) -> None:
+    tally = Tally()
+    with atomic_writer(task.rejected_path) as rejected:
+        write_documents(task.shard, _texts(task, tally, rejected))
+    with atomic_writer(task.tally_path) as file:
+        file.write(tally.encoded())
+
+
+def _texts(task: GatherTask, tally: Tally, rejected: BinaryIO) -> Iterator[str]:
+    cleaner = Cleaner(task.clean)
+    tally.rules = cleaner.tallies
+    for part in task.unit:
+        for record in _placed(part, read_slice(part)):
+            if isinstance(record, Rejected):
+                tally.rejected[record.reason] += 1
+                rejected.write(_encoded(part, record))
+                continue
+            tally.documents += 1
+            tally.num_bytes += len(record.text.encode())
+            text = cleaner.clean(record.text)
+            if text is not None:
+                yield text
+
+
+def _placed(part: Slice, records: Iterable[Record]) -> Iterator[Record]:
+    """Rejected records with their places in the file, the lines before the slice counted once and only if need be."""
+    before = 0 if part.start == 0 or part.counts_rows else None
+    for record in records:
+        if isinstance(record, Rejected):
+            before = lines_before(part) if before is None else before
+            record = record._replace(line=before + record.line)
+        yield record
+
+
+def _encoded(part: Slice, record: Rejected) -> bytes:
+    content: dict[str, Any] = {"source": part.path}
+    if part.counts_slices:
+        content["shard"] = part.start
+    content["row" if part.counts_rows else "line"] = record.line
+    content |= {"reason": record.reason, "detail": record.detail, "excerpt": record.excerpt}
+    return json.dumps(content).encode() + b"\n"

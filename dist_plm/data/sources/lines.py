@@ -1,0 +1,188 @@
+"""Lines out of files, plain or compressed, and rows out of JSON lines. No line is held that is longer than a record may be."""
+
+import gzip
+import io
+import json
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import zstandard
+
+from dist_plm.core.errors import DataError
+from dist_plm.core.regular import open_regular
+from dist_plm.data.sources.records import (
+    MAX_RECORD_BYTES,
+    BrokenRecordError,
+    Record,
+    Rejected,
+    Template,
+    documents_of_row,
+)
+from dist_plm.data.sources.slices import Slice
+
+COMPRESSIONS = (".gz", ".zst")
+_BOM = b"\xef\xbb\xbf"
+_PROBE_BYTES = 8192
+#: Compressed bytes at a time: a block of a frame of repeated text unpacks to thousands of times its size.
+_PACKED_BYTES = 4096
+_SKIPPED_BYTES = 2**20
+
+Line = tuple[int, bytes | None]
+
+
+def decoded_lines(part: Slice) -> Iterator[tuple[int, str | Rejected]]:
+    """Numbered lines of a slice, Windows line ends made plain, or what is wrong with them.
+
+    Numbers count from the slice's beginning; `lines_before` gives what to add.
+
+    Raises:
+        DataError: the file cannot be read, is no text, or its compression is damaged.
+    """
+    for number, line in raw_lines(part):
+        if line is None:
+            yield number, Rejected(number, "too long", f"a line of more than {MAX_RECORD_BYTES // 2**20} MiB")
+            continue
+        if line.endswith(b"\r\n"):
+            line = line[:-2] + b"\n"
+        try:
+            yield number, line.decode()
+        except UnicodeDecodeError as error:
+            detail = f"byte {error.start + 1} of the line: {error.reason}"
+            yield number, Rejected(number, "not UTF-8", detail, line[:200].decode(errors="replace"))
+
+
+def json_records(part: Slice) -> Iterator[Record]:
+    """The documents of a slice of a JSON lines file; blank lines are passed over. Raises like `decoded_lines`."""
+    template = Template(part.source.text)
+    for number, line in decoded_lines(part):
+        if isinstance(line, Rejected):
+            yield line
+        elif line.strip():
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise BrokenRecordError(
+                        "bad row", f"the line holds {type(row).__name__}, not an object with fields"
+                    )
+            except BrokenRecordError as error:
+                yield error.at(number, line)
+            except (ValueError, RecursionError) as error:
+                yield BrokenRecordError("not JSON", str(error)).at(number, line)
+            else:
+                yield from documents_of_row(row, template, part.source, number)
+
+
+def raw_lines(part: Slice) -> Iterator[Line]:
+    """Numbered lines of a slice, None in place of one that is too long. Raises like `decoded_lines`."""
+    number = 0
+    try:
+        with open_bytes(part.path) as file:
+            for number, line in enumerate(_lines(file, part), 1):
+                yield number, line
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        where = f"{part.path} after line {number}"
+        raise DataError(f"{where}: the compression is damaged or cut short ({error}); fetch the file again") from error
+    except OSError as error:
+        raise DataError(f"cannot read {part.path}: {error.strerror or error}") from error
+
+
+def lines_before(part: Slice) -> int:
+    """How many lines of the file come before those of a slice."""
+    if part.start == 0:
+        return 0
+    return sum(1 for _ in raw_lines(Slice(part.source, part.path, part.format, 0, part.start, part.start)))
+
+
+@contextmanager
+def open_bytes(path: str) -> Iterator[BinaryIO]:
+    """A file's bytes, unpacked."""
+    with open_regular(path) as raw:
+        if path.endswith(".gz"):
+            with gzip.open(raw) as unpacked:
+                yield io.BufferedReader(unpacked, 2**20)  # pyright: ignore[reportArgumentType]
+        elif path.endswith(".zst"):
+            yield io.BufferedReader(_Zstandard(raw), 2**20)
+        else:
+            yield raw
+
+
+class _Zstandard(io.RawIOBase):
+    """Unpacks frames one after another. zstandard's own reader takes a frame that is cut short for a whole one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._frame = None
+        self._packed = b""
+        self._unpacked = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        while not self._unpacked:
+            self._packed = self._packed or self._file.read(_PACKED_BYTES)
+            if not self._packed:
+                if self._frame is not None:
+                    raise EOFError("the file ends inside a frame")
+                return 0
+            frame = self._frame or zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+            self._unpacked = memoryview(frame.decompress(self._packed))
+            self._frame, self._packed = (None, frame.unused_data) if frame.eof else (frame, b"")
+        count = min(len(buffer), len(self._unpacked))
+        buffer[:count] = self._unpacked[:count]
+        self._unpacked = self._unpacked[count:]
+        return count
+
+
+def _lines(file: BinaryIO, part: Slice) -> Iterator[bytes | None]:
+    if part.path.endswith(COMPRESSIONS):
+        _refuse_binary(file.peek(_PROBE_BYTES)[:_PROBE_BYTES], part)  # pyright: ignore[reportAttributeAccessIssue]
+        first = True
+        while (line := _bounded_line(file)) != (b"", 0):
+            yield line[0] and line[0].removeprefix(_BOM if first else b"")
+            first = False
+        return
+    _refuse_binary(os.pread(file.fileno(), _PROBE_BYTES, 0), part)
+    position = part.start
+    if position:
+        file.seek(position - 1)
+        position += _rest_of_line(file, part.stop - position + 1) - 1  # of one that began in the slice before
+    while position < part.stop:
+        line, size = _bounded_line(file)
+        if not size:
+            raise DataError(f"{part.path} became shorter while it was read: start again when it is whole")
+        yield line if line is None or position else line.removeprefix(_BOM)
+        position += size
+
+
+def _rest_of_line(file: BinaryIO, most: int) -> int:
+    """Bytes of a line that is passed over, as far as `most`."""
+    size = 0
+    while size < most and (line := file.readline(min(most - size, _SKIPPED_BYTES))):
+        size += len(line)
+        if line.endswith(b"\n"):
+            break
+    return size
+
+
+def _bounded_line(file: BinaryIO) -> tuple[bytes | None, int]:
+    """The next line and its size; None where it is longer than a record may be."""
+    line = file.readline(MAX_RECORD_BYTES + 1)
+    size = len(line)
+    if size <= MAX_RECORD_BYTES:
+        return line, size
+    if not line.endswith(b"\n"):
+        size += _rest_of_line(file, sys.maxsize)
+    return None, size
+
+
+def _refuse_binary(head: bytes, part: Slice) -> None:
+    if b"\0" in head:
+        raise DataError(
+            f"{part.path} is not text: there are zero bytes at its beginning (a program, an archive, or text in UTF-16); "
+            f"convert it to UTF-8, or narrow the pattern {part.source.path!r}"
+        )

@@ -1,0 +1,127 @@
+"""Rows that another program gives: a dataset by `datasets`, from the Hub or a local directory, or a Python function."""
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.sources.records import BrokenRecordError, Record, Template, documents_of_row
+from dist_plm.data.sources.slices import Slice
+from dist_plm.data.sources.tables import check_columns
+from dist_plm.spec.prepare.schema import SourceConfig
+
+#: What a source counts for where nobody can say how large it is.
+_UNKNOWN_BYTES = 2**20
+_SLICE_BYTES = 2**26
+
+
+def dataset_slices(source: SourceConfig) -> tuple[list[Slice], str]:
+    """The parts of a dataset, and what identifies it: its files with their revision on the Hub, or their times here.
+
+    Raises:
+        DataError: the dataset, its split or a column does not exist, or the Hub cannot be reached.
+    """
+    with _refusals(source):
+        import datasets
+
+        builder = datasets.load_dataset_builder(source.place, source.name, revision=source.revision)
+        files = (builder.config.data_files or {}).get(source.split)
+        identity = [builder.cache_dir, source.split, getattr(files, "origin_metadata", None)]
+    dataset = _dataset(source)
+    if dataset.column_names is not None:
+        check_columns(f"dataset {source.place!r}", Template(source.text), dataset.column_names)
+    if source.streaming:
+        known = (builder.info.splits or {}).get(source.split)
+        num_bytes = known.num_bytes if known is not None else 0
+        count, step = dataset.num_shards, 1
+    else:
+        num_bytes, count = dataset.data.nbytes, dataset.num_rows
+        step = max(count * _SLICE_BYTES // max(num_bytes, 1), 1)
+    size = max(num_bytes * step // max(count, 1), 1) if num_bytes else _UNKNOWN_BYTES
+    starts = range(0, count, step)
+    slices = [Slice(source, source.place, "hf", start, min(start + step, count), size) for start in starts]
+    return slices, hashlib.sha256(repr(identity).encode()).hexdigest()
+
+
+def dataset_records(part: Slice) -> Iterator[Record]:
+    """The documents of rows or shards of a dataset; raises like `dataset_slices`."""
+    dataset, template = _dataset(part.source), Template(part.source.text)
+    with _refusals(part.source):
+        if part.source.streaming:
+            rows = dataset.shard(num_shards=dataset.num_shards, index=part.start)
+        else:
+            rows = dataset.select_columns(template.columns).select(range(part.start, part.stop))
+        first = 1 if part.source.streaming else part.start + 1
+        for number, row in enumerate(rows, first):
+            yield from documents_of_row(row, template, part.source, number)
+
+
+def function_slices(source: SourceConfig) -> tuple[list[Slice], str]:
+    """A function is one part, identified by its module's file. Raises DataError where there is no such function."""
+    path = getattr(sys.modules[_function(source).__module__], "__file__", None)
+    digest = hashlib.sha256(Path(path).read_bytes() if path else b"").hexdigest()
+    return [Slice(source, source.place, "python", 0, 1, _UNKNOWN_BYTES)], digest
+
+
+def function_records(part: Slice) -> Iterator[Record]:
+    """The documents of what the function gives, texts or rows; raises DataError where it raises anything."""
+    template = Template(part.source.text)
+    with _refusals(part.source):
+        for number, item in enumerate(_function(part.source)(), 1):
+            row = {template.columns[0]: item} if isinstance(item, str) and len(template.columns) == 1 else item
+            if isinstance(row, Mapping):
+                yield from documents_of_row(row, template, part.source, number)
+            else:
+                yield BrokenRecordError("bad row", f"{type(item).__name__}, neither text nor a row").at(number, item)
+
+
+@lru_cache(maxsize=4)
+def _dataset(source: SourceConfig) -> Any:
+    with _refusals(source):
+        import datasets
+
+        place: dict[str, Any] = {"path": source.hf, "name": source.name, "revision": source.revision}
+        return datasets.load_dataset(**place, split=source.split, streaming=source.streaming)
+
+
+def _function(source: SourceConfig) -> Callable[[], Iterable[Any]]:
+    module_name, _, name = source.place.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a script's own directory is there, the user's is not
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise DataError(f"data.sources: cannot find {source.place!r}: {error}, seen from {os.getcwd()}") from error
+    if not callable(function):
+        raise DataError(f"data.sources: {source.place!r} is not a function")
+    return function  # pyright: ignore[reportReturnType]
+
+
+@contextmanager
+def _refusals(source: SourceConfig) -> Iterator[None]:
+    """Turns whatever the other program raises in the `with` block into a refusal."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # what another program raises is not known
+        place, reason = source.place, str(error).strip().split("\n")[0] or type(error).__name__
+        if source.python is not None:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{last.filename}, line {last.lineno}"
+            raise DataError(f"data.sources: {place} raised {type(error).__name__} at {where}: {reason}") from error
+        remedy = "check its name, split and the network"
+        if isinstance(error, ConnectionError):
+            remedy = (
+                "check the name and the network; a copy in a directory opens with {hf: DIRECTORY}, its files with "
+                "{path: DIRECTORY/*.parquet}"
+            )
+        raise DataError(f"data.sources: cannot read the dataset {place!r}: {reason}; {remedy}") from error

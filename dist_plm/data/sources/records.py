@@ -1,0 +1,126 @@
+"""What reading gives: documents, and records that are broken, each with the place where a person finds it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from io import StringIO
+from typing import Any, Literal, NamedTuple
+
+from dist_plm.data.sources.assemble import Piece, assemble
+from dist_plm.spec.prepare.schema import SourceConfig
+from dist_plm.spec.prepare.template import parse_template
+
+Reason = Literal["not UTF-8", "not JSON", "bad row", "no such column", "not text", "empty text", "too long"]
+#: A longer line, row or uncut document is rejected, so that no process needs memory for it: 32 MiB.
+MAX_RECORD_BYTES = 2**25
+_EXCERPT_CHARS = 200
+
+
+class Document(NamedTuple):
+    """A text and the line, or row of a table, it began on, counted from 1."""
+
+    line: int
+    text: str
+
+
+class Rejected(NamedTuple):
+    """A record that is not read: where, why, and how it begins."""
+
+    line: int
+    reason: Reason
+    detail: str
+    excerpt: str = ""
+
+
+Record = Document | Rejected
+
+
+class BrokenRecordError(Exception):
+    """A record cannot be used, for a reason that is counted."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        self.reason: Reason = reason
+        self.detail = detail
+        super().__init__(f"{reason}: {detail}")
+
+    def at(self, line: int, record: object) -> Rejected:
+        return Rejected(line, self.reason, self.detail, str(record)[:_EXCERPT_CHARS])
+
+
+class Template:
+    """Renders `SourceConfig.text`: the value of a column, or text with columns in it."""
+
+    def __init__(self, text: str) -> None:
+        self._parts = parse_template(text)
+        self._is_column = "{" not in text
+        self.columns = list(dict.fromkeys(column for _, column in self._parts if column is not None))
+
+    def render(self, row: Mapping[str, Any]) -> str:
+        """The text of a row. A lone column has to hold text; in a template numbers are written out.
+
+        Raises:
+            BrokenRecordError: a column is missing, or holds no text, or text that is no Unicode.
+        """
+        text = "".join(
+            literal + (self._value(row, column) if column is not None else "") for literal, column in self._parts
+        )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise BrokenRecordError("not UTF-8", f"{' and '.join(self.columns)}: {error.reason}") from error
+        return text
+
+    def _value(self, row: Mapping[str, Any], column: str) -> str:
+        if column not in row:
+            raise BrokenRecordError("no such column", f"no field {column!r}, it has {', '.join(map(repr, row))}")
+        value = row[column]
+        if isinstance(value, str):
+            return value
+        if not self._is_column and isinstance(value, int | float):
+            return str(value)
+        raise BrokenRecordError("not text", f"field {column!r} holds {type(value).__name__}, not text")
+
+
+def documents_of_row(row: Mapping[str, Any], template: Template, source: SourceConfig, line: int) -> Iterator[Record]:
+    """The documents of one row, cut as `source` says, or what is wrong with it."""
+    try:
+        text = template.render(row)
+        if not text.strip():
+            raise BrokenRecordError("empty text", f"{' and '.join(template.columns)} hold nothing but white space")
+    except BrokenRecordError as error:
+        yield error.at(line, row)
+        return
+    if source.document == "whole" and len(text) <= (source.max_chars or len(text)):
+        yield _document(line, text)
+        return
+    for piece in assemble(enumerate(StringIO(text, newline="\n")), source.document, source.max_chars):
+        yield _document(line, piece.text)
+
+
+def documents_of_lines(lines: Iterable[tuple[int, str | Rejected]], source: SourceConfig) -> Iterator[Record]:
+    """The documents of a text file, from numbered lines. A broken line breaks the document that it belongs to."""
+    broken: list[Rejected] = []
+
+    def whole_lines() -> Iterator[tuple[int, str]]:
+        for number, line in lines:
+            if isinstance(line, Rejected):
+                broken.append(line)
+                line = "\ufffd\n"  # keeps the document together; never seen, since the document is rejected
+            yield number, line
+
+    pieces = assemble(whole_lines(), source.document, source.max_chars, MAX_RECORD_BYTES)
+    yield from (_unless_broken(piece, broken) for piece in pieces)
+
+
+def _unless_broken(piece: Piece, broken: list[Rejected]) -> Record:
+    # Lines are read ahead of pieces by one at most, and the next piece's may be among them.
+    mine = [line for line in broken if piece.line <= line.line <= piece.last]
+    broken[:] = [line for line in broken if line.line > piece.last]
+    return mine[0] if mine else _document(piece.line, piece.text)
+
+
+def _document(line: int, text: str | None) -> Record:
+    if text is None or (len(text) > MAX_RECORD_BYTES // 4 and len(text.encode()) > MAX_RECORD_BYTES):
+        limit = MAX_RECORD_BYTES // 2**20
+        return Rejected(line, "too long", f"a document of more than {limit} MiB: cut it with max_chars or document")
+    if not text.strip():
+        return Rejected(line, "empty text", "nothing but white space")
+    return Document(line, text)

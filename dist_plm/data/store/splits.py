@@ -1,0 +1,125 @@
+"""Which documents of a store are train, validation and test."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.store.manifest import SPLITS, read_manifest
+from dist_plm.data.store.store import TokenStore
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSplit:
+    """Documents [first, last) of a store.
+
+    Attributes:
+        name: what messages call it.
+        content: a hash of the tokens and of the tokenizer that gives them meaning, where a manifest knows it.
+        end_of_document: the token that closes every document; None where it is not known.
+    """
+
+    store: TokenStore
+    first: int
+    last: int
+    name: str
+    content: str | None = None
+    end_of_document: int | None = None
+
+    @property
+    def start(self) -> int:
+        """Position of the first token."""
+        return self.store.document_start(self.first)
+
+    @property
+    def stop(self) -> int:
+        """Position past the last token."""
+        return self.store.document_start(self.last)
+
+    @property
+    def num_documents(self) -> int:
+        return self.last - self.first
+
+    @property
+    def num_tokens(self) -> int:
+        return self.stop - self.start
+
+    def require_sentences(self, purpose: str) -> None:
+        """Refuses a store in which every document is one sequence.
+
+        Raises:
+            DataError: it is such a store.
+        """
+        first, last = self.store.document_indices()[[self.first, self.last]]
+        if last - first <= self.num_documents:
+            raise DataError(
+                f"{self.name} has no sentence boundaries ({last - first:,} sequences in {self.num_documents:,} "
+                f"documents), which {purpose} needs: prepare the data with data.sentences=true"
+            )
+
+    @classmethod
+    def whole(cls, store: TokenStore, *, end_of_document: int | None = None) -> "StoreSplit":
+        """All documents of a store."""
+        return cls(store, 0, store.num_documents, store.prefix, end_of_document=end_of_document)
+
+    def identity(self) -> tuple[str | int, ...]:
+        """What decides which tokens are here."""
+        return self.content or self.store.fingerprint(), self.first, self.last
+
+
+def find_split(path: str | Path, split: str, fractions: Sequence[float]) -> StoreSplit:
+    """The documents of "train", "validation" or "test".
+
+    Args:
+        path: a directory that prepare_data wrote, or the prefix of a Megatron .bin/.idx pair.
+        fractions: of a bare pair's documents that go to train, validation and test, in this order; normalised to sum 1.
+            A prepared store brings its own.
+    Raises:
+        DataError: nothing usable lies at `path`.
+    """
+    assert split in SPLITS, f"{split!r} is not one of {SPLITS}"
+    path = Path(path)
+    if path.is_dir():
+        return _prepared(path, split)
+    prefix = path.with_suffix("") if path.suffix in (".bin", ".idx") else path
+    if not Path(f"{prefix}.idx").exists():
+        raise DataError(
+            f"data.path = {str(path)!r}: there is neither such a directory nor {prefix}.idx; make a store with "
+            "prepare_data, or give the prefix of a Megatron .bin/.idx pair"
+        )
+    store = TokenStore.open(prefix)
+    first, last = share(store.num_documents, split, fractions)
+    name = f"the {split} split of {prefix} ({last - first:,} of {store.num_documents:,} documents)"
+    return StoreSplit(store, first, last, name)
+
+
+def _prepared(path: Path, split: str) -> StoreSplit:
+    manifest = read_manifest(path)
+    record = manifest.split(split)
+    store = TokenStore.open(path / record.prefix)
+    found = (store.num_tokens, store.num_documents, store.dtype.name)
+    if found != (record.tokens, record.documents, manifest.dtype):
+        raise DataError(
+            f"{path / record.prefix}.bin holds {found[0]:,} tokens in {found[1]:,} documents as {found[2]} where the "
+            f"manifest says {record.tokens:,} in {record.documents:,} as {manifest.dtype}: files of two stores are "
+            "mixed; prepare the data again"
+        )
+    return StoreSplit(
+        store,
+        0,
+        store.num_documents,
+        name=f"the {split} split of {path} ({record.documents:,} documents)",
+        content=manifest.identity(split),
+        end_of_document=manifest.tokenizer.end_of_document_id,
+    )
+
+
+def share(count: int, split: str, fractions: Sequence[float]) -> tuple[int, int]:
+    """The contiguous range of `count` documents that `split` gets."""
+    total = sum(fractions)
+    if len(fractions) != len(SPLITS) or min(fractions) < 0 or total <= 0:
+        raise DataError(f"data.split = {list(fractions)}: give three shares of documents, as in [0.98,0.01,0.01]")
+    bounds = [0, *(round(count * fraction / total) for fraction in accumulate(fractions))]
+    index = SPLITS.index(split)
+    return bounds[index], bounds[index + 1]

@@ -1,0 +1,63 @@
+"""Compares a store with its manifest, file by file and bit by bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dist_plm.core.errors import DataError
+from dist_plm.core.files import sha256_of
+from dist_plm.data.store.manifest import SPLITS, Manifest, read_manifest
+from dist_plm.data.store.store import TokenStore
+
+
+def verify(store: Path, report: Callable[[str], None]) -> Manifest:
+    """Reads every file that the manifest of `store` names; `report` gets a line that says what was found sound.
+
+    Raises:
+        DataError: naming each file that is missing, cannot be read, or is not what it was.
+    """
+    manifest = read_manifest(store)
+    expected = hashes(manifest)
+    sizes = {name: (store / name).stat().st_size if (store / name).exists() else 0 for name in expected}
+    problems = []
+    with tqdm(total=sum(sizes.values()), desc="verify", unit="B", unit_scale=True, disable=None, leave=False) as bar:
+        for name, sha256 in expected.items():
+            problems += _damage(store / name, sha256)
+            bar.update(sizes[name])
+    problems = problems or [problem for name in SPLITS for problem in _misfit(store, manifest, name)]
+    if problems:
+        listed = "".join(f"\n  - {problem}" for problem in problems)
+        raise DataError(f"{store} is damaged:{listed}\ncopy these files again, or prepare the data again")
+    report(f"{store}: {len(expected)} files, {sum(sizes.values()) / 1e6:,.1f} MB, all as they were written")
+    return manifest
+
+
+def hashes(manifest: Manifest) -> dict[str, str]:
+    """Name -> SHA-256 of every file that a manifest vouches for."""
+    found = {}
+    for name in SPLITS:
+        record = manifest.split(name)
+        found |= {f"{record.prefix}.bin": record.bin_sha256, f"{record.prefix}.idx": record.idx_sha256}
+    return {**found, manifest.tokenizer.file: manifest.tokenizer.sha256, **manifest.tokenizer.beside}
+
+
+def _damage(path: Path, sha256: str) -> list[str]:
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        return [f"{path} cannot be read: {error.strerror}"]
+    return [] if found == sha256 else [f"{path} has SHA-256 {found}, and had {sha256} when it was written"]
+
+
+def _misfit(store: Path, manifest: Manifest, split: str) -> list[str]:
+    """Where the files are those of the manifest: whether it says of them what is in them."""
+    record = manifest.split(split)
+    tokens = TokenStore.open(store / record.prefix)
+    found = (tokens.num_tokens, tokens.num_documents, tokens.dtype.name)
+    if found == (record.tokens, record.documents, manifest.dtype):
+        return []
+    return [
+        f"manifest.json speaks of {record.tokens:,} tokens in {record.documents:,} documents as {manifest.dtype}, "
+        f"{store / record.prefix}.idx of {found[0]:,} in {found[1]:,} as {found[2]}"
+    ]

@@ -1,0 +1,67 @@
+"""The files beside a tokenizer.json that make its directory one of Transformers'."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import tokenizers as hf
+from tokenizers import models
+
+from dist_plm.data.tokenizers.special_tokens import KNOWN_NAMES, Roles, pieces_of_vocabulary
+
+#: All that `companions` may name.
+COMPANION_NAMES = ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json", "vocab.txt")
+
+
+def companions(tokenizer: hf.Tokenizer, roles: Roles, end_of_document: str) -> dict[str, bytes]:
+    """Name -> content of the files beside tokenizer.json."""
+    named = _named(tokenizer, roles, end_of_document)
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        **named,
+    }
+    if roles.pieces_style == "wordpiece":
+        config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+        config["do_lower_case"] = bool(getattr(tokenizer.normalizer, "lowercase", False))
+    files = {"tokenizer_config.json": _json(config), "special_tokens_map.json": _json(named)}
+    return files | _vocabulary(tokenizer, roles)
+
+
+def _named(tokenizer: hf.Tokenizer, roles: Roles, end_of_document: str) -> dict[str, Any]:
+    """Transformers' names of special tokens -> tokens."""
+    pieces = pieces_of_vocabulary(tokenizer)
+    numbers = {role: getattr(roles, role) for role in ("cls", "sep", "mask", "pad", "eos")}
+    named: dict[str, Any] = {f"{role}_token": pieces[i] for role, i in numbers.items() if i is not None}
+    if roles.eos is None and named.get("sep_token") != end_of_document:
+        named["eos_token"] = end_of_document
+    special = set(roles.ids)
+    unknown = [name for name in KNOWN_NAMES["unk"] if tokenizer.token_to_id(name) in special]
+    begins = [name for name in ("<s>", "<|endoftext|>", "<|begin_of_text|>") if tokenizer.token_to_id(name) in special]
+    for role, names in (("unk_token", unknown), ("bos_token", begins)):
+        if names:
+            named[role] = names[0]
+    others = [i for i in roles.ids if pieces[i] and pieces[i] not in named.values()]
+    added = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    others = [*roles.sentinels, *(i for i in others if i in added and i not in roles.sentinels)]
+    if others:
+        named["additional_special_tokens"] = [pieces[i] for i in others]
+    return named
+
+
+def _vocabulary(tokenizer: hf.Tokenizer, roles: Roles) -> dict[str, bytes]:
+    """vocab.txt of WordPiece, vocab.json and merges.txt of byte-level BPE, as older programs read them."""
+    pieces = pieces_of_vocabulary(tokenizer)
+    if roles.pieces_style == "wordpiece":
+        return {} if "" in pieces else {"vocab.txt": "".join(f"{piece}\n" for piece in pieces).encode()}
+    if roles.pieces_style != "byte_level" or not isinstance(tokenizer.model, models.BPE):
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.model.save(folder)
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,164 @@
+"""Which tokens of a tokenizer mean what to an objective: found by their names, or declared in files beside it."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tokenizers as hf
+from tokenizers import models
+
+from dist_plm.core.errors import DataError
+from dist_plm.core.parsing import load_json, read_text
+
+PiecesStyle = Literal["wordpiece", "byte_level", "unigram"]
+
+#: Names of special tokens in published vocabularies, the first that is there counts: BERT, ALBERT and XLNet, RoBERTa and
+#: T5, GPT-2 and its kin; the three of fill-in-the-middle as in Bavarian et al. 2022, StarCoder, SantaCoder, Code Llama.
+KNOWN_NAMES: dict[str, tuple[str, ...]] = {
+    "cls": ("[CLS]", "<cls>", "<s>"),
+    "sep": ("[SEP]", "<sep>", "</s>"),
+    "mask": ("[MASK]", "<mask>"),
+    "pad": ("[PAD]", "<pad>", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>"),
+    "eos": ("</s>", "<eos>", "[EOS]", "<|endoftext|>", "<|end_of_text|>"),
+    "unk": ("[UNK]", "<unk>"),
+    "fim_prefix": ("<|fim_prefix|>", "<fim_prefix>", "<fim-prefix>", "▁<PRE>"),
+    "fim_suffix": ("<|fim_suffix|>", "<fim_suffix>", "<fim-suffix>", "▁<SUF>"),
+    "fim_middle": ("<|fim_middle|>", "<fim_middle>", "<fim-middle>", "▁<MID>"),
+}
+_SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")
+_UNUSED = re.compile(r"\[unused\d+\]|<unused_?\d+>|madeupword\d+|<\|reserved_special_token_\d+\|>")
+#: Files beside a tokenizer that say what its tokens are for.
+COMPANIONS = ("special_tokens_map.json", "tokenizer_config.json")
+_DECLARED = ("cls", "sep", "mask", "pad", "eos", "unk")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """Numbers of a tokenizer's special tokens; None where it has no such token.
+
+    Attributes:
+        vocab_size: the largest token id + 1.
+        ids: all special tokens, ascending, those that text never becomes ("[unused7]", holes of the numbering) included.
+        pieces_style: how the vocabulary writes word boundaries: "##" before continuations, byte-level BPE's "Ġ", or
+            SentencePiece's "▁" before words; None where it does not.
+        cls, sep: begin a sequence, and end a segment; `<s>` and `</s>` of RoBERTa.
+        eos: ends a text; `</s>` of T5.
+        sentinels: stand for corrupted spans, in the order of use: `<extra_id_0>`, `<extra_id_1>`, … of T5.
+        fim_prefix, fim_suffix, fim_middle: begin the three parts of a document that is filled in the middle.
+    """
+
+    vocab_size: int
+    ids: tuple[int, ...]
+    pieces_style: PiecesStyle | None = None
+    cls: int | None = None
+    sep: int | None = None
+    mask: int | None = None
+    pad: int | None = None
+    eos: int | None = None
+    sentinels: tuple[int, ...] = ()
+    fim_prefix: int | None = None
+    fim_suffix: int | None = None
+    fim_middle: int | None = None
+
+
+def roles_of(
+    tokenizer: hf.Tokenizer, declared: Mapping[str, str], others: Iterable[str], end_of_document: str | None = None
+) -> Roles:
+    """The roles of a tokenizer's tokens.
+
+    A known name counts where the tokenizer marks it as special, or marks none at all, or could not have learnt it from
+    text, as WordPiece could not: a byte-level vocabulary may well hold `</s>` as a piece of text.
+
+    Args:
+        declared: role -> token, as `declared_roles` reads them; they go before known names.
+        others, end_of_document: further special tokens.
+    """
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    size, style = max(vocabulary.values()) + 1, style_of(tokenizer)
+    marked = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    names = {name for known in KNOWN_NAMES.values() for name in known}
+    candidates = marked if marked and style != "wordpiece" else marked | (names & vocabulary.keys())
+    found = {
+        role: next((vocabulary[name] for name in known if name in candidates), None)
+        for role, known in KNOWN_NAMES.items()
+    }
+    if found["cls"] is None and found["sep"] == vocabulary.get("</s>"):
+        found["sep"] = None  # `</s>` of T5 ends texts and separates nothing
+    found |= {role: vocabulary[token] for role, token in declared.items() if token in vocabulary}
+    sentinels = {int(match[1]): i for name, i in vocabulary.items() if (match := _SENTINEL.fullmatch(name))}
+    unused = {i for name, i in vocabulary.items() if _UNUSED.fullmatch(name)}
+    holes = set(range(size)) - set(vocabulary.values())
+    special = {vocabulary[name] for name in (*candidates, *others, end_of_document) if name in vocabulary}
+    special |= {i for i in found.values() if i is not None}
+    del found["unk"]  # no objective asks for it
+    return Roles(
+        vocab_size=size,
+        ids=tuple(sorted(special | set(sentinels.values()) | unused | holes)),
+        pieces_style=style,
+        sentinels=tuple(sentinels[number] for number in sorted(sentinels)),
+        **found,
+    )
+
+
+def style_of(tokenizer: hf.Tokenizer) -> PiecesStyle | None:
+    """How the vocabulary writes word boundaries."""
+    model = tokenizer.model
+    if isinstance(model, models.WordPiece):
+        return "wordpiece" if model.continuing_subword_prefix == "##" else None
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder)
+    states = "".join(part.__getstate__().decode() for part in parts if part is not None)
+    if '"ByteLevel"' in states:
+        return "byte_level"
+    if '"Metaspace"' in states or "▁" in states or "\\u2581" in states:
+        return "unigram"
+    return None
+
+
+def pieces_of_vocabulary(tokenizer: hf.Tokenizer) -> list[str]:
+    """The tokens as the vocabulary writes them, by number, [V]; "" where a number is not given away."""
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    pieces = [""] * (max(vocabulary.values()) + 1)
+    for piece, number in vocabulary.items():
+        pieces[number] = piece
+    return pieces
+
+
+def declared_roles(folder: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    """What tokenizer_config.json and special_tokens_map.json in `folder` say: role -> token, and further special tokens.
+
+    Raises:
+        DataError: one of them is there and is not a JSON object.
+    """
+    roles: dict[str, str] = {}
+    others: list[str] = []
+    for name in COMPANIONS:
+        content = read_json_object(folder / name)
+        named = {role: _content(content.get(f"{role}_token")) for role in _DECLARED}
+        roles |= {role: token for role, token in named.items() if token}
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            value = content.get(key) or ()
+            listed: Sequence[Any] = tuple(value.values()) if isinstance(value, dict) else value
+            others += [token for token in map(_content, listed) if token]
+        others += [token for token in [_content(content.get("bos_token"))] if token]
+    return roles, tuple(dict.fromkeys(others))
+
+
+def _content(token: Any) -> str | None:
+    """A token is written as a string, or as an object with `content`."""
+    value = token.get("content") if isinstance(token, dict) else token
+    return value if isinstance(value, str) else None
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The content of a file beside a tokenizer's, {} where there is none; raises DataError where it is no JSON object."""
+    try:
+        content = load_json(read_text(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}, which belongs to the tokenizer beside it, cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}, which belongs to the tokenizer beside it, is not a JSON object")
+    return content

@@ -1,0 +1,205 @@
+"""Tokenizers: a thin, strict cover over Hugging Face `tokenizers`."""
+
+import json
+from array import array
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
+from itertools import islice
+from pathlib import Path
+
+import tokenizers as hf
+from tokenizers import models
+
+from dist_plm.core.errors import DataError
+from dist_plm.core.files import atomic_writer
+from dist_plm.data.tokenizers.files import FILE_NAME, main_file, read_tokenizer
+from dist_plm.data.tokenizers.save import companions
+from dist_plm.data.tokenizers.special_tokens import Roles, declared_roles, pieces_of_vocabulary, roles_of
+
+DEFAULT_END = "<|endoftext|>"
+#: Before a piece: no text has this non-character of Unicode.
+_OUT_OF_REACH = "\uffff"
+#: Longer texts are encoded in pieces, and so many pieces at a time that they have twice as many characters at most: the
+#: encoder needs about a hundred bytes of memory a character.
+MAX_PIECE_CHARS = 2**20
+_CUTS_TRIED = 1000
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    Text is only ever text: a special token written out in it is encoded as the characters it is made of, and no special
+    tokens, truncation or padding are added, whatever the tokenizer's file asks for.
+
+    Attributes:
+        vocab_size: the largest token id + 1.
+        end_of_document: the token that ends a document; `end_of_document_id` is its number.
+    """
+
+    def __init__(
+        self,
+        tokenizer: hf.Tokenizer,
+        end_of_document: str | None,
+        origin: str,
+        declared: tuple[Mapping[str, str], Sequence[str]] = ({}, ()),
+    ) -> None:
+        """Without `end_of_document` it is `<|endoftext|>` where there is one, else what ends a text or a segment.
+
+        `declared` is what `declared_roles` found beside the tokenizer's file.
+
+        Raises:
+            DataError: there is no such token.
+        """
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        self._roles = roles_of(tokenizer, *declared, end_of_document)
+        end_of_document = end_of_document or _end_of_document(tokenizer, self._roles)
+        if end_of_document not in vocabulary:
+            special = sorted(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
+            raise DataError(
+                f"{origin} has no token {end_of_document or DEFAULT_END!r} to end documents with; its special tokens "
+                f"are {', '.join(special) or 'none'}: name one in tokenizer.end_of_document"
+            )
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._encoder = _text_only(tokenizer)
+        # SentencePiece puts a space before a text, unless told otherwise.
+        self._prepends = "".join(self._encoder.encode("a", add_special_tokens=False).tokens).startswith("▁")
+        self.vocab_size = max(vocabulary.values()) + 1
+        self.end_of_document = end_of_document
+        self.end_of_document_id = vocabulary[end_of_document]
+
+    @classmethod
+    def load(cls, path: str | Path, end_of_document: str | None = None, *, sentinels: int = 0) -> "Tokenizer":
+        """Reads what `tokenizers_files.read_tokenizer` does, with what is declared in files beside it.
+
+        Raises:
+            DataError: there is no such file, it is not a tokenizer, or it lacks the token `end_of_document`.
+        """
+        folder = main_file(Path(path)).parent
+        return cls(read_tokenizer(path, sentinels), end_of_document, str(path), declared_roles(folder))
+
+    def roles(self) -> Roles:
+        """Which of its tokens mean what to an objective."""
+        return self._roles
+
+    def pieces(self) -> list[str]:
+        """The tokens as the vocabulary writes them, by number, [V]; "" where a number is not given away."""
+        return pieces_of_vocabulary(self._tokenizer)
+
+    def encode_batch(self, texts: Sequence[str]) -> Sequence[MutableSequence[int]]:
+        """Token ids of each text: lists, or arrays where the texts are long together, which take a tenth of the memory."""
+        if sum(map(len, texts)) <= 2 * MAX_PIECE_CHARS and all(len(text) <= MAX_PIECE_CHARS for text in texts):
+            return self._encode(texts)
+        pieces = [pieces_of(text, MAX_PIECE_CHARS, (" ",) if self._prepends else ("\n", " ")) for text in texts]
+        if self._prepends:
+            pieces = [[text[0], *(piece.removeprefix(" ") for piece in text[1:])] for text in pieces]
+        ids = self._encode_in_runs([piece for text in pieces for piece in text])
+        return [_joined(islice(ids, len(text))) for text in pieces]
+
+    def _encode_in_runs(self, pieces: Sequence[str]) -> Iterator[list[int]]:
+        run: list[str] = []
+        size = 0
+        for piece in pieces:
+            run.append(piece)
+            size += len(piece)
+            if size >= MAX_PIECE_CHARS:
+                yield from self._encode(run)
+                run, size = [], 0
+        yield from self._encode(run)
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens written out."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a tokenizer.json, atomically."""
+        with atomic_writer(Path(path)) as file:
+            file.write(self._tokenizer.to_str(pretty=True).encode())
+
+    def save_directory(self, folder: Path) -> None:
+        """Writes what Transformers' AutoTokenizer opens, tokenizer.json last.
+
+        The other files are tokenizer_config.json and special_tokens_map.json, and the vocabulary in the form of the models that
+        usually have it: vocab.txt, or vocab.json and merges.txt.
+        """
+        files = companions(self._tokenizer, self._roles, self.end_of_document)
+        for name, content in files.items():
+            with atomic_writer(folder / name) as file:
+                file.write(content)
+        self.save(folder / FILE_NAME)
+
+
+def pieces_of(text: str, limit: int, boundaries: Sequence[str] = ("\n", " ")) -> list[str]:
+    """`text` cut into pieces of at most `limit` characters, at the end of a line if possible, else of a word.
+
+    `boundaries` are the characters to cut at, the better first.
+    """
+    pieces, start = [], 0
+    while len(text) - start > limit:
+        stop = start + limit
+        for boundary in boundaries:
+            at = _cut_before(text, boundary, start, stop)
+            if at is not None:
+                stop = at + 1 if boundary == "\n" else at
+                break
+        pieces.append(text[start:stop])
+        start = stop
+    return [*pieces, text[start:]]
+
+
+def _cut_before(text: str, boundary: str, start: int, stop: int) -> int | None:
+    """Where the last `boundary` with no white space around it lies in [start, stop): a cut elsewhere may change tokens."""
+    at = stop
+    for _ in range(_CUTS_TRIED):
+        at = text.rfind(boundary, start, at)
+        if at <= start:
+            return None
+        if not text[at - 1].isspace() and not text[at + 1].isspace():
+            return at
+    return None
+
+
+def _joined(parts: Iterator[list[int]]) -> array:
+    joined = array("i")
+    for part in parts:
+        joined.extend(part)
+    return joined
+
+
+def _end_of_document(tokenizer: hf.Tokenizer, roles: Roles) -> str | None:
+    number = tokenizer.token_to_id(DEFAULT_END)
+    for candidate in (number, roles.eos, roles.sep):
+        if candidate is not None:
+            return tokenizer.id_to_token(candidate)
+    return None
+
+
+def _text_only(tokenizer: hf.Tokenizer) -> hf.Tokenizer:
+    """A tokenizer with the same ids that never finds a special token written out in text.
+
+    Looking past added tokens is not enough where the model matches whole strings: Unigram would find `</s>` among its
+    pieces. There the names of special tokens are put out of reach.
+    """
+    if isinstance(tokenizer.model, models.BPE):
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+    state = json.loads(tokenizer.to_str())
+    model, added = state["model"], state["added_tokens"]
+    names = {token["content"] for token in added if token["special"]}
+
+    def renamed(name: str) -> str:
+        return _OUT_OF_REACH + name if name in names else name
+
+    for token in added:
+        token["content"] = renamed(token["content"])
+    if isinstance(model["vocab"], list):
+        model["vocab"] = [[renamed(piece), score] for piece, score in model["vocab"]]
+    else:
+        model["vocab"] = {renamed(piece): number for piece, number in model["vocab"].items()}
+        model["unk_token"] = renamed(model["unk_token"])
+    encoder = hf.Tokenizer.from_str(json.dumps(state | {"post_processor": None}))
+    encoder.encode_special_tokens = True
+    return encoder

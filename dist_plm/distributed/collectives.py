@@ -1,0 +1,56 @@
+"""What one rank does for all, with an outcome that all learn. A group of None is this process, alone and without any."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch.distributed as dist
+
+from dist_plm.core.errors import CheckpointError
+
+T = TypeVar("T")
+
+
+def on_first(group: dist.ProcessGroup | None, work: Callable[[], T]) -> T:
+    """What `work` returns on the group's first rank, on every rank. Collective.
+
+    Raises:
+        CheckpointError: on every rank, where `work` failed.
+    """
+    outcome: list[Any] = [None, None]
+    if group is None or group.rank() == 0:
+        try:
+            outcome[0] = work()
+        except CheckpointError as error:
+            outcome[1] = str(error)
+        except Exception as error:  # what storage of other makers raises is not known; the other ranks wait for it
+            outcome[1] = f"{type(error).__name__}: {error}"
+    if group is not None:
+        dist.broadcast_object_list(outcome, group=group, group_src=0)
+    if outcome[1] is not None:
+        raise CheckpointError(outcome[1])
+    return outcome[0]
+
+
+def on_each(group: dist.ProcessGroup, work: Callable[[], T]) -> T:
+    """What `work` returns on this rank. Collective.
+
+    Raises:
+        CheckpointError: on every rank, where `work` failed on any.
+    """
+    result, error = None, None
+    try:
+        result = work()
+    except Exception as failure:
+        error = f"rank {group.rank()}: {type(failure).__name__}: {failure}"
+    if failed := [one for one in gather(group, error) if one is not None]:
+        raise CheckpointError("; ".join(failed))
+    return cast(T, result)
+
+
+def gather(group: dist.ProcessGroup | None, value: T) -> list[T]:
+    """Every rank's value, on every rank, in the order of ranks. Collective."""
+    if group is None:
+        return [value]
+    values: list[Any] = [None] * group.size()
+    dist.all_gather_object(values, value, group=group)
+    return values

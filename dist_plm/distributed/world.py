@@ -1,0 +1,68 @@
+"""How the ranks of a run meet, and how they part."""
+
+import os
+import socket
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore, Store
+
+from dist_plm.distributed.device import Device
+from dist_plm.distributed.groups import release_parallel_state
+from dist_plm.distributed.launch_env import LaunchEnv
+
+
+def init_process_group(launch: LaunchEnv, device: Device, timeout: timedelta, *, store: Store | None = None) -> None:
+    """Make the default process group of all ranks.
+
+    Args:
+        timeout: of a collective, before the run is given up.
+        store: where ranks meet instead of `launch.master_addr`. One process alone needs neither, nor a network.
+    """
+    on_one_node = launch.local_world_size == launch.world_size
+    if device.backend == "gloo" and on_one_node and (loopback := _loopback()):
+        # Gloo looks for its own address by the host's name, which on many machines is slow to resolve or does not.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    if store is None and launch.world_size == 1:
+        store = HashStore()
+    host = f"[{launch.master_addr}]" if ":" in launch.master_addr else launch.master_addr
+    dist.init_process_group(
+        device.backend,
+        init_method=f"tcp://{host}:{launch.master_port}" if store is None else None,
+        store=store,
+        rank=launch.rank,
+        world_size=launch.world_size,
+        timeout=timeout,
+    )
+
+
+def _loopback() -> str | None:
+    return next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+
+
+def host_group(timeout: timedelta) -> dist.ProcessGroup:
+    """A gloo group of all ranks, for what happens on the host beside training: one for each thread that needs one.
+    Collective."""
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+def shutdown() -> None:
+    """Wait for every rank, then give up all process groups; nothing where there are none.
+
+    Only for a run that went well: after a failure the others may never come, and the barrier waits for the time-out.
+    """
+    if not dist.is_initialized():
+        return
+    on_cuda = dist.get_backend() == "nccl"
+    dist.barrier(device_ids=[torch.cuda.current_device()] if on_cuda else None)
+    leave()
+
+
+def leave() -> None:
+    """Give up all process groups without waiting for the other ranks, which see their connections close."""
+    release_parallel_state()
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,223 @@
+"""The DeepSpeed engine: ZeRO 0 to 3 around our model chunks, on Megatron-core's process groups.
+
+Without a pipeline each microbatch goes forward and backward through DeepSpeed's engine. With one, Megatron-core's
+schedule drives the bare chunks, and DeepSpeed meets their gradients on the parameters.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
+from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+from torch import Tensor, nn
+
+from dist_plm.core.errors import ConfigError
+from dist_plm.distributed.groups import Groups
+from dist_plm.engines.base import Batch, EvalSums, StepResult
+from dist_plm.engines.clipped_step import ClippedStep
+from dist_plm.engines.deepspeed import parts
+from dist_plm.engines.deepspeed.schema import check_keys
+from dist_plm.engines.deepspeed.settings import on_nvme, settings_of, write_settings
+from dist_plm.engines.loss_terms import LossTerms
+from dist_plm.engines.non_finite_guard import SkipWatch
+from dist_plm.engines.spans import Spans
+from dist_plm.engines.state import EngineState, Stateful
+from dist_plm.models.chunk import ModelChunk
+from dist_plm.models.loss_sums import Scores
+from dist_plm.models.sharding import Layout, describe
+from dist_plm.objectives.base import LossTerm
+from dist_plm.optim.build import LAYER_WISE, build_optimizer, set_learning_rate
+from dist_plm.optim.depth import Depths
+from dist_plm.optim.groups import parameter_groups
+from dist_plm.spec.derived import clip_threshold
+from dist_plm.spec.schema import PretrainConfig
+
+
+class DeepSpeedEngine(Stateful):
+    """See engines.base.Engine. Built by `build_deepspeed`."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        groups: Groups,
+        device: torch.device,
+        chunks: list[Any],
+        losses: Mapping[str, LossTerm],
+        engine: Any,
+        inner: torch.optim.Optimizer,
+        state: EngineState,
+    ) -> None:
+        self._config, self._groups, self._device = config, groups, device
+        self._chunks, self._engine, self._inner, self._state = chunks, engine, inner, state
+        self._megatron = chunks[0].config
+        self._schedule = get_forward_backward_func(groups.grid.pipeline, len(chunks) if len(chunks) > 1 else None)
+        self._terms = LossTerms(losses, groups, device)
+        self._tied = [p for chunk in chunks for p in chunk.parameters() if getattr(p, "shared_embedding", False)]
+        self._clipped: ClippedStep | None = None
+        layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
+        self._watch = SkipWatch(layouts, groups, config.train.max_skipped)
+
+    def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
+        set_learning_rate(self._inner, lr)
+        self._engine.train()
+        sums = self._run(microbatches, forward_only=False)
+        loss_scale = self._loss_scale()
+        self._engine.step()
+        norm, loss = self._grad_norm(), self._terms.minimised(sums)
+        self._watch.note(skipped=norm is None, loss=loss)
+        return StepResult(
+            loss=loss,
+            terms={name: term.mean for name, term in sums.items()},
+            num_tokens=next(iter(sums.values())).count,
+            grad_norm=norm,
+            loss_scale=loss_scale,
+            skipped=norm is None,
+        )
+
+    @torch.no_grad()
+    def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
+        self._engine.eval()
+        return self._run(microbatches, forward_only=True)
+
+    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> EvalSums:
+        counts = self._terms.count(microbatches)
+        # DeepSpeed averages gradients over data ranks.
+        scales = self._terms.scales(counts, self._groups.data_context.size())
+        run = self._pipeline if self._groups.grid.pipeline > 1 else self._passes
+        return self._terms.add_up(run(microbatches, scales, forward_only=forward_only), counts)
+
+    def _passes(self, microbatches: Sequence[Batch], scales: list[float], *, forward_only: bool) -> list[Tensor]:
+        outputs = []
+        for batch in microbatches:
+            loss, sums = self._terms.of(self._engine(self._to_device(batch)), scales)
+            outputs.append(sums)
+            if not forward_only:
+                self._engine.backward(loss)
+        return outputs
+
+    def _pipeline(self, microbatches: Sequence[Batch], scales: list[float], *, forward_only: bool) -> list[Tensor]:
+        config = self._config
+        outputs = self._schedule(
+            forward_step_func=partial(self._forward, scales),
+            # Several chunks of a pipeline each go through all microbatches.
+            data_iterator=list(itertools.tee(map(self._to_device, microbatches), len(self._chunks))),
+            model=self._chunks,
+            num_microbatches=len(microbatches),
+            seq_length=config.data.sequence_length,
+            micro_batch_size=config.train.micro_batch,
+            forward_only=forward_only,
+            p2p_communicator=P2PCommunicator(pp_group=self._groups.pipeline, config=self._megatron),
+            pg_collection=self._groups.collection,
+        )
+        if not forward_only:
+            for parameter in self._tied:
+                dist.all_reduce(parts.gradient_of(self._engine.optimizer, parameter), group=self._groups.embedding)
+        return cast("list[Tensor]", outputs)
+
+    def _forward(self, scales: list[float], batches: Iterator[Batch], chunk: nn.Module) -> tuple[Any, Any]:
+        return chunk(next(batches)), partial(self._loss, scales)
+
+    def _loss(self, scales: list[float], scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
+        """What is minimised, the number of microbatches it is of, and sums of loss and correct labels, [parts, 2]."""
+        loss, sums = self._terms.of(scores, scales)
+        return loss, torch.ones((), dtype=torch.int32, device=self._device), sums
+
+    def _grad_norm(self) -> float | None:
+        """Of the last step; None where it was skipped."""
+        if self._clipped is not None:
+            norm = self._clipped.norm
+        else:
+            norm = float(self._engine.get_global_grad_norm())
+            if getattr(self._engine.optimizer, "overflow", False):
+                return None
+        return norm if math.isfinite(norm) and norm >= 0 else None
+
+    def _loss_scale(self) -> float | None:
+        return float(self._engine.optimizer.loss_scale) if self._config.precision.name == "fp16" else None
+
+    def _to_device(self, batch: Batch) -> Batch:
+        # Sample numbers key the dropout generators on the host.
+        return {k: v if k == "samples" else v.to(self._device, non_blocking=True) for k, v in batch.items()}
+
+
+def build_deepspeed(
+    config: PretrainConfig,
+    groups: Groups,
+    device: torch.device,
+    model: Sequence[ModelChunk],
+    losses: Mapping[str, LossTerm],
+) -> DeepSpeedEngine:
+    """Wraps model chunks in DeepSpeed's engine and tells LAMB where the logical tensors lie in its flat ones.
+
+    Raises:
+        ConfigError: a key under engine.deepspeed is unknown or wrong, the device has no fp16, or NVMe cannot be used.
+    """
+    check_keys(config)
+    if config.precision.name == "fp16" and not parts.supports_fp16():
+        raise ConfigError(["precision.name = 'fp16' is refused by DeepSpeed on this device: set precision=bf16"])
+    if (keys := on_nvme(config)) and (problem := parts.nvme_problem()):
+        raise ConfigError([f"{key} = 'nvme' needs DeepSpeed's async_io: {problem}; or set it to cpu" for key in keys])
+    chunks: list[Any] = list(model)
+    layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
+    shapes = [layout.parameter.shape for layout in layouts]
+    spans = Spans(layouts, groups)
+    inner = build_optimizer(config.optim, _groups(config, chunks))
+    settings = settings_of(config)
+    for layout in layouts:
+        _prepare(layout, groups)
+    clipped = None
+    if config.engine.zero_stage == 0 and config.precision.name == "fp32":
+        settings["gradient_clipping"] = 0.0
+        clipped = ClippedStep(layouts, groups, clip_threshold(config.optim))
+        inner.register_step_pre_hook(clipped)
+    if groups.rank == 0:
+        write_settings(settings, config.run.dir or ".")
+    engine = parts.initialize(chunks[0] if len(chunks) == 1 else nn.ModuleList(chunks), inner, settings, groups)
+    fragments = list(parts.fragments_of(engine.optimizer, [layout.parameter for layout in layouts], groups))
+    sharded = engine.optimizer is not inner
+    if isinstance(inner, LAYER_WISE):
+        inner.bind(spans.partition(fragments, sharded=sharded, device=device))
+    reach = parts.reach_of(engine.optimizer)
+    state = EngineState(
+        layouts,
+        shapes,
+        fragments,
+        inner,
+        parts.flat_tensors(engine.optimizer),
+        groups,
+        sharded=sharded,
+        scaler=parts.scaler_of(engine.optimizer),
+        refresh=partial(parts.refresh_weights, engine.optimizer, reach),
+        reach=reach,
+    )
+    result = DeepSpeedEngine(config, groups, device, chunks, losses, engine, inner, state)
+    result._clipped = clipped
+    chunks[0].config.grad_scale_func = lambda loss: loss * (result._loss_scale() or 1.0)
+    return result
+
+
+def _groups(config: PretrainConfig, chunks: Sequence[nn.Module]) -> list[dict[str, Any]]:
+    named = [pair for chunk in chunks for pair in chunk.named_parameters()]
+    groups = parameter_groups(named, config.optim, Depths.of(config.model))
+    return [cast("dict[str, Any]", group) for group in groups if group["params"]]
+
+
+def _prepare(layout: Layout, groups: Groups) -> None:
+    """Notes for DeepSpeed and for backward passes that Megatron-core's gradient reduction would see to."""
+    parameter = layout.parameter
+    if layout.copy:
+        parameter.ds_pipe_replicated = True  # pyright: ignore[reportAttributeAccessIssue]
+    if getattr(parameter, "sequence_parallel", False):
+        # Each tensor rank has seen its slice of the sequence alone.
+        parameter.register_hook(partial(_sum_over, groups.tensor))
+
+
+def _sum_over(group: dist.ProcessGroup, gradient: Tensor) -> Tensor:
+    total = gradient.contiguous()
+    dist.all_reduce(total, group=group)
+    return total

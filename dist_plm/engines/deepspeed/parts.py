@@ -1,0 +1,229 @@
+"""The door to DeepSpeed: its import without chatter, the process grid as it asks for it, and where its flat tensors lie."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dist_plm.distributed.groups import Groups
+from dist_plm.engines.spans import Fragment
+from dist_plm.engines.state import LossScaler
+
+os.environ.setdefault("DS_LOG_LEVEL", "error")
+logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+
+import deepspeed  # noqa: E402
+import deepspeed.comm.comm as deepspeed_comm  # noqa: E402
+from deepspeed.accelerator import get_accelerator  # noqa: E402
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer  # noqa: E402
+from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload  # noqa: E402
+from deepspeed.runtime.zero.partition_parameters import Init  # noqa: E402
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3  # noqa: E402
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer  # noqa: E402
+from deepspeed.utils import groups as deepspeed_groups  # noqa: E402
+
+__all__ = [
+    "DeepSpeedScaler",
+    "Mpu",
+    "flat_tensors",
+    "fragments_of",
+    "gradient_of",
+    "initialize",
+    "nvme_problem",
+    "reach_of",
+    "refresh_weights",
+    "scaler_of",
+    "supports_fp16",
+]
+
+
+class Mpu:
+    """The process grid under the names by which DeepSpeed asks a "model parallel unit". Model = tensor x pipeline."""
+
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup:
+        return self._groups.model
+
+    def get_model_parallel_world_size(self) -> int:
+        return self._groups.model.size()
+
+    def get_model_parallel_rank(self) -> int:
+        return self._groups.coordinates.tensor + self._groups.grid.tensor * self._groups.coordinates.pipeline
+
+    def get_tensor_model_parallel_group(self) -> dist.ProcessGroup:
+        return self._groups.tensor
+
+    def get_tensor_model_parallel_world_size(self) -> int:
+        return self._groups.tensor.size()
+
+    def get_tensor_model_parallel_rank(self) -> int:
+        return self._groups.coordinates.tensor
+
+    def get_tensor_model_parallel_src_rank(self) -> int:
+        return dist.get_process_group_ranks(self._groups.tensor)[0]
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        return self._groups.data_context
+
+    def get_data_parallel_world_size(self) -> int:
+        return self._groups.data_context.size()
+
+    def get_data_parallel_rank(self) -> int:
+        return self._groups.data_context.rank()
+
+
+def initialize(module: nn.Module, optimizer: Any, settings: dict[str, Any], groups: Groups) -> Any:
+    """DeepSpeed's engine around a module and an optimizer over its parameters. Collective."""
+    _forget_the_last()
+    if groups.device.kind == "cpu":
+        # It would compile an operator for shared memory: minutes, for what gloo does as well.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed looks for both when it makes its view of the process group, which exists already.
+    os.environ.setdefault("LOCAL_RANK", str(groups.device.torch_device.index or 0))
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings, mpu=Mpu(groups))
+    return engine
+
+
+def supports_fp16() -> bool:
+    return bool(cast(Any, get_accelerator()).is_fp16_supported())
+
+
+def nvme_problem() -> str | None:
+    """Why DeepSpeed's operator for files, which offload to NVMe goes through, cannot be had here. Compiles it where it was not
+    yet: minutes."""
+    operator: Any = cast(Any, get_accelerator()).create_op_builder("AsyncIOBuilder")
+    if not operator.is_compatible(verbose=False):
+        return "libaio and its header are not found (Debian's libaio-dev, Red Hat's libaio-devel)"
+    try:
+        operator.load(verbose=False)
+    except (RuntimeError, ImportError, OSError) as error:
+        return (str(error).splitlines() or [repr(error)])[0]
+    return None
+
+
+def _forget_the_last() -> None:
+    """DeepSpeed keeps groups in globals, from where they outlive the process group that they were made in, and numbers
+    modules and parameters through the life of a process, though the numbers must agree over ranks."""
+    deepspeed_comm.cdb = None
+    deepspeed_groups._WORLD_GROUP = None
+    deepspeed_groups.mpu = None
+    cast(Any, DeepSpeedZeRoOffload._register_deepspeed_module).__defaults__[0][0] = 0
+    Init.param_id = 0
+
+
+def flat_tensors(optimizer: Any) -> list[Tensor]:
+    """What the inner optimizer updates on this rank: fp32, flat, padded."""
+    if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+        return list(optimizer.fp32_partitioned_groups_flat)
+    if isinstance(optimizer, DeepSpeedZeroOptimizer):
+        return list(optimizer.single_partition_of_fp32_groups)
+    if isinstance(optimizer, BF16_Optimizer):
+        return list(optimizer.fp32_groups_flat_partition)
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def fragments_of(optimizer: Any, parameters: Sequence[nn.Parameter], groups: Groups) -> Iterator[Fragment]:
+    """Which elements of each parameter this rank's inner optimizer updates, and where they stand in its flat tensors."""
+    tensors = flat_tensors(optimizer)
+    for parameter in parameters:
+        if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+            group, offset, held = optimizer.grad_position[optimizer.get_param_id(parameter)]
+            start = held * groups.data_context.rank()
+            length = min(held, parameter.ds_numel - start)  # pyright: ignore[reportAttributeAccessIssue]
+            if length > 0:
+                yield Fragment(parameter, start, length, tensors[group], offset)
+        elif isinstance(optimizer, DeepSpeedZeroOptimizer | BF16_Optimizer):
+            mapping = parameter._hp_mapping  # pyright: ignore[reportAttributeAccessIssue]
+            if mapping is not None:
+                held, place = mapping.lp_fragment_address, mapping.hp_fragment_address
+                yield Fragment(parameter, held.start, held.numel, tensors[mapping.param_group_index], place.start)
+        else:
+            yield Fragment(parameter, 0, parameter.numel(), parameter)
+
+
+def gradient_of(optimizer: Any, parameter: nn.Parameter) -> Tensor:
+    """What has been accumulated of a parameter's gradient on this rank, before any reduction; not under ZeRO-2 or 3."""
+    if isinstance(optimizer, BF16_Optimizer):
+        return parameter._hp_grad  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(optimizer, DeepSpeedZeroOptimizer):
+        return cast(Tensor, optimizer.get_gradient_for_reduction(parameter))
+    return cast(Tensor, parameter.grad)
+
+
+class Swapped:
+    """See engines.state.Reach. Flat tensors that lie on NVMe between steps, of which one, with its state, is brought into
+    memory at a time."""
+
+    def __init__(self, optimizer: DeepSpeedZeroOptimizer_Stage3) -> None:
+        self._optimizer: Any = optimizer
+        self._numbers = {tensor: number for number, tensor in enumerate(flat_tensors(optimizer))}
+        self._here: int | None = None
+
+    def __call__(self, tensor: Tensor) -> None:
+        number = self._numbers[tensor]
+        if number != self._here:
+            self.release()
+            if self._optimizer._swappable_optimizer_subgroup(number):
+                self._optimizer._optimizer_states_and_gradient_swap_in(number)
+                self._here = number
+
+    def release(self) -> None:
+        if self._here is not None:
+            self._optimizer._optimizer_states_and_gradient_swap_out(self._here)
+            self._here = None
+
+
+def reach_of(optimizer: Any) -> Swapped | None:
+    """None where everything is in memory."""
+    return Swapped(optimizer) if getattr(optimizer, "swap_optimizer", False) else None
+
+
+class DeepSpeedScaler:
+    """See engines.state.LossScaler."""
+
+    def __init__(self, scaler: Any) -> None:
+        self._scaler = scaler
+        # It would end the run: how many overflows in a row do that is for train.max_skipped to say.
+        scaler.raise_error_at_min_scale = False
+
+    def state(self) -> dict[str, Any]:
+        scaler = self._scaler
+        steps, window = scaler.cur_iter - scaler.last_overflow_iter - 1, scaler.scale_window
+        return {
+            "loss_scale": float(scaler.cur_scale),
+            # Since the scale grew, where it has: Megatron-core counts anew from there.
+            "steps_since_overflow": (steps - 1) % window + 1 if steps else 0,
+            "hysteresis_left": scaler.cur_hysteresis,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._scaler.cur_scale = state["loss_scale"]
+        self._scaler.last_overflow_iter = self._scaler.cur_iter - state["steps_since_overflow"] - 1
+        # It backs off at 1, and at nothing below; Megatron-core counts on.
+        self._scaler.cur_hysteresis = max(state["hysteresis_left"], 1)
+
+
+def scaler_of(optimizer: Any) -> LossScaler | None:
+    """The dynamic loss scaling of DeepSpeed's optimizer, None where there is none."""
+    scaler = getattr(optimizer, "loss_scaler", None)
+    return DeepSpeedScaler(scaler) if getattr(scaler, "dynamic", False) else None
+
+
+def refresh_weights(optimizer: Any, reach: Swapped | None) -> None:
+    """Puts what the flat fp32 tensors hold into the model's weights. Collective over data ranks."""
+    if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+        optimizer.checkpoint_event_prologue()
+        for index, tensor in enumerate(optimizer.fp32_partitioned_groups_flat):
+            if reach is not None:
+                reach(tensor)
+            optimizer._reassign_or_swap_out_partitioned_parameters(index)
+        if reach is not None:
+            reach.release()
+        optimizer.checkpoint_event_epilogue()
+    elif isinstance(optimizer, DeepSpeedZeroOptimizer | BF16_Optimizer):
+        optimizer.update_lp_params()

@@ -1,0 +1,173 @@
+"""DeepSpeed's JSON, generated from our configuration, and the check of keys that are handed through to it."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from dist_plm.config.decode import flatten, show
+from dist_plm.config.suggest import did_you_mean, near
+from dist_plm.core.errors import ConfigError
+from dist_plm.spec.derived import clip_threshold
+from dist_plm.spec.schema import PretrainConfig
+
+#: Keys that follow from ours, and the setting that decides each. Given by hand they are refused.
+OURS: dict[str, str] = {
+    "train_batch_size": "train.global_batch",
+    "train_micro_batch_size_per_gpu": "train.micro_batch",
+    "gradient_accumulation_steps": "train.global_batch",
+    "managed_gradient_accumulation": "train.global_batch",
+    "gradient_clipping": "optim.clip_norm",
+    "optimizer": "optim",
+    "scheduler": "schedule",
+    "fp16": "precision",
+    "bf16": "precision",
+    "data_types": "precision",
+    "torch_autocast": "precision",
+    "communication_data_type": "precision.reduce_in_fp32",
+    "zero_allow_untested_optimizer": "optim",
+    "zero_optimization.stage": "engine.zero_stage",
+    "zero_optimization.reduce_bucket_size": "engine.bucket_mib",
+    "zero_optimization.allgather_bucket_size": "engine.bucket_mib",
+    "steps_per_print": "train.log_every",
+    "tensorboard": "track",
+    "wandb": "track",
+}
+
+#: Top-level keys that DeepSpeed reads one by one, without a schema, and what each may be.
+PLAIN: dict[str, type] = {
+    "prescale_gradients": bool,
+    "gradient_predivide_factor": float,
+    "disable_allgather": bool,
+    "disable_python_gc": bool,
+    "dump_state": bool,
+    "wall_clock_breakdown": bool,
+    "memory_breakdown": bool,
+    "zero_force_ds_cpu_optimizer": bool,
+}
+
+#: DeepSpeed takes them and is wrong: the map from flat tensors to parameters no longer holds.
+UNSOUND = {"zero_optimization.round_robin_gradients": "engine.deepspeed.zero_optimization.round_robin_gradients=false"}
+
+
+def settings_of(config: PretrainConfig) -> dict[str, Any]:
+    """The JSON that `deepspeed.initialize` takes.
+
+    Accumulation over microbatches is ours: each `step` ends one. Gradients add up in fp32 unless the configuration reduces
+    them in the model's type.
+    """
+    assert config.parallel.data is not None
+    precision, engine = config.precision, config.engine
+    elements = engine.bucket_mib * 2**20 // 4
+    reduce = "fp32" if precision.reduce_in_fp32 else precision.name
+    settings: dict[str, Any] = {
+        "train_batch_size": config.train.micro_batch * config.parallel.data,
+        "train_micro_batch_size_per_gpu": config.train.micro_batch,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": clip_threshold(config.optim),
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**62,
+        "data_types": {"grad_accum_dtype": reduce},
+        "communication_data_type": reduce,
+        "zero_optimization": {
+            "stage": engine.zero_stage,
+            "reduce_bucket_size": elements,
+            "allgather_bucket_size": elements,
+            "overlap_comm": False,
+        },
+    }
+    if precision.name == "bf16":
+        settings["bf16"] = {"enabled": True, "immediate_grad_update": True, "check_grad_overflow": True}
+    if precision.name == "fp16":
+        settings["fp16"] = {
+            "enabled": True,
+            "initial_scale_power": round(math.log2(precision.initial_loss_scale)),
+            "loss_scale_window": precision.loss_scale_window,
+            "hysteresis": precision.loss_scale_hysteresis,
+            "min_loss_scale": precision.min_loss_scale,
+        }
+    if "offload_optimizer" in engine.deepspeed.get("zero_optimization", {}):
+        settings["zero_force_ds_cpu_optimizer"] = False  # the configured optimizer steps on the host as well
+    return _merged(settings, engine.deepspeed)
+
+
+def on_nvme(config: PretrainConfig) -> list[str]:
+    """The keys that put something on NVMe."""
+    zero = config.engine.deepspeed.get("zero_optimization", {})
+    found = (key for key in ("offload_optimizer", "offload_param") if (zero.get(key) or {}).get("device") == "nvme")
+    return [f"engine.deepspeed.zero_optimization.{key}.device" for key in found]
+
+
+def check_extra(extra: Mapping[str, Any], schemas: Mapping[str, type[BaseModel]]) -> None:
+    """Checks what `engine.deepspeed` hands through. DeepSpeed itself ignores top-level keys that it does not know.
+
+    Args:
+        schemas: DeepSpeed's own, by top-level key.
+    Raises:
+        ConfigError: with every key that is unknown, decided by another setting, unsound, or of a wrong value.
+    """
+    problems = []
+    for key, value in flatten(extra).items():
+        top = key.partition(".")[0]
+        decided = next((name for name in (key, top) if name in OURS), None)
+        if decided is not None:
+            problems.append(f"engine.deepspeed.{key} = {show(value)} is decided by {OURS[decided]}: set that instead")
+        elif key in UNSOUND and value:
+            problems.append(f"engine.deepspeed.{key} = {show(value)} gives wrong weights here: set {UNSOUND[key]}")
+    for top, value in extra.items():
+        if top in OURS:
+            continue
+        if top in schemas:
+            problems += _schema_problems(top, value, schemas[top])
+        elif top in PLAIN:
+            if not isinstance(value, (int, float) if PLAIN[top] is float else PLAIN[top]):
+                kind = "a number" if PLAIN[top] is float else "true or false"
+                problems.append(f"engine.deepspeed.{top} = {show(value)} is not allowed: it must be {kind}")
+        else:
+            known = sorted({*schemas, *PLAIN})
+            hint = did_you_mean(near(top, known)) or f"; known are {', '.join(known)}"
+            problems.append(f"engine.deepspeed.{top} is not a setting of DeepSpeed{hint}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def write_settings(settings: Mapping[str, Any], run_dir: str | os.PathLike[str]) -> None:
+    """Leaves the JSON in the run directory, for whoever wants to know what DeepSpeed was told."""
+    path = Path(run_dir) / "deepspeed.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _schema_problems(top: str, value: Any, schema: type[BaseModel]) -> list[str]:
+    if not isinstance(value, Mapping):
+        return [f"engine.deepspeed.{top} = {show(value)} is not allowed: it must be settings"]
+    try:
+        schema(**value)
+    except ValidationError as error:
+        return [_told(top, value, schema, detail) for detail in error.errors()]
+    except (AssertionError, TypeError, ValueError) as error:
+        return [f"engine.deepspeed.{top} = {dict(value)} is refused by DeepSpeed: {error}"]
+    return []
+
+
+def _told(top: str, value: Mapping[str, Any], schema: type[BaseModel], detail: Any) -> str:
+    path = [str(part) for part in detail["loc"]]
+    key = ".".join(["engine.deepspeed", top, *path])
+    if detail["type"] == "extra_forbidden":
+        fields = schema.model_fields if len(path) == 1 else {}
+        names = [name for field, info in fields.items() for name in (field, info.alias) if name]
+        return f"{key} = {show(detail['input'])} is not a setting of DeepSpeed{did_you_mean(near(path[-1], names))}"
+    return f"{key} = {show(detail.get('input'))} is not allowed: {detail['msg']}"
+
+
+def _merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in extra.items():
+        inner = result.get(key)
+        result[key] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return result

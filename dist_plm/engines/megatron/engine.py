@@ -1,0 +1,165 @@
+"""The Megatron-core engine: its gradient buffers, pipeline schedules and optimizer wrappers around our model chunks."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
+from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+from torch import Tensor, nn
+
+from dist_plm.distributed.groups import Groups
+from dist_plm.engines.base import Batch, EvalSums, StepResult
+from dist_plm.engines.loss_terms import LossTerms
+from dist_plm.engines.megatron.optimizer import build_optimizer
+from dist_plm.engines.non_finite_guard import SkipWatch
+from dist_plm.engines.state import EngineState, Stateful
+from dist_plm.models.chunk import ModelChunk
+from dist_plm.models.loss_sums import Scores
+from dist_plm.models.sharding import Layout, describe
+from dist_plm.objectives.base import LossTerm
+from dist_plm.optim.build import set_learning_rate
+from dist_plm.spec.schema import PretrainConfig
+
+
+class MegatronEngine(Stateful):
+    """See engines.base.Engine. Built by `build_megatron`."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        groups: Groups,
+        device: torch.device,
+        chunks: list[DistributedDataParallel],
+        layouts: Sequence[Layout],
+        optimizer,
+        state: EngineState,
+        losses: Mapping[str, LossTerm],
+    ) -> None:
+        self._config, self._groups, self._device = config, groups, device
+        self._terms = LossTerms(losses, groups, device)
+        self._chunks, self._optimizer = chunks, optimizer
+        self._megatron = chunks[0].config
+        self._scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
+        self._watch = SkipWatch(layouts, groups, config.train.max_skipped)
+        self._state = state
+        self._schedule = get_forward_backward_func(
+            groups.grid.pipeline, config.parallel.virtual_pipeline if config.parallel.virtual_pipeline > 1 else None
+        )
+
+    def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
+        set_learning_rate(self._optimizer.optimizer, lr)
+        for chunk in self._chunks:
+            chunk.train()
+            chunk.zero_grad_buffer()
+        self._optimizer.zero_grad()
+        sums = self._run(microbatches, forward_only=False)
+        loss_scale = float(self._scaler.scale) if self._scaler is not None else None
+        grad_norm = self._update()
+        loss = self._terms.minimised(sums)
+        self._watch.note(skipped=grad_norm is None, loss=loss)
+        return StepResult(
+            loss=loss,
+            terms={name: term.mean for name, term in sums.items()},
+            num_tokens=next(iter(sums.values())).count,
+            grad_norm=grad_norm,
+            loss_scale=loss_scale,
+            skipped=grad_norm is None,
+        )
+
+    def _update(self) -> float | None:
+        """Clips and steps; None when the gradient is not finite and the step is skipped. All ranks agree: the norm and
+        the overflow flag are reduced over all of them."""
+        overflow = self._optimizer.prepare_grads()
+        if overflow:
+            return None
+        norm = float(self._optimizer.clip_grad_norm(self._optimizer.config.clip_grad))
+        if not math.isfinite(norm):
+            return None
+        self._optimizer.step_with_ready_grads()
+        return norm
+
+    @torch.no_grad()
+    def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
+        overlap = self._config.engine.overlap_param_gather
+        for chunk in self._chunks:
+            chunk.eval()
+            if overlap:
+                chunk.disable_forward_pre_hook()
+        sums = self._run(microbatches, forward_only=True)
+        if overlap:
+            for chunk in self._chunks:
+                chunk.enable_forward_pre_hook()
+        return sums
+
+    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> EvalSums:
+        """Runs the pipeline schedule. Returns sums over all ranks."""
+        counts = self._terms.count(microbatches)
+        # Times the number of microbatches, a microbatch's loss has the size of a mean, and fp16 gradients with it; the
+        # end of the step divides by that number.
+        scales = self._terms.scales(counts, len(microbatches) * self._groups.grid.data)
+        on_device = map(self._to_device, microbatches)
+        config = self._config
+        outputs = self._schedule(
+            forward_step_func=partial(self._forward, scales),
+            # Drawn as needed, so that what the microbatches raise ends a step in its middle; several chunks of a
+            # pipeline each go through all of them.
+            data_iterator=list(itertools.tee(on_device, len(self._chunks))),
+            model=list[nn.Module](self._chunks),
+            num_microbatches=len(microbatches),
+            seq_length=config.data.sequence_length,
+            micro_batch_size=config.train.micro_batch,
+            forward_only=forward_only,
+            p2p_communicator=P2PCommunicator(pp_group=self._groups.pipeline, config=self._megatron),
+            pg_collection=self._groups.collection,
+        )
+        return self._terms.add_up(outputs, counts)
+
+    def _to_device(self, batch: Batch) -> Batch:
+        # Sample numbers key the dropout generators on the host.
+        return {k: v if k == "samples" else v.to(self._device, non_blocking=True) for k, v in batch.items()}
+
+    def _forward(self, scales: list[float], batches: Iterator[Batch], chunk: nn.Module) -> tuple[Any, Any]:
+        return chunk(next(batches)), partial(self._loss, scales)
+
+    def _loss(self, scales: list[float], scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
+        """What is minimised, the number of microbatches it is of, and sums of loss and correct labels, [parts, 2]."""
+        loss, sums = self._terms.of(scores, scales)
+        return loss, torch.ones((), dtype=torch.int32, device=self._device), sums
+
+
+def build_megatron(
+    config: PretrainConfig,
+    groups: Groups,
+    device: torch.device,
+    model: Sequence[ModelChunk],
+    losses: Mapping[str, LossTerm],
+) -> MegatronEngine:
+    """Wraps model chunks in gradient buffers, builds the optimizer and ties the schedules' callbacks."""
+    engine = config.engine
+    buffers = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=config.precision.reduce_in_fp32,
+        overlap_grad_reduce=engine.overlap_grad_reduce,
+        overlap_param_gather=engine.overlap_param_gather,
+        use_distributed_optimizer=engine.zero_stage == 1,
+        bucket_size=engine.bucket_mib * 2**20 // 4,  # Megatron-core counts elements
+    )
+    megatron: Any = model[0].config  # its callbacks are declared narrower than the schedules take them
+    chunks = [
+        DistributedDataParallel(megatron, buffers, chunk, disable_bucketing=index > 0, pg_collection=groups.collection)
+        for index, chunk in enumerate(model)
+    ]
+    layouts = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
+    optimizer, state = build_optimizer(config, chunks, layouts, groups)
+    result = MegatronEngine(config, groups, device, chunks, layouts, optimizer, state, losses)
+    megatron.grad_scale_func = optimizer.scale_loss
+    # Divides by the number of microbatches of the global batch, which `_loss` counts.
+    megatron.finalize_model_grads_func = finalize_model_grads
+    if engine.overlap_grad_reduce:
+        per_chunk = [chunk.no_sync for chunk in chunks]
+        megatron.no_sync_func = per_chunk if len(chunks) > 1 else per_chunk[0]
+    return result

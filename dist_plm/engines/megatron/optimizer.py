@@ -1,0 +1,166 @@
+"""Megatron-core's optimizer wrappers around a PyTorch optimizer: master weights, loss scaling, sharded states (ZeRO-1)."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.optimizer.grad_scaler import DynamicGradScaler
+from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params, FP32Optimizer, MegatronOptimizer
+from megatron.core.optimizer.optimizer_config import OptimizerConfig
+from torch import nn
+
+from dist_plm.distributed.groups import Groups
+from dist_plm.engines.spans import Fragment, Spans
+from dist_plm.engines.state import EngineState
+from dist_plm.models.build import DTYPES
+from dist_plm.models.sharding import Layout
+from dist_plm.optim.build import LAYER_WISE, fill_state
+from dist_plm.optim.build import build_optimizer as torch_optimizer
+from dist_plm.optim.depth import Depths
+from dist_plm.optim.groups import parameter_groups
+from dist_plm.spec.derived import clip_threshold
+from dist_plm.spec.schema import PrecisionConfig, PretrainConfig
+
+
+def build_optimizer(
+    config: PretrainConfig, chunks: Sequence[DistributedDataParallel], layouts: Sequence[Layout], groups: Groups
+) -> tuple[MegatronOptimizer, EngineState]:
+    """Wraps the configured optimizer: sharded over data ranks at zero_stage 1, with fp32 master weights under bf16 and
+    fp16, and with dynamic loss scaling under fp16.
+
+    Args:
+        layouts: of all parameters of the chunks.
+    """
+    optimizer = _wrap(config, chunks, groups)
+    inner = optimizer.optimizer = _replacement(config, chunks, optimizer.optimizer)
+    fragments = [fragment for layout in layouts for fragment in _fragments(optimizer, layout.parameter)]
+    sharded = isinstance(optimizer, DistributedOptimizer)
+    if isinstance(inner, LAYER_WISE):
+        partition = Spans(layouts, groups).partition(fragments, sharded=sharded, device=groups.device.torch_device)
+        inner.bind(partition)
+    scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
+    state = EngineState(
+        layouts,
+        [layout.parameter.shape for layout in layouts],
+        fragments,
+        inner,
+        [parameter for group in inner.param_groups for parameter in group["params"]],
+        groups,
+        sharded=sharded,
+        scaler=MegatronScaler(scaler) if scaler is not None else None,
+        # The model's weights in its own precision, whole on each data rank.
+        set_weight=torch.Tensor.copy_,
+    )
+    return optimizer, state
+
+
+class MegatronScaler:
+    """See engines.state.LossScaler."""
+
+    def __init__(self, scaler: DynamicGradScaler) -> None:
+        self._scaler = scaler
+
+    def state(self) -> dict[str, Any]:
+        state = self._scaler.state_dict()
+        return {
+            "loss_scale": float(state["scale"]),
+            "steps_since_overflow": state["growth_tracker"],
+            "hysteresis_left": state["hysteresis_tracker"],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        # Beyond its interval it would never meet it.
+        steps = min(state["steps_since_overflow"], self._scaler.growth_interval - 1)
+        self._scaler.load_state_dict(
+            {
+                "scale": torch.tensor([state["loss_scale"]], dtype=torch.float32),
+                "growth_tracker": steps,
+                "hysteresis_tracker": state["hysteresis_left"],
+            }
+        )
+
+
+def _replacement(
+    config: PretrainConfig, chunks: Sequence[DistributedDataParallel], placeholder: torch.optim.Optimizer
+) -> torch.optim.Optimizer:
+    """The configured optimizer over what the wrapper filled the placeholder's parameter groups with: whole parameters,
+    master weights or shards of them. The wrappers take AdamW alone, though they need no more of it than these groups."""
+    inner = torch_optimizer(config.optim, _groups(config, chunks))
+    for ours, theirs in zip(inner.param_groups, placeholder.param_groups, strict=True):
+        theirs.update({key: value for key, value in ours.items() if key != "params"})
+    inner.param_groups = placeholder.param_groups
+    return inner
+
+
+def _groups(config: PretrainConfig, chunks: Sequence[nn.Module]) -> list[dict[str, Any]]:
+    named = [pair for chunk in chunks for pair in chunk.named_parameters()]
+    return cast("list[dict[str, Any]]", parameter_groups(named, config.optim, Depths.of(config.model)))
+
+
+def _wrap(config: PretrainConfig, chunks: Sequence[DistributedDataParallel], groups: Groups) -> MegatronOptimizer:
+    placeholder = torch.optim.AdamW(_groups(config, chunks))
+    settings = _megatron_settings(config)
+    scaler = _loss_scaler(config.precision) if config.precision.name == "fp16" else None
+    arguments: tuple[Any, ...] = (placeholder, settings, scaler, _fill_state)
+    optimizer: Any  # Megatron-core sets the two groups below from outside as well
+    if config.engine.zero_stage == 1:
+        optimizer = DistributedOptimizer(
+            *arguments,
+            model_chunks=list(chunks),
+            per_model_buffers={index: cast(Any, chunk.buffers) for index, chunk in enumerate(chunks)},
+            data_parallel_group=groups.data,
+            data_parallel_group_gloo=None,
+            data_parallel_group_idx=groups.model.rank(),
+            distributed_optimizer_instance_id=0,
+        )
+        stats_group = groups.world
+    elif config.precision.name == "fp32":
+        optimizer, stats_group = FP32Optimizer(placeholder, settings, _fill_state), groups.model
+    else:
+        optimizer, stats_group = Float16OptimizerWithFloat16Params(*arguments), groups.model
+    optimizer.grad_stats_parallel_group = stats_group
+    optimizer.tp_group = groups.tensor
+    return optimizer
+
+
+def _fragments(optimizer: MegatronOptimizer, parameter: nn.Parameter) -> Iterator[Fragment]:
+    """What the inner optimizer of this rank updates of a parameter."""
+    if not isinstance(optimizer, DistributedOptimizer):
+        yield Fragment(parameter, 0, parameter.numel(), getattr(parameter, "main_param", parameter))
+        return
+    if parameter not in optimizer.model_param_group_index_map:  # other data ranks hold all of it
+        return
+    group, order = optimizer.model_param_group_index_map[parameter]
+    held = optimizer._get_model_param_range_map(parameter)["param"]
+    yield Fragment(parameter, held.start, held.size, optimizer.optimizer.param_groups[group]["params"][order])
+
+
+def _fill_state(optimizer: torch.optim.Optimizer, config: OptimizerConfig | None = None) -> None:
+    fill_state(optimizer)
+
+
+def _megatron_settings(config: PretrainConfig) -> OptimizerConfig:
+    return OptimizerConfig(
+        optimizer="adam",
+        lr=config.optim.lr,
+        clip_grad=clip_threshold(config.optim) or math.inf,
+        fp16=config.precision.name == "fp16",
+        bf16=config.precision.name in ("bf16", "fp8"),
+        params_dtype=DTYPES[config.precision.name],
+        use_distributed_optimizer=config.engine.zero_stage == 1,
+        overlap_param_gather=config.engine.overlap_param_gather,
+    )
+
+
+def _loss_scaler(precision: PrecisionConfig) -> DynamicGradScaler:
+    return DynamicGradScaler(
+        initial_scale=precision.initial_loss_scale,
+        min_scale=precision.min_loss_scale,
+        growth_factor=2.0,
+        backoff_factor=0.5,
+        growth_interval=precision.loss_scale_window,
+        hysteresis=precision.loss_scale_hysteresis,
+    )

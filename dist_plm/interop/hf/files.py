@@ -1,0 +1,119 @@
+"""The safetensors files of a directory of Hugging Face, read a slice at a time."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dist_plm.core.errors import CheckpointError
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+#: Types of weights, by safetensors' names.
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+#: Weights in files whose reading may run any program that is in them.
+_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.bin", "*.msgpack", "*.h5")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor in a file; `type` is safetensors' name of its numbers."""
+
+    file: Path
+    shape: tuple[int, ...]
+    type: str
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """None where it is no type of weights."""
+        return DTYPES.get(self.type)
+
+
+class WeightFiles:
+    """`tensors` are those of model.safetensors, or of all files that model.safetensors.index.json names.
+
+    Raises:
+        CheckpointError: a file is missing, truncated, damaged or not of safetensors.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._open: dict[Path, Any] = {}
+        self.tensors: dict[str, Stored] = {}
+        indexed = _index(directory)
+        for file in (
+            [directory / WEIGHTS_FILE] if indexed is None else sorted({directory / f for f in indexed.values()})
+        ):
+            for name, stored in self._tensors_of(file).items():
+                if indexed is None or directory / indexed.get(name, "") == file:
+                    self.tensors[name] = stored
+        if indexed is not None and (absent := [name for name in indexed if name not in self.tensors]):
+            raise CheckpointError(
+                f"{directory / indexed[absent[0]]} lacks {listed(absent)}, which {INDEX_FILE} places there"
+            )
+
+    def read(self, name: str, box: tuple[slice, ...] | None = None) -> Tensor:
+        """A tensor, or a box of it, as it is stored. It may be a view of the file: copy before the file changes."""
+        stored = self.tensors[name]
+        file = self._file(stored.file)
+        return file.get_tensor(name) if box is None or not stored.shape else file.get_slice(name)[box]
+
+    def _tensors_of(self, file: Path) -> dict[str, Stored]:
+        opened = self._file(file)
+        found: dict[str, Stored] = {}
+        for name in opened.keys():  # noqa: SIM118 -- it is no mapping
+            view = opened.get_slice(name)
+            found[name] = Stored(file, tuple(view.get_shape()), view.get_dtype())
+        return found
+
+    def _file(self, path: Path) -> Any:
+        if path not in self._open:
+            try:
+                self._open[path] = safe_open(path, framework="pt").__enter__()
+            except FileNotFoundError:
+                raise CheckpointError(f"{path} is missing: fetch or copy the directory again") from None
+            except (SafetensorError, OSError, ValueError) as error:
+                raise CheckpointError(
+                    f"{path} is truncated, damaged or not of safetensors ({error}): fetch or copy it again"
+                ) from None
+        return self._open[path]
+
+
+def listed(names: list[str], most: int = 5) -> str:
+    """Names for a message."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _index(directory: Path) -> dict[str, str] | None:
+    """File of each tensor, where there are several files."""
+    path = directory / INDEX_FILE
+    if (directory / WEIGHTS_FILE).exists() and not path.exists():
+        return None
+    if not path.exists():
+        raise CheckpointError(_no_weights(directory))
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        assert all(isinstance(file, str) for file in files.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise CheckpointError(f"{path} is no index of weights ({error!r}): fetch or copy it again") from None
+    if outside := [file for file in files.values() if Path(file).name != file]:
+        raise CheckpointError(f"{path} names {outside[0]}, a file outside of its directory")
+    return files
+
+
+def _no_weights(directory: Path) -> str:
+    pickles = sorted({path.name for pattern in _PICKLES for path in directory.glob(pattern)})
+    if pickles:
+        return (
+            f"{directory} holds its weights in {listed(pickles)}, whose reading can run any program that was put there: "
+            "convert them to safetensors where that does no harm, with save_pretrained of Hugging Face, and give that directory"
+        )
+    others = sorted(path.name for path in directory.glob("*.safetensors"))
+    beside = f", only {listed(others)}: rename it, or restore the index" if others else ""
+    return f"{directory} has neither {WEIGHTS_FILE} nor {INDEX_FILE}{beside}"

@@ -1,0 +1,75 @@
+"""The tokenizer that belongs to a checkpoint: its files, and its special tokens by Hugging Face's names."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dist_plm.checkpoint.loader import Checkpoint
+from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
+from dist_plm.data.store.manifest import read_manifest
+from dist_plm.data.tokenizers.special_tokens import Roles
+from dist_plm.data.tokenizers.tokenizer import Tokenizer
+from dist_plm.spec.schema import ModelConfig
+
+#: All that AutoTokenizer reads.
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Args:
+    files: by name.
+    end: ends documents; with `roles`, where there is a tokenizer.
+    """
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    roles: Roles | None = None
+    end: int | None = None
+
+    def numbers(self, model: ModelConfig) -> dict[str, int | None]:
+        """Settings of config.json; null rather than a number of another vocabulary."""
+        roles = self.roles
+        pad, sep = (None, None) if roles is None else (roles.pad, roles.sep)
+        if model.family == "gpt":
+            return {"bos_token_id": self.end, "eos_token_id": self.end, "pad_token_id": pad}
+        if model.family == "t5":
+            eos = self.end if roles is None or roles.eos is None else roles.eos
+            return {"pad_token_id": pad or 0, "decoder_start_token_id": pad or 0, "eos_token_id": eos}
+        if model.family == "roberta":  # where positions begin says which token pads
+            return {"bos_token_id": None if roles is None else roles.cls, "eos_token_id": sep}
+        return {"pad_token_id": pad or 0}
+
+
+def tokenizer_files(directories: Iterable[Path]) -> dict[str, Path]:
+    """Those of the first directory that has any."""
+    for directory in directories:
+        if found := {name: directory / name for name in FILES if (directory / name).is_file()}:
+            return found
+    return {}
+
+
+def tokens_of(found: Checkpoint, run: Mapping[str, Any]) -> Tokens:
+    """What an imported checkpoint holds itself; else the tokenizer of the store that the run read, where it is still there."""
+    held = {name: found.storage.read(found.name, name) for name in FILES if name in found.manifest.files}
+    if held:
+        return Tokens(held)
+    path = run.get("data", {}).get("path")
+    if not path or not (Path(path) / STORE_MANIFEST).is_file():
+        return Tokens()
+    file = Path(path) / read_manifest(path).tokenizer.file
+    tokenizer = Tokenizer.load(file, read_manifest(path).tokenizer.end_of_document)
+    files = {name: path.read_bytes() for name, path in tokenizer_files([file.parent]).items()}
+    return Tokens(files, tokenizer.roles(), tokenizer.end_of_document_id)

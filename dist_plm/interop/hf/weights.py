@@ -1,0 +1,290 @@
+"""The weights of a directory of Hugging Face, as logical tensors of ours that are read a slice at a time."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dist_plm.core.errors import CheckpointError
+from dist_plm.interop.hf.config import (
+    CONFIG_FILE,
+    HALVES,
+    TYPES,
+    Half,
+    architecture_of,
+    model_of,
+    pair_of,
+    read_config,
+    type_of,
+)
+from dist_plm.interop.hf.files import DTYPES, WeightFiles, listed
+from dist_plm.interop.hf.names import HFTensor, hf_tensors
+from dist_plm.interop.hf.shapes import logical_shape
+from dist_plm.models.sharding import Layout, Piece
+from dist_plm.spec.schema import ModelConfig
+
+#: Begin the names of weights that only serve to predict: a network is complete without them.
+HEADS = ("transform.", "output.", "pair.", "detector.")
+#: Which of them a class has to have; of other classes what there is will do.
+_HEADS_OF = {
+    "BertForPreTraining": HEADS,
+    "BertForMaskedLM": ("transform.", "output."),
+    "RobertaForMaskedLM": HEADS,
+    "ElectraForMaskedLM": HEADS,
+    "ElectraForPreTraining": HEADS,
+    "GPT2LMHeadModel": HEADS,
+    "LlamaForCausalLM": HEADS,
+    "T5ForConditionalGeneration": HEADS,
+}
+#: What precedes the names of a network where it is part of a class that predicts.
+_BASES = {
+    "bert": "bert.",
+    "roberta": "roberta.",
+    "electra": "electra.",
+    "gpt2": "transformer.",
+    "llama": "model.",
+    "t5": "",
+}
+#: Second names under which older files hold a tensor once more.
+_COPIES = {
+    "bert": {
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    "roberta": {
+        "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+        "lm_head.decoder.bias": "lm_head.bias",
+    },
+    "electra": {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
+    "gpt2": {"lm_head.weight": "transformer.wte.weight"},
+    "llama": {"lm_head.weight": "model.embed_tokens.weight"},
+    "t5": {
+        "encoder.embed_tokens.weight": "shared.weight",
+        "decoder.embed_tokens.weight": "shared.weight",
+        "lm_head.weight": "shared.weight",
+    },
+}
+#: What older files hold though it can be computed, or though nothing reads it.
+_IDLE = re.compile(
+    r"(^|\.)position_ids$|\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$"
+    r"|^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$"
+)
+#: Heads that our models do not have.
+_LEFT_OUT = re.compile(r"^roberta\.pooler\.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a logical tensor is: `stored` is its name in `files`."""
+
+    entry: HFTensor
+    files: WeightFiles
+    stored: str
+
+
+class HFWeights:
+    """A directory of Hugging Face: its model and its weights. See `open_hf`.
+
+    Attributes:
+        where: how messages call it.
+        model: complete but for `max_positions` where no table of them is learned; `pair_head` says whether there is one.
+        half: of electra, where it is one half alone.
+        shapes: of the logical tensors that there are, by canonical name.
+        left_out: names of tensors that our model has no place for.
+        settings: the content of config.json, one for each half of electra.
+    """
+
+    def __init__(self, where: str, model: ModelConfig, half: Half | None, parts: Mapping[Half | None, "_Part"]) -> None:
+        self.where = where
+        self.half: Half | None = half
+        self.settings: dict[Half | None, Mapping[str, Any]] = {name: part.settings for name, part in parts.items()}
+        self._parts = parts
+        self._places = {name: place for part in parts.values() for name, place in part.places(model).items()}
+        self.model = (
+            replace(model, pair_head="pair.classifier.weight" in self._places) if model.family == "bert" else model
+        )
+        self.shapes = {name: logical_shape(model, name) for name in self._places}
+        self.left_out = [name for part in parts.values() for name in part.left_out]
+
+    def read_piece(self, piece: Piece) -> Tensor:
+        """The box of the logical tensor piece.name, as it is stored and perhaps a view of the file."""
+        place = self._places[piece.name]
+        box = [slice(first, first + size) for first, size in zip(piece.start, piece.size, strict=True)]
+        if place.entry.part is not None:
+            before = place.entry.part[0] * piece.shape[0]
+            box[0] = slice(before + box[0].start, before + box[0].stop)
+        if not place.entry.transposed:
+            return place.files.read(place.stored, tuple(box))
+        return place.files.read(place.stored, tuple(reversed(box))).T
+
+    def read(self, layout: Layout) -> Tensor:
+        """fp32 values shaped like layout.parameter, zero where it is padding."""
+        values = torch.zeros(layout.shape, dtype=torch.float32)
+        for piece in layout.pieces:
+            if piece.numel:
+                piece.local(values).copy_(self.read_piece(piece))
+        return values
+
+    def check_copies(self) -> None:
+        """Compares what the files hold more than once. It reads those tensors whole.
+
+        Raises:
+            CheckpointError: the copies differ: they are not tied, as they are in our model.
+        """
+        for part in self._parts.values():
+            part.check_copies(self.model)
+        if len(self._parts) > 1:
+            first, second = (part.places(self.model) for part in self._parts.values())
+            for name in first.keys() & second.keys():
+                tensors = [place.files.read(place.stored) for place in (first[name], second[name])]
+                if not torch.equal(*tensors):
+                    raise CheckpointError(
+                        f"{first[name].entry.hf} differs between {first[name].files.directory} and "
+                        f"{second[name].files.directory}: the halves of electra share their embeddings here"
+                    )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the widest tensor."""
+        dtypes = {DTYPES[place.files.tensors[place.stored].type] for place in self._places.values()}
+        return max(dtypes, key=lambda dtype: (dtype.itemsize, dtype == torch.bfloat16))
+
+
+class _Part:
+    """One config.json with its files: a model, or one half of electra."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.settings = read_config(directory)
+        self.files = WeightFiles(directory)
+        where = str(directory / CONFIG_FILE)
+        if self.settings.get("model_type") is None:
+            self.settings = {**self.settings, "model_type": _guessed_type(self.files.tensors)}
+        self.type = type_of(self.settings, where)
+        self.model = model_of(self.settings, where)
+        self.half: Half | None = None
+        names = self._names = _normalised(self.files.tensors, _BASES[self.type])
+        if self.type == "electra":
+            self.half = "generator" if any(name.startswith("generator_") for name in names) else "discriminator"
+        self.copies = {
+            copy: name
+            for copy, name in _COPIES[self.type].items()
+            if copy in names and (copy != "lm_head.weight" or self.model.tied_embeddings)
+        }
+        for copy, name in self.copies.items():
+            names.setdefault(name, names[copy])
+        self.left_out: list[str] = []
+
+    def places(self, model: ModelConfig) -> dict[str, _Place]:
+        """By canonical name.
+
+        Raises:
+            CheckpointError: naming tensors that are missing, that no model of ours has, or of other shapes than the model's.
+        """
+        complete = replace(model, pair_head=True) if model.family == "bert" else model
+        entries = hf_tensors(complete, self.half)
+        self._check_names(entries)
+        places = {e.name: _Place(e, self.files, self._names[e.hf]) for e in entries if e.hf in self._names}
+        for place in places.values():
+            found = self.files.tensors[place.stored]
+            shape = stored_shape(place.entry, logical_shape(model, place.entry.name))
+            if found.shape != shape:
+                raise CheckpointError(
+                    f"{found.file}: {place.stored} is {list(found.shape)}, where the sizes in {CONFIG_FILE} make it "
+                    f"{list(shape)}: the two are not of one model"
+                )
+            if found.dtype is None:
+                raise CheckpointError(
+                    f"{found.file}: {place.stored} is of type {found.type}, where {', '.join(DTYPES)} can be read: convert "
+                    "quantised weights back first"
+                )
+        return places
+
+    def check_copies(self, model: ModelConfig) -> None:
+        for copy, name in self.copies.items():
+            stored = [self._names[copy], self._names[name]]
+            if stored[0] != stored[1] and not torch.equal(*map(self.files.read, stored)):
+                raise CheckpointError(
+                    f"{self.directory}: {stored[0]} differs from {stored[1]}, to which it is tied in model.family = "
+                    f"{model.family!r}: such a model cannot be said here"
+                )
+
+    def _check_names(self, entries: list[HFTensor]) -> None:
+        known = {entry.hf for entry in entries} | self.copies.keys()
+        needed = _HEADS_OF.get(architecture_of(self.settings) or "", ())
+        missing = [
+            e.hf
+            for e in entries
+            if e.hf not in self._names and (not e.name.startswith(HEADS) or e.name.startswith(needed))
+        ]
+        if missing:
+            raise CheckpointError(f"{self.directory} lacks {_counted(missing)} of a {self._class}: {listed(missing)}")
+        others = [name for name in self._names if name not in known and not _IDLE.search(name)]
+        self.left_out = [self._names[name] for name in others if _LEFT_OUT.search(name)]
+        if unknown := [self._names[name] for name in others if not _LEFT_OUT.search(name)]:
+            raise CheckpointError(
+                f"{self.directory} holds {_counted(unknown)} that a {self._class} does not have: {listed(unknown)}"
+            )
+
+    @property
+    def _class(self) -> str:
+        return architecture_of(self.settings) or f"model of model_type {self.type!r}"
+
+
+def open_hf(path: str) -> HFWeights:
+    """The directory of Hugging Face at `path`: with config.json and safetensors, or for electra one that holds two such
+    directories, `generator` and `discriminator`.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of another kind; the model is none of ours; tensors are missing, not
+            known, or of other shapes than config.json says.
+    """
+    directory = Path(path)
+    if directory.is_file():
+        raise CheckpointError(f"{path} is a file: give the directory that holds it, and {CONFIG_FILE} beside it")
+    if not directory.is_dir():
+        raise CheckpointError(f"there is no directory {path}")
+    if (directory / CONFIG_FILE).exists() or not all((directory / half).is_dir() for half in HALVES):
+        part = _Part(directory)
+        return HFWeights(path, part.model, part.half, {part.half: part})
+    parts: dict[Half | None, _Part] = {half: _Part(directory / half) for half in HALVES}
+    for half, part in parts.items():
+        if part.half != half:
+            raise CheckpointError(f"{part.directory} holds no {half} of electra, but {part.half or part.model.family}")
+    generator, discriminator = parts.values()
+    return HFWeights(path, pair_of(generator.model, discriminator.model, path), None, parts)
+
+
+def _guessed_type(names: Iterable[str]) -> str | None:
+    """The `model_type` of files without one, by how their tensors are called."""
+    first = {name.partition(".")[0] for name in names}
+    signs = {"embeddings": "bert", "transformer": "gpt2", "wte": "gpt2", "model": "llama", "shared": "t5"}
+    return next((kind for sign, kind in ({kind: kind for kind in TYPES} | signs).items() if sign in first), None)
+
+
+def _normalised(stored: Iterable[str], base: str) -> dict[str, str]:
+    """Stored names by those of today's classes that predict: networks alone lack a prefix, and files that were made from
+    TensorFlow's call the two halves of a norm gamma and beta."""
+    names = list(stored)
+    bare = not any(name.startswith(base) for name in names)
+    heads = ("cls.", "lm_head.", "generator_", "discriminator_")
+    return {
+        (base if bare and not name.startswith(heads) else "")
+        + name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): name
+        for name in names
+    }
+
+
+def stored_shape(entry: HFTensor, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """What Hugging Face stores of a logical tensor of `shape`."""
+    if entry.part is not None:
+        shape = (shape[0] * entry.part[1], *shape[1:])
+    return shape[::-1] if entry.transposed else shape
+
+
+def _counted(names: list[str]) -> str:
+    return "1 tensor" if len(names) == 1 else f"{len(names)} tensors"

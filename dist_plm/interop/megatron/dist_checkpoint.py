@@ -1,0 +1,190 @@
+"""Reads what Megatron-LM saves with `--ckpt-format torch_dist`: Megatron-core's `dist_checkpointing` on
+torch.distributed.checkpoint.
+
+Layers lie in tensors of their own (`decoder.layers.3.mlp…`) or all in one (`decoder.layers.mlp…`, [layers, …]); the optimizer's
+tensors, where they were saved fully reshardable, under `optimizer.state.<state>.<name of the weight>`, else in buckets.
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dist_plm.checkpoint.io.blobs import SafeReader
+from dist_plm.checkpoint.io.unpickler import load_file
+from dist_plm.checkpoint.planner import TensorReader
+from dist_plm.core.errors import CheckpointError
+from dist_plm.interop.megatron.buckets import BUCKETS, Buckets
+from dist_plm.models.sharding import Piece
+
+_LATEST = "latest_checkpointed_iteration.txt"
+_STACKED = re.compile(r"(.*\blayers)\.(?!\d)(.+)")
+_STATE = "optimizer.state."
+#: Names of the fp32 masters: of the distributed optimizer, and of the one without.
+_MASTERS = ("param", "fp32_param")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a tensor lies: `name` in the checkpoint, and which layer of it where all layers are one tensor."""
+
+    name: str
+    layer: int | None
+
+
+class MegatronDist:
+    """A torch_dist checkpoint; see foreign.Foreign. Its tensors are whole, whatever grid wrote them.
+
+    Args:
+        path: of the checkpoint (iter_0000010), or of the directory that Megatron-LM saves into.
+
+    Raises:
+        CheckpointError: it is not one, is damaged, or its optimizer's tensors lie in a way that only the grid which wrote
+            them can read.
+    """
+
+    tensor_ranks = 1
+
+    def __init__(self, path: Path, *, weights_only: bool = False) -> None:
+        path = _iteration(path)
+        self.where = str(path)
+        _check_format(path)
+        reader = SafeReader(path)
+        try:
+            self._tensors = TensorReader(reader, reader.read_metadata())
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{path}/.metadata cannot be read: {error}") from None
+        common = load_file(path / "common.pt")
+        self.settings: Mapping[str, Any] = dict(vars(common["args"])) if "args" in common else {}
+        self.step = int(common.get("iteration", 0))
+        self.samples: int | None = self.settings.get("consumed_train_samples")
+        self.optimizer_steps = _optimizer_steps(common.get("optimizer"), self.step)
+        self._places, shapes = self._numbered()
+        self.shapes: Mapping[str, tuple[int, ...]] = shapes
+        self._buckets = None if weights_only else self._find_buckets()
+        self._stored_states = {} if weights_only or self._buckets else self._find_states()
+        moments = self._buckets.states if self._buckets else [s for s in self._stored_states if s not in _MASTERS]
+        self.states: Sequence[str] = ("weight", *moments)
+
+    def read(self, state: str, name: str) -> list[Tensor]:
+        if self._buckets is not None:
+            return [self._buckets.read(state, name)]
+        place, prefix = self._places[name], ""
+        if state == "weight":
+            masters = [m for m in _MASTERS if f"{_STATE}{m}.{place.name}" in self._stored_states.get(m, ())]
+            prefix = f"{_STATE}{masters[0]}." if masters else ""
+        else:
+            prefix = f"{_STATE}{state}."
+        return [self._read(prefix + place.name, place.layer)]
+
+    def _read(self, stored: str, layer: int | None, dtype: torch.dtype = torch.float32) -> Tensor:
+        whole = tuple(self._tensors.tensors[stored].size)
+        start, size = (0,) * len(whole), whole
+        if layer is not None:
+            start, size = (layer, *start[1:]), (1, *whole[1:])
+        values = torch.zeros(size, dtype=dtype)
+        try:
+            self._tensors.read_pieces([(stored, Piece(stored, whole, start, (0,) * len(whole), size), values)])
+        except Exception as error:  # what a damaged file leads to is not known
+            raise CheckpointError(f"{self.where}: {stored} cannot be read: {type(error).__name__}: {error}") from None
+        return values[0] if layer is not None else values
+
+    def _find_buckets(self) -> Buckets | None:
+        """Where the optimizer's tensors lie as the grid that wrote them had them."""
+        if not any(name.startswith(BUCKETS) for name in self._tensors.tensors):
+            return None
+        ranks = int(self.settings.get("tensor_model_parallel_size", 1))
+        return Buckets(self.where, self._tensors, self.shapes, self._model_weight, ranks)
+
+    def _model_weight(self, name: str) -> Tensor:
+        place = self._places[name]
+        return self._read(place.name, place.layer, self._tensors.tensors[place.name].properties.dtype)
+
+    def _numbered(self) -> tuple[dict[str, _Place], dict[str, tuple[int, ...]]]:
+        places: dict[str, _Place] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, stored in self._tensors.tensors.items():
+            if name.startswith("optimizer."):
+                continue
+            stacked = _STACKED.fullmatch(name)
+            if stacked is None:
+                places[name], shapes[name] = _Place(name, None), tuple(stored.size)
+                continue
+            for layer in range(stored.size[0]):
+                own = f"{stacked[1]}.{layer}.{stacked[2]}"
+                places[own], shapes[own] = _Place(name, layer), tuple(stored.size[1:])
+        return places, shapes
+
+    def _find_states(self) -> dict[str, set[str]]:
+        """The optimizer's states, and under which names each is there."""
+        found: dict[str, set[str]] = {}
+        weights = {place.name for place in self._places.values()}
+        for name in self._tensors.tensors:
+            if not name.startswith("optimizer."):
+                continue
+            state, _, weight = name.removeprefix(_STATE).partition(".")
+            if not name.startswith(_STATE) or weight not in weights or self._differs(name, weight):
+                raise CheckpointError(
+                    f"{self.where} holds the optimizer's tensors as the grid that wrote it had them ({name}), not as the "
+                    "model's: have Megatron-LM save it with --dist-ckpt-optim-fully-reshardable, or convert the weights "
+                    "alone with weights_only=true"
+                )
+            found.setdefault(state, set()).add(name)
+        for state, names in found.items():
+            missing = sorted(weight for weight in weights if f"{_STATE}{state}.{weight}" not in names)
+            if missing and state not in _MASTERS:
+                raise CheckpointError(
+                    f"{self.where} holds no {_STATE}{state}.{missing[0]}, though it does of other weights"
+                )
+        return found
+
+    def _differs(self, name: str, weight: str) -> bool:
+        return tuple(self._tensors.tensors[name].size) != tuple(self._tensors.tensors[weight].size)
+
+
+def _iteration(path: Path) -> Path:
+    """The directory of one iteration, where `path` is that of all."""
+    latest = path / _LATEST
+    if not latest.is_file():
+        return path
+    text = latest.read_text(errors="replace").strip()
+    name = text if text == "release" else f"iter_{int(text):07d}" if text.isdecimal() else ""
+    if not name or not (path / name).is_dir():
+        raise CheckpointError(f"{latest} says {text!r}, which {path} does not hold: name one of the directories in it")
+    return path / name
+
+
+def _check_format(path: Path) -> None:
+    settings = path / "metadata.json"
+    if not settings.is_file():
+        kind = "an older one of Megatron-LM" if any(path.glob("mp_rank_*/model_optim_rng.pt")) else "incomplete"
+        raise CheckpointError(
+            f"{path} is no torch_dist checkpoint, which holds metadata.json; it is {kind}: have Megatron-LM save it with "
+            "--ckpt-format torch_dist"
+        )
+    try:
+        backend = json.loads(settings.read_text())["sharded_backend"]
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{settings} is damaged: {error}") from None
+    if backend != "torch_dist":
+        raise CheckpointError(f"{path} is of format {backend}: have Megatron-LM save it with --ckpt-format torch_dist")
+
+
+def _optimizer_steps(optimizer: Any, default: int) -> int:
+    """How many steps the optimizer has counted, wherever it keeps that."""
+    if not isinstance(optimizer, Mapping):
+        return default
+    for key, value in optimizer.items():
+        if key in ("step", "common_step") and isinstance(value, int | float | Tensor):
+            return int(value)
+        inner = [value] if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else []
+        for part in inner:
+            if (found := _optimizer_steps(part, -1)) >= 0:
+                return found
+    return default

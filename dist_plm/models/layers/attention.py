@@ -1,0 +1,190 @@
+"""Attention over tensor-parallel heads, computed without ever holding the S x S matrix.
+
+Plain causal or full attention is one call of PyTorch's fused kernel. Document boundaries, padding, windows, relative
+positions and attention dropout need masks, which are made for a block of query rows at a time, so memory stays linear in
+the sequence length; with a window time does as well.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from dist_plm.models.layers.dropout import Site, score_dropout
+from dist_plm.models.layers.linear import column_linear, row_linear
+from dist_plm.models.layers.positions import rotate
+from dist_plm.models.model_context import Shape
+from dist_plm.models.sequence_context import SequenceContext
+from dist_plm.models.sharding import Part
+
+QUERY_BLOCK = 512
+
+
+class SelfAttention(nn.Module):
+    """Multi-head or grouped-query (Ainslie et al. 2023) attention with optional rotary positions.
+
+    Args:
+        layer: number of the layer within the whole model, part of the dropout key.
+    """
+
+    def __init__(self, shape: Shape, layer: int) -> None:
+        super().__init__()
+        heads, kv_heads, head_size = shape.heads
+        kv_rows = kv_heads * head_size
+        parts = (Part("query", heads * head_size), Part("key", kv_rows), Part("value", kv_rows))
+        self.qkv = column_linear(shape, parts, bias=shape.model.bias)
+        self.core = CoreAttention(shape, layer, Site.ATTENTION_SCORES)
+        self.output = row_linear(shape, heads * head_size, bias=shape.model.bias)
+
+    def forward(self, hidden: Tensor, context: SequenceContext) -> Tensor:
+        """[S', B, H] -> [S', B, H], where S' is S, or this rank's slice of it under sequence parallelism."""
+        fused, _ = self.qkv(hidden)
+        core = self.core
+        sizes = [n * core.head_size for n in (core.heads, core.kv_heads, core.kv_heads)]
+        query, key, value = fused.split(sizes, dim=-1)
+        result, _ = self.output(core(query, key, value, context))
+        return result
+
+
+class CrossAttention(nn.Module):
+    """Attention of a decoder's tokens to the encoder's output (Vaswani et al. 2017, section 3.2.3)."""
+
+    def __init__(self, shape: Shape, layer: int) -> None:
+        super().__init__()
+        heads, kv_heads, head_size = shape.heads
+        kv_rows = kv_heads * head_size
+        bias = shape.model.bias
+        self.queries = column_linear(shape, (Part("query", heads * head_size),), bias=bias)
+        self.kv = column_linear(shape, (Part("key", kv_rows), Part("value", kv_rows)), bias=bias)
+        self.core = CoreAttention(shape, layer, Site.CROSS_SCORES)
+        self.output = row_linear(shape, heads * head_size, bias=bias)
+
+    def forward(self, hidden: Tensor, memory: Tensor, context: SequenceContext) -> Tensor:
+        """Args:
+            hidden: [T', B, H] of the decoder.
+            memory: [S', B, H] of the encoder.
+            context: of the encoder's tokens, neither causal nor with positions.
+        Returns:
+            [T', B, H].
+        """
+        query, _ = self.queries(hidden)
+        fused, _ = self.kv(memory)
+        key, value = fused.chunk(2, dim=-1)
+        result, _ = self.output(self.core(query, key, value, context))
+        return result
+
+
+class CoreAttention(nn.Module):
+    """Softmax(Q Kᵀ scale + bias) V over this rank's heads. T5 leaves the scale to the initial weights."""
+
+    def __init__(self, shape: Shape, layer: int, site: Site) -> None:
+        super().__init__()
+        heads, kv_heads, self.head_size = shape.heads
+        tensor_size = shape.groups.grid.tensor
+        self.heads, self.kv_heads = heads // tensor_size, kv_heads // tensor_size
+        self.first_head = self.heads * shape.groups.coordinates.tensor
+        self.layer, self.site = layer, site
+        self.scale = 1.0 if shape.model.family == "t5" else 1.0 / math.sqrt(self.head_size)
+        self.dropout = shape.model.attention_dropout
+        self.recompute = shape.model.recompute == "selective"
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, context: SequenceContext) -> Tensor:
+        """Queries [T, B, A D], keys and values [S, B, A D] -> [T, B, A D]."""
+        query, key, value = (_split_heads(x, self.head_size) for x in (query, key, value))
+        if self.recompute and self.training:
+            mixed = checkpoint(self._attend, query, key, value, context, use_reentrant=False, preserve_rng_state=False)
+        else:
+            mixed = self._attend(query, key, value, context)
+        return mixed.permute(2, 0, 1, 3).flatten(2)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, context: SequenceContext) -> Tensor:
+        if context.rotary is not None:
+            query, key = rotate(query, context.rotary), rotate(key, context.rotary)
+        dropout = self.dropout if self.training else 0.0
+        if context.is_plain and dropout == 0.0:
+            grouped = self.heads != self.kv_heads
+            return functional.scaled_dot_product_attention(
+                query, key, value, is_causal=context.causal, scale=self.scale, enable_gqa=grouped
+            )
+        if self.heads != self.kv_heads:
+            key, value = (x.repeat_interleave(self.heads // self.kv_heads, dim=1) for x in (key, value))
+        blocks = range(0, query.shape[2], QUERY_BLOCK)
+        return torch.cat([self._attend_block(query, key, value, context, first, dropout) for first in blocks], dim=2)
+
+    def _attend_block(
+        self, query: Tensor, key: Tensor, value: Tensor, context: SequenceContext, first: int, dropout: float
+    ) -> Tensor:
+        stop = min(first + QUERY_BLOCK, query.shape[2])
+        query = query[:, :, first:stop]
+        rows = torch.arange(first, stop, device=query.device)
+        spans = _seen(context, first, stop, key.shape[2])
+        key, value = _take(key, spans), _take(value, spans)
+        columns = torch.cat([torch.arange(low, high, device=query.device) for low, high in spans])
+        mask = _mask(context, rows, columns)
+        if dropout == 0.0:
+            return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
+        scores = (query @ key.transpose(-1, -2)).float() * self.scale
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+        weights = score_dropout(
+            scores.softmax(dim=-1),
+            dropout,
+            context,
+            self.layer,
+            self.site,
+            first_head=self.first_head,
+            block=first // QUERY_BLOCK,
+        )
+        return weights.to(value.dtype) @ value
+
+
+def _split_heads(x: Tensor, head_size: int) -> Tensor:
+    """[S, B, A D] -> [B, A, S, D]."""
+    return x.unflatten(-1, (-1, head_size)).permute(1, 2, 0, 3)
+
+
+def _seen(context: SequenceContext, first: int, stop: int, keys: int) -> list[tuple[int, int]]:
+    """Spans of the keys that any of the query rows [first, stop) may see, in ascending order."""
+    low, high = 0, stop if context.causal else keys
+    if context.window > 0 and first >= context.global_tokens:
+        low, high = max(0, first - context.window), min(high, stop + context.window)
+    far = min(context.global_tokens, low)
+    return [(0, far), (low, high)] if far else [(low, high)]
+
+
+def _take(x: Tensor, spans: list[tuple[int, int]]) -> Tensor:
+    """Spans of dim 2 of [B, A, S, D], as a view where there is but one."""
+    parts = [x[:, :, low:high] for low, high in spans]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _mask(context: SequenceContext, rows: Tensor, columns: Tensor) -> Tensor | None:
+    """What the scores of `rows` [Q] and `columns` [K] are subject to: None for nothing, bool [1 or B, 1, Q, K] where they
+    may see each other, or float [1 or B, A, Q, K] to be added."""
+    allowed = _allowed(context, rows, columns)
+    if context.relative is None:
+        return allowed
+    bias = context.relative(rows, columns)
+    return bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
+
+
+def _allowed(context: SequenceContext, rows: Tensor, columns: Tensor) -> Tensor | None:
+    masks = []
+    if context.causal:
+        masks.append((rows[:, None] >= columns)[None, None])
+    if context.window > 0:
+        near = (rows[:, None] - columns).abs() <= context.window
+        everywhere = (rows[:, None] < context.global_tokens) | (columns < context.global_tokens)
+        masks.append((near | everywhere)[None, None])
+    if context.documents is not None:
+        masks.append((context.documents[:, rows, None] == context.documents[:, None, columns])[:, None])
+    if context.lengths is not None:
+        # Padding may see anything: a row that saw nothing would be NaN.
+        lengths = context.lengths[:, None, None]
+        masks.append(((columns < lengths) | (rows[:, None] >= lengths))[:, None])
+    mask = None
+    for more in masks:
+        mask = more if mask is None else mask & more
+    return mask

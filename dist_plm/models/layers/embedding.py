@@ -1,0 +1,101 @@
+"""From token numbers to hidden states: the vocabulary-parallel word embedding and the positions."""
+
+import math
+
+import torch
+from megatron.core.tensor_parallel import VocabParallelEmbedding, scatter_to_sequence_parallel_region
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dist_plm.models.layers.dropout import Site, hidden_dropout
+from dist_plm.models.layers.linear import filled_later
+from dist_plm.models.layers.norms import build_norm
+from dist_plm.models.layers.positions import sinusoidal_table
+from dist_plm.models.model_context import Shape
+from dist_plm.models.sequence_context import SequenceContext
+from dist_plm.models.sharding import Part, split_over_tensor_ranks
+from dist_plm.spec.derived import ENCODERS
+
+
+class Embedding(nn.Module):
+    """Word embedding plus learned or sinusoidal positions plus segments, then dropout. Rotary and relative positions act
+    inside attention.
+
+    Post-norm encoders normalise the sum (Devlin et al. 2019); the original Transformer multiplies words by the root of
+    their size (Vaswani et al. 2017, section 3.4).
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        model, size = shape.model, shape.embedding_size
+        assert model.max_positions is not None
+        positions = model.max_positions + model.position_offset
+        self.shape = shape
+        self.scale = math.sqrt(size) if model.family == "transformer" else 1.0
+        self.word = VocabParallelEmbedding(
+            shape.padded_vocab_size,
+            size,
+            init_method=filled_later,
+            config=shape.megatron,
+            tp_group=shape.groups.tensor,
+        )
+        split_over_tensor_ranks(self.word.weight, 0, vocabulary_parts("word", shape))
+        self.position = None
+        if model.position == "learned":
+            self.position = Table(positions, size, shape)
+        elif model.position == "sinusoidal":
+            table = sinusoidal_table(positions, size)
+            self.register_buffer("sinusoids", table.to(shape.device, shape.dtype), persistent=False)
+        self.segment = Table(model.segments, size, shape) if model.segments else None
+        self.norm = None
+        if model.family in ENCODERS and model.norm_placement == "post":
+            self.norm = build_norm(model, shape.dtype, shape.device, shape.sequence_parallel, size)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        context: SequenceContext,
+        segments: Tensor | None = None,
+        part: int = -1,
+    ) -> Tensor:
+        """Args:
+            tokens, positions, segments: [B, S].
+            part: key of dropout, where a model embeds more than one sequence.
+        Returns:
+            [S', B, embedding_size].
+        """
+        hidden = self.word(tokens)
+        if self.scale != 1.0:
+            hidden = hidden * self.scale
+        if self.position is not None:
+            hidden = hidden + self.position(positions)
+        elif self.shape.model.position == "sinusoidal":
+            hidden = hidden + functional.embedding(positions, self.get_buffer("sinusoids"))
+        if self.segment is not None:
+            hidden = hidden + self.segment(torch.zeros_like(tokens) if segments is None else segments)
+        hidden = hidden.transpose(0, 1).contiguous()
+        if self.shape.sequence_parallel:
+            hidden = scatter_to_sequence_parallel_region(hidden, group=self.shape.groups.tensor)
+        if self.norm is not None:
+            hidden = self.norm(hidden)
+        probability = self.shape.model.hidden_dropout
+        if self.training and probability > 0.0:
+            hidden = hidden_dropout(hidden, probability, context, part, Site.EMBEDDING, **self.shape.slices)
+        return hidden
+
+
+class Table(nn.Module):
+    """A learned vector for each position or segment."""
+
+    def __init__(self, length: int, size: int, shape: Shape) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(length, size, dtype=shape.dtype, device=shape.device))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        return functional.embedding(numbers, self.weight)
+
+
+def vocabulary_parts(name: str, shape: Shape) -> tuple[Part, ...]:
+    """The rows of a matrix over the vocabulary: those past the last token are padding."""
+    return (Part(name, shape.padded_vocab_size, shape.padded_vocab_size - shape.vocab_size),)

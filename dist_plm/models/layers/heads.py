@@ -1,0 +1,71 @@
+"""What stands on top of an encoder: the prediction of masked tokens, and of sentence pairs.
+
+Both work on whole sequences: only some positions matter to them, wherever these lie among the slices of sequence
+parallelism. Every tensor rank does the same work on them, so the gradients of their parameters are whole.
+"""
+
+import torch
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dist_plm.models.layers.linear import Dense
+from dist_plm.models.layers.norms import build_norm
+from dist_plm.models.loss_sums import TermScores
+from dist_plm.models.model_context import Shape
+
+
+def whole_sequence(hidden: Tensor, shape: Shape) -> Tensor:
+    """[S', B, H] -> [S, B, H]. What follows must give every tensor rank the same gradient of the result."""
+    if not shape.sequence_parallel:
+        return hidden
+    return gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False, group=shape.groups.tensor)
+
+
+def predicted(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The positions that have a label, in the order of the sequence: hidden states [N, H] and labels [N].
+
+    Args:
+        hidden: [S, B, H].
+        labels: [B, S], negative where nothing is predicted.
+    """
+    labels = labels.transpose(0, 1)
+    mask = labels >= 0
+    return hidden[mask], labels[mask]
+
+
+class TokenTransform(nn.Module):
+    """Dense layer, GELU and norm before the tied decoder (Devlin et al. 2019, appendix A; `transform` in their code)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.dense = Dense(shape, shape.model.hidden, shape.embedding_size)
+        self.norm = build_norm(shape.model, shape.dtype, shape.device, False, shape.embedding_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[N, H] -> [N, embedding_size]."""
+        return self.norm(functional.gelu(self.dense(hidden)))
+
+
+class PairHead(nn.Module):
+    """Pooler and classifier of sentence pairs (Devlin et al. 2019, section 3.1, task 2)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.pooler = Dense(shape, shape.model.hidden, shape.model.hidden)
+        self.classifier = Dense(shape, shape.model.hidden, 2)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[S, B, H] -> logits [B, 2] of the first token."""
+        return self.classifier(torch.tanh(self.pooler(hidden[0])))
+
+
+def score_pairs(logits: Tensor, labels: Tensor, *, evaluate: bool) -> TermScores:
+    """Args:
+    logits: [B, 2].
+    labels: [B], negative where nothing is predicted.
+    """
+    predicted = labels >= 0
+    losses = functional.cross_entropy(logits.float(), labels.clamp(min=0), reduction="none")
+    correct = (predicted & (logits.argmax(dim=-1) == labels)).sum() if evaluate else None
+    return TermScores((losses * predicted).sum(), correct)

@@ -1,0 +1,115 @@
+"""Megatron-core's tensor-parallel linear layers, told which logical tensors their fused weights are made of."""
+
+from collections.abc import Sequence
+
+import torch
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dist_plm.models.model_context import Shape
+from dist_plm.models.sharding import Part, split_over_tensor_ranks
+
+
+def filled_later(_: Tensor) -> None:
+    """Stands where Megatron-core wants an initialisation method."""
+    raise AssertionError("weights are filled by models.init, not by the layer that allocates them")
+
+
+class ColumnLinear(ColumnParallelLinear):
+    """Y = X Aᵀ with the rows of A split over tensor ranks (Shoeybi et al. 2019, section 3).
+
+    Several projections of one input may be fused: each rank then holds its share of the first part, then of the second,
+    and so on. `parts` names them with their whole numbers of rows.
+
+    Args:
+        allocate: False where the weight is another layer's, given at each call.
+        input_size: model.hidden if None.
+        whole_input: the input is whole on every tensor rank even under sequence parallelism.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        parts: Sequence[Part],
+        *,
+        bias: bool,
+        allocate: bool = True,
+        input_size: int | None = None,
+        whole_input: bool = False,
+    ) -> None:
+        super().__init__(
+            input_size or shape.model.hidden,
+            sum(part.rows for part in parts),
+            config=shape.unsliced if whole_input else shape.megatron,
+            init_method=filled_later,
+            bias=bias,
+            gather_output=False,
+            skip_weight_param_allocation=not allocate,
+            tp_group=shape.groups.tensor,
+        )
+        for parameter in (self.weight, self.bias):
+            if parameter is not None:
+                split_over_tensor_ranks(parameter, 0, parts)
+
+
+class RowLinear(RowParallelLinear):
+    """Y = X Aᵀ with the columns of A split over tensor ranks; the ranks' partial results are added.
+
+    Args:
+        output_size: model.hidden if None.
+        whole_output: the result is whole on every tensor rank even under sequence parallelism.
+    """
+
+    def __init__(
+        self, shape: Shape, input_size: int, *, bias: bool, output_size: int | None = None, whole_output: bool = False
+    ) -> None:
+        super().__init__(
+            input_size,
+            output_size or shape.model.hidden,
+            config=shape.unsliced if whole_output else shape.megatron,
+            init_method=filled_later,
+            bias=bias,
+            input_is_parallel=True,
+            skip_bias_add=False,
+            tp_group=shape.groups.tensor,
+        )
+        split_over_tensor_ranks(self.weight, 1)
+
+
+def column_linear(shape: Shape, parts: Sequence[Part], *, bias: bool) -> nn.Module:
+    """A ColumnLinear within a layer, in 8 bits where the configuration says so; embeddings and heads are not."""
+    if shape.megatron.fp8 is None:
+        return ColumnLinear(shape, parts, bias=bias)
+    from dist_plm.models.layers.linear_fp8 import Fp8ColumnLinear
+
+    return Fp8ColumnLinear(shape, parts, bias=bias)
+
+
+def row_linear(shape: Shape, input_size: int, *, bias: bool) -> nn.Module:
+    """A RowLinear within a layer, likewise."""
+    if shape.megatron.fp8 is None:
+        return RowLinear(shape, input_size, bias=bias)
+    from dist_plm.models.layers.linear_fp8 import Fp8RowLinear
+
+    return Fp8RowLinear(shape, input_size, bias=bias)
+
+
+class Dense(nn.Module):
+    """A linear layer that every tensor rank holds whole.
+
+    Args:
+        sliced_input: each tensor rank applies it to its slice of the sequence, so that the gradients are partial sums, which
+            the engine adds over the tensor group.
+    """
+
+    def __init__(self, shape: Shape, input_size: int, output_size: int, *, sliced_input: bool = False) -> None:
+        super().__init__()
+        like = {"dtype": shape.dtype, "device": shape.device}
+        self.weight = nn.Parameter(torch.empty(output_size, input_size, **like))
+        self.bias = nn.Parameter(torch.empty(output_size, **like))
+        for parameter in self.parameters():
+            parameter.sequence_parallel = sliced_input  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)

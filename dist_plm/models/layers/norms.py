@@ -1,0 +1,51 @@
+"""LayerNorm and RMSNorm that run under sequence parallelism.
+
+Each tensor rank then normalises its slice of the sequence, so the gradients of weight and bias are partial sums: the flag
+`sequence_parallel` on the parameters makes the engine add them over the tensor group.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dist_plm.spec.schema import ModelConfig
+
+
+class LayerNorm(nn.Module):
+    """Ba et al. 2016. Statistics are computed in fp32 whatever the type of the input."""
+
+    def __init__(
+        self, hidden: int, eps: float, dtype: torch.dtype, device: torch.device, sequence_parallel: bool
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(hidden, dtype=dtype, device=device))
+        self.bias = nn.Parameter(torch.empty(hidden, dtype=dtype, device=device))
+        for parameter in self.parameters():
+            parameter.sequence_parallel = sequence_parallel  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return functional.layer_norm(hidden, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(nn.Module):
+    """Zhang and Sennrich 2019, equation 4. Statistics are computed in fp32 whatever the type of the input."""
+
+    def __init__(
+        self, hidden: int, eps: float, dtype: torch.dtype, device: torch.device, sequence_parallel: bool
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(hidden, dtype=dtype, device=device))
+        self.weight.sequence_parallel = sequence_parallel  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return functional.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+
+
+def build_norm(
+    model: ModelConfig, dtype: torch.dtype, device: torch.device, sequence_parallel: bool, size: int | None = None
+) -> nn.Module:
+    """Of vectors of `size`, model.hidden if None."""
+    kind = LayerNorm if model.norm == "layernorm" else RMSNorm
+    return kind(size or model.hidden, model.norm_eps, dtype, device, sequence_parallel)

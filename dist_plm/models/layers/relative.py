@@ -1,0 +1,50 @@
+"""T5's relative positions (Raffel et al. 2020, section 2.1): a learned number for each head and bucket of distances."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dist_plm.models.model_context import Shape
+from dist_plm.models.sharding import split_over_tensor_ranks
+
+
+class RelativeBias(nn.Module):
+    """One table, shared by all layers of a stack; its heads are split over tensor ranks.
+
+    Args:
+        both_ways: whether tokens also attend to those after them.
+    """
+
+    def __init__(self, shape: Shape, *, both_ways: bool) -> None:
+        super().__init__()
+        model = shape.model
+        self.buckets, self.distance, self.both_ways = model.relative_buckets, model.relative_distance, both_ways
+        heads = model.heads // shape.groups.grid.tensor
+        self.weight = nn.Parameter(torch.empty(self.buckets, heads, dtype=shape.dtype, device=shape.device))
+        split_over_tensor_ranks(self.weight, 1)
+
+    def forward(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """What is added to the scores of queries `rows` [Q] and keys `columns` [K]: [1, A, Q, K]."""
+        buckets = relative_buckets(
+            columns - rows[:, None], num=self.buckets, distance=self.distance, both_ways=self.both_ways
+        )
+        return functional.embedding(buckets, self.weight).permute(2, 0, 1)[None]
+
+
+def relative_buckets(offset: Tensor, *, num: int, distance: int, both_ways: bool) -> Tensor:
+    """Buckets of key position minus query position: near ones have their own, farther ones share in logarithmic steps, and
+    all from `distance` on share the last. Where tokens attend both ways each direction has half of the `num` buckets.
+    """
+    ahead = torch.zeros_like(offset)
+    if both_ways:
+        num //= 2
+        ahead = (offset > 0).long() * num
+        offset = offset.abs()
+    else:
+        offset = (-offset).clamp(min=0)
+    exact = num // 2
+    steps = torch.log(offset.clamp(min=1).float() / exact) / math.log(distance / exact) * (num - exact)
+    far = (exact + steps.long()).clamp(max=num - 1)
+    return ahead + torch.where(offset < exact, offset, far)

@@ -1,0 +1,117 @@
+"""A transformer layer, and the stack of them that one model chunk holds."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from megatron.core.fp8_utils import get_fp8_context
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dist_plm.models.layers.attention import CrossAttention, SelfAttention
+from dist_plm.models.layers.dropout import Site, hidden_dropout
+from dist_plm.models.layers.mlp import MLP
+from dist_plm.models.layers.norms import build_norm
+from dist_plm.models.model_context import Shape
+from dist_plm.models.sequence_context import SequenceContext
+
+
+class Memory(NamedTuple):
+    """What a decoder attends to: the encoder's output [S', B, H], and the context of its tokens."""
+
+    hidden: Tensor
+    context: SequenceContext
+
+
+class TransformerLayer(nn.Module):
+    """Each half adds its output to the residual stream of [S', B, H]. Norms stand before each half (Xiong et al. 2020), or
+    after each sum as first published (Vaswani et al. 2017, section 3.1).
+
+    Args:
+        layer: its number within the whole model, part of the dropout key.
+        cross: whether it has a third half between the two, which attends to an encoder.
+    """
+
+    def __init__(self, shape: Shape, layer: int, *, cross: bool = False) -> None:
+        super().__init__()
+        norm = (shape.model, shape.dtype, shape.device, shape.sequence_parallel)
+        self.layer = layer
+        self.megatron = shape.megatron
+        self.dropout = shape.model.hidden_dropout
+        self.slices = shape.slices
+        self.norm_first = shape.model.norm_placement == "pre"
+        self.attention_norm = build_norm(*norm)
+        self.attention = SelfAttention(shape, layer)
+        self.cross_norm = build_norm(*norm) if cross else None
+        self.cross = CrossAttention(shape, layer) if cross else None
+        self.mlp_norm = build_norm(*norm)
+        self.mlp = MLP(shape)
+
+    def forward(self, hidden: Tensor, context: SequenceContext, memory: Memory | None = None) -> Tensor:
+        def attend(x: Tensor) -> Tensor:
+            return self.attention(x, context)
+
+        # Within the layer, so that recomputation enters it as well; nothing unless the precision is fp8.
+        with get_fp8_context(self.megatron):
+            hidden = self._half(hidden, self.attention_norm, attend, context, Site.ATTENTION_OUTPUT)
+            if self.cross is not None:
+                assert self.cross_norm is not None
+                hidden = self._half(hidden, self.cross_norm, self._look_up(memory), context, Site.CROSS_OUTPUT)
+            return self._half(hidden, self.mlp_norm, self.mlp, context, Site.MLP_OUTPUT)
+
+    def _look_up(self, memory: Memory | None) -> Callable[[Tensor], Tensor]:
+        cross = self.cross
+        assert cross is not None
+        assert memory is not None
+        return lambda x: cross(x, memory.hidden, memory.context)
+
+    def _half(
+        self, hidden: Tensor, norm: nn.Module, half: Callable[[Tensor], Tensor], context: SequenceContext, site: Site
+    ) -> Tensor:
+        if self.norm_first:
+            return hidden + self._drop(half(norm(hidden)), context, site)
+        return norm(hidden + self._drop(half(hidden), context, site))
+
+    def _drop(self, hidden: Tensor, context: SequenceContext, site: Site) -> Tensor:
+        if not self.training or self.dropout == 0.0:
+            return hidden
+        return hidden_dropout(hidden, self.dropout, context, self.layer, site, **self.slices)
+
+
+class LayerStack(nn.Module):
+    """The layers [first, stop) of the model. They are keyed by their number in the whole model, so that a parameter's
+    name says which layer it is of on every pipeline stage.
+
+    Args:
+        before: layers of other stacks that come before these in the numbering of dropout keys.
+        cross: whether the layers attend to an encoder as well.
+    """
+
+    def __init__(self, shape: Shape, first: int, stop: int, *, before: int = 0, cross: bool = False) -> None:
+        super().__init__()
+        self.recompute = shape.model.recompute == "full"
+        for layer in range(first, stop):
+            self.add_module(str(layer), TransformerLayer(shape, before + layer, cross=cross))
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Megatron-core's schedules go through the layers of whatever a model calls its decoder."""
+        return self.children()
+
+    def forward(self, hidden: Tensor, context: SequenceContext, memory: Memory | None = None) -> Tensor:
+        for layer in self:
+            if self.recompute and self.training:
+                hidden = checkpoint(layer, hidden, context, memory, use_reentrant=False, preserve_rng_state=False)
+            else:
+                hidden = layer(hidden, context, memory)
+        return hidden
+
+
+def layers_of_chunk(num_layers: int, stage: int, stages: int, chunk: int, chunks: int) -> range:
+    """Layers that model chunk `chunk` of pipeline rank `stage` holds: chunks go round the ranks (Narayanan et al. 2021,
+    section 2.2), so chunk 0 of every rank comes before chunk 1 of any.
+
+    Args:
+        stages, chunks: number of pipeline ranks, and of chunks each holds; their product divides `num_layers`.
+    """
+    each = num_layers // (stages * chunks)
+    first = (chunk * stages + stage) * each
+    return range(first, first + each)

@@ -1,0 +1,109 @@
+"""Cross-entropy over logits whose vocabulary is split over tensor ranks (Shoeybi et al. 2019, section 3).
+
+Only sums over the vocabulary cross the network, never the logits. Columns that pad the vocabulary are cut off before
+anything is computed: they neither enter the loss nor win.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dist_plm.models.loss_sums import TermScores
+from dist_plm.models.model_context import Shape
+
+
+def score_tokens(logits: Tensor, labels: Tensor, shape: Shape, *, evaluate: bool) -> TermScores:
+    """Sums over labels of the whole vocabulary, whose columns are split over tensor ranks.
+
+    Args:
+        logits: [..., V / P].
+        labels: [...], negative where nothing is predicted.
+        evaluate: whether to count the labels that are the most likely token.
+    """
+    group, first, valid = columns_of(logits, shape)
+    loss = vocab_parallel_loss(logits, labels, group, first, valid).sum()
+    correct = None
+    if evaluate:
+        correct = (vocab_parallel_argmax(logits, group, first, valid) == labels).sum()
+    return TermScores(loss, correct)
+
+
+def columns_of(logits: Tensor, shape: Shape) -> tuple[dist.ProcessGroup, int, int]:
+    """The group that splits the columns, the token that this rank's first stands for, and how many stand for tokens."""
+    first = shape.groups.coordinates.tensor * logits.shape[-1]
+    return shape.groups.tensor, first, max(0, min(shape.vocab_size - first, logits.shape[-1]))
+
+
+def vocab_parallel_loss(logits: Tensor, labels: Tensor, group: dist.ProcessGroup, first: int, valid: int) -> Tensor:
+    """Negative log-likelihood of each label, in fp32.
+
+    Args:
+        logits: [..., V / P], this rank's columns.
+        labels: [...] token numbers within the whole vocabulary; a negative label has loss 0 and no gradient.
+        first: the token that column 0 of this rank stands for.
+        valid: how many of this rank's columns stand for tokens; may be 0.
+    Returns:
+        [...] fp32.
+    """
+    return _VocabParallelLoss.apply(logits, labels, group, first, valid)
+
+
+class _VocabParallelLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, group: dist.ProcessGroup, first: int, valid: int) -> Tensor:
+        scores = logits[..., :valid].float()
+        largest = scores.amax(dim=-1) if valid else scores.new_full(labels.shape, -torch.inf)
+        if group.size() > 1:
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+        scores = scores - largest[..., None]
+        local = labels - first
+        mine = (local >= 0) & (local < valid)
+        column = torch.where(mine, local, 0)
+        target = scores.gather(-1, column[..., None])[..., 0] * mine if valid else torch.zeros_like(largest)
+        exponentials = scores.exp_()
+        sums = torch.stack([exponentials.sum(dim=-1), target])
+        if group.size() > 1:
+            dist.all_reduce(sums, group=group)
+        ctx.save_for_backward(exponentials.div_(sums[0][..., None]), column, mine, labels)
+        ctx.width, ctx.dtype = logits.shape[-1], logits.dtype
+        return torch.where(labels >= 0, sums[0].log() - sums[1], 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        # The probabilities become the gradient in place: they are as large as the logits, and backward runs once.
+        probabilities, column, mine, labels = ctx.saved_tensors
+        valid = probabilities.shape[-1]
+        if valid:
+            probabilities.scatter_add_(-1, column[..., None], -mine[..., None].to(probabilities.dtype))
+            probabilities.mul_((grads[0] * (labels >= 0))[..., None])
+        if valid == ctx.width and probabilities.dtype == ctx.dtype:
+            return probabilities, None, None, None, None
+        result = probabilities.new_zeros(*labels.shape, ctx.width, dtype=ctx.dtype)
+        result[..., :valid] = probabilities
+        return result, None, None, None, None
+
+
+@torch.no_grad()
+def vocab_parallel_argmax(logits: Tensor, group: dist.ProcessGroup, first: int, valid: int) -> Tensor:
+    """The token with the largest logit over the whole vocabulary; the lowest token number wins a tie.
+
+    Args:
+        logits: [..., V / P]; `first` and `valid` as in `vocab_parallel_loss`.
+    Returns:
+        [...] int64.
+    """
+    if valid:
+        best, column = logits[..., :valid].float().max(dim=-1)
+        token = column + first
+    else:
+        best = logits.new_full(logits.shape[:-1], -torch.inf, dtype=torch.float32)
+        token = torch.zeros_like(best, dtype=torch.int64)
+    if group.size() == 1:
+        return token
+    largest = best.clone()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+    candidate = torch.where(best == largest, token, torch.iinfo(torch.int64).max)
+    dist.all_reduce(candidate, op=dist.ReduceOp.MIN, group=group)
+    return candidate

@@ -1,0 +1,75 @@
+"""What every layer must know of a microbatch besides its hidden states, and the keys its dropout draws from.
+
+It travels as one argument through the layers, so activation recomputation sees the values of its own microbatch: under a
+pipeline schedule another microbatch has run in between.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dist_plm.models.layers.positions import rotary_tables
+from dist_plm.spec.schema import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceContext:
+    """Args:
+    causal: a token attends to itself and to what stands before it.
+    documents: [B, S] number of the document each token belongs to, non-decreasing along S, or None for no boundaries.
+    lengths: [B] tokens of each row before its padding, or None where rows are full.
+    rotary: (cos, sin), each [1 or B, S, D], or None.
+    relative: gives what is added to the scores of query rows [Q] and key columns [K], as [1, A, Q, K], or None.
+    window: tokens on each side that a token attends to, 0 for all; the first `global_tokens` attend to all, and all to
+        them (Beltagy et al. 2020, section 3.1).
+    samples: number of each of the B samples within the run: dropout is keyed by it.
+    seed: of the run.
+    """
+
+    causal: bool
+    documents: Tensor | None = None
+    lengths: Tensor | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
+    relative: Callable[[Tensor, Tensor], Tensor] | None = None
+    window: int = 0
+    global_tokens: int = 0
+    samples: tuple[int, ...] = ()
+    seed: int = 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Nothing but causality restricts or shifts the scores."""
+        return self.documents is None and self.lengths is None and self.relative is None and self.window == 0
+
+
+Batch = dict[str, Tensor]
+
+
+def context_of(batch: Batch, model: ModelConfig, seed: int, *, causal: bool) -> tuple[SequenceContext, Tensor]:
+    """The context of a microbatch's `tokens`, and their positions [1 or B, S].
+
+    Args:
+        batch: `tokens` [B, S], `samples` [B] on the host, and where they apply `documents` [B, S], `positions` [B, S] and
+            `lengths` [B].
+    """
+    tokens = batch["tokens"]
+    positions = batch.get("positions")
+    if positions is None:
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+    rotary = None
+    if model.position == "rotary":
+        assert model.head_size is not None
+        rotary = rotary_tables(positions, model.head_size, model.rotary_base)
+    context = SequenceContext(
+        causal=causal,
+        documents=batch.get("documents"),
+        lengths=batch.get("lengths"),
+        rotary=rotary,
+        window=model.window,
+        global_tokens=model.global_tokens,
+        samples=tuple(batch["samples"].tolist()),
+        seed=seed,
+    )
+    return context, positions + model.position_offset

@@ -1,0 +1,108 @@
+"""Settings of cleaning and of dropping duplicates in launch/prepare_data.py; see schema_prepare.py."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dist_plm.config.types import Count, Fraction, Natural, NonNegative, Share
+
+#: The rules there are; dist_plm/data/clean/cleaner.py says what each does.
+RuleName = Literal[
+    "repair",
+    "nfc",
+    "nfkc",
+    "control_characters",
+    "white_space",
+    "boilerplate_lines",
+    "length",
+    "language",
+    "mask_email",
+    "mask_ip",
+    "gopher_word_count",
+    "gopher_word_length",
+    "gopher_symbols",
+    "gopher_bullets",
+    "gopher_ellipses",
+    "gopher_alphabetic",
+    "gopher_stop_words",
+    "gopher_repetition",
+    "c4_terminal_punctuation",
+    "c4_short_lines",
+    "c4_javascript",
+    "c4_policy",
+    "c4_citations",
+    "c4_lorem_ipsum",
+    "c4_curly_bracket",
+    "c4_few_sentences",
+    "c4_bad_words",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GopherConfig:
+    """Thresholds of the gopher_* rules, by default those of Rae et al. 2021 (arXiv 2112.11446), appendix A1.1."""
+
+    min_words: Natural = 50
+    max_words: Count = 100_000
+    min_word_length: NonNegative = 3.0
+    max_word_length: NonNegative = 10.0
+    max_symbols: NonNegative = 0.1
+    max_bullet_lines: Share = 0.9
+    max_ellipsis_lines: Share = 0.3
+    min_alphabetic_words: Share = 0.8
+    min_stop_words: Natural = 2
+    max_duplicate_lines: Share = 0.30
+    max_duplicate_paragraphs: Share = 0.30
+    max_duplicate_line_chars: Share = 0.20
+    max_duplicate_paragraph_chars: Share = 0.20
+    max_top_ngram_chars: tuple[Share, Share, Share] = (0.20, 0.18, 0.16)
+    max_duplicate_ngram_chars: tuple[Share, Share, Share, Share, Share, Share] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class C4Config:
+    """Thresholds of the c4_* rules, by default those of Raffel et al. 2020 (arXiv 1910.10683), section 2.2.
+
+    `bad_words` is a file of words, one a line, for c4_bad_words; the paper's list is not part of this program."""
+
+    min_line_words: Natural = 5
+    min_sentences: Natural = 3
+    bad_words: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanConfig:
+    """`rules` are applied to each document in their order.
+
+    `length` keeps documents of `min_chars` to `max_chars` characters. `language` keeps those whose most probable language
+    (ISO 639-1) is one of `languages` with a probability of at least `min_language_score`. `boilerplate_lines` removes lines
+    in which one of the regular expressions `boilerplate` is found."""
+
+    rules: tuple[RuleName, ...] = ()
+    min_chars: Natural = 1
+    max_chars: Count | None = None
+    languages: tuple[str, ...] = ("en", "zh")
+    min_language_score: Share = 0.65
+    boilerplate: tuple[str, ...] = ()
+    gopher: GopherConfig = field(default_factory=GopherConfig)
+    c4: C4Config = field(default_factory=C4Config)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DedupConfig:
+    """What counts as said before, of which the first is kept.
+
+    - `documents`: documents of equal text.
+    - `paragraphs`: paragraphs (between blank lines) of equal text, of `min_paragraph_chars` characters or more, wherever
+      they stand; shorter ones stay.
+    - `near`: documents whose sets of shingles, runs of `shingle` words or Chinese characters, have a Jaccard similarity of
+      about `threshold` or more, by MinHash of `permutations` values; pairs at the threshold are found with a probability
+      of `recall` at least."""
+
+    documents: bool = True
+    paragraphs: bool = False
+    min_paragraph_chars: Natural = 50
+    near: bool = False
+    threshold: Fraction = 0.8
+    permutations: Count = 128
+    shingle: Count = 5
+    recall: Fraction = 0.95

@@ -1,0 +1,98 @@
+"""Every setting of launch/prepare_data.py, as frozen dataclasses; see schema.py."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dist_plm.config.types import Count, Fraction, Natural, Positive, Share
+from dist_plm.spec.prepare.clean import CleanConfig, DedupConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerConfig:
+    """`bpe` trains a byte-level BPE as GPT-2's, `bpe_roberta` one with RoBERTa's special tokens, `wordpiece` BERT's,
+    `unigram` T5's; `file` loads one from `path`.
+
+    `end_of_document` is the token that ends a document; None takes the tokenizer's own: <|endoftext|> of GPT-2, </s> of
+    RoBERTa and T5, [SEP] of BERT. `fim` adds the tokens of fill-in-the-middle to `bpe`, `sentinels` those of span
+    corruption to `unigram`. `lowercase` (of `wordpiece`) drops accents too. `character_coverage` (of `wordpiece` and
+    `unigram`) is the share of the text's characters in the alphabet; the rarest become unknown. Training takes about
+    `memory_mb` megabytes at most: of a corpus with more words it sees an even sample."""
+
+    name: Literal["bpe", "bpe_roberta", "wordpiece", "unigram", "file"]
+    vocab_size: Count = 16384
+    path: str | None = None
+    end_of_document: str | None = None
+    lowercase: bool = True
+    character_coverage: Fraction = 0.99999
+    sentinels: Natural = 100
+    fim: bool = False
+    memory_mb: Count = 600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """Documents from one of three places.
+
+    - `path`: files by glob. The suffix tells the `format`: .txt text, .jsonl, .csv, .tsv, .parquet, .arrow or
+      .feather; text, JSONL and CSV also .gz or .zst.
+    - `hf`: a dataset's name on the Hugging Face Hub or its local directory, opened by `datasets`: its `split`, its
+      configuration `name`, at `revision`. `streaming` reads it over the network instead of downloading it first.
+    - `python`: "package.module:function", called without arguments; gives texts or rows. It must give the same each time.
+
+    `text` names the column of a row that holds the text, or is a template over columns such as "{title}\\n\\n{body}".
+    `document`: what makes one, the whole file or row, each block between blank lines, or each line. Documents above
+    `max_chars` characters are cut at a blank line or, failing that, at a line's end; None leaves them whole."""
+
+    path: str | None = None
+    hf: str | None = None
+    python: str | None = None
+    format: Literal["text", "jsonl", "csv", "tsv", "parquet", "arrow"] | None = None
+    text: str = "text"
+    document: Literal["whole", "block", "line"] = "whole"
+    max_chars: Count | None = None
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    streaming: bool = False
+
+    @property
+    def place(self) -> str:
+        """How messages call it."""
+        return self.path or self.hf or self.python or "?"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareDataConfig:
+    """`split` assigns documents to train, validation and test by a hash of their text, so equal texts stay together.
+
+    With `sentences` documents are stored sentence by sentence, without an end of document, as objectives of segment pairs
+    need them (mlm_nsp, mlm_sop); English and Chinese.
+
+    Above the share `max_rejected` of broken records the run is refused. Under torchrun and srun each rank runs `workers`
+    processes, and waits for a rank that shows no sign of life for `rank_timeout_seconds`."""
+
+    sources: tuple[SourceConfig, ...]
+    out: str
+    workers: Count = 1
+    split: tuple[float, float, float] = (0.96, 0.02, 0.02)
+    sentences: bool = False
+    max_rejected: Share = 0.001
+    rank_timeout_seconds: Positive = 600.0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareConfig:
+    """One run of prepare_data, whole."""
+
+    data: PrepareDataConfig
+    tokenizer: TokenizerConfig
+    clean: CleanConfig = field(default_factory=CleanConfig)
+    dedup: DedupConfig = field(default_factory=DedupConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyConfig:
+    """prepare_data's other command: compares every file of the store `verify` with its hash."""
+
+    verify: str

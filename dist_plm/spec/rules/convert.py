@@ -1,0 +1,38 @@
+"""Does launch/convert.py have one thing to do, and all it needs for it?"""
+
+from collections.abc import Callable, Iterator
+
+from dist_plm.config.decode import show
+from dist_plm.spec.schema_convert import ConvertConfig
+
+
+def _task(config: ConvertConfig) -> Iterator[str]:
+    given = {"inspect": config.inspect, "from": config.from_, "to": config.to}
+    blank = [name for name, value in given.items() if value is not None and not value.strip()]
+    if blank:
+        yield f"{' and '.join(blank)} is empty: give a path"
+    elif config.inspect is not None:
+        if config.from_ is not None or config.to is not None:
+            yield "inspect describes and from= to= converts: give one of the two"
+    elif config.from_ is None and config.to is None:
+        yield (
+            "there is nothing to do: describe a checkpoint or a run, as in inspect=runs/quickstart, or convert one, as in "
+            "from=runs/quickstart to=out format=hf"
+        )
+    elif config.from_ is None:
+        yield "from is missing: give the path of what is to be converted to the directory that to= names"
+    elif config.to is None:
+        yield "to is missing: name the directory that is to be made"
+
+
+def _unread(config: ConvertConfig) -> Iterator[str]:
+    default = ConvertConfig()
+    for name in (
+        ("vocab_size", "kv_heads", "weights_only", "hf_config") if config.format == "hf" else ("dtype", "shard_gb")
+    ):
+        value, usual = getattr(config, name), getattr(default, name)
+        if value != usual:
+            yield f"{name} = {show(value)} has no effect with format = {config.format!r}: leave it at {name}={show(usual)}"
+
+
+CONVERT_RULES: tuple[Callable[[ConvertConfig], Iterator[str]], ...] = (_task, _unread)

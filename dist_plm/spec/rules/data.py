@@ -1,0 +1,63 @@
+"""Is it clear what is read, and can the objective learn from rows packed so?"""
+
+from collections.abc import Callable, Iterator
+
+from dist_plm.config.decode import show
+from dist_plm.spec.derived import Case
+from dist_plm.spec.rules.training import no_effect, path_problems, split_problems
+
+#: Objectives that learn from rows of text; spans are cut out of windows that are longer than a row, and pairs are not rows.
+_PACKED = ("causal", "mlm", "rtd")
+
+
+def _source(case: Case) -> Iterator[str]:
+    data = case.config.data
+    if data.path is None and not data.blend:
+        yield (
+            "data.path is missing: give data.path=…, the directory of a store that prepare_data wrote or the prefix of a "
+            "Megatron .bin/.idx pair, or several of them in data.blend"
+        )
+    elif data.path is not None and data.blend:
+        yield (
+            f"data.path = {show(data.path)} and data.blend are both given: keep one, with data.path=null for a blend or "
+            "without data.blend"
+        )
+    yield from path_problems("data.path", data.path)
+    for i, source in enumerate(data.blend):
+        yield from path_problems(f"data.blend[{i}].path", source.path)
+
+
+def _weights(case: Case) -> Iterator[str]:
+    data = case.config.data
+    missing = [i for i, source in enumerate(data.blend) if source.weight is None]
+    if 0 < len(missing) < len(data.blend):
+        yield (
+            f"data.blend[{missing[0]}].weight is missing while others are given: give all, or none for shares by size "
+            "(data.temperature)"
+        )
+    if not missing:
+        reason = "weights in data.blend" if data.blend else "a single store"
+        yield from no_effect(data, "data", ("temperature",), reason)
+
+
+def _packing(case: Case) -> Iterator[str]:
+    data, objective = case.config.data, case.config.objective
+    if data.packing == "concat":
+        return
+    if objective.name not in _PACKED:
+        yield (
+            f"data.packing = {show(data.packing)} does not serve objective.name = {show(objective.name)}, which takes its "
+            f"text otherwise: set data.packing=concat, or learn with one of {', '.join(_PACKED)}"
+        )
+    if objective.fim_rate > 0:
+        yield (
+            f"objective.fim_rate = {show(objective.fim_rate)} rearranges windows of running text, not rows with padding: "
+            "set data.packing=concat, or objective.fim_rate=0"
+        )
+
+
+def _splits(case: Case) -> Iterator[str]:
+    return split_problems("data.split", case.config.data.split)
+
+
+DATA_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (_source, _weights, _packing, _splits)

@@ -1,0 +1,76 @@
+"""What no field can know alone: a whole configuration is completed and checked before anything is started.
+
+Each rule yields one sentence a problem, naming key, value and remedy; they are in the modules `rules_*`.
+"""
+
+from dist_plm.core.errors import ConfigError
+from dist_plm.spec.derived import Case, derive, num_microbatches, padded_vocab_size
+from dist_plm.spec.prepare.rules import PREPARE_RULES, verify_problems
+from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
+from dist_plm.spec.rules.convert import CONVERT_RULES
+from dist_plm.spec.rules.data import DATA_RULES
+from dist_plm.spec.rules.engine import ENGINE_RULES
+from dist_plm.spec.rules.fp8 import FP8_RULES
+from dist_plm.spec.rules.grid import GRID_RULES
+from dist_plm.spec.rules.model import MODEL_RULES
+from dist_plm.spec.rules.objective import OBJECTIVE_RULES
+from dist_plm.spec.rules.optim import OPTIM_RULES
+from dist_plm.spec.rules.training import TRAINING_RULES
+from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema_convert import ConvertConfig
+
+__all__ = ["check_convert", "check_prepare", "check_verify", "finalize", "num_microbatches", "padded_vocab_size"]
+
+
+def finalize(config: PretrainConfig, *, world_size: int, vocab_size: int | None) -> PretrainConfig:
+    """`config` complete and checked; finalising twice changes nothing.
+
+    Args:
+        world_size: ranks of the run.
+        vocab_size: of the data's tokenizer; None where the data is not at hand: then `model.vocab_size` may stay None.
+    Raises:
+        ConfigError: with every rule that is broken.
+    """
+    assert world_size >= 1, world_size
+    derived = derive(config, world_size=world_size, vocab_size=vocab_size)
+    case = Case(config, derived, world_size, vocab_size)
+    problems = [p for rule in (*GRID_RULES, *MODEL_RULES, *OBJECTIVE_RULES, *DATA_RULES) for p in rule(case)]
+    problems += [p for rule in (*TRAINING_RULES, *OPTIM_RULES, *ENGINE_RULES, *FP8_RULES) for p in rule(derived)]
+    if problems:
+        raise ConfigError(problems)
+    return derived
+
+
+def check_convert(config: ConvertConfig) -> ConvertConfig:
+    """`config` as it is.
+
+    Raises:
+        ConfigError: with every rule that is broken.
+    """
+    problems = [p for rule in CONVERT_RULES for p in rule(config)]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def check_prepare(config: PrepareConfig) -> PrepareConfig:
+    """`config` as it is.
+
+    Raises:
+        ConfigError: with every rule that is broken.
+    """
+    problems = [p for rule in PREPARE_RULES for p in rule(config)]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def check_verify(config: VerifyConfig) -> VerifyConfig:
+    """`config` as it is.
+
+    Raises:
+        ConfigError: its path cannot be one.
+    """
+    if problems := list(verify_problems(config)):
+        raise ConfigError(problems)
+    return config

@@ -1,0 +1,153 @@
+"""Does the work divide over the process grid? World size, heads, layers, sequence and batch against `parallel.*`."""
+
+from collections.abc import Callable, Iterator
+
+from dist_plm.spec.batch_sizes import BatchSizes
+from dist_plm.spec.derived import Case, model_ranks, num_microbatches
+
+
+def _supported_axes(case: Case) -> Iterator[str]:
+    for axis in ("context", "expert"):
+        degree = getattr(case.config.parallel, axis)
+        if degree > 1:
+            yield f"parallel.{axis} = {degree} is not supported by this version: set parallel.{axis}=1"
+
+
+def _world_size(case: Case) -> Iterator[str]:
+    """Stays silent where an unsupported axis takes part: its own sentence says what to do."""
+    parallel, world = case.config.parallel, case.world_size
+    if parallel.context > 1 or parallel.expert > 1:
+        return
+    copy = model_ranks(parallel)
+    axes = f"parallel.tensor = {parallel.tensor} x parallel.pipeline = {parallel.pipeline}"
+    if world % copy:
+        yield (
+            f"{axes} needs a multiple of {copy} processes, but this run has {world}: "
+            f"start {-(-world // copy) * copy} processes, or lower a degree"
+        )
+    elif parallel.data is not None and parallel.data * copy != world:
+        yield (
+            f"parallel.data = {parallel.data} x {axes} is {parallel.data * copy}, but this run has "
+            f"{_processes(world)}: start {parallel.data * copy} processes, or leave parallel.data out, which makes "
+            f"it {world // copy}"
+        )
+
+
+def _tensor_divides(case: Case) -> Iterator[str]:
+    model, tensor = case.config.model, case.config.parallel.tensor
+    for key, size in (("heads", model.heads), ("kv_heads", model.kv_heads), ("ffn", model.ffn)):
+        # kv_heads that were derived from heads would only say the same again.
+        said_already = key == "kv_heads" and model.kv_heads == model.heads
+        if size is not None and size % tensor and not said_already:
+            yield (
+                f"model.{key} = {size} is not a multiple of parallel.tensor = {tensor}, over which it is split: "
+                f"choose parallel.tensor from {_divisors(size)}, or another model.{key}"
+            )
+
+
+def _sequence_parallel(case: Case) -> Iterator[str]:
+    parallel, length = case.config.parallel, case.config.data.sequence_length
+    if not parallel.sequence_parallel:
+        return
+    if parallel.tensor == 1:
+        yield (
+            "parallel.sequence_parallel = true has no effect with parallel.tensor = 1, whose ranks it splits the "
+            "sequence over: set parallel.sequence_parallel=false, or raise parallel.tensor"
+        )
+    if length % parallel.tensor:
+        yield (
+            f"data.sequence_length = {length} is not a multiple of parallel.tensor = {parallel.tensor}, over which "
+            f"sequence parallelism splits it: choose {_multiples_near(length, parallel.tensor)}, or "
+            "parallel.sequence_parallel=false"
+        )
+
+
+def _layers(case: Case) -> Iterator[str]:
+    layers, parallel = case.config.model.layers, case.config.parallel
+    if parallel.virtual_pipeline > 1 and parallel.pipeline == 1:
+        yield (
+            f"parallel.virtual_pipeline = {parallel.virtual_pipeline} needs parallel.pipeline of 2 or more: it cuts "
+            "what a pipeline rank holds into chunks that take turns; set parallel.virtual_pipeline=1"
+        )
+    stages = parallel.pipeline * parallel.virtual_pipeline
+    if layers % stages:
+        yield (
+            f"model.layers = {layers} does not split evenly over parallel.pipeline = {parallel.pipeline} x "
+            f"parallel.virtual_pipeline = {parallel.virtual_pipeline} = {stages} stages: choose "
+            f"{_multiples_near(layers, stages)} layers, or stages from {_divisors(layers)}"
+        )
+
+
+def _batch(case: Case) -> Iterator[str]:
+    train, parallel = case.config.train, case.config.parallel
+    assert parallel.data is not None
+    if case.world_size % model_ranks(parallel):  # no number of data ranks to speak of
+        return
+    one_pass = train.micro_batch * parallel.data
+    if train.global_batch % one_pass:
+        yield (
+            f"train.global_batch = {train.global_batch} is not a multiple of train.micro_batch = {train.micro_batch} "
+            f"x {parallel.data} data ranks = {one_pass}: choose "
+            f"train.global_batch={_multiples_near(train.global_batch, one_pass)}, or another train.micro_batch"
+        )
+    elif parallel.virtual_pipeline > 1 and parallel.pipeline > 1 and num_microbatches(case.config) % parallel.pipeline:
+        yield (
+            f"parallel.virtual_pipeline = {parallel.virtual_pipeline} needs a number of microbatches that is a "
+            f"multiple of parallel.pipeline = {parallel.pipeline}, but train.global_batch = {train.global_batch} / "
+            f"{one_pass} is {num_microbatches(case.config)}: choose "
+            f"train.global_batch={_multiples_near(train.global_batch, one_pass * parallel.pipeline)}"
+        )
+
+
+def _rampup(case: Case) -> Iterator[str]:
+    train, parallel = case.config.train, case.config.parallel
+    ramp = train.batch_rampup
+    assert parallel.data is not None
+    if ramp is None or case.world_size % model_ranks(parallel):
+        return
+    unit = train.micro_batch * parallel.data
+    units = f"train.micro_batch = {train.micro_batch} x {parallel.data} data ranks"
+    if parallel.virtual_pipeline > 1 and parallel.pipeline > 1:
+        unit, units = unit * parallel.pipeline, f"{units} x parallel.pipeline = {parallel.pipeline}"
+    for name, size in (("start", ramp.start), ("increment", ramp.increment)):
+        if size % unit:
+            yield (
+                f"train.batch_rampup.{name} = {size} is not a multiple of {units} = {unit}: choose "
+                f"{_multiples_near(size, unit)}, or another train.micro_batch"
+            )
+    grows = train.global_batch - ramp.start
+    if grows <= 0 or grows % ramp.increment:
+        yield (
+            f"train.batch_rampup.start = {ramp.start} does not reach train.global_batch = {train.global_batch} in whole steps "
+            f"of train.batch_rampup.increment = {ramp.increment}: choose another start or increment"
+        )
+    elif (seen := BatchSizes.of(train).after(train.steps)) < ramp.samples:
+        yield (
+            f"train.batch_rampup.samples = {ramp.samples} are more than the {seen} that train.steps = {train.steps} take, so "
+            "the whole batch is never reached: lower the one or raise the other"
+        )
+
+
+GRID_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
+    _supported_axes,
+    _world_size,
+    _tensor_divides,
+    _sequence_parallel,
+    _layers,
+    _batch,
+    _rampup,
+)
+
+
+def _divisors(n: int) -> str:
+    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0) if n <= 256 else f"the divisors of {n}"
+
+
+def _multiples_near(n: int, unit: int) -> str:
+    """The multiples of `unit` on both sides of `n`: "8 or 12"."""
+    below = n // unit * unit
+    return f"{below} or {below + unit}" if below else str(unit)
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"

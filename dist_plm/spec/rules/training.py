@@ -1,0 +1,164 @@
+"""Do schedule, precision, evaluation, trackers and paths make sense together? None of it depends on the grid."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from dist_plm.config.decode import show
+from dist_plm.spec.derived import num_warmup_steps
+from dist_plm.spec.schema import PretrainConfig
+
+
+def no_effect(section: Any, group: str, names: Iterable[str], reason: str) -> Iterator[str]:
+    """A sentence for each of the section's fields that differs from its default though nothing reads it."""
+    defaults = {f.name: f.default for f in dataclasses.fields(section)}
+    for name in names:
+        value = getattr(section, name)
+        if value != defaults[name]:
+            yield (
+                f"{group}.{name} = {show(value)} has no effect with {reason}: "
+                f"leave it at its default, {group}.{name}={show(defaults[name])}"
+            )
+
+
+def split_problems(key: str, split: tuple[float, float, float]) -> Iterator[str]:
+    """Shares of train, validation and test: none negative, some of it train, 1 together."""
+    if min(split) < 0 or split[0] == 0:
+        yield f"{key} = {show(split)} is not allowed: shares are 0 or more, and the first, of training, more than 0"
+    elif abs(sum(split) - 1) > 1e-6:
+        yield f"{key} = {show(split)} sums to {sum(split):g}: train, validation and test together must make 1"
+
+
+def path_problems(key: str, path: str | None) -> Iterator[str]:
+    """A path that would not be what it looks like."""
+    if path is not None and not path.strip():
+        yield f"{key} = {show(path)} is empty: give a path"
+    elif path is not None and path.startswith("~"):
+        yield f"{key} = {show(path)} begins with ~, which only a shell replaces: write $HOME{path[1:]}"
+
+
+def _steps(config: PretrainConfig) -> Iterator[str]:
+    train = config.train
+    if train.stop_at is not None and train.stop_at > train.steps:
+        yield (
+            f"train.stop_at = {train.stop_at} lies past the end, train.steps = {train.steps}: stop_at ends a run "
+            "early; to train longer raise train.steps"
+        )
+
+
+def _warmup(config: PretrainConfig) -> Iterator[str]:
+    schedule, steps = config.schedule, config.train.steps
+    if schedule.warmup_steps is not None and schedule.warmup_ratio is not None:
+        yield (
+            f"schedule.warmup_steps = {schedule.warmup_steps} and schedule.warmup_ratio = {schedule.warmup_ratio} "
+            "are both given: keep one and set the other to null"
+        )
+    elif schedule.warmup_steps is not None and schedule.warmup_steps > steps:
+        yield (
+            f"schedule.warmup_steps = {schedule.warmup_steps} exceeds train.steps = {steps}: the peak rate would "
+            "never be reached; shorten the warm-up, or give schedule.warmup_ratio instead"
+        )
+    elif schedule.name == "wsd":
+        decay, warmup = round(schedule.decay_ratio * steps), num_warmup_steps(schedule, steps)
+        if decay + warmup > steps:
+            yield (
+                f"schedule.decay_ratio = {schedule.decay_ratio} ({decay} steps) and a warm-up of {warmup} steps exceed "
+                f"train.steps = {steps} together: shorten one of them"
+            )
+
+
+def _schedule_fields(config: PretrainConfig) -> Iterator[str]:
+    schedule = config.schedule
+    readers = {"power": ("polynomial",), "decay_ratio": ("wsd",)}
+    unread = [field for field, names in readers.items() if schedule.name not in names]
+    if schedule.name in ("constant", "relative_step"):
+        unread.append("min_lr_ratio")
+    yield from no_effect(schedule, "schedule", unread, f"schedule.name = {schedule.name!r}")
+
+
+def _precision(config: PretrainConfig) -> Iterator[str]:
+    precision = config.precision
+    if precision.name != "fp16":
+        names = ("initial_loss_scale", "min_loss_scale", "loss_scale_window", "loss_scale_hysteresis")
+        yield from no_effect(precision, "precision", names, f"precision.name = {precision.name!r}")
+    elif precision.min_loss_scale > precision.initial_loss_scale:
+        yield (
+            f"precision.min_loss_scale = {precision.min_loss_scale:g} exceeds precision.initial_loss_scale = "
+            f"{precision.initial_loss_scale:g}, from which the scale falls: lower the one or raise the other"
+        )
+
+
+def _evaluation(config: PretrainConfig) -> Iterator[str]:
+    if config.train.eval_every > 0 and config.train.eval_samples == 0:
+        yield (
+            f"train.eval_every = {config.train.eval_every} has nothing to evaluate with train.eval_samples = 0: give "
+            "train.eval_samples, or set train.eval_every=0"
+        )
+
+
+def _trackers(config: PretrainConfig) -> Iterator[str]:
+    track = config.track
+    if len(set(track.to)) != len(track.to):
+        yield f"track.to = {show(track.to)} names a tracker twice: name each once"
+    if "wandb" not in track.to:
+        yield from no_effect(track, "track", ("wandb_project", "wandb_mode"), f"track.to = {show(track.to)}")
+
+
+def _names_and_paths(config: PretrainConfig) -> Iterator[str]:
+    name = config.run.name
+    if not name.strip() or "/" in name or name in (".", "..") or not name.isprintable():
+        yield (
+            f"run.name = {show(name)} cannot name a directory: use letters, digits, dots and dashes; "
+            "the directory above it is run.root"
+        )
+    paths = {"run.root": config.run.root, "run.dir": config.run.dir}
+    for key, path in {**paths, "train.resume": config.train.resume}.items():
+        yield from path_problems(key, path)
+
+
+def _resume(config: PretrainConfig) -> Iterator[str]:
+    resume = config.train.resume
+    if resume.strip() and resume not in ("auto", "none") and "/" not in resume:
+        yield (
+            f"train.resume = {show(resume)} is neither auto nor none nor a path: write ./{resume} for a checkpoint "
+            "directory of that name"
+        )
+
+
+def _init(config: PretrainConfig) -> Iterator[str]:
+    train, run = config.train, config.run
+    if train.init_from is None:
+        yield from no_effect(train, "train", ("init_optimizer",), "train.init_from = null")
+        return
+    yield from path_problems("train.init_from", train.init_from)
+    if run.dir is not None and f"{train.init_from.rstrip('/')}/".startswith(f"{run.dir.rstrip('/')}/"):
+        yield (
+            f"train.init_from = {show(train.init_from)} is this run's own directory: a run goes on by itself "
+            "(train.resume=auto); to begin a new one from it give it another run.name"
+        )
+
+
+def _checkpoints(config: PretrainConfig) -> Iterator[str]:
+    settings = config.checkpoint
+    if settings.keep_best is not None and config.train.eval_samples == 0:
+        yield (
+            f"checkpoint.keep_best = {show(settings.keep_best)} has nothing to go by with train.eval_samples = 0: give "
+            "train.eval_samples, or set checkpoint.keep_best=null"
+        )
+    if settings.keep_best is None:
+        yield from no_effect(settings, "checkpoint", ("best_is",), "checkpoint.keep_best = null")
+    yield from path_problems("checkpoint.dir", settings.dir)
+
+
+TRAINING_RULES: tuple[Callable[[PretrainConfig], Iterator[str]], ...] = (
+    _steps,
+    _warmup,
+    _schedule_fields,
+    _precision,
+    _evaluation,
+    _trackers,
+    _names_and_paths,
+    _resume,
+    _init,
+    _checkpoints,
+)

@@ -1,0 +1,261 @@
+"""Every setting of a training run, as frozen dataclasses: `conf/` holds values, `decode` fills, `rules` checks.
+
+A field without a default must be set by a file in `conf/` or on the command line; a field that may be `None` is derived
+when it is (the docstring says from what). Sizes are counts unless the name carries a unit.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from dist_plm.config.bounds import Bounds, at_least, between
+from dist_plm.config.types import Count, Fraction, Natural, NonNegative, Positive, Share
+from dist_plm.spec.schema_run import CheckpointConfig, ClusterConfig, TrackConfig, TrainConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Where a run lives. `dir` is derived as `root`/`name` when None."""
+
+    name: str
+    root: str = "runs"
+    dir: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The network. Derived when None: `kv_heads` = heads, `head_size` = hidden / heads, `ffn` = 4 hidden (8/3 hidden,
+    rounded up to a multiple of 256, for swiglu), `vocab_size` from the data, `max_positions` = data.sequence_length,
+    `embedding_size` = hidden, `pair_head` from the objective; of encoder-decoders `decoder_layers` = layers; of electra
+    `generator_hidden` = hidden / 4, `generator_layers` = layers, `generator_heads` = generator_hidden / head_size,
+    `generator_ffn` = 4 generator_hidden."""
+
+    family: Literal["gpt", "bert", "roberta", "electra", "t5", "transformer"]
+    layers: Count  # of the encoder, where there is a decoder as well
+    hidden: Count
+    heads: Count
+    kv_heads: Count | None = None
+    head_size: Count | None = None
+    ffn: Count | None = None
+    vocab_size: Count | None = None
+    vocab_multiple: Count = 128  # the vocabulary is padded to a multiple of this times parallel.tensor
+    max_positions: Count | None = None
+    position: Literal["learned", "sinusoidal", "rotary", "relative", "none"] = "learned"
+    position_offset: Natural = 0  # rows of the table before the first position: 2 in RoBERTa
+    rotary_base: Positive = 10000.0
+    relative_buckets: Count = 32  # with the next, of relative positions
+    relative_distance: Count = 128
+    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu", "geglu"] = "gelu_tanh"
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    norm_placement: Literal["pre", "post"] = "pre"  # before each half of a layer, or after its residual sum
+    norm_eps: Positive = 1e-5
+    bias: bool = True
+    tied_embeddings: bool = True
+    # bert, roberta, electra
+    embedding_size: Count | None = None
+    segments: Natural = 0  # kinds of segments that an embedding tells apart
+    pair_head: bool | None = None  # pooler and classifier of sentence pairs; bert alone
+    window: Natural = 0  # tokens on each side that one attends to; 0 is all
+    global_tokens: Natural = 0  # with a window: the first tokens of a row, which attend to all and all attend to
+    # t5, transformer
+    decoder_layers: Count | None = None
+    # electra
+    generator_hidden: Count | None = None
+    generator_layers: Count | None = None
+    generator_heads: Count | None = None
+    generator_ffn: Count | None = None
+    hidden_dropout: Fraction = 0.0
+    attention_dropout: Fraction = 0.0
+    init_std: Positive = 0.02
+    init_from: str | None = None  # directory of Hugging Face whose weights a new run begins with
+    recompute: Literal["none", "selective", "full"] = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveConfig:
+    """What the model learns to predict. A setting that the objective does not read is refused.
+
+    `document_mask`: no attention across document ends; `reset_positions`: position numbers start again at each
+    document. `mask_split`: shares of the masked tokens that become [MASK], become a random token, and stay as
+    they are."""
+
+    name: Literal["causal", "mlm", "mlm_nsp", "mlm_sop", "span", "rtd"]
+    # causal, mlm, rtd
+    document_mask: bool = False
+    reset_positions: bool = False
+    # causal: documents rearranged for fill-in-the-middle, and the share of them that is suffix first
+    fim_rate: Share = 0.0
+    fim_spm_rate: Share = 0.5
+    # all but causal: share of the tokens that is predicted
+    mask_rate: Annotated[float, Bounds(low=0, high=1, low_open=True, high_open=True)] = 0.15
+    # mlm, mlm_nsp, mlm_sop
+    mask_split: tuple[Share, Share, Share] = (0.8, 0.1, 0.1)
+    # mlm, mlm_nsp, mlm_sop, rtd: what is masked as one; spans are of whole words, geometrically many
+    mask_units: Literal["tokens", "words", "spans"] = "tokens"
+    span_p: Annotated[float, Bounds(low=0, high=1, low_open=True)] = 0.2
+    span_longest: Count = 10
+    # the same, where words or spans are masked: finds the words of Chinese text, which a vocabulary does not mark
+    word_segmenter: Literal["jieba"] | None = None
+    # span: mean number of tokens a span
+    mean_span: Annotated[float, at_least(1)] = 3.0
+    # mlm_nsp, mlm_sop
+    negative_rate: Share = 0.5  # pairs that are random or swapped
+    short_rate: Share = 0.1  # pairs cut from less text than fits
+    pair_weight: NonNegative = 1.0  # of the pair's loss beside that of masked tokens
+    # rtd
+    discriminator_weight: NonNegative = 50.0  # of its loss beside the generator's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlendSource:
+    """One of several stores. Without any `weight` shares follow data.temperature; `max_epochs` ends a store's part."""
+
+    path: str
+    weight: Positive | None = None
+    max_epochs: Positive | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """A prepared store (a directory by prepare_data, or the prefix of a Megatron .bin/.idx pair), or a `blend` of several,
+    and how it is read.
+
+    `temperature`: shares of a blend in proportion to tokens ** (1 / temperature), 1 when None. `split` cuts a bare
+    Megatron store into train, validation and test by document; a prepared store brings its own. `packing`: text in
+    windows regardless of documents (concat), whole documents (best_fit), whole sentences (full_sentences) or whole
+    sentences of one document (doc_sentences) in a row."""
+
+    path: str | None = None
+    blend: tuple[BlendSource, ...] = ()
+    temperature: Positive | None = None
+    sequence_length: Count
+    packing: Literal["concat", "best_fit", "full_sentences", "doc_sentences"] = "concat"
+    split: tuple[float, float, float] = (0.98, 0.01, 0.01)
+    loader_workers: Natural = 1
+    prefetch: Count = 4  # microbatches each worker holds ready
+    allow_change: bool = False  # resume although the stream of samples is another than the checkpoint's
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """Paths of all that is read."""
+        return tuple(source.path for source in self.blend) if self.path is None else (self.path,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """The update rule. Fields below `clip_norm` act with some optimizers alone; `rules_optim` says which.
+
+    `lr` is the peak; with `lr_batch`, the peak of a run of that global batch, from which it is scaled to this run's."""
+
+    name: Literal["adamw", "adam", "lamb", "sgd", "adafactor"]
+    lr: Positive
+    lr_batch: Count | None = None
+    lr_scaling: Literal["linear", "sqrt"] = "sqrt"  # with the global batch; acts with lr_batch
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.1
+    decay_norms_and_biases: bool = False
+    layer_decay: Annotated[float, Bounds(low=0.0, high=1.0, low_open=True)] = 1.0  # of the rate, a layer downwards
+    clip_norm: Annotated[float, at_least(0)] = 1.0  # of the global gradient; 0 turns clipping off
+    # lamb
+    adapt_norms_and_biases: bool = False
+    bias_correction: bool = True
+    trust_min: NonNegative = 0.0
+    trust_max: Positive | None = None
+    pre_normalize: bool = False  # gradient / its global norm, where that exceeds 1 (NVLAMB)
+    # sgd
+    momentum: Fraction = 0.0
+    nesterov: bool = False
+    # adafactor, whose eps is added to squared gradients
+    scale_parameter: bool = True  # the rate is a share of each tensor's root mean square
+    min_scale: Positive = 1e-3  # of that root mean square
+    beta2_decay: Annotated[float, Bounds(low=0.0, high=1.0, low_open=True)] = 0.8  # beta2 = 1 - t ** -beta2_decay
+    update_clip: Positive = 1.0  # root mean square above which an update is scaled down to it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleConfig:
+    """The learning rate over train.steps. Warm-up is given either in steps or as a ratio of train.steps."""
+
+    name: Literal["constant", "linear", "cosine", "inverse_sqrt", "polynomial", "wsd", "relative_step"]
+    warmup_steps: Natural | None = None
+    warmup_ratio: Annotated[float, between(0, 1)] | None = None
+    min_lr_ratio: Annotated[float, between(0, 1)] = 0.0
+    power: Positive = 1.0  # polynomial only
+    decay_ratio: Annotated[float, between(0, 1)] = 0.1  # wsd only: the share of train.steps spent decaying
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelConfig:
+    """Degrees of each axis of the process grid. `data` is derived from the world size when None."""
+
+    data: Count | None = None
+    tensor: Count = 1
+    pipeline: Count = 1
+    virtual_pipeline: Count = 1  # model chunks a pipeline rank holds; above 1 the schedule interleaves them
+    context: Count = 1
+    expert: Count = 1
+    sequence_parallel: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """`zero_stage` says what is sharded over data ranks: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too.
+
+    `deepspeed` holds further keys of DeepSpeed's JSON, checked against DeepSpeed's own schema when it starts."""
+
+    name: Literal["megatron", "deepspeed"]
+    zero_stage: Annotated[int, between(0, 3)] = 1
+    overlap_grad_reduce: bool = False
+    overlap_param_gather: bool = False
+    bucket_mib: Count = 160
+    deepspeed: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionConfig:
+    """Loss-scale settings act under fp16 alone. `reduce_in_fp32` sums gradients over data ranks in fp32."""
+
+    name: Literal["fp32", "bf16", "fp16", "fp8"]
+    reduce_in_fp32: bool = True
+    initial_loss_scale: Positive = 65536.0
+    min_loss_scale: Positive = 1.0
+    loss_scale_window: Count = 1000
+    loss_scale_hysteresis: Count = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainConfig:
+    """One pretraining run, whole."""
+
+    run: RunConfig
+    model: ModelConfig
+    objective: ObjectiveConfig
+    data: DataConfig
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    engine: EngineConfig
+    precision: PrecisionConfig
+    train: TrainConfig
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitConfig:
+    """How launch/submit.py goes about it. `check_data` opens the store, and looks at what the run begins with, before
+    anything is queued."""
+
+    dry_run: bool = False
+    watch: bool = False
+    check_data: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmissionConfig(PretrainConfig):
+    """A pretraining run, and how many nodes it gets. With `min_nodes` it also starts on fewer, down to that many."""
+
+    nodes: Count
+    min_nodes: Count | None = None
+    submit: SubmitConfig = field(default_factory=SubmitConfig)

@@ -1,0 +1,228 @@
+"""Between directories of Hugging Face and checkpoints, in both directions, one tensor at a time."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from dist_plm.checkpoint.fragments import checkpoint_name
+from dist_plm.checkpoint.loader import Checkpoint, look_at
+from dist_plm.checkpoint.manifest import Manifest
+from dist_plm.checkpoint.storage import open_storage
+from dist_plm.checkpoint.streaming import write_checkpoint
+from dist_plm.config.decode import decode, encode
+from dist_plm.config.runfile import to_yaml
+from dist_plm.core.errors import CheckpointError, ConfigError
+from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, Half
+from dist_plm.interop.hf.export_config import hf_config
+from dist_plm.interop.hf.files import listed
+from dist_plm.interop.hf.names import HFTensor, hf_tensors
+from dist_plm.interop.hf.shapes import logical_shape
+from dist_plm.interop.hf.tokenizer import Tokens, tokenizer_files, tokens_of
+from dist_plm.interop.hf.weights import HEADS, HFWeights, open_hf, stored_shape
+from dist_plm.interop.hf.writer import Written, write_weights
+from dist_plm.models.build import DTYPES
+from dist_plm.models.sharding import Piece
+from dist_plm.spec.schema import ModelConfig
+from dist_plm.spec.schema_convert import ConvertConfig
+from dist_plm.tasks.convert.directories import fresh_directory, refuse_unless_fresh
+from dist_plm.train.startup.load_weights import MODEL_FILE
+from dist_plm.train.startup.resume import RUN_FILE
+
+
+def import_hf(config: ConvertConfig) -> str:
+    """Makes the directory of Hugging Face at config.from_ a checkpoint of weights alone, in the directory config.to.
+
+    Raises:
+        CheckpointError: it cannot be read, or there is something in config.to already.
+    """
+    assert config.from_ is not None
+    assert config.to is not None
+    started = time.monotonic()
+    weights = open_hf(config.from_)
+    if weights.half is not None:
+        raise CheckpointError(
+            f"{config.from_} is the {weights.half} of electra alone: put both halves in one directory, as "
+            f"{' and '.join(HALVES)}, and give that"
+        )
+    weights.check_copies()
+    refuse_unless_fresh(config.to)
+    with fresh_directory(config.to) as directory:
+        num_bytes = write_checkpoint(
+            open_storage(directory),
+            Manifest(step=0, samples_seen=0, engine={}, stream={}),
+            {checkpoint_name("weight", name): shape for name, shape in weights.shapes.items()},
+            lambda box: weights.read_piece(replace(box, name=box.name.removeprefix("model."))),
+            _attachments(weights),
+        )
+    return "\n".join([_told(config.to, num_bytes, started), *_notes(weights, config.to)])
+
+
+def _attachments(weights: HFWeights) -> dict[str, bytes]:
+    model = replace(weights.model, pair_head=None)  # follows the objective
+    files = {MODEL_FILE: to_yaml({k: v for k, v in encode(model).items() if v is not None}).encode()}
+    for half, settings in weights.settings.items():
+        said = {**settings, "dtype": str(weights.dtype).removeprefix("torch.")}
+        said.pop("torch_dtype", None)
+        files[_config_name(half)] = json.dumps(said, indent=2, ensure_ascii=False).encode()
+    directory = Path(weights.where)
+    for name, path in tokenizer_files([directory, *(directory / half for half in HALVES)]).items():
+        files[name] = path.read_bytes()
+    return files
+
+
+def _config_name(half: Half | None) -> str:
+    return f"hf_{CONFIG_FILE}" if half is None else f"hf_{half}_{CONFIG_FILE}"
+
+
+def _notes(weights: HFWeights, to: str) -> list[str]:
+    notes = []
+    if weights.left_out:
+        notes.append(f"left out, as the model has no place for them: {listed(weights.left_out)}")
+    wanted = hf_tensors(replace(weights.model, pair_head=weights.model.family == "bert")) if _is_whole(weights) else []
+    if absent := [entry.name for entry in wanted if entry.name not in weights.shapes]:
+        notes.append(f"not there, so training begins with fresh ones: {listed(absent)}")
+    notes.append(f"its model as a file for conf/model/: {to}/step_00000000/{MODEL_FILE}; go on with train.resume={to}")
+    return notes
+
+
+def _is_whole(weights: HFWeights) -> bool:
+    return weights.model.family != "electra"
+
+
+def export_hf(config: ConvertConfig) -> str:
+    """Makes the checkpoint at config.from_ a directory of Hugging Face, config.to; of electra two, in it.
+
+    Raises:
+        CheckpointError: it is damaged, Hugging Face has no class for its model, or there is something in config.to already.
+    """
+    assert config.from_ is not None
+    assert config.to is not None
+    if "://" in config.to:
+        raise CheckpointError(f"to = {config.to}: directories of Hugging Face are written to paths: choose one")
+    started = time.monotonic()
+    found, problems = look_at(config.from_)
+    if problems:
+        raise CheckpointError(f"{found.where} is damaged: {'; '.join(problems)}: choose another checkpoint")
+    exports = _exports(found)
+    refuse_unless_fresh(config.to)
+    with fresh_directory(config.to) as directory:
+        written = [export.write(Path(directory), config) for export in exports]
+    total = sum(one.bytes for one in written)
+    files = sum(one.files for one in written)
+    classes = " and ".join(export.settings["architectures"][0] for export in exports)
+    tokens = "with its tokenizer" if exports[0].tokens.files else "without a tokenizer, which is not known"
+    return f"{_told(config.to, total, started)}\n{classes}, {files} file{'s' if files > 1 else ''} of weights, {tokens}"
+
+
+def _told(to: str, num_bytes: int, started: float) -> str:
+    seconds = time.monotonic() - started
+    return f"{to}: {num_bytes / 1e6:,.1f} MB in {seconds:.1f} s ({num_bytes / 1e6 / max(seconds, 1e-3):,.0f} MB/s)"
+
+
+class _Export:
+    """A model, or one half of electra, to be written."""
+
+    def __init__(
+        self, found: Checkpoint, half: Half | None, entries: list[HFTensor], settings: dict[str, Any], tokens: Tokens
+    ) -> None:
+        self.settings, self.tokens = settings, tokens
+        self._found, self._half = found, half
+        # The class without heads is saved without the prefix that it has where it is part of another.
+        prefix = f"{settings['model_type']}." if settings["architectures"][0] in ("BertModel", "RobertaModel") else ""
+        self._entries: dict[str, list[HFTensor]] = {}
+        for entry in entries:
+            self._entries.setdefault(entry.hf.removeprefix(prefix), []).append(entry)
+
+    def write(self, directory: Path, config: ConvertConfig) -> Written:
+        directory = directory / (self._half or "")
+        directory.mkdir(exist_ok=True)
+        named = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
+        dtype = DTYPES[config.dtype] if config.dtype else named.get(self.settings.get("dtype", ""), torch.float32)
+        settings = {**self.settings, "dtype": str(dtype).removeprefix("torch.")}
+        (directory / CONFIG_FILE).write_text(
+            json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        for name, data in self.tokens.files.items():
+            (directory / name).write_bytes(data)
+        shapes = {name: self._shape(entries[0]) for name, entries in self._entries.items()}
+        return write_weights(directory, shapes, self._read, dtype=dtype, limit_bytes=int(config.shard_gb * 1e9))
+
+    def _shape(self, entry: HFTensor) -> tuple[int, ...]:
+        return stored_shape(entry, self._found.weights[entry.name])
+
+    def _read(self, name: str) -> Tensor:
+        entries = self._entries[name]
+        stored = torch.empty(self._shape(entries[0]), dtype=torch.float32)
+        wanted = []
+        for entry in entries:
+            target = entry.logical(stored)
+            shape, zeros = tuple(target.shape), (0,) * target.dim()
+            wanted.append(
+                (checkpoint_name("weight", entry.name), Piece(entry.name, shape, zeros, zeros, shape), target)
+            )
+        self._found.tensors.read_pieces(wanted)
+        return stored
+
+
+def _exports(found: Checkpoint) -> list[_Export]:
+    """One for each half of electra, else one."""
+    model, files = _model_of(found), found.manifest.files
+    halves: tuple[Half | None, ...] = HALVES if model.family == "electra" else (None,)
+    tokens = tokens_of(found, _run_of(found))
+    exports = []
+    for half in halves:
+        settings = hf_config(model, found.weights, half)
+        entries = _entries(found, model, half)
+        if _config_name(half) in files:
+            given = {name: settings[name] for name in ("model_type", "architectures")}
+            settings = given | json.loads(found.storage.read(found.name, _config_name(half)))
+        else:
+            settings |= tokens.numbers(model)
+        exports.append(_Export(found, half, entries, settings, tokens))
+    return exports
+
+
+def _entries(found: Checkpoint, model: ModelConfig, half: Half | None) -> list[HFTensor]:
+    entries = hf_tensors(replace(model, pair_head=True) if model.family == "bert" else model, half)
+    held = found.weights
+    missing = [e.name for e in entries if e.name not in held and not e.name.startswith(HEADS)]
+    if missing:
+        raise CheckpointError(
+            f"{found.where} lacks {listed(missing)} of the model that its {MODEL_FILE} or {RUN_FILE} names"
+        )
+    present = [entry for entry in entries if entry.name in held]
+    for entry in present:
+        if held[entry.name] != logical_shape(model, entry.name):
+            raise CheckpointError(
+                f"{found.where}: {entry.name} is {list(held[entry.name])}, where its model makes it "
+                f"{list(logical_shape(model, entry.name))}"
+            )
+    return present
+
+
+def _model_of(found: Checkpoint) -> ModelConfig:
+    """Of an imported checkpoint its own file, else the run's."""
+    for name in (MODEL_FILE, RUN_FILE):
+        if name in found.manifest.files:
+            content = yaml.safe_load(found.storage.read(found.name, name))
+            try:
+                return decode(ModelConfig, content if name == MODEL_FILE else content["model"])
+            except ConfigError as error:
+                raise CheckpointError(f"{found.where}/{name} fits no model of this version: {error}") from None
+    raise CheckpointError(
+        f"{found.where} holds neither {MODEL_FILE} nor {RUN_FILE}, so its model is not known: where it came from a "
+        "checkpoint of DeepSpeed, convert that again with hf_config=DIR, the directory of its config.json"
+    )
+
+
+def _run_of(found: Checkpoint) -> Mapping[str, Any]:
+    if RUN_FILE not in found.manifest.files:
+        return {}
+    return yaml.safe_load(found.storage.read(found.name, RUN_FILE))

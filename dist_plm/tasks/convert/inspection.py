@@ -1,0 +1,50 @@
+"""A checkpoint described for a person."""
+
+import math
+from typing import Any
+
+from dist_plm.checkpoint.loader import Checkpoint, look_at
+
+
+def inspect(path: str) -> tuple[str, bool]:
+    """A description of the checkpoint at `path`, or of the newest one of the run there, and whether it is sound.
+
+    Raises:
+        CheckpointError: there is none, or nothing can be read of it.
+    """
+    found, problems = look_at(path)
+    lines = [*_facts(found), ""]
+    if problems:
+        return "\n".join([*lines, "damaged:", *(f"  {problem}" for problem in problems)]), False
+    lines += [f"every one of its {len(found.manifest.files)} files fits its checksum", "", *_tensors(found)]
+    return "\n".join(lines), True
+
+
+def _facts(found: Checkpoint) -> list[str]:
+    manifest = found.manifest
+    facts: dict[str, Any] = {
+        "checkpoint": found.where,
+        "step": f"{manifest.step:,}",
+        "samples seen": f"{manifest.samples_seen:,}",
+        "size": f"{sum(record.bytes for record in manifest.files.values()) / 1e6:,.1f} MB",
+        **{name.replace("_", " "): value for name, value in manifest.engine.items()},
+        **manifest.stream,
+        **{f"held-out {name}": f"{value:.4g}" for name, value in manifest.evaluation.items()},
+    }
+    for change in manifest.history:
+        facts[f"changed at step {change['step']}"] = "; ".join(change["changes"])
+    width = max(map(len, facts))
+    return [f"{name:<{width}}  {value}" for name, value in facts.items()]
+
+
+def _tensors(found: Checkpoint) -> list[str]:
+    """Weights with their shapes; of the optimizer's tensors, which have the same, the names of its states."""
+    tensors = found.tensors.tensors
+    weights = {name.removeprefix("model."): tuple(t.size) for name, t in tensors.items() if name.startswith("model.")}
+    states = sorted({name.split(".")[1] for name in tensors if name.startswith("optimizer.")})
+    total = sum(math.prod(shape) for shape in weights.values())
+    width = max(map(len, weights), default=0)
+    return [
+        f"{total:,} weights in {len(weights)} tensors, fp32; for each the optimizer's {', '.join(states) or 'nothing'}",
+        *(f"  {name:<{width}}  {list(shape)}" for name, shape in sorted(weights.items())),
+    ]

@@ -1,0 +1,131 @@
+"""Turns steps into records: averages over the steps since the last one, and hands each record to whoever shows it."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from dist_plm.engines.base import StepResult
+from dist_plm.monitor.metrics import MetricsWriter, StepRecord
+from dist_plm.monitor.progress import Progress
+from dist_plm.monitor.trackers import Tracker
+from dist_plm.objectives.span_corruption import SpanCounts, longest_window
+from dist_plm.spec.derived import ENCODER_DECODERS, ENCODERS
+from dist_plm.spec.flops import flops_per_step, utilisation
+from dist_plm.spec.schema import PretrainConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleSize:
+    """What one sample costs. `peak_tflops` is of all devices together, None where unknown."""
+
+    tokens: int
+    flops: float
+    peak_tflops: float | None
+
+
+def sample_size(config: PretrainConfig, peak_tflops: float | None) -> SampleSize:
+    """Of a finalised run."""
+    flops = step_flops(config) / config.train.global_batch
+    return SampleSize(tokens=config.data.sequence_length, flops=flops, peak_tflops=peak_tflops)
+
+
+def step_flops(config: PretrainConfig) -> int:
+    """Model FLOPs of one step: masked models predict the masked tokens alone, and the decoder of span corruption writes
+    its targets."""
+    objective, length, target = config.objective, config.data.sequence_length, None
+    if config.model.family in ENCODER_DECODERS:
+        window = longest_window(length, objective.mask_rate, objective.mean_span)
+        target = SpanCounts.of(window, objective.mask_rate, objective.mean_span).targets
+    return flops_per_step(
+        config.model,
+        length,
+        config.train.global_batch,
+        predicted=objective.mask_rate if config.model.family in ENCODERS else 1.0,
+        target_length=target,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Recorder:
+    """Lives on rank 0. Time spent outside of steps (evaluation, saving) does not count."""
+
+    size: SampleSize
+    metrics: MetricsWriter
+    progress: Progress
+    tracker: Tracker
+    log_every: int
+    _seconds: float = 0.0
+    _steps: int = 0
+    _samples: int = 0
+    _skipped: int = 0
+    _began: float = 0.0
+    _evaluation: dict[str, float] = field(default_factory=dict)
+    _record: StepRecord | None = None  # of the last step, until it is written or passed over
+
+    def begin_step(self) -> None:
+        self._began = time.perf_counter()
+
+    def end_step(self, step: int, result: StepResult, lr: float, *, batch: int, samples_seen: int) -> None:
+        """Takes note of update number `step` (1 for the first), which took `batch` of all `samples_seen` so far."""
+        self._seconds += time.perf_counter() - self._began
+        self._steps += 1
+        self._samples += batch
+        self._skipped += result.skipped
+        self._record = self._make_record(step, result, lr, samples_seen)
+        self.progress.update(self._record)
+
+    def note_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Attaches an evaluation to the next record. The one before the first update is told apart as `initial/*`."""
+        prefix = "initial/" if step == 0 else ""
+        self._evaluation |= {f"{prefix}{name}": value for name, value in values.items()}
+        self.progress.evaluation(step, values)
+
+    def flush(self, *, force: bool) -> None:
+        """Writes the last step's record if it is due, evaluated or the last (`force`), and starts a new average."""
+        record, self._record = self._record, None
+        if record is None or not (force or self._evaluation or record.step % self.log_every == 0):
+            return
+        record = replace(record, evaluation=self._evaluation)
+        self.metrics.write(record)
+        self.tracker.log(record.step, record.as_dict())
+        self._seconds, self._steps, self._samples, self._skipped, self._evaluation = 0.0, 0, 0, 0, {}
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs for its next record to be as if there had been no break. Fit for JSON."""
+        return {
+            "seconds": self._seconds,
+            "steps": self._steps,
+            "samples": self._samples,
+            "skipped": self._skipped,
+            "evaluation": self._evaluation,
+            "record": asdict(self._record) if self._record is not None else None,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._seconds, self._steps, self._skipped = state["seconds"], state["steps"], state["skipped"]
+        self._samples = state["samples"]
+        self._evaluation = dict(state["evaluation"])
+        self._record = StepRecord(**state["record"]) if state["record"] is not None else None
+
+    def close(self) -> None:
+        self.progress.close()
+        self.metrics.close()
+        self.tracker.close()
+
+    def _make_record(self, step: int, result: StepResult, lr: float, samples_seen: int) -> StepRecord:
+        size, seconds = self.size, self._seconds
+        return StepRecord(
+            step=step,
+            loss=result.loss,
+            lr=lr,
+            grad_norm=result.grad_norm,
+            tokens_seen=samples_seen * size.tokens,
+            samples_seen=samples_seen,
+            tokens_per_second=self._samples * size.tokens / seconds,
+            step_seconds=seconds / self._steps,
+            mfu=utilisation(self._samples * size.flops, seconds, size.peak_tflops),
+            loss_scale=result.loss_scale,
+            skipped=self._skipped,
+            terms=result.terms if len(result.terms) > 1 else {},
+        )

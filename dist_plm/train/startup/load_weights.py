@@ -1,0 +1,211 @@
+"""The weights that a run begins with: of a directory of Hugging Face, or of a checkpoint that holds nothing else."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tokenizers
+import torch
+import torch.distributed as dist
+import yaml
+from torch import Tensor, nn
+
+from dist_plm.checkpoint.fragments import names_held
+from dist_plm.checkpoint.loader import Checkpoint
+from dist_plm.checkpoint.storage import open_storage
+from dist_plm.config.decode import decode, show
+from dist_plm.core.errors import CheckpointError
+from dist_plm.data.sampling.build_dataset import tokenizer_store
+from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
+from dist_plm.data.store.manifest import read_manifest
+from dist_plm.data.tokenizers.special_tokens import pieces_of_vocabulary
+from dist_plm.data.tokenizers.tokenizer import Tokenizer
+from dist_plm.distributed.collectives import gather, on_each, on_first
+from dist_plm.engines.base import Engine
+from dist_plm.interop.hf.config import HALVES, Half, differences
+from dist_plm.interop.hf.files import listed
+from dist_plm.interop.hf.weights import HEADS, HFWeights, open_hf
+from dist_plm.models.init import initialize
+from dist_plm.models.sharding import Layout
+from dist_plm.spec.derived import checkpoints_of
+from dist_plm.spec.schema import ModelConfig, PretrainConfig
+from dist_plm.train.startup.going_on import goes_on
+
+log = logging.getLogger(__name__)
+
+#: What a checkpoint that was imported tells its model by.
+MODEL_FILE = "model.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Args:
+    model: that they are of, where it is known.
+    half: of electra, where they are those of one half alone.
+    shapes: of the logical tensors that there are.
+    absent: begin the names of those that may be missing: they begin as in a new run.
+    read: fp32 values shaped like a layout's parameter.
+    file: the content of a file of the tokenizer by its name; None where there is none.
+    """
+
+    where: str
+    model: ModelConfig | None
+    half: Half | None
+    shapes: Mapping[str, tuple[int, ...]]
+    absent: tuple[str, ...]
+    read: Callable[[Layout], Tensor]
+    file: Callable[[str], bytes | None]
+
+
+def check_initial(config: PretrainConfig) -> None:
+    """Sees to it that a finalised run which begins with the weights at model.init_from can: that they are there, whole, and of
+    its model and vocabulary. It reads no weights, only what the files say of them. A run that goes on from a checkpoint
+    needs none.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    path = config.model.init_from
+    if path is None or config.train.resume not in ("auto", "none"):
+        return
+    try:
+        weights = of_hf(open_hf(path))
+        _check_model(weights, config)
+        check_vocabulary(weights, tokenizer_store(config.data))
+    except CheckpointError:
+        if not goes_on(config.train.resume, open_storage(checkpoints_of(config))):
+            raise
+
+
+def open_initial(path: str, group: dist.ProcessGroup) -> Weights:
+    """Those of the directory of Hugging Face at `path`. Collective over `group`, all ranks.
+
+    Raises:
+        CheckpointError: on every rank; see `models.hf_weights.open_hf`.
+    """
+    on_first(group, lambda: open_hf(path).check_copies())  # tells what is wrong once
+    return of_hf(on_each(group, lambda: open_hf(path)))
+
+
+def of_hf(weights: HFWeights) -> Weights:
+    others = tuple(f"{half}." for half in HALVES if weights.half not in (None, half))
+    directories = [Path(weights.where), *(Path(weights.where) / half for half in HALVES)]
+
+    def file(name: str) -> bytes | None:
+        return next(((d / name).read_bytes() for d in directories if (d / name).is_file()), None)
+
+    return Weights(weights.where, weights.model, weights.half, weights.shapes, (*HEADS, *others), weights.read, file)
+
+
+def of_checkpoint(found: Checkpoint) -> Weights:
+    """Of a checkpoint without an optimizer: what is missing of its heads begins as in a new run."""
+
+    def file(name: str) -> bytes | None:
+        return found.storage.read(found.name, name) if name in found.manifest.files else None
+
+    content = file(MODEL_FILE)
+    model = None if content is None else decode(ModelConfig, yaml.safe_load(content))
+    return Weights(
+        found.where, model, None, found.weights, HEADS, lambda layout: found.tensors.read(layout, "weight"), file
+    )
+
+
+def begin_with(
+    weights: Weights, config: PretrainConfig, engine: Engine, layouts: Sequence[Layout], group: dist.ProcessGroup
+) -> None:
+    """Puts weights into a new engine, whose masters get them in fp32; each rank reads its own slices. Collective over
+    `group`, all ranks.
+
+    Raises:
+        CheckpointError: on every rank, where they are of another model or vocabulary.
+    """
+    fresh, left_out = check_fit(weights, config, layouts, group)
+
+    def read(layout: Layout, state: str) -> Tensor:
+        if state != "weight":
+            return torch.zeros(layout.shape, dtype=torch.float32)
+        known = all(piece.name in weights.shapes for piece in layout.pieces)
+        return weights.read(layout) if known else _drawn(layout, config)
+
+    engine.load_parameter_states(read)
+    log.info("began with the weights of %s", weights.where)
+    if fresh:
+        log.info("not in it, and begun anew: %s", listed(fresh, most=20))
+    if left_out:
+        log.info("left out of it, as nothing here needs it: %s", listed(left_out, most=20))
+
+
+def check_fit(
+    weights: Weights, config: PretrainConfig, layouts: Sequence[Layout], group: dist.ProcessGroup | None
+) -> tuple[list[str], list[str]]:
+    """The tensors that begin anew beside these weights, and those of the weights that have no place here. Collective over
+    `group`, all ranks; of None, where `layouts` are the whole model's.
+
+    Raises:
+        CheckpointError: on every rank, where the weights are of another model or vocabulary.
+    """
+    on_first(group, lambda: _check_model(weights, config))
+    on_first(group, lambda: check_vocabulary(weights, tokenizer_store(config.data)))
+    held = gather(group, names_held(layouts, ["weight"]))
+    wanted = {name.removeprefix("model."): shape for one in held for name, shape in one.items()}
+    fresh = [name for name in wanted if name not in weights.shapes]
+    left_out = [name for name in weights.shapes if name not in wanted]
+    problems = [f"{name} is missing" for name in fresh if not name.startswith(weights.absent)]
+    problems += [f"{name} has no place" for name in left_out if not name.startswith(HEADS)]
+    problems += [
+        f"{name} is {list(weights.shapes[name])}, here {list(shape)}"
+        for name, shape in wanted.items()
+        if weights.shapes.get(name, shape) != shape
+    ]
+    if problems:
+        raise CheckpointError(f"{weights.where} is of another model than model.*: {listed(problems)}")
+    return fresh, left_out
+
+
+def _drawn(layout: Layout, config: PretrainConfig) -> Tensor:
+    """The values with which a new run begins."""
+    fresh = replace(layout, parameter=nn.Parameter(torch.empty(layout.shape, dtype=torch.float32)))
+    initialize([fresh], config.model, config.train.seed)
+    return fresh.parameter.detach()
+
+
+def _check_model(weights: Weights, config: PretrainConfig) -> None:
+    if weights.model is None:
+        return
+    ours = replace(config.model, vocab_size=config.model.vocab_size or weights.model.vocab_size)  # None without data
+    if found := differences(ours, weights.model, weights.half):
+        told = ", ".join(f"model.{name} = {show(ours)} (there {show(theirs)})" for name, ours, theirs in found)
+        remedy = " ".join(
+            f"model.{name}={theirs if isinstance(theirs, str) else show(theirs)}" for name, _, theirs in found
+        )
+        raise CheckpointError(
+            f"{weights.where} is of another model than this run's: {told}; to begin with it set {remedy}"
+        )
+
+
+def check_vocabulary(weights: Weights, store: str | None) -> None:
+    theirs = _pieces(weights)
+    if theirs is None or store is None or not (Path(store) / STORE_MANIFEST).is_file():
+        return
+    record = read_manifest(store).tokenizer
+    ours = Tokenizer.load(Path(store) / record.file, record.end_of_document).pieces()
+    for number, (our, their) in enumerate(zip(ours, theirs, strict=False)):
+        if our != their and our and their:
+            raise CheckpointError(
+                f"the weights of {weights.where} were trained on another vocabulary than that of {store}: token {number} is "
+                f"{their!r} there and {our!r} here; prepare the data with tokenizer=file and its tokenizer.json"
+            )
+
+
+def _pieces(weights: Weights) -> list[str] | None:
+    """The vocabulary that belongs to weights, by number; None where no file that tells it is beside them."""
+    if (content := weights.file("tokenizer.json")) is not None:
+        return pieces_of_vocabulary(tokenizers.Tokenizer.from_str(content.decode()))
+    if (content := weights.file("vocab.txt")) is not None:
+        return content.decode().splitlines()
+    if (content := weights.file("vocab.json")) is not None:
+        numbers = {number: piece for piece, number in json.loads(content).items()}
+        return [numbers.get(number, "") for number in range(max(numbers) + 1)]
+    return None

@@ -1,0 +1,48 @@
+"""The checkpoint that a run begins with, looked at before it starts."""
+
+from dataclasses import replace
+
+from dist_plm.checkpoint.loader import Checkpoint
+from dist_plm.checkpoint.storage import open_storage
+from dist_plm.data.sampling.blend import Dataset
+from dist_plm.models.build import whole_layouts
+from dist_plm.models.sharding import Layout
+from dist_plm.spec.derived import checkpoints_of
+from dist_plm.spec.schema import PretrainConfig
+from dist_plm.train.startup.going_on import goes_on
+from dist_plm.train.startup.load_weights import check_fit, of_checkpoint
+from dist_plm.train.startup.resume import check_stream, find_at, of_beginning, stream_of
+
+
+def check_checkpoint(config: PretrainConfig, dataset: Dataset | None) -> None:
+    """Sees to it that a finalised run which begins with the checkpoint at train.resume=PATH or train.init_from can: that it is
+    there, complete and of its model, and where it is resumed of its stream of samples. In one process, from what the files
+    say of themselves: values are neither read nor verified. A run that goes on from a checkpoint of its own needs none.
+
+    Args:
+        dataset: of the run's training samples; None where the data are not here, and then they are not compared.
+    Raises:
+        CheckpointError: it cannot.
+    """
+    resume, path, own = config.train.resume, config.train.init_from, open_storage(checkpoints_of(config))
+    if goes_on(resume, own):
+        return
+    if resume not in ("auto", "none"):
+        found = find_at(resume, own, None, verify=False)
+        if found.is_weights_only:
+            check_fit(of_checkpoint(found), config, _layouts(found, config), None)
+            return
+        check_stream(found, config, stream_of(config, dataset))
+        found.check_model(_layouts(found, config), None)
+    elif path is not None:
+        with of_beginning(path):
+            found = find_at(path, own, None, verify=False)
+            found.check_model(_layouts(found, config), None)
+
+
+def _layouts(found: Checkpoint, config: PretrainConfig) -> list[Layout]:
+    """Of the run's whole model; with the vocabulary of the checkpoint where only data tell it that are not here."""
+    if config.model.vocab_size is None:
+        rows, *_ = found.weights.get("embedding.word.weight", (1,))
+        config = replace(config, model=replace(config.model, vocab_size=rows))
+    return whole_layouts(config)

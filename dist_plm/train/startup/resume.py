@@ -1,0 +1,164 @@
+"""Resuming: what must be as it was when the checkpoint was made, what may differ, and what is restored."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+from torch import Tensor
+
+from dist_plm.checkpoint.loader import Checkpoint, find
+from dist_plm.checkpoint.storage import Storage
+from dist_plm.config import runfile
+from dist_plm.config.decode import encode, flatten
+from dist_plm.core.errors import CheckpointError
+from dist_plm.data.sampling.blend import Dataset
+from dist_plm.engines.base import Engine
+from dist_plm.models.sharding import Layout
+from dist_plm.spec.schema import PretrainConfig
+from dist_plm.train.loop import Position
+from dist_plm.train.startup.load_weights import begin_with, of_checkpoint
+
+log = logging.getLogger(__name__)
+
+RUN_FILE = "run.yaml"
+
+
+def stream_of(config: PretrainConfig, dataset: Dataset | None) -> dict[str, Any]:
+    """What decides which samples each step sees and what is asked about them, fit for JSON. Without the data where `dataset`
+    is None."""
+    facts: dict[str, Any] = {} if dataset is None else {"data": dataset.identity()}
+    facts |= {
+        "data.sequence_length": config.data.sequence_length,
+        "train.seed": config.train.seed,
+        "train.global_batch": config.train.global_batch,
+    }
+    if config.train.batch_rampup is not None:
+        facts["train.batch_rampup"] = encode(config.train.batch_rampup)
+    return facts | flatten({"objective": encode(config.objective)})
+
+
+def check_stream(found: Checkpoint, config: PretrainConfig, stream: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The history of allowed changes, with one made now.
+
+    Args:
+        stream: see `stream_of`; data that are not in it are not compared.
+    Raises:
+        CheckpointError: the stream is another than the checkpoint's, and data.allow_change is off.
+    """
+    saved = {name: value for name, value in found.manifest.stream.items() if name != "data" or name in stream}
+    changes = [
+        f"{name}: {saved.get(name)} -> {stream.get(name)}"
+        for name in [*saved, *(name for name in stream if name not in saved)]
+        if saved.get(name) != stream.get(name)
+    ]
+    history = list(found.manifest.history)
+    if not changes:
+        return history
+    if not config.data.allow_change:
+        raise CheckpointError(
+            f"{found.where} was made over another stream of samples ({'; '.join(changes)}): give the same data.*, "
+            "objective.*, train.seed and train.global_batch again, go on over the new stream with "
+            "data.allow_change=true, or start anew with train.resume=none"
+        )
+    log.warning("the stream of samples changes at step %d: %s", found.manifest.step, "; ".join(changes))
+    return [*history, {"step": found.manifest.step, "changes": changes}]
+
+
+def restore(
+    found: Checkpoint,
+    config: PretrainConfig,
+    stream: Mapping[str, Any],
+    engine: Engine,
+    layouts: Sequence[Layout],
+    group: dist.ProcessGroup,
+) -> Position:
+    """Puts the engine into the checkpoint's state; where that is weights alone, into that of a new run which begins with
+    them. Collective over `group`, all ranks.
+
+    Raises:
+        CheckpointError: on every rank, where the checkpoint is of another model, optimizer or stream of samples.
+    """
+    manifest = found.manifest
+    if found.is_weights_only:
+        begin_with(of_checkpoint(found), config, engine, layouts, group)
+        return Position(history=[{"step": 0, "changes": [f"begun with the weights of {found.where}"]}])
+    history = check_stream(found, config, stream)
+    found.check_model(layouts, group)
+    engine.load_parameter_states(found.read)
+    engine.load_scalars(manifest.engine)
+    log.info("resumed from %s: %d steps, %d samples", found.where, manifest.step, manifest.samples_seen)
+    for change in _changed_settings(found, config):
+        log.info("changed since the checkpoint: %s", change)
+    return Position(
+        step=manifest.step,
+        samples=manifest.samples_seen,
+        evaluation_due=bool(manifest.loop.get("evaluation_due", False)),
+        evaluation=dict(manifest.evaluation),
+        history=history,
+    )
+
+
+def begin_from(
+    storage: Storage, config: PretrainConfig, engine: Engine, layouts: Sequence[Layout], group: dist.ProcessGroup
+) -> Position:
+    """Puts the engine into the state in which the run at train.init_from left weights and moments; step, schedule and
+    samples begin anew. What train.init_optimizer says: "keep" goes on counting the updates by which the moments' bias is
+    corrected, "restart" counts them anew over the same moments, "none" begins with empty moments. Collective over
+    `group`, all ranks.
+
+    Raises:
+        CheckpointError: on every rank, where the checkpoint is missing, damaged, of another model, or of an optimizer with
+            other moments.
+    """
+    path, kept = config.train.init_from, config.train.init_optimizer
+    assert path is not None
+    with of_beginning(path):
+        found = find_at(path, storage, group, verify=config.checkpoint.verify)
+        found.check_model(layouts, group)
+        engine.load_parameter_states(partial(_read, found, with_moments=kept != "none"))
+    if kept != "none":
+        engine.load_scalars({**found.manifest.engine} | ({"optimizer_steps": 0} if kept == "restart" else {}))
+    told = f"begun with the weights of {found.where} (train.init_optimizer={kept})"
+    log.info(told)
+    return Position(history=[{"step": 0, "changes": [told]}])
+
+
+def find_at(path: str, storage: Storage, group: dist.ProcessGroup | None, *, verify: bool) -> Checkpoint:
+    """The checkpoint at a path; see `find`."""
+    found = find(path, storage, group, verify=verify)
+    if found is None:
+        raise CheckpointError(f"{path} holds no checkpoint")
+    return found
+
+
+@contextmanager
+def of_beginning(path: str) -> Iterator[None]:
+    """Tells what is wrong with the checkpoint at train.init_from = `path`, with the remedies of a beginning in place of those
+    of resuming."""
+    try:
+        yield
+    except CheckpointError as error:
+        reason = str(error)
+        for remedy in ("; name another with train.resume", ": give the same model", ": give the same optim"):
+            reason = reason.partition(remedy)[0]
+        raise CheckpointError(
+            f"train.init_from = {path}: {reason}. Give model.* and optim.* as in that run (model.max_positions too, where "
+            "the samples become longer), take the weights alone with train.init_optimizer=none, or name another checkpoint "
+            "or run"
+        ) from None
+
+
+def _read(found: Checkpoint, layout: Layout, name: str, *, with_moments: bool) -> Tensor:
+    return found.read(layout, name) if name == "weight" or with_moments else torch.zeros(layout.shape)
+
+
+def _changed_settings(found: Checkpoint, config: PretrainConfig) -> list[str]:
+    if RUN_FILE not in found.manifest.files:
+        return []
+    saved = yaml.safe_load(found.storage.read(found.name, RUN_FILE))
+    return runfile.changes(saved, encode(config))

@@ -1,0 +1,69 @@
+import errno
+import os
+
+import pytest
+
+from dist_plm.core import files
+from dist_plm.core.files import atomic_writer, copy_into, link_or_copy
+
+
+def refuse(number):
+    def call(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.mark.parametrize("number", [None, errno.EXDEV, errno.EOPNOTSUPP])
+def test_contents_are_appended_whatever_the_kernel_can(tmp_path, monkeypatch, number):
+    (tmp_path / "a").write_bytes(b"one" * 50_000)
+    if number is not None:
+        monkeypatch.setattr(os, "copy_file_range", refuse(number), raising=False)
+    with atomic_writer(tmp_path / "b") as file:
+        file.write(b"zero")
+        copy_into(tmp_path / "a", file)
+        copy_into(tmp_path / "a", file)
+        file.write(b"two")
+    assert (tmp_path / "b").read_bytes() == b"zero" + b"one" * 100_000 + b"two"
+
+
+def test_what_copying_half_begun_leaves_is_copied_too(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(bytes(range(256)))
+    whole = os.copy_file_range
+    calls = []
+
+    def once(source, target, count):
+        calls.append(count)
+        return whole(source, target, 100) if len(calls) == 1 else refuse(errno.EINVAL)()
+
+    monkeypatch.setattr(os, "copy_file_range", once)
+    with atomic_writer(tmp_path / "b") as file:
+        copy_into(tmp_path / "a", file)
+    assert (tmp_path / "b").read_bytes() == bytes(range(256))
+
+
+def test_a_full_disk_is_not_taken_for_a_missing_feature(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"a")
+    monkeypatch.setattr(os, "copy_file_range", refuse(errno.ENOSPC), raising=False)
+    with pytest.raises(OSError, match="No space"), atomic_writer(tmp_path / "b") as file:
+        copy_into(tmp_path / "a", file)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_file_gets_a_second_name(tmp_path):
+    (tmp_path / "a").write_bytes(b"new")
+    (tmp_path / "b").write_bytes(b"old")
+    for _ in range(2):
+        link_or_copy(tmp_path / "a", tmp_path / "b")
+        assert (tmp_path / "b").samefile(tmp_path / "a")
+    (tmp_path / "a").unlink()
+    assert (tmp_path / "b").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_it_is_copied_where_names_are_single(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"new")
+    monkeypatch.setattr(files.os, "link", refuse(errno.EPERM))
+    link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"new"
+    assert not (tmp_path / "b").samefile(tmp_path / "a")

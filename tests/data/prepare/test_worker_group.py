@@ -1,0 +1,138 @@
+import json
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.prepare import worker_group
+from dist_plm.data.prepare.worker_group import Crew
+from dist_plm.distributed.launch_env import LaunchEnv
+
+
+@dataclass(frozen=True)
+class Note:
+    path: Path
+    num_bytes: int = 1
+
+    @property
+    def is_complete(self):
+        return self.path.exists()
+
+
+def write(task):
+    task.path.write_text(threading.current_thread().name)
+
+
+def member(rank, world_size=3, patience_seconds=300.0):
+    launch = LaunchEnv(rank=rank, world_size=world_size, node_name=f"node{rank}")
+    return Crew(launch, 1, patience_seconds)
+
+
+def together(function, ranks):
+    """Runs `function` for each rank in a thread of its own; returns what each returned or raised."""
+    results = {}
+
+    def run(rank):
+        try:
+            results[rank] = function(rank)
+        except DataError as error:
+            results[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,), name=str(rank)) for rank in ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_tasks_are_shared_and_everybody_waits_for_all(tmp_path):
+    tasks = [Note(tmp_path / f"task{i}") for i in range(8)]
+    tasks[4].path.write_text("before")
+    folder = tmp_path / "ranks"
+
+    def work(rank):
+        one = member(rank)
+        if rank:
+            one.meet(folder)
+        with one.at_work(folder):
+            one.lead(tmp_path / "decision", lambda: (tmp_path / "decision").write_text(str(rank)))
+            assert (tmp_path / "decision").read_text() == "0"
+            done, _ = one.run(write, tasks, "write")
+            assert all(task.is_complete for task in tasks)
+        return done
+
+    assert together(work, range(3)) == {0: 3, 1: 2, 2: 2}
+    assert [task.path.read_text() for task in tasks] == ["0", "1", "2", "0", "before", "2", "0", "1"]
+    assert not folder.exists()
+
+
+def test_the_last_words_of_a_rank_end_the_others(tmp_path):
+    folder = tmp_path / "ranks"
+
+    def work(rank):
+        one = member(rank, 2)
+        if rank:
+            one.meet(folder)
+        with one.at_work(folder):
+            if rank:
+                raise DataError("no such file")
+            one.run(write, [Note(tmp_path / "a"), Note(tmp_path / "b")], "write")
+
+    errors = together(work, range(2))
+    assert "rank 1 ended (DataError: no such file), and rank 0 waits for its share of 'write'" in str(errors[0])
+
+
+def test_a_rank_that_is_silent_is_named(tmp_path):
+    folder = tmp_path / "ranks"
+    one = member(0, 2, patience_seconds=0.2)
+    with (
+        pytest.raises(DataError, match=r"(?s)rank 0 on node0 waits .* no sign of life .*data\.rank_timeout"),
+        one.at_work(folder),
+    ):
+        one.run(write, [Note(tmp_path / "a"), Note(tmp_path / "b")], "write")
+
+
+@pytest.mark.parametrize("state", ["working", "DataError: the disk is full"])
+def test_leftovers_do_not_count_as_rank_0_at_work(tmp_path, state):
+    folder = tmp_path / "ranks"
+    folder.mkdir()
+    (folder / "000000").write_text(json.dumps({"node": "n0", "state": state, "beat": 1}))
+    with pytest.raises(DataError, match="no sign of life"):
+        member(1, 2, patience_seconds=0.2).meet(folder)
+
+    def work(rank):
+        one = member(rank, 2)
+        if rank:
+            one.meet(folder)
+        else:
+            time.sleep(0.2)
+        with one.at_work(folder):
+            pass
+
+    assert together(work, range(2)) == {0: None, 1: None}
+
+
+def test_alone_nothing_is_written(tmp_path):
+    one = member(0, 1)
+    with one.at_work(tmp_path / "ranks"):
+        assert one.run(write, [Note(tmp_path / "a")], "write")[0] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_beats_stop_with_the_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_group, "_BEAT_SECONDS", 0.01)
+    before = set(threading.enumerate())
+
+    def work():
+        with member(0, 2).at_work(tmp_path / "ranks"):
+            time.sleep(0.05)
+            raise DataError("stop")
+
+    with pytest.raises(DataError, match="stop"):
+        work()
+    assert set(threading.enumerate()) <= before
+    assert json.loads((tmp_path / "ranks" / "000000").read_text())["state"] == "DataError: stop"

@@ -1,0 +1,110 @@
+import json
+
+import pytest
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.sources import programs
+from dist_plm.data.sources.records import Document
+from dist_plm.data.sources.sources import find_sources, read_slice
+from dist_plm.spec.prepare.schema import SourceConfig
+
+
+def read(**settings):
+    units = find_sources([SourceConfig(**settings)]).units
+    return [record for unit in units for part in unit for record in read_slice(part)]
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch):
+    """A directory as the Hub holds it, and nothing kept from it elsewhere."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "poems"
+    folder.mkdir()
+    for i in range(3):
+        rows = [json.dumps({"title": f"t{i}", "text": f"text {i} {j}"}) for j in range(4)]
+        (folder / f"train-{i}.jsonl").write_text("\n".join(rows))
+    (folder / "test.jsonl").write_text(json.dumps({"title": "t", "text": "held out"}))
+    programs._dataset.cache_clear()
+    return folder
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_datasets_give_their_rows_in_order(dataset, streaming, monkeypatch):
+    monkeypatch.setattr(programs, "_SLICE_BYTES", 100)
+    expected = [f"text {i} {j}" for i in range(3) for j in range(4)]
+    found = find_sources([SourceConfig(hf=str(dataset), streaming=streaming)])
+    assert len([part for unit in found.units for part in unit]) > 2
+    assert [d.text for d in read(hf=str(dataset), streaming=streaming)] == expected
+    (test,) = read(hf=str(dataset), split="test", text="{title}: {text}", streaming=streaming)
+    assert test == Document(1, "t: held out")
+
+
+def test_a_datasets_identity_follows_its_files(dataset):
+    config = [SourceConfig(hf=str(dataset), streaming=True)]
+    first = find_sources(config).fingerprint
+    assert first == find_sources(config).fingerprint
+    (dataset / "train-1.jsonl").write_text(json.dumps({"title": "other", "text": "other"}))
+    assert first != find_sources(config).fingerprint
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_datasets_that_cannot_be_read_are_refused(dataset, streaming, monkeypatch):
+    for settings, message in [
+        ({"split": "trian"}, r"cannot read the dataset .*poems.*trian"),
+        ({"hf": str(dataset / "none")}, "cannot read the dataset"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            read(**{"hf": str(dataset), "streaming": streaming, **settings})
+    with pytest.raises(DataError, match=r"no column 'body', it has 'title', 'text'"):
+        read(hf=str(dataset), text="body", streaming=streaming)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        DataError, match=r"dataset 'nobody/nothing': .*; check the name and the network; a copy in a dir"
+    ):
+        read(hf="nobody/nothing", streaming=streaming)
+
+
+PROGRAM = """
+def texts():
+    yield "one"
+    yield {"text": "two"}
+    yield 3
+    yield ""
+
+def fails():
+    yield "one"
+    raise KeyError("lost")
+
+number = 3
+"""
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch, request):
+    name = f"program_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(PROGRAM)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def test_functions_give_texts_or_rows(program):
+    found = read(python=f"{program}:texts")
+    assert found[:2] == [Document(1, "one"), Document(2, "two")]
+    assert [(r.line, r.reason) for r in found[2:]] == [(3, "bad row"), (4, "empty text")]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fails", r"program_\d+:fails raised KeyError at .*program_\d+\.py, line 10: 'lost'"),
+        ("none", r"cannot find 'program_\d+:none'"),
+        ("number", r"'program_\d+:number' is not a function"),
+    ],
+)
+def test_functions_that_fail_are_named(program, name, message):
+    with pytest.raises(DataError, match=message):
+        read(python=f"{program}:{name}")
+    with pytest.raises(DataError, match="cannot find 'no_such_module:f'"):
+        read(python="no_such_module:f")

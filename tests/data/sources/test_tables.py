@@ -1,0 +1,86 @@
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.sources import sources
+from dist_plm.data.sources.records import Document
+from dist_plm.data.sources.sources import find_sources, read_slice
+from dist_plm.spec.prepare.schema import SourceConfig
+
+TEXTS = [f"text {i} 猫" for i in range(10)]
+
+
+def read(path, **settings):
+    units = find_sources([SourceConfig(path=str(path), **settings)]).units
+    return [record for unit in units for part in unit for record in read_slice(part)]
+
+
+def table(kind=pa.string()):  # noqa: B008
+    return pa.table({"title": [f"t{i}" for i in range(10)], "text": pa.array(TEXTS, kind), "n": range(10)})
+
+
+def save(path, content):
+    if path.suffix == ".parquet":
+        pq.write_table(content, path, row_group_size=3)
+    elif path.suffix == ".feather":
+        with pa.ipc.new_file(str(path), content.schema) as file:
+            file.write_table(content, max_chunksize=4)
+    else:
+        with pa.ipc.new_stream(str(path), content.schema) as file:
+            file.write_table(content, max_chunksize=4)
+    return path
+
+
+KINDS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_document_a_row(tmp_path, name, kind):
+    if kind == pa.string_view() and name == "a.parquet":
+        pytest.skip("not every pyarrow writes it")
+    path = save(tmp_path / name, table(kind))
+    assert read(path) == [Document(i, text) for i, text in enumerate(TEXTS, 1)]
+    assert [d.text for d in read(path, text="{title}:{n}")] == [f"t{i}:{i}" for i in range(10)]
+
+
+def test_parquet_is_cut_at_row_groups(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.parquet", table())
+    assert len(find_sources([SourceConfig(path=str(path))]).units) == 1
+    monkeypatch.setattr(sources, "_MIB", 100)
+    assert len(find_sources([SourceConfig(path=str(path))]).units) == 4
+    assert read(path) == [Document(i, text) for i, text in enumerate(TEXTS, 1)]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
+def test_broken_rows_are_named(tmp_path, name):
+    raw = pa.array([b"fine", b"bad \xff", None, b" "], pa.binary())
+    column = pa.StringArray.from_buffers(4, raw.buffers()[1], raw.buffers()[2], raw.buffers()[0])
+    path = save(tmp_path / name, pa.table({"text": column}))
+    assert [(r[0], getattr(r, "reason", "")) for r in read(path)] == [
+        (1, ""),
+        (2, "not UTF-8"),
+        (3, "not text"),
+        (4, "empty text"),
+    ]
+    with pytest.raises(DataError, match=r"has no column 'body', it has 'text'; name the column"):
+        read(path, text="body")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
+def test_truncated_files_are_refused(tmp_path, name):
+    path = save(tmp_path / name, table())
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(DataError, match=r"is not (Parquet|Arrow), or is damaged"):
+        read(path)
+
+
+def test_csv_with_quotes_and_line_ends_inside(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'\xef\xbb\xbfid,text\r\n1,"one, ""two""\r\nthree"\r\n\r\n2,four\r\n')
+    assert read(path) == [Document(2, 'one, "two"\nthree'), Document(5, "four")]
+    tsv = tmp_path / "a.data"
+    tsv.write_text("id\ttext\n1\tone, two\n")
+    assert read(tsv, format="tsv") == [Document(2, "one, two")]

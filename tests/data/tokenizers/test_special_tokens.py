@@ -1,0 +1,108 @@
+import json
+
+import pytest
+import tokenizers as hf
+from tokenizers import decoders, models, pre_tokenizers
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.tokenizers.special_tokens import declared_roles, roles_of
+from dist_plm.data.tokenizers.tokenizer import Tokenizer
+from dist_plm.objectives.special_tokens import SpecialTokens
+
+
+def byte_level(pieces, special=()):
+    tokenizer = hf.Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    tokenizer.add_special_tokens(list(special))
+    return tokenizer
+
+
+def word_level(pieces):
+    return hf.Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token=pieces[0]))
+
+
+def unigram(pieces):
+    return hf.Tokenizer(models.Unigram([(piece, 0.0) for piece in pieces], unk_id=0))
+
+
+def test_roberta():
+    roles = roles_of(
+        byte_level(["<s>", "<pad>", "</s>", "<unk>", "a", "<mask>"], ["<s>", "<pad>", "</s>", "<mask>"]), {}, ()
+    )
+    assert (roles.cls, roles.pad, roles.sep, roles.eos, roles.mask) == (0, 1, 2, 2, 5)
+    assert (roles.pieces_style, roles.ids, roles.vocab_size) == ("byte_level", (0, 1, 2, 5), 6)
+
+
+def test_a_byte_level_piece_that_looks_special_is_text():
+    roles = roles_of(byte_level(["</s>", "<pad>", "<|endoftext|>"], ["<|endoftext|>"]), {}, ())
+    assert (roles.ids, roles.eos, roles.pad, roles.cls, roles.sep) == ((2,), 2, None, None, None)
+
+
+def test_where_nothing_is_marked_known_names_count():
+    roles = roles_of(byte_level(["<s>", "</s>", "x"]), {}, ())
+    assert (roles.ids, roles.cls, roles.sep) == ((0, 1), 0, 1)
+
+
+def test_t5():
+    pieces = ["<pad>", "</s>", "<unk>", "▁a", *(f"<extra_id_{i}>" for i in (2, 1, 0))]
+    tokenizer = unigram(pieces)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    roles = roles_of(tokenizer, {}, ())
+    assert (roles.pad, roles.eos, roles.cls, roles.sep, roles.mask) == (0, 1, None, None, None)
+    assert (roles.sentinels, roles.ids, roles.pieces_style) == ((6, 5, 4), (0, 1, 2, 4, 5, 6), "unigram")
+
+
+def test_bert_with_unused_tokens_and_holes():
+    vocabulary = {"[PAD]": 0, "[unused0]": 1, "[UNK]": 3, "[CLS]": 4, "[SEP]": 5, "[MASK]": 6, "the": 7, "##s": 8}
+    roles = roles_of(hf.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]")), {}, ())
+    assert (roles.cls, roles.sep, roles.mask, roles.pad) == (4, 5, 6, 0)
+    assert (roles.ids, roles.pieces_style, roles.vocab_size) == (tuple(range(7)), "wordpiece", 9)
+
+
+@pytest.mark.parametrize("pattern", ["<|fim_{}|>", "<fim_{}>", "<fim-{}>"])
+def test_fill_in_the_middle(pattern):
+    names = [pattern.format(part) for part in ("prefix", "middle", "suffix")]
+    roles = roles_of(byte_level(["a", *names], names), {}, ())
+    assert (roles.fim_prefix, roles.fim_middle, roles.fim_suffix, roles.ids) == (1, 2, 3, (1, 2, 3))
+
+
+def test_sentencepiece_bpe_marks_words_as_unigram_does():
+    tokenizer = byte_level(["▁a"])
+    tokenizer.pre_tokenizer = None
+    assert roles_of(tokenizer, {}, ()).pieces_style is None
+    tokenizer.decoder = decoders.Metaspace()
+    assert roles_of(tokenizer, {}, ()).pieces_style == "unigram"
+
+
+def test_the_file_beside_it_goes_before_names(tmp_path):
+    word_level(["u", "[CLS]", "begin", "end", "x"]).save(str(tmp_path / "tokenizer.json"))
+    config = {"cls_token": {"content": "begin"}, "eos_token": "end", "mask_token": "nowhere", "pad_token": None}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"additional_special_tokens": ["x"]}))
+    tokenizer = Tokenizer.load(tmp_path)
+    roles = tokenizer.roles()
+    assert (roles.cls, roles.eos, roles.mask, roles.pad, roles.ids) == (2, 3, None, None, (1, 2, 3, 4))
+    assert (tokenizer.end_of_document, roles.pieces_style) == ("end", None)
+    assert tokenizer.pieces() == ["u", "[CLS]", "begin", "end", "x"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", b"\xff"])
+def test_a_damaged_companion_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "special_tokens_map.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=r"special_tokens_map\.json, which belongs to the tokenizer beside it"):
+        declared_roles(tmp_path)
+
+
+def test_the_end_of_documents_is_special_and_found():
+    for pieces, end in [(["a", "<|endoftext|>", "</s>"], 1), (["a", "[CLS]", "[SEP]"], 2), (["a", "</s>"], 1)]:
+        tokenizer = Tokenizer(word_level(pieces), None, "it")
+        assert (tokenizer.end_of_document_id, end in tokenizer.roles().ids) == (end, True)
+    assert 0 in Tokenizer(word_level(["a", "</s>"]), "a", "it").roles().ids
+    with pytest.raises(DataError, match=r"it has no token '<\|endoftext\|>' to end documents with"):
+        Tokenizer(word_level(["a", "b"]), None, "it")
+
+
+def test_an_objective_takes_them():
+    roles = roles_of(byte_level(["<s>", "<pad>", "</s>", "<mask>"]), {}, ())
+    fields = {name: getattr(roles, name) for name in SpecialTokens.__slots__ if hasattr(roles, name)}
+    assert SpecialTokens(**fields).is_special().all()

@@ -1,0 +1,117 @@
+"""How ranks meet and part."""
+
+import os
+import socket
+import time
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from dist_plm.distributed.grid import Grid
+from dist_plm.distributed.groups import build_groups
+from dist_plm.distributed.launch_env import LaunchEnv
+from dist_plm.distributed.world import init_process_group, leave, shutdown
+from tests.ranks.pool import RanksError
+from tests.ranks.ports import free_port
+from tests.ranks.times import LONG
+
+
+def total(value):
+    tensor = torch.tensor([float(value)])
+    dist.all_reduce(tensor)
+    return tensor.item()
+
+
+def alone(world):
+    leave()
+    for _ in range(2):
+        init_process_group(LaunchEnv(), world.device, LONG)
+        build_groups(Grid(), world.device, timeout=LONG)
+        assert (dist.get_world_size(), dist.get_backend(), total(3)) == (1, "gloo", 3.0)
+        shutdown()
+        assert not dist.is_initialized()
+        assert not parallel_state.is_initialized()
+    shutdown()
+
+
+def test_one_process_needs_no_address(ranks):
+    ranks.run(1, alone)
+
+
+def meet(world, address, port):
+    leave()
+    os.environ.pop("GLOO_SOCKET_IFNAME", None)
+    launch = LaunchEnv(
+        rank=world.rank,
+        world_size=world.size,
+        local_rank=world.rank,
+        local_world_size=world.size,
+        master_addr=address,
+        master_port=port,
+    )
+    init_process_group(launch, world.device, LONG)
+    result = total(10**world.rank)
+    shutdown()
+    return result, os.environ.get("GLOO_SOCKET_IFNAME")
+
+
+def test_ranks_of_one_node_meet_at_the_address_over_the_loopback(ranks):
+    assert ranks.run(2, meet, "127.0.0.1", free_port()) == [(11.0, "lo")] * 2
+
+
+def test_an_address_may_be_of_ipv6(ranks):
+    try:
+        port = free_port(socket.AF_INET6, "::1")
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    assert [total for total, _ in ranks.run(2, meet, "::1", port)] == [11.0, 11.0]
+
+
+def meet_nobody(world):
+    """As on two nodes of one rank each, of which the other never comes."""
+    leave()
+    os.environ.pop("GLOO_SOCKET_IFNAME", None)
+    launch = LaunchEnv(rank=0, world_size=2, local_rank=0, local_world_size=1, master_port=free_port())
+    try:
+        init_process_group(launch, world.device, timedelta(seconds=1))
+    finally:
+        # What Gloo listens on must be reachable from the other node, so the loopback is not for it.
+        assert "GLOO_SOCKET_IFNAME" not in os.environ
+
+
+def test_over_several_nodes_no_interface_is_imposed_and_an_absent_rank_is_not_waited_for_for_ever(ranks):
+    # Left uncaught, for PyTorch keeps count of process groups it failed to make: the rank is replaced.
+    with pytest.raises(RanksError, match="DistStoreError"):
+        ranks.run(1, meet_nobody)
+
+
+def part(world):
+    """When this rank began to part and when it had, by the clock that all processes share."""
+    if world.rank == 1:
+        time.sleep(1.0)
+    began = time.monotonic()
+    shutdown()
+    return began, time.monotonic(), dist.is_initialized()
+
+
+def test_shutdown_waits_for_the_last_rank(ranks):
+    (_, first_had, after), (last_began, _, after_last) = ranks.run(2, part)
+    assert first_had > last_began
+    assert (after, after_last) == (False, False)
+
+
+def abandon(world):
+    if world.rank == 1:
+        leave()
+        return None
+    with pytest.raises(RuntimeError, match="onnection"):
+        total(1)
+    leave()
+    return "noticed"
+
+
+def test_leaving_ends_the_collectives_of_others(ranks):
+    assert ranks.run(2, abandon) == ["noticed", None]

@@ -1,0 +1,60 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from dist_plm.models.sharding import Part, describe, split_over_tensor_ranks
+
+
+class Holder(nn.Module):
+    def __init__(self, rows: int, columns: int, dim: int, parts: tuple[Part, ...], tensor_size: int) -> None:
+        super().__init__()
+        self.fused = nn.Module()
+        shape = (rows // tensor_size, columns) if dim == 0 else (rows, columns // tensor_size)
+        self.fused.weight = nn.Parameter(torch.zeros(shape))
+        split_over_tensor_ranks(self.fused.weight, dim, parts)
+        self.norm = nn.LayerNorm(columns)
+
+
+@given(
+    tensor_size=st.sampled_from([1, 2, 3, 4]),
+    units=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    padding=st.integers(0, 11),
+)
+def test_pieces_of_all_ranks_tile_every_part_once(tensor_size, units, padding):
+    parts = [Part(f"part{i}", unit * tensor_size) for i, unit in enumerate(units)]
+    padding = min(padding, parts[-1].rows - 1)
+    parts[-1] = Part(parts[-1].name, parts[-1].rows, padding)
+    rows = sum(part.rows for part in parts)
+    seen = {part.name: torch.zeros(part.rows - part.padding, 3) for part in parts}
+    for rank in range(tensor_size):
+        layout = describe([Holder(rows, 3, 0, tuple(parts), tensor_size)], rank, tensor_size)[0]
+        held = torch.zeros_like(layout.parameter)
+        for piece in layout.pieces:
+            seen[piece.name.split(".")[0]][
+                tuple(slice(a, a + n) for a, n in zip(piece.start, piece.size, strict=True))
+            ] += 1
+            assert piece.shape == seen[piece.name.split(".")[0]].shape
+            piece.local(held).add_(1)
+        assert held.max() <= 1, "two pieces overlap in the parameter"
+        assert held.numel() - held.sum() == (held.shape[0] * 3 - sum(p.numel for p in layout.pieces))
+    assert all(bool((count == 1).all()) for count in seen.values())
+
+
+def test_rows_columns_and_replicas():
+    layouts = describe([Holder(8, 6, 1, (), 2)], 1, 2)
+    fused, weight, bias = layouts
+    assert fused.split_dim == 1
+    assert fused.pieces[0].name == "fused.weight"
+    assert fused.pieces[0].shape == (8, 6)
+    assert fused.pieces[0].start == (0, 3)
+    assert fused.pieces[0].size == (8, 3)
+    assert weight.split_dim is None
+    assert weight.pieces[0].shape == weight.pieces[0].size == (6,)
+    assert bias.pieces[0].name == "norm.bias"
+
+
+def test_parts_rename_the_module():
+    layout = describe([Holder(6, 2, 0, (Part("query", 4), Part("key", 2)), 1)], 0, 1)[0]
+    assert [piece.name for piece in layout.pieces] == ["query.weight", "key.weight"]
+    assert layout.pieces[1].local_start == (4, 0)

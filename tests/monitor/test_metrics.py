@@ -1,0 +1,173 @@
+"""metrics.jsonl: its keys, valid JSON whatever the numbers, each step once after kills at any byte."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dist_plm.monitor.metrics import MetricsWriter, read_metrics
+from tests.monitor.make import record
+
+KEYS = [
+    "step",
+    "loss",
+    "lr",
+    "grad_norm",
+    "tokens_seen",
+    "samples_seen",
+    "tokens_per_second",
+    "step_seconds",
+    "mfu",
+    "loss_scale",
+    "skipped",
+]
+
+
+def steps_in(path) -> list[int]:
+    return [line["step"] for line in read_metrics(path)]
+
+
+def test_a_line_has_the_documented_keys(tmp_path):
+    path = tmp_path / "run" / "metrics.jsonl"
+    with MetricsWriter(path) as writer:
+        writer.write(record(1))
+        writer.write(record(2, terms={"mlm": 3.0}, evaluation={"loss": 4.0, "initial/perplexity": 9.0}))
+    first, second = (json.loads(line) for line in path.read_text().splitlines())
+    assert list(first) == KEYS
+    assert list(second) == [*KEYS, "loss/mlm", "eval/loss", "eval/initial/perplexity"]
+    assert first["loss_scale"] is None
+    assert read_metrics(path) == [first, second]
+
+
+numbers = st.floats() | st.integers(-(2**70), 2**70)
+
+
+@settings(deadline=None)
+@given(loss=st.floats(), norm=st.none() | st.floats(), evaluation=st.dictionaries(st.text(max_size=8), st.floats()))
+def test_any_number_is_valid_json_and_comes_back(tmp_path_factory, loss, norm, evaluation):
+    path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
+    written = record(3, loss=loss, grad_norm=norm, evaluation=evaluation)
+    with MetricsWriter(path) as writer:
+        writer.write(written)
+    (line,) = path.read_bytes().splitlines()
+    json.loads(line, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+    (back,) = read_metrics(path)
+    assert back.keys() == written.as_dict().keys()
+    for name, value in written.as_dict().items():
+        assert back[name] == value or (math.isnan(back[name]) and math.isnan(value))
+
+
+def test_a_number_that_is_not_finite_is_null_with_its_name(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsWriter(path) as writer:
+        writer.write(record(1, loss=math.nan, grad_norm=-math.inf))
+    line = json.loads(path.read_text())
+    assert line["loss"] is None
+    assert line["nonfinite"] == {"loss": "nan", "grad_norm": "-inf"}
+
+
+def test_resuming_drops_later_steps_and_appends(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsWriter(path) as writer:
+        for step in range(1, 8):
+            writer.write(record(step))
+    with MetricsWriter(path, resume_step=4) as writer:
+        writer.write(record(5, loss=-1.0))
+    assert steps_in(path) == [1, 2, 3, 4, 5]
+    assert read_metrics(path)[-1]["loss"] == -1.0
+
+
+def test_starting_anew_empties_the_file(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsWriter(path) as writer:
+        writer.write(record(1))
+    MetricsWriter(path).close()
+    assert path.read_bytes() == b""
+
+
+def test_what_an_earlier_writer_still_writes_is_not_in_the_file(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    earlier = MetricsWriter(path)
+    earlier.write(record(1))
+    with MetricsWriter(path, resume_step=1) as writer:
+        earlier.write(record(2))
+        writer.write(record(2))
+    earlier.close()
+    assert steps_in(path) == [1, 2]
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_file_torn_at_any_byte_reads_and_resumes(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
+    with MetricsWriter(path) as writer:
+        for step in range(1, 4):
+            writer.write(record(step))
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut])
+    complete = whole[:cut].count(b"\n")
+    assert steps_in(path) == list(range(1, complete + 1))
+    with MetricsWriter(path, resume_step=complete) as writer:
+        writer.write(record(complete + 1))
+    assert steps_in(path) == list(range(1, complete + 2))
+
+
+def test_foreign_lines_are_left_out_with_a_warning(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n\xff\xfe\n[1]\n{"loss": 2}\n{"step": "x"}\n\n{"step": 2}\n')
+    assert steps_in(path) == [1, 2]
+    assert [f"line {number}" in caplog.text for number in range(1, 8)] == [False, *[True] * 5, False]
+
+
+def test_an_interrupted_rewrite_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsWriter(path) as writer:
+        writer.write(record(1))
+        writer.write(record(2))
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="no space left"):
+        MetricsWriter(path, resume_step=1)
+    assert path.read_bytes() == before
+
+
+def test_killed_while_writing_each_step_is_there_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    program = (
+        "import sys, pathlib, itertools\n"
+        "from tests.monitor.make import record\n"
+        "from dist_plm.monitor.metrics import MetricsWriter\n"
+        "start = int(sys.argv[2])\n"
+        "writer = MetricsWriter(pathlib.Path(sys.argv[1]), resume_step=start)\n"
+        "for step in itertools.count(start + 1):\n"
+        "    writer.write(record(step))\n"
+    )
+    resumed = 0
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-c", program, str(path), str(resumed)])
+        deadline, target = time.monotonic() + 300, 50_000 + (path.stat().st_size if path.exists() else 0)
+        while not path.exists() or path.stat().st_size < target:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        steps = steps_in(path)
+        assert steps == list(range(1, len(steps) + 1))
+        resumed = len(steps) - 20
+
+
+def test_a_write_costs_microseconds(tmp_path):
+    with MetricsWriter(tmp_path / "metrics.jsonl") as writer:
+        one = record(1)
+        start = time.process_time()
+        for _ in range(2000):
+            writer.write(one)
+        # A hundred times what it takes where nothing else runs.
+        assert (time.process_time() - start) / 2000 < 600e-6

@@ -1,0 +1,207 @@
+"""Trackers are proven by reading back the files that wandb and TensorBoard write."""
+
+import contextlib
+import json
+import logging
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto import wandb_internal_pb2
+
+from dist_plm.monitor import trackers
+from dist_plm.monitor.trackers import build_trackers
+from dist_plm.spec.schema_run import TrackConfig
+from tests.monitor.make import record
+
+SETTINGS = {"optim": {"lr": 3e-4}, "run": {"name": "small"}}
+
+
+def log_steps(to, run_dir: Path, steps: range, **options) -> None:
+    tracker = build_trackers(
+        TrackConfig(to=to), run_dir, run_name="small", settings=SETTINGS, **({"start_step": 0} | options)
+    )
+    for step in steps:
+        evaluation = {"loss": 4.0, "perplexity": 54.6} if step % 5 == 0 else {}
+        tracker.log(step, record(step, evaluation=evaluation).as_dict())
+    tracker.close()
+
+
+def wandb_records(path: Path) -> list[wandb_internal_pb2.Record]:
+    """The records of a .wandb file: a 7-byte header, then LevelDB's log format.
+
+    https://github.com/google/leveldb/blob/main/doc/log_format.md: 32 KiB blocks of fragments, each a checksum
+    (4 bytes), a length (2, little-endian) and a type (1: whole, 2: first, 3: middle, 4: last of a record).
+    """
+    data, position, payload, records = path.read_bytes(), 7, b"", []
+    assert data[:4] == b":W&B"
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        payload += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):
+            records.append(wandb_internal_pb2.Record.FromString(payload))
+            payload = b""
+    return records
+
+
+def wandb_history(run_dir: Path) -> list[tuple[str, list[dict]]]:
+    """For each wandb file in the order written: the run's id and its logged rows."""
+    history = []
+    for path in sorted(run_dir.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
+        records = wandb_records(path)
+        (run_id,) = {entry.run.run_id for entry in records if entry.WhichOneof("record_type") == "run"}
+        rows = [
+            {item.key or item.nested_key[0]: json.loads(item.value_json) for item in entry.history.item}
+            for entry in records
+            if entry.WhichOneof("record_type") == "history"
+        ]
+        history.append((run_id, rows))
+    return history
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_logged_in(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB__SERVICE_WAIT", "300")  # seconds for its service to start, 30 unless told
+
+
+def test_wandb_writes_offline_and_keeps_its_id_over_resume(tmp_path):
+    log_steps(("wandb",), tmp_path, range(1, 7))
+    time.sleep(1.0)  # wandb names its directories by id and second
+    log_steps(("wandb",), tmp_path, range(5, 8), start_step=4)
+    (first_id, first), (second_id, second) = wandb_history(tmp_path)
+    assert first_id == second_id == (tmp_path / "wandb" / "run_id").read_text().strip()
+    assert [row["step"] for row in first] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in second] == [5, 6, 7]  # steps that go back are not thrown away
+    assert first[4]["loss"] == pytest.approx(2.0)
+    assert first[4]["eval/perplexity"] == pytest.approx(54.6)
+    assert "loss_scale" not in first[4]  # None where it does not apply
+
+
+def test_a_new_start_in_an_old_directory_begins_new_curves(tmp_path):
+    for last in (6, 3):
+        log_steps(("wandb", "tensorboard"), tmp_path, range(1, last + 1))
+    (first_id, _), (second_id, rows) = wandb_history(tmp_path)
+    assert first_id != second_id
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+
+
+def test_wandb_keeps_the_settings(tmp_path):
+    log_steps(("wandb",), tmp_path, range(1, 2))
+    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    (run,) = (entry.run for entry in wandb_records(path) if entry.WhichOneof("record_type") == "run")
+    assert (run.project, run.display_name) == ("dist_plm", "small")
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config["optim"] == {"lr": 3e-4}
+
+
+def test_wandb_online_without_a_login_writes_offline_and_asks_nobody(tmp_path):
+    """On a terminal, where wandb would ask: nobody answers here, so a question would end in the time limit."""
+    program = (
+        "import pathlib, sys\n"
+        "from dist_plm.spec.schema_run import TrackConfig\n"
+        "from dist_plm.monitor.trackers import build_trackers\n"
+        "config = TrackConfig(to=('wandb',), wandb_mode='online')\n"
+        "tracker = build_trackers(config, pathlib.Path(sys.argv[1]), run_name='small', settings={})\n"
+        "tracker.log(1, {'loss': 2.0})\n"
+        "tracker.close()\n"
+    )
+    main, side = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm"}
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdin=side,
+        stdout=side,
+        stderr=side,
+        env=environment,
+        timeout=300,
+    ).check_returncode()
+    os.close(side)
+    shown, deadline = "", time.monotonic() + 120
+    while "wandb sync" not in shown and time.monotonic() < deadline:  # the kernel hands it over bit by bit
+        if select.select([main], [], [], 1)[0]:
+            with contextlib.suppress(OSError):  # all who could write have ended
+                shown += os.read(main, 65536).decode()
+    os.close(main)
+    ((_, rows),) = wandb_history(tmp_path)
+    assert (rows[0]["step"], rows[0]["loss"]) == (1, 2.0)
+    assert "wandb sync" in shown
+    assert "Enter your choice" not in shown
+
+
+def test_tensorboard_writes_every_value(tmp_path):
+    log_steps(("tensorboard",), tmp_path, range(1, 7))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    loss = events.Scalars("loss")
+    assert [event.step for event in loss] == [1, 2, 3, 4, 5, 6]
+    assert [event.value for event in loss] == pytest.approx([10 / step for step in range(1, 7)])
+    assert [event.step for event in events.Scalars("eval/perplexity")] == [5]
+    assert set(events.Tags()["scalars"]) == {*record(1).as_dict(), "eval/loss", "eval/perplexity"} - {
+        "step",
+        "loss_scale",
+    }
+    settings = events.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert '"lr": 0.0003' in settings
+
+
+def test_tensorboard_hides_what_a_killed_run_wrote_past_its_checkpoint(tmp_path):
+    log_steps(("tensorboard",), tmp_path, range(1, 7))
+    log_steps(("tensorboard",), tmp_path, range(5, 9), start_step=4)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_both_at_once_and_none(tmp_path):
+    log_steps(("wandb", "tensorboard"), tmp_path / "both", range(1, 3))
+    assert len(wandb_history(tmp_path / "both")) == 1
+    assert EventAccumulator(str(tmp_path / "both" / "tensorboard")).Reload().Scalars("loss")
+    log_steps((), tmp_path / "none", range(1, 3))
+    assert not (tmp_path / "none").exists()
+
+
+class Failing:
+    """Fails from the second logged step on."""
+
+    def __init__(self, *arguments, **options) -> None:
+        self.calls = 0
+
+    def log(self, step, values) -> None:
+        self.calls += 1
+        if self.calls > 1:
+            raise ConnectionError("server gone")
+
+    def close(self) -> None:
+        raise ConnectionError("server gone")
+
+
+def test_a_failing_tracker_warns_once_and_the_other_goes_on(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(trackers, "WandbTracker", Failing)
+    log_steps(("wandb", "tensorboard"), tmp_path, range(1, 7))
+    assert [entry.levelno for entry in caplog.records if "server gone" in entry.message] == [logging.WARNING]
+    assert len(EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")) == 6
+
+
+def test_a_tracker_that_cannot_start_warns_and_is_left_out(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    log_steps(("wandb",), tmp_path, range(1, 7))
+    assert len([entry for entry in caplog.records if "wandb failed" in entry.message]) == 1
+
+
+def test_a_library_is_imported_only_if_chosen():
+    program = "import sys, dist_plm.monitor.trackers; sys.exit('wandb' in sys.modules or 'tensorboard' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,64 @@
+import pytest
+
+from dist_plm.core.errors import ConfigError
+from dist_plm.spec.rules.finalize import check_prepare
+from tests.spec.make import prepare
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"data__sources": []}, ["data.sources is empty", "data.sources=[{path: texts/*.txt}]"]),
+        ({"data__sources": [{"path": "a"}, {"path": "a"}]}, ["data.sources[1].path = 'a' is given twice"]),
+        ({"data__sources": [{"text": "a"}]}, ["data.sources[0] gives neither path, nor hf, nor python"]),
+        ({"data__sources": [{"path": "a", "hf": "b"}]}, ["data.sources[0] gives path and hf", "one of {path: FILES}"]),
+        ({"data__sources": [{"path": "a", "streaming": True}]}, ["data.sources[0].streaming = true has no effect"]),
+        ({"data__sources": [{"hf": "a", "format": "csv"}]}, ["data.sources[0].format = 'csv' has no effect with hf"]),
+        ({"data__sources": [{"python": "a.b"}]}, ["data.sources[0].python = 'a.b' is not of the form"]),
+        ({"data__sources": [{"path": "a", "text": "{b"}]}, ["data.sources[0].text = '{b' is no template", "{title}"]),
+        ({"data__sources": [{"path": "~/a"}]}, ["data.sources[0].path = '~/a' begins with ~"]),
+        ({"data__sources": [{"path": "a", "text": ""}]}, ["data.sources[0].text is empty"]),
+        ({"clean__rules": ["nfc", "length", "nfc"]}, ["clean.rules names nfc twice"]),
+        ({"clean__rules": ["boilerplate_lines"]}, ["clean.boilerplate gives no expressions"]),
+        ({"clean__boilerplate": ["("]}, ["clean.boilerplate[0] = '(' is no regular expression"]),
+        ({"clean__rules": ["c4_bad_words"]}, ["clean.c4.bad_words gives no file"]),
+        ({"clean__rules": ["language"], "clean__languages": []}, ["clean.languages is empty"]),
+        ({"clean__min_chars": 9, "clean__max_chars": 3}, ["clean.max_chars = 3 is below clean.min_chars = 9"]),
+        ({"dedup__threshold": 0.7}, ["dedup.threshold = 0.7 has no effect with dedup.near = false", "dedup=minhash"]),
+        (
+            {"dedup__min_paragraph_chars": 9},
+            ["dedup.min_paragraph_chars = 9 has no effect with dedup.paragraphs = false"],
+        ),
+        ({"data__out": ""}, ["data.out = '' is empty"]),
+        ({"data__split": [0.5, 0.5, 0.5]}, ["data.split = [0.5, 0.5, 0.5] sums to 1.5"]),
+        ({"tokenizer__end_of_document": ""}, ["tokenizer.end_of_document is empty"]),
+        ({"tokenizer__name": "file"}, ["tokenizer.path is missing", "give tokenizer.path=…"]),
+        (
+            {"tokenizer__name": "file", "tokenizer__path": "t.json", "tokenizer__vocab_size": 99},
+            ["tokenizer.vocab_size = 99 has no effect with tokenizer.name = 'file'"],
+        ),
+        ({"tokenizer__path": "t.json"}, ["tokenizer.path = 't.json' has no effect", "tokenizer=file"]),
+        ({"tokenizer__memory_mb": 63}, ["tokenizer.memory_mb = 63 is too small", "64 or more"]),
+        ({"tokenizer__vocab_size": 256}, ["tokenizer.vocab_size = 256 is too small", "257"]),
+        ({"tokenizer__vocab_size": 259, "tokenizer__fim": True}, ["tokenizer.vocab_size = 259 is too small", "260"]),
+        ({"tokenizer__name": "bpe_roberta", "tokenizer__vocab_size": 260}, ["vocab_size = 260 is too small", "261"]),
+        ({"tokenizer__name": "wordpiece", "tokenizer__vocab_size": 5}, ["vocab_size = 5 is too small", "6 at least"]),
+        ({"tokenizer__name": "unigram", "tokenizer__vocab_size": 103}, ["vocab_size = 103 is too small", "104"]),
+        (
+            {"tokenizer__name": "wordpiece", "tokenizer__end_of_document": "<eod>"},
+            ["tokenizer.end_of_document = '<eod>' has no effect with tokenizer.name = 'wordpiece'"],
+        ),
+        ({"tokenizer__lowercase": False}, ["tokenizer.lowercase = false has no effect with tokenizer.name = 'bpe'"]),
+        ({"tokenizer__name": "unigram", "tokenizer__fim": True}, ["tokenizer.fim = true has no effect"]),
+    ],
+)
+def test_one_sentence_with_key_value_and_remedy(changes, parts):
+    with pytest.raises(ConfigError) as caught:
+        check_prepare(prepare(**changes))
+    (problem,) = caught.value.problems
+    for part in parts:
+        assert part in problem
+
+
+def test_a_tokenizer_file_passes():
+    check_prepare(prepare(tokenizer__name="file", tokenizer__path="t.json"))

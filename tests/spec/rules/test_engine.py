@@ -1,0 +1,91 @@
+import pytest
+
+from tests.spec.broken import problems
+
+DEEPSPEED = {"engine__name": "deepspeed"}
+FOUR = {"world_size": 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"engine__zero_stage": 2}, ["engine.zero_stage = 2", "'megatron'", "Megatron-FSDP", "engine=deepspeed"]),
+        ({"engine__zero_stage": 3}, ["engine.zero_stage = 3", "engine.zero_stage=1"]),
+        (
+            {**DEEPSPEED, "engine__overlap_grad_reduce": True},
+            ["engine.overlap_grad_reduce = true has no effect with engine.name = 'deepspeed'"],
+        ),
+        (
+            {"engine__overlap_param_gather": True, "engine__overlap_grad_reduce": True, "engine__zero_stage": 0},
+            ["engine.overlap_param_gather = true has nothing to gather"],
+        ),
+        ({"engine__overlap_param_gather": True}, ["follows the buckets of engine.overlap_grad_reduce"]),
+        (
+            {"engine__deepspeed": {"zero_optimization": {"overlap_comm": True}}},
+            ["engine.deepspeed.zero_optimization has no effect with engine.name = 'megatron'", "engine=deepspeed"],
+        ),
+        (
+            {**DEEPSPEED, "precision__name": "fp16", "cluster__device": "cpu"},
+            ["precision.name = 'fp16' is refused by DeepSpeed", "cluster.device = 'cpu'"],
+        ),
+        (
+            {**DEEPSPEED, "precision__name": "fp16", "engine__zero_stage": 0},
+            ["engine.zero_stage = 0 with precision.name = 'fp16'", "engine.zero_stage=1"],
+        ),
+        (
+            {**DEEPSPEED, "precision__name": "fp16", "precision__initial_loss_scale": 1000.0},
+            ["precision.initial_loss_scale = 1000 is not a power of two"],
+        ),
+    ],
+)
+def test_one_sentence_with_key_value_and_remedy(changes, parts):
+    (problem,) = problems(**changes)
+    for part in parts:
+        assert part in problem
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_gradients_are_not_sharded_under_a_pipeline(stage):
+    (problem,) = problems(world_size=2, **DEEPSPEED, engine__zero_stage=stage, parallel__pipeline=2)
+    assert f"engine.zero_stage = {stage} does not work with parallel.pipeline = 2" in problem
+    assert "engine.zero_stage=1" in problem
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_every_stage_of_deepspeed_is_allowed_without_one(stage):
+    assert problems(world_size=4, **DEEPSPEED, engine__zero_stage=stage, parallel__tensor=2) == []
+
+
+def offload(**devices: str) -> dict:
+    return {"zero_optimization": {f"offload_{of}": {"device": device} for of, device in devices.items()}}
+
+
+@pytest.mark.parametrize(
+    ("stage", "devices", "key", "needed"),
+    [
+        (0, {"optimizer": "cpu"}, "offload_optimizer.device = 'cpu'", 1),
+        (2, {"optimizer": "nvme"}, "offload_optimizer.device = 'nvme'", 3),
+        (2, {"param": "cpu"}, "offload_param.device = 'cpu'", 3),
+    ],
+)
+def test_offload_that_deepspeed_would_not_do_is_refused(stage, devices, key, needed):
+    (problem,) = problems(**DEEPSPEED, engine__zero_stage=stage, engine__deepspeed=offload(**devices))
+    assert f"engine.deepspeed.zero_optimization.{key} has no effect with engine.zero_stage = {stage}" in problem
+    assert f"set engine.zero_stage={needed}" in problem
+
+
+def test_offload_passes_where_it_acts():
+    for stage, devices in (
+        (1, {"optimizer": "cpu"}),
+        (3, {"optimizer": "nvme", "param": "nvme"}),
+        (0, {"param": "none"}),
+    ):
+        assert problems(**DEEPSPEED, engine__zero_stage=stage, engine__deepspeed=offload(**devices)) == []
+
+
+@pytest.mark.parametrize("name", ["lamb", "adafactor"])
+def test_optimizers_of_whole_layers_stay_in_memory(name):
+    settings = {**DEEPSPEED, "engine__zero_stage": 3, "optim__name": name}
+    (problem,) = problems(**settings, engine__deepspeed=offload(optimizer="nvme"))
+    assert f"offload_optimizer.device = 'nvme' does not work with optim.name = '{name}'" in problem
+    assert problems(**settings, engine__deepspeed=offload(optimizer="cpu", param="nvme")) == []

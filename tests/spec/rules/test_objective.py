@@ -1,0 +1,71 @@
+from dataclasses import fields
+
+import pytest
+
+from dist_plm.spec.rules.objective import _READERS
+from dist_plm.spec.schema import ObjectiveConfig
+from tests.spec.broken import problems
+
+#: A family that learns from each objective, and what it needs.
+LEARNER = {
+    "causal": {},
+    "mlm": {"model__family": "bert"},
+    "mlm_nsp": {"model__family": "bert"},
+    "mlm_sop": {"model__family": "bert"},
+    "rtd": {"model__family": "electra"},
+    "span": {"model__family": "t5", "model__position": "relative"},
+}
+
+
+def objective_problems(name: str = "causal", **settings):
+    changes = {f"objective__{setting}": value for setting, value in settings.items()}
+    return problems(objective__name=name, **LEARNER.get(name, {}), **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"mask_rate": 0.2}, ["objective.mask_rate = 0.2 has no effect", "objective.name = 'causal'"]),
+        ({"name": "rtd", "mask_split": [1, 0, 0]}, ["objective.mask_split", "no effect with objective.name = 'rtd'"]),
+        ({"name": "span", "mask_units": "words"}, ["objective.mask_units = 'words'", "objective.name = 'span'"]),
+        ({"name": "mlm", "mean_span": 5}, ["objective.mean_span = 5.0", "objective.mean_span=3.0"]),
+        ({"name": "mlm", "span_p": 0.3}, ["objective.span_p = 0.3", "objective.mask_units = 'tokens'"]),
+        ({"name": "mlm", "negative_rate": 0.4}, ["objective.negative_rate = 0.4 has no effect"]),
+        ({"name": "mlm_nsp", "document_mask": True}, ["objective.document_mask = true has no effect"]),
+        ({"name": "mlm_sop", "fim_rate": 0.5}, ["objective.fim_rate = 0.5 has no effect"]),
+        ({"fim_spm_rate": 0.1}, ["objective.fim_spm_rate = 0.1", "objective.fim_rate = 0.0"]),
+        ({"name": "mlm", "mask_split": [0.8, 0.1, 0.2]}, ["objective.mask_split = [0.8, 0.1, 0.2] sums to 1.1"]),
+        ({"name": "mlm", "mask_rate": 0}, ["objective.mask_rate = 0", "more than 0 and less than 1"]),
+        ({"name": "mlm", "mask_rate": 1.0}, ["objective.mask_rate = 1.0", "more than 0 and less than 1"]),
+        ({"name": "bert"}, ["objective.name = 'bert'", "one of causal, mlm"]),
+    ],
+)
+def test_one_sentence_with_key_value_and_remedy(changes, parts):
+    (problem,) = objective_problems(**changes)
+    for part in parts:
+        assert part in problem
+
+
+@pytest.mark.parametrize(("name", "least"), [("mlm", 4), ("rtd", 4), ("mlm_nsp", 5), ("mlm_sop", 5), ("span", 4)])
+def test_samples_too_short_for_special_tokens(name, least):
+    (problem,) = problems(objective__name=name, data__sequence_length=least - 1, **LEARNER[name])
+    assert f"data.sequence_length = {least - 1} is too short for objective.name = '{name}'" in problem
+    assert problems(objective__name=name, data__sequence_length=least, **LEARNER[name]) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fim_rate": 0.5, "fim_spm_rate": 1.0, "document_mask": True},
+        {"name": "mlm", "mask_rate": 0.4, "mask_split": [1, 0, 0], "mask_units": "spans", "span_longest": 3},
+        {"name": "mlm_nsp", "mask_units": "words", "short_rate": 0, "pair_weight": 0.5, "negative_rate": 0.3},
+        {"name": "span", "mask_rate": 0.5, "mean_span": 8},
+        {"name": "rtd", "mask_rate": 0.25, "discriminator_weight": 1, "document_mask": True, "reset_positions": True},
+    ],
+)
+def test_what_fits_passes(changes):
+    assert objective_problems(**changes) == []
+
+
+def test_every_setting_has_its_readers():
+    assert set(_READERS) == {field.name for field in fields(ObjectiveConfig)} - {"name"}

@@ -1,0 +1,40 @@
+import pytest
+
+from tests.spec.broken import problems
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"optim__momentum": 0.9}, ["optim.momentum = 0.9 has no effect with optim.name = 'adamw'"]),
+        ({"optim__trust_max": 10.0}, ["optim.trust_max = 10.0 has no effect with optim.name = 'adamw'"]),
+        ({"optim__name": "sgd", "optim__eps": 1e-3}, ["optim.eps = 0.001 has no effect with optim.name = 'sgd'"]),
+        ({"optim__lr_scaling": "linear"}, ["optim.lr_scaling = 'linear' has no effect with optim.lr_batch = null"]),
+        (
+            {"optim__name": "lamb", "optim__trust_min": 2.0, "optim__trust_max": 1.0},
+            ["optim.trust_min = 2 exceeds optim.trust_max = 1"],
+        ),
+        (
+            {"optim__name": "lamb", "optim__pre_normalize": True},
+            ["optim.clip_norm = 1", "optim.pre_normalize = true", "optim.clip_norm=0"],
+        ),
+        ({"optim__name": "sgd", "optim__nesterov": True}, ["optim.nesterov = true", "optim.momentum = 0.0"]),
+    ],
+)
+def test_one_sentence_with_key_value_and_remedy(changes, parts):
+    (problem,) = problems(**changes)
+    for part in parts:
+        assert part in problem
+
+
+def test_layer_decay_and_stages_that_lack_some_layers():
+    settings = {"world_size": 2, "parallel__pipeline": 2, "optim__layer_decay": 0.9}
+    assert problems(**settings) == []
+    (problem,) = problems(engine__name="deepspeed", **settings)
+    assert "optim.layer_decay = 0.9" in problem
+    assert "engine=megatron" in problem
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "lamb", "sgd"])
+def test_every_optimizer_passes_with_defaults(name):
+    assert problems(optim__name=name) == []

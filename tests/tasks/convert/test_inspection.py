@@ -1,0 +1,30 @@
+import pytest
+
+from dist_plm.core.errors import CheckpointError
+from dist_plm.tasks.convert.inspection import inspect
+from tests.checkpoint.saving import save_case
+from tests.ranks.training import configure
+
+pytestmark = pytest.mark.ranks
+
+
+def test_says_what_a_checkpoint_holds_and_what_is_wrong_with_it(ranks, tmp_path):
+    directory = tmp_path / "checkpoints"
+    ranks.run(2, save_case, configure(2, train__steps=2), directory, 1)
+    for path in (tmp_path, directory, directory / "latest", directory / "step_00000001"):
+        text, sound = inspect(str(path))
+        assert sound
+        lines = text.splitlines()
+        assert f"checkpoint       {directory}/step_00000001" in lines
+        assert "samples seen     8" in lines
+        assert any("embedding.word.weight" in line and line.endswith("[211, 64]") for line in lines)
+        assert "exp_avg, exp_avg_sq" in text
+    (directory / "step_00000001" / "__1_0.distcp").unlink()
+    text, sound = inspect(str(directory))
+    assert not sound
+    assert "__1_0.distcp is missing" in text
+    with pytest.raises(CheckpointError, match=r"there is nothing at .*nowhere"):
+        inspect(str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"no checkpoint\.json"):
+        inspect(str(tmp_path / "empty"))

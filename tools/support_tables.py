@@ -1,0 +1,132 @@
+"""What works with what on a CPU, asked of the rules themselves: engine x axis of the process grid x precision x optimizer."""
+
+import functools
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+from dist_plm.config.decode import decode
+from dist_plm.core.errors import ConfigError
+from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.rules.fp8 import Fp8Facts, fp8_problem
+from dist_plm.spec.schema import EngineConfig, OptimConfig, PrecisionConfig, PretrainConfig
+
+#: Of the machines that the tests run on.
+FACTS = Fp8Facts(transformer_engine=None, capability=None)
+
+#: The test that trains every combination that is not refused.
+TEST = "tests/ranks/test_support.py"
+
+#: Settings of `parallel` by the axis that they turn on, on two ranks.
+AXES: dict[str, dict[str, Any]] = {
+    "data": {},
+    "tensor": {"tensor": 2},
+    "tensor + sequence": {"tensor": 2, "sequence_parallel": True},
+    "pipeline": {"pipeline": 2},
+    "interleaved pipeline": {"pipeline": 2, "virtual_pipeline": 2},
+    "context": {"context": 2},
+    "expert": {"expert": 2},
+}
+
+
+def _choices(section: type, field: str) -> tuple[str, ...]:
+    hint = get_type_hints(section)[field]
+    assert hint.__origin__ is Literal
+    return get_args(hint)
+
+
+ENGINES = _choices(EngineConfig, "name")
+PRECISIONS = _choices(PrecisionConfig, "name")
+OPTIMIZERS = _choices(OptimConfig, "name")
+ZERO_STAGES = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """One cell of the table. `refusal` is the rules' sentence, None where it works."""
+
+    engine: str
+    zero_stage: int
+    axis: str
+    precision: str
+    optimizer: str
+    refusal: str | None
+
+    @property
+    def name(self) -> str:
+        """As the test is parametrised with it."""
+        return f"{self.engine}-{self.zero_stage}-{self.axis}-{self.precision}-{self.optimizer}"
+
+    @property
+    def overrides(self) -> dict[str, dict[str, Any]]:
+        """The settings that make it, by group."""
+        return {
+            "engine": {"name": self.engine, "zero_stage": self.zero_stage},
+            "parallel": AXES[self.axis],
+            "precision": {"name": self.precision},
+            "optim": {"name": self.optimizer},
+        }
+
+
+@functools.cache
+def combinations() -> tuple[Combination, ...]:
+    """Every combination, in the order of the table."""
+    cells = (
+        Combination(*place, None) for place in itertools.product(ENGINES, ZERO_STAGES, AXES, PRECISIONS, OPTIMIZERS)
+    )
+    return tuple(replace(cell, refusal=_refusal(cell.overrides)) for cell in cells)
+
+
+def render() -> str:
+    """The table in Markdown: in each cell the optimizers that work there, and a footnote for each refusal."""
+    notes: dict[str, int] = {}
+    lines = [
+        f"| engine | ZeRO | axis | {' | '.join(PRECISIONS)} |",
+        f"|---|---|---|{'---|' * len(PRECISIONS)}",
+    ]
+    rows: dict[tuple[str, int, str], dict[str, list[Combination]]] = {}
+    for cell in combinations():
+        row = rows.setdefault((cell.engine, cell.zero_stage, cell.axis), {})
+        row.setdefault(cell.precision, []).append(cell)
+    for (engine, stage, axis), by_precision in rows.items():
+        cells = [_cell(by_precision[precision], notes) for precision in PRECISIONS]
+        lines.append(f"| {engine} | {stage} | {axis} | {' | '.join(cells)} |")
+    footnotes = [f"{number}. {sentence}" for sentence, number in notes.items()]
+    head = (
+        f"Named optimizers are accepted, and `{TEST}` trains each combination: one of every kind in `make test`, all in "
+        "`make test-slow`. The rest is refused for the reason below (fp8: on a machine without Transformer Engine and GPU)."
+    )
+    return "\n".join([head, "", *lines, "", *footnotes, ""])
+
+
+def _cell(found: list[Combination], notes: dict[str, int]) -> str:
+    works = [cell.optimizer for cell in found if cell.refusal is None]
+    refused: dict[str, list[str]] = {}
+    for cell in found:
+        if cell.refusal is not None:
+            refused.setdefault(cell.refusal, []).append(cell.optimizer)
+    parts = [", ".join(works)] if works else []
+    for sentence, names in refused.items():
+        number = notes.setdefault(sentence, len(notes) + 1)
+        who = "" if len(names) == len(found) else f"{', '.join(names)}: "
+        parts.append(f"{who}refused ({number})")
+    return "; ".join(parts)
+
+
+def _refusal(overrides: Mapping[str, Mapping[str, Any]]) -> str | None:
+    base: dict[str, dict[str, Any]] = {
+        "run": {"name": "support"},
+        "model": {"family": "gpt", "layers": 4, "hidden": 64, "heads": 4, "vocab_size": 256},
+        "objective": {"name": "causal"},
+        "data": {"path": "store", "sequence_length": 32},
+        "optim": {"lr": 1e-3},
+        "schedule": {"name": "constant"},
+        "train": {"steps": 1, "global_batch": 8, "micro_batch": 1},
+    }
+    values = base | {group: base.get(group, {}) | dict(settings) for group, settings in overrides.items()}
+    try:
+        finalize(decode(PretrainConfig, values), world_size=2, vocab_size=None)
+    except ConfigError as error:
+        return error.problems[0]
+    return fp8_problem(FACTS) if values["precision"]["name"] == "fp8" else None
