@@ -19,6 +19,7 @@ from dist_plm.config.origins import Origin, complete, table, trace
 from dist_plm.config.runfile import read, to_yaml
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, Refusal
+from dist_plm.core.parsing import whole_number
 from dist_plm.distributed.launch_env import from_environment
 from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
 from dist_plm.spec.rules.finalize import check_convert, check_prepare, check_verify, finalize
@@ -129,16 +130,16 @@ def _print_origins(config: Any, origins: Mapping[str, Origin], world_size: int) 
     return EXIT_FINISHED
 
 
-def _world_size(given: int | None, env: Mapping[str, str], *, planned: bool) -> int:
+def _world_size(given: str | None, env: Mapping[str, str], *, planned: bool) -> int:
     """Ranks of the run; where it is only planned, a batch script's or an allocation's number of tasks counts too."""
     if given is not None:
-        if given < 1:
-            raise ConfigError([f"--world-size {given} is not allowed: it must be 1 or more"])
-        return given
+        if not (number := whole_number(given)):
+            raise ConfigError([f"--world-size {given} is not allowed: it must be a whole number, 1 or more"])
+        return number
     if planned:
         for name in ("WORLD_SIZE", "SLURM_NTASKS"):
-            if env.get(name, "").isdecimal() and int(env[name]) > 0:
-                return int(env[name])
+            if number := whole_number(env.get(name)):
+                return number
     return from_environment(env).world_size
 
 
@@ -150,7 +151,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--frozen")
     parser.add_argument("--origin", action="store_true")
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--world-size", type=int)
+    parser.add_argument("--world-size")
     parser.add_argument("--multirun", "-m", action="store_true")
     options, unknown = parser.parse_known_intermixed_args(list(arguments))
     problems = [_option_problem(option) for option in unknown]

@@ -13,28 +13,25 @@ from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from dist_plm.cli.apply import apply, one_line, plain, replace_alternatives
 from dist_plm.cli.from_hf import is_chosen, with_sizes
+from dist_plm.cli.overrides import parse
 from dist_plm.config.decode import MISSING, flatten, show
 from dist_plm.config.origins import Layer
-from dist_plm.config.suggest import OTHER_NAMES, did_you_mean, near, suggest
+from dist_plm.config.suggest import OTHER_NAMES, did_you_mean, near
 from dist_plm.core.errors import ConfigError
 from dist_plm.core.parsing import load_yaml, read_text
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-COMMAND_LINE = "command line"
 #: The group whose files set values anywhere.
 EXPERIMENT = "experiment"
-
-#: Of each pair one value is given; the one that a later layer gives takes the place of the other in earlier ones.
-ALTERNATIVES = (("schedule.warmup_steps", "schedule.warmup_ratio"),)
 
 
 @dataclass(slots=True)
@@ -82,12 +79,12 @@ def compose(config_name: str, overrides: Sequence[str], conf: Path = CONF) -> Co
         layers = _file_layers(config_name, chosen, conf)
         config = _merge([layer.values for layer in layers])
     except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
-        raise ConfigError([*composition.problems, f"conf/ cannot be composed: {_one_line(error)}"]) from error
-    given = _apply(values, config, composition.problems)
+        raise ConfigError([*composition.problems, f"conf/ cannot be composed: {one_line(error)}"]) from error
+    given = apply(values, config, composition.problems)
     if is_chosen(layers):
         layers = with_sizes(layers, _text_at("model.init_from", config))
         config = _merge([layer.values for layer in layers])
-        given = _apply(values, config, [])  # again, over the sizes
+        given = apply(values, config, [])  # again, over the sizes
     composition.layers = [*layers, given]
     _resolve(config, composition)
     return composition
@@ -101,11 +98,9 @@ def _sort_overrides(
     values: list[Override] = []
     for text in overrides:
         try:
-            (override,) = OverridesParser.create().parse_overrides([text])
-            if not override.key_or_group:
-                raise OverrideParseException(text, "a key is missing")
-        except OverrideParseException:
-            composition.refuse(text.partition("=")[0].lstrip("+~"), _syntax_problem(text))
+            override = parse(text)
+        except ConfigError as error:
+            composition.refuse(text.partition("=")[0].lstrip("+~"), *error.problems)
             continue
         problem = _problem_of(override, groups, config_name, conf)
         if problem is not None:
@@ -162,17 +157,6 @@ def _near_groups(key: str, groups: Mapping[str, str | None]) -> list[str]:
     return named or near(key, groups, cutoff=0.7)
 
 
-def _syntax_problem(text: str) -> str:
-    key, equals, value = text.partition("=")
-    if not equals:
-        return f"{text} is not of the form key=value"
-    if not re.fullmatch(r"(\+\+?|~)?\w[\w-]*([./@:]\w[\w-]*)*", key):
-        return f"{text} begins with no name of a setting: names look like optim.lr"
-    if value.startswith("~"):
-        return f"{text} begins with ~, which only a shell replaces, and not here: write {key}=$HOME{value[1:]}"
-    return f"""{text} cannot be read: text with blanks or signs needs quotes of its own, as in '{key}="{value}"'"""
-
-
 def _file_layers(config_name: str, chosen: list[str], conf: Path) -> list[Layer]:
     with initialize_config_dir(str(conf), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
@@ -192,15 +176,15 @@ def _file_layers(config_name: str, chosen: list[str], conf: Path) -> list[Layer]
             _extend_lists(layers[-1].values[package], content)
         before = place
         layer = _merge([_nest(package, content)])
-        _replace_alternatives(layer, layer)
-        layers.append(Layer(f"conf/{path}.yaml", _plain(layer)))
+        replace_alternatives(layer, layer)
+        layers.append(Layer(f"conf/{path}.yaml", plain(layer)))
     return layers
 
 
 def _read(path: Path) -> dict[str, Any]:
     """A file of conf/, as OmegaConf would read it, yet within bounds."""
     content = load_yaml(read_text(path), str(path), plain_exponents=True)
-    return {} if content is None else _plain(OmegaConf.create(content))
+    return {} if content is None else plain(OmegaConf.create(content))
 
 
 def _extend_lists(before: Mapping[str, Any], content: dict[str, Any]) -> None:
@@ -215,62 +199,6 @@ def _merge(mappings: Sequence[Any]) -> DictConfig:
     return config
 
 
-def _apply(overrides: Sequence[Override], config: DictConfig, problems: list[str]) -> Layer:
-    """Applies overrides of values to `config` in their order, each for itself."""
-    given = OmegaConf.create({})
-    for override in overrides:
-        key, value = override.key_or_group, override.value()
-        try:
-            if override.is_delete():
-                if not _delete(config, key):
-                    hint = did_you_mean(suggest(key, list(flatten(_plain(config)))))
-                    problems.append(f"~{key} takes back nothing: no file sets {key}{hint}")
-                _delete(given, key)
-            else:
-                OmegaConf.update(config, key, value, merge=True, force_add=True)
-                whole = _list_above(config, key)
-                OmegaConf.update(
-                    given, whole or key, OmegaConf.select(config, whole) if whole else value, force_add=True
-                )
-        except OmegaConfBaseException as error:
-            problems.append(f"{override.input_line} cannot be applied: {_one_line(error)}")
-    _replace_alternatives(given, config)
-    _replace_alternatives(given, given)
-    return Layer(COMMAND_LINE, _plain(given))
-
-
-def _list_above(config: DictConfig, key: str) -> str | None:
-    """The key of the list that `key` is an item of, or lies in: as a value it is the whole list that was set."""
-    names = key.split(".")
-    above = (".".join(names[:depth]) for depth in range(1, len(names)))
-    return next((k for k in above if isinstance(OmegaConf.select(config, k), ListConfig)), None)
-
-
-def _delete(config: DictConfig, key: str) -> bool:
-    """Takes a key out, so that the schema's default holds; False where it is not set."""
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent else config
-    if not isinstance(node, DictConfig) or name not in node:
-        return False
-    del node[name]
-    return True
-
-
-def _replace_alternatives(layer: DictConfig, config: DictConfig) -> None:
-    """Takes back in `config` what `layer` leaves out while it gives the alternative."""
-    given = flatten(_plain(layer))
-    for this, other in (pair for a, b in ALTERNATIVES for pair in ((a, b), (b, a))):
-        if given.get(this) is not None and other not in given:
-            OmegaConf.update(config, other, None, force_add=True)
-
-
-def _plain(node: Any, *, resolve: bool = False) -> dict[str, Any]:
-    content = OmegaConf.to_container(node, resolve=resolve)
-    if not isinstance(content, dict):
-        raise ValueError(f"settings need names, not a list: {content}")
-    return {str(name): value for name, value in content.items()}
-
-
 def _nest(key: str, value: Any) -> Any:
     for name in reversed(key.split(".") if key else []):
         value = {name: value}
@@ -279,28 +207,19 @@ def _nest(key: str, value: Any) -> Any:
 
 def _resolve(config: DictConfig, composition: Composition) -> None:
     """Sets the plain values; an interpolation that leads nowhere becomes a problem and a missing value."""
-    for key, value in flatten(_plain(config)).items():
-        if "${" in show(value):
+    for key, value in flatten(plain(config)).items():
+        if "${" in repr(value):
             try:
                 OmegaConf.to_container(OmegaConf.create([OmegaConf.select(config, key)]), resolve=True)
             except OmegaConfBaseException as error:
-                composition.refuse(key, f"{key} = {show(value)} cannot be resolved: {_one_line(error)}")
+                composition.refuse(key, f"{key} = {show(value)} cannot be resolved: {one_line(error)}")
                 OmegaConf.update(config, key, MISSING)
-    composition.values = _plain(config, resolve=True)
+    composition.values = plain(config, resolve=True)
 
 
 def _text_at(key: str, config: DictConfig) -> str | None:
     try:
         value = OmegaConf.select(config, key)
     except OmegaConfBaseException as error:
-        raise ConfigError([f"{key} cannot be resolved: {_one_line(error)}"]) from error
+        raise ConfigError([f"{key} cannot be resolved: {one_line(error)}"]) from error
     return None if value is None else str(value)
-
-
-def _one_line(error: BaseException) -> str:
-    """The message of an error of Hydra, OmegaConf or YAML, without its hints on their own objects."""
-    text = str(error) or str(error.__cause__ or type(error).__name__)
-    lines = [line.strip() for line in text.splitlines()]
-    return "; ".join(
-        line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference_"))
-    )

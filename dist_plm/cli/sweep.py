@@ -5,10 +5,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import OverrideParseException
 
+from dist_plm.cli.overrides import parse
 from dist_plm.core.errors import ConfigError
 
 
@@ -44,8 +43,8 @@ def expand(overrides: Sequence[str]) -> list[Choice]:
 def _alternatives(text: str) -> list[str]:
     """What cannot be parsed stays as it is: composing tells what is wrong with it."""
     try:
-        (override,) = OverridesParser.create().parse_overrides([text])
-    except OverrideParseException:
+        override = parse(text)
+    except ConfigError:
         return [text]
     if not override.is_sweep_override():
         return [text]

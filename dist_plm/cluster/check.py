@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dist_plm.config.decode import show
 from dist_plm.core.errors import CheckpointError, ConfigError, DataError
 from dist_plm.spec.rules.finalize import finalize
-from dist_plm.spec.rules.training import path_problems
+from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
 from dist_plm.spec.schema_run import ClusterConfig
 

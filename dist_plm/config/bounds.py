@@ -20,10 +20,14 @@ class Bounds:
     def __str__(self) -> str:
         parts = []
         if self.low is not None:
-            parts.append(f"{'more than' if self.low_open else 'at least'} {self.low:g}")
+            parts.append(f"{'more than' if self.low_open else 'at least'} {_exact(self.low)}")
         if self.high is not None:
-            parts.append(f"{'less than' if self.high_open else 'at most'} {self.high:g}")
+            parts.append(f"{'less than' if self.high_open else 'at most'} {_exact(self.high)}")
         return " and ".join(parts)
+
+
+def _exact(end: float) -> str:
+    return str(end) if isinstance(end, int) else f"{end:g}"
 
 
 def at_least(low: float) -> Bounds:

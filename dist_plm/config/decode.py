@@ -6,6 +6,7 @@ All problems are collected, so that one look at the message mends the whole conf
 import dataclasses
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -22,7 +23,13 @@ MISSING: Final = "???"
 #: Stands for a value whose problem is already noted.
 _REFUSED: Final = object()
 #: YAML 1.1 reads 1e-4 as text, since it wants a dot in the mantissa.
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+#: The largest whole number that the arrays and files of a run hold; `rules` refuses more.
+MOST: Final = 2**63 - 1
+#: What no file's name and no UTF-8 text holds.
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+#: Of text that a message repeats.
+_SHOWN_CHARACTERS: Final = 200
 
 
 def decode(cls: type[T], mapping: Mapping[str, Any]) -> T:
@@ -65,6 +72,10 @@ def show(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         return f"[{', '.join(show(v) for v in value)}]"
+    if isinstance(value, int) and abs(value) > MOST:
+        return f"{'-' if value < 0 else ''}{_digits(abs(value))}"
+    if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS:
+        return f"{value[:_SHOWN_CHARACTERS]!r}… ({len(value):,} characters)"
     return repr(value)
 
 
@@ -86,6 +97,15 @@ def describe(hint: Any) -> str:
     if dataclasses.is_dataclass(hint):
         return f"settings ({', '.join(key_of(f.name) for f in dataclasses.fields(hint))})"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[hint]
+
+
+def _digits(value: int) -> str:
+    """Python itself spells no number of more than 4,300 digits."""
+    try:
+        text = str(value)
+    except ValueError:
+        return f"a number of some {round(value.bit_length() * math.log10(2)):,} digits"
+    return text if len(text) <= 40 else f"{text[:20]}… ({len(text)} digits)"
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:
@@ -177,6 +197,8 @@ class _Decoder:
             return _REFUSED
         if hint is int and isinstance(value, bool):
             return _REFUSED
+        if hint is str and isinstance(value, str) and _NO_TEXT.search(value):
+            return _REFUSED
         return value if isinstance(value, hint) else _REFUSED
 
     def _refuse(self, key: str, value: Any, hint: Any) -> Any:
@@ -195,7 +217,7 @@ class _Decoder:
             outer, _, name = key.rpartition(".")
             hint = f" in this form; in a file write {name} below {outer}: on a line of its own"
         else:
-            index = re.search(r"\[\d+\]", key)
+            index = re.search(r"\[[0-9]+\]", key)
             found = suggest(key.replace(index[0], "[0]") if index else key, self.valid)
             hint = did_you_mean([name.replace("[0]", index[0] if index else "[0]") for name in found])
         if not hint:
@@ -206,10 +228,14 @@ class _Decoder:
 def _remedy(key: str, value: Any, hint: Any) -> str:
     """What to write instead, where the value shows what was meant."""
     base = _base(hint)
-    if base is int and isinstance(value, float) and value.is_integer():
+    if base is int and isinstance(value, float) and value.is_integer() and abs(value) <= MOST:
         return f"; write {int(value)}"
-    if base is int and isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value):
+    if base is int and isinstance(value, str) and re.fullmatch("[+-]?[0-9]{1,19}", value):
         return f"; write {value} without quotes"
+    if base in (int, float) and isinstance(value, str) and not value.isascii() and re.fullmatch(r"[+-]?[\d.]+", value):
+        return f"; write it with the digits 0 to 9, as in {''.join(map(_ascii_digit, value))}"
+    if base is str and isinstance(value, str):
+        return ", in UTF-8 and without the character NUL"
     if base is str and isinstance(value, bool | int | float):
         return f"""; quote it twice on the command line: '{key}="{show(value)}"', once in a file"""
     if base is bool and isinstance(value, str | int):
@@ -219,6 +245,10 @@ def _remedy(key: str, value: Any, hint: Any) -> str:
     if get_origin(base) is tuple and not isinstance(value, list | tuple | Mapping):
         return f"; write [{value}] for a list of one" if get_args(base)[-1] is Ellipsis else ""
     return ""
+
+
+def _ascii_digit(character: str) -> str:
+    return str(unicodedata.digit(character, character))
 
 
 def _bool_remedy(value: Any) -> str:

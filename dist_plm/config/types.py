@@ -2,13 +2,15 @@
 
 from typing import Annotated
 
-from dist_plm.config.bounds import FRACTION, at_least, between, more_than
+from dist_plm.config.bounds import FRACTION, Bounds, at_least, between, more_than
 
 Count = Annotated[int, at_least(1)]
 Natural = Annotated[int, at_least(0)]
 Fraction = Annotated[float, FRACTION]
 Positive = Annotated[float, more_than(0)]
 NonNegative = Annotated[float, at_least(0)]
+#: Of a wait: no clock or library counts further than a year.
+Minutes = Annotated[float, Bounds(low=0, high=525_600, low_open=True)]
 Share = Annotated[float, between(0, 1)]
 
 

@@ -3,10 +3,11 @@
 import json
 import os
 import re
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import yaml
+
+from dist_plm.core.regular import open_regular
 
 #: Of a file of settings.
 MAX_BYTES: Final = 16 * 2**20
@@ -27,11 +28,11 @@ def read_text(path: str | os.PathLike[str]) -> str:
         OSError: it is missing, a directory, or a pipe, which would be waited for.
         ValueError: its name cannot be one, or it is not UTF-8, or longer than any settings are.
     """
-    if (size := os.stat(path).st_size) > MAX_BYTES:
-        raise ValueError(f"{size:,} bytes are no settings, which take {MAX_BYTES:,} at most")
-    if not (os.path.isfile(path) or os.path.isdir(path)):
-        raise OSError("it is no file")
-    return Path(path).read_text(encoding="utf-8")
+    with open_regular(path) as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"settings take {MAX_BYTES:,} bytes at most, and it holds more")
+    return content.decode()
 
 
 def load_yaml(text: str, name: str, *, plain_exponents: bool = False) -> Any:
@@ -152,7 +153,7 @@ class _Survey:
         return ValueError(f'{problem}; in "{self.name}", line {node.start_mark.line + 1}')
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value of JSON is a number that a float can hold: true and 10**400 are not."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
@@ -161,3 +162,8 @@ def is_number(value: Any) -> bool:
     except OverflowError:
         return False
     return True
+
+
+def whole_number(text: str | None) -> int | None:
+    """A number in the digits 0 to 9, as a variable of the environment or an option gives it; None for any other text."""
+    return int(text) if text is not None and re.fullmatch("[0-9]{1,18}", text.strip(" \n")) else None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dist_plm.core.errors import ConfigError
+from dist_plm.core.parsing import whole_number
 
 #: Where ports derived from a Slurm job are taken from: below the range Linux gives to outgoing connections (32768 up).
 FIRST_PORT, NUM_PORTS = 12000, 20000
@@ -60,7 +61,7 @@ def tasks_per_node(compact: str) -> list[int]:
     """Slurm's "2(x3),1" spelled out: [2, 2, 2, 1]."""
     counts: list[int] = []
     for part in compact.split(","):
-        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
+        match = re.fullmatch(r"([0-9]{1,9})(?:\(x([0-9]{1,6})\))?", part)
         if match is None:
             raise ConfigError(
                 [f"SLURM_STEP_TASKS_PER_NODE={compact} is not of the form 2(x3),1: start with torchrun or srun"]
@@ -116,9 +117,10 @@ def _integer(env: Mapping[str, str], name: str, default: int | None = None) -> i
     text = env.get(name)
     if text is None and default is not None:
         return default
-    if text is None or not text.strip().isdecimal():
+    number = whole_number(text)
+    if number is None:
         raise ConfigError([f"{name}={text} in the environment is not a whole number: start with torchrun or srun"])
-    return int(text)
+    return number
 
 
 def _checked(launch: LaunchEnv) -> LaunchEnv:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from dist_plm.core.parsing import is_number, load_json
+from dist_plm.core.regular import read_regular
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ def _is_step(value: Any) -> bool:
 
 def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Each line that holds a record, as it stands in the file and decoded."""
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+    for number, line in enumerate(read_regular(path).splitlines(keepends=True), start=1):
         record = parse_record(line) if line.endswith(b"\n") else None
         if record is not None:
             yield line, record

@@ -33,8 +33,6 @@ def load_run(path: Path) -> Run:
     if not os.path.isdir(path):
         raise Refusal(f"{path} is no directory; name a run directory such as runs/quickstart")
     try:
-        if metrics.exists() and not (metrics.is_file() or metrics.is_dir()):
-            raise Refusal(f"{metrics} is no file; name the directory of a run that has started")
         records = read_metrics(metrics)
     except OSError as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"

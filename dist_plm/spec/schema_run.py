@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from dist_plm.config.bounds import Bounds, between
-from dist_plm.config.types import Count, Natural, NonNegative, Positive
+from dist_plm.config.types import Count, Minutes, Natural, Positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +37,9 @@ class TrainConfig:
     eval_every: Natural = 0  # 0: before the first and after the last step only
     eval_samples: Natural = 256  # 0 turns evaluation off
     max_skipped: Count = 100  # updates in a row that a loss or gradient that is not finite may cost
-    hang_factor: NonNegative = 20.0
-    hang_minutes: Positive = 5.0
-    hang_patience_minutes: Positive = 30.0
+    hang_factor: Annotated[float, between(0, 1_000_000)] = 20.0
+    hang_minutes: Minutes = 5.0
+    hang_patience_minutes: Minutes = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class ClusterConfig:
     `scratch` are shell, in which variables are those of the job."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    timeout_minutes: Positive = 10.0  # of a collective, before the run is given up
+    timeout_minutes: Minutes = 10.0  # of a collective, before the run is given up
     peak_tflops: Positive | None = None
     preflight: bool = True  # a look at nodes, disks and links before training
     launcher: Literal["torchrun", "srun"] = "torchrun"

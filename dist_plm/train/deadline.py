@@ -5,8 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from dist_plm.core.parsing import whole_number
+
 #: Set by Slurm from 23.02 on, and by slurm/common.sh: seconds since 1970.
 END_TIME = "SLURM_JOB_END_TIME"
+#: The year 10,000, which no clock shows.
+_NO_DATE = 253_402_300_800
 #: For what is not measured: leaving process groups, the launcher, the batch script.
 RESERVE_SECONDS = 15.0
 #: What was measured may take so much longer the next time.
@@ -26,8 +30,8 @@ class Deadline:
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> "Deadline":
-        text = env.get(END_TIME, "")
-        return cls(float(text) if text.isdecimal() and int(text) > 0 else None)
+        end = whole_number(env.get(END_TIME)) or 0
+        return cls(float(end) if 0 < end < _NO_DATE else None)
 
     def note(self, what: str, seconds: float) -> None:
         self._took[what] = seconds

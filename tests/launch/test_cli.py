@@ -84,6 +84,71 @@ WRONG = [
     (["precision.initial_loss_scale=2"], ["precision.initial_loss_scale = 2.0 has no effect"]),
     (["model=gpt2_small", "data.sequence_length=2048"], ["data.sequence_length = 2048", "model.max_positions = 1024"]),
     (["train.resume=latest"], ["train.resume = 'latest'", "./latest"]),
+    # Items of lists that there are not.
+    (["track.to.x=1"], ["track.to.x=1 names no item: track.to is a list"]),
+    (["optim.betas.x=1"], ["optim.betas.x=1 names no item: optim.betas is a list"]),
+    (["checkpoint.signals.x=1"], ["checkpoint.signals.x=1 names no item: checkpoint.signals is a list"]),
+    (["optim.betas.7=1"], ["optim.betas.7=1 cannot be applied"]),
+    (["optim.betas.0.x.y=1"], ["optim.betas[0] = {'x': {'y': 1}} is not allowed"]),
+    # Numbers beyond any use, and in other digits.
+    (
+        ["train.steps=" + "1" * 400],
+        ["train.steps = 11111111111111111111… (400 digits) is too large", "9223372036854775807"],
+    ),
+    (["optim.lr=" + "1" * 400], ["optim.lr = 11111111111111111111… (400 digits) is not allowed"]),
+    (["train.seed=" + "9" * 5000], ["no number of more than 4,300 digits is read"]),
+    (["model.vocab_size=9223372036854775808"], ["model.vocab_size = 9223372036854775808 is too large"]),
+    (
+        ["train.batch_rampup={start: 1, increment: 1, samples: 99999999999999999999}"],
+        ["batch_rampup.samples = 99999999"],
+    ),
+    (["train.seed=9223372036854775808"], ["at least 0 and at most 9223372036854775807"]),
+    (["cluster.timeout_minutes=1e300"], ["cluster.timeout_minutes = 1e+300", "at most 525600"]),
+    (["train.hang_minutes=1e17"], ["train.hang_minutes = 1e+17", "at most 525600"]),
+    (["train.hang_factor=1e300"], ["train.hang_factor = 1e+300", "at most 1000000"]),
+    (["train.steps='١٢'"], ["train.steps = '١٢' is not allowed", "with the digits 0 to 9, as in 12"]),
+    (["optim.lr='٣'"], ["optim.lr = '٣' is not allowed", "with the digits 0 to 9, as in 3"]),
+    (["--check", "--world-size", "１"], ["--world-size １ is not allowed"]),
+    (["--check", "--world-size", "9" * 5000], ["is not allowed: it must be a whole number"]),
+    # What is taken back must be as it is said to be.
+    (
+        ["~parallel.sequence_parallel=5"],
+        ["parallel.sequence_parallel is false, not 5", "write ~parallel.sequence_parallel"],
+    ),
+    (["~parallel.sequence_parallel=0"], ["parallel.sequence_parallel is false, not 0"]),
+    (["~optim.lr=1e-3"], ["1 problem", "optim.lr is 0.0006, not 0.001"]),
+    # Keys given twice, keys in other letters, depth.
+    (["data.blend=[{path: a, path: b}]"], ["gives path twice: keep one of them"]),
+    (["optim={lr: 1, lr: 1}"], ["gives lr twice"]),
+    (["trаin.steps=5"], ["holds а, cyrillic small letter a: names of settings are written in the letters a to z"]),
+    (["optim.lr\u03bf=5"], ["holds ο, greek small letter omicron"]),
+    (["模型=5"], ["holds 模, cjk unified ideograph"]),
+    (["optim.betas=" + "[" * 2000 + "]" * 2000], ["nests too deeply"]),
+    # Paths that there cannot be.
+    (["run.name=" + "n" * 300], ["run.name = 'nnn", "is longer than a directory's name may be"]),
+    (["run.name='" + "语" * 100 + "'"], ["is longer than a directory's name may be"]),
+    (["data.path=" + "a/" * 3000], ["data.path = 'a/a/", "is longer than a path may be"]),
+    (["run.root=" + "a" * 250], ["run.root = 'aaa", "holds a name longer than there can be"]),
+    (["run.dir='a\nb'"], [r"run.dir = 'a\nb' holds a line break or another control character"]),
+    (["run.root='a\x1bb'"], [r"run.root = 'a\x1bb' holds a line break"]),
+    (["checkpoint.dir='a\u2028b'"], [r"checkpoint.dir = 'a\u2028b' holds a line break"]),
+    (["data.path='a\0b'"], ["data.path = 'a\\x00b' is not allowed", "without the character NUL"]),
+    (["data.path='a\udcff'"], ["data.path = 'a\\udcff' is not allowed", "in UTF-8"]),
+    (["checkpoint.dir=nosuch://x/y"], ["checkpoint.dir = 'nosuch://x/y' is of no protocol that fsspec knows"]),
+    (["checkpoint.dir=s3://x/y"], ["checkpoint.dir = 's3://x/y' needs what is not installed here: Install s3fs"]),
+    (["checkpoint.dir=http://x/y"], ["checkpoint.dir = 'http://x/y' ", "http"]),
+    (["checkpoint.dir=zip://x::memory://y"], ["checkpoint.dir = 'zip://x::memory://y' can be read alone"]),
+    (["train.resume=nosuch://x/y"], ["train.resume = 'nosuch://x/y' is of no protocol"]),
+    (["train.init_from=gs://x"], ["train.init_from = 'gs://x' needs what is not installed here"]),
+    (["data.path=s3://x"], ["data.path = 's3://x' is a URL", "give a path"]),
+    (["model.init_from=hf://a/b"], ["model.init_from = 'hf://a/b' is a URL"]),
+    # Measures that no evaluation gives, or none before the end.
+    (
+        ["checkpoint.keep_best=nope"],
+        ["checkpoint.keep_best = 'nope' is no measure", "it has loss, perplexity, accuracy"],
+    ),
+    (["checkpoint.keep_best=los", "train.eval_every=5"], ["did you mean loss?"]),
+    (["checkpoint.keep_best=eval/loss", "train.eval_every=5"], ["did you mean loss?"]),
 ]
 
 WRONG_PREPARE = [

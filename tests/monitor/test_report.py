@@ -244,7 +244,7 @@ def test_a_pipe_is_not_waited_for(tmp_path, name):
     run = make_run(tmp_path / "run", 2)
     (run / name).unlink(missing_ok=True)
     os.mkfifo(run / name)
-    with pytest.raises(Refusal, match="no file"):
+    with pytest.raises(Refusal, match="it is a pipe, not a file"):
         load_run(run)
 
 

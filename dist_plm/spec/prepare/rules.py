@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dist_plm.config.decode import show
 from dist_plm.spec.prepare.schema import PrepareConfig, SourceConfig, TokenizerConfig, VerifyConfig
 from dist_plm.spec.prepare.template import parse_template
-from dist_plm.spec.rules.training import no_effect, path_problems, split_problems
+from dist_plm.spec.rules.paths import path_problems
+from dist_plm.spec.rules.training import no_effect, split_problems
 
 #: A byte-level BPE holds every byte, so that no text is out of its reach (Radford et al. 2019, section 2.2).
 NUM_BYTES = 256
@@ -66,7 +67,7 @@ def _source(source: SourceConfig, key: str, kind: str) -> Iterator[str]:
 
 
 def _output(config: PrepareConfig) -> Iterator[str]:
-    yield from path_problems("data.out", config.data.out)
+    yield from path_problems("data.out", config.data.out, made=True)
     yield from split_problems("data.split", config.data.split)
 
 

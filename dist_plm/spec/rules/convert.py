@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
+from dist_plm.spec.rules.paths import Access, path_problems
 from dist_plm.spec.schema_convert import ConvertConfig
 
 
@@ -35,4 +36,17 @@ def _unread(config: ConvertConfig) -> Iterator[str]:
             yield f"{name} = {show(value)} has no effect with format = {config.format!r}: leave it at {name}={show(usual)}"
 
 
-CONVERT_RULES: tuple[Callable[[ConvertConfig], Iterator[str]], ...] = (_task, _unread)
+def _paths(config: ConvertConfig) -> Iterator[str]:
+    written: Access = "none" if config.format == "hf" else "write"
+    yield from path_problems("inspect", _given(config.inspect), url="read")
+    yield from path_problems("from", _given(config.from_), url="read")
+    yield from path_problems("to", _given(config.to), url=written, made=True)
+    yield from path_problems("hf_config", config.hf_config)
+
+
+def _given(path: str | None) -> str | None:
+    """None for a blank one, which `_task` speaks of."""
+    return path if path is not None and path.strip() else None
+
+
+CONVERT_RULES: tuple[Callable[[ConvertConfig], Iterator[str]], ...] = (_task, _paths, _unread)

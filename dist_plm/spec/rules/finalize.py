@@ -3,10 +3,15 @@
 Each rule yields one sentence a problem, naming key, value and remedy; they are in the modules `rules_*`.
 """
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dist_plm.config.decode import MOST, encode, show
 from dist_plm.core.errors import ConfigError
 from dist_plm.spec.derived import Case, derive, num_microbatches, padded_vocab_size
 from dist_plm.spec.prepare.rules import PREPARE_RULES, verify_problems
 from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
+from dist_plm.spec.rules.checkpoint import CHECKPOINT_RULES
 from dist_plm.spec.rules.convert import CONVERT_RULES
 from dist_plm.spec.rules.data import DATA_RULES
 from dist_plm.spec.rules.engine import ENGINE_RULES
@@ -32,10 +37,12 @@ def finalize(config: PretrainConfig, *, world_size: int, vocab_size: int | None)
         ConfigError: with every rule that is broken.
     """
     assert world_size >= 1, world_size
+    _refuse_large_numbers(config)
     derived = derive(config, world_size=world_size, vocab_size=vocab_size)
     case = Case(config, derived, world_size, vocab_size)
     problems = [p for rule in (*GRID_RULES, *MODEL_RULES, *OBJECTIVE_RULES, *DATA_RULES) for p in rule(case)]
-    problems += [p for rule in (*TRAINING_RULES, *OPTIM_RULES, *ENGINE_RULES, *FP8_RULES) for p in rule(derived)]
+    of_run = (*TRAINING_RULES, *CHECKPOINT_RULES, *OPTIM_RULES, *ENGINE_RULES, *FP8_RULES)
+    problems += [p for rule in of_run for p in rule(derived)]
     if problems:
         raise ConfigError(problems)
     return derived
@@ -47,6 +54,7 @@ def check_convert(config: ConvertConfig) -> ConvertConfig:
     Raises:
         ConfigError: with every rule that is broken.
     """
+    _refuse_large_numbers(config)
     problems = [p for rule in CONVERT_RULES for p in rule(config)]
     if problems:
         raise ConfigError(problems)
@@ -59,6 +67,7 @@ def check_prepare(config: PrepareConfig) -> PrepareConfig:
     Raises:
         ConfigError: with every rule that is broken.
     """
+    _refuse_large_numbers(config)
     problems = [p for rule in PREPARE_RULES for p in rule(config)]
     if problems:
         raise ConfigError(problems)
@@ -74,3 +83,21 @@ def check_verify(config: VerifyConfig) -> VerifyConfig:
     if problems := list(verify_problems(config)):
         raise ConfigError(problems)
     return config
+
+
+def _refuse_large_numbers(config: Any) -> None:
+    """Before any rule reckons with them, as floats or in arrays."""
+    large = [(key, value) for key, value in _numbers("", encode(config)) if abs(value) > MOST]
+    if large:
+        raise ConfigError([f"{key} = {show(value)} is too large: no count is more than {MOST}" for key, value in large])
+
+
+def _numbers(key: str, value: Any) -> Iterator[tuple[str, int]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _numbers(f"{key}.{name}" if key else str(name), inner)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _numbers(f"{key}[{i}]", inner)
+    elif isinstance(value, int):
+        yield key, value

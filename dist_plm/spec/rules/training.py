@@ -6,6 +6,7 @@ from typing import Any
 
 from dist_plm.config.decode import show
 from dist_plm.spec.derived import num_warmup_steps
+from dist_plm.spec.rules.paths import name_problems, path_problems
 from dist_plm.spec.schema import PretrainConfig
 
 
@@ -27,14 +28,6 @@ def split_problems(key: str, split: tuple[float, float, float]) -> Iterator[str]
         yield f"{key} = {show(split)} is not allowed: shares are 0 or more, and the first, of training, more than 0"
     elif abs(sum(split) - 1) > 1e-6:
         yield f"{key} = {show(split)} sums to {sum(split):g}: train, validation and test together must make 1"
-
-
-def path_problems(key: str, path: str | None) -> Iterator[str]:
-    """A path that would not be what it looks like."""
-    if path is not None and not path.strip():
-        yield f"{key} = {show(path)} is empty: give a path"
-    elif path is not None and path.startswith("~"):
-        yield f"{key} = {show(path)} begins with ~, which only a shell replaces: write $HOME{path[1:]}"
 
 
 def _steps(config: PretrainConfig) -> Iterator[str]:
@@ -105,15 +98,10 @@ def _trackers(config: PretrainConfig) -> Iterator[str]:
 
 
 def _names_and_paths(config: PretrainConfig) -> Iterator[str]:
-    name = config.run.name
-    if not name.strip() or "/" in name or name in (".", "..") or not name.isprintable():
-        yield (
-            f"run.name = {show(name)} cannot name a directory: use letters, digits, dots and dashes; "
-            "the directory above it is run.root"
-        )
-    paths = {"run.root": config.run.root, "run.dir": config.run.dir}
-    for key, path in {**paths, "train.resume": config.train.resume}.items():
-        yield from path_problems(key, path)
+    yield from name_problems("run.name", config.run.name)
+    yield from path_problems("run.root", config.run.root, made=True)
+    yield from path_problems("run.dir", config.run.dir, made=True)
+    yield from path_problems("train.resume", config.train.resume, url="read")
 
 
 def _resume(config: PretrainConfig) -> Iterator[str]:
@@ -130,24 +118,12 @@ def _init(config: PretrainConfig) -> Iterator[str]:
     if train.init_from is None:
         yield from no_effect(train, "train", ("init_optimizer",), "train.init_from = null")
         return
-    yield from path_problems("train.init_from", train.init_from)
+    yield from path_problems("train.init_from", train.init_from, url="read")
     if run.dir is not None and f"{train.init_from.rstrip('/')}/".startswith(f"{run.dir.rstrip('/')}/"):
         yield (
             f"train.init_from = {show(train.init_from)} is this run's own directory: a run goes on by itself "
             "(train.resume=auto); to begin a new one from it give it another run.name"
         )
-
-
-def _checkpoints(config: PretrainConfig) -> Iterator[str]:
-    settings = config.checkpoint
-    if settings.keep_best is not None and config.train.eval_samples == 0:
-        yield (
-            f"checkpoint.keep_best = {show(settings.keep_best)} has nothing to go by with train.eval_samples = 0: give "
-            "train.eval_samples, or set checkpoint.keep_best=null"
-        )
-    if settings.keep_best is None:
-        yield from no_effect(settings, "checkpoint", ("best_is",), "checkpoint.keep_best = null")
-    yield from path_problems("checkpoint.dir", settings.dir)
 
 
 TRAINING_RULES: tuple[Callable[[PretrainConfig], Iterator[str]], ...] = (
@@ -160,5 +136,4 @@ TRAINING_RULES: tuple[Callable[[PretrainConfig], Iterator[str]], ...] = (
     _names_and_paths,
     _resume,
     _init,
-    _checkpoints,
 )

@@ -1,0 +1,83 @@
+"""One override of the command line, in Hydra's grammar."""
+
+import re
+import unicodedata
+from typing import Any
+
+from hydra.core.override_parser import overrides_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.overrides_visitor import HydraOverrideVisitor
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
+
+from dist_plm.core.errors import ConfigError
+
+
+def parse(text: str) -> Override:
+    """The override that `text` is.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        (override,) = OverridesParser.create().parse_overrides([text])
+    except RecursionError as error:
+        raise ConfigError([f"{_start(text)} nests too deeply: settings have some five levels"]) from error
+    except (OverrideParseException, HydraException, ValueError) as error:
+        raise ConfigError([_problem(text, error)]) from error
+    if not override.key_or_group:
+        raise ConfigError([_problem(text, None)])
+    return override
+
+
+class _Visitor(HydraOverrideVisitor):
+    """Refuses a key given twice, of which Hydra keeps the last."""
+
+    def visitDictContainer(self, ctx: Any) -> dict[str, Any]:  # noqa: N802
+        pairs = [self.visitDictKeyValuePair(ctx.getChild(i)) for i in range(1, ctx.getChildCount() - 1, 2)]
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise _DuplicateKeyError(key)
+        return dict(pairs)
+
+
+class _DuplicateKeyError(HydraException):
+    pass
+
+
+# Hydra's parser makes its visitor itself, and names no other way to have another one.
+overrides_parser.HydraOverrideVisitor = _Visitor  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _problem(text: str, error: Exception | None) -> str:
+    key, equals, value = text.partition("=")
+    duplicate = _cause(error, _DuplicateKeyError)
+    if duplicate is not None:
+        return f"{_start(text)} gives {duplicate} twice: keep one of them"
+    if not equals:
+        return f"{_start(text)} is not of the form key=value"
+    if foreign := re.search(r"[^\W\d_]", re.sub("[A-Za-z]", "", key)):
+        letter = foreign[0]
+        return (
+            f"{_start(key)} holds {letter}, {unicodedata.name(letter, 'a letter').lower()}: names of settings are written in "
+            "the letters a to z"
+        )
+    if not re.fullmatch(r"(\+\+?|~)?[A-Za-z0-9_][A-Za-z0-9_-]*([./@:][A-Za-z0-9_][A-Za-z0-9_-]*)*", key):
+        return f"{_start(text)} begins with no name of a setting: names look like optim.lr"
+    if value.startswith("~"):
+        return f"{_start(text)} begins with ~, which only a shell replaces, and not here: write {key}=$HOME{value[1:]}"
+    if "digits" in str(error):
+        return f"{_start(text)} is too large: no number of more than 4,300 digits is read"
+    quoted = f"""'{key}="{_start(value)}"'"""
+    return f"{_start(text)} cannot be read: text with blanks or signs needs quotes of its own, as in {quoted}"
+
+
+def _cause(error: BaseException | None, kind: type[Exception]) -> BaseException | None:
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}… ({len(text):,} characters)"

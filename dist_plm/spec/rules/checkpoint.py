@@ -1,0 +1,62 @@
+"""Is it clear where checkpoints go, which of them stay, and by what?"""
+
+import math
+from collections.abc import Callable, Iterator
+
+from dist_plm.config.decode import show
+from dist_plm.config.suggest import did_you_mean, near
+from dist_plm.spec.rules.paths import path_problems
+from dist_plm.spec.rules.training import no_effect
+from dist_plm.spec.schema import PretrainConfig
+
+#: The parts of each objective's loss, the first of which predicts tokens.
+LOSS_TERMS: dict[str, tuple[str, ...]] = {
+    "causal": ("causal",),
+    "mlm": ("mlm",),
+    "mlm_nsp": ("mlm", "nsp"),
+    "mlm_sop": ("mlm", "sop"),
+    "span": ("span",),
+    "rtd": ("generator", "discriminator"),
+}
+
+
+def measures(objective: str) -> list[str]:
+    """What an evaluation gives, as `checkpoint.keep_best` calls it."""
+    first, *others = LOSS_TERMS[objective]
+    parts = [f"{name}/{term}" for term in (first, *others) for name in ("loss", "accuracy")]
+    return ["loss", "perplexity", "accuracy", *([f"perplexity/{first}", *parts] if others else [])]
+
+
+def _keep_best(config: PretrainConfig) -> Iterator[str]:
+    settings, train = config.checkpoint, config.train
+    if settings.keep_best is None:
+        yield from no_effect(settings, "checkpoint", ("best_is",), "checkpoint.keep_best = null")
+        return
+    named = f"checkpoint.keep_best = {show(settings.keep_best)}"
+    known = measures(config.objective.name)
+    if settings.keep_best not in known:
+        meant = near(settings.keep_best.removeprefix("eval/"), known)
+        objective = config.objective.name
+        yield f"{named} is no measure of objective.name = {objective!r}{did_you_mean(meant)}; it has {', '.join(known)}"
+    if train.eval_samples == 0:
+        yield (
+            f"{named} has nothing to go by with train.eval_samples = 0: give train.eval_samples, or set "
+            "checkpoint.keep_best=null"
+        )
+    elif train.eval_every == 0 or settings.every == 0:
+        yield (
+            f"{named} has one checkpoint to choose from, the last, with train.eval_every = {train.eval_every} and "
+            f"checkpoint.every = {settings.every}: give both, or set checkpoint.keep_best=null"
+        )
+    elif (meeting := math.lcm(train.eval_every, settings.every)) > (train.stop_at or train.steps):
+        yield (
+            f"{named}: steps are evaluated every train.eval_every = {train.eval_every} and saved every checkpoint.every = "
+            f"{settings.every}, both for the first time at step {meeting}, after the end: make one a multiple of the other"
+        )
+
+
+def _place(config: PretrainConfig) -> Iterator[str]:
+    yield from path_problems("checkpoint.dir", config.checkpoint.dir, url="write", made=True)
+
+
+CHECKPOINT_RULES: tuple[Callable[[PretrainConfig], Iterator[str]], ...] = (_keep_best, _place)
