@@ -8,7 +8,7 @@ import torch
 
 from dist_plm.distributed.groups import build_groups
 from dist_plm.engines.build import build_engine
-from dist_plm.interop.hf.names import hf_tensors
+from dist_plm.interop.hf.registry import hf_tensors
 from dist_plm.models.build import build_model
 from tests.ranks.corrupted import LOSSES
 from tests.ranks.pool import World

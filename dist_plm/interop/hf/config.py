@@ -1,44 +1,20 @@
-"""config.json of Hugging Face and the model it describes."""
+"""Reads and writes config.json of Hugging Face."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dist_plm.config.decode import decode, show
 from dist_plm.core.errors import CheckpointError, ConfigError
-from dist_plm.interop.hf.models import MODELS, Settings
+from dist_plm.interop.hf.base import Half, Settings, architecture_of, differences
+from dist_plm.interop.hf.registry import ELECTRA, MODELS, hf_model
+from dist_plm.spec.derived import generator_of
 from dist_plm.spec.schema import ModelConfig
 
 CONFIG_FILE = "config.json"
-Half = Literal["generator", "discriminator"]
-HALVES: tuple[Half, ...] = ("generator", "discriminator")
-
-#: `model_type` of each family; gpt is two.
-TYPES = {"bert": "bert", "roberta": "roberta", "electra": "electra", "gpt2": "gpt", "llama": "gpt", "t5": "t5"}
-#: Classes whose weights are read, by `model_type`: those that predict, and the network below them alone.
-ARCHITECTURES: dict[str, tuple[str, ...]] = {
-    "bert": ("BertForPreTraining", "BertForMaskedLM", "BertModel"),
-    "roberta": ("RobertaForMaskedLM", "RobertaModel"),
-    "electra": ("ElectraForMaskedLM", "ElectraForPreTraining"),
-    "gpt2": ("GPT2LMHeadModel", "GPT2Model"),
-    "llama": ("LlamaForCausalLM", "LlamaModel"),
-    "t5": ("T5ForConditionalGeneration", "T5Model"),
-}
-#: What neither the weights nor what they compute depends on.
-FREE = ("vocab_multiple", "hidden_dropout", "attention_dropout", "init_std", "recompute", "pair_head", "init_from")
-#: Read with one kind of `position` alone.
-_OF_POSITION = {
-    "max_positions": ("learned",),
-    "position_offset": ("learned",),
-    "rotary_base": ("rotary",),
-    "relative_buckets": ("relative",),
-    "relative_distance": ("relative",),
-}
-#: Sizes that the halves of electra have each for itself, and what the generator's are called.
-_SIZES = ("hidden", "layers", "heads", "kv_heads", "head_size", "ffn")
-_GENERATOR = ("generator_hidden", "generator_layers", "generator_heads", "generator_ffn")
+#: Directories of the two models as which ELECTRA is stored.
+HALVES = ELECTRA.halves
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -69,22 +45,17 @@ def type_of(config: Mapping[str, Any], where: str) -> str:
         CheckpointError: it, or the class it was saved from, is none of those that can be read.
     """
     known = config.get("model_type")
-    if not isinstance(known, str) or known not in TYPES:
+    if not isinstance(known, str) or known not in MODELS:
         raise CheckpointError(
-            f"{where} is of model_type {known!r}, which this program has no model for: it knows {', '.join(TYPES)}"
+            f"{where} is of model_type {known!r}, which this program has no model for: it knows {', '.join(MODELS)}"
         )
     named = architecture_of(config)
-    if named is not None and named not in ARCHITECTURES[known]:
+    classes = MODELS[known].classes
+    if named is not None and named not in classes:
         raise CheckpointError(
-            f"{where} is of a {named}; of model_type {known!r} the weights of {' and '.join(ARCHITECTURES[known])} are read"
+            f"{where} is of a {named}; of model_type {known!r} the weights of {' and '.join(classes)} are read"
         )
     return known
-
-
-def architecture_of(config: Mapping[str, Any]) -> str | None:
-    """The class that a config.json was saved from, where it tells."""
-    named = config.get("architectures")
-    return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
 
 
 def model_of(config: Mapping[str, Any], where: str) -> ModelConfig:
@@ -98,32 +69,11 @@ def model_of(config: Mapping[str, Any], where: str) -> ModelConfig:
     """
     settings = Settings(config, where)
     try:
-        return decode(ModelConfig, MODELS[type_of(config, where)](settings))
+        return decode(ModelConfig, MODELS[type_of(config, where)].read_settings(settings))
     except ConfigError as error:
         raise CheckpointError(f"{where} does not describe a model: {'; '.join(error.problems)}") from None
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:  # sizes that cannot be computed with
         raise CheckpointError(f"{where} does not describe a model: {error}") from None
-
-
-def pair_of(generator: ModelConfig, discriminator: ModelConfig, where: str) -> ModelConfig:
-    """ELECTRA's model of the two that its halves' files describe.
-
-    Raises:
-        CheckpointError: the halves cannot share their embeddings, or differ in what the two have in common here.
-    """
-    model = replace(
-        discriminator,
-        generator_hidden=generator.hidden,
-        generator_layers=generator.layers,
-        generator_heads=generator.heads,
-        generator_ffn=generator.ffn,
-    )
-    if found := differences(generator, model, "generator"):
-        told = "; ".join(
-            f"{name} is {show(a)} in the generator, {show(b)} in the discriminator" for name, a, b in found
-        )
-        raise CheckpointError(f"the halves of {where} are not of one model: {told}")
-    return model
 
 
 def described_at(path: str) -> ModelConfig:
@@ -139,31 +89,27 @@ def described_at(path: str) -> ModelConfig:
     if (directory / CONFIG_FILE).exists() or not all((directory / half).is_dir() for half in HALVES):
         settings, where = read_config(directory), str(directory / CONFIG_FILE)
         model = model_of(settings, where)
-        if model.family == "electra":
-            if architecture_of(settings) == "ElectraForMaskedLM":
-                raise CheckpointError(
-                    f"{where} is of the generator of electra, which does not tell the sizes of the discriminator: give a "
-                    f"directory that holds both, as {' and '.join(HALVES)}, or a model of conf/model/"
-                )
-            return replace(model, **dict.fromkeys(_GENERATOR))
-        return model
-    generator, discriminator = (
-        model_of(read_config(directory / half), str(directory / half / CONFIG_FILE)) for half in HALVES
-    )
-    return pair_of(generator, discriminator, path)
+        return MODELS[type_of(settings, where)].told_by(model, settings, where)
+    halves = [model_of(read_config(directory / half), str(directory / half / CONFIG_FILE)) for half in HALVES]
+    return ELECTRA.joined(halves, path)
 
 
-def differences(ours: ModelConfig, theirs: ModelConfig, half: Half | None = None) -> list[tuple[str, Any, Any]]:
-    """Settings in which two models' weights, or what they compute with them, differ: name, ours, theirs.
+def hf_config(model: ModelConfig, tensors: Collection[str], half: Half | None = None) -> dict[str, Any]:
+    """Makes the content of the config.json with which Hugging Face loads a model of ours, but for token numbers.
 
     Args:
-        half: of electra, where the weights of the one model are those of this half alone.
+        model: finalised.
+        tensors: canonical names of the weights that there are: without a head it is the class of the network below it.
+        half: of a model whose halves are models of their own there, and needed for such.
+    Raises:
+        CheckpointError: Hugging Face has no class for such a model; the settings that none has are named.
     """
-    names = [field.name for field in fields(ModelConfig) if field.name not in FREE]
-    if ours.family != "electra" or half == "discriminator":
-        names = [name for name in names if name not in _GENERATOR]
-    if half == "generator":
-        names = [name for name in names if name not in _SIZES]
-    unread = [name for name, positions in _OF_POSITION.items() if ours.position not in positions]
-    pairs = [(name, getattr(ours, name), getattr(theirs, name)) for name in names if name not in unread]
-    return [pair for pair in pairs if pair[1] != pair[2]]
+    theirs = hf_model(model)
+    network = generator_of(model) if half == "generator" else model
+    config = {"architectures": [theirs.class_of(tensors, half)], **theirs.write_settings(network)}
+    # Neither half's file tells how large the generator is beside the discriminator.
+    found = differences(network, model_of(config, CONFIG_FILE), "discriminator" if half else None)
+    if found:
+        told = ", ".join(f"model.{name} = {show(ours)} (it has {show(theirs)})" for name, ours, theirs in found)
+        raise CheckpointError(f"Hugging Face's {config['architectures'][0]} cannot be a model with {told}")
+    return config

@@ -10,7 +10,6 @@ from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.store.manifest import read_manifest
 from dist_plm.data.tokenizers.special_tokens import Roles
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
-from dist_plm.spec.schema import ModelConfig
 
 #: All that AutoTokenizer reads.
 FILES = (
@@ -38,19 +37,6 @@ class Tokens:
     files: Mapping[str, bytes] = field(default_factory=dict)
     roles: Roles | None = None
     end: int | None = None
-
-    def numbers(self, model: ModelConfig) -> dict[str, int | None]:
-        """Settings of config.json; null rather than a number of another vocabulary."""
-        roles = self.roles
-        pad, sep = (None, None) if roles is None else (roles.pad, roles.sep)
-        if model.family == "gpt":
-            return {"bos_token_id": self.end, "eos_token_id": self.end, "pad_token_id": pad}
-        if model.family == "t5":
-            eos = self.end if roles is None or roles.eos is None else roles.eos
-            return {"pad_token_id": pad or 0, "decoder_start_token_id": pad or 0, "eos_token_id": eos}
-        if model.family == "roberta":  # where positions begin says which token pads
-            return {"bos_token_id": None if roles is None else roles.cls, "eos_token_id": sep}
-        return {"pad_token_id": pad or 0}
 
 
 def tokenizer_files(directories: Iterable[Path]) -> dict[str, Path]:

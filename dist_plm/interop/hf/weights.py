@@ -1,8 +1,7 @@
 """The weights of a directory of Hugging Face, as logical tensors of ours that are read a slice at a time."""
 
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,71 +9,13 @@ import torch
 from torch import Tensor
 
 from dist_plm.core.errors import CheckpointError
-from dist_plm.interop.hf.config import (
-    CONFIG_FILE,
-    HALVES,
-    TYPES,
-    Half,
-    architecture_of,
-    model_of,
-    pair_of,
-    read_config,
-    type_of,
-)
+from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor, architecture_of
+from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, model_of, read_config, type_of
 from dist_plm.interop.hf.files import DTYPES, WeightFiles, listed
-from dist_plm.interop.hf.names import HFTensor, hf_tensors
+from dist_plm.interop.hf.registry import ELECTRA, MODELS, guessed_type
 from dist_plm.interop.hf.shapes import logical_shape
 from dist_plm.models.sharding import Layout, Piece
 from dist_plm.spec.schema import ModelConfig
-
-#: Begin the names of weights that only serve to predict: a network is complete without them.
-HEADS = ("transform.", "output.", "pair.", "detector.")
-#: Which of them a class has to have; of other classes what there is will do.
-_HEADS_OF = {
-    "BertForPreTraining": HEADS,
-    "BertForMaskedLM": ("transform.", "output."),
-    "RobertaForMaskedLM": HEADS,
-    "ElectraForMaskedLM": HEADS,
-    "ElectraForPreTraining": HEADS,
-    "GPT2LMHeadModel": HEADS,
-    "LlamaForCausalLM": HEADS,
-    "T5ForConditionalGeneration": HEADS,
-}
-#: What precedes the names of a network where it is part of a class that predicts.
-_BASES = {
-    "bert": "bert.",
-    "roberta": "roberta.",
-    "electra": "electra.",
-    "gpt2": "transformer.",
-    "llama": "model.",
-    "t5": "",
-}
-#: Second names under which older files hold a tensor once more.
-_COPIES = {
-    "bert": {
-        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    },
-    "roberta": {
-        "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
-        "lm_head.decoder.bias": "lm_head.bias",
-    },
-    "electra": {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
-    "gpt2": {"lm_head.weight": "transformer.wte.weight"},
-    "llama": {"lm_head.weight": "model.embed_tokens.weight"},
-    "t5": {
-        "encoder.embed_tokens.weight": "shared.weight",
-        "decoder.embed_tokens.weight": "shared.weight",
-        "lm_head.weight": "shared.weight",
-    },
-}
-#: What older files hold though it can be computed, or though nothing reads it.
-_IDLE = re.compile(
-    r"(^|\.)position_ids$|\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$"
-    r"|^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$"
-)
-#: Heads that our models do not have.
-_LEFT_OUT = re.compile(r"^roberta\.pooler\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +45,8 @@ class HFWeights:
         self.settings: dict[Half | None, Mapping[str, Any]] = {name: part.settings for name, part in parts.items()}
         self._parts = parts
         self._places = {name: place for part in parts.values() for name, place in part.places(model).items()}
-        self.model = (
-            replace(model, pair_head="pair.classifier.weight" in self._places) if model.family == "bert" else model
-        )
+        (self.theirs,) = {part.theirs for part in parts.values()}
+        self.model = self.theirs.with_heads_of(model, self._places)
         self.shapes = {name: logical_shape(model, name) for name in self._places}
         self.left_out = [name for part in parts.values() for name in part.left_out]
 
@@ -163,16 +103,14 @@ class _Part:
         self.files = WeightFiles(directory)
         where = str(directory / CONFIG_FILE)
         if self.settings.get("model_type") is None:
-            self.settings = {**self.settings, "model_type": _guessed_type(self.files.tensors)}
-        self.type = type_of(self.settings, where)
+            self.settings = {**self.settings, "model_type": guessed_type(self.files.tensors)}
+        self.theirs: HFModel = MODELS[type_of(self.settings, where)]
         self.model = model_of(self.settings, where)
-        self.half: Half | None = None
-        names = self._names = _normalised(self.files.tensors, _BASES[self.type])
-        if self.type == "electra":
-            self.half = "generator" if any(name.startswith("generator_") for name in names) else "discriminator"
+        names = self._names = _normalised(self.files.tensors, self.theirs)
+        self.half: Half | None = self.theirs.half_of(names)
         self.copies = {
             copy: name
-            for copy, name in _COPIES[self.type].items()
+            for copy, name in self.theirs.copies.items()
             if copy in names and (copy != "lm_head.weight" or self.model.tied_embeddings)
         }
         for copy, name in self.copies.items():
@@ -185,13 +123,12 @@ class _Part:
         Raises:
             CheckpointError: naming tensors that are missing, that no model of ours has, or of other shapes than the model's.
         """
-        complete = replace(model, pair_head=True) if model.family == "bert" else model
-        entries = hf_tensors(complete, self.half)
+        entries = list(self.theirs.tensors(self.theirs.with_all_heads(model), self.half))
         self._check_names(entries)
         places = {e.name: _Place(e, self.files, self._names[e.hf]) for e in entries if e.hf in self._names}
         for place in places.values():
             found = self.files.tensors[place.stored]
-            shape = stored_shape(place.entry, logical_shape(model, place.entry.name))
+            shape = place.entry.stored_shape(logical_shape(model, place.entry.name))
             if found.shape != shape:
                 raise CheckpointError(
                     f"{found.file}: {place.stored} is {list(found.shape)}, where the sizes in {CONFIG_FILE} make it "
@@ -215,7 +152,7 @@ class _Part:
 
     def _check_names(self, entries: list[HFTensor]) -> None:
         known = {entry.hf for entry in entries} | self.copies.keys()
-        needed = _HEADS_OF.get(architecture_of(self.settings) or "", ())
+        needed = self.theirs.classes.get(architecture_of(self.settings) or "", ())
         missing = [
             e.hf
             for e in entries
@@ -223,16 +160,16 @@ class _Part:
         ]
         if missing:
             raise CheckpointError(f"{self.directory} lacks {_counted(missing)} of a {self._class}: {listed(missing)}")
-        others = [name for name in self._names if name not in known and not _IDLE.search(name)]
-        self.left_out = [self._names[name] for name in others if _LEFT_OUT.search(name)]
-        if unknown := [self._names[name] for name in others if not _LEFT_OUT.search(name)]:
+        others = [name for name in self._names if name not in known and not self.theirs.idle.search(name)]
+        self.left_out = [self._names[name] for name in others if self.theirs.left_out.search(name)]
+        if unknown := [self._names[name] for name in others if not self.theirs.left_out.search(name)]:
             raise CheckpointError(
                 f"{self.directory} holds {_counted(unknown)} that a {self._class} does not have: {listed(unknown)}"
             )
 
     @property
     def _class(self) -> str:
-        return architecture_of(self.settings) or f"model of model_type {self.type!r}"
+        return architecture_of(self.settings) or f"model of model_type {self.theirs.model_type!r}"
 
 
 def open_hf(path: str) -> HFWeights:
@@ -255,35 +192,19 @@ def open_hf(path: str) -> HFWeights:
     for half, part in parts.items():
         if part.half != half:
             raise CheckpointError(f"{part.directory} holds no {half} of electra, but {part.half or part.model.family}")
-    generator, discriminator = parts.values()
-    return HFWeights(path, pair_of(generator.model, discriminator.model, path), None, parts)
+    return HFWeights(path, ELECTRA.joined([part.model for part in parts.values()], path), None, parts)
 
 
-def _guessed_type(names: Iterable[str]) -> str | None:
-    """The `model_type` of files without one, by how their tensors are called."""
-    first = {name.partition(".")[0] for name in names}
-    signs = {"embeddings": "bert", "transformer": "gpt2", "wte": "gpt2", "model": "llama", "shared": "t5"}
-    return next((kind for sign, kind in ({kind: kind for kind in TYPES} | signs).items() if sign in first), None)
-
-
-def _normalised(stored: Iterable[str], base: str) -> dict[str, str]:
+def _normalised(stored: Iterable[str], theirs: HFModel) -> dict[str, str]:
     """Stored names by those of today's classes that predict: networks alone lack a prefix, and files that were made from
     TensorFlow's call the two halves of a norm gamma and beta."""
     names = list(stored)
-    bare = not any(name.startswith(base) for name in names)
-    heads = ("cls.", "lm_head.", "generator_", "discriminator_")
+    bare = not any(name.startswith(theirs.prefix) for name in names)
     return {
-        (base if bare and not name.startswith(heads) else "")
+        (theirs.prefix if bare and not name.startswith(theirs.head_names) else "")
         + name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): name
         for name in names
     }
-
-
-def stored_shape(entry: HFTensor, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """What Hugging Face stores of a logical tensor of `shape`."""
-    if entry.part is not None:
-        shape = (shape[0] * entry.part[1], *shape[1:])
-    return shape[::-1] if entry.transposed else shape
 
 
 def _counted(names: list[str]) -> str:

@@ -19,14 +19,13 @@ from dist_plm.checkpoint.streaming import write_checkpoint
 from dist_plm.config.decode import decode, encode
 from dist_plm.config.runfile import to_yaml
 from dist_plm.core.errors import CheckpointError, ConfigError
-from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, Half
-from dist_plm.interop.hf.export_config import hf_config
-from dist_plm.interop.hf.files import listed
-from dist_plm.interop.hf.names import HFTensor, hf_tensors
+from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor
+from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, hf_config
+from dist_plm.interop.hf.files import Written, listed, write_weights
+from dist_plm.interop.hf.registry import MODELS, hf_model
 from dist_plm.interop.hf.shapes import logical_shape
 from dist_plm.interop.hf.tokenizer import Tokens, tokenizer_files, tokens_of
-from dist_plm.interop.hf.weights import HEADS, HFWeights, open_hf, stored_shape
-from dist_plm.interop.hf.writer import Written, write_weights
+from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.models.build import DTYPES
 from dist_plm.models.sharding import Piece
 from dist_plm.spec.schema import ModelConfig
@@ -85,15 +84,19 @@ def _notes(weights: HFWeights, to: str) -> list[str]:
     notes = []
     if weights.left_out:
         notes.append(f"left out, as the model has no place for them: {listed(weights.left_out)}")
-    wanted = hf_tensors(replace(weights.model, pair_head=weights.model.family == "bert")) if _is_whole(weights) else []
-    if absent := [entry.name for entry in wanted if entry.name not in weights.shapes]:
+    theirs = weights.theirs
+    wanted = _tensors(theirs, weights.model)
+    if absent := [name for name in wanted if name not in weights.shapes]:
         notes.append(f"not there, so training begins with fresh ones: {listed(absent)}")
     notes.append(f"its model as a file for conf/model/: {to}/step_00000000/{MODEL_FILE}; go on with train.resume={to}")
     return notes
 
 
-def _is_whole(weights: HFWeights) -> bool:
-    return weights.model.family != "electra"
+def _tensors(theirs: HFModel, model: ModelConfig) -> list[str]:
+    """Canonical names of all that a model may have, of its halves together where it has such."""
+    halves: tuple[Half | None, ...] = theirs.halves or (None,)
+    complete = theirs.with_all_heads(model)
+    return list(dict.fromkeys(entry.name for half in halves for entry in theirs.tensors(complete, half)))
 
 
 def export_hf(config: ConvertConfig) -> str:
@@ -130,12 +133,18 @@ class _Export:
     """A model, or one half of electra, to be written."""
 
     def __init__(
-        self, found: Checkpoint, half: Half | None, entries: list[HFTensor], settings: dict[str, Any], tokens: Tokens
+        self,
+        found: Checkpoint,
+        half: Half | None,
+        entries: list[HFTensor],
+        settings: dict[str, Any],
+        tokens: Tokens,
     ) -> None:
         self.settings, self.tokens = settings, tokens
         self._found, self._half = found, half
+        theirs = MODELS[settings["model_type"]]
         # The class without heads is saved without the prefix that it has where it is part of another.
-        prefix = f"{settings['model_type']}." if settings["architectures"][0] in ("BertModel", "RobertaModel") else ""
+        prefix = theirs.prefix if settings["architectures"][0] == theirs.network_class else ""
         self._entries: dict[str, list[HFTensor]] = {}
         for entry in entries:
             self._entries.setdefault(entry.hf.removeprefix(prefix), []).append(entry)
@@ -155,7 +164,7 @@ class _Export:
         return write_weights(directory, shapes, self._read, dtype=dtype, limit_bytes=int(config.shard_gb * 1e9))
 
     def _shape(self, entry: HFTensor) -> tuple[int, ...]:
-        return stored_shape(entry, self._found.weights[entry.name])
+        return entry.stored_shape(self._found.weights[entry.name])
 
     def _read(self, name: str) -> Tensor:
         entries = self._entries[name]
@@ -174,23 +183,24 @@ class _Export:
 def _exports(found: Checkpoint) -> list[_Export]:
     """One for each half of electra, else one."""
     model, files = _model_of(found), found.manifest.files
-    halves: tuple[Half | None, ...] = HALVES if model.family == "electra" else (None,)
+    theirs = hf_model(model)
+    halves: tuple[Half | None, ...] = theirs.halves or (None,)
     tokens = tokens_of(found, _run_of(found))
     exports = []
     for half in halves:
         settings = hf_config(model, found.weights, half)
-        entries = _entries(found, model, half)
+        entries = _entries(found, theirs, model, half)
         if _config_name(half) in files:
             given = {name: settings[name] for name in ("model_type", "architectures")}
             settings = given | json.loads(found.storage.read(found.name, _config_name(half)))
         else:
-            settings |= tokens.numbers(model)
+            settings |= theirs.token_numbers(tokens)
         exports.append(_Export(found, half, entries, settings, tokens))
     return exports
 
 
-def _entries(found: Checkpoint, model: ModelConfig, half: Half | None) -> list[HFTensor]:
-    entries = hf_tensors(replace(model, pair_head=True) if model.family == "bert" else model, half)
+def _entries(found: Checkpoint, theirs: HFModel, model: ModelConfig, half: Half | None) -> list[HFTensor]:
+    entries = list(theirs.tensors(theirs.with_all_heads(model), half))
     held = found.weights
     missing = [e.name for e in entries if e.name not in held and not e.name.startswith(HEADS)]
     if missing:

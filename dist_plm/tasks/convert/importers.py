@@ -12,11 +12,11 @@ from dist_plm.core.errors import CheckpointError
 from dist_plm.interop.base import Foreign, Translated, megatron_tensors
 from dist_plm.interop.deepspeed.hf_tensors import hf_stored, is_hf, model_of
 from dist_plm.interop.deepspeed.zero_files import ZeroFiles
+from dist_plm.interop.hf.base import HEADS
 from dist_plm.interop.hf.config import CONFIG_FILE, described_at
 from dist_plm.interop.hf.files import listed
-from dist_plm.interop.hf.names import hf_tensors
+from dist_plm.interop.hf.registry import hf_model
 from dist_plm.interop.hf.shapes import logical_shape
-from dist_plm.interop.hf.weights import HEADS
 from dist_plm.interop.megatron.arguments import megatron_model
 from dist_plm.interop.megatron.dist_checkpoint import MegatronDist
 from dist_plm.spec.schema import ModelConfig
@@ -98,9 +98,8 @@ def _described(config: ConvertConfig, found: Foreign, translated: Translated) ->
     model, family = replace(described_at(path), vocab_size=rows), model_of(found.shapes).family
     if model.family != family:
         raise CheckpointError(f"{found.where} is of a model of family {family}, {path}/{CONFIG_FILE} of {model.family}")
-    wanted = {
-        e.name: logical_shape(model, e.name) for e in hf_tensors(replace(model, pair_head=model.family == "bert"))
-    }
+    theirs = hf_model(model)
+    wanted = {e.name: logical_shape(model, e.name) for e in theirs.tensors(theirs.with_all_heads(model))}
     problems = [
         f"{name} is missing" for name in wanted if name not in translated.weights and not name.startswith(HEADS)
     ]

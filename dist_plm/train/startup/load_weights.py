@@ -24,9 +24,10 @@ from dist_plm.data.tokenizers.special_tokens import pieces_of_vocabulary
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.distributed.collectives import gather, on_each, on_first
 from dist_plm.engines.base import Engine
-from dist_plm.interop.hf.config import HALVES, Half, differences
+from dist_plm.interop.hf.base import HEADS, Half, differences
+from dist_plm.interop.hf.config import HALVES
 from dist_plm.interop.hf.files import listed
-from dist_plm.interop.hf.weights import HEADS, HFWeights, open_hf
+from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.models.init import initialize
 from dist_plm.models.sharding import Layout
 from dist_plm.spec.derived import checkpoints_of

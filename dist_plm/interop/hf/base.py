@@ -1,0 +1,209 @@
+"""Declares how Hugging Face stores a kind of model: what each file of this folder says about its `model_type`."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from dist_plm.config.decode import show
+from dist_plm.core.errors import CheckpointError
+from dist_plm.spec.schema import ModelConfig
+
+if TYPE_CHECKING:  # so that the command line reads sizes without PyTorch
+    from torch import Tensor
+
+    from dist_plm.interop.hf.tokenizer import Tokens
+
+Half = Literal["generator", "discriminator"]
+
+#: Begin the names of weights that only serve to predict: a network is complete without them.
+HEADS = ("transform.", "output.", "pair.", "detector.")
+#: Our names of activations by Hugging Face's.
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+#: And the other way round.
+ACTIVATION_NAMES = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
+#: Settings that neither the weights nor what they compute depends on.
+_FREE = ("vocab_multiple", "hidden_dropout", "attention_dropout", "init_std", "recompute", "pair_head", "init_from")
+#: Settings that are read with some kinds of `position` alone.
+_OF_POSITION = {
+    "max_positions": ("learned",),
+    "position_offset": ("learned",),
+    "rotary_base": ("rotary",),
+    "relative_buckets": ("relative",),
+    "relative_distance": ("relative",),
+}
+#: Sizes that the halves of ELECTRA have each for itself, and what the generator's are called.
+_SIZES = ("hidden", "layers", "heads", "kv_heads", "head_size", "ffn")
+GENERATOR_SIZES = ("generator_hidden", "generator_layers", "generator_heads", "generator_ffn")
+
+
+@dataclass(frozen=True, slots=True)
+class HFTensor:
+    """Names one logical tensor in Hugging Face's state dict.
+
+    Args:
+        name: canonical name of the logical tensor.
+        hf: name in Hugging Face's state dict.
+        transposed: Hugging Face stores [in, out] (GPT-2's Conv1D).
+        part: (index, count) where Hugging Face fuses `count` tensors along their outputs.
+    """
+
+    name: str
+    hf: str
+    transposed: bool = False
+    part: tuple[int, int] | None = None
+
+    def logical(self, stored: "Tensor") -> "Tensor":
+        """Takes the logical tensor, as a view, out of what Hugging Face stores."""
+        tensor = stored.T if self.transposed else stored
+        return tensor if self.part is None else tensor.chunk(self.part[1])[self.part[0]]
+
+    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Tells the shape that Hugging Face stores of a logical tensor of `shape`."""
+        if self.part is not None:
+            shape = (shape[0] * self.part[1], *shape[1:])
+        return shape[::-1] if self.transposed else shape
+
+
+class Settings:
+    """Reads the settings of a config.json; what is asked for and missing is refused."""
+
+    def __init__(self, content: Mapping[str, Any], where: str) -> None:
+        self.content, self.where = content, where
+
+    def __getitem__(self, name: str) -> Any:
+        if self.content.get(name) is None:
+            raise CheckpointError(f"{self.where} has no {name}")
+        return self.content[name]
+
+    def get(self, name: str, default: Any) -> Any:
+        value = self.content.get(name)
+        return default if value is None else value
+
+    def one_of(self, name: str, known: Mapping[Any, Any], default: Any) -> Any:
+        """Translates a setting by `known`."""
+        value = self.get(name, default)
+        if value not in known:
+            choices = ", ".join(show(choice) for choice in known)
+            raise CheckpointError(f"{self.where}: {name} = {show(value)} is not supported, {choices} alone")
+        return known[value]
+
+    def must_be(self, name: str, value: Any) -> None:
+        self.one_of(name, {value: value}, value)
+
+
+class HFModel(ABC):
+    """Translates models of one `model_type` between Hugging Face and us, in both directions.
+
+    Attributes:
+        model_type: as config.json calls it.
+        family: what we call it.
+        classes: those whose weights are read, and which of our HEADS each has to have; of other heads what there is will do.
+        network_class: the one without heads, where it is saved without the prefix.
+        prefix: precedes the names of the network where it is part of a class that predicts.
+        head_names: begin Hugging Face's names of heads.
+        copies: second names under which older files hold a tensor once more.
+        idle: names of tensors that older files hold though they can be computed, or though nothing reads them.
+        left_out: names of heads that our models do not have.
+        first_names: first parts of names by which files without a `model_type` are recognised.
+        word: Hugging Face's name of the word embedding, by which the tensors of a whole model are recognised; None where
+            nothing but config.json tells what they are.
+        halves: the two models that one of ours is stored as.
+    """
+
+    model_type: ClassVar[str]
+    family: ClassVar[str]
+    classes: ClassVar[Mapping[str, tuple[str, ...]]]
+    network_class: ClassVar[str | None] = None
+    prefix: ClassVar[str]
+    head_names: ClassVar[tuple[str, ...]] = ("lm_head.",)
+    copies: ClassVar[Mapping[str, str]]
+    idle: ClassVar[re.Pattern[str]] = re.compile(r"(^|\.)position_ids$")
+    left_out: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
+    first_names: ClassVar[tuple[str, ...]]
+    word: ClassVar[str | None] = None
+    halves: ClassVar[tuple[Half, ...]] = ()
+
+    def stores(self, model: ModelConfig) -> bool:
+        """Tells whether Hugging Face stores such a model as this type."""
+        return model.family == self.family
+
+    @abstractmethod
+    def read_settings(self, settings: Settings) -> dict[str, Any]:
+        """Translates config.json to values of ModelConfig."""
+
+    @abstractmethod
+    def write_settings(self, model: ModelConfig) -> dict[str, Any]:
+        """Translates a finalised model, or the network of one half, to config.json, but for its class and token numbers."""
+
+    @abstractmethod
+    def tensors(self, model: ModelConfig, half: Half | None = None) -> Iterator[HFTensor]:
+        """Names all tensors of a finalised model, or of one half; those that Hugging Face ties to another are left out, as
+        they are stored once."""
+
+    @abstractmethod
+    def class_of(self, tensors: Collection[str], half: Half | None) -> str:
+        """Names the class that holds the weights of these canonical names."""
+
+    @abstractmethod
+    def token_numbers(self, tokens: "Tokens") -> dict[str, int | None]:
+        """Gives the special tokens for config.json; null rather than a number of another vocabulary."""
+
+    def model_from_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+        """Tells as much of a model as the names and shapes of its tensors do: which there are, not how heads divide them."""
+        raise NotImplementedError
+
+    def with_all_heads(self, model: ModelConfig) -> ModelConfig:
+        """Adds the heads that a model may or may not have."""
+        return model
+
+    def with_heads_of(self, model: ModelConfig, tensors: Collection[str]) -> ModelConfig:
+        """Gives a model those optional heads that are among the canonical names `tensors`."""
+        return model
+
+    def half_of(self, names: Iterable[str]) -> Half | None:
+        """Tells of which half these are the tensors, by Hugging Face's names."""
+        return None
+
+    def joined(self, halves: Sequence[ModelConfig], where: str) -> ModelConfig:
+        """Makes one model of those that the files of its halves describe."""
+        raise NotImplementedError
+
+    def told_by(self, model: ModelConfig, settings: Mapping[str, Any], where: str) -> ModelConfig:
+        """Leaves of a model what its one config.json does not tell out."""
+        return model
+
+
+def architecture_of(config: Mapping[str, Any]) -> str | None:
+    """Names the class that a config.json was saved from, where it tells."""
+    named = config.get("architectures")
+    return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
+
+
+def differences(ours: ModelConfig, theirs: ModelConfig, half: Half | None = None) -> list[tuple[str, Any, Any]]:
+    """Lists settings in which two models' weights, or what they compute with them, differ: name, ours, theirs.
+
+    Args:
+        half: of electra, where the weights of the one model are those of this half alone.
+    """
+    names = [field.name for field in fields(ModelConfig) if field.name not in _FREE]
+    if ours.family != "electra" or half == "discriminator":
+        names = [name for name in names if name not in GENERATOR_SIZES]
+    if half == "generator":
+        names = [name for name in names if name not in _SIZES]
+    unread = [name for name, positions in _OF_POSITION.items() if ours.position not in positions]
+    pairs = [(name, getattr(ours, name), getattr(theirs, name)) for name in names if name not in unread]
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def affine(name: str, hf: str) -> Iterator[HFTensor]:
+    """Names weight and bias of a module."""
+    for kind in ("weight", "bias"):
+        yield HFTensor(f"{name}.{kind}", f"{hf}.{kind}")
+
+
+def count_layers(shapes: Mapping[str, tuple[int, ...]], stack: str) -> int:
+    """Counts the layers whose tensors' names begin with `stack`."""
+    numbers = [re.match(rf"{re.escape(stack)}\.(\d+)\.", name) for name in shapes]
+    return max((int(number[1]) for number in numbers if number), default=-1) + 1

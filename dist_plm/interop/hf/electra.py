@@ -1,0 +1,97 @@
+"""Translates ELECTRA, whose halves Hugging Face stores as two models: what they share is then in both."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from dist_plm.config.decode import show
+from dist_plm.core.errors import CheckpointError
+from dist_plm.interop.hf.base import (
+    GENERATOR_SIZES,
+    HEADS,
+    Half,
+    HFTensor,
+    Settings,
+    affine,
+    architecture_of,
+    differences,
+)
+from dist_plm.interop.hf.bert import HFEncoder
+from dist_plm.spec.derived import generator_of
+from dist_plm.spec.schema import ModelConfig
+
+
+class Electra(HFEncoder):
+    """Translates ElectraForMaskedLM, the generator, and ElectraForPreTraining, the discriminator. A file tells of one half;
+    the model read from it has a generator as large as the discriminator."""
+
+    model_type = family = "electra"
+    classes: ClassVar = {"ElectraForMaskedLM": HEADS, "ElectraForPreTraining": HEADS}
+    prefix = "electra."
+    head_names = ("generator_", "discriminator_")
+    copies: ClassVar = {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"}
+    first_names = ("electra",)
+    halves = ("generator", "discriminator")
+
+    def read_settings(self, settings: Settings) -> dict[str, Any]:
+        settings.must_be("hidden_act", "gelu")
+        model = {**self.read_sizes(settings), "embedding_size": settings.get("embedding_size", 128)}
+        return model | {f"generator_{name}": model[name] for name in ("hidden", "layers", "heads", "ffn")}
+
+    def write_settings(self, model: ModelConfig) -> dict[str, Any]:
+        return {**super().write_settings(model), "embedding_size": model.embedding_size}
+
+    def tensors(self, model: ModelConfig, half: Half | None = None) -> Iterator[HFTensor]:
+        assert half is not None
+        network = generator_of(model) if half == "generator" else model
+        yield from self.embeddings(model)
+        yield from self.layers(network.layers, f"{half}.layers")
+        if network.hidden != model.embedding_size:
+            yield from affine(f"{half}.project", "electra.embeddings_project")
+        if half == "generator":
+            yield from affine("transform.dense", "generator_predictions.dense")
+            yield from affine("transform.norm", "generator_predictions.LayerNorm")
+            yield HFTensor("output.bias", "generator_lm_head.bias")
+        else:
+            yield from affine("detector.dense", "discriminator_predictions.dense")
+            yield from affine("detector.classifier", "discriminator_predictions.dense_prediction")
+
+    def class_of(self, tensors: Collection[str], half: Half | None) -> str:
+        return "ElectraForMaskedLM" if half == "generator" else "ElectraForPreTraining"
+
+    def half_of(self, names: Iterable[str]) -> Half | None:
+        return "generator" if any(name.startswith("generator_") for name in names) else "discriminator"
+
+    def joined(self, halves: Sequence[ModelConfig], where: str) -> ModelConfig:
+        """Joins generator and discriminator.
+
+        Raises:
+            CheckpointError: they cannot share their embeddings, or differ in what the two have in common here.
+        """
+        generator, discriminator = halves
+        model = replace(
+            discriminator,
+            generator_hidden=generator.hidden,
+            generator_layers=generator.layers,
+            generator_heads=generator.heads,
+            generator_ffn=generator.ffn,
+        )
+        if found := differences(generator, model, "generator"):
+            told = "; ".join(
+                f"{name} is {show(a)} in the generator, {show(b)} in the discriminator" for name, a, b in found
+            )
+            raise CheckpointError(f"the halves of {where} are not of one model: {told}")
+        return model
+
+    def told_by(self, model: ModelConfig, settings: Mapping[str, Any], where: str) -> ModelConfig:
+        """Leaves the generator's sizes out, which the discriminator's file does not tell.
+
+        Raises:
+            CheckpointError: it is the generator's, which does not tell of the other.
+        """
+        if architecture_of(settings) == "ElectraForMaskedLM":
+            raise CheckpointError(
+                f"{where} is of the generator of electra, which does not tell the sizes of the discriminator: give a "
+                f"directory that holds both, as {' and '.join(self.halves)}, or a model of conf/model/"
+            )
+        return replace(model, **dict.fromkeys(GENERATOR_SIZES))

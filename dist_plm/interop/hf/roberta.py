@@ -1,0 +1,57 @@
+"""Translates RoBERTa."""
+
+import re
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dist_plm.interop.hf.base import HEADS, Half, HFTensor, Settings, affine
+from dist_plm.interop.hf.bert import HFEncoder
+from dist_plm.spec.schema import ModelConfig
+
+if TYPE_CHECKING:
+    from dist_plm.interop.hf.tokenizer import Tokens
+
+
+class Roberta(HFEncoder):
+    """Translates RobertaForMaskedLM and RobertaModel. Positions are counted from the row after that of padding
+    (`create_position_ids_from_input_ids`)."""
+
+    model_type = family = "roberta"
+    classes: ClassVar = {"RobertaForMaskedLM": HEADS, "RobertaModel": ()}
+    network_class = "RobertaModel"
+    prefix = "roberta."
+    copies: ClassVar = {
+        "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+        "lm_head.decoder.bias": "lm_head.bias",
+    }
+    left_out = re.compile(r"^roberta\.pooler\.")
+    first_names = ("roberta",)
+    word = "roberta.embeddings.word_embeddings.weight"
+
+    def read_settings(self, settings: Settings) -> dict[str, Any]:
+        offset = settings.get("pad_token_id", 1) + 1
+        rows = settings["max_position_embeddings"]
+        return {**self.read_sizes(settings), "max_positions": rows - offset, "position_offset": offset}
+
+    def write_settings(self, model: ModelConfig) -> dict[str, Any]:
+        assert model.max_positions is not None
+        rows = model.max_positions + model.position_offset
+        padding = {"pad_token_id": max(model.position_offset, 1) - 1}
+        return {**super().write_settings(model), "max_position_embeddings": rows, **padding}
+
+    def tensors(self, model: ModelConfig, half: Half | None = None) -> Iterator[HFTensor]:
+        yield from self.embeddings(model)
+        yield from self.layers(model.layers)
+        yield from affine("transform.dense", "lm_head.dense")
+        yield from affine("transform.norm", "lm_head.layer_norm")
+        yield HFTensor("output.bias", "lm_head.bias")
+
+    def class_of(self, tensors: Collection[str], half: Half | None) -> str:
+        return "RobertaForMaskedLM" if "transform.dense.weight" in tensors else "RobertaModel"
+
+    def token_numbers(self, tokens: "Tokens") -> dict[str, int | None]:
+        """Leaves the padding out: where positions begin says which token pads."""
+        roles = tokens.roles
+        if roles is None:
+            return {"bos_token_id": None, "eos_token_id": None}
+        return {"bos_token_id": roles.cls, "eos_token_id": roles.sep}
