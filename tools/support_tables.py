@@ -8,9 +8,10 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import ConfigError
+from dist_plm.spec.optimizers import OPTIMIZERS
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.rules.fp8 import Fp8Facts, fp8_problem
-from dist_plm.spec.schema import EngineConfig, OptimConfig, PrecisionConfig, PretrainConfig
+from dist_plm.spec.schema import EngineConfig, PrecisionConfig, PretrainConfig
 
 #: Of the machines that the tests run on.
 FACTS = Fp8Facts(transformer_engine=None, capability=None)
@@ -38,7 +39,6 @@ def _choices(section: type, field: str) -> tuple[str, ...]:
 
 ENGINES = _choices(EngineConfig, "name")
 PRECISIONS = _choices(PrecisionConfig, "name")
-OPTIMIZERS = _choices(OptimConfig, "name")
 ZERO_STAGES = (0, 1, 2, 3)
 
 

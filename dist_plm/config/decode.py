@@ -9,11 +9,12 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from types import UnionType
-from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 from dist_plm.config.bounds import Bounds
 from dist_plm.config.suggest import did_you_mean, near, setting_names, suggest
 from dist_plm.config.types import key_of
+from dist_plm.config.variants import Variants, hints_of, variants_of
 from dist_plm.core.errors import ConfigError
 
 T = TypeVar("T")
@@ -32,16 +33,20 @@ _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _SHOWN_CHARACTERS: Final = 200
 
 
-def decode(cls: type[T], mapping: Mapping[str, Any]) -> T:
+def decode(cls: type[T], mapping: Mapping[str, Any], *, of_before: bool = False) -> T:
     """An instance of the configuration class `cls` from plain dicts, lists and scalars.
 
-    Whole numbers serve as floats, and so does text that reads as a number; nothing else is converted.
+    Whole numbers serve as floats, and so does text that reads as a number; nothing else is converted. Of a section that
+    has variants, the one that its tag names is taken.
 
+    Args:
+        of_before: the mapping may have been written when a section held the settings of all its variants: those of others
+            are passed over where they stand at their defaults.
     Raises:
         ConfigError: with every problem found: unknown keys at any depth (with the nearest valid name), missing
             settings, values of the wrong type, out of range, or not among the choices.
     """
-    decoder = _Decoder(setting_names(cls))
+    decoder = _Decoder(setting_names(cls), of_before)
     instance = decoder.dataclass(cls, mapping, "")
     if decoder.problems:
         raise ConfigError(decoder.problems)
@@ -112,6 +117,10 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return encode(value)
@@ -123,17 +132,25 @@ def _plain(value: Any) -> Any:
 class _Decoder:
     """Walks schema and mapping together, noting each problem and going on."""
 
-    def __init__(self, valid: list[str]) -> None:
-        self.valid = valid
+    def __init__(self, valid: list[str], of_before: bool) -> None:
+        self.valid, self.of_before = valid, of_before
         self.problems: list[str] = []
 
     def dataclass(self, cls: type, value: Any, key: str) -> Any:
         if not isinstance(value, Mapping):
             return self._refuse(key, value, cls)
         prefix = f"{key}." if key else ""
-        hints = {key_of(name): hint for name, hint in get_type_hints(cls, include_extras=True).items()}
+        variants = variants_of(cls)
+        if variants is not None:
+            chosen = self._variant(variants, value, prefix)
+            if chosen is None:
+                return _REFUSED
+            cls = chosen
+        hints = {key_of(name): hint for name, hint in hints_of(cls).items()}
         for name in value:
             if name not in hints:
+                if variants is not None and self._belongs_to_others(variants, value, name, prefix):
+                    continue
                 for unknown, given in (flatten({name: value[name]}) or {str(name): value[name]}).items():
                     self._unknown(f"{prefix}{unknown}", given, key, list(hints))
         fields: dict[str, Any] = {}
@@ -149,6 +166,31 @@ class _Decoder:
         if any(v is _REFUSED for v in fields.values()):
             return _REFUSED
         return cls(**fields)
+
+    def _variant(self, variants: Variants[Any], value: Mapping[Any, Any], prefix: str) -> type | None:
+        """The class that the tag of a section names, or None once the problem is noted."""
+        name = value.get(variants.tag, MISSING)
+        if isinstance(name, str) and name in variants:
+            return variants[name]
+        choices = Literal[tuple(variants)]  # pyright: ignore[reportInvalidTypeForm]
+        if name == MISSING:
+            self._missing(f"{prefix}{variants.tag}", choices)
+        else:
+            self._refuse(f"{prefix}{variants.tag}", name, choices)
+        return None
+
+    def _belongs_to_others(self, variants: Variants[Any], value: Mapping[Any, Any], name: Any, prefix: str) -> bool:
+        """Notes a setting that other variants than the chosen one have; False where none has it."""
+        owners = variants.with_field(name)
+        if not owners:
+            return False
+        if self.of_before and any(_plain(_default(f)) == value[name] for f in owners.values()):
+            return True
+        self.problems.append(
+            f"{prefix}{name} = {show(value[name])} is not a setting of {prefix}{variants.tag} = "
+            f"{show(value[variants.tag])}, but of {', '.join(owners)}: leave it out, or choose one of these"
+        )
+        return True
 
     def value(self, hint: Any, value: Any, key: str, whole: Any = None) -> Any:
         """`value` as a `hint`; `whole` is the type that a refusal describes, where `hint` is a part of it."""

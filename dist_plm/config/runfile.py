@@ -51,7 +51,7 @@ def read(path: str | os.PathLike[str], cls: type[T]) -> T:
     if not isinstance(mapping, Mapping):
         raise ConfigError([f"{path} holds no configuration: a mapping of settings is needed"])
     try:
-        return decode(cls, mapping)
+        return decode(cls, mapping, of_before=True)
     except ConfigError as error:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error
 

@@ -4,9 +4,10 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Sequence
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from dist_plm.config.types import key_of
+from dist_plm.config.variants import hints_of
 
 #: Other libraries' names for our settings, keyed without "-" and "_". A key with a dot is looked up whole, before its
 #: last part is. Targets that the schema at hand does not have are passed over.
@@ -135,7 +136,7 @@ def dataclass_in(hint: Any) -> type | None:
 def setting_names(cls: type, prefix: str = "") -> list[str]:
     """Every dotted key of a configuration class: groups and the settings in them, in the schema's order."""
     names = []
-    for name, hint in get_type_hints(cls, include_extras=True).items():
+    for name, hint in hints_of(cls).items():
         key = f"{prefix}{key_of(name)}"
         names.append(key)
         inner = dataclass_in(hint)

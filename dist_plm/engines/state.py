@@ -12,8 +12,8 @@ from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import ParameterState
 from dist_plm.engines.spans import Fragment
 from dist_plm.models.sharding import Layout, Piece
-from dist_plm.optim.adafactor import Adafactor
-from dist_plm.optim.build import fill_state, moments_of
+from dist_plm.optim.base import WholeTensorOptimizer, fill_state
+from dist_plm.spec.optimizers import OptimConfig
 
 
 class LossScaler(Protocol):
@@ -52,6 +52,7 @@ class EngineState:
         layouts: Sequence[Layout],
         shapes: Sequence[torch.Size],
         fragments: Sequence[Fragment],
+        optim: OptimConfig,
         inner: torch.optim.Optimizer,
         tensors: Sequence[Tensor],
         groups: Groups,
@@ -62,7 +63,8 @@ class EngineState:
         refresh: Callable[[], None] = lambda: None,
         reach: Reach | None = None,
     ) -> None:
-        self._layouts, self._shapes, self._inner, self._tensors = layouts, shapes, inner, tensors
+        self._layouts, self._shapes, self._tensors = layouts, shapes, tensors
+        self._optim, self._inner = optim, inner
         self._groups, self._sharded = groups, sharded and groups.data_context.size() > 1
         self._scaler, self._set_weight, self._refresh, self._reach = scaler, set_weight, refresh, reach
         self._held: dict[Tensor, list[Fragment]] = {}
@@ -74,7 +76,7 @@ class EngineState:
         for layout, shape in zip(self._layouts, self._shapes, strict=True):
             yield ParameterState(layout, self._joined(layout, shape))
         self._release()
-        yield from self._means()
+        yield from self._shared()
 
     def _joined(self, layout: Layout, shape: torch.Size) -> dict[str, Tensor]:
         names, held = self._names(shape), self._held.get(layout.parameter, [])
@@ -104,7 +106,7 @@ class EngineState:
                     self._view(fragment, name).copy_(piece)
                 if set_weight is not None:
                     set_weight(layout.parameter, values)
-        for layout, tensors in self._means():
+        for layout, tensors in self._shared():
             for name, tensor in tensors.items():
                 tensor.copy_(read(layout, name))
         self._release()
@@ -126,7 +128,7 @@ class EngineState:
             self._scaler.load(scalars)
 
     def _names(self, shape: torch.Size) -> tuple[str, ...]:
-        return "weight", *moments_of(self._inner, len(shape))
+        return "weight", *self._optim.element_moments(tuple(shape))
 
     def _release(self) -> None:
         if self._reach is not None:
@@ -138,20 +140,18 @@ class EngineState:
         tensor = fragment.tensor if name == "weight" else self._inner.state[fragment.tensor][name]
         return tensor.detach().view(-1)[fragment.offset : fragment.offset + fragment.length]
 
-    def _means(self) -> Iterator[ParameterState]:
-        """Adafactor's means over rows and over columns, logical vectors that each rank with a part of the matrix holds
-        whole."""
-        if not isinstance(self._inner, Adafactor):
+    def _shared(self) -> Iterator[ParameterState]:
+        """Moments that are logical vectors of their own, which each rank with a part of the tensor holds whole."""
+        if not isinstance(self._inner, WholeTensorOptimizer):
             return
         slots = ((layout, piece) for layout in self._layouts for piece in layout.pieces)
         for slot, (layout, piece) in enumerate(slots):
-            if len(piece.shape) == 2:
-                for name, mean in zip(("exp_avg_sq_row", "exp_avg_sq_col"), self._inner.means(slot), strict=True):
-                    yield ParameterState(_vector(piece.name, mean, copy=layout.copy), {name: mean})
+            for name, vector in self._inner.shared_moments(slot).items():
+                yield ParameterState(_vector(piece.name, vector, copy=layout.copy), {name: vector})
 
     def _fill(self) -> None:
         """Before the first step there is a state to save and to load into as well."""
-        fill_state(self._inner, self._tensors)
+        fill_state(self._inner, self._optim, self._tensors)
 
 
 class Stateful:

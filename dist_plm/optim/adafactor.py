@@ -7,15 +7,16 @@ are added over ranks before anything moves, so that fragments of flat tensors an
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from dist_plm.optim.base import WholeTensorOptimizer
 from dist_plm.optim.partition import Block, Partition, Segment, blocks_of
+from dist_plm.spec.optimizers.adafactor import AdafactorConfig
 
 #: The functions that PyTorch's own optimizers are made of, which it does not export.
 _torch: Any = torch
@@ -33,7 +34,7 @@ class _Held:
     vectors: list[Segment]
 
 
-class Adafactor(Optimizer):
+class Adafactor(WholeTensorOptimizer):
     """Update w ← w - α (û + λ w) with û = u / max(1, RMS(u) / d) and u = g / √v̂; α = lr · max(ε₂, RMS(w)), or lr alone.
 
     v̂ of a matrix is r cᵀ / mean(r), of a vector every element's own. r, c and v are running means of g² + ε₁ with the decay
@@ -83,7 +84,7 @@ class Adafactor(Optimizer):
         self._blocks: dict[Tensor, tuple[list[Block], list[Segment]]] = {}
         self.fill()
 
-    def fill(self, parameters: Iterable[Tensor] = ()) -> None:
+    def fill(self, parameters: Iterable[Tensor] = ()) -> bool:
         """Makes the state exist. `step` counts the updates of each logical tensor: engines may update group by group."""
         partition = self._bound()
         # A key of its own: what it holds is of no single tensor of the parameter groups.
@@ -92,6 +93,12 @@ class Adafactor(Optimizer):
             state["step"] = torch.zeros(len(partition.slots), dtype=torch.float32, device=partition.device)
         for parameter in parameters:
             self._state_of(parameter)
+        return True
+
+    def shared_moments(self, slot: int) -> dict[str, Tensor]:
+        if len(self._bound().slots[slot].shape) != 2:
+            return {}
+        return dict(zip(("exp_avg_sq_row", "exp_avg_sq_col"), self.means(slot), strict=True))
 
     def means(self, slot: int) -> tuple[Tensor, Tensor]:
         """Of a logical matrix of shape [M, N], the means over each row, [M], and over each column, [N]: views."""
@@ -213,3 +220,15 @@ class Adafactor(Optimizer):
     def _bound(self) -> Partition:
         assert self._partition is not None, "Adafactor must be bound to its partition before the first step"
         return self._partition
+
+
+def build(optim: AdafactorConfig, groups: Sequence[dict[str, Any]]) -> Adafactor:
+    return Adafactor(
+        groups,
+        lr=optim.lr,
+        eps=optim.eps,
+        min_scale=optim.min_scale,
+        beta2_decay=optim.beta2_decay,
+        update_clip=optim.update_clip,
+        scale_parameter=optim.scale_parameter,
+    )

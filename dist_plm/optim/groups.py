@@ -6,7 +6,7 @@ from typing import TypedDict
 from torch.nn import Parameter
 
 from dist_plm.optim.depth import Depths
-from dist_plm.spec.schema import OptimConfig
+from dist_plm.spec.optimizers import OptimConfig
 
 
 class ParamGroup(TypedDict):
@@ -58,7 +58,7 @@ def _group(optim: OptimConfig, scale: float, *, vectors: bool) -> ParamGroup:
     return {
         "params": [],
         "weight_decay": optim.weight_decay if decayed else 0.0,
-        "adapt": optim.adapt_norms_and_biases or not vectors,
+        "adapt": optim.adapts_vectors or not vectors,
         "lr_scale": scale,
     }
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
+from dist_plm.optim.base import WholeTensorOptimizer
 from dist_plm.optim.partition import Partition
+from dist_plm.spec.optimizers.lamb import LambConfig
 
 #: The functions that PyTorch's own optimizers are made of, which it does not export.
 _torch: Any = torch
@@ -31,7 +32,7 @@ class _Update:
     directions: list[Tensor]
 
 
-class Lamb(Optimizer):
+class Lamb(WholeTensorOptimizer):
     """Update w ← w - lr · φ · (r + λ w) with r = m̂ / (√v̂ + ε) and φ = ‖w‖ / ‖r + λ w‖, 1 where either norm is 0.
 
     Args:
@@ -142,3 +143,14 @@ class Lamb(Optimizer):
         usable = (weight > 0) & (direction > 0)
         ratio = (weight / torch.where(usable, direction, 1.0)).clamp(*self.trust_ratio)
         return torch.where(usable, ratio, 1.0)
+
+
+def build(optim: LambConfig, groups: Sequence[dict[str, Any]]) -> Lamb:
+    return Lamb(
+        groups,
+        lr=optim.lr,
+        betas=optim.betas,
+        eps=optim.eps,
+        bias_correction=optim.bias_correction,
+        trust_ratio=(optim.trust_min, math.inf if optim.trust_max is None else optim.trust_max),
+    )

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 
-from dist_plm.spec.schema import ModelConfig, OptimConfig, ParallelConfig, PretrainConfig, ScheduleConfig
+from dist_plm.spec.schema import ModelConfig, ParallelConfig, PretrainConfig, ScheduleConfig
 
 #: Feed-forward sizes derived for swiglu are rounded up to a multiple of this (Llama's `multiple_of`).
 FFN_MULTIPLE = 256
@@ -40,12 +40,6 @@ def num_warmup_steps(schedule: ScheduleConfig, steps: int) -> int:
     if schedule.warmup_steps is not None:
         return schedule.warmup_steps
     return round((schedule.warmup_ratio or 0.0) * steps)
-
-
-def clip_threshold(optim: OptimConfig) -> float:
-    """The global gradient norm above which gradients are scaled down to it; 0 for none. NVLAMB's pre-normalisation is
-    clipping at 1 (NVIDIA DeepLearningExamples, PyTorch/LanguageModeling/BERT, fused LAMB's `max_grad_norm`)."""
-    return 1.0 if optim.pre_normalize else optim.clip_norm
 
 
 def peak_learning_rate(config: PretrainConfig) -> float:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from dist_plm.config.bounds import Bounds, at_least, between
 from dist_plm.config.types import Count, Fraction, Natural, NonNegative, Positive, Share
+from dist_plm.spec.optimizers import OptimConfig
 from dist_plm.spec.schema_run import CheckpointConfig, ClusterConfig, TrackConfig, TrainConfig
 
 
@@ -138,38 +139,6 @@ class DataConfig:
     def stores(self) -> tuple[str, ...]:
         """Paths of all that is read."""
         return tuple(source.path for source in self.blend) if self.path is None else (self.path,)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimConfig:
-    """The update rule. Fields below `clip_norm` act with some optimizers alone; `rules_optim` says which.
-
-    `lr` is the peak; with `lr_batch`, the peak of a run of that global batch, from which it is scaled to this run's."""
-
-    name: Literal["adamw", "adam", "lamb", "sgd", "adafactor"]
-    lr: Positive
-    lr_batch: Count | None = None
-    lr_scaling: Literal["linear", "sqrt"] = "sqrt"  # with the global batch; acts with lr_batch
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    eps: Positive = 1e-8
-    weight_decay: NonNegative = 0.1
-    decay_norms_and_biases: bool = False
-    layer_decay: Annotated[float, Bounds(low=0.0, high=1.0, low_open=True)] = 1.0  # of the rate, a layer downwards
-    clip_norm: Annotated[float, at_least(0)] = 1.0  # of the global gradient; 0 turns clipping off
-    # lamb
-    adapt_norms_and_biases: bool = False
-    bias_correction: bool = True
-    trust_min: NonNegative = 0.0
-    trust_max: Positive | None = None
-    pre_normalize: bool = False  # gradient / its global norm, where that exceeds 1 (NVLAMB)
-    # sgd
-    momentum: Fraction = 0.0
-    nesterov: bool = False
-    # adafactor, whose eps is added to squared gradients
-    scale_parameter: bool = True  # the rate is a share of each tensor's root mean square
-    min_scale: Positive = 1e-3  # of that root mean square
-    beta2_decay: Annotated[float, Bounds(low=0.0, high=1.0, low_open=True)] = 0.8  # beta2 = 1 - t ** -beta2_decay
-    update_clip: Positive = 1.0  # root mean square above which an update is scaled down to it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

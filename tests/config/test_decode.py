@@ -1,6 +1,6 @@
 import dataclasses
 import types
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 import yaml
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dist_plm.config.bounds import Bounds
 from dist_plm.config.decode import decode, encode, flatten
 from dist_plm.config.runfile import to_yaml
+from dist_plm.config.variants import hints_of, variants_of
 from dist_plm.core.errors import ConfigError
 from dist_plm.spec.prepare.schema import PrepareConfig
 from dist_plm.spec.schema import PretrainConfig
@@ -32,7 +33,10 @@ def instances(hint: Any, bounds: Bounds = Bounds()) -> st.SearchStrategy[Any]:  
     if origin is dict:
         return st.dictionaries(st.sampled_from(["a", "b"]), st.integers() | st.just({"c": True}), max_size=2)
     if dataclasses.is_dataclass(hint):
-        fields = {name: instances(h) for name, h in get_type_hints(hint, include_extras=True).items()}
+        variants = variants_of(hint)
+        if variants is not None:
+            return st.one_of([instances(variant) for variant in variants.values()])
+        fields = {name: instances(h) for name, h in hints_of(hint).items()}
         return st.builds(hint, **fields)
     if hint is bool:
         return st.booleans()

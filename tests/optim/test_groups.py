@@ -6,12 +6,11 @@ from torch import nn
 
 from dist_plm.optim.depth import Depths
 from dist_plm.optim.groups import ParamGroup, parameter_groups
-from dist_plm.spec.schema import OptimConfig
+from dist_plm.spec.optimizers import OPTIMIZERS
 
 
 def groups_of(named, weight_decay: float, all_alike: bool = False, layers: int = 2, **changes) -> list[ParamGroup]:
-    optim = OptimConfig(
-        name="adamw",
+    optim = OPTIMIZERS["lamb"](
         lr=1e-3,
         weight_decay=weight_decay,
         decay_norms_and_biases=all_alike,

@@ -31,10 +31,9 @@ from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.sharding import Layout, describe
 from dist_plm.objectives.base import LossTerm
-from dist_plm.optim.build import LAYER_WISE, build_optimizer, set_learning_rate
+from dist_plm.optim.base import WholeTensorOptimizer, build_optimizer, set_learning_rate
 from dist_plm.optim.depth import Depths
 from dist_plm.optim.groups import parameter_groups
-from dist_plm.spec.derived import clip_threshold
 from dist_plm.spec.schema import PretrainConfig
 
 
@@ -173,20 +172,21 @@ def build_deepspeed(
     clipped = None
     if config.engine.zero_stage == 0 and config.precision.name == "fp32":
         settings["gradient_clipping"] = 0.0
-        clipped = ClippedStep(layouts, groups, clip_threshold(config.optim))
+        clipped = ClippedStep(layouts, groups, config.optim.clip_threshold)
         inner.register_step_pre_hook(clipped)
     if groups.rank == 0:
         write_settings(settings, config.run.dir or ".")
     engine = parts.initialize(chunks[0] if len(chunks) == 1 else nn.ModuleList(chunks), inner, settings, groups)
     fragments = list(parts.fragments_of(engine.optimizer, [layout.parameter for layout in layouts], groups))
     sharded = engine.optimizer is not inner
-    if isinstance(inner, LAYER_WISE):
+    if isinstance(inner, WholeTensorOptimizer):
         inner.bind(spans.partition(fragments, sharded=sharded, device=device))
     reach = parts.reach_of(engine.optimizer)
     state = EngineState(
         layouts,
         shapes,
         fragments,
+        config.optim,
         inner,
         parts.flat_tensors(engine.optimizer),
         groups,

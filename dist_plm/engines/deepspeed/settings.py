@@ -12,7 +12,6 @@ from pydantic import BaseModel, ValidationError
 from dist_plm.config.decode import flatten, show
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import ConfigError
-from dist_plm.spec.derived import clip_threshold
 from dist_plm.spec.schema import PretrainConfig
 
 #: Keys that follow from ours, and the setting that decides each. Given by hand they are refused.
@@ -69,7 +68,7 @@ def settings_of(config: PretrainConfig) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": config.train.micro_batch,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
-        "gradient_clipping": clip_threshold(config.optim),
+        "gradient_clipping": config.optim.clip_threshold,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**62,
         "data_types": {"grad_accum_dtype": reduce},

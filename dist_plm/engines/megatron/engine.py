@@ -22,7 +22,7 @@ from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.sharding import Layout, describe
 from dist_plm.objectives.base import LossTerm
-from dist_plm.optim.build import set_learning_rate
+from dist_plm.optim.base import set_learning_rate
 from dist_plm.spec.schema import PretrainConfig
 
 

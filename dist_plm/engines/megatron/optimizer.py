@@ -17,11 +17,10 @@ from dist_plm.engines.spans import Fragment, Spans
 from dist_plm.engines.state import EngineState
 from dist_plm.models.build import DTYPES
 from dist_plm.models.sharding import Layout
-from dist_plm.optim.build import LAYER_WISE, fill_state
-from dist_plm.optim.build import build_optimizer as torch_optimizer
+from dist_plm.optim.base import WholeTensorOptimizer, fill_state
+from dist_plm.optim.base import build_optimizer as torch_optimizer
 from dist_plm.optim.depth import Depths
 from dist_plm.optim.groups import parameter_groups
-from dist_plm.spec.derived import clip_threshold
 from dist_plm.spec.schema import PrecisionConfig, PretrainConfig
 
 
@@ -38,7 +37,7 @@ def build_optimizer(
     inner = optimizer.optimizer = _replacement(config, chunks, optimizer.optimizer)
     fragments = [fragment for layout in layouts for fragment in _fragments(optimizer, layout.parameter)]
     sharded = isinstance(optimizer, DistributedOptimizer)
-    if isinstance(inner, LAYER_WISE):
+    if isinstance(inner, WholeTensorOptimizer):
         partition = Spans(layouts, groups).partition(fragments, sharded=sharded, device=groups.device.torch_device)
         inner.bind(partition)
     scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
@@ -46,6 +45,7 @@ def build_optimizer(
         layouts,
         [layout.parameter.shape for layout in layouts],
         fragments,
+        config.optim,
         inner,
         [parameter for group in inner.param_groups for parameter in group["params"]],
         groups,
@@ -104,7 +104,11 @@ def _wrap(config: PretrainConfig, chunks: Sequence[DistributedDataParallel], gro
     placeholder = torch.optim.AdamW(_groups(config, chunks))
     settings = _megatron_settings(config)
     scaler = _loss_scaler(config.precision) if config.precision.name == "fp16" else None
-    arguments: tuple[Any, ...] = (placeholder, settings, scaler, _fill_state)
+
+    def fill(optimizer: torch.optim.Optimizer, settings: OptimizerConfig | None = None) -> None:
+        fill_state(optimizer, config.optim)
+
+    arguments: tuple[Any, ...] = (placeholder, settings, scaler, fill)
     optimizer: Any  # Megatron-core sets the two groups below from outside as well
     if config.engine.zero_stage == 1:
         optimizer = DistributedOptimizer(
@@ -118,7 +122,7 @@ def _wrap(config: PretrainConfig, chunks: Sequence[DistributedDataParallel], gro
         )
         stats_group = groups.world
     elif config.precision.name == "fp32":
-        optimizer, stats_group = FP32Optimizer(placeholder, settings, _fill_state), groups.model
+        optimizer, stats_group = FP32Optimizer(placeholder, settings, fill), groups.model
     else:
         optimizer, stats_group = Float16OptimizerWithFloat16Params(*arguments), groups.model
     optimizer.grad_stats_parallel_group = stats_group
@@ -138,15 +142,11 @@ def _fragments(optimizer: MegatronOptimizer, parameter: nn.Parameter) -> Iterato
     yield Fragment(parameter, held.start, held.size, optimizer.optimizer.param_groups[group]["params"][order])
 
 
-def _fill_state(optimizer: torch.optim.Optimizer, config: OptimizerConfig | None = None) -> None:
-    fill_state(optimizer)
-
-
 def _megatron_settings(config: PretrainConfig) -> OptimizerConfig:
     return OptimizerConfig(
         optimizer="adam",
         lr=config.optim.lr,
-        clip_grad=clip_threshold(config.optim) or math.inf,
+        clip_grad=config.optim.clip_threshold or math.inf,
         fp16=config.precision.name == "fp16",
         bf16=config.precision.name in ("bf16", "fp8"),
         params_dtype=DTYPES[config.precision.name],

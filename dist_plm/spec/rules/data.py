@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from dist_plm.config.decode import show
 from dist_plm.spec.derived import Case
 from dist_plm.spec.rules.paths import path_problems
-from dist_plm.spec.rules.training import no_effect, split_problems
+from dist_plm.spec.rules.sections import no_effect
+from dist_plm.spec.rules.training import split_problems
 
 #: Objectives that learn from rows of text; spans are cut out of windows that are longer than a row, and pairs are not rows.
 _PACKED = ("causal", "mlm", "rtd")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 
-from dist_plm.spec.rules.training import no_effect
+from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.schema import PretrainConfig
 
 
@@ -59,7 +59,7 @@ def _offload(config: PretrainConfig) -> Iterator[str]:
                 f"engine.deepspeed.zero_optimization.{key}.device = {device!r} has no effect with engine.zero_stage = "
                 f"{config.engine.zero_stage}: set engine.zero_stage={needed}, or leave it out"
             )
-        elif key == "offload_optimizer" and device == "nvme" and config.optim.name in ("lamb", "adafactor"):
+        elif key == "offload_optimizer" and device == "nvme" and config.optim.whole_tensors:
             yield (
                 f"engine.deepspeed.zero_optimization.{key}.device = 'nvme' does not work with optim.name = "
                 f"{config.optim.name!r}, which looks at all layers at once: set it to cpu, or optim=adamw"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dist_plm.config.decode import show
 from dist_plm.spec.derived import ENCODER_DECODERS, ENCODERS, Case
 from dist_plm.spec.rules.paths import path_problems
-from dist_plm.spec.rules.training import no_effect
+from dist_plm.spec.rules.sections import no_effect
 
 
 def _heads(case: Case) -> Iterator[str]:

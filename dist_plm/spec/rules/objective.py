@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
 from dist_plm.spec.derived import Case
-from dist_plm.spec.rules.training import no_effect
+from dist_plm.spec.rules.sections import no_effect
 
 _WINDOWS = ("causal", "mlm", "rtd")
 _MASKED_PAIRS = ("mlm_nsp", "mlm_sop")

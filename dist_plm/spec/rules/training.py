@@ -1,25 +1,12 @@
 """Do schedule, precision, evaluation, trackers and paths make sense together? None of it depends on the grid."""
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
 from dist_plm.spec.derived import num_warmup_steps
 from dist_plm.spec.rules.paths import name_problems, path_problems
+from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.schema import PretrainConfig
-
-
-def no_effect(section: Any, group: str, names: Iterable[str], reason: str) -> Iterator[str]:
-    """A sentence for each of the section's fields that differs from its default though nothing reads it."""
-    defaults = {f.name: f.default for f in dataclasses.fields(section)}
-    for name in names:
-        value = getattr(section, name)
-        if value != defaults[name]:
-            yield (
-                f"{group}.{name} = {show(value)} has no effect with {reason}: "
-                f"leave it at its default, {group}.{name}={show(defaults[name])}"
-            )
 
 
 def split_problems(key: str, split: tuple[float, float, float]) -> Iterator[str]:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dist_plm.optim.build import build_optimizer, fill_state, moments_of, set_learning_rate
+from dist_plm.optim.base import build_optimizer, fill_state, set_learning_rate
 from dist_plm.optim.partition import Partition, Segment, Slot
-from dist_plm.spec.schema import OptimConfig
+from dist_plm.spec.optimizers import OPTIMIZERS
 
 
 def optimizer_of(name: str, **changes):
@@ -14,7 +14,7 @@ def optimizer_of(name: str, **changes):
         {"params": [weight], "weight_decay": 0.0, "adapt": True, "lr_scale": scale}
         for weight, scale in zip(weights, (1.0, 0.5), strict=True)
     ]
-    optimizer = build_optimizer(OptimConfig(name=name, lr=1.0, **changes), groups)
+    optimizer = build_optimizer(OPTIMIZERS[name](lr=1.0, **changes), groups)
     if name in ("lamb", "adafactor"):
         segments = {weight: [Segment(0, weight.numel(), i)] for i, weight in enumerate(weights)}
         optimizer.bind(Partition([Slot("a", True, (6,)), Slot("b", True, (4,))], segments))
@@ -25,8 +25,9 @@ def optimizer_of(name: str, **changes):
 def test_state_exists_before_the_first_step_and_changes_nothing(name):
     changes = {"momentum": 0.9} if name == "sgd" else {}
     (early, a), (late, b) = optimizer_of(name, **changes), optimizer_of(name, **changes)
-    fill_state(early)
-    names = moments_of(early, 1)
+    optim = OPTIMIZERS[name](lr=1.0)
+    fill_state(early, optim)
+    names = optim.element_moments((6,))
     assert all(set(early.state[w]) - {"step"} == set(names) for w in a)
     assert len(names) == {"adamw": 2, "adam": 2, "lamb": 2, "sgd": 1, "adafactor": 1}[name]
     for step in range(3):

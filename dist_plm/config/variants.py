@@ -1,0 +1,54 @@
+"""Sections whose fields depend on the named thing they choose: a base class with what all have, and a subclass a name."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar, get_type_hints
+
+from dist_plm.config.types import key_of
+
+T = TypeVar("T")
+
+
+class Variants(Mapping[str, type[T]], Generic[T]):
+    """Maps the names of things of one kind to their section classes, which `decode` chooses from by the field `tag`.
+
+    Args:
+        base: the class that the schema names; its fields are those that every variant has.
+        tag: the field whose value is the name.
+        members: the subclasses of `base`, by name.
+    """
+
+    def __init__(self, base: type[T], tag: str, members: Mapping[str, type[T]]) -> None:
+        assert all(issubclass(member, base) for member in members.values())
+        self.tag, self._members = tag, dict(members)
+        base.__variants__ = self  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __getitem__(self, name: str) -> type[T]:
+        return self._members[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def with_field(self, key: str) -> dict[str, "dataclasses.Field[Any]"]:
+        """Returns the variants that have a setting called `key`, by name, with their field for it."""
+        return {name: f for name, cls in self.items() for f in dataclasses.fields(cls) if key_of(f.name) == key}  # pyright: ignore[reportArgumentType]
+
+
+def variants_of(cls: type) -> Variants[Any] | None:
+    """Returns the variants of a base class; None for any other class, a variant included."""
+    return cls.__dict__.get("__variants__")
+
+
+def hints_of(cls: type) -> dict[str, Any]:
+    """Returns the type of every field that an instance of `cls` may have, those of all its variants together."""
+    variants = variants_of(cls)
+    hints = get_type_hints(cls, include_extras=True)
+    for variant in variants.values() if variants else ():
+        hints |= {
+            name: hint for name, hint in get_type_hints(variant, include_extras=True).items() if name not in hints
+        }
+    names = {f.name for c in (cls, *(variants.values() if variants else ())) for f in dataclasses.fields(c)}
+    return {name: hint for name, hint in hints.items() if name in names}

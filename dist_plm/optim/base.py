@@ -1,0 +1,61 @@
+"""Builds the optimizer that a configuration names, and makes its state exist before the first step."""
+
+import importlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from dist_plm.optim.partition import Partition
+from dist_plm.spec.optimizers import OptimConfig
+
+
+class WholeTensorOptimizer(Optimizer):
+    """Looks at whole logical tensors: the base of optimizers whose section says `whole_tensors`."""
+
+    def bind(self, partition: Partition) -> None:
+        """Tells what the tensors of the parameter groups are made of. Before the first step."""
+        raise NotImplementedError
+
+    def shared_moments(self, slot: int) -> dict[str, Tensor]:
+        """Returns the moments of logical tensor `slot` that each rank with a part of it holds whole, as views."""
+        return {}
+
+    def fill(self, parameters: Iterable[Tensor]) -> bool:
+        """Makes the state of parameters exist; False where that of every other optimizer serves."""
+        return False
+
+
+def build_optimizer(optim: OptimConfig, groups: Sequence[dict[str, Any]]) -> Optimizer:
+    """Returns the optimizer over `groups`, which carry their own weight decay (`optim.groups.parameter_groups`).
+
+    The group dictionaries become the optimizer's own: what an engine later changes in them, the optimizer sees.
+    """
+    return importlib.import_module(f"dist_plm.optim.{optim.name}").build(optim, groups)
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """Sets the rate of the next update; a group takes its own share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def fill_state(optimizer: Optimizer, optim: OptimConfig, parameters: Iterable[Tensor] | None = None) -> None:
+    """Makes the state exist before the first step, so that a checkpoint can be loaded into it.
+
+    Args:
+        optim: what the optimizer was built from.
+        parameters: flat ones or whole ones, whose state is made; those of all parameter groups where None.
+    """
+    if parameters is None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if isinstance(optimizer, WholeTensorOptimizer) and optimizer.fill(parameters):
+        return
+    for parameter in parameters:
+        state = optimizer.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            for name in optim.element_moments((parameter.numel(),)):
+                state[name] = torch.zeros_like(parameter)
