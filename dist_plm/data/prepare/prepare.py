@@ -37,7 +37,7 @@ from dist_plm.data.store.store import TokenStore, dtype_for
 from dist_plm.data.tokenizers.files import FILE_NAME, fingerprint
 from dist_plm.data.tokenizers.save import COMPANION_NAMES
 from dist_plm.distributed.launch_env import LaunchEnv
-from dist_plm.spec.prepare.schema import PrepareConfig
+from dist_plm.spec.prepare.schema import PrepareConfig, SourceConfig
 
 #: Settings that do not change what is in the store.
 _INCIDENTAL = ("out", "workers", "overwrite", "max_rejected", "rank_timeout_seconds")
@@ -171,6 +171,13 @@ def _versions() -> Versions:
     return Versions(dist_plm=__version__, numpy=np.__version__, tokenizers=version("tokenizers"))
 
 
+def _completed(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Of a store that was made when sources had fewer settings: those it lacks are as they were then, the defaults."""
+    data = configuration.get("data", {})
+    sources = [{**encode(SourceConfig()), **source} for source in data.get("sources", ())]
+    return {**configuration, "data": {**data, "sources": sources}}
+
+
 def _reusable(out: Path, inputs: dict[str, Any]) -> PreparedStore:
     """The store at `out`, if it was made from `inputs`.
 
@@ -184,7 +191,7 @@ def _reusable(out: Path, inputs: dict[str, Any]) -> PreparedStore:
             TokenStore.open(out / manifest.split(name).prefix)
     except DataError as error:
         raise DataError(f"data.out = {str(out)!r} is there but cannot be used: {error}. {remedy}") from error
-    old, new = flatten(read_configuration(out)), flatten(inputs["configuration"])
+    old, new = flatten(_completed(read_configuration(out))), flatten(inputs["configuration"])
     changes = [
         f"{key}: {show(old.get(key))} -> {show(new.get(key))}"
         for key in sorted(old.keys() | new.keys())

@@ -4,11 +4,12 @@ import gzip
 import io
 import json
 import os
+import re
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import zstandard
 
@@ -25,6 +26,7 @@ from dist_plm.data.sources.records import (
 from dist_plm.data.sources.slices import Slice
 
 COMPRESSIONS = (".gz", ".zst")
+#: At the beginning of a file, and of each that was joined to it.
 _BOM = b"\xef\xbb\xbf"
 _PROBE_BYTES = 8192
 #: Compressed bytes at a time: a block of a frame of repeated text unpacks to thousands of times its size.
@@ -56,24 +58,60 @@ def decoded_lines(part: Slice) -> Iterator[tuple[int, str | Rejected]]:
 
 
 def json_records(part: Slice) -> Iterator[Record]:
-    """The documents of a slice of a JSON lines file; blank lines are passed over. Raises like `decoded_lines`."""
+    """The documents of a slice of a JSON lines file; blank lines are passed over.
+
+    Raises:
+        DataError: the file cannot be read, or is JSON of another kind: an array, or objects over many lines.
+    """
     template = Template(part.source.text)
+    is_first = part.start == 0
     for number, line in decoded_lines(part):
         if isinstance(line, Rejected):
             yield line
         elif line.strip():
+            if is_first:
+                _refuse_other_json(part.path, line.strip())
+                is_first = False
             try:
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise BrokenRecordError(
-                        "bad row", f"the line holds {type(row).__name__}, not an object with fields"
-                    )
+                row = _json_row(line, template)
             except BrokenRecordError as error:
                 yield error.at(number, line)
-            except (ValueError, RecursionError) as error:
-                yield BrokenRecordError("not JSON", str(error)).at(number, line)
             else:
                 yield from documents_of_row(row, template, part.source, number)
+
+
+def _refuse_other_json(path: str, first: str) -> None:
+    """By the first line with anything on it."""
+    if first == "[" or re.match(r"\[\s*\{", first):
+        raise DataError(
+            f"{path} is one JSON array, not a document a line: turn it into lines, as in jq -c '.[]' FILE > FILE.jsonl"
+        )
+    if first == "{":
+        raise DataError(
+            f"{path} has JSON objects that go over many lines, not a document a line: turn them into lines, as in "
+            "jq -c . FILE > FILE.jsonl"
+        )
+
+
+def _json_row(line: str, template: Template) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BrokenRecordError("not JSON", str(error)) from error
+    if not isinstance(row, dict):
+        raise BrokenRecordError("bad row", f"the line holds {type(row).__name__}, not an object with fields")
+    for column in template.columns:
+        # Looked at closely only where it may be so: it takes twice the time.
+        if line.count(f'"{column}"') > 1 and _fields_named(line, column) > 1:
+            raise BrokenRecordError("bad row", f"two fields are called {column!r}")
+    return row
+
+
+def _fields_named(line: str, column: str) -> int:
+    """Of the outermost object, which is the last one that is put together."""
+    counts = []
+    json.loads(line, object_pairs_hook=lambda pairs: counts.append(sum(name == column for name, _ in pairs)))
+    return counts[-1]
 
 
 def raw_lines(part: Slice) -> Iterator[Line]:
@@ -141,10 +179,8 @@ class _Zstandard(io.RawIOBase):
 def _lines(file: BinaryIO, part: Slice) -> Iterator[bytes | None]:
     if part.path.endswith(COMPRESSIONS):
         _refuse_binary(file.peek(_PROBE_BYTES)[:_PROBE_BYTES], part)  # pyright: ignore[reportAttributeAccessIssue]
-        first = True
         while (line := _bounded_line(file)) != (b"", 0):
-            yield line[0] and line[0].removeprefix(_BOM if first else b"")
-            first = False
+            yield line[0] and line[0].removeprefix(_BOM)
         return
     _refuse_binary(os.pread(file.fileno(), _PROBE_BYTES, 0), part)
     position = part.start
@@ -155,7 +191,7 @@ def _lines(file: BinaryIO, part: Slice) -> Iterator[bytes | None]:
         line, size = _bounded_line(file)
         if not size:
             raise DataError(f"{part.path} became shorter while it was read: start again when it is whole")
-        yield line if line is None or position else line.removeprefix(_BOM)
+        yield line and line.removeprefix(_BOM)
         position += size
 
 

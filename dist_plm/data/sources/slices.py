@@ -30,7 +30,7 @@ class Slice:
     @property
     def counts_rows(self) -> bool:
         """Whether places in it are rows of a table, not lines of a file."""
-        return self.format not in ("text", "jsonl")
+        return self.format not in ("text", "jsonl", "csv", "tsv")
 
     @property
     def holds_rows(self) -> bool:

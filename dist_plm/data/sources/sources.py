@@ -12,12 +12,14 @@ from pathlib import Path
 
 from dist_plm.core.errors import DataError
 from dist_plm.core.regular import check_regular
-from dist_plm.data.source_globs import file_identity, matching_files
+from dist_plm.data.sources.delimited import delimited_records
+from dist_plm.data.sources.globs import file_identity, matching_files
 from dist_plm.data.sources.lines import COMPRESSIONS, decoded_lines, json_records
 from dist_plm.data.sources.programs import dataset_records, dataset_slices, function_records, function_slices
+from dist_plm.data.sources.quoting import find_quoting
 from dist_plm.data.sources.records import Record, Rejected, documents_of_lines
 from dist_plm.data.sources.slices import Slice
-from dist_plm.data.sources.tables import arrow_records, csv_records, parquet_records, parquet_slices
+from dist_plm.data.sources.tables import arrow_records, parquet_records, parquet_slices
 from dist_plm.spec.prepare.schema import SourceConfig
 
 #: Suffix of a file, without that of a compression -> format.
@@ -115,11 +117,15 @@ def _text_records(part: Slice) -> Iterator[Record]:
     return documents_of_lines(decoded_lines(part), part.source)
 
 
+def _delimited_records(part: Slice) -> Iterator[Record]:
+    return delimited_records(part, find_quoting(part))
+
+
 _READERS: dict[str, Callable[[Slice], Iterator[Record]]] = {
     "text": _text_records,
     "jsonl": json_records,
-    "csv": csv_records,
-    "tsv": csv_records,
+    "csv": _delimited_records,
+    "tsv": _delimited_records,
     "parquet": parquet_records,
     "arrow": arrow_records,
     "hf": dataset_records,

@@ -1,6 +1,5 @@
-"""Rows out of tables: CSV, Parquet, and Arrow's files and streams."""
+"""Rows out of tables: Parquet, and Arrow's files and streams."""
 
-import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,59 +10,19 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from dist_plm.core.errors import DataError
-from dist_plm.data.sources.lines import raw_lines
-from dist_plm.data.sources.records import (
-    MAX_RECORD_BYTES,
-    BrokenRecordError,
-    Record,
-    Rejected,
-    Template,
-    documents_of_row,
-)
+from dist_plm.data.sources.records import BrokenRecordError, Record, Template, documents_of_row
 from dist_plm.data.sources.slices import Slice
 
+#: Types of text -> the same as bytes.
+_BYTES = {
+    pa.string(): pa.binary(),
+    pa.large_string(): pa.large_binary(),
+    pa.string_view(): pa.binary_view(),
+}
+#: What Arrow raises over damaged files, beside its own exceptions.
+_DAMAGED = (pa.ArrowException, SystemError, MemoryError, OverflowError, ValueError, LookupError)
 _BATCH_ROWS = 256
 _BATCH_BYTES = 16 * 2**20
-
-
-def csv_records(part: Slice) -> Iterator[Record]:
-    """The documents of a CSV or TSV file whose first row names the columns (RFC 4180); blank lines are passed over.
-
-    Raises:
-        DataError: the file cannot be read or lacks a column.
-    """
-    csv.field_size_limit(MAX_RECORD_BYTES)
-    too_long: list[int] = []
-    reader = csv.reader(_csv_lines(part, too_long), delimiter="\t" if part.format == "tsv" else ",", strict=True)
-    template = Template(part.source.text)
-    header: list[str] | None = None
-    while True:
-        line = reader.line_num + 1
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            yield Rejected(line, "bad row", str(error))
-            continue
-        yield from (Rejected(number, "too long", "a line of more bytes than a record may have") for number in too_long)
-        too_long.clear()
-        if row is None:
-            return
-        if header is None:
-            header = row
-            check_columns(part.path, template, header)
-        elif len(row) == len(header):
-            yield from documents_of_row(dict(zip(header, row, strict=True)), template, part.source, line)
-        elif row:
-            detail = f"{len(row)} fields where the header has {len(header)}"
-            yield BrokenRecordError("bad row", detail).at(line, ",".join(row))
-
-
-def _csv_lines(part: Slice, too_long: list[int]) -> Iterator[str]:
-    for number, line in raw_lines(part):
-        if line is None:
-            too_long.append(number)
-        # What is not UTF-8 passes the parser as surrogates and is rejected with its row.
-        yield "\n" if line is None else line.decode(errors="surrogateescape").replace("\r\n", "\n")
 
 
 def parquet_slices(part: Slice) -> Iterator[Slice]:
@@ -83,18 +42,35 @@ def parquet_records(part: Slice) -> Iterator[Record]:
         before = sum(file.metadata.row_group(i).num_rows for i in range(part.start))
         groups = list(range(part.start, min(part.stop, file.num_row_groups)))
         size = sum(file.metadata.row_group(i).total_byte_size for i in groups)
-        rows = _batch_rows(size, sum(file.metadata.row_group(i).num_rows for i in groups))
-        batches = file.iter_batches(rows, row_groups=groups, columns=template.columns)
-        yield from _records(batches, template, part, before)
+        num_rows = sum(file.metadata.row_group(i).num_rows for i in groups)
+        batches = file.iter_batches(_batch_rows(size, num_rows), row_groups=groups, columns=template.columns)
+        yield from _records(_all_rows(batches, num_rows, part), template, part, before)
+
+
+def _all_rows(batches: Iterator[pa.RecordBatch], num_rows: int, part: Slice) -> Iterator[pa.RecordBatch]:
+    """The batches of row groups, which hold as many rows as the end of the file says."""
+    found = 0
+    for batch in batches:
+        found += batch.num_rows
+        yield batch
+    if found != num_rows:
+        raise DataError(
+            f"{part.path} is damaged: its row groups from number {part.start} hold {found:,} rows where its end speaks of "
+            f"{num_rows:,}; fetch the file again"
+        )
 
 
 def arrow_records(part: Slice) -> Iterator[Record]:
-    """The documents of an Arrow stream (which `datasets` writes) or file (Feather 2); raises like `parquet_records`."""
+    """The documents of an Arrow stream (which `datasets` writes) or file (Feather 2).
+
+    Raises:
+        DataError: it is damaged or cut short, or lacks a column.
+    """
     template = Template(part.source.text)
     with _readable(part.path, "Arrow"), pa.memory_map(part.path) as memory:
         try:
             table = pa.ipc.open_stream(memory)
-            batches: Iterator[pa.RecordBatch] = iter(table)
+            batches = _stream_batches(table, memory, part.path)
         except pa.ArrowInvalid:
             memory.seek(0)
             table = pa.ipc.open_file(memory)
@@ -104,7 +80,28 @@ def arrow_records(part: Slice) -> Iterator[Record]:
         yield from _records(pieces, template, part, 0)
 
 
+def _stream_batches(
+    stream: pa.RecordBatchStreamReader, memory: pa.MemoryMappedFile, path: str
+) -> Iterator[pa.RecordBatch]:
+    """The batches of a stream, which ends with a mark: without it, nobody knows how many there were."""
+    num_rows, end = 0, memory.tell()
+    for batch in stream:
+        end = memory.tell()
+        num_rows += batch.num_rows
+        yield batch
+    if memory.tell() == end:
+        raise DataError(
+            f"{path}: the stream has no end mark, so it was cut short, after {num_rows:,} rows: fetch or write it again"
+        )
+    if memory.tell() < memory.size():
+        raise DataError(
+            f"{path}: after the end of the stream, and {num_rows:,} rows, there are {memory.size() - memory.tell():,} bytes "
+            "more: give each of the streams that were joined a file of its own"
+        )
+
+
 def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    batch.validate()  # before anything asks for bytes that are not there
     rows = _batch_rows(batch.nbytes, batch.num_rows)
     return (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
 
@@ -115,18 +112,24 @@ def _batch_rows(num_bytes: int, num_rows: int) -> int:
 
 
 def check_columns(place: str, template: Template, columns: list[str]) -> None:
-    """Refuses a table that lacks a column that the source names."""
+    """Refuses a table that lacks a column that the source names, or has two of that name."""
     missing = [column for column in template.columns if column not in columns]
     if missing:
         raise DataError(
             f"{place} has no column {' or '.join(map(repr, missing))}, it has {', '.join(map(repr, columns))}; name the "
             "column that holds the text with text: in data.sources"
         )
+    twice = [column for column in template.columns if columns.count(column) > 1]
+    if twice:
+        raise DataError(
+            f"{place}: {columns.count(twice[0])} columns are called {twice[0]!r}, and which of them is meant cannot be told: "
+            "give them different names"
+        )
 
 
 def _records(batches: Iterator[pa.RecordBatch], template: Template, part: Slice, row: int) -> Iterator[Record]:
     for batch in batches:
-        columns = {name: _values(batch.column(name)) for name in template.columns}
+        columns = {name: _values(batch.column(batch.schema.get_field_index(name))) for name in template.columns}
         for i in range(batch.num_rows):
             row += 1
             values = {name: column[i] for name, column in columns.items()}
@@ -139,12 +142,15 @@ def _records(batches: Iterator[pa.RecordBatch], template: Template, part: Slice,
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """Python values; text as bytes, for Arrow does not see to it that text is UTF-8."""
+    """Python values; text as bytes, for Arrow does not see to it that text is UTF-8, nor that it lies in the file."""
     if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()  # pyright: ignore[reportAttributeAccessIssue]
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    if any(kind(column.type) for kind in kinds):
-        column = column.cast(pa.large_binary())
+        assert isinstance(column, pa.DictionaryArray)
+        words = column.dictionary.view(_BYTES.get(column.dictionary.type, column.dictionary.type))
+        words.validate(full=True)
+        column = pa.DictionaryArray.from_arrays(column.indices, words).dictionary_decode()
+    if column.type in _BYTES:
+        column = column.view(_BYTES[column.type])
+    column.validate(full=True)
     return column.to_pylist()
 
 
@@ -153,8 +159,8 @@ def _readable(path: str, form: str) -> Iterator[None]:
     """Turns the errors of Arrow in the `with` block into refusals."""
     try:
         yield
-    except pa.ArrowException as error:
-        reason = str(error).split("\n")[0]
+    except _DAMAGED as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
         raise DataError(f"{path} is not {form}, or is damaged: {reason}; fetch the file again") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error

@@ -53,7 +53,9 @@ def _sources(config: PrepareConfig) -> Iterator[str]:
 def _source(source: SourceConfig, key: str, kind: str) -> Iterator[str]:
     yield from path_problems(f"{key}.{kind}", source.place)
     if kind != "path":
-        yield from no_effect(source, key, ("format",), f"{kind}, which brings rows")
+        yield from no_effect(source, key, ("format", "quoting"), f"{kind}, which brings rows")
+    elif source.format not in (None, "csv", "tsv"):
+        yield from no_effect(source, key, ("quoting",), f"{key}.format = {show(source.format)}")
     if kind != "hf":
         yield from no_effect(source, key, _OF_HUB, f"{kind}, which is no dataset of the Hub")
     if kind == "python" and not re.fullmatch(r"[\w.]+:\w+", source.place):

@@ -40,6 +40,8 @@ class SourceConfig:
     - `python`: "package.module:function", called without arguments; gives texts or rows. It must give the same each time.
 
     `text` names the column of a row that holds the text, or is a template over columns such as "{title}\\n\\n{body}".
+    `quoting` says what quotes are in CSV and TSV: `minimal` (they hold fields together, doubled inside: RFC 4180), `none`
+    (text), `backslash` (as minimal, but those inside behind a backslash); `auto` looks at each file.
     `document`: what makes one, the whole file or row, each block between blank lines, or each line. Documents above
     `max_chars` characters are cut at a blank line or, failing that, at a line's end; None leaves them whole."""
 
@@ -48,6 +50,7 @@ class SourceConfig:
     python: str | None = None
     format: Literal["text", "jsonl", "csv", "tsv", "parquet", "arrow"] | None = None
     text: str = "text"
+    quoting: Literal["auto", "none", "minimal", "backslash"] = "auto"
     document: Literal["whole", "block", "line"] = "whole"
     max_chars: Count | None = None
     name: str | None = None

@@ -1,5 +1,6 @@
 """Preparation that was done before, or in part: reused, refused, gone on with, and killed anywhere."""
 
+import json
 import os
 import resource
 import signal
@@ -23,6 +24,15 @@ def test_the_same_again_is_reused(tmp_path):
     assert second.manifest == first.manifest
     assert "is there already, from the same sources and configuration" in report
     assert [path.stat().st_mtime_ns for path in sorted(second.path.iterdir())] == times
+
+
+def test_a_store_from_before_there_was_a_setting_is_reused(tmp_path):
+    out = run(tmp_path / "store")[0].path
+    content = json.loads((out / "manifest.json").read_text())
+    for source in content["configuration"]["data"]["sources"]:
+        del source["quoting"]
+    (out / "manifest.json").write_text(json.dumps(content))
+    assert run(out)[0].reused
 
 
 def test_what_was_made_otherwise_is_refused_unless_overwrite(tmp_path, expected):

@@ -8,8 +8,10 @@ import pytest
 import zstandard
 
 from dist_plm.core.errors import DataError
-from dist_plm.data.sources import lines, sources, tables
+from dist_plm.data.sources import delimited as source_delimited
+from dist_plm.data.sources import lines as source_lines
 from dist_plm.data.sources import records as records_module
+from dist_plm.data.sources import sources
 from dist_plm.data.sources.lines import lines_before
 from dist_plm.data.sources.records import Document
 from dist_plm.data.sources.sources import find_sources, read_slice
@@ -82,6 +84,14 @@ def test_windows_line_ends_and_byte_order_marks_vanish(tmp_path):
     assert texts(source(tmp_path / "a.txt"), source(tmp_path / "b.jsonl.gz")) == ["one\ntwo\nthree\rfour", "five"]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_byte_order_marks_of_joined_files_vanish(tmp_path, suffix):
+    path = write(tmp_path / f"a{suffix}", b'\xef\xbb\xbf{"text": "one"}\n' * 3)
+    assert texts(source(path)) == ["one"] * 3
+    path = write(tmp_path / f"a{suffix}".replace("jsonl", "txt"), b"\xef\xbb\xbfone\n\n" * 2)
+    assert texts(source(path, document="block")) == ["one"] * 2
+
+
 def test_blocks_and_lines(tmp_path):
     path = write(tmp_path / "a.txt", "\n\none\ntwo\n \t\nthree\n\n\nfour")
     assert documents(source(path, document="block")) == [(3, "one\ntwo"), (6, "three"), (9, "four")]
@@ -143,6 +153,11 @@ def test_the_fingerprint_follows_names_sizes_and_times(tmp_path):
         ("a.jsonl", b'{"text": null}', (1, "not text", "field 'text' holds NoneType")),
         ("a.jsonl", b'{"text": "\\ud800"}', (1, "not UTF-8", "surrogates")),
         ("a.jsonl", b'{"text": " "}', (1, "empty text", "white space")),
+        (
+            "a.jsonl",
+            b'{"text": "one", "in": {"text": 1}, "text": "two"}',
+            (1, "bad row", "two fields are called 'text'"),
+        ),
         ("a.csv", b"text,b\nx,y\nz\n", (3, "bad row", "1 fields where the header has 2")),
         ("a.csv", b"text\nx\n\xff\n", (3, "not UTF-8", "surrogates")),
         ("a.csv", b'text\nx\n"y" z\n', (3, "bad row", "expected after")),
@@ -151,7 +166,8 @@ def test_the_fingerprint_follows_names_sizes_and_times(tmp_path):
 )
 def test_broken_records_are_named_by_line_and_reason(tmp_path, name, content, expected):
     path = write(tmp_path / name, content)
-    ((line, reason, detail),) = rejected(source(path))
+    settings = {"quoting": "minimal"} if path.suffix in (".csv", ".tsv") else {}
+    ((line, reason, detail),) = rejected(source(path, **settings))
     # A text file is one document, which begins at line 1, and the line that breaks it is named.
     assert (line, reason) == ((2 if name == "a.txt" else expected[0]), expected[1])
     assert expected[2] in detail
@@ -167,7 +183,7 @@ def test_a_broken_line_breaks_its_document_alone(tmp_path, unit, kept):
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.txt.gz", "a.jsonl.zst"])
 def test_lines_that_are_too_long_are_rejected_unread(tmp_path, monkeypatch, name):
-    for module in (lines, records_module, tables):
+    for module in (source_lines, records_module, source_delimited):
         monkeypatch.setattr(module, "MAX_RECORD_BYTES", 100)
     body = '{"text": "%s"}' if "jsonl" in name else "%s"
     header = "text\n" if "csv" in name else ""
@@ -196,6 +212,9 @@ def test_documents_that_are_too_long_are_rejected_unread(tmp_path, monkeypatch, 
         ("a.jsonl.zst", zstandard.compress(b"\n" * 10**6)[:-2], r"a\.jsonl\.zst after line \d+: .* cut short"),
         ("a.txt.zst", b"plain text", r"a\.txt\.zst after line 0: the compression is damaged"),
         ("a.csv", b"body,id\nx,1\n", r"a\.csv has no column 'text', it has 'body', 'id'; name the column"),
+        ("a.jsonl", b'\n[{"text": "one"}, {"text": "two"}]', r"a\.jsonl is one JSON array, .* jq -c"),
+        ("a.jsonl.gz", gzip.compress(b'[\n"one",\n"two"\n]'), r"a\.jsonl\.gz is one JSON array, .* jq -c"),
+        ("a.jsonl", b'{\n "text": "one"\n}\n', r"a\.jsonl has JSON objects that go over many lines, .* jq -c \. FILE"),
         ("a.parquet", b"plain text", r"a\.parquet is not Parquet, or is damaged: "),
         ("a.arrow", b"plain text, and more", r"a\.arrow is not Arrow, or is damaged: "),
     ],

@@ -1,3 +1,5 @@
+import random
+
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
@@ -84,3 +86,55 @@ def test_csv_with_quotes_and_line_ends_inside(tmp_path):
     tsv = tmp_path / "a.data"
     tsv.write_text("id\ttext\n1\tone, two\n")
     assert read(tsv, format="tsv") == [Document(2, "one, two")]
+
+
+def test_csv_rows_are_numbered_by_their_lines(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('id,text\n1,"one\ntwo"\n2\n')
+    assert [r[:2] for r in read(path)][1:] == [(4, "bad row")]
+
+
+def stream_of(path, content, **options):
+    with pa.ipc.new_stream(str(path), content.schema, options=pa.ipc.IpcWriteOptions(**options)) as file:
+        file.write_table(content, max_chunksize=4)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("damage", ["cut", "empty and cut", "joined"])
+def test_streams_end_with_their_mark(tmp_path, legacy, damage):
+    path = tmp_path / "a.arrow"
+    content = table().slice(0, 0) if "empty" in damage else table()
+    whole = stream_of(path, content, use_legacy_format=legacy)
+    assert len(read(path)) == max(content.num_rows, 1)  # one that has none is told of
+    path.write_bytes(whole * 2 if damage == "joined" else whole[: -4 if legacy else -8])
+    with pytest.raises(
+        DataError, match="bytes more: give each" if damage == "joined" else "the stream has no end mark"
+    ):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
+def test_a_flipped_byte_is_a_refusal_or_leaves_all_rows(tmp_path, name, kind):
+    path = save(tmp_path / name, table(kind))
+    whole = path.read_bytes()
+    chance = random.Random(0)
+    refused = 0
+    for _ in range(150):
+        position = chance.randrange(len(whole))
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << chance.randrange(8)]) + whole[position + 1 :])
+        try:
+            assert len(read(path)) == 10
+        except DataError:
+            refused += 1
+    assert refused > 20
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
+def test_two_columns_of_one_name_are_refused_where_they_are_asked_for(tmp_path, name):
+    content = pa.table([pa.array(["one"]), pa.array(["two"]), pa.array(["three"])], names=["text", "text", "body"])
+    path = save(tmp_path / name, content)
+    with pytest.raises(DataError, match=r": 2 columns are called 'text', and which of them is meant cannot be told"):
+        read(path)
+    assert read(path, text="body") == [Document(1, "three")]

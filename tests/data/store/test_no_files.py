@@ -57,13 +57,13 @@ def copy(store, tmp_path):
 def test_a_manifest_is_a_file(copy, put):
     put(copy / "manifest.json")
     for read in (read_manifest, lambda path: verify(path, print)):
-        with pytest.raises(DataError, match=r"manifest\.json cannot be read: .*(no file|directory)"):
+        with pytest.raises(DataError, match=r"manifest\.json cannot be read: .*(not a file|directory)"):
             read(copy)
 
 
 def test_what_stands_beside_a_tokenizer_is_a_file(copy, put):
     put(copy / "tokenizer_config.json")
-    with pytest.raises(DataError, match=r"tokenizer_config\.json.* cannot be read: .*(no file|directory)"):
+    with pytest.raises(DataError, match=r"tokenizer_config\.json.* cannot be read: .*(not a file|directory)"):
         Tokenizer.load(copy, None)
 
 

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from dist_plm.core.errors import DataError
-from dist_plm.data.source_globs import matching_files
+from dist_plm.data.sources.globs import matching_files
 
 
 @pytest.fixture
