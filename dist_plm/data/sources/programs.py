@@ -29,18 +29,23 @@ def dataset_slices(source: SourceConfig) -> tuple[list[Slice], str]:
     Raises:
         DataError: the dataset, its split or a column does not exist, or the Hub cannot be reached.
     """
-    with _refusals(source):
-        import datasets
+    num_bytes_known, identity = 0, []
+    if _is_saved(source):
+        identity = [source.split, *_files_of(Path(source.place))]
+    else:
+        with _refusals(source):
+            import datasets
 
-        builder = datasets.load_dataset_builder(source.place, source.name, revision=source.revision)
-        files = (builder.config.data_files or {}).get(source.split)
-        identity = [builder.cache_dir, source.split, getattr(files, "origin_metadata", None)]
+            builder = datasets.load_dataset_builder(source.place, source.name, revision=source.revision)
+            files = (builder.config.data_files or {}).get(source.split)
+            identity = [builder.cache_dir, source.split, getattr(files, "origin_metadata", None)]
+            known = (builder.info.splits or {}).get(source.split)
+            num_bytes_known = known.num_bytes if known is not None else 0
     dataset = _dataset(source)
     if dataset.column_names is not None:
         check_columns(f"dataset {source.place!r}", Template(source.text), dataset.column_names)
     if source.streaming:
-        known = (builder.info.splits or {}).get(source.split)
-        num_bytes = known.num_bytes if known is not None else 0
+        num_bytes = num_bytes_known
         count, step = dataset.num_shards, 1
     else:
         num_bytes, count = dataset.data.nbytes, dataset.num_rows
@@ -49,6 +54,16 @@ def dataset_slices(source: SourceConfig) -> tuple[list[Slice], str]:
     starts = range(0, count, step)
     slices = [Slice(source, source.place, "hf", start, min(start + step, count), size) for start in starts]
     return slices, hashlib.sha256(repr(identity).encode()).hexdigest()
+
+
+def _is_saved(source: SourceConfig) -> bool:
+    """Whether it is a directory that `save_to_disk` of `datasets` wrote, which has a door of its own."""
+    return any((Path(source.place) / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def _files_of(folder: Path) -> list[tuple[str, int, int]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def dataset_records(part: Slice) -> Iterator[Record]:
@@ -88,8 +103,25 @@ def _dataset(source: SourceConfig) -> Any:
     with _refusals(source):
         import datasets
 
+        if _is_saved(source):
+            return _saved(source, datasets.load_from_disk(source.place))
         place: dict[str, Any] = {"path": source.hf, "name": source.name, "revision": source.revision}
         return datasets.load_dataset(**place, split=source.split, streaming=source.streaming)
+
+
+def _saved(source: SourceConfig, saved: Any) -> Any:
+    """The split of what `save_to_disk` wrote: of a dataset without splits, the whole."""
+    unread = [name for name in ("name", "revision", "streaming") if getattr(source, name)]
+    if unread:
+        raise DataError(
+            f"data.sources: {unread[0]} has no effect on {source.place}, which save_to_disk wrote: leave it out"
+        )
+    splits = list(saved) if isinstance(saved, dict) else [str(saved.split or "train")]
+    if source.split not in splits:
+        raise DataError(
+            f"data.sources: {source.place} has no split {source.split!r}, it has {', '.join(splits)}: name one with split:"
+        )
+    return saved[source.split] if isinstance(saved, dict) else saved
 
 
 def _function(source: SourceConfig) -> Callable[[], Iterable[Any]]:
@@ -100,6 +132,8 @@ def _function(source: SourceConfig) -> Callable[[], Iterable[Any]]:
         function = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise DataError(f"data.sources: cannot find {source.place!r}: {error}, seen from {os.getcwd()}") from error
+    except (Exception, SystemExit) as error:  # what another program raises is not known
+        raise DataError(_raised(source, error)) from error
     if not callable(function):
         raise DataError(f"data.sources: {source.place!r} is not a function")
     return function  # pyright: ignore[reportReturnType]
@@ -112,16 +146,28 @@ def _refusals(source: SourceConfig) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except Exception as error:  # what another program raises is not known
-        place, reason = source.place, str(error).strip().split("\n")[0] or type(error).__name__
+    except (Exception, SystemExit) as error:  # what another program raises is not known
+        place, reason = source.place, _reason(error)
         if source.python is not None:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{last.filename}, line {last.lineno}"
-            raise DataError(f"data.sources: {place} raised {type(error).__name__} at {where}: {reason}") from error
+            raise DataError(_raised(source, error)) from error
         remedy = "check its name, split and the network"
-        if isinstance(error, ConnectionError):
+        if os.path.isdir(place):
+            remedy = (
+                f"if its files are tables or text, name them: {{path: {place}/*.arrow}}, *.parquet, *.jsonl or *.txt"
+            )
+        elif isinstance(error, ConnectionError):
             remedy = (
                 "check the name and the network; a copy in a directory opens with {hf: DIRECTORY}, its files with "
-                "{path: DIRECTORY/*.parquet}"
+                "{path: DIRECTORY/*.parquet} or {path: DIRECTORY/*.arrow}"
             )
         raise DataError(f"data.sources: cannot read the dataset {place!r}: {reason}; {remedy}") from error
+
+
+def _raised(source: SourceConfig, error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{last.filename}, line {last.lineno}"
+    return f"data.sources: {source.place} raised {type(error).__name__} at {where}: {_reason(error)}"
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

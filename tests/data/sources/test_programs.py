@@ -67,6 +67,8 @@ def test_datasets_that_cannot_be_read_are_refused(dataset, streaming, monkeypatc
 
 
 PROGRAM = """
+import sys
+
 def texts():
     yield "one"
     yield {"text": "two"}
@@ -76,6 +78,13 @@ def texts():
 def fails():
     yield "one"
     raise KeyError("lost")
+
+def leaves():
+    yield "one"
+    sys.exit(3)
+
+def leaves_at_once():
+    raise SystemExit
 
 number = 3
 """
@@ -98,7 +107,9 @@ def test_functions_give_texts_or_rows(program):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("fails", r"program_\d+:fails raised KeyError at .*program_\d+\.py, line 10: 'lost'"),
+        ("fails", r"program_\d+:fails raised KeyError at .*program_\d+\.py, line 12: 'lost'"),
+        ("leaves", r"program_\d+:leaves raised SystemExit at .*program_\d+\.py, line 16: 3"),
+        ("leaves_at_once", r"raised SystemExit at .*line 19: SystemExit"),
         ("none", r"cannot find 'program_\d+:none'"),
         ("number", r"'program_\d+:number' is not a function"),
     ],
@@ -108,3 +119,43 @@ def test_functions_that_fail_are_named(program, name, message):
         read(python=f"{program}:{name}")
     with pytest.raises(DataError, match="cannot find 'no_such_module:f'"):
         read(python="no_such_module:f")
+
+
+@pytest.mark.parametrize("line", ["import sys; sys.exit(3)", "1 / 0", "def broken(:"])
+def test_modules_that_fail_are_named(tmp_path, monkeypatch, line):
+    name = f"module_{len(line)}"
+    (tmp_path / f"{name}.py").write_text(line)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        DataError, match=rf"data\.sources: {name}:texts raised (SystemExit|ZeroDivisionError|SyntaxError) at"
+    ):
+        read(python=f"{name}:texts")
+
+
+@pytest.mark.parametrize("with_splits", [False, True])
+def test_what_save_to_disk_wrote_is_read(dataset, tmp_path, with_splits):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"text": [f"text {i}" for i in range(10)]})
+    saved = datasets.DatasetDict({"train": rows, "dev": rows.select([3])}) if with_splits else rows
+    folder = tmp_path / "saved"
+    saved.save_to_disk(str(folder))
+    assert [d.text for d in read(hf=str(folder))] == [f"text {i}" for i in range(10)]
+    with pytest.raises(DataError, match=r"saved has no split 'test', it has train(, dev)?: name one with split:"):
+        read(hf=str(folder), split="test")
+    with pytest.raises(DataError, match=r"streaming has no effect on .*saved, which save_to_disk wrote"):
+        read(hf=str(folder), streaming=True)
+    if with_splits:
+        assert [d.text for d in read(hf=str(folder), split="dev")] == ["text 3"]
+
+
+def test_a_dataset_and_its_files_are_not_both_read(dataset):
+    both = [SourceConfig(hf=str(dataset)), SourceConfig(path=str(dataset / "*.jsonl"))]
+    with pytest.raises(DataError, match=r"both read what is in .*poems, so that its documents would count double"):
+        find_sources(both)
+
+
+def test_a_directory_that_is_no_dataset_is_told_how_to_be_read(tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(DataError, match=r"bare'.*name them: \{path: .*/bare/\*\.arrow\}, \*\.parquet"):
+        read(hf=str(tmp_path / "bare"))
