@@ -51,22 +51,36 @@ class Template:
     def __init__(self, text: str) -> None:
         self._parts = parse_template(text)
         self._is_column = "{" not in text
-        self.columns = list(dict.fromkeys(column for _, column in self._parts if column is not None))
+        self.columns = list(dict.fromkeys(part.column for part in self._parts if part.column is not None))
 
     def render(self, row: Mapping[str, Any]) -> str:
         """The text of a row. A lone column has to hold text; in a template numbers are written out.
 
+        A column that may be empty, and is, goes with the literal before it, and so does the literal before the column that
+        then is the first.
+
         Raises:
             BrokenRecordError: a column is missing, or holds no text, or text that is no Unicode.
         """
-        text = "".join(
-            literal + (self._value(row, column) if column is not None else "") for literal, column in self._parts
-        )
+        text, is_first = "", False
+        for part in self._parts:
+            if part.column is None:
+                text += "" if is_first else part.literal
+            elif part.may_be_empty and self._is_empty(row, part.column):
+                is_first = is_first or not text
+            else:
+                text += ("" if is_first else part.literal) + self._value(row, part.column)
+                is_first = False
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise BrokenRecordError("not UTF-8", f"{' and '.join(self.columns)}: {error.reason}") from error
         return text
+
+    @staticmethod
+    def _is_empty(row: Mapping[str, Any], column: str) -> bool:
+        value = row.get(column)
+        return value is None or (isinstance(value, str) and not value.strip())
 
     def _value(self, row: Mapping[str, Any], column: str) -> str:
         if column not in row:

@@ -15,7 +15,33 @@ def test_a_column_or_a_template_over_columns():
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"), [("year", "not text"), ("{note}", "not text"), ("x", "no such column"), ("bad", "not UTF-8")]
+    ("text", "row", "expected"),
+    [
+        (r"{title?}\n\n{body}", {"title": "T", "body": "B"}, "T\n\nB"),
+        (r"{title?}\n\n{body}", {"title": None, "body": "B"}, "B"),
+        (r"{title?}\n\n{body}", {"title": " ", "body": "B"}, "B"),
+        (r"{title?}\n\n{body}", {"body": "B"}, "B"),
+        (r"Title: {title?}\n\n{body}", {"body": "B"}, "B"),
+        (r"{body}\n\n{note?}", {"body": "B"}, "B"),
+        ("{a} ({b?}, {c?})", {"a": "A", "c": 3}, "A, 3)"),
+        ("{a?} {b?} {c?}.", {"b": "B"}, "B."),
+        ("{a?} {b?}.", {}, ""),
+        ("{a}: {b?}", {"a": "", "b": "B"}, ": B"),
+    ],
+)
+def test_columns_that_may_be_empty_go_with_what_stands_before_them(text, row, expected):
+    assert Template(text).render(row) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("year", "not text"),
+        ("{note}", "not text"),
+        ("x", "no such column"),
+        ("{x} {y?}", "no such column"),
+        ("bad", "not UTF-8"),
+    ],
 )
 def test_rows_that_do_not_fit(text, reason):
     with pytest.raises(BrokenRecordError) as caught:
@@ -23,7 +49,7 @@ def test_rows_that_do_not_fit(text, reason):
     assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize("text", ["{", "a}", "{}", "{a!r}", "{a:3}", "{{a}}"])
+@pytest.mark.parametrize("text", ["{", "a}", "{}", "{a!r}", "{a:3}", "{{a}}", "{?}", "{ ?}"])
 def test_templates_that_are_none(text):
     with pytest.raises(ValueError, match=r"."):
         parse_template(text)

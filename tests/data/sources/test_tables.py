@@ -72,6 +72,14 @@ def test_broken_rows_are_named(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
+def test_columns_that_may_be_empty_are_there_all_the_same(tmp_path, name):
+    path = save(tmp_path / name, pa.table({"title": ["t", None], "text": ["one", "two"]}))
+    assert [d.text for d in read(path, text="{title?}: {text}")] == ["t: one", "two"]
+    with pytest.raises(DataError, match="has no column 'titel'"):
+        read(path, text="{titel?}: {text}")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
 def test_truncated_files_are_refused(tmp_path, name):
     path = save(tmp_path / name, table())
     path.write_bytes(path.read_bytes()[:-300])
