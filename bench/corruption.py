@@ -44,7 +44,7 @@ from dist_plm.data.store.store import TokenStore, TokenStoreWriter  # noqa: E402
 from dist_plm.objectives.base import Objective  # noqa: E402
 from dist_plm.objectives.build import build_objective  # noqa: E402
 from dist_plm.objectives.special_tokens import SpecialTokens, word_continuations  # noqa: E402
-from dist_plm.spec.schema import ObjectiveConfig  # noqa: E402
+from dist_plm.spec.objectives import OBJECTIVES  # noqa: E402
 
 VOCAB = 30_522
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -111,7 +111,7 @@ def samples_of(batch: int) -> np.ndarray:
 
 
 def our_windows(store: TokenStore, length: int, name: str, *, from_disk: bool = False, **settings) -> Side:
-    objective: Objective = build_objective(ObjectiveConfig(name="mlm", **settings), special_tokens(), seed=1)
+    objective: Objective = build_objective(OBJECTIVES["mlm"](**settings), special_tokens(), seed=1)
     dataset = WindowDataset(store, sequence_length=objective.window_length(length), seed=1)
     if from_disk:
         return Side(name, lambda n: objective.collate(dataset.read(samples_of(n))))
@@ -120,7 +120,7 @@ def our_windows(store: TokenStore, length: int, name: str, *, from_disk: bool = 
 
 
 def our_pairs(store: TokenStore, length: int, name: str, objective: str, **settings) -> Side:
-    config = ObjectiveConfig(name=objective, **settings)
+    config = OBJECTIVES[objective](**settings)
     built = build_objective(config, special_tokens(), seed=1, sequence_length=length)
     pairs = SentencePairs(store, built.window_length(length))
     return Side(name, lambda n: built.collate(pairs.read(samples_of(n))))

@@ -16,7 +16,7 @@ def pairs(folder: Path, *, quick: bool) -> None:
     from dist_plm.data.store.splits import StoreSplit
     from dist_plm.data.store.store import TokenStore
     from dist_plm.objectives.build import build_objective
-    from dist_plm.spec.schema import ObjectiveConfig
+    from dist_plm.spec.objectives import OBJECTIVES
 
     print("\n(c) masked pairs for BERT from a store, batches of 64, samples a second of one core")
     torch.set_num_threads(1)
@@ -31,9 +31,7 @@ def pairs(folder: Path, *, quick: bool) -> None:
         return iter(MicrobatchLoader(data, collate, **grid, start_step=0, stop_step=10**9))
 
     for length in (128, 512):
-        objective = build_objective(
-            ObjectiveConfig(name="mlm_nsp"), shared.special_tokens(), seed=1, sequence_length=length
-        )
+        objective = build_objective(OBJECTIVES["mlm_nsp"](), shared.special_tokens(), seed=1, sequence_length=length)
         data = PairDataset(StoreSplit.whole(store), window_length=objective.window_length(length), seed=1)
         ours = batches_of(data, objective.collate)
         sides = [

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Windows, lengths_of
 from dist_plm.objectives.corruption.fill_in_the_middle import MiddleFilling
-from dist_plm.spec.schema import ObjectiveConfig
+from dist_plm.objectives.special_tokens import SpecialTokens
+from dist_plm.spec.objectives.causal import CausalConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Causal:
     from the document before it; with `reset_positions` positions start again at each document. With `middle` some
     documents are rearranged first, so that the model learns to fill in."""
 
-    config: ObjectiveConfig
+    config: CausalConfig
     middle: MiddleFilling | None = None
     source: Literal["windows"] = "windows"
 
@@ -59,3 +60,11 @@ def positions_in_documents(documents: NDArray[np.int32]) -> NDArray[np.int64]:
     begins = np.zeros(documents.shape, dtype=bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
     return index - np.maximum.accumulate(np.where(begins, index, 0), axis=1)
+
+
+def build(config: CausalConfig, special: SpecialTokens | None, seed: int | None, sequence_length: int | None) -> Causal:
+    if config.fim_rate == 0:
+        return Causal(config)
+    assert special is not None
+    assert seed is not None
+    return Causal(config, MiddleFilling(seed, config.fim_rate, config.fim_spm_rate, special))

@@ -2,7 +2,7 @@
 masking anew at every epoch comes of itself here: a text seen again is another sample)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,29 +11,12 @@ from numpy.typing import NDArray
 from dist_plm.objectives.base import Arrays, LossTerm, Windows, words_of
 from dist_plm.objectives.causal import positions_in_documents
 from dist_plm.objectives.corruption.framing import Frame, Framed
-from dist_plm.objectives.corruption.masking import Masking
-from dist_plm.objectives.corruption.span_masking import SpanLengths
+from dist_plm.objectives.corruption.masking import Masking, masking_of, segmenter_of
+from dist_plm.objectives.corruption.masking import problems as problems
 from dist_plm.objectives.corruption.word_segmenter import WordSegmenter
 from dist_plm.objectives.special_tokens import SpecialTokens
-from dist_plm.spec.schema import ObjectiveConfig
-
-
-def build_masking(config: ObjectiveConfig, special: SpecialTokens, seed: int) -> Masking:
-    """The masking that a configuration describes; everything masked becomes [MASK] under rtd, whose generator puts
-    plausible tokens there."""
-    assert special.mask is not None
-    is_special = special.is_special()
-    return Masking(
-        seed=seed,
-        rate=config.mask_rate,
-        split=(1.0, 0.0, 0.0) if config.name == "rtd" else config.mask_split,
-        units=config.mask_units,
-        span_lengths=SpanLengths(config.span_p, config.span_longest),
-        mask=special.mask,
-        is_special=is_special,
-        ordinary=np.flatnonzero(~is_special),
-        continues=special.continues,
-    )
+from dist_plm.spec.objectives.mlm import MlmConfig
+from dist_plm.spec.objectives.rtd import RtdConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +25,7 @@ class MaskedLanguageModel:
     attend within their document alone, and where whole documents are packed each of them is framed; with `reset_positions`
     positions start again at each document."""
 
-    config: ObjectiveConfig
+    config: MlmConfig | RtdConfig
     special: SpecialTokens
     masking: Masking
     segmenter: WordSegmenter | None = None
@@ -77,3 +60,8 @@ class MaskedLanguageModel:
         if words is not None or self.segmenter is None:
             return words
         return self.segmenter(windows.tokens.reshape(-1), length * np.arange(1, rows + 1)).reshape(rows, length)
+
+
+def build(config: MlmConfig, special: SpecialTokens, seed: int, sequence_length: int) -> MaskedLanguageModel:
+    masking, segmenter = masking_of(config, special, seed), segmenter_of(config, special)
+    return MaskedLanguageModel(config, replace(special, pieces=None), masking, segmenter)

@@ -2,25 +2,26 @@
 sentence-order prediction (Lan et al. 2020, section 3.1)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.objectives.base import Arrays, LossTerm, Pairs, Sentences, words_of
-from dist_plm.objectives.corruption.masking import Masking
+from dist_plm.objectives.corruption.masking import Masking, masking_of, segmenter_of
+from dist_plm.objectives.corruption.masking import problems as problems
 from dist_plm.objectives.corruption.segment_pairs import NUM_FRAME, PairCutter, assemble
 from dist_plm.objectives.corruption.word_segmenter import WordSegmenter
 from dist_plm.objectives.special_tokens import SpecialTokens
-from dist_plm.spec.schema import ObjectiveConfig
+from dist_plm.spec.objectives.mlm_pairs import PairsConfig
 
 
 @dataclass(frozen=True, slots=True)
 class MaskedPairs:
     """Rows are `[CLS] first [SEP] second [SEP]`, padded to `sequence_length`."""
 
-    config: ObjectiveConfig
+    config: PairsConfig
     special: SpecialTokens
     masking: Masking
     sequence_length: int
@@ -29,7 +30,8 @@ class MaskedPairs:
 
     @property
     def kind(self) -> Literal["nsp", "sop"]:
-        return "nsp" if self.config.name == "mlm_nsp" else "sop"
+        assert self.config.pairs is not None
+        return self.config.pairs
 
     @property
     def losses(self) -> Mapping[str, LossTerm]:
@@ -70,3 +72,8 @@ class MaskedPairs:
         if words is not None or self.segmenter is None:
             return words
         return self.segmenter(sentences.tokens, sentences.ends)
+
+
+def build(config: PairsConfig, special: SpecialTokens, seed: int, sequence_length: int) -> MaskedPairs:
+    masking, segmenter = masking_of(config, special, seed), segmenter_of(config, special)
+    return MaskedPairs(config, replace(special, pieces=None), masking, sequence_length, segmenter)

@@ -1,7 +1,7 @@
 """Span corruption (Raffel et al. 2020, T5, section 3.1.4): spans of text give way to sentinels, and the decoder writes
 what stood there. Lengths are those of `random_spans_helper` and `random_spans_noise_mask` of their code."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,44 +12,9 @@ from dist_plm.core import random_numbers as rng
 from dist_plm.core.random_numbers import Purpose
 from dist_plm.objectives.base import Arrays, LossTerm, Windows
 from dist_plm.objectives.special_tokens import SpecialTokens
-from dist_plm.spec.schema import ObjectiveConfig
+from dist_plm.spec.objectives.span import SpanConfig, SpanCounts
 
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class SpanCounts:
-    """How a window of `window` tokens is divided: tokens in `spans` corrupted spans, and the others."""
-
-    window: int
-    noise: int
-    spans: int
-
-    @classmethod
-    def of(cls, window: int, rate: float, mean_span: float) -> "SpanCounts":
-        """At least one token is corrupted and one is not, and as many spans are corrupted as are not."""
-        noise = min(max(round(window * rate), 1), window - 1)
-        spans = min(max(round(noise / mean_span), 1), noise, window - noise)
-        return cls(window, noise, spans)
-
-    @property
-    def inputs(self) -> int:
-        """Encoder length: tokens that stay, a sentinel for each span, end of sequence."""
-        return self.window - self.noise + self.spans + 1
-
-    @property
-    def targets(self) -> int:
-        """Decoder length: corrupted tokens, a sentinel before each span, end of sequence."""
-        return self.noise + self.spans + 1
-
-
-def longest_window(sequence_length: int, rate: float, mean_span: float) -> int:
-    """The most tokens whose corrupted form still fits an encoder length of `sequence_length` >= 3. It fills that length
-    exactly, unless the rate is so high and spans so short that no text is left between them."""
-    window = sequence_length - 1
-    while SpanCounts.of(window + 1, rate, mean_span).inputs <= sequence_length:
-        window += 1
-    return window
 
 
 def corrupted(seed: int, samples: Ints, counts: SpanCounts) -> NDArray[np.bool_]:
@@ -76,7 +41,7 @@ class SpanCorruption:
     """Windows are longer than the encoder's input by what corruption takes away. Document ends within a window are
     tokens like others, as the lengths are the same for all windows."""
 
-    config: ObjectiveConfig
+    config: SpanConfig
     special: SpecialTokens
     seed: int
     source: Literal["windows"] = "windows"
@@ -86,16 +51,12 @@ class SpanCorruption:
         return {"span": LossTerm(1.0, "labels")}
 
     def window_length(self, sequence_length: int) -> int:
-        return longest_window(sequence_length, self.config.mask_rate, self.config.mean_span)
-
-    def counts(self, window: int) -> SpanCounts:
-        """How windows of `window` tokens are divided; its `targets` is the decoder's length."""
-        return SpanCounts.of(window, self.config.mask_rate, self.config.mean_span)
+        return self.config.window_length(sequence_length)
 
     def collate(self, windows: Windows, /) -> Arrays:
         """See Objective.collate. Adds `decoder_tokens` [B, T]; `labels` are [B, T]."""
         tokens = windows.tokens[:, :-1]
-        counts = self.counts(tokens.shape[1])
+        counts = self.config.counts(tokens.shape[1])
         noise = corrupted(self.seed, windows.samples, counts)
         assert self.special.pad is not None
         labels = self._mark_spans(tokens, ~noise)
@@ -115,3 +76,24 @@ class SpanCorruption:
         sentinels = np.array(self.special.sentinels)[np.cumsum(first, axis=1) - 1]
         kept = np.where(first, sentinels, tokens)[~gone | first].reshape(len(tokens), -1)
         return np.concatenate([kept, np.full((len(tokens), 1), self.special.eos)], axis=1)
+
+
+def problems(config: SpanConfig, special: SpecialTokens, sequence_length: int | None) -> Iterator[str]:
+    """Yields what leaves no text between spans, or has more spans than the data's tokenizer has sentinels."""
+    assert sequence_length is not None
+    counts = config.counts(config.window_length(sequence_length))
+    settings = (
+        f"data.sequence_length = {sequence_length} with objective.mask_rate = {config.mask_rate:g} and "
+        f"objective.mean_span = {config.mean_span:g}"
+    )
+    if counts.inputs != sequence_length:
+        yield f"{settings} has no room for text between so many spans: lengthen the spans, or lower the rate"
+    elif counts.spans > len(special.sentinels):
+        yield (
+            f"{settings} makes {counts.spans} spans a sample, but the data's tokenizer has {len(special.sentinels)} "
+            "sentinels: lengthen the spans, lower the rate, or prepare data with more sentinels"
+        )
+
+
+def build(config: SpanConfig, special: SpecialTokens, seed: int, sequence_length: int) -> SpanCorruption:
+    return SpanCorruption(config, special, seed)

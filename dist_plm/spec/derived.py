@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 
+from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig, ParallelConfig, PretrainConfig, ScheduleConfig
 
 #: Feed-forward sizes derived for swiglu are rounded up to a multiple of this (Llama's `multiple_of`).
@@ -69,7 +70,7 @@ def derive(config: PretrainConfig, *, world_size: int, vocab_size: int | None) -
     return replace(
         config,
         run=replace(config.run, dir=config.run.dir or os.path.join(config.run.root, config.run.name)),
-        model=_derive_model(config.model, vocab_size, config.data.sequence_length, config.objective.name),
+        model=_derive_model(config.model, vocab_size, config.data.sequence_length, config.objective),
         parallel=replace(config.parallel, data=data),
     )
 
@@ -90,7 +91,9 @@ def generator_of(model: ModelConfig) -> ModelConfig:
     )
 
 
-def _derive_model(model: ModelConfig, vocab_size: int | None, sequence_length: int, objective: str) -> ModelConfig:
+def _derive_model(
+    model: ModelConfig, vocab_size: int | None, sequence_length: int, objective: ObjectiveConfig
+) -> ModelConfig:
     derived = replace(
         model,
         kv_heads=model.kv_heads or model.heads,
@@ -104,7 +107,7 @@ def _derive_model(model: ModelConfig, vocab_size: int | None, sequence_length: i
     if model.family in ENCODERS:
         derived = replace(derived, embedding_size=model.embedding_size or model.hidden)
     if model.family == "bert" and model.pair_head is None:
-        return replace(derived, pair_head=objective in ("mlm_nsp", "mlm_sop"))
+        return replace(derived, pair_head=objective.pairs is not None)
     return _derive_generator(derived) if model.family == "electra" else derived
 
 

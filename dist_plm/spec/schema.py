@@ -7,8 +7,9 @@ when it is (the docstring says from what). Sizes are counts unless the name carr
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from dist_plm.config.bounds import Bounds, at_least, between
-from dist_plm.config.types import Count, Fraction, Natural, NonNegative, Positive, Share
+from dist_plm.config.bounds import between
+from dist_plm.config.types import Count, Fraction, Natural, Positive
+from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.optimizers import OptimConfig
 from dist_plm.spec.schema_run import CheckpointConfig, ClusterConfig, TrackConfig, TrainConfig
 
@@ -69,41 +70,6 @@ class ModelConfig:
     init_std: Positive = 0.02
     init_from: str | None = None  # directory of Hugging Face whose weights a new run begins with
     recompute: Literal["none", "selective", "full"] = "none"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectiveConfig:
-    """What the model learns to predict. A setting that the objective does not read is refused.
-
-    `document_mask`: no attention across document ends; `reset_positions`: position numbers start again at each
-    document. `mask_split`: shares of the masked tokens that become [MASK], become a random token, and stay as
-    they are."""
-
-    name: Literal["causal", "mlm", "mlm_nsp", "mlm_sop", "span", "rtd"]
-    # causal, mlm, rtd
-    document_mask: bool = False
-    reset_positions: bool = False
-    # causal: documents rearranged for fill-in-the-middle, and the share of them that is suffix first
-    fim_rate: Share = 0.0
-    fim_spm_rate: Share = 0.5
-    # all but causal: share of the tokens that is predicted
-    mask_rate: Annotated[float, Bounds(low=0, high=1, low_open=True, high_open=True)] = 0.15
-    # mlm, mlm_nsp, mlm_sop
-    mask_split: tuple[Share, Share, Share] = (0.8, 0.1, 0.1)
-    # mlm, mlm_nsp, mlm_sop, rtd: what is masked as one; spans are of whole words, geometrically many
-    mask_units: Literal["tokens", "words", "spans"] = "tokens"
-    span_p: Annotated[float, Bounds(low=0, high=1, low_open=True)] = 0.2
-    span_longest: Count = 10
-    # the same, where words or spans are masked: finds the words of Chinese text, which a vocabulary does not mark
-    word_segmenter: Literal["jieba"] | None = None
-    # span: mean number of tokens a span
-    mean_span: Annotated[float, at_least(1)] = 3.0
-    # mlm_nsp, mlm_sop
-    negative_rate: Share = 0.5  # pairs that are random or swapped
-    short_rate: Share = 0.1  # pairs cut from less text than fits
-    pair_weight: NonNegative = 1.0  # of the pair's loss beside that of masked tokens
-    # rtd
-    discriminator_weight: NonNegative = 50.0  # of its loss beside the generator's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,9 +87,9 @@ def _open_samples(config: PretrainConfig, split: str, objective: Objective[Any])
     form = Form(
         source=objective.source,
         window_length=window_length,
-        predicts_next=config.objective.name == "causal",
-        with_second=config.objective.name == "mlm_nsp",
-        frame=length - window_length if config.objective.document_mask else 0,
+        predicts_next=config.objective.predicts_next,
+        with_second=config.objective.pairs == "nsp",
+        frame=length - window_length if config.objective.isolates_documents else 0,
     )
     num_samples = BatchSizes.of(train).after(train.stop_at or train.steps) if split == "train" else 0
     return open_samples(config.data, split, form, seed=train.seed, num_samples=num_samples)

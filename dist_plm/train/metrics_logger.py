@@ -9,8 +9,6 @@ from dist_plm.engines.base import StepResult
 from dist_plm.monitor.metrics import MetricsWriter, StepRecord
 from dist_plm.monitor.progress import Progress
 from dist_plm.monitor.trackers import Tracker
-from dist_plm.objectives.span_corruption import SpanCounts, longest_window
-from dist_plm.spec.derived import ENCODER_DECODERS, ENCODERS
 from dist_plm.spec.flops import flops_per_step, utilisation
 from dist_plm.spec.schema import PretrainConfig
 
@@ -33,16 +31,13 @@ def sample_size(config: PretrainConfig, peak_tflops: float | None) -> SampleSize
 def step_flops(config: PretrainConfig) -> int:
     """Model FLOPs of one step: masked models predict the masked tokens alone, and the decoder of span corruption writes
     its targets."""
-    objective, length, target = config.objective, config.data.sequence_length, None
-    if config.model.family in ENCODER_DECODERS:
-        window = longest_window(length, objective.mask_rate, objective.mean_span)
-        target = SpanCounts.of(window, objective.mask_rate, objective.mean_span).targets
+    objective, length = config.objective, config.data.sequence_length
     return flops_per_step(
         config.model,
         length,
         config.train.global_batch,
-        predicted=objective.mask_rate if config.model.family in ENCODERS else 1.0,
-        target_length=target,
+        predicted=objective.predicted_share,
+        target_length=objective.target_length(length),
     )
 
 

@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 
 from dist_plm.core.errors import ConfigError
-from dist_plm.objectives.build import NEEDED, build_objective
-from dist_plm.spec.schema import ObjectiveConfig
+from dist_plm.objectives.build import build_objective
+from dist_plm.spec.objectives import OBJECTIVES
 from tests.objectives.text import SENTINELS, SPECIAL, windows_of
+
+#: The special tokens that each objective needs.
+NEEDED = {name: section.special_tokens for name, section in OBJECTIVES.items()}
 
 
 def build(name: str, special=SPECIAL, sequence_length: int = 64, **settings):
-    return build_objective(ObjectiveConfig(name=name, **settings), special, seed=1, sequence_length=sequence_length)
+    return build_objective(OBJECTIVES[name](**settings), special, seed=1, sequence_length=sequence_length)
 
 
 @pytest.mark.parametrize("name", list(NEEDED))

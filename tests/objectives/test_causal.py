@@ -5,17 +5,17 @@ from hypothesis import strategies as st
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
 from dist_plm.objectives.causal import positions_in_documents
-from dist_plm.spec.schema import ObjectiveConfig
+from dist_plm.spec.objectives import OBJECTIVES
 from tests.objectives.text import MIDDLE, PREFIX, SPECIAL, SUFFIX, padded, windows_of
 
 
 def causal(**settings):
-    return build_objective(ObjectiveConfig(name="causal", **settings), SPECIAL, seed=1)
+    return build_objective(OBJECTIVES["causal"](**settings), SPECIAL, seed=1)
 
 
 def test_labels_are_the_next_tokens():
     windows = windows_of(3, 16)
-    batch = build_objective(ObjectiveConfig(name="causal")).collate(windows)
+    batch = build_objective(OBJECTIVES["causal"]()).collate(windows)
     assert set(batch) == {"tokens", "labels", "samples"}
     np.testing.assert_array_equal(batch["tokens"], windows.tokens[:, :-1])
     np.testing.assert_array_equal(batch["labels"], windows.tokens[:, 1:])

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
-from dist_plm.spec.schema import ObjectiveConfig
+from dist_plm.spec.objectives import OBJECTIVES
 from tests.objectives.text import CLS, MASK, PAD, SEP, SPECIAL, WordWindows, full_rows, padded, windows_of
 
 NO_FRAME = replace(SPECIAL, cls=None, sep=None)
 
 
 def mlm(special=SPECIAL, seed: int = 1, **settings):
-    return build_objective(ObjectiveConfig(name="mlm", **settings), special, seed=seed)
+    return build_objective(OBJECTIVES["mlm"](**settings), special, seed=seed)
 
 
 def restored(batch) -> np.ndarray:

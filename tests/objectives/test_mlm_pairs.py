@@ -5,14 +5,14 @@ from hypothesis import strategies as st
 
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
-from dist_plm.spec.schema import ObjectiveConfig
+from dist_plm.spec.objectives import OBJECTIVES
 from tests.objectives.text import CLS, PAD, SEP, SPECIAL, Pairs, WordSentences, random_runs, sentences_of
 
 KINDS = ["mlm_nsp", "mlm_sop"]
 
 
 def objective(name: str, sequence_length: int = 32, **settings):
-    return build_objective(ObjectiveConfig(name=name, **settings), SPECIAL, seed=1, sequence_length=sequence_length)
+    return build_objective(OBJECTIVES[name](**settings), SPECIAL, seed=1, sequence_length=sequence_length)
 
 
 def pairs_of(rows: int, tokens: int, seed: int = 0) -> Pairs:

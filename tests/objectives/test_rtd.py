@@ -2,13 +2,13 @@ import numpy as np
 
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
-from dist_plm.spec.schema import ObjectiveConfig
+from dist_plm.spec.objectives import OBJECTIVES
 from tests.objectives.statistics import rate_z
 from tests.objectives.text import MASK, SPECIAL, padded, windows_of
 
 
 def rtd(**settings):
-    return build_objective(ObjectiveConfig(name="rtd", **settings), SPECIAL, seed=1)
+    return build_objective(OBJECTIVES["rtd"](**settings), SPECIAL, seed=1)
 
 
 def test_all_that_is_predicted_is_masked_and_nothing_else_changes():

@@ -6,14 +6,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dist_plm.objectives.build import build_objective
-from dist_plm.objectives.span_corruption import SpanCounts, corrupted, longest_window
-from dist_plm.spec.schema import ObjectiveConfig
+from dist_plm.objectives.span_corruption import corrupted
+from dist_plm.spec.objectives import OBJECTIVES
+from dist_plm.spec.objectives.span import SpanCounts, longest_window
 from tests.objectives.statistics import chi_square_z, rate_z
 from tests.objectives.text import EOS, FIRST, PAD, SENTINELS, SPECIAL, windows_of
 
 
 def span(sequence_length: int = 64, seed: int = 1, **settings):
-    config = ObjectiveConfig(name="span", **settings)
+    config = OBJECTIVES["span"](**settings)
     return build_objective(config, SPECIAL, seed=seed, sequence_length=sequence_length)
 
 

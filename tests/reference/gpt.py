@@ -101,7 +101,7 @@ def train(w: Weights, config, batches: list[dict[str, Tensor]], lrs: list[float]
         positions = batch.get("positions", default)
         loss = loss_of(w, config.model, batch["tokens"], batch["labels"], batch.get("documents"), positions)
         loss.backward()
-        limit = 1.0 if config.optim.pre_normalize else config.optim.clip_norm or math.inf
+        limit = 1.0 if getattr(config.optim, "pre_normalize", False) else config.optim.clip_norm or math.inf
         norms.append(float(torch.nn.utils.clip_grad_norm_(list(w.values()), limit)))
         losses.append(float(loss.detach()))
         step(lr)

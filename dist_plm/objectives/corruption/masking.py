@@ -5,6 +5,7 @@ masked, u uniform in [0, 1) (as RoBERTa's own code rounds), and every unit is as
 rate is exact for tokens, words and spans alike.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,9 @@ from dist_plm.core import random_numbers as rng
 from dist_plm.core.random_numbers import Purpose
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.corruption.span_masking import SpanLengths, spans_around_a_circle
+from dist_plm.objectives.corruption.word_segmenter import WordSegmenter
+from dist_plm.objectives.special_tokens import SpecialTokens
+from dist_plm.spec.objectives.masking import MaskingConfig
 
 Flags = NDArray[np.bool_]
 Tokens = NDArray[np.int64]
@@ -127,3 +131,43 @@ class Masking:
         number = rng.bits(rng.keys(self.seed, samples, Purpose.REPLACEMENT)[rows], columns)
         corrupted[rows, columns] = self.ordinary[rng.below(number, len(self.ordinary))]
         return corrupted
+
+
+def masking_of(config: MaskingConfig, special: SpecialTokens, seed: int) -> Masking:
+    """Returns the masking that a section describes."""
+    assert special.mask is not None
+    is_special = special.is_special()
+    return Masking(
+        seed=seed,
+        rate=config.mask_rate,
+        split=config.split,
+        units=config.mask_units,
+        span_lengths=SpanLengths(config.span_p, config.span_longest),
+        mask=special.mask,
+        is_special=is_special,
+        ordinary=np.flatnonzero(~is_special),
+        continues=special.continues,
+    )
+
+
+def segmenter_of(config: MaskingConfig, special: SpecialTokens) -> WordSegmenter | None:
+    """Returns what finds the words of text without spaces; None where the section names nothing."""
+    if config.word_segmenter is None:
+        return None
+    assert special.pieces is not None
+    assert special.continues is not None
+    return WordSegmenter.of(special.pieces, special.continues)
+
+
+def problems(config: MaskingConfig, special: SpecialTokens, sequence_length: int | None) -> Iterator[str]:
+    """Yields what the data's tokenizer lacks for masking."""
+    if config.mask_units != "tokens" and special.continues is None:
+        yield (
+            f"objective.mask_units = {config.mask_units!r} needs a tokenizer that marks where words begin, which the "
+            "data's does not: set objective.mask_units=tokens, or prepare the data with another tokenizer"
+        )
+    if config.word_segmenter is not None and special.pieces is None:
+        yield (
+            "objective.word_segmenter = 'jieba' reads the text of tokens, but those of the data's tokenizer are bytes: "
+            "prepare the data with tokenizer=wordpiece or unigram, or set objective.word_segmenter=null"
+        )

@@ -4,12 +4,10 @@ from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
 from dist_plm.spec.derived import Case
+from dist_plm.spec.objectives import OBJECTIVES
 from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.rules.training import split_problems
-
-#: Objectives that learn from rows of text; spans are cut out of windows that are longer than a row, and pairs are not rows.
-_PACKED = ("causal", "mlm", "rtd")
 
 
 def _source(case: Case) -> Iterator[str]:
@@ -46,15 +44,11 @@ def _packing(case: Case) -> Iterator[str]:
     data, objective = case.config.data, case.config.objective
     if data.packing == "concat":
         return
-    if objective.name not in _PACKED:
+    if not objective.learns_from_rows:
+        packed = [name for name, other in OBJECTIVES.items() if other.learns_from_rows]
         yield (
             f"data.packing = {show(data.packing)} does not serve objective.name = {show(objective.name)}, which takes its "
-            f"text otherwise: set data.packing=concat, or learn with one of {', '.join(_PACKED)}"
-        )
-    if objective.fim_rate > 0:
-        yield (
-            f"objective.fim_rate = {show(objective.fim_rate)} rearranges windows of running text, not rows with padding: "
-            "set data.packing=concat, or objective.fim_rate=0"
+            f"text otherwise: set data.packing=concat, or learn with one of {', '.join(packed)}"
         )
 
 

@@ -55,17 +55,6 @@ def _vocabulary(case: Case) -> Iterator[str]:
         )
 
 
-def _documents(case: Case) -> Iterator[str]:
-    objective = case.config.objective
-    if objective.reset_positions and not objective.document_mask:
-        yield (
-            "objective.reset_positions = true needs objective.document_mask=true: without the mask a token attends "
-            "to the documents before its own, whose positions would then carry the same numbers"
-        )
-    if objective.reset_positions and case.config.model.position == "none":
-        yield "objective.reset_positions = true has no effect with model.position = 'none': set it to false"
-
-
 #: What each family learns from.
 OBJECTIVES = {
     "gpt": ("causal",),
@@ -107,7 +96,7 @@ def _family(case: Case) -> Iterator[str]:
 
 def _pairs(case: Case) -> Iterator[str]:
     model, objective = case.config.model, case.config.objective.name
-    pairs = objective in ("mlm_nsp", "mlm_sop")
+    pairs = case.config.objective.pairs is not None
     if model.family == "bert" and model.pair_head != pairs:
         needs = "needs a head for pairs" if pairs else "has no pairs to learn from"
         yield (
@@ -174,7 +163,6 @@ MODEL_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
     _heads,
     _positions,
     _vocabulary,
-    _documents,
     _objective,
     _family,
     _pairs,

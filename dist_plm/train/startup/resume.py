@@ -50,7 +50,11 @@ def check_stream(found: Checkpoint, config: PretrainConfig, stream: Mapping[str,
     Raises:
         CheckpointError: the stream is another than the checkpoint's, and data.allow_change is off.
     """
-    saved = {name: value for name, value in found.manifest.stream.items() if name != "data" or name in stream}
+    saved = {
+        name: value
+        for name, value in found.manifest.stream.items()
+        if name in stream or not _says_nothing(name, config)
+    }
     changes = [
         f"{name}: {saved.get(name)} -> {stream.get(name)}"
         for name in [*saved, *(name for name in stream if name not in saved)]
@@ -67,6 +71,13 @@ def check_stream(found: Checkpoint, config: PretrainConfig, stream: Mapping[str,
         )
     log.warning("the stream of samples changes at step %d: %s", found.manifest.step, "; ".join(changes))
     return [*history, {"step": found.manifest.step, "changes": changes}]
+
+
+def _says_nothing(name: str, config: PretrainConfig) -> bool:
+    """Whether what a checkpoint recorded under `name` does not bear on the samples: data that are not compared, and settings
+    of other objectives, which the section held before it had variants."""
+    section, _, setting = name.partition(".")
+    return name == "data" or (section == "objective" and setting not in encode(config.objective))
 
 
 def restore(

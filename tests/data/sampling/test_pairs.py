@@ -13,7 +13,7 @@ from dist_plm.data.store.splits import StoreSplit
 from dist_plm.data.store.store import TokenStore, TokenStoreWriter
 from dist_plm.objectives.build import build_objective
 from dist_plm.objectives.special_tokens import SpecialTokens
-from dist_plm.spec.schema import ObjectiveConfig
+from dist_plm.spec.objectives import OBJECTIVES
 
 CLOSING = 9999
 
@@ -175,7 +175,7 @@ def test_a_bare_pair_is_cut_by_document(tmp_path):
 def test_objectives_take_the_pairs(tmp_path, name):
     store = make(tmp_path / "s", [[7, 9, 200, 3], [6], [1] * 40, [12, 8]] * 5)
     special = SpecialTokens(vocab_size=2000, ids=(1996, 1997, 1998, 1999), pad=1996, cls=1997, sep=1998, mask=1999)
-    objective = build_objective(ObjectiveConfig(name=name), special, seed=1, sequence_length=32)
+    objective = build_objective(OBJECTIVES[name](), special, seed=1, sequence_length=32)
     dataset = dataset_of(store, window_length=objective.window_length(32), with_second=name == "mlm_nsp")
     batch = objective.collate(dataset.read(np.arange(64)))
     assert batch["tokens"].shape == (64, 32)

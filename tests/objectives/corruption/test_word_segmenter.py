@@ -13,7 +13,7 @@ from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
 from dist_plm.objectives.corruption.word_segmenter import WordSegmenter
 from dist_plm.objectives.special_tokens import SpecialTokens, word_continuations
-from dist_plm.spec.schema import ObjectiveConfig
+from dist_plm.spec.objectives import OBJECTIVES
 from tests.objectives.text import Pairs, Windows, sentences_of
 
 #: Cui et al. 2019, table 1, between English words and punctuation.
@@ -84,7 +84,7 @@ def test_a_token_of_several_characters_belongs_to_the_word_it_begins():
 
 
 def objective(name: str, **settings):
-    config = ObjectiveConfig(name=name, mask_units="words", word_segmenter="jieba", **settings)
+    config = OBJECTIVES[name](mask_units="words", word_segmenter="jieba", **settings)
     return pickle.loads(pickle.dumps(build_objective(config, SPECIAL, seed=1, sequence_length=48)))
 
 
@@ -115,6 +115,6 @@ def test_chinese_words_of_pairs_are_masked_whole():
 
 def test_bytes_have_no_words():
     bytes_only = SpecialTokens(vocab_size=4, ids=(0,), continues=np.zeros(4, dtype=bool), mask=0)
-    config = ObjectiveConfig(name="mlm", mask_units="words", word_segmenter="jieba")
+    config = OBJECTIVES["mlm"](mask_units="words", word_segmenter="jieba")
     with pytest.raises(ConfigError, match="tokenizer are bytes"):
         build_objective(config, bytes_only, seed=1)

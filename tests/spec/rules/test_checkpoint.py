@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from dist_plm.objectives.build import build_objective
+from dist_plm.spec.objectives import OBJECTIVES
 from dist_plm.spec.rules.checkpoint import LOSS_TERMS, measures
-from dist_plm.spec.schema import ObjectiveConfig
 from tests.objectives.text import SPECIAL
 from tests.spec.broken import problems
 
@@ -56,5 +56,5 @@ def test_encoders_have_measures_of_each_part() -> None:
 
 @pytest.mark.parametrize("name", LOSS_TERMS)
 def test_terms_are_those_of_the_objective(name: str) -> None:
-    objective = build_objective(ObjectiveConfig(name=name), SPECIAL, seed=1, sequence_length=64)  # pyright: ignore[reportArgumentType]
+    objective = build_objective(OBJECTIVES[name](), SPECIAL, seed=1, sequence_length=64)  # pyright: ignore[reportArgumentType]
     assert tuple(objective.losses) == LOSS_TERMS[name]

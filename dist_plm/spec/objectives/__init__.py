@@ -1,0 +1,22 @@
+"""Registers the objectives by name: one section class each here, and one body in dist_plm/objectives/."""
+
+from dist_plm.config.variants import Variants
+from dist_plm.spec.objectives.base import ObjectiveConfig
+from dist_plm.spec.objectives.causal import CausalConfig
+from dist_plm.spec.objectives.mlm import MlmConfig
+from dist_plm.spec.objectives.mlm_pairs import MlmNspConfig, MlmSopConfig
+from dist_plm.spec.objectives.rtd import RtdConfig
+from dist_plm.spec.objectives.span import SpanConfig
+
+OBJECTIVES: Variants[ObjectiveConfig] = Variants(
+    ObjectiveConfig,
+    "name",
+    {
+        "causal": CausalConfig,
+        "mlm": MlmConfig,
+        "mlm_nsp": MlmNspConfig,
+        "mlm_sop": MlmSopConfig,
+        "span": SpanConfig,
+        "rtd": RtdConfig,
+    },
+)

@@ -1,0 +1,56 @@
+"""Declares what every objective's section has, and what the rest of the system asks of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from dist_plm.spec.derived import Case
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What the model learns to predict."""
+
+    #: The module of dist_plm/objectives/ that has its body.
+    body: ClassVar[str]
+    #: Special tokens of the tokenizer that it cannot do without.
+    special_tokens: ClassVar[tuple[str, ...]] = ()
+    #: The least data.sequence_length that holds what it adds and two tokens of text.
+    least_length: ClassVar[int] = 1
+    #: It learns from rows of text, into which whole documents can be packed.
+    learns_from_rows: ClassVar[bool] = False
+    #: A window brings the token after its last, to be predicted.
+    predicts_next: ClassVar[bool] = False
+    #: What it asks about pairs of segments: whether the second is the next sentence, or whether they stand in order.
+    pairs: ClassVar[Literal["nsp", "sop"] | None] = None
+
+    name: str
+
+    @property
+    def needed_tokens(self) -> tuple[str, ...]:
+        """The special tokens that these settings need."""
+        return self.special_tokens
+
+    @property
+    def isolates_documents(self) -> bool:
+        """Whether tokens attend within their document alone."""
+        return False
+
+    @property
+    def restarts_positions(self) -> bool:
+        """Whether position numbers start again at each document."""
+        return False
+
+    @property
+    def predicted_share(self) -> float:
+        """The share of the tokens that the model computes predictions for."""
+        return 1.0
+
+    def target_length(self, sequence_length: int) -> int | None:
+        """Returns the decoder's length beside an encoder's of `sequence_length`; None without a decoder of its own."""
+        return None
+
+    def problems(self, case: "Case") -> Iterator[str]:
+        """Yields a sentence for each thing wrong with the objective's own settings, alone or within the configuration."""
+        yield from ()

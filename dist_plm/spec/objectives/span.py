@@ -1,0 +1,67 @@
+"""Declares span corruption, with the arithmetic of its lengths."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from dist_plm.config.bounds import at_least
+from dist_plm.spec.objectives.base import ObjectiveConfig
+from dist_plm.spec.objectives.masking import MaskRate
+
+
+@dataclass(frozen=True, slots=True)
+class SpanCounts:
+    """How a window of `window` tokens is divided: tokens in `spans` corrupted spans, and the others."""
+
+    window: int
+    noise: int
+    spans: int
+
+    @classmethod
+    def of(cls, window: int, rate: float, mean_span: float) -> "SpanCounts":
+        """At least one token is corrupted and one is not, and as many spans are corrupted as are not."""
+        noise = min(max(round(window * rate), 1), window - 1)
+        spans = min(max(round(noise / mean_span), 1), noise, window - noise)
+        return cls(window, noise, spans)
+
+    @property
+    def inputs(self) -> int:
+        """Encoder length: tokens that stay, a sentinel for each span, end of sequence."""
+        return self.window - self.noise + self.spans + 1
+
+    @property
+    def targets(self) -> int:
+        """Decoder length: corrupted tokens, a sentinel before each span, end of sequence."""
+        return self.noise + self.spans + 1
+
+
+def longest_window(sequence_length: int, rate: float, mean_span: float) -> int:
+    """The most tokens whose corrupted form still fits an encoder length of `sequence_length` >= 3. It fills that length
+    exactly, unless the rate is so high and spans so short that no text is left between them."""
+    window = sequence_length - 1
+    while SpanCounts.of(window + 1, rate, mean_span).inputs <= sequence_length:
+        window += 1
+    return window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanConfig(ObjectiveConfig):
+    """Spans of text give way to sentinels, and the decoder writes what stood there (Raffel et al. 2020, section 3.1.4)."""
+
+    body: ClassVar[str] = "span_corruption"
+    special_tokens: ClassVar[tuple[str, ...]] = ("eos", "pad")
+    least_length: ClassVar[int] = 4
+
+    name: Literal["span"] = "span"
+    mask_rate: MaskRate = 0.15  # share of the tokens that is predicted
+    mean_span: Annotated[float, at_least(1)] = 3.0  # tokens
+
+    def counts(self, window: int) -> SpanCounts:
+        """Returns how windows of `window` tokens are divided."""
+        return SpanCounts.of(window, self.mask_rate, self.mean_span)
+
+    def window_length(self, sequence_length: int) -> int:
+        """Returns the tokens of text whose corrupted form fills an encoder length of `sequence_length`."""
+        return longest_window(sequence_length, self.mask_rate, self.mean_span)
+
+    def target_length(self, sequence_length: int) -> int | None:
+        return self.counts(self.window_length(sequence_length)).targets
