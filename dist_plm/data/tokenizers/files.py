@@ -11,7 +11,11 @@ import tokenizers as hf
 from tokenizers import decoders, models, pre_tokenizers
 
 from dist_plm.core.errors import DataError
+from dist_plm.core.panics import panics_as
 from dist_plm.core.regular import read_regular
+from dist_plm.data.tokenizers.battery import Read
+from dist_plm.data.tokenizers.beside import ADDED, Beside
+from dist_plm.data.tokenizers.from_transformers import load_with_transformers
 from dist_plm.data.tokenizers.pipelines import (
     BERT_SPECIAL,
     ROBERTA_SPECIAL,
@@ -20,17 +24,17 @@ from dist_plm.data.tokenizers.pipelines import (
     special_token,
     wordpiece,
 )
-from dist_plm.data.tokenizers.sentencepiece import from_sentencepiece
-from dist_plm.data.tokenizers.special_tokens import COMPANIONS, read_json_object
+from dist_plm.data.tokenizers.sentencepiece import check_sentencepiece, from_sentencepiece
+from dist_plm.data.tokenizers.special_tokens import COMPANIONS, FRAMING_NAMES, style_of
 
 FILE_NAME = "tokenizer.json"
 #: What a directory is looked through for, in this order.
 _IN_DIRECTORY = (FILE_NAME, "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
-_ADDED = "added_tokens.json"
 #: Models of fairseq, whose programs put `<s> <pad> </s> <unk>` before the pieces and so move all numbers: XLM-R, CamemBERT,
-#: mBART, NLLB, XGLM. Told by the name that their files have, or by the class that tokenizer_config.json names.
+#: mBART, NLLB. Told by the name that their files have.
 _RENUMBERED_NAME = "sentencepiece.bpe.model"
-_RENUMBERED_CLASS = re.compile(r"(XLMRoberta|Camembert|MBart|MBart50|Barthez|Nllb|XGLM)Tokenizer(Fast)?")
+#: More than any model in use has (some 260,000), and so few that a number by mistake neither hangs nor aborts.
+MAX_VOCAB_SIZE = 2**22
 _NUM_BYTES = 256
 _WRAPPED = re.compile(r"<.+>|\[.+\]")
 KINDS = (
@@ -39,27 +43,50 @@ KINDS = (
 )
 
 
-def read_tokenizer(path: str | Path, sentinels: int = 0) -> hf.Tokenizer:
+def read_tokenizer(path: str | Path, sentinels: int = 0) -> Read:
     """The tokenizer in a file or directory; the kinds of file are told apart by their names and content.
+
+    Where other files beside it change its ids, they are those that Transformers gives for the directory.
 
     Args:
         sentinels: added to a SentencePiece model that has T5's layout and none of its own, as T5's programs do.
     Raises:
-        DataError: there is no such file, it is none of `KINDS`, or it is damaged.
+        DataError: there is no such file, it is none of `KINDS`, it is damaged, or Transformers cannot read its directory.
     """
     main = main_file(Path(path))
-    content = _bytes(main)
+    content, beside = _bytes(main), Beside.of(main)
+    with panics_as(DataError, f"{main} is damaged: the library tokenizers gives up on it"):
+        read = _read(main, content, beside, sentinels)
+        _check_numbers(read.tokenizer, main, beside)
+    return read
+
+
+def _read(main: Path, content: bytes, beside: Beside, sentinels: int) -> Read:
     if main.suffix == ".model":
-        return _sentencepiece(main, content, sentinels)
+        return _sentencepiece(main, content, beside, sentinels)
     text = _text(main, content)
     if main.suffix == ".txt":
-        return _bert(main, text)
+        return _bert(main, text, beside)
     if main.name.endswith("vocab.json"):
-        return _byte_level(main, text)
+        return _byte_level(main, text, beside)
     try:
-        return hf.Tokenizer.from_str(text)
+        tokenizer = hf.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
         raise DataError(f"{main} is not a tokenizer.json of Hugging Face tokenizers: {error}") from error
+    return Read(tokenizer, beside.declared) if beside.agrees_with(tokenizer) else load_with_transformers(main, beside)
+
+
+def _check_numbers(tokenizer: hf.Tokenizer, main: Path, beside: Beside) -> None:
+    """The numbers of tokens make a vocabulary that a model can have, and are those that the files give."""
+    numbers = tokenizer.get_vocab(with_added_tokens=True)
+    piece, largest = max(numbers.items(), key=lambda item: item[1], default=("", -1))
+    if not 0 <= largest < MAX_VOCAB_SIZE:
+        raise DataError(
+            f"{main} gives {piece!r} the number {largest:,}: a vocabulary has 1 to {MAX_VOCAB_SIZE:,} tokens, so it is damaged"
+        )
+    for place, name, number in beside.numbered():
+        if numbers.get(name) != number:
+            raise DataError(f"{main.with_name(place)} gives {name!r} a number that does not follow {main.name}'s")
 
 
 def main_file(path: Path) -> Path:
@@ -76,21 +103,26 @@ def main_file(path: Path) -> Path:
 def fingerprint(path: str | Path) -> str:
     """The SHA-256 of all files that decide what is read from `path`; raises DataError where there are none."""
     main = main_file(Path(path))
-    beside = [main.with_name(name) for name in (*COMPANIONS, _ADDED)]
+    files = [main.with_name(name) for name in (*COMPANIONS, ADDED)]
     if main.name.endswith("vocab.json"):
-        beside.append(_merges_of(main))
+        files.append(_merges_of(main))
     digests = [hashlib.sha256(_bytes(main)).hexdigest()]
-    digests += [f"{file.name} {hashlib.sha256(_bytes(file)).hexdigest()}" for file in beside if file.exists()]
+    digests += [f"{file.name} {hashlib.sha256(_bytes(file)).hexdigest()}" for file in files if file.exists()]
+    beside = Beside.of(main)
+    if not (beside.is_empty or beside.is_harmless):
+        digests.append(f"as Transformers reads it {beside.told()}")
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _sentencepiece(path: Path, content: bytes, sentinels: int) -> hf.Tokenizer:
-    named = str(read_json_object(path.with_name("tokenizer_config.json")).get("tokenizer_class"))
-    if path.name == _RENUMBERED_NAME or _RENUMBERED_CLASS.fullmatch(named):
+def _sentencepiece(path: Path, content: bytes, beside: Beside, sentinels: int) -> Read:
+    check_sentencepiece(content, str(path))
+    if not beside.is_empty:
+        return load_with_transformers(path, beside)
+    if path.name == _RENUMBERED_NAME:
         raise DataError(
             f"{path} is a SentencePiece model as XLM-R, CamemBERT, mBART and NLLB have it, whose programs give the pieces "
-            "other numbers than the file: take the tokenizer.json of that model (Transformers' AutoTokenizer writes it "
-            "with save_pretrained); a model of your own that goes by the file's numbers needs another name"
+            "other numbers than the file: put the tokenizer_config.json of that model beside it, or take its tokenizer.json; a "
+            "model of your own that goes by the file's numbers needs another name"
         )
     tokenizer = from_sentencepiece(content, str(path))
     if tuple(map(tokenizer.id_to_token, range(3))) == ("<pad>", "</s>", "<unk>"):
@@ -98,46 +130,58 @@ def _sentencepiece(path: Path, content: bytes, sentinels: int) -> hf.Tokenizer:
         names = [] if own else [f"<extra_id_{i}>" for i in reversed(range(sentinels))]
         tokenizer.add_special_tokens([special_token(name) for name in names])
         end_as_t5(tokenizer)
-    return tokenizer
+    return Read(tokenizer)
 
 
-def _bert(path: Path, text: str) -> hf.Tokenizer:
-    """Google's vocab.txt, a token a line. Without a tokenizer_config.json, one that has no capitals is uncased."""
-    pieces = text.removesuffix("\n").split("\n")
-    pieces = [piece.removesuffix("\r") for piece in pieces]
+def _bert(path: Path, text: str, beside: Beside) -> Read:
+    """Google's vocab.txt, a token a line. Where nothing says whether it is uncased, one that has no capitals is."""
+    pieces = pieces_of_lines(text)
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    missing = [name for name in BERT_SPECIAL if name not in vocabulary]
-    if missing:
+    if beside.tokenizer_class is None and (missing := [name for name in BERT_SPECIAL if name not in vocabulary]):
         raise DataError(f"{path} is not a vocab.txt of BERT, or it is truncated: it lacks {', '.join(missing)}")
     if "" in vocabulary:
         raise DataError(f"{path} is damaged: line {pieces.index('') + 1} is empty")
     if len(vocabulary) < len(pieces):
         twice = next(piece for number, piece in enumerate(pieces) if vocabulary[piece] != number)
         raise DataError(f"{path} is damaged: {twice!r} is in it more than once")
-    config = read_json_object(path.with_name("tokenizer_config.json"))
-    capitals = any(piece != piece.lower() for piece in pieces if not _WRAPPED.fullmatch(piece))
-    lowercase = config.get("do_lower_case", not capitals)
-    return wordpiece(vocabulary, lowercase=bool(lowercase))
+    lowercase = all(piece == piece.lower() for piece in pieces if not _WRAPPED.fullmatch(piece))
+    if beside.is_empty:
+        return Read(wordpiece(vocabulary, lowercase=lowercase))
+    beside = beside.assuming("BertTokenizer", {"do_lower_case": lowercase})
+    read = load_with_transformers(path, beside, vocabulary)
+    added = {name for name, number in read.tokenizer.get_vocab().items() if number >= len(pieces)}
+    if missing := sorted(added & FRAMING_NAMES):
+        raise DataError(f"{path} lacks {', '.join(missing)}, which its class needs: is it truncated?")
+    return read
 
 
-def _byte_level(path: Path, text: str) -> hf.Tokenizer:
+def pieces_of_lines(text: str) -> list[str]:
+    """The pieces of a vocab.txt, by number; a piece may be a line separator of Unicode, as in BERT's Chinese vocabulary."""
+    return [piece.removesuffix("\r") for piece in text.removesuffix("\n").split("\n")]
+
+
+def _byte_level(path: Path, text: str, beside: Beside) -> Read:
     """GPT-2's and RoBERTa's pair of files."""
     vocabulary = _vocabulary(path, text)
     merges_path = _merges_of(path)
     merges = _merges(merges_path, _text(merges_path, _bytes(merges_path)))
+    if beside.tokenizer_class is not None:  # it may be another kind of BPE
+        read = load_with_transformers(path, beside, merges=merges)
+        if style_of(read.tokenizer) == "byte_level" and not read.tokenizer.model.end_of_word_suffix:
+            _check_pair(path, vocabulary, merges_path, merges)
+        return read
     special = _check_pair(path, vocabulary, merges_path, merges)
+    frames = set(special) >= set(ROBERTA_SPECIAL)
+    if not beside.is_empty:
+        beside = beside.assuming("RobertaTokenizer" if frames else "GPT2Tokenizer", {})
+        return load_with_transformers(path, beside, merges=merges)
     tokenizer = hf.Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([special_token(name) for name in special])
-    added = read_json_object(path.with_name(_ADDED))
-    tokenizer.add_special_tokens([special_token(name) for name in sorted(added, key=lambda name: added[name])])
-    moved = [name for name, number in added.items() if tokenizer.token_to_id(name) != number]
-    if moved:
-        raise DataError(f"{path.with_name(_ADDED)} gives {moved[0]!r} a number that does not follow {path.name}'s")
-    if set(special) >= set(ROBERTA_SPECIAL):
+    if frames:
         frame_as_roberta(tokenizer)
-    return tokenizer
+    return Read(tokenizer)
 
 
 def _check_pair(
@@ -170,7 +214,7 @@ def _check_pair(
 def _vocabulary(path: Path, text: str) -> dict[str, int]:
     try:
         content: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON, or it is truncated: {error}") from error
     numbers = list(content.values()) if isinstance(content, dict) else []
     if not numbers or not all(type(number) is int and number >= 0 for number in numbers):

@@ -2,14 +2,21 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers as hf
-from tokenizers import models
+from tokenizers import models, normalizers, pre_tokenizers
 
 from dist_plm.data.tokenizers.special_tokens import KNOWN_NAMES, Roles, pieces_of_vocabulary
 
+#: Normalizer and pre-tokenizer of GPT-2 and RoBERTa, and those of BERT, uncased and cased.
+_GPT2 = ((None, pre_tokenizers.ByteLevel(add_prefix_space=False).__getstate__()),)
+_BERT = tuple(
+    (normalizers.BertNormalizer(lowercase=lowercase).__getstate__(), pre_tokenizers.BertPreTokenizer().__getstate__())
+    for lowercase in (True, False)
+)
 #: All that `companions` may name.
 COMPANION_NAMES = ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
@@ -52,15 +59,23 @@ def _named(tokenizer: hf.Tokenizer, roles: Roles, end_of_document: str) -> dict[
 
 
 def _vocabulary(tokenizer: hf.Tokenizer, roles: Roles) -> dict[str, bytes]:
-    """vocab.txt of WordPiece, vocab.json and merges.txt of byte-level BPE, as older programs read them."""
+    """vocab.txt of WordPiece, vocab.json and merges.txt of byte-level BPE, where older programs read the same out of them."""
     pieces = pieces_of_vocabulary(tokenizer)
     if roles.pieces_style == "wordpiece":
-        return {} if "" in pieces else {"vocab.txt": "".join(f"{piece}\n" for piece in pieces).encode()}
-    if roles.pieces_style != "byte_level" or not isinstance(tokenizer.model, models.BPE):
+        if not _is_plain(tokenizer, _BERT) or any(piece != piece.strip() or not piece for piece in pieces):
+            return {}
+        return {"vocab.txt": "".join(f"{piece}\n" for piece in pieces).encode()}
+    if not isinstance(tokenizer.model, models.BPE) or not _is_plain(tokenizer, _GPT2):
         return {}
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.model.save(folder)
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def _is_plain(tokenizer: hf.Tokenizer, usual: Sequence[tuple[bytes | None, bytes]]) -> bool:
+    """Whether a text's way to words is one that goes without saying."""
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer)
+    return tuple(None if part is None else part.__getstate__() for part in parts) in usual
 
 
 def _json(content: dict[str, Any]) -> bytes:

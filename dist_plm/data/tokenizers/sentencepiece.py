@@ -1,5 +1,6 @@
 """SentencePiece models as Hugging Face tokenizers with the same token ids (Kudo and Richardson 2018)."""
 
+import re
 from typing import Any
 
 import tokenizers as hf
@@ -13,6 +14,8 @@ SPACE = "▁"
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 _UNIGRAM, _BPE = 1, 2
 _KINDS = {3: "word", 4: "char"}
+#: A token in base 64 and its rank, line by line.
+_TIKTOKEN = re.compile(rb"\s*[A-Za-z0-9+/]+={0,2} \d+\s*\r?\n")
 _NEVER = -1e6  # the score of a piece that text never becomes
 
 
@@ -31,7 +34,7 @@ def from_sentencepiece(content: bytes, origin: str, sentinels: int = 0) -> hf.To
     Raises:
         DataError: it is no such model, or one whose ids this tokenizer would not give.
     """
-    model = _parsed(content, origin)
+    model = check_sentencepiece(content, origin)
     trainer, spec = model.trainer_spec, model.normalizer_spec
     if trainer.treat_whitespace_as_suffix:
         raise DataError(f"{origin} marks the ends of words (treat_whitespace_as_suffix), which is not supported")
@@ -51,7 +54,13 @@ def from_sentencepiece(content: bytes, origin: str, sentinels: int = 0) -> hf.To
     return tokenizer
 
 
-def _parsed(content: bytes, origin: str) -> Any:
+def check_sentencepiece(content: bytes, origin: str) -> Any:
+    """The model in a `.model` file; raises DataError where it is none, or of a kind that is not supported."""
+    if _TIKTOKEN.match(content):
+        raise DataError(
+            f"{origin} is a file of tiktoken, which lacks the pattern that splits words and the special tokens: take the "
+            "tokenizer.json of that model (Transformers' AutoTokenizer writes it with save_pretrained)"
+        )
     model: Any = getattr(sentencepiece_proto, "ModelProto")()  # noqa: B009 - made at run time, unknown to type checkers
     try:
         model.ParseFromString(content)

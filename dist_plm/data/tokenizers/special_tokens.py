@@ -27,6 +27,9 @@ KNOWN_NAMES: dict[str, tuple[str, ...]] = {
     "fim_suffix": ("<|fim_suffix|>", "<fim_suffix>", "<fim-suffix>", "▁<SUF>"),
     "fim_middle": ("<|fim_middle|>", "<fim_middle>", "<fim-middle>", "▁<MID>"),
 }
+_FIM_NAMES = {name for role, known in KNOWN_NAMES.items() if role.startswith("fim_") for name in known}
+#: Of the tokens that a class of Transformers needs for what it puts around texts.
+FRAMING_NAMES = frozenset(name for role in ("cls", "sep", "mask", "pad", "unk") for name in KNOWN_NAMES[role])
 _SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")
 _UNUSED = re.compile(r"\[unused\d+\]|<unused_?\d+>|madeupword\d+|<\|reserved_special_token_\d+\|>")
 #: Files beside a tokenizer that say what its tokens are for.
@@ -69,7 +72,8 @@ def roles_of(
     """The roles of a tokenizer's tokens.
 
     A known name counts where the tokenizer marks it as special, or marks none at all, or could not have learnt it from
-    text, as WordPiece could not: a byte-level vocabulary may well hold `</s>` as a piece of text.
+    text, as WordPiece could not: a byte-level vocabulary may well hold `</s>` as a piece of text. The tokens of
+    fill-in-the-middle count where they are added to the vocabulary: Qwen's are not marked.
 
     Args:
         declared: role -> token, as `declared_roles` reads them; they go before known names.
@@ -77,9 +81,11 @@ def roles_of(
     """
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     size, style = max(vocabulary.values()) + 1, style_of(tokenizer)
-    marked = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    added = tokenizer.get_added_tokens_decoder().values()
+    marked = {token.content for token in added if token.special}
     names = {name for known in KNOWN_NAMES.values() for name in known}
     candidates = marked if marked and style != "wordpiece" else marked | (names & vocabulary.keys())
+    candidates |= {token.content for token in added} & _FIM_NAMES
     found = {
         role: next((vocabulary[name] for name in known if name in candidates), None)
         for role, known in KNOWN_NAMES.items()
@@ -100,6 +106,11 @@ def roles_of(
         sentinels=tuple(sentinels[number] for number in sorted(sentinels)),
         **found,
     )
+
+
+def is_reserved(name: str) -> bool:
+    """Whether an added token is kept out of text here though it may not be marked as special."""
+    return name in _FIM_NAMES or any(pattern.fullmatch(name) for pattern in (_SENTINEL, _UNUSED))
 
 
 def style_of(tokenizer: hf.Tokenizer) -> PiecesStyle | None:
@@ -125,27 +136,24 @@ def pieces_of_vocabulary(tokenizer: hf.Tokenizer) -> list[str]:
     return pieces
 
 
-def declared_roles(folder: Path) -> tuple[dict[str, str], tuple[str, ...]]:
-    """What tokenizer_config.json and special_tokens_map.json in `folder` say: role -> token, and further special tokens.
-
-    Raises:
-        DataError: one of them is there and is not a JSON object.
-    """
+def declared_roles(*contents: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Reads what special_tokens_map.json and tokenizer_config.json say, the last one counts: role -> token, and further
+    special tokens."""
     roles: dict[str, str] = {}
     others: list[str] = []
-    for name in COMPANIONS:
-        content = read_json_object(folder / name)
-        named = {role: _content(content.get(f"{role}_token")) for role in _DECLARED}
+    for content in contents:
+        named = {role: content_of(content.get(f"{role}_token")) for role in _DECLARED}
         roles |= {role: token for role, token in named.items() if token}
         for key in ("additional_special_tokens", "extra_special_tokens"):
             value = content.get(key) or ()
             listed: Sequence[Any] = tuple(value.values()) if isinstance(value, dict) else value
-            others += [token for token in map(_content, listed) if token]
-        others += [token for token in [_content(content.get("bos_token"))] if token]
+            listed = listed if isinstance(listed, list | tuple) else ()
+            others += [token for token in map(content_of, listed) if token]
+        others += [token for token in [content_of(content.get("bos_token"))] if token]
     return roles, tuple(dict.fromkeys(others))
 
 
-def _content(token: Any) -> str | None:
+def content_of(token: Any) -> str | None:
     """A token is written as a string, or as an object with `content`."""
     value = token.get("content") if isinstance(token, dict) else token
     return value if isinstance(value, str) else None
@@ -157,7 +165,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         content = load_json(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}, which belongs to the tokenizer beside it, cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}, which belongs to the tokenizer beside it, is not a JSON object")

@@ -11,7 +11,9 @@ from tokenizers import models
 
 from dist_plm.core.errors import DataError
 from dist_plm.core.files import atomic_writer
-from dist_plm.data.tokenizers.files import FILE_NAME, main_file, read_tokenizer
+from dist_plm.core.panics import panics_as
+from dist_plm.data.tokenizers.battery import check_ids
+from dist_plm.data.tokenizers.files import FILE_NAME, read_tokenizer
 from dist_plm.data.tokenizers.save import companions
 from dist_plm.data.tokenizers.special_tokens import Roles, declared_roles, pieces_of_vocabulary, roles_of
 
@@ -51,7 +53,8 @@ class Tokenizer:
         """
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         self._roles = roles_of(tokenizer, *declared, end_of_document)
-        end_of_document = end_of_document or _end_of_document(tokenizer, self._roles)
+        if end_of_document is None and (end_of_document := _end_of_document(tokenizer, self._roles)):
+            self._roles = roles_of(tokenizer, *declared, end_of_document)
         if end_of_document not in vocabulary:
             special = sorted(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
             raise DataError(
@@ -61,7 +64,9 @@ class Tokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self._encoder = _text_only(tokenizer)
+        self._origin = origin
+        pieces = {number: piece for piece, number in vocabulary.items()}
+        self._encoder = _text_only(tokenizer, {pieces[i] for i in self._roles.ids if i in pieces})
         # SentencePiece puts a space before a text, unless told otherwise.
         self._prepends = "".join(self._encoder.encode("a", add_special_tokens=False).tokens).startswith("▁")
         self.vocab_size = max(vocabulary.values()) + 1
@@ -75,8 +80,10 @@ class Tokenizer:
         Raises:
             DataError: there is no such file, it is not a tokenizer, or it lacks the token `end_of_document`.
         """
-        folder = main_file(Path(path)).parent
-        return cls(read_tokenizer(path, sentinels), end_of_document, str(path), declared_roles(folder))
+        read = read_tokenizer(path, sentinels)
+        loaded = cls(read.tokenizer, end_of_document, str(path), declared_roles(*read.declared))
+        check_ids(read, loaded.encode_batch, str(path))
+        return loaded
 
     def roles(self) -> Roles:
         """Which of its tokens mean what to an objective."""
@@ -108,7 +115,8 @@ class Tokenizer:
         yield from self._encode(run)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]
+        with panics_as(DataError, f"{self._origin}: the library tokenizers gives up on a text"):
+            return [encoding.ids for encoding in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens written out."""
@@ -177,23 +185,30 @@ def _end_of_document(tokenizer: hf.Tokenizer, roles: Roles) -> str | None:
     return None
 
 
-def _text_only(tokenizer: hf.Tokenizer) -> hf.Tokenizer:
+def _text_only(tokenizer: hf.Tokenizer, special: set[str]) -> hf.Tokenizer:
     """A tokenizer with the same ids that never finds a special token written out in text.
 
     Looking past added tokens is not enough where the model matches whole strings: Unigram would find `</s>` among its
     pieces. There the names of special tokens are put out of reach.
     """
+    added = tokenizer.get_added_tokens_decoder().values()
+    special |= {token.content for token in added if token.special}
+    unmarked = [token for token in added if token.content in special and not token.special]
     if isinstance(tokenizer.model, models.BPE):
+        if unmarked:
+            tokenizer = hf.Tokenizer.from_str(tokenizer.to_str())
+            for token in unmarked:
+                token.special = True
+            tokenizer.add_special_tokens(unmarked)
         tokenizer.encode_special_tokens = True
         return tokenizer
     state = json.loads(tokenizer.to_str())
-    model, added = state["model"], state["added_tokens"]
-    names = {token["content"] for token in added if token["special"]}
+    model = state["model"]
 
     def renamed(name: str) -> str:
-        return _OUT_OF_REACH + name if name in names else name
+        return _OUT_OF_REACH + name if name in special else name
 
-    for token in added:
+    for token in state["added_tokens"]:
         token["content"] = renamed(token["content"])
     if isinstance(model["vocab"], list):
         model["vocab"] = [[renamed(piece), score] for piece, score in model["vocab"]]

@@ -110,16 +110,13 @@ def test_sentencepiece_of_others_gets_none(tmp_path):
     assert (loaded.roles().sentinels, loaded.roles().cls, loaded.roles().sep) == ((), 1, 2)
 
 
-def test_sentencepiece_whose_program_renumbers_it_is_refused(tmp_path):
+def test_sentencepiece_whose_program_renumbers_it_has_the_numbers_of_its_class(tmp_path):
     content = sentencepiece_model()
     (tmp_path / "own.model").write_bytes(content)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
-    assert Tokenizer.load(tmp_path).vocab_size == 500
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "CamembertTokenizer"}')
-    with pytest.raises(
-        DataError, match=r"own\.model is .* as XLM-R, .* other numbers than the file: take the tokenizer"
-    ):
-        Tokenizer.load(tmp_path)
+    assert Tokenizer.load(tmp_path).pieces()[:3] == ["<unk>", "<s>", "</s>"]
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
+    assert Tokenizer.load(tmp_path).pieces()[:4] == ["<s>", "<pad>", "</s>", "<unk>"]
     (tmp_path / "xlmr").mkdir()
     (tmp_path / "xlmr" / "sentencepiece.bpe.model").write_bytes(content)
     with pytest.raises(DataError, match=r"sentencepiece\.bpe\.model is a SentencePiece model as XLM-R"):

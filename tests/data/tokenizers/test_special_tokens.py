@@ -5,7 +5,7 @@ import tokenizers as hf
 from tokenizers import decoders, models, pre_tokenizers
 
 from dist_plm.core.errors import DataError
-from dist_plm.data.tokenizers.special_tokens import declared_roles, roles_of
+from dist_plm.data.tokenizers.special_tokens import read_json_object, roles_of
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.objectives.special_tokens import SpecialTokens
 
@@ -75,14 +75,15 @@ def test_sentencepiece_bpe_marks_words_as_unigram_does():
 
 
 def test_the_file_beside_it_goes_before_names(tmp_path):
-    word_level(["u", "[CLS]", "begin", "end", "x"]).save(str(tmp_path / "tokenizer.json"))
-    config = {"cls_token": {"content": "begin"}, "eos_token": "end", "mask_token": "nowhere", "pad_token": None}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"additional_special_tokens": ["x"]}))
+    word_level(["u", "[CLS]", "begin", "end", "[x]"]).save(str(tmp_path / "tokenizer.json"))
+    cls = {"__type": "AddedToken", "content": "begin", "lstrip": False, "rstrip": False, "normalized": False}
+    config = {"cls_token": cls, "eos_token": "end", "mask_token": "nowhere", "pad_token": None}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"additional_special_tokens": ["[x]"]}))
     tokenizer = Tokenizer.load(tmp_path)
     roles = tokenizer.roles()
-    assert (roles.cls, roles.eos, roles.mask, roles.pad, roles.ids) == (2, 3, None, None, (1, 2, 3, 4))
+    assert (roles.cls, roles.eos, roles.mask, roles.pad, roles.ids) == (2, 3, 5, None, (2, 3, 4, 5))
     assert (tokenizer.end_of_document, roles.pieces_style) == ("end", None)
-    assert tokenizer.pieces() == ["u", "[CLS]", "begin", "end", "x"]
+    assert tokenizer.pieces() == ["u", "[CLS]", "begin", "end", "[x]", "nowhere"]  # Transformers adds what is named
 
 
 @pytest.mark.parametrize("content", ["{", "[]", b"\xff"])
@@ -90,7 +91,7 @@ def test_a_damaged_companion_is_refused_by_name(tmp_path, content):
     path = tmp_path / "special_tokens_map.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=r"special_tokens_map\.json, which belongs to the tokenizer beside it"):
-        declared_roles(tmp_path)
+        read_json_object(path)
 
 
 def test_the_end_of_documents_is_special_and_found():
