@@ -11,7 +11,7 @@ from typing import Any
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.data.sampling.build_dataset import Form, open_samples, tokenizer_store
 from dist_plm.data.store.manifest import read_manifest
-from dist_plm.data.tokenizers.tokenizer import Tokenizer
+from dist_plm.data.store.verify import tokenizer_of_store
 from dist_plm.objectives.base import Objective
 from dist_plm.objectives.build import build_objective
 from dist_plm.objectives.special_tokens import SpecialTokens, word_continuations
@@ -53,12 +53,11 @@ def special_tokens(path: str | None) -> SpecialTokens | None:
     """Of a prepared store's tokenizer; a bare Megatron pair does not tell.
 
     Raises:
-        DataError: the store or its tokenizer cannot be read.
+        DataError: the store or its tokenizer cannot be read, or they do not belong together.
     """
     if path is None or not Path(path).is_dir():
         return None
-    record = read_manifest(path).tokenizer
-    tokenizer = Tokenizer.load(Path(path) / record.file, record.end_of_document)
+    tokenizer = tokenizer_of_store(path)
     roles = tokenizer.roles()
     continues, pieces = None, tokenizer.pieces()
     if roles.pieces_style is not None:
@@ -92,4 +91,6 @@ def _open_samples(config: PretrainConfig, split: str, objective: Objective[Any])
         frame=length - window_length if config.objective.isolates_documents else 0,
     )
     num_samples = BatchSizes.of(train).after(train.stop_at or train.steps) if split == "train" else 0
-    return open_samples(config.data, split, form, seed=train.seed, num_samples=num_samples)
+    return open_samples(
+        config.data, split, form, seed=train.seed, num_samples=num_samples, vocab_size=config.model.vocab_size
+    )

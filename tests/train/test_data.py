@@ -110,7 +110,7 @@ def test_pairs_have_a_second_run_where_the_objective_reads_it(wordpiece, tmp_pat
     draw = np.random.default_rng(0)
     with TokenStoreWriter(tmp_path / "s", np.dtype(np.uint16)) as writer:
         for _ in range(40):
-            writer.add_document(draw.integers(10, 250, 50), [5] * 10)
+            writer.add_document(draw.integers(10, 97, 50), [5] * 10)
     known = special_tokens(str(wordpiece))
     monkeypatch.setattr("dist_plm.train.data.special_tokens", lambda path: known)
     data = open_data(config_of(tmp_path / "s", objective, train__eval_samples=0, data__split=(1.0, 0.0, 0.0)))

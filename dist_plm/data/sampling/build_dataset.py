@@ -35,17 +35,20 @@ class Form:
     frame: int = 0
 
 
-def open_samples(data: DataConfig, split: str, form: Form, *, seed: int, num_samples: int = 0) -> Dataset:
+def open_samples(
+    data: DataConfig, split: str, form: Form, *, seed: int, num_samples: int = 0, vocab_size: int | None = None
+) -> Dataset:
     """The samples of "train", "validation" or "test".
 
     Of a blend's stores each gives validation and test samples for one epoch at most.
 
     Args:
         num_samples: that are going to be read, as far as that is known.
+        vocab_size: of the model; tokens beyond it are refused when they are read.
     Raises:
         DataError: a store cannot be used, or stores have different tokenizers, or so many samples are not there.
     """
-    found = [find_split(path, split, data.split) for path in data.stores]
+    found = [find_split(path, split, data.split, vocab_size=vocab_size) for path in data.stores]
     datasets = [_dataset(data, split, form, seed) for split in found]
     if data.path is not None:
         return datasets[0]
@@ -64,9 +67,9 @@ def tokenizer_store(data: DataConfig) -> str | None:
         DataError: prepared stores have different tokenizers, or one of them cannot be read.
     """
     prepared = [path for path in data.stores if Path(path).is_dir()]
-    hashes = {path: read_manifest(path).tokenizer.sha256 for path in prepared} if len(prepared) > 1 else {}
-    for path, sha256 in hashes.items():
-        if sha256 != hashes[prepared[0]]:
+    records = {path: read_manifest(path).tokenizer for path in prepared} if len(prepared) > 1 else {}
+    for path, record in records.items():
+        if record.numbers != records[prepared[0]].numbers:
             raise DataError(
                 f"data.blend: {prepared[0]} and {path} were prepared with different tokenizers, so the same number would "
                 f"mean different tokens: prepare one of them again with tokenizer=file and the other's tokenizer.json"

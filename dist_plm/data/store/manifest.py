@@ -14,6 +14,7 @@ from dist_plm.core.parsing import load_json, read_text
 NAME = "manifest.json"
 FORMAT = "dist_plm token store"
 VERSION = 2
+_OWN_HASH = "manifest_sha256"
 SPLITS = ("train", "validation", "test")
 
 
@@ -48,6 +49,11 @@ class TokenizerRecord:
     end_of_document: str
     end_of_document_id: int
     beside: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> tuple[str, int, int]:
+        """What decides the meaning of a token's number."""
+        return self.sha256, self.vocab_size, self.end_of_document_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +118,7 @@ class Manifest:
 def write_manifest(store: Path, manifest: Manifest, configuration: dict[str, Any]) -> None:
     """Writes `store`/manifest.json, atomically. `configuration` is what `read_configuration` gives back."""
     content = {"format": FORMAT, "version": VERSION, **encode(manifest), "configuration": configuration}
+    content[_OWN_HASH] = _hash(content)
     with atomic_writer(store / NAME) as file:
         file.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
 
@@ -123,7 +130,7 @@ def read_manifest(store: str | Path) -> Manifest:
         DataError: there is none, it cannot be read, or it is of another format or version.
     """
     content = _read(Path(store))
-    for key in ("format", "version", "configuration"):
+    for key in ("format", "version", "configuration", _OWN_HASH):
         content.pop(key, None)
     try:
         return decode(Manifest, content)
@@ -152,4 +159,12 @@ def _read(store: Path) -> dict[str, Any]:
             f"{path} has version {content.get('version')}; this program reads version {VERSION}: prepare the data "
             "again with it, or read it with the version that wrote it"
         )
+    if _OWN_HASH in content and content[_OWN_HASH] != _hash(content):  # those of older stores have none
+        raise DataError(f"{path} was changed after it was written: copy it again, or prepare the data again")
     return content
+
+
+def _hash(content: dict[str, Any]) -> str:
+    """The SHA-256 of what a manifest says, but for this hash, however it is laid out."""
+    rest = {key: value for key, value in content.items() if key != _OWN_HASH}
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(rest)), sort_keys=True).encode()).hexdigest()

@@ -68,13 +68,16 @@ class StoreSplit:
         return self.content or self.store.fingerprint(), self.first, self.last
 
 
-def find_split(path: str | Path, split: str, fractions: Sequence[float]) -> StoreSplit:
+def find_split(
+    path: str | Path, split: str, fractions: Sequence[float], *, vocab_size: int | None = None
+) -> StoreSplit:
     """The documents of "train", "validation" or "test".
 
     Args:
         path: a directory that prepare_data wrote, or the prefix of a Megatron .bin/.idx pair.
         fractions: of a bare pair's documents that go to train, validation and test, in this order; normalised to sum 1.
             A prepared store brings its own.
+        vocab_size: of the model, for a bare pair; a prepared store knows its tokenizer's.
     Raises:
         DataError: nothing usable lies at `path`.
     """
@@ -88,7 +91,7 @@ def find_split(path: str | Path, split: str, fractions: Sequence[float]) -> Stor
             f"data.path = {str(path)!r}: there is neither such a directory nor {prefix}.idx; make a store with "
             "prepare_data, or give the prefix of a Megatron .bin/.idx pair"
         )
-    store = TokenStore.open(prefix)
+    store = TokenStore.open(prefix, vocab_size=vocab_size)
     first, last = share(store.num_documents, split, fractions)
     name = f"the {split} split of {prefix} ({last - first:,} of {store.num_documents:,} documents)"
     return StoreSplit(store, first, last, name)
@@ -97,7 +100,7 @@ def find_split(path: str | Path, split: str, fractions: Sequence[float]) -> Stor
 def _prepared(path: Path, split: str) -> StoreSplit:
     manifest = read_manifest(path)
     record = manifest.split(split)
-    store = TokenStore.open(path / record.prefix)
+    store = TokenStore.open(path / record.prefix, vocab_size=manifest.tokenizer.vocab_size)
     found = (store.num_tokens, store.num_documents, store.dtype.name)
     if found != (record.tokens, record.documents, manifest.dtype):
         raise DataError(

@@ -11,9 +11,10 @@ import hashlib
 from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Self
+from typing import NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +43,12 @@ class TokenStore:
         prefix: the path without `.bin` and `.idx`.
         dtype: how tokens are stored.
         num_tokens, num_sequences, num_documents: how much it holds.
+        vocab_size: what all tokens are below, where it is known; each that is read is looked at.
     """
 
-    def __init__(self, prefix: str, index: Index, tokens: OpenFile) -> None:
+    def __init__(self, prefix: str, index: Index, tokens: OpenFile, vocab_size: int | None = None) -> None:
         self.prefix = prefix
+        self.vocab_size = vocab_size
         self.dtype = index.dtype
         self.num_sequences = len(index.lengths)
         self.num_documents = len(index.documents) - 1
@@ -53,7 +56,7 @@ class TokenStore:
         self._index, self._tokens = index, tokens
 
     @classmethod
-    def open(cls, prefix: str | Path) -> "TokenStore":
+    def open(cls, prefix: str | Path, *, vocab_size: int | None = None) -> "TokenStore":
         """Opens the pair `prefix.bin`, `prefix.idx` and verifies header and sizes.
 
         Raises:
@@ -70,21 +73,39 @@ class TokenStore:
                 f"{prefix}.bin holds {tokens.size:,} bytes where {prefix}.idx speaks of {index.num_bytes:,}: one of them is "
                 "truncated or they do not belong together; copy or prepare them again"
             )
-        return cls(prefix, index, tokens)
+        return cls(prefix, index, tokens, vocab_size)
 
     def __reduce__(self):
-        return TokenStore.open, (self.prefix,)
+        return partial(TokenStore.open, vocab_size=self.vocab_size), (self.prefix,)
 
     def read(self, start: int, length: int) -> NDArray[np.int64]:
         """Tokens [start, start + length), as int64."""
         return self.read_many(np.array([start]), np.array([length]))
 
     def read_many(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Tokens [starts[i], starts[i] + lengths[i]) of all i, one run after another, as int64."""
+        """Tokens [starts[i], starts[i] + lengths[i]) of all i, one run after another, as int64.
+
+        Raises:
+            DataError: the file became shorter, or a token is beyond the vocabulary.
+        """
         assert len(starts) == 0 or (starts.min() >= 0 and lengths.min() >= 0), "runs begin before the store or its end"
         assert len(starts) == 0 or (starts + lengths).max() <= self.num_tokens, f"runs end after {self.num_tokens}"
         size = self.dtype.itemsize
-        return np.frombuffer(self._tokens.read(starts * size, lengths * size), self.dtype).astype(np.int64)
+        tokens = np.frombuffer(self._tokens.read(starts * size, lengths * size), self.dtype).astype(np.int64)
+        if self.vocab_size is not None and len(tokens) and not 0 <= tokens.min() <= tokens.max() < self.vocab_size:
+            self._refuse(tokens, starts, lengths)
+        return tokens
+
+    def _refuse(self, tokens: NDArray[np.int64], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NoReturn:
+        first = int(np.flatnonzero((tokens < 0) | (tokens >= (self.vocab_size or 0)))[0])
+        ends = np.cumsum(lengths)
+        run = int(np.searchsorted(ends, first, side="right"))
+        position = int(starts[run] + first - (ends[run] - lengths[run]))
+        raise DataError(
+            f"{self.prefix}.bin holds {tokens[first]:,} as its token number {position:,}, where the vocabulary has "
+            f"{self.vocab_size:,} tokens, from 0: the file is damaged, or was made with another tokenizer than the run's; "
+            "prepare or copy it again, or set model.vocab_size for the pair's"
+        )
 
     def document_start(self, document: int) -> int:
         """Position of the first token of a document; `num_documents` gives the end of the store."""

@@ -7,8 +7,9 @@ from tqdm import tqdm
 
 from dist_plm.core.errors import DataError
 from dist_plm.core.files import sha256_of
-from dist_plm.data.store.manifest import SPLITS, Manifest, read_manifest
+from dist_plm.data.store.manifest import NAME, SPLITS, Manifest, read_manifest
 from dist_plm.data.store.store import TokenStore
+from dist_plm.data.tokenizers.tokenizer import Tokenizer
 
 
 def verify(store: Path, report: Callable[[str], None]) -> Manifest:
@@ -26,6 +27,7 @@ def verify(store: Path, report: Callable[[str], None]) -> Manifest:
             problems += _damage(store / name, sha256)
             bar.update(sizes[name])
     problems = problems or [problem for name in SPLITS for problem in _misfit(store, manifest, name)]
+    problems = problems or _foreign_tokenizer(store, manifest)
     if problems:
         listed = "".join(f"\n  - {problem}" for problem in problems)
         raise DataError(f"{store} is damaged:{listed}\ncopy these files again, or prepare the data again")
@@ -60,4 +62,32 @@ def _misfit(store: Path, manifest: Manifest, split: str) -> list[str]:
     return [
         f"manifest.json speaks of {record.tokens:,} tokens in {record.documents:,} documents as {manifest.dtype}, "
         f"{store / record.prefix}.idx of {found[0]:,} in {found[1]:,} as {found[2]}"
+    ]
+
+
+def tokenizer_of_store(store: str | Path) -> Tokenizer:
+    """The tokenizer that gives the tokens of a store their meaning.
+
+    Raises:
+        DataError: it cannot be read, or is not what the manifest says of it.
+    """
+    manifest = read_manifest(store)
+    record, path = manifest.tokenizer, Path(store) / manifest.tokenizer.file
+    tokenizer = Tokenizer.load(path, record.end_of_document)
+    problems = _damage(path, record.sha256) or _foreign_tokenizer(Path(store), manifest, tokenizer)
+    if problems:
+        raise DataError(f"{problems[0]}: copy these files again, or prepare the data again")
+    return tokenizer
+
+
+def _foreign_tokenizer(store: Path, manifest: Manifest, tokenizer: Tokenizer | None = None) -> list[str]:
+    """Where the numbers of the manifest are not those of the tokenizer beside it."""
+    record = manifest.tokenizer
+    tokenizer = tokenizer or Tokenizer.load(store / record.file, record.end_of_document)
+    found = (tokenizer.vocab_size, tokenizer.end_of_document_id)
+    if found == (record.vocab_size, record.end_of_document_id):
+        return []
+    return [
+        f"{store / NAME} speaks of {record.vocab_size:,} tokens, of which number {record.end_of_document_id:,} ends a "
+        f"document, {store / record.file} of {found[0]:,} and {found[1]:,}"
     ]

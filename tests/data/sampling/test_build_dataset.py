@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -10,7 +11,6 @@ from dist_plm.data.sampling.build_dataset import Form, open_samples, tokenizer_s
 from dist_plm.data.sampling.packed import PackedDataset, SentenceRows
 from dist_plm.data.sampling.pairs import PairDataset
 from dist_plm.data.sampling.windows import WindowDataset
-from dist_plm.data.store.manifest import read_manifest
 from dist_plm.data.store.store import TokenStoreWriter
 from dist_plm.spec.schema import DataConfig
 
@@ -108,11 +108,13 @@ def test_validation_reads_every_store_once_at_most(corpora):
 
 def test_stores_of_different_tokenizers_do_not_mix(corpora, prepared, tmp_path):
     other = shutil.copytree(prepared, tmp_path / "other")
-    manifest = (other / "manifest.json").read_text()
+    manifest = json.loads((other / "manifest.json").read_text())
     names = [("small", {}), (str(prepared), {}), (str(other), {})]
     assert tokenizer_store(data_of(corpora, *names)) == str(prepared)
     assert tokenizer_store(data_of(corpora, names[0])) == str(corpora / "small")
-    (other / "manifest.json").write_text(manifest.replace(read_manifest(prepared).tokenizer.sha256, "0" * 64))
+    del manifest["manifest_sha256"]
+    manifest["tokenizer"]["sha256"] = "0" * 64
+    (other / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DataError, match=r"data\.blend: .* different tokenizers"):
         open_samples(data_of(corpora, *names), "train", WINDOWS, seed=1)
     assert tokenizer_store(DataConfig(sequence_length=16)) is None

@@ -39,6 +39,7 @@ MANIFEST = Manifest(
 
 def edit(path, **changes):
     content = json.loads(path.read_text())
+    del content["manifest_sha256"]  # as older versions wrote it
     path.write_text(json.dumps({**content, **changes}))
 
 

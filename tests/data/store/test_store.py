@@ -11,6 +11,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatase
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.store import index
+from dist_plm.data.store.splits import find_split
 from dist_plm.data.store.store import HEADER, TokenStore, TokenStoreWriter, dtype_for
 
 DOCUMENTS = [[5, 6, 7], [8], [], [9, 10, 11, 12], []]
@@ -278,3 +279,29 @@ def test_many_documents_at_once_are_the_same_as_one_by_one(tmp_path_factory, doc
         writer.add_documents([ids for document in documents for ids in document], [len(d) for d in documents])
     for suffix in (".bin", ".idx"):
         assert Path(f"{folder}/one{suffix}").read_bytes() == Path(f"{folder}/all{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_tokens_beyond_the_vocabulary_are_refused_by_place(tmp_path, dtype):
+    prefix = write(tmp_path / "s", dtype=dtype)
+    store = TokenStore.open(prefix, vocab_size=12)
+    assert store.read(0, 7).tolist() == TOKENS[:7]
+    for opened in (store, pickle.loads(pickle.dumps(store))):
+        with pytest.raises(
+            DataError, match=r"s\.bin holds 12 as its token number 7, where the vocabulary has 12 tokens"
+        ):
+            opened.read_many(np.array([3, 5]), np.array([2, 3]))
+    assert TokenStore.open(prefix).read(0, 8).tolist() == TOKENS
+
+
+def test_tokens_below_zero_are_refused(tmp_path):
+    store = TokenStore.open(write(tmp_path / "s", [[5, -1]], dtype=np.int32), vocab_size=12)
+    with pytest.raises(DataError, match=r"holds -1 as its token number 1"):
+        store.read(0, 2)
+
+
+def test_splits_know_the_vocabulary(tmp_path):
+    write(tmp_path / "s")
+    split = find_split(tmp_path / "s", "train", (1, 0, 0), vocab_size=10)
+    with pytest.raises(DataError, match=r"s\.bin holds 10 as its token number 5"):
+        split.store.read(0, 8)
