@@ -8,10 +8,11 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import ConfigError
+from dist_plm.spec.engines import ENGINES
 from dist_plm.spec.optimizers import OPTIMIZERS
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.rules.fp8 import Fp8Facts, fp8_problem
-from dist_plm.spec.schema import EngineConfig, PrecisionConfig, PretrainConfig
+from dist_plm.spec.schema import PrecisionConfig, PretrainConfig
 
 #: Of the machines that the tests run on.
 FACTS = Fp8Facts(transformer_engine=None, capability=None)
@@ -37,7 +38,6 @@ def _choices(section: type, field: str) -> tuple[str, ...]:
     return get_args(hint)
 
 
-ENGINES = _choices(EngineConfig, "name")
 PRECISIONS = _choices(PrecisionConfig, "name")
 ZERO_STAGES = (0, 1, 2, 3)
 

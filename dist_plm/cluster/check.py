@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -179,11 +180,9 @@ def check_run(run: PretrainConfig, world_size: int, *, with_data: bool, with_wei
         DataError: the corpus cannot be used.
         CheckpointError: what it begins with cannot.
     """
-    if run.engine.name == "deepspeed" and run.engine.deepspeed:
-        # Brings DeepSpeed, which alone knows these keys.
-        from dist_plm.engines.deepspeed.schema import check_keys
-
-        check_keys(run)
+    if run.engine.own_keys:
+        # Brings the library, which alone knows these keys.
+        import_module(f"dist_plm.engines.{run.engine.name}.schema").check_keys(run)
     samples: Dataset | None = None
     if with_data:
         run, samples = _with_data(run, world_size)

@@ -1,6 +1,7 @@
-"""Chooses the engine that a configuration names."""
+"""Builds the engine that a configuration names."""
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 
 import torch
 
@@ -22,11 +23,6 @@ def build_engine(
     model: the chunks of this rank, in the order it runs them.
     losses: the parts of the loss by name, as the objective tells them.
     """
-    # Imported here: each brings a library that takes seconds to load and that the other does without.
-    if config.engine.name == "deepspeed":
-        from dist_plm.engines.deepspeed.engine import build_deepspeed
-
-        return build_deepspeed(config, groups, device, model, losses)
-    from dist_plm.engines.megatron.engine import build_megatron
-
-    return build_megatron(config, groups, device, model, losses)
+    # Imported here: each brings a library that takes seconds to load and that the others do without.
+    body = import_module(f"dist_plm.engines.{config.engine.name}.engine")
+    return body.build(config, groups, device, model, losses)

@@ -5,10 +5,11 @@ when it is (the docstring says from what). Sizes are counts unless the name carr
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from dist_plm.config.bounds import between
 from dist_plm.config.types import Count, Fraction, Natural, Positive
+from dist_plm.spec.engines import EngineConfig
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.optimizers import OptimConfig
 from dist_plm.spec.schema_run import CheckpointConfig, ClusterConfig, TrackConfig, TrainConfig
@@ -130,20 +131,6 @@ class ParallelConfig:
     context: Count = 1
     expert: Count = 1
     sequence_parallel: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """`zero_stage` says what is sharded over data ranks: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too.
-
-    `deepspeed` holds further keys of DeepSpeed's JSON, checked against DeepSpeed's own schema when it starts."""
-
-    name: Literal["megatron", "deepspeed"]
-    zero_stage: Annotated[int, between(0, 3)] = 1
-    overlap_grad_reduce: bool = False
-    overlap_param_gather: bool = False
-    bucket_mib: Count = 160
-    deepspeed: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

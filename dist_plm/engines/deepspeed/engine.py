@@ -38,7 +38,7 @@ from dist_plm.spec.schema import PretrainConfig
 
 
 class DeepSpeedEngine(Stateful):
-    """See engines.base.Engine. Built by `build_deepspeed`."""
+    """See engines.base.Engine. Built by `build`."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class DeepSpeedEngine(Stateful):
         return {k: v if k == "samples" else v.to(self._device, non_blocking=True) for k, v in batch.items()}
 
 
-def build_deepspeed(
+def build(
     config: PretrainConfig,
     groups: Groups,
     device: torch.device,

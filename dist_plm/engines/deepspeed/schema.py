@@ -37,4 +37,4 @@ def check_keys(config: PretrainConfig) -> None:
     """Raises:
     ConfigError: a key under engine.deepspeed is unknown, wrong, or decided by another setting.
     """
-    check_extra(config.engine.deepspeed, SCHEMAS)
+    check_extra(config.engine.own_keys, SCHEMAS)

@@ -90,14 +90,14 @@ def settings_of(config: PretrainConfig) -> dict[str, Any]:
             "hysteresis": precision.loss_scale_hysteresis,
             "min_loss_scale": precision.min_loss_scale,
         }
-    if "offload_optimizer" in engine.deepspeed.get("zero_optimization", {}):
+    if "offload_optimizer" in engine.own_keys.get("zero_optimization", {}):
         settings["zero_force_ds_cpu_optimizer"] = False  # the configured optimizer steps on the host as well
-    return _merged(settings, engine.deepspeed)
+    return _merged(settings, engine.own_keys)
 
 
 def on_nvme(config: PretrainConfig) -> list[str]:
     """The keys that put something on NVMe."""
-    zero = config.engine.deepspeed.get("zero_optimization", {})
+    zero = config.engine.own_keys.get("zero_optimization", {})
     found = (key for key in ("offload_optimizer", "offload_param") if (zero.get(key) or {}).get("device") == "nvme")
     return [f"engine.deepspeed.zero_optimization.{key}.device" for key in found]
 

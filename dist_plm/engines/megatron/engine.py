@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import Batch, EvalSums, StepResult
 from dist_plm.engines.loss_terms import LossTerms
-from dist_plm.engines.megatron.optimizer import build_optimizer
+from dist_plm.engines.megatron.optimizer import build_optimizer, own_section
 from dist_plm.engines.non_finite_guard import SkipWatch
 from dist_plm.engines.state import EngineState, Stateful
 from dist_plm.models.chunk import ModelChunk
@@ -27,7 +27,7 @@ from dist_plm.spec.schema import PretrainConfig
 
 
 class MegatronEngine(Stateful):
-    """See engines.base.Engine. Built by `build_megatron`."""
+    """See engines.base.Engine. Built by `build`."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class MegatronEngine(Stateful):
 
     @torch.no_grad()
     def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
-        overlap = self._config.engine.overlap_param_gather
+        overlap = own_section(self._config).overlap_param_gather
         for chunk in self._chunks:
             chunk.eval()
             if overlap:
@@ -132,7 +132,7 @@ class MegatronEngine(Stateful):
         return loss, torch.ones((), dtype=torch.int32, device=self._device), sums
 
 
-def build_megatron(
+def build(
     config: PretrainConfig,
     groups: Groups,
     device: torch.device,
@@ -140,7 +140,7 @@ def build_megatron(
     losses: Mapping[str, LossTerm],
 ) -> MegatronEngine:
     """Wraps model chunks in gradient buffers, builds the optimizer and ties the schedules' callbacks."""
-    engine = config.engine
+    engine = own_section(config)
     buffers = DistributedDataParallelConfig(
         grad_reduce_in_fp32=config.precision.reduce_in_fp32,
         overlap_grad_reduce=engine.overlap_grad_reduce,

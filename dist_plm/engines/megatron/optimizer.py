@@ -21,7 +21,14 @@ from dist_plm.optim.base import WholeTensorOptimizer, fill_state
 from dist_plm.optim.base import build_optimizer as torch_optimizer
 from dist_plm.optim.depth import Depths
 from dist_plm.optim.groups import parameter_groups
+from dist_plm.spec.engines.megatron import MegatronConfig
 from dist_plm.spec.schema import PrecisionConfig, PretrainConfig
+
+
+def own_section(config: PretrainConfig) -> MegatronConfig:
+    """Returns the engine's section, which this engine runs under alone."""
+    assert isinstance(config.engine, MegatronConfig)
+    return config.engine
 
 
 def build_optimizer(
@@ -151,7 +158,7 @@ def _megatron_settings(config: PretrainConfig) -> OptimizerConfig:
         bf16=config.precision.name in ("bf16", "fp8"),
         params_dtype=DTYPES[config.precision.name],
         use_distributed_optimizer=config.engine.zero_stage == 1,
-        overlap_param_gather=config.engine.overlap_param_gather,
+        overlap_param_gather=own_section(config).overlap_param_gather,
     )
 
 

@@ -59,7 +59,7 @@ def _dotted(pair: tuple[int, int]) -> str:
 
 
 def _parts(config: PretrainConfig) -> Iterator[str]:
-    if config.engine.name != "megatron":
+    if not config.engine.supports_fp8:
         yield (
             f"precision.name = 'fp8' is not supported by engine.name = {config.engine.name!r}: set engine=megatron, or "
             "precision=bf16"

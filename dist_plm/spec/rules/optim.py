@@ -16,10 +16,10 @@ def _own(config: PretrainConfig) -> Iterator[str]:
 
 def _layer_decay(config: PretrainConfig) -> Iterator[str]:
     optim = config.optim
-    if optim.layer_decay < 1.0 and config.engine.name == "deepspeed" and config.parallel.pipeline > 1:
+    if optim.layer_decay < 1.0 and not config.engine.keeps_empty_groups and config.parallel.pipeline > 1:
         yield (
             f"optim.layer_decay = {optim.layer_decay:g} makes parameter groups that some pipeline stages leave empty, "
-            "which DeepSpeed drops: set engine=megatron, or parallel.pipeline=1"
+            f"which engine={config.engine.name} drops: set engine=megatron, or parallel.pipeline=1"
         )
 
 

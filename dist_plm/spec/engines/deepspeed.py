@@ -1,0 +1,76 @@
+"""Declares DeepSpeed's engine."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from dist_plm.spec.engines.base import EngineConfig
+
+if TYPE_CHECKING:
+    from dist_plm.spec.schema import PretrainConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepSpeedConfig(EngineConfig):
+    """DeepSpeed's ZeRO 0 to 3.
+
+    `deepspeed` holds further keys of DeepSpeed's JSON, checked against DeepSpeed's own schema when it starts."""
+
+    keeps_empty_groups: ClassVar[bool] = False
+
+    name: Literal["deepspeed"] = "deepspeed"
+    deepspeed: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def own_keys(self) -> dict[str, Any]:
+        return self.deepspeed
+
+    def problems(self, config: "PretrainConfig") -> Iterator[str]:
+        pipeline = config.parallel.pipeline
+        if self.zero_stage > 1 and pipeline > 1:
+            yield (
+                f"engine.zero_stage = {self.zero_stage} does not work with parallel.pipeline = {pipeline}: a pipeline runs "
+                "several forward passes before their backward passes, and DeepSpeed then reduces gradients that are not "
+                "complete, without a word; set engine.zero_stage=1, or parallel.pipeline=1"
+            )
+        yield from self._offload(config)
+        yield from self._precision(config)
+
+    def _offload(self, config: "PretrainConfig") -> Iterator[str]:
+        """DeepSpeed takes these without a word, and does something else."""
+        zero = self.deepspeed.get("zero_optimization")
+        for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
+            offload = zero.get(key) if isinstance(zero, Mapping) else None
+            device = offload.get("device", "none") if isinstance(offload, Mapping) else "none"
+            needed = 3 if device == "nvme" else least
+            if device != "none" and self.zero_stage < needed:
+                yield (
+                    f"engine.deepspeed.zero_optimization.{key}.device = {device!r} has no effect with engine.zero_stage = "
+                    f"{self.zero_stage}: set engine.zero_stage={needed}, or leave it out"
+                )
+            elif key == "offload_optimizer" and device == "nvme" and config.optim.whole_tensors:
+                yield (
+                    f"engine.deepspeed.zero_optimization.{key}.device = 'nvme' does not work with optim.name = "
+                    f"{config.optim.name!r}, which looks at all layers at once: set it to cpu, or optim=adamw"
+                )
+
+    def _precision(self, config: "PretrainConfig") -> Iterator[str]:
+        precision = config.precision
+        if self.zero_stage == 0 and precision.name in ("bf16", "fp16"):
+            yield (
+                f"engine.zero_stage = 0 with precision.name = {precision.name!r} has no fp32 sums of gradients in "
+                "DeepSpeed: set engine.zero_stage=1, or engine=megatron"
+            )
+        if precision.name != "fp16":
+            return
+        if config.cluster.device == "cpu":
+            yield (
+                "precision.name = 'fp16' is refused by DeepSpeed on cluster.device = 'cpu': set precision=bf16, or "
+                "engine=megatron"
+            )
+        if not math.log2(precision.initial_loss_scale).is_integer():
+            yield (
+                f"precision.initial_loss_scale = {precision.initial_loss_scale:g} is not a power of two, as which DeepSpeed "
+                "takes it: round it"
+            )
