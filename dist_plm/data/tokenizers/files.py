@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from dist_plm.data.tokenizers.pipelines import (
     wordpiece,
 )
 from dist_plm.data.tokenizers.sentencepiece import check_sentencepiece, from_sentencepiece
-from dist_plm.data.tokenizers.special_tokens import COMPANIONS, FRAMING_NAMES, style_of
+from dist_plm.data.tokenizers.special_tokens import COMPANIONS, FRAMING_NAMES, pieces_of_vocabulary, style_of
 
 FILE_NAME = "tokenizer.json"
 #: What a directory is looked through for, in this order.
@@ -61,6 +62,35 @@ def read_tokenizer(path: str | Path, sentinels: int = 0) -> Read:
     return read
 
 
+def _too_large(path: Path, piece: str, number: int) -> str:
+    return f"{path} gives {piece!r} the number {number:,}: a vocabulary has 1 to {MAX_VOCAB_SIZE:,} tokens, so it is damaged"
+
+
+def vocabulary_of(files: Mapping[str, bytes]) -> list[str] | None:
+    """The pieces of the tokenizer in a directory's files, by number; None where there is none among them.
+
+    Of a tokenizer whose ids cannot be given, the vocabulary may still be known.
+
+    Raises:
+        DataError: it is not.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        main = main_file(Path(folder))
+        if not main.exists():
+            return None
+        try:
+            return pieces_of_vocabulary(read_tokenizer(main).tokenizer)
+        except DataError:
+            if main.suffix == ".txt":
+                return pieces_of_lines(_text(main, _bytes(main)))
+            if main.name != "vocab.json":
+                raise
+            numbers = {number: piece for piece, number in _vocabulary(main, _text(main, _bytes(main))).items()}
+            return [numbers.get(number, "") for number in range(max(numbers) + 1)]
+
+
 def _read(main: Path, content: bytes, beside: Beside, sentinels: int) -> Read:
     if main.suffix == ".model":
         return _sentencepiece(main, content, beside, sentinels)
@@ -81,9 +111,7 @@ def _check_numbers(tokenizer: hf.Tokenizer, main: Path, beside: Beside) -> None:
     numbers = tokenizer.get_vocab(with_added_tokens=True)
     piece, largest = max(numbers.items(), key=lambda item: item[1], default=("", -1))
     if not 0 <= largest < MAX_VOCAB_SIZE:
-        raise DataError(
-            f"{main} gives {piece!r} the number {largest:,}: a vocabulary has 1 to {MAX_VOCAB_SIZE:,} tokens, so it is damaged"
-        )
+        raise DataError(_too_large(main, piece, largest))
     for place, name, number in beside.numbered():
         if numbers.get(name) != number:
             raise DataError(f"{main.with_name(place)} gives {name!r} a number that does not follow {main.name}'s")
@@ -221,6 +249,9 @@ def _vocabulary(path: Path, text: str) -> dict[str, int]:
         raise DataError(f"{path} is not a vocab.json: it does not map pieces to their numbers")
     if len(set(numbers)) < len(numbers):
         raise DataError(f"{path} is damaged: two pieces have the same number")
+    if max(numbers) >= MAX_VOCAB_SIZE:
+        piece = next(piece for piece, number in content.items() if number >= MAX_VOCAB_SIZE)
+        raise DataError(_too_large(path, piece, content[piece]))
     return content
 
 

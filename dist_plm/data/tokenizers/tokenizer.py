@@ -68,7 +68,8 @@ class Tokenizer:
         pieces = {number: piece for piece, number in vocabulary.items()}
         self._encoder = _text_only(tokenizer, {pieces[i] for i in self._roles.ids if i in pieces})
         # SentencePiece puts a space before a text, unless told otherwise.
-        self._prepends = "".join(self._encoder.encode("a", add_special_tokens=False).tokens).startswith("▁")
+        with panics_as(DataError, f"{origin} is damaged: the library tokenizers gives up on it"):
+            self._prepends = "".join(self._encoder.encode("a", add_special_tokens=False).tokens).startswith("▁")
         self.vocab_size = max(vocabulary.values()) + 1
         self.end_of_document = end_of_document
         self.end_of_document_id = vocabulary[end_of_document]

@@ -98,9 +98,10 @@ def listed(names: list[str], most: int = 5) -> str:
 
 
 def _index(directory: Path) -> dict[str, str] | None:
-    """File of each tensor, where there are several files."""
+    """File of each tensor, where there are several files. As in Transformers, a single file goes before an index, which
+    another saving may have left there."""
     path = directory / INDEX_FILE
-    if (directory / WEIGHTS_FILE).exists() and not path.exists():
+    if (directory / WEIGHTS_FILE).exists():
         return None
     if not path.exists():
         raise CheckpointError(_no_weights(directory))

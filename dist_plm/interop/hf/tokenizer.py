@@ -8,6 +8,7 @@ from typing import Any
 from dist_plm.checkpoint.loader import Checkpoint
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.store.manifest import read_manifest
+from dist_plm.data.tokenizers.files import main_file
 from dist_plm.data.tokenizers.special_tokens import Roles
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 
@@ -40,16 +41,22 @@ class Tokens:
 
 
 def tokenizer_files(directories: Iterable[Path]) -> dict[str, Path]:
-    """Those of the first directory that has any."""
+    """Those of the first directory that has any, by name: of a link the file that it leads to."""
     for directory in directories:
-        if found := {name: directory / name for name in FILES if (directory / name).is_file()}:
+        names = dict.fromkeys((*FILES, main_file(directory).name))
+        if found := {name: directory / name for name in names if (directory / name).is_file()}:
             return found
     return {}
 
 
+def is_of_tokenizer(name: str) -> bool:
+    """Whether a file of a checkpoint is one of a tokenizer, by its name."""
+    return name in FILES or name.endswith(".model")
+
+
 def tokens_of(found: Checkpoint, run: Mapping[str, Any]) -> Tokens:
     """What an imported checkpoint holds itself; else the tokenizer of the store that the run read, where it is still there."""
-    held = {name: found.storage.read(found.name, name) for name in FILES if name in found.manifest.files}
+    held = {name: found.storage.read(found.name, name) for name in found.manifest.files if is_of_tokenizer(name)}
     if held:
         return Tokens(held)
     path = run.get("data", {}).get("path")

@@ -19,6 +19,7 @@ from dist_plm.checkpoint.streaming import write_checkpoint
 from dist_plm.config.decode import decode, encode
 from dist_plm.config.runfile import to_yaml
 from dist_plm.core.errors import CheckpointError, ConfigError
+from dist_plm.core.parsing import load_json
 from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor
 from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, hf_config
 from dist_plm.interop.hf.files import Written, listed, write_weights
@@ -72,8 +73,19 @@ def _attachments(weights: HFWeights) -> dict[str, bytes]:
         files[_config_name(half)] = json.dumps(said, indent=2, ensure_ascii=False).encode()
     directory = Path(weights.where)
     for name, path in tokenizer_files([directory, *(directory / half for half in HALVES)]).items():
-        files[name] = path.read_bytes()
+        files[name] = _content(path)
     return files
+
+
+def _content(path: Path) -> bytes:
+    """Of a tokenizer's file, or of what a link in its place leads to, if that is such a file."""
+    content = path.read_bytes()
+    try:
+        if path.suffix == ".json":
+            load_json(content)
+    except ValueError as error:
+        raise CheckpointError(f"{path}, of the tokenizer, is no JSON ({error}): fetch or copy it again") from error
+    return content
 
 
 def _config_name(half: Half | None) -> str:

@@ -1,12 +1,10 @@
 """The weights that a run begins with: of a directory of Hugging Face, or of a checkpoint that holds nothing else."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tokenizers
 import torch
 import torch.distributed as dist
 import yaml
@@ -16,17 +14,19 @@ from dist_plm.checkpoint.fragments import names_held
 from dist_plm.checkpoint.loader import Checkpoint
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.config.decode import decode, show
-from dist_plm.core.errors import CheckpointError
+from dist_plm.core.errors import CheckpointError, DataError
+from dist_plm.core.regular import read_regular
 from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.store.manifest import read_manifest
-from dist_plm.data.tokenizers.special_tokens import pieces_of_vocabulary
+from dist_plm.data.tokenizers.files import vocabulary_of
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.distributed.collectives import gather, on_each, on_first
 from dist_plm.engines.base import Engine
 from dist_plm.interop.hf.base import HEADS, Half, differences
-from dist_plm.interop.hf.config import HALVES
+from dist_plm.interop.hf.config import CONFIG_FILE, HALVES
 from dist_plm.interop.hf.files import listed
+from dist_plm.interop.hf.tokenizer import is_of_tokenizer, tokenizer_files
 from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.models.init import initialize
 from dist_plm.models.sharding import Layout
@@ -48,7 +48,7 @@ class Weights:
     shapes: of the logical tensors that there are.
     absent: begin the names of those that may be missing: they begin as in a new run.
     read: fp32 values shaped like a layout's parameter.
-    file: the content of a file of the tokenizer by its name; None where there is none.
+    tokenizer: reads the files of the tokenizer that belongs to them, by name.
     """
 
     where: str
@@ -57,7 +57,7 @@ class Weights:
     shapes: Mapping[str, tuple[int, ...]]
     absent: tuple[str, ...]
     read: Callable[[Layout], Tensor]
-    file: Callable[[str], bytes | None]
+    tokenizer: Callable[[], Mapping[str, bytes]]
 
 
 def check_initial(config: PretrainConfig) -> None:
@@ -94,22 +94,29 @@ def of_hf(weights: HFWeights) -> Weights:
     others = tuple(f"{half}." for half in HALVES if weights.half not in (None, half))
     directories = [Path(weights.where), *(Path(weights.where) / half for half in HALVES)]
 
-    def file(name: str) -> bytes | None:
-        return next(((d / name).read_bytes() for d in directories if (d / name).is_file()), None)
+    def tokenizer() -> dict[str, bytes]:
+        found = tokenizer_files(directories)
+        beside = {path.with_name(CONFIG_FILE) for path in found.values()}
+        return {path.name: read_regular(path) for path in (*found.values(), *beside) if path.is_file()}
 
-    return Weights(weights.where, weights.model, weights.half, weights.shapes, (*HEADS, *others), weights.read, file)
+    return Weights(
+        weights.where, weights.model, weights.half, weights.shapes, (*HEADS, *others), weights.read, tokenizer
+    )
 
 
 def of_checkpoint(found: Checkpoint) -> Weights:
     """Of a checkpoint without an optimizer: what is missing of its heads begins as in a new run."""
 
-    def file(name: str) -> bytes | None:
-        return found.storage.read(found.name, name) if name in found.manifest.files else None
+    def tokenizer() -> dict[str, bytes]:
+        held = {name: found.storage.read(found.name, name) for name in files if is_of_tokenizer(name)}
+        config = f"hf_{CONFIG_FILE}"
+        return held | ({CONFIG_FILE: found.storage.read(found.name, config)} if held and config in files else {})
 
-    content = file(MODEL_FILE)
-    model = None if content is None else decode(ModelConfig, yaml.safe_load(content))
+    files, model = found.manifest.files, None
+    if MODEL_FILE in files:
+        model = decode(ModelConfig, yaml.safe_load(found.storage.read(found.name, MODEL_FILE)))
     return Weights(
-        found.where, model, None, found.weights, HEADS, lambda layout: found.tensors.read(layout, "weight"), file
+        found.where, model, None, found.weights, HEADS, lambda layout: found.tensors.read(layout, "weight"), tokenizer
     )
 
 
@@ -187,26 +194,21 @@ def _check_model(weights: Weights, config: PretrainConfig) -> None:
 
 
 def check_vocabulary(weights: Weights, store: str | None) -> None:
-    theirs = _pieces(weights)
-    if theirs is None or store is None or not (Path(store) / STORE_MANIFEST).is_file():
+    """Raises CheckpointError where the tokenizer beside weights, of any kind, has other tokens than that of a store."""
+    if store is None or not (Path(store) / STORE_MANIFEST).is_file():
         return
+    try:
+        theirs = vocabulary_of(weights.tokenizer())
+    except (DataError, OSError) as error:
+        raise CheckpointError(
+            f"the tokenizer beside the weights of {weights.where} cannot be read, so that nothing tells whether they go with "
+            f"{store}: {error}"
+        ) from error
     record = read_manifest(store).tokenizer
     ours = Tokenizer.load(Path(store) / record.file, record.end_of_document).pieces()
-    for number, (our, their) in enumerate(zip(ours, theirs, strict=False)):
+    for number, (our, their) in enumerate(zip(ours, theirs or (), strict=False)):
         if our != their and our and their:
             raise CheckpointError(
                 f"the weights of {weights.where} were trained on another vocabulary than that of {store}: token {number} is "
-                f"{their!r} there and {our!r} here; prepare the data with tokenizer=file and its tokenizer.json"
+                f"{their!r} there and {our!r} here; prepare the data with tokenizer=file and the tokenizer of these weights"
             )
-
-
-def _pieces(weights: Weights) -> list[str] | None:
-    """The vocabulary that belongs to weights, by number; None where no file that tells it is beside them."""
-    if (content := weights.file("tokenizer.json")) is not None:
-        return pieces_of_vocabulary(tokenizers.Tokenizer.from_str(content.decode()))
-    if (content := weights.file("vocab.txt")) is not None:
-        return content.decode().splitlines()
-    if (content := weights.file("vocab.json")) is not None:
-        numbers = {number: piece for piece, number in json.loads(content).items()}
-        return [numbers.get(number, "") for number in range(max(numbers) + 1)]
-    return None

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -179,3 +180,69 @@ def test_a_fingerprint_follows_every_file_that_counts(made, tmp_path):
         (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
         seen.add(fingerprint(folder))
     assert len(seen) == 4
+
+
+def whole(made, kind, **changes):
+    """A tokenizer.json with changes in its parts."""
+    content = json.loads((made[0] / kind / "tokenizer.json").read_text())
+    return json.dumps(content | changes)
+
+
+HOSTILE = {
+    "a pipe": lambda path, made: os.mkfifo(path),
+    "a device": lambda path, made: path.symlink_to("/dev/zero"),
+    "a directory": lambda path, made: path.mkdir(),
+    "a link to nothing": lambda path, made: path.symlink_to(path.with_name("gone")),
+    "a broken map": lambda path, made: path.write_text(
+        whole(made, "gpt2", normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAAgAB4eHh4"})
+    ),
+    "an endless map": lambda path, made: path.write_text(
+        whole(made, "gpt2", normalizer={"type": "Precompiled", "precompiled_charsmap": "BAAAAP////8="})
+    ),
+    "a pattern that never ends": lambda path, made: path.write_text(
+        whole(made, "gpt2", pre_tokenizer={"type": "Split", "pattern": {"Regex": "((("}, "behavior": "Isolated"})
+    ),
+    "numbers far apart": lambda path, made: path.write_text(
+        whole(made, "gpt2", model={"type": "WordLevel", "vocab": {"a": 0, "b": 50_000_000}, "unk_token": "a"})
+    ),
+    "no piece at all": lambda path, made: path.write_text(
+        whole(made, "gpt2", added_tokens=[], model={"type": "WordLevel", "vocab": {}, "unk_token": "a"})
+    ),
+    "no unknown token": lambda path, made: path.write_text(
+        whole(made, "gpt2", added_tokens=[], model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "b"})
+    ),
+    "deep nesting": lambda path, made: path.write_text("[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused_at_once(made, tmp_path, name):
+    HOSTILE[name](tmp_path / "tokenizer.json", made)
+    with pytest.raises(DataError, match=r"tokenizer\.json|/test_hostile"):
+        Tokenizer.load(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "tokenizer_config.json", "added_tokens.json"])
+def test_pipes_beside_a_tokenizer_are_not_waited_for(made, tmp_path, name):
+    folder = old_style(made[0], "gpt2", tmp_path / "old")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(DataError, match=rf"{name}.*it is a pipe"):
+        Tokenizer.load(folder)
+
+
+def test_numbers_far_apart_in_a_vocabulary_file_are_refused(made, tmp_path):
+    folder = old_style(made[0], "gpt2", tmp_path / "old")
+    vocabulary = json.loads((folder / "vocab.json").read_text()) | {"<far>": 50_000_000}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(DataError, match=r"vocab\.json gives '<far>' the number 50,000,000: a vocabulary has 1 to"):
+        Tokenizer.load(folder)
+
+
+def test_a_file_of_tiktoken_is_called_one(tmp_path):
+    (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\nIw== 2\n")
+    for config in (None, '{"tokenizer_class": "LlamaTokenizer"}'):
+        if config:
+            (tmp_path / "tokenizer_config.json").write_text(config)
+        with pytest.raises(DataError, match=r"tokenizer\.model is a file of tiktoken, which lacks the pattern"):
+            Tokenizer.load(tmp_path)

@@ -107,3 +107,26 @@ def test_an_objective_takes_them():
     roles = roles_of(byte_level(["<s>", "<pad>", "</s>", "<mask>"]), {}, ())
     fields = {name: getattr(roles, name) for name in SpecialTokens.__slots__ if hasattr(roles, name)}
     assert SpecialTokens(**fields).is_special().all()
+
+
+def test_fill_in_the_middle_of_tokens_that_are_not_marked(tmp_path):
+    """As Qwen has them; text never becomes them."""
+    names = ["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"]
+    tokenizer = byte_level([*pre_tokenizers.ByteLevel.alphabet(), "<|endoftext|>"], ["<|endoftext|>"])
+    tokenizer.add_tokens([hf.AddedToken(name, special=False, normalized=False) for name in [*names, "<tool>"]])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    loaded = Tokenizer.load(tmp_path)
+    roles = loaded.roles()
+    assert (roles.fim_prefix, roles.fim_middle, roles.fim_suffix, roles.ids) == (257, 258, 259, (256, 257, 258, 259))
+    (ids,) = loaded.encode_batch(["a<|fim_prefix|><tool>"])
+    assert not set(ids) & set(roles.ids)
+    assert ids[-1] == 260  # which is no special token
+    (tmp_path / "store").mkdir()
+    loaded.save_directory(tmp_path / "store")
+    assert Tokenizer.load(tmp_path / "store").roles() == roles
+
+
+def test_special_names_that_text_holds_are_not_special(tmp_path):
+    for pieces in (["<|fim_prefix|>", "<|endoftext|>"], ["<fim_middle>", "<|endoftext|>"]):
+        roles = roles_of(byte_level(pieces, ["<|endoftext|>"]), {}, ())
+        assert (roles.ids, roles.fim_prefix, roles.fim_middle) == ((1,), None, None)

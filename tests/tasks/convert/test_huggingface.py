@@ -123,6 +123,39 @@ def test_tokenizer_files_go_along(tmp_path):
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").vocab_size == 211
 
 
+def test_of_a_linked_tokenizer_the_file_it_leads_to_goes_along(tmp_path):
+    source = save("bert_mlm", tmp_path / "hf")
+    (tmp_path / "shared.json").write_text('{"model": {}}')
+    (source / "tokenizer.json").symlink_to(tmp_path / "shared.json")
+    (source / "special_tokens_map.json").symlink_to(tmp_path / "gone.json")
+    run(source, tmp_path / "in")
+    run(tmp_path / "in", tmp_path / "out", format="hf")
+    copied = tmp_path / "out" / "tokenizer.json"
+    assert (copied.is_symlink(), copied.read_text()) == (False, '{"model": {}}')
+    assert not (tmp_path / "out" / "special_tokens_map.json").exists()
+    (tmp_path / "shared.json").write_text("a password")
+    assert_refused(tmp_path, "tokenizer.json, of the tokenizer, is no JSON", source)
+
+
+def test_a_sentencepiece_model_of_any_name_goes_along(tmp_path):
+    source = save("bert_mlm", tmp_path / "hf")
+    (source / "own.model").write_bytes(b"pieces")
+    run(source, tmp_path / "in")
+    run(tmp_path / "in", tmp_path / "out", format="hf")
+    assert (tmp_path / "out" / "own.model").read_bytes() == b"pieces"
+
+
+def test_a_single_file_goes_before_an_index_that_was_left_there(bert, tmp_path):
+    source = shutil.copytree(bert, tmp_path / "hf")
+    stale = {"weight_map": dict.fromkeys(weights(source), "model-00001-of-00002.safetensors")}
+    (source / "model.safetensors.index.json").write_text(json.dumps(stale))
+    wrong = {name: torch.zeros_like(tensor) for name, tensor in weights(source).items()}
+    save_file(wrong, source / "model-00001-of-00002.safetensors")
+    run(source, tmp_path / "in")
+    run(tmp_path / "in", tmp_path / "out", format="hf")
+    assert_same(weights(tmp_path / "out"), weights(bert))
+
+
 def assert_refused(tmp_path, part, source, **changes):
     with pytest.raises(CheckpointError) as caught:
         run(source, tmp_path / "refused", **changes)
@@ -197,16 +230,19 @@ WRONG = {
         "truncated, damaged or not of",
     ),
     "empty": (lambda d: (d / "model.safetensors").write_bytes(b""), "truncated, damaged or not of safetensors"),
-    "index": (lambda d: (d / "model.safetensors.index.json").write_text("[]"), "is no index of weights"),
-    "outside": (
-        lambda d: (d / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../model.safetensors"}}'),
-        "a file outside of its directory",
-    ),
+    "index": (lambda d: index(d, "[]"), "is no index of weights"),
+    "outside": (lambda d: index(d, '{"weight_map": {"a": "../model.safetensors"}}'), "a file outside of its directory"),
     "index of another": (
-        lambda d: (d / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.safetensors"}}'),
-        "model.safetensors lacks a, which",
+        lambda d: index(d, '{"weight_map": {"a": "part.safetensors"}}'),
+        "part.safetensors lacks a, which",
     ),
 }
+
+
+def index(directory, text):
+    """In place of the single file, which would go before it."""
+    (directory / "model.safetensors").rename(directory / "part.safetensors")
+    (directory / "model.safetensors.index.json").write_text(text)
 
 
 @pytest.fixture(scope="module")

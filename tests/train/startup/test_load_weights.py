@@ -1,19 +1,21 @@
 """Runs that begin with weights of Hugging Face, on every kind of grid and engine."""
 
+import io
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from sentencepiece import SentencePieceTrainer
 
 from dist_plm.checkpoint.loader import find
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError
+from dist_plm.data.tokenizers.files import vocabulary_of
 from dist_plm.distributed.groups import build_groups
 from dist_plm.engines.build import build_engine
 from dist_plm.interop.hf.config import HALVES
@@ -223,15 +225,44 @@ def test_a_run_begins_with_weights_and_its_own_checkpoints_win(ranks, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def beside(files):
+    return Weights("there", None, None, {}, (), torch.empty_like, lambda: files)
+
+
 def test_weights_of_another_vocabulary_are_refused(store):
     """The store's own tokenizer passes; with two of its tokens exchanged it is refused, naming the first."""
     content = json.loads((store / "tokenizer.json").read_text())
-    own = Weights("there", None, None, {}, (), torch.empty_like, lambda name: (store / name).read_bytes())
-    check_vocabulary(own, str(store))
+    check_vocabulary(beside({"tokenizer.json": (store / "tokenizer.json").read_bytes()}), str(store))
+    check_vocabulary(beside({}), str(store))
     vocabulary = content["model"]["vocab"]
     first, second = sorted(vocabulary, key=vocabulary.__getitem__)[300:302]
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
-    other = replace(own, file=lambda name: json.dumps(content).encode())
     with pytest.raises(CheckpointError, match="another vocabulary than that of") as caught:
-        check_vocabulary(other, str(store))
+        check_vocabulary(beside({"tokenizer.json": json.dumps(content).encode()}), str(store))
     assert f"token 300 is {second!r} there and {first!r} here" in str(caught.value)
+
+
+def test_the_vocabulary_of_a_bare_sentencepiece_model_is_compared(store):
+    model = io.BytesIO()
+    lines = iter(["shall i compare thee to a summers day"] * 50)
+    SentencePieceTrainer.train(
+        sentence_iterator=lines, model_writer=model, vocab_size=60, hard_vocab_limit=False, minloglevel=2
+    )
+    for name in ("spiece.model", "own.model"):
+        with pytest.raises(CheckpointError, match=r"token 0 is '<unk>' there"):
+            check_vocabulary(beside({name: model.getvalue()}), str(store))
+        with pytest.raises(CheckpointError, match=r"cannot be read, so that nothing tells whether they go with"):
+            check_vocabulary(beside({name: b"no model"}), str(store))
+
+
+def test_a_line_separator_in_a_vocabulary_is_a_token(tmp_path):
+    """BERT's Chinese vocabulary holds U+2028."""
+    case = Path(__file__).parents[2] / "data" / "tokenizers" / "cases" / "vocab_with_line_separator.txt"
+    pieces = vocabulary_of({"vocab.txt": case.read_bytes()})
+    assert (len(pieces), pieces[6]) == (8, "\u2028")
+    known = vocabulary_of(
+        {"vocab.txt": case.read_bytes(), "tokenizer_config.json": b'{"tokenizer_class": "BertTokenizer"}'}
+    )
+    assert known == pieces
+    other = b'{"tokenizer_class": "BertJapaneseTokenizer"}'  # whose ids are not given, but whose vocabulary is known
+    assert vocabulary_of({"vocab.txt": case.read_bytes(), "tokenizer_config.json": other}) == pieces
