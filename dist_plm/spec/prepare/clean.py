@@ -1,8 +1,9 @@
 """Settings of cleaning and of dropping duplicates in launch/prepare_data.py; see schema_prepare.py."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from dist_plm.config.bounds import between
 from dist_plm.config.types import Count, Fraction, Natural, NonNegative, Share
 
 #: The rules there are; dist_plm/data/clean/cleaner.py says what each does.
@@ -103,6 +104,6 @@ class DedupConfig:
     min_paragraph_chars: Natural = 50
     near: bool = False
     threshold: Fraction = 0.8
-    permutations: Count = 128
-    shingle: Count = 5
+    permutations: Annotated[int, between(1, 4096)] = 128
+    shingle: Annotated[int, between(1, 1000)] = 5
     recall: Fraction = 0.95

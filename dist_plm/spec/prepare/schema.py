@@ -1,8 +1,9 @@
 """Every setting of launch/prepare_data.py, as frozen dataclasses; see schema.py."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from dist_plm.config.bounds import between
 from dist_plm.config.types import Count, Fraction, Natural, Positive, Share
 from dist_plm.spec.prepare.clean import CleanConfig, DedupConfig
 
@@ -77,7 +78,7 @@ class PrepareDataConfig:
 
     sources: tuple[SourceConfig, ...]
     out: str
-    workers: Count = 1
+    workers: Annotated[int, between(1, 1024)] = 1
     split: tuple[float, float, float] = (0.96, 0.02, 0.02)
     sentences: bool = False
     max_rejected: Share = 0.001

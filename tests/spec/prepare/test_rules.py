@@ -62,3 +62,19 @@ def test_one_sentence_with_key_value_and_remedy(changes, parts):
 
 def test_a_tokenizer_file_passes():
     check_prepare(prepare(tokenizer__name="file", tokenizer__path="t.json"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("dedup__permutations", 10**6), ("dedup__shingle", 10**6), ("data__workers", 10**6), ("dedup__permutations", 0)],
+)
+def test_numbers_that_would_take_for_ever_are_refused(key, value):
+    with pytest.raises(ConfigError, match=rf"{key.replace('__', '.')} = {value} is not allowed: .* at most \d+"):
+        check_prepare(prepare(**{key: value}))
+
+
+def test_quoting_is_for_delimited_files():
+    for source in ({"path": "a", "format": "jsonl", "quoting": "none"}, {"hf": "a", "quoting": "none"}):
+        with pytest.raises(ConfigError, match=r"data\.sources\[0\]\.quoting = 'none' has no effect with"):
+            check_prepare(prepare(data__sources=[source]))
+    check_prepare(prepare(data__sources=[{"path": "a", "format": "tsv", "quoting": "none"}]))
