@@ -16,12 +16,19 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u200b\u2060\u
 _SPACES = re.compile(r"[^\S\n]+")
 _LONG_LINE = re.compile(r"[^\n]{80,}")
 _JUDGED_CHARS, _ENOUGH_CHARS = 1000, 200  # for the language
+_LETTER = re.compile(r"[^\W\d_]")
+_FEW_LETTERS = 20
 _BLANK_LINES = re.compile(r"\n{3,}")
 _EMAIL = re.compile(
     r"(?<![\w.+-])[A-Za-z0-9](?:[\w.+-]{0,62}[\w+])?@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b", re.ASCII
 )
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\w)", re.ASCII)
-_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:]|\.\w)", re.ASCII)
+#: Not what slices something, as in values[2000::3].
+_IPV6 = re.compile(r"(?<![\w:.])(?<![\w\])]\[)(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:]|\.\w)", re.ASCII)
+#: What has been given out (IANA's registries): to hosts, to private networks, to links, to groups, and to IPv4.
+_IPV6_IN_USE = tuple(
+    map(ipaddress.ip_network, ("2000::/3", "fc00::/7", "fe80::/10", "ff00::/8", "64:ff9b::/96", "::ffff:0:0/96"))
+)
 
 
 def repair(page: Page, config: CleanConfig) -> str:
@@ -74,10 +81,12 @@ def length(page: Page, config: CleanConfig) -> bool:
 def language(page: Page, config: CleanConfig) -> bool:
     """Keeps documents in one of `clean.languages`, by 1000 characters and fastText's model lid.176.ftz.
 
+    Of a few words the model is hardly ever sure: they are dropped only where it is sure that they are in another language.
     Long lines are looked at before others: pages of the web begin with menus, which are hardly in any language. The model is
     of Joulin et al. 2016, arXiv 1607.01759; the threshold 0.65 that of FineWeb (Penedo et al. 2024, section 3.3)."""
     (found,) = _detector().detect(_running_text(page.text), model="lite", k=1)
-    return found["lang"] in config.languages and found["score"] >= config.min_language_score
+    is_wanted, is_sure = found["lang"] in config.languages, found["score"] >= config.min_language_score
+    return (is_wanted or not is_sure) if _is_short(page.text) else (is_wanted and is_sure)
 
 
 def mask_email(page: Page, config: CleanConfig) -> str:
@@ -86,7 +95,8 @@ def mask_email(page: Page, config: CleanConfig) -> str:
 
 
 def mask_ip(page: Page, config: CleanConfig) -> str:
-    """Writes <IP> for IPv4 and IPv6 addresses, but for those that lead nowhere: unspecified and loopback."""
+    """Writes <IP> for IPv4 and IPv6 addresses, but for those that lead nowhere: unspecified, loopback, and what is no
+    address but looks like one, such as the a::b of a program."""
     text = _IPV4.sub(_masked, page.text)
     return _IPV6.sub(_masked, text) if "::" in text or text.count(":") > 6 else text
 
@@ -96,12 +106,20 @@ def _masked(match: re.Match[str]) -> str:
         address = ipaddress.ip_address(match[0])
     except ValueError:
         return match[0]  # a version number, a time
+    if address.version == 6 and not any(address in network for network in _IPV6_IN_USE):
+        return match[0]
     return match[0] if address.is_loopback or address.is_unspecified else IP_MASK
 
 
 @lru_cache(maxsize=4)
 def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+
+
+def _is_short(text: str) -> bool:
+    """Whether it is words, and few."""
+    letters = len(_LETTER.findall(text[:_JUDGED_CHARS]))
+    return len(text) < _JUDGED_CHARS and letters < _FEW_LETTERS and letters > len("".join(text.split())) / 2
 
 
 def _running_text(text: str) -> str:

@@ -12,8 +12,9 @@ import xxhash
 from numpy.typing import NDArray
 
 _IDEOGRAPHIC = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-#: A word, or one Han character or kana, which words of Chinese and Japanese are made of.
-_TOKEN = re.compile(rf"[{_IDEOGRAPHIC}]|[^\W{_IDEOGRAPHIC}]+")
+#: A word, or one Han character or kana, which words of Chinese and Japanese are made of, or an operator: a formula or a
+#: program with another one says something else.
+_TOKEN = re.compile(rf"[{_IDEOGRAPHIC}]|[^\W{_IDEOGRAPHIC}]+|[-+*/=<>%&|^~\u00ac\u00b1\u00d7\u00f7\u2190-\u22ff]")
 _SEED = 42
 _BATCH = 512
 _BATCH_SHINGLES = 2**20

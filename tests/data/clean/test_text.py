@@ -34,6 +34,10 @@ def apply(name, text, config=CONFIG):
          "127.0.0.1 and <IP>."),
         ("mask_ip", "2001:db8::ff00:42:8329 at 12:30:45, std::vector, fe80:0:0:0:1:2:3:4", "<IP> at 12:30:45, std::vector, "
          "<IP>"),
+        ("mask_ip", "a::b, dead::beef, Ace::Fab, d3::b1 and f00d::1", "a::b, dead::beef, Ace::Fab, d3::b1 and f00d::1"),
+        ("mask_ip", "x[1::2] or f()[2000::3], x[2001:10:2]", "x[1::2] or f()[2000::3], x[2001:10:2]"),
+        ("mask_ip", "ff02::1 fd12:3456::7 ::ffff:c0a8:1 ::1 :: http://[2001:db8::1]:80/", "<IP> <IP> <IP> ::1 :: "
+         "http://[<IP>]:80/"),
     ],
 )  # fmt: skip
 def test_texts_are_mended(name, text, expected):
@@ -73,6 +77,24 @@ def test_length_counts_characters():
 )
 def test_languages_are_told_apart_without_a_network(text, languages, kept):
     assert apply("language", text, CleanConfig(languages=languages)) is kept
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Hello", True),
+        ("今天天气很好。", True),
+        ("Thank you!", True),
+        ("Yes.", True),
+        ("你好", True),
+        ("Bonjour le monde", False),
+        ("お元気ですか", False),
+        ("안녕하세요", False),
+        ("12345", False),
+    ],
+)
+def test_a_few_words_are_kept_unless_they_are_surely_in_another_language(text, kept):
+    assert apply("language", text, CleanConfig(languages=("en", "zh"))) is kept
 
 
 def test_a_page_is_judged_by_its_paragraphs_rather_than_by_its_menu():

@@ -127,3 +127,24 @@ def test_components_of_a_long_chain():
     count = 10_000
     order = np.random.default_rng(0).permutation(count)
     assert not components(count, np.stack([order[:-1], order[1:]], axis=1)).any()
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("x = a + b", "x = a - b"),
+        ("if (i < n) { s += v[i]; }", "if (i > n) { s -= v[i]; }"),
+        ("∀x: x ∈ A → x ∉ B", "∃x: x ∉ A ∧ x ∈ B"),
+        ("a*b", "a/b"),
+    ],
+)
+def test_texts_that_differ_in_operators_differ(left, right):
+    one, other = (set(shingle_hashes(text, SIZE).tolist()) for text in (left, right))
+    assert len(one & other) / len(one | other) < THRESHOLD
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [("Well, he said: no!", "well he said \u201cno\u201d"), ("One  two.", "one two")]
+)
+def test_texts_that_differ_in_punctuation_do_not(left, right):
+    assert np.array_equal(shingle_hashes(left, SIZE), shingle_hashes(right, SIZE))
