@@ -18,6 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from dist_plm.checkpoint.io.blobs import LocalReader, LocalWriter, UrlReader, UrlWriter
 from dist_plm.checkpoint.manifest import NAME
+from dist_plm.config.credentials import mask
 from dist_plm.core.files import TEMPORARY, sync_directory
 
 LATEST = "latest"
@@ -51,12 +52,17 @@ class Storage:
         self.guard: Callable[[], None] = lambda: None
         self.mark = ""
         self.url = url.rstrip("/")
+        self._shown = mask(url).rstrip("/")
         self._fs, root = url_to_fs(self.url)
         self._root = root.rstrip("/")
         self.is_of_this_process = isinstance(self._fs, MemoryFileSystem)
 
     def where(self, *parts: str) -> str:
         """How messages call a checkpoint or a file of it."""
+        return "/".join([self._shown, *parts])
+
+    def address(self, *parts: str) -> str:
+        """What fsspec finds a file at, with the credentials that messages leave out."""
         return "/".join([self.url, *parts])
 
     def steps(self) -> list[int]:
@@ -115,10 +121,10 @@ class Storage:
 
     def writer(self, directory: str) -> LocalWriter:
         self.guard()
-        return UrlWriter(self.where(directory), sync_files=False)  # without fsync it would sync the whole machine
+        return UrlWriter(self.address(directory), sync_files=False)  # without fsync it would sync the whole machine
 
     def reader(self, name: str) -> LocalReader:
-        return UrlReader(self.where(name))
+        return UrlReader(self.address(name))
 
     def _names(self) -> list[str]:
         self._fs.invalidate_cache()

@@ -14,6 +14,7 @@ from dist_plm.cli.compose import compose
 from dist_plm.cli.help import OPTIONS, help_text
 from dist_plm.cli.summary import summary
 from dist_plm.cluster.check import check, check_run, data_is_here
+from dist_plm.config.credentials import mask
 from dist_plm.config.decode import decode, encode, flatten
 from dist_plm.config.origins import Origin, complete, table, trace
 from dist_plm.config.runfile import read, to_yaml
@@ -183,12 +184,13 @@ class _Parser(argparse.ArgumentParser):
 
 def _report(refusal: Refusal) -> None:
     """Says it once: a refused configuration is refused alike on every rank, other things may be amiss on one node."""
+    message = mask(str(refusal))
     try:
         launch = from_environment(os.environ)
     except ConfigError:
-        print(refusal, file=sys.stderr)
+        print(message, file=sys.stderr)
         return
     if launch.rank == 0:
-        print(refusal, file=sys.stderr)
+        print(message, file=sys.stderr)
     elif launch.local_rank == 0 and not isinstance(refusal, ConfigError):
-        print(f"{launch.node_name}, rank {launch.rank}: {refusal}", file=sys.stderr)
+        print(f"{launch.node_name}, rank {launch.rank}: {message}", file=sys.stderr)

@@ -6,7 +6,7 @@ unknown keys pass: the strict decoder names them all, with what was meant.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from yaml import YAMLError
 from dist_plm.cli.apply import apply, one_line, plain, replace_alternatives
 from dist_plm.cli.from_hf import is_chosen, with_sizes
 from dist_plm.cli.overrides import parse
+from dist_plm.config.credentials import mark, secrets_among
 from dist_plm.config.decode import MISSING, flatten, show
 from dist_plm.config.origins import Layer
 from dist_plm.config.suggest import OTHER_NAMES, did_you_mean, near
@@ -214,7 +215,19 @@ def _resolve(config: DictConfig, composition: Composition) -> None:
             except OmegaConfBaseException as error:
                 composition.refuse(key, f"{key} = {show(value)} cannot be resolved: {one_line(error)}")
                 OmegaConf.update(config, key, MISSING)
-    composition.values = plain(config, resolve=True)
+    secrets = secrets_among(_texts(plain(config)))
+    composition.values = mark(plain(config, resolve=True), secrets)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All text in plain values, at any depth."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+    elif isinstance(value, str):
+        yield value
 
 
 def _text_at(key: str, config: DictConfig) -> str | None:

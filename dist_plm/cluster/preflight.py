@@ -20,6 +20,7 @@ import torch.distributed as dist
 import dist_plm
 from dist_plm.cluster import bandwidth
 from dist_plm.config import runfile
+from dist_plm.config.credentials import mask
 from dist_plm.core.errors import PreflightError
 from dist_plm.distributed.collectives import gather, on_first
 from dist_plm.distributed.device import Device
@@ -167,7 +168,7 @@ class _Space:
 
     def __str__(self) -> str:
         free = "free space not known" if self.free is None else f"{self.free / _GIB:.1f} GiB free"
-        return f"{self.url}, {free}, {self.needed / _GIB:.2f} GiB needed"
+        return f"{mask(self.url)}, {free}, {self.needed / _GIB:.2f} GiB needed"
 
 
 def _space(config: PretrainConfig) -> _Space:

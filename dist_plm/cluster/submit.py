@@ -1,5 +1,6 @@
 """From checked configurations to jobs in the queue."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from dist_plm.cluster.check import limit_seconds, node_counts, run_of
 from dist_plm.cluster.job import Place, batch_script
 from dist_plm.config import runfile
 from dist_plm.core.errors import ConfigError
+from dist_plm.core.files import make_directory
 from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
 
 
@@ -55,7 +57,7 @@ def refuse_shared_directories(submissions: Sequence[Submission]) -> None:
         if run_dir in seen:
             problems.append(f"run.dir = {str(run_dir)!r} would be of several runs: give each its own run.name")
         seen.add(run_dir)
-        for number in _jobs_file(submission.place).read_text().split() if _jobs_file(submission.place).exists() else []:
+        for number in _jobs_of(submission.place):
             state = slurm.job_state(number)
             if not state.ended:
                 problems.append(
@@ -129,6 +131,7 @@ def queue(submission: Submission) -> str:
         SlurmError: Slurm refused; the directory stays.
     """
     place = submission.place
+    make_directory(place.run, private=submission.config.cluster.private_runs)
     runfile.write(run_of(submission.config), place.run / "run.yaml")
     runfile.write(submission.frozen, place.frozen)
     for path in (place.script, place.log):
@@ -138,6 +141,11 @@ def queue(submission: Submission) -> str:
     with _jobs_file(place).open("a") as file:
         file.write(f"{number}\n")
     return number
+
+
+def _jobs_of(place: Place) -> list[str]:
+    path = _jobs_file(place)
+    return re.findall(r"(?m)^[0-9_]+$", path.read_text(errors="replace")) if path.is_file() else []
 
 
 def _jobs_file(place: Place) -> Path:

@@ -12,6 +12,7 @@ from types import UnionType
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 from dist_plm.config.bounds import Bounds
+from dist_plm.config.credentials import FromEnvironment, holds_credential, mask
 from dist_plm.config.suggest import did_you_mean, near, setting_names, suggest
 from dist_plm.config.types import key_of
 from dist_plm.config.variants import Variants, hints_of, variants_of
@@ -79,6 +80,8 @@ def show(value: Any) -> str:
         return f"[{', '.join(show(v) for v in value)}]"
     if isinstance(value, int) and abs(value) > MOST:
         return f"{'-' if value < 0 else ''}{_digits(abs(value))}"
+    if isinstance(value, str):
+        value = mask(value)
     if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS:
         return f"{value[:_SHOWN_CHARACTERS]!r}… ({len(value):,} characters)"
     return repr(value)
@@ -126,7 +129,7 @@ def _plain(value: Any) -> Any:
         return encode(value)
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
-    return value
+    return value.written if isinstance(value, FromEnvironment) else value
 
 
 class _Decoder:
@@ -215,6 +218,8 @@ class _Decoder:
         if dataclasses.is_dataclass(hint):
             return self.dataclass(hint, value, key)  # pyright: ignore[reportArgumentType]
         plain = self._scalar(hint, value)
+        if isinstance(plain, str) and not isinstance(plain, FromEnvironment) and holds_credential(plain):
+            return self._refuse_credential(key, plain)
         return self._refuse(key, value, whole) if plain is _REFUSED else plain
 
     def _tuple(self, hint: Any, args: tuple[Any, ...], value: Any, key: str) -> Any:
@@ -246,6 +251,13 @@ class _Decoder:
     def _refuse(self, key: str, value: Any, hint: Any) -> Any:
         shown = f"{key} = {show(value)}" if key else f"the configuration {show(value)}"
         self.problems.append(f"{shown} is not allowed: it must be {describe(hint)}{_remedy(key, value, hint)}")
+        return _REFUSED
+
+    def _refuse_credential(self, key: str, text: str) -> Any:
+        self.problems.append(
+            f"{key} = {show(text)} holds a credential, which would stand in run.yaml and logs: put it into a variable of the "
+            "environment and write '${oc.env:NAME}' in its place"
+        )
         return _REFUSED
 
     def _missing(self, key: str, hint: Any) -> None:

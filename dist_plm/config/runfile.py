@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from dist_plm.config.credentials import read_back
 from dist_plm.config.decode import decode, encode, flatten, show
 from dist_plm.core.errors import ConfigError
 from dist_plm.core.parsing import load_yaml, read_text
@@ -51,7 +52,9 @@ def read(path: str | os.PathLike[str], cls: type[T]) -> T:
     if not isinstance(mapping, Mapping):
         raise ConfigError([f"{path} holds no configuration: a mapping of settings is needed"])
     try:
-        return decode(cls, mapping, of_before=True)
+        return decode(cls, read_back(mapping), of_before=True)
+    except KeyError as error:
+        raise ConfigError([f"{path} refers to {error.args[0]} of the environment, which is not set here"]) from error
     except ConfigError as error:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error
 

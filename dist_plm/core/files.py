@@ -35,6 +35,16 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def make_directory(path: Path, *, private: bool) -> None:
+    """Makes a directory where there is none, for its owner alone if `private`; one that there is stays as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700 if private else 0o777)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+
+
 def sync_directory(path: Path) -> None:
     """Makes the renames in a directory survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

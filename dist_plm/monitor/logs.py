@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from dist_plm.config.credentials import mask
+
 _FILE_FORMAT = "%(asctime)s %(levelname)s %(node)s rank %(rank)d %(name)s: %(message)s"
 
 #: Loggers of the project; `__main__` is a launch script.
@@ -36,7 +38,7 @@ def setup_logging(
     path.parent.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(path, encoding="utf-8")
     defaults = {"node": socket.gethostname() if node is None else node, "rank": rank}
-    file.setFormatter(logging.Formatter(_FILE_FORMAT, defaults=defaults))
+    file.setFormatter(_MaskingFormatter(_FILE_FORMAT, defaults=defaults))
     handlers: list[logging.Handler] = [file]
     if console is not None:
         handlers.append(_ConsoleHandler(console))
@@ -65,9 +67,17 @@ def setup_logging(
     return undo
 
 
+class _MaskingFormatter(logging.Formatter):
+    """Keeps credentials of URLs out of the log, those in the messages and tracebacks of libraries too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask(super().format(record))
+
+
 class _ConsoleHandler(logging.Handler):
     def __init__(self, show: Callable[[str], None]) -> None:
         super().__init__()
+        self.setFormatter(_MaskingFormatter())
         self._show = show
         self.addFilter(lambda record: record.levelno >= logging.ERROR or record.name.split(".", 1)[0] in _OURS)
 

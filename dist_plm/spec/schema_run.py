@@ -86,6 +86,7 @@ class ClusterConfig:
     timeout_minutes: Minutes = 10.0  # of a collective, before the run is given up
     peak_tflops: Positive | None = None
     preflight: bool = True  # a look at nodes, disks and links before training
+    private_runs: bool = True  # run directories that are made are their user's alone; false: as umask has it
     launcher: Literal["torchrun", "srun"] = "torchrun"
     partition: str | None = None
     account: str | None = None

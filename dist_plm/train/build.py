@@ -19,6 +19,7 @@ from dist_plm.checkpoint.storage import Storage, open_storage
 from dist_plm.config import runfile
 from dist_plm.config.decode import encode
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REQUEUE, CheckpointError, ConfigError, DataError
+from dist_plm.core.files import make_directory
 from dist_plm.data.loader.loader import MicrobatchLoader
 from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.distributed.collectives import on_first
@@ -84,6 +85,8 @@ def run_pretrain(
         timeout = timedelta(minutes=config.cluster.timeout_minutes)
         init_process_group(env, device, timeout)
         refuse_together(unreadable, env, host_group(timeout))
+        if env.local_rank == 0:
+            make_directory(Path(config.run.dir or ""), private=config.cluster.private_runs)
         if preflight is not None:
             preflight(config, env, device)
         grid, virtual = grid_of(config), config.parallel.virtual_pipeline

@@ -1,0 +1,100 @@
+import pickle
+from pathlib import Path
+
+import pytest
+
+from dist_plm.cli.app import load
+from dist_plm.config import runfile
+from dist_plm.config.credentials import FromEnvironment, mask
+from dist_plm.config.decode import encode, show
+from dist_plm.core.errors import ConfigError
+from dist_plm.spec.schema import PretrainConfig
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://user:hunter2@host/x", "s3://user:***@host/x"),
+        ("https://ghp_0123456789abcdefghij@host/x", "https://***@host/x"),
+        ("error at 's3://a:b@c' and s3://d:e@f", "error at 's3://a:***@c' and s3://d:***@f"),
+        ("s3://x/y?secret=hunter2&region=eu", "s3://x/y?secret=***&region=eu"),
+        ("s3://x?a=1&aws_secret_access_key=hunter2", "s3://x?a=1&aws_secret_access_key=***"),
+        ("--export=ALL,AWS_SECRET_ACCESS_KEY=hunter2,B=1", "--export=ALL,AWS_SECRET_ACCESS_KEY=***,B=1"),
+        ("export WANDB_API_KEY='hunter 2'", "export WANDB_API_KEY=***"),
+        ("HF_TOKEN=hunter2 run", "HF_TOKEN=*** run"),
+    ],
+)
+def test_credentials_are_masked(text: str, shown: str) -> None:
+    assert mask(text) == shown
+    assert "hunter" not in show(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3://bucket/x",
+        "ssh://me@host/x",
+        "export A_TOKEN=$B",
+        'export KEY_TOKEN="$(cat file)"',
+        "optim.lr=1",
+        "a: b@c",
+        "--export=ALL,HF_TOKEN",
+        "tokens=5 tokenizer=bpe tokenizer.path=x num_tokens=3",
+        "memory://a?region=eu",
+        "http://localhost:8080/x@y",
+    ],
+)
+def test_what_is_no_credential_stays(text: str) -> None:
+    assert mask(text) == text
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "checkpoint.dir='memory://user:hunter2@x'",
+        "checkpoint.dir='memory://x?secret=hunter2'",
+        "train.resume='s3://user:hunter2@x'",
+        "cluster.options=['--export=ALL,MY_API_KEY=hunter2']",
+        "cluster.setup=['export HF_TOKEN=hunter2']",
+        "data.blend=[{path: 'x://u:hunter2@y'}]",
+    ],
+)
+def test_a_credential_in_the_open_is_refused_without_being_shown(override: str) -> None:
+    with pytest.raises(ConfigError, match=r"holds a credential, .*\$\{oc.env:NAME\}") as caught:
+        load(PretrainConfig, "pretrain", [override])
+    assert "hunter" not in str(caught.value)
+
+
+def test_a_credential_of_the_environment_is_used_and_never_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_SECRET", "hunter2")
+    monkeypatch.setenv("PLACE", "memory://user:hunter3@x")
+    overrides = ["checkpoint.dir='memory://user:${oc.env:MY_SECRET}@x'", "train.resume='${oc.env:PLACE}/y'"]
+    config, _ = load(PretrainConfig, "pretrain", [*overrides, "train.init_from='${checkpoint.dir}/z'"])
+    assert config.checkpoint.dir == "memory://user:hunter2@x"
+    assert config.train.resume == "memory://user:hunter3@x/y"
+    assert config.train.init_from == "memory://user:hunter2@x/z"
+    written = runfile.text(config)
+    assert "hunter" not in written
+    assert "hunter" not in show(config.checkpoint.dir)
+    assert "dir: memory://user:${oc.env:MY_SECRET}@x" in written
+    assert "resume: ${oc.env:PLACE}/y" in written
+
+    runfile.write(config, tmp_path / "run.yaml")
+    assert runfile.read(tmp_path / "run.yaml", PretrainConfig) == config
+    assert encode(runfile.read(tmp_path / "run.yaml", PretrainConfig)) == encode(config)
+    monkeypatch.delenv("MY_SECRET")
+    with pytest.raises(ConfigError, match="refers to MY_SECRET of the environment, which is not set here"):
+        runfile.read(tmp_path / "run.yaml", PretrainConfig)
+
+
+def test_variables_that_are_no_credentials_are_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    config, _ = load(PretrainConfig, "pretrain", ["run.root='${oc.env:SCRATCH}/runs'"])
+    assert encode(config)["run"]["root"] == "/scratch/me/runs"
+
+
+def test_it_goes_to_other_processes_as_it_is() -> None:
+    text = pickle.loads(pickle.dumps(FromEnvironment("secret", "${oc.env:A}")))
+    assert (text, text.written) == ("secret", "${oc.env:A}")
