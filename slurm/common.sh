@@ -1,5 +1,5 @@
-# What the batch scripts of this folder share. They set run_dir, max_restarts, and checkpoints where it is not in run_dir;
-# then they call: begin, follow COMMAND…, conclude.
+# What the batch scripts of this folder share. They source it before anything that takes time, set run_dir, max_restarts, and
+# checkpoints where it is not in run_dir; then they call: begin, follow COMMAND…, conclude.
 
 restarts=${SLURM_RESTART_COUNT:-0}
 # For the last task of an array SLURM_JOB_ID is the whole array's.
@@ -12,16 +12,60 @@ say() {
     echo "$(date +%FT%T) job $job: $*"
 }
 
-checkpoints=${checkpoints:-$run_dir/checkpoints}
+# USR1 is for the ranks. Until they are there it must not end the script, nor what it runs end the job: of `scancel --full`
+# the commands of the site's set-up get it too, and `set -e` ends a script whose command has failed.
+signalled=${signalled:-0} early=
+trap 'signalled=1' USR1
+trap end_early EXIT
+
+end_early() {
+    local status=$?
+    trap - EXIT
+    if ((status != 0 && signalled)); then
+        stop_early
+        conclude
+    fi
+}
+
+stop_early() {
+    say "signalled before the ranks were started"
+    code=75 early=1
+    : "${checkpoints:=$run_dir/checkpoints}"
+    progress_before=$(progress)
+}
 
 # Of an object store, which a shell does not read, nothing is told.
 last_checkpoint() {
     cat "$checkpoints/latest" 2>/dev/null || true
 }
 
+# What tells that a start was not in vain: the newest checkpoint, of an object store the last step that was recorded.
+progress() {
+    if [[ $checkpoints == *://* ]]; then
+        tail -n 1 "$run_dir/metrics.jsonl" 2>/dev/null | sed -n 's/.*"step": *\([0-9]*\).*/\1/p' || true
+    else
+        last_checkpoint
+    fi
+}
+
+# Starts in a row that may end without progress: some are stopped before they could make any.
+max_idle_starts=3
+
+# Counts this start, and tells whether there were too many.
+is_idle() {
+    local file=$run_dir/slurm/idle_starts idle=0
+    if [[ $(progress) == "$progress_before" ]]; then
+        ((restarts == 0)) || idle=$(grep -xE '[0-9]{1,3}' "$file" 2>/dev/null | head -n 1 || true)
+        idle=$((${idle:-0} + 1))
+    fi
+    mkdir -p "$run_dir/slurm" && echo "$idle" >"$file" || true
+    ((idle >= max_idle_starts))
+}
+
 # Where the ranks meet: MASTER_ADDR, MASTER_PORT. A restart takes another port than the start that it may still overlap.
 begin() {
     local head
+    : "${checkpoints:=$run_dir/checkpoints}"
     read -r head < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
     MASTER_ADDR=$(scontrol --oneliner show node "$head" | sed 's/.* NodeAddr=\([^ ]*\).*/\1/')
     MASTER_PORT=$((12000 + (SLURM_JOB_ID + 7919 * restarts) % 20000))
@@ -42,7 +86,7 @@ begin() {
         exit 1
     fi
     say "start $((restarts + 1)) on $nodes of $SLURM_JOB_NODELIST until ${until:-it is done}, meeting at $MASTER_ADDR:$MASTER_PORT"
-    checkpoint_before=$(last_checkpoint)
+    progress_before=$(progress)
 }
 
 # The most nodes of those that the job got on which the run can train.
@@ -65,31 +109,65 @@ started_again() {
     [[ -n $now && $now != "$restarts" ]]
 }
 
+# What a task of a step runs after its own preparations: the command in its arguments. srun tells the highest exit code of its
+# tasks, so they end with 75 where they are to be started again, 76 for 138, 77 for a refusal, 78 for 74, more for a crash.
+# TERM, which Slurm sends to every process of a step, leaves the command time to save.
+# shellcheck disable=SC2016
+ranked='
+    trap : TERM INT USR2
+    "$@" && exit 0 || code=$?
+    case $code in
+        75) exit 75 ;;
+        138) exit 76 ;;
+        2) exit 77 ;;
+        74) exit 78 ;;
+    esac
+    if ((code <= 62)); then exit $((192 + code)); fi
+    if ((code <= 78)); then exit 255; fi
+    exit "$code"
+'
+
+# The code that the worst task's command ended with.
+unranked() {
+    case $1 in
+        76) echo 138 ;;
+        77) echo 2 ;;
+        78) echo 74 ;;
+        19[3-9] | 2[0-4]? | 25[0-4]) echo $(($1 - 192)) ;;
+        *) echo "$1" ;;
+    esac
+}
+
 # Runs a job step to its end and leaves its exit code in `code`. USR1 to this script goes on to the ranks. CONT must not
 # be trapped: Slurm sends it beside USR1, and bash then loses one of them.
 follow() {
-    local step='' status signalled=0
-    # Before the step begins: USR1 would end a script that does not trap it.
-    trap 'signalled=1; [[ -z $step ]] || kill -USR1 "$step" 2>/dev/null || true' USR1
+    local step='' status again=1
+    if ((signalled)); then
+        stop_early
+        return
+    fi
+    trap 'signalled=1 again=1; [[ -z $step ]] || kill -USR1 "$step" 2>/dev/null || true' USR1
     "$@" &
     step=$!
     if ((signalled)); then
         kill -USR1 "$step" 2>/dev/null || true
     fi
     code=127
-    signalled=1
-    while ((signalled)); do
-        signalled=0
+    while ((again)); do
+        again=0
         # `wait` ends early when a signal comes; 127 says that the step was waited for before.
         wait "$step" && status=0 || status=$?
         ((status == 127)) || code=$status
     done
     trap '' USR1
+    code=$(unranked "$code")
 }
 
 # Ends the job, or has Slurm start it again in the same run directory. TERM is not caught: scancel sends it, and a job
 # that requeued itself on it could not be cancelled.
 conclude() {
+    trap '' USR1
+    trap - EXIT
     if started_again; then
         say "started again elsewhere meanwhile: this start ends"
         exit 1
@@ -103,11 +181,11 @@ conclude() {
             say "refused, see above; starting it again would not help"
             exit 2
             ;;
-        75) say "stopped by a signal, or before its time limit, after a complete checkpoint" ;;
+        75) [[ -n $early ]] || say "stopped by a signal, or before its time limit, after a complete checkpoint" ;;
         138) say "ended by a second signal, before its checkpoint was complete" ;;
         *)
             say "crashed with exit code $code"
-            if [[ $checkpoints != *://* && $(last_checkpoint) == "$checkpoint_before" ]]; then
+            if [[ $(progress) == "$progress_before" ]]; then
                 say "not started again, as it made no checkpoint since it started"
                 exit "$code"
             fi
@@ -117,7 +195,13 @@ conclude() {
         say "given up after $max_restarts restarts; submit it again to continue from ${run_dir}"
         exit 1
     fi
-    say "to be started again from its last checkpoint, $(last_checkpoint)"
+    if is_idle; then
+        say "not started again, as $max_idle_starts starts in a row made no checkpoint"
+        exit 1
+    fi
+    local last
+    last=$(last_checkpoint)
+    say "to be started again from ${last:-its beginning, or the last checkpoint in $checkpoints}"
     scontrol requeue "$job" || say "Slurm does not requeue it; submit it again to continue from ${run_dir}"
     exit 75
 }

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_plm.config.decode import show
+from dist_plm.config.decode import encode, show
 from dist_plm.core.errors import CheckpointError, ConfigError, DataError
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.rules.paths import path_problems
@@ -20,16 +20,30 @@ if TYPE_CHECKING:
 
 #: Slurm's forms of a time limit, by which units their numbers count: sbatch(1), --time.
 _TIME_FORMS = (
-    r"(?P<minutes>\d+)(:(?P<seconds>\d+))?",
-    r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
-    r"(?P<days>\d+)-(?P<hours>\d+)(:(?P<minutes>\d+)(:(?P<seconds>\d+))?)?",
+    r"(?P<minutes>N)(:(?P<seconds>N))?",
+    r"(?P<hours>N):(?P<minutes>N):(?P<seconds>N)",
+    r"(?P<days>N)-(?P<hours>N)(:(?P<minutes>N)(:(?P<seconds>N))?)?",
 )
 _UNIT_SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
-#: What launch/submit.py gives sbatch itself.
-_OWN_OPTIONS = re.compile(
-    r"--(job-name|nodes|ntasks(-per-node)?|mincpus|cpus-per-task|gpus-per-node|mem|time|partition|account|qos|chdir|output"
-    r"|open-mode|(no-)?requeue|signal|array)"
+#: What launch/submit.py gives sbatch itself. sbatch takes an option's beginning for the option, unless that is another one.
+_OWN_OPTIONS = (
+    *(
+        "--job-name",
+        "--nodes",
+        "--ntasks",
+        "--ntasks-per-node",
+        "--mincpus",
+        "--cpus-per-task",
+        "--gpus-per-node",
+        "--mem",
+    ),
+    *("--time", "--partition", "--account", "--qos", "--chdir", "--output", "--open-mode", "--requeue", "--no-requeue"),
+    *("--signal", "--array"),
 )
+_OTHER_OPTIONS = ("--gpus",)
+#: Variables of the job in text that the script puts between double quotes, and signs that would mean more there.
+_VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\})")
+_SIGNS_OF_SHELL = re.compile(r"[\"`$\\]")
 
 
 def check(submission: SubmissionConfig) -> SubmissionConfig:
@@ -40,7 +54,7 @@ def check(submission: SubmissionConfig) -> SubmissionConfig:
         DataError: the corpus cannot be used.
         CheckpointError: what the run begins with cannot.
     """
-    problems = [p for rule in (_time, _gpus, _options, _memory, _paths) for p in rule(submission.cluster)]
+    problems = [p for rule in (_time, _gpus, _options, _memory, _paths, _credentials) for p in rule(submission.cluster)]
     run = run_of(submission)
     try:
         with_data = submission.submit.check_data
@@ -97,7 +111,7 @@ def world_size(submission: SubmissionConfig) -> int:
 def limit_seconds(text: str) -> int | None:
     """Of a time limit as Slurm writes it; None where it is not one."""
     for form in _TIME_FORMS:
-        if match := re.fullmatch(form, text):
+        if match := re.fullmatch(form.replace("N", "[0-9]{1,9}"), text):
             return sum(_UNIT_SECONDS[unit] * int(number) for unit, number in match.groupdict().items() if number)
     return None
 
@@ -139,19 +153,37 @@ def _gpus(cluster: ClusterConfig) -> Iterator[str]:
 
 def _options(cluster: ClusterConfig) -> Iterator[str]:
     for option in cluster.options:
+        named = f"cluster.options holds {show(option)}"
         name = option.partition("=")[0]
-        if not re.fullmatch(r"--[a-z][a-z-]*(=\S.*)?", option) or "\n" in option:
-            yield f"cluster.options holds {show(option)}, which is not of the form --option or --option=value"
-        elif _OWN_OPTIONS.fullmatch(name):
-            yield f"cluster.options holds {show(option)}, and {name} is given already: use the setting for it"
+        if (
+            not re.fullmatch(r"--[a-z][a-z-]*(=\S.*)?", option)
+            or not option.isprintable()
+            or len(_shell_words(option)) != 1
+        ):
+            yield (
+                f"{named}, which is not of the form --option or --option=value, with quotes where a value has blanks, as in "
+                "--comment='two words'"
+            )
+        elif meant := [
+            own for own in _OWN_OPTIONS if name == own or (own.startswith(name) and name not in _OTHER_OPTIONS)
+        ]:
+            yield f"{named}, and {meant[0]} is given already: use the setting for it"
     for key in ("partition", "account", "qos", "gpu_type", "interface"):
         value = getattr(cluster, key)
-        if value is not None and not re.fullmatch(r"[\w.,:@+=-]+", value):
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9_.,:@+=-]+", value):
             yield f"cluster.{key} = {show(value)} is not allowed: it must be a name, or null"
 
 
+def _shell_words(text: str) -> list[str]:
+    """Nothing where quotes do not close."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return []
+
+
 def _memory(cluster: ClusterConfig) -> Iterator[str]:
-    if cluster.memory is not None and not re.fullmatch(r"\d+[KMGT]?", cluster.memory):
+    if cluster.memory is not None and not re.fullmatch(r"[0-9]{1,15}[KMGT]?", cluster.memory):
         yield (
             f"cluster.memory = {show(cluster.memory)} is not an amount of memory: write a number and one of K, M, G and "
             'T, as in 200G, or "0" for all of a node'
@@ -161,14 +193,39 @@ def _memory(cluster: ClusterConfig) -> Iterator[str]:
 def _paths(cluster: ClusterConfig) -> Iterator[str]:
     yield from path_problems("cluster.python", cluster.python)
     yield from path_problems("cluster.scratch", cluster.scratch)
+    if cluster.scratch is not None and _SIGNS_OF_SHELL.search(_VARIABLE.sub("", cluster.scratch)):
+        yield (
+            f"cluster.scratch = {show(cluster.scratch)} is more than a path: write one in which $NAME and ${{NAME}} are "
+            "variables of the job"
+        )
     if cluster.container is not None:
-        try:
-            words = shlex.split(cluster.container)
-        except ValueError as error:
-            yield f"cluster.container = {show(cluster.container)} cannot be read by a shell: {error}"
-        else:
-            if not words:
-                yield f"cluster.container = {show(cluster.container)} is empty: give a command, or null"
+        yield from _container_problems(cluster.container)
+    for line in cluster.setup:
+        if not line.isprintable():
+            yield f"cluster.setup holds {show(line)}, which is more than a line: give each line of shell as an item of its own"
+
+
+def _credentials(cluster: ClusterConfig) -> Iterator[str]:
+    """The batch script is a file, and Slurm shows its options to everybody."""
+    values = encode(cluster)
+    texts = [(key, text) for key, value in values.items() for text in (value if isinstance(value, list) else [value])]
+    for key, text in texts:
+        if isinstance(text, str) and "${oc.env:" in text:
+            yield (
+                f"cluster.{key} holds {show(text)}, a credential that would stand in the batch script: export the variable "
+                "where you submit, from where sbatch takes it over"
+            )
+
+
+def _container_problems(command: str) -> Iterator[str]:
+    named = f"cluster.container = {show(command)}"
+    words = _shell_words(command)
+    if not command.strip():
+        yield f"{named} is empty: give a command, or null"
+    elif not words:
+        yield f"{named} cannot be read by a shell: a quote does not close"
+    elif not command.isprintable() or any(_SIGNS_OF_SHELL.search(_VARIABLE.sub("", word)) for word in words):
+        yield f"{named} is more than a command and its arguments: in these $NAME and ${{NAME}} are variables of the job"
 
 
 def check_run(run: PretrainConfig, world_size: int, *, with_data: bool, with_weights: bool = True) -> PretrainConfig:

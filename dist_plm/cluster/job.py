@@ -3,12 +3,16 @@
 import re
 import shlex
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dist_plm.cluster.check import ranks_per_node
 from dist_plm.cluster.script import render
+from dist_plm.config.credentials import FromEnvironment
+from dist_plm.core.errors import ConfigError
+from dist_plm.spec.rules.paths import UNWRITABLE
 from dist_plm.spec.schema import SubmissionConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -79,29 +83,31 @@ def directives(submission: SubmissionConfig, place: Place) -> list[str]:
         "--time": cluster.time,
         "--signal": f"USR1@{cluster.signal_seconds}",
         "--chdir": place.working,
-        "--output": re.sub(r"%(?!j\.log$)", "%%", str(place.log)),
+        "--output": _output(place.log),
         "--open-mode": "append",
     }
-    lines = [f"{name}={shlex.quote(str(value))}" for name, value in given.items() if value is not None]
-    return [*lines, "--requeue", *cluster.options]
+    lines = [f"{name}={_word(str(value), name)}" for name, value in given.items() if value is not None]
+    return [*lines, "--requeue", *map(_option, cluster.options)]
 
 
 def settings(submission: SubmissionConfig, place: Place, counts: Sequence[int] = ()) -> list[str]:
     """Lines of shell, in place of those that a person would change in the template."""
     cluster = submission.cluster
     script = [str(place.repository / "launch" / "pretrain.py"), "--frozen", str(place.frozen)]
+    checkpoints = submission.checkpoint.dir
     lines = [
-        f"run_dir={shlex.quote(str(place.run))}",
-        *([f"checkpoints={shlex.quote(submission.checkpoint.dir)}"] if submission.checkpoint.dir else []),
+        f"source {_word(str(place.repository / 'slurm' / 'common.sh'), 'the program')}",
+        f"run_dir={_word(str(place.run), 'run.dir')}",
+        *([f"checkpoints={_word(_in_the_open(checkpoints), 'checkpoint.dir')}"] if checkpoints else []),
         f"max_restarts={cluster.max_restarts}",
         *([f"restarts_in_job={cluster.restarts_in_job}"] if cluster.launcher == "torchrun" else []),
         f"ranks_per_node={ranks_per_node(cluster)}",
         *([f"node_counts=({' '.join(map(str, counts))})"] if len(counts) > 1 else []),
-        f"python={shlex.quote(cluster.python or sys.executable)}",
+        f"python={_word(cluster.python or sys.executable, 'cluster.python')}",
         "script=(",
-        *(f"    {shlex.quote(word)}" for word in script),
+        *(f"    {_word(word, 'run.dir')}" for word in script),
         ")",
-        f"container=({cluster.container or ''})",
+        f"container=({' '.join(map(_words_with_variables, shlex.split(cluster.container or '')))})",
     ]
     if cluster.setup:
         # Environment modules and the like trip over `set -u`.
@@ -109,10 +115,11 @@ def settings(submission: SubmissionConfig, place: Place, counts: Sequence[int] =
     if cluster.cpus_per_rank is not None:
         lines.append(f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cluster.cpus_per_rank}}}")
     if cluster.interface is not None:
-        lines.append(f"export GLOO_SOCKET_IFNAME={cluster.interface} NCCL_SOCKET_IFNAME=={cluster.interface}")
+        interface = _word(cluster.interface, "cluster.interface")
+        lines.append(f"export GLOO_SOCKET_IFNAME={interface} NCCL_SOCKET_IFNAME=={interface}")
     if cluster.scratch is not None:
         lines.append(f'export TMPDIR="{cluster.scratch}"')
-    return [*lines, f"source {shlex.quote(str(place.repository / 'slurm' / 'common.sh'))}"]
+    return lines
 
 
 def hydra_text(text: str) -> str:
@@ -121,6 +128,51 @@ def hydra_text(text: str) -> str:
         return text
     quoted = re.sub(r"(\\*)'", r"\1\1\\'", text)
     return "'" + re.sub(r"(\\+)$", r"\1\1", quoted) + "'"
+
+
+def _word(text: str, key: str) -> str:
+    """`text` as one word of shell, on one line.
+
+    Raises:
+        ConfigError: it holds a line break or another control character, and so do the script's lines.
+    """
+    if isinstance(text, FromEnvironment):
+        raise ConfigError([f"{key}: {text.written} would stand in the batch script: only URLs may hold a credential"])
+    if not text.isprintable() and any(unicodedata.category(character) in UNWRITABLE for character in text):
+        raise ConfigError(
+            [f"{key}: {text!r} goes into the batch script and holds a line break or another control character"]
+        )
+    return shlex.quote(text)
+
+
+def _in_the_open(url: str) -> str:
+    """Of a URL with one, the protocol: all that the script asks of it."""
+    return f"{url.partition('://')[0]}://" if isinstance(url, FromEnvironment) and "://" in url else url
+
+
+def _output(log: Path) -> str:
+    """A pattern of sbatch that gives the path with the job's number for %j.
+
+    Raises:
+        ConfigError: the path holds a backslash, after which sbatch replaces nothing.
+    """
+    if "\\" in str(log):
+        raise ConfigError(
+            [f"run.dir: {str(log.parent)!r} holds a backslash, which means something else to Slurm: use another"]
+        )
+    return re.sub(r"%(?!j\.log$)", "%%", str(log))
+
+
+def _option(option: str) -> str:
+    """An option of sbatch as one word, whether its value was quoted or not."""
+    (word,) = shlex.split(option)
+    name, equals, value = word.partition("=")
+    return f"{name}={_word(value, f'cluster.options {name}')}" if equals else name
+
+
+def _words_with_variables(word: str) -> str:
+    """A word in which $NAME and ${NAME} stand for variables of the job, and nothing else means anything to a shell."""
+    return f'"{word}"' if "$" in word else _word(word, "cluster.container")
 
 
 def _gpus(submission: SubmissionConfig) -> str | None:

@@ -178,6 +178,6 @@ class SubmitConfig:
 class SubmissionConfig(PretrainConfig):
     """A pretraining run, and how many nodes it gets. With `min_nodes` it also starts on fewer, down to that many."""
 
-    nodes: Count
+    nodes: Annotated[int, between(1, 65_533)]  # Slurm's own limit
     min_nodes: Count | None = None
     submit: SubmitConfig = field(default_factory=SubmitConfig)

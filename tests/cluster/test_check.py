@@ -75,6 +75,28 @@ def test_what_is_no_time_limit(text):
         ({"cluster__scratch": "~/tmp"}, ["cluster.scratch", "$HOME/tmp"]),
         ({"cluster__container": "run 'x"}, ["cluster.container", "cannot be read by a shell"]),
         ({"cluster__container": " "}, ["cluster.container = ' ' is empty"]),
+        ({"cluster__time": "٢٤:٠٠:٠٠"}, ["cluster.time = '٢٤:٠٠:٠٠' is not a time limit"]),
+        ({"cluster__time": "9" * 400}, ["is not a time limit"]),
+        ({"cluster__time": "24:00:00\n"}, [r"cluster.time = '24:00:00\n' is not a time limit"]),
+        ({"cluster__memory": "٢٠٠G"}, ["cluster.memory = '٢٠٠G' is not an amount of memory"]),
+        ({"cluster__memory": "200G\n"}, ["is not an amount of memory"]),
+        ({"cluster__account": "lab\u0660"}, ["cluster.account = 'lab٠' is not allowed"]),
+        ({"cluster__qos": "a\nb"}, ["cluster.qos", "is not allowed"]),
+        ({"cluster__options": ["--comment=two words"]}, ["with quotes where a value has blanks"]),
+        ({"cluster__options": ["--exclusive --nodes=5"]}, ["is not of the form --option"]),
+        ({"cluster__options": ["--comment='a"]}, ["is not of the form --option"]),
+        ({"cluster__options": ["--comment=a\u2028b"]}, ["is not of the form --option"]),
+        ({"cluster__options": ["--node=5"]}, ["--nodes is given already"]),
+        ({"cluster__options": ["--chd=/"]}, ["--chdir is given already"]),
+        ({"cluster__scratch": '/tmp"; rm -rf x; "'}, ["is more than a path"]),
+        ({"cluster__scratch": "/tmp/$(id)"}, ["is more than a path"]),
+        ({"cluster__scratch": "/tmp/`id`"}, ["is more than a path"]),
+        ({"cluster__scratch": "/tmp\nid"}, ["line break"]),
+        ({"cluster__container": "run $(id)"}, ["is more than a command and its arguments"]),
+        ({"cluster__container": "run `id`"}, ["is more than a command and its arguments"]),
+        ({"cluster__container": "run\nid"}, ["is more than a command and its arguments"]),
+        ({"cluster__setup": ["module load a\nrm -rf x"]}, ["which is more than a line"]),
+        ({"cluster__python": "/py\nid"}, ["cluster.python", "line break"]),
         ({"nodes": 3}, ["train.global_batch = 8 is not a multiple of train.micro_batch = 2 x 3 data ranks"]),
     ],
 )
@@ -82,6 +104,14 @@ def test_refuses_naming_key_value_and_remedy(changes, words):
     (problem,) = problems(**changes)
     for word in words:
         assert word in problem
+
+
+def test_options_that_begin_like_others_pass():
+    check(
+        submission(
+            cluster__options=["--gpus=2", "--mem-per-cpu=2G", "--time-min=5", "--comment='two words'", "--nodelist=a"]
+        )
+    )
 
 
 def test_tells_all_problems_at_once():

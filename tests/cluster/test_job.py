@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_plm.cluster.job import REPOSITORY, Place, batch_script, directives, hydra_text, settings
+from dist_plm.core.errors import ConfigError
 from tests.cluster.make import submission
 
 PLACE = Place(working=Path("/home/u/project"), run=Path("/home/u/project/runs/one"), repository=REPOSITORY)
@@ -31,9 +32,12 @@ TORCHRUN = """\
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --exclusive
+signalled=0
+trap 'signalled=1' USR1
 set -euo pipefail
 
 # ---- settings
+source {repository}/slurm/common.sh
 run_dir=/home/u/project/runs/one
 max_restarts=5
 restarts_in_job=2
@@ -52,7 +56,6 @@ set -u
 export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-8}}
 export GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME==ib0
 export TMPDIR="/scratch/$SLURM_JOB_ID"
-source {repository}/slurm/common.sh
 # ---- end of settings
 """
 
@@ -69,9 +72,12 @@ SRUN = """\
 #SBATCH --output=/home/u/project/runs/one/log/slurm-%j.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
+signalled=0
+trap 'signalled=1' USR1
 set -euo pipefail
 
 # ---- settings
+source {repository}/slurm/common.sh
 run_dir=/home/u/project/runs/one
 max_restarts=100
 ranks_per_node=2
@@ -83,7 +89,6 @@ script=(
 )
 container=()
 export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-16}}
-source {repository}/slurm/common.sh
 # ---- end of settings
 """
 
@@ -141,10 +146,68 @@ def test_directories_with_blanks_and_percents():
 def test_settings_are_shell_that_gives_the_words_back():
     place = Place(working=Path("/a b"), run=Path("/a b/it's"))
     lines = settings(submission(cluster__setup=["echo $unset"]), place)
-    assert lines.pop().startswith("source ")
+    assert lines.pop(0).startswith("source ")
     program = "\n".join(["set -eu", *lines, 'printf "%s\\n" "${script[@]}" "$run_dir"'])
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[2:] == ["--frozen", "/a b/it's/slurm/config.yaml", "/a b/it's"]
+
+
+def words_of(lines: list[str], expression: str) -> list[str]:
+    """What bash makes of `expression` after settings, in a shell where HOME is /home/u."""
+    program = "\n".join(["set -eu", *lines[1:], f'printf "%s\\0" {expression}'])
+    env = {"HOME": "/home/u", "PATH": "/nowhere"}
+    done = subprocess.run(["/bin/bash", "-c", program], capture_output=True, text=True, check=True, env=env)
+    return done.stdout.split("\0")[:-1]
+
+
+@pytest.mark.parametrize(
+    ("container", "words"),
+    [
+        ('apptainer exec --nv "$HOME/image.sif"', ["apptainer", "exec", "--nv", "/home/u/image.sif"]),
+        ("run ${HOME}/x 'two words'", ["run", "/home/u/x", "two words"]),
+        ("run ) ; rm -rf x ; (", ["run", ")", ";", "rm", "-rf", "x", ";", "("]),
+        ("run a;b c&d e|f <g >h *", ["run", "a;b", "c&d", "e|f", "<g", ">h", "*"]),
+        ("run #x {a,b}", ["run", "#x", "{a,b}"]),
+    ],
+)
+def test_a_container_is_words_and_variables_alone(container, words):
+    lines = settings(submission(cluster__container=container), PLACE)
+    assert words_of(lines, '"${container[@]}"') == words
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=20))
+def test_whatever_a_run_is_called_is_one_word(name):
+    place = Place(working=Path("/w"), run=Path("/w") / name)
+    lines = settings(submission(checkpoint__dir=name), place)
+    assert words_of(lines, '"$run_dir" "$checkpoints"') == [str(place.run), name]
+    assert all("\n" not in line for line in [*lines, *directives(submission(run__name=name), PLACE)])
+
+
+@pytest.mark.parametrize("sign", ["\n", "\r", "\x0b", "\x1b", "\u2028", "\x85", "\0"])
+def test_what_would_break_a_line_of_the_script_is_refused(sign):
+    with pytest.raises(ConfigError, match="goes into the batch script and holds a line break"):
+        settings(submission(), Place(working=Path("/w"), run=Path(f"/w/a{sign}touch pwned")))
+    with pytest.raises(ConfigError, match="goes into the batch script and holds a line break"):
+        directives(submission(), Place(working=Path(f"/w{sign}touch pwned"), run=Path("/w/a")))
+
+
+def test_a_backslash_would_keep_slurm_from_numbering_the_log():
+    with pytest.raises(ConfigError, match="holds a backslash"):
+        directives(submission(), Place(working=Path("/w"), run=Path("/w/a\\b")))
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--exclusive", "--exclusive"),
+        ("--constraint=a100&ib", "--constraint='a100&ib'"),
+        ("--comment='two words'", "--comment='two words'"),
+        ('--comment="it is"', "--comment='it is'"),
+        ("--comment=$(id)", "--comment='$(id)'"),
+    ],
+)
+def test_options_are_one_word_each(option, line):
+    assert directives(submission(cluster__options=[option]), PLACE)[-1] == line
 
 
 @given(st.text(st.characters(min_codepoint=32, exclude_characters="$")) | st.text("/a0.-_'\\\" "))

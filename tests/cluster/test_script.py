@@ -1,4 +1,8 @@
+import os
+import shlex
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -65,3 +69,44 @@ def test_templates_can_be_filled_and_are_shell(path: Path) -> None:
     head = "\n".join(line[2:] for line in template.partition("#SBATCH")[0].splitlines()[1:])
     assert render(template, head=head, directives=options, settings=settings) == template
     subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def shell(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs `program` where common.sh was sourced."""
+    text = f"set -euo pipefail\nsource {SLURM}/common.sh\ntrap - EXIT\n{program}"
+    env = {**os.environ, "SLURM_JOB_ID": "7"}
+    return subprocess.run(
+        ["bash", "-c", text, "script", *arguments], capture_output=True, text=True, env=env, check=False
+    )
+
+
+def test_srun_would_tell_a_crash_before_a_refusal_before_a_wish_to_be_started_again() -> None:
+    program = """
+        for code in "$@"; do
+            bash -euc "$ranked" task bash -c "exit $code" && told=0 || told=$?
+            echo "$code $told $(unranked $told)"
+        done
+    """
+    codes = [*range(80), 124, 130, 137, 138, 139, 143, 254, 255]
+    rows = [tuple(map(int, line.split())) for line in shell(program, *map(str, codes)).stdout.splitlines()]
+    told = {code: as_told for code, as_told, _ in rows}
+    assert list(told) == codes
+    assert {code: back for code, _, back in rows if back != code} == {
+        code: 255 for code in range(63, 79) if code not in (74, 75)
+    } | {254: 62}
+    crashes = [as_told for code, as_told in told.items() if code not in (0, 2, 74, 75, 138)]
+    assert told[0] < told[75] < told[138] < told[2] < told[74] < min(crashes)
+
+
+def test_a_task_that_gets_term_waits_for_its_rank() -> None:
+    """As when scancel, or Slurm that needs the node, tells every process of the step."""
+    stop = "lambda *_: (time.sleep(0.5), sys.exit(75))"
+    rank = f"import signal, sys, time; signal.signal(15, {stop}); print(1, flush=True); time.sleep(60)"
+    program = f"""
+        bash -euc "$ranked" task {shlex.quote(sys.executable)} -c {shlex.quote(rank)} >"$1" & task=$!
+        until [[ -s $1 ]]; do sleep 0.05; done
+        kill -TERM $task $(pgrep -P $task)
+        wait $task || echo "ended with $?"
+    """
+    with tempfile.TemporaryDirectory() as place:
+        assert shell(program, f"{place}/out").stdout == "ended with 75\n"

@@ -77,6 +77,7 @@ def submit(
             *options,
         ],
         settings=[
+            "source slurm/common.sh",
             f"run_dir={shlex.quote(str(run_dir))}",
             f"max_restarts={max_restarts}",
             "restarts_in_job=0",
@@ -86,7 +87,6 @@ def submit(
             "container=()",
             *settings,
             f"export OMP_NUM_THREADS=1 PYTHONPATH={shlex.quote(str(REPOSITORY))}",
-            "source slurm/common.sh",
         ],
     )
     path = run_dir / template

@@ -19,6 +19,12 @@ CASES = {
     "refused": (["2"], 3, "FAILED", "2:0", 1, "refused, see above; starting it again would not help"),
     "stopped, then finished": (["75", "0"], 3, "COMPLETED", "0:0", 2, "finished"),
     "stopped too often": (["75"], 1, "FAILED", "1:0", 2, "given up after 1 restarts"),
+    "stopped in vain": (["75"], 9, "FAILED", "1:0", 3, "not started again, as 3 starts in a row made no checkpoint"),
+    "stopped twice in vain, then not": (["75", "75", "saved", "75", "0"], 9, "COMPLETED", "0:0", 5, "finished"),
+    "a crash beside a stop": (["75,1"], 3, "FAILED", "1:0", 1, "not started again, as it made no checkpoint"),
+    "a refusal beside a stop": (["2,75"], 3, "FAILED", "2:0", 1, "refused, see above"),
+    "a crash beside a refusal": (["3,2"], 3, "FAILED", "3:0", 1, "not started again, as it made no checkpoint"),
+    "a second signal beside a stop": (["75,138", "0"], 3, "COMPLETED", "0:0", 2, "finished"),
     "crashed without progress": (["1"], 3, "FAILED", "1:0", 1, "not started again, as it made no checkpoint"),
     "crashed with progress": (["save", "1"], 3, "FAILED", "1:0", 2, "not started again, as it made no checkpoint"),
 }
@@ -72,6 +78,23 @@ def test_a_signal_reaches_the_ranks_whoever_gets_it(cluster: LocalCluster, tmp_p
         assert job.log().count("signalled in start 1") == 2, job.log()
         assert "stopped by a signal, or before its time limit, after a complete checkpoint" in job.log()
         assert job.log().splitlines()[-1].endswith("finished")
+
+
+def test_a_signal_before_the_ranks_is_no_end(cluster: LocalCluster, tmp_path: Path) -> None:
+    """While the site's lines run: to the script alone, and to these too, whose command then fails."""
+    set_up = ["echo setting up", "((restarts > 0)) || sleep 20"]
+    jobs = {}
+    for receiver in (of_batch_script, of_both):
+        run_dir = tmp_path / receiver.__name__
+        script = ["tests/slurm/ranks_of_jobs/end_with.py", str(run_dir), "0"]
+        jobs[receiver] = submit(cluster, "pretrain_srun.sbatch", run_dir, script, settings=set_up)
+    for receiver, job in jobs.items():
+        job.wait_for_log("setting up")
+        cluster.run("scancel", *receiver(job))
+    for job in jobs.values():
+        assert job.wait() == "COMPLETED", job.log()
+        assert "signalled before the ranks were started" in job.log()
+        assert job.facts()["Restarts"] == "1"
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from dist_plm.cluster.job import hydra_text
 from dist_plm.monitor.metrics import read_metrics
 from tests.slurm.jobs import REPOSITORY, submit
 from tests.slurm.user import STEPS, User, wait_for_steps
@@ -113,8 +114,15 @@ def test_a_wrong_configuration_never_reaches_the_queue(user: User, overrides: li
     assert "wrong" not in user.queue()
 
 
-def test_names_with_blanks(user: User) -> None:
-    _, (job,) = user.submit("run.name='two words 100%'", "cluster.setup=['echo not trained; exit 0']")
-    assert job.run_dir == user.home / "runs" / "two words 100%"
-    assert job.wait() == "COMPLETED"
-    assert job.log() == "not trained\n"
+@pytest.mark.parametrize("name", ["two words 100%", """it's "$(touch pwned)" `touch pwned` #1; touch pwned & 语"""])
+def test_whatever_a_run_is_called_is_one_word(user: User, name: str) -> None:
+    lines = "['echo \"$run_dir\"; ls pwned; exit 0']"
+    _, (job,) = user.submit(
+        f"run.name={hydra_text(name)}", f"cluster.setup={lines}", "cluster.options=['--comment=\"a b\"']"
+    )
+    assert job.run_dir == user.home / "runs" / name
+    assert job.wait() == "COMPLETED", job.log()
+    log, missing = job.log().splitlines()
+    assert log == str(job.run_dir)
+    assert "No such file" in missing
+    assert job.facts()["Comment"] == "a"

@@ -12,7 +12,7 @@ Access = Literal["none", "read", "write"]
 NAME_BYTES, PATH_BYTES = 255, 4095
 _MADE_NAME_BYTES, _MADE_PATH_BYTES = 220, 3900
 #: Control characters and line breaks, which would come out in scripts and logs.
-_UNWRITABLE = ("Cc", "Zl", "Zp")
+UNWRITABLE = ("Cc", "Zl", "Zp")
 #: Protocols of fsspec that offer no writing.
 _READ_ONLY = {
     "http",
@@ -43,7 +43,7 @@ def path_problems(key: str, path: str | None, *, url: Access = "none", made: boo
         yield f"{key} = {show(path)} is empty: give a path"
     elif path.startswith("~"):
         yield f"{key} = {show(path)} begins with ~, which only a shell replaces: write $HOME{path[1:]}"
-    elif any(unicodedata.category(character) in _UNWRITABLE for character in path):
+    elif any(unicodedata.category(character) in UNWRITABLE for character in path):
         yield f"{key} = {show(path)} holds a line break or another control character: use a path without"
     elif "://" in path:
         yield from _url_problems(key, path, url)

@@ -1,7 +1,8 @@
 """A rank that ends as it is told, another way at each start of its job: `end_with.py RUN_DIR 75 save wait 0`.
 
-N: exit code N. save: moves on RUN_DIR/checkpoints/latest, before it ends with 1. wait: for USR1, then ends with 75,
-as soon as all ranks have it: a run's ranks agree on it too, and the first to end under torchrun would end the others.
+N: exit code N. save: moves on RUN_DIR/checkpoints/latest, before it ends with 1; saved: with 75. wait: for USR1, then ends
+with 75, as soon as all ranks have it: a run's ranks agree on it too, and the first to end under torchrun would end the others.
+75,1: rank 0 ends with 75, rank 1 with 1.
 """
 
 import os
@@ -16,6 +17,8 @@ start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 way = ways[min(start, len(ways) - 1)]
 latest = run_dir / "checkpoints" / "latest"
 rank = os.environ.get("RANK") or os.environ["SLURM_PROCID"]
+if "," in way:
+    way = way.split(",")[int(rank)]
 n_ranks = int(os.environ.get("WORLD_SIZE") or os.environ["SLURM_NTASKS"])
 
 
@@ -43,8 +46,8 @@ if way == "wait":
     say("waiting for a signal")
     while True:
         time.sleep(0.1)
-if way == "save":
+if way in ("save", "saved"):
     latest.parent.mkdir(exist_ok=True)
     latest.write_text(f"step_{start + 1:08d}\n")
-    sys.exit(1)
+    sys.exit(1 if way == "save" else 75)
 sys.exit(int(way))
