@@ -36,10 +36,10 @@ def apply(overrides: Sequence[Override], config: DictConfig, problems: list[str]
                 )
         except OmegaConfBaseException as error:
             problems.append(f"{override.input_line} cannot be applied: {one_line(error)}")
-        except ValueError:  # OmegaConf's, of a list's item without a number
-            problems.append(
-                f"{override.input_line} names no item: {_list_above(config, key)} is a list, write it whole in []"
-            )
+        except (ValueError, TypeError, AttributeError, AssertionError) as error:  # OmegaConf's own, of items of lists
+            above = _list_above(config, key)
+            told = f"names no item: {above} is a list, write it whole in []" if above else f"cannot be applied: {error}"
+            problems.append(f"{override.input_line} {told}")
     replace_alternatives(given, config)
     replace_alternatives(given, given)
     return Layer(COMMAND_LINE, plain(given))

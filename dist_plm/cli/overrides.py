@@ -1,5 +1,6 @@
 """One override of the command line, in Hydra's grammar."""
 
+import itertools
 import re
 import unicodedata
 from typing import Any
@@ -11,6 +12,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 
 from dist_plm.core.errors import ConfigError
+from dist_plm.core.parsing import MAX_DEPTH
 
 
 def parse(text: str) -> Override:
@@ -19,15 +21,20 @@ def parse(text: str) -> Override:
     Raises:
         ConfigError: it is none.
     """
+    if _depth(text) > MAX_DEPTH:
+        raise ConfigError([f"{_start(text)} nests too deeply: settings have some five levels"])
     try:
         (override,) = OverridesParser.create().parse_overrides([text])
-    except RecursionError as error:
-        raise ConfigError([f"{_start(text)} nests too deeply: settings have some five levels"]) from error
     except (OverrideParseException, HydraException, ValueError) as error:
         raise ConfigError([_problem(text, error)]) from error
     if not override.key_or_group:
         raise ConfigError([_problem(text, None)])
     return override
+
+
+def _depth(text: str) -> int:
+    """Of brackets, those in quotes too."""
+    return max(itertools.accumulate((sign in "[{(") - (sign in "]})") for sign in text), default=0)
 
 
 class _Visitor(HydraOverrideVisitor):

@@ -1,6 +1,7 @@
 """--multirun: overrides with several values, spelled out as one list of overrides a run."""
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from hydra.core.override_parser.types import Override
 
 from dist_plm.cli.overrides import parse
 from dist_plm.core.errors import ConfigError
+
+#: What a sweep may submit at once.
+MAX_RUNS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ def expand(overrides: Sequence[str]) -> list[Choice]:
         ConfigError: values that cannot be listed.
     """
     alternatives = [_alternatives(text) for text in overrides]
+    if math.prod(map(len, alternatives)) > MAX_RUNS:
+        raise ConfigError([f"--multirun makes more than {MAX_RUNS:,} runs: submit fewer at a time"])
     swept = [len(values) > 1 for values in alternatives]
     return [
         Choice(combination, tuple(text for text, several in zip(combination, swept, strict=True) if several))
@@ -50,7 +56,8 @@ def _alternatives(text: str) -> list[str]:
         return [text]
     if not override.is_discrete_sweep() or _is_glob(override):
         raise ConfigError([f"{text} does not list its values: write KEY=a,b,c, KEY=choice(a,b,c) or KEY=range(0,3)"])
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    values = itertools.islice(override.sweep_string_iterator(), MAX_RUNS + 1)
+    return [f"{override.get_key_element()}={value}" for value in values]
 
 
 def _is_glob(override: Override) -> bool:

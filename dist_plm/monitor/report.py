@@ -135,7 +135,8 @@ def _problem_of(record: dict[str, Any]) -> str | None:
         if value is None and name in _MAYBE_NULL:
             continue
         if value is None or not is_number(value) or (name in _COUNTED and not 0 <= value <= _MOST):
-            return f"{name} = {show(value)} is no {'count or time' if name in _COUNTED else 'number'}"
+            shown = "a list or mapping" if isinstance(value, list | dict) else show(value)
+            return f"{name} = {shown} is no {'count or time' if name in _COUNTED else 'number'}"
     return None
 
 

@@ -53,3 +53,12 @@ def test_refuses_values_that_are_not_listed(text):
 
 def test_leaves_what_cannot_be_read_to_the_others():
     assert expand(["=", "--check"]) == [Choice(("=", "--check"))]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["train.seed=range(0,1000000000000)"], ["a=range(0,100)", "b=range(0,100)"], [f"x{i}=1,2" for i in range(40)]],
+)
+def test_a_sweep_without_end_is_refused(overrides):
+    with pytest.raises(ConfigError, match="more than 1,000 runs"):
+        expand(overrides)
