@@ -1,0 +1,61 @@
+"""The commands of launch/ as functions that return an exit code."""
+
+import os
+from typing import Any
+
+from dist_plm.cli.app import front
+from dist_plm.cli.commands import convert, prepare_data, pretrain, report, submit
+from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
+from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema_convert import ConvertConfig
+
+
+def check_run(*arguments: str) -> int:
+    """`launch/pretrain.py --check …`"""
+    return front([*arguments, "--check"], PretrainConfig, "pretrain", _nothing, "")
+
+
+def train(*arguments: str) -> int:
+    return front(arguments, PretrainConfig, "pretrain", pretrain.run, "")
+
+
+def check_prepare(*arguments: str) -> int:
+    return front([*arguments, "--check"], PrepareConfig, "prepare_data", _nothing, "")
+
+
+def prepare(*arguments: str) -> int:
+    return front(arguments, PrepareConfig, "prepare_data", prepare_data.run, "")
+
+
+def verify(store: str) -> int:
+    return front([f"verify={store}"], VerifyConfig, "verify_data", prepare_data.run_verify, "")
+
+
+def convert_to(*arguments: str) -> int:
+    return front(arguments, ConvertConfig, "convert", convert.run, "")
+
+
+def submit_dry(*arguments: str) -> int:
+    return submit.execute(["submit.dry_run=true", "submit.check_data=false", *arguments])
+
+
+def show_report(*runs: str) -> int:
+    return report.execute(list(runs))
+
+
+def bring_all() -> None:
+    """Imports what commands import when they run, so that cases that fork from here need not."""
+    import datasets  # noqa: F401
+    import tokenizers  # noqa: F401
+
+    import dist_plm.data.prepare.prepare
+    import dist_plm.tasks.convert.convert
+    import dist_plm.tasks.convert.inspection
+    import dist_plm.train.build  # noqa: F401
+
+    for name in ("RANK", "WORLD_SIZE", "SLURM_NTASKS"):
+        os.environ.pop(name, None)
+
+
+def _nothing(config: Any, origins: Any) -> int:
+    raise AssertionError("--check starts nothing")
