@@ -20,6 +20,7 @@ from dist_plm.config.origins import Origin, complete, table, trace
 from dist_plm.config.runfile import read, to_yaml
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, Refusal
+from dist_plm.core.panics import is_panic
 from dist_plm.core.parsing import whole_number
 from dist_plm.distributed.launch_env import from_environment
 from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
@@ -68,6 +69,15 @@ def front(arguments: Sequence[str], config_class: type[C], config_name: str, run
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        _report(
+            Refusal(
+                f"a library gave up: {error}. What it was given is damaged, or it is at fault: see what was said before"
+            )
+        )
+        return EXIT_REFUSED
 
 
 def load(config_class: type[C], config_name: str, overrides: Sequence[str]) -> tuple[C, dict[str, Origin]]:

@@ -13,6 +13,7 @@ from typing import TypeVar
 import psutil
 
 from dist_plm.core.errors import DataError
+from dist_plm.core.panics import panics_as
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ class Pool:
         if self._workers == 1 or (len(tasks) <= 1 and self._executor is None):
             with _one_thread():
                 for task in tasks:
-                    function(task)
+                    _guarded(function, task)
                     done(task)
             return
         # Not forked: the tokenizers library may have threads running here, and a forked copy of them can deadlock.
@@ -48,7 +49,7 @@ class Pool:
         executor = self._executor = self._executor or ProcessPoolExecutor(
             self._workers, mp_context=context, initializer=_begin_worker
         )
-        futures = {executor.submit(function, task): task for task in tasks}
+        futures = {executor.submit(_guarded, function, task): task for task in tasks}
         try:
             for future in as_completed(futures):
                 future.result()
@@ -72,6 +73,12 @@ class Pool:
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
             self._executor = None
+
+
+def _guarded(function: Callable[[T], None], task: T) -> None:
+    """A panic is made an error that can be sent to another process, which the exception of a Rust library cannot."""
+    with panics_as(DataError, "a library gave up on a part of the data"):
+        function(task)
 
 
 def _bytes_read(process: psutil.Process) -> int:

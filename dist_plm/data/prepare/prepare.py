@@ -18,6 +18,7 @@ from dist_plm.data.prepare import stages
 from dist_plm.data.prepare.read_and_clean import collect_rejected, gather
 from dist_plm.data.prepare.staging import check_replaceable, settle, workspace
 from dist_plm.data.prepare.summary import summary
+from dist_plm.data.prepare.unknown import check_store
 from dist_plm.data.prepare.worker_group import Crew
 from dist_plm.data.sources.sources import SourceFiles, find_sources
 from dist_plm.data.store.manifest import (
@@ -137,8 +138,11 @@ def _build(
     if crew.rank != 0:
         return
     records = stages.join(tasks, selection, tokenizer.vocab_size, store)
+    dtype = dtype_for(tokenizer.vocab_size)
+    if told := check_store(store, records, dtype, tokenizer, config.tokenizer.max_unknown):
+        report(told)
     manifest = Manifest(
-        dtype=dtype_for(tokenizer.vocab_size).name,
+        dtype=dtype.name,
         splits=SplitRecords(**dict(zip(SPLITS, records, strict=True))),
         tokenizer=TokenizerRecord(
             file=FILE_NAME,
@@ -160,6 +164,7 @@ def _inputs(config: PrepareConfig, sources: SourceFiles) -> dict[str, Any]:
     """All that decides the bytes of the store."""
     configuration = encode(config)
     configuration["data"] = {k: v for k, v in configuration["data"].items() if k not in _INCIDENTAL}
+    del configuration["tokenizer"]["max_unknown"]  # which lets pass, and changes nothing
     if config.tokenizer.path is not None:
         configuration["tokenizer"]["file_sha256"] = fingerprint(config.tokenizer.path)
     if config.clean.c4.bad_words is not None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from dist_plm.core.files import link_or_copy, sha256_of
 from dist_plm.data.prepare.documents import DocumentShard, Selection
 from dist_plm.data.prepare.sentences import sentences
+from dist_plm.data.prepare.unknown import check_sample
 from dist_plm.data.prepare.worker_group import Crew
 from dist_plm.data.store.manifest import SPLITS, SplitRecord
 from dist_plm.data.store.store import TokenStore, TokenStoreWriter, dtype_for
@@ -37,6 +38,7 @@ def make_tokenizer(
             made = Tokenizer.load(config.path, config.end_of_document, sentinels=config.sentinels)
         else:
             made = _train(config, shards, selection, report)
+        check_sample(made, shards, selection, config.max_unknown)
         made.save_directory(path.parent)
     return Tokenizer.load(path, config.end_of_document)
 

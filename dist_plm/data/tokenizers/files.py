@@ -27,6 +27,7 @@ from dist_plm.data.tokenizers.pipelines import (
 )
 from dist_plm.data.tokenizers.sentencepiece import check_sentencepiece, from_sentencepiece
 from dist_plm.data.tokenizers.special_tokens import COMPANIONS, FRAMING_NAMES, pieces_of_vocabulary, style_of
+from dist_plm.spec.prepare.rules import MAX_VOCAB_SIZE
 
 FILE_NAME = "tokenizer.json"
 #: What a directory is looked through for, in this order.
@@ -34,8 +35,6 @@ _IN_DIRECTORY = (FILE_NAME, "vocab.json", "vocab.txt", "spiece.model", "tokenize
 #: Models of fairseq, whose programs put `<s> <pad> </s> <unk>` before the pieces and so move all numbers: XLM-R, CamemBERT,
 #: mBART, NLLB. Told by the name that their files have.
 _RENUMBERED_NAME = "sentencepiece.bpe.model"
-#: More than any model in use has (some 260,000), and so few that a number by mistake neither hangs nor aborts.
-MAX_VOCAB_SIZE = 2**22
 _NUM_BYTES = 256
 _WRAPPED = re.compile(r"<.+>|\[.+\]")
 KINDS = (

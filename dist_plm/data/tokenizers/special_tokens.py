@@ -1,5 +1,6 @@
 """Which tokens of a tokenizer mean what to an objective: found by their names, or declared in files beside it."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,15 @@ def style_of(tokenizer: hf.Tokenizer) -> PiecesStyle | None:
     if '"Metaspace"' in states or "▁" in states or "\\u2581" in states:
         return "unigram"
     return None
+
+
+def unknown_id(tokenizer: hf.Tokenizer) -> int | None:
+    """The number of the token that stands for text that is out of a vocabulary's reach; None where there is none."""
+    model = tokenizer.model
+    if isinstance(model, models.Unigram):
+        return json.loads(model.__getstate__())["unk_id"]
+    name = getattr(model, "unk_token", None)
+    return None if name is None else tokenizer.token_to_id(name)
 
 
 def pieces_of_vocabulary(tokenizer: hf.Tokenizer) -> list[str]:

@@ -15,7 +15,7 @@ from dist_plm.core.panics import panics_as
 from dist_plm.data.tokenizers.battery import check_ids
 from dist_plm.data.tokenizers.files import FILE_NAME, read_tokenizer
 from dist_plm.data.tokenizers.save import companions
-from dist_plm.data.tokenizers.special_tokens import Roles, declared_roles, pieces_of_vocabulary, roles_of
+from dist_plm.data.tokenizers.special_tokens import Roles, declared_roles, pieces_of_vocabulary, roles_of, unknown_id
 
 DEFAULT_END = "<|endoftext|>"
 #: Before a piece: no text has this non-character of Unicode.
@@ -89,6 +89,10 @@ class Tokenizer:
     def roles(self) -> Roles:
         """Which of its tokens mean what to an objective."""
         return self._roles
+
+    def unknown_id(self) -> int | None:
+        """The token of text that is out of its reach; None where there is no such text."""
+        return unknown_id(self._tokenizer)
 
     def pieces(self) -> list[str]:
         """The tokens as the vocabulary writes them, by number, [V]; "" where a number is not given away."""

@@ -10,6 +10,7 @@ from sentencepiece import SentencePieceTrainer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from dist_plm.core.errors import DataError
+from dist_plm.core.panics import panics_as
 from dist_plm.data.tokenizers.pipelines import (
     BERT_SPECIAL,
     ROBERTA_SPECIAL,
@@ -42,6 +43,11 @@ def train(config: TokenizerConfig, batches: Iterable[Sequence[str]]) -> Tokenize
     Raises:
         DataError: `config.vocab_size` does not hold the tokens that have to be in it.
     """
+    with panics_as(DataError, f"tokenizer.name = {config.name!r} cannot be learnt from this text"):
+        return _train(config, batches)
+
+
+def _train(config: TokenizerConfig, batches: Iterable[Sequence[str]]) -> Tokenizer:
     size, coverage = config.vocab_size, config.character_coverage
     if config.name == "wordpiece":
         return train_wordpiece(batches, size, lowercase=config.lowercase, character_coverage=coverage)

@@ -14,6 +14,10 @@ from dist_plm.spec.rules.training import split_problems
 NUM_BYTES = 256
 #: What a vocabulary of some tens of thousands of words takes.
 LEAST_MEMORY_MB = 64
+#: More than any model in use has (some 260,000), and so few that a number by mistake neither hangs nor aborts.
+MAX_VOCAB_SIZE = 2**22
+#: Below it more than a few characters are out of a vocabulary's reach.
+LEAST_COVERAGE = 0.5
 #: Settings of tokenizers -> the kinds that read them.
 _READERS = {
     "vocab_size": ("bpe", "bpe_roberta", "wordpiece", "unigram"),
@@ -23,6 +27,7 @@ _READERS = {
     "sentinels": ("unigram", "file"),
     "fim": ("bpe",),
     "memory_mb": ("bpe", "bpe_roberta", "wordpiece", "unigram"),
+    "max_unknown": ("wordpiece", "unigram", "file"),
 }
 
 
@@ -79,6 +84,8 @@ def _tokenizer(config: PrepareConfig) -> Iterator[str]:
     if tokenizer.end_of_document is not None and not tokenizer.end_of_document:
         yield "tokenizer.end_of_document is empty: name the token that ends a document, as in <|endoftext|>, or null"
     yield from path_problems("tokenizer.path", tokenizer.path)
+    if tokenizer.sentinels > MAX_VOCAB_SIZE:
+        yield f"tokenizer.sentinels = {tokenizer.sentinels:,} is too large: a vocabulary has {MAX_VOCAB_SIZE:,} tokens at most"
     unread = [field for field, names in _READERS.items() if tokenizer.name not in names]
     if tokenizer.name == "file":
         if tokenizer.path is None:
@@ -93,6 +100,16 @@ def _tokenizer(config: PrepareConfig) -> Iterator[str]:
     yield from no_effect(tokenizer, "tokenizer", unread, f"tokenizer.name = {tokenizer.name!r}")
     if tokenizer.memory_mb < LEAST_MEMORY_MB:
         yield f"tokenizer.memory_mb = {tokenizer.memory_mb} is too small to learn from: give {LEAST_MEMORY_MB} or more"
+    if tokenizer.name in _READERS["character_coverage"] and tokenizer.character_coverage < LEAST_COVERAGE:
+        yield (
+            f"tokenizer.character_coverage = {tokenizer.character_coverage:g} leaves most characters unknown: give "
+            f"{LEAST_COVERAGE:g} or more, as 0.9995 for Chinese and 1 for alphabets"
+        )
+    if tokenizer.vocab_size > MAX_VOCAB_SIZE:
+        yield (
+            f"tokenizer.vocab_size = {tokenizer.vocab_size:,} is too large: a vocabulary has {MAX_VOCAB_SIZE:,} tokens at "
+            "most, and those of models in use some 30,000 to 260,000"
+        )
     needed = _least(tokenizer)
     if tokenizer.vocab_size < needed:
         yield (

@@ -17,7 +17,8 @@ class TokenizerConfig:
     RoBERTa and T5, [SEP] of BERT. `fim` adds the tokens of fill-in-the-middle to `bpe`, `sentinels` those of span
     corruption to `unigram`. `lowercase` (of `wordpiece`) drops accents too. `character_coverage` (of `wordpiece` and
     `unigram`) is the share of the text's characters in the alphabet; the rarest become unknown. Training takes about
-    `memory_mb` megabytes at most: of a corpus with more words it sees an even sample."""
+    `memory_mb` megabytes at most: of a corpus with more words it sees an even sample. Text of which more than the share
+    `max_unknown` of tokens is unknown to the tokenizer is refused."""
 
     name: Literal["bpe", "bpe_roberta", "wordpiece", "unigram", "file"]
     vocab_size: Count = 16384
@@ -28,6 +29,7 @@ class TokenizerConfig:
     sentinels: Natural = 100
     fim: bool = False
     memory_mb: Count = 600
+    max_unknown: Share = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

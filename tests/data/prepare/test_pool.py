@@ -1,3 +1,4 @@
+import base64
 import os
 import signal
 import subprocess
@@ -5,6 +6,7 @@ import sys
 import textwrap
 
 import pytest
+import tokenizers
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.prepare.pool import Pool
@@ -72,3 +74,16 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path):
     # The pipe to the workers closes when the last of them ends.
     result = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, timeout=600)
     assert result.returncode == -signal.SIGKILL
+
+
+def panic(task):
+    """What the library tokenizers does with a broken map."""
+    tokenizers.normalizers.Precompiled(base64.b64decode("BAAAAP////8=")).normalize_str("abc")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_panic_of_a_library_is_one_message(workers):
+    pool = Pool(workers)
+    with pytest.raises(DataError, match="a library gave up on a part of the data: index out of bounds"):
+        pool.run(panic, [1, 2], lambda task: None)
+    pool.close()

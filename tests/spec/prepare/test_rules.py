@@ -39,6 +39,20 @@ from tests.spec.make import prepare
         ),
         ({"tokenizer__path": "t.json"}, ["tokenizer.path = 't.json' has no effect", "tokenizer=file"]),
         ({"tokenizer__memory_mb": 63}, ["tokenizer.memory_mb = 63 is too small", "64 or more"]),
+        ({"tokenizer__vocab_size": 10**12}, ["tokenizer.vocab_size = 1,000,000,000,000 is too large", "4,194,304"]),
+        (
+            {"tokenizer__name": "file", "tokenizer__path": "t", "tokenizer__sentinels": 10**9},
+            ["tokenizer.sentinels = 1,000,000,000 is too"],
+        ),
+        (
+            {"tokenizer__name": "wordpiece", "tokenizer__character_coverage": 0},
+            ["tokenizer.character_coverage = 0 leaves most characters unknown"],
+        ),
+        (
+            {"tokenizer__name": "unigram", "tokenizer__character_coverage": 0.4},
+            ["tokenizer.character_coverage = 0.4 leaves most characters unknown"],
+        ),
+        ({"tokenizer__name": "bpe", "tokenizer__max_unknown": 0.5}, ["tokenizer.max_unknown = 0.5 has no effect"]),
         ({"tokenizer__vocab_size": 256}, ["tokenizer.vocab_size = 256 is too small", "257"]),
         ({"tokenizer__vocab_size": 259, "tokenizer__fim": True}, ["tokenizer.vocab_size = 259 is too small", "260"]),
         ({"tokenizer__name": "bpe_roberta", "tokenizer__vocab_size": 260}, ["vocab_size = 260 is too small", "261"]),

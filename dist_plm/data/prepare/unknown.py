@@ -1,0 +1,75 @@
+"""How much of the text is out of a tokenizer's reach: in a sample before the work begins, in all of it at the end."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.prepare.documents import DocumentShard, Selection
+from dist_plm.data.store.manifest import SPLITS, SplitRecord
+from dist_plm.data.tokenizers.tokenizer import Tokenizer
+
+_SAMPLED_SHARDS = 32
+_SAMPLE_CHARS = 2**16
+_COUNTED_AT_ONCE = 2**24
+
+
+def check_sample(tokenizer: Tokenizer, shards: Sequence[DocumentShard], selection: Selection, most: float) -> None:
+    """Looks at the first documents of shards all over the corpus.
+
+    Raises:
+        DataError: more than the share `most` of their tokens is unknown.
+    """
+    unknown = tokenizer.unknown_id()
+    if unknown is None:
+        return
+    ids = [np.array(found) for texts in _sample(shards, selection) for found in tokenizer.encode_batch(texts)]
+    total = sum(map(len, ids))
+    _check(sum(int((found == unknown).sum()) for found in ids), total, most, "of the first documents")
+
+
+def _sample(shards: Sequence[DocumentShard], selection: Selection) -> Iterator[list[str]]:
+    for shard, splits in list(zip(shards, selection.splits, strict=True))[:: -(-len(shards) // _SAMPLED_SHARDS)]:
+        left, texts = _SAMPLE_CHARS, []
+        for text in shard.texts(splits == SPLITS.index("train")):
+            texts.append(text[:left])
+            left -= len(text)
+            if left <= 0:
+                break
+        yield texts
+
+
+def check_store(
+    store: Path, records: Sequence[SplitRecord], dtype: np.dtype, tokenizer: Tokenizer, most: float
+) -> str | None:
+    """Counts a store's unknown tokens, and says their share for a person; None where there can be none.
+
+    Raises:
+        DataError: it is above `most`.
+    """
+    unknown = tokenizer.unknown_id()
+    if unknown is None:
+        return None
+    count, total = 0, sum(record.tokens for record in records)
+    for record in records:
+        if record.tokens:
+            tokens = np.memmap(store / f"{record.prefix}.bin", dtype=dtype, mode="r")
+            parts = range(0, len(tokens), _COUNTED_AT_ONCE)
+            count += sum(int(np.count_nonzero(tokens[i : i + _COUNTED_AT_ONCE] == unknown)) for i in parts)
+    _check(count, total, most, "of all documents")
+    return f"{_percent(count / max(total, 1))} of the tokens are unknown to the tokenizer"
+
+
+def _check(count: int, total: int, most: float, where: str) -> None:
+    if total and count / total > most:
+        raise DataError(
+            f"{_percent(count / total)} of the tokens {where} are unknown to the tokenizer, more than tokenizer.max_unknown "
+            f"= {most:g}: it was made for other text, or with too few characters. Take one that was trained on such text, or "
+            "train one (tokenizer=bpe knows every text; of wordpiece and unigram raise tokenizer.character_coverage), or raise "
+            "tokenizer.max_unknown if that is meant"
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
