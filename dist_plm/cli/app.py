@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from dist_plm.cli.compose import compose
 from dist_plm.cli.help import OPTIONS, help_text
+from dist_plm.cli.search_path import SearchPath
 from dist_plm.cli.summary import summary
 from dist_plm.cluster.check import check, check_run, data_is_here
 from dist_plm.config.credentials import mask
@@ -60,9 +61,14 @@ def main(config_class: type[C], config_name: str, run: Run[C], doc: str | None) 
 
 
 def front(arguments: Sequence[str], config_class: type[C], config_name: str, run: Run[C], doc: str) -> int:
-    """`main` without the exit: returns the exit code."""
+    """Does what `main` does, and returns the exit code."""
+    return guarded(lambda: _dispatch(arguments, config_class, config_name, run, doc))
+
+
+def guarded(act: Callable[[], int]) -> int:
+    """Does what may be refused or interrupted, and returns the exit code."""
     try:
-        return _dispatch(arguments, config_class, config_name, run, doc)
+        return act()
     except Refusal as refusal:
         _report(refusal)
         return EXIT_REFUSED
@@ -80,13 +86,17 @@ def front(arguments: Sequence[str], config_class: type[C], config_name: str, run
         return EXIT_REFUSED
 
 
-def load(config_class: type[C], config_name: str, overrides: Sequence[str]) -> tuple[C, dict[str, Origin]]:
-    """The configuration composed from conf/ and overrides, decoded, with the origin of every value that a layer set.
+def load(
+    config_class: type[C], config_name: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()
+) -> tuple[C, dict[str, Origin]]:
+    """Composes files and overrides and decodes them, with the origin of every value that a layer set.
 
+    Args:
+        config_dirs: where files are looked up beside conf/.
     Raises:
         ConfigError: with the problems of composing and of decoding together.
     """
-    composition = compose(config_name, overrides)
+    composition = compose(config_name, overrides, SearchPath.with_sites(config_dirs))
     problems = composition.problems
     try:
         config = decode(config_class, composition.values)
@@ -106,27 +116,38 @@ def _load_frozen(config_class: type[C], path: str, overrides: Sequence[str]) -> 
 
 
 def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str, run: Run[C], doc: str) -> int:
-    options = _parse(arguments)
+    options = parse(arguments)
+    if options.multirun and not options.help:
+        raise ConfigError(["--multirun is for commands that train: start this one once for each value"])
     if options.help:
-        print(help_text(config_name, doc))
+        print(help_text(config_name, doc, SearchPath.with_sites(options.config_dir)))
         return EXIT_FINISHED
     if options.frozen is not None:
         config, origins = _load_frozen(config_class, options.frozen, options.overrides)
     else:
-        config, origins = load(config_class, config_name, options.overrides)
+        config, origins = load(config_class, config_name, options.overrides, options.config_dir)
     if options.cfg:
         print(to_yaml(encode(config)), end="")
         return EXIT_FINISHED
-    world_size = _world_size(options.world_size, os.environ, planned=options.origin or options.check)
+    world_size = _world_size(options)
     if options.origin:
         return _print_origins(config, origins, world_size)
-    checked = _CHECKS[config_class](config, world_size)
+    complete_config = checked(config, options)
     if options.check:
         if isinstance(config, PretrainConfig) and not isinstance(config, SubmissionConfig):
-            checked = check_run(config, world_size, with_data=data_is_here(config))
-        print(summary(checked, world_size))
+            complete_config = check_run(config, world_size, with_data=data_is_here(config))
+        print(summary(complete_config, world_size))
         return EXIT_FINISHED
     return run(config, complete(origins, encode(config), encode(config))) or EXIT_FINISHED
+
+
+def checked(config: Any, options: argparse.Namespace) -> Any:
+    """Completes a configuration and checks it by the rules for the ranks that there are, or are planned.
+
+    Raises:
+        ConfigError: with every rule that is broken.
+    """
+    return _CHECKS[type(config)](config, _world_size(options))
 
 
 def _print_origins(config: Any, origins: Mapping[str, Origin], world_size: int) -> int:
@@ -141,8 +162,9 @@ def _print_origins(config: Any, origins: Mapping[str, Origin], world_size: int) 
     return EXIT_FINISHED
 
 
-def _world_size(given: str | None, env: Mapping[str, str], *, planned: bool) -> int:
-    """Ranks of the run; where it is only planned, a batch script's or an allocation's number of tasks counts too."""
+def _world_size(options: argparse.Namespace, env: Mapping[str, str] = os.environ) -> int:
+    """Counts the ranks of the run; where it is only planned, a batch script's or an allocation's tasks count too."""
+    given, planned = options.world_size, options.origin or options.check
     if given is not None:
         if not (number := whole_number(given)):
             raise ConfigError([f"--world-size {given} is not allowed: it must be a whole number, 1 or more"])
@@ -154,23 +176,26 @@ def _world_size(given: str | None, env: Mapping[str, str], *, planned: bool) -> 
     return from_environment(env).world_size
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Tells options from overrides.
+
+    Raises:
+        ConfigError: an option is unknown or out of place.
+    """
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--cfg", "-c", choices=["job"])
     parser.add_argument("--frozen")
+    parser.add_argument("--config-dir", "-cd", action="append", default=[])
     parser.add_argument("--origin", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--world-size")
     parser.add_argument("--multirun", "-m", action="store_true")
     options, unknown = parser.parse_known_intermixed_args(list(arguments))
     problems = [_option_problem(option) for option in unknown]
-    if options.multirun:
-        problems.append(
-            "--multirun is not available here: start one run a value, each with its own run.name, as in "
-            "for lr in 1e-4 3e-4; do … optim.lr=$lr run.name=lr_$lr; done"
-        )
+    if options.frozen is not None and options.config_dir:
+        problems.append(f"--config-dir has no effect with --frozen {options.frozen}, which is a whole configuration")
     if options.world_size is not None and not (options.check or options.origin):
         problems.append(
             "--world-size belongs to --check and --origin: torchrun or srun says how many processes there are"
@@ -178,6 +203,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if problems:
         raise ConfigError(problems)
     return options
+
+
+def settings_given(arguments: Sequence[str]) -> list[str]:
+    """Gives the words of a command line that say how its configuration is composed, for commands that repeat them."""
+    options = parse(arguments)
+    return [*(word for folder in options.config_dir for word in ("--config-dir", folder)), *options.overrides]
 
 
 def _option_problem(option: str) -> str:

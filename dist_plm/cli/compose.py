@@ -8,7 +8,7 @@ unknown keys pass: the strict decoder names them all, with what was meant.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import reduce
 from typing import Any
 
 from hydra import initialize_config_dir
@@ -23,16 +23,21 @@ from yaml import YAMLError
 from dist_plm.cli.apply import apply, one_line, plain, replace_alternatives
 from dist_plm.cli.from_hf import is_chosen, with_sizes
 from dist_plm.cli.overrides import parse
+from dist_plm.cli.search_path import OWN, SearchPath
+from dist_plm.cluster.job import hydra_text
 from dist_plm.config.credentials import mark, secrets_among
 from dist_plm.config.decode import MISSING, flatten, show
+from dist_plm.config.environment import EnvironmentText
 from dist_plm.config.origins import Layer
 from dist_plm.config.suggest import OTHER_NAMES, did_you_mean, near
 from dist_plm.core.errors import ConfigError
-from dist_plm.core.parsing import load_yaml, read_text
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 #: The group whose files set values anywhere.
 EXPERIMENT = "experiment"
+
+
+#: A value that is an environment variable and nothing more.
+_ENVIRONMENT = re.compile(r"\$\{oc\.env:[^{}]*\}")
 
 
 @dataclass(slots=True)
@@ -51,24 +56,8 @@ class Composition:
         self.spoken_of.append(key)
 
 
-def groups_of(config_name: str, conf: Path = CONF) -> dict[str, str | None]:
-    """The groups that a root file and those it builds on compose, with the choice made in each, in their order."""
-    groups: dict[str, str | None] = {}
-    for entry in _read(conf / f"{config_name}.yaml").get("defaults") or []:
-        if isinstance(entry, Mapping):
-            groups.update(entry)
-        elif entry != "_self_":
-            groups.update(groups_of(entry, conf))
-    return groups
-
-
-def choices_of(group: str, conf: Path = CONF) -> list[str]:
-    """The files of a group, by name."""
-    return sorted(path.stem for path in (conf / group).glob("*.yaml"))
-
-
-def compose(config_name: str, overrides: Sequence[str], conf: Path = CONF) -> Composition:
-    """Composes `conf`/`config_name`.yaml with Hydra overrides.
+def compose(config_name: str, overrides: Sequence[str], where: SearchPath = OWN) -> Composition:
+    """Composes the root file `config_name` with Hydra overrides.
 
     Raises:
         ConfigError: where the files themselves cannot be composed, so that there are no values to speak of.
@@ -76,8 +65,8 @@ def compose(config_name: str, overrides: Sequence[str], conf: Path = CONF) -> Co
     """
     composition = Composition()
     try:
-        chosen, values = _sort_overrides(overrides, groups_of(config_name, conf), config_name, conf, composition)
-        layers = _file_layers(config_name, chosen, conf)
+        chosen, values = _sort_overrides(overrides, where.groups(config_name), config_name, where, composition)
+        layers = _file_layers(config_name, chosen, where)
         config = _merge([layer.values for layer in layers])
     except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         raise ConfigError([*composition.problems, f"conf/ cannot be composed: {one_line(error)}"]) from error
@@ -92,7 +81,11 @@ def compose(config_name: str, overrides: Sequence[str], conf: Path = CONF) -> Co
 
 
 def _sort_overrides(
-    overrides: Sequence[str], groups: Mapping[str, str | None], config_name: str, conf: Path, composition: Composition
+    overrides: Sequence[str],
+    groups: Mapping[str, str | None],
+    config_name: str,
+    where: SearchPath,
+    composition: Composition,
 ) -> tuple[list[str], list[Override]]:
     """Overrides that choose files, rewritten for Hydra, and those that set values; the others become problems."""
     chosen: list[str] = []
@@ -103,7 +96,7 @@ def _sort_overrides(
         except ConfigError as error:
             composition.refuse(text.partition("=")[0].lstrip("+~"), *error.problems)
             continue
-        problem = _problem_of(override, groups, config_name, conf)
+        problem = _problem_of(override, groups, config_name, where)
         if problem is not None:
             composition.refuse(override.key_or_group, problem)
         elif override.key_or_group in groups and not isinstance(override.value(), dict):
@@ -114,7 +107,9 @@ def _sort_overrides(
     return chosen, values
 
 
-def _problem_of(override: Override, groups: Mapping[str, str | None], config_name: str, conf: Path) -> str | None:
+def _problem_of(
+    override: Override, groups: Mapping[str, str | None], config_name: str, where: SearchPath
+) -> str | None:
     """What is wrong with an override before any file is read."""
     key, value, text = override.key_or_group, override.value(), override.input_line
     if override.is_hydra_override() or key == "hydra":
@@ -123,14 +118,14 @@ def _problem_of(override: Override, groups: Mapping[str, str | None], config_nam
         quoted = f"{key}='\"{override.get_value_string()}\"'"
         return (
             f"{text} gives several values, a run takes one: for a list write {key}=[…], for text with a comma "
-            f"{quoted}, for a sweep start one run a value"
+            f"{quoted}, for a run of each value add --multirun"
         )
     if override.package is not None or "/" in key:
         return f"{text} is not of the form group=choice or group.key=value{did_you_mean(_near_groups(key, groups))}"
     if key in groups and not isinstance(value, dict):
-        return _group_problem(override, groups, conf)
+        return _group_problem(override, groups, where)
     if key not in groups and "." not in key and not isinstance(value, dict) and not override.is_delete():
-        if (conf / key).is_dir():
+        if where.is_group(key):
             return f"{text}: {key} is not a group of {config_name}, whose groups are {', '.join(groups)}"
         found = _near_groups(key, groups)
         if found and isinstance(value, str):
@@ -138,16 +133,16 @@ def _problem_of(override: Override, groups: Mapping[str, str | None], config_nam
     return None
 
 
-def _group_problem(override: Override, groups: Mapping[str, str | None], conf: Path) -> str | None:
+def _group_problem(override: Override, groups: Mapping[str, str | None], where: SearchPath) -> str | None:
     group, value = override.key_or_group, override.value()
-    names = choices_of(group, conf)
+    names = where.choices(group)
     if override.is_delete() or (value is None and groups[group] is None):
         return None
     for name in value if isinstance(value, list) else [value]:
         if name not in names:
             return (
                 f"{group} = {show(name)} is not a choice{did_you_mean(near(str(name), names))}; "
-                f"conf/{group} has {', '.join(names)}"
+                f"{where.places(group)} {', '.join(names)}"
             )
     return None
 
@@ -158,34 +153,30 @@ def _near_groups(key: str, groups: Mapping[str, str | None]) -> list[str]:
     return named or near(key, groups, cutoff=0.7)
 
 
-def _file_layers(config_name: str, chosen: list[str], conf: Path) -> list[Layer]:
-    with initialize_config_dir(str(conf), version_base="1.3"):
+def _file_layers(config_name: str, chosen: list[str], where: SearchPath) -> list[Layer]:
+    own, *sites = where.folders
+    searched = [f"hydra.searchpath=[{','.join(hydra_text(f'file://{site}') for site in sites)}]"] if sites else []
+    with initialize_config_dir(str(own), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        defaults = loader.compute_defaults_list(config_name, chosen, RunMode.RUN).defaults
+        defaults = loader.compute_defaults_list(config_name, [*chosen, *searched], RunMode.RUN).defaults
     layers: list[Layer] = []
     before: tuple[str, str] | None = None
     for default in defaults:
         path, package = default.config_path, default.package or ""
         if path is None or path.startswith("hydra/"):
             continue
-        content = _read(conf / f"{path}.yaml")
+        content = where.read(path)
         content.pop("defaults", None)
         if package == EXPERIMENT:
-            raise ValueError(f"conf/{path}.yaml has to begin with the line: # @package _global_")
+            raise ValueError(f"{where.source(path)} has to begin with the line: # @package _global_")
         place = (path.rpartition("/")[0], package)
         if place == before and package:  # several choices of one group, as in track=[wandb,tensorboard]
             _extend_lists(layers[-1].values[package], content)
         before = place
         layer = _merge([_nest(package, content)])
         replace_alternatives(layer, layer)
-        layers.append(Layer(f"conf/{path}.yaml", plain(layer)))
+        layers.append(Layer(where.source(path), plain(layer)))
     return layers
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A file of conf/, as OmegaConf would read it, yet within bounds."""
-    content = load_yaml(read_text(path), str(path), plain_exponents=True)
-    return {} if content is None else plain(OmegaConf.create(content))
 
 
 def _extend_lists(before: Mapping[str, Any], content: dict[str, Any]) -> None:
@@ -217,6 +208,11 @@ def _resolve(config: DictConfig, composition: Composition) -> None:
                 OmegaConf.update(config, key, MISSING)
     secrets = secrets_among(_texts(plain(config)))
     composition.values = mark(plain(config, resolve=True), secrets)
+    raw = flatten(plain(config))
+    for key, text in flatten(composition.values).items():
+        if type(text) is str and _ENVIRONMENT.fullmatch(str(raw.get(key))):
+            *above, name = key.split(".")
+            reduce(lambda values, part: values[part], above, composition.values)[name] = EnvironmentText(text)
 
 
 def _texts(value: Any) -> Iterator[str]:

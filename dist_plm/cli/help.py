@@ -2,14 +2,16 @@
 
 import textwrap
 
-from dist_plm.cli.compose import choices_of, groups_of
+from dist_plm.cli.search_path import SearchPath
 
 OPTIONS = {
     "--help": "this text",
     "--cfg job": "print the configuration as it was composed, and stop",
     "--origin": "print every setting with its value and where it comes from, and stop",
     "--frozen FILE": "the configuration whole, as a run.yaml holds it, in place of settings on the command line",
+    "--config-dir DIR": "look up groups in DIR too, after conf/: a site's clusters and experiments",
     "--check": "check the configuration as the run would, print what follows from it, and stop",
+    "--multirun, -m": "one run after the other for each value of KEY=a,b,c, each with a run.name of its own (training)",
     "--world-size N": "with --check or --origin: as if N processes ran (else WORLD_SIZE, SLURM_NTASKS, or 1)",
 }
 
@@ -26,11 +28,11 @@ _EXIT_CODES = {
 }
 
 
-def help_text(config_name: str, doc: str) -> str:
-    """The help of the script whose root file is conf/`config_name`.yaml and whose docstring is `doc`."""
+def help_text(config_name: str, doc: str, where: SearchPath) -> str:
+    """Builds the help of the command whose root file is conf/`config_name`.yaml and whose docstring is `doc`."""
     groups = {
-        group: "  ".join(f"{name}*" if name == default else name for name in choices_of(group))
-        for group, default in groups_of(config_name).items()
+        group: "  ".join(f"{name}*" if name == default else name for name in where.choices(group))
+        for group, default in where.groups(config_name).items()
     }
     sections = [
         doc.strip(),

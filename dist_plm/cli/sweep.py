@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hydra.core.override_parser.types import Override
 
 from dist_plm.cli.overrides import parse
+from dist_plm.cluster.job import hydra_text
 from dist_plm.core.errors import ConfigError
 
 #: What a sweep may submit at once.
@@ -44,6 +45,12 @@ def expand(overrides: Sequence[str]) -> list[Choice]:
         Choice(combination, tuple(text for text, several in zip(combination, swept, strict=True) if several))
         for combination in itertools.product(*alternatives)
     ]
+
+
+def named(choice: Choice, name: str) -> list[str]:
+    """Gives the overrides of one run of a sweep, with a run.name of its own made from the `name` of all."""
+    own = [f"run.name={hydra_text(f'{name}-{choice.label}')}"] if choice.label else []
+    return [*choice.overrides, *own]
 
 
 def _alternatives(text: str) -> list[str]:

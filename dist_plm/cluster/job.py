@@ -12,20 +12,19 @@ from dist_plm.cluster.check import ranks_per_node
 from dist_plm.cluster.script import render
 from dist_plm.config.credentials import FromEnvironment
 from dist_plm.core.errors import ConfigError
+from dist_plm.core.installed import shipped, start_words
 from dist_plm.spec.rules.paths import UNWRITABLE
 from dist_plm.spec.schema import SubmissionConfig
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TEMPLATES = {"torchrun": "pretrain.sbatch", "srun": "pretrain_srun.sbatch"}
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Directories of a job, all absolute: where it runs, where it writes, and where this code lies."""
+    """Holds the directories of a job, absolute: where it runs and where it writes."""
 
     working: Path
     run: Path
-    repository: Path = REPOSITORY
 
     @property
     def script(self) -> Path:
@@ -51,7 +50,7 @@ def batch_script(
         overrides: what that was made from, for people to read.
         counts: of nodes, on which it can train, most first.
     """
-    template = place.repository / "slurm" / TEMPLATES[submission.cluster.launcher]
+    template = shipped("slurm") / TEMPLATES[submission.cluster.launcher]
     made_from = f"\nThe settings, frozen in {place.frozen.name} beside it: {shlex.join(overrides)}" if overrides else ""
     return render(
         template.read_text(encoding="utf-8"),
@@ -93,10 +92,10 @@ def directives(submission: SubmissionConfig, place: Place) -> list[str]:
 def settings(submission: SubmissionConfig, place: Place, counts: Sequence[int] = ()) -> list[str]:
     """Lines of shell, in place of those that a person would change in the template."""
     cluster = submission.cluster
-    script = [str(place.repository / "launch" / "pretrain.py"), "--frozen", str(place.frozen)]
+    script = [*start_words("pretrain"), "--frozen", str(place.frozen)]
     checkpoints = submission.checkpoint.dir
     lines = [
-        f"source {_word(str(place.repository / 'slurm' / 'common.sh'), 'the program')}",
+        f"source {_word(str(shipped('slurm') / 'common.sh'), 'the program')}",
         f"run_dir={_word(str(place.run), 'run.dir')}",
         *([f"checkpoints={_word(_in_the_open(checkpoints), 'checkpoint.dir')}"] if checkpoints else []),
         f"max_restarts={cluster.max_restarts}",

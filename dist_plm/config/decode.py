@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get
 
 from dist_plm.config.bounds import Bounds
 from dist_plm.config.credentials import FromEnvironment, holds_credential, mask
+from dist_plm.config.environment import EnvironmentText, base_of, read_as
 from dist_plm.config.suggest import did_you_mean, near, setting_names, suggest
 from dist_plm.config.types import key_of
 from dist_plm.config.variants import Variants, hints_of, variants_of
@@ -198,6 +199,8 @@ class _Decoder:
     def value(self, hint: Any, value: Any, key: str, whole: Any = None) -> Any:
         """`value` as a `hint`; `whole` is the type that a refusal describes, where `hint` is a part of it."""
         whole = whole or hint
+        if isinstance(value, EnvironmentText):
+            value = read_as(hint, str(value))
         origin, args = get_origin(hint), get_args(hint)
         if origin is Annotated:
             plain = self._scalar(args[0], value)
@@ -281,7 +284,7 @@ class _Decoder:
 
 def _remedy(key: str, value: Any, hint: Any) -> str:
     """What to write instead, where the value shows what was meant."""
-    base = _base(hint)
+    base = base_of(hint)
     if base is int and isinstance(value, float) and value.is_integer() and abs(value) <= MOST:
         return f"; write {int(value)}"
     if base is int and isinstance(value, str) and re.fullmatch("[+-]?[0-9]{1,19}", value):
@@ -309,10 +312,3 @@ def _bool_remedy(value: Any) -> str:
     meant = {"1": "true", "yes": "true", "on": "true", "0": "false", "no": "false", "off": "false"}
     word = meant.get(str(value).lower(), "")
     return f"; write {word}" if word else ""
-
-
-def _base(hint: Any) -> Any:
-    """The type below Optional and Annotated."""
-    if get_origin(hint) in (Union, UnionType):
-        return _base(next(a for a in get_args(hint) if a is not type(None)))
-    return _base(get_args(hint)[0]) if get_origin(hint) is Annotated else hint

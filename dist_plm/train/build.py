@@ -20,6 +20,7 @@ from dist_plm.config import runfile
 from dist_plm.config.decode import encode
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REQUEUE, CheckpointError, ConfigError, DataError
 from dist_plm.core.files import make_directory
+from dist_plm.core.installed import start_words, typed
 from dist_plm.data.loader.loader import MicrobatchLoader
 from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.distributed.collectives import on_first
@@ -260,10 +261,12 @@ def closing_summary(config: PretrainConfig, overrides: Sequence[str]) -> str:
         """The run on two processes with changes, which come in place of what is on the command line."""
         changed = {change.partition("=")[0] for change in ("run.dir=", *changes)}
         kept = [override for override in overrides if override.partition("=")[0] not in changed]
-        return shlex.join(["torchrun", "--nproc-per-node", "2", "launch/pretrain.py", *kept, *changes])
+        return shlex.join(
+            ["torchrun", "--nproc-per-node", "2", *start_words("pretrain", relative=True), *kept, *changes]
+        )
 
     commands = (
-        f"python launch/report.py {run_dir}",
+        f"{typed('report')} {run_dir}",
         again("parallel.tensor=2", "run.name=tensor2"),
         again("precision=bf16", f"train.steps={10 * config.train.steps}", "run.name=longer"),
     )

@@ -3,11 +3,12 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from dist_plm.cli.compose import CONF, choices_of, compose, groups_of
+from dist_plm.cli.compose import compose
+from dist_plm.cli.search_path import CONF, OWN, SearchPath
 from dist_plm.config.origins import trace
 from dist_plm.core.errors import ConfigError
 
-EXPERIMENTS = choices_of("experiment")
+EXPERIMENTS = OWN.choices("experiment")
 
 
 def without_alternatives(values):
@@ -111,7 +112,7 @@ def conf(tmp_path):
 def test_broken_files_are_refused_with_their_name_or_fault(conf, text, part):
     (conf / "optim" / "sgd.yaml").write_text(text)
     with pytest.raises(ConfigError) as caught:
-        compose("root", ["y=1,2"], conf)
+        compose("root", ["y=1,2"], SearchPath((conf,)))
     first, second = caught.value.problems
     assert first.startswith("y=1,2 gives several values")
     assert second.startswith("conf/ cannot be composed: ")
@@ -121,7 +122,7 @@ def test_broken_files_are_refused_with_their_name_or_fault(conf, text, part):
 def test_a_root_file_that_is_no_yaml_is_refused(conf):
     (conf / "root.yaml").write_text("defaults: [")
     with pytest.raises(ConfigError, match=r"conf/ cannot be composed: .*root\.yaml"):
-        compose("root", [], conf)
+        compose("root", [], SearchPath((conf,)))
 
 
 def test_an_experiment_without_its_package_line_is_refused(conf):
@@ -129,20 +130,20 @@ def test_an_experiment_without_its_package_line_is_refused(conf):
     (conf / "experiment" / "mine.yaml").write_text("x: 2\n")
     (conf / "root.yaml").write_text("defaults:\n  - _self_\n  - experiment: null\nx: 1\n")
     with pytest.raises(ConfigError, match=r"conf/experiment/mine.yaml has to begin with the line: # @package _global_"):
-        compose("root", ["experiment=mine"], conf)
+        compose("root", ["experiment=mine"], SearchPath((conf,)))
     (conf / "experiment" / "mine.yaml").write_text("# @package _global_\nx: 2\n")
-    assert compose("root", ["experiment=mine"], conf).values == {"x": 2}
+    assert compose("root", ["experiment=mine"], SearchPath((conf,))).values == {"x": 2}
 
 
 def test_an_interpolation_that_leads_nowhere_is_a_problem(conf):
     (conf / "optim" / "sgd.yaml").write_text("lr: ${nowhere}\nbetas: [1, '${gone}']\n")
-    composition = compose("root", [], conf)
+    composition = compose("root", [], SearchPath((conf,)))
     assert len(composition.problems) == 2
     assert composition.spoken_of == ["optim.lr", "optim.betas"]
     assert composition.values["optim"] == {"lr": "???", "betas": "???"}
 
 
 def test_groups_and_choices():
-    assert groups_of("prepare_data") == {"clean": "none", "dedup": "exact", "tokenizer": "bpe"}
-    assert groups_of("pretrain")["experiment"] is None
-    assert "gpt2_small" in choices_of("model")
+    assert OWN.groups("prepare_data") == {"clean": "none", "dedup": "exact", "tokenizer": "bpe"}
+    assert OWN.groups("pretrain")["experiment"] is None
+    assert "gpt2_small" in OWN.choices("model")

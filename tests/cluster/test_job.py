@@ -7,11 +7,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.cluster.job import REPOSITORY, Place, batch_script, directives, hydra_text, settings
+from dist_plm.cluster.job import Place, batch_script, directives, hydra_text, settings
 from dist_plm.core.errors import ConfigError
 from tests.cluster.make import submission
 
-PLACE = Place(working=Path("/home/u/project"), run=Path("/home/u/project/runs/one"), repository=REPOSITORY)
+PLACE = Place(working=Path("/home/u/project"), run=Path("/home/u/project/runs/one"))
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 TORCHRUN = """\
 #!/usr/bin/env bash

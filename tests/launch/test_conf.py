@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from dist_plm.cli.app import load
-from dist_plm.cli.compose import CONF, choices_of, groups_of
+from dist_plm.cli.search_path import CONF, OWN
 from dist_plm.spec.derived import model_ranks
 from dist_plm.spec.prepare.schema import PrepareConfig
 from dist_plm.spec.rules.finalize import check_prepare, finalize
@@ -12,12 +12,12 @@ from dist_plm.spec.rules.model import OBJECTIVES
 from dist_plm.spec.schema import PretrainConfig
 
 #: Those of conf/model that hold sizes.
-MODELS = [model for model in choices_of("model") if model != "from_hf"]
+MODELS = [model for model in OWN.choices("model") if model != "from_hf"]
 PRETRAIN_CHOICES = [
     (group, choice)
-    for group in groups_of("pretrain")
+    for group in OWN.groups("pretrain")
     if group != "experiment"
-    for choice in (MODELS if group == "model" else choices_of(group))
+    for choice in (MODELS if group == "model" else OWN.choices(group))
 ]
 #: What a choice needs beside it, where the default model is too small for it.
 BESIDE = {"parallel": ["model=gpt3_175b"], "data": ["model=gpt2_small"]}
@@ -44,7 +44,7 @@ def test_every_choice_of_a_group_is_accepted(group, choice):
     accepted(f"{group}={choice}", *beside)
 
 
-@pytest.mark.parametrize("experiment", choices_of("experiment"))
+@pytest.mark.parametrize("experiment", OWN.choices("experiment"))
 def test_every_experiment_is_accepted(experiment):
     assert accepted(f"experiment={experiment}").run.name == experiment
 
@@ -56,7 +56,7 @@ def test_every_model_is_accepted_with_small_and_full_samples(model, data):
     accepted(f"model={model}", f"data={data}", learns_from(model), *more)
 
 
-@pytest.mark.parametrize("tokenizer", choices_of("tokenizer"))
+@pytest.mark.parametrize("tokenizer", OWN.choices("tokenizer"))
 def test_every_tokenizer_is_accepted(tokenizer):
     more = ["tokenizer.path=t.json"] if tokenizer == "file" else []
     overrides = ["data.sources=[{path: a.txt}]", "data.out=x", f"tokenizer={tokenizer}", *more]
@@ -64,7 +64,7 @@ def test_every_tokenizer_is_accepted(tokenizer):
 
 
 def test_no_file_is_out_of_reach():
-    composed = {f"conf/{group}" for root in CONF.glob("*.yaml") for group in groups_of(root.stem)}
+    composed = {f"conf/{group}" for root in CONF.glob("*.yaml") for group in OWN.groups(root.stem)}
     assert {f"conf/{folder.name}" for folder in CONF.iterdir() if folder.is_dir()} == composed
     assert all(path.suffix == ".yaml" for path in CONF.rglob("*") if path.is_file())
 

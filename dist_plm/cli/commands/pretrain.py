@@ -3,6 +3,7 @@
     python launch/pretrain.py train.steps=50
     torchrun --nproc-per-node 4 launch/pretrain.py model=gpt2_small parallel.tensor=2 optim.lr=3e-4
     srun --ntasks-per-node 8 python launch/pretrain.py experiment=gpt2_small data.path=corpus/web
+    python launch/pretrain.py --multirun optim.lr=1e-4,3e-4      one run after the other
 
 It reads what launch/prepare_data.py wrote (data.path) and writes into run.dir: run.yaml, metrics.jsonl, log/ and
 checkpoints/. Started again with the same run.name it goes on from its latest checkpoint (train.resume=auto).
@@ -20,7 +21,7 @@ Most used settings:
 import sys
 from typing import NoReturn
 
-from dist_plm.cli import app
+from dist_plm.cli import app, local_sweep
 from dist_plm.config.origins import Origin
 from dist_plm.spec.schema import PretrainConfig
 
@@ -30,15 +31,12 @@ def run(config: PretrainConfig, origins: dict[str, Origin]) -> int | None:
     from dist_plm.cluster.preflight import look
     from dist_plm.train.build import run_pretrain
 
-    frozen = "--frozen" in sys.argv
-    return run_pretrain(
-        config, overrides=[] if frozen else [w for w in sys.argv[1:] if not w.startswith("-")], preflight=look
-    )
+    return run_pretrain(config, overrides=app.settings_given(sys.argv[1:]), preflight=look)
 
 
 def main() -> NoReturn:
     """Runs the command that `sys.argv` holds, and exits."""
-    app.main(PretrainConfig, "pretrain", run, __doc__)
+    local_sweep.main(PretrainConfig, "pretrain", run, __doc__)
 
 
 if __name__ == "__main__":

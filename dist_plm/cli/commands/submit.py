@@ -23,18 +23,19 @@ Most used settings:
 
 import shlex
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
-from dist_plm.cli.app import front, load
-from dist_plm.cli.sweep import Choice, expand
+from dist_plm.cli import app
+from dist_plm.cli.sweep import Choice, expand, named
 from dist_plm.cluster.check import check, ranks_per_node
-from dist_plm.cluster.job import hydra_text
 from dist_plm.cluster.submit import Submission, history, queue, refuse_shared_directories, refuse_what_cannot_start
 from dist_plm.cluster.watch import Followed, watch
 from dist_plm.config.origins import Origin
-from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError
+from dist_plm.core.errors import EXIT_FINISHED
+from dist_plm.core.installed import typed
 from dist_plm.spec.schema import SubmissionConfig
 
 #: Settings that launch/pretrain.py does not have.
@@ -42,24 +43,26 @@ OWN = ("nodes", "min_nodes", "submit")
 
 
 def execute(arguments: Sequence[str]) -> int:
-    sweep = [a for a in arguments if a in ("-m", "--multirun")]
-    rest = [a for a in arguments if a not in sweep]
-    try:
-        choices = expand(rest) if sweep else [Choice(tuple(rest))]
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return EXIT_REFUSED
-    submit_all = partial(submit, choices)
-    only_shown = any(word.startswith("-") for word in rest)
+    return app.guarded(lambda: _execute(app.parse(arguments), arguments))
+
+
+def _execute(options: Namespace, arguments: Sequence[str]) -> int:
+    choices = expand(options.overrides) if options.multirun else [Choice(tuple(options.overrides))]
+    flags = [word for word in arguments if word not in (*options.overrides, "-m", "--multirun")]
+    only_shown = bool(app.PRINTING & set(flags))
     return max(
-        front(choice.overrides, SubmissionConfig, "submit", submit_all, __doc__ or "")
+        app.front(
+            [*flags, *choice.overrides], SubmissionConfig, "submit", partial(submit, choices, options), __doc__ or ""
+        )
         for choice in (choices if only_shown else choices[:1])
     )
 
 
-def submit(choices: Sequence[Choice], first: SubmissionConfig, origins: dict[str, Origin]) -> int | None:
+def submit(
+    choices: Sequence[Choice], options: Namespace, first: SubmissionConfig, origins: dict[str, Origin]
+) -> int | None:
     """Submits all choices, or none if one is refused."""
-    submissions = [_prepare(choice) for choice in choices]
+    submissions = [_prepare(choice, options.config_dir) for choice in choices]
     if first.submit.dry_run:
         print("\n".join(submission.script for submission in submissions), end="")
         return None
@@ -69,14 +72,13 @@ def submit(choices: Sequence[Choice], first: SubmissionConfig, origins: dict[str
     return _watch(jobs) if first.submit.watch else None
 
 
-def _prepare(choice: Choice) -> Submission:
-    config, _ = load(SubmissionConfig, "submit", choice.overrides)
-    overrides = list(choice.overrides)
-    if choice.label:
-        overrides.append(f"run.name={hydra_text(f'{config.run.name}-{choice.label}')}")
-        config, _ = load(SubmissionConfig, "submit", overrides)
-    own = tuple(text for text in overrides if text.lstrip("+~").split("=")[0].split(".")[0] not in OWN)
-    return Submission(config, check(config), own)
+def _prepare(choice: Choice, config_dirs: Sequence[str]) -> Submission:
+    config, _ = app.load(SubmissionConfig, "submit", choice.overrides, config_dirs)
+    overrides = named(choice, config.run.name)
+    config, _ = app.load(SubmissionConfig, "submit", overrides, config_dirs)
+    given = [text for text in overrides if text.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
+    sites = [word for folder in config_dirs for word in ("--config-dir", folder)]
+    return Submission(config, check(config), (*sites, *given))
 
 
 def _queue(submission: Submission) -> Followed:
@@ -90,7 +92,7 @@ def _queue(submission: Submission) -> Followed:
         "log": log,
         "watch": f"tail -F {shlex.quote(log)}",
         "state": f"squeue --jobs={number}",
-        "report": f"python launch/report.py {shlex.quote(str(place.run))}",
+        "report": f"{typed('report')} {shlex.quote(str(place.run))}",
         "stop": f"scancel {number}",
     }
     limit = f", at most {cluster.time}" if cluster.time else ""

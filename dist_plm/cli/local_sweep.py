@@ -1,0 +1,105 @@
+"""Trains a run for each combination of values, one after the other: `-m optim.lr=1e-4,3e-4`.
+
+Each run has a process of its own, as the libraries below keep state of a run for the life of a process. Under torchrun
+every rank goes through the same list.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from dist_plm.cli import app
+from dist_plm.cli.sweep import expand, named
+from dist_plm.core.errors import EXIT_FINISHED, ConfigError
+from dist_plm.distributed.launch_env import from_environment
+
+_FLAGS = ("-m", "--multirun")
+#: Set by torchrun: the number of times that the ranks were started again. Ranks meet below it in torchrun's store.
+_ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
+
+
+def main(config_class: type[Any], config_name: str, run: app.Run[Any], doc: str | None) -> NoReturn:
+    """Runs a command that trains, once or with --multirun for each combination of values, and exits."""
+    arguments = sys.argv[1:]
+    if set(_FLAGS) & set(arguments) and not {"-h", "--help"} & set(arguments):
+        starts = [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(arguments)]]
+        sys.exit(app.guarded(lambda: _sweep(arguments, starts, config_class, config_name)))
+    app.main(config_class, config_name, run, doc)
+
+
+def _sweep(arguments: Sequence[str], starts: Sequence[str], config_class: type[Any], config_name: str) -> int:
+    options = app.parse(arguments)
+    if options.frozen is not None:
+        raise ConfigError([f"--multirun has no effect with --frozen {options.frozen}, which is one run"])
+    flags = [word for word in arguments if word not in (*options.overrides, *_FLAGS)]
+    runs = _runs(options, config_class, config_name)
+    launch = from_environment(os.environ)
+    if launch.world_size > 1 and _ATTEMPT not in os.environ:
+        raise ConfigError(
+            [
+                "--multirun needs one process, or torchrun: under srun use launch/submit.py --multirun, a job for each run"
+            ]
+        )
+    for number, (name, overrides) in enumerate(runs):
+        if launch.rank == 0 and not app.PRINTING & set(flags):
+            print(f"run {number + 1} of {len(runs)}: {name}", flush=True)
+        code = _start([*starts, *flags, *overrides], _environment(os.environ, number))
+        if code != EXIT_FINISHED:
+            left = len(runs) - number - 1
+            if launch.rank == 0 and left:
+                print(f"{name} ended with {code}: {left} more not started; the same command goes on", file=sys.stderr)
+            return code
+    return EXIT_FINISHED
+
+
+def _runs(options: Any, config_class: type[Any], config_name: str) -> list[tuple[str, list[str]]]:
+    """Names every run and checks all of them before one is started.
+
+    Raises:
+        ConfigError: one is refused, or two would write into one directory.
+    """
+    runs: list[tuple[str, list[str]]] = []
+    directories: set[str] = set()
+    for choice in expand(options.overrides):
+        config, _ = app.load(config_class, config_name, choice.overrides, options.config_dir)
+        overrides = named(choice, config.run.name)
+        config, _ = app.load(config_class, config_name, overrides, options.config_dir)
+        directory = str(app.checked(config, options).run.dir)
+        if directory in directories:
+            raise ConfigError([f"run.dir = {directory!r} would be of several runs: give each its own run.name"])
+        directories.add(directory)
+        runs.append((config.run.name, overrides))
+    return runs
+
+
+def _environment(env: Mapping[str, str], number: int) -> dict[str, str]:
+    """Lets the ranks of each run meet in a part of torchrun's store of their own."""
+    return {**env, _ATTEMPT: f"{env[_ATTEMPT]}.{number}"} if _ATTEMPT in env else dict(env)
+
+
+def _start(command: Sequence[str], env: Mapping[str, str]) -> int:
+    """Runs one process to its end and passes on signals; it decides what they mean. Returns its exit code."""
+    process: subprocess.Popen[bytes] | None = None
+    waiting: list[int] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        if process is None:
+            waiting.append(number)
+        else:
+            process.send_signal(number)
+
+    # A terminal sends SIGINT to the process itself.
+    handlers = {signal.SIGTERM: pass_on, signal.SIGUSR1: pass_on, signal.SIGINT: lambda number, frame: None}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        process = subprocess.Popen(command, env=env)
+        for number in waiting:
+            process.send_signal(number)
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,74 @@
+"""Starts a command by its name: `dist-plm pretrain …`, or `python -m dist_plm pretrain …`.
+
+A command is a module of dist_plm/cli/commands with a `main()` that reads `sys.argv`; the first line of its docstring is
+what `dist-plm --help` shows.
+"""
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from dist_plm import __version__
+from dist_plm.config.suggest import did_you_mean, near
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED
+
+COMMANDS = Path(__file__).parent / "commands"
+#: Names that are typed more often than the module's own.
+_ALIASES = {"prepare": "prepare_data"}
+
+
+def main() -> NoReturn:
+    """Runs the command that the first word of `sys.argv` names, with the others, and exits."""
+    name, rest = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    if name in ("--help", "-h", "help"):
+        print(help_text())
+        sys.exit(EXIT_FINISHED)
+    if name == "--version":
+        print(__version__)
+        sys.exit(EXIT_FINISHED)
+    module = module_of(name)
+    if module is None:
+        known = list(commands())
+        print(
+            f"{name} is not a command{did_you_mean(near(name, known))}; the commands are {', '.join(known)}",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_REFUSED)
+    sys.argv = [f"dist-plm {name}", *rest]
+    importlib.import_module(f"dist_plm.cli.commands.{module}").main()
+    raise AssertionError(f"{module}.main() returned: it must exit")
+
+
+def module_of(name: str) -> str | None:
+    """Finds the module of a command by its name, written with dashes or underscores; None where there is none."""
+    module = name.replace("-", "_")
+    module = _ALIASES.get(module, module)
+    return module if COMMANDS / f"{module}.py" in COMMANDS.glob("[!_]*.py") else None
+
+
+def commands() -> dict[str, str]:
+    """Lists the commands with the first line of their docstrings, read without importing them."""
+    shorter = {module: alias for alias, module in _ALIASES.items()}
+    found = {}
+    for path in sorted(COMMANDS.glob("[!_]*.py")):
+        doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        found[shorter.get(path.stem, path.stem).replace("_", "-")] = doc.partition("\n")[0]
+    return found
+
+
+def help_text() -> str:
+    """Builds what `dist-plm --help` prints."""
+    listed = commands()
+    width = max(map(len, listed))
+    return "\n".join(
+        [
+            "dist-plm COMMAND [SETTING=VALUE …]: pretraining of transformer language models.",
+            "",
+            *(f"  {name:{width}}  {line}" for name, line in listed.items()),
+            "",
+            "dist-plm COMMAND --help shows a command's settings. Several processes: torchrun --nproc-per-node 4 -m dist_plm",
+            "COMMAND …, or srun python -m dist_plm COMMAND … In a checkout launch/COMMAND.py is the same command.",
+        ]
+    )

@@ -1,0 +1,60 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dist_plm.cli.main import COMMANDS, commands, module_of
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+
+
+def dist_plm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dist_plm", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+
+
+def test_every_script_of_launch_is_a_command():
+    scripts = {path.stem for path in LAUNCH.glob("*.py")}
+    assert scripts == {path.stem for path in COMMANDS.glob("[!_]*.py")}
+    assert {module_of(name) for name in commands()} == scripts
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("prepare", "prepare_data"),
+        ("prepare-data", "prepare_data"),
+        ("prepare_data", "prepare_data"),
+        ("pretrain", "pretrain"),
+        ("fetch-quickstart", "fetch_quickstart"),
+        ("__init__", None),
+        ("../main", None),
+        ("", None),
+    ],
+)
+def test_names_of_commands(name, module):
+    assert module_of(name) == module
+
+
+def test_help_lists_the_commands_at_once():
+    help_text = dist_plm("--help").stdout
+    for name, line in commands().items():
+        assert f"  {name} " in help_text
+        assert line.endswith((".", "`."))
+        assert line in help_text
+    slow = "torch", "numpy", "hydra", "omegaconf"
+    code = f"import sys; from dist_plm.cli.main import help_text; help_text(); print([m for m in {slow} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_misspelt_command_is_refused():
+    result = dist_plm("pretain")
+    assert result.returncode == 2
+    assert result.stderr.startswith("pretain is not a command; did you mean pretrain?")
+
+
+def test_a_command_gets_the_other_words():
+    result = dist_plm("pretrain", "optim.lrr=1")
+    assert result.returncode == 2
+    assert "did you mean optim.lr?" in result.stderr
