@@ -17,7 +17,7 @@ export OMP_NUM_THREADS ?= 1
 # Chatter of libraries on start-up; errors still show.
 quickstart: export PYTHONWARNINGS ?= ignore
 
-.PHONY: install quickstart corpus lint test test-slow clean
+.PHONY: install quickstart corpus docs lint test test-slow clean
 
 install: $(VENV)/.installed
 
@@ -48,7 +48,11 @@ $(store)/manifest.json: | install
 quickstart: install corpus
 	$(bin)/torchrun --standalone --nproc-per-node $(RANKS) launch/pretrain.py experiment=$(EXPERIMENT)
 
-lint: install
+# Fails on a broken link or reference.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --quiet --strict
+
+lint: install docs
 	$(bin)/ruff check
 	$(bin)/ruff format --check
 	$(bin)/basedpyright
