@@ -33,7 +33,7 @@ def accepted(*overrides: str) -> PretrainConfig:
 def learns_from(model: str) -> str:
     """The first objective that the family of a model knows."""
     family = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text())["family"]
-    return f"objective.name={OBJECTIVES[family][0]}"
+    return f"objective={OBJECTIVES[family][0]}"
 
 
 @pytest.mark.parametrize(("group", "choice"), PRETRAIN_CHOICES)
