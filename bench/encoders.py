@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dist_plm.config.decode import decode
+from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.device import choose
 from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import build_groups
@@ -39,7 +40,6 @@ from dist_plm.spec.schema import PretrainConfig
 
 MASK_RATE = 0.15
 BYTES_A_TOKEN = 4
-Batch = dict[str, Tensor]
 
 
 class PeakMemory(TorchDispatchMode):

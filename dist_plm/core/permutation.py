@@ -10,11 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_MASK = 2**64 - 1
-_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, the increment of SplitMix64
-_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-_FACTORS = tuple(map(np.uint64, _MULTIPLIERS))
-_SHIFTS = tuple(map(np.uint64, (30, 27, 31)))
+from dist_plm.core.splitmix import GOLDEN, MASK, finalise, finalise_many
 
 #: Rounds of the Feistel network. Tiny domains need many before all permutations are equally likely: measured over all
 #: permutations of 2 to 6 elements, 8 rounds are visibly uneven and 16 are not.
@@ -29,9 +25,9 @@ def mix(*values: int) -> int:
     Each value is absorbed by the finaliser of SplitMix64 (Steele, Lea & Flood, "Fast Splittable Pseudorandom Number
     Generators", OOPSLA 2014, fig. 17).
     """
-    state = _GOLDEN
+    state = GOLDEN
     for value in values:
-        state = _finalise(((state + _GOLDEN) & _MASK) ^ _finalise(value & _MASK))
+        state = finalise(((state + GOLDEN) & MASK) ^ finalise(value & MASK))
     return state
 
 
@@ -43,7 +39,7 @@ def mix_many(*values: ArrayLike) -> NDArray[np.uint64]:
     state = np.full((), absorbed, np.uint64)
     with np.errstate(over="ignore"):
         for value in values[leading:]:
-            state = _finalise_many((state + np.uint64(_GOLDEN)) ^ _finalise_many(_as_uint64(value)))
+            state = finalise_many((state + np.uint64(GOLDEN)) ^ finalise_many(_as_uint64(value)))
     return np.asarray(state)
 
 
@@ -60,8 +56,8 @@ def permute(index: int, length: int, key: int) -> int:
     while True:
         left, right = index % a, index // a
         for i in range(0, _ROUNDS, 2):
-            left = (left + _finalise(right ^ keys[i]) % a) % a
-            right = (right + _finalise(left ^ keys[i + 1]) % b) % b
+            left = (left + finalise(right ^ keys[i]) % a) % a
+            right = (right + finalise(left ^ keys[i + 1]) % b) % b
         index = left + a * right
         if index < length:
             return index
@@ -140,37 +136,21 @@ def _round_keys_64(key: int) -> tuple[np.uint64, ...]:
     return tuple(np.uint64(k) for k in _round_keys(key))
 
 
-def _finalise(z: int) -> int:
-    z = ((z ^ (z >> 30)) * _MULTIPLIERS[0]) & _MASK
-    z = ((z ^ (z >> 27)) * _MULTIPLIERS[1]) & _MASK
-    return z ^ (z >> 31)
-
-
-def _finalise_many(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """In place: small batches spend most of their time on new arrays."""
-    z ^= z >> _SHIFTS[0]
-    z *= _FACTORS[0]
-    z ^= z >> _SHIFTS[1]
-    z *= _FACTORS[1]
-    z ^= z >> _SHIFTS[2]
-    return z
-
-
 def _feistel_many(state: NDArray[np.uint64], length: int, key: int) -> NDArray[np.uint64]:
     a, b = (np.uint64(radix) for radix in _radices(length))
     keys = _round_keys_64(key)
     left, right = state % a, state // a
     for i in range(0, _ROUNDS, 2):
-        left += _finalise_many(right ^ keys[i]) % a
+        left += finalise_many(right ^ keys[i]) % a
         left %= a
-        right += _finalise_many(left ^ keys[i + 1]) % b
+        right += finalise_many(left ^ keys[i + 1]) % b
         right %= b
     return left + a * right
 
 
 def _as_uint64(value: ArrayLike) -> NDArray[np.uint64]:
     if isinstance(value, int):
-        return np.asarray(value & _MASK, dtype=np.uint64)
+        return np.asarray(value & MASK, dtype=np.uint64)
     array = np.asarray(value)
     assert array.dtype.kind in "iu", f"integers are hashed, not {array.dtype}"
     return array.astype(np.uint64)

@@ -11,10 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-_MASK = 2**64 - 1
-_GOLDEN = 0x9E3779B97F4A7C15
-_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+from dist_plm.core.splitmix import GOLDEN, MASK, finalise, finalise_many
 
 
 class Purpose(IntEnum):
@@ -38,16 +35,16 @@ class Purpose(IntEnum):
 
 def keys(seed: int, samples: NDArray[np.int64], purpose: Purpose) -> NDArray[np.uint64]:
     """One key for each of `samples` [B]; different seeds, samples and purposes give unrelated keys."""
-    state = _state(seed & _MASK, int(purpose))
-    return _finalise(samples.astype(np.uint64) * np.uint64(_GOLDEN) + state)
+    state = _state(seed & MASK, int(purpose))
+    return finalise_many(samples.astype(np.uint64) * np.uint64(GOLDEN) + state)
 
 
 def bits(keys: NDArray[np.uint64], counters: NDArray[np.integer]) -> NDArray[np.uint64]:
     """Uniform 64-bit numbers: number `counters` >= 0 of the streams of `keys`, which broadcast against each other."""
     numbers = counters.astype(np.uint64)
     numbers += np.uint64(1)
-    numbers *= np.uint64(_GOLDEN)
-    return _finalise(numbers + keys)
+    numbers *= np.uint64(GOLDEN)
+    return finalise_many(numbers + keys)
 
 
 def grid(keys: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
@@ -93,9 +90,9 @@ def choose(keys: NDArray[np.uint64], eligible: NDArray[np.bool_], count: NDArray
     if eligible.size == 0:
         return eligible
     numbers = grid(keys, eligible.shape[1])
-    numbers &= np.uint64(_MASK - (2**20 - 1))
+    numbers &= np.uint64(MASK - (2**20 - 1))
     numbers |= np.arange(eligible.shape[1], dtype=np.uint64)
-    np.putmask(numbers, ~eligible, np.uint64(_MASK))
+    np.putmask(numbers, ~eligible, np.uint64(MASK))
     last = np.take_along_axis(np.sort(numbers, axis=1), np.maximum(count - 1, 0)[:, None], axis=1)
     chosen = numbers <= last
     chosen &= eligible
@@ -105,19 +102,4 @@ def choose(keys: NDArray[np.uint64], eligible: NDArray[np.bool_], count: NDArray
 
 @lru_cache(maxsize=256)  # a run has one seed: a tenth of the time of a small batch
 def _state(seed: int, purpose: int) -> np.uint64:
-    return np.uint64(_finalise_int(_finalise_int(seed) ^ purpose))
-
-
-def _finalise(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """In place, with one array beside: new ones of this size cost more than the arithmetic, and this is most of a draw."""
-    shifted = z >> _SHIFTS[0]
-    z ^= shifted
-    z *= _MULTIPLIERS[0]
-    z ^= np.right_shift(z, _SHIFTS[1], out=shifted)
-    z *= _MULTIPLIERS[1]
-    z ^= np.right_shift(z, _SHIFTS[2], out=shifted)
-    return z
-
-
-def _finalise_int(value: int) -> int:
-    return int(_finalise(np.array([value], dtype=np.uint64))[0])
+    return np.uint64(finalise(finalise(seed) ^ purpose))

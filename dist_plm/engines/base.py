@@ -9,9 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from dist_plm.data.loader.batch import Batch
 from dist_plm.models.sharding import Layout
-
-Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

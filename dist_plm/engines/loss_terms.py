@@ -6,8 +6,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
-from dist_plm.engines.base import Batch, EvalSums, TermSums
+from dist_plm.engines.base import EvalSums, TermSums
 from dist_plm.engines.non_finite_guard import poisoned_if_not_finite
 from dist_plm.models.loss_sums import Scores
 from dist_plm.objectives.base import LossTerm

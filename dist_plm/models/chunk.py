@@ -4,11 +4,11 @@ from megatron.core.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
+from dist_plm.data.loader.batch import Batch
 from dist_plm.models.layers.embedding import Embedding
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.model_context import Shape
-from dist_plm.models.sequence_context import Batch
 
 
 class ModelChunk(MegatronModule):

@@ -5,6 +5,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dist_plm.data.loader.batch import Batch
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.encoder import token_output
 from dist_plm.models.layers.dropout import Site, generator_for
@@ -16,7 +17,7 @@ from dist_plm.models.layers.transformer import LayerStack
 from dist_plm.models.layers.vocab_loss import columns_of, score_tokens
 from dist_plm.models.loss_sums import Scores, TermScores
 from dist_plm.models.model_context import Shape
-from dist_plm.models.sequence_context import Batch, SequenceContext, context_of
+from dist_plm.models.sequence_context import SequenceContext, context_of
 from dist_plm.models.sharding import Part
 from dist_plm.spec.derived import generator_of
 

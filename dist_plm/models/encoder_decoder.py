@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dist_plm.data.loader.batch import Batch
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.layers.dropout import Site, hidden_dropout
 from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
@@ -16,7 +17,7 @@ from dist_plm.models.layers.transformer import LayerStack, Memory
 from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.model_context import Shape
-from dist_plm.models.sequence_context import Batch, SequenceContext, context_of
+from dist_plm.models.sequence_context import SequenceContext, context_of
 
 #: Decoders read sequences of a multiple of this, sequence parallel or not: attention dropout draws a mask as long as the
 #: sequence, which has to be the same on every grid.

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from dist_plm.data.loader.batch import Batch
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
 from dist_plm.models.layers.linear import ColumnLinear
@@ -10,7 +11,7 @@ from dist_plm.models.layers.transformer import LayerStack
 from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.model_context import Shape
-from dist_plm.models.sequence_context import Batch, context_of
+from dist_plm.models.sequence_context import context_of
 
 
 class CausalLanguageModel(ModelChunk):

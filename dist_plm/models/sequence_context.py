@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dist_plm.data.loader.batch import Batch
 from dist_plm.models.layers.positions import rotary_tables
 from dist_plm.spec.schema import ModelConfig
 
@@ -42,9 +43,6 @@ class SequenceContext:
     def is_plain(self) -> bool:
         """Nothing but causality restricts or shifts the scores."""
         return self.documents is None and self.lengths is None and self.relative is None and self.window == 0
-
-
-Batch = dict[str, Tensor]
 
 
 def context_of(batch: Batch, model: ModelConfig, seed: int, *, causal: bool) -> tuple[SequenceContext, Tensor]:

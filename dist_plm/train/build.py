@@ -21,6 +21,7 @@ from dist_plm.config.decode import encode
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REQUEUE, CheckpointError, ConfigError, DataError
 from dist_plm.core.files import make_directory
 from dist_plm.core.installed import start_words, typed
+from dist_plm.data.loader.batch import Batch
 from dist_plm.data.loader.loader import MicrobatchLoader
 from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.distributed.collectives import on_first
@@ -30,7 +31,6 @@ from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.distributed.launch_env import LaunchEnv, from_environment
 from dist_plm.distributed.world import host_group, init_process_group, shutdown
-from dist_plm.engines.base import Batch
 from dist_plm.engines.build import build_engine
 from dist_plm.models.build import build_model
 from dist_plm.monitor.logs import setup_logging

@@ -7,7 +7,8 @@ from typing import Any
 
 from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.saver import CheckpointWriter
-from dist_plm.engines.base import Batch, Engine
+from dist_plm.data.loader.batch import Batch
+from dist_plm.engines.base import Engine
 from dist_plm.monitor.watchdog import Watchdog
 from dist_plm.optim.schedules import learning_rate
 from dist_plm.spec.batch_sizes import BatchSizes

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import overload
 
-from dist_plm.engines.base import Batch
+from dist_plm.data.loader.batch import Batch
 
 _PUT_SECONDS = 0.2
 

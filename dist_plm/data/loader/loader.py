@@ -23,12 +23,10 @@ import numpy as np
 import torch
 
 from dist_plm.core.errors import Refusal
+from dist_plm.data.loader.batch import Batch
 from dist_plm.data.loader.batch_plan import Plan
 from dist_plm.data.loader.microbatch_builder import Arrays, microbatches
 from dist_plm.data.sampling.blend import Dataset
-
-Batch = dict[str, torch.Tensor]
-
 
 # glibc would give arrays above 128 KiB back to the system and take them anew, page by page: half of a worker's time.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**26), "MALLOC_TRIM_THRESHOLD_": str(2**27)}

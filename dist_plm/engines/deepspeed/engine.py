@@ -17,8 +17,9 @@ from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import Tensor, nn
 
 from dist_plm.core.errors import ConfigError
+from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
-from dist_plm.engines.base import Batch, EvalSums, StepResult
+from dist_plm.engines.base import EvalSums, StepResult
 from dist_plm.engines.clipped_step import ClippedStep
 from dist_plm.engines.deepspeed import parts
 from dist_plm.engines.deepspeed.schema import check_keys

@@ -12,8 +12,9 @@ from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import Tensor, nn
 
+from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
-from dist_plm.engines.base import Batch, EvalSums, StepResult
+from dist_plm.engines.base import EvalSums, StepResult
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.megatron.optimizer import build_optimizer, own_section
 from dist_plm.engines.non_finite_guard import SkipWatch
