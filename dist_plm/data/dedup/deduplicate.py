@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from dist_plm.core.files import atomic_writer
+from dist_plm.core.files import atomic_writer, save_array
 from dist_plm.data.dedup.minhash import Signatures, bands_and_rows, components, signature_blocks, similar_pairs
 from dist_plm.data.prepare.documents import DROPPED, DocumentShard, Selection, repeated_documents, write_documents
 from dist_plm.data.prepare.worker_group import Crew
@@ -95,7 +95,7 @@ def _hash(task: _HashTask) -> None:
         for paragraph in _paragraphs(text)
     ]
     with atomic_writer(task.path) as file:
-        np.save(file, np.array(hashes, dtype=np.uint64))
+        save_array(file, np.array(hashes, dtype=np.uint64))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +232,7 @@ def _find_pairs(task: _BandTask) -> None:
     parts = [partial(np.load, path, mmap_mode="r") for path in task.signatures]
     pairs = similar_pairs(Signatures(parts), task.band, task.rows, task.threshold)
     with atomic_writer(task.path) as file:
-        np.save(file, pairs)
+        save_array(file, pairs)
 
 
 def _pairs(config: DedupConfig, paths: Sequence[Path], folder: Path, crew: Crew) -> list[_BandTask]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from dist_plm.config.decode import decode, encode
-from dist_plm.core.files import atomic_writer
+from dist_plm.core.files import atomic_writer, save_array
 from dist_plm.data.store.manifest import SPLITS, StageRecord
 
 #: A document of a shard: where its text ends in the shard, and 128 bits of BLAKE2b of the text.
@@ -67,7 +67,7 @@ def write_documents(shard: DocumentShard, texts: Iterator[str]) -> None:
                 blocks.append(np.array(entries, dtype=ENTRY))
                 entries = []
     with atomic_writer(shard.index_path) as file:
-        np.save(file, np.concatenate([*blocks, np.array(entries, dtype=ENTRY)]))
+        save_array(file, np.concatenate([*blocks, np.array(entries, dtype=ENTRY)]))
 
 
 @dataclass(frozen=True, slots=True)

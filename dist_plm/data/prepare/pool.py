@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import psutil
@@ -71,7 +71,9 @@ class Pool:
     def close(self) -> None:
         """Ends the processes, when what they are at is done."""
         if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
+            # Where its own thread could not be started, for lack of memory, it cannot be waited for.
+            with suppress(RuntimeError):
+                self._executor.shutdown(cancel_futures=True)
             self._executor = None
 
 

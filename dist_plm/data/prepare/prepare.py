@@ -15,6 +15,7 @@ from dist_plm.core.errors import DataError
 from dist_plm.core.files import sha256_of
 from dist_plm.data.dedup.deduplicate import deduplicate
 from dist_plm.data.prepare import stages
+from dist_plm.data.prepare.memory import WORK_BYTES, check_room, is_lack_of_memory, lack_of_memory
 from dist_plm.data.prepare.read_and_clean import collect_rejected, gather
 from dist_plm.data.prepare.staging import check_replaceable, settle, workspace
 from dist_plm.data.prepare.summary import summary
@@ -37,6 +38,7 @@ from dist_plm.data.store.manifest import (
 from dist_plm.data.store.store import TokenStore, dtype_for
 from dist_plm.data.tokenizers.files import FILE_NAME, fingerprint
 from dist_plm.data.tokenizers.save import COMPANION_NAMES
+from dist_plm.data.tokenizers.training_text import TRAINER_BYTES
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.spec.prepare.schema import PrepareConfig, SourceConfig
 
@@ -63,7 +65,7 @@ def prepare(config: PrepareConfig, report: Callable[[str], None], launch: Launch
     nothing, and before that.
 
     Raises:
-        DataError: sources, tokenizer or output cannot be used, the disk does not bear it, or another rank ended.
+        DataError: sources, tokenizer or output cannot be used, disk or memory do not bear it, or another rank ended.
     """
     try:
         return _prepare(config, report if launch.rank == 0 else lambda line: None, launch)
@@ -73,6 +75,10 @@ def prepare(config: PrepareConfig, report: Callable[[str], None], launch: Launch
             f"cannot prepare data: {where}: {error.strerror or error}; when that is mended, the same command goes on "
             "from here"
         ) from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        raise lack_of_memory(error) from error
 
 
 def _prepare(config: PrepareConfig, report: Callable[[str], None], launch: LaunchEnv) -> PreparedStore | None:
@@ -87,6 +93,7 @@ def _prepare(config: PrepareConfig, report: Callable[[str], None], launch: Launc
             existing = _reusable(out, inputs)
             report(f"{out} is there already, from the same sources and configuration: nothing to do")
             return existing
+    check_room(_memory_bytes(config, sources))
     crew = Crew(launch, config.data.workers, config.data.rank_timeout_seconds)
     with workspace(out, inputs, crew, report, overwrite=config.data.overwrite) as (store, scratch):
         if not (store / NAME).exists():
@@ -96,6 +103,12 @@ def _prepare(config: PrepareConfig, report: Callable[[str], None], launch: Launc
     manifest = read_manifest(out)
     report(summary(out, manifest))
     return PreparedStore(out, manifest, reused=False)
+
+
+def _memory_bytes(config: PrepareConfig, sources: SourceFiles) -> int:
+    """About what this process may need, training included: little text takes less than it may."""
+    training = min(config.tokenizer.memory_mb * 10**6, sources.num_bytes * TRAINER_BYTES)
+    return WORK_BYTES + (training if config.tokenizer.name != "file" else 0)
 
 
 def _build(

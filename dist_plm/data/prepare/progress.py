@@ -29,7 +29,11 @@ def following(bar: tqdm, bytes_read: Callable[[], int]) -> Iterator[Callable[[in
             show(0)
 
     watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
+    try:
+        watcher.start()
+    except RuntimeError:  # no memory for it; the bar can do without
+        yield bar.update
+        return
     try:
         yield show
     finally:

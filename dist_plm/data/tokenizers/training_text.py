@@ -23,7 +23,7 @@ _MOST_BYTES = 2**30
 _SENTENCEPIECE_BYTES = 20
 #: The trainers keep every different word apart, with all its characters and pairs. Measured: 60 to 90 bytes for each of
 #: its bytes and eight more, on English and Chinese text.
-_TRAINER_BYTES = 90
+TRAINER_BYTES = 90
 _WORD_BYTES = 8
 _HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 #: What each kind of tokenizer divides text into before it learns: about.
@@ -56,7 +56,7 @@ class TrainingText:
             pieces = min(1.0, memory_bytes / _SENTENCEPIECE_BYTES / (documents * available))
         else:
             keyed = cls(shards, selection, documents, 1.0, bar).keyed()
-            pieces = fitting_share(keyed, _WORDS[config.name], memory_bytes // _TRAINER_BYTES)
+            pieces = fitting_share(keyed, _WORDS[config.name], memory_bytes // TRAINER_BYTES)
         return cls(shards, selection, documents, pieces, bar)
 
     def __iter__(self) -> Iterator[list[str]]:

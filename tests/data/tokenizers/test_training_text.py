@@ -56,7 +56,7 @@ def test_all_text_is_seen_each_time_where_there_is_memory(selected, monkeypatch)
 
 def test_an_even_sample_is_seen_where_there_is_less(selected, monkeypatch):
     shards, selection = selected
-    monkeypatch.setattr(training_text, "_TRAINER_BYTES", 60_000)
+    monkeypatch.setattr(training_text, "TRAINER_BYTES", 60_000)
     text = TrainingText.of(TokenizerConfig(name="bpe", memory_mb=600), shards, selection, BAR)
     assert text.pieces in (1 / 4, 1 / 8)
     pieces = [piece for batch in text for piece in batch]
