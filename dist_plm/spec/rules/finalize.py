@@ -6,7 +6,8 @@ Each rule yields one sentence a problem, naming key, value and remedy; they are 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dist_plm.config.decode import MOST, encode, show
+from dist_plm.config.decode import encode
+from dist_plm.config.messages import MOST, show
 from dist_plm.core.errors import ConfigError
 from dist_plm.spec.derived import Case, derive, num_microbatches, padded_vocab_size
 from dist_plm.spec.prepare.rules import PREPARE_RULES, verify_problems
