@@ -11,6 +11,7 @@ from dist_plm.config.decode import decode
 from dist_plm.core.errors import EXIT_REFUSED, EXIT_REQUEUE, DataError
 from dist_plm.spec.prepare.schema import PrepareConfig
 from dist_plm.spec.schema import PretrainConfig
+from tests.core.test_parsing import BOMB
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -202,6 +203,40 @@ def test_wrong_configurations_are_refused(arguments, parts, capsys):
     output = capsys.readouterr()
     assert_refused(code, output.err, parts)
     assert output.out == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("[" * 5000 + "]" * 5000, ["nests more than 50 levels deep"]),
+        ("train: " + "{a: " * 60 + "1" + "}" * 60, ["nest more than 50 levels deep"]),
+        ("train: &a {steps: *a}", ["contains itself", "line 1"]),
+        ("train:\n  seed: " + "9" * 5000, ["4300 digits"]),
+        (BOMB, ["aliases repeat themselves"]),
+        ("train:\n  seed: 1\n  seed: 1", ["duplicate key seed", "line 3"]),
+        ("train: {steps: 010}", ["010 is not the same number to every reader"]),
+        ("train: {steps: 1:30}", ["1:30 is not the same number"]),
+        ("train: {steps: 1_0}", ["1_0 is not the same number"]),
+        ('run: {name: "\\udcff"}', ["half a surrogate pair"]),
+        ("run: {name: a\0b}", ["special characters are not allowed"]),
+        ("- 1", ["holds no configuration"]),
+        ("? {a: 1}\n: 2", ["keys are names"]),
+        ("1: 2", ["1 = 2 is not a setting"]),
+        ("run: 2001-01-01", ["run = '2001-01-01' is not allowed"]),
+        ("run: {name: !!binary aaaa}", ["run.name = b"]),
+    ],
+    ids=range(16),
+)
+def test_frozen_files_that_are_no_configuration_are_refused(text, parts, capsys, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    code = pretrain("--frozen", str(path))
+    assert_refused(code, capsys.readouterr().err, parts)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "/", "/dev/zero", "nowhere"], ids=range(5))
+def test_what_is_no_file_is_no_frozen_configuration(path, capsys):
+    assert_refused(pretrain("--frozen", path), capsys.readouterr().err, ["cannot be read"])
 
 
 @pytest.mark.parametrize(("arguments", "parts"), WRONG_PREPARE, ids=lambda value: " ".join(value))
