@@ -5,7 +5,8 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -20,6 +21,25 @@ from tests.fuzz import commands
 from tests.fuzz.mutate import NUMBERS, TEXTS, mutate_bytes, mutate_json, mutate_value, odd_value
 from tests.fuzz.seeds import Seeds
 
+#: Values that many a setting may have.
+PLAUSIBLE = (
+    "1",
+    "2",
+    "4",
+    "0.5",
+    "1000000",
+    "true",
+    "false",
+    "null",
+    "adamw",
+    "lamb",
+    "bert",
+    "mlm",
+    "bf16",
+    "auto",
+    "x",
+    "[]",
+)
 #: Values in Hydra's grammar, and in YAML.
 GRAMMAR = (
     "null",
@@ -68,13 +88,26 @@ def settings(seeds: Seeds, rng: Random, place: Path) -> Case:
     )
     names = setting_names(kind)
     overrides = [*base, *(_override(names, rng) for _ in range(rng.choice((1, 1, 2, 3))))]
-    return Case(lambda: command(*overrides), shlex.join(overrides))
+    return Case(lambda: _without_telling(command, overrides), shlex.join(overrides))
+
+
+def _without_telling(command: Callable[..., int], overrides: Sequence[str]) -> int:
+    """The password of `mutate.TEXTS` is shown nowhere."""
+    code = command(*overrides)
+    assert "hunter2" not in _printed("stdout") + _printed("stderr"), "a password was shown"
+    return code
+
+
+def _printed(name: str) -> str:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return Path(name).read_text(errors="replace")
 
 
 def _submit(*overrides: str) -> int:
     code = commands.submit_dry(*overrides)
     if code == 0:
-        script = Path("stdout").read_text()
+        script = _printed("stdout")
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
         setup = re.search(r"^set \+u\n(.*)^set -u$", script, re.M | re.S)
         lines = script.replace(setup[0], "").splitlines() if setup else script.splitlines()
@@ -87,7 +120,9 @@ def _override(names: list[str], rng: Random) -> str:
     name = rng.choice(("", "", "", "", "", "+", "++", "~")) + name
     if rng.random() < 0.05:
         return mutate_bytes(name.encode(), rng).decode("utf-8", "surrogateescape")
-    way = rng.randrange(6)
+    if rng.random() < 0.5:
+        return f"{name}={rng.choice(PLAUSIBLE)}"
+    way = rng.randrange(5)
     if way == 0:
         value = rng.choice(NUMBERS)
         text = str(value)
@@ -99,10 +134,8 @@ def _override(names: list[str], rng: Random) -> str:
         text = rng.choice(
             ("null", "true", "[", "{a: 1}", "[1,2]", "${train.steps}", "${x}", "${oc.env:HOME}", "1,2", "", "???")
         )
-    elif way == 4:
-        text = "9" * rng.choice((30, 400, 5000))
     else:
-        return f"{name}={rng.choice(('1', '2', '0.5', 'adamw', 'bert', 'mlm', 'auto', '[]'))}"
+        text = "9" * rng.choice((30, 400, 5000))
     return f"{name}={text}"
 
 
