@@ -1,4 +1,4 @@
-"""What a rank writes of the logical tensors: which boxes, and which of the ranks that hold the same values does it.
+"""Says which boxes of the logical tensors a rank writes, and which of the ranks that hold the same values does it.
 
 Names in a checkpoint are `model.<canonical name>` for weights and `optimizer.<state>.<canonical name>` for each tensor of
 the optimizer; values are fp32, so that neither precision nor engine nor process grid shows.
@@ -86,8 +86,8 @@ class HostCopies:
 
     @torch.no_grad()
     def take(self, states: Iterable[tuple[Layout, dict[str, Tensor]]], place: Place) -> list[Fragment]:
-        """What this rank writes of `states`, which it goes through to the end. Each value of the model is written by one
-        rank: tied copies by none, what tensor ranks hold whole by one of them."""
+        """Copies the part of `states` that this rank writes, going through all of them. Each value of the model is
+        written by one rank: tied copies by none, what tensor ranks hold whole by one of them."""
         split, whole = Dealer(place.replicas), Dealer(place.replicas * place.tensor_size)
         fragments: list[Fragment] = []
         on_device = False

@@ -95,7 +95,7 @@ class Checkpoint:
 
 
 def find(resume: str, storage: Storage, group: dist.ProcessGroup | None, *, verify: bool = True) -> Checkpoint | None:
-    """What train.resume asks for: the newest usable checkpoint of the run with `auto`, None with `none` or where there
+    """Finds what train.resume asks for: the newest usable checkpoint of the run with `auto`, None with `none` or where there
     is none yet, else that at the path or URL. Collective over `group`, all ranks; None is one process alone.
 
     Raises:

@@ -29,7 +29,7 @@ class FileRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a run needs to go on, apart from tensors.
+    """Holds what a run needs to go on, apart from tensors.
 
     Args:
         step: updates made.

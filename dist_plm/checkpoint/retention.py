@@ -1,4 +1,4 @@
-"""Which checkpoints go when a new one is complete. Pure."""
+"""Chooses the checkpoints that go when a new one is complete. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """What stays.
+    """Says which checkpoints stay.
 
     Args:
         latest: how many of the newest, at least 1.

@@ -44,7 +44,7 @@ class SaveFailedError(RuntimeError):
 
 
 class CheckpointWriter:
-    """Of one run; every rank has one.
+    """Writes the checkpoints of one run; every rank has one.
 
     Args:
         group: all ranks on gloo, used by nothing else: its collectives run in the writing thread.
@@ -204,7 +204,8 @@ class CheckpointWriter:
             del self._evaluations[step]
 
     def _read_evaluations(self) -> dict[int, dict[str, float]]:
-        """Of the complete checkpoints that are there; damaged ones do not count, so that a good one stays."""
+        """Reads the evaluations of the complete checkpoints that are there; damaged ones do not count, so that a good
+        one stays."""
         found: dict[int, dict[str, float]] = {}
         for step in self._storage.steps():
             path = (name_of(step), manifests.NAME)

@@ -62,11 +62,11 @@ class Storage:
         return "/".join([self._shown, *parts])
 
     def address(self, *parts: str) -> str:
-        """What fsspec finds a file at, with the credentials that messages leave out."""
+        """Gives the address at which fsspec finds a file, with the credentials that messages leave out."""
         return "/".join([self.url, *parts])
 
     def steps(self) -> list[int]:
-        """Of the checkpoints that claim to be complete, ascending."""
+        """Lists the steps of the checkpoints that claim to be complete, ascending."""
         return sorted(s for n in self._names() if (s := step_of(n)) is not None and self.exists(n, NAME))
 
     def exists(self, *parts: str) -> bool:
@@ -84,7 +84,7 @@ class Storage:
             return cast(bytes, file.read())
 
     def checksum(self, *parts: str) -> str:
-        """Of a file, read in blocks."""
+        """Computes the checksum of a file, read in blocks."""
         digest = xxhash.xxh3_128()
         with self._fs.open(self._path(*parts), "rb") as file:
             while block := file.read(_READ_BYTES):
@@ -167,8 +167,8 @@ class LocalStorage(Storage):
         return digest.hexdigest()
 
     def clean(self) -> None:
-        """Also ends what others have begun: a writer that stalled after it was last allowed to go on finds nothing left to
-        rename, nor a place to move to. (An object store has no such hold on others.)"""
+        """Removes what earlier starts left unfinished, so that a writer of theirs that stalled finds nothing left to rename,
+        nor a place to move to. An object store cannot do this to others."""
         for name in self._names():
             if name.endswith(TEMPORARY):
                 self.remove(name)

@@ -109,7 +109,7 @@ def world_size(submission: SubmissionConfig) -> int:
 
 
 def limit_seconds(text: str) -> int | None:
-    """Of a time limit as Slurm writes it; None where it is not one."""
+    """Reads a time limit as Slurm writes it, in seconds; None where it is not one."""
     for form in _TIME_FORMS:
         if match := re.fullmatch(form.replace("N", "[0-9]{1,9}"), text):
             return sum(_UNIT_SECONDS[unit] * int(number) for unit, number in match.groupdict().items() if number)

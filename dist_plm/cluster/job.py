@@ -145,7 +145,7 @@ def _word(text: str, key: str) -> str:
 
 
 def _in_the_open(url: str) -> str:
-    """Of a URL with one, the protocol: all that the script asks of it."""
+    """Cuts a URL that holds a credential down to its protocol: all that the script asks of it."""
     return f"{url.partition('://')[0]}://" if isinstance(url, FromEnvironment) and "://" in url else url
 
 

@@ -1,4 +1,5 @@
-"""Which address and network interface of this node lead to another: `python -m dist_plm.cluster.network_interface HOST`.
+"""Finds the address and network interface of this node that lead to another: `python -m
+dist_plm.cluster.network_interface HOST`.
 
 Gloo and NCCL otherwise take what the host's own name resolves to, which on many machines is a loopback address.
 """
@@ -12,7 +13,7 @@ from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, Refusal
 
 
 def route(host: str) -> tuple[str, str]:
-    """This node's address and interface on the way to `host`, which may be this node. Nothing is sent.
+    """Finds this node's address and interface on the way to `host`, which may be this node. Nothing is sent.
 
     Raises:
         Refusal: `host` is unknown here, or no way leads there.

@@ -41,7 +41,7 @@ _GIB = 2**30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a rank finds where it is. `same` must be equal on all ranks: name -> value."""
+    """Holds what a rank finds where it is. `same` must be equal on all ranks: name -> value."""
 
     rank: int
     node: str
@@ -98,7 +98,8 @@ def preflight(config: PretrainConfig, launch: LaunchEnv, device: Device, *, whol
 
 
 def facts(config: PretrainConfig, launch: LaunchEnv, device: Device, *, whole: bool) -> Facts:
-    """Of this rank. The slow ones, of a node, are found by its first rank alone, where the `whole` is asked for."""
+    """Finds the facts of this rank. The slow ones, of a node, are found by its first rank alone, where the `whole` is
+    asked for."""
     same = {"configuration": _digest(runfile.text(config)), "Python": platform.python_version()}
     packages: dict[str, str] = {}
     if whole and launch.local_rank == 0:
@@ -151,7 +152,8 @@ def shared_devices(everyone: Sequence[Facts]) -> Iterator[str]:
 
 
 def needed_bytes(config: PretrainConfig, existing: int) -> int:
-    """Of the checkpoints that the run will keep, and the one being written, less those that lie there already. Pure."""
+    """Counts the bytes of the checkpoints that the run will keep, and the one being written, less those that lie there
+    already. Pure."""
     if config.checkpoint.every == 0 and not config.checkpoint.at_end:
         return 0
     count = max(1, config.checkpoint.keep + 1 - existing) if config.checkpoint.every else 1
@@ -266,7 +268,7 @@ def _device(device: Device) -> tuple[str, str, int, int]:
 
 
 def _code() -> str:
-    """Of this package's source files."""
+    """Hashes this package's source files."""
     root = Path(dist_plm.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -275,7 +277,7 @@ def _code() -> str:
 
 
 def _data(path: Path) -> str:
-    """Of a prepared store's manifest; of a bare pair, its index's size and that of its tokens."""
+    """Hashes a prepared store's manifest; of a bare pair, its index's size and that of its tokens."""
     manifest = path / "manifest.json"
     if manifest.exists():
         return hashlib.sha256(manifest.read_bytes()).hexdigest()

@@ -18,7 +18,7 @@ class SlurmError(Refusal):
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """What Slurm tells of a job.
+    """Holds what Slurm tells of a job.
 
     Attributes:
         name: PENDING, RUNNING, …; UNKNOWN of a job that Slurm has forgotten, some minutes after its end.
@@ -39,7 +39,7 @@ class JobState:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """What a partition can give at most; `max_time` as Slurm writes it."""
+    """Holds what a partition can give at most; `max_time` as Slurm writes it."""
 
     name: str
     max_nodes: int
@@ -70,7 +70,7 @@ def submit(script: Path) -> str:
 
 
 def job_state(number: str) -> JobState:
-    """Of a job that was submitted on this cluster.
+    """Asks Slurm for the state of a job that was submitted on this cluster.
 
     Raises:
         SlurmError: Slurm cannot be asked.
@@ -91,7 +91,7 @@ def job_state(number: str) -> JobState:
 
 
 def _facts(line: str) -> dict[str, str]:
-    """Of a line of scontrol: "JobId=4 JobState=RUNNING …"."""
+    """Reads the facts of a line of scontrol: "JobId=4 JobState=RUNNING …"."""
     return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
 

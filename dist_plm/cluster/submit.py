@@ -39,7 +39,7 @@ class Submission:
 
     @property
     def frozen(self) -> PretrainConfig:
-        """What each start of the job trains: on how many nodes, each start finds out."""
+        """Gives what each start of the job trains: on how many nodes, each start finds out."""
         run = run_of(self.given)
         return replace(run, run=replace(run.run, dir=str(self.place.run)))
 
@@ -95,7 +95,7 @@ def refuse_what_cannot_start(submissions: Sequence[Submission]) -> None:
 
 
 def history(submission: Submission) -> list[str]:
-    """What a person should know about what the run's directory holds already: one sentence each."""
+    """Tells what a person should know about what the run's directory holds already, a sentence each."""
     run_dir = submission.place.run
     told = []
     if (run_dir / "run.yaml").exists():

@@ -1,4 +1,7 @@
-"""What one rank does for all, with an outcome that all learn. A group of None is this process, alone and without any."""
+"""Runs work on one rank, or on each, and lets all ranks of a group learn its outcome.
+
+A group of None stands for a process that is alone.
+"""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -11,7 +14,7 @@ T = TypeVar("T")
 
 
 def on_first(group: dist.ProcessGroup | None, work: Callable[[], T]) -> T:
-    """What `work` returns on the group's first rank, on every rank. Collective.
+    """Returns on every rank what `work` returns on the group's first rank. Collective.
 
     Raises:
         CheckpointError: on every rank, where `work` failed.
@@ -32,7 +35,7 @@ def on_first(group: dist.ProcessGroup | None, work: Callable[[], T]) -> T:
 
 
 def on_each(group: dist.ProcessGroup, work: Callable[[], T]) -> T:
-    """What `work` returns on this rank. Collective.
+    """Returns what `work` returns on this rank, once all have done it. Collective.
 
     Raises:
         CheckpointError: on every rank, where `work` failed on any.

@@ -1,4 +1,4 @@
-"""Which device a rank computes on."""
+"""Chooses the device that a rank computes on."""
 
 import os
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dist_plm.distributed import cuda_shim
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a rank computes on and the `torch.distributed` backend that moves its tensors."""
+    """Holds what a rank computes on and the `torch.distributed` backend that moves its tensors."""
 
     kind: Literal["cpu", "cuda"]
     torch_device: torch.device

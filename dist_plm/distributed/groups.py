@@ -105,7 +105,8 @@ def build_groups(grid: Grid, device: Device, *, timeout: timedelta, virtual_pipe
 
 
 def alone() -> Groups:
-    """Of one process that talks to none, for what only looks at its place in the grid. There need be no process group."""
+    """Builds the groups of one process that talks to none, for what only looks at its place in the grid. There need be
+    no process group."""
     own, grid = dist.ProcessGroup(0, 1), Grid()  # pyright: ignore[reportCallIssue]
     groups = dict.fromkeys(
         ("world", "tensor", "context", "data", "pipeline", "model", "data_context", "embedding", "position_embedding"),

@@ -1,4 +1,4 @@
-"""Which process of how many this is, read from what torchrun or srun puts into the environment."""
+"""Says which process of how many this is, read from what torchrun or srun puts into the environment."""
 
 import re
 import socket
@@ -28,7 +28,7 @@ class LaunchEnv:
 
 
 def from_environment(env: Mapping[str, str]) -> LaunchEnv:
-    """torchrun's variables where they are set, else srun's of a job step, else a run of one process.
+    """Reads torchrun's variables where they are set, else srun's of a job step, else a run of one process.
 
     A batch script or a salloc shell also carries SLURM_* (SLURM_PROCID=0 and the job's SLURM_NTASKS among them), yet a
     plain python in it is one process: what tells a step by srun is SLURM_STEP_NUM_TASKS.

@@ -23,7 +23,7 @@ def last_collective(record: dict[str, Any] | None) -> str | None:
 
 
 def flight_record() -> dict[str, Any] | None:
-    """What the recorder holds of this process: `entries` in their order. None where there is no recorder."""
+    """Reads what the recorder holds of this process: `entries` in their order. None where there is no recorder."""
     for name in _DUMPS:
         dump = getattr(c10d, name, None)
         if dump is not None:

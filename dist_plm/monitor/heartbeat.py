@@ -20,7 +20,7 @@ _DIRECTORY = "seen"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting:
-    """What a rank said of itself.
+    """Holds what a rank said of itself.
 
     Args:
         start: number of the run's start that the rank belongs to.
@@ -71,7 +71,7 @@ def forget(run_dir: Path, before: int) -> None:
 
 
 def summary(seen: Mapping[int, Sighting], world_size: int, limit_seconds: float) -> str:
-    """What a person needs to know of a hang: which ranks say nothing, and which are elsewhere than most. Pure."""
+    """Tells what a person needs to know of a hang: which ranks say nothing, and which are elsewhere than most. Pure."""
     hung = [seen[rank] for rank in sorted(seen) if seen[rank].hung]
     silent = [rank for rank in range(world_size) if rank not in seen or not seen[rank].hung]
     head = f"no progress for {limit_seconds:.0f} s: {len(hung)} of {world_size} ranks wait"

@@ -26,7 +26,7 @@ EVAL_PREFIX = "eval/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """What is known after an update. Plain Python numbers.
+    """Holds what is known after an update. Plain Python numbers.
 
     Args:
         step: updates made so far, this one included.

@@ -186,7 +186,7 @@ def _user_cache_dir() -> Path:
 
 
 def _cpu_model() -> str:
-    """What tells one chip from another: the name alone does not, as virtual machines often cut it short."""
+    """Reads what tells one chip from another: the name alone does not, as virtual machines often cut it short."""
     wanted = ("vendor_id", "cpu family", "model", "model name", "stepping", "CPU implementer", "CPU part")
     try:
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]

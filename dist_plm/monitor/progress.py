@@ -1,4 +1,4 @@
-"""What rank 0 shows of a run: a live bar on a terminal, occasional plain lines in a pipe or a Slurm log.
+"""Shows a run on rank 0: a live bar on a terminal, occasional plain lines in a pipe or a Slurm log.
 
 Nothing but the bar itself ever writes control characters, so a log file stays readable.
 """

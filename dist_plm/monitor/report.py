@@ -1,4 +1,4 @@
-"""What run directories say about their runs: one in detail, several side by side."""
+"""Reports what run directories say about their runs: one in detail, several side by side."""
 
 import os
 from collections.abc import Sequence
@@ -129,7 +129,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _problem_of(record: dict[str, Any]) -> str | None:
-    """Which value of a record is none that a run writes."""
+    """Finds a value of a record that no run writes."""
     for name in (*_NEEDED, *_MAYBE_NULL):
         value: Any = record.get(name)
         if value is None and name in _MAYBE_NULL:

@@ -86,7 +86,7 @@ class Watchdog:
         self._ended.set()
 
     def progress(self, doing: str, *, patient: bool = False) -> None:
-        """This rank has come to something new.
+        """Notes that this rank has come to something new.
 
         Args:
             patient: it may take long, whatever steps take.

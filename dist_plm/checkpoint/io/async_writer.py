@@ -16,7 +16,7 @@ from dist_plm.checkpoint.manifest import FileRecord
 
 
 class WriterFailedError(OSError):
-    """What the process ran into, or that it died."""
+    """Says what the writing process ran into, or that it died."""
 
 
 class WriterProcess:
@@ -33,7 +33,7 @@ class WriterProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the process; None where there is none."""
+        """Gives the number of the process; None where there is none."""
         return self._process.pid if self._process is not None else None
 
     def write(self, target: str, parts: Sequence[Part]) -> FileRecord:

@@ -72,7 +72,7 @@ class SafeReader(FileSystemReader):
 
 
 class LocalReader(SafeReader):
-    """Of this project's own checkpoints, whose values are fp32 and contiguous: they are read straight into their place,
+    """Reads this project's own checkpoints, whose values are fp32 and contiguous: they are read straight into their place,
     and no more of them than is wanted."""
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""What torch.save puts around a tensor's values: written and read here without it, as the values go straight from or to
+"""Writes and reads what torch.save puts around a tensor's values without torch.save, as the values go straight from or to
 their place."""
 
 import functools

@@ -80,7 +80,7 @@ class _MetadataUnpickler(pickle.Unpickler):
 
 
 def load_metadata(stream: IO[bytes]) -> metadata.Metadata:
-    """What `.metadata` holds.
+    """Reads what `.metadata` holds.
 
     Raises:
         pickle.UnpicklingError: it is damaged, or names what does not belong there.
@@ -108,7 +108,7 @@ def _nothing_allowed() -> Iterator[None]:
 
 
 def load_file(path: Path) -> Any:
-    """What torch.save wrote to `path`, with tensors mapped from the file. Of the classes that Megatron-LM and DeepSpeed
+    """Reads what torch.save wrote to `path`, with tensors mapped from the file. Of the classes that Megatron-LM and DeepSpeed
     save beside tensors an `Inert` takes the place.
 
     Raises:
