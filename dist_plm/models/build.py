@@ -77,7 +77,7 @@ def build_chunk(shape: Shape, chunk: int, chunks: int) -> ModelChunk:
 
 
 def shape_of(config: PretrainConfig, groups: Groups, device: torch.device) -> Shape:
-    """What the modules of a finalised configuration's model share."""
+    """Builds what the modules of a finalised configuration's model share."""
     parallel, model = config.parallel, config.model
     dtype = DTYPES[config.precision.name]
     assert model.vocab_size is not None

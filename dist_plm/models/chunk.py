@@ -1,4 +1,4 @@
-"""What every model chunk has in common: the names that Megatron-core's schedules and gradient reduction look for."""
+"""Declares what every model chunk has in common: the names that Megatron-core's schedules and gradient reduction look for."""
 
 from megatron.core.enums import ModelType
 from megatron.core.transformer.module import MegatronModule

@@ -1,4 +1,4 @@
-"""What the last stage of a model says of the labels of a microbatch."""
+"""Holds what the last stage of a model says of the labels of a microbatch."""
 
 from typing import NamedTuple
 

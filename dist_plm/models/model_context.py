@@ -1,4 +1,4 @@
-"""What all modules of one model share: the frozen configuration, the process groups, types and devices."""
+"""Holds what all modules of one model share: the frozen configuration, the process groups, types and devices."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -62,7 +62,7 @@ class Shape:
 
     @property
     def slices(self) -> dict[str, int]:
-        """Which slice of the sequence hidden states between the layers are on this rank, and of how many."""
+        """Says which slice of the sequence this rank holds between the layers, and of how many."""
         if not self.sequence_parallel:
             return {"slice_index": 0, "num_slices": 1}
         return {"slice_index": self.groups.coordinates.tensor, "num_slices": self.groups.grid.tensor}

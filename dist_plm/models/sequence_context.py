@@ -1,4 +1,4 @@
-"""What every layer must know of a microbatch besides its hidden states, and the keys its dropout draws from.
+"""Holds what every layer must know of a microbatch besides its hidden states, and the keys its dropout draws from.
 
 It travels as one argument through the layers, so activation recomputation sees the values of its own microbatch: under a
 pipeline schedule another microbatch has run in between.

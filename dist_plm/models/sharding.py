@@ -71,7 +71,8 @@ class Layout:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the whole parameter, also while DeepSpeed's ZeRO-3 has taken it apart over data ranks and left it empty."""
+        """Gives the shape of the whole parameter, also while DeepSpeed's ZeRO-3 has taken it apart over data ranks and
+        left it empty."""
         return getattr(self.parameter, "ds_shape", self.parameter.shape)
 
 

@@ -1,4 +1,4 @@
-"""What an objective is: it turns windows of tokens into model inputs and labels, and scores into sums.
+"""Declares what an objective is: it turns windows of tokens into model inputs and labels, and scores into sums.
 
 Corruption runs on the host, in the loader's workers, and is a pure function of (seed, sample). Losses are sums, never
 means: the engine divides once by the number of predicted tokens of the whole global batch, whatever the grid.
@@ -38,7 +38,7 @@ IGNORED = -1
 
 
 class Windows(Protocol):
-    """What the data floor hands out (data.dataset.Windows): `tokens` [B, S + 1] int64, `documents` [B, S + 1] int32
+    """Declares what the data floor hands out (data.dataset.Windows): `tokens` [B, S + 1] int64, `documents` [B, S + 1] int32
     number of each token's document counted from the window's first, `samples` [B] int64.
 
     It may have `words` [B, S + 1] as well: the number of each token's word, as a word segmenter found them (Chinese).
@@ -71,7 +71,7 @@ class Sentences(Protocol):
 
 
 class Pairs(Protocol):
-    """What pairs of segments are cut from: `samples` [B] int64, and for each sample two runs of sentences.
+    """Declares what pairs of segments are cut from: `samples` [B] int64, and for each sample two runs of sentences.
 
     A run goes on until it holds `window_length` tokens or more, or its document ends. `first` begins wherever the
     sampler lets sample n begin; `second` begins at a random sentence of a random other document, both keyed by the
@@ -119,7 +119,7 @@ Source = TypeVar("Source", contravariant=True)
 class Objective(Protocol[Source]):
     @property
     def source(self) -> Literal["windows", "pairs"]:
-        """What `collate` takes: Windows or Pairs."""
+        """Names what `collate` takes: Windows or Pairs."""
         ...
 
     @property

@@ -18,8 +18,8 @@ Ints = NDArray[np.int64]
 
 
 def corrupted(seed: int, samples: Ints, counts: SpanCounts) -> NDArray[np.bool_]:
-    """Which tokens are corrupted, [B, window]: spans that stay and spans that do not in turn, the first of which stays.
-    All ways to divide the tokens of either kind into spans are equally likely."""
+    """Chooses the tokens that are corrupted, [B, window]: spans that stay and spans that do not in turn, the first of
+    which stays. All ways to divide the tokens of either kind into spans are equally likely."""
     kept = _random_division(rng.keys(seed, samples, Purpose.KEPT), counts.window - counts.noise, counts.spans)
     noise = _random_division(rng.keys(seed, samples, Purpose.NOISE), counts.noise, counts.spans)
     ends = np.cumsum(np.stack([kept, noise], axis=2).reshape(len(samples), -1), axis=1)

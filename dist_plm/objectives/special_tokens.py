@@ -1,4 +1,4 @@
-"""What an objective must know of the tokenizer: its special tokens, and which tokens continue a word."""
+"""Holds what an objective must know of the tokenizer: its special tokens, and which tokens continue a word."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class SpecialTokens:
         assert not missing, f"special tokens {sorted(missing)} are not among the ids"
 
     def is_special(self) -> NDArray[np.bool_]:
-        """[V]"""
+        """Marks the special tokens in a vocabulary, [V]."""
         table = np.zeros(self.vocab_size, dtype=bool)
         table[list(self.ids)] = True
         return table
@@ -58,7 +58,7 @@ class SpecialTokens:
 def word_continuations(
     pieces: Sequence[str], style: Literal["wordpiece", "byte_level", "unigram"], special: Iterable[int] = ()
 ) -> NDArray[np.bool_]:
-    """Which tokens continue the word before them, [V], by how the vocabulary writes word boundaries.
+    """Finds the tokens that continue the word before them, [V], by how the vocabulary writes word boundaries.
 
     `wordpiece` marks continuations with ##; `byte_level` BPE begins words with white space (Ġ); `unigram`
     (SentencePiece) begins them with ▁.

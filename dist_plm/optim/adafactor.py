@@ -24,7 +24,7 @@ _torch: Any = torch
 
 @dataclass(slots=True)
 class _Held:
-    """What this rank updates in one call: a flat weight, its gradient, which becomes the update, and what both are made
+    """Holds what this rank updates in one call: a flat weight, its gradient, which becomes the update, and what both are made
     of."""
 
     group: dict[str, Any]
@@ -101,7 +101,7 @@ class Adafactor(WholeTensorOptimizer):
         return dict(zip(("exp_avg_sq_row", "exp_avg_sq_col"), self.means(slot), strict=True))
 
     def means(self, slot: int) -> tuple[Tensor, Tensor]:
-        """Of a logical matrix of shape [M, N], the means over each row, [M], and over each column, [N]: views."""
+        """Gives, of a logical matrix of shape [M, N], the means over each row, [M], and over each column, [N]: views."""
         rows, columns = self._bound().slots[slot].shape
         start = self._starts[slot]
         return self._means.data[start : start + rows], self._means.data[start + rows : start + rows + columns]

@@ -21,7 +21,7 @@ class Depths:
 
     @classmethod
     def of(cls, model: ModelConfig) -> "Depths":
-        """Of a finalised model."""
+        """Counts the layers of a finalised model."""
         layers = model.layers
         if model.family in ENCODER_DECODERS:
             assert model.decoder_layers is not None
@@ -35,8 +35,8 @@ class Depths:
         return cls(layers, {"": range(layers)})
 
     def of_parameter(self, name: str) -> int:
-        """Of a parameter by its name in the model, whatever wraps it. A stack's own projection of its input and relative
-        positions lie below its layers, its last norm above them."""
+        """Gives the depth of a parameter by its name in the model, whatever wraps it. A stack's own projection of its
+        input and relative positions lie below its layers, its last norm above them."""
         if "embedding" in name.split("."):
             return 0
         for module, layers in self.stacks.items():

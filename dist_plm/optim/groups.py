@@ -1,4 +1,5 @@
-"""Which parameters are decayed, adapted and slowed: rules on the parameter, so that no architecture needs a list."""
+"""Sorts parameters into groups that are decayed, adapted and slowed: rules on the parameter, so that no architecture
+needs a list."""
 
 from collections.abc import Iterable
 from typing import TypedDict

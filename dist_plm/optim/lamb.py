@@ -25,7 +25,7 @@ _UNBIASED_STEPS = 1e30
 
 @dataclass(slots=True)
 class _Update:
-    """Of one parameter group. `directions` are r + λw, before trust ratio and learning rate."""
+    """Holds the update of one parameter group. `directions` are r + λw, before trust ratio and learning rate."""
 
     group: dict[str, Any]
     parameters: list[Tensor]

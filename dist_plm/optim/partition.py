@@ -1,4 +1,4 @@
-"""Which logical tensors the flat tensors of an optimizer are made of.
+"""Finds the logical tensors that the flat tensors of an optimizer are made of.
 
 Engines hand an optimizer shards that cut through parameters, fuse them and pad them. An optimizer that treats each layer
 as a whole (LAMB) needs sums over logical tensors, which may lie in several places of several ranks. Engines fill this
@@ -113,7 +113,7 @@ class Partition:
         return [slot for owner in owners for slot in self._pieces[owner][2]]
 
     def segments_of(self, owner: Tensor) -> tuple[Segment, ...]:
-        """What a tensor is made of, in ascending order; nothing where it is padding alone."""
+        """Lists what a tensor is made of, in ascending order; nothing where it is padding alone."""
         return self._segments.get(owner, ())
 
     def sum_squares(self, norms: Tensor, slots: Sequence[int]) -> Tensor:

@@ -34,12 +34,12 @@ class Page:
 
     @cached_property
     def paragraphs(self) -> list[str]:
-        """What blank lines divide."""
+        """Divides a text at blank lines."""
         return [part for part in map(str.strip, _PARAGRAPH_END.split(self.text)) if part]
 
     @cached_property
     def words(self) -> list[str]:
-        """What white space divides; in Chinese, the words that jieba's dictionary finds, without punctuation."""
+        """Divides a text at white space; in Chinese, into the words that jieba's dictionary finds, without punctuation."""
         return words_of(self.text, self.is_chinese)
 
 

@@ -165,7 +165,7 @@ def _without_paragraphs(
 
 
 def _save_repeated(hashes: Sequence[Path], path: Path) -> None:
-    """Which paragraphs, of all shards in order, have the hash of an earlier one: an array a shard, by its number."""
+    """Saves which paragraphs, of all shards in order, have the hash of an earlier one: an array a shard, by its number."""
     parts = [np.load(part) for part in hashes]
     together = np.concatenate([np.empty(0, np.uint64), *parts])
     order = np.argsort(together, kind="stable")

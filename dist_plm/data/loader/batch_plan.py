@@ -1,4 +1,4 @@
-"""Which samples a rank takes at a step. Only the global batch decides what a step learns from; ranks and microbatches
+"""Plans the samples that a rank takes at a step. Only the global batch decides what a step learns from; ranks and microbatches
 cut it up.
 
 Step t uses samples [t * global_batch, (t + 1) * global_batch), or as many as follow those of the step before where batches

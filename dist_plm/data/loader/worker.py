@@ -1,4 +1,4 @@
-"""What runs in a loader's worker process: read windows, collate, send. Started by `loader`, never by hand.
+"""Runs in a loader's worker process: reads windows, collates, sends. Started by `loader`, never by hand.
 
 It imports numpy and whatever `collate` needs, no torch, so that it starts in a fifth of a second and stays small.
 """

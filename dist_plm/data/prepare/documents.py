@@ -72,7 +72,7 @@ def write_documents(shard: DocumentShard, texts: Iterator[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What becomes of every document.
+    """Says what becomes of every document.
 
     Attributes:
         splits: for each shard, [documents] int8: index into SPLITS, or DROPPED.
@@ -120,7 +120,7 @@ class Selection:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """What `save` wrote."""
+        """Reads what `save` wrote."""
         with np.load(path) as saved:
             sizes, splits, rest = saved["sizes"], saved["splits"], json.loads(saved["rest"].item())
         removed = tuple(decode(StageRecord, record) for record in rest["removed"])

@@ -64,7 +64,7 @@ class Pool:
                 future.cancel()
 
     def bytes_read(self) -> int:
-        """What this process and its workers have read so far, from files and whatever else."""
+        """Counts the bytes that this process and its workers have read so far, from files and whatever else."""
         me = psutil.Process()
         return sum(_bytes_read(process) for process in (me, *me.children()))
 

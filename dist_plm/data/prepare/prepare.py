@@ -190,7 +190,8 @@ def _versions() -> Versions:
 
 
 def _completed(configuration: dict[str, Any]) -> dict[str, Any]:
-    """Of a store that was made when sources had fewer settings: those it lacks are as they were then, the defaults."""
+    """Completes the record of a store that was made when sources had fewer settings: those it lacks are as they were
+    then, the defaults."""
     data = configuration.get("data", {})
     sources = [{**encode(SourceConfig()), **source} for source in data.get("sources", ())]
     return {**configuration, "data": {**data, "sources": sources}}

@@ -77,7 +77,7 @@ class Tally:
         return json.dumps(content | {"rules": [asdict(rule) for rule in self.rules]}).encode()
 
     def stages(self, rules: Sequence[str]) -> tuple[StageRecord, ...]:
-        """What the rules of these names did, in their order."""
+        """Lists what the rules of these names did, in their order."""
         return tuple(StageRecord(name=name, **asdict(rule)) for name, rule in zip(rules, self.rules, strict=True))
 
 
@@ -92,7 +92,7 @@ def gather(sources: SourceFiles, clean: CleanConfig, folder: Path, crew: Crew) -
 def collect_rejected(
     tasks: Sequence[GatherTask], store: Path, most: float, crew: Crew, report: Callable[[str], None], *, out: Path
 ) -> Tally:
-    """What all tasks counted together; the rejected records, if any, go to a file in `store`.
+    """Adds up what all tasks counted; the rejected records, if any, go to a file in `store`.
 
     Args:
         out: where the store will be when `report` has been read.

@@ -185,7 +185,7 @@ class Crew:
             ended.wait(_BEAT_SECONDS)
 
     def _look(self, rank: int) -> tuple[str, str]:
-        """What a rank last wrote, and the state in it; empty where it wrote nothing."""
+        """Reads what a rank last wrote, and the state in it; empty where it wrote nothing."""
         assert self._folder is not None
         try:
             content = (self._folder / f"{rank:06}").read_text()

@@ -12,7 +12,7 @@ from dist_plm.data.sampling.blend_schedule import Ints, Schedule
 
 
 class Samples(Protocol):
-    """What a dataset reads: B rows."""
+    """Holds what a dataset reads: B rows."""
 
     @classmethod
     def joined(cls, parts: Sequence[Self], order: Ints, samples: Ints) -> Self:
@@ -37,7 +37,7 @@ class Dataset(Protocol):
         ...
 
     def describe(self) -> str:
-        """What is read, in a line for people."""
+        """Describes what is read, in a line for people."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Which source of a blend sample n comes from: arithmetic on n and a table of one period.
+"""Chooses the source of a blend that sample n comes from: arithmetic on n and a table of one period.
 
 Weights are whole parts m_1, …, m_K of D = m_1 + … + m_K, so that exact proportions come round every D samples. Within a
 period the j-th sample of source i (j = 0, 1, …) is taken no earlier than at position floor(j D / m_i) and before

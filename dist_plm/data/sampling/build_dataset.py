@@ -18,7 +18,7 @@ from dist_plm.spec.schema import BlendSource, DataConfig
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What an objective takes.
+    """Says what form of samples an objective takes.
 
     Attributes:
         source: windows of text, or pairs of segments.

@@ -110,7 +110,7 @@ class PackedDataset:
         return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
     def describe(self) -> str:
-        """What is read, in a line for people."""
+        """Describes what is read, in a line for people."""
         return (
             f"{self.split.name}, whole {self.unit} packed into {self.num_windows:,} rows of {self.capacity:,} tokens, "
             f"{self.padding:.2%} of them padding"
@@ -134,7 +134,7 @@ class PackedDataset:
         return num_blocks, math.ceil(size / (num_blocks * in_a_row) + spare)
 
     def _position(self, place: int) -> int:
-        """Of the token that is at `place` where each document has its frame, the first of them at 0."""
+        """Gives the position of the token that is at `place` where each document has its frame, the first of them at 0."""
         if self.frame == 0:
             return self.start + place
         store, first = self.split.store, self._documents[0]
@@ -196,7 +196,7 @@ class SentenceRows:
         return laid_out(tokens, np.zeros(len(tokens), dtype=bool), filled, self.window_length + 1, samples)
 
     def describe(self) -> str:
-        """What is read, in a line for people."""
+        """Describes what is read, in a line for people."""
         runs = self._runs
         return f"{runs.split.name}, {self.num_windows:,} rows of up to {runs.window_length:,} tokens in whole sentences"
 

@@ -124,7 +124,7 @@ class PairDataset:
         return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
     def describe(self) -> str:
-        """What is read, in a line for people."""
+        """Describes what is read, in a line for people."""
         return f"{self.split.name}, {self.num_windows:,} pairs of up to {self.window_length:,} tokens"
 
     def _places(self, samples: Ints) -> Ints:

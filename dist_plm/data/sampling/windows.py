@@ -89,7 +89,7 @@ class WindowDataset:
 
     @classmethod
     def of(cls, split: StoreSplit, *, sequence_length: int, seed: int) -> "WindowDataset":
-        """Of the documents of a split."""
+        """Cuts the documents of a split into windows."""
         return cls(
             split.store,
             sequence_length=sequence_length,
@@ -117,7 +117,7 @@ class WindowDataset:
         return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
     def describe(self) -> str:
-        """What is read, in a line for people."""
+        """Describes what is read, in a line for people."""
         return f"{self.name}, {self.num_windows:,} windows of {self.sequence_length:,} tokens"
 
 

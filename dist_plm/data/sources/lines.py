@@ -108,7 +108,7 @@ def _json_row(line: str, template: Template) -> dict[str, Any]:
 
 
 def _fields_named(line: str, column: str) -> int:
-    """Of the outermost object, which is the last one that is put together."""
+    """Counts the fields of that name in the outermost object, which is the last one that is put together."""
     counts = []
     json.loads(line, object_pairs_hook=lambda pairs: counts.append(sum(name == column for name, _ in pairs)))
     return counts[-1]

@@ -1,4 +1,4 @@
-"""What quotes are in a delimited file, judged by the whole of it.
+"""Judges by the whole of a delimited file what quotes are in it.
 
 Files of both kinds are published: RFC 4180's, in which a quote at the beginning of a field holds the field together, over
 line ends too, and those of GLUE or Common Voice, in which quotes are text. Read as the other kind either gives wrong
@@ -24,7 +24,7 @@ _SWALLOWED = 3
 
 
 def find_quoting(part: Slice) -> Quoting:
-    """What `part.source.quoting` says or, for auto, what the file looks like.
+    """Takes what `part.source.quoting` says or, for auto, what the file looks like.
 
     Raises:
         DataError: it looks like neither, since a quoted field holds many rows; or it cannot be read.
@@ -41,7 +41,7 @@ def find_quoting(part: Slice) -> Quoting:
 
 @dataclass(slots=True)
 class _Balance:
-    """What a file looks like under one kind of quoting and, line for line, without any.
+    """Counts what a file looks like under one kind of quoting and, line for line, without any.
 
     Attributes:
         lines: that are not blank.

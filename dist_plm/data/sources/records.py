@@ -1,4 +1,4 @@
-"""What reading gives: documents, and records that are broken, each with the place where a person finds it."""
+"""Holds what reading gives: documents, and records that are broken, each with the place where a person finds it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO

@@ -1,4 +1,4 @@
-"""Which documents there are: the sources of a run, dealt into units, and the documents of each.
+"""Finds the documents that there are: the sources of a run, dealt into units, and the documents of each.
 
 Units are of about equal size, so that any number of processes can share the reading. They depend on the sources alone,
 and read in order they give the documents in the order of the sources.
@@ -39,7 +39,7 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class SourceFiles:
-    """What a run reads: `units`, each a list of slices of about equal size together, and a hash of what lies there.
+    """Holds what a run reads: `units`, each a list of slices of about equal size together, and a hash of what lies there.
 
     `num_repeated`: files that more than one source matches; the first reads them."""
 
@@ -51,7 +51,7 @@ class SourceFiles:
 
 
 def find_sources(sources: Iterable[SourceConfig]) -> SourceFiles:
-    """What is behind `sources`, in their order, files by name.
+    """Finds what is behind `sources`, in their order, files by name.
 
     Raises:
         DataError: a glob matches nothing, a file is of no known format or cannot be read, a dataset or function cannot be
@@ -78,7 +78,7 @@ def find_sources(sources: Iterable[SourceConfig]) -> SourceFiles:
 
 
 def _key(whole: Slice) -> tuple[object, ...]:
-    """What is equal where the same documents would be read twice."""
+    """Builds a key that is equal where the same documents would be read twice."""
     if whole.source.path is None:
         return (whole,)
     column = "" if whole.format == "text" else whole.source.text

@@ -52,7 +52,7 @@ class TokenizerRecord:
 
     @property
     def numbers(self) -> tuple[str, int, int]:
-        """What decides the meaning of a token's number."""
+        """Gives what decides the meaning of a token's number."""
         return self.sha256, self.vocab_size, self.end_of_document_id
 
 
@@ -76,7 +76,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageRecord:
-    """What one rule or stage took away, and how many of the documents it left it changed."""
+    """Counts what one rule or stage took away, and how many of the documents it left it changed."""
 
     name: str
     removed: int
@@ -140,7 +140,7 @@ def read_manifest(store: str | Path) -> Manifest:
 
 
 def read_configuration(store: str | Path) -> dict[str, Any]:
-    """What `write_manifest` was given as configuration; raises like `read_manifest`."""
+    """Reads what `write_manifest` was given as configuration; raises like `read_manifest`."""
     return _read(Path(store)).get("configuration", {})
 
 

@@ -1,4 +1,4 @@
-"""Which documents of a store are train, validation and test."""
+"""Chooses the documents of a store that are train, validation and test."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class StoreSplit:
         return cls(store, 0, store.num_documents, store.prefix, end_of_document=end_of_document)
 
     def identity(self) -> tuple[str | int, ...]:
-        """What decides which tokens are here."""
+        """Gives what decides which tokens are here."""
         return self.content or self.store.fingerprint(), self.first, self.last
 
 

@@ -1,4 +1,4 @@
-"""What stands beside a tokenizer's file and may change its ids: settings, added tokens, the class that reads it."""
+"""Reads what stands beside a tokenizer's file and may change its ids: settings, added tokens, the class that reads it."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -100,5 +100,5 @@ class Beside:
                 yield COMPANIONS[1], name, int(number)
 
     def told(self) -> str:
-        """What the model says, for a fingerprint."""
+        """Gives what the model says, for a fingerprint."""
         return json.dumps(self.model, sort_keys=True)

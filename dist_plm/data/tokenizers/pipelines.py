@@ -1,4 +1,4 @@
-"""What published models do around their vocabularies: normalisation, words, and the special tokens they add."""
+"""Builds what published models put around their vocabularies: normalisation, words, and the special tokens they add."""
 
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors

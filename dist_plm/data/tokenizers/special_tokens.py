@@ -1,4 +1,4 @@
-"""Which tokens of a tokenizer mean what to an objective: found by their names, or declared in files beside it."""
+"""Finds the tokens of a tokenizer that mean something to an objective: by their names, or declared in files beside it."""
 
 import json
 import re

@@ -87,7 +87,7 @@ class Tokenizer:
         return loaded
 
     def roles(self) -> Roles:
-        """Which of its tokens mean what to an objective."""
+        """Gives those of its tokens that mean something to an objective."""
         return self._roles
 
     def unknown_id(self) -> int | None:

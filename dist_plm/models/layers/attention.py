@@ -161,7 +161,7 @@ def _take(x: Tensor, spans: list[tuple[int, int]]) -> Tensor:
 
 
 def _mask(context: SequenceContext, rows: Tensor, columns: Tensor) -> Tensor | None:
-    """What the scores of `rows` [Q] and `columns` [K] are subject to: None for nothing, bool [1 or B, 1, Q, K] where they
+    """Builds the mask of the scores of `rows` [Q] and `columns` [K]: None for nothing, bool [1 or B, 1, Q, K] where they
     may see each other, or float [1 or B, A, Q, K] to be added."""
     allowed = _allowed(context, rows, columns)
     if context.relative is None:

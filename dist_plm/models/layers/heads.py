@@ -1,4 +1,4 @@
-"""What stands on top of an encoder: the prediction of masked tokens, and of sentence pairs.
+"""Puts heads on top of an encoder: the prediction of masked tokens, and of sentence pairs.
 
 Both work on whole sequences: only some positions matter to them, wherever these lie among the slices of sequence
 parallelism. Every tensor rank does the same work on them, so the gradients of their parameters are whole.

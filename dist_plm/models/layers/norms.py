@@ -46,6 +46,6 @@ class RMSNorm(nn.Module):
 def build_norm(
     model: ModelConfig, dtype: torch.dtype, device: torch.device, sequence_parallel: bool, size: int | None = None
 ) -> nn.Module:
-    """Of vectors of `size`, model.hidden if None."""
+    """Builds the norm of vectors of `size`, model.hidden if None."""
     kind = LayerNorm if model.norm == "layernorm" else RMSNorm
     return kind(size or model.hidden, model.norm_eps, dtype, device, sequence_parallel)

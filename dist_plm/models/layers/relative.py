@@ -26,7 +26,7 @@ class RelativeBias(nn.Module):
         split_over_tensor_ranks(self.weight, 1)
 
     def forward(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """What is added to the scores of queries `rows` [Q] and keys `columns` [K]: [1, A, Q, K]."""
+        """Computes what is added to the scores of queries `rows` [Q] and keys `columns` [K]: [1, A, Q, K]."""
         buckets = relative_buckets(
             columns - rows[:, None], num=self.buckets, distance=self.distance, both_ways=self.both_ways
         )

@@ -16,7 +16,7 @@ from dist_plm.models.sequence_context import SequenceContext
 
 
 class Memory(NamedTuple):
-    """What a decoder attends to: the encoder's output [S', B, H], and the context of its tokens."""
+    """Holds what a decoder attends to: the encoder's output [S', B, H], and the context of its tokens."""
 
     hidden: Tensor
     context: SequenceContext

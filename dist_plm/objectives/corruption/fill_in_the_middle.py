@@ -46,7 +46,7 @@ class Pieces:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What becomes of each piece, all [D].
+    """Says what becomes of each piece, all [D].
 
     Attributes:
         moved: whether it is rearranged.
@@ -127,7 +127,8 @@ class MiddleFilling:
 
 
 def fit(pieces: Pieces, moved: NDArray[np.bool_], width: int) -> tuple[NDArray[np.bool_], Ints]:
-    """Which pieces are rearranged and how many tokens of each are kept, so that every row still holds `width` tokens.
+    """Chooses the pieces that are rearranged and how many tokens of each are kept, so that every row still holds
+    `width` tokens.
 
     A piece is left as it is where sentinels alone would fill what is left of its row.
     """

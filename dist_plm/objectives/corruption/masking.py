@@ -1,4 +1,4 @@
-"""Which tokens a masked language model predicts, and what it sees in their place.
+"""Chooses the tokens that a masked language model predicts, and what it sees in their place.
 
 What is masked is chosen in units: tokens, words, or words in spans. A row of n units has floor(n * rate + u) of them
 masked, u uniform in [0, 1) (as RoBERTa's own code rounds), and every unit is as likely as any other, so the expected

@@ -67,7 +67,7 @@ def _order(
     budget: NDArray[np.int64],
     lengths: SpanLengths,
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Which items around the circle are spans, [B, most items], and the spans' lengths in words, [B, most spans], 0
+    """Chooses the items around the circle that are spans, [B, most items], and the spans' lengths in words, [B, most spans], 0
     from each row's number of spans on. An item is a span or an unmasked word."""
     numbers = rng.grid(rng.keys(seed, samples, Purpose.SPAN_LENGTH), int(budget.max(initial=0)))
     drawn = lengths.draw(numbers)

@@ -38,7 +38,7 @@ class WordSegmenter:
 
     @classmethod
     def of(cls, pieces: Sequence[str], continues: NDArray[np.bool_]) -> "WordSegmenter":
-        """Of a vocabulary [V], WordPiece's or SentencePiece's, in the order of its numbers."""
+        """Builds the segmenter of a vocabulary [V], WordPiece's or SentencePiece's, in the order of its numbers."""
         bare = [_MARKS.sub("", piece) for piece in pieces]
         texts = [text if _HAN.fullmatch(text) else "" for text in bare]
         return cls(texts, np.array([bool(text) for text in texts], dtype=bool), continues)
@@ -68,7 +68,7 @@ class WordSegmenter:
 
 @lru_cache(maxsize=2**16)
 def _begin_words(texts: tuple[str, ...]) -> list[bool]:
-    """Which of the tokens of a stretch of Chinese begin a word; one that holds the end of a word and the beginning of the
+    """Finds the tokens of a stretch of Chinese that begin a word; one that holds the end of a word and the beginning of the
     next belongs to the first."""
     boundaries, place = {0}, 0
     for word in _jieba().cut("".join(texts)):
