@@ -1,4 +1,4 @@
-"""What an engine is: it holds model and optimizer on a process grid, and turns microbatches into an update.
+"""Declares what an engine is: it holds model and optimizer on a process grid, and turns microbatches into an update.
 
 Nothing above this floor knows which engine runs.
 """
@@ -86,7 +86,7 @@ class Engine(Protocol):
         ...
 
     def parameter_states(self) -> Iterator[ParameterState]:
-        """What a checkpoint keeps of each parameter, one at a time, in the same order on all ranks of a data group.
+        """Yields what a checkpoint keeps of each parameter, one at a time, in the same order on all ranks of a data group.
         Collective over data ranks: all of them go through to the end."""
         ...
 
@@ -96,7 +96,7 @@ class Engine(Protocol):
         ...
 
     def scalars(self) -> dict[str, Any]:
-        """What else a checkpoint keeps, fit for JSON and equal on all ranks: `optimizer_steps`, and under fp16
+        """Gives what else a checkpoint keeps, fit for JSON and equal on all ranks: `optimizer_steps`, and under fp16
         `loss_scale`, `steps_since_overflow` and `hysteresis_left`. Collective over all ranks."""
         ...
 

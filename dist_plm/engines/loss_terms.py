@@ -33,11 +33,11 @@ class LossTerms:
         return counts.tolist()
 
     def scales(self, counts: Sequence[int], factor: float) -> list[float]:
-        """What each part's sum is multiplied with: its weight over its number of predictions, times `factor`."""
+        """Gives the factor of each part's sum: its weight over its number of predictions, times `factor`."""
         return [factor * term.weight / max(n, 1) for term, n in zip(self._losses.values(), counts, strict=True)]
 
     def of(self, scores: Scores, scales: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """What is minimised, and sums of loss and correct labels of each part, [parts, 2] fp64."""
+        """Computes what is minimised, and sums of loss and correct labels of each part, [parts, 2] fp64."""
         terms = [scores[term.over] for term in self._losses.values()]
         loss = torch.stack([term.loss * scale for term, scale in zip(terms, scales, strict=True)]).sum()
         losses = torch.stack([term.loss.detach() for term in terms]).double()

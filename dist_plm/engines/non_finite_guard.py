@@ -1,4 +1,4 @@
-"""What happens when a loss or a gradient is not finite: the update is skipped, and too many in a row end the run."""
+"""Guards against losses and gradients that are not finite: the update is skipped, and too many in a row end the run."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of an engine, parameter by parameter: joined from the fragments that its optimizer holds on each
+"""Gathers what a checkpoint keeps of an engine, parameter by parameter, from the fragments that its optimizer holds on each
 rank, and cut into them again. Both engines describe their flat tensors as fragments, so that this is written once."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,12 +25,13 @@ class LossScaler(Protocol):
 
 
 class Reach(Protocol):
-    """Called with one of the inner optimizer's tensors before it and its state are looked at, where they may lie elsewhere."""
+    """Brings one of the inner optimizer's tensors, with its state, into memory before they are read, where they lie on
+    NVMe between steps."""
 
     def __call__(self, tensor: Tensor) -> None: ...
 
     def release(self) -> None:
-        """Nothing is looked at any more, and what was written is kept."""
+        """Ends the reading, and keeps what was written."""
         ...
 
 

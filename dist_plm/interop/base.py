@@ -40,7 +40,7 @@ class Foreign(Protocol):
     states: Sequence[str]
 
     def read(self, state: str, name: str) -> list[Tensor]:
-        """What each tensor rank holds of `state`."""
+        """Reads what each tensor rank holds of `state`."""
         ...
 
 
@@ -88,7 +88,7 @@ class Translated:
 
 
 def megatron_tensors(found: Foreign, *, kv_heads: int | None, vocab_size: int | None) -> list[Stored]:
-    """What the tensors of a Megatron GPT are.
+    """Tells what the tensors of a Megatron GPT are.
 
     Args:
         kv_heads, vocab_size: what the user says; None takes what the checkpoint's own command line does.

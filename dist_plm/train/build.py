@@ -183,7 +183,7 @@ def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, d
 
 
 def build_checkpoints(config: PretrainConfig, storage: Storage, groups: Groups) -> CheckpointWriter:
-    """What saves a run. Collective."""
+    """Builds what saves a run. Collective."""
     settings = config.checkpoint
     return CheckpointWriter(
         storage,
@@ -211,7 +211,7 @@ def open_loader(
     data: RunData,
     position: Position,
 ) -> Iterator[Batch]:
-    """This rank's microbatches from `position` to the end of the run."""
+    """Opens this rank's microbatches from `position` to the end of the run."""
     train_config = config.train
     stop = train_config.stop_at or train_config.steps
     return iter(
@@ -254,7 +254,7 @@ def build_recorder(
 
 
 def closing_summary(config: PretrainConfig, overrides: Sequence[str]) -> str:
-    """What a run ends with on the screen, and three commands worth trying next."""
+    """Builds what a run ends with on the screen, with three commands worth trying next."""
     run_dir = Path(config.run.dir or "")
 
     def again(*changes: str) -> str:
@@ -285,7 +285,8 @@ def _agree(config: PretrainConfig, groups: Groups) -> None:
 
 
 def _peak_tflops(config: PretrainConfig, device: Device, groups: Groups) -> float | None:
-    """Of all devices together; rank 0 measures while the others wait, so that nothing disturbs it. Collective."""
+    """Gives the peak of all devices together; rank 0 measures while the others wait, so that nothing disturbs it.
+    Collective."""
     peak = None
     if groups.rank == 0:
         one = device_peak_tflops(

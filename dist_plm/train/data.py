@@ -28,7 +28,7 @@ class RunData:
 
 
 def open_data(config: PretrainConfig) -> RunData:
-    """What a finalised run learns, and from which samples.
+    """Opens what a finalised run learns, and the samples it learns from.
 
     Raises:
         ConfigError: the data's tokenizer lacks what the objective needs.
@@ -45,12 +45,12 @@ def open_data(config: PretrainConfig) -> RunData:
 
 
 def vocab_size_of(path: str | None) -> int | None:
-    """Of a prepared store's tokenizer; a bare Megatron pair does not tell."""
+    """Counts the tokens of a prepared store's tokenizer; a bare Megatron pair does not tell."""
     return None if path is None or not Path(path).is_dir() else read_manifest(path).tokenizer.vocab_size
 
 
 def special_tokens(path: str | None) -> SpecialTokens | None:
-    """Of a prepared store's tokenizer; a bare Megatron pair does not tell.
+    """Finds the special tokens of a prepared store's tokenizer; a bare Megatron pair does not tell.
 
     Raises:
         DataError: the store or its tokenizer cannot be read, or they do not belong together.

@@ -19,7 +19,7 @@ MARGIN = 1.5
 
 @dataclass(slots=True)
 class Deadline:
-    """Of one rank, which takes note of what its last step, save and evaluation took, in seconds.
+    """Keeps the deadline of one rank, which notes what its last step, save and evaluation took, in seconds.
 
     Args:
         end: of the job, in seconds since 1970; None where it is not known, or there is none.

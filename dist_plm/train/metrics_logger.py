@@ -15,7 +15,7 @@ from dist_plm.spec.schema import PretrainConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleSize:
-    """What one sample costs. `peak_tflops` is of all devices together, None where unknown."""
+    """Holds what one sample costs. `peak_tflops` is of all devices together, None where unknown."""
 
     tokens: int
     flops: float
@@ -23,7 +23,7 @@ class SampleSize:
 
 
 def sample_size(config: PretrainConfig, peak_tflops: float | None) -> SampleSize:
-    """Of a finalised run."""
+    """Counts what one sample of a finalised run costs."""
     flops = step_flops(config) / config.train.global_batch
     return SampleSize(tokens=config.data.sequence_length, flops=flops, peak_tflops=peak_tflops)
 
@@ -87,7 +87,7 @@ class Recorder:
         self._seconds, self._steps, self._samples, self._skipped, self._evaluation = 0.0, 0, 0, 0, {}
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs for its next record to be as if there had been no break. Fit for JSON."""
+        """Gives what a resumed run needs for its next record to be as if there had been no break. Fit for JSON."""
         return {
             "seconds": self._seconds,
             "steps": self._steps,

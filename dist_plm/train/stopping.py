@@ -60,7 +60,7 @@ class StopSignals:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What is so on any rank: asked to stop, waiting for data, still writing a checkpoint."""
+    """Holds what is so on any rank: asked to stop, waiting for data, still writing a checkpoint."""
 
     stop: bool
     waiting: bool
@@ -104,7 +104,7 @@ class Control:
     def agree(
         self, *, waiting: bool = False, saving: bool = False, before: Literal["step", "evaluation"] = "step"
     ) -> Agreement:
-        """What any rank has to say. Collective.
+        """Tells what any rank has to say. Collective.
 
         Args:
             before: what comes next, if there is time enough.

@@ -123,12 +123,12 @@ class DeepSpeedEngine(Stateful):
         return chunk(next(batches)), partial(self._loss, scales)
 
     def _loss(self, scales: list[float], scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
-        """What is minimised, the number of microbatches it is of, and sums of loss and correct labels, [parts, 2]."""
+        """Gives what is minimised, the number of microbatches it is of, and sums of loss and correct labels, [parts, 2]."""
         loss, sums = self._terms.of(scores, scales)
         return loss, torch.ones((), dtype=torch.int32, device=self._device), sums
 
     def _grad_norm(self) -> float | None:
-        """Of the last step; None where it was skipped."""
+        """Gives the gradient norm of the last step; None where it was skipped."""
         if self._clipped is not None:
             norm = self._clipped.norm
         else:

@@ -117,7 +117,7 @@ def _forget_the_last() -> None:
 
 
 def flat_tensors(optimizer: Any) -> list[Tensor]:
-    """What the inner optimizer updates on this rank: fp32, flat, padded."""
+    """Lists what the inner optimizer updates on this rank: fp32, flat, padded."""
     if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
         return list(optimizer.fp32_partitioned_groups_flat)
     if isinstance(optimizer, DeepSpeedZeroOptimizer):
@@ -128,7 +128,8 @@ def flat_tensors(optimizer: Any) -> list[Tensor]:
 
 
 def fragments_of(optimizer: Any, parameters: Sequence[nn.Parameter], groups: Groups) -> Iterator[Fragment]:
-    """Which elements of each parameter this rank's inner optimizer updates, and where they stand in its flat tensors."""
+    """Finds the elements of each parameter that this rank's inner optimizer updates, and where they stand in its flat
+    tensors."""
     tensors = flat_tensors(optimizer)
     for parameter in parameters:
         if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
@@ -147,7 +148,7 @@ def fragments_of(optimizer: Any, parameters: Sequence[nn.Parameter], groups: Gro
 
 
 def gradient_of(optimizer: Any, parameter: nn.Parameter) -> Tensor:
-    """What has been accumulated of a parameter's gradient on this rank, before any reduction; not under ZeRO-2 or 3."""
+    """Gives what has been accumulated of a parameter's gradient on this rank, before any reduction; not under ZeRO-2 or 3."""
     if isinstance(optimizer, BF16_Optimizer):
         return parameter._hp_grad  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(optimizer, DeepSpeedZeroOptimizer):

@@ -138,7 +138,7 @@ def _wrap(config: PretrainConfig, chunks: Sequence[DistributedDataParallel], gro
 
 
 def _fragments(optimizer: MegatronOptimizer, parameter: nn.Parameter) -> Iterator[Fragment]:
-    """What the inner optimizer of this rank updates of a parameter."""
+    """Finds what the inner optimizer of this rank updates of a parameter."""
     if not isinstance(optimizer, DistributedOptimizer):
         yield Fragment(parameter, 0, parameter.numel(), getattr(parameter, "main_param", parameter))
         return

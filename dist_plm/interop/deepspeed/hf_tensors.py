@@ -19,7 +19,7 @@ def is_hf(names: Collection[str]) -> bool:
 
 
 def hf_stored(found: Foreign, *, vocab_size: int | None) -> list[Stored]:
-    """What the tensors of a Hugging Face model are.
+    """Tells what the tensors of a Hugging Face model are.
 
     Args:
         vocab_size: rows that stand for a token; None for all.

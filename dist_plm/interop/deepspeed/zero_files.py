@@ -151,7 +151,7 @@ class ZeroFiles:
 
 @dataclass(frozen=True, slots=True)
 class _FlatGroups:
-    """Of one rank. `states`: of each state, the weights first, its flat tensors."""
+    """Holds the flat groups of one rank. `states`: of each state, the weights first, its flat tensors."""
 
     states: dict[str, list[Tensor]]
     stage3: bool

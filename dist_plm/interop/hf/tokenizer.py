@@ -55,7 +55,8 @@ def is_of_tokenizer(name: str) -> bool:
 
 
 def tokens_of(found: Checkpoint, run: Mapping[str, Any]) -> Tokens:
-    """What an imported checkpoint holds itself; else the tokenizer of the store that the run read, where it is still there."""
+    """Finds the tokenizer that an imported checkpoint holds itself; else the tokenizer of the store that the run read,
+    where it is still there."""
     held = {name: found.storage.read(found.name, name) for name in found.manifest.files if is_of_tokenizer(name)}
     if held:
         return Tokens(held)

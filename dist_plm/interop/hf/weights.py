@@ -89,7 +89,7 @@ class HFWeights:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the widest tensor."""
+        """Gives the type of the widest tensor."""
         dtypes = {DTYPES[place.files.tensors[place.stored].type] for place in self._places.values()}
         return max(dtypes, key=lambda dtype: (dtype.itemsize, dtype == torch.bfloat16))
 

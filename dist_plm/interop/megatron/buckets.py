@@ -122,7 +122,7 @@ class Buckets:
         return range(self._ranks if meaning is not None and meaning.split_dim is not None else 1)
 
     def _split(self, name: str, whole: Tensor) -> list[Tensor]:
-        """What each tensor rank holds of a weight."""
+        """Splits a weight into what each tensor rank holds."""
         meaning, ranks = meaning_of(name), len(self._split_ranks(name))
         if meaning is None or meaning.split_dim is None:
             return [whole]

@@ -1,6 +1,5 @@
-"""What each tensor of a Megatron GPT is, by its name: Megatron-core's (with PyTorch's or Transformer Engine's norms), and those
-of Megatron-LM before it, which Megatron-DeepSpeed kept.
-"""
+"""Tells what each tensor of a Megatron GPT is by its name: Megatron-core's (with PyTorch's or Transformer Engine's
+norms), and those of Megatron-LM before it, which Megatron-DeepSpeed kept."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -62,7 +61,7 @@ _LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 
 
 def meaning_of(stored: str) -> Meaning | None:
-    """Of a tensor's name, in which layers are numbered; None where it is not known."""
+    """Reads the meaning of a tensor's name, in which layers are numbered; None where it is not known."""
     bare = stored.removeprefix("module.").removeprefix("language_model.")
     stack = _STACK.fullmatch(bare)
     bare = stack[1] if stack else bare
@@ -75,7 +74,7 @@ def meaning_of(stored: str) -> Meaning | None:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What the tensors' shapes do not tell.
+    """Holds the sizes that the tensors' shapes do not tell.
 
     Args:
         kv_heads: groups of query heads that share a key and a value.

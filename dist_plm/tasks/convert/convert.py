@@ -44,7 +44,7 @@ def convert(config: ConvertConfig) -> str:
 
 
 def kind_of(path: str) -> Kind:
-    """What lies at `path`, by the names of its files.
+    """Tells what lies at `path` by the names of its files.
 
     Raises:
         CheckpointError: nothing does, or nothing that is known.

@@ -78,7 +78,7 @@ def _attachments(weights: HFWeights) -> dict[str, bytes]:
 
 
 def _content(path: Path) -> bytes:
-    """Of a tokenizer's file, or of what a link in its place leads to, if that is such a file."""
+    """Reads a tokenizer's file, or what a link in its place leads to, if that is such a file."""
     content = path.read_bytes()
     try:
         if path.suffix == ".json":
@@ -230,7 +230,7 @@ def _entries(found: Checkpoint, theirs: HFModel, model: ModelConfig, half: Half 
 
 
 def _model_of(found: Checkpoint) -> ModelConfig:
-    """Of an imported checkpoint its own file, else the run's."""
+    """Finds the model: an imported checkpoint's own file, else the run's."""
     for name in (MODEL_FILE, RUN_FILE):
         if name in found.manifest.files:
             content = yaml.safe_load(found.storage.read(found.name, name))

@@ -18,7 +18,7 @@ from dist_plm.train.stopping import Control, StopSignals
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Of this rank."""
+    """Holds what this rank starts with."""
 
     launch: LaunchEnv
     signals: StopSignals
@@ -31,7 +31,7 @@ class Start:
         return self.fence.path.parent
 
     def control(self, group: dist.ProcessGroup) -> Control:
-        """What asks all ranks, over a group of its own, whether to go on."""
+        """Asks all ranks, over a group of its own, whether to go on."""
         return Control(self.signals, group, self.fence, self.deadline)
 
 

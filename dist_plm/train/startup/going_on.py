@@ -22,7 +22,7 @@ AUTO, NONE = "auto", "none"
 
 
 def begun_as(resume: str) -> str:
-    """What a checkpoint keeps of train.resume: a digest, as a URL may hold what others must not read."""
+    """Gives what a checkpoint keeps of train.resume: a digest, as a URL may hold what others must not read."""
     path = resume if resume in (AUTO, NONE) or "://" in resume else os.path.abspath(resume)
     return hashlib.sha256(path.encode()).hexdigest()[:16]
 

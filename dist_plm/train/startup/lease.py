@@ -1,15 +1,16 @@
-"""Sees to it that of all processes which think that a run is theirs, only those started last write into it.
+"""Lets only the newest start of a run write into its directory.
 
-A node that is cut off trains on, while its job is started again elsewhere. When it reaches the file system again, or
-always did, it must not write. So each start of a run adds a line to RUN_DIR/starts.jsonl, and whoever writes looks first
-whether its line is still the last.
+A node that was cut off trains on while its job is started again elsewhere. Once it reaches the file system again it must not
+write. So each start of a run adds a line to RUN_DIR/starts.jsonl, and a process that wants to write checks first that its line
+is still the last.
 
-A process may stall between its look and its deed, and be superseded meanwhile. Its deed then fails: everything that counts
-is put in place by renaming what lies under a name of its start alone, and is taken away by renaming it to such a name; a
-new start removes all of these once it has its line, before it reads anything (LocalStorage.clean, MetricsWriter). What is
-left: lines of the ranks' logs and of trackers, which name their rank; and object stores, which know no renaming: there a
-deed that was begun before may end after.
-"""
+A process may stall between this check and its write, and a newer start may take over meanwhile. The write must then fail.
+Therefore everything that counts is written under a name of its start and put in place by renaming; it is removed by renaming it
+back to such a name. A new start, once it has its line and before it reads anything, removes whatever has a name of an earlier
+start (LocalStorage.clean, MetricsWriter), so that a late rename finds nothing.
+
+This does not cover lines of the ranks' logs and of trackers, which name their rank, and object stores, which cannot
+rename: there a write that was begun before may still arrive."""
 
 import json
 import os
@@ -32,7 +33,7 @@ class SupersededError(Refusal):
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Of one start of a run.
+    """Holds the lease of one start of a run.
 
     Args:
         start: its number, from 1.

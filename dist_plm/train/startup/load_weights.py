@@ -105,7 +105,7 @@ def of_hf(weights: HFWeights) -> Weights:
 
 
 def of_checkpoint(found: Checkpoint) -> Weights:
-    """Of a checkpoint without an optimizer: what is missing of its heads begins as in a new run."""
+    """Loads the weights of a checkpoint without an optimizer: what is missing of its heads begins as in a new run."""
 
     def tokenizer() -> dict[str, bytes]:
         held = {name: found.storage.read(found.name, name) for name in files if is_of_tokenizer(name)}

@@ -41,7 +41,8 @@ def check_checkpoint(config: PretrainConfig, dataset: Dataset | None) -> None:
 
 
 def _layouts(found: Checkpoint, config: PretrainConfig) -> list[Layout]:
-    """Of the run's whole model; with the vocabulary of the checkpoint where only data tell it that are not here."""
+    """Builds the layouts of the run's whole model; with the vocabulary of the checkpoint where only data tell it that
+    are not here."""
     if config.model.vocab_size is None:
         rows, *_ = found.weights.get("embedding.word.weight", (1,))
         config = replace(config, model=replace(config.model, vocab_size=rows))

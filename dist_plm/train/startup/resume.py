@@ -29,8 +29,8 @@ RUN_FILE = "run.yaml"
 
 
 def stream_of(config: PretrainConfig, dataset: Dataset | None) -> dict[str, Any]:
-    """What decides which samples each step sees and what is asked about them, fit for JSON. Without the data where `dataset`
-    is None."""
+    """Gives what decides which samples each step sees and what is asked about them, fit for JSON. Without the data
+    where `dataset` is None."""
     facts: dict[str, Any] = {} if dataset is None else {"data": dataset.identity()}
     facts |= {
         "data.sequence_length": config.data.sequence_length,
