@@ -1,4 +1,4 @@
-"""Which models learn from which objectives on which axes of the process grid, asked of the rules themselves."""
+"""Asks the rules which models learn from which objectives on which axes of the process grid."""
 
 from typing import Any
 

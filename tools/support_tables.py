@@ -1,4 +1,4 @@
-"""What works with what on a CPU, asked of the rules themselves: engine x axis of the process grid x precision x optimizer."""
+"""Asks the rules what works with what on a CPU: engine x axis of the process grid x precision x optimizer."""
 
 import functools
 import itertools

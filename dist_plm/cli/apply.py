@@ -75,7 +75,7 @@ def _delete(config: DictConfig, key: str) -> None:
 
 
 def _node_of(config: DictConfig, key: str) -> tuple[DictConfig | None, str]:
-    """What holds `key`, None where nothing does, and the key's name in it."""
+    """Finds the node that holds `key`, None where nothing does, and the key's name in it."""
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     return (node, name) if isinstance(node, DictConfig) and name in node else (None, name)

@@ -110,7 +110,7 @@ def _sort_overrides(
 def _problem_of(
     override: Override, groups: Mapping[str, str | None], config_name: str, where: SearchPath
 ) -> str | None:
-    """What is wrong with an override before any file is read."""
+    """Says what is wrong with an override before any file is read."""
     key, value, text = override.key_or_group, override.value(), override.input_line
     if override.is_hydra_override() or key == "hydra":
         return f"{text}: Hydra's own settings do nothing here; a run's directory is run.dir, or run.root and run.name"

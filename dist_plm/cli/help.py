@@ -1,4 +1,4 @@
-"""What --help prints: the script's own words, the groups of its configuration, and what all scripts have in common."""
+"""Builds what --help prints: the command's own words, the groups of its configuration, and what all scripts have in common."""
 
 import textwrap
 

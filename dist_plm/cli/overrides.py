@@ -33,7 +33,7 @@ def parse(text: str) -> Override:
 
 
 def _depth(text: str) -> int:
-    """Of brackets, those in quotes too."""
+    """Counts how deep brackets nest, those in quotes too."""
     return max(itertools.accumulate((sign in "[{(") - (sign in "]})") for sign in text), default=0)
 
 

@@ -1,4 +1,4 @@
-"""What --check prints: the numbers that follow from a configuration, to be read before a job is queued."""
+"""Builds what --check prints: the numbers that follow from a configuration, to be read before a job is queued."""
 
 from functools import singledispatch
 from typing import Any

@@ -25,7 +25,7 @@ class Choice:
 
     @property
     def label(self) -> str:
-        """What names the run beside the others, as in lr=1e-4; nothing where it names itself."""
+        """Names the run beside the others, as in lr=1e-4; empty where it names itself."""
         if any(text.startswith(("run.name=", "run.dir=")) for text in self.own):
             return ""
         return "-".join(map(_label, self.own))
@@ -54,7 +54,7 @@ def named(choice: Choice, name: str) -> list[str]:
 
 
 def _alternatives(text: str) -> list[str]:
-    """What cannot be parsed stays as it is: composing tells what is wrong with it."""
+    """Lists the values of one override. What cannot be parsed stays as it is: composing tells what is wrong with it."""
     try:
         override = parse(text)
     except ConfigError:

@@ -1,4 +1,4 @@
-"""What a number in the schema may be. Attached with `Annotated`, read by `decode`, printed in refusals."""
+"""Bounds what a number in the schema may be. Attached with `Annotated`, read by `decode`, printed in refusals."""
 
 from dataclasses import dataclass
 

@@ -76,7 +76,7 @@ def secrets_among(texts: Iterable[str], environment: Mapping[str, str] = os.envi
 
 
 def read_back(value: Any, environment: Mapping[str, str] = os.environ) -> Any:
-    """What was written, its references to the environment followed again, at any depth.
+    """Follows again the references to the environment in what was written, at any depth.
 
     Raises:
         KeyError: a variable is not set; its argument is the variable's name.

@@ -38,7 +38,7 @@ def show(value: Any) -> str:
 
 
 def describe(hint: Any) -> str:
-    """What a field of type `hint` may hold, to follow "must be"."""
+    """Says what a field of type `hint` may hold, to follow "must be"."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return f"{describe(args[0])}, {', '.join(str(a) for a in args[1:] if isinstance(a, Bounds))}"
@@ -67,7 +67,7 @@ def _digits(value: int) -> str:
 
 
 def remedy(key: str, value: Any, hint: Any) -> str:
-    """What to write instead, where the value shows what was meant."""
+    """Says what to write instead, where the value shows what was meant."""
     base = base_of(hint)
     if base is int and isinstance(value, float) and value.is_integer() and abs(value) <= MOST:
         return f"; write {int(value)}"

@@ -20,7 +20,7 @@ _ABSENT: Any = object()
 
 
 def text(config: Any) -> str:
-    """What `write` writes."""
+    """Builds the text that `write` writes."""
     return _HEADER + to_yaml(encode(config))
 
 
@@ -60,7 +60,7 @@ def read(path: str | os.PathLike[str], cls: type[T]) -> T:
 
 
 def diff(a: Any, b: Any) -> list[str]:
-    """What changed from `a` to `b`, one "key: old -> new" a setting, in the schema's order."""
+    """Lists what changed from `a` to `b`, one "key: old -> new" a setting, in the schema's order."""
     return changes(encode(a), encode(b))
 
 

@@ -1,4 +1,4 @@
-"""What the user probably meant: the valid names nearest to one that is not valid."""
+"""Guesses what the user meant: the valid names nearest to one that is not valid."""
 
 import dataclasses
 import difflib

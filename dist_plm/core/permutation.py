@@ -1,4 +1,4 @@
-"""Which window of the data sample n reads: a pure function of (number of windows, seed, n), in constant memory.
+"""Chooses the window of the data that sample n reads: a pure function of (number of windows, seed, n), in constant memory.
 
 Two tools are enough. `mix` is a counter-based hash: it turns a tuple of integers into 64 random-looking bits without
 any state. `permute` is a keyed bijection on [0, length) for any length, computed for one index at a time.

@@ -15,7 +15,7 @@ from dist_plm.core.splitmix import GOLDEN, MASK, finalise, finalise_many
 
 
 class Purpose(IntEnum):
-    """What a draw decides; part of its key, so the numbers are fixed for ever."""
+    """Names what a draw decides; part of its key, so the numbers are fixed for ever."""
 
     CHOICE = 0
     COUNT = 1

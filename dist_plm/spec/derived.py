@@ -1,4 +1,4 @@
-"""What follows from other settings: sizes that are None until derived, and counts that several floors need alike."""
+"""Derives what follows from other settings: sizes that are None until derived, and counts that several floors need alike."""
 
 import os
 from dataclasses import dataclass, replace

@@ -8,8 +8,8 @@ from dist_plm.config.types import Count, Positive
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertConfig:
-    """What launch/convert.py does: it describes `inspect`, the path or URL of a checkpoint or of a run, or it turns what is
-    at `from` into a checkpoint in `to`, in `format`.
+    """Says what launch/convert.py does: it describes `inspect`, the path or URL of a checkpoint or of a run, or it
+    turns what is at `from` into a checkpoint in `to`, in `format`.
 
     `dtype` of what is written for Hugging Face is fp32 when None, or that which the weights were imported in. Files of more
     than `shard_gb` gigabytes (10⁹ bytes) of weights are split, with an index.

@@ -54,7 +54,7 @@ class LocalCluster:
         return kept | {"SLURM_CONF": str(self.conf), "PATH": path()}
 
     def run(self, *argv: str, check: bool = True) -> str:
-        """What a command of Slurm prints.
+        """Returns what a command of Slurm prints.
 
         Raises:
             ClusterError: it failed, and `check` is true.
@@ -65,7 +65,7 @@ class LocalCluster:
         return done.stdout
 
     def states(self) -> dict[str, str]:
-        """Of each node, as sinfo abbreviates it: idle, mix, alloc, down, down* …"""
+        """Reads the state of each node, as sinfo abbreviates it: idle, mix, alloc, down, down*."""
         lines = self.run("sinfo", "--noheader", "--Node", "--format=%N %t", check=False).splitlines()
         return dict(line.split() for line in lines)
 
@@ -144,7 +144,7 @@ class LocalCluster:
         return False
 
     def ask(self, **request: object) -> dict[str, object]:
-        """What the keeper of the cluster's processes answers."""
+        """Returns what the keeper of the cluster's processes answers."""
         try:
             return keeper.ask(self.directory / "keeper.socket", **request)
         except OSError as error:
@@ -159,7 +159,7 @@ class LocalCluster:
         return pid
 
     def _sweep(self) -> None:
-        """What a keeper that was itself killed has left: jobs' processes, a bridge, the directory."""
+        """Removes what a keeper that was itself killed has left: jobs' processes, a bridge, the directory."""
         # What is forked behind the scan, or caught in the middle of an exec, is seen by the next.
         quiet, deadline = 0, time.monotonic() + STOP_SECONDS
         while quiet < 2 and time.monotonic() < deadline:

@@ -42,7 +42,7 @@ class Network:
         return f"10.77.{self.number}.{11 + index}"
 
     def cable(self, index: int) -> str:
-        """This machine's end of the cable to a node."""
+        """Names this machine's end of the cable to a node."""
         return f"plm{self.number}n{index}"
 
     def connect(self, index: int, pid: int) -> None:

@@ -1,4 +1,4 @@
-"""What Slurm is told about a local cluster: slurm.conf and gres.conf, as text."""
+"""Builds what Slurm is told about a local cluster: slurm.conf and gres.conf, as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """What the model learns to predict."""
+    """Says what the model learns to predict."""
 
     #: The module of dist_plm/objectives/ that has its body.
     body: ClassVar[str]

@@ -27,7 +27,7 @@ class AdafactorConfig(OptimConfig):
     update_clip: Positive = 1.0  # root mean square above which an update is scaled down to it
 
     def moments(self, shape: Shape) -> dict[str, Shape]:
-        """Of a matrix means over its rows and over its columns, of all else every element's own."""
+        """Keeps, of a matrix, means over its rows and over its columns, of all else every element's own."""
         if len(shape) == 2:
             return {"exp_avg_sq_row": shape[:1], "exp_avg_sq_col": shape[1:]}
         return {"exp_avg_sq": shape}

@@ -90,7 +90,7 @@ class CleanConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DedupConfig:
-    """What counts as said before, of which the first is kept.
+    """Says what counts as said before, of which the first is kept.
 
     - `documents`: documents of equal text.
     - `paragraphs`: paragraphs (between blank lines) of equal text, of `min_paragraph_chars` characters or more, wherever

@@ -1,4 +1,4 @@
-"""Does a run of prepare_data make sense?"""
+"""Checks the settings of launch/prepare_data.py."""
 
 import re
 from collections.abc import Callable, Iterator

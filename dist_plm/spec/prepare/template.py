@@ -1,4 +1,4 @@
-"""What `text` of a data source says: one column, or text with columns in braces."""
+"""Reads what `text` of a data source says: one column, or text with columns in braces."""
 
 from string import Formatter
 from typing import NamedTuple

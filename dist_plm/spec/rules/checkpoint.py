@@ -1,4 +1,4 @@
-"""Is it clear where checkpoints go, which of them stay, and by what?"""
+"""Checks that it is clear where checkpoints go, which of them stay, and by what."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ LOSS_TERMS: dict[str, tuple[str, ...]] = {
 
 
 def measures(objective: str) -> list[str]:
-    """What an evaluation gives, as `checkpoint.keep_best` calls it."""
+    """Lists what an evaluation gives, as `checkpoint.keep_best` calls it."""
     first, *others = LOSS_TERMS[objective]
     parts = [f"{name}/{term}" for term in (first, *others) for name in ("loss", "accuracy")]
     return ["loss", "perplexity", "accuracy", *([f"perplexity/{first}", *parts] if others else [])]

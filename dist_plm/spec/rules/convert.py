@@ -1,4 +1,4 @@
-"""Does launch/convert.py have one thing to do, and all it needs for it?"""
+"""Checks that launch/convert.py has one thing to do, and all it needs for it."""
 
 from collections.abc import Callable, Iterator
 

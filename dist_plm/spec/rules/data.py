@@ -1,4 +1,4 @@
-"""Is it clear what is read, and can the objective learn from rows packed so?"""
+"""Checks that it is clear what is read, and that the objective can learn from rows packed so."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""Can the chosen engine do what the configuration wants?"""
+"""Checks that the chosen engine can do what the configuration wants."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""What no field can know alone: a whole configuration is completed and checked before anything is started.
+"""Completes and checks a whole configuration, which no field can know alone, before anything is started.
 
 Each rule yields one sentence a problem, naming key, value and remedy; they are in the modules `rules_*`.
 """

@@ -17,7 +17,7 @@ FAMILIES = ("gpt", "bert", "roberta")
 
 @dataclass(frozen=True, slots=True)
 class Fp8Facts:
-    """What a rank has of it.
+    """Holds what a rank has for FP8.
 
     Args:
         transformer_engine: version of the package; None where it cannot be imported.

@@ -1,4 +1,4 @@
-"""Do the sizes of the network fit each other, its data and its objective?"""
+"""Checks that the sizes of the network fit each other, its data and its objective."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""Do the objective's own settings make sense, and is a sample long enough for it?"""
+"""Checks that the objective's own settings make sense, and that a sample is long enough for it."""
 
 from collections.abc import Callable, Iterator
 

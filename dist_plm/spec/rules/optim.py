@@ -1,4 +1,4 @@
-"""Do the settings of the optimizer act, and do they agree with each other?"""
+"""Checks that the settings of the optimizer act, and agree with each other."""
 
 from collections.abc import Callable, Iterator
 

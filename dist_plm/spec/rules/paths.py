@@ -1,4 +1,4 @@
-"""Is a path one that there can be, and can what is at a URL be read or written?"""
+"""Checks that a path is one that there can be, and that what is at a URL can be read or written."""
 
 import unicodedata
 from collections.abc import Iterator
