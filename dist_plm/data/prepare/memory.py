@@ -34,7 +34,7 @@ def is_lack_of_memory(error: BaseException) -> bool:
 
 
 def lack_of_memory(error: BaseException) -> DataError:
-    """What to say of it."""
+    """Words the refusal."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     cause = "the machine has not enough memory left"
     remedy = "lower data.workers and tokenizer.memory_mb, or use a machine with more"
