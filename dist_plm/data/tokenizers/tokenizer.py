@@ -3,9 +3,10 @@
 import json
 from array import array
 from collections.abc import Iterator, Mapping, MutableSequence, Sequence
-from itertools import islice
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+import numpy as np
 import tokenizers as hf
 from tokenizers import models
 
@@ -14,16 +15,16 @@ from dist_plm.core.files import atomic_writer
 from dist_plm.core.panics import panics_as
 from dist_plm.data.tokenizers.battery import check_ids
 from dist_plm.data.tokenizers.files import FILE_NAME, read_tokenizer
+from dist_plm.data.tokenizers.long_texts import Encoded, encode_long
 from dist_plm.data.tokenizers.save import companions
 from dist_plm.data.tokenizers.special_tokens import Roles, declared_roles, pieces_of_vocabulary, roles_of, unknown_id
 
 DEFAULT_END = "<|endoftext|>"
 #: Before a piece: no text has this non-character of Unicode.
 _OUT_OF_REACH = "\uffff"
-#: Longer texts are encoded in pieces, and so many pieces at a time that they have twice as many characters at most: the
+#: Longer texts are encoded in pieces, and so many texts at a time that they have twice as many characters at most: the
 #: encoder needs about a hundred bytes of memory a character.
 MAX_PIECE_CHARS = 2**20
-_CUTS_TRIED = 1000
 
 
 class Tokenizer:
@@ -67,9 +68,6 @@ class Tokenizer:
         self._origin = origin
         pieces = {number: piece for piece, number in vocabulary.items()}
         self._encoder = _text_only(tokenizer, {pieces[i] for i in self._roles.ids if i in pieces})
-        # SentencePiece puts a space before a text, unless told otherwise.
-        with panics_as(DataError, f"{origin} is damaged: the library tokenizers gives up on it"):
-            self._prepends = "".join(self._encoder.encode("a", add_special_tokens=False).tokens).startswith("▁")
         self.vocab_size = max(vocabulary.values()) + 1
         self.end_of_document = end_of_document
         self.end_of_document_id = vocabulary[end_of_document]
@@ -102,26 +100,36 @@ class Tokenizer:
         """Token ids of each text: lists, or arrays where the texts are long together, which take a tenth of the memory."""
         if sum(map(len, texts)) <= 2 * MAX_PIECE_CHARS and all(len(text) <= MAX_PIECE_CHARS for text in texts):
             return self._encode(texts)
-        pieces = [pieces_of(text, MAX_PIECE_CHARS, (" ",) if self._prepends else ("\n", " ")) for text in texts]
-        if self._prepends:
-            pieces = [[text[0], *(piece.removeprefix(" ") for piece in text[1:])] for text in pieces]
-        ids = self._encode_in_runs([piece for text in pieces for piece in text])
-        return [_joined(islice(ids, len(text))) for text in pieces]
+        return list(self._encode_in_runs(texts))
 
-    def _encode_in_runs(self, pieces: Sequence[str]) -> Iterator[list[int]]:
+    def _encode_in_runs(self, texts: Sequence[str]) -> Iterator[array]:
         run: list[str] = []
         size = 0
-        for piece in pieces:
-            run.append(piece)
-            size += len(piece)
-            if size >= MAX_PIECE_CHARS:
-                yield from self._encode(run)
+        for text in texts:
+            if len(text) > MAX_PIECE_CHARS or size + len(text) > 2 * MAX_PIECE_CHARS:
+                yield from (array("i", ids) for ids in self._encode(run))
                 run, size = [], 0
-        yield from self._encode(run)
+            if len(text) > MAX_PIECE_CHARS:
+                yield encode_long(
+                    text, lambda piece: self._encode([piece])[0], self._encode_with_places, MAX_PIECE_CHARS
+                )
+            else:
+                run.append(text)
+                size += len(text)
+        yield from (array("i", ids) for ids in self._encode(run))
+
+    def _encode_with_places(self, text: str) -> Encoded:
+        with self._guarded():
+            encoding = self._encoder.encode(text, add_special_tokens=False)
+        places = np.fromiter((start for start, _ in encoding.offsets), np.int64, len(encoding))
+        return np.array(encoding.ids, dtype=np.int32), places
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        with panics_as(DataError, f"{self._origin}: the library tokenizers gives up on a text"):
+        with self._guarded():
             return [encoding.ids for encoding in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _guarded(self) -> AbstractContextManager[None]:
+        return panics_as(DataError, f"{self._origin} is damaged: the library tokenizers gives up on a text")
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens written out."""
@@ -143,43 +151,6 @@ class Tokenizer:
             with atomic_writer(folder / name) as file:
                 file.write(content)
         self.save(folder / FILE_NAME)
-
-
-def pieces_of(text: str, limit: int, boundaries: Sequence[str] = ("\n", " ")) -> list[str]:
-    """`text` cut into pieces of at most `limit` characters, at the end of a line if possible, else of a word.
-
-    `boundaries` are the characters to cut at, the better first.
-    """
-    pieces, start = [], 0
-    while len(text) - start > limit:
-        stop = start + limit
-        for boundary in boundaries:
-            at = _cut_before(text, boundary, start, stop)
-            if at is not None:
-                stop = at + 1 if boundary == "\n" else at
-                break
-        pieces.append(text[start:stop])
-        start = stop
-    return [*pieces, text[start:]]
-
-
-def _cut_before(text: str, boundary: str, start: int, stop: int) -> int | None:
-    """Where the last `boundary` with no white space around it lies in [start, stop): a cut elsewhere may change tokens."""
-    at = stop
-    for _ in range(_CUTS_TRIED):
-        at = text.rfind(boundary, start, at)
-        if at <= start:
-            return None
-        if not text[at - 1].isspace() and not text[at + 1].isspace():
-            return at
-    return None
-
-
-def _joined(parts: Iterator[list[int]]) -> array:
-    joined = array("i")
-    for part in parts:
-        joined.extend(part)
-    return joined
 
 
 def _end_of_document(tokenizer: hf.Tokenizer, roles: Roles) -> str | None:

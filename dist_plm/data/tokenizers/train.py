@@ -11,6 +11,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from dist_plm.core.errors import DataError
 from dist_plm.core.panics import panics_as
+from dist_plm.data.tokenizers.long_texts import pieces_of
 from dist_plm.data.tokenizers.pipelines import (
     BERT_SPECIAL,
     ROBERTA_SPECIAL,
@@ -20,7 +21,7 @@ from dist_plm.data.tokenizers.pipelines import (
     wordpiece,
 )
 from dist_plm.data.tokenizers.sentencepiece import from_sentencepiece
-from dist_plm.data.tokenizers.tokenizer import DEFAULT_END, Tokenizer, pieces_of
+from dist_plm.data.tokenizers.tokenizer import DEFAULT_END, Tokenizer
 from dist_plm.spec.prepare.schema import TokenizerConfig
 
 NUM_BYTES = 256

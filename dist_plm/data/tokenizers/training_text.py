@@ -12,7 +12,7 @@ from tqdm import tqdm
 from dist_plm.core.permutation import mix
 from dist_plm.data.prepare.documents import DocumentShard, Selection
 from dist_plm.data.store.manifest import SPLITS
-from dist_plm.data.tokenizers.tokenizer import pieces_of
+from dist_plm.data.tokenizers.long_texts import pieces_of
 from dist_plm.spec.prepare.schema import TokenizerConfig
 
 #: Longer texts are cut: the trainers hold hundreds of texts at a time.

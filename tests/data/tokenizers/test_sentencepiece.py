@@ -98,16 +98,6 @@ def test_the_text_of_ids_is_that_of_sentencepiece(both):
             assert ours.decode(ids) == theirs.decode(ids)
 
 
-def test_long_texts_are_cut_without_a_trace(both, monkeypatch):
-    _, ours = both
-    if any("▁" in piece[1:].lstrip("▁") for piece in ours.pieces()):
-        pytest.skip("a piece may hold several words, so any cut can divide one")
-    text = " ".join(LINES)
-    whole = ours.encode_batch([text])
-    monkeypatch.setattr("dist_plm.data.tokenizers.tokenizer.MAX_PIECE_CHARS", 200)
-    assert [list(ids) for ids in ours.encode_batch([text])] == whole
-
-
 def changed(content: bytes, change) -> bytes:
     model = proto.ModelProto()
     model.ParseFromString(content)

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_plm.core.errors import DataError
-from dist_plm.data.tokenizers import tokenizer as tokenizer_module
 from dist_plm.data.tokenizers.files import fingerprint
-from dist_plm.data.tokenizers.tokenizer import Tokenizer, pieces_of
+from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.data.tokenizers.train import train_bpe
 
 CORPUS = Path(__file__).parents[1] / "texts"
@@ -87,18 +86,3 @@ def test_missing_files_and_tokens_are_refused(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "t.json")
     with pytest.raises(DataError, match=r"no token '</s>' to end documents with; its special tokens are <\|endoftext"):
         Tokenizer.load(tmp_path / "t.json", "</s>")
-
-
-@given(text=st.text(alphabet="ab \n", max_size=60), limit=st.integers(2, 20))
-def test_pieces_join_to_the_text(text, limit):
-    pieces = pieces_of(text, limit)
-    assert "".join(pieces) == text
-    assert all(len(piece) <= limit for piece in pieces)
-
-
-def test_cutting_a_long_text_does_not_change_its_tokens(tokenizer, monkeypatch):
-    text = (CORPUS / "sonnets_1_15.txt").read_text()
-    whole = tokenizer.encode_batch([text, "x"])
-    monkeypatch.setattr(tokenizer_module, "MAX_PIECE_CHARS", 100)
-    assert len(pieces_of(text, 100)) > 90
-    assert [list(ids) for ids in tokenizer.encode_batch([text, "x"])] == whole
