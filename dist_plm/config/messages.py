@@ -1,4 +1,4 @@
-"""What messages about settings say: values, what a field may hold, and what to write instead."""
+"""Words messages about settings: values, what a field may hold, and what to write instead."""
 
 import dataclasses
 import math
