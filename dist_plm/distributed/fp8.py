@@ -21,8 +21,10 @@ def fp8_facts(device: Device) -> Fp8Facts:
 
 
 def check_fp8(device: Device) -> None:
-    """Raises:
-    ConfigError: it cannot, and why.
+    """Refuses a device that cannot train in FP8.
+
+    Raises:
+        ConfigError: it cannot, and why.
     """
     if problem := fp8_problem(fp8_facts(device)):
         raise ConfigError([problem])

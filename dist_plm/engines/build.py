@@ -19,9 +19,11 @@ def build_engine(
     model: Sequence[ModelChunk],
     losses: Mapping[str, LossTerm],
 ) -> Engine:
-    """Args:
-    model: the chunks of this rank, in the order it runs them.
-    losses: the parts of the loss by name, as the objective tells them.
+    """Builds the engine that the configuration names.
+
+    Args:
+        model: the chunks of this rank, in the order it runs them.
+        losses: the parts of the loss by name, as the objective tells them.
     """
     # Imported here: each brings a library that takes seconds to load and that the others do without.
     body = import_module(f"dist_plm.engines.{config.engine.name}.engine")

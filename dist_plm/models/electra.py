@@ -37,7 +37,9 @@ class Electra(ModelChunk):
         self.detector = Detector(shape)
 
     def forward(self, batch: Batch) -> Scores:
-        """Args:
+        """Runs generator and discriminator on a microbatch.
+
+        Args:
             batch: `tokens` [B, S] with the predicted ones masked, `labels` [B, S] (negative: not predicted), `originals`
                 [B, S] (negative: not judged), `samples` [B] on the host, and where they apply `lengths`, `segments`,
                 `documents`, `positions`.

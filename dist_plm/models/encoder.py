@@ -44,7 +44,9 @@ class MaskedLanguageModel(ModelChunk):
         self.pair = PairHead(shape) if shape.model.pair_head else None
 
     def forward(self, batch: Batch) -> Tensor | Scores:
-        """Args:
+        """Runs this rank's layers on a microbatch.
+
+        Args:
             batch: `tokens` [B, S], `labels` [B, S] (negative: not predicted), `samples` [B] on the host, and where they
                 apply `lengths` [B], `segments` [B, S], `pair_labels` [B], `documents` [B, S], `positions` [B, S].
         Returns:

@@ -41,7 +41,9 @@ class EncoderDecoder(ModelChunk):
         )
 
     def forward(self, batch: Batch) -> Scores:
-        """Args:
+        """Runs encoder and decoder on a microbatch.
+
+        Args:
             batch: `tokens` [B, S], `decoder_tokens` [B, T], `labels` [B, T] (negative: not predicted), `samples` [B] on the
                 host, and `lengths` [B] where rows of `tokens` are padded.
         Returns:

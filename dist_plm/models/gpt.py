@@ -35,7 +35,9 @@ class CausalLanguageModel(ModelChunk):
         self.mark_tied()
 
     def forward(self, batch: Batch) -> Tensor | Scores:
-        """Args:
+        """Runs this rank's layers on a microbatch.
+
+        Args:
             batch: `tokens` [B, S], `labels` [B, S] (negative: not predicted), `documents` [B, S] where attention or
                 positions respect documents, `samples` [B] on the host.
         Returns:

@@ -12,10 +12,12 @@ from dist_plm.spec.schema import ModelConfig
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Args:
-    model: finalised, so no size in it is None.
-    megatron: the same facts in Megatron-core's terms; its linear layers and schedules read it.
-    vocab_size: rows of the embedding that stand for tokens; `padded_vocab_size` are stored.
+    """Holds what all modules of one model share.
+
+    Args:
+        model: finalised, so no size in it is None.
+        megatron: the same facts in Megatron-core's terms; its linear layers and schedules read it.
+        vocab_size: rows of the embedding that stand for tokens; `padded_vocab_size` are stored.
     """
 
     model: ModelConfig

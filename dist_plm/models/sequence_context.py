@@ -17,16 +17,18 @@ from dist_plm.spec.schema import ModelConfig
 
 @dataclass(frozen=True, slots=True)
 class SequenceContext:
-    """Args:
-    causal: a token attends to itself and to what stands before it.
-    documents: [B, S] number of the document each token belongs to, non-decreasing along S, or None for no boundaries.
-    lengths: [B] tokens of each row before its padding, or None where rows are full.
-    rotary: (cos, sin), each [1 or B, S, D], or None.
-    relative: gives what is added to the scores of query rows [Q] and key columns [K], as [1, A, Q, K], or None.
-    window: tokens on each side that a token attends to, 0 for all; the first `global_tokens` attend to all, and all to
-        them (Beltagy et al. 2020, section 3.1).
-    samples: number of each of the B samples within the run: dropout is keyed by it.
-    seed: of the run.
+    """Holds what every layer must know of a microbatch.
+
+    Args:
+        causal: a token attends to itself and to what stands before it.
+        documents: [B, S] number of the document each token belongs to, non-decreasing along S, or None for no boundaries.
+        lengths: [B] tokens of each row before its padding, or None where rows are full.
+        rotary: (cos, sin), each [1 or B, S, D], or None.
+        relative: gives what is added to the scores of query rows [Q] and key columns [K], as [1, A, Q, K], or None.
+        window: tokens on each side that a token attends to, 0 for all; the first `global_tokens` attend to all, and all to
+            them (Beltagy et al. 2020, section 3.1).
+        samples: number of each of the B samples within the run: dropout is keyed by it.
+        seed: of the run.
     """
 
     causal: bool

@@ -51,7 +51,8 @@ class Blend:
     def __init__(
         self, sources: Sequence[Dataset], parts: Sequence[int], caps: Sequence[int | None], names: Sequence[str]
     ) -> None:
-        """
+        """Takes the sources and what each may give.
+
         Args:
             parts: whole numbers in the proportion of the sources' weights.
             caps: samples that each source may give; None is any number.

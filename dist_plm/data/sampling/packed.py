@@ -60,7 +60,8 @@ class PackedDataset:
         seed: int,
         frame: int = 0,
     ) -> None:
-        """
+        """Takes documents and the rows to pack them into.
+
         Args:
             window_length: rows are handed out in `window_length` + 1 columns, as Windows are.
             capacity: of them, those that are filled; the others are padding.

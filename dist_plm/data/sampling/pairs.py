@@ -91,7 +91,8 @@ class PairDataset:
     """
 
     def __init__(self, split: StoreSplit, *, window_length: int, seed: int, with_second: bool = True) -> None:
-        """
+        """Takes documents and the size of the pairs to cut from them.
+
         Args:
             window_length: tokens of text in a sample.
             with_second: whether there are second runs, which next-sentence prediction needs.

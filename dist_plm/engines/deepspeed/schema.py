@@ -34,7 +34,9 @@ SCHEMAS: dict[str, Any] = {
 
 
 def check_keys(config: PretrainConfig) -> None:
-    """Raises:
-    ConfigError: a key under engine.deepspeed is unknown, wrong, or decided by another setting.
+    """Compares the keys under engine.deepspeed with DeepSpeed's own schema.
+
+    Raises:
+        ConfigError: a key under engine.deepspeed is unknown, wrong, or decided by another setting.
     """
     check_extra(config.engine.own_keys, SCHEMAS)

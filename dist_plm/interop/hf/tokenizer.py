@@ -30,9 +30,11 @@ FILES = (
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Args:
-    files: by name.
-    end: ends documents; with `roles`, where there is a tokenizer.
+    """Holds the files of a tokenizer and its special tokens.
+
+    Args:
+        files: by name.
+        end: ends documents; with `roles`, where there is a tokenizer.
     """
 
     files: Mapping[str, bytes] = field(default_factory=dict)

@@ -32,7 +32,9 @@ class _Place:
 
 
 class Buckets:
-    """Args:
+    """Finds tensors in the flat buckets of Megatron's distributed optimizer.
+
+    Args:
         shapes: of the model's weights, by name, layers numbered.
         weight: reads one of them, in the model's type.
         tensor_ranks: that the model was split over.

@@ -15,10 +15,12 @@ _KINDS = ("weight", "bias")
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """Args:
-    name: canonical name, with `{part}` where several tensors are fused.
-    split_dim: dim cut over tensor ranks, None where each holds the same values.
-    fusion: what stands in the place of `{part}`; `gated` may turn out to be a plain projection, by its size.
+    """Says what a tensor of a Megatron GPT is.
+
+    Args:
+        name: canonical name, with `{part}` where several tensors are fused.
+        split_dim: dim cut over tensor ranks, None where each holds the same values.
+        fusion: what stands in the place of `{part}`; `gated` may turn out to be a plain projection, by its size.
     """
 
     name: str

@@ -62,7 +62,9 @@ class CrossAttention(nn.Module):
         self.output = row_linear(shape, heads * head_size, bias=bias)
 
     def forward(self, hidden: Tensor, memory: Tensor, context: SequenceContext) -> Tensor:
-        """Args:
+        """Attends from the decoder to the encoder.
+
+        Args:
             hidden: [T', B, H] of the decoder.
             memory: [S', B, H] of the encoder.
             context: of the encoder's tokens, neither causal nor with positions.

@@ -59,7 +59,9 @@ class Embedding(nn.Module):
         segments: Tensor | None = None,
         part: int = -1,
     ) -> Tensor:
-        """Args:
+        """Embeds tokens, positions and segments.
+
+        Args:
             tokens, positions, segments: [B, S].
             part: key of dropout, where a model embeds more than one sequence.
         Returns:

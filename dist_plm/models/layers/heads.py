@@ -61,9 +61,11 @@ class PairHead(nn.Module):
 
 
 def score_pairs(logits: Tensor, labels: Tensor, *, evaluate: bool) -> TermScores:
-    """Args:
-    logits: [B, 2].
-    labels: [B], negative where nothing is predicted.
+    """Computes loss and hits of sentence pairs.
+
+    Args:
+        logits: [B, 2].
+        labels: [B], negative where nothing is predicted.
     """
     predicted = labels >= 0
     losses = functional.cross_entropy(logits.float(), labels.clamp(min=0), reduction="none")

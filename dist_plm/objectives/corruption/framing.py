@@ -49,8 +49,10 @@ class Frame:
         return self.special.mask if self.special.pad is None else self.special.pad
 
     def __call__(self, windows: Windows, words: NDArray[np.int64] | None) -> Framed:
-        """Args:
-        words: [B, S'] as windows.tokens, where they are known.
+        """Puts the frame's tokens around the documents of each row.
+
+        Args:
+            words: [B, S'] as windows.tokens, where they are known.
         """
         if frame_of(windows):
             return self._each_document(windows, words)

@@ -11,8 +11,10 @@ from dist_plm.core.files import TEMPORARY, sync_directory
 
 
 def refuse_unless_fresh(to: str) -> None:
-    """Raises:
-    CheckpointError: there is something at the path or URL `to`.
+    """Refuses to write where there is something already.
+
+    Raises:
+        CheckpointError: there is something at the path or URL `to`.
     """
     if "://" in to:
         if open_storage(to).steps():

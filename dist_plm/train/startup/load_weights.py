@@ -42,13 +42,15 @@ MODEL_FILE = "model.yaml"
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Args:
-    model: that they are of, where it is known.
-    half: of electra, where they are those of one half alone.
-    shapes: of the logical tensors that there are.
-    absent: begin the names of those that may be missing: they begin as in a new run.
-    read: fp32 values shaped like a layout's parameter.
-    tokenizer: reads the files of the tokenizer that belongs to them, by name.
+    """Holds weights that a run may begin with.
+
+    Args:
+        model: that they are of, where it is known.
+        half: of electra, where they are those of one half alone.
+        shapes: of the logical tensors that there are.
+        absent: begin the names of those that may be missing: they begin as in a new run.
+        read: fp32 values shaped like a layout's parameter.
+        tokenizer: reads the files of the tokenizer that belongs to them, by name.
     """
 
     where: str
