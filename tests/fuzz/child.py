@@ -66,6 +66,7 @@ def _become(case: Callable[[], int], directory: Path) -> None:
             os.dup2(descriptor, number)
         os.chdir(directory)
         # pytest or a shell may have others in their place.
+        sys.argv = sys.argv[:1]
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", errors="backslashreplace")
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
         memory = _data_bytes() + MEMORY_BYTES
