@@ -31,4 +31,4 @@ def test_cases_are_the_same_each_time() -> None:
     data = b'{"a": [1, {"b": "c"}], "d": null}'
     made = [mutate_json(data, Random(f"x {seed}")) for seed in range(200)]
     assert made == [mutate_json(data, Random(f"x {seed}")) for seed in range(200)]
-    assert len(set(made)) > 150
+    assert len(set(made)) > 100
