@@ -136,6 +136,18 @@ def test_every_page_of_the_repository_that_links_to_a_file_finds_it():
     assert broken == []
 
 
+def test_files_named_in_the_text_exist():
+    """`dist_plm/optim/lamb.py` and the like; NAME stands for the reader's own."""
+    missing = []
+    for page in PAGES:
+        for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text(encoding="utf-8")):
+            for word in re.split(r"[\s:]", code):
+                named = re.fullmatch(r"(dist_plm|conf|launch|slurm|tests|tools|bench|docs)(/[\w.]+)+/?", word)
+                if named and not {"NAME", "GROUP"} & set(re.split(r"[/._]", word)) and not (ROOT / word).exists():
+                    missing.append(f"{page.name}: {word}")
+    assert missing == []
+
+
 def test_the_readme_is_short_and_begins_with_the_two_commands():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.split()) < 1200
