@@ -76,6 +76,7 @@ class FileEntries(Entries):
     def __init__(self, file: OpenFile, offset: int, size: int, *, unit: int = 1, last: int | None = None) -> None:
         self._file, self._offset, self._unit = file, offset, unit
         self.size, self._given = size, last
+        self.last = np.iinfo(np.int64).max  # for the next line
         self.last = int(self.take(np.array([size - 1]))[0]) if last is None else last
 
     def take(self, numbers: Ints) -> Ints:
@@ -87,6 +88,8 @@ class FileEntries(Entries):
         values = self._read(numbers[begins], counts)
         if self._given is not None:
             values[numbers == self.size - 1] = self._given
+        if values.min() < 0 or values.max() > self.last:
+            raise _damaged(self._file.path)
         return values
 
     def search(self, values: Ints, near: Ints | None = None) -> Ints:
@@ -161,15 +164,28 @@ def open_index(path: str) -> Index:
     covered = num_indices and documents[0] == 0 and documents[-1] == num_sequences
     joined = num_sequences == 0 or (starts[0] == 0 and np.array_equal(starts[1:], ends[: len(starts) - 1]))
     if not (covered and joined):
-        raise DataError(f"{path} is damaged: documents and sequences do not cover each other; prepare it again")
+        raise _damaged(path)
     num_tokens = num_bytes // dtype.itemsize
     if 8 * (num_sequences + num_indices) <= HELD_BYTES:
+        _check_all(path, lengths, pointers, documents, dtype.itemsize)
         positions = HeldEntries(np.append(pointers // dtype.itemsize, num_tokens))
         firsts = HeldEntries(documents.astype(np.int64))
     else:
         positions = FileEntries(file, pointers_at, num_sequences + 1, unit=dtype.itemsize, last=num_tokens)
         firsts = FileEntries(file, pointers_at + 8 * num_sequences, num_indices)
     return Index(dtype, lengths, pointers, documents, num_bytes, positions, firsts)
+
+
+def _check_all(path: str, lengths: NDArray, pointers: NDArray, documents: NDArray, itemsize: int) -> None:
+    """Whether each sequence begins where the one before it ends, and each document not before the one before it."""
+    ends = np.cumsum(lengths, dtype=np.int64) * itemsize
+    joined = np.array_equal(pointers[1:], ends[:-1])
+    if not joined or (len(lengths) and lengths.min() < 0) or np.any(documents[1:] < documents[:-1]):
+        raise _damaged(path)
+
+
+def _damaged(path: object) -> DataError:
+    return DataError(f"{path} is damaged: documents and sequences do not cover each other; prepare it again")
 
 
 def counting(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 import os
 import pickle
+import random
 from pathlib import Path
 
 import numpy as np
@@ -305,3 +306,23 @@ def test_splits_know_the_vocabulary(tmp_path):
     split = find_split(tmp_path / "s", "train", (1, 0, 0), vocab_size=10)
     with pytest.raises(DataError, match=r"s\.bin holds 10 as its token number 5"):
         split.store.read(0, 8)
+
+
+def test_a_damaged_index_is_a_refusal_or_reads(tmp_path):
+    prefix = write(tmp_path / "s", [list(range(n % 7)) for n in range(40)])
+    path, chance, refused = tmp_path / "s.idx", random.Random(0), 0
+    whole = path.read_bytes()
+    for _ in range(400):
+        content = bytearray(whole)
+        for _ in range(chance.choice([1, 1, 3])):
+            content[chance.randrange(len(content))] = chance.choice([0, 1, 127, 128, 255])
+        path.write_bytes(content)
+        try:
+            store = TokenStore.open(prefix, vocab_size=100)
+            for document in range(store.num_documents):
+                start, stop = store.document_start(document), store.document_start(document + 1)
+                store.read(start, stop - start)
+            store.document_starts(np.array([0]), np.array([store.num_tokens]))
+        except DataError:
+            refused += 1
+    assert refused > 200
