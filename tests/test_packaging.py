@@ -105,6 +105,9 @@ def test_the_command_finds_what_the_wheel_carries(python, tmp_path):
     where = run(python, tmp_path, str(python), "-c", "import dist_plm; print(dist_plm.__file__)")
     assert where.startswith(str(python.parents[1]))
     assert "  prepare " in run(python, tmp_path, command, "--help")
+    help_text = run(python, tmp_path, command, "pretrain", "--help")
+    assert "dist-plm pretrain train.steps=50" in help_text
+    assert "launch/" not in help_text
     words = ["experiment=gpt2_small", "data.path=x", "cluster=example", "nodes=2", "submit.dry_run=true"]
     script = run(python, tmp_path, command, "submit", *words, "submit.check_data=false", "train.global_batch=256")
     given = script[script.index("script=(") : script.index("container=")].split()

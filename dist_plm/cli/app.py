@@ -21,6 +21,7 @@ from dist_plm.config.origins import Origin, complete, table, trace
 from dist_plm.config.runfile import read, to_yaml
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, Refusal
+from dist_plm.core.installed import as_typed
 from dist_plm.core.panics import is_panic
 from dist_plm.core.parsing import whole_number
 from dist_plm.distributed.launch_env import from_environment
@@ -225,7 +226,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _report(refusal: Refusal) -> None:
     """Says it once: a refused configuration is refused alike on every rank, other things may be amiss on one node."""
-    message = mask(str(refusal))
+    message = as_typed(mask(str(refusal)))
     try:
         launch = from_environment(os.environ)
     except ConfigError:

@@ -3,6 +3,7 @@
 import textwrap
 
 from dist_plm.cli.search_path import SearchPath
+from dist_plm.core.installed import as_typed
 
 OPTIONS = {
     "--help": "this text",
@@ -45,7 +46,7 @@ def help_text(config_name: str, doc: str, where: SearchPath) -> str:
         _columns(_EXIT_CODES),
     ]
     text = "\n\n".join(sections)
-    return text.replace(":\n\n", ":\n")
+    return as_typed(text.replace(":\n\n", ":\n"))
 
 
 def _columns(rows: dict[str, str]) -> str:

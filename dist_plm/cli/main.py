@@ -13,6 +13,7 @@ from typing import NoReturn
 from dist_plm import __version__
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED
+from dist_plm.core.installed import as_typed
 
 COMMANDS = Path(__file__).parent / "commands"
 #: Names that are typed more often than the module's own.
@@ -66,7 +67,7 @@ def help_text() -> str:
         [
             "dist-plm COMMAND [SETTING=VALUE …]: pretraining of transformer language models.",
             "",
-            *(f"  {name:{width}}  {line}" for name, line in listed.items()),
+            *(f"  {name:{width}}  {as_typed(line)}" for name, line in listed.items()),
             "",
             "dist-plm COMMAND --help shows a command's settings. Several processes: torchrun --nproc-per-node 4 -m dist_plm",
             "COMMAND …, or srun python -m dist_plm COMMAND … In a checkout launch/COMMAND.py is the same command.",

@@ -1,5 +1,6 @@
 """Finds what comes with the code: at the top of the repository in a checkout, inside the package in a wheel."""
 
+import re
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -28,3 +29,11 @@ def start_words(command: str, *, relative: bool = False) -> list[str]:
 def typed(command: str) -> str:
     """Gives the start of a command line as a person types it."""
     return f"dist-plm {command}" if _IN_WHEEL else f"python launch/{command}.py"
+
+
+def as_typed(text: str, *, in_wheel: bool = _IN_WHEEL) -> str:
+    """Writes the commands in a text for people as they are typed here: a wheel has no launch/."""
+    if not in_wheel:
+        return text
+    text = re.sub(r"(torchrun\b[^\n]*? )launch/(\w+)\.py", r"\1-m dist_plm \2", text)
+    return re.sub(r"(?:python )?launch/(\w+)\.py", r"dist-plm \1", text)
