@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -16,6 +17,7 @@ from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.planner import TensorReader
 from dist_plm.checkpoint.storage import LATEST, Storage, name_of, open_storage, step_of
 from dist_plm.core.errors import CheckpointError
+from dist_plm.core.parsing import load_yaml
 from dist_plm.distributed.collectives import gather, on_first
 from dist_plm.models.sharding import Layout
 
@@ -56,6 +58,20 @@ class Checkpoint:
         """Shapes of the model's logical tensors, by canonical name."""
         tensors = self.tensors.tensors.items()
         return {name.removeprefix("model."): tuple(t.size) for name, t in tensors if name.startswith("model.")}
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Reads a file of settings that it holds.
+
+        Raises:
+            CheckpointError: the file is no YAML mapping.
+        """
+        try:
+            content = load_yaml(self.storage.read(self.name, name).decode(), f"{self.where}/{name}")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.where}/{name} cannot be read: {error}; {_REMEDY}") from None
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{self.where}/{name} holds no settings; {_REMEDY}")
+        return content
 
     def read(self, layout: Layout, state: str) -> Tensor:
         """fp32 values of `state` ("weight", "exp_avg", …) shaped like layout.parameter, zero where it is padding.

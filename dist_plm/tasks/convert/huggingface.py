@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from dist_plm.checkpoint.fragments import checkpoint_name
@@ -233,9 +232,9 @@ def _model_of(found: Checkpoint) -> ModelConfig:
     """Finds the model: an imported checkpoint's own file, else the run's."""
     for name in (MODEL_FILE, RUN_FILE):
         if name in found.manifest.files:
-            content = yaml.safe_load(found.storage.read(found.name, name))
+            content = found.settings(name)
             try:
-                return decode(ModelConfig, content if name == MODEL_FILE else content["model"])
+                return decode(ModelConfig, content if name == MODEL_FILE else content.get("model", {}))
             except ConfigError as error:
                 raise CheckpointError(f"{found.where}/{name} fits no model of this version: {error}") from None
     raise CheckpointError(
@@ -247,4 +246,4 @@ def _model_of(found: Checkpoint) -> ModelConfig:
 def _run_of(found: Checkpoint) -> Mapping[str, Any]:
     if RUN_FILE not in found.manifest.files:
         return {}
-    return yaml.safe_load(found.storage.read(found.name, RUN_FILE))
+    return found.settings(RUN_FILE)

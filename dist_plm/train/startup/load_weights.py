@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import yaml
 from torch import Tensor, nn
 
 from dist_plm.checkpoint.fragments import names_held
@@ -116,7 +115,7 @@ def of_checkpoint(found: Checkpoint) -> Weights:
 
     files, model = found.manifest.files, None
     if MODEL_FILE in files:
-        model = decode(ModelConfig, yaml.safe_load(found.storage.read(found.name, MODEL_FILE)))
+        model = decode(ModelConfig, found.settings(MODEL_FILE))
     return Weights(
         found.where, model, None, found.weights, HEADS, lambda layout: found.tensors.read(layout, "weight"), tokenizer
     )

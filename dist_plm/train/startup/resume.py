@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import yaml
 from torch import Tensor
 
 from dist_plm.checkpoint.loader import Checkpoint, find
@@ -171,5 +170,4 @@ def _read(found: Checkpoint, layout: Layout, name: str, *, with_moments: bool) -
 def _changed_settings(found: Checkpoint, config: PretrainConfig) -> list[str]:
     if RUN_FILE not in found.manifest.files:
         return []
-    saved = yaml.safe_load(found.storage.read(found.name, RUN_FILE))
-    return runfile.changes(saved, encode(config))
+    return runfile.changes(found.settings(RUN_FILE), encode(config))
