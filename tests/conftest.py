@@ -1,6 +1,8 @@
 """Fixtures for every test."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,6 +10,10 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.ranks.pool import RankPool
+
+# Before anything imports Triton: without a GPU its kernels are run by its interpreter.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The same examples at each run, however slow the machine; `--hypothesis-profile=default` looks for new ones.
 _TIMED = [HealthCheck.too_slow]

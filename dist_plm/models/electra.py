@@ -1,5 +1,8 @@
 """ELECTRA (Clark et al. 2020): a small masked language model proposes tokens, and the encoder tells which were replaced."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -8,7 +11,7 @@ from torch.nn import functional
 from dist_plm.data.loader.batch import Batch
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.encoder import token_output
-from dist_plm.models.layers.dropout import Site, generator_for
+from dist_plm.models.layers.dropout import Site, key_table, keys_of_layer, uniforms
 from dist_plm.models.layers.embedding import Embedding
 from dist_plm.models.layers.heads import TokenTransform, predicted, whole_sequence
 from dist_plm.models.layers.linear import ColumnLinear, Dense, RowLinear
@@ -47,7 +50,7 @@ class Electra(ModelChunk):
             the scores of `labels` by the generator and of `originals` by the discriminator.
         """
         evaluate = not self.training
-        context, positions = context_of(batch, self.shape.model, self.shape.seed, causal=False)
+        context, positions = context_of(batch, self.shape, causal=False)
 
         embedded = self.embedding(batch["tokens"], positions, context, batch.get("segments"), part=-1)
         hidden = whole_sequence(self.generator(embedded, context), self.shape)
@@ -56,26 +59,23 @@ class Electra(ModelChunk):
         scores = {"labels": score_tokens(logits, labels, self.shape, evaluate=evaluate)}
 
         originals = batch["originals"]
-        tokens = self._replace(originals.clamp(min=0), batch["labels"] >= 0, logits.detach(), context)
+        tokens = self._replace(originals.clamp(min=0), batch["labels"] >= 0, logits.detach(), batch["samples"])
         embedded = self.embedding(tokens, positions, context, batch.get("segments"), part=-2)
         judged = self.detector(self.discriminator(embedded, context))
         scores["originals"] = _score_judgements(judged, tokens != originals, originals >= 0, evaluate=evaluate)
         return scores
 
     @torch.no_grad()
-    def _replace(self, originals: Tensor, masked: Tensor, logits: Tensor, context: SequenceContext) -> Tensor:
+    def _replace(self, originals: Tensor, masked: Tensor, logits: Tensor, samples: Tensor) -> Tensor:
         """[B, S] originals with tokens drawn from the generator's distribution in the masked places.
 
         Args:
             masked: [B, S] bool, N of them in all.
             logits: [N, V / P], in the order of the sequence.
         """
-        length = originals.shape[1]
-        rows = []
-        for row in range(originals.shape[0]):
-            generator = generator_for(context, row, -1, Site.REPLACEMENT, originals.device)
-            rows.append(torch.rand(length, generator=generator, device=originals.device, dtype=torch.float64))
-        uniform = torch.stack(rows, dim=1)  # [S, B]
+        table = key_table(self.shape.model, samples, self.shape.seed)
+        keys = keys_of_layer(table, -1)[Site.REPLACEMENT]
+        uniform = uniforms(keys, originals.shape[1]).to(originals.device)  # [S, B]
         drawn = vocab_parallel_sample(logits, uniform[masked.transpose(0, 1)], *columns_of(logits, self.shape))
         tokens = originals.transpose(0, 1).clone()
         tokens[masked.transpose(0, 1)] = drawn
@@ -139,7 +139,8 @@ def vocab_parallel_sample(logits: Tensor, uniform: Tensor, group: dist.ProcessGr
     largest = scores.amax(dim=-1) if valid else scores.new_full((len(scores),), -torch.inf)
     if group.size() > 1:
         dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-    cumulative = (scores - largest[:, None]).exp_().cumsum(dim=-1)
+    with _any_algorithm():
+        cumulative = (scores - largest[:, None]).exp_().cumsum(dim=-1)
     own = cumulative[:, -1] if valid else torch.zeros_like(largest)
     sums = own[None].contiguous()
     if group.size() > 1:
@@ -156,3 +157,16 @@ def vocab_parallel_sample(logits: Tensor, uniform: Tensor, group: dist.ProcessGr
     if group.size() > 1:
         dist.all_reduce(token, op=dist.ReduceOp.MAX, group=group)
     return token
+
+
+@contextmanager
+def _any_algorithm() -> Iterator[None]:
+    """For sums along rows on CUDA: each row is one block's, in one order, but some versions of PyTorch refuse them under
+    `train.deterministic` as they do those of one long row."""
+    asked = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(asked, warn_only=warns)

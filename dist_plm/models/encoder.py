@@ -52,8 +52,7 @@ class MaskedLanguageModel(ModelChunk):
         Returns:
             hidden states [S', B, H] for the next stage, or the scores of `labels` and `pair_labels` on the last.
         """
-        model = self.shape.model
-        context, positions = context_of(batch, model, self.shape.seed, causal=False)
+        context, positions = context_of(batch, self.shape, causal=False)
         if self.pre_process:
             hidden = self.embedding(batch["tokens"], positions, context, batch.get("segments"))
         else:

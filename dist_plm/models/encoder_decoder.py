@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from dist_plm.data.loader.batch import Batch
 from dist_plm.models.chunk import ModelChunk
-from dist_plm.models.layers.dropout import Site, hidden_dropout
+from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.norms import build_norm
@@ -16,11 +16,11 @@ from dist_plm.models.layers.relative import RelativeBias
 from dist_plm.models.layers.transformer import LayerStack, Memory
 from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.loss_sums import Scores
+from dist_plm.models.masks import with_bias
 from dist_plm.models.model_context import Shape
 from dist_plm.models.sequence_context import SequenceContext, context_of
 
-#: Decoders read sequences of a multiple of this, sequence parallel or not: attention dropout draws a mask as long as the
-#: sequence, which has to be the same on every grid.
+#: Decoders read sequences of a multiple of this, sequence parallel or not: matrix products of uneven sizes are slow.
 LENGTH_MULTIPLE = 8
 
 
@@ -49,13 +49,13 @@ class EncoderDecoder(ModelChunk):
         Returns:
             the scores of `labels`.
         """
-        context, positions = context_of(batch, self.shape.model, self.shape.seed, causal=False)
+        context, positions = context_of(batch, self.shape, causal=False)
         embedded = self.embedding(batch["tokens"], positions, context, part=-1)
         memory = Memory(self.encoder(embedded, context), replace(context, rotary=None))
 
         tokens, labels = self._padded(batch["decoder_tokens"], 0), self._padded(batch["labels"], -1)
         read = {"tokens": tokens, "samples": batch["samples"]}
-        context, positions = context_of(read, self.shape.model, self.shape.seed, causal=True)
+        context, positions = context_of(read, self.shape, causal=True)
         embedded = self.embedding(tokens, positions, context, part=-2)
         hidden = self.decoder(embedded, context, memory)
         if self.shape.model.family == "t5" and self.shape.model.tied_embeddings:
@@ -89,10 +89,16 @@ class Stack(nn.Module):
 
     def forward(self, hidden: Tensor, context: SequenceContext, memory: Memory | None = None) -> Tensor:
         """[S', B, H] -> [S', B, H]."""
-        hidden = self.layers(hidden, replace(context, relative=self.relative), memory)
+        if self.relative is not None:
+            context = with_bias(
+                replace(context, relative=self.relative), self.shape, len(hidden) * self.shape.slices["num_slices"]
+            )
+        hidden = self.layers(hidden, context, memory)
         if self.final_norm is None:
             return hidden
         hidden, probability = self.final_norm(hidden), self.shape.model.hidden_dropout
         if self.training and probability > 0.0:
-            hidden = hidden_dropout(hidden, probability, context, self.number, Site.STACK_OUTPUT, **self.shape.slices)
+            keys = context.of_layer(self.number).keys
+            assert keys is not None
+            hidden = dropout_add(hidden, None, probability, keys[Site.STACK_OUTPUT], **self.shape.slices)
         return hidden

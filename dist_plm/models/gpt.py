@@ -43,7 +43,7 @@ class CausalLanguageModel(ModelChunk):
         Returns:
             hidden states [S', B, H] for the next stage, or the scores of `labels` on the last.
         """
-        context, positions = context_of(batch, self.shape.model, self.shape.seed, causal=True)
+        context, positions = context_of(batch, self.shape, causal=True)
         if self.pre_process:
             hidden = self.embedding(batch["tokens"], positions, context)
         else:

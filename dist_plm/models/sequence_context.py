@@ -1,17 +1,20 @@
-"""Holds what every layer must know of a microbatch besides its hidden states, and the keys its dropout draws from.
+"""Holds what every layer must know of a microbatch besides its hidden states, the keys of its dropout among it.
 
 It travels as one argument through the layers, so activation recomputation sees the values of its own microbatch: under a
 pipeline schedule another microbatch has run in between.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from dist_plm.data.loader.batch import Batch
+from dist_plm.models.layers.dropout import draws_masks, key_table, keys_of_layer
 from dist_plm.models.layers.positions import rotary_tables
+from dist_plm.models.masks import with_bias
+from dist_plm.models.model_context import Shape
 from dist_plm.spec.schema import ModelConfig
 
 
@@ -27,8 +30,10 @@ class SequenceContext:
         relative: gives what is added to the scores of query rows [Q] and key columns [K], as [1, A, Q, K], or None.
         window: tokens on each side that a token attends to, 0 for all; the first `global_tokens` attend to all, and all to
             them (Beltagy et al. 2020, section 3.1).
-        samples: number of each of the B samples within the run: dropout is keyed by it.
-        seed: of the run.
+        bias: what is added to the scores of all query rows and keys on account of all the above, [1 or B, 1 or A, 1 or S, S],
+            or None where that is nothing or too large to be held; see `masks.with_bias`.
+        keys: what dropout draws from, of all layers (`dropout.key_table`) or [sites, B] of the one at hand; None where nothing
+            is dropped.
     """
 
     causal: bool
@@ -38,8 +43,12 @@ class SequenceContext:
     relative: Callable[[Tensor, Tensor], Tensor] | None = None
     window: int = 0
     global_tokens: int = 0
-    samples: tuple[int, ...] = ()
-    seed: int = 0
+    bias: Tensor | None = None
+    keys: Tensor | None = None
+
+    def of_layer(self, layer: int) -> "SequenceContext":
+        """Takes the keys of one layer, by its number within the whole model; -1 and -2 are embeddings."""
+        return self if self.keys is None else replace(self, keys=keys_of_layer(self.keys, layer))
 
     @property
     def is_plain(self) -> bool:
@@ -47,14 +56,14 @@ class SequenceContext:
         return self.documents is None and self.lengths is None and self.relative is None and self.window == 0
 
 
-def context_of(batch: Batch, model: ModelConfig, seed: int, *, causal: bool) -> tuple[SequenceContext, Tensor]:
+def context_of(batch: Batch, shape: Shape, *, causal: bool) -> tuple[SequenceContext, Tensor]:
     """The context of a microbatch's `tokens`, and their positions [1 or B, S].
 
     Args:
         batch: `tokens` [B, S], `samples` [B] on the host, and where they apply `documents` [B, S], `positions` [B, S] and
             `lengths` [B].
     """
-    tokens = batch["tokens"]
+    tokens, model = batch["tokens"], shape.model
     positions = batch.get("positions")
     if positions is None:
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
@@ -69,7 +78,14 @@ def context_of(batch: Batch, model: ModelConfig, seed: int, *, causal: bool) -> 
         rotary=rotary,
         window=model.window,
         global_tokens=model.global_tokens,
-        samples=tuple(batch["samples"].tolist()),
-        seed=seed,
+        keys=_keys(batch["samples"], model, shape.seed, tokens.device),
     )
-    return context, positions + model.position_offset
+    return with_bias(context, shape, tokens.shape[1]), positions + model.position_offset
+
+
+def _keys(samples: Tensor, model: ModelConfig, seed: int, device: torch.device) -> Tensor | None:
+    if not draws_masks(model):
+        return None
+    table = key_table(model, samples, seed)
+    # From pinned memory the copy is queued, and nobody waits for it.
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table.to(device)

@@ -36,12 +36,13 @@ OWN = (
 )
 
 
-def save(directory: Path, store: Path, *steps: int, weights_only: bool = False) -> Path:
-    """A run whose checkpoints hold the model of OWN, and were made over `store`."""
+def save(directory: Path, store: Path, *steps: int, weights_only: bool = False, without: str = "") -> Path:
+    """A run whose checkpoints hold the model of OWN, and were made over `store`; they say nothing of one fact of it."""
     config, _ = load(PretrainConfig, "pretrain", [*OWN, f"data.path={store}"])
     config = check_run(config, 1, with_data=True)
     shapes = names_held(whole_layouts(config), ["weight"])
     stream = stream_of(config, open_data(config).samples["train"])
+    stream.pop(without, None)
     manifest = Manifest(step=0, samples_seen=0, engine={} if weights_only else {"optimizer_steps": 1}, stream=stream)
     storage = LocalStorage(directory / "checkpoints")
     for step in steps:
@@ -158,6 +159,19 @@ def test_another_stream_of_samples_is_refused_where_a_run_is_resumed(saved, chec
     assert "data.allow_change=true" in said
     assert check(f"train.resume={saved}", change, "data.allow_change=true")[0] == 0
     assert check(f"train.init_from={saved}", change)[0] == 0
+
+
+def test_a_checkpoint_of_older_masks_is_refused_where_anything_is_dropped(saved, store, check, tmp_path):
+    older = save(tmp_path / "older", store, 4, without="dropout.stream")
+    resume, drop = f"train.resume={older}", "model.hidden_dropout=0.1"
+    assert check(resume)[0] == 0
+    assert check(f"train.resume={saved}", drop)[0] == 0
+    code, said = check(resume, drop)
+    assert code == EXIT_REFUSED
+    assert "dropout drew its masks by another rule (dropout.stream: 1 -> 2)" in said
+    assert "data.allow_change=true" in said
+    assert check(resume, drop, "data.allow_change=true")[0] == 0
+    assert check(f"train.init_from={older}", drop)[0] == 0
 
 
 @pytest.mark.parametrize("change", ["train.global_batch=32", "data.sequence_length=8", "objective.document_mask=true"])

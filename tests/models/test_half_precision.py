@@ -13,6 +13,7 @@ from tests.ranks.test_encoder_parts import groups_of
 from tests.ranks.training import configure
 
 LENGTH = 1024
+KEYS = torch.ones(len(Site), 1, dtype=torch.int64)
 #: Of one rounding of the result.
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
 
@@ -35,12 +36,12 @@ def test_norms(norm, dtype):
 
 def attend(world, dtype: torch.dtype, changes: dict, documents: bool) -> tuple[torch.Tensor, float]:
     config = configure(1, model__heads=1, model__hidden=16, **changes)
-    core = CoreAttention(shape_of(config, groups_of(world, config), torch.device("cpu")), 0, Site.ATTENTION_SCORES)
+    core = CoreAttention(shape_of(config, groups_of(world, config), torch.device("cpu")), Site.ATTENTION_SCORES)
     # One key scores 6 more than all others, which together still weigh more: exp(-6) x 1023 = 2.5.
     query, key, value = (torch.zeros(LENGTH, 1, 16, dtype=dtype) for _ in range(3))
     query[..., 0], key[0, 0, 0], value[0] = 4.0, 6.0, 1.0
     same = torch.zeros(1, LENGTH, dtype=torch.int32) if documents else None
-    context = SequenceContext(causal=False, documents=same, samples=(0,), seed=1)
+    context = SequenceContext(causal=False, documents=same, keys=KEYS)
     weight = torch.tensor([6.0] + [0.0] * (LENGTH - 1), dtype=torch.float64).softmax(-1)[0]
     return core(query, key, value, context).detach(), float(weight)
 

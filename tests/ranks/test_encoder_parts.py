@@ -38,7 +38,7 @@ def groups_of(world: World, config):
 def attend(world: World, settings: dict):
     """Output and gradient of attention in blocks of 7 queries, and of one dense softmax over the whole mask."""
     config = configure(1)
-    core = CoreAttention(shape_of(config, groups_of(world, config), torch.device("cpu")), 0, Site.ATTENTION_SCORES)
+    core = CoreAttention(shape_of(config, groups_of(world, config), torch.device("cpu")), Site.ATTENTION_SCORES)
     torch.manual_seed(3)
     inputs = [torch.randn(LENGTH, BATCH, config.model.hidden, requires_grad=True) for _ in range(3)]
     context = SequenceContext(**{"causal": False, **settings})

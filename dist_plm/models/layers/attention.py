@@ -1,8 +1,9 @@
-"""Attention over tensor-parallel heads, computed without ever holding the S x S matrix.
+"""Attention over tensor-parallel heads, computed without ever holding the scores of all heads.
 
-Plain causal or full attention is one call of PyTorch's fused kernel. Document boundaries, padding, windows, relative
-positions and attention dropout need masks, which are made for a block of query rows at a time, so memory stays linear in
-the sequence length; with a window time does as well.
+It is one fused kernel: PyTorch's, or ours where attention weights are dropped. Document boundaries, padding, windows and
+relative positions need masks, which are made once a microbatch (`models.masks`). Where sequences are so long that these would
+be large, they are made for a block of query rows at a time, so memory stays linear in the sequence length; with a window
+time does as well.
 """
 
 import math
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from dist_plm.models.layers.dropout import Site, score_dropout
+from dist_plm.models.layers.dropout import Site, attend_with_dropout
 from dist_plm.models.layers.linear import column_linear, row_linear
 from dist_plm.models.layers.positions import rotate
+from dist_plm.models.masks import bias_of
 from dist_plm.models.model_context import Shape
 from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.models.sharding import Part
@@ -23,19 +25,15 @@ QUERY_BLOCK = 512
 
 
 class SelfAttention(nn.Module):
-    """Multi-head or grouped-query (Ainslie et al. 2023) attention with optional rotary positions.
+    """Multi-head or grouped-query (Ainslie et al. 2023) attention with optional rotary positions."""
 
-    Args:
-        layer: number of the layer within the whole model, part of the dropout key.
-    """
-
-    def __init__(self, shape: Shape, layer: int) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         heads, kv_heads, head_size = shape.heads
         kv_rows = kv_heads * head_size
         parts = (Part("query", heads * head_size), Part("key", kv_rows), Part("value", kv_rows))
         self.qkv = column_linear(shape, parts, bias=shape.model.bias)
-        self.core = CoreAttention(shape, layer, Site.ATTENTION_SCORES)
+        self.core = CoreAttention(shape, Site.ATTENTION_SCORES)
         self.output = row_linear(shape, heads * head_size, bias=shape.model.bias)
 
     def forward(self, hidden: Tensor, context: SequenceContext) -> Tensor:
@@ -51,14 +49,14 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Attention of a decoder's tokens to the encoder's output (Vaswani et al. 2017, section 3.2.3)."""
 
-    def __init__(self, shape: Shape, layer: int) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         heads, kv_heads, head_size = shape.heads
         kv_rows = kv_heads * head_size
         bias = shape.model.bias
         self.queries = column_linear(shape, (Part("query", heads * head_size),), bias=bias)
         self.kv = column_linear(shape, (Part("key", kv_rows), Part("value", kv_rows)), bias=bias)
-        self.core = CoreAttention(shape, layer, Site.CROSS_SCORES)
+        self.core = CoreAttention(shape, Site.CROSS_SCORES)
         self.output = row_linear(shape, heads * head_size, bias=bias)
 
     def forward(self, hidden: Tensor, memory: Tensor, context: SequenceContext) -> Tensor:
@@ -81,13 +79,13 @@ class CrossAttention(nn.Module):
 class CoreAttention(nn.Module):
     """Softmax(Q Kᵀ scale + bias) V over this rank's heads. T5 leaves the scale to the initial weights."""
 
-    def __init__(self, shape: Shape, layer: int, site: Site) -> None:
+    def __init__(self, shape: Shape, site: Site) -> None:
         super().__init__()
         heads, kv_heads, self.head_size = shape.heads
         tensor_size = shape.groups.grid.tensor
         self.heads, self.kv_heads = heads // tensor_size, kv_heads // tensor_size
         self.first_head = self.heads * shape.groups.coordinates.tensor
-        self.layer, self.site = layer, site
+        self.site = site
         self.scale = 1.0 if shape.model.family == "t5" else 1.0 / math.sqrt(self.head_size)
         self.dropout = shape.model.attention_dropout
         self.recompute = shape.model.recompute == "selective"
@@ -104,42 +102,58 @@ class CoreAttention(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, context: SequenceContext) -> Tensor:
         if context.rotary is not None:
             query, key = rotate(query, context.rotary), rotate(key, context.rotary)
-        dropout = self.dropout if self.training else 0.0
-        if context.is_plain and dropout == 0.0:
-            grouped = self.heads != self.kv_heads
-            return functional.scaled_dot_product_attention(
-                query, key, value, is_causal=context.causal, scale=self.scale, enable_gqa=grouped
-            )
-        if self.heads != self.kv_heads:
-            key, value = (x.repeat_interleave(self.heads // self.kv_heads, dim=1) for x in (key, value))
-        blocks = range(0, query.shape[2], QUERY_BLOCK)
-        return torch.cat([self._attend_block(query, key, value, context, first, dropout) for first in blocks], dim=2)
+        if context.bias is None and not context.is_plain:
+            if self.heads != self.kv_heads:
+                key, value = (x.repeat_interleave(self.heads // self.kv_heads, dim=1) for x in (key, value))
+            blocks = range(0, query.shape[2], QUERY_BLOCK)
+            return torch.cat([self._attend_block(query, key, value, context, first) for first in blocks], dim=2)
+        return self._mix(query, key, value, context.bias, context, causal=context.causal)
 
-    def _attend_block(
-        self, query: Tensor, key: Tensor, value: Tensor, context: SequenceContext, first: int, dropout: float
+    def _mix(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | None,
+        context: SequenceContext,
+        *,
+        causal: bool,
+        first_row: int = 0,
     ) -> Tensor:
+        """Mixes the values in one kernel.
+
+        Args:
+            bias: added to the scores; holds what causality forbids as well.
+            causal: whether queries and keys begin at the same token and see nothing after themselves.
+        """
+        grouped = self.heads // self.kv_heads if key.shape[1] != self.heads else 1
+        if not self.training or self.dropout == 0.0:
+            options = {"attn_mask": bias, "is_causal": causal and bias is None, "scale": self.scale}
+            return functional.scaled_dot_product_attention(query, key, value, enable_gqa=grouped > 1, **options)
+        if grouped > 1:
+            key, value = (x.repeat_interleave(grouped, dim=1) for x in (key, value))
+        assert context.keys is not None
+        return attend_with_dropout(
+            query,
+            key,
+            value,
+            bias,
+            context.keys[self.site],
+            causal=causal,
+            scale=self.scale,
+            probability=self.dropout,
+            first_head=self.first_head,
+            first_row=first_row,
+        )
+
+    def _attend_block(self, query: Tensor, key: Tensor, value: Tensor, context: SequenceContext, first: int) -> Tensor:
         stop = min(first + QUERY_BLOCK, query.shape[2])
-        query = query[:, :, first:stop]
         rows = torch.arange(first, stop, device=query.device)
         spans = _seen(context, first, stop, key.shape[2])
-        key, value = _take(key, spans), _take(value, spans)
         columns = torch.cat([torch.arange(low, high, device=query.device) for low, high in spans])
-        mask = _mask(context, rows, columns)
-        if dropout == 0.0:
-            return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
-        scores = (query @ key.transpose(-1, -2)).float() * self.scale
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-        weights = score_dropout(
-            scores.softmax(dim=-1),
-            dropout,
-            context,
-            self.layer,
-            self.site,
-            first_head=self.first_head,
-            block=first // QUERY_BLOCK,
-        )
-        return weights.to(value.dtype) @ value
+        bias = bias_of(context, rows, columns, query.dtype)
+        query, key, value = query[:, :, first:stop], _take(key, spans), _take(value, spans)
+        return self._mix(query, key, value, bias, context, causal=False, first_row=first)
 
 
 def _split_heads(x: Tensor, head_size: int) -> Tensor:
@@ -160,33 +174,3 @@ def _take(x: Tensor, spans: list[tuple[int, int]]) -> Tensor:
     """Spans of dim 2 of [B, A, S, D], as a view where there is but one."""
     parts = [x[:, :, low:high] for low, high in spans]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-
-
-def _mask(context: SequenceContext, rows: Tensor, columns: Tensor) -> Tensor | None:
-    """Builds the mask of the scores of `rows` [Q] and `columns` [K]: None for nothing, bool [1 or B, 1, Q, K] where they
-    may see each other, or float [1 or B, A, Q, K] to be added."""
-    allowed = _allowed(context, rows, columns)
-    if context.relative is None:
-        return allowed
-    bias = context.relative(rows, columns)
-    return bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
-
-
-def _allowed(context: SequenceContext, rows: Tensor, columns: Tensor) -> Tensor | None:
-    masks = []
-    if context.causal:
-        masks.append((rows[:, None] >= columns)[None, None])
-    if context.window > 0:
-        near = (rows[:, None] - columns).abs() <= context.window
-        everywhere = (rows[:, None] < context.global_tokens) | (columns < context.global_tokens)
-        masks.append((near | everywhere)[None, None])
-    if context.documents is not None:
-        masks.append((context.documents[:, rows, None] == context.documents[:, None, columns])[:, None])
-    if context.lengths is not None:
-        # Padding may see anything: a row that saw nothing would be NaN.
-        lengths = context.lengths[:, None, None]
-        masks.append(((columns < lengths) | (rows[:, None] >= lengths))[:, None])
-    mask = None
-    for more in masks:
-        mask = more if mask is None else mask & more
-    return mask

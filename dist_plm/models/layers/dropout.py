@@ -1,17 +1,23 @@
-"""Dropout whose mask is a pure function of (seed, sample, layer, site), never of rank, micro-batch or what ran before.
+"""Dropout whose mask is a pure function of (seed, sample, layer, site, element), never of rank, device, micro-batch or what
+ran before.
 
-The same run therefore drops the same activations on every process grid, a resumed run continues exactly, and activation
-recomputation needs no bookkeeping of random states. A rank that holds a slice of the sequence (sequence parallelism) or of
-the heads (tensor parallelism) draws the sample's mask and keeps its slice.
+The same run therefore drops the same activations on every process grid and every device, a resumed run continues exactly,
+and activation recomputation needs no bookkeeping of random states. A rank that holds a slice of the sequence (sequence
+parallelism) or of the heads (tensor parallelism) computes the mask of its slice alone.
 """
 
 from enum import IntEnum
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dist_plm.core.random import key
-from dist_plm.models.sequence_context import SequenceContext
+from dist_plm.core.permutation import mix_many
+from dist_plm.core.random_numbers import bits, uniform
+from dist_plm.models.kernels import attention as _attention  # noqa: F401  # registers torch.ops.dist_plm
+from dist_plm.models.kernels import dropout as _dropout  # noqa: F401
+from dist_plm.spec.schema import ModelConfig
 
 
 class Site(IntEnum):
@@ -27,59 +33,104 @@ class Site(IntEnum):
     REPLACEMENT = 7  # ELECTRA's draws of tokens
 
 
-def generator_for(context: SequenceContext, row: int, layer: int, site: Site, device: torch.device, part: int = 0):
-    """The generator of one sample (row of the microbatch) at one place; `part` numbers heads, or blocks of them."""
-    generator = torch.Generator(device=device)
-    generator.manual_seed(key(context.seed, context.samples[row], layer, int(site), part))
-    return generator
+#: Of the streams of bits below; a checkpoint names it, as a run that goes on with another drops other activations.
+#: 1 were PyTorch's generators (mt19937 on the CPU, Philox on CUDA).
+STREAM_VERSION = 2
+
+_KEY = 0x64726F706F7574  # separates these keys from every other use of the same seed
+_FIRST_LAYER = -2  # embeddings number themselves -1 and -2
 
 
-def hidden_dropout(
-    hidden: Tensor,
-    probability: float,
-    context: SequenceContext,
-    layer: int,
-    site: Site,
-    *,
-    slice_index: int,
-    num_slices: int,
+def draws_masks(model: ModelConfig) -> bool:
+    """Tells whether training such a model draws from these streams at all."""
+    return model.hidden_dropout > 0.0 or model.attention_dropout > 0.0 or model.family == "electra"
+
+
+def key_table(model: ModelConfig, samples: Tensor, seed: int) -> Tensor:
+    """Draws the keys of a microbatch's samples [B] at every place of a model, int64 [layers, sites, B] on the host; see
+    `keys_of_layer`."""
+    layers = model.layers + (model.decoder_layers or 0) + (model.generator_layers or 0)
+    places = np.arange(layers + 1 - _FIRST_LAYER)[:, None, None]
+    keys = mix_many(_KEY, seed, places, np.arange(len(Site))[:, None], samples.numpy())
+    return torch.from_numpy(keys.view(np.int64))
+
+
+def keys_of_layer(table: Tensor, layer: int) -> Tensor:
+    """Takes the keys [sites, B] of one layer by its number within the whole model; -1 and -2 are embeddings."""
+    return table[layer - _FIRST_LAYER]
+
+
+def uniforms(keys: Tensor, length: int) -> Tensor:
+    """Draws [length, B] fp64 numbers in [0, 1) from keys [B], both on the host."""
+    return torch.from_numpy(uniform(bits(keys.numpy().view(np.uint64), np.arange(length)[:, None])))
+
+
+def dropout_add(
+    hidden: Tensor, residual: Tensor | None, probability: float, keys: Tensor, *, slice_index: int, num_slices: int
 ) -> Tensor:
-    """Drops elements of hidden states and scales the rest by 1 / (1 - probability).
+    """Drops elements of hidden states, scales the rest by 1 / (1 - probability), and adds the residual.
 
     Args:
-        hidden: [S / num_slices, B, H], slice `slice_index` of the sequence.
-        layer: number of the layer within the whole model; -1 for the embedding.
+        hidden, residual: [S / num_slices, B, H], slice `slice_index` of the sequence.
+        keys: [B], of this layer and site.
     """
-    length, batch, width = hidden.shape
-    keep = torch.empty(hidden.shape, dtype=torch.bool, device=hidden.device)
-    first = slice_index * length
-    for row in range(batch):
-        generator = generator_for(context, row, layer, site, hidden.device)
-        drawn = torch.rand(length * num_slices, width, generator=generator, device=hidden.device)
-        keep[:, row] = drawn[first : first + length] >= probability
-    return hidden * keep / (1.0 - probability)
+    return _DropoutAdd.apply(hidden, residual, keys, slice_index * hidden.shape[0], probability)
 
 
-def score_dropout(
-    scores: Tensor,
-    probability: float,
-    context: SequenceContext,
-    layer: int,
-    site: Site = Site.ATTENTION_SCORES,
+class _DropoutAdd(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, residual: Tensor | None, keys: Tensor, first_row: int, probability: float
+    ) -> Tensor:
+        ctx.save_for_backward(keys)
+        ctx.first_row, ctx.probability, ctx.adds = first_row, probability, residual is not None
+        return torch.ops.dist_plm.dropout_add(hidden, residual, keys, first_row, probability)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        (keys,) = ctx.saved_tensors
+        dropped = torch.ops.dist_plm.dropout_add(grads[0], None, keys, ctx.first_row, ctx.probability)
+        return dropped, grads[0] if ctx.adds else None, None, None, None
+
+
+def attend_with_dropout(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    keys: Tensor,
     *,
+    causal: bool,
+    scale: float,
+    probability: float,
     first_head: int,
-    block: int,
+    first_row: int,
 ) -> Tensor:
-    """Drops attention probabilities of one block of query rows.
+    """Computes dropout(softmax(scale Q Kᵀ + bias)) V.
 
     Args:
-        scores: [B, A, Q, K] after the softmax; A are this rank's heads, the first of which is `first_head` of the model.
-        block: number of the block of query rows.
+        query, key, value: [B, A, Q, D], [B, A, K, D] and [B, A, K, D].
+        bias: [1 or B, 1 or A, 1 or Q, K], what is added to the scores.
+        keys: [B], of this layer and site.
+        first_head, first_row: of the model's heads and the sequence's queries, those that come first in `query`.
     """
-    keep = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
-    for row in range(scores.shape[0]):
-        for head in range(scores.shape[1]):
-            part = (first_head + head) * 2**20 + block
-            generator = generator_for(context, row, layer, site, scores.device, part)
-            keep[row, head] = torch.rand(scores.shape[2:], generator=generator, device=scores.device) >= probability
-    return scores * keep / (1.0 - probability)
+    drawn = (first_head, first_row, causal, scale, probability)
+    return _DroppedAttention.apply(query, key, value, bias, keys, drawn)
+
+
+class _DroppedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, keys: Tensor, drawn: tuple[Any, ...]
+    ) -> Tensor:
+        out, lse = torch.ops.dist_plm.attention(query, key, value, bias, keys, *drawn)
+        ctx.save_for_backward(query, key, value, bias, keys, out, lse)
+        ctx.drawn = drawn
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        # Looked at once: recomputation gives them away.
+        saved, with_bias = ctx.saved_tensors, ctx.needs_input_grad[3]
+        results = torch.ops.dist_plm.attention_backward(grads[0], *saved, with_bias, *ctx.drawn)
+        return *results[:3], results[3].sum_to_size(saved[3].shape) if with_bias else None, None, None

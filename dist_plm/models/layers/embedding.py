@@ -7,7 +7,7 @@ from megatron.core.tensor_parallel import VocabParallelEmbedding, scatter_to_seq
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dist_plm.models.layers.dropout import Site, hidden_dropout
+from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.layers.linear import filled_later
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.positions import sinusoidal_table
@@ -63,7 +63,7 @@ class Embedding(nn.Module):
 
         Args:
             tokens, positions, segments: [B, S].
-            part: key of dropout, where a model embeds more than one sequence.
+            part: -2 of the second sequence that a model embeds; its dropout draws other masks.
         Returns:
             [S', B, embedding_size].
         """
@@ -83,7 +83,9 @@ class Embedding(nn.Module):
             hidden = self.norm(hidden)
         probability = self.shape.model.hidden_dropout
         if self.training and probability > 0.0:
-            hidden = hidden_dropout(hidden, probability, context, part, Site.EMBEDDING, **self.shape.slices)
+            keys = context.of_layer(part).keys
+            assert keys is not None
+            hidden = dropout_add(hidden, None, probability, keys[Site.EMBEDDING], **self.shape.slices)
         return hidden
 
 

@@ -1,6 +1,10 @@
-"""Megatron-core's tensor-parallel linear layers, told which logical tensors their fused weights are made of."""
+"""Megatron-core's tensor-parallel linear layers, told which logical tensors their fused weights are made of.
+
+Where no other rank takes part, they are one call that adds the bias as well.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
@@ -48,9 +52,17 @@ class ColumnLinear(ColumnParallelLinear):
             skip_weight_param_allocation=not allocate,
             tp_group=shape.groups.tensor,
         )
+        self.is_split = shape.groups.grid.tensor > 1
         for parameter in (self.weight, self.bias):
             if parameter is not None:
                 split_over_tensor_ranks(parameter, 0, parts)
+
+    def forward(self, input_: Tensor, weight: Tensor | None = None, **options: Any) -> tuple[Tensor, Tensor | None]:
+        """[..., H] -> [..., rows], and no bias that is still to be added."""
+        weight = self.weight if weight is None else weight
+        if weight is None or self.is_split:
+            return super().forward(input_, weight, **options)
+        return functional.linear(input_, weight, self.bias), None
 
 
 class RowLinear(RowParallelLinear):
@@ -74,7 +86,14 @@ class RowLinear(RowParallelLinear):
             skip_bias_add=False,
             tp_group=shape.groups.tensor,
         )
+        self.is_split = shape.groups.grid.tensor > 1
         split_over_tensor_ranks(self.weight, 1)
+
+    def forward(self, input_: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[..., columns] -> [..., H], and no bias that is still to be added."""
+        if self.is_split:
+            return super().forward(input_)
+        return functional.linear(input_, self.weight, self.bias), None
 
 
 def column_linear(shape: Shape, parts: Sequence[Part], *, bias: bool) -> nn.Module:

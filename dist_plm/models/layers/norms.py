@@ -4,10 +4,13 @@ Each tensor rank then normalises its slice of the sequence, so the gradients of 
 `sequence_parallel` on the parameters makes the engine add them over the tensor group.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dist_plm.models.kernels import rms_norm as _operations  # noqa: F401  # registers torch.ops.dist_plm
 from dist_plm.spec.schema import ModelConfig
 
 
@@ -40,7 +43,21 @@ class RMSNorm(nn.Module):
         self.weight.sequence_parallel = sequence_parallel  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, hidden: Tensor) -> Tensor:
+        if hidden.device.type == "cpu":
+            return _RMSNorm.apply(hidden, self.weight, self.eps)
         return functional.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+        out, factors = torch.ops.dist_plm.rms_norm(hidden, weight, eps)
+        ctx.save_for_backward(hidden, weight, factors)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        return *torch.ops.dist_plm.rms_norm_backward(grads[0], *ctx.saved_tensors), None
 
 
 def build_norm(

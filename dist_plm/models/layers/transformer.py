@@ -1,6 +1,7 @@
 """A transformer layer, and the stack of them that one model chunk holds."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from megatron.core.fp8_utils import get_fp8_context
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dist_plm.models.layers.attention import CrossAttention, SelfAttention
-from dist_plm.models.layers.dropout import Site, hidden_dropout
+from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.layers.mlp import MLP
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.model_context import Shape
@@ -27,26 +28,30 @@ class TransformerLayer(nn.Module):
     after each sum as first published (Vaswani et al. 2017, section 3.1).
 
     Args:
-        layer: its number within the whole model, part of the dropout key.
         cross: whether it has a third half between the two, which attends to an encoder.
     """
 
-    def __init__(self, shape: Shape, layer: int, *, cross: bool = False) -> None:
+    def __init__(self, shape: Shape, *, cross: bool = False) -> None:
         super().__init__()
         norm = (shape.model, shape.dtype, shape.device, shape.sequence_parallel)
-        self.layer = layer
         self.megatron = shape.megatron
         self.dropout = shape.model.hidden_dropout
         self.slices = shape.slices
         self.norm_first = shape.model.norm_placement == "pre"
         self.attention_norm = build_norm(*norm)
-        self.attention = SelfAttention(shape, layer)
+        self.attention = SelfAttention(shape)
         self.cross_norm = build_norm(*norm) if cross else None
-        self.cross = CrossAttention(shape, layer) if cross else None
+        self.cross = CrossAttention(shape) if cross else None
         self.mlp_norm = build_norm(*norm)
         self.mlp = MLP(shape)
 
     def forward(self, hidden: Tensor, context: SequenceContext, memory: Memory | None = None) -> Tensor:
+        """Runs the layer over [S', B, H].
+
+        Args:
+            context: with the keys of this layer.
+        """
+
         def attend(x: Tensor) -> Tensor:
             return self.attention(x, context)
 
@@ -55,26 +60,28 @@ class TransformerLayer(nn.Module):
             hidden = self._half(hidden, self.attention_norm, attend, context, Site.ATTENTION_OUTPUT)
             if self.cross is not None:
                 assert self.cross_norm is not None
-                hidden = self._half(hidden, self.cross_norm, self._look_up(memory), context, Site.CROSS_OUTPUT)
+                hidden = self._half(hidden, self.cross_norm, self._look_up(memory, context), context, Site.CROSS_OUTPUT)
             return self._half(hidden, self.mlp_norm, self.mlp, context, Site.MLP_OUTPUT)
 
-    def _look_up(self, memory: Memory | None) -> Callable[[Tensor], Tensor]:
+    def _look_up(self, memory: Memory | None, context: SequenceContext) -> Callable[[Tensor], Tensor]:
         cross = self.cross
         assert cross is not None
         assert memory is not None
-        return lambda x: cross(x, memory.hidden, memory.context)
+        seen = replace(memory.context, keys=context.keys)
+        return lambda x: cross(x, memory.hidden, seen)
 
     def _half(
         self, hidden: Tensor, norm: nn.Module, half: Callable[[Tensor], Tensor], context: SequenceContext, site: Site
     ) -> Tensor:
         if self.norm_first:
-            return hidden + self._drop(half(norm(hidden)), context, site)
-        return norm(hidden + self._drop(half(hidden), context, site))
+            return self._add(hidden, half(norm(hidden)), context, site)
+        return norm(self._add(hidden, half(hidden), context, site))
 
-    def _drop(self, hidden: Tensor, context: SequenceContext, site: Site) -> Tensor:
+    def _add(self, residual: Tensor, hidden: Tensor, context: SequenceContext, site: Site) -> Tensor:
         if not self.training or self.dropout == 0.0:
-            return hidden
-        return hidden_dropout(hidden, self.dropout, context, self.layer, site, **self.slices)
+            return residual + hidden
+        assert context.keys is not None
+        return dropout_add(hidden, residual, self.dropout, context.keys[site], **self.slices)
 
 
 class LayerStack(nn.Module):
@@ -89,19 +96,21 @@ class LayerStack(nn.Module):
     def __init__(self, shape: Shape, first: int, stop: int, *, before: int = 0, cross: bool = False) -> None:
         super().__init__()
         self.recompute = shape.model.recompute == "full"
+        self.numbers = range(before + first, before + stop)
         for layer in range(first, stop):
-            self.add_module(str(layer), TransformerLayer(shape, before + layer, cross=cross))
+            self.add_module(str(layer), TransformerLayer(shape, cross=cross))
 
     def __iter__(self) -> Iterator[nn.Module]:
         """Megatron-core's schedules go through the layers of whatever a model calls its decoder."""
         return self.children()
 
     def forward(self, hidden: Tensor, context: SequenceContext, memory: Memory | None = None) -> Tensor:
-        for layer in self:
+        for layer, number in zip(self, self.numbers, strict=True):
+            own = context.of_layer(number)
             if self.recompute and self.training:
-                hidden = checkpoint(layer, hidden, context, memory, use_reentrant=False, preserve_rng_state=False)
+                hidden = checkpoint(layer, hidden, own, memory, use_reentrant=False, preserve_rng_state=False)
             else:
-                hidden = layer(hidden, context, memory)
+                hidden = layer(hidden, own, memory)
         return hidden
 
 

@@ -17,6 +17,7 @@ from dist_plm.config.decode import encode, flatten
 from dist_plm.core.errors import CheckpointError
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.engines.base import Engine
+from dist_plm.models.layers.dropout import STREAM_VERSION, draws_masks
 from dist_plm.models.sharding import Layout
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.train.loop import Position
@@ -25,6 +26,8 @@ from dist_plm.train.startup.load_weights import begin_with, of_checkpoint
 log = logging.getLogger(__name__)
 
 RUN_FILE = "run.yaml"
+#: The fact of a stream that says by which rule masks are drawn; checkpoints without it are of the first.
+MASKS = "dropout.stream"
 
 
 def stream_of(config: PretrainConfig, dataset: Dataset | None) -> dict[str, Any]:
@@ -35,6 +38,7 @@ def stream_of(config: PretrainConfig, dataset: Dataset | None) -> dict[str, Any]
         "data.sequence_length": config.data.sequence_length,
         "train.seed": config.train.seed,
         "train.global_batch": config.train.global_batch,
+        MASKS: STREAM_VERSION,
     }
     if config.train.batch_rampup is not None:
         facts["train.batch_rampup"] = encode(config.train.batch_rampup)
@@ -49,11 +53,13 @@ def check_stream(found: Checkpoint, config: PretrainConfig, stream: Mapping[str,
     Raises:
         CheckpointError: the stream is another than the checkpoint's, and data.allow_change is off.
     """
-    saved = {
+    saved = {MASKS: 1} | {
         name: value
         for name, value in found.manifest.stream.items()
         if name in stream or not _says_nothing(name, config)
     }
+    if not draws_masks(config.model):
+        saved[MASKS] = stream[MASKS]
     changes = [
         f"{name}: {saved.get(name)} -> {stream.get(name)}"
         for name in [*saved, *(name for name in stream if name not in saved)]
@@ -63,8 +69,15 @@ def check_stream(found: Checkpoint, config: PretrainConfig, stream: Mapping[str,
     if not changes:
         return history
     if not config.data.allow_change:
+        others = [change for change in changes if not change.startswith(MASKS)]
+        if not others:
+            raise CheckpointError(
+                f"{found.where} was made while dropout drew its masks by another rule ({changes[0]}): go on from it with "
+                "the masks of this version with data.allow_change=true, with the version of dist_plm that began the run, "
+                "or start anew with train.resume=none"
+            )
         raise CheckpointError(
-            f"{found.where} was made over another stream of samples ({'; '.join(changes)}): give the same data.*, "
+            f"{found.where} was made over another stream of samples ({'; '.join(others)}): give the same data.*, "
             "objective.*, train.seed and train.global_batch again, go on over the new stream with "
             "data.allow_change=true, or start anew with train.resume=none"
         )

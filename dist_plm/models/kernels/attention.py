@@ -1,0 +1,145 @@
+"""Attention with dropout inside as operations that autograd, `torch.compile` and fake tensors know.
+
+    attention(query, key, value, bias, keys, first_head, first_row, causal, scale, probability): dropout(softmax(scale Q Kᵀ +
+        bias)) V of [B, A, Q, D], [B, A, K, D] and [B, A, K, D], and the logarithms of the softmax's sums, [B, A, Q] fp32.
+        Row q of head a draws from a stream of keys[b] that belongs to head `first_head` + a of the model and query
+        `first_row` + q of the sequence.
+    attention_backward(grad, query, key, value, bias, keys, out, lse, with_bias, …): the gradients of query, key and value,
+        and of the scores with their bias, [B, A, Q, K], where `with_bias`; else an empty tensor.
+
+Q x K numbers are held neither between forward and backward nor, on CUDA, at all; there it is one launch and two.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dist_plm.models.kernels.dropout import LIBRARY, on_cuda, ones, unsigned
+from dist_plm.models.kernels.mask_bits import blocks, kept, row_words
+
+_INPUTS = "Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor keys"
+_DRAWN = "int first_head, int first_row, bool causal, float scale, float probability"
+LIBRARY.define(f"attention({_INPUTS}, {_DRAWN}) -> (Tensor, Tensor)")
+LIBRARY.define(
+    f"attention_backward(Tensor grad, {_INPUTS}, Tensor out, Tensor lse, bool with_bias, {_DRAWN}) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
+)
+
+#: Query rows whose scores are held at once on the CPU.
+_QUERY_BLOCK = 512
+
+
+@torch.library.impl(LIBRARY, "attention", "CPU")
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, keys: Tensor, *drawn: Any
+) -> tuple[Tensor, Tensor]:
+    first_head, first_row, _, _, probability = drawn
+    out = like_tokens(query)
+    query, key, value = (x.contiguous() for x in (query, key, value))
+    for rows, columns in _blocks(query, key, drawn):
+        weights = _weights(query, key, bias, rows, columns, drawn).to(value.dtype)
+        flat = weights.view(-1, weights.shape[-1])
+        for block, keep in _keeps(weights.shape, keys, first_head, first_row + rows.start, probability, value.dtype):
+            flat[block].mul_(keep)
+        mixed = torch.bmm(weights.flatten(0, 1), value[:, :, columns].flatten(0, 1)).mul_(1.0 / (1.0 - probability))
+        out[:, :, rows] = mixed.unflatten(0, query.shape[:2])
+    # The softmax is found again whole, so nobody needs its sums.
+    return out, query.new_empty(0, dtype=torch.float32)
+
+
+@torch.library.impl(LIBRARY, "attention_backward", "CPU")
+def attention_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    keys: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    with_bias: bool,
+    *drawn: Any,
+) -> tuple[Tensor, ...]:
+    first_head, first_row, _, scale, probability = drawn
+    factor, heads = 1.0 / (1.0 - probability), query.shape[:2]
+    results = tuple(like_tokens(x).zero_() for x in (query, key, value))
+    scores_grad = query.new_zeros((*query.shape[:3], key.shape[2]) if with_bias else 0)
+    grad, query, key, value = (x.contiguous() for x in (grad, query, key, value))
+    for rows, columns in _blocks(query, key, drawn):
+        own_grad, own = (x[:, :, rows].flatten(0, 1) for x in (grad, query))
+        seen_key, seen_value = (x[:, :, columns].flatten(0, 1) for x in (key, value))
+        weights = _weights(query, key, bias, rows, columns, drawn)
+        through = torch.bmm(own_grad, seen_value.transpose(1, 2)).float()
+        dropped, width = weights.to(value.dtype, copy=True), weights.shape[-1]
+        for block, keep in _keeps(weights.shape, keys, first_head, first_row + rows.start, probability, value.dtype):
+            dropped.view(-1, width)[block].mul_(keep)
+            through.view(-1, width)[block].mul_(keep)
+        through = torch.ops.aten._softmax_backward_data(through.mul_(factor), weights.flatten(0, 1), -1, torch.float32)
+        through, dropped = through.to(value.dtype), dropped.flatten(0, 1)
+        if with_bias:
+            scores_grad[:, :, rows, columns] = through.unflatten(0, heads)
+        results[0][:, :, rows] = torch.bmm(through, seen_key).mul_(scale).unflatten(0, heads)
+        results[1][:, :, columns] += torch.bmm(through.transpose(1, 2), own).mul_(scale).unflatten(0, heads)
+        results[2][:, :, columns] += torch.bmm(dropped.transpose(1, 2), own_grad).mul_(factor).unflatten(0, heads)
+    return *results, scores_grad
+
+
+@torch.library.impl(LIBRARY, "attention", "Meta")
+def _shapes(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return like_tokens(query), query.new_empty(query.shape[:3], dtype=torch.float32)
+
+
+@torch.library.impl(LIBRARY, "attention_backward", "Meta")
+def _backward_shapes(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *more: Any) -> tuple[Tensor, ...]:
+    with_bias = more[4]
+    scores = query.new_empty((*query.shape[:3], key.shape[2]) if with_bias else 0)
+    return like_tokens(query), like_tokens(key), like_tokens(value), scores
+
+
+on_cuda("attention", "attention_triton")
+on_cuda("attention_backward", "attention_triton")
+
+
+def like_tokens(x: Tensor) -> Tensor:
+    """Makes room for [B, A, S, D] that lies in memory as [S, B, A, D]."""
+    batch, heads, length, size = x.shape
+    return x.new_empty((length, batch, heads, size)).permute(1, 2, 0, 3)
+
+
+def _blocks(query: Tensor, key: Tensor, drawn: tuple[Any, ...]) -> Iterator[tuple[slice, slice]]:
+    """Blocks of query rows, and the columns that any of them may see."""
+    _, first_row, causal, _, _ = drawn
+    for first in range(0, query.shape[2], _QUERY_BLOCK):
+        stop = min(first + _QUERY_BLOCK, query.shape[2])
+        yield slice(first, stop), slice(0, min(key.shape[2], first_row + stop) if causal else key.shape[2])
+
+
+def _weights(
+    query: Tensor, key: Tensor, bias: Tensor | None, rows: slice, columns: slice, drawn: tuple[Any, ...]
+) -> Tensor:
+    """softmax(scale Q Kᵀ + bias) of a block, [B, A, rows, columns] fp32."""
+    _, first_row, causal, scale, _ = drawn
+    scores = torch.bmm(query[:, :, rows].flatten(0, 1), key[:, :, columns].flatten(0, 1).transpose(1, 2)).float()
+    scores = scores.mul_(scale).unflatten(0, query.shape[:2])
+    if bias is not None:
+        scores += bias.expand(*query.shape[:3], key.shape[2])[:, :, rows, columns]
+    if causal:
+        numbers = torch.arange(first_row + rows.start, first_row + rows.stop)
+        scores.masked_fill_(torch.arange(columns.stop) > numbers[:, None], -torch.inf)
+    return torch.softmax(scores, dim=-1)
+
+
+def _keeps(
+    shape: torch.Size, keys: Tensor, first_head: int, first_row: int, probability: float, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of the rows of [B, A, Q, K], and ones where their elements stay. Each head has 2^32 rows of its own."""
+    if probability == 0.0:
+        return
+    heads = np.arange(first_head, first_head + shape[1])[:, None] << 32
+    rows = heads + np.arange(first_row, first_row + shape[2])
+    words = row_words(unsigned(keys)[:, None, None], rows).reshape(-1)
+    for block in blocks(len(words), shape[3]):
+        yield block, ones(kept(words[block], shape[3], probability), dtype)

@@ -1,0 +1,42 @@
+"""Root-mean-square norms on the CPU, where PyTorch makes them of six passes over memory; on CUDA it has one kernel.
+
+rms_norm(x, weight, eps): x / sqrt(mean(x²) + eps) · weight over the last dim, and the factors [..., 1] fp32.
+rms_norm_backward(grad, x, weight, factors): gradients of x and weight.
+"""
+
+import torch
+from torch import Tensor
+
+from dist_plm.models.kernels.dropout import LIBRARY
+from dist_plm.models.kernels.mask_bits import blocks
+
+LIBRARY.define("rms_norm(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)")
+LIBRARY.define("rms_norm_backward(Tensor grad, Tensor x, Tensor weight, Tensor factors) -> (Tensor, Tensor)")
+
+
+@torch.library.impl(LIBRARY, "rms_norm", "CPU")
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    out = torch.empty(x.shape, dtype=x.dtype)
+    factors = torch.empty((*x.shape[:-1], 1), dtype=torch.float32)
+    flat, width, scale = x.reshape(-1, x.shape[-1]), x.shape[-1], weight.float()
+    for block in blocks(len(flat), width):
+        wide = flat[block].float()
+        own = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(width).add_(eps).rsqrt_()
+        factors.view(-1, 1)[block] = own
+        out.view(-1, width)[block] = (wide * own).mul_(scale)
+    return out, factors
+
+
+@torch.library.impl(LIBRARY, "rms_norm_backward", "CPU")
+def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    width, scale = x.shape[-1], weight.float()
+    result, total = torch.empty(x.shape, dtype=x.dtype), torch.zeros(width)
+    grad, x, factors = grad.reshape(-1, width), x.reshape(-1, width), factors.reshape(-1, 1)
+    for block in blocks(len(x), width):
+        normed, through = x[block].float() * factors[block], grad[block].float()
+        product = through * normed
+        total += product.sum(0)
+        # d(x r)/dx = r (1 - x r · mean(x r ·)), the mean weighted like the output.
+        mean = torch.mv(product, scale).div_(width)[:, None]
+        result.view(-1, width)[block] = (through * scale).sub_(normed.mul_(mean)).mul_(factors[block])
+    return result, total.to(weight.dtype)
