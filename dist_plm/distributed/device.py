@@ -9,6 +9,18 @@ import torch
 from dist_plm.core.errors import ConfigError
 from dist_plm.distributed import cuda_shim
 
+#: Set by whoever gives each process a device of its own (Slurm's --gpus-per-task), or lets several share one.
+_ONE_EACH = ("CUDA_VISIBLE_DEVICES", "SLURM_GPUS_PER_TASK", "SLURM_TASKS_PER_GPU", "NCCL_MULTI_RANK_GPU_ENABLE")
+#: Unless the environment says otherwise; read when CUDA and NCCL begin.
+_CUDA_SETTINGS = {
+    # Memory freed in pieces serves large tensors again, where sequences and batches vary.
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    # What a hang is told by: the last collectives, also where NCCL gives up by itself.
+    "TORCH_FR_BUFFER_SIZE": "2000",
+    "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -35,22 +47,42 @@ def choose(requested: Literal["auto", "cpu", "cuda"], local_rank: int) -> Device
     # Megatron-core relies on it and warns where it is unset. CUDA reads it when its context is made, so it comes first.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if requested == "cpu" or (requested == "auto" and not torch.cuda.is_available()):
+        # DeepSpeed would take a GPU that is there although nobody asks for it.
+        os.environ["DS_ACCELERATOR"] = "cpu"
         cuda_shim.install()
         return Device(kind="cpu", torch_device=torch.device("cpu"), backend="gloo")
     assert not cuda_shim.installed(), "the CPU already stands in for CUDA in this process"
-    _check_cuda(requested, local_rank)
-    torch.cuda.set_device(local_rank)
-    return Device(kind="cuda", torch_device=torch.device("cuda", local_rank), backend="nccl")
+    index = _index_of(requested, local_rank)
+    os.environ["DS_ACCELERATOR"] = "cuda"
+    for name, value in _CUDA_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    torch.cuda.set_device(index)
+    return Device(kind="cuda", torch_device=torch.device("cuda", index), backend="nccl")
 
 
-def _check_cuda(requested: str, local_rank: int) -> None:
+def make_deterministic(device: Device) -> None:
+    """Has PyTorch and cuBLAS take algorithms that give the same bits at every run, or raise where they have none.
+
+    Before the first product on the device: cuBLAS reads its setting when it begins.
+    """
+    if device.kind == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+
+
+def _index_of(requested: str, local_rank: int) -> int:
+    """The number of this rank's device among those that its process sees."""
     if not torch.cuda.is_available():
         reason = "this PyTorch is built without CUDA" if torch.version.cuda is None else "PyTorch finds no CUDA device"
         raise ConfigError(
             [f"cluster.device={requested}, but {reason}: set cluster.device=cpu, or auto to take what is there."]
         )
     count = torch.cuda.device_count()
+    if count == 1 and any(os.environ.get(name) for name in _ONE_EACH):
+        return 0
     if local_rank >= count:
         problem = f"cluster.device={requested}: local rank {local_rank} has no CUDA device, this node shows {count}"
         remedy = f"start at most {count} processes a node (torchrun --nproc-per-node, sbatch --ntasks-per-node)."
         raise ConfigError([f"{problem}: {remedy}"])
+    return local_rank

@@ -21,8 +21,9 @@ def init_process_group(launch: LaunchEnv, device: Device, timeout: timedelta, *,
         store: where ranks meet instead of `launch.master_addr`. One process alone needs neither, nor a network.
     """
     on_one_node = launch.local_world_size == launch.world_size
-    if device.backend == "gloo" and on_one_node and (loopback := _loopback()):
-        # Gloo looks for its own address by the host's name, which on many machines is slow to resolve or does not.
+    if on_one_node and (loopback := _loopback()):
+        # Gloo, which beside NCCL carries what happens on the host, looks for its own address by the host's name, which on
+        # many machines is slow to resolve or does not.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
     if store is None and launch.world_size == 1:
         store = HashStore()
@@ -34,6 +35,8 @@ def init_process_group(launch: LaunchEnv, device: Device, timeout: timedelta, *,
         rank=launch.rank,
         world_size=launch.world_size,
         timeout=timeout,
+        # NCCL then splits the communicators of other groups off this one, rather than making each anew when it is first used.
+        device_id=device.torch_device if device.kind == "cuda" else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""The last collective that this process entered, as PyTorch's flight recorder knows it: on NCCL and on gloo."""
+"""The last collective that this process entered, as PyTorch's flight recorders know it: NCCL's and gloo's."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,10 @@ from typing import Any
 
 from torch._C import _distributed_c10d as c10d
 
-#: Of PyTorch 2.13 and of earlier ones; where neither is there, nothing is known.
-_DUMPS = ("_dump_fr_trace_json", "_dump_nccl_trace_json")
+#: NCCL's first, whose collectives training waits for; the other knows gloo's alone. A CUDA build has both, earlier versions of
+#: PyTorch and builds for the CPU one; where neither is there, nothing is known.
+_DUMPS = ("_dump_nccl_trace_json", "_dump_fr_trace_json")
+_COMPLETE = "completed"
 
 
 def last_collective(record: dict[str, Any] | None) -> str | None:
@@ -15,7 +17,8 @@ def last_collective(record: dict[str, Any] | None) -> str | None:
     entries = (record or {}).get("entries") or []
     if not entries:
         return None
-    entry = entries[-1]
+    # One that is not complete is what a hang waits for, whatever gloo has done on the host since.
+    entry = next((e for e in reversed(entries) if e.get("state", _COMPLETE) != _COMPLETE), entries[-1])
     name, description = (*entry.get("process_group", ("?", "")), "", "")[:2]
     group = name if description in ("", "undefined") else description
     kind = "p2p_seq_id" if entry.get("is_p2p") else "collective_seq_id"
@@ -23,12 +26,14 @@ def last_collective(record: dict[str, Any] | None) -> str | None:
 
 
 def flight_record() -> dict[str, Any] | None:
-    """Reads what the recorder holds of this process: `entries` in their order. None where there is no recorder."""
-    for name in _DUMPS:
-        dump = getattr(c10d, name, None)
-        if dump is not None:
-            return json.loads(dump(includeCollectives=True, onlyActive=False))
-    return None
+    """Reads what the recorders hold of this process: `entries` in the order of time. None where there is no recorder."""
+    dumps = [dump for name in _DUMPS if (dump := getattr(c10d, name, None)) is not None]
+    records = [json.loads(dump(includeCollectives=True, onlyActive=False)) for dump in dumps]
+    if not records:
+        return None
+    first = next((record for record in records if record.get("entries")), records[0])
+    entries = [entry for record in records for entry in record.get("entries") or []]
+    return {**first, "entries": sorted(entries, key=lambda entry: entry.get("time_created_ns", 0))}
 
 
 def write_flight_record(record: dict[str, Any], path: Path) -> None:

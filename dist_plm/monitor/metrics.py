@@ -38,6 +38,7 @@ class StepRecord:
         tokens_per_second, step_seconds, mfu: over the steps since the previous record, without evaluation and saving.
         loss_scale: None unless the precision is fp16.
         skipped: updates skipped since the previous record because gradients overflowed.
+        memory_gib: the most of a GPU's memory that tensors have held at once; None on the CPU.
         evaluation: held-out measures at this step, without their prefix, e.g. loss, perplexity, accuracy.
     """
 
@@ -52,6 +53,7 @@ class StepRecord:
     mfu: float | None
     loss_scale: float | None
     skipped: int
+    memory_gib: float | None = None
     terms: Mapping[str, float] = field(default_factory=dict)
     evaluation: Mapping[str, float] = field(default_factory=dict)
 
@@ -69,6 +71,7 @@ class StepRecord:
             "mfu": self.mfu,
             "loss_scale": self.loss_scale,
             "skipped": self.skipped,
+            **({} if self.memory_gib is None else {"memory_gib": self.memory_gib}),
             **{f"loss/{name}": value for name, value in self.terms.items()},
             **{EVAL_PREFIX + name: value for name, value in self.evaluation.items()},
         }

@@ -6,6 +6,7 @@ when another rank is stopped, dead or cut off.
 
 import faulthandler
 import logging
+import math
 import os
 import statistics
 import threading
@@ -40,11 +41,13 @@ class HangLimits:
         factor: of a typical step's time; 0 turns the watchdog off.
         least_seconds: whatever steps take.
         patient_seconds: at least, while the run starts, evaluates or waits for a checkpoint.
+        most_seconds: whatever steps take.
     """
 
     factor: float
     least_seconds: float
     patient_seconds: float
+    most_seconds: float = math.inf
 
     @property
     def report_seconds(self) -> float:
@@ -52,7 +55,8 @@ class HangLimits:
         return min(10.0, max(2.0, self.least_seconds / 2))
 
     def seconds(self, typical: float, *, patient: bool) -> float:
-        return max(self.least_seconds, self.factor * typical, self.patient_seconds if patient else 0.0)
+        wanted = max(self.least_seconds, self.factor * typical, self.patient_seconds if patient else 0.0)
+        return min(wanted, self.most_seconds)
 
 
 class Watchdog:

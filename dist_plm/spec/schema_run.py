@@ -36,6 +36,7 @@ class TrainConfig:
     log_every: Count = 1
     eval_every: Natural = 0  # 0: before the first and after the last step only
     eval_samples: Natural = 256  # 0 turns evaluation off
+    deterministic: bool = False  # the same bits at every run on a GPU as well, for some speed
     max_skipped: Count = 100  # updates in a row that a loss or gradient that is not finite may cost
     hang_factor: Annotated[float, between(0, 1_000_000)] = 20.0
     hang_minutes: Minutes = 5.0

@@ -25,7 +25,7 @@ from dist_plm.data.loader.batch import Batch
 from dist_plm.data.loader.loader import MicrobatchLoader
 from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.distributed.collectives import on_first
-from dist_plm.distributed.device import Device, choose
+from dist_plm.distributed.device import Device, choose, make_deterministic
 from dist_plm.distributed.fp8 import check_fp8
 from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import Groups, build_groups
@@ -47,10 +47,11 @@ from dist_plm.train.data import RunData, open_data, vocab_size_of
 from dist_plm.train.evaluation import Evaluator
 from dist_plm.train.loop import Parts, Position, train
 from dist_plm.train.metrics_logger import Recorder, sample_size
-from dist_plm.train.startup.attempt import Start, begin, refuse_together
+from dist_plm.train.startup.attempt import Start, begin, collective_timeout, refuse_together
 from dist_plm.train.startup.going_on import find_own_or_named
 from dist_plm.train.startup.lease import Fence
 from dist_plm.train.startup.load_weights import begin_with, check_initial, open_initial
+from dist_plm.train.startup.memory import advice_on_memory, memory_gib
 from dist_plm.train.startup.precheck import check_checkpoint
 from dist_plm.train.startup.resume import RUN_FILE, begin_from, restore, stream_of
 from dist_plm.train.stopping import StopSignals
@@ -81,9 +82,11 @@ def run_pretrain(
     config, data, unreadable = open_here(config, env)
     with StopSignals(config.checkpoint.signals) as signals:
         device = choose(config.cluster.device, env.local_rank)
+        if config.train.deterministic:
+            make_deterministic(device)
         if config.precision.name == "fp8":
             check_fp8(device)
-        timeout = timedelta(minutes=config.cluster.timeout_minutes)
+        timeout = collective_timeout(config, device)
         init_process_group(env, device, timeout)
         refuse_together(unreadable, env, host_group(timeout))
         if env.local_rank == 0:
@@ -94,12 +97,12 @@ def run_pretrain(
         groups = build_groups(grid, device, virtual_pipeline=virtual, timeout=timeout)
         assert data is not None
         _agree(config, groups)
-        start = begin(config, env, environ, signals, groups.world)
+        start = begin(config, env, environ, signals, groups)
         console = say if env.rank == 0 else None
         restore_logging = setup_logging(start.run_dir, rank=env.rank, node=env.node_name, console=console)
         if env.rank == 0:
             log.info("training samples: %s", data.samples["train"].describe())
-        with start.watchdog:
+        with start.watchdog, advice_on_memory(config):
             finished = _run(config, start, device, groups, data)
         restore_logging()
         shutdown()
@@ -250,6 +253,7 @@ def build_recorder(
             config.track, run_dir, run_name=config.run.name, settings=encode(config), start_step=first_step
         ),
         log_every=train_config.log_every,
+        memory_gib=memory_gib,
     )
 
 

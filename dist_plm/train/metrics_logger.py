@@ -1,7 +1,7 @@
 """Turns steps into records: averages over the steps since the last one, and hands each record to whoever shows it."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -50,6 +50,7 @@ class Recorder:
     progress: Progress
     tracker: Tracker
     log_every: int
+    memory_gib: Callable[[], float | None] = lambda: None
     _seconds: float = 0.0
     _steps: int = 0
     _samples: int = 0
@@ -122,5 +123,6 @@ class Recorder:
             mfu=utilisation(self._samples * size.flops, seconds, size.peak_tflops),
             loss_scale=result.loss_scale,
             skipped=self._skipped,
+            memory_gib=self.memory_gib(),
             terms=result.terms if len(result.terms) > 1 else {},
         )

@@ -5,9 +5,12 @@ from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from dist_plm.core.errors import ConfigError
-from dist_plm.distributed.device import Device, choose
+from dist_plm.distributed import cuda_shim
+from dist_plm.distributed.device import Device, choose, make_deterministic
+from dist_plm.models.electra import vocab_parallel_sample
 
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
 
@@ -31,6 +34,92 @@ def test_more_ranks_than_cuda_devices_is_refused(requested):
     ):
         choose(requested, 2)
     set_device.assert_not_called()
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """So many CUDA devices seem to be there; tells which one was made current."""
+    current = []
+
+    def put(count):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+        monkeypatch.setattr("torch.cuda.set_device", current.append)
+        monkeypatch.setattr(cuda_shim, "installed", lambda: False)
+        return current
+
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "NCCL_", "CUDA_VISIBLE"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    return put
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("CUDA_VISIBLE_DEVICES", "3"), ("SLURM_GPUS_PER_TASK", "1"), ("NCCL_MULTI_RANK_GPU_ENABLE", "1")],
+)
+def test_a_process_that_sees_one_device_of_its_own_takes_it(devices, name, value):
+    current = devices(1)
+    os.environ[name] = value
+    assert choose("cuda", 3).torch_device == torch.device("cuda", 0)
+    assert current == [0]
+
+
+def test_one_device_that_nobody_gave_to_each_is_not_enough_for_two(devices):
+    current = devices(1)
+    with pytest.raises(ConfigError, match="local rank 1 has no CUDA device"):
+        choose("cuda", 1)
+    assert current == []
+
+
+def test_several_visible_devices_go_by_local_rank(devices):
+    current = devices(4)
+    os.environ["CUDA_VISIBLE_DEVICES"] = "4,5,6,7"
+    choose("auto", 2)
+    assert current == [2]
+
+
+def test_deepspeed_is_told_the_device_and_memory_and_recorders_are_set_up(devices):
+    devices(1)
+    os.environ.pop("DS_ACCELERATOR", None)
+    os.environ["TORCH_FR_BUFFER_SIZE"] = "17"
+    choose("cuda", 0)
+    assert os.environ["DS_ACCELERATOR"] == "cuda"
+    assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    assert os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] == "1"
+    assert os.environ["TORCH_FR_BUFFER_SIZE"] == "17", "what the user sets stays"
+
+
+def accelerator_beside_a_gpu(world):
+    """As DeepSpeed sees a machine that has a GPU, of which the run does not make use."""
+    os.environ.pop("DS_ACCELERATOR", None)
+    choose("cpu", world.rank)
+    return os.environ["DS_ACCELERATOR"]
+
+
+def test_deepspeed_takes_no_gpu_where_the_cpu_is_asked_for(ranks):
+    assert ranks.run(1, accelerator_beside_a_gpu) == ["cpu"]
+
+
+def deterministic(world):
+    make_deterministic(world.device)
+    try:
+        with pytest.raises(RuntimeError, match="deterministic"):
+            torch.zeros(4).put_(torch.tensor([0, 0]), torch.ones(2))
+        logits = torch.randn(3, 7)
+        return vocab_parallel_sample(logits, torch.rand(3, dtype=torch.float64), world_group(), 0, 7).shape
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def world_group():
+    group = dist.group.WORLD
+    assert group is not None
+    return group
+
+
+def test_what_cannot_be_deterministic_raises_where_that_is_asked_for(ranks):
+    assert ranks.run(1, deterministic) == [torch.Size([3])]
 
 
 def choose_in_turn(world):

@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from dist_plm.distributed.device import Device
 from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import build_groups
 from dist_plm.distributed.launch_env import LaunchEnv
@@ -39,6 +41,21 @@ def alone(world):
 
 def test_one_process_needs_no_address(ranks):
     ranks.run(1, alone)
+
+
+def test_nccl_learns_the_device_and_gloo_beside_it_the_loopback(monkeypatch):
+    """With its device NCCL splits communicators off the first; gloo carries what happens on the host."""
+    asked = {}
+    monkeypatch.setattr(dist, "init_process_group", lambda *backend, **options: asked.update(options))
+    monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k != "GLOO_SOCKET_IFNAME"})
+    device = Device(kind="cuda", torch_device=torch.device("cuda", 3), backend="nccl")
+    launch = LaunchEnv(rank=3, world_size=4, local_rank=3, local_world_size=4, master_addr="here", master_port=1)
+    init_process_group(launch, device, LONG)
+    assert asked["device_id"] == torch.device("cuda", 3)
+    assert os.environ["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")
+    del os.environ["GLOO_SOCKET_IFNAME"]
+    init_process_group(replace(launch, world_size=8), device, LONG)
+    assert "GLOO_SOCKET_IFNAME" not in os.environ, "other nodes are not found there"
 
 
 def meet(world, address, port):

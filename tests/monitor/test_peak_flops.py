@@ -28,12 +28,20 @@ CPU = torch.device("cpu")
         ("NVIDIA L40S", 362.05, 362.05, 91.6, 183.0),
         ("NVIDIA A10", 125.0, 125.0, 31.2, 62.5),
         ("Tesla T4", None, 65.0, 8.1, 8.1),
+        ("NVIDIA A800-SXM4-80GB", 312.0, 312.0, 19.5, 156.0),
+        ("NVIDIA H800", 989.4, 989.4, 66.9, 494.7),
+        ("NVIDIA H20", 148.0, 148.0, 44.0, 74.0),
+        ("NVIDIA B300 SXM6 AC", 2250.0, 2250.0, 75.0, 1125.0),
+        ("NVIDIA L20", 119.5, 119.5, 59.8, 59.8),
+        ("NVIDIA GeForce RTX 4090", 165.2, 165.2, 82.6, 82.6),
+        ("NVIDIA RTX 6000 Ada Generation", 364.2, 364.2, 91.1, 182.1),
+        ("AMD Instinct MI300X", 1307.4, 1307.4, 163.4, 653.7),
         # never guessed: unknown chips, and names that only contain a known one
         ("NVIDIA A10G", None, None, None, None),
         ("NVIDIA A1000", None, None, None, None),
         ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None, None, None, None),
-        ("NVIDIA GeForce RTX 4090", None, None, None, None),
-        ("AMD Instinct MI300X", None, None, None, None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None, None, None, None),
+        ("AMD Instinct MI300A", None, None, None, None),
     ],
 )
 def test_gpus_by_name(name, bf16, fp16, fp32, tf32):

@@ -84,7 +84,8 @@ def initialize(module: nn.Module, optimizer: Any, settings: dict[str, Any], grou
         # It would compile an operator for shared memory: minutes, for what gloo does as well.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # DeepSpeed looks for both when it makes its view of the process group, which exists already.
-    os.environ.setdefault("LOCAL_RANK", str(groups.device.torch_device.index or 0))
+    # It takes the one as a device's number, which it is not where each process sees a single device.
+    os.environ["LOCAL_RANK"] = str(groups.device.torch_device.index or 0)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings, mpu=Mpu(groups))
     return engine
 

@@ -1,19 +1,28 @@
 """One start of a run: what it is called, whom it answers to, and when it must be over."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
 
 from dist_plm.core.errors import PreflightError
 from dist_plm.distributed.collectives import gather, on_first
+from dist_plm.distributed.device import Device
+from dist_plm.distributed.groups import Groups
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.monitor.watchdog import HangLimits, Watchdog
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.train.deadline import Deadline
 from dist_plm.train.startup.lease import Fence, claim
 from dist_plm.train.stopping import Control, StopSignals
+
+#: How much longer than the watchdog NCCL is patient, and the share of its patience after which the watchdog speaks whatever
+#: steps take.
+_TIMEOUT_FACTOR = 2
+_WATCHED_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +45,36 @@ class Start:
 
 
 def begin(
-    config: PretrainConfig, launch: LaunchEnv, env: Mapping[str, str], signals: StopSignals, group: dist.ProcessGroup
+    config: PretrainConfig, launch: LaunchEnv, env: Mapping[str, str], signals: StopSignals, groups: Groups
 ) -> Start:
     """Takes over the run's directory. Collective."""
     run_dir = Path(config.run.dir or "")
-    fence = on_first(group, lambda: claim(run_dir, launch, env))
-    limits = HangLimits(
-        factor=config.train.hang_factor,
-        least_seconds=60 * config.train.hang_minutes,
-        patient_seconds=60 * config.train.hang_patience_minutes,
-    )
+    fence = on_first(groups.world, lambda: claim(run_dir, launch, env))
+    limits = hang_limits(config, groups.device)
     watchdog = Watchdog(
         limits, run_dir, rank=launch.rank, world_size=launch.world_size, node=launch.node_name, start=fence.start
     )
     return Start(launch, signals, Deadline.from_environment(env), fence, watchdog)
+
+
+def hang_limits(config: PretrainConfig, device: Device) -> HangLimits:
+    """Says when the watchdog speaks: before NCCL ends the process, whatever steps take."""
+    most = _WATCHED_SHARE * collective_timeout(config, device).total_seconds()
+    return HangLimits(
+        factor=config.train.hang_factor,
+        least_seconds=60 * config.train.hang_minutes,
+        patient_seconds=60 * config.train.hang_patience_minutes,
+        most_seconds=most if device.backend == "nccl" else math.inf,
+    )
+
+
+def collective_timeout(config: PretrainConfig, device: Device) -> timedelta:
+    """Bounds a collective. NCCL ends the process when it is over, and nobody would be told why: where a watchdog looks, it has
+    spoken before."""
+    timeout, train = config.cluster.timeout_minutes, config.train
+    if device.backend == "nccl" and train.hang_factor > 0:
+        timeout = max(timeout, _TIMEOUT_FACTOR * max(train.hang_minutes, train.hang_patience_minutes))
+    return timedelta(minutes=timeout)
 
 
 def refuse_together(problem: str | None, launch: LaunchEnv, group: dist.ProcessGroup) -> None:

@@ -1,0 +1,50 @@
+"""Tells what a run has of a device's memory, and what to do where it is not enough."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from dist_plm.core.errors import ConfigError
+from dist_plm.spec.schema import PretrainConfig
+
+#: How PyTorch's allocator of the host's memory begins its complaint.
+_HOST_IS_FULL = "DefaultCPUAllocator: can't allocate memory"
+
+
+def memory_gib() -> float | None:
+    """Measures the most of this process's GPU that tensors have held at once; None without one."""
+    if not torch.cuda.is_initialized() or torch.version.cuda is None:
+        return None
+    return torch.cuda.max_memory_allocated() / 2**30
+
+
+@contextmanager
+def advice_on_memory(config: PretrainConfig) -> Iterator[None]:
+    """Makes of memory that ran out a refusal which says what takes less: the run would not fit the next time either.
+
+    Raises:
+        ConfigError: a tensor found no room within.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        full_host = _HOST_IS_FULL in str(error)
+        if not isinstance(error, torch.OutOfMemoryError) and not full_host:
+            raise
+        where = "the memory of this machine" if full_host else "the GPU's memory"
+        first = str(error).split("\n")[0].partition(". GPU")[0]
+        advice = ", ".join(_advice(config))
+        raise ConfigError([f"the run does not fit in {where} ({first}): {advice}"]) from error
+
+
+def _advice(config: PretrainConfig) -> list[str]:
+    parallel, grid = config.parallel, config.parallel.data or 1
+    advice = []
+    if config.train.micro_batch > 1:
+        advice.append(f"set train.micro_batch={config.train.micro_batch // 2} (the updates stay the same)")
+    if config.model.recompute != "full":
+        advice.append(f"model.recompute={'selective' if config.model.recompute == 'none' else 'full'}")
+    if grid > 1 and config.engine.zero_stage < 3:
+        advice.append("a higher engine.zero_stage")
+    return [*advice, f"or parallel.tensor={2 * parallel.tensor} over more devices"]
