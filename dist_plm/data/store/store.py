@@ -86,10 +86,13 @@ class TokenStore:
         """Tokens [starts[i], starts[i] + lengths[i]) of all i, one run after another, as int64.
 
         Raises:
-            DataError: the file became shorter, or a token is beyond the vocabulary.
+            DataError: runs are not in the store, the file became shorter, or a token is beyond the vocabulary.
         """
-        assert len(starts) == 0 or (starts.min() >= 0 and lengths.min() >= 0), "runs begin before the store or its end"
-        assert len(starts) == 0 or (starts + lengths).max() <= self.num_tokens, f"runs end after {self.num_tokens}"
+        if len(starts) and not (min(starts.min(), lengths.min()) >= 0 and (starts + lengths).max() <= self.num_tokens):
+            raise DataError(
+                f"{self.prefix}.idx is damaged: it speaks of runs outside of the {self.num_tokens:,} tokens of "
+                f"{self.prefix}.bin; prepare or copy it again"
+            )
         size = self.dtype.itemsize
         tokens = np.frombuffer(self._tokens.read(starts * size, lengths * size), self.dtype).astype(np.int64)
         if self.vocab_size is not None and len(tokens) and not 0 <= tokens.min() <= tokens.max() < self.vocab_size:
