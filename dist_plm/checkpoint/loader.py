@@ -222,7 +222,7 @@ def candidates(storage: Storage) -> list[str]:
         return []
     try:
         latest = step_of(storage.read(LATEST).decode(errors="replace").strip())
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         latest = None
     if latest not in steps:
         log.warning("%s names no checkpoint; the newest one counts", storage.where(LATEST))

@@ -18,16 +18,21 @@ from dist_plm.config.types import key_of
 MOST: Final = 2**63 - 1
 #: Of text that a message repeats.
 _SHOWN_CHARACTERS: Final = 200
+#: Of lists and mappings.
+_SHOWN_LEVELS: Final = 6
+_SHOWN_ITEMS: Final = 100
 
 
-def show(value: Any) -> str:
-    """A value as it would be written on the command line, text in quotes."""
+def show(value: Any, depth: int = _SHOWN_LEVELS) -> str:
+    """Writes a value as on the command line, text in quotes; nothing is longer or deeper than a message bears."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return f"[{', '.join(show(v) for v in value)}]"
+        return _cut(f"[{', '.join(show(v, depth - 1) for v in value[:_SHOWN_ITEMS])}]") if depth else "[…]"
+    if isinstance(value, Mapping):
+        return _show_mapping(value, depth)
     if isinstance(value, int) and abs(value) > MOST:
         return f"{'-' if value < 0 else ''}{_digits(abs(value))}"
     if isinstance(value, str):
@@ -35,6 +40,17 @@ def show(value: Any) -> str:
     if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS:
         return f"{value[:_SHOWN_CHARACTERS]!r}… ({len(value):,} characters)"
     return repr(value)
+
+
+def _show_mapping(value: Mapping[Any, Any], depth: int) -> str:
+    if not depth:
+        return "{…}"
+    items = list(value.items())[:_SHOWN_ITEMS]
+    return _cut(f"{{{', '.join(f'{show(name, 0)}: {show(inner, depth - 1)}' for name, inner in items)}}}")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 5 * _SHOWN_CHARACTERS else f"{text[: 5 * _SHOWN_CHARACTERS]}…"
 
 
 def describe(hint: Any) -> str:

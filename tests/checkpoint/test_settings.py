@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from dist_plm.checkpoint.loader import Checkpoint
+from dist_plm.checkpoint.loader import Checkpoint, candidates
 from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.core.errors import CheckpointError
@@ -45,3 +45,9 @@ def test_settings_are_read(tmp_path: Path) -> None:
 def test_a_file_that_is_gone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read"):
         checkpoint(tmp_path, b"").settings("model.yaml")
+
+
+def test_a_directory_in_place_of_latest_names_no_checkpoint(tmp_path: Path) -> None:
+    found = checkpoint(tmp_path, b"")
+    (tmp_path / "latest").mkdir()
+    assert candidates(found.storage) == ["step_00000001"]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dist_plm.config.bounds import Bounds
 from dist_plm.config.decode import decode, encode, flatten
+from dist_plm.config.messages import show
 from dist_plm.config.runfile import to_yaml
 from dist_plm.config.variants import hints_of, variants_of
 from dist_plm.core.errors import ConfigError
@@ -176,3 +177,15 @@ def test_groups_that_are_no_mapping_are_refused():
 
 def test_flatten():
     assert flatten({"a": {"b": 1, "c": {}}, "d": [{"e": 2}]}) == {"a.b": 1, "d": [{"e": 2}]}
+
+
+def test_what_is_shown_is_no_longer_or_deeper_than_a_message_bears():
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    assert show(deep) == "[[[[[[[…]]]]]]]"
+    assert show({"a": {"b": [{"c": {"d": {"e": {"f": 1}}}}]}}) == "{'a': {'b': [{'c': {'d': {'e': {…}}}}]}}"
+    assert len(show(list(range(10**6)))) < 1100
+    assert len(show(dict.fromkeys(range(10**5)))) < 1100
+    assert show("x" * 300) == f"'{'x' * 200}'… (300 characters)"
+    assert show([1, {"x": None}, "a"]) == "[1, {'x': null}, 'a']"
