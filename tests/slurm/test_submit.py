@@ -116,7 +116,7 @@ def test_a_wrong_configuration_never_reaches_the_queue(user: User, overrides: li
 
 @pytest.mark.parametrize("name", ["two words 100%", """it's "$(touch pwned)" `touch pwned` #1; touch pwned & 语"""])
 def test_whatever_a_run_is_called_is_one_word(user: User, name: str) -> None:
-    lines = "['echo \"$run_dir\"; ls pwned; exit 0']"
+    lines = "['echo \"$run_dir\"; ls pwned || exit 0']"
     _, (job,) = user.submit(
         f"run.name={hydra_text(name)}", f"cluster.setup={lines}", "cluster.options=['--comment=\"a b\"']"
     )
