@@ -19,6 +19,7 @@ from dist_plm.data.prepare.memory import WORK_BYTES, check_room, is_lack_of_memo
 from dist_plm.data.prepare.read_and_clean import collect_rejected, gather
 from dist_plm.data.prepare.staging import check_replaceable, settle, workspace
 from dist_plm.data.prepare.summary import summary
+from dist_plm.data.prepare.training_text import TRAINER_BYTES
 from dist_plm.data.prepare.unknown import check_store
 from dist_plm.data.prepare.worker_group import Crew
 from dist_plm.data.sources.sources import SourceFiles, find_sources
@@ -38,7 +39,6 @@ from dist_plm.data.store.manifest import (
 from dist_plm.data.store.store import TokenStore, dtype_for
 from dist_plm.data.tokenizers.files import FILE_NAME, fingerprint
 from dist_plm.data.tokenizers.save import COMPANION_NAMES
-from dist_plm.data.tokenizers.training_text import TRAINER_BYTES
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.spec.prepare.schema import PrepareConfig, SourceConfig
 

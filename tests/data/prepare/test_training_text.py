@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dist_plm.data.prepare import training_text
 from dist_plm.data.prepare.documents import DocumentShard, Selection, write_documents
-from dist_plm.data.tokenizers import training_text
-from dist_plm.data.tokenizers.training_text import TrainingText, fitting_share
+from dist_plm.data.prepare.training_text import TrainingText, fitting_share
 from dist_plm.spec.prepare.schema import TokenizerConfig
 
 WORDS = re.compile(r"\w+")
