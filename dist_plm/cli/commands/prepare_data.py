@@ -7,9 +7,10 @@
     python launch/prepare_data.py verify=corpus/mine      compares every file of a store with its hash
 
 A source is {path: GLOB} of .txt, .jsonl, .csv or .tsv files, each also .gz or .zst, of .parquet or .arrow files; {hf: DATASET,
-split: train, streaming: true}; or {python: "module:function"}. `text: COLUMN` or "{title}: {body}" says which columns of a
-row are its text. `document: whole` (a file or row), `block` (between blank lines) or `line` says what a document is;
-`max_chars: 8192` cuts longer ones, so that a few books split evenly.
+split: train, streaming: true}; or {python: "module:function"}. `text: COLUMN` or "{title?}: {body}" says which columns of a
+row are its text, with ? those that may be empty; `quoting: none` or `minimal` what quotes are in CSV and TSV. `document:
+whole` (a file or row), `block` (between blank lines) or `line` says what a document is; `max_chars: 8192` cuts longer ones,
+so that a few books split evenly.
 The store holds train, validation and test as Megatron .bin/.idx pairs, a tokenizer that Transformers opens, and
 manifest.json. An interrupted run goes on when it is started again; the same input and configuration give the same bytes
 with any number of workers and ranks.

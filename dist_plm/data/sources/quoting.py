@@ -5,13 +5,15 @@ line ends too, and those of GLUE or Common Voice, in which quotes are text. Read
 documents, and a single stray quote can swallow thousands of rows without any error.
 """
 
+import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dist_plm.core.errors import DataError
-from dist_plm.data.sources.delimited import NumberedLine, Quoting, Row, delimiter_of, rows, text_lines
+from dist_plm.data.sources.delimited import NumberedLine, Quoting, delimiter_of, rows, text_lines
 from dist_plm.data.sources.lines import raw_lines
+from dist_plm.data.sources.records import MAX_RECORD_BYTES
 from dist_plm.data.sources.slices import Slice
 
 #: Lines inside a quoted field that each look like a row, which make it implausible. Text has commas; tabs hardly ever.
@@ -33,10 +35,33 @@ def find_quoting(part: Slice) -> Quoting:
         return part.source.quoting
     if not any(line is not None and b'"' in line for _, line in raw_lines(part)):
         return "minimal"
+    if _is_beyond_doubt(part):
+        return "minimal"
     balance = _weigh(part, "minimal")
     if balance.is_escaped and not (escaped := _weigh(part, "backslash")).broken and not escaped.implausible:
         return "backslash"
     return _judge(part, balance)
+
+
+def _is_beyond_doubt(part: Slice) -> bool:
+    """Whether all rows are right by RFC 4180, and no field in quotes is full of what could be rows: what nearly all files
+    are, and is told in a third of the time that weighing takes."""
+    csv.field_size_limit(MAX_RECORD_BYTES)
+    delimiter = delimiter_of(part)
+    reader = csv.reader((line for _, line in text_lines(part, [])), delimiter=delimiter, strict=True)
+    balance, before = _Balance(), 0
+    try:
+        for fields in reader:
+            balance.width = balance.width or len(fields)
+            if len(fields) not in (0, balance.width):
+                return False
+            if reader.line_num - before > 2:
+                for text in fields:
+                    _look_inside(text.split("\n")[1:-1], balance, delimiter, (before + 1, reader.line_num))
+            before = reader.line_num
+    except csv.Error:
+        return False
+    return not balance.implausible and (balance.uneven_inside > 0 or balance.swallowed < _SWALLOWED)
 
 
 @dataclass(slots=True)
@@ -50,6 +75,7 @@ class _Balance:
         broken: rows that are wrong, or have not as many fields as the header.
         escaped: broken rows with a quote behind a backslash.
         swallowed: lines within fields that look like rows.
+        uneven_inside: those that do not.
         implausible: fields of which nearly all lines do, and many: the first and the last line of each.
     """
 
@@ -60,6 +86,7 @@ class _Balance:
     broken: int = 0
     escaped: int = 0
     swallowed: int = 0
+    uneven_inside: int = 0
     implausible: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -81,7 +108,8 @@ def _weigh(part: Slice, quoting: Quoting) -> _Balance:
             balance.broken += 1
             balance.escaped += any('\\"' in line for _, line in row.lines)
         elif len(row.lines) > 2:
-            _look_inside(row, balance, delimiter)
+            lines = (row.line, row.lines[-1][0])
+            _look_inside([line for _, line in row.lines[1:-1]], balance, delimiter, lines)
     return balance
 
 
@@ -97,15 +125,16 @@ def _counted(lines: Iterator[NumberedLine], balance: _Balance, delimiter: str) -
         yield number, line
 
 
-def _look_inside(row: Row, balance: _Balance, delimiter: str) -> None:
-    inside = [line for _, line in row.lines[1:-1]]
+def _look_inside(inside: list[str], balance: _Balance, delimiter: str, lines: tuple[int, int]) -> None:
+    """At lines within a field, or within a row but for its first and last line, which goes over `lines` of the file."""
     filled = [line for line in inside if line.strip()]
     alike = sum(line.count(delimiter) == balance.width - 1 for line in filled)
     if balance.width == 1 and len(filled) < len(inside):
         return  # paragraphs
     balance.swallowed += alike if balance.width > 1 else 0
+    balance.uneven_inside += len(filled) - alike
     if alike >= _IMPLAUSIBLE[delimiter if balance.width > 1 else ","] and alike >= _IMPLAUSIBLE_SHARE * len(filled):
-        balance.implausible.append((row.line, row.lines[-1][0]))
+        balance.implausible.append(lines)
 
 
 def _judge(part: Slice, balance: _Balance) -> Quoting:
