@@ -50,6 +50,12 @@ def checkpoint_name(state: str, canonical: str) -> str:
     return f"model.{canonical}" if state == "weight" else f"optimizer.{state}.{canonical}"
 
 
+def whole(name: str, shape: tuple[int, ...]) -> Piece:
+    """A logical tensor as one piece."""
+    zeros = (0,) * len(shape)
+    return Piece(name, shape, zeros, zeros, shape)
+
+
 def cut(piece: Piece, limit_bytes: int = FRAGMENT_BYTES) -> Iterator[Piece]:
     """The piece in boxes of whole rows, each of at most `limit_bytes` or one row. None where it is empty."""
     if piece.numel == 0:

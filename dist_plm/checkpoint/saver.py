@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from dist_plm.checkpoint import manifest as manifests
+from dist_plm.checkpoint.finite import not_finite, told
 from dist_plm.checkpoint.fragments import Fragment, HostCopies, Place
 from dist_plm.checkpoint.io.async_writer import WriterProcess
 from dist_plm.checkpoint.io.direct_io import write_file
@@ -28,7 +29,7 @@ from dist_plm.checkpoint.manifest import FileRecord, Manifest
 from dist_plm.checkpoint.planner import FragmentSavePlanner
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.storage import LATEST, Storage, name_of
-from dist_plm.core.errors import CheckpointError
+from dist_plm.core.errors import CheckpointError, Diverged, SaveFailedError
 from dist_plm.distributed.collectives import gather, on_each, on_first
 from dist_plm.models.sharding import Layout
 
@@ -39,8 +40,8 @@ SLOW_SECONDS = 60.0
 SLOW_FACTOR = 3.0
 
 
-class SaveFailedError(RuntimeError):
-    """A checkpoint could not be written; earlier ones are as they were."""
+class NotFiniteError(CheckpointError):
+    """Weights or moments to be saved are not finite."""
 
 
 class CheckpointWriter:
@@ -74,14 +75,26 @@ class CheckpointWriter:
         self._process = WriterProcess(self._copies.memory.fd)
         self._thread: threading.Thread | None = None
         self._error: str | None = None
+        self._diverged = False
         self._step = -1
         self._began, self._told = 0.0, False
         self.last_seconds = 0.0
         self._evaluations: dict[int, dict[str, float]] | None = None
 
-    def save(self, states: Iterable[tuple[Layout, dict[str, Tensor]]], manifest: Manifest) -> None:
+    @property
+    def where(self) -> str:
+        """The checkpoints' directory or URL."""
+        return self._storage.where()
+
+    def save(
+        self, states: Iterable[tuple[Layout, dict[str, Tensor]]], manifest: Manifest, *, proven: int | None = None
+    ) -> None:
         """Copies `states` and has them written as the checkpoint of manifest.step. Waits for an earlier save that is
-        still being written: one is in flight at most. Collective."""
+        still being written: one is in flight at most. Collective.
+
+        Args:
+            proven: the step of the newest checkpoint known to be good: those go that it supersedes. None: none goes.
+        """
         if self._thread is not None and self.is_saving:
             started = time.monotonic()
             log.warning("%s is still being written when the next save is due: waiting for it", name_of(self._step))
@@ -91,12 +104,14 @@ class CheckpointWriter:
         fragments = self._copies.take(states, self._place)
         self._step = manifest.step
         if not self._background:
-            self._run(fragments, manifest)
+            self._run(fragments, manifest, proven)
             self.report()
             return
         self._began, self._told = time.monotonic(), False
         # A daemon, so that a run that fails elsewhere does not hang on it.
-        self._thread = threading.Thread(target=self._run, args=(fragments, manifest), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(fragments, manifest, proven), name="checkpoint", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -121,33 +136,53 @@ class CheckpointWriter:
 
         Raises:
             SaveFailedError: it failed and on_failure is "stop".
+            Diverged: there are numbers that are not finite, so that no later save can succeed.
         """
         if not self.is_saving and self._error is not None:
             error, self._error = self._error, None
             message = f"saving {self._storage.where(name_of(self._step))} failed: {error}"
+            if self._diverged:
+                raise Diverged(message)
             if self._on_failure == "stop":
                 raise SaveFailedError(message)
             log.error("%s; training goes on, earlier checkpoints are as they were", message)
 
-    def wait(self) -> None:
-        """Waits for the save in flight, the last one of the run, and ends the writer process.
+    def wait(self, *, proven: int | None = None) -> None:
+        """Waits for the save in flight, the last one of the run, and ends the writer process. Collective.
 
+        Args:
+            proven: as in `save`.
         Raises:
             SaveFailedError: it failed, so the run's end is not saved.
+            Diverged: as in `report`.
         """
         if self._thread is not None:
             self._thread.join()
         self._process.close()
         if self._error is not None:
-            raise SaveFailedError(f"saving {self._storage.where(name_of(self._step))} failed: {self._error}")
+            kind = Diverged if self._diverged else SaveFailedError
+            raise kind(f"saving {self._storage.where(name_of(self._step))} failed: {self._error}")
+        on_first(self._group, lambda: self._drop_superseded(proven))
 
-    def _run(self, fragments: list[Fragment], manifest: Manifest) -> None:
+    def withdraw(self, step: int, *, latest: int) -> None:
+        """Removes the checkpoint that was written last, and makes another the latest. Collective, after `wait`."""
+
+        def work() -> None:
+            if not self._storage.exists(name_of(latest)):  # saving it failed
+                return
+            self._storage.write(f"{name_of(latest)}\n".encode(), LATEST)
+            self._storage.remove(name_of(step))
+
+        on_first(self._group, work)
+
+    def _run(self, fragments: list[Fragment], manifest: Manifest, proven: int | None) -> None:
         started = time.monotonic()
         try:
+            on_first(self._group, lambda: self._drop_superseded(proven))
             num_bytes = self._write(fragments, manifest)
         # DCP raises a BaseException that holds what each rank ran into.
         except (Exception, CheckpointException) as error:
-            self._error = _describe(error)
+            self._error, self._diverged = _describe(error), isinstance(error, NotFiniteError)
             return
         seconds = self.last_seconds = time.monotonic() - started
         if self._group.rank() == 0:
@@ -158,6 +193,9 @@ class CheckpointWriter:
     def _write(self, fragments: list[Fragment], manifest: Manifest) -> int:
         """Returns the bytes of the whole checkpoint on the first rank."""
         name = name_of(manifest.step)
+        broken = [one for some in gather(self._group, not_finite(fragments)) for one in some]
+        if broken:
+            raise NotFiniteError(f"{told(broken)} hold numbers that are not finite, which are never saved")
         directory = on_first(self._group, lambda: self._storage.begin(name))
         try:
             writer = on_each(self._group, lambda: self._storage.writer(directory))
@@ -172,7 +210,6 @@ class CheckpointWriter:
             if self._group.rank() == 0:
                 self._storage.remove(directory)
             raise
-        on_first(self._group, lambda: self._drop_superseded(manifest))
         return sum(record.bytes for record in merged.values())
 
     def _put(self, records: dict[str, FileRecord], target: str, parts: Sequence[bytes | Tensor]) -> None:
@@ -194,12 +231,15 @@ class CheckpointWriter:
         self._storage.write(manifests.encode(replace(manifest, files=files)), directory, manifests.NAME)
         self._storage.commit(name)
         self._storage.write(f"{name}\n".encode(), LATEST)
+        if self._evaluations is not None:
+            self._evaluations[manifest.step] = dict(manifest.evaluation)
 
-    def _drop_superseded(self, manifest: Manifest) -> None:
+    def _drop_superseded(self, proven: int | None) -> None:
         if self._evaluations is None:
             self._evaluations = self._read_evaluations()
-        self._evaluations[manifest.step] = dict(manifest.evaluation)
-        for step in self._retention.superseded(self._evaluations, manifest.step):
+        if proven not in self._evaluations:  # saving it failed
+            return
+        for step in self._retention.superseded(self._evaluations, proven):
             self._storage.remove(name_of(step))
             del self._evaluations[step]
 

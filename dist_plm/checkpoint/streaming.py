@@ -15,11 +15,13 @@ from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
 from dist_plm.checkpoint import manifest as manifests
-from dist_plm.checkpoint.fragments import Fragment, cut
+from dist_plm.checkpoint.finite import is_finite
+from dist_plm.checkpoint.fragments import Fragment, cut, whole
 from dist_plm.checkpoint.io.hashing import HashedFiles
 from dist_plm.checkpoint.manifest import FileRecord, Manifest
 from dist_plm.checkpoint.planner import FragmentSavePlanner
 from dist_plm.checkpoint.storage import LATEST, Storage, name_of
+from dist_plm.core.errors import CheckpointError
 from dist_plm.models.sharding import Piece
 
 #: A file of tensors is closed once it holds this much.
@@ -63,7 +65,7 @@ def _write_tensors(
 ) -> dict[str, FileRecord]:
     files = HashedFiles(writer.fs)
     writer.fs = files  # pyright: ignore[reportAttributeAccessIssue]
-    boxes = [box for name, shape in shapes.items() for box in cut(_whole(name, shape))]
+    boxes = [box for name, shape in shapes.items() for box in cut(whole(name, shape))]
     planner = FragmentSavePlanner([_described(box) for box in boxes])
     planner.set_up_planner({}, is_coordinator=True)
     writer.set_up_storage_writer(True)
@@ -73,11 +75,6 @@ def _write_tensors(
     results = [_write_file(writer, f"__0_{number}.distcp", part, read) for number, part in enumerate(_files(pairs))]
     writer.finish(metadata, results)
     return files.records
-
-
-def _whole(name: str, shape: tuple[int, ...]) -> Piece:
-    zeros = (0,) * len(shape)
-    return Piece(name, shape, zeros, zeros, shape)
 
 
 def _described(box: Piece) -> Fragment:
@@ -105,7 +102,12 @@ def _write_file(
         for item, box in part:
             offset = stream.tell()
             # A copy where the values are a view: all of what is viewed would be saved.
-            torch.save(read(box).to(torch.float32, copy=True).contiguous(), cast(Any, stream))
+            values = read(box).to(torch.float32, copy=True).contiguous()
+            if not is_finite(values):
+                raise CheckpointError(
+                    f"{item.index.fqn} holds numbers that are not finite: the run that it is of had diverged"
+                )
+            torch.save(values, cast(Any, stream))
             length = stream.tell() - offset
             results.append(WriteResult(item.index, length, _StorageInfo(name, offset, length)))
         if writer.sync_files:

@@ -72,7 +72,7 @@ def guarded(act: Callable[[], int]) -> int:
         return act()
     except Refusal as refusal:
         _report(refusal)
-        return EXIT_REFUSED
+        return refusal.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -3,10 +3,14 @@
 EXIT_FINISHED = 0
 EXIT_REFUSED = 2
 EXIT_REQUEUE = 75
+#: As sysexits.h has it for an error of input or output.
+EXIT_NOT_SAVED = 74
 
 
 class Refusal(Exception):
     """Bad input: the message names what is wrong, where, and what to do. Exit code 2."""
+
+    exit_code = EXIT_REFUSED
 
 
 class ConfigError(Refusal):
@@ -37,3 +41,13 @@ class DataError(Refusal):
 
 class CheckpointError(Refusal):
     """A checkpoint cannot be used: missing, incomplete, damaged, or made by a run that does not fit this one."""
+
+
+class Diverged(Refusal):
+    """A run whose loss or gradients are no longer finite: started again as it is, it would end in the same way."""
+
+
+class SaveFailedError(Refusal):
+    """A checkpoint could not be written; earlier ones are as they were. Started again, the run makes these steps again."""
+
+    exit_code = EXIT_NOT_SAVED

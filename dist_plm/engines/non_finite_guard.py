@@ -8,12 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dist_plm.core.errors import Diverged
 from dist_plm.distributed.groups import Groups
 from dist_plm.models.sharding import Layout
-
-
-class Diverged(RuntimeError):
-    """No update was possible for `train.max_skipped` steps in a row. The message says where it began."""
 
 
 def poisoned_if_not_finite(loss: Tensor) -> Tensor:
@@ -79,6 +76,5 @@ class SkipWatch:
         where = "; ".join(found) or "no gradient by itself, but their norm over all ranks"
         return (
             f"{self._in_a_row} updates in a row were skipped (train.max_skipped), the loss is {loss:g}. The first gradient "
-            f"of a backward pass that was not finite, by rank: {where}. Lower optim.lr, lengthen the warm-up, or go back "
-            "to an earlier checkpoint"
+            f"of a backward pass that was not finite, by rank: {where}"
         )

@@ -18,7 +18,15 @@ from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import Storage, open_storage
 from dist_plm.config import runfile
 from dist_plm.config.decode import encode
-from dist_plm.core.errors import EXIT_FINISHED, EXIT_REQUEUE, CheckpointError, ConfigError, DataError
+from dist_plm.core.errors import (
+    EXIT_FINISHED,
+    EXIT_REQUEUE,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Diverged,
+    SaveFailedError,
+)
 from dist_plm.core.files import make_directory
 from dist_plm.core.installed import start_words, typed
 from dist_plm.data.loader.batch import Batch
@@ -173,7 +181,12 @@ def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, d
         recorder=recorder,
         stream=stream,
     )
-    finished = train(parts, position)
+    try:
+        finished = train(parts, position)
+    except (Diverged, SaveFailedError):
+        if recorder is not None:
+            recorder.close()
+        raise
     if recorder is not None:
         recorder.close()
     if not finished:

@@ -1,5 +1,6 @@
 """Decides when to step, evaluate, save and stop. Every rank runs it; rank 0 alone has a recorder."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from typing import Any
 
 from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.saver import CheckpointWriter
+from dist_plm.core.errors import Diverged, SaveFailedError
 from dist_plm.data.loader.batch import Batch
 from dist_plm.engines.base import Engine
 from dist_plm.monitor.watchdog import Watchdog
@@ -15,9 +17,12 @@ from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import peak_learning_rate
 from dist_plm.spec.rules.finalize import num_microbatches
 from dist_plm.spec.schema import PretrainConfig
+from dist_plm.train.divergence import Health, diverged
 from dist_plm.train.metrics_logger import Recorder
 from dist_plm.train.prefetcher import Feed, Interruptible
 from dist_plm.train.stopping import Control, StopRequestedError
+
+log = logging.getLogger(__name__)
 
 #: How long a rank waits for data before it asks the others whether to stop.
 POLL_SECONDS = 0.5
@@ -71,6 +76,7 @@ class Parts:
     watchdog: Watchdog
     recorder: Recorder | None
     stream: Mapping[str, Any]
+    health: Health = field(default_factory=Health)
 
 
 def train(parts: Parts, position: Position) -> bool:
@@ -81,20 +87,49 @@ def train(parts: Parts, position: Position) -> bool:
 
     Raises:
         SaveFailedError: the run's end, or with on_failure "stop" any checkpoint, could not be written.
+        Diverged: the last loss is not finite, or no update was possible for train.max_skipped steps.
     """
-    config = parts.config
+    config, health = parts.config, parts.health
+    began_with = health.newest = position.saved_step
     stop = config.train.stop_at or config.train.steps
     finished = True
-    if position.step < stop or position.evaluation_due:
-        try:
-            _run(parts, position, stop)
-        except StopRequestedError:
-            finished = False
-    if (config.checkpoint.at_end or not finished) and position.saved_step != position.step:
-        _save(parts, position)
-    parts.watchdog.progress("waiting until the last checkpoint is written", patient=True)
-    parts.checkpoints.wait()
+    try:
+        if position.step < stop or position.evaluation_due:
+            try:
+                _run(parts, position, stop)
+            except StopRequestedError:
+                finished = False
+        if health.is_broken and (finished or health.newest == began_with):
+            raise Diverged(f"after step {position.step} the loss is {health.loss:g}")
+        _save_end(parts, position, finished=finished)
+        parts.watchdog.progress("waiting until the last checkpoint is written", patient=True)
+        newest = None if health.newest == began_with else health.newest
+        parts.checkpoints.wait(proven=newest if health.may_save else health.good)
+    except Diverged as error:
+        _withdraw(parts, began_with)
+        raise diverged(str(error), health, parts.checkpoints.where) from None
     return finished
+
+
+def _save_end(parts: Parts, position: Position, *, finished: bool) -> None:
+    if (parts.config.checkpoint.at_end or not finished) and position.saved_step != position.step:
+        if parts.health.is_broken:
+            log.warning("the loss is not finite: step %d is not saved, an earlier checkpoint counts", position.step)
+        else:
+            _save(parts, position)
+
+
+def _withdraw(parts: Parts, began_with: int | None) -> None:
+    """Takes back the newest checkpoint of a run that diverged where no good step was made from it, so that the run goes on
+    from the good one before. One that it began with stays: nothing of this start tells what came before."""
+    health, good, newest = parts.health, parts.health.good, parts.health.newest
+    parts.watchdog.progress("waiting until the last checkpoint is written", patient=True)
+    try:
+        parts.checkpoints.wait()
+        if health.is_broken and newest is not None and good is not None and newest not in (good, began_with):
+            parts.checkpoints.withdraw(newest, latest=good)
+    except (SaveFailedError, Diverged) as error:
+        log.error("%s", error)
 
 
 def _run(parts: Parts, position: Position, stop: int) -> None:
@@ -105,7 +140,7 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
         return
     runs = BatchSizes.of(parts.config.train).runs(position.samples, stop - position.step)
     counts = (num_microbatches(parts.config, batch) for steps, batch in runs for _ in range(steps))
-    feed = Feed(parts.batches(position), counts)
+    feed, due = Feed(parts.batches(position), counts), False
     try:
         while position.step < stop:
             _make_step(parts, position, feed)
@@ -113,8 +148,10 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
             position.evaluation = {}
             position.evaluation_due = True
             _evaluate_and_record(parts, position, last=step == stop)
-            if _is_due(step, config.checkpoint.every):
+            due |= _is_due(step, config.checkpoint.every)
+            if due and parts.health.may_save:
                 _save(parts, position)
+                due = False
     finally:
         feed.close()
 
@@ -135,6 +172,7 @@ def _make_step(parts: Parts, position: Position, feed: Feed) -> None:
     ended = time.perf_counter()
     parts.control.note_step(ended - started)
     parts.watchdog.note_step(ended - began)
+    parts.health.note_step(step, result)
     batch = BatchSizes.of(config.train).at(position.samples)
     position.step, position.samples = step, position.samples + batch
     if recorder is not None:
@@ -171,6 +209,7 @@ def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> Non
             parts.watchdog.progress(doing, patient=True)
 
         position.evaluation = parts.evaluate(parts.engine, between)
+        parts.health.note_evaluation(step, position.evaluation)
         parts.control.note("evaluation", time.perf_counter() - began)
         if recorder is not None:
             recorder.note_evaluation(step, position.evaluation)
@@ -196,8 +235,9 @@ def _save(parts: Parts, position: Position) -> None:
                 "recorder": parts.recorder.state() if parts.recorder is not None else {},
             },
         ),
+        proven=parts.health.good,
     )
-    position.saved_step = position.step
+    position.saved_step = parts.health.newest = position.step
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dist_plm.checkpoint.finite import is_finite
 from dist_plm.checkpoint.fragments import checkpoint_name
 from dist_plm.checkpoint.loader import Checkpoint, look_at
 from dist_plm.checkpoint.manifest import Manifest
@@ -188,6 +189,11 @@ class _Export:
                 (checkpoint_name("weight", entry.name), Piece(entry.name, shape, zeros, zeros, shape), target)
             )
         self._found.tensors.read_pieces(wanted)
+        if not is_finite(stored):
+            raise CheckpointError(
+                f"{self._found.where} holds numbers that are not finite, in {name}: its run had diverged; choose an earlier "
+                "checkpoint"
+            )
         return stored
 
 

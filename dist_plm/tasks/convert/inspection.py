@@ -17,7 +17,9 @@ def inspect(path: str) -> tuple[str, bool]:
     if problems:
         return "\n".join([*lines, "damaged:", *(f"  {problem}" for problem in problems)]), False
     lines += [f"every one of its {len(found.manifest.files)} files fits its checksum", "", *_tensors(found)]
-    return "\n".join(lines), True
+    if broken := _broken(found):
+        lines += ["", "not finite, so nothing goes on from it:", *(f"  {line}" for line in broken)]
+    return "\n".join(lines), not broken
 
 
 def _facts(found: Checkpoint) -> list[str]:
@@ -35,6 +37,15 @@ def _facts(found: Checkpoint) -> list[str]:
         facts[f"changed at step {change['step']}"] = "; ".join(change["changes"])
     width = max(map(len, facts))
     return [f"{name:<{width}}  {value}" for name, value in facts.items()]
+
+
+def _broken(found: Checkpoint) -> list[str]:
+    """The tensors that hold numbers which are not finite, and how many."""
+    counts = {
+        name: sum(int((~box.isfinite()).sum()) for box in found.tensors.read_boxes(name))
+        for name in sorted(found.tensors.tensors)
+    }
+    return [f"{name}: {count:,} of its numbers" for name, count in counts.items() if count]
 
 
 def _tensors(found: Checkpoint) -> list[str]:

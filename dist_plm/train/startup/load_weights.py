@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dist_plm.checkpoint.finite import finite_alone
 from dist_plm.checkpoint.fragments import names_held
 from dist_plm.checkpoint.loader import Checkpoint
 from dist_plm.checkpoint.storage import open_storage
@@ -138,7 +139,8 @@ def begin_with(
         known = all(piece.name in weights.shapes for piece in layout.pieces)
         return weights.read(layout) if known else _drawn(layout, config)
 
-    engine.load_parameter_states(read)
+    with finite_alone(read, weights.where, group, "these weights are broken; name others") as looked:
+        engine.load_parameter_states(looked)
     log.info("began with the weights of %s", weights.where)
     if fresh:
         log.info("not in it, and begun anew: %s", listed(fresh, most=20))

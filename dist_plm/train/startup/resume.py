@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dist_plm.checkpoint.finite import finite_alone
 from dist_plm.checkpoint.loader import Checkpoint, find
 from dist_plm.checkpoint.storage import Storage
 from dist_plm.config import runfile
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 RUN_FILE = "run.yaml"
 #: The fact of a stream that says by which rule masks are drawn; checkpoints without it are of the first.
 MASKS = "dropout.stream"
+_EARLIER = "its run had diverged; name an earlier checkpoint with train.resume=PATH"
 
 
 def stream_of(config: PretrainConfig, dataset: Dataset | None) -> dict[str, Any]:
@@ -112,7 +114,8 @@ def restore(
         return Position(history=[{"step": 0, "changes": [f"begun with the weights of {found.where}"]}])
     history = check_stream(found, config, stream)
     found.check_model(layouts, group)
-    engine.load_parameter_states(found.read)
+    with finite_alone(found.read, found.where, group, _EARLIER) as read:
+        engine.load_parameter_states(read)
     engine.load_scalars(manifest.engine)
     log.info("resumed from %s: %d steps, %d samples", found.where, manifest.step, manifest.samples_seen)
     for change in _changed_settings(found, config):
@@ -143,7 +146,9 @@ def begin_from(
     with of_beginning(path):
         found = find_at(path, storage, group, verify=config.checkpoint.verify)
         found.check_model(layouts, group)
-        engine.load_parameter_states(partial(_read, found, with_moments=kept != "none"))
+        read = partial(_read, found, with_moments=kept != "none")
+        with finite_alone(read, found.where, group, "it diverged") as read:
+            engine.load_parameter_states(read)
     if kept != "none":
         engine.load_scalars({**found.manifest.engine} | ({"optimizer_steps": 0} if kept == "restart" else {}))
     told = f"begun with the weights of {found.where} (train.init_optimizer={kept})"

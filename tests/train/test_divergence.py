@@ -1,0 +1,170 @@
+"""A run that has diverged neither ends well nor takes its good checkpoints with it."""
+
+import math
+import shutil
+from itertools import count
+from unittest.mock import patch
+
+import pytest
+
+from dist_plm.checkpoint.storage import LocalStorage
+from dist_plm.core.errors import EXIT_REFUSED
+from dist_plm.engines.megatron.engine import MegatronEngine
+from dist_plm.monitor.metrics import read_metrics
+from tests.checkpoint.poison import poison
+from tests.ranks.pool import RanksError
+from tests.ranks.ports import free_port
+from tests.train.running import make_store, run_case, settings, signalled_case
+
+pytestmark = pytest.mark.ranks
+
+LONG = {"train__steps": 60, "checkpoint__every": 5, "train__max_skipped": 12}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("store") / "tokens")
+
+
+@pytest.fixture(scope="module")
+def good(ranks, store, tmp_path_factory):
+    """A run whose checkpoints 15 and 20 are there."""
+    run_dir = tmp_path_factory.mktemp("good")
+    assert ranks.run(1, run_case, settings(store, run_dir, **LONG, train__stop_at=20), free_port()) == [0]
+    assert LocalStorage(run_dir / "checkpoints").steps() == [15, 20]
+    return run_dir
+
+
+def go_on(ranks, store, run_dir, num_ranks=1, **changes):
+    config = settings(store, run_dir, **{**LONG, **changes})
+    return ranks.run(num_ranks, run_case, config, free_port())
+
+
+def diverges(ranks, store, run_dir, num_ranks=1, **changes):
+    """What the run that begins with a rate that explodes ends with."""
+    with pytest.raises(RanksError, match="Diverged") as told:
+        go_on(ranks, store, run_dir, num_ranks, **{"optim__lr": 1e20, **changes})
+    return str(told.value)
+
+
+def latest(run_dir):
+    return (run_dir / "checkpoints" / "latest").read_text().strip()
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_good_checkpoints_stay_and_a_sane_rate_goes_on_from_them(ranks, store, good, tmp_path, num_ranks):
+    run_dir = shutil.copytree(good, tmp_path / "run")
+    said = diverges(ranks, store, run_dir, num_ranks, checkpoint__every=10)
+    assert "12 updates in a row were skipped" in said
+    assert f"The last good step is 21; the newest good checkpoint is {run_dir}/checkpoints/step_00000020" in said
+    assert "lower optim.lr" in said
+    assert LocalStorage(run_dir / "checkpoints").steps() == [15, 20]
+    assert latest(run_dir) == "step_00000020"
+    assert go_on(ranks, store, run_dir, num_ranks, train__stop_at=30) == [0] * num_ranks
+    assert "the loss is nan, its update is skipped" in (run_dir / "log" / "rank_00000.log").read_text()
+
+
+def test_a_checkpoint_saved_by_the_update_that_broke_the_weights_is_not_gone_on_from(ranks, store, good, tmp_path):
+    run_dir = shutil.copytree(good, tmp_path / "run")
+    said = diverges(ranks, store, run_dir, checkpoint__every=1, checkpoint__keep=1)
+    assert "the newest good checkpoint is" in said
+    assert "step_00000020, from which" in said
+    assert LocalStorage(run_dir / "checkpoints").steps() == [20]
+    assert latest(run_dir) == "step_00000020"
+    assert go_on(ranks, store, run_dir, train__stop_at=25) == [0]
+    assert LocalStorage(run_dir / "checkpoints").steps() == [20, 25]
+
+
+def test_a_run_whose_last_loss_is_not_finite_has_not_ended_well(ranks, store, good, tmp_path):
+    """Before train.max_skipped is reached."""
+    run_dir = shutil.copytree(good, tmp_path / "run")
+    assert "after step 25 the loss is nan" in diverges(ranks, store, run_dir, train__stop_at=25)
+    assert LocalStorage(run_dir / "checkpoints").steps() == [15, 20]
+    assert [r["step"] for r in read_metrics(run_dir / "metrics.jsonl")][-1] == 25
+
+
+def test_neither_has_one_whose_last_update_was_the_fatal_one(ranks, store, good, tmp_path):
+    """As its held-out loss tells."""
+    run_dir = shutil.copytree(good, tmp_path / "run")
+    assert "after step 21 the loss is nan" in diverges(ranks, store, run_dir, train__stop_at=21)
+    assert LocalStorage(run_dir / "checkpoints").steps() == [15, 20]
+
+
+def overflowing_case(world, config, port):
+    """A run in whose second step a moment of the optimizer overflows, which neither loss nor gradient shows."""
+    steps, original = count(1), MegatronEngine.train_step
+
+    def step(engine, *arguments):
+        result = original(engine, *arguments)
+        if next(steps) == 2:
+            state = next(iter(engine._optimizer.optimizer.state.values()))
+            state["exp_avg_sq"].view(-1)[0] = math.inf
+        return result
+
+    with patch.object(MegatronEngine, "train_step", step):
+        return run_case(world, config, port)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_weights_that_are_not_finite_are_never_saved(ranks, store, good, tmp_path, background):
+    run_dir = shutil.copytree(good, tmp_path / "run")
+    changes = {"checkpoint__every": 1, "checkpoint__background": background}
+    with pytest.raises(
+        RanksError, match=r"Diverged.*step_00000022 failed: optimizer\.exp_avg_sq\.\S+ hold numbers that are"
+    ):
+        ranks.run(1, overflowing_case, settings(store, run_dir, **{**LONG, **changes}), free_port())
+    assert latest(run_dir) == "step_00000021"
+    assert not list((run_dir / "checkpoints").glob("*.tmp"))
+
+
+def test_a_signal_in_a_streak_saves_nothing(ranks, store, good, tmp_path):
+    run_dir = shutil.copytree(good, tmp_path / "run")
+    broken = settings(store, run_dir, **LONG, optim__lr=1e20)
+    with pytest.raises(RanksError, match=r"Diverged: the run diverged: after step 2\d the loss is nan"):
+        ranks.run(1, signalled_case, broken, free_port(), "step", 4)
+    saving = settings(store, run_dir, **{**LONG, "checkpoint__every": 1}, optim__lr=1e20)
+    ((code, _),) = ranks.run(1, signalled_case, saving, free_port(), "step", 4)
+    assert code == 75, "it got further than it was"
+    assert LocalStorage(run_dir / "checkpoints").steps() == [15, 20, 21]
+
+
+def test_skipped_updates_put_a_save_off(ranks, store, tmp_path):
+    """As under fp16, whose loss scale is looked for: the losses are finite."""
+    fp16 = {"precision__name": "fp16", "precision__initial_loss_scale": 2.0**40, "checkpoint__keep": 9}
+    fp16 |= {
+        "precision__loss_scale_hysteresis": 1,
+        "checkpoint__every": 2,
+        "train__steps": 40,
+        "train__max_skipped": 40,
+    }
+    assert go_on(ranks, store, tmp_path / "run", **fp16) == [0]
+    skipped = [r["step"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if r["skipped"]]
+    assert len(skipped) > 3
+    steps = LocalStorage(tmp_path / "run" / "checkpoints").steps()
+    assert not set(steps) & set(skipped)
+    assert steps[0] == skipped[-1] + 1
+
+
+@pytest.mark.parametrize("name", ["model.embedding.word.weight", "optimizer.exp_avg_sq.embedding.word.weight"])
+def test_numbers_that_are_not_finite_are_not_resumed(ranks, store, good, tmp_path, name):
+    run_dir = shutil.copytree(good, tmp_path / "run")
+    poison(run_dir / "checkpoints" / "step_00000020", name, math.inf)
+    with pytest.raises(RanksError, match=rf"holds numbers that are not finite, in {name}.*train\.resume=PATH"):
+        go_on(ranks, store, run_dir, 2)
+    back = {"train__resume": f"{run_dir}/checkpoints/step_00000015", "train__stop_at": 16}
+    assert go_on(ranks, store, run_dir, **back) == [0]
+    begin = {"train__init_from": f"{run_dir}/checkpoints/step_00000020", "train__steps": 2}
+    with pytest.raises(RanksError, match=r"train\.init_from = .*numbers that are not finite"):
+        go_on(ranks, store, tmp_path / "other", **begin)
+
+
+def test_the_program_says_it_once_and_asks_for_no_other_start(pretrain, tmp_path):
+    done = pretrain("broken", "optim.lr=1e30", "train.steps=5", ranks=2)
+    assert "[rank" not in done.stderr, done.stderr
+    assert done.stderr.count("the run diverged: after step 5 the loss is nan") == 1
+    assert done.returncode != 0
+    alone = pretrain("alone", "optim.lr=1e30", "train.steps=5")
+    assert alone.returncode == EXIT_REFUSED, alone.stderr
+    assert "there is no checkpoint from before" in alone.stderr
+    assert "Traceback" not in alone.stderr
+    assert not (tmp_path / "alone" / "checkpoints" / "latest").exists()
