@@ -51,7 +51,7 @@ class Checkpoint:
     @property
     def is_weights_only(self) -> bool:
         """Whether it holds no optimizer, not even how far one was."""
-        return not self.manifest.engine
+        return not self.manifest.engine and not any(name.startswith("optimizer.") for name in self.tensors.tensors)
 
     @cached_property
     def weights(self) -> dict[str, tuple[int, ...]]:
@@ -98,6 +98,11 @@ class Checkpoint:
         Raises:
             CheckpointError: on every rank, naming weights that differ in shape, are missing or are left over.
         """
+        if not self.manifest.engine and not self.is_weights_only:
+            raise CheckpointError(
+                f"{self.where} holds an optimizer's moments, and its {manifests.NAME} does not tell of how many updates: it "
+                f"is not what this program writes; {_REMEDY}"
+            )
         mine = names_held(layouts, ["weight"])
         wanted = {name: shape for held in gather(group, mine) for name, shape in held.items()}
         saved = {n: tuple(m.size) for n, m in self.tensors.tensors.items() if n.startswith("model.")}
@@ -154,6 +159,7 @@ def open_checkpoint(storage: Storage, name: str, group: dist.ProcessGroup | None
         manifest = manifests.decode(data, where)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {_REMEDY}") from None
+    _check_step(manifest, name, storage.where(name))
     found = gather(group, _damages(storage, name, _share(manifest, group), manifest, verify=verify))
     problems = sorted(problem for some in found for problem in some)
     if problems:
@@ -175,7 +181,16 @@ def look_at(path: str) -> tuple[Checkpoint, list[str]]:
             raise CheckpointError(f"there is no checkpoint in {storage.where()}")
         name = names[0]
     manifest = manifests.decode(_read_manifest(storage, name), storage.where(name, manifests.NAME))
+    _check_step(manifest, name, storage.where(name))
     return Checkpoint(storage, name, manifest), _damages(storage, name, manifest.files, manifest, verify=True)
+
+
+def _check_step(manifest: Manifest, name: str, where: str) -> None:
+    if step_of(name) not in (None, manifest.step):
+        raise CheckpointError(
+            f"{where} was saved after step {manifest.step}, as its {manifests.NAME} says: it was renamed or copied over "
+            f"another; {_REMEDY}"
+        )
 
 
 def _read_manifest(storage: Storage, name: str) -> bytes:
@@ -184,6 +199,10 @@ def _read_manifest(storage: Storage, name: str) -> bytes:
     except FileNotFoundError:
         raise CheckpointError(
             f"{storage.where(name)} is not a complete checkpoint: it has no {manifests.NAME}; {_REMEDY}"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{storage.where(name, manifests.NAME)} cannot be read: {error.strerror}; {_REMEDY}"
         ) from None
 
 
@@ -224,6 +243,8 @@ def candidates(storage: Storage) -> list[str]:
         latest = step_of(storage.read(LATEST).decode(errors="replace").strip())
     except (FileNotFoundError, IsADirectoryError):
         latest = None
+    except OSError as error:
+        raise CheckpointError(f"{storage.where(LATEST)} cannot be read: {error.strerror}; {_REMEDY}") from None
     if latest not in steps:
         log.warning("%s names no checkpoint; the newest one counts", storage.where(LATEST))
         latest = steps[-1]

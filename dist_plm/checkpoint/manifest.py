@@ -5,13 +5,14 @@ It is written last, so a directory without a valid one is not a complete checkpo
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import xxhash
 
 from dist_plm.core.errors import CheckpointError
+from dist_plm.core.parsing import is_number, load_json
 
 NAME = "checkpoint.json"
 FORMAT = "dist_plm checkpoint"
@@ -73,15 +74,78 @@ def decode(data: bytes, where: str) -> Manifest:
     try:
         text = data.decode()
         noted = _CHECKSUM.search(text)
-        content: dict[str, Any] = json.loads(text)
+        content = load_json(text)
     except ValueError as error:
         raise CheckpointError(f"{where} is damaged: {error}") from None
     blank = text.removesuffix("\n").replace(noted[1], _BLANK, 1) if noted else ""
     if noted is None or not text.endswith("\n") or checksum(blank.encode()) != noted[1]:
         raise CheckpointError(f"{where} is damaged: its content does not fit its checksum")
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{where} is no manifest of a checkpoint: it holds a {type(content).__name__}")
     kind, version = content.pop("format", None), content.pop("version", None)
     if kind != FORMAT or version != VERSION:
         raise CheckpointError(f"{where} is a {kind!r} of version {version}; this program reads {FORMAT!r} of {VERSION}")
-    content.pop("checksum")
+    content.pop("checksum", None)
+    if problems := [f"`{name}` {problem}" for name, problem in _problems(content)]:
+        raise CheckpointError(f"{where} is not what this program writes: {'; '.join(problems)}")
     content["files"] = {name: FileRecord(**record) for name, record in content["files"].items()}
     return Manifest(**content)
+
+
+def _problems(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with a manifest of which only the checksum is known to fit."""
+    for name in sorted(content.keys() ^ _FITS.keys()):
+        yield name, "is missing" if name in _FITS else "has no meaning"
+    for name, (fits, meant) in _FITS.items():
+        if name in content and not fits(content[name]):
+            yield name, f"is not {meant}"
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_mapping(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(fits(part) for part in value.values())
+
+
+def _is_change(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"step", "changes"}
+        and _is_count(value["step"])
+        and isinstance(value["changes"], list)
+        and all(isinstance(change, str) for change in value["changes"])
+    )
+
+
+def _are_files(value: Any) -> bool:
+    return _is_mapping(value, _is_record) and all(name not in ("", ".", "..") and "/" not in name for name in value)
+
+
+def _is_record(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"bytes", "checksum"}
+        and _is_count(value["bytes"])
+        and isinstance(value["checksum"], str)
+        and re.fullmatch("[0-9a-f]{32}", value["checksum"]) is not None
+    )
+
+
+def _is_engine(value: Any) -> bool:
+    """A checkpoint of weights alone has no engine's scalars; any other tells how many updates the optimizer made."""
+    return _is_mapping(value, is_number) and (not value or _is_count(value.get("optimizer_steps")))
+
+
+#: For each field whether a value is one, and what it is.
+_FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "step": (_is_count, "a number of updates"),
+    "samples_seen": (_is_count, "a number of samples"),
+    "engine": (_is_engine, "the scalars of an engine"),
+    "stream": (lambda value: isinstance(value, dict), "a mapping of what decides the samples"),
+    "history": (lambda value: isinstance(value, list) and all(map(_is_change, value)), "a list of changes"),
+    "evaluation": (lambda value: _is_mapping(value, is_number), "a mapping of numbers"),
+    "loop": (lambda value: isinstance(value, dict), "a mapping"),
+    "files": (_are_files, "a mapping of files with their sizes and checksums"),
+}
