@@ -96,7 +96,7 @@ class HostCopies:
         written by one rank: tied copies by none, what tensor ranks hold whole by one of them."""
         split, whole = Dealer(place.replicas), Dealer(place.replicas * place.tensor_size)
         fragments: list[Fragment] = []
-        on_device = False
+        on_device, failure = False, None
         for layout, tensors in states:
             if layout.copy:
                 continue
@@ -108,9 +108,14 @@ class HostCopies:
                     if writers.take(box.numel) != me:
                         continue
                     on_device |= tensor.is_cuda
-                    fragments.append(self._copy(checkpoint_name(state, box.name), box, box.local(tensor)))
+                    try:
+                        fragments.append(self._copy(checkpoint_name(state, box.name), box, box.local(tensor)))
+                    except (OSError, MemoryError) as error:  # other ranks go through `states` with this one
+                        failure = error
         if on_device:
             torch.cuda.synchronize()
+        if failure is not None:
+            raise failure
         return fragments
 
     def _copy(self, name: str, box: Piece, source: Tensor) -> Fragment:

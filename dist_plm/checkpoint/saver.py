@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 #: A save is slow that takes longer than this, and so many times longer than the one before.
 SLOW_SECONDS = 60.0
 SLOW_FACTOR = 3.0
+#: Stands for the step of the newest checkpoint saved.
+NEWEST = -1
 
 
 class NotFiniteError(CheckpointError):
@@ -77,6 +79,7 @@ class CheckpointWriter:
         self._error: str | None = None
         self._diverged = False
         self._step = -1
+        self._saved: int | None = None
         self._began, self._told = 0.0, False
         self.last_seconds = 0.0
         self._evaluations: dict[int, dict[str, float]] | None = None
@@ -87,13 +90,13 @@ class CheckpointWriter:
         return self._storage.where()
 
     def save(
-        self, states: Iterable[tuple[Layout, dict[str, Tensor]]], manifest: Manifest, *, proven: int | None = None
+        self, states: Iterable[tuple[Layout, dict[str, Tensor]]], manifest: Manifest, *, proven: int | None = NEWEST
     ) -> None:
         """Copies `states` and has them written as the checkpoint of manifest.step. Waits for an earlier save that is
         still being written: one is in flight at most. Collective.
 
         Args:
-            proven: the step of the newest checkpoint known to be good: those go that it supersedes. None: none goes.
+            proven: the step of the newest checkpoint known to be good: those that it supersedes go. None: none goes.
         """
         if self._thread is not None and self.is_saving:
             started = time.monotonic()
@@ -101,11 +104,12 @@ class CheckpointWriter:
             self._thread.join()
             log.warning("training waited %.1f s for it", time.monotonic() - started)
         self.report()
-        fragments = self._copies.take(states, self._place)
         self._step = manifest.step
+        fragments = self._copy(states)
+        if fragments is None:
+            return
         if not self._background:
             self._run(fragments, manifest, proven)
-            self.report()
             return
         self._began, self._told = time.monotonic(), False
         # A daemon, so that a run that fails elsewhere does not hang on it.
@@ -113,6 +117,17 @@ class CheckpointWriter:
             target=self._run, args=(fragments, manifest, proven), name="checkpoint", daemon=True
         )
         self._thread.start()
+
+    def _copy(self, states: Iterable[tuple[Layout, dict[str, Tensor]]]) -> list[Fragment] | None:
+        """None where a rank has no memory for it, which is a save that failed. Collective."""
+        fragments, problem = None, None
+        try:
+            fragments = self._copies.take(states, self._place)
+        except (OSError, MemoryError) as error:
+            problem = f"rank {self._group.rank()}: no memory for the copy that is written: {_describe(error)}"
+        if problems := [one for one in gather(self._group, problem) if one is not None]:
+            self._error = "; ".join(problems)
+        return None if problems else fragments
 
     @property
     def is_saving(self) -> bool:
@@ -147,7 +162,7 @@ class CheckpointWriter:
                 raise SaveFailedError(message)
             log.error("%s; training goes on, earlier checkpoints are as they were", message)
 
-    def wait(self, *, proven: int | None = None) -> None:
+    def wait(self, *, proven: int | None = NEWEST) -> None:
         """Waits for the save in flight, the last one of the run, and ends the writer process. Collective.
 
         Args:
@@ -231,15 +246,19 @@ class CheckpointWriter:
         self._storage.write(manifests.encode(replace(manifest, files=files)), directory, manifests.NAME)
         self._storage.commit(name)
         self._storage.write(f"{name}\n".encode(), LATEST)
+        self._saved = manifest.step
         if self._evaluations is not None:
             self._evaluations[manifest.step] = dict(manifest.evaluation)
 
     def _drop_superseded(self, proven: int | None) -> None:
+        newest = self._saved if proven == NEWEST else proven
+        if newest is None:
+            return
         if self._evaluations is None:
             self._evaluations = self._read_evaluations()
-        if proven not in self._evaluations:  # saving it failed
+        if newest not in self._evaluations:  # saving it failed
             return
-        for step in self._retention.superseded(self._evaluations, proven):
+        for step in self._retention.superseded(self._evaluations, newest):
             self._storage.remove(name_of(step))
             del self._evaluations[step]
 

@@ -24,6 +24,7 @@ from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, Refus
 from dist_plm.core.installed import as_typed
 from dist_plm.core.panics import is_panic
 from dist_plm.core.parsing import whole_number
+from dist_plm.core.streams import leave, open_standard_streams, tell
 from dist_plm.distributed.launch_env import from_environment
 from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
 from dist_plm.spec.rules.finalize import check_convert, check_prepare, check_verify, finalize
@@ -56,9 +57,10 @@ def main(config_class: type[C], config_name: str, run: Run[C], doc: str | None) 
         run: gets the checked configuration, in which what is derived is still None, and each value's origin.
         doc: the script's docstring, which opens its help.
     """
+    open_standard_streams()
     if PRINTING & set(sys.argv[1:]):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # what only prints ends quietly under `… | head`
-    sys.exit(front(sys.argv[1:], config_class, config_name, run, doc or ""))
+    leave(front(sys.argv[1:], config_class, config_name, run, doc or ""))
 
 
 def front(arguments: Sequence[str], config_class: type[C], config_name: str, run: Run[C], doc: str) -> int:
@@ -74,7 +76,7 @@ def guarded(act: Callable[[], int]) -> int:
         _report(refusal)
         return refusal.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted", sys.stderr)
         return EXIT_INTERRUPTED
     except BaseException as error:
         if not is_panic(error):
@@ -230,9 +232,9 @@ def _report(refusal: Refusal) -> None:
     try:
         launch = from_environment(os.environ)
     except ConfigError:
-        print(message, file=sys.stderr)
+        tell(message, sys.stderr)
         return
     if launch.rank == 0:
-        print(message, file=sys.stderr)
+        tell(message, sys.stderr)
     elif launch.local_rank == 0 and not isinstance(refusal, ConfigError):
-        print(f"{launch.node_name}, rank {launch.rank}: {message}", file=sys.stderr)
+        tell(f"{launch.node_name}, rank {launch.rank}: {message}", sys.stderr)

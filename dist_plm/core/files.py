@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.core.regular import open_regular
+from dist_plm.core.errors import Refusal
+from dist_plm.core.regular import check_regular, open_regular
 
 #: Ends the names of files that are still being written.
 TEMPORARY = ".tmp"
@@ -46,6 +48,22 @@ def make_directory(path: Path, *, private: bool) -> None:
     except FileExistsError:
         if not path.is_dir():
             raise
+
+
+def open_to_append(path: Path, *, readable: bool = False) -> io.FileIO:
+    """A file of ours to add to, made where there is none. What is written is there at once, or an OSError is raised.
+
+    Raises:
+        Refusal: it is a link, by which something elsewhere would be added to, or no file.
+    """
+    try:
+        access = os.O_RDWR if readable else os.O_WRONLY
+        descriptor = os.open(path, access | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        check_regular(os.fstat(descriptor), path)
+    except OSError as error:
+        reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        raise Refusal(f"{path} cannot be written: {reason}; move it away") from None
+    return io.FileIO(descriptor, "a+" if readable else "a")
 
 
 def sync_directory(path: Path) -> None:

@@ -45,7 +45,8 @@ class Sighting:
 def write(run_dir: Path, sighting: Sighting) -> None:
     """Replaces the rank's earlier one."""
     path = _file(run_dir, sighting.start, sighting.rank)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    for directory in (path.parent.parent, path.parent):  # not the run's own, which may be moved away for a moment
+        directory.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(asdict(sighting)), encoding="utf-8")
     temporary.replace(path)

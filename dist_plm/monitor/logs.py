@@ -1,5 +1,6 @@
 """One log file a rank, `RUN_DIR/log/rank_00000.log`; rank 0 also speaks to the console."""
 
+import io
 import logging
 import socket
 import sys
@@ -7,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dist_plm.config.credentials import mask
+from dist_plm.core.errors import Refusal
+from dist_plm.core.files import open_to_append
 
 _FILE_FORMAT = "%(asctime)s %(levelname)s %(node)s rank %(rank)d %(name)s: %(message)s"
 
@@ -31,12 +34,17 @@ def setup_logging(
         node: the host's name when None.
         console: takes a line to show, usually `progress.say`; for rank 0 alone.
 
+    Raises:
+        Refusal: the file cannot be added to, or is a link.
     Returns:
         a function that closes the file and restores what was before.
     """
     path = log_file(run_dir, rank)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(path, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refusal(f"{path.parent} cannot be made: {error.strerror}; move away what is there") from None
+    file = _RankFile(path)
     defaults = {"node": socket.gethostname() if node is None else node, "rank": rank}
     file.setFormatter(_MaskingFormatter(_FILE_FORMAT, defaults=defaults))
     handlers: list[logging.Handler] = [file]
@@ -72,6 +80,18 @@ class _MaskingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return mask(super().format(record))
+
+
+class _RankFile(logging.FileHandler):
+    """Adds to a file that is ours, not to what a link in its place leads to. Says nothing of what it cannot write: a full disk
+    ends no run, nor is it told with a traceback for every line."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8")
+        self.handleError = lambda record: None
+
+    def _open(self) -> io.TextIOWrapper:
+        return io.TextIOWrapper(open_to_append(Path(self.baseFilename)), encoding="utf-8", write_through=True)
 
 
 class _ConsoleHandler(logging.Handler):

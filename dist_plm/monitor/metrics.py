@@ -5,10 +5,13 @@ where `read_metrics` restores it. Other nulls mean "does not apply" (no loss sca
 MFU on an unknown device).
 """
 
+import errno
+import glob
 import json
 import logging
 import math
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from dist_plm.core.files import open_to_append
 from dist_plm.core.parsing import is_number, load_json
 from dist_plm.core.regular import read_regular
 
@@ -84,22 +88,63 @@ class MetricsWriter:
         path: the file; its directory is made.
         resume_step: the step the run continues from. Records of later steps are dropped, as these steps are taken
             again, and so is a line torn by a kill; the old file stays until the new one is complete.
-        guard: called before each record; what it raises keeps that from being written.
+        guard: called before each record; what it raises keeps that from being written. An OSError puts it off.
     """
 
     def __init__(self, path: Path, *, resume_step: int = 0, guard: Callable[[], None] = lambda: None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _keep_until(path, resume_step, guard)
-        self._file, self._guard = path.open("ab"), guard
+        self._path, self._guard = path, guard
+        self._file = open_to_append(path, readable=True)
+        self._pending: list[bytes] = []
 
     def write(self, record: StepRecord) -> None:
-        """Appends one line in a single system call, so that a reader never waits for the rest of one."""
-        self._guard()
-        self._file.write(_encode(record.as_dict()))
-        self._file.flush()
+        """Appends one line in a single system call, so that a reader never waits for the rest of one. What the disk does not
+        take is kept in memory until it does."""
+        self._pending.append(_encode(record.as_dict()))
+        was_behind = len(self._pending) > 1
+        try:
+            self._guard()
+            self._restore_if_deleted()
+            self._append()
+        except OSError as error:
+            if not was_behind:
+                log.warning(
+                    "%s cannot be written (%s): records are kept in memory and written later", self._path, error
+                )
+            return
+        if was_behind:
+            log.warning("%s is written again, with all that was kept", self._path)
 
     def close(self) -> None:
+        """Closes the file; where the disk does not take what was kept for it, that is lost, and told."""
+        try:
+            self._append()
+        except OSError as error:
+            log.error("%s lacks its last %d records: %s", self._path, len(self._pending), error)
         self._file.close()
+
+    def _append(self) -> None:
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            lines = b"".join(self._pending)
+            if self._file.write(lines) != len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._pending.clear()
+        except OSError:
+            self._file.truncate(before)  # no line stays torn
+            raise
+
+    def _restore_if_deleted(self) -> None:
+        """Makes the file anew with all its records where somebody removed it; not where a later start replaced it."""
+        if os.fstat(self._file.fileno()).st_nlink or os.path.lexists(self._path):
+            return
+        fresh = open_to_append(self._path, readable=True)
+        content = os.pread(self._file.fileno(), os.fstat(self._file.fileno()).st_size, 0)
+        self._pending.insert(0, content)
+        self._file.close()
+        self._file = fresh
+        log.warning("%s was removed, and is made anew with the records that it held", self._path)
 
     def __enter__(self) -> Self:
         return self
@@ -160,8 +205,9 @@ def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 def _keep_until(path: Path, step: int, guard: Callable[[], None]) -> None:
     """Puts a new file with the records up to `step` in place of the old one, into which an earlier writer that does not
     know of this one may still write."""
-    for unfinished in path.parent.glob(f"{path.name}.*.tmp"):
-        unfinished.unlink(missing_ok=True)  # an earlier writer's, which would now put it in place
+    for unfinished in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
+        if re.fullmatch("[0-9a-f]{8}", unfinished.name.removeprefix(f"{path.name}.").removesuffix(".tmp")):
+            unfinished.unlink(missing_ok=True)  # an earlier writer's, which would now put it in place
     if not path.exists():
         return
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from dist_plm.core.files import open_to_append
 from dist_plm.monitor import heartbeat
 from dist_plm.monitor.flight_recorder import flight_record, last_collective, write_flight_record
 from dist_plm.monitor.heartbeat import Sighting
@@ -155,7 +156,7 @@ class Watchdog:
             mine.idle_seconds, limit, mine.doing, mine.collective or "no collective",
         )  # fmt: skip
         path = log_file(self._run_dir, self._rank)
-        with path.open("a", encoding="utf-8") as file:
+        with open_to_append(path) as file:
             faulthandler.dump_traceback(file, all_threads=True)
         with self._speaking:
             heartbeat.write(self._run_dir, mine)

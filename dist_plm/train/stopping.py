@@ -1,5 +1,6 @@
 """Signals that end a run early: noted by a handler, agreed upon by all ranks where they stand at the same point."""
 
+import logging
 import os
 import signal
 import threading
@@ -14,6 +15,8 @@ import torch.distributed as dist
 
 from dist_plm.train.deadline import Deadline
 from dist_plm.train.startup.lease import Fence
+
+log = logging.getLogger(__name__)
 
 #: Signals that follow the first within this time are the same one, passed on by a launcher as well, which may be slow where
 #: the ranks leave it little of the processor.
@@ -126,7 +129,11 @@ class Control:
         if self._group.rank() != 0 or time.monotonic() < self._next_look:
             return False
         self._next_look = time.monotonic() + LOOK_SECONDS
-        return not self._fence.holds()
+        try:
+            return not self._fence.holds()
+        except OSError as error:
+            log.warning("whether the run was started again cannot be told now: %s", error)
+            return False
 
     def check(self, before: Literal["step", "evaluation"] = "step") -> None:
         """Collective.

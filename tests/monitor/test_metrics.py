@@ -1,5 +1,6 @@
 """metrics.jsonl: its keys, valid JSON whatever the numbers, each step once after kills at any byte."""
 
+import contextlib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dist_plm.core.errors import Refusal
 from dist_plm.monitor.metrics import MetricsWriter, read_metrics
 from tests.monitor.make import record
 
@@ -171,3 +173,96 @@ def test_a_write_costs_microseconds(tmp_path):
             writer.write(one)
         # A hundred times what it takes where nothing else runs.
         assert (time.process_time() - start) / 2000 < 600e-6
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own that holds little."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", where]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root may mount a file system")
+    yield where
+    subprocess.run(["umount", "--lazy", where], check=True)
+
+
+def test_a_full_disk_puts_records_off(small_disk, caplog):
+    path = small_disk / "metrics.jsonl"
+    ballast = small_disk / "ballast"
+    with MetricsWriter(path) as writer:
+        writer.write(record(1))
+        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        for step in range(2, 60):
+            writer.write(record(step))
+        assert path.read_bytes().endswith(b"\n"), "no line is torn"
+        ballast.unlink()
+        writer.write(record(60))
+    assert steps_in(path) == list(range(1, 61))
+    assert caplog.text.count("No space left on device") == 1
+    assert "is written again" in caplog.text
+
+
+def test_what_the_disk_never_takes_is_told(small_disk, caplog):
+    writer = MetricsWriter(small_disk / "metrics.jsonl")
+    with (small_disk / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    writer.write(record(1))
+    writer.write(record(2))
+    writer.close()
+    assert "lacks its last 2 records" in caplog.text
+
+
+def test_a_guard_that_cannot_tell_puts_records_off(tmp_path):
+    path, away = tmp_path / "metrics.jsonl", [True]
+
+    def guard():
+        if away[0]:
+            raise FileNotFoundError(2, "No such file or directory")
+
+    with MetricsWriter(path, guard=guard) as writer:
+        writer.write(record(1))
+        assert path.read_bytes() == b""
+        away[0] = False
+        writer.write(record(2))
+    assert steps_in(path) == [1, 2]
+
+
+def test_a_file_that_was_removed_is_made_anew(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsWriter(path) as writer:
+        writer.write(record(1))
+        path.unlink()
+        writer.write(record(2))
+    assert steps_in(path) == [1, 2]
+    assert "was removed" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "directory"])
+def test_nothing_but_a_file_of_its_own_is_added_to(tmp_path, kind):
+    path, elsewhere = tmp_path / "metrics.jsonl", tmp_path / "elsewhere"
+    if kind == "link":
+        elsewhere.write_text('{"step": 1}\n')
+        path.symlink_to(elsewhere)
+        MetricsWriter(path).close()
+        assert elsewhere.read_text() == '{"step": 1}\n'
+        return
+    if kind == "dangling link":
+        path.symlink_to(elsewhere)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises((OSError, Refusal), match=r"link|pipe|[Dd]irectory"):
+        MetricsWriter(path)
+    assert not elsewhere.exists()
+
+
+def test_temporary_files_of_others_stay(tmp_path):
+    (tmp_path / "metrics.jsonl.mine.tmp").write_text("years of work")
+    (tmp_path / "metrics.jsonl.0123abcd.tmp").write_text("of a writer that was killed")
+    MetricsWriter(tmp_path / "metrics.jsonl").close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "metrics.jsonl.mine.tmp"]

@@ -5,6 +5,7 @@ it shares with the rank which started it, and which it outlives by a second at m
 signals that end a run: of those it learns from its rank.
 """
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -147,11 +148,14 @@ def shared_blocks(memory: int, parts: Iterable[Part]) -> Iterator[Block]:
         while offset < end:
             before = offset % mmap.ALLOCATIONGRANULARITY
             count = min(BLOCK_BYTES - before, end - offset)
-            with (
-                mmap.mmap(memory, before + count, prot=mmap.PROT_READ, offset=offset - before) as window,
-                memoryview(window)[before:] as block,
-            ):
+            window = mmap.mmap(memory, before + count, prot=mmap.PROT_READ, offset=offset - before)
+            block = memoryview(window)[before:]
+            try:
                 yield block
+            finally:
+                with contextlib.suppress(BufferError):  # where writing failed, the error still holds what was written
+                    block.release()
+                    window.close()
             offset += count
 
 
@@ -172,7 +176,7 @@ def serve(connection: Connection, memory: int, rank: int) -> None:
             continue
         try:
             order = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         if order is None:
             return
@@ -182,7 +186,10 @@ def serve(connection: Connection, memory: int, rank: int) -> None:
             answer = write_file(target, blocks(parts))
         except Exception as error:  # whatever storage of other makers raises: the rank is to hear of it
             answer = f"{type(error).__name__}: {error}"
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except OSError:  # the rank is gone
+            return
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""What a program says where nobody can hear it, and how it ends while something still works in the background."""
+
+import os
+import sys
+import threading
+from typing import NoReturn, TextIO
+
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REQUEUE
+
+
+def open_standard_streams() -> None:
+    """Puts the null device in place of standard streams that are closed: a file opened later would get their numbers, and
+    what libraries print would go there."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            descriptor = os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, os.fdopen(number, mode, closefd=False, errors="replace"))
+
+
+def tell(text: str, stream: TextIO | None = None) -> None:
+    """Prints what a program ends with (to stdout when None). A full disk or a reader that is gone makes no failure of what
+    went well."""
+    stream = stream or sys.stdout
+    assert stream is not None
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        silence(stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Drops what a stream cannot write, which would fail again as the program ends."""
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the program. After a failure threads may still work in PyTorch, which on the way out would abort it: then there is
+    no way out but the shortest."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            silence(stream)
+    if code not in (EXIT_FINISHED, EXIT_REQUEUE) and threading.active_count() > 1:
+        os._exit(code)
+    sys.exit(code)

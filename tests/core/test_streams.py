@@ -1,0 +1,41 @@
+"""Programs whose standard streams are closed, full or gone."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAD = "from dist_plm.core.streams import leave, open_standard_streams, tell\nopen_standard_streams()\n"
+
+
+def run(body: str, redirections: str = "") -> subprocess.CompletedProcess[str]:
+    command = ["bash", "-c", f'exec "$0" -c "$1" {redirections}', sys.executable, HEAD + body]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_take_nothing_of_files_opened_later(tmp_path, closed):
+    body = (
+        "import os, sys\n"
+        f"file = open({str(tmp_path / 'checkpoint')!r}, 'w')\n"
+        "assert file.fileno() > 2, file.fileno()\n"
+        "tell('well'); tell('ill', sys.stderr); os.write(2, b'of a library'); leave(0)\n"
+    )
+    assert run(body, closed).returncode == 0
+    assert (tmp_path / "checkpoint").read_text() == ""
+
+
+@pytest.mark.parametrize("code", [0, 2, 75])
+def test_a_full_stdout_changes_no_exit_code(code):
+    done = run(f"tell('summary'); print('after'); leave({code})", "> /dev/full")
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_a_full_stderr_changes_no_exit_code():
+    assert run("import sys; tell('refused', sys.stderr); leave(2)", "2> /dev/full").returncode == 2
+
+
+def test_it_ends_while_a_thread_works():
+    body = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\nprint('said')\nleave(130)\n"
+    done = run(body)
+    assert (done.returncode, done.stdout) == (130, "said\n")
