@@ -17,7 +17,7 @@ _MOST = 5
 
 
 def is_finite(values: Tensor) -> bool:
-    """Whether all numbers are; in one pass that makes no other tensor."""
+    """Tells whether all numbers are; in one pass that makes no other tensor."""
     if values.numel() == 0:
         return True
     least, most = torch.aminmax(values)

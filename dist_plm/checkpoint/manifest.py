@@ -93,7 +93,7 @@ def decode(data: bytes, where: str) -> Manifest:
 
 
 def _problems(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is wrong with a manifest of which only the checksum is known to fit."""
+    """Finds what is wrong with a manifest of which only the checksum is known to fit."""
     for name in sorted(content.keys() ^ _FITS.keys()):
         yield name, "is missing" if name in _FITS else "has no meaning"
     for name, (fits, meant) in _FITS.items():

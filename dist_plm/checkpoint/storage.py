@@ -2,10 +2,13 @@
 
 A directory `step_00000100` of a file system is written as `step_00000100.tmp`, synced and renamed, so one of that name is
 always complete. Object stores have no renaming: there the objects are written in place and `checkpoint.json` last.
+
+What is removed, or replaced by a checkpoint, carries a mark of this program: others may have files there.
 """
 
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable
@@ -19,10 +22,17 @@ from fsspec.implementations.memory import MemoryFileSystem
 from dist_plm.checkpoint.io.blobs import LocalReader, LocalWriter, UrlReader, UrlWriter
 from dist_plm.checkpoint.manifest import NAME
 from dist_plm.config.credentials import mask
+from dist_plm.core.errors import CheckpointError
 from dist_plm.core.files import TEMPORARY, sync_directory
+from dist_plm.core.marks import mark_path
+from dist_plm.core.regular import open_regular, read_regular
 
 LATEST = "latest"
 _STEP = re.compile(r"step_(\d{8,})")
+#: Marks a directory as a checkpoint of this program before it is complete.
+_MARK = mark_path(Path(), "checkpoint").name
+#: Begins the name of a directory for what is to go.
+_REMOVED = "removed"
 #: As much as disks and object stores are asked for at a time; the processor's cache holds it until it is hashed.
 _READ_BYTES = 4 * 2**20
 #: Of a directory into which another process may still write.
@@ -44,7 +54,7 @@ class Storage:
 
     Attributes:
         guard: called before anything is changed; what it raises keeps that from happening.
-        mark: in temporary names, so that writers that do not know of each other do not meet.
+        mark: in temporary names, so that writers that do not know of each other do not meet: `.RUN.START`, or `.START`.
         is_of_this_process: whether other processes do not see what is there.
     """
 
@@ -67,7 +77,23 @@ class Storage:
 
     def steps(self) -> list[int]:
         """Lists the steps of the checkpoints that claim to be complete, ascending."""
-        return sorted(s for n in self._names() if (s := step_of(n)) is not None and self.exists(n, NAME))
+        return sorted(s for n in self.names() if (s := step_of(n)) is not None and self.exists(n, NAME))
+
+    def is_own(self, name: str) -> bool:
+        """Tells whether this program made the directory `name`."""
+        return self.exists(name, NAME) or self.exists(name, _MARK)
+
+    def is_file_or_absent(self, *parts: str) -> bool:
+        """Tells whether there is a file that can be read and replaced, or nothing."""
+        path = self._path(*parts)
+        return not self._fs.exists(path) or bool(self._fs.isfile(path))
+
+    def create(self, data: bytes, *parts: str) -> bool:
+        """Writes a file where there is none; False where there is one. Object stores may let two do so at once."""
+        if self.exists(*parts):
+            return False
+        self.write(data, *parts)
+        return True
 
     def exists(self, *parts: str) -> bool:
         return bool(self._fs.exists(self._path(*parts)))
@@ -93,19 +119,24 @@ class Storage:
 
     def write(self, data: bytes, *parts: str) -> None:
         self.guard()
-        with self._fs.open(self._path(*parts), "wb") as file:
-            file.write(data)
+        try:
+            self._fs.pipe_file(self._path(*parts), data)
+        except FileNotFoundError:  # file:// has directories
+            self._fs.makedirs(self._path(*parts[:-1]), exist_ok=True)
+            self._fs.pipe_file(self._path(*parts), data)
 
     def clean(self) -> None:
         """Removes what saves that never finished left behind."""
-        for name in self._names():
-            if step_of(name) is not None and not self.exists(name, NAME):
+        for name in self.names():
+            if step_of(name) is not None and not self.exists(name, NAME) and self.exists(name, _MARK):
                 self.remove(name)
 
     def begin(self, name: str) -> str:
         """Makes room for a checkpoint; returns the name under which its files are to be written."""
         self.guard()
+        self._refuse_unless_own(name)
         self.remove(name)
+        self.write(b"", name, _MARK)
         return name
 
     def commit(self, name: str) -> None:
@@ -119,6 +150,10 @@ class Storage:
                 self._fs.rm(self._path(name, NAME))
             self._fs.rm(self._path(name), recursive=True)
 
+    def _refuse_unless_own(self, name: str) -> None:
+        if self.exists(name) and not self.is_own(name):
+            raise CheckpointError(f"{self.where(name)} is there and not of this program: it is not replaced")
+
     def writer(self, directory: str) -> LocalWriter:
         self.guard()
         return UrlWriter(self.address(directory), sync_files=False)  # without fsync it would sync the whole machine
@@ -126,7 +161,8 @@ class Storage:
     def reader(self, name: str) -> LocalReader:
         return UrlReader(self.address(name))
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Lists all that is there, whoever made it."""
         self._fs.invalidate_cache()
         if not self._fs.exists(self._root):
             return []
@@ -144,7 +180,10 @@ class LocalStorage(Storage):
         super().__init__(os.fspath(directory))
 
     def steps(self) -> list[int]:
-        return sorted(step for name in self._names() if (step := step_of(name)) is not None)
+        return sorted(step for name in self.names() if (step := step_of(name)) is not None)
+
+    def read(self, *parts: str) -> bytes:
+        return read_regular(self._directory.joinpath(*parts))
 
     def write(self, data: bytes, *parts: str) -> None:
         self.guard()
@@ -160,7 +199,7 @@ class LocalStorage(Storage):
 
     def checksum(self, *parts: str) -> str:
         digest, block = xxhash.xxh3_128(), memoryview(bytearray(_READ_BYTES))
-        with self._directory.joinpath(*parts).open("rb", buffering=0) as file:
+        with open_regular(self._directory.joinpath(*parts)) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)  # reads further ahead
             while count := file.readinto(block):
                 digest.update(block[:count])
@@ -169,14 +208,32 @@ class LocalStorage(Storage):
     def clean(self) -> None:
         """Removes what earlier starts left unfinished, so that a writer of theirs that stalled finds nothing left to rename,
         nor a place to move to. An object store cannot do this to others."""
-        for name in self._names():
-            if name.endswith(TEMPORARY):
+        run = re.escape(self.mark.rpartition(".")[0])
+        own = re.compile(rf"({_STEP.pattern}|{LATEST}|{_REMOVED}){run}(\.\d+)?{re.escape(TEMPORARY)}")
+        for name in self.names():
+            if own.fullmatch(name):
                 self.remove(name)
 
+    def create(self, data: bytes, *parts: str) -> bool:
+        self.guard()
+        path = self._directory.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+        try:
+            whole.write_bytes(data)
+            os.link(whole, path)
+        except FileExistsError:
+            return False
+        finally:
+            whole.unlink(missing_ok=True)
+        return True
+
     def begin(self, name: str) -> str:
+        self._refuse_unless_own(name)
         temporary = self._temporary(name)
         self.remove(temporary)
         (self._directory / temporary).mkdir(parents=True)
+        (self._directory / temporary / _MARK).touch()
         return temporary
 
     def commit(self, name: str) -> None:
@@ -218,7 +275,7 @@ class LocalStorage(Storage):
     def _bin(self) -> Path:
         """An empty directory of this writer alone, for what is to go. Made before the guard is asked, not after: once others
         have cleaned, it is not there any more."""
-        place = self._directory / self._temporary("removed")
+        place = self._directory / self._temporary(_REMOVED)
         _remove_tree(place)
         place.mkdir(parents=True)
         return place

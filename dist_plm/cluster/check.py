@@ -230,7 +230,7 @@ def _container_problems(command: str) -> Iterator[str]:
 
 def check_run(run: PretrainConfig, world_size: int, *, with_data: bool, with_weights: bool = True) -> PretrainConfig:
     """A run complete and checked for `world_size` ranks; `with_data` opens what it will open, and `with_weights` looks at what
-    it begins with: train.resume=PATH, train.init_from or model.init_from.
+    it begins with (train.resume=PATH, train.init_from or model.init_from) and at whose checkpoint.dir is.
 
     Raises:
         ConfigError: with every rule that is broken, or every key that DeepSpeed does not know.
@@ -245,8 +245,8 @@ def check_run(run: PretrainConfig, world_size: int, *, with_data: bool, with_wei
         run, samples = _with_data(run, world_size)
     else:
         run = finalize(run, world_size=world_size, vocab_size=None)
-    files = (run.model.init_from, run.train.init_from)
-    if with_weights and (files != (None, None) or run.train.resume not in ("auto", "none")):
+    places = (run.model.init_from, run.train.init_from, run.checkpoint.dir)
+    if with_weights and (places != (None, None, None) or run.train.resume not in ("auto", "none")):
         # They bring PyTorch.
         from dist_plm.train.startup.load_weights import check_initial
         from dist_plm.train.startup.precheck import check_checkpoint

@@ -1,5 +1,6 @@
 """From checked configurations to jobs in the queue."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,14 @@ class Submission:
         return Place(working=Path.cwd(), run=Path.cwd() / self.config.run.dir)
 
     @property
+    def checkpoints(self) -> str:
+        """Where they lie: an absolute path, or a URL."""
+        place = self.config.checkpoint.dir or "checkpoints"
+        if "://" in place:
+            return place.rstrip("/")
+        return os.path.normpath((self.place.working if self.config.checkpoint.dir else self.place.run) / place)
+
+    @property
     def script(self) -> str:
         return batch_script(self.config, self.overrides, self.place, node_counts(self.given))
 
@@ -51,12 +60,17 @@ def refuse_shared_directories(submissions: Sequence[Submission]) -> None:
         ConfigError: two of `submissions` share one, or a job that still runs or waits has it.
     """
     problems = []
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for submission in submissions:
         run_dir = submission.place.run
-        if run_dir in seen:
+        if str(run_dir) in seen:
             problems.append(f"run.dir = {str(run_dir)!r} would be of several runs: give each its own run.name")
-        seen.add(run_dir)
+        if submission.checkpoints in seen:
+            problems.append(
+                f"checkpoint.dir = {submission.config.checkpoint.dir!r} would be of several runs, each going on from the "
+                "others' checkpoints: give each its own, or leave it out"
+            )
+        seen |= {str(run_dir), submission.checkpoints}
         for number in _jobs_of(submission.place):
             state = slurm.job_state(number)
             if not state.ended:

@@ -1,4 +1,4 @@
-"""What a program says where nobody can hear it, and how it ends while something still works in the background."""
+"""Speaks where nobody may hear it, and ends a program while something still works in the background."""
 
 import os
 import sys

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import cast
 import torch.distributed as dist
 
 from dist_plm.checkpoint.fragments import Place
+from dist_plm.checkpoint.ownership import claim
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import Storage, open_storage
@@ -25,10 +25,11 @@ from dist_plm.core.errors import (
     ConfigError,
     DataError,
     Diverged,
+    Refusal,
     SaveFailedError,
 )
 from dist_plm.core.files import make_directory
-from dist_plm.core.installed import start_words, typed
+from dist_plm.core.streams import tell
 from dist_plm.data.loader.batch import Batch
 from dist_plm.data.loader.loader import MicrobatchLoader
 from dist_plm.data.sampling.build_dataset import tokenizer_store
@@ -42,11 +43,8 @@ from dist_plm.distributed.world import host_group, init_process_group, shutdown
 from dist_plm.engines.build import build_engine
 from dist_plm.models.build import build_model
 from dist_plm.monitor.logs import setup_logging
-from dist_plm.monitor.metrics import MetricsWriter, read_metrics
 from dist_plm.monitor.peak_flops import Precision, device_peak_tflops
-from dist_plm.monitor.progress import build_progress, say
-from dist_plm.monitor.summary import render_summary, summarise
-from dist_plm.monitor.trackers import build_trackers
+from dist_plm.monitor.progress import say
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import checkpoints_of
 from dist_plm.spec.rules.finalize import finalize
@@ -54,12 +52,11 @@ from dist_plm.spec.schema import PretrainConfig
 from dist_plm.train.data import RunData, open_data, vocab_size_of
 from dist_plm.train.evaluation import Evaluator
 from dist_plm.train.loop import Parts, Position, train
-from dist_plm.train.metrics_logger import Recorder, sample_size
+from dist_plm.train.records import closing_summary, open_records
 from dist_plm.train.startup.attempt import Start, begin, collective_timeout, refuse_together
 from dist_plm.train.startup.going_on import find_own_or_named
-from dist_plm.train.startup.lease import Fence
 from dist_plm.train.startup.load_weights import begin_with, check_initial, open_initial
-from dist_plm.train.startup.memory import advice_on_memory, memory_gib
+from dist_plm.train.startup.memory import advice_on_memory
 from dist_plm.train.startup.precheck import check_checkpoint
 from dist_plm.train.startup.resume import RUN_FILE, begin_from, restore, stream_of
 from dist_plm.train.stopping import StopSignals
@@ -97,8 +94,7 @@ def run_pretrain(
         timeout = collective_timeout(config, device)
         init_process_group(env, device, timeout)
         refuse_together(unreadable, env, host_group(timeout))
-        if env.local_rank == 0:
-            make_directory(Path(config.run.dir or ""), private=config.cluster.private_runs)
+        refuse_together(_make_directory(config, env), env, host_group(timeout))
         if preflight is not None:
             preflight(config, env, device)
         grid, virtual = grid_of(config), config.parallel.virtual_pipeline
@@ -107,7 +103,8 @@ def run_pretrain(
         _agree(config, groups)
         start = begin(config, env, environ, signals, groups)
         console = say if env.rank == 0 else None
-        restore_logging = setup_logging(start.run_dir, rank=env.rank, node=env.node_name, console=console)
+        restore_logging, problem = _open_log(start, console)
+        refuse_together(problem, env, groups.world)
         if env.rank == 0:
             log.info("training samples: %s", data.samples["train"].describe())
         with start.watchdog, advice_on_memory(config):
@@ -115,8 +112,27 @@ def run_pretrain(
         restore_logging()
         shutdown()
     if finished and env.rank == 0:
-        print(closing_summary(config, overrides))
+        tell(closing_summary(config, overrides))
     return EXIT_FINISHED if finished else EXIT_REQUEUE
+
+
+def _make_directory(config: PretrainConfig, env: LaunchEnv) -> str | None:
+    """Makes the run's directory; why that cannot be."""
+    try:
+        if env.local_rank == 0:
+            make_directory(Path(config.run.dir or ""), private=config.cluster.private_runs)
+    except OSError as error:
+        return f"run.dir = {config.run.dir} cannot be made: {error.strerror} ({error.filename})"
+    return None
+
+
+def _open_log(start: Start, console: Callable[[str], None] | None) -> tuple[Callable[[], None], str | None]:
+    """Opens this rank's log file; returns what closes it again, or why it, perhaps alone, cannot have one."""
+    try:
+        launch = start.launch
+        return setup_logging(start.run_dir, rank=launch.rank, node=launch.node_name, console=console), None
+    except Refusal as error:
+        return lambda: None, str(error)
 
 
 def open_here(config: PretrainConfig, env: LaunchEnv) -> tuple[PretrainConfig, RunData | None, str | None]:
@@ -130,6 +146,10 @@ def open_here(config: PretrainConfig, env: LaunchEnv) -> tuple[PretrainConfig, R
     try:
         config = finalize(config, world_size=env.world_size, vocab_size=vocab_size_of(tokenizer_store(config.data)))
         data = open_data(config)
+        if config.model.vocab_size is None:
+            raise ConfigError(
+                [f"model.vocab_size is missing: {config.data.stores[0]} is no prepared store, and does not tell it"]
+            )
         check_initial(config)
         if env.rank == 0:  # all ranks read it together, once they have met
             check_checkpoint(config, data.samples["train"])
@@ -141,11 +161,12 @@ def open_here(config: PretrainConfig, env: LaunchEnv) -> tuple[PretrainConfig, R
 
 
 def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, data: RunData) -> bool:
-    run_dir, fence = start.run_dir, start.fence
+    fence = start.fence
+    storage = open_storage(checkpoints_of(config))
+    storage.guard, storage.mark = fence.check, f".{fence.run}.{fence.start}"
+    on_first(groups.world, lambda: claim(storage, start.owner))
     model, layouts = build_model(config, groups, device.torch_device)
     engine = build_engine(config, groups, device.torch_device, model, data.objective.losses)
-    storage = open_storage(checkpoints_of(config))
-    storage.guard, storage.mark = fence.check, f".{fence.start}"
     # Before anything is read: what earlier starts have begun, they cannot end from now on.
     on_first(groups.world, storage.clean)
     stream = stream_of(config, data.samples["train"])
@@ -161,12 +182,7 @@ def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, d
         position = begin_from(storage, config, engine, layouts, groups.world)
     position.begun_as = begun
     peak = _peak_tflops(config, device, groups)
-    recorder = None
-    if groups.rank == 0:
-        runfile.write(config, run_dir / "run.yaml")
-        recorder = build_recorder(config, run_dir, position.first_unrecorded_step - 1, peak, fence)
-        if found is not None and found.manifest.loop.get("recorder"):
-            recorder.load_state(found.manifest.loop["recorder"])
+    recorder = open_records(config, start, position, found, peak, groups)
     evaluate = None
     if config.train.eval_samples > 0:
         evaluate = Evaluator(config, groups, data.samples["validation"], data.objective)
@@ -186,6 +202,7 @@ def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, d
     except (Diverged, SaveFailedError):
         if recorder is not None:
             recorder.close()
+        dist.barrier(group=groups.world)  # torchrun ends the others with the first: rank 0 has something to say
         raise
     if recorder is not None:
         recorder.close()
@@ -247,47 +264,6 @@ def open_loader(
             pin_memory=device.kind == "cuda",
         )
     )
-
-
-def build_recorder(
-    config: PretrainConfig, run_dir: Path, first_step: int, peak: float | None, fence: Fence
-) -> Recorder:
-    """Metrics, progress and trackers of rank 0.
-
-    Args:
-        peak: TFLOP/s of all devices together.
-    """
-    train_config = config.train
-    return Recorder(
-        size=sample_size(config, peak),
-        metrics=MetricsWriter(run_dir / "metrics.jsonl", resume_step=first_step, guard=fence.check),
-        progress=build_progress(train_config.stop_at or train_config.steps, first_step),
-        tracker=build_trackers(
-            config.track, run_dir, run_name=config.run.name, settings=encode(config), start_step=first_step
-        ),
-        log_every=train_config.log_every,
-        memory_gib=memory_gib,
-    )
-
-
-def closing_summary(config: PretrainConfig, overrides: Sequence[str]) -> str:
-    """Builds what a run ends with on the screen, with three commands worth trying next."""
-    run_dir = Path(config.run.dir or "")
-
-    def again(*changes: str) -> str:
-        """The run on two processes with changes, which come in place of what is on the command line."""
-        changed = {change.partition("=")[0] for change in ("run.dir=", *changes)}
-        kept = [override for override in overrides if override.partition("=")[0] not in changed]
-        return shlex.join(
-            ["torchrun", "--nproc-per-node", "2", *start_words("pretrain", relative=True), *kept, *changes]
-        )
-
-    commands = (
-        f"{typed('report')} {run_dir}",
-        again("parallel.tensor=2", "run.name=tensor2"),
-        again("precision=bf16", f"train.steps={10 * config.train.steps}", "run.name=longer"),
-    )
-    return render_summary(summarise(run_dir, read_metrics(run_dir / "metrics.jsonl"), next_commands=commands))
 
 
 def _agree(config: PretrainConfig, groups: Groups) -> None:

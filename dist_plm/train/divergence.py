@@ -20,7 +20,7 @@ _REMEDY = "lower optim.lr, lengthen the warm-up (schedule.warmup_steps), or look
 
 @dataclass(slots=True)
 class Health:
-    """Of a run, from start to start.
+    """Holds what the losses of one start of a run tell of its weights.
 
     Args:
         loss: the last one, of a step or of an evaluation; None before the first.
@@ -40,12 +40,12 @@ class Health:
 
     @property
     def is_broken(self) -> bool:
-        """Whether the last loss is not finite."""
+        """Tells whether the last loss is not finite."""
         return self.loss is not None and not math.isfinite(self.loss)
 
     @property
     def may_save(self) -> bool:
-        """Whether the weights count as good: nothing is saved in a streak of skipped updates."""
+        """Tells whether the weights count as good: nothing is saved in a streak of skipped updates."""
         return self.num_skipped == 0 and not self.is_broken
 
     def note_step(self, step: int, result: StepResult) -> None:
@@ -70,7 +70,7 @@ class Health:
 
 
 def diverged(reason: str, health: Health, where: str) -> Diverged:
-    """What a run ends with that has no use in going on.
+    """Builds what a run ends with that has no use in going on.
 
     Args:
         reason: what was seen.

@@ -125,7 +125,7 @@ def _withdraw(parts: Parts, began_with: int | None) -> None:
     health, good, newest = parts.health, parts.health.good, parts.health.newest
     parts.watchdog.progress("waiting until the last checkpoint is written", patient=True)
     try:
-        parts.checkpoints.wait()
+        parts.checkpoints.wait(proven=None)
         if health.is_broken and newest is not None and good is not None and newest not in (good, began_with):
             parts.checkpoints.withdraw(newest, latest=good)
     except (SaveFailedError, Diverged) as error:

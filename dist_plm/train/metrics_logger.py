@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from dist_plm.core.parsing import is_number
 from dist_plm.engines.base import StepResult
 from dist_plm.monitor.metrics import MetricsWriter, StepRecord
 from dist_plm.monitor.progress import Progress
@@ -99,10 +100,15 @@ class Recorder:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self._seconds, self._steps, self._skipped = state["seconds"], state["steps"], state["skipped"]
-        self._samples = state["samples"]
-        self._evaluation = dict(state["evaluation"])
-        self._record = StepRecord(**state["record"]) if state["record"] is not None else None
+        """Raises KeyError, TypeError or ValueError where `state` is not what `state()` gives."""
+        numbers = [state[name] for name in ("seconds", "steps", "skipped", "samples")]
+        evaluation = dict(state["evaluation"])
+        record = StepRecord(**state["record"]) if state["record"] is not None else None
+        said = [*numbers, *evaluation.values(), *(record.as_dict().values() if record is not None else ())]
+        if not all(number is None or is_number(number) for number in said) or None in numbers:
+            raise TypeError("there are values that are no numbers")
+        self._seconds, self._steps, self._skipped, self._samples = numbers
+        self._evaluation, self._record = evaluation, record
 
     def close(self) -> None:
         self.progress.close()

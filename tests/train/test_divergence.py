@@ -8,7 +8,6 @@ from unittest.mock import patch
 import pytest
 
 from dist_plm.checkpoint.storage import LocalStorage
-from dist_plm.core.errors import EXIT_REFUSED
 from dist_plm.engines.megatron.engine import MegatronEngine
 from dist_plm.monitor.metrics import read_metrics
 from tests.checkpoint.poison import poison
@@ -141,8 +140,13 @@ def test_skipped_updates_put_a_save_off(ranks, store, tmp_path):
     skipped = [r["step"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if r["skipped"]]
     assert len(skipped) > 3
     steps = LocalStorage(tmp_path / "run" / "checkpoints").steps()
-    assert not set(steps) & set(skipped)
-    assert steps[0] == skipped[-1] + 1
+    expected, due = [], False
+    for step in range(1, 41):
+        due |= step % 2 == 0
+        if due and step not in skipped:
+            expected.append(step)
+            due = False
+    assert steps == expected[-9:]
 
 
 @pytest.mark.parametrize("name", ["model.embedding.word.weight", "optimizer.exp_avg_sq.embedding.word.weight"])
@@ -156,15 +160,3 @@ def test_numbers_that_are_not_finite_are_not_resumed(ranks, store, good, tmp_pat
     begin = {"train__init_from": f"{run_dir}/checkpoints/step_00000020", "train__steps": 2}
     with pytest.raises(RanksError, match=r"train\.init_from = .*numbers that are not finite"):
         go_on(ranks, store, tmp_path / "other", **begin)
-
-
-def test_the_program_says_it_once_and_asks_for_no_other_start(pretrain, tmp_path):
-    done = pretrain("broken", "optim.lr=1e30", "train.steps=5", ranks=2)
-    assert "[rank" not in done.stderr, done.stderr
-    assert done.stderr.count("the run diverged: after step 5 the loss is nan") == 1
-    assert done.returncode != 0
-    alone = pretrain("alone", "optim.lr=1e30", "train.steps=5")
-    assert alone.returncode == EXIT_REFUSED, alone.stderr
-    assert "there is no checkpoint from before" in alone.stderr
-    assert "Traceback" not in alone.stderr
-    assert not (tmp_path / "alone" / "checkpoints" / "latest").exists()

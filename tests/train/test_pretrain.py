@@ -6,6 +6,7 @@ import sys
 import pytest
 import yaml
 
+from dist_plm.core.errors import EXIT_REFUSED
 from dist_plm.monitor.metrics import read_metrics
 from tests.train.conftest import launch
 
@@ -77,6 +78,18 @@ def test_data_and_checkpoints_are_refused_in_one_message(pretrain, overrides, wo
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_a_run_that_diverged_says_it_once_and_is_refused(pretrain, tmp_path):
+    done = pretrain("broken", "optim.lr=1e30", "train.steps=5", ranks=2)
+    assert "[rank" not in done.stderr, done.stderr
+    assert done.stderr.count("the run diverged: after step 5 the loss is nan") == 1
+    assert done.returncode != 0
+    alone = pretrain("alone", "optim.lr=1e30", "train.steps=5")
+    assert alone.returncode == EXIT_REFUSED, alone.stderr
+    assert "there is no checkpoint from before" in alone.stderr
+    assert "Traceback" not in alone.stderr
+    assert not (tmp_path / "alone" / "checkpoints" / "latest").exists()
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from dist_plm.checkpoint.ownership import Owner
 from dist_plm.core.errors import PreflightError
 from dist_plm.distributed.collectives import gather, on_first
 from dist_plm.distributed.device import Device
@@ -16,7 +17,7 @@ from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.monitor.watchdog import HangLimits, Watchdog
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.train.deadline import Deadline
-from dist_plm.train.startup.lease import Fence, claim
+from dist_plm.train.startup.lease import Fence, claim, owner_of
 from dist_plm.train.stopping import Control, StopSignals
 
 #: How much longer than the watchdog NCCL is patient, and the share of its patience after which the watchdog speaks whatever
@@ -38,6 +39,11 @@ class Start:
     @property
     def run_dir(self) -> Path:
         return self.fence.path.parent
+
+    @property
+    def owner(self) -> Owner:
+        """The run as the owner of its checkpoints."""
+        return owner_of(self.run_dir)
 
     def control(self, group: dist.ProcessGroup) -> Control:
         """Asks all ranks, over a group of its own, whether to go on."""

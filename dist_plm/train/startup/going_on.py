@@ -28,7 +28,7 @@ def begun_as(resume: str) -> str:
 
 
 def goes_on(resume: str, storage: Storage) -> bool:
-    """Whether there is a checkpoint in a run's `storage` that it goes on from, whether or not that is damaged."""
+    """Tells whether there is a checkpoint in a run's `storage` that it goes on from, whether or not that is damaged."""
     if resume == AUTO:
         return bool(storage.steps())
     for name in candidates(storage):

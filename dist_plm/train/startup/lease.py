@@ -12,7 +12,9 @@ start (LocalStorage.clean, MetricsWriter), so that a late rename finds nothing.
 This does not cover lines of the ranks' logs and of trackers, which name their rank, and object stores, which cannot
 rename: there a write that was begun before may still arrive."""
 
+import hashlib
 import json
+import logging
 import os
 import secrets
 from collections.abc import Mapping
@@ -21,8 +23,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
+from dist_plm.checkpoint.ownership import Owner
 from dist_plm.core.errors import Refusal
+from dist_plm.core.files import open_to_append
+from dist_plm.core.regular import read_regular
 from dist_plm.distributed.launch_env import LaunchEnv
+
+log = logging.getLogger(__name__)
 
 NAME = "starts.jsonl"
 
@@ -38,30 +45,50 @@ class Fence:
     Args:
         start: its number, from 1.
         line: its own of the file of starts.
+        run: the name that the run's first start got.
     """
 
     path: Path
     start: int
     line: bytes
+    run: str = ""
 
     def holds(self) -> bool:
         """Whether this start is still the last."""
         # Network file systems ask their server when a file is opened, not when it is looked at.
-        with self.path.open("rb") as file:
-            file.seek(-min(len(self.line), os.fstat(file.fileno()).st_size), os.SEEK_END)
-            return file.read() == self.line
+        try:
+            with self.path.open("rb") as file:
+                file.seek(-min(len(self.line), os.fstat(file.fileno()).st_size), os.SEEK_END)
+                return file.read() == self.line
+        except FileNotFoundError:
+            return self._put_back()
+
+    def _put_back(self) -> bool:
+        """Makes the file of starts anew, of which somebody removed it: a start that came later would have made one.
+
+        Raises:
+            OSError: the run's directory is gone, perhaps for a moment.
+        """
+        try:
+            with self.path.open("xb") as file:
+                file.write(self.line)
+        except FileExistsError:
+            return self.holds()
+        log.warning("%s was removed, and is made anew", self.path)
+        return True
 
     def check(self) -> None:
         """Called before anything is written or renamed.
 
         Raises:
             SupersededError: the run was started again since.
+            OSError: that cannot be told now, as the run's directory cannot be reached.
         """
         if not self.holds():
             self.refuse()
 
     def refuse(self) -> NoReturn:
-        lines = self.path.read_bytes().splitlines()
+        lines = self.path.read_bytes().splitlines() or [b""]
         raise SupersededError(
             f"{self.path.parent} was taken over by start {len(lines)} of this run ({_told(lines[-1])}): this one, start "
             f"{self.start}, ends and writes nothing more"
@@ -81,14 +108,29 @@ def claim(run_dir: Path, launch: LaunchEnv, env: Mapping[str, str]) -> Fence:
         "restart": env.get("SLURM_RESTART_COUNT", "0") if "SLURM_JOB_ID" in env else None,
     }
     line = json.dumps(facts).encode() + b"\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refusal(f"run.dir = {run_dir} cannot be made: {error.strerror} ({error.filename})") from None
     while True:
-        with path.open("ab", buffering=0) as file:
-            file.write(line)
-            os.fsync(file.fileno())
+        with open_to_append(path) as file:
+            try:
+                file.write(line)
+                os.fsync(file.fileno())
+            except OSError as error:
+                raise Refusal(f"{path} cannot be written: {error.strerror}") from None
         before, found, _ = path.read_bytes().rpartition(line)
         if found:  # on network file systems two lines that are added at once may fall onto each other
-            return Fence(path, start=before.count(b"\n") + 1, line=line)
+            return Fence(path, start=before.count(b"\n") + 1, line=line, run=owner_of(run_dir).name)
+
+
+def owner_of(run_dir: Path) -> Owner:
+    """The run in a directory as the owner of its checkpoints; one that was never started has no name yet."""
+    try:
+        first, *_ = read_regular(run_dir / NAME).splitlines()
+    except (OSError, ValueError):
+        return Owner(os.path.abspath(run_dir), "")
+    return Owner(os.path.abspath(run_dir), hashlib.sha256(first).hexdigest()[:8])
 
 
 def _told(line: bytes) -> str:

@@ -1,8 +1,10 @@
 """The checkpoint that a run begins with, looked at before it starts."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from dist_plm.checkpoint.loader import Checkpoint
+from dist_plm.checkpoint.ownership import check_free
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.models.build import whole_layouts
@@ -10,6 +12,7 @@ from dist_plm.models.sharding import Layout
 from dist_plm.spec.derived import checkpoints_of
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.train.startup.going_on import goes_on
+from dist_plm.train.startup.lease import owner_of
 from dist_plm.train.startup.load_weights import check_fit, of_checkpoint
 from dist_plm.train.startup.resume import check_stream, find_at, of_beginning, stream_of
 
@@ -25,6 +28,7 @@ def check_checkpoint(config: PretrainConfig, dataset: Dataset | None) -> None:
         CheckpointError: it cannot.
     """
     resume, path, own = config.train.resume, config.train.init_from, open_storage(checkpoints_of(config))
+    check_free(own, owner_of(Path(config.run.dir or "")))
     if goes_on(resume, own):
         return
     if resume not in ("auto", "none"):

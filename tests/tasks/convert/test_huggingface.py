@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import shutil
 import struct
@@ -16,6 +17,7 @@ from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
+from tests.checkpoint.poison import poison
 from tests.tasks.convert.hf_dirs import MODELS, save
 
 
@@ -301,6 +303,16 @@ def test_a_damaged_checkpoint_is_not_exported(bert, tmp_path):
     (tensors,) = (tmp_path / "in" / "step_00000000").glob("*.distcp")
     tensors.write_bytes(tensors.read_bytes()[:-1])
     assert_refused(tmp_path, "is damaged", tmp_path / "in", format="hf")
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_numbers_that_are_not_finite_are_neither_imported_nor_exported(bert, tmp_path, value):
+    source = shutil.copytree(bert, tmp_path / "hf")
+    change(source, bert__pooler__dense__bias=torch.full((64,), value))
+    assert_refused(tmp_path, "model.pooler.bias holds numbers that are not finite", source)
+    run(bert, tmp_path / "in")
+    poison(tmp_path / "in" / "step_00000000", "model.embedding.word.weight", value)
+    assert_refused(tmp_path, "numbers that are not finite, in bert.embeddings.word", tmp_path / "in", format="hf")
 
 
 @pytest.mark.slow

@@ -1,7 +1,10 @@
+import math
+
 import pytest
 
 from dist_plm.core.errors import CheckpointError
 from dist_plm.tasks.convert.inspection import inspect
+from tests.checkpoint.poison import poison
 from tests.checkpoint.saving import save_case
 from tests.ranks.training import configure
 
@@ -28,3 +31,15 @@ def test_says_what_a_checkpoint_holds_and_what_is_wrong_with_it(ranks, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"no checkpoint\.json"):
         inspect(str(tmp_path / "empty"))
+
+
+def test_says_which_numbers_are_not_finite(ranks, tmp_path):
+    directory = tmp_path / "checkpoints"
+    ranks.run(2, save_case, configure(2, train__steps=2), directory, 1)
+    poison(directory / "step_00000001", "model.final_norm.weight")
+    poison(directory / "step_00000001", "optimizer.exp_avg.embedding.word.weight", math.inf)
+    text, sound = inspect(str(directory))
+    assert not sound
+    assert "not finite, so nothing goes on from it:" in text
+    assert "model.final_norm.weight: 1 of its numbers" in text
+    assert "optimizer.exp_avg.embedding.word.weight: 1 of its numbers" in text

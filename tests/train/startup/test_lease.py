@@ -1,9 +1,11 @@
+import os
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 from dist_plm.checkpoint.storage import Storage, name_of, open_storage
+from dist_plm.core.errors import Refusal
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.monitor.metrics import MetricsWriter, StepRecord
 from dist_plm.train.startup.lease import Fence, SupersededError, claim
@@ -129,3 +131,47 @@ def test_two_starts_write_the_same_checkpoint_in_different_places(tmp_path: Path
     assert all((tmp_path / directory).is_dir() for directory in directories)
     storage.clean()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_starts_that_was_removed_is_made_anew(tmp_path: Path) -> None:
+    fence = claim(tmp_path / "run", LaunchEnv(), {})
+    fence.path.unlink()
+    fence.check()
+    assert fence.path.read_bytes() == fence.line
+    fence.path.unlink()
+    following = claim(tmp_path / "run", LaunchEnv(), {})
+    following.check()
+    with pytest.raises(SupersededError):
+        fence.check()
+
+
+def test_a_run_whose_directory_is_away_cannot_tell(tmp_path: Path) -> None:
+    fence = claim(tmp_path / "run", LaunchEnv(), {})
+    (tmp_path / "run").rename(tmp_path / "away")
+    with pytest.raises(FileNotFoundError):
+        fence.check()
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "away").rename(tmp_path / "run")
+    fence.check()
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "directory"])
+def test_starts_are_not_added_to_what_is_not_a_file(tmp_path: Path, kind: str) -> None:
+    path, elsewhere = tmp_path / "starts.jsonl", tmp_path / "elsewhere"
+    if kind == "link":
+        elsewhere.write_text("mine\n")
+    if "link" in kind:
+        path.symlink_to(elsewhere)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises(Refusal, match=r"starts\.jsonl cannot be written: .*; move it away"):
+        claim(tmp_path, LaunchEnv(), {})
+    assert not elsewhere.exists() or elsewhere.read_text() == "mine\n"
+
+
+def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Refusal, match=r"run\.dir = .* cannot be made"):
+        claim(tmp_path / "file" / "run", LaunchEnv(), {})

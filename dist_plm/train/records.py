@@ -1,0 +1,108 @@
+"""Opens what a run says of itself: run.yaml, metrics and trackers while it goes on, a summary at its end."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from dist_plm.checkpoint.loader import Checkpoint
+from dist_plm.config import runfile
+from dist_plm.config.decode import encode
+from dist_plm.core.errors import (
+    CheckpointError,
+    Refusal,
+)
+from dist_plm.core.installed import start_words, typed
+from dist_plm.distributed.collectives import on_first
+from dist_plm.distributed.groups import Groups
+from dist_plm.monitor.metrics import MetricsWriter, read_metrics
+from dist_plm.monitor.progress import build_progress
+from dist_plm.monitor.summary import render_summary, summarise
+from dist_plm.monitor.trackers import build_trackers
+from dist_plm.spec.schema import PretrainConfig
+from dist_plm.train.loop import Position
+from dist_plm.train.metrics_logger import Recorder, sample_size
+from dist_plm.train.startup.attempt import Start
+from dist_plm.train.startup.lease import Fence
+from dist_plm.train.startup.memory import memory_gib
+
+
+def open_records(
+    config: PretrainConfig,
+    start: Start,
+    position: Position,
+    found: Checkpoint | None,
+    peak: float | None,
+    groups: Groups,
+) -> Recorder | None:
+    """Makes rank 0's recorder, and run.yaml beside what it writes; None elsewhere. Collective.
+
+    Raises:
+        CheckpointError: on every rank, where they cannot be written, or the checkpoint's part of them cannot be read.
+    """
+    made: list[Recorder] = []
+
+    def make() -> None:
+        try:
+            runfile.write(config, start.run_dir / "run.yaml")
+            first_step = position.first_unrecorded_step - 1
+            made.append(build_recorder(config, start.run_dir, first_step, peak, start.fence))
+        except OSError as error:
+            what = error.filename2 or error.filename or start.run_dir
+            raise Refusal(
+                f"{what} cannot be written: {error.strerror}; make room, or move away what is there"
+            ) from None
+        if found is not None and found.manifest.loop.get("recorder"):
+            try:
+                made[0].load_state(found.manifest.loop["recorder"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(f"{found.where}: `loop.recorder` is not what a run writes: {error}") from None
+
+    on_first(groups.world, make)
+    return made[0] if made else None
+
+
+def build_recorder(
+    config: PretrainConfig, run_dir: Path, first_step: int, peak: float | None, fence: Fence
+) -> Recorder:
+    """Builds metrics, progress and trackers of rank 0.
+
+    Args:
+        peak: TFLOP/s of all devices together.
+    """
+    train_config = config.train
+    return Recorder(
+        size=sample_size(config, peak),
+        metrics=MetricsWriter(run_dir / "metrics.jsonl", resume_step=first_step, guard=fence.check),
+        progress=build_progress(train_config.stop_at or train_config.steps, first_step),
+        tracker=build_trackers(
+            config.track, run_dir, run_name=config.run.name, settings=encode(config), start_step=first_step
+        ),
+        log_every=train_config.log_every,
+        memory_gib=memory_gib,
+    )
+
+
+def closing_summary(config: PretrainConfig, overrides: Sequence[str]) -> str:
+    """Builds what a run ends with on the screen, with three commands worth trying next."""
+    run_dir = Path(config.run.dir or "")
+
+    def again(*changes: str) -> str:
+        """The run on two processes with changes, which come in place of what is on the command line."""
+        changed = {change.partition("=")[0] for change in ("run.dir=", *changes)}
+        kept = [override for override in overrides if override.partition("=")[0] not in changed]
+        return shlex.join(
+            ["torchrun", "--nproc-per-node", "2", *start_words("pretrain", relative=True), *kept, *changes]
+        )
+
+    commands = (
+        f"{typed('report')} {run_dir}",
+        again("parallel.tensor=2", "run.name=tensor2"),
+        again("precision=bf16", f"train.steps={10 * config.train.steps}", "run.name=longer"),
+    )
+    try:
+        records = read_metrics(run_dir / "metrics.jsonl")
+    except OSError as error:
+        return f"{run_dir} is finished; how it went cannot be read: {error}"
+    if not records:
+        return f"{run_dir} is finished; its metrics.jsonl holds no record"
+    return render_summary(summarise(run_dir, records, next_commands=commands))
