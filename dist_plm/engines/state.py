@@ -80,7 +80,7 @@ class EngineState:
         yield from self._shared()
 
     def _joined(self, layout: Layout, shape: torch.Size) -> dict[str, Tensor]:
-        names, held = self._names(shape), self._held.get(layout.parameter, [])
+        names, held = self._names(layout, shape), self._held.get(layout.parameter, [])
         if not self._sharded:
             (whole,) = held
             return {name: self._view(whole, name).float().view(shape) for name in names}
@@ -97,7 +97,7 @@ class EngineState:
         self._fill()
         for layout, shape in zip(self._layouts, self._shapes, strict=True):
             held = self._held.get(layout.parameter, [])
-            for name in self._names(shape):
+            for name in self._names(layout, shape):
                 set_weight = self._set_weight if name == "weight" else None
                 if not held and set_weight is None:
                     continue
@@ -128,8 +128,8 @@ class EngineState:
         if self._scaler is not None and scalars.get("loss_scale") is not None:
             self._scaler.load(scalars)
 
-    def _names(self, shape: torch.Size) -> tuple[str, ...]:
-        return "weight", *self._optim.element_moments(tuple(shape))
+    def _names(self, layout: Layout, shape: torch.Size) -> tuple[str, ...]:
+        return "weight", *self._optim.element_moments(layout.pieces[0].name, tuple(shape))
 
     def _release(self) -> None:
         if self._reach is not None:

@@ -57,5 +57,5 @@ def fill_state(optimizer: Optimizer, optim: OptimConfig, parameters: Iterable[Te
         state = optimizer.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            for name in optim.element_moments((parameter.numel(),)):
+            for name in optim.element_moments("", (parameter.numel(),)):
                 state[name] = torch.zeros_like(parameter)

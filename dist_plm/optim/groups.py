@@ -13,24 +13,27 @@ from dist_plm.spec.optimizers import OptimConfig
 class ParamGroup(TypedDict):
     """One entry of a torch optimizer's `param_groups`.
 
-    `adapt`: whether LAMB scales the update by the layer's trust ratio. `lr_scale`: share of the learning rate.
+    `adapt`: whether LAMB scales the update by the layer's trust ratio. `lr_scale`: share of the learning rate. `apart`:
+    whether the optimizer updates these matrices by a rule of their own.
     """
 
     params: list[Parameter]
     weight_decay: float
     adapt: bool
     lr_scale: float
+    apart: bool
 
 
 def parameter_groups(
     named_parameters: Iterable[tuple[str, Parameter]], optim: OptimConfig, depths: Depths
 ) -> list[ParamGroup]:
-    """Matrices in one group; in the other norms and biases, which by default are neither decayed nor adapted.
+    """Matrices in one group; in the other norms and biases, which by default are neither decayed nor adapted; where the
+    optimizer sets matrices apart, these in a third.
 
     Norms and biases are vectors and scalars, and whatever is called `bias`, which also catches biases stacked into a
     matrix; all else, embeddings included, counts as a matrix. The original BERT code and Megatron-LM follow the same rule.
 
-    With `optim.layer_decay` below 1 there is such a pair for each depth, and a depth learns at layer_decay times the rate
+    With `optim.layer_decay` below 1 there are such groups for each depth, and a depth learns at layer_decay times the rate
     of the one above it (Clark et al. 2020, arXiv 2003.10555, appendix B; Howard & Ruder 2018, arXiv 1801.06146, section
     3.2): the head at the full rate, embeddings slowest; `depths` says where a parameter lies.
 
@@ -41,7 +44,8 @@ def parameter_groups(
     scales = [optim.layer_decay ** (depths.layers + 1 - depth) for depth in range(depths.layers + 2)]
     if optim.layer_decay == 1.0:
         scales = [1.0]
-    groups = [_group(optim, scale, vectors=vectors) for scale in scales for vectors in (False, True)]
+    kinds = ("matrices", "vectors", "apart")[: 3 if optim.has_two_rules else 2]
+    groups = [_group(optim, scale, kind) for scale in scales for kind in kinds]
     seen: set[int] = set()
     for name, parameter in named_parameters:
         if id(parameter) in seen or not parameter.requires_grad:
@@ -50,17 +54,23 @@ def parameter_groups(
         # The copy of a tied weight on the last pipeline stage has to learn like the one on the first.
         name = getattr(parameter, "canonical_name", name)
         depth = depths.of_parameter(name) if len(scales) > 1 else 0
-        groups[2 * depth + _is_norm_or_bias(name, parameter)]["params"].append(parameter)
+        if _is_norm_or_bias(name, parameter):
+            kind = "vectors"
+        else:
+            kind = "apart" if optim.sets_apart(name, tuple(parameter.shape)) else "matrices"
+        groups[len(kinds) * depth + kinds.index(kind)]["params"].append(parameter)
     return groups
 
 
-def _group(optim: OptimConfig, scale: float, *, vectors: bool) -> ParamGroup:
+def _group(optim: OptimConfig, scale: float, kind: str) -> ParamGroup:
+    vectors = kind == "vectors"
     decayed = optim.decay_norms_and_biases or not vectors
     return {
         "params": [],
         "weight_decay": optim.weight_decay if decayed else 0.0,
         "adapt": optim.adapts_vectors or not vectors,
         "lr_scale": scale,
+        "apart": kind == "apart",
     }
 
 

@@ -27,7 +27,7 @@ def test_state_exists_before_the_first_step_and_changes_nothing(name):
     (early, a), (late, b) = optimizer_of(name, **changes), optimizer_of(name, **changes)
     optim = OPTIMIZERS[name](lr=1.0)
     fill_state(early, optim)
-    names = optim.element_moments((6,))
+    names = optim.element_moments("", (6,))
     assert all(set(early.state[w]) - {"step"} == set(names) for w in a)
     assert len(names) == {"adamw": 2, "adam": 2, "lamb": 2, "sgd": 1, "adafactor": 1}[name]
     for step in range(3):

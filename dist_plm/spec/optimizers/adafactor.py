@@ -26,7 +26,7 @@ class AdafactorConfig(OptimConfig):
     beta2_decay: Annotated[float, Bounds(low=0.0, high=1.0, low_open=True)] = 0.8  # beta2 = 1 - t ** -beta2_decay
     update_clip: Positive = 1.0  # root mean square above which an update is scaled down to it
 
-    def moments(self, shape: Shape) -> dict[str, Shape]:
+    def moments(self, name: str, shape: Shape) -> dict[str, Shape]:
         """Keeps, of a matrix, means over its rows and over its columns, of all else every element's own."""
         if len(shape) == 2:
             return {"exp_avg_sq_row": shape[:1], "exp_avg_sq_col": shape[1:]}

@@ -15,7 +15,7 @@ class AdamWConfig(OptimConfig):
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     eps: Positive = 1e-8
 
-    def moments(self, shape: Shape) -> dict[str, Shape]:
+    def moments(self, name: str, shape: Shape) -> dict[str, Shape]:
         return {"exp_avg": shape, "exp_avg_sq": shape}
 
 

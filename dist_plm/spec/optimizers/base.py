@@ -13,12 +13,19 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 
+def is_hidden_matrix(name: str, shape: Shape) -> bool:
+    """Whether a tensor is a matrix between hidden states: of a layer, and neither a table nor a head nor biases."""
+    return len(shape) == 2 and "layers" in name.split(".") and name.endswith(".weight")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimConfig:
     """The update rule.
 
     `lr` is the peak; with `lr_batch`, the peak of a run of that global batch, from which it is scaled to this run's."""
 
+    #: Some matrices are updated by a rule of their own: see `sets_apart`.
+    has_two_rules: ClassVar[bool] = False
     #: An update looks at whole logical tensors, wherever their parts lie.
     whole_tensors: ClassVar[bool] = False
 
@@ -41,13 +48,17 @@ class OptimConfig:
         """Whether norms and biases take part in what an optimizer does layer by layer."""
         return False
 
-    def moments(self, shape: Shape) -> dict[str, Shape]:
-        """Returns what is remembered of a logical tensor of `shape`: the shape of each moment, by its name."""
+    def moments(self, name: str, shape: Shape) -> dict[str, Shape]:
+        """Returns what is remembered of the logical tensor `name` of `shape`: the shape of each moment, by its name."""
         raise NotImplementedError
 
-    def element_moments(self, shape: Shape) -> tuple[str, ...]:
-        """Returns the names of the moments that hold a number for each element of a logical tensor of `shape`."""
-        return tuple(name for name, of in self.moments(shape).items() if of == shape)
+    def element_moments(self, name: str, shape: Shape) -> tuple[str, ...]:
+        """Returns the names of the moments that hold a number for each element of a logical tensor."""
+        return tuple(moment for moment, of in self.moments(name, shape).items() if of == shape)
+
+    def sets_apart(self, name: str, shape: Shape) -> bool:
+        """Whether a matrix is updated by a rule of its own, and so belongs to a parameter group of its own."""
+        return False
 
     def problems(self, config: "PretrainConfig") -> Iterator[str]:
         """Yields a sentence for each thing wrong with the optimizer's own settings, alone or within `config`."""

@@ -36,7 +36,7 @@ class LambConfig(OptimConfig):
     def adapts_vectors(self) -> bool:
         return self.adapt_norms_and_biases
 
-    def moments(self, shape: Shape) -> dict[str, Shape]:
+    def moments(self, name: str, shape: Shape) -> dict[str, Shape]:
         return {"exp_avg": shape, "exp_avg_sq": shape}
 
     def problems(self, config: "PretrainConfig") -> Iterator[str]:

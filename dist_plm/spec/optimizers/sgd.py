@@ -19,7 +19,7 @@ class SgdConfig(OptimConfig):
     momentum: Fraction = 0.0
     nesterov: bool = False
 
-    def moments(self, shape: Shape) -> dict[str, Shape]:
+    def moments(self, name: str, shape: Shape) -> dict[str, Shape]:
         return {"momentum_buffer": shape}
 
     def problems(self, config: "PretrainConfig") -> Iterator[str]:
