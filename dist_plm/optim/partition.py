@@ -66,6 +66,10 @@ class Block:
         """The view of the flat tensor, or of one like it, [rows, columns]."""
         return flat[self.start : self.start + self.rows * self.columns].view(self.rows, self.columns)
 
+    def within(self, whole: Tensor) -> Tensor:
+        """The view of the logical matrix, [rows, columns]."""
+        return whole[self.row : self.row + self.rows, self.column : self.column + self.columns]
+
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
@@ -150,6 +154,30 @@ class Partition:
                 part = sums[:, chosen]
                 dist.all_reduce(part, group=reduction.group)
                 sums[:, chosen] = part
+
+    def touched(self, slots: Iterable[int]) -> list[int]:
+        """Returns the slots that any rank names, ascending: engines may update group by group. Collective."""
+        flags = torch.zeros(len(self.slots), device=self.device)
+        flags[list(slots)] = 1.0
+        for reduction in self._reductions:
+            if reduction.slots is None:
+                dist.all_reduce(flags, group=reduction.group)
+        return flags.nonzero().view(-1).tolist()
+
+    def whole(self, slot: int, parts: Iterable[tuple[Block, Tensor]]) -> Tensor:
+        """Returns a logical matrix [M, N] put together from the rectangles of all ranks. Collective.
+
+        Args:
+            parts: of this rank, each with the flat tensor that it lies in.
+        """
+        matrix = torch.zeros(self.slots[slot].shape, device=self.device)
+        if self.slots[slot].counted:
+            for block, values in parts:
+                block.within(matrix).copy_(block.of(values))
+        for reduction in self._reductions:
+            if reduction.slots is None:
+                dist.all_reduce(matrix, group=reduction.group)
+        return matrix
 
 
 def blocks_of(segment: Segment, slot: Slot) -> Iterator[Block]:

@@ -4,6 +4,7 @@ It reads weights by their canonical names from one flat dictionary and knows not
 """
 
 import math
+from functools import partial
 
 import torch
 import transformers
@@ -89,10 +90,11 @@ def loss_of(w: Weights, model, tokens: Tensor, labels: Tensor, documents: Tensor
 
 
 def train(w: Weights, config, batches: list[dict[str, Tensor]], lrs: list[float]) -> tuple[list[float], list[float]]:
-    """Plain AdamW, LAMB or Adafactor with clipping on whole global batches; returns losses and gradient norms, leaves the
+    """Plain AdamW, LAMB, Adafactor or Muon with clipping on whole global batches; returns losses and gradient norms, leaves the
     weights in `w`."""
     w.update({name: tensor.clone().requires_grad_() for name, tensor in w.items()})
-    step = {"adamw": _adamw, "lamb": _lamb, "adafactor": _adafactor}[config.optim.name](list(w.values()), config.optim)
+    makers = {"adamw": _adamw, "lamb": _lamb, "adafactor": _adafactor, "muon": partial(_muon, list(w))}
+    step = makers[config.optim.name](list(w.values()), config.optim)
     losses, norms = [], []
     for batch, lr in zip(batches, lrs, strict=True):
         for tensor in w.values():
@@ -151,5 +153,27 @@ def _adafactor(weights: list[Tensor], optim):
         for group in adafactor.param_groups:
             group["lr"] = lr
         adafactor.step()
+
+    return step
+
+
+def _muon(names: list[str], weights: list[Tensor], optim):
+    """As its authors wrote it, one matrix after the other; AdamW for what is in no layer, or no matrix."""
+    hidden = [t for name, t in zip(names, weights, strict=True) if "layers" in name.split(".") and t.dim() == 2]
+    rest = _adamw([t for t in weights if all(t is not h for h in hidden)], optim)
+    momenta = [torch.zeros_like(t) for t in hidden]
+
+    @torch.no_grad()
+    def step(lr: float) -> None:
+        rest(lr)
+        for weight, momentum in zip(hidden, momenta, strict=True):
+            momentum.mul_(optim.momentum).add_((1 - optim.momentum) * weight.grad)
+            update = (1 - optim.momentum) * weight.grad + optim.momentum * momentum if optim.nesterov else momentum
+            x = update / update.norm()
+            for _ in range(optim.newton_schulz_steps):
+                gram = x @ x.T
+                x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+            scale = optim.update_rms * max(weight.shape) ** 0.5
+            weight.mul_(1 - lr * optim.weight_decay).sub_(lr * scale * x)
 
     return step

@@ -1,0 +1,45 @@
+"""Declares Muon."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from dist_plm.config.types import Count, Fraction, Positive
+from dist_plm.spec.optimizers.base import OptimConfig, Shape, is_hidden_matrix
+
+if TYPE_CHECKING:
+    from dist_plm.spec.schema import PretrainConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MuonConfig(OptimConfig):
+    """Muon (Jordan et al. 2024): the momentum of hidden matrices is orthogonalised by Newton-Schulz steps; embeddings, heads,
+    norms and biases learn by AdamW, with `betas` and `eps`.
+
+    `update_rms` is the root mean square of an orthogonalised update of full rank, so that one learning rate and one weight
+    decay serve both rules (Liu et al. 2025, arXiv 2502.16982, section 2.2)."""
+
+    whole_tensors: ClassVar[bool] = True
+    has_two_rules: ClassVar[bool] = True
+
+    name: Literal["muon"] = "muon"
+    momentum: Fraction = 0.95
+    nesterov: bool = True
+    newton_schulz_steps: Count = 5
+    update_rms: Positive = 0.2
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    eps: Positive = 1e-8
+
+    def sets_apart(self, name: str, shape: Shape) -> bool:
+        return is_hidden_matrix(name, shape)
+
+    def moments(self, name: str, shape: Shape) -> dict[str, Shape]:
+        return {"momentum_buffer": shape} if is_hidden_matrix(name, shape) else {"exp_avg": shape, "exp_avg_sq": shape}
+
+    def problems(self, config: "PretrainConfig") -> Iterator[str]:
+        stages = config.parallel.pipeline * config.parallel.virtual_pipeline
+        if stages > 2 and not config.engine.keeps_empty_groups:
+            yield (
+                f"optim.name = 'muon' makes parameter groups that the inner of {stages} pipeline stages leave empty, which "
+                f"engine={config.engine.name} drops: set engine=megatron, or parallel.pipeline=2"
+            )
