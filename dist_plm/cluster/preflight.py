@@ -3,6 +3,7 @@ once, for all, and costs seconds instead of hours."""
 
 import hashlib
 import importlib.metadata
+import math
 import os
 import platform
 import shutil
@@ -27,11 +28,12 @@ from dist_plm.distributed.device import Device
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.distributed.world import host_group
 from dist_plm.monitor.progress import say
-from dist_plm.spec.flops import num_parameters
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.families.tensors import tensors_of
+from dist_plm.spec.optimizers import OptimConfig
+from dist_plm.spec.schema import ModelConfig, PretrainConfig
 
-#: Of a parameter in a checkpoint: weight and two moments in fp32; with SGD one moment at most.
-CHECKPOINT_BYTES = 12
+#: Of a number in a checkpoint.
+FP32_BYTES = 4
 #: For a file that another node has just written to be seen.
 SHARED_SECONDS = 10.0
 #: A rank with so much less memory than most is named.
@@ -157,7 +159,14 @@ def needed_bytes(config: PretrainConfig, existing: int) -> int:
     if config.checkpoint.every == 0 and not config.checkpoint.at_end:
         return 0
     count = max(1, config.checkpoint.keep + 1 - existing) if config.checkpoint.every else 1
-    return count * num_parameters(config.model) * CHECKPOINT_BYTES
+    return count * checkpoint_bytes(config.model, config.optim)
+
+
+def checkpoint_bytes(model: ModelConfig, optim: OptimConfig) -> int:
+    """Counts the bytes of one checkpoint: weights, and what the optimizer remembers of each."""
+    shapes = [tensor.shape for tensor in tensors_of(model)]
+    moments = [moment for shape in shapes for moment in optim.moments(shape).values()]
+    return FP32_BYTES * sum(math.prod(shape) for shape in (*shapes, *moments))
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,8 @@ def variants_of(cls: type) -> Variants[Any] | None:
 def hints_of(cls: type) -> dict[str, Any]:
     """Returns the type of every field that an instance of `cls` may have, those of all its variants together."""
     variants = variants_of(cls)
-    hints = get_type_hints(cls, include_extras=True)
+    own = {f.name for f in dataclasses.fields(cls)}
+    hints = {name: hint for name, hint in get_type_hints(cls, include_extras=True).items() if name in own}
     for variant in variants.values() if variants else ():
         hints |= {
             name: hint for name, hint in get_type_hints(variant, include_extras=True).items() if name not in hints

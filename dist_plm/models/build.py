@@ -46,12 +46,11 @@ def whole_layouts(config: PretrainConfig) -> list[Layout]:
     return describe([chunk], 0, 1)
 
 
-CHAINS: dict[str, type[CausalLanguageModel] | type[MaskedLanguageModel]] = {
+#: The network of each family.
+NETWORKS: dict[str, type[ModelChunk]] = {
     "gpt": CausalLanguageModel,
     "bert": MaskedLanguageModel,
     "roberta": MaskedLanguageModel,
-}
-PAIRS: dict[str, type[Electra] | type[EncoderDecoder]] = {
     "electra": Electra,
     "t5": EncoderDecoder,
     "transformer": EncoderDecoder,
@@ -61,15 +60,11 @@ PAIRS: dict[str, type[Electra] | type[EncoderDecoder]] = {
 def build_chunk(shape: Shape, chunk: int, chunks: int) -> ModelChunk:
     """Chunk number `chunk` of the `chunks` that this rank holds, its weights not filled yet. Models that are one chain of
     layers are cut into pipeline stages; those that are a pair of networks are whole."""
-    family = shape.model.family
     stage, stages = shape.groups.coordinates.pipeline, shape.groups.grid.pipeline
-    if family in PAIRS:
-        assert stages == 1, "a rule refuses pipelines of such models"
-        return PAIRS[family](shape)
-    layers = layers_of_chunk(shape.model.layers, stage, stages, chunk, chunks)
-    return CHAINS[family](
+    assert shape.model.is_chain or stages == chunks == 1, "a rule refuses pipelines of such models"
+    return NETWORKS[shape.model.family](
         shape,
-        layers,
+        layers_of_chunk(shape.model.layers, stage, stages, chunk, chunks),
         first=stage == 0 and chunk == 0,
         last=stage == stages - 1 and chunk == chunks - 1,
         chunk=chunk if chunks > 1 else None,

@@ -18,6 +18,7 @@ class ModelChunk(MegatronModule):
     stages, each holds a copy of the weight.
 
     Args:
+        layers: of a model that is one chain of them, those of this chunk; other models are whole.
         first, last: whether the chunk begins with the embedding and ends with the head.
         chunk: its number on this rank where there are several.
     """
@@ -25,7 +26,7 @@ class ModelChunk(MegatronModule):
     embedding: Embedding
     output: ColumnLinear
 
-    def __init__(self, shape: Shape, *, first: bool, last: bool, chunk: int | None) -> None:
+    def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
         super().__init__(config=shape.megatron)
         self.shape = shape
         self.model_type = ModelType.encoder_or_decoder

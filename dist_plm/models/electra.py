@@ -22,15 +22,15 @@ from dist_plm.models.loss_sums import Scores, TermScores
 from dist_plm.models.model_context import Shape
 from dist_plm.models.sequence_context import SequenceContext, context_of
 from dist_plm.models.sharding import Part
-from dist_plm.spec.derived import generator_of
+from dist_plm.spec.families.electra import generator_of
 
 
 class Electra(ModelChunk):
     """Generator and discriminator with shared embeddings (section 3.2), trained together. No gradient passes from the
     discriminator to the generator through the sampled tokens."""
 
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape, first=True, last=True, chunk=None)
+    def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
+        super().__init__(shape, layers, first=first, last=last, chunk=chunk)
         small = shape.of(generator_of(shape.model))
         self.embedding = Embedding(shape)
         self.generator = Encoder(small, before=0)

@@ -19,6 +19,7 @@ from dist_plm.models.loss_sums import Scores
 from dist_plm.models.masks import with_bias
 from dist_plm.models.model_context import Shape
 from dist_plm.models.sequence_context import SequenceContext, context_of
+from dist_plm.spec.families.encoder_decoder import EncoderDecoderConfig
 
 #: Decoders read sequences of a multiple of this, sequence parallel or not: matrix products of uneven sizes are slow.
 LENGTH_MULTIPLE = 8
@@ -28,9 +29,10 @@ class EncoderDecoder(ModelChunk):
     """Reads `tokens` with the encoder and predicts `labels` one by one with the decoder, both of which share the word
     embedding; with `tied_embeddings` so does the output (Vaswani et al. 2017, section 3.4)."""
 
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape, first=True, last=True, chunk=None)
+    def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
+        super().__init__(shape, layers, first=first, last=last, chunk=chunk)
         model = shape.model
+        assert isinstance(model, EncoderDecoderConfig)
         assert model.decoder_layers is not None
         self.embedding = Embedding(shape)
         self.encoder = Stack(shape, model.layers, before=0, decodes=False)
@@ -58,8 +60,8 @@ class EncoderDecoder(ModelChunk):
         context, positions = context_of(read, self.shape, causal=True)
         embedded = self.embedding(tokens, positions, context, part=-2)
         hidden = self.decoder(embedded, context, memory)
-        if self.shape.model.family == "t5" and self.shape.model.tied_embeddings:
-            hidden = hidden * self.shape.model.hidden**-0.5  # as the embedding is not scaled down (mesh-tensorflow)
+        if self.shape.model.scales_output:
+            hidden = hidden * self.shape.model.hidden**-0.5
         logits = self.logits(hidden)
         return {"labels": score_tokens(logits, labels.transpose(0, 1), self.shape, evaluate=not self.training)}
 

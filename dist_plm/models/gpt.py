@@ -23,7 +23,7 @@ class CausalLanguageModel(ModelChunk):
     """
 
     def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
-        super().__init__(shape, first=first, last=last, chunk=chunk)
+        super().__init__(shape, layers, first=first, last=last, chunk=chunk)
         if first:
             self.embedding = Embedding(shape)
         self.layers = LayerStack(shape, layers.start, layers.stop)

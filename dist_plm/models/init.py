@@ -11,48 +11,26 @@ import torch
 
 from dist_plm.core.random import key
 from dist_plm.models.sharding import Layout, Piece
+from dist_plm.spec.families.tensors import tensors_of
 from dist_plm.spec.schema import ModelConfig
 
 BLOCK_NUMEL = 2**20
-#: Projections that write into the residual stream; their deviation shrinks with depth (Radford et al. 2019, section 2.3).
-RESIDUAL_PROJECTIONS = ("attention.output.weight", "mlp.down.weight")
 
 
 @torch.no_grad()
 def initialize(layouts: Iterable[Layout], model: ModelConfig, seed: int) -> None:
-    """Fills all parameters in place: norm weights 1, biases and vocabulary padding 0, matrices from N(0, init_std²), those
-    that project into the residual stream of a pre-norm model with deviation init_std / sqrt(2 layers). T5 has its own."""
+    """Fills all parameters in place as the table of the model's tensors says; padding of the vocabulary is 0."""
+    inits = {tensor.name: tensor.init for tensor in tensors_of(model)}
     for layout in layouts:
         layout.parameter.zero_()
         for piece in layout.pieces:
-            if piece.numel == 0 or piece.name.endswith("bias"):
+            init = inits[piece.name]
+            if piece.numel == 0 or init.kind == "zeros":
                 continue
-            if "norm" in piece.name:
+            if init.kind == "ones":
                 piece.local(layout.parameter).fill_(1.0)
             else:
-                _draw(piece, layout.parameter, seed, _deviation(piece.name, model))
-
-
-def _deviation(name: str, model: ModelConfig) -> float:
-    if model.family == "t5":
-        return _t5_deviation(name, model)
-    shrinks = model.norm_placement == "pre" and name.endswith(RESIDUAL_PROJECTIONS)
-    return model.init_std / math.sqrt(2.0 * model.layers) if shrinks else model.init_std
-
-
-def _t5_deviation(name: str, model: ModelConfig) -> float:
-    """As in mesh-tensorflow: activations keep their size, and queries carry the scale that attention leaves out (Raffel et
-    al. 2020; `T5PreTrainedModel._init_weights` of Hugging Face)."""
-    assert model.head_size is not None
-    assert model.ffn is not None
-    kind = name.split(".")[-2]
-    if kind in ("word",) or name == "output.weight":
-        return 1.0
-    if kind == "query":
-        return (model.hidden * model.head_size) ** -0.5
-    if kind == "output":
-        return (model.heads * model.head_size) ** -0.5
-    return (model.ffn if kind == "down" else model.hidden) ** -0.5
+                _draw(piece, layout.parameter, seed, init.deviation)
 
 
 def _draw(piece: Piece, parameter: torch.Tensor, seed: int, deviation: float) -> None:

@@ -53,7 +53,7 @@ class Shape:
 
     @property
     def embedding_size(self) -> int:
-        return self.model.embedding_size or self.model.hidden
+        return self.model.word_size
 
     @property
     def unsliced(self) -> TransformerConfig:

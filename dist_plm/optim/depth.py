@@ -1,51 +1,43 @@
 """How deep within its network each parameter lies, told from its name: for learning rates that fall towards the input."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dist_plm.spec.derived import ENCODER_DECODERS
+from dist_plm.spec.families.tensors import tensors_of
 from dist_plm.spec.schema import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Depths:
-    """Embeddings lie at depth 0, layers above them, heads at depth `layers` + 1.
+    """Embeddings lie at depth 0, layers above them, heads at depth `layers` + 1. A decoder lies upon its encoder; two networks
+    side by side end at the same depth.
 
     Args:
-        stacks: the layers of each stack, as a range within `layers`, by the module that holds it ("" where it is the
-            model itself). A decoder lies upon its encoder; two networks side by side end at the same depth.
+        modules: depth of each module all of whose tensors lie at one, by its name.
     """
 
     layers: int
-    stacks: Mapping[str, range]
+    modules: Mapping[str, int]
 
     @classmethod
     def of(cls, model: ModelConfig) -> "Depths":
-        """Counts the layers of a finalised model."""
-        layers = model.layers
-        if model.family in ENCODER_DECODERS:
-            assert model.decoder_layers is not None
-            total = layers + model.decoder_layers
-            return cls(total, {"encoder": range(layers), "decoder": range(layers, total)})
-        if model.family == "electra":
-            assert model.generator_layers is not None
-            total = max(layers, model.generator_layers)
-            sizes = {"generator": model.generator_layers, "discriminator": layers}
-            return cls(total, {name: range(total - size, total) for name, size in sizes.items()})
-        return cls(layers, {"": range(layers)})
+        """Reads the table of a finalised model's tensors."""
+        found: defaultdict[str, set[int]] = defaultdict(set)
+        for tensor in tensors_of(model):
+            parts = tensor.name.split(".")
+            for end in range(1, len(parts)):
+                found[".".join(parts[:end])].add(tensor.depth)
+        modules = {name: depths.pop() for name, depths in found.items() if len(depths) == 1}
+        return cls(model.top, modules)
 
     def of_parameter(self, name: str) -> int:
-        """Gives the depth of a parameter by its name in the model, whatever wraps it. A stack's own projection of its
-        input and relative positions lie below its layers, its last norm above them."""
-        if "embedding" in name.split("."):
-            return 0
-        for module, layers in self.stacks.items():
-            _, found, rest = f".{name}".partition(f".{module}." if module else ".layers.")
-            if not found:
-                continue
-            rest = rest.removeprefix("layers.")
-            number = rest.partition(".")[0]
-            if number.isdecimal():
-                return layers[int(number)] + 1
-            return layers.start if rest.startswith(("project.", "relative.")) else layers.stop + 1
+        """Tells the depth of a parameter by its name in the model, whatever wraps it. What is fused lies where its parts do,
+        and what is no tensor of the model is a head."""
+        parts = name.split(".")
+        for begin in range(len(parts)):
+            for end in range(len(parts), begin, -1):
+                depth = self.modules.get(".".join(parts[begin:end]))
+                if depth is not None:
+                    return depth
         return self.layers + 1

@@ -6,12 +6,6 @@ from dataclasses import dataclass, replace
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig, ParallelConfig, PretrainConfig, ScheduleConfig
 
-#: Feed-forward sizes derived for swiglu are rounded up to a multiple of this (Llama's `multiple_of`).
-FFN_MULTIPLE = 256
-
-ENCODERS = ("bert", "roberta", "electra")
-ENCODER_DECODERS = ("t5", "transformer")
-
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -75,56 +69,11 @@ def derive(config: PretrainConfig, *, world_size: int, vocab_size: int | None) -
     )
 
 
-def generator_of(model: ModelConfig) -> ModelConfig:
-    """ELECTRA's generator: the discriminator's network at its own size, with the embeddings of the discriminator."""
-    assert model.generator_hidden is not None
-    assert model.generator_layers is not None
-    assert model.generator_heads is not None
-    return replace(
-        model,
-        hidden=model.generator_hidden,
-        layers=model.generator_layers,
-        heads=model.generator_heads,
-        kv_heads=model.generator_heads,
-        head_size=model.generator_hidden // model.generator_heads,
-        ffn=model.generator_ffn,
-    )
-
-
 def _derive_model(
     model: ModelConfig, vocab_size: int | None, sequence_length: int, objective: ObjectiveConfig
 ) -> ModelConfig:
-    derived = replace(
-        model,
-        kv_heads=model.kv_heads or model.heads,
-        head_size=model.head_size or max(1, model.hidden // model.heads),
-        ffn=model.ffn or _default_ffn(model),
+    return replace(
+        model.derive(objective),
         vocab_size=model.vocab_size or vocab_size,
         max_positions=model.max_positions or sequence_length,
     )
-    if model.family in ENCODER_DECODERS:
-        return replace(derived, decoder_layers=model.decoder_layers or model.layers)
-    if model.family in ENCODERS:
-        derived = replace(derived, embedding_size=model.embedding_size or model.hidden)
-    if model.family == "bert" and model.pair_head is None:
-        return replace(derived, pair_head=objective.pairs is not None)
-    return _derive_generator(derived) if model.family == "electra" else derived
-
-
-def _derive_generator(model: ModelConfig) -> ModelConfig:
-    assert model.head_size is not None
-    hidden = model.generator_hidden or max(1, model.hidden // 4)
-    return replace(
-        model,
-        generator_hidden=hidden,
-        generator_layers=model.generator_layers or model.layers,
-        generator_heads=model.generator_heads or max(1, hidden // model.head_size),
-        generator_ffn=model.generator_ffn or 4 * hidden,
-    )
-
-
-def _default_ffn(model: ModelConfig) -> int:
-    """4 hidden (Vaswani et al. 2017); 8/3 hidden with swiglu, whose third matrix makes up for it (Shazeer 2020)."""
-    if model.activation != "swiglu":  # T5 v1.1 gives its own size for geglu
-        return 4 * model.hidden
-    return -(-8 * model.hidden // (3 * FFN_MULTIPLE)) * FFN_MULTIPLE

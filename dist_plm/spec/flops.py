@@ -9,7 +9,10 @@ utilisation compares with what they and most others publish. Norms, softmax and 
 The model has to be resolved: no size in it may still be None.
 """
 
-from dist_plm.spec.derived import ENCODER_DECODERS, ENCODERS, generator_of
+from dataclasses import replace
+
+from dist_plm.spec.families.base import Stack, known
+from dist_plm.spec.families.tensors import tensors_of
 from dist_plm.spec.schema import ModelConfig
 
 
@@ -19,23 +22,9 @@ def num_parameters(model: ModelConfig, *, vocab_size: int | None = None) -> int:
     Args:
         vocab_size: counts with this vocabulary in place of the model's, say the padded one.
     """
-    vocab = _known(model.vocab_size if vocab_size is None else vocab_size, "vocab_size")
-    size = model.embedding_size or model.hidden
-    total = vocab * size * (1 if model.tied_embeddings else 2) + _embedding_tables_size(model, size)
-    if model.family == "gpt":
-        return total + _stack_size(model, model.layers)
-    if model.family in ENCODER_DECODERS:
-        decoder = _stack_size(model, _known(model.decoder_layers, "decoder_layers"), cross=True)
-        return total + _stack_size(model, model.layers) + decoder
-    transform = _dense(model.hidden, size)
-    if model.family == "electra":
-        generator = generator_of(model)
-        transform = _dense(generator.hidden, size)
-        total += _projection_size(generator) + _stack_size(generator, generator.layers)
-        total += _projection_size(model) + _dense(model.hidden, model.hidden) + _dense(model.hidden, 1)
-    elif model.pair_head:
-        total += _dense(model.hidden, model.hidden) + _dense(model.hidden, 2)
-    return total + _stack_size(model, model.layers) + transform + _norm_size(model, size) + vocab
+    if vocab_size is not None:
+        model = replace(model, vocab_size=vocab_size)
+    return sum(tensor.numel for tensor in tensors_of(model))
 
 
 def flops_per_step(
@@ -52,26 +41,14 @@ def flops_per_step(
         predicted: share of the tokens whose logits are needed; the masked ones of a masked language model.
         target_length: tokens that an encoder-decoder writes for each sequence; as many as it reads if None.
     """
-    length = sequence_length
-    logits = 2 * _known(model.vocab_size, "vocab_size") * (model.embedding_size or model.hidden)
-    if model.family in ENCODER_DECODERS:
-        target = length if target_length is None else target_length
-        layers = _known(model.decoder_layers, "decoder_layers")
-        kv = 2 * 2 * model.hidden * _known(model.kv_heads, "kv_heads") * _known(model.head_size, "head_size")
-        decoder = target * (_layer_flops(model, target) + _cross_flops(model, length)) + length * kv
-        sample = length * model.layers * _layer_flops(model, length) + layers * decoder + target * logits
-        return 3 * num_samples * sample
-    tokens = model.layers * _layer_flops(model, length) + predicted * logits
-    if model.family in ENCODERS:
-        network = generator_of(model) if model.family == "electra" else model
-        tokens += predicted * 2 * network.hidden * (model.embedding_size or model.hidden)
-    if model.family == "electra":
-        generator = generator_of(model)
-        tokens += generator.layers * _layer_flops(generator, length) + 2 * model.hidden * (model.hidden + 1)
-        tokens += 2 * sum(_projection_matrix_size(network) for network in (generator, model))
-    if model.pair_head:
-        tokens += 2 * model.hidden * (model.hidden + 2) / length
-    return round(3 * num_samples * length * tokens)
+    written = sequence_length
+    if model.has_decoder and target_length is not None:
+        written = target_length
+    predictions = written if predicted == 1.0 else predicted * written
+    vectors = {"read": sequence_length, "written": written, "predicted": predictions, "sample": 1}
+    forward = sum(2 * one.numel * vectors[one.multiplies] for one in tensors_of(model) if one.multiplies is not None)
+    forward += sum(_attention_flops(stack, sequence_length, written) for stack in model.stacks())
+    return round(3 * num_samples * forward)
 
 
 def flops_per_token(model: ModelConfig, sequence_length: int) -> int:
@@ -92,81 +69,8 @@ def utilisation(flops: float, seconds: float, peak_tflops: float | None) -> floa
     return flops / seconds / (peak_tflops * 1e12)
 
 
-def _embedding_tables_size(model: ModelConfig, size: int) -> int:
-    """Positions, segments and norm of the embedding, and T5's two tables of relative positions."""
-    total = model.segments * size
-    if model.position == "learned":
-        total += (_known(model.max_positions, "max_positions") + model.position_offset) * size
-    elif model.position == "relative":
-        total += 2 * model.relative_buckets * model.heads
-    if model.family in ENCODERS and model.norm_placement == "post":
-        total += _norm_size(model, size)
-    return total
-
-
-def _stack_size(model: ModelConfig, layers: int, *, cross: bool = False) -> int:
-    """Layers, and the norm after the last where norms come first."""
-    norm = _norm_size(model, model.hidden)
-    layer = _layer_matrix_size(model) + (_layer_bias_size(model) if model.bias else 0) + 2 * norm
-    if cross:
-        layer += _attention_matrix_size(model) + (_attention_bias_size(model) if model.bias else 0) + norm
-    return layers * layer + (norm if model.norm_placement == "pre" else 0)
-
-
-def _projection_size(network: ModelConfig) -> int:
-    """From shared embeddings to one of ELECTRA's networks, where their sizes differ."""
-    matrix = _projection_matrix_size(network)
-    return matrix + network.hidden if matrix else 0
-
-
-def _projection_matrix_size(network: ModelConfig) -> int:
-    size = _known(network.embedding_size, "embedding_size")
-    return size * network.hidden if size != network.hidden else 0
-
-
-def _dense(inputs: int, outputs: int) -> int:
-    return inputs * outputs + outputs
-
-
-def _norm_size(model: ModelConfig, size: int) -> int:
-    return size * (2 if model.norm == "layernorm" else 1)
-
-
-def _layer_flops(model: ModelConfig, length: int) -> int:
-    """Forward pass of one token through one layer: matrices, scores and weighted sum."""
-    return 2 * _layer_matrix_size(model) + 4 * length * model.heads * _known(model.head_size, "head_size")
-
-
-def _cross_flops(model: ModelConfig, length: int) -> int:
-    """Forward pass of one decoder token through attention to `length` tokens, whose keys and values are there."""
-    width = model.heads * _known(model.head_size, "head_size")
-    return 2 * 2 * model.hidden * width + 4 * length * width
-
-
-def _layer_matrix_size(model: ModelConfig) -> int:
-    """Entries of one layer's matrices: attention and the feed-forward network."""
-    return _attention_matrix_size(model) + _num_ffn_matrices(model) * model.hidden * _known(model.ffn, "ffn")
-
-
-def _attention_matrix_size(model: ModelConfig) -> int:
-    """Queries, keys and values, output projection."""
-    head_size = _known(model.head_size, "head_size")
-    queries = model.hidden * model.heads * head_size
-    return 2 * queries + 2 * model.hidden * _known(model.kv_heads, "kv_heads") * head_size
-
-
-def _layer_bias_size(model: ModelConfig) -> int:
-    return _attention_bias_size(model) + (_num_ffn_matrices(model) - 1) * _known(model.ffn, "ffn") + model.hidden
-
-
-def _attention_bias_size(model: ModelConfig) -> int:
-    return (model.heads + 2 * _known(model.kv_heads, "kv_heads")) * _known(model.head_size, "head_size") + model.hidden
-
-
-def _num_ffn_matrices(model: ModelConfig) -> int:
-    return 3 if model.activation in ("swiglu", "geglu") else 2
-
-
-def _known(size: int | None, name: str) -> int:
-    assert size is not None, f"model.{name} has to be resolved before anything is counted"
-    return size
+def _attention_flops(stack: Stack, read: int, written: int) -> int:
+    """Scores and weighted sums of one sequence in a stack: of all tokens to each other, and of a decoder's to those read."""
+    width = stack.network.heads * known(stack.network.head_size, "head_size")
+    pairs = written * (written + read) if stack.is_decoder else read * read
+    return stack.layers * 4 * pairs * width

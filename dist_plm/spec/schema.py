@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from dist_plm.config.bounds import between
-from dist_plm.config.types import Count, Fraction, Natural, Positive
+from dist_plm.config.types import Count, Natural, Positive
 from dist_plm.spec.engines import EngineConfig
+from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.optimizers import OptimConfig
 from dist_plm.spec.schema_run import CheckpointConfig, ClusterConfig, TrackConfig, TrainConfig
@@ -22,55 +23,6 @@ class RunConfig:
     name: str
     root: str = "runs"
     dir: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
-    """The network. Derived when None: `kv_heads` = heads, `head_size` = hidden / heads, `ffn` = 4 hidden (8/3 hidden,
-    rounded up to a multiple of 256, for swiglu), `vocab_size` from the data, `max_positions` = data.sequence_length,
-    `embedding_size` = hidden, `pair_head` from the objective; of encoder-decoders `decoder_layers` = layers; of electra
-    `generator_hidden` = hidden / 4, `generator_layers` = layers, `generator_heads` = generator_hidden / head_size,
-    `generator_ffn` = 4 generator_hidden."""
-
-    family: Literal["gpt", "bert", "roberta", "electra", "t5", "transformer"]
-    layers: Count  # of the encoder, where there is a decoder as well
-    hidden: Count
-    heads: Count
-    kv_heads: Count | None = None
-    head_size: Count | None = None
-    ffn: Count | None = None
-    vocab_size: Count | None = None
-    vocab_multiple: Count = 128  # the vocabulary is padded to a multiple of this times parallel.tensor
-    max_positions: Count | None = None
-    position: Literal["learned", "sinusoidal", "rotary", "relative", "none"] = "learned"
-    position_offset: Natural = 0  # rows of the table before the first position: 2 in RoBERTa
-    rotary_base: Positive = 10000.0
-    relative_buckets: Count = 32  # with the next, of relative positions
-    relative_distance: Count = 128
-    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu", "geglu"] = "gelu_tanh"
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    norm_placement: Literal["pre", "post"] = "pre"  # before each half of a layer, or after its residual sum
-    norm_eps: Positive = 1e-5
-    bias: bool = True
-    tied_embeddings: bool = True
-    # bert, roberta, electra
-    embedding_size: Count | None = None
-    segments: Natural = 0  # kinds of segments that an embedding tells apart
-    pair_head: bool | None = None  # pooler and classifier of sentence pairs; bert alone
-    window: Natural = 0  # tokens on each side that one attends to; 0 is all
-    global_tokens: Natural = 0  # with a window: the first tokens of a row, which attend to all and all attend to
-    # t5, transformer
-    decoder_layers: Count | None = None
-    # electra
-    generator_hidden: Count | None = None
-    generator_layers: Count | None = None
-    generator_heads: Count | None = None
-    generator_ffn: Count | None = None
-    hidden_dropout: Fraction = 0.0
-    attention_dropout: Fraction = 0.0
-    init_std: Positive = 0.02
-    init_from: str | None = None  # directory of Hugging Face whose weights a new run begins with
-    recompute: Literal["none", "selective", "full"] = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_plm.cluster.preflight import CHECKPOINT_BYTES, Facts, differing, needed_bytes, preflight, shared_devices
+from dist_plm.cluster.preflight import Facts, checkpoint_bytes, differing, needed_bytes, preflight, shared_devices
 from dist_plm.core.errors import PreflightError
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.spec.flops import num_parameters
@@ -51,10 +51,19 @@ def test_room_for_the_checkpoints_that_stay_and_the_one_being_written(tmp_path: 
     config = finalize(
         settings(tmp_path, tmp_path, checkpoint__every=4, checkpoint__keep=3), world_size=1, vocab_size=None
     )
-    one = num_parameters(config.model) * CHECKPOINT_BYTES
+    one = num_parameters(config.model) * 12
     assert [needed_bytes(config, existing) for existing in (0, 2, 3, 9)] == [4 * one, 2 * one, one, one]
     off = replace(config.checkpoint, every=0, at_end=False)
     assert needed_bytes(replace(config, checkpoint=off), 0) == 0
+
+
+def test_a_checkpoint_is_as_large_as_what_its_optimizer_remembers(tmp_path: Path) -> None:
+    sizes = {}
+    for name in ("adamw", "lamb", "sgd", "adafactor"):
+        config = finalize(settings(tmp_path, tmp_path, optim__name=name), world_size=1, vocab_size=None)
+        sizes[name] = checkpoint_bytes(config.model, config.optim) / num_parameters(config.model)
+    assert (sizes["adamw"], sizes["lamb"], sizes["sgd"]) == (12, 12, 8)
+    assert 4 < sizes["adafactor"] < 5
 
 
 def look_case(world: World, config: PretrainConfig, nodes: list[str], other_dir: str | None) -> list[str] | str:

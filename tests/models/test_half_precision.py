@@ -8,7 +8,7 @@ from dist_plm.models.layers.attention import CoreAttention
 from dist_plm.models.layers.dropout import Site
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.sequence_context import SequenceContext
-from dist_plm.spec.schema import ModelConfig
+from dist_plm.spec.families.gpt import GPTConfig
 from tests.ranks.test_encoder_parts import groups_of
 from tests.ranks.training import configure
 
@@ -22,7 +22,7 @@ ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
 def test_norms(norm, dtype):
     """The squares of 300 are no numbers of fp16, and the sum of as many is none that bf16 could add one more to."""
-    model = ModelConfig(family="gpt", layers=1, hidden=4096, heads=1, norm=norm)
+    model = GPTConfig(layers=1, hidden=4096, heads=1, norm=norm)
     module = build_norm(model, dtype, torch.device("cpu"), sequence_parallel=False)
     for name, parameter in module.named_parameters():
         torch.nn.init.constant_(parameter, float(name == "weight"))

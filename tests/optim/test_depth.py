@@ -1,15 +1,24 @@
 """Depths by name, for every shape of network: one stack, two side by side, one upon the other."""
 
-from dataclasses import replace
-
 import pytest
 
 from dist_plm.optim.depth import Depths
+from dist_plm.spec.derived import derive
+from dist_plm.spec.families.tensors import tensors_of
 from dist_plm.spec.schema import ModelConfig
+from tests.spec.make import pretrain
 
-GPT = ModelConfig(family="gpt", layers=4, hidden=8, heads=2)
-ELECTRA = replace(GPT, family="electra", generator_layers=3)
-T5 = replace(GPT, family="t5", decoder_layers=2)
+
+def model_of(family: str, objective: str, **changes) -> ModelConfig:
+    settings = {"family": family, "layers": 4, "hidden": 8, "heads": 2, **changes}
+    config = pretrain(**{f"model__{name}": value for name, value in settings.items()}, objective__name=objective)
+    return derive(config, world_size=1, vocab_size=10).model
+
+
+GPT = model_of("gpt", "causal")
+BERT = model_of("bert", "mlm_nsp")
+ELECTRA = model_of("electra", "rtd", embedding_size=4, generator_layers=3)
+T5 = model_of("t5", "span", decoder_layers=2, position="relative")
 
 
 @pytest.mark.parametrize(
@@ -20,7 +29,7 @@ T5 = replace(GPT, family="t5", decoder_layers=2)
         (GPT, "layers.3.attention.qkv.bias", 4),
         (GPT, "final_norm.weight", 5),
         (GPT, "output.weight", 5),
-        (replace(GPT, family="bert"), "pair.pooler.weight", 5),
+        (BERT, "pair.pooler.weight", 5),
         (ELECTRA, "embedding.norm.weight", 0),
         (ELECTRA, "module.generator.project.weight", 1),
         (ELECTRA, "generator.layers.0.mlp.up.weight", 2),
@@ -48,5 +57,6 @@ def test_depth_of_a_parameter(model, name, depth):
 
 @pytest.mark.parametrize("model", [GPT, ELECTRA, T5])
 def test_no_depth_lies_above_the_head(model):
-    depths = Depths.of(model)
-    assert max(layers.stop for layers in depths.stacks.values()) == depths.layers
+    layers = [tensor.depth for tensor in tensors_of(model) if ".mlp." in f".{tensor.name}"]
+    assert max(layers) == Depths.of(model).layers
+    assert max(tensor.depth for tensor in tensors_of(model)) == max(layers) + 1

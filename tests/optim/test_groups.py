@@ -6,7 +6,9 @@ from torch import nn
 
 from dist_plm.optim.depth import Depths
 from dist_plm.optim.groups import ParamGroup, parameter_groups
+from dist_plm.spec.derived import derive
 from dist_plm.spec.optimizers import OPTIMIZERS
+from tests.spec.make import pretrain
 
 
 def groups_of(named, weight_decay: float, all_alike: bool = False, layers: int = 2, **changes) -> list[ParamGroup]:
@@ -17,7 +19,8 @@ def groups_of(named, weight_decay: float, all_alike: bool = False, layers: int =
         adapt_norms_and_biases=all_alike,
         **changes,
     )
-    return parameter_groups(named, optim, Depths(layers, {"": range(layers)}))
+    model = derive(pretrain(model__layers=layers), world_size=1, vocab_size=10).model
+    return parameter_groups(named, optim, Depths.of(model))
 
 
 class Block(nn.Module):

@@ -9,9 +9,12 @@ import yaml
 
 from dist_plm.config.decode import decode
 from dist_plm.models.build import whole_layouts
-from dist_plm.spec.derived import derive, generator_of
+from dist_plm.spec.derived import derive
+from dist_plm.spec.families import FAMILIES
+from dist_plm.spec.families.bert import BertConfig
+from dist_plm.spec.families.electra import generator_of
+from dist_plm.spec.families.tensors import tensors_of
 from dist_plm.spec.flops import num_parameters
-from dist_plm.spec.rules.model import OBJECTIVES
 from dist_plm.spec.schema import PretrainConfig
 from tests.ranks.training import TINY, VOCAB
 
@@ -60,7 +63,7 @@ DISCRIMINATORS = {"electra_small": 13_549_057, "electra_base": 109_483_009, "ele
 
 def config_of(path: Path) -> PretrainConfig:
     model = {**yaml.safe_load(path.read_text()), "vocab_multiple": 1}
-    objective = {"name": {"bert": "mlm_nsp"}.get(model["family"], OBJECTIVES[model["family"]][0])}
+    objective = {"name": {"bert": "mlm_nsp"}.get(model["family"], FAMILIES[model["family"]].objectives[0])}
     config = decode(PretrainConfig, {**TINY, "model": model, "objective": objective})
     return derive(config, world_size=1, vocab_size=VOCAB)
 
@@ -75,6 +78,11 @@ def counts():
 def test_models_have_as_many_parameters_as_their_configuration_tells(counts):
     for path in FILES:
         assert sum(counts[path.stem].values()) == num_parameters(config_of(path).model), path.stem
+
+
+def test_the_table_of_tensors_is_the_networks(counts):
+    for path in FILES:
+        assert {one.name: one.numel for one in tensors_of(config_of(path).model)} == counts[path.stem], path.stem
 
 
 def test_models_have_the_published_number_of_parameters(counts):
@@ -94,7 +102,19 @@ def test_discriminators_have_the_published_number_of_parameters(counts, name, pu
 
 def test_a_generator_costs_what_its_network_does(counts):
     model = config_of(FILES[[path.stem for path in FILES].index("electra_base")]).model
-    generator = dataclasses.replace(generator_of(model), family="bert", embedding_size=None, max_positions=512)
+    generator = BertConfig(
+        layers=12,
+        hidden=256,
+        heads=4,
+        kv_heads=4,
+        head_size=64,
+        ffn=1024,
+        vocab_size=9,
+        max_positions=512,
+        activation="gelu",
+    )
+    sizes = ("layers", "hidden", "heads", "kv_heads", "head_size", "ffn", "activation", "bias", "norm")
+    assert all(getattr(generator, name) == getattr(generator_of(model), name) for name in sizes)
     layers = sum(n for key, n in counts["electra_base"].items() if key.startswith("generator.layers"))
     shallower = dataclasses.replace(generator, layers=generator.layers - 1)
     assert layers == generator.layers * (num_parameters(generator) - num_parameters(shallower))

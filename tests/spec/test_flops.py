@@ -8,13 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from dist_plm.spec.families.gpt import GPTConfig
 from dist_plm.spec.flops import flops_per_step, flops_per_token, num_parameters, utilisation
-from dist_plm.spec.schema import ModelConfig
 
 
-def gpt(layers, hidden, heads, *, vocab=50257, positions=1024) -> ModelConfig:
-    return ModelConfig(
-        family="gpt",
+def gpt(layers, hidden, heads, *, vocab=50257, positions=1024) -> GPTConfig:
+    return GPTConfig(
         layers=layers,
         hidden=hidden,
         heads=heads,
@@ -26,9 +25,8 @@ def gpt(layers, hidden, heads, *, vocab=50257, positions=1024) -> ModelConfig:
     )
 
 
-def llama(layers, hidden, heads, kv_heads, ffn, vocab) -> ModelConfig:
-    return ModelConfig(
-        family="gpt",
+def llama(layers, hidden, heads, kv_heads, ffn, vocab) -> GPTConfig:
+    return GPTConfig(
         layers=layers,
         hidden=hidden,
         heads=heads,
@@ -93,8 +91,7 @@ def test_flops_are_6n_plus_12lhqt_of_palm():
 @st.composite
 def small_models(draw):
     kv_heads = draw(st.integers(1, 3))
-    return ModelConfig(
-        family="gpt",
+    return GPTConfig(
         layers=draw(st.integers(1, 2)),
         hidden=draw(st.integers(4, 16)),
         heads=kv_heads * draw(st.integers(1, 3)),
@@ -114,7 +111,7 @@ def small_models(draw):
 class Decoder(torch.nn.Module):
     """The plainest decoder with the shapes of a configuration; only its sizes and matrix products matter here."""
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: GPTConfig) -> None:
         super().__init__()
         self.model = model
         width, kv_width = model.heads * model.head_size, model.kv_heads * model.head_size

@@ -4,20 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from dist_plm.spec.rules.model import OBJECTIVES
+from dist_plm.spec.families import FAMILIES
 from tools.support_models import TESTS, refusal, render
 from tools.write_tables import parts
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("family", OBJECTIVES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_runs_data_and_tensor_parallel(family):
     for axis in ("data", "tensor", "tensor + sequence"):
         assert refusal(family, axis) is None
 
 
-@pytest.mark.parametrize("family", OBJECTIVES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_chains_of_layers_alone_have_pipelines(family):
     for axis in ("pipeline", "interleaved pipeline"):
         sentence = refusal(family, axis)

@@ -162,6 +162,10 @@ class HFModel(ABC):
         """Gives a model those optional heads that are among the canonical names `tensors`."""
         return model
 
+    def network_of(self, model: ModelConfig, half: Half | None) -> ModelConfig:
+        """Gives the network that one half of a finalised model is."""
+        return model
+
     def half_of(self, names: Iterable[str]) -> Half | None:
         """Tells of which half these are the tensors, by Hugging Face's names."""
         return None
@@ -187,8 +191,9 @@ def differences(ours: ModelConfig, theirs: ModelConfig, half: Half | None = None
     Args:
         half: of electra, where the weights of the one model are those of this half alone.
     """
-    names = [field.name for field in fields(ModelConfig) if field.name not in _FREE]
-    if ours.family != "electra" or half == "discriminator":
+    shared = {field.name for field in fields(theirs)}
+    names = [field.name for field in fields(ours) if field.name in shared and field.name not in _FREE]
+    if half == "discriminator":
         names = [name for name in names if name not in GENERATOR_SIZES]
     if half == "generator":
         names = [name for name in names if name not in _SIZES]

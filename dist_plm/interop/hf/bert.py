@@ -15,7 +15,8 @@ from dist_plm.interop.hf.base import (
     affine,
     count_layers,
 )
-from dist_plm.spec.schema import ModelConfig
+from dist_plm.spec.families import ModelConfig
+from dist_plm.spec.families.bert import BertConfig
 
 if TYPE_CHECKING:
     from dist_plm.interop.hf.tokenizer import Tokens
@@ -65,18 +66,16 @@ class HFEncoder(HFModel):
             "layer_norm_eps": model.norm_eps,
         }
 
-    def model_from_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+    def sizes_from_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         assert self.word is not None
         size = shapes[self.word][1]
-        return ModelConfig(
-            family=self.family,  # pyright: ignore[reportArgumentType]
-            layers=count_layers(shapes, f"{self.prefix}encoder.layer"),
-            hidden=size,
-            embedding_size=size,
-            heads=1,
-            segments=shapes.get(f"{self.prefix}embeddings.token_type_embeddings.weight", (0,))[0],
-            pair_head="cls.seq_relationship.weight" in shapes,
-        )
+        return {
+            "layers": count_layers(shapes, f"{self.prefix}encoder.layer"),
+            "hidden": size,
+            "embedding_size": size,
+            "heads": 1,
+            "segments": shapes.get(f"{self.prefix}embeddings.token_type_embeddings.weight", (0,))[0],
+        }
 
     def token_numbers(self, tokens: "Tokens") -> dict[str, int | None]:
         pad = None if tokens.roles is None else tokens.roles.pad
@@ -136,8 +135,13 @@ class Bert(HFEncoder):
             return "BertModel"
         return "BertForPreTraining" if "pair.classifier.weight" in tensors else "BertForMaskedLM"
 
+    def model_from_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+        return BertConfig(**self.sizes_from_shapes(shapes), pair_head="cls.seq_relationship.weight" in shapes)
+
     def with_all_heads(self, model: ModelConfig) -> ModelConfig:
+        assert isinstance(model, BertConfig)
         return replace(model, pair_head=True)
 
     def with_heads_of(self, model: ModelConfig, tensors: Collection[str]) -> ModelConfig:
+        assert isinstance(model, BertConfig)
         return replace(model, pair_head="pair.classifier.weight" in tensors)

@@ -9,7 +9,6 @@ from dist_plm.config.decode import decode, show
 from dist_plm.core.errors import CheckpointError, ConfigError
 from dist_plm.interop.hf.base import Half, Settings, architecture_of, differences
 from dist_plm.interop.hf.registry import ELECTRA, MODELS, hf_model
-from dist_plm.spec.derived import generator_of
 from dist_plm.spec.schema import ModelConfig
 
 CONFIG_FILE = "config.json"
@@ -105,7 +104,7 @@ def hf_config(model: ModelConfig, tensors: Collection[str], half: Half | None = 
         CheckpointError: Hugging Face has no class for such a model; the settings that none has are named.
     """
     theirs = hf_model(model)
-    network = generator_of(model) if half == "generator" else model
+    network = theirs.network_of(model, half)
     config = {"architectures": [theirs.class_of(tensors, half)], **theirs.write_settings(network)}
     # Neither half's file tells how large the generator is beside the discriminator.
     found = differences(network, model_of(config, CONFIG_FILE), "discriminator" if half else None)

@@ -17,7 +17,7 @@ from dist_plm.interop.hf.base import (
     differences,
 )
 from dist_plm.interop.hf.bert import HFEncoder
-from dist_plm.spec.derived import generator_of
+from dist_plm.spec.families.electra import ElectraConfig, generator_of
 from dist_plm.spec.schema import ModelConfig
 
 
@@ -43,7 +43,7 @@ class Electra(HFEncoder):
 
     def tensors(self, model: ModelConfig, half: Half | None = None) -> Iterator[HFTensor]:
         assert half is not None
-        network = generator_of(model) if half == "generator" else model
+        network = self.network_of(model, half)
         yield from self.embeddings(model)
         yield from self.layers(network.layers, f"{half}.layers")
         if network.hidden != model.embedding_size:
@@ -59,6 +59,9 @@ class Electra(HFEncoder):
     def class_of(self, tensors: Collection[str], half: Half | None) -> str:
         return "ElectraForMaskedLM" if half == "generator" else "ElectraForPreTraining"
 
+    def network_of(self, model: ModelConfig, half: Half | None) -> ModelConfig:
+        return generator_of(model) if half == "generator" else model
+
     def half_of(self, names: Iterable[str]) -> Half | None:
         return "generator" if any(name.startswith("generator_") for name in names) else "discriminator"
 
@@ -69,6 +72,7 @@ class Electra(HFEncoder):
             CheckpointError: they cannot share their embeddings, or differ in what the two have in common here.
         """
         generator, discriminator = halves
+        assert isinstance(discriminator, ElectraConfig)
         model = replace(
             discriminator,
             generator_hidden=generator.hidden,
@@ -94,4 +98,5 @@ class Electra(HFEncoder):
                 f"{where} is of the generator of electra, which does not tell the sizes of the discriminator: give a "
                 f"directory that holds both, as {' and '.join(self.halves)}, or a model of conf/model/"
             )
+        assert isinstance(model, ElectraConfig)
         return replace(model, **dict.fromkeys(GENERATOR_SIZES))

@@ -15,7 +15,8 @@ from dist_plm.interop.hf.base import (
     affine,
     count_layers,
 )
-from dist_plm.spec.schema import ModelConfig
+from dist_plm.spec.families import ModelConfig
+from dist_plm.spec.families.gpt import GPTConfig
 
 if TYPE_CHECKING:
     from dist_plm.interop.hf.tokenizer import Tokens
@@ -79,8 +80,7 @@ class GPT2(HFModel):
         }
 
     def model_from_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-        return ModelConfig(
-            family="gpt",
+        return GPTConfig(
             layers=count_layers(shapes, "transformer.h"),
             hidden=shapes["transformer.wte.weight"][1],
             heads=1,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dist_plm.core.errors import CheckpointError
 from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor, Settings, count_layers
 from dist_plm.interop.hf.gpt2 import causal_token_numbers
-from dist_plm.spec.schema import ModelConfig
+from dist_plm.spec.families import ModelConfig
+from dist_plm.spec.families.gpt import GPTConfig
 
 if TYPE_CHECKING:
     from dist_plm.interop.hf.tokenizer import Tokens
@@ -83,8 +84,7 @@ class Llama(HFModel):
         }
 
     def model_from_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-        return ModelConfig(
-            family="gpt",
+        return GPTConfig(
             layers=count_layers(shapes, "model.layers"),
             hidden=shapes["model.embed_tokens.weight"][1],
             heads=1,

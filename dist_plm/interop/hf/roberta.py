@@ -1,12 +1,13 @@
 """Translates RoBERTa."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dist_plm.interop.hf.base import HEADS, Half, HFTensor, Settings, affine
 from dist_plm.interop.hf.bert import HFEncoder
-from dist_plm.spec.schema import ModelConfig
+from dist_plm.spec.families import ModelConfig
+from dist_plm.spec.families.roberta import RobertaConfig
 
 if TYPE_CHECKING:
     from dist_plm.interop.hf.tokenizer import Tokens
@@ -38,6 +39,9 @@ class Roberta(HFEncoder):
         rows = model.max_positions + model.position_offset
         padding = {"pad_token_id": max(model.position_offset, 1) - 1}
         return {**super().write_settings(model), "max_position_embeddings": rows, **padding}
+
+    def model_from_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+        return RobertaConfig(**self.sizes_from_shapes(shapes))
 
     def tensors(self, model: ModelConfig, half: Half | None = None) -> Iterator[HFTensor]:
         yield from self.embeddings(model)

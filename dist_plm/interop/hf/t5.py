@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor, Settings, count_layers
-from dist_plm.spec.schema import ModelConfig
+from dist_plm.spec.families import ModelConfig
+from dist_plm.spec.families.t5 import T5Config
 
 if TYPE_CHECKING:
     from dist_plm.interop.hf.tokenizer import Tokens
@@ -54,6 +55,7 @@ class T5(HFModel):
         }
 
     def write_settings(self, model: ModelConfig) -> dict[str, Any]:
+        assert isinstance(model, T5Config)
         return {
             "model_type": self.model_type,
             "vocab_size": model.vocab_size,
@@ -73,8 +75,7 @@ class T5(HFModel):
         }
 
     def model_from_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-        return ModelConfig(
-            family="t5",
+        return T5Config(
             layers=count_layers(shapes, "encoder.block"),
             decoder_layers=count_layers(shapes, "decoder.block"),
             hidden=shapes["shared.weight"][1],
@@ -86,6 +87,7 @@ class T5(HFModel):
 
     def tensors(self, model: ModelConfig, half: Half | None = None) -> Iterator[HFTensor]:
         yield HFTensor("embedding.word.weight", "shared.weight")
+        assert isinstance(model, T5Config)
         assert model.decoder_layers is not None
         for stack, layers in (("encoder", model.layers), ("decoder", model.decoder_layers)):
             bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"

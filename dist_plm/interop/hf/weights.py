@@ -13,8 +13,8 @@ from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor, architectur
 from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, model_of, read_config, type_of
 from dist_plm.interop.hf.files import DTYPES, WeightFiles, listed
 from dist_plm.interop.hf.registry import ELECTRA, MODELS, guessed_type
-from dist_plm.interop.hf.shapes import logical_shape
 from dist_plm.models.sharding import Layout, Piece
+from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.schema import ModelConfig
 
 
@@ -47,7 +47,8 @@ class HFWeights:
         self._places = {name: place for part in parts.values() for name, place in part.places(model).items()}
         (self.theirs,) = {part.theirs for part in parts.values()}
         self.model = self.theirs.with_heads_of(model, self._places)
-        self.shapes = {name: logical_shape(model, name) for name in self._places}
+        shapes = shapes_of(self.model)
+        self.shapes = {name: shapes[name] for name in self._places}
         self.left_out = [name for part in parts.values() for name in part.left_out]
 
     def read_piece(self, piece: Piece) -> Tensor:
@@ -123,12 +124,13 @@ class _Part:
         Raises:
             CheckpointError: naming tensors that are missing, that no model of ours has, or of other shapes than the model's.
         """
-        entries = list(self.theirs.tensors(self.theirs.with_all_heads(model), self.half))
+        complete = self.theirs.with_all_heads(model)
+        entries, shapes = list(self.theirs.tensors(complete, self.half)), shapes_of(complete)
         self._check_names(entries)
         places = {e.name: _Place(e, self.files, self._names[e.hf]) for e in entries if e.hf in self._names}
         for place in places.values():
             found = self.files.tensors[place.stored]
-            shape = place.entry.stored_shape(logical_shape(model, place.entry.name))
+            shape = place.entry.stored_shape(shapes[place.entry.name])
             if found.shape != shape:
                 raise CheckpointError(
                     f"{found.file}: {place.stored} is {list(found.shape)}, where the sizes in {CONFIG_FILE} make it "

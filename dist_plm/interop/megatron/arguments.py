@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from dist_plm.spec.families.gpt import GPTConfig
 from dist_plm.spec.schema import ModelConfig
 
 #: Flags under which tensors of the usual names and shapes mean something else here, and the values that do not.
@@ -41,8 +42,7 @@ def megatron_model(settings: Mapping[str, Any], vocab_size: int) -> ModelConfig 
     rotary = settings.get("use_rotary_position_embeddings")
     position = "rope" if rotary else settings.get("position_embedding_type", "learned_absolute")
     fused = settings.get("bias_gelu_fusion", True) and bias
-    return ModelConfig(
-        family="gpt",
+    return GPTConfig(
         layers=settings["num_layers"],
         hidden=settings["hidden_size"],
         heads=heads,

@@ -86,7 +86,7 @@ class CoreAttention(nn.Module):
         self.heads, self.kv_heads = heads // tensor_size, kv_heads // tensor_size
         self.first_head = self.heads * shape.groups.coordinates.tensor
         self.site = site
-        self.scale = 1.0 if shape.model.family == "t5" else 1.0 / math.sqrt(self.head_size)
+        self.scale = 1.0 / math.sqrt(self.head_size) if shape.model.scales_scores else 1.0
         self.dropout = shape.model.attention_dropout
         self.recompute = shape.model.recompute == "selective"
 

@@ -14,7 +14,6 @@ from dist_plm.models.layers.positions import sinusoidal_table
 from dist_plm.models.model_context import Shape
 from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.models.sharding import Part, split_over_tensor_ranks
-from dist_plm.spec.derived import ENCODERS
 
 
 class Embedding(nn.Module):
@@ -31,7 +30,7 @@ class Embedding(nn.Module):
         assert model.max_positions is not None
         positions = model.max_positions + model.position_offset
         self.shape = shape
-        self.scale = math.sqrt(size) if model.family == "transformer" else 1.0
+        self.scale = math.sqrt(size) if model.scales_words else 1.0
         self.word = VocabParallelEmbedding(
             shape.padded_vocab_size,
             size,
@@ -48,7 +47,7 @@ class Embedding(nn.Module):
             self.register_buffer("sinusoids", table.to(shape.device, shape.dtype), persistent=False)
         self.segment = Table(model.segments, size, shape) if model.segments else None
         self.norm = None
-        if model.family in ENCODERS and model.norm_placement == "post":
+        if model.normalises_embeddings:
             self.norm = build_norm(model, shape.dtype, shape.device, shape.sequence_parallel, size)
 
     def forward(

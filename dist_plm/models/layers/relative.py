@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from dist_plm.models.model_context import Shape
 from dist_plm.models.sharding import split_over_tensor_ranks
+from dist_plm.spec.families.t5 import T5Config
 
 
 class RelativeBias(nn.Module):
@@ -20,6 +21,7 @@ class RelativeBias(nn.Module):
     def __init__(self, shape: Shape, *, both_ways: bool) -> None:
         super().__init__()
         model = shape.model
+        assert isinstance(model, T5Config)
         self.buckets, self.distance, self.both_ways = model.relative_buckets, model.relative_distance, both_ways
         heads = model.heads // shape.groups.grid.tensor
         self.weight = nn.Parameter(torch.empty(self.buckets, heads, dtype=shape.dtype, device=shape.device))

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from dist_plm.spec.families import FAMILIES
 from dist_plm.spec.schema import PretrainConfig
 
 #: The first Transformer Engine that scales by the tensor at hand, so that a resumed run has no history to lose.
@@ -12,7 +13,6 @@ TRANSFORMER_ENGINE = (2, 2)
 CAPABILITY = (8, 9)
 #: Tensor cores multiply 8-bit numbers in runs of 16, and Transformer Engine takes no other matrices.
 UNIT = 16
-FAMILIES = ("gpt", "bert", "roberta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,10 @@ def _parts(config: PretrainConfig) -> Iterator[str]:
         )
     if config.cluster.device == "cpu":
         yield "precision.name = 'fp8' needs a GPU, and cluster.device = 'cpu': set precision=bf16"
-    if config.model.family not in FAMILIES:
+    if not config.model.computes_in_8_bits:
         yield (
             f"precision.name = 'fp8' is not supported with model.family = {config.model.family!r}, only with "
-            f"{', '.join(FAMILIES)}: set precision=bf16"
+            f"{', '.join(name for name, one in FAMILIES.items() if one.computes_in_8_bits)}: set precision=bf16"
         )
 
 

@@ -24,11 +24,11 @@ from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor
 from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, hf_config
 from dist_plm.interop.hf.files import Written, listed, write_weights
 from dist_plm.interop.hf.registry import MODELS, hf_model
-from dist_plm.interop.hf.shapes import logical_shape
 from dist_plm.interop.hf.tokenizer import Tokens, tokenizer_files, tokens_of
 from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.models.build import DTYPES
 from dist_plm.models.sharding import Piece
+from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.schema import ModelConfig
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.directories import fresh_directory, refuse_unless_fresh
@@ -65,8 +65,9 @@ def import_hf(config: ConvertConfig) -> str:
 
 
 def _attachments(weights: HFWeights) -> dict[str, bytes]:
-    model = replace(weights.model, pair_head=None)  # follows the objective
-    files = {MODEL_FILE: to_yaml({k: v for k, v in encode(model).items() if v is not None}).encode()}
+    said = {name: value for name, value in encode(weights.model).items() if value is not None}
+    said.pop("pair_head", None)  # follows the objective
+    files = {MODEL_FILE: to_yaml(said).encode()}
     for half, settings in weights.settings.items():
         said = {**settings, "dtype": str(weights.dtype).removeprefix("torch.")}
         said.pop("torch_dtype", None)
@@ -217,7 +218,8 @@ def _exports(found: Checkpoint) -> list[_Export]:
 
 
 def _entries(found: Checkpoint, theirs: HFModel, model: ModelConfig, half: Half | None) -> list[HFTensor]:
-    entries = list(theirs.tensors(theirs.with_all_heads(model), half))
+    complete = theirs.with_all_heads(model)
+    entries, shapes = list(theirs.tensors(complete, half)), shapes_of(complete)
     held = found.weights
     missing = [e.name for e in entries if e.name not in held and not e.name.startswith(HEADS)]
     if missing:
@@ -226,10 +228,10 @@ def _entries(found: Checkpoint, theirs: HFModel, model: ModelConfig, half: Half 
         )
     present = [entry for entry in entries if entry.name in held]
     for entry in present:
-        if held[entry.name] != logical_shape(model, entry.name):
+        if held[entry.name] != shapes[entry.name]:
             raise CheckpointError(
                 f"{found.where}: {entry.name} is {list(held[entry.name])}, where its model makes it "
-                f"{list(logical_shape(model, entry.name))}"
+                f"{list(shapes[entry.name])}"
             )
     return present
 
@@ -240,7 +242,8 @@ def _model_of(found: Checkpoint) -> ModelConfig:
         if name in found.manifest.files:
             content = found.settings(name)
             try:
-                return decode(ModelConfig, content if name == MODEL_FILE else content.get("model", {}))
+                settings = content if name == MODEL_FILE else content.get("model", {})
+                return decode(ModelConfig, settings, of_before=True)
             except ConfigError as error:
                 raise CheckpointError(f"{found.where}/{name} fits no model of this version: {error}") from None
     raise CheckpointError(

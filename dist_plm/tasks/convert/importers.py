@@ -16,9 +16,9 @@ from dist_plm.interop.hf.base import HEADS
 from dist_plm.interop.hf.config import CONFIG_FILE, described_at
 from dist_plm.interop.hf.files import listed
 from dist_plm.interop.hf.registry import hf_model
-from dist_plm.interop.hf.shapes import logical_shape
 from dist_plm.interop.megatron.arguments import megatron_model
 from dist_plm.interop.megatron.dist_checkpoint import MegatronDist
+from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.schema import ModelConfig
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.directories import fresh_directory, refuse_unless_fresh
@@ -99,7 +99,7 @@ def _described(config: ConvertConfig, found: Foreign, translated: Translated) ->
     if model.family != family:
         raise CheckpointError(f"{found.where} is of a model of family {family}, {path}/{CONFIG_FILE} of {model.family}")
     theirs = hf_model(model)
-    wanted = {e.name: logical_shape(model, e.name) for e in theirs.tensors(theirs.with_all_heads(model))}
+    wanted = shapes_of(theirs.with_all_heads(model))
     problems = [
         f"{name} is missing" for name in wanted if name not in translated.weights and not name.startswith(HEADS)
     ]

@@ -116,7 +116,7 @@ def of_checkpoint(found: Checkpoint) -> Weights:
 
     files, model = found.manifest.files, None
     if MODEL_FILE in files:
-        model = decode(ModelConfig, found.settings(MODEL_FILE))
+        model = decode(ModelConfig, found.settings(MODEL_FILE), of_before=True)
     return Weights(
         found.where, model, None, found.weights, HEADS, lambda layout: found.tensors.read(layout, "weight"), tokenizer
     )

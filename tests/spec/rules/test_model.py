@@ -3,6 +3,7 @@ import pytest
 from tests.spec.broken import problems
 
 BERT = {"model__family": "bert", "model__segments": 2, "objective__name": "mlm_nsp"}
+T5 = {"model__family": "t5", "objective__name": "span"}
 ELECTRA = {"model__family": "electra", "model__embedding_size": 16, "objective__name": "rtd"}
 
 
@@ -24,18 +25,27 @@ ELECTRA = {"model__family": "electra", "model__embedding_size": 16, "objective__
             {"objective__reset_positions": True, "objective__document_mask": True, "model__position": "none"},
             ["objective.reset_positions = true has no effect with model.position = 'none'"],
         ),
-        ({"model__relative_buckets": 8}, ["model.relative_buckets = 8 has no effect", "'learned'"]),
+        (
+            {**T5, "model__position": "learned", "model__relative_buckets": 8},
+            ["model.relative_buckets = 8 has no effect", "'learned'"],
+        ),
+        ({"model__relative_buckets": 8}, ["model.relative_buckets = 8 is not a setting", "'gpt', but of t5:"]),
         ({"model__position": "relative"}, ["model.position = 'relative' is T5's", "model.family = 'gpt'"]),
         ({"model__position": "none", "model__position_offset": 2}, ["model.position_offset = 2 has no effect"]),
         ({"model__family": "bert"}, ["model.family = 'bert'", "objective.name = 'causal'", "objective=mlm_nsp", "gpt"]),
         ({"objective__name": "mlm"}, ["model.family = 'gpt'", "objective=causal", "family bert, roberta"]),
-        ({"model__segments": 2}, ["model.segments = 2 has no effect", "model.family = 'gpt'"]),
-        ({"model__decoder_layers": 2}, ["model.decoder_layers = 2 has no effect", "model.family = 'gpt'"]),
-        ({"model__generator_hidden": 8}, ["model.generator_hidden = 8 has no effect", "model.family = 'gpt'"]),
+        (
+            {"model__segments": 2},
+            ["model.segments = 2", "model.family = 'gpt', but of bert, roberta, electra: "],
+        ),
+        ({"model__decoder_layers": 2}, ["model.decoder_layers = 2", "model.family = 'gpt', but of t5, transformer: "]),
+        ({"model__generator_hidden": 8}, ["model.generator_hidden = 8", "model.family = 'gpt', but of electra: "]),
+        ({**T5, "model__window": 4}, ["model.window = 4 is not a setting of model.family = 't5', but of gpt, bert"]),
+        ({"model__segmets": 2}, ["model.segmets = 2 is not a setting; did you mean model.segments?"]),
         ({"model__global_tokens": 1}, ["model.global_tokens = 1 has no effect with model.window = 0"]),
         ({**BERT, "model__pair_head": False}, ["model.pair_head = false", "'mlm_nsp'", "model.pair_head=null"]),
         ({**BERT, "objective__name": "mlm", "model__pair_head": True}, ["model.pair_head = true", "no pairs"]),
-        ({"model__pair_head": True}, ["model.pair_head = true has no effect", "model.family = 'gpt'"]),
+        ({"model__pair_head": True}, ["model.pair_head = true", "model.family = 'gpt', but of bert: "]),
         ({**BERT, "model__segments": 1}, ["model.segments = 1", "model.segments=2"]),
         ({**BERT, "model__embedding_size": 16}, ["model.embedding_size = 16", "model.hidden = 32", "electra"]),
         ({**ELECTRA, "model__generator_heads": 3}, ["model.generator_hidden = 8", "model.generator_heads = 3"]),

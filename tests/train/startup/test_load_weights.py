@@ -23,7 +23,7 @@ from dist_plm.interop.hf.weights import open_hf
 from dist_plm.models.build import build_model
 from dist_plm.models.sharding import Piece
 from dist_plm.monitor.metrics import read_metrics
-from dist_plm.spec.derived import generator_of
+from dist_plm.spec.families.electra import generator_of
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
 from dist_plm.train.startup.load_weights import Weights, begin_with, check_vocabulary, of_checkpoint, open_initial

@@ -1,0 +1,37 @@
+"""Declares what models of an encoder and a decoder share."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from dist_plm.config.types import Count
+from dist_plm.spec.families.base import ModelConfig, Stack, known
+
+if TYPE_CHECKING:
+    from dist_plm.spec.families.tensors import Table
+    from dist_plm.spec.objectives import ObjectiveConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderDecoderConfig(ModelConfig):
+    """An encoder and a decoder. Derived when None: `decoder_layers` = layers."""
+
+    objectives: ClassVar[tuple[str, ...]] = ("span",)
+    has_decoder: ClassVar[bool] = True
+    is_chain: ClassVar[bool] = False
+
+    decoder_layers: Count | None = None
+
+    def stacks(self) -> tuple[Stack, ...]:
+        """Lists the two; the decoder lies upon its encoder."""
+        layers = known(self.decoder_layers, "decoder_layers")
+        encoder = Stack(prefix="encoder.", network=self, layers=self.layers)
+        decoder = Stack(prefix="decoder.", network=self, layers=layers, below=encoder.top, is_decoder=True)
+        return encoder, decoder
+
+    def add_heads(self, table: "Table") -> None:
+        table.output()
+
+    def derive(self, objective: "ObjectiveConfig") -> Self:
+        return replace(
+            super(EncoderDecoderConfig, self).derive(objective), decoder_layers=self.decoder_layers or self.layers
+        )

@@ -1,0 +1,24 @@
+"""Declares GPT (Radford et al. 2019; Brown et al. 2020) and, by its settings, Llama (Touvron et al. 2023)."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from dist_plm.spec.families.windowed import WindowedConfig
+
+if TYPE_CHECKING:
+    from dist_plm.spec.families.tensors import Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPTConfig(WindowedConfig):
+    objectives: ClassVar[tuple[str, ...]] = ("causal",)
+    computes_in_8_bits: ClassVar[bool] = True
+
+    family: Literal["gpt"] = "gpt"
+
+    @property
+    def ends_with_norm(self) -> bool:
+        return True
+
+    def add_heads(self, table: "Table") -> None:
+        table.output()

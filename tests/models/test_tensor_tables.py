@@ -1,0 +1,79 @@
+"""The table of a family's tensors is that of the network which is built."""
+
+import itertools
+
+import pytest
+
+from dist_plm.interop.hf.registry import hf_model
+from dist_plm.models.build import whole_layouts
+from dist_plm.spec.families import FAMILIES
+from dist_plm.spec.families.tensors import shapes_of, tensors_of
+from tests.ranks.training import configure
+
+#: What makes each family's network as full as it gets, and as bare.
+FULL = {
+    "gpt": {"kv_heads": 2},
+    "bert": {"segments": 2, "pair_head": True},
+    "roberta": {"segments": 1, "position_offset": 2},
+    "electra": {
+        "segments": 2,
+        "embedding_size": 32,
+        "generator_hidden": 16,
+        "generator_heads": 2,
+        "generator_layers": 2,
+    },
+    "t5": {"position": "relative", "decoder_layers": 2, "kv_heads": 2},
+    "transformer": {"position": "sinusoidal", "decoder_layers": 3},
+}
+BARE = {name: {"position": "none"} for name in FULL}
+KINDS = list(
+    itertools.product(("layernorm", "rmsnorm"), ("pre", "post"), (True, False), (True, False), ("relu", "geglu"))
+)
+
+
+def config_of(family: str, changes: dict, kind: tuple = ("layernorm", "pre", True, True, "relu")):
+    norm, placement, bias, tied, activation = kind
+    objective = "mlm_nsp" if changes.get("pair_head") else FAMILIES[family].objectives[0]
+    model = {
+        "family": family,
+        "norm": norm,
+        "norm_placement": placement,
+        "bias": bias,
+        "tied_embeddings": tied,
+        "activation": activation,
+        **changes,
+    }
+    return configure(1, objective__name=objective, **{f"model__{name}": value for name, value in model.items()})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_shapes_and_splits_are_the_networks(family):
+    for changes, kind in itertools.product((FULL[family], BARE[family]), KINDS):
+        config = config_of(family, changes, kind)
+        built = {p.name: (p.shape, layout.split_dim) for layout in whole_layouts(config) for p in layout.pieces}
+        assert {one.name: (one.shape, one.split) for one in tensors_of(config.model)} == built, (changes, kind)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_name_stands_twice(family):
+    names = [one.name for one in tensors_of(config_of(family, FULL[family]).model)]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_tensors_begin_with_goes_by_what_they_are(family):
+    for one in tensors_of(config_of(family, FULL[family]).model):
+        expected = "zeros" if one.name.endswith(".bias") else "ones" if "norm" in one.name else "normal"
+        assert one.init.kind == expected, one.name
+        assert (one.init.deviation > 0) == (expected == "normal"), one.name
+
+
+@pytest.mark.parametrize("family", [name for name, one in FAMILIES.items() if one.is_in_hugging_face])
+def test_hugging_face_has_a_name_for_every_tensor(family):
+    kind = ("layernorm", "post" if FAMILIES[family].is_encoder else "pre", True, True, "gelu")
+    if FAMILIES[family].has_decoder:
+        kind = ("rmsnorm", "pre", False, False, "geglu")
+    model = config_of(family, {**FULL[family], "kv_heads": 4}, kind).model
+    theirs = hf_model(model)
+    named = {entry.name for half in theirs.halves or (None,) for entry in theirs.tensors(model, half)}
+    assert named == shapes_of(model).keys()
