@@ -32,7 +32,7 @@ def _masked(draw: np.random.Generator, config: PretrainConfig) -> dict[str, np.n
     arrays = {"tokens": np.where(masked, MASK, originals), "labels": np.where(masked, originals, -1)}
     if config.objective.name == "rtd":
         arrays["originals"] = originals
-    if config.objective.document_mask:
+    if config.objective.isolates_documents:
         arrays["documents"] = np.cumsum(draw.random(length) < 0.15).astype(np.int32)
     return arrays
 

@@ -47,7 +47,7 @@ class HFWeights:
         self._places = {name: place for part in parts.values() for name, place in part.places(model).items()}
         (self.theirs,) = {part.theirs for part in parts.values()}
         self.model = self.theirs.with_heads_of(model, self._places)
-        shapes = shapes_of(self.model)
+        shapes = shapes_of(self.theirs.with_all_heads(model))
         self.shapes = {name: shapes[name] for name in self._places}
         self.left_out = [name for part in parts.values() for name in part.left_out]
 
