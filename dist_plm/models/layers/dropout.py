@@ -43,7 +43,7 @@ _FIRST_LAYER = -2  # embeddings number themselves -1 and -2
 
 def draws_masks(model: ModelConfig) -> bool:
     """Tells whether training such a model draws from these streams at all."""
-    return model.hidden_dropout > 0.0 or model.attention_dropout > 0.0 or model.family == "electra"
+    return model.hidden_dropout > 0.0 or model.attention_dropout > 0.0 or model.draws_tokens
 
 
 def key_table(model: ModelConfig, samples: Tensor, seed: int) -> Tensor:

@@ -60,6 +60,8 @@ class ModelConfig:
     scales_words: ClassVar[bool] = False
     #: Attention divides by the root of the head size.
     scales_scores: ClassVar[bool] = True
+    #: A pass draws tokens, with dropout or without.
+    draws_tokens: ClassVar[bool] = False
     #: position=relative is known.
     has_relative_positions: ClassVar[bool] = False
     #: precision=fp8 is tested with it.

@@ -22,6 +22,7 @@ class ElectraConfig(EncoderConfig):
     objectives: ClassVar[tuple[str, ...]] = ("rtd",)
     is_chain: ClassVar[bool] = False
     computes_in_8_bits: ClassVar[bool] = False
+    draws_tokens: ClassVar[bool] = True
     projects_embeddings: ClassVar[bool] = True
 
     family: Literal["electra"] = "electra"
