@@ -121,7 +121,7 @@ def fast_bpe(tokenizer: hf.Tokenizer, slow: Encode, origin: str) -> FastBPE | No
 
 
 def _pattern(tokenizer: hf.Tokenizer) -> str | None:
-    """What divides text into words; None where text is changed before, or divided in another way."""
+    """Finds what divides text into words; None where text is changed before, or divided in another way."""
     if (
         tokenizer.normalizer is not None
         or not isinstance(tokenizer.model, models.BPE)
