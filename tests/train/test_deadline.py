@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from dist_plm.train.deadline import END_TIME, RESERVE_SECONDS, Deadline
+from dist_plm.train.deadline import END_TIME, RESERVE_SECONDS, STALE_SECONDS, Deadline
 
 
 def test_without_a_known_end_everything_is_allowed() -> None:
@@ -28,3 +28,10 @@ def test_what_would_not_end_in_time_with_a_save_after_it_is_not_begun() -> None:
 )
 def test_the_end_itself_is_left_alone(left: float, allowed: bool) -> None:
     assert Deadline(time.time() + left).allows("step") == allowed
+
+
+@pytest.mark.parametrize(("ago", "known"), [(-100, True), (1, True), (STALE_SECONDS + 10, False), (1e6, False)])
+def test_an_end_left_over_in_a_shell_is_none(ago: float, known: bool, caplog: pytest.LogCaptureFixture) -> None:
+    deadline = Deadline.from_environment({END_TIME: str(int(time.time() - ago))})
+    assert (deadline.end is not None) == known
+    assert ("of another job" in caplog.text) != known
