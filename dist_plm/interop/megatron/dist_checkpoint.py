@@ -5,7 +5,6 @@ Layers lie in tensors of their own (`decoder.layers.3.mlp…`) or all in one (`d
 tensors, where they were saved fully reshardable, under `optimizer.state.<state>.<name of the weight>`, else in buckets.
 """
 
-import json
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,8 @@ from dist_plm.checkpoint.io.blobs import SafeReader
 from dist_plm.checkpoint.io.unpickler import load_file
 from dist_plm.checkpoint.planner import TensorReader
 from dist_plm.core.errors import CheckpointError
+from dist_plm.core.parsing import load_json
+from dist_plm.core.regular import read_regular
 from dist_plm.interop.megatron.buckets import BUCKETS, Buckets
 from dist_plm.models.sharding import Piece
 
@@ -61,9 +62,15 @@ class MegatronDist:
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{path}/.metadata cannot be read: {error}") from None
         common = load_file(path / "common.pt")
-        self.settings: Mapping[str, Any] = dict(vars(common["args"])) if "args" in common else {}
-        self.step = int(common.get("iteration", 0))
-        self.samples: int | None = self.settings.get("consumed_train_samples")
+        if not isinstance(common, Mapping):
+            raise CheckpointError(
+                f"{path}/common.pt holds a {type(common).__name__}, where Megatron-LM writes a mapping"
+            )
+        self.settings = _settings(common.get("args"), path)
+        self.step = _count(common.get("iteration", 0), f"iteration of {path}/common.pt")
+        samples = self.settings.get("consumed_train_samples")
+        named = f"consumed_train_samples of {path}/common.pt"
+        self.samples: int | None = None if samples is None else _count(samples, named)
         self.optimizer_steps = _optimizer_steps(common.get("optimizer"), self.step)
         self._places, shapes = self._numbered()
         self.shapes: Mapping[str, tuple[int, ...]] = shapes
@@ -99,7 +106,9 @@ class MegatronDist:
         """Where the optimizer's tensors lie as the grid that wrote them had them."""
         if not any(name.startswith(BUCKETS) for name in self._tensors.tensors):
             return None
-        ranks = int(self.settings.get("tensor_model_parallel_size", 1))
+        ranks = _count(
+            self.settings.get("tensor_model_parallel_size", 1), f"tensor_model_parallel_size of {self.where}"
+        )
         return Buckets(self.where, self._tensors, self.shapes, self._model_weight, ranks)
 
     def _model_weight(self, name: str) -> Tensor:
@@ -169,11 +178,28 @@ def _check_format(path: Path) -> None:
             "--ckpt-format torch_dist"
         )
     try:
-        backend = json.loads(settings.read_text())["sharded_backend"]
-    except (ValueError, KeyError) as error:
+        backend = load_json(read_regular(settings))["sharded_backend"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{settings} is damaged: {error}") from None
     if backend != "torch_dist":
         raise CheckpointError(f"{path} is of format {backend}: have Megatron-LM save it with --ckpt-format torch_dist")
+
+
+def _settings(arguments: Any, path: Path) -> dict[str, Any]:
+    """Reads Megatron-LM's command line, a namespace or the `Inert` in its place."""
+    if arguments is None:
+        return {}
+    if isinstance(arguments, Mapping) or not hasattr(arguments, "__dict__"):
+        raise CheckpointError(
+            f"args of {path}/common.pt is a {type(arguments).__name__}, where Megatron-LM writes a namespace"
+        )
+    return dict(vars(arguments))
+
+
+def _count(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise CheckpointError(f"{name} is {str(value)[:80]!r}, where a whole number belongs")
+    return value
 
 
 def _optimizer_steps(optimizer: Any, default: int) -> int:

@@ -46,6 +46,25 @@ def test_damage_to_a_checkpoint_of_megatron_is_named(copied, file, kind):
     assert str(path.parent) in refusal(directory, vocab_size=VOCAB)
 
 
+ODD = {
+    "common.pt": [[], 3, None, {"iteration": "x"}, {"iteration": -1}, {"iteration": True}, {"iteration": 3, "args": 5}]
+}
+ODD["common.pt"] += [{"iteration": 3, "args": {"hidden_size": 64}}]
+ODD["common.pt"] += [{"iteration": 3, "args": argparse.Namespace(consumed_train_samples="many")}]
+ODD["metadata.json"] = ["[]", "3", "null", '"text"', "{}", "[" * 100_000, '{"sharded_backend": ["torch_dist"]}']
+
+
+@pytest.mark.parametrize(("file", "content"), [(file, one) for file, contents in ODD.items() for one in contents])
+def test_odd_shapes_of_megatrons_files_are_refused(copied, file, content):
+    directory = copied("gpt")
+    path = directory / "iter_0000003" / file
+    if isinstance(content, str):
+        path.write_text(content)
+    else:
+        torch.save(content, path)
+    assert str(path.parent) in refusal(directory, vocab_size=VOCAB)
+
+
 def test_other_kinds_are_refused_by_name(copied, tmp_path):
     directory = copied("gpt")
     settings = directory / "iter_0000003" / "metadata.json"
