@@ -33,6 +33,11 @@ def refuse_unless_fresh(to: str) -> None:
         raise CheckpointError(f"to = {to} is there already: name a new directory, or remove it")
 
 
+def as_path(to: str) -> str:
+    """Writes a directory so that train.resume takes it for a path, not for a word."""
+    return to if "/" in to else f"./{to}"
+
+
 @contextmanager
 def fresh_directory(to: str) -> Iterator[str]:
     """A directory that becomes `to` when the block ends without an exception, and is removed otherwise. A URL is given as it

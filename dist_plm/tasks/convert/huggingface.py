@@ -31,7 +31,7 @@ from dist_plm.models.sharding import Piece
 from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.schema import ModelConfig
 from dist_plm.spec.schema_convert import ConvertConfig
-from dist_plm.tasks.convert.directories import fresh_directory, refuse_unless_fresh
+from dist_plm.tasks.convert.directories import as_path, fresh_directory, refuse_unless_fresh
 from dist_plm.train.startup.load_weights import MODEL_FILE
 from dist_plm.train.startup.resume import RUN_FILE
 
@@ -101,7 +101,9 @@ def _notes(weights: HFWeights, to: str) -> list[str]:
     wanted = _tensors(theirs, weights.model)
     if absent := [name for name in wanted if name not in weights.shapes]:
         notes.append(f"not there, so training begins with fresh ones: {listed(absent)}")
-    notes.append(f"its model as a file for conf/model/: {to}/step_00000000/{MODEL_FILE}; go on with train.resume={to}")
+    notes.append(
+        f"its model as a file for conf/model/: {to}/step_00000000/{MODEL_FILE}; go on with train.resume={as_path(to)}"
+    )
     return notes
 
 

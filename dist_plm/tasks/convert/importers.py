@@ -21,7 +21,7 @@ from dist_plm.interop.megatron.dist_checkpoint import MegatronDist
 from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.schema import ModelConfig
 from dist_plm.spec.schema_convert import ConvertConfig
-from dist_plm.tasks.convert.directories import fresh_directory, refuse_unless_fresh
+from dist_plm.tasks.convert.directories import as_path, fresh_directory, refuse_unless_fresh
 from dist_plm.train.startup.load_weights import MODEL_FILE
 
 
@@ -126,5 +126,5 @@ def _next(found: Foreign, translated: Translated, to: str, *, known: bool) -> li
             f"exported: convert again with hf_config=DIR, where its {CONFIG_FILE} is, for that"
         )
     if len(found.states) > 1:
-        lines.append(f"go on, over this program's order of samples, with train.resume={to}")
+        lines.append(f"go on, over this program's order of samples, with train.resume={as_path(to)}")
     return lines

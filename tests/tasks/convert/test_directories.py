@@ -6,7 +6,7 @@ import pytest
 
 from dist_plm.core import marks
 from dist_plm.core.errors import CheckpointError
-from dist_plm.tasks.convert.directories import fresh_directory, refuse_unless_fresh
+from dist_plm.tasks.convert.directories import as_path, fresh_directory, refuse_unless_fresh
 
 
 def fill(to, name="weights"):
@@ -61,3 +61,7 @@ def test_an_empty_directory_and_a_link_to_one_are_filled(tmp_path):
     (tmp_path / "dangling").symlink_to("nowhere")
     with pytest.raises(CheckpointError, match="dangling is there already"):
         refuse_unless_fresh(str(tmp_path / "dangling"))
+
+
+def test_what_is_told_to_go_on_with_is_a_path():
+    assert [as_path(to) for to in ("imported", "a/b", "/a", "s3://b/c")] == ["./imported", "a/b", "/a", "s3://b/c"]
