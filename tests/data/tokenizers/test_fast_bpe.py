@@ -2,6 +2,7 @@ import json
 import logging
 import random
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -72,10 +73,10 @@ def test_ids_of_any_text_are_those_of_tokenizers(both, text):
 
 
 @pytest.mark.slow
-def test_every_character_is_compared():
+def test_every_assigned_character_is_compared():
     tokenizer = KINDS["bpe"]()
     fast, slow = fast_bpe(tokenizer._encoder, tokenizer._encode_slowly, "it"), tokenizer._encode_slowly
-    points = [p for p in range(sys.maxunicode + 1) if not 0xD800 <= p < 0xE000]
+    points = [p for p in range(sys.maxunicode + 1) if unicodedata.category(chr(p)) not in ("Cn", "Co", "Cs")]
     random.Random(5).shuffle(points)
     texts = ["".join(map(chr, points[i : i + 4000])) for i in range(0, len(points), 4000)]
     assert fast(texts) == slow(texts)
