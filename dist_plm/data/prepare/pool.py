@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypeVar
 
 import psutil
@@ -71,9 +71,13 @@ class Pool:
     def close(self) -> None:
         """Ends the processes, when what they are at is done."""
         if self._executor is not None:
-            # Where its own thread could not be started, for lack of memory, it cannot be waited for.
-            with suppress(RuntimeError):
+            processes = list((self._executor._processes or {}).values())
+            try:
                 self._executor.shutdown(cancel_futures=True)
+            except RuntimeError:  # its own thread could not be started, for lack of memory: nobody ends the processes
+                for process in processes:
+                    process.terminate()
+                    process.join()
             self._executor = None
 
 
