@@ -6,6 +6,7 @@ every rank goes through the same list.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,10 @@ from typing import Any, NoReturn
 from dist_plm.cli import app
 from dist_plm.cli.sweep import expand, named
 from dist_plm.core.errors import EXIT_FINISHED, ConfigError
-from dist_plm.distributed.launch_env import from_environment
+from dist_plm.distributed.launch_env import LaunchEnv, from_environment
 
 _FLAGS = ("-m", "--multirun")
-#: Set by torchrun: the number of times that the ranks were started again. Ranks meet below it in torchrun's store.
+#: Set by torchrun: the number of times that the ranks were started again.
 _ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 
 
@@ -46,7 +47,7 @@ def _sweep(arguments: Sequence[str], starts: Sequence[str], config_class: type[A
     for number, (name, overrides) in enumerate(runs):
         if launch.rank == 0 and not app.PRINTING & set(flags):
             print(f"run {number + 1} of {len(runs)}: {name}", flush=True)
-        code = _start([*starts, *flags, *overrides], _environment(os.environ, number))
+        code = _start([*starts, *flags, *overrides], _environment(launch, os.environ, number))
         if code != EXIT_FINISHED:
             left = len(runs) - number - 1
             if launch.rank == 0 and left:
@@ -75,9 +76,21 @@ def _runs(options: Any, config_class: type[Any], config_name: str) -> list[tuple
     return runs
 
 
-def _environment(env: Mapping[str, str], number: int) -> dict[str, str]:
-    """Lets the ranks of each run meet in a part of torchrun's store of their own."""
-    return {**env, _ATTEMPT: f"{env[_ATTEMPT]}.{number}"} if _ATTEMPT in env else dict(env)
+def _environment(launch: LaunchEnv, env: Mapping[str, str], number: int) -> dict[str, str]:
+    """Lets the ranks of each run meet at a port of their own: in torchrun's store they would find keys of the run before."""
+    if launch.world_size == 1:
+        return dict(env)
+    # It brings PyTorch.
+    from torch._C._distributed_c10d import TCPStore
+
+    store = TCPStore(launch.master_addr, launch.master_port, is_master=False, wait_for_workers=False)
+    key = f"sweep/{env[_ATTEMPT]}/{number}"
+    if launch.rank == 0:
+        with socket.socket() as free:
+            free.bind(("", 0))
+            store.set(key, str(free.getsockname()[1]))
+    port = store.get(key).decode()
+    return {**env, "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"}
 
 
 def _start(command: Sequence[str], env: Mapping[str, str]) -> int:
