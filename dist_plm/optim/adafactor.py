@@ -9,13 +9,14 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dist_plm.optim.base import WholeTensorOptimizer
-from dist_plm.optim.partition import Block, Partition, Segment, blocks_of
+from dist_plm.optim.partition import Block, Partition, Segment, blocks_of, factors_for
 from dist_plm.spec.optimizers.adafactor import AdafactorConfig
 
 #: The functions that PyTorch's own optimizers are made of, which it does not export.
@@ -78,9 +79,14 @@ class Adafactor(WholeTensorOptimizer):
         self._starts = [0, *itertools.accumulate(rows + columns for rows, columns in matrices)]
         self._means = nn.Parameter(torch.zeros(self._starts[-1], device=partition.device), requires_grad=False)
         # Of each entry of the vector: its slot, how many elements it is the mean of, whether it is a row's.
-        self._slots = self._by_entry([(i, i) for i in range(len(matrices))])
-        self._lengths = self._by_entry([(columns, rows) for rows, columns in matrices])
-        self._is_row = self._by_entry([(1, 0) for _ in matrices]).bool()
+        slots = self._by_entry([(i, i) for i in range(len(matrices))])
+        self._slots = self._on_device(slots)
+        self._lengths = self._on_device(self._by_entry([(columns, rows) for rows, columns in matrices]))
+        self._is_row = self._on_device(self._by_entry([(1, 0) for _ in matrices])).bool()
+        self._num_rows = self._on_device([rows for rows, _ in matrices])
+        self._sizes = self._on_device([math.prod(slot.shape) for slot in partition.slots])
+        # Behind the entries, for each slot whether any rank has a gradient of it.
+        self._columns = partition.columns([*slots, *range(len(matrices))])
         self._blocks: dict[Tensor, tuple[list[Block], list[Segment]]] = {}
         self.fill()
 
@@ -120,31 +126,35 @@ class Adafactor(WholeTensorOptimizer):
         self._divide(held, rates)
         self._apply(held)
 
-    def _move_means(self, held: list[_Held]) -> list[float]:
+    def _move_means(self, held: list[_Held]) -> Tensor:
         """Moves r and c of the logical tensors that any rank has gradients of. Returns 1 - the decay rate, by slot."""
         partition, state = self._bound(), self.state[self._means]
-        count = len(partition.slots)
-        sums = torch.zeros(self._means.numel() + count, device=held[0].gradient.device if held else partition.device)
+        entries, count = self._means.numel(), len(partition.slots)
+        device = held[0].gradient.device if held else partition.device
+        sums = torch.zeros(entries + count, dtype=torch.float64, device=device)
+        touched = set[int]()
         for one in held:
             for block in one.blocks:
                 squares = block.of(one.gradient).square()
                 rows, columns = self._places(block)
                 sums[rows] += squares.sum(1)
                 sums[columns] += squares.sum(0)
-            touched = [block.slot for block in one.blocks] + [segment.slot for segment in one.vectors]
-            sums[[self._means.numel() + slot for slot in touched]] = 1.0
+            touched.update(part.slot for part in (*one.blocks, *one.vectors))
         sums = sums.to(partition.device)
-        everyone = torch.arange(count, device=partition.device)
-        partition.add_over_ranks(sums[None], torch.cat([self._slots, everyone]))
-        updated = sums[self._means.numel() :] > 0
+        sums[entries:].index_fill_(0, partition.index(sorted(touched)), 1.0)
+        partition.add_over_ranks(sums[None], self._columns)
+        updated = sums[entries:] > 0
         state["step"] += updated
         rates = state["step"].clamp(min=1.0).pow(-self._beta2_decay) * updated
-        self._means.lerp_(sums[: self._means.numel()] / self._lengths + self._eps, rates[self._slots])
-        return rates.tolist()
+        self._means.lerp_((sums[:entries] / self._lengths + self._eps).float(), rates[self._slots])
+        return rates
 
-    def _divide(self, held: list[_Held], rates: list[float]) -> None:
+    def _divide(self, held: list[_Held], rates: Tensor) -> None:
         """Makes u of the gradients, and moves v of vectors on the way."""
-        factors = self._factors().to(held[0].gradient.device) if held else self._means
+        if not held:
+            return
+        device = held[0].gradient.device
+        factors, rates = self._factors().to(device), rates.to(device)
         for one in held:
             for block in one.blocks:
                 rows, columns = self._places(block)
@@ -157,31 +167,30 @@ class Adafactor(WholeTensorOptimizer):
 
     def _factors(self) -> Tensor:
         """1 / √(r / mean(r)) and 1 / √c: v̂ is the product of both, by which the gradients are divided."""
-        partition = self._bound()
-        total = torch.zeros(len(partition.slots), dtype=torch.float64, device=partition.device)
+        total = torch.zeros(len(self._num_rows), dtype=torch.float64, device=self._means.device)
         total.index_add_(0, self._slots, (self._means * self._is_row).double())
-        rows = torch.tensor([slot.shape[0] for slot in partition.slots], device=partition.device)
-        return (self._means / torch.where(self._is_row, (total / rows).float()[self._slots], 1.0)).rsqrt()
+        mean = (total / self._num_rows).float()
+        return (self._means / torch.where(self._is_row, mean[self._slots], 1.0)).rsqrt()
 
     def _apply(self, held: list[_Held]) -> None:
         partition = self._bound()
-        weights = partition.views([one.weight for one in held], [one.weight for one in held])
-        updates = partition.views([one.weight for one in held], [one.gradient for one in held])
+        weights = [partition.views([one.weight], [one.weight]) for one in held]
+        updates = [partition.views([one.weight], [one.gradient]) for one in held]
         slots = partition.slots_of(one.weight for one in held)
         # A rank may hold nothing but padding, and takes part all the same.
-        norms = torch.stack(_torch._foreach_norm(weights + updates)) if weights else torch.zeros(0)
-        squares = partition.sum_squares(norms.view(2, -1), slots)
-        if not weights:
-            return
-        sizes = torch.tensor([math.prod(partition.slots[slot].shape) for slot in slots], device=partition.device)
-        weight, update = (squares / sizes).sqrt()
+        squares = partition.sum_squares(slots, list(chain(*weights)), list(chain(*updates)))
+        weight, update = (squares / self._sizes[partition.index(slots)]).sqrt()
         scale = weight.clamp(min=self._min_scale) if self._scale_parameter else torch.ones_like(weight)
-        groups = [one.group for one in held for _ in partition.segments_of(one.weight)]
-        rates = scale * torch.tensor([group["lr"] for group in groups], device=partition.device)
-        decays = rates * torch.tensor([group["weight_decay"] for group in groups], device=partition.device)
-        _torch._foreach_mul_(weights, (1.0 - decays).tolist())
-        _torch._foreach_mul_(updates, (-rates / (update / self._update_clip).clamp(min=1.0)).tolist())
-        _torch._foreach_add_(weights, updates)
+        share = scale / (update / self._update_clip).clamp(min=1.0)
+        sizes = [len(views) for views in weights]
+        for one, views, towards, scales, shares in zip(
+            held, weights, updates, scale.split(sizes), share.split(sizes), strict=True
+        ):
+            lr, decay = one.group["lr"], one.group["weight_decay"]
+            if views and decay:
+                _torch._foreach_mul_(views, factors_for(views, 1.0 - scales * lr * decay))
+            if views:
+                _torch._foreach_addcmul_(views, towards, factors_for(views, shares * -lr))
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         state = self.state[parameter]
@@ -210,12 +219,17 @@ class Adafactor(WholeTensorOptimizer):
             slice(columns + block.column, columns + block.column + block.columns),
         )
 
-    def _by_entry(self, values: list[tuple[int, int]]) -> Tensor:
+    def _by_entry(self, values: list[tuple[int, int]]) -> list[int]:
         """For each entry of the vector of means the value of its slot: the first if it is a row's, else the second."""
-        partition = self._bound()
-        counts = [n for slot in partition.slots for n in (slot.shape if len(slot.shape) == 2 else (0, 0))]
-        flat = torch.tensor(values, dtype=torch.long, device=partition.device).view(-1)
-        return flat.repeat_interleave(torch.tensor(counts, dtype=torch.long, device=partition.device))
+        shapes = [slot.shape if len(slot.shape) == 2 else (0, 0) for slot in self._bound().slots]
+        return [
+            value
+            for (rows, columns), (a, b) in zip(shapes, values, strict=True)
+            for value in rows * [a] + columns * [b]
+        ]
+
+    def _on_device(self, values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self._bound().device)
 
     def _bound(self) -> Partition:
         assert self._partition is not None, "Adafactor must be bound to its partition before the first step"

@@ -8,13 +8,14 @@ fragments of layers; computed on those, the ratio is wrong and training differs 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dist_plm.optim.base import WholeTensorOptimizer
-from dist_plm.optim.partition import Partition
+from dist_plm.optim.partition import Partition, factors_for
 from dist_plm.spec.optimizers.lamb import LambConfig
 
 #: The functions that PyTorch's own optimizers are made of, which it does not export.
@@ -124,19 +125,15 @@ class Lamb(WholeTensorOptimizer):
         assert partition is not None, "LAMB must be bound to its partition before the first step"
         if not updates:
             return
-        weights, directions, rates = [], [], []
-        for update in updates:
-            weights += partition.views(update.parameters, update.parameters)
-            directions += partition.views(update.parameters, update.directions)
-            rates += [update.group["lr"]] * (len(weights) - len(rates))
+        weights = [partition.views(update.parameters, update.parameters) for update in updates]
+        directions = [partition.views(update.parameters, update.directions) for update in updates]
         slots = partition.slots_of(parameter for update in updates for parameter in update.parameters)
         # A rank may hold nothing but padding, and takes part all the same.
-        norms = torch.stack(_torch._foreach_norm(weights + directions)) if weights else torch.zeros(0)
-        squares = partition.sum_squares(norms.view(2, -1), slots)
-        if weights:
-            ratios = self._trust_ratios(*squares).tolist()
-            _torch._foreach_mul_(directions, [-rate * ratio for rate, ratio in zip(rates, ratios, strict=True)])
-            _torch._foreach_add_(weights, directions)
+        squares = partition.sum_squares(slots, list(chain(*weights)), list(chain(*directions)))
+        ratios = self._trust_ratios(*squares).split([len(views) for views in weights])
+        for update, views, towards, ratio in zip(updates, weights, directions, ratios, strict=True):
+            if views:
+                _torch._foreach_addcmul_(views, towards, factors_for(views, ratio * -update.group["lr"]))
 
     def _trust_ratios(self, weight_squares: Tensor, direction_squares: Tensor) -> Tensor:
         weight, direction = weight_squares.sqrt(), direction_squares.sqrt()

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dist_plm.optim.square_sums import sum_squares
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -80,6 +82,19 @@ class Reduction:
     slots: tuple[int, ...] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Holds what `Partition.add_over_ranks` needs to know of the columns of its sums, on their device.
+
+    Args:
+        counted: [M], 0 where another rank counts the same.
+        chosen: for each reduction the columns it adds, None where all.
+    """
+
+    counted: Tensor
+    chosen: tuple[Tensor | None, ...]
+
+
 class Partition:
     """How the tensors that an optimizer updates on this rank are made of logical tensors.
 
@@ -101,7 +116,8 @@ class Partition:
         self._reductions = tuple(reductions)
         self._segments = {tensor: tuple(found) for tensor, found in segments.items()}
         self._pieces = {tensor: _pieces(tensor.numel(), found) for tensor, found in segments.items()}
-        self._counted = torch.tensor([slot.counted for slot in self.slots], dtype=torch.bool, device=self.device)
+        self._columns = self.columns(range(len(self.slots)))
+        self._indices: dict[tuple[int, ...], Tensor] = {}
 
     def views(self, owners: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tensor]:
         """The segments, as views, of `values`, each of which has as many elements as its owner."""
@@ -120,37 +136,55 @@ class Partition:
         """Lists what a tensor is made of, in ascending order; nothing where it is padding alone."""
         return self._segments.get(owner, ())
 
-    def sum_squares(self, norms: Tensor, slots: Sequence[int]) -> Tensor:
-        """Adds up the squares of partial norms, on this rank and over ranks: one collective for each reduction.
+    def sum_squares(self, slots: Sequence[int], *values: Sequence[Tensor]) -> Tensor:
+        """Adds up squares, on this rank and over ranks: one collective for each reduction.
 
         Every rank of a reduction calls it equally often, be it without segments.
 
         Args:
-            norms: [K, N], K quantities of each of N segments.
-            slots: of the N segments.
+            slots: of N segments.
+            values: K quantities, each the values of these segments.
         Returns:
-            [K, N] fp64: for each segment the squared norms of its whole logical tensor.
+            [K, N] fp64: for each segment the sum of squares of its whole logical tensor.
         """
-        rows = torch.tensor(slots, dtype=torch.long, device=self.device)
-        sums = torch.zeros(norms.shape[0], len(self.slots), dtype=torch.float64, device=self.device)
-        sums.index_add_(1, rows, norms.to(self.device, torch.float64).square())
-        self.add_over_ranks(sums, torch.arange(len(self.slots), device=self.device))
-        return sums[:, rows]
+        own = sum_squares([segment for segments in values for segment in segments]).view(len(values), -1)
+        index = self.index(slots)
+        sums = torch.zeros(len(values), len(self.slots), dtype=torch.float64, device=self.device)
+        sums.index_add_(1, index, own.to(self.device))
+        self.add_over_ranks(sums, self._columns)
+        return sums[:, index]
 
-    def add_over_ranks(self, sums: Tensor, slots: Tensor) -> None:
+    def columns(self, slots: Sequence[int]) -> Columns:
+        """Tells of the columns of some sums, the slot of each of which is given; the same ones on all ranks of a reduction."""
+        counted = torch.tensor([float(self.slots[slot].counted) for slot in slots], device=self.device)
+        chosen = []
+        for reduction in self._reductions:
+            found = None
+            if reduction.slots is not None:
+                places = [place for place, slot in enumerate(slots) if slot in reduction.slots]
+                found = torch.tensor(places, dtype=torch.long, device=self.device)
+            chosen.append(found)
+        return Columns(counted, tuple(chosen))
+
+    def index(self, slots: Sequence[int]) -> Tensor:
+        """Gives the numbers on the device, where they are sent once: that waits for all that the device has to do."""
+        key = tuple(slots)
+        if key not in self._indices:
+            self._indices[key] = torch.tensor(key, dtype=torch.long, device=self.device)
+        return self._indices[key]
+
+    def add_over_ranks(self, sums: Tensor, columns: Columns) -> None:
         """Replaces the sums of each rank by those over all ranks, what several ranks hold alike counted once: one
         collective for each reduction.
 
         Args:
             sums: [K, M], equally shaped on every rank of a reduction.
-            slots: [M], the slot that each column is of; the same ones on all ranks of a reduction.
         """
-        sums *= self._counted[slots]
-        for reduction in self._reductions:
-            if reduction.slots is None:
+        sums *= columns.counted
+        for reduction, chosen in zip(self._reductions, columns.chosen, strict=True):
+            if chosen is None:
                 dist.all_reduce(sums, group=reduction.group)
             else:
-                chosen = torch.isin(slots, torch.tensor(reduction.slots, device=self.device))
                 part = sums[:, chosen]
                 dist.all_reduce(part, group=reduction.group)
                 sums[:, chosen] = part
@@ -178,6 +212,12 @@ class Partition:
             if reduction.slots is None:
                 dist.all_reduce(matrix, group=reduction.group)
         return matrix
+
+
+def factors_for(tensors: Sequence[Tensor], values: Tensor) -> list[Tensor]:
+    """Gives one number for each tensor, as foreach functions take them: where the tensors are, since to read them, all that a
+    device has to do would be waited for."""
+    return list(values.to(tensors[0].device, tensors[0].dtype).unbind())
 
 
 def blocks_of(segment: Segment, slot: Slot) -> Iterator[Block]:

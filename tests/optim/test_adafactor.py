@@ -158,3 +158,23 @@ def test_only_vectors_have_moments_of_their_size():
     assert not optimizer.state[matrix]
     with pytest.raises(AssertionError, match="bound"):
         Adafactor([{"params": [matrix]}], lr=0.1).step()
+
+
+@pytest.mark.parametrize("rows", [4096, pytest.param(50257, marks=pytest.mark.slow)])
+def test_means_are_exact_at_any_size_however_it_is_cut(rows):
+    """The whole, and the same in three shards with cuts in the middle of rows."""
+    draw = torch.Generator().manual_seed(0)
+    gradient = torch.rand(rows, 768, generator=draw) * torch.rand(rows, 1, generator=draw)
+    squares = gradient.double().square()
+    for cuts in ([], [rows * 111 + 5, rows * 500 + 11]):
+        edges = [0, *cuts, gradient.numel()]
+        shards = [torch.nn.Parameter(torch.ones(b - a)) for a, b in itertools.pairwise(edges)]
+        segments = {shard: [Segment(0, shard.numel(), 0, a)] for shard, a in zip(shards, edges, strict=False)}
+        optimizer = Adafactor([{"params": shards}], lr=0.1)
+        shape = tuple(gradient.shape)
+        optimizer.bind(Partition([Slot("w", True, shape, (0, 0), shape)], segments))
+        for shard, a in zip(shards, edges, strict=False):
+            shard.grad = gradient.view(-1)[a : a + shard.numel()].clone()
+        optimizer.step()
+        for mean, dim in zip(optimizer.means(0), (1, 0), strict=True):
+            torch.testing.assert_close(mean.double(), squares.mean(dim), rtol=3e-7, atol=0.0)
