@@ -86,3 +86,10 @@ def _index_of(requested: str, local_rank: int) -> int:
         remedy = f"start at most {count} processes a node (torchrun --nproc-per-node, sbatch --ntasks-per-node)."
         raise ConfigError([f"{problem}: {remedy}"])
     return local_rank
+
+
+def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Gives values of the host on the device, which is not waited for."""
+    if device.type == "cuda" and not values.is_pinned():
+        values = values.pin_memory()  # a copy from other memory waits
+    return values.to(device, non_blocking=True)

@@ -117,6 +117,7 @@ def megatron_config(config: PretrainConfig, dtype: torch.dtype, device: torch.de
         gradient_accumulation_fusion=False,
         # On gloo the interleaved schedule is silently wrong with batched sends (Megatron-core 0.16).
         batch_p2p_comm=device.type == "cuda",
+        batch_p2p_sync=False,  # each message would wait for the device, against a fault of PyTorch before 1.13
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,

@@ -25,6 +25,8 @@ class ModelChunk(MegatronModule):
 
     embedding: Embedding
     output: ColumnLinear
+    #: The head sees the tokens that have a label alone.
+    predicts_some = False
 
     def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
         super().__init__(config=shape.megatron)

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dist_plm.data.loader.batch import Batch
+from dist_plm.distributed.device import sent
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.encoder import token_output
 from dist_plm.models.layers.dropout import Site, key_table, keys_of_layer, uniforms
 from dist_plm.models.layers.embedding import Embedding
-from dist_plm.models.layers.heads import TokenTransform, predicted, whole_sequence
+from dist_plm.models.layers.heads import TokenTransform, positions_of, predicted, whole_sequence
 from dist_plm.models.layers.linear import ColumnLinear, Dense, RowLinear
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.transformer import LayerStack
@@ -28,6 +29,8 @@ from dist_plm.spec.families.electra import generator_of
 class Electra(ModelChunk):
     """Generator and discriminator with shared embeddings (section 3.2), trained together. No gradient passes from the
     discriminator to the generator through the sampled tokens."""
+
+    predicts_some = True
 
     def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
         super().__init__(shape, layers, first=first, last=last, chunk=chunk)
@@ -54,31 +57,31 @@ class Electra(ModelChunk):
 
         embedded = self.embedding(batch["tokens"], positions, context, batch.get("segments"), part=-1)
         hidden = whole_sequence(self.generator(embedded, context), self.shape)
-        chosen, labels = predicted(hidden, batch["labels"])
+        chosen, labels = predicted(hidden, batch)
         logits = self.logits(self.transform(chosen))
         scores = {"labels": score_tokens(logits, labels, self.shape, evaluate=evaluate)}
 
         originals = batch["originals"]
-        tokens = self._replace(originals.clamp(min=0), batch["labels"] >= 0, logits.detach(), batch["samples"])
+        tokens = self._replace(originals.clamp(min=0), positions_of(batch), logits.detach(), batch["samples"])
         embedded = self.embedding(tokens, positions, context, batch.get("segments"), part=-2)
         judged = self.detector(self.discriminator(embedded, context))
         scores["originals"] = _score_judgements(judged, tokens != originals, originals >= 0, evaluate=evaluate)
         return scores
 
     @torch.no_grad()
-    def _replace(self, originals: Tensor, masked: Tensor, logits: Tensor, samples: Tensor) -> Tensor:
+    def _replace(self, originals: Tensor, places: Tensor, logits: Tensor, samples: Tensor) -> Tensor:
         """[B, S] originals with tokens drawn from the generator's distribution in the masked places.
 
         Args:
-            masked: [B, S] bool, N of them in all.
-            logits: [N, V / P], in the order of the sequence.
+            places: [N], as `predicted_positions` tells them.
+            logits: [N, V / P].
         """
         table = key_table(self.shape.model, samples, self.shape.seed)
         keys = keys_of_layer(table, -1)[Site.REPLACEMENT]
-        uniform = uniforms(keys, originals.shape[1]).to(originals.device)  # [S, B]
-        drawn = vocab_parallel_sample(logits, uniform[masked.transpose(0, 1)], *columns_of(logits, self.shape))
-        tokens = originals.transpose(0, 1).clone()
-        tokens[masked.transpose(0, 1)] = drawn
+        uniform = sent(uniforms(keys, originals.shape[1]), originals.device)  # [S, B]
+        drawn = vocab_parallel_sample(logits, uniform.reshape(-1)[places], *columns_of(logits, self.shape))
+        tokens = originals.transpose(0, 1).clone(memory_format=torch.contiguous_format)
+        tokens.view(-1)[places] = drawn
         return tokens.transpose(0, 1)
 
 

@@ -25,6 +25,8 @@ class MaskedLanguageModel(ModelChunk):
         first, last: whether the chunk begins with the embedding and ends with the heads.
     """
 
+    predicts_some = True
+
     def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
         super().__init__(shape, layers, first=first, last=last, chunk=chunk)
         if first:
@@ -67,7 +69,7 @@ class MaskedLanguageModel(ModelChunk):
             hidden = self.final_norm(hidden)
         hidden = whole_sequence(hidden, self.shape)
         evaluate = not self.training
-        chosen, labels = predicted(hidden, batch["labels"])
+        chosen, labels = predicted(hidden, batch)
         logits = self.logits(self.transform(chosen))
         scores = {"labels": score_tokens(logits, labels, self.shape, evaluate=evaluate)}
         if self.pair is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dist_plm.data.loader.batch import Batch
+from dist_plm.distributed.device import sent
 from dist_plm.models.layers.dropout import draws_masks, key_table, keys_of_layer
 from dist_plm.models.layers.positions import rotary_tables
 from dist_plm.models.masks import with_bias
@@ -87,5 +88,4 @@ def _keys(samples: Tensor, model: ModelConfig, seed: int, device: torch.device) 
     if not draws_masks(model):
         return None
     table = key_table(model, samples, seed)
-    # From pinned memory the copy is queued, and nobody waits for it.
-    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table.to(device)
+    return sent(table, device)

@@ -5,7 +5,8 @@ import functools
 import pytest
 import torch
 
-from tests.ranks.training import VOCAB, batch_of, configure, learning_rates, train_case, whole
+from tests.ranks.pool import World
+from tests.ranks.training import VOCAB, batch_of, build, configure, learning_rates, train_case, whole
 from tests.reference import gpt
 
 pytestmark = pytest.mark.ranks
@@ -120,6 +121,26 @@ def test_grid_equals_one_rank(train, name):
 def test_whole_optimizer_state_equals_sharded(train, name):
     world_size, changes = GRIDS[name]
     agree(train(world_size, engine__zero_stage=0, **changes), train(1))
+
+
+def wrapper_of(world: World, config) -> str:
+    engine, _ = build(world, config)
+    return type(engine._optimizer).__name__  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "wrapper"),
+    [
+        ("data2", "fp32", "DistributedOptimizer"),
+        ("tensor2", "fp32", "FP32Optimizer"),
+        ("tensor2", "bf16", "Float16OptimizerWithFloat16Params"),
+    ],
+)
+def test_one_data_rank_shards_nothing(ranks, name, precision, wrapper):
+    """What it holds anyway is neither cut nor gathered, whatever the stage."""
+    world_size, changes = GRIDS[name]
+    config = configure(world_size, engine__zero_stage=1, precision__name=precision, **changes)
+    assert ranks.run(world_size, wrapper_of, config) == [wrapper] * world_size
 
 
 @pytest.mark.parametrize("micro_batch", [2, 4])

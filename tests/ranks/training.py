@@ -65,11 +65,11 @@ class TextWindows:
     samples: np.ndarray
 
 
-def windows_of(samples: np.ndarray) -> TextWindows:
+def windows_of(samples: np.ndarray, vocab: int = VOCAB) -> TextWindows:
     tokens, documents = [], []
     for sample in samples:
         draw = np.random.default_rng(int(sample))
-        tokens.append(draw.integers(0, VOCAB, LENGTH + 1))
+        tokens.append(draw.integers(0, vocab, LENGTH + 1))
         documents.append(np.cumsum(draw.random(LENGTH + 1) < 0.15))
     return TextWindows(np.stack(tokens), np.stack(documents).astype(np.int32), np.asarray(samples, dtype=np.int64))
 
@@ -83,7 +83,7 @@ def batch_of(config: PretrainConfig, samples: np.ndarray) -> dict[str, Tensor]:
     """Tokens and labels of the samples with these numbers, in the form of the configuration's objective."""
     if config.objective.name != "causal":
         return corrupted_batch(config, samples)
-    arrays = build_objective(config.objective).collate(windows_of(samples))
+    arrays = build_objective(config.objective).collate(windows_of(samples, config.model.vocab_size or VOCAB))
     if config.train.seed % 2:  # labels differ in number between samples, so that a mean of means would be wrong
         keep = np.arange(LENGTH)[None, :] < 8 + 3 * (samples[:, None] % 7)
         arrays["labels"] = np.where(keep, arrays["labels"], -1)
@@ -120,12 +120,20 @@ def rank_batches(config: PretrainConfig, groups: Groups, step: int) -> list[dict
     return [batch_of(config, microbatch_samples(step, m, groups.coordinates.data, **sizes)) for m in range(count)]
 
 
+def groups_of(world: World, config: PretrainConfig) -> Groups:
+    return build_groups(grid_of(config), world.device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=LONG)
+
+
+def build_on(groups: Groups, config: PretrainConfig) -> Engine:
+    device = groups.device.torch_device
+    model, _ = build_model(config, groups, device)
+    return build_engine(config, groups, device, model, losses_of(config))
+
+
 def build(world: World, config) -> tuple[Engine, Groups]:
     """The engine of a configuration, and the groups it runs on."""
-    device = world.device
-    groups = build_groups(grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=LONG)
-    model, _ = build_model(config, groups, device.torch_device)
-    return build_engine(config, groups, device.torch_device, model, losses_of(config)), groups
+    groups = groups_of(world, config)
+    return build_on(groups, config), groups
 
 
 def train_case(world: World, config: PretrainConfig) -> Outcome:

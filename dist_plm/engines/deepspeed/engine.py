@@ -20,12 +20,13 @@ from dist_plm.core.errors import ConfigError
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import EvalSums, StepResult
-from dist_plm.engines.clipped_step import ClippedStep
 from dist_plm.engines.deepspeed import parts
 from dist_plm.engines.deepspeed.schema import check_keys
 from dist_plm.engines.deepspeed.settings import on_nvme, settings_of, write_settings
+from dist_plm.engines.gradient_norm import ClippedStep, GradientNorm
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.non_finite_guard import SkipWatch
+from dist_plm.engines.sending import sent_batch
 from dist_plm.engines.spans import Spans
 from dist_plm.engines.state import EngineState, Stateful
 from dist_plm.models.chunk import ModelChunk
@@ -51,23 +52,27 @@ class DeepSpeedEngine(Stateful):
         engine: Any,
         inner: torch.optim.Optimizer,
         state: EngineState,
+        norm: GradientNorm,
+        clipped: ClippedStep | None,
     ) -> None:
         self._config, self._groups, self._device = config, groups, device
         self._chunks, self._engine, self._inner, self._state = chunks, engine, inner, state
+        self._positions = chunks[0].predicts_some
         self._megatron = chunks[0].config
         self._schedule = get_forward_backward_func(groups.grid.pipeline, len(chunks) if len(chunks) > 1 else None)
         self._terms = LossTerms(losses, groups, device)
         self._tied = [p for chunk in chunks for p in chunk.parameters() if getattr(p, "shared_embedding", False)]
-        self._clipped: ClippedStep | None = None
+        self._norm, self._clipped = norm, clipped
         layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
         self._watch = SkipWatch(layouts, groups, config.train.max_skipped)
 
     def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
         set_learning_rate(self._inner, lr)
         self._engine.train()
-        sums = self._run(microbatches, forward_only=False)
+        self._norm.expect(self._run(microbatches, forward_only=False))
         loss_scale = self._loss_scale()
         self._engine.step()
+        sums = self._terms.told(self._norm.told())
         norm, loss = self._grad_norm(), self._terms.minimised(sums)
         self._watch.note(skipped=norm is None, loss=loss)
         return StepResult(
@@ -82,16 +87,17 @@ class DeepSpeedEngine(Stateful):
     @torch.no_grad()
     def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
         self._engine.eval()
-        return self._run(microbatches, forward_only=True)
+        return self._terms.told(self._run(microbatches, forward_only=True).tolist())
 
-    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> EvalSums:
+    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> Tensor:
+        """Sums over all ranks, for `LossTerms.told`."""
         counts = self._terms.count(microbatches)
         # DeepSpeed averages gradients over data ranks.
         scales = self._terms.scales(counts, self._groups.data_context.size())
         run = self._pipeline if self._groups.grid.pipeline > 1 else self._passes
         return self._terms.add_up(run(microbatches, scales, forward_only=forward_only), counts)
 
-    def _passes(self, microbatches: Sequence[Batch], scales: list[float], *, forward_only: bool) -> list[Tensor]:
+    def _passes(self, microbatches: Sequence[Batch], scales: Tensor, *, forward_only: bool) -> list[Tensor]:
         outputs = []
         for batch in microbatches:
             loss, sums = self._terms.of(self._engine(self._to_device(batch)), scales)
@@ -100,7 +106,7 @@ class DeepSpeedEngine(Stateful):
                 self._engine.backward(loss)
         return outputs
 
-    def _pipeline(self, microbatches: Sequence[Batch], scales: list[float], *, forward_only: bool) -> list[Tensor]:
+    def _pipeline(self, microbatches: Sequence[Batch], scales: Tensor, *, forward_only: bool) -> list[Tensor]:
         config = self._config
         outputs = self._schedule(
             forward_step_func=partial(self._forward, scales),
@@ -119,10 +125,10 @@ class DeepSpeedEngine(Stateful):
                 dist.all_reduce(parts.gradient_of(self._engine.optimizer, parameter), group=self._groups.embedding)
         return cast("list[Tensor]", outputs)
 
-    def _forward(self, scales: list[float], batches: Iterator[Batch], chunk: nn.Module) -> tuple[Any, Any]:
+    def _forward(self, scales: Tensor, batches: Iterator[Batch], chunk: nn.Module) -> tuple[Any, Any]:
         return chunk(next(batches)), partial(self._loss, scales)
 
-    def _loss(self, scales: list[float], scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
+    def _loss(self, scales: Tensor, scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
         """Gives what is minimised, the number of microbatches it is of, and sums of loss and correct labels, [parts, 2]."""
         loss, sums = self._terms.of(scores, scales)
         return loss, torch.ones((), dtype=torch.int32, device=self._device), sums
@@ -141,8 +147,7 @@ class DeepSpeedEngine(Stateful):
         return float(self._engine.optimizer.loss_scale) if self._config.precision.name == "fp16" else None
 
     def _to_device(self, batch: Batch) -> Batch:
-        # Sample numbers key the dropout generators on the host.
-        return {k: v if k == "samples" else v.to(self._device, non_blocking=True) for k, v in batch.items()}
+        return sent_batch(batch, self._device, positions=self._positions)
 
 
 def build(
@@ -168,16 +173,21 @@ def build(
     spans = Spans(layouts, groups)
     inner = build_optimizer(config.optim, _groups(config, chunks))
     settings = settings_of(config)
+    if config.engine.zero_stage == 0:
+        settings["gradient_clipping"] = 0.0  # `ClippedStep` does it
     for layout in layouts:
         _prepare(layout, groups)
-    clipped = None
-    if config.engine.zero_stage == 0 and config.precision.name == "fp32":
-        settings["gradient_clipping"] = 0.0
-        clipped = ClippedStep(layouts, groups, config.optim.clip_threshold)
-        inner.register_step_pre_hook(clipped)
     if groups.rank == 0:
         write_settings(settings, config.run.dir or ".")
     engine = parts.initialize(chunks[0] if len(chunks) == 1 else nn.ModuleList(chunks), inner, settings, groups)
+    norm = GradientNorm(parts.norm_group(engine.optimizer, groups), device)
+    clipped = None
+    if engine.optimizer is inner:
+        first = groups.tensor.rank() == 0
+        clipped = ClippedStep(layouts, norm, config.optim.clip_threshold, first=first)
+        inner.register_step_pre_hook(clipped)
+    else:
+        parts.measure_by(engine.optimizer, norm)
     fragments = list(parts.fragments_of(engine.optimizer, [layout.parameter for layout in layouts], groups))
     sharded = engine.optimizer is not inner
     if isinstance(inner, WholeTensorOptimizer):
@@ -196,8 +206,7 @@ def build(
         refresh=partial(parts.refresh_weights, engine.optimizer, reach),
         reach=reach,
     )
-    result = DeepSpeedEngine(config, groups, device, chunks, losses, engine, inner, state)
-    result._clipped = clipped
+    result = DeepSpeedEngine(config, groups, device, chunks, losses, engine, inner, state, norm, clipped)
     chunks[0].config.grad_scale_func = lambda loss: loss * (result._loss_scale() or 1.0)
     return result
 

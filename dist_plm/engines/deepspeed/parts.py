@@ -1,14 +1,17 @@
 """The door to DeepSpeed: its import without chatter, the process grid as it asks for it, and where its flat tensors lie."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from dist_plm.distributed.groups import Groups
+from dist_plm.engines.gradient_norm import GradientNorm
 from dist_plm.engines.spans import Fragment
 from dist_plm.engines.state import LossScaler
 
@@ -18,7 +21,9 @@ logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 import deepspeed  # noqa: E402
 import deepspeed.comm.comm as deepspeed_comm  # noqa: E402
 from deepspeed.accelerator import get_accelerator  # noqa: E402
+from deepspeed.runtime import bf16_optimizer  # noqa: E402
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer  # noqa: E402
+from deepspeed.runtime.utils import is_model_parallel_parameter  # noqa: E402
 from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload  # noqa: E402
 from deepspeed.runtime.zero.partition_parameters import Init  # noqa: E402
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3  # noqa: E402
@@ -32,6 +37,8 @@ __all__ = [
     "fragments_of",
     "gradient_of",
     "initialize",
+    "measure_by",
+    "norm_group",
     "nvme_problem",
     "reach_of",
     "refresh_weights",
@@ -45,6 +52,7 @@ class Mpu:
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
+        self.norm: GradientNorm | None = None  # what DeepSpeed's optimizer for bf16 clips by
 
     def get_model_parallel_group(self) -> dist.ProcessGroup:
         return self._groups.model
@@ -155,6 +163,51 @@ def gradient_of(optimizer: Any, parameter: nn.Parameter) -> Tensor:
     if isinstance(optimizer, DeepSpeedZeroOptimizer):
         return cast(Tensor, optimizer.get_gradient_for_reduction(parameter))
     return cast(Tensor, parameter.grad)
+
+
+def norm_group(optimizer: Any, groups: Groups) -> dist.ProcessGroup:
+    """Gives the ranks whose gradients, as the optimizer holds them when it clips, make up the whole model's."""
+    sharded = isinstance(optimizer, DeepSpeedZeroOptimizer | DeepSpeedZeroOptimizer_Stage3)
+    return groups.world if sharded else groups.model
+
+
+def measure_by(wrapper: Any, norm: GradientNorm) -> None:
+    """Makes DeepSpeed clip by our norm, which tells of an overflow as well: theirs waits for the device once for each group
+    of parameters and more, and the one for bf16 adds up squares in fp32. Where gradients are offloaded theirs stays, in fp64.
+    """
+    optimizer: Any = wrapper  # not narrowed: methods are replaced
+    if isinstance(wrapper, BF16_Optimizer):
+        optimizer.mpu.norm = norm
+    elif isinstance(wrapper, DeepSpeedZeroOptimizer) and not optimizer.cpu_offload:
+        optimizer.scaled_global_norm = lambda: _on_host(norm.measure(list(_counted(optimizer))))
+        optimizer.has_overflow = lambda *_: False
+    elif isinstance(wrapper, DeepSpeedZeroOptimizer_Stage3) and not optimizer.offload_optimizer:
+        optimizer._get_norm_groups = lambda: [_on_host(norm.measure(list(_counted(optimizer))))]
+        optimizer.has_overflow = lambda *_: False
+
+
+def _counted(optimizer: Any) -> Iterator[Tensor]:
+    """Yields this rank's parts of the gradients, without what other ranks of the tensor or pipeline group count."""
+    third = isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3)
+    for number, parameters in enumerate(optimizer.fp16_groups if third else optimizer.params_in_partition):
+        held = (part for part in optimizer.averaged_gradients[number] if not getattr(part, "_zero_padding", False))
+        for gradient, parameter in zip(held, parameters, strict=False):
+            split = is_model_parallel_parameter(parameter)
+            if (split or optimizer.model_parallel_rank == 0) and not getattr(parameter, "ds_pipe_replicated", False):
+                yield gradient
+
+
+def _on_host(norm: float) -> Tensor:
+    """Gives a norm as DeepSpeed takes it: negative where it is not finite."""
+    return torch.tensor(norm if math.isfinite(norm) else -1.0)
+
+
+def _norm_for_bf16(input_tensors: list[Tensor], mpu: Mpu, norm_type: float = 2.0) -> Tensor:
+    assert mpu.norm is not None
+    return _on_host(mpu.norm.measure(input_tensors))
+
+
+bf16_optimizer.get_global_norm_of_tensors = _norm_for_bf16  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Swapped:

@@ -71,6 +71,7 @@ def settings_of(config: PretrainConfig) -> dict[str, Any]:
         "gradient_clipping": config.optim.clip_threshold,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**62,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device twice a step
         "data_types": {"grad_accum_dtype": reduce},
         "communication_data_type": reduce,
         "zero_optimization": {

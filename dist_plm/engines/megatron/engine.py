@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import EvalSums, StepResult
+from dist_plm.engines.gradient_norm import GradientNorm, clip
 from dist_plm.engines.loss_terms import LossTerms
-from dist_plm.engines.megatron.optimizer import build_optimizer, own_section
+from dist_plm.engines.megatron.optimizer import build_optimizer, gathers_parameters, own_section, shards_states
 from dist_plm.engines.non_finite_guard import SkipWatch
+from dist_plm.engines.sending import sent_batch
 from dist_plm.engines.state import EngineState, Stateful
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.loss_sums import Scores
@@ -44,8 +46,10 @@ class MegatronEngine(Stateful):
         self._config, self._groups, self._device = config, groups, device
         self._terms = LossTerms(losses, groups, device)
         self._chunks, self._optimizer = chunks, optimizer
+        self._positions = bool(chunks[0].module.predicts_some)
         self._megatron = chunks[0].config
         self._scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
+        self._norm = GradientNorm(optimizer.get_grad_stats_parallel_group(), device)
         self._watch = SkipWatch(layouts, groups, config.train.max_skipped)
         self._state = state
         self._schedule = get_forward_backward_func(
@@ -58,9 +62,14 @@ class MegatronEngine(Stateful):
             chunk.train()
             chunk.zero_grad_buffer()
         self._optimizer.zero_grad()
-        sums = self._run(microbatches, forward_only=False)
-        loss_scale = float(self._scaler.scale) if self._scaler is not None else None
+        numbers = self._run(microbatches, forward_only=False)
+        if self._scaler is not None:
+            numbers = torch.cat([numbers, self._scaler.scale.double()])
+        self._norm.expect(numbers)
         grad_norm = self._update()
+        told = self._norm.told()
+        loss_scale = told.pop() if self._scaler is not None else None
+        sums = self._terms.told(told)
         loss = self._terms.minimised(sums)
         self._watch.note(skipped=grad_norm is None, loss=loss)
         return StepResult(
@@ -75,34 +84,38 @@ class MegatronEngine(Stateful):
     def _update(self) -> float | None:
         """Clips and steps; None when the gradient is not finite and the step is skipped. All ranks agree: the norm and
         the overflow flag are reduced over all of them."""
-        overflow = self._optimizer.prepare_grads()
+        optimizer = self._optimizer
+        overflow = optimizer.prepare_grads()
         if overflow:
             return None
-        norm = float(self._optimizer.clip_grad_norm(self._optimizer.config.clip_grad))
+        norm = self._norm.measure(optimizer.get_main_grads_for_grad_norm())
         if not math.isfinite(norm):
             return None
-        self._optimizer.step_with_ready_grads()
+        held = [parameter.grad for parameter in optimizer.get_parameters() if parameter.grad is not None]
+        clip(held, norm, self._config.optim.clip_threshold)
+        optimizer.step_with_ready_grads()
         return norm
 
     @torch.no_grad()
     def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
-        overlap = own_section(self._config).overlap_param_gather
+        overlap = gathers_parameters(self._config)
         for chunk in self._chunks:
             chunk.eval()
             if overlap:
                 chunk.disable_forward_pre_hook()
-        sums = self._run(microbatches, forward_only=True)
+        numbers = self._run(microbatches, forward_only=True)
         if overlap:
             for chunk in self._chunks:
                 chunk.enable_forward_pre_hook()
-        return sums
+        return self._terms.told(numbers.tolist())
 
-    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> EvalSums:
-        """Runs the pipeline schedule. Returns sums over all ranks."""
+    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> Tensor:
+        """Runs the pipeline schedule. Returns sums over all ranks, for `LossTerms.told`."""
         counts = self._terms.count(microbatches)
         # Times the number of microbatches, a microbatch's loss has the size of a mean, and fp16 gradients with it; the
         # end of the step divides by that number.
-        scales = self._terms.scales(counts, len(microbatches) * self._groups.grid.data)
+        self._num_microbatches = len(microbatches) * self._groups.grid.data
+        scales = self._terms.scales(counts, self._num_microbatches)
         on_device = map(self._to_device, microbatches)
         config = self._config
         outputs = self._schedule(
@@ -120,14 +133,20 @@ class MegatronEngine(Stateful):
         )
         return self._terms.add_up(outputs, counts)
 
-    def _to_device(self, batch: Batch) -> Batch:
-        # Sample numbers key the dropout generators on the host.
-        return {k: v if k == "samples" else v.to(self._device, non_blocking=True) for k, v in batch.items()}
+    def finish_gradients(self, chunks: list[Any], _: Tensor | None, **more: Any) -> None:
+        """Adds gradients up over ranks after the last microbatch, as a schedule's callback. What Megatron-core would divide
+        them by it counts on the device, and waits for."""
+        finalize_model_grads(chunks, None, **more)
+        for chunk in chunks:
+            chunk.scale_gradients(1.0 / self._num_microbatches)
 
-    def _forward(self, scales: list[float], batches: Iterator[Batch], chunk: nn.Module) -> tuple[Any, Any]:
+    def _to_device(self, batch: Batch) -> Batch:
+        return sent_batch(batch, self._device, positions=self._positions)
+
+    def _forward(self, scales: Tensor, batches: Iterator[Batch], chunk: nn.Module) -> tuple[Any, Any]:
         return chunk(next(batches)), partial(self._loss, scales)
 
-    def _loss(self, scales: list[float], scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
+    def _loss(self, scales: Tensor, scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
         """Gives what is minimised, the number of microbatches it is of, and sums of loss and correct labels, [parts, 2]."""
         loss, sums = self._terms.of(scores, scales)
         return loss, torch.ones((), dtype=torch.int32, device=self._device), sums
@@ -145,8 +164,8 @@ def build(
     buffers = DistributedDataParallelConfig(
         grad_reduce_in_fp32=config.precision.reduce_in_fp32,
         overlap_grad_reduce=engine.overlap_grad_reduce,
-        overlap_param_gather=engine.overlap_param_gather,
-        use_distributed_optimizer=engine.zero_stage == 1,
+        overlap_param_gather=gathers_parameters(config),
+        use_distributed_optimizer=shards_states(config),
         bucket_size=engine.bucket_mib * 2**20 // 4,  # Megatron-core counts elements
     )
     megatron: Any = model[0].config  # its callbacks are declared narrower than the schedules take them
@@ -158,8 +177,7 @@ def build(
     optimizer, state = build_optimizer(config, chunks, layouts, groups)
     result = MegatronEngine(config, groups, device, chunks, layouts, optimizer, state, losses)
     megatron.grad_scale_func = optimizer.scale_loss
-    # Divides by the number of microbatches of the global batch, which `_loss` counts.
-    megatron.finalize_model_grads_func = finalize_model_grads
+    megatron.finalize_model_grads_func = result.finish_gradients
     if engine.overlap_grad_reduce:
         per_chunk = [chunk.no_sync for chunk in chunks]
         megatron.no_sync_func = per_chunk if len(chunks) > 1 else per_chunk[0]

@@ -1,6 +1,5 @@
 """Megatron-core's optimizer wrappers around a PyTorch optimizer: master weights, loss scaling, sharded states (ZeRO-1)."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -29,6 +28,16 @@ def own_section(config: PretrainConfig) -> MegatronConfig:
     """Returns the engine's section, which this engine runs under alone."""
     assert isinstance(config.engine, MegatronConfig)
     return config.engine
+
+
+def shards_states(config: PretrainConfig) -> bool:
+    """Tells whether ZeRO-1 acts: one data rank would cut, copy and gather what it holds whole anyway."""
+    return config.engine.zero_stage == 1 and config.parallel.data != 1
+
+
+def gathers_parameters(config: PretrainConfig) -> bool:
+    """Tells whether updated shards are gathered while the next forward pass runs."""
+    return own_section(config).overlap_param_gather and shards_states(config)
 
 
 def build_optimizer(
@@ -117,7 +126,7 @@ def _wrap(config: PretrainConfig, chunks: Sequence[DistributedDataParallel], gro
 
     arguments: tuple[Any, ...] = (placeholder, settings, scaler, fill)
     optimizer: Any  # Megatron-core sets the two groups below from outside as well
-    if config.engine.zero_stage == 1:
+    if shards_states(config):
         optimizer = DistributedOptimizer(
             *arguments,
             model_chunks=list(chunks),
@@ -153,12 +162,12 @@ def _megatron_settings(config: PretrainConfig) -> OptimizerConfig:
     return OptimizerConfig(
         optimizer="adam",
         lr=config.optim.lr,
-        clip_grad=config.optim.clip_threshold or math.inf,
+        clip_grad=0.0,  # the engine clips
         fp16=config.precision.name == "fp16",
         bf16=config.precision.name in ("bf16", "fp8"),
         params_dtype=DTYPES[config.precision.name],
-        use_distributed_optimizer=config.engine.zero_stage == 1,
-        overlap_param_gather=own_section(config).overlap_param_gather,
+        use_distributed_optimizer=shards_states(config),
+        overlap_param_gather=gathers_parameters(config),
     )
 
 

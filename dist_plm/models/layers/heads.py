@@ -9,6 +9,7 @@ from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dist_plm.data.loader.batch import Batch
 from dist_plm.models.layers.linear import Dense
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.loss_sums import TermScores
@@ -22,16 +23,33 @@ def whole_sequence(hidden: Tensor, shape: Shape) -> Tensor:
     return gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False, group=shape.groups.tensor)
 
 
-def predicted(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The positions that have a label, in the order of the sequence: hidden states [N, H] and labels [N].
+def predicted_positions(labels: Tensor) -> Tensor:
+    """Finds where something is predicted, [N], in the order of the flattened [S, B].
+
+    To be asked of labels on the host: how many there are, a device has to be waited for.
+
+    Args:
+        labels: [B, S], negative where nothing is predicted.
+    """
+    return (labels.transpose(0, 1).reshape(-1) >= 0).nonzero()[:, 0]
+
+
+def predicted(hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Picks what has a label: hidden states [N, H] and labels [N], in the order of `predicted_positions`.
 
     Args:
         hidden: [S, B, H].
-        labels: [B, S], negative where nothing is predicted.
+        batch: `labels`, and `positions_predicted` where an engine has told them.
     """
-    labels = labels.transpose(0, 1)
-    mask = labels >= 0
-    return hidden[mask], labels[mask]
+    positions = positions_of(batch)
+    labels = batch["labels"].transpose(0, 1).reshape(-1)
+    return hidden.flatten(0, 1).index_select(0, positions), labels.index_select(0, positions)
+
+
+def positions_of(batch: Batch) -> Tensor:
+    """Gives `predicted_positions` of a batch."""
+    told = batch.get("positions_predicted")
+    return told if told is not None else predicted_positions(batch["labels"])
 
 
 class TokenTransform(nn.Module):
