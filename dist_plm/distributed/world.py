@@ -1,6 +1,7 @@
 """How the ranks of a run meet, and how they part."""
 
 import os
+import resource
 import socket
 from datetime import timedelta
 
@@ -12,6 +13,9 @@ from dist_plm.distributed.device import Device
 from dist_plm.distributed.groups import release_parallel_state
 from dist_plm.distributed.launch_env import LaunchEnv
 
+#: Open files of a process, where its site sets no limit.
+_MOST_FILES = 2**20
+
 
 def init_process_group(launch: LaunchEnv, device: Device, timeout: timedelta, *, store: Store | None = None) -> None:
     """Make the default process group of all ranks.
@@ -20,6 +24,7 @@ def init_process_group(launch: LaunchEnv, device: Device, timeout: timedelta, *,
         timeout: of a collective, before the run is given up.
         store: where ranks meet instead of `launch.master_addr`. One process alone needs neither, nor a network.
     """
+    _raise_limit_of_files()
     on_one_node = launch.local_world_size == launch.world_size
     if on_one_node and (loopback := _loopback()):
         # Gloo, which beside NCCL carries what happens on the host, looks for its own address by the host's name, which on
@@ -38,6 +43,17 @@ def init_process_group(launch: LaunchEnv, device: Device, timeout: timedelta, *,
         # NCCL then splits the communicators of other groups off this one, rather than making each anew when it is first used.
         device_id=device.torch_device if device.kind == "cuda" else None,
     )
+
+
+def _raise_limit_of_files() -> None:
+    """Raises the limit of open files as far as the process may.
+
+    Every gloo group of N ranks takes a connection, so a file, for each of them: the usual 1,024 end with some 250 ranks.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if 0 <= soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _loopback() -> str | None:

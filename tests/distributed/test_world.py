@@ -1,6 +1,7 @@
 """How ranks meet and part."""
 
 import os
+import resource
 import socket
 import time
 from dataclasses import replace
@@ -56,6 +57,21 @@ def test_nccl_learns_the_device_and_gloo_beside_it_the_loopback(monkeypatch):
     del os.environ["GLOO_SOCKET_IFNAME"]
     init_process_group(replace(launch, world_size=8), device, LONG)
     assert "GLOO_SOCKET_IFNAME" not in os.environ, "other nodes are not found there"
+
+
+def limits(world):
+    leave()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    init_process_group(LaunchEnv(), world.device, LONG)
+    shutdown()
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0], hard
+
+
+def test_the_limit_of_open_files_is_raised(ranks):
+    """The usual one ends with some 250 ranks."""
+    ((soft, hard),) = ranks.run(1, limits)
+    assert soft == (hard if 0 < hard < 2**20 else 2**20)
 
 
 def meet(world, address, port):
