@@ -49,7 +49,7 @@ def draws_masks(model: ModelConfig) -> bool:
 def key_table(model: ModelConfig, samples: Tensor, seed: int) -> Tensor:
     """Draws the keys of a microbatch's samples [B] at every place of a model, int64 [layers, sites, B] on the host; see
     `keys_of_layer`."""
-    layers = model.layers + (model.decoder_layers or 0) + (model.generator_layers or 0)
+    layers = sum(stack.layers for stack in model.stacks())
     places = np.arange(layers + 1 - _FIRST_LAYER)[:, None, None]
     keys = mix_many(_KEY, seed, places, np.arange(len(Site))[:, None], samples.numpy())
     return torch.from_numpy(keys.view(np.int64))
