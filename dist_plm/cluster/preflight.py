@@ -164,9 +164,9 @@ def needed_bytes(config: PretrainConfig, existing: int) -> int:
 
 def checkpoint_bytes(model: ModelConfig, optim: OptimConfig) -> int:
     """Counts the bytes of one checkpoint: weights, and what the optimizer remembers of each."""
-    shapes = [tensor.shape for tensor in tensors_of(model)]
-    moments = [moment for shape in shapes for moment in optim.moments(shape).values()]
-    return FP32_BYTES * sum(math.prod(shape) for shape in (*shapes, *moments))
+    tensors = tensors_of(model)
+    moments = [moment for tensor in tensors for moment in optim.moments(tensor.name, tensor.shape).values()]
+    return FP32_BYTES * sum(math.prod(shape) for shape in (*(tensor.shape for tensor in tensors), *moments))
 
 
 @dataclass(frozen=True, slots=True)
