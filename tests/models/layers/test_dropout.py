@@ -14,10 +14,10 @@ from dist_plm.models.layers.dropout import (
     keys_of_layer,
     uniforms,
 )
-from dist_plm.spec.schema import ModelConfig
+from dist_plm.spec.families import FAMILIES
 
 WHOLE = {"slice_index": 0, "num_slices": 1}
-MODEL = ModelConfig(family="gpt", layers=8, hidden=32, heads=2)
+MODEL = FAMILIES["gpt"](layers=8, hidden=32, heads=2)
 SAMPLES = (11, 12, 13)
 
 
@@ -203,8 +203,8 @@ def test_uniforms_are_uniform_and_depend_on_sample_and_position_alone():
 
 def test_which_models_draw():
     assert not draws_masks(MODEL)
-    assert draws_masks(ModelConfig(family="gpt", layers=1, hidden=8, heads=1, attention_dropout=0.1))
-    assert draws_masks(ModelConfig(family="electra", layers=1, hidden=8, heads=1))
+    assert draws_masks(FAMILIES["gpt"](layers=1, hidden=8, heads=1, attention_dropout=0.1))
+    assert draws_masks(FAMILIES["electra"](layers=1, hidden=8, heads=1))
 
 
 def test_recomputation_gives_the_same_gradients_to_the_bit():
