@@ -7,7 +7,9 @@ from torch import Tensor
 from dist_plm.data.loader.batch import Batch
 from dist_plm.models.layers.embedding import Embedding
 from dist_plm.models.layers.linear import ColumnLinear
-from dist_plm.models.loss_sums import Scores
+from dist_plm.models.layers.linear_loss import columns_of, linear_loss
+from dist_plm.models.layers.vocab_loss import score_tokens
+from dist_plm.models.loss_sums import Scores, TermScores
 from dist_plm.models.model_context import Shape
 
 
@@ -61,8 +63,28 @@ class ModelChunk(MegatronModule):
         """Takes the hidden states [S', B, H] of the previous stage; called by the pipeline schedule."""
         self._from_previous_stage = input_tensor[0]
 
+    def score_tokens(self, hidden: Tensor, labels: Tensor) -> TermScores:
+        """Scores labels [...], negative where nothing is predicted, by hidden states [..., H].
+
+        In training on one tensor rank, the loss comes with the product over the vocabulary, whose result is never whole; not
+        under DeepSpeed's ZeRO-3, which puts weights together for one layer's call.
+        """
+        tied = self._tied_weight()
+        taken_apart = hasattr(self.output.weight if tied is None else tied, "ds_shape")
+        if not self.training or self.shape.groups.grid.tensor > 1 or taken_apart:
+            return score_tokens(self.logits(hidden), labels, self.shape, evaluate=not self.training)
+
+        def loss(flat: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return linear_loss(flat, weight, bias, labels.flatten(), columns_of(len(weight), self.shape))
+
+        total, _ = self.output(hidden.flatten(0, -2), weight=self._tied_weight(), loss=loss)
+        return TermScores(total, None)
+
+    def _tied_weight(self) -> Tensor | None:
+        tied = self.share_embeddings_and_output_weights and self.pre_process
+        return self.embedding.word.weight if tied else None
+
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., V / P], the sequence whole again."""
-        tied = self.share_embeddings_and_output_weights and self.pre_process
-        logits, _ = self.output(hidden, weight=self.embedding.word.weight if tied else None)
+        logits, _ = self.output(hidden, weight=self._tied_weight())
         return logits

@@ -9,7 +9,6 @@ from dist_plm.models.layers.heads import PairHead, TokenTransform, predicted, sc
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.transformer import LayerStack
-from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.model_context import Shape
 from dist_plm.models.sequence_context import context_of
@@ -70,8 +69,7 @@ class MaskedLanguageModel(ModelChunk):
         hidden = whole_sequence(hidden, self.shape)
         evaluate = not self.training
         chosen, labels = predicted(hidden, batch)
-        logits = self.logits(self.transform(chosen))
-        scores = {"labels": score_tokens(logits, labels, self.shape, evaluate=evaluate)}
+        scores = {"labels": self.score_tokens(self.transform(chosen), labels)}
         if self.pair is not None:
             scores["pair_labels"] = score_pairs(self.pair(hidden), batch["pair_labels"], evaluate=evaluate)
         return scores

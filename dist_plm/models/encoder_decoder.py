@@ -14,7 +14,6 @@ from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.relative import RelativeBias
 from dist_plm.models.layers.transformer import LayerStack, Memory
-from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.masks import with_bias
 from dist_plm.models.model_context import Shape
@@ -62,8 +61,7 @@ class EncoderDecoder(ModelChunk):
         hidden = self.decoder(embedded, context, memory)
         if self.shape.model.scales_output:
             hidden = hidden * self.shape.model.hidden**-0.5
-        logits = self.logits(hidden)
-        return {"labels": score_tokens(logits, labels.transpose(0, 1), self.shape, evaluate=not self.training)}
+        return {"labels": self.score_tokens(hidden, labels.transpose(0, 1))}
 
     def _padded(self, tokens: Tensor, value: int) -> Tensor:
         """[B, T], lengthened so that sequence parallelism can slice it; what comes after changes nothing before it."""

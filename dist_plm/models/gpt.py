@@ -8,7 +8,6 @@ from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.transformer import LayerStack
-from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.model_context import Shape
 from dist_plm.models.sequence_context import context_of
@@ -51,5 +50,4 @@ class CausalLanguageModel(ModelChunk):
         hidden = self.layers(hidden, context)
         if not self.post_process:
             return hidden
-        logits = self.logits(self.final_norm(hidden))
-        return {"labels": score_tokens(logits, batch["labels"].transpose(0, 1), self.shape, evaluate=not self.training)}
+        return {"labels": self.score_tokens(self.final_norm(hidden), batch["labels"].transpose(0, 1))}

@@ -3,7 +3,7 @@
 Where no other rank takes part, they are one call that adds the bias as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from dist_plm.models.model_context import Shape
 from dist_plm.models.sharding import Part, split_over_tensor_ranks
+
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def filled_later(_: Tensor) -> None:
@@ -57,9 +59,20 @@ class ColumnLinear(ColumnParallelLinear):
             if parameter is not None:
                 split_over_tensor_ranks(parameter, 0, parts)
 
-    def forward(self, input_: Tensor, weight: Tensor | None = None, **options: Any) -> tuple[Tensor, Tensor | None]:
-        """[..., H] -> [..., rows], and no bias that is still to be added."""
+    def forward(
+        self, input_: Tensor, weight: Tensor | None = None, *, loss: Loss | None = None, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """[..., H] -> [..., rows], and no bias that is still to be added.
+
+        Args:
+            weight: of another layer.
+            loss: what is made of input, weight and bias in place of their product, where no other rank takes part.
+        """
         weight = self.weight if weight is None else weight
+        if loss is not None:
+            assert weight is not None
+            assert not self.is_split
+            return loss(input_, weight, self.bias), None
         if weight is None or self.is_split:
             return super().forward(input_, weight, **options)
         return functional.linear(input_, weight, self.bias), None

@@ -1,0 +1,141 @@
+"""Cross-entropy together with the product over the vocabulary, in chunks of tokens: the logits are never there whole.
+
+The gradient is found with the loss, while a chunk's logits are at hand (Hsu et al. 2024, "Liger Kernel", section 3.2), and
+takes their place. What is held is one chunk of logits, and the gradients of hidden states and weight.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+from dist_plm.models.model_context import Shape
+
+#: Of one chunk's logits, were they fp32. Each chunk reads and writes the gradient of the weight once, so few are better.
+CHUNK_BYTES = 2**27
+#: Of the rows of a chunk that the CPU turns into a gradient at once: what a core's cache holds.
+BLOCK_BYTES = 2**20
+#: In fp16 gradients of single logits are kept so much larger: most are below its smallest number else.
+_FP16_SCALE = 1024.0
+
+
+class Columns(NamedTuple):
+    """Says which tokens this rank's columns stand for.
+
+    Args:
+        group: the ranks that the columns are split over.
+        first: the token that column 0 stands for.
+        valid: how many columns stand for tokens; may be 0.
+    """
+
+    group: dist.ProcessGroup
+    first: int
+    valid: int
+
+
+def columns_of(width: int, shape: Shape) -> Columns:
+    """Tells the columns of this rank, `width` of them."""
+    first = shape.groups.coordinates.tensor * width
+    return Columns(shape.groups.tensor, first, max(0, min(shape.vocab_size - first, width)))
+
+
+def linear_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, columns: Columns) -> Tensor:
+    """Sums the negative log-likelihoods of labels, [] fp32.
+
+    Args:
+        hidden: [N, H].
+        weight: [V / P, H], this rank's rows.
+        bias: [V / P] or None.
+        labels: [N] token numbers within the whole vocabulary; a negative label has loss 0 and no gradient.
+    """
+    return _LinearLoss.apply(hidden, weight, bias, labels, columns)
+
+
+class _LinearLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, columns: Columns
+    ) -> Tensor:
+        wanted = any(ctx.needs_input_grad)
+        scale = _FP16_SCALE if hidden.dtype == torch.float16 else 1.0
+        valid = columns.valid
+        rows, offsets = weight[:valid], None if bias is None else bias[:valid]
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        if wanted:
+            of_hidden = torch.empty_like(hidden)
+            of_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+            of_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
+        for chunk in _chunks(len(hidden), weight.shape[0]):
+            logits = functional.linear(hidden[chunk], rows, offsets)
+            total += _softmax_gradient(logits, labels[chunk], columns, scale).sum()
+            if not wanted:
+                continue
+            gradient = logits
+            torch.mm(gradient, rows, out=of_hidden[chunk])
+            if hidden.dtype == torch.float32:
+                of_weight[:valid].addmm_(gradient.T, hidden[chunk])
+            else:
+                of_weight[:valid] += torch.mm(gradient.T, hidden[chunk])
+            if of_bias is not None:
+                of_bias[:valid] += gradient.sum(0, dtype=torch.float32)
+        if wanted:
+            ctx.save_for_backward(of_hidden, of_weight, of_bias)
+            ctx.scale, ctx.dtypes = scale, (weight.dtype, bias.dtype if bias is not None else None)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        of_hidden, of_weight, of_bias = ctx.saved_tensors
+        factor = grads[0] / ctx.scale
+        # In place: the gradient of the weight is as large as the weight, and backward runs once.
+        of_weight = of_weight.mul_(factor).to(ctx.dtypes[0])
+        of_bias = None if of_bias is None else (of_bias * factor).to(ctx.dtypes[1])
+        return (of_hidden * factor).to(of_hidden.dtype), of_weight, of_bias, None, None
+
+
+def _chunks(tokens: int, width: int) -> Iterator[slice]:
+    step = max(1, CHUNK_BYTES // (4 * width))
+    for first in range(0, tokens, step):
+        yield slice(first, min(first + step, tokens))
+
+
+def _softmax_gradient(logits: Tensor, labels: Tensor, columns: Columns, scale: float) -> Tensor:
+    """Turns logits [n, valid] in place into the gradient of the losses' sum, times `scale`, and gives the losses [n] fp32."""
+    whole = columns.group.size() > 1 or logits.device.type != "cpu"
+    step = len(labels) if whole else max(1, BLOCK_BYTES // (4 * max(1, logits.shape[1])))
+    losses = []
+    for first in range(0, len(labels), step):
+        block = logits[first : first + step]
+        scores, own = _gradient_of_block(block.float(), labels[first : first + step], columns)
+        losses.append(own)
+        if scale != 1.0:
+            scores.mul_(scale)
+        if scores.data_ptr() != block.data_ptr():
+            block.copy_(scores)
+    return torch.cat(losses)
+
+
+def _gradient_of_block(scores: Tensor, labels: Tensor, columns: Columns) -> tuple[Tensor, Tensor]:
+    """Does as above with fp32 logits. Collective over the ranks that split the vocabulary."""
+    group, first, valid = columns
+    largest = scores.amax(dim=-1) if valid else scores.new_full(labels.shape, -torch.inf)
+    if group.size() > 1:
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+    local = labels - first
+    mine = (local >= 0) & (local < valid)
+    column = torch.where(mine, local, 0)[:, None]
+    scores.sub_(largest[:, None])
+    target = scores.gather(-1, column)[:, 0] * mine if valid else torch.zeros_like(largest)
+    scores.exp_()
+    sums = torch.stack([scores.sum(dim=-1), target])
+    if group.size() > 1:
+        dist.all_reduce(sums, group=group)
+    counts = labels >= 0
+    # Rows without a label have no gradient.
+    scores.mul_((counts / sums[0])[:, None])
+    if valid:
+        scores.scatter_add_(-1, column, -(mine & counts)[:, None].to(scores.dtype))
+    return scores, torch.where(counts, sums[0].log() - sums[1], 0.0)

@@ -1,0 +1,69 @@
+"""The loss beside the plain formula of twice the precision, and what it holds of memory."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn import functional
+
+from bench.encoders import PeakMemory
+from dist_plm.models.layers import linear_loss as module
+from dist_plm.models.layers.linear_loss import Columns, linear_loss
+from tests.ranks.pool import World
+
+VOCAB, WIDTH, TOKENS, HIDDEN = 13, 5, 24, 8  # 3 ranks of 5 columns: the last two columns pad
+CLOSE = {torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+
+
+def case(dtype) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(TOKENS, HIDDEN, generator=draw), torch.randn(WIDTH * 3, HIDDEN, generator=draw)
+    labels = torch.randint(0, VOCAB, (TOKENS,), generator=draw)
+    labels[::5] = -1
+    return [*(x.to(dtype) for x in (hidden, weight, torch.randn(WIDTH * 3, generator=draw))), labels]
+
+
+def on_rank(world: World, size: int, dtype, chunk_bytes: int):
+    hidden, weight, bias, labels = case(dtype)
+    width = WIDTH * 3 // size
+    own = slice(world.rank * width, (world.rank + 1) * width)
+    inputs = [x.clone().requires_grad_() for x in (hidden, weight[own], bias[own])]
+    group = dist.group.WORLD
+    assert group is not None
+    before, module.CHUNK_BYTES = module.CHUNK_BYTES, chunk_bytes
+    try:
+        valid = max(0, min(VOCAB - own.start, width))
+        loss = linear_loss(*inputs, labels, Columns(group, own.start, valid))
+    finally:
+        module.CHUNK_BYTES = before
+    return [loss.detach(), *torch.autograd.grad(0.5 * loss, inputs)]
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("chunk_bytes", [2**27, 150])
+def test_equals_the_plain_formula(ranks, size, dtype, chunk_bytes):
+    *inputs, labels = case(dtype)
+    exact = [x.double().requires_grad_() for x in inputs]
+    logits = functional.linear(*exact)[:, :VOCAB]
+    expected = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+    theirs = torch.autograd.grad(0.5 * expected, exact)
+    outcomes = ranks.run(size, on_rank, size, dtype, chunk_bytes)
+    close = {"rtol": CLOSE[dtype], "atol": 10 * CLOSE[dtype]}
+    for loss, *_ in outcomes:
+        torch.testing.assert_close(loss.double(), expected.detach(), **close)
+    ours = [sum(o[1].double() for o in outcomes), *(torch.cat([o[i] for o in outcomes]).double() for i in (2, 3))]
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, **close)
+    assert not ours[1][VOCAB:].any()
+
+
+def test_logits_are_never_whole(monkeypatch):
+    """Memory of the loss: one chunk, and the gradients."""
+    monkeypatch.setattr(module, "CHUNK_BYTES", 2**16)
+    hidden, weight = torch.randn(2048, 16, requires_grad=True), torch.randn(4096, 16, requires_grad=True)
+    labels = torch.randint(0, 4096, (2048,))
+    group = dist.ProcessGroup(0, 1)
+    with PeakMemory() as memory:
+        linear_loss(hidden, weight, None, labels, Columns(group, 0, 4096)).backward()
+    logits = 4 * 2048 * 4096
+    assert memory.peak < logits / 20
