@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, Store
 
+from dist_plm.core.errors import PreflightError
 from dist_plm.distributed.device import Device
 from dist_plm.distributed.groups import release_parallel_state
 from dist_plm.distributed.launch_env import LaunchEnv
@@ -23,6 +24,8 @@ def init_process_group(launch: LaunchEnv, device: Device, timeout: timedelta, *,
     Args:
         timeout: of a collective, before the run is given up.
         store: where ranks meet instead of `launch.master_addr`. One process alone needs neither, nor a network.
+    Raises:
+        PreflightError: `launch.master_addr` has no address.
     """
     _raise_limit_of_files()
     on_one_node = launch.local_world_size == launch.world_size
@@ -32,6 +35,8 @@ def init_process_group(launch: LaunchEnv, device: Device, timeout: timedelta, *,
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
     if store is None and launch.world_size == 1:
         store = HashStore()
+    if store is None:
+        _check_host(launch)
     host = f"[{launch.master_addr}]" if ":" in launch.master_addr else launch.master_addr
     dist.init_process_group(
         device.backend,
@@ -54,6 +59,19 @@ def _raise_limit_of_files() -> None:
     most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if 0 <= soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _check_host(launch: LaunchEnv) -> None:
+    """Refuses a host without an address, for which PyTorch would look until its time-out."""
+    try:
+        socket.getaddrinfo(launch.master_addr, launch.master_port)
+    except (OSError, UnicodeError) as error:
+        raise PreflightError(
+            [
+                f"MASTER_ADDR = {launch.master_addr!r}, where rank {launch.rank} is to meet the others of {launch.world_size}, "
+                f"has no address ({error}): name the host of rank 0; where this is one process alone, unset RANK and WORLD_SIZE"
+            ]
+        ) from None
 
 
 def _loopback() -> str | None:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from dist_plm.core.errors import PreflightError
 from dist_plm.distributed.device import Device
 from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import build_groups
@@ -148,3 +149,10 @@ def abandon(world):
 
 def test_leaving_ends_the_collectives_of_others(ranks):
     assert ranks.run(2, abandon) == ["noticed", None]
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "", "a" * 300])
+def test_a_host_without_address_is_refused_at_once(host):
+    launch = LaunchEnv(rank=1, world_size=2, local_world_size=1, master_addr=host, master_port=29500)
+    with pytest.raises(PreflightError, match=r"MASTER_ADDR = .* has no address|where rank 1 is to meet"):
+        init_process_group(launch, Device("cpu", torch.device("cpu"), "gloo"), LONG)

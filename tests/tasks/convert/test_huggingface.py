@@ -309,7 +309,7 @@ def test_a_damaged_checkpoint_is_not_exported(bert, tmp_path):
 def test_numbers_that_are_not_finite_are_neither_imported_nor_exported(bert, tmp_path, value):
     source = shutil.copytree(bert, tmp_path / "hf")
     change(source, bert__pooler__dense__bias=torch.full((64,), value))
-    assert_refused(tmp_path, "model.pooler.bias holds numbers that are not finite", source)
+    assert_refused(tmp_path, "model.pair.pooler.bias holds numbers that are not finite", source)
     run(bert, tmp_path / "in")
     poison(tmp_path / "in" / "step_00000000", "model.embedding.word.weight", value)
     assert_refused(tmp_path, "numbers that are not finite, in bert.embeddings.word", tmp_path / "in", format="hf")
