@@ -63,14 +63,15 @@ class _LinearLoss(torch.autograd.Function):
         scale = _FP16_SCALE if hidden.dtype == torch.float16 else 1.0
         valid = columns.valid
         rows, offsets = weight[:valid], None if bias is None else bias[:valid]
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        total: Tensor | None = None
         if wanted:
             of_hidden = torch.empty_like(hidden)
             of_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
             of_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
         for chunk in _chunks(len(hidden), weight.shape[0]):
             logits = functional.linear(hidden[chunk], rows, offsets)
-            total += _softmax_gradient(logits, labels[chunk], columns, scale).sum()
+            loss = _softmax_gradient(logits, labels[chunk], columns, scale).sum()
+            total = loss if total is None else total + loss
             if not wanted:
                 continue
             gradient = logits
@@ -84,7 +85,7 @@ class _LinearLoss(torch.autograd.Function):
         if wanted:
             ctx.save_for_backward(of_hidden, of_weight, of_bias)
             ctx.scale, ctx.dtypes = scale, (weight.dtype, bias.dtype if bias is not None else None)
-        return total
+        return hidden.new_zeros((), dtype=torch.float32) if total is None else total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -115,7 +116,7 @@ def _softmax_gradient(logits: Tensor, labels: Tensor, columns: Columns, scale: f
             scores.mul_(scale)
         if scores.data_ptr() != block.data_ptr():
             block.copy_(scores)
-    return torch.cat(losses)
+    return losses[0] if len(losses) == 1 else torch.cat(losses)
 
 
 def _gradient_of_block(scores: Tensor, labels: Tensor, columns: Columns) -> tuple[Tensor, Tensor]:
