@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from dist_plm.core.files import link_or_copy, sha256_of
 from dist_plm.data.prepare.documents import DocumentShard, Selection
-from dist_plm.data.prepare.sentences import sentences
 from dist_plm.data.prepare.training_text import TrainingText
 from dist_plm.data.prepare.unknown import check_sample
 from dist_plm.data.prepare.worker_group import Crew
 from dist_plm.data.store.manifest import SPLITS, SplitRecord
+from dist_plm.data.store.sentences import sentences
 from dist_plm.data.store.store import TokenStore, TokenStoreWriter, dtype_for
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.data.tokenizers.train import train

@@ -1,6 +1,6 @@
 """Completes and checks a whole configuration, which no field can know alone, before anything is started.
 
-Each rule yields one sentence a problem, naming key, value and remedy; they are in the modules `rules_*`.
+Each rule yields one sentence a problem, naming key, value and remedy; they are in the modules beside this one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,12 +15,10 @@ from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
 from dist_plm.spec.rules.checkpoint import CHECKPOINT_RULES
 from dist_plm.spec.rules.convert import CONVERT_RULES
 from dist_plm.spec.rules.data import DATA_RULES
-from dist_plm.spec.rules.engine import ENGINE_RULES
 from dist_plm.spec.rules.fp8 import FP8_RULES
 from dist_plm.spec.rules.grid import GRID_RULES
 from dist_plm.spec.rules.model import MODEL_RULES
-from dist_plm.spec.rules.objective import OBJECTIVE_RULES
-from dist_plm.spec.rules.optim import OPTIM_RULES
+from dist_plm.spec.rules.named import NAMED_RULES
 from dist_plm.spec.rules.training import TRAINING_RULES
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.spec.schema_convert import ConvertConfig
@@ -41,8 +39,8 @@ def finalize(config: PretrainConfig, *, world_size: int, vocab_size: int | None)
     _refuse_large_numbers(config)
     derived = derive(config, world_size=world_size, vocab_size=vocab_size)
     case = Case(config, derived, world_size, vocab_size)
-    problems = [p for rule in (*GRID_RULES, *MODEL_RULES, *OBJECTIVE_RULES, *DATA_RULES) for p in rule(case)]
-    of_run = (*TRAINING_RULES, *CHECKPOINT_RULES, *OPTIM_RULES, *ENGINE_RULES, *FP8_RULES)
+    problems = [p for rule in (*GRID_RULES, *MODEL_RULES, *NAMED_RULES, *DATA_RULES) for p in rule(case)]
+    of_run = (*TRAINING_RULES, *CHECKPOINT_RULES, *FP8_RULES)
     problems += [p for rule in of_run for p in rule(derived)]
     if problems:
         raise ConfigError(problems)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dist_plm.data.prepare.prepare import prepare
-from dist_plm.data.prepare.sentences import sentences
 from dist_plm.data.prepare.stages import sentence_tokens
+from dist_plm.data.store.sentences import sentences
 from dist_plm.data.store.store import TokenStore
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.spec.prepare.schema import PrepareConfig, PrepareDataConfig, SourceConfig, TokenizerConfig

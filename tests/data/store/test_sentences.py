@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dist_plm.data.prepare.sentences import sentence_ends, sentences
+from dist_plm.data.store.sentences import sentence_ends, sentences
 
 GOLD = Path(__file__).parents[1] / "sentences"
 CASES = [line for name in ("english.txt", "chinese.txt") for line in (GOLD / name).read_text().splitlines()]

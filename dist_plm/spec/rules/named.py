@@ -1,0 +1,35 @@
+"""Checks what the chosen objective, optimizer and engine say of themselves, and what they need of each other."""
+
+from collections.abc import Callable, Iterator
+
+from dist_plm.spec.derived import Case
+from dist_plm.spec.rules.sections import no_effect
+
+
+def _objective(case: Case) -> Iterator[str]:
+    objective, length = case.config.objective, case.config.data.sequence_length
+    yield from objective.problems(case)
+    if length < objective.least_length:
+        yield (
+            f"data.sequence_length = {length} is too short for objective.name = {objective.name!r}, which adds special "
+            f"tokens to the text: give at least {objective.least_length}"
+        )
+
+
+def _optimizer(case: Case) -> Iterator[str]:
+    optim, engine, pipeline = case.config.optim, case.config.engine, case.config.parallel.pipeline
+    yield from optim.problems(case.config)
+    if optim.lr_batch is None:
+        yield from no_effect(optim, "optim", ("lr_scaling",), "optim.lr_batch = null, the batch that it scales from")
+    if optim.layer_decay < 1.0 and pipeline > 1 and not engine.keeps_empty_groups:
+        yield (
+            f"optim.layer_decay = {optim.layer_decay:g} makes parameter groups that some pipeline stages leave empty, "
+            f"which engine={engine.name} drops: set engine=megatron, or parallel.pipeline=1"
+        )
+
+
+def _engine(case: Case) -> Iterator[str]:
+    yield from case.config.engine.problems(case.config)
+
+
+NAMED_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (_objective, _optimizer, _engine)

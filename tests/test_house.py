@@ -1,0 +1,74 @@
+"""The laws of the house: small folders, and nobody but a named thing's own spec and body branches on its name."""
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dist_plm.spec.engines import ENGINES
+from dist_plm.spec.objectives import OBJECTIVES
+from dist_plm.spec.optimizers import OPTIMIZERS
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "dist_plm").rglob("*.py"))
+#: Sections whose things are found by name, and where a name of theirs may decide something.
+NAMED = {
+    "optim": (OPTIMIZERS, ("spec/optimizers",)),
+    "objective": (OBJECTIVES, ("spec/objectives",)),
+    "engine": (ENGINES, ("spec/engines",)),
+}
+
+
+def test_a_folder_holds_a_dozen_files_at_most():
+    files = Counter(file.parent.relative_to(ROOT) for file in SOURCES if file.name != "__init__.py")
+    assert {str(folder): count for folder, count in files.items() if count > 12} == {}
+
+
+def branches(file: Path, section: str, names: set[str]) -> list[int]:
+    """Lines that compare `….SECTION.name` with anything, or any `….name` with one of the names."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if not isinstance(node, ast.Compare):
+            continue
+        sides = [node.left, *node.comparators]
+        of_section = any(ast.unparse(side).endswith(f"{section}.name") for side in sides)
+        of_name = any(ast.unparse(side).endswith(".name") for side in sides) and any(
+            isinstance(constant, ast.Constant) and constant.value in names
+            for side in sides
+            for constant in ast.walk(side)
+        )
+        if of_section or of_name:
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("section", NAMED)
+def test_nobody_else_branches_on_a_registered_name(section):
+    variants, own = NAMED[section]
+    places = {}
+    for file in SOURCES:
+        relative = file.relative_to(ROOT / "dist_plm").as_posix()
+        if not relative.startswith(own) and (lines := branches(file, section, set(variants))):
+            places[relative] = lines
+    assert places == {}
+
+
+@pytest.mark.parametrize("section", NAMED)
+def test_every_registered_name_has_one_body(section):
+    variants, _ = NAMED[section]
+    for name, variant in variants.items():
+        module = {"optim": f"optim/{name}", "engine": f"engines/{name}/engine"}.get(
+            section, f"objectives/{getattr(variant, 'body', name)}"
+        )
+        body = ast.parse((ROOT / "dist_plm" / f"{module}.py").read_text())
+        assert sum(isinstance(node, ast.FunctionDef) and node.name == "build" for node in body.body) == 1
+
+
+def test_the_search_for_branches_finds_them(tmp_path):
+    file = tmp_path / "wrong.py"
+    file.write_text(
+        "def f(c, optim):\n    if c.engine.name != 'deepspeed':\n        return optim.name in ('lamb', 'sgd')\n"
+    )
+    assert branches(file, "engine", set(ENGINES)) == [2]
+    assert branches(file, "optim", set(OPTIMIZERS)) == [3]
