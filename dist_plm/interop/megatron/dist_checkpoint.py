@@ -66,7 +66,7 @@ class MegatronDist:
             raise CheckpointError(
                 f"{path}/common.pt holds a {type(common).__name__}, where Megatron-LM writes a mapping"
             )
-        self.settings = _settings(common.get("args"), path)
+        self.settings: Mapping[str, Any] = _settings(common.get("args"), path)
         self.step = _count(common.get("iteration", 0), f"iteration of {path}/common.pt")
         samples = self.settings.get("consumed_train_samples")
         named = f"consumed_train_samples of {path}/common.pt"
