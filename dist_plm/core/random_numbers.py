@@ -2,9 +2,11 @@
 
 The stream of a key is SplitMix64 (Steele, Lea & Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014,
 figure 17), which is counter-based: its i-th number is a hash of key + i * GOLDEN. No sample therefore depends on which
-others share its microbatch, and any number is drawn without those before it.
+others share its microbatch, and any number is drawn without those before it. What a run draws by name (initial weights) is
+keyed by that name, so that no random state is kept.
 """
 
+import hashlib
 from enum import IntEnum
 from functools import lru_cache
 
@@ -103,3 +105,15 @@ def choose(keys: NDArray[np.uint64], eligible: NDArray[np.bool_], count: NDArray
 @lru_cache(maxsize=256)  # a run has one seed: a tenth of the time of a small batch
 def _state(seed: int, purpose: int) -> np.uint64:
     return np.uint64(finalise(finalise(seed) ^ purpose))
+
+
+def key(*parts: int | str) -> int:
+    """A seed of 63 bits that depends on all of `parts` and their order, the same in every process and version.
+
+    BLAKE2b (RFC 7693) of an encoding in which no two sequences of parts are alike.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        text = str(part).encode()
+        digest.update(b"%c%d:%b" % (b"i" if isinstance(part, int) else b"s", len(text), text))
+    return int.from_bytes(digest.digest(), "big") >> 1

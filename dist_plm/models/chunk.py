@@ -5,9 +5,9 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from dist_plm.data.loader.batch import Batch
+from dist_plm.models.kernels.linear_loss import columns_of, linear_loss
 from dist_plm.models.layers.embedding import Embedding
 from dist_plm.models.layers.linear import ColumnLinear
-from dist_plm.models.layers.linear_loss import columns_of, linear_loss
 from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.loss_sums import Scores, TermScores
 from dist_plm.models.model_context import Shape

@@ -6,8 +6,8 @@ import torch.distributed as dist
 from torch.nn import functional
 
 from bench.encoders import PeakMemory
-from dist_plm.models.layers import linear_loss as module
-from dist_plm.models.layers.linear_loss import Columns, linear_loss
+from dist_plm.models.kernels import linear_loss as module
+from dist_plm.models.kernels.linear_loss import Columns, linear_loss
 from tests.ranks.pool import World
 
 VOCAB, WIDTH, TOKENS, HIDDEN = 13, 5, 24, 8  # 3 ranks of 5 columns: the last two columns pad
