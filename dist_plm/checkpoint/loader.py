@@ -241,7 +241,7 @@ def candidates(storage: Storage) -> list[str]:
         return []
     try:
         latest = step_of(storage.read(LATEST).decode(errors="replace").strip())
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         latest = None
     except OSError as error:
         raise CheckpointError(f"{storage.where(LATEST)} cannot be read: {error.strerror}; {_REMEDY}") from None

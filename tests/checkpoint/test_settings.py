@@ -47,7 +47,8 @@ def test_a_file_that_is_gone_is_refused(tmp_path: Path) -> None:
         checkpoint(tmp_path, b"").settings("model.yaml")
 
 
-def test_a_directory_in_place_of_latest_names_no_checkpoint(tmp_path: Path) -> None:
+def test_a_directory_in_place_of_latest_is_refused(tmp_path: Path) -> None:
     found = checkpoint(tmp_path, b"")
     (tmp_path / "latest").mkdir()
-    assert candidates(found.storage) == ["step_00000001"]
+    with pytest.raises(CheckpointError, match="latest cannot be read"):
+        candidates(found.storage)
