@@ -17,9 +17,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = ROOT / "tests" / "data" / "texts"
 #: Imported where it is there, and missed by name where a setting wants it.
-OPTIONAL = {"transformer_engine"}
+OPTIONAL = {"transformer_engine", "triton"}
 #: Scripts of bench/ import each other.
-OWN = {"dist_plm", "tests", "tools", *(path.stem for path in (ROOT / "bench").glob("*.py"))}
+OWN = {"dist_plm", "tests", "tools", "bench", *(path.stem for path in (ROOT / "bench").glob("*.py"))}
 
 
 def imports_of(folder: str) -> dict[str, str]:

@@ -51,7 +51,7 @@ def test_nccl_learns_the_device_and_gloo_beside_it_the_loopback(monkeypatch):
     monkeypatch.setattr(dist, "init_process_group", lambda *backend, **options: asked.update(options))
     monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k != "GLOO_SOCKET_IFNAME"})
     device = Device(kind="cuda", torch_device=torch.device("cuda", 3), backend="nccl")
-    launch = LaunchEnv(rank=3, world_size=4, local_rank=3, local_world_size=4, master_addr="here", master_port=1)
+    launch = LaunchEnv(rank=3, world_size=4, local_rank=3, local_world_size=4, master_addr="localhost", master_port=1)
     init_process_group(launch, device, LONG)
     assert asked["device_id"] == torch.device("cuda", 3)
     assert os.environ["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")
