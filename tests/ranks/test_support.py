@@ -14,12 +14,13 @@ from tools.support_tables import Combination, combinations
 WORKS = [cell for cell in combinations() if cell.refusal is None]
 #: Relative tolerance of losses over three updates.
 TOLERANCE = {"fp32": 1e-5, "bf16": 3e-3, "fp16": 3e-3}
-PEAKS = {"adamw": 1e-3, "adam": 1e-3, "lamb": 5e-3, "sgd": 0.1, "adafactor": 1e-2}
+PEAKS = {"adamw": 1e-3, "adam": 1e-3, "lamb": 5e-3, "sgd": 0.1, "adafactor": 1e-2, "muon": 5e-3}
 #: Of every kind one; all of them are `slow`.
 QUICK = {
     f"{engine}-{axis}-{precision}-{optimizer}"
     for engine, axis, precision, optimizer in [
         ("megatron-1", "data", "fp32", "sgd"),
+        ("megatron-1", "tensor", "bf16", "muon"),
         ("megatron-0", "pipeline", "fp32", "adam"),
         ("megatron-1", "pipeline", "bf16", "adafactor"),
         ("deepspeed-2", "tensor", "fp16", "adafactor"),
@@ -60,7 +61,7 @@ def settings(cell: Combination, **changes: Any) -> tuple:
     values = {f"{group}__{name}": v for group, found in cell.overrides.items() for name, v in found.items()}
     values |= {"train__micro_batch": 2, "optim__lr": PEAKS[cell.optimizer], "cluster__device": "auto"}
     if cell.optimizer == "sgd":
-        values |= {"optim__momentum": 0.9, "optim__eps": 1e-8}
+        values |= {"optim__momentum": 0.9}
     if cell.precision == "fp16":
         values |= {"precision__initial_loss_scale": 256.0}
     return tuple(sorted((values | changes).items()))

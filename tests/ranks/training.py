@@ -1,7 +1,7 @@
 """Trains a tiny model for a few steps on the ranks of a test case, over batches that are a function of the sample number."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from dist_plm.models.sharding import Layout
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.build import build_objective
 from dist_plm.optim.schedules import learning_rate
+from dist_plm.spec.optimizers import OPTIMIZERS
 from dist_plm.spec.rules.finalize import finalize, num_microbatches
 from dist_plm.spec.schema import PretrainConfig
 from tests.ranks.corrupted import LOSSES, corrupted_batch
@@ -53,7 +54,13 @@ def configure(world_size: int, **overrides: Any) -> PretrainConfig:
     for path, value in overrides.items():
         section, key = path.split("__")
         values.setdefault(section, {})[key] = value
+    if "optim__eps" not in overrides and "eps" not in fields_of(OPTIMIZERS[values["optim"]["name"]]):
+        del values["optim"]["eps"]
     return finalize(decode(PretrainConfig, values), world_size=world_size, vocab_size=VOCAB)
+
+
+def fields_of(section: type) -> set[str]:
+    return {field.name for field in fields(section)}
 
 
 @dataclass(frozen=True, slots=True)
