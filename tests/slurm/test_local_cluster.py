@@ -152,7 +152,7 @@ def test_nodes_die_and_are_cut_off_like_machines(start_cluster: StartCluster) ->
 
 def test_command_line(start_cluster: StartCluster, repository: Path) -> None:
     start_cluster(1, "local").stop()
-    argv = [sys.executable, str(repository / "slurm" / "local_cluster.py")]
+    argv = [sys.executable, str(repository / "tools" / "local_cluster.py")]
     up = subprocess.run([*argv, "up", "--nodes=2"], capture_output=True, text=True, check=True, cwd="/")
     assignment = up.stdout.splitlines()[0].removeprefix("export ")
     name, _, conf = assignment.partition("=")

@@ -54,7 +54,7 @@ def test_two_nodes_by_torchrun_continue_when_submitted_again_and_when_signalled(
         user.cluster.run("scancel", "--signal=USR1", again.number)
         assert again.wait() == "COMPLETED", again.log()
     assert again.facts()["Restarts"] == "1"
-    assert "stopped by a signal, or before its time limit, after a complete checkpoint" in again.log()
+    assert "stopped by a signal, or before its time limit, after a complete checkpoint" in again.log(), again.log()
     assert again.log().count(": start ") == 2
     assert user.losses("by_torchrun") == pytest.approx(alone, rel=2e-5)
 
