@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,15 @@ def test_one_run_in_detail(tmp_path):
         "40",
     ]
     assert lines[-1] == "40     20.5k    0.25  0.001        1.5     2.05k  40.0%                 54.6"
+
+
+def test_whoever_reads_it_may_stop_early(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        command = [sys.executable, SCRIPT, make_run(tmp_path / "run")]
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, encoding="utf-8", check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
 
 
 def test_several_side_by_side(tmp_path):

@@ -1,6 +1,7 @@
 """Prints what a run did, or compares several: `python launch/report.py runs/quickstart [more runs]`."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ def _ramp(encoding: str) -> str:
 
 def main() -> NoReturn:
     """Runs the command that `sys.argv` holds, and exits."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # what only prints ends quietly under `… | head`
     sys.exit(execute(sys.argv[1:]))
 
 
