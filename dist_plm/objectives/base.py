@@ -38,7 +38,7 @@ IGNORED = -1
 
 
 class Windows(Protocol):
-    """Declares what the data floor hands out (data.dataset.Windows): `tokens` [B, S + 1] int64, `documents` [B, S + 1] int32
+    """Declares what the data floor hands out (`sampling.windows`): `tokens` [B, S + 1] int64, `documents` [B, S + 1] int32
     number of each token's document counted from the window's first, `samples` [B] int64.
 
     It may have `words` [B, S + 1] as well: the number of each token's word, as a word segmenter found them (Chinese).

@@ -65,7 +65,7 @@ def few_sentences(page: Page, config: CleanConfig) -> bool:
 
 def bad_words(page: Page, config: CleanConfig) -> bool:
     """Drops documents with a word of the file `clean.c4.bad_words`; in Chinese anywhere, elsewhere as whole words."""
-    assert config.c4.bad_words is not None, "rules_prepare refuses the rule without the file"
+    assert config.c4.bad_words is not None, "the rules refuse the rule without the file"
     words, pattern = _bad_words(config.c4.bad_words)
     text = page.text.lower()
     return not any(word in text for word in words) if page.is_chinese else pattern.search(text) is None

@@ -81,7 +81,7 @@ class Pairs:
 class PairDataset:
     """Runs of sentences, each going on until it holds `window_length` tokens or its document ends.
 
-    Sample n begins at the place that `order.window_of(n, num_windows, seed)` names: at the beginning of a document, or
+    Sample n begins at the place that `window_of(n, num_windows, seed)` names: at the beginning of a document, or
     at the sentence of a token that many windows into the split (shifted, anew in each epoch), or as much earlier as it
     takes to fill the run. The second run begins at the sentence of a random token of another document. A sentence
     longer than `window_length` counts as several of at most that many tokens, so a run has less than

@@ -1,4 +1,4 @@
-"""Samples: windows of a token store in the stateless order of `order`."""
+"""Samples: windows of a token store in the stateless order of `core.permutation`."""
 
 import hashlib
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class WindowDataset:
     """The tokens [start, stop) of a store, documents joined, cut into windows of `sequence_length` + 1 tokens.
 
     Window i begins at token start + i * sequence_length; its last token is the next window's first. Sample n reads the
-    window that `order.window_of(n, num_windows, seed)` names, so samples never run out. It can be sent to workers.
+    window that `window_of(n, num_windows, seed)` names, so samples never run out. It can be sent to workers.
 
     Raises:
         DataError: there are not enough tokens for one window.

@@ -1,4 +1,4 @@
-"""The linear layers of models.linear that multiply in 8 bits: Transformer Engine's, by way of Megatron-core.
+"""The linear layers of `linear` that multiply in 8 bits: Transformer Engine's, by way of Megatron-core.
 
 Imported only where a configuration asks for them, after `device.fp8` has found Transformer Engine.
 """
@@ -15,7 +15,7 @@ from dist_plm.models.sharding import Part, split_over_tensor_ranks
 
 
 class Fp8ColumnLinear(TEColumnParallelLinear):
-    """See models.linear.ColumnLinear. The weight is kept in bf16 and cast at each use."""
+    """See models.layers.linear.ColumnLinear. The weight is kept in bf16 and cast at each use."""
 
     def __init__(self, shape: Shape, parts: Sequence[Part], *, bias: bool) -> None:
         super().__init__(
@@ -34,7 +34,7 @@ class Fp8ColumnLinear(TEColumnParallelLinear):
 
 
 class Fp8RowLinear(TERowParallelLinear):
-    """See models.linear.RowLinear."""
+    """See models.layers.linear.RowLinear."""
 
     def __init__(self, shape: Shape, input_size: int, *, bias: bool) -> None:
         super().__init__(

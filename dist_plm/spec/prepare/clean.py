@@ -1,4 +1,4 @@
-"""Settings of cleaning and of dropping duplicates in launch/prepare_data.py; see schema_prepare.py."""
+"""Settings of cleaning and of dropping duplicates in launch/prepare_data.py; see schema.py."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
