@@ -197,7 +197,7 @@ def main() -> None:
     groups = build_groups(Grid(data=env.world_size, tensor=1, pipeline=1, context=1), device, timeout=timeout)
     with TemporaryDirectory() as runs:
         for engine, stage, optim in itertools.product(
-            ("megatron", "deepspeed"), (0, 1), ("adamw", "lamb", "adafactor")
+            ("megatron", "deepspeed"), (0, 1), ("adamw", "lamb", "adafactor", "muon")
         ):
             settings = {
                 "run": {"name": "bench", "root": runs},

@@ -44,14 +44,9 @@ def measure(device: Device, nodes: Sequence[str]) -> list[str]:
     Args:
         nodes: of each rank.
     """
-    rank, size = dist.get_rank(), dist.get_world_size()
+    size = dist.get_world_size()
     all_reduce = _all_reduce_seconds(device)
-    mine: dict[Pair, float] = {}
-    for pairs in rounds(size):
-        for pair in pairs:
-            if rank in pair:
-                mine[pair] = _pair_bandwidth(device, pair, rank)
-        _barrier(device)
+    mine = _pair_bandwidths(device)
     gathered: list[dict[Pair, float]] = [{} for _ in range(size)]
     dist.all_gather_object(gathered, mine)
     bandwidth = {pair: value for one in gathered for pair, value in one.items()}
@@ -119,7 +114,26 @@ def _all_reduce_seconds(device: Device) -> float:
     return min(times[1:])
 
 
-def _pair_bandwidth(device: Device, pair: Pair, rank: int) -> float:
+def _pair_bandwidths(device: Device) -> dict[Pair, float]:
+    """Bytes a second of the pairs that this rank is one of.
+
+    In a group of their own that is given up again: NCCL makes each pair a communicator, which holds memory of the GPU.
+    """
+    rank, found = dist.get_rank(), dict[Pair, float]()
+    group = dist.new_group()
+    assert isinstance(group, dist.ProcessGroup)
+    try:
+        for pairs in rounds(dist.get_world_size()):
+            for pair in pairs:
+                if rank in pair:
+                    found[pair] = _pair_bandwidth(device, pair, rank, group)
+            _barrier(device)
+    finally:
+        dist.destroy_process_group(group)
+    return found
+
+
+def _pair_bandwidth(device: Device, pair: Pair, rank: int, group: dist.ProcessGroup) -> float:
     """Bytes a second, there and back, of the best of some exchanges."""
     data = torch.zeros(MESSAGE_BYTES // 4, device=device.torch_device)
     best = 0.0
@@ -127,9 +141,9 @@ def _pair_bandwidth(device: Device, pair: Pair, rank: int) -> float:
         began = time.perf_counter()
         for sender, receiver in (pair, pair[::-1]):
             if rank == sender:
-                dist.send(data, receiver)
+                dist.send(data, receiver, group=group)
             else:
-                dist.recv(data, sender)
+                dist.recv(data, sender, group=group)
         _finish(device)
         best = max(best, 2 * MESSAGE_BYTES / (time.perf_counter() - began))
     return best

@@ -64,6 +64,7 @@ class Muon(WholeTensorOptimizer):
     def bind(self, partition: Partition) -> None:
         self._partition = partition
         self._blocks: dict[Tensor, list[Block]] = {}
+        self._touched: dict[tuple[int, ...], list[int]] = {}
 
     def fill(self, parameters: Iterable[Tensor]) -> bool:
         # Told by what they are made of: the flat tensors of ZeRO-3 are in no parameter group between updates.
@@ -80,10 +81,9 @@ class Muon(WholeTensorOptimizer):
         assert closure is None, "Muon takes no closure"
         apart: list[tuple[dict[str, Any], Tensor]] = []
         for group in self.param_groups:
-            updated = [parameter for parameter in group["params"] if parameter.grad is not None]
             if group["apart"]:
-                apart += [(group, parameter) for parameter in updated]
-            elif updated:
+                apart += [(group, parameter) for parameter in group["params"]]
+            elif updated := [parameter for parameter in group["params"] if parameter.grad is not None]:
                 self._adamw(group, updated)
         self._update_matrices(apart)
 
@@ -91,10 +91,12 @@ class Muon(WholeTensorOptimizer):
         assert self._partition is not None, "Muon must be bound to its partition before the first step"
         parts: dict[int, list[tuple[dict[str, Any], Tensor, Tensor, Block]]] = {}
         for group, parameter in held:
+            if parameter.grad is None:
+                continue
             direction = self._direction(parameter)
             for block in self._blocks_of(parameter):
                 parts.setdefault(block.slot, []).append((group, parameter.data.view(-1), direction, block))
-        for slot in self._partition.touched(parts):
+        for slot in self._touched_by([parameter for _, parameter in held]):
             here = parts.get(slot, [])
             whole = self._partition.whole(slot, [(block, direction) for _, _, direction, block in here])
             update = orthogonalised(whole, self._steps).mul_(self._rms * math.sqrt(max(whole.shape)))
@@ -102,6 +104,20 @@ class Muon(WholeTensorOptimizer):
                 values = block.of(weight)
                 values.mul_(1.0 - group["lr"] * group["weight_decay"])
                 values.sub_(block.within(update).to(values.device, values.dtype), alpha=group["lr"])
+
+    def _touched_by(self, parameters: Sequence[Tensor]) -> list[int]:
+        """Returns the matrices that any rank holds parts of among the parameters of this update. Collective the first time:
+        to ask the device at every step would be to wait for it.
+
+        An update is told by its parameters, be they with or without gradients: engines update the same groups in the same
+        order on all ranks, so that all of them know an update again, or none.
+        """
+        assert self._partition is not None
+        key = tuple(map(id, parameters))
+        if key not in self._touched:
+            blocks = [block for parameter in parameters for block in self._blocks_of(parameter)]
+            self._touched[key] = self._partition.touched({block.slot for block in blocks})
+        return self._touched[key]
 
     def _direction(self, parameter: Tensor) -> Tensor:
         """Moves the momentum, and returns what is orthogonalised, flat."""

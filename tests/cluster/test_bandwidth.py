@@ -1,10 +1,14 @@
 from collections import Counter
 
 import pytest
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributed import distributed_c10d
 
+from dist_plm.cluster import bandwidth
 from dist_plm.cluster.bandwidth import rounds, table
+from tests.ranks.pool import World
 
 
 @given(st.integers(1, 60), st.integers(2, 20))
@@ -44,3 +48,26 @@ def test_a_slow_node_is_named_once(node: str) -> None:
     assert [line for line in lines if line.startswith("warning")] == [
         f"warning: every link of {node} is slow, 100 MB/s where 10.00 GB/s is usual"
     ]
+
+
+def groups_left(world: World) -> tuple[list[str], int, bool]:
+    """Lines of the table, groups more than before, and whether all messages between pairs went by a group of their own."""
+    before, groups, plain = len(distributed_c10d._world.pg_map), set(), dist.send
+
+    def send(*args, group=None, **more):
+        groups.add(group)
+        return plain(*args, group=group, **more)
+
+    dist.send = send
+    try:
+        lines = bandwidth.measure(world.device, ["a"] * world.size)
+    finally:
+        dist.send = plain
+    return lines, len(distributed_c10d._world.pg_map) - before, groups <= {None, dist.group.WORLD}
+
+
+def test_communicators_of_pairs_are_given_up(ranks) -> None:
+    for lines, left, by_world in ranks.run(3, groups_left):
+        assert [line for line in lines if line.startswith("links within a node: 3 measured")]
+        assert left == 0
+        assert not by_world

@@ -11,11 +11,12 @@ from tests.ranks.test_adafactor import ADAFACTOR
 from tests.ranks.test_encoders import BERT, ELECTRA
 from tests.ranks.test_grids import GRIDS
 from tests.ranks.test_lamb import LAMB
+from tests.ranks.test_muon import MUON
 from tests.ranks.training import build_on, configure, groups_of, rank_batches
 
 MOST = 2
 FAMILIES = {"gpt": {}, "bert": BERT, "electra": ELECTRA}
-OPTIMIZERS = {"adamw": {}, "lamb": LAMB, "adafactor": ADAFACTOR}
+OPTIMIZERS = {"adamw": {}, "lamb": LAMB, "adafactor": ADAFACTOR, "muon": MUON}
 
 
 def counted(world: World, configs: list) -> list[tuple[int, str]]:
