@@ -14,6 +14,8 @@ class ObjectiveConfig:
 
     #: The module of dist_plm/objectives/ that has its body.
     body: ClassVar[str]
+    #: The parts of its loss, the first of which predicts tokens.
+    loss_terms: ClassVar[tuple[str, ...]]
     #: Special tokens of the tokenizer that it cannot do without.
     special_tokens: ClassVar[tuple[str, ...]] = ()
     #: The least data.sequence_length that holds what it adds and two tokens of text.

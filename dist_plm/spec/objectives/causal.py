@@ -21,6 +21,7 @@ class CausalConfig(WindowsConfig):
     2022)."""
 
     body: ClassVar[str] = "causal"
+    loss_terms: ClassVar[tuple[str, ...]] = ("causal",)
     predicts_next: ClassVar[bool] = True
 
     name: Literal["causal"] = "causal"

@@ -16,6 +16,7 @@ class MlmConfig(WindowsConfig, SplitMaskingConfig):
     """Masked tokens are predicted from both sides (Devlin et al. 2019; Liu et al. 2019)."""
 
     body: ClassVar[str] = "mlm"
+    loss_terms: ClassVar[tuple[str, ...]] = ("mlm",)
 
     name: Literal["mlm"] = "mlm"
 

@@ -24,6 +24,7 @@ class PairsConfig(SplitMaskingConfig):
 class MlmNspConfig(PairsConfig):
     """With next-sentence prediction (Devlin et al. 2019, section 3.1)."""
 
+    loss_terms: ClassVar[tuple[str, ...]] = ("mlm", "nsp")
     pairs: ClassVar[Literal["nsp", "sop"] | None] = "nsp"
 
     name: Literal["mlm_nsp"] = "mlm_nsp"
@@ -33,6 +34,7 @@ class MlmNspConfig(PairsConfig):
 class MlmSopConfig(PairsConfig):
     """With sentence-order prediction (Lan et al. 2020, section 3.1)."""
 
+    loss_terms: ClassVar[tuple[str, ...]] = ("mlm", "sop")
     pairs: ClassVar[Literal["nsp", "sop"] | None] = "sop"
 
     name: Literal["mlm_sop"] = "mlm_sop"

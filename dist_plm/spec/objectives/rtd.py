@@ -17,6 +17,7 @@ class RtdConfig(WindowsConfig, MaskingConfig):
     """A generator fills in what is masked, and the model tells which tokens were replaced (ELECTRA, Clark et al. 2020)."""
 
     body: ClassVar[str] = "rtd"
+    loss_terms: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
 
     name: Literal["rtd"] = "rtd"
     discriminator_weight: NonNegative = 50.0  # of its loss beside the generator's

@@ -48,6 +48,7 @@ class SpanConfig(ObjectiveConfig):
     """Spans of text give way to sentinels, and the decoder writes what stood there (Raffel et al. 2020, section 3.1.4)."""
 
     body: ClassVar[str] = "span_corruption"
+    loss_terms: ClassVar[tuple[str, ...]] = ("span",)
     special_tokens: ClassVar[tuple[str, ...]] = ("eos", "pad")
     least_length: ClassVar[int] = 4
 

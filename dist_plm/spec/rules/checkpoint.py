@@ -1,7 +1,7 @@
 """Checks that it is clear where checkpoints go, which of them stay, and by what."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from dist_plm.config.decode import show
 from dist_plm.config.suggest import did_you_mean, near
@@ -9,20 +9,11 @@ from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.rules.training import no_effect
 from dist_plm.spec.schema import PretrainConfig
 
-#: The parts of each objective's loss, the first of which predicts tokens.
-LOSS_TERMS: dict[str, tuple[str, ...]] = {
-    "causal": ("causal",),
-    "mlm": ("mlm",),
-    "mlm_nsp": ("mlm", "nsp"),
-    "mlm_sop": ("mlm", "sop"),
-    "span": ("span",),
-    "rtd": ("generator", "discriminator"),
-}
 
-
-def measures(objective: str) -> list[str]:
-    """Lists what an evaluation gives, as `checkpoint.keep_best` calls it."""
-    first, *others = LOSS_TERMS[objective]
+def measures(loss_terms: Sequence[str]) -> list[str]:
+    """Lists what an evaluation gives of the parts of a loss, the first of which predicts tokens, as `checkpoint.keep_best`
+    calls it."""
+    first, *others = loss_terms
     parts = [f"{name}/{term}" for term in (first, *others) for name in ("loss", "accuracy")]
     return ["loss", "perplexity", "accuracy", *([f"perplexity/{first}", *parts] if others else [])]
 
@@ -33,7 +24,7 @@ def _keep_best(config: PretrainConfig) -> Iterator[str]:
         yield from no_effect(settings, "checkpoint", ("best_is",), "checkpoint.keep_best = null")
         return
     named = f"checkpoint.keep_best = {show(settings.keep_best)}"
-    known = measures(config.objective.name)
+    known = measures(config.objective.loss_terms)
     if settings.keep_best not in known:
         meant = near(settings.keep_best.removeprefix("eval/"), known)
         objective = config.objective.name
