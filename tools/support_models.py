@@ -5,6 +5,7 @@ from typing import Any
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import ConfigError
 from dist_plm.spec.families import FAMILIES
+from dist_plm.spec.objectives import objectives_of
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import PretrainConfig
 from tools.support_tables import AXES
@@ -22,7 +23,7 @@ def render() -> str:
         for axis in AXES:
             sentence = refusal(family, axis)
             cells.append("yes" if sentence is None else f"no ({notes.setdefault(sentence, len(notes) + 1)})")
-        lines.append(f"| {family} | {', '.join(spec.objectives)} | {' | '.join(cells)} |")
+        lines.append(f"| {family} | {', '.join(objectives_of(spec))} | {' | '.join(cells)} |")
     footnotes = [f"{number}. {sentence}" for sentence, number in notes.items()]
     head = f"Losses, gradient norms and weights are those of one rank: `{'` and `'.join(TESTS)}`."
     return "\n".join([head, "", *lines, "", *footnotes, ""])
@@ -33,7 +34,7 @@ def refusal(family: str, axis: str) -> str | None:
     values: dict[str, dict[str, Any]] = {
         "run": {"name": "support"},
         "model": {"family": family, "layers": 4, "hidden": 128, "heads": 8, "vocab_size": 256},
-        "objective": {"name": FAMILIES[family].objectives[0]},
+        "objective": {"name": objectives_of(FAMILIES[family])[0]},
         "data": {"path": "store", "sequence_length": 32},
         "optim": {"name": "adamw", "lr": 1e-3},
         "schedule": {"name": "constant"},

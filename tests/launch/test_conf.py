@@ -7,6 +7,7 @@ from dist_plm.cli.app import load
 from dist_plm.cli.search_path import CONF, OWN
 from dist_plm.spec.derived import model_ranks
 from dist_plm.spec.families import FAMILIES
+from dist_plm.spec.objectives import objectives_of
 from dist_plm.spec.prepare.schema import PrepareConfig
 from dist_plm.spec.rules.finalize import check_prepare, finalize
 from dist_plm.spec.schema import PretrainConfig
@@ -33,7 +34,7 @@ def accepted(*overrides: str) -> PretrainConfig:
 def learns_from(model: str) -> str:
     """The first objective that the family of a model knows."""
     family = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text())["family"]
-    return f"objective={FAMILIES[family].objectives[0]}"
+    return f"objective={objectives_of(FAMILIES[family])[0]}"
 
 
 @pytest.mark.parametrize(("group", "choice"), PRETRAIN_CHOICES)

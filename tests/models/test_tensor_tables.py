@@ -8,6 +8,7 @@ from dist_plm.interop.hf.registry import hf_model
 from dist_plm.models.build import whole_layouts
 from dist_plm.spec.families import FAMILIES
 from dist_plm.spec.families.tensors import shapes_of, tensors_of
+from dist_plm.spec.objectives import objectives_of
 from tests.ranks.training import configure
 
 #: What makes each family's network as full as it gets, and as bare.
@@ -33,7 +34,7 @@ KINDS = list(
 
 def config_of(family: str, changes: dict, kind: tuple = ("layernorm", "pre", True, True, "relu")):
     norm, placement, bias, tied, activation = kind
-    objective = "mlm_nsp" if changes.get("pair_head") else FAMILIES[family].objectives[0]
+    objective = "mlm_nsp" if changes.get("pair_head") else objectives_of(FAMILIES[family])[0]
     model = {
         "family": family,
         "norm": norm,

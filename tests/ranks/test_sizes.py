@@ -15,6 +15,7 @@ from dist_plm.spec.families.bert import BertConfig
 from dist_plm.spec.families.electra import generator_of
 from dist_plm.spec.families.tensors import tensors_of
 from dist_plm.spec.flops import num_parameters
+from dist_plm.spec.objectives import objectives_of
 from dist_plm.spec.schema import PretrainConfig
 from tests.ranks.training import TINY, VOCAB
 
@@ -63,7 +64,7 @@ DISCRIMINATORS = {"electra_small": 13_549_057, "electra_base": 109_483_009, "ele
 
 def config_of(path: Path) -> PretrainConfig:
     model = {**yaml.safe_load(path.read_text()), "vocab_multiple": 1}
-    objective = {"name": {"bert": "mlm_nsp"}.get(model["family"], FAMILIES[model["family"]].objectives[0])}
+    objective = {"name": {"bert": "mlm_nsp"}.get(model["family"], objectives_of(FAMILIES[model["family"]])[0])}
     config = decode(PretrainConfig, {**TINY, "model": model, "objective": objective})
     return derive(config, world_size=1, vocab_size=VOCAB)
 

@@ -17,6 +17,9 @@ FFN_MULTIPLE = 256
 #: Projections that write into the residual stream; their deviation shrinks with depth (Radford et al. 2019, section 2.3).
 RESIDUAL_PROJECTIONS = ("attention.output.weight", "mlp.down.weight")
 
+#: Kinds of networks, by what they read and write.
+Kind = Literal["decoder", "encoder", "discriminator", "encoder_decoder"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
@@ -48,8 +51,10 @@ class ModelConfig:
     init_from: str | None = None  # directory of Hugging Face whose weights a new run begins with
     recompute: Literal["none", "selective", "full"] = "none"
 
-    #: What the family learns from, by objective.name.
-    objectives: ClassVar[tuple[str, ...]]
+    #: Objectives say which kinds learn from them.
+    kind: ClassVar[Kind]
+    #: It has a head that predicts something about pairs of segments.
+    predicts_pairs: ClassVar[bool] = False
     #: It reads whole sequences, and predicts some of their tokens.
     is_encoder: ClassVar[bool] = False
     #: A decoder writes what it is to predict, token by token.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class BertConfig(EncoderConfig):
     """BERT. Derived when None: `pair_head` from the objective."""
 
-    objectives: ClassVar[tuple[str, ...]] = ("mlm", "mlm_nsp", "mlm_sop")
+    predicts_pairs: ClassVar[bool] = True
 
     family: Literal["bert"] = "bert"
     pair_head: bool | None = None  # pooler and classifier of sentence pairs

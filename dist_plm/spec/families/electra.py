@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from dist_plm.config.types import Count
-from dist_plm.spec.families.base import ModelConfig, Stack, known
+from dist_plm.spec.families.base import Kind, ModelConfig, Stack, known
 from dist_plm.spec.families.encoder import EncoderConfig
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class ElectraConfig(EncoderConfig):
     """ELECTRA; sizes without `generator` are the discriminator's. Derived when None: `generator_hidden` = hidden / 4,
     `generator_layers` = layers, `generator_heads` = generator_hidden / head_size, `generator_ffn` = 4 generator_hidden."""
 
-    objectives: ClassVar[tuple[str, ...]] = ("rtd",)
+    kind: ClassVar[Kind] = "discriminator"
     is_chain: ClassVar[bool] = False
     computes_in_8_bits: ClassVar[bool] = False
     draws_tokens: ClassVar[bool] = True

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from dist_plm.config.types import Count, Natural
+from dist_plm.spec.families.base import Kind
 from dist_plm.spec.families.windowed import WindowedConfig
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 class EncoderConfig(WindowedConfig):
     """An encoder. Derived when None: `embedding_size` = hidden."""
 
+    kind: ClassVar[Kind] = "encoder"
     is_encoder: ClassVar[bool] = True
     computes_in_8_bits: ClassVar[bool] = True
     #: Embeddings may be of another size than hidden states.

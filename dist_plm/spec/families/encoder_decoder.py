@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from dist_plm.config.types import Count
-from dist_plm.spec.families.base import ModelConfig, Stack, known
+from dist_plm.spec.families.base import Kind, ModelConfig, Stack, known
 
 if TYPE_CHECKING:
     from dist_plm.spec.families.tensors import Table
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class EncoderDecoderConfig(ModelConfig):
     """An encoder and a decoder. Derived when None: `decoder_layers` = layers."""
 
-    objectives: ClassVar[tuple[str, ...]] = ("span",)
+    kind: ClassVar[Kind] = "encoder_decoder"
     has_decoder: ClassVar[bool] = True
     is_chain: ClassVar[bool] = False
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from dist_plm.spec.families.base import Kind
 from dist_plm.spec.families.windowed import WindowedConfig
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GPTConfig(WindowedConfig):
-    objectives: ClassVar[tuple[str, ...]] = ("causal",)
+    kind: ClassVar[Kind] = "decoder"
     computes_in_8_bits: ClassVar[bool] = True
 
     family: Literal["gpt"] = "gpt"

@@ -1,6 +1,7 @@
 """Registers the objectives by name: one section class each here, and one body in dist_plm/objectives/."""
 
 from dist_plm.config.variants import Variants
+from dist_plm.spec.families.base import ModelConfig
 from dist_plm.spec.objectives.base import ObjectiveConfig
 from dist_plm.spec.objectives.causal import CausalConfig
 from dist_plm.spec.objectives.mlm import MlmConfig
@@ -20,3 +21,8 @@ OBJECTIVES: Variants[ObjectiveConfig] = Variants(
         "rtd": RtdConfig,
     },
 )
+
+
+def objectives_of(model: ModelConfig | type[ModelConfig]) -> list[str]:
+    """Lists the objectives that models of a family learn from, by name."""
+    return [name for name, objective in OBJECTIVES.items() if objective.suits(model)]

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from dist_plm.spec.families.base import Kind, ModelConfig
+
 if TYPE_CHECKING:
     from dist_plm.spec.derived import Case
 
@@ -14,6 +16,8 @@ class ObjectiveConfig:
 
     #: The module of dist_plm/objectives/ that has its body.
     body: ClassVar[str]
+    #: Kinds of networks that learn from it.
+    learners: ClassVar[tuple[Kind, ...]]
     #: The parts of its loss, the first of which predicts tokens.
     loss_terms: ClassVar[tuple[str, ...]]
     #: Special tokens of the tokenizer that it cannot do without.
@@ -28,6 +32,11 @@ class ObjectiveConfig:
     pairs: ClassVar[Literal["nsp", "sop"] | None] = None
 
     name: str
+
+    @classmethod
+    def suits(cls, model: ModelConfig | type[ModelConfig]) -> bool:
+        """Whether models of this family learn from it."""
+        return model.kind in cls.learners and (cls.pairs is None or model.predicts_pairs)
 
     @property
     def needed_tokens(self) -> tuple[str, ...]:

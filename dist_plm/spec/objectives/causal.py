@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dist_plm.config.decode import show
 from dist_plm.config.types import Share
+from dist_plm.spec.families.base import Kind
 from dist_plm.spec.objectives.windows import WindowsConfig
 from dist_plm.spec.rules.sections import no_effect
 
@@ -21,6 +22,7 @@ class CausalConfig(WindowsConfig):
     2022)."""
 
     body: ClassVar[str] = "causal"
+    learners: ClassVar[tuple[Kind, ...]] = ("decoder",)
     loss_terms: ClassVar[tuple[str, ...]] = ("causal",)
     predicts_next: ClassVar[bool] = True
 

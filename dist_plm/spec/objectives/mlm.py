@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from dist_plm.spec.families.base import Kind
 from dist_plm.spec.objectives.masking import SplitMaskingConfig
 from dist_plm.spec.objectives.windows import WindowsConfig
 
@@ -16,6 +17,7 @@ class MlmConfig(WindowsConfig, SplitMaskingConfig):
     """Masked tokens are predicted from both sides (Devlin et al. 2019; Liu et al. 2019)."""
 
     body: ClassVar[str] = "mlm"
+    learners: ClassVar[tuple[Kind, ...]] = ("encoder",)
     loss_terms: ClassVar[tuple[str, ...]] = ("mlm",)
 
     name: Literal["mlm"] = "mlm"

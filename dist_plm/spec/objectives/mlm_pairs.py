@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from dist_plm.config.types import NonNegative, Share
+from dist_plm.spec.families.base import Kind
 from dist_plm.spec.objectives.masking import SplitMaskingConfig
 
 
@@ -12,6 +13,7 @@ class PairsConfig(SplitMaskingConfig):
     """Masked tokens are predicted, and something about the two segments."""
 
     body: ClassVar[str] = "mlm_pairs"
+    learners: ClassVar[tuple[Kind, ...]] = ("encoder",)
     special_tokens: ClassVar[tuple[str, ...]] = ("mask", "cls", "sep", "pad")
     least_length: ClassVar[int] = 5
 

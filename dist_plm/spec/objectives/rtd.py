@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dist_plm.config.types import NonNegative
+from dist_plm.spec.families.base import Kind
 from dist_plm.spec.objectives.masking import MaskingConfig
 from dist_plm.spec.objectives.windows import WindowsConfig
 
@@ -17,6 +18,7 @@ class RtdConfig(WindowsConfig, MaskingConfig):
     """A generator fills in what is masked, and the model tells which tokens were replaced (ELECTRA, Clark et al. 2020)."""
 
     body: ClassVar[str] = "rtd"
+    learners: ClassVar[tuple[Kind, ...]] = ("discriminator",)
     loss_terms: ClassVar[tuple[str, ...]] = ("generator", "discriminator")
 
     name: Literal["rtd"] = "rtd"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from dist_plm.config.bounds import at_least
+from dist_plm.spec.families.base import Kind
 from dist_plm.spec.objectives.base import ObjectiveConfig
 from dist_plm.spec.objectives.masking import MaskRate
 
@@ -48,6 +49,7 @@ class SpanConfig(ObjectiveConfig):
     """Spans of text give way to sentinels, and the decoder writes what stood there (Raffel et al. 2020, section 3.1.4)."""
 
     body: ClassVar[str] = "span_corruption"
+    learners: ClassVar[tuple[Kind, ...]] = ("encoder_decoder",)
     loss_terms: ClassVar[tuple[str, ...]] = ("span",)
     special_tokens: ClassVar[tuple[str, ...]] = ("eos", "pad")
     least_length: ClassVar[int] = 4

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from dist_plm.spec.derived import Case
 from dist_plm.spec.families import FAMILIES
+from dist_plm.spec.objectives import objectives_of
 from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.rules.sections import no_effect
 
@@ -53,13 +54,13 @@ def _vocabulary(case: Case) -> Iterator[str]:
 
 
 def _objective(case: Case) -> Iterator[str]:
-    model, name = case.config.model, case.config.objective.name
-    if name not in model.objectives:
-        choices = " or ".join(f"objective={choice}" for choice in model.objectives)
-        families = ", ".join(family for family, other in FAMILIES.items() if name in other.objectives)
+    model, objective = case.config.model, case.config.objective
+    if not objective.suits(model):
+        choices = " or ".join(f"objective={choice}" for choice in objectives_of(model))
+        families = ", ".join(family for family, other in FAMILIES.items() if objective.suits(other))
         yield (
-            f"model.family = {model.family!r} does not learn from objective.name = {name!r}: choose {choices}, or a model of "
-            f"family {families}"
+            f"model.family = {model.family!r} does not learn from objective.name = {objective.name!r}: choose {choices}, or "
+            f"a model of family {families}"
         )
 
 
