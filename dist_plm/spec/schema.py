@@ -5,7 +5,8 @@ when it is (the docstring says from what). Sizes are counts unless the name carr
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from dist_plm.config.bounds import between
 from dist_plm.config.types import Count, Natural, Positive
@@ -35,7 +36,32 @@ class BlendSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
+class SamplesConfig:
+    """Says what any run has to say of its samples and of how they are read.
+
+    `allow_change`: resume although the stream of samples is another than the checkpoint's."""
+
+    sequence_length: Count
+    loader_workers: Natural = 1
+    prefetch: Count = 4  # microbatches each worker holds ready
+    allow_change: bool = False
+
+    #: How text is packed into rows, where it is.
+    packing: ClassVar[str] = "concat"
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Lists the paths of all that is read."""
+        raise NotImplementedError
+
+    @property
+    def are_here(self) -> bool:
+        """Tells whether there is anything at these paths, seen from this machine."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig(SamplesConfig):
     """A prepared store (a directory by prepare_data, or the prefix of a Megatron .bin/.idx pair), or a `blend` of several,
     and how it is read.
 
@@ -47,17 +73,21 @@ class DataConfig:
     path: str | None = None
     blend: tuple[BlendSource, ...] = ()
     temperature: Positive | None = None
-    sequence_length: Count
     packing: Literal["concat", "best_fit", "full_sentences", "doc_sentences"] = "concat"
     split: tuple[float, float, float] = (0.98, 0.01, 0.01)
-    loader_workers: Natural = 1
-    prefetch: Count = 4  # microbatches each worker holds ready
-    allow_change: bool = False  # resume although the stream of samples is another than the checkpoint's
 
     @property
     def stores(self) -> tuple[str, ...]:
-        """Paths of all that is read."""
+        """Lists the paths of all that is read."""
         return tuple(source.path for source in self.blend) if self.path is None else (self.path,)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return self.stores
+
+    @property
+    def are_here(self) -> bool:
+        return all(Path(path).is_dir() or Path(f"{path}.idx").exists() for path in self.stores)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +128,12 @@ class PrecisionConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PretrainConfig:
-    """One pretraining run, whole."""
+class TrainingConfig:
+    """Holds what every run that trains has; `objective` says what it learns."""
 
     run: RunConfig
     model: ModelConfig
-    objective: ObjectiveConfig
-    data: DataConfig
+    data: SamplesConfig
     optim: OptimConfig
     schedule: ScheduleConfig
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -114,6 +143,19 @@ class PretrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    if TYPE_CHECKING:
+
+        @property
+        def objective(self) -> ObjectiveConfig: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainConfig(TrainingConfig):
+    """One pretraining run, whole."""
+
+    objective: ObjectiveConfig  # pyright: ignore[reportIncompatibleMethodOverride]
+    data: DataConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
