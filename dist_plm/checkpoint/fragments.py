@@ -7,14 +7,16 @@ the optimizer; values are fp32, so that neither precision nor engine nor process
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dist_plm.checkpoint.io.host_memory import HostMemory
-from dist_plm.distributed.groups import Groups
 from dist_plm.models.sharding import Layout, Piece
+
+if TYPE_CHECKING:  # Megatron-core is two thirds of what looking into a checkpoint would import
+    from dist_plm.distributed.groups import Groups
 
 #: Boxes are cut along dim 0 to at most this size: it balances the writers, and bounds what a reader loads for a small box.
 FRAGMENT_BYTES = 32 * 2**20
@@ -40,7 +42,7 @@ class Place:
     replicas: int
 
     @classmethod
-    def of(cls, groups: Groups) -> "Place":
+    def of(cls, groups: "Groups") -> "Place":
         at, grid = groups.coordinates, groups.grid
         return cls(at.tensor, grid.tensor, at.context + grid.context * at.data, grid.context * grid.data)
 

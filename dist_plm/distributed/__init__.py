@@ -1,9 +1,9 @@
 """The device a rank computes on, its place in the process grid, its process groups and their collectives.
 
-The import has one effect: Megatron-core's warnings about absent optional libraries are silenced. A package that imports
-Megatron-core imports this one first.
+The import has one effect: Megatron-core will be imported leanly, and without warnings that say nothing to a user. A package
+that imports Megatron-core imports this one first.
 """
 
-from dist_plm.distributed.quiet import quiet_megatron_imports
+from dist_plm.distributed.lean_megatron import make_megatron_lean
 
-quiet_megatron_imports()
+make_megatron_lean()

@@ -1,1 +1,1 @@
-import dist_plm.distributed  # noqa: F401  (quiets what Megatron-core says on import; before anything imports it)
+import dist_plm.distributed  # noqa: F401  (has Megatron-core imported leanly; before anything imports it)
