@@ -10,7 +10,7 @@ from dist_plm.interop.hf.config import CONFIG_FILE, described_at
 #: The file that stands for such a directory.
 CHOICE = "conf/model/from_hf.yaml"
 #: What config.json does not tell, though a model that was read from one has it.
-_UNTOLD = ("vocab_multiple", "recompute", "pair_head", "init_from")
+_UNTOLD = ("vocab_multiple", "recompute", "pair_head", "head", "num_labels", "init_from")
 
 
 def is_chosen(layers: Sequence[Layer]) -> bool:

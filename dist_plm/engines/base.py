@@ -60,6 +60,18 @@ class TermSums:
 EvalSums = dict[str, TermSums]
 
 
+class Prediction(NamedTuple):
+    """Holds what a model says of the samples of a microbatch.
+
+    Args:
+        samples: [B], their numbers.
+        outputs: on the host, by the array that they predict: see models.loss_sums.TermScores.
+    """
+
+    samples: Tensor
+    outputs: Mapping[str, Tensor]
+
+
 class ParameterState(NamedTuple):
     """One parameter of this rank with all that the optimizer holds of it, whole over data ranks, in fp32.
 

@@ -11,10 +11,13 @@ class TermScores(NamedTuple):
     Args:
         loss: negative log-likelihood, [] fp32.
         correct: how many were the most likely, [], in evaluation alone.
+        outputs: what was predicted of each sample, in evaluation alone: logits [B, L], [B, S, L], or of spans [B, S]; None of
+            tokens of a vocabulary.
     """
 
     loss: Tensor
     correct: Tensor | None
+    outputs: Tensor | None = None
 
 
 #: By the name of the array in the batch whose entries are predicted (objectives.base.LossTerm.over).

@@ -3,7 +3,7 @@
 Corruption runs on the host, in the loader's workers, and is a pure function of (seed, sample). Losses are sums, never
 means: the engine divides once by the number of predicted tokens of the whole global batch, whatever the grid.
 
-What a microbatch may hold, all int64 except `documents`, which is int32:
+What a microbatch may hold, all int64 except `documents`, which is int32, and `targets` and `label_sets`, which are float32:
 
 ==============  ========  ==============================================  ==============================================
 array           shape     values                                          emitted by
@@ -21,9 +21,18 @@ pair_labels     [B]       0 as in the text, 1 random (nsp) or swapped     mlm_ns
                           (sop), or IGNORED
 originals       [B, S]    tokens before corruption, or IGNORED            rtd
 decoder_tokens  [B, T]    decoder input: `labels` shifted right           span
+class_labels    [B]       class of each sample, or IGNORED                a head over sequences
+choice_labels   [B / C]   which of C rows that follow each other is       the same, with one label
+                          right, or IGNORED
+targets         [B]       a number for each sample                        the same, with one label
+label_sets      [B, L]    1 for each label that a sample has, else 0      the same
+target_mask     [B]       1 where the two above count, else 0             with them
+tags            [B, S]    label of each token, or IGNORED                 a head over tokens
+starts, ends    [B]       first and last token of a span, or IGNORED      a head over spans
 ==============  ========  ==============================================  ==============================================
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -103,14 +112,18 @@ def frame_of(windows: Windows) -> int:
 @dataclass(frozen=True, slots=True)
 class LossTerm:
     """One named part of the loss: its sum over all that it predicts, divided by their number in the whole global batch,
-    counts `weight` times. It predicts the entries of array `over` that are not IGNORED."""
+    counts `weight` times. It predicts the entries of array `over` that are not IGNORED; with `mask`, an array of 0 and 1 for
+    each sample, all entries of the samples that have 1."""
 
     weight: float
     over: str
+    mask: str | None = None
 
     def count(self, batch: Mapping[str, Any]) -> int:
         """Number of predictions in a microbatch of arrays or tensors."""
-        return int((batch[self.over] != IGNORED).sum())
+        if self.mask is None:
+            return int((batch[self.over] != IGNORED).sum())
+        return int(batch[self.mask].sum()) * math.prod(batch[self.over].shape[1:])
 
 
 Source = TypeVar("Source", contravariant=True)

@@ -18,13 +18,24 @@ if TYPE_CHECKING:  # so that the command line reads sizes without PyTorch
 Half = Literal["generator", "discriminator"]
 
 #: Begin the names of weights that only serve to predict: a network is complete without them.
-HEADS = ("transform.", "output.", "pair.", "detector.")
+HEADS = ("transform.", "output.", "pair.", "detector.", "head.")
 #: Our names of activations by Hugging Face's.
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 #: And the other way round.
 ACTIVATION_NAMES = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
 #: Settings that neither the weights nor what they compute depends on.
-_FREE = ("vocab_multiple", "hidden_dropout", "attention_dropout", "init_std", "recompute", "pair_head", "init_from")
+_FREE = (
+    "vocab_multiple",
+    "hidden_dropout",
+    "attention_dropout",
+    "classifier_dropout",
+    "init_std",
+    "recompute",
+    "pair_head",
+    "head",
+    "num_labels",
+    "init_from",
+)
 #: Settings that are read with some kinds of `position` alone.
 _OF_POSITION = {
     "max_positions": ("learned",),

@@ -19,12 +19,16 @@ RESIDUAL_PROJECTIONS = ("attention.output.weight", "mlp.down.weight")
 
 #: Kinds of networks, by what they read and write.
 Kind = Literal["decoder", "encoder", "discriminator", "encoder_decoder"]
+#: What stands above the network: scores of the tokens of a vocabulary, of a whole sequence, of each token, or of where a span
+#: begins and ends.
+Head = Literal["language_model", "sequence", "tokens", "span"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The network. Derived when None: `kv_heads` = heads, `head_size` = hidden / heads, `ffn` = 4 hidden (8/3 hidden,
-    rounded up to a multiple of 256, for swiglu), `vocab_size` from the data, `max_positions` = data.sequence_length."""
+    rounded up to a multiple of 256, for swiglu), `vocab_size` from the data, `max_positions` = data.sequence_length. `head` and
+    `num_labels` follow the objective or task."""
 
     family: str
     layers: Count  # of the encoder, where there is a decoder as well
@@ -50,23 +54,23 @@ class ModelConfig:
     init_std: Positive = 0.02
     init_from: str | None = None  # directory of Hugging Face whose weights a new run begins with
     recompute: Literal["none", "selective", "full"] = "none"
+    head: Head = "language_model"
+    num_labels: Natural = 0
 
     #: Objectives say which kinds learn from them.
     kind: ClassVar[Kind]
+    #: The heads that it can have.
+    possible_heads: ClassVar[tuple[Head, ...]] = ("language_model",)
     #: It has a head that predicts something about pairs of segments.
     predicts_pairs: ClassVar[bool] = False
     #: It reads whole sequences, and predicts some of their tokens.
     is_encoder: ClassVar[bool] = False
     #: A decoder writes what it is to predict, token by token.
     has_decoder: ClassVar[bool] = False
-    #: Its layers are one chain, which pipelines cut into stages.
-    is_chain: ClassVar[bool] = True
     #: Word embeddings are multiplied by the root of their size (Vaswani et al. 2017, section 3.4).
     scales_words: ClassVar[bool] = False
     #: Attention divides by the root of the head size.
     scales_scores: ClassVar[bool] = True
-    #: A pass draws tokens, with dropout or without.
-    draws_tokens: ClassVar[bool] = False
     #: position=relative is known.
     has_relative_positions: ClassVar[bool] = False
     #: precision=fp8 is tested with it.
@@ -86,7 +90,11 @@ class ModelConfig:
         raise NotImplementedError
 
     def add_heads(self, table: "Table") -> None:
-        """Adds what lies above the stacks to the table of tensors."""
+        """Adds what predicts tokens above the stacks to the table of tensors."""
+        raise NotImplementedError
+
+    def add_task_head(self, table: "Table") -> None:
+        """Adds any other head in its place."""
         raise NotImplementedError
 
     def add_inputs(self, table: "Table", stack: "Stack") -> None:
@@ -99,6 +107,8 @@ class ModelConfig:
             kv_heads=self.kv_heads or self.heads,
             head_size=self.head_size or max(1, self.hidden // self.heads),
             ffn=self.ffn or self._default_ffn(),
+            head=objective.head,
+            num_labels=objective.num_labels,
         )
 
     def problems(self, config: "PretrainConfig") -> Iterator[str]:
@@ -109,6 +119,26 @@ class ModelConfig:
         """Returns the deviation from which the matrix `name` is drawn."""
         shrinks = self.norm_placement == "pre" and name.endswith(RESIDUAL_PROJECTIONS)
         return self.init_std / math.sqrt(2.0 * self.layers) if shrinks else self.init_std
+
+    @property
+    def predicts_tokens(self) -> bool:
+        """Whether it ends with scores of the tokens of its vocabulary."""
+        return self.head == "language_model"
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether its layers are one chain, which pipelines cut into stages."""
+        return True
+
+    @property
+    def draws_tokens(self) -> bool:
+        """Whether a pass draws tokens, with dropout or without."""
+        return False
+
+    @property
+    def head_dropout(self) -> float:
+        """Share of what a head reads that is dropped."""
+        return 0.0
 
     @property
     def scales_output(self) -> bool:

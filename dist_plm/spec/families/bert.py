@@ -18,6 +18,7 @@ class BertConfig(EncoderConfig):
     """BERT. Derived when None: `pair_head` from the objective."""
 
     predicts_pairs: ClassVar[bool] = True
+    has_pooler: ClassVar[bool] = True
 
     family: Literal["bert"] = "bert"
     pair_head: bool | None = None  # pooler and classifier of sentence pairs

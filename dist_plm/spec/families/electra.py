@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ElectraConfig(EncoderConfig):
-    """ELECTRA; sizes without `generator` are the discriminator's. Derived when None: `generator_hidden` = hidden / 4,
-    `generator_layers` = layers, `generator_heads` = generator_hidden / head_size, `generator_ffn` = 4 generator_hidden."""
+    """ELECTRA, of which a task takes the discriminator's encoder alone. Sizes without `generator` are the discriminator's.
+    Derived when None: `generator_hidden` = hidden / 4, `generator_layers` = layers, `generator_heads` = generator_hidden /
+    head_size, `generator_ffn` = 4 generator_hidden."""
 
     kind: ClassVar[Kind] = "discriminator"
-    is_chain: ClassVar[bool] = False
     computes_in_8_bits: ClassVar[bool] = False
-    draws_tokens: ClassVar[bool] = True
     projects_embeddings: ClassVar[bool] = True
+    head_activation: ClassVar[Literal["tanh", "gelu"]] = "gelu"
 
     family: Literal["electra"] = "electra"
     generator_hidden: Count | None = None
@@ -31,8 +31,18 @@ class ElectraConfig(EncoderConfig):
     generator_heads: Count | None = None
     generator_ffn: Count | None = None
 
+    @property
+    def is_chain(self) -> bool:
+        return not self.predicts_tokens
+
+    @property
+    def draws_tokens(self) -> bool:
+        return self.predicts_tokens
+
     def stacks(self) -> tuple[Stack, ...]:
-        """Lists the two networks, which stand side by side and end at the same depth."""
+        """Lists the two networks, which stand side by side and end at the same depth; below another head the second alone."""
+        if not self.predicts_tokens:
+            return (Stack(prefix="discriminator.", network=self, layers=self.layers),)
         networks = {"generator.": generator_of(self), "discriminator.": self}
         top = max(network.layers for network in networks.values())
         return tuple(
@@ -64,6 +74,9 @@ class ElectraConfig(EncoderConfig):
         )
 
     def problems(self, config: "PretrainConfig") -> Iterator[str]:
+        yield from super(ElectraConfig, self).problems(config)
+        if not self.predicts_tokens:
+            return
         tensor = config.parallel.tensor
         hidden, heads = known(self.generator_hidden, "generator_hidden"), known(self.generator_heads, "generator_heads")
         if hidden % heads:
@@ -77,7 +90,6 @@ class ElectraConfig(EncoderConfig):
                     f"model.{key} = {size} is not a multiple of parallel.tensor = {tensor}, over which it is split: lower "
                     f"parallel.tensor, or choose another model.{key}"
                 )
-        yield from super(ElectraConfig, self).problems(config)
 
 
 def generator_of(model: ModelConfig) -> ElectraConfig:

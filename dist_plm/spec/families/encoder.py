@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from dist_plm.config.types import Count, Natural
-from dist_plm.spec.families.base import Kind
+from dist_plm.config.types import Count, Fraction, Natural
+from dist_plm.spec.families.base import Head, Kind
 from dist_plm.spec.families.windowed import WindowedConfig
 
 if TYPE_CHECKING:
@@ -16,19 +16,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderConfig(WindowedConfig):
-    """An encoder. Derived when None: `embedding_size` = hidden."""
+    """An encoder. Derived when None: `embedding_size` = hidden, `classifier_dropout` = hidden_dropout."""
 
     kind: ClassVar[Kind] = "encoder"
+    possible_heads: ClassVar[tuple[Head, ...]] = ("language_model", "sequence", "tokens", "span")
     is_encoder: ClassVar[bool] = True
     computes_in_8_bits: ClassVar[bool] = True
     #: Embeddings may be of another size than hidden states.
     projects_embeddings: ClassVar[bool] = False
+    #: A head over sequences reads what the pooler of pairs makes of the first token; else it has a dense layer of its own.
+    has_pooler: ClassVar[bool] = False
+    #: Follows that dense layer.
+    head_activation: ClassVar[Literal["tanh", "gelu"]] = "tanh"
 
     embedding_size: Count | None = None
     segments: Natural = 0  # kinds of segments that an embedding tells apart
+    classifier_dropout: Fraction | None = None  # before what scores sequences or tokens
 
     def add_heads(self, table: "Table") -> None:
         table.token_head(self)
+
+    def add_task_head(self, table: "Table") -> None:
+        depth, of_sequence = self.top + 1, self.head == "sequence"
+        if of_sequence:
+            dense = "pair.pooler" if self.has_pooler else "head.dense"
+            table.linear(dense, self.hidden, self.hidden, depth=depth, multiplies="sample")
+        vectors = "sample" if of_sequence else "read"
+        table.linear("head.output", self.num_labels, self.hidden, depth=depth, multiplies=vectors)
+
+    @property
+    def head_dropout(self) -> float:
+        if self.head not in ("sequence", "tokens"):
+            return 0.0
+        return self.hidden_dropout if self.classifier_dropout is None else self.classifier_dropout
 
     def derive(self, objective: "ObjectiveConfig") -> Self:
         derived = super(EncoderConfig, self).derive(objective)

@@ -17,9 +17,12 @@ class EncoderDecoderConfig(ModelConfig):
 
     kind: ClassVar[Kind] = "encoder_decoder"
     has_decoder: ClassVar[bool] = True
-    is_chain: ClassVar[bool] = False
 
     decoder_layers: Count | None = None
+
+    @property
+    def is_chain(self) -> bool:
+        return False
 
     def stacks(self) -> tuple[Stack, ...]:
         """Lists the two; the decoder lies upon its encoder."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dist_plm.spec.families.base import Kind
+from dist_plm.spec.families.base import Head, Kind
 from dist_plm.spec.families.windowed import WindowedConfig
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GPTConfig(WindowedConfig):
     kind: ClassVar[Kind] = "decoder"
+    possible_heads: ClassVar[tuple[Head, ...]] = ("language_model", "sequence")
     computes_in_8_bits: ClassVar[bool] = True
 
     family: Literal["gpt"] = "gpt"
@@ -23,3 +24,8 @@ class GPTConfig(WindowedConfig):
 
     def add_heads(self, table: "Table") -> None:
         table.output()
+
+    def add_task_head(self, table: "Table") -> None:
+        """Adds scores of the last token, without a bias."""
+        depth = self.top + 1
+        table.linear("head.output", self.num_labels, self.hidden, depth=depth, bias=False, multiplies="sample")

@@ -49,7 +49,10 @@ def tensors_of(model: ModelConfig) -> tuple[TensorSpec, ...]:
     table.embedding()
     for stack in model.stacks():
         table.stack(stack)
-    model.add_heads(table)
+    if model.predicts_tokens:
+        model.add_heads(table)
+    else:
+        model.add_task_head(table)
     return tuple(table.rows)
 
 
@@ -110,7 +113,7 @@ class Table:
             shape,
             depth=0,
             split=0,
-            multiplies="predicted" if model.tied_embeddings else None,
+            multiplies="predicted" if model.tied_embeddings and model.predicts_tokens else None,
         )
         if model.position == "learned":
             rows = known(model.max_positions, "max_positions") + model.position_offset

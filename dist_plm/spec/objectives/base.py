@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dist_plm.spec.families.base import Kind, ModelConfig
+from dist_plm.spec.families.base import Head, Kind, ModelConfig
 
 if TYPE_CHECKING:
     from dist_plm.spec.derived import Case
@@ -30,18 +30,27 @@ class ObjectiveConfig:
     predicts_next: ClassVar[bool] = False
     #: What it asks about pairs of segments: whether the second is the next sentence, or whether they stand in order.
     pairs: ClassVar[Literal["nsp", "sop"] | None] = None
+    #: The head that learns it.
+    head: ClassVar[Head] = "language_model"
 
     name: str
 
     @classmethod
     def suits(cls, model: ModelConfig | type[ModelConfig]) -> bool:
         """Whether models of this family learn from it."""
+        if cls.head != "language_model":
+            return cls.head in model.possible_heads
         return model.kind in cls.learners and (cls.pairs is None or model.predicts_pairs)
 
     @property
     def needed_tokens(self) -> tuple[str, ...]:
         """The special tokens that these settings need."""
         return self.special_tokens
+
+    @property
+    def num_labels(self) -> int:
+        """The scores that the head gives of a sequence or token, other than a language model's."""
+        return 0
 
     @property
     def isolates_documents(self) -> bool:

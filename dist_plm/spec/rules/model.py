@@ -1,7 +1,9 @@
 """Checks that the sizes of the network fit each other, its data and its objective."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 
+from dist_plm.config.decode import show
 from dist_plm.spec.derived import Case
 from dist_plm.spec.families import FAMILIES
 from dist_plm.spec.objectives import objectives_of
@@ -64,6 +66,15 @@ def _objective(case: Case) -> Iterator[str]:
         )
 
 
+def _head(case: Case) -> Iterator[str]:
+    given, model = case.given.model, case.config.model
+    defaults = {field.name: field.default for field in fields(given)}
+    for name in ("head", "num_labels"):
+        value, derived = getattr(given, name), getattr(model, name)
+        if value not in (derived, defaults[name]):
+            yield f"model.{name} = {show(value)} is {show(derived)} with this objective: leave it out, as it follows from that"
+
+
 def _family(case: Case) -> Iterator[str]:
     yield from case.config.model.problems(case.config)
 
@@ -91,6 +102,7 @@ MODEL_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
     _positions,
     _vocabulary,
     _objective,
+    _head,
     _family,
     _pipeline,
     _init_from,

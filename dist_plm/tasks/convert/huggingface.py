@@ -66,7 +66,8 @@ def import_hf(config: ConvertConfig) -> str:
 
 def _attachments(weights: HFWeights) -> dict[str, bytes]:
     said = {name: value for name, value in encode(weights.model).items() if value is not None}
-    said.pop("pair_head", None)  # follows the objective
+    for name in ("pair_head", "head", "num_labels"):  # follow the objective
+        said.pop(name, None)
     files = {MODEL_FILE: to_yaml(said).encode()}
     for half, settings in weights.settings.items():
         said = {**settings, "dtype": str(weights.dtype).removeprefix("torch.")}
