@@ -11,6 +11,7 @@ from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.loss_sums import Scores, TermScores
 from dist_plm.models.model_context import Shape
+from dist_plm.models.sequence_context import KVCache
 
 
 class ModelChunk(MegatronModule):
@@ -38,8 +39,13 @@ class ModelChunk(MegatronModule):
         self.share_embeddings_and_output_weights = shape.model.tied_embeddings
         self._from_previous_stage: Tensor | None = None
 
-    def forward(self, batch: Batch) -> Tensor | Scores:
-        """Hidden states [S', B, H] for the next stage, or on the last stage the scores of the labels in `batch`."""
+    def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores:
+        """Hidden states [S', B, H] for the next stage, or on the last stage the scores of the labels in `batch`; without
+        `labels` the logits [..., V / P] of what they would be.
+
+        Args:
+            cache: of a decoder, the tokens before these. Then the logits are those of what follows the last token, [B, V / P].
+        """
         raise NotImplementedError
 
     def mark_tied(self) -> None:

@@ -14,14 +14,14 @@ from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.encoder import token_output
 from dist_plm.models.layers.dropout import Site, key_table, keys_of_layer, uniforms
 from dist_plm.models.layers.embedding import Embedding
-from dist_plm.models.layers.heads import TokenTransform, positions_of, predicted, whole_sequence
+from dist_plm.models.layers.heads import TokenTransform, positions_of, predicted, predicted_states, whole_sequence
 from dist_plm.models.layers.linear import ColumnLinear, Dense, RowLinear
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.transformer import LayerStack
 from dist_plm.models.layers.vocab_loss import columns_of, score_tokens
 from dist_plm.models.loss_sums import Scores, TermScores
 from dist_plm.models.model_context import Shape
-from dist_plm.models.sequence_context import SequenceContext, context_of
+from dist_plm.models.sequence_context import KVCache, SequenceContext, context_of
 from dist_plm.models.sharding import Part
 from dist_plm.spec.families.electra import generator_of
 
@@ -42,7 +42,7 @@ class Electra(ModelChunk):
         self.discriminator = Encoder(shape, before=small.model.layers)
         self.detector = Detector(shape)
 
-    def forward(self, batch: Batch) -> Scores:
+    def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores:
         """Runs generator and discriminator on a microbatch.
 
         Args:
@@ -50,13 +50,17 @@ class Electra(ModelChunk):
                 [B, S] (negative: not judged), `samples` [B] on the host, and where they apply `lengths`, `segments`,
                 `documents`, `positions`.
         Returns:
-            the scores of `labels` by the generator and of `originals` by the discriminator.
+            the scores of `labels` by the generator and of `originals` by the discriminator; without `labels` the generator's
+            logits [N, V / P] of the places `positions_predicted` [N].
         """
+        assert cache is None, "an encoder reads whole sequences"
         evaluate = not self.training
         context, positions = context_of(batch, self.shape, causal=False)
 
         embedded = self.embedding(batch["tokens"], positions, context, batch.get("segments"), part=-1)
         hidden = whole_sequence(self.generator(embedded, context), self.shape)
+        if "labels" not in batch:
+            return self.logits(self.transform(predicted_states(hidden, batch)))
         chosen, labels = predicted(hidden, batch)
         logits = self.logits(self.transform(chosen))
         scores = {"labels": score_tokens(logits, labels, self.shape, evaluate=evaluate)}

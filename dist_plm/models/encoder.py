@@ -5,13 +5,20 @@ from torch import Tensor
 from dist_plm.data.loader.batch import Batch
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
-from dist_plm.models.layers.heads import PairHead, TokenTransform, predicted, score_pairs, whole_sequence
+from dist_plm.models.layers.heads import (
+    PairHead,
+    TokenTransform,
+    predicted,
+    predicted_states,
+    score_pairs,
+    whole_sequence,
+)
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.transformer import LayerStack
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.model_context import Shape
-from dist_plm.models.sequence_context import context_of
+from dist_plm.models.sequence_context import KVCache, context_of
 from dist_plm.models.sharding import split_over_tensor_ranks
 
 
@@ -44,15 +51,17 @@ class MaskedLanguageModel(ModelChunk):
         self.output = token_output(shape, allocate=not (shape.model.tied_embeddings and first))
         self.pair = PairHead(shape) if shape.model.pair_head else None
 
-    def forward(self, batch: Batch) -> Tensor | Scores:
+    def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores:
         """Runs this rank's layers on a microbatch.
 
         Args:
             batch: `tokens` [B, S], `labels` [B, S] (negative: not predicted), `samples` [B] on the host, and where they
                 apply `lengths` [B], `segments` [B, S], `pair_labels` [B], `documents` [B, S], `positions` [B, S].
         Returns:
-            hidden states [S', B, H] for the next stage, or the scores of `labels` and `pair_labels` on the last.
+            hidden states [S', B, H] for the next stage, or the scores of `labels` and `pair_labels` on the last; without
+            `labels` the logits [N, V / P] of the places `positions_predicted` [N].
         """
+        assert cache is None, "an encoder reads whole sequences"
         context, positions = context_of(batch, self.shape, causal=False)
         if self.pre_process:
             hidden = self.embedding(batch["tokens"], positions, context, batch.get("segments"))
@@ -61,12 +70,14 @@ class MaskedLanguageModel(ModelChunk):
         hidden = self.layers(hidden, context)
         return self.score(hidden, batch) if self.post_process else hidden
 
-    def score(self, hidden: Tensor, batch: Batch) -> Scores:
-        """Scores of the labels from the output of the layers [S', B, H]. The head over the vocabulary sees the predicted
-        positions alone."""
+    def score(self, hidden: Tensor, batch: Batch) -> Tensor | Scores:
+        """Scores of the labels from the output of the layers [S', B, H], or logits. The head over the vocabulary sees the
+        predicted positions alone."""
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
         hidden = whole_sequence(hidden, self.shape)
+        if "labels" not in batch:
+            return self.logits(self.transform(predicted_states(hidden, batch)))
         evaluate = not self.training
         chosen, labels = predicted(hidden, batch)
         scores = {"labels": self.score_tokens(self.transform(chosen), labels)}

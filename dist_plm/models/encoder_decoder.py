@@ -17,7 +17,7 @@ from dist_plm.models.layers.transformer import LayerStack, Memory
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.masks import with_bias
 from dist_plm.models.model_context import Shape
-from dist_plm.models.sequence_context import SequenceContext, context_of
+from dist_plm.models.sequence_context import KVCache, SequenceContext, context_of
 from dist_plm.spec.families.encoder_decoder import EncoderDecoderConfig
 
 #: Decoders read sequences of a multiple of this, sequence parallel or not: matrix products of uneven sizes are slow.
@@ -41,27 +41,42 @@ class EncoderDecoder(ModelChunk):
             shape, vocabulary_parts("word" if tied else "output", shape), bias=False, allocate=not tied
         )
 
-    def forward(self, batch: Batch) -> Scores:
+    def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores:
         """Runs encoder and decoder on a microbatch.
 
         Args:
             batch: `tokens` [B, S], `decoder_tokens` [B, T], `labels` [B, T] (negative: not predicted), `samples` [B] on the
                 host, and `lengths` [B] where rows of `tokens` are padded.
+            cache: what the encoder read and the decoder wrote before; `tokens` are read the first time alone.
         Returns:
-            the scores of `labels`.
+            the scores of `labels`; without `labels` logits [T', B, V / P], with a cache those of the last token, [B, V / P].
         """
-        context, positions = context_of(batch, self.shape, causal=False)
-        embedded = self.embedding(batch["tokens"], positions, context, part=-1)
-        memory = Memory(self.encoder(embedded, context), replace(context, rotary=None))
-
-        tokens, labels = self._padded(batch["decoder_tokens"], 0), self._padded(batch["labels"], -1)
-        read = {"tokens": tokens, "samples": batch["samples"]}
-        context, positions = context_of(read, self.shape, causal=True)
-        embedded = self.embedding(tokens, positions, context, part=-2)
-        hidden = self.decoder(embedded, context, memory)
+        if cache is None:
+            hidden = self._decode(self._padded(batch["decoder_tokens"], 0), batch["samples"], self._read(batch), None)
+        else:
+            if cache.memory is None:
+                cache.memory = self._read(batch)
+            hidden = self._decode(batch["decoder_tokens"], batch["samples"], cache.memory, cache)[-1]
         if self.shape.model.scales_output:
             hidden = hidden * self.shape.model.hidden**-0.5
-        return {"labels": self.score_tokens(hidden, labels.transpose(0, 1))}
+        if "labels" not in batch:
+            return self.logits(hidden)
+        return {"labels": self.score_tokens(hidden, self._padded(batch["labels"], -1).transpose(0, 1))}
+
+    def _read(self, batch: Batch) -> Memory:
+        context, positions = context_of(batch, self.shape, causal=False)
+        embedded = self.embedding(batch["tokens"], positions, context, part=-1)
+        return Memory(self.encoder(embedded, context), replace(context, rotary=None))
+
+    def _decode(self, tokens: Tensor, samples: Tensor, memory: Memory, cache: KVCache | None) -> Tensor:
+        """Hidden states [T', B, H] of tokens [B, T]."""
+        read = {"tokens": tokens, "samples": samples}
+        context, positions = context_of(read, self.shape, causal=True, cache=cache)
+        embedded = self.embedding(tokens, positions, context, part=-2)
+        hidden = self.decoder(embedded, context, memory)
+        if cache is not None:
+            cache.advance(tokens.shape[1])
+        return hidden
 
     def _padded(self, tokens: Tensor, value: int) -> Tensor:
         """[B, T], lengthened so that sequence parallelism can slice it; what comes after changes nothing before it."""

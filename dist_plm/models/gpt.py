@@ -10,7 +10,7 @@ from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.transformer import LayerStack
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.model_context import Shape
-from dist_plm.models.sequence_context import context_of
+from dist_plm.models.sequence_context import KVCache, context_of
 
 
 class CausalLanguageModel(ModelChunk):
@@ -33,21 +33,27 @@ class CausalLanguageModel(ModelChunk):
             self.output = ColumnLinear(shape, parts, bias=False, allocate=not (tied and first))
         self.mark_tied()
 
-    def forward(self, batch: Batch) -> Tensor | Scores:
+    def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores:
         """Runs this rank's layers on a microbatch.
 
         Args:
             batch: `tokens` [B, S], `labels` [B, S] (negative: not predicted), `documents` [B, S] where attention or
                 positions respect documents, `samples` [B] on the host.
+            cache: the tokens before these; `documents` are of all of them.
         Returns:
-            hidden states [S', B, H] for the next stage, or the scores of `labels` on the last.
+            hidden states [S', B, H] for the next stage, or the scores of `labels` on the last; without `labels` logits
+            [S, B, V / P], with a cache those of the last token, [B, V / P].
         """
-        context, positions = context_of(batch, self.shape, causal=True)
+        context, positions = context_of(batch, self.shape, causal=True, cache=cache)
         if self.pre_process:
             hidden = self.embedding(batch["tokens"], positions, context)
         else:
             hidden = self._from_previous_stage
         hidden = self.layers(hidden, context)
+        if cache is not None:
+            cache.advance(len(hidden))
         if not self.post_process:
             return hidden
+        if "labels" not in batch:
+            return self.logits(self.final_norm(hidden if cache is None else hidden[-1]))
         return {"labels": self.score_tokens(self.final_norm(hidden), batch["labels"].transpose(0, 1))}

@@ -25,6 +25,8 @@ def with_bias(context: "SequenceContext", shape: Shape, length: int) -> "Sequenc
         length: of the sequence that attends to itself. Of padding alone (all that another sequence is told of this one) the
             bias has one row for all queries.
     """
+    if context.cache is not None:
+        return _behind(context, shape, length)
     of_keys = not (context.causal or context.window or context.documents is not None or context.relative)
     numbers = length if of_keys else length * length
     boundary = context.lengths if context.documents is None else context.documents
@@ -36,6 +38,17 @@ def with_bias(context: "SequenceContext", shape: Shape, length: int) -> "Sequenc
         return replace(context, bias=None)
     columns = torch.arange(length, device=shape.device)
     return replace(context, bias=bias_of(context, columns[:1] if of_keys else columns, columns, shape.dtype))
+
+
+def _behind(context: "SequenceContext", shape: Shape, length: int) -> "SequenceContext":
+    """Does the same for tokens behind those of a cache, whose masks are always held whole."""
+    assert context.cache is not None
+    past = context.cache.length
+    if context.is_plain and (past == 0 or length == 1):
+        # One token sees all that there are; the kernel would take it for the first.
+        return replace(context, bias=None, causal=past == 0 and length > 1)
+    columns = torch.arange(past + length, device=shape.device)
+    return replace(context, bias=bias_of(context, columns[past:], columns, shape.dtype))
 
 
 def bias_of(context: "SequenceContext", rows: Tensor, columns: Tensor, dtype: torch.dtype) -> Tensor | None:

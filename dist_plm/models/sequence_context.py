@@ -6,6 +6,7 @@ pipeline schedule another microbatch has run in between.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +18,58 @@ from dist_plm.models.layers.positions import rotary_tables
 from dist_plm.models.masks import with_bias
 from dist_plm.models.model_context import Shape
 from dist_plm.spec.schema import ModelConfig
+
+if TYPE_CHECKING:
+    from dist_plm.models.layers.transformer import Memory
+
+
+class LayerCache:
+    """Holds what one layer keeps of the tokens that were read, so that a decoder reads on without reading them again.
+
+    Attributes:
+        memory: keys and values [S, B, 2 A D] that it made of the encoder's output, once it has.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.memory: Tensor | None = None
+        self._capacity = capacity
+        self._key: Tensor | None = None
+        self._value: Tensor | None = None
+
+    def extend(self, key: Tensor, value: Tensor, past: int) -> tuple[Tensor, Tensor]:
+        """Puts keys and values [B, A, S, D] behind the `past` tokens before them; returns those of all."""
+        if self._key is None or self._value is None:
+            rows, heads, _, size = key.shape
+            self._key, self._value = (key.new_empty(rows, heads, self._capacity, size) for _ in range(2))
+        stop = past + key.shape[2]
+        self._key[:, :, past:stop], self._value[:, :, past:stop] = key, value
+        return self._key[:, :, :stop], self._value[:, :, :stop]
+
+
+class KVCache:
+    """Holds what the layers of one rank keep of the rows of a batch.
+
+    Args:
+        capacity: tokens of a row that there is room for.
+
+    Attributes:
+        length: tokens that were read.
+        memory: the encoder's output, where there is an encoder.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.length = capacity, 0
+        self.memory: Memory | None = None
+        self._layers: dict[int, LayerCache] = {}
+
+    def layer(self, number: int) -> LayerCache:
+        """Gives what layer `number` of the whole model keeps."""
+        return self._layers.setdefault(number, LayerCache(self.capacity))
+
+    def advance(self, tokens: int) -> None:
+        """Counts tokens that all layers have read."""
+        self.length += tokens
+        assert self.length <= self.capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +88,8 @@ class SequenceContext:
             or None where that is nothing or too large to be held; see `masks.with_bias`.
         keys: what dropout draws from, of all layers (`dropout.key_table`) or [sites, B] of the one at hand; None where nothing
             is dropped.
+        cache: holds the tokens before these, which then see them as well; `documents` are of all of them.
+        kept: the part of it that the layer at hand keeps.
     """
 
     causal: bool
@@ -46,10 +101,15 @@ class SequenceContext:
     global_tokens: int = 0
     bias: Tensor | None = None
     keys: Tensor | None = None
+    cache: KVCache | None = None
+    kept: LayerCache | None = None
 
     def of_layer(self, layer: int) -> "SequenceContext":
         """Takes the keys of one layer, by its number within the whole model; -1 and -2 are embeddings."""
-        return self if self.keys is None else replace(self, keys=keys_of_layer(self.keys, layer))
+        if self.keys is None and self.cache is None:
+            return self
+        keys = None if self.keys is None else keys_of_layer(self.keys, layer)
+        return replace(self, keys=keys, kept=None if self.cache is None else self.cache.layer(layer))
 
     @property
     def is_plain(self) -> bool:
@@ -57,17 +117,21 @@ class SequenceContext:
         return self.documents is None and self.lengths is None and self.relative is None and self.window == 0
 
 
-def context_of(batch: Batch, shape: Shape, *, causal: bool) -> tuple[SequenceContext, Tensor]:
+def context_of(
+    batch: Batch, shape: Shape, *, causal: bool, cache: KVCache | None = None
+) -> tuple[SequenceContext, Tensor]:
     """The context of a microbatch's `tokens`, and their positions [1 or B, S].
 
     Args:
         batch: `tokens` [B, S], `samples` [B] on the host, and where they apply `documents` [B, S], `positions` [B, S] and
             `lengths` [B].
+        cache: of the tokens before these.
     """
     tokens, model = batch["tokens"], shape.model
     positions = batch.get("positions")
     if positions is None:
-        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        past = 0 if cache is None else cache.length
+        positions = torch.arange(past, past + tokens.shape[1], device=tokens.device)[None]
     rotary = None
     if model.position == "rotary":
         assert model.head_size is not None
@@ -80,6 +144,7 @@ def context_of(batch: Batch, shape: Shape, *, causal: bool) -> tuple[SequenceCon
         window=model.window,
         global_tokens=model.global_tokens,
         keys=_keys(batch["samples"], model, shape.seed, tokens.device),
+        cache=cache,
     )
     return with_bias(context, shape, tokens.shape[1]), positions + model.position_offset
 

@@ -65,12 +65,17 @@ class CrossAttention(nn.Module):
         Args:
             hidden: [T', B, H] of the decoder.
             memory: [S', B, H] of the encoder.
-            context: of the encoder's tokens, neither causal nor with positions.
+            context: of the encoder's tokens, neither causal nor with positions; `kept` where the layer keeps what it makes
+                of `memory`.
         Returns:
             [T', B, H].
         """
         query, _ = self.queries(hidden)
-        fused, _ = self.kv(memory)
+        fused = None if context.kept is None else context.kept.memory
+        if fused is None:
+            fused, _ = self.kv(memory)
+        if context.kept is not None:
+            context.kept.memory = fused
         key, value = fused.chunk(2, dim=-1)
         result, _ = self.output(self.core(query, key, value, context))
         return result
@@ -102,6 +107,8 @@ class CoreAttention(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, context: SequenceContext) -> Tensor:
         if context.rotary is not None:
             query, key = rotate(query, context.rotary), rotate(key, context.rotary)
+        if context.kept is not None and context.cache is not None:
+            key, value = context.kept.extend(key, value, context.cache.length)
         if context.bias is None and not context.is_plain:
             if self.heads != self.kv_heads:
                 key, value = (x.repeat_interleave(self.heads // self.kv_heads, dim=1) for x in (key, value))

@@ -41,9 +41,13 @@ def predicted(hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         hidden: [S, B, H].
         batch: `labels`, and `positions_predicted` where an engine has told them.
     """
-    positions = positions_of(batch)
     labels = batch["labels"].transpose(0, 1).reshape(-1)
-    return hidden.flatten(0, 1).index_select(0, positions), labels.index_select(0, positions)
+    return predicted_states(hidden, batch), labels.index_select(0, positions_of(batch))
+
+
+def predicted_states(hidden: Tensor, batch: Batch) -> Tensor:
+    """Picks the hidden states [N, H], of [S, B, H], of the places where a batch predicts something."""
+    return hidden.flatten(0, 1).index_select(0, positions_of(batch))
 
 
 def positions_of(batch: Batch) -> Tensor:

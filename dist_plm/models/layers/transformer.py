@@ -67,7 +67,7 @@ class TransformerLayer(nn.Module):
         cross = self.cross
         assert cross is not None
         assert memory is not None
-        seen = replace(memory.context, keys=context.keys)
+        seen = replace(memory.context, keys=context.keys, kept=context.kept)
         return lambda x: cross(x, memory.hidden, seen)
 
     def _half(
