@@ -12,9 +12,9 @@ from dist_plm.models.encoder import MaskedLanguageModel
 from dist_plm.models.encoder_decoder import EncoderDecoder
 from dist_plm.models.gpt import CausalLanguageModel
 from dist_plm.models.init import initialize
-from dist_plm.models.layers.transformer import layers_of_chunk
 from dist_plm.models.model_context import Shape
 from dist_plm.models.sharding import Layout, describe
+from dist_plm.spec.pipeline import layers_of_chunk
 from dist_plm.spec.rules.finalize import padded_vocab_size
 from dist_plm.spec.schema import PretrainConfig
 

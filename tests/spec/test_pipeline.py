@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.models.layers.transformer import layers_of_chunk
+from dist_plm.spec.pipeline import layers_of_chunk
 
 
 @given(each=st.integers(1, 4), stages=st.integers(1, 5), chunks=st.integers(1, 4))

@@ -1,0 +1,13 @@
+"""Cuts a chain of layers into the stages of a pipeline."""
+
+
+def layers_of_chunk(num_layers: int, stage: int, stages: int, chunk: int, chunks: int) -> range:
+    """Layers that model chunk `chunk` of pipeline rank `stage` holds: chunks go round the ranks (Narayanan et al. 2021,
+    section 2.2), so chunk 0 of every rank comes before chunk 1 of any.
+
+    Args:
+        stages, chunks: number of pipeline ranks, and of chunks each holds; their product divides `num_layers`.
+    """
+    each = num_layers // (stages * chunks)
+    first = (chunk * stages + stage) * each
+    return range(first, first + each)
