@@ -1,12 +1,12 @@
 """Fixtures for every test."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.ranks.pool import RankPool
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# The same examples at each run, however slow the machine; `--hypothesis-profile=default` looks for new ones.
-_TIMED = [HealthCheck.too_slow]
-settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=_TIMED)
-settings.load_profile("repeatable")
+# A machine with a GPU may have none, and tests/gpu wants none.
+with contextlib.suppress(ImportError):
+    from hypothesis import HealthCheck, settings
+
+    # The same examples at each run, however slow the machine; `--hypothesis-profile=default` looks for new ones.
+    _TIMED = [HealthCheck.too_slow]
+    settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=_TIMED)
+    settings.load_profile("repeatable")
 
 
 @pytest.hookimpl(tryfirst=True)

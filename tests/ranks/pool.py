@@ -1,4 +1,4 @@
-"""Real gloo ranks for tests: processes that are started once and run one case after another.
+"""Real ranks for tests, on gloo, or on NCCL where there are GPUs: processes that are started once and run one case after another.
 
 A case is a function of a test module, called as `fn(world, *args)` on each of n ranks of a fresh process group::
 
@@ -32,7 +32,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -96,10 +96,12 @@ class RanksError(AssertionError):
 
 
 class RankPool:
-    """Up to `size` rank processes, started when first needed."""
+    """Up to `size` rank processes on a kind of device, started when first needed."""
 
-    def __init__(self, size: int = 4, timeout_seconds: float = 600.0) -> None:
-        self._size = size
+    def __init__(
+        self, size: int = 4, timeout_seconds: float = 600.0, *, device: Literal["cpu", "cuda"] = "cpu"
+    ) -> None:
+        self._size, self._device = size, device
         self._timeout_seconds = timeout_seconds
         self._workers: list[_Worker] = []
         self._num_cases = 0
@@ -147,7 +149,7 @@ class RankPool:
         for rank in range(num_running, size):
             ours, theirs = context.Pipe()
             log = Path(self._logs.name) / f"rank_{rank}_{self._num_cases}.log"
-            process = context.Process(target=_serve, args=(rank, theirs, log), name=f"rank_{rank}")
+            process = context.Process(target=_serve, args=(rank, theirs, log, self._device), name=f"rank_{rank}")
             process.start()
             theirs.close()
             self._workers.append(_Worker(process, ours, log))
@@ -209,7 +211,7 @@ class RankPool:
         self._workers.clear()
 
 
-def _serve(rank: int, connection: Connection, log: Path) -> None:
+def _serve(rank: int, connection: Connection, log: Path, kind: Literal["cpu", "cuda"]) -> None:
     """The life of a rank process: cases come in over `connection`, reports go out."""
     os.setpgid(0, 0)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -218,7 +220,7 @@ def _serve(rank: int, connection: Connection, log: Path) -> None:
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     torch.set_num_threads(1)
-    device = choose("cpu", rank)
+    device = choose(kind, rank)
     # What the imports left behind stays; going through it after each case would take most of the time.
     gc.freeze()
     connection.send_bytes(_READY)
@@ -229,7 +231,8 @@ def _serve(rank: int, connection: Connection, log: Path) -> None:
         report = _run_case(pickle.loads(cases.get()), rank, device)
         # Groups that cannot be collected (Megatron-core's gradient buffers hold theirs in a cycle through C++) keep a
         # thread each that wakes a hundred times a second: hundreds of them would take the machine.
-        left_threads = _num_threads() > num_threads
+        # CUDA keeps threads of its own, and takes seconds to begin anew.
+        left_threads = kind == "cpu" and _num_threads() > num_threads
         connection.send_bytes(pickle.dumps(replace(report, left_threads=left_threads)))
 
 

@@ -1,0 +1,162 @@
+"""Every kernel beside the plain formula in fp64, with masks from the hash itself."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+from dist_plm.distributed.device import Device
+from dist_plm.models.kernels import linear_loss as linear_loss_module
+from dist_plm.models.kernels.linear_loss import Columns, linear_loss
+from dist_plm.models.kernels.mask_bits import kept, row_words
+from dist_plm.models.layers.dropout import attend_with_dropout, dropout_add
+from dist_plm.models.layers.norms import LayerNorm, RMSNorm
+from tests.ranks.pool import World
+
+pytestmark = pytest.mark.ranks
+
+KEYS = torch.tensor([3, -(2**62), 2**63 - 1])
+CPU = Device(kind="cpu", torch_device=torch.device("cpu"), backend="gloo")
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+#: Of sums of some dozens of rounded products; products of fp32 are exact but for their order where TF32 is off.
+CLOSE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+
+
+def close(ours: list[Tensor], theirs: list[Tensor], dtype: torch.dtype) -> None:
+    for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        scale = float(other.abs().max()) + 1e-3
+        error = float((one.double().cpu() - other).abs().max()) / scale
+        assert error < CLOSE[dtype], f"number {number} of {len(ours)}: {error:.2e} of the largest"
+
+
+def gradients(out: Tensor, grad: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    return [out.detach(), *torch.autograd.grad(out, inputs, grad.to(out.device, out.dtype))]
+
+
+def here(world: World, *tensors: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
+    """Copies on the device, which gradients are wanted of."""
+    device = world.device.torch_device
+    return [x.to(device, dtype).detach().requires_grad_() for x in tensors if x is not None]
+
+
+def mask(rows: np.ndarray, width: int, probability: float) -> Tensor:
+    """Which elements of [..., B, rows] stay, by the keys of B samples."""
+    words = row_words(KEYS.numpy().view(np.uint64)[:, None, None], rows)
+    return torch.from_numpy(kept(words.reshape(-1), width, probability)).view(*words.shape, width)
+
+
+def dropped(world: World, dtype: torch.dtype, width: int) -> list[list[Tensor]]:
+    x, residual, grad = (torch.randn(70, 3, width).to(dtype) for _ in range(3))
+    inputs = here(world, x, residual, dtype=dtype)
+    out = dropout_add(*inputs, 0.3, KEYS.to(inputs[0].device), slice_index=1, num_slices=2)
+    keep = mask(np.arange(70, 140)[None], width, 0.3)[:, 0].transpose(0, 1).double() / 0.7
+    exact = here(World(0, 1, CPU), x, residual, dtype=torch.float64)
+    return [gradients(out, grad, inputs), gradients(exact[0] * keep + exact[1], grad, exact)]
+
+
+def attended(world: World, dtype: torch.dtype, case: dict[str, Any]) -> list[list[Tensor]]:
+    heads, queries, width, size = case["heads"], case["queries"], case["width"], case["size"]
+    probability, bias_shape = case["probability"], case["bias"]
+    query, grad = (torch.randn(queries, 3, heads, size).to(dtype).permute(1, 2, 0, 3) for _ in range(2))
+    key, value = (torch.randn(width, 3, heads, size).to(dtype).permute(1, 2, 0, 3) for _ in range(2))
+    bias = None
+    if bias_shape is not None:
+        bias = torch.randn(bias_shape).to(dtype)
+        bias[..., width // 2 : width // 2 + 3] = -torch.inf
+    inputs = here(world, query, key, value, bias, dtype=dtype)
+    options = {"causal": case["causal"], "scale": 0.3, "probability": probability, "first_head": 6, "first_row": 4}
+    keys = KEYS.to(inputs[0].device)
+    out = attend_with_dropout(*inputs[:3], inputs[3] if bias is not None else None, keys, **options)
+    exact = here(World(0, 1, CPU), query, key, value, bias, dtype=torch.float64)
+    scores = 0.3 * exact[0] @ exact[1].transpose(2, 3) + (exact[3] if bias is not None else 0.0)
+    if case["causal"]:
+        scores = scores.masked_fill(torch.arange(width) > torch.arange(4, 4 + queries)[:, None], -torch.inf)
+    rows = (np.arange(6, 6 + heads)[:, None] << 32) + np.arange(4, 4 + queries)
+    keep = mask(rows, width, probability).double() / (1 - probability) if probability else 1.0
+    return [gradients(out, grad, inputs), gradients((scores.softmax(-1) * keep) @ exact[2], grad, exact)]
+
+
+def scored(world: World, dtype: torch.dtype, chunk_bytes: int) -> list[list[Tensor]]:
+    hidden, weight, bias = (torch.randn(*shape).to(dtype) for shape in ((300, 64), (1016, 64), (1016,)))
+    labels = torch.where(torch.rand(300) < 0.2, -1, torch.randint(0, 1000, (300,)))
+    inputs = here(world, hidden, weight, bias, dtype=dtype)
+    group, before = dist.group.WORLD, linear_loss_module.CHUNK_BYTES
+    assert group is not None
+    linear_loss_module.CHUNK_BYTES = chunk_bytes
+    try:
+        loss = linear_loss(*inputs, labels.to(inputs[0].device), Columns(group, 0, 1000))
+    finally:
+        linear_loss_module.CHUNK_BYTES = before
+    exact = here(World(0, 1, CPU), hidden, weight, bias, dtype=torch.float64)
+    logits = functional.linear(*exact)[:, :1000]
+    plain = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+    one = torch.tensor(0.5)
+    return [gradients(loss, one, inputs), gradients(plain, one, exact)]
+
+
+def normed(world: World, dtype: torch.dtype, kind: str) -> list[list[Tensor]]:
+    norm = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}[kind](200, 1e-5, dtype, world.device.torch_device, False)
+    x, grad, weight, shift = (torch.randn(*shape).to(dtype) for shape in ((9, 5, 200), (9, 5, 200), (200,), (200,)))
+    values = [weight, shift][: len(list(norm.parameters()))]
+    for parameter, value in zip(norm.parameters(), values, strict=True):
+        parameter.data.copy_(value)
+    inputs = here(world, x, dtype=dtype)
+    ours = gradients(norm(inputs[0]), grad, [*inputs, *norm.parameters()])
+    wide, *exact = here(World(0, 1, CPU), x, *values, dtype=torch.float64)
+    centred = wide - wide.mean(-1, keepdim=True) if kind == "layernorm" else wide
+    plain = centred * (centred.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * exact[0] + sum(exact[1:])
+    return [ours, gradients(plain, grad, [wide, *exact])]
+
+
+def masks_of_attention(world: World) -> Tensor:
+    zeros = torch.zeros(3, 2, 96, 96, device=world.device.torch_device)
+    eye = torch.eye(96, device=zeros.device).expand(3, 2, 96, 96)
+    keys, drawn = KEYS.to(zeros.device), (6, 4, False, 1.0, 0.4)
+    return (torch.ops.dist_plm.attention(zeros, zeros, eye, None, keys, *drawn)[0] != 0).cpu()
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 37), (torch.bfloat16, 1100), (torch.float16, 64)])
+def test_dropout_add(on, dtype, width):
+    close(*on(1, dropped, dtype, width)[0], dtype)
+
+
+#: Head sizes of all presets, lengths that blocks do not divide, every form of bias.
+ATTENTION = {
+    "plain": {},
+    "causal": {"causal": True, "queries": 130, "width": 134},
+    "causal_without_dropout": {"causal": True, "probability": 0.0},
+    "padding": {"bias": (3, 1, 1, 70)},
+    "documents": {"bias": (3, 1, 80, 70)},
+    "relative": {"bias": (1, 2, 80, 70), "probability": 0.1},
+    "everything": {"bias": (3, 2, 80, 70), "causal": True},
+    "wide_heads": {"size": 128, "queries": 65, "width": 129},
+    "odd_heads": {"size": 24},
+}
+DEFAULT = {"heads": 2, "queries": 80, "width": 70, "size": 64, "probability": 0.4, "bias": None, "causal": False}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", ATTENTION)
+def test_attention(on, dtype, case):
+    close(*on(1, attended, dtype, DEFAULT | ATTENTION[case])[0], dtype)
+
+
+def test_masks_of_attention_are_those_of_the_hash(on):
+    (ours,) = on(1, masks_of_attention)
+    rows = (np.arange(6, 8)[:, None] << 32) + np.arange(4, 100)
+    assert torch.equal(ours, mask(rows, 96, 0.4))
+
+
+@pytest.mark.parametrize(("dtype", "chunk_bytes"), itertools.product(DTYPES, [2**27, 2**18]))
+def test_linear_loss(on, dtype, chunk_bytes):
+    close(*on(1, scored, dtype, chunk_bytes)[0], dtype)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), itertools.product(DTYPES, ["layernorm", "rmsnorm"]))
+def test_norms(on, dtype, kind):
+    close(*on(1, normed, dtype, kind)[0], dtype)

@@ -1,0 +1,67 @@
+"""Whole runs: a resumed one is the uninterrupted one, and checkpoints move between devices."""
+
+import math
+
+import pytest
+import torch
+
+from dist_plm.monitor.metrics import read_metrics
+from tests.ranks.ports import free_port
+from tests.ranks.test_encoders import DROPOUT
+from tests.train.running import TIMES, make_store, run_case, settings
+
+pytestmark = pytest.mark.ranks
+
+CHANGES = {"train__steps": 6, "train__eval_every": 3, "checkpoint__every": 3, **DROPOUT}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("store") / "tokens")
+
+
+def records(run_dir) -> list[dict]:
+    """What depends neither on the clock nor on the device."""
+    found = read_metrics(run_dir / "metrics.jsonl")
+    assert all(math.isfinite(record["loss"]) for record in found)
+    return [{k: v for k, v in record.items() if k not in (*TIMES, "memory_gib")} for record in found]
+
+
+def close(ours: list[dict], theirs: list[dict], rtol: float) -> None:
+    assert [record.keys() for record in ours] == [record.keys() for record in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        for key, value in one.items():
+            if "accuracy" not in key and isinstance(value, float):
+                torch.testing.assert_close(value, other[key], rtol=rtol, atol=0, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resumed_is_uninterrupted(on, device, store, tmp_path, precision):
+    """To the bit, as on the CPU, where PyTorch is told to take such algorithms alone."""
+    changes = {**CHANGES, "cluster__device": device, "precision__name": precision, "train__deterministic": device == "cuda"}
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert on(1, run_case, settings(store, whole, **changes), free_port()) == [0]
+    assert on(1, run_case, settings(store, halves, train__stop_at=3, **changes), free_port()) == [0]
+    assert on(1, run_case, settings(store, halves, **changes), free_port()) == [0]
+    assert records(halves) == records(whole)
+
+
+@pytest.mark.parametrize("engine", ["megatron", "deepspeed"])
+def test_a_run_of_the_cpu_goes_on_here(on, ranks, device, store, tmp_path, engine):
+    """Begun by Megatron's engine on the CPU."""
+    if device == "cpu" and engine == "megatron":
+        pytest.skip("that is the test before")
+    whole, moved = tmp_path / "whole", tmp_path / "moved"
+    assert ranks.run(1, run_case, settings(store, whole, **CHANGES), free_port()) == [0]
+    assert ranks.run(1, run_case, settings(store, moved, train__stop_at=3, **CHANGES), free_port()) == [0]
+    here = {"cluster__device": device, "engine__name": engine}
+    assert on(1, run_case, settings(store, moved, **CHANGES, **here), free_port()) == [0]
+    close(records(moved), records(whole), rtol=2e-5)
+
+
+def test_a_run_from_here_goes_on_on_the_cpu(on, ranks, device, store, tmp_path):
+    whole, moved = tmp_path / "whole", tmp_path / "moved"
+    assert on(1, run_case, settings(store, whole, **CHANGES, cluster__device=device), free_port()) == [0]
+    assert on(1, run_case, settings(store, moved, train__stop_at=3, **CHANGES, cluster__device=device), free_port()) == [0]
+    assert ranks.run(1, run_case, settings(store, moved, **CHANGES, train__micro_batch=4), free_port()) == [0]
+    close(records(moved), records(whole), rtol=2e-5)
