@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import yaml
-from launches_peers import CASES, HEADS, INNER, LENGTH, ROWS, VOCAB, WIDTH, batch_of
+from launches_peers import CASES, batch_of
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -39,6 +39,8 @@ from dist_plm.spec.schema import PretrainConfig
 
 #: Of the operations of a peer, ours are at most so many.
 BOUND = 0.75
+ROWS, LENGTH, VOCAB = 2, 32, 320
+WIDTH, HEADS, INNER = 64, 2, 128
 PRESETS = Path(__file__).parents[1] / "conf" / "model"
 
 #: Operations that move no data, and those that only make room.
@@ -129,15 +131,20 @@ def _one_attention() -> Iterator[None]:
         functional.scaled_dot_product_attention = nn.functional.scaled_dot_product_attention = whole
 
 
-def our_config(name: str, preset: dict[str, Any], layers: int) -> PretrainConfig:
-    small = {"layers": layers, "hidden": WIDTH, "heads": HEADS, "ffn": INNER, "vocab_size": VOCAB, "vocab_multiple": 8}
-    small |= {key: HEADS // 2 for key in ("kv_heads",) if key in preset}
-    small |= {key: WIDTH // HEADS for key in ("head_size",) if key in preset}
-    small |= {key: WIDTH for key in ("embedding_size",) if key in preset}
-    small |= {f"generator_{key}": small[key] for key in ("hidden", "heads", "ffn") if f"generator_{key}" in preset}
+def small(preset: dict[str, Any], layers: int) -> dict[str, Any]:
+    """The preset with few layers and small matrices."""
+    sizes = {"layers": layers, "hidden": WIDTH, "heads": HEADS, "ffn": INNER, "vocab_size": VOCAB, "vocab_multiple": 8}
+    sizes |= {key: HEADS // 2 for key in ("kv_heads",) if key in preset}
+    sizes |= {key: WIDTH // HEADS for key in ("head_size",) if key in preset}
+    sizes |= {key: WIDTH for key in ("embedding_size",) if key in preset}
+    sizes |= {f"generator_{key}": sizes[key] for key in ("hidden", "heads", "ffn") if f"generator_{key}" in preset}
+    return preset | sizes
+
+
+def our_config(name: str, preset: dict[str, Any]) -> PretrainConfig:
     values = {
         "run": {"name": "bench"},
-        "model": preset | small,
+        "model": preset,
         "objective": {"name": CASES[name].objective},
         "data": {"path": "unused", "sequence_length": LENGTH},
         "optim": {"name": "adamw", "lr": 1e-3},
@@ -150,9 +157,9 @@ def our_config(name: str, preset: dict[str, Any], layers: int) -> PretrainConfig
     return finalize(decode(PretrainConfig, values), world_size=1, vocab_size=VOCAB)
 
 
-def count_ours(name: str, preset: dict[str, Any], layers: int, groups: Groups) -> Counted:
-    (chunk,), _ = build_model(our_config(name, preset, layers), groups, torch.device("cpu"))
-    batch = batch_of(CASES[name].objective)
+def count_ours(name: str, preset: dict[str, Any], groups: Groups) -> Counted:
+    (chunk,), _ = build_model(our_config(name, preset), groups, torch.device("cpu"))
+    batch = batch_of(CASES[name].objective, ROWS, LENGTH, VOCAB)
 
     def step() -> Tensor:
         terms = chunk(batch)
@@ -161,10 +168,10 @@ def count_ours(name: str, preset: dict[str, Any], layers: int, groups: Groups) -
     return count(chunk, step)
 
 
-def count_theirs(name: str, preset: dict[str, Any], layers: int) -> Counted:
+def count_theirs(name: str, preset: dict[str, Any]) -> Counted:
     case = CASES[name]
-    model = case.build(preset, layers).train()
-    batch = batch_of(case.objective)
+    model = case.build(preset).train()
+    batch = batch_of(case.objective, ROWS, LENGTH, VOCAB)
     return count(model, lambda: case.loss(model, batch))
 
 
@@ -182,8 +189,8 @@ def whole(of: Callable[[int], Counted], layers: int) -> Counted:
 def compare(name: str, groups: Groups) -> tuple[Counted, Counted]:
     """Ours and theirs, of the preset's whole depth."""
     preset = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
-    ours = whole(lambda layers: count_ours(name, preset, layers, groups), preset["layers"])
-    theirs = whole(lambda layers: count_theirs(name, preset, layers), preset["layers"])
+    ours = whole(lambda layers: count_ours(name, small(preset, layers), groups), preset["layers"])
+    theirs = whole(lambda layers: count_theirs(name, small(preset, layers)), preset["layers"])
     return ours, theirs
 
 

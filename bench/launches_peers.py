@@ -1,4 +1,4 @@
-"""The networks of `transformers` that bench/launches.py counts beside ours, and the batches of both."""
+"""The networks of `transformers` that stand beside ours in bench/launches.py and bench/gpu.py, and the batches of both."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,8 +8,6 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-ROWS, LENGTH, VOCAB = 2, 32, 320
-WIDTH, HEADS, INNER = 64, 2, 128
 Batch = dict[str, Tensor]
 
 
@@ -18,65 +16,66 @@ class Case:
     """A preset of conf/model, the objective it is trained with, and the same network of `transformers`.
 
     Args:
-        build: the peer, of so many layers.
+        build: the peer, of the sizes of a preset.
         loss: what the peer makes of a batch.
     """
 
     objective: str
-    build: Callable[[dict[str, Any], int], nn.Module]
+    build: Callable[[dict[str, Any]], nn.Module]
     loss: Callable[[Any, Batch], Tensor]
 
 
-def bert_sizes(preset: dict[str, Any], layers: int, **more: Any) -> dict[str, Any]:
+def bert_sizes(preset: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {
-        "num_hidden_layers": layers,
-        "hidden_size": WIDTH,
-        "num_attention_heads": HEADS,
-        "intermediate_size": INNER,
-        "vocab_size": VOCAB,
+        "num_hidden_layers": preset["layers"],
+        "hidden_size": preset["hidden"],
+        "num_attention_heads": preset["heads"],
+        "intermediate_size": preset.get("ffn", 4 * preset["hidden"]),
+        "vocab_size": preset["vocab_size"],
         "hidden_dropout_prob": preset["hidden_dropout"],
         "attention_probs_dropout_prob": preset["attention_dropout"],
         **more,
     }
 
 
-def bert(preset: dict[str, Any], layers: int) -> nn.Module:
-    return transformers.BertForPreTraining(transformers.BertConfig(**bert_sizes(preset, layers)))
+def bert(preset: dict[str, Any]) -> nn.Module:
+    return transformers.BertForPreTraining(transformers.BertConfig(**bert_sizes(preset)))
 
 
-def roberta(preset: dict[str, Any], layers: int) -> nn.Module:
-    return transformers.RobertaForMaskedLM(transformers.RobertaConfig(**bert_sizes(preset, layers)))
+def roberta(preset: dict[str, Any]) -> nn.Module:
+    return transformers.RobertaForMaskedLM(transformers.RobertaConfig(**bert_sizes(preset)))
 
 
-def gpt2(preset: dict[str, Any], layers: int) -> nn.Module:
+def gpt2(preset: dict[str, Any]) -> nn.Module:
     drops = {"resid_pdrop": preset["hidden_dropout"], "embd_pdrop": preset["hidden_dropout"]}
-    sizes = {"n_layer": layers, "n_embd": WIDTH, "n_head": HEADS, "vocab_size": VOCAB, "n_positions": LENGTH}
+    sizes = {"n_layer": preset["layers"], "n_embd": preset["hidden"], "n_head": preset["heads"]}
+    sizes |= {"vocab_size": preset["vocab_size"], "n_positions": preset["max_positions"]}
     config = transformers.GPT2Config(**sizes, **drops, attn_pdrop=preset["attention_dropout"])
     return transformers.GPT2LMHeadModel(config)
 
 
-def llama(preset: dict[str, Any], layers: int) -> nn.Module:
+def llama(preset: dict[str, Any]) -> nn.Module:
     return transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
-            num_hidden_layers=layers,
-            hidden_size=WIDTH,
-            num_attention_heads=HEADS,
-            num_key_value_heads=HEADS // 2 if preset.get("kv_heads") else HEADS,
-            intermediate_size=INNER,
-            vocab_size=VOCAB,
+            num_hidden_layers=preset["layers"],
+            hidden_size=preset["hidden"],
+            num_attention_heads=preset["heads"],
+            num_key_value_heads=preset.get("kv_heads") or preset["heads"],
+            intermediate_size=preset["ffn"],
+            vocab_size=preset["vocab_size"],
         )
     )
 
 
-def t5(preset: dict[str, Any], layers: int) -> nn.Module:
+def t5(preset: dict[str, Any]) -> nn.Module:
     gated = preset["activation"] == "geglu"
     config = transformers.T5Config(
-        num_layers=layers,
-        d_model=WIDTH,
-        num_heads=HEADS,
-        d_kv=WIDTH // HEADS,
-        d_ff=INNER,
-        vocab_size=VOCAB,
+        num_layers=preset["layers"],
+        d_model=preset["hidden"],
+        num_heads=preset["heads"],
+        d_kv=preset["head_size"],
+        d_ff=preset["ffn"],
+        vocab_size=preset["vocab_size"],
         dropout_rate=preset["hidden_dropout"],
         feed_forward_proj="gated-gelu" if gated else "relu",
         use_cache=False,
@@ -87,9 +86,9 @@ def t5(preset: dict[str, Any], layers: int) -> nn.Module:
 class ElectraPair(nn.Module):
     """Generator and discriminator, put together as in the paper's code: `transformers` has each alone."""
 
-    def __init__(self, preset: dict[str, Any], layers: int) -> None:
+    def __init__(self, preset: dict[str, Any]) -> None:
         super().__init__()
-        config = transformers.ElectraConfig(**bert_sizes(preset, layers, embedding_size=WIDTH))
+        config = transformers.ElectraConfig(**bert_sizes(preset, embedding_size=preset["embedding_size"]))
         self.generator = transformers.ElectraForMaskedLM(config)
         self.discriminator = transformers.ElectraForPreTraining(config)
 
@@ -110,7 +109,8 @@ def hf_labels(batch: Batch) -> Tensor:
 
 
 def padding(batch: Batch) -> Tensor:
-    return (torch.arange(LENGTH) < batch["lengths"][:, None]).long()
+    length = batch["tokens"].shape[1]
+    return (torch.arange(length, device=batch["tokens"].device) < batch["lengths"][:, None]).long()
 
 
 def bert_loss(model: Any, batch: Batch) -> Tensor:
@@ -151,24 +151,24 @@ CASES = {
 }
 
 
-def batch_of(objective: str) -> Batch:
-    """A microbatch of random tokens, one row in two padded where the objective pads."""
+def batch_of(objective: str, rows: int, length: int, vocab: int) -> Batch:
+    """A microbatch of random tokens, one row in two padded a little where the objective pads."""
     draw = torch.Generator().manual_seed(0)
 
-    def tokens() -> Tensor:
-        return torch.randint(5, VOCAB, (ROWS, LENGTH), generator=draw)
+    def tokens(width: int = length) -> Tensor:
+        return torch.randint(5, vocab, (rows, width), generator=draw)
 
-    batch = {"tokens": tokens(), "labels": tokens(), "samples": torch.arange(ROWS)}
-    lengths = torch.tensor([LENGTH, LENGTH - 8])
+    batch = {"tokens": tokens(), "labels": tokens(), "samples": torch.arange(rows)}
+    lengths = torch.where(torch.arange(rows) % 2 == 1, length - length // 4, length)
     if objective in ("mlm", "mlm_nsp", "rtd"):
-        chosen = torch.rand(ROWS, LENGTH, generator=draw) < 0.15
+        chosen = torch.rand(rows, length, generator=draw) < 0.15
         batch["labels"] = torch.where(chosen, batch["labels"], -1)
     if objective in ("mlm_nsp", "rtd", "span"):
         batch["lengths"] = lengths
     if objective == "mlm_nsp":
-        batch |= {"segments": torch.zeros(ROWS, LENGTH, dtype=torch.long), "pair_labels": torch.tensor([0, 1])}
+        batch |= {"segments": torch.zeros(rows, length, dtype=torch.long), "pair_labels": torch.arange(rows) % 2}
     if objective == "rtd":
-        batch["originals"] = torch.where(torch.arange(LENGTH) < lengths[:, None], tokens(), -1)
+        batch["originals"] = torch.where(torch.arange(length) < lengths[:, None], tokens(), -1)
     if objective == "span":
         batch["decoder_tokens"] = tokens()
     return batch

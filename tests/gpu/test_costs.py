@@ -98,7 +98,13 @@ def kernels_of_attention(world: World, dtype: torch.dtype, case: str) -> list[st
 @pytest.mark.parametrize("device", [cuda()], indirect=True)
 def test_waits(on, tmp_path, engine, optim):
     """Counted on the CPU in tests/ranks/test_host_syncs.py."""
-    settings = {**FAMILIES["bert"], **DROPOUT, **ENGINES[engine], **OPTIMIZERS.get(optim, {}), "run__root": str(tmp_path)}
+    settings = {
+        **FAMILIES["bert"],
+        **DROPOUT,
+        **ENGINES[engine],
+        **OPTIMIZERS.get(optim, {}),
+        "run__root": str(tmp_path),
+    }
     ((count, places),) = on(1, waits_of_step, configure(1, **settings))
     assert count <= MOST_WAITS, places
 
@@ -112,9 +118,7 @@ def test_waits_of_families(on, family):
 @pytest.mark.parametrize("family", ["gpt", "bert", "t5"])
 def test_dropout_launches_little_more(on, family):
     """Once it took fifty times as many operations as all else together."""
-    plain, dropped = (
-        on(1, launches_of_step, configure(1, **FAMILIES[family], **more))[0] for more in ({}, DROPOUT)
-    )
+    plain, dropped = (on(1, launches_of_step, configure(1, **FAMILIES[family], **more))[0] for more in ({}, DROPOUT))
     assert plain > 100
     assert dropped < 1.6 * plain, (plain, dropped)
 

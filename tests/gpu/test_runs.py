@@ -38,7 +38,12 @@ def close(ours: list[dict], theirs: list[dict], rtol: float) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_resumed_is_uninterrupted(on, device, store, tmp_path, precision):
     """To the bit, as on the CPU, where PyTorch is told to take such algorithms alone."""
-    changes = {**CHANGES, "cluster__device": device, "precision__name": precision, "train__deterministic": device == "cuda"}
+    changes = {
+        **CHANGES,
+        "cluster__device": device,
+        "precision__name": precision,
+        "train__deterministic": device == "cuda",
+    }
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     assert on(1, run_case, settings(store, whole, **changes), free_port()) == [0]
     assert on(1, run_case, settings(store, halves, train__stop_at=3, **changes), free_port()) == [0]
@@ -62,6 +67,8 @@ def test_a_run_of_the_cpu_goes_on_here(on, ranks, device, store, tmp_path, engin
 def test_a_run_from_here_goes_on_on_the_cpu(on, ranks, device, store, tmp_path):
     whole, moved = tmp_path / "whole", tmp_path / "moved"
     assert on(1, run_case, settings(store, whole, **CHANGES, cluster__device=device), free_port()) == [0]
-    assert on(1, run_case, settings(store, moved, train__stop_at=3, **CHANGES, cluster__device=device), free_port()) == [0]
+    assert on(
+        1, run_case, settings(store, moved, train__stop_at=3, **CHANGES, cluster__device=device), free_port()
+    ) == [0]
     assert ranks.run(1, run_case, settings(store, moved, **CHANGES, train__micro_batch=4), free_port()) == [0]
     close(records(moved), records(whole), rtol=2e-5)

@@ -58,7 +58,10 @@ def test_families(on, reference, tmp_path, family):
 
 
 #: Not again what the families are trained by.
-CELLS = [*itertools.product(ENGINES, ["bert"], OPTIMIZERS), *itertools.product(["deepspeed_2"], ["gpt", "electra"], [""])]
+CELLS = [
+    *itertools.product(ENGINES, ["bert"], OPTIMIZERS),
+    *itertools.product(["deepspeed_2"], ["gpt", "electra"], [""]),
+]
 CELLS += [("deepspeed_3", "bert", ""), ("deepspeed_3", "t5", "")]
 #: Of these, on the CPU: tests/ranks has the rest.
 HERE = [("megatron", "bert", "lamb"), ("deepspeed_2", "electra", ""), ("deepspeed_3", "bert", "adafactor")]

@@ -1,4 +1,4 @@
-"""Real ranks for tests, on gloo, or on NCCL where there are GPUs: processes that are started once and run one case after another.
+"""Real ranks for tests, on gloo, or on NCCL where there are GPUs: processes that run one case after another.
 
 A case is a function of a test module, called as `fn(world, *args)` on each of n ranks of a fresh process group::
 
