@@ -38,8 +38,8 @@ class CausalLanguageModel(ModelChunk):
 
         Args:
             batch: `tokens` [B, S], `labels` [B, S] (negative: not predicted), `documents` [B, S] where attention or
-                positions respect documents, `samples` [B] on the host.
-            cache: the tokens before these; `documents` are of all of them.
+                positions respect documents, `seen_from` [B, S] where it is not causal, `samples` [B] on the host.
+            cache: the tokens before these; `documents` and `seen_from` are of all of them.
         Returns:
             hidden states [S', B, H] for the next stage, or the scores of `labels` on the last; without `labels` logits
             [S, B, V / P], with a cache those of the last token, [B, V / P].

@@ -27,9 +27,10 @@ def with_bias(context: "SequenceContext", shape: Shape, length: int) -> "Sequenc
     """
     if context.cache is not None:
         return _behind(context, shape, length)
-    of_keys = not (context.causal or context.window or context.documents is not None or context.relative)
+    of_tokens = context.documents if context.seen_from is None else context.seen_from
+    of_keys = not (context.causal or context.window or of_tokens is not None or context.relative)
     numbers = length if of_keys else length * length
-    boundary = context.lengths if context.documents is None else context.documents
+    boundary = context.lengths if of_tokens is None else of_tokens
     if boundary is not None:
         numbers *= len(boundary)
     if context.relative is not None:
@@ -67,6 +68,8 @@ def _allowed(context: "SequenceContext", rows: Tensor, columns: Tensor) -> Tenso
     masks = []
     if context.causal:
         masks.append((rows[:, None] >= columns)[None, None])
+    if context.seen_from is not None:
+        masks.append((rows[:, None] >= context.seen_from[:, None, columns])[:, None])
     if context.window > 0:
         near = (rows[:, None] - columns).abs() <= context.window
         everywhere = (rows[:, None] < context.global_tokens) | (columns < context.global_tokens)

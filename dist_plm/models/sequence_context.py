@@ -77,7 +77,9 @@ class SequenceContext:
     """Holds what every layer must know of a microbatch.
 
     Args:
-        causal: a token attends to itself and to what stands before it.
+        causal: a token attends to itself and to what stands before it, and to nothing else.
+        seen_from: [B, S] the first token that attends to each token, itself or one before it; all after that do as well. Or
+            None: `causal` tells.
         documents: [B, S] number of the document each token belongs to, non-decreasing along S, or None for no boundaries.
         lengths: [B] tokens of each row before its padding, or None where rows are full.
         rotary: (cos, sin), each [1 or B, S, D], or None.
@@ -88,11 +90,13 @@ class SequenceContext:
             or None where that is nothing or too large to be held; see `masks.with_bias`.
         keys: what dropout draws from, of all layers (`dropout.key_table`) or [sites, B] of the one at hand; None where nothing
             is dropped.
-        cache: holds the tokens before these, which then see them as well; `documents` are of all of them.
+        cache: holds the tokens before these, which then see them as well; `documents` and `seen_from` are of all of
+            them.
         kept: the part of it that the layer at hand keeps.
     """
 
     causal: bool
+    seen_from: Tensor | None = None
     documents: Tensor | None = None
     lengths: Tensor | None = None
     rotary: tuple[Tensor, Tensor] | None = None
@@ -114,7 +118,8 @@ class SequenceContext:
     @property
     def is_plain(self) -> bool:
         """Nothing but causality restricts or shifts the scores."""
-        return self.documents is None and self.lengths is None and self.relative is None and self.window == 0
+        masks = (self.seen_from, self.documents, self.lengths, self.relative)
+        return self.window == 0 and all(mask is None for mask in masks)
 
 
 def context_of(
@@ -123,8 +128,9 @@ def context_of(
     """The context of a microbatch's `tokens`, and their positions [1 or B, S].
 
     Args:
-        batch: `tokens` [B, S], `samples` [B] on the host, and where they apply `documents` [B, S], `positions` [B, S] and
-            `lengths` [B].
+        batch: `tokens` [B, S], `samples` [B] on the host, and where they apply `seen_from` [B, S], `documents` [B, S],
+            `positions` [B, S] and `lengths` [B].
+        causal: where the batch does not tell otherwise by `seen_from`.
         cache: of the tokens before these.
     """
     tokens, model = batch["tokens"], shape.model
@@ -137,7 +143,8 @@ def context_of(
         assert model.head_size is not None
         rotary = rotary_tables(positions, model.head_size, model.rotary_base)
     context = SequenceContext(
-        causal=causal,
+        causal=causal and "seen_from" not in batch,
+        seen_from=batch.get("seen_from"),
         documents=batch.get("documents"),
         lengths=batch.get("lengths"),
         rotary=rotary,

@@ -14,6 +14,8 @@ labels          [B, S]    token to predict, or IGNORED; [B, T] for span   all
 samples         [B]       number of each sample in the run                all
 documents       [B, S]    document of each token, 0, 1, …                 causal, mlm, rtd with document_mask
 positions       [B, S]    position within the document                    the same, with reset_positions
+seen_from       [B, S]    first token that attends to each, all after it  none yet
+                          do as well; at most its own place
 segments        [B, S]    0 in the first part of a pair, 1 in the second  mlm_nsp, mlm_sop
 lengths         [B]       tokens before the padding, which is on the      mlm_nsp, mlm_sop; mlm, rtd from padded rows
                           right                                           without document_mask; else rows are full

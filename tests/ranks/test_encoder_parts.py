@@ -65,6 +65,8 @@ def dense_mask(context: SequenceContext) -> torch.Tensor:
                     mask[b, i, j] = False
                 if context.causal and j > i:
                     mask[b, i, j] = False
+                if context.seen_from is not None and i < context.seen_from[b, j]:
+                    mask[b, i, j] = False
                 if context.documents is not None and context.documents[b, i] != context.documents[b, j]:
                     mask[b, i, j] = False
                 if context.lengths is not None and j >= context.lengths[b] and i < context.lengths[b]:
@@ -73,6 +75,11 @@ def dense_mask(context: SequenceContext) -> torch.Tensor:
 
 
 DOCUMENTS = (torch.arange(LENGTH) // torch.tensor([[7], [13], [40]])).int()
+#: The first tokens of a row, and of each document, see each other; the others see those before them.
+PREFIX = torch.where(torch.arange(LENGTH) < torch.tensor([[5], [40], [1]]), 0, torch.arange(LENGTH))
+WITHIN = torch.arange(LENGTH) % torch.tensor([[7], [13], [40]])
+OPENED = torch.tensor([[3], [9], [11]])
+PREFIXES = torch.arange(LENGTH) - torch.where(WITHIN < OPENED, WITHIN, 0)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +94,9 @@ DOCUMENTS = (torch.arange(LENGTH) // torch.tensor([[7], [13], [40]])).int()
         {"lengths": torch.tensor([40, 1, 17])},
         {"documents": DOCUMENTS},
         {"documents": DOCUMENTS, "lengths": torch.tensor([40, 33, 5])},
+        {"seen_from": PREFIX},
+        {"seen_from": PREFIXES, "documents": DOCUMENTS},
+        {"seen_from": PREFIX, "window": 3, "global_tokens": 1},
     ],
     ids=str,
 )

@@ -66,10 +66,20 @@ def mlp(x: Tensor, w: Weights, name: str, model) -> Tensor:
     return linear(up, w, f"{name}.down")
 
 
-def loss_of(w: Weights, model, tokens: Tensor, labels: Tensor, documents: Tensor | None, positions: Tensor) -> Tensor:
-    """Mean negative log-likelihood over labels >= 0; tokens, labels, documents, positions [B, S]."""
+def loss_of(
+    w: Weights,
+    model,
+    tokens: Tensor,
+    labels: Tensor,
+    documents: Tensor | None,
+    positions: Tensor,
+    seen_from: Tensor | None = None,
+) -> Tensor:
+    """Mean negative log-likelihood over labels >= 0; tokens, labels, documents, positions, seen_from [B, S]."""
     length = tokens.shape[1]
     mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+    if seen_from is not None:
+        mask = torch.arange(length)[:, None] >= seen_from[:, None, None, :]
     if documents is not None:
         mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
     x = w["embedding.word.weight"][tokens]
@@ -101,7 +111,8 @@ def train(w: Weights, config, batches: list[dict[str, Tensor]], lrs: list[float]
             tensor.grad = None
         default = torch.arange(batch["tokens"].shape[1]).expand_as(batch["tokens"])
         positions = batch.get("positions", default)
-        loss = loss_of(w, config.model, batch["tokens"], batch["labels"], batch.get("documents"), positions)
+        masks = batch.get("documents"), positions, batch.get("seen_from")
+        loss = loss_of(w, config.model, batch["tokens"], batch["labels"], *masks)
         loss.backward()
         limit = 1.0 if getattr(config.optim, "pre_normalize", False) else config.optim.clip_norm or math.inf
         norms.append(float(torch.nn.utils.clip_grad_norm_(list(w.values()), limit)))
