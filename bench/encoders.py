@@ -98,7 +98,9 @@ def build(args: argparse.Namespace) -> MaskedLanguageModel:
     timeout = timedelta(minutes=10)
     init_process_group(env, device, timeout)
     groups = build_groups(Grid(data=1, tensor=1, pipeline=1, context=1), device, timeout=timeout)
-    (chunk,), _ = build_model(config, groups, device.torch_device)
+    (chunk,), _ = build_model(
+        config.model, config.parallel, config.precision, groups, device.torch_device, seed=config.train.seed
+    )
     assert isinstance(chunk, MaskedLanguageModel)
     return chunk
 

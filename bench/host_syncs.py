@@ -39,6 +39,7 @@ from dist_plm.models.build import build_model
 from dist_plm.objectives.build import build_objective
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import PretrainConfig
+from dist_plm.train.build import engine_settings
 
 _aten = torch.ops.aten
 #: Their results have as many elements as values decide, or are values of the host.
@@ -211,9 +212,11 @@ def main() -> None:
                 "train": {"steps": 1, "global_batch": 4 * env.world_size, "micro_batch": 2},
             }
             config = finalize(decode(PretrainConfig, settings), world_size=env.world_size, vocab_size=None)
-            model, _ = build_model(config, groups, device.torch_device)
+            model, _ = build_model(
+                config.model, config.parallel, config.precision, groups, device.torch_device, seed=config.train.seed
+            )
             losses = build_objective(config.objective).losses
-            built = build_engine(config, groups, device.torch_device, model, losses)
+            built = build_engine(engine_settings(config), groups, device.torch_device, model, losses)
             syncs = _third_step(built)
             if env.rank == 0:
                 print(f"{engine} zero_stage={stage} {optim}: {len(syncs)} syncs a step\n{syncs}")

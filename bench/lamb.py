@@ -29,6 +29,7 @@ from dist_plm.models.build import build_model
 from dist_plm.objectives.build import build_objective
 from dist_plm.spec.rules.finalize import finalize, num_microbatches
 from dist_plm.spec.schema import PretrainConfig
+from dist_plm.train.build import engine_settings
 
 GOAL = 1.15
 #: Rounds that do not count: the first steps allocate.
@@ -99,8 +100,11 @@ class Side:
     def __init__(self, config: PretrainConfig, groups: Groups, *, loop: bool) -> None:
         self.config, self.groups = config, groups
         device = groups.device.torch_device
-        model, _ = build_model(config, groups, device)
-        self.engine: Any = build_engine(config, groups, device, model, build_objective(config.objective).losses)
+        sections = (config.model, config.parallel, config.precision)
+        model, _ = build_model(*sections, groups, device, seed=config.train.seed)
+        self.engine: Any = build_engine(
+            engine_settings(config), groups, device, model, build_objective(config.objective).losses
+        )
         wrapper = self.engine._optimizer
         if loop:
             inner = LoopLamb([torch.zeros(1, requires_grad=True)], dict(wrapper.optimizer.defaults))
@@ -122,7 +126,7 @@ class Side:
         size, length = self.config.train.micro_batch, self.config.data.sequence_length
         vocab = self.config.model.vocab_size or 1
         batches = []
-        for _ in range(num_microbatches(self.config)):
+        for _ in range(num_microbatches(self.config.train, self.config.parallel)):
             tokens = torch.randint(0, vocab, (size, length + 1), generator=draw)
             batches.append({"tokens": tokens[:, :-1], "labels": tokens[:, 1:], "samples": torch.arange(size)})
         start = Cost.now()

@@ -158,7 +158,10 @@ def our_config(name: str, preset: dict[str, Any]) -> PretrainConfig:
 
 
 def count_ours(name: str, preset: dict[str, Any], groups: Groups) -> Counted:
-    (chunk,), _ = build_model(our_config(name, preset), groups, torch.device("cpu"))
+    config = our_config(name, preset)
+    (chunk,), _ = build_model(
+        config.model, config.parallel, config.precision, groups, torch.device("cpu"), seed=config.train.seed
+    )
     batch = batch_of(CASES[name].objective, ROWS, LENGTH, VOCAB)
 
     def step() -> Tensor:

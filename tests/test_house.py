@@ -1,7 +1,9 @@
 """The laws of the house: small folders, and nobody but a named thing's own spec and body branches on its name."""
 
 import ast
+import re
 from collections import Counter
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,29 @@ NAMED = {
     "optim": (OPTIMIZERS, ("spec/optimizers",)),
     "objective": (OBJECTIVES, ("spec/objectives",)),
     "engine": (ENGINES, ("spec/engines",)),
+}
+#: Classes of a whole run's configuration.
+WHOLE = {"PretrainConfig", "SubmissionConfig"}
+#: Who may take one, and why: files, or functions and classes of files, relative to dist_plm/.
+TAKES_WHOLE = {
+    "cli/": "composes, checks and prints configurations",
+    "config/": "decodes and writes them",
+    "tasks/": "starts from them",
+    "train/build.py": "hands each part of a run the sections that it reads",
+    "train/records.py:open_records": "writes run.yaml, and tells trackers all settings",
+    "train/records.py:build_recorder": "tells trackers all settings",
+    "spec/rules/": "relates sections",
+    "spec/derived.py:derive": "fills in what follows from other sections",
+    "spec/derived.py:Case": "holds what rules relate",
+    "cluster/check.py": "completes and checks what is submitted",
+    "cluster/job.py:batch_script": "writes what is submitted",
+    "cluster/submit.py:Submission": "holds what is submitted",
+    "cluster/preflight.py:look": "compares whole configurations of ranks",
+    "cluster/preflight.py:preflight": "compares whole configurations of ranks",
+    **dict.fromkeys(
+        (f"spec/{things}/*:problems" for things in ("engines", "families", "objectives", "optimizers")),
+        "relates the thing to other sections",
+    ),
 }
 
 
@@ -72,3 +97,43 @@ def test_the_search_for_branches_finds_them(tmp_path):
     )
     assert branches(file, "engine", set(ENGINES)) == [2]
     assert branches(file, "optim", set(OPTIMIZERS)) == [3]
+
+
+def takers(file: Path) -> list[str]:
+    """Functions and classes that take or hold a run's whole configuration."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            arguments = ast.walk(node.args)
+            annotations = [one.annotation for one in arguments if isinstance(one, ast.arg) and one.annotation]
+        elif isinstance(node, ast.ClassDef):
+            annotations = [one.annotation for one in node.body if isinstance(one, ast.AnnAssign)]
+        else:
+            continue
+        named = {word for one in annotations for word in re.findall(r"\w+", ast.unparse(one))}
+        if named & WHOLE:
+            found.append(node.name)
+    return found
+
+
+def test_a_function_takes_the_sections_that_it_reads():
+    used, unlisted = set(), []
+    for file in SOURCES:
+        relative = file.relative_to(ROOT / "dist_plm").as_posix()
+        for name in takers(file):
+            place = f"{relative}:{name}"
+            listed = [one for one in TAKES_WHOLE if fnmatch(place, one) or (":" not in one and place.startswith(one))]
+            used.update(listed)
+            unlisted += [] if listed else [place]
+    assert unlisted == [], "give them the sections that they read"
+    assert set(TAKES_WHOLE) - used <= {"config/", "tasks/", "spec/objectives/*:problems"}, "these need no exception"
+
+
+def test_the_search_for_takers_of_all_finds_them(tmp_path):
+    file = tmp_path / "wrong.py"
+    file.write_text(
+        "def f(a, *, c: 'PretrainConfig | None'): ...\n"
+        "def g(train: TrainConfig, text: str) -> PretrainConfig: ...\n"
+        "class H:\n    all: Sequence[SubmissionConfig]\n    async def m(self, *cs: schema.PretrainConfig): ...\n"
+    )
+    assert sorted(takers(file)) == ["H", "f", "m"]

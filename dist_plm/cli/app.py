@@ -138,7 +138,7 @@ def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str,
     complete_config = checked(config, options)
     if options.check:
         if isinstance(config, PretrainConfig) and not isinstance(config, SubmissionConfig):
-            complete_config = check_run(config, world_size, with_data=data_is_here(config))
+            complete_config = check_run(config, world_size, with_data=data_is_here(config.data))
         print(summary(complete_config, world_size))
         return EXIT_FINISHED
     return run(config, complete(origins, encode(config), encode(config))) or EXIT_FINISHED

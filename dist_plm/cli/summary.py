@@ -8,7 +8,7 @@ from dist_plm.cluster.check import world_size as world_size_of
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import num_microbatches, num_warmup_steps, padded_vocab_size
 from dist_plm.spec.flops import flops_per_token, num_parameters
-from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
+from dist_plm.spec.schema import ModelConfig, PretrainConfig, SubmissionConfig
 
 
 @singledispatch
@@ -25,14 +25,14 @@ def _(config: PretrainConfig, world_size: int) -> str:
     grid = f"data {parallel.data} x tensor {parallel.tensor} x pipeline {parallel.pipeline}"
     lines = {
         "run": str(config.run.dir),
-        "model": _model(config),
+        "model": _model(model, config.data.sequence_length, parallel.tensor),
         "grid": f"{grid} = {_ranks(world_size)}",
         "a rank holds": f"{model.layers // parallel.pipeline} of {model.layers} layers{chunks}, "
         f"{model.heads // parallel.tensor} of {model.heads} heads",
         "a step": f"{train.global_batch} samples of {config.data.sequence_length} = {_short(tokens)} tokens, in "
-        f"{num_microbatches(config)} microbatches of {train.micro_batch} on each data rank",
+        f"{num_microbatches(train, parallel)} microbatches of {train.micro_batch} on each data rank",
         "the run": f"{train.steps} steps = {_short(seen * config.data.sequence_length)} tokens, "
-        f"{num_warmup_steps(config.schedule, train.steps)} steps of them warm-up{_stop(config)}",
+        f"{num_warmup_steps(config.schedule, train.steps)} steps of them warm-up{_stop(train.stop_at)}",
     }
     if (ramp := train.batch_rampup) is not None:
         lines["the batch"] = f"{ramp.start} samples at first, whole after {_short(ramp.samples)} samples"
@@ -45,23 +45,21 @@ def _(config: SubmissionConfig, world_size: int) -> str:
     ranks, limit = ranks_per_node(config.cluster), config.cluster.time or "the partition's limit"
     nodes = "1 node" if config.nodes == 1 else f"{config.nodes} nodes"
     asked = f"{nodes} of {ranks} ranks, partition {config.cluster.partition or 'by default'}, at most {limit}"
-    return f"{summary(run_of(config), world_size_of(config))}\n  Slurm         {asked}"
+    return f"{summary(run_of(config), world_size_of(config.nodes, config.cluster))}\n  Slurm         {asked}"
 
 
-def _model(config: PretrainConfig) -> str:
-    model = config.model
+def _model(model: ModelConfig, sequence_length: int, tensor: int) -> str:
     if model.vocab_size is None:
         return f"{model.layers} layers of {model.hidden}; its size follows from the data's vocabulary"
-    padded = padded_vocab_size(model.vocab_size, model.vocab_multiple, config.parallel.tensor)
-    flops = flops_per_token(model, config.data.sequence_length)
+    padded = padded_vocab_size(model.vocab_size, model.vocab_multiple, tensor)
+    flops = flops_per_token(model, sequence_length)
     return (
         f"{_short(num_parameters(model))} parameters, {_short(flops)} FLOPs a token; vocabulary {model.vocab_size}, "
         f"padded to {padded}"
     )
 
 
-def _stop(config: PretrainConfig) -> str:
-    stop = config.train.stop_at
+def _stop(stop: int | None) -> str:
     return "" if stop is None else f", ending early at step {stop}"
 
 

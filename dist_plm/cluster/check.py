@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from dist_plm.config.decode import encode, show
 from dist_plm.core.errors import CheckpointError, ConfigError, DataError
+from dist_plm.spec.derived import checkpoints_of
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.rules.paths import path_problems
-from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
+from dist_plm.spec.schema import DataConfig, PretrainConfig, SubmissionConfig
 from dist_plm.spec.schema_run import ClusterConfig
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ def check(submission: SubmissionConfig) -> SubmissionConfig:
     run = run_of(submission)
     try:
         with_data = submission.submit.check_data
-        run = check_run(run, world_size(submission), with_data=with_data, with_weights=with_data)
+        run = check_run(
+            run, world_size(submission.nodes, submission.cluster), with_data=with_data, with_weights=with_data
+        )
     except ConfigError as error:
         raise ConfigError(problems + error.problems) from error
     except (DataError, CheckpointError):
@@ -89,7 +92,7 @@ def _problems_on(submission: SubmissionConfig, nodes: int) -> list[str]:
     # What data ranks there are follows from the number of nodes, unless the user fixed it.
     run = run_of(submission)
     try:
-        finalize(run, world_size=nodes * ranks_per_node(submission.cluster), vocab_size=run.model.vocab_size)
+        finalize(run, world_size=world_size(nodes, submission.cluster), vocab_size=run.model.vocab_size)
     except ConfigError as error:
         return error.problems
     return []
@@ -104,8 +107,9 @@ def _fewer_nodes(submission: SubmissionConfig) -> list[str]:
     return [f"on min_nodes = {least}: {problem}" for problem in _problems_on(submission, least)]
 
 
-def world_size(submission: SubmissionConfig) -> int:
-    return submission.nodes * ranks_per_node(submission.cluster)
+def world_size(nodes: int, cluster: ClusterConfig) -> int:
+    """Counts the ranks of so many nodes."""
+    return nodes * ranks_per_node(cluster)
 
 
 def limit_seconds(text: str) -> int | None:
@@ -239,7 +243,7 @@ def check_run(run: PretrainConfig, world_size: int, *, with_data: bool, with_wei
     """
     if run.engine.own_keys:
         # Brings the library, which alone knows these keys.
-        import_module(f"dist_plm.engines.{run.engine.name}.schema").check_keys(run)
+        import_module(f"dist_plm.engines.{run.engine.name}.schema").check_keys(run.engine.own_keys)
     samples: Dataset | None = None
     if with_data:
         run, samples = _with_data(run, world_size)
@@ -248,11 +252,14 @@ def check_run(run: PretrainConfig, world_size: int, *, with_data: bool, with_wei
     places = (run.model.init_from, run.train.init_from, run.checkpoint.dir)
     if with_weights and (places != (None, None, None) or run.train.resume not in ("auto", "none")):
         # They bring PyTorch.
+        from dist_plm.data.sampling.build_dataset import tokenizer_store
         from dist_plm.train.startup.load_weights import check_initial
         from dist_plm.train.startup.precheck import check_checkpoint
 
-        check_initial(run)
-        check_checkpoint(run, samples)
+        own = checkpoints_of(run.run, run.checkpoint)
+        check_initial(run.model, tokenizer_store(run.data), run.train.resume, own)
+        directory = Path(run.run.dir or "")
+        check_checkpoint(run.train, run.model, run.data, run.objective, samples, run_dir=directory, checkpoints=own)
     return run
 
 
@@ -262,9 +269,9 @@ def _with_data(run: PretrainConfig, world_size: int) -> "tuple[PretrainConfig, D
     from dist_plm.train.data import open_data, vocab_size_of
 
     run = finalize(run, world_size=world_size, vocab_size=vocab_size_of(tokenizer_store(run.data)))
-    return run, open_data(run).samples["train"]
+    return run, open_data(run.data, run.objective, run.train, run.model.vocab_size).samples["train"]
 
 
-def data_is_here(run: PretrainConfig) -> bool:
-    """Whether there is anything at the paths of the data, seen from this machine."""
-    return all(Path(path).is_dir() or Path(f"{path}.idx").exists() for path in run.data.stores)
+def data_is_here(data: DataConfig) -> bool:
+    """Tells whether there is anything at the paths of the data, seen from this machine."""
+    return all(Path(path).is_dir() or Path(f"{path}.idx").exists() for path in data.stores)

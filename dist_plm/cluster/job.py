@@ -15,6 +15,7 @@ from dist_plm.core.errors import ConfigError
 from dist_plm.core.installed import shipped, start_words
 from dist_plm.spec.rules.paths import UNWRITABLE
 from dist_plm.spec.schema import SubmissionConfig
+from dist_plm.spec.schema_run import ClusterConfig
 
 TEMPLATES = {"torchrun": "pretrain.sbatch", "srun": "pretrain_srun.sbatch"}
 
@@ -56,27 +57,32 @@ def batch_script(
         template.read_text(encoding="utf-8"),
         head=f"Run {submission.run.name}, made by launch/submit.py from slurm/{template.name}.{made_from}\n"
         f"Start it again by hand: sbatch {shlex.quote(str(place.script))}",
-        directives=directives(submission, place),
-        settings=settings(submission, place, counts),
+        directives=directives(
+            submission.run.name,
+            submission.cluster,
+            place,
+            nodes=submission.nodes,
+            min_nodes=submission.min_nodes,
+        ),
+        settings=settings(submission.cluster, submission.checkpoint.dir, place, counts),
     )
 
 
-def directives(submission: SubmissionConfig, place: Place) -> list[str]:
-    """Options of sbatch, one each."""
-    cluster = submission.cluster
+def directives(name: str, cluster: ClusterConfig, place: Place, *, nodes: int, min_nodes: int | None) -> list[str]:
+    """Builds the options of sbatch, one each, of a job called `name`."""
     ranks = ranks_per_node(cluster)
     tasks = ranks if cluster.launcher == "srun" else 1
     # Of a range of nodes Slurm gives as few as hold the tasks, where it is told how many these are: then, only processors.
-    flexible = submission.min_nodes is not None
+    flexible = min_nodes is not None
     given = {
-        "--job-name": submission.run.name,
+        "--job-name": name,
         "--partition": cluster.partition,
         "--account": cluster.account,
         "--qos": cluster.qos,
-        "--nodes": f"{submission.min_nodes}-{submission.nodes}" if submission.min_nodes else submission.nodes,
+        "--nodes": f"{min_nodes}-{nodes}" if min_nodes else nodes,
         "--ntasks-per-node": None if flexible else tasks,
         "--mincpus": tasks * (cluster.cpus_per_rank or 1) if flexible and cluster.launcher == "srun" else None,
-        "--gpus-per-node": _gpus(submission),
+        "--gpus-per-node": _gpus(cluster),
         "--cpus-per-task": cluster.cpus_per_rank and cluster.cpus_per_rank * ranks // tasks,
         "--mem": cluster.memory,
         "--time": cluster.time,
@@ -85,15 +91,17 @@ def directives(submission: SubmissionConfig, place: Place) -> list[str]:
         "--output": _output(place.log),
         "--open-mode": "append",
     }
-    lines = [f"{name}={_word(str(value), name)}" for name, value in given.items() if value is not None]
+    lines = [f"{option}={_word(str(value), option)}" for option, value in given.items() if value is not None]
     return [*lines, "--requeue", *map(_option, cluster.options)]
 
 
-def settings(submission: SubmissionConfig, place: Place, counts: Sequence[int] = ()) -> list[str]:
-    """Lines of shell, in place of those that a person would change in the template."""
-    cluster = submission.cluster
+def settings(cluster: ClusterConfig, checkpoints: str | None, place: Place, counts: Sequence[int] = ()) -> list[str]:
+    """Builds lines of shell, in place of those that a person would change in the template.
+
+    Args:
+        checkpoints: checkpoint.dir.
+    """
     script = [*start_words("pretrain"), "--frozen", str(place.frozen)]
-    checkpoints = submission.checkpoint.dir
     lines = [
         f"source {_word(str(shipped('slurm') / 'common.sh'), 'the program')}",
         f"run_dir={_word(str(place.run), 'run.dir')}",
@@ -174,8 +182,7 @@ def _words_with_variables(word: str) -> str:
     return f'"{word}"' if "$" in word else _word(word, "cluster.container")
 
 
-def _gpus(submission: SubmissionConfig) -> str | None:
-    cluster = submission.cluster
+def _gpus(cluster: ClusterConfig) -> str | None:
     if cluster.gpus_per_node == 0:
         return None
     return f"{cluster.gpu_type}:{cluster.gpus_per_node}" if cluster.gpu_type else str(cluster.gpus_per_node)

@@ -28,9 +28,11 @@ from dist_plm.distributed.device import Device
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.distributed.world import host_group
 from dist_plm.monitor.progress import say
+from dist_plm.spec.derived import checkpoints_of
 from dist_plm.spec.families.tensors import tensors_of
 from dist_plm.spec.optimizers import OptimConfig
 from dist_plm.spec.schema import ModelConfig, PretrainConfig
+from dist_plm.spec.schema_run import CheckpointConfig
 
 #: Of a number in a checkpoint.
 FP32_BYTES = 4
@@ -79,9 +81,10 @@ def preflight(config: PretrainConfig, launch: LaunchEnv, device: Device, *, whol
     """
     began = time.monotonic()
     group = host_group(timedelta(minutes=config.cluster.timeout_minutes))
-    mine = facts(config, launch, device, whole=whole)
+    mine = facts(runfile.text(config), config.data.stores, launch, device, whole=whole)
     everyone = gather(group, mine)
-    space = _space(config)
+    url = checkpoints_of(config.run, config.checkpoint)
+    space = _space(url, config.checkpoint, config.model, config.optim)
     problems = [*differing(everyone), *shared_devices(everyone), *_checkpoints(launch, group, space)]
     if problems:
         raise PreflightError(problems)
@@ -99,14 +102,19 @@ def preflight(config: PretrainConfig, launch: LaunchEnv, device: Device, *, whol
     ]
 
 
-def facts(config: PretrainConfig, launch: LaunchEnv, device: Device, *, whole: bool) -> Facts:
+def facts(configuration: str, stores: Sequence[str], launch: LaunchEnv, device: Device, *, whole: bool) -> Facts:
     """Finds the facts of this rank. The slow ones, of a node, are found by its first rank alone, where the `whole` is
-    asked for."""
-    same = {"configuration": _digest(runfile.text(config)), "Python": platform.python_version()}
+    asked for.
+
+    Args:
+        configuration: the text of the run's.
+        stores: paths of its data.
+    """
+    same = {"configuration": _digest(configuration), "Python": platform.python_version()}
     packages: dict[str, str] = {}
     if whole and launch.local_rank == 0:
         packages = {d.name.lower(): d.version for d in importlib.metadata.distributions() if d.name}
-        same |= {"code": _code(), "data": " ".join(_data(Path(path)) for path in config.data.stores)}
+        same |= {"code": _code(), "data": " ".join(_data(Path(path)) for path in stores)}
     kind, identity, total, free = _device(device)
     return Facts(
         rank=launch.rank,
@@ -153,13 +161,13 @@ def shared_devices(everyone: Sequence[Facts]) -> Iterator[str]:
             yield f"ranks {ranks} on {node} would share the GPU {identity}: start as many ranks a node as it has GPUs"
 
 
-def needed_bytes(config: PretrainConfig, existing: int) -> int:
+def needed_bytes(checkpoint: CheckpointConfig, model: ModelConfig, optim: OptimConfig, existing: int) -> int:
     """Counts the bytes of the checkpoints that the run will keep, and the one being written, less those that lie there
     already. Pure."""
-    if config.checkpoint.every == 0 and not config.checkpoint.at_end:
+    if checkpoint.every == 0 and not checkpoint.at_end:
         return 0
-    count = max(1, config.checkpoint.keep + 1 - existing) if config.checkpoint.every else 1
-    return count * checkpoint_bytes(config.model, config.optim)
+    count = max(1, checkpoint.keep + 1 - existing) if checkpoint.every else 1
+    return count * checkpoint_bytes(model, optim)
 
 
 def checkpoint_bytes(model: ModelConfig, optim: OptimConfig) -> int:
@@ -182,15 +190,15 @@ class _Space:
         return f"{mask(self.url)}, {free}, {self.needed / _GIB:.2f} GiB needed"
 
 
-def _space(config: PretrainConfig) -> _Space:
-    url = config.checkpoint.dir or str(Path(config.run.dir or "", "checkpoints"))
+def _space(url: str, checkpoint: CheckpointConfig, model: ModelConfig, optim: OptimConfig) -> _Space:
+    """Tells what the checkpoints at `url` need and have."""
     if "://" in url:
-        return _Space(url, needed_bytes(config, 0), None)
+        return _Space(url, needed_bytes(checkpoint, model, optim, 0), None)
     there = Path(url).absolute()
     existing = len(list(there.glob("step_*[0-9]")))
     while not there.exists() and there != there.parent:
         there = there.parent
-    return _Space(url, needed_bytes(config, existing), shutil.disk_usage(there).free)
+    return _Space(url, needed_bytes(checkpoint, model, optim, existing), shutil.disk_usage(there).free)
 
 
 def _checkpoints(launch: LaunchEnv, group: dist.ProcessGroup, space: _Space) -> list[str]:

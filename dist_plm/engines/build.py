@@ -7,24 +7,24 @@ import torch
 
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import Engine
+from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.objectives.base import LossTerm
-from dist_plm.spec.schema import PretrainConfig
 
 
 def build_engine(
-    config: PretrainConfig,
+    settings: EngineSettings,
     groups: Groups,
     device: torch.device,
     model: Sequence[ModelChunk],
     losses: Mapping[str, LossTerm],
 ) -> Engine:
-    """Builds the engine that the configuration names.
+    """Builds the engine that its settings name.
 
     Args:
         model: the chunks of this rank, in the order it runs them.
         losses: the parts of the loss by name, as the objective tells them.
     """
     # Imported here: each brings a library that takes seconds to load and that the others do without.
-    body = import_module(f"dist_plm.engines.{config.engine.name}.engine")
-    return body.build(config, groups, device, model, losses)
+    body = import_module(f"dist_plm.engines.{settings.engine.name}.engine")
+    return body.build(settings, groups, device, model, losses)

@@ -1,7 +1,5 @@
 """Builds the model chunks of one rank."""
 
-from dataclasses import replace
-
 import torch
 from megatron.core.transformer import TransformerConfig
 
@@ -16,33 +14,41 @@ from dist_plm.models.model_context import Shape
 from dist_plm.models.sharding import Layout, describe
 from dist_plm.spec.pipeline import layers_of_chunk
 from dist_plm.spec.rules.finalize import padded_vocab_size
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema import ModelConfig, ParallelConfig, PrecisionConfig
 
 #: Of weights and activations; what multiplies in 8 bits keeps its weights in 16.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 
 
-def build_model(config: PretrainConfig, groups: Groups, device: torch.device) -> tuple[list[ModelChunk], list[Layout]]:
-    """The initialised chunks that this rank holds, in the order it runs them, and the layout of their parameters.
+def build_model(
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    groups: Groups,
+    device: torch.device,
+    *,
+    seed: int,
+) -> tuple[list[ModelChunk], list[Layout]]:
+    """Builds the initialised chunks that this rank holds, in the order it runs them, and the layout of their parameters.
 
     Args:
-        config: finalised.
+        model: finalised.
+        seed: of the weights, and of dropout.
     """
-    shape, count = shape_of(config, groups, device), config.parallel.virtual_pipeline
+    shape, count = shape_of(model, parallel, precision, groups, device, seed=seed), parallel.virtual_pipeline
     chunks = [build_chunk(shape, chunk, count) for chunk in range(count)]
     layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
-    initialize(layouts, config.model, config.train.seed)
+    initialize(layouts, model, seed)
     return chunks, layouts
 
 
-def whole_layouts(config: PretrainConfig) -> list[Layout]:
-    """The layouts of a finalised configuration's whole model, with no memory for its weights and without process groups."""
-    single = replace(config.parallel, data=1, tensor=1, pipeline=1, virtual_pipeline=1, sequence_parallel=False)
-    # Its linear layers in 8 bits need a GPU; their weights are the same.
-    config = replace(config, parallel=single, precision=replace(config.precision, name="fp32"))
+def whole_layouts(model: ModelConfig) -> list[Layout]:
+    """Builds the layouts of a whole finalised model, with no memory for its weights and without process groups."""
+    # Linear layers in 8 bits need a GPU; their weights are the same.
+    single, precision = ParallelConfig(data=1), PrecisionConfig(name="fp32")
     nowhere = torch.device("meta")
     with nowhere:
-        chunk = build_chunk(shape_of(config, alone(), nowhere), 0, 1)
+        chunk = build_chunk(shape_of(model, single, precision, alone(), nowhere, seed=0), 0, 1)
     return describe([chunk], 0, 1)
 
 
@@ -71,26 +77,35 @@ def build_chunk(shape: Shape, chunk: int, chunks: int) -> ModelChunk:
     )
 
 
-def shape_of(config: PretrainConfig, groups: Groups, device: torch.device) -> Shape:
-    """Builds what the modules of a finalised configuration's model share."""
-    parallel, model = config.parallel, config.model
-    dtype = DTYPES[config.precision.name]
+def shape_of(
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    groups: Groups,
+    device: torch.device,
+    *,
+    seed: int,
+) -> Shape:
+    """Builds what the modules of a finalised model share."""
+    dtype = DTYPES[precision.name]
     assert model.vocab_size is not None
     return Shape(
         model=model,
-        megatron=megatron_config(config, dtype, device),
+        megatron=megatron_config(model, parallel, precision, device),
         groups=groups,
         dtype=dtype,
         device=device,
         sequence_parallel=parallel.sequence_parallel,
         padded_vocab_size=padded_vocab_size(model.vocab_size, model.vocab_multiple, parallel.tensor),
-        seed=config.train.seed,
+        seed=seed,
     )
 
 
-def megatron_config(config: PretrainConfig, dtype: torch.dtype, device: torch.device) -> TransformerConfig:
-    """The configuration that Megatron-core's linear layers, schedules and gradient reduction read."""
-    model, parallel = config.model, config.parallel
+def megatron_config(
+    model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, device: torch.device
+) -> TransformerConfig:
+    """Builds the configuration that Megatron-core's linear layers, schedules and gradient reduction read."""
+    dtype = DTYPES[precision.name]
     return TransformerConfig(
         num_layers=model.layers,
         hidden_size=model.hidden,
@@ -106,7 +121,7 @@ def megatron_config(config: PretrainConfig, dtype: torch.dtype, device: torch.de
         pipeline_dtype=dtype,
         fp16=dtype == torch.float16,
         bf16=dtype == torch.bfloat16,
-        fp8="hybrid" if config.precision.name == "fp8" else None,
+        fp8="hybrid" if precision.name == "fp8" else None,
         # Scales follow from the tensor at hand: a history of them would have to be in checkpoints, and to agree over ranks.
         fp8_recipe="tensorwise",
         # Else every step would have to tell each layer which microbatch is its first.

@@ -4,7 +4,9 @@ import os
 from dataclasses import dataclass, replace
 
 from dist_plm.spec.objectives import ObjectiveConfig
-from dist_plm.spec.schema import ModelConfig, ParallelConfig, PretrainConfig, ScheduleConfig
+from dist_plm.spec.optimizers import OptimConfig
+from dist_plm.spec.schema import ModelConfig, ParallelConfig, PretrainConfig, RunConfig, ScheduleConfig
+from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +25,11 @@ def padded_vocab_size(vocab_size: int, multiple: int, tensor: int) -> int:
     return -(-vocab_size // unit) * unit
 
 
-def num_microbatches(config: PretrainConfig, batch: int | None = None) -> int:
-    """Passes each data rank makes in a step of a finalised configuration: batch / (micro-batch x data ranks), of the global
+def num_microbatches(train: TrainConfig, parallel: ParallelConfig, batch: int | None = None) -> int:
+    """Counts the passes each data rank makes in a step of a finalised run: batch / (micro-batch x data ranks), of the global
     batch or of the given one."""
-    assert config.parallel.data is not None, "parallel.data is None: finalize the configuration first"
-    return (batch or config.train.global_batch) // (config.train.micro_batch * config.parallel.data)
+    assert parallel.data is not None, "parallel.data is None: finalize the configuration first"
+    return (batch or train.global_batch) // (train.micro_batch * parallel.data)
 
 
 def num_warmup_steps(schedule: ScheduleConfig, steps: int) -> int:
@@ -37,13 +39,12 @@ def num_warmup_steps(schedule: ScheduleConfig, steps: int) -> int:
     return round((schedule.warmup_ratio or 0.0) * steps)
 
 
-def peak_learning_rate(config: PretrainConfig) -> float:
-    """`optim.lr`, scaled from `optim.lr_batch` to the global batch: linearly (Goyal et al. 2017, arXiv 1706.02677, section
-    2.1), or with the square root (You et al. 2020, arXiv 1904.00962, section 4.3)."""
-    optim = config.optim
+def peak_learning_rate(optim: OptimConfig, global_batch: int) -> float:
+    """Gives `optim.lr`, scaled from `optim.lr_batch` to the global batch: linearly (Goyal et al. 2017, arXiv 1706.02677,
+    section 2.1), or with the square root (You et al. 2020, arXiv 1904.00962, section 4.3)."""
     if optim.lr_batch is None:
         return optim.lr
-    ratio = config.train.global_batch / optim.lr_batch
+    ratio = global_batch / optim.lr_batch
     return optim.lr * (ratio if optim.lr_scaling == "linear" else ratio**0.5)
 
 
@@ -52,10 +53,10 @@ def model_ranks(parallel: ParallelConfig) -> int:
     return parallel.tensor * parallel.pipeline * parallel.context * parallel.expert
 
 
-def checkpoints_of(config: PretrainConfig) -> str:
-    """The path or URL of a finalised run's checkpoints."""
-    assert config.run.dir is not None, "run.dir is None: finalize the configuration first"
-    return config.checkpoint.dir or os.path.join(config.run.dir, "checkpoints")
+def checkpoints_of(run: RunConfig, checkpoint: CheckpointConfig) -> str:
+    """Gives the path or URL of a finalised run's checkpoints."""
+    assert run.dir is not None, "run.dir is None: finalize the configuration first"
+    return checkpoint.dir or os.path.join(run.dir, "checkpoints")
 
 
 def derive(config: PretrainConfig, *, world_size: int, vocab_size: int | None) -> PretrainConfig:

@@ -4,17 +4,15 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch.distributed as dist
 
-from dist_plm.checkpoint.fragments import Place
+from dist_plm.checkpoint.loader import Checkpoint
 from dist_plm.checkpoint.ownership import claim
-from dist_plm.checkpoint.retention import Retention
-from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import Storage, open_storage
 from dist_plm.config import runfile
 from dist_plm.config.decode import encode
@@ -30,8 +28,6 @@ from dist_plm.core.errors import (
 )
 from dist_plm.core.files import make_directory
 from dist_plm.core.streams import tell
-from dist_plm.data.loader.batch import Batch
-from dist_plm.data.loader.loader import MicrobatchLoader
 from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.distributed.collectives import on_first
 from dist_plm.distributed.device import Device, choose, make_deterministic
@@ -40,33 +36,33 @@ from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.distributed.launch_env import LaunchEnv, from_environment
 from dist_plm.distributed.world import host_group, init_process_group, shutdown
+from dist_plm.engines.base import Engine
 from dist_plm.engines.build import build_engine
+from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.models.build import build_model
+from dist_plm.models.sharding import Layout
 from dist_plm.monitor.logs import setup_logging
-from dist_plm.monitor.peak_flops import Precision, device_peak_tflops
 from dist_plm.monitor.progress import say
-from dist_plm.spec.batch_sizes import BatchSizes
-from dist_plm.spec.derived import checkpoints_of
+from dist_plm.optim.schedules import learning_rate
+from dist_plm.spec.derived import checkpoints_of, peak_learning_rate
 from dist_plm.spec.rules.finalize import finalize
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema import ParallelConfig, PretrainConfig
 from dist_plm.train.data import RunData, open_data, vocab_size_of
 from dist_plm.train.evaluation import Evaluator
 from dist_plm.train.loop import Parts, Position, train
+from dist_plm.train.parts import build_checkpoints, measure_peak_tflops, open_loader
 from dist_plm.train.records import closing_summary, open_records
-from dist_plm.train.startup.attempt import Start, begin, collective_timeout, refuse_together
+from dist_plm.train.startup.attempt import Start, begin, collective_timeout, hang_limits, refuse_together
 from dist_plm.train.startup.going_on import find_own_or_named
-from dist_plm.train.startup.load_weights import begin_with, check_initial, open_initial
+from dist_plm.train.startup.load_weights import begin_with, check_initial, of_checkpoint, open_initial
 from dist_plm.train.startup.memory import advice_on_memory
 from dist_plm.train.startup.precheck import check_checkpoint
-from dist_plm.train.startup.resume import RUN_FILE, begin_from, restore, stream_of
+from dist_plm.train.startup.resume import begin_from, changed_settings, check_stream, restore, stream_of
 from dist_plm.train.stopping import StopSignals
 
 log = logging.getLogger(__name__)
 
 Preflight = Callable[[PretrainConfig, LaunchEnv, Device], None]
-
-#: Of the collectives of a save, during which other ranks may still be writing.
-SAVE_TIMEOUT = timedelta(hours=6)
 
 
 def run_pretrain(
@@ -91,28 +87,30 @@ def run_pretrain(
             make_deterministic(device)
         if config.precision.name == "fp8":
             check_fp8(device)
-        timeout = collective_timeout(config, device)
+        timeout = collective_timeout(config.train, config.cluster.timeout_minutes, device)
         init_process_group(env, device, timeout)
         refuse_together(unreadable, env, host_group(timeout))
         refuse_together(_make_directory(config, env), env, host_group(timeout))
         if preflight is not None:
             preflight(config, env, device)
-        grid, virtual = grid_of(config), config.parallel.virtual_pipeline
+        grid, virtual = grid_of(config.parallel), config.parallel.virtual_pipeline
         groups = build_groups(grid, device, virtual_pipeline=virtual, timeout=timeout)
         assert data is not None
         _agree(config, groups)
-        start = begin(config, env, environ, signals, groups)
+        limits = hang_limits(config.train, timeout, device)
+        start = begin(Path(config.run.dir or ""), limits, env, environ, signals, groups)
         console = say if env.rank == 0 else None
         restore_logging, problem = _open_log(start, console)
         refuse_together(problem, env, groups.world)
         if env.rank == 0:
             log.info("training samples: %s", data.samples["train"].describe())
-        with start.watchdog, advice_on_memory(config):
+        advice = advice_on_memory(config.model, config.parallel, config.engine, config.train.micro_batch)
+        with start.watchdog, advice:
             finished = _run(config, start, device, groups, data)
         restore_logging()
         shutdown()
     if finished and env.rank == 0:
-        tell(closing_summary(config, overrides))
+        tell(closing_summary(Path(config.run.dir or ""), config.train.steps, overrides))
     return EXIT_FINISHED if finished else EXIT_REQUEUE
 
 
@@ -144,15 +142,25 @@ def open_here(config: PretrainConfig, env: LaunchEnv) -> tuple[PretrainConfig, R
         DataError, CheckpointError: the only rank cannot read its data, or what it begins with.
     """
     try:
-        config = finalize(config, world_size=env.world_size, vocab_size=vocab_size_of(tokenizer_store(config.data)))
-        data = open_data(config)
+        store = tokenizer_store(config.data)
+        config = finalize(config, world_size=env.world_size, vocab_size=vocab_size_of(store))
+        data = open_data(config.data, config.objective, config.train, config.model.vocab_size)
         if config.model.vocab_size is None:
             raise ConfigError(
                 [f"model.vocab_size is missing: {config.data.stores[0]} is no prepared store, and does not tell it"]
             )
-        check_initial(config)
+        checkpoints = checkpoints_of(config.run, config.checkpoint)
+        check_initial(config.model, store, config.train.resume, checkpoints)
         if env.rank == 0:  # all ranks read it together, once they have met
-            check_checkpoint(config, data.samples["train"])
+            check_checkpoint(
+                config.train,
+                config.model,
+                config.data,
+                config.objective,
+                data.samples["train"],
+                run_dir=Path(config.run.dir or ""),
+                checkpoints=checkpoints,
+            )
         return config, data, None
     except (DataError, CheckpointError) as error:
         if env.world_size == 1:
@@ -162,36 +170,34 @@ def open_here(config: PretrainConfig, env: LaunchEnv) -> tuple[PretrainConfig, R
 
 def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, data: RunData) -> bool:
     fence = start.fence
-    storage = open_storage(checkpoints_of(config))
+    storage = open_storage(checkpoints_of(config.run, config.checkpoint))
     storage.guard, storage.mark = fence.check, f".{fence.run}.{fence.start}"
     on_first(groups.world, lambda: claim(storage, start.owner))
-    model, layouts = build_model(config, groups, device.torch_device)
-    engine = build_engine(config, groups, device.torch_device, model, data.objective.losses)
+    model, layouts = build_model(
+        config.model, config.parallel, config.precision, groups, device.torch_device, seed=config.train.seed
+    )
+    engine = build_engine(engine_settings(config), groups, device.torch_device, model, data.objective.losses)
     # Before anything is read: what earlier starts have begun, they cannot end from now on.
     on_first(groups.world, storage.clean)
-    stream = stream_of(config, data.samples["train"])
-    position = Position()
+    stream = stream_of(config.data, config.objective, config.train, data.samples["train"])
     found, begun = find_own_or_named(config.train.resume, storage, groups.world, verify=config.checkpoint.verify)
-    if found is not None:
-        position = restore(found, config, stream, engine, layouts, groups.world)
-        if found.storage.url == storage.url:
-            position.saved_step = position.step
-    elif config.model.init_from is not None:
-        begin_with(open_initial(config.model.init_from, groups.world), config, engine, layouts, groups.world)
-    elif config.train.init_from is not None:
-        position = begin_from(storage, config, engine, layouts, groups.world)
+    position = _position(config, found, stream, storage, engine, layouts, groups.world)
     position.begun_as = begun
-    peak = _peak_tflops(config, device, groups)
+    peak = measure_peak_tflops(config.precision.name, config.cluster.peak_tflops, groups)
     recorder = open_records(config, start, position, found, peak, groups)
+    peak_rate = peak_learning_rate(config.optim, config.train.global_batch)
     evaluate = None
     if config.train.eval_samples > 0:
-        evaluate = Evaluator(config, groups, data.samples["validation"], data.objective)
+        evaluate = Evaluator(config.train, groups, data.samples["validation"], data.objective)
     parts = Parts(
-        config=config,
+        train=config.train,
+        parallel=config.parallel,
+        checkpoint=config.checkpoint,
+        learning_rate=lambda step: learning_rate(config.schedule, step=step, steps=config.train.steps, peak=peak_rate),
         engine=engine,
-        batches=lambda position: open_loader(config, groups, device, data, position),
+        batches=lambda position: open_loader(data, config.data, config.train, position, groups),
         evaluate=evaluate,
-        checkpoints=build_checkpoints(config, storage, groups),
+        checkpoints=build_checkpoints(config.checkpoint, runfile.text(config), storage, groups),
         control=start.control(host_group(timedelta(minutes=config.cluster.timeout_minutes))),
         watchdog=start.watchdog,
         recorder=recorder,
@@ -215,55 +221,55 @@ def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, d
     return finished
 
 
-def build_checkpoints(config: PretrainConfig, storage: Storage, groups: Groups) -> CheckpointWriter:
-    """Builds what saves a run. Collective."""
-    settings = config.checkpoint
-    return CheckpointWriter(
-        storage,
-        group=host_group(SAVE_TIMEOUT),
-        place=Place.of(groups),
-        retention=Retention(
-            latest=settings.keep, every=settings.keep_every, best=settings.keep_best, best_is=settings.best_is
-        ),
-        background=settings.background,
-        on_failure=settings.on_failure,
-        attachments={RUN_FILE: runfile.text(config)},
+def engine_settings(config: PretrainConfig) -> EngineSettings:
+    """Picks what an engine reads of a finalised run."""
+    return EngineSettings(
+        engine=config.engine,
+        model=config.model,
+        optim=config.optim,
+        parallel=config.parallel,
+        precision=config.precision,
+        train=config.train,
+        sequence_length=config.data.sequence_length,
+        run_dir=config.run.dir or ".",
     )
 
 
-def grid_of(config: PretrainConfig) -> Grid:
-    parallel = config.parallel
+def _position(
+    config: PretrainConfig,
+    found: Checkpoint | None,
+    stream: Mapping[str, Any],
+    storage: Storage,
+    engine: Engine,
+    layouts: Sequence[Layout],
+    group: dist.ProcessGroup,
+) -> Position:
+    """Puts the engine into the state that the run goes on from or begins with. Collective."""
+    model, train, store = config.model, config.train, tokenizer_store(config.data)
+    if found is not None:
+        if found.is_weights_only:
+            begin_with(of_checkpoint(found), model, store, engine, layouts, group, seed=train.seed)
+            position = Position(history=[{"step": 0, "changes": [f"begun with the weights of {found.where}"]}])
+        else:
+            history = check_stream(found, model, config.objective, stream, allow_change=config.data.allow_change)
+            position = restore(found, history, engine, layouts, group)
+            for change in changed_settings(found, encode(config)):
+                log.info("changed since the checkpoint: %s", change)
+        if found.storage.url == storage.url:
+            position.saved_step = position.step
+        return position
+    if model.init_from is not None:
+        begin_with(open_initial(model.init_from, group), model, store, engine, layouts, group, seed=train.seed)
+    elif train.init_from is not None:
+        verify = config.checkpoint.verify
+        return begin_from(train.init_from, train.init_optimizer, storage, engine, layouts, group, verify=verify)
+    return Position()
+
+
+def grid_of(parallel: ParallelConfig) -> Grid:
+    """Gives the process grid of a finalised run."""
     assert parallel.data is not None
     return Grid(data=parallel.data, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
-
-
-def open_loader(
-    config: PretrainConfig,
-    groups: Groups,
-    device: Device,
-    data: RunData,
-    position: Position,
-) -> Iterator[Batch]:
-    """Opens this rank's microbatches from `position` to the end of the run."""
-    train_config = config.train
-    stop = train_config.stop_at or train_config.steps
-    return iter(
-        MicrobatchLoader(
-            data.samples["train"],
-            data.objective.collate,
-            micro_batch=train_config.micro_batch,
-            global_batch=train_config.global_batch,
-            data_rank=groups.coordinates.data,
-            data_size=groups.grid.data,
-            start_step=position.step,
-            stop_step=stop,
-            first_sample=position.samples,
-            runs=BatchSizes.of(train_config).runs(position.samples, stop - position.step),
-            num_workers=config.data.loader_workers,
-            prefetch=config.data.prefetch,
-            pin_memory=device.kind == "cuda",
-        )
-    )
 
 
 def _agree(config: PretrainConfig, groups: Groups) -> None:
@@ -275,16 +281,3 @@ def _agree(config: PretrainConfig, groups: Groups) -> None:
         raise ConfigError(
             [f"ranks {differing} were started with another configuration than rank 0: start all with the same command"]
         )
-
-
-def _peak_tflops(config: PretrainConfig, device: Device, groups: Groups) -> float | None:
-    """Gives the peak of all devices together; rank 0 measures while the others wait, so that nothing disturbs it.
-    Collective."""
-    peak = None
-    if groups.rank == 0:
-        one = device_peak_tflops(
-            device.torch_device, cast(Precision, config.precision.name), override=config.cluster.peak_tflops
-        )
-        peak = one * groups.grid.size if one is not None else None
-    dist.barrier(group=groups.world)
-    return peak

@@ -16,7 +16,9 @@ from dist_plm.objectives.base import Objective
 from dist_plm.objectives.build import build_objective
 from dist_plm.objectives.special_tokens import SpecialTokens, word_continuations
 from dist_plm.spec.batch_sizes import BatchSizes
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.objectives import ObjectiveConfig
+from dist_plm.spec.schema import DataConfig
+from dist_plm.spec.schema_run import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +29,29 @@ class RunData:
     samples: Mapping[str, Dataset]
 
 
-def open_data(config: PretrainConfig) -> RunData:
+def open_data(data: DataConfig, objective: ObjectiveConfig, train: TrainConfig, vocab_size: int | None) -> RunData:
     """Opens what a finalised run learns, and the samples it learns from.
 
+    Args:
+        vocab_size: of the model, where it is known.
     Raises:
         ConfigError: the data's tokenizer lacks what the objective needs.
         DataError: the data cannot be used.
     """
-    objective = build_objective(
-        config.objective,
-        special_tokens(tokenizer_store(config.data)),
-        seed=config.train.seed,
-        sequence_length=config.data.sequence_length,
+    learned = build_objective(
+        objective,
+        special_tokens(tokenizer_store(data)),
+        seed=train.seed,
+        sequence_length=data.sequence_length,
     )
-    splits = ["train"] if config.train.eval_samples == 0 else ["train", "validation"]
-    return RunData(objective, {split: _open_samples(config, split, objective) for split in splits})
+    form = _form_of(objective, learned, data.sequence_length)
+    splits = ["train"] if train.eval_samples == 0 else ["train", "validation"]
+    needed = {"train": BatchSizes.of(train).after(train.stop_at or train.steps)}
+    samples = {
+        split: open_samples(data, split, form, seed=train.seed, num_samples=needed.get(split, 0), vocab_size=vocab_size)
+        for split in splits
+    }
+    return RunData(learned, samples)
 
 
 def vocab_size_of(path: str | None) -> int | None:
@@ -79,18 +89,13 @@ def special_tokens(path: str | None) -> SpecialTokens | None:
     )
 
 
-def _open_samples(config: PretrainConfig, split: str, objective: Objective[Any]) -> Dataset:
-    """The one place where the text of a run is opened."""
-    train, length = config.train, config.data.sequence_length
-    window_length = objective.window_length(length)
-    form = Form(
-        source=objective.source,
+def _form_of(objective: ObjectiveConfig, learned: Objective[Any], sequence_length: int) -> Form:
+    """Tells in what form an objective takes the text of a run."""
+    window_length = learned.window_length(sequence_length)
+    return Form(
+        source=learned.source,
         window_length=window_length,
-        predicts_next=config.objective.predicts_next,
-        with_second=config.objective.pairs == "nsp",
-        frame=length - window_length if config.objective.isolates_documents else 0,
-    )
-    num_samples = BatchSizes.of(train).after(train.stop_at or train.steps) if split == "train" else 0
-    return open_samples(
-        config.data, split, form, seed=train.seed, num_samples=num_samples, vocab_size=config.model.vocab_size
+        predicts_next=objective.predicts_next,
+        with_second=objective.pairs == "nsp",
+        frame=sequence_length - window_length if objective.isolates_documents else 0,
     )

@@ -13,7 +13,7 @@ from dist_plm.data.sampling.blend import Dataset
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import Engine, EvalSums, TermSums
 from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Objective
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema_run import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class FirstSamples:
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
-    config: PretrainConfig
+    train: TrainConfig
     groups: Groups
     dataset: Dataset
     objective: Objective[Any]
@@ -45,10 +45,10 @@ class Evaluator:
         """Collective over all ranks, which call `between` after each microbatch. Returns `loss`, as training minimises
         it, and `perplexity` and `accuracy` of its first part, which predicts tokens. Where it has several parts, also
         `loss/NAME` and `accuracy/NAME` of each, and `perplexity/NAME` of the first."""
-        train, parallel = self.config.train, self.config.parallel
+        train, pipeline = self.train, self.groups.grid.pipeline
         count = min(train.eval_samples, self.dataset.num_windows)
         # One round keeps every pipeline stage busy with one microbatch, the least that interleaved schedules accept.
-        a_round = train.micro_batch * self.groups.grid.data * parallel.pipeline
+        a_round = train.micro_batch * self.groups.grid.data * pipeline
         loader = MicrobatchLoader(
             self.dataset,
             FirstSamples(self.objective.collate, self.objective.losses, count),
@@ -64,7 +64,7 @@ class Evaluator:
         )
         sums: EvalSums = {name: TermSums() for name in self.objective.losses}
         microbatches = iter(loader)
-        while batch := list(itertools.islice(microbatches, parallel.pipeline)):
+        while batch := list(itertools.islice(microbatches, pipeline)):
             sums = {name: sums[name] + more for name, more in engine.eval_step(batch).items()}
             between()
         return _measures(sums, self.objective.losses)

@@ -12,11 +12,10 @@ from dist_plm.core.errors import Diverged, SaveFailedError
 from dist_plm.data.loader.batch import Batch
 from dist_plm.engines.base import Engine
 from dist_plm.monitor.watchdog import Watchdog
-from dist_plm.optim.schedules import learning_rate
 from dist_plm.spec.batch_sizes import BatchSizes
-from dist_plm.spec.derived import peak_learning_rate
-from dist_plm.spec.rules.finalize import num_microbatches
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.derived import num_microbatches
+from dist_plm.spec.schema import ParallelConfig
+from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 from dist_plm.train.divergence import Health, diverged
 from dist_plm.train.metrics_logger import Recorder
 from dist_plm.train.prefetcher import Feed, Interruptible
@@ -60,6 +59,7 @@ class Parts:
     """Everything a run is made of, as `train.build` lists it.
 
     Args:
+        learning_rate: of an update, by the number of those before it.
         batches: this rank's microbatches from a position on.
         evaluate: scores the held-out samples, calling its second argument between microbatches; None where evaluation
             is off.
@@ -67,7 +67,10 @@ class Parts:
         stream: what decides the samples, for the checkpoint.
     """
 
-    config: PretrainConfig
+    train: TrainConfig
+    parallel: ParallelConfig
+    checkpoint: CheckpointConfig
+    learning_rate: Callable[[int], float]
     engine: Engine
     batches: Callable[[Position], Iterator[Batch]]
     evaluate: Callable[[Engine, Callable[[], None]], dict[str, float]] | None
@@ -89,9 +92,9 @@ def train(parts: Parts, position: Position) -> bool:
         SaveFailedError: the run's end, or with on_failure "stop" any checkpoint, could not be written.
         Diverged: the last loss is not finite, or no update was possible for train.max_skipped steps.
     """
-    config, health = parts.config, parts.health
+    health = parts.health
     began_with = health.newest = position.saved_step
-    stop = config.train.stop_at or config.train.steps
+    stop = parts.train.stop_at or parts.train.steps
     finished = True
     try:
         if position.step < stop or position.evaluation_due:
@@ -112,7 +115,7 @@ def train(parts: Parts, position: Position) -> bool:
 
 
 def _save_end(parts: Parts, position: Position, *, finished: bool) -> None:
-    if (parts.config.checkpoint.at_end or not finished) and position.saved_step != position.step:
+    if (parts.checkpoint.at_end or not finished) and position.saved_step != position.step:
         if parts.health.is_broken:
             log.warning("the loss is not finite: step %d is not saved, an earlier checkpoint counts", position.step)
         else:
@@ -138,17 +141,17 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
         position.saved_step = None  # the checkpoint says that this is still to be done
     if position.step >= stop:
         return
-    runs = BatchSizes.of(parts.config.train).runs(position.samples, stop - position.step)
-    counts = (num_microbatches(parts.config, batch) for steps, batch in runs for _ in range(steps))
+    runs = BatchSizes.of(parts.train).runs(position.samples, stop - position.step)
+    counts = (num_microbatches(parts.train, parts.parallel, batch) for steps, batch in runs for _ in range(steps))
     feed, due = Feed(parts.batches(position), counts), False
     try:
         while position.step < stop:
             _make_step(parts, position, feed)
-            config, step = parts.config, position.step
+            step = position.step
             position.evaluation = {}
             position.evaluation_due = True
             _evaluate_and_record(parts, position, last=step == stop)
-            due |= _is_due(step, config.checkpoint.every)
+            due |= _is_due(step, parts.checkpoint.every)
             if due and parts.health.may_save:
                 _save(parts, position)
                 due = False
@@ -157,23 +160,23 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
 
 
 def _make_step(parts: Parts, position: Position, feed: Feed) -> None:
-    config, recorder, step = parts.config, parts.recorder, position.step + 1
+    recorder, step = parts.recorder, position.step + 1
     if recorder is not None:
         recorder.begin_step()
     began = time.perf_counter()
     parts.watchdog.progress(f"waiting for the data of step {step}")
     microbatches: Sequence[Batch] = _next_microbatches(parts, feed, step)
-    if parts.control.steps_are_long and config.parallel.pipeline == 1:
+    if parts.control.steps_are_long and parts.parallel.pipeline == 1:
         microbatches = Interruptible(microbatches, parts.control.check)
     started = time.perf_counter()
     parts.watchdog.progress(f"in step {step}")
-    lr = learning_rate(config.schedule, step=step - 1, steps=config.train.steps, peak=peak_learning_rate(config))
+    lr = parts.learning_rate(step - 1)
     result = parts.engine.train_step(microbatches, lr)
     ended = time.perf_counter()
     parts.control.note_step(ended - started)
     parts.watchdog.note_step(ended - began)
     parts.health.note_step(step, result)
-    batch = BatchSizes.of(config.train).at(position.samples)
+    batch = BatchSizes.of(parts.train).at(position.samples)
     position.step, position.samples = step, position.samples + batch
     if recorder is not None:
         recorder.end_step(step, result, lr, batch=batch, samples_seen=position.samples)
@@ -198,7 +201,7 @@ def _next_microbatches(parts: Parts, feed: Feed, step: int) -> list[Batch]:
 
 def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> None:
     step, recorder = position.step, parts.recorder
-    if parts.evaluate is not None and (step == 0 or last or _is_due(step, parts.config.train.eval_every)):
+    if parts.evaluate is not None and (step == 0 or last or _is_due(step, parts.train.eval_every)):
         parts.watchdog.progress(doing := f"evaluating after step {step}", patient=True)
 
         parts.control.check(before="evaluation")

@@ -11,7 +11,8 @@ from dist_plm.monitor.metrics import MetricsWriter, StepRecord
 from dist_plm.monitor.progress import Progress
 from dist_plm.monitor.trackers import Tracker
 from dist_plm.spec.flops import flops_per_step, utilisation
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.objectives import ObjectiveConfig
+from dist_plm.spec.schema import ModelConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,22 +24,23 @@ class SampleSize:
     peak_tflops: float | None
 
 
-def sample_size(config: PretrainConfig, peak_tflops: float | None) -> SampleSize:
+def sample_size(
+    model: ModelConfig, objective: ObjectiveConfig, sequence_length: int, global_batch: int, peak_tflops: float | None
+) -> SampleSize:
     """Counts what one sample of a finalised run costs."""
-    flops = step_flops(config) / config.train.global_batch
-    return SampleSize(tokens=config.data.sequence_length, flops=flops, peak_tflops=peak_tflops)
+    flops = step_flops(model, objective, sequence_length, global_batch) / global_batch
+    return SampleSize(tokens=sequence_length, flops=flops, peak_tflops=peak_tflops)
 
 
-def step_flops(config: PretrainConfig) -> int:
-    """Model FLOPs of one step: masked models predict the masked tokens alone, and the decoder of span corruption writes
-    its targets."""
-    objective, length = config.objective, config.data.sequence_length
+def step_flops(model: ModelConfig, objective: ObjectiveConfig, sequence_length: int, global_batch: int) -> int:
+    """Counts the model FLOPs of one step: masked models predict the masked tokens alone, and the decoder of span corruption
+    writes its targets."""
     return flops_per_step(
-        config.model,
-        length,
-        config.train.global_batch,
+        model,
+        sequence_length,
+        global_batch,
         predicted=objective.predicted_share,
-        target_length=objective.target_length(length),
+        target_length=objective.target_length(sequence_length),
     )
 
 

@@ -71,7 +71,7 @@ def build_recorder(
     """
     train_config = config.train
     return Recorder(
-        size=sample_size(config, peak),
+        size=sample_size(config.model, config.objective, config.data.sequence_length, train_config.global_batch, peak),
         metrics=MetricsWriter(run_dir / "metrics.jsonl", resume_step=first_step, guard=fence.check),
         progress=build_progress(train_config.stop_at or train_config.steps, first_step),
         tracker=build_trackers(
@@ -82,9 +82,8 @@ def build_recorder(
     )
 
 
-def closing_summary(config: PretrainConfig, overrides: Sequence[str]) -> str:
-    """Builds what a run ends with on the screen, with three commands worth trying next."""
-    run_dir = Path(config.run.dir or "")
+def closing_summary(run_dir: Path, steps: int, overrides: Sequence[str]) -> str:
+    """Builds what a run of so many steps ends with on the screen, with three commands worth trying next."""
 
     def again(*changes: str) -> str:
         """The run on two processes with changes, which come in place of what is on the command line."""
@@ -97,7 +96,7 @@ def closing_summary(config: PretrainConfig, overrides: Sequence[str]) -> str:
     commands = (
         f"{typed('report')} {run_dir}",
         again("parallel.tensor=2", "run.name=tensor2"),
-        again("precision=bf16", f"train.steps={10 * config.train.steps}", "run.name=longer"),
+        again("precision=bf16", f"train.steps={10 * steps}", "run.name=longer"),
     )
     try:
         records = read_metrics(run_dir / "metrics.jsonl")

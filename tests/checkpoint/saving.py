@@ -21,10 +21,10 @@ from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.engines.base import Engine
-from dist_plm.engines.build import build_engine
-from dist_plm.models.build import build_model
 from dist_plm.models.sharding import Layout
 from dist_plm.spec.schema import PretrainConfig
+from tests.parts import engine_of as engine_over
+from tests.parts import model_of
 from tests.ranks.pool import World
 from tests.ranks.times import LONG
 from tests.ranks.training import grid_of, learning_rates, losses_of, rank_batches
@@ -42,9 +42,9 @@ def engine_of(world: World, config: PretrainConfig) -> tuple[Groups, Engine, lis
     groups = build_groups(
         grid_of(config), world.device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=LONG
     )
-    model, layouts = build_model(config, groups, world.device.torch_device)
+    model, layouts = model_of(config, groups, world.device.torch_device)
     losses = losses_of(config)
-    return groups, build_engine(config, groups, world.device.torch_device, model, losses), layouts
+    return groups, engine_over(config, groups, world.device.torch_device, model, losses), layouts
 
 
 def writer_for(directory: Path, groups: Groups, **changes: Any) -> CheckpointWriter:

@@ -22,7 +22,7 @@ def problems(**changes) -> list[str]:
 def test_the_run_is_finalised_for_the_ranks_of_its_nodes():
     asked = submission(nodes=2, cluster__ranks_per_node=2, parallel__tensor=2)
     checked = check(asked)
-    assert world_size(checked) == 4
+    assert world_size(checked.nodes, checked.cluster) == 4
     assert checked.parallel.data == 2
     assert checked.run.dir == "runs/test"
     assert run_of(checked) == finalize(run_of(asked), world_size=4, vocab_size=None)

@@ -5,9 +5,8 @@ import torch
 
 from dist_plm.distributed.groups import build_groups
 from dist_plm.engines.base import Engine
-from dist_plm.engines.build import build_engine
-from dist_plm.models.build import build_model
 from dist_plm.objectives.build import build_objective
+from tests import parts
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.times import LONG
@@ -50,11 +49,13 @@ def save_and_load(world: World, config) -> None:
     rates = learning_rates(config)
 
     def engine_of(changed: int) -> Engine:
-        model, layouts = build_model(config, groups, world.device.torch_device)
+        model, layouts = parts.model_of(config, groups, world.device.torch_device)
         with torch.no_grad():
             for layout in layouts:
                 layout.parameter.mul_(1 + changed)
-        return build_engine(config, groups, world.device.torch_device, model, build_objective(config.objective).losses)
+        return parts.engine_of(
+            config, groups, world.device.torch_device, model, build_objective(config.objective).losses
+        )
 
     first, second = engine_of(0), engine_of(1)
     for step in range(2):

@@ -40,8 +40,9 @@ def save(directory: Path, store: Path, *steps: int, weights_only: bool = False, 
     """A run whose checkpoints hold the model of OWN, and were made over `store`; they say nothing of one fact of it."""
     config, _ = load(PretrainConfig, "pretrain", [*OWN, f"data.path={store}"])
     config = check_run(config, 1, with_data=True)
-    shapes = names_held(whole_layouts(config), ["weight"])
-    stream = stream_of(config, open_data(config).samples["train"])
+    shapes = names_held(whole_layouts(config.model), ["weight"])
+    samples = open_data(config.data, config.objective, config.train, config.model.vocab_size).samples
+    stream = stream_of(config.data, config.objective, config.train, samples["train"])
     stream.pop(without, None)
     manifest = Manifest(step=0, samples_seen=0, engine={} if weights_only else {"optimizer_steps": 1}, stream=stream)
     storage = LocalStorage(directory / "checkpoints")

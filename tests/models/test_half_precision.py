@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from dist_plm.models.build import shape_of
 from dist_plm.models.layers.attention import CoreAttention
 from dist_plm.models.layers.dropout import Site
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.spec.families.gpt import GPTConfig
+from tests.parts import shape_of
 from tests.ranks.test_encoder_parts import groups_of
 from tests.ranks.training import configure
 

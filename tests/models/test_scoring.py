@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dist_plm.distributed.groups import build_groups
-from dist_plm.models.build import build_model
+from tests.parts import model_of
 from tests.ranks.pool import World
 from tests.ranks.test_encoders import MODELS
 from tests.ranks.times import LONG
@@ -17,7 +17,7 @@ FAMILIES = {"gpt": {}, "untied": {"model__tied_embeddings": False}} | {k: MODELS
 def both(world: World, changes: dict) -> list[list[torch.Tensor]]:
     config = configure(1, **changes)
     groups = build_groups(grid_of(config), world.device, timeout=LONG)
-    (chunk,), _ = build_model(config, groups, torch.device("cpu"))
+    (chunk,), _ = model_of(config, groups, torch.device("cpu"))
     batch, found = batch_of(config, np.arange(4)), []
     for training in (True, False):
         chunk.train(training)

@@ -51,7 +51,7 @@ def config_of(family: str, changes: dict, kind: tuple = ("layernorm", "pre", Tru
 def test_names_shapes_and_splits_are_the_networks(family):
     for changes, kind in itertools.product((FULL[family], BARE[family]), KINDS):
         config = config_of(family, changes, kind)
-        built = {p.name: (p.shape, layout.split_dim) for layout in whole_layouts(config) for p in layout.pieces}
+        built = {p.name: (p.shape, layout.split_dim) for layout in whole_layouts(config.model) for p in layout.pieces}
         assert {one.name: (one.shape, one.split) for one in tensors_of(config.model)} == built, (changes, kind)
 
 

@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional
 
 from dist_plm.distributed.groups import build_groups
-from dist_plm.models.build import build_model, shape_of
 from dist_plm.models.electra import vocab_parallel_sample
 from dist_plm.models.layers import attention
 from dist_plm.models.layers.attention import CoreAttention
@@ -19,6 +18,7 @@ from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.objectives.build import build_objective
 from dist_plm.objectives.special_tokens import SpecialTokens
+from tests.parts import model_of, shape_of
 from tests.ranks.corrupted import corrupted_batch
 from tests.ranks.pool import World
 from tests.ranks.test_encoders import MODELS
@@ -109,7 +109,7 @@ def test_attention_in_blocks_equals_a_dense_mask(ranks, settings):
 
 def head_twice(world: World, config):
     """Loss, correct labels and gradients with the head at the predicted positions, and with it everywhere."""
-    (chunk,), _ = build_model(config, groups_of(world, config), torch.device("cpu"))
+    (chunk,), _ = model_of(config, groups_of(world, config), torch.device("cpu"))
     chunk.eval()
     batch = corrupted_batch(config, np.arange(4))
     labels = batch["labels"].transpose(0, 1)
@@ -156,7 +156,7 @@ class Packed:
 
 def pack(world: World, config):
     """Loss and gradients of three short documents packed into one row, and of each in a row of its own, padded."""
-    (chunk,), _ = build_model(config, groups_of(world, config), torch.device("cpu"))
+    (chunk,), _ = model_of(config, groups_of(world, config), torch.device("cpu"))
     chunk.eval()
     lengths = [9, 14, 3]
     tokens = np.zeros((1, LENGTH - 1), dtype=np.int64)

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from dist_plm.distributed.groups import build_groups
-from dist_plm.engines.build import build_engine
 from dist_plm.interop.hf.registry import hf_tensors
-from dist_plm.models.build import build_model
+from tests.parts import engine_of, model_of
 from tests.ranks.corrupted import LOSSES
 from tests.ranks.pool import World
 from tests.ranks.times import LONG
@@ -37,7 +36,7 @@ def score(world: World, config, weights, batch):
     """Sums of each array's losses, the gradient of their means' sum by name, the logits of all positions, the names of all
     parameters, and the tokens that were embedded."""
     groups = build_groups(grid_of(config), world.device, timeout=LONG)
-    (chunk,), layouts = build_model(config, groups, world.device.torch_device)
+    (chunk,), layouts = model_of(config, groups, world.device.torch_device)
     names = {piece.name for layout in layouts for piece in layout.pieces}
     load(layouts, weights)
     chunk.eval()
@@ -135,9 +134,9 @@ def test_losses_gradients_and_logits(ranks, name, grid):
 def score_in_stages(world: World, config, weights, batch):
     """Mean losses by name as the engine evaluates them, and the logits of all positions on the last stage."""
     groups = build_groups(grid_of(config), world.device, timeout=LONG)
-    model, layouts = build_model(config, groups, world.device.torch_device)
+    model, layouts = model_of(config, groups, world.device.torch_device)
     load(layouts, weights)
-    engine = build_engine(config, groups, world.device.torch_device, model, losses_of(config))
+    engine = engine_of(config, groups, world.device.torch_device, model, losses_of(config))
     means = {name: term.mean for name, term in engine.eval_step([batch]).items()}
     seen = []
     if groups.coordinates.pipeline == groups.grid.pipeline - 1:

@@ -72,7 +72,9 @@ def config_of(path: Path) -> PretrainConfig:
 @pytest.fixture(scope="module")
 def counts():
     """Numbers of each model by logical tensor."""
-    pieces = {path.stem: [p for layout in whole_layouts(config_of(path)) for p in layout.pieces] for path in FILES}
+    pieces = {
+        path.stem: [p for layout in whole_layouts(config_of(path).model) for p in layout.pieces] for path in FILES
+    }
     return {name: {piece.name: piece.numel for piece in of_model} for name, of_model in pieces.items()}
 
 

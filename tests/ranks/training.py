@@ -13,8 +13,6 @@ from dist_plm.data.loader.batch_plan import microbatch_samples
 from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.engines.base import Engine
-from dist_plm.engines.build import build_engine
-from dist_plm.models.build import build_model
 from dist_plm.models.sharding import Layout
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.build import build_objective
@@ -22,6 +20,7 @@ from dist_plm.optim.schedules import learning_rate
 from dist_plm.spec.optimizers import OPTIMIZERS
 from dist_plm.spec.rules.finalize import finalize, num_microbatches
 from dist_plm.spec.schema import PretrainConfig
+from tests.parts import engine_of, model_of
 from tests.ranks.corrupted import LOSSES, corrupted_batch
 from tests.ranks.pool import World
 from tests.ranks.times import LONG
@@ -123,7 +122,7 @@ def grid_of(config: PretrainConfig) -> Grid:
 def rank_batches(config: PretrainConfig, groups: Groups, step: int) -> list[dict[str, Tensor]]:
     train = config.train
     sizes = {"global_batch": train.global_batch, "micro_batch": train.micro_batch, "data_size": groups.grid.data}
-    count = num_microbatches(config)
+    count = num_microbatches(config.train, config.parallel)
     return [batch_of(config, microbatch_samples(step, m, groups.coordinates.data, **sizes)) for m in range(count)]
 
 
@@ -133,8 +132,8 @@ def groups_of(world: World, config: PretrainConfig) -> Groups:
 
 def build_on(groups: Groups, config: PretrainConfig) -> Engine:
     device = groups.device.torch_device
-    model, _ = build_model(config, groups, device)
-    return build_engine(config, groups, device, model, losses_of(config))
+    model, _ = model_of(config, groups, device)
+    return engine_of(config, groups, device, model, losses_of(config))
 
 
 def build(world: World, config) -> tuple[Engine, Groups]:
@@ -147,8 +146,8 @@ def train_case(world: World, config: PretrainConfig) -> Outcome:
     """Runs on every rank of a case of the pool."""
     device = world.device
     groups = build_groups(grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=LONG)
-    model, layouts = build_model(config, groups, device.torch_device)
-    engine = build_engine(config, groups, device.torch_device, model, losses_of(config))
+    model, layouts = model_of(config, groups, device.torch_device)
+    engine = engine_of(config, groups, device.torch_device, model, losses_of(config))
     return trained(engine, groups, config, lambda: pieces_of(layouts))
 
 

@@ -46,9 +46,11 @@ def test_swiglu_gets_llamas_sizes(hidden, ffn):
 
 
 def test_microbatches():
-    assert num_microbatches(derive(pretrain(), world_size=2, vocab_size=None)) == 2
+    given = pretrain()
+    config = derive(given, world_size=2, vocab_size=None)
+    assert num_microbatches(config.train, config.parallel) == 2
     with pytest.raises(AssertionError, match="finalize"):
-        num_microbatches(pretrain())
+        num_microbatches(given.train, given.parallel)
 
 
 @pytest.mark.parametrize(("given_warmup", "steps"), [({}, 0), ({"warmup_steps": 3}, 3), ({"warmup_ratio": 0.25}, 2)])
@@ -85,12 +87,12 @@ def test_a_decoder_is_as_deep_as_the_encoder():
     [("sqrt", 16, 2e-3), ("linear", 16, 4e-3), ("sqrt", 4, 1e-3), ("linear", 1, 2.5e-4)],
 )
 def test_the_peak_is_scaled_with_the_batch(scaling, batch, expected):
-    config = pretrain(optim__lr=1e-3, optim__lr_batch=4, optim__lr_scaling=scaling, train__global_batch=batch)
-    assert peak_learning_rate(config) == pytest.approx(expected)
+    optim = pretrain(optim__lr=1e-3, optim__lr_batch=4, optim__lr_scaling=scaling).optim
+    assert peak_learning_rate(optim, batch) == pytest.approx(expected)
 
 
 def test_without_its_batch_the_peak_stands():
-    assert peak_learning_rate(pretrain(optim__lr=1e-3, train__global_batch=64)) == 1e-3
+    assert peak_learning_rate(pretrain(optim__lr=1e-3).optim, 64) == 1e-3
 
 
 def test_nvlamb_clips_at_one():

@@ -169,7 +169,8 @@ def signalled_in_step_case(
     if long:
         stopping.LONG_STEP_SECONDS = 0.0
     passes = itertools.count(1)
-    count = num_microbatches(finalize(config, world_size=world.size, vocab_size=None))
+    config = finalize(config, world_size=world.size, vocab_size=None)
+    count = num_microbatches(config.train, config.parallel)
     last = [0]
     original = LossTerms.of
 

@@ -39,6 +39,10 @@ def config_of(path, objective, **changes):
     return finalize(config, world_size=1, vocab_size=vocab_size_of(str(path)) or 97)
 
 
+def data_of(config):
+    return open_data(config.data, config.objective, config.train, config.model.vocab_size)
+
+
 def test_the_tokenizers_roles_reach_the_objective(wordpiece):
     special = special_tokens(str(wordpiece))
     assert special is not None
@@ -55,7 +59,7 @@ def test_the_tokenizers_roles_reach_the_objective(wordpiece):
 @pytest.mark.parametrize(("objective", "frame"), [("causal", 0), ("mlm", 2), ("rtd", 2)])
 def test_documents_that_share_a_row_are_framed_each(wordpiece, objective, frame):
     masked = {"objective__document_mask": True, "data__packing": "best_fit", "data__sequence_length": 512}
-    data = open_data(config_of(wordpiece, objective, **masked))
+    data = data_of(config_of(wordpiece, objective, **masked))
     windows = data.samples["train"].read(np.arange(40))
     assert windows.frame == frame
     batch = data.objective.collate(windows)
@@ -67,14 +71,14 @@ def test_documents_that_share_a_row_are_framed_each(wordpiece, objective, frame)
         assert begins.sum() > 40
         assert (batch["tokens"][begins] == special.cls).all()
     assert (
-        open_data(config_of(wordpiece, objective, data__packing="best_fit")).samples["train"].read(np.arange(2)).frame
+        data_of(config_of(wordpiece, objective, data__packing="best_fit")).samples["train"].read(np.arange(2)).frame
         == 0
     )
 
 
 @pytest.mark.parametrize(("objective", "length"), [("causal", 16), ("mlm", 14), ("rtd", 14)])
 def test_windows_are_as_long_as_the_objective_wants_them(wordpiece, objective, length):
-    data = open_data(config_of(wordpiece, objective))
+    data = data_of(config_of(wordpiece, objective))
     assert set(data.samples) == {"train", "validation"}
     windows = data.samples["train"].read(np.arange(3))
     assert windows.tokens.shape == (3, length + 1)
@@ -82,7 +86,7 @@ def test_windows_are_as_long_as_the_objective_wants_them(wordpiece, objective, l
 
 
 def test_without_evaluation_only_the_training_text_is_opened(wordpiece):
-    assert set(open_data(config_of(wordpiece, "mlm", train__eval_samples=0)).samples) == {"train"}
+    assert set(data_of(config_of(wordpiece, "mlm", train__eval_samples=0)).samples) == {"train"}
 
 
 @pytest.mark.parametrize(
@@ -94,14 +98,14 @@ def test_without_evaluation_only_the_training_text_is_opened(wordpiece):
 )
 def test_a_store_that_does_not_serve_is_refused(wordpiece, objective, error, words):
     with pytest.raises(error, match=words):
-        open_data(config_of(wordpiece, objective))
+        data_of(config_of(wordpiece, objective))
 
 
 def test_a_bare_pair_serves_causal_modelling_alone(tmp_path):
     store = make_store(tmp_path / "s")
-    assert open_data(config_of(store, "causal")).samples["train"].read(np.arange(2)).tokens.shape == (2, 17)
+    assert data_of(config_of(store, "causal")).samples["train"].read(np.arange(2)).tokens.shape == (2, 17)
     with pytest.raises(ConfigError, match="nothing is known of the data's tokenizer"):
-        open_data(config_of(store, "mlm"))
+        data_of(config_of(store, "mlm"))
 
 
 @pytest.mark.parametrize(("objective", "both"), [("mlm_nsp", True), ("mlm_sop", False)])
@@ -113,7 +117,7 @@ def test_pairs_have_a_second_run_where_the_objective_reads_it(wordpiece, tmp_pat
             writer.add_document(draw.integers(10, 97, 50), [5] * 10)
     known = special_tokens(str(wordpiece))
     monkeypatch.setattr("dist_plm.train.data.special_tokens", lambda path: known)
-    data = open_data(config_of(tmp_path / "s", objective, train__eval_samples=0, data__split=(1.0, 0.0, 0.0)))
+    data = data_of(config_of(tmp_path / "s", objective, train__eval_samples=0, data__split=(1.0, 0.0, 0.0)))
     pairs = data.samples["train"].read(np.arange(4))
     assert (pairs.second is not None) == both
     batch = data.objective.collate(pairs)

@@ -23,6 +23,7 @@ from dist_plm.engines.base import EvalSums, StepResult
 from dist_plm.engines.deepspeed import parts
 from dist_plm.engines.deepspeed.schema import check_keys
 from dist_plm.engines.deepspeed.settings import on_nvme, settings_of, write_settings
+from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.gradient_norm import ClippedStep, GradientNorm
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.non_finite_guard import SkipWatch
@@ -36,7 +37,6 @@ from dist_plm.objectives.base import LossTerm
 from dist_plm.optim.base import WholeTensorOptimizer, build_optimizer, set_learning_rate
 from dist_plm.optim.depth import Depths
 from dist_plm.optim.groups import parameter_groups
-from dist_plm.spec.schema import PretrainConfig
 
 
 class DeepSpeedEngine(Stateful):
@@ -44,7 +44,7 @@ class DeepSpeedEngine(Stateful):
 
     def __init__(
         self,
-        config: PretrainConfig,
+        settings: EngineSettings,
         groups: Groups,
         device: torch.device,
         chunks: list[Any],
@@ -55,7 +55,7 @@ class DeepSpeedEngine(Stateful):
         norm: GradientNorm,
         clipped: ClippedStep | None,
     ) -> None:
-        self._config, self._groups, self._device = config, groups, device
+        self._settings, self._groups, self._device = settings, groups, device
         self._chunks, self._engine, self._inner, self._state = chunks, engine, inner, state
         self._positions = chunks[0].predicts_some
         self._megatron = chunks[0].config
@@ -64,7 +64,7 @@ class DeepSpeedEngine(Stateful):
         self._tied = [p for chunk in chunks for p in chunk.parameters() if getattr(p, "shared_embedding", False)]
         self._norm, self._clipped = norm, clipped
         layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
-        self._watch = SkipWatch(layouts, groups, config.train.max_skipped)
+        self._watch = SkipWatch(layouts, groups, settings.train.max_skipped)
 
     def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
         set_learning_rate(self._inner, lr)
@@ -107,15 +107,14 @@ class DeepSpeedEngine(Stateful):
         return outputs
 
     def _pipeline(self, microbatches: Sequence[Batch], scales: Tensor, *, forward_only: bool) -> list[Tensor]:
-        config = self._config
         outputs = self._schedule(
             forward_step_func=partial(self._forward, scales),
             # Several chunks of a pipeline each go through all microbatches.
             data_iterator=list(itertools.tee(map(self._to_device, microbatches), len(self._chunks))),
             model=self._chunks,
             num_microbatches=len(microbatches),
-            seq_length=config.data.sequence_length,
-            micro_batch_size=config.train.micro_batch,
+            seq_length=self._settings.sequence_length,
+            micro_batch_size=self._settings.train.micro_batch,
             forward_only=forward_only,
             p2p_communicator=P2PCommunicator(pp_group=self._groups.pipeline, config=self._megatron),
             pg_collection=self._groups.collection,
@@ -144,14 +143,14 @@ class DeepSpeedEngine(Stateful):
         return norm if math.isfinite(norm) and norm >= 0 else None
 
     def _loss_scale(self) -> float | None:
-        return float(self._engine.optimizer.loss_scale) if self._config.precision.name == "fp16" else None
+        return float(self._engine.optimizer.loss_scale) if self._settings.precision.name == "fp16" else None
 
     def _to_device(self, batch: Batch) -> Batch:
         return sent_batch(batch, self._device, positions=self._positions)
 
 
 def build(
-    config: PretrainConfig,
+    settings: EngineSettings,
     groups: Groups,
     device: torch.device,
     model: Sequence[ModelChunk],
@@ -162,29 +161,29 @@ def build(
     Raises:
         ConfigError: a key under engine.deepspeed is unknown or wrong, the device has no fp16, or NVMe cannot be used.
     """
-    check_keys(config)
-    if config.precision.name == "fp16" and not parts.supports_fp16():
+    check_keys(settings.engine.own_keys)
+    if settings.precision.name == "fp16" and not parts.supports_fp16():
         raise ConfigError(["precision.name = 'fp16' is refused by DeepSpeed on this device: set precision=bf16"])
-    if (keys := on_nvme(config)) and (problem := parts.nvme_problem()):
+    if (keys := on_nvme(settings.engine.own_keys)) and (problem := parts.nvme_problem()):
         raise ConfigError([f"{key} = 'nvme' needs DeepSpeed's async_io: {problem}; or set it to cpu" for key in keys])
     chunks: list[Any] = list(model)
     layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
     shapes = [layout.parameter.shape for layout in layouts]
     spans = Spans(layouts, groups)
-    inner = build_optimizer(config.optim, _groups(config, chunks))
-    settings = settings_of(config)
-    if config.engine.zero_stage == 0:
-        settings["gradient_clipping"] = 0.0  # `ClippedStep` does it
+    inner = build_optimizer(settings.optim, _groups(settings, chunks))
+    theirs = settings_of(settings)
+    if settings.engine.zero_stage == 0:
+        theirs["gradient_clipping"] = 0.0  # `ClippedStep` does it
     for layout in layouts:
         _prepare(layout, groups)
     if groups.rank == 0:
-        write_settings(settings, config.run.dir or ".")
-    engine = parts.initialize(chunks[0] if len(chunks) == 1 else nn.ModuleList(chunks), inner, settings, groups)
+        write_settings(theirs, settings.run_dir)
+    engine = parts.initialize(chunks[0] if len(chunks) == 1 else nn.ModuleList(chunks), inner, theirs, groups)
     norm = GradientNorm(parts.norm_group(engine.optimizer, groups), device)
     clipped = None
     if engine.optimizer is inner:
         first = groups.tensor.rank() == 0
-        clipped = ClippedStep(layouts, norm, config.optim.clip_threshold, first=first)
+        clipped = ClippedStep(layouts, norm, settings.optim.clip_threshold, first=first)
         inner.register_step_pre_hook(clipped)
     else:
         parts.measure_by(engine.optimizer, norm)
@@ -197,7 +196,7 @@ def build(
         layouts,
         shapes,
         fragments,
-        config.optim,
+        settings.optim,
         inner,
         parts.flat_tensors(engine.optimizer),
         groups,
@@ -206,14 +205,14 @@ def build(
         refresh=partial(parts.refresh_weights, engine.optimizer, reach),
         reach=reach,
     )
-    result = DeepSpeedEngine(config, groups, device, chunks, losses, engine, inner, state, norm, clipped)
+    result = DeepSpeedEngine(settings, groups, device, chunks, losses, engine, inner, state, norm, clipped)
     chunks[0].config.grad_scale_func = lambda loss: loss * (result._loss_scale() or 1.0)
     return result
 
 
-def _groups(config: PretrainConfig, chunks: Sequence[nn.Module]) -> list[dict[str, Any]]:
+def _groups(settings: EngineSettings, chunks: Sequence[nn.Module]) -> list[dict[str, Any]]:
     named = [pair for chunk in chunks for pair in chunk.named_parameters()]
-    groups = parameter_groups(named, config.optim, Depths.of(config.model))
+    groups = parameter_groups(named, settings.optim, Depths.of(settings.model))
     return [cast("dict[str, Any]", group) for group in groups if group["params"]]
 
 

@@ -3,12 +3,12 @@ login node has to load of DeepSpeed before a run is queued."""
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
 
 from dist_plm.engines.deepspeed.settings import check_extra
-from dist_plm.spec.schema import PretrainConfig
 
 os.environ.setdefault("DS_LOG_LEVEL", "error")
 logging.disable(logging.WARNING)  # its logger exists once it is imported, and by then has warned that there is no GPU
@@ -33,10 +33,10 @@ SCHEMAS: dict[str, Any] = {
 }
 
 
-def check_keys(config: PretrainConfig) -> None:
+def check_keys(own_keys: Mapping[str, Any]) -> None:
     """Compares the keys under engine.deepspeed with DeepSpeed's own schema.
 
     Raises:
         ConfigError: a key under engine.deepspeed is unknown, wrong, or decided by another setting.
     """
-    check_extra(config.engine.own_keys, SCHEMAS)
+    check_extra(own_keys, SCHEMAS)

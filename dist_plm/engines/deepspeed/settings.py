@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from dist_plm.config.decode import flatten, show
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import ConfigError
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.engines.engine_settings import EngineSettings
 
 #: Keys that follow from ours, and the setting that decides each. Given by hand they are refused.
 OURS: dict[str, str] = {
@@ -53,22 +53,22 @@ PLAIN: dict[str, type] = {
 UNSOUND = {"zero_optimization.round_robin_gradients": "engine.deepspeed.zero_optimization.round_robin_gradients=false"}
 
 
-def settings_of(config: PretrainConfig) -> dict[str, Any]:
+def settings_of(ours: EngineSettings) -> dict[str, Any]:
     """The JSON that `deepspeed.initialize` takes.
 
     Accumulation over microbatches is ours: each `step` ends one. Gradients add up in fp32 unless the configuration reduces
     them in the model's type.
     """
-    assert config.parallel.data is not None
-    precision, engine = config.precision, config.engine
+    assert ours.parallel.data is not None
+    precision, engine = ours.precision, ours.engine
     elements = engine.bucket_mib * 2**20 // 4
     reduce = "fp32" if precision.reduce_in_fp32 else precision.name
     settings: dict[str, Any] = {
-        "train_batch_size": config.train.micro_batch * config.parallel.data,
-        "train_micro_batch_size_per_gpu": config.train.micro_batch,
+        "train_batch_size": ours.train.micro_batch * ours.parallel.data,
+        "train_micro_batch_size_per_gpu": ours.train.micro_batch,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
-        "gradient_clipping": config.optim.clip_threshold,
+        "gradient_clipping": ours.optim.clip_threshold,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**62,
         "timers": {"throughput": {"enabled": False}},  # it waits for the device twice a step
@@ -96,9 +96,9 @@ def settings_of(config: PretrainConfig) -> dict[str, Any]:
     return _merged(settings, engine.own_keys)
 
 
-def on_nvme(config: PretrainConfig) -> list[str]:
-    """The keys that put something on NVMe."""
-    zero = config.engine.own_keys.get("zero_optimization", {})
+def on_nvme(own_keys: Mapping[str, Any]) -> list[str]:
+    """Names the keys under engine.deepspeed that put something on NVMe."""
+    zero = own_keys.get("zero_optimization", {})
     found = (key for key in ("offload_optimizer", "offload_param") if (zero.get(key) or {}).get("device") == "nvme")
     return [f"engine.deepspeed.zero_optimization.{key}.device" for key in found]
 

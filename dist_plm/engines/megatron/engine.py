@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import EvalSums, StepResult
+from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.gradient_norm import GradientNorm, clip
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.megatron.optimizer import build_optimizer, gathers_parameters, own_section, shards_states
@@ -26,7 +27,6 @@ from dist_plm.models.loss_sums import Scores
 from dist_plm.models.sharding import Layout, describe
 from dist_plm.objectives.base import LossTerm
 from dist_plm.optim.base import set_learning_rate
-from dist_plm.spec.schema import PretrainConfig
 
 
 class MegatronEngine(Stateful):
@@ -34,7 +34,7 @@ class MegatronEngine(Stateful):
 
     def __init__(
         self,
-        config: PretrainConfig,
+        settings: EngineSettings,
         groups: Groups,
         device: torch.device,
         chunks: list[DistributedDataParallel],
@@ -43,18 +43,16 @@ class MegatronEngine(Stateful):
         state: EngineState,
         losses: Mapping[str, LossTerm],
     ) -> None:
-        self._config, self._groups, self._device = config, groups, device
+        self._settings, self._groups, self._device = settings, groups, device
         self._terms = LossTerms(losses, groups, device)
         self._chunks, self._optimizer = chunks, optimizer
         self._positions = bool(chunks[0].module.predicts_some)
         self._megatron = chunks[0].config
         self._scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
         self._norm = GradientNorm(optimizer.get_grad_stats_parallel_group(), device)
-        self._watch = SkipWatch(layouts, groups, config.train.max_skipped)
+        self._watch = SkipWatch(layouts, groups, settings.train.max_skipped)
         self._state = state
-        self._schedule = get_forward_backward_func(
-            groups.grid.pipeline, config.parallel.virtual_pipeline if config.parallel.virtual_pipeline > 1 else None
-        )
+        self._schedule = get_forward_backward_func(groups.grid.pipeline, len(chunks) if len(chunks) > 1 else None)
 
     def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
         set_learning_rate(self._optimizer.optimizer, lr)
@@ -92,13 +90,13 @@ class MegatronEngine(Stateful):
         if not math.isfinite(norm):
             return None
         held = [parameter.grad for parameter in optimizer.get_parameters() if parameter.grad is not None]
-        clip(held, norm, self._config.optim.clip_threshold)
+        clip(held, norm, self._settings.optim.clip_threshold)
         optimizer.step_with_ready_grads()
         return norm
 
     @torch.no_grad()
     def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
-        overlap = gathers_parameters(self._config)
+        overlap = gathers_parameters(self._settings)
         for chunk in self._chunks:
             chunk.eval()
             if overlap:
@@ -117,7 +115,6 @@ class MegatronEngine(Stateful):
         self._num_microbatches = len(microbatches) * self._groups.grid.data
         scales = self._terms.scales(counts, self._num_microbatches)
         on_device = map(self._to_device, microbatches)
-        config = self._config
         outputs = self._schedule(
             forward_step_func=partial(self._forward, scales),
             # Drawn as needed, so that what the microbatches raise ends a step in its middle; several chunks of a
@@ -125,8 +122,8 @@ class MegatronEngine(Stateful):
             data_iterator=list(itertools.tee(on_device, len(self._chunks))),
             model=list[nn.Module](self._chunks),
             num_microbatches=len(microbatches),
-            seq_length=config.data.sequence_length,
-            micro_batch_size=config.train.micro_batch,
+            seq_length=self._settings.sequence_length,
+            micro_batch_size=self._settings.train.micro_batch,
             forward_only=forward_only,
             p2p_communicator=P2PCommunicator(pp_group=self._groups.pipeline, config=self._megatron),
             pg_collection=self._groups.collection,
@@ -153,19 +150,19 @@ class MegatronEngine(Stateful):
 
 
 def build(
-    config: PretrainConfig,
+    settings: EngineSettings,
     groups: Groups,
     device: torch.device,
     model: Sequence[ModelChunk],
     losses: Mapping[str, LossTerm],
 ) -> MegatronEngine:
     """Wraps model chunks in gradient buffers, builds the optimizer and ties the schedules' callbacks."""
-    engine = own_section(config)
+    engine = own_section(settings)
     buffers = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=config.precision.reduce_in_fp32,
+        grad_reduce_in_fp32=settings.precision.reduce_in_fp32,
         overlap_grad_reduce=engine.overlap_grad_reduce,
-        overlap_param_gather=gathers_parameters(config),
-        use_distributed_optimizer=shards_states(config),
+        overlap_param_gather=gathers_parameters(settings),
+        use_distributed_optimizer=shards_states(settings),
         bucket_size=engine.bucket_mib * 2**20 // 4,  # Megatron-core counts elements
     )
     megatron: Any = model[0].config  # its callbacks are declared narrower than the schedules take them
@@ -174,8 +171,8 @@ def build(
         for index, chunk in enumerate(model)
     ]
     layouts = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
-    optimizer, state = build_optimizer(config, chunks, layouts, groups)
-    result = MegatronEngine(config, groups, device, chunks, layouts, optimizer, state, losses)
+    optimizer, state = build_optimizer(settings, chunks, layouts, groups)
+    result = MegatronEngine(settings, groups, device, chunks, layouts, optimizer, state, losses)
     megatron.grad_scale_func = optimizer.scale_loss
     megatron.finalize_model_grads_func = result.finish_gradients
     if engine.overlap_grad_reduce:

@@ -12,6 +12,7 @@ from megatron.core.optimizer.optimizer_config import OptimizerConfig
 from torch import nn
 
 from dist_plm.distributed.groups import Groups
+from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.spans import Fragment, Spans
 from dist_plm.engines.state import EngineState
 from dist_plm.models.build import DTYPES
@@ -21,27 +22,27 @@ from dist_plm.optim.base import build_optimizer as torch_optimizer
 from dist_plm.optim.depth import Depths
 from dist_plm.optim.groups import parameter_groups
 from dist_plm.spec.engines.megatron import MegatronConfig
-from dist_plm.spec.schema import PrecisionConfig, PretrainConfig
+from dist_plm.spec.schema import PrecisionConfig
 
 
-def own_section(config: PretrainConfig) -> MegatronConfig:
+def own_section(settings: EngineSettings) -> MegatronConfig:
     """Returns the engine's section, which this engine runs under alone."""
-    assert isinstance(config.engine, MegatronConfig)
-    return config.engine
+    assert isinstance(settings.engine, MegatronConfig)
+    return settings.engine
 
 
-def shards_states(config: PretrainConfig) -> bool:
+def shards_states(settings: EngineSettings) -> bool:
     """Tells whether ZeRO-1 acts: one data rank would cut, copy and gather what it holds whole anyway."""
-    return config.engine.zero_stage == 1 and config.parallel.data != 1
+    return settings.engine.zero_stage == 1 and settings.parallel.data != 1
 
 
-def gathers_parameters(config: PretrainConfig) -> bool:
+def gathers_parameters(settings: EngineSettings) -> bool:
     """Tells whether updated shards are gathered while the next forward pass runs."""
-    return own_section(config).overlap_param_gather and shards_states(config)
+    return own_section(settings).overlap_param_gather and shards_states(settings)
 
 
 def build_optimizer(
-    config: PretrainConfig, chunks: Sequence[DistributedDataParallel], layouts: Sequence[Layout], groups: Groups
+    settings: EngineSettings, chunks: Sequence[DistributedDataParallel], layouts: Sequence[Layout], groups: Groups
 ) -> tuple[MegatronOptimizer, EngineState]:
     """Wraps the configured optimizer: sharded over data ranks at zero_stage 1, with fp32 master weights under bf16 and
     fp16, and with dynamic loss scaling under fp16.
@@ -49,8 +50,8 @@ def build_optimizer(
     Args:
         layouts: of all parameters of the chunks.
     """
-    optimizer = _wrap(config, chunks, groups)
-    inner = optimizer.optimizer = _replacement(config, chunks, optimizer.optimizer)
+    optimizer = _wrap(settings, chunks, groups)
+    inner = optimizer.optimizer = _replacement(settings, chunks, optimizer.optimizer)
     fragments = [fragment for layout in layouts for fragment in _fragments(optimizer, layout.parameter)]
     sharded = isinstance(optimizer, DistributedOptimizer)
     if isinstance(inner, WholeTensorOptimizer):
@@ -61,7 +62,7 @@ def build_optimizer(
         layouts,
         [layout.parameter.shape for layout in layouts],
         fragments,
-        config.optim,
+        settings.optim,
         inner,
         [parameter for group in inner.param_groups for parameter in group["params"]],
         groups,
@@ -100,33 +101,33 @@ class MegatronScaler:
 
 
 def _replacement(
-    config: PretrainConfig, chunks: Sequence[DistributedDataParallel], placeholder: torch.optim.Optimizer
+    settings: EngineSettings, chunks: Sequence[DistributedDataParallel], placeholder: torch.optim.Optimizer
 ) -> torch.optim.Optimizer:
     """The configured optimizer over what the wrapper filled the placeholder's parameter groups with: whole parameters,
     master weights or shards of them. The wrappers take AdamW alone, though they need no more of it than these groups."""
-    inner = torch_optimizer(config.optim, _groups(config, chunks))
+    inner = torch_optimizer(settings.optim, _groups(settings, chunks))
     for ours, theirs in zip(inner.param_groups, placeholder.param_groups, strict=True):
         theirs.update({key: value for key, value in ours.items() if key != "params"})
     inner.param_groups = placeholder.param_groups
     return inner
 
 
-def _groups(config: PretrainConfig, chunks: Sequence[nn.Module]) -> list[dict[str, Any]]:
+def _groups(settings: EngineSettings, chunks: Sequence[nn.Module]) -> list[dict[str, Any]]:
     named = [pair for chunk in chunks for pair in chunk.named_parameters()]
-    return cast("list[dict[str, Any]]", parameter_groups(named, config.optim, Depths.of(config.model)))
+    return cast("list[dict[str, Any]]", parameter_groups(named, settings.optim, Depths.of(settings.model)))
 
 
-def _wrap(config: PretrainConfig, chunks: Sequence[DistributedDataParallel], groups: Groups) -> MegatronOptimizer:
-    placeholder = torch.optim.AdamW(_groups(config, chunks))
-    settings = _megatron_settings(config)
-    scaler = _loss_scaler(config.precision) if config.precision.name == "fp16" else None
+def _wrap(settings: EngineSettings, chunks: Sequence[DistributedDataParallel], groups: Groups) -> MegatronOptimizer:
+    placeholder = torch.optim.AdamW(_groups(settings, chunks))
+    theirs = _megatron_settings(settings)
+    scaler = _loss_scaler(settings.precision) if settings.precision.name == "fp16" else None
 
-    def fill(optimizer: torch.optim.Optimizer, settings: OptimizerConfig | None = None) -> None:
-        fill_state(optimizer, config.optim)
+    def fill(optimizer: torch.optim.Optimizer, _: OptimizerConfig | None = None) -> None:
+        fill_state(optimizer, settings.optim)
 
-    arguments: tuple[Any, ...] = (placeholder, settings, scaler, fill)
+    arguments: tuple[Any, ...] = (placeholder, theirs, scaler, fill)
     optimizer: Any  # Megatron-core sets the two groups below from outside as well
-    if shards_states(config):
+    if shards_states(settings):
         optimizer = DistributedOptimizer(
             *arguments,
             model_chunks=list(chunks),
@@ -137,8 +138,8 @@ def _wrap(config: PretrainConfig, chunks: Sequence[DistributedDataParallel], gro
             distributed_optimizer_instance_id=0,
         )
         stats_group = groups.world
-    elif config.precision.name == "fp32":
-        optimizer, stats_group = FP32Optimizer(placeholder, settings, fill), groups.model
+    elif settings.precision.name == "fp32":
+        optimizer, stats_group = FP32Optimizer(placeholder, theirs, fill), groups.model
     else:
         optimizer, stats_group = Float16OptimizerWithFloat16Params(*arguments), groups.model
     optimizer.grad_stats_parallel_group = stats_group
@@ -158,16 +159,16 @@ def _fragments(optimizer: MegatronOptimizer, parameter: nn.Parameter) -> Iterato
     yield Fragment(parameter, held.start, held.size, optimizer.optimizer.param_groups[group]["params"][order])
 
 
-def _megatron_settings(config: PretrainConfig) -> OptimizerConfig:
+def _megatron_settings(settings: EngineSettings) -> OptimizerConfig:
     return OptimizerConfig(
         optimizer="adam",
-        lr=config.optim.lr,
+        lr=settings.optim.lr,
         clip_grad=0.0,  # the engine clips
-        fp16=config.precision.name == "fp16",
-        bf16=config.precision.name in ("bf16", "fp8"),
-        params_dtype=DTYPES[config.precision.name],
-        use_distributed_optimizer=shards_states(config),
-        overlap_param_gather=gathers_parameters(config),
+        fp16=settings.precision.name == "fp16",
+        bf16=settings.precision.name in ("bf16", "fp8"),
+        params_dtype=DTYPES[settings.precision.name],
+        use_distributed_optimizer=shards_states(settings),
+        overlap_param_gather=gathers_parameters(settings),
     )
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dist_plm.spec.engines.base import EngineConfig
+from dist_plm.spec.optimizers import OptimConfig
 
 if TYPE_CHECKING:
-    from dist_plm.spec.schema import PretrainConfig
+    from dist_plm.spec.schema import PrecisionConfig, PretrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +35,10 @@ class DeepSpeedConfig(EngineConfig):
                 "several forward passes before their backward passes, and DeepSpeed then reduces gradients that are not "
                 "complete, without a word; set engine.zero_stage=1, or parallel.pipeline=1"
             )
-        yield from self._offload(config)
-        yield from self._precision(config)
+        yield from self._offload(config.optim)
+        yield from self._precision(config.precision, config.cluster.device)
 
-    def _offload(self, config: "PretrainConfig") -> Iterator[str]:
+    def _offload(self, optim: OptimConfig) -> Iterator[str]:
         """DeepSpeed takes these without a word, and does something else."""
         zero = self.deepspeed.get("zero_optimization")
         for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
@@ -49,14 +50,13 @@ class DeepSpeedConfig(EngineConfig):
                     f"engine.deepspeed.zero_optimization.{key}.device = {device!r} has no effect with engine.zero_stage = "
                     f"{self.zero_stage}: set engine.zero_stage={needed}, or leave it out"
                 )
-            elif key == "offload_optimizer" and device == "nvme" and config.optim.whole_tensors:
+            elif key == "offload_optimizer" and device == "nvme" and optim.whole_tensors:
                 yield (
                     f"engine.deepspeed.zero_optimization.{key}.device = 'nvme' does not work with optim.name = "
-                    f"{config.optim.name!r}, which looks at all layers at once: set it to cpu, or optim=adamw"
+                    f"{optim.name!r}, which looks at all layers at once: set it to cpu, or optim=adamw"
                 )
 
-    def _precision(self, config: "PretrainConfig") -> Iterator[str]:
-        precision = config.precision
+    def _precision(self, precision: "PrecisionConfig", device: str) -> Iterator[str]:
         if self.zero_stage == 0 and precision.name in ("bf16", "fp16"):
             yield (
                 f"engine.zero_stage = 0 with precision.name = {precision.name!r} has no fp32 sums of gradients in "
@@ -64,7 +64,7 @@ class DeepSpeedConfig(EngineConfig):
             )
         if precision.name != "fp16":
             return
-        if config.cluster.device == "cpu":
+        if device == "cpu":
             yield (
                 "precision.name = 'fp16' is refused by DeepSpeed on cluster.device = 'cpu': set precision=bf16, or "
                 "engine=megatron"

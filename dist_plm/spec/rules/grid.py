@@ -90,11 +90,15 @@ def _batch(case: Case) -> Iterator[str]:
             f"x {parallel.data} data ranks = {one_pass}: choose "
             f"train.global_batch={_multiples_near(train.global_batch, one_pass)}, or another train.micro_batch"
         )
-    elif parallel.virtual_pipeline > 1 and parallel.pipeline > 1 and num_microbatches(case.config) % parallel.pipeline:
+    elif (
+        parallel.virtual_pipeline > 1
+        and parallel.pipeline > 1
+        and (microbatches := num_microbatches(train, parallel)) % parallel.pipeline
+    ):
         yield (
             f"parallel.virtual_pipeline = {parallel.virtual_pipeline} needs a number of microbatches that is a "
             f"multiple of parallel.pipeline = {parallel.pipeline}, but train.global_batch = {train.global_batch} / "
-            f"{one_pass} is {num_microbatches(case.config)}: choose "
+            f"{one_pass} is {microbatches}: choose "
             f"train.global_batch={_multiples_near(train.global_batch, one_pass * parallel.pipeline)}"
         )
 

@@ -15,7 +15,7 @@ from dist_plm.distributed.device import Device
 from dist_plm.distributed.groups import Groups
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.monitor.watchdog import HangLimits, Watchdog
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.train.deadline import Deadline
 from dist_plm.train.startup.lease import Fence, claim, owner_of
 from dist_plm.train.stopping import Control, StopSignals
@@ -51,36 +51,38 @@ class Start:
 
 
 def begin(
-    config: PretrainConfig, launch: LaunchEnv, env: Mapping[str, str], signals: StopSignals, groups: Groups
+    run_dir: Path,
+    limits: HangLimits,
+    launch: LaunchEnv,
+    env: Mapping[str, str],
+    signals: StopSignals,
+    groups: Groups,
 ) -> Start:
     """Takes over the run's directory. Collective."""
-    run_dir = Path(config.run.dir or "")
     fence = on_first(groups.world, lambda: claim(run_dir, launch, env))
-    limits = hang_limits(config, groups.device)
     watchdog = Watchdog(
         limits, run_dir, rank=launch.rank, world_size=launch.world_size, node=launch.node_name, start=fence.start
     )
     return Start(launch, signals, Deadline.from_environment(env), fence, watchdog)
 
 
-def hang_limits(config: PretrainConfig, device: Device) -> HangLimits:
-    """Says when the watchdog speaks: before NCCL ends the process, whatever steps take."""
-    most = _WATCHED_SHARE * collective_timeout(config, device).total_seconds()
+def hang_limits(train: TrainConfig, timeout: timedelta, device: Device) -> HangLimits:
+    """Says when the watchdog speaks: before NCCL ends the process at `timeout`, whatever steps take."""
+    most = _WATCHED_SHARE * timeout.total_seconds()
     return HangLimits(
-        factor=config.train.hang_factor,
-        least_seconds=60 * config.train.hang_minutes,
-        patient_seconds=60 * config.train.hang_patience_minutes,
+        factor=train.hang_factor,
+        least_seconds=60 * train.hang_minutes,
+        patient_seconds=60 * train.hang_patience_minutes,
         most_seconds=most if device.backend == "nccl" else math.inf,
     )
 
 
-def collective_timeout(config: PretrainConfig, device: Device) -> timedelta:
-    """Bounds a collective. NCCL ends the process when it is over, and nobody would be told why: where a watchdog looks, it has
-    spoken before."""
-    timeout, train = config.cluster.timeout_minutes, config.train
+def collective_timeout(train: TrainConfig, minutes: float, device: Device) -> timedelta:
+    """Bounds a collective by so many minutes. NCCL ends the process when it is over, and nobody would be told why:
+    where a watchdog looks, it has spoken before."""
     if device.backend == "nccl" and train.hang_factor > 0:
-        timeout = max(timeout, _TIMEOUT_FACTOR * max(train.hang_minutes, train.hang_patience_minutes))
-    return timedelta(minutes=timeout)
+        minutes = max(minutes, _TIMEOUT_FACTOR * max(train.hang_minutes, train.hang_patience_minutes))
+    return timedelta(minutes=minutes)
 
 
 def refuse_together(problem: str | None, launch: LaunchEnv, group: dist.ProcessGroup) -> None:

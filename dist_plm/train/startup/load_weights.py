@@ -16,7 +16,6 @@ from dist_plm.checkpoint.storage import open_storage
 from dist_plm.config.decode import decode, show
 from dist_plm.core.errors import CheckpointError, DataError
 from dist_plm.core.regular import read_regular
-from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.store.manifest import read_manifest
 from dist_plm.data.tokenizers.files import vocabulary_of
@@ -30,8 +29,7 @@ from dist_plm.interop.hf.tokenizer import is_of_tokenizer, tokenizer_files
 from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.models.init import initialize
 from dist_plm.models.sharding import Layout
-from dist_plm.spec.derived import checkpoints_of
-from dist_plm.spec.schema import ModelConfig, PretrainConfig
+from dist_plm.spec.schema import ModelConfig
 from dist_plm.train.startup.going_on import goes_on
 
 log = logging.getLogger(__name__)
@@ -62,23 +60,27 @@ class Weights:
     tokenizer: Callable[[], Mapping[str, bytes]]
 
 
-def check_initial(config: PretrainConfig) -> None:
+def check_initial(model: ModelConfig, store: str | None, resume: str, checkpoints: str) -> None:
     """Sees to it that a finalised run which begins with the weights at model.init_from can: that they are there, whole, and of
     its model and vocabulary. It reads no weights, only what the files say of them. A run that goes on from a checkpoint
     needs none.
 
+    Args:
+        store: of the run's data, whose tokenizer counts.
+        resume: train.resume.
+        checkpoints: path or URL of the run's own.
     Raises:
         CheckpointError: it cannot.
     """
-    path = config.model.init_from
-    if path is None or config.train.resume not in ("auto", "none"):
+    path = model.init_from
+    if path is None or resume not in ("auto", "none"):
         return
     try:
         weights = of_hf(open_hf(path))
-        _check_model(weights, config)
-        check_vocabulary(weights, tokenizer_store(config.data))
+        _check_model(weights, model)
+        check_vocabulary(weights, store)
     except CheckpointError:
-        if not goes_on(config.train.resume, open_storage(checkpoints_of(config))):
+        if not goes_on(resume, open_storage(checkpoints)):
             raise
 
 
@@ -123,21 +125,31 @@ def of_checkpoint(found: Checkpoint) -> Weights:
 
 
 def begin_with(
-    weights: Weights, config: PretrainConfig, engine: Engine, layouts: Sequence[Layout], group: dist.ProcessGroup
+    weights: Weights,
+    model: ModelConfig,
+    store: str | None,
+    engine: Engine,
+    layouts: Sequence[Layout],
+    group: dist.ProcessGroup,
+    *,
+    seed: int,
 ) -> None:
     """Puts weights into a new engine, whose masters get them in fp32; each rank reads its own slices. Collective over
     `group`, all ranks.
 
+    Args:
+        model, seed: of the run, from which what the weights lack is drawn.
+        store: of the run's data, whose tokenizer counts.
     Raises:
         CheckpointError: on every rank, where they are of another model or vocabulary.
     """
-    fresh, left_out = check_fit(weights, config, layouts, group)
+    fresh, left_out = check_fit(weights, model, store, layouts, group)
 
     def read(layout: Layout, state: str) -> Tensor:
         if state != "weight":
             return torch.zeros(layout.shape, dtype=torch.float32)
         known = all(piece.name in weights.shapes for piece in layout.pieces)
-        return weights.read(layout) if known else _drawn(layout, config)
+        return weights.read(layout) if known else _drawn(layout, model, seed)
 
     with finite_alone(read, weights.where, group, "these weights are broken; name others") as looked:
         engine.load_parameter_states(looked)
@@ -149,16 +161,20 @@ def begin_with(
 
 
 def check_fit(
-    weights: Weights, config: PretrainConfig, layouts: Sequence[Layout], group: dist.ProcessGroup | None
+    weights: Weights,
+    model: ModelConfig,
+    store: str | None,
+    layouts: Sequence[Layout],
+    group: dist.ProcessGroup | None,
 ) -> tuple[list[str], list[str]]:
-    """The tensors that begin anew beside these weights, and those of the weights that have no place here. Collective over
+    """Finds the tensors that begin anew beside these weights, and those of the weights that have no place here. Collective over
     `group`, all ranks; of None, where `layouts` are the whole model's.
 
     Raises:
         CheckpointError: on every rank, where the weights are of another model or vocabulary.
     """
-    on_first(group, lambda: _check_model(weights, config))
-    on_first(group, lambda: check_vocabulary(weights, tokenizer_store(config.data)))
+    on_first(group, lambda: _check_model(weights, model))
+    on_first(group, lambda: check_vocabulary(weights, store))
     held = gather(group, names_held(layouts, ["weight"]))
     wanted = {name.removeprefix("model."): shape for one in held for name, shape in one.items()}
     fresh = [name for name in wanted if name not in weights.shapes]
@@ -175,17 +191,17 @@ def check_fit(
     return fresh, left_out
 
 
-def _drawn(layout: Layout, config: PretrainConfig) -> Tensor:
-    """The values with which a new run begins."""
+def _drawn(layout: Layout, model: ModelConfig, seed: int) -> Tensor:
+    """Draws the values with which a new run begins."""
     fresh = replace(layout, parameter=nn.Parameter(torch.empty(layout.shape, dtype=torch.float32)))
-    initialize([fresh], config.model, config.train.seed)
+    initialize([fresh], model, seed)
     return fresh.parameter.detach()
 
 
-def _check_model(weights: Weights, config: PretrainConfig) -> None:
+def _check_model(weights: Weights, model: ModelConfig) -> None:
     if weights.model is None:
         return
-    ours = replace(config.model, vocab_size=config.model.vocab_size or weights.model.vocab_size)  # None without data
+    ours = replace(model, vocab_size=model.vocab_size or weights.model.vocab_size)  # None without data
     if found := differences(ours, weights.model, weights.half):
         told = ", ".join(f"model.{name} = {show(ours)} (there {show(theirs)})" for name, ours, theirs in found)
         remedy = " ".join(

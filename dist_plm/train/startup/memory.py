@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import torch
 
 from dist_plm.core.errors import ConfigError
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.engines import EngineConfig
+from dist_plm.spec.schema import ModelConfig, ParallelConfig
 
 #: How PyTorch's allocator of the host's memory begins its complaint.
 _HOST_IS_FULL = "DefaultCPUAllocator: can't allocate memory"
@@ -20,9 +21,13 @@ def memory_gib() -> float | None:
 
 
 @contextmanager
-def advice_on_memory(config: PretrainConfig) -> Iterator[None]:
+def advice_on_memory(
+    model: ModelConfig, parallel: ParallelConfig, engine: EngineConfig, micro_batch: int
+) -> Iterator[None]:
     """Makes of memory that ran out a refusal which says what takes less: the run would not fit the next time either.
 
+    Args:
+        micro_batch: samples of a pass.
     Raises:
         ConfigError: a tensor found no room within.
     """
@@ -34,17 +39,16 @@ def advice_on_memory(config: PretrainConfig) -> Iterator[None]:
             raise
         where = "the memory of this machine" if full_host else "the GPU's memory"
         first = str(error).split("\n")[0].partition(". GPU")[0]
-        advice = ", ".join(_advice(config))
+        advice = ", ".join(_advice(model, parallel, engine, micro_batch))
         raise ConfigError([f"the run does not fit in {where} ({first}): {advice}"]) from error
 
 
-def _advice(config: PretrainConfig) -> list[str]:
-    parallel, grid = config.parallel, config.parallel.data or 1
+def _advice(model: ModelConfig, parallel: ParallelConfig, engine: EngineConfig, micro_batch: int) -> list[str]:
     advice = []
-    if config.train.micro_batch > 1:
-        advice.append(f"set train.micro_batch={config.train.micro_batch // 2} (the updates stay the same)")
-    if config.model.recompute != "full":
-        advice.append(f"model.recompute={'selective' if config.model.recompute == 'none' else 'full'}")
-    if grid > 1 and config.engine.zero_stage < 3:
+    if micro_batch > 1:
+        advice.append(f"set train.micro_batch={micro_batch // 2} (the updates stay the same)")
+    if model.recompute != "full":
+        advice.append(f"model.recompute={'selective' if model.recompute == 'none' else 'full'}")
+    if (parallel.data or 1) > 1 and engine.zero_stage < 3:
         advice.append("a higher engine.zero_stage")
     return [*advice, f"or parallel.tensor={2 * parallel.tensor} over more devices"]

@@ -7,47 +7,60 @@ from dist_plm.checkpoint.loader import Checkpoint
 from dist_plm.checkpoint.ownership import check_free
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.data.sampling.blend import Dataset
+from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.models.build import whole_layouts
 from dist_plm.models.sharding import Layout
-from dist_plm.spec.derived import checkpoints_of
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.objectives import ObjectiveConfig
+from dist_plm.spec.schema import DataConfig, ModelConfig
+from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.train.startup.going_on import goes_on
 from dist_plm.train.startup.lease import owner_of
 from dist_plm.train.startup.load_weights import check_fit, of_checkpoint
 from dist_plm.train.startup.resume import check_stream, find_at, of_beginning, stream_of
 
 
-def check_checkpoint(config: PretrainConfig, dataset: Dataset | None) -> None:
+def check_checkpoint(
+    train: TrainConfig,
+    model: ModelConfig,
+    data: DataConfig,
+    objective: ObjectiveConfig,
+    dataset: Dataset | None,
+    *,
+    run_dir: Path,
+    checkpoints: str,
+) -> None:
     """Sees to it that a finalised run which begins with the checkpoint at train.resume=PATH or train.init_from can: that it is
     there, complete and of its model, and where it is resumed of its stream of samples. In one process, from what the files
     say of themselves: values are neither read nor verified. A run that goes on from a checkpoint of its own needs none.
 
     Args:
         dataset: of the run's training samples; None where the data are not here, and then they are not compared.
+        checkpoints: path or URL of the run's own.
     Raises:
         CheckpointError: it cannot.
     """
-    resume, path, own = config.train.resume, config.train.init_from, open_storage(checkpoints_of(config))
-    check_free(own, owner_of(Path(config.run.dir or "")))
+    resume, path, own = train.resume, train.init_from, open_storage(checkpoints)
+    check_free(own, owner_of(run_dir))
     if goes_on(resume, own):
         return
     if resume not in ("auto", "none"):
         found = find_at(resume, own, None, verify=False)
         if found.is_weights_only:
-            check_fit(of_checkpoint(found), config, _layouts(found, config), None)
+            check_fit(of_checkpoint(found), model, tokenizer_store(data), _layouts(found, model), None)
             return
-        check_stream(found, config, stream_of(config, dataset))
-        found.check_model(_layouts(found, config), None)
+        stream = stream_of(data, objective, train, dataset)
+        check_stream(found, model, objective, stream, allow_change=data.allow_change)
+        found.check_model(_layouts(found, model), None)
     elif path is not None:
         with of_beginning(path):
             found = find_at(path, own, None, verify=False)
-            found.check_model(_layouts(found, config), None)
+            found.check_model(_layouts(found, model), None)
 
 
-def _layouts(found: Checkpoint, config: PretrainConfig) -> list[Layout]:
+def _layouts(found: Checkpoint, model: ModelConfig) -> list[Layout]:
     """Builds the layouts of the run's whole model; with the vocabulary of the checkpoint where only data tell it that
     are not here."""
-    if config.model.vocab_size is None:
+    if model.vocab_size is None:
         rows, *_ = found.weights.get("embedding.word.weight", (1,))
-        config = replace(config, model=replace(config.model, vocab_size=rows))
-    return whole_layouts(config)
+        model = replace(model, vocab_size=rows)
+    return whole_layouts(model)

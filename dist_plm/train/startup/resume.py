@@ -20,9 +20,10 @@ from dist_plm.data.sampling.blend import Dataset
 from dist_plm.engines.base import Engine
 from dist_plm.models.layers.dropout import STREAM_VERSION, draws_masks
 from dist_plm.models.sharding import Layout
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.objectives import ObjectiveConfig
+from dist_plm.spec.schema import DataConfig, ModelConfig
+from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.train.loop import Position
-from dist_plm.train.startup.load_weights import begin_with, of_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -32,35 +33,44 @@ MASKS = "dropout.stream"
 _EARLIER = "its run had diverged; name an earlier checkpoint with train.resume=PATH"
 
 
-def stream_of(config: PretrainConfig, dataset: Dataset | None) -> dict[str, Any]:
+def stream_of(
+    data: DataConfig, objective: ObjectiveConfig, train: TrainConfig, dataset: Dataset | None
+) -> dict[str, Any]:
     """Gives what decides which samples each step sees and what is asked about them, fit for JSON. Without the data
     where `dataset` is None."""
     facts: dict[str, Any] = {} if dataset is None else {"data": dataset.identity()}
     facts |= {
-        "data.sequence_length": config.data.sequence_length,
-        "train.seed": config.train.seed,
-        "train.global_batch": config.train.global_batch,
+        "data.sequence_length": data.sequence_length,
+        "train.seed": train.seed,
+        "train.global_batch": train.global_batch,
         MASKS: STREAM_VERSION,
     }
-    if config.train.batch_rampup is not None:
-        facts["train.batch_rampup"] = encode(config.train.batch_rampup)
-    return facts | flatten({"objective": encode(config.objective)})
+    if train.batch_rampup is not None:
+        facts["train.batch_rampup"] = encode(train.batch_rampup)
+    return facts | flatten({"objective": encode(objective)})
 
 
-def check_stream(found: Checkpoint, config: PretrainConfig, stream: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The history of allowed changes, with one made now.
+def check_stream(
+    found: Checkpoint,
+    model: ModelConfig,
+    objective: ObjectiveConfig,
+    stream: Mapping[str, Any],
+    *,
+    allow_change: bool,
+) -> list[dict[str, Any]]:
+    """Gives the history of allowed changes, with one made now.
 
     Args:
         stream: see `stream_of`; data that are not in it are not compared.
     Raises:
-        CheckpointError: the stream is another than the checkpoint's, and data.allow_change is off.
+        CheckpointError: the stream is another than the checkpoint's, and data.allow_change (`allow_change`) is off.
     """
     saved = {MASKS: 1} | {
         name: value
         for name, value in found.manifest.stream.items()
-        if name in stream or not _says_nothing(name, config)
+        if name in stream or not _says_nothing(name, objective)
     }
-    if not draws_masks(config.model):
+    if not draws_masks(model):
         saved[MASKS] = stream[MASKS]
     changes = [
         f"{name}: {saved.get(name)} -> {stream.get(name)}"
@@ -70,7 +80,7 @@ def check_stream(found: Checkpoint, config: PretrainConfig, stream: Mapping[str,
     history = list(found.manifest.history)
     if not changes:
         return history
-    if not config.data.allow_change:
+    if not allow_change:
         others = [change for change in changes if not change.startswith(MASKS)]
         if not others:
             raise CheckpointError(
@@ -87,39 +97,33 @@ def check_stream(found: Checkpoint, config: PretrainConfig, stream: Mapping[str,
     return [*history, {"step": found.manifest.step, "changes": changes}]
 
 
-def _says_nothing(name: str, config: PretrainConfig) -> bool:
-    """Whether what a checkpoint recorded under `name` does not bear on the samples: data that are not compared, and settings
-    of other objectives, which the section held before it had variants."""
+def _says_nothing(name: str, objective: ObjectiveConfig) -> bool:
+    """Tells whether what a checkpoint recorded under `name` does not bear on the samples: data that are not compared, and
+    settings of other objectives, which the section held before it had variants."""
     section, _, setting = name.partition(".")
-    return name == "data" or (section == "objective" and setting not in encode(config.objective))
+    return name == "data" or (section == "objective" and setting not in encode(objective))
 
 
 def restore(
     found: Checkpoint,
-    config: PretrainConfig,
-    stream: Mapping[str, Any],
+    history: list[dict[str, Any]],
     engine: Engine,
     layouts: Sequence[Layout],
     group: dist.ProcessGroup,
 ) -> Position:
-    """Puts the engine into the checkpoint's state; where that is weights alone, into that of a new run which begins with
-    them. Collective over `group`, all ranks.
+    """Puts the engine into the checkpoint's state. Collective over `group`, all ranks.
 
+    Args:
+        history: of allowed changes of the stream, from `check_stream`.
     Raises:
-        CheckpointError: on every rank, where the checkpoint is of another model, optimizer or stream of samples.
+        CheckpointError: on every rank, where the checkpoint is of another model or optimizer.
     """
     manifest = found.manifest
-    if found.is_weights_only:
-        begin_with(of_checkpoint(found), config, engine, layouts, group)
-        return Position(history=[{"step": 0, "changes": [f"begun with the weights of {found.where}"]}])
-    history = check_stream(found, config, stream)
     found.check_model(layouts, group)
     with finite_alone(found.read, found.where, group, _EARLIER) as read:
         engine.load_parameter_states(read)
     engine.load_scalars(manifest.engine)
     log.info("resumed from %s: %d steps, %d samples", found.where, manifest.step, manifest.samples_seen)
-    for change in _changed_settings(found, config):
-        log.info("changed since the checkpoint: %s", change)
     return Position(
         step=manifest.step,
         samples=manifest.samples_seen,
@@ -130,21 +134,27 @@ def restore(
 
 
 def begin_from(
-    storage: Storage, config: PretrainConfig, engine: Engine, layouts: Sequence[Layout], group: dist.ProcessGroup
+    path: str,
+    kept: str,
+    storage: Storage,
+    engine: Engine,
+    layouts: Sequence[Layout],
+    group: dist.ProcessGroup,
+    *,
+    verify: bool,
 ) -> Position:
-    """Puts the engine into the state in which the run at train.init_from left weights and moments; step, schedule and
-    samples begin anew. What train.init_optimizer says: "keep" goes on counting the updates by which the moments' bias is
-    corrected, "restart" counts them anew over the same moments, "none" begins with empty moments. Collective over
-    `group`, all ranks.
+    """Puts the engine into the state in which the run at `path`, train.init_from, left weights and moments; step, schedule
+    and samples begin anew. Collective over `group`, all ranks.
 
+    Args:
+        kept: what train.init_optimizer says. "keep" goes on counting the updates by which the moments' bias is corrected,
+            "restart" counts them anew over the same moments, "none" begins with empty moments.
     Raises:
         CheckpointError: on every rank, where the checkpoint is missing, damaged, of another model, or of an optimizer with
             other moments.
     """
-    path, kept = config.train.init_from, config.train.init_optimizer
-    assert path is not None
     with of_beginning(path):
-        found = find_at(path, storage, group, verify=config.checkpoint.verify)
+        found = find_at(path, storage, group, verify=verify)
         found.check_model(layouts, group)
         read = partial(_read, found, with_moments=kept != "none")
         with finite_alone(read, found.where, group, "it diverged") as read:
@@ -185,7 +195,6 @@ def _read(found: Checkpoint, layout: Layout, name: str, *, with_moments: bool) -
     return found.read(layout, name) if name == "weight" or with_moments else torch.zeros(layout.shape)
 
 
-def _changed_settings(found: Checkpoint, config: PretrainConfig) -> list[str]:
-    if RUN_FILE not in found.manifest.files:
-        return []
-    return runfile.changes(found.settings(RUN_FILE), encode(config))
+def changed_settings(found: Checkpoint, settings: Mapping[str, Any]) -> list[str]:
+    """Tells how a run's settings differ from those that the checkpoint was made with."""
+    return runfile.changes(found.settings(RUN_FILE), settings) if RUN_FILE in found.manifest.files else []

@@ -10,6 +10,7 @@ from dist_plm.cluster.check import check_run
 from dist_plm.core.errors import ConfigError
 from dist_plm.engines.deepspeed.schema import SCHEMAS, check_keys
 from dist_plm.engines.deepspeed.settings import OURS, PLAIN, on_nvme, settings_of, write_settings
+from dist_plm.train.build import engine_settings
 from tests.ranks.training import configure
 
 NVME = {
@@ -71,8 +72,8 @@ def test_typos_are_refused_before_a_run_is_queued(extra, sentence):
 
 def test_offload_goes_through_to_the_json(tmp_path):
     config = configured(NVME)
-    check_keys(config)
-    settings = settings_of(config)
+    check_keys(config.engine.own_keys)
+    settings = settings_of(engine_settings(config))
     write_settings(settings, tmp_path)
     written = json.loads((tmp_path / "deepspeed.json").read_text())
     assert written["aio"] == NVME["aio"]
@@ -84,6 +85,6 @@ def test_offload_goes_through_to_the_json(tmp_path):
 
 def test_what_lies_on_nvme_is_told_by_its_key():
     keys = [f"engine.deepspeed.zero_optimization.offload_{of}.device" for of in ("optimizer", "param")]
-    assert on_nvme(configured(NVME)) == keys
+    assert on_nvme(configured(NVME).engine.own_keys) == keys
     for extra in ({}, {"zero_optimization": {"offload_optimizer": None, "offload_param": {"device": "cpu"}}}):
-        assert on_nvme(configured(extra)) == []
+        assert on_nvme(configured(extra).engine.own_keys) == []

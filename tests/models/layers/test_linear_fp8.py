@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from dist_plm.models.build import build_model, shape_of
+from tests.parts import model_of, shape_of
 from tests.ranks.test_encoder_parts import groups_of
 from tests.ranks.training import configure
 
@@ -27,7 +27,7 @@ def test_weights_are_of_16_bits_and_products_of_8(ranks):
 def build(world) -> str:
     config = configure(1, precision__name="fp8", cluster__device="auto")
     with pytest.raises(ImportError) as error:
-        build_model(config, groups_of(world, config), torch.device("cpu"))
+        model_of(config, groups_of(world, config), torch.device("cpu"))
     return str(error.value)
 
 

@@ -36,7 +36,7 @@ def test_what_passes_divides_and_stays_as_it_is(changes, world_size, vocab_size)
     assert parallel.data * parallel.tensor * parallel.pipeline == world_size
     assert model.heads % parallel.tensor == 0
     assert model.layers % (parallel.pipeline * parallel.virtual_pipeline) == 0
-    assert num_microbatches(config) * train.micro_batch * parallel.data == train.global_batch
+    assert num_microbatches(config.train, config.parallel) * train.micro_batch * parallel.data == train.global_batch
     assert parallel.tensor > 1 or not parallel.sequence_parallel
     assert finalize(config, world_size=world_size, vocab_size=vocab_size) == config
 

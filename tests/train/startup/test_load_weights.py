@@ -15,18 +15,18 @@ from dist_plm.checkpoint.loader import find
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError
+from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.data.tokenizers.files import vocabulary_of
 from dist_plm.distributed.groups import build_groups
-from dist_plm.engines.build import build_engine
 from dist_plm.interop.hf.config import HALVES
 from dist_plm.interop.hf.weights import open_hf
-from dist_plm.models.build import build_model
 from dist_plm.models.sharding import Piece
 from dist_plm.monitor.metrics import read_metrics
 from dist_plm.spec.families.electra import generator_of
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
 from dist_plm.train.startup.load_weights import Weights, begin_with, check_vocabulary, of_checkpoint, open_initial
+from tests.parts import engine_of, model_of
 from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port
 from tests.ranks.times import LONG
@@ -44,12 +44,12 @@ TENSOR2 = {"parallel__tensor": 2, "parallel__sequence_parallel": True}
 def begun(world, config, where):
     """The model and engine of a run that begins with the weights at `where`: of Hugging Face, or an imported checkpoint."""
     groups = build_groups(grid_of(config), world.device, timeout=LONG)
-    model, layouts = build_model(config, groups, world.device.torch_device)
-    engine = build_engine(config, groups, world.device.torch_device, model, losses_of(config))
+    model, layouts = model_of(config, groups, world.device.torch_device)
+    engine = engine_of(config, groups, world.device.torch_device, model, losses_of(config))
     found = find(where, LocalStorage(where), groups.world) if (Path(where) / "latest").exists() else None
-    begin_with(
-        of_checkpoint(found) if found else open_initial(where, groups.world), config, engine, layouts, groups.world
-    )
+    weights = of_checkpoint(found) if found else open_initial(where, groups.world)
+    store = tokenizer_store(config.data)
+    begin_with(weights, config.model, store, engine, layouts, groups.world, seed=config.train.seed)
     return groups, model, engine
 
 

@@ -1,0 +1,37 @@
+"""Builds parts of a run for tests, from its whole configuration."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from dist_plm.distributed.groups import Groups
+from dist_plm.engines.base import Engine
+from dist_plm.engines.build import build_engine
+from dist_plm.models import build as models
+from dist_plm.models.chunk import ModelChunk
+from dist_plm.models.model_context import Shape
+from dist_plm.models.sharding import Layout
+from dist_plm.objectives.base import LossTerm
+from dist_plm.spec.schema import PretrainConfig
+from dist_plm.train.build import engine_settings
+
+
+def model_of(config: PretrainConfig, groups: Groups, device: torch.device) -> tuple[list[ModelChunk], list[Layout]]:
+    """Builds this rank's model chunks and the layout of their parameters."""
+    return models.build_model(config.model, config.parallel, config.precision, groups, device, seed=config.train.seed)
+
+
+def shape_of(config: PretrainConfig, groups: Groups, device: torch.device) -> Shape:
+    """Builds what the modules of the model share."""
+    return models.shape_of(config.model, config.parallel, config.precision, groups, device, seed=config.train.seed)
+
+
+def engine_of(
+    config: PretrainConfig,
+    groups: Groups,
+    device: torch.device,
+    model: Sequence[ModelChunk],
+    losses: Mapping[str, LossTerm],
+) -> Engine:
+    """Builds the engine over model chunks."""
+    return build_engine(engine_settings(config), groups, device, model, losses)
