@@ -21,6 +21,7 @@ from dist_plm.objectives.base import LossTerm
 from dist_plm.spec.flops import flops_per_step, utilisation
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import PretrainConfig
+from dist_plm.train.build import engine_settings
 
 PRESETS = Path(__file__).parents[1] / "conf" / "model"
 #: Rows and tokens of a microbatch.
@@ -83,8 +84,9 @@ class Workload:
 
 def our_step(work: Workload, groups: Groups, **settings: Any) -> Callable[[], Any]:
     config, device = work.config(**settings), groups.device.torch_device
-    model, _ = build_model(config, groups, device)
-    engine = build_engine(config, groups, device, model, LOSSES[config.objective.name])
+    sections = (config.model, config.parallel, config.precision)
+    model, _ = build_model(*sections, groups, device, seed=config.train.seed)
+    engine = build_engine(engine_settings(config), groups, device, model, LOSSES[config.objective.name])
     batch = work.batch
     return lambda: engine.train_step([batch], 1e-4)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dist_plm.distributed.groups import build_groups
-from dist_plm.models.build import build_model
 from dist_plm.models.sequence_context import KVCache
+from tests.parts import model_of
 from tests.ranks.pool import World
 from tests.ranks.times import LONG
 from tests.ranks.training import VOCAB, configure, grid_of
@@ -49,7 +49,7 @@ PAIRS = {
 def built(world: World, changes: dict):
     config = configure(1, model__init_std=0.3, **changes)
     groups = build_groups(grid_of(config), world.device, timeout=LONG)
-    (chunk,), _ = build_model(config, groups, torch.device("cpu"))
+    (chunk,), _ = model_of(config, groups, torch.device("cpu"))
     return chunk.eval()
 
 
