@@ -5,11 +5,11 @@ A tracker library is imported only if chosen. One that fails warns once and is d
 
 import json
 import logging
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from dist_plm.monitor.wandb_tracker import WandbTracker
 from dist_plm.spec.schema_run import TrackConfig
 
 log = logging.getLogger(__name__)
@@ -44,54 +44,6 @@ def build_trackers(
         except Exception as error:
             _warn_dropped(name, error)
     return _Guarded(trackers)
-
-
-class WandbTracker:
-    """A wandb run whose id is kept in the run directory, so that a resumed run continues the same curves.
-
-    Offline unless told otherwise, and offline as well when the server cannot be reached or nobody is logged in: nothing
-    is lost, `wandb sync` uploads it later. Never asks for a login.
-    """
-
-    def __init__(
-        self, config: TrackConfig, run_dir: Path, *, run_name: str, settings: Mapping[str, Any], start_step: int = 0
-    ) -> None:
-        import wandb
-
-        self._teardown = wandb.teardown
-        wandb.setup(settings=wandb.Settings(silent=True))  # silent in the set-up is what keeps init from prompting
-        run_dir = run_dir.resolve()
-        run_id = _run_id(run_dir / "wandb" / "run_id", new=start_step == 0)
-
-        def start(mode: str) -> Any:
-            return wandb.init(
-                project=config.wandb_project,
-                name=run_name,
-                id=run_id,
-                resume="allow",
-                dir=run_dir,
-                mode=mode,  # type: ignore[arg-type]
-                config=dict(settings),
-                reinit="create_new",
-                settings=wandb.Settings(console="off", silent=True, init_timeout=60),
-            )
-
-        try:
-            self._run = start(config.wandb_mode)
-        except Exception as error:
-            if config.wandb_mode == "offline":
-                raise
-            log.warning("wandb is not reachable and writes offline (upload with `wandb sync`): %s", error)
-            self._run = start("offline")
-        # wandb's own step may not go back, as ours does when a killed run resumes, so ours is an ordinary value.
-        self._run.define_metric("*", step_metric="step")
-
-    def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
-        self._run.log({**_present(values), "step": step})
-
-    def close(self) -> None:
-        self._run.finish()
-        self._teardown()  # finish alone returns before the other process of wandb has written its file
 
 
 class TensorboardTracker:
@@ -141,11 +93,3 @@ def _warn_dropped(name: str, error: Exception) -> None:
 
 def _present(values: Mapping[str, float | int | None]) -> dict[str, float | int]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _run_id(path: Path, *, new: bool) -> str:
-    """The id kept in `path`; a new one is made up and kept there."""
-    if new or not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(8) + "\n", encoding="utf-8")
-    return path.read_text(encoding="utf-8").strip()

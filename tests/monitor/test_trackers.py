@@ -3,9 +3,13 @@
 import contextlib
 import json
 import logging
+import multiprocessing
 import os
 import pty
+import re
 import select
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +19,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
-from dist_plm.monitor import trackers
+from dist_plm.monitor import trackers, wandb_tracker
+from dist_plm.monitor.metrics import MetricsWriter
 from dist_plm.monitor.trackers import build_trackers
 from dist_plm.spec.schema_run import TrackConfig
 from tests.monitor.make import record
@@ -23,14 +28,27 @@ from tests.monitor.make import record
 SETTINGS = {"optim": {"lr": 3e-4}, "run": {"name": "small"}}
 
 
-def log_steps(to, run_dir: Path, steps: range, **options) -> None:
-    tracker = build_trackers(
-        TrackConfig(to=to), run_dir, run_name="small", settings=SETTINGS, **({"start_step": 0} | options)
-    )
+def log_steps(to, run_dir: Path, steps: range, *, start_step: int = 0, die: bool = False, mode="offline") -> None:
+    """Logs as a run does, which is killed in the end where `die`; metrics.jsonl is there where its directory is."""
+    metrics = MetricsWriter(run_dir / "metrics.jsonl", resume_step=start_step) if to else None
+    config = TrackConfig(to=to, wandb_mode=mode)
+    tracker = build_trackers(config, run_dir, run_name="small", settings=SETTINGS, start_step=start_step)
     for step in steps:
         evaluation = {"loss": 4.0, "perplexity": 54.6} if step % 5 == 0 else {}
+        if metrics is not None:
+            metrics.write(record(step, evaluation=evaluation))
         tracker.log(step, record(step, evaluation=evaluation).as_dict())
+    if die:
+        time.sleep(1.0)  # another process of wandb writes
+        os.kill(os.getpid(), signal.SIGKILL)
     tracker.close()
+
+
+def killed(*arguments, **options) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=log_steps, args=arguments, kwargs={**options, "die": True})
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def wandb_records(path: Path) -> list[wandb_internal_pb2.Record]:
@@ -78,24 +96,49 @@ def nobody_is_logged_in(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("WANDB__SERVICE_WAIT", "300")  # seconds for its service to start, 30 unless told
 
 
-def test_wandb_writes_offline_and_keeps_its_id_over_resume(tmp_path):
-    log_steps(("wandb",), tmp_path, range(1, 7))
-    time.sleep(1.0)  # wandb names its directories by id and second
+def test_a_run_that_was_killed_is_one_run_in_wandb_with_each_step_once(tmp_path, caplog):
+    killed(("wandb",), tmp_path, range(1, 7))
+    caplog.set_level(logging.INFO)
     log_steps(("wandb",), tmp_path, range(5, 8), start_step=4)
-    (first_id, first), (second_id, second) = wandb_history(tmp_path)
-    assert first_id == second_id == (tmp_path / "wandb" / "run_id").read_text().strip()
-    assert [row["step"] for row in first] == [1, 2, 3, 4, 5, 6]
-    assert [row["step"] for row in second] == [5, 6, 7]  # steps that go back are not thrown away
-    assert first[4]["loss"] == pytest.approx(2.0)
-    assert first[4]["eval/perplexity"] == pytest.approx(54.6)
-    assert "loss_scale" not in first[4]  # None where it does not apply
+    ((run_id, rows),) = wandb_history(tmp_path)
+    assert run_id == (tmp_path / "wandb" / "run_id").read_text().strip()
+    assert [(row["step"], row["_step"]) for row in rows] == [(step, step) for step in range(1, 8)]
+    assert rows[4]["loss"] == pytest.approx(2.0)
+    assert rows[4]["eval/perplexity"] == pytest.approx(54.6)
+    assert "loss_scale" not in rows[4]  # None where it does not apply
+    (directory,) = tmp_path.glob("wandb/offline-run-*")
+    assert f"wandb sync {directory}" in caplog.text
+    (earlier,) = (tmp_path / "wandb" / "earlier").iterdir()
+    assert earlier.name.endswith(run_id)
+
+
+@pytest.mark.parametrize("damage", ["", "../..", "\xff"])
+def test_an_id_that_cannot_be_one_is_made_anew(tmp_path, damage):
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "run_id").write_bytes(damage.encode("latin-1"))
+    log_steps(("wandb",), tmp_path, range(5, 6), start_step=4)
+    ((run_id, rows),) = wandb_history(tmp_path)
+    assert re.fullmatch("[0-9a-f]{16}", run_id)
+    assert [row["step"] for row in rows] == [5]
+
+
+def test_a_server_that_does_not_answer_costs_no_curves(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(wandb_tracker, "INIT_SECONDS", 5.0)
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        MetricsWriter(tmp_path / "metrics.jsonl").write(record(1))
+        log_steps(("wandb",), tmp_path, range(2, 4), start_step=1, mode="online")
+    assert "wandb is not reachable and writes offline" in caplog.text
+    ((_, rows),) = wandb_history(tmp_path)
+    assert [row["_step"] for row in rows] == [1, 2, 3]
 
 
 def test_a_new_start_in_an_old_directory_begins_new_curves(tmp_path):
     for last in (6, 3):
         log_steps(("wandb", "tensorboard"), tmp_path, range(1, last + 1))
     (first_id, _), (second_id, rows) = wandb_history(tmp_path)
-    assert first_id != second_id
+    assert first_id != second_id, "what was there is another run"
     assert [row["step"] for row in rows] == [1, 2, 3]
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
@@ -133,14 +176,14 @@ def test_wandb_online_without_a_login_writes_offline_and_asks_nobody(tmp_path):
     ).check_returncode()
     os.close(side)
     shown, deadline = "", time.monotonic() + 120
-    while "wandb sync" not in shown and time.monotonic() < deadline:  # the kernel hands it over bit by bit
+    while "writes offline" not in shown and time.monotonic() < deadline:  # the kernel hands it over bit by bit
         if select.select([main], [], [], 1)[0]:
             with contextlib.suppress(OSError):  # all who could write have ended
                 shown += os.read(main, 65536).decode()
     os.close(main)
     ((_, rows),) = wandb_history(tmp_path)
     assert (rows[0]["step"], rows[0]["loss"]) == (1, 2.0)
-    assert "wandb sync" in shown
+    assert "wandb is not reachable and writes offline" in shown
     assert "Enter your choice" not in shown
 
 

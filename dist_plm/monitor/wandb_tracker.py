@@ -1,0 +1,107 @@
+"""A run's curves in wandb: one run there for one run here, however often that is started again."""
+
+import logging
+import re
+import secrets
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dist_plm.core.regular import read_regular
+from dist_plm.monitor.metrics import read_metrics
+from dist_plm.spec.schema_run import TrackConfig
+
+log = logging.getLogger(__name__)
+
+#: For the server's answer at the start, and for what is still to be sent at the end. What is not sent then stays on disk.
+INIT_SECONDS = 60.0
+FINISH_SECONDS = 300.0
+
+
+class WandbTracker:
+    """A wandb run whose id is kept in the run directory, so that a resumed run continues the same curves.
+
+    Offline unless told otherwise, and offline as well when the server cannot be reached or nobody is logged in. Never asks
+    for a login.
+
+    A start that was killed leaves a part of the curves behind, and so may a server that was away. So each start looks which
+    step wandb has, and gives it what metrics.jsonl holds from there on; offline that is everything, and the directories of
+    earlier starts, which now hold nothing of their own, are moved to `wandb/earlier`: one directory is uploaded, once.
+    """
+
+    def __init__(
+        self, config: TrackConfig, run_dir: Path, *, run_name: str, settings: Mapping[str, Any], start_step: int = 0
+    ) -> None:
+        import wandb
+
+        self._wandb = wandb
+        run_dir = run_dir.resolve()
+        self._id = _run_id(run_dir / "wandb" / "run_id", new=start_step == 0)
+        self._options = {"project": config.wandb_project, "name": run_name, "id": self._id, "dir": run_dir}
+        self._options |= {"config": dict(settings), "resume": "allow", "reinit": "create_new"}
+        _put_aside_earlier(run_dir / "wandb", self._id)
+        try:
+            self._run = self._start(config.wandb_mode)
+        except Exception as error:
+            if config.wandb_mode == "offline":
+                raise
+            log.warning("wandb is not reachable and writes offline: %s", error)
+            wandb.teardown()  # its other process takes the run for begun, and would refuse it
+            self._run = self._start("offline")
+        self._run.define_metric("*", step_metric="step")
+        self._catch_up(run_dir / "metrics.jsonl", start_step)
+
+    def _start(self, mode: str) -> Any:
+        settings: dict[str, Any] = {"console": "off", "silent": True, "init_timeout": INIT_SECONDS}
+        settings |= {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
+        self._wandb.setup(settings=self._wandb.Settings(silent=True))  # silent in the set-up keeps init from prompting
+        return self._wandb.init(mode=mode, settings=self._wandb.Settings(**settings), **self._options)
+
+    def _catch_up(self, metrics: Path, start_step: int) -> None:
+        """Gives wandb the records that it lacks. It takes no step again, as it may have got from a start that was killed."""
+        known = self._run.starting_step
+        if known > start_step + 1:
+            log.info("wandb holds steps up to %d already: they stay as they are", known - 1)
+        for record in read_metrics(metrics) if start_step > 0 and metrics.exists() else ():
+            if known <= record["step"] <= start_step:
+                self.log(record["step"], record)
+
+    def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
+        known = {name: value for name, value in values.items() if value is not None}
+        self._run.log({**known, "step": step}, step=step, commit=True)
+
+    def close(self) -> None:
+        settings = self._run.settings
+        where = f"wandb sync {shlex.quote(str(settings.sync_dir))}"
+        try:
+            self._run.finish()
+        except TimeoutError:
+            log.warning("wandb has not sent all in %.0f s; what is missing is uploaded with: %s", FINISH_SECONDS, where)
+        else:
+            if settings.run_mode == "offline-run":
+                log.info("wandb wrote offline; its curves are uploaded with: %s", where)
+        self._wandb.teardown()  # finish alone returns before the other process of wandb has written its file
+
+
+def _run_id(path: Path, *, new: bool) -> str:
+    """The id kept in `path`; a new one is made up and kept there."""
+    try:
+        kept = "" if new else read_regular(path).decode().strip()
+    except (OSError, ValueError):
+        kept = ""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", kept):
+        kept = secrets.token_hex(8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{kept}\n", encoding="utf-8")
+    return kept
+
+
+def _put_aside_earlier(folder: Path, run_id: str) -> None:
+    """Moves what earlier starts of this run wrote offline out of the reach of `wandb sync --sync-all`."""
+    for directory in sorted(folder.glob(f"offline-run-*-{run_id}*")):
+        (folder / "earlier").mkdir(exist_ok=True)
+        target, number = folder / "earlier" / directory.name, 2
+        while target.exists():
+            target, number = folder / "earlier" / f"{directory.name}.{number}", number + 1
+        directory.rename(target)
