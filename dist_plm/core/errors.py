@@ -5,6 +5,8 @@ EXIT_REFUSED = 2
 EXIT_REQUEUE = 75
 #: As sysexits.h has it for an error of input or output.
 EXIT_NOT_SAVED = 74
+#: As timeout(1) reports a command that it ended: a crash, for whoever starts runs again.
+EXIT_HUNG = 124
 
 
 class Refusal(Exception):
@@ -51,3 +53,9 @@ class SaveFailedError(Refusal):
     """A checkpoint could not be written; earlier ones are as they were. Started again, the run makes these steps again."""
 
     exit_code = EXIT_NOT_SAVED
+
+
+class NotMetError(Refusal):
+    """The ranks of a run did not come together: started again, they may."""
+
+    exit_code = EXIT_HUNG

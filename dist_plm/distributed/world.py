@@ -13,6 +13,7 @@ from dist_plm.core.errors import PreflightError
 from dist_plm.distributed.device import Device
 from dist_plm.distributed.groups import release_parallel_state
 from dist_plm.distributed.launch_env import LaunchEnv
+from dist_plm.distributed.rendezvous import meet
 
 #: Open files of a process, where its site sets no limit.
 _MOST_FILES = 2**20
@@ -26,6 +27,7 @@ def init_process_group(launch: LaunchEnv, device: Device, timeout: timedelta, *,
         store: where ranks meet instead of `launch.master_addr`. One process alone needs neither, nor a network.
     Raises:
         PreflightError: `launch.master_addr` has no address.
+        NotMetError: other ranks did not come in time.
     """
     _raise_limit_of_files()
     on_one_node = launch.local_world_size == launch.world_size
@@ -37,10 +39,9 @@ def init_process_group(launch: LaunchEnv, device: Device, timeout: timedelta, *,
         store = HashStore()
     if store is None:
         _check_host(launch)
-    host = f"[{launch.master_addr}]" if ":" in launch.master_addr else launch.master_addr
+        store = meet(launch, timeout)
     dist.init_process_group(
         device.backend,
-        init_method=f"tcp://{host}:{launch.master_port}" if store is None else None,
         store=store,
         rank=launch.rank,
         world_size=launch.world_size,

@@ -6,7 +6,7 @@ import secrets
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dist_plm.core.regular import read_regular
 from dist_plm.monitor.metrics import read_metrics
@@ -52,7 +52,7 @@ class WandbTracker:
         self._run.define_metric("*", step_metric="step")
         self._catch_up(run_dir / "metrics.jsonl", start_step)
 
-    def _start(self, mode: str) -> Any:
+    def _start(self, mode: Literal["online", "offline"]) -> Any:
         settings: dict[str, Any] = {"console": "off", "silent": True, "init_timeout": INIT_SECONDS}
         settings |= {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
         self._wandb.setup(settings=self._wandb.Settings(silent=True))  # silent in the set-up keeps init from prompting

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from dist_plm.core.errors import EXIT_HUNG
 from dist_plm.core.files import open_to_append
 from dist_plm.monitor import heartbeat
 from dist_plm.monitor.flight_recorder import flight_record, last_collective, write_flight_record
@@ -26,8 +27,6 @@ from dist_plm.monitor.progress import say
 
 log = logging.getLogger(__name__)
 
-#: As timeout(1) reports a command that it ended: a crash, for whoever starts runs again.
-EXIT_HUNG = 124
 #: Steps that the typical time is the median of.
 TYPICAL_STEPS = 32
 #: After the verdict and the time for reports, for a file system that does not answer.

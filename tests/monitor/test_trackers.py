@@ -45,7 +45,9 @@ def log_steps(to, run_dir: Path, steps: range, *, start_step: int = 0, die: bool
 
 
 def killed(*arguments, **options) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=log_steps, args=arguments, kwargs={**options, "die": True})
+    process = multiprocessing.get_context("spawn").Process(
+        target=log_steps, args=arguments, kwargs={**options, "die": True}
+    )
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL

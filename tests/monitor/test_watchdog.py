@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from dist_plm.core.errors import EXIT_HUNG
 from dist_plm.monitor.flight_recorder import last_collective
-from dist_plm.monitor.watchdog import EXIT_HUNG, HangLimits, Watchdog
+from dist_plm.monitor.watchdog import HangLimits, Watchdog
 
 LIMITS = HangLimits(factor=20, least_seconds=60, patient_seconds=600)
 

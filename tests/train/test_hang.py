@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dist_plm.core.errors import EXIT_HUNG
 from dist_plm.monitor.flight_recorder import last_collective
 from dist_plm.monitor.metrics import read_metrics
-from dist_plm.monitor.watchdog import EXIT_HUNG
 from tests.train.conftest import ROOT, TINY
 
 pytestmark = pytest.mark.ranks

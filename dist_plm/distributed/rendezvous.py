@@ -1,0 +1,133 @@
+"""Where the ranks of a run meet: says soon whom a rank waits for and where, and in the end who did not come."""
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
+
+from dist_plm.core.errors import NotMetError
+from dist_plm.core.streams import tell
+from dist_plm.distributed.launch_env import LaunchEnv
+
+#: After which a rank says that it waits: the first of each node, and later the others, which would say the same.
+FIRST_SECONDS, OTHERS_SECONDS = 5.0, 30.0
+#: Between two looks at who is there, and the most ranks that are named.
+_LOOK_SECONDS, _MOST_NAMED = 0.05, 8
+_KNOCK_SECONDS = 5.0
+_REMEDY = (
+    "start all of them, with torchrun or srun; one process alone needs neither RANK nor WORLD_SIZE in its environment"
+)
+
+
+def meet(launch: LaunchEnv, timeout: timedelta) -> TCPStore:
+    """Waits until all ranks are at `launch.master_addr`, and returns the store through which they talk.
+
+    Raises:
+        NotMetError: some did not come within `timeout`, or another program holds the port.
+    """
+    place = f"{launch.master_addr}:{launch.master_port}"
+    who = f"rank {launch.rank} of {launch.world_size}"
+    # torchrun starts ranks again, and its store may remember those of before.
+    prefix = f"met/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    end = time.monotonic() + timeout.total_seconds()
+    came = [f"{prefix}/{rank}" for rank in range(launch.world_size)]
+    store: TCPStore | None = None
+
+    def missing() -> str:
+        if store is None:
+            return "rank 0"
+        return _named([rank for rank, key in enumerate(came) if not store.check([key])])
+
+    def complaint() -> str:
+        return f"{who} waits at {place} for {missing()}, for up to {_told(timeout)}: {_REMEDY}"
+
+    with _saying(complaint, FIRST_SECONDS if launch.local_rank == 0 else OTHERS_SECONDS):
+        try:
+            store = _open(launch, end)
+            store.set(came[launch.rank], launch.node_name)
+            while not store.check(came):  # waiting in the store, a rank could not look who is there
+                if time.monotonic() > end:
+                    raise TimeoutError
+                time.sleep(_LOOK_SECONDS)
+            store.set_timeout(timeout)
+            return store
+        except (TimeoutError, dist.DistNetworkError, dist.DistStoreError) as error:
+            if "EADDRINUSE" in str(error):
+                raise NotMetError(
+                    f"port {launch.master_port} of {launch.master_addr}, where {who} is to meet the others, is held by another "
+                    "program: set MASTER_PORT (torchrun --master-port) to another"
+                ) from None
+            try:
+                absent = missing()
+            except dist.DistError:
+                absent = "the others"
+            raise NotMetError(f"{who} waited {_told(timeout)} at {place} for {absent} in vain: {_REMEDY}") from None
+
+
+def _open(launch: LaunchEnv, end: float) -> TCPStore:
+    """The store of torchrun's agent where it keeps one, else that of rank 0.
+
+    Raises:
+        TimeoutError: nobody is there at `end`, of the monotonic clock.
+    """
+    of_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+    is_master = launch.rank == 0 and not of_agent
+    if not is_master:
+        _wait_for_listener(launch, end)
+    return TCPStore(
+        launch.master_addr,
+        launch.master_port,
+        world_size=launch.world_size,
+        is_master=is_master,
+        timeout=timedelta(seconds=max(end - time.monotonic(), 1.0)),
+        wait_for_workers=False,
+        multi_tenant=not of_agent,
+    )
+
+
+def _wait_for_listener(launch: LaunchEnv, end: float) -> None:
+    """Knocks until somebody is there: the store would try several times as long, and complain in pages."""
+    while True:
+        try:
+            socket.create_connection((launch.master_addr, launch.master_port), timeout=_KNOCK_SECONDS).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise TimeoutError from None
+            time.sleep(_LOOK_SECONDS)
+
+
+def _named(ranks: list[int]) -> str:
+    shown = ", ".join(map(str, ranks[:_MOST_NAMED]))
+    if len(ranks) > _MOST_NAMED:
+        shown += f" and {len(ranks) - _MOST_NAMED} more"
+    return f"rank{'s' if len(ranks) > 1 else ''} {shown}" if ranks else "the others"
+
+
+def _told(timeout: timedelta) -> str:
+    return f"{timeout.total_seconds() / 60:g} minutes (cluster.timeout_minutes)"
+
+
+@contextmanager
+def _saying(complaint: Callable[[], str], seconds: float) -> Iterator[None]:
+    """Says on stderr that the block lasts, once it has lasted for so long."""
+    ended = threading.Event()
+
+    def say() -> None:
+        if not ended.wait(seconds):
+            tell(complaint(), sys.stderr)
+
+    teller = threading.Thread(target=say, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join(timeout=1.0)
