@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dist_plm.objectives.build import build_objective
-from dist_plm.objectives.span_corruption import corrupted
+from dist_plm.objectives.corruption.noise_spans import corrupted
 from dist_plm.spec.objectives import OBJECTIVES
 from dist_plm.spec.objectives.span import SpanCounts, longest_window
 from tests.objectives.statistics import chi_square_z, rate_z
