@@ -269,7 +269,7 @@ def _with_data(run: PretrainConfig, world_size: int) -> "tuple[PretrainConfig, D
     from dist_plm.train.data import open_data, vocab_size_of
 
     run = finalize(run, world_size=world_size, vocab_size=vocab_size_of(tokenizer_store(run.data)))
-    return run, open_data(run.data, run.objective, run.train, run.model.vocab_size).samples["train"]
+    return run, open_data(run.data, run.objective, run.train, run.model).samples["train"]
 
 
 def data_is_here(data: DataConfig) -> bool:

@@ -10,19 +10,20 @@ array           shape     values                                          emitte
 ==============  ========  ==============================================  ==============================================
 tokens          [B, S]    model input; of the encoder where there are     all
                           two stacks
-labels          [B, S]    token to predict, or IGNORED; [B, T] for span   all
+labels          [B, S]    token to predict, or IGNORED; [B, T] where a    all
+                          decoder of its own writes it
 samples         [B]       number of each sample in the run                all
-documents       [B, S]    document of each token, 0, 1, …                 causal, mlm, rtd with document_mask
+documents       [B, S]    document of each token, 0, 1, …                 all with document_mask
 positions       [B, S]    position within the document                    the same, with reset_positions
-seen_from       [B, S]    first token that attends to each, all after it  none yet
+seen_from       [B, S]    first token that attends to each, all after it  where a decoder reads a prefix both ways
                           do as well; at most its own place
 segments        [B, S]    0 in the first part of a pair, 1 in the second  mlm_nsp, mlm_sop
-lengths         [B]       tokens before the padding, which is on the      mlm_nsp, mlm_sop; mlm, rtd from padded rows
-                          right                                           without document_mask; else rows are full
+lengths         [B]       tokens before the padding, which is on the      where rows are padded, without document_mask;
+                          right                                           else they are full
 pair_labels     [B]       0 as in the text, 1 random (nsp) or swapped     mlm_nsp, mlm_sop
                           (sop), or IGNORED
 originals       [B, S]    tokens before corruption, or IGNORED            rtd
-decoder_tokens  [B, T]    decoder input: `labels` shifted right           span
+decoder_tokens  [B, T]    decoder input: `labels` shifted right           where a decoder of its own writes
 class_labels    [B]       class of each sample, or IGNORED                a head over sequences
 choice_labels   [B / C]   which of C rows that follow each other is       the same, with one label
                           right, or IGNORED
@@ -126,6 +127,25 @@ class LossTerm:
         if self.mask is None:
             return int((batch[self.over] != IGNORED).sum())
         return int(batch[self.mask].sum()) * math.prod(batch[self.over].shape[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Holds what an objective must know of the model that reads its samples.
+
+    Attributes:
+        sequence_length: of the model's input; None where it is not known.
+        has_decoder: a decoder of its own writes what is predicted, beside what an encoder reads.
+    """
+
+    sequence_length: int | None = None
+    has_decoder: bool = False
+
+    @property
+    def length(self) -> int:
+        """The length of the model's input, for objectives that cannot do without."""
+        assert self.sequence_length is not None
+        return self.sequence_length
 
 
 Source = TypeVar("Source", contravariant=True)

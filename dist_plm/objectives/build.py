@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from dist_plm.core.errors import ConfigError
-from dist_plm.objectives.base import Objective
+from dist_plm.objectives.base import Objective, Reader
 from dist_plm.objectives.special_tokens import SpecialTokens
 from dist_plm.spec.objectives import ObjectiveConfig
 
@@ -17,6 +17,7 @@ def build_objective(
     *,
     seed: int | None = None,
     sequence_length: int | None = None,
+    has_decoder: bool = False,
 ) -> Objective[Any]:
     """Returns the objective of a configuration: its body is a module with `build` and, where a tokenizer may lack more
     than special tokens, `problems`.
@@ -25,18 +26,20 @@ def build_objective(
         special: of the data's tokenizer; None where it is not known, which serves only plain causal modelling.
         seed: of the run; needed wherever something is drawn.
         sequence_length: of the model's input; needed for pairs and spans.
+        has_decoder: whether the model writes what is predicted with a decoder of its own.
     Raises:
         ConfigError: the tokenizer lacks something that the objective needs.
     """
     body = importlib.import_module(f"dist_plm.objectives.{config.body}")
-    problems = list(_problems(config, body, special, sequence_length))
+    reader = Reader(sequence_length, has_decoder)
+    problems = list(_problems(config, body, special, reader))
     if problems:
         raise ConfigError(problems)
-    return body.build(config, special, seed, sequence_length)
+    return body.build(config, special, seed, reader)
 
 
 def _problems(
-    config: ObjectiveConfig, body: ModuleType, special: SpecialTokens | None, sequence_length: int | None
+    config: ObjectiveConfig, body: ModuleType, special: SpecialTokens | None, reader: Reader
 ) -> Iterator[str]:
     needed = config.needed_tokens
     if not needed:
@@ -55,4 +58,4 @@ def _problems(
             "the data with a tokenizer that has them, or choose another objective"
         )
     if hasattr(body, "problems"):
-        yield from body.problems(config, special, sequence_length)
+        yield from body.problems(config, special, reader)

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Windows, lengths_of
+from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Reader, Windows, lengths_of
 from dist_plm.objectives.corruption.fill_in_the_middle import MiddleFilling
 from dist_plm.objectives.special_tokens import SpecialTokens
 from dist_plm.spec.objectives.causal import CausalConfig
@@ -62,7 +62,7 @@ def positions_in_documents(documents: NDArray[np.int32]) -> NDArray[np.int64]:
     return index - np.maximum.accumulate(np.where(begins, index, 0), axis=1)
 
 
-def build(config: CausalConfig, special: SpecialTokens | None, seed: int | None, sequence_length: int | None) -> Causal:
+def build(config: CausalConfig, special: SpecialTokens | None, seed: int | None, reader: Reader) -> Causal:
     if config.fim_rate == 0:
         return Causal(config)
     assert special is not None

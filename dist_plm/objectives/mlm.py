@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.objectives.base import Arrays, LossTerm, Windows, words_of
+from dist_plm.objectives.base import Arrays, LossTerm, Reader, Windows, words_of
 from dist_plm.objectives.causal import positions_in_documents
 from dist_plm.objectives.corruption.framing import Frame, Framed
 from dist_plm.objectives.corruption.masking import Masking, masking_of, segmenter_of
@@ -62,6 +62,6 @@ class MaskedLanguageModel:
         return self.segmenter(windows.tokens.reshape(-1), length * np.arange(1, rows + 1)).reshape(rows, length)
 
 
-def build(config: MlmConfig, special: SpecialTokens, seed: int, sequence_length: int) -> MaskedLanguageModel:
+def build(config: MlmConfig, special: SpecialTokens, seed: int, reader: Reader) -> MaskedLanguageModel:
     masking, segmenter = masking_of(config, special, seed), segmenter_of(config, special)
     return MaskedLanguageModel(config, replace(special, pieces=None), masking, segmenter)

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.objectives.base import Arrays, LossTerm, Pairs, Sentences, words_of
+from dist_plm.objectives.base import Arrays, LossTerm, Pairs, Reader, Sentences, words_of
 from dist_plm.objectives.corruption.masking import Masking, masking_of, segmenter_of
 from dist_plm.objectives.corruption.masking import problems as problems
 from dist_plm.objectives.corruption.segment_pairs import NUM_FRAME, PairCutter, assemble
@@ -74,6 +74,6 @@ class MaskedPairs:
         return self.segmenter(sentences.tokens, sentences.ends)
 
 
-def build(config: PairsConfig, special: SpecialTokens, seed: int, sequence_length: int) -> MaskedPairs:
+def build(config: PairsConfig, special: SpecialTokens, seed: int, reader: Reader) -> MaskedPairs:
     masking, segmenter = masking_of(config, special, seed), segmenter_of(config, special)
-    return MaskedPairs(config, replace(special, pieces=None), masking, sequence_length, segmenter)
+    return MaskedPairs(config, replace(special, pieces=None), masking, reader.length, segmenter)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Windows
+from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Reader, Windows
 from dist_plm.objectives.corruption.masking import masking_of, segmenter_of
 from dist_plm.objectives.corruption.masking import problems as problems
 from dist_plm.objectives.mlm import MaskedLanguageModel
@@ -37,6 +37,6 @@ class ReplacedTokenDetection(MaskedLanguageModel):
         return {**batch, "originals": originals}
 
 
-def build(config: RtdConfig, special: SpecialTokens, seed: int, sequence_length: int) -> ReplacedTokenDetection:
+def build(config: RtdConfig, special: SpecialTokens, seed: int, reader: Reader) -> ReplacedTokenDetection:
     masking, segmenter = masking_of(config, special, seed), segmenter_of(config, special)
     return ReplacedTokenDetection(config, replace(special, pieces=None), masking, segmenter)

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.objectives.base import Arrays, LossTerm, Windows
+from dist_plm.objectives.base import Arrays, LossTerm, Reader, Windows
 from dist_plm.objectives.corruption.noise_spans import corrupted, mark_spans
 from dist_plm.objectives.special_tokens import SpecialTokens
 from dist_plm.spec.objectives.span import SpanConfig
@@ -56,9 +56,9 @@ class SpanCorruption:
         return np.concatenate([kept, np.full((len(tokens), 1), self.special.eos)], axis=1)
 
 
-def problems(config: SpanConfig, special: SpecialTokens, sequence_length: int | None) -> Iterator[str]:
+def problems(config: SpanConfig, special: SpecialTokens, reader: Reader) -> Iterator[str]:
     """Yields what leaves no text between spans, or has more spans than the data's tokenizer has sentinels."""
-    assert sequence_length is not None
+    sequence_length = reader.length
     counts = config.counts(config.window_length(sequence_length))
     settings = (
         f"data.sequence_length = {sequence_length} with objective.mask_rate = {config.mask_rate:g} and "
@@ -73,5 +73,5 @@ def problems(config: SpanConfig, special: SpecialTokens, sequence_length: int | 
         )
 
 
-def build(config: SpanConfig, special: SpecialTokens, seed: int, sequence_length: int) -> SpanCorruption:
+def build(config: SpanConfig, special: SpecialTokens, seed: int, reader: Reader) -> SpanCorruption:
     return SpanCorruption(config, special, seed)

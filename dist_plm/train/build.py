@@ -144,7 +144,7 @@ def open_here(config: PretrainConfig, env: LaunchEnv) -> tuple[PretrainConfig, R
     try:
         store = tokenizer_store(config.data)
         config = finalize(config, world_size=env.world_size, vocab_size=vocab_size_of(store))
-        data = open_data(config.data, config.objective, config.train, config.model.vocab_size)
+        data = open_data(config.data, config.objective, config.train, config.model)
         if config.model.vocab_size is None:
             raise ConfigError(
                 [f"model.vocab_size is missing: {config.data.stores[0]} is no prepared store, and does not tell it"]

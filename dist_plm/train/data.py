@@ -17,7 +17,7 @@ from dist_plm.objectives.build import build_objective
 from dist_plm.objectives.special_tokens import SpecialTokens, word_continuations
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.objectives import ObjectiveConfig
-from dist_plm.spec.schema import DataConfig
+from dist_plm.spec.schema import DataConfig, ModelConfig
 from dist_plm.spec.schema_run import TrainConfig
 
 
@@ -29,11 +29,9 @@ class RunData:
     samples: Mapping[str, Dataset]
 
 
-def open_data(data: DataConfig, objective: ObjectiveConfig, train: TrainConfig, vocab_size: int | None) -> RunData:
+def open_data(data: DataConfig, objective: ObjectiveConfig, train: TrainConfig, model: ModelConfig) -> RunData:
     """Opens what a finalised run learns, and the samples it learns from.
 
-    Args:
-        vocab_size: of the model, where it is known.
     Raises:
         ConfigError: the data's tokenizer lacks what the objective needs.
         DataError: the data cannot be used.
@@ -43,14 +41,13 @@ def open_data(data: DataConfig, objective: ObjectiveConfig, train: TrainConfig, 
         special_tokens(tokenizer_store(data)),
         seed=train.seed,
         sequence_length=data.sequence_length,
+        has_decoder=model.has_decoder,
     )
     form = _form_of(objective, learned, data.sequence_length)
     splits = ["train"] if train.eval_samples == 0 else ["train", "validation"]
     needed = {"train": BatchSizes.of(train).after(train.stop_at or train.steps)}
-    samples = {
-        split: open_samples(data, split, form, seed=train.seed, num_samples=needed.get(split, 0), vocab_size=vocab_size)
-        for split in splits
-    }
+    known = {"seed": train.seed, "vocab_size": model.vocab_size}
+    samples = {split: open_samples(data, split, form, num_samples=needed.get(split, 0), **known) for split in splits}
     return RunData(learned, samples)
 
 

@@ -41,7 +41,7 @@ def save(directory: Path, store: Path, *steps: int, weights_only: bool = False, 
     config, _ = load(PretrainConfig, "pretrain", [*OWN, f"data.path={store}"])
     config = check_run(config, 1, with_data=True)
     shapes = names_held(whole_layouts(config.model), ["weight"])
-    samples = open_data(config.data, config.objective, config.train, config.model.vocab_size).samples
+    samples = open_data(config.data, config.objective, config.train, config.model).samples
     stream = stream_of(config.data, config.objective, config.train, samples["train"])
     stream.pop(without, None)
     manifest = Manifest(step=0, samples_seen=0, engine={} if weights_only else {"optimizer_steps": 1}, stream=stream)

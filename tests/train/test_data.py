@@ -40,7 +40,7 @@ def config_of(path, objective, **changes):
 
 
 def data_of(config):
-    return open_data(config.data, config.objective, config.train, config.model.vocab_size)
+    return open_data(config.data, config.objective, config.train, config.model)
 
 
 def test_the_tokenizers_roles_reach_the_objective(wordpiece):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dist_plm.core import random_numbers as rng
 from dist_plm.core.random_numbers import Purpose
-from dist_plm.objectives.base import IGNORED
+from dist_plm.objectives.base import IGNORED, Reader
 from dist_plm.objectives.corruption.span_masking import SpanLengths, spans_around_a_circle
 from dist_plm.objectives.corruption.word_segmenter import WordSegmenter
 from dist_plm.objectives.special_tokens import SpecialTokens
@@ -159,7 +159,7 @@ def segmenter_of(config: MaskingConfig, special: SpecialTokens) -> WordSegmenter
     return WordSegmenter.of(special.pieces, special.continues)
 
 
-def problems(config: MaskingConfig, special: SpecialTokens, sequence_length: int | None) -> Iterator[str]:
+def problems(config: MaskingConfig, special: SpecialTokens, reader: Reader) -> Iterator[str]:
     """Yields what the data's tokenizer lacks for masking."""
     if config.mask_units != "tokens" and special.continues is None:
         yield (
