@@ -5,7 +5,7 @@ from megatron.core.transformer import TransformerConfig
 
 from dist_plm.distributed.groups import Groups, alone
 from dist_plm.models.chunk import ModelChunk
-from dist_plm.models.electra import Electra
+from dist_plm.models.electra import Electra, ElectraEncoder
 from dist_plm.models.encoder import MaskedLanguageModel
 from dist_plm.models.encoder_decoder import EncoderDecoder
 from dist_plm.models.gpt import CausalLanguageModel
@@ -63,12 +63,17 @@ NETWORKS: dict[str, type[ModelChunk]] = {
 }
 
 
+#: And below the head of a task, where that is another.
+TASK_NETWORKS: dict[str, type[ModelChunk]] = {"electra": ElectraEncoder}
+
+
 def build_chunk(shape: Shape, chunk: int, chunks: int) -> ModelChunk:
     """Chunk number `chunk` of the `chunks` that this rank holds, its weights not filled yet. Models that are one chain of
     layers are cut into pipeline stages; those that are a pair of networks are whole."""
     stage, stages = shape.groups.coordinates.pipeline, shape.groups.grid.pipeline
     assert shape.model.is_chain or stages == chunks == 1, "a rule refuses pipelines of such models"
-    return NETWORKS[shape.model.family](
+    networks = NETWORKS if shape.model.predicts_tokens else NETWORKS | TASK_NETWORKS
+    return networks[shape.model.family](
         shape,
         layers_of_chunk(shape.model.layers, stage, stages, chunk, chunks),
         first=stage == 0 and chunk == 0,

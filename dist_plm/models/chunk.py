@@ -17,8 +17,8 @@ from dist_plm.models.sequence_context import KVCache
 class ModelChunk(MegatronModule):
     """The part of a model that one pipeline rank runs at a time.
 
-    The first chunk has an `embedding`, the last an `output` over the vocabulary; where these are tied and on different
-    stages, each holds a copy of the weight.
+    The first chunk has an `embedding`, the last an `output` over the vocabulary or the head of a task; where embedding and
+    output are tied and on different stages, each holds a copy of the weight.
 
     Args:
         layers: of a model that is one chain of them, those of this chunk; other models are whole.
@@ -28,16 +28,19 @@ class ModelChunk(MegatronModule):
 
     embedding: Embedding
     output: ColumnLinear
-    #: The head sees the tokens that have a label alone.
-    predicts_some = False
 
     def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
         super().__init__(config=shape.megatron)
         self.shape = shape
         self.model_type = ModelType.encoder_or_decoder
         self.pre_process, self.post_process, self.vp_stage = first, last, chunk
-        self.share_embeddings_and_output_weights = shape.model.tied_embeddings
+        self.share_embeddings_and_output_weights = shape.model.tied_embeddings and shape.model.predicts_tokens
         self._from_previous_stage: Tensor | None = None
+
+    @property
+    def predicts_some(self) -> bool:
+        """Whether the head sees the tokens that have a label alone."""
+        return False
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores:
         """Hidden states [S', B, H] for the next stage, or on the last stage the scores of the labels in `batch`; without

@@ -12,6 +12,7 @@ from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.device import sent
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.encoder import token_output
+from dist_plm.models.heads.task_heads import EncoderHead
 from dist_plm.models.layers.dropout import Site, key_table, keys_of_layer, uniforms
 from dist_plm.models.layers.embedding import Embedding
 from dist_plm.models.layers.heads import TokenTransform, positions_of, predicted, predicted_states, whole_sequence
@@ -30,17 +31,19 @@ class Electra(ModelChunk):
     """Generator and discriminator with shared embeddings (section 3.2), trained together. No gradient passes from the
     discriminator to the generator through the sampled tokens."""
 
-    predicts_some = True
-
     def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
         super().__init__(shape, layers, first=first, last=last, chunk=chunk)
         small = shape.of(generator_of(shape.model))
         self.embedding = Embedding(shape)
-        self.generator = Encoder(small, before=0)
+        self.generator = Encoder(small, range(small.model.layers), before=0)
         self.transform = TokenTransform(small)
         self.output = token_output(small, allocate=not shape.model.tied_embeddings)
-        self.discriminator = Encoder(shape, before=small.model.layers)
+        self.discriminator = Encoder(shape, layers, before=small.model.layers)
         self.detector = Detector(shape)
+
+    @property
+    def predicts_some(self) -> bool:
+        return True
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores:
         """Runs generator and discriminator on a microbatch.
@@ -89,18 +92,54 @@ class Electra(ModelChunk):
         return tokens.transpose(0, 1)
 
 
-class Encoder(nn.Module):
-    """One of the two networks: from shared embeddings [S', B, embedding_size] to hidden states [S', B, H]."""
+class ElectraEncoder(ModelChunk):
+    """The encoder of the discriminator with the head of a task, which is a chain of layers: the generator has no part in it.
 
-    def __init__(self, shape: Shape, *, before: int) -> None:
+    Args:
+        layers: the layers of this chunk.
+        first, last: whether the chunk begins with the embedding and ends with the head.
+    """
+
+    def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
+        super().__init__(shape, layers, first=first, last=last, chunk=chunk)
+        if first:
+            self.embedding = Embedding(shape)
+        self.discriminator = Encoder(shape, layers, before=0, first=first, last=last)
+        if last:
+            self.head = EncoderHead(shape)
+
+    def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores:
+        """Runs this rank's layers on a microbatch, as `encoder.MaskedLanguageModel` does."""
+        assert cache is None, "an encoder reads whole sequences"
+        context, positions = context_of(batch, self.shape, causal=False)
+        if self.pre_process:
+            hidden = self.embedding(batch["tokens"], positions, context, batch.get("segments"))
+        else:
+            hidden = self._from_previous_stage
+        hidden = self.discriminator(hidden, context)
+        if not self.post_process:
+            return hidden
+        return self.head(whole_sequence(hidden, self.shape), batch, context, None)
+
+
+class Encoder(nn.Module):
+    """One of the two networks, or the layers of one that a pipeline stage holds: from shared embeddings [S', B,
+    embedding_size] to hidden states [S', B, H].
+
+    Args:
+        before: layers of the other network, which come first in the numbering of dropout keys.
+        first, last: whether it begins with the embeddings and ends with the last layer.
+    """
+
+    def __init__(self, shape: Shape, layers: range, *, before: int, first: bool = True, last: bool = True) -> None:
         super().__init__()
         model = shape.model
         self.project = None
-        if shape.embedding_size != model.hidden:
+        if first and shape.embedding_size != model.hidden:
             self.project = Dense(shape, shape.embedding_size, model.hidden, sliced_input=shape.sequence_parallel)
-        self.layers = LayerStack(shape, 0, model.layers, before=before)
+        self.layers = LayerStack(shape, layers.start, layers.stop, before=before)
         self.final_norm = None
-        if model.norm_placement == "pre":
+        if last and model.norm_placement == "pre":
             self.final_norm = build_norm(model, shape.dtype, shape.device, shape.sequence_parallel)
 
     def forward(self, embedded: Tensor, context: SequenceContext) -> Tensor:

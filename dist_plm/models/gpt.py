@@ -4,7 +4,9 @@ from torch import Tensor
 
 from dist_plm.data.loader.batch import Batch
 from dist_plm.models.chunk import ModelChunk
+from dist_plm.models.heads.task_heads import LastTokenHead
 from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
+from dist_plm.models.layers.heads import whole_sequence
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.transformer import LayerStack
@@ -28,21 +30,28 @@ class CausalLanguageModel(ModelChunk):
         self.layers = LayerStack(shape, layers.start, layers.stop)
         if last:
             self.final_norm = build_norm(shape.model, shape.dtype, shape.device, shape.sequence_parallel)
-            tied = shape.model.tied_embeddings
-            parts = vocabulary_parts("word" if tied else "output", shape)
-            self.output = ColumnLinear(shape, parts, bias=False, allocate=not (tied and first))
+            if shape.model.predicts_tokens:
+                self._add_output(first)
+            else:
+                self.head = LastTokenHead(shape)
         self.mark_tied()
+
+    def _add_output(self, first: bool) -> None:
+        tied = self.shape.model.tied_embeddings
+        parts = vocabulary_parts("word" if tied else "output", self.shape)
+        self.output = ColumnLinear(self.shape, parts, bias=False, allocate=not (tied and first))
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores:
         """Runs this rank's layers on a microbatch.
 
         Args:
-            batch: `tokens` [B, S], `labels` [B, S] (negative: not predicted), `documents` [B, S] where attention or
-                positions respect documents, `seen_from` [B, S] where it is not causal, `samples` [B] on the host.
+            batch: `tokens` [B, S], `labels` [B, S] (negative: not predicted) or what the head of a task learns, `documents`
+                [B, S] where attention or positions respect documents, `seen_from` [B, S] where it is not causal, `lengths` [B]
+                where rows are padded, `samples` [B] on the host.
             cache: the tokens before these; `documents` and `seen_from` are of all of them.
         Returns:
-            hidden states [S', B, H] for the next stage, or the scores of `labels` on the last; without `labels` logits
-            [S, B, V / P], with a cache those of the last token, [B, V / P].
+            hidden states [S', B, H] for the next stage, or the scores of what is predicted on the last; of a language model
+            without `labels` logits [S, B, V / P], with a cache those of the last token, [B, V / P].
         """
         context, positions = context_of(batch, self.shape, causal=True, cache=cache)
         if self.pre_process:
@@ -54,6 +63,8 @@ class CausalLanguageModel(ModelChunk):
             cache.advance(len(hidden))
         if not self.post_process:
             return hidden
+        if not self.shape.model.predicts_tokens:
+            return self.head(whole_sequence(self.final_norm(hidden), self.shape), batch)
         if "labels" not in batch:
             return self.logits(self.final_norm(hidden if cache is None else hidden[-1]))
         return {"labels": self.score_tokens(self.final_norm(hidden), batch["labels"].transpose(0, 1))}

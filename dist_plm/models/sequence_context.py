@@ -146,7 +146,8 @@ def context_of(
         causal=causal and "seen_from" not in batch,
         seen_from=batch.get("seen_from"),
         documents=batch.get("documents"),
-        lengths=batch.get("lengths"),
+        # To the right of a token it changes nothing.
+        lengths=None if causal else batch.get("lengths"),
         rotary=rotary,
         window=model.window,
         global_tokens=model.global_tokens,

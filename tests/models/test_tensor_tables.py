@@ -1,6 +1,7 @@
 """The table of a family's tensors is that of the network which is built."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +56,29 @@ def test_names_shapes_and_splits_are_the_networks(family):
         assert {one.name: (one.shape, one.split) for one in tensors_of(config.model)} == built, (changes, kind)
 
 
+def with_head(config, head: str, num_labels: int = 3):
+    """As the task would make it."""
+    return replace(config, model=replace(config.model, head=head, num_labels=num_labels))
+
+
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [(name, head) for name, one in FAMILIES.items() for head in one.possible_heads if head != "language_model"],
+)
+def test_those_of_a_task_are_the_networks(family, head):
+    for changes, tied in itertools.product((FULL[family], BARE[family]), (True, False)):
+        config = with_head(
+            config_of(family, {**changes, "pair_head": None} if "pair_head" in changes else changes), head
+        )
+        config = replace(config, model=replace(config.model, tied_embeddings=tied))
+        built = {p.name: (p.shape, layout.split_dim) for layout in whole_layouts(config) for p in layout.pieces}
+        table = tensors_of(config.model)
+        assert {one.name: (one.shape, one.split) for one in table} == built, changes
+        assert not any(one.multiplies == "predicted" for one in table)
+        assert not any(name.startswith(("output.", "transform.", "generator.", "detector.")) for name in built)
+        assert built["head.output.weight"][0] == (3, config.model.hidden)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_name_stands_twice(family):
     names = [one.name for one in tensors_of(config_of(family, FULL[family]).model)]
@@ -76,5 +100,18 @@ def test_hugging_face_has_a_name_for_every_tensor(family):
         kind = ("rmsnorm", "pre", False, False, "geglu")
     model = config_of(family, {**FULL[family], "kv_heads": 4}, kind).model
     theirs = hf_model(model)
-    named = {entry.name for half in theirs.halves or (None,) for entry in theirs.tensors(model, half)}
+    named = {entry.name for half in theirs.halves_of(model) for entry in theirs.tensors(model, half)}
     assert named == shapes_of(model).keys()
+
+
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [(name, head) for name, one in FAMILIES.items() for head in one.possible_heads if head != "language_model"],
+)
+def test_hugging_face_has_a_name_for_every_tensor_of_a_task(family, head):
+    kind = ("layernorm", "post" if FAMILIES[family].is_encoder else "pre", True, True, "gelu")
+    changes = {**FULL[family], "kv_heads": 4} | ({"pair_head": None} if family == "bert" else {})
+    model = with_head(config_of(family, changes, kind), head).model
+    theirs = hf_model(model)
+    (half,) = theirs.halves_of(model)
+    assert {entry.name for entry in theirs.tensors(model, half)} == shapes_of(model).keys()

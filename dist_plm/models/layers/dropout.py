@@ -31,6 +31,8 @@ class Site(IntEnum):
     CROSS_OUTPUT = 5
     STACK_OUTPUT = 6
     REPLACEMENT = 7  # ELECTRA's draws of tokens
+    HEAD_INPUT = 8
+    HEAD_OUTPUT = 9
 
 
 #: Of the streams of bits below; a checkpoint names it, as a run that goes on with another drops other activations.
@@ -43,7 +45,8 @@ _FIRST_LAYER = -2  # embeddings number themselves -1 and -2
 
 def draws_masks(model: ModelConfig) -> bool:
     """Tells whether training such a model draws from these streams at all."""
-    return model.hidden_dropout > 0.0 or model.attention_dropout > 0.0 or model.draws_tokens
+    shares = (model.hidden_dropout, model.attention_dropout, model.head_dropout)
+    return max(shares) > 0.0 or model.draws_tokens
 
 
 def key_table(model: ModelConfig, samples: Tensor, seed: int) -> Tensor:

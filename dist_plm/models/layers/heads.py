@@ -12,7 +12,6 @@ from torch.nn import functional
 from dist_plm.data.loader.batch import Batch
 from dist_plm.models.layers.linear import Dense
 from dist_plm.models.layers.norms import build_norm
-from dist_plm.models.loss_sums import TermScores
 from dist_plm.models.model_context import Shape
 
 
@@ -69,27 +68,25 @@ class TokenTransform(nn.Module):
         return self.norm(functional.gelu(self.dense(hidden)))
 
 
-class PairHead(nn.Module):
-    """Pooler and classifier of sentence pairs (Devlin et al. 2019, section 3.1, task 2)."""
+class Pooler(nn.Module):
+    """Makes one vector of a sequence: what a dense layer gives of its first token (Devlin et al. 2019)."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.pooler = Dense(shape, shape.model.hidden, shape.model.hidden)
+
+    def pool(self, hidden: Tensor) -> Tensor:
+        """[..., H] of first tokens -> [..., H]."""
+        return torch.tanh(self.pooler(hidden))
+
+
+class PairHead(Pooler):
+    """Pooler and classifier of sentence pairs (Devlin et al. 2019, section 3.1, task 2)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape)
         self.classifier = Dense(shape, shape.model.hidden, 2)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[S, B, H] -> logits [B, 2] of the first token."""
-        return self.classifier(torch.tanh(self.pooler(hidden[0])))
-
-
-def score_pairs(logits: Tensor, labels: Tensor, *, evaluate: bool) -> TermScores:
-    """Computes loss and hits of sentence pairs.
-
-    Args:
-        logits: [B, 2].
-        labels: [B], negative where nothing is predicted.
-    """
-    predicted = labels >= 0
-    losses = functional.cross_entropy(logits.float(), labels.clamp(min=0), reduction="none")
-    correct = (predicted & (logits.argmax(dim=-1) == labels)).sum() if evaluate else None
-    return TermScores((losses * predicted).sum(), correct)
+        return self.classifier(self.pool(hidden[0]))

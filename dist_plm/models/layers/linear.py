@@ -135,11 +135,13 @@ class Dense(nn.Module):
             the engine adds over the tensor group.
     """
 
-    def __init__(self, shape: Shape, input_size: int, output_size: int, *, sliced_input: bool = False) -> None:
+    def __init__(
+        self, shape: Shape, input_size: int, output_size: int, *, bias: bool = True, sliced_input: bool = False
+    ) -> None:
         super().__init__()
         like = {"dtype": shape.dtype, "device": shape.device}
         self.weight = nn.Parameter(torch.empty(output_size, input_size, **like))
-        self.bias = nn.Parameter(torch.empty(output_size, **like))
+        self.bias = nn.Parameter(torch.empty(output_size, **like)) if bias else None
         for parameter in self.parameters():
             parameter.sequence_parallel = sliced_input  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -19,9 +19,9 @@ RESIDUAL_PROJECTIONS = ("attention.output.weight", "mlp.down.weight")
 
 #: Kinds of networks, by what they read and write.
 Kind = Literal["decoder", "encoder", "discriminator", "encoder_decoder"]
-#: What stands above the network: scores of the tokens of a vocabulary, of a whole sequence, of each token, or of where a span
-#: begins and ends.
-Head = Literal["language_model", "sequence", "tokens", "span"]
+#: What stands above the network: scores of the tokens of a vocabulary, of a whole sequence, of each token, of where a span
+#: begins and ends, or of a sequence among those of which one is to be chosen.
+Head = Literal["language_model", "sequence", "tokens", "span", "choice"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +124,16 @@ class ModelConfig:
     def predicts_tokens(self) -> bool:
         """Whether it ends with scores of the tokens of its vocabulary."""
         return self.head == "language_model"
+
+    @property
+    def scores_sequences(self) -> bool:
+        """Whether it ends with scores of whole sequences."""
+        return self.head in ("sequence", "choice")
+
+    @property
+    def scores_labels(self) -> bool:
+        """Whether each of its scores is a label's."""
+        return self.head in ("sequence", "tokens")
 
     @property
     def is_chain(self) -> bool:

@@ -19,7 +19,7 @@ class EncoderConfig(WindowedConfig):
     """An encoder. Derived when None: `embedding_size` = hidden, `classifier_dropout` = hidden_dropout."""
 
     kind: ClassVar[Kind] = "encoder"
-    possible_heads: ClassVar[tuple[Head, ...]] = ("language_model", "sequence", "tokens", "span")
+    possible_heads: ClassVar[tuple[Head, ...]] = ("language_model", "sequence", "tokens", "span", "choice")
     is_encoder: ClassVar[bool] = True
     computes_in_8_bits: ClassVar[bool] = True
     #: Embeddings may be of another size than hidden states.
@@ -37,16 +37,16 @@ class EncoderConfig(WindowedConfig):
         table.token_head(self)
 
     def add_task_head(self, table: "Table") -> None:
-        depth, of_sequence = self.top + 1, self.head == "sequence"
-        if of_sequence:
+        depth = self.top + 1
+        if self.scores_sequences:
             dense = "pair.pooler" if self.has_pooler else "head.dense"
             table.linear(dense, self.hidden, self.hidden, depth=depth, multiplies="sample")
-        vectors = "sample" if of_sequence else "read"
+        vectors = "sample" if self.scores_sequences else "read"
         table.linear("head.output", self.num_labels, self.hidden, depth=depth, multiplies=vectors)
 
     @property
     def head_dropout(self) -> float:
-        if self.head not in ("sequence", "tokens"):
+        if self.head in ("language_model", "span"):
             return 0.0
         return self.hidden_dropout if self.classifier_dropout is None else self.classifier_dropout
 

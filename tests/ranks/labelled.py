@@ -1,0 +1,153 @@
+"""Labelled batches for each head, functions of the sample numbers alone, and a model that learns from them on the ranks of a
+case."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dist_plm.distributed.groups import build_groups
+from dist_plm.engines.base import Engine, Prediction
+from dist_plm.engines.build import build_engine
+from dist_plm.models.build import build_model
+from dist_plm.objectives.base import LossTerm
+from dist_plm.spec.families.base import Head
+from dist_plm.spec.rules.finalize import num_microbatches
+from dist_plm.spec.schema import PretrainConfig
+from tests.ranks.engine_runs import pieces_of
+from tests.ranks.pool import World
+from tests.ranks.times import LONG
+from tests.ranks.training import LENGTH, Outcome, configure, grid_of, learning_rates
+
+#: Of a row of choices.
+CHOICES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is learned; `labels` draws the arrays of one sample of a length."""
+
+    head: Head
+    num_labels: int
+    losses: Mapping[str, LossTerm]
+    labels: Callable[[np.random.Generator, int], dict[str, Any]]
+
+
+def _tags(draw: np.random.Generator, length: int) -> dict[str, Any]:
+    counted = (np.arange(LENGTH) < length) & (draw.random(LENGTH) < 0.7)
+    return {"tags": np.where(counted, draw.integers(0, 5, LENGTH), -1)}
+
+
+def _span(draw: np.random.Generator, length: int) -> dict[str, Any]:
+    start = int(draw.integers(0, length))
+    return {"starts": np.array(start), "ends": np.array(int(draw.integers(start, length)))}
+
+
+TASKS = {
+    "classify": Task(
+        "sequence",
+        3,
+        {"class": LossTerm(1.0, "class_labels")},
+        lambda draw, _: {"class_labels": np.array(int(draw.integers(0, 3)) if draw.random() < 0.8 else -1)},
+    ),
+    "regress": Task(
+        "sequence",
+        1,
+        {"mse": LossTerm(1.0, "targets", "target_mask")},
+        lambda draw, _: {"targets": np.float32(draw.normal()), "target_mask": np.array(int(draw.random() < 0.8))},
+    ),
+    "labels": Task(
+        "sequence",
+        4,
+        {"bce": LossTerm(1.0, "label_sets", "target_mask")},
+        lambda draw, _: {
+            "label_sets": (draw.random(4) < 0.4).astype(np.float32),
+            "target_mask": np.array(int(draw.random() < 0.8)),
+        },
+    ),
+    "choice": Task("choice", 1, {"choice": LossTerm(1.0, "choice_labels")}, lambda *_: {}),
+    "tag": Task("tokens", 5, {"tag": LossTerm(1.0, "tags")}, _tags),
+    "span": Task("span", 2, {"start": LossTerm(0.5, "starts"), "end": LossTerm(0.5, "ends")}, _span),
+}
+
+
+def for_task(config: PretrainConfig, task: str) -> PretrainConfig:
+    """A finalised configuration of pretraining with the head of a task on its model."""
+    one = TASKS[task]
+    return replace(config, model=replace(config.model, head=one.head, num_labels=one.num_labels))
+
+
+def labelled_batch(config: PretrainConfig, task: str, samples: np.ndarray) -> dict[str, Tensor]:
+    """Arrays of the samples with these numbers, padded on the right."""
+    if task == "choice":
+        rows = [_row(config, task, CHOICES * int(sample) + choice) for sample in samples for choice in range(CHOICES)]
+        right = [np.random.default_rng(int(sample)).integers(0, CHOICES) for sample in samples]
+    else:
+        rows, right = [_row(config, task, int(sample)) for sample in samples], []
+    batch = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+    return batch | ({"choice_labels": torch.tensor(np.array(right))} if right else {})
+
+
+def _row(config: PretrainConfig, task: str, number: int) -> dict[str, Any]:
+    draw = np.random.default_rng(number)
+    length = int(draw.integers(6, LENGTH + 1))
+    index = np.arange(LENGTH)
+    row = {
+        # Padding is nowhere else: transformers finds the end of a text by it.
+        "tokens": np.where(index < length, draw.integers(5, config.model.vocab_size, LENGTH), 0),
+        "lengths": np.array(length),
+        "samples": np.array(number),
+    }
+    if config.model.segments > 1:
+        row["segments"] = ((index >= length // 2) & (index < length)).astype(np.int64)
+    return row | TASKS[task].labels(draw, length)
+
+
+@dataclass(frozen=True, slots=True)
+class Learned(Outcome):
+    """An outcome with what the model says of the samples of the first step."""
+
+    predictions: list[Prediction]
+
+
+def batches(config: PretrainConfig, task: str, data_rank: int, step: int) -> list[dict[str, Tensor]]:
+    """The microbatches of a data rank."""
+    count, micro = num_microbatches(config), config.train.micro_batch
+    first = step * config.train.global_batch + data_rank * count * micro
+    return [labelled_batch(config, task, np.arange(first + m * micro, first + (m + 1) * micro)) for m in range(count)]
+
+
+def learn(engine: Engine, config: PretrainConfig, task: str, data_rank: int) -> Learned:
+    initial, rates = pieces_of(engine), learning_rates(config)
+    results = [engine.train_step(batches(config, task, data_rank, s), lr) for s, lr in enumerate(rates)]
+    sums, predictions = engine.predict_step(batches(config, task, data_rank, 0))
+    return Learned(
+        losses=[r.loss for r in results],
+        terms=[dict(r.terms) for r in results],
+        norms=[r.grad_norm for r in results],
+        evaluation={name: (term.loss, term.correct, term.count) for name, term in sums.items()},
+        initial=initial,
+        final=pieces_of(engine),
+        predictions=predictions,
+    )
+
+
+def learn_case(world: World, config: PretrainConfig, task: str) -> Learned:
+    """Runs on every rank of a case of the pool."""
+    groups = build_groups(
+        grid_of(config), world.device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=LONG
+    )
+    model, _ = build_model(config, groups, world.device.torch_device)
+    engine = build_engine(config, groups, world.device.torch_device, model, TASKS[task].losses)
+    return learn(engine, config, task, groups.coordinates.data)
+
+
+def configured(world_size: int, task: str, **changes: Any) -> PretrainConfig:
+    """The tiny configuration with the head of a task. Below it ELECTRA is a chain that a pipeline cuts, as in pretraining it is
+    not, so the grid comes of another model's configuration."""
+    grid = configure(world_size, **{name: value for name, value in changes.items() if name.startswith("parallel__")})
+    rest = {name: value for name, value in changes.items() if not name.startswith("parallel__")}
+    return for_task(replace(configure(1, **rest), parallel=grid.parallel), task)

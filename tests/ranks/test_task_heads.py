@@ -1,0 +1,94 @@
+"""The heads of tasks: N ranks = 1 rank on every axis and under both engines, predictions of samples among it."""
+
+import functools
+
+import pytest
+import torch
+
+from tests.ranks.engine_runs import agree
+from tests.ranks.labelled import TASKS, configured, learn_case
+from tests.ranks.selection import covering
+from tests.ranks.test_encoders import BERT, DROPOUT, MODELS
+from tests.ranks.test_encoders import ELECTRA as ELECTRA_PAIR
+from tests.ranks.test_grids import GRIDS
+from tests.ranks.test_grids import MODELS as DECODERS
+
+pytestmark = pytest.mark.ranks
+
+#: A task's model is made of one that pretrains.
+ELECTRA = {**ELECTRA_PAIR, "model__embedding_size": 48}
+NETWORKS = {
+    "bert": {**BERT, "objective__name": "mlm"},
+    "bert_pre_norm": {**MODELS["bert_pre_norm"], "objective__name": "mlm"},
+    "roberta": MODELS["roberta"],
+    "electra": ELECTRA,
+    "gpt": {},
+    "llama": DECODERS["llama"],
+}
+OF_SEQUENCES = [name for name, task in TASKS.items() if task.head == "sequence"]
+TASKS_OF = {name: OF_SEQUENCES if name in ("gpt", "llama") else list(TASKS) for name in NETWORKS}
+CELLS = [
+    (network, task, grid, engine, zero_stage)
+    for network in NETWORKS
+    for task in TASKS_OF[network]
+    for grid, engine, zero_stage in (
+        ("data2", "megatron", 1),
+        ("data2", "deepspeed", 2),
+        ("data2", "deepspeed", 3),
+        ("tensor2_sequence", "megatron", 0),
+        ("data2_tensor2_sequence", "deepspeed", 3),
+        ("tensor2_pipeline2", "megatron", 1),
+        ("tensor2_pipeline2", "deepspeed", 1),
+        ("data2_pipeline2_virtual2", "megatron", 1),
+    )
+]
+#: Every network and every task, every grid and every sharding once.
+QUICK = [
+    ("bert", "classify", "tensor2_pipeline2", "megatron", 1),
+    ("bert", "tag", "data2", "deepspeed", 2),
+    ("bert_pre_norm", "span", "data2_tensor2_sequence", "deepspeed", 3),
+    ("roberta", "choice", "tensor2_pipeline2", "deepspeed", 1),
+    ("electra", "labels", "tensor2_sequence", "megatron", 0),
+    ("electra", "tag", "data2_pipeline2_virtual2", "megatron", 1),
+    ("gpt", "regress", "data2", "deepspeed", 3),
+    ("llama", "classify", "data2_pipeline2_virtual2", "megatron", 1),
+]
+
+
+@pytest.fixture(scope="module")
+def learn(ranks, tmp_path_factory):
+    runs = str(tmp_path_factory.mktemp("runs"))
+
+    @functools.cache
+    def run(world_size: int, task: str, items: tuple):
+        return ranks.run(world_size, learn_case, configured(world_size, task, run__root=runs, **dict(items)), task)
+
+    return lambda world_size, task, **changes: run(world_size, task, tuple(sorted(changes.items())))
+
+
+@pytest.mark.parametrize(("network", "task", "grid", "engine", "zero_stage"), covering(CELLS, QUICK))
+def test_grid_equals_one_rank(learn, network, task, grid, engine, zero_stage):
+    world_size, changes = GRIDS[grid]
+    settings = {**NETWORKS[network], **DROPOUT, "train__micro_batch": 2}
+    reference = learn(1, task, **settings)
+    outcomes = learn(world_size, task, engine__name=engine, engine__zero_stage=zero_stage, **settings, **changes)
+    agree(outcomes, reference)
+    for outcome in outcomes:
+        assert [o.tolist() for o, _ in outcome.predictions] == [o.tolist() for o, _ in reference[0].predictions]
+        for (_, ours), (_, theirs) in zip(outcome.predictions, reference[0].predictions, strict=True):
+            assert ours.keys() == theirs.keys() == {term.over for term in TASKS[task].losses.values()}
+            for name, expected in theirs.items():
+                torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_micro_batch_does_not_matter(learn):
+    bert = {**NETWORKS["bert"], **DROPOUT}
+    agree(learn(1, "span", train__micro_batch=4, **bert), learn(1, "span", train__micro_batch=2, **bert))
+
+
+def test_what_is_dropped_before_the_classifier_matters(learn):
+    """A share of its own, where nothing else is dropped."""
+    plain = learn(1, "classify", **NETWORKS["bert"])
+    dropped = learn(1, "classify", model__classifier_dropout=0.5, **NETWORKS["bert"])
+    assert abs(plain[0].losses[0] - dropped[0].losses[0]) > 1e-3
+    assert plain[0].evaluation.keys() == dropped[0].evaluation.keys()

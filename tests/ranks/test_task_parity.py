@@ -1,0 +1,177 @@
+"""Our models with the heads of tasks and the weights of random Hugging Face ones: the same logits, losses and gradients."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from dist_plm.distributed.groups import build_groups
+from dist_plm.models.build import build_model
+from tests.ranks.labelled import CHOICES, TASKS, configured, labelled_batch
+from tests.ranks.pool import World
+from tests.ranks.selection import covering
+from tests.ranks.test_hf_parity import CASES, disturb, load, weights_of
+from tests.ranks.test_hf_parity import ELECTRA as ELECTRA_PAIR
+from tests.ranks.times import LONG
+from tests.ranks.training import VOCAB, grid_of, pieces_of
+from tests.reference.hf import BERT_SIZES, attended
+
+pytestmark = pytest.mark.ranks
+
+SAMPLES = np.arange(6)
+HEADS = {
+    "classify": "SequenceClassification",
+    "regress": "SequenceClassification",
+    "labels": "SequenceClassification",
+    "choice": "MultipleChoice",
+    "tag": "TokenClassification",
+    "span": "QuestionAnswering",
+}
+ROBERTA_SIZES = {**BERT_SIZES, "max_position_embeddings": 34, "pad_token_id": 1, "layer_norm_eps": 1e-5}
+#: Settings of ours, the kind of Hugging Face's class, and its configuration.
+FAMILIES = {
+    "bert": (
+        {**CASES["bert_mlm"].changes},
+        "Bert",
+        lambda **more: transformers.BertConfig(**BERT_SIZES, **more),
+    ),
+    "roberta": (
+        CASES["roberta"].changes,
+        "Roberta",
+        lambda **more: transformers.RobertaConfig(**ROBERTA_SIZES, type_vocab_size=1, **more),
+    ),
+    "electra": (
+        ELECTRA_PAIR,
+        "Electra",
+        lambda **more: transformers.ElectraConfig(**BERT_SIZES, embedding_size=48, **more),
+    ),
+    "gpt": (
+        {},
+        "GPT2",
+        lambda **more: transformers.GPT2Config(
+            vocab_size=VOCAB, n_positions=32, n_embd=64, n_layer=4, n_head=4, pad_token_id=0, **more
+        ),
+    ),
+    "llama": (
+        CASES["llama"].changes,
+        "Llama",
+        lambda **more: transformers.LlamaConfig(
+            vocab_size=VOCAB,
+            hidden_size=64,
+            intermediate_size=256,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            rms_norm_eps=1e-5,
+            pad_token_id=0,
+            **more,
+        ),
+    ),
+}
+CELLS = [
+    (family, task)
+    for family in FAMILIES
+    for task in TASKS
+    if family not in ("gpt", "llama") or task in ("classify", "regress", "labels")
+]
+QUICK = [
+    ("bert", "classify"),
+    ("bert", "tag"),
+    ("bert", "span"),
+    ("roberta", "regress"),
+    ("roberta", "choice"),
+    ("electra", "labels"),
+    ("electra", "choice"),
+    ("gpt", "classify"),
+    ("llama", "labels"),
+]
+
+
+def hf_model(family: str, task: str) -> nn.Module:
+    _, kind, config = FAMILIES[family]
+    torch.manual_seed(5)
+    labels = {} if task in ("choice", "span") else {"num_labels": TASKS[task].num_labels}
+    model = getattr(transformers, f"{kind}For{HEADS[task]}")(config(**labels)).eval()
+    disturb(model)
+    return model
+
+
+def inputs_of(family: str, task: str, batch: dict) -> dict:
+    inputs = {"input_ids": batch["tokens"], "attention_mask": attended(batch)}
+    if "segments" in batch:
+        inputs["token_type_ids"] = batch["segments"]
+    if family == "roberta":  # which would count positions from where a token is not its padding
+        inputs["position_ids"] = torch.arange(2, 2 + batch["tokens"].shape[1]).expand_as(batch["tokens"])
+    if task == "choice":
+        inputs = {name: values.view(-1, CHOICES, values.shape[-1]) for name, values in inputs.items()}
+    return inputs
+
+
+def loss_of(task: str, model: nn.Module, inputs: dict, batch: dict) -> torch.Tensor:
+    """As the class computes it, of the samples that count."""
+    if task == "span":
+        outputs = model(**inputs)
+        padding = attended(batch) == 0  # which the class would let win
+        scores = [logits.masked_fill(padding, -torch.inf) for logits in (outputs.start_logits, outputs.end_logits)]
+        losses = [
+            nn.functional.cross_entropy(s, batch[name]) for s, name in zip(scores, ("starts", "ends"), strict=True)
+        ]
+        return sum(losses) / 2
+    if task in ("classify", "choice", "tag"):
+        array = {"classify": "class_labels", "choice": "choice_labels", "tag": "tags"}[task]
+        labels = torch.where(batch[array] >= 0, batch[array], -100)
+        return model(**inputs, labels=labels).loss
+    counted = batch["target_mask"] > 0
+    labels = batch["targets" if task == "regress" else "label_sets"][counted]
+    return model(**{name: values[counted] for name, values in inputs.items()}, labels=labels).loss
+
+
+@functools.cache
+def reference(family: str, task: str):
+    model, config = hf_model(family, task), configured(1, task, **FAMILIES[family][0])
+    batch = labelled_batch(config, task, SAMPLES)
+    inputs = inputs_of(family, task, batch)
+    loss = loss_of(task, model, inputs, batch)
+    loss.backward()
+    with torch.no_grad():
+        outputs = model(**inputs)
+    logits = (outputs.start_logits, outputs.end_logits) if task == "span" else (outputs.logits,)
+    stored = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    unused = torch.zeros(())
+    gradients = {name: unused if p.grad is None else p.grad for name, p in model.named_parameters()}
+    return weights_of(config, stored), weights_of(config, gradients), float(loss.detach()), logits, batch
+
+
+def score(world: World, config, weights, batch, task):
+    """What is minimised, the outputs by array, and the gradient by name."""
+    groups = build_groups(grid_of(config), world.device, timeout=LONG)
+    (chunk,), layouts = build_model(config, groups, world.device.torch_device)
+    assert {piece.name for layout in layouts for piece in layout.pieces} == weights.keys()
+    load(layouts, weights)
+    chunk.eval()
+    scores = chunk(batch)
+    terms = TASKS[task].losses.values()
+    loss = sum(term.weight * scores[term.over].loss / term.count(batch) for term in terms)
+    loss.backward()
+    for layout in layouts:
+        layout.parameter.data = layout.parameter.grad
+    gradients = {name: pieces[0][2] for name, pieces in pieces_of(layouts).items()}
+    return float(loss.detach()), {name: term.outputs.detach() for name, term in scores.items()}, gradients
+
+
+@pytest.mark.parametrize(("family", "task"), covering(CELLS, QUICK))
+def test_logits_losses_and_gradients(ranks, family, task):
+    weights, gradients, loss, logits, batch = reference(family, task)
+    config = configured(1, task, **FAMILIES[family][0])
+    ((ours, outputs, ours_by_name),) = ranks.run(1, score, config, weights, batch, task)
+    assert ours == pytest.approx(loss, abs=1e-5, rel=1e-5)
+    for (name, output), expected in zip(outputs.items(), logits, strict=True):
+        real = attended(batch).bool() if name in ("tags", "starts", "ends") else slice(None)
+        assert float((output.reshape(expected.shape) - expected)[real].abs().max()) < 1e-5, name
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(
+            ours_by_name[name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
