@@ -97,6 +97,12 @@ class Engine(Protocol):
         """Scores microbatches without an update; the sums are over all ranks' microbatches. Collective."""
         ...
 
+    def predict_step(self, microbatches: Sequence[Batch]) -> tuple[EvalSums, list[Prediction]]:
+        """Scores microbatches as `eval_step` does, and tells as well what the model says of each sample: on every rank the
+        predictions of all microbatches of all data ranks, in the order of data ranks. Of tokens of a vocabulary it tells
+        nothing. Collective."""
+        ...
+
     def parameter_states(self) -> Iterator[ParameterState]:
         """Yields what a checkpoint keeps of each parameter, one at a time, in the same order on all ranks of a data group.
         Collective over data ranks: all of them go through to the end."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dist_plm.core.errors import ConfigError
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
-from dist_plm.engines.base import EvalSums, StepResult
+from dist_plm.engines.base import EvalSums, Prediction, StepResult
 from dist_plm.engines.deepspeed import parts
 from dist_plm.engines.deepspeed.schema import check_keys
 from dist_plm.engines.deepspeed.settings import on_nvme, settings_of, write_settings
@@ -27,7 +27,8 @@ from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.gradient_norm import ClippedStep, GradientNorm
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.non_finite_guard import SkipWatch
-from dist_plm.engines.sending import sent_batch
+from dist_plm.engines.predictions import Collect, Predictions
+from dist_plm.engines.sending import pass_shape, sent_batch
 from dist_plm.engines.spans import Spans
 from dist_plm.engines.state import EngineState, Stateful
 from dist_plm.models.chunk import ModelChunk
@@ -84,37 +85,53 @@ class DeepSpeedEngine(Stateful):
             skipped=norm is None,
         )
 
-    @torch.no_grad()
     def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
-        self._engine.eval()
-        return self._terms.told(self._run(microbatches, forward_only=True).tolist())
+        return self._evaluate(microbatches, None)
 
-    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> Tensor:
+    def predict_step(self, microbatches: Sequence[Batch]) -> tuple[EvalSums, list[Prediction]]:
+        predictions = Predictions()
+        sums = self._evaluate(microbatches, predictions)
+        return sums, predictions.of_all(self._groups)
+
+    @torch.no_grad()
+    def _evaluate(self, microbatches: Sequence[Batch], collect: Collect | None) -> EvalSums:
+        self._engine.eval()
+        return self._terms.told(self._run(microbatches, forward_only=True, collect=collect).tolist())
+
+    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool, collect: Collect | None = None) -> Tensor:
         """Sums over all ranks, for `LossTerms.told`."""
         counts = self._terms.count(microbatches)
         # DeepSpeed averages gradients over data ranks.
         scales = self._terms.scales(counts, self._groups.data_context.size())
         run = self._pipeline if self._groups.grid.pipeline > 1 else self._passes
-        return self._terms.add_up(run(microbatches, scales, forward_only=forward_only), counts)
+        return self._terms.add_up(run(microbatches, scales, collect, forward_only=forward_only), counts)
 
-    def _passes(self, microbatches: Sequence[Batch], scales: Tensor, *, forward_only: bool) -> list[Tensor]:
+    def _passes(
+        self, microbatches: Sequence[Batch], scales: Tensor, collect: Collect | None, *, forward_only: bool
+    ) -> list[Tensor]:
         outputs = []
         for batch in microbatches:
-            loss, sums = self._terms.of(self._engine(self._to_device(batch)), scales)
+            scores = self._engine(self._to_device(batch))
+            if collect is not None:
+                collect(batch["samples"], scores)
+            loss, sums = self._terms.of(scores, scales)
             outputs.append(sums)
             if not forward_only:
                 self._engine.backward(loss)
         return outputs
 
-    def _pipeline(self, microbatches: Sequence[Batch], scales: Tensor, *, forward_only: bool) -> list[Tensor]:
+    def _pipeline(
+        self, microbatches: Sequence[Batch], scales: Tensor, collect: Collect | None, *, forward_only: bool
+    ) -> list[Tensor]:
+        micro_batch, length = pass_shape(microbatches, self._settings)
         outputs = self._schedule(
-            forward_step_func=partial(self._forward, scales),
+            forward_step_func=partial(self._forward, scales, collect),
             # Several chunks of a pipeline each go through all microbatches.
             data_iterator=list(itertools.tee(map(self._to_device, microbatches), len(self._chunks))),
             model=self._chunks,
             num_microbatches=len(microbatches),
-            seq_length=self._settings.sequence_length,
-            micro_batch_size=self._settings.train.micro_batch,
+            seq_length=length,
+            micro_batch_size=micro_batch,
             forward_only=forward_only,
             p2p_communicator=P2PCommunicator(pp_group=self._groups.pipeline, config=self._megatron),
             pg_collection=self._groups.collection,
@@ -124,11 +141,18 @@ class DeepSpeedEngine(Stateful):
                 dist.all_reduce(parts.gradient_of(self._engine.optimizer, parameter), group=self._groups.embedding)
         return cast("list[Tensor]", outputs)
 
-    def _forward(self, scales: Tensor, batches: Iterator[Batch], chunk: nn.Module) -> tuple[Any, Any]:
-        return chunk(next(batches)), partial(self._loss, scales)
+    def _forward(
+        self, scales: Tensor, collect: Collect | None, batches: Iterator[Batch], chunk: nn.Module
+    ) -> tuple[Any, Any]:
+        batch = next(batches)
+        return chunk(batch), partial(self._loss, scales, collect, batch["samples"])
 
-    def _loss(self, scales: Tensor, scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
+    def _loss(
+        self, scales: Tensor, collect: Collect | None, samples: Tensor, scores: Scores
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Gives what is minimised, the number of microbatches it is of, and sums of loss and correct labels, [parts, 2]."""
+        if collect is not None:
+            collect(samples, scores)
         loss, sums = self._terms.of(scores, scales)
         return loss, torch.ones((), dtype=torch.int32, device=self._device), sums
 

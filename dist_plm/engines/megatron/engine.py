@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
-from dist_plm.engines.base import EvalSums, StepResult
+from dist_plm.engines.base import EvalSums, Prediction, StepResult
 from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.gradient_norm import GradientNorm, clip
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.megatron.optimizer import build_optimizer, gathers_parameters, own_section, shards_states
 from dist_plm.engines.non_finite_guard import SkipWatch
-from dist_plm.engines.sending import sent_batch
+from dist_plm.engines.predictions import Collect, Predictions
+from dist_plm.engines.sending import pass_shape, sent_batch
 from dist_plm.engines.state import EngineState, Stateful
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.loss_sums import Scores
@@ -94,20 +95,28 @@ class MegatronEngine(Stateful):
         optimizer.step_with_ready_grads()
         return norm
 
-    @torch.no_grad()
     def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
+        return self._evaluate(microbatches, None)
+
+    def predict_step(self, microbatches: Sequence[Batch]) -> tuple[EvalSums, list[Prediction]]:
+        predictions = Predictions()
+        sums = self._evaluate(microbatches, predictions)
+        return sums, predictions.of_all(self._groups)
+
+    @torch.no_grad()
+    def _evaluate(self, microbatches: Sequence[Batch], collect: Collect | None) -> EvalSums:
         overlap = gathers_parameters(self._settings)
         for chunk in self._chunks:
             chunk.eval()
             if overlap:
                 chunk.disable_forward_pre_hook()
-        numbers = self._run(microbatches, forward_only=True)
+        numbers = self._run(microbatches, forward_only=True, collect=collect)
         if overlap:
             for chunk in self._chunks:
                 chunk.enable_forward_pre_hook()
         return self._terms.told(numbers.tolist())
 
-    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> Tensor:
+    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool, collect: Collect | None = None) -> Tensor:
         """Runs the pipeline schedule. Returns sums over all ranks, for `LossTerms.told`."""
         counts = self._terms.count(microbatches)
         # Times the number of microbatches, a microbatch's loss has the size of a mean, and fp16 gradients with it; the
@@ -115,15 +124,16 @@ class MegatronEngine(Stateful):
         self._num_microbatches = len(microbatches) * self._groups.grid.data
         scales = self._terms.scales(counts, self._num_microbatches)
         on_device = map(self._to_device, microbatches)
+        micro_batch, length = pass_shape(microbatches, self._settings)
         outputs = self._schedule(
-            forward_step_func=partial(self._forward, scales),
+            forward_step_func=partial(self._forward, scales, collect),
             # Drawn as needed, so that what the microbatches raise ends a step in its middle; several chunks of a
             # pipeline each go through all of them.
             data_iterator=list(itertools.tee(on_device, len(self._chunks))),
             model=list[nn.Module](self._chunks),
             num_microbatches=len(microbatches),
-            seq_length=self._settings.sequence_length,
-            micro_batch_size=self._settings.train.micro_batch,
+            seq_length=length,
+            micro_batch_size=micro_batch,
             forward_only=forward_only,
             p2p_communicator=P2PCommunicator(pp_group=self._groups.pipeline, config=self._megatron),
             pg_collection=self._groups.collection,
@@ -140,11 +150,18 @@ class MegatronEngine(Stateful):
     def _to_device(self, batch: Batch) -> Batch:
         return sent_batch(batch, self._device, positions=self._positions)
 
-    def _forward(self, scales: Tensor, batches: Iterator[Batch], chunk: nn.Module) -> tuple[Any, Any]:
-        return chunk(next(batches)), partial(self._loss, scales)
+    def _forward(
+        self, scales: Tensor, collect: Collect | None, batches: Iterator[Batch], chunk: nn.Module
+    ) -> tuple[Any, Any]:
+        batch = next(batches)
+        return chunk(batch), partial(self._loss, scales, collect, batch["samples"])
 
-    def _loss(self, scales: Tensor, scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
+    def _loss(
+        self, scales: Tensor, collect: Collect | None, samples: Tensor, scores: Scores
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Gives what is minimised, the number of microbatches it is of, and sums of loss and correct labels, [parts, 2]."""
+        if collect is not None:
+            collect(samples, scores)
         loss, sums = self._terms.of(scores, scales)
         return loss, torch.ones((), dtype=torch.int32, device=self._device), sums
 
