@@ -3,11 +3,12 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dist_plm.config.decode import show
 from dist_plm.core.errors import CheckpointError
+from dist_plm.spec.families.base import Head
 from dist_plm.spec.schema import ModelConfig
 
 if TYPE_CHECKING:  # so that the command line reads sizes without PyTorch
@@ -111,12 +112,14 @@ class HFModel(ABC):
         model_type: as config.json calls it.
         family: what we call it.
         classes: those whose weights are read, and which of our HEADS each has to have; of other heads what there is will do.
+        task_classes: those with the head of a task, and which; they have to have all of it.
         network_class: the one without heads, where it is saved without the prefix.
         prefix: precedes the names of the network where it is part of a class that predicts.
         head_names: begin Hugging Face's names of heads.
         copies: second names under which older files hold a tensor once more.
         idle: names of tensors that older files hold though they can be computed, or though nothing reads them.
         left_out: names of heads that our models do not have.
+        task_left_out: and below the head of a task.
         first_names: first parts of names by which files without a `model_type` are recognised.
         word: Hugging Face's name of the word embedding, by which the tensors of a whole model are recognised; None where
             nothing but config.json tells what they are.
@@ -126,12 +129,14 @@ class HFModel(ABC):
     model_type: ClassVar[str]
     family: ClassVar[str]
     classes: ClassVar[Mapping[str, tuple[str, ...]]]
+    task_classes: ClassVar[Mapping[str, Head]] = {}
     network_class: ClassVar[str | None] = None
     prefix: ClassVar[str]
     head_names: ClassVar[tuple[str, ...]] = ("lm_head.",)
     copies: ClassVar[Mapping[str, str]]
     idle: ClassVar[re.Pattern[str]] = re.compile(r"(^|\.)position_ids$")
     left_out: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
+    task_left_out: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
     first_names: ClassVar[tuple[str, ...]]
     word: ClassVar[str | None] = None
     halves: ClassVar[tuple[Half, ...]] = ()
@@ -155,7 +160,19 @@ class HFModel(ABC):
 
     @abstractmethod
     def class_of(self, tensors: Collection[str], half: Half | None) -> str:
-        """Names the class that holds the weights of these canonical names."""
+        """Names the class that holds the weights of these canonical names, but for those with the head of a task."""
+
+    def class_with(self, head: Head) -> str:
+        """Names the class with the head of a task."""
+        return next(name for name, one in self.task_classes.items() if one == head)
+
+    def halves_of(self, model: ModelConfig) -> "tuple[Half | None, ...]":
+        """Lists the models that this one is stored as: two halves, or one whole."""
+        return self.halves if self.halves and model.predicts_tokens else (None,)
+
+    def needed_by(self, named: str | None) -> tuple[str, ...]:
+        """Begins the names of the weights of heads that a class has to have."""
+        return HEADS if named in self.task_classes else self.classes.get(named or "", ())
 
     @abstractmethod
     def token_numbers(self, tokens: "Tokens") -> dict[str, int | None]:
@@ -190,6 +207,22 @@ class HFModel(ABC):
         return model
 
 
+def with_head_of(model: ModelConfig, theirs: HFModel, config: Mapping[str, Any]) -> ModelConfig:
+    """Gives a model the head of the class that a config.json was saved from, where that is one of a task."""
+    head = theirs.task_classes.get(architecture_of(config) or "")
+    if head is None:
+        return model
+    return replace(model, head=head, num_labels={"choice": 1, "span": 2}.get(head) or len(labels_of(config)))
+
+
+def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names the labels of a config.json, in the order of the scores."""
+    named = config.get("id2label")
+    if not isinstance(named, dict) or not named:
+        return tuple(f"LABEL_{number}" for number in range(config.get("num_labels") or 2))
+    return tuple(str(named[key]) for key in sorted(named, key=int))
+
+
 def architecture_of(config: Mapping[str, Any]) -> str | None:
     """Names the class that a config.json was saved from, where it tells."""
     named = config.get("architectures")
@@ -204,7 +237,7 @@ def differences(ours: ModelConfig, theirs: ModelConfig, half: Half | None = None
     """
     shared = {field.name for field in fields(theirs)}
     names = [field.name for field in fields(ours) if field.name in shared and field.name not in _FREE]
-    if half == "discriminator":
+    if half == "discriminator" or not ours.predicts_tokens:
         names = [name for name in names if name not in GENERATOR_SIZES]
     if half == "generator":
         names = [name for name in names if name not in _SIZES]

@@ -1,5 +1,6 @@
 """Translates BERT, and what other encoders of Hugging Face share with it."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,10 +17,25 @@ from dist_plm.interop.hf.base import (
     count_layers,
 )
 from dist_plm.spec.families import ModelConfig
+from dist_plm.spec.families.base import Head
 from dist_plm.spec.families.bert import BertConfig
 
 if TYPE_CHECKING:
     from dist_plm.interop.hf.tokenizer import Tokens
+
+
+#: Begin Hugging Face's names of the heads of tasks.
+TASK_NAMES = ("classifier.", "qa_outputs.", "sequence_summary.")
+
+
+def task_classes_of(kind: str) -> dict[str, Head]:
+    """Names the classes of a kind of encoder that have the head of a task."""
+    return {
+        f"{kind}ForSequenceClassification": "sequence",
+        f"{kind}ForTokenClassification": "tokens",
+        f"{kind}ForQuestionAnswering": "span",
+        f"{kind}ForMultipleChoice": "choice",
+    }
 
 
 class HFEncoder(HFModel):
@@ -46,6 +62,7 @@ class HFEncoder(HFModel):
             "norm_eps": s.get("layer_norm_eps", 1e-12),
             "hidden_dropout": s.get("hidden_dropout_prob", 0.1),
             "attention_dropout": s.get("attention_probs_dropout_prob", 0.1),
+            "classifier_dropout": s.get("classifier_dropout", None),
             "init_std": s.get("initializer_range", 0.02),
         }
 
@@ -64,6 +81,7 @@ class HFEncoder(HFModel):
             "type_vocab_size": max(model.segments, 1),
             "initializer_range": model.init_std,
             "layer_norm_eps": model.norm_eps,
+            "classifier_dropout": getattr(model, "classifier_dropout", None),
         }
 
     def sizes_from_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -100,15 +118,26 @@ class HFEncoder(HFModel):
             yield from affine(f"{name}.mlp.down", f"{hf}.output.dense")
             yield from affine(f"{name}.mlp_norm", f"{hf}.output.LayerNorm")
 
+    def task_head(self, model: ModelConfig) -> Iterator[HFTensor]:
+        """Names the tensors of the head of a task: that over sequences as RoBERTa and ELECTRA have it."""
+        if model.head == "sequence":
+            yield from affine("head.dense", "classifier.dense")
+            yield from affine("head.output", "classifier.out_proj")
+        else:
+            yield from affine("head.output", "qa_outputs" if model.head == "span" else "classifier")
+
 
 class Bert(HFEncoder):
-    """Translates BertForPreTraining, or without its head for pairs BertForMaskedLM, and BertModel."""
+    """Translates BertForPreTraining, or without its head for pairs BertForMaskedLM, BertModel, and those with the head of a
+    task."""
 
     model_type = family = "bert"
     classes: ClassVar = {"BertForPreTraining": HEADS, "BertForMaskedLM": ("transform.", "output."), "BertModel": ()}
+    task_classes: ClassVar = task_classes_of("Bert")
     network_class = "BertModel"
     prefix = "bert."
-    head_names = ("cls.",)
+    head_names = ("cls.", *TASK_NAMES)
+    task_left_out = re.compile(r"^(bert\.pooler|cls)\.")
     copies: ClassVar = {
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -123,11 +152,15 @@ class Bert(HFEncoder):
     def tensors(self, model: ModelConfig, half: Half | None = None) -> Iterator[HFTensor]:
         yield from self.embeddings(model)
         yield from self.layers(model.layers)
+        if model.pair_head or model.scores_sequences:
+            yield from affine("pair.pooler", "bert.pooler.dense")
+        if not model.predicts_tokens:
+            yield from affine("head.output", "qa_outputs" if model.head == "span" else "classifier")
+            return
         yield from affine("transform.dense", "cls.predictions.transform.dense")
         yield from affine("transform.norm", "cls.predictions.transform.LayerNorm")
         yield HFTensor("output.bias", "cls.predictions.bias")
         if model.pair_head:
-            yield from affine("pair.pooler", "bert.pooler.dense")
             yield from affine("pair.classifier", "cls.seq_relationship")
 
     def class_of(self, tensors: Collection[str], half: Half | None) -> str:
@@ -140,8 +173,8 @@ class Bert(HFEncoder):
 
     def with_all_heads(self, model: ModelConfig) -> ModelConfig:
         assert isinstance(model, BertConfig)
-        return replace(model, pair_head=True)
+        return replace(model, pair_head=model.predicts_tokens)
 
     def with_heads_of(self, model: ModelConfig, tensors: Collection[str]) -> ModelConfig:
         assert isinstance(model, BertConfig)
-        return replace(model, pair_head="pair.classifier.weight" in tensors)
+        return replace(model, pair_head=model.predicts_tokens and "pair.classifier.weight" in tensors)

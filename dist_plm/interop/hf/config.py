@@ -1,13 +1,13 @@
 """Reads and writes config.json of Hugging Face."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dist_plm.config.decode import decode, show
 from dist_plm.core.errors import CheckpointError, ConfigError
-from dist_plm.interop.hf.base import Half, Settings, architecture_of, differences
+from dist_plm.interop.hf.base import Half, Settings, architecture_of, differences, with_head_of
 from dist_plm.interop.hf.registry import ELECTRA, MODELS, hf_model
 from dist_plm.spec.schema import ModelConfig
 
@@ -49,7 +49,7 @@ def type_of(config: Mapping[str, Any], where: str) -> str:
             f"{where} is of model_type {known!r}, which this program has no model for: it knows {', '.join(MODELS)}"
         )
     named = architecture_of(config)
-    classes = MODELS[known].classes
+    classes = [*MODELS[known].classes, *MODELS[known].task_classes]
     if named is not None and named not in classes:
         raise CheckpointError(
             f"{where} is of a {named}; of model_type {known!r} the weights of {' and '.join(classes)} are read"
@@ -68,7 +68,8 @@ def model_of(config: Mapping[str, Any], where: str) -> ModelConfig:
     """
     settings = Settings(config, where)
     try:
-        return decode(ModelConfig, MODELS[type_of(config, where)].read_settings(settings))
+        theirs = MODELS[type_of(config, where)]
+        return with_head_of(decode(ModelConfig, theirs.read_settings(settings)), theirs, config)
     except ConfigError as error:
         raise CheckpointError(f"{where} does not describe a model: {'; '.join(error.problems)}") from None
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:  # sizes that cannot be computed with
@@ -93,6 +94,14 @@ def described_at(path: str) -> ModelConfig:
     return ELECTRA.joined(halves, path)
 
 
+def named_labels(labels: Sequence[str]) -> dict[str, Any]:
+    """Makes the settings of a config.json that name labels, in the order of the scores."""
+    return {
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
+
+
 def hf_config(model: ModelConfig, tensors: Collection[str], half: Half | None = None) -> dict[str, Any]:
     """Makes the content of the config.json with which Hugging Face loads a model of ours, but for token numbers.
 
@@ -105,7 +114,10 @@ def hf_config(model: ModelConfig, tensors: Collection[str], half: Half | None = 
     """
     theirs = hf_model(model)
     network = theirs.network_of(model, half)
-    config = {"architectures": [theirs.class_of(tensors, half)], **theirs.write_settings(network)}
+    named = theirs.class_of(tensors, half) if model.predicts_tokens else theirs.class_with(model.head)
+    config = {"architectures": [named], **theirs.write_settings(network)}
+    if model.scores_labels:
+        config |= named_labels([f"LABEL_{number}" for number in range(model.num_labels)])
     # Neither half's file tells how large the generator is beside the discriminator.
     found = differences(network, model_of(config, CONFIG_FILE), "discriminator" if half else None)
     if found:

@@ -1,5 +1,6 @@
 """Translates ELECTRA, whose halves Hugging Face stores as two models: what they share is then in both."""
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -16,19 +17,21 @@ from dist_plm.interop.hf.base import (
     architecture_of,
     differences,
 )
-from dist_plm.interop.hf.bert import HFEncoder
+from dist_plm.interop.hf.bert import TASK_NAMES, HFEncoder, task_classes_of
 from dist_plm.spec.families.electra import ElectraConfig, generator_of
 from dist_plm.spec.schema import ModelConfig
 
 
 class Electra(HFEncoder):
-    """Translates ElectraForMaskedLM, the generator, and ElectraForPreTraining, the discriminator. A file tells of one half;
-    the model read from it has a generator as large as the discriminator."""
+    """Translates ElectraForMaskedLM, the generator, ElectraForPreTraining, the discriminator, and its encoder with the head of
+    a task. A file tells of one half; the model read from it has a generator as large as the discriminator."""
 
     model_type = family = "electra"
     classes: ClassVar = {"ElectraForMaskedLM": HEADS, "ElectraForPreTraining": HEADS}
+    task_classes: ClassVar = task_classes_of("Electra")
     prefix = "electra."
-    head_names = ("generator_", "discriminator_")
+    head_names = ("generator_", "discriminator_", *TASK_NAMES)
+    task_left_out = re.compile(r"^discriminator_predictions\.")
     copies: ClassVar = {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"}
     first_names = ("electra",)
     halves = ("generator", "discriminator")
@@ -42,13 +45,17 @@ class Electra(HFEncoder):
         return {**super().write_settings(model), "embedding_size": model.embedding_size}
 
     def tensors(self, model: ModelConfig, half: Half | None = None) -> Iterator[HFTensor]:
-        assert half is not None
-        network = self.network_of(model, half)
+        assert half is not None or not model.predicts_tokens
+        network, name = self.network_of(model, half), half or "discriminator"
         yield from self.embeddings(model)
-        yield from self.layers(network.layers, f"{half}.layers")
+        yield from self.layers(network.layers, f"{name}.layers")
         if network.hidden != model.embedding_size:
-            yield from affine(f"{half}.project", "electra.embeddings_project")
-        if half == "generator":
+            yield from affine(f"{name}.project", "electra.embeddings_project")
+        if half is None:
+            if model.head == "choice":
+                yield from affine("head.dense", "sequence_summary.summary")
+            yield from self.task_head(model)
+        elif half == "generator":
             yield from affine("transform.dense", "generator_predictions.dense")
             yield from affine("transform.norm", "generator_predictions.LayerNorm")
             yield HFTensor("output.bias", "generator_lm_head.bias")

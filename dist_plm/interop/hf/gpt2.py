@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
 
 class GPT2(HFModel):
-    """Translates GPT2LMHeadModel and GPT2Model."""
+    """Translates GPT2LMHeadModel, GPT2Model and GPT2ForSequenceClassification."""
 
     model_type = "gpt2"
     family = "gpt"
     classes: ClassVar = {"GPT2LMHeadModel": HEADS, "GPT2Model": ()}
+    task_classes: ClassVar = {"GPT2ForSequenceClassification": "sequence"}
+    head_names = ("lm_head.", "score.")
+    task_left_out = re.compile(r"^lm_head\.")
     prefix = "transformer."
     copies: ClassVar = {"lm_head.weight": "transformer.wte.weight"}
     idle = re.compile(r"(^|\.)position_ids$|\.attn\.(masked_)?bias$")
@@ -101,7 +104,9 @@ class GPT2(HFModel):
             yield from _conv1d(f"{name}.mlp.up", f"{hf}.mlp.c_fc")
             yield from _conv1d(f"{name}.mlp.down", f"{hf}.mlp.c_proj")
         yield from affine("final_norm", "transformer.ln_f")
-        if not model.tied_embeddings:
+        if not model.predicts_tokens:
+            yield HFTensor("head.output.weight", "score.weight")
+        elif not model.tied_embeddings:
             yield HFTensor("output.weight", "lm_head.weight")
 
     def class_of(self, tensors: Collection[str], half: Half | None) -> str:

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 
 class Llama(HFModel):
-    """Translates LlamaForCausalLM and LlamaModel."""
+    """Translates LlamaForCausalLM, LlamaModel and LlamaForSequenceClassification."""
 
     model_type = "llama"
     family = "gpt"
     classes: ClassVar = {"LlamaForCausalLM": HEADS, "LlamaModel": ()}
+    task_classes: ClassVar = {"LlamaForSequenceClassification": "sequence"}
+    head_names = ("lm_head.", "score.")
+    task_left_out = re.compile(r"^lm_head\.")
     prefix = "model."
     copies: ClassVar = {"lm_head.weight": "model.embed_tokens.weight"}
     idle = re.compile(r"(^|\.)position_ids$|\.rotary_emb\.inv_freq$")
@@ -103,7 +106,9 @@ class Llama(HFModel):
             for kind in ("gate", "up", "down"):
                 yield HFTensor(f"{name}.mlp.{kind}.weight", f"{hf}.mlp.{kind}_proj.weight")
         yield HFTensor("final_norm.weight", "model.norm.weight")
-        if not model.tied_embeddings:
+        if not model.predicts_tokens:
+            yield HFTensor("head.output.weight", "score.weight")
+        elif not model.tied_embeddings:
             yield HFTensor("output.weight", "lm_head.weight")
 
     def class_of(self, tensors: Collection[str], half: Half | None) -> str:

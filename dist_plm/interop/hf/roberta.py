@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dist_plm.interop.hf.base import HEADS, Half, HFTensor, Settings, affine
-from dist_plm.interop.hf.bert import HFEncoder
+from dist_plm.interop.hf.bert import TASK_NAMES, HFEncoder, task_classes_of
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.families.roberta import RobertaConfig
 
@@ -14,18 +14,21 @@ if TYPE_CHECKING:
 
 
 class Roberta(HFEncoder):
-    """Translates RobertaForMaskedLM and RobertaModel. Positions are counted from the row after that of padding
-    (`create_position_ids_from_input_ids`)."""
+    """Translates RobertaForMaskedLM, RobertaModel, and those with the head of a task. Positions are counted from the row after
+    that of padding (`create_position_ids_from_input_ids`)."""
 
     model_type = family = "roberta"
     classes: ClassVar = {"RobertaForMaskedLM": HEADS, "RobertaModel": ()}
+    task_classes: ClassVar = task_classes_of("Roberta")
     network_class = "RobertaModel"
     prefix = "roberta."
     copies: ClassVar = {
         "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
         "lm_head.decoder.bias": "lm_head.bias",
     }
+    head_names = ("lm_head.", *TASK_NAMES)
     left_out = re.compile(r"^roberta\.pooler\.")
+    task_left_out = re.compile(r"^(roberta\.pooler|lm_head)\.")
     first_names = ("roberta",)
     word = "roberta.embeddings.word_embeddings.weight"
 
@@ -46,6 +49,11 @@ class Roberta(HFEncoder):
     def tensors(self, model: ModelConfig, half: Half | None = None) -> Iterator[HFTensor]:
         yield from self.embeddings(model)
         yield from self.layers(model.layers)
+        if not model.predicts_tokens:
+            if model.head == "choice":
+                yield from affine("head.dense", "roberta.pooler.dense")
+            yield from self.task_head(model)
+            return
         yield from affine("transform.dense", "lm_head.dense")
         yield from affine("transform.norm", "lm_head.layer_norm")
         yield HFTensor("output.bias", "lm_head.bias")

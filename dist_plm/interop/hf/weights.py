@@ -108,11 +108,12 @@ class _Part:
         self.theirs: HFModel = MODELS[type_of(self.settings, where)]
         self.model = model_of(self.settings, where)
         names = self._names = _normalised(self.files.tensors, self.theirs)
-        self.half: Half | None = self.theirs.half_of(names)
+        self.half: Half | None = self.theirs.half_of(names) if self.model.predicts_tokens else None
         self.copies = {
             copy: name
             for copy, name in self.theirs.copies.items()
-            if copy in names and (copy != "lm_head.weight" or self.model.tied_embeddings)
+            if copy in names
+            and (copy != "lm_head.weight" or (self.model.tied_embeddings and self.model.predicts_tokens))
         }
         for copy, name in self.copies.items():
             names.setdefault(name, names[copy])
@@ -154,7 +155,7 @@ class _Part:
 
     def _check_names(self, entries: list[HFTensor]) -> None:
         known = {entry.hf for entry in entries} | self.copies.keys()
-        needed = self.theirs.classes.get(architecture_of(self.settings) or "", ())
+        needed = self.theirs.needed_by(architecture_of(self.settings))
         missing = [
             e.hf
             for e in entries
@@ -163,8 +164,9 @@ class _Part:
         if missing:
             raise CheckpointError(f"{self.directory} lacks {_counted(missing)} of a {self._class}: {listed(missing)}")
         others = [name for name in self._names if name not in known and not self.theirs.idle.search(name)]
-        self.left_out = [self._names[name] for name in others if self.theirs.left_out.search(name)]
-        if unknown := [self._names[name] for name in others if not self.theirs.left_out.search(name)]:
+        left_out = self.theirs.left_out if self.model.predicts_tokens else self.theirs.task_left_out
+        self.left_out = [self._names[name] for name in others if left_out.search(name)]
+        if unknown := [self._names[name] for name in others if not left_out.search(name)]:
             raise CheckpointError(
                 f"{self.directory} holds {_counted(unknown)} that a {self._class} does not have: {listed(unknown)}"
             )

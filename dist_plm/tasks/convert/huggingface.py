@@ -20,7 +20,7 @@ from dist_plm.config.decode import decode, encode
 from dist_plm.config.runfile import to_yaml
 from dist_plm.core.errors import CheckpointError, ConfigError
 from dist_plm.core.parsing import load_json
-from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor
+from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor, with_head_of
 from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, hf_config
 from dist_plm.interop.hf.files import Written, listed, write_weights
 from dist_plm.interop.hf.registry import MODELS, hf_model
@@ -110,9 +110,9 @@ def _notes(weights: HFWeights, to: str) -> list[str]:
 
 def _tensors(theirs: HFModel, model: ModelConfig) -> list[str]:
     """Canonical names of all that a model may have, of its halves together where it has such."""
-    halves: tuple[Half | None, ...] = theirs.halves or (None,)
     complete = theirs.with_all_heads(model)
-    return list(dict.fromkeys(entry.name for half in halves for entry in theirs.tensors(complete, half)))
+    entries = (entry for half in theirs.halves_of(model) for entry in theirs.tensors(complete, half))
+    return list(dict.fromkeys(entry.name for entry in entries))
 
 
 def export_hf(config: ConvertConfig) -> str:
@@ -205,10 +205,9 @@ def _exports(found: Checkpoint) -> list[_Export]:
     """One for each half of electra, else one."""
     model, files = _model_of(found), found.manifest.files
     theirs = hf_model(model)
-    halves: tuple[Half | None, ...] = theirs.halves or (None,)
     tokens = tokens_of(found, _run_of(found))
     exports = []
-    for half in halves:
+    for half in theirs.halves_of(model):
         settings = hf_config(model, found.weights, half)
         entries = _entries(found, theirs, model, half)
         if _config_name(half) in files:
@@ -246,13 +245,21 @@ def _model_of(found: Checkpoint) -> ModelConfig:
             content = found.settings(name)
             try:
                 settings = content if name == MODEL_FILE else content.get("model", {})
-                return decode(ModelConfig, settings, of_before=True)
+                return _with_head(found, decode(ModelConfig, settings, of_before=True))
             except ConfigError as error:
                 raise CheckpointError(f"{found.where}/{name} fits no model of this version: {error}") from None
     raise CheckpointError(
         f"{found.where} holds neither {MODEL_FILE} nor {RUN_FILE}, so its model is not known: where it came from a "
         "checkpoint of DeepSpeed, convert that again with hf_config=DIR, the directory of its config.json"
     )
+
+
+def _with_head(found: Checkpoint, model: ModelConfig) -> ModelConfig:
+    """Gives the model of an imported checkpoint the head that its config.json names."""
+    name = _config_name(None)
+    if name not in found.manifest.files:
+        return model
+    return with_head_of(model, hf_model(model), json.loads(found.storage.read(found.name, name)))
 
 
 def _run_of(found: Checkpoint) -> Mapping[str, Any]:
