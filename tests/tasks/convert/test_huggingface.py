@@ -182,8 +182,8 @@ WRONG = {
     "not json": (lambda d: (d / "config.json").write_text("{"), "config.json cannot be read"),
     "other type": (lambda d: edit(d, model_type="mamba"), "model_type 'mamba'"),
     "other class": (
-        lambda d: edit(d, architectures=["BertForSequenceClassification"]),
-        "is of a BertForSequenceClassification; of model_type 'bert'",
+        lambda d: edit(d, architectures=["BertForNextSentencePrediction"]),
+        "is of a BertForNextSentencePrediction; of model_type 'bert'",
     ),
     "other family": (lambda d: edit(d, model_type="roberta", architectures=["RobertaForMaskedLM"]), "lacks 74 tensors"),
     "setting": (lambda d: edit(d, hidden_act="silu"), "hidden_act = 'silu' is not supported"),
