@@ -71,7 +71,7 @@ def test_those_of_a_task_are_the_networks(family, head):
             config_of(family, {**changes, "pair_head": None} if "pair_head" in changes else changes), head
         )
         config = replace(config, model=replace(config.model, tied_embeddings=tied))
-        built = {p.name: (p.shape, layout.split_dim) for layout in whole_layouts(config) for p in layout.pieces}
+        built = {p.name: (p.shape, layout.split_dim) for layout in whole_layouts(config.model) for p in layout.pieces}
         table = tensors_of(config.model)
         assert {one.name: (one.shape, one.split) for one in table} == built, changes
         assert not any(one.multiplies == "predicted" for one in table)

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from dist_plm.distributed.groups import build_groups
 from dist_plm.engines.base import Engine, Prediction
-from dist_plm.engines.build import build_engine
-from dist_plm.models.build import build_model
 from dist_plm.objectives.base import LossTerm
 from dist_plm.spec.families.base import Head
 from dist_plm.spec.rules.finalize import num_microbatches
 from dist_plm.spec.schema import PretrainConfig
+from tests.parts import engine_of, model_of
 from tests.ranks.engine_runs import pieces_of
 from tests.ranks.pool import World
 from tests.ranks.times import LONG
@@ -115,7 +114,7 @@ class Learned(Outcome):
 
 def batches(config: PretrainConfig, task: str, data_rank: int, step: int) -> list[dict[str, Tensor]]:
     """The microbatches of a data rank."""
-    count, micro = num_microbatches(config), config.train.micro_batch
+    count, micro = num_microbatches(config.train, config.parallel), config.train.micro_batch
     first = step * config.train.global_batch + data_rank * count * micro
     return [labelled_batch(config, task, np.arange(first + m * micro, first + (m + 1) * micro)) for m in range(count)]
 
@@ -140,8 +139,8 @@ def learn_case(world: World, config: PretrainConfig, task: str) -> Learned:
     groups = build_groups(
         grid_of(config), world.device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=LONG
     )
-    model, _ = build_model(config, groups, world.device.torch_device)
-    engine = build_engine(config, groups, world.device.torch_device, model, TASKS[task].losses)
+    model, _ = model_of(config, groups, world.device.torch_device)
+    engine = engine_of(config, groups, world.device.torch_device, model, TASKS[task].losses)
     return learn(engine, config, task, groups.coordinates.data)
 
 

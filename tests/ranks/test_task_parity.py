@@ -9,7 +9,7 @@ import transformers
 from torch import nn
 
 from dist_plm.distributed.groups import build_groups
-from dist_plm.models.build import build_model
+from tests.parts import model_of
 from tests.ranks.labelled import CHOICES, TASKS, configured, labelled_batch
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
@@ -148,7 +148,7 @@ def reference(family: str, task: str):
 def score(world: World, config, weights, batch, task):
     """What is minimised, the outputs by array, and the gradient by name."""
     groups = build_groups(grid_of(config), world.device, timeout=LONG)
-    (chunk,), layouts = build_model(config, groups, world.device.torch_device)
+    (chunk,), layouts = model_of(config, groups, world.device.torch_device)
     assert {piece.name for layout in layouts for piece in layout.pieces} == weights.keys()
     load(layouts, weights)
     chunk.eval()
