@@ -26,8 +26,16 @@ from dist_plm.core.panics import is_panic
 from dist_plm.core.parsing import whole_number
 from dist_plm.core.streams import leave, open_standard_streams, tell
 from dist_plm.distributed.launch_env import from_environment
+from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
-from dist_plm.spec.rules.finalize import check_convert, check_prepare, check_verify, finalize
+from dist_plm.spec.rules.finalize import (
+    check_convert,
+    check_evaluate,
+    check_generate,
+    check_prepare,
+    check_verify,
+    finalize,
+)
 from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
 from dist_plm.spec.schema_convert import ConvertConfig
 
@@ -45,6 +53,8 @@ _CHECKS: dict[type, Callable[[Any, int], Any]] = {
     PrepareConfig: lambda config, world_size: check_prepare(config),
     VerifyConfig: lambda config, world_size: check_verify(config),
     ConvertConfig: lambda config, world_size: check_convert(config),
+    EvaluateConfig: lambda config, world_size: check_evaluate(config),
+    GenerateConfig: lambda config, world_size: check_generate(config),
     SubmissionConfig: lambda config, world_size: check(config),  # it says itself how many ranks it asks for
 }
 

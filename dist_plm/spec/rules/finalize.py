@@ -10,6 +10,8 @@ from dist_plm.config.decode import encode
 from dist_plm.config.messages import MOST, show
 from dist_plm.core.errors import ConfigError
 from dist_plm.spec.derived import Case, derive, num_microbatches, padded_vocab_size
+from dist_plm.spec.inference.rules import EVALUATE_RULES, GENERATE_RULES
+from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.prepare.rules import PREPARE_RULES, verify_problems
 from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
 from dist_plm.spec.rules.checkpoint import CHECKPOINT_RULES
@@ -23,7 +25,16 @@ from dist_plm.spec.rules.training import TRAINING_RULES
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.spec.schema_convert import ConvertConfig
 
-__all__ = ["check_convert", "check_prepare", "check_verify", "finalize", "num_microbatches", "padded_vocab_size"]
+__all__ = [
+    "check_convert",
+    "check_evaluate",
+    "check_generate",
+    "check_prepare",
+    "check_verify",
+    "finalize",
+    "num_microbatches",
+    "padded_vocab_size",
+]
 
 
 def finalize(config: PretrainConfig, *, world_size: int, vocab_size: int | None) -> PretrainConfig:
@@ -69,6 +80,30 @@ def check_prepare(config: PrepareConfig) -> PrepareConfig:
     _refuse_large_numbers(config)
     problems = [p for rule in PREPARE_RULES for p in rule(config)]
     if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def check_evaluate(config: EvaluateConfig) -> EvaluateConfig:
+    """`config` as it is.
+
+    Raises:
+        ConfigError: with every rule that is broken.
+    """
+    _refuse_large_numbers(config)
+    if problems := [p for rule in EVALUATE_RULES for p in rule(config)]:
+        raise ConfigError(problems)
+    return config
+
+
+def check_generate(config: GenerateConfig) -> GenerateConfig:
+    """`config` as it is.
+
+    Raises:
+        ConfigError: with every rule that is broken.
+    """
+    _refuse_large_numbers(config)
+    if problems := [p for rule in GENERATE_RULES for p in rule(config)]:
         raise ConfigError(problems)
     return config
 

@@ -13,7 +13,5 @@ def no_effect(section: Any, group: str, names: Iterable[str], reason: str) -> It
     for name in names:
         value = getattr(section, name)
         if value != defaults[name]:
-            yield (
-                f"{group}.{name} = {show(value)} has no effect with {reason}: "
-                f"leave it at its default, {group}.{name}={show(defaults[name])}"
-            )
+            key = f"{group}.{name}" if group else name
+            yield f"{key} = {show(value)} has no effect with {reason}: leave it at its default, {key}={show(defaults[name])}"

@@ -203,9 +203,9 @@ class _Export:
 
 def _exports(found: Checkpoint) -> list[_Export]:
     """One for each half of electra, else one."""
-    model, files = _model_of(found), found.manifest.files
+    model, files = model_of_checkpoint(found), found.manifest.files
     theirs = hf_model(model)
-    tokens = tokens_of(found, _run_of(found))
+    tokens = tokens_of(found, run_of_checkpoint(found))
     exports = []
     for half in theirs.halves_of(model):
         settings = hf_config(model, found.weights, half)
@@ -238,8 +238,12 @@ def _entries(found: Checkpoint, theirs: HFModel, model: ModelConfig, half: Half 
     return present
 
 
-def _model_of(found: Checkpoint) -> ModelConfig:
-    """Finds the model: an imported checkpoint's own file, else the run's."""
+def model_of_checkpoint(found: Checkpoint) -> ModelConfig:
+    """Finds the model: an imported checkpoint's own file, else the run's.
+
+    Raises:
+        CheckpointError: neither is there, or it fits no model of this version.
+    """
     for name in (MODEL_FILE, RUN_FILE):
         if name in found.manifest.files:
             content = found.settings(name)
@@ -262,7 +266,8 @@ def _with_head(found: Checkpoint, model: ModelConfig) -> ModelConfig:
     return with_head_of(model, hf_model(model), json.loads(found.storage.read(found.name, name)))
 
 
-def _run_of(found: Checkpoint) -> Mapping[str, Any]:
+def run_of_checkpoint(found: Checkpoint) -> Mapping[str, Any]:
+    """Reads the settings of the run that saved a checkpoint; none where it was imported."""
     if RUN_FILE not in found.manifest.files:
         return {}
     return found.settings(RUN_FILE)

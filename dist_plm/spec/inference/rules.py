@@ -1,0 +1,87 @@
+"""Checks what launch/evaluate.py and launch/generate.py are asked for, before a model is opened."""
+
+from collections.abc import Callable, Iterator
+
+from dist_plm.config.decode import show
+from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig, InferenceConfig
+from dist_plm.spec.rules.paths import path_problems
+from dist_plm.spec.rules.sections import no_effect
+from dist_plm.spec.rules.training import split_problems
+
+
+def _model(config: InferenceConfig) -> Iterator[str]:
+    if config.from_ is None or not config.from_.strip():
+        yield "from is missing: give the path of a run, of a checkpoint or of a directory of Hugging Face, as in from=runs/gpt"
+        return
+    yield from path_problems("from", config.from_, url="read")
+    yield from path_problems("tokenizer", config.tokenizer)
+    yield from path_problems("out", config.out, made=True)
+
+
+def _grid(config: InferenceConfig) -> Iterator[str]:
+    reason = "a model that does not train"
+    yield from no_effect(config.parallel, "parallel", ("sequence_parallel", "virtual_pipeline"), reason)
+    if config.precision.name == "fp8":
+        yield "precision.name = 'fp8' is for training: choose precision=bf16 or fp32"
+
+
+def _data(config: EvaluateConfig) -> Iterator[str]:
+    data = config.data
+    if data.path is None and data.text is None:
+        yield (
+            "there is nothing to read: give data.path=STORE with data.split=test, or text files with data.text=FILES, as in "
+            "data.text='texts/*.txt'"
+        )
+    elif data.path is not None and data.text is not None:
+        yield f"data.path = {show(data.path)} and data.text = {show(data.text)} are both given: keep one"
+    yield from path_problems("data.path", data.path)
+    yield from path_problems("data.text", data.text)
+    yield from split_problems("data.shares", data.shares)
+    if data.text is None:
+        yield from no_effect(data, "data", ("column", "document"), "data.path, a store, whose documents are made")
+    else:
+        yield from no_effect(data, "data", ("split", "shares"), "data.text, of which all is read")
+
+
+def _protocol(config: EvaluateConfig) -> Iterator[str]:
+    if config.on == "objective":
+        names = ("window", "stride", "documents", "samples")
+        yield from no_effect(config, "", names, "on = 'objective', which reads windows as training does")
+        if config.data.text is not None:
+            yield (
+                "on = 'objective' reads a store as training does: prepare the text with launch/prepare_data.py, or measure "
+                "on=perplexity"
+            )
+        return
+    yield from no_effect(config, "", ("seed",), f"on = {show(config.on)}, which draws nothing")
+    if config.window is not None and config.stride is not None and config.stride > config.window:
+        yield f"stride = {config.stride} exceeds window = {config.window}, so that tokens would be left out: lower stride"
+
+
+def _prompts(config: GenerateConfig) -> Iterator[str]:
+    if config.prompt is None and config.prompts is None:
+        yield 'there is no prompt: give one, as in prompt="To be", or a file, as in prompts=prompts.txt out=answers.jsonl'
+    elif config.prompt is not None and config.prompts is not None:
+        yield "prompt and prompts are both given: keep one"
+    yield from path_problems("prompts", config.prompts)
+    if config.prompts is None:
+        yield from no_effect(config, "", ("column",), "prompt, which is text")
+    if any(not text for text in config.stop):
+        yield f"stop = {show(config.stop)} holds an empty text, which would end all at once: leave it out"
+
+
+def _sampling(config: GenerateConfig) -> Iterator[str]:
+    if config.temperature == 0:
+        reason = "temperature = 0, which takes the most likely token: give temperature=1 to draw one"
+        for name in ("top_k", "top_p", "samples", "seed"):
+            if getattr(config, name) != getattr(GenerateConfig(), name):
+                yield f"{name} = {show(getattr(config, name))} has no effect with {reason}"
+    elif config.num_beams > 1:
+        yield (
+            f"num_beams = {config.num_beams} looks for the most likely text, temperature = {config.temperature:g} draws one: "
+            "leave out one of them"
+        )
+
+
+EVALUATE_RULES: tuple[Callable[[EvaluateConfig], Iterator[str]], ...] = (_model, _grid, _data, _protocol)
+GENERATE_RULES: tuple[Callable[[GenerateConfig], Iterator[str]], ...] = (_model, _grid, _prompts, _sampling)

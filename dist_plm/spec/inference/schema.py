@@ -1,0 +1,89 @@
+"""Every setting of launch/evaluate.py and launch/generate.py, as frozen dataclasses; see spec/schema.py."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from dist_plm.config.bounds import Bounds
+from dist_plm.config.types import Count, Natural, NonNegative, Positive
+from dist_plm.spec.schema import ParallelConfig, PrecisionConfig
+from dist_plm.spec.schema_run import ClusterConfig
+
+#: Of what is drawn by (seed, row).
+Seed = Annotated[int, Bounds(low=0, high=2**63 - 1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceConfig:
+    """A model that runs without an optimizer: that of the run, the checkpoint or the directory of Hugging Face at `from`.
+
+    `tokenizer` is a tokenizer's file or directory, or a store; None takes the one beside the weights, or that of the store that
+    the run read. `batch_size` counts rows of one pass of a data rank."""
+
+    from_: str | None = None
+    tokenizer: str | None = None
+    batch_size: Count = 8
+    out: str | None = None
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    precision: PrecisionConfig = field(default_factory=lambda: PrecisionConfig(name="fp32"))
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationDataConfig:
+    """The documents of a store's `split`, or of the files that the glob `text` matches: whole files, blocks between blank
+    lines, or lines (`document`). Of a bare Megatron pair `shares` of the documents are train, validation and test."""
+
+    path: str | None = None
+    split: Literal["train", "validation", "test"] = "test"
+    shares: tuple[float, float, float] = (0.98, 0.01, 0.01)
+    text: str | None = None
+    column: str = "text"
+    document: Literal["whole", "block", "line"] = "whole"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateConfig(InferenceConfig):
+    """Says what is measured: the perplexity of documents, which of masked models is that of pseudo-log-likelihoods, or the
+    losses that the model's objective has.
+
+    A pass sees `window` tokens, None: as many as the model has positions, or was trained with. Windows move by `stride`; None:
+    by their own length, so that no token is seen twice. Documents are read `apart`, each from its beginning, or `joined` to one
+    text. Of more than `limit` documents the first are read; 0 reads all. `samples` lists so many documents that the model finds
+    hardest, by loss a token."""
+
+    on: Literal["perplexity", "objective"] = "perplexity"
+    data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
+    window: Annotated[int, Bounds(low=2)] | None = None
+    stride: Count | None = None
+    documents: Literal["apart", "joined"] = "apart"
+    limit: Natural = 0
+    samples: Natural = 0
+    seed: Seed = 1234  # of what an objective draws
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateConfig(InferenceConfig):
+    """How text goes on: that of `prompt`, or of each line of the file `prompts` (of a .jsonl its `column`).
+
+    At `temperature` 0 the most likely token is taken (or with `num_beams` the most likely text), above 0 one is drawn, of the
+    `top_k` most likely (0: all), and of the most likely that have the share `top_p` of the probability together. What is drawn
+    is a function of the seed and the row's number alone. Each prompt goes on `samples` times. Text ends at the tokenizer's end
+    of a document, before any of `stop`, or after `max_new_tokens`.
+
+    A text begins with a token of its own where documents did in training (`begin`; None: as the model is known to expect). Of
+    a masked model the `best` tokens for each mask are shown."""
+
+    prompt: str | None = None
+    prompts: str | None = None
+    column: str = "prompt"
+    max_new_tokens: Count = 50
+    temperature: NonNegative = 0.0
+    top_k: Natural = 0
+    top_p: Annotated[float, Bounds(low=0, high=1, low_open=True)] = 1.0
+    repetition_penalty: Positive = 1.0
+    num_beams: Count = 1
+    samples: Count = 1
+    stop: tuple[str, ...] = ()
+    begin: bool | None = None
+    best: Count = 5
+    seed: Seed = 1234

@@ -1,0 +1,87 @@
+"""Measures a model on texts, on any process grid."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from dist_plm.core.errors import EXIT_FINISHED, DataError
+from dist_plm.core.streams import tell
+from dist_plm.distributed.collectives import gather
+from dist_plm.spec.inference.schema import EvaluateConfig
+from dist_plm.tasks.evaluate.passages import open_passages
+from dist_plm.tasks.evaluate.perplexity import Asked, measure_perplexity
+from dist_plm.tasks.evaluate.report import check_out, excerpts, table, write_json
+from dist_plm.tasks.evaluate.sums import Hard, Hardest, Sums, measures
+from dist_plm.tasks.inference.open_model import Session, build_runner, session_of
+from dist_plm.tasks.inference.runner import Runner
+from dist_plm.tasks.inference.source import alike
+
+
+def evaluate(config: EvaluateConfig, environ: Mapping[str, str] = os.environ) -> int:
+    """Measures what `config` asks for, prints it and writes it to config.out. Every rank calls it. Returns the exit code.
+
+    Raises:
+        Refusal: on every rank alike, before anything is measured where that can be known.
+    """
+    check_out(config.out)
+    with session_of(config, environ) as session:
+        content = measured(config, session)
+        if session.is_first:
+            _show(config, content)
+    return EXIT_FINISHED
+
+
+def measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
+    """Measures what `config` asks for; returns what the file of results holds. Collective over all ranks.
+
+    Raises:
+        Refusal: on every rank alike.
+    """
+    size = session.config.model.vocab_size
+    assert size is not None
+    passages = alike(session.groups.world, lambda: open_passages(config.data, session.vocabulary, size))
+    asked = Asked.of(config, session.config.model, session.vocabulary)
+    runner = build_runner(session)
+    sums, hardest = measure_perplexity(config, asked, runner, session.vocabulary, passages)
+    total, worst = _together(config, runner, sums, hardest)
+    if total.tokens == 0:
+        raise DataError(f"{passages.where} holds no token that could be predicted: name another text")
+    if total.num_bytes is None and config.limit == 0:
+        total.num_bytes = passages.num_bytes
+    results = measures(total, pseudo=runner.model.is_encoder)
+    return {
+        "model": session.source.where,
+        "on": config.on,
+        "data": passages.where,
+        "documents": config.documents,
+        "window": asked.window,
+        "stride": asked.stride,
+        "results": results,
+        "samples": [asdict(one) for one in worst],
+    }
+
+
+def _together(config: EvaluateConfig, runner: Runner, sums: Sums, hardest: list[Hard]) -> tuple[Sums, list[Hard]]:
+    """Joins what all data ranks found; ranks that share a model found the same."""
+    place = runner.groups.coordinates
+    speaks = place.tensor == 0 and place.pipeline == 0
+    total, worst = Sums(), Hardest(config.samples)
+    for part in gather(runner.groups.world, (sums, hardest) if speaks else None):
+        if part is not None:
+            total.add(part[0])
+            for one in part[1]:
+                worst.add(one)
+    return total, worst.sorted()
+
+
+def _show(config: EvaluateConfig, content: dict[str, Any]) -> None:
+    facts = {"model": content["model"], "data": content["data"]}
+    facts["windows"] = f"of {content['window']:,} tokens, {content['stride']:,} apart, documents {content['documents']}"
+    tell(table(facts, content["results"]))
+    if content["samples"]:
+        tell(f"\nloss a token of the {len(content['samples'])} hardest documents:")
+        tell(excerpts([(one["loss"], one["name"], one["beginning"]) for one in content["samples"]]))
+    if config.out is not None:
+        write_json(config.out, content)
+        tell(f"\n{config.out}")

@@ -1,0 +1,148 @@
+"""Opens a model to be run: on the process grid that a configuration asks for, whatever grid and engine it was saved on."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from dist_plm.checkpoint.finite import finite_alone
+from dist_plm.config.variants import Variants
+from dist_plm.core.errors import CheckpointError
+from dist_plm.distributed.device import Device, choose
+from dist_plm.distributed.grid import Grid
+from dist_plm.distributed.groups import Groups, build_groups
+from dist_plm.distributed.launch_env import LaunchEnv, from_environment
+from dist_plm.distributed.world import host_group, init_process_group, shutdown
+from dist_plm.interop.hf.files import listed
+from dist_plm.models.build import build_chunk, shape_of
+from dist_plm.models.sharding import describe
+from dist_plm.spec.engines import ENGINES
+from dist_plm.spec.inference.schema import InferenceConfig
+from dist_plm.spec.objectives import OBJECTIVES, objectives_of
+from dist_plm.spec.optimizers import OPTIMIZERS
+from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.schema import DataConfig, PretrainConfig, RunConfig, ScheduleConfig
+from dist_plm.spec.schema_run import TrainConfig
+from dist_plm.tasks.inference.runner import Runner
+from dist_plm.tasks.inference.source import ModelSource, alike, find_source
+from dist_plm.tasks.inference.vocabulary import Vocabulary, vocabulary_of
+from dist_plm.train.startup.load_weights import check_fit
+
+T = TypeVar("T")
+
+#: Tokens of a pass, where nothing tells with how many the model was trained.
+_LENGTH = 1024
+#: Begin the names of weights without which no token is predicted.
+_NEEDED = ("transform.", "output.")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Holds what ranks that run a model together share, before any of it is built.
+
+    Args:
+        config: as that of a run with this model on this grid, finalised.
+    """
+
+    launch: LaunchEnv
+    groups: Groups
+    source: ModelSource
+    vocabulary: Vocabulary
+    config: PretrainConfig
+
+    @property
+    def is_first(self) -> bool:
+        return self.launch.rank == 0
+
+
+@contextmanager
+def session_of(config: InferenceConfig, environ: Mapping[str, str]) -> Iterator[Session]:
+    """Joins the ranks and finds the model. Every rank enters it.
+
+    Raises:
+        Refusal: on every rank alike.
+    """
+    launch = from_environment(environ)
+    device = choose(config.cluster.device, launch.local_rank)
+    timeout = timedelta(minutes=config.cluster.timeout_minutes)
+    init_process_group(launch, device, timeout)
+    yield find_model(config, launch, device, timeout)
+    shutdown()
+
+
+def find_model(config: InferenceConfig, launch: LaunchEnv, device: Device, timeout: timedelta) -> Session:
+    """Finds the model, once the ranks have joined. Collective over all of them.
+
+    Raises:
+        Refusal: on every rank alike.
+    """
+    assert config.from_ is not None
+    group = host_group(timeout)
+    source = find_source(config.from_, group)
+    if source.model.head != "language_model":
+        raise CheckpointError(
+            f"{source.where} was fine-tuned for a task and predicts no tokens any more: give the model that it began with"
+        )
+    as_run = run_with(source, config, launch.world_size)
+    vocabulary = alike(group, lambda: vocabulary_of(source, config.tokenizer))
+    return Session(launch, _groups(as_run, device, timeout), source, vocabulary, as_run)
+
+
+def _groups(config: PretrainConfig, device: Device, timeout: timedelta) -> Groups:
+    parallel = config.parallel
+    assert parallel.data is not None
+    grid = Grid(data=parallel.data, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
+    return build_groups(grid, device, timeout=timeout)
+
+
+def run_with(source: ModelSource, config: InferenceConfig, world_size: int) -> PretrainConfig:
+    """Makes the configuration of a run with this model, by whose rules the grid is checked and sizes are derived.
+
+    Raises:
+        ConfigError: the model cannot be on this grid.
+    """
+    model = replace(source.model, hidden_dropout=0.0, attention_dropout=0.0, recompute="none", init_from=None)
+    objective = source.objective or _named(OBJECTIVES, objectives_of(model)[0])
+    parallel = config.parallel
+    batch = parallel.data or max(1, world_size // (parallel.tensor * parallel.pipeline))
+    as_run = PretrainConfig(
+        run=RunConfig(name="inference"),
+        model=model,
+        objective=objective,
+        data=DataConfig(path="none", sequence_length=source.sequence_length or model.max_positions or _LENGTH),
+        optim=_named(OPTIMIZERS, "sgd", lr=1.0),
+        schedule=ScheduleConfig(name="constant"),
+        parallel=parallel,
+        engine=_named(ENGINES, "megatron"),
+        precision=config.precision,
+        train=TrainConfig(steps=1, global_batch=batch, micro_batch=1),
+    )
+    return finalize(as_run, world_size=world_size, vocab_size=model.vocab_size)
+
+
+def _named(variants: Variants[T], name: str, **settings: Any) -> T:
+    return variants[name](**{variants.tag: name}, **settings)
+
+
+def build_runner(session: Session) -> Runner:
+    """Builds this rank's part of the model, with its weights. Collective over all ranks.
+
+    Raises:
+        CheckpointError: on every rank, where the weights are not whole.
+    """
+    config, groups, weights = session.config, session.groups, session.source.weights
+    sections = config.model, config.parallel, config.precision
+    shape = shape_of(*sections, groups, groups.device.torch_device, seed=config.train.seed)
+    chunk = build_chunk(shape, 0, 1)
+    layouts = describe([chunk], groups.coordinates.tensor, groups.grid.tensor)
+    fresh, _ = check_fit(weights, config.model, None, layouts, groups.world)
+    if absent := [name for name in fresh if name.startswith(_NEEDED)]:
+        raise CheckpointError(f"{weights.where} holds no head that predicts tokens: it lacks {listed(absent)}")
+    with finite_alone(lambda layout, _: weights.read(layout), weights.where, groups.world, "they are broken") as read:
+        for layout in layouts:
+            if all(piece.name in weights.shapes for piece in layout.pieces):
+                layout.parameter.data.copy_(read(layout, "weight"))
+            else:
+                layout.parameter.data.zero_()  # of a head that predicts something else
+    return Runner(chunk.eval().requires_grad_(False), groups, shape)

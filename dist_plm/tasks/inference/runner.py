@@ -1,0 +1,98 @@
+"""Runs a model on its process grid, a batch at a time, without an optimizer."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dist_plm.data.loader.batch import Batch
+from dist_plm.distributed.groups import Groups
+from dist_plm.engines.sending import sent_batch
+from dist_plm.models.chunk import ModelChunk
+from dist_plm.models.layers.vocab_loss import columns_of, vocab_parallel_argmax, vocab_parallel_loss
+from dist_plm.models.loss_sums import Scores
+from dist_plm.models.model_context import Shape
+from dist_plm.models.sequence_context import KVCache
+from dist_plm.spec.families import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Holds this rank's part of a model. All ranks that share the model call the same methods with the same batches, in
+    which nothing is on a device yet."""
+
+    chunk: ModelChunk
+    groups: Groups
+    shape: Shape
+
+    @property
+    def model(self) -> ModelConfig:
+        return self.shape.model
+
+    @torch.inference_mode()
+    def run(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores | None:
+        """Gives what ModelChunk.forward does on the last stage; None on the others."""
+        batch = sent_batch(batch, self.shape.device, positions="labels" in batch and self.chunk.predicts_some)
+        groups = self.groups
+        if not groups.is_first_stage:
+            rows, length = batch["tokens"].shape
+            hidden = torch.empty(length, rows, self.model.hidden, dtype=self.shape.dtype, device=self.shape.device)
+            dist.recv(hidden, group=groups.pipeline, group_src=groups.coordinates.pipeline - 1)
+            self.chunk.set_input_tensor([hidden])
+        result = self.chunk(batch, cache)
+        if groups.is_last_stage:
+            return result
+        dist.send(result.contiguous(), group=groups.pipeline, group_dst=groups.coordinates.pipeline + 1)
+        return None
+
+    @torch.inference_mode()
+    def judge(self, batch: Batch, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Tells of each label its negative log-likelihood and whether it is the most likely token, on every rank: fp32 and
+        bool, shaped like `labels`, on the host; 0 and false where a label is negative.
+
+        Args:
+            batch: without `labels`.
+            labels: [...] as the logits of the batch.
+        """
+        logits = self.run(batch)
+        told = torch.empty(2, *labels.shape, device=self.shape.device)
+        if logits is not None:
+            assert isinstance(logits, Tensor)
+            wanted = labels.to(logits.device)
+            columns = columns_of(logits, self.shape)
+            told[0] = vocab_parallel_loss(logits, wanted, *columns)
+            told[1] = vocab_parallel_argmax(logits, *columns) == wanted
+        losses, hits = self.from_last_stage(told).cpu()
+        return losses, (hits > 0) & (labels >= 0)
+
+    @torch.inference_mode()
+    def scores(self, batch: Batch) -> dict[str, tuple[float, int]]:
+        """Sums of loss, and of labels that are the most likely, of each array of labels, on every rank."""
+        scores = self.run(batch)
+        names = sorted(name for name in ("labels", "originals", "pair_labels") if name in batch)
+        told = torch.zeros(len(names), 2, dtype=torch.float64, device=self.shape.device)
+        if scores is not None:
+            assert isinstance(scores, dict)
+            for row, name in zip(told, names, strict=True):
+                term = scores[name]
+                assert term.correct is not None
+                row[0], row[1] = term.loss, term.correct
+        rows = self.from_last_stage(told).tolist()
+        return {name: (loss, int(correct)) for name, (loss, correct) in zip(names, rows, strict=True)}
+
+    def whole_logits(self, logits: Tensor) -> Tensor:
+        """[N, V / P] of each tensor rank -> [N, V] fp32 on all of them, without the padding of the vocabulary."""
+        logits, group = logits.float().contiguous(), self.groups.tensor
+        if group.size() > 1:
+            parts = [torch.empty_like(logits) for _ in range(group.size())]
+            dist.all_gather(parts, logits, group=group)
+            logits = torch.cat(parts, dim=-1)
+        return logits[:, : self.shape.vocab_size]
+
+    def from_last_stage(self, values: Tensor) -> Tensor:
+        """Gives every stage what the last one holds; filled in place."""
+        stages = self.groups.grid.pipeline
+        if stages > 1:
+            dist.broadcast(values, group=self.groups.pipeline, group_src=stages - 1)
+        return values

@@ -1,0 +1,137 @@
+"""Finds what a path names as a model: its sizes, its weights, how it was trained, and the tokenizer that belongs to it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from dist_plm.checkpoint.loader import Checkpoint, find
+from dist_plm.checkpoint.storage import open_storage
+from dist_plm.config.decode import decode
+from dist_plm.core.errors import CheckpointError, ConfigError
+from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
+from dist_plm.distributed.collectives import on_each, on_first
+from dist_plm.interop.hf.weights import HFWeights, open_hf
+from dist_plm.spec.families import ModelConfig
+from dist_plm.spec.objectives import ObjectiveConfig
+from dist_plm.tasks.convert.convert import NAMES, Kind, kind_of
+from dist_plm.tasks.convert.huggingface import model_of_checkpoint, run_of_checkpoint
+from dist_plm.train.startup.load_weights import Weights, of_checkpoint, of_hf
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Holds what is known of a model before it is built.
+
+    Args:
+        model: as its files tell it.
+        objective: by which it was trained, where that is known.
+        sequence_length: with which it was trained, likewise.
+        settings: its config.json, where it has one.
+        store: that its run read, where it is still there.
+    """
+
+    weights: Weights
+    model: ModelConfig
+    objective: ObjectiveConfig | None = None
+    sequence_length: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    store: str | None = None
+
+    @property
+    def where(self) -> str:
+        return self.weights.where
+
+
+def find_source(path: str, group: dist.ProcessGroup) -> ModelSource:
+    """Finds the model at `path`: a run, a checkpoint or a directory of Hugging Face. Collective over `group`, all ranks.
+
+    Raises:
+        CheckpointError: on every rank, where there is none, it is damaged, or of another kind.
+    """
+    with _of_inference():
+        kind: Kind = on_first(group, lambda: kind_of(path))
+        if kind == "hf":
+            return _of_hf(path, group)
+        if kind != "canonical":
+            raise CheckpointError(
+                f"from = {path} is {NAMES[kind]}: make a checkpoint of it first, with "
+                f"python launch/convert.py from={path} to=DIR, and give that"
+            )
+        found = find(path, open_storage(path), group)
+        if found is None:
+            raise CheckpointError(f"from = {path} holds no checkpoint yet")
+        return alike(group, lambda: _of_checkpoint(found))
+
+
+def alike(group: dist.ProcessGroup, work: Callable[[], T]) -> T:
+    """Does on each rank what is refused on all of them alike: the first one does it first. Collective.
+
+    Raises:
+        CheckpointError: on every rank, where `work` failed.
+    """
+    done: list[T] = []
+    on_first(group, lambda: done.append(work()))
+    return on_each(group, lambda: done[0] if done else work())
+
+
+@contextmanager
+def _of_inference() -> Iterator[None]:
+    """Leaves out remedies that are those of training."""
+    try:
+        yield
+    except CheckpointError as error:
+        reason = str(error).partition("; name another with train.resume")[0]
+        raise CheckpointError(reason) from None
+
+
+def _of_hf(path: str, group: dist.ProcessGroup) -> ModelSource:
+    def opened() -> HFWeights:
+        weights = open_hf(path)
+        if weights.half is not None:
+            raise CheckpointError(
+                f"from = {path} is the {weights.half} of electra alone: give a directory with both halves"
+            )
+        weights.check_copies()
+        return weights
+
+    weights = alike(group, opened)
+    return ModelSource(of_hf(weights), weights.model, settings=next(iter(weights.settings.values())))
+
+
+def _of_checkpoint(found: Checkpoint) -> ModelSource:
+    model, run, files = model_of_checkpoint(found), run_of_checkpoint(found), found.manifest.files
+    data = run.get("data") or {}
+    settings = found.settings("hf_config.json") if "hf_config.json" in files else {}
+    return ModelSource(
+        of_checkpoint(found),
+        model,
+        _objective(found, run),
+        data.get("sequence_length"),
+        settings,
+        _store(data),
+    )
+
+
+def _objective(found: Checkpoint, run: Mapping[str, Any]) -> ObjectiveConfig | None:
+    if "task" in run:
+        raise CheckpointError(
+            f"{found.where} was fine-tuned for a task and predicts no tokens any more: give the model that it began with"
+        )
+    if "objective" not in run:
+        return None
+    try:
+        return decode(ObjectiveConfig, run["objective"], of_before=True)
+    except ConfigError as error:
+        raise CheckpointError(f"{found.where}: its objective is none of this version: {error}") from None
+
+
+def _store(data: Mapping[str, Any]) -> str | None:
+    """The first of a run's stores that was prepared and is still there."""
+    paths = [data.get("path"), *(source.get("path") for source in data.get("blend") or ())]
+    return next((path for path in paths if path and (Path(path) / STORE_MANIFEST).is_file()), None)
