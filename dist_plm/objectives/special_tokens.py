@@ -1,7 +1,7 @@
 """Holds what an objective must know of the tokenizer: its special tokens, and which tokens continue a word."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ class SpecialTokens:
         eos: ends inputs and targets of an encoder-decoder; `</s>` of T5.
         sentinels: stand for corrupted spans, in the order of use; `<extra_id_0>`, `<extra_id_1>`, … of T5.
         fim_prefix, fim_suffix, fim_middle: begin the three parts of a document that is filled in the middle.
+        named: special tokens by how they are written, for objectives that have tokens of their own.
     """
 
     vocab_size: int
@@ -39,13 +40,14 @@ class SpecialTokens:
     fim_prefix: int | None = None
     fim_suffix: int | None = None
     fim_middle: int | None = None
+    named: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert all(0 <= i < self.vocab_size for i in self.ids), "a special token lies outside the vocabulary"
         assert self.continues is None or self.continues.shape == (self.vocab_size,), "continues is not [V]"
         assert self.pieces is None or len(self.pieces) == self.vocab_size, "pieces are not [V]"
         named = (self.cls, self.sep, self.mask, self.pad, self.eos, self.fim_prefix, self.fim_suffix, self.fim_middle)
-        missing = {i for i in (*named, *self.sentinels) if i is not None} - set(self.ids)
+        missing = {i for i in (*named, *self.sentinels, *self.named.values()) if i is not None} - set(self.ids)
         assert not missing, f"special tokens {sorted(missing)} are not among the ids"
 
     def is_special(self) -> NDArray[np.bool_]:

@@ -83,6 +83,7 @@ def special_tokens(path: str | None) -> SpecialTokens | None:
         fim_prefix=roles.fim_prefix,
         fim_suffix=roles.fim_suffix,
         fim_middle=roles.fim_middle,
+        named=roles.named,
     )
 
 

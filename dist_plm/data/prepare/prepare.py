@@ -178,6 +178,7 @@ def _inputs(config: PrepareConfig, sources: SourceFiles) -> dict[str, Any]:
     configuration = encode(config)
     configuration["data"] = {k: v for k, v in configuration["data"].items() if k not in _INCIDENTAL}
     del configuration["tokenizer"]["max_unknown"]  # which lets pass, and changes nothing
+    configuration["tokenizer"]["sentinels"] = config.tokenizer.num_sentinels
     if config.tokenizer.path is not None:
         configuration["tokenizer"]["file_sha256"] = fingerprint(config.tokenizer.path)
     if config.clean.c4.bad_words is not None:
@@ -190,11 +191,15 @@ def _versions() -> Versions:
 
 
 def _completed(configuration: dict[str, Any]) -> dict[str, Any]:
-    """Completes the record of a store that was made when sources had fewer settings: those it lacks are as they were
-    then, the defaults."""
-    data = configuration.get("data", {})
+    """Completes the record of a store that was made when sources and tokenizers had fewer settings: those it lacks are as
+    they were then, the defaults."""
+    data, tokenizer = configuration.get("data", {}), configuration.get("tokenizer", {})
     sources = [{**encode(SourceConfig()), **source} for source in data.get("sources", ())]
-    return {**configuration, "data": {**data, "sources": sources}}
+    if "special" not in tokenizer:
+        # It was there for all kinds of tokenizers, and had an effect on two.
+        sentinels = tokenizer.get("sentinels", 0) if tokenizer.get("name") in ("unigram", "file") else 0
+        tokenizer = {**tokenizer, "special": [], "sentinels": sentinels}
+    return {**configuration, "data": {**data, "sources": sources}, "tokenizer": tokenizer}
 
 
 def _reusable(out: Path, inputs: dict[str, Any]) -> PreparedStore:

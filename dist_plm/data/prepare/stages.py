@@ -35,7 +35,7 @@ def make_tokenizer(
     """Trains the tokenizer on the train split, or loads the one that is given, and writes its files, `path` last."""
     if not path.exists():
         if config.path is not None:
-            made = Tokenizer.load(config.path, config.end_of_document, sentinels=config.sentinels)
+            made = Tokenizer.load(config.path, config.end_of_document, sentinels=config.num_sentinels)
         else:
             made = _train(config, shards, selection, report)
         check_sample(made, shards, selection, config.max_unknown)

@@ -25,7 +25,7 @@ from dist_plm.data.tokenizers.pipelines import (
     special_token,
     wordpiece,
 )
-from dist_plm.data.tokenizers.sentencepiece import check_sentencepiece, from_sentencepiece
+from dist_plm.data.tokenizers.sentencepiece import check_sentencepiece, from_sentencepiece, sentinels_of
 from dist_plm.data.tokenizers.special_tokens import COMPANIONS, FRAMING_NAMES, pieces_of_vocabulary, style_of
 from dist_plm.spec.prepare.rules import MAX_VOCAB_SIZE
 
@@ -154,7 +154,7 @@ def _sentencepiece(path: Path, content: bytes, beside: Beside, sentinels: int) -
     tokenizer = from_sentencepiece(content, str(path))
     if tuple(map(tokenizer.id_to_token, range(3))) == ("<pad>", "</s>", "<unk>"):
         own = any(piece.strip("▁").startswith("<extra_id_") for piece in tokenizer.get_vocab())
-        names = [] if own else [f"<extra_id_{i}>" for i in reversed(range(sentinels))]
+        names = [] if own else sentinels_of(sentinels)
         tokenizer.add_special_tokens([special_token(name) for name in names])
         end_as_t5(tokenizer)
     return Read(tokenizer)

@@ -1,6 +1,7 @@
 """SentencePiece models as Hugging Face tokenizers with the same token ids (Kudo and Richardson 2018)."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import tokenizers as hf
@@ -19,7 +20,12 @@ _TIKTOKEN = re.compile(rb"\s*[A-Za-z0-9+/]+={0,2} \d+\s*\r?\n")
 _NEVER = -1e6  # the score of a piece that text never becomes
 
 
-def from_sentencepiece(content: bytes, origin: str, sentinels: int = 0) -> hf.Tokenizer:
+def sentinels_of(number: int) -> list[str]:
+    """Lists the tokens of span corruption as T5 adds them to a vocabulary, the last first."""
+    return [f"<extra_id_{i}>" for i in reversed(range(number))]
+
+
+def from_sentencepiece(content: bytes, origin: str, others: Sequence[str] = ()) -> hf.Tokenizer:
     """The tokenizer of a SentencePiece model, Unigram or BPE.
 
     Its token ids are those of SentencePiece, with these exceptions. Where two ways to cut a text have equal scores either
@@ -30,7 +36,7 @@ def from_sentencepiece(content: bytes, origin: str, sentinels: int = 0) -> hf.To
     Args:
         content: of the `.model` file.
         origin: what messages call it.
-        sentinels: adds `<extra_id_99>` … `<extra_id_0>`, this many, after the vocabulary, as T5 does.
+        others: special tokens that are added after the vocabulary, as T5 does with its sentinels.
     Raises:
         DataError: it is no such model, or one whose ids this tokenizer would not give.
     """
@@ -46,7 +52,7 @@ def from_sentencepiece(content: bytes, origin: str, sentinels: int = 0) -> hf.To
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme="never", split=True)
     tokenizer.decoder = _decoder(spec.add_dummy_prefix)
     special = [p.piece for p in model.pieces if p.type in (_CONTROL, _UNKNOWN)]
-    special += [f"<extra_id_{i}>" for i in reversed(range(sentinels))]
+    special += others
     tokenizer.add_special_tokens([hf.AddedToken(name, special=True, normalized=False) for name in special])
     if trainer.model_type == _BPE:
         whole = [p.piece for p in model.pieces if p.type == _USER_DEFINED]

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +51,7 @@ class Roles:
         eos: ends a text; `</s>` of T5.
         sentinels: stand for corrupted spans, in the order of use: `<extra_id_0>`, `<extra_id_1>`, … of T5.
         fim_prefix, fim_suffix, fim_middle: begin the three parts of a document that is filled in the middle.
+        named: special tokens by how they are written, for objectives that have tokens of their own.
     """
 
     vocab_size: int
@@ -65,6 +66,7 @@ class Roles:
     fim_prefix: int | None = None
     fim_suffix: int | None = None
     fim_middle: int | None = None
+    named: Mapping[str, int] = field(default_factory=dict)
 
 
 def roles_of(
@@ -97,14 +99,15 @@ def roles_of(
     sentinels = {int(match[1]): i for name, i in vocabulary.items() if (match := _SENTINEL.fullmatch(name))}
     unused = {i for name, i in vocabulary.items() if _UNUSED.fullmatch(name)}
     holes = set(range(size)) - set(vocabulary.values())
-    special = {vocabulary[name] for name in (*candidates, *others, end_of_document) if name in vocabulary}
-    special |= {i for i in found.values() if i is not None}
+    named = {name: vocabulary[name] for name in (*candidates, *others, end_of_document) if name in vocabulary}
+    special = {*named.values(), *(i for i in found.values() if i is not None)}
     del found["unk"]  # no objective asks for it
     return Roles(
         vocab_size=size,
         ids=tuple(sorted(special | set(sentinels.values()) | unused | holes)),
         pieces_style=style,
         sentinels=tuple(sentinels[number] for number in sorted(sentinels)),
+        named=named,
         **found,
     )
 

@@ -20,7 +20,7 @@ from dist_plm.data.tokenizers.pipelines import (
     special_token,
     wordpiece,
 )
-from dist_plm.data.tokenizers.sentencepiece import from_sentencepiece
+from dist_plm.data.tokenizers.sentencepiece import from_sentencepiece, sentinels_of
 from dist_plm.data.tokenizers.tokenizer import DEFAULT_END, Tokenizer
 from dist_plm.spec.prepare.schema import TokenizerConfig
 
@@ -53,11 +53,14 @@ def _train(config: TokenizerConfig, batches: Iterable[Sequence[str]]) -> Tokeniz
     if config.name == "wordpiece":
         return train_wordpiece(batches, size, lowercase=config.lowercase, character_coverage=coverage)
     if config.name == "unigram":
-        return train_unigram(batches, size, sentinels=config.sentinels, character_coverage=coverage)
+        return train_unigram(
+            batches, size, sentinels=config.num_sentinels, character_coverage=coverage, others=config.special
+        )
     if config.name == "bpe_roberta":
         return train_bpe_roberta(batches, size)
     assert config.name == "bpe", config.name
-    return train_bpe(batches, size, config.end_of_document or DEFAULT_END, FIM_SPECIAL if config.fim else ())
+    others = (*(FIM_SPECIAL if config.fim else ()), *config.special, *sentinels_of(config.num_sentinels))
+    return train_bpe(batches, size, config.end_of_document or DEFAULT_END, others)
 
 
 def train_bpe(
@@ -103,11 +106,17 @@ def _byte_level(batches: Iterable[Sequence[str]], vocab_size: int, special: Sequ
 
 
 def train_unigram(
-    batches: Iterable[Sequence[str]], vocab_size: int, *, sentinels: int = 100, character_coverage: float = 1.0
+    batches: Iterable[Sequence[str]],
+    vocab_size: int,
+    *,
+    sentinels: int = 100,
+    character_coverage: float = 1.0,
+    others: Sequence[str] = (),
 ) -> Tokenizer:
     """Learns a Unigram vocabulary as T5's: SentencePiece with NFKC (Kudo 2018; Raffel et al. 2020, section 2.2).
 
-    Its first tokens are `<pad> </s> <unk>`, its last `<extra_id_99>` … `<extra_id_0>`; `</s>` ends documents.
+    Its first tokens are `<pad> </s> <unk>`, its last the special tokens `others` and `<extra_id_99>` … `<extra_id_0>`;
+    `</s>` ends documents.
 
     Args:
         vocab_size: of all tokens, the sentinels among them.
@@ -116,11 +125,11 @@ def train_unigram(
     Raises:
         DataError: `vocab_size` does not hold the special tokens and the alphabet, or there is hardly any text.
     """
-    model, learnt = io.BytesIO(), vocab_size - sentinels
+    model, learnt = io.BytesIO(), vocab_size - sentinels - len(others)
     if learnt <= len(T5_SPECIAL):
         raise DataError(
-            f"tokenizer.vocab_size = {vocab_size} is too small: {len(T5_SPECIAL)} special tokens and {sentinels} sentinels "
-            "leave nothing to learn"
+            f"tokenizer.vocab_size = {vocab_size} is too small: {len(T5_SPECIAL) + len(others)} special tokens and {sentinels} "
+            "sentinels leave nothing to learn"
         )
     pad, eos, unk = T5_SPECIAL
     try:
@@ -150,7 +159,7 @@ def train_unigram(
             f"among them: {reason.strip()} Raise tokenizer.vocab_size or lower tokenizer.character_coverage where the "
             "vocabulary is smaller than the required characters, and check that there is text"
         ) from error
-    tokenizer = from_sentencepiece(model.getvalue(), ORIGIN, sentinels)
+    tokenizer = from_sentencepiece(model.getvalue(), ORIGIN, [*others, *sentinels_of(sentinels)])
     end_as_t5(tokenizer)
     return Tokenizer(tokenizer, eos, ORIGIN)
 

@@ -24,7 +24,8 @@ _READERS = {
     "end_of_document": ("bpe", "file"),
     "lowercase": ("wordpiece",),
     "character_coverage": ("wordpiece", "unigram"),
-    "sentinels": ("unigram", "file"),
+    "sentinels": ("bpe", "unigram", "file"),
+    "special": ("bpe", "unigram"),
     "fim": ("bpe",),
     "memory_mb": ("bpe", "bpe_roberta", "wordpiece", "unigram"),
     "max_unknown": ("wordpiece", "unigram", "file"),
@@ -84,8 +85,10 @@ def _tokenizer(config: PrepareConfig) -> Iterator[str]:
     if tokenizer.end_of_document is not None and not tokenizer.end_of_document:
         yield "tokenizer.end_of_document is empty: name the token that ends a document, as in <|endoftext|>, or null"
     yield from path_problems("tokenizer.path", tokenizer.path)
-    if tokenizer.sentinels > MAX_VOCAB_SIZE:
+    if tokenizer.num_sentinels > MAX_VOCAB_SIZE:
         yield f"tokenizer.sentinels = {tokenizer.sentinels:,} is too large: a vocabulary has {MAX_VOCAB_SIZE:,} tokens at most"
+    if len(set(tokenizer.special)) < len(tokenizer.special) or not all(tokenizer.special):
+        yield f"tokenizer.special = {show(tokenizer.special)} names a token twice or has an empty one: name each once"
     unread = [field for field, names in _READERS.items() if tokenizer.name not in names]
     if tokenizer.name == "file":
         if tokenizer.path is None:
@@ -121,10 +124,10 @@ def _tokenizer(config: PrepareConfig) -> Iterator[str]:
 def _least(tokenizer: TokenizerConfig) -> int:
     """The tokens that do not depend on the text, and one that does where there are no bytes."""
     if tokenizer.name == "bpe":
-        return NUM_BYTES + 1 + 3 * tokenizer.fim
+        return NUM_BYTES + 1 + 3 * tokenizer.fim + tokenizer.num_sentinels + len(tokenizer.special)
     if tokenizer.name == "bpe_roberta":
         return NUM_BYTES + 5
-    return 3 + tokenizer.sentinels + 1 if tokenizer.name == "unigram" else 5 + 1
+    return 3 + tokenizer.num_sentinels + len(tokenizer.special) + 1 if tokenizer.name == "unigram" else 5 + 1
 
 
 def _clean(config: PrepareConfig) -> Iterator[str]:

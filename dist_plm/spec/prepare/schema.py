@@ -15,10 +15,11 @@ class TokenizerConfig:
 
     `end_of_document` is the token that ends a document; None takes the tokenizer's own: <|endoftext|> of GPT-2, </s> of
     RoBERTa and T5, [SEP] of BERT. `fim` adds the tokens of fill-in-the-middle to `bpe`, `sentinels` those of span
-    corruption to `unigram`. `lowercase` (of `wordpiece`) drops accents too. `character_coverage` (of `wordpiece` and
-    `unigram`) is the share of the text's characters in the alphabet; the rarest become unknown. Training takes about
-    `memory_mb` megabytes at most: of a corpus with more words it sees an even sample. Text of which more than the share
-    `max_unknown` of tokens is unknown to the tokenizer is refused."""
+    corruption to `unigram` (None: 100) and `bpe` (None: none), `special` to both any others, which text never becomes.
+    `lowercase` (of `wordpiece`) drops accents too. `character_coverage` (of `wordpiece` and `unigram`) is the share of the
+    text's characters in the alphabet; the rarest become unknown. Training takes about `memory_mb` megabytes at most: of a
+    corpus with more words it sees an even sample. Text of which more than the share `max_unknown` of tokens is unknown to
+    the tokenizer is refused."""
 
     name: Literal["bpe", "bpe_roberta", "wordpiece", "unigram", "file"]
     vocab_size: Count = 16384
@@ -26,10 +27,17 @@ class TokenizerConfig:
     end_of_document: str | None = None
     lowercase: bool = True
     character_coverage: Fraction = 0.99999
-    sentinels: Natural = 100
+    sentinels: Natural | None = None
+    special: tuple[str, ...] = ()
     fim: bool = False
     memory_mb: Count = 600
     max_unknown: Share = 0.1
+
+    @property
+    def num_sentinels(self) -> int:
+        """The tokens of span corruption."""
+        usual = 100 if self.name in ("unigram", "file") else 0
+        return usual if self.sentinels is None else self.sentinels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

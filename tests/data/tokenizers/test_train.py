@@ -90,6 +90,18 @@ def test_tokens_of_fill_in_the_middle_on_demand(texts):
     assert not set(ids) & set(roles.ids)
 
 
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_further_special_tokens_are_found_by_name(texts, kind):
+    config = TokenizerConfig(name=kind, vocab_size=500, special=("[NLU]", "[S2S]"), sentinels=3)
+    tokenizer = train(config, [texts])
+    roles, pieces = tokenizer.roles(), tokenizer.pieces()
+    assert [pieces[roles.named[name]] for name in config.special] == ["[NLU]", "[S2S]"]
+    assert [pieces[i] for i in roles.sentinels] == ["<extra_id_0>", "<extra_id_1>", "<extra_id_2>"]
+    assert {*roles.named.values(), *roles.sentinels} == set(roles.ids)
+    (ids,) = tokenizer.encode_batch(["[NLU] is text, and so is [S2S]"])
+    assert not set(ids) & {roles.named[name] for name in config.special}
+
+
 def test_unigram_has_the_layout_of_t5(texts):
     tokenizer = train_unigram([texts], 900, sentinels=100)
     pieces, roles = tokenizer.pieces(), tokenizer.roles()

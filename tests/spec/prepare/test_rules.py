@@ -63,6 +63,9 @@ from tests.spec.make import prepare
             ["tokenizer.end_of_document = '<eod>' has no effect with tokenizer.name = 'wordpiece'"],
         ),
         ({"tokenizer__lowercase": False}, ["tokenizer.lowercase = false has no effect with tokenizer.name = 'bpe'"]),
+        ({"tokenizer__vocab_size": 359, "tokenizer__sentinels": 100, "tokenizer__special": ["a", "b", "c"]}, ["360"]),
+        ({"tokenizer__special": ["a", "a"]}, ["tokenizer.special", "names a token twice"]),
+        ({"tokenizer__name": "wordpiece", "tokenizer__special": ["a"]}, ["tokenizer.special", "has no effect"]),
         ({"tokenizer__name": "unigram", "tokenizer__fim": True}, ["tokenizer.fim = true has no effect"]),
     ],
 )
