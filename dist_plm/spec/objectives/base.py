@@ -30,6 +30,8 @@ class ObjectiveConfig:
     predicts_next: ClassVar[bool] = False
     #: What it asks about pairs of segments: whether the second is the next sentence, or whether they stand in order.
     pairs: ClassVar[Literal["nsp", "sop"] | None] = None
+    #: A decoder reads the first tokens of a text both ways.
+    opens_prefix: ClassVar[bool] = False
     #: The head that learns it.
     head: ClassVar[Head] = "language_model"
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.models.build import DTYPES
 from dist_plm.models.sharding import Piece
 from dist_plm.spec.families.tensors import shapes_of
+from dist_plm.spec.objectives import OBJECTIVES
 from dist_plm.spec.schema import ModelConfig
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.directories import as_path, fresh_directory, refuse_unless_fresh
@@ -137,7 +138,18 @@ def export_hf(config: ConvertConfig) -> str:
     files = sum(one.files for one in written)
     classes = " and ".join(export.settings["architectures"][0] for export in exports)
     tokens = "with its tokenizer" if exports[0].tokens.files else "without a tokenizer, which is not known"
-    return f"{_told(config.to, total, started)}\n{classes}, {files} file{'s' if files > 1 else ''} of weights, {tokens}"
+    told = f"{_told(config.to, total, started)}\n{classes}, {files} file{'s' if files > 1 else ''} of weights, {tokens}"
+    return "\n".join([told, *_differences(found, classes)])
+
+
+def _differences(found: Checkpoint, classes: str) -> Iterator[str]:
+    """Yields what the model learned that the classes of Hugging Face do otherwise."""
+    objective = OBJECTIVES.get(run_of_checkpoint(found).get("objective", {}).get("name", ""))
+    if objective is not None and objective.opens_prefix and not model_of_checkpoint(found).has_decoder:
+        yield (
+            f"it learned to read the first tokens of a text both ways, which the format cannot say: {classes} reads each token "
+            "from those before it alone, unless it is given a mask"
+        )
 
 
 def _told(to: str, num_bytes: int, started: float) -> str:
