@@ -67,8 +67,8 @@ test: lint
 test-slow: install
 	$(bin)/python -m pytest -m slow
 
-# On a machine with a GPU, with whatever Python there has PyTorch for CUDA; nothing is installed or downloaded. Under 9 minutes
-# each. Results are tables and JSON in build/gpu. Without a GPU they run what the CPU can, and say so.
+# On a machine with a GPU, with whatever Python there has PyTorch for CUDA; nothing is installed or downloaded.
+# Results are tables and JSON in build/gpu. Without a GPU they run what the CPU can, and say so.
 test-gpu: export GPU_TEST_REPORT ?= build/gpu/tests.json
 test-gpu:
 	tools/gpu_python.sh -m pytest tests/gpu -rs --durations=10

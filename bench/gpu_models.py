@@ -117,8 +117,10 @@ def sides_of(work: Workload, groups: Groups, *, quick: bool) -> dict[str, Callab
     sides: dict[str, Callable[[], Callable[[], Any]]] = {"ours": lambda: our_step(work, groups)}
     if work.preset["attention_dropout"]:
         sides["ours, attention dropout 0"] = lambda: our_step(work, groups, model__attention_dropout=0.0)
+    other = "off" if device.type == "cuda" else "layers"
+    sides[f"ours, engine.compile={other}"] = lambda: our_step(work, groups, engine__compile=other)
     sides["transformers"] = lambda: their_step(work, device, compiled=False)
-    if not quick:
+    if not quick:  # minutes of compilation
         sides["transformers, compiled"] = lambda: their_step(work, device, compiled=True)
     return sides
 

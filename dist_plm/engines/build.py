@@ -7,6 +7,7 @@ import torch
 
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import Engine
+from dist_plm.engines.compiling import compile_model
 from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.objectives.base import LossTerm
@@ -24,7 +25,10 @@ def build_engine(
     Args:
         model: the chunks of this rank, in the order it runs them.
         losses: the parts of the loss by name, as the objective tells them.
+    Raises:
+        ConfigError: the configuration asks for what this machine cannot.
     """
+    compile_model(settings, device, model)
     # Imported here: each brings a library that takes seconds to load and that the others do without.
     body = import_module(f"dist_plm.engines.{settings.engine.name}.engine")
     return body.build(settings, groups, device, model, losses)

@@ -11,6 +11,7 @@ import torch
 from tests.gpu.conftest import cuda
 from tests.ranks.engine_runs import agree, train_case
 from tests.ranks.test_adafactor import ADAFACTOR
+from tests.ranks.test_compile import train_compiled
 from tests.ranks.test_encoders import DROPOUT, MODELS
 from tests.ranks.test_grids import GRIDS
 from tests.ranks.test_grids import MODELS as DECODERS
@@ -47,6 +48,7 @@ def reference(ranks, tmp_path_factory):
 
 
 def trained(on, size: int, tmp_path, **settings: Any) -> list:
+    settings = {"engine__compile": "off"} | settings
     settings |= {"train__micro_batch": 2, "train__steps": 3, "run__root": str(tmp_path)}
     return on(size, train_case, configure(size, **settings))
 
@@ -96,6 +98,21 @@ def test_bf16_stays_close(on, reference, tmp_path, engine, family):
     # Of rounded logits ELECTRA's generator draws some other tokens.
     rtol = 0.5 if family == "electra" else 0.1
     torch.testing.assert_close(torch.tensor(ours.norms), torch.tensor(theirs.norms), rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize("device", [cuda()], indirect=True)
+@pytest.mark.parametrize(("engine", "family"), [*itertools.product(["megatron"], FAMILIES), ("deepspeed_2", "bert")])
+def test_compiled(on, reference, tmp_path, engine, family):
+    """On the CPU that is tests/ranks/test_compile.py."""
+    settings = {**FAMILIES[family], **DROPOUT}
+    changes = {**ENGINES[engine], "engine__compile": "layers", "train__micro_batch": 2, "train__steps": 3}
+    ((outcome, first, last, names),) = on(
+        1, train_compiled, configure(1, **settings, **changes, run__root=str(tmp_path))
+    )
+    assert first == last
+    assert first["breaks"] == 0
+    assert not [name for name in names if "_orig_mod" in name]
+    agree([outcome], reference(**settings))
 
 
 SPREAD = ["data2", "tensor2_sequence", "pipeline2", "pipeline2_virtual2", "data2_tensor2"]

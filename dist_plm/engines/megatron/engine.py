@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import EvalSums, Prediction, StepResult
+from dist_plm.engines.compiling import compiled_layers
 from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.gradient_norm import GradientNorm, clip
 from dist_plm.engines.loss_terms import LossTerms
@@ -28,6 +29,25 @@ from dist_plm.models.loss_sums import Scores
 from dist_plm.models.sharding import Layout, describe
 from dist_plm.objectives.base import LossTerm
 from dist_plm.optim.base import set_learning_rate
+
+
+class BufferedChunk(DistributedDataParallel):
+    """A model chunk in gradient buffers, whose parameters may be gathered while its forward pass already runs."""
+
+    def enable_forward_pre_hook(self) -> None:
+        """Has each module wait for its parameters before it runs; compiled layers wait for all of theirs at once."""
+        super().enable_forward_pre_hook()
+        for layer in compiled_layers(self.module):
+            modules, wait = list(layer.modules()), self._make_forward_pre_hook()
+            for module in modules:
+                self.remove_forward_pre_hook_handles[module].remove()
+            hook = partial(_each, wait, modules)
+            self.remove_forward_pre_hook_handles[layer] = layer.register_forward_pre_hook(hook)
+
+
+def _each(wait: Callable[..., None], modules: Sequence[nn.Module], *_: Any) -> None:
+    for module in modules:
+        wait(module)
 
 
 class MegatronEngine(Stateful):
@@ -183,8 +203,8 @@ def build(
         bucket_size=engine.bucket_mib * 2**20 // 4,  # Megatron-core counts elements
     )
     megatron: Any = model[0].config  # its callbacks are declared narrower than the schedules take them
-    chunks = [
-        DistributedDataParallel(megatron, buffers, chunk, disable_bucketing=index > 0, pg_collection=groups.collection)
+    chunks: list[DistributedDataParallel] = [
+        BufferedChunk(megatron, buffers, chunk, disable_bucketing=index > 0, pg_collection=groups.collection)
         for index, chunk in enumerate(model)
     ]
     layouts = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)

@@ -46,8 +46,8 @@ def attention(
             flat[block].mul_(keep)
         mixed = torch.bmm(weights.flatten(0, 1), value[:, :, columns].flatten(0, 1)).mul_(1.0 / (1.0 - probability))
         out[:, :, rows] = mixed.unflatten(0, query.shape[:2])
-    # The softmax is found again whole, so nobody needs its sums.
-    return out, query.new_empty(0, dtype=torch.float32)
+    # The softmax is found again whole, so nobody needs its sums; compiled code looks at their shape.
+    return out, query.new_empty(query.shape[:3], dtype=torch.float32)
 
 
 @torch.library.impl(LIBRARY, "attention_backward", "CPU")

@@ -4,6 +4,8 @@ rms_norm(x, weight, eps): x / sqrt(mean(x²) + eps) · weight over the last dim,
 rms_norm_backward(grad, x, weight, factors): gradients of x and weight.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -40,3 +42,13 @@ def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor) 
         mean = torch.mv(product, scale).div_(width)[:, None]
         result.view(-1, width)[block] = (through * scale).sub_(normed.mul_(mean)).mul_(factors[block])
     return result, total.to(weight.dtype)
+
+
+@torch.library.impl(LIBRARY, "rms_norm", "Meta")
+def _shapes(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+
+
+@torch.library.impl(LIBRARY, "rms_norm_backward", "Meta")
+def _backward_shapes(grad: Tensor, x: Tensor, weight: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), torch.empty_like(weight)

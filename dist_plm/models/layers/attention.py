@@ -94,6 +94,7 @@ class CoreAttention(nn.Module):
         self.scale = 1.0 / math.sqrt(self.head_size) if shape.model.scales_scores else 1.0
         self.dropout = shape.model.attention_dropout
         self.recompute = shape.model.recompute == "selective"
+        self.rotate = rotate
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, context: SequenceContext) -> Tensor:
         """Queries [T, B, A D], keys and values [S, B, A D] -> [T, B, A D]."""
@@ -106,7 +107,7 @@ class CoreAttention(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, context: SequenceContext) -> Tensor:
         if context.rotary is not None:
-            query, key = rotate(query, context.rotary), rotate(key, context.rotary)
+            query, key = self.rotate(query, context.rotary), self.rotate(key, context.rotary)
         if context.kept is not None and context.cache is not None:
             key, value = context.kept.extend(key, value, context.cache.length)
         if context.bias is None and not context.is_plain:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from dist_plm.config.bounds import between
 from dist_plm.config.types import Count
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """`zero_stage` says what is sharded over data ranks: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too."""
+    """`zero_stage` says what is sharded over data ranks: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too.
+    `compile`: `layers` by torch.compile (on several tensor ranks their pieces), `off`, or `auto`, which is `layers` on CUDA."""
 
     #: Its layers can multiply in 8 bits.
     supports_fp8: ClassVar[bool] = False
@@ -23,6 +24,7 @@ class EngineConfig:
     name: str
     zero_stage: Annotated[int, between(0, 3)] = 1
     bucket_mib: Count = 160
+    compile: Literal["auto", "off", "layers"] = "auto"
 
     @property
     def own_keys(self) -> dict[str, Any]:
@@ -32,3 +34,16 @@ class EngineConfig:
     def problems(self, config: "PretrainConfig") -> Iterator[str]:
         """Yields a sentence for each thing that the engine cannot do as `config` wants it."""
         yield from ()
+
+    def compile_problems(self, precision: str) -> Iterator[str]:
+        """Yields a sentence for each reason why layers cannot be compiled."""
+        if self.zero_stage == 3:
+            yield (
+                "engine.compile = 'layers' does not work with engine.zero_stage = 3, which puts weights together while a "
+                "layer runs: set engine.compile=off, or engine.zero_stage=2"
+            )
+        if precision == "fp8":
+            yield (
+                "engine.compile = 'layers' does not work with precision.name = 'fp8', whose layers are Transformer Engine's: "
+                "set engine.compile=off, or precision=bf16"
+            )

@@ -28,6 +28,8 @@ class DeepSpeedConfig(EngineConfig):
         return self.deepspeed
 
     def problems(self, config: "PretrainConfig") -> Iterator[str]:
+        if self.compile == "layers":
+            yield from self.compile_problems(config.precision.name)
         pipeline = config.parallel.pipeline
         if self.zero_stage > 1 and pipeline > 1:
             yield (

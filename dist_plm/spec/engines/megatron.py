@@ -21,6 +21,8 @@ class MegatronConfig(EngineConfig):
     overlap_param_gather: bool = False
 
     def problems(self, config: "PretrainConfig") -> Iterator[str]:
+        if self.compile == "layers":
+            yield from self.compile_problems(config.precision.name)
         if self.zero_stage > 1:
             yield (
                 f"engine.zero_stage = {self.zero_stage} is not supported by engine.name = 'megatron', whose sharding of "

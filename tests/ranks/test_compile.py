@@ -1,0 +1,152 @@
+"""Compiled layers make the updates of eager ones, and are compiled once, whatever the step."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from dist_plm.core.errors import ConfigError
+from dist_plm.engines.compiling import compiled_layers, compiler_problem, wanted
+from dist_plm.models.layers.transformer import TransformerLayer
+from dist_plm.spec.engines import EngineConfig
+from tests.ranks.engine_runs import agree, pieces_of, trainer
+from tests.ranks.pool import World
+from tests.ranks.test_encoders import DROPOUT, MODELS
+from tests.ranks.test_grids import GRIDS
+from tests.ranks.test_grids import MODELS as DECODERS
+from tests.ranks.training import Outcome, build, configure, trained
+
+pytestmark = [
+    pytest.mark.ranks,
+    pytest.mark.skipif(compiler_problem(torch.device("cpu")) is not None, reason="there is no C++ compiler"),
+]
+
+LAYERS = {"engine__compile": "layers", "train__steps": 3}
+
+
+def train_compiled(world: World, config) -> tuple[Outcome, Counter, Counter, list[str]]:
+    """What it learns; graphs, and places where a graph ended, after the first step and after all; names of parameters."""
+    torch._dynamo.reset()
+    counters.clear()
+    engine, groups = build(world, config)
+    chunks = engine._chunks  # pyright: ignore[reportAttributeAccessIssue]
+    names = [name for chunk in chunks for name, _ in chunk.named_parameters()]
+    found: list[Counter] = []
+    plain = engine.train_step
+
+    def step(*args):
+        result = plain(*args)
+        found.append(Counter(graphs=counters["stats"]["unique_graphs"], breaks=sum(counters["graph_break"].values())))
+        return result
+
+    engine.train_step = step
+    outcome = trained(engine, groups, config, lambda: pieces_of(engine))
+    torch._dynamo.reset()
+    return outcome, found[0], found[-1], names
+
+
+@pytest.fixture(scope="module")
+def train(ranks, tmp_path_factory):
+    return trainer(ranks, tmp_path_factory.mktemp("runs"))
+
+
+def check(ranks, train, tmp_path, size: int, changes: dict, settings: dict, graphs: int) -> None:
+    config = configure(size, **settings, **changes, **LAYERS, run__root=str(tmp_path))
+    found = ranks.run(size, train_compiled, config)
+    for _, first, last, names in found:
+        assert first == last == Counter(graphs=graphs, breaks=0)
+        assert not [name for name in names if "_orig_mod" in name]
+    agree([outcome for outcome, *_ in found], train(1, **settings, train__steps=3))
+
+
+#: How many graphs: each kind of layer has one, which all layers share.
+FAMILIES = {
+    "llama": (DECODERS["llama"], 1),
+    "bert": (MODELS["bert"], 1),
+    "window": (MODELS["window"], 1),
+    "electra": (MODELS["electra"], 2),
+    "t5": (MODELS["t5"], 2),
+    # Another seed: of this one's numbers before a ReLU one is as good as 0.
+    "transformer": ({**MODELS["transformer"], "train__seed": 2}, 2),
+}
+
+
+@pytest.mark.parametrize("family", [n if n == "bert" else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES])
+def test_families(ranks, train, tmp_path, family):
+    settings, graphs = FAMILIES[family]
+    check(ranks, train, tmp_path, 1, {}, {**settings, **DROPOUT}, graphs)
+
+
+@pytest.mark.parametrize("recompute", ["selective", pytest.param("full", marks=pytest.mark.slow)])
+def test_recomputation(ranks, train, tmp_path, recompute):
+    check(ranks, train, tmp_path, 1, {"model__recompute": recompute}, {**MODELS["bert"], **DROPOUT}, 1)
+
+
+def test_deepspeed(ranks, train, tmp_path):
+    changes = {"engine__name": "deepspeed", "engine__zero_stage": 2}
+    check(ranks, train, tmp_path, 1, changes, {**MODELS["bert"], **DROPOUT}, 1)
+
+
+def test_parameters_gathered_while_it_runs(ranks, train, tmp_path):
+    size, changes = GRIDS["data2"]
+    overlap = {"engine__overlap_grad_reduce": True, "engine__overlap_param_gather": True, "engine__zero_stage": 1}
+    check(ranks, train, tmp_path, size, {**changes, **overlap}, {**MODELS["bert"], **DROPOUT}, 1)
+
+
+#: Activations, and rotations of queries and of keys, which are as many as these here.
+PIECES = {"bert": (MODELS["bert"], 1), "llama": ({**DECODERS["llama"], "model__kv_heads": 4}, 2)}
+
+
+@pytest.mark.parametrize("model", ["bert", pytest.param("llama", marks=pytest.mark.slow)])
+def test_pieces_between_collectives(ranks, train, tmp_path, model):
+    (size, changes), (settings, graphs) = GRIDS["tensor2_sequence"], PIECES[model]
+    check(ranks, train, tmp_path, size, changes, settings, graphs)
+
+
+def whether(world: World, config) -> tuple[int, int]:
+    engine, _ = build(world, config)
+    chunks = engine._chunks  # pyright: ignore[reportAttributeAccessIssue]
+    layers = [m for chunk in chunks for m in chunk.modules() if isinstance(m, TransformerLayer)]
+    return sum(1 for chunk in chunks for _ in compiled_layers(chunk)), len(layers)
+
+
+@pytest.mark.parametrize(("compile", "compiled"), [("auto", 0), ("off", 0), ("layers", 4)])
+def test_on_the_cpu_it_is_a_choice(ranks, compile, compiled):
+    assert ranks.run(1, whether, configure(1, engine__compile=compile)) == [(compiled, 4)]
+
+
+def test_on_cuda_it_is_the_default():
+    cuda = torch.device("cuda")
+    assert wanted(EngineConfig(name="any"), "bf16", cuda)
+    assert not wanted(EngineConfig(name="any"), "fp8", cuda)
+    assert not wanted(EngineConfig(name="any", zero_stage=3), "bf16", cuda)
+    assert not wanted(EngineConfig(name="any", compile="off"), "bf16", cuda)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"engine__name": "deepspeed", "engine__zero_stage": 3}, {"precision__name": "fp8", "cluster__device": "auto"}],
+)
+def test_what_cannot_be_compiled_is_refused(settings):
+    with pytest.raises(ConfigError, match=r"engine\.compile = 'layers' does not work"):
+        configure(1, engine__compile="layers", **settings)
+
+
+def without_compiler(world: World, config) -> str:
+    from torch._inductor import config as inductor
+
+    before, inductor.cpp.cxx = inductor.cpp.cxx, ("no-such-compiler",)
+    try:
+        build(world, config)
+    except ConfigError as error:
+        return str(error)
+    finally:
+        inductor.cpp.cxx = before
+    return ""
+
+
+def test_without_a_compiler_it_is_refused_with_the_remedy(ranks):
+    (told,) = ranks.run(1, without_compiler, configure(1, engine__compile="layers"))
+    assert "PyTorch finds no C++ compiler: install g++" in told
+    assert "engine.compile=off" in told
