@@ -1,4 +1,7 @@
-"""Cuts a chain of layers into the stages of a pipeline."""
+"""Says how a model's work is cut: a chain of layers into the stages of a pipeline, and the loss into chunks of tokens."""
+
+#: Of one chunk's logits, were they fp32. Each chunk reads and writes the gradient of the weight once, so few are better.
+LOSS_CHUNK_BYTES = 2**27
 
 
 def layers_of_chunk(num_layers: int, stage: int, stages: int, chunk: int, chunks: int) -> range:

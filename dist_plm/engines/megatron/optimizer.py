@@ -32,8 +32,9 @@ def own_section(settings: EngineSettings) -> MegatronConfig:
 
 
 def shards_states(settings: EngineSettings) -> bool:
-    """Tells whether ZeRO-1 acts: one data rank would cut, copy and gather what it holds whole anyway."""
-    return settings.engine.zero_stage == 1 and settings.parallel.data != 1
+    """Tells whether ZeRO-1 acts."""
+    assert settings.parallel.data is not None
+    return own_section(settings).shards_states(settings.parallel.data)
 
 
 def gathers_parameters(settings: EngineSettings) -> bool:

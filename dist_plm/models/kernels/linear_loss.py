@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dist_plm.models.model_context import Shape
+from dist_plm.spec.pipeline import LOSS_CHUNK_BYTES
 
-#: Of one chunk's logits, were they fp32. Each chunk reads and writes the gradient of the weight once, so few are better.
-CHUNK_BYTES = 2**27
 #: Of the rows of a chunk that the CPU turns into a gradient at once: what a core's cache holds.
 BLOCK_BYTES = 2**20
 #: In fp16 gradients of single logits are kept so much larger: most are below its smallest number else.
@@ -98,7 +97,7 @@ class _LinearLoss(torch.autograd.Function):
 
 
 def _chunks(tokens: int, width: int) -> Iterator[slice]:
-    step = max(1, CHUNK_BYTES // (4 * width))
+    step = max(1, LOSS_CHUNK_BYTES // (4 * width))
     for first in range(0, tokens, step):
         yield slice(first, min(first + step, tokens))
 

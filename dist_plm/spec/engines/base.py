@@ -8,7 +8,34 @@ from dist_plm.config.bounds import between
 from dist_plm.config.types import Count
 
 if TYPE_CHECKING:
-    from dist_plm.spec.schema import PretrainConfig
+    from dist_plm.spec.schema import PrecisionConfig, PretrainConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """Says what a rank keeps of each element of its parameters between its passes: bytes, and by how many data ranks what is
+    kept is divided. Moments are fp32, and divided as masters are.
+
+    Args:
+        gradients: of their sums over microbatches.
+        copies: of gradients as the update reads them, where these are other tensors; divided as masters are.
+        masters: 0 where the weights themselves are updated.
+        bucket: of a buffer that gradients go through, where it is not theirs.
+        gathers: weights are put together for the layers that run.
+        states_on_host, weights_on_host: masters and moments, or weights as well, lie in the memory of the host.
+    """
+
+    weights: int
+    weights_over: int = 1
+    gradients: int = 4
+    gradients_over: int = 1
+    copies: int = 0
+    masters: int = 0
+    masters_over: int = 1
+    bucket: int = 0
+    gathers: bool = False
+    states_on_host: bool = False
+    weights_on_host: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +57,14 @@ class EngineConfig:
     def own_keys(self) -> dict[str, Any]:
         """Keys that are handed through to a library, which alone knows them."""
         return {}
+
+    def holding(self, precision: "PrecisionConfig", data: int) -> Holding:
+        """Says what each of `data` ranks keeps of parameters that they all train."""
+        raise NotImplementedError
+
+    def overlaps(self) -> bool:
+        """Whether gradients are reduced while the backward pass still runs."""
+        return False
 
     def problems(self, config: "PretrainConfig") -> Iterator[str]:
         """Yields a sentence for each thing that the engine cannot do as `config` wants it."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dist_plm.spec.engines.base import EngineConfig
+from dist_plm.spec.engines.base import EngineConfig, Holding
 from dist_plm.spec.optimizers import OptimConfig
 
 if TYPE_CHECKING:
@@ -26,6 +26,32 @@ class DeepSpeedConfig(EngineConfig):
     @property
     def own_keys(self) -> dict[str, Any]:
         return self.deepspeed
+
+    def holding(self, precision: "PrecisionConfig", data: int) -> Holding:
+        """Masters are tensors of their own under fp32 as well, from stage 1 on; gradients are divided from stage 2 on."""
+        weights, stage = precision.weight_bytes, self.zero_stage
+        gradients = 4 if precision.reduce_in_fp32 else weights
+        if stage == 0:
+            return Holding(weights=weights, gradients=gradients)
+        return Holding(
+            weights=weights,
+            weights_over=data if stage == 3 else 1,
+            gradients=gradients,
+            gradients_over=data if stage >= 2 else 1,
+            # DeepSpeed's optimizer for bf16 reads the sums themselves.
+            copies=0 if precision.name == "bf16" and stage == 1 and gradients == 4 else 4,
+            masters=4,
+            masters_over=data,
+            bucket=self.bucket_mib * 2**20 // 4 * weights if stage >= 2 else 0,
+            gathers=stage == 3,
+            states_on_host=self._offloads("offload_optimizer"),
+            weights_on_host=self._offloads("offload_param"),
+        )
+
+    def _offloads(self, key: str) -> bool:
+        zero = self.deepspeed.get("zero_optimization")
+        offload = zero.get(key) if isinstance(zero, Mapping) else None
+        return isinstance(offload, Mapping) and offload.get("device", "none") != "none"
 
     def problems(self, config: "PretrainConfig") -> Iterator[str]:
         if self.compile == "layers":

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dist_plm.spec.engines.base import EngineConfig
+from dist_plm.spec.engines.base import EngineConfig, Holding
 
 if TYPE_CHECKING:
-    from dist_plm.spec.schema import PretrainConfig
+    from dist_plm.spec.schema import PrecisionConfig, PretrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +19,25 @@ class MegatronConfig(EngineConfig):
     name: Literal["megatron"] = "megatron"
     overlap_grad_reduce: bool = False
     overlap_param_gather: bool = False
+
+    def shards_states(self, data: int) -> bool:
+        """Tells whether ZeRO-1 acts: one data rank would cut, copy and gather what it holds whole anyway."""
+        return self.zero_stage == 1 and data != 1
+
+    def holding(self, precision: "PrecisionConfig", data: int) -> Holding:
+        """Gradients lie in one buffer, which is reduced in place; sharded masters of fp32 weights are views of them."""
+        weights = precision.weight_bytes
+        gradients = 4 if precision.reduce_in_fp32 else weights
+        return Holding(
+            weights=weights,
+            gradients=gradients,
+            copies=0 if gradients == 4 else 4,
+            masters=4 if weights < 4 else 0,
+            masters_over=data if self.shards_states(data) else 1,
+        )
+
+    def overlaps(self) -> bool:
+        return self.overlap_grad_reduce
 
     def problems(self, config: "PretrainConfig") -> Iterator[str]:
         if self.compile == "layers":

@@ -29,12 +29,12 @@ def on_rank(world: World, size: int, dtype, chunk_bytes: int):
     inputs = [x.clone().requires_grad_() for x in (hidden, weight[own], bias[own])]
     group = dist.group.WORLD
     assert group is not None
-    before, module.CHUNK_BYTES = module.CHUNK_BYTES, chunk_bytes
+    before, module.LOSS_CHUNK_BYTES = module.LOSS_CHUNK_BYTES, chunk_bytes
     try:
         valid = max(0, min(VOCAB - own.start, width))
         loss = linear_loss(*inputs, labels, Columns(group, own.start, valid))
     finally:
-        module.CHUNK_BYTES = before
+        module.LOSS_CHUNK_BYTES = before
     return [loss.detach(), *torch.autograd.grad(0.5 * loss, inputs)]
 
 
@@ -59,7 +59,7 @@ def test_equals_the_plain_formula(ranks, size, dtype, chunk_bytes):
 
 def test_logits_are_never_whole(monkeypatch):
     """Memory of the loss: one chunk, and the gradients."""
-    monkeypatch.setattr(module, "CHUNK_BYTES", 2**16)
+    monkeypatch.setattr(module, "LOSS_CHUNK_BYTES", 2**16)
     hidden, weight = torch.randn(2048, 16, requires_grad=True), torch.randn(4096, 16, requires_grad=True)
     labels = torch.randint(0, 4096, (2048,))
     group = dist.ProcessGroup(0, 1)
