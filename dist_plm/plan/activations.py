@@ -1,0 +1,160 @@
+"""Counts what a forward pass keeps for its backward pass, from the operations that dist_plm.models runs.
+
+A product keeps its input, a norm its input, an activation function its argument; residual sums and dropout keep nothing (the
+masks are drawn again). Fused attention keeps queries, keys, values, its result and a number a row and head. This is table
+2 of Korthikanti et al. 2022 (arXiv 2205.05198) with fused attention and without stored masks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dist_plm.plan.partition import padded
+from dist_plm.spec.families.base import ModelConfig, Stack, known
+from dist_plm.spec.pipeline import LOSS_CHUNK_BYTES
+from dist_plm.spec.schema import TrainingConfig
+
+#: Bytes of numbers that are fp32 whatever the precision: statistics of norms, sums of a softmax, moments.
+FP32 = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Describes one microbatch as a rank sees it.
+
+    Args:
+        samples: of the microbatch.
+        read, written: tokens of it that this context rank has; `written` by a decoder.
+        predicted: those whose logits are computed.
+        tensor: ranks that split the heads.
+        slices: ranks that split what lies between the products; 1 without sequence parallelism.
+        element: bytes of an activation.
+    """
+
+    samples: int
+    read: int
+    written: int
+    predicted: int
+    tensor: int
+    slices: int
+    element: int
+
+    @classmethod
+    def of(cls, config: TrainingConfig) -> "Pass":
+        parallel, length, samples = config.parallel, config.data.sequence_length, config.train.micro_batch
+        target = config.objective.target_length(length)
+        written = target if config.model.has_decoder and target is not None else length
+        share = config.objective.predicted_share
+        return cls(
+            samples=samples,
+            read=samples * length // parallel.context,
+            written=samples * written // parallel.context,
+            predicted=max(1, round(samples * written * share / parallel.context)),
+            tensor=parallel.tensor,
+            slices=parallel.tensor if parallel.sequence_parallel else 1,
+            element=config.precision.weight_bytes,
+        )
+
+    def tokens(self, stack: Stack) -> int:
+        """Tokens that a stack of layers runs on."""
+        return self.written if stack.is_decoder else self.read
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Holds the bytes of one layer, by what lets go of them.
+
+    Args:
+        hidden: its input, which every setting keeps.
+        inner: what model.recompute=full computes again.
+        cheap: what model.recompute=selective computes again as well.
+    """
+
+    hidden: int
+    inner: int
+    cheap: int
+
+    @property
+    def whole(self) -> int:
+        return self.hidden + self.inner + self.cheap
+
+    def under(self, recompute: str) -> int:
+        """Tells what stays until the backward pass with `model.recompute`."""
+        return {"none": self.whole, "selective": self.hidden + self.inner, "full": self.hidden}[recompute]
+
+
+def kept_by_layer(stack: Stack, one: Pass) -> Kept:
+    """Counts what one layer of a stack keeps of a microbatch, on one rank."""
+    model, tokens = stack.network, one.tokens(stack)
+    hidden = tokens // one.slices * model.hidden * one.element
+    statistics = 2 * FP32 * tokens // one.slices
+    inner, cheap = _attention(model, one, tokens, tokens)
+    inner += 3 * hidden + 2 * statistics  # the input of the second norm, and what both norms give
+    if stack.is_decoder:
+        more_inner, more_cheap = _attention(model, one, tokens, one.read)
+        inner, cheap = inner + more_inner + 2 * hidden + statistics, cheap + more_cheap
+    more_inner, more_cheap = _mlp(model, one, tokens)
+    return Kept(hidden, inner + more_inner, cheap + more_cheap)
+
+
+def _attention(model: ModelConfig, one: Pass, tokens: int, others: int) -> tuple[int, int]:
+    head_size = known(model.head_size, "head_size")
+    query = tokens * model.heads * head_size // one.tensor * one.element
+    key = others * known(model.kv_heads, "kv_heads") * head_size // one.tensor * one.element
+    turned = query + key if model.position == "rotary" else 0
+    # The result lies in the order of the queries, as the product that follows reads it.
+    return 2 * query + 2 * key, FP32 * tokens * model.heads // one.tensor + turned
+
+
+def _mlp(model: ModelConfig, one: Pass, tokens: int) -> tuple[int, int]:
+    ffn = tokens * known(model.ffn, "ffn") // one.tensor * one.element
+    if model.activation in ("swiglu", "geglu"):
+        return 3 * ffn, ffn
+    return (ffn if model.activation == "relu" else 2 * ffn), 0
+
+
+def kept_by_embedding(model: ModelConfig, one: Pass) -> int:
+    """Counts token numbers, and the norm of the embeddings where there is one."""
+    size = one.read // one.slices * model.word_size * one.element
+    projected = size if model.word_size != model.hidden else 0
+    return 3 * 8 * one.read + (size if model.normalises_embeddings else 0) + projected
+
+
+def kept_by_heads(config: TrainingConfig, one: Pass) -> int:
+    """Counts norms and dense layers between the last layer and the vocabulary, all heads together."""
+    model = config.model
+    hidden = one.written * model.hidden * one.element
+    found = 2 * hidden // one.slices if model.ends_with_norm else 0
+    if model.is_encoder:
+        found += hidden if one.slices > 1 else 0
+        found += one.predicted * (model.hidden + 3 * model.word_size) * one.element
+    for stack in model.stacks()[1:]:  # of a discriminator, a decision for each token
+        found += 0 if stack.is_decoder else 3 * one.read * stack.network.hidden * one.element
+    return found
+
+
+def peak_of_loss(model: ModelConfig, one: Pass, *, gathers: bool) -> int:
+    """Counts the most that logits and their gradients take at once: a chunk of them where loss and product are fused, as it
+    is on one tensor rank, else all."""
+    width = known(padded(model, one.tensor).vocab_size, "vocab_size") // one.tensor
+    size, element = model.word_size, one.element
+    if one.tensor > 1 or gathers:
+        return one.predicted * width * (element + 2 * FP32)
+    rows = min(one.predicted, max(1, LOSS_CHUNK_BYTES // (FP32 * width)))
+    of_weight = width * size * (FP32 + (element if element < FP32 else 0))
+    return rows * width * (element + FP32) + one.predicted * size * element + of_weight
+
+
+def masks(model: ModelConfig, one: Pass) -> Iterator[int]:
+    """Yields the bytes of each stack's table of biases that positions relative to each other add to the scores."""
+    for stack in model.stacks():
+        if model.position == "relative":
+            length = one.tokens(stack) // one.samples
+            yield stack.network.heads // one.tensor * length**2 * one.element
+
+
+def working_set(stack: Stack, one: Pass) -> int:
+    """Counts what the backward pass of one layer holds besides: gradients of its widest hidden states, and its input whole."""
+    model, tokens = stack.network, one.tokens(stack)
+    gated = 2 if model.activation in ("swiglu", "geglu") else 1
+    wide = (1 + gated) * tokens * known(model.ffn, "ffn") // one.tensor
+    return (wide + (2 + (one.slices > 1)) * tokens * model.hidden) * one.element

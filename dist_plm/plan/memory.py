@@ -1,0 +1,163 @@
+"""Adds up the memory of a rank of each pipeline stage, term by term.
+
+What parameters take is exact but for padding; activations are counted from what the operations keep; what the framework
+takes for itself is known between bounds, which are given.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dist_plm.plan import activations
+from dist_plm.plan.activations import Kept, Pass
+from dist_plm.plan.interval import GIB, Interval
+from dist_plm.plan.partition import HeldTensor, Stage, stages_of
+from dist_plm.spec.derived import num_microbatches
+from dist_plm.spec.engines.base import Holding
+from dist_plm.spec.optimizers import OptimConfig
+from dist_plm.spec.schema import ParallelConfig, TrainingConfig
+
+#: CUDA's context with the kernels of PyTorch, cuBLAS and cuDNN, as nvidia-smi shows it for an idle process.
+_CONTEXT = Interval(0.5 * GIB, 1.0 * GIB)
+#: NCCL's buffers for a communicator: 2 to 32 channels, each with buffers of NCCL_BUFFSIZE (4 MiB) for its peers.
+_COMMUNICATOR = Interval(0.1 * GIB, 0.4 * GIB)
+#: Share of what comes and goes that PyTorch's allocator cannot give away again.
+_FRAGMENTATION = Interval(0.0, 0.08)
+#: DeepSpeed's ZeRO-3 keeps so many elements together at most (stage3_max_live_parameters).
+_MAX_LIVE = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class StageMemory:
+    """Holds the memory of a rank of one stage, in bytes.
+
+    Args:
+        terms: by name, in the order that they come into being.
+        in_flight: microbatches whose activations it holds at once; each chunk of the stage counts as its share.
+    """
+
+    stage: int
+    terms: Mapping[str, Interval]
+    in_flight: float
+
+    @property
+    def total(self) -> Interval:
+        return Interval.total(self.terms.values())
+
+
+def memory_by_stage(config: TrainingConfig) -> list[StageMemory]:
+    """The memory of a rank of each stage of a finalised configuration whose vocabulary is known."""
+    one = Pass.of(config)
+    return [_stage_memory(config, stage, one) for stage in stages_of(config.model, config.parallel)]
+
+
+def worst_of(stages: list[StageMemory]) -> StageMemory:
+    """The stage whose ranks need most."""
+    return max(stages, key=lambda stage: stage.total.high)
+
+
+def _stage_memory(config: TrainingConfig, stage: Stage, one: Pass) -> StageMemory:
+    assert config.parallel.data is not None
+    holding = config.engine.holding(config.precision, config.parallel.data * config.parallel.context)
+    terms = states(config.optim, holding, stage)
+    terms["buffers"] = _buffers(config, holding, stage, one)
+    flying = in_flight(config.parallel, stage.number, num_microbatches(config.train, config.parallel))
+    passing = _passing(config, stage, one, flying, gathers=holding.gathers)
+    terms |= passing
+    moving = Interval.total(passing.values())
+    terms["update"] = Interval.exact(max(0.0, _update(config.optim, holding, stage) - moving.low))
+    terms["fragmentation"] = moving.scaled(_FRAGMENTATION.low, _FRAGMENTATION.high)
+    terms["context"] = _context(config.parallel)
+    return StageMemory(stage.number, terms, flying)
+
+
+def states(optim: OptimConfig, holding: Holding, stage: Stage) -> dict[str, Interval]:
+    """Tells what a rank keeps of its parameters between steps, and of their gradients, without padding."""
+    elements, on_device = stage.numel, not holding.states_on_host
+    moments = sum(_moments(optim, tensor, holding.masters_over) for tensor in stage.tensors)
+    sizes = {
+        "weights": math.ceil(elements / holding.weights_over) * holding.weights * (not holding.weights_on_host),
+        "gradients": math.ceil(elements / holding.gradients_over) * holding.gradients,
+        "masters": math.ceil(elements / holding.masters_over) * holding.masters * on_device,
+        "moments": math.ceil(moments) * on_device,
+    }
+    return {name: Interval.exact(size) for name, size in sizes.items()}
+
+
+def _moments(optim: OptimConfig, tensor: HeldTensor, over: int) -> float:
+    """Counts bytes of moments: what has a number for each element is divided, what is smaller every rank has whole."""
+    name, shape = tensor.spec.name, tensor.spec.shape
+    every = len(optim.element_moments(name, shape))
+    whole = [of for of in optim.moments(name, shape).values() if of != shape]
+    return activations.FP32 * (every * tensor.numel / over + sum(map(math.prod, whole)))
+
+
+def _buffers(config: TrainingConfig, holding: Holding, stage: Stage, one: Pass) -> Interval:
+    """Counts what collectives read from and write to: copies of gradients, buckets, gathered weights, hidden states."""
+    fixed = stage.numel / holding.masters_over * holding.copies
+    fixed += min(holding.bucket, stage.numel * holding.weights)
+    hidden = one.read // one.slices * config.model.hidden * one.element
+    fixed += 2 * hidden if stage.stages > 1 else 0
+    if not holding.gathers:
+        return Interval.exact(fixed)
+    least = 2 * max(_numel_by_depth(stage).values())
+    most = max(least, min(stage.numel, _MAX_LIVE))
+    return Interval(fixed + least * holding.weights, fixed + most * holding.weights)
+
+
+def _numel_by_depth(stage: Stage) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for tensor in stage.tensors:
+        found[tensor.spec.depth] = found.get(tensor.spec.depth, 0) + tensor.numel
+    return found
+
+
+def _passing(config: TrainingConfig, stage: Stage, one: Pass, flying: float, *, gathers: bool) -> dict[str, Interval]:
+    """Counts what a microbatch brings, and takes away again."""
+    model, recompute = config.model, config.model.recompute
+    stacks = model.stacks()
+    layers = [activations.kept_by_layer(stack, one) for stack in stacks]
+    counts = [stack.layers for stack in stacks]
+    if stage.stages > 1:
+        counts = [sum(map(len, stage.layers))]
+    kept = flying * sum(count * layer.under(recompute) for count, layer in zip(counts, layers, strict=True))
+    kept += _again(layers, recompute) + sum(activations.masks(model, one))
+    if stage.is_first:
+        kept += flying * activations.kept_by_embedding(model, one)
+    working = max(activations.working_set(stack, one) for stack in stacks)
+    terms = {"activations": Interval.exact(kept), "working set": Interval(working / 2, working)}
+    if stage.is_last:
+        loss = activations.peak_of_loss(model, one, gathers=gathers)
+        terms["logits"] = Interval.exact(activations.kept_by_heads(config, one) + loss)
+    return terms
+
+
+def _again(layers: list[Kept], recompute: str) -> int:
+    """Counts one layer's activations, computed again."""
+    return max(layer.whole - layer.under(recompute) for layer in layers)
+
+
+def in_flight(parallel: ParallelConfig, stage: int, microbatches: int) -> float:
+    """Counts microbatches whose activations a stage holds at once, of one forward, one backward (Narayanan et al. 2021, arXiv
+    2104.04473, section 2.2; Megatron-core's warm-up). A chunk of an interleaved stage counts as its share of it."""
+    stages, chunks = parallel.pipeline, parallel.virtual_pipeline
+    if stages == 1:
+        return 1.0
+    if chunks == 1:
+        return float(min(microbatches, stages - stage))
+    warm_up = 2 * (stages - stage - 1) + (chunks - 1) * stages
+    return min(warm_up + 1, microbatches * chunks) / chunks
+
+
+def _update(optim: OptimConfig, holding: Holding, stage: Stage) -> float:
+    """Optimizers that look at whole tensors hold all directions until they know how far to go."""
+    if not optim.whole_tensors or holding.states_on_host:
+        return 0.0
+    return activations.FP32 * stage.numel / holding.masters_over
+
+
+def _context(parallel: ParallelConfig) -> Interval:
+    assert parallel.data is not None
+    axes = (parallel.data, parallel.tensor, parallel.pipeline, parallel.context)
+    communicators = sum(degree > 1 for degree in axes)
+    return Interval.total([_CONTEXT, *[_COMMUNICATOR] * communicators])

@@ -1,0 +1,83 @@
+"""Memory falls with what is said to save it, and what stages hold adds up to the model."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dist_plm.plan.activations import Pass, kept_by_layer
+from dist_plm.plan.memory import in_flight, memory_by_stage, worst_of
+from dist_plm.plan.partition import padded, stages_of
+from dist_plm.spec.flops import num_parameters
+from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.schema import ParallelConfig
+from tests.spec.make import pretrain
+
+SIZES = {
+    "model__layers": 8,
+    "model__hidden": 1024,
+    "model__heads": 16,
+    "model__vocab_size": 50257,
+    "data__sequence_length": 1024,
+    "precision__name": "bf16",
+    "train__global_batch": 64,
+}
+
+
+def total(world_size: int = 8, **changes) -> float:
+    config = finalize(pretrain(**SIZES | changes), world_size=world_size, vocab_size=None)
+    return worst_of(memory_by_stage(config)).total.high
+
+
+@given(tensor=st.sampled_from([1, 2, 4]), pipeline=st.sampled_from([1, 2, 4]), tied=st.booleans())
+def test_the_parts_of_all_ranks_are_the_model(tensor, pipeline, tied):
+    world = tensor * pipeline
+    grid = {"parallel__tensor": tensor, "parallel__pipeline": pipeline, "model__tied_embeddings": tied}
+    config = finalize(pretrain(**SIZES | grid), world_size=world, vocab_size=None)
+    held = [one for stage in stages_of(config.model, config.parallel) for one in stage.tensors if not one.copy]
+    whole = sum(one.numel * (tensor if one.spec.split is not None else 1) for one in held)
+    assert whole == num_parameters(padded(config.model, tensor))
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("parallel__tensor", [1, 2, 4]),
+        ("model__recompute", ["none", "selective", "full"]),
+        ("train__micro_batch", [4, 2, 1]),
+        ("engine__zero_stage", [0, 1]),
+    ],
+)
+def test_memory_does_not_rise_with_what_saves_it(key, values):
+    found = [total(**{"train__micro_batch": 2, key: value}) for value in values]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > found[-1]
+
+
+def test_each_stage_of_zero_holds_less():
+    found = [total(engine__name="deepspeed", engine__zero_stage=stage, engine__bucket_mib=16) for stage in (1, 2)]
+    assert found == sorted(found, reverse=True)
+
+
+def test_sequence_parallelism_saves_what_lies_between_the_products():
+    assert total(parallel__tensor=4, parallel__sequence_parallel=True) < total(parallel__tensor=4)
+
+
+@pytest.mark.parametrize(("heads", "ffn"), [(16, 4096)])
+def test_a_layer_keeps_what_korthikanti_counts(heads, ffn):
+    """34 s b h of table 2 less masks of dropout (1 + 1 bytes) and the scores' inputs that fused attention shares."""
+    config = finalize(pretrain(**SIZES), world_size=1, vocab_size=None)
+    (stack,), one = config.model.stacks(), Pass.of(config)
+    tokens_times_hidden = one.read * config.model.hidden
+    assert kept_by_layer(stack, one).whole / tokens_times_hidden == pytest.approx(32, rel=0.01)
+
+
+def test_one_forward_one_backward_holds_as_many_as_stages_follow():
+    parallel = ParallelConfig(pipeline=4)
+    assert [in_flight(parallel, stage, 16) for stage in range(4)] == [4, 3, 2, 1]
+    assert in_flight(parallel, 0, 2) == 2
+
+
+def test_interleaving_holds_more_on_the_first_stage():
+    """1 + (p - 1) / (p v) times a pipeline's, Korthikanti et al. 2022, section 4.2.3."""
+    parallel = ParallelConfig(pipeline=4, virtual_pipeline=2)
+    assert in_flight(parallel, 0, 16) == pytest.approx(4 * (1 + 3 / (4 * 2)))
