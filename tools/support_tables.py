@@ -44,7 +44,7 @@ ZERO_STAGES = (0, 1, 2, 3)
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """One cell of the table. `refusal` is the rules' sentence, None where it works."""
+    """One cell of the table. `refusal` is the rules' sentence, None where it works; `on_cpu` that for a CPU alone."""
 
     engine: str
     zero_stage: int
@@ -52,6 +52,7 @@ class Combination:
     precision: str
     optimizer: str
     refusal: str | None
+    on_cpu: str | None = None
 
     @property
     def name(self) -> str:
@@ -75,7 +76,9 @@ def combinations() -> tuple[Combination, ...]:
     cells = (
         Combination(*place, None) for place in itertools.product(ENGINES, ZERO_STAGES, AXES, PRECISIONS, OPTIMIZERS)
     )
-    return tuple(replace(cell, refusal=_refusal(cell.overrides)) for cell in cells)
+    return tuple(
+        replace(cell, refusal=_refusal(cell.overrides), on_cpu=_refusal(cell.overrides, device="cpu")) for cell in cells
+    )
 
 
 def render() -> str:
@@ -101,12 +104,18 @@ def render() -> str:
 
 
 def _cell(found: list[Combination], notes: dict[str, int]) -> str:
-    works = [cell.optimizer for cell in found if cell.refusal is None]
+    works = [cell.optimizer for cell in found if cell.refusal is None and cell.on_cpu is None]
+    on_gpus: dict[str, list[str]] = {}
     refused: dict[str, list[str]] = {}
     for cell in found:
         if cell.refusal is not None:
             refused.setdefault(cell.refusal, []).append(cell.optimizer)
+        elif cell.on_cpu is not None:
+            on_gpus.setdefault(cell.on_cpu, []).append(cell.optimizer)
     parts = [", ".join(works)] if works else []
+    for sentence, names in on_gpus.items():
+        number = notes.setdefault(sentence, len(notes) + 1)
+        parts.append(f"{', '.join(names)}: on a GPU ({number})")
     for sentence, names in refused.items():
         number = notes.setdefault(sentence, len(notes) + 1)
         who = "" if len(names) == len(found) else f"{', '.join(names)}: "
@@ -114,7 +123,7 @@ def _cell(found: list[Combination], notes: dict[str, int]) -> str:
     return "; ".join(parts)
 
 
-def _refusal(overrides: Mapping[str, Mapping[str, Any]]) -> str | None:
+def _refusal(overrides: Mapping[str, Mapping[str, Any]], device: str = "auto") -> str | None:
     base: dict[str, dict[str, Any]] = {
         "run": {"name": "support"},
         "model": {"family": "gpt", "layers": 4, "hidden": 64, "heads": 4, "vocab_size": 256},
@@ -123,6 +132,7 @@ def _refusal(overrides: Mapping[str, Mapping[str, Any]]) -> str | None:
         "optim": {"lr": 1e-3},
         "schedule": {"name": "constant"},
         "train": {"steps": 1, "global_batch": 8, "micro_batch": 1},
+        "cluster": {"device": device},
     }
     values = base | {group: base.get(group, {}) | dict(settings) for group, settings in overrides.items()}
     try:

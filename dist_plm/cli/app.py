@@ -7,14 +7,17 @@ import argparse
 import os
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from dist_plm.cli.compose import compose
 from dist_plm.cli.help import OPTIONS, help_text
 from dist_plm.cli.search_path import SearchPath
 from dist_plm.cli.summary import summary
-from dist_plm.cluster.check import check, check_run, data_is_here
+from dist_plm.cluster.check import check, check_here, check_run, data_is_here
 from dist_plm.config.credentials import mask
 from dist_plm.config.decode import decode, encode, flatten
 from dist_plm.config.origins import Origin, complete, table, trace
@@ -68,9 +71,16 @@ def main(config_class: type[C], config_name: str, run: Run[C], doc: str | None) 
         doc: the script's docstring, which opens its help.
     """
     open_standard_streams()
+    sys.excepthook, threading.excepthook = tell_masked, lambda args: tell_masked(*args[:3])
     if PRINTING & set(sys.argv[1:]):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # what only prints ends quietly under `… | head`
     leave(front(sys.argv[1:], config_class, config_name, run, doc or ""))
+
+
+def tell_masked(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """Prints a traceback as Python does, without the credentials that stand in its messages and lines."""
+    if kind is not SystemExit:
+        tell(mask("".join(traceback.format_exception(kind, error, trace))).rstrip("\n"), sys.stderr)
 
 
 def front(arguments: Sequence[str], config_class: type[C], config_name: str, run: Run[C], doc: str) -> int:
@@ -149,6 +159,8 @@ def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str,
     if options.check:
         if isinstance(config, PretrainConfig) and not isinstance(config, SubmissionConfig):
             complete_config = check_run(config, world_size, with_data=data_is_here(config.data))
+            if options.world_size is None:
+                check_here(config, world_size)
         print(summary(complete_config, world_size))
         return EXIT_FINISHED
     return run(config, complete(origins, encode(config), encode(config))) or EXIT_FINISHED

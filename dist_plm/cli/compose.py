@@ -38,6 +38,8 @@ EXPERIMENT = "experiment"
 
 #: A value that is an environment variable and nothing more.
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:[^{}]*\}")
+#: Hydra's resolver of the time.
+_TIME = re.compile(r"\$\{\s*now\s*:")
 
 
 @dataclass(slots=True)
@@ -200,7 +202,14 @@ def _nest(key: str, value: Any) -> Any:
 def _resolve(config: DictConfig, composition: Composition) -> None:
     """Sets the plain values; an interpolation that leads nowhere becomes a problem and a missing value."""
     for key, value in flatten(plain(config)).items():
-        if "${" in repr(value):
+        if _TIME.search(repr(value)):
+            composition.refuse(
+                key,
+                f"{key} = {show(value)} would differ between ranks, and when the run is started again: let the shell say the "
+                f"time once, as in {key}=x_$(date +%F)",
+            )
+            OmegaConf.update(config, key, MISSING)
+        elif "${" in repr(value):
             try:
                 OmegaConf.to_container(OmegaConf.create([OmegaConf.select(config, key)]), resolve=True)
             except OmegaConfBaseException as error:

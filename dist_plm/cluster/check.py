@@ -42,6 +42,9 @@ _OWN_OPTIONS = (
     *("--signal", "--array"),
 )
 _OTHER_OPTIONS = ("--gpus",)
+DEVICES = Path("/dev")
+#: Devices of NVIDIA's driver, of WSL's, and of AMD's.
+_GPUS = ("nvidia[0-9]*", "dxg", "kfd")
 #: Variables of the job in text that the script puts between double quotes, and signs that would mean more there.
 _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\})")
 _SIGNS_OF_SHELL = re.compile(r"[\"`$\\]")
@@ -261,6 +264,21 @@ def check_run(run: PretrainConfig, world_size: int, *, with_data: bool, with_wei
         directory = Path(run.run.dir or "")
         check_checkpoint(run.train, run.model, run.data, run.objective, samples, run_dir=directory, checkpoints=own)
     return run
+
+
+def check_here(run: PretrainConfig, world_size: int) -> None:
+    """Looks at a run that takes what device there is as one on the CPU, where this machine has no GPU.
+
+    Raises:
+        ConfigError: with every rule that is broken there.
+    """
+    if run.cluster.device != "auto" or any(next(DEVICES.glob(name), None) for name in _GPUS):
+        return
+    try:
+        finalize(replace(run, cluster=replace(run.cluster, device="cpu")), world_size=world_size, vocab_size=None)
+    except ConfigError as error:
+        told = "there is no GPU here, where cluster.device=auto then takes the CPU; cluster.device=cuda checks for one"
+        raise ConfigError([f"{problem} ({told})" for problem in error.problems]) from error
 
 
 def _with_data(run: PretrainConfig, world_size: int) -> "tuple[PretrainConfig, Dataset]":

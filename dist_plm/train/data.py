@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dist_plm.core.errors import DataError
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.data.sampling.build_dataset import Form, open_samples, tokenizer_store
 from dist_plm.data.store.manifest import read_manifest
@@ -47,7 +48,14 @@ def open_data(data: DataConfig, objective: ObjectiveConfig, train: TrainConfig, 
     splits = ["train"] if train.eval_samples == 0 else ["train", "validation"]
     needed = {"train": BatchSizes.of(train).after(train.stop_at or train.steps)}
     known = {"seed": train.seed, "vocab_size": model.vocab_size}
-    samples = {split: open_samples(data, split, form, num_samples=needed.get(split, 0), **known) for split in splits}
+    samples: dict[str, Dataset] = {}
+    for split in splits:
+        try:
+            samples[split] = open_samples(data, split, form, num_samples=needed.get(split, 0), **known)
+        except DataError as error:
+            if split == "train":
+                raise
+            raise DataError(f"{error}; or train without evaluating, with train.eval_samples=0") from None
     return RunData(learned, samples)
 
 

@@ -147,3 +147,11 @@ def test_groups_and_choices():
     assert OWN.groups("prepare_data") == {"clean": "none", "dedup": "exact", "tokenizer": "bpe"}
     assert OWN.groups("pretrain")["experiment"] is None
     assert "gpt2_small" in OWN.choices("model")
+
+
+@pytest.mark.parametrize("key", ["run.name", "run.dir", "train.resume"])
+def test_the_time_is_left_to_the_shell_as_ranks_would_each_have_their_own(key):
+    composition = compose("pretrain", [f"{key}=x_${{now:%H-%M}}"])
+    (problem,) = composition.problems
+    assert problem.startswith(f"{key} = 'x_${{now:%H-%M}}' would differ between ranks")
+    assert f"{key}=x_$(date +%F)" in problem

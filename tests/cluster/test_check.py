@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.cluster.check import check, limit_seconds, ranks_per_node, run_of, world_size
+import dist_plm.cluster.check
+from dist_plm.cluster.check import check, check_here, limit_seconds, ranks_per_node, run_of, world_size
 from dist_plm.core.errors import ConfigError, DataError
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import PretrainConfig
@@ -133,3 +134,23 @@ def test_a_corpus_that_is_not_there_is_told_unless_it_may_be_elsewhere(tmp_path)
     with pytest.raises(DataError, match="nowhere"):
         check(submission(check_data=True, data__path=str(tmp_path / "nowhere")))
     check(submission(check_data=False, data__path=str(tmp_path / "nowhere")))
+
+
+FP16 = {"engine__name": "deepspeed", "engine__zero_stage": 1, "precision__name": "fp16"}
+
+
+@pytest.mark.parametrize("gpu", [(), ("nvidia0", "nvidiactl"), ("dxg",), ("kfd",)])
+def test_a_device_that_is_left_to_the_machine_is_this_ones(monkeypatch, tmp_path, gpu):
+    for name in gpu:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(dist_plm.cluster.check, "DEVICES", tmp_path)
+    run = run_of(submission(cluster__device="auto", **FP16))
+    if gpu:
+        check_here(run, 1)
+        return
+    with pytest.raises(
+        ConfigError, match=r"fp16' is refused by DeepSpeed .*there is no GPU here.*cluster\.device=cuda checks"
+    ):
+        check_here(run, 1)
+    check_here(run_of(submission(cluster__device="cuda", **FP16)), 1)
+    check_here(run_of(submission(cluster__device="auto")), 1)

@@ -394,3 +394,21 @@ def test_interruptions_are_quiet_and_crashes_are_not(capsys):
 def test_a_half_set_environment_is_refused(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert_refused(pretrain(), capsys.readouterr().err, ["WORLD_SIZE=2", "torchrun or srun"])
+
+
+def test_tracebacks_of_crashes_hold_no_credentials():
+    program = (
+        "import sys, threading\n"
+        "from dist_plm.cli import app\n"
+        "def crash(*arguments):\n"
+        "    thread = threading.Thread(target=lambda: open('s3://user:HUNTER22@host/thread'))\n"
+        "    thread.start(); thread.join()\n"
+        "    raise OSError('s3://user:HUNTER22@host/x?secret=HUNTER22 is away')\n"
+        "app._dispatch = crash\n"
+        "app.main(object, 'pretrain', None, None)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 2
+    assert "OSError: s3://user:***@host/x?secret=*** is away" in done.stderr
+    assert "HUNTER22" not in done.stderr.replace("open('s3://user:HUNTER22@host/thread')", "")

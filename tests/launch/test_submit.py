@@ -53,6 +53,15 @@ def test_of_a_sweep_all_runs_are_checked_before_one_is_queued(capsys):
     assert "train.micro_batch = 5" in captured.err
 
 
+@pytest.mark.parametrize("more", [[], ["submit.dry_run=false"]])
+def test_a_sweep_into_one_directory_of_checkpoints_is_refused(capsys, empty_place, more):
+    assert main(["-m", *DRY, "optim.lr=1e-4,3e-4", f"checkpoint.dir={empty_place}/shared", *more]) == EXIT_REFUSED
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "would be of several runs" in captured.err
+    assert not (empty_place / "shared").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

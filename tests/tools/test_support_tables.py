@@ -24,6 +24,13 @@ def test_what_is_known_to_work_and_to_be_refused():
     assert "set engine=megatron" in (found["deepspeed-1-data-fp8-adamw"] or "")
 
 
+def test_what_works_on_gpus_alone_is_marked():
+    on_cpu = {cell.name: cell.on_cpu for cell in combinations() if cell.refusal is None}
+    assert "refused by DeepSpeed on cluster.device = 'cpu'" in (on_cpu["deepspeed-1-data-fp16-adamw"] or "")
+    assert on_cpu["megatron-1-data-fp16-adamw"] is on_cpu["deepspeed-1-data-bf16-adamw"] is None
+    assert "| adamw, adam, lamb, sgd, adafactor, muon: on a GPU (" in render()
+
+
 def test_each_refusal_is_a_footnote_once_and_the_test_exists():
     table = render()
     for sentence in {cell.refusal for cell in combinations() if cell.refusal}:

@@ -133,3 +133,11 @@ def test_check_opens_the_data_where_it_is_at_hand(wordpiece, script):
     assert done.returncode == 2
     assert "special tokens that the data's tokenizer does not have (eos)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("split", [(1.0, 0.0, 0.0), (0.001, 0.999, 0.0)])
+def test_an_empty_split_says_what_it_is_for(tmp_path, split):
+    config = config_of(make_store(tmp_path / "tokens"), "causal", data__split=split)
+    with pytest.raises(DataError, match=r"split of .* holds 0 tokens, too few") as told:
+        open_data(config.data, config.objective, config.train, config.model)
+    assert ("train without evaluating, with train.eval_samples=0" in str(told.value)) == (split[0] == 1.0)

@@ -63,10 +63,10 @@ def submit(
 ) -> int | None:
     """Submits all choices, or none if one is refused."""
     submissions = [_prepare(choice, options.config_dir) for choice in choices]
+    refuse_shared_directories(submissions)
     if first.submit.dry_run:
         print("\n".join(submission.script for submission in submissions), end="")
         return None
-    refuse_shared_directories(submissions)
     refuse_what_cannot_start(submissions)
     jobs = [_queue(submission) for submission in submissions]
     return _watch(jobs) if first.submit.watch else None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.core import marks
-from dist_plm.core.errors import CheckpointError
+from dist_plm.core.errors import CheckpointError, Refusal
 from dist_plm.core.files import TEMPORARY, sync_directory
 
 #: What the mark of a directory says that is still being filled.
@@ -69,14 +69,13 @@ def fresh_directory(to: str) -> Iterator[str]:
 
 
 def _disk_error(error: BaseException) -> str | None:
-    """Tells what went wrong with a file; torch.save tells it in words of its own."""
-    if isinstance(error, OSError):
-        return str(error)
-    return (
-        str(error).partition("\n")[0]
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)
-        else None
-    )
+    """Tells what went wrong with a file; torch.save hides it behind what it ran into afterwards."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__cause__ or found.__context__
+    if found is None and "PytorchStreamWriter" in str(error):
+        return str(error).partition("\n")[0]
+    return None if found is None or isinstance(error, Refusal) else str(found)
 
 
 def _publish(scratch: Path, place: Path, to: str) -> None:
