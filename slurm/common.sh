@@ -185,6 +185,12 @@ conclude() {
         138) say "ended by a second signal, before its checkpoint was complete" ;;
         *)
             say "crashed with exit code $code"
+            # What srun and torchrun tell of SIGKILL, which the kernel sends where memory is short.
+            if ((code == 137)); then
+                say "a rank was killed: if memory was short (sacct -j $job -o State,MaxRSS,NodeList tells OUT_OF_MEMORY; the job has" \
+                    "${SLURM_MEM_PER_NODE:-what the partition gives} MB a node), lower train.micro_batch or data.loader_workers," \
+                    "put fewer ranks on a node, or ask for more (cluster.memory, --mem)"
+            fi
             if [[ $(progress) == "$progress_before" ]]; then
                 say "not started again, as it made no checkpoint since it started"
                 exit "$code"

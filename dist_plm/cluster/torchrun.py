@@ -7,6 +7,7 @@ here only a crash is a reason to. SIGTERM and SIGUSR1 are passed on to the ranks
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterable, Sequence
 from types import FrameType
@@ -20,11 +21,17 @@ from torch.distributed.launcher import api
 from torch.distributed.run import get_args_parser, run
 
 from dist_plm.core.errors import EXIT_REFUSED, EXIT_REQUEUE
+from dist_plm.core.memory import memory_groups, why_killed
 
 #: What a rank ends with that got a second SIGUSR1 before its checkpoint was complete.
 EXIT_SIGNALLED_TWICE = 128 + signal.SIGUSR1
 #: For a checkpoint, from a signal to the ranks until they are killed. Slurm's own limits are mostly shorter.
 SAVE_SECONDS = 600
+#: What takes less of a node's memory.
+_LESS = (
+    "where memory was short, lower train.micro_batch or data.loader_workers, put fewer ranks on a node, or ask for more "
+    "(cluster.memory)"
+)
 #: What torchrun's launcher calls the class of its agent.
 _NAME = LocalElasticAgent.__name__
 
@@ -86,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     assert getattr(api, _NAME) is LocalElasticAgent, "torchrun makes its agent in another way now"
     setattr(api, _NAME, Agent)
+    groups = memory_groups()
     try:
         run(options)
     except ChildFailedError as error:
@@ -93,6 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = exit_code(failure.exitcode for failure in failures.values())
         ranks = ", ".join(f"rank {rank} with {failure.exitcode}" for rank, failure in sorted(failures.items()))
         print(f"ended with exit code {code}: {ranks}", file=sys.stderr)
+        for rank, failure in sorted(failures.items()):
+            if failure.exitcode == -signal.SIGKILL:
+                how = why_killed(failure.exitcode, groups)
+                print(f"rank {rank}, process {failure.pid} on {socket.gethostname()}, {how}: {_LESS}", file=sys.stderr)
         return code
     finally:
         # Python gives up its handlers as it ends: a copy of the signal that comes late, by way of srun, would then kill.

@@ -1,3 +1,4 @@
+import re
 import signal
 import subprocess
 import sys
@@ -71,6 +72,8 @@ if codes[rank] == "w":
     signal.signal(signal.SIGUSR1, stop)
     Path({place!r}, f"waits_{{rank}}").touch()
     time.sleep(600)
+if codes[rank] == "k":
+    os.kill(os.getpid(), signal.SIGKILL)
 time.sleep(0.5 * (codes[rank] == 0))
 sys.exit(codes[rank])
 """
@@ -92,6 +95,7 @@ def start(place: Path, codes: list[tuple[object, object]], max_restarts: int) ->
         ([(0, 2)], 3, 2, 1),
         ([(0, 1), (75, 75)], 3, 75, 2),
         ([(0, 1), (1, 0)], 1, 1, 2),
+        ([(0, "k")], 0, 137, 1),
     ],
 )
 def test_real_ranks(
@@ -103,6 +107,8 @@ def test_real_ranks(
     # A rank that is slow to begin may be ended before it has.
     assert len(set((tmp_path / "started").read_text().splitlines())) == starts
     assert "Traceback" not in told
+    if code == 137:
+        assert re.search(r"rank 1, process \d+ on \S+, was ended by SIGKILL, .* lower train.micro_batch", told), told
 
 
 def catches(pid: int, number: signal.Signals) -> bool:

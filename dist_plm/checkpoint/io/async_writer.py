@@ -13,6 +13,7 @@ from typing import cast
 from dist_plm.checkpoint.io import direct_io
 from dist_plm.checkpoint.io.direct_io import LOOK_SECONDS, Part
 from dist_plm.checkpoint.manifest import FileRecord
+from dist_plm.core.memory import MemoryGroup, memory_groups, why_killed
 
 
 class WriterFailedError(OSError):
@@ -30,6 +31,7 @@ class WriterProcess:
         self._memory = memory
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._groups: list[MemoryGroup] = []
 
     @property
     def pid(self) -> int | None:
@@ -68,6 +70,7 @@ class WriterProcess:
             self._end()
 
     def _start(self) -> None:
+        self._groups = memory_groups()
         mine, other = multiprocessing.Pipe()
         argv = [sys.executable, "-P", direct_io.__file__, *map(str, (other.fileno(), self._memory, os.getpid()))]
         # Signals for the run often reach all processes of a job. What is blocked here is blocked there from the start.
@@ -92,4 +95,4 @@ class WriterProcess:
         self._connection.close()
         code = self._process.wait()
         self._connection = self._process = None
-        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        return why_killed(code, self._groups) if code < 0 else f"ended with {code}"

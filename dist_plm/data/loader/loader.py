@@ -8,7 +8,6 @@ fifth of a second. Worker w of N makes microbatches w, w + N, …; taking them i
 import os
 import pickle
 import queue
-import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from dist_plm.core.errors import Refusal
+from dist_plm.core.memory import MemoryGroup, memory_groups, why_killed
 from dist_plm.data.loader.batch import Batch
 from dist_plm.data.loader.batch_plan import Plan
 from dist_plm.data.loader.microbatch_builder import Arrays, microbatches
@@ -128,6 +128,7 @@ class _Worker:
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         environment = {**_KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         command = [sys.executable, "-P", "-m", "dist_plm.data.loader.worker", str(theirs.fileno())]
+        self.groups = memory_groups()
         with theirs:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment
@@ -140,7 +141,7 @@ class _Worker:
         try:
             return self.connection.recv()
         except (EOFError, OSError):
-            return ("died", _epitaph(self.process.wait()))
+            return ("died", _epitaph(self.process.wait(), self.groups))
 
     def kill(self) -> None:
         self.process.kill()
@@ -205,8 +206,7 @@ class _Pump:
                 return
 
 
-def _epitaph(code: int) -> str:
+def _epitaph(code: int, before: list[MemoryGroup]) -> str:
     if code < 0:
-        hint = " (out of memory?)" if -code == signal.SIGKILL else ""
-        return f"was killed by {signal.Signals(-code).name}{hint}"
+        return why_killed(code, before)
     return f"ended early with exit code {code}"

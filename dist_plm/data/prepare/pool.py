@@ -4,21 +4,24 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
 from dist_plm.core.errors import DataError
+from dist_plm.core.memory import memory_groups, why_killed
 from dist_plm.core.panics import panics_as
 
 T = TypeVar("T")
 
 #: Hugging Face tokenizers start a thread a core unless told otherwise; here processes are counted, not threads.
 _THREADS = "TOKENIZERS_PARALLELISM"
+#: For a process that was told to end.
+_END_SECONDS = 5.0
 
 
 class Pool:
@@ -28,6 +31,8 @@ class Pool:
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._executor: ProcessPoolExecutor | None = None
+        self._processes: Mapping[int, Any] = {}
+        self._groups = memory_groups()
 
     def run(self, function: Callable[[T], None], tasks: Sequence[T], done: Callable[[T], object]) -> None:
         """Runs `function` on every task, and `done` here after each.
@@ -50,18 +55,30 @@ class Pool:
             self._workers, mp_context=context, initializer=_begin_worker
         )
         futures = {executor.submit(_guarded, function, task): task for task in tasks}
+        self._processes = executor._processes or self._processes
         try:
             for future in as_completed(futures):
                 future.result()
                 done(futures[future])
         except BrokenProcessPool as error:
             raise DataError(
-                f"one of the {self._workers} processes that prepare data was killed, perhaps for lack of memory (dmesg may "
-                "tell): start the same command again, with fewer data.workers if need be; what is finished is kept"
+                f"one of the {self._workers} processes that prepare data {self._how_one_ended()}: start the same command "
+                "again, with fewer data.workers or a smaller tokenizer.memory_mb if need be; what is finished is kept"
             ) from error
         finally:
             for future in futures:
                 future.cancel()
+
+    def _how_one_ended(self) -> str:
+        """Once one has ended the executor ends the others, with SIGTERM."""
+        processes = (self._processes or {}).values()
+        for process in processes:
+            process.join(_END_SECONDS)
+        codes = [process.exitcode for process in processes if process.exitcode not in (None, 0, -signal.SIGTERM)]
+        signalled = [code for code in codes if code is not None and code < 0]
+        if signalled:
+            return why_killed(min(signalled, key=lambda code: code != -signal.SIGKILL), self._groups)
+        return f"ended with {codes[0]}" if codes else "was killed"
 
     def bytes_read(self) -> int:
         """Counts the bytes that this process and its workers have read so far, from files and whatever else."""

@@ -130,7 +130,7 @@ def test_a_refusal_arrives_as_itself(dataset, workers):
     [
         ("raise", r"a data worker failed:\n(.|\n)*ZeroDivisionError: on purpose"),
         ("unpicklable", r"a data worker failed:\n(.|\n)*cannot travel"),
-        ("kill", r"a data worker was killed by SIGKILL \(out of memory\?\)"),
+        ("kill", r"a data worker was ended by SIGKILL, .* lack of memory"),
         ("exit", r"a data worker ended early with exit code 3"),
     ],
 )

@@ -51,7 +51,7 @@ def test_a_refusal_arrives_as_itself(workers):
 
 def test_a_death_is_reported():
     with pytest.raises(
-        DataError, match="one of the 2 processes that prepare data was killed, perhaps for lack of memory"
+        DataError, match=r"one of the 2 processes that prepare data was ended by SIGKILL, .* for lack of memory"
     ):
         Pool(2).run(die, [0, 1], print)
 
