@@ -39,6 +39,7 @@ from tokenizers.models import WordPiece  # noqa: E402
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast  # noqa: E402
 
 from dist_plm.core.permutation import mix_many  # noqa: E402
+from dist_plm.data.samples import Pairs, Sentences  # noqa: E402
 from dist_plm.data.sampling.windows import WindowDataset  # noqa: E402
 from dist_plm.data.store.store import TokenStore, TokenStoreWriter  # noqa: E402
 from dist_plm.objectives.base import Objective  # noqa: E402
@@ -88,12 +89,12 @@ class SentencePairs:
         documents = np.asarray(store.document_indices())
         self.last = np.repeat(documents[1:], np.diff(documents))
 
-    def read(self, samples: np.ndarray) -> SimpleNamespace:
+    def read(self, samples: np.ndarray) -> Pairs:
         starts = [(mix_many(purpose, samples) % np.uint64(len(self.ends))).astype(np.int64) for purpose in (0, 1)]
         first, second = (self._runs(start) for start in starts)
-        return SimpleNamespace(first=first, second=second, samples=samples)
+        return Pairs(first, second, samples)
 
-    def _runs(self, start: np.ndarray) -> SimpleNamespace:
+    def _runs(self, start: np.ndarray) -> Sentences:
         begin = np.where(start > 0, self.ends[start - 1], 0)
         stop = np.minimum(np.searchsorted(self.ends, begin + self.tokens) + 1, self.last[start])
         tokens = [self.store.read(a, b - a) for a, b in zip(begin.tolist(), self.ends[stop - 1].tolist(), strict=True)]
@@ -101,7 +102,7 @@ class SentencePairs:
         lengths = np.concatenate(
             [np.diff(self.ends[a:b], prepend=c) for a, b, c in zip(start, stop, begin, strict=True)]
         )
-        return SimpleNamespace(
+        return Sentences(
             tokens=np.concatenate(tokens), ends=np.cumsum(lengths), runs=np.concatenate([[0], np.cumsum(counts)])
         )
 

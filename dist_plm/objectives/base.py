@@ -40,76 +40,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-Arrays = dict[str, NDArray]
+from dist_plm.data.samples import Arrays
 
 #: A label that is not predicted: it has no loss, no gradient and no place in the denominator.
 IGNORED = -1
-
-
-class Windows(Protocol):
-    """Declares what the data floor hands out (`sampling.windows`): `tokens` [B, S + 1] int64, `documents` [B, S + 1] int32
-    number of each token's document counted from the window's first, `samples` [B] int64.
-
-    It may have `words` [B, S + 1] as well: the number of each token's word, as a word segmenter found them (Chinese).
-    Masking of whole words and of spans then goes by these instead of by the vocabulary's continuation tokens.
-
-    It may have `lengths` [B]: rows are padded, and so many of their tokens are text. The padding is a document of its own.
-    And then `frame`: rows have room for so many special tokens around each of their documents, rather than around all."""
-
-    @property
-    def tokens(self) -> NDArray[np.int64]: ...
-    @property
-    def documents(self) -> NDArray[np.int32]: ...
-    @property
-    def samples(self) -> NDArray[np.int64]: ...
-
-
-class Sentences(Protocol):
-    """B runs of consecutive sentences, each run from one document: `tokens` [N] int64 of all runs one after another,
-    `ends` [M] int64 where in `tokens` each sentence ends, `runs` [B + 1] int64: run b has the sentences
-    runs[b], …, runs[b + 1] - 1. No run and no sentence is empty, and no token is special.
-
-    It may have `words` [N] as well, see Windows."""
-
-    @property
-    def tokens(self) -> NDArray[np.int64]: ...
-    @property
-    def ends(self) -> NDArray[np.int64]: ...
-    @property
-    def runs(self) -> NDArray[np.int64]: ...
-
-
-class Pairs(Protocol):
-    """Declares what pairs of segments are cut from: `samples` [B] int64, and for each sample two runs of sentences.
-
-    A run goes on until it holds `window_length` tokens or more, or its document ends. `first` begins wherever the
-    sampler lets sample n begin; `second` begins at a random sentence of a random other document, both keyed by the
-    sample. Only mlm_nsp reads `second`; a sampler for mlm_sop alone leaves it None."""
-
-    @property
-    def first(self) -> Sentences: ...
-    @property
-    def second(self) -> Sentences | None: ...
-    @property
-    def samples(self) -> NDArray[np.int64]: ...
-
-
-def words_of(source: Windows | Sentences) -> NDArray[np.int64] | None:
-    """Numbers of the tokens' words, where a word segmenter found them."""
-    return getattr(source, "words", None)
-
-
-def lengths_of(windows: Windows) -> NDArray[np.int64] | None:
-    """Tokens of each row before its padding, [B]; None where rows are full."""
-    return getattr(windows, "lengths", None)
-
-
-def frame_of(windows: Windows) -> int:
-    """Special tokens for which rows have room around each of their documents; 0 where only around all of them."""
-    return getattr(windows, "frame", 0)
 
 
 @dataclass(frozen=True, slots=True)

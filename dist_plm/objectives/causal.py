@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Reader, Windows, lengths_of
+from dist_plm.data.samples import Arrays, Windows
+from dist_plm.objectives.base import IGNORED, LossTerm, Reader
 from dist_plm.objectives.corruption.fill_in_the_middle import MiddleFilling
 from dist_plm.objectives.special_tokens import SpecialTokens
 from dist_plm.spec.objectives.causal import CausalConfig
@@ -42,8 +43,8 @@ class Causal:
             batch["labels"] = np.where(crosses, IGNORED, batch["labels"])
         if self.config.reset_positions:
             batch["positions"] = positions_in_documents(documents[:, :-1])
-        if (lengths := lengths_of(windows)) is not None:
-            is_text = np.arange(1, tokens.shape[1]) < lengths[:, None]
+        if windows.lengths is not None:
+            is_text = np.arange(1, tokens.shape[1]) < windows.lengths[:, None]
             batch["labels"] = np.where(is_text, batch["labels"], IGNORED)
         return batch
 

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.objectives.base import Arrays, LossTerm, Reader, Windows, words_of
+from dist_plm.data.samples import Arrays, Windows
+from dist_plm.objectives.base import LossTerm, Reader
 from dist_plm.objectives.causal import positions_in_documents
 from dist_plm.objectives.corruption.framing import Frame, Framed
 from dist_plm.objectives.corruption.masking import Masking, masking_of, segmenter_of
@@ -56,9 +57,9 @@ class MaskedLanguageModel:
         return batch, rows
 
     def _words(self, windows: Windows) -> NDArray[np.int64] | None:
-        words, (rows, length) = words_of(windows), windows.tokens.shape
-        if words is not None or self.segmenter is None:
-            return words
+        rows, length = windows.tokens.shape
+        if self.segmenter is None:
+            return None
         return self.segmenter(windows.tokens.reshape(-1), length * np.arange(1, rows + 1)).reshape(rows, length)
 
 

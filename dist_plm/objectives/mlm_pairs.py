@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dist_plm.objectives.base import Arrays, LossTerm, Pairs, Reader, Sentences, words_of
+from dist_plm.data.samples import Arrays, Pairs
+from dist_plm.objectives.base import LossTerm, Reader
 from dist_plm.objectives.corruption.masking import Masking, masking_of, segmenter_of
 from dist_plm.objectives.corruption.masking import problems as problems
 from dist_plm.objectives.corruption.segment_pairs import NUM_FRAME, PairCutter, assemble
@@ -53,10 +53,10 @@ class MaskedPairs:
         runs = [pairs.first] if pairs.second is None else [pairs.first, pairs.second]
         text = np.concatenate([run.tokens for run in runs])
         tokens, segments, lengths = assemble(text, first, second, self.special, self.sequence_length)
-        numbers = [words for run in runs if (words := self._words(run)) is not None]
-        words = (
-            assemble(np.concatenate(numbers), first, second, self.special, self.sequence_length)[0] if numbers else None
-        )
+        words = None
+        if self.segmenter is not None:
+            numbers = np.concatenate([self.segmenter(run.tokens, run.ends) for run in runs])
+            words, *_ = assemble(numbers, first, second, self.special, self.sequence_length)
         corrupted, labels = self.masking(tokens, pairs.samples, words=words)
         return {
             "tokens": corrupted,
@@ -66,12 +66,6 @@ class MaskedPairs:
             "lengths": lengths,
             "pair_labels": pair_labels,
         }
-
-    def _words(self, sentences: Sentences) -> NDArray[np.int64] | None:
-        words = words_of(sentences)
-        if words is not None or self.segmenter is None:
-            return words
-        return self.segmenter(sentences.tokens, sentences.ends)
 
 
 def build(config: PairsConfig, special: SpecialTokens, seed: int, reader: Reader) -> MaskedPairs:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Reader, Windows
+from dist_plm.data.samples import Arrays, Windows
+from dist_plm.objectives.base import IGNORED, LossTerm, Reader
 from dist_plm.objectives.corruption.masking import masking_of, segmenter_of
 from dist_plm.objectives.corruption.masking import problems as problems
 from dist_plm.objectives.mlm import MaskedLanguageModel

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from dist_plm.data.loader.loader import MicrobatchLoader
+from dist_plm.data.samples import Arrays
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import Engine, EvalSums, TermSums
-from dist_plm.objectives.base import IGNORED, Arrays, LossTerm, Objective
+from dist_plm.objectives.base import IGNORED, LossTerm, Objective
 from dist_plm.spec.schema_run import TrainConfig
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
 from dist_plm.spec.objectives import OBJECTIVES
-from tests.objectives.text import CLS, MASK, PAD, SEP, SPECIAL, WordWindows, full_rows, padded, windows_of
+from tests.objectives.text import CLS, MASK, PAD, SEP, SPECIAL, full_rows, padded, windows_of
 
 NO_FRAME = replace(SPECIAL, cls=None, sep=None)
 
@@ -57,10 +57,9 @@ def test_documents_and_positions_only_when_asked_for():
 
 
 def test_a_segmenters_words_are_masked_whole():
-    plain = windows_of(50, 40, end_rate=0)
     words = np.tile(np.arange(41) // 4, (50, 1))
-    windows = WordWindows(plain.tokens, plain.documents, plain.samples, words)
-    batch = mlm(mask_units="words").collate(windows)
+    segmented = replace(mlm(mask_units="words"), segmenter=lambda tokens, ends: words)
+    batch = segmented.collate(windows_of(50, 40, end_rate=0))
     masked = (batch["labels"] != IGNORED)[:, 1:-1].reshape(50, 10, 4)
     assert masked.any()
     np.testing.assert_array_equal(masked.any(axis=2), masked.all(axis=2))

@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dist_plm.data.samples import Pairs
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
 from dist_plm.spec.objectives import OBJECTIVES
-from tests.objectives.text import CLS, PAD, SEP, SPECIAL, Pairs, WordSentences, random_runs, sentences_of
+from tests.objectives.text import CLS, PAD, SEP, SPECIAL, random_runs, sentences_of
 
 KINDS = ["mlm_nsp", "mlm_sop"]
 
@@ -60,14 +63,13 @@ def test_both_losses_count_their_own(name, loss):
 def test_a_segmenters_words_are_masked_whole(name):
     draw = np.random.default_rng(0)
 
-    def with_words(runs):
-        plain = sentences_of(runs)
-        return WordSentences(plain.tokens, plain.ends, plain.runs, np.arange(len(plain.tokens)) // 5)
+    def words_of(tokens, ends):
+        return np.arange(len(tokens)) // 5
 
-    pairs = Pairs(with_words(random_runs(draw, 60, 61)), with_words(random_runs(draw, 60, 61)), np.arange(60))
-    words = np.concatenate([pairs.first.words, pairs.second.words])
+    pairs = Pairs(sentences_of(random_runs(draw, 60, 61)), sentences_of(random_runs(draw, 60, 61)), np.arange(60))
+    words = np.concatenate([words_of(run.tokens, run.ends) for run in (pairs.first, pairs.second)])
     assert set(np.unique(words, return_counts=True)[1]) >= {5}
-    batch = objective(name, 64, mask_units="words", mask_rate=0.4).collate(pairs)
+    batch = replace(objective(name, 64, mask_units="words", mask_rate=0.4), segmenter=words_of).collate(pairs)
     masked = (batch["labels"] != IGNORED) & (np.arange(64) < batch["lengths"][:, None])
     # Words of five tokens, cut at segment ends alone: masked tokens come in runs.
     runs = (masked[:, 1:] & ~masked[:, :-1]).sum() + masked[:, 0].sum()

@@ -1,4 +1,4 @@
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from dist_plm.objectives.corruption.noise_spans import corrupted
 from dist_plm.spec.objectives import OBJECTIVES
 from dist_plm.spec.objectives.span import SpanCounts, longest_window
 from tests.objectives.statistics import chi_square_z, rate_z
-from tests.objectives.text import EOS, FIRST, PAD, SENTINELS, SPECIAL, windows_of
+from tests.objectives.text import EOS, FIRST, PAD, SENTINELS, SPECIAL, rows_of, windows_of
 
 
 def span(sequence_length: int = 64, seed: int = 1, **settings):
@@ -126,7 +126,7 @@ def test_corrupted_share_of_a_million_tokens():
 
 def test_another_epoch_or_seed_corrupts_anew():
     windows = windows_of(50, 70)
-    later = SimpleNamespace(tokens=windows.tokens, documents=windows.documents, samples=windows.samples + 10**6)
+    later = replace(windows, samples=windows.samples + 10**6)
     first = span().collate(windows)["tokens"]
     for other in (span().collate(later)["tokens"], span(seed=2).collate(windows)["tokens"]):
         assert (first != other).any(axis=1).all()
@@ -134,7 +134,7 @@ def test_another_epoch_or_seed_corrupts_anew():
 
 def test_a_sample_is_corrupted_alike_in_any_microbatch():
     windows = windows_of(8, 70)
-    whole, part = span().collate(windows), span().collate(windows.rows([6, 0, 6]))
+    whole, part = span().collate(windows), span().collate(rows_of(windows, [6, 0, 6]))
     for name, array in part.items():
         np.testing.assert_array_equal(whole[name][[6, 0, 6]], array)
 

@@ -1,9 +1,8 @@
 """A toy vocabulary and the texts that objectives are tested on."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from dist_plm.data.samples import Sentences, Windows
 from dist_plm.objectives.special_tokens import SpecialTokens
 
 VOCAB = 400
@@ -31,38 +30,9 @@ SPECIAL = SpecialTokens(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Windows:
-    tokens: np.ndarray
-    documents: np.ndarray
-    samples: np.ndarray
-
-    def rows(self, chosen) -> "Windows":
-        return Windows(self.tokens[chosen], self.documents[chosen], self.samples[chosen])
-
-
-@dataclass(frozen=True, slots=True)
-class WordWindows(Windows):
-    words: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class Sentences:
-    tokens: np.ndarray
-    ends: np.ndarray
-    runs: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class WordSentences(Sentences):
-    words: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    first: Sentences
-    second: Sentences | None
-    samples: np.ndarray
+def rows_of(windows: Windows, chosen) -> Windows:
+    """Some of the rows."""
+    return Windows(windows.tokens[chosen], windows.documents[chosen], windows.samples[chosen])
 
 
 def windows_of(rows: int, length: int, *, seed: int = 0, end_rate: float = 0.02) -> Windows:
@@ -97,22 +67,17 @@ def random_runs(draw: np.random.Generator, rows: int, tokens: int, longest: int 
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class PaddedWindows(Windows):
-    lengths: np.ndarray
-
-
-def padded(windows: Windows, *, columns: int = 1) -> PaddedWindows:
+def padded(windows: Windows, *, columns: int = 1) -> Windows:
     """The same rows, each with the text of its end taken away: from 2 tokens to all but the last `columns` are left."""
     width = windows.tokens.shape[1]
     lengths = np.random.default_rng(0).integers(2, width - columns + 1, len(windows.tokens))
     beyond = np.arange(width) >= lengths[:, None]
     last = windows.documents[np.arange(len(lengths)), lengths - 1]
     documents = np.where(beyond, last[:, None] + 1, windows.documents).astype(np.int32)
-    return PaddedWindows(np.where(beyond, 0, windows.tokens), documents, windows.samples, lengths)
+    return Windows(np.where(beyond, 0, windows.tokens), documents, windows.samples, lengths)
 
 
-def full_rows(windows: Windows, *, columns: int = 1) -> PaddedWindows:
+def full_rows(windows: Windows, *, columns: int = 1) -> Windows:
     """The same rows, said to be full."""
     lengths = np.full(len(windows.tokens), windows.tokens.shape[1] - columns)
-    return PaddedWindows(windows.tokens, windows.documents, windows.samples, lengths)
+    return Windows(windows.tokens, windows.documents, windows.samples, lengths)

@@ -25,7 +25,8 @@ from dist_plm.core.errors import Refusal
 from dist_plm.core.memory import MemoryGroup, memory_groups, why_killed
 from dist_plm.data.loader.batch import Batch
 from dist_plm.data.loader.batch_plan import Plan
-from dist_plm.data.loader.microbatch_builder import Arrays, microbatches
+from dist_plm.data.loader.microbatch_builder import microbatches
+from dist_plm.data.samples import Arrays
 from dist_plm.data.sampling.blend import Dataset
 
 # glibc would give arrays above 128 KiB back to the system and take them anew, page by page: half of a worker's time.

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_plm.data.samples import Arrays
 from dist_plm.data.sampling.blend import Dataset
-
-Arrays = dict[str, NDArray]
 
 _BYTES = 2**20  # of arrays made at once: beyond, they no longer stay in a core's cache
 

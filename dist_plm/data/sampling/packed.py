@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
 from dist_plm.core.permutation import grouped
+from dist_plm.data.samples import Windows
 from dist_plm.data.sampling.packers import Row, best_fit, exactly, in_order, joined, pieces_between
 from dist_plm.data.sampling.pairs import PairDataset
-from dist_plm.data.sampling.windows import Windows
 from dist_plm.data.store.splits import StoreSplit
 
 Ints = NDArray[np.int64]

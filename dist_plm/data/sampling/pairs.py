@@ -10,7 +10,6 @@ documents at start-up instead, to begin each sample where the one before ended.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,64 +17,13 @@ from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
 from dist_plm.core.permutation import mix_many, windows_of
+from dist_plm.data.samples import Ints, Pairs, Sentences
 from dist_plm.data.store.splits import StoreSplit, find_split
 from dist_plm.data.store.store import counting
-
-Ints = NDArray[np.int64]
 
 # Each separates what is drawn for one purpose from every other use of the same seed.
 _SHIFT_KEY = 0x7368696674
 _OTHER_KEY = 0x6F74686572
-
-
-@dataclass(frozen=True, slots=True)
-class Sentences:
-    """B runs of consecutive sentences, each from one document.
-
-    Attributes:
-        tokens: [N], of all runs one after another.
-        ends: [M], where in `tokens` each sentence ends. None is empty.
-        runs: [B + 1]; run b has the sentences runs[b], …, runs[b + 1] - 1, one at least.
-    """
-
-    tokens: NDArray[np.int64]
-    ends: Ints
-    runs: Ints
-
-    def split(self, run: int) -> tuple["Sentences", "Sentences"]:
-        """The runs before run number `run`, and those from it on."""
-        sentence = int(self.runs[run])
-        token = int(self.ends[sentence - 1]) if sentence else 0
-        before = Sentences(self.tokens[:token], self.ends[:sentence], self.runs[: run + 1])
-        return before, Sentences(self.tokens[token:], self.ends[sentence:] - token, self.runs[run:] - sentence)
-
-    @classmethod
-    def joined(cls, parts: Sequence["Sentences"], order: Ints) -> "Sentences":
-        """The runs of all parts, in this order."""
-        tokens = np.concatenate([part.tokens for part in parts])
-        lengths = np.concatenate([np.diff(part.ends, prepend=0) for part in parts])
-        counts = np.concatenate([np.diff(part.runs) for part in parts])
-        sentences = counting((np.cumsum(counts) - counts)[order], counts[order])
-        starts = (np.cumsum(lengths) - lengths)[sentences]
-        runs = np.concatenate([[0], np.cumsum(counts[order])])
-        return cls(tokens[counting(starts, lengths[sentences])], np.cumsum(lengths[sentences]), runs)
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """B samples: their first runs, runs from random other documents where these are wanted, and their numbers [B]."""
-
-    first: Sentences
-    second: Sentences | None
-    samples: Ints
-
-    @classmethod
-    def joined(cls, parts: Sequence["Pairs"], order: Ints, samples: Ints) -> "Pairs":
-        """The runs of all parts, in this order, as samples of these numbers."""
-        first = Sentences.joined([part.first for part in parts], order)
-        seconds = [part.second for part in parts if part.second is not None]
-        assert len(seconds) in (0, len(parts)), "some parts have second runs and some have none"
-        return cls(first, Sentences.joined(seconds, order) if seconds else None, samples)
 
 
 class PairDataset:

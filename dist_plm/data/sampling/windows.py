@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,42 +9,9 @@ from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
 from dist_plm.core.permutation import windows_of
+from dist_plm.data.samples import Windows
 from dist_plm.data.store.splits import StoreSplit, find_split
 from dist_plm.data.store.store import TokenStore
-
-
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """B samples of S + 1 tokens, so that inputs and labels of S overlap by one.
-
-    Attributes:
-        tokens: [B, S + 1].
-        documents: [B, S + 1], which document each token belongs to, counted 0, 1, 2, … from the window's first.
-        samples: [B], the number of each sample in the run.
-        lengths: [B], tokens of each row before its padding, whose tokens are 0 and whose document is one of its own; None
-            where rows are full.
-        frame: tokens for which there is room around each document of a row.
-    """
-
-    tokens: NDArray[np.int64]
-    documents: NDArray[np.int32]
-    samples: NDArray[np.int64]
-    lengths: NDArray[np.int64] | None = None
-    frame: int = 0
-
-    @classmethod
-    def joined(cls, parts: Sequence["Windows"], order: NDArray[np.int64], samples: NDArray[np.int64]) -> "Windows":
-        """The rows of all parts, in this order, as samples of these numbers."""
-        lengths = [part.lengths for part in parts if part.lengths is not None]
-        assert len(lengths) in (0, len(parts)), "some parts are padded and some are not"
-        assert len({part.frame for part in parts}) == 1, "parts have different room for frames"
-        return cls(
-            np.concatenate([part.tokens for part in parts])[order],
-            np.concatenate([part.documents for part in parts])[order],
-            samples,
-            np.concatenate(lengths)[order] if lengths else None,
-            parts[0].frame,
-        )
 
 
 class WindowDataset:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.objectives.base import Windows, frame_of, lengths_of
+from dist_plm.data.samples import Windows
 from dist_plm.objectives.special_tokens import SpecialTokens
 
 #: The word of a token that belongs to none.
@@ -54,14 +54,14 @@ class Frame:
         Args:
             words: [B, S'] as windows.tokens, where they are known.
         """
-        if frame_of(windows):
+        if windows.frame:
             return self._each_document(windows, words)
         first, last = windows.documents[:, 0], windows.documents[:, -2]
         framed = Framed(
             self._row(windows.tokens, self.special.cls, self.special.sep),
             self._row(windows.documents, first, last),
             None if words is None else self._row(words, NO_WORD, NO_WORD),
-            lengths_of(windows),
+            windows.lengths,
         )
         return framed if framed.lengths is None else self._ended(framed)
 
@@ -90,9 +90,9 @@ class Frame:
     def _each_document(self, windows: Windows, words: NDArray[np.int64] | None) -> Framed:
         """`[CLS] … [SEP] [CLS] … [SEP] [PAD] …`: documents that could as well be rows of their own."""
         source, both = windows.documents, self.front + self.back
-        filled = lengths_of(windows)
+        filled = windows.lengths
         assert filled is not None
-        assert frame_of(windows) == both
+        assert windows.frame == both
         rows, columns = np.nonzero(np.arange(source.shape[1]) < filled[:, None])
         of = source[rows, columns]
         to = columns + self.front + both * of

@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dist_plm.data.samples import Windows
 from dist_plm.objectives.corruption.fill_in_the_middle import MiddleFilling, Pieces, fit
 from tests.objectives.statistics import chi_square_z, rate_z
-from tests.objectives.text import EOS, FIRST, MIDDLE, PREFIX, SPECIAL, SUFFIX, Windows, windows_of
+from tests.objectives.text import EOS, FIRST, MIDDLE, PREFIX, SPECIAL, SUFFIX, rows_of, windows_of
 
 
 def filling(rate: float = 0.5, spm_rate: float = 0.5, seed: int = 1) -> MiddleFilling:
@@ -130,7 +131,7 @@ def test_another_epoch_or_seed_cuts_anew(other):
 def test_a_sample_is_rearranged_alike_in_any_microbatch():
     windows = windows_of(8, 60, end_rate=0.1)
     whole = filling()(windows.tokens, windows.documents, windows.samples)
-    part = windows.rows([5, 2, 2])
+    part = rows_of(windows, [5, 2, 2])
     alone = filling()(part.tokens, part.documents, part.samples)
     np.testing.assert_array_equal(whole[0][[5, 2, 2]], alone[0])
     np.testing.assert_array_equal(whole[1][[5, 2, 2]], alone[1])

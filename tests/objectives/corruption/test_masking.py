@@ -9,7 +9,7 @@ from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.corruption.masking import Masking
 from dist_plm.objectives.corruption.span_masking import SpanLengths
 from tests.objectives.statistics import chi_square_z, rate_z
-from tests.objectives.text import CLS, CONTINUED, CONTINUES, FIRST, LAST, MASK, PAD, SEP, SPECIAL, windows_of
+from tests.objectives.text import CLS, CONTINUED, CONTINUES, FIRST, LAST, MASK, PAD, SEP, SPECIAL, rows_of, windows_of
 
 IS_SPECIAL = SPECIAL.is_special()
 BERT = Masking(
@@ -121,7 +121,7 @@ def test_the_number_masked_is_the_rate_but_for_rounding():
 def test_a_sample_is_corrupted_alike_in_any_microbatch_and_order(units, data):
     windows = windows_of(12, 60, end_rate=0.1)
     chosen = data.draw(st.lists(st.integers(0, 11), min_size=1, max_size=12))
-    part = windows.rows(chosen)
+    part = rows_of(windows, chosen)
     whole = masking(units)(windows.tokens, windows.samples, documents=windows.documents)
     alone = masking(units)(part.tokens, part.samples, documents=part.documents)
     np.testing.assert_array_equal(whole[0][chosen], alone[0])

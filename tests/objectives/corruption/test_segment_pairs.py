@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dist_plm.data.samples import Pairs
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.corruption.segment_pairs import PairCutter, Runs, Segments, assemble, truncated_lengths
 from tests.objectives.statistics import chi_square_z, rate_z
-from tests.objectives.text import CLS, FIRST, PAD, SEP, SPECIAL, Pairs, random_runs, sentences_of
+from tests.objectives.text import CLS, FIRST, PAD, SEP, SPECIAL, random_runs, sentences_of
 
 Run = list[list[int]]
 

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_plm.core.errors import ConfigError
+from dist_plm.data.samples import Pairs, Windows
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
 from dist_plm.objectives.corruption.word_segmenter import WordSegmenter
 from dist_plm.objectives.special_tokens import SpecialTokens, word_continuations
 from dist_plm.spec.objectives import OBJECTIVES
-from tests.objectives.text import Pairs, Windows, sentences_of
+from tests.objectives.text import sentences_of
 
 #: Cui et al. 2019, table 1, between English words and punctuation.
 TEXT = "使用语言模型来预测下一个词的概率"
