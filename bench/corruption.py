@@ -41,10 +41,10 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFas
 from dist_plm.core.permutation import mix_many  # noqa: E402
 from dist_plm.data.samples import Pairs, Sentences  # noqa: E402
 from dist_plm.data.sampling.windows import WindowDataset  # noqa: E402
+from dist_plm.data.special_tokens import SpecialTokens, word_continuations  # noqa: E402
 from dist_plm.data.store.store import TokenStore, TokenStoreWriter  # noqa: E402
 from dist_plm.objectives.base import Objective  # noqa: E402
 from dist_plm.objectives.build import build_objective  # noqa: E402
-from dist_plm.objectives.special_tokens import SpecialTokens, word_continuations  # noqa: E402
 from dist_plm.spec.objectives import OBJECTIVES  # noqa: E402
 
 VOCAB = 30_522

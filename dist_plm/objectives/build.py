@@ -6,8 +6,8 @@ from types import ModuleType
 from typing import Any
 
 from dist_plm.core.errors import ConfigError
+from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import Objective, Reader
-from dist_plm.objectives.special_tokens import SpecialTokens
 from dist_plm.spec.objectives import ObjectiveConfig
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.data.samples import Arrays, Windows
+from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import IGNORED, LossTerm, Reader
 from dist_plm.objectives.corruption.fill_in_the_middle import MiddleFilling
-from dist_plm.objectives.special_tokens import SpecialTokens
 from dist_plm.spec.objectives.causal import CausalConfig
 
 

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.data.samples import Arrays, Windows
+from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import LossTerm, Reader
 from dist_plm.objectives.causal import positions_in_documents
 from dist_plm.objectives.corruption.framing import Frame, Framed
 from dist_plm.objectives.corruption.masking import Masking, masking_of, segmenter_of
 from dist_plm.objectives.corruption.masking import problems as problems
 from dist_plm.objectives.corruption.word_segmenter import WordSegmenter
-from dist_plm.objectives.special_tokens import SpecialTokens
 from dist_plm.spec.objectives.mlm import MlmConfig
 from dist_plm.spec.objectives.rtd import RtdConfig
 

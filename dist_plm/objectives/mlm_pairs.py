@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 
 from dist_plm.data.samples import Arrays, Pairs
+from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import LossTerm, Reader
 from dist_plm.objectives.corruption.masking import Masking, masking_of, segmenter_of
 from dist_plm.objectives.corruption.masking import problems as problems
 from dist_plm.objectives.corruption.segment_pairs import NUM_FRAME, PairCutter, assemble
 from dist_plm.objectives.corruption.word_segmenter import WordSegmenter
-from dist_plm.objectives.special_tokens import SpecialTokens
 from dist_plm.spec.objectives.mlm_pairs import PairsConfig
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dist_plm.data.samples import Arrays, Windows
+from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import IGNORED, LossTerm, Reader
 from dist_plm.objectives.corruption.masking import masking_of, segmenter_of
 from dist_plm.objectives.corruption.masking import problems as problems
 from dist_plm.objectives.mlm import MaskedLanguageModel
-from dist_plm.objectives.special_tokens import SpecialTokens
 from dist_plm.spec.objectives.rtd import RtdConfig
 
 

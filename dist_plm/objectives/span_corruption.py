@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.data.samples import Arrays, Windows
+from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import LossTerm, Reader
 from dist_plm.objectives.corruption.noise_spans import corrupted, mark_spans
-from dist_plm.objectives.special_tokens import SpecialTokens
 from dist_plm.spec.objectives.span import SpanConfig
 
 Ints = NDArray[np.int64]

@@ -11,11 +11,11 @@ from typing import Any
 from dist_plm.core.errors import DataError
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.data.sampling.build_dataset import Form, open_samples, tokenizer_store
+from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.data.store.manifest import read_manifest
 from dist_plm.data.store.verify import tokenizer_of_store
 from dist_plm.objectives.base import Objective
 from dist_plm.objectives.build import build_objective
-from dist_plm.objectives.special_tokens import SpecialTokens, word_continuations
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import DataConfig, ModelConfig
@@ -73,26 +73,7 @@ def special_tokens(path: str | None) -> SpecialTokens | None:
     if path is None or not Path(path).is_dir():
         return None
     tokenizer = tokenizer_of_store(path)
-    roles = tokenizer.roles()
-    continues, pieces = None, tokenizer.pieces()
-    if roles.pieces_style is not None:
-        continues = word_continuations(pieces, roles.pieces_style, roles.ids)
-    return SpecialTokens(
-        vocab_size=roles.vocab_size,
-        ids=roles.ids,
-        continues=continues,
-        pieces=pieces if roles.pieces_style in ("wordpiece", "unigram") else None,
-        cls=roles.cls,
-        sep=roles.sep,
-        mask=roles.mask,
-        pad=roles.pad,
-        eos=roles.eos,
-        sentinels=roles.sentinels,
-        fim_prefix=roles.fim_prefix,
-        fim_suffix=roles.fim_suffix,
-        fim_middle=roles.fim_middle,
-        named=roles.named,
-    )
+    return tokenizer.special_tokens().with_vocabulary(tokenizer.pieces())
 
 
 def _form_of(objective: ObjectiveConfig, learned: Objective[Any], sequence_length: int) -> Form:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dist_plm.data.samples import Sentences, Windows
-from dist_plm.objectives.special_tokens import SpecialTokens
+from dist_plm.data.special_tokens import SpecialTokens
 
 VOCAB = 400
 PAD, CLS, SEP, MASK, EOS, PREFIX, SUFFIX, MIDDLE = range(8)

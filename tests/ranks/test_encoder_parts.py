@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.distributed.groups import build_groups
 from dist_plm.models.electra import vocab_parallel_sample
 from dist_plm.models.layers import attention
@@ -17,7 +18,6 @@ from dist_plm.models.layers.heads import whole_sequence
 from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.objectives.build import build_objective
-from dist_plm.objectives.special_tokens import SpecialTokens
 from tests.parts import model_of, shape_of
 from tests.ranks.corrupted import corrupted_batch
 from tests.ranks.pool import World

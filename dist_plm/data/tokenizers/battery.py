@@ -7,7 +7,7 @@ from typing import Any
 import tokenizers as hf
 
 from dist_plm.core.errors import DataError
-from dist_plm.data.tokenizers.special_tokens import is_reserved
+from dist_plm.data.tokenizers.find_special_tokens import is_reserved
 
 #: What tokenizers differ in: accents, case, scripts without spaces, numbers, white space, punctuation, what is invisible.
 BATTERY = (

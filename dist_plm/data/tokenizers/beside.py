@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers as hf
 
-from dist_plm.data.tokenizers.special_tokens import COMPANIONS, content_of, declared_roles, read_json_object
+from dist_plm.data.tokenizers.find_special_tokens import COMPANIONS, content_of, declared_tokens, read_json_object
 
 ADDED = "added_tokens.json"
 MODEL = "config.json"
@@ -81,7 +81,7 @@ class Beside:
     def agrees_with(self, tokenizer: hf.Tokenizer) -> bool:
         """Whether a tokenizer.json is a tokenizer's whole description: all special tokens that are named are in it."""
         special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-        roles, others = declared_roles(*self.declared)
+        roles, others = declared_tokens(*self.declared)
         return self.is_harmless and special.issuperset((*roles.values(), *others))
 
     def assuming(self, tokenizer_class: str, defaults: Mapping[str, Any]) -> "Beside":

@@ -16,6 +16,7 @@ from dist_plm.core.panics import panics_as
 from dist_plm.core.regular import read_regular
 from dist_plm.data.tokenizers.battery import Read
 from dist_plm.data.tokenizers.beside import ADDED, Beside
+from dist_plm.data.tokenizers.find_special_tokens import COMPANIONS, FRAMING_NAMES, pieces_of_vocabulary, style_of
 from dist_plm.data.tokenizers.from_transformers import load_with_transformers
 from dist_plm.data.tokenizers.pipelines import (
     BERT_SPECIAL,
@@ -26,7 +27,6 @@ from dist_plm.data.tokenizers.pipelines import (
     wordpiece,
 )
 from dist_plm.data.tokenizers.sentencepiece import check_sentencepiece, from_sentencepiece, sentinels_of
-from dist_plm.data.tokenizers.special_tokens import COMPANIONS, FRAMING_NAMES, pieces_of_vocabulary, style_of
 from dist_plm.spec.prepare.rules import MAX_VOCAB_SIZE
 
 FILE_NAME = "tokenizer.json"

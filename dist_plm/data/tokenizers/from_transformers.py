@@ -13,7 +13,7 @@ from dist_plm.core.errors import DataError
 from dist_plm.core.panics import is_panic
 from dist_plm.data.tokenizers.battery import Read, texts_for
 from dist_plm.data.tokenizers.beside import ADDED, GENERIC, MODEL, Beside
-from dist_plm.data.tokenizers.special_tokens import COMPANIONS
+from dist_plm.data.tokenizers.find_special_tokens import COMPANIONS
 
 #: Names under which classes of Transformers look for a SentencePiece model.
 _SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")

@@ -13,12 +13,18 @@ from tokenizers import models
 from dist_plm.core.errors import DataError
 from dist_plm.core.files import atomic_writer
 from dist_plm.core.panics import panics_as
+from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.data.tokenizers.battery import check_ids
 from dist_plm.data.tokenizers.fast_bpe import fast_bpe
 from dist_plm.data.tokenizers.files import FILE_NAME, read_tokenizer
+from dist_plm.data.tokenizers.find_special_tokens import (
+    declared_tokens,
+    pieces_of_vocabulary,
+    special_tokens_of,
+    unknown_id,
+)
 from dist_plm.data.tokenizers.long_texts import Encoded, encode_long
 from dist_plm.data.tokenizers.save import companions
-from dist_plm.data.tokenizers.special_tokens import Roles, declared_roles, pieces_of_vocabulary, roles_of, unknown_id
 
 DEFAULT_END = "<|endoftext|>"
 #: Before a piece: no text has this non-character of Unicode.
@@ -50,15 +56,15 @@ class Tokenizer:
     ) -> None:
         """Without `end_of_document` it is `<|endoftext|>` where there is one, else what ends a text or a segment.
 
-        `declared` is what `declared_roles` found beside the tokenizer's file.
+        `declared` is what `declared_tokens` found beside the tokenizer's file.
 
         Raises:
             DataError: there is no such token.
         """
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-        self._roles = roles_of(tokenizer, *declared, end_of_document)
-        if end_of_document is None and (end_of_document := _end_of_document(tokenizer, self._roles)):
-            self._roles = roles_of(tokenizer, *declared, end_of_document)
+        self._special = special_tokens_of(tokenizer, *declared, end_of_document)
+        if end_of_document is None and (end_of_document := _end_of_document(tokenizer, self._special)):
+            self._special = special_tokens_of(tokenizer, *declared, end_of_document)
         if end_of_document not in vocabulary:
             special = sorted(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
             raise DataError(
@@ -72,7 +78,7 @@ class Tokenizer:
         self._encoded_chars = 0
         self._fast: Callable[[Sequence[str]], list[list[int]]] | None = None
         pieces = {number: piece for piece, number in vocabulary.items()}
-        self._encoder = _text_only(tokenizer, {pieces[i] for i in self._roles.ids if i in pieces})
+        self._encoder = _text_only(tokenizer, {pieces[i] for i in self._special.ids if i in pieces})
         self.vocab_size = max(vocabulary.values()) + 1
         self.end_of_document = end_of_document
         self.end_of_document_id = vocabulary[end_of_document]
@@ -85,13 +91,13 @@ class Tokenizer:
             DataError: there is no such file, it is not a tokenizer, or it lacks the token `end_of_document`.
         """
         read = read_tokenizer(path, sentinels)
-        loaded = cls(read.tokenizer, end_of_document, str(path), declared_roles(*read.declared))
+        loaded = cls(read.tokenizer, end_of_document, str(path), declared_tokens(*read.declared))
         check_ids(read, loaded.encode_batch, str(path))
         return loaded
 
-    def roles(self) -> Roles:
+    def special_tokens(self) -> SpecialTokens:
         """Gives those of its tokens that mean something to an objective."""
-        return self._roles
+        return self._special
 
     def unknown_id(self) -> int | None:
         """The token of text that is out of its reach; None where there is no such text."""
@@ -157,16 +163,16 @@ class Tokenizer:
         The other files are tokenizer_config.json and special_tokens_map.json, and the vocabulary in the form of the models that
         usually have it: vocab.txt, or vocab.json and merges.txt.
         """
-        files = companions(self._tokenizer, self._roles, self.end_of_document)
+        files = companions(self._tokenizer, self._special, self.end_of_document)
         for name, content in files.items():
             with atomic_writer(folder / name) as file:
                 file.write(content)
         self.save(folder / FILE_NAME)
 
 
-def _end_of_document(tokenizer: hf.Tokenizer, roles: Roles) -> str | None:
+def _end_of_document(tokenizer: hf.Tokenizer, special: SpecialTokens) -> str | None:
     number = tokenizer.token_to_id(DEFAULT_END)
-    for candidate in (number, roles.eos, roles.sep):
+    for candidate in (number, special.eos, special.sep):
         if candidate is not None:
             return tokenizer.id_to_token(candidate)
     return None

@@ -96,7 +96,7 @@ class HFEncoder(HFModel):
         }
 
     def token_numbers(self, tokens: "Tokens") -> dict[str, int | None]:
-        pad = None if tokens.roles is None else tokens.roles.pad
+        pad = None if tokens.special is None else tokens.special.pad
         return {"pad_token_id": pad or 0}
 
     def embeddings(self, model: ModelConfig) -> Iterator[HFTensor]:

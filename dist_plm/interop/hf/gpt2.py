@@ -118,7 +118,7 @@ class GPT2(HFModel):
 
 def causal_token_numbers(tokens: "Tokens") -> dict[str, int | None]:
     """Gives the tokens of models that have none for the beginning of a text but what ends the one before."""
-    pad = None if tokens.roles is None else tokens.roles.pad
+    pad = None if tokens.special is None else tokens.special.pad
     return {"bos_token_id": tokens.end, "eos_token_id": tokens.end, "pad_token_id": pad}
 
 

@@ -63,7 +63,7 @@ class Roberta(HFEncoder):
 
     def token_numbers(self, tokens: "Tokens") -> dict[str, int | None]:
         """Leaves the padding out: where positions begin says which token pads."""
-        roles = tokens.roles
-        if roles is None:
+        special = tokens.special
+        if special is None:
             return {"bos_token_id": None, "eos_token_id": None}
-        return {"bos_token_id": roles.cls, "eos_token_id": roles.sep}
+        return {"bos_token_id": special.cls, "eos_token_id": special.sep}

@@ -102,9 +102,9 @@ class T5(HFModel):
         return "T5ForConditionalGeneration"
 
     def token_numbers(self, tokens: "Tokens") -> dict[str, int | None]:
-        roles = tokens.roles
-        pad = 0 if roles is None else roles.pad or 0
-        eos = tokens.end if roles is None or roles.eos is None else roles.eos
+        special = tokens.special
+        pad = 0 if special is None else special.pad or 0
+        eos = tokens.end if special is None or special.eos is None else special.eos
         return {"pad_token_id": pad, "decoder_start_token_id": pad, "eos_token_id": eos}
 
 

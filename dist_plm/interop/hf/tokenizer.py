@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.checkpoint.loader import Checkpoint
+from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.store.manifest import read_manifest
 from dist_plm.data.tokenizers.files import main_file
-from dist_plm.data.tokenizers.special_tokens import Roles
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 
 #: All that AutoTokenizer reads.
@@ -34,11 +34,11 @@ class Tokens:
 
     Args:
         files: by name.
-        end: ends documents; with `roles`, where there is a tokenizer.
+        end: ends documents; with `special`, where there is a tokenizer.
     """
 
     files: Mapping[str, bytes] = field(default_factory=dict)
-    roles: Roles | None = None
+    special: SpecialTokens | None = None
     end: int | None = None
 
 
@@ -68,4 +68,4 @@ def tokens_of(found: Checkpoint, run: Mapping[str, Any]) -> Tokens:
     file = Path(path) / read_manifest(path).tokenizer.file
     tokenizer = Tokenizer.load(file, read_manifest(path).tokenizer.end_of_document)
     files = {name: path.read_bytes() for name, path in tokenizer_files([file.parent]).items()}
-    return Tokens(files, tokenizer.roles(), tokenizer.end_of_document_id)
+    return Tokens(files, tokenizer.special_tokens(), tokenizer.end_of_document_id)

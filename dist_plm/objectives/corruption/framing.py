@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.data.samples import Windows
-from dist_plm.objectives.special_tokens import SpecialTokens
+from dist_plm.data.special_tokens import SpecialTokens
 
 #: The word of a token that belongs to none.
 NO_WORD = -1

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from dist_plm.core import random_numbers as rng
 from dist_plm.core.random_numbers import Purpose
+from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import IGNORED, Reader
 from dist_plm.objectives.corruption.span_masking import SpanLengths, spans_around_a_circle
 from dist_plm.objectives.corruption.word_segmenter import WordSegmenter
-from dist_plm.objectives.special_tokens import SpecialTokens
 from dist_plm.spec.objectives.masking import MaskingConfig
 
 Flags = NDArray[np.bool_]

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from dist_plm.core import random_numbers as rng
 from dist_plm.core.random_numbers import Purpose
 from dist_plm.data.samples import Pairs, Sentences
+from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import IGNORED
-from dist_plm.objectives.special_tokens import SpecialTokens
 
 Ints = NDArray[np.int64]
 

@@ -94,7 +94,7 @@ class StorePassages:
         self.where, self._split, self._vocabulary = split.name, split, vocabulary
         self._end = split.end_of_document
         # A vocabulary of bytes gives texts back as they were; others lose spaces, capitals and more.
-        self._gives_text = vocabulary.roles.pieces_style == "byte_level"
+        self._gives_text = vocabulary.special.pieces_style == "byte_level"
         self.num_bytes: int | None = None
         if data.path is not None and Path(data.path).is_dir():
             self.num_bytes = read_manifest(data.path).split(data.split).text_bytes

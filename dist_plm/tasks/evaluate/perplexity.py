@@ -142,7 +142,7 @@ class Asked:
         Raises:
             ConfigError: they ask what it cannot tell.
         """
-        roles = vocabulary.roles
+        special = vocabulary.special
         if model.has_decoder:
             raise ConfigError(
                 [
@@ -158,9 +158,9 @@ class Asked:
                         "documents = 'joined' is for models that read from left to right: a masked model reads documents apart"
                     ]
                 )
-            if roles.mask is None:
+            if special.mask is None:
                 raise ConfigError([f"{vocabulary.where} has no token for what is masked, which a masked model needs"])
-            frame = tuple((t,) if t is not None else () for t in (roles.cls, roles.sep))  # pyright: ignore[reportAssignmentType]
+            frame = tuple((t,) if t is not None else () for t in (special.cls, special.sep))  # pyright: ignore[reportAssignmentType]
         longest = model.max_positions if model.position in ("learned", "sinusoidal") else None
         room = sum(map(len, frame))
         window = config.window or (model.max_positions or 0) or 1024
@@ -178,8 +178,8 @@ class Asked:
             config.stride or window,
             vocabulary.beginning,
             model.is_encoder,
-            roles.mask or 0,
-            next((t for t in (roles.pad, roles.mask) if t is not None), 0),
+            special.mask or 0,
+            next((t for t in (special.pad, special.mask) if t is not None), 0),
             frame,
         )
 

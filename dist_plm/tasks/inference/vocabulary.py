@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dist_plm.core.errors import DataError
+from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.store.verify import tokenizer_of_store
-from dist_plm.data.tokenizers.special_tokens import Roles
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.tasks.inference.source import ModelSource
 
@@ -32,8 +32,8 @@ class Vocabulary:
     where: str
 
     @property
-    def roles(self) -> Roles:
-        return self.tokenizer.roles()
+    def special(self) -> SpecialTokens:
+        return self.tokenizer.special_tokens()
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of a text in which special tokens are text as well."""
@@ -56,7 +56,7 @@ class Vocabulary:
 
     def _beside_a_mark(self, part: str) -> str:
         """Spaces before a mark are the mark's, as in RoBERTa; SentencePiece begins each part with one of its own."""
-        style = self.roles.pieces_style
+        style = self.special.pieces_style
         return part.strip(" ") if style == "unigram" else part.rstrip(" ") if style == "byte_level" else part
 
     def decode(self, numbers: Sequence[int]) -> str:

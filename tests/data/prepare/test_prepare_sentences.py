@@ -71,9 +71,9 @@ from dist_plm.data.tokenizers.tokenizer import Tokenizer
 store = sys.argv[1]
 dist.init_process_group("gloo", init_method=f"file://{store}.meet", rank=0, world_size=1)
 ours = Tokenizer.load(store)
-roles = ours.roles()
+special = ours.special_tokens()
 tokenizer = SimpleNamespace(
-    cls=roles.cls, sep=roles.sep, mask=roles.mask, pad=roles.pad, eod=roles.sep,
+    cls=special.cls, sep=special.sep, mask=special.mask, pad=special.pad, eod=special.sep,
     inv_vocab=dict(enumerate(ours.pieces())), unique_identifiers={},
 )
 config = BERTMaskedWordPieceDatasetConfig(
@@ -89,10 +89,10 @@ samples = [dataset[i] for i in range(len(dataset))]
 assert len(samples) >= 15, len(samples)
 for sample in samples:
     text, types = sample["text"], sample["types"]
-    assert text[0] == roles.cls, text
-    assert (text == roles.sep).sum() == 2, text
+    assert text[0] == special.cls, text
+    assert (text == special.sep).sum() == 2, text
     assert set(types) <= {0, 1} and types.any(), types
-assert any((sample["text"] == roles.mask).any() for sample in samples)
+assert any((sample["text"] == special.mask).any() for sample in samples)
 print(len(samples), "samples")
 """
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.sampling.pairs import PairDataset, open_pairs
+from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.data.store.splits import StoreSplit
 from dist_plm.data.store.store import TokenStore, TokenStoreWriter
 from dist_plm.objectives.build import build_objective
-from dist_plm.objectives.special_tokens import SpecialTokens
 from dist_plm.spec.objectives import OBJECTIVES
 
 CLOSING = 9999

@@ -50,7 +50,7 @@ def test_vocabulary_files_give_the_tokenizer_they_came_from(made, tmp_path, kind
     for path in (folder, *(p for p in folder.iterdir() if p.name != "tokenizer_config.json")):
         loaded = Tokenizer.load(path)
         assert loaded.encode_batch(PROBE) == kinds[kind].encode_batch(PROBE)
-        assert loaded.roles() == kinds[kind].roles()
+        assert loaded.special_tokens() == kinds[kind].special_tokens()
         assert loaded.end_of_document == kinds[kind].end_of_document
 
 
@@ -73,8 +73,8 @@ def test_tokens_added_later_follow_the_vocabulary(made, tmp_path):
     root, _ = made
     folder = old_style(root, "gpt2", tmp_path / "old")
     (folder / "added_tokens.json").write_text('{"<|fim_middle|>": 601, "<|fim_prefix|>": 600}')
-    roles = Tokenizer.load(folder).roles()
-    assert (roles.fim_prefix, roles.fim_middle, roles.vocab_size) == (600, 601, 602)
+    special = Tokenizer.load(folder).special_tokens()
+    assert (special.fim_prefix, special.fim_middle, special.vocab_size) == (600, 601, 602)
     (folder / "added_tokens.json").write_text('{"<|fim_middle|>": 900}')
     with pytest.raises(DataError, match=r"added_tokens\.json gives '<\|fim_middle\|>' a number that does not follow"):
         Tokenizer.load(folder)
@@ -100,15 +100,15 @@ def test_sentencepiece_of_t5_gets_its_sentinels(tmp_path):
         loaded = Tokenizer.load(path, sentinels=100)
         size = theirs.get_piece_size()
         assert loaded.encode_batch(LINES[:20]) == theirs.encode(LINES[:20])
-        assert loaded.roles().sentinels == tuple(range(size + 99, size - 1, -1))
-        assert (loaded.roles().pad, loaded.roles().eos, loaded.end_of_document) == (0, 1, "</s>")
+        assert loaded.special_tokens().sentinels == tuple(range(size + 99, size - 1, -1))
+        assert (loaded.special_tokens().pad, loaded.special_tokens().eos, loaded.end_of_document) == (0, 1, "</s>")
     assert Tokenizer.load(tmp_path).vocab_size == size
 
 
 def test_sentencepiece_of_others_gets_none(tmp_path):
     (tmp_path / "any.model").write_bytes(sentencepiece_model())
     loaded = Tokenizer.load(tmp_path, sentinels=100)
-    assert (loaded.roles().sentinels, loaded.roles().cls, loaded.roles().sep) == ((), 1, 2)
+    assert (loaded.special_tokens().sentinels, loaded.special_tokens().cls, loaded.special_tokens().sep) == ((), 1, 2)
 
 
 def test_sentencepiece_whose_program_renumbers_it_has_the_numbers_of_its_class(tmp_path):

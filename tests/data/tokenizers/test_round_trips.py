@@ -34,7 +34,7 @@ def test_byte_level_text_comes_back_exactly(byte_level, text):
     for tokenizer in byte_level:
         (ids,) = tokenizer.encode_batch([text])
         assert tokenizer.decode(ids) == text
-        assert not set(ids) & set(tokenizer.roles().ids)
+        assert not set(ids) & set(tokenizer.special_tokens().ids)
 
 
 def bare(text):

@@ -43,12 +43,12 @@ def test_transformers_opens_it_with_equal_ids_and_the_frame_of_its_model(saved):
 
 def test_transformers_knows_its_special_tokens(saved):
     kind, ours, folder = saved
-    theirs, roles = AutoTokenizer.from_pretrained(folder), ours.roles()
+    theirs, special = AutoTokenizer.from_pretrained(folder), ours.special_tokens()
     numbers = (theirs.cls_token_id, theirs.sep_token_id, theirs.mask_token_id, theirs.pad_token_id, theirs.eos_token_id)
-    assert numbers == (roles.cls, roles.sep, roles.mask, roles.pad, roles.eos)
-    assert set(theirs.all_special_ids) == set(roles.ids)
+    assert numbers == (special.cls, special.sep, special.mask, special.pad, special.eos)
+    assert set(theirs.all_special_ids) == set(special.ids)
     if kind == "unigram":
-        assert theirs.convert_tokens_to_ids("<extra_id_0>") == roles.sentinels[0] == ours.vocab_size - 1
+        assert theirs.convert_tokens_to_ids("<extra_id_0>") == special.sentinels[0] == ours.vocab_size - 1
         assert theirs.tokenize("a <extra_id_0>")[-1] == "<extra_id_0>"
     if kind == "wordpiece":
         pair = theirs("a", "b")
@@ -58,7 +58,7 @@ def test_transformers_knows_its_special_tokens(saved):
 def test_it_comes_back_the_same(saved):
     _, ours, folder = saved
     loaded = Tokenizer.load(folder)
-    assert loaded.roles() == ours.roles()
+    assert loaded.special_tokens() == ours.special_tokens()
     assert loaded.encode_batch(PROBE) == ours.encode_batch(PROBE)
     assert (loaded.end_of_document, loaded.pieces()) == (ours.end_of_document, ours.pieces())
     loaded.save_directory(folder / "..")
@@ -77,4 +77,4 @@ def test_an_end_of_documents_by_another_name_is_the_end_of_text(tmp_path):
     train(TokenizerConfig(name="bpe", vocab_size=300, end_of_document="<eod>"), [TEXTS]).save_directory(tmp_path)
     assert json.loads((tmp_path / "special_tokens_map.json").read_text()) == {"eos_token": "<eod>"}
     loaded = Tokenizer.load(tmp_path)
-    assert (loaded.end_of_document, loaded.roles().eos) == ("<eod>", 0)
+    assert (loaded.end_of_document, loaded.special_tokens().eos) == ("<eod>", 0)

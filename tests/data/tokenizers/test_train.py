@@ -71,10 +71,10 @@ def test_another_process_learns_the_same_from_other_batches(kind, texts, tmp_pat
 
 def test_roberta_begins_with_its_special_tokens(texts):
     tokenizer = train_bpe_roberta([texts], 400)
-    roles = tokenizer.roles()
+    special = tokenizer.special_tokens()
     assert tokenizer.pieces()[:5] == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    assert (roles.cls, roles.pad, roles.sep, roles.eos, roles.mask) == (0, 1, 2, 2, 4)
-    assert (roles.ids, roles.pieces_style, tokenizer.end_of_document_id) == ((0, 1, 2, 3, 4), "byte_level", 2)
+    assert (special.cls, special.pad, special.sep, special.eos, special.mask) == (0, 1, 2, 2, 4)
+    assert (special.ids, special.pieces_style, tokenizer.end_of_document_id) == ((0, 1, 2, 3, 4), "byte_level", 2)
     (ids,) = tokenizer.encode_batch(["a <mask></s>"])
     assert min(ids) > 4
     assert tokenizer.decode(ids) == "a <mask></s>"
@@ -83,33 +83,33 @@ def test_roberta_begins_with_its_special_tokens(texts):
 def test_tokens_of_fill_in_the_middle_on_demand(texts):
     config = TokenizerConfig(name="bpe", vocab_size=400, fim=True)
     tokenizer = train(config, [texts])
-    roles = tokenizer.roles()
-    assert (roles.fim_prefix, roles.fim_middle, roles.fim_suffix, roles.ids) == (1, 2, 3, (0, 1, 2, 3))
+    special = tokenizer.special_tokens()
+    assert (special.fim_prefix, special.fim_middle, special.fim_suffix, special.ids) == (1, 2, 3, (0, 1, 2, 3))
     assert (tokenizer.vocab_size, tokenizer.end_of_document_id) == (400, 0)
     (ids,) = tokenizer.encode_batch(["".join(FIM_SPECIAL)])
-    assert not set(ids) & set(roles.ids)
+    assert not set(ids) & set(special.ids)
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_further_special_tokens_are_found_by_name(texts, kind):
     config = TokenizerConfig(name=kind, vocab_size=500, special=("[NLU]", "[S2S]"), sentinels=3)
     tokenizer = train(config, [texts])
-    roles, pieces = tokenizer.roles(), tokenizer.pieces()
-    assert [pieces[roles.named[name]] for name in config.special] == ["[NLU]", "[S2S]"]
-    assert [pieces[i] for i in roles.sentinels] == ["<extra_id_0>", "<extra_id_1>", "<extra_id_2>"]
-    assert {*roles.named.values(), *roles.sentinels} == set(roles.ids)
+    special, pieces = tokenizer.special_tokens(), tokenizer.pieces()
+    assert [pieces[special.named[name]] for name in config.special] == ["[NLU]", "[S2S]"]
+    assert [pieces[i] for i in special.sentinels] == ["<extra_id_0>", "<extra_id_1>", "<extra_id_2>"]
+    assert {*special.named.values(), *special.sentinels} == set(special.ids)
     (ids,) = tokenizer.encode_batch(["[NLU] is text, and so is [S2S]"])
-    assert not set(ids) & {roles.named[name] for name in config.special}
+    assert not set(ids) & {special.named[name] for name in config.special}
 
 
 def test_unigram_has_the_layout_of_t5(texts):
     tokenizer = train_unigram([texts], 900, sentinels=100)
-    pieces, roles = tokenizer.pieces(), tokenizer.roles()
+    pieces, special = tokenizer.pieces(), tokenizer.special_tokens()
     assert pieces[:3] == ["<pad>", "</s>", "<unk>"]
     assert pieces[800:] == [f"<extra_id_{i}>" for i in range(99, -1, -1)]
-    assert (roles.pad, roles.eos, roles.sep, roles.cls) == (0, 1, None, None)
-    assert roles.sentinels == tuple(range(899, 799, -1))
-    assert (roles.ids, roles.pieces_style) == ((0, 1, 2, *range(800, 900)), "unigram")
+    assert (special.pad, special.eos, special.sep, special.cls) == (0, 1, None, None)
+    assert special.sentinels == tuple(range(899, 799, -1))
+    assert (special.ids, special.pieces_style) == ((0, 1, 2, *range(800, 900)), "unigram")
     assert (tokenizer.vocab_size, tokenizer.end_of_document_id) == (900, 1)
 
 
@@ -117,7 +117,7 @@ def test_unigram_text_is_only_text(texts):
     tokenizer = train_unigram([texts, ["< / s > p a d u n k e x t r a _ i d 7"] * 9], 300, sentinels=10)
     text = "</s> <pad> <unk> <extra_id_7>"
     (ids,) = tokenizer.encode_batch([text])
-    assert not set(ids) & set(tokenizer.roles().ids)
+    assert not set(ids) & set(tokenizer.special_tokens().ids)
     assert tokenizer.decode(ids) == text
 
 
@@ -135,10 +135,10 @@ def test_unigram_of_no_text_is_refused():
 
 
 def test_wordpiece_begins_with_the_special_tokens_of_bert(uncased):
-    roles = uncased.roles()
+    special = uncased.special_tokens()
     assert uncased.pieces()[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    assert (roles.pad, roles.cls, roles.sep, roles.mask, roles.ids) == (0, 2, 3, 4, (0, 1, 2, 3, 4))
-    assert (roles.pieces_style, roles.vocab_size, uncased.end_of_document_id) == ("wordpiece", 900, 3)
+    assert (special.pad, special.cls, special.sep, special.mask, special.ids) == (0, 2, 3, 4, (0, 1, 2, 3, 4))
+    assert (special.pieces_style, special.vocab_size, uncased.end_of_document_id) == ("wordpiece", 900, 3)
 
 
 def test_wordpiece_is_that_of_bert(uncased):
@@ -147,7 +147,7 @@ def test_wordpiece_is_that_of_bert(uncased):
     assert [pieces[i] for i in ids][-3:] == ["床", "前", "?"]
     assert uncased.decode(ids[:-3]) == "shall i compare thee,"
     (ids,) = uncased.encode_batch(["[MASK]éa"])
-    assert uncased.roles().mask not in ids  # text is only text
+    assert uncased.special_tokens().mask not in ids  # text is only text
     assert uncased.encode_batch(["CAFÉ"]) == uncased.encode_batch(["cafe"])
 
 

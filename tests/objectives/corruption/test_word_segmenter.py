@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from dist_plm.core.errors import ConfigError
 from dist_plm.data.samples import Pairs, Windows
+from dist_plm.data.special_tokens import SpecialTokens, word_continuations
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
 from dist_plm.objectives.corruption.word_segmenter import WordSegmenter
-from dist_plm.objectives.special_tokens import SpecialTokens, word_continuations
 from dist_plm.spec.objectives import OBJECTIVES
 from tests.objectives.text import sentences_of
 

@@ -3,17 +3,15 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tokenizers as hf
 from tokenizers import models
 
 from dist_plm.core.errors import DataError
 from dist_plm.core.parsing import load_json, read_text
-
-PiecesStyle = Literal["wordpiece", "byte_level", "unigram"]
+from dist_plm.data.special_tokens import PiecesStyle, SpecialTokens
 
 #: Names of special tokens in published vocabularies, the first that is there counts: BERT, ALBERT and XLNet, RoBERTa and
 #: T5, GPT-2 and its kin; the three of fill-in-the-middle as in Bavarian et al. 2022, StarCoder, SantaCoder, Code Llama.
@@ -38,48 +36,17 @@ COMPANIONS = ("special_tokens_map.json", "tokenizer_config.json")
 _DECLARED = ("cls", "sep", "mask", "pad", "eos", "unk")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Roles:
-    """Numbers of a tokenizer's special tokens; None where it has no such token.
-
-    Attributes:
-        vocab_size: the largest token id + 1.
-        ids: all special tokens, ascending, those that text never becomes ("[unused7]", holes of the numbering) included.
-        pieces_style: how the vocabulary writes word boundaries: "##" before continuations, byte-level BPE's "Ġ", or
-            SentencePiece's "▁" before words; None where it does not.
-        cls, sep: begin a sequence, and end a segment; `<s>` and `</s>` of RoBERTa.
-        eos: ends a text; `</s>` of T5.
-        sentinels: stand for corrupted spans, in the order of use: `<extra_id_0>`, `<extra_id_1>`, … of T5.
-        fim_prefix, fim_suffix, fim_middle: begin the three parts of a document that is filled in the middle.
-        named: special tokens by how they are written, for objectives that have tokens of their own.
-    """
-
-    vocab_size: int
-    ids: tuple[int, ...]
-    pieces_style: PiecesStyle | None = None
-    cls: int | None = None
-    sep: int | None = None
-    mask: int | None = None
-    pad: int | None = None
-    eos: int | None = None
-    sentinels: tuple[int, ...] = ()
-    fim_prefix: int | None = None
-    fim_suffix: int | None = None
-    fim_middle: int | None = None
-    named: Mapping[str, int] = field(default_factory=dict)
-
-
-def roles_of(
+def special_tokens_of(
     tokenizer: hf.Tokenizer, declared: Mapping[str, str], others: Iterable[str], end_of_document: str | None = None
-) -> Roles:
-    """The roles of a tokenizer's tokens.
+) -> SpecialTokens:
+    """Finds a tokenizer's special tokens.
 
     A known name counts where the tokenizer marks it as special, or marks none at all, or could not have learnt it from
     text, as WordPiece could not: a byte-level vocabulary may well hold `</s>` as a piece of text. The tokens of
     fill-in-the-middle count where they are added to the vocabulary: Qwen's are not marked.
 
     Args:
-        declared: role -> token, as `declared_roles` reads them; they go before known names.
+        declared: role -> token, as `declared_tokens` reads them; they go before known names.
         others, end_of_document: further special tokens.
     """
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
@@ -89,7 +56,7 @@ def roles_of(
     names = {name for known in KNOWN_NAMES.values() for name in known}
     candidates = marked if marked and style != "wordpiece" else marked | (names & vocabulary.keys())
     candidates |= {token.content for token in added} & _FIM_NAMES
-    found = {
+    found: dict[str, Any] = {
         role: next((vocabulary[name] for name in known if name in candidates), None)
         for role, known in KNOWN_NAMES.items()
     }
@@ -102,7 +69,7 @@ def roles_of(
     named = {name: vocabulary[name] for name in (*candidates, *others, end_of_document) if name in vocabulary}
     special = {*named.values(), *(i for i in found.values() if i is not None)}
     del found["unk"]  # no objective asks for it
-    return Roles(
+    return SpecialTokens(
         vocab_size=size,
         ids=tuple(sorted(special | set(sentinels.values()) | unused | holes)),
         pieces_style=style,
@@ -149,7 +116,7 @@ def pieces_of_vocabulary(tokenizer: hf.Tokenizer) -> list[str]:
     return pieces
 
 
-def declared_roles(*contents: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
+def declared_tokens(*contents: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Reads what special_tokens_map.json and tokenizer_config.json say, the last one counts: role -> token, and further
     special tokens."""
     roles: dict[str, str] = {}

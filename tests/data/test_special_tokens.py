@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dist_plm.objectives.special_tokens import SpecialTokens, word_continuations
+from dist_plm.data.special_tokens import SpecialTokens, word_continuations
 from tests.objectives.text import SPECIAL, VOCAB
 
 

@@ -1,7 +1,7 @@
-"""Holds what an objective must know of the tokenizer: its special tokens, and which tokens continue a word."""
+"""Declares the tokens of a tokenizer that mean something to an objective, and finds those that continue a word."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -11,17 +11,23 @@ from numpy.typing import NDArray
 _BYTE_LEVEL_SPACE = ("\u0120", "\u010a", "\u0109", "\u010d")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+PiecesStyle = Literal["wordpiece", "byte_level", "unigram"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialTokens:
-    """Numbers of a tokenizer's special tokens; None where it has no such token.
+    """Holds the numbers of a tokenizer's special tokens; None where it has no such token.
 
     Attributes:
-        vocab_size: tokens of the tokenizer, before any padding of the model's table.
-        ids: all special tokens, end of document and unused ones included: never masked, never drawn as replacements.
-        continues: [V] bool, true for a token that continues the word of the token before it (`word_continuations`).
+        vocab_size: the largest token id + 1, before any padding of the model's table.
+        ids: all special tokens, ascending, end of document and those that text never becomes ("[unused7]", holes of the
+            numbering) included: never masked, never drawn as replacements.
+        pieces_style: how the vocabulary writes word boundaries: "##" before continuations, byte-level BPE's "Ġ", or
+            SentencePiece's "▁" before words; None where it does not.
+        continues: [V] bool, true for a token that continues the word of the token before it (`with_vocabulary`).
         pieces: [V], the vocabulary as it is written, which a word segmenter reads; None where its tokens are not text.
         cls, sep: begin a sequence, and end a segment; `<s>` and `</s>` of RoBERTa.
-        eos: ends inputs and targets of an encoder-decoder; `</s>` of T5.
+        eos: ends a text, and inputs and targets of an encoder-decoder; `</s>` of T5.
         sentinels: stand for corrupted spans, in the order of use; `<extra_id_0>`, `<extra_id_1>`, … of T5.
         fim_prefix, fim_suffix, fim_middle: begin the three parts of a document that is filled in the middle.
         named: special tokens by how they are written, for objectives that have tokens of their own.
@@ -29,8 +35,9 @@ class SpecialTokens:
 
     vocab_size: int
     ids: tuple[int, ...]
-    continues: NDArray[np.bool_] | None = None
-    pieces: Sequence[str] | None = None
+    pieces_style: PiecesStyle | None = None
+    continues: NDArray[np.bool_] | None = field(default=None, compare=False)
+    pieces: Sequence[str] | None = field(default=None, compare=False)
     cls: int | None = None
     sep: int | None = None
     mask: int | None = None
@@ -40,7 +47,7 @@ class SpecialTokens:
     fim_prefix: int | None = None
     fim_suffix: int | None = None
     fim_middle: int | None = None
-    named: Mapping[str, int] = field(default_factory=dict)
+    named: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         assert all(0 <= i < self.vocab_size for i in self.ids), "a special token lies outside the vocabulary"
@@ -50,6 +57,13 @@ class SpecialTokens:
         missing = {i for i in (*named, *self.sentinels, *self.named.values()) if i is not None} - set(self.ids)
         assert not missing, f"special tokens {sorted(missing)} are not among the ids"
 
+    def with_vocabulary(self, pieces: Sequence[str]) -> "SpecialTokens":
+        """The same with what the vocabulary [V], in the order of its numbers, tells of words."""
+        if self.pieces_style is None:
+            return self
+        continues = word_continuations(pieces, self.pieces_style, self.ids)
+        return replace(self, continues=continues, pieces=None if self.pieces_style == "byte_level" else pieces)
+
     def is_special(self) -> NDArray[np.bool_]:
         """Marks the special tokens in a vocabulary, [V]."""
         table = np.zeros(self.vocab_size, dtype=bool)
@@ -57,9 +71,7 @@ class SpecialTokens:
         return table
 
 
-def word_continuations(
-    pieces: Sequence[str], style: Literal["wordpiece", "byte_level", "unigram"], special: Iterable[int] = ()
-) -> NDArray[np.bool_]:
+def word_continuations(pieces: Sequence[str], style: PiecesStyle, special: Iterable[int] = ()) -> NDArray[np.bool_]:
     """Finds the tokens that continue the word before them, [V], by how the vocabulary writes word boundaries.
 
     `wordpiece` marks continuations with ##; `byte_level` BPE begins words with white space (Ġ); `unigram`
