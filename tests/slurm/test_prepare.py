@@ -59,7 +59,13 @@ def prepare(cluster: LocalCluster, text: Path, place: Path, *more: str) -> Job:
 def test_ranks_over_nodes_make_what_one_process_makes(
     cluster: LocalCluster, text: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
+    """A warning by USR1, to the script and to all that it runs, ends nothing."""
     job = prepare(cluster, text, tmp_path)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "store.partial").exists():
+        assert time.monotonic() < deadline, job.log()
+        time.sleep(0.05)
+    cluster.run("scancel", "--full", "--signal=USR1", job.number)
     assert job.wait() == "COMPLETED", job.log()
     assert contents(tmp_path / "store") == expected
     assert job.log().count("trained a tokenizer") == 1
