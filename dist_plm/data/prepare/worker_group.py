@@ -7,6 +7,7 @@ A rank shows that it lives by a file that it rewrites, so that waiting ends with
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -18,12 +19,15 @@ from tqdm import tqdm
 
 from dist_plm.core.errors import DataError
 from dist_plm.core.files import atomic_writer
+from dist_plm.core.streams import tell
 from dist_plm.data.prepare.pool import Pool
 from dist_plm.data.prepare.progress import following
 from dist_plm.distributed.launch_env import LaunchEnv
 
 _BEAT_SECONDS = 1.0
 _SHORTEST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.02, 1.0
+#: After which a rank that nothing was seen of is told of.
+_ABSENT_SECONDS = 10.0
 _WORKING, _DONE = "working", "done"
 
 
@@ -56,6 +60,7 @@ class Crew:
         self._pool = Pool(workers)
         self._folder: Path | None = None
         self._state = _WORKING
+        self._has_told = False
 
     @contextmanager
     def at_work(self, folder: Path) -> Iterator[None]:
@@ -141,7 +146,10 @@ class Crew:
                     seen[rank] = (content, time.monotonic())
                 if state not in ("", _WORKING, _DONE) and content != stale:
                     raise DataError(f"rank {rank} ended ({state}), and rank {self.rank} waits for {what}; start again")
-                if time.monotonic() - seen[rank][1] > self._patience_seconds:
+                silent_seconds = time.monotonic() - seen[rank][1]
+                if content in ("", stale) and silent_seconds > _ABSENT_SECONDS:
+                    self._tell_absent(rank)
+                if silent_seconds > self._patience_seconds:
                     self._give_up(rank, content, what)
             time.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
@@ -192,6 +200,17 @@ class Crew:
         except OSError:
             return "", ""
         return content, json.loads(content)["state"]
+
+    def _tell_absent(self, rank: int) -> None:
+        """Says once that a rank has not come: it may be one that a shell's left-over variables speak of."""
+        if not self._has_told:
+            self._has_told = True
+            tell(
+                f"rank {self.rank} of {self.world_size} on {self._node} waits for rank {rank}, which has not come yet, for "
+                f"up to {self._patience_seconds:g} s (data.rank_timeout_seconds): start all of them, with torchrun or srun; "
+                "one process alone needs neither RANK nor WORLD_SIZE in its environment",
+                sys.stderr,
+            )
 
     def _give_up(self, rank: int, content: str, what: str) -> None:
         node = f" on {json.loads(content)['node']}" if content else ""

@@ -96,6 +96,17 @@ def test_a_rank_that_is_silent_is_named(tmp_path):
         one.run(write, [Note(tmp_path / "a"), Note(tmp_path / "b")], "write")
 
 
+def test_a_rank_that_has_not_come_is_told_of_soon_and_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(worker_group, "_ABSENT_SECONDS", 0.05)
+    one = member(0, 3, patience_seconds=0.3)
+    with pytest.raises(DataError, match="no sign of life"), one.at_work(tmp_path / "ranks"):
+        one.run(write, [Note(tmp_path / name) for name in "abc"], "write")
+    said = capsys.readouterr().err
+    assert said.startswith("rank 0 of 3 on node0 waits for rank 1, which has not come yet, for up to 0.3 s")
+    assert "neither RANK nor WORLD_SIZE" in said
+    assert said.count("has not come yet") == 1
+
+
 @pytest.mark.parametrize("state", ["working", "DataError: the disk is full"])
 def test_leftovers_do_not_count_as_rank_0_at_work(tmp_path, state):
     folder = tmp_path / "ranks"
