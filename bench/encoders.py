@@ -35,6 +35,7 @@ from dist_plm.distributed.world import init_process_group, shutdown
 from dist_plm.models.build import build_model
 from dist_plm.models.encoder import MaskedLanguageModel
 from dist_plm.models.layers.vocab_loss import score_tokens
+from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import PretrainConfig
 
@@ -113,7 +114,9 @@ def bench_head(model: MaskedLanguageModel, args: argparse.Namespace) -> None:
     hidden = torch.randn(*shape, args.hidden, device=device, dtype=dtype, requires_grad=True)
 
     def predicted_alone() -> None:
-        model.score(hidden, {"labels": labels})["labels"].loss.backward()
+        scores = model.score(hidden, {"labels": labels}, SequenceContext(causal=False))
+        assert isinstance(scores, dict)
+        scores["labels"].loss.backward()
 
     def everywhere() -> None:
         logits = model.logits(model.transform(hidden))

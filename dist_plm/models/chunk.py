@@ -1,11 +1,13 @@
 """Declares what every model chunk has in common: the names that Megatron-core's schedules and gradient reduction look for."""
 
+import torch
 from megatron.core.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
+from torch.nn import functional
 
 from dist_plm.data.loader.batch import Batch
-from dist_plm.models.kernels.linear_loss import columns_of, linear_loss
+from dist_plm.models.kernels.linear_loss import columns_of, linear_loss, token_chunks
 from dist_plm.models.layers.embedding import Embedding
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.vocab_loss import score_tokens
@@ -75,19 +77,32 @@ class ModelChunk(MegatronModule):
     def score_tokens(self, hidden: Tensor, labels: Tensor) -> TermScores:
         """Scores labels [...], negative where nothing is predicted, by hidden states [..., H].
 
-        In training on one tensor rank, the loss comes with the product over the vocabulary, whose result is never whole; not
-        under DeepSpeed's ZeRO-3, which puts weights together for one layer's call.
+        The loss comes with the product over the vocabulary, whose result is never whole; but in training under DeepSpeed's
+        ZeRO-3, which puts weights together for one layer's call.
         """
         tied = self._tied_weight()
         taken_apart = hasattr(self.output.weight if tied is None else tied, "ds_shape")
-        if not self.training or self.shape.groups.grid.tensor > 1 or taken_apart:
-            return score_tokens(self.logits(hidden), labels, self.shape, evaluate=not self.training)
+        if self.training and taken_apart:
+            return score_tokens(self.logits(hidden), labels, self.shape, evaluate=False)
+        flat, correct = labels.flatten(), list[Tensor]()
 
-        def loss(flat: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            return linear_loss(flat, weight, bias, labels.flatten(), columns_of(len(weight), self.shape))
+        def loss(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            if self.training:
+                return linear_loss(tokens, weight, bias, flat, columns_of(len(weight), self.shape))
+            scores = self._evaluated(tokens, weight, bias, flat)
+            correct.extend(one.correct for one in scores if one.correct is not None)
+            return torch.stack([one.loss for one in scores]).sum()
 
-        total, _ = self.output(hidden.flatten(0, -2), weight=self._tied_weight(), loss=loss)
-        return TermScores(total, None)
+        total, _ = self.output(hidden.flatten(0, -2), weight=tied, loss=loss)
+        return TermScores(total, torch.stack(correct).sum() if correct else None)
+
+    def _evaluated(self, tokens: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> list[TermScores]:
+        """Scores of chunks of the tokens [N, H], one of them at least."""
+        chunks = list(token_chunks(len(tokens), len(weight))) or [slice(0)]
+        return [
+            score_tokens(functional.linear(tokens[chunk], weight, bias), labels[chunk], self.shape, evaluate=True)
+            for chunk in chunks
+        ]
 
     def _tied_weight(self) -> Tensor | None:
         tied = self.share_embeddings_and_output_weights and self.pre_process

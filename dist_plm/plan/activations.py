@@ -133,11 +133,11 @@ def kept_by_heads(config: TrainingConfig, one: Pass) -> int:
 
 
 def peak_of_loss(model: ModelConfig, one: Pass, *, gathers: bool) -> int:
-    """Counts the most that logits and their gradients take at once: a chunk of them where loss and product are fused, as it
-    is on one tensor rank, else all."""
+    """Counts the most that logits and their gradients take at once: a chunk of them, as loss and product are
+    fused, but all where weights are gathered for one layer's call."""
     width = known(padded(model, one.tensor).vocab_size, "vocab_size") // one.tensor
     size, element = model.word_size, one.element
-    if one.tensor > 1 or gathers:
+    if gathers:
         return one.predicted * width * (element + 2 * FP32)
     rows = min(one.predicted, max(1, LOSS_CHUNK_BYTES // (FP32 * width)))
     of_weight = width * size * (FP32 + (element if element < FP32 else 0))

@@ -85,13 +85,13 @@ def scored(world: World, dtype: torch.dtype, chunk_bytes: int) -> list[list[Tens
     hidden, weight, bias = (torch.randn(*shape).to(dtype) for shape in ((300, 64), (1016, 64), (1016,)))
     labels = torch.where(torch.rand(300) < 0.2, -1, torch.randint(0, 1000, (300,)))
     inputs = here(world, hidden, weight, bias, dtype=dtype)
-    group, before = dist.group.WORLD, linear_loss_module.CHUNK_BYTES
+    group, before = dist.group.WORLD, linear_loss_module.LOSS_CHUNK_BYTES
     assert group is not None
-    linear_loss_module.CHUNK_BYTES = chunk_bytes
+    linear_loss_module.LOSS_CHUNK_BYTES = chunk_bytes
     try:
         loss = linear_loss(*inputs, labels.to(inputs[0].device), Columns(group, 0, 1000))
     finally:
-        linear_loss_module.CHUNK_BYTES = before
+        linear_loss_module.LOSS_CHUNK_BYTES = before
     exact = here(World(0, 1, CPU), hidden, weight, bias, dtype=torch.float64)
     logits = functional.linear(*exact)[:, :1000]
     plain = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")

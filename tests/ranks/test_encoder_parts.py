@@ -124,7 +124,7 @@ def head_twice(world: World, config):
             logits = chunk.logits(chunk.transform(whole_sequence(hidden, chunk.shape)))
             scores = score_tokens(logits, labels, chunk.shape, evaluate=True)
         else:
-            scores = chunk.score(hidden, batch)["labels"]
+            scores = chunk.score(hidden, batch, SequenceContext(causal=False))["labels"]
         scores.loss.backward()
         gradients = {name: p.grad.clone() for name, p in chunk.named_parameters() if p.grad is not None}
         results.append((scores.loss.detach(), int(scores.correct), {**gradients, "hidden": hidden.grad.clone()}))

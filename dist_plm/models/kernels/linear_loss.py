@@ -67,7 +67,7 @@ class _LinearLoss(torch.autograd.Function):
             of_hidden = torch.empty_like(hidden)
             of_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
             of_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
-        for chunk in _chunks(len(hidden), weight.shape[0]):
+        for chunk in token_chunks(len(hidden), weight.shape[0]):
             logits = functional.linear(hidden[chunk], rows, offsets)
             loss = _softmax_gradient(logits, labels[chunk], columns, scale).sum()
             total = loss if total is None else total + loss
@@ -96,7 +96,8 @@ class _LinearLoss(torch.autograd.Function):
         return (of_hidden * factor).to(of_hidden.dtype), of_weight, of_bias, None, None
 
 
-def _chunks(tokens: int, width: int) -> Iterator[slice]:
+def token_chunks(tokens: int, width: int) -> Iterator[slice]:
+    """Cuts tokens so that their logits, of `width` columns, are LOSS_CHUNK_BYTES at most."""
     step = max(1, LOSS_CHUNK_BYTES // (4 * width))
     for first in range(0, tokens, step):
         yield slice(first, min(first + step, tokens))

@@ -7,7 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.tensor_parallel import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -66,16 +71,23 @@ class ColumnLinear(ColumnParallelLinear):
 
         Args:
             weight: of another layer.
-            loss: what is made of input, weight and bias in place of their product, where no other rank takes part.
+            loss: what is made of the input, whole, and of this rank's weight and bias in place of their product.
         """
         weight = self.weight if weight is None else weight
         if loss is not None:
             assert weight is not None
-            assert not self.is_split
-            return loss(input_, weight, self.bias), None
+            return loss(self._whole(input_), weight, self.bias), None
         if weight is None or self.is_split:
             return super().forward(input_, weight, **options)
         return functional.linear(input_, weight, self.bias), None
+
+    def _whole(self, x: Tensor) -> Tensor:
+        """The input of all tensor ranks, whose gradients are added up."""
+        if not self.is_split:
+            return x
+        if self.sequence_parallel:
+            return gather_from_sequence_parallel_region(x, tensor_parallel_output_grad=True, group=self.tp_group)
+        return copy_to_tensor_model_parallel_region(x, group=self.tp_group)
 
 
 class RowLinear(RowParallelLinear):
