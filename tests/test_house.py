@@ -11,6 +11,7 @@ import pytest
 from dist_plm.spec.engines import ENGINES
 from dist_plm.spec.objectives import OBJECTIVES
 from dist_plm.spec.optimizers import OPTIMIZERS
+from dist_plm.spec.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "dist_plm").rglob("*.py"))
@@ -18,16 +19,20 @@ SOURCES = sorted((ROOT / "dist_plm").rglob("*.py"))
 NAMED = {
     "optim": (OPTIMIZERS, ("spec/optimizers",)),
     "objective": (OBJECTIVES, ("spec/objectives",)),
+    "task": (TASKS, ("spec/tasks",)),
     "engine": (ENGINES, ("spec/engines",)),
 }
 #: Classes of a whole run's configuration.
-WHOLE = {"PretrainConfig", "SubmissionConfig"}
+WHOLE = {"Training", "TrainingConfig", "PretrainConfig", "FinetuneConfig", "SubmissionConfig"}
 #: Who may take one, and why: files, or functions and classes of files, relative to dist_plm/.
 TAKES_WHOLE = {
     "cli/": "composes, checks and prints configurations",
     "config/": "decodes and writes them",
     "tasks/": "starts from them",
+    "plan/": "counts what a whole run takes",
     "train/build.py": "hands each part of a run the sections that it reads",
+    "train/data.py": "completes a configuration by what its data tell",
+    "train/labelled.py": "completes a configuration by what its data tell",
     "train/records.py:open_records": "writes run.yaml, and tells trackers all settings",
     "train/records.py:build_recorder": "tells trackers all settings",
     "spec/rules/": "relates sections",
@@ -84,7 +89,7 @@ def test_every_registered_name_has_one_body(section):
     variants, _ = NAMED[section]
     for name, variant in variants.items():
         module = {"optim": f"optim/{name}", "engine": f"engines/{name}/engine"}.get(
-            section, f"objectives/{getattr(variant, 'body', name)}"
+            section, f"objectives/{getattr(variant, 'body', name).replace('.', '/')}"
         )
         body = ast.parse((ROOT / "dist_plm" / f"{module}.py").read_text())
         assert sum(isinstance(node, ast.FunctionDef) and node.name == "build" for node in body.body) == 1

@@ -17,7 +17,7 @@ from dist_plm.cli.compose import compose
 from dist_plm.cli.help import OPTIONS, help_text
 from dist_plm.cli.search_path import SearchPath
 from dist_plm.cli.summary import summary
-from dist_plm.cluster.check import check, check_here, check_run, data_is_here
+from dist_plm.cluster.check import check, check_here, check_run
 from dist_plm.config.credentials import mask
 from dist_plm.config.decode import decode, encode, flatten
 from dist_plm.config.origins import Origin, complete, table, trace
@@ -39,8 +39,9 @@ from dist_plm.spec.rules.finalize import (
     check_verify,
     finalize,
 )
-from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
+from dist_plm.spec.schema import PretrainConfig, SubmissionConfig, TrainingConfig
 from dist_plm.spec.schema_convert import ConvertConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig
 
 C = TypeVar("C")
 Run = Callable[[C, dict[str, Origin]], int | None]
@@ -53,6 +54,7 @@ EXIT_INTERRUPTED = 130
 
 _CHECKS: dict[type, Callable[[Any, int], Any]] = {
     PretrainConfig: lambda config, world_size: finalize(config, world_size=world_size, vocab_size=None),
+    FinetuneConfig: lambda config, world_size: finalize(config, world_size=world_size, vocab_size=None),
     PrepareConfig: lambda config, world_size: check_prepare(config),
     VerifyConfig: lambda config, world_size: check_verify(config),
     ConvertConfig: lambda config, world_size: check_convert(config),
@@ -157,8 +159,8 @@ def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str,
         return _print_origins(config, origins, world_size)
     complete_config = checked(config, options)
     if options.check:
-        if isinstance(config, PretrainConfig) and not isinstance(config, SubmissionConfig):
-            complete_config = check_run(config, world_size, with_data=data_is_here(config.data))
+        if isinstance(config, TrainingConfig) and not isinstance(config, SubmissionConfig):
+            complete_config = check_run(config, world_size, with_data=config.data.are_here)
             if options.world_size is None:
                 check_here(config, world_size)
         print(summary(complete_config, world_size))

@@ -8,7 +8,7 @@ from dist_plm.cluster.check import world_size as world_size_of
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import num_microbatches, num_warmup_steps, padded_vocab_size
 from dist_plm.spec.flops import flops_per_token, num_parameters
-from dist_plm.spec.schema import ModelConfig, PretrainConfig, SubmissionConfig
+from dist_plm.spec.schema import ModelConfig, SubmissionConfig, TrainingConfig
 
 
 @singledispatch
@@ -18,7 +18,7 @@ def summary(config: Any, world_size: int) -> str:
 
 
 @summary.register
-def _(config: PretrainConfig, world_size: int) -> str:
+def _(config: TrainingConfig, world_size: int) -> str:
     model, parallel, train = config.model, config.parallel, config.train
     tokens, seen = train.global_batch * config.data.sequence_length, BatchSizes.of(train).after(train.steps)
     chunks = f" in {parallel.virtual_pipeline} chunks" if parallel.virtual_pipeline > 1 else ""

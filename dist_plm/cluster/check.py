@@ -13,7 +13,7 @@ from dist_plm.core.errors import CheckpointError, ConfigError, DataError
 from dist_plm.spec.derived import checkpoints_of
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.rules.paths import path_problems
-from dist_plm.spec.schema import DataConfig, PretrainConfig, SubmissionConfig
+from dist_plm.spec.schema import PretrainConfig, SubmissionConfig, Training
 from dist_plm.spec.schema_run import ClusterConfig
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def _container_problems(command: str) -> Iterator[str]:
         yield f"{named} is more than a command and its arguments: in these $NAME and ${{NAME}} are variables of the job"
 
 
-def check_run(run: PretrainConfig, world_size: int, *, with_data: bool, with_weights: bool = True) -> PretrainConfig:
+def check_run(run: Training, world_size: int, *, with_data: bool, with_weights: bool = True) -> Training:
     """A run complete and checked for `world_size` ranks; `with_data` opens what it will open, and `with_weights` looks at what
     it begins with (train.resume=PATH, train.init_from or model.init_from) and at whose checkpoint.dir is.
 
@@ -266,7 +266,7 @@ def check_run(run: PretrainConfig, world_size: int, *, with_data: bool, with_wei
     return run
 
 
-def check_here(run: PretrainConfig, world_size: int) -> None:
+def check_here(run: Training, world_size: int) -> None:
     """Looks at a run that takes what device there is as one on the CPU, where this machine has no GPU.
 
     Raises:
@@ -281,15 +281,9 @@ def check_here(run: PretrainConfig, world_size: int) -> None:
         raise ConfigError([f"{problem} ({told})" for problem in error.problems]) from error
 
 
-def _with_data(run: PretrainConfig, world_size: int) -> "tuple[PretrainConfig, Dataset]":
+def _with_data(run: Training, world_size: int) -> "tuple[Training, Dataset]":
     # Brings NumPy, which launch scripts do without until they have to read data.
-    from dist_plm.data.sampling.build_dataset import tokenizer_store
-    from dist_plm.train.data import open_data, vocab_size_of
+    from dist_plm.train.data import open_run
 
-    run = finalize(run, world_size=world_size, vocab_size=vocab_size_of(tokenizer_store(run.data)))
-    return run, open_data(run.data, run.objective, run.train, run.model).samples["train"]
-
-
-def data_is_here(data: DataConfig) -> bool:
-    """Tells whether there is anything at the paths of the data, seen from this machine."""
-    return all(Path(path).is_dir() or Path(f"{path}.idx").exists() for path in data.stores)
+    run, data = open_run(run, world_size)
+    return run, data.samples["train"]

@@ -31,7 +31,7 @@ from dist_plm.monitor.progress import say
 from dist_plm.spec.derived import checkpoints_of
 from dist_plm.spec.families.tensors import tensors_of
 from dist_plm.spec.optimizers import OptimConfig
-from dist_plm.spec.schema import ModelConfig, PretrainConfig
+from dist_plm.spec.schema import ModelConfig, TrainingConfig
 from dist_plm.spec.schema_run import CheckpointConfig
 
 #: Of a number in a checkpoint.
@@ -57,7 +57,7 @@ class Facts:
     free_memory_bytes: int = 0
 
 
-def look(config: PretrainConfig, launch: LaunchEnv, device: Device) -> None:
+def look(config: TrainingConfig, launch: LaunchEnv, device: Device) -> None:
     """The first seconds of a run. On several nodes it looks at everything and tells what it found, on one it only makes
     sure of the checkpoints. Collective.
 
@@ -71,7 +71,7 @@ def look(config: PretrainConfig, launch: LaunchEnv, device: Device) -> None:
             say("\n".join(lines))
 
 
-def preflight(config: PretrainConfig, launch: LaunchEnv, device: Device, *, whole: bool) -> list[str]:
+def preflight(config: TrainingConfig, launch: LaunchEnv, device: Device, *, whole: bool) -> list[str]:
     """Lines for people that tell what was found. Collective over all ranks.
 
     Args:
@@ -81,7 +81,7 @@ def preflight(config: PretrainConfig, launch: LaunchEnv, device: Device, *, whol
     """
     began = time.monotonic()
     group = host_group(timedelta(minutes=config.cluster.timeout_minutes))
-    mine = facts(runfile.text(config), config.data.stores, launch, device, whole=whole)
+    mine = facts(runfile.text(config), config.data.paths, launch, device, whole=whole)
     everyone = gather(group, mine)
     url = checkpoints_of(config.run, config.checkpoint)
     space = _space(url, config.checkpoint, config.model, config.optim)

@@ -8,7 +8,9 @@ from typing import Any
 from dist_plm.core.errors import ConfigError
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import Objective, Reader
+from dist_plm.objectives.tasks.base import Task
 from dist_plm.spec.objectives import ObjectiveConfig
+from dist_plm.spec.tasks import TaskConfig
 
 
 def build_objective(
@@ -36,6 +38,11 @@ def build_objective(
     if problems:
         raise ConfigError(problems)
     return body.build(config, special, seed, reader)
+
+
+def build_task(config: TaskConfig) -> Task[Any]:
+    """Returns the body of a task."""
+    return importlib.import_module(f"dist_plm.objectives.{config.body}").build(config)
 
 
 def _problems(

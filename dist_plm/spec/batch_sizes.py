@@ -16,18 +16,20 @@ class BatchSizes:
         first: the batch of the first step.
         increment: of which `whole` - `first` is a multiple.
         samples: that the ramp takes; 0 where there is none.
+        total: samples that there are, where they may end within a step.
     """
 
     whole: int
     first: int = 0
     increment: int = 1
     samples: int = 0
+    total: int | None = None
 
     @classmethod
     def of(cls, train: TrainConfig) -> "BatchSizes":
         ramp = train.batch_rampup
         if ramp is None:
-            return cls(train.global_batch)
+            return cls(train.global_batch, total=train.num_samples)
         return cls(train.global_batch, ramp.start, ramp.increment, ramp.samples)
 
     def at(self, samples: int) -> int:
@@ -35,6 +37,11 @@ class BatchSizes:
         if samples >= self.samples:
             return self.whole
         return self.first + samples * self._increments // self.samples * self.increment
+
+    def taken(self, samples: int) -> int:
+        """Counts the samples of the step before which so many have been seen: the last one may be short."""
+        batch = self.at(samples)
+        return batch if self.total is None else min(batch, self.total - samples)
 
     def runs(self, samples: int, steps: int) -> list[tuple[int, int]]:
         """The next steps after so many samples, as numbers of steps and the batch that they take, in order."""

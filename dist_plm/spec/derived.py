@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.optimizers import OptimConfig
-from dist_plm.spec.schema import ModelConfig, ParallelConfig, PretrainConfig, RunConfig, ScheduleConfig
+from dist_plm.spec.schema import ModelConfig, ParallelConfig, RunConfig, ScheduleConfig, Training, TrainingConfig
 from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 
 
@@ -13,8 +13,8 @@ from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 class Case:
     """A configuration under check: `config` has its None fields filled in, `given` is what the user wrote."""
 
-    given: PretrainConfig
-    config: PretrainConfig
+    given: TrainingConfig
+    config: TrainingConfig
     world_size: int
     vocab_size: int | None
 
@@ -59,7 +59,7 @@ def checkpoints_of(run: RunConfig, checkpoint: CheckpointConfig) -> str:
     return checkpoint.dir or os.path.join(run.dir, "checkpoints")
 
 
-def derive(config: PretrainConfig, *, world_size: int, vocab_size: int | None) -> PretrainConfig:
+def derive(config: Training, *, world_size: int, vocab_size: int | None) -> Training:
     """`config` with every None that has a rule for it filled in, unchecked: remainders of divisions are dropped."""
     data = config.parallel.data or max(1, world_size // model_ranks(config.parallel))
     return replace(

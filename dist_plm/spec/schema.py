@@ -6,7 +6,7 @@ when it is (the docstring says from what). Sizes are counts unless the name carr
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar
 
 from dist_plm.config.bounds import between
 from dist_plm.config.types import Count, Natural, Positive
@@ -149,10 +149,18 @@ class TrainingConfig:
     track: TrackConfig = field(default_factory=TrackConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
+    def assumed(self) -> Self:
+        """Returns the configuration with numbers in place of what only its data tell, for rules to go by."""
+        return self
+
     if TYPE_CHECKING:
 
         @property
         def objective(self) -> ObjectiveConfig: ...
+
+
+#: A configuration of some kind of training, which stays of that kind.
+Training = TypeVar("Training", bound=TrainingConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Settings of how a run goes: its steps, checkpoints, trackers, and the machines it is on."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from dist_plm.config.bounds import Bounds, between
 from dist_plm.config.types import Count, Minutes, Natural, Positive
@@ -41,6 +41,9 @@ class TrainConfig:
     hang_factor: Annotated[float, between(0, 1_000_000)] = 20.0
     hang_minutes: Minutes = 5.0
     hang_patience_minutes: Minutes = 30.0
+
+    #: Samples that the whole run takes, where they end within a step.
+    num_samples: ClassVar[int | None] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

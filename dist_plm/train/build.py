@@ -45,9 +45,8 @@ from dist_plm.monitor.logs import setup_logging
 from dist_plm.monitor.progress import say
 from dist_plm.optim.schedules import learning_rate
 from dist_plm.spec.derived import checkpoints_of, peak_learning_rate
-from dist_plm.spec.rules.finalize import finalize
-from dist_plm.spec.schema import ParallelConfig, PretrainConfig
-from dist_plm.train.data import RunData, open_data, vocab_size_of
+from dist_plm.spec.schema import ParallelConfig, Training, TrainingConfig
+from dist_plm.train.data import RunData, open_run
 from dist_plm.train.evaluation import Evaluator
 from dist_plm.train.loop import Parts, Position, train
 from dist_plm.train.parts import build_checkpoints, measure_peak_tflops, open_loader
@@ -62,11 +61,11 @@ from dist_plm.train.stopping import StopSignals
 
 log = logging.getLogger(__name__)
 
-Preflight = Callable[[PretrainConfig, LaunchEnv, Device], None]
+Preflight = Callable[[TrainingConfig, LaunchEnv, Device], None]
 
 
-def run_pretrain(
-    config: PretrainConfig,
+def run_training(
+    config: TrainingConfig,
     environ: Mapping[str, str] = os.environ,
     overrides: Sequence[str] = (),
     preflight: Preflight | None = None,
@@ -114,7 +113,7 @@ def run_pretrain(
     return EXIT_FINISHED if finished else EXIT_REQUEUE
 
 
-def _make_directory(config: PretrainConfig, env: LaunchEnv) -> str | None:
+def _make_directory(config: TrainingConfig, env: LaunchEnv) -> str | None:
     """Makes the run's directory; why that cannot be."""
     try:
         if env.local_rank == 0:
@@ -133,7 +132,7 @@ def _open_log(start: Start, console: Callable[[str], None] | None) -> tuple[Call
         return lambda: None, str(error)
 
 
-def open_here(config: PretrainConfig, env: LaunchEnv) -> tuple[PretrainConfig, RunData | None, str | None]:
+def open_here(config: Training, env: LaunchEnv) -> tuple[Training, RunData | None, str | None]:
     """The configuration complete, and the data that it reads, having looked at what it begins with; or why this rank,
     perhaps alone, cannot read them.
 
@@ -142,15 +141,9 @@ def open_here(config: PretrainConfig, env: LaunchEnv) -> tuple[PretrainConfig, R
         DataError, CheckpointError: the only rank cannot read its data, or what it begins with.
     """
     try:
-        store = tokenizer_store(config.data)
-        config = finalize(config, world_size=env.world_size, vocab_size=vocab_size_of(store))
-        data = open_data(config.data, config.objective, config.train, config.model)
-        if config.model.vocab_size is None:
-            raise ConfigError(
-                [f"model.vocab_size is missing: {config.data.stores[0]} is no prepared store, and does not tell it"]
-            )
+        config, data = open_run(config, env.world_size)
         checkpoints = checkpoints_of(config.run, config.checkpoint)
-        check_initial(config.model, store, config.train.resume, checkpoints)
+        check_initial(config.model, tokenizer_store(config.data), config.train.resume, checkpoints)
         if env.rank == 0:  # all ranks read it together, once they have met
             check_checkpoint(
                 config.train,
@@ -168,7 +161,7 @@ def open_here(config: PretrainConfig, env: LaunchEnv) -> tuple[PretrainConfig, R
         return config, None, str(error)
 
 
-def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, data: RunData) -> bool:
+def _run(config: TrainingConfig, start: Start, device: Device, groups: Groups, data: RunData) -> bool:
     fence = start.fence
     storage = open_storage(checkpoints_of(config.run, config.checkpoint))
     storage.guard, storage.mark = fence.check, f".{fence.run}.{fence.start}"
@@ -188,7 +181,8 @@ def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, d
     peak_rate = peak_learning_rate(config.optim, config.train.global_batch)
     evaluate = None
     if config.train.eval_samples > 0:
-        evaluate = Evaluator(config.train, groups, data.samples["validation"], data.objective)
+        validation = data.samples["validation"]
+        evaluate = Evaluator(config.train, groups, validation, data.objective, data.trim, data.scorer)
     parts = Parts(
         train=config.train,
         parallel=config.parallel,
@@ -221,7 +215,7 @@ def _run(config: PretrainConfig, start: Start, device: Device, groups: Groups, d
     return finished
 
 
-def engine_settings(config: PretrainConfig) -> EngineSettings:
+def engine_settings(config: TrainingConfig) -> EngineSettings:
     """Picks what an engine reads of a finalised run."""
     return EngineSettings(
         engine=config.engine,
@@ -236,7 +230,7 @@ def engine_settings(config: PretrainConfig) -> EngineSettings:
 
 
 def _position(
-    config: PretrainConfig,
+    config: TrainingConfig,
     found: Checkpoint | None,
     stream: Mapping[str, Any],
     storage: Storage,
@@ -272,7 +266,7 @@ def grid_of(parallel: ParallelConfig) -> Grid:
     return Grid(data=parallel.data, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
 
 
-def _agree(config: PretrainConfig, groups: Groups) -> None:
+def _agree(config: TrainingConfig, groups: Groups) -> None:
     """Refuses to start where ranks were given different configurations. Collective."""
     facts = json.dumps(encode(config), sort_keys=True).encode()
     digests: list[str] = [""] * groups.grid.size

@@ -3,12 +3,14 @@
 Needs no process group and no PyTorch, so that a store which does not fit is refused on the login node already.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import ConfigError, DataError
+from dist_plm.data.samples import Arrays
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.data.sampling.build_dataset import Form, open_samples, tokenizer_store
 from dist_plm.data.special_tokens import SpecialTokens
@@ -16,18 +18,63 @@ from dist_plm.data.store.manifest import read_manifest
 from dist_plm.data.store.verify import tokenizer_of_store
 from dist_plm.objectives.base import Objective
 from dist_plm.objectives.build import build_objective
+from dist_plm.objectives.tasks.base import Scorer
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.objectives import ObjectiveConfig
-from dist_plm.spec.schema import DataConfig, ModelConfig
+from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.schema import DataConfig, ModelConfig, PretrainConfig, Training
+from dist_plm.spec.schema_finetune import FinetuneConfig
 from dist_plm.spec.schema_run import TrainConfig
+from dist_plm.train.labelled import Labelled, open_labelled
 
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """`samples` are those of "train", and of "validation" where the run evaluates."""
+    """Holds what a run reads.
+
+    Args:
+        samples: those of "train", and of "validation" where the run evaluates.
+        trim: takes padding out of microbatches.
+        scorer: makes what measures a task on the validation samples.
+    """
 
     objective: Objective[Any]
     samples: Mapping[str, Dataset]
+    trim: Callable[[Arrays], Arrays] | None = None
+    scorer: Callable[[], Scorer] | None = None
+
+
+def open_run(config: Training, world_size: int) -> tuple[Training, RunData]:
+    """Completes a configuration, and opens the data that it reads.
+
+    Raises:
+        ConfigError: the configuration is at fault.
+        DataError: the data cannot be used.
+    """
+    if isinstance(config, FinetuneConfig):
+        complete, labelled = open_labelled(config, world_size)
+        return complete, _labelled_data(complete, labelled)
+    assert isinstance(config, PretrainConfig)
+    complete = finalize(config, world_size=world_size, vocab_size=vocab_size_of(tokenizer_store(config.data)))
+    data = open_data(complete.data, complete.objective, complete.train, complete.model)
+    if complete.model.vocab_size is None:
+        raise ConfigError(
+            [f"model.vocab_size is missing: {config.data.stores[0]} is no prepared store, and does not tell it"]
+        )
+    return complete, data
+
+
+def _labelled_data(config: FinetuneConfig, labelled: Labelled) -> RunData:
+    data, seed = config.data, config.train.seed
+    scorer = None
+    if (validation := labelled.tables.get("validation")) is not None:
+        scorer = partial(labelled.task.scorer, validation)
+    return RunData(
+        labelled.objective(data.sequence_length),
+        {split: labelled.samples(split, data, seed) for split in labelled.tables},
+        labelled.trim(data, config.parallel),
+        scorer,
+    )
 
 
 def open_data(data: DataConfig, objective: ObjectiveConfig, train: TrainConfig, model: ModelConfig) -> RunData:

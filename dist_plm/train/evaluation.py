@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from dist_plm.data.loader.loader import MicrobatchLoader
 from dist_plm.data.samples import Arrays
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.distributed.groups import Groups
-from dist_plm.engines.base import Engine, EvalSums, TermSums
+from dist_plm.engines.base import Engine, EvalSums, Prediction, TermSums
 from dist_plm.objectives.base import IGNORED, LossTerm, Objective
+from dist_plm.objectives.tasks.base import Scorer
 from dist_plm.spec.schema_run import TrainConfig
 
 
@@ -29,18 +30,36 @@ class FirstSamples:
     def __call__(self, windows: Any) -> Arrays:
         batch = self.collate(windows)
         beyond = windows.samples >= self.count
-        for name in {term.over for term in self.losses.values()}:
+        marks = {term.mask or term.over: IGNORED if term.mask is None else 0 for term in self.losses.values()}
+        for name in marks:
             labels = batch[name]
-            batch[name] = np.where(beyond.reshape(-1, *[1] * (labels.ndim - 1)), IGNORED, labels)
+            mark = labels.dtype.type(marks[name])
+            batch[name] = np.where(beyond.reshape(-1, *[1] * (labels.ndim - 1)), mark, labels)
         return batch
+
+
+def whole_run(objective: Objective[Any], num_samples: int | None) -> Callable[[Any], Arrays]:
+    """Builds what collates the samples of a run, which may end within a step."""
+    if num_samples is None:
+        return objective.collate
+    return FirstSamples(objective.collate, objective.losses, num_samples)
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
+    """Scores held-out samples.
+
+    Args:
+        trim: takes padding out of microbatches.
+        scorer: makes what measures a task; None where tokens are predicted, and perplexity and accuracy measured.
+    """
+
     train: TrainConfig
     groups: Groups
     dataset: Dataset
     objective: Objective[Any]
+    trim: Callable[[Arrays], Arrays] | None = None
+    scorer: Callable[[], Scorer] | None = None
 
     def __call__(self, engine: Engine, between: Callable[[], None]) -> dict[str, float]:
         """Collective over all ranks, which call `between` after each microbatch. Returns `loss`, as training minimises
@@ -62,19 +81,42 @@ class Evaluator:
             num_workers=0,
             prefetch=1,
             pin_memory=False,
+            trim=self.trim,
         )
+        scorer = None if self.scorer is None else self.scorer()
         sums: EvalSums = {name: TermSums() for name in self.objective.losses}
         microbatches = iter(loader)
         while batch := list(itertools.islice(microbatches, pipeline)):
-            sums = {name: sums[name] + more for name, more in engine.eval_step(batch).items()}
+            if scorer is None:
+                step = engine.eval_step(batch)
+            else:
+                step, predictions = engine.predict_step(batch)
+                add_predictions(scorer, predictions, count)
+            sums = {name: sums[name] + more for name, more in step.items()}
             between()
-        return _measures(sums, self.objective.losses)
+        if scorer is None:
+            return _measures(sums, self.objective.losses)
+        return {"loss": _loss(sums, self.objective.losses), **scorer.measures()}
+
+
+def add_predictions(scorer: Scorer, predictions: Iterable[Prediction], count: int) -> None:
+    """Adds what a model says of samples to what measures it, but for those past the first `count`."""
+    for prediction in predictions:
+        (outputs,) = prediction.outputs.values()
+        samples = prediction.samples.numpy()
+        mine = samples < count
+        if mine.any():
+            scorer.add(samples[mine], outputs.float().numpy()[mine])
+
+
+def _loss(sums: EvalSums, losses: Mapping[str, LossTerm]) -> float:
+    return sum(term.weight * sums[name].mean for name, term in losses.items())
 
 
 def _measures(sums: EvalSums, losses: Mapping[str, LossTerm]) -> dict[str, float]:
     name, first = next(iter(sums.items()))
     measures = {
-        "loss": sum(term.weight * sums[name].mean for name, term in losses.items()),
+        "loss": _loss(sums, losses),
         "perplexity": math.exp(min(first.mean, 700.0)),  # beyond, a float overflows
         "accuracy": first.accuracy,
     }

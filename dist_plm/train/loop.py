@@ -176,7 +176,7 @@ def _make_step(parts: Parts, position: Position, feed: Feed) -> None:
     parts.control.note_step(ended - started)
     parts.watchdog.note_step(ended - began)
     parts.health.note_step(step, result)
-    batch = BatchSizes.of(parts.train).at(position.samples)
+    batch = BatchSizes.of(parts.train).taken(position.samples)
     position.step, position.samples = step, position.samples + batch
     if recorder is not None:
         recorder.end_step(step, result, lr, batch=batch, samples_seen=position.samples)

@@ -16,9 +16,10 @@ from dist_plm.distributed.groups import Groups
 from dist_plm.distributed.world import host_group
 from dist_plm.monitor.peak_flops import Precision, device_peak_tflops
 from dist_plm.spec.batch_sizes import BatchSizes
-from dist_plm.spec.schema import DataConfig
+from dist_plm.spec.schema import SamplesConfig
 from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 from dist_plm.train.data import RunData
+from dist_plm.train.evaluation import whole_run
 from dist_plm.train.loop import Position
 from dist_plm.train.startup.resume import RUN_FILE
 
@@ -43,7 +44,7 @@ def build_checkpoints(settings: CheckpointConfig, run_file: str, storage: Storag
 
 def open_loader(
     data: RunData,
-    settings: DataConfig,
+    settings: SamplesConfig,
     train: TrainConfig,
     position: Position,
     groups: Groups,
@@ -53,7 +54,7 @@ def open_loader(
     return iter(
         MicrobatchLoader(
             data.samples["train"],
-            data.objective.collate,
+            whole_run(data.objective, train.num_samples),
             micro_batch=train.micro_batch,
             global_batch=train.global_batch,
             data_rank=groups.coordinates.data,
@@ -65,6 +66,7 @@ def open_loader(
             num_workers=settings.loader_workers,
             prefetch=settings.prefetch,
             pin_memory=groups.device.kind == "cuda",
+            trim=data.trim,
         )
     )
 

@@ -18,7 +18,7 @@ from dist_plm.monitor.metrics import MetricsWriter, read_metrics
 from dist_plm.monitor.progress import build_progress
 from dist_plm.monitor.summary import render_summary, summarise
 from dist_plm.monitor.trackers import build_trackers
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema import TrainingConfig
 from dist_plm.train.loop import Position
 from dist_plm.train.metrics_logger import Recorder, sample_size
 from dist_plm.train.startup.attempt import Start
@@ -27,7 +27,7 @@ from dist_plm.train.startup.memory import memory_gib
 
 
 def open_records(
-    config: PretrainConfig,
+    config: TrainingConfig,
     start: Start,
     position: Position,
     found: Checkpoint | None,
@@ -62,7 +62,7 @@ def open_records(
 
 
 def build_recorder(
-    config: PretrainConfig, run_dir: Path, first_step: int, peak: float | None, fence: Fence
+    config: TrainingConfig, run_dir: Path, first_step: int, peak: float | None, fence: Fence
 ) -> Recorder:
     """Builds metrics, progress and trackers of rank 0.
 

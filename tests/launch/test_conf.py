@@ -19,6 +19,7 @@ PRETRAIN_CHOICES = [
     for group in OWN.groups("pretrain")
     if group != "experiment"
     for choice in (MODELS if group == "model" else OWN.choices(group))
+    if (group, choice) not in (("data", "labelled"), ("train", "finetune"))  # of launch/finetune.py
 ]
 #: What a choice needs beside it, where the default model is too small for it.
 BESIDE = {"parallel": ["model=gpt3_175b"], "data": ["model=gpt2_small"]}

@@ -12,7 +12,7 @@ from dist_plm.core.errors import ConfigError
 from dist_plm.distributed.cuda_shim import installed
 from dist_plm.engines import loss_terms
 from dist_plm.engines.non_finite_guard import Diverged, poisoned_if_not_finite
-from dist_plm.train.build import run_pretrain
+from dist_plm.train.build import run_training
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.test_lamb import LAMB
@@ -210,7 +210,7 @@ def test_gradients_are_summed_over_ranks_in_fp32_or_in_the_models_type(ranks, na
 
 def refused_start(world: World, config) -> str:
     with pytest.raises(ConfigError) as refusal:
-        run_pretrain(config, environ={})
+        run_training(config, environ={})
     return str(refusal.value)
 
 

@@ -24,7 +24,7 @@ from dist_plm.engines.megatron.engine import MegatronEngine
 from dist_plm.spec.rules.finalize import finalize, num_microbatches
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.train import stopping
-from dist_plm.train.build import run_pretrain
+from dist_plm.train.build import run_training
 from dist_plm.train.prefetcher import Feed
 from tests.ranks.pool import World
 
@@ -74,7 +74,7 @@ def run_case(world: World, config: PretrainConfig, port: int, end: str = "") -> 
     leave()
     place = {"RANK": world.rank, "WORLD_SIZE": world.size, "LOCAL_RANK": world.rank, "LOCAL_WORLD_SIZE": world.size}
     environ = {name: str(value) for name, value in place.items()}
-    return run_pretrain(
+    return run_training(
         config, {**environ, "SLURM_JOB_END_TIME": end, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     )
 

@@ -29,9 +29,9 @@ from dist_plm.spec.schema import PretrainConfig
 def run(config: PretrainConfig, origins: dict[str, Origin]) -> int | None:
     # They import torch, which --help and --check do without.
     from dist_plm.cluster.preflight import look
-    from dist_plm.train.build import run_pretrain
+    from dist_plm.train.build import run_training
 
-    return run_pretrain(config, overrides=app.settings_given(sys.argv[1:]), preflight=look)
+    return run_training(config, overrides=app.settings_given(sys.argv[1:]), preflight=look)
 
 
 def main() -> NoReturn:

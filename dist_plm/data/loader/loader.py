@@ -46,6 +46,7 @@ class MicrobatchLoader:
         num_workers: worker processes; 0 prepares each microbatch in this process when it is asked for.
         prefetch: microbatches that each worker keeps ready.
         pin_memory: hands out page-locked tensors (CUDA), so that copies to the device overlap with computation.
+        trim: takes padding out of each microbatch; pickled like collate.
 
     Every `iter()` starts from `start_step`, with workers of its own; they stop when the iterator is used up, closed or
     forgotten. `close` stops all.
@@ -71,8 +72,9 @@ class MicrobatchLoader:
         num_workers: int = 0,
         prefetch: int = 4,
         pin_memory: bool = False,
+        trim: Callable[[Arrays], Arrays] | None = None,
     ) -> None:
-        self.dataset, self.collate = dataset, collate
+        self.dataset, self.collate, self.trim = dataset, collate, trim
         self.plan = Plan(
             start_step,
             stop_step,
@@ -100,12 +102,12 @@ class MicrobatchLoader:
             batches.close()
 
     def _in_process(self) -> Generator[Batch, None, None]:
-        for arrays in microbatches(self.dataset, self.collate, self.plan):
+        for arrays in microbatches(self.dataset, self.collate, self.plan, self.trim):
             yield to_tensors(arrays, self.pin_memory)
 
     def _from_workers(self) -> Generator[Batch, None, None]:
         count = min(self.num_workers, len(self.plan))
-        message = [pickle.dumps((self.dataset, self.collate, self.plan[w::count])) for w in range(count)]
+        message = [pickle.dumps((self.dataset, self.collate, self.plan[w::count], self.trim)) for w in range(count)]
         workers = [_Worker(m) for m in message]
         pump = _Pump(workers, len(self.plan), self.prefetch * count, self.pin_memory)
         try:

@@ -13,13 +13,17 @@ _BYTES = 2**20  # of arrays made at once: beyond, they no longer stay in a core'
 
 
 def microbatches(
-    dataset: Dataset, collate: Callable[[Any], Arrays], plan: Sequence[NDArray[np.int64]]
+    dataset: Dataset,
+    collate: Callable[[Any], Arrays],
+    plan: Sequence[NDArray[np.int64]],
+    trim: Callable[[Arrays], Arrays] | None = None,
 ) -> Iterator[Arrays]:
     """The arrays of each microbatch of a plan, in order, and of the first as soon as it is made.
 
     Args:
         collate: turns what the dataset reads into named arrays, each with a row for every sample, which depends on that
             sample alone: so rows of several microbatches can be made together and cut apart.
+        trim: takes padding out of each microbatch.
     Raises:
         Whatever reading or collating a microbatch raises, after those before it.
     """
@@ -35,7 +39,8 @@ def microbatches(
             continue
         stops = np.cumsum([len(numbers) for numbers in samples]).tolist()
         for start, stop in zip([0, *stops], stops, strict=False):
-            yield {name: array[start:stop] for name, array in arrays.items()}
+            batch = {name: array[start:stop] for name, array in arrays.items()}
+            yield batch if trim is None else trim(batch)
         done += len(samples)
         if not alone:
             size = sum(array.nbytes for array in arrays.values()) // len(samples)

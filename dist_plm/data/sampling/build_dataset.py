@@ -13,7 +13,7 @@ from dist_plm.data.sampling.pairs import PairDataset
 from dist_plm.data.sampling.windows import WindowDataset
 from dist_plm.data.store.manifest import read_manifest
 from dist_plm.data.store.splits import StoreSplit, find_split
-from dist_plm.spec.schema import BlendSource, DataConfig
+from dist_plm.spec.schema import BlendSource, DataConfig, SamplesConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,14 @@ def open_samples(
     return blend
 
 
-def tokenizer_store(data: DataConfig) -> str | None:
+def tokenizer_store(data: SamplesConfig) -> str | None:
     """The store whose tokenizer gives all tokens their meaning: the first prepared one, or else the first if there is any.
 
     Raises:
         DataError: prepared stores have different tokenizers, or one of them cannot be read.
     """
+    if not isinstance(data, DataConfig):
+        return None
     prepared = [path for path in data.stores if Path(path).is_dir()]
     records = {path: read_manifest(path).tokenizer for path in prepared} if len(prepared) > 1 else {}
     for path, record in records.items():

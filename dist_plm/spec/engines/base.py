@@ -8,7 +8,7 @@ from dist_plm.config.bounds import between
 from dist_plm.config.types import Count
 
 if TYPE_CHECKING:
-    from dist_plm.spec.schema import PrecisionConfig, PretrainConfig
+    from dist_plm.spec.schema import PrecisionConfig, TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class EngineConfig:
         """Whether gradients are reduced while the backward pass still runs."""
         return False
 
-    def problems(self, config: "PretrainConfig") -> Iterator[str]:
+    def problems(self, config: "TrainingConfig") -> Iterator[str]:
         """Yields a sentence for each thing that the engine cannot do as `config` wants it."""
         yield from ()
 

@@ -9,7 +9,7 @@ from dist_plm.spec.engines.base import EngineConfig, Holding
 from dist_plm.spec.optimizers import OptimConfig
 
 if TYPE_CHECKING:
-    from dist_plm.spec.schema import PrecisionConfig, PretrainConfig
+    from dist_plm.spec.schema import PrecisionConfig, TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class DeepSpeedConfig(EngineConfig):
         offload = zero.get(key) if isinstance(zero, Mapping) else None
         return isinstance(offload, Mapping) and offload.get("device", "none") != "none"
 
-    def problems(self, config: "PretrainConfig") -> Iterator[str]:
+    def problems(self, config: "TrainingConfig") -> Iterator[str]:
         if self.compile == "layers":
             yield from self.compile_problems(config.precision.name)
         pipeline = config.parallel.pipeline

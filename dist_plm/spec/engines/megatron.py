@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from dist_plm.spec.engines.base import EngineConfig, Holding
 
 if TYPE_CHECKING:
-    from dist_plm.spec.schema import PrecisionConfig, PretrainConfig
+    from dist_plm.spec.schema import PrecisionConfig, TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class MegatronConfig(EngineConfig):
     def overlaps(self) -> bool:
         return self.overlap_grad_reduce
 
-    def problems(self, config: "PretrainConfig") -> Iterator[str]:
+    def problems(self, config: "TrainingConfig") -> Iterator[str]:
         if self.compile == "layers":
             yield from self.compile_problems(config.precision.name)
         if self.zero_stage > 1:

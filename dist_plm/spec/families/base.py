@@ -10,7 +10,7 @@ from dist_plm.config.types import Count, Fraction, Natural, Positive
 if TYPE_CHECKING:
     from dist_plm.spec.families.tensors import Table
     from dist_plm.spec.objectives import ObjectiveConfig
-    from dist_plm.spec.schema import PretrainConfig
+    from dist_plm.spec.schema import TrainingConfig
 
 #: Feed-forward sizes derived for swiglu are rounded up to a multiple of this (Llama's `multiple_of`).
 FFN_MULTIPLE = 256
@@ -111,7 +111,7 @@ class ModelConfig:
             num_labels=objective.num_labels,
         )
 
-    def problems(self, config: "PretrainConfig") -> Iterator[str]:
+    def problems(self, config: "TrainingConfig") -> Iterator[str]:
         """Yields a sentence for each thing wrong with what this family alone has, or asks of the rest of `config`."""
         yield from ()
 

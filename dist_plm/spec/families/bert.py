@@ -10,7 +10,7 @@ from dist_plm.spec.families.encoder import EncoderConfig
 if TYPE_CHECKING:
     from dist_plm.spec.families.tensors import Table
     from dist_plm.spec.objectives import ObjectiveConfig
-    from dist_plm.spec.schema import PretrainConfig
+    from dist_plm.spec.schema import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class BertConfig(EncoderConfig):
         pair_head = objective.pairs is not None if self.pair_head is None else self.pair_head
         return replace(super(BertConfig, self).derive(objective), pair_head=pair_head)
 
-    def problems(self, config: "PretrainConfig") -> Iterator[str]:
+    def problems(self, config: "TrainingConfig") -> Iterator[str]:
         objective, pairs = config.objective.name, config.objective.pairs is not None
         if self.pair_head != pairs:
             needs = "needs a head for pairs" if pairs else "has no pairs to learn from"

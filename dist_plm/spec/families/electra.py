@@ -11,7 +11,7 @@ from dist_plm.spec.families.encoder import EncoderConfig
 if TYPE_CHECKING:
     from dist_plm.spec.families.tensors import Table
     from dist_plm.spec.objectives import ObjectiveConfig
-    from dist_plm.spec.schema import PretrainConfig
+    from dist_plm.spec.schema import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class ElectraConfig(EncoderConfig):
             generator_ffn=self.generator_ffn or 4 * hidden,
         )
 
-    def problems(self, config: "PretrainConfig") -> Iterator[str]:
+    def problems(self, config: "TrainingConfig") -> Iterator[str]:
         yield from super(ElectraConfig, self).problems(config)
         if not self.predicts_tokens:
             return

@@ -11,7 +11,7 @@ from dist_plm.spec.families.windowed import WindowedConfig
 if TYPE_CHECKING:
     from dist_plm.spec.families.tensors import Table
     from dist_plm.spec.objectives import ObjectiveConfig
-    from dist_plm.spec.schema import PretrainConfig
+    from dist_plm.spec.schema import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class EncoderConfig(WindowedConfig):
         derived = super(EncoderConfig, self).derive(objective)
         return replace(derived, embedding_size=self.embedding_size or self.hidden)
 
-    def problems(self, config: "PretrainConfig") -> Iterator[str]:
+    def problems(self, config: "TrainingConfig") -> Iterator[str]:
         yield from super(EncoderConfig, self).problems(config)
         if self.embedding_size != self.hidden and not self.projects_embeddings:
             yield (

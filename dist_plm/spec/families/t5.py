@@ -11,7 +11,7 @@ from dist_plm.spec.rules.sections import no_effect
 
 if TYPE_CHECKING:
     from dist_plm.spec.families.tensors import Table
-    from dist_plm.spec.schema import PretrainConfig
+    from dist_plm.spec.schema import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class T5Config(EncoderDecoderConfig):
             return (self.heads * head_size) ** -0.5
         return (ffn if kind == "down" else self.hidden) ** -0.5
 
-    def problems(self, config: "PretrainConfig") -> Iterator[str]:
+    def problems(self, config: "TrainingConfig") -> Iterator[str]:
         if self.position != "relative":
             names = ("relative_buckets", "relative_distance")
             yield from no_effect(self, "model", names, f"model.position = {self.position!r}")

@@ -9,7 +9,7 @@ from dist_plm.spec.families.base import ModelConfig, Stack
 from dist_plm.spec.rules.sections import no_effect
 
 if TYPE_CHECKING:
-    from dist_plm.spec.schema import PretrainConfig
+    from dist_plm.spec.schema import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,6 @@ class WindowedConfig(ModelConfig):
     def stacks(self) -> tuple[Stack, ...]:
         return (Stack(prefix="", network=self, layers=self.layers),)
 
-    def problems(self, config: "PretrainConfig") -> Iterator[str]:
+    def problems(self, config: "TrainingConfig") -> Iterator[str]:
         if self.window == 0:
             yield from no_effect(self, "model", ["global_tokens"], "model.window = 0")

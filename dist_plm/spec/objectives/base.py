@@ -1,6 +1,6 @@
 """Declares what every objective's section has, and what the rest of the system asks of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -8,6 +8,13 @@ from dist_plm.spec.families.base import Head, Kind, ModelConfig
 
 if TYPE_CHECKING:
     from dist_plm.spec.derived import Case
+
+
+def measures(loss_terms: Sequence[str]) -> tuple[str, ...]:
+    """Lists what an evaluation gives of the parts of a loss, the first of which predicts tokens."""
+    first, *others = loss_terms
+    parts = [f"{name}/{term}" for term in (first, *others) for name in ("loss", "accuracy")]
+    return ("loss", "perplexity", "accuracy", *((f"perplexity/{first}", *parts) if others else ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +50,11 @@ class ObjectiveConfig:
         if cls.head != "language_model":
             return cls.head in model.possible_heads
         return model.kind in cls.learners and (cls.pairs is None or model.predicts_pairs)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names what an evaluation gives, as `checkpoint.keep_best` calls it."""
+        return measures(self.loss_terms)
 
     @property
     def needed_tokens(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from dist_plm.spec.optimizers.base import OptimConfig, Shape
 from dist_plm.spec.rules.sections import no_effect
 
 if TYPE_CHECKING:
-    from dist_plm.spec.schema import PretrainConfig
+    from dist_plm.spec.schema import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,6 @@ class AdafactorConfig(OptimConfig):
             return {"exp_avg_sq_row": shape[:1], "exp_avg_sq_col": shape[1:]}
         return {"exp_avg_sq": shape}
 
-    def problems(self, config: "PretrainConfig") -> Iterator[str]:
+    def problems(self, config: "TrainingConfig") -> Iterator[str]:
         if not self.scale_parameter:
             yield from no_effect(self, "optim", ("min_scale",), "optim.scale_parameter = false")

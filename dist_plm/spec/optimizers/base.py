@@ -8,7 +8,7 @@ from dist_plm.config.bounds import Bounds, at_least
 from dist_plm.config.types import Count, NonNegative, Positive
 
 if TYPE_CHECKING:
-    from dist_plm.spec.schema import PretrainConfig
+    from dist_plm.spec.schema import TrainingConfig
 
 Shape = tuple[int, ...]
 
@@ -60,6 +60,6 @@ class OptimConfig:
         """Whether a matrix is updated by a rule of its own, and so belongs to a parameter group of its own."""
         return False
 
-    def problems(self, config: "PretrainConfig") -> Iterator[str]:
+    def problems(self, config: "TrainingConfig") -> Iterator[str]:
         """Yields a sentence for each thing wrong with the optimizer's own settings, alone or within `config`."""
         yield from ()

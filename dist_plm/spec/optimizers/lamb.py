@@ -8,7 +8,7 @@ from dist_plm.config.types import Fraction, NonNegative, Positive
 from dist_plm.spec.optimizers.base import OptimConfig, Shape
 
 if TYPE_CHECKING:
-    from dist_plm.spec.schema import PretrainConfig
+    from dist_plm.spec.schema import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class LambConfig(OptimConfig):
     def moments(self, name: str, shape: Shape) -> dict[str, Shape]:
         return {"exp_avg": shape, "exp_avg_sq": shape}
 
-    def problems(self, config: "PretrainConfig") -> Iterator[str]:
+    def problems(self, config: "TrainingConfig") -> Iterator[str]:
         if self.trust_max is not None and self.trust_min > self.trust_max:
             yield (
                 f"optim.trust_min = {self.trust_min:g} exceeds optim.trust_max = {self.trust_max:g}: the trust ratio "

@@ -8,7 +8,7 @@ from dist_plm.config.types import Fraction
 from dist_plm.spec.optimizers.base import OptimConfig, Shape
 
 if TYPE_CHECKING:
-    from dist_plm.spec.schema import PretrainConfig
+    from dist_plm.spec.schema import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,6 @@ class SgdConfig(OptimConfig):
     def moments(self, name: str, shape: Shape) -> dict[str, Shape]:
         return {"momentum_buffer": shape}
 
-    def problems(self, config: "PretrainConfig") -> Iterator[str]:
+    def problems(self, config: "TrainingConfig") -> Iterator[str]:
         if self.nesterov and not self.momentum:
             yield "optim.nesterov = true looks ahead along optim.momentum = 0.0: raise the momentum, or set it to false"

@@ -1,30 +1,22 @@
 """Checks that it is clear where checkpoints go, which of them stay, and by what."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.rules.training import no_effect
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema import TrainingConfig
 
 
-def measures(loss_terms: Sequence[str]) -> list[str]:
-    """Lists what an evaluation gives of the parts of a loss, the first of which predicts tokens, as `checkpoint.keep_best`
-    calls it."""
-    first, *others = loss_terms
-    parts = [f"{name}/{term}" for term in (first, *others) for name in ("loss", "accuracy")]
-    return ["loss", "perplexity", "accuracy", *([f"perplexity/{first}", *parts] if others else [])]
-
-
-def _keep_best(config: PretrainConfig) -> Iterator[str]:
+def _keep_best(config: TrainingConfig) -> Iterator[str]:
     settings, train = config.checkpoint, config.train
     if settings.keep_best is None:
         yield from no_effect(settings, "checkpoint", ("best_is",), "checkpoint.keep_best = null")
         return
     named = f"checkpoint.keep_best = {show(settings.keep_best)}"
-    known = measures(config.objective.loss_terms)
+    known = config.objective.measured
     if settings.keep_best not in known:
         meant = near(settings.keep_best.removeprefix("eval/"), known)
         objective = config.objective.name
@@ -46,8 +38,8 @@ def _keep_best(config: PretrainConfig) -> Iterator[str]:
         )
 
 
-def _place(config: PretrainConfig) -> Iterator[str]:
+def _place(config: TrainingConfig) -> Iterator[str]:
     yield from path_problems("checkpoint.dir", config.checkpoint.dir, url="write", made=True)
 
 
-CHECKPOINT_RULES: tuple[Callable[[PretrainConfig], Iterator[str]], ...] = (_keep_best, _place)
+CHECKPOINT_RULES: tuple[Callable[[TrainingConfig], Iterator[str]], ...] = (_keep_best, _place)

@@ -4,14 +4,16 @@ from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
 from dist_plm.spec.derived import Case
-from dist_plm.spec.objectives import OBJECTIVES
+from dist_plm.spec.objectives import OBJECTIVES, ObjectiveConfig
+from dist_plm.spec.rules.labelled import labelled_problems
 from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.rules.training import split_problems
+from dist_plm.spec.schema import DataConfig, PretrainConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig
 
 
-def _source(case: Case) -> Iterator[str]:
-    data = case.config.data
+def _source(data: DataConfig) -> Iterator[str]:
     if data.path is None and not data.blend:
         yield (
             "data.path is missing: give data.path=…, the directory of a store that prepare_data wrote or the prefix of a "
@@ -27,8 +29,7 @@ def _source(case: Case) -> Iterator[str]:
         yield from path_problems(f"data.blend[{i}].path", source.path)
 
 
-def _weights(case: Case) -> Iterator[str]:
-    data = case.config.data
+def _weights(data: DataConfig) -> Iterator[str]:
     missing = [i for i, source in enumerate(data.blend) if source.weight is None]
     if 0 < len(missing) < len(data.blend):
         yield (
@@ -40,8 +41,7 @@ def _weights(case: Case) -> Iterator[str]:
         yield from no_effect(data, "data", ("temperature",), reason)
 
 
-def _packing(case: Case) -> Iterator[str]:
-    data, objective = case.config.data, case.config.objective
+def _packing(data: DataConfig, objective: ObjectiveConfig) -> Iterator[str]:
     if data.packing == "concat":
         return
     if not objective.learns_from_rows:
@@ -52,8 +52,19 @@ def _packing(case: Case) -> Iterator[str]:
         )
 
 
-def _splits(case: Case) -> Iterator[str]:
-    return split_problems("data.split", case.config.data.split)
+def _splits(data: DataConfig) -> Iterator[str]:
+    return split_problems("data.split", data.split)
 
 
-DATA_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (_source, _weights, _packing, _splits)
+def _stores(case: Case) -> Iterator[str]:
+    if isinstance(case.config, PretrainConfig):
+        data = case.config.data
+        yield from (*_source(data), *_weights(data), *_packing(data, case.config.objective), *_splits(data))
+
+
+def _labelled(case: Case) -> Iterator[str]:
+    if isinstance(case.given, FinetuneConfig):
+        yield from labelled_problems(case.given)
+
+
+DATA_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (_stores, _labelled)

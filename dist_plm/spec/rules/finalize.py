@@ -22,7 +22,7 @@ from dist_plm.spec.rules.grid import GRID_RULES
 from dist_plm.spec.rules.model import MODEL_RULES
 from dist_plm.spec.rules.named import NAMED_RULES
 from dist_plm.spec.rules.training import TRAINING_RULES
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema import Training
 from dist_plm.spec.schema_convert import ConvertConfig
 
 __all__ = [
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-def finalize(config: PretrainConfig, *, world_size: int, vocab_size: int | None) -> PretrainConfig:
+def finalize(config: Training, *, world_size: int, vocab_size: int | None) -> Training:
     """`config` complete and checked; finalising twice changes nothing.
 
     Args:
@@ -49,10 +49,11 @@ def finalize(config: PretrainConfig, *, world_size: int, vocab_size: int | None)
     assert world_size >= 1, world_size
     _refuse_large_numbers(config)
     derived = derive(config, world_size=world_size, vocab_size=vocab_size)
-    case = Case(config, derived, world_size, vocab_size)
+    checked = derived.assumed()
+    case = Case(config, checked, world_size, vocab_size)
     problems = [p for rule in (*GRID_RULES, *MODEL_RULES, *NAMED_RULES, *DATA_RULES) for p in rule(case)]
     of_run = (*TRAINING_RULES, *CHECKPOINT_RULES, *FP8_RULES)
-    problems += [p for rule in of_run for p in rule(derived)]
+    problems += [p for rule in of_run for p in rule(checked)]
     if problems:
         raise ConfigError(problems)
     return derived

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dist_plm.spec.families import FAMILIES
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema import TrainingConfig
 
 #: The first Transformer Engine that scales by the tensor at hand, so that a resumed run has no history to lose.
 TRANSFORMER_ENGINE = (2, 2)
@@ -58,7 +58,7 @@ def _dotted(pair: tuple[int, int]) -> str:
     return f"{pair[0]}.{pair[1]}"
 
 
-def _parts(config: PretrainConfig) -> Iterator[str]:
+def _parts(config: TrainingConfig) -> Iterator[str]:
     if not config.engine.supports_fp8:
         yield (
             f"precision.name = 'fp8' is not supported by engine.name = {config.engine.name!r}: set engine=megatron, or "
@@ -73,7 +73,7 @@ def _parts(config: PretrainConfig) -> Iterator[str]:
         )
 
 
-def _sizes(config: PretrainConfig) -> Iterator[str]:
+def _sizes(config: TrainingConfig) -> Iterator[str]:
     model, parallel = config.model, config.parallel
     assert model.kv_heads is not None
     assert model.head_size is not None
@@ -92,10 +92,10 @@ def _sizes(config: PretrainConfig) -> Iterator[str]:
             yield f"{key} = {size} is not a multiple of {UNIT}, as precision.name = 'fp8' needs it: set precision=bf16"
 
 
-def _rules(config: PretrainConfig) -> Iterator[str]:
+def _rules(config: TrainingConfig) -> Iterator[str]:
     if config.precision.name == "fp8":
         yield from _parts(config)
         yield from _sizes(config)
 
 
-FP8_RULES: tuple[Callable[[PretrainConfig], Iterator[str]], ...] = (_rules,)
+FP8_RULES: tuple[Callable[[TrainingConfig], Iterator[str]], ...] = (_rules,)

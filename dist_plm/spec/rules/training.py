@@ -6,7 +6,7 @@ from dist_plm.config.decode import show
 from dist_plm.spec.derived import num_warmup_steps
 from dist_plm.spec.rules.paths import name_problems, path_problems
 from dist_plm.spec.rules.sections import no_effect
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema import TrainingConfig
 
 
 def split_problems(key: str, split: tuple[float, float, float]) -> Iterator[str]:
@@ -17,7 +17,7 @@ def split_problems(key: str, split: tuple[float, float, float]) -> Iterator[str]
         yield f"{key} = {show(split)} sums to {sum(split):g}: train, validation and test together must make 1"
 
 
-def _steps(config: PretrainConfig) -> Iterator[str]:
+def _steps(config: TrainingConfig) -> Iterator[str]:
     train = config.train
     if train.stop_at is not None and train.stop_at > train.steps:
         yield (
@@ -26,7 +26,7 @@ def _steps(config: PretrainConfig) -> Iterator[str]:
         )
 
 
-def _warmup(config: PretrainConfig) -> Iterator[str]:
+def _warmup(config: TrainingConfig) -> Iterator[str]:
     schedule, steps = config.schedule, config.train.steps
     if schedule.warmup_steps is not None and schedule.warmup_ratio is not None:
         yield (
@@ -47,7 +47,7 @@ def _warmup(config: PretrainConfig) -> Iterator[str]:
             )
 
 
-def _schedule_fields(config: PretrainConfig) -> Iterator[str]:
+def _schedule_fields(config: TrainingConfig) -> Iterator[str]:
     schedule = config.schedule
     readers = {"power": ("polynomial",), "decay_ratio": ("wsd",)}
     unread = [field for field, names in readers.items() if schedule.name not in names]
@@ -56,7 +56,7 @@ def _schedule_fields(config: PretrainConfig) -> Iterator[str]:
     yield from no_effect(schedule, "schedule", unread, f"schedule.name = {schedule.name!r}")
 
 
-def _precision(config: PretrainConfig) -> Iterator[str]:
+def _precision(config: TrainingConfig) -> Iterator[str]:
     precision = config.precision
     if precision.name != "fp16":
         names = ("initial_loss_scale", "min_loss_scale", "loss_scale_window", "loss_scale_hysteresis")
@@ -68,7 +68,7 @@ def _precision(config: PretrainConfig) -> Iterator[str]:
         )
 
 
-def _evaluation(config: PretrainConfig) -> Iterator[str]:
+def _evaluation(config: TrainingConfig) -> Iterator[str]:
     if config.train.eval_every > 0 and config.train.eval_samples == 0:
         yield (
             f"train.eval_every = {config.train.eval_every} has nothing to evaluate with train.eval_samples = 0: give "
@@ -76,7 +76,7 @@ def _evaluation(config: PretrainConfig) -> Iterator[str]:
         )
 
 
-def _trackers(config: PretrainConfig) -> Iterator[str]:
+def _trackers(config: TrainingConfig) -> Iterator[str]:
     track = config.track
     if len(set(track.to)) != len(track.to):
         yield f"track.to = {show(track.to)} names a tracker twice: name each once"
@@ -84,14 +84,14 @@ def _trackers(config: PretrainConfig) -> Iterator[str]:
         yield from no_effect(track, "track", ("wandb_project", "wandb_mode"), f"track.to = {show(track.to)}")
 
 
-def _names_and_paths(config: PretrainConfig) -> Iterator[str]:
+def _names_and_paths(config: TrainingConfig) -> Iterator[str]:
     yield from name_problems("run.name", config.run.name)
     yield from path_problems("run.root", config.run.root, made=True)
     yield from path_problems("run.dir", config.run.dir, made=True)
     yield from path_problems("train.resume", config.train.resume, url="read")
 
 
-def _resume(config: PretrainConfig) -> Iterator[str]:
+def _resume(config: TrainingConfig) -> Iterator[str]:
     resume = config.train.resume
     if resume.strip() and resume not in ("auto", "none") and "/" not in resume:
         yield (
@@ -100,7 +100,7 @@ def _resume(config: PretrainConfig) -> Iterator[str]:
         )
 
 
-def _init(config: PretrainConfig) -> Iterator[str]:
+def _init(config: TrainingConfig) -> Iterator[str]:
     train, run = config.train, config.run
     if train.init_from is None:
         yield from no_effect(train, "train", ("init_optimizer",), "train.init_from = null")
@@ -113,7 +113,7 @@ def _init(config: PretrainConfig) -> Iterator[str]:
         )
 
 
-TRAINING_RULES: tuple[Callable[[PretrainConfig], Iterator[str]], ...] = (
+TRAINING_RULES: tuple[Callable[[TrainingConfig], Iterator[str]], ...] = (
     _steps,
     _warmup,
     _schedule_fields,

@@ -11,7 +11,7 @@ from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.models.build import whole_layouts
 from dist_plm.models.sharding import Layout
 from dist_plm.spec.objectives import ObjectiveConfig
-from dist_plm.spec.schema import DataConfig, ModelConfig
+from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.train.startup.going_on import goes_on
 from dist_plm.train.startup.lease import owner_of
@@ -22,7 +22,7 @@ from dist_plm.train.startup.resume import check_stream, find_at, of_beginning, s
 def check_checkpoint(
     train: TrainConfig,
     model: ModelConfig,
-    data: DataConfig,
+    data: SamplesConfig,
     objective: ObjectiveConfig,
     dataset: Dataset | None,
     *,

@@ -21,7 +21,7 @@ from dist_plm.engines.base import Engine
 from dist_plm.models.layers.dropout import STREAM_VERSION, draws_masks
 from dist_plm.models.sharding import Layout
 from dist_plm.spec.objectives import ObjectiveConfig
-from dist_plm.spec.schema import DataConfig, ModelConfig
+from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.train.loop import Position
 
@@ -34,7 +34,7 @@ _EARLIER = "its run had diverged; name an earlier checkpoint with train.resume=P
 
 
 def stream_of(
-    data: DataConfig, objective: ObjectiveConfig, train: TrainConfig, dataset: Dataset | None
+    data: SamplesConfig, objective: ObjectiveConfig, train: TrainConfig, dataset: Dataset | None
 ) -> dict[str, Any]:
     """Gives what decides which samples each step sees and what is asked about them, fit for JSON. Without the data
     where `dataset` is None."""

@@ -4,7 +4,7 @@ import pytest
 
 from dist_plm.objectives.build import build_objective
 from dist_plm.spec.objectives import OBJECTIVES
-from dist_plm.spec.rules.checkpoint import measures
+from dist_plm.spec.objectives.base import measures
 from tests.objectives.text import SPECIAL
 from tests.spec.broken import problems
 
@@ -43,15 +43,13 @@ def test_measures_that_there_are_pass(best: str) -> None:
 
 
 def test_encoders_have_measures_of_each_part() -> None:
-    assert measures(OBJECTIVES["rtd"].loss_terms)[3:] == [
-        *(
-            "perplexity/generator",
-            "loss/generator",
-            "accuracy/generator",
-            "loss/discriminator",
-            "accuracy/discriminator",
-        )
-    ]
+    assert measures(OBJECTIVES["rtd"].loss_terms)[3:] == (
+        "perplexity/generator",
+        "loss/generator",
+        "accuracy/generator",
+        "loss/discriminator",
+        "accuracy/discriminator",
+    )
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -1,0 +1,44 @@
+"""Fine-tunes a pretrained model on labelled rows: classes, numbers, tags.
+
+    python launch/finetune.py model.init_from=downloads/bert data.train=train.csv data.validation=dev.csv
+    python launch/finetune.py task=tag model.init_from=downloads/bert data.train=train.conll data.validation=dev.conll
+    torchrun --nproc-per-node 4 launch/finetune.py model.init_from=downloads/roberta parallel.tensor=2 data.train=train.jsonl
+    python launch/finetune.py -m train.seed=1,2,3 optim.lr=1e-5,2e-5 model.init_from=DIR data.train=train.csv
+
+It begins with the weights of a directory of Hugging Face, reads tables, JSON lines or CoNLL files, and writes into run.dir
+what launch/pretrain.py does: run.yaml, metrics.jsonl (eval/accuracy and others), log/ and checkpoints/. Started again with
+the same run.name it goes on from its latest checkpoint.
+
+Most used settings:
+  task=classify|regress|tag                         one label or number for a text or a pair, or a label for each word
+  model.init_from=DIR                               the model; its tokenizer is used unless data.tokenizer names another
+  data.train=FILE  data.validation=FILE             rows; data.columns='{text: body, label: stars}' where names are others
+  data.sequence_length=128                          tokens at most
+  train.epochs=3  train.global_batch=32             length of the run, samples a step
+  optim.lr=2e-5  optim.layer_decay=0.9              learning rate, smaller in the layers further down
+  checkpoint.keep_best=accuracy                     keeps the checkpoint that is best by a measure
+"""
+
+import sys
+from typing import NoReturn
+
+from dist_plm.cli import app, local_sweep
+from dist_plm.config.origins import Origin
+from dist_plm.spec.schema_finetune import FinetuneConfig
+
+
+def run(config: FinetuneConfig, origins: dict[str, Origin]) -> int | None:
+    # They import torch, which --help and --check do without.
+    from dist_plm.cluster.preflight import look
+    from dist_plm.train.build import run_training
+
+    return run_training(config, overrides=app.settings_given(sys.argv[1:]), preflight=look)
+
+
+def main() -> NoReturn:
+    """Runs the command that `sys.argv` holds, and exits."""
+    local_sweep.main(FinetuneConfig, "finetune", run, __doc__)
+
+
+if __name__ == "__main__":
+    main()

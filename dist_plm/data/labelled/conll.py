@@ -1,0 +1,40 @@
+"""Sentences out of files as CoNLL's shared tasks have them: a word a line, its tag last, blank lines between sentences."""
+
+from collections.abc import Iterable, Iterator
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.sources.records import Rejected
+
+#: Begins a line between documents.
+_DOCUMENT = "-DOCSTART-"
+#: Begins a line that is a comment (CoNLL-U, WNUT).
+_COMMENT = "# "
+
+
+def read_conll(lines: Iterable[tuple[int, str | Rejected]], path: str) -> Iterator[tuple[int, list[str], list[str]]]:
+    """The sentences of a file: the line on which each begins, its words and their tags.
+
+    Raises:
+        DataError: a line is not UTF-8, or has no tag.
+    """
+    begins, words, tags = 0, [], []
+    for number, line in lines:
+        if isinstance(line, Rejected):
+            raise DataError(f"{path}, line {number}: {line.reason}, {line.detail}; mend the line")
+        fields = line.split("\t") if "\t" in line else line.split()
+        if not line.strip() or fields[0].startswith(_DOCUMENT):
+            if words:
+                yield begins, words, tags
+            words, tags = [], []
+            continue
+        if line.startswith(_COMMENT) and not words:
+            continue
+        if len(fields) < 2 or not fields[-1].strip():
+            raise DataError(
+                f"{path}, line {number}: {line.strip()!r} is a word without a tag: a line has a word and its tag"
+            )
+        begins = begins if words else number
+        words.append(fields[0].strip())
+        tags.append(fields[-1].strip())
+    if words:
+        yield begins, words, tags

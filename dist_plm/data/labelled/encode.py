@@ -1,0 +1,81 @@
+"""Turns texts into the tokens that a model reads: framed by special tokens, and cut to a length."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dist_plm.data.labelled.table import Ragged
+from dist_plm.data.tokenizers.tokenizer import Tokenizer
+
+#: Segments are framed by two separators where a text begins with this token: RoBERTa and its kin.
+_BEGINS_ROBERTA = "<s>"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Encodes as Transformers' tokenizers of the family do: `[CLS] a [SEP] b [SEP]` of BERT, `<s> a </s></s> b </s>` of
+    RoBERTa, and `a b` where a vocabulary has no such tokens. Of a pair that is too long the longer text loses its end first.
+    """
+
+    tokenizer: Tokenizer
+    length: int
+
+    def texts(self, first: Sequence[str], second: Sequence[str] | None = None) -> dict[str, Ragged]:
+        """Gives `tokens` of one text or a pair for each row and, of pairs, `segments`."""
+        begin, between, end = self._frame()
+        room = self.length - len(begin) - len(end)
+        one = [list(ids) for ids in self.tokenizer.encode_batch(first)]
+        if second is None:
+            return {"tokens": Ragged.of([[*begin, *ids[:room], *end] for ids in one])}
+        room -= len(between)
+        rows, segments = [], []
+        for a, b in zip(one, self.tokenizer.encode_batch(second), strict=True):
+            size_a, size_b = cut_pair(len(a), len(b), room)
+            head = [*begin, *a[:size_a], *between]
+            # Of the separators between two texts the first belongs to the first text.
+            rest = [*b[:size_b], *end]
+            rows.append(head + rest)
+            segments.append([0] * len(head) + [1] * len(rest))
+        return {"tokens": Ragged.of(rows), "segments": Ragged.of(segments, np.int8)}
+
+    def words(self, rows: Sequence[Sequence[str]]) -> tuple[Ragged, Ragged]:
+        """Gives the tokens of rows of words, and at each the number of the word that it begins, or -1."""
+        begin, _, end = self._frame()
+        space = " " if self.tokenizer.special_tokens().pieces_style == "byte_level" else ""
+        pieces = iter(self.tokenizer.encode_batch([space + word for row in rows for word in row]))
+        tokens, starts = [], []
+        for row in rows:
+            ids, numbers = list(begin), [-1] * len(begin)
+            for number, _ in enumerate(row):
+                piece = next(pieces)
+                ids += piece
+                numbers += [number, *[-1] * (len(piece) - 1)] if len(piece) else []
+            room = self.length - len(end)
+            tokens.append([*ids[:room], *end])
+            starts.append([*numbers[:room], *[-1] * len(end)])
+        return Ragged.of(tokens), Ragged.of(starts)
+
+    @property
+    def padding(self) -> int:
+        """The token that rows are filled up with, which nothing reads."""
+        special = self.tokenizer.special_tokens()
+        return special.pad if special.pad is not None else self.tokenizer.end_of_document_id
+
+    def _frame(self) -> tuple[list[int], list[int], list[int]]:
+        special = self.tokenizer.special_tokens()
+        if special.cls is None or special.sep is None:
+            return [], [], []
+        doubled = self.tokenizer.pieces()[special.cls] == _BEGINS_ROBERTA
+        return [special.cls], [special.sep] * (2 if doubled else 1), [special.sep]
+
+
+def cut_pair(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens stay of each text of a pair, as `longest_first` of the library `tokenizers` cuts."""
+    if first + second <= room:
+        return first, second
+    short, long = sorted((first, second))
+    long = short if short > room else max(short, room - short)
+    if short + long > room:
+        short, long = room // 2, room // 2 + room % 2
+    return (long, short) if first > second else (short, long)

@@ -1,0 +1,238 @@
+"""Labelled rows out of files, each with the place where a person finds it."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.conll import read_conll
+from dist_plm.data.sources.delimited import delimiter_of, rows, text_lines
+from dist_plm.data.sources.lines import COMPRESSIONS, decoded_lines
+from dist_plm.data.sources.quoting import find_quoting
+from dist_plm.data.sources.records import Rejected
+from dist_plm.data.sources.slices import Slice
+from dist_plm.spec.prepare.schema import SourceConfig
+
+#: Suffix of a file, without that of a compression -> format.
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".conll": "conll",
+    ".txt": "conll",
+}
+
+
+class Row(NamedTuple):
+    """A row by column, and where it stands."""
+
+    place: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RowFile:
+    """Rows of a file or saved dataset, which can be read again and again.
+
+    Args:
+        key: the setting that names it.
+        path: where it is.
+        split: of a saved dataset that has several.
+        header: names the columns of CSV and TSV files without a line that does; empty where there is one.
+    """
+
+    key: str
+    path: str
+    split: str
+    header: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Row]:
+        """Reads all rows.
+
+        Raises:
+            DataError: there is no such file, it is of no known format, damaged, or holds a broken row.
+        """
+        path = Path(self.path)
+        if path.is_dir():
+            return _saved_rows(self)
+        if not path.is_file():
+            raise DataError(f"{self.key} = {self.path} is not there, seen from {Path.cwd()}")
+        form = FORMATS.get(Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix)
+        if form is None:
+            raise DataError(
+                f"{self.key} = {self.path} is of no format that is read here: {', '.join(FORMATS)}, text also with "
+                f"{' or '.join(COMPRESSIONS)}, or a directory that save_to_disk of datasets wrote"
+            )
+        return _READERS[form](self, form)
+
+    def label_names(self, column: str) -> tuple[str, ...]:
+        """The names that a saved dataset gives the numbers in a column; empty where it gives none."""
+        if not Path(self.path).is_dir():
+            return ()
+        return tuple(_class_names(_saved(self).features.get(column)))
+
+
+def _slice(file: RowFile, form: Any) -> Slice:
+    size = Path(file.path).stat().st_size
+    return Slice(SourceConfig(path=file.path), file.path, form, 0, size, size)
+
+
+def _delimited_rows(file: RowFile, form: str) -> Iterator[Row]:
+    part, too_long = _slice(file, form), []
+    header: Sequence[str] | None = file.header or None
+    for row in rows(text_lines(part, too_long), delimiter_of(part), find_quoting(part)):
+        place = f"{file.path}, line {row.line}"
+        if row.error is not None or too_long:
+            raise DataError(f"{place}: {row.error or 'a line is longer than a row may be'}; mend the row")
+        if header is None:
+            header = row.fields
+            if len(set(header)) < len(header):
+                raise DataError(f"{place}: two columns are called the same; give them different names")
+            continue
+        if len(row.fields) != len(header):
+            named = "data.header" if file.header else "the header"
+            raise DataError(
+                f"{place}: {len(row.fields)} fields where {named} has {len(header)}; mend the row, or see whether the file has "
+                f"another {'delimiter' if len(row.fields) == 1 else 'quoting'}"
+            )
+        yield Row(place, dict(zip(header, _unicode(row.fields, place), strict=True)))
+
+
+def _unicode(fields: list[str], place: str) -> list[str]:
+    try:
+        for text in fields:
+            text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{place}: the text is not UTF-8; convert the file") from None
+    return fields
+
+
+def _json_lines(file: RowFile, form: str) -> Iterator[Row]:
+    for number, line in decoded_lines(_slice(file, "jsonl")):
+        place = f"{file.path}, line {number}"
+        if isinstance(line, Rejected):
+            raise DataError(f"{place}: {line.reason}, {line.detail}; mend the line")
+        if line.strip():
+            yield _json_row(line, place)
+
+
+def _json_row(line: str, place: str) -> Row:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place}: not JSON, {error}; each line has to hold one object") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: the line holds {type(row).__name__}, not an object with fields")
+    return Row(place, row)
+
+
+def _json_array(file: RowFile, form: str) -> Iterator[Row]:
+    """A list of objects, or one under `data`; else lines."""
+    try:
+        content = json.loads(Path(file.path).read_bytes())
+    except (ValueError, RecursionError):
+        yield from _json_lines(file, form)
+        return
+    found = content.get("data") if isinstance(content, dict) else content
+    if isinstance(content, dict) and not isinstance(found, list):
+        yield Row(f"{file.path}, line 1", content)
+        return
+    for number, row in enumerate(found or [], 1):
+        place = f"{file.path}, item {number}"
+        if not isinstance(row, dict):
+            raise DataError(f"{place} is {type(row).__name__}, not an object with fields")
+        yield Row(place, row)
+
+
+def _table_rows(file: RowFile, form: str) -> Iterator[Row]:
+    # Arrow is loaded where it is needed alone.
+    import pyarrow as pa
+    import pyarrow.feather
+    import pyarrow.parquet
+
+    try:
+        if form == "parquet":
+            table = pyarrow.parquet.read_table(file.path)
+        else:
+            table = _arrow_table(file.path)
+        table.validate(full=True)
+        listed = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise DataError(
+            f"{file.path} is not {form.capitalize()}, or is damaged: {reason}; fetch the file again"
+        ) from None
+    for number, row in enumerate(listed, 1):
+        yield Row(f"{file.path}, row {number}", row)
+
+
+def _arrow_table(path: str) -> Any:
+    import pyarrow as pa
+
+    with pa.memory_map(path) as memory:
+        try:
+            return pa.ipc.open_stream(memory).read_all()
+        except pa.ArrowInvalid:
+            memory.seek(0)
+            return pa.ipc.open_file(memory).read_all()
+
+
+def _conll_rows(file: RowFile, form: str) -> Iterator[Row]:
+    for line, words, tags in read_conll(decoded_lines(_slice(file, "text")), file.path):
+        yield Row(f"{file.path}, line {line}", {"tokens": words, "tags": tags})
+
+
+def _saved_rows(file: RowFile) -> Iterator[Row]:
+    dataset = _saved(file)
+    names = {column: found for column, kind in dataset.features.items() if (found := _class_names(kind))}
+    for number, row in enumerate(dataset, 1):
+        place = f"{file.path} ({file.split}), row {number}"
+        yield Row(place, {column: _named(value, names.get(column, ())) for column, value in row.items()})
+
+
+def _saved(file: RowFile) -> Any:
+    # Takes seconds to load.
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(file.path)
+    except Exception as error:  # what another program raises is not known
+        raise DataError(
+            f"{file.key} = {file.path} is a directory that datasets cannot open: {str(error).splitlines()[0]}; give a file, or "
+            "what save_to_disk wrote"
+        ) from None
+    if not isinstance(saved, dict):
+        return saved
+    splits = list(map(str, saved))
+    found = [name for name in splits if name == file.split or name.startswith(f"{file.split}_")]
+    if not found:
+        raise DataError(f"{file.key} = {file.path} has no split {file.split!r}, it has {', '.join(splits)}")
+    return saved[found[0]]
+
+
+def _class_names(kind: Any) -> list[str]:
+    """Names of a column of classes, or of lists of classes."""
+    return getattr(kind, "names", None) or getattr(getattr(kind, "feature", None), "names", None) or []
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_named(one, names) for one in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+
+
+_READERS: dict[str, Callable[[RowFile, str], Iterator[Row]]] = {
+    "csv": _delimited_rows,
+    "tsv": _delimited_rows,
+    "jsonl": _json_lines,
+    "json": _json_array,
+    "parquet": _table_rows,
+    "arrow": _table_rows,
+    "conll": _conll_rows,
+}

@@ -1,0 +1,120 @@
+"""Declares what a task is: it turns labelled rows into columns of numbers, and what a model says of them into measures.
+
+Columns are named as the arrays of a batch are (objectives/base.py); those of the labels are the task's own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_plm.core.errors import DataError
+from dist_plm.objectives.base import LossTerm
+from dist_plm.spec.tasks.base import TaskConfig
+
+#: What the data floor hands out and takes back: columns of numbers by name, see data/labelled/table.py.
+Columns = dict[str, Any]
+
+
+class Row(Protocol):
+    """Declares a labelled row: its values by column, and the place where a person finds it."""
+
+    @property
+    def place(self) -> str: ...
+    @property
+    def values(self) -> Mapping[str, Any]: ...
+
+
+class Encoder(Protocol):
+    """Declares what turns texts into tokens, see data/labelled/encode.py."""
+
+    def texts(self, first: Sequence[str], second: Sequence[str] | None = None) -> Mapping[str, Any]: ...
+    def words(self, rows: Sequence[Sequence[str]]) -> tuple[Any, Any]: ...
+
+
+class Scorer(Protocol):
+    """Measures what a model says of a whole set, batch by batch. Each row is added once."""
+
+    def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
+        """Takes note of rows [B] of the table and what the model says of each."""
+        ...
+
+    def measures(self) -> dict[str, float]: ...
+
+
+C = TypeVar("C", bound=TaskConfig, covariant=True)
+
+
+class Task(Protocol[C]):
+    """Declares a task's body."""
+
+    @property
+    def config(self) -> C: ...
+
+    @property
+    def losses(self) -> Mapping[str, LossTerm]:
+        """The parts of the loss, by the names they are logged under."""
+        ...
+
+    @property
+    def fills(self) -> Mapping[str, int]:
+        """Tells what rows of each padded column but the tokens are filled up with, where it is not 0."""
+        ...
+
+    def labels(self, rows: Iterable[Row], columns: Mapping[str, str]) -> set[str]:
+        """Finds the labels in rows."""
+        ...
+
+    def encode(self, rows: Sequence[Row], columns: Mapping[str, str], encoder: Encoder) -> Columns:
+        """Columns of numbers from rows, all of whose labels are known.
+
+        Raises:
+            DataError: a row cannot be used.
+        """
+        ...
+
+    def scorer(self, table: Mapping[str, Any]) -> Scorer:
+        """Builds what measures a model on a table of examples."""
+        ...
+
+
+def text_of(row: Row, column: str) -> str:
+    """The text in a column of a row; raises DataError where there is none."""
+    value = row.values.get(column)
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    what = "is missing" if value is None else "is empty" if isinstance(value, str) else f"is {type(value).__name__}"
+    raise DataError(f"{row.place}: column {column!r} {what}, where the task reads a text: mend or remove the row")
+
+
+def texts_of(rows: Sequence[Row], columns: Mapping[str, str]) -> tuple[list[str], list[str] | None]:
+    """The texts of rows, and the second ones where there are pairs."""
+    first = [text_of(row, columns["text"]) for row in rows]
+    second = [text_of(row, columns["pair"]) for row in rows] if "pair" in columns else None
+    return first, second
+
+
+def label_of(row: Row, column: str) -> str:
+    """The label in a column of a row, as text; raises DataError where there is none."""
+    value = row.values.get(column)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | str) and str(value).strip():
+        return str(value).strip()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    what = "has no label" if value in (None, "") else f"has {value!r}, which is no label"
+    raise DataError(f"{row.place}: column {column!r} {what}: mend or remove the row")
+
+
+def number_of(label: str, numbers: Mapping[str, int], place: str) -> int:
+    """The number of a label; raises DataError where it is none of the task's."""
+    if label not in numbers:
+        known = ", ".join([*numbers][:20]) + (", …" if len(numbers) > 20 else "")
+        raise DataError(
+            f"{place}: {label!r} is not among the labels of the task, {known}: mend the row, or name all labels in task.labels"
+        )
+    return numbers[label]

@@ -1,0 +1,102 @@
+"""Classification of a text or of a pair of texts (Devlin et al. 2019, section 4.1)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_plm.core.errors import DataError
+from dist_plm.objectives.base import LossTerm
+from dist_plm.objectives.metrics.classes import Confusion, LabelCounts
+from dist_plm.objectives.tasks.base import Columns, Encoder, Row, Scorer, label_of, number_of, texts_of
+from dist_plm.spec.tasks.classify import ClassifyConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Classify:
+    """See tasks.base.Task."""
+
+    config: ClassifyConfig
+    fills: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def losses(self) -> Mapping[str, LossTerm]:
+        if self.config.multi_label:
+            return {"classify": LossTerm(1.0, "label_sets", mask="target_mask")}
+        return {"classify": LossTerm(1.0, "class_labels")}
+
+    def labels(self, rows: Iterable[Row], columns: Mapping[str, str]) -> set[str]:
+        return {label for row in rows for label in self._of(row, columns["label"])}
+
+    def encode(self, rows: Sequence[Row], columns: Mapping[str, str], encoder: Encoder) -> Columns:
+        numbers = {label: number for number, label in enumerate(self.config.labels)}
+        found = [[number_of(label, numbers, row.place) for label in self._of(row, columns["label"])] for row in rows]
+        table = dict(encoder.texts(*texts_of(rows, columns)))
+        if not self.config.multi_label:
+            return {**table, "class_labels": np.array([labels[0] for labels in found], dtype=np.int64)}
+        sets = np.zeros((len(rows), len(numbers)), dtype=np.float32)
+        for row, labels in enumerate(found):
+            sets[row, labels] = 1.0
+        return {**table, "label_sets": sets, "target_mask": np.ones(len(rows), dtype=np.int64)}
+
+    def scorer(self, table: Mapping[str, Any]) -> Scorer:
+        if self.config.multi_label:
+            return _SetScorer(table["label_sets"] > 0, LabelCounts.of(len(self.config.labels)))
+        labels, positive = self.config.labels, self.config.positive
+        chosen = len(labels) - 1 if positive is None else labels.index(positive)
+        return _ClassScorer(table["class_labels"], Confusion.of(len(labels)), chosen)
+
+    def _of(self, row: Row, column: str) -> list[str]:
+        value = row.values.get(column)
+        if not self.config.multi_label:
+            if isinstance(value, list | tuple):
+                raise DataError(
+                    f"{row.place}: column {column!r} holds {len(value)} labels where one is learned: set "
+                    "task.multi_label=true"
+                )
+            return [label_of(row, column)]
+        if value is None:
+            return []
+        if not isinstance(value, list | tuple):
+            value = [part.strip() for part in str(value).split(self.config.separator) if part.strip()]
+        return list(dict.fromkeys(map(str, value)))
+
+
+@dataclass(slots=True)
+class _ClassScorer:
+    truth: NDArray[np.int64]
+    confusion: Confusion
+    positive: int
+
+    def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
+        self.confusion.add(self.truth[rows], outputs.argmax(axis=-1))
+
+    def measures(self) -> dict[str, float]:
+        confusion, binary = self.confusion, len(self.confusion.counts) == 2
+        macro = confusion.f1_macro()
+        return {
+            "accuracy": confusion.accuracy,
+            "f1": float(confusion.f1()[self.positive]) if binary else macro,
+            "f1_macro": macro,
+            "f1_micro": confusion.accuracy,  # of one label a row they are the same
+            "matthews": confusion.matthews(),
+        }
+
+
+@dataclass(slots=True)
+class _SetScorer:
+    truth: NDArray[np.bool_]
+    counts: LabelCounts
+
+    def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
+        self.counts.add(self.truth[rows], outputs > 0)
+
+    def measures(self) -> dict[str, float]:
+        micro, macro = self.counts.f1_micro(), float(self.counts.f1().mean())
+        return {"accuracy": self.counts.accuracy, "f1": micro, "f1_macro": macro, "f1_micro": micro}
+
+
+def build(config: ClassifyConfig) -> Classify:
+    return Classify(config)

@@ -1,0 +1,75 @@
+"""Regression: a number for a text or a pair of texts, as STS-B asks for similarity."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_plm.core.errors import DataError
+from dist_plm.objectives.base import LossTerm
+from dist_plm.objectives.metrics.numbers import mean_squared_error, pearson, spearman
+from dist_plm.objectives.tasks.base import Columns, Encoder, Row, Scorer, texts_of
+from dist_plm.spec.tasks.regress import RegressConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Regress:
+    """See tasks.base.Task."""
+
+    config: RegressConfig
+    fills: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def losses(self) -> Mapping[str, LossTerm]:
+        return {"regress": LossTerm(1.0, "targets", mask="target_mask")}
+
+    def labels(self, rows: Iterable[Row], columns: Mapping[str, str]) -> set[str]:
+        return set()
+
+    def encode(self, rows: Sequence[Row], columns: Mapping[str, str], encoder: Encoder) -> Columns:
+        targets = np.array([_target(row, columns["label"]) for row in rows], dtype=np.float32)
+        ones = np.ones(len(rows), dtype=np.int64)
+        return {**encoder.texts(*texts_of(rows, columns)), "targets": targets, "target_mask": ones}
+
+    def scorer(self, table: Mapping[str, Any]) -> Scorer:
+        return _NumberScorer(table["targets"].astype(np.float64), np.full(len(table["targets"]), np.nan))
+
+
+def _target(row: Row, column: str) -> float:
+    value = row.values.get(column)
+    try:
+        number = float(value)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise DataError(
+            f"{row.place}: column {column!r} holds {value!r}, not a number to learn: mend or remove the row"
+        )
+    return number
+
+
+@dataclass(slots=True)
+class _NumberScorer:
+    """Ranks need all numbers at once: eight bytes a row."""
+
+    truth: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+
+    def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
+        self.predicted[rows] = outputs.reshape(len(rows))
+
+    def measures(self) -> dict[str, float]:
+        known = ~np.isnan(self.predicted)
+        truth, predicted = self.truth[known], self.predicted[known]
+        return {
+            "pearson": pearson(truth, predicted),
+            "spearman": spearman(truth, predicted),
+            "mse": mean_squared_error(truth, predicted),
+        }
+
+
+def build(config: RegressConfig) -> Regress:
+    return Regress(config)

@@ -1,0 +1,96 @@
+"""Tagging: a label for each word, learned at its first token (Devlin et al. 2019, section 5.3)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_plm.core.errors import DataError
+from dist_plm.objectives.base import IGNORED, LossTerm
+from dist_plm.objectives.metrics.classes import Confusion
+from dist_plm.objectives.metrics.entities import EntityCounts, are_entities, entities, strict_entities
+from dist_plm.objectives.tasks.base import Columns, Encoder, Row, Scorer, number_of
+from dist_plm.spec.tasks.tag import TagConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """See tasks.base.Task."""
+
+    config: TagConfig
+    fills: Mapping[str, int] = field(default_factory=lambda: {"tags": IGNORED})
+
+    @property
+    def losses(self) -> Mapping[str, LossTerm]:
+        return {"tag": LossTerm(1.0, "tags")}
+
+    def labels(self, rows: Iterable[Row], columns: Mapping[str, str]) -> set[str]:
+        return {label for row in rows for label in _words_and_tags(row, columns)[1]}
+
+    def encode(self, rows: Sequence[Row], columns: Mapping[str, str], encoder: Encoder) -> Columns:
+        numbers = {label: number for number, label in enumerate(self.config.labels)}
+        words, labels = [], []
+        for row in rows:
+            found, tags = _words_and_tags(row, columns)
+            words.append(found)
+            labels.append(np.array([number_of(tag, numbers, row.place) for tag in tags], dtype=np.int64))
+        tokens, starts = encoder.words(words)
+        at = starts.values  # of each token the number of the word that it begins, or -1
+        of_row = np.repeat(np.arange(len(rows)), starts.lengths)
+        before = np.cumsum([0, *(len(row) for row in labels)])[:-1]
+        flat = np.concatenate(labels)
+        tags = np.where(at >= 0, flat[np.minimum(before[of_row] + np.maximum(at, 0), len(flat) - 1)], IGNORED)
+        return {"tokens": tokens, "tags": type(starts)(tags.astype(np.int32), starts.ends)}
+
+    def scorer(self, table: Mapping[str, Any]) -> Scorer:
+        return _TagScorer(table["tags"], self.config, Confusion.of(len(self.config.labels)))
+
+
+def _words_and_tags(row: Row, columns: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """The words of a row and their labels; raises DataError where it has other things, or not as many of each."""
+    words, tags = (row.values.get(columns[name]) for name in ("tokens", "tags"))
+    words, tags = (value.split() if isinstance(value, str) else value for value in (words, tags))
+    for name, value in (("tokens", words), ("tags", tags)):
+        if not isinstance(value, list | tuple) or not value or None in value:
+            raise DataError(f"{row.place}: column {columns[name]!r} holds no list of {name}: mend or remove the row")
+    assert words is not None
+    assert tags is not None
+    if len(words) != len(tags):
+        raise DataError(
+            f"{row.place}: {len(words)} words in {columns['tokens']!r} and {len(tags)} labels in {columns['tags']!r}: each "
+            "word needs one"
+        )
+    return list(map(str, words)), list(map(str, tags))
+
+
+@dataclass(slots=True)
+class _TagScorer:
+    truth: Any
+    config: TagConfig
+    confusion: Confusion
+    loose: EntityCounts = field(default_factory=EntityCounts)
+    strict: EntityCounts = field(default_factory=EntityCounts)
+
+    def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
+        names, scheme = self.config.labels, self.config.scheme
+        found = outputs.argmax(axis=-1)
+        for i, row in enumerate(rows.tolist()):
+            truth = self.truth[row]
+            at = np.flatnonzero(truth != IGNORED)
+            numbers, predicted = truth[at].astype(np.int64), found[i, at]
+            self.confusion.add(numbers, predicted)
+            there, said = [names[n] for n in numbers], [names[n] for n in predicted]
+            self.loose.add(entities(there), entities(said))
+            self.strict.add(strict_entities(there, scheme), strict_entities(said, scheme))
+
+    def measures(self) -> dict[str, float]:
+        accuracy = {"accuracy": self.confusion.accuracy}
+        if not are_entities(self.config.labels):
+            return accuracy
+        return {**self.loose.measures(""), **self.strict.measures("strict_"), **accuracy}
+
+
+def build(config: TagConfig) -> Tag:
+    return Tag(config)

@@ -1,0 +1,57 @@
+"""Checks that a fine-tuning run says what it reads, how long it goes, and what its task has."""
+
+from collections.abc import Iterator
+
+from dist_plm.config.decode import show
+from dist_plm.config.suggest import did_you_mean, near
+from dist_plm.spec.rules.paths import path_problems
+from dist_plm.spec.schema_finetune import FinetuneConfig
+
+
+def labelled_problems(config: FinetuneConfig) -> Iterator[str]:
+    """Yields a sentence for each thing wrong with the settings that fine-tuning alone has."""
+    yield from _files(config)
+    yield from _columns(config)
+    yield from _length(config)
+
+
+def _files(config: FinetuneConfig) -> Iterator[str]:
+    data = config.data
+    for name in ("train", "validation", "test", "tokenizer"):
+        yield from path_problems(f"data.{name}", getattr(data, name))
+    if data.validation is None and config.checkpoint.keep_best is not None:
+        yield (
+            f"checkpoint.keep_best = {show(config.checkpoint.keep_best)} has nothing to go by without data.validation: give "
+            "data.validation, or set checkpoint.keep_best=null"
+        )
+    if data.validation == data.train:
+        yield (
+            f"data.validation = {show(data.validation)} is data.train as well, so that nothing would be told of other rows: "
+            "give another file, or leave data.validation out"
+        )
+    if len(set(data.header)) < len(data.header):
+        yield f"data.header = {show(data.header)} names a column twice: give each a name of its own"
+
+
+def _columns(config: FinetuneConfig) -> Iterator[str]:
+    known = list(config.task.columns)
+    for name, column in config.data.columns.items():
+        if name not in known:
+            yield (
+                f"data.columns.{name} is nothing that task.name = {show(config.task.name)} reads"
+                f"{did_you_mean(near(str(name), known))}; it reads {', '.join(known)}"
+            )
+        if not isinstance(column, str):
+            yield f"data.columns.{name} = {show(column)} is not allowed: it must be the name of a column"
+
+
+def _length(config: FinetuneConfig) -> Iterator[str]:
+    train = config.train
+    if train.batch_rampup is not None:
+        yield "train.batch_rampup has no place in fine-tuning, which counts in epochs: leave it out"
+    if train.epochs is None and train.steps is None:
+        yield "train.epochs is missing: give train.epochs=3, or the length in updates as train.steps"
+    if train.epochs is not None and train.steps is not None and train.num_samples is None:
+        yield (
+            f"train.epochs = {train.epochs:g} and train.steps = {train.steps} are both given: set one of them to null"
+        )

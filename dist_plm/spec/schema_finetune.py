@@ -1,0 +1,73 @@
+"""Every setting of launch/finetune.py, as frozen dataclasses; see schema.py."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from dist_plm.config.types import Count, Natural, Positive
+from dist_plm.spec.schema import SamplesConfig, TrainingConfig
+from dist_plm.spec.schema_run import TrainConfig
+from dist_plm.spec.tasks import TaskConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledDataConfig(SamplesConfig):
+    """Labelled rows: CSV, TSV, JSON lines, Parquet or Arrow (text also .gz or .zst), a CoNLL file, or a directory that
+    `save_to_disk` of `datasets` wrote; of one with splits, those of the same names.
+
+    `columns` tells what files call the columns that the task reads, where it is none of the usual names: {label: stars}.
+    `header` names the columns of files without a line that does. `tokenizer` is a file or directory of one; None takes
+    that of model.init_from or train.init_from. Texts longer than `sequence_length` tokens lose their ends."""
+
+    train: str
+    validation: str | None = None
+    test: str | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    header: tuple[str, ...] = ()
+    tokenizer: str | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(path for path in (self.train, self.validation) if path is not None)
+
+    @property
+    def are_here(self) -> bool:
+        return all(Path(path).exists() for path in self.paths)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneTrainConfig(TrainConfig):
+    """How a fine-tuning run goes. Derived when None: `steps` from `epochs`, `num_samples` = epochs x training rows,
+    `eval_every` = steps of an epoch, `eval_samples` = all validation rows."""
+
+    steps: Count | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    epochs: Positive | None = None
+    num_samples: Count | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    eval_every: Natural | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    eval_samples: Natural | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneConfig(TrainingConfig):
+    """One fine-tuning run, whole."""
+
+    task: TaskConfig
+    data: LabelledDataConfig
+    train: FinetuneTrainConfig
+
+    def assumed(self) -> Self:
+        train, checkpoint, many = self.train, self.checkpoint, 2**40
+        train = replace(
+            train,
+            steps=train.steps or many,
+            eval_every=1 if train.eval_every is None else train.eval_every,
+            eval_samples=many if train.eval_samples is None else train.eval_samples,
+        )
+        if checkpoint.keep_best is not None and checkpoint.every == 0:
+            checkpoint = replace(checkpoint, every=train.eval_every or 0)
+        return replace(self, train=train, checkpoint=checkpoint)
+
+    @property
+    def objective(self) -> TaskConfig:
+        """Says what the model learns."""
+        return self.task

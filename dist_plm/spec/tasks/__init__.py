@@ -1,0 +1,17 @@
+"""Registers the tasks by name: one section class each here, and one body in dist_plm/objectives/tasks/."""
+
+from dist_plm.config.variants import Variants
+from dist_plm.spec.tasks.base import TaskConfig
+from dist_plm.spec.tasks.classify import ClassifyConfig
+from dist_plm.spec.tasks.regress import RegressConfig
+from dist_plm.spec.tasks.tag import TagConfig
+
+TASKS: Variants[TaskConfig] = Variants(
+    TaskConfig,
+    "name",
+    {
+        "classify": ClassifyConfig,
+        "regress": RegressConfig,
+        "tag": TagConfig,
+    },
+)

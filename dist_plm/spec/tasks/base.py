@@ -1,0 +1,82 @@
+"""Declares what every task's section has: what is learned from rows that people labelled."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+
+from dist_plm.spec.objectives.base import ObjectiveConfig
+
+if TYPE_CHECKING:
+    from dist_plm.spec.derived import Case
+
+
+class Column(NamedTuple):
+    """A column that a task reads.
+
+    Args:
+        names: it goes by, of which the first that a file has counts.
+        optional: files may lack it.
+    """
+
+    names: tuple[str, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig(ObjectiveConfig):
+    """Says what is learned from labelled rows."""
+
+    section: ClassVar[str] = "task"
+    #: What it reads of a row, by the names that data.columns calls them.
+    columns: ClassVar[Mapping[str, Column]]
+    #: What an evaluation measures beside the loss; the first tells which checkpoint is best.
+    measures: ClassVar[tuple[str, ...]]
+    #: Measures of which less is better.
+    falling: ClassVar[tuple[str, ...]] = ("loss",)
+    least_length: ClassVar[int] = 4
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        return ("loss", *self.measures)
+
+    @property
+    def finds_labels(self) -> bool:
+        """Whether its labels are still to be found in the training data."""
+        return False
+
+    def with_labels(self, found: Iterable[str]) -> Self:
+        """Returns the task with the labels of its training data."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsConfig(TaskConfig):
+    """A task with a set of labels. `labels` names them in the order of the model's scores; where there are none they are those
+    of the training data: numbers in their order, names in that of the alphabet."""
+
+    labels: tuple[str, ...] = ()
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.labels) or 2  # until the data tell them
+
+    @property
+    def finds_labels(self) -> bool:
+        return not self.labels
+
+    def with_labels(self, found: Iterable[str]) -> Self:
+        return replace(self, labels=tuple(sorted(set(found), key=_as_people_count)))
+
+    def problems(self, case: "Case") -> Iterator[str]:
+        twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        if twice:
+            yield f"task.labels names {', '.join(map(repr, twice))} more than once: name each label once"
+        elif len(self.labels) == 1:
+            yield f"task.labels = [{self.labels[0]}] is a single label, and there is nothing to tell apart: name two or more"
+
+
+def _as_people_count(label: str) -> tuple[bool, float, str]:
+    try:
+        return (False, float(label), label)
+    except ValueError:
+        return (True, 0.0, label)

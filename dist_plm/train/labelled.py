@@ -1,0 +1,171 @@
+"""Opens what a fine-tuning run reads: labelled rows as examples, with what follows from them for the configuration."""
+
+import itertools
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from dist_plm.core.errors import ConfigError, DataError
+from dist_plm.data.labelled.columns import find_columns
+from dist_plm.data.labelled.dataset import Collation, LabelledDataset, Trim
+from dist_plm.data.labelled.encode import Encoder
+from dist_plm.data.labelled.rows import Row, RowFile
+from dist_plm.data.labelled.table import Ragged, Table, joined
+from dist_plm.data.tokenizers.tokenizer import Tokenizer
+from dist_plm.objectives.base import LossTerm
+from dist_plm.objectives.build import build_task
+from dist_plm.objectives.tasks.base import Task
+from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.schema import ParallelConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneTrainConfig, LabelledDataConfig
+
+log = logging.getLogger(__name__)
+
+#: Rows that are encoded at a time.
+_ROWS = 8192
+#: Rows are padded to a multiple of this, which matrix units like.
+_MULTIPLE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledObjective:
+    """Holds what a task's examples are to the rest of a run; see objectives.base.Objective."""
+
+    losses: Mapping[str, LossTerm]
+    collate: Collation
+    source: Literal["windows", "pairs"] = "windows"
+
+    def window_length(self, sequence_length: int) -> int:
+        return sequence_length
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Holds the examples of a run.
+
+    Args:
+        task: its body.
+        tables: of "train", and of "validation" where there is one.
+        padding: the token that rows are filled up with.
+    """
+
+    task: Task[Any]
+    tables: Mapping[str, Table]
+    padding: int
+
+    def objective(self, length: int) -> LabelledObjective:
+        """Builds what makes microbatches of examples."""
+        return LabelledObjective(self.task.losses, Collation(length, {"tokens": self.padding, **self.task.fills}))
+
+    def samples(self, split: str, data: LabelledDataConfig, seed: int) -> LabelledDataset:
+        """The examples by number: shuffled in training, else as the file has them."""
+        path = data.train if split == "train" else data.validation
+        return LabelledDataset(self.tables[split], seed if split == "train" else None, Path(path or "").name)
+
+    def trim(self, data: LabelledDataConfig, parallel: ParallelConfig) -> Trim | None:
+        """Builds what takes padding out of microbatches; None where stages of a pipeline exchange one shape."""
+        if parallel.pipeline > 1:
+            return None
+        names = (name for name, column in self.tables["train"].items() if isinstance(column, Ragged))
+        multiple = math.lcm(_MULTIPLE, parallel.tensor if parallel.sequence_parallel else 1)
+        return Trim(tuple(names), data.sequence_length, multiple)
+
+
+def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConfig, Labelled]:
+    """The configuration complete, with the labels and counts that its data tell, and the examples.
+
+    Raises:
+        ConfigError: the configuration is at fault.
+        DataError: the data or the tokenizer cannot be used.
+    """
+    data = config.data
+    config = replace(config, data=replace(data, tokenizer=_tokenizer_path(config)))
+    finalize(config, world_size=world_size, vocab_size=None)  # before anything is read
+    assert config.data.tokenizer is not None
+    tokenizer = Tokenizer.load(config.data.tokenizer)
+    files = {"train": RowFile("data.train", data.train, "train", data.header)}
+    if data.validation is not None:
+        files["validation"] = RowFile("data.validation", data.validation, "validation", data.header)
+    columns = {split: _columns(file, config) for split, file in files.items()}
+    if config.task.finds_labels:
+        config = replace(config, task=_with_labels(config, files["train"], columns["train"]))
+    task = build_task(config.task)
+    encoder = Encoder(tokenizer, data.sequence_length)
+    tables = {split: _encode(file, columns[split], task, encoder) for split, file in files.items()}
+    config = replace(config, **_counted(config, tables))
+    config = finalize(config, world_size=world_size, vocab_size=tokenizer.vocab_size)
+    return config, Labelled(task, tables, encoder.padding)
+
+
+def _tokenizer_path(config: FinetuneConfig) -> str:
+    path = config.data.tokenizer or config.model.init_from
+    if path is None:
+        raise ConfigError(
+            [
+                "data.tokenizer is missing: give the tokenizer of the model, a file or a directory, or begin with one that has "
+                "its own, model=from_hf model.init_from=DIR"
+            ]
+        )
+    return path
+
+
+def _columns(file: RowFile, config: FinetuneConfig) -> dict[str, str]:
+    first = next(iter(file), None)
+    if first is None:
+        raise DataError(f"{file.key} = {file.path} holds no rows: give a file with some")
+    return find_columns(config.task.columns, config.data.columns, first.values, file.path)
+
+
+def _with_labels(config: FinetuneConfig, file: RowFile, columns: Mapping[str, str]) -> Any:
+    known = next((names for column in columns.values() if (names := file.label_names(column))), ())
+    if known:
+        return replace(config.task, labels=known)
+    found = build_task(config.task).labels(file, columns)
+    if len(found) < 2:
+        raise DataError(
+            f"{file.key} = {file.path} has {len(found)} label{'' if len(found) == 1 else 's'} ({', '.join(found)}), and "
+            "there is nothing to tell apart: give rows of two or more, or name the labels in task.labels"
+        )
+    return config.task.with_labels(found)
+
+
+def _encode(file: RowFile, columns: Mapping[str, str], task: Task[Any], encoder: Encoder) -> Table:
+    return joined([task.encode(rows, columns, encoder) for rows in _batches(file)])
+
+
+def _batches(file: RowFile) -> Iterator[Sequence[Row]]:
+    rows = iter(file)
+    while batch := list(itertools.islice(rows, _ROWS)):
+        yield batch
+
+
+def _counted(config: FinetuneConfig, tables: Mapping[str, Table]) -> dict[str, Any]:
+    """The settings that follow from how many examples there are."""
+    sizes = {split: len(next(iter(table.values()))) for split, table in tables.items()}
+    train = counted(config.train, sizes["train"], sizes.get("validation", 0))
+    checkpoint = config.checkpoint
+    if checkpoint.keep_best is not None and checkpoint.every == 0:
+        checkpoint = replace(checkpoint, every=train.eval_every or 0)
+    if checkpoint.keep_best in config.task.measures and checkpoint.keep_best not in config.task.falling:
+        checkpoint = replace(checkpoint, best_is="highest")
+    return {"train": train, "checkpoint": checkpoint}
+
+
+def counted(train: FinetuneTrainConfig, num_train: int, num_validation: int) -> FinetuneTrainConfig:
+    """Fills in what is None and follows from the numbers of examples."""
+    epoch = -(-num_train // train.global_batch)
+    steps, num_samples = train.steps, train.num_samples
+    if steps is None:
+        assert train.epochs is not None
+        num_samples = max(round(train.epochs * num_train), 1)
+        steps = -(-num_samples // train.global_batch)
+    return replace(
+        train,
+        steps=steps,
+        num_samples=num_samples,
+        eval_every=train.eval_every if train.eval_every is not None else min(epoch, steps),
+        eval_samples=num_validation if train.eval_samples is None else train.eval_samples,
+    )

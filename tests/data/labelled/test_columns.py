@@ -1,0 +1,43 @@
+import pytest
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.columns import find_columns
+from dist_plm.spec.tasks import TASKS
+
+CLASSIFY = TASKS["classify"].columns
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("idx", "sentence", "label"), {"text": "sentence", "label": "label"}),  # SST-2
+        (("sentence1", "sentence2", "label"), {"text": "sentence1", "pair": "sentence2", "label": "label"}),  # RTE
+        (("question", "sentence", "label"), {"text": "question", "pair": "sentence", "label": "label"}),  # QNLI
+        (
+            ("question1", "question2", "is_duplicate"),
+            {"text": "question1", "pair": "question2", "label": "is_duplicate"},
+        ),
+        (("Quality", "#1 String", "#2 String"), {"text": "#1 String", "pair": "#2 String", "label": "Quality"}),
+        (("premise", "hypothesis", "label"), {"text": "premise", "pair": "hypothesis", "label": "label"}),
+    ],
+)
+def test_usual_names_are_known(names, found) -> None:
+    assert find_columns(CLASSIFY, {}, names, "f") == found
+
+
+def test_given_names_go_before_usual_ones() -> None:
+    names = ("text", "body", "stars", "label")
+    assert find_columns(CLASSIFY, {"text": "body", "label": "stars"}, names, "f") == {"text": "body", "label": "stars"}
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({}, "f has no column for label by a usual name (label, labels, class, category, …), it has 'text', 'stars'"),
+        ({"label": "star"}, "data.columns.label = 'star': f has no such column, did you mean stars"),
+    ],
+)
+def test_a_missing_column_is_refused(given, part) -> None:
+    with pytest.raises(DataError) as refused:
+        find_columns(CLASSIFY, given, ("text", "stars"), "f")
+    assert part in str(refused.value).replace("; did you", ", did you")

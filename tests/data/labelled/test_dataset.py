@@ -1,0 +1,41 @@
+import numpy as np
+
+from dist_plm.data.labelled.dataset import Collation, LabelledDataset, Trim
+from dist_plm.data.labelled.table import Ragged, joined
+from dist_plm.objectives.base import IGNORED
+
+TABLE = {"tokens": Ragged.of([[5, 6], [7], [8, 9, 10], [11]]), "class_labels": np.array([0, 1, 1, 0])}
+
+
+def test_every_epoch_has_every_example_once_in_an_order_of_its_own() -> None:
+    dataset = LabelledDataset(TABLE, 3, "f")
+    epochs = [dataset.read(np.arange(4 * e, 4 * e + 4)).rows.tolist() for e in range(12)]
+    assert all(sorted(rows) == [0, 1, 2, 3] for rows in epochs)
+    assert len(set(map(tuple, epochs))) > 3
+    assert LabelledDataset(TABLE, None, "f").read(np.arange(6)).rows.tolist() == [0, 1, 2, 3, 0, 1]
+
+
+def test_rows_are_padded_and_trimmed() -> None:
+    table = {**TABLE, "tags": Ragged.of([[1, 2], [3], [1, 2, 3], [4]])}
+    batch = Collation(16, {"tokens": 99, "tags": IGNORED})(LabelledDataset(table, None, "f").read(np.array([1, 2])))
+    assert batch["tokens"].shape == (2, 16)
+    trimmed = Trim(("tokens", "tags"), 16, 2)(batch)
+    assert trimmed["tokens"].tolist() == [[7, 99, 99, 99], [8, 9, 10, 99]]
+    assert trimmed["tags"].tolist() == [[3, IGNORED, IGNORED, IGNORED], [1, 2, 3, IGNORED]]
+    assert trimmed["lengths"].tolist() == [1, 3]
+    assert trimmed["class_labels"].tolist() == [1, 1]
+
+
+def test_tables_join_row_for_row() -> None:
+    both = joined([TABLE, TABLE])
+    assert [both["tokens"][i].tolist() for i in range(8)] == [[5, 6], [7], [8, 9, 10], [11]] * 2
+    assert both["class_labels"].tolist() == [0, 1, 1, 0] * 2
+
+
+def test_identity_is_that_of_the_content_and_the_order() -> None:
+    same, other = LabelledDataset(TABLE, 3, "f"), {**TABLE, "class_labels": np.array([0, 1, 1, 1])}
+    assert same.identity() == LabelledDataset(dict(TABLE), 3, "g").identity()
+    assert (
+        len({same.identity(), LabelledDataset(TABLE, 4, "f").identity(), LabelledDataset(other, 3, "f").identity()})
+        == 3
+    )

@@ -1,0 +1,98 @@
+import gzip
+import json
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.rows import RowFile
+
+ROWS = [{"text": "a, good film", "label": "yes"}, {"text": 'he said "no"', "label": "no"}]
+
+
+def read(path: Path, **options) -> list[dict]:
+    return [row.values for row in RowFile("data.train", str(path), "train", **options)]
+
+
+def write(path: Path) -> Path:
+    match path.suffixes:
+        case [".csv"]:
+            path.write_text('text,label\n"a, good film",yes\n"he said ""no""",no\n')
+        case [".tsv"]:  # GLUE's: quotes are text
+            path.write_text('text\tlabel\na, good film\tyes\nhe said "no"\tno\n')
+        case [".jsonl"]:
+            path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+        case [".jsonl", ".gz"]:
+            path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in ROWS).encode()))
+        case [".json"]:
+            path.write_text(json.dumps({"version": "1", "data": ROWS}))
+        case [".parquet"]:
+            pq.write_table(pa.Table.from_pylist(ROWS), path)
+        case [".arrow"]:
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, pa.Table.from_pylist(ROWS).schema) as file:
+                file.write_table(pa.Table.from_pylist(ROWS))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.jsonl.gz", "a.json", "a.parquet", "a.arrow"])
+def test_every_format_gives_the_same_rows_again_and_again(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path / name)
+    assert read(path) == ROWS
+    assert read(path) == ROWS
+
+
+def test_a_file_without_a_header_takes_that_of_the_settings(tmp_path: Path) -> None:
+    path = tmp_path / "cola.tsv"
+    path.write_text("gj04\t1\t\tThe sailors rode the breeze.\n")
+    assert read(path, header=("source", "label", "mark", "sentence")) == [
+        {"source": "gj04", "label": "1", "mark": "", "sentence": "The sailors rode the breeze."}
+    ]
+
+
+def test_a_saved_dataset_names_its_classes(tmp_path: Path) -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    train = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
+    datasets.DatasetDict({"train": train, "validation_matched": train.select([0])}).save_to_disk(str(tmp_path / "d"))
+    whole = RowFile("data.train", str(tmp_path / "d"), "train")
+    assert [row.values["label"] for row in whole] == ["yes", "no"]
+    assert whole.label_names("label") == ("no", "yes")
+    assert len(list(RowFile("data.validation", str(tmp_path / "d"), "validation"))) == 1
+    with pytest.raises(DataError, match=r"has no split 'test', it has train, validation_matched"):
+        list(RowFile("data.test", str(tmp_path / "d"), "test"))
+
+
+def test_sentences_of_conll_files(tmp_path: Path) -> None:
+    path = tmp_path / "eng.conll"
+    path.write_text("-DOCSTART- -X- O O\n\nEU NNP I-NP B-ORG\nrejects VBZ I-VP O\n\n\nPeter NNP I-NP B-PER\n")
+    assert read(path) == [
+        {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]},
+        {"tokens": ["Peter"], "tags": ["B-PER"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("a.csv", "text,label\nx,y,z\n", "line 2: 3 fields where the header has 2"),
+        ("a.csv", "text,text\nx,y\n", "line 1: two columns are called the same"),
+        ("a.jsonl", '{"text": "a"}\nnonsense\n', "line 2: not JSON"),
+        ("a.jsonl", "[1]\n", "line 1: the line holds list"),
+        ("a.json", '[{"text": "a"}, 3]', "item 2 is int"),
+        ("a.conll", "EU B-ORG\nrejects\n", "line 2: 'rejects' is a word without a tag"),
+        ("a.parquet", "no table", "is not Parquet, or is damaged"),
+        ("a.doc", "x", "is of no format that is read here"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(name: str, content: str, part: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError) as refused:
+        read(tmp_path / name)
+    assert part in str(refused.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data.train = .*no.csv is not there"):
+        read(tmp_path / "no.csv")

@@ -1,0 +1,118 @@
+"""Rows become columns of numbers, and what a model says of them measures; what cannot be used is refused with its place."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.table import Ragged
+from dist_plm.objectives.base import IGNORED
+from dist_plm.objectives.build import build_task
+from dist_plm.spec.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Row:
+    place: str
+    values: dict[str, Any]
+
+
+class Letters:
+    """A token for each letter; a word's first stands for it."""
+
+    def texts(self, first, second=None):
+        return {"tokens": Ragged.of([[ord(letter) for letter in text] for text in first])}
+
+    def words(self, rows):
+        tokens = [[1, *(ord(letter) for word in row for letter in word)][:6] for row in rows]
+        starts = [[-1, *(i if j == 0 else -1 for i, w in enumerate(row) for j in range(len(w)))][:6] for row in rows]
+        return Ragged.of(tokens), Ragged.of(starts)
+
+
+def rows(*values: dict[str, Any]) -> list[Row]:
+    return [Row(f"line {number}", value) for number, value in enumerate(values, 1)]
+
+
+def task(name: str, **settings: Any):
+    return build_task(TASKS[name](**settings))
+
+
+TEXT = {"text": "t", "label": "l"}
+
+
+def test_labels_are_numbered_as_the_task_names_them() -> None:
+    table = task("classify", labels=("no", "yes")).encode(
+        rows({"t": "a", "l": "yes"}, {"t": "b", "l": "no"}), TEXT, Letters()
+    )
+    assert table["class_labels"].tolist() == [1, 0]
+
+
+def test_several_labels_a_row() -> None:
+    body = task("classify", labels=("a", "b", "c"), multi_label=True)
+    table = body.encode(
+        rows({"t": "x", "l": "a, c"}, {"t": "y", "l": []}, {"t": "z", "l": ["b", "b"]}), TEXT, Letters()
+    )
+    assert table["label_sets"].tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    assert body.labels(rows({"l": "a,b"}, {"l": ["c"]}), TEXT) == {"a", "b", "c"}
+
+
+def test_tags_stand_at_the_first_token_of_each_word() -> None:
+    columns = {"tokens": "w", "tags": "n"}
+    table = task("tag", labels=("O", "B-X")).encode(
+        rows({"w": ["ab", "c"], "n": ["B-X", "O"]}, {"w": "a bcdefgh i", "n": "O B-X O"}), columns, Letters()
+    )
+    assert table["tags"][0].tolist() == [IGNORED, 1, IGNORED, 0]
+    assert table["tags"][1].tolist() == [IGNORED, 0, 1, IGNORED, IGNORED, IGNORED]  # the third word was cut off
+
+
+def test_labels_are_sorted_as_people_count() -> None:
+    assert TASKS["classify"]().with_labels({"10", "9", "-1"}).labels == ("-1", "9", "10")  # pyright: ignore
+    assert TASKS["classify"]().with_labels({"b", "a", "3"}).labels == ("3", "a", "b")  # pyright: ignore
+
+
+def test_measures_of_a_class() -> None:
+    scorer = task("classify", labels=("no", "yes"), positive="no").scorer({"class_labels": np.array([0, 0, 1])})
+    scorer.add(np.array([2, 0]), np.array([[0.0, 1.0], [2.0, 1.0]]))
+    scorer.add(np.array([1]), np.array([[0.0, 1.0]]))
+    assert scorer.measures()["accuracy"] == pytest.approx(2 / 3)
+    assert scorer.measures()["f1"] == pytest.approx(2 / 3)  # of "no"
+
+
+def test_measures_of_tags() -> None:
+    table = {"tags": Ragged.of([[IGNORED, 1, IGNORED, 0], [IGNORED, 0]])}
+    scorer = task("tag", labels=("O", "B-X", "I-X")).scorer(table)
+    outputs = np.zeros((2, 4, 3))
+    outputs[0, 1, 2] = outputs[0, 3, 0] = outputs[1, 1, 1] = 1.0
+    scorer.add(np.array([0, 1]), outputs)
+    measures = scorer.measures()
+    assert measures["recall"] == 1.0, "conlleval takes the I after nothing for an entity's begin"
+    assert measures["strict_recall"] == 0.0
+    assert measures["accuracy"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "values", "part"),
+    [
+        ("classify", {}, {"t": "a", "l": "perhaps"}, "line 1: 'perhaps' is not among the labels of the task, no, yes"),
+        ("classify", {}, {"t": "a", "l": None}, "line 1: column 'l' has no label"),
+        ("classify", {}, {"t": "a", "l": ["no"]}, "holds 1 labels where one is learned: set task.multi_label=true"),
+        ("classify", {}, {"t": "", "l": "no"}, "line 1: column 't' is empty"),
+        ("classify", {}, {"l": "no"}, "line 1: column 't' is missing"),
+        ("classify", {}, {"t": ["a"], "l": "no"}, "line 1: column 't' is list"),
+        ("classify", {"multi_label": True}, {"t": "a", "l": "no,maybe"}, "'maybe' is not among the labels"),
+        ("regress", {}, {"t": "a", "l": "much"}, "line 1: column 'l' holds 'much', not a number"),
+        ("regress", {}, {"t": "a", "l": "nan"}, "holds 'nan', not a number"),
+        ("regress", {}, {"t": "a", "l": True}, "holds True, not a number"),
+        ("tag", {}, {"w": ["a", "b"], "n": ["no"]}, "line 1: 2 words in 'w' and 1 labels in 'n'"),
+        ("tag", {}, {"w": [], "n": []}, "line 1: column 'w' holds no list of tokens"),
+        ("tag", {}, {"w": ["a"], "n": ["yes?"]}, "line 1: 'yes?' is not among the labels"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_its_place(name, settings, values, part) -> None:
+    labels = {} if name == "regress" else {"labels": ("no", "yes")}
+    columns = {"tokens": "w", "tags": "n"} if name == "tag" else TEXT
+    with pytest.raises(DataError) as refused:
+        task(name, **labels, **settings).encode(rows(values), columns, Letters())
+    assert part in str(refused.value)

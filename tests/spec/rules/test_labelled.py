@@ -1,0 +1,49 @@
+"""What is wrong with a fine-tuning run's own settings is told in one sentence each, before any file is read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dist_plm.core.errors import ConfigError
+from dist_plm.spec.rules.finalize import finalize
+from tests.train.finetuning import settings
+
+
+def problems(**changes: Any) -> list[str]:
+    try:
+        finalize(settings(Path("rows"), Path("run"), **changes), world_size=1, vocab_size=None)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"train__epochs": None}, "train.epochs is missing: give train.epochs=3"),
+        ({"train__steps": 5}, "train.epochs = 8 and train.steps = 5 are both given"),
+        ({"data__columns": {"lable": "x"}}, "data.columns.lable is nothing that task.name = 'classify' reads"),
+        ({"data__columns": {"label": 3}}, "data.columns.label = 3 is not allowed"),
+        ({"data__validation": "rows/train.jsonl"}, "is data.train as well"),
+        ({"data__header": ("a", "a")}, "names a column twice"),
+        ({"data__sequence_length": 3}, "too short for objective.name = 'classify'"),
+        ({"data__train": "~/x.csv"}, "begins with ~"),
+        ({"data__validation": None, "checkpoint__keep_best": "accuracy"}, "nothing to go by without data.validation"),
+        ({"checkpoint__keep_best": "pearson"}, "'pearson' is no measure"),
+        ({"train__batch_rampup": {"start": 4, "increment": 4, "samples": 8}}, "no place in fine-tuning"),
+        ({"task__labels": ("a", "a")}, "names 'a' more than once"),
+        ({"task__labels": ("a",)}, "is a single label"),
+        ({"task__labels": ("a", "b"), "task__positive": "c"}, "task.positive = 'c' is not among the labels"),
+        ({"task__separator": ""}, "stands between no labels"),
+    ],
+)
+def test_one_sentence_with_the_reason(changes: dict[str, Any], part: str) -> None:
+    found = problems(**changes)
+    assert any(part in problem for problem in found), found
+
+
+def test_the_settings_themselves_pass() -> None:
+    assert problems() == []
+    assert problems(checkpoint__keep_best="accuracy") == []
+    assert problems(train__epochs=None, train__steps=100) == []

@@ -1,0 +1,107 @@
+"""Whole fine-tuning runs: they learn, on any grid with the same numbers, and go on after a stop as if there had been none."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.ranks.ports import free_port
+from tests.train.finetuning import make_rows, records, settings
+from tests.train.running import run_case
+
+pytestmark = pytest.mark.ranks
+
+#: Each task with what it measures, and what it has to reach on rows that were not seen.
+TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
+    "classify": ({}, "accuracy", 0.9),
+    "pair": ({"data__columns": {"text": "text", "pair": "text_b"}}, "accuracy", 0.6),
+    "multi_label": (
+        {"task__multi_label": True, "data__columns": {"text": "text", "label": "both"}},
+        "f1_micro",
+        0.7,
+    ),
+    "regress": ({"task__name": "regress", "data__columns": {"text": "text", "label": "number"}}, "pearson", 0.7),
+    "tag": ({"task__name": "tag"}, "f1", 0.9),
+}
+GRIDS: dict[str, dict[str, Any]] = {
+    "data": {},
+    "tensor": {"parallel__tensor": 2},
+    "pipeline": {"parallel__pipeline": 2},
+    "zero": {"engine__zero_stage": 1, "engine__name": "deepspeed"},
+}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_rows(tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="module")
+def alone(ranks, rows, tmp_path_factory):
+    """The records of each task on one rank, made once."""
+    made: dict[str, list[dict[str, Any]]] = {}
+
+    def of(task: str) -> list[dict[str, Any]]:
+        if task not in made:
+            run_dir = tmp_path_factory.mktemp(task)
+            assert ranks.run(1, run_case, settings(rows, run_dir, **TASKS[task][0]), free_port()) == [0]
+            made[task] = records(run_dir)
+        return made[task]
+
+    return of
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "pair"])
+def test_every_task_is_learned(alone, task: str) -> None:
+    _, measure, least = TASKS[task]
+    found = alone(task)
+    assert len(found) == 41  # 8 epochs of 61 rows, by 12
+    assert found[-1]["samples_seen"] == 8 * 61, "the last batch is short"
+    assert [r["step"] for r in found if "eval/loss" in r] == [6, 12, 18, 24, 30, 36, 41]
+    assert found[-1]["eval/loss"] < found[0]["eval/initial/loss"]
+    assert found[-1][f"eval/{measure}"] >= least
+
+
+@pytest.mark.parametrize(
+    ("task", "grid"),
+    [
+        ("classify", "data"),
+        ("pair", "tensor"),
+        ("multi_label", "pipeline"),
+        ("regress", "zero"),
+        ("tag", "pipeline"),
+        ("tag", "data"),
+    ],
+)
+def test_two_ranks_equal_one(ranks, rows, alone, task: str, grid: str, tmp_path: Path) -> None:
+    config = settings(rows, tmp_path, **TASKS[task][0], **GRIDS[grid])
+    assert ranks.run(2, run_case, config, free_port()) == [0, 0]
+    for ours, whole in zip(records(tmp_path), alone(task), strict=True):
+        for key, value in whole.items():
+            if value is not None:
+                near = 5e-3 if key.endswith("spearman") else 5e-5  # ranks of what is all but equal change places
+                assert ours[key] == pytest.approx(value, rel=3e-4, abs=near), (whole["step"], key)
+
+
+def test_a_stopped_run_goes_on_on_another_grid(ranks, rows, alone, tmp_path: Path) -> None:
+    first = settings(rows, tmp_path, train__stop_at=15)
+    assert ranks.run(2, run_case, first, free_port()) == [0, 0]
+    again = settings(rows, tmp_path, **GRIDS["tensor"])
+    assert ranks.run(2, run_case, again, free_port()) == [0, 0]
+    found = records(tmp_path)
+    assert [r["step"] for r in found] == list(range(1, 42))
+    assert found[-1]["loss"] == pytest.approx(alone("classify")[-1]["loss"], rel=1e-3, abs=1e-5)
+    assert found[-1]["eval/accuracy"] == alone("classify")[-1]["eval/accuracy"]
+
+
+def test_run_yaml_holds_what_the_data_told(ranks, rows, tmp_path: Path) -> None:
+    config = settings(rows, tmp_path, train__epochs=1, checkpoint__keep_best="accuracy", train__eval_every=4)
+    assert ranks.run(1, run_case, config, free_port()) == [0]
+    written = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    assert written["task"]["labels"] == ["bad", "good"]
+    assert written["train"]["steps"] == 6
+    assert written["train"]["eval_samples"] == 21
+    assert written["model"]["head"] == "sequence"
+    assert written["checkpoint"]["every"] == 4
+    assert written["checkpoint"]["best_is"] == "highest"
