@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dist_plm.config.decode import decode
 from dist_plm.data.loader.batch_plan import microbatch_samples
+from dist_plm.data.samples import Windows
 from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.engines.base import Engine
@@ -62,22 +63,14 @@ def fields_of(section: type) -> set[str]:
     return {field.name for field in fields(section)}
 
 
-@dataclass(frozen=True, slots=True)
-class TextWindows:
+def windows_of(samples: np.ndarray, vocab: int = VOCAB) -> Windows:
     """Windows of random tokens and documents that depend on the sample numbers alone."""
-
-    tokens: np.ndarray
-    documents: np.ndarray
-    samples: np.ndarray
-
-
-def windows_of(samples: np.ndarray, vocab: int = VOCAB) -> TextWindows:
     tokens, documents = [], []
     for sample in samples:
         draw = np.random.default_rng(int(sample))
         tokens.append(draw.integers(0, vocab, LENGTH + 1))
         documents.append(np.cumsum(draw.random(LENGTH + 1) < 0.15))
-    return TextWindows(np.stack(tokens), np.stack(documents).astype(np.int32), np.asarray(samples, dtype=np.int64))
+    return Windows(np.stack(tokens), np.stack(documents).astype(np.int32), np.asarray(samples, dtype=np.int64))
 
 
 def losses_of(config: PretrainConfig) -> Mapping[str, LossTerm]:
