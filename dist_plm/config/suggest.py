@@ -83,6 +83,7 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "fp16": ("precision",),
     "bf16": ("precision",),
     "fp32": ("precision",),
+    "tf32": ("precision",),
     "dtype": ("precision",),
     "initiallossscaling": ("precision.initial_loss_scale",),
     "initialscalepower": ("precision.initial_loss_scale",),

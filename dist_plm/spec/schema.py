@@ -117,10 +117,12 @@ class ParallelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionConfig:
-    """Loss-scale settings act under fp16 alone. `reduce_in_fp32` sums gradients over data ranks in fp32."""
+    """Loss-scale settings act under fp16 alone. `reduce_in_fp32` sums gradients over data ranks in fp32. `tf32` has a GPU
+    multiply fp32 with 10 bits of mantissa, on tensor cores."""
 
     name: Literal["fp32", "bf16", "fp16", "fp8"]
     reduce_in_fp32: bool = True
+    tf32: bool = False  # of fp32 alone; nothing changes on a CPU
     initial_loss_scale: Positive = 65536.0
     min_loss_scale: Positive = 1.0
     loss_scale_window: Count = 1000

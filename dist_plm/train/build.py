@@ -30,7 +30,7 @@ from dist_plm.core.files import make_directory
 from dist_plm.core.streams import tell
 from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.distributed.collectives import on_first
-from dist_plm.distributed.device import Device, choose, make_deterministic
+from dist_plm.distributed.device import Device, choose, make_deterministic, multiply_in_tf32
 from dist_plm.distributed.fp8 import check_fp8
 from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import Groups, build_groups
@@ -84,6 +84,8 @@ def run_training(
         device = choose(config.cluster.device, env.local_rank)
         if config.train.deterministic:
             make_deterministic(device)
+        if config.precision.tf32:
+            multiply_in_tf32(device)
         if config.precision.name == "fp8":
             check_fp8(device)
         timeout = collective_timeout(config.train, config.cluster.timeout_minutes, device)

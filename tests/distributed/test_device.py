@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from dist_plm.core.errors import ConfigError
 from dist_plm.distributed import cuda_shim
-from dist_plm.distributed.device import Device, choose, make_deterministic
+from dist_plm.distributed.device import Device, choose, make_deterministic, multiply_in_tf32
 from dist_plm.models.electra import vocab_parallel_sample
 
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
@@ -148,3 +148,12 @@ def choose_cuda_after_cpu(world):
 
 def test_no_way_back_from_the_stand_in(ranks):
     ranks.run(1, choose_cuda_after_cpu)
+
+
+def test_tf32_is_for_gpus_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    multiply_in_tf32(Device(kind="cpu", torch_device=torch.device("cpu"), backend="gloo"))
+    assert asked == []
+    multiply_in_tf32(Device(kind="cuda", torch_device=torch.device("cuda", 0), backend="nccl"))
+    assert asked == ["high"]

@@ -58,6 +58,8 @@ def _schedule_fields(config: TrainingConfig) -> Iterator[str]:
 
 def _precision(config: TrainingConfig) -> Iterator[str]:
     precision = config.precision
+    if precision.name != "fp32":
+        yield from no_effect(precision, "precision", ("tf32",), f"precision.name = {precision.name!r}")
     if precision.name != "fp16":
         names = ("initial_loss_scale", "min_loss_scale", "loss_scale_window", "loss_scale_hysteresis")
         yield from no_effect(precision, "precision", names, f"precision.name = {precision.name!r}")

@@ -23,6 +23,7 @@ from tests.spec.broken import problems
             ["schedule.min_lr_ratio = 0.1 has no effect", "schedule.min_lr_ratio=0.0"],
         ),
         ({"precision__initial_loss_scale": 2.0}, ["precision.initial_loss_scale = 2.0 has no effect", "'fp32'"]),
+        ({"precision__name": "bf16", "precision__tf32": True}, ["precision.tf32 = true has no effect", "'bf16'"]),
         (
             {"precision__name": "fp16", "precision__min_loss_scale": 2.0**20},
             ["precision.min_loss_scale = 1.04858e+06 exceeds precision.initial_loss_scale = 65536"],
