@@ -170,7 +170,10 @@ class _Pump:
                 yield content[0]
                 continue
             if kind == "died":
-                raise LoaderError(f"a data worker {content[0]}")
+                raise LoaderError(
+                    f"a data worker {content[0]}; where memory is short, lower data.loader_workers or data.prefetch, or ask "
+                    "for more (cluster.memory)"
+                )
             error, text = content
             if isinstance(error, Refusal):
                 raise error
