@@ -24,6 +24,7 @@ from dist_plm.monitor.metrics import MetricsWriter
 from dist_plm.monitor.trackers import build_trackers
 from dist_plm.spec.schema_run import TrackConfig
 from tests.monitor.make import record
+from tests.monitor.wandb_server import serving
 
 SETTINGS = {"optim": {"lr": 3e-4}, "run": {"name": "small"}}
 
@@ -122,6 +123,21 @@ def test_an_id_that_cannot_be_one_is_made_anew(tmp_path, damage):
     ((run_id, rows),) = wandb_history(tmp_path)
     assert re.fullmatch("[0-9a-f]{16}", run_id)
     assert [row["step"] for row in rows] == [5]
+
+
+@pytest.mark.parametrize(("known", "sent"), [(6, [7, 8]), (2, [3, 4, 5, 6, 7, 8]), (4, [5, 6, 7, 8])])
+def test_a_server_gets_what_it_lacks_and_no_step_twice(tmp_path, monkeypatch, known, sent):
+    """Of a run that was killed after step 6 and goes on from step 4; what the server got before depends."""
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "run_id").write_text("0123456789abcdef\n")
+    with MetricsWriter(tmp_path / "metrics.jsonl") as metrics:
+        for step in range(1, 7):
+            metrics.write(record(step))
+    with serving(known) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        log_steps(("wandb",), tmp_path, range(5, 9), start_step=4, mode="online")
+        assert server.sent == sent
 
 
 def test_a_server_that_does_not_answer_costs_no_curves(tmp_path, monkeypatch, caplog):
