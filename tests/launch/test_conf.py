@@ -24,7 +24,14 @@ PRETRAIN_CHOICES = [
 #: What a choice needs beside it, where the default model is too small for it.
 BESIDE = {"parallel": ["model=gpt3_175b"], "data": ["model=gpt2_small"]}
 #: A model that learns from objectives of these names and their variants.
-LEARNER = {"causal": "gpt_tiny", "mlm": "bert_tiny", "rtd": "electra_tiny", "span": "t5_tiny"}
+LEARNER = {
+    "causal": "gpt_tiny",
+    "mlm": "bert_tiny",
+    "rtd": "electra_tiny",
+    "span": "t5_tiny",
+    "prefix": "gpt_tiny",
+    "ul2": "t5_tiny",
+}
 
 
 def accepted(*overrides: str) -> PretrainConfig:

@@ -12,6 +12,7 @@ LOSSES = {
     "mlm_nsp": {"mlm": LossTerm(1.0, "labels"), "nsp": LossTerm(0.5, "pair_labels")},
     "rtd": {"generator": LossTerm(1.0, "labels"), "discriminator": LossTerm(50.0, "originals")},
     "span": {"span": LossTerm(1.0, "labels")},
+    "ul2": {"ul2": LossTerm(1.0, "labels")},
 }
 
 MASK = 3

@@ -58,7 +58,8 @@ TRANSFORMER = {
 }
 #: Longformer's attention.
 WINDOW = {**MODELS["roberta"], "model__window": 4, "model__global_tokens": 2}
-MODELS |= {"window": WINDOW, "electra": ELECTRA, "t5": T5, "transformer": TRANSFORMER}
+UL2 = {**T5, "objective__name": "ul2"}
+MODELS |= {"window": WINDOW, "electra": ELECTRA, "t5": T5, "transformer": TRANSFORMER, "ul2": UL2}
 DROPOUT = {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}
 
 
@@ -81,6 +82,7 @@ QUICK = {
     ("electra", "data2_tensor2_sequence"),
     ("t5", "data2_tensor2_sequence"),
     ("transformer", "data2_tensor2_sequence"),
+    ("ul2", "data2_tensor2_sequence"),
 }
 MATRIX = [
     (model, name)

@@ -105,7 +105,7 @@ def test_options_of_lamb(train, name, zero_stage, options):
     agree(outcomes, train(1, **settings), weights=1e-6)
 
 
-OTHERS = ["uneven_labels", "llama", "rotary_documents"]
+OTHERS = ["uneven_labels", "llama", "rotary_documents", "prefix_documents"]
 GRIDS_OF_OTHERS = [("data2", 3), ("data2_tensor2_sequence", 2), ("tensor2_pipeline2", 1)]
 
 
@@ -113,7 +113,7 @@ GRIDS_OF_OTHERS = [("data2", 3), ("data2_tensor2_sequence", 2), ("tensor2_pipeli
     ("model", "name", "zero_stage"),
     covering(
         [(model, *grid) for model in OTHERS for grid in GRIDS_OF_OTHERS],
-        [(model, *grid) for model, grid in zip(OTHERS, GRIDS_OF_OTHERS, strict=True)],
+        [(model, *grid) for model, grid in zip(OTHERS, [*GRIDS_OF_OTHERS, GRIDS_OF_OTHERS[2]], strict=True)],
     ),
 )
 def test_models(train, model, name, zero_stage):

@@ -1,11 +1,13 @@
 """N ranks = 1 rank = a plain PyTorch GPT: losses, gradient norms and weights, for every process grid over up to 4 ranks."""
 
 import functools
+import itertools
 
 import pytest
 import torch
 
 from tests.ranks.pool import World
+from tests.ranks.selection import covering
 from tests.ranks.training import VOCAB, batch_of, build, configure, learning_rates, train_case, whole
 from tests.reference import gpt
 
@@ -34,6 +36,19 @@ MODELS = {
         "objective__document_mask": True,
         "objective__reset_positions": True,
     },
+    "prefix": {"objective__name": "prefix_lm"},
+    "prefix_documents": {
+        "model__position": "rotary",
+        "model__norm": "rmsnorm",
+        "model__activation": "swiglu",
+        "model__bias": False,
+        "model__tied_embeddings": False,
+        "model__kv_heads": 2,
+        "objective__name": "prefix_lm",
+        "objective__document_mask": True,
+        "objective__reset_positions": True,
+    },
+    "ul2": {"objective__name": "ul2"},
 }
 
 
@@ -150,8 +165,17 @@ def test_micro_batch_does_not_matter(train, name, micro_batch):
     agree(train(world_size, train__micro_batch=micro_batch, **changes), train(1))
 
 
-@pytest.mark.parametrize("model", ["uneven_labels", "llama", "rotary_documents"])
-@pytest.mark.parametrize("name", ["data2_tensor2_sequence", "tensor2_pipeline2", "data2_pipeline2_virtual2"])
+GRIDS_OF_MODELS = ["data2_tensor2_sequence", "tensor2_pipeline2", "data2_pipeline2_virtual2"]
+OPENED = ["prefix", "prefix_documents", "ul2"]
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        *itertools.product(["uneven_labels", "llama", "rotary_documents"], GRIDS_OF_MODELS),
+        *covering(itertools.product(OPENED, GRIDS_OF_MODELS), zip(OPENED, reversed(GRIDS_OF_MODELS), strict=True)),
+    ],
+)
 def test_models_on_grids(train, model, name):
     world_size, changes = GRIDS[name]
     if model == "llama" and changes.get("parallel__tensor", 1) > 2:
@@ -159,9 +183,9 @@ def test_models_on_grids(train, model, name):
     agree(train(world_size, engine__zero_stage=1, **changes, **MODELS[model]), train(1, **MODELS[model]))
 
 
-@pytest.mark.parametrize("recompute", ["selective", "full"])
-def test_recomputation_changes_nothing(train, recompute):
-    dropout = {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}
+@pytest.mark.parametrize(("recompute", "model"), [("selective", "gpt2"), ("full", "gpt2"), ("selective", "prefix")])
+def test_recomputation_changes_nothing(train, recompute, model):
+    dropout = {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1, **MODELS[model]}
     world_size, changes = GRIDS["tensor2_pipeline2"]
     agree(train(world_size, model__recompute=recompute, **changes, **dropout), train(1, **dropout), 1e-5)
 

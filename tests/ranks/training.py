@@ -11,6 +11,7 @@ from torch import Tensor
 from dist_plm.config.decode import decode
 from dist_plm.data.loader.batch_plan import microbatch_samples
 from dist_plm.data.samples import Windows
+from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.engines.base import Engine
@@ -31,6 +32,16 @@ Pieces = dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]
 
 VOCAB = 211  # prime: every padding and every split is uneven
 LENGTH = 32
+#: Objectives whose own batches the models are trained on.
+AS_TRAINED = ("causal", "prefix_lm", "ul2")
+SPECIAL = SpecialTokens(
+    vocab_size=VOCAB,
+    ids=(*range(5), *range(VOCAB - 10, VOCAB)),
+    pad=0,
+    eos=1,
+    sentinels=tuple(range(VOCAB - 1, VOCAB - 11, -1)),
+    named={"[NLU]": 2, "[S2S]": 3, "[NLG]": 4},
+)
 
 TINY: dict[str, Any] = {
     "run": {"name": "test"},
@@ -63,13 +74,13 @@ def fields_of(section: type) -> set[str]:
     return {field.name for field in fields(section)}
 
 
-def windows_of(samples: np.ndarray, vocab: int = VOCAB) -> Windows:
+def windows_of(samples: np.ndarray, vocab: int = VOCAB, length: int = LENGTH) -> Windows:
     """Windows of random tokens and documents that depend on the sample numbers alone."""
     tokens, documents = [], []
     for sample in samples:
         draw = np.random.default_rng(int(sample))
-        tokens.append(draw.integers(0, vocab, LENGTH + 1))
-        documents.append(np.cumsum(draw.random(LENGTH + 1) < 0.15))
+        tokens.append(draw.integers(0, vocab, length + 1))
+        documents.append(np.cumsum(draw.random(length + 1) < 0.15))
     return Windows(np.stack(tokens), np.stack(documents).astype(np.int32), np.asarray(samples, dtype=np.int64))
 
 
@@ -80,9 +91,17 @@ def losses_of(config: PretrainConfig) -> Mapping[str, LossTerm]:
 
 def batch_of(config: PretrainConfig, samples: np.ndarray) -> dict[str, Tensor]:
     """Tokens and labels of the samples with these numbers, in the form of the configuration's objective."""
-    if config.objective.name != "causal":
+    if config.objective.name not in AS_TRAINED:
         return corrupted_batch(config, samples)
-    arrays = build_objective(config.objective).collate(windows_of(samples, config.model.vocab_size or VOCAB))
+    objective = build_objective(
+        config.objective,
+        SPECIAL,
+        seed=config.train.seed,
+        sequence_length=config.data.sequence_length,
+        has_decoder=config.model.has_decoder,
+    )
+    length = objective.window_length(config.data.sequence_length)
+    arrays = objective.collate(windows_of(samples, config.model.vocab_size or VOCAB, length))
     if config.train.seed % 2:  # labels differ in number between samples, so that a mean of means would be wrong
         keep = np.arange(LENGTH)[None, :] < 8 + 3 * (samples[:, None] % 7)
         arrays["labels"] = np.where(keep, arrays["labels"], -1)

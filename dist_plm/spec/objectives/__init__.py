@@ -6,8 +6,10 @@ from dist_plm.spec.objectives.base import ObjectiveConfig
 from dist_plm.spec.objectives.causal import CausalConfig
 from dist_plm.spec.objectives.mlm import MlmConfig
 from dist_plm.spec.objectives.mlm_pairs import MlmNspConfig, MlmSopConfig
+from dist_plm.spec.objectives.prefix_lm import PrefixLmConfig
 from dist_plm.spec.objectives.rtd import RtdConfig
 from dist_plm.spec.objectives.span import SpanConfig
+from dist_plm.spec.objectives.ul2 import Ul2Config
 
 OBJECTIVES: Variants[ObjectiveConfig] = Variants(
     ObjectiveConfig,
@@ -19,6 +21,8 @@ OBJECTIVES: Variants[ObjectiveConfig] = Variants(
         "mlm_sop": MlmSopConfig,
         "span": SpanConfig,
         "rtd": RtdConfig,
+        "prefix_lm": PrefixLmConfig,
+        "ul2": Ul2Config,
     },
 )
 

@@ -10,6 +10,7 @@ LEARNER = {
     "mlm_sop": {"model__family": "bert"},
     "rtd": {"model__family": "electra"},
     "span": {"model__family": "t5", "model__position": "relative"},
+    "ul2": {"model__family": "t5", "model__position": "relative"},
 }
 
 
@@ -32,8 +33,27 @@ def objective_problems(name: str = "causal", **settings):
         ),
         (
             {"name": "mlm_nsp", "document_mask": True},
-            ["document_mask = true is not a setting", "but of causal, mlm, rtd"],
+            ["document_mask = true is not a setting", "but of causal, mlm, rtd, prefix_lm"],
         ),
+        (
+            {"name": "ul2", "denoisers": [{"paradigm": "X", "mask_rate": 0.5}]},
+            ["objective.denoisers[0].mean_span is missing", "paradigm X"],
+        ),
+        (
+            {"name": "ul2", "denoisers": [{"paradigm": "S", "mask_rate": 0.2, "mean_span": 4}]},
+            ["objective.denoisers[0].mean_span = 4.0 has no effect with paradigm S"],
+        ),
+        (
+            {"name": "ul2", "denoisers": [{"paradigm": "S", "mask_rate": 0.6}]},
+            ["objective.denoisers[0].mask_rate = 0.6 is too high for paradigm S", "0.5 or less"],
+        ),
+        ({"name": "ul2", "denoisers": []}, ["objective.denoisers is empty"]),
+        (
+            {"name": "ul2", "document_mask": True},
+            ["document_mask = true is not a setting", "causal, mlm, rtd, prefix_lm"],
+        ),
+        ({"name": "prefix_lm", "fim_rate": 0.5}, ["objective.fim_rate = 0.5 is not a setting", "but of causal"]),
+        ({"name": "prefix_lm", "reset_positions": True}, ["needs objective.document_mask=true"]),
         ({"name": "mlm_sop", "fim_rate": 0.5}, ["objective.fim_rate = 0.5 is not a setting", "but of causal"]),
         ({"fim_spm_rate": 0.1}, ["objective.fim_spm_rate = 0.1", "objective.fim_rate = 0.0"]),
         ({"name": "mlm", "mask_split": [0.8, 0.1, 0.2]}, ["objective.mask_split = [0.8, 0.1, 0.2] sums to 1.1"]),
@@ -48,7 +68,9 @@ def test_one_sentence_with_key_value_and_remedy(changes, parts):
         assert part in problem
 
 
-@pytest.mark.parametrize(("name", "least"), [("mlm", 4), ("rtd", 4), ("mlm_nsp", 5), ("mlm_sop", 5), ("span", 4)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("mlm", 4), ("rtd", 4), ("mlm_nsp", 5), ("mlm_sop", 5), ("span", 4), ("ul2", 8)]
+)
 def test_samples_too_short_for_special_tokens(name, least):
     (problem,) = problems(objective__name=name, data__sequence_length=least - 1, **LEARNER[name])
     assert f"data.sequence_length = {least - 1} is too short for objective.name = '{name}'" in problem
@@ -62,6 +84,8 @@ def test_samples_too_short_for_special_tokens(name, least):
         {"name": "mlm", "mask_rate": 0.4, "mask_split": [1, 0, 0], "mask_units": "spans", "span_longest": 3},
         {"name": "mlm_nsp", "mask_units": "words", "short_rate": 0, "pair_weight": 0.5, "negative_rate": 0.3},
         {"name": "span", "mask_rate": 0.5, "mean_span": 8},
+        {"name": "prefix_lm", "document_mask": True, "reset_positions": True},
+        {"name": "ul2", "denoisers": [{"paradigm": "S", "mask_rate": 0.5, "weight": 2}], "paradigm_tokens": False},
         {"name": "rtd", "mask_rate": 0.25, "discriminator_weight": 1, "document_mask": True, "reset_positions": True},
     ],
 )
