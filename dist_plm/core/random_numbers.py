@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     NOISE = 11
     KEPT = 12
     MIDDLE = 13
+    TOKEN = 14
 
 
 def keys(seed: int, samples: NDArray[np.int64], purpose: Purpose) -> NDArray[np.uint64]:

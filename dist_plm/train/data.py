@@ -91,7 +91,7 @@ def open_data(data: DataConfig, objective: ObjectiveConfig, train: TrainConfig, 
         sequence_length=data.sequence_length,
         has_decoder=model.has_decoder,
     )
-    form = _form_of(objective, learned, data.sequence_length)
+    form = form_of(objective, learned, data.sequence_length)
     splits = ["train"] if train.eval_samples == 0 else ["train", "validation"]
     needed = {"train": BatchSizes.of(train).after(train.stop_at or train.steps)}
     known = {"seed": train.seed, "vocab_size": model.vocab_size}
@@ -123,7 +123,7 @@ def special_tokens(path: str | None) -> SpecialTokens | None:
     return tokenizer.special_tokens().with_vocabulary(tokenizer.pieces())
 
 
-def _form_of(objective: ObjectiveConfig, learned: Objective[Any], sequence_length: int) -> Form:
+def form_of(objective: ObjectiveConfig, learned: Objective[Any], sequence_length: int) -> Form:
     """Tells in what form an objective takes the text of a run."""
     window_length = learned.window_length(sequence_length)
     return Form(

@@ -9,11 +9,13 @@ from dist_plm.core.errors import EXIT_FINISHED, DataError
 from dist_plm.core.streams import tell
 from dist_plm.distributed.collectives import gather
 from dist_plm.spec.inference.schema import EvaluateConfig
+from dist_plm.tasks.evaluate.objective import measure_objective
 from dist_plm.tasks.evaluate.passages import open_passages
 from dist_plm.tasks.evaluate.perplexity import Asked, measure_perplexity
-from dist_plm.tasks.evaluate.report import check_out, excerpts, table, write_json
+from dist_plm.tasks.evaluate.report import excerpts, table
 from dist_plm.tasks.evaluate.sums import Hard, Hardest, Sums, measures
 from dist_plm.tasks.inference.open_model import Session, build_runner, session_of
+from dist_plm.tasks.inference.outputs import check_out, write_json
 from dist_plm.tasks.inference.runner import Runner
 from dist_plm.tasks.inference.source import alike
 
@@ -38,6 +40,8 @@ def measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     Raises:
         Refusal: on every rank alike.
     """
+    if config.on == "objective":
+        return measure_objective(config, session)
     size = session.config.model.vocab_size
     assert size is not None
     passages = alike(session.groups.world, lambda: open_passages(config.data, session.vocabulary, size))
@@ -77,7 +81,12 @@ def _together(config: EvaluateConfig, runner: Runner, sums: Sums, hardest: list[
 
 def _show(config: EvaluateConfig, content: dict[str, Any]) -> None:
     facts = {"model": content["model"], "data": content["data"]}
-    facts["windows"] = f"of {content['window']:,} tokens, {content['stride']:,} apart, documents {content['documents']}"
+    if config.on == "objective":
+        facts["objective"] = content["objective"]
+    else:
+        facts["windows"] = (
+            f"of {content['window']:,} tokens, {content['stride']:,} apart, documents {content['documents']}"
+        )
     tell(table(facts, content["results"]))
     if content["samples"]:
         tell(f"\nloss a token of the {len(content['samples'])} hardest documents:")

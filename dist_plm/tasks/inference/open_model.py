@@ -125,9 +125,11 @@ def _named(variants: Variants[T], name: str, **settings: Any) -> T:
     return variants[name](**{variants.tag: name}, **settings)
 
 
-def build_runner(session: Session) -> Runner:
+def build_runner(session: Session, needed: tuple[str, ...] = _NEEDED) -> Runner:
     """Builds this rank's part of the model, with its weights. Collective over all ranks.
 
+    Args:
+        needed: begin the names of weights that must be there; others that are not are never asked.
     Raises:
         CheckpointError: on every rank, where the weights are not whole.
     """
@@ -137,8 +139,8 @@ def build_runner(session: Session) -> Runner:
     chunk = build_chunk(shape, 0, 1)
     layouts = describe([chunk], groups.coordinates.tensor, groups.grid.tensor)
     fresh, _ = check_fit(weights, config.model, None, layouts, groups.world)
-    if absent := [name for name in fresh if name.startswith(_NEEDED)]:
-        raise CheckpointError(f"{weights.where} holds no head that predicts tokens: it lacks {listed(absent)}")
+    if absent := [name for name in fresh if name.startswith(needed)]:
+        raise CheckpointError(f"{weights.where} holds no head that predicts what is asked: it lacks {listed(absent)}")
     with finite_alone(lambda layout, _: weights.read(layout), weights.where, groups.world, "they are broken") as read:
         for layout in layouts:
             if all(piece.name in weights.shapes for piece in layout.pieces):

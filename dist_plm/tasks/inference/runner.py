@@ -1,5 +1,6 @@
 """Runs a model on its process grid, a batch at a time, without an optimizer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,10 +68,9 @@ class Runner:
         return losses, (hits > 0) & (labels >= 0)
 
     @torch.inference_mode()
-    def scores(self, batch: Batch) -> dict[str, tuple[float, int]]:
-        """Sums of loss, and of labels that are the most likely, of each array of labels, on every rank."""
+    def scores(self, batch: Batch, names: Sequence[str]) -> list[tuple[float, float]]:
+        """Sums of loss, and of labels that are the most likely, of arrays of labels by their names, on every rank."""
         scores = self.run(batch)
-        names = sorted(name for name in ("labels", "originals", "pair_labels") if name in batch)
         told = torch.zeros(len(names), 2, dtype=torch.float64, device=self.shape.device)
         if scores is not None:
             assert isinstance(scores, dict)
@@ -78,8 +78,7 @@ class Runner:
                 term = scores[name]
                 assert term.correct is not None
                 row[0], row[1] = term.loss, term.correct
-        rows = self.from_last_stage(told).tolist()
-        return {name: (loss, int(correct)) for name, (loss, correct) in zip(names, rows, strict=True)}
+        return [(loss, correct) for loss, correct in self.from_last_stage(told).tolist()]
 
     def whole_logits(self, logits: Tensor) -> Tensor:
         """[N, V / P] of each tensor rank -> [N, V] fp32 on all of them, without the padding of the vocabulary."""

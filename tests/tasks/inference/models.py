@@ -103,8 +103,8 @@ def _t5(size: int, end: int):
             d_model=32,
             d_kv=8,
             d_ff=64,
-            num_layers=2,
-            num_decoder_layers=3,
+            num_layers=3,
+            num_decoder_layers=2,
             num_heads=4,
             decoder_start_token_id=0,
             pad_token_id=0,
@@ -127,6 +127,8 @@ def save(name: str, directory: Path) -> Path:
         disturb(model)
     model.save_pretrained(directory)
     tokenizer.save(str(directory / "tokenizer.json"))
+    if name == "t5":  # whose own class adds a hundred sentinels
+        (directory / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     for number, text in enumerate(TEXTS):
         (directory / f"text{number}.txt").write_bytes(text.encode())
     return directory

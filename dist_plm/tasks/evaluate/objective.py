@@ -1,0 +1,89 @@
+"""Measures the losses by which a model learns, on held-out samples, as training evaluates them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.loader.batch import Batch
+from dist_plm.data.sampling.build_dataset import open_samples
+from dist_plm.engines.base import Engine, EvalSums, TermSums
+from dist_plm.objectives.base import LossTerm
+from dist_plm.objectives.build import build_objective
+from dist_plm.spec.inference.schema import EvaluateConfig
+from dist_plm.spec.schema import DataConfig
+from dist_plm.spec.schema_run import TrainConfig
+from dist_plm.tasks.inference.open_model import Session, build_runner
+from dist_plm.tasks.inference.runner import Runner
+from dist_plm.tasks.inference.source import alike
+from dist_plm.train.data import form_of, special_tokens
+from dist_plm.train.evaluation import Evaluator
+
+#: Begin the names of all weights that some objective predicts with.
+_HEADS = ("transform.", "output.", "pair.", "detector.")
+_ALL = 2**40
+
+
+def measure_objective(config: EvaluateConfig, session: Session) -> dict[str, Any]:
+    """Measures all windows of the split, or the first `limit` samples; returns what the file of results holds. Collective.
+
+    Raises:
+        Refusal: on every rank alike.
+    """
+    run, path = session.config, config.data.path
+    assert path is not None
+    length = run.data.sequence_length
+    learned = build_objective(
+        run.objective,
+        alike(session.groups.world, lambda: special_tokens(path)),
+        seed=config.seed,
+        sequence_length=length,
+        has_decoder=run.model.has_decoder,
+    )
+    data = DataConfig(path=path, sequence_length=length, split=config.data.shares)
+    form = form_of(run.objective, learned, length)
+    size = run.model.vocab_size
+    dataset = alike(
+        session.groups.world,
+        lambda: open_samples(data, config.data.split, form, seed=config.seed, vocab_size=size),
+    )
+    if dataset.num_windows == 0:
+        raise DataError(f"{path} holds no window of {length:,} tokens in its {config.data.split} split")
+    runner = build_runner(session, needed=_HEADS)
+    train = TrainConfig(steps=1, global_batch=1, micro_batch=config.batch_size, eval_samples=config.limit or _ALL)
+    evaluator = Evaluator(train, session.groups, dataset, learned)
+    results = evaluator(cast(Engine, _Scores(runner, learned.losses)), lambda: None)
+    return {
+        "model": session.source.where,
+        "on": config.on,
+        "data": dataset.describe(),
+        "objective": run.objective.name,
+        "sequence_length": length,
+        "results": {**results, "samples": min(config.limit or _ALL, dataset.num_windows)},
+        "samples": [],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """Scores microbatches as an engine does; it has nothing else of one."""
+
+    runner: Runner
+    losses: Mapping[str, LossTerm]
+
+    def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
+        groups = self.runner.groups
+        sums = torch.zeros(len(self.losses), 3, dtype=torch.float64)
+        for batch in microbatches:
+            told = self.runner.scores(batch, [term.over for term in self.losses.values()])
+            counts = [term.count(batch) for term in self.losses.values()]
+            sums += torch.tensor([(*one, count) for one, count in zip(told, counts, strict=True)], dtype=torch.float64)
+        sums = sums.to(groups.device.torch_device)
+        dist.all_reduce(sums, group=groups.data)
+        return {
+            name: TermSums(loss=loss, correct=int(correct), count=int(count))
+            for name, (loss, correct, count) in zip(self.losses, sums.tolist(), strict=True)
+        }

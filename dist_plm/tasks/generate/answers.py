@@ -1,0 +1,68 @@
+"""Shows answers: as they are written, once they are there, or in a file of JSONL."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
+
+from dist_plm.tasks.generate.batches import Written
+from dist_plm.tasks.generate.fill_mask import Filled
+
+#: Stands where a character is not whole yet.
+_PARTIAL = "\ufffd"
+
+
+class Terminal(BaseStreamer):
+    """Prints one answer while it is written.
+
+    Args:
+        text_of: the answer so far as text, of its tokens.
+        ends: tokens that are not printed.
+    """
+
+    def __init__(self, prompt: str, text_of: Callable[[list[int]], str], ends: Sequence[int]) -> None:
+        self._text_of, self._ends = text_of, set(ends)
+        self._is_prompt, self._printed = True, ""
+        self._tokens: list[int] = []
+        self._print(prompt)
+
+    def put(self, value: Tensor) -> None:
+        if self._is_prompt:  # comes first, as tokens
+            self._is_prompt = False
+            return
+        self._tokens += [token for token in value.flatten().tolist() if token not in self._ends]
+        text = self._text_of(self._tokens)
+        if not text.endswith(_PARTIAL) and text.startswith(self._printed):
+            self._print(text[len(self._printed) :])
+            self._printed = text
+
+    def end(self) -> None:
+        self._print("\n")
+
+    def _print(self, text: str) -> None:
+        print(text, end="", flush=True, file=sys.stdout)
+
+
+def shown(answer: Written | Filled) -> str:
+    """Builds what a person sees of an answer."""
+    if isinstance(answer, Written):
+        return answer.row.prompt + answer.text
+    lines = [answer.text]
+    for place, mask in enumerate(answer.masks):
+        head = f"mask {place + 1}" if len(answer.masks) > 1 else ""
+        lines += [head] if head else []
+        width = max(len(token) for token, _ in mask)
+        lines += [f"  {token:{width}}  {100 * share:6.2f} %" for token, share in mask]
+    return "\n".join(lines)
+
+
+def record(answer: Written | Filled) -> dict[str, Any]:
+    """Makes a line of the file of answers."""
+    if isinstance(answer, Written):
+        row = answer.row
+        told = {"row": row.number, "prompt": row.prompt, "text": answer.text, "finish": answer.finish}
+        return told | {"tokens": len(answer.tokens)}
+    masks = [[{"token": token, "probability": share} for token, share in mask] for mask in answer.masks]
+    return {"row": answer.number, "prompt": answer.prompt, "text": answer.text, "masks": masks}

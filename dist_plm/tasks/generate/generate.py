@@ -1,0 +1,136 @@
+"""Lets a model write, or fill in what is masked, on any process grid."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from dist_plm.core.errors import EXIT_FINISHED, ConfigError
+from dist_plm.core.streams import tell
+from dist_plm.distributed.collectives import gather
+from dist_plm.spec.inference.schema import GenerateConfig
+from dist_plm.spec.rules.sections import no_effect
+from dist_plm.tasks.generate.answers import Terminal, record, shown
+from dist_plm.tasks.generate.batches import Batch, Decoding, Written, batches_of, continuation
+from dist_plm.tasks.generate.fill_mask import Filled, fill, masked_tokens
+from dist_plm.tasks.generate.on_grid import GridWriter
+from dist_plm.tasks.generate.prompts import Row, read_prompts, rows_of
+from dist_plm.tasks.generate.with_transformers import TransformersWriter
+from dist_plm.tasks.inference.open_model import Session, build_runner, session_of
+from dist_plm.tasks.inference.outputs import check_out, write_lines
+
+#: What bears on texts that are written, and not on what is filled in.
+_OF_WRITING = (
+    "max_new_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "num_beams",
+    "samples",
+    "stop",
+    "begin",
+)
+
+
+class Writer(Protocol):
+    def write(self, batch: Batch, decoding: Decoding) -> list[Written]:
+        """Writes answers to all rows of a batch."""
+        ...
+
+
+def generate(config: GenerateConfig, environ: Mapping[str, str] = os.environ) -> int:
+    """Answers all prompts, shows the answers and writes them to config.out. Every rank calls it. Returns the exit code.
+
+    Raises:
+        Refusal: on every rank alike.
+    """
+    check_out(config.out)
+    prompts = read_prompts(config)
+    with session_of(config, environ) as session:
+        streams = session.is_first and config.out is None and sys.stdout.isatty()
+        answers, streamed = answered(config, session, prompts, streams=streams)
+        if session.is_first and config.out is not None:
+            write_lines(config.out, map(record, answers))
+            tell(f"{config.out}: {len(answers):,} answers")
+        elif session.is_first and not streamed:
+            tell("\n\n".join(map(shown, answers)))
+    return EXIT_FINISHED
+
+
+def answered(
+    config: GenerateConfig, session: Session, prompts: list[str], *, streams: bool = False
+) -> tuple[list[Written | Filled], bool]:
+    """All answers in the order of their prompts, on every rank, and whether they were printed while they were written.
+    Collective over all ranks.
+
+    Raises:
+        Refusal: on every rank alike.
+    """
+    if session.config.model.is_encoder:
+        return [*_filled(config, session, prompts)], False
+    if problems := list(no_effect(config, "", ["best"], "a model that writes")):
+        raise ConfigError(problems)
+    rows = rows_of(prompts, config, session.config.model, session.vocabulary)
+    writer = _writer(config, session)
+    place, size = session.groups.coordinates, session.groups.grid
+    decoding = _decoding(config, session)
+    streams = streams and len(rows) == 1 and config.num_beams == 1
+    mine = [row for position, row in enumerate(rows) if position % size.data == place.data]
+    written: list[Written] = []
+    for batch in batches_of(mine, config.batch_size):
+        if streams:
+            batch = replace(batch, streamer=_terminal(batch.rows[0], decoding))
+        written += writer.write(batch, decoding)
+    speaks = place.tensor == 0 and place.pipeline == 0
+    parts: list[list[Written]] = gather(session.groups.world, written if speaks else [])
+    told = [one for part in parts for one in part]
+    told.sort(key=lambda one: one.row.number)
+    return [*told], streams
+
+
+def _filled(config: GenerateConfig, session: Session, prompts: list[str]) -> list[Filled]:
+    if problems := list(no_effect(config, "", _OF_WRITING, "a masked model, which fills in")):
+        raise ConfigError(problems)
+    model, vocabulary = session.config.model, session.vocabulary
+    limit = model.max_positions if model.position in ("learned", "sinusoidal") else None
+    rows = [masked_tokens(number, prompt, limit, vocabulary) for number, prompt in enumerate(prompts)]
+    runner = build_runner(session)
+    place, size = session.groups.coordinates, session.groups.grid
+    found = [
+        fill(runner, vocabulary, number, prompts[number], rows[number], config.best)
+        for number in range(place.data, len(prompts), size.data)
+    ]
+    speaks = place.tensor == 0 and place.pipeline == 0
+    parts = gather(session.groups.world, found if speaks else list[Filled]())
+    return sorted((one for part in parts for one in part), key=lambda one: one.number)
+
+
+def _writer(config: GenerateConfig, session: Session) -> Writer:
+    grid = session.groups.grid
+    if grid.tensor == grid.pipeline == 1 and (writer := TransformersWriter.of(session)) is not None:
+        return writer
+    if config.num_beams > 1:
+        alone = grid.tensor == grid.pipeline == 1
+        reason = "a model that Transformers has no class for" if alone else "tensor and pipeline ranks"
+        raise ConfigError(
+            [f"num_beams = {config.num_beams} does not work with {reason}: leave it out, or use one process"]
+        )
+    return GridWriter(build_runner(session))
+
+
+def _decoding(config: GenerateConfig, session: Session) -> Decoding:
+    vocabulary, settings = session.vocabulary, session.source.settings
+    special = vocabulary.special
+    pad = special.pad if special.pad is not None else vocabulary.ends[0]
+    start = None
+    if session.config.model.has_decoder:
+        given = settings.get("decoder_start_token_id")
+        start = given if isinstance(given, int) else special.pad or 0
+    return Decoding(config, vocabulary, vocabulary.ends, pad, start)
+
+
+def _terminal(row: Row, decoding: Decoding) -> Terminal:
+    prompt = row.prompt if decoding.start is None else ""
+    return Terminal(prompt, lambda tokens: continuation(row, tokens, decoding), (*decoding.ends, decoding.pad))

@@ -1,0 +1,78 @@
+"""Generation on tensor and pipeline ranks, token by token with a cache of keys and values."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dist_plm.data.loader.batch import Batch as Arrays
+from dist_plm.models.sequence_context import KVCache
+from dist_plm.tasks.generate.batches import Batch, Decoding, Written
+from dist_plm.tasks.inference.runner import Runner
+
+
+@dataclass(frozen=True, slots=True)
+class GridWriter:
+    """Writes with a model that ranks share. All of them do the same, each with its own part of the model."""
+
+    runner: Runner
+
+    @torch.inference_mode()
+    def write(self, batch: Batch, decoding: Decoding) -> list[Written]:
+        """Writes answers to all rows of a batch, one token after the other."""
+        device, rows = self.runner.shape.device, len(batch.rows)
+        read, mask = batch.padded(decoding.pad, left=decoding.start is None)
+        tokens = read.to(device) if decoding.start is None else torch.full((rows, 1), decoding.start, device=device)
+        given = _Given(read, mask, decoding.start is not None)
+        choosers, stops = batch.choosers(decoding), batch.stops(decoding)
+        cache, ends = KVCache(tokens.shape[1] + batch.room), torch.tensor(decoding.ends, device=device)
+        done = torch.zeros(rows, dtype=torch.bool, device=device)
+        if batch.streamer is not None:
+            batch.streamer.put(tokens.cpu())
+        for _ in range(batch.room):
+            chosen = torch.empty(rows, dtype=torch.int64, device=device)
+            logits = self.runner.run(given.next(tokens.cpu(), cache.length), cache)
+            if logits is not None:
+                assert isinstance(logits, Tensor)
+                chosen[:] = choosers(tokens, self.runner.whole_logits(logits)).argmax(-1)
+            chosen = torch.where(done, decoding.pad, self.runner.from_last_stage(chosen))
+            tokens = torch.cat([tokens, chosen[:, None]], dim=1)
+            if batch.streamer is not None:
+                batch.streamer.put(chosen.cpu())
+            done |= torch.isin(chosen, ends)
+            for stop in stops:
+                done |= stop(tokens, None)
+            if bool(done.all()):
+                break
+        if batch.streamer is not None:
+            batch.streamer.end()
+        return batch.written(tokens, decoding)
+
+
+class _Given:
+    """Makes the model's input of the tokens that it has not read yet.
+
+    Args:
+        read: [B, S] of the prompts, and `mask` where they are no padding.
+        has_encoder: they are read by an encoder; what is written stands alone.
+    """
+
+    def __init__(self, read: Tensor, mask: Tensor, has_encoder: bool) -> None:
+        self._read, self._mask, self._has_encoder = read, mask, has_encoder
+
+    def next(self, tokens: Tensor, past: int) -> Arrays:
+        samples = torch.arange(len(tokens))
+        fresh = tokens[:, past:]
+        if self._has_encoder:
+            arrays = {"tokens": self._read, "decoder_tokens": fresh, "samples": samples}
+            return arrays if bool(self._mask.all()) else {**arrays, "lengths": self._mask.sum(1)}
+        if bool(self._mask.all()):
+            return {"tokens": fresh, "samples": samples}
+        starts = (1 - self._mask).sum(1)
+        columns = torch.arange(tokens.shape[1])
+        return {
+            "tokens": fresh,
+            "samples": samples,
+            "documents": (columns >= starts[:, None]).int(),
+            "positions": (columns[past:] - starts[:, None]).clamp(min=0),
+        }

@@ -1,0 +1,99 @@
+"""Reads prompts, and makes rows of tokens of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dist_plm.core.errors import ConfigError, DataError
+from dist_plm.core.parsing import load_json
+from dist_plm.core.regular import read_regular
+from dist_plm.spec.families import ModelConfig
+from dist_plm.spec.inference.schema import GenerateConfig
+from dist_plm.tasks.inference.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Holds a prompt that is to be answered.
+
+    Args:
+        number: by which its draws are keyed.
+        tokens: model input.
+        room: tokens that may be written.
+    """
+
+    number: int
+    prompt: str
+    tokens: tuple[int, ...]
+    room: int
+
+
+def read_prompts(config: GenerateConfig) -> list[str]:
+    """The prompt, or those of a file: each line, or a column of a .jsonl.
+
+    Raises:
+        DataError: the file cannot be read, or holds none.
+    """
+    if config.prompts is None:
+        assert config.prompt is not None
+        return [config.prompt]
+    try:
+        lines = bytes(read_regular(config.prompts)).decode().splitlines()
+    except OSError as error:
+        raise DataError(f"prompts = {config.prompts} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"prompts = {config.prompts} is not UTF-8 text (byte {error.start:,})") from None
+    if config.prompts.endswith(".jsonl"):
+        prompts = [_column(line, config, number) for number, line in enumerate(lines, 1) if line.strip()]
+    else:
+        prompts = [line for line in lines if line.strip()]
+    if not prompts:
+        raise DataError(f"prompts = {config.prompts} holds no prompt: write one a line")
+    return prompts
+
+
+def _column(line: str, config: GenerateConfig, number: int) -> str:
+    where = f"prompts = {config.prompts}, line {number}"
+    try:
+        content = load_json(line)
+    except ValueError as error:
+        raise DataError(f"{where} is no JSON: {error}") from None
+    text = content.get(config.column) if isinstance(content, dict) else None
+    if not isinstance(text, str):
+        raise DataError(f"{where} has no text in {config.column!r}: name the column with column=NAME")
+    return text
+
+
+def rows_of(prompts: Sequence[str], config: GenerateConfig, model: ModelConfig, vocabulary: Vocabulary) -> list[Row]:
+    """Rows for a model that writes: each prompt config.samples times.
+
+    Raises:
+        ConfigError: a prompt leaves no room for an answer.
+    """
+    rows = []
+    for number, prompt in enumerate(prompts):
+        tokens = _tokens(prompt, config, model, vocabulary)
+        room = _room(number, len(tokens), config, model)
+        rows += [Row(number * config.samples + more, prompt, tokens, room) for more in range(config.samples)]
+    return rows
+
+
+def _tokens(prompt: str, config: GenerateConfig, model: ModelConfig, vocabulary: Vocabulary) -> tuple[int, ...]:
+    special = vocabulary.special
+    if model.has_decoder:
+        eos = vocabulary.tokenizer.end_of_document_id if special.eos is None else special.eos
+        return (*vocabulary.encode_marked(prompt, special.sentinels), eos)
+    tokens = vocabulary.encode(prompt)
+    begins = vocabulary.begins_texts if config.begin is None else config.begin
+    return tuple([vocabulary.beginning, *tokens] if begins or not tokens else tokens)
+
+
+def _room(number: int, length: int, config: GenerateConfig, model: ModelConfig) -> int:
+    limit = model.max_positions if model.position in ("learned", "sinusoidal") else None
+    if limit is None:
+        return config.max_new_tokens
+    where = "prompt" if config.prompts is None else f"prompts = {config.prompts}: prompt {number + 1}"
+    if length > limit or (length == limit and not model.has_decoder):
+        raise ConfigError(
+            [f"{where} has {length:,} tokens, and the model {limit:,} positions for it and its answer: shorten it"]
+        )
+    return min(config.max_new_tokens, limit if model.has_decoder else limit - length)

@@ -1,0 +1,50 @@
+"""Writes results to files for programs: one of JSON, or a line of it for each row."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dist_plm.core.errors import DataError
+from dist_plm.core.files import atomic_writer
+
+
+def check_out(out: str | None) -> None:
+    """Sees to it, before anything is measured, that a file can be written.
+
+    Raises:
+        DataError: its folder is not there, or it is a folder itself.
+    """
+    if out is None:
+        return
+    path = Path(out)
+    if path.is_dir():
+        raise DataError(f"out = {out} is a directory: name a file in it")
+    if not path.parent.is_dir():
+        raise DataError(f"out = {out}: there is no directory {path.parent}: make it, or name another file")
+
+
+def write_json(out: str, content: Mapping[str, Any]) -> None:
+    """Writes one object.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    _write(out, json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def write_lines(out: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes an object a line.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    _write(out, "\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+
+
+def _write(out: str, text: str) -> None:
+    try:
+        with atomic_writer(Path(out)) as file:
+            file.write(text.encode(errors="replace") + b"\n")
+    except OSError as error:
+        raise DataError(f"out = {out} cannot be written: {error.strerror}") from None

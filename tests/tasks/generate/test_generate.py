@@ -1,0 +1,141 @@
+"""What is written beside Transformers, token by token, on one process and on ranks that share a model."""
+
+import functools
+
+import pytest
+import torch
+import transformers
+
+from dist_plm.tasks.generate.generate import answered
+from dist_plm.tasks.generate.with_transformers import TransformersWriter
+from tests.tasks.inference.models import END, LENGTH, generate_config, opened
+
+pytestmark = pytest.mark.ranks
+
+GRIDS = {"one": (1, {}), "tensor": (2, {"tensor": 2}), "pipeline": (2, {"pipeline": 2})}
+PROMPTS = ["To be", "The cat sat on the mat; the dog", "Ein", "question"]
+
+
+def found(world, config, prompts, own_loop=False):
+    if own_loop:  # for what one process would have Transformers do
+        TransformersWriter.of = classmethod(lambda cls, session: None)
+    session = opened(world, config)
+    answers, _ = answered(config, session, prompts)
+    return answers
+
+
+@functools.cache
+def model_of(directory):
+    kind = transformers.AutoModelForSeq2SeqLM if directory.name.startswith("t5") else transformers.AutoModelForCausalLM
+    return kind.from_pretrained(directory).eval(), transformers.AutoTokenizer.from_pretrained(directory)
+
+
+def theirs(directory, prompt, **settings):
+    """The new tokens of `transformers.generate`, up to the first that ends a text."""
+    model, tokenizer = model_of(directory)
+    read = tokenizer(prompt, return_tensors="pt").input_ids
+    if directory.name.startswith("t5"):
+        read = torch.cat([read, torch.tensor([[1]])], 1)
+    with torch.no_grad():
+        result = model.generate(read, do_sample=False, max_new_tokens=12, pad_token_id=0, **settings)
+    new = result[0, 1 if directory.name.startswith("t5") else read.shape[1] :].tolist()
+    end = model.config.eos_token_id
+    return tuple(new[: new.index(end)] if end in new else new)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
+def test_greedy_as_transformers(ranks, model_dirs, name, grid):
+    if name == "t5" and grid == "pipeline":
+        pytest.skip("a rule refuses pipelines of encoder and decoder")
+    directory, (size, parallel) = model_dirs(name), GRIDS[grid]
+    expected = [theirs(directory, prompt) for prompt in PROMPTS]
+    assert len(set(expected)) > 1
+    config = generate_config(directory, max_new_tokens=12, batch_size=3, parallel=parallel)
+    for own_loop in {size > 1, True}:
+        for answers in ranks.run(size, found, config, PROMPTS, own_loop):
+            assert [answer.tokens for answer in answers] == expected
+
+
+def test_repetition_is_punished_as_by_transformers_whatever_the_batch(ranks, model_dirs):
+    directory = model_dirs("llama")
+    expected = [theirs(directory, prompt, repetition_penalty=1.7) for prompt in PROMPTS]
+    for size in (1, 4):
+        config = generate_config(directory, max_new_tokens=12, batch_size=size, repetition_penalty=1.7)
+        (answers,) = ranks.run(1, found, config, PROMPTS)
+        assert [answer.tokens for answer in answers] == expected
+
+
+def test_beams_are_those_of_transformers(ranks, model_dirs):
+    directory = model_dirs("gpt2")
+    config = generate_config(directory, max_new_tokens=12, batch_size=2, num_beams=3)
+    (answers,) = ranks.run(1, found, config, PROMPTS)
+    assert [answer.tokens for answer in answers] == [theirs(directory, prompt, num_beams=3) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_draws_depend_on_seed_and_row_alone(ranks, model_dirs, name):
+    directory = model_dirs(name)
+    drawn = {"max_new_tokens": 12, "temperature": 1.3, "top_k": 50, "top_p": 0.95, "samples": 2}
+    (first,) = ranks.run(1, found, generate_config(directory, batch_size=8, **drawn), PROMPTS)
+    (second,) = ranks.run(1, found, generate_config(directory, batch_size=3, **drawn), PROMPTS)
+    grids = [{"tensor": 2}, {}] + ([{"pipeline": 2}] if name == "gpt2" else [])
+    assert [a.tokens for a in first] == [a.tokens for a in second]
+    assert first[0].tokens != first[1].tokens
+    for parallel in grids:
+        config = generate_config(directory, batch_size=5, parallel=parallel, **drawn)
+        for answers in ranks.run(2, found, config, PROMPTS):
+            assert [a.tokens for a in answers] == [a.tokens for a in first]
+    (other,) = ranks.run(1, found, generate_config(directory, seed=7, **drawn), PROMPTS)
+    assert [a.tokens for a in other] != [a.tokens for a in first]
+
+
+def test_a_draw_follows_the_distribution(ranks, model_dirs):
+    directory, count = model_dirs("gpt2"), 600
+    model, tokenizer = model_of(directory)
+    with torch.no_grad():
+        shares = torch.softmax(model(tokenizer("To be", return_tensors="pt").input_ids).logits[0, -1], -1)
+    config = generate_config(directory, max_new_tokens=1, temperature=1.0, samples=count, batch_size=200)
+    (answers,) = ranks.run(1, found, config, ["To be"])
+    likely = int(shares.argmax())
+    hits = sum(likely in answer.tokens for answer in answers)
+    share = float(shares[likely])
+    assert abs(hits / count - share) < 5 * (share * (1 - share) / count) ** 0.5
+
+
+def test_an_answer_ends_before_a_text_and_at_the_last_position(ranks, model_dirs):
+    directory = model_dirs("gpt2")
+    (whole,) = ranks.run(1, found, generate_config(directory, max_new_tokens=12), ["To be"])
+    text = whole[0].text
+    stop = text[len(text) // 2 :][:2]
+    for own_loop in (False, True):
+        config = generate_config(directory, max_new_tokens=12, stop=[stop])
+        (ended,) = ranks.run(1, found, config, ["To be"], own_loop)
+        assert (ended[0].text, ended[0].finish) == (text[: text.index(stop)], "stop")
+        (full,) = ranks.run(1, found, generate_config(directory, max_new_tokens=500), ["To be"], own_loop)
+        _, tokenizer = model_of(directory)
+        if full[0].finish == "length":
+            assert len(full[0].tokens) == LENGTH - len(tokenizer("To be").input_ids)
+
+
+def test_an_empty_prompt_begins_where_documents_do(ranks, model_dirs):
+    directory = model_dirs("gpt2")
+    (answers,) = ranks.run(1, found, generate_config(directory, max_new_tokens=12), [""])
+    assert answers[0].tokens == theirs(directory, END)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_masks_are_filled_as_by_transformers(ranks, model_dirs, grid):
+    directory, (size, parallel) = model_dirs("bert"), GRIDS[grid]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(directory).eval()
+    prompt = "the [MASK] sat on the [MASK]"
+    read = tokenizer(prompt, return_tensors="pt").input_ids
+    with torch.no_grad():
+        shares = torch.softmax(model(read).logits[0], -1)[read[0] == 4]
+    best = shares.topk(3)
+    expected = [[tokenizer.convert_ids_to_tokens(int(i)) for i in row] for row in best.indices]
+    for (filled,) in ranks.run(size, found, generate_config(directory, best=3, parallel=parallel), [prompt]):
+        assert [[t for t, _ in mask] for mask in filled.masks] == expected
+        for mask, values in zip(filled.masks, best.values, strict=True):
+            assert [share for _, share in mask] == pytest.approx(values.tolist(), rel=1e-4)
