@@ -43,7 +43,8 @@ def test_everything(tmp_path):
 
 def test_a_part_that_fails_or_takes_too_long_is_told(tmp_path, monkeypatch):
     args = argparse.Namespace(device="nowhere", quick=True, out=tmp_path, notes=tmp_path / "notes")
-    failure = gpu.attempt_part("ceilings", args, 100.0)
+    monkeypatch.setitem(gpu.PARTS, "ceilings", (600, 600))
+    failure = gpu.attempt_part("ceilings", args, 600.0)
     assert failure is not None
     assert "exit code 2" in failure["failed"]
     assert "invalid choice" in (tmp_path / "ceilings.log").read_text()
