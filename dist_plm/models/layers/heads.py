@@ -41,7 +41,8 @@ def predicted(hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         batch: `labels`, and `positions_predicted` where an engine has told them.
     """
     labels = batch["labels"].transpose(0, 1).reshape(-1)
-    return predicted_states(hidden, batch), labels.index_select(0, positions_of(batch))
+    positions = positions_of(batch)
+    return hidden.flatten(0, 1).index_select(0, positions), labels.index_select(0, positions)
 
 
 def predicted_states(hidden: Tensor, batch: Batch) -> Tensor:
