@@ -43,6 +43,8 @@ TAKES_WHOLE = {
     "cluster/submit.py:Submission": "holds what is submitted",
     "cluster/preflight.py:look": "compares whole configurations of ranks",
     "cluster/preflight.py:preflight": "compares whole configurations of ranks",
+    "plan/search.py": "changes settings of several sections, and lets the rules check them",
+    "plan/verdict.py": "changes settings of several sections, and lets the rules check them",
     **dict.fromkeys(
         (f"spec/{things}/*:problems" for things in ("engines", "families", "objectives", "optimizers")),
         "relates the thing to other sections",

@@ -17,7 +17,7 @@ from dist_plm.cli.compose import compose
 from dist_plm.cli.help import OPTIONS, help_text
 from dist_plm.cli.search_path import SearchPath
 from dist_plm.cli.summary import summary
-from dist_plm.cluster.check import check, check_here, check_run
+from dist_plm.cluster.check import check, check_here, check_run, run_of
 from dist_plm.config.credentials import mask
 from dist_plm.config.decode import decode, encode, flatten
 from dist_plm.config.origins import Origin, complete, table, trace
@@ -39,7 +39,7 @@ from dist_plm.spec.rules.finalize import (
     check_verify,
     finalize,
 )
-from dist_plm.spec.schema import PretrainConfig, SubmissionConfig, TrainingConfig
+from dist_plm.spec.schema import PlanConfig, PretrainConfig, SubmissionConfig, TrainingConfig
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig
 
@@ -55,6 +55,7 @@ EXIT_INTERRUPTED = 130
 _CHECKS: dict[type, Callable[[Any, int], Any]] = {
     PretrainConfig: lambda config, world_size: finalize(config, world_size=world_size, vocab_size=None),
     FinetuneConfig: lambda config, world_size: finalize(config, world_size=world_size, vocab_size=None),
+    PlanConfig: lambda config, world_size: finalize(run_of(config), world_size=world_size, vocab_size=None),
     PrepareConfig: lambda config, world_size: check_prepare(config),
     VerifyConfig: lambda config, world_size: check_verify(config),
     ConvertConfig: lambda config, world_size: check_convert(config),
@@ -141,7 +142,7 @@ def _load_frozen(config_class: type[C], path: str, overrides: Sequence[str]) -> 
 
 
 def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str, run: Run[C], doc: str) -> int:
-    options = parse(arguments)
+    options = parse(arguments, planned=config_class is PlanConfig)
     if options.multirun and not options.help:
         raise ConfigError(["--multirun is for commands that train: start this one once for each value"])
     if options.help:
@@ -191,7 +192,7 @@ def _print_origins(config: Any, origins: Mapping[str, Origin], world_size: int) 
 
 def _world_size(options: argparse.Namespace, env: Mapping[str, str] = os.environ) -> int:
     """Counts the ranks of the run; where it is only planned, a batch script's or an allocation's tasks count too."""
-    given, planned = options.world_size, options.origin or options.check
+    given, planned = options.world_size, options.planned or options.origin or options.check
     if given is not None:
         if not (number := whole_number(given)):
             raise ConfigError([f"--world-size {given} is not allowed: it must be a whole number, 1 or more"])
@@ -203,13 +204,21 @@ def _world_size(options: argparse.Namespace, env: Mapping[str, str] = os.environ
     return from_environment(env).world_size
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
+def planned_world_size(arguments: Sequence[str]) -> int:
+    """Counts the ranks of a run that is only planned, from the command line or from a batch script's tasks."""
+    return _world_size(parse(arguments, planned=True))
+
+
+def parse(arguments: Sequence[str], *, planned: bool = False) -> argparse.Namespace:
     """Tells options from overrides.
 
+    Args:
+        planned: the command trains nothing, and so may be told how many ranks there would be.
     Raises:
         ConfigError: an option is unknown or out of place.
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.set_defaults(planned=planned)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--cfg", "-c", choices=["job"])
@@ -223,9 +232,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     problems = [_option_problem(option) for option in unknown]
     if options.frozen is not None and options.config_dir:
         problems.append(f"--config-dir has no effect with --frozen {options.frozen}, which is a whole configuration")
-    if options.world_size is not None and not (options.check or options.origin):
+    if options.world_size is not None and not (options.planned or options.check or options.origin):
         problems.append(
-            "--world-size belongs to --check and --origin: torchrun or srun says how many processes there are"
+            "--world-size belongs to --check and --origin, and to plan: torchrun or srun says how many processes there are"
         )
     if problems:
         raise ConfigError(problems)

@@ -13,7 +13,7 @@ OPTIONS = {
     "--config-dir DIR": "look up groups in DIR too, after conf/: a site's clusters and experiments",
     "--check": "check the configuration as the run would, print what follows from it, and stop",
     "--multirun, -m": "one run after the other for each value of KEY=a,b,c, each with a run.name of its own (training)",
-    "--world-size N": "with --check or --origin: as if N processes ran (else WORLD_SIZE, SLURM_NTASKS, or 1)",
+    "--world-size N": "with --check, --origin or plan: as if N processes ran (else WORLD_SIZE, SLURM_NTASKS, or 1)",
 }
 
 _SYNTAX = """\

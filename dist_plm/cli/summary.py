@@ -5,6 +5,8 @@ from typing import Any
 
 from dist_plm.cluster.check import ranks_per_node, run_of
 from dist_plm.cluster.check import world_size as world_size_of
+from dist_plm.plan.render import time_line, verdict_line
+from dist_plm.plan.verdict import make_plan
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import num_microbatches, num_warmup_steps, padded_vocab_size
 from dist_plm.spec.flops import flops_per_token, num_parameters
@@ -36,6 +38,9 @@ def _(config: TrainingConfig, world_size: int) -> str:
     }
     if (ramp := train.batch_rampup) is not None:
         lines["the batch"] = f"{ramp.start} samples at first, whole after {_short(ramp.samples)} samples"
+    if config.cluster.gpu is not None and model.vocab_size is not None:
+        plan = make_plan(config, world_size)
+        lines |= {"memory": verdict_line(plan), "time": time_line(plan)}
     width = max(map(len, lines))
     return "\n".join(["ok", *(f"  {name:{width}}  {text}" for name, text in lines.items())])
 

@@ -76,7 +76,7 @@ def check(submission: SubmissionConfig) -> SubmissionConfig:
     return replace(submission, **{f.name: getattr(run, f.name) for f in fields(run)})
 
 
-def run_of(submission: SubmissionConfig) -> PretrainConfig:
+def run_of(submission: PretrainConfig) -> PretrainConfig:
     """The run alone, as launch/pretrain.py knows it."""
     return PretrainConfig(**{f.name: getattr(submission, f.name) for f in fields(PretrainConfig)})
 

@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import platform
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dist_plm.spec.gpus import GPU_PEAKS
+from dist_plm.spec.gpus import peaks_of
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ def gpu_peak_tflops(name: str, precision: Precision, *, tf32: bool) -> float | N
     Args:
         tf32: whether fp32 matrix products may run on the TF32 tensor cores.
     """
-    peaks = next((peaks for pattern, peaks in GPU_PEAKS if re.search(pattern, name)), None)
+    peaks = peaks_of(name)
     if peaks is None or " MIG " in name:  # a MIG device is a slice of the chip it is named after
         return None
     if precision == "fp8":

@@ -1,5 +1,6 @@
-"""Lists the most that GPUs can compute."""
+"""Lists what GPUs can compute, hold and send."""
 
+import re
 from dataclasses import dataclass
 
 
@@ -42,5 +43,62 @@ GPU_PEAKS: tuple[tuple[str, GpuPeaks], ...] = (
     (r"\bRTX 5090\b(?! Laptop)", GpuPeaks(104.8, 104.8, 209.5, 209.5)),
     (r"\bRTX 4090\b(?! Laptop)", GpuPeaks(82.6, 82.6, 165.2, 165.2)),
     (r"\bRTX 3090\b(?! Ti)", GpuPeaks(35.6, 35.6, 71.0, 71.0)),
+    (r"\bMI250X\b", GpuPeaks(23.9, None, 191.5, 191.5)),  # of one of its two dies, each a device
     (r"\bMI300X\b", GpuPeaks(163.4, 653.7, 1307.4, 1307.4)),
 )
+
+
+def peaks_of(device: str) -> GpuPeaks | None:
+    """Finds the peaks of a GPU by the name CUDA gives it; None where it is not in the table."""
+    return next((peaks for pattern, peaks in GPU_PEAKS if re.search(pattern, device)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """Describes a GPU as a plan needs it.
+
+    Args:
+        device: as CUDA names it.
+        gib: of memory that a process can have, as PyTorch's `total_memory` tells.
+        memory_gb: GB/s of its memory.
+        link_gb: GB/s each way to the others of its node.
+        network_gbit: of its share of a node's network, as in the vendor's own systems.
+        units: streaming multiprocessors or compute units, over which tiles of a product are dealt.
+        sustained: share of the peak that large products reach in 16 bits, which power limits.
+    """
+
+    device: str
+    gib: float
+    memory_gb: float
+    link_gb: float
+    network_gbit: float
+    units: int
+    sustained: float
+
+    @property
+    def peaks(self) -> GpuPeaks:
+        """Its peaks."""
+        peaks = peaks_of(self.device)
+        assert peaks is not None, f"{self.device} has no peaks"
+        return peaks
+
+
+#: By the names of cluster.gpu. Memory, bandwidth and links from the vendors' data sheets (NVIDIA V100, A100, H100, H200, HGX
+#: B200, GB200, L40S; AMD MI250X, MI300X); networks of DGX-1V, DGX A100, H100 and B200; sustained shares are what cuBLAS and
+#: hipBLASLt reach with square matrices of 8,192 in published measurements, rounded to 0.05.
+GPUS: dict[str, Gpu] = {
+    "v100": Gpu("Tesla V100-SXM2-32GB", 31.7, 900, 150, 50, 80, 0.75),
+    "v100_16": Gpu("Tesla V100-SXM2-16GB", 15.8, 900, 150, 50, 80, 0.75),
+    "a100": Gpu("NVIDIA A100-SXM4-80GB", 79.3, 2039, 300, 200, 108, 0.85),
+    "a100_40": Gpu("NVIDIA A100-SXM4-40GB", 39.4, 1555, 300, 200, 108, 0.85),
+    "h100": Gpu("NVIDIA H100 80GB HBM3", 79.1, 3350, 450, 400, 132, 0.7),
+    "h100_pcie": Gpu("NVIDIA H100 PCIe", 79.1, 2000, 55, 200, 114, 0.65),
+    "h100_nvl": Gpu("NVIDIA H100 NVL", 93.1, 3900, 300, 200, 132, 0.65),
+    "h200": Gpu("NVIDIA H200", 139.7, 4800, 450, 400, 132, 0.7),
+    "b200": Gpu("NVIDIA B200", 178.3, 7700, 900, 400, 148, 0.75),
+    "gb200": Gpu("NVIDIA GB200", 184.0, 8000, 900, 400, 152, 0.75),
+    "l40s": Gpu("NVIDIA L40S", 44.4, 864, 28, 100, 142, 0.65),
+    "rtx_4090": Gpu("NVIDIA GeForce RTX 4090", 23.5, 1008, 28, 100, 128, 0.9),
+    "mi250x": Gpu("AMD Instinct MI250X", 63.9, 1600, 100, 100, 110, 0.65),
+    "mi300x": Gpu("AMD Instinct MI300X", 191.5, 5300, 350, 400, 304, 0.5),
+}

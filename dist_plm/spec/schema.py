@@ -176,9 +176,10 @@ class PretrainConfig(TrainingConfig):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitConfig:
     """How launch/submit.py goes about it. `check_data` opens the store, and looks at what the run begins with, before
-    anything is queued."""
+    anything is queued. `force` queues also what a plan says cannot fit into the GPU that cluster.gpu names."""
 
     dry_run: bool = False
+    force: bool = False
     watch: bool = False
     check_data: bool = True
 
@@ -190,3 +191,11 @@ class SubmissionConfig(PretrainConfig):
     nodes: Annotated[int, between(1, 65_533)]  # Slurm's own limit
     min_nodes: Count | None = None
     submit: SubmitConfig = field(default_factory=SubmitConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanConfig(PretrainConfig):
+    """A pretraining run that is planned. `search` compares process grids, of which it shows the `top` fastest."""
+
+    search: bool = False
+    top: Count = 8

@@ -82,6 +82,9 @@ class ClusterConfig:
     """Where the ranks run. `device` auto takes CUDA where it is present; `peak_tflops` of one device is measured on CPU
     and looked up on known GPUs when None.
 
+    A plan reads `gpu`, a name of spec/gpus.py, `network_gbit`, each GPU's share of the network between nodes (None: as in the
+    vendor's own systems), and `gpu_hour_price`, in whatever money.
+
     From `launcher` on, what launch/submit.py asks Slurm for; None leaves it to the site. `ranks_per_node` is
     `gpus_per_node`, or 1 without GPUs, when None, and `python` the interpreter that submits. `setup`, `container` and
     `scratch` are shell, in which variables are those of the job."""
@@ -89,6 +92,9 @@ class ClusterConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     timeout_minutes: Minutes = 10.0  # of a collective, before the run is given up
     peak_tflops: Positive | None = None
+    gpu: str | None = None
+    network_gbit: Positive | None = None
+    gpu_hour_price: Positive | None = None
     preflight: bool = True  # a look at nodes, disks and links before training
     private_runs: bool = True  # run directories that are made are their user's alone; false: as umask has it
     launcher: Literal["torchrun", "srun"] = "torchrun"

@@ -15,7 +15,7 @@ from dist_plm.cli.commands.submit import execute as submit
 from dist_plm.config.suggest import setting_names
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
-from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
+from dist_plm.spec.schema import PlanConfig, PretrainConfig, SubmissionConfig
 from dist_plm.spec.schema_convert import ConvertConfig
 from tests.docs.blocks import OTHER, PAGES, ROOT, Block, blocks
 
@@ -27,6 +27,7 @@ KINDS = {
     "convert": (ConvertConfig, "convert"),
     "evaluate": (EvaluateConfig, "evaluate"),
     "generate": (GenerateConfig, "generate"),
+    "plan": (PlanConfig, "plan"),
     "prepare_data": (PrepareConfig, "prepare_data"),
 }
 #: Settings that name what only the reader has.
@@ -110,7 +111,15 @@ def test_blocks_run(block: Block, tmp_path):
 def test_settings_named_in_the_text_exist():
     """`group.key` and `group.key=value` in prose and tables: a rename must not leave the docs behind."""
     known: set[str] = set()
-    for kind in (PretrainConfig, SubmissionConfig, PrepareConfig, ConvertConfig, EvaluateConfig, GenerateConfig):
+    for kind in (
+        PretrainConfig,
+        SubmissionConfig,
+        PrepareConfig,
+        ConvertConfig,
+        EvaluateConfig,
+        GenerateConfig,
+        PlanConfig,
+    ):
         known |= set(setting_names(kind))
     groups = {name.partition(".")[0] for name in known if "." in name}
     wrong = []

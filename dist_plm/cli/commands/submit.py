@@ -16,6 +16,7 @@ Most used settings:
   min_nodes=6                    starts on fewer, with the same batch and order of samples, where nodes are lost
   cluster.time=24:00:00          limit of the job; cluster.max_restarts is how often it may queue itself again
   cluster.partition=gpu  cluster.account=lab
+  cluster.gpu=h100               says first whether the run fits and how long it takes, as launch/plan.py does
   submit.dry_run=true            prints the batch script and submits nothing
   submit.watch=true              follows the job's state and metrics until it ends
   submit.check_data=false        where the corpus, or what the run begins with, cannot be opened from here
@@ -25,17 +26,20 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NoReturn
 
 from dist_plm.cli import app
 from dist_plm.cli.sweep import Choice, expand, named
-from dist_plm.cluster.check import check, ranks_per_node
+from dist_plm.cluster.check import check, ranks_per_node, run_of, world_size
 from dist_plm.cluster.submit import Submission, history, queue, refuse_shared_directories, refuse_what_cannot_start
 from dist_plm.cluster.watch import Followed, watch
 from dist_plm.config.origins import Origin
-from dist_plm.core.errors import EXIT_FINISHED
+from dist_plm.core.errors import EXIT_FINISHED, ConfigError
 from dist_plm.core.installed import typed
+from dist_plm.plan.render import refusal, time_line, verdict_line
+from dist_plm.plan.verdict import make_plan, remedies
 from dist_plm.spec.schema import SubmissionConfig
 
 #: Settings that launch/pretrain.py does not have.
@@ -68,6 +72,8 @@ def submit(
         print("\n".join(submission.script for submission in submissions), end="")
         return None
     refuse_what_cannot_start(submissions)
+    for submission in submissions:
+        _plan(submission)
     jobs = [_queue(submission) for submission in submissions]
     return _watch(jobs) if first.submit.watch else None
 
@@ -79,6 +85,25 @@ def _prepare(choice: Choice, config_dirs: Sequence[str]) -> Submission:
     given = [text for text in overrides if text.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
     sites = [word for folder in config_dirs for word in ("--config-dir", folder)]
     return Submission(config, check(config), (*sites, *given))
+
+
+def _plan(submission: Submission) -> None:
+    """Prints what a plan says, where the GPU and the vocabulary are known.
+
+    Raises:
+        ConfigError: the run cannot fit.
+    """
+    run, given = run_of(submission.config), run_of(submission.given)
+    if run.cluster.gpu is None or run.model.vocab_size is None:
+        return
+    ranks = world_size(submission.config.nodes, run.cluster)
+    plan = make_plan(run, ranks)
+    given = replace(given, model=replace(given.model, vocab_size=run.model.vocab_size))
+    changes = [] if plan.verdict == "fits" else remedies(given, ranks, plan.gpu)
+    if plan.verdict == "does not fit" and not submission.config.submit.force:
+        raise ConfigError([f"{refusal(plan, changes)}; submit.force=true queues it all the same"])
+    print("\n".join([f"plan: {verdict_line(plan)}", *(f"  would fit with  {change}" for change in changes)]))
+    print(f"      {time_line(plan)}")
 
 
 def _queue(submission: Submission) -> Followed:

@@ -1,0 +1,59 @@
+"""Says before a run is queued whether it fits into its GPUs, and how long it takes.
+
+    python launch/plan.py experiment=bert_large_lamb cluster=example cluster.gpu=a100 --world-size 256
+    python launch/plan.py experiment=gpt3_175b cluster.gpu=h100 --world-size 1024
+    python launch/plan.py model=llama3_8b data=store data.path=x cluster.gpu=h100 search=true --world-size 64
+
+It takes every setting of launch/pretrain.py, needs neither GPU nor data (the vocabulary comes from the data, where that is
+here, or from model.vocab_size), and prints memory by term and stage, time by part, and what to change where it does not fit.
+How far it is from published runs, docs/plan.md says.
+
+Most used settings:
+  --world-size 256               GPUs of the run
+  cluster.gpu=h100               the GPU, a name of the table in docs/plan.md
+  cluster.network_gbit=200       each GPU's share of the network between nodes; as in the vendor's own systems without it
+  cluster.gpu_hour_price=2.5     for the cost of the run
+  search=true  top=8             the fastest process grids that fit, as settings to paste
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NoReturn
+
+from dist_plm.cli import app
+from dist_plm.cluster.check import check_run, run_of
+from dist_plm.config.origins import Origin
+from dist_plm.plan.render import plan_text
+from dist_plm.plan.search import search, search_text
+from dist_plm.plan.verdict import gpu_named, make_plan, remedies, require_vocabulary
+from dist_plm.spec.schema import PlanConfig
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Runs the command and returns the exit code."""
+    return app.front(arguments, PlanConfig, "plan", partial(run, arguments), __doc__ or "")
+
+
+def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]) -> int | None:
+    given, world_size = run_of(config), app.planned_world_size(arguments)
+    gpu = gpu_named(given.cluster.gpu)
+    complete = check_run(given, world_size, with_data=given.data.are_here, with_weights=False)
+    require_vocabulary(complete.model)
+    given = replace(given, model=replace(given.model, vocab_size=complete.model.vocab_size))
+    if config.search:
+        print(search_text(search(given, world_size, gpu), config.top))
+        return None
+    plan = make_plan(complete, world_size)
+    print(plan_text(plan, [] if plan.verdict == "fits" else remedies(given, world_size, gpu)))
+    return None
+
+
+def main() -> NoReturn:
+    """Runs the command that `sys.argv` holds, and exits."""
+    app.main(PlanConfig, "plan", partial(run, sys.argv[1:]), __doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Writes a plan as a person reads it."""
+
+from collections.abc import Sequence
+
+from dist_plm.plan.interval import GIB, Interval
+from dist_plm.plan.verdict import Plan
+from dist_plm.spec.flops import flops_per_step, utilisation
+
+
+def verdict_line(plan: Plan) -> str:
+    """Says in a line whether the run fits."""
+    worst = plan.worst
+    where = f" on stage {worst.stage} of {len(plan.stages)}" if len(plan.stages) > 1 else ""
+    return f"{plan.verdict}: {worst.total.in_gib()} GiB{where} of {plan.gpu.gib:g} GiB of a {plan.gpu.device}"
+
+
+def time_line(plan: Plan) -> str:
+    """Says in a line how long the run takes."""
+    hours = plan.run_seconds / 3600
+    used = hours * plan.world_size
+    price = plan.config.cluster.gpu_hour_price
+    cost = f", {used * price:,.0f} at {price:g} an hour" if price is not None else ""
+    return (
+        f"{plan.step.seconds:.3g} s a step, {plan.tokens_per_second / plan.world_size:,.0f} tokens/s a GPU, "
+        f"{hours:,.1f} hours = {used:,.0f} GPU hours{cost}"
+    )
+
+
+def refusal(plan: Plan, remedies: Sequence[str]) -> str:
+    """Says in a sentence that the run cannot fit, and what would."""
+    worst = plan.worst
+    instead = f"set {', or '.join(remedies)}" if remedies else "take more GPUs"
+    return (
+        f"a rank of stage {worst.stage} needs {worst.total.in_gib()} GiB, and cluster.gpu = {plan.config.cluster.gpu!r} has "
+        f"{plan.gpu.gib:g}: {instead}"
+    )
+
+
+def plan_text(plan: Plan, remedies: Sequence[str]) -> str:
+    """Writes verdict, memory by term and stage, and time by part."""
+    lines = [verdict_line(plan)]
+    if plan.verdict != "fits":
+        lines += [f"  would fit with  {remedy}" for remedy in remedies] or [
+            "  nothing that was tried fits: take more GPUs"
+        ]
+    lines += ["", "Memory of a rank in GiB:", *_memory(plan), "", time_line(plan), *_parts(plan), _utilisation(plan)]
+    return "\n".join(lines)
+
+
+def _memory(plan: Plan) -> list[str]:
+    shown = plan.stages if len(plan.stages) <= 4 else [plan.stages[0], plan.stages[1], plan.stages[-1]]
+    names = list(dict.fromkeys(name for stage in shown for name in stage.terms))
+    rows = [["", *(f"stage {stage.stage}" if len(plan.stages) > 1 else "each" for stage in shown)]]
+    for name in names:
+        terms = [stage.terms.get(name, Interval.exact(0.0)) for stage in shown]
+        if any(term.high >= GIB / 20 for term in terms):
+            rows.append([name, *(term.in_gib() for term in terms)])
+    rows.append(["total", *(stage.total.in_gib() for stage in shown)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  "
+        + row[0].ljust(widths[0])
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+
+
+def _parts(plan: Plan) -> list[str]:
+    whole = plan.step.seconds
+    shown = {name: part for name, part in plan.step.parts.items() if part >= whole / 1000}
+    width = max(map(len, shown))
+    return [f"  {name:{width}}  {part:8.3f} s  {part / whole:4.0%}" for name, part in shown.items()]
+
+
+def _utilisation(plan: Plan) -> str:
+    config = plan.config
+    length = config.data.sequence_length
+    flops = flops_per_step(
+        config.model,
+        length,
+        config.train.global_batch,
+        predicted=config.objective.predicted_share,
+        target_length=config.objective.target_length(length),
+    )
+    peak = plan.gpu.peaks.bf16 if config.precision.name in ("bf16", "fp8") else plan.gpu.peaks.fp16
+    share = utilisation(flops, plan.step.seconds, (peak or plan.gpu.peaks.fp32) * plan.world_size)
+    return f"  model FLOPs utilisation {share:.0%} of the peak in 16 bits (PaLM's count, all pairs of attention)"

@@ -1,0 +1,137 @@
+"""Says whether a run fits into its GPU, what to change where it does not, and how long it takes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from dist_plm.config.suggest import did_you_mean, near
+from dist_plm.core.errors import ConfigError
+from dist_plm.plan.interval import GIB, Interval
+from dist_plm.plan.memory import StageMemory, memory_by_stage, worst_of
+from dist_plm.plan.step_time import StepTime, run_seconds, step_time
+from dist_plm.spec.families import ModelConfig
+from dist_plm.spec.gpus import GPUS, Gpu
+from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.schema import PretrainConfig, TrainingConfig
+
+Verdict = Literal["fits", "tight", "does not fit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Holds what is known of a run before it starts."""
+
+    config: TrainingConfig
+    world_size: int
+    gpu: Gpu
+    stages: list[StageMemory]
+    step: StepTime
+    run_seconds: float
+
+    @property
+    def worst(self) -> StageMemory:
+        return worst_of(self.stages)
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict_of(self.worst.total, self.gpu)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.config.train.global_batch * self.config.data.sequence_length / self.step.seconds
+
+
+def verdict_of(total: Interval, gpu: Gpu) -> Verdict:
+    """Compares the bounds of a rank's memory with what the GPU has."""
+    capacity = gpu.gib * GIB
+    if total.high <= capacity:
+        return "fits"
+    return "tight" if total.low <= capacity else "does not fit"
+
+
+def gpu_named(name: str | None) -> Gpu:
+    """Looks a GPU up.
+
+    Raises:
+        ConfigError: it is not in the table, or none is named.
+    """
+    if name is None:
+        raise ConfigError([f"cluster.gpu = null names no GPU to plan for: set cluster.gpu to one of {', '.join(GPUS)}"])
+    if name not in GPUS:
+        hint = did_you_mean(near(name, GPUS))
+        raise ConfigError([f"cluster.gpu = {name!r} is not in the table of GPUs{hint}; known are {', '.join(GPUS)}"])
+    return GPUS[name]
+
+
+def require_vocabulary(model: ModelConfig) -> None:
+    """Sizes follow from it.
+
+    Raises:
+        ConfigError: it is not known here.
+    """
+    if model.vocab_size is None:
+        raise ConfigError(
+            [
+                "model.vocab_size = null, and the data that would tell it is not here: set it, as in model.vocab_size=50257"
+            ]
+        )
+
+
+def make_plan(config: TrainingConfig, world_size: int) -> Plan:
+    """Plans a finalised configuration.
+
+    Raises:
+        ConfigError: cluster.gpu names no GPU of the table, or the vocabulary is not known.
+    """
+    gpu = gpu_named(config.cluster.gpu)
+    require_vocabulary(config.model)
+    return Plan(config, world_size, gpu, memory_by_stage(config), step_time(config, gpu), run_seconds(config, gpu))
+
+
+#: Sections and values that save memory, the cheapest first.
+_SAVERS: tuple[Mapping[str, Mapping[str, Any]], ...] = (
+    {"engine": {"zero_stage": 1}},
+    {"model": {"recompute": "selective"}},
+    {"train": {"micro_batch": 1}},
+    {"model": {"recompute": "full"}},
+    {"model": {"recompute": "full"}, "train": {"micro_batch": 1}},
+    *({"parallel": {"tensor": tensor, "sequence_parallel": True}} for tensor in (2, 4, 8)),
+    *({"parallel": {"tensor": 8, "sequence_parallel": True, "pipeline": stages}} for stages in (2, 4, 8, 16)),
+    {
+        "parallel": {"tensor": 8, "sequence_parallel": True, "pipeline": 16},
+        "model": {"recompute": "full"},
+        "train": {"micro_batch": 1},
+    },
+)
+
+
+def remedies(given: PretrainConfig, world_size: int, gpu: Gpu, *, most: int = 3) -> list[str]:
+    """Lists changes that make a run fit, as overrides, each alone.
+
+    Args:
+        given: as the user wrote it: what follows from the world size is still None.
+    """
+    found = []
+    for changes in _SAVERS:
+        changed = changed_by(given, changes, world_size)
+        if changed is not None and verdict_of(worst_of(memory_by_stage(changed)).total, gpu) == "fits":
+            found.append(" ".join(as_overrides(changes)))
+    return found[:most]
+
+
+def changed_by(
+    given: PretrainConfig, changes: Mapping[str, Mapping[str, Any]], world_size: int
+) -> PretrainConfig | None:
+    """Changes settings by section and completes the configuration; None where rules refuse it."""
+    changed = replace(given, **{name: replace(getattr(given, name), **values) for name, values in changes.items()})
+    try:
+        return finalize(changed, world_size=world_size, vocab_size=given.model.vocab_size)
+    except ConfigError:
+        return None
+
+
+def as_overrides(changes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Writes changes as they are typed."""
+    for section, values in changes.items():
+        for key, value in values.items():
+            yield f"{section}.{key}={str(value).lower() if isinstance(value, bool) else value}"

@@ -1,0 +1,89 @@
+"""`launch/plan.py`: a verdict for a right command line, one message for a wrong one, and no PyTorch for either."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from dist_plm.cli.app import front, load
+from dist_plm.cli.commands.plan import execute
+from dist_plm.cli.commands.submit import _plan
+from dist_plm.cluster.check import check
+from dist_plm.cluster.submit import Submission
+from dist_plm.core.errors import EXIT_REFUSED, ConfigError
+from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
+
+GPT2 = ["experiment=gpt2_small", "data.path=nowhere", "cluster.gpu=a100", "--world-size", "8"]
+
+
+def test_it_says_whether_and_how_long(capsys):
+    assert execute([*GPT2, "cluster.gpu_hour_price=2"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("fits: ", "weights", "activations", "s a step", "GPU hours", "at 2 an hour"):
+        assert part in shown
+
+
+def test_what_does_not_fit_gets_a_remedy(capsys):
+    words = ["model=llama2_13b", "data=store", "data.path=nowhere", "precision=bf16", "train.global_batch=512"]
+    assert execute([*words, "cluster.gpu=a100_40", "train.micro_batch=2", "--world-size", "64"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("does not fit: ")
+    assert "would fit with  " in shown
+
+
+def test_a_search_gives_settings_to_paste(capsys):
+    assert execute([*GPT2, "search=true", "top=2"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("parallel.tensor=") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cluster.gpu=h10"], "did you mean h100"),
+        (["cluster.gpu=null"], "names no GPU to plan for"),
+        (["cluster.network_gbit=0"], "cluster.network_gbit = 0"),
+        (["parallel.tensor=5"], "parallel.tensor = 5"),
+        (["model.vocab_size=null"], "set it, as in model.vocab_size=50257"),
+        (["--world-size", "0"], "must be a whole number"),
+        (["serch=true"], "did you mean search"),
+    ],
+)
+def test_wrong_words_are_refused_in_one_message(words, said, capsys):
+    assert execute([*GPT2, *words]) == EXIT_REFUSED
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert not shown.out
+    assert "Traceback" not in shown.err
+
+
+def test_no_pytorch_is_needed():
+    code = (
+        "import sys; from dist_plm.cli.commands.plan import execute; "
+        f"assert execute({GPT2!r}) == 0; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_check_shows_the_verdict_as_well(capsys):
+    words = [word for word in GPT2 if not word.startswith("cluster")]
+    assert front(["--check", *words, "cluster.gpu=a100"], PretrainConfig, "pretrain", lambda *_: 1, "") == 0
+    shown = capsys.readouterr().out
+    assert "memory" in shown
+    assert "GiB of a NVIDIA A100" in shown
+
+
+def test_submit_refuses_what_surely_does_not_fit(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["model=llama2_70b", "data=store", "data.path=nowhere", "precision=bf16", "train.global_batch=64"]
+    config, _ = load(
+        SubmissionConfig,
+        "submit",
+        [*words, "cluster=example", "nodes=1", "cluster.gpu=a100", "submit.check_data=false"],
+    )
+    with pytest.raises(ConfigError, match=r"GiB, and cluster\.gpu = 'a100' has 79\.3: .*submit\.force=true"):
+        _plan(Submission(config, check(config), ()))
+    forced = replace(config, submit=replace(config.submit, force=True))
+    _plan(Submission(forced, check(forced), ()))
+    assert capsys.readouterr().out.startswith("plan: does not fit: ")

@@ -1,0 +1,72 @@
+"""Time follows work, and a machine's limits."""
+
+from dist_plm.plan.kernels import Machine
+from dist_plm.plan.step_time import run_seconds, step_time
+from dist_plm.spec.gpus import GPUS, peaks_of
+from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.schema import PrecisionConfig
+from tests.plan.test_memory import SIZES
+from tests.spec.make import pretrain
+
+A100 = GPUS["a100"]
+
+
+def configured(world_size: int = 8, **changes):
+    return finalize(pretrain(**SIZES | changes), world_size=world_size, vocab_size=None)
+
+
+def test_twice_the_batch_is_nearly_twice_the_time():
+    once, twice = (step_time(configured(train__global_batch=size), A100) for size in (512, 1024))
+    assert 1.8 < twice.seconds / once.seconds <= 2.0
+    assert twice.parts["compute"] == 2 * once.parts["compute"]
+
+
+def test_no_step_is_faster_than_the_peak():
+    for gpu in GPUS.values():
+        config = configured(1, precision__name="fp16")
+        flops = 6 * 8 * 12 * 1024**2 * config.train.global_batch * config.data.sequence_length
+        assert step_time(config, gpu).seconds > flops / (gpu.peaks.fp16 * 1e12)
+
+
+def test_a_small_product_reaches_less_of_the_peak_than_a_large_one():
+    machine = Machine.of(A100, PrecisionConfig(name="bf16"))
+    rates = [2 * size**3 / machine.product(size, size, size) for size in (128, 512, 8192)]
+    assert rates == sorted(rates)
+    assert 0.75 < rates[-1] / machine.peak < 0.86
+
+
+def test_recomputing_costs_a_forward_pass():
+    none, full = (step_time(configured(model__recompute=kind), A100) for kind in ("none", "full"))
+    assert 0.2 < full.parts["recompute"] / none.parts["compute"] < 0.4
+
+
+def test_a_pipeline_waits_less_with_more_microbatches_and_chunks():
+    def share(**changes):
+        step = step_time(configured(parallel__pipeline=4, **changes), A100)
+        return step.parts["bubble"] / step.seconds
+
+    assert share(train__global_batch=256) < share(train__global_batch=32)
+    assert share(parallel__virtual_pipeline=2, train__global_batch=256) < share(train__global_batch=256)
+
+
+def test_tensor_parallelism_across_nodes_costs_more_than_within():
+    inside, across = (
+        step_time(configured(parallel__tensor=4, cluster__gpus_per_node=node), A100).parts["tensor"] for node in (8, 2)
+    )
+    assert across > 1.5 * inside
+
+
+def test_overlap_hides_gradients():
+    plain, overlapped = (
+        step_time(configured(engine__overlap_grad_reduce=hides), A100).parts["data"] for hides in (False, True)
+    )
+    assert overlapped < plain
+
+
+def test_a_run_is_its_steps():
+    config = configured()
+    assert run_seconds(config, A100) == config.train.steps * step_time(config, A100).seconds
+
+
+def test_every_gpu_has_peaks():
+    assert all(peaks_of(gpu.device) for gpu in GPUS.values())
