@@ -111,7 +111,8 @@ def run_training(
         restore_logging()
         shutdown()
     if finished and env.rank == 0:
-        tell(closing_summary(Path(config.run.dir or ""), config.train.steps, overrides))
+        run_dir = Path(config.run.dir or "")
+        tell(closing_summary(run_dir, config.train.steps, overrides, config.model, config.data.paths[0]))
     return EXIT_FINISHED if finished else EXIT_REQUEUE
 
 

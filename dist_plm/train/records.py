@@ -1,7 +1,7 @@
 """Opens what a run says of itself: run.yaml, metrics and trackers while it goes on, a summary at its end."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dist_plm.checkpoint.loader import Checkpoint
@@ -18,6 +18,7 @@ from dist_plm.monitor.metrics import MetricsWriter, read_metrics
 from dist_plm.monitor.progress import build_progress
 from dist_plm.monitor.summary import render_summary, summarise
 from dist_plm.monitor.trackers import build_trackers
+from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.schema import TrainingConfig
 from dist_plm.train.loop import Position
 from dist_plm.train.metrics_logger import Recorder, sample_size
@@ -82,8 +83,23 @@ def build_recorder(
     )
 
 
-def closing_summary(run_dir: Path, steps: int, overrides: Sequence[str]) -> str:
-    """Builds what a run of so many steps ends with on the screen, with three commands worth trying next."""
+def _inferences(run_dir: Path, model: ModelConfig, store: str) -> Iterator[str]:
+    """Yields how to measure a model that predicts tokens, and how to let it write."""
+    if model.head != "language_model":
+        return
+    run = shlex.quote(f"from={run_dir}")
+    asked = "on=objective " if model.has_decoder else "limit=20 " if model.is_encoder else ""
+    yield f"{typed('evaluate')} {run} {asked}{shlex.quote(f'data.path={store}')}"
+    if not model.is_encoder:
+        yield f"{typed('generate')} {run} prompt='To be' temperature=0.8"
+
+
+def closing_summary(run_dir: Path, steps: int, overrides: Sequence[str], model: ModelConfig, store: str) -> str:
+    """Builds what a run of so many steps ends with on the screen, with commands worth trying next.
+
+    Args:
+        store: the first that it read.
+    """
 
     def again(*changes: str) -> str:
         """The run on two processes with changes, which come in place of what is on the command line."""
@@ -95,6 +111,7 @@ def closing_summary(run_dir: Path, steps: int, overrides: Sequence[str]) -> str:
 
     commands = (
         f"{typed('report')} {run_dir}",
+        *_inferences(run_dir, model, store),
         again("parallel.tensor=2", "run.name=tensor2"),
         again("precision=bf16", f"train.steps={10 * steps}", "run.name=longer"),
     )

@@ -1,0 +1,171 @@
+"""Wrong inputs of launch/evaluate.py and launch/generate.py: one message each, exit code 2, nothing written."""
+
+import shutil
+
+import pytest
+
+from dist_plm.cli.app import front
+from dist_plm.core.errors import EXIT_REFUSED, Refusal
+from dist_plm.data.store.store import TokenStoreWriter, dtype_for
+from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
+from dist_plm.tasks.evaluate.evaluate import measured
+from dist_plm.tasks.generate.generate import answered
+from dist_plm.tasks.generate.prompts import read_prompts
+from tests.tasks.inference.models import evaluate_config, generate_config, opened
+
+#: Command lines that are refused before a model is opened, with what the message has to say.
+EVALUATE = [
+    ([], ["from is missing", "there is nothing to read"]),
+    (["from=x", "data.path=a", "data.text=b"], ["data.path = 'a' and data.text = 'b' are both given"]),
+    (["from=x", "data.text=b", "data.split=train"], ["data.split = 'train' has no effect"]),
+    (["from=x", "data.path=a", "window=8", "stride=9"], ["stride = 9 exceeds window = 8"]),
+    (["from=x", "data.path=a", "on=objective", "stride=9"], ["stride = 9 has no effect with on = 'objective'"]),
+    (["from=x", "data.text=a", "on=objective"], ["on = 'objective' reads a store"]),
+    (["from=x", "data.path=a", "on=bleu"], ["on = 'bleu'", "perplexity"]),
+    (["from=x", "data.path=a", "strid=9"], ["strid = 9 is not a setting", "did you mean stride?"]),
+    (["from=x", "data.path=a", "parallel.sequence_parallel=true"], ["parallel.sequence_parallel = true has no effect"]),
+    (["from=x", "data.path=a", "precision=fp8"], ["precision.name = 'fp8' is for training"]),
+]
+GENERATE = [
+    (["from=x"], ["there is no prompt"]),
+    (["from=x", "prompt=a", "prompts=b"], ["prompt and prompts are both given"]),
+    (["from=x", "prompt=a", "num_beams=2", "temperature=1"], ["num_beams = 2", "temperature = 1", "leave out one"]),
+    (["from=x", "prompt=a", "top_k=5"], ["top_k = 5 has no effect with temperature = 0"]),
+    (["from=x", "prompt=a", "samples=2"], ["samples = 2 has no effect with temperature = 0"]),
+    (["from=x", "prompt=a", "top_p=0"], ["top_p = 0"]),
+    (["from=x", "prompt=a", 'stop=[""]'], ["holds an empty text"]),
+    (["from=x", "prompt=a", "max_new_tokens=0"], ["max_new_tokens = 0", "at least 1"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "arguments", "parts"),
+    [(EvaluateConfig, "evaluate", *row) for row in EVALUATE] + [(GenerateConfig, "generate", *row) for row in GENERATE],
+)
+def test_settings_are_refused_at_once(kind, name, arguments, parts, capsys):
+    assert front(arguments, kind, name, lambda *_: 0, "") == EXIT_REFUSED
+    told = capsys.readouterr().err
+    for part in parts:
+        assert part in told
+
+
+def refusal(world, config, prompts=None):
+    """What a rank is told."""
+    try:
+        session = opened(world, config)
+        if isinstance(config, EvaluateConfig):
+            measured(config, session)
+        else:
+            answered(config, session, prompts or read_prompts(config))
+    except Refusal as error:
+        return str(error)
+    return "nothing was refused"
+
+
+def damaged(directory):
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def without(*names):
+    def remove(directory):
+        for name in names:
+            (directory / name).unlink()
+
+    return remove
+
+
+#: By the name of a test: the model, what is done to its directory, the configuration, what the message has to say.
+OPENED = {
+    "no such run": ("gpt2", shutil.rmtree, generate_config, {"prompt": "a"}, "there is nothing at"),
+    "an empty directory": (
+        "gpt2",
+        lambda d: [path.unlink() for path in d.iterdir()],
+        generate_config,
+        {"prompt": "a"},
+        "is no checkpoint that is known",
+    ),
+    "damaged weights": ("gpt2", damaged, generate_config, {"prompt": "a"}, "is truncated, damaged"),
+    "no weights": ("gpt2", without("model.safetensors"), generate_config, {"prompt": "a"}, "model.safetensors"),
+    "no tokenizer": (
+        "gpt2",
+        without("tokenizer.json"),
+        generate_config,
+        {"prompt": "a"},
+        "the tokenizer of",
+    ),
+    "another tokenizer": (
+        "gpt2",
+        lambda d: None,
+        generate_config,
+        {"prompt": "a", "tokenizer": "nowhere/tokenizer.json"},
+        "nowhere/tokenizer.json",
+    ),
+    "a long prompt": (
+        "gpt2",
+        lambda d: None,
+        generate_config,
+        {"prompt": "x1" * 40},
+        "positions for it and its answer",
+    ),
+    "no mask": ("bert", lambda d: None, generate_config, {"prompt": "the cat"}, "write [MASK] for what"),
+    "writing of a masked model": (
+        "bert",
+        lambda d: None,
+        generate_config,
+        {"prompt": "[MASK]", "temperature": 1.0},
+        "temperature = 1.0 has no effect with a masked model",
+    ),
+    "a grid that does not divide": (
+        "gpt2",
+        lambda d: None,
+        generate_config,
+        {"prompt": "a", "parallel": {"tensor": 3}},
+        "parallel.tensor = 3",
+    ),
+    "no prompts": ("gpt2", lambda d: None, generate_config, {"prompts": "nowhere.txt"}, "nowhere.txt cannot be read"),
+    "no text": ("gpt2", lambda d: None, evaluate_config, {"data": {"text": "nowhere/*.txt"}}, "nowhere/*.txt"),
+    "no store": (
+        "gpt2",
+        lambda d: None,
+        evaluate_config,
+        {"data": {"path": "nowhere"}},
+        "there is neither such a directory",
+    ),
+    "perplexity of t5": ("t5", lambda d: None, evaluate_config, {"data": {"text": "{}/text0.txt"}}, "on=objective"),
+    "joined text of a masked model": (
+        "bert",
+        lambda d: None,
+        evaluate_config,
+        {"data": {"text": "{}/text0.txt"}, "documents": "joined"},
+        "documents = 'joined' is for models that read from left to right",
+    ),
+    "a window beyond the positions": (
+        "gpt2",
+        lambda d: None,
+        evaluate_config,
+        {"data": {"text": "{}/text0.txt"}, "window": 64},
+        "window = 64 is longer than the 32 positions",
+    ),
+    "an empty split": ("gpt2", lambda d: None, evaluate_config, {"data": {"path": "{}/pair"}}, "is empty"),
+}
+
+
+def filled_in(value, directory):
+    if isinstance(value, dict):
+        return {key: filled_in(inner, directory) for key, inner in value.items()}
+    return value.format(directory) if isinstance(value, str) and "{}" in value else value
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", OPENED)
+def test_what_cannot_be_opened_is_refused(ranks, model_dirs, tmp_path, name):
+    model, change, make, settings, part = OPENED[name]
+    directory = shutil.copytree(model_dirs(model), tmp_path / "model")
+    if name == "an empty split":
+        with TokenStoreWriter(directory / "pair", dtype_for(300)) as writer:
+            writer.add_document([1, 2, 3])
+    change(directory)
+    (told,) = ranks.run(1, refusal, make(directory, **filled_in(settings, directory)))
+    assert part in told
+    assert "train.resume" not in told
