@@ -89,7 +89,7 @@ def halved(directory):
 
 
 def of_another_class(directory):
-    content = json.loads((directory / "config.json").read_text()) | {"architectures": ["BertForTokenClassification"]}
+    content = json.loads((directory / "config.json").read_text()) | {"architectures": ["BertForNextSentencePrediction"]}
     (directory / "config.json").write_text(json.dumps(content))
 
 
@@ -101,7 +101,7 @@ WRONG = {
         lambda d: (d / "model.safetensors").rename(d / "pytorch_model.bin"),
         "holds its weights in pytorch_model.bin, whose reading can run any program",
     ),
-    "class": (of_another_class, "is of a BertForTokenClassification"),
+    "class": (of_another_class, "is of a BertForNextSentencePrediction"),
 }
 #: The sizes of the small models in conf/model's terms.
 SIZES = [f"model.{size}" for size in ("hidden=64", "layers=4", "heads=4", "max_positions=32", "vocab_size=211")]

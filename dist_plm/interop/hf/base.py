@@ -20,6 +20,8 @@ Half = Literal["generator", "discriminator"]
 
 #: Begin the names of weights that only serve to predict: a network is complete without them.
 HEADS = ("transform.", "output.", "pair.", "detector.", "head.")
+#: And those of tasks.
+TASK_HEADS = ("head.",)
 #: Our names of activations by Hugging Face's.
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 #: And the other way round.

@@ -152,16 +152,20 @@ class Bert(HFEncoder):
     def tensors(self, model: ModelConfig, half: Half | None = None) -> Iterator[HFTensor]:
         yield from self.embeddings(model)
         yield from self.layers(model.layers)
-        if model.pair_head or model.scores_sequences:
-            yield from affine("pair.pooler", "bert.pooler.dense")
         if not model.predicts_tokens:
-            yield from affine("head.output", "qa_outputs" if model.head == "span" else "classifier")
+            yield from self._task_tensors(model)
             return
         yield from affine("transform.dense", "cls.predictions.transform.dense")
         yield from affine("transform.norm", "cls.predictions.transform.LayerNorm")
         yield HFTensor("output.bias", "cls.predictions.bias")
         if model.pair_head:
+            yield from affine("pair.pooler", "bert.pooler.dense")
             yield from affine("pair.classifier", "cls.seq_relationship")
+
+    def _task_tensors(self, model: ModelConfig) -> Iterator[HFTensor]:
+        if model.scores_sequences:
+            yield from affine("pair.pooler", "bert.pooler.dense")
+        yield from affine("head.output", "qa_outputs" if model.head == "span" else "classifier")
 
     def class_of(self, tensors: Collection[str], half: Half | None) -> str:
         if "transform.dense.weight" not in tensors:

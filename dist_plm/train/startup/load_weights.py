@@ -22,7 +22,7 @@ from dist_plm.data.tokenizers.files import vocabulary_of
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.distributed.collectives import gather, on_each, on_first
 from dist_plm.engines.base import Engine
-from dist_plm.interop.hf.base import HEADS, Half, differences
+from dist_plm.interop.hf.base import HEADS, TASK_HEADS, Half, differences
 from dist_plm.interop.hf.config import CONFIG_FILE, HALVES
 from dist_plm.interop.hf.files import listed
 from dist_plm.interop.hf.tokenizer import is_of_tokenizer, tokenizer_files
@@ -144,11 +144,12 @@ def begin_with(
         CheckpointError: on every rank, where they are of another model or vocabulary.
     """
     fresh, left_out = check_fit(weights, model, store, layouts, group)
+    anew = set(fresh)
 
     def read(layout: Layout, state: str) -> Tensor:
         if state != "weight":
             return torch.zeros(layout.shape, dtype=torch.float32)
-        known = all(piece.name in weights.shapes for piece in layout.pieces)
+        known = anew.isdisjoint(piece.name for piece in layout.pieces)
         return weights.read(layout) if known else _drawn(layout, model, seed)
 
     with finite_alone(read, weights.where, group, "these weights are broken; name others") as looked:
@@ -167,8 +168,9 @@ def check_fit(
     layouts: Sequence[Layout],
     group: dist.ProcessGroup | None,
 ) -> tuple[list[str], list[str]]:
-    """Finds the tensors that begin anew beside these weights, and those of the weights that have no place here. Collective over
-    `group`, all ranks; of None, where `layouts` are the whole model's.
+    """Finds the tensors that begin anew beside these weights, and those of the weights that have no place here. Of the head of
+    a task those of another shape begin anew, as its labels are others. Collective over `group`, all ranks; of None, where
+    `layouts` are the whole model's.
 
     Raises:
         CheckpointError: on every rank, where the weights are of another model or vocabulary.
@@ -177,14 +179,16 @@ def check_fit(
     on_first(group, lambda: check_vocabulary(weights, store))
     held = gather(group, names_held(layouts, ["weight"]))
     wanted = {name.removeprefix("model."): shape for one in held for name, shape in one.items()}
+    changed = [name for name, shape in wanted.items() if weights.shapes.get(name, shape) != shape]
     fresh = [name for name in wanted if name not in weights.shapes]
+    fresh += [name for name in changed if name.startswith(TASK_HEADS)]
     left_out = [name for name in weights.shapes if name not in wanted]
+    # Below the head of a task of a model that is a pair of networks there is one of them.
+    unneeded = HEADS if model.predicts_tokens else (*HEADS, *(f"{half}." for half in HALVES))
     problems = [f"{name} is missing" for name in fresh if not name.startswith(weights.absent)]
-    problems += [f"{name} has no place" for name in left_out if not name.startswith(HEADS)]
+    problems += [f"{name} has no place" for name in left_out if not name.startswith(unneeded)]
     problems += [
-        f"{name} is {list(weights.shapes[name])}, here {list(shape)}"
-        for name, shape in wanted.items()
-        if weights.shapes.get(name, shape) != shape
+        f"{name} is {list(weights.shapes[name])}, here {list(wanted[name])}" for name in changed if name not in fresh
     ]
     if problems:
         raise CheckpointError(f"{weights.where} is of another model than model.*: {listed(problems)}")
