@@ -12,13 +12,16 @@ from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.model_context import Shape
 from dist_plm.models.sharding import Layout
 from dist_plm.objectives.base import LossTerm
+from dist_plm.spec.freezing import frozen_tensors
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.train.build import engine_settings
 
 
 def model_of(config: PretrainConfig, groups: Groups, device: torch.device) -> tuple[list[ModelChunk], list[Layout]]:
     """Builds this rank's model chunks and the layout of their parameters."""
-    return models.build_model(config.model, config.parallel, config.precision, groups, device, seed=config.train.seed)
+    frozen = frozen_tensors(config.model, config.train.freeze)
+    sections = config.model, config.parallel, config.precision
+    return models.build_model(*sections, groups, device, seed=config.train.seed, frozen=frozen)
 
 
 def shape_of(config: PretrainConfig, groups: Groups, device: torch.device) -> Shape:

@@ -177,6 +177,8 @@ class _Decoder:
 
     def _tuple(self, hint: Any, args: tuple[Any, ...], value: Any, key: str) -> Any:
         any_length = args[-1] is Ellipsis
+        if any_length and args[0] is str and isinstance(value, str):
+            value = [value]  # one name need not be a list
         if not isinstance(value, list | tuple) or (not any_length and len(value) != len(args)):
             return self._refuse(key, value, hint)
         hints = [args[0]] * len(value) if any_length else list(args)

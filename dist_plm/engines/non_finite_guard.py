@@ -55,7 +55,7 @@ class SkipWatch:
             self._watch()
 
     def _watch(self) -> None:
-        for layout in self._layouts:
+        for layout in (layout for layout in self._layouts if layout.parameter.requires_grad):
             names = ", ".join(piece.name for piece in layout.pieces)
             self._hooks.append(layout.parameter.register_hook(partial(self._look, names)))
 

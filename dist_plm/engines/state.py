@@ -40,9 +40,11 @@ class EngineState:
 
     Args:
         shapes: of the parameters of `layouts`, as they were before ZeRO-3 emptied them.
-        fragments: what the inner optimizer updates on this rank, and where it stands in its tensors.
+        fragments: what the inner optimizer updates on this rank, and where it stands in its tensors; of what is frozen, where
+            the weights themselves are.
         tensors: all that the inner optimizer updates; DeepSpeed has its flat ones outside of the parameter groups.
         sharded: data ranks hold different fragments.
+        sharded_weights: of what is frozen as well.
         set_weight: puts a weight, shaped like the parameter, where the fragments do not reach; None where they do.
         refresh: puts the loaded fragments into the model's weights. Collective.
         reach: None where everything is in memory.
@@ -59,6 +61,7 @@ class EngineState:
         groups: Groups,
         *,
         sharded: bool,
+        sharded_weights: bool = False,
         scaler: LossScaler | None,
         set_weight: Callable[[nn.Parameter, Tensor], Any] | None = None,
         refresh: Callable[[], None] = lambda: None,
@@ -66,7 +69,8 @@ class EngineState:
     ) -> None:
         self._layouts, self._shapes, self._tensors = layouts, shapes, tensors
         self._optim, self._inner = optim, inner
-        self._groups, self._sharded = groups, sharded and groups.data_context.size() > 1
+        several = groups.data_context.size() > 1
+        self._groups, self._sharded, self._sharded_weights = groups, sharded and several, sharded_weights and several
         self._scaler, self._set_weight, self._refresh, self._reach = scaler, set_weight, refresh, reach
         self._held: dict[Tensor, list[Fragment]] = {}
         for fragment in fragments:
@@ -81,7 +85,7 @@ class EngineState:
 
     def _joined(self, layout: Layout, shape: torch.Size) -> dict[str, Tensor]:
         names, held = self._names(layout, shape), self._held.get(layout.parameter, [])
-        if not self._sharded:
+        if not (self._sharded if layout.parameter.requires_grad else self._sharded_weights):
             (whole,) = held
             return {name: self._view(whole, name).float().view(shape) for name in names}
         joined = torch.zeros(len(names), shape.numel(), device=self._groups.device.torch_device)
@@ -129,6 +133,8 @@ class EngineState:
             self._scaler.load(scalars)
 
     def _names(self, layout: Layout, shape: torch.Size) -> tuple[str, ...]:
+        if not layout.parameter.requires_grad:
+            return ("weight",)
         return "weight", *self._optim.element_moments(layout.pieces[0].name, tuple(shape))
 
     def _release(self) -> None:
@@ -136,7 +142,7 @@ class EngineState:
             self._reach.release()
 
     def _view(self, fragment: Fragment, name: str) -> Tensor:
-        if self._reach is not None:
+        if self._reach is not None and fragment.parameter.requires_grad:
             self._reach(fragment.tensor)
         tensor = fragment.tensor if name == "weight" else self._inner.state[fragment.tensor][name]
         return tensor.detach().view(-1)[fragment.offset : fragment.offset + fragment.length]
@@ -147,6 +153,8 @@ class EngineState:
             return
         slots = ((layout, piece) for layout in self._layouts for piece in layout.pieces)
         for slot, (layout, piece) in enumerate(slots):
+            if not layout.parameter.requires_grad:
+                continue
             for name, vector in self._inner.shared_moments(slot).items():
                 yield ParameterState(_vector(piece.name, vector, copy=layout.copy), {name: vector})
 

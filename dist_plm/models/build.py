@@ -1,5 +1,7 @@
 """Builds the model chunks of one rank."""
 
+from collections.abc import Collection
+
 import torch
 from megatron.core.transformer import TransformerConfig
 
@@ -28,17 +30,21 @@ def build_model(
     device: torch.device,
     *,
     seed: int,
+    frozen: Collection[str] = (),
 ) -> tuple[list[ModelChunk], list[Layout]]:
     """Builds the initialised chunks that this rank holds, in the order it runs them, and the layout of their parameters.
 
     Args:
         model: finalised.
         seed: of the weights, and of dropout.
+        frozen: canonical names of tensors that are not trained: all or none of those that are fused.
     """
     shape, count = shape_of(model, parallel, precision, groups, device, seed=seed), parallel.virtual_pipeline
     chunks = [build_chunk(shape, chunk, count) for chunk in range(count)]
     layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
     initialize(layouts, model, seed)
+    for layout in layouts:
+        layout.parameter.requires_grad_(not any(piece.name in frozen for piece in layout.pieces))
     return chunks, layouts
 
 

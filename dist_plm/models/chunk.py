@@ -53,6 +53,11 @@ class ModelChunk(MegatronModule):
         """
         raise NotImplementedError
 
+    def sent_on(self, hidden: Tensor) -> Tensor:
+        """Gives hidden states as the next stage takes them: its backward pass ends here even where nothing here, or before, is
+        trained."""
+        return hidden if hidden.requires_grad or not torch.is_grad_enabled() else hidden.requires_grad_()
+
     def mark_tied(self) -> None:
         """Tells Megatron-core and `layout` of the two copies of a tied weight, once the parts of the chunk are there."""
         if not self.share_embeddings_and_output_weights or self.pre_process == self.post_process:

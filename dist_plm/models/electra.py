@@ -118,7 +118,7 @@ class ElectraEncoder(ModelChunk):
             hidden = self._from_previous_stage
         hidden = self.discriminator(hidden, context)
         if not self.post_process:
-            return hidden
+            return self.sent_on(hidden)
         return self.head(whole_sequence(hidden, self.shape), batch, context, None)
 
 

@@ -80,7 +80,7 @@ class MaskedLanguageModel(ModelChunk):
         else:
             hidden = self._from_previous_stage
         hidden = self.layers(hidden, context)
-        return self.score(hidden, batch, context) if self.post_process else hidden
+        return self.score(hidden, batch, context) if self.post_process else self.sent_on(hidden)
 
     def score(self, hidden: Tensor, batch: Batch, context: SequenceContext) -> Tensor | Scores:
         """Scores of the labels from the output of the layers [S', B, H], or logits. The head over the vocabulary sees the

@@ -62,7 +62,7 @@ class CausalLanguageModel(ModelChunk):
         if cache is not None:
             cache.advance(len(hidden))
         if not self.post_process:
-            return hidden
+            return self.sent_on(hidden)
         if not self.shape.model.predicts_tokens:
             return self.head(whole_sequence(self.final_norm(hidden), self.shape), batch)
         if "labels" not in batch:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dist_plm.spec.families.tensors import tensors_of
+from dist_plm.spec.families.tensors import head_of, tensors_of
 from dist_plm.spec.schema import ModelConfig
 
 
@@ -15,10 +15,12 @@ class Depths:
 
     Args:
         modules: depth of each module all of whose tensors lie at one, by its name.
+        heads: modules all of whose tensors are of the head.
     """
 
     layers: int
     modules: Mapping[str, int]
+    heads: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, model: ModelConfig) -> "Depths":
@@ -29,7 +31,12 @@ class Depths:
             for end in range(1, len(parts)):
                 found[".".join(parts[:end])].add(tensor.depth)
         modules = {name: depths.pop() for name, depths in found.items() if len(depths) == 1}
-        return cls(model.top, modules)
+        return cls(model.top, modules, frozenset(name.rpartition(".")[0] for name in head_of(model)))
+
+    def is_of_head(self, name: str) -> bool:
+        """Tells whether a parameter is of the head, by its name in the model, whatever wraps it."""
+        module = f".{name.rpartition('.')[0]}"
+        return any(module.endswith(f".{head}") for head in self.heads)
 
     def of_parameter(self, name: str) -> int:
         """Tells the depth of a parameter by its name in the model, whatever wraps it. What is fused lies where its parts do,

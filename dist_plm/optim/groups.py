@@ -35,7 +35,8 @@ def parameter_groups(
 
     With `optim.layer_decay` below 1 there are such groups for each depth, and a depth learns at layer_decay times the rate
     of the one above it (Clark et al. 2020, arXiv 2003.10555, appendix B; Howard & Ruder 2018, arXiv 1801.06146, section
-    3.2): the head at the full rate, embeddings slowest; `depths` says where a parameter lies.
+    3.2): the head at the full rate, embeddings slowest; `depths` says where a parameter lies. With `optim.head_lr` the head has
+    groups of its own.
 
     The groups are of the same number and meaning on every pipeline stage, so some may be empty. A tied parameter met
     twice is taken once; frozen ones are left out. Shapes must be the logical ones, so call this before an engine flattens
@@ -44,6 +45,9 @@ def parameter_groups(
     scales = [optim.layer_decay ** (depths.layers + 1 - depth) for depth in range(depths.layers + 2)]
     if optim.layer_decay == 1.0:
         scales = [1.0]
+    by_depth = len(scales) > 1
+    if optim.head_lr is not None:
+        scales.append(optim.head_lr / optim.lr)
     kinds = ("matrices", "vectors", "apart")[: 3 if optim.has_two_rules else 2]
     groups = [_group(optim, scale, kind) for scale in scales for kind in kinds]
     seen: set[int] = set()
@@ -53,12 +57,14 @@ def parameter_groups(
         seen.add(id(parameter))
         # The copy of a tied weight on the last pipeline stage has to learn like the one on the first.
         name = getattr(parameter, "canonical_name", name)
-        depth = depths.of_parameter(name) if len(scales) > 1 else 0
+        place = depths.of_parameter(name) if by_depth else 0
+        if optim.head_lr is not None and depths.is_of_head(name):
+            place = len(scales) - 1
         if _is_norm_or_bias(name, parameter):
             kind = "vectors"
         else:
             kind = "apart" if optim.sets_apart(name, tuple(parameter.shape)) else "matrices"
-        groups[len(kinds) * depth + kinds.index(kind)]["params"].append(parameter)
+        groups[len(kinds) * place + kinds.index(kind)]["params"].append(parameter)
     return groups
 
 

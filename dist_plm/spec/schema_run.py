@@ -22,7 +22,9 @@ class TrainConfig:
     still grows (`batch_rampup`). Batches are counted in samples.
 
     A run that makes no progress for `hang_factor` times a typical step, at least `hang_minutes`, ends with a crash code; while
-    it starts, evaluates or waits for a checkpoint it has at least `hang_patience_minutes`. 0 times turns this off."""
+    it starts, evaluates or waits for a checkpoint it has at least `hang_patience_minutes`. 0 times turns this off.
+
+    `freeze` names what is not trained: embeddings, head, all_but_head, layers.3, layers.0-5, encoder.layers.0-5, …"""
 
     steps: Count
     global_batch: Count
@@ -32,6 +34,7 @@ class TrainConfig:
     seed: Annotated[int, Bounds(low=0, high=2**63 - 1)] = 1234
     resume: str = "auto"  # auto | none | the path or URL of a checkpoint, or of a run
     init_from: str | None = None  # likewise: where a new run of other data, batch or schedule begins
+    freeze: tuple[str, ...] = ()
     init_optimizer: Literal["keep", "restart", "none"] = "keep"  # moments of init_from and their count
     log_every: Count = 1
     eval_every: Natural = 0  # 0: before the first and after the last step only

@@ -45,6 +45,7 @@ from dist_plm.monitor.logs import setup_logging
 from dist_plm.monitor.progress import say
 from dist_plm.optim.schedules import learning_rate
 from dist_plm.spec.derived import checkpoints_of, peak_learning_rate
+from dist_plm.spec.freezing import frozen_tensors
 from dist_plm.spec.schema import ParallelConfig, Training, TrainingConfig
 from dist_plm.train.data import RunData, open_run
 from dist_plm.train.evaluation import Evaluator
@@ -170,7 +171,13 @@ def _run(config: TrainingConfig, start: Start, device: Device, groups: Groups, d
     storage.guard, storage.mark = fence.check, f".{fence.run}.{fence.start}"
     on_first(groups.world, lambda: claim(storage, start.owner))
     model, layouts = build_model(
-        config.model, config.parallel, config.precision, groups, device.torch_device, seed=config.train.seed
+        config.model,
+        config.parallel,
+        config.precision,
+        groups,
+        device.torch_device,
+        seed=config.train.seed,
+        frozen=frozen_tensors(config.model, config.train.freeze),
     )
     engine = build_engine(engine_settings(config), groups, device.torch_device, model, data.objective.losses)
     # Before anything is read: what earlier starts have begun, they cannot end from now on.

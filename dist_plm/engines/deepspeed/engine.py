@@ -55,6 +55,7 @@ class DeepSpeedEngine(Stateful):
         state: EngineState,
         norm: GradientNorm,
         clipped: ClippedStep | None,
+        spare: "Spare | None",
     ) -> None:
         self._settings, self._groups, self._device = settings, groups, device
         self._chunks, self._engine, self._inner, self._state = chunks, engine, inner, state
@@ -62,8 +63,9 @@ class DeepSpeedEngine(Stateful):
         self._megatron = chunks[0].config
         self._schedule = get_forward_backward_func(groups.grid.pipeline, len(chunks) if len(chunks) > 1 else None)
         self._terms = LossTerms(losses, groups, device)
-        self._tied = [p for chunk in chunks for p in chunk.parameters() if getattr(p, "shared_embedding", False)]
-        self._norm, self._clipped = norm, clipped
+        held = [parameter for chunk in chunks for parameter in chunk.parameters() if parameter.requires_grad]
+        self._tied = [parameter for parameter in held if getattr(parameter, "shared_embedding", False)]
+        self._norm, self._clipped, self._spare = norm, clipped, spare
         layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
         self._watch = SkipWatch(layouts, groups, settings.train.max_skipped)
 
@@ -136,6 +138,8 @@ class DeepSpeedEngine(Stateful):
             p2p_communicator=P2PCommunicator(pp_group=self._groups.pipeline, config=self._megatron),
             pg_collection=self._groups.collection,
         )
+        if self._spare is not None and not forward_only:
+            self._spare.give_gradient()
         if not forward_only:
             for parameter in self._tied:
                 dist.all_reduce(parts.gradient_of(self._engine.optimizer, parameter), group=self._groups.embedding)
@@ -194,7 +198,11 @@ def build(
     layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
     shapes = [layout.parameter.shape for layout in layouts]
     spans = Spans(layouts, groups)
-    inner = build_optimizer(settings.optim, _groups(settings, chunks))
+    module, spare = chunks[0] if len(chunks) == 1 else nn.ModuleList(chunks), None
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        spare = Spare(layouts[0].parameter)
+        module = nn.ModuleList([*chunks, spare])
+    inner = build_optimizer(settings.optim, _groups(settings, module))
     theirs = settings_of(settings)
     if settings.engine.zero_stage == 0:
         theirs["gradient_clipping"] = 0.0  # `ClippedStep` does it
@@ -202,7 +210,7 @@ def build(
         _prepare(layout, groups)
     if groups.rank == 0:
         write_settings(theirs, settings.run_dir)
-    engine = parts.initialize(chunks[0] if len(chunks) == 1 else nn.ModuleList(chunks), inner, theirs, groups)
+    engine = parts.initialize(module, inner, theirs, groups)
     norm = GradientNorm(parts.norm_group(engine.optimizer, groups), device)
     clipped = None
     if engine.optimizer is inner:
@@ -214,7 +222,8 @@ def build(
     fragments = list(parts.fragments_of(engine.optimizer, [layout.parameter for layout in layouts], groups))
     sharded = engine.optimizer is not inner
     if isinstance(inner, WholeTensorOptimizer):
-        inner.bind(spans.partition(fragments, sharded=sharded, device=device))
+        trained = [fragment for fragment in fragments if fragment.parameter.requires_grad]
+        inner.bind(spans.partition(trained, sharded=sharded, device=device))
     reach = parts.reach_of(engine.optimizer)
     state = EngineState(
         layouts,
@@ -225,18 +234,30 @@ def build(
         parts.flat_tensors(engine.optimizer),
         groups,
         sharded=sharded,
+        sharded_weights=settings.engine.zero_stage == 3,
         scaler=parts.scaler_of(engine.optimizer),
         refresh=partial(parts.refresh_weights, engine.optimizer, reach),
         reach=reach,
     )
-    result = DeepSpeedEngine(settings, groups, device, chunks, losses, engine, inner, state, norm, clipped)
+    result = DeepSpeedEngine(settings, groups, device, chunks, losses, engine, inner, state, norm, clipped, spare)
     chunks[0].config.grad_scale_func = lambda loss: loss * (result._loss_scale() or 1.0)
     return result
 
 
-def _groups(settings: EngineSettings, chunks: Sequence[nn.Module]) -> list[dict[str, Any]]:
-    named = [pair for chunk in chunks for pair in chunk.named_parameters()]
-    groups = parameter_groups(named, settings.optim, Depths.of(settings.model))
+class Spare(nn.Module):
+    """Stands beside a pipeline stage all of whose weights are frozen, as DeepSpeed asks for something to train on every rank.
+    No pass goes through it, and its gradient is 0."""
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, dtype=like.dtype, device=like.device))
+
+    def give_gradient(self) -> None:
+        (self.weight.sum() * 0.0).backward()
+
+
+def _groups(settings: EngineSettings, module: nn.Module) -> list[dict[str, Any]]:
+    groups = parameter_groups(module.named_parameters(), settings.optim, Depths.of(settings.model))
     return [cast("dict[str, Any]", group) for group in groups if group["params"]]
 
 
@@ -245,7 +266,7 @@ def _prepare(layout: Layout, groups: Groups) -> None:
     parameter = layout.parameter
     if layout.copy:
         parameter.ds_pipe_replicated = True  # pyright: ignore[reportAttributeAccessIssue]
-    if getattr(parameter, "sequence_parallel", False):
+    if getattr(parameter, "sequence_parallel", False) and parameter.requires_grad:
         # Each tensor rank has seen its slice of the sequence alone.
         parameter.register_hook(partial(_sum_over, groups.tensor))
 

@@ -138,10 +138,12 @@ def flat_tensors(optimizer: Any) -> list[Tensor]:
 
 def fragments_of(optimizer: Any, parameters: Sequence[nn.Parameter], groups: Groups) -> Iterator[Fragment]:
     """Finds the elements of each parameter that this rank's inner optimizer updates, and where they stand in its flat
-    tensors."""
+    tensors; of a frozen one, those of its weights that are here."""
     tensors = flat_tensors(optimizer)
     for parameter in parameters:
-        if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+        if not parameter.requires_grad:
+            yield from _frozen_fragments(parameter, groups)
+        elif isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
             group, offset, held = optimizer.grad_position[optimizer.get_param_id(parameter)]
             start = held * groups.data_context.rank()
             length = min(held, parameter.ds_numel - start)  # pyright: ignore[reportAttributeAccessIssue]
@@ -154,6 +156,17 @@ def fragments_of(optimizer: Any, parameters: Sequence[nn.Parameter], groups: Gro
                 yield Fragment(parameter, held.start, held.numel, tensors[mapping.param_group_index], place.start)
         else:
             yield Fragment(parameter, 0, parameter.numel(), parameter)
+
+
+def _frozen_fragments(parameter: nn.Parameter, groups: Groups) -> Iterator[Fragment]:
+    part: Tensor | None = getattr(parameter, "ds_tensor", None)  # ZeRO-3 takes what is frozen apart as well
+    if part is None:
+        yield Fragment(parameter, 0, parameter.numel(), parameter)
+        return
+    start = part.numel() * groups.data_context.rank()
+    length = min(part.numel(), parameter.ds_numel - start)  # pyright: ignore[reportAttributeAccessIssue]
+    if length > 0:
+        yield Fragment(parameter, start, length, part)
 
 
 def gradient_of(optimizer: Any, parameter: nn.Parameter) -> Tensor:

@@ -56,7 +56,8 @@ def build_optimizer(
     fragments = [fragment for layout in layouts for fragment in _fragments(optimizer, layout.parameter)]
     sharded = isinstance(optimizer, DistributedOptimizer)
     if isinstance(inner, WholeTensorOptimizer):
-        partition = Spans(layouts, groups).partition(fragments, sharded=sharded, device=groups.device.torch_device)
+        trained = [fragment for fragment in fragments if fragment.parameter.requires_grad]
+        partition = Spans(layouts, groups).partition(trained, sharded=sharded, device=groups.device.torch_device)
         inner.bind(partition)
     scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
     state = EngineState(
@@ -149,8 +150,8 @@ def _wrap(settings: EngineSettings, chunks: Sequence[DistributedDataParallel], g
 
 
 def _fragments(optimizer: MegatronOptimizer, parameter: nn.Parameter) -> Iterator[Fragment]:
-    """Finds what the inner optimizer of this rank updates of a parameter."""
-    if not isinstance(optimizer, DistributedOptimizer):
+    """Finds what the inner optimizer of this rank updates of a parameter; of a frozen one, all of it where it is."""
+    if not isinstance(optimizer, DistributedOptimizer) or not parameter.requires_grad:
         yield Fragment(parameter, 0, parameter.numel(), getattr(parameter, "main_param", parameter))
         return
     if parameter not in optimizer.model_param_group_index_map:  # other data ranks hold all of it

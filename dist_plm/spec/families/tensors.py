@@ -49,11 +49,16 @@ def tensors_of(model: ModelConfig) -> tuple[TensorSpec, ...]:
     table.embedding()
     for stack in model.stacks():
         table.stack(stack)
-    if model.predicts_tokens:
-        model.add_heads(table)
-    else:
-        model.add_task_head(table)
+    table.heads()
     return tuple(table.rows)
+
+
+@lru_cache(maxsize=16)
+def head_of(model: ModelConfig) -> frozenset[str]:
+    """Names the tensors of a finalised model that lie above its stacks; those of tied weights are the embedding's."""
+    table = Table(model)
+    table.heads()
+    return frozenset(row.name for row in table.rows)
 
 
 def shapes_of(model: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -67,6 +72,13 @@ class Table:
     def __init__(self, model: ModelConfig) -> None:
         self.model = model
         self.rows: list[TensorSpec] = []
+
+    def heads(self) -> None:
+        """Adds what lies above the stacks."""
+        if self.model.predicts_tokens:
+            self.model.add_heads(self)
+        else:
+            self.model.add_task_head(self)
 
     def matrix(
         self,

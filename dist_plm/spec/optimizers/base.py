@@ -36,6 +36,7 @@ class OptimConfig:
     weight_decay: NonNegative = 0.1
     decay_norms_and_biases: bool = False
     layer_decay: Annotated[float, Bounds(low=0.0, high=1.0, low_open=True)] = 1.0  # of the rate, a layer downwards
+    head_lr: Positive | None = None  # of what lies above the layers, in place of lr; acts as lr does
     clip_norm: Annotated[float, at_least(0)] = 1.0  # of the global gradient; 0 turns clipping off
 
     @property

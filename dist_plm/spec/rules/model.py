@@ -1,11 +1,12 @@
 """Checks that the sizes of the network fit each other, its data and its objective."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from dist_plm.config.decode import show
 from dist_plm.spec.derived import Case
 from dist_plm.spec.families import FAMILIES
+from dist_plm.spec.freezing import freeze_problems
 from dist_plm.spec.objectives import objectives_of
 from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.rules.sections import no_effect
@@ -75,6 +76,11 @@ def _head(case: Case) -> Iterator[str]:
             yield f"model.{name} = {show(value)} is {show(derived)} with this objective: leave it out, as it follows from that"
 
 
+def _freeze(case: Case) -> Iterator[str]:
+    model = case.config.model
+    yield from freeze_problems(replace(model, vocab_size=model.vocab_size or 1), case.config.train.freeze)
+
+
 def _family(case: Case) -> Iterator[str]:
     yield from case.config.model.problems(case.config)
 
@@ -103,6 +109,7 @@ MODEL_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
     _vocabulary,
     _objective,
     _head,
+    _freeze,
     _family,
     _pipeline,
     _init_from,
