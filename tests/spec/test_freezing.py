@@ -45,7 +45,7 @@ def test_names(family, freeze, begins):
         ("gpt", ["embedings"], ["'embedings'", "did you mean embedding", "embeddings"]),
         ("gpt", ["layers.2-9"], ["'layers.2-9'", "last layer is layers.3"]),
         ("gpt", ["layers.3-1"], ["the first layer of a range comes first"]),
-        ("t5", ["layers.0-1"], ["'layers.0-1'", "encoder", "layers as in layers.0-5"]),
+        ("t5", ["layers.0-1"], ["'layers.0-1'", "did you mean encoder.layers"]),
         ("gpt", ["all_but_head"], ["leaves nothing to train"]),
         ("bert", ["all_but_head", "head"], ["leaves nothing to train"]),
     ],
