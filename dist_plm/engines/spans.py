@@ -45,7 +45,7 @@ class Spans:
             assert piece.size[1:] == tuple(parameter.shape[1:]), f"{piece.name} does not lie in one run of elements"
             slot = len(self._slots)
             self._slots.append(Slot(piece.name, counted, piece.shape, piece.start, piece.size))
-            if getattr(parameter, "shared_embedding", False):
+            if getattr(parameter, "shared_embedding", False) and parameter.requires_grad:
                 self._tied.append(slot)
             if piece.numel:
                 spans.append(Segment(piece.local_start[0] * row, piece.numel, slot))

@@ -123,14 +123,18 @@ class Partition:
         """The segments, as views, of `values`, each of which has as many elements as its owner."""
         found = []
         for owner, value in zip(owners, values, strict=True):
-            lengths, kept, _ = self._pieces[owner]
+            lengths, kept, _ = self._pieces_of(owner)
             pieces = value.view(-1).split_with_sizes(lengths)
             found.extend(pieces[index] for index in kept)
         return found
 
     def slots_of(self, owners: Iterable[Tensor]) -> list[int]:
         """The slot of each view that `views` gives for the same owners."""
-        return [slot for owner in owners for slot in self._pieces[owner][2]]
+        return [slot for owner in owners for slot in self._pieces_of(owner)[2]]
+
+    def _pieces_of(self, owner: Tensor) -> tuple[list[int], list[int], list[int]]:
+        """Tells the pieces of a tensor; one that is of no logical tensor is a gap."""
+        return self._pieces.get(owner) or ([owner.numel()], [], [])
 
     def segments_of(self, owner: Tensor) -> tuple[Segment, ...]:
         """Lists what a tensor is made of, in ascending order; nothing where it is padding alone."""

@@ -250,7 +250,8 @@ class Spare(nn.Module):
 
     def __init__(self, like: Tensor) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1, dtype=like.dtype, device=like.device))
+        # A matrix, so that optimizers which look at whole tensors wait for the other ranks as every rank does.
+        self.weight = nn.Parameter(torch.zeros(1, 1, dtype=like.dtype, device=like.device))
 
     def give_gradient(self) -> None:
         (self.weight.sum() * 0.0).backward()
