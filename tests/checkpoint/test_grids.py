@@ -129,6 +129,19 @@ def test_lamb(ranks, saved, source, target):
 
 
 @pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("tensor2_pipeline2", "deepspeed3_data2"),
+        ("deepspeed3_data2", "pipeline2"),
+        pytest.param("data2", "deepspeed2_data2", marks=pytest.mark.slow),
+        pytest.param("deepspeed1_data2", "data2", marks=pytest.mark.slow),
+    ],
+)
+def test_frozen_weights(ranks, saved, source, target):
+    check(ranks, saved, source, target, train__freeze=("embeddings", "layers.0-1"))
+
+
+@pytest.mark.parametrize(
     ("model", "source", "target"),
     [
         ("bert", "tensor2_pipeline2", "data2"),

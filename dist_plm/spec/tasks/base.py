@@ -48,6 +48,16 @@ class TaskConfig(ObjectiveConfig):
         """Returns the task with the labels of its training data."""
         raise NotImplementedError
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names what the model scores, in the order of the scores; empty where that has no names."""
+        return ()
+
+    @property
+    def problem_type(self) -> str | None:
+        """Names what is learned, as Hugging Face's classes for sequences do; None of other tasks."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelsConfig(TaskConfig):
@@ -59,6 +69,10 @@ class LabelsConfig(TaskConfig):
     @property
     def num_labels(self) -> int:
         return len(self.labels) or 2  # until the data tell them
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.labels
 
     @property
     def finds_labels(self) -> bool:

@@ -28,6 +28,10 @@ class ClassifyConfig(LabelsConfig):
     separator: str = ","
     positive: str | None = None
 
+    @property
+    def problem_type(self) -> str | None:
+        return "multi_label_classification" if self.multi_label else "single_label_classification"
+
     def problems(self, case: "Case") -> Iterator[str]:
         yield from LabelsConfig.problems(self, case)
         if self.positive is not None and self.labels and self.positive not in self.labels:

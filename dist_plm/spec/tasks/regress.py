@@ -25,3 +25,7 @@ class RegressConfig(TaskConfig):
     @property
     def num_labels(self) -> int:
         return 1
+
+    @property
+    def problem_type(self) -> str | None:
+        return "regression"

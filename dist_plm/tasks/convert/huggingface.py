@@ -21,7 +21,7 @@ from dist_plm.config.runfile import to_yaml
 from dist_plm.core.errors import CheckpointError, ConfigError
 from dist_plm.core.parsing import load_json
 from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor, with_head_of
-from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, hf_config
+from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, hf_config, named_labels
 from dist_plm.interop.hf.files import Written, listed, write_weights
 from dist_plm.interop.hf.registry import MODELS, hf_model
 from dist_plm.interop.hf.tokenizer import Tokens, tokenizer_files, tokens_of
@@ -32,6 +32,7 @@ from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.objectives import OBJECTIVES
 from dist_plm.spec.schema import ModelConfig
 from dist_plm.spec.schema_convert import ConvertConfig
+from dist_plm.spec.tasks import TaskConfig
 from dist_plm.tasks.convert.directories import as_path, fresh_directory, refuse_unless_fresh
 from dist_plm.train.startup.load_weights import MODEL_FILE
 from dist_plm.train.startup.resume import RUN_FILE
@@ -217,7 +218,8 @@ def _exports(found: Checkpoint) -> list[_Export]:
     """One for each half of electra, else one."""
     model, files = model_of_checkpoint(found), found.manifest.files
     theirs = hf_model(model)
-    tokens = tokens_of(found, run_of_checkpoint(found))
+    run = run_of_checkpoint(found)
+    tokens, told = tokens_of(found, run), task_settings(run, found.where)
     exports = []
     for half in theirs.halves_of(model):
         settings = hf_config(model, found.weights, half)
@@ -226,7 +228,7 @@ def _exports(found: Checkpoint) -> list[_Export]:
             given = {name: settings[name] for name in ("model_type", "architectures")}
             settings = given | json.loads(found.storage.read(found.name, _config_name(half)))
         else:
-            settings |= theirs.token_numbers(tokens)
+            settings |= theirs.token_numbers(tokens) | told
         exports.append(_Export(found, half, entries, settings, tokens))
     return exports
 
@@ -276,6 +278,23 @@ def _with_head(found: Checkpoint, model: ModelConfig) -> ModelConfig:
     if name not in found.manifest.files:
         return model
     return with_head_of(model, hf_model(model), json.loads(found.storage.read(found.name, name)))
+
+
+def task_settings(run: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Makes what a config.json tells of the task of a run: the names of its labels, and the kind of problem. Of a run without a
+    task nothing.
+
+    Raises:
+        CheckpointError: it is no task of this version.
+    """
+    if "task" not in run:
+        return {}
+    try:
+        task = decode(TaskConfig, run["task"], of_before=True)
+    except ConfigError as error:
+        raise CheckpointError(f"{where}/{RUN_FILE} has no task of this version: {error}") from None
+    settings: dict[str, Any] = named_labels(task.label_names) if task.label_names else {}
+    return settings | ({"problem_type": task.problem_type} if task.problem_type is not None else {})
 
 
 def run_of_checkpoint(found: Checkpoint) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
+from dist_plm.tasks.convert.huggingface import task_settings
 from tests.checkpoint.poison import poison
 from tests.tasks.convert.hf_dirs import MODELS, save
 
@@ -338,3 +339,31 @@ def growth_of(arguments, directory):
         check=True,
     )
     return int(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        ({"objective": {"name": "mlm"}}, {}),
+        ({"task": {"name": "regress"}}, {"problem_type": "regression"}),
+        (
+            {"task": {"name": "classify", "labels": ["no", "yes"], "multi_label": True}},
+            {
+                "id2label": {"0": "no", "1": "yes"},
+                "label2id": {"no": 0, "yes": 1},
+                "problem_type": "multi_label_classification",
+            },
+        ),
+        (
+            {"task": {"name": "tag", "labels": ["O", "B-PER"]}},
+            {"id2label": {"0": "O", "1": "B-PER"}, "label2id": {"O": 0, "B-PER": 1}},
+        ),
+    ],
+)
+def test_a_task_names_its_labels(run, expected):
+    assert task_settings(run, "runs/x") == expected
+
+
+def test_a_task_of_another_version_is_refused():
+    with pytest.raises(CheckpointError, match=r"runs/x/run\.yaml has no task of this version"):
+        task_settings({"task": {"name": "guess"}}, "runs/x")
