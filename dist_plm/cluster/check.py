@@ -13,7 +13,7 @@ from dist_plm.core.errors import CheckpointError, ConfigError, DataError
 from dist_plm.spec.derived import checkpoints_of
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.rules.paths import path_problems
-from dist_plm.spec.schema import PretrainConfig, SubmissionConfig, Training
+from dist_plm.spec.schema import PretrainConfig, SubmissionConfig, Training, TrainingConfig
 from dist_plm.spec.schema_run import ClusterConfig
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ def check_run(run: Training, world_size: int, *, with_data: bool, with_weights: 
     return run
 
 
-def check_here(run: Training, world_size: int) -> None:
+def check_here(run: TrainingConfig, world_size: int) -> None:
     """Looks at a run that takes what device there is as one on the CPU, where this machine has no GPU.
 
     Raises:

@@ -105,7 +105,8 @@ def run_training(
         restore_logging, problem = _open_log(start, console)
         refuse_together(problem, env, groups.world)
         if env.rank == 0:
-            log.info("training samples: %s", data.samples["train"].describe())
+            for split, samples in data.samples.items():
+                log.info("%s samples: %s", {"train": "training"}.get(split, split), samples.describe())
         advice = advice_on_memory(config.model, config.parallel, config.engine, config.train.micro_batch)
         with start.watchdog, advice:
             finished = _run(config, start, device, groups, data)

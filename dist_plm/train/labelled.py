@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from dist_plm.core.errors import ConfigError, DataError
 from dist_plm.data.labelled.columns import find_columns
 from dist_plm.data.labelled.dataset import Collation, LabelledDataset, Trim
@@ -63,7 +65,8 @@ class Labelled:
     def samples(self, split: str, data: LabelledDataConfig, seed: int) -> LabelledDataset:
         """The examples by number: shuffled in training, else as the file has them."""
         path = data.train if split == "train" else data.validation
-        return LabelledDataset(self.tables[split], seed if split == "train" else None, Path(path or "").name)
+        told = commonest(self.tables[split], getattr(self.task.config, "labels", ()))
+        return LabelledDataset(self.tables[split], seed if split == "train" else None, Path(path or "").name, told)
 
     def trim(self, data: LabelledDataConfig, parallel: ParallelConfig) -> Trim | None:
         """Builds what takes padding out of microbatches; None where stages of a pipeline exchange one shape."""
@@ -169,3 +172,13 @@ def counted(train: FinetuneTrainConfig, num_train: int, num_validation: int) -> 
         eval_every=train.eval_every if train.eval_every is not None else min(epoch, steps),
         eval_samples=num_validation if train.eval_samples is None else train.eval_samples,
     )
+
+
+def commonest(table: Table, labels: Sequence[str]) -> str:
+    """Tells the share of the commonest class, which is the accuracy of a model that has learned nothing; empty where there are
+    no classes."""
+    classes = table.get("class_labels")
+    if not isinstance(classes, np.ndarray):
+        return ""
+    counts = np.bincount(classes)
+    return f"; the commonest label, {labels[int(counts.argmax())]}, is {counts.max() / len(classes):.1%} of them"

@@ -8,7 +8,7 @@ from dist_plm.cli.search_path import CONF, OWN, SearchPath
 from dist_plm.config.origins import trace
 from dist_plm.core.errors import ConfigError
 
-EXPERIMENTS = OWN.choices("experiment")
+EXPERIMENTS = [name for name in OWN.choices("experiment") if name != "quickstart_classify"]  # which fine-tunes
 
 
 def without_alternatives(values):

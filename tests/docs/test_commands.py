@@ -17,6 +17,7 @@ from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
 from dist_plm.spec.schema import PlanConfig, PretrainConfig, SubmissionConfig
 from dist_plm.spec.schema_convert import ConvertConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig
 from tests.docs.blocks import OTHER, PAGES, ROOT, Block, blocks
 
 BLOCKS = blocks()
@@ -113,6 +114,7 @@ def test_settings_named_in_the_text_exist():
     known: set[str] = set()
     for kind in (
         PretrainConfig,
+        FinetuneConfig,
         SubmissionConfig,
         PrepareConfig,
         ConvertConfig,

@@ -11,6 +11,8 @@ from dist_plm.spec.objectives import objectives_of
 from dist_plm.spec.prepare.schema import PrepareConfig
 from dist_plm.spec.rules.finalize import check_prepare, finalize
 from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig
+from tests.tasks.convert.hf_dirs import save
 
 #: Those of conf/model that hold sizes.
 MODELS = [model for model in OWN.choices("model") if model != "from_hf"]
@@ -21,6 +23,8 @@ PRETRAIN_CHOICES = [
     for choice in (MODELS if group == "model" else OWN.choices(group))
     if (group, choice) not in (("data", "labelled"), ("train", "finetune"))  # of launch/finetune.py
 ]
+#: Experiments of launch/finetune.py.
+FINETUNES = ("quickstart_classify",)
 #: What a choice needs beside it, where the default model is too small for it.
 BESIDE = {"parallel": ["model=gpt3_175b"], "data": ["model=gpt2_small"]}
 #: A model that learns from objectives of these names and their variants.
@@ -53,9 +57,27 @@ def test_every_choice_of_a_group_is_accepted(group, choice):
     accepted(f"{group}={choice}", *beside)
 
 
-@pytest.mark.parametrize("experiment", OWN.choices("experiment"))
+@pytest.mark.parametrize("experiment", [name for name in OWN.choices("experiment") if name not in FINETUNES])
 def test_every_experiment_is_accepted(experiment):
     assert accepted(f"experiment={experiment}").run.name == experiment
+
+
+@pytest.mark.parametrize("experiment", FINETUNES)
+def test_every_fine_tuning_experiment_is_accepted(experiment, tmp_path):
+    overrides = [
+        f"experiment={experiment}",
+        f"model.init_from={save('bert_model', tmp_path)}",
+        "data.sequence_length=32",
+    ]
+    config, _ = load(FinetuneConfig, "finetune", overrides)
+    assert finalize(config, world_size=2, vocab_size=None).run.name == experiment
+
+
+@pytest.mark.parametrize("choice", OWN.choices("task"))
+def test_every_task_is_accepted(choice, tmp_path):
+    overrides = [f"task={choice}", f"model.init_from={save('bert_model', tmp_path)}", "data.train=x.csv"]
+    config, _ = load(FinetuneConfig, "finetune", [*overrides, "data.sequence_length=32"])
+    assert finalize(config, world_size=1, vocab_size=None).task.name == choice
 
 
 @pytest.mark.parametrize("model", MODELS)

