@@ -23,7 +23,7 @@ from dist_plm.checkpoint.io.blobs import LocalReader, LocalWriter, UrlReader, Ur
 from dist_plm.checkpoint.manifest import NAME
 from dist_plm.config.credentials import mask
 from dist_plm.core.errors import CheckpointError
-from dist_plm.core.files import TEMPORARY, sync_directory
+from dist_plm.core.files import TEMPORARY, atomic_writer, sync_directory
 from dist_plm.core.marks import mark_path
 from dist_plm.core.regular import open_regular, read_regular
 
@@ -188,13 +188,8 @@ class LocalStorage(Storage):
     def write(self, data: bytes, *parts: str) -> None:
         self.guard()
         path = self._directory.joinpath(*parts)
-        temporary = path.with_name(self._temporary(path.name))
-        with temporary.open("wb") as file:
+        with atomic_writer(path, temporary=self._temporary(path.name), guard=self.guard) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        self.guard()
-        temporary.replace(path)
         sync_directory(path.parent)
 
     def checksum(self, *parts: str) -> str:

@@ -10,6 +10,7 @@ import yaml
 from dist_plm.config.credentials import read_back
 from dist_plm.config.decode import decode, encode, flatten, show
 from dist_plm.core.errors import ConfigError
+from dist_plm.core.files import atomic_writer
 from dist_plm.core.parsing import load_yaml, read_text
 
 T = TypeVar("T")
@@ -28,15 +29,8 @@ def write(config: Any, path: str | os.PathLike[str]) -> None:
     """Writes a configuration whole or not at all: under a temporary name, synced, then renamed. Makes the directory."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text(config))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_writer(path, temporary=f".{path.name}.{os.getpid()}.tmp") as file:
+        file.write(text(config).encode())
 
 
 def read(path: str | os.PathLike[str], cls: type[T]) -> T:

@@ -4,13 +4,10 @@ import errno
 import hashlib
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dist_plm.core.errors import Refusal
 from dist_plm.core.regular import check_regular, open_regular
@@ -24,19 +21,29 @@ _NO_COPY_RANGE = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, err
 
 
 @contextmanager
-def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+def atomic_writer(
+    path: Path, *, temporary: str | None = None, guard: Callable[[], None] = lambda: None, sync: bool = True
+) -> Iterator[BinaryIO]:
     """Opens a binary file that appears at `path`, whole, when the block ends without an exception, never otherwise.
 
-    A power cut may undo the appearance, until `sync_directory`."""
-    temporary = path.with_name(path.name + TEMPORARY)
+    A power cut may undo the appearance, until `sync_directory`; without `sync` it may leave an empty file.
+
+    Args:
+        temporary: the name that the file has until then, where writers may meet that do not know of each other.
+        guard: called once all is written; what it raises keeps the file from appearing.
+    """
+    unfinished = path.with_name(temporary or path.name + TEMPORARY)
     try:
-        with open(temporary, "wb", buffering=_COPY_BYTES) as file:
+        with open(unfinished, "wb", buffering=_COPY_BYTES) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if sync:
+                os.fsync(file.fileno())
+        guard()
+        os.replace(unfinished, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what is told is why
+            unfinished.unlink(missing_ok=True)
         raise
 
 
@@ -111,10 +118,3 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         with atomic_writer(target) as file:
             copy_into(source, file)
-
-
-def save_array(file: BinaryIO, array: NDArray) -> None:
-    """Writes what numpy.load reads. numpy.save would hide why a disk refuses it: "9000 requested and 504 written"."""
-    array = np.ascontiguousarray(array)
-    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-    file.write(array)  # pyright: ignore[reportArgumentType, reportCallIssue]

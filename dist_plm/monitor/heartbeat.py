@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from dist_plm.core.files import atomic_writer
+
 #: Of a summary: lines for a group of ranks each, and ranks named one by one.
 MAX_LINES = 20
 _DIRECTORY = "seen"
@@ -47,9 +49,9 @@ def write(run_dir: Path, sighting: Sighting) -> None:
     path = _file(run_dir, sighting.start, sighting.rank)
     for directory in (path.parent.parent, path.parent):  # not the run's own, which may be moved away for a moment
         directory.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(asdict(sighting)), encoding="utf-8")
-    temporary.replace(path)
+    # Not synced: after a power cut no rank waits for another.
+    with atomic_writer(path, temporary=f".{path.name}.{os.getpid()}.tmp", sync=False) as file:
+        file.write(json.dumps(asdict(sighting)).encode())
 
 
 def read(run_dir: Path, ranks: Iterable[int], start: int) -> dict[int, Sighting]:

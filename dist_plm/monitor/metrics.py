@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dist_plm.core.files import open_to_append
+from dist_plm.core.files import atomic_writer, open_to_append
 from dist_plm.core.parsing import is_number, load_json
 from dist_plm.core.regular import read_regular
 
@@ -210,10 +210,5 @@ def _keep_until(path: Path, step: int, guard: Callable[[], None]) -> None:
             unfinished.unlink(missing_ok=True)  # an earlier writer's, which would now put it in place
     if not path.exists():
         return
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    with temporary.open("wb") as file:
+    with atomic_writer(path, temporary=f"{path.name}.{secrets.token_hex(4)}.tmp", guard=guard) as file:
         file.writelines(line for line, record in _records(path) if record["step"] <= step)
-        file.flush()
-        os.fsync(file.fileno())
-    guard()
-    temporary.replace(path)

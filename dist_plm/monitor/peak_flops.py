@@ -3,7 +3,6 @@
 An unknown device has no peak: better no utilisation than an invented one.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -19,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dist_plm.core.files import atomic_writer
 from dist_plm.spec.gpus import peaks_of
 
 log = logging.getLogger(__name__)
@@ -138,15 +138,14 @@ def _read_cache(path: Path, key: str) -> CpuPeak | None:
 
 
 def _write_cache(path: Path, key: str, peak: CpuPeak) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    entry = {"key": key, "tflops": peak.tflops, "settled": peak.settled}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"key": key, "tflops": peak.tflops, "settled": peak.settled}), encoding="utf-8")
-        temporary.replace(path)
+        # Not synced: a cache that a power cut spoils is measured again.
+        with atomic_writer(path, temporary=f"{path.stem}.{os.getpid()}.tmp", sync=False) as file:
+            file.write(json.dumps(entry).encode())
     except OSError as error:
         log.info("the measured peak is not cached: %s", error)
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _user_cache_dir() -> Path:

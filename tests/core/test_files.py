@@ -1,13 +1,10 @@
 import errno
 import os
-import subprocess
-import sys
 
-import numpy as np
 import pytest
 
 from dist_plm.core import files
-from dist_plm.core.files import atomic_writer, copy_into, link_or_copy, save_array
+from dist_plm.core.files import atomic_writer, copy_into, link_or_copy
 
 
 def refuse(number):
@@ -72,37 +69,25 @@ def test_it_is_copied_where_names_are_single(tmp_path, monkeypatch):
     assert not (tmp_path / "b").samefile(tmp_path / "a")
 
 
-@pytest.mark.parametrize("dtype", ["<u8", "<i8", [("end", "<i8"), ("high", "<u8")]])
-@pytest.mark.parametrize("shape", [(0,), (5,), (4, 2)])
-def test_arrays_come_back(tmp_path, dtype, shape):
-    array = np.arange(np.prod(shape)).astype(np.dtype(dtype)).reshape(shape)
-    with atomic_writer(tmp_path / "a.npy") as file:
-        save_array(file, array)
-    assert np.array_equal(np.load(tmp_path / "a.npy"), array)
+def test_a_file_does_not_appear_where_the_guard_refuses(tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+    seen = []
+
+    def guard():
+        seen.append({path.name: path.read_bytes() for path in tmp_path.iterdir()})
+        raise PermissionError
+
+    with pytest.raises(PermissionError), atomic_writer(tmp_path / "a", temporary="mine", guard=guard) as file:
+        file.write(b"new")
+    assert seen == [{"a": b"old", "mine": b"new"}], "all is written before it is asked"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
 
 
-FULL = """
-import io, json, resource, signal, sys
-from pathlib import Path
-import numpy as np
-from dist_plm.core.files import atomic_writer, save_array
-from dist_plm.data.prepare.documents import Selection
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (2500, resource.RLIM_INFINITY))
-
-def save(path):
-    with atomic_writer(path) as file:
-        save_array(file, np.arange(10**6))
-
-for write in (save, Selection([np.zeros(10**5, np.int8)], {}, ()).save):
-    try:
-        write(Path(sys.argv[1]))
-    except OSError as error:
-        print(error.errno)
-"""
-
-
-def test_a_full_disk_is_called_one(tmp_path):
-    done = subprocess.run([sys.executable, "-c", FULL, tmp_path / "a"], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(errno.EFBIG)] * 2
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("sync", [True, False])
+def test_files_reach_the_disk_before_they_appear(tmp_path, monkeypatch, sync):
+    synced, whole = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (synced.append((tmp_path / "a").exists()), whole(number)))
+    with atomic_writer(tmp_path / "a", sync=sync) as file:
+        file.write(b"new")
+    assert synced == ([False] if sync else [])
+    assert (tmp_path / "a").read_bytes() == b"new"

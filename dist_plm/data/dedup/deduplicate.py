@@ -15,7 +15,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from dist_plm.core.files import atomic_writer, save_array
+from dist_plm.core.files import atomic_writer
+from dist_plm.data.arrays import save_array
 from dist_plm.data.dedup.minhash import Signatures, bands_and_rows, components, signature_blocks, similar_pairs
 from dist_plm.data.prepare.documents import DROPPED, DocumentShard, Selection, repeated_documents, write_documents
 from dist_plm.data.prepare.worker_group import Crew

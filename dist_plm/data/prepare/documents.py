@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from dist_plm.config.decode import decode, encode
-from dist_plm.core.files import atomic_writer, save_array
+from dist_plm.core.files import atomic_writer
+from dist_plm.data.arrays import save_array
 from dist_plm.data.store.manifest import SPLITS, StageRecord
 
 #: A document of a shard: where its text ends in the shard, and 128 bits of BLAKE2b of the text.
