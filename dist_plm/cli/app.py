@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 from dist_plm.cli.compose import compose
 from dist_plm.cli.help import OPTIONS, help_text
+from dist_plm.cli.overrides import as_plain
 from dist_plm.cli.search_path import SearchPath
 from dist_plm.cli.summary import summary
 from dist_plm.cluster.check import check, check_here, check_run, run_of
@@ -122,7 +123,10 @@ def load(
     Raises:
         ConfigError: with the problems of composing and of decoding together.
     """
-    composition = compose(config_name, overrides, SearchPath.with_sites(config_dirs))
+    plain = getattr(config_class, "plain_text", ())
+    composition = compose(
+        config_name, [as_plain(text, plain) for text in overrides], SearchPath.with_sites(config_dirs)
+    )
     problems = composition.problems
     try:
         config = decode(config_class, composition.values)

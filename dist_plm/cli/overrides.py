@@ -3,12 +3,13 @@
 import itertools
 import re
 import unicodedata
+from collections.abc import Collection
 from typing import Any
 
 from hydra.core.override_parser import overrides_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.overrides_visitor import HydraOverrideVisitor
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 
 from dist_plm.core.errors import ConfigError
@@ -30,6 +31,16 @@ def parse(text: str) -> Override:
     if not override.key_or_group:
         raise ConfigError([_problem(text, None)])
     return override
+
+
+def as_plain(text: str, plain: Collection[str]) -> str:
+    """Quotes the value of an override whose key is in `plain`, so that signs and numbers in it are text.
+
+    A value in quotes of its own, and null, stay what they are to Hydra, and so does ${…}."""
+    key, equals, value = text.partition("=")
+    if key not in plain or not equals or value == "null" or re.fullmatch(r"(['\"]).*\1", value, re.DOTALL):
+        return text
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
 def _depth(text: str) -> int:

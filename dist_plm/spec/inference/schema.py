@@ -1,7 +1,7 @@
 """Every setting of launch/evaluate.py and launch/generate.py, as frozen dataclasses; see spec/schema.py."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from dist_plm.config.bounds import Bounds
 from dist_plm.config.types import Count, Natural, NonNegative, Positive
@@ -72,6 +72,9 @@ class GenerateConfig(InferenceConfig):
 
     A text begins with a token of its own where documents did in training (`begin`; None: as the model is known to expect). Of
     a masked model the `best` tokens for each mask are shown."""
+
+    #: Settings whose values are taken as the shell hands them over: text needs no quotes of its own.
+    plain_text: ClassVar[tuple[str, ...]] = ("prompt",)
 
     prompt: str | None = None
     prompts: str | None = None
