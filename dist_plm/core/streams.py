@@ -43,13 +43,19 @@ def silence(stream: TextIO) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the program. After a failure threads may still work in PyTorch, which on the way out would abort it: then there is
-    no way out but the shortest."""
+    """Ends the program. After a failure threads may still work in PyTorch, those of process groups without Python's
+    knowledge, which on the way out would abort it: then there is no way out but the shortest."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
             silence(stream)
-    if code not in (EXIT_FINISHED, EXIT_REQUEUE) and threading.active_count() > 1:
+    if code not in (EXIT_FINISHED, EXIT_REQUEUE) and (threading.active_count() > 1 or _has_process_groups()):
         os._exit(code)
     sys.exit(code)
+
+
+def _has_process_groups() -> bool:
+    """Whether process groups are open, in a program that has loaded PyTorch."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()

@@ -39,3 +39,13 @@ def test_it_ends_while_a_thread_works():
     body = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\nprint('said')\nleave(130)\n"
     done = run(body)
     assert (done.returncode, done.stdout) == (130, "said\n")
+
+
+def test_a_failure_ends_without_a_way_past_the_threads_of_open_process_groups():
+    body = (
+        "import atexit\nimport torch.distributed as dist\n"
+        "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)\n"
+        "atexit.register(print, 'on the way')\nprint('said')\nleave(2)\n"
+    )
+    done = run(body)
+    assert (done.returncode, done.stdout) == (2, "said\n")
