@@ -1,12 +1,12 @@
 """Reads and writes config.json of Hugging Face."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dist_plm.config.decode import decode, show
 from dist_plm.core.errors import CheckpointError, ConfigError
+from dist_plm.core.parsing import load_json, read_text
 from dist_plm.interop.hf.base import Half, Settings, architecture_of, differences, with_head_of
 from dist_plm.interop.hf.registry import ELECTRA, MODELS, hf_model
 from dist_plm.spec.schema import ModelConfig
@@ -24,7 +24,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     path = directory / CONFIG_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(read_text(path))
     except FileNotFoundError:
         raise CheckpointError(
             f"{directory} has no {CONFIG_FILE}, which tells the sizes of the model: give a directory as "

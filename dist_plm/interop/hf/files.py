@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dist_plm.core.errors import CheckpointError
+from dist_plm.core.parsing import load_json
+from dist_plm.core.regular import check_regular, read_regular
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -81,6 +83,7 @@ class WeightFiles:
     def _file(self, path: Path) -> Any:
         if path not in self._open:
             try:
+                check_regular(path.stat(), path)
                 self._open[path] = safe_open(path, framework="pt").__enter__()
             except FileNotFoundError:
                 raise CheckpointError(f"{path} is missing: fetch or copy the directory again") from None
@@ -106,7 +109,7 @@ def _index(directory: Path) -> dict[str, str] | None:
     if not path.exists():
         raise CheckpointError(_no_weights(directory))
     try:
-        files = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        files = load_json(read_regular(path))["weight_map"]
         assert all(isinstance(file, str) for file in files.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise CheckpointError(f"{path} is no index of weights ({error!r}): fetch or copy it again") from None

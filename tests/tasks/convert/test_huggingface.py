@@ -181,6 +181,9 @@ def change(directory, **tensors):
 WRONG = {
     "config": (lambda d: (d / "config.json").unlink(), "has no config.json"),
     "not json": (lambda d: (d / "config.json").write_text("{"), "config.json cannot be read"),
+    "deep json": (lambda d: (d / "config.json").write_text("[" * 100_000), "config.json cannot be read: it nests"),
+    "a pipe for the config": (lambda d: pipe(d / "config.json"), "it is a pipe, not a file"),
+    "a pipe for the weights": (lambda d: pipe(d / "model.safetensors"), "it is a pipe, not a file"),
     "other type": (lambda d: edit(d, model_type="mamba"), "model_type 'mamba'"),
     "other class": (
         lambda d: edit(d, architectures=["BertForNextSentencePrediction"]),
@@ -234,6 +237,11 @@ WRONG = {
     ),
     "empty": (lambda d: (d / "model.safetensors").write_bytes(b""), "truncated, damaged or not of safetensors"),
     "index": (lambda d: index(d, "[]"), "is no index of weights"),
+    "deep index": (lambda d: index(d, "[" * 100_000), "is no index of weights (ValueError('it nests"),
+    "a pipe for the index": (
+        lambda d: (index(d, "{}"), pipe(d / "model.safetensors.index.json")),
+        "it is a pipe, not a file",
+    ),
     "outside": (lambda d: index(d, '{"weight_map": {"a": "../model.safetensors"}}'), "a file outside of its directory"),
     "index of another": (
         lambda d: index(d, '{"weight_map": {"a": "part.safetensors"}}'),
@@ -246,6 +254,12 @@ def index(directory, text):
     """In place of the single file, which would go before it."""
     (directory / "model.safetensors").rename(directory / "part.safetensors")
     (directory / "model.safetensors.index.json").write_text(text)
+
+
+def pipe(path):
+    """In place of a file, which to open would wait for a writer."""
+    path.unlink()
+    os.mkfifo(path)
 
 
 @pytest.fixture(scope="module")
