@@ -8,6 +8,7 @@ import torch
 
 from dist_plm.distributed.groups import build_groups
 from dist_plm.interop.hf.registry import hf_tensors
+from tests.logits import record_logits
 from tests.parts import engine_of, model_of
 from tests.ranks.corrupted import LOSSES
 from tests.ranks.pool import World
@@ -51,7 +52,7 @@ def score(world: World, config, weights, batch):
         gradients |= {name: pieces[0][2] for name, pieces in pieces_of([layout]).items()}
     load(layouts, weights)
     seen = []
-    chunk.output.register_forward_hook(lambda module, inputs, output: seen.append(output[0].detach()))
+    record_logits(chunk.output, seen.append)
     with torch.no_grad():
         chunk({**batch, "labels": torch.zeros_like(batch["labels"])})
     return {name: float(term.loss) for name, term in scores.items()}, gradients, seen[0], names, read
@@ -140,7 +141,7 @@ def score_in_stages(world: World, config, weights, batch):
     means = {name: term.mean for name, term in engine.eval_step([batch]).items()}
     seen = []
     if groups.coordinates.pipeline == groups.grid.pipeline - 1:
-        model[-1].output.register_forward_hook(lambda module, inputs, output: seen.append(output[0].detach()))
+        record_logits(model[-1].output, seen.append)
     engine.eval_step([{**batch, "labels": torch.zeros_like(batch["labels"])}])
     return means, seen
 

@@ -12,6 +12,7 @@ from dist_plm.core.errors import CheckpointError
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
 from tests.checkpoint.saving import engine_of, pieces
+from tests.logits import record_logits
 from tests.ranks.training import configure
 from tests.reference import megatron_gpt
 from tests.reference.megatron_gpt import BATCH, HEADS, HIDDEN, LAYERS, LENGTH, LR, SAVED_AT, STEPS, VOCAB, tokens_of
@@ -70,9 +71,9 @@ def continue_case(world, config, directory):
     held = {name: parts[0][2] for name, parts in pieces(engine).items()}
     logits: list[torch.Tensor] = []
     (chunk,) = engine._chunks
-    hook = chunk.module.output.register_forward_hook(lambda module, inputs, output: logits.append(output[0].detach()))
+    end = record_logits(chunk.module.output, lambda found: logits.append(found[:, None]))
     engine.eval_step(batches(99))
-    hook.remove()
+    end()
     losses = [engine.train_step(batches(step), LR).loss for step in range(found.manifest.step, STEPS)]
     # Of microbatches of one row: [S, 1, V] each.
     return losses, torch.cat(logits, dim=1).transpose(0, 1), held

@@ -12,6 +12,7 @@ from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
+from tests.logits import record_logits
 from tests.ranks.training import configure
 from tests.tasks.convert.packages import fetch
 from tests.train.startup.test_load_weights import begun
@@ -64,7 +65,7 @@ def outputs_case(world, config, where, batch):
     seen = {}
     if model[-1].post_process:
         model[-1].pair.register_forward_hook(lambda module, inputs, output: seen.update(hidden=inputs[0], pairs=output))
-        model[-1].output.register_forward_hook(lambda module, inputs, output: seen.update(logits=output[0]))
+        record_logits(model[-1].output, lambda logits: seen.update(logits=logits))
     engine.eval_step([batch])
     return {name: tensor.detach().clone() for name, tensor in seen.items()}
 

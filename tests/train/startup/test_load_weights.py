@@ -26,6 +26,7 @@ from dist_plm.spec.families.electra import generator_of
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
 from dist_plm.train.startup.load_weights import Weights, begin_with, check_vocabulary, of_checkpoint, open_initial
+from tests.logits import record_logits
 from tests.parts import engine_of, model_of
 from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port
@@ -58,7 +59,7 @@ def logits_case(world, config, where, batch):
     groups, model, engine = begun(world, config, where)
     seen = []
     if groups.coordinates.pipeline == groups.grid.pipeline - 1:
-        model[-1].output.register_forward_hook(lambda module, inputs, output: seen.append(output[0].detach()))
+        record_logits(model[-1].output, seen.append)
     engine.eval_step([{**batch, "labels": torch.zeros_like(batch["labels"])}])
     return seen
 
