@@ -1,11 +1,16 @@
 """Whole fine-tuning runs: they learn, on any grid with the same numbers, and go on after a stop as if there had been none."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 import yaml
 
+from dist_plm.config.decode import decode
+from dist_plm.spec.schema_convert import ConvertConfig
+from dist_plm.tasks.convert.convert import convert
 from tests.ranks.ports import free_port
 from tests.train.finetuning import make_rows, records, settings
 from tests.train.running import run_case
@@ -105,3 +110,16 @@ def test_run_yaml_holds_what_the_data_told(ranks, rows, tmp_path: Path) -> None:
     assert written["model"]["head"] == "sequence"
     assert written["checkpoint"]["every"] == 4
     assert written["checkpoint"]["best_is"] == "highest"
+
+
+def test_an_export_decides_as_the_run_did(ranks, rows, tmp_path: Path) -> None:
+    """Transformers' own pipeline on what convert writes, the tokenizer with it."""
+    run_dir = tmp_path / "run"
+    config = settings(rows, run_dir, model__activation="gelu", model__norm_placement="post")
+    assert ranks.run(1, run_case, config, free_port()) == [0]
+    said = convert(decode(ConvertConfig, {"from": str(run_dir), "to": str(tmp_path / "hf"), "format": "hf"}))
+    assert "BertForSequenceClassification" in said
+    classify = transformers.pipeline("text-classification", str(tmp_path / "hf"))
+    held_out = [json.loads(line) for line in (rows / "dev.jsonl").read_text().splitlines()]
+    right = [classify(row["text"])[0]["label"] == row["label"] for row in held_out]
+    assert sum(right) / len(right) == pytest.approx(records(run_dir)[-1]["eval/accuracy"], abs=1e-9)
