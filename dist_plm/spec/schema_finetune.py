@@ -46,6 +46,11 @@ class FinetuneTrainConfig(TrainConfig):
     eval_every: Natural | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     eval_samples: Natural | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
+    @property
+    def longer(self) -> str:
+        """The setting of a run that learns for longer."""
+        return f"train.steps={2 * (self.steps or 1)}" if self.epochs is None else f"train.epochs={2 * self.epochs:g}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig(TrainingConfig):

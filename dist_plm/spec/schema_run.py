@@ -48,6 +48,11 @@ class TrainConfig:
     #: Samples that the whole run takes, where they end within a step.
     num_samples: ClassVar[int | None] = None
 
+    @property
+    def longer(self) -> str:
+        """The setting of a run that learns for longer."""
+        return f"train.steps={10 * self.steps}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointConfig:

@@ -70,11 +70,13 @@ def run_training(
     environ: Mapping[str, str] = os.environ,
     overrides: Sequence[str] = (),
     preflight: Preflight | None = None,
+    command: str = "pretrain",
 ) -> int:
     """Trains one run to its end, or to a signal. Every rank calls it. Returns the exit code.
 
     Args:
-        overrides: settings on the command line, which the commands shown at the end repeat.
+        command: that started it, by the name of its script, which the commands shown at the end repeat.
+        overrides: settings on the command line, which those commands repeat.
         preflight: looks, once the ranks have met, whether the run can start where it is. Collective.
     Raises:
         Refusal: before any process group is made where the configuration is at fault.
@@ -114,7 +116,8 @@ def run_training(
         shutdown()
     if finished and env.rank == 0:
         run_dir = Path(config.run.dir or "")
-        tell(closing_summary(run_dir, config.train.steps, overrides, config.model, config.data.paths[0]))
+        started = [command, *overrides]
+        tell(closing_summary(run_dir, started, config.train.longer, config.model, config.data.paths[0]))
     return EXIT_FINISHED if finished else EXIT_REQUEUE
 
 

@@ -84,20 +84,23 @@ def build_recorder(
 
 
 def _inferences(run_dir: Path, model: ModelConfig, store: str) -> Iterator[str]:
-    """Yields how to measure a model that predicts tokens, and how to let it write."""
-    if model.head != "language_model":
-        return
+    """Yields how to measure a model that predicts tokens, and how to let it write; how to take another to Hugging Face."""
     run = shlex.quote(f"from={run_dir}")
+    if model.head != "language_model":
+        yield f"{typed('convert')} {run} to={shlex.quote(f'{run_dir}/hf')} format=hf"
+        return
     asked = "on=objective " if model.has_decoder else "limit=20 " if model.is_encoder else ""
     yield f"{typed('evaluate')} {run} {asked}{shlex.quote(f'data.path={store}')}"
     if not model.is_encoder:
         yield f"{typed('generate')} {run} prompt='To be' temperature=0.8"
 
 
-def closing_summary(run_dir: Path, steps: int, overrides: Sequence[str], model: ModelConfig, store: str) -> str:
-    """Builds what a run of so many steps ends with on the screen, with commands worth trying next.
+def closing_summary(run_dir: Path, started: Sequence[str], longer: str, model: ModelConfig, store: str) -> str:
+    """Builds what a run ends with on the screen, with commands worth trying next.
 
     Args:
+        started: the command that it was started by, and its settings.
+        longer: the setting of a run that learns for longer.
         store: the first that it read.
     """
 
@@ -105,15 +108,15 @@ def closing_summary(run_dir: Path, steps: int, overrides: Sequence[str], model: 
         """The run on two processes with changes, which come in place of what is on the command line."""
         changed = {change.partition("=")[0] for change in ("run.dir=", *changes)}
         kept = [override for override in overrides if override.partition("=")[0] not in changed]
-        return shlex.join(
-            ["torchrun", "--nproc-per-node", "2", *start_words("pretrain", relative=True), *kept, *changes]
-        )
+        return shlex.join(["torchrun", "--nproc-per-node", "2", *start_words(command, relative=True), *kept, *changes])
+
+    command, *overrides = started
 
     commands = (
         f"{typed('report')} {run_dir}",
         *_inferences(run_dir, model, store),
         again("parallel.tensor=2", "run.name=tensor2"),
-        again("precision=bf16", f"train.steps={10 * steps}", "run.name=longer"),
+        again("precision=bf16", longer, "run.name=longer"),
     )
     try:
         records = read_metrics(run_dir / "metrics.jsonl")

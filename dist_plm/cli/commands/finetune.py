@@ -32,7 +32,7 @@ def run(config: FinetuneConfig, origins: dict[str, Origin]) -> int | None:
     from dist_plm.cluster.preflight import look
     from dist_plm.train.build import run_training
 
-    return run_training(config, overrides=app.settings_given(sys.argv[1:]), preflight=look)
+    return run_training(config, overrides=app.settings_given(sys.argv[1:]), preflight=look, command="finetune")
 
 
 def main() -> NoReturn:
