@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -71,9 +72,11 @@ class Pool:
 
     def _how_one_ended(self) -> str:
         """Once one has ended the executor ends the others, with SIGTERM."""
-        processes = (self._processes or {}).values()
-        for process in processes:
-            process.join(_END_SECONDS)
+        processes = list((self._processes or {}).values())
+        # Not joined: the executor's thread may be at it, and of two that wait for a process one is told nothing.
+        latest = time.monotonic() + _END_SECONDS
+        while any(process.exitcode is None for process in processes) and time.monotonic() < latest:
+            time.sleep(0.01)
         codes = [process.exitcode for process in processes if process.exitcode not in (None, 0, -signal.SIGTERM)]
         signalled = [code for code in codes if code is not None and code < 0]
         if signalled:
