@@ -3,8 +3,8 @@
 Each rule yields one sentence a problem, naming key, value and remedy; they are in the modules beside this one.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from dist_plm.config.decode import encode
 from dist_plm.config.messages import MOST, show
@@ -24,6 +24,8 @@ from dist_plm.spec.rules.named import NAMED_RULES
 from dist_plm.spec.rules.training import TRAINING_RULES
 from dist_plm.spec.schema import Training
 from dist_plm.spec.schema_convert import ConvertConfig
+
+Config = TypeVar("Config")
 
 __all__ = [
     "check_convert",
@@ -59,17 +61,20 @@ def finalize(config: Training, *, world_size: int, vocab_size: int | None) -> Tr
     return derived
 
 
+def _checked(config: Config, rules: Iterable[Callable[[Config], Iterable[str]]]) -> Config:
+    _refuse_large_numbers(config)
+    if problems := [problem for rule in rules for problem in rule(config)]:
+        raise ConfigError(problems)
+    return config
+
+
 def check_convert(config: ConvertConfig) -> ConvertConfig:
     """`config` as it is.
 
     Raises:
         ConfigError: with every rule that is broken.
     """
-    _refuse_large_numbers(config)
-    problems = [p for rule in CONVERT_RULES for p in rule(config)]
-    if problems:
-        raise ConfigError(problems)
-    return config
+    return _checked(config, CONVERT_RULES)
 
 
 def check_prepare(config: PrepareConfig) -> PrepareConfig:
@@ -78,11 +83,7 @@ def check_prepare(config: PrepareConfig) -> PrepareConfig:
     Raises:
         ConfigError: with every rule that is broken.
     """
-    _refuse_large_numbers(config)
-    problems = [p for rule in PREPARE_RULES for p in rule(config)]
-    if problems:
-        raise ConfigError(problems)
-    return config
+    return _checked(config, PREPARE_RULES)
 
 
 def check_evaluate(config: EvaluateConfig) -> EvaluateConfig:
@@ -91,10 +92,7 @@ def check_evaluate(config: EvaluateConfig) -> EvaluateConfig:
     Raises:
         ConfigError: with every rule that is broken.
     """
-    _refuse_large_numbers(config)
-    if problems := [p for rule in EVALUATE_RULES for p in rule(config)]:
-        raise ConfigError(problems)
-    return config
+    return _checked(config, EVALUATE_RULES)
 
 
 def check_generate(config: GenerateConfig) -> GenerateConfig:
@@ -103,10 +101,7 @@ def check_generate(config: GenerateConfig) -> GenerateConfig:
     Raises:
         ConfigError: with every rule that is broken.
     """
-    _refuse_large_numbers(config)
-    if problems := [p for rule in GENERATE_RULES for p in rule(config)]:
-        raise ConfigError(problems)
-    return config
+    return _checked(config, GENERATE_RULES)
 
 
 def check_verify(config: VerifyConfig) -> VerifyConfig:
