@@ -65,7 +65,7 @@ def help_text() -> str:
     width = max(map(len, listed))
     return "\n".join(
         [
-            "dist-plm COMMAND [SETTING=VALUE …]: pretraining of transformer language models.",
+            "dist-plm COMMAND [SETTING=VALUE …]: pretraining and fine-tuning of language models.",
             "",
             *(f"  {name:{width}}  {as_typed(line)}" for name, line in listed.items()),
             "",
