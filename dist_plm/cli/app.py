@@ -24,7 +24,7 @@ from dist_plm.config.decode import decode, encode, flatten
 from dist_plm.config.origins import Origin, complete, table, trace
 from dist_plm.config.runfile import read, to_yaml
 from dist_plm.config.suggest import did_you_mean, near
-from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, Refusal
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, UserError
 from dist_plm.core.installed import as_typed
 from dist_plm.core.panics import is_panic
 from dist_plm.core.parsing import whole_number
@@ -96,7 +96,7 @@ def guarded(act: Callable[[], int]) -> int:
     """Does what may be refused or interrupted, and returns the exit code."""
     try:
         return act()
-    except Refusal as refusal:
+    except UserError as refusal:
         _report(refusal)
         return refusal.exit_code
     except KeyboardInterrupt:
@@ -106,7 +106,7 @@ def guarded(act: Callable[[], int]) -> int:
         if not is_panic(error):
             raise
         _report(
-            Refusal(
+            UserError(
                 f"a library gave up: {error}. What it was given is damaged, or it is at fault: see what was said before"
             )
         )
@@ -263,7 +263,7 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError([f"{message}; --help shows what there is"])
 
 
-def _report(refusal: Refusal) -> None:
+def _report(refusal: UserError) -> None:
     """Says it once: a refused configuration is refused alike on every rank, other things may be amiss on one node."""
     message = as_typed(mask(str(refusal)))
     try:

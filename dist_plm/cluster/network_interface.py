@@ -9,14 +9,14 @@ import sys
 
 import psutil
 
-from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, Refusal
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, UserError
 
 
 def route(host: str) -> tuple[str, str]:
     """Finds this node's address and interface on the way to `host`, which may be this node. Nothing is sent.
 
     Raises:
-        Refusal: `host` is unknown here, or no way leads there.
+        UserError: `host` is unknown here, or no way leads there.
     """
     try:
         # The system picks the source address when a datagram socket is connected; no packet leaves.
@@ -25,17 +25,17 @@ def route(host: str) -> tuple[str, str]:
             probe.connect(target)
             address = probe.getsockname()[0]
     except OSError as error:
-        raise Refusal(f"{host} cannot be reached from {socket.gethostname()}: {error}") from error
+        raise UserError(f"{host} cannot be reached from {socket.gethostname()}: {error}") from error
     for interface, entries in psutil.net_if_addrs().items():
         if any(entry.address.partition("%")[0] == address for entry in entries):
             return address, interface
-    raise Refusal(f"{socket.gethostname()} reaches {host} from {address}, which is on none of its interfaces")
+    raise UserError(f"{socket.gethostname()} reaches {host} from {address}, which is on none of its interfaces")
 
 
 def main() -> int:
     try:
         print(*route(sys.argv[1]))
-    except Refusal as refusal:
+    except UserError as refusal:
         print(refusal, file=sys.stderr)
         return EXIT_REFUSED
     return EXIT_FINISHED

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_plm.core.errors import Refusal
+from dist_plm.core.errors import UserError
 
 #: States of a job that will not change any more: squeue(1), JOB STATE CODES.
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
 ENDED |= {"REVOKED", "TIMEOUT"}
 
 
-class SlurmError(Refusal):
+class SlurmError(UserError):
     """Slurm cannot be asked, or refused what it was asked."""
 
 

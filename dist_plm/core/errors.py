@@ -9,13 +9,13 @@ EXIT_NOT_SAVED = 74
 EXIT_HUNG = 124
 
 
-class Refusal(Exception):
+class UserError(Exception):
     """Bad input: the message names what is wrong, where, and what to do. Exit code 2."""
 
     exit_code = EXIT_REFUSED
 
 
-class ConfigError(Refusal):
+class ConfigError(UserError):
     """A configuration was refused. Carries every problem found, not the first alone.
 
     Args:
@@ -37,25 +37,25 @@ class PreflightError(ConfigError):
     what = "the run cannot start here"
 
 
-class DataError(Refusal):
+class DataError(UserError):
     """A corpus, store or tokenizer cannot be used: missing, truncated, of another version, of another vocabulary."""
 
 
-class CheckpointError(Refusal):
+class CheckpointError(UserError):
     """A checkpoint cannot be used: missing, incomplete, damaged, or made by a run that does not fit this one."""
 
 
-class Diverged(Refusal):
+class Diverged(UserError):
     """A run whose loss or gradients are no longer finite: started again as it is, it would end in the same way."""
 
 
-class SaveFailedError(Refusal):
+class SaveFailedError(UserError):
     """A checkpoint could not be written; earlier ones are as they were. Started again, the run makes these steps again."""
 
     exit_code = EXIT_NOT_SAVED
 
 
-class NotMetError(Refusal):
+class NotMetError(UserError):
     """The ranks of a run did not come together: started again, they may."""
 
     exit_code = EXIT_HUNG

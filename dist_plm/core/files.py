@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from dist_plm.core.errors import Refusal
+from dist_plm.core.errors import UserError
 from dist_plm.core.regular import check_regular, open_regular
 
 #: Ends the names of files that are still being written.
@@ -61,7 +61,7 @@ def open_to_append(path: Path, *, readable: bool = False) -> io.FileIO:
     """A file of ours to add to, made where there is none. What is written is there at once, or an OSError is raised.
 
     Raises:
-        Refusal: it is a link, by which something elsewhere would be added to, or no file.
+        UserError: it is a link, by which something elsewhere would be added to, or no file.
     """
     try:
         access = os.O_RDWR if readable else os.O_WRONLY
@@ -69,7 +69,7 @@ def open_to_append(path: Path, *, readable: bool = False) -> io.FileIO:
         check_regular(os.fstat(descriptor), path)
     except OSError as error:
         reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
-        raise Refusal(f"{path} cannot be written: {reason}; move it away") from None
+        raise UserError(f"{path} cannot be written: {reason}; move it away") from None
     return io.FileIO(descriptor, "a+" if readable else "a")
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from dist_plm.core.errors import Refusal
+from dist_plm.core.errors import UserError
 
 _PREFIX = ".dist_plm."
 
@@ -48,7 +48,7 @@ def claim(directory: Path, purpose: str, remedy: str) -> None:
     Args:
         remedy: what the user can do where it is somebody else's, to end a message.
     Raises:
-        Refusal: it is; nothing was touched.
+        UserError: it is; nothing was touched.
     """
     check_ours_or_free(directory, purpose, remedy)
     directory.mkdir(parents=True, exist_ok=True)
@@ -56,16 +56,16 @@ def claim(directory: Path, purpose: str, remedy: str) -> None:
 
 
 def check_ours_or_free(directory: Path, purpose: str, remedy: str) -> None:
-    """Raises the Refusal of `claim`, and changes nothing."""
+    """Raises the UserError of `claim`, and changes nothing."""
     if not is_ours_or_free(directory, purpose):
-        raise Refusal(f"{directory} is there already, and was not made by this program: {remedy}")
+        raise UserError(f"{directory} is there already, and was not made by this program: {remedy}")
 
 
 def remove(directory: Path, purpose: str) -> None:
     """Removes a marked directory with all that is in it; the mark goes last, so that a kill leaves what is still ours.
 
     Raises:
-        Refusal: it is not marked.
+        UserError: it is not marked.
     """
     empty(directory, purpose)
     unmark(directory, purpose)
@@ -75,7 +75,7 @@ def remove(directory: Path, purpose: str) -> None:
 def empty(directory: Path, purpose: str) -> None:
     """Removes all that is in a marked directory, but for the mark; raises like `remove`."""
     if not is_marked(directory, purpose):
-        raise Refusal(f"{directory} is not removed: it was not made by this program; move it away")
+        raise UserError(f"{directory} is not removed: it was not made by this program; move it away")
     own = mark_path(directory, purpose).name
     for entry in list(os.scandir(directory)):
         if entry.name == own:

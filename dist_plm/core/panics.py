@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dist_plm.core.errors import Refusal
+from dist_plm.core.errors import UserError
 
 
 def is_panic(error: BaseException) -> bool:
@@ -12,7 +12,7 @@ def is_panic(error: BaseException) -> bool:
 
 
 @contextmanager
-def panics_as(kind: type[Refusal], message: str) -> Iterator[None]:
+def panics_as(kind: type[UserError], message: str) -> Iterator[None]:
     """Raises `kind` with `message` and the reason where a Rust library panics within the block."""
     try:
         yield

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 
-from dist_plm.core.errors import CheckpointError, Refusal
+from dist_plm.core.errors import CheckpointError, UserError
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ def on_first(group: dist.ProcessGroup | None, work: Callable[[], T]) -> T:
     if group is None or group.rank() == 0:
         try:
             outcome[0] = work()
-        except Refusal as error:
+        except UserError as error:
             outcome[1] = str(error)
         except Exception as error:  # what storage of other makers raises is not known; the other ranks wait for it
             outcome[1] = f"{type(error).__name__}: {error}"

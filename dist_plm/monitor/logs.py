@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dist_plm.config.credentials import mask
-from dist_plm.core.errors import Refusal
+from dist_plm.core.errors import UserError
 from dist_plm.core.files import open_to_append
 
 _FILE_FORMAT = "%(asctime)s %(levelname)s %(node)s rank %(rank)d %(name)s: %(message)s"
@@ -35,7 +35,7 @@ def setup_logging(
         console: takes a line to show, usually `progress.say`; for rank 0 alone.
 
     Raises:
-        Refusal: the file cannot be added to, or is a link.
+        UserError: the file cannot be added to, or is a link.
     Returns:
         a function that closes the file and restores what was before.
     """
@@ -43,7 +43,7 @@ def setup_logging(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Refusal(f"{path.parent} cannot be made: {error.strerror}; move away what is there") from None
+        raise UserError(f"{path.parent} cannot be made: {error.strerror}; move away what is there") from None
     file = _RankFile(path)
     defaults = {"node": socket.gethostname() if node is None else node, "rank": rank}
     file.setFormatter(_MaskingFormatter(_FILE_FORMAT, defaults=defaults))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.config.decode import flatten, show
-from dist_plm.core.errors import Refusal
+from dist_plm.core.errors import UserError
 from dist_plm.core.parsing import is_number, load_yaml, read_text
 from dist_plm.monitor.metrics import read_metrics
 from dist_plm.monitor.summary import change, render_summary, summarise
@@ -27,24 +27,24 @@ def load_run(path: Path) -> Run:
     """Reads `metrics.jsonl` and `run.yaml` of a run directory.
 
     Raises:
-        Refusal: there is no such directory, it has no metrics, no step was logged, or its settings are no YAML mapping.
+        UserError: there is no such directory, it has no metrics, no step was logged, or its settings are no YAML mapping.
     """
     metrics = path / "metrics.jsonl"
     if not os.path.isdir(path):
-        raise Refusal(f"{path} is no directory; name a run directory such as runs/quickstart")
+        raise UserError(f"{path} is no directory; name a run directory such as runs/quickstart")
     try:
         records = read_metrics(metrics)
     except OSError as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise Refusal(f"{metrics} {reason}; name the directory of a run that has started") from error
+        raise UserError(f"{metrics} {reason}; name the directory of a run that has started") from error
     if not records:
-        raise Refusal(f"{metrics} holds no step yet; wait for the first logged step of the run")
+        raise UserError(f"{metrics} holds no step yet; wait for the first logged step of the run")
     lacking = sorted({key for record in records for key in _NEEDED if key not in record})
     if lacking:
-        raise Refusal(f"{metrics} lacks {', '.join(lacking)} in some line; was it written by another program?")
+        raise UserError(f"{metrics} lacks {', '.join(lacking)} in some line; was it written by another program?")
     for record in records:
         if problem := _problem_of(record):
-            raise Refusal(f"{metrics}, step {show(record['step'])}: {problem}; was it written by another program?")
+            raise UserError(f"{metrics}, step {show(record['step'])}: {problem}; was it written by another program?")
     return Run(path, records, _read_settings(path / "run.yaml"))
 
 
@@ -122,9 +122,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
     try:
         settings = load_yaml(read_text(path), str(path))
     except (OSError, ValueError) as error:
-        raise Refusal(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(settings, dict):
-        raise Refusal(f"{path} is no mapping of settings; it was not written by a run")
+        raise UserError(f"{path} is no mapping of settings; it was not written by a run")
     return flatten(settings)
 
 

@@ -23,8 +23,8 @@ from dist_plm.core.errors import (
     ConfigError,
     DataError,
     Diverged,
-    Refusal,
     SaveFailedError,
+    UserError,
 )
 from dist_plm.core.files import make_directory
 from dist_plm.core.streams import tell
@@ -79,7 +79,7 @@ def run_training(
         overrides: settings on the command line, which those commands repeat.
         preflight: looks, once the ranks have met, whether the run can start where it is. Collective.
     Raises:
-        Refusal: before any process group is made where the configuration is at fault.
+        UserError: before any process group is made where the configuration is at fault.
     """
     env = from_environment(environ)
     config, data, unreadable = open_here(config, env)
@@ -136,7 +136,7 @@ def _open_log(start: Start, console: Callable[[str], None] | None) -> tuple[Call
     try:
         launch = start.launch
         return setup_logging(start.run_dir, rank=launch.rank, node=launch.node_name, console=console), None
-    except Refusal as error:
+    except UserError as error:
         return lambda: None, str(error)
 
 

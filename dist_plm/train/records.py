@@ -9,7 +9,7 @@ from dist_plm.config import runfile
 from dist_plm.config.decode import encode
 from dist_plm.core.errors import (
     CheckpointError,
-    Refusal,
+    UserError,
 )
 from dist_plm.core.installed import start_words, typed
 from dist_plm.distributed.collectives import on_first
@@ -49,7 +49,7 @@ def open_records(
             made.append(build_recorder(config, start.run_dir, first_step, peak, start.fence))
         except OSError as error:
             what = error.filename2 or error.filename or start.run_dir
-            raise Refusal(
+            raise UserError(
                 f"{what} cannot be written: {error.strerror}; make room, or move away what is there"
             ) from None
         if found is not None and found.manifest.loop.get("recorder"):

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from dist_plm.cluster.network_interface import route
-from dist_plm.core.errors import Refusal
+from dist_plm.core.errors import UserError
 
 OWN = [
     (entry.address, interface)
@@ -26,7 +26,7 @@ def test_takes_names() -> None:
 
 
 def test_says_which_host_is_unknown() -> None:
-    with pytest.raises(Refusal, match=r"no-such-host\.invalid cannot be reached"):
+    with pytest.raises(UserError, match=r"no-such-host\.invalid cannot be reached"):
         route("no-such-host.invalid")
 
 

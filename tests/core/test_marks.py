@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from dist_plm.core import marks
-from dist_plm.core.errors import Refusal
+from dist_plm.core.errors import UserError
 
 
 def tree(folder):
@@ -47,9 +47,11 @@ def test_what_is_not_ours_is_neither_claimed_nor_removed(tmp_path, kind):
             marks.claim(theirs, "checkpoint", "")
     before = tree(tmp_path)
     assert not marks.is_ours_or_free(theirs, "store")
-    with pytest.raises(Refusal, match=r"mine\.old is there already, and was not made by this program: choose another"):
+    with pytest.raises(
+        UserError, match=r"mine\.old is there already, and was not made by this program: choose another"
+    ):
         marks.claim(theirs, "store", "choose another")
-    with pytest.raises(Refusal, match=r"mine\.old is not removed: it was not made by this program"):
+    with pytest.raises(UserError, match=r"mine\.old is not removed: it was not made by this program"):
         marks.remove(theirs, "store")
     assert tree(tmp_path) == before
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_plm.core.errors import Refusal
+from dist_plm.core.errors import UserError
 from dist_plm.monitor.metrics import MetricsWriter, read_metrics
 from tests.monitor.make import record
 
@@ -256,7 +256,7 @@ def test_nothing_but_a_file_of_its_own_is_added_to(tmp_path, kind):
         os.mkfifo(path)
     else:
         path.mkdir()
-    with pytest.raises((OSError, Refusal), match=r"link|pipe|[Dd]irectory"):
+    with pytest.raises((OSError, UserError), match=r"link|pipe|[Dd]irectory"):
         MetricsWriter(path)
     assert not elsewhere.exists()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_plm.core.errors import Refusal
+from dist_plm.core.errors import UserError
 from dist_plm.monitor.metrics import MetricsWriter
 from dist_plm.monitor.report import load_run, render_report
 from dist_plm.monitor.text import ASCII_RAMP
@@ -148,7 +148,7 @@ def test_without_unicode_the_curve_is_ascii(tmp_path):
 def test_an_unusable_run_is_refused(tmp_path, spoil, said):
     run = tmp_path / "missing" / "run"
     spoil(run)
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(UserError) as refusal:
         load_run(run)
     assert said in str(refusal.value)
 
@@ -198,7 +198,7 @@ def with_line(run: Path, **changes: object) -> None:
 def test_a_value_that_is_no_number_is_refused_by_name(tmp_path, changes):
     with_line(tmp_path / "run", **changes)
     (name,) = changes
-    with pytest.raises(Refusal, match=rf"metrics.jsonl, step \d+: {name} = .* is no (number|count or time)"):
+    with pytest.raises(UserError, match=rf"metrics.jsonl, step \d+: {name} = .* is no (number|count or time)"):
         load_run(tmp_path / "run")
 
 
@@ -245,7 +245,7 @@ def test_lines_that_are_no_records_are_left_out(tmp_path, line):
     "settings", ["[" * 50_000, "a: " + "9" * 5000, "a: &a [*a]", "a: 1\na: 2", 'a: "\\ud800"', BOMB]
 )
 def test_settings_that_are_no_plain_yaml_are_refused(tmp_path, settings):
-    with pytest.raises(Refusal, match=r"run.yaml cannot be read"):
+    with pytest.raises(UserError, match=r"run.yaml cannot be read"):
         load_run(make_run(tmp_path / "run", settings=settings))
 
 
@@ -254,13 +254,13 @@ def test_a_pipe_is_not_waited_for(tmp_path, name):
     run = make_run(tmp_path / "run", 2)
     (run / name).unlink(missing_ok=True)
     os.mkfifo(run / name)
-    with pytest.raises(Refusal, match="it is a pipe, not a file"):
+    with pytest.raises(UserError, match="it is a pipe, not a file"):
         load_run(run)
 
 
 @pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "/dev/null"])
 def test_names_that_no_directory_has(path):
-    with pytest.raises(Refusal, match="is no directory"):
+    with pytest.raises(UserError, match="is no directory"):
         load_run(Path(path))
 
 

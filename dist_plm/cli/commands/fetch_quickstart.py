@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, Refusal
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, UserError
 from dist_plm.data.labelled import quickstart as labelled
 from dist_plm.data.sources import quickstart
 
@@ -23,7 +23,7 @@ def execute() -> int:
     fetch, place = (labelled.fetch, "classify") if given.labelled else (quickstart.fetch, "raw")
     try:
         fetch(given.directory or Path("corpus/quickstart") / place, print)
-    except Refusal as refusal:
+    except UserError as refusal:
         print(refusal, file=sys.stderr)
         return EXIT_REFUSED
     return EXIT_FINISHED

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, Refusal
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, UserError
 from dist_plm.monitor.report import load_run, render_report
 from dist_plm.monitor.text import ASCII_RAMP, UNICODE_RAMP
 
@@ -22,7 +22,7 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         text = render_report([load_run(path) for path in options.runs], ramp=_ramp(sys.stdout.encoding))
-    except Refusal as refusal:
+    except UserError as refusal:
         print(refusal, file=sys.stderr)
         return EXIT_REFUSED
     print(text)

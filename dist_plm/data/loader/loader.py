@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dist_plm.core.errors import Refusal
+from dist_plm.core.errors import UserError
 from dist_plm.core.memory import MemoryGroup, memory_groups, why_killed
 from dist_plm.data.loader.batch import Batch
 from dist_plm.data.loader.batch_plan import Plan
@@ -52,7 +52,7 @@ class MicrobatchLoader:
     forgotten. `close` stops all.
 
     Raises (while iterating):
-        Refusal: what reading or collating raised, here or in a worker.
+        UserError: what reading or collating raised, here or in a worker.
         LoaderError: a worker raised anything else, or died.
     """
 
@@ -175,7 +175,7 @@ class _Pump:
                     "for more (cluster.memory)"
                 )
             error, text = content
-            if isinstance(error, Refusal):
+            if isinstance(error, UserError):
                 raise error
             raise LoaderError(f"a data worker failed:\n{text}") from error
 

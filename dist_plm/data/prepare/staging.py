@@ -46,7 +46,7 @@ def workspace(
     `overwrite` says so.
 
     Raises:
-        Refusal: a directory of the user's is in the way, or another process is at work on the same `out`.
+        UserError: a directory of the user's is in the way, or another process is at work on the same `out`.
     """
     out = out.resolve()  # through a link, which then goes on pointing at the store
     partial = out.with_name(out.name + ".partial")

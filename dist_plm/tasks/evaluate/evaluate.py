@@ -24,7 +24,7 @@ def evaluate(config: EvaluateConfig, environ: Mapping[str, str] = os.environ) ->
     """Measures what `config` asks for, prints it and writes it to config.out. Every rank calls it. Returns the exit code.
 
     Raises:
-        Refusal: on every rank alike, before anything is measured where that can be known.
+        UserError: on every rank alike, before anything is measured where that can be known.
     """
     check_out(config.out)
     with session_of(config, environ) as session:
@@ -38,7 +38,7 @@ def measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     """Measures what `config` asks for; returns what the file of results holds. Collective over all ranks.
 
     Raises:
-        Refusal: on every rank alike.
+        UserError: on every rank alike.
     """
     if config.on == "objective":
         return measure_objective(config, session)

@@ -31,7 +31,7 @@ def measure_objective(config: EvaluateConfig, session: Session) -> dict[str, Any
     """Measures all windows of the split, or the first `limit` samples; returns what the file of results holds. Collective.
 
     Raises:
-        Refusal: on every rank alike.
+        UserError: on every rank alike.
     """
     run, path = session.config, config.data.path
     assert path is not None

@@ -44,7 +44,7 @@ def generate(config: GenerateConfig, environ: Mapping[str, str] = os.environ) ->
     """Answers all prompts, shows the answers and writes them to config.out. Every rank calls it. Returns the exit code.
 
     Raises:
-        Refusal: on every rank alike.
+        UserError: on every rank alike.
     """
     check_out(config.out)
     prompts = read_prompts(config)
@@ -66,7 +66,7 @@ def answered(
     Collective over all ranks.
 
     Raises:
-        Refusal: on every rank alike.
+        UserError: on every rank alike.
     """
     if session.config.model.is_encoder:
         return [*_filled(config, session, prompts)], False

@@ -61,7 +61,7 @@ def session_of(config: InferenceConfig, environ: Mapping[str, str]) -> Iterator[
     """Joins the ranks and finds the model. Every rank enters it.
 
     Raises:
-        Refusal: on every rank alike.
+        UserError: on every rank alike.
     """
     launch = from_environment(environ)
     device = choose(config.cluster.device, launch.local_rank)
@@ -75,7 +75,7 @@ def find_model(config: InferenceConfig, launch: LaunchEnv, device: Device, timeo
     """Finds the model, once the ranks have joined. Collective over all of them.
 
     Raises:
-        Refusal: on every rank alike.
+        UserError: on every rank alike.
     """
     assert config.from_ is not None
     group = host_group(timeout)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dist_plm.checkpoint.ownership import Owner
-from dist_plm.core.errors import Refusal
+from dist_plm.core.errors import UserError
 from dist_plm.core.files import open_to_append
 from dist_plm.core.regular import read_regular
 from dist_plm.distributed.launch_env import LaunchEnv
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 NAME = "starts.jsonl"
 
 
-class SupersededError(Refusal):
+class SupersededError(UserError):
     """Another start of this run has taken over."""
 
 
@@ -111,14 +111,14 @@ def claim(run_dir: Path, launch: LaunchEnv, env: Mapping[str, str]) -> Fence:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Refusal(f"run.dir = {run_dir} cannot be made: {error.strerror} ({error.filename})") from None
+        raise UserError(f"run.dir = {run_dir} cannot be made: {error.strerror} ({error.filename})") from None
     while True:
         with open_to_append(path) as file:
             try:
                 file.write(line)
                 os.fsync(file.fileno())
             except OSError as error:
-                raise Refusal(f"{path} cannot be written: {error.strerror}") from None
+                raise UserError(f"{path} cannot be written: {error.strerror}") from None
         before, found, _ = path.read_bytes().rpartition(line)
         if found:  # on network file systems two lines that are added at once may fall onto each other
             return Fence(path, start=before.count(b"\n") + 1, line=line, run=owner_of(run_dir).name)

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from dist_plm.core.errors import DataError, Refusal
+from dist_plm.core.errors import DataError, UserError
 from dist_plm.data.prepare import read_and_clean, stages
 from dist_plm.spec.prepare.schema import SourceConfig, TokenizerConfig
 from tests.data.preparing import contents, in_a_process_of_its_own, run, slow
@@ -241,7 +241,9 @@ def test_a_users_directory_beside_the_store_is_left_alone(tmp_path, thesis, name
     out = tmp_path / "mine"
     run(out)
     theirs, before = thesis(name), contents(out)
-    with pytest.raises(Refusal, match=rf"{name} is there already, and was not made by this program: move it away, or"):
+    with pytest.raises(
+        UserError, match=rf"{name} is there already, and was not made by this program: move it away, or"
+    ):
         run(out, tokenizer=TokenizerConfig(name="bpe", vocab_size=300), overwrite=True)
     assert contents(out) == before
     assert contents(theirs) == {"thesis.txt": b"years of work"}
@@ -261,7 +263,7 @@ def test_a_users_file_or_link_in_place_of_the_partial_store_is_left_alone(tmp_pa
         place.write_text("years of work")
     else:
         place.symlink_to(thesis("elsewhere"))
-    with pytest.raises(Refusal, match=r"mine\.partial is there already"):
+    with pytest.raises(UserError, match=r"mine\.partial is there already"):
         run(tmp_path / "mine")
     assert place.is_symlink() or place.read_text() == "years of work"
 

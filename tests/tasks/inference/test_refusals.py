@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from dist_plm.cli.app import front
-from dist_plm.core.errors import EXIT_REFUSED, Refusal
+from dist_plm.core.errors import EXIT_REFUSED, UserError
 from dist_plm.data.store.store import TokenStoreWriter, dtype_for
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.tasks.evaluate.evaluate import measured
@@ -57,7 +57,7 @@ def refusal(world, config, prompts=None):
             measured(config, session)
         else:
             answered(config, session, prompts or read_prompts(config))
-    except Refusal as error:
+    except UserError as error:
         return str(error)
     return "nothing was refused"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dist_plm.checkpoint.storage import Storage, name_of, open_storage
-from dist_plm.core.errors import Refusal
+from dist_plm.core.errors import UserError
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.monitor.metrics import MetricsWriter, StepRecord
 from dist_plm.train.startup.lease import Fence, SupersededError, claim
@@ -166,12 +166,12 @@ def test_starts_are_not_added_to_what_is_not_a_file(tmp_path: Path, kind: str) -
         os.mkfifo(path)
     else:
         path.mkdir()
-    with pytest.raises(Refusal, match=r"starts\.jsonl cannot be written: .*; move it away"):
+    with pytest.raises(UserError, match=r"starts\.jsonl cannot be written: .*; move it away"):
         claim(tmp_path, LaunchEnv(), {})
     assert not elsewhere.exists() or elsewhere.read_text() == "mine\n"
 
 
 def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Refusal, match=r"run\.dir = .* cannot be made"):
+    with pytest.raises(UserError, match=r"run\.dir = .* cannot be made"):
         claim(tmp_path / "file" / "run", LaunchEnv(), {})
