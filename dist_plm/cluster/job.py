@@ -21,7 +21,7 @@ TEMPLATES = {"torchrun": "pretrain.sbatch", "srun": "pretrain_srun.sbatch"}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class JobDirectories:
     """Holds the directories of a job, absolute: where it runs and where it writes."""
 
     working: Path
@@ -43,7 +43,7 @@ class Place:
 
 
 def batch_script(
-    submission: SubmissionConfig, overrides: Sequence[str], place: Place, counts: Sequence[int] = ()
+    submission: SubmissionConfig, overrides: Sequence[str], place: JobDirectories, counts: Sequence[int] = ()
 ) -> str:
     """The text of a batch script that trains the configuration at `place.frozen`.
 
@@ -68,7 +68,9 @@ def batch_script(
     )
 
 
-def directives(name: str, cluster: ClusterConfig, place: Place, *, nodes: int, min_nodes: int | None) -> list[str]:
+def directives(
+    name: str, cluster: ClusterConfig, place: JobDirectories, *, nodes: int, min_nodes: int | None
+) -> list[str]:
     """Builds the options of sbatch, one each, of a job called `name`."""
     ranks = ranks_per_node(cluster)
     tasks = ranks if cluster.launcher == "srun" else 1
@@ -95,7 +97,9 @@ def directives(name: str, cluster: ClusterConfig, place: Place, *, nodes: int, m
     return [*lines, "--requeue", *map(_option, cluster.options)]
 
 
-def settings(cluster: ClusterConfig, checkpoints: str | None, place: Place, counts: Sequence[int] = ()) -> list[str]:
+def settings(
+    cluster: ClusterConfig, checkpoints: str | None, place: JobDirectories, counts: Sequence[int] = ()
+) -> list[str]:
     """Builds lines of shell, in place of those that a person would change in the template.
 
     Args:

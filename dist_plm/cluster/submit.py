@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dist_plm.cluster import slurm
 from dist_plm.cluster.check import limit_seconds, node_counts, run_of
-from dist_plm.cluster.job import Place, batch_script
+from dist_plm.cluster.job import JobDirectories, batch_script
 from dist_plm.config import runfile
 from dist_plm.core.errors import ConfigError
 from dist_plm.core.files import make_directory
@@ -30,9 +30,9 @@ class Submission:
     overrides: tuple[str, ...]
 
     @property
-    def place(self) -> Place:
+    def place(self) -> JobDirectories:
         assert self.config.run.dir is not None, "run.dir is None: check the configuration first"
-        return Place(working=Path.cwd(), run=Path.cwd() / self.config.run.dir)
+        return JobDirectories(working=Path.cwd(), run=Path.cwd() / self.config.run.dir)
 
     @property
     def checkpoints(self) -> str:
@@ -157,11 +157,11 @@ def queue(submission: Submission) -> str:
     return number
 
 
-def _jobs_of(place: Place) -> list[str]:
+def _jobs_of(place: JobDirectories) -> list[str]:
     path = _jobs_file(place)
     return re.findall(r"(?m)^[0-9_]+$", path.read_text(errors="replace")) if path.is_file() else []
 
 
-def _jobs_file(place: Place) -> Path:
+def _jobs_file(place: JobDirectories) -> Path:
     """Numbers of all jobs of the run, one a line."""
     return place.run / "slurm" / "jobs"

@@ -7,20 +7,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.cluster.job import Place, batch_script, directives, hydra_text, settings
+from dist_plm.cluster.job import JobDirectories, batch_script, directives, hydra_text, settings
 from dist_plm.core.errors import ConfigError
 from dist_plm.spec.schema import SubmissionConfig
 from tests.cluster.make import submission
 
-PLACE = Place(working=Path("/home/u/project"), run=Path("/home/u/project/runs/one"))
+PLACE = JobDirectories(working=Path("/home/u/project"), run=Path("/home/u/project/runs/one"))
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def directives_of(asked: SubmissionConfig, place: Place) -> list[str]:
+def directives_of(asked: SubmissionConfig, place: JobDirectories) -> list[str]:
     return directives(asked.run.name, asked.cluster, place, nodes=asked.nodes, min_nodes=asked.min_nodes)
 
 
-def settings_of(asked: SubmissionConfig, place: Place) -> list[str]:
+def settings_of(asked: SubmissionConfig, place: JobDirectories) -> list[str]:
     return settings(asked.cluster, asked.checkpoint.dir, place)
 
 
@@ -147,7 +147,7 @@ def test_exact_text_with_srun():
 
 
 def test_directories_with_blanks_and_percents():
-    place = Place(working=Path("/a b"), run=Path("/a b/100%j/it's"))
+    place = JobDirectories(working=Path("/a b"), run=Path("/a b/100%j/it's"))
     lines = directives_of(submission(), place)
     assert "--chdir='/a b'" in lines
     (output,) = [line for line in lines if line.startswith("--output=")]
@@ -155,7 +155,7 @@ def test_directories_with_blanks_and_percents():
 
 
 def test_settings_are_shell_that_gives_the_words_back():
-    place = Place(working=Path("/a b"), run=Path("/a b/it's"))
+    place = JobDirectories(working=Path("/a b"), run=Path("/a b/it's"))
     lines = settings_of(submission(cluster__setup=["echo $unset"]), place)
     assert lines.pop(0).startswith("source ")
     program = "\n".join(["set -eu", *lines, 'printf "%s\\n" "${script[@]}" "$run_dir"'])
@@ -188,7 +188,7 @@ def test_a_container_is_words_and_variables_alone(container, words):
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=20))
 def test_whatever_a_run_is_called_is_one_word(name):
-    place = Place(working=Path("/w"), run=Path("/w") / name)
+    place = JobDirectories(working=Path("/w"), run=Path("/w") / name)
     lines = settings_of(submission(checkpoint__dir=name), place)
     assert words_of(lines, '"$run_dir" "$checkpoints"') == [str(place.run), name]
     assert all("\n" not in line for line in [*lines, *directives_of(submission(run__name=name), PLACE)])
@@ -197,14 +197,14 @@ def test_whatever_a_run_is_called_is_one_word(name):
 @pytest.mark.parametrize("sign", ["\n", "\r", "\x0b", "\x1b", "\u2028", "\x85", "\0"])
 def test_what_would_break_a_line_of_the_script_is_refused(sign):
     with pytest.raises(ConfigError, match="goes into the batch script and holds a line break"):
-        settings_of(submission(), Place(working=Path("/w"), run=Path(f"/w/a{sign}touch pwned")))
+        settings_of(submission(), JobDirectories(working=Path("/w"), run=Path(f"/w/a{sign}touch pwned")))
     with pytest.raises(ConfigError, match="goes into the batch script and holds a line break"):
-        directives_of(submission(), Place(working=Path(f"/w{sign}touch pwned"), run=Path("/w/a")))
+        directives_of(submission(), JobDirectories(working=Path(f"/w{sign}touch pwned"), run=Path("/w/a")))
 
 
 def test_a_backslash_would_keep_slurm_from_numbering_the_log():
     with pytest.raises(ConfigError, match="holds a backslash"):
-        directives_of(submission(), Place(working=Path("/w"), run=Path("/w/a\\b")))
+        directives_of(submission(), JobDirectories(working=Path("/w"), run=Path("/w/a\\b")))
 
 
 @pytest.mark.parametrize(
