@@ -38,7 +38,7 @@ class JobState:
 
 
 @dataclass(frozen=True, slots=True)
-class Partition:
+class SlurmPartition:
     """Holds what a partition can give at most; `max_time` as Slurm writes it."""
 
     name: str
@@ -46,7 +46,7 @@ class Partition:
     max_time: str
 
 
-def partition(name: str | None) -> Partition | None:
+def partition(name: str | None) -> SlurmPartition | None:
     """The partition of a name, or the default one; None where Slurm does not say: it will when it gets the job.
 
     Raises:
@@ -56,7 +56,7 @@ def partition(name: str | None) -> Partition | None:
         if facts.get("PartitionName") == name or (name is None and facts.get("Default") == "YES"):
             limits = [facts.get("MaxNodes", ""), facts.get("TotalNodes", "")]
             most = min((int(limit) for limit in limits if limit.isdecimal()), default=0)
-            return Partition(facts["PartitionName"], most, facts.get("MaxTime", "UNLIMITED")) if most else None
+            return SlurmPartition(facts["PartitionName"], most, facts.get("MaxTime", "UNLIMITED")) if most else None
     return None
 
 
