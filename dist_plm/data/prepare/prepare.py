@@ -37,8 +37,8 @@ from dist_plm.data.store.manifest import (
     write_manifest,
 )
 from dist_plm.data.store.store import TokenStore, dtype_for
-from dist_plm.data.tokenizers.files import FILE_NAME, fingerprint
 from dist_plm.data.tokenizers.save import COMPANION_NAMES
+from dist_plm.data.tokenizers.tokenizer_files import FILE_NAME, fingerprint
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.spec.prepare.schema import PrepareConfig, SourceConfig
 

@@ -14,8 +14,8 @@ from dist_plm.core.errors import DataError
 from dist_plm.core.files import TEMPORARY, atomic_writer, sync_directory
 from dist_plm.data.prepare.worker_group import Crew
 from dist_plm.data.store.manifest import NAME, SPLITS, read_manifest
-from dist_plm.data.tokenizers.files import FILE_NAME
 from dist_plm.data.tokenizers.save import COMPANION_NAMES
+from dist_plm.data.tokenizers.tokenizer_files import FILE_NAME
 
 REJECTED = "rejected.jsonl"
 _INPUTS = "inputs.json"

@@ -16,7 +16,6 @@ from dist_plm.core.panics import panics_as
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.data.tokenizers.battery import check_ids
 from dist_plm.data.tokenizers.fast_bpe import fast_bpe
-from dist_plm.data.tokenizers.files import FILE_NAME, read_tokenizer
 from dist_plm.data.tokenizers.find_special_tokens import (
     declared_tokens,
     pieces_of_vocabulary,
@@ -25,6 +24,7 @@ from dist_plm.data.tokenizers.find_special_tokens import (
 )
 from dist_plm.data.tokenizers.long_texts import Encoded, encode_long
 from dist_plm.data.tokenizers.save import companions
+from dist_plm.data.tokenizers.tokenizer_files import FILE_NAME, read_tokenizer
 
 DEFAULT_END = "<|endoftext|>"
 #: Before a piece: no text has this non-character of Unicode.

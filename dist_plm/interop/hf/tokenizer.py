@@ -9,8 +9,8 @@ from dist_plm.checkpoint.loader import Checkpoint
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.store.manifest import read_manifest
-from dist_plm.data.tokenizers.files import main_file
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
+from dist_plm.data.tokenizers.tokenizer_files import main_file
 
 #: All that AutoTokenizer reads.
 FILES = (

@@ -18,8 +18,8 @@ from dist_plm.core.errors import CheckpointError, DataError
 from dist_plm.core.regular import read_regular
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.store.manifest import read_manifest
-from dist_plm.data.tokenizers.files import vocabulary_of
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
+from dist_plm.data.tokenizers.tokenizer_files import vocabulary_of
 from dist_plm.distributed.collectives import gather, on_each, on_first
 from dist_plm.engines.base import Engine
 from dist_plm.interop.hf.base import HEADS, TASK_HEADS, Half, differences

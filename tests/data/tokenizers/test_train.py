@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_plm.core.errors import DataError
-from dist_plm.data.tokenizers.files import fingerprint
+from dist_plm.data.tokenizers.tokenizer_files import fingerprint
 from dist_plm.data.tokenizers.train import (
     FIM_SPECIAL,
     count_characters,

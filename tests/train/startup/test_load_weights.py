@@ -16,7 +16,7 @@ from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError
 from dist_plm.data.sampling.build_dataset import tokenizer_store
-from dist_plm.data.tokenizers.files import vocabulary_of
+from dist_plm.data.tokenizers.tokenizer_files import vocabulary_of
 from dist_plm.distributed.groups import build_groups
 from dist_plm.interop.hf.config import HALVES
 from dist_plm.interop.hf.weights import open_hf
