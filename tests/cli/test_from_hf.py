@@ -11,7 +11,7 @@ from dist_plm.cli.commands.submit import execute as submit
 from dist_plm.config.decode import encode
 from dist_plm.core.errors import EXIT_REFUSED, CheckpointError, ConfigError
 from dist_plm.interop.hf.config import described_at
-from dist_plm.interop.hf.files import WeightFiles
+from dist_plm.interop.hf.safetensors_files import WeightFiles
 from dist_plm.interop.hf.weights import open_hf
 from dist_plm.spec.schema import PretrainConfig
 from tests.tasks.convert.hf_dirs import save

@@ -22,8 +22,8 @@ from dist_plm.core.errors import CheckpointError, ConfigError
 from dist_plm.core.parsing import load_json
 from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor, with_head_of
 from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, hf_config, named_labels
-from dist_plm.interop.hf.files import Written, listed, write_weights
 from dist_plm.interop.hf.registry import MODELS, hf_model
+from dist_plm.interop.hf.safetensors_files import Written, listed, write_weights
 from dist_plm.interop.hf.tokenizer import Tokens, tokenizer_files, tokens_of
 from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.models.build import DTYPES

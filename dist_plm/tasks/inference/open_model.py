@@ -14,7 +14,7 @@ from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.distributed.launch_env import LaunchEnv, from_environment
 from dist_plm.distributed.world import host_group, init_process_group, shutdown
-from dist_plm.interop.hf.files import listed
+from dist_plm.interop.hf.safetensors_files import listed
 from dist_plm.models.build import build_chunk, shape_of
 from dist_plm.models.sharding import describe
 from dist_plm.spec.engines import ENGINES
