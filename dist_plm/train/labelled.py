@@ -14,7 +14,7 @@ from dist_plm.core.errors import ConfigError, DataError
 from dist_plm.data.labelled.columns import find_columns
 from dist_plm.data.labelled.dataset import Collation, LabelledDataset, Trim
 from dist_plm.data.labelled.encode import Encoder
-from dist_plm.data.labelled.rows import Row, RowFile
+from dist_plm.data.labelled.rows import LabelledRow, RowFile
 from dist_plm.data.labelled.table import Ragged, Table, joined
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.objectives.base import LossTerm
@@ -139,7 +139,7 @@ def _encode(file: RowFile, columns: Mapping[str, str], task: Task[Any], encoder:
     return joined([task.encode(rows, columns, encoder) for rows in _batches(file)])
 
 
-def _batches(file: RowFile) -> Iterator[Sequence[Row]]:
+def _batches(file: RowFile) -> Iterator[Sequence[LabelledRow]]:
     rows = iter(file)
     while batch := list(itertools.islice(rows, _ROWS)):
         yield batch

@@ -29,7 +29,7 @@ FORMATS = {
 }
 
 
-class Row(NamedTuple):
+class LabelledRow(NamedTuple):
     """A row by column, and where it stands."""
 
     place: str
@@ -52,7 +52,7 @@ class RowFile:
     split: str
     header: tuple[str, ...] = ()
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[LabelledRow]:
         """Reads all rows.
 
         Raises:
@@ -83,7 +83,7 @@ def _slice(file: RowFile, form: Any) -> Slice:
     return Slice(SourceConfig(path=file.path), file.path, form, 0, size, size)
 
 
-def _delimited_rows(file: RowFile, form: str) -> Iterator[Row]:
+def _delimited_rows(file: RowFile, form: str) -> Iterator[LabelledRow]:
     part, too_long = _slice(file, form), []
     header: Sequence[str] | None = file.header or None
     for row in rows(text_lines(part, too_long), delimiter_of(part), find_quoting(part)):
@@ -101,7 +101,7 @@ def _delimited_rows(file: RowFile, form: str) -> Iterator[Row]:
                 f"{place}: {len(row.fields)} fields where {named} has {len(header)}; mend the row, or see whether the file has "
                 f"another {'delimiter' if len(row.fields) == 1 else 'quoting'}"
             )
-        yield Row(place, dict(zip(header, _unicode(row.fields, place), strict=True)))
+        yield LabelledRow(place, dict(zip(header, _unicode(row.fields, place), strict=True)))
 
 
 def _unicode(fields: list[str], place: str) -> list[str]:
@@ -113,7 +113,7 @@ def _unicode(fields: list[str], place: str) -> list[str]:
     return fields
 
 
-def _json_lines(file: RowFile, form: str) -> Iterator[Row]:
+def _json_lines(file: RowFile, form: str) -> Iterator[LabelledRow]:
     for number, line in decoded_lines(_slice(file, "jsonl")):
         place = f"{file.path}, line {number}"
         if isinstance(line, Rejected):
@@ -122,17 +122,17 @@ def _json_lines(file: RowFile, form: str) -> Iterator[Row]:
             yield _json_row(line, place)
 
 
-def _json_row(line: str, place: str) -> Row:
+def _json_row(line: str, place: str) -> LabelledRow:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: not JSON, {error}; each line has to hold one object") from None
     if not isinstance(row, dict):
         raise DataError(f"{place}: the line holds {type(row).__name__}, not an object with fields")
-    return Row(place, row)
+    return LabelledRow(place, row)
 
 
-def _json_array(file: RowFile, form: str) -> Iterator[Row]:
+def _json_array(file: RowFile, form: str) -> Iterator[LabelledRow]:
     """A list of objects, or one under `data`; else lines."""
     try:
         content = json.loads(Path(file.path).read_bytes())
@@ -141,16 +141,16 @@ def _json_array(file: RowFile, form: str) -> Iterator[Row]:
         return
     found = content.get("data") if isinstance(content, dict) else content
     if isinstance(content, dict) and not isinstance(found, list):
-        yield Row(f"{file.path}, line 1", content)
+        yield LabelledRow(f"{file.path}, line 1", content)
         return
     for number, row in enumerate(found or [], 1):
         place = f"{file.path}, item {number}"
         if not isinstance(row, dict):
             raise DataError(f"{place} is {type(row).__name__}, not an object with fields")
-        yield Row(place, row)
+        yield LabelledRow(place, row)
 
 
-def _table_rows(file: RowFile, form: str) -> Iterator[Row]:
+def _table_rows(file: RowFile, form: str) -> Iterator[LabelledRow]:
     # Arrow is loaded where it is needed alone.
     import pyarrow as pa
     import pyarrow.feather
@@ -169,7 +169,7 @@ def _table_rows(file: RowFile, form: str) -> Iterator[Row]:
             f"{file.path} is not {form.capitalize()}, or is damaged: {reason}; fetch the file again"
         ) from None
     for number, row in enumerate(listed, 1):
-        yield Row(f"{file.path}, row {number}", row)
+        yield LabelledRow(f"{file.path}, row {number}", row)
 
 
 def _arrow_table(path: str) -> Any:
@@ -183,17 +183,17 @@ def _arrow_table(path: str) -> Any:
             return pa.ipc.open_file(memory).read_all()
 
 
-def _conll_rows(file: RowFile, form: str) -> Iterator[Row]:
+def _conll_rows(file: RowFile, form: str) -> Iterator[LabelledRow]:
     for line, words, tags in read_conll(decoded_lines(_slice(file, "text")), file.path):
-        yield Row(f"{file.path}, line {line}", {"tokens": words, "tags": tags})
+        yield LabelledRow(f"{file.path}, line {line}", {"tokens": words, "tags": tags})
 
 
-def _saved_rows(file: RowFile) -> Iterator[Row]:
+def _saved_rows(file: RowFile) -> Iterator[LabelledRow]:
     dataset = _saved(file)
     names = {column: found for column, kind in dataset.features.items() if (found := _class_names(kind))}
     for number, row in enumerate(dataset, 1):
         place = f"{file.path} ({file.split}), row {number}"
-        yield Row(place, {column: _named(value, names.get(column, ())) for column, value in row.items()})
+        yield LabelledRow(place, {column: _named(value, names.get(column, ())) for column, value in row.items()})
 
 
 def _saved(file: RowFile) -> Any:
@@ -227,7 +227,7 @@ def _named(value: Any, names: Sequence[str]) -> Any:
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
-_READERS: dict[str, Callable[[RowFile, str], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[RowFile, str], Iterator[LabelledRow]]] = {
     "csv": _delimited_rows,
     "tsv": _delimited_rows,
     "jsonl": _json_lines,

@@ -10,20 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import LossTerm
 from dist_plm.spec.tasks.base import TaskConfig
 
 #: What the data floor hands out and takes back: columns of numbers by name, see data/labelled/table.py.
 Columns = dict[str, Any]
-
-
-class Row(Protocol):
-    """Declares a labelled row: its values by column, and the place where a person finds it."""
-
-    @property
-    def place(self) -> str: ...
-    @property
-    def values(self) -> Mapping[str, Any]: ...
 
 
 class Encoder(Protocol):
@@ -62,11 +54,11 @@ class Task(Protocol[C]):
         """Tells what rows of each padded column but the tokens are filled up with, where it is not 0."""
         ...
 
-    def labels(self, rows: Iterable[Row], columns: Mapping[str, str]) -> set[str]:
+    def labels(self, rows: Iterable[LabelledRow], columns: Mapping[str, str]) -> set[str]:
         """Finds the labels in rows."""
         ...
 
-    def encode(self, rows: Sequence[Row], columns: Mapping[str, str], encoder: Encoder) -> Columns:
+    def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: Encoder) -> Columns:
         """Columns of numbers from rows, all of whose labels are known.
 
         Raises:
@@ -79,7 +71,7 @@ class Task(Protocol[C]):
         ...
 
 
-def text_of(row: Row, column: str) -> str:
+def text_of(row: LabelledRow, column: str) -> str:
     """The text in a column of a row; raises DataError where there is none."""
     value = row.values.get(column)
     if isinstance(value, str) and value.strip():
@@ -90,14 +82,14 @@ def text_of(row: Row, column: str) -> str:
     raise DataError(f"{row.place}: column {column!r} {what}, where the task reads a text: mend or remove the row")
 
 
-def texts_of(rows: Sequence[Row], columns: Mapping[str, str]) -> tuple[list[str], list[str] | None]:
+def texts_of(rows: Sequence[LabelledRow], columns: Mapping[str, str]) -> tuple[list[str], list[str] | None]:
     """The texts of rows, and the second ones where there are pairs."""
     first = [text_of(row, columns["text"]) for row in rows]
     second = [text_of(row, columns["pair"]) for row in rows] if "pair" in columns else None
     return first, second
 
 
-def label_of(row: Row, column: str) -> str:
+def label_of(row: LabelledRow, column: str) -> str:
     """The label in a column of a row, as text; raises DataError where there is none."""
     value = row.values.get(column)
     if isinstance(value, bool):

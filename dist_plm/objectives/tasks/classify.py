@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.metrics.classes import Confusion, LabelCounts
-from dist_plm.objectives.tasks.base import Columns, Encoder, Row, Scorer, label_of, number_of, texts_of
+from dist_plm.objectives.tasks.base import Columns, Encoder, Scorer, label_of, number_of, texts_of
 from dist_plm.spec.tasks.classify import ClassifyConfig
 
 
@@ -27,10 +28,10 @@ class Classify:
             return {"classify": LossTerm(1.0, "label_sets", mask="target_mask")}
         return {"classify": LossTerm(1.0, "class_labels")}
 
-    def labels(self, rows: Iterable[Row], columns: Mapping[str, str]) -> set[str]:
+    def labels(self, rows: Iterable[LabelledRow], columns: Mapping[str, str]) -> set[str]:
         return {label for row in rows for label in self._of(row, columns["label"])}
 
-    def encode(self, rows: Sequence[Row], columns: Mapping[str, str], encoder: Encoder) -> Columns:
+    def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: Encoder) -> Columns:
         numbers = {label: number for number, label in enumerate(self.config.labels)}
         found = [[number_of(label, numbers, row.place) for label in self._of(row, columns["label"])] for row in rows]
         table = dict(encoder.texts(*texts_of(rows, columns)))
@@ -48,7 +49,7 @@ class Classify:
         chosen = len(labels) - 1 if positive is None else labels.index(positive)
         return _ClassScorer(table["class_labels"], Confusion.of(len(labels)), chosen)
 
-    def _of(self, row: Row, column: str) -> list[str]:
+    def _of(self, row: LabelledRow, column: str) -> list[str]:
         value = row.values.get(column)
         if not self.config.multi_label:
             if isinstance(value, list | tuple):

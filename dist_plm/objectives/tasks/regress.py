@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.metrics.numbers import mean_squared_error, pearson, spearman
-from dist_plm.objectives.tasks.base import Columns, Encoder, Row, Scorer, texts_of
+from dist_plm.objectives.tasks.base import Columns, Encoder, Scorer, texts_of
 from dist_plm.spec.tasks.regress import RegressConfig
 
 
@@ -26,10 +27,10 @@ class Regress:
     def losses(self) -> Mapping[str, LossTerm]:
         return {"regress": LossTerm(1.0, "targets", mask="target_mask")}
 
-    def labels(self, rows: Iterable[Row], columns: Mapping[str, str]) -> set[str]:
+    def labels(self, rows: Iterable[LabelledRow], columns: Mapping[str, str]) -> set[str]:
         return set()
 
-    def encode(self, rows: Sequence[Row], columns: Mapping[str, str], encoder: Encoder) -> Columns:
+    def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: Encoder) -> Columns:
         targets = np.array([_target(row, columns["label"]) for row in rows], dtype=np.float32)
         ones = np.ones(len(rows), dtype=np.int64)
         return {**encoder.texts(*texts_of(rows, columns)), "targets": targets, "target_mask": ones}
@@ -38,7 +39,7 @@ class Regress:
         return _NumberScorer(table["targets"].astype(np.float64), np.full(len(table["targets"]), np.nan))
 
 
-def _target(row: Row, column: str) -> float:
+def _target(row: LabelledRow, column: str) -> float:
     value = row.values.get(column)
     try:
         number = float(value)  # pyright: ignore[reportArgumentType]

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.metrics.classes import Confusion
 from dist_plm.objectives.metrics.entities import EntityCounts, are_entities, entities, strict_entities
-from dist_plm.objectives.tasks.base import Columns, Encoder, Row, Scorer, number_of
+from dist_plm.objectives.tasks.base import Columns, Encoder, Scorer, number_of
 from dist_plm.spec.tasks.tag import TagConfig
 
 
@@ -26,10 +27,10 @@ class Tag:
     def losses(self) -> Mapping[str, LossTerm]:
         return {"tag": LossTerm(1.0, "tags")}
 
-    def labels(self, rows: Iterable[Row], columns: Mapping[str, str]) -> set[str]:
+    def labels(self, rows: Iterable[LabelledRow], columns: Mapping[str, str]) -> set[str]:
         return {label for row in rows for label in _words_and_tags(row, columns)[1]}
 
-    def encode(self, rows: Sequence[Row], columns: Mapping[str, str], encoder: Encoder) -> Columns:
+    def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: Encoder) -> Columns:
         numbers = {label: number for number, label in enumerate(self.config.labels)}
         words, labels = [], []
         for row in rows:
@@ -48,7 +49,7 @@ class Tag:
         return _TagScorer(table["tags"], self.config, Confusion.of(len(self.config.labels)))
 
 
-def _words_and_tags(row: Row, columns: Mapping[str, str]) -> tuple[list[str], list[str]]:
+def _words_and_tags(row: LabelledRow, columns: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """The words of a row and their labels; raises DataError where it has other things, or not as many of each."""
     words, tags = (row.values.get(columns[name]) for name in ("tokens", "tags"))
     words, tags = (value.split() if isinstance(value, str) else value for value in (words, tags))

@@ -1,22 +1,16 @@
 """Rows become columns of numbers, and what a model says of them measures; what cannot be used is refused with its place."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
 from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.data.labelled.table import Ragged
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_task
 from dist_plm.spec.tasks import TASKS
-
-
-@dataclass(frozen=True)
-class Row:
-    place: str
-    values: dict[str, Any]
 
 
 class Letters:
@@ -31,8 +25,8 @@ class Letters:
         return Ragged.of(tokens), Ragged.of(starts)
 
 
-def rows(*values: dict[str, Any]) -> list[Row]:
-    return [Row(f"line {number}", value) for number, value in enumerate(values, 1)]
+def rows(*values: dict[str, Any]) -> list[LabelledRow]:
+    return [LabelledRow(f"line {number}", value) for number, value in enumerate(values, 1)]
 
 
 def task(name: str, **settings: Any):
