@@ -13,7 +13,7 @@ import numpy as np
 from dist_plm.core.errors import ConfigError, DataError
 from dist_plm.data.labelled.columns import find_columns
 from dist_plm.data.labelled.dataset import Collation, LabelledDataset, Trim
-from dist_plm.data.labelled.encode import Encoder
+from dist_plm.data.labelled.encode import ExampleEncoder
 from dist_plm.data.labelled.rows import LabelledRow, RowFile
 from dist_plm.data.labelled.table import Ragged, Table, joined
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
@@ -96,7 +96,7 @@ def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConf
     if config.task.finds_labels:
         config = replace(config, task=_with_labels(config, files["train"], columns["train"]))
     task = build_task(config.task)
-    encoder = Encoder(tokenizer, data.sequence_length)
+    encoder = ExampleEncoder(tokenizer, data.sequence_length)
     tables = {split: _encode(file, columns[split], task, encoder) for split, file in files.items()}
     config = replace(config, **_counted(config, tables))
     config = finalize(config, world_size=world_size, vocab_size=tokenizer.vocab_size)
@@ -135,7 +135,7 @@ def _with_labels(config: FinetuneConfig, file: RowFile, columns: Mapping[str, st
     return config.task.with_labels(found)
 
 
-def _encode(file: RowFile, columns: Mapping[str, str], task: Task[Any], encoder: Encoder) -> Table:
+def _encode(file: RowFile, columns: Mapping[str, str], task: Task[Any], encoder: ExampleEncoder) -> Table:
     return joined([task.encode(rows, columns, encoder) for rows in _batches(file)])
 
 

@@ -13,7 +13,7 @@ _BEGINS_ROBERTA = "<s>"
 
 
 @dataclass(frozen=True, slots=True)
-class Encoder:
+class ExampleEncoder:
     """Encodes as Transformers' tokenizers of the family do: `[CLS] a [SEP] b [SEP]` of BERT, `<s> a </s></s> b </s>` of
     RoBERTa, and `a b` where a vocabulary has no such tokens. Of a pair that is too long the longer text loses its end first.
     """

@@ -18,7 +18,7 @@ from dist_plm.spec.tasks.base import TaskConfig
 Columns = dict[str, Any]
 
 
-class Encoder(Protocol):
+class TextEncoder(Protocol):
     """Declares what turns texts into tokens, see data/labelled/encode.py."""
 
     def texts(self, first: Sequence[str], second: Sequence[str] | None = None) -> Mapping[str, Any]: ...
@@ -58,7 +58,7 @@ class Task(Protocol[C]):
         """Finds the labels in rows."""
         ...
 
-    def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: Encoder) -> Columns:
+    def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: TextEncoder) -> Columns:
         """Columns of numbers from rows, all of whose labels are known.
 
         Raises:

@@ -11,7 +11,7 @@ from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.metrics.classes import Confusion, LabelCounts
-from dist_plm.objectives.tasks.base import Columns, Encoder, Scorer, label_of, number_of, texts_of
+from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, label_of, number_of, texts_of
 from dist_plm.spec.tasks.classify import ClassifyConfig
 
 
@@ -31,7 +31,7 @@ class Classify:
     def labels(self, rows: Iterable[LabelledRow], columns: Mapping[str, str]) -> set[str]:
         return {label for row in rows for label in self._of(row, columns["label"])}
 
-    def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: Encoder) -> Columns:
+    def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: TextEncoder) -> Columns:
         numbers = {label: number for number, label in enumerate(self.config.labels)}
         found = [[number_of(label, numbers, row.place) for label in self._of(row, columns["label"])] for row in rows]
         table = dict(encoder.texts(*texts_of(rows, columns)))

@@ -12,7 +12,7 @@ from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.metrics.numbers import mean_squared_error, pearson, spearman
-from dist_plm.objectives.tasks.base import Columns, Encoder, Scorer, texts_of
+from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, texts_of
 from dist_plm.spec.tasks.regress import RegressConfig
 
 
@@ -30,7 +30,7 @@ class Regress:
     def labels(self, rows: Iterable[LabelledRow], columns: Mapping[str, str]) -> set[str]:
         return set()
 
-    def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: Encoder) -> Columns:
+    def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: TextEncoder) -> Columns:
         targets = np.array([_target(row, columns["label"]) for row in rows], dtype=np.float32)
         ones = np.ones(len(rows), dtype=np.int64)
         return {**encoder.texts(*texts_of(rows, columns)), "targets": targets, "target_mask": ones}

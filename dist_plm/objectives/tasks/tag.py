@@ -12,7 +12,7 @@ from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.metrics.classes import Confusion
 from dist_plm.objectives.metrics.entities import EntityCounts, are_entities, entities, strict_entities
-from dist_plm.objectives.tasks.base import Columns, Encoder, Scorer, number_of
+from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, number_of
 from dist_plm.spec.tasks.tag import TagConfig
 
 
@@ -30,7 +30,7 @@ class Tag:
     def labels(self, rows: Iterable[LabelledRow], columns: Mapping[str, str]) -> set[str]:
         return {label for row in rows for label in _words_and_tags(row, columns)[1]}
 
-    def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: Encoder) -> Columns:
+    def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: TextEncoder) -> Columns:
         numbers = {label: number for number, label in enumerate(self.config.labels)}
         words, labels = [], []
         for row in rows:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers.models import WordLevel
 
-from dist_plm.data.labelled.encode import Encoder, cut_pair
+from dist_plm.data.labelled.encode import ExampleEncoder, cut_pair
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from tests.data.labelled.words import write_vocabulary
 
@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("length", [6, 9, 12, 64])
 def test_equals_transformers_for_bert(folder: Path, length: int) -> None:
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    ours = Encoder(Tokenizer.load(folder), length)
+    ours = ExampleEncoder(Tokenizer.load(folder), length)
     for second in (None, OTHERS):
         arguments = (TEXTS,) if second is None else (TEXTS, second)
         wanted = theirs(*arguments, truncation=True, max_length=length)
@@ -48,7 +48,7 @@ def test_equals_transformers_for_roberta(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     names = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
     theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), **names)
-    ours = Encoder(Tokenizer.load(tmp_path / "tokenizer.json"), 40)
+    ours = ExampleEncoder(Tokenizer.load(tmp_path / "tokenizer.json"), 40)
     wanted = theirs(TEXTS, OTHERS, truncation=True, max_length=40)["input_ids"]
     assert [ours.texts(TEXTS, OTHERS)["tokens"][i].tolist() for i in range(4)] == wanted
 
@@ -68,7 +68,7 @@ def test_pairs_are_cut_as_the_library_cuts_them(first: int, second: int, room: i
 def test_the_first_token_of_each_word_is_told(folder: Path) -> None:
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     rows = [["the", "films", "was", "boringly"], ["zz"], ["a"] * 20]
-    tokens, starts = Encoder(Tokenizer.load(folder), 12).words(rows)
+    tokens, starts = ExampleEncoder(Tokenizer.load(folder), 12).words(rows)
     wanted = theirs(rows, is_split_into_words=True, truncation=True, max_length=12)
     for i in range(3):
         assert tokens[i].tolist() == wanted["input_ids"][i]
@@ -78,5 +78,5 @@ def test_the_first_token_of_each_word_is_told(folder: Path) -> None:
 
 
 def test_padding_is_the_tokenizers_own(folder: Path) -> None:
-    assert Encoder(Tokenizer.load(folder), 8).padding == 0
-    assert np.array_equal(Encoder(Tokenizer.load(folder), 8).texts(["bad"])["tokens"].lengths, [3])
+    assert ExampleEncoder(Tokenizer.load(folder), 8).padding == 0
+    assert np.array_equal(ExampleEncoder(Tokenizer.load(folder), 8).texts(["bad"])["tokens"].lengths, [3])
