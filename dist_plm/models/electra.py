@@ -35,10 +35,10 @@ class Electra(ModelChunk):
         super().__init__(shape, layers, first=first, last=last, chunk=chunk)
         small = shape.of(generator_of(shape.model))
         self.embedding = Embedding(shape)
-        self.generator = Encoder(small, range(small.model.layers), before=0)
+        self.generator = ElectraNetwork(small, range(small.model.layers), before=0)
         self.transform = TokenTransform(small)
         self.output = token_output(small, allocate=not shape.model.tied_embeddings)
-        self.discriminator = Encoder(shape, layers, before=small.model.layers)
+        self.discriminator = ElectraNetwork(shape, layers, before=small.model.layers)
         self.detector = Detector(shape)
 
     @property
@@ -104,7 +104,7 @@ class ElectraEncoder(ModelChunk):
         super().__init__(shape, layers, first=first, last=last, chunk=chunk)
         if first:
             self.embedding = Embedding(shape)
-        self.discriminator = Encoder(shape, layers, before=0, first=first, last=last)
+        self.discriminator = ElectraNetwork(shape, layers, before=0, first=first, last=last)
         if last:
             self.head = EncoderHead(shape)
 
@@ -122,7 +122,7 @@ class ElectraEncoder(ModelChunk):
         return self.head(whole_sequence(hidden, self.shape), batch, context, None)
 
 
-class Encoder(nn.Module):
+class ElectraNetwork(nn.Module):
     """One of the two networks, or the layers of one that a pipeline stage holds: from shared embeddings [S', B,
     embedding_size] to hidden states [S', B, H].
 
