@@ -49,14 +49,14 @@ class Ragged:
         return result
 
 
-Column = Ragged | NDArray
+ColumnValues = Ragged | NDArray
 #: By the names that the arrays of a batch have (objectives/base.py).
-Table = Mapping[str, Column]
+Table = Mapping[str, ColumnValues]
 
 
-def joined(parts: Sequence[Table]) -> dict[str, Column]:
+def joined(parts: Sequence[Table]) -> dict[str, ColumnValues]:
     """The rows of all parts, which have the same columns."""
-    result: dict[str, Column] = {}
+    result: dict[str, ColumnValues] = {}
     for name in parts[0]:
         columns = [part[name] for part in parts]
         if isinstance(columns[0], Ragged):
