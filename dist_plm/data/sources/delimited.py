@@ -28,7 +28,7 @@ _TEXT_BACKSLASH = re.compile(r'(\\[\\"\n])|\\')
 NumberedLine = tuple[int, str]
 
 
-class Row(NamedTuple):
+class DelimitedRow(NamedTuple):
     """A row, with the lines of the file that it was made of. `error`: why there are no fields."""
 
     fields: list[str]
@@ -67,7 +67,7 @@ def delimited_records(part: Slice, quoting: Quoting) -> Iterator[Record]:
     yield from (Rejected(number, "too long", "a line of more bytes than a record may have") for number in too_long)
 
 
-def _header(part: Slice, row: Row) -> list[str]:
+def _header(part: Slice, row: DelimitedRow) -> list[str]:
     if row.error is not None:
         raise DataError(
             f"{part.path}, line {row.line}: the first row, which names the columns, is broken: {row.error}; mend it, or "
@@ -76,7 +76,7 @@ def _header(part: Slice, row: Row) -> list[str]:
     return row.fields
 
 
-def _broken(row: Row, header: list[str]) -> Rejected:
+def _broken(row: DelimitedRow, header: list[str]) -> Rejected:
     detail = row.error
     if row.error is None and row.fields == header:
         detail = "the names of the columns again: files were joined"
@@ -94,7 +94,7 @@ def text_lines(part: Slice, too_long: list[int]) -> Iterator[NumberedLine]:
         yield number, "\n" if line is None else line.decode(errors="surrogateescape").replace("\r\n", "\n")
 
 
-def rows(lines: Iterator[NumberedLine], delimiter: str, quoting: Quoting) -> Iterator[Row]:
+def rows(lines: Iterator[NumberedLine], delimiter: str, quoting: Quoting) -> Iterator[DelimitedRow]:
     """The rows of lines but for blank ones.
 
     A field that does not close, or is wrong in a later line, breaks the line on which it begins and no other: what follows
@@ -102,7 +102,7 @@ def rows(lines: Iterator[NumberedLine], delimiter: str, quoting: Quoting) -> Ite
     if quoting == "none":
         for number, line in lines:
             if line.strip("\n"):
-                yield Row(line.rstrip("\n").split(delimiter), [(number, line)])
+                yield DelimitedRow(line.rstrip("\n").split(delimiter), [(number, line)])
         return
     csv.field_size_limit(MAX_RECORD_BYTES)
     escaped = quoting == "backslash"
@@ -118,10 +118,10 @@ def rows(lines: Iterator[NumberedLine], delimiter: str, quoting: Quoting) -> Ite
             first, *others = source.taken
             source.again.extendleft(reversed(others))
             reason = str(error) if not others else f"a quote opens a field that does not end as one ({error})"
-            yield Row([], [first], reason)
+            yield DelimitedRow([], [first], reason)
             continue
         if fields:
-            yield Row(fields, source.taken)
+            yield DelimitedRow(fields, source.taken)
 
 
 class _Replayed:
