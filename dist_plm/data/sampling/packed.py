@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from dist_plm.core.errors import DataError
 from dist_plm.core.permutation import grouped
 from dist_plm.data.samples import Windows
-from dist_plm.data.sampling.packers import Row, best_fit, exactly, in_order, joined, pieces_between
+from dist_plm.data.sampling.packers import PackedRow, best_fit, exactly, in_order, joined, pieces_between
 from dist_plm.data.sampling.pairs import PairDataset
 from dist_plm.data.store.splits import StoreSplit
 
@@ -85,7 +85,7 @@ class PackedDataset:
         self.num_blocks, self.rows = self._layout()
         self.num_windows = self.num_blocks * self.rows
         self.padding = 1 - self._size / (self.num_windows * (capacity + frame))
-        self._plans: OrderedDict[int, list[Row]] = OrderedDict()
+        self._plans: OrderedDict[int, list[PackedRow]] = OrderedDict()
 
     def read(self, samples: NDArray[np.int64]) -> Windows:
         """The rows of samples [B]; `documents` counts on at every piece of text and once more at the padding."""
@@ -147,7 +147,7 @@ class PackedDataset:
         begin, end = store.document_start(document), store.document_start(document + 1)
         return min(begin + place - place_of(document), end, self.stop)
 
-    def _pack(self, start: int, stop: int) -> list[Row]:
+    def _pack(self, start: int, stop: int) -> list[PackedRow]:
         store = self.split.store
         if self.unit == "sentences":
             begins = store.sequence_starts(start + 1, stop)
@@ -155,7 +155,7 @@ class PackedDataset:
         _, begins = store.document_starts(np.array([start + 1]), np.array([stop]))
         return best_fit(pieces_between([start, *begins.tolist(), stop]), self.capacity, self.frame)
 
-    def _plan(self, block: int) -> list[Row]:
+    def _plan(self, block: int) -> list[PackedRow]:
         if block not in self._plans:
             rows = self._pack(self._edge(block), self._edge(block + 1))
             self._plans[block] = [joined(row) for row in exactly(self.rows, rows, self.capacity, self.frame)]

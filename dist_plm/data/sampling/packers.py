@@ -8,11 +8,11 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-Piece = tuple[int, int]
-Row = list[Piece]
+TokenRange = tuple[int, int]
+PackedRow = list[TokenRange]
 
 
-def best_fit(pieces: Sequence[Piece], capacity: int, frame: int = 0) -> list[Row]:
+def best_fit(pieces: Sequence[TokenRange], capacity: int, frame: int = 0) -> list[PackedRow]:
     """Best-fit decreasing (Ding et al. 2024, "Fewer Truncations Improve Language Modeling", arXiv 2404.10830, section 3):
     pieces longer than a row are cut into full rows and a rest, and then each piece, the longest first, goes into the
     row whose remaining space it fills best. Within a row pieces stand in the order of the text.
@@ -21,8 +21,8 @@ def best_fit(pieces: Sequence[Piece], capacity: int, frame: int = 0) -> list[Row
         capacity: tokens of the longest piece.
         frame: tokens by which each piece takes more room than it has tokens; a row has room for `capacity` + `frame`.
     """
-    rows: list[Row] = []
-    rests: list[Piece] = []
+    rows: list[PackedRow] = []
+    rests: list[TokenRange] = []
     for start, length in pieces:
         whole = length - length % capacity
         rows += [[(at, capacity)] for at in range(start, start + whole, capacity)]
@@ -41,10 +41,10 @@ def best_fit(pieces: Sequence[Piece], capacity: int, frame: int = 0) -> list[Row
     return [sorted(row) for row in rows]
 
 
-def in_order(pieces: Sequence[Piece], capacity: int) -> list[Row]:
+def in_order(pieces: Sequence[TokenRange], capacity: int) -> list[PackedRow]:
     """Whole sentences one after another until the next does not fit (FULL-SENTENCES of Liu et al. 2019, "RoBERTa", arXiv
     1907.11692, section 4.2). A sentence longer than a row is cut."""
-    rows: list[Row] = []
+    rows: list[PackedRow] = []
     space = 0
     for start, length in pieces:
         for at in range(start, start + length, capacity):
@@ -57,7 +57,7 @@ def in_order(pieces: Sequence[Piece], capacity: int) -> list[Row]:
     return rows
 
 
-def exactly(count: int, rows: list[Row], capacity: int, frame: int = 0) -> list[Row]:
+def exactly(count: int, rows: list[PackedRow], capacity: int, frame: int = 0) -> list[PackedRow]:
     """The same tokens in `count` rows, none of them empty: where there are too many rows, pieces of the emptiest are cut
     to fill the gaps of others; where there are too few, those of most pieces are divided.
 
@@ -76,9 +76,9 @@ def exactly(count: int, rows: list[Row], capacity: int, frame: int = 0) -> list[
     return rows
 
 
-def joined(row: Iterable[Piece]) -> Row:
+def joined(row: Iterable[TokenRange]) -> PackedRow:
     """A row with pieces that touch made one."""
-    merged: Row = []
+    merged: PackedRow = []
     for start, length in row:
         if merged and sum(merged[-1]) == start:
             merged[-1] = (merged[-1][0], merged[-1][1] + length)
@@ -87,12 +87,12 @@ def joined(row: Iterable[Piece]) -> Row:
     return merged
 
 
-def pieces_between(bounds: Sequence[int]) -> list[Piece]:
+def pieces_between(bounds: Sequence[int]) -> list[TokenRange]:
     """The pieces that begin and end at `bounds`, ascending; empty ones are left out."""
     return [(start, stop - start) for start, stop in pairwise(bounds) if stop > start]
 
 
-def _filled(rows: list[Row], pieces: Sequence[Piece], room: int, frame: int) -> list[Row]:
+def _filled(rows: list[PackedRow], pieces: Sequence[TokenRange], room: int, frame: int) -> list[PackedRow]:
     """`rows` with `pieces` cut into what room they have left, the largest first."""
     spaces = sorted(((room - _room(row, frame), i) for i, row in enumerate(rows)), reverse=True)
     rows, at = [list(row) for row in rows], 0
@@ -109,5 +109,5 @@ def _filled(rows: list[Row], pieces: Sequence[Piece], room: int, frame: int) -> 
     return [sorted(row) for row in rows]
 
 
-def _room(row: Row, frame: int = 0) -> int:
+def _room(row: PackedRow, frame: int = 0) -> int:
     return sum(length + frame for _, length in row)
