@@ -32,7 +32,7 @@ _EXCERPT_TOKENS, _EXCERPT_CHARS = 60, 160
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ScoredRow:
     """Holds what one row of a batch asks.
 
     Args:
@@ -53,11 +53,13 @@ class Texts:
         rows: of one passage.
     """
 
-    def __init__(self, passages: Iterable[tuple[int, Passage]], rows: Callable[[int, Passage], Iterable[Row]]) -> None:
+    def __init__(
+        self, passages: Iterable[tuple[int, Passage]], rows: Callable[[int, Passage], Iterable[ScoredRow]]
+    ) -> None:
         self._passages, self._rows = passages, rows
         self.open: dict[int, tuple[Passage, Sums]] = {}
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[ScoredRow]:
         for number, passage in self._passages:
             self.open[number] = passage, Sums.of_text(passage)
             yield from self._rows(number, passage)
@@ -183,7 +185,7 @@ class Asked:
             frame,
         )
 
-    def rows(self, number: int, passage: Passage) -> Iterator[Row]:
+    def rows(self, number: int, passage: Passage) -> Iterator[ScoredRow]:
         """Yields the rows that ask for each token of a text once."""
         if self.is_masked:
             for window in windows_within(passage.tokens, self.window, self.stride):
@@ -192,23 +194,25 @@ class Asked:
             for window in windows_of_document(passage.tokens, self.beginning, self.window, self.stride):
                 yield self.causal_row(number, window)
 
-    def causal_row(self, number: int, window: Window) -> Row:
+    def causal_row(self, number: int, window: Window) -> ScoredRow:
         """Asks for the last tokens of a window, each from those before it."""
         labels = window.tokens[1:].copy()
         labels[: len(labels) - window.predicted] = _IGNORED
-        return Row(number, window.tokens[:-1], labels)
+        return ScoredRow(number, window.tokens[:-1], labels)
 
-    def _masked_rows(self, number: int, window: Window) -> Iterator[Row]:
+    def _masked_rows(self, number: int, window: Window) -> Iterator[ScoredRow]:
         front, back = self.frame
         framed = np.concatenate([front, window.tokens, back]).astype(np.int64)
         stop = len(framed) - len(back)
         for place in range(stop - window.predicted, stop):
             tokens, labels = framed.copy(), np.full_like(framed, _IGNORED)
             labels[place], tokens[place] = tokens[place], self.mask
-            yield Row(number, tokens, labels)
+            yield ScoredRow(number, tokens, labels)
 
 
-def _judged(rows: Iterable[Row], batch_size: int, runner: Runner, asked: Asked) -> Iterator[list[tuple[int, Sums]]]:
+def _judged(
+    rows: Iterable[ScoredRow], batch_size: int, runner: Runner, asked: Asked
+) -> Iterator[list[tuple[int, Sums]]]:
     """Yields, some batches at a time, the number of each row's text and what the model says of the row. Of all texts but that
     with the largest number nothing more comes."""
     rows = iter(rows)
@@ -222,7 +226,7 @@ def _judged(rows: Iterable[Row], batch_size: int, runner: Runner, asked: Asked) 
         yield judged
 
 
-def _judge(rows: list[Row], runner: Runner, asked: Asked) -> tuple[list[float], list[int], list[int]]:
+def _judge(rows: list[ScoredRow], runner: Runner, asked: Asked) -> tuple[list[float], list[int], list[int]]:
     """Losses, hits and numbers of labels of each row."""
     length = max(len(row.tokens) for row in rows)
     tokens, labels = np.full((len(rows), length), asked.pad), np.full((len(rows), length), _IGNORED)
