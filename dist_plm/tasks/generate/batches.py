@@ -11,7 +11,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.tasks.generate.choosing import StopTexts, choosers
-from dist_plm.tasks.generate.prompts import Row
+from dist_plm.tasks.generate.prompts import PromptRow
 from dist_plm.tasks.inference.vocabulary import Vocabulary
 
 Finish = Literal["end", "stop", "length"]
@@ -41,7 +41,7 @@ class Decoding:
 class Written:
     """Holds an answer: its tokens without those that ended it."""
 
-    row: Row
+    row: PromptRow
     tokens: tuple[int, ...]
     text: str
     finish: Finish
@@ -51,7 +51,7 @@ class Written:
 class Batch:
     """Holds rows with room for as many tokens."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[PromptRow, ...]
     streamer: BaseStreamer | None = None
 
     @property
@@ -97,7 +97,7 @@ class Batch:
         return [_written(row, new[first:].tolist(), decoding) for row, new in zip(self.rows, result, strict=True)]
 
 
-def batches_of(rows: Sequence[Row], size: int) -> Iterator[Batch]:
+def batches_of(rows: Sequence[PromptRow], size: int) -> Iterator[Batch]:
     """Puts rows of about the same length together; those that have less room than others are alone, so that what a row says
     does not depend on which others it is with."""
     most = max((row.room for row in rows), default=0)
@@ -107,7 +107,7 @@ def batches_of(rows: Sequence[Row], size: int) -> Iterator[Batch]:
     yield from (Batch((row,)) for row in rows if row.room < most)
 
 
-def _written(row: Row, new: list[int], decoding: Decoding) -> Written:
+def _written(row: PromptRow, new: list[int], decoding: Decoding) -> Written:
     finish: Finish = "length"
     end = next((place for place, token in enumerate(new) if token in decoding.ends), None)
     if end is not None:
@@ -119,7 +119,7 @@ def _written(row: Row, new: list[int], decoding: Decoding) -> Written:
     return Written(row, tuple(new), text, finish)
 
 
-def continuation(row: Row, new: Sequence[int], decoding: Decoding) -> str:
+def continuation(row: PromptRow, new: Sequence[int], decoding: Decoding) -> str:
     """The text of new tokens as it follows the prompt: most vocabularies tell spaces between two tokens alone."""
     vocabulary = decoding.vocabulary
     if decoding.start is not None or vocabulary.special.pieces_style == "byte_level":

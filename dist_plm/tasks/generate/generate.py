@@ -15,7 +15,7 @@ from dist_plm.tasks.generate.answers import Terminal, record, shown
 from dist_plm.tasks.generate.batches import Batch, Decoding, Written, batches_of, continuation
 from dist_plm.tasks.generate.fill_mask import Filled, fill, masked_tokens
 from dist_plm.tasks.generate.on_grid import GridWriter
-from dist_plm.tasks.generate.prompts import Row, read_prompts, rows_of
+from dist_plm.tasks.generate.prompts import PromptRow, read_prompts, rows_of
 from dist_plm.tasks.generate.with_transformers import TransformersWriter
 from dist_plm.tasks.inference.open_model import Session, build_runner, session_of
 from dist_plm.tasks.inference.outputs import check_out, write_lines
@@ -131,6 +131,6 @@ def _decoding(config: GenerateConfig, session: Session) -> Decoding:
     return Decoding(config, vocabulary, vocabulary.ends, pad, start)
 
 
-def _terminal(row: Row, decoding: Decoding) -> Terminal:
+def _terminal(row: PromptRow, decoding: Decoding) -> Terminal:
     prompt = row.prompt if decoding.start is None else ""
     return Terminal(prompt, lambda tokens: continuation(row, tokens, decoding), (*decoding.ends, decoding.pad))

@@ -12,7 +12,7 @@ from dist_plm.tasks.inference.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PromptRow:
     """Holds a prompt that is to be answered.
 
     Args:
@@ -63,7 +63,9 @@ def _column(line: str, config: GenerateConfig, number: int) -> str:
     return text
 
 
-def rows_of(prompts: Sequence[str], config: GenerateConfig, model: ModelConfig, vocabulary: Vocabulary) -> list[Row]:
+def rows_of(
+    prompts: Sequence[str], config: GenerateConfig, model: ModelConfig, vocabulary: Vocabulary
+) -> list[PromptRow]:
     """Rows for a model that writes: each prompt config.samples times.
 
     Raises:
@@ -73,7 +75,7 @@ def rows_of(prompts: Sequence[str], config: GenerateConfig, model: ModelConfig, 
     for number, prompt in enumerate(prompts):
         tokens = _tokens(prompt, config, model, vocabulary)
         room = _room(number, len(tokens), config, model)
-        rows += [Row(number * config.samples + more, prompt, tokens, room) for more in range(config.samples)]
+        rows += [PromptRow(number * config.samples + more, prompt, tokens, room) for more in range(config.samples)]
     return rows
 
 
