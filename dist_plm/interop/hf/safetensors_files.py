@@ -131,7 +131,7 @@ def _no_weights(directory: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenWeights:
     files: int
     bytes: int
 
@@ -143,14 +143,14 @@ def write_weights(
     *,
     dtype: torch.dtype,
     limit_bytes: int,
-) -> Written:
+) -> WrittenWeights:
     """Writes the tensors `shapes`, whose values `read` gives by name, to model.safetensors, or where they hold more than
     `limit_bytes` to files of at most that (or one tensor) and an index."""
     shards = list(_shards(shapes, dtype.itemsize, limit_bytes))
     total = dtype.itemsize * sum(map(math.prod, shapes.values()))
     if len(shards) == 1:
         _write(directory / WEIGHTS_FILE, shards[0], shapes, read, dtype)
-        return Written(1, total)
+        return WrittenWeights(1, total)
     files: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -158,7 +158,7 @@ def write_weights(
         files |= dict.fromkeys(names, file)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
     (directory / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
-    return Written(len(shards), total)
+    return WrittenWeights(len(shards), total)
 
 
 def _shards(shapes: Mapping[str, tuple[int, ...]], item_bytes: int, limit: int) -> Iterator[list[str]]:

@@ -23,7 +23,7 @@ from dist_plm.core.parsing import load_json
 from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor, with_head_of
 from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, hf_config, named_labels
 from dist_plm.interop.hf.registry import MODELS, hf_model
-from dist_plm.interop.hf.safetensors_files import Written, listed, write_weights
+from dist_plm.interop.hf.safetensors_files import WrittenWeights, listed, write_weights
 from dist_plm.interop.hf.tokenizer import Tokens, tokenizer_files, tokens_of
 from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.models.build import DTYPES
@@ -178,7 +178,7 @@ class _Export:
         for entry in entries:
             self._entries.setdefault(entry.hf.removeprefix(prefix), []).append(entry)
 
-    def write(self, directory: Path, config: ConvertConfig) -> Written:
+    def write(self, directory: Path, config: ConvertConfig) -> WrittenWeights:
         directory = directory / (self._half or "")
         directory.mkdir(exist_ok=True)
         named = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
