@@ -30,7 +30,7 @@ _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.bin", "*.msgpack
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class SafetensorsEntry:
     """A tensor in a file; `type` is safetensors' name of its numbers."""
 
     file: Path
@@ -53,7 +53,7 @@ class WeightFiles:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._open: dict[Path, Any] = {}
-        self.tensors: dict[str, Stored] = {}
+        self.tensors: dict[str, SafetensorsEntry] = {}
         indexed = _index(directory)
         for file in (
             [directory / WEIGHTS_FILE] if indexed is None else sorted({directory / f for f in indexed.values()})
@@ -72,12 +72,12 @@ class WeightFiles:
         file = self._file(stored.file)
         return file.get_tensor(name) if box is None or not stored.shape else file.get_slice(name)[box]
 
-    def _tensors_of(self, file: Path) -> dict[str, Stored]:
+    def _tensors_of(self, file: Path) -> dict[str, SafetensorsEntry]:
         opened = self._file(file)
-        found: dict[str, Stored] = {}
+        found: dict[str, SafetensorsEntry] = {}
         for name in opened.keys():  # noqa: SIM118 -- it is no mapping
             view = opened.get_slice(name)
-            found[name] = Stored(file, tuple(view.get_shape()), view.get_dtype())
+            found[name] = SafetensorsEntry(file, tuple(view.get_shape()), view.get_dtype())
         return found
 
     def _file(self, path: Path) -> Any:
