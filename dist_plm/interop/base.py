@@ -16,7 +16,7 @@ from dist_plm.interop.megatron.names import Meaning, Sizes, logical_shapes, logi
 from dist_plm.models.sharding import Piece
 
 
-class Foreign(Protocol):
+class ForeignCheckpoint(Protocol):
     """A checkpoint of another program.
 
     Args:
@@ -45,7 +45,7 @@ class Foreign(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class ForeignTensor:
     """A tensor of a foreign checkpoint, and what is in it: `shapes` of logical tensors by canonical name, and `take`, which
     makes them from what the tensor ranks hold."""
 
@@ -61,9 +61,9 @@ class Translated:
         CheckpointError: two of its tensors are the same logical one.
     """
 
-    def __init__(self, found: Foreign, tensors: Sequence[Stored]) -> None:
+    def __init__(self, found: ForeignCheckpoint, tensors: Sequence[ForeignTensor]) -> None:
         self._found = found
-        self._sources: dict[str, tuple[str, Stored, str]] = {}
+        self._sources: dict[str, tuple[str, ForeignTensor, str]] = {}
         self.weights: dict[str, tuple[int, ...]] = {}
         for stored in tensors:
             for name, shape in stored.shapes.items():
@@ -87,7 +87,7 @@ class Translated:
         return box.whole(self._taken[name])
 
 
-def megatron_tensors(found: Foreign, *, kv_heads: int | None, vocab_size: int | None) -> list[Stored]:
+def megatron_tensors(found: ForeignCheckpoint, *, kv_heads: int | None, vocab_size: int | None) -> list[ForeignTensor]:
     """Tells what the tensors of a Megatron GPT are.
 
     Args:
@@ -119,7 +119,7 @@ def megatron_tensors(found: Foreign, *, kv_heads: int | None, vocab_size: int | 
             gated=down is not None and found.shapes[name][0] == 2 * down[1],
             head_rows=output[1] * found.tensor_ranks if output else 0,
         )
-        result.append(Stored(name, shapes, _taking(meaning, shapes, sizes)))
+        result.append(ForeignTensor(name, shapes, _taking(meaning, shapes, sizes)))
     return result
 
 
@@ -129,7 +129,9 @@ def _taking(
     return lambda held: logical_tensors(meaning, held, shapes, sizes)
 
 
-def _sizes(found: Foreign, known: Mapping[str, Meaning], kv_heads: int | None, vocab_size: int | None) -> Sizes:
+def _sizes(
+    found: ForeignCheckpoint, known: Mapping[str, Meaning], kv_heads: int | None, vocab_size: int | None
+) -> Sizes:
     settings = found.settings
     grouped = settings.get("num_query_groups") if settings.get("group_query_attention") else None
     kv_heads = kv_heads or grouped or settings.get("num_attention_heads")
@@ -151,7 +153,7 @@ def _sizes(found: Foreign, known: Mapping[str, Meaning], kv_heads: int | None, v
     return Sizes(kv_heads, vocab_size)
 
 
-def _check_layers(found: Foreign, names: Sequence[str]) -> None:
+def _check_layers(found: ForeignCheckpoint, names: Sequence[str]) -> None:
     """Each layer has the same tensors, none is missing between the first and the last, and the ends are there."""
     layers: dict[int, set[str]] = {}
     for name in names:

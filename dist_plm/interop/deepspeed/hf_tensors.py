@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import Tensor
 
 from dist_plm.core.errors import CheckpointError
-from dist_plm.interop.base import Foreign, Stored
+from dist_plm.interop.base import ForeignCheckpoint, ForeignTensor
 from dist_plm.interop.hf.base import HFModel, HFTensor
 from dist_plm.interop.hf.registry import recognised
 from dist_plm.spec.schema import ModelConfig
@@ -18,7 +18,7 @@ def is_hf(names: Collection[str]) -> bool:
     return recognised(names) is not None
 
 
-def hf_stored(found: Foreign, *, vocab_size: int | None) -> list[Stored]:
+def hf_stored(found: ForeignCheckpoint, *, vocab_size: int | None) -> list[ForeignTensor]:
     """Tells what the tensors of a Hugging Face model are.
 
     Args:
@@ -56,7 +56,7 @@ def _theirs(shapes: Mapping[str, tuple[int, ...]]) -> HFModel:
     return found
 
 
-def _stored(name: str, entries: Sequence[HFTensor], shape: tuple[int, ...], vocab_size: int | None) -> Stored:
+def _stored(name: str, entries: Sequence[HFTensor], shape: tuple[int, ...], vocab_size: int | None) -> ForeignTensor:
     shapes = {}
     for entry in entries:
         rows, *rest = reversed(shape) if entry.transposed else shape
@@ -66,4 +66,4 @@ def _stored(name: str, entries: Sequence[HFTensor], shape: tuple[int, ...], voca
     def take(held: Sequence[Tensor]) -> dict[str, Tensor]:
         return {entry.name: entry.logical(held[0])[: shapes[entry.name][0]] for entry in entries}
 
-    return Stored(name, shapes, take)
+    return ForeignTensor(name, shapes, take)

@@ -34,7 +34,7 @@ class _Range:
 
 
 class ZeroFiles:
-    """A checkpoint of DeepSpeed; see foreign.Foreign.
+    """A checkpoint of DeepSpeed; see interop.base.ForeignCheckpoint.
 
     Args:
         path: of the checkpoint (global_step10), or of the directory that it was saved into.

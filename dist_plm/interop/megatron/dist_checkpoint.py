@@ -40,7 +40,7 @@ class _Place:
 
 
 class MegatronDist:
-    """A torch_dist checkpoint; see foreign.Foreign. Its tensors are whole, whatever grid wrote them.
+    """A torch_dist checkpoint; see interop.base.ForeignCheckpoint. Its tensors are whole, whatever grid wrote them.
 
     Args:
         path: of the checkpoint (iter_0000010), or of the directory that Megatron-LM saves into.

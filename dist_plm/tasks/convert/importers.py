@@ -9,7 +9,7 @@ from dist_plm.checkpoint.streaming import write_checkpoint
 from dist_plm.config.decode import encode
 from dist_plm.config.runfile import to_yaml
 from dist_plm.core.errors import CheckpointError
-from dist_plm.interop.base import Foreign, Translated, megatron_tensors
+from dist_plm.interop.base import ForeignCheckpoint, Translated, megatron_tensors
 from dist_plm.interop.deepspeed.hf_tensors import hf_stored, is_hf, model_of
 from dist_plm.interop.deepspeed.zero_files import ZeroFiles
 from dist_plm.interop.hf.base import HEADS
@@ -41,7 +41,7 @@ def import_deepspeed(config: ConvertConfig) -> str:
     return _write(config, ZeroFiles(Path(config.from_), weights_only=config.weights_only))
 
 
-def _write(config: ConvertConfig, found: Foreign) -> str:
+def _write(config: ConvertConfig, found: ForeignCheckpoint) -> str:
     assert config.to is not None
     of_hf = is_hf(list(found.shapes))
     if of_hf:
@@ -76,7 +76,7 @@ def _write(config: ConvertConfig, found: Foreign) -> str:
     )
 
 
-def _of_megatron(config: ConvertConfig, found: Foreign, translated: Translated) -> ModelConfig | None:
+def _of_megatron(config: ConvertConfig, found: ForeignCheckpoint, translated: Translated) -> ModelConfig | None:
     if config.hf_config is not None:
         raise CheckpointError(
             f"hf_config has no effect on {found.where}, which is of a model of Megatron: leave it out"
@@ -84,7 +84,7 @@ def _of_megatron(config: ConvertConfig, found: Foreign, translated: Translated) 
     return megatron_model(found.settings, translated.weights["embedding.word.weight"][0])
 
 
-def _described(config: ConvertConfig, found: Foreign, translated: Translated) -> ModelConfig | None:
+def _described(config: ConvertConfig, found: ForeignCheckpoint, translated: Translated) -> ModelConfig | None:
     """The model of Hugging Face, where a config.json tells more of it than names and shapes do.
 
     Raises:
@@ -113,7 +113,7 @@ def _described(config: ConvertConfig, found: Foreign, translated: Translated) ->
     return model
 
 
-def _next(found: Foreign, translated: Translated, to: str, *, known: bool) -> list[str]:
+def _next(found: ForeignCheckpoint, translated: Translated, to: str, *, known: bool) -> list[str]:
     """How to go on from it."""
     place = f"{to}/{name_of(found.step)}"
     lines = [f"its model as a file for conf/model/: {place}/{MODEL_FILE}"] if known else []
