@@ -19,7 +19,7 @@ from dist_plm.spec.schema import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _TensorSource:
     """Where a logical tensor is: `stored` is its name in `files`."""
 
     entry: HFTensor
@@ -119,7 +119,7 @@ class _Part:
             names.setdefault(name, names[copy])
         self.left_out: list[str] = []
 
-    def places(self, model: ModelConfig) -> dict[str, _Place]:
+    def places(self, model: ModelConfig) -> dict[str, _TensorSource]:
         """By canonical name.
 
         Raises:
@@ -128,7 +128,7 @@ class _Part:
         complete = self.theirs.with_all_heads(model)
         entries, shapes = list(self.theirs.tensors(complete, self.half)), shapes_of(complete)
         self._check_names(entries)
-        places = {e.name: _Place(e, self.files, self._names[e.hf]) for e in entries if e.hf in self._names}
+        places = {e.name: _TensorSource(e, self.files, self._names[e.hf]) for e in entries if e.hf in self._names}
         for place in places.values():
             found = self.files.tensors[place.stored]
             shape = place.entry.stored_shape(shapes[place.entry.name])

@@ -25,7 +25,7 @@ _SIGN = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _BucketRange:
     bucket: str
     start: int
     shape: tuple[int, ...]
@@ -59,7 +59,7 @@ class Buckets:
         for name in shapes:
             for rank, part in enumerate(self._split(name, weight(name))):
                 self._signs.setdefault(_sign(part.flatten()), []).append((name, rank))
-        self._places: dict[tuple[str, int], _Place] = {}
+        self._places: dict[tuple[str, int], _BucketRange] = {}
         for bucket in sorted({match[1] for match in found}):
             self._search(bucket)
         missing = [
@@ -95,7 +95,7 @@ class Buckets:
                 values = masters[start : start + numel].to(dtype)
                 if name := self._whose(values, f"{stored} from {start}"):
                     free = start + numel
-                    self._places.setdefault(name[:2], _Place(bucket, start, name[2]))
+                    self._places.setdefault(name[:2], _BucketRange(bucket, start, name[2]))
                     break
 
     def _whose(self, values: Tensor, where: str) -> tuple[str, int, tuple[int, ...]] | None:

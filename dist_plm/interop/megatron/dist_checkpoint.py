@@ -32,7 +32,7 @@ _MASTERS = ("param", "fp32_param")
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _StoredTensor:
     """Where a tensor lies: `name` in the checkpoint, and which layer of it where all layers are one tensor."""
 
     name: str
@@ -115,19 +115,19 @@ class MegatronDist:
         place = self._places[name]
         return self._read(place.name, place.layer, self._tensors.tensors[place.name].properties.dtype)
 
-    def _numbered(self) -> tuple[dict[str, _Place], dict[str, tuple[int, ...]]]:
-        places: dict[str, _Place] = {}
+    def _numbered(self) -> tuple[dict[str, _StoredTensor], dict[str, tuple[int, ...]]]:
+        places: dict[str, _StoredTensor] = {}
         shapes: dict[str, tuple[int, ...]] = {}
         for name, stored in self._tensors.tensors.items():
             if name.startswith("optimizer."):
                 continue
             stacked = _STACKED.fullmatch(name)
             if stacked is None:
-                places[name], shapes[name] = _Place(name, None), tuple(stored.size)
+                places[name], shapes[name] = _StoredTensor(name, None), tuple(stored.size)
                 continue
             for layer in range(stored.size[0]):
                 own = f"{stacked[1]}.{layer}.{stacked[2]}"
-                places[own], shapes[own] = _Place(name, layer), tuple(stored.size[1:])
+                places[own], shapes[own] = _StoredTensor(name, layer), tuple(stored.size[1:])
         return places, shapes
 
     def _find_states(self) -> dict[str, set[str]]:
