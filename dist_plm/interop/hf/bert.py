@@ -127,7 +127,7 @@ class HFEncoder(HFModel):
             yield from affine("head.output", "qa_outputs" if model.head == "span" else "classifier")
 
 
-class Bert(HFEncoder):
+class HFBert(HFEncoder):
     """Translates BertForPreTraining, or without its head for pairs BertForMaskedLM, BertModel, and those with the head of a
     task."""
 

@@ -22,7 +22,7 @@ from dist_plm.spec.families.electra import ElectraConfig, generator_of
 from dist_plm.spec.schema import ModelConfig
 
 
-class Electra(HFEncoder):
+class HFElectra(HFEncoder):
     """Translates ElectraForMaskedLM, the generator, ElectraForPreTraining, the discriminator, and its encoder with the head of
     a task. A file tells of one half; the model read from it has a generator as large as the discriminator."""
 

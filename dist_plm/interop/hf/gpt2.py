@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dist_plm.interop.hf.tokenizer import Tokens
 
 
-class GPT2(HFModel):
+class HFGPT2(HFModel):
     """Translates GPT2LMHeadModel, GPT2Model and GPT2ForSequenceClassification."""
 
     model_type = "gpt2"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dist_plm.interop.hf.tokenizer import Tokens
 
 
-class Llama(HFModel):
+class HFLlama(HFModel):
     """Translates LlamaForCausalLM, LlamaModel and LlamaForSequenceClassification."""
 
     model_type = "llama"

@@ -4,17 +4,19 @@ from collections.abc import Collection, Iterable
 
 from dist_plm.core.errors import CheckpointError
 from dist_plm.interop.hf.base import Half, HFModel, HFTensor
-from dist_plm.interop.hf.bert import Bert
-from dist_plm.interop.hf.electra import Electra
-from dist_plm.interop.hf.gpt2 import GPT2
-from dist_plm.interop.hf.llama import Llama
-from dist_plm.interop.hf.roberta import Roberta
-from dist_plm.interop.hf.t5 import T5
+from dist_plm.interop.hf.bert import HFBert
+from dist_plm.interop.hf.electra import HFElectra
+from dist_plm.interop.hf.gpt2 import HFGPT2
+from dist_plm.interop.hf.llama import HFLlama
+from dist_plm.interop.hf.roberta import HFRoberta
+from dist_plm.interop.hf.t5 import HFT5
 from dist_plm.spec.schema import ModelConfig
 
-ELECTRA = Electra()
+ELECTRA = HFElectra()
 #: By `model_type`.
-MODELS: dict[str, HFModel] = {one.model_type: one for one in (Bert(), Roberta(), ELECTRA, GPT2(), Llama(), T5())}
+MODELS: dict[str, HFModel] = {
+    one.model_type: one for one in (HFBert(), HFRoberta(), ELECTRA, HFGPT2(), HFLlama(), HFT5())
+}
 
 
 def hf_model(model: ModelConfig) -> HFModel:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dist_plm.interop.hf.tokenizer import Tokens
 
 
-class Roberta(HFEncoder):
+class HFRoberta(HFEncoder):
     """Translates RobertaForMaskedLM, RobertaModel, and those with the head of a task. Positions are counted from the row after
     that of padding (`create_position_ids_from_input_ids`)."""
 

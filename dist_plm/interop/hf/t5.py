@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dist_plm.interop.hf.tokenizer import Tokens
 
 
-class T5(HFModel):
+class HFT5(HFModel):
     """Translates T5ForConditionalGeneration and T5Model."""
 
     model_type = family = "t5"
