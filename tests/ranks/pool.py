@@ -41,7 +41,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from dist_plm.distributed.device import Device, choose
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.distributed.world import init_process_group, leave
-from tests.ranks.server import fork_server
+from tests.ranks.server import context_of
 
 #: How long the other ranks have to fail too, once one has: its closed connections end their collectives.
 GRACE_SECONDS = 30.0
@@ -144,7 +144,7 @@ class RankPool:
         self._logs.cleanup()
 
     def _start(self, size: int) -> None:
-        context = fork_server()
+        context = context_of(self._device)
         num_running = len(self._workers)
         for rank in range(num_running, size):
             ours, theirs = context.Pipe()
