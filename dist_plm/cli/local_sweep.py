@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from dist_plm.cli import app
-from dist_plm.cli.sweep import expand, named
+from dist_plm.cli.sweep import expand, named, refuse_shared_directories
 from dist_plm.core.errors import EXIT_FINISHED, ConfigError
 from dist_plm.distributed.launch_env import LaunchEnv, from_environment
+from dist_plm.spec.schema import RunConfig
+from dist_plm.spec.schema_run import CheckpointConfig
 
 _FLAGS = ("-m", "--multirun")
 #: Set by torchrun: the number of times that the ranks were started again.
@@ -63,16 +65,15 @@ def _runs(options: Any, config_class: type[Any], config_name: str) -> list[tuple
         ConfigError: one is refused, or two would write into one directory.
     """
     runs: list[tuple[str, list[str]]] = []
-    directories: set[str] = set()
+    places: list[tuple[RunConfig, CheckpointConfig]] = []
     for choice in expand(options.overrides):
         config, _ = app.load(config_class, config_name, choice.overrides, options.config_dir)
         overrides = named(choice, config.run.name)
         config, _ = app.load(config_class, config_name, overrides, options.config_dir)
-        directory = str(app.checked(config, options).run.dir)
-        if directory in directories:
-            raise ConfigError([f"run.dir = {directory!r} would be of several runs: give each its own run.name"])
-        directories.add(directory)
+        app.checked(config, options)
+        places.append((config.run, config.checkpoint))
         runs.append((config.run.name, overrides))
+    refuse_shared_directories(places)
     return runs
 
 

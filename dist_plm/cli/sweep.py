@@ -11,6 +11,9 @@ from hydra.core.override_parser.types import Override
 from dist_plm.cli.overrides import parse
 from dist_plm.cluster.job import hydra_text
 from dist_plm.core.errors import ConfigError
+from dist_plm.spec.rules.checkpoint import shared_directories
+from dist_plm.spec.schema import RunConfig
+from dist_plm.spec.schema_run import CheckpointConfig
 
 #: What a sweep may submit at once.
 MAX_RUNS = 1000
@@ -51,6 +54,16 @@ def named(choice: Choice, name: str) -> list[str]:
     """Gives the overrides of one run of a sweep, with a run.name of its own made from the `name` of all."""
     own = [f"run.name={hydra_text(f'{name}-{choice.label}')}"] if choice.label else []
     return [*choice.overrides, *own]
+
+
+def refuse_shared_directories(runs: Sequence[tuple[RunConfig, CheckpointConfig]]) -> None:
+    """Refuses a sweep of which two runs would write into one directory.
+
+    Raises:
+        ConfigError: naming each directory that is shared.
+    """
+    if problems := list(shared_directories(runs)):
+        raise ConfigError(problems)
 
 
 def _alternatives(text: str) -> list[str]:

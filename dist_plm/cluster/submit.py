@@ -1,6 +1,5 @@
 """From checked configurations to jobs in the queue."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from dist_plm.cluster.job import JobDirectories, batch_script
 from dist_plm.config import runfile
 from dist_plm.core.errors import ConfigError
 from dist_plm.core.files import make_directory
+from dist_plm.spec.rules.checkpoint import shared_directories
 from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
 
 
@@ -35,14 +35,6 @@ class Submission:
         return JobDirectories(working=Path.cwd(), run=Path.cwd() / self.config.run.dir)
 
     @property
-    def checkpoints(self) -> str:
-        """Where they lie: an absolute path, or a URL."""
-        place = self.config.checkpoint.dir or "checkpoints"
-        if "://" in place:
-            return place.rstrip("/")
-        return os.path.normpath((self.place.working if self.config.checkpoint.dir else self.place.run) / place)
-
-    @property
     def script(self) -> str:
         return batch_script(self.config, self.overrides, self.place, node_counts(self.given))
 
@@ -53,24 +45,16 @@ class Submission:
         return replace(run, run=replace(run.run, dir=str(self.place.run)))
 
 
-def refuse_shared_directories(submissions: Sequence[Submission]) -> None:
+def refuse_taken_directories(submissions: Sequence[Submission]) -> None:
     """Two jobs that write into one directory would destroy each other's run.
 
     Raises:
         ConfigError: two of `submissions` share one, or a job that still runs or waits has it.
     """
-    problems = []
-    seen: set[str] = set()
+    configs = [submission.config for submission in submissions]
+    problems = list(shared_directories((config.run, config.checkpoint) for config in configs))
     for submission in submissions:
         run_dir = submission.place.run
-        if str(run_dir) in seen:
-            problems.append(f"run.dir = {str(run_dir)!r} would be of several runs: give each its own run.name")
-        if submission.checkpoints in seen:
-            problems.append(
-                f"checkpoint.dir = {submission.config.checkpoint.dir!r} would be of several runs, each going on from the "
-                "others' checkpoints: give each its own, or leave it out"
-            )
-        seen |= {str(run_dir), submission.checkpoints}
         for number in _jobs_of(submission.place):
             state = slurm.job_state(number)
             if not state.ended:

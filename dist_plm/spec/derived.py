@@ -53,10 +53,14 @@ def model_ranks(parallel: ParallelConfig) -> int:
     return parallel.tensor * parallel.pipeline * parallel.context * parallel.expert
 
 
+def directory_of(run: RunConfig) -> str:
+    """Gives the directory of a run, be it written out or named."""
+    return run.dir or os.path.join(run.root, run.name)
+
+
 def checkpoints_of(run: RunConfig, checkpoint: CheckpointConfig) -> str:
-    """Gives the path or URL of a finalised run's checkpoints."""
-    assert run.dir is not None, "run.dir is None: finalize the configuration first"
-    return checkpoint.dir or os.path.join(run.dir, "checkpoints")
+    """Gives the path or URL of a run's checkpoints."""
+    return checkpoint.dir or os.path.join(directory_of(run), "checkpoints")
 
 
 def derive(config: Training, *, world_size: int, vocab_size: int | None) -> Training:
@@ -64,7 +68,7 @@ def derive(config: Training, *, world_size: int, vocab_size: int | None) -> Trai
     data = config.parallel.data or max(1, world_size // model_ranks(config.parallel))
     return replace(
         config,
-        run=replace(config.run, dir=config.run.dir or os.path.join(config.run.root, config.run.name)),
+        run=replace(config.run, dir=directory_of(config.run)),
         model=_derive_model(config.model, vocab_size, config.data.sequence_length, config.objective),
         parallel=replace(config.parallel, data=data),
     )

@@ -74,6 +74,7 @@ def test_a_signal_reaches_the_run_and_ends_the_sweep(store, tmp_path):
     [
         (["train.micro_batch=1,3"], "train.micro_batch = 3"),
         (["optim.lr=1e-3,3e-3", "run.dir=same"], "run.dir = 'same' would be of several runs"),
+        (["optim.lr=1e-3,3e-3", "checkpoint.dir=same", "--check"], "checkpoint.dir = 'same' would be of several runs"),
         (["optim.lr=interval(0,1)"], "does not list its values"),
         (["optim.lrr=1,2"], "did you mean optim.lr?"),
         (["--frozen", "x.yaml", "optim.lr=1,2"], "--multirun has no effect with --frozen"),

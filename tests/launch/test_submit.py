@@ -53,13 +53,24 @@ def test_of_a_sweep_all_runs_are_checked_before_one_is_queued(capsys):
     assert "train.micro_batch = 5" in captured.err
 
 
-@pytest.mark.parametrize("more", [[], ["submit.dry_run=false"]])
-def test_a_sweep_into_one_directory_of_checkpoints_is_refused(capsys, empty_place, more):
-    assert main(["-m", *DRY, "optim.lr=1e-4,3e-4", f"checkpoint.dir={empty_place}/shared", *more]) == EXIT_REFUSED
+@pytest.mark.parametrize("more", [[], ["submit.dry_run=false"], ["--check"]])
+@pytest.mark.parametrize("place", ["checkpoint.dir=shared", "run.dir=shared"])
+def test_a_sweep_into_one_directory_is_refused(capsys, empty_place, more, place):
+    assert main(["-m", *DRY, "optim.lr=1e-4,3e-4", place, *more]) == EXIT_REFUSED
     captured = capsys.readouterr()
     assert captured.out == ""
+    assert f"{place.partition('=')[0]} = " in captured.err
     assert "would be of several runs" in captured.err
-    assert not (empty_place / "shared").exists()
+    assert "None" not in captured.err
+    assert list(empty_place.iterdir()) == []
+
+
+def test_a_checked_sweep_names_the_runs_as_they_would_be_submitted(capsys):
+    assert main(["-m", "--check", *DRY, "optim.lr=1e-4,3e-4", "run.name=try"]) == EXIT_FINISHED
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("  run ")] == [
+        "runs/try-lr=0.0001",
+        "runs/try-lr=0.0003",
+    ]
 
 
 @pytest.mark.parametrize(

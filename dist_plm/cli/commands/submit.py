@@ -31,9 +31,9 @@ from functools import partial
 from typing import NoReturn
 
 from dist_plm.cli import app
-from dist_plm.cli.sweep import Choice, expand, named
+from dist_plm.cli.sweep import Choice, expand, named, refuse_shared_directories
 from dist_plm.cluster.check import check, ranks_per_node, run_of, world_size
-from dist_plm.cluster.submit import Submission, history, queue, refuse_shared_directories, refuse_what_cannot_start
+from dist_plm.cluster.submit import Submission, history, queue, refuse_taken_directories, refuse_what_cannot_start
 from dist_plm.cluster.watch import Followed, watch
 from dist_plm.config.origins import Origin
 from dist_plm.core.errors import EXIT_FINISHED, ConfigError
@@ -54,12 +54,13 @@ def _execute(options: Namespace, arguments: Sequence[str]) -> int:
     choices = expand(options.overrides) if options.multirun else [Choice(tuple(options.overrides))]
     flags = [word for word in arguments if word not in (*options.overrides, "-m", "--multirun")]
     only_shown = bool(app.PRINTING & set(flags))
-    return max(
-        app.front(
-            [*flags, *choice.overrides], SubmissionConfig, "submit", partial(submit, choices, options), __doc__ or ""
-        )
-        for choice in (choices if only_shown else choices[:1])
-    )
+    words = [list(choice.overrides) for choice in (choices if only_shown else choices[:1])]
+    if options.check and options.multirun:
+        loaded = [_load(choice, options.config_dir) for choice in choices]
+        refuse_shared_directories([(config.run, config.checkpoint) for config, _ in loaded])
+        words = [overrides for _, overrides in loaded]
+    act = partial(submit, choices, options)
+    return max(app.front([*flags, *some], SubmissionConfig, "submit", act, __doc__ or "") for some in words)
 
 
 def submit(
@@ -67,7 +68,7 @@ def submit(
 ) -> int | None:
     """Submits all choices, or none if one is refused."""
     submissions = [_prepare(choice, options.config_dir) for choice in choices]
-    refuse_shared_directories(submissions)
+    refuse_taken_directories(submissions)
     if first.submit.dry_run:
         print("\n".join(submission.script for submission in submissions), end="")
         return None
@@ -78,10 +79,15 @@ def submit(
     return _watch(jobs) if first.submit.watch else None
 
 
-def _prepare(choice: Choice, config_dirs: Sequence[str]) -> Submission:
+def _load(choice: Choice, config_dirs: Sequence[str]) -> tuple[SubmissionConfig, list[str]]:
+    """Composes one run of a sweep under a name of its own, with the overrides that make it."""
     config, _ = app.load(SubmissionConfig, "submit", choice.overrides, config_dirs)
     overrides = named(choice, config.run.name)
-    config, _ = app.load(SubmissionConfig, "submit", overrides, config_dirs)
+    return app.load(SubmissionConfig, "submit", overrides, config_dirs)[0], overrides
+
+
+def _prepare(choice: Choice, config_dirs: Sequence[str]) -> Submission:
+    config, overrides = _load(choice, config_dirs)
     given = [text for text in overrides if text.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
     sites = [word for folder in config_dirs for word in ("--config-dir", folder)]
     return Submission(config, check(config), (*sites, *given))

@@ -1,13 +1,16 @@
-"""Checks that it is clear where checkpoints go, which of them stay, and by what."""
+"""Checks that it is clear where checkpoints go, which of them stay, and by what, and that each run has its own."""
 
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 
 from dist_plm.config.decode import show
 from dist_plm.config.suggest import did_you_mean, near
+from dist_plm.spec.derived import checkpoints_of, directory_of
 from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.rules.training import no_effect
-from dist_plm.spec.schema import TrainingConfig
+from dist_plm.spec.schema import RunConfig, TrainingConfig
+from dist_plm.spec.schema_run import CheckpointConfig
 
 
 def _keep_best(config: TrainingConfig) -> Iterator[str]:
@@ -43,3 +46,23 @@ def _place(config: TrainingConfig) -> Iterator[str]:
 
 
 CHECKPOINT_RULES: tuple[Callable[[TrainingConfig], Iterator[str]], ...] = (_keep_best, _place)
+
+
+def shared_directories(runs: Iterable[tuple[RunConfig, CheckpointConfig]]) -> Iterator[str]:
+    """Finds directories that several runs of a sweep would write into, destroying each other's run."""
+    seen: set[str] = set()
+    for run, checkpoint in runs:
+        run_dir, checkpoints = _real(directory_of(run)), _real(checkpoints_of(run, checkpoint))
+        if run_dir in seen:
+            yield f"run.dir = {show(directory_of(run))} would be of several runs: give each its own run.name"
+        elif checkpoints in seen:
+            yield (
+                f"checkpoint.dir = {show(checkpoints_of(run, checkpoint))} would be of several runs, each going on from the "
+                "others' checkpoints: give each its own, or leave it out"
+            )
+        seen |= {run_dir, checkpoints}
+
+
+def _real(place: str) -> str:
+    """Names a directory alike however it is written, and a URL without the slash at its end."""
+    return place.rstrip("/") if "://" in place else os.path.realpath(place)

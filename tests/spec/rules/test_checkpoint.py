@@ -5,6 +5,9 @@ import pytest
 from dist_plm.objectives.build import build_objective
 from dist_plm.spec.objectives import OBJECTIVES
 from dist_plm.spec.objectives.base import measures
+from dist_plm.spec.rules.checkpoint import shared_directories
+from dist_plm.spec.schema import RunConfig
+from dist_plm.spec.schema_run import CheckpointConfig
 from tests.objectives.text import SPECIAL
 from tests.spec.broken import problems
 
@@ -56,3 +59,20 @@ def test_encoders_have_measures_of_each_part() -> None:
 def test_terms_are_those_of_the_objective(name: str) -> None:
     objective = build_objective(OBJECTIVES[name](), SPECIAL, seed=1, sequence_length=64)  # pyright: ignore[reportArgumentType]
     assert tuple(objective.losses) == OBJECTIVES[name].loss_terms
+
+
+def test_places_of_a_sweep_are_the_same_however_they_are_written(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    same = [
+        [{"dir": "a"}, {"dir": "./a"}],
+        [{"dir": str(tmp_path / "a")}, {"dir": str(tmp_path / "link")}],
+        [{"root": "x", "name": "y"}, {"dir": "x/y"}],
+    ]
+    for first, second in same:
+        runs = [(RunConfig(**{"name": "run", **run}), CheckpointConfig()) for run in (first, second)]
+        assert [problem.partition(" = ")[0] for problem in shared_directories(runs)] == ["run.dir"]
+    for first, second in [("s3://b/c", "s3://b/c/"), ("c", "d/../c"), ("runs/a/checkpoints", None)]:
+        runs = [(RunConfig(name="b"), CheckpointConfig(dir=first)), (RunConfig(name="a"), CheckpointConfig(dir=second))]
+        assert [problem.partition(" = ")[0] for problem in shared_directories(runs)] == ["checkpoint.dir"]
+    apart = [(RunConfig(name=name), CheckpointConfig(dir=f"{name}/c")) for name in "ab"]
+    assert list(shared_directories(apart)) == []
