@@ -168,7 +168,7 @@ def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str,
             complete_config = check_run(config, world_size, with_data=config.data.are_here)
             if options.world_size is None:
                 check_here(config, world_size)
-        print(summary(complete_config, world_size))
+        print(mask(summary(complete_config, world_size)))
         return EXIT_FINISHED
     return run(config, complete(origins, encode(config), encode(config))) or EXIT_FINISHED
 

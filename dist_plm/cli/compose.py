@@ -216,7 +216,7 @@ def _resolve(config: DictConfig, composition: Composition) -> None:
                 composition.refuse(key, f"{key} = {show(value)} cannot be resolved: {one_line(error)}")
                 OmegaConf.update(config, key, MISSING)
     secrets = secrets_among(_texts(plain(config)))
-    composition.values = mark(plain(config, resolve=True), secrets)
+    composition.values = mark(plain(config, resolve=True), secrets, plain(config))
     raw = flatten(plain(config))
     for key, text in flatten(composition.values).items():
         if type(text) is str and _ENVIRONMENT.fullmatch(str(raw.get(key))):

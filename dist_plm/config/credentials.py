@@ -7,13 +7,23 @@ from typing import Any, Final
 
 MASK: Final = "***"
 _WORD = r"(?:secret|token|passw(?:or)?d|credential|signature|private_?key|api_?key|access_?key|account_?key)"
-#: proto://user:PASSWORD@host and proto://TOKEN@host.
-_OF_URL = re.compile(r"(?<=://)([^/\s'\"@:]*:|(?=[^/\s'\"@:]{20}))[^/\s'\"@]+@")
+#: proto://user:PASSWORD@host and proto://TOKEN@host, where these are not references to the environment.
+_VARIABLE = r"\$\{oc\.env:\w+\}"
+_OF_URL = re.compile(
+    rf"(?<=://)((?:{_VARIABLE}|(?!\$\{{)[^/\s'\"@:])*:|(?=[^/\s'\"@:]{{20}}))(?!{_VARIABLE}@)[^/\s'\"@]+@"
+)
 #: …?secret=TEXT, and NAME_SECRET=TEXT in options and shell, where TEXT is not a variable.
 _ASSIGNED = re.compile(rf"((?:\b|_){_WORD}(?:_\w+)?=)(?!['\"]?[$*])(\"[^\"]+\"|'[^']+'|[^\s&;,'\"]+)", re.IGNORECASE)
 _SECRET_NAME = re.compile(rf"{_WORD}|auth|(?:^|_)(?:key|pass|pat)(?:_|$)", re.IGNORECASE)
 #: ${oc.env:NAME} and ${oc.env:NAME,default}, as Hydra has it.
 _REFERENCE = re.compile(r"\$\{oc\.env:\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?:,([^}]*))?\}")
+#: Where URLs hold credentials, however short these are: before the @, and behind a name of the query.
+_USER = re.compile(r"(?<=://)[^/\s'\"@]+@")
+_QUERY = re.compile(r"[?&][\w.-]+=([^&\s'\"]+)")
+#: Of characters: shorter text stands in other words by chance.
+_LONG = 8
+#: What this process has read that holds credentials, and what stands for it in texts of libraries.
+_known: dict[str, str] = {}
 
 
 class FromEnvironment(str):
@@ -35,34 +45,56 @@ class FromEnvironment(str):
 
 
 def mask(text: str) -> str:
-    """`text` without passwords in URLs, and without values that are assigned to names of credentials."""
+    """`text` without passwords in URLs, without values that are assigned to names of credentials, and without those that were
+    read from the environment."""
     if isinstance(text, FromEnvironment):
-        return text.written
+        return _mask_by_form(text.written)
+    for secret, written in _known.items():
+        text = text.replace(secret, written)
+    return _mask_by_form(text)
+
+
+def _mask_by_form(text: str) -> str:
     if "=" not in text and "://" not in text:
         return text
     return _ASSIGNED.sub(rf"\g<1>{MASK}", _OF_URL.sub(rf"\g<1>{MASK}@", text))
 
 
 def holds_credential(text: str) -> bool:
-    return mask(str(text)) != str(text)
+    """Whether a credential stands in `text` in the open, be it beside references to the environment."""
+    if isinstance(text, FromEnvironment):
+        text = _REFERENCE.sub("", text.written)
+    return _mask_by_form(text) != text
 
 
-def mark(values: Any, secrets: Mapping[str, str]) -> Any:
+def mark(values: Any, secrets: Mapping[str, str], raw: Any = None) -> Any:
     """`values` at any depth, text in which one of `secrets` stands being `FromEnvironment`.
 
     Args:
         secrets: values of the environment, by variable.
+        raw: the same values before references were followed: text without any holds a short secret by chance.
     """
     if isinstance(values, Mapping):
-        return {name: mark(inner, secrets) for name, inner in values.items()}
+        parts = raw if isinstance(raw, Mapping) else dict.fromkeys(values, raw)
+        return {name: mark(inner, secrets, parts.get(name)) for name, inner in values.items()}
     if isinstance(values, list):
-        return [mark(inner, secrets) for inner in values]
+        items = raw if isinstance(raw, list) else [raw] * len(values)
+        return [mark(inner, secrets, item) for inner, item in zip(values, items, strict=True)]
     if not isinstance(values, str):
         return values
+    refers = isinstance(raw, str) and "${" in raw
     written = values
     for name, secret in secrets.items():
-        written = written.replace(secret, f"${{oc.env:{name}}}")
-    return values if written == values else FromEnvironment(values, written)
+        if refers or len(secret) >= _LONG:
+            written = written.replace(secret, f"${{oc.env:{name}}}")
+    return values if written == values else _from_environment(values, written, secrets)
+
+
+def _from_environment(text: str, written: str, secrets: Mapping[str, str]) -> FromEnvironment:
+    """Marks `text`, and has `mask` know it and the secrets in it from now on."""
+    stands_for = {text: written} | {secret: f"${{oc.env:{name}}}" for name, secret in secrets.items() if secret in text}
+    _known.update((secret, shown) for secret, shown in stands_for.items() if len(secret) >= _LONG)
+    return FromEnvironment(text, written)
 
 
 def secrets_among(texts: Iterable[str], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -70,9 +102,21 @@ def secrets_among(texts: Iterable[str], environment: Mapping[str, str] = os.envi
     found: dict[str, str] = {}
     for text in texts:
         names = [name for name, _ in _REFERENCE.findall(text) if environment.get(name)]
-        in_place = holds_credential(_REFERENCE.sub(lambda match: environment.get(match[1]) or match[2] or "", text))
-        found |= {name: environment[name] for name in names if in_place or _SECRET_NAME.search(name)}
+        somewhere = holds_credential(_REFERENCE.sub(lambda match: environment.get(match[1]) or match[2] or "", text))
+        for name in names:
+            in_place = name in _names_in_place(text) or _USER.search(environment[name])
+            if somewhere or in_place or _SECRET_NAME.search(name):
+                found[name] = environment[name]
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def _names_in_place(text: str) -> set[str]:
+    """Variables to which a URL refers where credentials stand."""
+    names = [name for name, _ in _REFERENCE.findall(text)]
+    numbers = iter(range(len(names)))
+    url = _REFERENCE.sub(lambda _: f"\0{next(numbers)}\0", text)  # a reference holds signs that mean something in a URL
+    places = [found[0] for found in (*_USER.finditer(url), *_QUERY.finditer(url))]
+    return {names[int(number)] for place in places for number in re.findall("\0([0-9]+)\0", place)}
 
 
 def read_back(value: Any, environment: Mapping[str, str] = os.environ) -> Any:
@@ -86,5 +130,6 @@ def read_back(value: Any, environment: Mapping[str, str] = os.environ) -> Any:
     if isinstance(value, list):
         return [read_back(inner, environment) for inner in value]
     if isinstance(value, str) and _REFERENCE.search(value):
-        return FromEnvironment(_REFERENCE.sub(lambda found: environment[found[1]], value), value)
+        secrets = {name: environment[name] for name, _ in _REFERENCE.findall(value)}
+        return _from_environment(_REFERENCE.sub(lambda found: environment[found[1]], value), value, secrets)
     return value

@@ -171,7 +171,7 @@ class _Decoder:
         if dataclasses.is_dataclass(hint):
             return self.dataclass(hint, value, key)  # pyright: ignore[reportArgumentType]
         plain = self._scalar(hint, value)
-        if isinstance(plain, str) and not isinstance(plain, FromEnvironment) and holds_credential(plain):
+        if isinstance(plain, str) and holds_credential(plain):
             return self._refuse_credential(key, plain)
         return self._refuse(key, value, whole) if plain is _REFUSED else plain
 

@@ -15,6 +15,7 @@ from dist_plm.checkpoint.loader import Checkpoint
 from dist_plm.checkpoint.ownership import claim
 from dist_plm.checkpoint.storage import Storage, open_storage
 from dist_plm.config import runfile
+from dist_plm.config.credentials import mask
 from dist_plm.config.decode import encode
 from dist_plm.core.errors import (
     EXIT_FINISHED,
@@ -116,8 +117,9 @@ def run_training(
         shutdown()
     if finished and env.rank == 0:
         run_dir = Path(config.run.dir or "")
-        started = [command, *overrides]
-        tell(closing_summary(run_dir, started, config.train.longer, config.model, config.data.paths[0]))
+        started, trained = [command, *overrides], config.checkpoint.dir or str(run_dir)
+        told = closing_summary(run_dir, trained, started, config.train.longer, config.model, config.data.paths[0])
+        tell(mask(told))
     return EXIT_FINISHED if finished else EXIT_REQUEUE
 
 

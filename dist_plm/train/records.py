@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dist_plm.checkpoint.loader import Checkpoint
 from dist_plm.config import runfile
+from dist_plm.config.credentials import FromEnvironment
 from dist_plm.config.decode import encode
 from dist_plm.core.errors import (
     CheckpointError,
@@ -83,22 +84,30 @@ def build_recorder(
     )
 
 
-def _inferences(run_dir: Path, model: ModelConfig, store: str) -> Iterator[str]:
+def _inferences(run_dir: Path, trained: str, model: ModelConfig, store: str) -> Iterator[str]:
     """Yields how to measure a model that predicts tokens, and how to let it write; how to take another to Hugging Face."""
-    run = shlex.quote(f"from={run_dir}")
+    run = _word("from", trained)
     if model.head != "language_model":
         yield f"{typed('convert')} {run} to={shlex.quote(f'{run_dir}/hf')} format=hf"
         return
     asked = "on=objective " if model.has_decoder else "limit=20 " if model.is_encoder else ""
-    yield f"{typed('evaluate')} {run} {asked}{shlex.quote(f'data.path={store}')}"
+    yield f"{typed('evaluate')} {run} {asked}{_word('data.path', store)}"
     if not model.is_encoder:
         yield f"{typed('generate')} {run} prompt='To be' temperature=0.8"
 
 
-def closing_summary(run_dir: Path, started: Sequence[str], longer: str, model: ModelConfig, store: str) -> str:
+def _word(key: str, value: str) -> str:
+    """A setting as one word of shell, with references to the environment in place of credentials."""
+    return shlex.quote(f"{key}='{value.written}'" if isinstance(value, FromEnvironment) else f"{key}={value}")
+
+
+def closing_summary(
+    run_dir: Path, trained: str, started: Sequence[str], longer: str, model: ModelConfig, store: str
+) -> str:
     """Builds what a run ends with on the screen, with commands worth trying next.
 
     Args:
+        trained: where other commands find its checkpoints.
         started: the command that it was started by, and its settings.
         longer: the setting of a run that learns for longer.
         store: the first that it read.
@@ -113,8 +122,8 @@ def closing_summary(run_dir: Path, started: Sequence[str], longer: str, model: M
     command, *overrides = started
 
     commands = (
-        f"{typed('report')} {run_dir}",
-        *_inferences(run_dir, model, store),
+        f"{typed('report')} {shlex.quote(str(run_dir))}",
+        *_inferences(run_dir, trained, model, store),
         again("parallel.tensor=2", "run.name=tensor2"),
         again("precision=bf16", longer, "run.name=longer"),
     )

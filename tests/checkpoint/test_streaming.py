@@ -48,6 +48,8 @@ def test_what_was_written_is_read(tmp_path, monkeypatch, make):
     assert {name for name in found.manifest.files if name.endswith(".distcp")} == {f"__0_{n}.distcp" for n in range(3)}
     for name, tensor in tensors.items():
         assert torch.equal(found.tensors.read_whole(name), tensor.float())
+    held = [storage.read(found.name, name) for name in found.manifest.files]
+    assert not any(str(tmp_path).encode() in content for content in held), "an address may hold a credential"
 
 
 def test_nothing_stays_of_what_fails(tmp_path):

@@ -1,12 +1,13 @@
 import pickle
+import re
 from pathlib import Path
 
 import pytest
 
 from dist_plm.cli.app import load
 from dist_plm.config import runfile
-from dist_plm.config.credentials import FromEnvironment, mask
-from dist_plm.config.decode import encode, show
+from dist_plm.config.credentials import FromEnvironment, mask, read_back
+from dist_plm.config.decode import decode, encode, show
 from dist_plm.core.errors import ConfigError
 from dist_plm.spec.schema import PretrainConfig
 
@@ -57,6 +58,8 @@ def test_what_is_no_credential_stays(text: str) -> None:
         "cluster.options=['--export=ALL,MY_API_KEY=hunter2']",
         "cluster.setup=['export HF_TOKEN=hunter2']",
         "data.blend=[{path: 'x://u:hunter2@y'}]",
+        "checkpoint.dir='memory://${oc.env:PATH}:hunter2@x'",
+        "checkpoint.dir='memory://user:${oc.env:PATH}@x?secret=hunter2'",
     ],
 )
 def test_a_credential_in_the_open_is_refused_without_being_shown(override: str) -> None:
@@ -87,6 +90,46 @@ def test_a_credential_of_the_environment_is_used_and_never_written(
     monkeypatch.delenv("MY_SECRET")
     with pytest.raises(ConfigError, match="refers to MY_SECRET of the environment, which is not set here"):
         runfile.read(tmp_path / "run.yaml", PretrainConfig)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://${oc.env:GIVEN}@bucket/x",
+        "s3://${oc.env:OTHER}:${oc.env:GIVEN}@bucket/x",
+        "s3://u:${oc.env:GIVEN}@${oc.env:OTHER}/x",
+        "s3://bucket/x?sig=${oc.env:GIVEN}",
+        "s3://bucket/x?region=eu&sig=${oc.env:GIVEN,abc}#y",
+        "s3://bucket/${oc.env:MY_SECRET}",
+        "${oc.env:URL}",
+    ],
+)
+@pytest.mark.parametrize("secret", ["a", "a/b+c="])
+def test_a_short_credential_is_known_by_its_place(url: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_url = f"s3://{secret.replace('/', '%2F')}@b"
+    for name, value in {"GIVEN": secret, "MY_SECRET": secret, "OTHER": "data", "URL": of_url}.items():
+        monkeypatch.setenv(name, value)
+    config, _ = load(PretrainConfig, "pretrain", [f"checkpoint.dir='{url}'", "train.init_from='${checkpoint.dir}/y'"])
+    for written in (encode(config)["checkpoint"]["dir"], encode(config)["train"]["init_from"]):
+        without_names = re.sub(r"\$\{oc.env:\w+\}", "", written)
+        assert secret not in without_names.replace("data", "")
+    assert decode(PretrainConfig, read_back(encode(config))) == config
+    assert config.data.path == encode(config)["data"]["path"], "a short secret stands in other words by chance"
+
+
+def test_what_stands_in_no_place_of_a_credential_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUCKET", "b")
+    config, _ = load(PretrainConfig, "pretrain", ["checkpoint.dir='memory://me@${oc.env:BUCKET}/x?region=eu'"])
+    assert encode(config)["checkpoint"]["dir"] == "memory://me@b/x?region=eu"
+
+
+def test_texts_of_libraries_show_no_credential_that_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_SECRET", "hunter4/")
+    monkeypatch.setenv("SHORT", "abc")
+    load(PretrainConfig, "pretrain", ["checkpoint.dir='memory://b/${oc.env:MY_SECRET}'"])
+    assert mask("no such file: b/hunter4/x") == "no such file: b/${oc.env:MY_SECRET}x"
+    load(PretrainConfig, "pretrain", ["checkpoint.dir='memory://${oc.env:SHORT}@b/x'"])
+    assert mask("no such file: memory://abc@b/x/latest") == "no such file: memory://${oc.env:SHORT}@b/x/latest"
 
 
 def test_variables_that_are_no_credentials_are_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,10 @@ class LocalWriter(FileSystemWriter):
         done.set_result(results)
         return done
 
+    def storage_meta(self) -> StorageMeta:
+        """Leaves out the address of the checkpoint, which may hold a credential, and is none after a move."""
+        return StorageMeta(save_id=self.save_id)
+
 
 class UrlWriter(LocalWriter, FsspecWriter):
     """The same to an fsspec URL."""
