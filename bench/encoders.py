@@ -108,7 +108,7 @@ def build(args: argparse.Namespace) -> MaskedLanguageModel:
 
 def bench_head(model: MaskedLanguageModel, args: argparse.Namespace) -> None:
     shape = (args.sequence, args.batch)
-    device, dtype = model.shape.device, model.shape.dtype
+    device, dtype = model.shared.device, model.shared.dtype
     labels = torch.randint(0, args.vocab, shape[::-1], device=device)
     labels[torch.rand(shape[::-1], device=device) >= MASK_RATE] = -1
     hidden = torch.randn(*shape, args.hidden, device=device, dtype=dtype, requires_grad=True)
@@ -120,7 +120,7 @@ def bench_head(model: MaskedLanguageModel, args: argparse.Namespace) -> None:
 
     def everywhere() -> None:
         logits = model.logits(model.transform(hidden))
-        score_tokens(logits, labels.transpose(0, 1), model.shape, evaluate=False).loss.backward()
+        score_tokens(logits, labels.transpose(0, 1), model.shared, evaluate=False).loss.backward()
 
     sides = {"predicted positions": predicted_alone, "all positions": everywhere}
     seconds = in_turns(sides, args.rounds, device)
@@ -181,7 +181,7 @@ def bench_packing(model: MaskedLanguageModel, args: argparse.Namespace) -> None:
     draw = torch.Generator().manual_seed(0)
     chosen = [lengths[i] for i in torch.randperm(len(lengths), generator=draw)[: args.documents].tolist()]
     packed, by_length = first_fit(chosen, args.sequence), sorted(chosen)
-    device, size = model.shape.device, args.batch
+    device, size = model.shared.device, args.batch
 
     def batches(rows: Sequence[Sequence[int]], *, trim: bool) -> list[Batch]:
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]

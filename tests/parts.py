@@ -9,7 +9,7 @@ from dist_plm.engines.base import Engine
 from dist_plm.engines.build import build_engine
 from dist_plm.models import build as models
 from dist_plm.models.chunk import ModelChunk
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sharding import Layout
 from dist_plm.objectives.base import LossTerm
 from dist_plm.spec.freezing import frozen_tensors
@@ -24,9 +24,11 @@ def model_of(config: PretrainConfig, groups: Groups, device: torch.device) -> tu
     return models.build_model(*sections, groups, device, seed=config.train.seed, frozen=frozen)
 
 
-def shape_of(config: PretrainConfig, groups: Groups, device: torch.device) -> Shape:
+def model_context_of(config: PretrainConfig, groups: Groups, device: torch.device) -> ModelContext:
     """Builds what the modules of the model share."""
-    return models.shape_of(config.model, config.parallel, config.precision, groups, device, seed=config.train.seed)
+    return models.model_context_of(
+        config.model, config.parallel, config.precision, groups, device, seed=config.train.seed
+    )
 
 
 def engine_of(

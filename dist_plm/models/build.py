@@ -12,7 +12,7 @@ from dist_plm.models.encoder import MaskedLanguageModel
 from dist_plm.models.encoder_decoder import EncoderDecoder
 from dist_plm.models.gpt import CausalLanguageModel
 from dist_plm.models.init import initialize
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sharding import Layout, describe
 from dist_plm.spec.pipeline import layers_of_chunk
 from dist_plm.spec.rules.finalize import padded_vocab_size
@@ -39,8 +39,8 @@ def build_model(
         seed: of the weights, and of dropout.
         frozen: canonical names of tensors that are not trained: all or none of those that are fused.
     """
-    shape, count = shape_of(model, parallel, precision, groups, device, seed=seed), parallel.virtual_pipeline
-    chunks = [build_chunk(shape, chunk, count) for chunk in range(count)]
+    shared, count = model_context_of(model, parallel, precision, groups, device, seed=seed), parallel.virtual_pipeline
+    chunks = [build_chunk(shared, chunk, count) for chunk in range(count)]
     layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
     initialize(layouts, model, seed)
     for layout in layouts:
@@ -54,7 +54,7 @@ def whole_layouts(model: ModelConfig) -> list[Layout]:
     single, precision = ParallelConfig(data=1), PrecisionConfig(name="fp32")
     nowhere = torch.device("meta")
     with nowhere:
-        chunk = build_chunk(shape_of(model, single, precision, alone(), nowhere, seed=0), 0, 1)
+        chunk = build_chunk(model_context_of(model, single, precision, alone(), nowhere, seed=0), 0, 1)
     return describe([chunk], 0, 1)
 
 
@@ -73,22 +73,22 @@ NETWORKS: dict[str, type[ModelChunk]] = {
 TASK_NETWORKS: dict[str, type[ModelChunk]] = {"electra": ElectraEncoder}
 
 
-def build_chunk(shape: Shape, chunk: int, chunks: int) -> ModelChunk:
+def build_chunk(shared: ModelContext, chunk: int, chunks: int) -> ModelChunk:
     """Chunk number `chunk` of the `chunks` that this rank holds, its weights not filled yet. Models that are one chain of
     layers are cut into pipeline stages; those that are a pair of networks are whole."""
-    stage, stages = shape.groups.coordinates.pipeline, shape.groups.grid.pipeline
-    assert shape.model.is_chain or stages == chunks == 1, "a rule refuses pipelines of such models"
-    networks = NETWORKS if shape.model.predicts_tokens else NETWORKS | TASK_NETWORKS
-    return networks[shape.model.family](
-        shape,
-        layers_of_chunk(shape.model.layers, stage, stages, chunk, chunks),
+    stage, stages = shared.groups.coordinates.pipeline, shared.groups.grid.pipeline
+    assert shared.model.is_chain or stages == chunks == 1, "a rule refuses pipelines of such models"
+    networks = NETWORKS if shared.model.predicts_tokens else NETWORKS | TASK_NETWORKS
+    return networks[shared.model.family](
+        shared,
+        layers_of_chunk(shared.model.layers, stage, stages, chunk, chunks),
         first=stage == 0 and chunk == 0,
         last=stage == stages - 1 and chunk == chunks - 1,
         chunk=chunk if chunks > 1 else None,
     )
 
 
-def shape_of(
+def model_context_of(
     model: ModelConfig,
     parallel: ParallelConfig,
     precision: PrecisionConfig,
@@ -96,11 +96,11 @@ def shape_of(
     device: torch.device,
     *,
     seed: int,
-) -> Shape:
+) -> ModelContext:
     """Builds what the modules of a finalised model share."""
     dtype = DTYPES[precision.name]
     assert model.vocab_size is not None
-    return Shape(
+    return ModelContext(
         model=model,
         megatron=megatron_config(model, parallel, precision, device),
         groups=groups,

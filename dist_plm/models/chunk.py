@@ -12,7 +12,7 @@ from dist_plm.models.layers.embedding import Embedding
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.loss_sums import Scores, TermScores
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import KVCache
 
 
@@ -31,12 +31,12 @@ class ModelChunk(MegatronModule):
     embedding: Embedding
     output: ColumnLinear
 
-    def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
-        super().__init__(config=shape.megatron)
-        self.shape = shape
+    def __init__(self, shared: ModelContext, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
+        super().__init__(config=shared.megatron)
+        self.shared = shared
         self.model_type = ModelType.encoder_or_decoder
         self.pre_process, self.post_process, self.vp_stage = first, last, chunk
-        self.share_embeddings_and_output_weights = shape.model.tied_embeddings and shape.model.predicts_tokens
+        self.share_embeddings_and_output_weights = shared.model.tied_embeddings and shared.model.predicts_tokens
         self._from_previous_stage: Tensor | None = None
 
     @property
@@ -88,12 +88,12 @@ class ModelChunk(MegatronModule):
         tied = self._tied_weight()
         taken_apart = hasattr(self.output.weight if tied is None else tied, "ds_shape")
         if self.training and taken_apart:
-            return score_tokens(self.logits(hidden), labels, self.shape, evaluate=False)
+            return score_tokens(self.logits(hidden), labels, self.shared, evaluate=False)
         flat, correct = labels.flatten(), list[Tensor]()
 
         def loss(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             if self.training:
-                return linear_loss(tokens, weight, bias, flat, columns_of(len(weight), self.shape))
+                return linear_loss(tokens, weight, bias, flat, columns_of(len(weight), self.shared))
             scores = self._evaluated(tokens, weight, bias, flat)
             correct.extend(one.correct for one in scores if one.correct is not None)
             return torch.stack([one.loss for one in scores]).sum()
@@ -105,7 +105,7 @@ class ModelChunk(MegatronModule):
         """Scores of chunks of the tokens [N, H], one of them at least."""
         chunks = list(token_chunks(len(tokens), len(weight))) or [slice(0)]
         return [
-            score_tokens(functional.linear(tokens[chunk], weight, bias), labels[chunk], self.shape, evaluate=True)
+            score_tokens(functional.linear(tokens[chunk], weight, bias), labels[chunk], self.shared, evaluate=True)
             for chunk in chunks
         ]
 

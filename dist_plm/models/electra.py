@@ -21,7 +21,7 @@ from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.transformer import LayerStack
 from dist_plm.models.layers.vocab_loss import columns_of, score_tokens
 from dist_plm.models.loss_sums import Scores, TermScores
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import KVCache, SequenceContext, context_of
 from dist_plm.models.sharding import Part
 from dist_plm.spec.families.electra import generator_of
@@ -31,15 +31,15 @@ class Electra(ModelChunk):
     """Generator and discriminator with shared embeddings (section 3.2), trained together. No gradient passes from the
     discriminator to the generator through the sampled tokens."""
 
-    def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
-        super().__init__(shape, layers, first=first, last=last, chunk=chunk)
-        small = shape.of(generator_of(shape.model))
-        self.embedding = Embedding(shape)
+    def __init__(self, shared: ModelContext, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
+        super().__init__(shared, layers, first=first, last=last, chunk=chunk)
+        small = shared.of(generator_of(shared.model))
+        self.embedding = Embedding(shared)
         self.generator = ElectraNetwork(small, range(small.model.layers), before=0)
         self.transform = TokenTransform(small)
-        self.output = token_output(small, allocate=not shape.model.tied_embeddings)
-        self.discriminator = ElectraNetwork(shape, layers, before=small.model.layers)
-        self.detector = Detector(shape)
+        self.output = token_output(small, allocate=not shared.model.tied_embeddings)
+        self.discriminator = ElectraNetwork(shared, layers, before=small.model.layers)
+        self.detector = Detector(shared)
 
     @property
     def predicts_some(self) -> bool:
@@ -58,15 +58,15 @@ class Electra(ModelChunk):
         """
         assert cache is None, "an encoder reads whole sequences"
         evaluate = not self.training
-        context, positions = context_of(batch, self.shape, causal=False)
+        context, positions = context_of(batch, self.shared, causal=False)
 
         embedded = self.embedding(batch["tokens"], positions, context, batch.get("segments"), part=-1)
-        hidden = whole_sequence(self.generator(embedded, context), self.shape)
+        hidden = whole_sequence(self.generator(embedded, context), self.shared)
         if "labels" not in batch:
             return self.logits(self.transform(predicted_states(hidden, batch)))
         chosen, labels = predicted(hidden, batch)
         logits = self.logits(self.transform(chosen))
-        scores = {"labels": score_tokens(logits, labels, self.shape, evaluate=evaluate)}
+        scores = {"labels": score_tokens(logits, labels, self.shared, evaluate=evaluate)}
 
         originals = batch["originals"]
         tokens = self._replace(originals.clamp(min=0), positions_of(batch), logits.detach(), batch["samples"])
@@ -83,10 +83,10 @@ class Electra(ModelChunk):
             places: [N], as `predicted_positions` tells them.
             logits: [N, V / P].
         """
-        table = key_table(self.shape.model, samples, self.shape.seed)
+        table = key_table(self.shared.model, samples, self.shared.seed)
         keys = keys_of_layer(table, -1)[Site.REPLACEMENT]
         uniform = sent(uniforms(keys, originals.shape[1]), originals.device)  # [S, B]
-        drawn = vocab_parallel_sample(logits, uniform.reshape(-1)[places], *columns_of(logits, self.shape))
+        drawn = vocab_parallel_sample(logits, uniform.reshape(-1)[places], *columns_of(logits, self.shared))
         tokens = originals.transpose(0, 1).clone(memory_format=torch.contiguous_format)
         tokens.view(-1)[places] = drawn
         return tokens.transpose(0, 1)
@@ -100,18 +100,18 @@ class ElectraEncoder(ModelChunk):
         first, last: whether the chunk begins with the embedding and ends with the head.
     """
 
-    def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
-        super().__init__(shape, layers, first=first, last=last, chunk=chunk)
+    def __init__(self, shared: ModelContext, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
+        super().__init__(shared, layers, first=first, last=last, chunk=chunk)
         if first:
-            self.embedding = Embedding(shape)
-        self.discriminator = ElectraNetwork(shape, layers, before=0, first=first, last=last)
+            self.embedding = Embedding(shared)
+        self.discriminator = ElectraNetwork(shared, layers, before=0, first=first, last=last)
         if last:
-            self.head = EncoderHead(shape)
+            self.head = EncoderHead(shared)
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores:
         """Runs this rank's layers on a microbatch, as `encoder.MaskedLanguageModel` does."""
         assert cache is None, "an encoder reads whole sequences"
-        context, positions = context_of(batch, self.shape, causal=False)
+        context, positions = context_of(batch, self.shared, causal=False)
         if self.pre_process:
             hidden = self.embedding(batch["tokens"], positions, context, batch.get("segments"))
         else:
@@ -119,7 +119,7 @@ class ElectraEncoder(ModelChunk):
         hidden = self.discriminator(hidden, context)
         if not self.post_process:
             return self.sent_on(hidden)
-        return self.head(whole_sequence(hidden, self.shape), batch, context, None)
+        return self.head(whole_sequence(hidden, self.shared), batch, context, None)
 
 
 class ElectraNetwork(nn.Module):
@@ -131,16 +131,18 @@ class ElectraNetwork(nn.Module):
         first, last: whether it begins with the embeddings and ends with the last layer.
     """
 
-    def __init__(self, shape: Shape, layers: range, *, before: int, first: bool = True, last: bool = True) -> None:
+    def __init__(
+        self, shared: ModelContext, layers: range, *, before: int, first: bool = True, last: bool = True
+    ) -> None:
         super().__init__()
-        model = shape.model
+        model = shared.model
         self.project = None
-        if first and shape.embedding_size != model.hidden:
-            self.project = Dense(shape, shape.embedding_size, model.hidden, sliced_input=shape.sequence_parallel)
-        self.layers = LayerStack(shape, layers.start, layers.stop, before=before)
+        if first and shared.embedding_size != model.hidden:
+            self.project = Dense(shared, shared.embedding_size, model.hidden, sliced_input=shared.sequence_parallel)
+        self.layers = LayerStack(shared, layers.start, layers.stop, before=before)
         self.final_norm = None
         if last and model.norm_placement == "pre":
-            self.final_norm = build_norm(model, shape.dtype, shape.device, shape.sequence_parallel)
+            self.final_norm = build_norm(model, shared.dtype, shared.device, shared.sequence_parallel)
 
     def forward(self, embedded: Tensor, context: SequenceContext) -> Tensor:
         hidden = embedded if self.project is None else self.project(embedded)
@@ -151,11 +153,11 @@ class ElectraNetwork(nn.Module):
 class Detector(nn.Module):
     """Tells of each token whether it was replaced: dense layer, GELU, and one logit."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shared: ModelContext) -> None:
         super().__init__()
-        hidden = shape.model.hidden
-        self.dense = ColumnLinear(shape, (Part("dense", hidden),), bias=True)
-        self.classifier = RowLinear(shape, hidden, bias=True, output_size=1, whole_output=True)
+        hidden = shared.model.hidden
+        self.dense = ColumnLinear(shared, (Part("dense", hidden),), bias=True)
+        self.classifier = RowLinear(shared, hidden, bias=True, output_size=1, whole_output=True)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[S', B, H] -> logits [B, S]."""

@@ -19,7 +19,7 @@ from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.transformer import LayerStack
 from dist_plm.models.loss_sums import Scores
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import KVCache, SequenceContext, context_of
 from dist_plm.models.sharding import split_over_tensor_ranks
 from dist_plm.spec.families.encoder import EncoderConfig
@@ -34,33 +34,33 @@ class MaskedLanguageModel(ModelChunk):
         first, last: whether the chunk begins with the embedding and ends with the heads.
     """
 
-    def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
-        super().__init__(shape, layers, first=first, last=last, chunk=chunk)
+    def __init__(self, shared: ModelContext, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
+        super().__init__(shared, layers, first=first, last=last, chunk=chunk)
         if first:
-            self.embedding = Embedding(shape)
-        self.layers = LayerStack(shape, layers.start, layers.stop)
+            self.embedding = Embedding(shared)
+        self.layers = LayerStack(shared, layers.start, layers.stop)
         if last:
             self.final_norm = None
-            if shape.model.norm_placement == "pre":
-                self.final_norm = build_norm(shape.model, shape.dtype, shape.device, shape.sequence_parallel)
-            (self._add_heads if shape.model.predicts_tokens else self._add_task_head)(first)
+            if shared.model.norm_placement == "pre":
+                self.final_norm = build_norm(shared.model, shared.dtype, shared.device, shared.sequence_parallel)
+            (self._add_heads if shared.model.predicts_tokens else self._add_task_head)(first)
         self.mark_tied()
 
     @property
     def predicts_some(self) -> bool:
-        return self.shape.model.predicts_tokens
+        return self.shared.model.predicts_tokens
 
     def _add_task_head(self, _: bool) -> None:
-        model = self.shape.model
+        model = self.shared.model
         assert isinstance(model, EncoderConfig)
-        self.pair = Pooler(self.shape) if model.has_pooler and model.scores_sequences else None
-        self.head = EncoderHead(self.shape)
+        self.pair = Pooler(self.shared) if model.has_pooler and model.scores_sequences else None
+        self.head = EncoderHead(self.shared)
 
     def _add_heads(self, first: bool) -> None:
-        shape = self.shape
-        self.transform = TokenTransform(shape)
-        self.output = token_output(shape, allocate=not (shape.model.tied_embeddings and first))
-        self.pair = PairHead(shape) if shape.model.pair_head else None
+        shared = self.shared
+        self.transform = TokenTransform(shared)
+        self.output = token_output(shared, allocate=not (shared.model.tied_embeddings and first))
+        self.pair = PairHead(shared) if shared.model.pair_head else None
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores:
         """Runs this rank's layers on a microbatch.
@@ -74,7 +74,7 @@ class MaskedLanguageModel(ModelChunk):
             without `labels` the logits [N, V / P] of the places `positions_predicted` [N].
         """
         assert cache is None, "an encoder reads whole sequences"
-        context, positions = context_of(batch, self.shape, causal=False)
+        context, positions = context_of(batch, self.shared, causal=False)
         if self.pre_process:
             hidden = self.embedding(batch["tokens"], positions, context, batch.get("segments"))
         else:
@@ -87,8 +87,8 @@ class MaskedLanguageModel(ModelChunk):
         predicted positions alone."""
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
-        hidden = whole_sequence(hidden, self.shape)
-        if not self.shape.model.predicts_tokens:
+        hidden = whole_sequence(hidden, self.shared)
+        if not self.shared.model.predicts_tokens:
             return self.head(hidden, batch, context, self.pair)
         if "labels" not in batch:
             return self.logits(self.transform(predicted_states(hidden, batch)))
@@ -99,10 +99,12 @@ class MaskedLanguageModel(ModelChunk):
         return scores
 
 
-def token_output(shape: Shape, *, allocate: bool) -> ColumnLinear:
+def token_output(shared: ModelContext, *, allocate: bool) -> ColumnLinear:
     """From whole sequences of vectors to logits, with a bias for each token."""
-    tied = shape.model.tied_embeddings
-    parts = vocabulary_parts("word" if tied else "output", shape)
-    output = ColumnLinear(shape, parts, bias=True, allocate=allocate, input_size=shape.embedding_size, whole_input=True)
-    split_over_tensor_ranks(output.bias, 0, vocabulary_parts("output", shape))
+    tied = shared.model.tied_embeddings
+    parts = vocabulary_parts("word" if tied else "output", shared)
+    output = ColumnLinear(
+        shared, parts, bias=True, allocate=allocate, input_size=shared.embedding_size, whole_input=True
+    )
+    split_over_tensor_ranks(output.bias, 0, vocabulary_parts("output", shared))
     return output

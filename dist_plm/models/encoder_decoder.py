@@ -16,7 +16,7 @@ from dist_plm.models.layers.relative import RelativeBias
 from dist_plm.models.layers.transformer import LayerStack, Memory
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.masks import with_bias
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import KVCache, SequenceContext, context_of
 from dist_plm.spec.families.encoder_decoder import EncoderDecoderConfig
 
@@ -28,17 +28,17 @@ class EncoderDecoder(ModelChunk):
     """Reads `tokens` with the encoder and predicts `labels` one by one with the decoder, both of which share the word
     embedding; with `tied_embeddings` so does the output (Vaswani et al. 2017, section 3.4)."""
 
-    def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
-        super().__init__(shape, layers, first=first, last=last, chunk=chunk)
-        model = shape.model
+    def __init__(self, shared: ModelContext, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
+        super().__init__(shared, layers, first=first, last=last, chunk=chunk)
+        model = shared.model
         assert isinstance(model, EncoderDecoderConfig)
         assert model.decoder_layers is not None
-        self.embedding = Embedding(shape)
-        self.encoder = Stack(shape, model.layers, before=0, decodes=False)
-        self.decoder = Stack(shape, model.decoder_layers, before=model.layers, decodes=True)
+        self.embedding = Embedding(shared)
+        self.encoder = Stack(shared, model.layers, before=0, decodes=False)
+        self.decoder = Stack(shared, model.decoder_layers, before=model.layers, decodes=True)
         tied = model.tied_embeddings
         self.output = ColumnLinear(
-            shape, vocabulary_parts("word" if tied else "output", shape), bias=False, allocate=not tied
+            shared, vocabulary_parts("word" if tied else "output", shared), bias=False, allocate=not tied
         )
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores:
@@ -57,21 +57,21 @@ class EncoderDecoder(ModelChunk):
             if cache.memory is None:
                 cache.memory = self._read(batch)
             hidden = self._decode(batch["decoder_tokens"], batch["samples"], cache.memory, cache)[-1]
-        if self.shape.model.scales_output:
-            hidden = hidden * self.shape.model.hidden**-0.5
+        if self.shared.model.scales_output:
+            hidden = hidden * self.shared.model.hidden**-0.5
         if "labels" not in batch:
             return self.logits(hidden)
         return {"labels": self.score_tokens(hidden, self._padded(batch["labels"], -1).transpose(0, 1))}
 
     def _read(self, batch: Batch) -> Memory:
-        context, positions = context_of(batch, self.shape, causal=False)
+        context, positions = context_of(batch, self.shared, causal=False)
         embedded = self.embedding(batch["tokens"], positions, context, part=-1)
         return Memory(self.encoder(embedded, context), replace(context, rotary=None))
 
     def _decode(self, tokens: Tensor, samples: Tensor, memory: Memory, cache: KVCache | None) -> Tensor:
         """Hidden states [T', B, H] of tokens [B, T]."""
         read = {"tokens": tokens, "samples": samples}
-        context, positions = context_of(read, self.shape, causal=True, cache=cache)
+        context, positions = context_of(read, self.shared, causal=True, cache=cache)
         embedded = self.embedding(tokens, positions, context, part=-2)
         hidden = self.decoder(embedded, context, memory)
         if cache is not None:
@@ -80,7 +80,7 @@ class EncoderDecoder(ModelChunk):
 
     def _padded(self, tokens: Tensor, value: int) -> Tensor:
         """[B, T], lengthened so that sequence parallelism can slice it; what comes after changes nothing before it."""
-        unit = math.lcm(LENGTH_MULTIPLE, self.shape.slices["num_slices"])
+        unit = math.lcm(LENGTH_MULTIPLE, self.shared.slices["num_slices"])
         return functional.pad(tokens, (0, -tokens.shape[1] % unit), value=value)
 
 
@@ -92,28 +92,28 @@ class Stack(nn.Module):
         decodes: whether it attends to an encoder as well, and each token only to those before it.
     """
 
-    def __init__(self, shape: Shape, layers: int, *, before: int, decodes: bool) -> None:
+    def __init__(self, shared: ModelContext, layers: int, *, before: int, decodes: bool) -> None:
         super().__init__()
-        model = shape.model
-        self.shape, self.number = shape, before + layers
-        self.relative = RelativeBias(shape, both_ways=not decodes) if model.position == "relative" else None
-        self.layers = LayerStack(shape, 0, layers, before=before, cross=decodes)
+        model = shared.model
+        self.shared, self.number = shared, before + layers
+        self.relative = RelativeBias(shared, both_ways=not decodes) if model.position == "relative" else None
+        self.layers = LayerStack(shared, 0, layers, before=before, cross=decodes)
         self.final_norm = None
         if model.norm_placement == "pre":
-            self.final_norm = build_norm(model, shape.dtype, shape.device, shape.sequence_parallel)
+            self.final_norm = build_norm(model, shared.dtype, shared.device, shared.sequence_parallel)
 
     def forward(self, hidden: Tensor, context: SequenceContext, memory: Memory | None = None) -> Tensor:
         """[S', B, H] -> [S', B, H]."""
         if self.relative is not None:
             context = with_bias(
-                replace(context, relative=self.relative), self.shape, len(hidden) * self.shape.slices["num_slices"]
+                replace(context, relative=self.relative), self.shared, len(hidden) * self.shared.slices["num_slices"]
             )
         hidden = self.layers(hidden, context, memory)
         if self.final_norm is None:
             return hidden
-        hidden, probability = self.final_norm(hidden), self.shape.model.hidden_dropout
+        hidden, probability = self.final_norm(hidden), self.shared.model.hidden_dropout
         if self.training and probability > 0.0:
             keys = context.of_layer(self.number).keys
             assert keys is not None
-            hidden = dropout_add(hidden, None, probability, keys[Site.STACK_OUTPUT], **self.shape.slices)
+            hidden = dropout_add(hidden, None, probability, keys[Site.STACK_OUTPUT], **self.shared.slices)
         return hidden

@@ -11,7 +11,7 @@ from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.transformer import LayerStack
 from dist_plm.models.loss_sums import Scores
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import KVCache, context_of
 
 
@@ -23,23 +23,23 @@ class CausalLanguageModel(ModelChunk):
         first, last: whether the chunk begins with the embedding and ends with the head.
     """
 
-    def __init__(self, shape: Shape, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
-        super().__init__(shape, layers, first=first, last=last, chunk=chunk)
+    def __init__(self, shared: ModelContext, layers: range, *, first: bool, last: bool, chunk: int | None) -> None:
+        super().__init__(shared, layers, first=first, last=last, chunk=chunk)
         if first:
-            self.embedding = Embedding(shape)
-        self.layers = LayerStack(shape, layers.start, layers.stop)
+            self.embedding = Embedding(shared)
+        self.layers = LayerStack(shared, layers.start, layers.stop)
         if last:
-            self.final_norm = build_norm(shape.model, shape.dtype, shape.device, shape.sequence_parallel)
-            if shape.model.predicts_tokens:
+            self.final_norm = build_norm(shared.model, shared.dtype, shared.device, shared.sequence_parallel)
+            if shared.model.predicts_tokens:
                 self._add_output(first)
             else:
-                self.head = LastTokenHead(shape)
+                self.head = LastTokenHead(shared)
         self.mark_tied()
 
     def _add_output(self, first: bool) -> None:
-        tied = self.shape.model.tied_embeddings
-        parts = vocabulary_parts("word" if tied else "output", self.shape)
-        self.output = ColumnLinear(self.shape, parts, bias=False, allocate=not (tied and first))
+        tied = self.shared.model.tied_embeddings
+        parts = vocabulary_parts("word" if tied else "output", self.shared)
+        self.output = ColumnLinear(self.shared, parts, bias=False, allocate=not (tied and first))
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores:
         """Runs this rank's layers on a microbatch.
@@ -53,7 +53,7 @@ class CausalLanguageModel(ModelChunk):
             hidden states [S', B, H] for the next stage, or the scores of what is predicted on the last; of a language model
             without `labels` logits [S, B, V / P], with a cache those of the last token, [B, V / P].
         """
-        context, positions = context_of(batch, self.shape, causal=True, cache=cache)
+        context, positions = context_of(batch, self.shared, causal=True, cache=cache)
         if self.pre_process:
             hidden = self.embedding(batch["tokens"], positions, context)
         else:
@@ -63,8 +63,8 @@ class CausalLanguageModel(ModelChunk):
             cache.advance(len(hidden))
         if not self.post_process:
             return self.sent_on(hidden)
-        if not self.shape.model.predicts_tokens:
-            return self.head(whole_sequence(self.final_norm(hidden), self.shape), batch)
+        if not self.shared.model.predicts_tokens:
+            return self.head(whole_sequence(self.final_norm(hidden), self.shared), batch)
         if "labels" not in batch:
             return self.logits(self.final_norm(hidden if cache is None else hidden[-1]))
         return {"labels": self.score_tokens(self.final_norm(hidden), batch["labels"].transpose(0, 1))}

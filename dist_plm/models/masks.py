@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 
 if TYPE_CHECKING:
     from dist_plm.models.sequence_context import SequenceContext
@@ -18,7 +18,7 @@ WHOLE_NUMBERS = 2**26
 WHOLE_WINDOW = 512
 
 
-def with_bias(context: "SequenceContext", shape: Shape, length: int) -> "SequenceContext":
+def with_bias(context: "SequenceContext", shared: ModelContext, length: int) -> "SequenceContext":
     """Completes the context with what all its layers add to their scores, `bias`, unless that is nothing or too large.
 
     Args:
@@ -26,7 +26,7 @@ def with_bias(context: "SequenceContext", shape: Shape, length: int) -> "Sequenc
             bias has one row for all queries.
     """
     if context.cache is not None:
-        return _behind(context, shape, length)
+        return _behind(context, shared, length)
     of_tokens = context.documents if context.seen_from is None else context.seen_from
     of_keys = not (context.causal or context.window or of_tokens is not None or context.relative)
     numbers = length if of_keys else length * length
@@ -34,22 +34,22 @@ def with_bias(context: "SequenceContext", shape: Shape, length: int) -> "Sequenc
     if boundary is not None:
         numbers *= len(boundary)
     if context.relative is not None:
-        numbers *= shape.model.heads // shape.groups.grid.tensor
+        numbers *= shared.model.heads // shared.groups.grid.tensor
     if context.is_plain or numbers > WHOLE_NUMBERS or (context.window > 0 and length > WHOLE_WINDOW):
         return replace(context, bias=None)
-    columns = torch.arange(length, device=shape.device)
-    return replace(context, bias=bias_of(context, columns[:1] if of_keys else columns, columns, shape.dtype))
+    columns = torch.arange(length, device=shared.device)
+    return replace(context, bias=bias_of(context, columns[:1] if of_keys else columns, columns, shared.dtype))
 
 
-def _behind(context: "SequenceContext", shape: Shape, length: int) -> "SequenceContext":
+def _behind(context: "SequenceContext", shared: ModelContext, length: int) -> "SequenceContext":
     """Does the same for tokens behind those of a cache, whose masks are always held whole."""
     assert context.cache is not None
     past = context.cache.length
     if context.is_plain and (past == 0 or length == 1):
         # One token sees all that there are; the kernel would take it for the first.
         return replace(context, bias=None, causal=past == 0 and length > 1)
-    columns = torch.arange(past + length, device=shape.device)
-    return replace(context, bias=bias_of(context, columns[past:], columns, shape.dtype))
+    columns = torch.arange(past + length, device=shared.device)
+    return replace(context, bias=bias_of(context, columns[past:], columns, shared.dtype))
 
 
 def bias_of(context: "SequenceContext", rows: Tensor, columns: Tensor, dtype: torch.dtype) -> Tensor | None:

@@ -11,7 +11,7 @@ from dist_plm.spec.schema import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelContext:
     """Holds what all modules of one model share.
 
     Args:
@@ -29,7 +29,7 @@ class Shape:
     padded_vocab_size: int
     seed: int
 
-    def of(self, model: ModelConfig) -> "Shape":
+    def of(self, model: ModelConfig) -> "ModelContext":
         """The same for another network of the model."""
         return replace(self, model=model)
 

@@ -16,7 +16,7 @@ from dist_plm.distributed.device import sent
 from dist_plm.models.layers.dropout import draws_masks, key_table, keys_of_layer
 from dist_plm.models.layers.positions import rotary_tables
 from dist_plm.models.masks import with_bias
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.spec.schema import ModelConfig
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class SequenceContext:
 
 
 def context_of(
-    batch: Batch, shape: Shape, *, causal: bool, cache: KVCache | None = None
+    batch: Batch, shared: ModelContext, *, causal: bool, cache: KVCache | None = None
 ) -> tuple[SequenceContext, Tensor]:
     """The context of a microbatch's `tokens`, and their positions [1 or B, S].
 
@@ -133,7 +133,7 @@ def context_of(
         causal: where the batch does not tell otherwise by `seen_from`.
         cache: of the tokens before these.
     """
-    tokens, model = batch["tokens"], shape.model
+    tokens, model = batch["tokens"], shared.model
     positions = batch.get("positions")
     if positions is None:
         past = 0 if cache is None else cache.length
@@ -151,10 +151,10 @@ def context_of(
         rotary=rotary,
         window=model.window,
         global_tokens=model.global_tokens,
-        keys=_keys(batch["samples"], model, shape.seed, tokens.device),
+        keys=_keys(batch["samples"], model, shared.seed, tokens.device),
         cache=cache,
     )
-    return with_bias(context, shape, tokens.shape[1]), positions + model.position_offset
+    return with_bias(context, shared, tokens.shape[1]), positions + model.position_offset
 
 
 def _keys(samples: Tensor, model: ModelConfig, seed: int, device: torch.device) -> Tensor | None:

@@ -8,7 +8,7 @@ from dist_plm.models.layers.dropout import Site
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.spec.families.gpt import GPTConfig
-from tests.parts import shape_of
+from tests.parts import model_context_of
 from tests.ranks.test_encoder_parts import groups_of
 from tests.ranks.training import configure
 
@@ -36,7 +36,7 @@ def test_norms(norm, dtype):
 
 def attend(world, dtype: torch.dtype, changes: dict, documents: bool) -> tuple[torch.Tensor, float]:
     config = configure(1, model__heads=1, model__hidden=16, **changes)
-    core = CoreAttention(shape_of(config, groups_of(world, config), torch.device("cpu")), Site.ATTENTION_SCORES)
+    core = CoreAttention(model_context_of(config, groups_of(world, config), torch.device("cpu")), Site.ATTENTION_SCORES)
     # One key scores 6 more than all others, which together still weigh more: exp(-6) x 1023 = 2.5.
     query, key, value = (torch.zeros(LENGTH, 1, 16, dtype=dtype) for _ in range(3))
     query[..., 0], key[0, 0, 0], value[0] = 4.0, 6.0, 1.0

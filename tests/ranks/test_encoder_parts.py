@@ -18,7 +18,7 @@ from dist_plm.models.layers.heads import whole_sequence
 from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.objectives.build import build_objective
-from tests.parts import model_of, shape_of
+from tests.parts import model_context_of, model_of
 from tests.ranks.corrupted import corrupted_batch
 from tests.ranks.pool import World
 from tests.ranks.test_encoders import MODELS
@@ -38,7 +38,7 @@ def groups_of(world: World, config):
 def attend(world: World, settings: dict):
     """Output and gradient of attention in blocks of 7 queries, and of one dense softmax over the whole mask."""
     config = configure(1)
-    core = CoreAttention(shape_of(config, groups_of(world, config), torch.device("cpu")), Site.ATTENTION_SCORES)
+    core = CoreAttention(model_context_of(config, groups_of(world, config), torch.device("cpu")), Site.ATTENTION_SCORES)
     torch.manual_seed(3)
     inputs = [torch.randn(LENGTH, BATCH, config.model.hidden, requires_grad=True) for _ in range(3)]
     context = SequenceContext(**{"causal": False, **settings})
@@ -121,8 +121,8 @@ def head_twice(world: World, config):
         chunk.zero_grad()
         hidden.grad = None
         if everywhere:
-            logits = chunk.logits(chunk.transform(whole_sequence(hidden, chunk.shape)))
-            scores = score_tokens(logits, labels, chunk.shape, evaluate=True)
+            logits = chunk.logits(chunk.transform(whole_sequence(hidden, chunk.shared)))
+            scores = score_tokens(logits, labels, chunk.shared, evaluate=True)
         else:
             scores = chunk.score(hidden, batch, SequenceContext(causal=False))["labels"]
         scores.loss.backward()

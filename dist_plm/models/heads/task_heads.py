@@ -13,7 +13,7 @@ from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.layers.heads import Pooler
 from dist_plm.models.layers.linear import Dense
 from dist_plm.models.loss_sums import Scores
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.spec.families.encoder import EncoderConfig
 
@@ -22,20 +22,20 @@ class EncoderHead(nn.Module):
     """Scores a sequence by its first token, behind a dense layer or BERT's pooler, and tokens and spans by each token, as the
     classes of Hugging Face do."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shared: ModelContext) -> None:
         super().__init__()
-        model = shape.model
+        model = shared.model
         assert isinstance(model, EncoderConfig)
-        self.shape, self.kind = shape, model.head
+        self.shared, self.kind = shared, model.head
         has_dense = model.scores_sequences and not model.has_pooler
-        self.dense = Dense(shape, model.hidden, model.hidden) if has_dense else None
+        self.dense = Dense(shared, model.hidden, model.hidden) if has_dense else None
         self.activation = {"tanh": torch.tanh, "gelu": functional.gelu}[model.head_activation]
-        self.output = Dense(shape, model.hidden, model.num_labels)
+        self.output = Dense(shared, model.hidden, model.num_labels)
 
     def forward(self, hidden: Tensor, batch: Batch, context: SequenceContext, pooler: Pooler | None) -> Scores:
         """Scores what the batch asks of [S, B, H]; see objectives.base for its arrays."""
         evaluate = not self.training
-        if self.shape.model.scores_sequences:
+        if self.shared.model.scores_sequences:
             logits = self.output(self._drop(self._first(hidden, context, pooler), context, Site.HEAD_OUTPUT))
             return score_sequences(logits[0], batch, evaluate=evaluate)
         if self.kind == "span":
@@ -51,10 +51,10 @@ class EncoderHead(nn.Module):
         return self.activation(self.dense(self._drop(hidden[:1], context, Site.HEAD_INPUT)))
 
     def _drop(self, hidden: Tensor, context: SequenceContext, site: Site) -> Tensor:
-        probability = self.shape.model.head_dropout
+        probability = self.shared.model.head_dropout
         if not self.training or probability == 0.0:
             return hidden
-        keys = context.of_layer(sum(stack.layers for stack in self.shape.model.stacks())).keys
+        keys = context.of_layer(sum(stack.layers for stack in self.shared.model.stacks())).keys
         assert keys is not None
         return dropout_add(hidden, None, probability, keys[site], slice_index=0, num_slices=1)
 
@@ -62,9 +62,9 @@ class EncoderHead(nn.Module):
 class LastTokenHead(nn.Module):
     """Scores a sequence by its last token before the padding, without a bias, as GPT2ForSequenceClassification does."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shared: ModelContext) -> None:
         super().__init__()
-        self.output = Dense(shape, shape.model.hidden, shape.model.num_labels, bias=False)
+        self.output = Dense(shared, shared.model.hidden, shared.model.num_labels, bias=False)
 
     def forward(self, hidden: Tensor, batch: Batch) -> Scores:
         """Scores what the batch asks of [S, B, H]."""

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.spec.pipeline import LOSS_CHUNK_BYTES
 
 #: Of the rows of a chunk that the CPU turns into a gradient at once: what a core's cache holds.
@@ -35,10 +35,10 @@ class Columns(NamedTuple):
     valid: int
 
 
-def columns_of(width: int, shape: Shape) -> Columns:
+def columns_of(width: int, shared: ModelContext) -> Columns:
     """Tells the columns of this rank, `width` of them."""
-    first = shape.groups.coordinates.tensor * width
-    return Columns(shape.groups.tensor, first, max(0, min(shape.vocab_size - first, width)))
+    first = shared.groups.coordinates.tensor * width
+    return Columns(shared.groups.tensor, first, max(0, min(shared.vocab_size - first, width)))
 
 
 def linear_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, columns: Columns) -> Tensor:

@@ -17,7 +17,7 @@ from dist_plm.models.layers.dropout import Site, attend_with_dropout
 from dist_plm.models.layers.linear import column_linear, row_linear
 from dist_plm.models.layers.positions import rotate
 from dist_plm.models.masks import bias_of
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.models.sharding import Part
 
@@ -27,14 +27,14 @@ QUERY_BLOCK = 512
 class SelfAttention(nn.Module):
     """Multi-head or grouped-query (Ainslie et al. 2023) attention with optional rotary positions."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shared: ModelContext) -> None:
         super().__init__()
-        heads, kv_heads, head_size = shape.heads
+        heads, kv_heads, head_size = shared.heads
         kv_rows = kv_heads * head_size
         parts = (Part("query", heads * head_size), Part("key", kv_rows), Part("value", kv_rows))
-        self.qkv = column_linear(shape, parts, bias=shape.model.bias)
-        self.core = CoreAttention(shape, Site.ATTENTION_SCORES)
-        self.output = row_linear(shape, heads * head_size, bias=shape.model.bias)
+        self.qkv = column_linear(shared, parts, bias=shared.model.bias)
+        self.core = CoreAttention(shared, Site.ATTENTION_SCORES)
+        self.output = row_linear(shared, heads * head_size, bias=shared.model.bias)
 
     def forward(self, hidden: Tensor, context: SequenceContext) -> Tensor:
         """[S', B, H] -> [S', B, H], where S' is S, or this rank's slice of it under sequence parallelism."""
@@ -49,15 +49,15 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Attention of a decoder's tokens to the encoder's output (Vaswani et al. 2017, section 3.2.3)."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shared: ModelContext) -> None:
         super().__init__()
-        heads, kv_heads, head_size = shape.heads
+        heads, kv_heads, head_size = shared.heads
         kv_rows = kv_heads * head_size
-        bias = shape.model.bias
-        self.queries = column_linear(shape, (Part("query", heads * head_size),), bias=bias)
-        self.kv = column_linear(shape, (Part("key", kv_rows), Part("value", kv_rows)), bias=bias)
-        self.core = CoreAttention(shape, Site.CROSS_SCORES)
-        self.output = row_linear(shape, heads * head_size, bias=bias)
+        bias = shared.model.bias
+        self.queries = column_linear(shared, (Part("query", heads * head_size),), bias=bias)
+        self.kv = column_linear(shared, (Part("key", kv_rows), Part("value", kv_rows)), bias=bias)
+        self.core = CoreAttention(shared, Site.CROSS_SCORES)
+        self.output = row_linear(shared, heads * head_size, bias=bias)
 
     def forward(self, hidden: Tensor, memory: Tensor, context: SequenceContext) -> Tensor:
         """Attends from the decoder to the encoder.
@@ -84,16 +84,16 @@ class CrossAttention(nn.Module):
 class CoreAttention(nn.Module):
     """Softmax(Q Kᵀ scale + bias) V over this rank's heads. T5 leaves the scale to the initial weights."""
 
-    def __init__(self, shape: Shape, site: Site) -> None:
+    def __init__(self, shared: ModelContext, site: Site) -> None:
         super().__init__()
-        heads, kv_heads, self.head_size = shape.heads
-        tensor_size = shape.groups.grid.tensor
+        heads, kv_heads, self.head_size = shared.heads
+        tensor_size = shared.groups.grid.tensor
         self.heads, self.kv_heads = heads // tensor_size, kv_heads // tensor_size
-        self.first_head = self.heads * shape.groups.coordinates.tensor
+        self.first_head = self.heads * shared.groups.coordinates.tensor
         self.site = site
-        self.scale = 1.0 / math.sqrt(self.head_size) if shape.model.scales_scores else 1.0
-        self.dropout = shape.model.attention_dropout
-        self.recompute = shape.model.recompute == "selective"
+        self.scale = 1.0 / math.sqrt(self.head_size) if shared.model.scales_scores else 1.0
+        self.dropout = shared.model.attention_dropout
+        self.recompute = shared.model.recompute == "selective"
         self.rotate = rotate
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, context: SequenceContext) -> Tensor:

@@ -11,7 +11,7 @@ from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.layers.linear import filled_later
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.positions import sinusoidal_table
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.models.sharding import Part, split_over_tensor_ranks
 
@@ -24,31 +24,31 @@ class Embedding(nn.Module):
     their size (Vaswani et al. 2017, section 3.4).
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shared: ModelContext) -> None:
         super().__init__()
-        model, size = shape.model, shape.embedding_size
+        model, size = shared.model, shared.embedding_size
         assert model.max_positions is not None
         positions = model.max_positions + model.position_offset
-        self.shape = shape
+        self.shared = shared
         self.scale = math.sqrt(size) if model.scales_words else 1.0
         self.word = VocabParallelEmbedding(
-            shape.padded_vocab_size,
+            shared.padded_vocab_size,
             size,
             init_method=filled_later,
-            config=shape.megatron,
-            tp_group=shape.groups.tensor,
+            config=shared.megatron,
+            tp_group=shared.groups.tensor,
         )
-        split_over_tensor_ranks(self.word.weight, 0, vocabulary_parts("word", shape))
+        split_over_tensor_ranks(self.word.weight, 0, vocabulary_parts("word", shared))
         self.position = None
         if model.position == "learned":
-            self.position = Table(positions, size, shape)
+            self.position = Table(positions, size, shared)
         elif model.position == "sinusoidal":
             table = sinusoidal_table(positions, size)
-            self.register_buffer("sinusoids", table.to(shape.device, shape.dtype), persistent=False)
-        self.segment = Table(model.segments, size, shape) if model.segments else None
+            self.register_buffer("sinusoids", table.to(shared.device, shared.dtype), persistent=False)
+        self.segment = Table(model.segments, size, shared) if model.segments else None
         self.norm = None
         if model.normalises_embeddings:
-            self.norm = build_norm(model, shape.dtype, shape.device, shape.sequence_parallel, size)
+            self.norm = build_norm(model, shared.dtype, shared.device, shared.sequence_parallel, size)
 
     def forward(
         self,
@@ -71,34 +71,34 @@ class Embedding(nn.Module):
             hidden = hidden * self.scale
         if self.position is not None:
             hidden = hidden + self.position(positions)
-        elif self.shape.model.position == "sinusoidal":
+        elif self.shared.model.position == "sinusoidal":
             hidden = hidden + functional.embedding(positions, self.get_buffer("sinusoids"))
         if self.segment is not None:
             hidden = hidden + self.segment(torch.zeros_like(tokens) if segments is None else segments)
         hidden = hidden.transpose(0, 1).contiguous()
-        if self.shape.sequence_parallel:
-            hidden = scatter_to_sequence_parallel_region(hidden, group=self.shape.groups.tensor)
+        if self.shared.sequence_parallel:
+            hidden = scatter_to_sequence_parallel_region(hidden, group=self.shared.groups.tensor)
         if self.norm is not None:
             hidden = self.norm(hidden)
-        probability = self.shape.model.hidden_dropout
+        probability = self.shared.model.hidden_dropout
         if self.training and probability > 0.0:
             keys = context.of_layer(part).keys
             assert keys is not None
-            hidden = dropout_add(hidden, None, probability, keys[Site.EMBEDDING], **self.shape.slices)
+            hidden = dropout_add(hidden, None, probability, keys[Site.EMBEDDING], **self.shared.slices)
         return hidden
 
 
 class Table(nn.Module):
     """A learned vector for each position or segment."""
 
-    def __init__(self, length: int, size: int, shape: Shape) -> None:
+    def __init__(self, length: int, size: int, shared: ModelContext) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(length, size, dtype=shape.dtype, device=shape.device))
+        self.weight = nn.Parameter(torch.empty(length, size, dtype=shared.dtype, device=shared.device))
 
     def forward(self, numbers: Tensor) -> Tensor:
         return functional.embedding(numbers, self.weight)
 
 
-def vocabulary_parts(name: str, shape: Shape) -> tuple[Part, ...]:
+def vocabulary_parts(name: str, shared: ModelContext) -> tuple[Part, ...]:
     """The rows of a matrix over the vocabulary: those past the last token are padding."""
-    return (Part(name, shape.padded_vocab_size, shape.padded_vocab_size - shape.vocab_size),)
+    return (Part(name, shared.padded_vocab_size, shared.padded_vocab_size - shared.vocab_size),)

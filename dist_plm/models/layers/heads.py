@@ -12,14 +12,14 @@ from torch.nn import functional
 from dist_plm.data.loader.batch import Batch
 from dist_plm.models.layers.linear import Dense
 from dist_plm.models.layers.norms import build_norm
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 
 
-def whole_sequence(hidden: Tensor, shape: Shape) -> Tensor:
+def whole_sequence(hidden: Tensor, shared: ModelContext) -> Tensor:
     """[S', B, H] -> [S, B, H]. What follows must give every tensor rank the same gradient of the result."""
-    if not shape.sequence_parallel:
+    if not shared.sequence_parallel:
         return hidden
-    return gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False, group=shape.groups.tensor)
+    return gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False, group=shared.groups.tensor)
 
 
 def predicted_positions(labels: Tensor) -> Tensor:
@@ -59,10 +59,10 @@ def positions_of(batch: Batch) -> Tensor:
 class TokenTransform(nn.Module):
     """Dense layer, GELU and norm before the tied decoder (Devlin et al. 2019, appendix A; `transform` in their code)."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shared: ModelContext) -> None:
         super().__init__()
-        self.dense = Dense(shape, shape.model.hidden, shape.embedding_size)
-        self.norm = build_norm(shape.model, shape.dtype, shape.device, False, shape.embedding_size)
+        self.dense = Dense(shared, shared.model.hidden, shared.embedding_size)
+        self.norm = build_norm(shared.model, shared.dtype, shared.device, False, shared.embedding_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[N, H] -> [N, embedding_size]."""
@@ -72,9 +72,9 @@ class TokenTransform(nn.Module):
 class Pooler(nn.Module):
     """Makes one vector of a sequence: what a dense layer gives of its first token (Devlin et al. 2019)."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shared: ModelContext) -> None:
         super().__init__()
-        self.pooler = Dense(shape, shape.model.hidden, shape.model.hidden)
+        self.pooler = Dense(shared, shared.model.hidden, shared.model.hidden)
 
     def pool(self, hidden: Tensor) -> Tensor:
         """[..., H] of first tokens -> [..., H]."""
@@ -84,9 +84,9 @@ class Pooler(nn.Module):
 class PairHead(Pooler):
     """Pooler and classifier of sentence pairs (Devlin et al. 2019, section 3.1, task 2)."""
 
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape)
-        self.classifier = Dense(shape, shape.model.hidden, 2)
+    def __init__(self, shared: ModelContext) -> None:
+        super().__init__(shared)
+        self.classifier = Dense(shared, shared.model.hidden, 2)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[S, B, H] -> logits [B, 2] of the first token."""

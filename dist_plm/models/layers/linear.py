@@ -16,7 +16,7 @@ from megatron.core.tensor_parallel import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sharding import Part, split_over_tensor_ranks
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -41,7 +41,7 @@ class ColumnLinear(ColumnParallelLinear):
 
     def __init__(
         self,
-        shape: Shape,
+        shared: ModelContext,
         parts: Sequence[Part],
         *,
         bias: bool,
@@ -50,16 +50,16 @@ class ColumnLinear(ColumnParallelLinear):
         whole_input: bool = False,
     ) -> None:
         super().__init__(
-            input_size or shape.model.hidden,
+            input_size or shared.model.hidden,
             sum(part.rows for part in parts),
-            config=shape.unsliced if whole_input else shape.megatron,
+            config=shared.unsliced if whole_input else shared.megatron,
             init_method=filled_later,
             bias=bias,
             gather_output=False,
             skip_weight_param_allocation=not allocate,
-            tp_group=shape.groups.tensor,
+            tp_group=shared.groups.tensor,
         )
-        self.is_split = shape.groups.grid.tensor > 1
+        self.is_split = shared.groups.grid.tensor > 1
         for parameter in (self.weight, self.bias):
             if parameter is not None:
                 split_over_tensor_ranks(parameter, 0, parts)
@@ -99,19 +99,25 @@ class RowLinear(RowParallelLinear):
     """
 
     def __init__(
-        self, shape: Shape, input_size: int, *, bias: bool, output_size: int | None = None, whole_output: bool = False
+        self,
+        shared: ModelContext,
+        input_size: int,
+        *,
+        bias: bool,
+        output_size: int | None = None,
+        whole_output: bool = False,
     ) -> None:
         super().__init__(
             input_size,
-            output_size or shape.model.hidden,
-            config=shape.unsliced if whole_output else shape.megatron,
+            output_size or shared.model.hidden,
+            config=shared.unsliced if whole_output else shared.megatron,
             init_method=filled_later,
             bias=bias,
             input_is_parallel=True,
             skip_bias_add=False,
-            tp_group=shape.groups.tensor,
+            tp_group=shared.groups.tensor,
         )
-        self.is_split = shape.groups.grid.tensor > 1
+        self.is_split = shared.groups.grid.tensor > 1
         split_over_tensor_ranks(self.weight, 1)
 
     def forward(self, input_: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -121,22 +127,22 @@ class RowLinear(RowParallelLinear):
         return functional.linear(input_, self.weight, self.bias), None
 
 
-def column_linear(shape: Shape, parts: Sequence[Part], *, bias: bool) -> nn.Module:
+def column_linear(shared: ModelContext, parts: Sequence[Part], *, bias: bool) -> nn.Module:
     """A ColumnLinear within a layer, in 8 bits where the configuration says so; embeddings and heads are not."""
-    if shape.megatron.fp8 is None:
-        return ColumnLinear(shape, parts, bias=bias)
+    if shared.megatron.fp8 is None:
+        return ColumnLinear(shared, parts, bias=bias)
     from dist_plm.models.layers.linear_fp8 import Fp8ColumnLinear
 
-    return Fp8ColumnLinear(shape, parts, bias=bias)
+    return Fp8ColumnLinear(shared, parts, bias=bias)
 
 
-def row_linear(shape: Shape, input_size: int, *, bias: bool) -> nn.Module:
+def row_linear(shared: ModelContext, input_size: int, *, bias: bool) -> nn.Module:
     """A RowLinear within a layer, likewise."""
-    if shape.megatron.fp8 is None:
-        return RowLinear(shape, input_size, bias=bias)
+    if shared.megatron.fp8 is None:
+        return RowLinear(shared, input_size, bias=bias)
     from dist_plm.models.layers.linear_fp8 import Fp8RowLinear
 
-    return Fp8RowLinear(shape, input_size, bias=bias)
+    return Fp8RowLinear(shared, input_size, bias=bias)
 
 
 class Dense(nn.Module):
@@ -148,10 +154,10 @@ class Dense(nn.Module):
     """
 
     def __init__(
-        self, shape: Shape, input_size: int, output_size: int, *, bias: bool = True, sliced_input: bool = False
+        self, shared: ModelContext, input_size: int, output_size: int, *, bias: bool = True, sliced_input: bool = False
     ) -> None:
         super().__init__()
-        like = {"dtype": shape.dtype, "device": shape.device}
+        like = {"dtype": shared.dtype, "device": shared.device}
         self.weight = nn.Parameter(torch.empty(output_size, input_size, **like))
         self.bias = nn.Parameter(torch.empty(output_size, **like)) if bias else None
         for parameter in self.parameters():

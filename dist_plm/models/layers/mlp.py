@@ -8,7 +8,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from dist_plm.models.layers.linear import column_linear, row_linear
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sharding import Part
 
 
@@ -34,13 +34,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class MLP(nn.Module):
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shared: ModelContext) -> None:
         super().__init__()
-        names = ("gate", "up") if shape.model.activation in ("swiglu", "geglu") else ("up",)
-        self.activation = ACTIVATIONS[shape.model.activation]
-        self.recompute = shape.model.recompute == "selective"
-        self.up = column_linear(shape, [Part(name, shape.ffn) for name in names], bias=shape.model.bias)
-        self.down = row_linear(shape, shape.ffn, bias=shape.model.bias)
+        names = ("gate", "up") if shared.model.activation in ("swiglu", "geglu") else ("up",)
+        self.activation = ACTIVATIONS[shared.model.activation]
+        self.recompute = shared.model.recompute == "selective"
+        self.up = column_linear(shared, [Part(name, shared.ffn) for name in names], bias=shared.model.bias)
+        self.down = row_linear(shared, shared.ffn, bias=shared.model.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[S', B, H] -> [S', B, H]."""

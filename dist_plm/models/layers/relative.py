@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sharding import split_over_tensor_ranks
 from dist_plm.spec.families.t5 import T5Config
 
@@ -18,13 +18,13 @@ class RelativeBias(nn.Module):
         both_ways: whether tokens also attend to those after them.
     """
 
-    def __init__(self, shape: Shape, *, both_ways: bool) -> None:
+    def __init__(self, shared: ModelContext, *, both_ways: bool) -> None:
         super().__init__()
-        model = shape.model
+        model = shared.model
         assert isinstance(model, T5Config)
         self.buckets, self.distance, self.both_ways = model.relative_buckets, model.relative_distance, both_ways
-        heads = model.heads // shape.groups.grid.tensor
-        self.weight = nn.Parameter(torch.empty(self.buckets, heads, dtype=shape.dtype, device=shape.device))
+        heads = model.heads // shared.groups.grid.tensor
+        self.weight = nn.Parameter(torch.empty(self.buckets, heads, dtype=shared.dtype, device=shared.device))
         split_over_tensor_ranks(self.weight, 1)
 
     def forward(self, rows: Tensor, columns: Tensor) -> Tensor:

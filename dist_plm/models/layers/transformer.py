@@ -12,7 +12,7 @@ from dist_plm.models.layers.attention import CrossAttention, SelfAttention
 from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.layers.mlp import MLP
 from dist_plm.models.layers.norms import build_norm
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import SequenceContext
 
 
@@ -31,19 +31,19 @@ class TransformerLayer(nn.Module):
         cross: whether it has a third half between the two, which attends to an encoder.
     """
 
-    def __init__(self, shape: Shape, *, cross: bool = False) -> None:
+    def __init__(self, shared: ModelContext, *, cross: bool = False) -> None:
         super().__init__()
-        norm = (shape.model, shape.dtype, shape.device, shape.sequence_parallel)
-        self.megatron = shape.megatron
-        self.dropout = shape.model.hidden_dropout
-        self.slices = shape.slices
-        self.norm_first = shape.model.norm_placement == "pre"
+        norm = (shared.model, shared.dtype, shared.device, shared.sequence_parallel)
+        self.megatron = shared.megatron
+        self.dropout = shared.model.hidden_dropout
+        self.slices = shared.slices
+        self.norm_first = shared.model.norm_placement == "pre"
         self.attention_norm = build_norm(*norm)
-        self.attention = SelfAttention(shape)
+        self.attention = SelfAttention(shared)
         self.cross_norm = build_norm(*norm) if cross else None
-        self.cross = CrossAttention(shape) if cross else None
+        self.cross = CrossAttention(shared) if cross else None
         self.mlp_norm = build_norm(*norm)
-        self.mlp = MLP(shape)
+        self.mlp = MLP(shared)
 
     def forward(self, hidden: Tensor, context: SequenceContext, memory: Memory | None = None) -> Tensor:
         """Runs the layer over [S', B, H].
@@ -93,12 +93,12 @@ class LayerStack(nn.Module):
         cross: whether the layers attend to an encoder as well.
     """
 
-    def __init__(self, shape: Shape, first: int, stop: int, *, before: int = 0, cross: bool = False) -> None:
+    def __init__(self, shared: ModelContext, first: int, stop: int, *, before: int = 0, cross: bool = False) -> None:
         super().__init__()
-        self.recompute = shape.model.recompute == "full"
+        self.recompute = shared.model.recompute == "full"
         self.numbers = range(before + first, before + stop)
         for layer in range(first, stop):
-            self.add_module(str(layer), TransformerLayer(shape, cross=cross))
+            self.add_module(str(layer), TransformerLayer(shared, cross=cross))
 
     def __iter__(self) -> Iterator[nn.Module]:
         """Megatron-core's schedules go through the layers of whatever a model calls its decoder."""

@@ -11,10 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dist_plm.models.loss_sums import TermScores
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 
 
-def score_tokens(logits: Tensor, labels: Tensor, shape: Shape, *, evaluate: bool) -> TermScores:
+def score_tokens(logits: Tensor, labels: Tensor, shared: ModelContext, *, evaluate: bool) -> TermScores:
     """Sums over labels of the whole vocabulary, whose columns are split over tensor ranks.
 
     Args:
@@ -22,7 +22,7 @@ def score_tokens(logits: Tensor, labels: Tensor, shape: Shape, *, evaluate: bool
         labels: [...], negative where nothing is predicted.
         evaluate: whether to count the labels that are the most likely token.
     """
-    group, first, valid = columns_of(logits, shape)
+    group, first, valid = columns_of(logits, shared)
     loss = vocab_parallel_loss(logits, labels, group, first, valid).sum()
     correct = None
     if evaluate:
@@ -30,10 +30,10 @@ def score_tokens(logits: Tensor, labels: Tensor, shape: Shape, *, evaluate: bool
     return TermScores(loss, correct)
 
 
-def columns_of(logits: Tensor, shape: Shape) -> tuple[dist.ProcessGroup, int, int]:
+def columns_of(logits: Tensor, shared: ModelContext) -> tuple[dist.ProcessGroup, int, int]:
     """The group that splits the columns, the token that this rank's first stands for, and how many stand for tokens."""
-    first = shape.groups.coordinates.tensor * logits.shape[-1]
-    return shape.groups.tensor, first, max(0, min(shape.vocab_size - first, logits.shape[-1]))
+    first = shared.groups.coordinates.tensor * logits.shape[-1]
+    return shared.groups.tensor, first, max(0, min(shared.vocab_size - first, logits.shape[-1]))
 
 
 def vocab_parallel_loss(logits: Tensor, labels: Tensor, group: dist.ProcessGroup, first: int, valid: int) -> Tensor:

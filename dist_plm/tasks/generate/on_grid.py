@@ -20,7 +20,7 @@ class GridWriter:
     @torch.inference_mode()
     def write(self, batch: Batch, decoding: Decoding) -> list[Answer]:
         """Writes answers to all rows of a batch, one token after the other."""
-        device, rows = self.runner.shape.device, len(batch.rows)
+        device, rows = self.runner.shared.device, len(batch.rows)
         read, mask = batch.padded(decoding.pad, left=decoding.start is None)
         tokens = read.to(device) if decoding.start is None else torch.full((rows, 1), decoding.start, device=device)
         given = _Given(read, mask, decoding.start is not None)

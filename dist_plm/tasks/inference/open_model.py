@@ -15,7 +15,7 @@ from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.distributed.launch_env import LaunchEnv, from_environment
 from dist_plm.distributed.world import host_group, init_process_group, shutdown
 from dist_plm.interop.hf.safetensors_files import listed
-from dist_plm.models.build import build_chunk, shape_of
+from dist_plm.models.build import build_chunk, model_context_of
 from dist_plm.models.sharding import describe
 from dist_plm.spec.engines import ENGINES
 from dist_plm.spec.inference.schema import InferenceConfig
@@ -135,8 +135,8 @@ def build_runner(session: Session, needed: tuple[str, ...] = _NEEDED) -> Runner:
     """
     config, groups, weights = session.config, session.groups, session.source.weights
     sections = config.model, config.parallel, config.precision
-    shape = shape_of(*sections, groups, groups.device.torch_device, seed=config.train.seed)
-    chunk = build_chunk(shape, 0, 1)
+    shared = model_context_of(*sections, groups, groups.device.torch_device, seed=config.train.seed)
+    chunk = build_chunk(shared, 0, 1)
     layouts = describe([chunk], groups.coordinates.tensor, groups.grid.tensor)
     fresh, _ = check_fit(weights, config.model, None, layouts, groups.world)
     if absent := [name for name in fresh if name.startswith(needed)]:
@@ -147,4 +147,4 @@ def build_runner(session: Session, needed: tuple[str, ...] = _NEEDED) -> Runner:
                 layout.parameter.data.copy_(read(layout, "weight"))
             else:
                 layout.parameter.data.zero_()  # of a head that predicts something else
-    return Runner(chunk.eval().requires_grad_(False), groups, shape)
+    return Runner(chunk.eval().requires_grad_(False), groups, shared)

@@ -13,7 +13,7 @@ from dist_plm.engines.sending import sent_batch
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.layers.vocab_loss import columns_of, vocab_parallel_argmax, vocab_parallel_loss
 from dist_plm.models.loss_sums import Scores
-from dist_plm.models.model_context import Shape
+from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import KVCache
 from dist_plm.spec.families import ModelConfig
 
@@ -25,20 +25,20 @@ class Runner:
 
     chunk: ModelChunk
     groups: Groups
-    shape: Shape
+    shared: ModelContext
 
     @property
     def model(self) -> ModelConfig:
-        return self.shape.model
+        return self.shared.model
 
     @torch.inference_mode()
     def run(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores | None:
         """Gives what ModelChunk.forward does on the last stage; None on the others."""
-        batch = sent_batch(batch, self.shape.device, positions="labels" in batch and self.chunk.predicts_some)
+        batch = sent_batch(batch, self.shared.device, positions="labels" in batch and self.chunk.predicts_some)
         groups = self.groups
         if not groups.is_first_stage:
             rows, length = batch["tokens"].shape
-            hidden = torch.empty(length, rows, self.model.hidden, dtype=self.shape.dtype, device=self.shape.device)
+            hidden = torch.empty(length, rows, self.model.hidden, dtype=self.shared.dtype, device=self.shared.device)
             dist.recv(hidden, group=groups.pipeline, group_src=groups.coordinates.pipeline - 1)
             self.chunk.set_input_tensor([hidden])
         result = self.chunk(batch, cache)
@@ -57,11 +57,11 @@ class Runner:
             labels: [...] as the logits of the batch.
         """
         logits = self.run(batch)
-        told = torch.empty(2, *labels.shape, device=self.shape.device)
+        told = torch.empty(2, *labels.shape, device=self.shared.device)
         if logits is not None:
             assert isinstance(logits, Tensor)
             wanted = labels.to(logits.device)
-            columns = columns_of(logits, self.shape)
+            columns = columns_of(logits, self.shared)
             told[0] = vocab_parallel_loss(logits, wanted, *columns)
             told[1] = vocab_parallel_argmax(logits, *columns) == wanted
         losses, hits = self.from_last_stage(told).cpu()
@@ -71,7 +71,7 @@ class Runner:
     def scores(self, batch: Batch, names: Sequence[str]) -> list[tuple[float, float]]:
         """Sums of loss, and of labels that are the most likely, of arrays of labels by their names, on every rank."""
         scores = self.run(batch)
-        told = torch.zeros(len(names), 2, dtype=torch.float64, device=self.shape.device)
+        told = torch.zeros(len(names), 2, dtype=torch.float64, device=self.shared.device)
         if scores is not None:
             assert isinstance(scores, dict)
             for row, name in zip(told, names, strict=True):
@@ -87,7 +87,7 @@ class Runner:
             parts = [torch.empty_like(logits) for _ in range(group.size())]
             dist.all_gather(parts, logits, group=group)
             logits = torch.cat(parts, dim=-1)
-        return logits[:, : self.shape.vocab_size]
+        return logits[:, : self.shared.vocab_size]
 
     def from_last_stage(self, values: Tensor) -> Tensor:
         """Gives every stage what the last one holds; filled in place."""

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from tests.parts import model_of, shape_of
+from tests.parts import model_context_of, model_of
 from tests.ranks.test_encoder_parts import groups_of
 from tests.ranks.training import configure
 
@@ -16,7 +16,7 @@ without_engine = pytest.mark.skipif(
 
 def shape(world) -> tuple:
     config = configure(1, precision__name="fp8", cluster__device="auto")
-    shape = shape_of(config, groups_of(world, config), torch.device("cpu"))
+    shape = model_context_of(config, groups_of(world, config), torch.device("cpu"))
     return shape.dtype, shape.megatron.fp8, shape.megatron.fp8_recipe, shape.megatron.bf16
 
 
