@@ -27,6 +27,7 @@ class SpecialTokens:
         continues: [V] bool, true for a token that continues the word of the token before it (`with_vocabulary`).
         pieces: [V], the vocabulary as it is written, which a word segmenter reads; None where its tokens are not text.
         cls, sep: begin a sequence, and end a segment; `<s>` and `</s>` of RoBERTa.
+        bos: begins a text that a decoder writes on; `<s>` of Llama.
         eos: ends a text, and inputs and targets of an encoder-decoder; `</s>` of T5.
         sentinels: stand for corrupted spans, in the order of use; `<extra_id_0>`, `<extra_id_1>`, … of T5.
         fim_prefix, fim_suffix, fim_middle: begin the three parts of a document that is filled in the middle.
@@ -42,6 +43,7 @@ class SpecialTokens:
     sep: int | None = None
     mask: int | None = None
     pad: int | None = None
+    bos: int | None = None
     eos: int | None = None
     sentinels: tuple[int, ...] = ()
     fim_prefix: int | None = None
@@ -53,7 +55,8 @@ class SpecialTokens:
         assert all(0 <= i < self.vocab_size for i in self.ids), "a special token lies outside the vocabulary"
         assert self.continues is None or self.continues.shape == (self.vocab_size,), "continues is not [V]"
         assert self.pieces is None or len(self.pieces) == self.vocab_size, "pieces are not [V]"
-        named = (self.cls, self.sep, self.mask, self.pad, self.eos, self.fim_prefix, self.fim_suffix, self.fim_middle)
+        named = (self.cls, self.sep, self.mask, self.pad, self.bos, self.eos)
+        named += (self.fim_prefix, self.fim_suffix, self.fim_middle)
         missing = {i for i in (*named, *self.sentinels, *self.named.values()) if i is not None} - set(self.ids)
         assert not missing, f"special tokens {sorted(missing)} are not among the ids"
 

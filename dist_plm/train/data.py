@@ -67,12 +67,13 @@ def open_run(config: Training, world_size: int) -> tuple[Training, RunData]:
 def _labelled_data(config: FinetuneConfig, labelled: Labelled) -> RunData:
     data, seed = config.data, config.train.seed
     scorer = None
-    if (validation := labelled.tables.get("validation")) is not None:
+    validation = labelled.tables.get("validation")
+    if validation is not None and not config.model.predicts_tokens:
         scorer = partial(labelled.task.scorer, validation)
     return RunData(
         labelled.objective(data.sequence_length),
         {split: labelled.samples(split, data, seed) for split in labelled.tables},
-        labelled.trim(data, config.parallel),
+        labelled.trim(data.sequence_length, config.parallel),
         scorer,
     )
 

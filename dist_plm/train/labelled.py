@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dist_plm.core.errors import ConfigError, DataError
-from dist_plm.data.labelled.columns import find_columns
+from dist_plm.data.labelled.columns import find_columns, names_of
 from dist_plm.data.labelled.dataset import Collation, LabelledDataset, Trim
 from dist_plm.data.labelled.encode import ExampleEncoder
 from dist_plm.data.labelled.rows import LabelledRow, RowFile
@@ -20,9 +20,11 @@ from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.build import build_task
 from dist_plm.objectives.tasks.base import Task
+from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.rules.finalize import finalize
-from dist_plm.spec.schema import ParallelConfig
+from dist_plm.spec.schema import ModelConfig, ParallelConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneTrainConfig, LabelledDataConfig
+from dist_plm.spec.tasks import TaskConfig
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +54,18 @@ class Labelled:
         task: its body.
         tables: of "train", and of "validation" where there is one.
         padding: the token that rows are filled up with.
+        written: tokens that a decoder beside an encoder writes at most; None without one.
     """
 
     task: Task[Any]
     tables: Mapping[str, Table]
     padding: int
+    written: int | None = None
 
     def objective(self, length: int) -> LabelledObjective:
         """Builds what makes microbatches of examples."""
-        return LabelledObjective(self.task.losses, Collation(length, {"tokens": self.padding, **self.task.fills}))
+        fills = {"tokens": self.padding, **self.task.fills}
+        return LabelledObjective(self.task.losses, Collation(length, fills, self.written))
 
     def samples(self, split: str, data: LabelledDataConfig, seed: int) -> LabelledDataset:
         """The examples by number: shuffled in training, else as the file has them."""
@@ -68,13 +73,14 @@ class Labelled:
         told = commonest(self.tables[split], getattr(self.task.config, "labels", ()))
         return LabelledDataset(self.tables[split], seed if split == "train" else None, Path(path or "").name, told)
 
-    def trim(self, data: LabelledDataConfig, parallel: ParallelConfig) -> Trim | None:
+    def trim(self, length: int, parallel: ParallelConfig) -> Trim | None:
         """Builds what takes padding out of microbatches; None where stages of a pipeline exchange one shape."""
         if parallel.pipeline > 1:
             return None
-        names = (name for name, column in self.tables["train"].items() if isinstance(column, Ragged))
+        table = next(iter(self.tables.values()))
+        names = (name for name, column in table.items() if isinstance(column, Ragged))
         multiple = math.lcm(_MULTIPLE, parallel.tensor if parallel.sequence_parallel else 1)
-        return Trim(tuple(names), data.sequence_length, multiple)
+        return Trim(tuple(names), length, multiple, self.written)
 
 
 def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConfig, Labelled]:
@@ -92,15 +98,20 @@ def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConf
     files = {"train": RowFile("data.train", data.train, "train", data.header)}
     if data.validation is not None:
         files["validation"] = RowFile("data.validation", data.validation, "validation", data.header)
-    columns = {split: _columns(file, config) for split, file in files.items()}
+    columns = {split: columns_of(file, config.task, data.columns) for split, file in files.items()}
     if config.task.finds_labels:
         config = replace(config, task=_with_labels(config, files["train"], columns["train"]))
     task = build_task(config.task)
-    encoder = ExampleEncoder(tokenizer, data.sequence_length)
-    tables = {split: _encode(file, columns[split], task, encoder) for split, file in files.items()}
+    encoder = ExampleEncoder(tokenizer, data.sequence_length, config.model.has_decoder)
+    tables = {split: encoded(file, columns[split], task, encoder) for split, file in files.items()}
     config = replace(config, **_counted(config, tables))
     config = finalize(config, world_size=world_size, vocab_size=tokenizer.vocab_size)
-    return config, Labelled(task, tables, encoder.padding)
+    return config, Labelled(task, tables, encoder.padding, written_by(config.model, config.task, encoder.length))
+
+
+def written_by(model: ModelConfig, objective: ObjectiveConfig, sequence_length: int) -> int | None:
+    """The tokens that a decoder beside an encoder writes at most; None without one."""
+    return objective.target_length(sequence_length) if model.has_decoder else None
 
 
 def _tokenizer_path(config: FinetuneConfig) -> str:
@@ -115,11 +126,16 @@ def _tokenizer_path(config: FinetuneConfig) -> str:
     return path
 
 
-def _columns(file: RowFile, config: FinetuneConfig) -> dict[str, str]:
+def columns_of(file: RowFile, task: TaskConfig, given: Mapping[str, Any]) -> dict[str, str]:
+    """The columns that a task reads, by what the file calls them.
+
+    Raises:
+        DataError: the file has no rows, or lacks one.
+    """
     first = next(iter(file), None)
     if first is None:
         raise DataError(f"{file.key} = {file.path} holds no rows: give a file with some")
-    return find_columns(config.task.columns, config.data.columns, first.values, file.path)
+    return find_columns(task.columns, given, names_of(first.values), file.path)
 
 
 def _with_labels(config: FinetuneConfig, file: RowFile, columns: Mapping[str, str]) -> Any:
@@ -135,7 +151,12 @@ def _with_labels(config: FinetuneConfig, file: RowFile, columns: Mapping[str, st
     return config.task.with_labels(found)
 
 
-def _encode(file: RowFile, columns: Mapping[str, str], task: Task[Any], encoder: ExampleEncoder) -> Table:
+def encoded(file: RowFile, columns: Mapping[str, str], task: Task[Any], encoder: ExampleEncoder) -> Table:
+    """The rows of a file as examples.
+
+    Raises:
+        DataError: one cannot be used.
+    """
     return joined([task.encode(rows, columns, encoder) for rows in _batches(file)])
 
 

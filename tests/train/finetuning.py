@@ -50,11 +50,12 @@ def _row(draw: random.Random) -> dict[str, Any]:
         "number": len(said) * (1.0 if good else -1.0),
         "tokens": words,
         "tags": tags,
+        "turn": {"en": " ".join(words), "answer": f"{words[-1]} {noun}"},
     }
 
 
 def settings(folder: Path, run_dir: Path, **overrides: Any) -> FinetuneConfig:
-    """The small configuration with `section__key=value` changes."""
+    """The small configuration with `section__key=value` changes, or other sections."""
     values = {section: dict(content) for section, content in SETTINGS.items()}
     values["data"] |= {
         name: str(folder / f"{file}.jsonl") for name, file in (("train", "train"), ("validation", "dev"))
@@ -62,8 +63,11 @@ def settings(folder: Path, run_dir: Path, **overrides: Any) -> FinetuneConfig:
     values["data"]["tokenizer"] = str(folder / "vocabulary")
     values["run"]["dir"], values["task"] = str(run_dir), {"name": "classify"}
     for path, value in overrides.items():
-        section, key = path.split("__")
-        values.setdefault(section, {})[key] = value
+        section, _, key = path.partition("__")
+        if key:
+            values.setdefault(section, {})[key] = value
+        else:
+            values[section] = value
     return decode(FinetuneConfig, values)
 
 

@@ -17,6 +17,10 @@ from tests.train.running import run_case
 
 pytestmark = pytest.mark.ranks
 
+SIZES = {"layers": 2, "hidden": 32, "heads": 2, "init_std": 0.1}
+T5 = {"family": "t5", "position": "relative", "norm": "rmsnorm", "bias": False, **SIZES}
+GPT = {"family": "gpt", **SIZES}
+SEQ2SEQ = {"task__name": "seq2seq", "data__columns": {"source": "turn.en", "target": "turn.answer"}}
 #: Each task with what it measures, and what it has to reach on rows that were not seen.
 TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
     "classify": ({}, "accuracy", 0.9),
@@ -28,6 +32,8 @@ TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
     ),
     "regress": ({"task__name": "regress", "data__columns": {"text": "text", "label": "number"}}, "pearson", 0.7),
     "tag": ({"task__name": "tag"}, "f1", 0.9),
+    "written_by_t5": ({"model": T5, **SEQ2SEQ, "optim__lr": 8e-3}, "accuracy", 0.7),
+    "written_by_gpt": ({"model": GPT, **SEQ2SEQ, "task__prefix_lm": True}, "accuracy", 0.8),
 }
 GRIDS: dict[str, dict[str, Any]] = {
     "data": {},
@@ -77,6 +83,10 @@ def test_every_task_is_learned(alone, task: str) -> None:
         ("regress", "zero"),
         ("tag", "pipeline"),
         ("tag", "data"),
+        ("written_by_t5", "tensor"),
+        ("written_by_gpt", "pipeline"),
+        pytest.param("written_by_t5", "zero", marks=pytest.mark.slow),
+        pytest.param("written_by_gpt", "data", marks=pytest.mark.slow),
     ],
 )
 def test_two_ranks_equal_one(ranks, rows, alone, task: str, grid: str, tmp_path: Path) -> None:
@@ -89,15 +99,16 @@ def test_two_ranks_equal_one(ranks, rows, alone, task: str, grid: str, tmp_path:
                 assert ours[key] == pytest.approx(value, rel=3e-4, abs=near), (whole["step"], key)
 
 
-def test_a_stopped_run_goes_on_on_another_grid(ranks, rows, alone, tmp_path: Path) -> None:
-    first = settings(rows, tmp_path, train__stop_at=15)
+@pytest.mark.parametrize("task", ["classify", pytest.param("written_by_t5", marks=pytest.mark.slow)])
+def test_a_stopped_run_goes_on_on_another_grid(ranks, rows, alone, task: str, tmp_path: Path) -> None:
+    first = settings(rows, tmp_path, train__stop_at=15, **TASKS[task][0])
     assert ranks.run(2, run_case, first, free_port()) == [0, 0]
-    again = settings(rows, tmp_path, **GRIDS["tensor"])
+    again = settings(rows, tmp_path, **TASKS[task][0], **GRIDS["tensor"])
     assert ranks.run(2, run_case, again, free_port()) == [0, 0]
     found = records(tmp_path)
     assert [r["step"] for r in found] == list(range(1, 42))
-    assert found[-1]["loss"] == pytest.approx(alone("classify")[-1]["loss"], rel=1e-3, abs=1e-5)
-    assert found[-1]["eval/accuracy"] == alone("classify")[-1]["eval/accuracy"]
+    assert found[-1]["loss"] == pytest.approx(alone(task)[-1]["loss"], rel=1e-3, abs=1e-5)
+    assert found[-1]["eval/accuracy"] == alone(task)[-1]["eval/accuracy"]
 
 
 def test_run_yaml_holds_what_the_data_told(ranks, rows, tmp_path: Path) -> None:

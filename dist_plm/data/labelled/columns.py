@@ -9,6 +9,12 @@ from dist_plm.spec.tasks.base import Column
 from dist_plm.spec.tasks.texts import PAIRS
 
 
+def names_of(values: Mapping[str, Any]) -> list[str]:
+    """Names the columns of a row, and what is in those that hold others as `translation.en`."""
+    inner = [f"{name}.{key}" for name, value in values.items() if isinstance(value, Mapping) for key in value]
+    return [*values, *inner]
+
+
 def find_columns(
     wanted: Mapping[str, Column], given: Mapping[str, Any], names: Iterable[str], place: str
 ) -> dict[str, str]:

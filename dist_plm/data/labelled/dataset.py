@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from dist_plm.core.permutation import mix, windows_of
 from dist_plm.data.labelled.table import Ragged, Table, fingerprint
 
+#: Columns of a decoder beside an encoder.
+WRITTEN = ("decoder_tokens", "labels")
+
 
 @dataclass(frozen=True, slots=True)
 class Examples:
@@ -58,21 +61,27 @@ class Collation:
 
     Args:
         fills: what rows of each padded column are filled up with; 0 where it is not named.
+        written: what a decoder beside an encoder writes is padded to this; None without one.
     """
 
     length: int
     fills: Mapping[str, int]
+    written: int | None = None
 
     def __call__(self, examples: Examples) -> dict[str, NDArray]:
         rows, table = examples.rows, examples.table
         batch: dict[str, NDArray] = {}
         for name, column in table.items():
             if isinstance(column, Ragged):
-                batch[name] = column.padded(rows, self.length, self.fills.get(name, 0))
+                length = self.written if self.written is not None and name in WRITTEN else self.length
+                batch[name] = column.padded(rows, length, self.fills.get(name, 0))
             else:
                 batch[name] = column[rows]
         tokens = table["tokens"]
         assert isinstance(tokens, Ragged)
+        if "seen_from" in batch:  # nothing sees padding before its own place
+            is_padding = np.arange(self.length) >= tokens.lengths[rows, None]
+            batch["seen_from"] = np.where(is_padding, np.arange(self.length), batch["seen_from"])
         return {**batch, "lengths": tokens.lengths[rows], "samples": examples.samples}
 
 
@@ -83,13 +92,21 @@ class Trim:
     Args:
         names: of the arrays that are as long as the rows.
         length: of rows before.
+        written: length of what a decoder beside an encoder writes, likewise; None without one.
     """
 
     names: tuple[str, ...]
     length: int
     multiple: int
+    written: int | None = None
 
     def __call__(self, batch: dict[str, NDArray]) -> dict[str, NDArray]:
-        longest = int(batch["lengths"].max())
-        length = min(-(-longest // self.multiple) * self.multiple, self.length)
-        return {name: array[:, :length] if name in self.names else array for name, array in batch.items()}
+        lengths = dict.fromkeys(self.names, self._rounded(int(batch["lengths"].max()), self.length))
+        if self.written is not None:
+            labelled = np.flatnonzero((batch["labels"] >= 0).any(axis=0))
+            longest = self._rounded(int(labelled[-1]) + 1 if len(labelled) else 1, self.written)
+            lengths |= dict.fromkeys(WRITTEN, longest)
+        return {name: array[:, : lengths[name]] if name in lengths else array for name, array in batch.items()}
+
+    def _rounded(self, longest: int, most: int) -> int:
+        return min(-(-longest // self.multiple) * self.multiple, most)

@@ -16,10 +16,15 @@ _BEGINS_ROBERTA = "<s>"
 class ExampleEncoder:
     """Encodes as Transformers' tokenizers of the family do: `[CLS] a [SEP] b [SEP]` of BERT, `<s> a </s></s> b </s>` of
     RoBERTa, and `a b` where a vocabulary has no such tokens. Of a pair that is too long the longer text loses its end first.
+
+    Args:
+        length: tokens of a row at most.
+        has_decoder: the model writes what is predicted with a decoder of its own.
     """
 
     tokenizer: Tokenizer
     length: int
+    has_decoder: bool = False
 
     def texts(self, first: Sequence[str], second: Sequence[str] | None = None) -> dict[str, Ragged]:
         """Gives `tokens` of one text or a pair for each row and, of pairs, `segments`."""
@@ -55,6 +60,32 @@ class ExampleEncoder:
             tokens.append([*ids[:room], *end])
             starts.append([*numbers[:room], *[-1] * len(end)])
         return Ragged.of(tokens), Ragged.of(starts)
+
+    def pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        """Gives the tokens of each text alone."""
+        return [list(ids) for ids in self.tokenizer.encode_batch(texts)]
+
+    def ragged(self, rows: Sequence[Sequence[int]]) -> Ragged:
+        """Joins rows of tokens to a column."""
+        return Ragged.of(rows)
+
+    @property
+    def begin(self) -> list[int]:
+        """Gives what texts begin with that a decoder alone continues: a token for it, where there is one."""
+        special = self.tokenizer.special_tokens()
+        first = special.cls if special.bos is None else special.bos
+        return [] if first is None else [first]
+
+    @property
+    def end(self) -> int:
+        """Gives the token that ends what is written."""
+        eos = self.tokenizer.special_tokens().eos
+        return eos if self.has_decoder and eos is not None else self.tokenizer.end_of_document_id
+
+    @property
+    def start(self) -> int:
+        """Gives the token with which a decoder beside an encoder begins: T5's is its padding."""
+        return self.padding
 
     @property
     def padding(self) -> int:

@@ -20,6 +20,7 @@ KNOWN_NAMES: dict[str, tuple[str, ...]] = {
     "sep": ("[SEP]", "<sep>", "</s>"),
     "mask": ("[MASK]", "<mask>"),
     "pad": ("[PAD]", "<pad>", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>"),
+    "bos": ("<s>", "<bos>", "[BOS]", "<|begin_of_text|>"),
     "eos": ("</s>", "<eos>", "[EOS]", "<|endoftext|>", "<|end_of_text|>"),
     "unk": ("[UNK]", "<unk>"),
     "fim_prefix": ("<|fim_prefix|>", "<fim_prefix>", "<fim-prefix>", "▁<PRE>"),
@@ -33,7 +34,7 @@ _SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")
 _UNUSED = re.compile(r"\[unused\d+\]|<unused_?\d+>|madeupword\d+|<\|reserved_special_token_\d+\|>")
 #: Files beside a tokenizer that say what its tokens are for.
 COMPANIONS = ("special_tokens_map.json", "tokenizer_config.json")
-_DECLARED = ("cls", "sep", "mask", "pad", "eos", "unk")
+_DECLARED = ("cls", "sep", "mask", "pad", "bos", "eos", "unk")
 
 
 def special_tokens_of(
@@ -63,6 +64,8 @@ def special_tokens_of(
     if found["cls"] is None and found["sep"] == vocabulary.get("</s>"):
         found["sep"] = None  # `</s>` of T5 ends texts and separates nothing
     found |= {role: vocabulary[token] for role, token in declared.items() if token in vocabulary}
+    if found["bos"] in (found["eos"], vocabulary.get(end_of_document or "")):
+        found["bos"] = None  # GPT-2's one token ends texts
     sentinels = {int(match[1]): i for name, i in vocabulary.items() if (match := _SENTINEL.fullmatch(name))}
     unused = {i for name, i in vocabulary.items() if _UNUSED.fullmatch(name)}
     holes = set(range(size)) - set(vocabulary.values())
@@ -129,7 +132,6 @@ def declared_tokens(*contents: Mapping[str, Any]) -> tuple[dict[str, str], tuple
             listed: Sequence[Any] = tuple(value.values()) if isinstance(value, dict) else value
             listed = listed if isinstance(listed, list | tuple) else ()
             others += [token for token in map(content_of, listed) if token]
-        others += [token for token in [content_of(content.get("bos_token"))] if token]
     return roles, tuple(dict.fromkeys(others))
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
-from dist_plm.objectives.base import LossTerm
+from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.spec.tasks.base import TaskConfig
 
 #: What the data floor hands out and takes back: columns of numbers by name, see data/labelled/table.py.
@@ -23,6 +23,18 @@ class TextEncoder(Protocol):
 
     def texts(self, first: Sequence[str], second: Sequence[str] | None = None) -> Mapping[str, Any]: ...
     def words(self, rows: Sequence[Sequence[str]]) -> tuple[Any, Any]: ...
+    def pieces(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def ragged(self, rows: Sequence[Sequence[int]]) -> Any: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def has_decoder(self) -> bool: ...
+    @property
+    def begin(self) -> list[int]: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def start(self) -> int: ...
 
 
 class Scorer(Protocol):
@@ -71,15 +83,33 @@ class Task(Protocol[C]):
         ...
 
 
+def value_of(row: LabelledRow, column: str) -> Any:
+    """Gives what is in a column of a row, or, of a column that holds others, in `column.inner`; None where there is nothing."""
+    outer, _, inner = column.partition(".")
+    holder = row.values.get(outer)
+    if column not in row.values and inner and isinstance(holder, Mapping):
+        return holder.get(inner)
+    return row.values.get(column)
+
+
 def text_of(row: LabelledRow, column: str) -> str:
     """The text in a column of a row; raises DataError where there is none."""
-    value = row.values.get(column)
+    value = value_of(row, column)
     if isinstance(value, str) and value.strip():
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     what = "is missing" if value is None else "is empty" if isinstance(value, str) else f"is {type(value).__name__}"
     raise DataError(f"{row.place}: column {column!r} {what}, where the task reads a text: mend or remove the row")
+
+
+def next_tokens(rows: Sequence[Sequence[int]], learned: Sequence[Sequence[bool]], encoder: TextEncoder) -> Columns:
+    """The columns of rows in which each token predicts the next one, where that is learned."""
+    labels = [
+        [token if counts else IGNORED for token, counts in zip(row[1:], mask[1:], strict=True)]
+        for row, mask in zip(rows, learned, strict=True)
+    ]
+    return {"tokens": encoder.ragged([row[:-1] for row in rows]), "labels": encoder.ragged(labels)}
 
 
 def texts_of(rows: Sequence[LabelledRow], columns: Mapping[str, str]) -> tuple[list[str], list[str] | None]:

@@ -77,6 +77,11 @@ class ObjectiveConfig:
         return False
 
     @property
+    def reads_prefix_both_ways(self) -> bool:
+        """Whether a decoder that learned so reads a prompt both ways."""
+        return self.opens_prefix
+
+    @property
     def predicted_share(self) -> float:
         """The share of the tokens that the model computes predictions for."""
         return 1.0

@@ -4,6 +4,7 @@ from dist_plm.config.variants import Variants
 from dist_plm.spec.tasks.base import TaskConfig
 from dist_plm.spec.tasks.classify import ClassifyConfig
 from dist_plm.spec.tasks.regress import RegressConfig
+from dist_plm.spec.tasks.seq2seq import Seq2SeqConfig
 from dist_plm.spec.tasks.tag import TagConfig
 
 TASKS: Variants[TaskConfig] = Variants(
@@ -13,5 +14,6 @@ TASKS: Variants[TaskConfig] = Variants(
         "classify": ClassifyConfig,
         "regress": RegressConfig,
         "tag": TagConfig,
+        "seq2seq": Seq2SeqConfig,
     },
 )

@@ -1,0 +1,82 @@
+"""Text to text: summaries, translations, answers. Of a decoder alone the target follows the source, and the loss is that of
+the target (Radford et al. 2018, section 3.3, without its loss on the source)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dist_plm.data.labelled.rows import LabelledRow
+from dist_plm.objectives.base import IGNORED, LossTerm
+from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, next_tokens, text_of
+from dist_plm.spec.tasks.seq2seq import Seq2SeqConfig
+
+#: Stands between source and target of a decoder where nothing is given, or the token that ends texts where the vocabulary has
+#: no token for it.
+_SUFFIX = "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Seq2Seq:
+    """See tasks.base.Task."""
+
+    config: Seq2SeqConfig
+    fills: Mapping[str, int] = field(default_factory=lambda: {"labels": IGNORED, "decoder_tokens": 0})
+
+    @property
+    def losses(self) -> Mapping[str, LossTerm]:
+        return {"seq2seq": LossTerm(1.0, "labels")}
+
+    def labels(self, rows: Iterable[LabelledRow], columns: Mapping[str, str]) -> set[str]:
+        return set()
+
+    def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: TextEncoder) -> Columns:
+        sources = self.prompts([text_of(row, columns["source"]) for row in rows], encoder)
+        targets = encoder.pieces([text_of(row, columns["target"]) for row in rows])
+        if encoder.has_decoder:
+            return self._for_encoder_decoder(sources, targets, encoder)
+        room = self.config.room_for_target(encoder.length)
+        texts = [[*source, *target[: room - 1], encoder.end] for source, target in zip(sources, targets, strict=True)]
+        learned = [
+            [False] * len(source) + [True] * (len(row) - len(source))
+            for source, row in zip(sources, texts, strict=True)
+        ]
+        table = next_tokens(texts, learned, encoder)
+        if self.config.prefix_lm:
+            seen = [
+                [0] * len(source) + [*range(len(source), len(row) - 1)]
+                for source, row in zip(sources, texts, strict=True)
+            ]
+            table["seen_from"] = encoder.ragged(seen)
+        return table
+
+    def prompts(self, texts: Sequence[str], encoder: TextEncoder) -> list[list[int]]:
+        """Gives the tokens after which targets of some sources are written, or that an encoder reads."""
+        before, after = encoder.pieces([self.config.prefix, self._suffix(encoder)])
+        if encoder.has_decoder:
+            begin, after, length = [], [*after, encoder.end], encoder.length
+        else:
+            begin, after = encoder.begin, after or [encoder.end]
+            length = encoder.length - self.config.room_for_target(encoder.length)
+        room = max(length - len(begin) - len(before) - len(after), 0)
+        return [[*begin, *before, *ids[:room], *after][-length:] for ids in encoder.pieces(texts)]
+
+    def scorer(self, table: Mapping[str, Any]) -> Scorer:
+        raise NotImplementedError("the loss measures it, and launch/evaluate.py what it writes")
+
+    def _suffix(self, encoder: TextEncoder) -> str:
+        if self.config.suffix is not None:
+            return self.config.suffix
+        return "" if encoder.has_decoder else _SUFFIX
+
+    def _for_encoder_decoder(self, sources: list[list[int]], targets: list[list[int]], encoder: TextEncoder) -> Columns:
+        room = self.config.target_length(encoder.length) or encoder.length
+        labels = [[*target[: room - 1], encoder.end] for target in targets]
+        return {
+            "tokens": encoder.ragged(sources),
+            "decoder_tokens": encoder.ragged([[encoder.start, *row[:-1]] for row in labels]),
+            "labels": encoder.ragged(labels),
+        }
+
+
+def build(config: Seq2SeqConfig) -> Seq2Seq:
+    return Seq2Seq(config)

@@ -1,0 +1,64 @@
+"""Measures of texts equal sacrebleu 2.6 and rouge_score 0.1.2, whose results on these texts stand here, and what is worked by
+hand."""
+
+import pytest
+
+from dist_plm.objectives.metrics.texts import Bleu, Rouge, TextScores, longest_common, words_13a
+
+TEXTS = [
+    ("The cat sat on the mat.", "A cat sat on the mat, quietly."),
+    ("It cost 1,000.50 euros (about $5-6)!", "It cost 1,000.50 euro (about $ 5-6)!"),
+    ('"No," she said &amp; left.', "'No', she said and left."),
+    ("", "Something."),
+    ("word", "word"),
+]
+#: ROUGE-1, -2, -L, BLEU and chrF of the first so many texts together.
+PUBLISHED = {
+    1: (76.9231, 72.7273, 76.9231, 48.3545, 57.8089),
+    2: (82.906, 73.8636, 82.906, 63.3648, 76.2935),
+    3: (81.9373, 65.9091, 81.9373, 53.0071, 66.9935),
+    4: (61.453, 49.4318, 61.453, 49.353, 61.3578),
+    5: (69.1624, 39.5455, 69.1624, 49.5906, 62.0109),
+}
+
+
+@pytest.mark.parametrize("count", PUBLISHED)
+def test_as_sacrebleu_and_rouge_score(count):
+    scores = TextScores()
+    for text, reference in TEXTS[:count]:
+        scores.add(text, reference)
+    measures = scores.measures()
+    found = [measures[name] for name in ("rouge1", "rouge2", "rougeL", "bleu", "chrf")]
+    assert found == pytest.approx(PUBLISHED[count], abs=1e-4)
+
+
+def test_worked_by_hand():
+    bleu = Bleu()
+    bleu.add("a b c d e", "a b c d f g")
+    # 4/5, 3/4, 2/3 and 1/2 of the n-grams are right: the fourth root of 1/5; 5 words where there should be 6.
+    assert bleu.score() == pytest.approx(100 * 0.2**0.25 * 2.718281828459045 ** (1 - 6 / 5))
+    rouge = Rouge()
+    rouge.add("the dog saw the cat", "the cat saw a dog")
+    # Words: the once, dog, saw, cat, 4 of 5 and 5. Pairs: the cat, 1 of 4 and 4. In order: the cat, or the saw, 2 of 5 and 5.
+    assert rouge.scores() == pytest.approx({"rouge1": 80.0, "rouge2": 25.0, "rougeL": 40.0})
+
+
+def test_nothing_was_written():
+    scores = TextScores()
+    scores.add("", "a b")
+    assert set(scores.measures().values()) == {0.0}
+
+
+def test_an_exact_match_but_for_white_space():
+    scores = TextScores()
+    scores.add(" a  b\n", "a b")
+    scores.add("A b", "a b")
+    assert scores.measures()["exact_match"] == 50.0
+
+
+def test_other_scripts_have_words():
+    rouge = Rouge()
+    rouge.add("Über die Brücke", "über die brücke")
+    assert rouge.scores()["rougeL"] == pytest.approx(100.0)
+    assert longest_common("abcbdab", "bdcaba") == 4  # Cormen et al., section 15.4
+    assert words_13a("Wait, 3.5-4 x_y.") == ["Wait", ",", "3.5", "-", "4", "x", "_", "y", "."]
