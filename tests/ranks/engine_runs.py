@@ -8,7 +8,7 @@ import torch
 
 from dist_plm.engines.base import Engine
 from tests.ranks.pool import RankPool, World
-from tests.ranks.training import Outcome, build, configure, trained, whole
+from tests.ranks.training import Outcome, build, configure, learning_rates, rank_batches, trained, whole
 
 
 def pieces_of(engine: Engine) -> dict[str, list]:
@@ -23,6 +23,20 @@ def pieces_of(engine: Engine) -> dict[str, list]:
 def train_case(world: World, config) -> Outcome:
     engine, groups = build(world, config)
     return trained(engine, groups, config, lambda: pieces_of(engine))
+
+
+def losses_case(world: World, config) -> list[float]:
+    """Losses of the first three steps, none of which may be skipped. Here, as the matrix that it is for takes ranks seconds
+    to import."""
+    if config.engine.name == "deepspeed" and config.precision.name == "fp16":
+        from deepspeed.accelerator import get_accelerator
+
+        get_accelerator().is_fp16_supported = lambda: True
+    engine, groups = build(world, config)
+    steps = list(enumerate(learning_rates(config)))[:3]
+    results = [engine.train_step(rank_batches(config, groups, step), lr) for step, lr in steps]
+    assert not any(result.skipped for result in results)
+    return [result.loss for result in results]
 
 
 def trainer(ranks: RankPool, runs: Path) -> Callable[..., list[Outcome]]:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.ranks.pool import World
+from tests.ranks.engine_runs import losses_case
 from tests.ranks.selection import covering
-from tests.ranks.training import build, configure, learning_rates, rank_batches
+from tests.ranks.training import configure
 from tools.support_tables import Combination, combinations
 
 WORKS = [cell for cell in combinations() if cell.refusal is None]
@@ -34,25 +34,13 @@ QUICK = {
 }
 
 
-def losses_of(world: World, config) -> list[float]:
-    if config.engine.name == "deepspeed" and config.precision.name == "fp16":
-        from deepspeed.accelerator import get_accelerator
-
-        get_accelerator().is_fp16_supported = lambda: True
-    engine, groups = build(world, config)
-    steps = list(enumerate(learning_rates(config)))[:3]
-    results = [engine.train_step(rank_batches(config, groups, step), lr) for step, lr in steps]
-    assert not any(result.skipped for result in results)
-    return [result.loss for result in results]
-
-
 @pytest.fixture(scope="module")
 def train(ranks, tmp_path_factory):
     runs = str(tmp_path_factory.mktemp("runs"))
 
     @functools.cache
     def run(world_size: int, items: tuple) -> list[list[float]]:
-        return ranks.run(world_size, losses_of, configure(world_size, run__root=runs, **dict(items)))
+        return ranks.run(world_size, losses_case, configure(world_size, run__root=runs, **dict(items)))
 
     return run
 
