@@ -1,8 +1,42 @@
-"""What the fork server imports, once, so that the processes it forks need not."""
+"""What the fork server imports, once, so that the processes it forks need not.
+
+Most cases leave threads behind, so that the next one has new ranks: what they all import would be most of their time.
+"""
 
 import os
+from importlib import import_module
+from pathlib import Path
 
 # Read when PyTorch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import tests.ranks.pool  # noqa: F401
+
+#: Training and inference, both engines with what they import when they build, and what tests bring.
+MODULES: tuple[str, ...] = (
+    "dist_plm.engines.deepspeed.schema",  # without chatter
+    "dist_plm.engines.deepspeed.engine",
+    "dist_plm.engines.megatron.engine",
+    "torch._inductor.compile_fx",
+    "megatron.core.models.gpt.gpt_layer_specs",
+    "deepspeed.module_inject.auto_ep_layer",
+    "deepspeed.ops.op_builder.all_ops",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "dist_plm.objectives.causal",
+    "dist_plm.optim.adamw",
+    "dist_plm.tasks.evaluate.evaluate",
+    "dist_plm.tasks.generate.generate",
+    "dist_plm.train.build",
+    "transformers.generation.utils",
+    "pytest",
+    "tests.ranks.engine_runs",
+    "tests.ranks.labelled",
+    "tests.tasks.inference.models",
+    "tests.train.finetuning",
+    "tests.train.running",
+)
+# On a machine with a GPU some may be missing, and DeepSpeed asks for devices, which no process that forks may do.
+if Path("/dev/nvidiactl").exists():
+    MODULES = ()
+for name in MODULES:
+    import_module(name)

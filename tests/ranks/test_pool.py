@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -44,6 +45,15 @@ def test_processes_stay_and_have_one_thread(ranks):
     assert ranks.run(2, process) == first
     assert [threads for _, *threads in first] == [[1, "1"], [1, "1"]]
     assert len({os.getpid(), *(pid for pid, *_ in first)}) == 3
+
+
+def imported(world):
+    return "tests.ranks.preload" in sys.modules
+
+
+def test_ranks_are_born_with_their_imports(ranks):
+    """A server that cannot import something says nothing."""
+    assert ranks.run(1, imported) == [True]
 
 
 def raise_on(world, failing):
