@@ -44,7 +44,7 @@ from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import LocalStorage, name_of
-from dist_plm.models.sharding import Layout, Piece
+from dist_plm.models.sharding import Shard, ShardSpec
 
 COLUMNS = 4096
 NUM_TENSORS = 24
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def measure(group: dist.ProcessGroup, directory: Path, gigabytes: float, rounds: int) -> Iterator[str]:
-    layouts, states = make_states(gigabytes, group.size())
+    shard_specs, states = make_states(gigabytes, group.size())
     num_bytes = sum(t.numel() * 4 for _, tensors in states for t in tensors.values()) * group.size()
     yield f"{num_bytes / 1e9:.2f} GB on {group.size()} ranks, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     before = peak_bytes()
@@ -102,10 +102,10 @@ def measure(group: dist.ProcessGroup, directory: Path, gigabytes: float, rounds:
     options = {"group": group, "place": place, "retention": Retention(latest=99), "on_failure": "stop"}
     writer = CheckpointWriter(storage, background=False, **options)
     warmed: Times = {}
-    a_round(group, directory, writer, storage, layouts, states, 0, warmed)  # takes the memory for the copies
+    a_round(group, directory, writer, storage, shard_specs, states, 0, warmed)  # takes the memory for the copies
     times: Times = {}
     for number in range(1, rounds + 1):
-        a_round(group, directory, writer, storage, layouts, states, number, times)
+        a_round(group, directory, writer, storage, shard_specs, states, number, times)
     yield f"first save, with fresh memory for the copies: {warmed['checkpoint save'][0]:.2f} s"
     for name, seconds in times.items():
         median = statistics.median(seconds)
@@ -132,8 +132,8 @@ def a_round(
     directory: Path,
     writer: CheckpointWriter,
     storage: LocalStorage,
-    layouts: list[Layout],
-    states: list[tuple[Layout, dict[str, Tensor]]],
+    shard_specs: list[ShardSpec],
+    states: list[tuple[ShardSpec, dict[str, Tensor]]],
     number: int,
     times: Times,
 ) -> None:
@@ -162,8 +162,8 @@ def a_round(
     reads: list[tuple[str, str, Callable[[], object]]] = [
         ("dd", "dd, reading", lambda: run_dd(f"if={zeros}", "of=/dev/null")),
         ("torch", "torch.load", lambda: torch.load(saved, weights_only=True)),
-        ("ours", "checkpoint load", lambda: read_all(storage, group, layouts, verify=False)),
-        ("ours", "checkpoint verify and load", lambda: read_all(storage, group, layouts, verify=True)),
+        ("ours", "checkpoint load", lambda: read_all(storage, group, shard_specs, verify=False)),
+        ("ours", "checkpoint verify and load", lambda: read_all(storage, group, shard_specs, verify=True)),
     ]
     for kind, name, work in turned(reads, number):
         for file in files[kind]:
@@ -203,23 +203,23 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def make_states(gigabytes: float, ranks: int) -> tuple[list[Layout], list[tuple[Layout, dict[str, Tensor]]]]:
+def make_states(gigabytes: float, ranks: int) -> tuple[list[ShardSpec], list[tuple[ShardSpec, dict[str, Tensor]]]]:
     """As if the ranks were tensor ranks: each holds its rows of every logical tensor."""
     rows = max(1, round(gigabytes * 1e9 / 4 / len(STATES) / NUM_TENSORS / COLUMNS / ranks))
     rank = dist.get_rank()
-    layouts = []
+    shard_specs = []
     for number in range(NUM_TENSORS):
-        piece = Piece(f"w{number}", (rows * ranks, COLUMNS), (rows * rank, 0), (0, 0), (rows, COLUMNS))
-        layouts.append(Layout(nn.Parameter(torch.randn(rows, COLUMNS)), (piece,), 0, False))
-    return layouts, [(one, {state: one.parameter.detach().clone() for state in STATES}) for one in layouts]
+        shard = Shard(f"w{number}", (rows * ranks, COLUMNS), (rows * rank, 0), (0, 0), (rows, COLUMNS))
+        shard_specs.append(ShardSpec(nn.Parameter(torch.randn(rows, COLUMNS)), (shard,), 0, False))
+    return shard_specs, [(one, {state: one.parameter.detach().clone() for state in STATES}) for one in shard_specs]
 
 
-def read_all(storage: LocalStorage, group: dist.ProcessGroup, layouts: list[Layout], *, verify: bool) -> None:
+def read_all(storage: LocalStorage, group: dist.ProcessGroup, shard_specs: list[ShardSpec], *, verify: bool) -> None:
     found = find("auto", storage, group, verify=verify)
     assert found is not None
-    for layout in layouts:
+    for shard_spec in shard_specs:
         for state in STATES:
-            found.read(layout, state)
+            found.read(shard_spec, state)
 
 
 def manifest(step: int) -> Manifest:
@@ -238,7 +238,7 @@ def torch_save(content: object, path: Path) -> None:
 
 
 def stall(
-    writer: CheckpointWriter, storage: LocalStorage, states: list[tuple[Layout, dict[str, Tensor]]], rounds: int
+    writer: CheckpointWriter, storage: LocalStorage, states: list[tuple[ShardSpec, dict[str, Tensor]]], rounds: int
 ) -> Iterator[str]:
     """Steps of about a tenth of a second, alone and while a save is in flight."""
     matrix = torch.randn(1024, 1024)
@@ -278,7 +278,7 @@ def stall(
     yield f"{100 * of_dd:+.1f} % beside dd writing the same bytes"
 
 
-def beside_dd(step: Callable[[], float], path: Path, states: list[tuple[Layout, dict[str, Tensor]]]) -> float:
+def beside_dd(step: Callable[[], float], path: Path, states: list[tuple[ShardSpec, dict[str, Tensor]]]) -> float:
     """Mean seconds of a step while dd writes as many bytes as `states` hold."""
     num_bytes = sum(tensor.numel() * 4 for _, tensors in states for tensor in tensors.values())
     own = path.with_name(f"{path.name}_{dist.get_rank()}")

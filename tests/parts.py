@@ -10,15 +10,15 @@ from dist_plm.engines.build import build_engine
 from dist_plm.models import build as models
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.model_context import ModelContext
-from dist_plm.models.sharding import Layout
+from dist_plm.models.sharding import ShardSpec
 from dist_plm.objectives.base import LossTerm
 from dist_plm.spec.freezing import frozen_tensors
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.train.build import engine_settings
 
 
-def model_of(config: PretrainConfig, groups: Groups, device: torch.device) -> tuple[list[ModelChunk], list[Layout]]:
-    """Builds this rank's model chunks and the layout of their parameters."""
+def model_of(config: PretrainConfig, groups: Groups, device: torch.device) -> tuple[list[ModelChunk], list[ShardSpec]]:
+    """Builds this rank's model chunks and the shard spec of their parameters."""
     frozen = frozen_tensors(config.model, config.train.freeze)
     sections = config.model, config.parallel, config.precision
     return models.build_model(*sections, groups, device, seed=config.train.seed, frozen=frozen)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dist_plm.checkpoint.fragments import Fragment, names_held
 from dist_plm.core.errors import CheckpointError
 from dist_plm.distributed.collectives import gather
-from dist_plm.models.sharding import Layout
+from dist_plm.models.sharding import ShardSpec
 
 _MOST = 5
 
@@ -37,8 +37,8 @@ def told(names: Sequence[str]) -> str:
 
 @contextmanager
 def finite_alone(
-    read: Callable[[Layout, str], Tensor], where: str, group: dist.ProcessGroup, remedy: str
-) -> Iterator[Callable[[Layout, str], Tensor]]:
+    read: Callable[[ShardSpec, str], Tensor], where: str, group: dist.ProcessGroup, remedy: str
+) -> Iterator[Callable[[ShardSpec, str], Tensor]]:
     """Gives a `read` whose values are looked at, and refuses them when the block has ended. Collective over `group`, all
     ranks: what one of them finds in the middle of its loading, the others learn at the end.
 
@@ -47,10 +47,10 @@ def finite_alone(
     """
     broken: list[str] = []
 
-    def looked(layout: Layout, state: str) -> Tensor:
-        values = read(layout, state)
+    def looked(shard_spec: ShardSpec, state: str) -> Tensor:
+        values = read(shard_spec, state)
         if not is_finite(values):
-            broken.extend(names_held([layout], [state]))
+            broken.extend(names_held([shard_spec], [state]))
         return values
 
     yield looked

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dist_plm.checkpoint.io.host_memory import HostMemory
-from dist_plm.models.sharding import Layout, Piece
+from dist_plm.models.sharding import Shard, ShardSpec
 
 if TYPE_CHECKING:  # Megatron-core is two thirds of what looking into a checkpoint would import
     from dist_plm.distributed.groups import Groups
@@ -52,24 +52,24 @@ def checkpoint_name(state: str, canonical: str) -> str:
     return f"model.{canonical}" if state == "weight" else f"optimizer.{state}.{canonical}"
 
 
-def whole(name: str, shape: tuple[int, ...]) -> Piece:
-    """A logical tensor as one piece."""
+def whole(name: str, shape: tuple[int, ...]) -> Shard:
+    """A logical tensor as one shard."""
     zeros = (0,) * len(shape)
-    return Piece(name, shape, zeros, zeros, shape)
+    return Shard(name, shape, zeros, zeros, shape)
 
 
-def cut(piece: Piece, limit_bytes: int = FRAGMENT_BYTES) -> Iterator[Piece]:
-    """The piece in boxes of whole rows, each of at most `limit_bytes` or one row. None where it is empty."""
-    if piece.numel == 0:
+def cut(shard: Shard, limit_bytes: int = FRAGMENT_BYTES) -> Iterator[Shard]:
+    """The shard in boxes of whole rows, each of at most `limit_bytes` or one row. None where it is empty."""
+    if shard.numel == 0:
         return
-    rows = piece.size[0]
-    rows_a_box = max(1, limit_bytes // (piece.numel // rows * _ITEM_BYTES))
+    rows = shard.size[0]
+    rows_a_box = max(1, limit_bytes // (shard.numel // rows * _ITEM_BYTES))
     for first in range(0, rows, rows_a_box):
         yield replace(
-            piece,
-            start=(piece.start[0] + first, *piece.start[1:]),
-            local_start=(piece.local_start[0] + first, *piece.local_start[1:]),
-            size=(min(rows_a_box, rows - first), *piece.size[1:]),
+            shard,
+            start=(shard.start[0] + first, *shard.start[1:]),
+            local_start=(shard.local_start[0] + first, *shard.local_start[1:]),
+            size=(min(rows_a_box, rows - first), *shard.size[1:]),
         )
 
 
@@ -93,19 +93,19 @@ class HostCopies:
         self._buffers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     @torch.no_grad()
-    def take(self, states: Iterable[tuple[Layout, dict[str, Tensor]]], place: Place) -> list[Fragment]:
+    def take(self, states: Iterable[tuple[ShardSpec, dict[str, Tensor]]], place: Place) -> list[Fragment]:
         """Copies the part of `states` that this rank writes, going through all of them. Each value of the model is
         written by one rank: tied copies by none, what tensor ranks hold whole by one of them."""
         split, whole = Dealer(place.replicas), Dealer(place.replicas * place.tensor_size)
         fragments: list[Fragment] = []
         on_device, failure = False, None
-        for layout, tensors in states:
-            if layout.copy:
+        for shard_spec, tensors in states:
+            if shard_spec.copy:
                 continue
-            writers = whole if layout.split_dim is None else split
-            me = place.replica if layout.split_dim is not None else place.replica * place.tensor_size + place.tensor
+            writers = whole if shard_spec.split_dim is None else split
+            me = place.replica if shard_spec.split_dim is not None else place.replica * place.tensor_size + place.tensor
             for state, tensor in tensors.items():
-                for box in (box for piece in layout.pieces for box in cut(piece)):
+                for box in (box for shard in shard_spec.shards for box in cut(shard)):
                     # A tensor rank that holds more padding than others has less to write, but all of its data ranks agree.
                     if writers.take(box.numel) != me:
                         continue
@@ -120,7 +120,7 @@ class HostCopies:
             raise failure
         return fragments
 
-    def _copy(self, name: str, box: Piece, source: Tensor) -> Fragment:
+    def _copy(self, name: str, box: Shard, source: Tensor) -> Fragment:
         key = (name, box.start)
         if key not in self._buffers:
             self._buffers[key] = self.memory.take(box.size, pinned=source.is_cuda)
@@ -129,11 +129,11 @@ class HostCopies:
         return Fragment(name, box.shape, box.start, buffer)
 
 
-def names_held(layouts: Sequence[Layout], states: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """The checkpoint's tensors that these layouts hold a part of, and their shapes."""
+def names_held(shard_specs: Sequence[ShardSpec], states: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """The checkpoint's tensors that these shard specs hold a part of, and their shapes."""
     return {
-        checkpoint_name(state, piece.name): piece.shape
+        checkpoint_name(state, shard.name): shard.shape
         for state in states
-        for layout in layouts
-        for piece in layout.pieces
+        for shard_spec in shard_specs
+        for shard in shard_spec.shards
     }

@@ -19,7 +19,7 @@ from dist_plm.checkpoint.storage import LATEST, Storage, name_of, open_storage, 
 from dist_plm.core.errors import CheckpointError
 from dist_plm.core.parsing import load_yaml
 from dist_plm.distributed.collectives import gather, on_first
-from dist_plm.models.sharding import Layout
+from dist_plm.models.sharding import ShardSpec
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +73,13 @@ class Checkpoint:
             raise CheckpointError(f"{self.where}/{name} holds no settings; {_REMEDY}")
         return content
 
-    def read(self, layout: Layout, state: str) -> Tensor:
-        """fp32 values of `state` ("weight", "exp_avg", …) shaped like layout.parameter, zero where it is padding.
+    def read(self, shard_spec: ShardSpec, state: str) -> Tensor:
+        """fp32 values of `state` ("weight", "exp_avg", …) shaped like shard_spec.parameter, zero where it is padding.
 
         Raises:
             CheckpointError: the checkpoint does not hold them, or its files cannot be read.
         """
-        missing = [n for n in names_held([layout], [state]) if n not in self.tensors.tensors]
+        missing = [n for n in names_held([shard_spec], [state]) if n not in self.tensors.tensors]
         if missing:
             held = sorted({n.split(".")[1] for n in self.tensors.tensors if n.startswith("optimizer.")})
             raise CheckpointError(
@@ -87,12 +87,12 @@ class Checkpoint:
                 f"give the same optim again, or start anew with train.resume=none"
             )
         try:
-            return self.tensors.read(layout, state)
+            return self.tensors.read(shard_spec, state)
         except OSError as error:
             raise CheckpointError(f"{self.where} cannot be read: {error}; {_REMEDY}") from None
 
-    def check_model(self, layouts: Sequence[Layout], group: dist.ProcessGroup | None) -> None:
-        """Sees to it that the model is the one that was saved. Collective over `group`, all ranks; of None, where `layouts`
+    def check_model(self, shard_specs: Sequence[ShardSpec], group: dist.ProcessGroup | None) -> None:
+        """Sees to it that the model is the one that was saved. Collective over `group`, all ranks; of None, where `shard_specs`
         are the whole model's.
 
         Raises:
@@ -103,7 +103,7 @@ class Checkpoint:
                 f"{self.where} holds an optimizer's moments, and its {manifests.NAME} does not tell of how many updates: it "
                 f"is not what this program writes; {_REMEDY}"
             )
-        mine = names_held(layouts, ["weight"])
+        mine = names_held(shard_specs, ["weight"])
         wanted = {name: shape for held in gather(group, mine) for name, shape in held.items()}
         saved = {n: tuple(m.size) for n, m in self.tensors.tensors.items() if n.startswith("model.")}
         problems = _differences(saved, wanted)

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from torch.distributed.checkpoint.storage import StorageReader
 
 from dist_plm.checkpoint.fragments import Fragment, checkpoint_name, cut, whole
-from dist_plm.models.sharding import Layout, Piece
+from dist_plm.models.sharding import Shard, ShardSpec
 
 
 class FragmentSavePlanner(DefaultSavePlanner):
@@ -85,35 +85,35 @@ class TensorReader:
         self._storage = storage
         self.tensors = {n: m for n, m in metadata.state_dict_metadata.items() if isinstance(m, TensorStorageMetadata)}
 
-    def read(self, layout: Layout, state: str) -> Tensor:
-        """fp32 values of `state` shaped like layout.parameter, zero where it is padding."""
-        is_filled = sum(piece.numel for piece in layout.pieces) == layout.shape.numel()
-        values = (torch.empty if is_filled else torch.zeros)(layout.shape, dtype=torch.float32)
-        self.read_pieces([(checkpoint_name(state, p.name), p, p.local(values)) for p in layout.pieces])
+    def read(self, shard_spec: ShardSpec, state: str) -> Tensor:
+        """fp32 values of `state` shaped like shard_spec.parameter, zero where it is padding."""
+        is_filled = sum(shard.numel for shard in shard_spec.shards) == shard_spec.shape.numel()
+        values = (torch.empty if is_filled else torch.zeros)(shard_spec.shape, dtype=torch.float32)
+        self.read_shards([(checkpoint_name(state, p.name), p, p.local(values)) for p in shard_spec.shards])
         return values
 
     def read_whole(self, name: str) -> Tensor:
         """One logical tensor, whole."""
         size = tuple(self.tensors[name].size)
         values = torch.zeros(size, dtype=torch.float32)
-        self.read_pieces([(name, whole(name, size), values)])
+        self.read_shards([(name, whole(name, size), values)])
         return values
 
     def read_boxes(self, name: str) -> Iterator[Tensor]:
         """One logical tensor, a box at a time."""
         for box in cut(whole(name, tuple(self.tensors[name].size))):
             values = torch.empty(box.size, dtype=torch.float32)
-            self.read_pieces([(name, box, values)])
+            self.read_shards([(name, box, values)])
             yield values
 
-    def read_pieces(self, wanted: Sequence[tuple[str, Piece, Tensor]]) -> None:
-        """Fills each tensor with the box of the named logical tensor that its piece describes."""
+    def read_shards(self, wanted: Sequence[tuple[str, Shard, Tensor]]) -> None:
+        """Fills each tensor with the box of the named logical tensor that its shard describes."""
         targets: dict[MetadataIndex, Tensor] = {}
         items: list[ReadItem] = []
-        for name, piece, target in wanted:
-            if piece.numel == 0:
+        for name, shard, target in wanted:
+            if shard.numel == 0:
                 continue
-            box = ChunkStorageMetadata(torch.Size(piece.start), torch.Size(piece.size))
+            box = ChunkStorageMetadata(torch.Size(shard.start), torch.Size(shard.size))
             found = create_read_items_for_chunk_list(name, self.tensors[name], [box])
             items += found
             targets |= {item.dest_index: target for item in found}

@@ -31,7 +31,7 @@ from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.storage import LATEST, Storage, name_of
 from dist_plm.core.errors import CheckpointError, Diverged, SaveFailedError
 from dist_plm.distributed.collectives import gather, on_each, on_first
-from dist_plm.models.sharding import Layout
+from dist_plm.models.sharding import ShardSpec
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class CheckpointWriter:
         return self._storage.where()
 
     def save(
-        self, states: Iterable[tuple[Layout, dict[str, Tensor]]], manifest: Manifest, *, proven: int | None = NEWEST
+        self, states: Iterable[tuple[ShardSpec, dict[str, Tensor]]], manifest: Manifest, *, proven: int | None = NEWEST
     ) -> None:
         """Copies `states` and has them written as the checkpoint of manifest.step. Waits for an earlier save that is
         still being written: one is in flight at most. Collective.
@@ -118,7 +118,7 @@ class CheckpointWriter:
         )
         self._thread.start()
 
-    def _copy(self, states: Iterable[tuple[Layout, dict[str, Tensor]]]) -> list[Fragment] | None:
+    def _copy(self, states: Iterable[tuple[ShardSpec, dict[str, Tensor]]]) -> list[Fragment] | None:
         """None where a rank has no memory for it, which is a save that failed. Collective."""
         fragments, problem = None, None
         try:

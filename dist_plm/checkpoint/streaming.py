@@ -22,7 +22,7 @@ from dist_plm.checkpoint.manifest import FileRecord, Manifest
 from dist_plm.checkpoint.planner import FragmentSavePlanner
 from dist_plm.checkpoint.storage import LATEST, Storage, name_of
 from dist_plm.core.errors import CheckpointError
-from dist_plm.models.sharding import Piece
+from dist_plm.models.sharding import Shard
 
 #: A file of tensors is closed once it holds this much.
 FILE_BYTES = 4 * 2**30
@@ -32,7 +32,7 @@ def write_checkpoint(
     storage: Storage,
     manifest: Manifest,
     shapes: Mapping[str, tuple[int, ...]],
-    read: Callable[[Piece], Tensor],
+    read: Callable[[Shard], Tensor],
     attachments: Mapping[str, bytes] | None = None,
 ) -> int:
     """Writes a complete checkpoint of manifest.step, which becomes the latest of `storage`. Nothing of it stays where
@@ -40,7 +40,7 @@ def write_checkpoint(
 
     Args:
         shapes: of the logical tensors, by the names that a checkpoint keeps (`fragments.checkpoint_name`).
-        read: the values of a box of the logical tensor piece.name, shaped like piece.size; they are kept as fp32.
+        read: the values of a box of the logical tensor shard.name, shaped like shard.size; they are kept as fp32.
         attachments: other files that the checkpoint holds.
     Returns:
         The bytes written.
@@ -61,7 +61,7 @@ def write_checkpoint(
 
 
 def _write_tensors(
-    writer: FileSystemWriter, shapes: Mapping[str, tuple[int, ...]], read: Callable[[Piece], Tensor]
+    writer: FileSystemWriter, shapes: Mapping[str, tuple[int, ...]], read: Callable[[Shard], Tensor]
 ) -> dict[str, FileRecord]:
     files = HashedFiles(writer.fs)
     writer.fs = files  # pyright: ignore[reportAttributeAccessIssue]
@@ -77,13 +77,13 @@ def _write_tensors(
     return files.records
 
 
-def _described(box: Piece) -> Fragment:
+def _described(box: Shard) -> Fragment:
     """Without values: they are read when their turn comes."""
     return Fragment(box.name, box.shape, box.start, torch.empty(box.size, dtype=torch.float32, device="meta"))
 
 
-def _files(pairs: list[tuple[WriteItem, Piece]]) -> Iterator[list[tuple[WriteItem, Piece]]]:
-    part: list[tuple[WriteItem, Piece]] = []
+def _files(pairs: list[tuple[WriteItem, Shard]]) -> Iterator[list[tuple[WriteItem, Shard]]]:
+    part: list[tuple[WriteItem, Shard]] = []
     size = 0
     for item, box in pairs:
         if part and size + 4 * box.numel > FILE_BYTES:
@@ -95,7 +95,7 @@ def _files(pairs: list[tuple[WriteItem, Piece]]) -> Iterator[list[tuple[WriteIte
 
 
 def _write_file(
-    writer: FileSystemWriter, name: str, part: list[tuple[WriteItem, Piece]], read: Callable[[Piece], Tensor]
+    writer: FileSystemWriter, name: str, part: list[tuple[WriteItem, Shard]], read: Callable[[Shard], Tensor]
 ) -> list[WriteResult]:
     results: list[WriteResult] = []
     with writer.fs.create_stream(writer.fs.concat_path(writer.path, name), "wb") as stream:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from dist_plm.data.loader.batch import Batch
-from dist_plm.models.sharding import Layout
+from dist_plm.models.sharding import ShardSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +77,11 @@ class ParameterState(NamedTuple):
 
     Args:
         tensors: "weight" (the fp32 master where there is one) and the optimizer's tensors under its own names, as in
-            "exp_avg" and "exp_avg_sq"; each shaped like layout.parameter. They may be the engine's own memory: copy
+            "exp_avg" and "exp_avg_sq"; each shaped like shard_spec.parameter. They may be the engine's own memory: copy
             what is to outlive the next parameter.
     """
 
-    layout: Layout
+    shard_spec: ShardSpec
     tensors: dict[str, Tensor]
 
 
@@ -108,9 +108,9 @@ class Engine(Protocol):
         Collective over data ranks: all of them go through to the end."""
         ...
 
-    def load_parameter_states(self, read: Callable[[Layout, str], Tensor]) -> None:
-        """Sets weights, masters and the optimizer's tensors from `read(layout, name)`, which gives fp32 values shaped
-        like layout.parameter for each name of `ParameterState.tensors`. Collective over all ranks."""
+    def load_parameter_states(self, read: Callable[[ShardSpec, str], Tensor]) -> None:
+        """Sets weights, masters and the optimizer's tensors from `read(shard_spec, name)`, which gives fp32 values shaped
+        like shard_spec.parameter for each name of `ParameterState.tensors`. Collective over all ranks."""
         ...
 
     def scalars(self) -> dict[str, Any]:

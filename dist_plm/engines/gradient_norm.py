@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dist_plm.models.sharding import Layout
+from dist_plm.models.sharding import ShardSpec
 from dist_plm.optim.square_sums import sum_squares
 
 #: The functions that PyTorch's own optimizers are made of, which it does not export.
@@ -67,14 +67,14 @@ class ClippedStep:
     a tied weight twice and keeps the norm to itself. A gradient that is not finite is dropped, so that nothing moves.
 
     Args:
-        layouts: of all parameters; a split one is counted on every tensor rank, a copy on none but its owner's.
+        shard_specs: of all parameters; a split one is counted on every tensor rank, a copy on none but its owner's.
         first: whether this is the tensor rank that counts what others hold alike.
         norm: over the ranks that hold parts of one model.
     """
 
-    def __init__(self, layouts: Sequence[Layout], norm: GradientNorm, limit: float, *, first: bool) -> None:
-        self._parameters = [layout.parameter for layout in layouts]
-        self._counted = [p.parameter for p in layouts if (p.split_dim is not None or first) and not p.copy]
+    def __init__(self, shard_specs: Sequence[ShardSpec], norm: GradientNorm, limit: float, *, first: bool) -> None:
+        self._parameters = [shard_spec.parameter for shard_spec in shard_specs]
+        self._counted = [p.parameter for p in shard_specs if (p.split_dim is not None or first) and not p.copy]
         self._norm, self._limit = norm, limit
         self.norm = math.nan
 

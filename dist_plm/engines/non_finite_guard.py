@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dist_plm.core.errors import Diverged
 from dist_plm.distributed.groups import Groups
-from dist_plm.models.sharding import Layout
+from dist_plm.models.sharding import ShardSpec
 
 
 def poisoned_if_not_finite(loss: Tensor) -> Tensor:
@@ -29,8 +29,8 @@ class SkipWatch:
         limit: so many skipped updates in a row end the run.
     """
 
-    def __init__(self, layouts: Sequence[Layout], groups: Groups, limit: int) -> None:
-        self._layouts, self._groups, self._limit = layouts, groups, limit
+    def __init__(self, shard_specs: Sequence[ShardSpec], groups: Groups, limit: int) -> None:
+        self._shard_specs, self._groups, self._limit = shard_specs, groups, limit
         self._in_a_row = 0
         self._seen: str | None = None
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
@@ -55,9 +55,9 @@ class SkipWatch:
             self._watch()
 
     def _watch(self) -> None:
-        for layout in (layout for layout in self._layouts if layout.parameter.requires_grad):
-            names = ", ".join(piece.name for piece in layout.pieces)
-            self._hooks.append(layout.parameter.register_hook(partial(self._look, names)))
+        for shard_spec in (shard_spec for shard_spec in self._shard_specs if shard_spec.parameter.requires_grad):
+            names = ", ".join(shard.name for shard in shard_spec.shards)
+            self._hooks.append(shard_spec.parameter.register_hook(partial(self._look, names)))
 
     def _unwatch(self) -> None:
         for hook in self._hooks:

@@ -1,4 +1,4 @@
-"""From the layouts of the model and the shards of an optimizer to the logical tensors that each shard is made of."""
+"""From the shard specs of the model and the shards of an optimizer to the logical tensors that each shard is made of."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dist_plm.distributed.groups import Groups
-from dist_plm.models.sharding import Layout
+from dist_plm.models.sharding import ShardSpec
 from dist_plm.optim.partition import Partition, Reduction, Segment, Slot
 
 
@@ -28,27 +28,27 @@ class Spans:
     Taken before an engine wraps the model: ZeRO-3 empties the parameters.
     """
 
-    def __init__(self, layouts: Sequence[Layout], groups: Groups) -> None:
+    def __init__(self, shard_specs: Sequence[ShardSpec], groups: Groups) -> None:
         self._groups = groups
         self._slots: list[Slot] = []
         self._tied: list[int] = []
         self._spans: dict[Tensor, list[Segment]] = {}
-        for layout in layouts:
-            self._add(layout)
+        for shard_spec in shard_specs:
+            self._add(shard_spec)
 
-    def _add(self, layout: Layout) -> None:
-        parameter = layout.parameter
-        counted = (layout.split_dim is not None or self._groups.tensor.rank() == 0) and not layout.copy
+    def _add(self, shard_spec: ShardSpec) -> None:
+        parameter = shard_spec.parameter
+        counted = (shard_spec.split_dim is not None or self._groups.tensor.rank() == 0) and not shard_spec.copy
         row = parameter[0].numel() if parameter.dim() > 1 else 1
         spans = self._spans[parameter] = []
-        for piece in layout.pieces:
-            assert piece.size[1:] == tuple(parameter.shape[1:]), f"{piece.name} does not lie in one run of elements"
+        for shard in shard_spec.shards:
+            assert shard.size[1:] == tuple(parameter.shape[1:]), f"{shard.name} does not lie in one run of elements"
             slot = len(self._slots)
-            self._slots.append(Slot(piece.name, counted, piece.shape, piece.start, piece.size))
+            self._slots.append(Slot(shard.name, counted, shard.shape, shard.start, shard.size))
             if getattr(parameter, "shared_embedding", False) and parameter.requires_grad:
                 self._tied.append(slot)
-            if piece.numel:
-                spans.append(Segment(piece.local_start[0] * row, piece.numel, slot))
+            if shard.numel:
+                spans.append(Segment(shard.local_start[0] * row, shard.numel, slot))
 
     def partition(self, fragments: Iterable[Fragment], *, sharded: bool, device: torch.device) -> Partition:
         """The description that an optimizer of whole layers is bound to.

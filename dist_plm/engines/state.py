@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import ParameterState
 from dist_plm.engines.spans import Fragment
-from dist_plm.models.sharding import Layout, Piece
+from dist_plm.models.sharding import Shard, ShardSpec
 from dist_plm.optim.base import WholeTensorOptimizer, fill_state
 from dist_plm.spec.optimizers import OptimConfig
 
@@ -39,7 +39,7 @@ class EngineState:
     """Reads and writes the state behind an engine; see engines.base.Engine.
 
     Args:
-        shapes: of the parameters of `layouts`, as they were before ZeRO-3 emptied them.
+        shapes: of the parameters of `shard_specs`, as they were before ZeRO-3 emptied them.
         fragments: what the inner optimizer updates on this rank, and where it stands in its tensors; of what is frozen, where
             the weights themselves are.
         tensors: all that the inner optimizer updates; DeepSpeed has its flat ones outside of the parameter groups.
@@ -52,7 +52,7 @@ class EngineState:
 
     def __init__(
         self,
-        layouts: Sequence[Layout],
+        shard_specs: Sequence[ShardSpec],
         shapes: Sequence[torch.Size],
         fragments: Sequence[Fragment],
         optim: OptimConfig,
@@ -67,7 +67,7 @@ class EngineState:
         refresh: Callable[[], None] = lambda: None,
         reach: Reach | None = None,
     ) -> None:
-        self._layouts, self._shapes, self._tensors = layouts, shapes, tensors
+        self._shard_specs, self._shapes, self._tensors = shard_specs, shapes, tensors
         self._optim, self._inner = optim, inner
         several = groups.data_context.size() > 1
         self._groups, self._sharded, self._sharded_weights = groups, sharded and several, sharded_weights and several
@@ -78,14 +78,14 @@ class EngineState:
 
     def parameter_states(self) -> Iterator[ParameterState]:
         self._fill()
-        for layout, shape in zip(self._layouts, self._shapes, strict=True):
-            yield ParameterState(layout, self._joined(layout, shape))
+        for shard_spec, shape in zip(self._shard_specs, self._shapes, strict=True):
+            yield ParameterState(shard_spec, self._joined(shard_spec, shape))
         self._release()
         yield from self._shared()
 
-    def _joined(self, layout: Layout, shape: torch.Size) -> dict[str, Tensor]:
-        names, held = self._names(layout, shape), self._held.get(layout.parameter, [])
-        if not (self._sharded if layout.parameter.requires_grad else self._sharded_weights):
+    def _joined(self, shard_spec: ShardSpec, shape: torch.Size) -> dict[str, Tensor]:
+        names, held = self._names(shard_spec, shape), self._held.get(shard_spec.parameter, [])
+        if not (self._sharded if shard_spec.parameter.requires_grad else self._sharded_weights):
             (whole,) = held
             return {name: self._view(whole, name).float().view(shape) for name in names}
         joined = torch.zeros(len(names), shape.numel(), device=self._groups.device.torch_device)
@@ -97,23 +97,23 @@ class EngineState:
         return {name: row.view(shape) for name, row in zip(names, joined, strict=True)}
 
     @torch.no_grad()
-    def load(self, read: Callable[[Layout, str], Tensor]) -> None:
+    def load(self, read: Callable[[ShardSpec, str], Tensor]) -> None:
         self._fill()
-        for layout, shape in zip(self._layouts, self._shapes, strict=True):
-            held = self._held.get(layout.parameter, [])
-            for name in self._names(layout, shape):
+        for shard_spec, shape in zip(self._shard_specs, self._shapes, strict=True):
+            held = self._held.get(shard_spec.parameter, [])
+            for name in self._names(shard_spec, shape):
                 set_weight = self._set_weight if name == "weight" else None
                 if not held and set_weight is None:
                     continue
-                values = read(layout, name)
+                values = read(shard_spec, name)
                 for fragment in held:
-                    piece = values.reshape(-1)[fragment.start : fragment.start + fragment.length]
-                    self._view(fragment, name).copy_(piece)
+                    shard = values.reshape(-1)[fragment.start : fragment.start + fragment.length]
+                    self._view(fragment, name).copy_(shard)
                 if set_weight is not None:
-                    set_weight(layout.parameter, values)
-        for layout, tensors in self._shared():
+                    set_weight(shard_spec.parameter, values)
+        for shard_spec, tensors in self._shared():
             for name, tensor in tensors.items():
-                tensor.copy_(read(layout, name))
+                tensor.copy_(read(shard_spec, name))
         self._release()
         self._refresh()
 
@@ -132,10 +132,10 @@ class EngineState:
         if self._scaler is not None and scalars.get("loss_scale") is not None:
             self._scaler.load(scalars)
 
-    def _names(self, layout: Layout, shape: torch.Size) -> tuple[str, ...]:
-        if not layout.parameter.requires_grad:
+    def _names(self, shard_spec: ShardSpec, shape: torch.Size) -> tuple[str, ...]:
+        if not shard_spec.parameter.requires_grad:
             return ("weight",)
-        return "weight", *self._optim.element_moments(layout.pieces[0].name, tuple(shape))
+        return "weight", *self._optim.element_moments(shard_spec.shards[0].name, tuple(shape))
 
     def _release(self) -> None:
         if self._reach is not None:
@@ -151,12 +151,12 @@ class EngineState:
         """Moments that are logical vectors of their own, which each rank with a part of the tensor holds whole."""
         if not isinstance(self._inner, WholeTensorOptimizer):
             return
-        slots = ((layout, piece) for layout in self._layouts for piece in layout.pieces)
-        for slot, (layout, piece) in enumerate(slots):
-            if not layout.parameter.requires_grad:
+        slots = ((shard_spec, shard) for shard_spec in self._shard_specs for shard in shard_spec.shards)
+        for slot, (shard_spec, shard) in enumerate(slots):
+            if not shard_spec.parameter.requires_grad:
                 continue
             for name, vector in self._inner.shared_moments(slot).items():
-                yield ParameterState(_vector(piece.name, vector, copy=layout.copy), {name: vector})
+                yield ParameterState(_vector(shard.name, vector, copy=shard_spec.copy), {name: vector})
 
     def _fill(self) -> None:
         """Before the first step there is a state to save and to load into as well."""
@@ -171,7 +171,7 @@ class Stateful:
     def parameter_states(self) -> Iterator[ParameterState]:
         return self._state.parameter_states()
 
-    def load_parameter_states(self, read: Callable[[Layout, str], Tensor]) -> None:
+    def load_parameter_states(self, read: Callable[[ShardSpec, str], Tensor]) -> None:
         self._state.load(read)
 
     def scalars(self) -> dict[str, Any]:
@@ -181,8 +181,8 @@ class Stateful:
         self._state.load_scalars(scalars)
 
 
-def _vector(name: str, values: Tensor, *, copy: bool) -> Layout:
-    """The layout of a logical vector that every tensor rank holds whole."""
+def _vector(name: str, values: Tensor, *, copy: bool) -> ShardSpec:
+    """The shard spec of a logical vector that every tensor rank holds whole."""
     size = (values.numel(),)
     stand_in = nn.Parameter(torch.empty(size, device="meta"), requires_grad=False)
-    return Layout(stand_in, (Piece(name, size, (0,), (0,), size),), None, copy)
+    return ShardSpec(stand_in, (Shard(name, size, (0,), (0,), size),), None, copy)

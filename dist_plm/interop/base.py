@@ -13,7 +13,7 @@ from dist_plm.checkpoint.fragments import checkpoint_name
 from dist_plm.core.errors import CheckpointError
 from dist_plm.interop.megatron.arguments import meant_otherwise
 from dist_plm.interop.megatron.names import Meaning, Sizes, logical_shapes, logical_tensors, meaning_of
-from dist_plm.models.sharding import Piece
+from dist_plm.models.sharding import Shard
 
 
 class ForeignCheckpoint(Protocol):
@@ -78,7 +78,7 @@ class Translated:
         self._last: tuple[str, str] | None = None
         self._taken: dict[str, Tensor] = {}
 
-    def read(self, box: Piece) -> Tensor:
+    def read(self, box: Shard) -> Tensor:
         """The values of a box of the tensor box.name, one of `shapes`."""
         state, stored, name = self._sources[box.name]
         if self._last != (state, stored.name):

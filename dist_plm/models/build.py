@@ -13,7 +13,7 @@ from dist_plm.models.encoder_decoder import EncoderDecoder
 from dist_plm.models.gpt import CausalLanguageModel
 from dist_plm.models.init import initialize
 from dist_plm.models.model_context import ModelContext
-from dist_plm.models.sharding import Layout, describe
+from dist_plm.models.sharding import ShardSpec, describe
 from dist_plm.spec.pipeline import layers_of_chunk
 from dist_plm.spec.rules.finalize import padded_vocab_size
 from dist_plm.spec.schema import ModelConfig, ParallelConfig, PrecisionConfig
@@ -31,8 +31,8 @@ def build_model(
     *,
     seed: int,
     frozen: Collection[str] = (),
-) -> tuple[list[ModelChunk], list[Layout]]:
-    """Builds the initialised chunks that this rank holds, in the order it runs them, and the layout of their parameters.
+) -> tuple[list[ModelChunk], list[ShardSpec]]:
+    """Builds the initialised chunks that this rank holds, in the order it runs them, and the shard spec of their parameters.
 
     Args:
         model: finalised.
@@ -41,15 +41,15 @@ def build_model(
     """
     shared, count = model_context_of(model, parallel, precision, groups, device, seed=seed), parallel.virtual_pipeline
     chunks = [build_chunk(shared, chunk, count) for chunk in range(count)]
-    layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
-    initialize(layouts, model, seed)
-    for layout in layouts:
-        layout.parameter.requires_grad_(not any(piece.name in frozen for piece in layout.pieces))
-    return chunks, layouts
+    shard_specs = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
+    initialize(shard_specs, model, seed)
+    for shard_spec in shard_specs:
+        shard_spec.parameter.requires_grad_(not any(shard.name in frozen for shard in shard_spec.shards))
+    return chunks, shard_specs
 
 
-def whole_layouts(model: ModelConfig) -> list[Layout]:
-    """Builds the layouts of a whole finalised model, with no memory for its weights and without process groups."""
+def whole_shard_specs(model: ModelConfig) -> list[ShardSpec]:
+    """Builds the shard specs of a whole finalised model, with no memory for its weights and without process groups."""
     # Linear layers in 8 bits need a GPU; their weights are the same.
     single, precision = ParallelConfig(data=1), PrecisionConfig(name="fp32")
     nowhere = torch.device("meta")

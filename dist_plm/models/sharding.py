@@ -1,7 +1,7 @@
 """Where each number of a rank's parameters stands in the whole model.
 
 A parameter as the engine holds it may be a slice (tensor parallel), a fusion (query, key and value in one matrix), padded
-(vocabulary) or a copy (tied embeddings on the last pipeline stage). Its layout says so as pieces of logical tensors with
+(vocabulary) or a copy (tied embeddings on the last pipeline stage). Its shard spec says so as shards of logical tensors with
 canonical names, which know nothing of the process grid. Initialisation, checkpoints, conversion and layer-wise optimizers
 all read this one description.
 """
@@ -25,7 +25,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Shard:
     """A box of a logical tensor that a rank holds.
 
     Args:
@@ -56,7 +56,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ShardSpec:
     """One parameter of a rank.
 
     Args:
@@ -65,7 +65,7 @@ class Layout:
     """
 
     parameter: nn.Parameter
-    pieces: tuple[Piece, ...]
+    shards: tuple[Shard, ...]
     split_dim: int | None
     copy: bool
 
@@ -87,27 +87,27 @@ def split_over_tensor_ranks(parameter: nn.Parameter, dim: int, parts: Sequence[P
         setattr(parameter, name, value)
 
 
-def describe(chunks: Iterable[nn.Module], tensor_rank: int, tensor_size: int) -> list[Layout]:
-    """The layouts of all parameters of a rank's model chunks, in the order of `named_parameters`."""
-    return [layout for chunk in chunks for layout in _of_module(chunk, tensor_rank, tensor_size)]
+def describe(chunks: Iterable[nn.Module], tensor_rank: int, tensor_size: int) -> list[ShardSpec]:
+    """The shard specs of all parameters of a rank's model chunks, in the order of `named_parameters`."""
+    return [shard_spec for chunk in chunks for shard_spec in _of_module(chunk, tensor_rank, tensor_size)]
 
 
-def _of_module(chunk: nn.Module, rank: int, size: int) -> Iterator[Layout]:
+def _of_module(chunk: nn.Module, rank: int, size: int) -> Iterator[ShardSpec]:
     for name, parameter in chunk.named_parameters():
         split = bool(getattr(parameter, "tensor_model_parallel", False))
         dim = getattr(parameter, "partition_dim", None) if split else None
         name = getattr(parameter, "canonical_name", name)
-        pieces = tuple(_pieces(name, parameter, dim, rank, size))
-        yield Layout(parameter, pieces, dim, bool(getattr(parameter, "shared", False)))
+        shards = tuple(_shards(name, parameter, dim, rank, size))
+        yield ShardSpec(parameter, shards, dim, bool(getattr(parameter, "shared", False)))
 
 
-def _pieces(name: str, parameter: nn.Parameter, dim: int | None, rank: int, size: int) -> Iterator[Piece]:
+def _shards(name: str, parameter: nn.Parameter, dim: int | None, rank: int, size: int) -> Iterator[Shard]:
     rest = tuple(parameter.shape[1:])
     parts: Sequence[Part] = getattr(parameter, "parts", ())
     if not parts or dim is None:
         shape = tuple(n * size if i == dim else n for i, n in enumerate(parameter.shape))
         start = tuple(n * rank if i == dim else 0 for i, n in enumerate(parameter.shape))
-        yield Piece(name, shape, start, (0,) * len(shape), tuple(parameter.shape))
+        yield Shard(name, shape, start, (0,) * len(shape), tuple(parameter.shape))
         return
     offset = 0
     for part in parts:
@@ -116,7 +116,7 @@ def _pieces(name: str, parameter: nn.Parameter, dim: int | None, rank: int, size
         rows = max(0, min(real - rank * held, held))
         first = min(rank * held, real)
         zeros = (0,) * len(rest)
-        yield Piece(_renamed(name, part), (real, *rest), (first, *zeros), (offset, *zeros), (rows, *rest))
+        yield Shard(_renamed(name, part), (real, *rest), (first, *zeros), (offset, *zeros), (rows, *rest))
         offset += held
 
 

@@ -2,7 +2,7 @@
 
 Engines hand an optimizer shards that cut through parameters, fuse them and pad them. An optimizer that treats each layer
 as a whole (LAMB) needs sums over logical tensors, which may lie in several places of several ranks. Engines fill this
-description from the layouts of the model; optimizers know nothing else of the process grid.
+description from the shard specs of the model; optimizers know nothing else of the process grid.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -41,7 +41,7 @@ from dist_plm.engines.base import Engine
 from dist_plm.engines.build import build_engine
 from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.models.build import build_model
-from dist_plm.models.sharding import Layout
+from dist_plm.models.sharding import ShardSpec
 from dist_plm.monitor.logs import setup_logging
 from dist_plm.monitor.progress import say
 from dist_plm.optim.schedules import learning_rate
@@ -176,7 +176,7 @@ def _run(config: TrainingConfig, start: Start, device: Device, groups: Groups, d
     storage = open_storage(checkpoints_of(config.run, config.checkpoint))
     storage.guard, storage.mark = fence.check, f".{fence.run}.{fence.start}"
     on_first(groups.world, lambda: claim(storage, start.owner))
-    model, layouts = build_model(
+    model, shard_specs = build_model(
         config.model,
         config.parallel,
         config.precision,
@@ -190,7 +190,7 @@ def _run(config: TrainingConfig, start: Start, device: Device, groups: Groups, d
     on_first(groups.world, storage.clean)
     stream = stream_of(config.data, config.objective, config.train, data.samples["train"])
     found, begun = find_own_or_named(config.train.resume, storage, groups.world, verify=config.checkpoint.verify)
-    position = _position(config, found, stream, storage, engine, layouts, groups.world)
+    position = _position(config, found, stream, storage, engine, shard_specs, groups.world)
     position.begun_as = begun
     peak = measure_peak_tflops(config.precision.name, config.cluster.peak_tflops, groups)
     recorder = open_records(config, start, position, found, peak, groups)
@@ -251,28 +251,28 @@ def _position(
     stream: Mapping[str, Any],
     storage: Storage,
     engine: Engine,
-    layouts: Sequence[Layout],
+    shard_specs: Sequence[ShardSpec],
     group: dist.ProcessGroup,
 ) -> Position:
     """Puts the engine into the state that the run goes on from or begins with. Collective."""
     model, train, store = config.model, config.train, tokenizer_store(config.data)
     if found is not None:
         if found.is_weights_only:
-            begin_with(of_checkpoint(found), model, store, engine, layouts, group, seed=train.seed)
+            begin_with(of_checkpoint(found), model, store, engine, shard_specs, group, seed=train.seed)
             position = Position(history=[{"step": 0, "changes": [f"begun with the weights of {found.where}"]}])
         else:
             history = check_stream(found, model, config.objective, stream, allow_change=config.data.allow_change)
-            position = restore(found, history, engine, layouts, group)
+            position = restore(found, history, engine, shard_specs, group)
             for change in changed_settings(found, encode(config)):
                 log.info("changed since the checkpoint: %s", change)
         if found.storage.url == storage.url:
             position.saved_step = position.step
         return position
     if model.init_from is not None:
-        begin_with(open_initial(model.init_from, group), model, store, engine, layouts, group, seed=train.seed)
+        begin_with(open_initial(model.init_from, group), model, store, engine, shard_specs, group, seed=train.seed)
     elif train.init_from is not None:
         verify = config.checkpoint.verify
-        return begin_from(train.init_from, train.init_optimizer, storage, engine, layouts, group, verify=verify)
+        return begin_from(train.init_from, train.init_optimizer, storage, engine, shard_specs, group, verify=verify)
     return Position()
 
 

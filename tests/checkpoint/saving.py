@@ -21,7 +21,7 @@ from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.engines.base import Engine
-from dist_plm.models.sharding import Layout
+from dist_plm.models.sharding import ShardSpec
 from dist_plm.spec.schema import PretrainConfig
 from tests.parts import engine_of as engine_over
 from tests.parts import model_of
@@ -38,13 +38,13 @@ class Outcome:
     states: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]
 
 
-def engine_of(world: World, config: PretrainConfig) -> tuple[Groups, Engine, list[Layout]]:
+def engine_of(world: World, config: PretrainConfig) -> tuple[Groups, Engine, list[ShardSpec]]:
     groups = build_groups(
         grid_of(config), world.device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=LONG
     )
-    model, layouts = model_of(config, groups, world.device.torch_device)
+    model, shard_specs = model_of(config, groups, world.device.torch_device)
     losses = losses_of(config)
-    return groups, engine_over(config, groups, world.device.torch_device, model, losses), layouts
+    return groups, engine_over(config, groups, world.device.torch_device, model, losses), shard_specs
 
 
 def writer_for(directory: Path, groups: Groups, **changes: Any) -> CheckpointWriter:
@@ -69,11 +69,11 @@ def steps(engine: Engine, config: PretrainConfig, groups: Groups, first: int, la
 
 def pieces(engine: Engine) -> dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]:
     held: dict[str, list] = {}
-    for layout, tensors in engine.parameter_states():
+    for shard_spec, tensors in engine.parameter_states():
         for state, tensor in tensors.items():
-            for piece in layout.pieces:
-                held.setdefault(f"{state} {piece.name}", []).append(
-                    (piece.start, piece.shape, piece.local(tensor).clone())
+            for shard in shard_spec.shards:
+                held.setdefault(f"{state} {shard.name}", []).append(
+                    (shard.start, shard.shape, shard.local(tensor).clone())
                 )
     return held
 
@@ -89,10 +89,10 @@ def save_case(world: World, config: PretrainConfig, directory: Path, at: int) ->
 
 def load_case(world: World, config: PretrainConfig, directory: Path) -> Outcome:
     """Opens the newest checkpoint and goes on to the end."""
-    groups, engine, layouts = engine_of(world, config)
+    groups, engine, shard_specs = engine_of(world, config)
     found = find("auto", LocalStorage(directory), groups.world)
     assert found is not None
-    found.check_model(layouts, groups.world)
+    found.check_model(shard_specs, groups.world)
     engine.load_parameter_states(found.read)
     engine.load_scalars(found.manifest.engine)
     held = pieces(engine)

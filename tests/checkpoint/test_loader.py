@@ -162,10 +162,10 @@ def test_where_to_resume_from(ranks, directory, tmp_path):
 
 
 def load_into_another(world, directory, config):
-    groups, engine, layouts = engine_of(world, config)
+    groups, engine, shard_specs = engine_of(world, config)
     found = find("auto", LocalStorage(directory), groups.world)
     try:
-        found.check_model(layouts, groups.world)
+        found.check_model(shard_specs, groups.world)
         engine.load_parameter_states(found.read)
     except CheckpointError as error:
         return str(error)
@@ -188,7 +188,7 @@ def test_another_model_is_refused_on_every_rank(ranks, directory, changes, words
 
 def save_weights_alone(world, directory, config):
     groups, engine, _ = engine_of(world, config)
-    states = ((layout, {"weight": tensors["weight"]}) for layout, tensors in engine.parameter_states())
+    states = ((shard_spec, {"weight": tensors["weight"]}) for shard_spec, tensors in engine.parameter_states())
     writer_for(directory, groups).save(states, manifest_of(0, engine))
 
 

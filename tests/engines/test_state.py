@@ -49,10 +49,10 @@ def save_and_load(world: World, config) -> None:
     rates = learning_rates(config)
 
     def engine_of(changed: int) -> Engine:
-        model, layouts = parts.model_of(config, groups, world.device.torch_device)
+        model, shard_specs = parts.model_of(config, groups, world.device.torch_device)
         with torch.no_grad():
-            for layout in layouts:
-                layout.parameter.mul_(1 + changed)
+            for shard_spec in shard_specs:
+                shard_spec.parameter.mul_(1 + changed)
         return parts.engine_of(
             config, groups, world.device.torch_device, model, build_objective(config.objective).losses
         )
@@ -68,8 +68,8 @@ def save_and_load(world: World, config) -> None:
     assert set(saved[0]) == of_matrices
     for tensors in saved:
         assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
-    places = {(s.layout.pieces, name): i for i, s in enumerate(first.parameter_states()) for name in s.tensors}
-    second.load_parameter_states(lambda layout, name: saved[places[layout.pieces, name]][name])
+    places = {(s.shard_spec.shards, name): i for i, s in enumerate(first.parameter_states()) for name in s.tensors}
+    second.load_parameter_states(lambda shard_spec, name: saved[places[shard_spec.shards, name]][name])
     second.load_scalars(scalars)
     assert second.scalars() == scalars
     for mine, theirs in zip(whole_states(second), saved, strict=True):

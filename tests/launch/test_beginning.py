@@ -16,7 +16,7 @@ from dist_plm.cli.app import front, load
 from dist_plm.cli.commands.submit import execute as submit
 from dist_plm.cluster.check import check_run
 from dist_plm.core.errors import EXIT_REFUSED
-from dist_plm.models.build import whole_layouts
+from dist_plm.models.build import whole_shard_specs
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.train.data import open_data
 from dist_plm.train.startup.resume import stream_of
@@ -40,14 +40,14 @@ def save(directory: Path, store: Path, *steps: int, weights_only: bool = False, 
     """A run whose checkpoints hold the model of OWN, and were made over `store`; they say nothing of one fact of it."""
     config, _ = load(PretrainConfig, "pretrain", [*OWN, f"data.path={store}"])
     config = check_run(config, 1, with_data=True)
-    shapes = names_held(whole_layouts(config.model), ["weight"])
+    shapes = names_held(whole_shard_specs(config.model), ["weight"])
     samples = open_data(config.data, config.objective, config.train, config.model).samples
     stream = stream_of(config.data, config.objective, config.train, samples["train"])
     stream.pop(without, None)
     manifest = Manifest(step=0, samples_seen=0, engine={} if weights_only else {"optimizer_steps": 1}, stream=stream)
     storage = LocalStorage(directory / "checkpoints")
     for step in steps:
-        write_checkpoint(storage, replace(manifest, step=step), shapes, lambda piece: torch.zeros(piece.size))
+        write_checkpoint(storage, replace(manifest, step=step), shapes, lambda shard: torch.zeros(shard.size))
     return directory
 
 
@@ -65,7 +65,7 @@ def saved(tmp_path_factory, store):
 def check(capsys, store, tmp_path, monkeypatch):
     """Exit code and message of --check, which neither reads values nor makes anything."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(TensorReader, "read_pieces", None)
+    monkeypatch.setattr(TensorReader, "read_shards", None)
 
     def run(*arguments: str) -> tuple[int, str]:
         before = sorted(tmp_path.rglob("*"))

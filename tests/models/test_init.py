@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dist_plm.models.init import initialize
-from dist_plm.models.sharding import Layout, Piece
+from dist_plm.models.sharding import Shard, ShardSpec
 from tests.ranks.training import configure
 
 MODEL = configure(1).model
@@ -12,8 +12,8 @@ def draw(
     name: str, shape: tuple[int, ...], start: tuple[int, ...], size: tuple[int, ...], seed: int = 3
 ) -> torch.Tensor:
     parameter = torch.nn.Parameter(torch.full(size, torch.nan))
-    piece = Piece(name, shape, start, (0,) * len(shape), size)
-    initialize([Layout(parameter, (piece,), None, False)], MODEL, seed)
+    shard = Shard(name, shape, start, (0,) * len(shape), size)
+    initialize([ShardSpec(parameter, (shard,), None, False)], MODEL, seed)
     return parameter.detach()
 
 

@@ -28,33 +28,33 @@ def test_pieces_of_all_ranks_tile_every_part_once(tensor_size, units, padding):
     rows = sum(part.rows for part in parts)
     seen = {part.name: torch.zeros(part.rows - part.padding, 3) for part in parts}
     for rank in range(tensor_size):
-        layout = describe([Holder(rows, 3, 0, tuple(parts), tensor_size)], rank, tensor_size)[0]
-        held = torch.zeros_like(layout.parameter)
-        for piece in layout.pieces:
-            seen[piece.name.split(".")[0]][
-                tuple(slice(a, a + n) for a, n in zip(piece.start, piece.size, strict=True))
+        shard_spec = describe([Holder(rows, 3, 0, tuple(parts), tensor_size)], rank, tensor_size)[0]
+        held = torch.zeros_like(shard_spec.parameter)
+        for shard in shard_spec.shards:
+            seen[shard.name.split(".")[0]][
+                tuple(slice(a, a + n) for a, n in zip(shard.start, shard.size, strict=True))
             ] += 1
-            assert piece.shape == seen[piece.name.split(".")[0]].shape
-            piece.local(held).add_(1)
-        assert held.max() <= 1, "two pieces overlap in the parameter"
-        assert held.numel() - held.sum() == (held.shape[0] * 3 - sum(p.numel for p in layout.pieces))
+            assert shard.shape == seen[shard.name.split(".")[0]].shape
+            shard.local(held).add_(1)
+        assert held.max() <= 1, "two shards overlap in the parameter"
+        assert held.numel() - held.sum() == (held.shape[0] * 3 - sum(p.numel for p in shard_spec.shards))
     assert all(bool((count == 1).all()) for count in seen.values())
 
 
 def test_rows_columns_and_replicas():
-    layouts = describe([Holder(8, 6, 1, (), 2)], 1, 2)
-    fused, weight, bias = layouts
+    shard_specs = describe([Holder(8, 6, 1, (), 2)], 1, 2)
+    fused, weight, bias = shard_specs
     assert fused.split_dim == 1
-    assert fused.pieces[0].name == "fused.weight"
-    assert fused.pieces[0].shape == (8, 6)
-    assert fused.pieces[0].start == (0, 3)
-    assert fused.pieces[0].size == (8, 3)
+    assert fused.shards[0].name == "fused.weight"
+    assert fused.shards[0].shape == (8, 6)
+    assert fused.shards[0].start == (0, 3)
+    assert fused.shards[0].size == (8, 3)
     assert weight.split_dim is None
-    assert weight.pieces[0].shape == weight.pieces[0].size == (6,)
-    assert bias.pieces[0].name == "norm.bias"
+    assert weight.shards[0].shape == weight.shards[0].size == (6,)
+    assert bias.shards[0].name == "norm.bias"
 
 
 def test_parts_rename_the_module():
-    layout = describe([Holder(6, 2, 0, (Part("query", 4), Part("key", 2)), 1)], 0, 1)[0]
-    assert [piece.name for piece in layout.pieces] == ["query.weight", "key.weight"]
-    assert layout.pieces[1].local_start == (4, 0)
+    shard_spec = describe([Holder(6, 2, 0, (Part("query", 4), Part("key", 2)), 1)], 0, 1)[0]
+    assert [shard.name for shard in shard_spec.shards] == ["query.weight", "key.weight"]
+    assert shard_spec.shards[1].local_start == (4, 0)

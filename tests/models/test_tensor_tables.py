@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from dist_plm.interop.hf.registry import hf_model
-from dist_plm.models.build import whole_layouts
+from dist_plm.models.build import whole_shard_specs
 from dist_plm.spec.families import FAMILIES
 from dist_plm.spec.families.tensors import shapes_of, tensors_of
 from dist_plm.spec.objectives import objectives_of
@@ -52,7 +52,11 @@ def config_of(family: str, changes: dict, kind: tuple = ("layernorm", "pre", Tru
 def test_names_shapes_and_splits_are_the_networks(family):
     for changes, kind in itertools.product((FULL[family], BARE[family]), KINDS):
         config = config_of(family, changes, kind)
-        built = {p.name: (p.shape, layout.split_dim) for layout in whole_layouts(config.model) for p in layout.pieces}
+        built = {
+            p.name: (p.shape, shard_spec.split_dim)
+            for shard_spec in whole_shard_specs(config.model)
+            for p in shard_spec.shards
+        }
         assert {one.name: (one.shape, one.split) for one in tensors_of(config.model)} == built, (changes, kind)
 
 
@@ -71,7 +75,11 @@ def test_those_of_a_task_are_the_networks(family, head):
             config_of(family, {**changes, "pair_head": None} if "pair_head" in changes else changes), head
         )
         config = replace(config, model=replace(config.model, tied_embeddings=tied))
-        built = {p.name: (p.shape, layout.split_dim) for layout in whole_layouts(config.model) for p in layout.pieces}
+        built = {
+            p.name: (p.shape, shard_spec.split_dim)
+            for shard_spec in whole_shard_specs(config.model)
+            for p in shard_spec.shards
+        }
         table = tensors_of(config.model)
         assert {one.name: (one.shape, one.split) for one in table} == built, changes
         assert not any(one.multiplies == "predicted" for one in table)

@@ -14,9 +14,9 @@ from tests.ranks.training import Outcome, build, configure, learning_rates, rank
 def pieces_of(engine: Engine) -> dict[str, list]:
     held: dict[str, list] = {}
     for state in engine.parameter_states():
-        for piece in state.layout.pieces if "weight" in state.tensors else ():
-            values = piece.local(state.tensors["weight"]).clone()
-            held.setdefault(piece.name, []).append((piece.start, piece.shape, values))
+        for shard in state.shard_spec.shards if "weight" in state.tensors else ():
+            values = shard.local(state.tensors["weight"]).clone()
+            held.setdefault(shard.name, []).append((shard.start, shard.shape, values))
     return held
 
 

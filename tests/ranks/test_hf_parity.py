@@ -26,20 +26,20 @@ def make_batch(config):
     return batch_of(config, SAMPLES)
 
 
-def load(layouts, weights):
-    for layout in layouts:
-        for piece in layout.pieces:
-            assert piece.shape == tuple(weights[piece.name].shape), piece.name
-            piece.local(layout.parameter.data).copy_(piece.whole(weights[piece.name]))
+def load(shard_specs, weights):
+    for shard_spec in shard_specs:
+        for shard in shard_spec.shards:
+            assert shard.shape == tuple(weights[shard.name].shape), shard.name
+            shard.local(shard_spec.parameter.data).copy_(shard.whole(weights[shard.name]))
 
 
 def score(world: World, config, weights, batch):
     """Sums of each array's losses, the gradient of their means' sum by name, the logits of all positions, the names of all
     parameters, and the tokens that were embedded."""
     groups = build_groups(grid_of(config), world.device, timeout=LONG)
-    (chunk,), layouts = model_of(config, groups, world.device.torch_device)
-    names = {piece.name for layout in layouts for piece in layout.pieces}
-    load(layouts, weights)
+    (chunk,), shard_specs = model_of(config, groups, world.device.torch_device)
+    names = {shard.name for shard_spec in shard_specs for shard in shard_spec.shards}
+    load(shard_specs, weights)
     chunk.eval()
     read = []
     hook = chunk.embedding.register_forward_hook(lambda module, inputs, output: read.append(inputs[0]))
@@ -47,10 +47,10 @@ def score(world: World, config, weights, batch):
     hook.remove()
     sum(term.loss / (batch[name] >= 0).sum() for name, term in scores.items()).backward()
     gradients = {}
-    for layout in layouts:
-        layout.parameter.data = layout.parameter.grad
-        gradients |= {name: pieces[0][2] for name, pieces in pieces_of([layout]).items()}
-    load(layouts, weights)
+    for shard_spec in shard_specs:
+        shard_spec.parameter.data = shard_spec.parameter.grad
+        gradients |= {name: pieces[0][2] for name, pieces in pieces_of([shard_spec]).items()}
+    load(shard_specs, weights)
     seen = []
     record_logits(chunk.output, seen.append)
     with torch.no_grad():
@@ -135,8 +135,8 @@ def test_losses_gradients_and_logits(ranks, name, grid):
 def score_in_stages(world: World, config, weights, batch):
     """Mean losses by name as the engine evaluates them, and the logits of all positions on the last stage."""
     groups = build_groups(grid_of(config), world.device, timeout=LONG)
-    model, layouts = model_of(config, groups, world.device.torch_device)
-    load(layouts, weights)
+    model, shard_specs = model_of(config, groups, world.device.torch_device)
+    load(shard_specs, weights)
     engine = engine_of(config, groups, world.device.torch_device, model, losses_of(config))
     means = {name: term.mean for name, term in engine.eval_step([batch]).items()}
     seen = []

@@ -64,8 +64,8 @@ def hold_case(world: World, config) -> Held:
     engine, groups = build(world, config)
     state = engine._state
     state._fill()
-    layouts = state._layouts
-    weights = sum(getattr(one.parameter, "ds_tensor", one.parameter).numel() for one in layouts)
+    shard_specs = state._shard_specs
+    weights = sum(getattr(one.parameter, "ds_tensor", one.parameter).numel() for one in shard_specs)
     fragments = [one for held in state._held.values() for one in held]
     masters = sum(4 * one.length for one in fragments if storage(one.tensor) != storage(one.parameter))
     moments = 0
@@ -74,9 +74,9 @@ def hold_case(world: World, config) -> Held:
         names = [name for name, values in kept.items() if name != "step" and values.numel() == one.tensor.numel()]
         moments += sum(one.length * kept[name].element_size() for name in names)
     if hasattr(state._inner, "shared_moments"):
-        count = sum(len(one.pieces) for one in layouts)
+        count = sum(len(one.shards) for one in shard_specs)
         moments += sum(4 * v.numel() for slot in range(count) for v in state._inner.shared_moments(slot).values())
-    return Held(groups.coordinates.pipeline, weights * layouts[0].parameter.element_size(), masters, moments)
+    return Held(groups.coordinates.pipeline, weights * shard_specs[0].parameter.element_size(), masters, moments)
 
 
 def storage(tensor) -> int:

@@ -63,9 +63,9 @@ def inject(world: World, config, bad_steps: dict[int, float], steps: int, name: 
 
     armed = bool(engine._watch._hooks)
     engine._watch._unwatch()  # hooks run in the order they were made: the poison comes first
-    for layout in engine._watch._layouts:
-        if layout.pieces[0].name == name and groups.coordinates.data == 0 and groups.coordinates.tensor == 0:
-            layout.parameter.register_hook(poison)
+    for shard_spec in engine._watch._shard_specs:
+        if shard_spec.shards[0].name == name and groups.coordinates.data == 0 and groups.coordinates.tensor == 0:
+            shard_spec.parameter.register_hook(poison)
     if armed:
         engine._watch._watch()
     told = []
@@ -189,9 +189,9 @@ def summed(world: World, config, name: str = "layers.3.mlp.down.weight") -> floa
     """By how much a weight moves by plain descent at a rate of 2, where one rank's gradient is 1 and the other's 2^-9."""
     engine, groups = build(world, config)
     share = (1.0, 2.0**-9)[groups.coordinates.data]
-    (layout,) = [layout for layout in engine._watch._layouts if layout.pieces[0].name == name]
-    layout.parameter.register_hook(lambda gradient: torch.full_like(gradient, share))
-    place = [one.parameter is layout.parameter for one in engine._watch._layouts].index(True)
+    (shard_spec,) = [shard_spec for shard_spec in engine._watch._shard_specs if shard_spec.shards[0].name == name]
+    shard_spec.parameter.register_hook(lambda gradient: torch.full_like(gradient, share))
+    place = [one.parameter is shard_spec.parameter for one in engine._watch._shard_specs].index(True)
     before = weights_of(engine)[place]
     engine.train_step(rank_batches(config, groups, 0), 2.0)
     return float((before - weights_of(engine)[place]).double().mean())

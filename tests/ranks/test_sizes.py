@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from dist_plm.config.decode import decode
-from dist_plm.models.build import whole_layouts
+from dist_plm.models.build import whole_shard_specs
 from dist_plm.spec.derived import derive
 from dist_plm.spec.families import FAMILIES
 from dist_plm.spec.families.bert import BertConfig
@@ -73,9 +73,10 @@ def config_of(path: Path) -> PretrainConfig:
 def counts():
     """Numbers of each model by logical tensor."""
     pieces = {
-        path.stem: [p for layout in whole_layouts(config_of(path).model) for p in layout.pieces] for path in FILES
+        path.stem: [p for shard_spec in whole_shard_specs(config_of(path).model) for p in shard_spec.shards]
+        for path in FILES
     }
-    return {name: {piece.name: piece.numel for piece in of_model} for name, of_model in pieces.items()}
+    return {name: {shard.name: shard.numel for shard in of_model} for name, of_model in pieces.items()}
 
 
 def test_models_have_as_many_parameters_as_their_configuration_tells(counts):

@@ -148,17 +148,17 @@ def reference(family: str, task: str):
 def score(world: World, config, weights, batch, task):
     """What is minimised, the outputs by array, and the gradient by name."""
     groups = build_groups(grid_of(config), world.device, timeout=LONG)
-    (chunk,), layouts = model_of(config, groups, world.device.torch_device)
-    assert {piece.name for layout in layouts for piece in layout.pieces} == weights.keys()
-    load(layouts, weights)
+    (chunk,), shard_specs = model_of(config, groups, world.device.torch_device)
+    assert {shard.name for shard_spec in shard_specs for shard in shard_spec.shards} == weights.keys()
+    load(shard_specs, weights)
     chunk.eval()
     scores = chunk(batch)
     terms = TASKS[task].losses.values()
     loss = sum(term.weight * scores[term.over].loss / term.count(batch) for term in terms)
     loss.backward()
-    for layout in layouts:
-        layout.parameter.data = layout.parameter.grad
-    gradients = {name: pieces[0][2] for name, pieces in pieces_of(layouts).items()}
+    for shard_spec in shard_specs:
+        shard_spec.parameter.data = shard_spec.parameter.grad
+    gradients = {name: pieces[0][2] for name, pieces in pieces_of(shard_specs).items()}
     return float(loss.detach()), {name: term.outputs.detach() for name, term in scores.items()}, gradients
 
 

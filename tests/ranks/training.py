@@ -15,7 +15,7 @@ from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.engines.base import Engine
-from dist_plm.models.sharding import Layout
+from dist_plm.models.sharding import ShardSpec
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.build import build_objective
 from dist_plm.optim.schedules import learning_rate
@@ -158,9 +158,9 @@ def train_case(world: World, config: PretrainConfig) -> Outcome:
     """Runs on every rank of a case of the pool."""
     device = world.device
     groups = build_groups(grid_of(config), device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=LONG)
-    model, layouts = model_of(config, groups, device.torch_device)
+    model, shard_specs = model_of(config, groups, device.torch_device)
     engine = engine_of(config, groups, device.torch_device, model, losses_of(config))
-    return trained(engine, groups, config, lambda: pieces_of(layouts))
+    return trained(engine, groups, config, lambda: pieces_of(shard_specs))
 
 
 def trained(engine: Engine, groups: Groups, config: PretrainConfig, pieces: Callable[[], Pieces]) -> Outcome:
@@ -178,12 +178,12 @@ def trained(engine: Engine, groups: Groups, config: PretrainConfig, pieces: Call
     )
 
 
-def pieces_of(layouts: list[Layout]) -> Pieces:
+def pieces_of(shard_specs: list[ShardSpec]) -> Pieces:
     held: dict[str, list] = {}
-    for layout in layouts:
-        for piece in layout.pieces:
-            values = piece.local(layout.parameter.detach()).float().clone()
-            held.setdefault(piece.name, []).append((piece.start, piece.shape, values))
+    for shard_spec in shard_specs:
+        for shard in shard_spec.shards:
+            values = shard.local(shard_spec.parameter.detach()).float().clone()
+            held.setdefault(shard.name, []).append((shard.start, shard.shape, values))
     return held
 
 

@@ -33,7 +33,7 @@ from dist_plm.engines.spans import Spans
 from dist_plm.engines.state import EngineState, Stateful
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.loss_sums import Scores
-from dist_plm.models.sharding import Layout, describe
+from dist_plm.models.sharding import ShardSpec, describe
 from dist_plm.objectives.base import LossTerm
 from dist_plm.optim.base import WholeTensorOptimizer, build_optimizer, set_learning_rate
 from dist_plm.optim.depth import Depths
@@ -66,8 +66,8 @@ class DeepSpeedEngine(Stateful):
         held = [parameter for chunk in chunks for parameter in chunk.parameters() if parameter.requires_grad]
         self._tied = [parameter for parameter in held if getattr(parameter, "shared_embedding", False)]
         self._norm, self._clipped, self._spare = norm, clipped, spare
-        layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
-        self._watch = SkipWatch(layouts, groups, settings.train.max_skipped)
+        shard_specs = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
+        self._watch = SkipWatch(shard_specs, groups, settings.train.max_skipped)
 
     def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
         set_learning_rate(self._inner, lr)
@@ -195,19 +195,19 @@ def build(
     if (keys := on_nvme(settings.engine.own_keys)) and (problem := parts.nvme_problem()):
         raise ConfigError([f"{key} = 'nvme' needs DeepSpeed's async_io: {problem}; or set it to cpu" for key in keys])
     chunks: list[Any] = list(model)
-    layouts = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
-    shapes = [layout.parameter.shape for layout in layouts]
-    spans = Spans(layouts, groups)
+    shard_specs = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
+    shapes = [shard_spec.parameter.shape for shard_spec in shard_specs]
+    spans = Spans(shard_specs, groups)
     module, spare = chunks[0] if len(chunks) == 1 else nn.ModuleList(chunks), None
     if not any(parameter.requires_grad for parameter in module.parameters()):
-        spare = Spare(layouts[0].parameter)
+        spare = Spare(shard_specs[0].parameter)
         module = nn.ModuleList([*chunks, spare])
     inner = build_optimizer(settings.optim, _groups(settings, module))
     theirs = settings_of(settings)
     if settings.engine.zero_stage == 0:
         theirs["gradient_clipping"] = 0.0  # `ClippedStep` does it
-    for layout in layouts:
-        _prepare(layout, groups)
+    for shard_spec in shard_specs:
+        _prepare(shard_spec, groups)
     if groups.rank == 0:
         write_settings(theirs, settings.run_dir)
     engine = parts.initialize(module, inner, theirs, groups)
@@ -215,18 +215,18 @@ def build(
     clipped = None
     if engine.optimizer is inner:
         first = groups.tensor.rank() == 0
-        clipped = ClippedStep(layouts, norm, settings.optim.clip_threshold, first=first)
+        clipped = ClippedStep(shard_specs, norm, settings.optim.clip_threshold, first=first)
         inner.register_step_pre_hook(clipped)
     else:
         parts.measure_by(engine.optimizer, norm)
-    fragments = list(parts.fragments_of(engine.optimizer, [layout.parameter for layout in layouts], groups))
+    fragments = list(parts.fragments_of(engine.optimizer, [shard_spec.parameter for shard_spec in shard_specs], groups))
     sharded = engine.optimizer is not inner
     if isinstance(inner, WholeTensorOptimizer):
         trained = [fragment for fragment in fragments if fragment.parameter.requires_grad]
         inner.bind(spans.partition(trained, sharded=sharded, device=device))
     reach = parts.reach_of(engine.optimizer)
     state = EngineState(
-        layouts,
+        shard_specs,
         shapes,
         fragments,
         settings.optim,
@@ -262,10 +262,10 @@ def _groups(settings: EngineSettings, module: nn.Module) -> list[dict[str, Any]]
     return [cast("dict[str, Any]", group) for group in groups if group["params"]]
 
 
-def _prepare(layout: Layout, groups: Groups) -> None:
+def _prepare(shard_spec: ShardSpec, groups: Groups) -> None:
     """Notes for DeepSpeed and for backward passes that Megatron-core's gradient reduction would see to."""
-    parameter = layout.parameter
-    if layout.copy:
+    parameter = shard_spec.parameter
+    if shard_spec.copy:
         parameter.ds_pipe_replicated = True  # pyright: ignore[reportAttributeAccessIssue]
     if getattr(parameter, "sequence_parallel", False) and parameter.requires_grad:
         # Each tensor rank has seen its slice of the sequence alone.

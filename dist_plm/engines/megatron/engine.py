@@ -26,7 +26,7 @@ from dist_plm.engines.sending import pass_shape, sent_batch
 from dist_plm.engines.state import EngineState, Stateful
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.loss_sums import Scores
-from dist_plm.models.sharding import Layout, describe
+from dist_plm.models.sharding import ShardSpec, describe
 from dist_plm.objectives.base import LossTerm
 from dist_plm.optim.base import set_learning_rate
 
@@ -59,7 +59,7 @@ class MegatronEngine(Stateful):
         groups: Groups,
         device: torch.device,
         chunks: list[DistributedDataParallel],
-        layouts: Sequence[Layout],
+        shard_specs: Sequence[ShardSpec],
         optimizer,
         state: EngineState,
         losses: Mapping[str, LossTerm],
@@ -71,7 +71,7 @@ class MegatronEngine(Stateful):
         self._megatron = chunks[0].config
         self._scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
         self._norm = GradientNorm(optimizer.get_grad_stats_parallel_group(), device)
-        self._watch = SkipWatch(layouts, groups, settings.train.max_skipped)
+        self._watch = SkipWatch(shard_specs, groups, settings.train.max_skipped)
         self._state = state
         self._schedule = get_forward_backward_func(groups.grid.pipeline, len(chunks) if len(chunks) > 1 else None)
 
@@ -207,9 +207,9 @@ def build(
         BufferedChunk(megatron, buffers, chunk, disable_bucketing=index > 0, pg_collection=groups.collection)
         for index, chunk in enumerate(model)
     ]
-    layouts = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
-    optimizer, state = build_optimizer(settings, chunks, layouts, groups)
-    result = MegatronEngine(settings, groups, device, chunks, layouts, optimizer, state, losses)
+    shard_specs = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
+    optimizer, state = build_optimizer(settings, chunks, shard_specs, groups)
+    result = MegatronEngine(settings, groups, device, chunks, shard_specs, optimizer, state, losses)
     megatron.grad_scale_func = optimizer.scale_loss
     megatron.finalize_model_grads_func = result.finish_gradients
     if engine.overlap_grad_reduce:

@@ -16,7 +16,7 @@ from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.spans import Fragment, Spans
 from dist_plm.engines.state import EngineState
 from dist_plm.models.build import DTYPES
-from dist_plm.models.sharding import Layout
+from dist_plm.models.sharding import ShardSpec
 from dist_plm.optim.base import WholeTensorOptimizer, fill_state
 from dist_plm.optim.base import build_optimizer as torch_optimizer
 from dist_plm.optim.depth import Depths
@@ -43,26 +43,29 @@ def gathers_parameters(settings: EngineSettings) -> bool:
 
 
 def build_optimizer(
-    settings: EngineSettings, chunks: Sequence[DistributedDataParallel], layouts: Sequence[Layout], groups: Groups
+    settings: EngineSettings,
+    chunks: Sequence[DistributedDataParallel],
+    shard_specs: Sequence[ShardSpec],
+    groups: Groups,
 ) -> tuple[MegatronOptimizer, EngineState]:
     """Wraps the configured optimizer: sharded over data ranks at zero_stage 1, with fp32 master weights under bf16 and
     fp16, and with dynamic loss scaling under fp16.
 
     Args:
-        layouts: of all parameters of the chunks.
+        shard_specs: of all parameters of the chunks.
     """
     optimizer = _wrap(settings, chunks, groups)
     inner = optimizer.optimizer = _replacement(settings, chunks, optimizer.optimizer)
-    fragments = [fragment for layout in layouts for fragment in _fragments(optimizer, layout.parameter)]
+    fragments = [fragment for shard_spec in shard_specs for fragment in _fragments(optimizer, shard_spec.parameter)]
     sharded = isinstance(optimizer, DistributedOptimizer)
     if isinstance(inner, WholeTensorOptimizer):
         trained = [fragment for fragment in fragments if fragment.parameter.requires_grad]
-        partition = Spans(layouts, groups).partition(trained, sharded=sharded, device=groups.device.torch_device)
+        partition = Spans(shard_specs, groups).partition(trained, sharded=sharded, device=groups.device.torch_device)
         inner.bind(partition)
     scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
     state = EngineState(
-        layouts,
-        [layout.parameter.shape for layout in layouts],
+        shard_specs,
+        [shard_spec.parameter.shape for shard_spec in shard_specs],
         fragments,
         settings.optim,
         inner,

@@ -13,7 +13,7 @@ from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor, architectur
 from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, model_of, read_config, type_of
 from dist_plm.interop.hf.registry import ELECTRA, MODELS, guessed_type
 from dist_plm.interop.hf.safetensors_files import DTYPES, WeightFiles, listed
-from dist_plm.models.sharding import Layout, Piece
+from dist_plm.models.sharding import Shard, ShardSpec
 from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.schema import ModelConfig
 
@@ -51,23 +51,23 @@ class HFWeights:
         self.shapes = {name: shapes[name] for name in self._places}
         self.left_out = [name for part in parts.values() for name in part.left_out]
 
-    def read_piece(self, piece: Piece) -> Tensor:
-        """The box of the logical tensor piece.name, as it is stored and perhaps a view of the file."""
-        place = self._places[piece.name]
-        box = [slice(first, first + size) for first, size in zip(piece.start, piece.size, strict=True)]
+    def read_shard(self, shard: Shard) -> Tensor:
+        """The box of the logical tensor shard.name, as it is stored and perhaps a view of the file."""
+        place = self._places[shard.name]
+        box = [slice(first, first + size) for first, size in zip(shard.start, shard.size, strict=True)]
         if place.entry.part is not None:
-            before = place.entry.part[0] * piece.shape[0]
+            before = place.entry.part[0] * shard.shape[0]
             box[0] = slice(before + box[0].start, before + box[0].stop)
         if not place.entry.transposed:
             return place.files.read(place.stored, tuple(box))
         return place.files.read(place.stored, tuple(reversed(box))).T
 
-    def read(self, layout: Layout) -> Tensor:
-        """fp32 values shaped like layout.parameter, zero where it is padding."""
-        values = torch.zeros(layout.shape, dtype=torch.float32)
-        for piece in layout.pieces:
-            if piece.numel:
-                piece.local(values).copy_(self.read_piece(piece))
+    def read(self, shard_spec: ShardSpec) -> Tensor:
+        """fp32 values shaped like shard_spec.parameter, zero where it is padding."""
+        values = torch.zeros(shard_spec.shape, dtype=torch.float32)
+        for shard in shard_spec.shards:
+            if shard.numel:
+                shard.local(values).copy_(self.read_shard(shard))
         return values
 
     def check_copies(self) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from dist_plm.checkpoint.planner import TensorReader
 from dist_plm.core.errors import CheckpointError
 from dist_plm.interop.megatron.names import meaning_of
-from dist_plm.models.sharding import Piece
+from dist_plm.models.sharding import Shard
 
 _BUCKET = re.compile(r"(optimizer\.distributed\.dp_group_idx_\d+\.gbuf_idx_\d+\.dtype_.*\.bucket_idx_\d+)\.(\w+)")
 BUCKETS = "optimizer.distributed."
@@ -116,7 +116,7 @@ class Buckets:
     def _flat(self, stored: str, start: int, numel: int) -> Tensor:
         total = tuple(self._reader.tensors[stored].size)
         values = torch.zeros(numel)
-        self._reader.read_pieces([(stored, Piece(stored, total, (start,), (0,), (numel,)), values)])
+        self._reader.read_shards([(stored, Shard(stored, total, (start,), (0,), (numel,)), values)])
         return values
 
     def _split_ranks(self, name: str) -> range:

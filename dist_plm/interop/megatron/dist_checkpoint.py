@@ -22,7 +22,7 @@ from dist_plm.core.errors import CheckpointError
 from dist_plm.core.parsing import load_json
 from dist_plm.core.regular import read_regular
 from dist_plm.interop.megatron.buckets import BUCKETS, Buckets
-from dist_plm.models.sharding import Piece
+from dist_plm.models.sharding import Shard
 
 _LATEST = "latest_checkpointed_iteration.txt"
 _STACKED = re.compile(r"(.*\blayers)\.(?!\d)(.+)")
@@ -97,7 +97,7 @@ class MegatronDist:
             start, size = (layer, *start[1:]), (1, *whole[1:])
         values = torch.zeros(size, dtype=dtype)
         try:
-            self._tensors.read_pieces([(stored, Piece(stored, whole, start, (0,) * len(whole), size), values)])
+            self._tensors.read_shards([(stored, Shard(stored, whole, start, (0,) * len(whole), size), values)])
         except Exception as error:  # what a damaged file leads to is not known
             raise CheckpointError(f"{self.where}: {stored} cannot be read: {type(error).__name__}: {error}") from None
         return values[0] if layer is not None else values

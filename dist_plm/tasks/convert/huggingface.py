@@ -27,7 +27,7 @@ from dist_plm.interop.hf.safetensors_files import WrittenWeights, listed, write_
 from dist_plm.interop.hf.tokenizer import Tokens, tokenizer_files, tokens_of
 from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.models.build import DTYPES
-from dist_plm.models.sharding import Piece
+from dist_plm.models.sharding import Shard
 from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.objectives import OBJECTIVES
 from dist_plm.spec.schema import ModelConfig
@@ -60,7 +60,7 @@ def import_hf(config: ConvertConfig) -> str:
             open_storage(directory),
             Manifest(step=0, samples_seen=0, engine={}, stream={}),
             {checkpoint_name("weight", name): shape for name, shape in weights.shapes.items()},
-            lambda box: weights.read_piece(replace(box, name=box.name.removeprefix("model."))),
+            lambda box: weights.read_shard(replace(box, name=box.name.removeprefix("model."))),
             _attachments(weights),
         )
     return "\n".join([_told(config.to, num_bytes, started), *_notes(weights, config.to)])
@@ -203,9 +203,9 @@ class _Export:
             target = entry.logical(stored)
             shape, zeros = tuple(target.shape), (0,) * target.dim()
             wanted.append(
-                (checkpoint_name("weight", entry.name), Piece(entry.name, shape, zeros, zeros, shape), target)
+                (checkpoint_name("weight", entry.name), Shard(entry.name, shape, zeros, zeros, shape), target)
             )
-        self._found.tensors.read_pieces(wanted)
+        self._found.tensors.read_shards(wanted)
         if not is_finite(stored):
             raise CheckpointError(
                 f"{self._found.where} holds numbers that are not finite, in {name}: its run had diverged; choose an earlier "

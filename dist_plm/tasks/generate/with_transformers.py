@@ -10,7 +10,7 @@ from dist_plm.checkpoint.finite import is_finite
 from dist_plm.core.errors import CheckpointError
 from dist_plm.interop.hf.config import hf_config
 from dist_plm.interop.hf.registry import hf_tensors
-from dist_plm.models.build import DTYPES, whole_layouts
+from dist_plm.models.build import DTYPES, whole_shard_specs
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.tasks.generate.batches import Answer, Batch, Decoding
@@ -85,13 +85,13 @@ def _built(session: Session, settings: dict[str, Any]) -> Any:
     entries = {entry.name: entry for entry in hf_tensors(model)}
     shapes = shapes_of(model)
     state: dict[str, Tensor] = {}
-    for layout in whole_layouts(model):
-        values = weights.read(layout)
+    for shard_spec in whole_shard_specs(model):
+        values = weights.read(shard_spec)
         if not is_finite(values):
             raise CheckpointError(f"{weights.where} holds numbers that are not finite: name another checkpoint")
-        for piece in layout.pieces:
-            entry = entries[piece.name]
+        for shard in shard_spec.shards:
+            entry = entries[shard.name]
             if entry.hf not in state:
-                state[entry.hf] = torch.empty(entry.stored_shape(shapes[piece.name]), dtype=dtype)
-            entry.logical(state[entry.hf]).copy_(piece.local(values))
+                state[entry.hf] = torch.empty(entry.stored_shape(shapes[shard.name]), dtype=dtype)
+            entry.logical(state[entry.hf]).copy_(shard.local(values))
     return kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype)

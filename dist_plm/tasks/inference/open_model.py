@@ -137,14 +137,16 @@ def build_runner(session: Session, needed: tuple[str, ...] = _NEEDED) -> Runner:
     sections = config.model, config.parallel, config.precision
     shared = model_context_of(*sections, groups, groups.device.torch_device, seed=config.train.seed)
     chunk = build_chunk(shared, 0, 1)
-    layouts = describe([chunk], groups.coordinates.tensor, groups.grid.tensor)
-    fresh, _ = check_fit(weights, config.model, None, layouts, groups.world)
+    shard_specs = describe([chunk], groups.coordinates.tensor, groups.grid.tensor)
+    fresh, _ = check_fit(weights, config.model, None, shard_specs, groups.world)
     if absent := [name for name in fresh if name.startswith(needed)]:
         raise CheckpointError(f"{weights.where} holds no head that predicts what is asked: it lacks {listed(absent)}")
-    with finite_alone(lambda layout, _: weights.read(layout), weights.where, groups.world, "they are broken") as read:
-        for layout in layouts:
-            if all(piece.name in weights.shapes for piece in layout.pieces):
-                layout.parameter.data.copy_(read(layout, "weight"))
+    with finite_alone(
+        lambda shard_spec, _: weights.read(shard_spec), weights.where, groups.world, "they are broken"
+    ) as read:
+        for shard_spec in shard_specs:
+            if all(shard.name in weights.shapes for shard in shard_spec.shards):
+                shard_spec.parameter.data.copy_(read(shard_spec, "weight"))
             else:
-                layout.parameter.data.zero_()  # of a head that predicts something else
+                shard_spec.parameter.data.zero_()  # of a head that predicts something else
     return Runner(chunk.eval().requires_grad_(False), groups, shared)

@@ -28,7 +28,7 @@ from dist_plm.interop.hf.safetensors_files import listed
 from dist_plm.interop.hf.tokenizer import is_of_tokenizer, tokenizer_files
 from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.models.init import initialize
-from dist_plm.models.sharding import Layout
+from dist_plm.models.sharding import ShardSpec
 from dist_plm.spec.schema import ModelConfig
 from dist_plm.train.startup.going_on import goes_on
 
@@ -47,7 +47,7 @@ class Weights:
         half: of electra, where they are those of one half alone.
         shapes: of the logical tensors that there are.
         absent: begin the names of those that may be missing: they begin as in a new run.
-        read: fp32 values shaped like a layout's parameter.
+        read: fp32 values shaped like a shard_spec's parameter.
         tokenizer: reads the files of the tokenizer that belongs to them, by name.
     """
 
@@ -56,7 +56,7 @@ class Weights:
     half: Half | None
     shapes: Mapping[str, tuple[int, ...]]
     absent: tuple[str, ...]
-    read: Callable[[Layout], Tensor]
+    read: Callable[[ShardSpec], Tensor]
     tokenizer: Callable[[], Mapping[str, bytes]]
 
 
@@ -120,7 +120,13 @@ def of_checkpoint(found: Checkpoint) -> Weights:
     if MODEL_FILE in files:
         model = decode(ModelConfig, found.settings(MODEL_FILE), of_before=True)
     return Weights(
-        found.where, model, None, found.weights, HEADS, lambda layout: found.tensors.read(layout, "weight"), tokenizer
+        found.where,
+        model,
+        None,
+        found.weights,
+        HEADS,
+        lambda shard_spec: found.tensors.read(shard_spec, "weight"),
+        tokenizer,
     )
 
 
@@ -129,7 +135,7 @@ def begin_with(
     model: ModelConfig,
     store: str | None,
     engine: Engine,
-    layouts: Sequence[Layout],
+    shard_specs: Sequence[ShardSpec],
     group: dist.ProcessGroup,
     *,
     seed: int,
@@ -143,14 +149,14 @@ def begin_with(
     Raises:
         CheckpointError: on every rank, where they are of another model or vocabulary.
     """
-    fresh, left_out = check_fit(weights, model, store, layouts, group)
+    fresh, left_out = check_fit(weights, model, store, shard_specs, group)
     anew = set(fresh)
 
-    def read(layout: Layout, state: str) -> Tensor:
+    def read(shard_spec: ShardSpec, state: str) -> Tensor:
         if state != "weight":
-            return torch.zeros(layout.shape, dtype=torch.float32)
-        known = anew.isdisjoint(piece.name for piece in layout.pieces)
-        return weights.read(layout) if known else _drawn(layout, model, seed)
+            return torch.zeros(shard_spec.shape, dtype=torch.float32)
+        known = anew.isdisjoint(piece.name for piece in shard_spec.shards)
+        return weights.read(shard_spec) if known else _drawn(shard_spec, model, seed)
 
     with finite_alone(read, weights.where, group, "these weights are broken; name others") as looked:
         engine.load_parameter_states(looked)
@@ -165,19 +171,19 @@ def check_fit(
     weights: Weights,
     model: ModelConfig,
     store: str | None,
-    layouts: Sequence[Layout],
+    shard_specs: Sequence[ShardSpec],
     group: dist.ProcessGroup | None,
 ) -> tuple[list[str], list[str]]:
     """Finds the tensors that begin anew beside these weights, and those of the weights that have no place here. Of the head of
     a task those of another shape begin anew, as its labels are others. Collective over `group`, all ranks; of None, where
-    `layouts` are the whole model's.
+    `shard_specs` are the whole model's.
 
     Raises:
         CheckpointError: on every rank, where the weights are of another model or vocabulary.
     """
     on_first(group, lambda: _check_model(weights, model))
     on_first(group, lambda: check_vocabulary(weights, store))
-    held = gather(group, names_held(layouts, ["weight"]))
+    held = gather(group, names_held(shard_specs, ["weight"]))
     wanted = {name.removeprefix("model."): shape for one in held for name, shape in one.items()}
     changed = [name for name, shape in wanted.items() if weights.shapes.get(name, shape) != shape]
     fresh = [name for name in wanted if name not in weights.shapes]
@@ -195,9 +201,9 @@ def check_fit(
     return fresh, left_out
 
 
-def _drawn(layout: Layout, model: ModelConfig, seed: int) -> Tensor:
+def _drawn(shard_spec: ShardSpec, model: ModelConfig, seed: int) -> Tensor:
     """Draws the values with which a new run begins."""
-    fresh = replace(layout, parameter=nn.Parameter(torch.empty(layout.shape, dtype=torch.float32)))
+    fresh = replace(shard_spec, parameter=nn.Parameter(torch.empty(shard_spec.shape, dtype=torch.float32)))
     initialize([fresh], model, seed)
     return fresh.parameter.detach()
 

@@ -8,8 +8,8 @@ from dist_plm.checkpoint.ownership import check_free
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.data.sampling.build_dataset import tokenizer_store
-from dist_plm.models.build import whole_layouts
-from dist_plm.models.sharding import Layout
+from dist_plm.models.build import whole_shard_specs
+from dist_plm.models.sharding import ShardSpec
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
@@ -46,21 +46,21 @@ def check_checkpoint(
     if resume not in ("auto", "none"):
         found = find_at(resume, own, None, verify=False)
         if found.is_weights_only:
-            check_fit(of_checkpoint(found), model, tokenizer_store(data), _layouts(found, model), None)
+            check_fit(of_checkpoint(found), model, tokenizer_store(data), _shard_specs(found, model), None)
             return
         stream = stream_of(data, objective, train, dataset)
         check_stream(found, model, objective, stream, allow_change=data.allow_change)
-        found.check_model(_layouts(found, model), None)
+        found.check_model(_shard_specs(found, model), None)
     elif path is not None:
         with of_beginning(path):
             found = find_at(path, own, None, verify=False)
-            found.check_model(_layouts(found, model), None)
+            found.check_model(_shard_specs(found, model), None)
 
 
-def _layouts(found: Checkpoint, model: ModelConfig) -> list[Layout]:
-    """Builds the layouts of the run's whole model; with the vocabulary of the checkpoint where only data tell it that
+def _shard_specs(found: Checkpoint, model: ModelConfig) -> list[ShardSpec]:
+    """Builds the shard specs of the run's whole model; with the vocabulary of the checkpoint where only data tell it that
     are not here."""
     if model.vocab_size is None:
         rows, *_ = found.weights.get("embedding.word.weight", (1,))
         model = replace(model, vocab_size=rows)
-    return whole_layouts(model)
+    return whole_shard_specs(model)

@@ -19,7 +19,7 @@ from dist_plm.core.errors import CheckpointError
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.engines.base import Engine
 from dist_plm.models.layers.dropout import STREAM_VERSION, draws_masks
-from dist_plm.models.sharding import Layout
+from dist_plm.models.sharding import ShardSpec
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
@@ -108,7 +108,7 @@ def restore(
     found: Checkpoint,
     history: list[dict[str, Any]],
     engine: Engine,
-    layouts: Sequence[Layout],
+    shard_specs: Sequence[ShardSpec],
     group: dist.ProcessGroup,
 ) -> Position:
     """Puts the engine into the checkpoint's state. Collective over `group`, all ranks.
@@ -119,7 +119,7 @@ def restore(
         CheckpointError: on every rank, where the checkpoint is of another model or optimizer.
     """
     manifest = found.manifest
-    found.check_model(layouts, group)
+    found.check_model(shard_specs, group)
     with finite_alone(found.read, found.where, group, _EARLIER) as read:
         engine.load_parameter_states(read)
     engine.load_scalars(manifest.engine)
@@ -138,7 +138,7 @@ def begin_from(
     kept: str,
     storage: Storage,
     engine: Engine,
-    layouts: Sequence[Layout],
+    shard_specs: Sequence[ShardSpec],
     group: dist.ProcessGroup,
     *,
     verify: bool,
@@ -155,7 +155,7 @@ def begin_from(
     """
     with of_beginning(path):
         found = find_at(path, storage, group, verify=verify)
-        found.check_model(layouts, group)
+        found.check_model(shard_specs, group)
         read = partial(_read, found, with_moments=kept != "none")
         with finite_alone(read, found.where, group, "it diverged") as read:
             engine.load_parameter_states(read)
@@ -191,8 +191,8 @@ def of_beginning(path: str) -> Iterator[None]:
         ) from None
 
 
-def _read(found: Checkpoint, layout: Layout, name: str, *, with_moments: bool) -> Tensor:
-    return found.read(layout, name) if name == "weight" or with_moments else torch.zeros(layout.shape)
+def _read(found: Checkpoint, shard_spec: ShardSpec, name: str, *, with_moments: bool) -> Tensor:
+    return found.read(shard_spec, name) if name == "weight" or with_moments else torch.zeros(shard_spec.shape)
 
 
 def changed_settings(found: Checkpoint, settings: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from dist_plm.checkpoint.fragments import Fragment, cut
 from dist_plm.checkpoint.io.blobs import LocalReader, LocalWriter
 from dist_plm.checkpoint.io.direct_io import write_file
 from dist_plm.checkpoint.planner import FragmentSavePlanner, TensorReader
-from dist_plm.models.sharding import Piece
+from dist_plm.models.sharding import Shard
 
 SHAPES = {"model.matrix": (50, 30), "model.vector": (7,), "optimizer.exp_avg.cube": (4, 5, 6)}
 
@@ -24,7 +24,7 @@ def tensors():
 
 def whole(name):
     zeros = (0,) * len(SHAPES[name])
-    return Piece(name, SHAPES[name], zeros, zeros, SHAPES[name])
+    return Shard(name, SHAPES[name], zeros, zeros, SHAPES[name])
 
 
 def write(writer):
@@ -66,7 +66,7 @@ def test_any_box_is_read_into_any_place(written, data):
     size = tuple(data.draw(st.integers(1, n - a)) for n, a in zip(SHAPES[name], start, strict=True))
     room = torch.full([n + data.draw(st.integers(0, 2)) for n in size], torch.nan)
     target = room[tuple(slice(0, n) for n in size)]
-    reader.read_pieces([(name, Piece(name, SHAPES[name], start, (0,) * len(start), size), target)])
+    reader.read_shards([(name, Shard(name, SHAPES[name], start, (0,) * len(start), size), target)])
     assert target.equal(expected[name][tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))])
     assert int(room.isnan().sum()) == room.numel() - target.numel(), "nothing beside it is written"
 

@@ -62,10 +62,10 @@ def settings_of(kind, activation):
 
 def continue_case(world, config, directory):
     """Opens the newest checkpoint: the logits of a batch, all states, and the losses of the steps to the end."""
-    groups, engine, layouts = engine_of(world, config)
+    groups, engine, shard_specs = engine_of(world, config)
     found = find("auto", LocalStorage(directory), groups.world)
     assert found is not None
-    found.check_model(layouts, groups.world)
+    found.check_model(shard_specs, groups.world)
     engine.load_parameter_states(found.read)
     engine.load_scalars(found.manifest.engine)
     held = {name: parts[0][2] for name, parts in pieces(engine).items()}

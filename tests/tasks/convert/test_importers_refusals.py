@@ -130,17 +130,17 @@ def test_buckets_are_not_guessed_at(copied):
     constant = torch.full(found.shapes[name], 0.5)
     reader, model_weight = found._tensors, found._model_weight
     masters = found._buckets._places[name, 0]
-    read = reader.read_pieces
+    read = reader.read_shards
 
     def with_constant(wanted):
         read(wanted)
-        for stored, piece, target in wanted:
-            if stored == f"{masters.bucket}.param" and piece.size[0] > masters.start + HIDDEN:
+        for stored, shard, target in wanted:
+            if stored == f"{masters.bucket}.param" and shard.size[0] > masters.start + HIDDEN:
                 target[masters.start : masters.start + HIDDEN] = 0.5
 
-    reader.read_pieces = with_constant
+    reader.read_shards = with_constant
     with pytest.raises(CheckpointError, match=f"{name} holds values that are elsewhere too"):
         Buckets("here", reader, found.shapes, lambda n: constant if n == name else model_weight(n), 1)
-    reader.read_pieces = read
+    reader.read_shards = read
     with pytest.raises(CheckpointError, match=f"no optimizer state for {name} that fits"):
         Buckets("here", reader, found.shapes, lambda n: constant if n == name else model_weight(n), 1)

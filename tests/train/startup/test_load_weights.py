@@ -20,7 +20,7 @@ from dist_plm.data.tokenizers.tokenizer_files import vocabulary_of
 from dist_plm.distributed.groups import build_groups
 from dist_plm.interop.hf.config import HALVES
 from dist_plm.interop.hf.weights import open_hf
-from dist_plm.models.sharding import Piece
+from dist_plm.models.sharding import Shard
 from dist_plm.monitor.metrics import read_metrics
 from dist_plm.spec.families.electra import generator_of
 from dist_plm.spec.schema_convert import ConvertConfig
@@ -45,12 +45,12 @@ TENSOR2 = {"parallel__tensor": 2, "parallel__sequence_parallel": True}
 def begun(world, config, where):
     """The model and engine of a run that begins with the weights at `where`: of Hugging Face, or an imported checkpoint."""
     groups = build_groups(grid_of(config), world.device, timeout=LONG)
-    model, layouts = model_of(config, groups, world.device.torch_device)
+    model, shard_specs = model_of(config, groups, world.device.torch_device)
     engine = engine_of(config, groups, world.device.torch_device, model, losses_of(config))
     found = find(where, LocalStorage(where), groups.world) if (Path(where) / "latest").exists() else None
     weights = of_checkpoint(found) if found else open_initial(where, groups.world)
     store = tokenizer_store(config.data)
-    begin_with(weights, config.model, store, engine, layouts, groups.world, seed=config.train.seed)
+    begin_with(weights, config.model, store, engine, shard_specs, groups.world, seed=config.train.seed)
     return groups, model, engine
 
 
@@ -105,9 +105,9 @@ def state_case(world, config, where):
     """The masters and moments of a new engine, in this rank's pieces."""
     _, _, engine = begun(world, config, where)
     held = {}
-    for layout, tensors in engine.parameter_states():
-        for piece in layout.pieces:
-            held[piece.name, piece.start] = {n: piece.local(t).clone() for n, t in tensors.items()}
+    for shard_spec, tensors in engine.parameter_states():
+        for shard in shard_spec.shards:
+            held[shard.name, shard.start] = {n: shard.local(t).clone() for n, t in tensors.items()}
     return held
 
 
@@ -138,8 +138,8 @@ def test_masters_are_the_stored_weights_to_the_bit(ranks, tmp_path, settings):
         names.add(name)
         assert all(not moment.any() for moment in tensors.values())
         if name in weights.shapes:
-            piece = Piece(name, weights.shapes[name], start, start, tuple(values.shape))
-            assert torch.equal(values, weights.read_piece(piece).float()), name
+            shard = Shard(name, weights.shapes[name], start, start, tuple(values.shape))
+            assert torch.equal(values, weights.read_shard(shard).float()), name
         else:  # the heads, which begin as in any run
             assert name.startswith(("transform.", "output.", "pair.classifier"))
             assert name.endswith("bias") or "norm" in name or values.std() > 0.01
@@ -163,8 +163,8 @@ def test_one_half_of_electra_is_taken_and_the_other_begins_anew(ranks, tmp_path,
     assert fresh == {other, "detector"} if half == "generator" else {other, "transform", "output"}
     for (name, start), values in held.items():
         if name in taken:
-            piece = Piece(name, weights.shapes[name], start, start, tuple(values.shape))
-            assert torch.equal(values, weights.read_piece(piece).float()), name
+            shard = Shard(name, weights.shapes[name], start, start, tuple(values.shape))
+            assert torch.equal(values, weights.read_shard(shard).float()), name
     wrong = configure(2, **{**ELECTRA, "model__generator_heads": 4, "model__layers": 3}, **TENSOR2)
     for told in ranks.run(2, refused_case, wrong, weights.where):
         own = "model.generator_layers = 3 (there 4), model.generator_heads = 4 (there 2)"
