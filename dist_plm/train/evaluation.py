@@ -102,11 +102,11 @@ class Evaluator:
 def add_predictions(scorer: Scorer, predictions: Iterable[Prediction], count: int) -> None:
     """Adds what a model says of samples to what measures it, but for those past the first `count`."""
     for prediction in predictions:
-        (outputs,) = prediction.outputs.values()
+        outputs = [output.float().numpy() for output in prediction.outputs.values()]
         samples = prediction.samples.numpy()
         mine = samples < count
         if mine.any():
-            scorer.add(samples[mine], outputs.float().numpy()[mine])
+            scorer.add(samples[mine], (outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1))[mine])
 
 
 def _loss(sums: EvalSums, losses: Mapping[str, LossTerm]) -> float:

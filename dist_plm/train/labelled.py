@@ -65,7 +65,8 @@ class Labelled:
     def objective(self, length: int) -> LabelledObjective:
         """Builds what makes microbatches of examples."""
         fills = {"tokens": self.padding, **self.task.fills}
-        return LabelledObjective(self.task.losses, Collation(length, fills, self.written))
+        left_out = self.task.config.scoring
+        return LabelledObjective(self.task.losses, Collation(length, fills, self.written, left_out))
 
     def samples(self, split: str, data: LabelledDataConfig, seed: int) -> LabelledDataset:
         """The examples by number: shuffled in training, else as the file has them."""
@@ -103,7 +104,9 @@ def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConf
         config = replace(config, task=_with_labels(config, files["train"], columns["train"]))
     task = build_task(config.task)
     encoder = ExampleEncoder(tokenizer, data.sequence_length, config.model.has_decoder)
-    tables = {split: encoded(file, columns[split], task, encoder) for split, file in files.items()}
+    tables = {
+        split: encoded(file, columns[split], task, encoder, scored=split != "train") for split, file in files.items()
+    }
     config = replace(config, **_counted(config, tables))
     config = finalize(config, world_size=world_size, vocab_size=tokenizer.vocab_size)
     return config, Labelled(task, tables, encoder.padding, written_by(config.model, config.task, encoder.length))
@@ -151,13 +154,19 @@ def _with_labels(config: FinetuneConfig, file: RowFile, columns: Mapping[str, st
     return config.task.with_labels(found)
 
 
-def encoded(file: RowFile, columns: Mapping[str, str], task: Task[Any], encoder: ExampleEncoder) -> Table:
+def encoded(
+    file: RowFile, columns: Mapping[str, str], task: Task[Any], encoder: ExampleEncoder, *, scored: bool = True
+) -> Table:
     """The rows of a file as examples.
 
+    Args:
+        scored: with what measures alone read.
     Raises:
         DataError: one cannot be used.
     """
-    return joined([task.encode(rows, columns, encoder) for rows in _batches(file)])
+    left_out = () if scored else task.config.scoring
+    parts = (task.encode(rows, columns, encoder) for rows in _batches(file))
+    return joined([{name: column for name, column in part.items() if name not in left_out} for part in parts])
 
 
 def _batches(file: RowFile) -> Iterator[Sequence[LabelledRow]]:

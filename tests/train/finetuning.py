@@ -51,7 +51,17 @@ def _row(draw: random.Random) -> dict[str, Any]:
         "tokens": words,
         "tags": tags,
         "turn": {"en": " ".join(words), "answer": f"{words[-1]} {noun}"},
+        **_question(random.Random(" ".join((*words, *other)))),
     }
+
+
+def _question(draw: random.Random) -> dict[str, Any]:
+    """A text that is longer than a window, and the one word of it that is asked for."""
+    fillers = draw.choices(("the", "a", "was", "is", "very", "not"), k=draw.randint(6, 20))
+    at, answer = draw.randint(0, len(fillers)), draw.choice(_GOOD + _BAD)
+    start = len(" ".join(fillers[:at])) + (at > 0)
+    context = " ".join([*fillers[:at], answer, *fillers[at:]])
+    return {"question": "film", "context": context, "answers": {"text": [answer], "answer_start": [start]}}
 
 
 def settings(folder: Path, run_dir: Path, **overrides: Any) -> FinetuneConfig:

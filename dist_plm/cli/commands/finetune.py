@@ -1,4 +1,4 @@
-"""Fine-tunes a pretrained model on labelled rows: classes, numbers, tags.
+"""Fine-tunes a pretrained model on labelled rows: classes, numbers, tags, answers.
 
     python launch/finetune.py model.init_from=downloads/bert data.train=train.csv data.validation=dev.csv
     python launch/finetune.py task=tag model.init_from=downloads/bert data.train=train.conll data.validation=dev.conll
@@ -10,7 +10,8 @@ what launch/pretrain.py does: run.yaml, metrics.jsonl (eval/accuracy and others)
 the same run.name it goes on from its latest checkpoint.
 
 Most used settings:
-  task=classify|regress|tag                         one label or number for a text or a pair, or a label for each word
+  task=classify|regress|tag|qa                      a label or number for a text or a pair, a label for each word, answers to
+                                                    questions about a text
   model.init_from=DIR                               the model; its tokenizer is used unless data.tokenizer names another
   data.train=FILE  data.validation=FILE             rows; data.columns='{text: body, label: stars}' where names are others
   data.sequence_length=128                          tokens at most

@@ -1,6 +1,6 @@
 """Examples by the number of their sample: every example once an epoch, in an order of its own (core/permutation.py)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,16 +62,20 @@ class Collation:
     Args:
         fills: what rows of each padded column are filled up with; 0 where it is not named.
         written: what a decoder beside an encoder writes is padded to this; None without one.
+        left_out: columns that are no part of a microbatch.
     """
 
     length: int
     fills: Mapping[str, int]
     written: int | None = None
+    left_out: Sequence[str] = ()
 
     def __call__(self, examples: Examples) -> dict[str, NDArray]:
         rows, table = examples.rows, examples.table
         batch: dict[str, NDArray] = {}
         for name, column in table.items():
+            if name in self.left_out:
+                continue
             if isinstance(column, Ragged):
                 length = self.written if self.written is not None and name in WRITTEN else self.length
                 batch[name] = column.padded(rows, length, self.fills.get(name, 0))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dist_plm.data.labelled.table import Ragged
+from dist_plm.data.labelled.windows import Windows, trimmed, window_bounds
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 
 #: Segments are framed by two separators where a text begins with this token: RoBERTa and its kin.
@@ -86,6 +87,33 @@ class ExampleEncoder:
     def start(self) -> int:
         """Gives the token with which a decoder beside an encoder begins: T5's is its padding."""
         return self.padding
+
+    def windows(self, questions: Sequence[str], contexts: Sequence[str], question_length: int, stride: int) -> Windows:
+        """Gives windows of the contexts, `stride` tokens apart, each behind the first `question_length` tokens of its question,
+        framed as pairs are."""
+        begin, between, end = self._frame()
+        asked = self.tokenizer.encode_batch([question.lstrip() for question in questions])
+        tokens, segments, offsets, numbers, read = [], [], [], [], {}
+        for row, (question, context) in enumerate(zip(asked, contexts, strict=True)):
+            if context not in read:  # questions about one text follow each other
+                ids, places = self.tokenizer.encode_with_offsets(context)
+                read = {context: (ids.tolist(), trimmed(context, places))}
+            ids, places = read[context]
+            head = [*begin, *question[:question_length], *between]
+            for first, last in window_bounds(len(ids), self.length - len(head) - len(end), stride):
+                rest = [*ids[first:last], *end]
+                tokens.append(head + rest)
+                segments.append([0] * len(head) + [1] * len(rest))
+                numbers.append((row, first, len(head)))
+                offsets.append(places[first:last])
+        starts, ends = (Ragged.of([places[:, side] for places in offsets]) for side in (0, 1))
+        rows, firsts, at = np.array(numbers, dtype=np.int64).T
+        return Windows(Ragged.of(tokens), Ragged.of(segments, np.int8), rows, firsts, at, starts, ends)
+
+    @property
+    def has_frame(self) -> bool:
+        """Whether texts have a first token of their own."""
+        return bool(self._frame()[0])
 
     @property
     def padding(self) -> int:

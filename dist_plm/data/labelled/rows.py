@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.conll import read_conll
+from dist_plm.data.labelled.squad import is_article, questions_of
 from dist_plm.data.sources.delimited import delimiter_of, rows, text_lines
 from dist_plm.data.sources.lines import COMPRESSIONS, decoded_lines
 from dist_plm.data.sources.quoting import find_quoting
@@ -133,7 +135,7 @@ def _json_row(line: str, place: str) -> LabelledRow:
 
 
 def _json_array(file: RowFile, form: str) -> Iterator[LabelledRow]:
-    """A list of objects, or one under `data`; else lines."""
+    """A list of objects, or one under `data`, which may be SQuAD's articles; else lines."""
     try:
         content = json.loads(Path(file.path).read_bytes())
     except (ValueError, RecursionError):
@@ -147,7 +149,10 @@ def _json_array(file: RowFile, form: str) -> Iterator[LabelledRow]:
         place = f"{file.path}, item {number}"
         if not isinstance(row, dict):
             raise DataError(f"{place} is {type(row).__name__}, not an object with fields")
-        yield LabelledRow(place, row)
+        if is_article(row):
+            yield from starmap(LabelledRow, questions_of(row, place))
+        else:
+            yield LabelledRow(place, row)
 
 
 def _table_rows(file: RowFile, form: str) -> Iterator[LabelledRow]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers as hf
+from numpy.typing import NDArray
 from tokenizers import models
 
 from dist_plm.core.errors import DataError
@@ -129,11 +130,16 @@ class Tokenizer:
                 size += len(text)
         yield from (array("i", ids) for ids in self._encode(run))
 
-    def _encode_with_places(self, text: str) -> Encoded:
+    def encode_with_offsets(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Token ids of a text, [N], and where in it each begins and ends, in characters, [N, 2]."""
         with self._guarded():
             encoding = self._encoder.encode(text, add_special_tokens=False)
-        places = np.fromiter((start for start, _ in encoding.offsets), np.int64, len(encoding))
-        return np.array(encoding.ids, dtype=np.int32), places
+        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        return np.array(encoding.ids, dtype=np.int32), offsets
+
+    def _encode_with_places(self, text: str) -> Encoded:
+        ids, offsets = self.encode_with_offsets(text)
+        return ids, offsets[:, 0].copy()
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         self._encoded_chars += sum(map(len, texts))

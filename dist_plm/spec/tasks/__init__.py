@@ -3,6 +3,7 @@
 from dist_plm.config.variants import Variants
 from dist_plm.spec.tasks.base import TaskConfig
 from dist_plm.spec.tasks.classify import ClassifyConfig
+from dist_plm.spec.tasks.qa import QaConfig
 from dist_plm.spec.tasks.regress import RegressConfig
 from dist_plm.spec.tasks.seq2seq import Seq2SeqConfig
 from dist_plm.spec.tasks.tag import TagConfig
@@ -12,6 +13,7 @@ TASKS: Variants[TaskConfig] = Variants(
     "name",
     {
         "classify": ClassifyConfig,
+        "qa": QaConfig,
         "regress": RegressConfig,
         "tag": TagConfig,
         "seq2seq": Seq2SeqConfig,

@@ -33,6 +33,8 @@ class TaskConfig(ObjectiveConfig):
     measures: ClassVar[tuple[str, ...]]
     #: Measures of which less is better.
     falling: ClassVar[tuple[str, ...]] = ("loss",)
+    #: Columns of its examples that measures alone read, and that are no part of a batch.
+    scoring: ClassVar[tuple[str, ...]] = ()
     least_length: ClassVar[int] = 4
 
     @property

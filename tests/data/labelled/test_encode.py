@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from tokenizers.models import WordLevel
 
 from dist_plm.data.labelled.encode import ExampleEncoder, cut_pair
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
+from tests.data.labelled.roberta import opened, write_byte_level
 from tests.data.labelled.words import write_vocabulary
 
 TEXTS = ["the film was lovely", "a very, very boring play", "bad", "not 7 good plays."]
@@ -36,19 +36,7 @@ def test_equals_transformers_for_bert(folder: Path, length: int) -> None:
 
 
 def test_equals_transformers_for_roberta(tmp_path: Path) -> None:
-    letters = [*sorted(set("".join(TEXTS + OTHERS)) - {" "}), "\u0120"]
-    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *letters]
-    model = {"type": "BPE", "vocab": {piece: i for i, piece in enumerate(pieces)}, "merges": []}
-    added = [{"id": i, "content": pieces[i], "special": True} for i in range(5)]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    frame = {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": True}
-    content = {"version": "1.0", "added_tokens": [{**one, **flags} for one in added], "model": model}
-    content |= {"pre_tokenizer": level, "post_processor": {**frame, "add_prefix_space": False}, "decoder": level}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    names = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
-    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), **names)
-    ours = ExampleEncoder(Tokenizer.load(tmp_path / "tokenizer.json"), 40)
+    ours, theirs = ExampleEncoder(Tokenizer.load(write_byte_level(tmp_path)), 40), opened(tmp_path)
     wanted = theirs(TEXTS, OTHERS, truncation=True, max_length=40)["input_ids"]
     assert [ours.texts(TEXTS, OTHERS)["tokens"][i].tolist() for i in range(4)] == wanted
 

@@ -96,3 +96,28 @@ def test_what_is_wrong_is_told_with_its_place(name: str, content: str, part: str
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data.train = .*no.csv is not there"):
         read(tmp_path / "no.csv")
+
+
+def test_articles_of_squad_become_questions(tmp_path: Path) -> None:
+    answer = {"text": "film", "answer_start": 2}
+    asked = [
+        {"id": "1", "question": "what", "answers": [answer], "is_impossible": False},
+        {"id": "2", "question": "who"},
+    ]
+    article = {"title": "T", "paragraphs": [{"context": "a film", "qas": asked}]}
+    (tmp_path / "a.json").write_text(json.dumps({"version": "v2.0", "data": [article]}))
+    first, second = RowFile("data.train", str(tmp_path / "a.json"), "train")
+    assert first.values == {"id": "1", "question": "what", "answers": [answer], "title": "T", "context": "a film"}
+    assert second.values["answers"] is None
+    assert second.place.endswith("a.json, item 1, paragraph 1, question 2")
+    (tmp_path / "a.json").write_text(json.dumps({"data": [{"paragraphs": [{"text": "a film"}]}]}))
+    with pytest.raises(DataError, match=r"item 1, paragraph 1 has no `context` with a list of `qas`"):
+        read(tmp_path / "a.json")
+
+
+def test_a_saved_dataset_of_questions(tmp_path: Path) -> None:
+    """As SQuAD is published: a column of lists of texts and places."""
+    answers = {"text": ["film"], "answer_start": [2]}
+    saved = datasets.Dataset.from_dict({"question": ["what"], "context": ["a film"], "answers": [answers]})
+    saved.save_to_disk(str(tmp_path / "d"))
+    assert read(tmp_path / "d") == [{"question": "what", "context": "a film", "answers": answers}]

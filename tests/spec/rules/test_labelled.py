@@ -9,6 +9,8 @@ from dist_plm.core.errors import ConfigError
 from dist_plm.spec.rules.finalize import finalize
 from tests.train.finetuning import settings
 
+QA = {"task__name": "qa"}
+
 
 def problems(**changes: Any) -> list[str]:
     try:
@@ -36,6 +38,16 @@ def problems(**changes: Any) -> list[str]:
         ({"task__labels": ("a",)}, "is a single label"),
         ({"task__labels": ("a", "b"), "task__positive": "c"}, "task.positive = 'c' is not among the labels"),
         ({"task__separator": ""}, "stands between no labels"),
+        (
+            {**QA, "task__max_question_length": 11},
+            "no room for a text behind a question of task.max_question_length = 11",
+        ),
+        (
+            {**QA, "task__doc_stride": 9},
+            "task.doc_stride = 9 leaves tokens out between windows: data.sequence_length = 16 has",
+        ),
+        ({**QA, "task__no_answer_threshold": 1.0}, "has no effect without task.no_answer=true"),
+        ({**QA, "checkpoint__keep_best": "best_f1"}, "'best_f1' is no measure"),
     ],
 )
 def test_one_sentence_with_the_reason(changes: dict[str, Any], part: str) -> None:
@@ -46,4 +58,5 @@ def test_one_sentence_with_the_reason(changes: dict[str, Any], part: str) -> Non
 def test_the_settings_themselves_pass() -> None:
     assert problems() == []
     assert problems(checkpoint__keep_best="accuracy") == []
+    assert problems(**QA, task__no_answer=True, checkpoint__keep_best="best_f1") == []
     assert problems(train__epochs=None, train__steps=100) == []
