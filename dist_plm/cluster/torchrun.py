@@ -21,7 +21,7 @@ from torch.distributed.launcher import api
 from torch.distributed.run import get_args_parser, run
 
 from dist_plm.core.errors import EXIT_REFUSED, EXIT_REQUEUE
-from dist_plm.core.memory import memory_groups, why_killed
+from dist_plm.core.out_of_memory import memory_groups, why_killed
 
 #: What a rank ends with that got a second SIGUSR1 before its checkpoint was complete.
 EXIT_SIGNALLED_TWICE = 128 + signal.SIGUSR1

@@ -13,7 +13,7 @@ from typing import cast
 from dist_plm.checkpoint.io import direct_io
 from dist_plm.checkpoint.io.direct_io import LOOK_SECONDS, Part
 from dist_plm.checkpoint.manifest import FileRecord
-from dist_plm.core.memory import MemoryGroup, memory_groups, why_killed
+from dist_plm.core.out_of_memory import MemoryGroup, memory_groups, why_killed
 
 
 class WriterFailedError(OSError):

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from dist_plm.core.errors import UserError
-from dist_plm.core.memory import MemoryGroup, memory_groups, why_killed
+from dist_plm.core.out_of_memory import MemoryGroup, memory_groups, why_killed
 from dist_plm.data.loader.batch import Batch
 from dist_plm.data.loader.batch_plan import Plan
 from dist_plm.data.loader.microbatch_builder import microbatches

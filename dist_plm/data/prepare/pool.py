@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import psutil
 
 from dist_plm.core.errors import DataError
-from dist_plm.core.memory import memory_groups, why_killed
+from dist_plm.core.out_of_memory import memory_groups, why_killed
 from dist_plm.core.panics import panics_as
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from dist_plm import __version__
 from dist_plm.config.decode import encode, flatten, show
 from dist_plm.core.errors import DataError
 from dist_plm.core.files import sha256_of
-from dist_plm.core.memory import WORK_BYTES, check_room, is_lack_of_memory, lack_of_memory
+from dist_plm.core.out_of_memory import WORK_BYTES, check_room, is_lack_of_memory, lack_of_memory
 from dist_plm.data.dedup.deduplicate import deduplicate
 from dist_plm.data.prepare import stages
 from dist_plm.data.prepare.read_and_clean import collect_rejected, gather

@@ -5,7 +5,7 @@ import resource
 import pytest
 
 from dist_plm.core.errors import DataError
-from dist_plm.core.memory import check_room, is_lack_of_memory, lack_of_memory
+from dist_plm.core.out_of_memory import check_room, is_lack_of_memory, lack_of_memory
 from dist_plm.data.prepare import pool as pools
 from dist_plm.data.prepare.pool import Pool
 from dist_plm.data.prepare.prepare import prepare

@@ -2,8 +2,8 @@ import signal
 
 import pytest
 
-from dist_plm.core import memory
-from dist_plm.core.memory import MemoryGroup, memory_groups, why_killed
+from dist_plm.core import out_of_memory
+from dist_plm.core.out_of_memory import MemoryGroup, memory_groups, why_killed
 
 GIB = 2**30
 
@@ -22,7 +22,7 @@ def machine(tmp_path, monkeypatch):
             (place / names[1]).write_text(f"oom_kill_disable 0\nunder_oom 0\noom_kill {kills}\n")
         own = tmp_path / "own"
         own.write_text("0::/slice/job\n" if version == 2 else "5:cpu:/x\n4:cpuset,memory:/slice/job\n0::/\n")
-        monkeypatch.setattr(memory, "memory_groups", lambda: memory_groups(own, tmp_path / "mounted"))
+        monkeypatch.setattr(out_of_memory, "memory_groups", lambda: memory_groups(own, tmp_path / "mounted"))
         return job
 
     return make
@@ -31,7 +31,7 @@ def machine(tmp_path, monkeypatch):
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_kill_that_the_kernel_counts_names_the_limit(machine, version):
     job = machine(version)
-    before = memory.memory_groups()
+    before = out_of_memory.memory_groups()
     assert [(group.path, group.limit_bytes) for group in before] == [(job, 2 * GIB), (job.parent, None)]
     told = why_killed(-signal.SIGKILL, before)
     assert "by somebody or for lack of memory" in told
