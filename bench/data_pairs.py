@@ -11,7 +11,7 @@ def pairs(folder: Path, *, quick: bool) -> None:
     import torch
     import torch.distributed as dist
 
-    from dist_plm.data.loader.loader import MicrobatchLoader
+    from dist_plm.data.loader.microbatch_loader import MicrobatchLoader
     from dist_plm.data.sampling.pairs import PairDataset
     from dist_plm.data.store.splits import StoreSplit
     from dist_plm.data.store.store import TokenStore

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dist_plm.data.loader.loader import MicrobatchLoader
+from dist_plm.data.loader.microbatch_loader import MicrobatchLoader
 from dist_plm.data.samples import Arrays
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.distributed.groups import Groups

@@ -11,7 +11,7 @@ from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import Storage
 from dist_plm.data.loader.batch import Batch
-from dist_plm.data.loader.loader import MicrobatchLoader
+from dist_plm.data.loader.microbatch_loader import MicrobatchLoader
 from dist_plm.distributed.groups import Groups
 from dist_plm.distributed.world import host_group
 from dist_plm.monitor.peak_flops import Precision, device_peak_tflops

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.config.decode import decode
-from dist_plm.data.loader import loader
+from dist_plm.data.loader import microbatch_loader
 from dist_plm.data.store.store import TokenStoreWriter
 from dist_plm.distributed.world import leave
 from dist_plm.engines.loss_terms import LossTerms
@@ -133,7 +133,7 @@ def signalled_case(
     owner, name, act = {
         "step": (MegatronEngine, "train_step", send),
         "evaluation": (MegatronEngine, "eval_step", send),
-        "data": (loader, "to_tensors", stall),
+        "data": (microbatch_loader, "to_tensors", stall),
     }[where]
     try:
         with before(owner, name, at, act), idle_for_data(waits):

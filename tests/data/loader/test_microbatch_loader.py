@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dist_plm.core.errors import DataError
-from dist_plm.data.loader.loader import LoaderError, MicrobatchLoader
+from dist_plm.data.loader.microbatch_loader import LoaderError, MicrobatchLoader
 from dist_plm.data.sampling.windows import WindowDataset
 from dist_plm.data.store.store import TokenStore, TokenStoreWriter
 
@@ -220,7 +220,7 @@ def test_workers_end_when_the_trainer_is_killed(dataset, tmp_path):
         import os, pickle, signal, sys
         sys.path.insert(0, {os.path.dirname(os.path.dirname(__file__))!r})
         from {collates.__package__}.collates import plain
-        from dist_plm.data.loader.loader import MicrobatchLoader
+        from dist_plm.data.loader.microbatch_loader import MicrobatchLoader
         dataset = pickle.load(open({str(tmp_path / "dataset.pickle")!r}, "rb"))
         batches = iter(MicrobatchLoader(dataset, plain, micro_batch=2, global_batch=2, data_rank=0, data_size=1,
                                         start_step=0, stop_step=10**6, num_workers=2))
