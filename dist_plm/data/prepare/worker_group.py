@@ -21,7 +21,7 @@ from dist_plm.core.errors import DataError
 from dist_plm.core.files import atomic_writer
 from dist_plm.core.streams import tell
 from dist_plm.data.prepare.pool import Pool
-from dist_plm.data.prepare.progress import following
+from dist_plm.data.prepare.task_progress import following
 from dist_plm.distributed.launch_env import LaunchEnv
 
 _BEAT_SECONDS = 1.0

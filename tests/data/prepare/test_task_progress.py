@@ -3,8 +3,8 @@ import time
 
 from tqdm import tqdm
 
-from dist_plm.data.prepare import progress
-from dist_plm.data.prepare.progress import following
+from dist_plm.data.prepare import task_progress
+from dist_plm.data.prepare.task_progress import following
 
 
 def bar_of(total, **options):
@@ -12,7 +12,7 @@ def bar_of(total, **options):
 
 
 def test_the_bar_moves_within_a_task_and_ends_with_what_was_done(monkeypatch):
-    monkeypatch.setattr(progress, "_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(task_progress, "_LOOK_SECONDS", 0.001)
     read = iter([1000, *range(1010, 1200, 10)])
     with bar_of(100, disable=False) as bar:
         with following(bar, lambda: next(read, 1500)) as finished:
