@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
+from dist_plm.cli.check_summary import summary
 from dist_plm.cli.compose import compose
 from dist_plm.cli.help import OPTIONS, help_text
 from dist_plm.cli.overrides import as_plain
 from dist_plm.cli.search_path import SearchPath
-from dist_plm.cli.summary import summary
 from dist_plm.cluster.check import check, check_here, check_run, run_of
 from dist_plm.config.credentials import mask
 from dist_plm.config.decode import decode, encode, flatten
