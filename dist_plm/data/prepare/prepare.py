@@ -18,7 +18,7 @@ from dist_plm.data.dedup.deduplicate import deduplicate
 from dist_plm.data.prepare import stages
 from dist_plm.data.prepare.read_and_clean import collect_rejected, gather
 from dist_plm.data.prepare.staging import check_replaceable, settle, workspace
-from dist_plm.data.prepare.summary import summary
+from dist_plm.data.prepare.store_summary import summary
 from dist_plm.data.prepare.training_text import TRAINER_BYTES
 from dist_plm.data.prepare.unknown import check_store
 from dist_plm.data.prepare.worker_group import Crew
