@@ -17,7 +17,7 @@ from dist_plm.distributed.collectives import on_first
 from dist_plm.distributed.groups import Groups
 from dist_plm.monitor.metrics import MetricsWriter, read_metrics
 from dist_plm.monitor.progress import build_progress
-from dist_plm.monitor.summary import render_summary, summarise
+from dist_plm.monitor.run_summary import render_summary, summarise
 from dist_plm.monitor.trackers import build_trackers
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.schema import TrainingConfig

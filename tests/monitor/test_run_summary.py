@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_plm.monitor.summary import change, render_summary, step_seconds, summarise
+from dist_plm.monitor.run_summary import change, render_summary, step_seconds, summarise
 from tests.monitor.make import record
 
 RECORDS = [
