@@ -9,10 +9,10 @@ from dist_plm.core.errors import EXIT_FINISHED, DataError
 from dist_plm.core.streams import tell
 from dist_plm.distributed.collectives import gather
 from dist_plm.spec.inference.schema import EvaluateConfig
+from dist_plm.tasks.evaluate.evaluation_report import excerpts, table
 from dist_plm.tasks.evaluate.objective import measure_objective
 from dist_plm.tasks.evaluate.passages import open_passages
 from dist_plm.tasks.evaluate.perplexity import Asked, measure_perplexity
-from dist_plm.tasks.evaluate.report import excerpts, table
 from dist_plm.tasks.evaluate.sums import Hard, Hardest, Sums, measures
 from dist_plm.tasks.inference.open_model import Session, build_runner, session_of
 from dist_plm.tasks.inference.outputs import check_out, write_json
