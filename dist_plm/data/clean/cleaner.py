@@ -7,23 +7,23 @@ document that a rule leaves without any text is dropped by it.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dist_plm.data.clean import c4, gopher, text
+from dist_plm.data.clean import c4, gopher, text_rules
 from dist_plm.data.clean.page import Page
 from dist_plm.spec.prepare.clean import CleanConfig, RuleName
 
 Rule = Callable[[Page, CleanConfig], str | bool]
 
 RULES: dict[RuleName, Rule] = {
-    "repair": text.repair,
-    "nfc": text.nfc,
-    "nfkc": text.nfkc,
-    "control_characters": text.control_characters,
-    "white_space": text.white_space,
-    "boilerplate_lines": text.boilerplate_lines,
-    "length": text.length,
-    "language": text.language,
-    "mask_email": text.mask_email,
-    "mask_ip": text.mask_ip,
+    "repair": text_rules.repair,
+    "nfc": text_rules.nfc,
+    "nfkc": text_rules.nfkc,
+    "control_characters": text_rules.control_characters,
+    "white_space": text_rules.white_space,
+    "boilerplate_lines": text_rules.boilerplate_lines,
+    "length": text_rules.length,
+    "language": text_rules.language,
+    "mask_email": text_rules.mask_email,
+    "mask_ip": text_rules.mask_ip,
     "gopher_word_count": gopher.word_count,
     "gopher_word_length": gopher.word_length,
     "gopher_symbols": gopher.symbols,

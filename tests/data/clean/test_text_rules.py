@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.data.clean import text as rules
+from dist_plm.data.clean import text_rules as rules
 from dist_plm.data.clean.page import Page
 from dist_plm.spec.prepare.clean import CleanConfig
 
