@@ -9,9 +9,9 @@ from typing import Any
 from dist_plm.config.decode import flatten, show
 from dist_plm.core.errors import UserError
 from dist_plm.core.parsing import is_number, load_yaml, read_text
+from dist_plm.monitor.formatting import UNICODE_RAMP, compact, duration, plain, sparkline, table
 from dist_plm.monitor.metrics import read_metrics
 from dist_plm.monitor.run_summary import change, render_summary, summarise
-from dist_plm.monitor.text import UNICODE_RAMP, compact, duration, plain, sparkline, table
 
 
 @dataclass(frozen=True, slots=True)

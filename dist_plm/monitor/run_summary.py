@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dist_plm.monitor.text import compact, duration, plain
+from dist_plm.monitor.formatting import compact, duration, plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dist_plm.core.errors import UserError
+from dist_plm.monitor.formatting import ASCII_RAMP
 from dist_plm.monitor.metrics import MetricsWriter
 from dist_plm.monitor.report import load_run, render_report
-from dist_plm.monitor.text import ASCII_RAMP
 from tests.core.test_parsing import BOMB
 from tests.monitor.make import record
 

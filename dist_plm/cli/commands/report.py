@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, UserError
+from dist_plm.monitor.formatting import ASCII_RAMP, UNICODE_RAMP
 from dist_plm.monitor.report import load_run, render_report
-from dist_plm.monitor.text import ASCII_RAMP, UNICODE_RAMP
 
 
 def execute(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_plm.monitor.text import ASCII_RAMP, UNICODE_RAMP, compact, duration, plain, sparkline, table
+from dist_plm.monitor.formatting import ASCII_RAMP, UNICODE_RAMP, compact, duration, plain, sparkline, table
 
 
 @pytest.mark.parametrize(
