@@ -52,7 +52,7 @@ from dist_plm.train.data import RunData, open_run
 from dist_plm.train.evaluation import Evaluator
 from dist_plm.train.loop import Parts, Position, train
 from dist_plm.train.parts import build_checkpoints, measure_peak_tflops, open_loader
-from dist_plm.train.records import closing_summary, open_records
+from dist_plm.train.reporting import closing_summary, open_records
 from dist_plm.train.startup.attempt import Start, begin, collective_timeout, hang_limits, refuse_together
 from dist_plm.train.startup.device_memory import advice_on_memory
 from dist_plm.train.startup.going_on import find_own_or_named
