@@ -13,14 +13,14 @@ from dist_plm.data.loader.batch import Batch
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.tasks.evaluate.passages import Passage, Passages
-from dist_plm.tasks.evaluate.sums import Hard, Hardest, Sums
-from dist_plm.tasks.evaluate.windows import (
+from dist_plm.tasks.evaluate.sliding_windows import (
     Tokens,
     Window,
     windows_of_document,
     windows_of_stream,
     windows_within,
 )
+from dist_plm.tasks.evaluate.sums import Hard, Hardest, Sums
 from dist_plm.tasks.inference.runner import Runner
 from dist_plm.tasks.inference.vocabulary import Vocabulary
 
