@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import Groups, build_groups
-from dist_plm.engines.deepspeed import parts
+from dist_plm.engines.deepspeed import bindings
 from tests.ranks.pool import World
 from tests.ranks.times import LONG
 from tests.reference import megatron_gpt as megatron
@@ -44,7 +44,7 @@ def train_and_save(world: World, kind: Kind, directory: Path) -> Outcome:
     groups = build_groups(grid, world.device, timeout=LONG)
     torch.manual_seed(5)
     module, run = _build(kind, groups)
-    engine = parts.initialize(module, _optimizer(module), _settings(kind, groups), groups)
+    engine = bindings.initialize(module, _optimizer(module), _settings(kind, groups), groups)
     losses = [_step(engine, run, groups, step) for step in range(SAVED_AT)]
     engine.save_checkpoint(str(directory))
     engine.eval()

@@ -20,7 +20,7 @@ from dist_plm.core.errors import ConfigError
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import EvalSums, Prediction, StepResult
-from dist_plm.engines.deepspeed import parts
+from dist_plm.engines.deepspeed import bindings
 from dist_plm.engines.deepspeed.schema import check_keys
 from dist_plm.engines.deepspeed.settings import on_nvme, settings_of, write_settings
 from dist_plm.engines.engine_settings import EngineSettings
@@ -142,7 +142,7 @@ class DeepSpeedEngine(Stateful):
             self._spare.give_gradient()
         if not forward_only:
             for parameter in self._tied:
-                dist.all_reduce(parts.gradient_of(self._engine.optimizer, parameter), group=self._groups.embedding)
+                dist.all_reduce(bindings.gradient_of(self._engine.optimizer, parameter), group=self._groups.embedding)
         return cast("list[Tensor]", outputs)
 
     def _forward(
@@ -190,9 +190,9 @@ def build(
         ConfigError: a key under engine.deepspeed is unknown or wrong, the device has no fp16, or NVMe cannot be used.
     """
     check_keys(settings.engine.own_keys)
-    if settings.precision.name == "fp16" and not parts.supports_fp16():
+    if settings.precision.name == "fp16" and not bindings.supports_fp16():
         raise ConfigError(["precision.name = 'fp16' is refused by DeepSpeed on this device: set precision=bf16"])
-    if (keys := on_nvme(settings.engine.own_keys)) and (problem := parts.nvme_problem()):
+    if (keys := on_nvme(settings.engine.own_keys)) and (problem := bindings.nvme_problem()):
         raise ConfigError([f"{key} = 'nvme' needs DeepSpeed's async_io: {problem}; or set it to cpu" for key in keys])
     chunks: list[Any] = list(model)
     shard_specs = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
@@ -210,33 +210,35 @@ def build(
         _prepare(shard_spec, groups)
     if groups.rank == 0:
         write_settings(theirs, settings.run_dir)
-    engine = parts.initialize(module, inner, theirs, groups)
-    norm = GradientNorm(parts.norm_group(engine.optimizer, groups), device)
+    engine = bindings.initialize(module, inner, theirs, groups)
+    norm = GradientNorm(bindings.norm_group(engine.optimizer, groups), device)
     clipped = None
     if engine.optimizer is inner:
         first = groups.tensor.rank() == 0
         clipped = ClippedStep(shard_specs, norm, settings.optim.clip_threshold, first=first)
         inner.register_step_pre_hook(clipped)
     else:
-        parts.measure_by(engine.optimizer, norm)
-    fragments = list(parts.fragments_of(engine.optimizer, [shard_spec.parameter for shard_spec in shard_specs], groups))
+        bindings.measure_by(engine.optimizer, norm)
+    fragments = list(
+        bindings.fragments_of(engine.optimizer, [shard_spec.parameter for shard_spec in shard_specs], groups)
+    )
     sharded = engine.optimizer is not inner
     if isinstance(inner, WholeTensorOptimizer):
         trained = [fragment for fragment in fragments if fragment.parameter.requires_grad]
         inner.bind(spans.partition(trained, sharded=sharded, device=device))
-    reach = parts.reach_of(engine.optimizer)
+    reach = bindings.reach_of(engine.optimizer)
     state = EngineState(
         shard_specs,
         shapes,
         fragments,
         settings.optim,
         inner,
-        parts.flat_tensors(engine.optimizer),
+        bindings.flat_tensors(engine.optimizer),
         groups,
         sharded=sharded,
         sharded_weights=settings.engine.zero_stage == 3,
-        scaler=parts.scaler_of(engine.optimizer),
-        refresh=partial(parts.refresh_weights, engine.optimizer, reach),
+        scaler=bindings.scaler_of(engine.optimizer),
+        refresh=partial(bindings.refresh_weights, engine.optimizer, reach),
         reach=reach,
     )
     result = DeepSpeedEngine(settings, groups, device, chunks, losses, engine, inner, state, norm, clipped, spare)
