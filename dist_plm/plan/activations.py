@@ -8,7 +8,7 @@ masks are drawn again). Fused attention keeps queries, keys, values, its result 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dist_plm.plan.partition import padded
+from dist_plm.plan.rank_tensors import padded
 from dist_plm.spec.families.base import ModelConfig, Stack, known
 from dist_plm.spec.pipeline import LOSS_CHUNK_BYTES
 from dist_plm.spec.schema import TrainingConfig

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dist_plm.plan.activations import Pass
-from dist_plm.plan.partition import HeldTensor
+from dist_plm.plan.rank_tensors import HeldTensor
 from dist_plm.spec.families.base import Stack, known
 from dist_plm.spec.gpus import Gpu
 from dist_plm.spec.schema import PrecisionConfig

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dist_plm.plan import activations
 from dist_plm.plan.activations import Kept, Pass
 from dist_plm.plan.interval import GIB, Interval
-from dist_plm.plan.partition import HeldTensor, Stage, stages_of
+from dist_plm.plan.rank_tensors import HeldTensor, Stage, stages_of
 from dist_plm.spec.derived import num_microbatches
 from dist_plm.spec.engines.base import Holding
 from dist_plm.spec.optimizers import OptimConfig

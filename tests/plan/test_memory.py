@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from dist_plm.plan.activations import Pass, kept_by_layer
 from dist_plm.plan.memory import in_flight, memory_by_stage, worst_of
-from dist_plm.plan.partition import padded, stages_of
+from dist_plm.plan.rank_tensors import padded, stages_of
 from dist_plm.spec.flops import num_parameters
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import ParallelConfig
