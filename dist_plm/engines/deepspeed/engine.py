@@ -37,7 +37,7 @@ from dist_plm.models.sharding import ShardSpec, describe
 from dist_plm.objectives.base import LossTerm
 from dist_plm.optim.base import WholeTensorOptimizer, build_optimizer, set_learning_rate
 from dist_plm.optim.depth import Depths
-from dist_plm.optim.groups import parameter_groups
+from dist_plm.optim.param_groups import parameter_groups
 
 
 class DeepSpeedEngine(Stateful):

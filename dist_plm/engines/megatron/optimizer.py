@@ -20,7 +20,7 @@ from dist_plm.models.sharding import ShardSpec
 from dist_plm.optim.base import WholeTensorOptimizer, fill_state
 from dist_plm.optim.base import build_optimizer as torch_optimizer
 from dist_plm.optim.depth import Depths
-from dist_plm.optim.groups import parameter_groups
+from dist_plm.optim.param_groups import parameter_groups
 from dist_plm.spec.engines.megatron import MegatronConfig
 from dist_plm.spec.schema import PrecisionConfig
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dist_plm.optim.depth import Depths
-from dist_plm.optim.groups import ParamGroup, parameter_groups
+from dist_plm.optim.param_groups import ParamGroup, parameter_groups
 from dist_plm.spec.derived import derive
 from dist_plm.spec.optimizers import OPTIMIZERS
 from tests.spec.make import pretrain
