@@ -14,7 +14,7 @@ from dist_plm.spec.schema import ModelConfig
 if TYPE_CHECKING:  # so that the command line reads sizes without PyTorch
     from torch import Tensor
 
-    from dist_plm.interop.hf.tokenizer import Tokens
+    from dist_plm.interop.hf.checkpoint_tokenizer import CheckpointTokenizer
 
 Half = Literal["generator", "discriminator"]
 
@@ -177,7 +177,7 @@ class HFModel(ABC):
         return HEADS if named in self.task_classes else self.classes.get(named or "", ())
 
     @abstractmethod
-    def token_numbers(self, tokens: "Tokens") -> dict[str, int | None]:
+    def token_numbers(self, tokens: "CheckpointTokenizer") -> dict[str, int | None]:
         """Gives the special tokens for config.json; null rather than a number of another vocabulary."""
 
     def model_from_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:

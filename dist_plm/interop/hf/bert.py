@@ -21,7 +21,7 @@ from dist_plm.spec.families.base import Head
 from dist_plm.spec.families.bert import BertConfig
 
 if TYPE_CHECKING:
-    from dist_plm.interop.hf.tokenizer import Tokens
+    from dist_plm.interop.hf.checkpoint_tokenizer import CheckpointTokenizer
 
 
 #: Begin Hugging Face's names of the heads of tasks.
@@ -95,7 +95,7 @@ class HFEncoder(HFModel):
             "segments": shapes.get(f"{self.prefix}embeddings.token_type_embeddings.weight", (0,))[0],
         }
 
-    def token_numbers(self, tokens: "Tokens") -> dict[str, int | None]:
+    def token_numbers(self, tokens: "CheckpointTokenizer") -> dict[str, int | None]:
         pad = None if tokens.special is None else tokens.special.pad
         return {"pad_token_id": pad or 0}
 

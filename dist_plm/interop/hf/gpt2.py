@@ -19,7 +19,7 @@ from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.families.gpt import GPTConfig
 
 if TYPE_CHECKING:
-    from dist_plm.interop.hf.tokenizer import Tokens
+    from dist_plm.interop.hf.checkpoint_tokenizer import CheckpointTokenizer
 
 
 class HFGPT2(HFModel):
@@ -112,11 +112,11 @@ class HFGPT2(HFModel):
     def class_of(self, tensors: Collection[str], half: Half | None) -> str:
         return "GPT2LMHeadModel"
 
-    def token_numbers(self, tokens: "Tokens") -> dict[str, int | None]:
+    def token_numbers(self, tokens: "CheckpointTokenizer") -> dict[str, int | None]:
         return causal_token_numbers(tokens)
 
 
-def causal_token_numbers(tokens: "Tokens") -> dict[str, int | None]:
+def causal_token_numbers(tokens: "CheckpointTokenizer") -> dict[str, int | None]:
     """Gives the tokens of models that have none for the beginning of a text but what ends the one before."""
     pad = None if tokens.special is None else tokens.special.pad
     return {"bos_token_id": tokens.end, "eos_token_id": tokens.end, "pad_token_id": pad}

@@ -11,7 +11,7 @@ from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.families.gpt import GPTConfig
 
 if TYPE_CHECKING:
-    from dist_plm.interop.hf.tokenizer import Tokens
+    from dist_plm.interop.hf.checkpoint_tokenizer import CheckpointTokenizer
 
 
 class HFLlama(HFModel):
@@ -114,5 +114,5 @@ class HFLlama(HFModel):
     def class_of(self, tensors: Collection[str], half: Half | None) -> str:
         return "LlamaForCausalLM"
 
-    def token_numbers(self, tokens: "Tokens") -> dict[str, int | None]:
+    def token_numbers(self, tokens: "CheckpointTokenizer") -> dict[str, int | None]:
         return causal_token_numbers(tokens)

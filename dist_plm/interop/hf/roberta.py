@@ -10,7 +10,7 @@ from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.families.roberta import RobertaConfig
 
 if TYPE_CHECKING:
-    from dist_plm.interop.hf.tokenizer import Tokens
+    from dist_plm.interop.hf.checkpoint_tokenizer import CheckpointTokenizer
 
 
 class HFRoberta(HFEncoder):
@@ -61,7 +61,7 @@ class HFRoberta(HFEncoder):
     def class_of(self, tensors: Collection[str], half: Half | None) -> str:
         return "RobertaForMaskedLM" if "transform.dense.weight" in tensors else "RobertaModel"
 
-    def token_numbers(self, tokens: "Tokens") -> dict[str, int | None]:
+    def token_numbers(self, tokens: "CheckpointTokenizer") -> dict[str, int | None]:
         """Leaves the padding out: where positions begin says which token pads."""
         special = tokens.special
         if special is None:

@@ -9,7 +9,7 @@ from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.families.t5 import T5Config
 
 if TYPE_CHECKING:
-    from dist_plm.interop.hf.tokenizer import Tokens
+    from dist_plm.interop.hf.checkpoint_tokenizer import CheckpointTokenizer
 
 
 class HFT5(HFModel):
@@ -101,7 +101,7 @@ class HFT5(HFModel):
     def class_of(self, tensors: Collection[str], half: Half | None) -> str:
         return "T5ForConditionalGeneration"
 
-    def token_numbers(self, tokens: "Tokens") -> dict[str, int | None]:
+    def token_numbers(self, tokens: "CheckpointTokenizer") -> dict[str, int | None]:
         special = tokens.special
         pad = 0 if special is None else special.pad or 0
         eos = tokens.end if special is None or special.eos is None else special.eos

@@ -21,10 +21,10 @@ from dist_plm.config.runfile import to_yaml
 from dist_plm.core.errors import CheckpointError, ConfigError
 from dist_plm.core.parsing import load_json
 from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor, with_head_of
+from dist_plm.interop.hf.checkpoint_tokenizer import CheckpointTokenizer, tokenizer_files, tokens_of
 from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, hf_config, named_labels
 from dist_plm.interop.hf.registry import MODELS, hf_model
 from dist_plm.interop.hf.safetensors_files import WrittenWeights, listed, write_weights
-from dist_plm.interop.hf.tokenizer import Tokens, tokenizer_files, tokens_of
 from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.models.build import DTYPES
 from dist_plm.models.sharding import Shard
@@ -167,7 +167,7 @@ class _Export:
         half: Half | None,
         entries: list[HFTensor],
         settings: dict[str, Any],
-        tokens: Tokens,
+        tokens: CheckpointTokenizer,
     ) -> None:
         self.settings, self.tokens = settings, tokens
         self._found, self._half = found, half

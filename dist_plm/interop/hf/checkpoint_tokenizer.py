@@ -29,7 +29,7 @@ FILES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class CheckpointTokenizer:
     """Holds the files of a tokenizer and its special tokens.
 
     Args:
@@ -56,24 +56,24 @@ def is_of_tokenizer(name: str) -> bool:
     return name in FILES or name.endswith(".model")
 
 
-def tokens_of(found: Checkpoint, run: Mapping[str, Any]) -> Tokens:
+def tokens_of(found: Checkpoint, run: Mapping[str, Any]) -> CheckpointTokenizer:
     """Finds the tokenizer that an imported checkpoint holds itself; else the one that the run was given, or that of the store
     that it read, where it is still there."""
     held = {name: found.storage.read(found.name, name) for name in found.manifest.files if is_of_tokenizer(name)}
     if held:
-        return Tokens(held)
+        return CheckpointTokenizer(held)
     path, given = run.get("data", {}).get("path"), run.get("data", {}).get("tokenizer")
     if given and Path(given).exists():  # of a fine-tuning run
         return _given(Path(given))
     if not path or not (Path(path) / STORE_MANIFEST).is_file():
-        return Tokens()
+        return CheckpointTokenizer()
     file = Path(path) / read_manifest(path).tokenizer.file
     tokenizer = Tokenizer.load(file, read_manifest(path).tokenizer.end_of_document)
     files = {name: path.read_bytes() for name, path in tokenizer_files([file.parent]).items()}
-    return Tokens(files, tokenizer.special_tokens(), tokenizer.end_of_document_id)
+    return CheckpointTokenizer(files, tokenizer.special_tokens(), tokenizer.end_of_document_id)
 
 
-def _given(path: Path) -> Tokens:
+def _given(path: Path) -> CheckpointTokenizer:
     """Finds a tokenizer by its file or directory, with what stands beside it."""
     tokenizer = Tokenizer.load(path)
     if path.suffix == ".json" and path.name not in FILES:
@@ -81,4 +81,4 @@ def _given(path: Path) -> Tokens:
     else:
         files = tokenizer_files([path if path.is_dir() else path.parent])
     content = {name: file.read_bytes() for name, file in files.items()}
-    return Tokens(content, tokenizer.special_tokens(), tokenizer.end_of_document_id)
+    return CheckpointTokenizer(content, tokenizer.special_tokens(), tokenizer.end_of_document_id)
