@@ -14,7 +14,7 @@ import tests.ranks.pool  # noqa: F401
 
 #: Training and inference, both engines with what they import when they build, and what tests bring.
 MODULES: tuple[str, ...] = (
-    "dist_plm.engines.deepspeed.schema",  # without chatter
+    "dist_plm.engines.deepspeed.json_schema",  # without chatter
     "dist_plm.engines.deepspeed.engine",
     "dist_plm.engines.megatron.engine",
     "torch._inductor.compile_fx",

@@ -21,7 +21,7 @@ from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import EvalSums, Prediction, StepResult
 from dist_plm.engines.deepspeed import bindings
-from dist_plm.engines.deepspeed.schema import check_keys
+from dist_plm.engines.deepspeed.json_schema import check_keys
 from dist_plm.engines.deepspeed.settings import on_nvme, settings_of, write_settings
 from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.gradient_norm import ClippedStep, GradientNorm

@@ -8,7 +8,7 @@ import pytest
 
 from dist_plm.cluster.check import check_run
 from dist_plm.core.errors import ConfigError
-from dist_plm.engines.deepspeed.schema import SCHEMAS, check_keys
+from dist_plm.engines.deepspeed.json_schema import SCHEMAS, check_keys
 from dist_plm.engines.deepspeed.settings import OURS, PLAIN, on_nvme, settings_of, write_settings
 from dist_plm.train.build import engine_settings
 from tests.ranks.training import configure
