@@ -29,13 +29,13 @@ def row_words(key, row):
 
 
 @triton.jit
-def kept(start, step, columns, threshold):
-    """Tells which columns of a row stay."""
-    word = start + (columns >> 1).to(tl.uint32) * step
+def kept(start, step, pairs, threshold):
+    """Tells which of the columns 2 n and 2 n + 1, n of `pairs`, stay: twice as many along the last dimension."""
+    word = start + pairs.to(tl.uint32) * step
     word = (word ^ (word >> 16)) * tl.full((), 0x7FEB352D, tl.uint32)
     word = (word ^ (word >> 15)) * tl.full((), 0x846CA68B, tl.uint32)
     word = word ^ (word >> 16)
-    half = (word >> ((columns & 1) * 16).to(tl.uint32)) & 0xFFFF
+    half = tl.interleave(word & 0xFFFF, word >> 16)
     # Halves count as signed numbers.
     return (half ^ 0x8000).to(tl.int32) >= threshold
 
@@ -50,7 +50,8 @@ def _dropout_add(
     start, step = row_words(tl.load(keys + row % batch), first_row + row // batch)
     at = row.to(tl.int64) * width + columns
     value = tl.load(x + at, mask=inside).to(tl.float32)
-    value = tl.where(kept(start, step, columns, threshold), value * scale, 0.0)
+    pairs = tl.program_id(1) * (BLOCK // 2) + tl.arange(0, BLOCK // 2)
+    value = tl.where(kept(start, step, pairs, threshold), value * scale, 0.0)
     if ADD:
         value += tl.load(residual + at, mask=inside).to(tl.float32)
     tl.store(out + at, value.to(out.dtype.element_ty), mask=inside)

@@ -4,6 +4,7 @@ The gradient is found with the loss, while a chunk's logits are at hand (Hsu et 
 takes their place. What is held is one chunk of logits, and the gradients of hidden states and weight.
 """
 
+import importlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from dist_plm.spec.pipeline import LOSS_CHUNK_BYTES
 BLOCK_BYTES = 2**20
 #: In fp16 gradients of single logits are kept so much larger: most are below its smallest number else.
 _FP16_SCALE = 1024.0
+#: Rows that a GPU's matrix product takes together.
+_TILE = 128
 
 
 class Columns(NamedTuple):
@@ -60,8 +63,9 @@ class _LinearLoss(torch.autograd.Function):
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
         scale = _FP16_SCALE if hidden.dtype == torch.float16 else 1.0
-        valid = columns.valid
-        rows, offsets = weight[:valid], None if bias is None else bias[:valid]
+        # A GPU multiplies whole tiles: what pads the vocabulary stays, and has no part in the loss.
+        kept = weight.shape[0] if weight.is_cuda else columns.valid
+        rows, offsets = weight[:kept], None if bias is None else bias[:kept]
         total: Tensor | None = None
         if wanted:
             of_hidden = torch.empty_like(hidden)
@@ -69,18 +73,15 @@ class _LinearLoss(torch.autograd.Function):
             of_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
         for chunk in token_chunks(len(hidden), weight.shape[0]):
             logits = functional.linear(hidden[chunk], rows, offsets)
-            loss = _softmax_gradient(logits, labels[chunk], columns, scale).sum()
+            loss = _softmax_gradient(logits, labels[chunk], columns, scale, wanted=wanted).sum()
             total = loss if total is None else total + loss
             if not wanted:
                 continue
             gradient = logits
             torch.mm(gradient, rows, out=of_hidden[chunk])
-            if hidden.dtype == torch.float32:
-                of_weight[:valid].addmm_(gradient.T, hidden[chunk])
-            else:
-                of_weight[:valid] += torch.mm(gradient.T, hidden[chunk])
+            _add_product(of_weight[:kept], gradient.T, hidden[chunk])
             if of_bias is not None:
-                of_bias[:valid] += gradient.sum(0, dtype=torch.float32)
+                of_bias[:kept] += gradient.sum(0, dtype=torch.float32)
         if wanted:
             ctx.save_for_backward(of_hidden, of_weight, of_bias)
             ctx.scale, ctx.dtypes = scale, (weight.dtype, bias.dtype if bias is not None else None)
@@ -96,16 +97,34 @@ class _LinearLoss(torch.autograd.Function):
         return (of_hidden * factor).to(of_hidden.dtype), of_weight, of_bias, None, None
 
 
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Adds the product of two matrices to a fp32 one."""
+    if left.dtype == torch.float32:
+        total.addmm_(left, right)
+    elif left.is_cuda:
+        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
+    else:
+        total += torch.mm(left, right)
+
+
 def token_chunks(tokens: int, width: int) -> Iterator[slice]:
-    """Cuts tokens so that their logits, of `width` columns, are LOSS_CHUNK_BYTES at most."""
+    """Cuts tokens so that their logits, of `width` columns, are LOSS_CHUNK_BYTES at most, in whole tiles of a GPU."""
     step = max(1, LOSS_CHUNK_BYTES // (4 * width))
+    step = step // _TILE * _TILE if step > _TILE else step
     for first in range(0, tokens, step):
         yield slice(first, min(first + step, tokens))
 
 
-def _softmax_gradient(logits: Tensor, labels: Tensor, columns: Columns, scale: float) -> Tensor:
-    """Turns logits [n, valid] in place into the gradient of the losses' sum, times `scale`, and gives the losses [n] fp32."""
-    whole = columns.group.size() > 1 or logits.device.type != "cpu"
+def _softmax_gradient(logits: Tensor, labels: Tensor, columns: Columns, scale: float, *, wanted: bool) -> Tensor:
+    """Turns logits [n, valid] in place into the gradient of the losses' sum, times `scale`, and gives the losses [n] fp32.
+
+    On a GPU logits have columns for what pads the vocabulary as well, and stay where no gradient is wanted.
+    """
+    if logits.is_cuda:
+        # Not before there are tensors on a GPU: a CPU needs no Triton.
+        kernels = importlib.import_module("dist_plm.models.kernels.linear_loss_triton")
+        return kernels.softmax_gradient(logits, labels, *columns, scale=scale, gradient=wanted)
+    whole = columns.group.size() > 1
     step = len(labels) if whole else max(1, BLOCK_BYTES // (4 * max(1, logits.shape[1])))
     losses = []
     for first in range(0, len(labels), step):

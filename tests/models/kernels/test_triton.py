@@ -14,7 +14,8 @@ pytest.importorskip("triton", reason="Triton is there on Linux alone")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton compiles here: tests/gpu looks at what comes of it", allow_module_level=True)
 
-from dist_plm.models.kernels import attention_triton, dropout_triton
+from dist_plm.models.kernels import attention_triton, dropout_triton, linear_loss_triton
+from dist_plm.models.kernels.attention_triton import Tile
 
 KEYS = torch.tensor([3, -(2**62), 2**63 - 1])
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -42,11 +43,23 @@ def test_dropout_add(dtype, width):
 def test_attention(dtype, bias_shape, causal, probability):
     if causal and bias_shape is not None and dtype != torch.float32:
         pytest.skip("the interpreter is slow, and types do not meet causality")
+    attend(dtype, (80, 70, 24), bias_shape, (6, 4, causal, 0.3, probability))
+
+
+@pytest.mark.parametrize("tile", [(64, 32), (32, 64)], ids=str)
+@pytest.mark.parametrize("bias_shape", [None, (1, 2, 128, 64)], ids=str)
+def test_attention_of_whole_tiles(monkeypatch, tile, bias_shape):
+    tiles = {kernel: {4: Tile(*tile, 4, 1)} for kernel in attention_triton.TILES}
+    monkeypatch.setattr(attention_triton, "TILES", tiles)
+    attend(torch.float32, (128, 64, 16), bias_shape, (0, 0, bias_shape is None, 0.3, 0.4))
+
+
+def attend(dtype, sizes, bias_shape, drawn):
     torch.manual_seed(1)
-    query, grad = (torch.randn(80, 3, 2, 24).to(dtype).permute(1, 2, 0, 3) for _ in range(2))
-    key, value = (torch.randn(70, 3, 4, 24).to(dtype)[:, :, i::2].permute(1, 2, 0, 3) for i in range(2))
+    queries, width, size = sizes
+    query, grad = (torch.randn(queries, 3, 2, size).to(dtype).permute(1, 2, 0, 3) for _ in range(2))
+    key, value = (torch.randn(width, 3, 4, size).to(dtype)[:, :, i::2].permute(1, 2, 0, 3) for i in range(2))
     bias = None if bias_shape is None else torch.randn(bias_shape).to(dtype)
-    drawn = (6, 4, causal, 0.3, probability)
     close: dict[str, Any] = {"rtol": 8 * CLOSE[dtype], "atol": 8 * CLOSE[dtype]}
     out, lse = attention_triton.attention(query, key, value, bias, KEYS, *drawn)
     theirs, empty = attention_on_cpu.attention(query, key, value, bias, KEYS, *drawn)
@@ -78,3 +91,35 @@ def test_rows_that_see_little_and_nothing_at_first():
         out, _ = form.attention(query, key, value, bias, KEYS[:1], 0, 0, False, 0.3, 0.0)
         expected = functional.scaled_dot_product_attention(query, key, value, bias, scale=0.3)
         torch.testing.assert_close(out, expected)
+
+
+class Alone:
+    """In place of a process group of one rank."""
+
+    @staticmethod
+    def size() -> int:
+        return 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("width", "valid", "first"), [(5000, 4900, 0), (384, 384, 100), (128, 0, 900)])
+def test_softmax_gradient(dtype, width, valid, first):
+    torch.manual_seed(1)
+    logits = (4 * torch.randn(6, width)).to(dtype)
+    labels = torch.tensor([first, first + valid - 1, -1, first + 7, 5, -100])
+    exact = logits[:, :valid].double().requires_grad_()
+    mine = (labels >= first) & (labels < first + valid)
+    # Of other ranks' labels this one knows the sum of exponentials alone.
+    target = exact.gather(1, torch.where(mine, labels - first, 0)[:, None])[:, 0] * mine if valid else torch.zeros(6)
+    expected = torch.where(labels >= 0, exact.logsumexp(1) - target, 0.0)
+    options = {"group": Alone(), "first": first, "valid": valid, "scale": 8.0}
+    kept = logits.clone()
+    losses = [linear_loss_triton.softmax_gradient(kept, labels, **options, gradient=g) for g in (False, True)]
+    assert torch.equal(*losses)
+    if not valid:
+        assert torch.equal(kept, torch.zeros_like(kept))
+        return
+    torch.testing.assert_close(losses[0].double(), expected, rtol=1e-5, atol=1e-5)
+    expected.sum().backward()
+    torch.testing.assert_close(kept[:, :valid].double(), 8.0 * exact.grad, rtol=2 * CLOSE[dtype], atol=8 * CLOSE[dtype])
+    assert torch.equal(kept[:, valid:], torch.zeros_like(kept[:, valid:]))
