@@ -12,8 +12,9 @@ from dist_plm.models.model_context import ModelContext
 if TYPE_CHECKING:
     from dist_plm.models.sequence_context import SequenceContext
 
-#: Of more numbers no mask is held whole: each layer makes it for a block of query rows at a time.
-WHOLE_NUMBERS = 2**26
+#: Of more numbers no mask is held whole: each layer makes it for a block of query rows at a time. On a GPU blocks cost
+#: launches, and the gradient of relative positions is added up once a block.
+WHOLE_NUMBERS = {"cpu": 2**26, "cuda": 2**28}
 #: Longer sequences go by blocks under a window, as most of a whole mask would be empty.
 WHOLE_WINDOW = 512
 
@@ -35,7 +36,11 @@ def with_bias(context: "SequenceContext", shared: ModelContext, length: int) -> 
         numbers *= len(boundary)
     if context.relative is not None:
         numbers *= shared.model.heads // shared.groups.grid.tensor
-    if context.is_plain or numbers > WHOLE_NUMBERS or (context.window > 0 and length > WHOLE_WINDOW):
+    if (
+        context.is_plain
+        or numbers > WHOLE_NUMBERS[shared.device.type]
+        or (context.window > 0 and length > WHOLE_WINDOW)
+    ):
         return replace(context, bias=None)
     columns = torch.arange(length, device=shared.device)
     return replace(context, bias=bias_of(context, columns[:1] if of_keys else columns, columns, shared.dtype))
