@@ -1,11 +1,13 @@
 """Memory of the host that another process can map: what is saved in the background is copied there."""
 
+import contextlib
 import logging
 import math
 import mmap
 import os
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +33,8 @@ class HostMemory:
         # Not limited by /dev/shm, which is small in many containers, and gone with the last process that has it open.
         self.fd = os.memfd_create("checkpoint")
         weakref.finalize(self, os.close, self.fd)
+        self._locked: list[tuple[int, mmap.mmap]] = []
+        weakref.finalize(self, _unlock, self._locked)
         self._size = 0
         self._room: mmap.mmap | None = None
         self._used = 0
@@ -59,8 +63,26 @@ class HostMemory:
         self._size += num_bytes
         if pinned:
             address = torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
-            runtime = torch.cuda.cudart()
-            assert runtime is not None
-            if (status := int(runtime.cudaHostRegister(address, num_bytes, 0))) != 0:
-                log.warning("CUDA cannot page-lock memory (%d): copies for checkpoints take longer", status)
+            if _lock(address, num_bytes):
+                self._locked.append((address, memory))
         return memory
+
+
+def _lock(address: int, num_bytes: int) -> bool:
+    """Page-locks memory for CUDA, and says so where that fails: copies are slower then, and right."""
+    runtime: Any = torch.cuda.cudart()
+    status = int(runtime.cudaHostRegister(address, num_bytes, 0))
+    if status == 0:
+        return True
+    # CUDA keeps the failure for whoever asks next, which would take it for its own.
+    with contextlib.suppress(RuntimeError):
+        torch.zeros(1, device="cuda")
+    log.warning("CUDA cannot page-lock memory (%d): copies for checkpoints take longer", status)
+    return False
+
+
+def _unlock(locked: list[tuple[int, mmap.mmap]]) -> None:
+    """Before the memory is unmapped: CUDA would take what is mapped there later for it, and refuse to lock that."""
+    runtime: Any = torch.cuda.cudart()
+    while locked:
+        runtime.cudaHostUnregister(locked.pop()[0])
