@@ -141,8 +141,9 @@ def megatron_config(
         perform_initialization=False,  # models.init fills the weights, the same on every grid
         calculate_per_token_loss=True,
         gradient_accumulation_fusion=False,
-        # On gloo the interleaved schedule is silently wrong with batched sends (Megatron-core 0.16).
-        batch_p2p_comm=device.type == "cuda",
+        # The interleaved schedule is silently wrong with batched sends (Megatron-core 0.16): on gloo, and on NCCL where the
+        # next stage is the one before as well.
+        batch_p2p_comm=device.type == "cuda" and parallel.virtual_pipeline == 1,
         batch_p2p_sync=False,  # each message would wait for the device, against a fault of PyTorch before 1.13
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
