@@ -60,7 +60,7 @@ class DeepSpeedEngine(Stateful):
         self._settings, self._groups, self._device = settings, groups, device
         self._chunks, self._engine, self._inner, self._state = chunks, engine, inner, state
         self._positions = chunks[0].predicts_some
-        self._megatron = chunks[0].config
+        self._messages = P2PCommunicator(pp_group=groups.pipeline, config=chunks[0].config)
         self._schedule = get_forward_backward_func(groups.grid.pipeline, len(chunks) if len(chunks) > 1 else None)
         self._terms = LossTerms(losses, groups, device)
         held = [parameter for chunk in chunks for parameter in chunk.parameters() if parameter.requires_grad]
@@ -71,7 +71,8 @@ class DeepSpeedEngine(Stateful):
 
     def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
         set_learning_rate(self._inner, lr)
-        self._engine.train()
+        if not self._engine.training:  # it goes through all modules
+            self._engine.train()
         self._norm.expect(self._run(microbatches, forward_only=False))
         loss_scale = self._loss_scale()
         self._engine.step()
@@ -135,7 +136,7 @@ class DeepSpeedEngine(Stateful):
             seq_length=length,
             micro_batch_size=micro_batch,
             forward_only=forward_only,
-            p2p_communicator=P2PCommunicator(pp_group=self._groups.pipeline, config=self._megatron),
+            p2p_communicator=self._messages,
             pg_collection=self._groups.collection,
         )
         if self._spare is not None and not forward_only:

@@ -69,6 +69,7 @@ class MegatronEngine(Stateful):
         self._chunks, self._optimizer = chunks, optimizer
         self._positions = bool(chunks[0].module.predicts_some)
         self._megatron = chunks[0].config
+        self._messages = P2PCommunicator(pp_group=groups.pipeline, config=self._megatron)
         self._scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
         self._norm = GradientNorm(optimizer.get_grad_stats_parallel_group(), device)
         self._watch = SkipWatch(shard_specs, groups, settings.train.max_skipped)
@@ -78,7 +79,8 @@ class MegatronEngine(Stateful):
     def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
         set_learning_rate(self._optimizer.optimizer, lr)
         for chunk in self._chunks:
-            chunk.train()
+            if not chunk.training:  # it goes through all modules
+                chunk.train()
             chunk.zero_grad_buffer()
         self._optimizer.zero_grad()
         numbers = self._run(microbatches, forward_only=False)
@@ -155,7 +157,7 @@ class MegatronEngine(Stateful):
             seq_length=length,
             micro_batch_size=micro_batch,
             forward_only=forward_only,
-            p2p_communicator=P2PCommunicator(pp_group=self._groups.pipeline, config=self._megatron),
+            p2p_communicator=self._messages,
             pg_collection=self._groups.collection,
         )
         return self._terms.add_up(outputs, counts)

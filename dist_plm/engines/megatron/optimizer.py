@@ -1,5 +1,6 @@
 """Megatron-core's optimizer wrappers around a PyTorch optimizer: master weights, loss scaling, sharded states (ZeRO-1)."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -79,6 +80,41 @@ def build_optimizer(
     return optimizer, state
 
 
+class MasterWeights(Float16OptimizerWithFloat16Params):
+    """Megatron-core's, which without apex rounds the weights one by one: a launch each on a GPU."""
+
+    def _copy_main_params_to_model_params(self) -> None:
+        rounded, exact = self._get_model_and_main_params_data_float16()
+        if rounded:
+            torch._foreach_copy_(rounded, exact)
+
+
+class ShardedMasterWeights(DistributedOptimizer):
+    """Likewise; and what belongs to which shard is looked up once."""
+
+    _rounded: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] | None = None
+
+    def _copy_main_params_to_model_params(self) -> None:
+        if self._rounded is None:
+            self._rounded = {}
+            of_model = itertools.chain(*self.model_float16_groups, *self.model_fp32_groups)
+            of_shards = itertools.chain(*self.shard_fp32_from_float16_groups, *self.shard_fp32_groups)
+            for parameter, shard in zip(of_model, of_shards, strict=True):
+                place = self._shard_of(parameter)
+                pairs = self._rounded.setdefault(place.dtype, ([], []))
+                pairs[0].append(place)
+                pairs[1].append(shard.data)
+        for places, shards in self._rounded.values():
+            torch._foreach_copy_(places, shards)
+
+    def _shard_of(self, parameter: nn.Parameter) -> torch.Tensor:
+        """Where this rank's part of a parameter lies in what is gathered over data ranks."""
+        held = self._get_model_param_range_map(parameter)["gbuf_world_in_bucket"]
+        buffer, _, bucket = self.model_param_gbuf_map[parameter]
+        whole: Any = self.buffers[buffer].buckets[bucket].param_data
+        return whole.view(-1)[held.start : held.end]
+
+
 class MegatronScaler:
     """See engines.state.LossScaler."""
 
@@ -133,7 +169,7 @@ def _wrap(settings: EngineSettings, chunks: Sequence[DistributedDataParallel], g
     arguments: tuple[Any, ...] = (placeholder, theirs, scaler, fill)
     optimizer: Any  # Megatron-core sets the two groups below from outside as well
     if shards_states(settings):
-        optimizer = DistributedOptimizer(
+        optimizer = ShardedMasterWeights(
             *arguments,
             model_chunks=list(chunks),
             per_model_buffers={index: cast(Any, chunk.buffers) for index, chunk in enumerate(chunks)},
@@ -146,7 +182,7 @@ def _wrap(settings: EngineSettings, chunks: Sequence[DistributedDataParallel], g
     elif settings.precision.name == "fp32":
         optimizer, stats_group = FP32Optimizer(placeholder, theirs, fill), groups.model
     else:
-        optimizer, stats_group = Float16OptimizerWithFloat16Params(*arguments), groups.model
+        optimizer, stats_group = MasterWeights(*arguments), groups.model
     optimizer.grad_stats_parallel_group = stats_group
     optimizer.tp_group = groups.tensor
     return optimizer
