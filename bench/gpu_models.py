@@ -25,7 +25,7 @@ from dist_plm.train.build import engine_settings
 
 PRESETS = Path(__file__).parents[1] / "conf" / "model"
 #: Rows and tokens of a microbatch.
-SIZES = {"bert_large": (64, 128), "gpt2_medium": (16, 1024), "t5_base": (32, 512)}
+SIZES = {"bert_large": (128, 128), "gpt2_medium": (16, 1024), "t5_base": (32, 512)}
 SMALL = {"layers": 2, "hidden": 64, "heads": 2, "ffn": 128, "vocab_size": 320, "max_positions": 64}
 #: The parts of each loss: without a corpus there is no tokenizer, of which objectives ask which tokens are special.
 LOSSES = {

@@ -15,7 +15,7 @@ def pieces_of(engine: Engine) -> dict[str, list]:
     held: dict[str, list] = {}
     for state in engine.parameter_states():
         for shard in state.shard_spec.shards if "weight" in state.tensors else ():
-            values = shard.local(state.tensors["weight"]).clone()
+            values = shard.local(state.tensors["weight"]).to("cpu", copy=True)
             held.setdefault(shard.name, []).append((shard.start, shard.shape, values))
     return held
 

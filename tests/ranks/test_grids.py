@@ -146,9 +146,9 @@ def wrapper_of(world: World, config) -> str:
 @pytest.mark.parametrize(
     ("name", "precision", "wrapper"),
     [
-        ("data2", "fp32", "DistributedOptimizer"),
+        ("data2", "fp32", "ShardedMasterWeights"),
         ("tensor2", "fp32", "FP32Optimizer"),
-        ("tensor2", "bf16", "Float16OptimizerWithFloat16Params"),
+        ("tensor2", "bf16", "MasterWeights"),
     ],
 )
 def test_one_data_rank_shards_nothing(ranks, name, precision, wrapper):

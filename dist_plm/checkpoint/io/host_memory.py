@@ -82,7 +82,7 @@ def _lock(address: int, num_bytes: int) -> bool:
 
 
 def _unlock(locked: list[tuple[int, mmap.mmap]]) -> None:
-    """Before the memory is unmapped: CUDA would take what is mapped there later for it, and refuse to lock that."""
-    runtime: Any = torch.cuda.cudart()
+    """Gives memory back before it is unmapped: CUDA would take what is mapped there later for it, and refuse to lock that."""
     while locked:
+        runtime: Any = torch.cuda.cudart()
         runtime.cudaHostUnregister(locked.pop()[0])

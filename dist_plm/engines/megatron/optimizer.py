@@ -25,6 +25,8 @@ from dist_plm.optim.param_groups import parameter_groups
 from dist_plm.spec.engines.megatron import MegatronConfig
 from dist_plm.spec.schema import PrecisionConfig
 
+_torch: Any = torch  # its operations on lists are private names
+
 
 def own_section(settings: EngineSettings) -> MegatronConfig:
     """Returns the engine's section, which this engine runs under alone."""
@@ -81,16 +83,16 @@ def build_optimizer(
 
 
 class MasterWeights(Float16OptimizerWithFloat16Params):
-    """Megatron-core's, which without apex rounds the weights one by one: a launch each on a GPU."""
+    """Rounds all weights in one launch of a GPU; without apex Megatron-core does so one by one."""
 
     def _copy_main_params_to_model_params(self) -> None:
         rounded, exact = self._get_model_and_main_params_data_float16()
         if rounded:
-            torch._foreach_copy_(rounded, exact)
+            _torch._foreach_copy_(rounded, exact)
 
 
 class ShardedMasterWeights(DistributedOptimizer):
-    """Likewise; and what belongs to which shard is looked up once."""
+    """Does the same with shards, and looks up once which belongs where."""
 
     _rounded: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] | None = None
 
@@ -105,10 +107,10 @@ class ShardedMasterWeights(DistributedOptimizer):
                 pairs[0].append(place)
                 pairs[1].append(shard.data)
         for places, shards in self._rounded.values():
-            torch._foreach_copy_(places, shards)
+            _torch._foreach_copy_(places, shards)
 
     def _shard_of(self, parameter: nn.Parameter) -> torch.Tensor:
-        """Where this rank's part of a parameter lies in what is gathered over data ranks."""
+        """Finds this rank's part of a parameter in what is gathered over data ranks."""
         held = self._get_model_param_range_map(parameter)["gbuf_world_in_bucket"]
         buffer, _, bucket = self.model_param_gbuf_map[parameter]
         whole: Any = self.buffers[buffer].buckets[bucket].param_data

@@ -20,7 +20,7 @@ from dist_plm.models.kernels.mask_bits import threshold_of
 
 
 class Tile(NamedTuple):
-    """What one program works on at a time, queries and keys, and by how many warps and stages of loading."""
+    """Holds the queries and keys that one program works on at a time, and by how many warps and stages of loading."""
 
     queries: int
     keys: int

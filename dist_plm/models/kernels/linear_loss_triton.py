@@ -6,6 +6,7 @@ Imported only where tensors are on a GPU, or by tests under Triton's interpreter
 # Kernels are functions of the device: the annotations of Triton's arguments say nothing to a type checker.
 # ruff: noqa: N803  # Triton writes what is known at compile time in capitals
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false
 
 import torch
 import torch.distributed as dist
