@@ -55,4 +55,4 @@ def finite_alone(
 
     yield looked
     if names := [name for some in gather(group, broken) for name in some]:
-        raise CheckpointError(f"{where} holds numbers that are not finite, in {told(names)}: {remedy}")
+        raise CheckpointError(f"{where} holds numbers that are not finite, in {told(names)}", remedy)

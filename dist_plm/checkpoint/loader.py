@@ -46,7 +46,7 @@ class Checkpoint:
         try:
             return TensorReader(reader, reader.read_metadata())
         except (OSError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{self.where}/.metadata cannot be read: {error}; {_REMEDY}") from None
+            raise CheckpointError(f"{self.where}/.metadata cannot be read: {error}", _REMEDY) from None
 
     @property
     def is_weights_only(self) -> bool:
@@ -68,9 +68,9 @@ class Checkpoint:
         try:
             content = load_yaml(self.storage.read(self.name, name).decode(), f"{self.where}/{name}")
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.where}/{name} cannot be read: {error}; {_REMEDY}") from None
+            raise CheckpointError(f"{self.where}/{name} cannot be read: {error}", _REMEDY) from None
         if not isinstance(content, dict):
-            raise CheckpointError(f"{self.where}/{name} holds no settings; {_REMEDY}")
+            raise CheckpointError(f"{self.where}/{name} holds no settings", _REMEDY)
         return content
 
     def read(self, shard_spec: ShardSpec, state: str) -> Tensor:
@@ -83,13 +83,13 @@ class Checkpoint:
         if missing:
             held = sorted({n.split(".")[1] for n in self.tensors.tensors if n.startswith("optimizer.")})
             raise CheckpointError(
-                f"{self.where} holds no {missing[0]}; of the optimizer it holds {', '.join(held) or 'nothing'}: "
-                f"give the same optim again, or start anew with train.resume=none"
+                f"{self.where} holds no {missing[0]}; of the optimizer it holds {', '.join(held) or 'nothing'}",
+                "give the same optim again, or start anew with train.resume=none",
             )
         try:
             return self.tensors.read(shard_spec, state)
         except OSError as error:
-            raise CheckpointError(f"{self.where} cannot be read: {error}; {_REMEDY}") from None
+            raise CheckpointError(f"{self.where} cannot be read: {error}", _REMEDY) from None
 
     def check_model(self, shard_specs: Sequence[ShardSpec], group: dist.ProcessGroup | None) -> None:
         """Sees to it that the model is the one that was saved. Collective over `group`, all ranks; of None, where `shard_specs`
@@ -101,7 +101,8 @@ class Checkpoint:
         if not self.manifest.engine and not self.is_weights_only:
             raise CheckpointError(
                 f"{self.where} holds an optimizer's moments, and its {manifests.NAME} does not tell of how many updates: it "
-                f"is not what this program writes; {_REMEDY}"
+                f"is not what this program writes",
+                _REMEDY,
             )
         mine = names_held(shard_specs, ["weight"])
         wanted = {name: shape for held in gather(group, mine) for name, shape in held.items()}
@@ -110,8 +111,8 @@ class Checkpoint:
         if problems:
             more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise CheckpointError(
-                f"{self.where} is of another model ({'; '.join(problems[:5])}{more}): give the same model.* again, "
-                "or start anew with train.resume=none"
+                f"{self.where} is of another model ({'; '.join(problems[:5])}{more})",
+                "give the same model.* again, or start anew with train.resume=none",
             )
 
 
@@ -130,19 +131,20 @@ def find(resume: str, storage: Storage, group: dist.ProcessGroup | None, *, veri
         if name:
             return open_checkpoint(storage, name, group, verify=verify)
     names = on_first(group, lambda: candidates(storage))
-    failures: list[str] = []
+    failures: list[CheckpointError] = []
     for name in names:
         try:
             found = open_checkpoint(storage, name, group, verify=verify)
         except CheckpointError as error:
-            failures.append(str(error))
-            log.warning("%s; falling back to the checkpoint before it", error)
+            failures.append(error)
+            log.warning("%s; falling back to the checkpoint before it", error.reason)
             continue
         if failures:
             log.warning("resuming from %s", found.where)
         return found
     if failures:
-        raise CheckpointError(f"no checkpoint in {storage.where()} can be used: {' · '.join(failures)}")
+        told = " · ".join(error.reason for error in failures)
+        raise CheckpointError(f"no checkpoint in {storage.where()} can be used: {told}", failures[0].remedy)
     return None
 
 
@@ -154,16 +156,11 @@ def open_checkpoint(storage: Storage, name: str, group: dist.ProcessGroup | None
         CheckpointError: on every rank, naming each file that is missing or damaged.
     """
     data = on_first(group, lambda: _read_manifest(storage, name))
-    where = storage.where(name, manifests.NAME)
-    try:
-        manifest = manifests.decode(data, where)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; {_REMEDY}") from None
-    _check_step(manifest, name, storage.where(name))
+    manifest = _decode_manifest(data, storage, name)
     found = gather(group, _damages(storage, name, _share(manifest, group), manifest, verify=verify))
     problems = sorted(problem for some in found for problem in some)
     if problems:
-        raise CheckpointError(f"{storage.where(name)} is damaged: {'; '.join(problems)}; {_REMEDY}")
+        raise CheckpointError(f"{storage.where(name)} is damaged: {'; '.join(problems)}", _REMEDY)
     return Checkpoint(storage, name, manifest)
 
 
@@ -180,17 +177,22 @@ def look_at(path: str) -> tuple[Checkpoint, list[str]]:
         if not names:
             raise CheckpointError(f"there is no checkpoint in {storage.where()}")
         name = names[0]
-    manifest = manifests.decode(_read_manifest(storage, name), storage.where(name, manifests.NAME))
-    _check_step(manifest, name, storage.where(name))
+    manifest = _decode_manifest(_read_manifest(storage, name), storage, name)
     return Checkpoint(storage, name, manifest), _damages(storage, name, manifest.files, manifest, verify=True)
 
 
-def _check_step(manifest: Manifest, name: str, where: str) -> None:
+def _decode_manifest(data: bytes, storage: Storage, name: str) -> Manifest:
+    try:
+        manifest = manifests.decode(data, storage.where(name, manifests.NAME))
+    except CheckpointError as error:
+        raise CheckpointError(error.reason, _REMEDY) from None
     if step_of(name) not in (None, manifest.step):
         raise CheckpointError(
-            f"{where} was saved after step {manifest.step}, as its {manifests.NAME} says: it was renamed or copied over "
-            f"another; {_REMEDY}"
+            f"{storage.where(name)} was saved after step {manifest.step}, as its {manifests.NAME} says: it was renamed or "
+            "copied over another",
+            _REMEDY,
         )
+    return manifest
 
 
 def _read_manifest(storage: Storage, name: str) -> bytes:
@@ -198,11 +200,11 @@ def _read_manifest(storage: Storage, name: str) -> bytes:
         return storage.read(name, manifests.NAME)
     except FileNotFoundError:
         raise CheckpointError(
-            f"{storage.where(name)} is not a complete checkpoint: it has no {manifests.NAME}; {_REMEDY}"
+            f"{storage.where(name)} is not a complete checkpoint: it has no {manifests.NAME}", _REMEDY
         ) from None
     except OSError as error:
         raise CheckpointError(
-            f"{storage.where(name, manifests.NAME)} cannot be read: {error.strerror}; {_REMEDY}"
+            f"{storage.where(name, manifests.NAME)} cannot be read: {error.strerror}", _REMEDY
         ) from None
 
 
@@ -244,7 +246,7 @@ def candidates(storage: Storage) -> list[str]:
     except FileNotFoundError:
         latest = None
     except OSError as error:
-        raise CheckpointError(f"{storage.where(LATEST)} cannot be read: {error.strerror}; {_REMEDY}") from None
+        raise CheckpointError(f"{storage.where(LATEST)} cannot be read: {error.strerror}", _REMEDY) from None
     if latest not in steps:
         log.warning("%s names no checkpoint; the newest one counts", storage.where(LATEST))
         latest = steps[-1]
@@ -262,9 +264,9 @@ def _locate(path: str) -> tuple[str, str]:
         if open_storage(directory).exists(LATEST):
             return directory, ""
     if not open_storage(path).exists():
-        raise CheckpointError(f"there is nothing at {path}; {_REMEDY}")
+        raise CheckpointError(f"there is nothing at {path}", _REMEDY)
     if not open_storage(path).exists(manifests.NAME):
-        raise CheckpointError(f"{path} is not a complete checkpoint: it has no {manifests.NAME}; {_REMEDY}")
+        raise CheckpointError(f"{path} is not a complete checkpoint: it has no {manifests.NAME}", _REMEDY)
     return parent or ".", name
 
 

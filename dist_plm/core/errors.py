@@ -1,5 +1,8 @@
 """The errors that mean "the user can mend this": launch scripts print them without a traceback and exit with code 2."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 EXIT_FINISHED = 0
 EXIT_REFUSED = 2
 EXIT_REQUEUE = 75
@@ -42,7 +45,16 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint cannot be used: missing, incomplete, damaged, or made by a run that does not fit this one."""
+    """A checkpoint cannot be used: missing, incomplete, damaged, or made by a run that does not fit this one.
+
+    Args:
+        reason: what is wrong, and where.
+        remedy: what to do about it; commands other than the one it speaks of put their own in its place (`with_remedy`).
+    """
+
+    def __init__(self, reason: str, remedy: str | None = None) -> None:
+        self.reason, self.remedy = reason, remedy
+        super().__init__(reason if remedy is None else f"{reason}; {remedy}")
 
 
 class Diverged(UserError):
@@ -59,3 +71,14 @@ class NotMetError(UserError):
     """The ranks of a run did not come together: started again, they may."""
 
     exit_code = EXIT_HUNG
+
+
+@contextmanager
+def with_remedy(remedy: str) -> Iterator[None]:
+    """Puts `remedy` in place of the one that a CheckpointError of the block has."""
+    try:
+        yield
+    except CheckpointError as error:
+        if error.remedy is None:
+            raise
+        raise CheckpointError(error.reason, remedy) from None

@@ -23,14 +23,16 @@ def on_first(group: dist.ProcessGroup | None, work: Callable[[], T]) -> T:
     if group is None or group.rank() == 0:
         try:
             outcome[0] = work()
+        except CheckpointError as error:
+            outcome[1] = (error.reason, error.remedy)
         except UserError as error:
-            outcome[1] = str(error)
+            outcome[1] = (str(error),)
         except Exception as error:  # what storage of other makers raises is not known; the other ranks wait for it
-            outcome[1] = f"{type(error).__name__}: {error}"
+            outcome[1] = (f"{type(error).__name__}: {error}",)
     if group is not None:
         dist.broadcast_object_list(outcome, group=group, group_src=0)
     if outcome[1] is not None:
-        raise CheckpointError(outcome[1])
+        raise CheckpointError(*outcome[1])
     return outcome[0]
 
 

@@ -126,6 +126,30 @@ def test_what_is_no_checkpoint_is_refused(saved, check, tmp_path, key, remedy, k
         assert part in said
 
 
+@pytest.mark.parametrize("key", ["train.resume", "train.init_from"])
+@pytest.mark.parametrize(
+    ("file", "named", "remedy"),
+    [
+        ("config.json", "a directory of Hugging Face", "model.init_from={place}"),
+        ("metadata.json", "a torch_dist checkpoint of Megatron", "launch/convert.py from={place} to=DIR"),
+        ("mp_rank_00_model_states.pt", "a checkpoint of DeepSpeed", "launch/convert.py from={place} to=DIR"),
+    ],
+)
+def test_what_others_wrote_is_told_with_its_way_in(check, tmp_path, key, file, named, remedy):
+    (tmp_path / file).write_text("{}")
+    code, said = check(f"{key}={tmp_path}")
+    assert code == EXIT_REFUSED
+    assert f"{tmp_path} is {named}; " in said
+    assert remedy.format(place=tmp_path) in said
+    assert "train.resume=none" not in said
+
+
+def test_a_run_in_place_of_a_directory_of_hugging_face_is_told_with_its_way_in(saved, check):
+    code, said = check(f"model.init_from={saved}")
+    assert code == EXIT_REFUSED
+    assert f"{saved} is a checkpoint or run of this program; begin with its weights by train.init_from={saved}" in said
+
+
 def test_a_run_is_refused_only_where_none_of_its_checkpoints_is_whole(saved, check, tmp_path):
     """As loading it falls back to the one before."""
     checkpoints = shutil.copytree(saved, tmp_path / "copy") / "checkpoints"

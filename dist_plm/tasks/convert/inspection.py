@@ -4,6 +4,9 @@ import math
 from typing import Any
 
 from dist_plm.checkpoint.loader import Checkpoint, look_at
+from dist_plm.core.errors import with_remedy
+from dist_plm.core.installed import typed
+from dist_plm.interop.kinds import refuse_foreign
 
 
 def inspect(path: str) -> tuple[str, bool]:
@@ -12,7 +15,10 @@ def inspect(path: str) -> tuple[str, bool]:
     Raises:
         CheckpointError: there is none, or nothing can be read of it.
     """
-    found, problems = look_at(path)
+    with with_remedy(f"make a checkpoint of it with {typed('convert')} from={path} to=DIR, and inspect that"):
+        refuse_foreign(path)
+    with with_remedy("name another checkpoint or run with inspect="):
+        found, problems = look_at(path)
     lines = [*_facts(found), ""]
     if problems:
         return "\n".join([*lines, "damaged:", *(f"  {problem}" for problem in problems)]), False

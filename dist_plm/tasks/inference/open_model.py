@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from dist_plm.checkpoint.finite import finite_alone
 from dist_plm.config.variants import Variants
-from dist_plm.core.errors import CheckpointError
+from dist_plm.core.errors import CheckpointError, with_remedy
 from dist_plm.distributed.device import Device, choose
 from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import Groups, build_groups
@@ -67,7 +67,8 @@ def session_of(config: InferenceConfig, environ: Mapping[str, str]) -> Iterator[
     device = choose(config.cluster.device, launch.local_rank)
     timeout = timedelta(minutes=config.cluster.timeout_minutes)
     init_process_group(launch, device, timeout)
-    yield find_model(config, launch, device, timeout)
+    with with_remedy("give another with from="):
+        yield find_model(config, launch, device, timeout)
     shutdown()
 
 

@@ -1,7 +1,6 @@
 """Finds what a path names as a model: its sizes, its weights, how it was trained, and the tokenizer that belongs to it."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,9 +14,9 @@ from dist_plm.core.errors import CheckpointError, ConfigError
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.distributed.collectives import on_each, on_first
 from dist_plm.interop.hf.weights import HFWeights, open_hf
+from dist_plm.interop.kinds import NAMES, Kind, kind_of
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.objectives import ObjectiveConfig
-from dist_plm.tasks.convert.convert import NAMES, Kind, kind_of
 from dist_plm.tasks.convert.huggingface import model_of_checkpoint, run_of_checkpoint
 from dist_plm.train.startup.load_weights import Weights, of_checkpoint, of_hf
 
@@ -54,19 +53,18 @@ def find_source(path: str, group: dist.ProcessGroup) -> ModelSource:
     Raises:
         CheckpointError: on every rank, where there is none, it is damaged, or of another kind.
     """
-    with _of_inference():
-        kind: Kind = on_first(group, lambda: kind_of(path))
-        if kind == "hf":
-            return _of_hf(path, group)
-        if kind != "canonical":
-            raise CheckpointError(
-                f"from = {path} is {NAMES[kind]}: make a checkpoint of it first, with "
-                f"python launch/convert.py from={path} to=DIR, and give that"
-            )
-        found = find(path, open_storage(path), group)
-        if found is None:
-            raise CheckpointError(f"from = {path} holds no checkpoint yet")
-        return alike(group, lambda: _of_checkpoint(found))
+    kind: Kind = on_first(group, lambda: kind_of(path))
+    if kind == "hf":
+        return _of_hf(path, group)
+    if kind != "canonical":
+        raise CheckpointError(
+            f"from = {path} is {NAMES[kind]}: make a checkpoint of it first, with "
+            f"python launch/convert.py from={path} to=DIR, and give that"
+        )
+    found = find(path, open_storage(path), group)
+    if found is None:
+        raise CheckpointError(f"from = {path} holds no checkpoint yet")
+    return alike(group, lambda: _of_checkpoint(found))
 
 
 def alike(group: dist.ProcessGroup, work: Callable[[], T]) -> T:
@@ -78,16 +76,6 @@ def alike(group: dist.ProcessGroup, work: Callable[[], T]) -> T:
     done: list[T] = []
     on_first(group, lambda: done.append(work()))
     return on_each(group, lambda: done[0] if done else work())
-
-
-@contextmanager
-def _of_inference() -> Iterator[None]:
-    """Leaves out remedies that are those of training."""
-    try:
-        yield
-    except CheckpointError as error:
-        reason = str(error).partition("; name another with train.resume")[0]
-        raise CheckpointError(reason) from None
 
 
 def _of_hf(path: str, group: dist.ProcessGroup) -> ModelSource:

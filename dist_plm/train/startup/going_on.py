@@ -15,6 +15,7 @@ from dist_plm.checkpoint.loader import Checkpoint, candidates, find
 from dist_plm.checkpoint.storage import Storage
 from dist_plm.core.errors import CheckpointError
 from dist_plm.distributed.collectives import on_first
+from dist_plm.interop.kinds import refuse_foreign
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ def find_own_or_named(
         CheckpointError: see `find`.
     """
     if not on_first(group, lambda: goes_on(resume, storage)):
+        if resume not in (AUTO, NONE):
+            on_first(group, lambda: refuse_foreign(resume))
         return find(resume, storage, group, verify=verify), begun_as(resume)
     found = find(AUTO, storage, group, verify=verify)
     assert found is not None

@@ -27,6 +27,7 @@ from dist_plm.interop.hf.checkpoint_tokenizer import is_of_tokenizer, tokenizer_
 from dist_plm.interop.hf.config import CONFIG_FILE, HALVES
 from dist_plm.interop.hf.safetensors_files import listed
 from dist_plm.interop.hf.weights import HFWeights, open_hf
+from dist_plm.interop.kinds import refuse_own
 from dist_plm.models.init import initialize
 from dist_plm.models.sharding import ShardSpec
 from dist_plm.spec.schema import ModelConfig
@@ -76,6 +77,7 @@ def check_initial(model: ModelConfig, store: str | None, resume: str, checkpoint
     if path is None or resume not in ("auto", "none"):
         return
     try:
+        refuse_own(path)
         weights = of_hf(open_hf(path))
         _check_model(weights, model)
         check_vocabulary(weights, store)
@@ -90,6 +92,7 @@ def open_initial(path: str, group: dist.ProcessGroup) -> Weights:
     Raises:
         CheckpointError: on every rank; see `models.hf_weights.open_hf`.
     """
+    on_first(group, lambda: refuse_own(path))
     on_first(group, lambda: open_hf(path).check_copies())  # tells what is wrong once
     return of_hf(on_each(group, lambda: open_hf(path)))
 

@@ -17,7 +17,9 @@ from dist_plm.config import runfile
 from dist_plm.config.decode import encode, flatten
 from dist_plm.core.errors import CheckpointError
 from dist_plm.data.sampling.blend import Dataset
+from dist_plm.distributed.collectives import on_first
 from dist_plm.engines.base import Engine
+from dist_plm.interop.kinds import refuse_foreign
 from dist_plm.models.layers.dropout import STREAM_VERSION, draws_masks
 from dist_plm.models.sharding import ShardSpec
 from dist_plm.spec.objectives import ObjectiveConfig
@@ -30,7 +32,7 @@ log = logging.getLogger(__name__)
 RUN_FILE = "run.yaml"
 #: The fact of a stream that says by which rule masks are drawn; checkpoints without it are of the first.
 MASKS = "dropout.stream"
-_EARLIER = "its run had diverged; name an earlier checkpoint with train.resume=PATH"
+_EARLIER = "its run had diverged: name an earlier checkpoint with train.resume=PATH"
 
 
 def stream_of(
@@ -157,7 +159,7 @@ def begin_from(
         found = find_at(path, storage, group, verify=verify)
         found.check_model(shard_specs, group)
         read = partial(_read, found, with_moments=kept != "none")
-        with finite_alone(read, found.where, group, "it diverged") as read:
+        with finite_alone(read, found.where, group, _EARLIER) as read:
             engine.load_parameter_states(read)
     if kept != "none":
         engine.load_scalars({**found.manifest.engine} | ({"optimizer_steps": 0} if kept == "restart" else {}))
@@ -167,7 +169,8 @@ def begin_from(
 
 
 def find_at(path: str, storage: Storage, group: dist.ProcessGroup | None, *, verify: bool) -> Checkpoint:
-    """The checkpoint at a path; see `find`."""
+    """The checkpoint at a path; see `find`. What others wrote is refused with the way in that there is for it."""
+    on_first(group, lambda: refuse_foreign(path))
     found = find(path, storage, group, verify=verify)
     if found is None:
         raise CheckpointError(f"{path} holds no checkpoint")
@@ -181,14 +184,21 @@ def of_beginning(path: str) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        reason = str(error)
-        for remedy in ("; name another with train.resume", ": give the same model", ": give the same optim"):
-            reason = reason.partition(remedy)[0]
-        raise CheckpointError(
-            f"train.init_from = {path}: {reason}. Give model.* and optim.* as in that run (model.max_positions too, where "
-            "the samples become longer), take the weights alone with train.init_optimizer=none, or name another checkpoint "
-            "or run"
-        ) from None
+        raise CheckpointError(f"train.init_from = {path}: {error.reason}", _remedy(error.remedy)) from None
+
+
+def _remedy(of_resuming: str | None) -> str | None:
+    """Gives for a beginning what serves in place of a remedy of resuming."""
+    if of_resuming is None or "train.resume" not in of_resuming:
+        return of_resuming
+    if of_resuming.startswith("give the same"):
+        return (
+            "give model.* and optim.* as in that run (model.max_positions too, where the samples become longer), take the "
+            "weights alone with train.init_optimizer=none, or name another checkpoint or run"
+        )
+    if of_resuming == _EARLIER:
+        return "its run had diverged: name an earlier checkpoint, or another run, with train.init_from"
+    return "name another checkpoint or run with train.init_from"
 
 
 def _read(found: Checkpoint, shard_spec: ShardSpec, name: str, *, with_moments: bool) -> Tensor:
