@@ -144,3 +144,41 @@ def test_the_search_for_takers_of_all_finds_them(tmp_path):
         "class H:\n    all: Sequence[SubmissionConfig]\n    async def m(self, *cs: schema.PretrainConfig): ...\n"
     )
     assert sorted(takers(file)) == ["H", "f", "m"]
+
+
+def raw_errors(file: Path) -> list[int]:
+    """Lines that show an error of the system as Python does, "[Errno 2] …", or the None that some have for words."""
+    found = []
+    for handler in (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ExceptHandler)):
+        kinds = set(re.findall(r"\w+", ast.unparse(handler.type))) if handler.type else {"BaseException"}
+        if handler.name is None or not kinds & {"OSError", "Exception", "BaseException", "IOError"}:
+            continue
+        for node in (inner for line in handler.body for inner in ast.walk(line)):
+            shown = isinstance(node, ast.FormattedValue) and ast.unparse(node.value) in (
+                handler.name,
+                f"str({handler.name})",
+            )
+            worded = isinstance(node, ast.Attribute) and ast.unparse(node) == f"{handler.name}.strerror"
+            logged = (
+                isinstance(node, ast.Call)
+                and ast.unparse(node.func).startswith("log.")
+                and any(ast.unparse(argument) == handler.name for argument in node.args)
+            )
+            if shown or worded or logged:
+                found.append(node.lineno)
+    return found
+
+
+def test_errors_of_the_system_are_shown_in_words():
+    places = {file.relative_to(ROOT / "dist_plm").as_posix(): raw_errors(file) for file in SOURCES}
+    assert {place: lines for place, lines in places.items() if lines} == {}, "show reason_of(error)"
+
+
+def test_the_search_for_errors_shown_raw_finds_them(tmp_path):
+    file = tmp_path / "wrong.py"
+    file.write_text(
+        "try: ...\nexcept OSError as error:\n    print(f'{error}')\n    print(error.strerror)\n"
+        "try: ...\nexcept (ValueError, OSError) as e:\n    log.warning('%s', e)\n"
+        "try: ...\nexcept ValueError as error:\n    print(f'{error}')\n"
+    )
+    assert raw_errors(file) == [3, 4, 7]

@@ -16,7 +16,7 @@ from dist_plm.checkpoint.fragments import Dealer, names_held
 from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.planner import TensorReader
 from dist_plm.checkpoint.storage import LATEST, Storage, name_of, open_storage, step_of
-from dist_plm.core.errors import CheckpointError
+from dist_plm.core.errors import CheckpointError, reason_of
 from dist_plm.core.parsing import load_yaml
 from dist_plm.distributed.collectives import gather, on_first
 from dist_plm.models.sharding import ShardSpec
@@ -46,7 +46,7 @@ class Checkpoint:
         try:
             return TensorReader(reader, reader.read_metadata())
         except (OSError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{self.where}/.metadata cannot be read: {error}", _REMEDY) from None
+            raise CheckpointError(f"{self.where}/.metadata cannot be read: {_reason(error)}", _REMEDY) from None
 
     @property
     def is_weights_only(self) -> bool:
@@ -68,7 +68,7 @@ class Checkpoint:
         try:
             content = load_yaml(self.storage.read(self.name, name).decode(), f"{self.where}/{name}")
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.where}/{name} cannot be read: {error}", _REMEDY) from None
+            raise CheckpointError(f"{self.where}/{name} cannot be read: {_reason(error)}", _REMEDY) from None
         if not isinstance(content, dict):
             raise CheckpointError(f"{self.where}/{name} holds no settings", _REMEDY)
         return content
@@ -89,7 +89,7 @@ class Checkpoint:
         try:
             return self.tensors.read(shard_spec, state)
         except OSError as error:
-            raise CheckpointError(f"{self.where} cannot be read: {error}", _REMEDY) from None
+            raise CheckpointError(f"{self.where} cannot be read: {reason_of(error)}", _REMEDY) from None
 
     def check_model(self, shard_specs: Sequence[ShardSpec], group: dist.ProcessGroup | None) -> None:
         """Sees to it that the model is the one that was saved. Collective over `group`, all ranks; of None, where `shard_specs`
@@ -204,7 +204,7 @@ def _read_manifest(storage: Storage, name: str) -> bytes:
         ) from None
     except OSError as error:
         raise CheckpointError(
-            f"{storage.where(name, manifests.NAME)} cannot be read: {error.strerror}", _REMEDY
+            f"{storage.where(name, manifests.NAME)} cannot be read: {_reason(error)}", _REMEDY
         ) from None
 
 
@@ -232,8 +232,13 @@ def _damage(storage: Storage, name: str, file: str, manifest: Manifest, *, verif
         if verify and storage.checksum(name, file) != record.checksum:
             return f"{file} is not what was written: its checksum differs"
     except Exception as error:  # what storage of other makers raises is not known; the other ranks wait for it
-        return f"{file} cannot be read: {error}"
+        return f"{file} cannot be read: {_reason(error)}"
     return None
+
+
+def _reason(error: BaseException) -> str:
+    """Says why, of a file that the message names."""
+    return reason_of(error, getattr(error, "filename", None))
 
 
 def candidates(storage: Storage) -> list[str]:
@@ -246,7 +251,7 @@ def candidates(storage: Storage) -> list[str]:
     except FileNotFoundError:
         latest = None
     except OSError as error:
-        raise CheckpointError(f"{storage.where(LATEST)} cannot be read: {error.strerror}", _REMEDY) from None
+        raise CheckpointError(f"{storage.where(LATEST)} cannot be read: {_reason(error)}", _REMEDY) from None
     if latest not in steps:
         log.warning("%s names no checkpoint; the newest one counts", storage.where(LATEST))
         latest = steps[-1]

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from dist_plm.checkpoint import manifest as manifests
 from dist_plm.checkpoint.storage import LATEST, Storage, step_of
-from dist_plm.core.errors import CheckpointError
+from dist_plm.core.errors import CheckpointError, reason_of
 
 NAME = ".dist_plm.run"
 _TOLD_BYTES = 4096
@@ -47,9 +47,7 @@ def claim(storage: Storage, owner: Owner) -> None:
     try:
         _write(storage, owner)
     except OSError as error:
-        raise CheckpointError(
-            f"checkpoint.dir = {storage.where()} cannot be written: {error.strerror or error}"
-        ) from None
+        raise CheckpointError(f"checkpoint.dir = {storage.where()} cannot be written: {reason_of(error)}") from None
 
 
 def _write(storage: Storage, owner: Owner) -> None:

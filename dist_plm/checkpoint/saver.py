@@ -29,7 +29,7 @@ from dist_plm.checkpoint.manifest import FileRecord, Manifest
 from dist_plm.checkpoint.planner import FragmentSavePlanner
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.storage import LATEST, Storage, name_of
-from dist_plm.core.errors import CheckpointError, Diverged, SaveFailedError
+from dist_plm.core.errors import CheckpointError, Diverged, SaveFailedError, described, reason_of
 from dist_plm.distributed.collectives import gather, on_each, on_first
 from dist_plm.models.sharding import ShardSpec
 
@@ -271,7 +271,7 @@ class CheckpointWriter:
             try:
                 manifest = manifests.decode(self._storage.read(*path), self._storage.where(*path))
             except (OSError, CheckpointError) as error:
-                log.warning("%s is left as it is and not counted: %s", name_of(step), error)
+                log.warning("%s is left as it is and not counted: %s", name_of(step), reason_of(error))
                 continue
             if all(self._storage.size(name_of(step), file) == r.bytes for file, r in manifest.files.items()):
                 found[step] = dict(manifest.evaluation)
@@ -281,4 +281,4 @@ class CheckpointWriter:
 def _describe(error: BaseException) -> str:
     if isinstance(error, CheckpointException):
         return "; ".join(f"rank {rank}: {_describe(one)}" for rank, (one, *_) in sorted(error.failures.items()))
-    return str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+    return described(error)

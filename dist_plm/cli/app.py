@@ -24,7 +24,7 @@ from dist_plm.config.decode import decode, encode, flatten
 from dist_plm.config.origins import Origin, complete, table, trace
 from dist_plm.config.runfile import read, to_yaml
 from dist_plm.config.suggest import did_you_mean, near
-from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, UserError
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, UserError, reason_of
 from dist_plm.core.installed import as_typed
 from dist_plm.core.panics import is_panic
 from dist_plm.core.parsing import whole_number
@@ -107,7 +107,8 @@ def guarded(act: Callable[[], int]) -> int:
             raise
         _report(
             UserError(
-                f"a library gave up: {error}. What it was given is damaged, or it is at fault: see what was said before"
+                f"a library gave up: {reason_of(error)}. What it was given is damaged, or it is at fault: see what was said "
+                "before"
             )
         )
         return EXIT_REFUSED

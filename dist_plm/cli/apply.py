@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dist_plm.config.decode import flatten, show
 from dist_plm.config.origins import Layer
 from dist_plm.config.suggest import did_you_mean, suggest
+from dist_plm.core.errors import reason_of
 
 COMMAND_LINE = "command line"
 
@@ -98,6 +99,8 @@ def plain(node: Any, *, resolve: bool = False) -> dict[str, Any]:
 
 def one_line(error: BaseException) -> str:
     """The message of an error of Hydra, OmegaConf or YAML, without its hints on their own objects."""
+    if isinstance(error, OSError | RecursionError) or "set_int_max_str_digits" in str(error):
+        return reason_of(error)
     text = str(error) or str(error.__cause__ or type(error).__name__)
     lines = [line.strip() for line in text.splitlines()]
     return "; ".join(

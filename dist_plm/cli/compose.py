@@ -146,6 +146,8 @@ def _group_problem(override: Override, groups: Mapping[str, str | None], where: 
                 f"{group} = {show(name)} is not a choice{did_you_mean(near(str(name), names))}; "
                 f"{where.places(group)} {', '.join(names)}"
             )
+        if isinstance(name, str):
+            where.read(f"{group}/{name}")  # refuses by file and line what Hydra would stumble over
     return None
 
 

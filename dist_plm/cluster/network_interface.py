@@ -9,7 +9,7 @@ import sys
 
 import psutil
 
-from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, UserError
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, UserError, reason_of
 
 
 def route(host: str) -> tuple[str, str]:
@@ -25,7 +25,7 @@ def route(host: str) -> tuple[str, str]:
             probe.connect(target)
             address = probe.getsockname()[0]
     except OSError as error:
-        raise UserError(f"{host} cannot be reached from {socket.gethostname()}: {error}") from error
+        raise UserError(f"{host} cannot be reached from {socket.gethostname()}: {reason_of(error)}") from error
     for interface, entries in psutil.net_if_addrs().items():
         if any(entry.address.partition("%")[0] == address for entry in entries):
             return address, interface

@@ -22,7 +22,7 @@ import dist_plm
 from dist_plm.cluster import bandwidth
 from dist_plm.config import runfile
 from dist_plm.config.credentials import mask
-from dist_plm.core.errors import PreflightError
+from dist_plm.core.errors import PreflightError, reason_of
 from dist_plm.distributed.collectives import gather, on_first
 from dist_plm.distributed.device import Device
 from dist_plm.distributed.launch_env import LaunchEnv
@@ -236,7 +236,8 @@ def _write(probe: Path) -> str | None:
     except OSError as error:
         if probe.parent.is_dir():
             probe.unlink(missing_ok=True)
-        return f"checkpoints cannot be written to {probe.parent} ({error.strerror}): make room there, or set checkpoint.dir"
+        reason = reason_of(error, probe)
+        return f"checkpoints cannot be written to {probe.parent} ({reason}): make room there, or set checkpoint.dir"
     return None
 
 

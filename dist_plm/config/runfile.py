@@ -9,7 +9,7 @@ import yaml
 
 from dist_plm.config.credentials import read_back
 from dist_plm.config.decode import decode, encode, flatten, show
-from dist_plm.core.errors import ConfigError
+from dist_plm.core.errors import ConfigError, reason_of
 from dist_plm.core.files import atomic_writer
 from dist_plm.core.parsing import load_yaml, read_text
 
@@ -42,7 +42,7 @@ def read(path: str | os.PathLike[str], cls: type[T]) -> T:
     try:
         mapping = load_yaml(read_text(path), str(path))
     except (OSError, ValueError) as error:
-        raise ConfigError([f"{path} cannot be read: {error}"]) from error
+        raise ConfigError([f"{path} cannot be read: {reason_of(error, path)}"]) from error
     if not isinstance(mapping, Mapping):
         raise ConfigError([f"{path} holds no configuration: a mapping of settings is needed"])
     try:

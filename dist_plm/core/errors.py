@@ -12,6 +12,33 @@ EXIT_NOT_SAVED = 74
 EXIT_HUNG = 124
 
 
+def reason_of(error: BaseException, beside: object = None) -> str:
+    """Says in one line why something failed, in words for a person, to follow a colon: of an error of the system what it was
+    and with which file, without its number.
+
+    Args:
+        beside: the file that the message names already.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        file = None if isinstance(error.filename, int) else error.filename
+        return error.strerror if file is None or str(file) == str(beside) else f"{error.strerror} ({file})"
+    if isinstance(error, RecursionError):
+        return "it nests too deeply"
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, KeyError):
+        return f"it has no {text}"
+    if isinstance(error, FileNotFoundError):  # of storage of other makers
+        return f"no such file ({text})"
+    return "it holds a number of more than 4,300 digits" if "set_int_max_str_digits" in text else text
+
+
+def described(error: BaseException) -> str:
+    """Says why something failed that nobody expected, with the kind of error where its words alone are a riddle."""
+    if isinstance(error, UserError):
+        return str(error)
+    return reason_of(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+
+
 class UserError(Exception):
     """Bad input: the message names what is wrong, where, and what to do. Exit code 2."""
 

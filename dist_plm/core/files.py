@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from dist_plm.core.errors import UserError
+from dist_plm.core.errors import UserError, reason_of
 from dist_plm.core.regular import check_regular, open_regular
 
 #: Ends the names of files that are still being written.
@@ -68,7 +68,7 @@ def open_to_append(path: Path, *, readable: bool = False) -> io.FileIO:
         descriptor = os.open(path, access | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         check_regular(os.fstat(descriptor), path)
     except OSError as error:
-        reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        reason = "it is a link" if error.errno == errno.ELOOP else reason_of(error, path)
         raise UserError(f"{path} cannot be written: {reason}; move it away") from None
     return io.FileIO(descriptor, "a+" if readable else "a")
 

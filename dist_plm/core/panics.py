@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dist_plm.core.errors import UserError
+from dist_plm.core.errors import UserError, reason_of
 
 
 def is_panic(error: BaseException) -> bool:
@@ -19,4 +19,4 @@ def panics_as(kind: type[UserError], message: str) -> Iterator[None]:
     except BaseException as error:
         if not is_panic(error):
             raise
-        raise kind(f"{message}: {error}") from None
+        raise kind(f"{message}: {reason_of(error)}") from None

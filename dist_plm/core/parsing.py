@@ -7,12 +7,17 @@ from typing import Any, Final, TypeGuard
 
 import yaml
 
+from dist_plm.core.errors import reason_of
 from dist_plm.core.regular import open_regular
 
 #: Of a file of settings.
 MAX_BYTES: Final = 16 * 2**20
 #: Levels of nesting; a configuration has five.
 MAX_DEPTH: Final = 50
+#: Of a whole number; Python reads no more.
+MAX_DIGITS: Final = 4_300
+#: Of text that a message repeats.
+_SHOWN_CHARACTERS: Final = 100
 #: Values of a file, counted as often as aliases repeat them.
 MAX_VALUES: Final = 200_000
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)")
@@ -62,7 +67,9 @@ def load_json(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError("it nests too deeply") from error
+        raise ValueError(reason_of(error)) from error
+    except ValueError as error:
+        raise error if isinstance(error, json.JSONDecodeError) else ValueError(reason_of(error)) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -132,25 +139,33 @@ class _Survey:
             if not isinstance(key, yaml.ScalarNode):
                 raise self._refusal(key, "a key is a list or a mapping: keys are names")
             if (key.tag, key.value) in seen:
-                raise self._refusal(key, f"duplicate key {key.value}: keep one of them")
+                raise self._refusal(key, f"duplicate key {_cut(key.value)}: keep one of them")
             seen.add((key.tag, key.value))
 
     def _check_scalar(self, node: yaml.ScalarNode) -> None:
         if _SURROGATE.search(node.value):
             raise self._refusal(node, "text holds half a surrogate pair, which no encoding has")
         kind = node.tag.rpartition(":")[2]
+        if kind == "int" and len(node.value) > MAX_DIGITS:
+            raise self._refusal(
+                node, f"{_cut(node.value)} is too large: no number of more than {MAX_DIGITS:,} digits is read"
+            )
         two_ways = (kind == "int" and not _DECIMAL.fullmatch(node.value)) or (
             kind == "float" and re.search(r"[:_]", node.value)
         )
         if two_ways:
             raise self._refusal(
                 node,
-                f"{node.value} is not the same number to every reader of YAML: write it in plain digits, or in quotes if it "
-                "is text",
+                f"{_cut(node.value)} is not the same number to every reader of YAML: write it in plain digits, or in quotes if "
+                "it is text",
             )
 
     def _refusal(self, node: yaml.Node, problem: str) -> ValueError:
         return ValueError(f'{problem}; in "{self.name}", line {node.start_mark.line + 1}')
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}… ({len(text):,} characters)"
 
 
 def is_number(value: Any) -> TypeGuard[float]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 
-from dist_plm.core.errors import CheckpointError, UserError
+from dist_plm.core.errors import CheckpointError, described
 
 T = TypeVar("T")
 
@@ -25,14 +25,13 @@ def on_first(group: dist.ProcessGroup | None, work: Callable[[], T]) -> T:
             outcome[0] = work()
         except CheckpointError as error:
             outcome[1] = (error.reason, error.remedy)
-        except UserError as error:
-            outcome[1] = (str(error),)
         except Exception as error:  # what storage of other makers raises is not known; the other ranks wait for it
-            outcome[1] = (f"{type(error).__name__}: {error}",)
+            outcome[1] = (described(error), None)
     if group is not None:
         dist.broadcast_object_list(outcome, group=group, group_src=0)
     if outcome[1] is not None:
-        raise CheckpointError(*outcome[1])
+        reason, remedy = outcome[1]
+        raise CheckpointError(reason, remedy)
     return outcome[0]
 
 
@@ -46,7 +45,7 @@ def on_each(group: dist.ProcessGroup, work: Callable[[], T]) -> T:
     try:
         result = work()
     except Exception as failure:
-        error = f"rank {group.rank()}: {type(failure).__name__}: {failure}"
+        error = f"rank {group.rank()}: {described(failure)}"
     if failed := [one for one in gather(group, error) if one is not None]:
         raise CheckpointError("; ".join(failed))
     return cast(T, result)

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, Store
 
-from dist_plm.core.errors import PreflightError
+from dist_plm.core.errors import PreflightError, reason_of
 from dist_plm.distributed.device import Device
 from dist_plm.distributed.groups import release_parallel_state
 from dist_plm.distributed.launch_env import LaunchEnv
@@ -70,7 +70,8 @@ def _check_host(launch: LaunchEnv) -> None:
         raise PreflightError(
             [
                 f"MASTER_ADDR = {launch.master_addr!r}, where rank {launch.rank} is to meet the others of {launch.world_size}, "
-                f"has no address ({error}): name the host of rank 0; where this is one process alone, unset RANK and WORLD_SIZE"
+                f"has no address ({reason_of(error)}): name the host of rank 0; where this is one process alone, unset RANK "
+                "and WORLD_SIZE"
             ]
         ) from None
 

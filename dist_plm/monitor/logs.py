@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dist_plm.config.credentials import mask
-from dist_plm.core.errors import UserError
+from dist_plm.core.errors import UserError, reason_of
 from dist_plm.core.files import open_to_append
 
 _FILE_FORMAT = "%(asctime)s %(levelname)s %(node)s rank %(rank)d %(name)s: %(message)s"
@@ -43,7 +43,9 @@ def setup_logging(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path.parent} cannot be made: {error.strerror}; move away what is there") from None
+        raise UserError(
+            f"{path.parent} cannot be made: {reason_of(error, path.parent)}; move away what is there"
+        ) from None
     file = _RankFile(path)
     defaults = {"node": socket.gethostname() if node is None else node, "rank": rank}
     file.setFormatter(_MaskingFormatter(_FILE_FORMAT, defaults=defaults))

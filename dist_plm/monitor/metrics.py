@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from dist_plm.core.errors import reason_of
 from dist_plm.core.files import atomic_writer, open_to_append
 from dist_plm.core.parsing import is_number, load_json
 from dist_plm.core.regular import read_regular
@@ -110,7 +111,9 @@ class MetricsWriter:
         except OSError as error:
             if not was_behind:
                 log.warning(
-                    "%s cannot be written (%s): records are kept in memory and written later", self._path, error
+                    "%s cannot be written (%s): records are kept in memory and written later",
+                    self._path,
+                    reason_of(error, self._path),
                 )
             return
         if was_behind:
@@ -121,7 +124,7 @@ class MetricsWriter:
         try:
             self._append()
         except OSError as error:
-            log.error("%s lacks its last %d records: %s", self._path, len(self._pending), error)
+            log.error("%s lacks its last %d records: %s", self._path, len(self._pending), reason_of(error, self._path))
         self._file.close()
 
     def _append(self) -> None:

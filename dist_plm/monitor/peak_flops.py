@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dist_plm.core.errors import reason_of
 from dist_plm.core.files import atomic_writer
 from dist_plm.spec.gpus import peaks_of
 
@@ -132,7 +133,7 @@ def _read_cache(path: Path, key: str) -> CpuPeak | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        log.info("measuring the peak again, its cache %s is unreadable: %r", path, error)
+        log.info("measuring the peak again, its cache %s is unreadable: %s", path, reason_of(error, path))
         return None
     return peak if entry.get("key") == key and 0 < peak.tflops < math.inf else None
 
@@ -145,7 +146,7 @@ def _write_cache(path: Path, key: str, peak: CpuPeak) -> None:
         with atomic_writer(path, temporary=f"{path.stem}.{os.getpid()}.tmp", sync=False) as file:
             file.write(json.dumps(entry).encode())
     except OSError as error:
-        log.info("the measured peak is not cached: %s", error)
+        log.info("the measured peak is not cached: %s", reason_of(error))
 
 
 def _user_cache_dir() -> Path:

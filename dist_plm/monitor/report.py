@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.config.decode import flatten, show
-from dist_plm.core.errors import UserError
+from dist_plm.core.errors import UserError, reason_of
 from dist_plm.core.parsing import is_number, load_yaml, read_text
 from dist_plm.monitor.formatting import UNICODE_RAMP, compact, duration, plain, sparkline, table
 from dist_plm.monitor.metrics import read_metrics
@@ -35,7 +35,9 @@ def load_run(path: Path) -> Run:
     try:
         records = read_metrics(metrics)
     except OSError as error:
-        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        reason = (
+            "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({reason_of(error, metrics)})"
+        )
         raise UserError(f"{metrics} {reason}; name the directory of a run that has started") from error
     if not records:
         raise UserError(f"{metrics} holds no step yet; wait for the first logged step of the run")
@@ -122,7 +124,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     try:
         settings = load_yaml(read_text(path), str(path))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {reason_of(error, path)}") from error
     if not isinstance(settings, dict):
         raise UserError(f"{path} is no mapping of settings; it was not written by a run")
     return flatten(settings)

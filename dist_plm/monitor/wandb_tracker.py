@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from dist_plm.core.errors import reason_of
 from dist_plm.core.regular import read_regular
 from dist_plm.monitor.metrics import read_metrics
 from dist_plm.spec.schema_run import TrackConfig
@@ -46,7 +47,7 @@ class WandbTracker:
         except Exception as error:
             if config.wandb_mode == "offline":
                 raise
-            log.warning("wandb is not reachable and writes offline: %s", error)
+            log.warning("wandb is not reachable and writes offline: %s", reason_of(error))
             wandb.teardown()  # its other process takes the run for begun, and would refuse it
             self._run = self._start("offline")
         self._run.define_metric("*", step_metric="step")

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from dist_plm.core.errors import EXIT_HUNG
+from dist_plm.core.errors import EXIT_HUNG, reason_of
 from dist_plm.core.files import open_to_append
 from dist_plm.monitor import heartbeat
 from dist_plm.monitor.flight_recorder import flight_record, last_collective, write_flight_record
@@ -128,9 +128,9 @@ class Watchdog:
                     if not self._hung:
                         heartbeat.write(self._run_dir, self._sighting())
             except OSError as error:
-                if told != str(error):
-                    told = str(error)
-                    log.warning("where this rank is cannot be written down: %s", error)
+                if told != reason_of(error):
+                    told = reason_of(error)
+                    log.warning("where this rank is cannot be written down: %s", told)
             if self._ended.wait(every):
                 return
 

@@ -26,6 +26,7 @@ from dist_plm.core.errors import (
     Diverged,
     SaveFailedError,
     UserError,
+    reason_of,
 )
 from dist_plm.core.files import make_directory
 from dist_plm.core.streams import tell
@@ -129,7 +130,7 @@ def _make_directory(config: TrainingConfig, env: LaunchEnv) -> str | None:
         if env.local_rank == 0:
             make_directory(Path(config.run.dir or ""), private=config.cluster.private_runs)
     except OSError as error:
-        return f"run.dir = {config.run.dir} cannot be made: {error.strerror} ({error.filename})"
+        return f"run.dir = {config.run.dir} cannot be made: {reason_of(error, config.run.dir)}"
     return None
 
 

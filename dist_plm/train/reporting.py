@@ -11,6 +11,7 @@ from dist_plm.config.decode import encode
 from dist_plm.core.errors import (
     CheckpointError,
     UserError,
+    reason_of,
 )
 from dist_plm.core.installed import start_words, typed
 from dist_plm.distributed.collectives import on_first
@@ -51,7 +52,7 @@ def open_records(
         except OSError as error:
             what = error.filename2 or error.filename or start.run_dir
             raise UserError(
-                f"{what} cannot be written: {error.strerror}; make room, or move away what is there"
+                f"{what} cannot be written: {reason_of(error, what)}; make room, or move away what is there"
             ) from None
         if found is not None and found.manifest.loop.get("recorder"):
             try:
@@ -130,7 +131,7 @@ def closing_summary(
     try:
         records = read_metrics(run_dir / "metrics.jsonl")
     except OSError as error:
-        return f"{run_dir} is finished; how it went cannot be read: {error}"
+        return f"{run_dir} is finished; how it went cannot be read: {reason_of(error)}"
     if not records:
         return f"{run_dir} is finished; its metrics.jsonl holds no record"
     return render_summary(summarise(run_dir, records, next_commands=commands))

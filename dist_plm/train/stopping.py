@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 import torch
 import torch.distributed as dist
 
+from dist_plm.core.errors import reason_of
 from dist_plm.train.deadline import Deadline
 from dist_plm.train.startup.lease import Fence
 
@@ -132,7 +133,7 @@ class Control:
         try:
             return not self._fence.holds()
         except OSError as error:
-            log.warning("whether the run was started again cannot be told now: %s", error)
+            log.warning("whether the run was started again cannot be told now: %s", reason_of(error))
             return False
 
     def check(self, before: Literal["step", "evaluation"] = "step") -> None:

@@ -27,7 +27,9 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("[" * 100 + "]" * 100, "nest more than 50 levels"),
         ("[" * 20_000 + "]" * 20_000, "nests more than 50 levels"),
         ("{a: " * 1_000 + "1" + "}" * 1_000, "nest"),
-        ("a: " + "9" * 5_000, "4300 digits"),
+        ("a: " + "9" * 5_000, "… (5,000 characters) is too large: no number of more than 4,300 digits is read; in "),
+        ("a: 0x" + "f" * 5_000, "… (5,002 characters) is too large"),
+        ("a: 1\n" + "b" * 900 + ": 1\n" + "b" * 900 + ": 1", "… (900 characters): keep one of them"),
         ("? [1, 2]\n: 3", "keys are names"),
         ('a: "\\ud800"', "half a surrogate pair"),
         ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
@@ -55,6 +57,13 @@ def test_plain_values_are_read() -> None:
         "e5",
     ]
     assert load_yaml("", "f") is None
+
+
+def test_numbers_of_json_that_nobody_reads_are_refused_without_advice_on_python() -> None:
+    with pytest.raises(ValueError, match="it holds a number of more than 4,300 digits"):
+        load_json('{"a": ' + "9" * 5_000 + "}")
+    with pytest.raises(ValueError, match="Expecting value: line 1 column 7"):
+        load_json('{"a": ')
 
 
 def test_json_that_nests_too_deeply_is_refused() -> None:

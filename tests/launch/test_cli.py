@@ -211,7 +211,7 @@ def test_wrong_configurations_are_refused(arguments, parts, capsys):
         ("[" * 5000 + "]" * 5000, ["nests more than 50 levels deep"]),
         ("train: " + "{a: " * 60 + "1" + "}" * 60, ["nest more than 50 levels deep"]),
         ("train: &a {steps: *a}", ["contains itself", "line 1"]),
-        ("train:\n  seed: " + "9" * 5000, ["4300 digits"]),
+        ("train:\n  seed: " + "9" * 5000, ["4,300 digits"]),
         (BOMB, ["aliases repeat themselves"]),
         ("train:\n  seed: 1\n  seed: 1", ["duplicate key seed", "line 3"]),
         ("train: {steps: 010}", ["010 is not the same number to every reader"]),

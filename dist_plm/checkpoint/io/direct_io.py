@@ -19,6 +19,8 @@ from typing import Any, Self
 
 import xxhash
 
+from dist_plm.core.errors import described
+
 #: Bytes as they are, or where they lie in the shared memory: offset and length.
 Part = bytes | tuple[int, int]
 Block = bytes | memoryview
@@ -185,7 +187,7 @@ def serve(connection: Connection, memory: int, rank: int) -> None:
         try:
             answer = write_file(target, blocks(parts))
         except Exception as error:  # whatever storage of other makers raises: the rank is to hear of it
-            answer = f"{type(error).__name__}: {error}"
+            answer = described(error)
         try:
             connection.send(answer)
         except OSError:  # the rank is gone

@@ -16,7 +16,7 @@ import torch
 from torch.distributed.checkpoint import filesystem, metadata, planner
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from dist_plm.core.errors import CheckpointError
+from dist_plm.core.errors import CheckpointError, described, reason_of
 
 
 class Inert:
@@ -90,7 +90,7 @@ def load_metadata(stream: IO[bytes]) -> metadata.Metadata:
     except (EOFError, OSError, pickle.UnpicklingError):
         raise
     except Exception as error:  # a damaged pickle runs into whatever it happens to say
-        raise pickle.UnpicklingError(f"{type(error).__name__}: {error}") from None
+        raise pickle.UnpicklingError(described(error)) from None
     if not isinstance(found, metadata.Metadata):
         raise pickle.UnpicklingError(f"it holds a {type(found).__name__}")
     return found
@@ -126,5 +126,4 @@ def load_file(path: Path) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # as above
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {reason}") from None
+        raise CheckpointError(f"{path} cannot be read: {reason_of(error, path)}") from None

@@ -8,7 +8,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.data.clean.page import Page, words_of
 from dist_plm.spec.prepare.clean import CleanConfig
 
@@ -82,7 +82,7 @@ def _bad_words(path: str) -> tuple[list[str], re.Pattern[str]]:
     try:
         words = Path(path).read_text(encoding="utf-8").lower().split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"clean.c4.bad_words = {path!r} cannot be read: {error}") from error
+        raise DataError(f"clean.c4.bad_words = {path!r} cannot be read: {reason_of(error, path)}") from error
     words = [word.strip() for word in words if word.strip()]
     if not words:
         raise DataError(f"clean.c4.bad_words = {path!r} holds no word: give one a line")

@@ -7,7 +7,7 @@ from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.data.labelled.conll import read_conll
 from dist_plm.data.labelled.squad import is_article, questions_of
 from dist_plm.data.sources.delimited import delimiter_of, rows, text_lines
@@ -128,7 +128,7 @@ def _json_row(line: str, place: str) -> LabelledRow:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: not JSON, {error}; each line has to hold one object") from None
+        raise DataError(f"{place}: not JSON, {reason_of(error)}; each line has to hold one object") from None
     if not isinstance(row, dict):
         raise DataError(f"{place}: the line holds {type(row).__name__}, not an object with fields")
     return LabelledRow(place, row)
@@ -169,9 +169,8 @@ def _table_rows(file: RowFile, form: str) -> Iterator[LabelledRow]:
         table.validate(full=True)
         listed = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
         raise DataError(
-            f"{file.path} is not {form.capitalize()}, or is damaged: {reason}; fetch the file again"
+            f"{file.path} is not {form.capitalize()}, or is damaged: {reason_of(error, file.path)}; fetch the file again"
         ) from None
     for number, row in enumerate(listed, 1):
         yield LabelledRow(f"{file.path}, row {number}", row)
@@ -209,8 +208,8 @@ def _saved(file: RowFile) -> Any:
         saved = datasets.load_from_disk(file.path)
     except Exception as error:  # what another program raises is not known
         raise DataError(
-            f"{file.key} = {file.path} is a directory that datasets cannot open: {str(error).splitlines()[0]}; give a file, or "
-            "what save_to_disk wrote"
+            f"{file.key} = {file.path} is a directory that datasets cannot open: {reason_of(error, file.path)}; give a file, "
+            "or what save_to_disk wrote"
         ) from None
     if not isinstance(saved, dict):
         return saved

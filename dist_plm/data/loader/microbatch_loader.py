@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dist_plm.core.errors import UserError
+from dist_plm.core.errors import UserError, described
 from dist_plm.core.out_of_memory import MemoryGroup, memory_groups, why_killed
 from dist_plm.data.loader.batch import Batch
 from dist_plm.data.loader.batch_plan import Plan
@@ -196,7 +196,7 @@ class _Pump:
         try:
             self._pump()
         except Exception as error:
-            self.ready.put(("error", error, f"{type(error).__name__}: {error}"))
+            self.ready.put(("error", error, described(error)))
 
     def _pump(self) -> None:
         if self.device is not None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dist_plm import __version__
 from dist_plm.config.decode import encode, flatten, show
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.files import sha256_of
 from dist_plm.core.out_of_memory import WORK_BYTES, check_room, is_lack_of_memory, lack_of_memory
 from dist_plm.data.dedup.deduplicate import deduplicate
@@ -72,7 +72,7 @@ def prepare(config: PrepareConfig, report: Callable[[str], None], launch: Launch
     except OSError as error:
         where = error.filename or config.data.out
         raise DataError(
-            f"cannot prepare data: {where}: {error.strerror or error}; when that is mended, the same command goes on "
+            f"cannot prepare data: {where}: {reason_of(error, where)}; when that is mended, the same command goes on "
             "from here"
         ) from error
     except (MemoryError, RuntimeError) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.core import marks
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.files import TEMPORARY, atomic_writer, sync_directory
 from dist_plm.data.prepare.worker_group import Crew
 from dist_plm.data.store.manifest import NAME, SPLITS, read_manifest
@@ -123,7 +123,9 @@ def _lock(descriptor: int, partial: Path, report: Callable[[str], None]) -> None
             f"another prepare_data is writing {partial}: wait for it, or choose another data.out"
         ) from error
     except OSError as error:
-        report(f"{partial} cannot be locked ({error.strerror}): make sure that no other prepare_data writes there")
+        report(
+            f"{partial} cannot be locked ({reason_of(error, partial)}): make sure that no other prepare_data writes there"
+        )
 
 
 def _claim(partial: Path, inputs: dict[str, Any], report: Callable[[str], None]) -> None:

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 
 from tqdm import tqdm
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, described
 from dist_plm.core.files import atomic_writer
 from dist_plm.core.streams import tell
 from dist_plm.data.prepare.pool import Pool
@@ -92,7 +92,7 @@ class Crew:
             self._state = _DONE
             self._part()
         except BaseException as error:
-            self._state = f"{type(error).__name__}: {error}"
+            self._state = described(error)
             raise
         finally:
             ended.set()

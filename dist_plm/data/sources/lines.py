@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import zstandard
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.regular import open_regular
 from dist_plm.data.sources.records import (
     MAX_RECORD_BYTES,
@@ -97,7 +97,7 @@ def _json_row(line: str, template: Template) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise BrokenRecordError("not JSON", str(error)) from error
+        raise BrokenRecordError("not JSON", reason_of(error)) from error
     if not isinstance(row, dict):
         raise BrokenRecordError("bad row", f"the line holds {type(row).__name__}, not an object with fields")
     for column in template.columns:
@@ -125,7 +125,7 @@ def raw_lines(part: Slice) -> Iterator[Line]:
         where = f"{part.path} after line {number}"
         raise DataError(f"{where}: the compression is damaged or cut short ({error}); fetch the file again") from error
     except OSError as error:
-        raise DataError(f"cannot read {part.path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read {part.path}: {reason_of(error, part.path)}") from error
 
 
 def lines_before(part: Slice) -> int:

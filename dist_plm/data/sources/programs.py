@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.data.sources.records import BrokenRecordError, Record, Template, documents_of_row
 from dist_plm.data.sources.slices import Slice
 from dist_plm.data.sources.tables import check_columns
@@ -131,7 +131,9 @@ def _function(source: SourceConfig) -> Callable[[], Iterable[Any]]:
     try:
         function = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
-        raise DataError(f"data.sources: cannot find {source.place!r}: {error}, seen from {os.getcwd()}") from error
+        raise DataError(
+            f"data.sources: cannot find {source.place!r}: {reason_of(error)}, seen from {os.getcwd()}"
+        ) from error
     except (Exception, SystemExit) as error:  # what another program raises is not known
         raise DataError(_raised(source, error)) from error
     if not callable(function):
@@ -147,7 +149,7 @@ def _refusals(source: SourceConfig) -> Iterator[None]:
     except DataError:
         raise
     except (Exception, SystemExit) as error:  # what another program raises is not known
-        place, reason = source.place, _reason(error)
+        place, reason = source.place, reason_of(error)
         if source.python is not None:
             raise DataError(_raised(source, error)) from error
         remedy = "check its name, split and the network"
@@ -166,8 +168,4 @@ def _refusals(source: SourceConfig) -> Iterator[None]:
 def _raised(source: SourceConfig, error: BaseException) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{last.filename}, line {last.lineno}"
-    return f"data.sources: {source.place} raised {type(error).__name__} at {where}: {_reason(error)}"
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    return f"data.sources: {source.place} raised {type(error).__name__} at {where}: {reason_of(error)}"

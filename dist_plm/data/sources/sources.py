@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.regular import check_regular
 from dist_plm.data.sources.delimited import delimited_records
 from dist_plm.data.sources.globs import file_identity, matching_files
@@ -146,7 +146,7 @@ def _locate(source: SourceConfig) -> tuple[list[Slice], str]:
             stat = os.stat(path)
             check_regular(stat, path)
         except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}") from error
+            raise DataError(f"cannot read {path}: {reason_of(error, path)}") from error
         form = source.format or _format(path)
         assert form is not None, path  # _matches refused it
         slices.append(Slice(source, path, form, 0, stat.st_size, stat.st_size, is_one_of_many=len(paths) > 1))

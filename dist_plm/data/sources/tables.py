@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.data.sources.records import BrokenRecordError, Record, Template, documents_of_row
 from dist_plm.data.sources.slices import Slice
 
@@ -160,7 +160,8 @@ def _readable(path: str, form: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGED as error:
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise DataError(f"{path} is not {form}, or is damaged: {reason}; fetch the file again") from error
+        raise DataError(
+            f"{path} is not {form}, or is damaged: {reason_of(error, path)}; fetch the file again"
+        ) from error
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read {path}: {reason_of(error, path)}") from error

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.data.store.open_file import OpenFile
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -137,7 +137,9 @@ def open_index(path: str) -> Index:
     try:
         file = OpenFile(path)
     except OSError as error:
-        raise DataError(f"cannot open {path}: {error.strerror}; is it the prefix of a .bin/.idx pair?") from error
+        raise DataError(
+            f"cannot open {path}: {reason_of(error, path)}; is it the prefix of a .bin/.idx pair?"
+        ) from error
     head = os.pread(file.descriptor, HEADER.size, 0)
     if len(head) < HEADER.size or not head.startswith(MAGIC):
         raise DataError(f"{path} is not the index of a Megatron token store (no {MAGIC[:7].decode()} header)")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.config.decode import decode, encode
-from dist_plm.core.errors import ConfigError, DataError
+from dist_plm.core.errors import ConfigError, DataError, reason_of
 from dist_plm.core.files import atomic_writer
 from dist_plm.core.parsing import load_json, read_text
 
@@ -151,7 +151,7 @@ def _read(store: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataError(f"{store} has no {NAME}: it is not a store, or prepare_data did not finish it") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}; prepare the data again") from error
+        raise DataError(f"{path} cannot be read: {reason_of(error, path)}; prepare the data again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path} does not describe a store of this program (its format is not {FORMAT!r})")
     if content.get("version") != VERSION:

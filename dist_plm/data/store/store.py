@@ -19,7 +19,7 @@ from typing import NoReturn, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.files import atomic_writer, copy_into
 from dist_plm.data.store.index import (
     CODES,
@@ -67,7 +67,7 @@ class TokenStore:
         try:
             tokens = OpenFile(prefix + ".bin")
         except OSError as error:
-            raise DataError(f"cannot open {prefix}.bin: {error.strerror}") from error
+            raise DataError(f"cannot open {prefix}.bin: {reason_of(error, f'{prefix}.bin')}") from error
         if tokens.size != index.num_bytes:
             raise DataError(
                 f"{prefix}.bin holds {tokens.size:,} bytes where {prefix}.idx speaks of {index.num_bytes:,}: one of them is "

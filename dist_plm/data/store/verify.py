@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.files import sha256_of
 from dist_plm.data.store.manifest import NAME, SPLITS, Manifest, read_manifest
 from dist_plm.data.store.store import TokenStore
@@ -48,7 +48,7 @@ def _damage(path: Path, sha256: str) -> list[str]:
     try:
         found = sha256_of(path)
     except OSError as error:
-        return [f"{path} cannot be read: {error.strerror}"]
+        return [f"{path} cannot be read: {reason_of(error, path)}"]
     return [] if found == sha256 else [f"{path} has SHA-256 {found}, and had {sha256} when it was written"]
 
 

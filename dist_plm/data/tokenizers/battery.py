@@ -6,7 +6,7 @@ from typing import Any
 
 import tokenizers as hf
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.data.tokenizers.find_special_tokens import is_reserved
 
 #: What tokenizers differ in: accents, case, scripts without spaces, numbers, white space, punctuation, what is invisible.
@@ -62,7 +62,7 @@ def check_ids(read: Read, encode: Callable[[Sequence[str]], Sequence[Sequence[in
     try:
         found = encode(texts)
     except Exception as error:  # the library raises nothing narrower
-        raise DataError(f"{origin} is damaged: it cannot encode text ({error})") from error
+        raise DataError(f"{origin} is damaged: it cannot encode text ({reason_of(error)})") from error
     for text, ids in zip(texts, found, strict=True):
         if list(ids) != list(read.expected.get(text, ids)):
             raise DataError(

@@ -9,7 +9,7 @@ from typing import Any
 import tokenizers as hf
 from tokenizers import models
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.parsing import load_json, read_text
 from dist_plm.data.special_tokens import PiecesStyle, SpecialTokens
 
@@ -148,7 +148,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}, which belongs to the tokenizer beside it, cannot be read: {error}") from error
+        raise DataError(
+            f"{path}, which belongs to the tokenizer beside it, cannot be read: {reason_of(error, path)}"
+        ) from error
     if not isinstance(content, dict):
         raise DataError(f"{path}, which belongs to the tokenizer beside it, is not a JSON object")
     return content

@@ -9,7 +9,7 @@ from typing import Any
 
 import tokenizers as hf
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.panics import is_panic
 from dist_plm.data.tokenizers.battery import Read, texts_for
 from dist_plm.data.tokenizers.beside import ADDED, GENERIC, MODEL, Beside
@@ -47,7 +47,9 @@ def load_with_transformers(
     try:
         expected = {text: theirs.encode(text, add_special_tokens=False) for text in texts_for(tokenizer)}
     except Exception as error:  # whatever the class does to a text
-        raise DataError(f"{main} is damaged, or not of its class {type(theirs).__name__}: {error}") from error
+        raise DataError(
+            f"{main} is damaged, or not of its class {type(theirs).__name__}: {reason_of(error, main)}"
+        ) from error
     return Read(tokenizer, [_special_tokens(theirs)], expected)
 
 
@@ -69,7 +71,7 @@ def _opened(main: Path, beside: Beside, vocabulary: Mapping[str, int] | None, me
     except BaseException as error:
         if not isinstance(error, Exception) and not is_panic(error):
             raise
-        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        reason = reason_of(error)
         raise DataError(
             f"{main} belongs to a tokenizer{named} with files beside it, and Transformers cannot open it: {reason}; mend or "
             f"remove what is wrong in {_CONFIG} and its like, or take a tokenizer.json"

@@ -11,7 +11,7 @@ from typing import Any
 import tokenizers as hf
 from tokenizers import decoders, models, pre_tokenizers
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.panics import panics_as
 from dist_plm.core.regular import read_regular
 from dist_plm.data.tokenizers.battery import Read
@@ -101,7 +101,9 @@ def _read(main: Path, content: bytes, beside: Beside, sentinels: int) -> Read:
     try:
         tokenizer = hf.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
-        raise DataError(f"{main} is not a tokenizer.json of Hugging Face tokenizers: {error}") from error
+        raise DataError(
+            f"{main} is not a tokenizer.json of Hugging Face tokenizers: {reason_of(error, main)}"
+        ) from error
     return Read(tokenizer, beside.declared) if beside.agrees_with(tokenizer) else load_with_transformers(main, beside)
 
 
@@ -242,7 +244,7 @@ def _vocabulary(path: Path, text: str) -> dict[str, int]:
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON, or it is truncated: {error}") from error
+        raise DataError(f"{path} is not JSON, or it is truncated: {reason_of(error, path)}") from error
     numbers = list(content.values()) if isinstance(content, dict) else []
     if not numbers or not all(type(number) is int and number >= 0 for number in numbers):
         raise DataError(f"{path} is not a vocab.json: it does not map pieces to their numbers")
@@ -281,4 +283,4 @@ def _bytes(path: Path) -> bytes:
     try:
         return read_regular(path)
     except OSError as error:
-        raise DataError(f"cannot read the tokenizer {path}: {error.strerror}; give {KINDS}") from error
+        raise DataError(f"cannot read the tokenizer {path}: {reason_of(error, path)}; give {KINDS}") from error

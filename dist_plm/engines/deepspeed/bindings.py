@@ -30,6 +30,8 @@ from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3  # noqa:
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer  # noqa: E402
 from deepspeed.utils import groups as deepspeed_groups  # noqa: E402
 
+from dist_plm.core.errors import reason_of  # noqa: E402
+
 __all__ = [
     "DeepSpeedScaler",
     "Mpu",
@@ -111,7 +113,7 @@ def nvme_problem() -> str | None:
     try:
         operator.load(verbose=False)
     except (RuntimeError, ImportError, OSError) as error:
-        return (str(error).splitlines() or [repr(error)])[0]
+        return reason_of(error)
     return None
 
 

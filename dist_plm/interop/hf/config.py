@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.config.decode import decode, show
-from dist_plm.core.errors import CheckpointError, ConfigError
+from dist_plm.core.errors import CheckpointError, ConfigError, reason_of
 from dist_plm.core.parsing import load_json, read_text
 from dist_plm.interop.hf.base import Half, Settings, architecture_of, differences, with_head_of
 from dist_plm.interop.hf.registry import ELECTRA, MODELS, hf_model
@@ -31,7 +31,7 @@ def read_config(directory: Path) -> dict[str, Any]:
             "save_pretrained of Hugging Face writes it"
         ) from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
+        raise CheckpointError(f"{path} cannot be read: {reason_of(error, path)}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} does not describe a model: it holds no JSON object")
     return content

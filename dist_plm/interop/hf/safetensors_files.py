@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dist_plm.core.errors import CheckpointError
+from dist_plm.core.errors import CheckpointError, reason_of
 from dist_plm.core.parsing import load_json
 from dist_plm.core.regular import check_regular, read_regular
 
@@ -89,7 +89,7 @@ class WeightFiles:
                 raise CheckpointError(f"{path} is missing: fetch or copy the directory again") from None
             except (SafetensorError, OSError, ValueError) as error:
                 raise CheckpointError(
-                    f"{path} is truncated, damaged or not of safetensors ({error}): fetch or copy it again"
+                    f"{path} is truncated, damaged or not of safetensors ({reason_of(error, path)}): fetch or copy it again"
                 ) from None
         return self._open[path]
 
@@ -112,7 +112,9 @@ def _index(directory: Path) -> dict[str, str] | None:
         files = load_json(read_regular(path))["weight_map"]
         assert all(isinstance(file, str) for file in files.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise CheckpointError(f"{path} is no index of weights ({error!r}): fetch or copy it again") from None
+        raise CheckpointError(
+            f"{path} is no index of weights ({reason_of(error, path)}): fetch or copy it again"
+        ) from None
     if outside := [file for file in files.values() if Path(file).name != file]:
         raise CheckpointError(f"{path} names {outside[0]}, a file outside of its directory")
     return files

@@ -18,7 +18,7 @@ from torch import Tensor
 from dist_plm.checkpoint.io.blobs import SafeReader
 from dist_plm.checkpoint.io.unpickler import load_file
 from dist_plm.checkpoint.planner import TensorReader
-from dist_plm.core.errors import CheckpointError
+from dist_plm.core.errors import CheckpointError, reason_of
 from dist_plm.core.parsing import load_json
 from dist_plm.core.regular import read_regular
 from dist_plm.interop.megatron.buckets import BUCKETS, Buckets
@@ -60,7 +60,7 @@ class MegatronDist:
         try:
             self._tensors = TensorReader(reader, reader.read_metadata())
         except (OSError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{path}/.metadata cannot be read: {error}") from None
+            raise CheckpointError(f"{path}/.metadata cannot be read: {reason_of(error, f'{path}/.metadata')}") from None
         common = load_file(path / "common.pt")
         if not isinstance(common, Mapping):
             raise CheckpointError(
@@ -99,7 +99,7 @@ class MegatronDist:
         try:
             self._tensors.read_shards([(stored, Shard(stored, whole, start, (0,) * len(whole), size), values)])
         except Exception as error:  # what a damaged file leads to is not known
-            raise CheckpointError(f"{self.where}: {stored} cannot be read: {type(error).__name__}: {error}") from None
+            raise CheckpointError(f"{self.where}: {stored} cannot be read: {reason_of(error)}") from None
         return values[0] if layer is not None else values
 
     def _find_buckets(self) -> Buckets | None:
@@ -180,7 +180,7 @@ def _check_format(path: Path) -> None:
     try:
         backend = load_json(read_regular(settings))["sharded_backend"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{settings} is damaged: {error}") from None
+        raise CheckpointError(f"{settings} is damaged: {reason_of(error, settings)}") from None
     if backend != "torch_dist":
         raise CheckpointError(f"{path} is of format {backend}: have Megatron-LM save it with --ckpt-format torch_dist")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.core import marks
-from dist_plm.core.errors import CheckpointError, UserError
+from dist_plm.core.errors import CheckpointError, UserError, reason_of
 from dist_plm.core.files import TEMPORARY, sync_directory
 
 #: What the mark of a directory says that is still being filled.
@@ -75,7 +75,7 @@ def _disk_error(error: BaseException) -> str | None:
         found = found.__cause__ or found.__context__
     if found is None and "PytorchStreamWriter" in str(error):
         return str(error).partition("\n")[0]
-    return None if found is None or isinstance(error, UserError) else str(found)
+    return None if found is None or isinstance(error, UserError) else reason_of(found)
 
 
 def _publish(scratch: Path, place: Path, to: str) -> None:

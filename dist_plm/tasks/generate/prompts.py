@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dist_plm.core.errors import ConfigError, DataError
+from dist_plm.core.errors import ConfigError, DataError, reason_of
 from dist_plm.core.parsing import load_json
 from dist_plm.core.regular import read_regular
 from dist_plm.spec.families import ModelConfig
@@ -39,7 +39,7 @@ def read_prompts(config: GenerateConfig) -> list[str]:
     try:
         lines = bytes(read_regular(config.prompts)).decode().splitlines()
     except OSError as error:
-        raise DataError(f"prompts = {config.prompts} cannot be read: {error.strerror}") from None
+        raise DataError(f"prompts = {config.prompts} cannot be read: {reason_of(error, config.prompts)}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"prompts = {config.prompts} is not UTF-8 text (byte {error.start:,})") from None
     if config.prompts.endswith(".jsonl"):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.files import atomic_writer
 
 
@@ -47,4 +47,4 @@ def _write(out: str, text: str) -> None:
         with atomic_writer(Path(out)) as file:
             file.write(text.encode(errors="replace") + b"\n")
     except OSError as error:
-        raise DataError(f"out = {out} cannot be written: {error.strerror}") from None
+        raise DataError(f"out = {out} cannot be written: {reason_of(error, out)}") from None

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dist_plm.checkpoint.ownership import Owner
-from dist_plm.core.errors import UserError
+from dist_plm.core.errors import UserError, reason_of
 from dist_plm.core.files import open_to_append
 from dist_plm.core.regular import read_regular
 from dist_plm.distributed.launch_env import LaunchEnv
@@ -111,14 +111,14 @@ def claim(run_dir: Path, launch: LaunchEnv, env: Mapping[str, str]) -> Fence:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"run.dir = {run_dir} cannot be made: {error.strerror} ({error.filename})") from None
+        raise UserError(f"run.dir = {run_dir} cannot be made: {reason_of(error, run_dir)}") from None
     while True:
         with open_to_append(path) as file:
             try:
                 file.write(line)
                 os.fsync(file.fileno())
             except OSError as error:
-                raise UserError(f"{path} cannot be written: {error.strerror}") from None
+                raise UserError(f"{path} cannot be written: {reason_of(error, path)}") from None
         before, found, _ = path.read_bytes().rpartition(line)
         if found:  # on network file systems two lines that are added at once may fall onto each other
             return Fence(path, start=before.count(b"\n") + 1, line=line, run=owner_of(run_dir).name)

@@ -14,7 +14,7 @@ from dist_plm.checkpoint.fragments import names_held
 from dist_plm.checkpoint.loader import Checkpoint
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.config.decode import decode, show
-from dist_plm.core.errors import CheckpointError, DataError
+from dist_plm.core.errors import CheckpointError, DataError, reason_of
 from dist_plm.core.regular import read_regular
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.store.manifest import read_manifest
@@ -234,7 +234,7 @@ def check_vocabulary(weights: Weights, store: str | None) -> None:
     except (DataError, OSError) as error:
         raise CheckpointError(
             f"the tokenizer beside the weights of {weights.where} cannot be read, so that nothing tells whether they go with "
-            f"{store}: {error}"
+            f"{store}: {reason_of(error)}"
         ) from error
     record = read_manifest(store).tokenizer
     ours = Tokenizer.load(Path(store) / record.file, record.end_of_document).pieces()

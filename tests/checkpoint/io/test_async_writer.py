@@ -61,7 +61,7 @@ def test_blocks_need_not_fit_pages(memory, tmp_path, monkeypatch):
 
 
 def test_what_it_ran_into_is_told_and_it_goes_on(process, tmp_path):
-    with pytest.raises(WriterFailedError, match=r"FileNotFoundError: .*nowhere"):
+    with pytest.raises(WriterFailedError, match=r"No such file or directory .*nowhere"):
         process.write(str(tmp_path / "nowhere" / "file"), PARTS)
     pid = process.pid
     process.write(str(tmp_path / "file"), PARTS)

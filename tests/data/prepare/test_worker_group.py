@@ -83,7 +83,7 @@ def test_the_last_words_of_a_rank_end_the_others(tmp_path):
             one.run(write, [Note(tmp_path / "a"), Note(tmp_path / "b")], "write")
 
     errors = together(work, range(2))
-    assert "rank 1 ended (DataError: no such file), and rank 0 waits for its share of 'write'" in str(errors[0])
+    assert "rank 1 ended (no such file), and rank 0 waits for its share of 'write'" in str(errors[0])
 
 
 def test_a_rank_that_is_silent_is_named(tmp_path):
@@ -146,4 +146,4 @@ def test_beats_stop_with_the_block(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="stop"):
         work()
     assert set(threading.enumerate()) <= before
-    assert json.loads((tmp_path / "ranks" / "000000").read_text())["state"] == "DataError: stop"
+    assert json.loads((tmp_path / "ranks" / "000000").read_text())["state"] == "stop"

@@ -147,7 +147,7 @@ def test_the_fingerprint_follows_names_sizes_and_times(tmp_path):
     [
         ("a.txt", b"fine\nbroken \xff\n", (1, "not UTF-8", "byte 8 of the line: invalid start byte")),
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', (2, "not JSON", "Expecting value")),
-        ("a.jsonl", b"[" * 100_000, (1, "not JSON", "recursion")),
+        ("a.jsonl", b"[" * 100_000, (1, "not JSON", "nests too deeply")),
         ("a.jsonl", b'{"body": "x", "id": 1}', (1, "no such column", "no field 'text', it has 'body', 'id'")),
         ("a.jsonl", b'\n\n["text"]', (3, "bad row", "list")),
         ("a.jsonl", b'{"text": null}', (1, "not text", "field 'text' holds NoneType")),

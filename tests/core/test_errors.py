@@ -1,0 +1,58 @@
+"""What is shown of errors, and how advice is put in place of other advice."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from dist_plm.core.errors import CheckpointError, DataError, described, reason_of, with_remedy
+
+
+def raised(act) -> BaseException:
+    try:
+        act()
+    except BaseException as error:
+        return error
+    raise AssertionError("it went well")
+
+
+def throw(error: Exception):
+    def act() -> None:
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (Path("nowhere/at/all").read_text, "No such file or directory (nowhere/at/all)"),
+        (Path("/").read_bytes, "Is a directory (/)"),
+        (throw(OSError("the file ends in the middle")), "the file ends in the middle"),
+        (throw(FileNotFoundError("bucket/x")), "no such file (bucket/x)"),
+        (lambda: int("9" * 5_000), "it holds a number of more than 4,300 digits"),
+        (throw(ValueError("one\ntwo")), "one"),
+        (throw(EOFError()), "EOFError"),
+        (throw(KeyError("weight_map")), "it has no 'weight_map'"),
+    ],
+)
+def test_reasons_are_words_of_one_line(act, words):
+    assert reason_of(raised(act)) == words
+
+
+def test_a_file_that_is_named_already_is_not_named_twice():
+    assert reason_of(raised(Path("nowhere").read_text), "nowhere") == "No such file or directory"
+
+
+def test_what_nobody_expected_is_told_with_its_kind():
+    assert described(KeyError("a")) == "KeyError: 'a'"
+    assert described(raised(Path("nowhere").read_text)) == "No such file or directory (nowhere)"
+    assert described(DataError("it is empty\nmend it")) == "it is empty\nmend it"
+
+
+def test_a_remedy_is_replaced_by_that_of_another_command():
+    with pytest.raises(CheckpointError, match=r"^it is damaged; name another$") as caught, with_remedy("name another"):
+        raise CheckpointError("it is damaged", "train anew")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == "it is damaged; name another"
+    with pytest.raises(CheckpointError, match=r"^it is damaged$"), with_remedy("name another"):
+        raise CheckpointError("it is damaged")
