@@ -103,7 +103,8 @@ def add_predictions(scorer: Scorer, predictions: Iterable[Prediction], count: in
     """Adds what a model says of samples to what measures it, but for those past the first `count`."""
     for prediction in predictions:
         outputs = [output.float().numpy() for output in prediction.outputs.values()]
-        samples = prediction.samples.numpy()
+        each = len(prediction.samples) // len(outputs[0])  # rows of a sample, as of its choices, follow each other
+        samples = prediction.samples.numpy()[::each] // each
         mine = samples < count
         if mine.any():
             scorer.add(samples[mine], (outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1))[mine])

@@ -15,7 +15,7 @@ from dist_plm.data.labelled.columns import find_columns, names_of
 from dist_plm.data.labelled.dataset import Collation, LabelledDataset, Trim
 from dist_plm.data.labelled.encode import ExampleEncoder
 from dist_plm.data.labelled.rows import LabelledRow, RowFile
-from dist_plm.data.labelled.table import Ragged, Table, joined
+from dist_plm.data.labelled.table import Ragged, Table, joined, num_examples
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.build import build_task
@@ -165,8 +165,11 @@ def encoded(
         DataError: one cannot be used.
     """
     left_out = () if scored else task.config.scoring
-    parts = (task.encode(rows, columns, encoder) for rows in _batches(file))
-    return joined([{name: column for name, column in part.items() if name not in left_out} for part in parts])
+    encoded = (task.encode(rows, columns, encoder) for rows in _batches(file))
+    parts = [{name: column for name, column in part.items() if name not in left_out} for part in encoded]
+    if len({len(part["tokens"]) // num_examples(part) for part in parts}) > 1:
+        raise DataError(f"{file.path} has rows with different numbers of choices: give every row as many")
+    return joined(parts)
 
 
 def _batches(file: RowFile) -> Iterator[Sequence[LabelledRow]]:
@@ -177,7 +180,7 @@ def _batches(file: RowFile) -> Iterator[Sequence[LabelledRow]]:
 
 def _counted(config: FinetuneConfig, tables: Mapping[str, Table]) -> dict[str, Any]:
     """The settings that follow from how many examples there are."""
-    sizes = {split: len(next(iter(table.values()))) for split, table in tables.items()}
+    sizes = {split: num_examples(table) for split, table in tables.items()}
     train = counted(config.train, sizes["train"], sizes.get("validation", 0))
     checkpoint = config.checkpoint
     if checkpoint.keep_best is not None and checkpoint.every == 0:

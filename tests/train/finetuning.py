@@ -51,6 +51,8 @@ def _row(draw: random.Random) -> dict[str, Any]:
         "tokens": words,
         "tags": tags,
         "turn": {"en": " ".join(words), "answer": f"{words[-1]} {noun}"},
+        "options": (options := ["bad", "good"] if len(said) % 2 else ["good", "bad"]),
+        "right": options.index("good" if good else "bad"),
         **_question(random.Random(" ".join((*words, *other)))),
     }
 

@@ -32,6 +32,14 @@ TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
     ),
     "regress": ({"task__name": "regress", "data__columns": {"text": "text", "label": "number"}}, "pearson", 0.7),
     "tag": ({"task__name": "tag"}, "f1", 0.9),
+    "choice": (
+        {
+            "task__name": "choice",
+            "data__columns": {"context": "text", "question": "text_b", "choices": "options", "label": "right"},
+        },
+        "accuracy",
+        0.8,
+    ),
     "written_by_t5": ({"model": T5, **SEQ2SEQ, "optim__lr": 8e-3}, "accuracy", 0.7),
     "written_by_gpt": ({"model": GPT, **SEQ2SEQ, "task__prefix_lm": True}, "accuracy", 0.8),
 }
@@ -83,6 +91,9 @@ def test_every_task_is_learned(alone, task: str) -> None:
         ("regress", "zero"),
         ("tag", "pipeline"),
         ("tag", "data"),
+        ("choice", "pipeline"),
+        pytest.param("choice", "zero", marks=pytest.mark.slow),
+        pytest.param("choice", "tensor", marks=pytest.mark.slow),
         ("written_by_t5", "tensor"),
         ("written_by_gpt", "pipeline"),
         pytest.param("written_by_t5", "zero", marks=pytest.mark.slow),

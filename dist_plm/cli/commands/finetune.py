@@ -10,8 +10,8 @@ what launch/pretrain.py does: run.yaml, metrics.jsonl (eval/accuracy and others)
 the same run.name it goes on from its latest checkpoint.
 
 Most used settings:
-  task=classify|regress|tag|qa                      a label or number for a text or a pair, a label for each word, answers to
-                                                    questions about a text
+  task=classify|regress|tag|qa|choice               a label or number for a text or a pair, a label for each word, answers to
+                                                    questions about a text, one of several choices
   model.init_from=DIR                               the model; its tokenizer is used unless data.tokenizer names another
   data.train=FILE  data.validation=FILE             rows; data.columns='{text: body, label: stars}' where names are others
   data.sequence_length=128                          tokens at most

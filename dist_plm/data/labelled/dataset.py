@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.core.permutation import mix, windows_of
-from dist_plm.data.labelled.table import Ragged, Table, fingerprint
+from dist_plm.data.labelled.table import Ragged, Table, fingerprint, num_examples, rows_of
 
 #: Columns of a decoder beside an encoder.
 WRITTEN = ("decoder_tokens", "labels")
@@ -38,7 +38,7 @@ class LabelledDataset:
 
     @property
     def num_windows(self) -> int:
-        return len(next(iter(self.table.values())))
+        return num_examples(self.table)
 
     def read(self, samples: NDArray[np.int64]) -> Examples:
         count = self.num_windows
@@ -51,8 +51,9 @@ class LabelledDataset:
     def describe(self) -> str:
         tokens = self.table["tokens"]
         assert isinstance(tokens, Ragged)
-        mean = len(tokens.values) / max(self.num_windows, 1)
-        return f"{self.num_windows:,} examples of {self.name}, {mean:.1f} tokens each{self.told}"
+        mean, each = len(tokens.values) / max(len(tokens), 1), len(tokens) // max(self.num_windows, 1)
+        rows = f"{each} rows of {mean:.1f} tokens each" if each > 1 else f"{mean:.1f} tokens each"
+        return f"{self.num_windows:,} examples of {self.name}, {rows}{self.told}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,12 @@ class Collation:
     left_out: Sequence[str] = ()
 
     def __call__(self, examples: Examples) -> dict[str, NDArray]:
-        rows, table = examples.rows, examples.table
+        table, count = examples.table, num_examples(examples.table)
         batch: dict[str, NDArray] = {}
         for name, column in table.items():
             if name in self.left_out:
                 continue
+            rows = rows_of(examples.rows, column, count)
             if isinstance(column, Ragged):
                 length = self.written if self.written is not None and name in WRITTEN else self.length
                 batch[name] = column.padded(rows, length, self.fills.get(name, 0))
@@ -83,10 +85,11 @@ class Collation:
                 batch[name] = column[rows]
         tokens = table["tokens"]
         assert isinstance(tokens, Ragged)
+        rows, samples = (rows_of(numbers, tokens, count) for numbers in (examples.rows, examples.samples))
         if "seen_from" in batch:  # nothing sees padding before its own place
             is_padding = np.arange(self.length) >= tokens.lengths[rows, None]
             batch["seen_from"] = np.where(is_padding, np.arange(self.length), batch["seen_from"])
-        return {**batch, "lengths": tokens.lengths[rows], "samples": examples.samples}
+        return {**batch, "lengths": tokens.lengths[rows], "samples": samples}
 
 
 @dataclass(frozen=True, slots=True)

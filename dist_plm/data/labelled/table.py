@@ -54,6 +54,17 @@ ColumnValues = Ragged | NDArray
 Table = Mapping[str, ColumnValues]
 
 
+def num_examples(table: Table) -> int:
+    """Counts the examples of a table: there may be columns with several rows for each, as of the choices of a question."""
+    return min(map(len, table.values()))
+
+
+def rows_of(examples: NDArray[np.int64], column: ColumnValues, count: int) -> NDArray[np.int64]:
+    """The rows of a column that belong to examples [B] out of `count`, those of one after another."""
+    each = len(column) // count
+    return (examples[:, None] * each + np.arange(each)).ravel()
+
+
 def joined(parts: Sequence[Table]) -> dict[str, ColumnValues]:
     """The rows of all parts, which have the same columns."""
     result: dict[str, ColumnValues] = {}

@@ -21,8 +21,8 @@ def microbatches(
     """The arrays of each microbatch of a plan, in order, and of the first as soon as it is made.
 
     Args:
-        collate: turns what the dataset reads into named arrays, each with a row for every sample, which depends on that
-            sample alone: so rows of several microbatches can be made together and cut apart.
+        collate: turns what the dataset reads into named arrays, each with a row for every sample, or as many for each, which
+            depend on that sample alone: so rows of several microbatches can be made together and cut apart.
         trim: takes padding out of each microbatch.
     Raises:
         Whatever reading or collating a microbatch raises, after those before it.
@@ -39,9 +39,15 @@ def microbatches(
             continue
         stops = np.cumsum([len(numbers) for numbers in samples]).tolist()
         for start, stop in zip([0, *stops], stops, strict=False):
-            batch = {name: array[start:stop] for name, array in arrays.items()}
+            batch = {name: _cut(array, start, stop, stops[-1]) for name, array in arrays.items()}
             yield batch if trim is None else trim(batch)
         done += len(samples)
         if not alone:
             size = sum(array.nbytes for array in arrays.values()) // len(samples)
             together = max(_BYTES // max(size, 1), 1)
+
+
+def _cut(array: NDArray, start: int, stop: int, count: int) -> NDArray:
+    """The rows of samples `start` to `stop` out of `count`."""
+    each = len(array) // count
+    return array[start * each : stop * each]

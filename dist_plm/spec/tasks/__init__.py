@@ -2,6 +2,7 @@
 
 from dist_plm.config.variants import Variants
 from dist_plm.spec.tasks.base import TaskConfig
+from dist_plm.spec.tasks.choice import ChoiceConfig
 from dist_plm.spec.tasks.classify import ClassifyConfig
 from dist_plm.spec.tasks.qa import QaConfig
 from dist_plm.spec.tasks.regress import RegressConfig
@@ -12,6 +13,7 @@ TASKS: Variants[TaskConfig] = Variants(
     TaskConfig,
     "name",
     {
+        "choice": ChoiceConfig,
         "classify": ClassifyConfig,
         "qa": QaConfig,
         "regress": RegressConfig,

@@ -39,6 +39,14 @@ def test_every_microbatch_comes_in_order_with_the_rows_of_its_samples():
     assert sum(data.reads) == 4000
 
 
+def test_samples_of_several_rows_stay_together():
+    def threefold(samples):
+        return {"samples": samples, "rows": np.repeat(samples, 3) * 3 + np.tile(np.arange(3), len(samples))}
+
+    found = list(microbatches(Numbers(), threefold, plan([2] * 5)))
+    assert [batch["rows"].tolist() for batch in found] == [list(range(6 * i, 6 * i + 6)) for i in range(5)]
+
+
 def test_large_microbatches_are_made_one_by_one():
     data = Numbers()
     assert len(list(microbatches(data, rows, plan([3000] * 4)))) == 4

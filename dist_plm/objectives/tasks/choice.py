@@ -1,0 +1,128 @@
+"""Multiple choice: each choice is a pair with its context, and one of them is right (Devlin et al. 2019, section 4.4)."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.rows import LabelledRow
+from dist_plm.objectives.base import LossTerm
+from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, label_of, text_of
+from dist_plm.spec.tasks.choice import ChoiceConfig
+
+#: What SuperGLUE's COPA asks for with a word (Roemmele et al. 2011).
+_ASKED = {"cause": "What was the cause of this?", "effect": "What happened as a result?"}
+#: Where a choice goes in a question of RACE that has a gap.
+_GAP = "_"
+_LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """See tasks.base.Task. The choices of a row follow each other in `tokens` and `segments`."""
+
+    config: ChoiceConfig
+    fills: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def losses(self) -> Mapping[str, LossTerm]:
+        return {"choice": LossTerm(1.0, "choice_labels")}
+
+    def labels(self, rows: Iterable[LabelledRow], columns: Mapping[str, str]) -> set[str]:
+        return set()
+
+    def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: TextEncoder) -> Columns:
+        first, second, labels = [], [], []
+        count = len(self._choices(rows[0], columns)[0])
+        for row in rows:
+            choices, names = self._choices(row, columns)
+            if len(choices) != count:
+                raise DataError(
+                    f"{row.place}: {len(choices)} choices where other rows have {count}: give every row as many"
+                )
+            contexts, endings = _pairs(row, columns, choices)
+            first += contexts
+            second += endings
+            labels.append(self._label(row, columns["label"], names, count))
+        return {**encoder.texts(first, second), "choice_labels": np.array(labels, dtype=np.int64)}
+
+    def scorer(self, table: Mapping[str, Any]) -> Scorer:
+        return _ChoiceScorer(table["choice_labels"])
+
+    def _choices(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[list[str], list[str]]:
+        """The choices of a row, and their names where they have some."""
+        if "choices" not in columns:
+            found = self._numbered(row)
+            return [text_of(row, name) for name in found], []
+        value, names = row.values.get(columns["choices"]), []
+        if isinstance(value, Mapping):  # as AI2's question sets are published
+            value, names = value.get("text"), list(map(str, value.get("label") or ()))
+        if not isinstance(value, list | tuple) or len(value) < 2 or not all(isinstance(one, str) for one in value):
+            raise DataError(
+                f"{row.place}: column {columns['choices']!r} holds no list of two or more texts: mend or remove the row"
+            )
+        return list(value), names
+
+    def _numbered(self, row: LabelledRow) -> list[str]:
+        """Columns of one choice each: those of the first name that has two or more, in the order of their numbers."""
+        for prefix in self.config.numbered:
+            found = sorted(name for name in row.values if re.fullmatch(rf"{prefix}[ _]?(\d|[A-Ja-j])", name))
+            if len(found) > 1:
+                return found
+        raise DataError(
+            f"{row.place}: no column holds choices: give a list in data.columns.choices=NAME, or texts in "
+            f"{self.config.numbered[0]}0, {self.config.numbered[0]}1, …"
+        )
+
+    def _label(self, row: LabelledRow, column: str, names: Sequence[str], count: int) -> int:
+        label = label_of(row, column)
+        if label in names:
+            return names.index(label)
+        if not names and label.isdecimal() and 0 <= int(label) - self.config.first_choice < count:
+            return int(label) - self.config.first_choice
+        if not names and len(label) == 1 and label.upper() in _LETTERS[:count]:
+            return _LETTERS.index(label.upper())
+        known = ", ".join(names) or f"{self.config.first_choice} to {self.config.first_choice + count - 1}, or A, B, …"
+        raise DataError(
+            f"{row.place}: column {column!r} holds {label!r}, which is none of the {count} choices ({known}): mend the row"
+            + ("" if names or self.config.first_choice else ", or set task.first_choice=1")
+        )
+
+
+def _pairs(row: LabelledRow, columns: Mapping[str, str], choices: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Gives what stands before each choice, and each with what it goes on from or answers."""
+    known = [text_of(row, columns[name]) for name in ("context", "question") if name in columns]
+    if not known:
+        raise DataError(
+            f"{row.place}: nothing stands before the choices: name a column with data.columns.context=NAME or "
+            "data.columns.question=NAME"
+        )
+    if len(known) == 1:
+        return known * len(choices), list(choices)
+    context, question = known[0], _ASKED.get(known[1], known[1])
+    gap = _GAP in question
+    return [context] * len(choices), [
+        question.replace(_GAP, choice) if gap else f"{question} {choice}" for choice in choices
+    ]
+
+
+@dataclass(slots=True)
+class _ChoiceScorer:
+    truth: NDArray[np.int64]
+    right: int = 0
+    count: int = 0
+
+    def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
+        self.right += int((outputs.argmax(axis=-1) == self.truth[rows]).sum())
+        self.count += len(rows)
+
+    def measures(self) -> dict[str, float]:
+        return {"accuracy": self.right / max(self.count, 1)}
+
+
+def build(config: ChoiceConfig) -> Choice:
+    return Choice(config)

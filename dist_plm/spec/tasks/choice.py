@@ -1,0 +1,35 @@
+"""Declares multiple choice: which of several endings or answers is right (SWAG, RACE, COPA)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from dist_plm.spec.objectives.base import Head
+from dist_plm.spec.tasks.base import Column, TaskConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceConfig(TaskConfig):
+    """Every choice is scored behind its context, and the cross-entropy over the choices of a row is learned. Choices are a
+    list, or columns such as ending0, ending1, …; the right one is a number counted from `first_choice`, a letter, or one of the
+    names that the choices have."""
+
+    body: ClassVar[str] = "tasks.choice"
+    loss_terms: ClassVar[tuple[str, ...]] = ("choice",)
+    head: ClassVar[Head] = "choice"
+    columns: ClassVar[Mapping[str, Column]] = {
+        "context": Column(("context", "premise", "sent1", "article", "passage", "ctx", "goal"), optional=True),
+        "question": Column(("question", "sent2", "question_stem"), optional=True),
+        "choices": Column(("choices", "options", "endings"), optional=True),
+        "label": Column(("label", "answer", "answerKey", "gold")),
+    }
+    measures: ClassVar[tuple[str, ...]] = ("accuracy",)
+    #: Begin the names of columns of one choice each.
+    numbered: ClassVar[tuple[str, ...]] = ("ending", "choice", "option", "answer", "sol")
+
+    name: Literal["choice"] = "choice"
+    first_choice: Literal[0, 1] = 0
+
+    @property
+    def num_labels(self) -> int:
+        return 1
