@@ -38,7 +38,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dist_plm.checkpoint.fragments import Place
+from dist_plm.checkpoint.fragments import ReplicaRank
 from dist_plm.checkpoint.loader import find
 from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.retention import Retention
@@ -98,7 +98,7 @@ def measure(group: dist.ProcessGroup, directory: Path, gigabytes: float, rounds:
     yield f"{num_bytes / 1e9:.2f} GB on {group.size()} ranks, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     before = peak_bytes()
     storage = LocalStorage(directory / "checkpoints")
-    place = Place(group.rank(), group.size(), 0, 1)
+    place = ReplicaRank(group.rank(), group.size(), 0, 1)
     options = {"group": group, "place": place, "retention": Retention(latest=99), "on_failure": "stop"}
     writer = CheckpointWriter(storage, background=False, **options)
     warmed: Times = {}

@@ -33,7 +33,7 @@ class Fragment(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ReplicaRank:
     """Where a rank stands among those that hold the same values: `replica` counts data and context ranks."""
 
     tensor: int
@@ -42,7 +42,7 @@ class Place:
     replicas: int
 
     @classmethod
-    def of(cls, groups: "Groups") -> "Place":
+    def of(cls, groups: "Groups") -> "ReplicaRank":
         at, grid = groups.coordinates, groups.grid
         return cls(at.tensor, grid.tensor, at.context + grid.context * at.data, grid.context * grid.data)
 
@@ -93,7 +93,7 @@ class HostCopies:
         self._buffers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     @torch.no_grad()
-    def take(self, states: Iterable[tuple[ShardSpec, dict[str, Tensor]]], place: Place) -> list[Fragment]:
+    def take(self, states: Iterable[tuple[ShardSpec, dict[str, Tensor]]], place: ReplicaRank) -> list[Fragment]:
         """Copies the part of `states` that this rank writes, going through all of them. Each value of the model is
         written by one rank: tied copies by none, what tensor ranks hold whole by one of them."""
         split, whole = Dealer(place.replicas), Dealer(place.replicas * place.tensor_size)

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from dist_plm.checkpoint import manifest as manifests
 from dist_plm.checkpoint.finite import not_finite, told
-from dist_plm.checkpoint.fragments import Fragment, HostCopies, Place
+from dist_plm.checkpoint.fragments import Fragment, HostCopies, ReplicaRank
 from dist_plm.checkpoint.io.async_writer import WriterProcess
 from dist_plm.checkpoint.io.direct_io import write_file
 from dist_plm.checkpoint.io.hashing import HashedFiles
@@ -64,7 +64,7 @@ class CheckpointWriter:
         storage: Storage,
         *,
         group: dist.ProcessGroup,
-        place: Place,
+        place: ReplicaRank,
         retention: Retention,
         background: bool,
         on_failure: Literal["continue", "stop"],

@@ -6,7 +6,7 @@ from typing import cast
 
 import torch.distributed as dist
 
-from dist_plm.checkpoint.fragments import Place
+from dist_plm.checkpoint.fragments import ReplicaRank
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import Storage
@@ -32,7 +32,7 @@ def build_checkpoints(settings: CheckpointConfig, run_file: str, storage: Storag
     return CheckpointWriter(
         storage,
         group=host_group(SAVE_TIMEOUT),
-        place=Place.of(groups),
+        place=ReplicaRank.of(groups),
         retention=Retention(
             latest=settings.keep, every=settings.keep_every, best=settings.keep_best, best_is=settings.best_is
         ),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dist_plm.checkpoint.fragments import Place
+from dist_plm.checkpoint.fragments import ReplicaRank
 from dist_plm.checkpoint.io.async_writer import WriterProcess
 from dist_plm.checkpoint.loader import find
 from dist_plm.checkpoint.manifest import Manifest
@@ -55,7 +55,7 @@ def writer_for(directory: Path, groups: Groups, **changes: Any) -> CheckpointWri
         "on_failure": "stop",
         **changes,
     }
-    return CheckpointWriter(LocalStorage(directory), place=Place.of(groups), **settings)
+    return CheckpointWriter(LocalStorage(directory), place=ReplicaRank.of(groups), **settings)
 
 
 def manifest_of(step: int, engine: Engine, **changes: Any) -> Manifest:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from dist_plm.checkpoint.fragments import Dealer, HostCopies, Place, checkpoint_name, cut
+from dist_plm.checkpoint.fragments import Dealer, HostCopies, ReplicaRank, checkpoint_name, cut
 from dist_plm.models.sharding import Shard, ShardSpec
 
 
@@ -48,13 +48,13 @@ def test_each_value_is_written_once(split_dim, tensor_size, replicas):
             fragment
             for t in numbers
             for replica in range(replicas)
-            for fragment in HostCopies().take(states, Place(t, tensor_size, replica, replicas))
+            for fragment in HostCopies().take(states, ReplicaRank(t, tensor_size, replica, replicas))
         ]
         assert sum(fragment.values.numel() for fragment in taken) == 5 * 3 + 4
 
 
 def test_copies_do_not_follow_the_source():
-    copies, place, one = HostCopies(), Place(0, 1, 0, 1), shard_spec((4,), None)
+    copies, place, one = HostCopies(), ReplicaRank(0, 1, 0, 1), shard_spec((4,), None)
     first = copies.take([(one, {"weight": one.parameter.detach()})], place)[0].values
     memory = first.data_ptr()
     with torch.no_grad():

@@ -3,7 +3,7 @@
 import fsspec
 import pytest
 
-from dist_plm.checkpoint.fragments import Place
+from dist_plm.checkpoint.fragments import ReplicaRank
 from dist_plm.checkpoint.loader import find
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.saver import CheckpointWriter
@@ -27,7 +27,7 @@ def save_three_and_open(world, url, config):
     writer = CheckpointWriter(
         storage,
         group=groups.world,
-        place=Place.of(groups),
+        place=ReplicaRank.of(groups),
         retention=Retention(latest=2),
         background=True,
         on_failure="stop",
@@ -75,7 +75,7 @@ def save_and_open_by_url(world, url, config):
     writer = CheckpointWriter(
         open_storage(url),
         group=groups.world,
-        place=Place.of(groups),
+        place=ReplicaRank.of(groups),
         retention=Retention(latest=2),
         background=False,
         on_failure="stop",
