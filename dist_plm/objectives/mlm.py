@@ -12,7 +12,7 @@ from dist_plm.data.samples import Arrays, Windows
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import LossTerm, Reader
 from dist_plm.objectives.causal import positions_in_documents
-from dist_plm.objectives.corruption.framing import Frame, Framed
+from dist_plm.objectives.corruption.add_special_tokens import AddSpecialTokens, Framed
 from dist_plm.objectives.corruption.masking import Masking, masking_of, segmenter_of
 from dist_plm.objectives.corruption.masking import problems as problems
 from dist_plm.objectives.corruption.word_segmenter import WordSegmenter
@@ -45,7 +45,7 @@ class MaskedLanguageModel:
 
     def _collate(self, windows: Windows) -> tuple[Arrays, Framed]:
         """The microbatch, and its rows before corruption."""
-        rows = Frame(self.special)(windows, self._words(windows))
+        rows = AddSpecialTokens(self.special)(windows, self._words(windows))
         corrupted, labels = self.masking(rows.tokens, windows.samples, documents=rows.documents, words=rows.words)
         batch: Arrays = {"tokens": corrupted, "labels": labels, "samples": windows.samples}
         if rows.lengths is not None and not self.config.document_mask:

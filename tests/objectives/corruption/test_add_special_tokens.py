@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.objectives.corruption.framing import NO_WORD, Frame
+from dist_plm.objectives.corruption.add_special_tokens import NO_WORD, AddSpecialTokens
 from tests.objectives.text import CLS, FIRST, LAST, PAD, SEP, SPECIAL
 
 WITH = {
@@ -56,7 +56,7 @@ def test_each_packed_document_is_framed_as_a_row_of_its_own_would_be(rows, kind,
     length = max(sum(len(text) + frame for text in row) for row in rows)
     windows = packed(rows, length, frame)
     words = windows.tokens * 3 if with_words else None
-    framed = Frame(special)(windows, words)
+    framed = AddSpecialTokens(special)(windows, words)
     assert framed.lengths is not None
     for number, row in enumerate(rows):
         whole = [[*front, *text, *back] for text in row]
@@ -78,6 +78,6 @@ def test_each_packed_document_is_framed_as_a_row_of_its_own_would_be(rows, kind,
 
 def test_a_document_alone_in_its_row_is_framed_alike_in_both_ways():
     windows = packed([[[20, 21, 22]], [[30]]], 8, 2)
-    apart, around = Frame(SPECIAL)(windows, None), Frame(SPECIAL)(replace(windows, frame=0), None)
+    apart, around = AddSpecialTokens(SPECIAL)(windows, None), AddSpecialTokens(SPECIAL)(replace(windows, frame=0), None)
     for name in ("tokens", "documents", "lengths"):
         np.testing.assert_array_equal(getattr(apart, name), getattr(around, name))

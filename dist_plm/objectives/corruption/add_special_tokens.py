@@ -29,7 +29,7 @@ class Framed:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class AddSpecialTokens:
     """As far as the tokenizer has the two tokens."""
 
     special: SpecialTokens
