@@ -14,7 +14,7 @@ from dist_plm.data.samples import Arrays, Windows
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import IGNORED, LossTerm, Reader
 from dist_plm.objectives.corruption.noise_spans import corrupted, mark_spans
-from dist_plm.spec.objectives.ul2 import LEAST_WINDOW, PARADIGM_TOKENS, Frame, Ul2Config
+from dist_plm.spec.objectives.ul2 import LEAST_WINDOW, PARADIGM_TOKENS, Ul2Config, Ul2Input
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -45,7 +45,7 @@ class MixtureOfDenoisers:
     config: Ul2Config
     special: SpecialTokens
     seed: int
-    frame: Frame
+    frame: Ul2Input
     longest_target: int
     source: Literal["windows"] = "windows"
 
@@ -139,10 +139,10 @@ def _laid(rows: Ints, values: Ints, counts: Bools, begins: Ints) -> Ints:
     return begins + counts.sum(axis=1)
 
 
-def _frame(config: Ul2Config, special: SpecialTokens, reader: Reader) -> Frame:
+def _frame(config: Ul2Config, special: SpecialTokens, reader: Reader) -> Ul2Input:
     """Finds what stands around the text with this tokenizer."""
     wanted = config.paradigm_tokens if config.paradigm_tokens is not None else not _missing(config, special)
-    return Frame(reader.length, int(wanted), reader.has_decoder)
+    return Ul2Input(reader.length, int(wanted), reader.has_decoder)
 
 
 def _missing(config: Ul2Config, special: SpecialTokens) -> list[str]:

@@ -9,7 +9,7 @@ from dist_plm.core.errors import ConfigError
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_objective
 from dist_plm.spec.objectives import OBJECTIVES
-from dist_plm.spec.objectives.ul2 import SEVEN, DenoiserConfig, Frame, Ul2Config
+from dist_plm.spec.objectives.ul2 import SEVEN, DenoiserConfig, Ul2Config, Ul2Input
 from tests.objectives.statistics import rate_z
 from tests.objectives.text import EOS, FIRST, LAST, PAD, SENTINELS, SPECIAL, rows_of, windows_of
 
@@ -101,7 +101,7 @@ def test_input_and_target_weave_to_the_window(has_decoder, sequence_length, mark
     ],
 )
 def test_windows_are_as_long_as_the_longest_form_allows(has_decoder, marks, window):
-    assert Ul2Config().window_length(Frame(512, marks, has_decoder)) == window
+    assert Ul2Config().window_length(Ul2Input(512, marks, has_decoder)) == window
 
 
 @given(
@@ -112,7 +112,7 @@ def test_windows_are_as_long_as_the_longest_form_allows(has_decoder, marks, wind
 )
 def test_no_longer_window_has_room(length, marks, has_decoder, rates):
     denoisers = tuple(denoiser("S" if span is None else "X", rate, span) for rate, span in rates)
-    frame = Frame(length, marks, has_decoder)
+    frame = Ul2Input(length, marks, has_decoder)
     window = Ul2Config(denoisers=denoisers).window_length(frame)
     assume(window >= 2)
     assert all(one.fits(window, frame) for one in denoisers)

@@ -26,7 +26,7 @@ _MOST_WINDOWS = 64  # of the input's length
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class Ul2Input:
     """Holds what stands around the text.
 
     Args:
@@ -54,13 +54,13 @@ class DenoiserConfig:
         assert self.mean_span is not None
         return SpanCounts.of(window, self.mask_rate, self.mean_span)
 
-    def suffixes(self, window: int, frame: Frame) -> tuple[int, int]:
+    def suffixes(self, window: int, frame: Ul2Input) -> tuple[int, int]:
         """Returns the fewest and the most tokens that S takes away: as far from the mean as the input's length allows."""
         mean = max(1, round(window * self.mask_rate))
         least = max(1, window + frame.marks + 1 - frame.length) if frame.has_decoder else 1
         return least, min(2 * mean - least, window - 1)
 
-    def fits(self, window: int, frame: Frame) -> bool:
+    def fits(self, window: int, frame: Ul2Input) -> bool:
         """Tells whether the corrupted form of a window has room."""
         if self.paradigm == "S":
             least, most = self.suffixes(window, frame)
@@ -70,7 +70,7 @@ class DenoiserConfig:
             return frame.marks + counts.inputs <= frame.length
         return frame.marks + counts.inputs + counts.targets <= frame.length + 1
 
-    def targets(self, window: int, frame: Frame) -> tuple[float, int]:
+    def targets(self, window: int, frame: Ul2Input) -> tuple[float, int]:
         """Returns how many tokens a decoder of its own writes, on average and at most."""
         if self.paradigm == "S":
             least, most = self.suffixes(window, frame)
@@ -111,21 +111,21 @@ class Ul2Config(ObjectiveConfig):
     denoisers: tuple[DenoiserConfig, ...] = SEVEN
     paradigm_tokens: bool | None = None
 
-    def window_length(self, frame: Frame) -> int:
+    def window_length(self, frame: Ul2Input) -> int:
         """Returns the most tokens of text whose form has room whichever denoiser corrupts it, or 1 where none has."""
         windows = range(LEAST_WINDOW, _MOST_WINDOWS * frame.length)
         return 1 + bisect_left(
             windows, True, key=lambda window: not all(one.fits(window, frame) for one in self.denoisers)
         )
 
-    def longest_target(self, frame: Frame) -> int:
+    def longest_target(self, frame: Ul2Input) -> int:
         """Returns the most tokens that a decoder of its own writes."""
         window = self.window_length(frame)
         return max(one.targets(window, frame)[1] for one in self.denoisers)
 
     def target_length(self, sequence_length: int) -> int | None:
         """Returns the length that a decoder writes on average."""
-        frame = Frame(sequence_length)
+        frame = Ul2Input(sequence_length)
         window, total = self.window_length(frame), sum(one.weight for one in self.denoisers)
         return round(sum(one.weight * one.targets(window, frame)[0] for one in self.denoisers) / total)
 
