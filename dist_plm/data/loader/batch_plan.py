@@ -40,7 +40,7 @@ class _Run(NamedTuple):
     global_batch: int
 
 
-class Plan(Sequence[NDArray[np.int64]]):
+class BatchPlan(Sequence[NDArray[np.int64]]):
     """The samples of a data rank's microbatches, in order, of steps [start_step, stop_step). Slices are plans too.
 
     Args:

@@ -24,7 +24,7 @@ import torch
 from dist_plm.core.errors import UserError, described
 from dist_plm.core.out_of_memory import MemoryGroup, memory_groups, why_killed
 from dist_plm.data.loader.batch import Batch
-from dist_plm.data.loader.batch_plan import Plan
+from dist_plm.data.loader.batch_plan import BatchPlan
 from dist_plm.data.loader.microbatch_builder import microbatches
 from dist_plm.data.samples import Arrays
 from dist_plm.data.sampling.blend import Dataset
@@ -42,7 +42,7 @@ class MicrobatchLoader:
 
     Args:
         collate: see collating.microbatches; pickled for the workers, so it must be importable there.
-        first_sample, runs: where batches differ in size; see Plan.
+        first_sample, runs: where batches differ in size; see BatchPlan.
         num_workers: worker processes; 0 prepares each microbatch in this process when it is asked for.
         prefetch: microbatches that each worker keeps ready.
         pin_memory: hands out page-locked tensors (CUDA), so that copies to the device overlap with computation.
@@ -75,7 +75,7 @@ class MicrobatchLoader:
         trim: Callable[[Arrays], Arrays] | None = None,
     ) -> None:
         self.dataset, self.collate, self.trim = dataset, collate, trim
-        self.plan = Plan(
+        self.plan = BatchPlan(
             start_step,
             stop_step,
             data_rank,

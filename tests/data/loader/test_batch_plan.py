@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.data.loader.batch_plan import Plan, microbatch_samples, num_microbatches
+from dist_plm.data.loader.batch_plan import BatchPlan, microbatch_samples, num_microbatches
 
 sizes = st.integers(1, 6)
 
@@ -35,7 +35,7 @@ def test_a_plan_lists_microbatches_in_order_and_slices_deal_them_out(start, step
         for step in range(start, start + steps)
         for microbatch in range(3)
     ]
-    plan = Plan(start, start + steps, rank, **grid)
+    plan = BatchPlan(start, start + steps, rank, **grid)
     assert [samples.tolist() for samples in plan] == expected
     assert len(plan) == len(expected)
     for worker in range(workers):
@@ -46,7 +46,7 @@ def test_a_plan_goes_on_over_batches_of_other_sizes():
     """Ranks together take each step's samples once, and step follows step, wherever a plan begins."""
     runs = [(2, 4), (1, 8), (3, 12)]
     grid = {"global_batch": 12, "micro_batch": 2, "data_size": 2, "first_sample": 100, "runs": runs}
-    per_rank = [[samples.tolist() for samples in Plan(5, 11, rank, **grid)] for rank in range(2)]
+    per_rank = [[samples.tolist() for samples in BatchPlan(5, 11, rank, **grid)] for rank in range(2)]
     start, position = 100, 0
     for steps, batch in runs:
         for _ in range(steps):
@@ -55,4 +55,4 @@ def test_a_plan_goes_on_over_batches_of_other_sizes():
             assert taken == list(range(start, start + batch))
             start, position = start + batch, position + count
     assert position == len(per_rank[0])
-    assert [samples.tolist() for samples in Plan(5, 11, 0, **grid)[1::3]] == per_rank[0][1::3]
+    assert [samples.tolist() for samples in BatchPlan(5, 11, 0, **grid)[1::3]] == per_rank[0][1::3]
