@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dist_plm.data.samples import Arrays, Windows
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import IGNORED, LossTerm, Reader
-from dist_plm.objectives.corruption.fill_in_the_middle import MiddleFilling
+from dist_plm.objectives.corruption.fill_in_the_middle import FillInTheMiddle
 from dist_plm.spec.objectives.causal import CausalConfig
 
 
@@ -21,7 +21,7 @@ class Causal:
     documents are rearranged first, so that the model learns to fill in."""
 
     config: CausalConfig
-    middle: MiddleFilling | None = None
+    middle: FillInTheMiddle | None = None
     source: Literal["windows"] = "windows"
 
     @property
@@ -68,4 +68,4 @@ def build(config: CausalConfig, special: SpecialTokens | None, seed: int | None,
         return Causal(config)
     assert special is not None
     assert seed is not None
-    return Causal(config, MiddleFilling(seed, config.fim_rate, config.fim_spm_rate, special))
+    return Causal(config, FillInTheMiddle(seed, config.fim_rate, config.fim_spm_rate, special))

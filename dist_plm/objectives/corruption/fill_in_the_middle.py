@@ -45,7 +45,7 @@ class Pieces:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FimPlan:
     """Says what becomes of each piece, all [D].
 
     Attributes:
@@ -70,7 +70,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MiddleFilling:
+class FillInTheMiddle:
     """Rearranges pieces of documents into `<prefix> prefix <suffix> suffix <middle> middle` (PSM) or
     `<prefix> <suffix> suffix <middle> prefix middle` (SPM, in the variant of their appendix D).
 
@@ -103,7 +103,7 @@ class MiddleFilling:
         owner = np.repeat(np.arange(len(pieces.row)), plan.length + NUM_SENTINELS * plan.moved)
         return out, documents[pieces.row, pieces.begin][owner].reshape(documents.shape)
 
-    def _plan(self, pieces: Pieces, tokens: Ints, samples: Ints) -> Plan:
+    def _plan(self, pieces: Pieces, tokens: Ints, samples: Ints) -> FimPlan:
         keys = rng.keys(self.seed, samples, Purpose.MIDDLE)[pieces.row]
         numbers = rng.bits(keys[:, None], 4 * pieces.index[:, None] + np.arange(4))
         moved = rng.uniform(numbers[:, 0]) < self.rate
@@ -111,9 +111,9 @@ class MiddleFilling:
         last = tokens[pieces.row, pieces.begin + pieces.length - 1]
         text = length - ((length == pieces.length) & self.special.is_special()[last])
         cuts = np.sort(rng.below(numbers[:, 2:], text[:, None] + 1), axis=1)
-        return Plan(moved, length, text, cuts[:, 0], cuts[:, 1], rng.uniform(numbers[:, 1]) < self.spm_rate)
+        return FimPlan(moved, length, text, cuts[:, 0], cuts[:, 1], rng.uniform(numbers[:, 1]) < self.spm_rate)
 
-    def _sentinels(self, plan: Plan) -> list[tuple[int, Ints]]:
+    def _sentinels(self, plan: FimPlan) -> list[tuple[int, Ints]]:
         """The three sentinels and their places in each rearranged piece."""
         special = self.special
         assert special.fim_prefix is not None
@@ -140,7 +140,7 @@ def fit(pieces: Pieces, moved: NDArray[np.bool_], width: int) -> tuple[NDArray[n
     return moved, np.clip(room - added, 0, pieces.length)
 
 
-def _places(plan: Plan, piece: Ints, offset: Ints) -> Ints:
+def _places(plan: FimPlan, piece: Ints, offset: Ints) -> Ints:
     """Where in its rearranged piece each token goes that was at `offset` of `piece`, both [N]."""
     prefix, suffix, text = plan.prefix[piece], plan.suffix[piece], plan.text[piece]
     place = np.select(

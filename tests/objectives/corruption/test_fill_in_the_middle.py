@@ -4,13 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_plm.data.samples import Windows
-from dist_plm.objectives.corruption.fill_in_the_middle import MiddleFilling, Pieces, fit
+from dist_plm.objectives.corruption.fill_in_the_middle import FillInTheMiddle, Pieces, fit
 from tests.objectives.statistics import chi_square_z, rate_z
 from tests.objectives.text import EOS, FIRST, MIDDLE, PREFIX, SPECIAL, SUFFIX, rows_of, windows_of
 
 
-def filling(rate: float = 0.5, spm_rate: float = 0.5, seed: int = 1) -> MiddleFilling:
-    return MiddleFilling(seed, rate, spm_rate, SPECIAL)
+def filling(rate: float = 0.5, spm_rate: float = 0.5, seed: int = 1) -> FillInTheMiddle:
+    return FillInTheMiddle(seed, rate, spm_rate, SPECIAL)
 
 
 def one_document(rows: int, length: int) -> Windows:
