@@ -34,8 +34,8 @@ class EncoderDecoder(ModelChunk):
         assert isinstance(model, EncoderDecoderConfig)
         assert model.decoder_layers is not None
         self.embedding = Embedding(shared)
-        self.encoder = Stack(shared, model.layers, before=0, decodes=False)
-        self.decoder = Stack(shared, model.decoder_layers, before=model.layers, decodes=True)
+        self.encoder = TransformerStack(shared, model.layers, before=0, decodes=False)
+        self.decoder = TransformerStack(shared, model.decoder_layers, before=model.layers, decodes=True)
         tied = model.tied_embeddings
         self.output = ColumnLinear(
             shared, vocabulary_parts("word" if tied else "output", shared), bias=False, allocate=not tied
@@ -84,7 +84,7 @@ class EncoderDecoder(ModelChunk):
         return functional.pad(tokens, (0, -tokens.shape[1] % unit), value=value)
 
 
-class Stack(nn.Module):
+class TransformerStack(nn.Module):
     """The layers of one side, with their relative positions, and a norm after the last where norms come first.
 
     Args:
