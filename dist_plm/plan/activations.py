@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dist_plm.plan.rank_tensors import padded
-from dist_plm.spec.families.base import ModelConfig, Stack, known
+from dist_plm.spec.families.base import ModelConfig, StackSpec, known
 from dist_plm.spec.pipeline import LOSS_CHUNK_BYTES
 from dist_plm.spec.schema import TrainingConfig
 
@@ -54,7 +54,7 @@ class Pass:
             element=config.precision.weight_bytes,
         )
 
-    def tokens(self, stack: Stack) -> int:
+    def tokens(self, stack: StackSpec) -> int:
         """Tokens that a stack of layers runs on."""
         return self.written if stack.is_decoder else self.read
 
@@ -82,7 +82,7 @@ class Kept:
         return {"none": self.whole, "selective": self.hidden + self.inner, "full": self.hidden}[recompute]
 
 
-def kept_by_layer(stack: Stack, one: Pass) -> Kept:
+def kept_by_layer(stack: StackSpec, one: Pass) -> Kept:
     """Counts what one layer of a stack keeps of a microbatch, on one rank."""
     model, tokens = stack.network, one.tokens(stack)
     hidden = tokens // one.slices * model.hidden * one.element
@@ -152,7 +152,7 @@ def masks(model: ModelConfig, one: Pass) -> Iterator[int]:
             yield stack.network.heads // one.tensor * length**2 * one.element
 
 
-def working_set(stack: Stack, one: Pass) -> int:
+def working_set(stack: StackSpec, one: Pass) -> int:
     """Counts what the backward pass of one layer holds besides: gradients of its widest hidden states, and its input whole."""
     model, tokens = stack.network, one.tokens(stack)
     gated = 2 if model.activation in ("swiglu", "geglu") else 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from dist_plm.plan.activations import Pass
 from dist_plm.plan.rank_tensors import HeldTensor
-from dist_plm.spec.families.base import Stack, known
+from dist_plm.spec.families.base import StackSpec, known
 from dist_plm.spec.gpus import Gpu
 from dist_plm.spec.schema import PrecisionConfig
 
@@ -88,7 +88,7 @@ class Machine:
         return max(2 * rows * columns * terms / (self.peak * share), self.moving(moved))
 
 
-def layer_cost(machine: Machine, stack: Stack, tensors: Iterable[HeldTensor], one: Pass, *, causal: bool) -> Cost:
+def layer_cost(machine: Machine, stack: StackSpec, tensors: Iterable[HeldTensor], one: Pass, *, causal: bool) -> Cost:
     """Estimates one layer of a stack, whose tensors are given."""
     products = sum((_linear(machine, *shape) for shape in products_of(tensors, one)), Cost())
     small = machine.moving(_touched(stack, one))
@@ -121,7 +121,7 @@ def _linear(machine: Machine, rows: int, columns: int, terms: int) -> Cost:
     return Cost(forward, machine.product(rows, terms, columns) + machine.product(columns, terms, rows))
 
 
-def _attention(machine: Machine, stack: Stack, one: Pass, *, causal: bool) -> Cost:
+def _attention(machine: Machine, stack: StackSpec, one: Pass, *, causal: bool) -> Cost:
     model, tokens = stack.network, one.tokens(stack)
     width = model.heads * known(model.head_size, "head_size") // one.tensor
     seen = tokens // one.samples * (0.5 if causal and machine.fused_attention else 1.0)
@@ -139,7 +139,7 @@ def _attention(machine: Machine, stack: Stack, one: Pass, *, causal: bool) -> Co
     return Cost(forward, 2 * forward, forward)
 
 
-def _touched(stack: Stack, one: Pass) -> float:
+def _touched(stack: StackSpec, one: Pass) -> float:
     """Counts the bytes that norms, residual sums and activation functions of a layer's forward pass read and write."""
     model, tokens = stack.network, one.tokens(stack)
     halves = 3 if stack.is_decoder else 2

@@ -11,7 +11,7 @@ The model has to be resolved: no size in it may still be None.
 
 from dataclasses import replace
 
-from dist_plm.spec.families.base import Stack, known
+from dist_plm.spec.families.base import StackSpec, known
 from dist_plm.spec.families.tensors import tensors_of
 from dist_plm.spec.schema import ModelConfig
 
@@ -69,7 +69,7 @@ def utilisation(flops: float, seconds: float, peak_tflops: float | None) -> floa
     return flops / seconds / (peak_tflops * 1e12)
 
 
-def _attention_flops(stack: Stack, read: int, written: int) -> int:
+def _attention_flops(stack: StackSpec, read: int, written: int) -> int:
     """Scores and weighted sums of one sequence in a stack: of all tokens to each other, and of a decoder's to those read."""
     width = stack.network.heads * known(stack.network.head_size, "head_size")
     pairs = written * (written + read) if stack.is_decoder else read * read

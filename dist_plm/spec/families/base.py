@@ -85,7 +85,7 @@ class ModelConfig:
     window: ClassVar[int] = 0
     global_tokens: ClassVar[int] = 0
 
-    def stacks(self) -> "tuple[Stack, ...]":
+    def stacks(self) -> "tuple[StackSpec, ...]":
         """Lists the stacks of layers of a finalised model."""
         raise NotImplementedError
 
@@ -97,7 +97,7 @@ class ModelConfig:
         """Adds any other head in its place."""
         raise NotImplementedError
 
-    def add_inputs(self, table: "Table", stack: "Stack") -> None:
+    def add_inputs(self, table: "Table", stack: "StackSpec") -> None:
         """Adds what lies between the embeddings and the layers of a stack."""
 
     def derive(self, objective: "ObjectiveConfig") -> Self:
@@ -183,7 +183,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stack:
+class StackSpec:
     """Describes layers that follow each other.
 
     Args:

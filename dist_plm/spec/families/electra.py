@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from dist_plm.config.types import Count
-from dist_plm.spec.families.base import Kind, ModelConfig, Stack, known
+from dist_plm.spec.families.base import Kind, ModelConfig, StackSpec, known
 from dist_plm.spec.families.encoder import EncoderConfig
 
 if TYPE_CHECKING:
@@ -39,18 +39,18 @@ class ElectraConfig(EncoderConfig):
     def draws_tokens(self) -> bool:
         return self.predicts_tokens
 
-    def stacks(self) -> tuple[Stack, ...]:
+    def stacks(self) -> tuple[StackSpec, ...]:
         """Lists the two networks, which stand side by side and end at the same depth; below another head the second alone."""
         if not self.predicts_tokens:
-            return (Stack(prefix="discriminator.", network=self, layers=self.layers),)
+            return (StackSpec(prefix="discriminator.", network=self, layers=self.layers),)
         networks = {"generator.": generator_of(self), "discriminator.": self}
         top = max(network.layers for network in networks.values())
         return tuple(
-            Stack(prefix=prefix, network=network, layers=network.layers, below=top - network.layers)
+            StackSpec(prefix=prefix, network=network, layers=network.layers, below=top - network.layers)
             for prefix, network in networks.items()
         )
 
-    def add_inputs(self, table: "Table", stack: Stack) -> None:
+    def add_inputs(self, table: "Table", stack: StackSpec) -> None:
         """Adds the projection of the embeddings, where they are of another size."""
         hidden = stack.network.hidden
         if hidden != self.word_size:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from dist_plm.config.types import Count
-from dist_plm.spec.families.base import Kind, ModelConfig, Stack, known
+from dist_plm.spec.families.base import Kind, ModelConfig, StackSpec, known
 
 if TYPE_CHECKING:
     from dist_plm.spec.families.tensors import Table
@@ -24,11 +24,11 @@ class EncoderDecoderConfig(ModelConfig):
     def is_chain(self) -> bool:
         return False
 
-    def stacks(self) -> tuple[Stack, ...]:
+    def stacks(self) -> tuple[StackSpec, ...]:
         """Lists the two; the decoder lies upon its encoder."""
         layers = known(self.decoder_layers, "decoder_layers")
-        encoder = Stack(prefix="encoder.", network=self, layers=self.layers)
-        decoder = Stack(prefix="decoder.", network=self, layers=layers, below=encoder.top, is_decoder=True)
+        encoder = StackSpec(prefix="encoder.", network=self, layers=self.layers)
+        decoder = StackSpec(prefix="decoder.", network=self, layers=layers, below=encoder.top, is_decoder=True)
         return encoder, decoder
 
     def add_heads(self, table: "Table") -> None:

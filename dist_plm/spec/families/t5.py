@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dist_plm.config.types import Count
-from dist_plm.spec.families.base import Stack, known
+from dist_plm.spec.families.base import StackSpec, known
 from dist_plm.spec.families.encoder_decoder import EncoderDecoderConfig
 from dist_plm.spec.rules.sections import no_effect
 
@@ -28,7 +28,7 @@ class T5Config(EncoderDecoderConfig):
         """Whether the output is tied to the embedding, which is not scaled down itself (mesh-tensorflow)."""
         return self.tied_embeddings
 
-    def add_inputs(self, table: "Table", stack: Stack) -> None:
+    def add_inputs(self, table: "Table", stack: StackSpec) -> None:
         """Adds the stack's table of relative positions."""
         if self.position == "relative":
             shape = self.relative_buckets, self.heads

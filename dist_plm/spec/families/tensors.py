@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from dist_plm.spec.families.base import ModelConfig, Stack, known
+from dist_plm.spec.families.base import ModelConfig, StackSpec, known
 
 #: How often a matrix is multiplied: for each token that is read, that a decoder writes, that is predicted, or once a sample.
 Vectors = Literal["read", "written", "predicted", "sample"]
@@ -152,7 +152,7 @@ class Table:
         self.norm("transform.norm", size, depth=depth)
         self.output(bias=True)
 
-    def stack(self, stack: Stack) -> None:
+    def stack(self, stack: StackSpec) -> None:
         """Adds layers, what precedes them, and a norm after the last."""
         self.model.add_inputs(self, stack)
         for layer in range(stack.layers):
@@ -160,7 +160,7 @@ class Table:
         if self.model.ends_with_norm:
             self.norm(f"{stack.prefix}final_norm", stack.network.hidden, depth=stack.top + 1)
 
-    def _layer(self, stack: Stack, name: str, depth: int) -> None:
+    def _layer(self, stack: StackSpec, name: str, depth: int) -> None:
         own: Vectors = "written" if stack.is_decoder else "read"
         self._attention(stack.network, f"{name}attention", depth, own, own)
         if stack.is_decoder:

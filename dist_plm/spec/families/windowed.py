@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dist_plm.config.types import Natural
-from dist_plm.spec.families.base import ModelConfig, Stack
+from dist_plm.spec.families.base import ModelConfig, StackSpec
 from dist_plm.spec.rules.sections import no_effect
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ class WindowedConfig(ModelConfig):
     window: Natural = 0  # tokens on each side that one attends to; 0 is all
     global_tokens: Natural = 0  # with a window: the first tokens of a row, which attend to all and all attend to
 
-    def stacks(self) -> tuple[Stack, ...]:
-        return (Stack(prefix="", network=self, layers=self.layers),)
+    def stacks(self) -> tuple[StackSpec, ...]:
+        return (StackSpec(prefix="", network=self, layers=self.layers),)
 
     def problems(self, config: "TrainingConfig") -> Iterator[str]:
         if self.window == 0:
