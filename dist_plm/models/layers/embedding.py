@@ -41,11 +41,11 @@ class Embedding(nn.Module):
         split_over_tensor_ranks(self.word.weight, 0, vocabulary_parts("word", shared))
         self.position = None
         if model.position == "learned":
-            self.position = Table(positions, size, shared)
+            self.position = LearnedEmbedding(positions, size, shared)
         elif model.position == "sinusoidal":
             table = sinusoidal_table(positions, size)
             self.register_buffer("sinusoids", table.to(shared.device, shared.dtype), persistent=False)
-        self.segment = Table(model.segments, size, shared) if model.segments else None
+        self.segment = LearnedEmbedding(model.segments, size, shared) if model.segments else None
         self.norm = None
         if model.normalises_embeddings:
             self.norm = build_norm(model, shared.dtype, shared.device, shared.sequence_parallel, size)
@@ -88,7 +88,7 @@ class Embedding(nn.Module):
         return hidden
 
 
-class Table(nn.Module):
+class LearnedEmbedding(nn.Module):
     """A learned vector for each position or segment."""
 
     def __init__(self, length: int, size: int, shared: ModelContext) -> None:
