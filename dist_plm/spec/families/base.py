@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from dist_plm.config.types import Count, Fraction, Natural, Positive
 
 if TYPE_CHECKING:
-    from dist_plm.spec.families.tensors import Table
+    from dist_plm.spec.families.tensors import TensorTable
     from dist_plm.spec.objectives import ObjectiveConfig
     from dist_plm.spec.schema import TrainingConfig
 
@@ -89,15 +89,15 @@ class ModelConfig:
         """Lists the stacks of layers of a finalised model."""
         raise NotImplementedError
 
-    def add_heads(self, table: "Table") -> None:
+    def add_heads(self, table: "TensorTable") -> None:
         """Adds what predicts tokens above the stacks to the table of tensors."""
         raise NotImplementedError
 
-    def add_task_head(self, table: "Table") -> None:
+    def add_task_head(self, table: "TensorTable") -> None:
         """Adds any other head in its place."""
         raise NotImplementedError
 
-    def add_inputs(self, table: "Table", stack: "StackSpec") -> None:
+    def add_inputs(self, table: "TensorTable", stack: "StackSpec") -> None:
         """Adds what lies between the embeddings and the layers of a stack."""
 
     def derive(self, objective: "ObjectiveConfig") -> Self:

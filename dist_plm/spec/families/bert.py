@@ -8,7 +8,7 @@ from dist_plm.config.decode import show
 from dist_plm.spec.families.encoder import EncoderConfig
 
 if TYPE_CHECKING:
-    from dist_plm.spec.families.tensors import Table
+    from dist_plm.spec.families.tensors import TensorTable
     from dist_plm.spec.objectives import ObjectiveConfig
     from dist_plm.spec.schema import TrainingConfig
 
@@ -23,7 +23,7 @@ class BertConfig(EncoderConfig):
     family: Literal["bert"] = "bert"
     pair_head: bool | None = None  # pooler and classifier of sentence pairs
 
-    def add_heads(self, table: "Table") -> None:
+    def add_heads(self, table: "TensorTable") -> None:
         super(BertConfig, self).add_heads(table)
         if self.pair_head:
             table.linear("pair.pooler", self.hidden, self.hidden, depth=self.top + 1, multiplies="sample")

@@ -9,7 +9,7 @@ from dist_plm.spec.families.base import Kind, ModelConfig, StackSpec, known
 from dist_plm.spec.families.encoder import EncoderConfig
 
 if TYPE_CHECKING:
-    from dist_plm.spec.families.tensors import Table
+    from dist_plm.spec.families.tensors import TensorTable
     from dist_plm.spec.objectives import ObjectiveConfig
     from dist_plm.spec.schema import TrainingConfig
 
@@ -50,13 +50,13 @@ class ElectraConfig(EncoderConfig):
             for prefix, network in networks.items()
         )
 
-    def add_inputs(self, table: "Table", stack: StackSpec) -> None:
+    def add_inputs(self, table: "TensorTable", stack: StackSpec) -> None:
         """Adds the projection of the embeddings, where they are of another size."""
         hidden = stack.network.hidden
         if hidden != self.word_size:
             table.linear(f"{stack.prefix}project", hidden, self.word_size, depth=stack.below, multiplies="read")
 
-    def add_heads(self, table: "Table") -> None:
+    def add_heads(self, table: "TensorTable") -> None:
         table.token_head(generator_of(self))
         depth = self.top + 1
         table.linear("detector.dense", self.hidden, self.hidden, depth=depth, split=0, multiplies="read")

@@ -9,7 +9,7 @@ from dist_plm.spec.families.base import Head, Kind
 from dist_plm.spec.families.windowed import WindowedConfig
 
 if TYPE_CHECKING:
-    from dist_plm.spec.families.tensors import Table
+    from dist_plm.spec.families.tensors import TensorTable
     from dist_plm.spec.objectives import ObjectiveConfig
     from dist_plm.spec.schema import TrainingConfig
 
@@ -33,10 +33,10 @@ class EncoderConfig(WindowedConfig):
     segments: Natural = 0  # kinds of segments that an embedding tells apart
     classifier_dropout: Fraction | None = None  # before what scores sequences or tokens
 
-    def add_heads(self, table: "Table") -> None:
+    def add_heads(self, table: "TensorTable") -> None:
         table.token_head(self)
 
-    def add_task_head(self, table: "Table") -> None:
+    def add_task_head(self, table: "TensorTable") -> None:
         depth = self.top + 1
         if self.scores_sequences:
             dense = "pair.pooler" if self.has_pooler else "head.dense"

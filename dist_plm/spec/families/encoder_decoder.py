@@ -7,7 +7,7 @@ from dist_plm.config.types import Count
 from dist_plm.spec.families.base import Kind, ModelConfig, StackSpec, known
 
 if TYPE_CHECKING:
-    from dist_plm.spec.families.tensors import Table
+    from dist_plm.spec.families.tensors import TensorTable
     from dist_plm.spec.objectives import ObjectiveConfig
 
 
@@ -31,7 +31,7 @@ class EncoderDecoderConfig(ModelConfig):
         decoder = StackSpec(prefix="decoder.", network=self, layers=layers, below=encoder.top, is_decoder=True)
         return encoder, decoder
 
-    def add_heads(self, table: "Table") -> None:
+    def add_heads(self, table: "TensorTable") -> None:
         table.output()
 
     def derive(self, objective: "ObjectiveConfig") -> Self:

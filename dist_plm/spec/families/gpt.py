@@ -7,7 +7,7 @@ from dist_plm.spec.families.base import Head, Kind
 from dist_plm.spec.families.windowed import WindowedConfig
 
 if TYPE_CHECKING:
-    from dist_plm.spec.families.tensors import Table
+    from dist_plm.spec.families.tensors import TensorTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +22,10 @@ class GPTConfig(WindowedConfig):
     def ends_with_norm(self) -> bool:
         return True
 
-    def add_heads(self, table: "Table") -> None:
+    def add_heads(self, table: "TensorTable") -> None:
         table.output()
 
-    def add_task_head(self, table: "Table") -> None:
+    def add_task_head(self, table: "TensorTable") -> None:
         """Adds scores of the last token, without a bias."""
         depth = self.top + 1
         table.linear("head.output", self.num_labels, self.hidden, depth=depth, bias=False, multiplies="sample")

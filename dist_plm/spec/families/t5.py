@@ -10,7 +10,7 @@ from dist_plm.spec.families.encoder_decoder import EncoderDecoderConfig
 from dist_plm.spec.rules.sections import no_effect
 
 if TYPE_CHECKING:
-    from dist_plm.spec.families.tensors import Table
+    from dist_plm.spec.families.tensors import TensorTable
     from dist_plm.spec.schema import TrainingConfig
 
 
@@ -28,7 +28,7 @@ class T5Config(EncoderDecoderConfig):
         """Whether the output is tied to the embedding, which is not scaled down itself (mesh-tensorflow)."""
         return self.tied_embeddings
 
-    def add_inputs(self, table: "Table", stack: StackSpec) -> None:
+    def add_inputs(self, table: "TensorTable", stack: StackSpec) -> None:
         """Adds the stack's table of relative positions."""
         if self.position == "relative":
             shape = self.relative_buckets, self.heads

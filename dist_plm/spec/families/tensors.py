@@ -45,7 +45,7 @@ class TensorSpec:
 @lru_cache(maxsize=16)
 def tensors_of(model: ModelConfig) -> tuple[TensorSpec, ...]:
     """Lists all tensors of a finalised model, those of tied weights once."""
-    table = Table(model)
+    table = TensorTable(model)
     table.embedding()
     for stack in model.stacks():
         table.stack(stack)
@@ -56,7 +56,7 @@ def tensors_of(model: ModelConfig) -> tuple[TensorSpec, ...]:
 @lru_cache(maxsize=16)
 def head_of(model: ModelConfig) -> frozenset[str]:
     """Names the tensors of a finalised model that lie above its stacks; those of tied weights are the embedding's."""
-    table = Table(model)
+    table = TensorTable(model)
     table.heads()
     return frozenset(row.name for row in table.rows)
 
@@ -66,7 +66,7 @@ def shapes_of(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {tensor.name: tensor.shape for tensor in tensors_of(model)}
 
 
-class Table:
+class TensorTable:
     """Collects the rows of a finalised model."""
 
     def __init__(self, model: ModelConfig) -> None:
