@@ -19,7 +19,7 @@ from dist_plm.core.files import atomic_writer
 from dist_plm.data.arrays import save_array
 from dist_plm.data.dedup.minhash import Signatures, bands_and_rows, components, signature_blocks, similar_pairs
 from dist_plm.data.prepare.documents import DROPPED, DocumentShard, Selection, repeated_documents, write_documents
-from dist_plm.data.prepare.worker_group import Crew
+from dist_plm.data.prepare.worker_group import WorkerGroup
 from dist_plm.data.store.manifest import StageRecord
 from dist_plm.spec.prepare.clean import DedupConfig
 
@@ -29,7 +29,7 @@ _KEPT = 0  # in place of the hash of a paragraph that is too short to be dropped
 
 
 def deduplicate(
-    config: DedupConfig, shards: Sequence[DocumentShard], fractions: Sequence[float], scratch: Path, crew: Crew
+    config: DedupConfig, shards: Sequence[DocumentShard], fractions: Sequence[float], scratch: Path, group: WorkerGroup
 ) -> tuple[Sequence[DocumentShard], Selection, tuple[StageRecord, ...]]:
     """The shards that are left, what becomes of their documents, and what was removed, stage by stage.
 
@@ -39,29 +39,29 @@ def deduplicate(
     """
     selection = _selection(
         scratch / "selection.npz",
-        crew,
+        group,
         lambda: Selection.of(shards, fractions, [(EQUAL, repeated_documents(shards))] if config.documents else []),
     )
     removed = selection.removed
     if config.paragraphs:
-        shards, record = _without_paragraphs(config, shards, selection, scratch / "paragraphs", crew)
+        shards, record = _without_paragraphs(config, shards, selection, scratch / "paragraphs", group)
         again = scratch / "selection_paragraphs.npz"
-        selection = _selection(again, crew, lambda: Selection.of(shards, fractions))
+        selection = _selection(again, group, lambda: Selection.of(shards, fractions))
         removed += (record,)
     if config.near:
-        numbers, paths = _sign(config, shards, selection, scratch / "signatures", crew)
-        pairs = _pairs(config, paths, scratch / "pairs", crew)
+        numbers, paths = _sign(config, shards, selection, scratch / "signatures", group)
+        pairs = _pairs(config, paths, scratch / "pairs", group)
         near = scratch / "selection_near.npz"
         rest = selection
         selection = _selection(
-            near, crew, lambda: Selection.of(shards, fractions, _near_drops(rest, numbers, [p.path for p in pairs]))
+            near, group, lambda: Selection.of(shards, fractions, _near_drops(rest, numbers, [p.path for p in pairs]))
         )
         removed += selection.removed[-1:]
     return shards, selection, removed
 
 
-def _selection(path: Path, crew: Crew, make: Callable[[], Selection]) -> Selection:
-    crew.lead(path, lambda: make().save(path))
+def _selection(path: Path, group: WorkerGroup, make: Callable[[], Selection]) -> Selection:
+    group.lead(path, lambda: make().save(path))
     return Selection.load(path)
 
 
@@ -135,7 +135,7 @@ def _rewrite(task: _RewriteTask) -> None:
 
 
 def _without_paragraphs(
-    config: DedupConfig, shards: Sequence[DocumentShard], selection: Selection, folder: Path, crew: Crew
+    config: DedupConfig, shards: Sequence[DocumentShard], selection: Selection, folder: Path, group: WorkerGroup
 ) -> tuple[list[DocumentShard], StageRecord]:
     folder.mkdir(exist_ok=True)
     chosen = [splits != DROPPED for splits in selection.splits]
@@ -145,9 +145,9 @@ def _without_paragraphs(
         )
         for shard, keep in zip(shards, chosen, strict=True)
     ]
-    crew.run(_hash, hashed, "hash paragraphs")
+    group.run(_hash, hashed, "hash paragraphs")
     repeated = folder / "repeated.npz"
-    crew.lead(repeated, lambda: _save_repeated([task.path for task in hashed], repeated))
+    group.lead(repeated, lambda: _save_repeated([task.path for task in hashed], repeated))
     tasks = [
         _RewriteTask(
             shard=shard,
@@ -159,7 +159,7 @@ def _without_paragraphs(
         )
         for i, (shard, keep) in enumerate(zip(shards, chosen, strict=True))
     ]
-    crew.run(_rewrite, tasks, "drop equal paragraphs")
+    group.run(_rewrite, tasks, "drop equal paragraphs")
     counts = [json.loads(task.path.read_bytes()) for task in tasks]
     sums = {key: sum(count[key] for count in counts) for key in ("removed", "removed_bytes", "changed")}
     return [task.target for task in tasks], StageRecord(name=PARAGRAPHS, **sums)
@@ -200,7 +200,7 @@ def _sign_shard(task: _SignTask) -> None:
 
 
 def _sign(
-    config: DedupConfig, shards: Sequence[DocumentShard], selection: Selection, folder: Path, crew: Crew
+    config: DedupConfig, shards: Sequence[DocumentShard], selection: Selection, folder: Path, group: WorkerGroup
 ) -> tuple[NDArray[np.int64], list[Path]]:
     """Signatures of the documents that are left, a file a shard, and the numbers of those documents among all."""
     folder.mkdir(exist_ok=True)
@@ -209,7 +209,7 @@ def _sign(
         _SignTask(shard=shard, chosen=keep, path=folder / f"{shard.prefix.name}.npy", config=config)
         for shard, keep in zip(shards, chosen, strict=True)
     ]
-    crew.run(_sign_shard, tasks, "sign")
+    group.run(_sign_shard, tasks, "sign")
     return np.flatnonzero(np.concatenate([np.empty(0, bool), *chosen])), [task.path for task in tasks]
 
 
@@ -236,7 +236,7 @@ def _find_pairs(task: _BandTask) -> None:
         save_array(file, pairs)
 
 
-def _pairs(config: DedupConfig, paths: Sequence[Path], folder: Path, crew: Crew) -> list[_BandTask]:
+def _pairs(config: DedupConfig, paths: Sequence[Path], folder: Path, group: WorkerGroup) -> list[_BandTask]:
     folder.mkdir(exist_ok=True)
     bands, rows = bands_and_rows(config.threshold, config.permutations, config.recall)
     num_bytes = sum(path.stat().st_size for path in paths) // bands
@@ -244,7 +244,7 @@ def _pairs(config: DedupConfig, paths: Sequence[Path], folder: Path, crew: Crew)
         _BandTask(tuple(paths), band, rows, config.threshold, folder / f"{band:03}.npy", num_bytes)
         for band in range(bands)
     ]
-    crew.run(_find_pairs, tasks, "compare")
+    group.run(_find_pairs, tasks, "compare")
     return tasks
 
 

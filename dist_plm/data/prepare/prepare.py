@@ -21,7 +21,7 @@ from dist_plm.data.prepare.staging import check_replaceable, settle, workspace
 from dist_plm.data.prepare.store_summary import summary
 from dist_plm.data.prepare.training_text import TRAINER_BYTES
 from dist_plm.data.prepare.unknown import check_store
-from dist_plm.data.prepare.worker_group import Crew
+from dist_plm.data.prepare.worker_group import WorkerGroup
 from dist_plm.data.sources.sources import SourceFiles, find_sources
 from dist_plm.data.store.manifest import (
     NAME,
@@ -94,10 +94,10 @@ def _prepare(config: PrepareConfig, report: Callable[[str], None], launch: Launc
             report(f"{out} is there already, from the same sources and configuration: nothing to do")
             return existing
     check_room(_memory_bytes(config, sources))
-    crew = Crew(launch, config.data.workers, config.data.rank_timeout_seconds)
-    with workspace(out, inputs, crew, report, overwrite=config.data.overwrite) as (store, scratch):
+    group = WorkerGroup(launch, config.data.workers, config.data.rank_timeout_seconds)
+    with workspace(out, inputs, group, report, overwrite=config.data.overwrite) as (store, scratch):
         if not (store / NAME).exists():
-            _build(config, sources, inputs, store, scratch, crew, report)
+            _build(config, sources, inputs, store, scratch, group, report)
     if launch.rank != 0:
         return None
     manifest = read_manifest(out)
@@ -117,7 +117,7 @@ def _build(
     inputs: dict[str, Any],
     store: Path,
     scratch: Path,
-    crew: Crew,
+    group: WorkerGroup,
     report: Callable[[str], None],
 ) -> None:
     report(f"reading {sources.num_files:,} files, {sources.num_bytes / 1e6:.1f} MB")
@@ -125,10 +125,10 @@ def _build(
         report(
             f"  {sources.num_repeated:,} files that several of data.sources match are read once, by the first of them"
         )
-    gathered = gather(sources, config.clean, scratch / "documents", crew)
-    tally = collect_rejected(gathered, store, config.data.max_rejected, crew, report, out=Path(config.data.out))
+    gathered = gather(sources, config.clean, scratch / "documents", group)
+    tally = collect_rejected(gathered, store, config.data.max_rejected, group, report, out=Path(config.data.out))
     found = [task.shard for task in gathered]
-    shards, selection, repeated = deduplicate(config.dedup, found, config.data.split, scratch, crew)
+    shards, selection, repeated = deduplicate(config.dedup, found, config.data.split, scratch, group)
     if selection.split_bytes["train"] == 0:
         raise DataError(
             f"no text is left to train on, of {tally.documents:,} documents in {sources.num_files:,} files: check "
@@ -136,7 +136,7 @@ def _build(
         )
     tokenizer_path = store / FILE_NAME
     make = partial(stages.make_tokenizer, config.tokenizer, shards, selection, tokenizer_path, report)
-    crew.lead(tokenizer_path, make)
+    group.lead(tokenizer_path, make)
     tokenizer = make()
     tasks = stages.tokenize(
         shards,
@@ -144,11 +144,11 @@ def _build(
         tokenizer_path,
         tokenizer.end_of_document,
         scratch / "tokens",
-        crew,
+        group,
         report,
         by_sentences=config.data.sentences,
     )
-    if crew.rank != 0:
+    if group.rank != 0:
         return
     records = stages.join(tasks, selection, tokenizer.vocab_size, store)
     dtype = dtype_for(tokenizer.vocab_size)

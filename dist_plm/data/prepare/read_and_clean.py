@@ -13,7 +13,7 @@ from dist_plm.core.files import atomic_writer, copy_into
 from dist_plm.data.clean.cleaner import Cleaner, RuleTally
 from dist_plm.data.prepare.documents import DocumentShard, write_documents
 from dist_plm.data.prepare.staging import REJECTED
-from dist_plm.data.prepare.worker_group import Crew
+from dist_plm.data.prepare.worker_group import WorkerGroup
 from dist_plm.data.sources.lines import lines_before
 from dist_plm.data.sources.records import Record, Rejected
 from dist_plm.data.sources.slices import Slice
@@ -81,16 +81,22 @@ class Tally:
         return tuple(StageRecord(name=name, **asdict(rule)) for name, rule in zip(rules, self.rules, strict=True))
 
 
-def gather(sources: SourceFiles, clean: CleanConfig, folder: Path, crew: Crew) -> list[GatherTask]:
+def gather(sources: SourceFiles, clean: CleanConfig, folder: Path, group: WorkerGroup) -> list[GatherTask]:
     """Reads and cleans all sources into document shards, one a unit, in the order of the sources."""
     folder.mkdir(exist_ok=True)
     tasks = [GatherTask(unit, DocumentShard(folder / f"{i:06}"), clean) for i, unit in enumerate(sources.units)]
-    crew.run(_gather, tasks, "read and clean" if clean.rules else "read")
+    group.run(_gather, tasks, "read and clean" if clean.rules else "read")
     return tasks
 
 
 def collect_rejected(
-    tasks: Sequence[GatherTask], store: Path, most: float, crew: Crew, report: Callable[[str], None], *, out: Path
+    tasks: Sequence[GatherTask],
+    store: Path,
+    most: float,
+    group: WorkerGroup,
+    report: Callable[[str], None],
+    *,
+    out: Path,
 ) -> Tally:
     """Adds up what all tasks counted; the rejected records, if any, go to a file in `store`.
 
@@ -104,7 +110,7 @@ def collect_rejected(
         total.add(json.loads(task.tally_path.read_bytes()))
     if not total.num_rejected:
         return total
-    crew.lead(path, lambda: _join_rejected(tasks, path))
+    group.lead(path, lambda: _join_rejected(tasks, path))
     records = total.documents + total.num_rejected
     if total.num_rejected > most * records:
         share = math.ceil(1e4 * total.num_rejected / records) / 1e4

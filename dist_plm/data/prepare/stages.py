@@ -15,7 +15,7 @@ from dist_plm.core.files import link_or_copy, sha256_of
 from dist_plm.data.prepare.documents import DocumentShard, Selection
 from dist_plm.data.prepare.training_text import TrainingText
 from dist_plm.data.prepare.unknown import check_sample
-from dist_plm.data.prepare.worker_group import Crew
+from dist_plm.data.prepare.worker_group import WorkerGroup
 from dist_plm.data.store.manifest import SPLITS, SplitRecord
 from dist_plm.data.store.sentences import sentences
 from dist_plm.data.store.store import TokenStore, TokenStoreWriter, dtype_for
@@ -87,7 +87,7 @@ def tokenize(
     tokenizer: Path,
     end_of_document: str,
     folder: Path,
-    crew: Crew,
+    group: WorkerGroup,
     report: Report,
     *,
     by_sentences: bool = False,
@@ -102,7 +102,7 @@ def tokenize(
         TokenizeTask(shard, splits, tokenizer, sha256, end_of_document, by_sentences, str(folder / shard.prefix.name))
         for shard, splits in zip(shards, selection.splits, strict=True)
     ]
-    num_bytes, seconds = crew.run(_tokenize, tasks, "tokenize")
+    num_bytes, seconds = group.run(_tokenize, tasks, "tokenize")
     report(f"tokenized {num_bytes / 1e6:.1f} MB in {seconds:.1f} s, {num_bytes / seconds / 1e6:.1f} MB/s")
     return tasks
 

@@ -12,7 +12,7 @@ from typing import Any
 from dist_plm.core import marks
 from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.files import TEMPORARY, atomic_writer, sync_directory
-from dist_plm.data.prepare.worker_group import Crew
+from dist_plm.data.prepare.worker_group import WorkerGroup
 from dist_plm.data.store.manifest import NAME, SPLITS, read_manifest
 from dist_plm.data.tokenizers.save import COMPANION_NAMES
 from dist_plm.data.tokenizers.tokenizer_files import FILE_NAME
@@ -35,11 +35,11 @@ _REMEDY = "move it away, or choose another data.out"
 
 @contextmanager
 def workspace(
-    out: Path, inputs: dict[str, Any], crew: Crew, report: Callable[[str], None], *, overwrite: bool
+    out: Path, inputs: dict[str, Any], group: WorkerGroup, report: Callable[[str], None], *, overwrite: bool
 ) -> Iterator[tuple[Path, Path]]:
     """Yields (store, scratch) directories to build `out` in; when the block ends well, the store moves to `out`.
 
-    The ranks of `crew` get the same directories, and the store moves when the block has ended on all of them.
+    The ranks of `group` get the same directories, and the store moves when the block has ended on all of them.
 
     What an interrupted run with equal `inputs` left there is still there, perhaps a whole store; what any other run
     left is removed. `scratch` lies inside the store and is removed before the move. A store at `out` is replaced if
@@ -51,14 +51,14 @@ def workspace(
     out = out.resolve()  # through a link, which then goes on pointing at the store
     partial = out.with_name(out.name + ".partial")
     scratch, ranks = partial / _SCRATCH, partial / _SCRATCH / "ranks"
-    if crew.rank != 0:
-        crew.meet(ranks)
+    if group.rank != 0:
+        group.meet(ranks)
         if not _is_claimed(partial, inputs):
             raise DataError(
-                f"rank {crew.rank} does not find in {partial} what rank 0 is at work on: all ranks need the same command, "
+                f"rank {group.rank} does not find in {partial} what rank 0 is at work on: all ranks need the same command, "
                 "and see the same files with the same times of change"
             )
-        with crew.at_work(ranks):
+        with group.at_work(ranks):
             yield partial, scratch
         return
     _check_replaced(out)
@@ -68,7 +68,7 @@ def workspace(
         _lock(lock, partial, report)
         _claim(partial, inputs, report)
         scratch.mkdir(exist_ok=True)
-        with crew.at_work(ranks):
+        with group.at_work(ranks):
             yield partial, scratch
         shutil.rmtree(scratch)
         _publish(partial, out, overwrite=overwrite)

@@ -31,7 +31,7 @@ _ABSENT_SECONDS = 10.0
 _WORKING, _DONE = "working", "done"
 
 
-class Task(Protocol):
+class WorkItem(Protocol):
     """A piece of work that ends in files; frozen, so that it can be sent to a process."""
 
     @property
@@ -43,10 +43,10 @@ class Task(Protocol):
         ...
 
 
-T = TypeVar("T", bound=Task)
+T = TypeVar("T", bound=WorkItem)
 
 
-class Crew:
+class WorkerGroup:
     """One rank's view of all.
 
     Args:

@@ -2,7 +2,7 @@ import numpy as np
 
 from dist_plm.data.dedup.deduplicate import deduplicate
 from dist_plm.data.prepare.documents import DROPPED, DocumentShard, write_documents
-from dist_plm.data.prepare.worker_group import Crew
+from dist_plm.data.prepare.worker_group import WorkerGroup
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.spec.prepare.clean import DedupConfig
 
@@ -19,8 +19,8 @@ def run(tmp_path, *contents, **settings):
         write_documents(shards[-1], iter(texts))
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    crew = Crew(LaunchEnv(), 1, 1.0)
-    left, selection, removed = deduplicate(DedupConfig(**settings), shards, (1.0, 0.0, 0.0), scratch, crew)
+    group = WorkerGroup(LaunchEnv(), 1, 1.0)
+    left, selection, removed = deduplicate(DedupConfig(**settings), shards, (1.0, 0.0, 0.0), scratch, group)
     texts = [list(s.texts(np.array(kept) != DROPPED)) for s, kept in zip(left, selection.splits, strict=True)]
     sizes = [sum(len(text.encode()) for text in texts) for texts in contents]
     kept_bytes = sum(len(text.encode()) for shard in texts for text in shard)

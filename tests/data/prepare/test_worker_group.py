@@ -8,7 +8,7 @@ import pytest
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.prepare import worker_group
-from dist_plm.data.prepare.worker_group import Crew
+from dist_plm.data.prepare.worker_group import WorkerGroup
 from dist_plm.distributed.launch_env import LaunchEnv
 
 
@@ -28,7 +28,7 @@ def write(task):
 
 def member(rank, world_size=3, patience_seconds=300.0):
     launch = LaunchEnv(rank=rank, world_size=world_size, node_name=f"node{rank}")
-    return Crew(launch, 1, patience_seconds)
+    return WorkerGroup(launch, 1, patience_seconds)
 
 
 def together(function, ranks):
