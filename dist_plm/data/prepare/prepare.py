@@ -16,7 +16,7 @@ from dist_plm.core.files import sha256_of
 from dist_plm.core.out_of_memory import WORK_BYTES, check_room, is_lack_of_memory, lack_of_memory
 from dist_plm.data.dedup.deduplicate import deduplicate
 from dist_plm.data.prepare import stages
-from dist_plm.data.prepare.read_and_clean import collect_rejected, gather
+from dist_plm.data.prepare.read_and_clean import collect_rejected, read_and_clean
 from dist_plm.data.prepare.staging import check_replaceable, settle, workspace
 from dist_plm.data.prepare.store_summary import summary
 from dist_plm.data.prepare.training_text import TRAINER_BYTES
@@ -125,9 +125,9 @@ def _build(
         report(
             f"  {sources.num_repeated:,} files that several of data.sources match are read once, by the first of them"
         )
-    gathered = gather(sources, config.clean, scratch / "documents", group)
-    tally = collect_rejected(gathered, store, config.data.max_rejected, group, report, out=Path(config.data.out))
-    found = [task.shard for task in gathered]
+    read = read_and_clean(sources, config.clean, scratch / "documents", group)
+    tally = collect_rejected(read, store, config.data.max_rejected, group, report, out=Path(config.data.out))
+    found = [task.shard for task in read]
     shards, selection, repeated = deduplicate(config.dedup, found, config.data.split, scratch, group)
     if selection.split_bytes["train"] == 0:
         raise DataError(

@@ -25,7 +25,7 @@ _MOST_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class GatherTask:
+class ReadTask:
     """Reads `unit` into `shard`. Beside it lie the rejected records and, written last, what was counted."""
 
     unit: list[Slice]
@@ -81,16 +81,16 @@ class Tally:
         return tuple(StageRecord(name=name, **asdict(rule)) for name, rule in zip(rules, self.rules, strict=True))
 
 
-def gather(sources: SourceFiles, clean: CleanConfig, folder: Path, group: WorkerGroup) -> list[GatherTask]:
+def read_and_clean(sources: SourceFiles, clean: CleanConfig, folder: Path, group: WorkerGroup) -> list[ReadTask]:
     """Reads and cleans all sources into document shards, one a unit, in the order of the sources."""
     folder.mkdir(exist_ok=True)
-    tasks = [GatherTask(unit, DocumentShard(folder / f"{i:06}"), clean) for i, unit in enumerate(sources.units)]
-    group.run(_gather, tasks, "read and clean" if clean.rules else "read")
+    tasks = [ReadTask(unit, DocumentShard(folder / f"{i:06}"), clean) for i, unit in enumerate(sources.units)]
+    group.run(_read, tasks, "read and clean" if clean.rules else "read")
     return tasks
 
 
 def collect_rejected(
-    tasks: Sequence[GatherTask],
+    tasks: Sequence[ReadTask],
     store: Path,
     most: float,
     group: WorkerGroup,
@@ -137,13 +137,13 @@ def show_rejected(path: Path, total: Tally, final: Path) -> Iterator[str]:
     yield f"  {final} lists {'all of them' if total.num_rejected > 1 else 'it too'}"
 
 
-def _join_rejected(tasks: Sequence[GatherTask], path: Path) -> None:
+def _join_rejected(tasks: Sequence[ReadTask], path: Path) -> None:
     with atomic_writer(path) as file:
         for task in tasks:
             copy_into(task.rejected_path, file)
 
 
-def _gather(task: GatherTask) -> None:
+def _read(task: ReadTask) -> None:
     tally = Tally()
     with atomic_writer(task.rejected_path) as rejected:
         write_documents(task.shard, _texts(task, tally, rejected))
@@ -151,7 +151,7 @@ def _gather(task: GatherTask) -> None:
         file.write(tally.encoded())
 
 
-def _texts(task: GatherTask, tally: Tally, rejected: BinaryIO) -> Iterator[str]:
+def _texts(task: ReadTask, tally: Tally, rejected: BinaryIO) -> Iterator[str]:
     cleaner = Cleaner(task.clean)
     tally.rules = cleaner.tallies
     for part in task.unit:

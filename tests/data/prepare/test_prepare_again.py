@@ -126,18 +126,18 @@ def count_calls(patch, module, name, fail_at=None):
 
 def test_finished_parts_are_not_done_again(tmp_path, monkeypatch, expected):
     with monkeypatch.context() as patch:
-        gathered = count_calls(patch, read_and_clean, "_gather")
+        read = count_calls(patch, read_and_clean, "_read")
         count_calls(patch, stages, "_tokenize", fail_at=3)
         with pytest.raises(RuntimeError, match="stop here"):
             run(tmp_path / "store")
-    units = len(gathered)
+    units = len(read)
     assert units >= 4
-    gathered, tokenized = (
-        count_calls(monkeypatch, read_and_clean, "_gather"),
+    read, tokenized = (
+        count_calls(monkeypatch, read_and_clean, "_read"),
         count_calls(monkeypatch, stages, "_tokenize"),
     )
     _, report = run(tmp_path / "store")
-    assert (len(gathered), len(tokenized)) == (0, units - 2)
+    assert (len(read), len(tokenized)) == (0, units - 2)
     assert "going on with" in report
     assert contents(tmp_path / "store") == expected
 
@@ -156,7 +156,7 @@ def test_leftovers_of_another_configuration_are_not_used(tmp_path, monkeypatch, 
     "point",
     [
         "kill_at(files.os, 'replace', 12)",
-        slow("kill_at(read_and_clean, '_gather', 3)"),
+        slow("kill_at(read_and_clean, '_read', 3)"),
         slow("kill_at(stages, 'train', 1)"),
         "kill_at(stages, '_tokenize', 3)",
         slow("kill_at(stages, 'sha256_of', 4)"),
