@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import cast
 
 from dist_plm.checkpoint.io import direct_io
-from dist_plm.checkpoint.io.direct_io import LOOK_SECONDS, Part
+from dist_plm.checkpoint.io.direct_io import LOOK_SECONDS, FilePart
 from dist_plm.checkpoint.manifest import FileRecord
 from dist_plm.core.out_of_memory import MemoryGroup, memory_groups, why_killed
 
@@ -38,7 +38,7 @@ class WriterProcess:
         """Gives the number of the process; None where there is none."""
         return self._process.pid if self._process is not None else None
 
-    def write(self, target: str, parts: Sequence[Part]) -> FileRecord:
+    def write(self, target: str, parts: Sequence[FilePart]) -> FileRecord:
         """Has `parts` written one after another to `target`, a path or an fsspec URL, and waits.
 
         Raises:

@@ -22,8 +22,8 @@ import xxhash
 from dist_plm.core.errors import described
 
 #: Bytes as they are, or where they lie in the shared memory: offset and length.
-Part = bytes | tuple[int, int]
-Block = bytes | memoryview
+FilePart = bytes | tuple[int, int]
+Buffer = bytes | memoryview
 
 #: Of what is mapped of the shared memory at a time, and of what is gathered before it is written.
 BLOCK_BYTES = 32 * 2**20
@@ -35,7 +35,7 @@ ALIGNMENT_BYTES = 4096
 LOOK_SECONDS = 1.0
 
 
-def write_file(target: str, blocks: Iterable[Block]) -> tuple[int, str]:
+def write_file(target: str, blocks: Iterable[Buffer]) -> tuple[int, str]:
     """Writes the blocks one after another to `target`, a path or an fsspec URL; a local file is synced to the disk.
 
     Args:
@@ -89,7 +89,7 @@ class LocalFile:
             self._thread.shutdown()
             os.close(self._number)
 
-    def write(self, block: Block) -> None:
+    def write(self, block: Buffer) -> None:
         """Begins to write `block`, which stays as it is until `flush`. From DIRECT_BYTES on it begins at a page, or it is
         copied by the kernel."""
         self.flush()
@@ -139,7 +139,7 @@ class LocalFile:
         os.fsync(self._number)
 
 
-def shared_blocks(memory: int, parts: Iterable[Part]) -> Iterator[Block]:
+def shared_blocks(memory: int, parts: Iterable[FilePart]) -> Iterator[Buffer]:
     """The parts in blocks, of which one at a time is mapped: a job's memory is often counted by process."""
     for part in parts:
         if isinstance(part, bytes):
@@ -167,7 +167,7 @@ def serve(connection: Connection, memory: int, rank: int) -> None:
     def is_orphan() -> bool:
         return os.getppid() != rank
 
-    def blocks(parts: Iterable[Part]) -> Iterator[Block]:
+    def blocks(parts: Iterable[FilePart]) -> Iterator[Buffer]:
         for block in shared_blocks(memory, parts):
             if is_orphan():
                 raise SystemExit(1)
