@@ -10,8 +10,8 @@ from dist_plm.core.errors import CheckpointError
 from dist_plm.core.installed import typed
 from dist_plm.core.marks import mark_path
 
-Kind = Literal["canonical", "hf", "megatron", "deepspeed"]
-NAMES: dict[Kind, str] = {
+CheckpointFormat = Literal["canonical", "hf", "megatron", "deepspeed"]
+NAMES: dict[CheckpointFormat, str] = {
     "canonical": "a checkpoint or run of this program",
     "hf": "a directory of Hugging Face",
     "megatron": "a torch_dist checkpoint of Megatron",
@@ -19,7 +19,7 @@ NAMES: dict[Kind, str] = {
 }
 
 
-def kind_of(path: str) -> Kind:
+def kind_of(path: str) -> CheckpointFormat:
     """Tells what lies at `path` by the names of its files.
 
     Raises:
@@ -66,7 +66,7 @@ def refuse_own(path: str) -> None:
         )
 
 
-def _kind_at(path: str) -> Kind | None:
+def _kind_at(path: str) -> CheckpointFormat | None:
     if "://" in path:
         return "canonical"
     place = Path(path)
@@ -103,7 +103,7 @@ def _is_deepspeed(place: Path) -> bool:
     )
 
 
-_SIGNS: dict[Kind, Callable[[Path], bool]] = {
+_SIGNS: dict[CheckpointFormat, Callable[[Path], bool]] = {
     "canonical": _is_canonical,
     "deepspeed": _is_deepspeed,  # beside which trainers save the config.json of the model
     "hf": _is_hf,

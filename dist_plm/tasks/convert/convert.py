@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from dist_plm.core.errors import CheckpointError, with_remedy
-from dist_plm.interop.kinds import NAMES, Kind, kind_of
+from dist_plm.interop.kinds import NAMES, CheckpointFormat, kind_of
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.huggingface import export_hf, import_hf
 from dist_plm.tasks.convert.importers import import_deepspeed, import_megatron
@@ -34,7 +34,7 @@ def convert(config: ConvertConfig) -> str:
 
 
 #: Of what a setting is read.
-_READ_OF: dict[str, tuple[Kind, ...]] = {
+_READ_OF: dict[str, tuple[CheckpointFormat, ...]] = {
     "vocab_size": ("megatron", "deepspeed"),
     "kv_heads": ("megatron", "deepspeed"),
     "weights_only": ("megatron", "deepspeed"),
@@ -42,7 +42,7 @@ _READ_OF: dict[str, tuple[Kind, ...]] = {
 }
 
 #: What is made of what: (what lies at `from`, `format`) -> the function that does it.
-CONVERSIONS: dict[tuple[Kind, str], Callable[[ConvertConfig], str]] = {
+CONVERSIONS: dict[tuple[CheckpointFormat, str], Callable[[ConvertConfig], str]] = {
     ("hf", "canonical"): import_hf,
     ("canonical", "hf"): export_hf,
     ("megatron", "canonical"): import_megatron,

@@ -14,7 +14,7 @@ from dist_plm.core.errors import CheckpointError, ConfigError
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.distributed.collectives import on_each, on_first
 from dist_plm.interop.hf.weights import HFWeights, open_hf
-from dist_plm.interop.kinds import NAMES, Kind, kind_of
+from dist_plm.interop.kinds import NAMES, CheckpointFormat, kind_of
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.tasks.convert.huggingface import model_of_checkpoint, run_of_checkpoint
@@ -53,7 +53,7 @@ def find_source(path: str, group: dist.ProcessGroup) -> ModelSource:
     Raises:
         CheckpointError: on every rank, where there is none, it is damaged, or of another kind.
     """
-    kind: Kind = on_first(group, lambda: kind_of(path))
+    kind: CheckpointFormat = on_first(group, lambda: kind_of(path))
     if kind == "hf":
         return _of_hf(path, group)
     if kind != "canonical":
