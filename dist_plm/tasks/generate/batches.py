@@ -48,7 +48,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class PromptBatch:
     """Holds rows with room for as many tokens."""
 
     rows: tuple[PromptRow, ...]
@@ -97,14 +97,14 @@ class Batch:
         return [_written(row, new[first:].tolist(), decoding) for row, new in zip(self.rows, result, strict=True)]
 
 
-def batches_of(rows: Sequence[PromptRow], size: int) -> Iterator[Batch]:
+def batches_of(rows: Sequence[PromptRow], size: int) -> Iterator[PromptBatch]:
     """Puts rows of about the same length together; those that have less room than others are alone, so that what a row says
     does not depend on which others it is with."""
     most = max((row.room for row in rows), default=0)
     alike = sorted((row for row in rows if row.room == most), key=lambda row: len(row.tokens))
     for first in range(0, len(alike), size):
-        yield Batch(tuple(alike[first : first + size]))
-    yield from (Batch((row,)) for row in rows if row.room < most)
+        yield PromptBatch(tuple(alike[first : first + size]))
+    yield from (PromptBatch((row,)) for row in rows if row.room < most)
 
 
 def _written(row: PromptRow, new: list[int], decoding: Decoding) -> Answer:

@@ -12,7 +12,7 @@ from dist_plm.distributed.collectives import gather
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.tasks.generate.answers import Terminal, record, shown
-from dist_plm.tasks.generate.batches import Answer, Batch, Decoding, batches_of, continuation
+from dist_plm.tasks.generate.batches import Answer, Decoding, PromptBatch, batches_of, continuation
 from dist_plm.tasks.generate.fill_mask import Filled, fill, masked_tokens
 from dist_plm.tasks.generate.on_grid import GridWriter
 from dist_plm.tasks.generate.prompts import PromptRow, read_prompts, rows_of
@@ -35,7 +35,7 @@ _OF_WRITING = (
 
 
 class Writer(Protocol):
-    def write(self, batch: Batch, decoding: Decoding) -> list[Answer]:
+    def write(self, batch: PromptBatch, decoding: Decoding) -> list[Answer]:
         """Writes answers to all rows of a batch."""
         ...
 
