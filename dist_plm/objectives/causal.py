@@ -15,7 +15,7 @@ from dist_plm.spec.objectives.causal import CausalConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Causal:
+class CausalLanguageModeling:
     """With `document_mask` tokens attend within their document alone, and a document's first token is not predicted
     from the document before it; with `reset_positions` positions start again at each document. With `middle` some
     documents are rearranged first, so that the model learns to fill in."""
@@ -63,9 +63,11 @@ def positions_in_documents(documents: NDArray[np.int32]) -> NDArray[np.int64]:
     return index - np.maximum.accumulate(np.where(begins, index, 0), axis=1)
 
 
-def build(config: CausalConfig, special: SpecialTokens | None, seed: int | None, reader: Reader) -> Causal:
+def build(
+    config: CausalConfig, special: SpecialTokens | None, seed: int | None, reader: Reader
+) -> CausalLanguageModeling:
     if config.fim_rate == 0:
-        return Causal(config)
+        return CausalLanguageModeling(config)
     assert special is not None
     assert seed is not None
-    return Causal(config, FillInTheMiddle(seed, config.fim_rate, config.fim_spm_rate, special))
+    return CausalLanguageModeling(config, FillInTheMiddle(seed, config.fim_rate, config.fim_spm_rate, special))

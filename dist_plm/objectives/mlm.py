@@ -21,7 +21,7 @@ from dist_plm.spec.objectives.rtd import RtdConfig
 
 
 @dataclass(frozen=True, slots=True)
-class MaskedLanguageModel:
+class MaskedLanguageModeling:
     """A window is framed as `[CLS] … [SEP]`, as far as the tokenizer has these tokens. With `document_mask` tokens
     attend within their document alone, and where whole documents are packed each of them is framed; with `reset_positions`
     positions start again at each document."""
@@ -63,6 +63,6 @@ class MaskedLanguageModel:
         return self.segmenter(windows.tokens.reshape(-1), length * np.arange(1, rows + 1)).reshape(rows, length)
 
 
-def build(config: MlmConfig, special: SpecialTokens, seed: int, reader: Reader) -> MaskedLanguageModel:
+def build(config: MlmConfig, special: SpecialTokens, seed: int, reader: Reader) -> MaskedLanguageModeling:
     masking, segmenter = masking_of(config, special, seed), segmenter_of(config, special)
-    return MaskedLanguageModel(config, replace(special, pieces=None), masking, segmenter)
+    return MaskedLanguageModeling(config, replace(special, pieces=None), masking, segmenter)

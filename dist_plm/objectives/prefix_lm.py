@@ -18,7 +18,7 @@ from dist_plm.spec.objectives.prefix_lm import PrefixLmConfig
 
 
 @dataclass(frozen=True, slots=True)
-class PrefixLanguageModel:
+class PrefixLanguageModeling:
     """Makes the first 1 to n - 1 of a text's n tokens its prefix. Rows are texts, or with `document_mask` documents in them."""
 
     config: PrefixLmConfig
@@ -69,5 +69,5 @@ class PrefixLanguageModel:
         return begins, np.arange(texts.shape[1]) < ends
 
 
-def build(config: PrefixLmConfig, special: SpecialTokens | None, seed: int, reader: Reader) -> PrefixLanguageModel:
-    return PrefixLanguageModel(config, seed)
+def build(config: PrefixLmConfig, special: SpecialTokens | None, seed: int, reader: Reader) -> PrefixLanguageModeling:
+    return PrefixLanguageModeling(config, seed)

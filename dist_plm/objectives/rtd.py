@@ -10,12 +10,12 @@ from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import IGNORED, LossTerm, Reader
 from dist_plm.objectives.corruption.masking import masking_of, segmenter_of
 from dist_plm.objectives.corruption.masking import problems as problems
-from dist_plm.objectives.mlm import MaskedLanguageModel
+from dist_plm.objectives.mlm import MaskedLanguageModeling
 from dist_plm.spec.objectives.rtd import RtdConfig
 
 
 @dataclass(frozen=True, slots=True)
-class ReplacedTokenDetection(MaskedLanguageModel):
+class ReplacedTokenDetection(MaskedLanguageModeling):
     """The generator predicts `labels` from `tokens`, where all that is predicted is [MASK]. The discriminator sees
     `tokens` with the generator's samples in these places, and tells of every token whether it differs from `originals`:
     a sample that happens to be right counts as original. Like any labels `originals` may be IGNORED in places."""
