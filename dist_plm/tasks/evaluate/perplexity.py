@@ -101,7 +101,7 @@ def _close(number: int, texts: Texts, total: Sums, hardest: Hardest, vocabulary:
         hardest.add(Hard(sums.loss / sums.tokens, number, passage.name, sums.tokens, beginning))
 
 
-class _Stream:
+class _TokenStream:
     """Gives the tokens of all texts as one, and counts what it gave; between two stands the token that ends documents."""
 
     def __init__(self, passages: Passages, limit: int, end: int) -> None:
@@ -116,8 +116,8 @@ class _Stream:
             yield passage.tokens
 
 
-def _joined(passages: Passages, limit: int, vocabulary: Vocabulary) -> _Stream:
-    return _Stream(passages, limit, vocabulary.tokenizer.end_of_document_id)
+def _joined(passages: Passages, limit: int, vocabulary: Vocabulary) -> _TokenStream:
+    return _TokenStream(passages, limit, vocabulary.tokenizer.end_of_document_id)
 
 
 @dataclass(frozen=True, slots=True)
