@@ -9,7 +9,7 @@ from gpu_timing import Notes, peak_gib, seconds_of
 from torch import Tensor
 from torch.nn import functional
 
-from dist_plm.models.kernels.linear_loss import Columns, linear_loss
+from dist_plm.models.kernels.linear_loss import VocabRange, linear_loss
 from dist_plm.models.layers.dropout import attend_with_dropout, dropout_add
 from dist_plm.models.layers.norms import RMSNorm
 
@@ -129,7 +129,7 @@ def losses(
 
     name = "product + loss over the vocabulary"
     found = {
-        f"{name}: ours": of(lambda x, w: linear_loss(x, w, None, labels, Columns(group, 0, vocab))),
+        f"{name}: ours": of(lambda x, w: linear_loss(x, w, None, labels, VocabRange(group, 0, vocab))),
         f"{name}: torch": of(plain),
     }
     if hasattr(functional, "linear_cross_entropy"):

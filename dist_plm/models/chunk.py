@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dist_plm.data.loader.batch import Batch
-from dist_plm.models.kernels.linear_loss import columns_of, linear_loss, token_chunks
+from dist_plm.models.kernels.linear_loss import linear_loss, token_chunks, vocab_range_of
 from dist_plm.models.layers.embedding import Embedding
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.vocab_loss import score_tokens
@@ -93,7 +93,7 @@ class ModelChunk(MegatronModule):
 
         def loss(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             if self.training:
-                return linear_loss(tokens, weight, bias, flat, columns_of(len(weight), self.shared))
+                return linear_loss(tokens, weight, bias, flat, vocab_range_of(len(weight), self.shared))
             scores = self._evaluated(tokens, weight, bias, flat)
             correct.extend(one.correct for one in scores if one.correct is not None)
             return torch.stack([one.loss for one in scores]).sum()

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from dist_plm.distributed.device import Device
 from dist_plm.models.kernels import linear_loss as linear_loss_module
-from dist_plm.models.kernels.linear_loss import Columns, linear_loss
+from dist_plm.models.kernels.linear_loss import VocabRange, linear_loss
 from dist_plm.models.kernels.mask_bits import kept, row_words
 from dist_plm.models.layers.dropout import attend_with_dropout, dropout_add
 from dist_plm.models.layers.norms import LayerNorm, RMSNorm
@@ -89,7 +89,7 @@ def scored(world: World, dtype: torch.dtype, chunk_bytes: int) -> list[list[Tens
     assert group is not None
     linear_loss_module.LOSS_CHUNK_BYTES = chunk_bytes
     try:
-        loss = linear_loss(*inputs, labels.to(inputs[0].device), Columns(group, 0, 1000))
+        loss = linear_loss(*inputs, labels.to(inputs[0].device), VocabRange(group, 0, 1000))
     finally:
         linear_loss_module.LOSS_CHUNK_BYTES = before
     exact = here(World(0, 1, CPU), hidden, weight, bias, dtype=torch.float64)

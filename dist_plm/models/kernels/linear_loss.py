@@ -24,7 +24,7 @@ _FP16_SCALE = 1024.0
 _TILE = 128
 
 
-class Columns(NamedTuple):
+class VocabRange(NamedTuple):
     """Says which tokens this rank's columns stand for.
 
     Args:
@@ -38,13 +38,13 @@ class Columns(NamedTuple):
     valid: int
 
 
-def columns_of(width: int, shared: ModelContext) -> Columns:
+def vocab_range_of(width: int, shared: ModelContext) -> VocabRange:
     """Tells the columns of this rank, `width` of them."""
     first = shared.groups.coordinates.tensor * width
-    return Columns(shared.groups.tensor, first, max(0, min(shared.vocab_size - first, width)))
+    return VocabRange(shared.groups.tensor, first, max(0, min(shared.vocab_size - first, width)))
 
 
-def linear_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, columns: Columns) -> Tensor:
+def linear_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, columns: VocabRange) -> Tensor:
     """Sums the negative log-likelihoods of labels, [] fp32.
 
     Args:
@@ -59,7 +59,7 @@ def linear_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Ten
 class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, columns: Columns
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, columns: VocabRange
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
         scale = _FP16_SCALE if hidden.dtype == torch.float16 else 1.0
@@ -115,7 +115,7 @@ def token_chunks(tokens: int, width: int) -> Iterator[slice]:
         yield slice(first, min(first + step, tokens))
 
 
-def _softmax_gradient(logits: Tensor, labels: Tensor, columns: Columns, scale: float, *, wanted: bool) -> Tensor:
+def _softmax_gradient(logits: Tensor, labels: Tensor, columns: VocabRange, scale: float, *, wanted: bool) -> Tensor:
     """Turns logits [n, valid] in place into the gradient of the losses' sum, times `scale`, and gives the losses [n] fp32.
 
     On a GPU logits have columns for what pads the vocabulary as well, and stay where no gradient is wanted.
@@ -138,7 +138,7 @@ def _softmax_gradient(logits: Tensor, labels: Tensor, columns: Columns, scale: f
     return losses[0] if len(losses) == 1 else torch.cat(losses)
 
 
-def _gradient_of_block(scores: Tensor, labels: Tensor, columns: Columns) -> tuple[Tensor, Tensor]:
+def _gradient_of_block(scores: Tensor, labels: Tensor, columns: VocabRange) -> tuple[Tensor, Tensor]:
     """Does as above with fp32 logits. Collective over the ranks that split the vocabulary."""
     group, first, valid = columns
     largest = scores.amax(dim=-1) if valid else scores.new_full(labels.shape, -torch.inf)

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from bench.encoders import PeakMemory
 from dist_plm.models.kernels import linear_loss as module
-from dist_plm.models.kernels.linear_loss import Columns, linear_loss
+from dist_plm.models.kernels.linear_loss import VocabRange, linear_loss
 from tests.ranks.pool import World
 
 VOCAB, WIDTH, TOKENS, HIDDEN = 13, 5, 24, 8  # 3 ranks of 5 columns: the last two columns pad
@@ -32,7 +32,7 @@ def on_rank(world: World, size: int, dtype, chunk_bytes: int):
     before, module.LOSS_CHUNK_BYTES = module.LOSS_CHUNK_BYTES, chunk_bytes
     try:
         valid = max(0, min(VOCAB - own.start, width))
-        loss = linear_loss(*inputs, labels, Columns(group, own.start, valid))
+        loss = linear_loss(*inputs, labels, VocabRange(group, own.start, valid))
     finally:
         module.LOSS_CHUNK_BYTES = before
     return [loss.detach(), *torch.autograd.grad(0.5 * loss, inputs)]
@@ -64,6 +64,6 @@ def test_logits_are_never_whole(monkeypatch):
     labels = torch.randint(0, 4096, (2048,))
     group = dist.ProcessGroup(0, 1)
     with PeakMemory() as memory:
-        linear_loss(hidden, weight, None, labels, Columns(group, 0, 4096)).backward()
+        linear_loss(hidden, weight, None, labels, VocabRange(group, 0, 4096)).backward()
     logits = 4 * 2048 * 4096
     assert memory.peak < logits / 20
