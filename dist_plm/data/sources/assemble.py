@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 
-class Piece(NamedTuple):
+class LineBlock(NamedTuple):
     """Lines `line` to `last`, joined. `text` is None where they are longer than was allowed to be held."""
 
     line: int
@@ -15,7 +15,7 @@ class Piece(NamedTuple):
 
 def assemble(
     lines: Iterable[tuple[int, str]], unit: str, max_chars: int | None, most_chars: int = sys.maxsize
-) -> Iterator[Piece]:
+) -> Iterator[LineBlock]:
     """Documents from numbered lines (each with its newline).
 
     Args:
@@ -50,7 +50,7 @@ def assemble(
     yield from _joined(held, after, first_of_huge)
 
 
-def _whole(lines: Iterable[tuple[int, str]], most_chars: int) -> Iterator[Piece]:
+def _whole(lines: Iterable[tuple[int, str]], most_chars: int) -> Iterator[LineBlock]:
     first, last, size = None, 0, 0
     held: list[str] = []
     for last, line in lines:
@@ -61,12 +61,12 @@ def _whole(lines: Iterable[tuple[int, str]], most_chars: int) -> Iterator[Piece]
         else:
             held = []
     if first is not None:
-        yield Piece(first, last, "".join(held) if size <= most_chars else None)
+        yield LineBlock(first, last, "".join(held) if size <= most_chars else None)
 
 
-def _joined(lines: list[str], last: int, first_of_huge: int | None) -> Iterator[Piece]:
+def _joined(lines: list[str], last: int, first_of_huge: int | None) -> Iterator[LineBlock]:
     if first_of_huge is not None:
-        yield Piece(first_of_huge, last, None)
+        yield LineBlock(first_of_huge, last, None)
         return
     start, stop = 0, len(lines)
     while start < stop and not lines[start].strip():
@@ -75,4 +75,4 @@ def _joined(lines: list[str], last: int, first_of_huge: int | None) -> Iterator[
         stop -= 1
     if start < stop:
         first = last - len(lines) + 1 + start
-        yield Piece(first, last - len(lines) + stop, "".join(lines[start:stop]).removesuffix("\n"))
+        yield LineBlock(first, last - len(lines) + stop, "".join(lines[start:stop]).removesuffix("\n"))

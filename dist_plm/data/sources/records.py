@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from typing import Any, Literal, NamedTuple
 
-from dist_plm.data.sources.assemble import Piece, assemble
+from dist_plm.data.sources.assemble import LineBlock, assemble
 from dist_plm.spec.prepare.schema import SourceConfig
 from dist_plm.spec.prepare.template import parse_template
 
@@ -124,7 +124,7 @@ def documents_of_lines(lines: Iterable[tuple[int, str | Rejected]], source: Sour
     yield from (_unless_broken(piece, broken) for piece in pieces)
 
 
-def _unless_broken(piece: Piece, broken: list[Rejected]) -> Record:
+def _unless_broken(piece: LineBlock, broken: list[Rejected]) -> Record:
     # Lines are read ahead of pieces by one at most, and the next piece's may be among them.
     mine = [line for line in broken if piece.line <= line.line <= piece.last]
     broken[:] = [line for line in broken if line.line > piece.last]
