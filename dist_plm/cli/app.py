@@ -45,7 +45,7 @@ from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig
 
 C = TypeVar("C")
-Run = Callable[[C, dict[str, Origin]], int | None]
+CommandBody = Callable[[C, dict[str, Origin]], int | None]
 
 #: Options that only print something.
 PRINTING = {"-h", "--help", "--cfg", "--origin", "--check"}
@@ -66,7 +66,7 @@ _CHECKS: dict[type, Callable[[Any, int], Any]] = {
 }
 
 
-def main(config_class: type[C], config_name: str, run: Run[C], doc: str | None) -> NoReturn:
+def main(config_class: type[C], config_name: str, run: CommandBody[C], doc: str | None) -> NoReturn:
     """Runs a launch script and exits: 0 finished, 2 refused with one message, otherwise what `run` returned.
 
     Args:
@@ -87,7 +87,7 @@ def tell_masked(kind: type[BaseException], error: BaseException | None, trace: T
         tell(mask("".join(traceback.format_exception(kind, error, trace))).rstrip("\n"), sys.stderr)
 
 
-def front(arguments: Sequence[str], config_class: type[C], config_name: str, run: Run[C], doc: str) -> int:
+def front(arguments: Sequence[str], config_class: type[C], config_name: str, run: CommandBody[C], doc: str) -> int:
     """Does what `main` does, and returns the exit code."""
     return guarded(lambda: _dispatch(arguments, config_class, config_name, run, doc))
 
@@ -146,7 +146,7 @@ def _load_frozen(config_class: type[C], path: str, overrides: Sequence[str]) -> 
     return config, {key: Origin(path) for key in flatten(encode(config))}
 
 
-def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str, run: Run[C], doc: str) -> int:
+def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str, run: CommandBody[C], doc: str) -> int:
     options = parse(arguments, planned=config_class is PlanConfig)
     if options.multirun and not options.help:
         raise ConfigError(["--multirun is for commands that train: start this one once for each value"])

@@ -24,7 +24,7 @@ _FLAGS = ("-m", "--multirun")
 _ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 
 
-def main(config_class: type[Any], config_name: str, run: app.Run[Any], doc: str | None) -> NoReturn:
+def main(config_class: type[Any], config_name: str, run: app.CommandBody[Any], doc: str | None) -> NoReturn:
     """Runs a command that trains, once or with --multirun for each combination of values, and exits."""
     arguments = sys.argv[1:]
     if set(_FLAGS) & set(arguments) and not {"-h", "--help"} & set(arguments):
