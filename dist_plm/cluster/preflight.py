@@ -27,6 +27,7 @@ from dist_plm.distributed.collectives import gather, on_first
 from dist_plm.distributed.device import Device
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.distributed.world import host_group
+from dist_plm.monitor.formatting import size
 from dist_plm.monitor.progress import say
 from dist_plm.spec.derived import checkpoints_of
 from dist_plm.spec.families.tensors import tensors_of
@@ -40,7 +41,6 @@ FP32_BYTES = 4
 SHARED_SECONDS = 10.0
 #: A rank with so much less memory than most is named.
 MEMORY_SHARE = 0.9
-_GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,8 +186,8 @@ class _Space:
     free: int | None
 
     def __str__(self) -> str:
-        free = "free space not known" if self.free is None else f"{self.free / _GIB:.1f} GiB free"
-        return f"{mask(self.url)}, {free}, {self.needed / _GIB:.2f} GiB needed"
+        free = "free space not known" if self.free is None else f"{size(self.free)} free"
+        return f"{mask(self.url)}, {free}, {size(self.needed)} needed"
 
 
 def _space(url: str, checkpoint: CheckpointConfig, model: ModelConfig, optim: OptimConfig) -> _Space:
@@ -245,8 +245,8 @@ def _no_room(space: _Space) -> str | None:
     if space.free is None or space.free >= space.needed:
         return None
     return (
-        f"{space.url} has {space.free / _GIB:.2f} GiB free, and the checkpoints that the run keeps need "
-        f"{space.needed / _GIB:.2f} GiB: make room, lower checkpoint.keep, or set checkpoint.dir"
+        f"{space.url} has {size(space.free)} free, and the checkpoints that the run keeps need "
+        f"{size(space.needed)}: make room, lower checkpoint.keep, or set checkpoint.dir"
     )
 
 
@@ -264,11 +264,11 @@ def _table(everyone: Sequence[Facts]) -> list[str]:
     lines = []
     for device, count in Counter(one.device for one in everyone).items():
         nodes = [one for one in everyone if one.device == device]
-        memory = min(one.free_memory_bytes for one in nodes) / _GIB
-        lines.append(f"devices: {count} x {device} on {_nodes(nodes)}, at least {memory:.1f} GiB free")
+        memory = min(one.free_memory_bytes for one in nodes)
+        lines.append(f"devices: {count} x {device} on {_nodes(nodes)}, at least {size(memory)} free")
     typical = sorted(one.free_memory_bytes for one in everyone)[len(everyone) // 2]
     lines += [
-        f"warning: rank {one.rank} on {one.node} has {one.free_memory_bytes / _GIB:.1f} GiB free, most {typical / _GIB:.1f}"
+        f"warning: rank {one.rank} on {one.node} has {size(one.free_memory_bytes)} free, most {size(typical)}"
         for one in everyone
         if one.device_id and one.free_memory_bytes < MEMORY_SHARE * typical
     ]

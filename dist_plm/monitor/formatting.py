@@ -25,6 +25,14 @@ def plain(number: float | None) -> str:
     return f"{number:,.0f}" if 1e4 <= abs(number) < 1e9 else f"{number:.4g}"
 
 
+def size(num_bytes: float) -> str:
+    """`4.2 GiB`, `813 KiB`, `12 bytes`: three digits, never 0 of a unit for what is not nothing."""
+    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if num_bytes >= 0.9995 * unit:
+            return f"{num_bytes / unit:.3g} {name}" if num_bytes < 1000 * unit else f"{num_bytes / unit:,.0f} {name}"
+    return "1 byte" if num_bytes == 1 else f"{num_bytes:.0f} bytes"
+
+
 def duration(seconds: float) -> str:
     """`45s`, `3m05s`, `2h07m`, `4d03h`."""
     if not math.isfinite(seconds):

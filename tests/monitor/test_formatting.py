@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_plm.monitor.formatting import ASCII_RAMP, UNICODE_RAMP, compact, duration, plain, sparkline, table
+from dist_plm.monitor.formatting import ASCII_RAMP, UNICODE_RAMP, compact, duration, plain, size, sparkline, table
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,26 @@ def test_compact_keeps_three_digits(number):
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (1023, "1023 bytes"),
+        (1024, "1 KiB"),
+        (832_000, "812 KiB"),
+        (2**20 - 1, "1 MiB"),
+        (1_000_000, "977 KiB"),
+        (4.2 * 2**30, "4.2 GiB"),
+        (1010 * 2**30, "1,010 GiB"),
+        (3 * 2**40, "3 TiB"),
+        (2**60, "1,048,576 TiB"),
+    ],
+)
+def test_size_never_says_that_something_is_nothing(num_bytes, text):
+    assert size(num_bytes) == text
 
 
 def test_sparkline_goes_from_high_to_low():
