@@ -74,7 +74,7 @@ def compose(config_name: str, overrides: Sequence[str], where: SearchPath = OWN)
         raise ConfigError([*composition.problems, f"conf/ cannot be composed: {one_line(error)}"]) from error
     given = apply(values, config, composition.problems)
     if is_chosen(layers):
-        layers = with_sizes(layers, _text_at("model.init_from", config))
+        layers = with_sizes(layers, _text_at("model.init_from", config), _text_at("train.init_from", config))
         config = _merge([layer.values for layer in layers])
         given = apply(values, config, [])  # again, over the sizes
     composition.layers = [*layers, given]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from dist_plm.config.types import Count, Natural, Positive
 from dist_plm.spec.schema import SamplesConfig, TrainingConfig
@@ -40,6 +40,7 @@ class FinetuneTrainConfig(TrainConfig):
     """How a fine-tuning run goes. Derived when None: `steps` from `epochs`, `num_samples` = epochs x training rows,
     `eval_every` = steps of an epoch, `eval_samples` = all validation rows."""
 
+    init_optimizer: Literal["keep", "restart", "none"] = "none"
     steps: Count | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     epochs: Positive | None = None
     num_samples: Count | None = None  # pyright: ignore[reportIncompatibleVariableOverride]

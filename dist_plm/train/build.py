@@ -273,7 +273,7 @@ def _position(
         begin_with(open_initial(model.init_from, group), model, store, engine, shard_specs, group, seed=train.seed)
     elif train.init_from is not None:
         verify = config.checkpoint.verify
-        return begin_from(train.init_from, train.init_optimizer, storage, engine, shard_specs, group, verify=verify)
+        return begin_from(train, model, store, storage, engine, shard_specs, group, verify=verify)
     return Position()
 
 

@@ -119,6 +119,11 @@ def written_by(model: ModelConfig, objective: ObjectiveConfig, sequence_length: 
 
 def _tokenizer_path(config: FinetuneConfig) -> str:
     path = config.data.tokenizer or config.model.init_from
+    if path is None and config.train.init_from is not None:
+        # It brings PyTorch.
+        from dist_plm.train.startup.named_run import tokenizer_of_run
+
+        path = tokenizer_of_run(config.train.init_from)
     if path is None:
         raise ConfigError(
             [
@@ -198,13 +203,11 @@ def counted(train: FinetuneTrainConfig, num_train: int, num_validation: int) -> 
         assert train.epochs is not None
         num_samples = max(round(train.epochs * num_train), 1)
         steps = -(-num_samples // train.global_batch)
-    return replace(
-        train,
-        steps=steps,
-        num_samples=num_samples,
-        eval_every=train.eval_every if train.eval_every is not None else min(epoch, steps),
-        eval_samples=num_validation if train.eval_samples is None else train.eval_samples,
-    )
+    eval_samples = num_validation if train.eval_samples is None else train.eval_samples
+    eval_every = train.eval_every
+    if eval_every is None:
+        eval_every = min(epoch, steps) if eval_samples else 0
+    return replace(train, steps=steps, num_samples=num_samples, eval_every=eval_every, eval_samples=eval_samples)
 
 
 def commonest(table: Table, labels: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 from dist_plm.train.data import RunData
 from dist_plm.train.evaluation import whole_run
 from dist_plm.train.loop import Position
-from dist_plm.train.startup.resume import RUN_FILE
+from dist_plm.train.startup.load_weights import RUN_FILE
 
 #: Of the collectives of a save, during which other ranks may still be writing.
 SAVE_TIMEOUT = timedelta(hours=6)

@@ -13,6 +13,7 @@ Most used settings:
   task=classify|regress|tag|qa|choice               a label or number for a text or a pair, a label for each word, answers to
                                                     questions about a text, one of several choices
   model.init_from=DIR                               the model; its tokenizer is used unless data.tokenizer names another
+  train.init_from=RUN                               or the model and the tokenizer of a run, under a new head
   data.train=FILE  data.validation=FILE             rows; data.columns='{text: body, label: stars}' where names are others
   data.sequence_length=128                          tokens at most
   train.epochs=3  train.global_batch=32             length of the run, samples a step

@@ -14,6 +14,7 @@ from dist_plm.data.sampling.windows import WindowDataset
 from dist_plm.data.store.manifest import read_manifest
 from dist_plm.data.store.splits import StoreSplit, find_split
 from dist_plm.spec.schema import BlendSource, DataConfig, SamplesConfig
+from dist_plm.spec.schema_finetune import LabelledDataConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,14 @@ def open_samples(
 
 
 def tokenizer_store(data: SamplesConfig) -> str | None:
-    """The store whose tokenizer gives all tokens their meaning: the first prepared one, or else the first if there is any.
+    """The store whose tokenizer gives all tokens their meaning: the first prepared one, or else the first if there is any; of
+    labelled rows their tokenizer itself.
 
     Raises:
         DataError: prepared stores have different tokenizers, or one of them cannot be read.
     """
+    if isinstance(data, LabelledDataConfig):
+        return data.tokenizer
     if not isinstance(data, DataConfig):
         return None
     prepared = [path for path in data.stores if Path(path).is_dir()]

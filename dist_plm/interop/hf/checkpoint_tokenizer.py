@@ -62,15 +62,37 @@ def tokens_of(found: Checkpoint, run: Mapping[str, Any]) -> CheckpointTokenizer:
     held = {name: found.storage.read(found.name, name) for name in found.manifest.files if is_of_tokenizer(name)}
     if held:
         return CheckpointTokenizer(held)
-    path, given = run.get("data", {}).get("path"), run.get("data", {}).get("tokenizer")
-    if given and Path(given).exists():  # of a fine-tuning run
-        return _given(Path(given))
-    if not path or not (Path(path) / STORE_MANIFEST).is_file():
+    given, store = _given_to(run), _store_of(run)
+    if given is not None:
+        return _given(given)
+    if store is None:
         return CheckpointTokenizer()
-    file = Path(path) / read_manifest(path).tokenizer.file
+    file, path = Path(store) / read_manifest(store).tokenizer.file, store
     tokenizer = Tokenizer.load(file, read_manifest(path).tokenizer.end_of_document)
     files = {name: path.read_bytes() for name, path in tokenizer_files([file.parent]).items()}
     return CheckpointTokenizer(files, tokenizer.special_tokens(), tokenizer.end_of_document_id)
+
+
+def tokenizer_path(found: Checkpoint, run: Mapping[str, Any]) -> Path | None:
+    """The file or directory of the same tokenizer; None where there is none on this machine."""
+    if any(map(is_of_tokenizer, found.manifest.files)):
+        directory = Path(found.where)
+        return directory if directory.is_dir() else None
+    store = _store_of(run)
+    return _given_to(run) or (None if store is None else Path(store) / read_manifest(store).tokenizer.file)
+
+
+def _given_to(run: Mapping[str, Any]) -> Path | None:
+    """The tokenizer that a fine-tuning run was given, where it is still there."""
+    path = (run.get("data") or {}).get("tokenizer")
+    return Path(path) if path and Path(path).exists() else None
+
+
+def _store_of(run: Mapping[str, Any]) -> str | None:
+    """The first prepared store that a run read and that is still there."""
+    data = run.get("data") or {}
+    paths = [data.get("path"), *(source.get("path") for source in data.get("blend") or ())]
+    return next((path for path in paths if path and (Path(path) / STORE_MANIFEST).is_file()), None)
 
 
 def _given(path: Path) -> CheckpointTokenizer:

@@ -13,6 +13,7 @@ def labelled_problems(config: FinetuneConfig) -> Iterator[str]:
     yield from _files(config)
     yield from _columns(config)
     yield from _length(config)
+    yield from _beginning(config)
 
 
 def _files(config: FinetuneConfig) -> Iterator[str]:
@@ -54,4 +55,12 @@ def _length(config: FinetuneConfig) -> Iterator[str]:
     if train.epochs is not None and train.steps is not None and train.num_samples is None:
         yield (
             f"train.epochs = {train.epochs:g} and train.steps = {train.steps} are both given: set one of them to null"
+        )
+
+
+def _beginning(config: FinetuneConfig) -> Iterator[str]:
+    if config.task.head != "language_model" and config.train.init_optimizer != "none":
+        yield (
+            f"train.init_optimizer = {show(config.train.init_optimizer)} has no moments for the head of task.name = "
+            f"{show(config.task.name)}, which begins anew: leave it at none"
         )

@@ -34,8 +34,7 @@ from dist_plm.spec.schema import ModelConfig
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.spec.tasks import TaskConfig
 from dist_plm.tasks.convert.directories import as_path, fresh_directory, refuse_unless_fresh
-from dist_plm.train.startup.load_weights import MODEL_FILE
-from dist_plm.train.startup.resume import RUN_FILE
+from dist_plm.train.startup.load_weights import MODEL_FILE, RUN_FILE
 
 
 def import_hf(config: ConvertConfig) -> str:

@@ -19,11 +19,11 @@ from dist_plm.core.regular import read_regular
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.store.manifest import read_manifest
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
-from dist_plm.data.tokenizers.tokenizer_files import vocabulary_of
+from dist_plm.data.tokenizers.tokenizer_files import main_file, vocabulary_of
 from dist_plm.distributed.collectives import gather, on_each, on_first
 from dist_plm.engines.base import Engine
 from dist_plm.interop.hf.base import HEADS, TASK_HEADS, Half, differences
-from dist_plm.interop.hf.checkpoint_tokenizer import is_of_tokenizer, tokenizer_files
+from dist_plm.interop.hf.checkpoint_tokenizer import is_of_tokenizer, tokenizer_files, tokens_of
 from dist_plm.interop.hf.config import CONFIG_FILE, HALVES
 from dist_plm.interop.hf.safetensors_files import listed
 from dist_plm.interop.hf.weights import HFWeights, open_hf
@@ -35,8 +35,8 @@ from dist_plm.train.startup.going_on import goes_on
 
 log = logging.getLogger(__name__)
 
-#: What a checkpoint that was imported tells its model by.
-MODEL_FILE = "model.yaml"
+#: What a checkpoint that was imported tells its model by, and one that a run saved all its settings.
+MODEL_FILE, RUN_FILE = "model.yaml", "run.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,8 @@ def of_checkpoint(found: Checkpoint) -> Weights:
     def tokenizer() -> dict[str, bytes]:
         held = {name: found.storage.read(found.name, name) for name in files if is_of_tokenizer(name)}
         config = f"hf_{CONFIG_FILE}"
+        if not held and RUN_FILE in files:
+            return dict(tokens_of(found, found.settings(RUN_FILE)).files)
         return held | ({CONFIG_FILE: found.storage.read(found.name, config)} if held and config in files else {})
 
     files, model = found.manifest.files, None
@@ -225,22 +227,34 @@ def _check_model(weights: Weights, model: ModelConfig) -> None:
         )
 
 
-def check_vocabulary(weights: Weights, store: str | None) -> None:
-    """Raises CheckpointError where the tokenizer beside weights, of any kind, has other tokens than that of a store."""
-    if store is None or not (Path(store) / STORE_MANIFEST).is_file():
+def check_vocabulary(weights: Weights, path: str | None) -> None:
+    """Raises CheckpointError where the tokenizer beside weights, of any kind, has other tokens than that of a store, or than a
+    tokenizer at a path of its own."""
+    if path is None or not Path(path).exists() or Path(path) == Path(weights.where):
         return
+    is_store = (Path(path) / STORE_MANIFEST).is_file()
+    if not is_store and not main_file(Path(path)).is_file():
+        return  # a bare Megatron pair, which does not tell its tokenizer
     try:
         theirs = vocabulary_of(weights.tokenizer())
     except (DataError, OSError) as error:
         raise CheckpointError(
             f"the tokenizer beside the weights of {weights.where} cannot be read, so that nothing tells whether they go with "
-            f"{store}: {reason_of(error)}"
+            f"{path}: {reason_of(error)}"
         ) from error
-    record = read_manifest(store).tokenizer
-    ours = Tokenizer.load(Path(store) / record.file, record.end_of_document).pieces()
+    of_store = "prepare the data with tokenizer=file and the tokenizer of these weights"
+    remedy = of_store if is_store else "leave data.tokenizer out"
+    ours = _opened(path).pieces()
     for number, (our, their) in enumerate(zip(ours, theirs or (), strict=False)):
         if our != their and our and their:
             raise CheckpointError(
-                f"the weights of {weights.where} were trained on another vocabulary than that of {store}: token {number} is "
-                f"{their!r} there and {our!r} here; prepare the data with tokenizer=file and the tokenizer of these weights"
+                f"the weights of {weights.where} were trained on another vocabulary than that of {path}: token {number} is "
+                f"{their!r} there and {our!r} here; {remedy}"
             )
+
+
+def _opened(path: str) -> Tokenizer:
+    if not (Path(path) / STORE_MANIFEST).is_file():
+        return Tokenizer.load(path)
+    record = read_manifest(path).tokenizer
+    return Tokenizer.load(Path(path) / record.file, record.end_of_document)

@@ -54,7 +54,10 @@ def check_checkpoint(
     elif path is not None:
         with of_beginning(path):
             found = find_at(path, own, None, verify=False)
-            found.check_model(_shard_specs(found, model), None)
+            if model.predicts_tokens:
+                found.check_model(_shard_specs(found, model), None)
+            else:
+                check_fit(of_checkpoint(found), model, tokenizer_store(data), _shard_specs(found, model), None)
 
 
 def _shard_specs(found: Checkpoint, model: ModelConfig) -> list[ShardSpec]:

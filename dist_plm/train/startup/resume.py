@@ -26,10 +26,10 @@ from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.train.loop import Position
+from dist_plm.train.startup.load_weights import RUN_FILE, begin_with, of_checkpoint
 
 log = logging.getLogger(__name__)
 
-RUN_FILE = "run.yaml"
 #: The fact of a stream that says by which rule masks are drawn; checkpoints without it are of the first.
 MASKS = "dropout.stream"
 _EARLIER = "its run had diverged: name an earlier checkpoint with train.resume=PATH"
@@ -136,8 +136,9 @@ def restore(
 
 
 def begin_from(
-    path: str,
-    kept: str,
+    train: TrainConfig,
+    model: ModelConfig,
+    tokenizer: str | None,
     storage: Storage,
     engine: Engine,
     shard_specs: Sequence[ShardSpec],
@@ -145,18 +146,26 @@ def begin_from(
     *,
     verify: bool,
 ) -> Position:
-    """Puts the engine into the state in which the run at `path`, train.init_from, left weights and moments; step, schedule
-    and samples begin anew. Collective over `group`, all ranks.
+    """Puts the engine into the state in which the run at train.init_from left weights and moments; step, schedule and samples
+    begin anew. Collective over `group`, all ranks.
+
+    What train.init_optimizer says: "keep" goes on counting the updates by which the moments' bias is corrected, "restart"
+    counts them anew over the same moments, "none" begins with empty moments. A model with the head of a task takes the weights
+    alone, and a head that the run did not have, or had with other labels, begins anew.
 
     Args:
-        kept: what train.init_optimizer says. "keep" goes on counting the updates by which the moments' bias is corrected,
-            "restart" counts them anew over the same moments, "none" begins with empty moments.
+        tokenizer: of the run, or the store that tells it.
     Raises:
-        CheckpointError: on every rank, where the checkpoint is missing, damaged, of another model, or of an optimizer with
-            other moments.
+        CheckpointError: on every rank, where the checkpoint is missing, damaged, of another model or vocabulary, or of an
+            optimizer with other moments.
     """
+    path, kept = train.init_from, train.init_optimizer
+    assert path is not None
     with of_beginning(path):
         found = find_at(path, storage, group, verify=verify)
+        if not model.predicts_tokens:
+            begin_with(of_checkpoint(found), model, tokenizer, engine, shard_specs, group, seed=train.seed)
+            return Position(history=[{"step": 0, "changes": [f"begun with the weights of {found.where}"]}])
         found.check_model(shard_specs, group)
         read = partial(_read, found, with_moments=kept != "none")
         with finite_alone(read, found.where, group, _EARLIER) as read:
