@@ -144,6 +144,7 @@ def megatron_config(
         # The interleaved schedule is silently wrong with batched sends (Megatron-core 0.16): on gloo, and on NCCL where the
         # next stage is the one before as well.
         batch_p2p_comm=device.type == "cuda" and parallel.virtual_pipeline == 1,
+        overlap_p2p_comm=parallel.virtual_pipeline > 1,
         batch_p2p_sync=False,  # each message would wait for the device, against a fault of PyTorch before 1.13
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
