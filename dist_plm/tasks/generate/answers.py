@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from dist_plm.tasks.generate.batches import Answer
+from dist_plm.tasks.generate.batches import Continuation
 from dist_plm.tasks.generate.fill_mask import Filled
 
 #: Stands where a character is not whole yet.
@@ -45,9 +45,9 @@ class Terminal(BaseStreamer):
         print(text, end="", flush=True, file=sys.stdout)
 
 
-def shown(answer: Answer | Filled) -> str:
+def shown(answer: Continuation | Filled) -> str:
     """Builds what a person sees of an answer."""
-    if isinstance(answer, Answer):
+    if isinstance(answer, Continuation):
         return answer.row.prompt + answer.text
     lines = [answer.text]
     for place, mask in enumerate(answer.masks):
@@ -58,9 +58,9 @@ def shown(answer: Answer | Filled) -> str:
     return "\n".join(lines)
 
 
-def record(answer: Answer | Filled) -> dict[str, Any]:
+def record(answer: Continuation | Filled) -> dict[str, Any]:
     """Makes a line of the file of answers."""
-    if isinstance(answer, Answer):
+    if isinstance(answer, Continuation):
         row = answer.row
         told = {"row": row.number, "prompt": row.prompt, "text": answer.text, "finish": answer.finish}
         return told | {"tokens": len(answer.tokens)}

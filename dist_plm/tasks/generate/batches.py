@@ -38,7 +38,7 @@ class Decoding:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Continuation:
     """Holds an answer: its tokens without those that ended it."""
 
     row: PromptRow
@@ -91,7 +91,7 @@ class PromptBatch:
         texts = decoding.config.stop
         return [StopTexts(texts, decoding.vocabulary, self.first(decoding))] if texts else []
 
-    def written(self, result: Tensor, decoding: Decoding) -> list[Answer]:
+    def written(self, result: Tensor, decoding: Decoding) -> list[Continuation]:
         """Takes the rows of all tokens [B, S] apart."""
         first = self.first(decoding)
         return [_written(row, new[first:].tolist(), decoding) for row, new in zip(self.rows, result, strict=True)]
@@ -107,7 +107,7 @@ def batches_of(rows: Sequence[PromptRow], size: int) -> Iterator[PromptBatch]:
     yield from (PromptBatch((row,)) for row in rows if row.room < most)
 
 
-def _written(row: PromptRow, new: list[int], decoding: Decoding) -> Answer:
+def _written(row: PromptRow, new: list[int], decoding: Decoding) -> Continuation:
     finish: Finish = "length"
     end = next((place for place, token in enumerate(new) if token in decoding.ends), None)
     if end is not None:
@@ -116,7 +116,7 @@ def _written(row: PromptRow, new: list[int], decoding: Decoding) -> Answer:
     places = [place for stop in decoding.config.stop if (place := text.find(stop)) >= 0]
     if places:
         text, finish = text[: min(places)], "stop"
-    return Answer(row, tuple(new), text, finish)
+    return Continuation(row, tuple(new), text, finish)
 
 
 def continuation(row: PromptRow, new: Sequence[int], decoding: Decoding) -> str:

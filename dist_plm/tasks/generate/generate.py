@@ -12,7 +12,7 @@ from dist_plm.distributed.collectives import gather
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.tasks.generate.answers import Terminal, record, shown
-from dist_plm.tasks.generate.batches import Answer, Decoding, PromptBatch, batches_of, continuation
+from dist_plm.tasks.generate.batches import Continuation, Decoding, PromptBatch, batches_of, continuation
 from dist_plm.tasks.generate.fill_mask import Filled, fill, masked_tokens
 from dist_plm.tasks.generate.on_grid import GridWriter
 from dist_plm.tasks.generate.prompts import PromptRow, read_prompts, rows_of
@@ -35,7 +35,7 @@ _OF_WRITING = (
 
 
 class Writer(Protocol):
-    def write(self, batch: PromptBatch, decoding: Decoding) -> list[Answer]:
+    def write(self, batch: PromptBatch, decoding: Decoding) -> list[Continuation]:
         """Writes answers to all rows of a batch."""
         ...
 
@@ -61,7 +61,7 @@ def generate(config: GenerateConfig, environ: Mapping[str, str] = os.environ) ->
 
 def answered(
     config: GenerateConfig, session: Session, prompts: list[str], *, streams: bool = False
-) -> tuple[list[Answer | Filled], bool]:
+) -> tuple[list[Continuation | Filled], bool]:
     """All answers in the order of their prompts, on every rank, and whether they were printed while they were written.
     Collective over all ranks.
 
@@ -78,13 +78,13 @@ def answered(
     decoding = _decoding(config, session)
     streams = streams and len(rows) == 1 and config.num_beams == 1
     mine = [row for position, row in enumerate(rows) if position % size.data == place.data]
-    written: list[Answer] = []
+    written: list[Continuation] = []
     for batch in batches_of(mine, config.batch_size):
         if streams:
             batch = replace(batch, streamer=_terminal(batch.rows[0], decoding))
         written += writer.write(batch, decoding)
     speaks = place.tensor == 0 and place.pipeline == 0
-    parts: list[list[Answer]] = gather(session.groups.world, written if speaks else [])
+    parts: list[list[Continuation]] = gather(session.groups.world, written if speaks else [])
     told = [one for part in parts for one in part]
     told.sort(key=lambda one: one.row.number)
     return [*told], streams

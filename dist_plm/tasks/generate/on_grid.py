@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dist_plm.data.loader.batch import Batch as Arrays
 from dist_plm.models.sequence_context import KVCache
-from dist_plm.tasks.generate.batches import Answer, Decoding, PromptBatch
+from dist_plm.tasks.generate.batches import Continuation, Decoding, PromptBatch
 from dist_plm.tasks.inference.runner import Runner
 
 
@@ -18,7 +18,7 @@ class GridWriter:
     runner: Runner
 
     @torch.inference_mode()
-    def write(self, batch: PromptBatch, decoding: Decoding) -> list[Answer]:
+    def write(self, batch: PromptBatch, decoding: Decoding) -> list[Continuation]:
         """Writes answers to all rows of a batch, one token after the other."""
         device, rows = self.runner.shared.device, len(batch.rows)
         read, mask = batch.padded(decoding.pad, left=decoding.start is None)

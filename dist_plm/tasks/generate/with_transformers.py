@@ -13,7 +13,7 @@ from dist_plm.interop.hf.registry import hf_tensors
 from dist_plm.models.build import DTYPES, whole_shard_specs
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.families.tensors import shapes_of
-from dist_plm.tasks.generate.batches import Answer, Decoding, PromptBatch
+from dist_plm.tasks.generate.batches import Continuation, Decoding, PromptBatch
 from dist_plm.tasks.inference.open_model import Session
 from dist_plm.tasks.inference.source import alike
 
@@ -45,7 +45,7 @@ class TransformersWriter:
         return cls(built.eval().to(device), device)
 
     @torch.inference_mode()
-    def write(self, batch: PromptBatch, decoding: Decoding) -> list[Answer]:
+    def write(self, batch: PromptBatch, decoding: Decoding) -> list[Continuation]:
         """Writes answers to all rows of a batch."""
         tokens, mask = (x.to(self._device) for x in batch.padded())
         settings = transformers.GenerationConfig(
