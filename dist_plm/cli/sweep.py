@@ -20,7 +20,7 @@ MAX_RUNS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SweepRun:
     """One run of a sweep: its overrides, and those among them that tell it from the others."""
 
     overrides: tuple[str, ...]
@@ -34,7 +34,7 @@ class Choice:
         return "-".join(map(_label, self.own))
 
 
-def expand(overrides: Sequence[str]) -> list[Choice]:
+def expand(overrides: Sequence[str]) -> list[SweepRun]:
     """Every combination of the values given, the last override varying fastest.
 
     Raises:
@@ -45,12 +45,12 @@ def expand(overrides: Sequence[str]) -> list[Choice]:
         raise ConfigError([f"--multirun makes more than {MAX_RUNS:,} runs: submit fewer at a time"])
     swept = [len(values) > 1 for values in alternatives]
     return [
-        Choice(combination, tuple(text for text, several in zip(combination, swept, strict=True) if several))
+        SweepRun(combination, tuple(text for text, several in zip(combination, swept, strict=True) if several))
         for combination in itertools.product(*alternatives)
     ]
 
 
-def named(choice: Choice, name: str) -> list[str]:
+def named(choice: SweepRun, name: str) -> list[str]:
     """Gives the overrides of one run of a sweep, with a run.name of its own made from the `name` of all."""
     own = [f"run.name={hydra_text(f'{name}-{choice.label}')}"] if choice.label else []
     return [*choice.overrides, *own]

@@ -1,6 +1,6 @@
 import pytest
 
-from dist_plm.cli.sweep import Choice, expand
+from dist_plm.cli.sweep import SweepRun, expand
 from dist_plm.core.errors import ConfigError
 
 
@@ -10,7 +10,7 @@ def labels(*overrides: str) -> list[str]:
 
 def test_nothing_to_expand():
     assert expand(["model=gpt_tiny", "optim.betas=[0.9,0.95]"]) == [
-        Choice(("model=gpt_tiny", "optim.betas=[0.9,0.95]"))
+        SweepRun(("model=gpt_tiny", "optim.betas=[0.9,0.95]"))
     ]
 
 
@@ -52,7 +52,7 @@ def test_refuses_values_that_are_not_listed(text):
 
 
 def test_leaves_what_cannot_be_read_to_the_others():
-    assert expand(["=", "--check"]) == [Choice(("=", "--check"))]
+    assert expand(["=", "--check"]) == [SweepRun(("=", "--check"))]
 
 
 @pytest.mark.parametrize(

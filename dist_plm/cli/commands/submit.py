@@ -31,7 +31,7 @@ from functools import partial
 from typing import NoReturn
 
 from dist_plm.cli import app
-from dist_plm.cli.sweep import Choice, expand, named, refuse_shared_directories
+from dist_plm.cli.sweep import SweepRun, expand, named, refuse_shared_directories
 from dist_plm.cluster.check import check, ranks_per_node, run_of, world_size
 from dist_plm.cluster.submit import Submission, history, queue, refuse_taken_directories, refuse_what_cannot_start
 from dist_plm.cluster.watch import Followed, watch
@@ -51,7 +51,7 @@ def execute(arguments: Sequence[str]) -> int:
 
 
 def _execute(options: Namespace, arguments: Sequence[str]) -> int:
-    choices = expand(options.overrides) if options.multirun else [Choice(tuple(options.overrides))]
+    choices = expand(options.overrides) if options.multirun else [SweepRun(tuple(options.overrides))]
     flags = [word for word in arguments if word not in (*options.overrides, "-m", "--multirun")]
     only_shown = bool(app.PRINTING & set(flags))
     words = [list(choice.overrides) for choice in (choices if only_shown else choices[:1])]
@@ -64,7 +64,7 @@ def _execute(options: Namespace, arguments: Sequence[str]) -> int:
 
 
 def submit(
-    choices: Sequence[Choice], options: Namespace, first: SubmissionConfig, origins: dict[str, Origin]
+    choices: Sequence[SweepRun], options: Namespace, first: SubmissionConfig, origins: dict[str, Origin]
 ) -> int | None:
     """Submits all choices, or none if one is refused."""
     submissions = [_prepare(choice, options.config_dir) for choice in choices]
@@ -79,14 +79,14 @@ def submit(
     return _watch(jobs) if first.submit.watch else None
 
 
-def _load(choice: Choice, config_dirs: Sequence[str]) -> tuple[SubmissionConfig, list[str]]:
+def _load(choice: SweepRun, config_dirs: Sequence[str]) -> tuple[SubmissionConfig, list[str]]:
     """Composes one run of a sweep under a name of its own, with the overrides that make it."""
     config, _ = app.load(SubmissionConfig, "submit", choice.overrides, config_dirs)
     overrides = named(choice, config.run.name)
     return app.load(SubmissionConfig, "submit", overrides, config_dirs)[0], overrides
 
 
-def _prepare(choice: Choice, config_dirs: Sequence[str]) -> Submission:
+def _prepare(choice: SweepRun, config_dirs: Sequence[str]) -> Submission:
     config, overrides = _load(choice, config_dirs)
     given = [text for text in overrides if text.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
     sites = [word for folder in config_dirs for word in ("--config-dir", folder)]
