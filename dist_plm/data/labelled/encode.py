@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dist_plm.data.labelled.question_windows import QuestionWindows, trimmed, window_bounds
 from dist_plm.data.labelled.table import Ragged
-from dist_plm.data.labelled.windows import Windows, trimmed, window_bounds
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 
 #: Segments are framed by two separators where a text begins with this token: RoBERTa and its kin.
@@ -88,7 +88,9 @@ class ExampleEncoder:
         """Gives the token with which a decoder beside an encoder begins: T5's is its padding."""
         return self.padding
 
-    def windows(self, questions: Sequence[str], contexts: Sequence[str], question_length: int, stride: int) -> Windows:
+    def windows(
+        self, questions: Sequence[str], contexts: Sequence[str], question_length: int, stride: int
+    ) -> QuestionWindows:
         """Gives windows of the contexts, `stride` tokens apart, each behind the first `question_length` tokens of its question,
         framed as pairs are."""
         begin, between, end = self._frame()
@@ -108,7 +110,7 @@ class ExampleEncoder:
                 offsets.append(places[first:last])
         starts, ends = (Ragged.of([places[:, side] for places in offsets]) for side in (0, 1))
         rows, firsts, at = np.array(numbers, dtype=np.int64).T
-        return Windows(Ragged.of(tokens), Ragged.of(segments, np.int8), rows, firsts, at, starts, ends)
+        return QuestionWindows(Ragged.of(tokens), Ragged.of(segments, np.int8), rows, firsts, at, starts, ends)
 
     @property
     def has_frame(self) -> bool:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.question_windows import QuestionWindows
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.data.labelled.table import Ragged
-from dist_plm.data.labelled.windows import Windows
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.tasks.answers import Answer, AnswerScorer, answers_of
 from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, text_of
@@ -79,7 +79,9 @@ def _id(row: LabelledRow, columns: Mapping[str, str]) -> str | None:
     return None if value is None else str(value)
 
 
-def _targets(windows: Windows, answers: Sequence[Sequence[Answer]], rows: Sequence[LabelledRow]) -> tuple[Any, Any]:
+def _targets(
+    windows: QuestionWindows, answers: Sequence[Sequence[Answer]], rows: Sequence[LabelledRow]
+) -> tuple[Any, Any]:
     """The first and last token of the first true answer of each window's question, [W]; 0 where there is none, or not all of it
     is in the window. Several tokens that spell one character have the same place: the first and the last of them count."""
     held: list[tuple[int, int] | None] = []

@@ -12,7 +12,7 @@ from dist_plm.data.labelled.table import Ragged
 Offsets = NDArray[np.int64]
 
 
-class Windows(NamedTuple):
+class QuestionWindows(NamedTuple):
     """Holds windows of W texts, each behind the question that is asked of the text.
 
     Args:

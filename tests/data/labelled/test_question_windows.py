@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_plm.data.labelled.encode import ExampleEncoder
-from dist_plm.data.labelled.windows import trimmed, window_bounds
+from dist_plm.data.labelled.question_windows import trimmed, window_bounds
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from tests.data.labelled.roberta import opened, write_byte_level
 from tests.data.labelled.words import write_vocabulary
