@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import ParameterState
-from dist_plm.engines.spans import Fragment
+from dist_plm.engines.flat_parameters import OptimizerShard
 from dist_plm.models.sharding import Shard, ShardSpec
 from dist_plm.optim.base import WholeTensorOptimizer, fill_state
 from dist_plm.spec.optimizers import OptimConfig
@@ -54,7 +54,7 @@ class EngineState:
         self,
         shard_specs: Sequence[ShardSpec],
         shapes: Sequence[torch.Size],
-        fragments: Sequence[Fragment],
+        fragments: Sequence[OptimizerShard],
         optim: OptimConfig,
         inner: torch.optim.Optimizer,
         tensors: Sequence[Tensor],
@@ -72,7 +72,7 @@ class EngineState:
         several = groups.data_context.size() > 1
         self._groups, self._sharded, self._sharded_weights = groups, sharded and several, sharded_weights and several
         self._scaler, self._set_weight, self._refresh, self._reach = scaler, set_weight, refresh, reach
-        self._held: dict[Tensor, list[Fragment]] = {}
+        self._held: dict[Tensor, list[OptimizerShard]] = {}
         for fragment in fragments:
             self._held.setdefault(fragment.parameter, []).append(fragment)
 
@@ -141,7 +141,7 @@ class EngineState:
         if self._reach is not None:
             self._reach.release()
 
-    def _view(self, fragment: Fragment, name: str) -> Tensor:
+    def _view(self, fragment: OptimizerShard, name: str) -> Tensor:
         if self._reach is not None and fragment.parameter.requires_grad:
             self._reach(fragment.tensor)
         tensor = fragment.tensor if name == "weight" else self._inner.state[fragment.tensor][name]

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dist_plm.distributed.groups import Groups
+from dist_plm.engines.flat_parameters import OptimizerShard
 from dist_plm.engines.gradient_norm import GradientNorm
-from dist_plm.engines.spans import Fragment
 from dist_plm.engines.state import LossScaler
 
 os.environ.setdefault("DS_LOG_LEVEL", "error")
@@ -138,7 +138,7 @@ def flat_tensors(optimizer: Any) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def fragments_of(optimizer: Any, parameters: Sequence[nn.Parameter], groups: Groups) -> Iterator[Fragment]:
+def fragments_of(optimizer: Any, parameters: Sequence[nn.Parameter], groups: Groups) -> Iterator[OptimizerShard]:
     """Finds the elements of each parameter that this rank's inner optimizer updates, and where they stand in its flat
     tensors; of a frozen one, those of its weights that are here."""
     tensors = flat_tensors(optimizer)
@@ -150,25 +150,25 @@ def fragments_of(optimizer: Any, parameters: Sequence[nn.Parameter], groups: Gro
             start = held * groups.data_context.rank()
             length = min(held, parameter.ds_numel - start)  # pyright: ignore[reportAttributeAccessIssue]
             if length > 0:
-                yield Fragment(parameter, start, length, tensors[group], offset)
+                yield OptimizerShard(parameter, start, length, tensors[group], offset)
         elif isinstance(optimizer, DeepSpeedZeroOptimizer | BF16_Optimizer):
             mapping = parameter._hp_mapping  # pyright: ignore[reportAttributeAccessIssue]
             if mapping is not None:
                 held, place = mapping.lp_fragment_address, mapping.hp_fragment_address
-                yield Fragment(parameter, held.start, held.numel, tensors[mapping.param_group_index], place.start)
+                yield OptimizerShard(parameter, held.start, held.numel, tensors[mapping.param_group_index], place.start)
         else:
-            yield Fragment(parameter, 0, parameter.numel(), parameter)
+            yield OptimizerShard(parameter, 0, parameter.numel(), parameter)
 
 
-def _frozen_fragments(parameter: nn.Parameter, groups: Groups) -> Iterator[Fragment]:
+def _frozen_fragments(parameter: nn.Parameter, groups: Groups) -> Iterator[OptimizerShard]:
     part: Tensor | None = getattr(parameter, "ds_tensor", None)  # ZeRO-3 takes what is frozen apart as well
     if part is None:
-        yield Fragment(parameter, 0, parameter.numel(), parameter)
+        yield OptimizerShard(parameter, 0, parameter.numel(), parameter)
         return
     start = part.numel() * groups.data_context.rank()
     length = min(part.numel(), parameter.ds_numel - start)  # pyright: ignore[reportAttributeAccessIssue]
     if length > 0:
-        yield Fragment(parameter, start, length, part)
+        yield OptimizerShard(parameter, start, length, part)
 
 
 def gradient_of(optimizer: Any, parameter: nn.Parameter) -> Tensor:

@@ -24,12 +24,12 @@ from dist_plm.engines.deepspeed import bindings
 from dist_plm.engines.deepspeed.json_schema import check_keys
 from dist_plm.engines.deepspeed.settings import on_nvme, settings_of, write_settings
 from dist_plm.engines.engine_settings import EngineSettings
+from dist_plm.engines.flat_parameters import FlatParameters
 from dist_plm.engines.gradient_norm import ClippedStep, GradientNorm
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.non_finite_guard import SkipWatch
 from dist_plm.engines.predictions import Collect, Predictions
 from dist_plm.engines.sending import pass_shape, sent_batch
-from dist_plm.engines.spans import Spans
 from dist_plm.engines.state import EngineState, Stateful
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.loss_sums import Scores
@@ -198,7 +198,7 @@ def build(
     chunks: list[Any] = list(model)
     shard_specs = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
     shapes = [shard_spec.parameter.shape for shard_spec in shard_specs]
-    spans = Spans(shard_specs, groups)
+    spans = FlatParameters(shard_specs, groups)
     module, spare = chunks[0] if len(chunks) == 1 else nn.ModuleList(chunks), None
     if not any(parameter.requires_grad for parameter in module.parameters()):
         spare = Spare(shard_specs[0].parameter)

@@ -14,7 +14,7 @@ from torch import nn
 
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.engine_settings import EngineSettings
-from dist_plm.engines.spans import Fragment, Spans
+from dist_plm.engines.flat_parameters import FlatParameters, OptimizerShard
 from dist_plm.engines.state import EngineState
 from dist_plm.models.build import DTYPES
 from dist_plm.models.sharding import ShardSpec
@@ -63,7 +63,9 @@ def build_optimizer(
     sharded = isinstance(optimizer, DistributedOptimizer)
     if isinstance(inner, WholeTensorOptimizer):
         trained = [fragment for fragment in fragments if fragment.parameter.requires_grad]
-        partition = Spans(shard_specs, groups).partition(trained, sharded=sharded, device=groups.device.torch_device)
+        partition = FlatParameters(shard_specs, groups).partition(
+            trained, sharded=sharded, device=groups.device.torch_device
+        )
         inner.bind(partition)
     scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
     state = EngineState(
@@ -190,16 +192,16 @@ def _wrap(settings: EngineSettings, chunks: Sequence[DistributedDataParallel], g
     return optimizer
 
 
-def _fragments(optimizer: MegatronOptimizer, parameter: nn.Parameter) -> Iterator[Fragment]:
+def _fragments(optimizer: MegatronOptimizer, parameter: nn.Parameter) -> Iterator[OptimizerShard]:
     """Finds what the inner optimizer of this rank updates of a parameter; of a frozen one, all of it where it is."""
     if not isinstance(optimizer, DistributedOptimizer) or not parameter.requires_grad:
-        yield Fragment(parameter, 0, parameter.numel(), getattr(parameter, "main_param", parameter))
+        yield OptimizerShard(parameter, 0, parameter.numel(), getattr(parameter, "main_param", parameter))
         return
     if parameter not in optimizer.model_param_group_index_map:  # other data ranks hold all of it
         return
     group, order = optimizer.model_param_group_index_map[parameter]
     held = optimizer._get_model_param_range_map(parameter)["param"]
-    yield Fragment(parameter, held.start, held.size, optimizer.optimizer.param_groups[group]["params"][order])
+    yield OptimizerShard(parameter, held.start, held.size, optimizer.optimizer.param_groups[group]["params"][order])
 
 
 def _megatron_settings(settings: EngineSettings) -> OptimizerConfig:

@@ -12,7 +12,7 @@ from dist_plm.optim.partition import Partition, Reduction, Segment, Slot
 
 
 @dataclass(frozen=True, slots=True)
-class Fragment:
+class OptimizerShard:
     """Elements [start, start + length) of a flattened parameter, which an optimizer holds at `offset` of `tensor`."""
 
     parameter: Tensor
@@ -22,7 +22,7 @@ class Fragment:
     offset: int = 0
 
 
-class Spans:
+class FlatParameters:
     """Where the logical tensors begin and end in the flattened parameters of a rank.
 
     Taken before an engine wraps the model: ZeRO-3 empties the parameters.
@@ -50,7 +50,7 @@ class Spans:
             if shard.numel:
                 spans.append(Segment(shard.local_start[0] * row, shard.numel, slot))
 
-    def partition(self, fragments: Iterable[Fragment], *, sharded: bool, device: torch.device) -> Partition:
+    def partition(self, fragments: Iterable[OptimizerShard], *, sharded: bool, device: torch.device) -> Partition:
         """The description that an optimizer of whole layers is bound to.
 
         Args:
@@ -74,7 +74,7 @@ class Spans:
             yield Reduction(groups.embedding, tuple(self._tied))
 
 
-def _cut(spans: Sequence[Segment], fragment: Fragment) -> Iterable[Segment]:
+def _cut(spans: Sequence[Segment], fragment: OptimizerShard) -> Iterable[Segment]:
     """The parts of `spans`, which count from the start of the parameter, that lie in the fragment."""
     stop = fragment.start + fragment.length
     for span in spans:
