@@ -83,7 +83,7 @@ class Reduction:
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class SumColumns:
     """Holds what `Partition.add_over_ranks` needs to know of the columns of its sums, on their device.
 
     Args:
@@ -158,7 +158,7 @@ class Partition:
         self.add_over_ranks(sums, self._columns)
         return sums[:, index]
 
-    def columns(self, slots: Sequence[int]) -> Columns:
+    def columns(self, slots: Sequence[int]) -> SumColumns:
         """Tells of the columns of some sums, the slot of each of which is given; the same ones on all ranks of a reduction."""
         counted = torch.tensor([float(self.slots[slot].counted) for slot in slots], device=self.device)
         chosen = []
@@ -168,7 +168,7 @@ class Partition:
                 places = [place for place, slot in enumerate(slots) if slot in reduction.slots]
                 found = torch.tensor(places, dtype=torch.long, device=self.device)
             chosen.append(found)
-        return Columns(counted, tuple(chosen))
+        return SumColumns(counted, tuple(chosen))
 
     def index(self, slots: Sequence[int]) -> Tensor:
         """Gives the numbers on the device, where they are sent once: that waits for all that the device has to do."""
@@ -177,7 +177,7 @@ class Partition:
             self._indices[key] = torch.tensor(key, dtype=torch.long, device=self.device)
         return self._indices[key]
 
-    def add_over_ranks(self, sums: Tensor, columns: Columns) -> None:
+    def add_over_ranks(self, sums: Tensor, columns: SumColumns) -> None:
         """Replaces the sums of each rank by those over all ranks, what several ranks hold alike counted once: one
         collective for each reduction.
 
