@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dist_plm.distributed.groups import Groups
 from dist_plm.models.sharding import ShardSpec
-from dist_plm.optim.partition import Partition, Reduction, Segment, Slot
+from dist_plm.optim.segment_map import Reduction, Segment, SegmentMap, Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class FlatParameters:
             if shard.numel:
                 spans.append(Segment(shard.local_start[0] * row, shard.numel, slot))
 
-    def partition(self, fragments: Iterable[OptimizerShard], *, sharded: bool, device: torch.device) -> Partition:
+    def segment_map(self, fragments: Iterable[OptimizerShard], *, sharded: bool, device: torch.device) -> SegmentMap:
         """The description that an optimizer of whole layers is bound to.
 
         Args:
@@ -61,7 +61,7 @@ class FlatParameters:
             segments.setdefault(fragment.tensor, []).extend(_cut(self._spans[fragment.parameter], fragment))
         for found in segments.values():
             found.sort(key=lambda segment: segment.start)
-        return Partition(self._slots, segments, tuple(self._reductions(sharded)), device)
+        return SegmentMap(self._slots, segments, tuple(self._reductions(sharded)), device)
 
     def _reductions(self, sharded: bool) -> Iterable[Reduction]:
         groups = self._groups

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_plm.optim.base import WholeTensorOptimizer
-from dist_plm.optim.partition import Block, Partition, Segment, blocks_of, factors_for
+from dist_plm.optim.segment_map import Block, Segment, SegmentMap, blocks_of, factors_for
 from dist_plm.spec.optimizers.adafactor import AdafactorConfig
 
 #: The functions that PyTorch's own optimizers are made of, which it does not export.
@@ -66,37 +66,37 @@ class Adafactor(WholeTensorOptimizer):
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
         self._eps, self._min_scale, self._beta2_decay = eps, min_scale, beta2_decay
         self._update_clip, self._scale_parameter = update_clip, scale_parameter
-        self._partition: Partition | None = None
+        self._segment_map: SegmentMap | None = None
 
-    def bind(self, partition: Partition) -> None:
+    def bind(self, segment_map: SegmentMap) -> None:
         """Tells what the tensors of the parameter groups are made of. Before the first step.
 
         Means over rows and columns are held whole by every rank that holds a part of the matrix; they stand behind each
         other in one vector, the rows' of a matrix before its columns'.
         """
-        self._partition = partition
-        matrices = [slot.shape if len(slot.shape) == 2 else (0, 0) for slot in partition.slots]
+        self._segment_map = segment_map
+        matrices = [slot.shape if len(slot.shape) == 2 else (0, 0) for slot in segment_map.slots]
         self._starts = [0, *itertools.accumulate(rows + columns for rows, columns in matrices)]
-        self._means = nn.Parameter(torch.zeros(self._starts[-1], device=partition.device), requires_grad=False)
+        self._means = nn.Parameter(torch.zeros(self._starts[-1], device=segment_map.device), requires_grad=False)
         # Of each entry of the vector: its slot, how many elements it is the mean of, whether it is a row's.
         slots = self._by_entry([(i, i) for i in range(len(matrices))])
         self._slots = self._on_device(slots)
         self._lengths = self._on_device(self._by_entry([(columns, rows) for rows, columns in matrices]))
         self._is_row = self._on_device(self._by_entry([(1, 0) for _ in matrices])).bool()
         self._num_rows = self._on_device([rows for rows, _ in matrices])
-        self._sizes = self._on_device([math.prod(slot.shape) for slot in partition.slots])
+        self._sizes = self._on_device([math.prod(slot.shape) for slot in segment_map.slots])
         # Behind the entries, for each slot whether any rank has a gradient of it.
-        self._columns = partition.columns([*slots, *range(len(matrices))])
+        self._columns = segment_map.columns([*slots, *range(len(matrices))])
         self._blocks: dict[Tensor, tuple[list[Block], list[Segment]]] = {}
         self.fill()
 
     def fill(self, parameters: Iterable[Tensor] = ()) -> bool:
         """Makes the state exist. `step` counts the updates of each logical tensor: engines may update group by group."""
-        partition = self._bound()
+        segment_map = self._bound()
         # A key of its own: what it holds is of no single tensor of the parameter groups.
         state = self.state[self._means]
         if not state:
-            state["step"] = torch.zeros(len(partition.slots), dtype=torch.float32, device=partition.device)
+            state["step"] = torch.zeros(len(segment_map.slots), dtype=torch.float32, device=segment_map.device)
         for parameter in parameters:
             self._state_of(parameter)
         return True
@@ -114,7 +114,7 @@ class Adafactor(WholeTensorOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One update of every parameter that has a gradient. Collective over the ranks of the partition's reductions."""
+        """One update of every parameter that has a gradient. Collective over the ranks of the segment map's reductions."""
         assert closure is None, "Adafactor takes no closure"
         held = [
             _Held(group, parameter, parameter.grad.float().view(-1), *self._blocks_of(parameter))
@@ -128,9 +128,9 @@ class Adafactor(WholeTensorOptimizer):
 
     def _move_means(self, held: list[_Held]) -> Tensor:
         """Moves r and c of the logical tensors that any rank has gradients of. Returns 1 - the decay rate, by slot."""
-        partition, state = self._bound(), self.state[self._means]
-        entries, count = self._means.numel(), len(partition.slots)
-        device = held[0].gradient.device if held else partition.device
+        segment_map, state = self._bound(), self.state[self._means]
+        entries, count = self._means.numel(), len(segment_map.slots)
+        device = held[0].gradient.device if held else segment_map.device
         sums = torch.zeros(entries + count, dtype=torch.float64, device=device)
         touched = set[int]()
         for one in held:
@@ -140,9 +140,9 @@ class Adafactor(WholeTensorOptimizer):
                 sums[rows] += squares.sum(1)
                 sums[columns] += squares.sum(0)
             touched.update(part.slot for part in (*one.blocks, *one.vectors))
-        sums = sums.to(partition.device)
-        sums[entries:].index_fill_(0, partition.index(sorted(touched)), 1.0)
-        partition.add_over_ranks(sums[None], self._columns)
+        sums = sums.to(segment_map.device)
+        sums[entries:].index_fill_(0, segment_map.index(sorted(touched)), 1.0)
+        segment_map.add_over_ranks(sums[None], self._columns)
         updated = sums[entries:] > 0
         state["step"] += updated
         rates = state["step"].clamp(min=1.0).pow(-self._beta2_decay) * updated
@@ -173,13 +173,13 @@ class Adafactor(WholeTensorOptimizer):
         return (self._means / torch.where(self._is_row, mean[self._slots], 1.0)).rsqrt()
 
     def _apply(self, held: list[_Held]) -> None:
-        partition = self._bound()
-        weights = [partition.views([one.weight], [one.weight]) for one in held]
-        updates = [partition.views([one.weight], [one.gradient]) for one in held]
-        slots = partition.slots_of(one.weight for one in held)
+        segment_map = self._bound()
+        weights = [segment_map.views([one.weight], [one.weight]) for one in held]
+        updates = [segment_map.views([one.weight], [one.gradient]) for one in held]
+        slots = segment_map.slots_of(one.weight for one in held)
         # A rank may hold nothing but padding, and takes part all the same.
-        squares = partition.sum_squares(slots, list(chain(*weights)), list(chain(*updates)))
-        weight, update = (squares / self._sizes[partition.index(slots)]).sqrt()
+        squares = segment_map.sum_squares(slots, list(chain(*weights)), list(chain(*updates)))
+        weight, update = (squares / self._sizes[segment_map.index(slots)]).sqrt()
         scale = weight.clamp(min=self._min_scale) if self._scale_parameter else torch.ones_like(weight)
         share = scale / (update / self._update_clip).clamp(min=1.0)
         sizes = [len(views) for views in weights]
@@ -200,13 +200,13 @@ class Adafactor(WholeTensorOptimizer):
 
     def _blocks_of(self, parameter: Tensor) -> tuple[list[Block], list[Segment]]:
         """The rectangles of matrices in a flat tensor, and the runs of vectors."""
-        partition = self._bound()
+        segment_map = self._bound()
         if parameter not in self._blocks:
-            segments = partition.segments_of(parameter)
-            matrices = [segment for segment in segments if len(partition.slots[segment.slot].shape) == 2]
+            segments = segment_map.segments_of(parameter)
+            matrices = [segment for segment in segments if len(segment_map.slots[segment.slot].shape) == 2]
             self._blocks[parameter] = (
-                [block for segment in matrices for block in blocks_of(segment, partition.slots[segment.slot])],
-                [segment for segment in segments if len(partition.slots[segment.slot].shape) != 2],
+                [block for segment in matrices for block in blocks_of(segment, segment_map.slots[segment.slot])],
+                [segment for segment in segments if len(segment_map.slots[segment.slot].shape) != 2],
             )
         return self._blocks[parameter]
 
@@ -231,9 +231,9 @@ class Adafactor(WholeTensorOptimizer):
     def _on_device(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._bound().device)
 
-    def _bound(self) -> Partition:
-        assert self._partition is not None, "Adafactor must be bound to its partition before the first step"
-        return self._partition
+    def _bound(self) -> SegmentMap:
+        assert self._segment_map is not None, "Adafactor must be bound to its segment map before the first step"
+        return self._segment_map
 
 
 def build(optim: AdafactorConfig, groups: Sequence[dict[str, Any]]) -> Adafactor:

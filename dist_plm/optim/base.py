@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dist_plm.optim.partition import Partition
+from dist_plm.optim.segment_map import SegmentMap
 from dist_plm.spec.optimizers import OptimConfig
 
 
 class WholeTensorOptimizer(Optimizer):
     """Looks at whole logical tensors: the base of optimizers whose section says `whole_tensors`."""
 
-    def bind(self, partition: Partition) -> None:
+    def bind(self, segment_map: SegmentMap) -> None:
         """Tells what the tensors of the parameter groups are made of. Before the first step."""
         raise NotImplementedError
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dist_plm.optim.base import WholeTensorOptimizer
-from dist_plm.optim.partition import Partition, factors_for
+from dist_plm.optim.segment_map import SegmentMap, factors_for
 from dist_plm.spec.optimizers.lamb import LambConfig
 
 #: The functions that PyTorch's own optimizers are made of, which it does not export.
@@ -61,15 +61,15 @@ class Lamb(WholeTensorOptimizer):
         super().__init__(groups, defaults)
         self.bias_correction = bias_correction
         self.trust_ratio = trust_ratio
-        self._partition: Partition | None = None
+        self._segment_map: SegmentMap | None = None
 
-    def bind(self, partition: Partition) -> None:
+    def bind(self, segment_map: SegmentMap) -> None:
         """Tells what the tensors of the parameter groups are made of. Before the first step."""
-        self._partition = partition
+        self._segment_map = segment_map
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One update of every parameter that has a gradient. Collective over the ranks of the partition's reductions.
+        """One update of every parameter that has a gradient. Collective over the ranks of the segment map's reductions.
 
         No weight moves before all norms are known: norms are of the weights before the update.
         """
@@ -121,15 +121,15 @@ class Lamb(WholeTensorOptimizer):
         return state
 
     def _apply_adapted(self, updates: Sequence[_Update]) -> None:
-        partition = self._partition
-        assert partition is not None, "LAMB must be bound to its partition before the first step"
+        segment_map = self._segment_map
+        assert segment_map is not None, "LAMB must be bound to its segment map before the first step"
         if not updates:
             return
-        weights = [partition.views(update.parameters, update.parameters) for update in updates]
-        directions = [partition.views(update.parameters, update.directions) for update in updates]
-        slots = partition.slots_of(parameter for update in updates for parameter in update.parameters)
+        weights = [segment_map.views(update.parameters, update.parameters) for update in updates]
+        directions = [segment_map.views(update.parameters, update.directions) for update in updates]
+        slots = segment_map.slots_of(parameter for update in updates for parameter in update.parameters)
         # A rank may hold nothing but padding, and takes part all the same.
-        squares = partition.sum_squares(slots, list(chain(*weights)), list(chain(*directions)))
+        squares = segment_map.sum_squares(slots, list(chain(*weights)), list(chain(*directions)))
         ratios = self._trust_ratios(*squares).split([len(views) for views in weights])
         for update, views, towards, ratio in zip(updates, weights, directions, ratios, strict=True):
             if views:

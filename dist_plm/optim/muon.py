@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from dist_plm.optim.base import WholeTensorOptimizer
-from dist_plm.optim.partition import Block, Partition, blocks_of
+from dist_plm.optim.segment_map import Block, SegmentMap, blocks_of
 from dist_plm.spec.optimizers.base import is_hidden_matrix
 from dist_plm.spec.optimizers.muon import MuonConfig
 
@@ -59,25 +59,25 @@ class Muon(WholeTensorOptimizer):
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "apart": False})
         self._momentum, self._nesterov, self._steps, self._rms = momentum, nesterov, steps, update_rms
         self._betas, self._eps = betas, eps
-        self._partition: Partition | None = None
+        self._segment_map: SegmentMap | None = None
 
-    def bind(self, partition: Partition) -> None:
-        self._partition = partition
+    def bind(self, segment_map: SegmentMap) -> None:
+        self._segment_map = segment_map
         self._blocks: dict[Tensor, list[Block]] = {}
         self._touched: dict[tuple[int, ...], list[int]] = {}
 
     def fill(self, parameters: Iterable[Tensor]) -> bool:
         # Told by what they are made of: the flat tensors of ZeRO-3 are in no parameter group between updates.
-        assert self._partition is not None
+        assert self._segment_map is not None
         for parameter in parameters:
-            for segment in self._partition.segments_of(parameter)[:1]:
-                slot = self._partition.slots[segment.slot]
+            for segment in self._segment_map.segments_of(parameter)[:1]:
+                slot = self._segment_map.slots[segment.slot]
                 self._state_of(parameter, apart=is_hidden_matrix(slot.name, slot.shape))
         return True
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One update of every parameter that has a gradient. Collective over the ranks of the partition's reductions."""
+        """One update of every parameter that has a gradient. Collective over the ranks of the segment map's reductions."""
         assert closure is None, "Muon takes no closure"
         apart: list[tuple[dict[str, Any], Tensor]] = []
         for group in self.param_groups:
@@ -88,7 +88,7 @@ class Muon(WholeTensorOptimizer):
         self._update_matrices(apart)
 
     def _update_matrices(self, held: Sequence[tuple[dict[str, Any], Tensor]]) -> None:
-        assert self._partition is not None, "Muon must be bound to its partition before the first step"
+        assert self._segment_map is not None, "Muon must be bound to its segment map before the first step"
         parts: dict[int, list[tuple[dict[str, Any], Tensor, Tensor, Block]]] = {}
         for group, parameter in held:
             if parameter.grad is None:
@@ -98,7 +98,7 @@ class Muon(WholeTensorOptimizer):
                 parts.setdefault(block.slot, []).append((group, parameter.data.view(-1), direction, block))
         for slot in self._touched_by([parameter for _, parameter in held]):
             here = parts.get(slot, [])
-            whole = self._partition.whole(slot, [(block, direction) for _, _, direction, block in here])
+            whole = self._segment_map.whole(slot, [(block, direction) for _, _, direction, block in here])
             update = orthogonalised(whole, self._steps).mul_(self._rms * math.sqrt(max(whole.shape)))
             for group, weight, _, block in here:
                 values = block.of(weight)
@@ -112,11 +112,11 @@ class Muon(WholeTensorOptimizer):
         An update is told by its parameters, be they with or without gradients: engines update the same groups in the same
         order on all ranks, so that all of them know an update again, or none.
         """
-        assert self._partition is not None
+        assert self._segment_map is not None
         key = tuple(map(id, parameters))
         if key not in self._touched:
             blocks = [block for parameter in parameters for block in self._blocks_of(parameter)]
-            self._touched[key] = self._partition.touched({block.slot for block in blocks})
+            self._touched[key] = self._segment_map.touched({block.slot for block in blocks})
         return self._touched[key]
 
     def _direction(self, parameter: Tensor) -> Tensor:
@@ -157,10 +157,10 @@ class Muon(WholeTensorOptimizer):
 
     def _blocks_of(self, parameter: Tensor) -> list[Block]:
         """The rectangles of matrices that a flat tensor holds."""
-        assert self._partition is not None
+        assert self._segment_map is not None
         if parameter not in self._blocks:
-            slots = self._partition.slots
-            segments = self._partition.segments_of(parameter)
+            slots = self._segment_map.slots
+            segments = self._segment_map.segments_of(parameter)
             self._blocks[parameter] = [b for segment in segments for b in blocks_of(segment, slots[segment.slot])]
         return self._blocks[parameter]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_plm.optim.adafactor import Adafactor
-from dist_plm.optim.partition import Partition, Segment, Slot, blocks_of
+from dist_plm.optim.segment_map import Segment, SegmentMap, Slot, blocks_of
 
 SHAPES = [(4, 6), (7,), (3, 5), (1, 9), (8, 1), (5,)]
 STEPS = 4
@@ -57,13 +57,13 @@ def shards_of(cuts: list[int], gap: int):
         ]
         shards.append(shard)
     slots = [Slot(str(i), True, shape, (0,) * len(shape), shape) for i, shape in enumerate(SHAPES)]
-    return shards, Partition(slots, segments), edges
+    return shards, SegmentMap(slots, segments), edges
 
 
 def actual(cuts: list[int], gap: int, *, group_by_group: bool = False, lr=0.1, **options) -> list[torch.Tensor]:
-    shards, partition, edges = shards_of(cuts, gap)
+    shards, segment_map, edges = shards_of(cuts, gap)
     optimizer = Adafactor([{"params": [shard]} for shard in shards], lr=lr, **options)
-    optimizer.bind(partition)
+    optimizer.bind(segment_map)
     for step in range(STEPS):
         flat = torch.cat([gradient.flatten() for gradient in gradients_of(step)])
         for shard, first, last in zip(shards, edges, edges[1:], strict=False):
@@ -112,14 +112,14 @@ def test_engines_may_update_group_by_group():
 
 
 def test_means_of_fragments_would_differ():
-    """The partition matters: each fragment for a tensor of its own gives other weights."""
-    shards, partition, _ = shards_of([10, 20], 0)
+    """The segment map matters: each fragment for a tensor of its own gives other weights."""
+    shards, segment_map, _ = shards_of([10, 20], 0)
     lone = {shard: [Segment(0, shard.numel(), i)] for i, shard in enumerate(shards)}
     results = []
-    for one in (partition, Partition([Slot(str(i), True, (s.numel(),)) for i, s in enumerate(lone)], lone)):
+    for one in (segment_map, SegmentMap([Slot(str(i), True, (s.numel(),)) for i, s in enumerate(lone)], lone)):
         copies = {shard: torch.nn.Parameter(shard.detach().clone()) for shard in shards}
         optimizer = Adafactor([{"params": list(copies.values())}], lr=0.1)
-        optimizer.bind(Partition(one.slots, {copy: one.segments_of(shard) for shard, copy in copies.items()}))
+        optimizer.bind(SegmentMap(one.slots, {copy: one.segments_of(shard) for shard, copy in copies.items()}))
         for i, copy in enumerate(copies.values()):
             copy.grad = torch.linspace(-1.0, 2.0, copy.numel()) * 3**i
         optimizer.step()
@@ -147,14 +147,14 @@ def test_blocks_cover_a_run_once(rows, columns, data):
 
 
 def test_only_vectors_have_moments_of_their_size():
-    shards, partition, _ = shards_of([], 0)
+    shards, segment_map, _ = shards_of([], 0)
     optimizer = Adafactor([{"params": shards}], lr=0.1)
-    optimizer.bind(partition)
+    optimizer.bind(segment_map)
     rows, columns = optimizer.means(0)
     assert (rows.shape, columns.shape) == ((4,), (6,))
     matrix = torch.nn.Parameter(torch.ones(3, 2))
     optimizer = Adafactor([{"params": [matrix]}], lr=0.1)
-    optimizer.bind(Partition([Slot("w", True, (3, 2), (0, 0), (3, 2))], {matrix: [Segment(0, 6, 0)]}))
+    optimizer.bind(SegmentMap([Slot("w", True, (3, 2), (0, 0), (3, 2))], {matrix: [Segment(0, 6, 0)]}))
     assert not optimizer.state[matrix]
     with pytest.raises(AssertionError, match="bound"):
         Adafactor([{"params": [matrix]}], lr=0.1).step()
@@ -172,7 +172,7 @@ def test_means_are_exact_at_any_size_however_it_is_cut(rows):
         segments = {shard: [Segment(0, shard.numel(), 0, a)] for shard, a in zip(shards, edges, strict=False)}
         optimizer = Adafactor([{"params": shards}], lr=0.1)
         shape = tuple(gradient.shape)
-        optimizer.bind(Partition([Slot("w", True, shape, (0, 0), shape)], segments))
+        optimizer.bind(SegmentMap([Slot("w", True, shape, (0, 0), shape)], segments))
         for shard, a in zip(shards, edges, strict=False):
             shard.grad = gradient.view(-1)[a : a + shard.numel()].clone()
         optimizer.step()

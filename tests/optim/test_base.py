@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dist_plm.optim.base import build_optimizer, fill_state, set_learning_rate
-from dist_plm.optim.partition import Partition, Segment, Slot
+from dist_plm.optim.segment_map import Segment, SegmentMap, Slot
 from dist_plm.spec.optimizers import OPTIMIZERS
 
 
@@ -17,7 +17,7 @@ def optimizer_of(name: str, **changes):
     optimizer = build_optimizer(OPTIMIZERS[name](lr=1.0, **changes), groups)
     if name in ("lamb", "adafactor"):
         segments = {weight: [Segment(0, weight.numel(), i)] for i, weight in enumerate(weights)}
-        optimizer.bind(Partition([Slot("a", True, (6,)), Slot("b", True, (4,))], segments))
+        optimizer.bind(SegmentMap([Slot("a", True, (6,)), Slot("b", True, (4,))], segments))
     return optimizer, weights
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_plm.optim.lamb import Lamb
-from dist_plm.optim.partition import Partition, Segment, Slot
+from dist_plm.optim.segment_map import Segment, SegmentMap, Slot
 from tests.reference.lamb import ReferenceLamb
 
 SHAPES = [(4, 6), (3, 5), (7,), (2, 9), (5,)]
@@ -57,7 +57,7 @@ def lamb_over(cuts: list[int], gap: int, **options):
         groups.append({"params": shards, "weight_decay": decay, "adapt": adapt})
         places.append((run, shards, edges))
     optimizer = Lamb(groups, lr=0.1, **options)
-    optimizer.bind(Partition(slots, segments))
+    optimizer.bind(SegmentMap(slots, segments))
     return optimizer, places
 
 
@@ -116,7 +116,7 @@ def test_all_layers_are_adapted_when_told():
 
 
 def test_norms_of_fragments_would_differ():
-    """The partition matters: each fragment for a layer of its own gives other weights."""
+    """The segment map matters: each fragment for a layer of its own gives other weights."""
     optimizer, _places = lamb_over([5, 20], 0)
     for group in optimizer.param_groups:
         for shard in group["params"]:
@@ -129,7 +129,7 @@ def test_norms_of_fragments_would_differ():
     for shard, values in zip(shards, before, strict=True):
         shard.data.copy_(values)
     optimizer.state.clear()
-    optimizer.bind(Partition([Slot(str(i)) for i in lone], lone))
+    optimizer.bind(SegmentMap([Slot(str(i)) for i in lone], lone))
     optimizer.step()
     assert max(float((a - b.detach()).abs().max()) for a, b in zip(exact, shards, strict=True)) > 1e-3
 
@@ -137,7 +137,7 @@ def test_norms_of_fragments_would_differ():
 def test_a_weight_of_zeros_moves_by_the_plain_rate():
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     optimizer = Lamb([{"params": [weight]}], lr=0.1, weight_decay=0.0, eps=1e-12)
-    optimizer.bind(Partition([Slot("w")], {weight: [Segment(0, 4, 0)]}))
+    optimizer.bind(SegmentMap([Slot("w")], {weight: [Segment(0, 4, 0)]}))
     weight.grad = torch.tensor([[1.0, -2.0], [3.0, -4.0]])
     optimizer.step()
     torch.testing.assert_close(weight.detach(), torch.tensor([[-0.1, 0.1], [-0.1, 0.1]]))
@@ -146,7 +146,7 @@ def test_a_weight_of_zeros_moves_by_the_plain_rate():
 def test_without_gradients_nothing_moves():
     weight = torch.nn.Parameter(torch.ones(2, 2))
     optimizer = Lamb([{"params": [weight]}], lr=0.1)
-    optimizer.bind(Partition([Slot("w")], {weight: [Segment(0, 4, 0)]}))
+    optimizer.bind(SegmentMap([Slot("w")], {weight: [Segment(0, 4, 0)]}))
     optimizer.step()
     assert torch.equal(weight.detach(), torch.ones(2, 2))
 
@@ -158,4 +158,4 @@ def test_unbound_and_overlapping_segments_are_our_mistakes():
         optimizer.step()
     for wrong in ([Segment(0, 3, 0), Segment(2, 1, 0)], [Segment(0, 0, 0)], [Segment(2, 3, 0)]):
         with pytest.raises(AssertionError):
-            Partition([Slot("w")], {weight: wrong})
+            SegmentMap([Slot("w")], {weight: wrong})

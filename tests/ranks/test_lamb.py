@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dist_plm.optim import partition
+from dist_plm.optim import segment_map
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.test_grids import GRIDS
@@ -142,7 +142,7 @@ def collectives(world: World, config) -> list[tuple[tuple[int, ...], int]]:
         dist.all_reduce(sums, group=group)
 
     engine, groups = build(world, config)
-    with patch.object(partition, "dist", SimpleNamespace(all_reduce=all_reduce)):
+    with patch.object(segment_map, "dist", SimpleNamespace(all_reduce=all_reduce)):
         engine.train_step(rank_batches(config, groups, 0), 1e-3)
     return found
 

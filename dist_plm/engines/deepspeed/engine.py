@@ -198,7 +198,7 @@ def build(
     chunks: list[Any] = list(model)
     shard_specs = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
     shapes = [shard_spec.parameter.shape for shard_spec in shard_specs]
-    spans = FlatParameters(shard_specs, groups)
+    flat_parameters = FlatParameters(shard_specs, groups)
     module, spare = chunks[0] if len(chunks) == 1 else nn.ModuleList(chunks), None
     if not any(parameter.requires_grad for parameter in module.parameters()):
         spare = Spare(shard_specs[0].parameter)
@@ -226,7 +226,7 @@ def build(
     sharded = engine.optimizer is not inner
     if isinstance(inner, WholeTensorOptimizer):
         trained = [fragment for fragment in fragments if fragment.parameter.requires_grad]
-        inner.bind(spans.partition(trained, sharded=sharded, device=device))
+        inner.bind(flat_parameters.segment_map(trained, sharded=sharded, device=device))
     reach = bindings.reach_of(engine.optimizer)
     state = EngineState(
         shard_specs,

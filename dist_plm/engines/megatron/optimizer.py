@@ -63,10 +63,10 @@ def build_optimizer(
     sharded = isinstance(optimizer, DistributedOptimizer)
     if isinstance(inner, WholeTensorOptimizer):
         trained = [fragment for fragment in fragments if fragment.parameter.requires_grad]
-        partition = FlatParameters(shard_specs, groups).partition(
+        segment_map = FlatParameters(shard_specs, groups).segment_map(
             trained, sharded=sharded, device=groups.device.torch_device
         )
-        inner.bind(partition)
+        inner.bind(segment_map)
     scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
     state = EngineState(
         shard_specs,

@@ -20,7 +20,7 @@ class Segment:
     """A run of elements of a flat tensor that belong to one logical tensor.
 
     Args:
-        slot: number of the logical tensor in `Partition.slots`.
+        slot: number of the logical tensor in `SegmentMap.slots`.
         first: where in the slot's box, flattened, the run begins.
     """
 
@@ -84,7 +84,7 @@ class Reduction:
 
 @dataclass(frozen=True, slots=True)
 class SumColumns:
-    """Holds what `Partition.add_over_ranks` needs to know of the columns of its sums, on their device.
+    """Holds what `SegmentMap.add_over_ranks` needs to know of the columns of its sums, on their device.
 
     Args:
         counted: [M], 0 where another rank counts the same.
@@ -95,7 +95,7 @@ class SumColumns:
     chosen: tuple[Tensor | None, ...]
 
 
-class Partition:
+class SegmentMap:
     """How the tensors that an optimizer updates on this rank are made of logical tensors.
 
     Args:
