@@ -40,10 +40,10 @@ from torch import Tensor, nn
 
 from dist_plm.checkpoint.fragments import ReplicaRank
 from dist_plm.checkpoint.loader import find
-from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import LocalStorage, name_of
+from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.models.sharding import Shard, ShardSpec
 
 COLUMNS = 4096
@@ -154,7 +154,7 @@ def a_round(
     writes: list[tuple[str, Callable[[], object]]] = [
         ("dd conv=fsync", lambda: run_dd("if=/dev/zero", f"of={zeros}", f"count={num_bytes // BLOCK}", "conv=fsync")),
         ("torch.save + fsync", lambda: torch_save(mine, saved)),
-        ("checkpoint save", lambda: writer.save(states, manifest(number))),
+        ("checkpoint save", lambda: writer.save(states, train_state(number))),
     ]
     for name, work in turned(writes, number):
         timed(name, work)
@@ -222,8 +222,8 @@ def read_all(storage: LocalStorage, group: dist.ProcessGroup, shard_specs: list[
             found.read(shard_spec, state)
 
 
-def manifest(step: int) -> Manifest:
-    return Manifest(step=step, samples_seen=0, engine={}, stream={})
+def train_state(step: int) -> TrainState:
+    return TrainState(step=step, samples_seen=0, engine={}, stream={})
 
 
 def run_dd(*arguments: str) -> None:
@@ -256,7 +256,7 @@ def stall(
     for number in range(rounds):
         quiet = [step() for _ in range(STEPS)]
         started = time.perf_counter()
-        writer.save(states, manifest(10**6 + number))
+        writer.save(states, train_state(10**6 + number))
         times.setdefault("copy", []).append(time.perf_counter() - started)
         busy = [step()]
         while writer.is_saving:

@@ -11,11 +11,11 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from dist_plm.checkpoint import manifest as manifests
+from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.fragments import Dealer, names_held
-from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.planner import TensorReader
 from dist_plm.checkpoint.storage import LATEST, Storage, name_of, open_storage, step_of
+from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.core.errors import CheckpointError, reason_of
 from dist_plm.core.parsing import load_yaml
 from dist_plm.distributed.collectives import gather, on_first
@@ -34,7 +34,7 @@ class Checkpoint:
 
     storage: Storage
     name: str
-    manifest: Manifest
+    train_state: TrainState
 
     @property
     def where(self) -> str:
@@ -51,7 +51,7 @@ class Checkpoint:
     @property
     def is_weights_only(self) -> bool:
         """Whether it holds no optimizer, not even how far one was."""
-        return not self.manifest.engine and not any(name.startswith("optimizer.") for name in self.tensors.tensors)
+        return not self.train_state.engine and not any(name.startswith("optimizer.") for name in self.tensors.tensors)
 
     @cached_property
     def weights(self) -> dict[str, tuple[int, ...]]:
@@ -98,9 +98,9 @@ class Checkpoint:
         Raises:
             CheckpointError: on every rank, naming weights that differ in shape, are missing or are left over.
         """
-        if not self.manifest.engine and not self.is_weights_only:
+        if not self.train_state.engine and not self.is_weights_only:
             raise CheckpointError(
-                f"{self.where} holds an optimizer's moments, and its {manifests.NAME} does not tell of how many updates: it "
+                f"{self.where} holds an optimizer's moments, and its {state_file.NAME} does not tell of how many updates: it "
                 f"is not what this program writes",
                 _REMEDY,
             )
@@ -155,20 +155,20 @@ def open_checkpoint(storage: Storage, name: str, group: dist.ProcessGroup | None
     Raises:
         CheckpointError: on every rank, naming each file that is missing or damaged.
     """
-    data = on_first(group, lambda: _read_manifest(storage, name))
-    manifest = _decode_manifest(data, storage, name)
-    found = gather(group, _damages(storage, name, _share(manifest, group), manifest, verify=verify))
+    data = on_first(group, lambda: _read_train_state(storage, name))
+    train_state = _decode_train_state(data, storage, name)
+    found = gather(group, _damages(storage, name, _share(train_state, group), train_state, verify=verify))
     problems = sorted(problem for some in found for problem in some)
     if problems:
         raise CheckpointError(f"{storage.where(name)} is damaged: {'; '.join(problems)}", _REMEDY)
-    return Checkpoint(storage, name, manifest)
+    return Checkpoint(storage, name, train_state)
 
 
 def look_at(path: str) -> tuple[Checkpoint, list[str]]:
     """The checkpoint at `path`, or the newest of the run there, and what is wrong with its files. In one process.
 
     Raises:
-        CheckpointError: there is none, or its manifest is damaged.
+        CheckpointError: there is none, or its train_state is damaged.
     """
     parent, name = _locate(path)
     storage = open_storage(parent)
@@ -177,52 +177,52 @@ def look_at(path: str) -> tuple[Checkpoint, list[str]]:
         if not names:
             raise CheckpointError(f"there is no checkpoint in {storage.where()}")
         name = names[0]
-    manifest = _decode_manifest(_read_manifest(storage, name), storage, name)
-    return Checkpoint(storage, name, manifest), _damages(storage, name, manifest.files, manifest, verify=True)
+    train_state = _decode_train_state(_read_train_state(storage, name), storage, name)
+    return Checkpoint(storage, name, train_state), _damages(storage, name, train_state.files, train_state, verify=True)
 
 
-def _decode_manifest(data: bytes, storage: Storage, name: str) -> Manifest:
+def _decode_train_state(data: bytes, storage: Storage, name: str) -> TrainState:
     try:
-        manifest = manifests.decode(data, storage.where(name, manifests.NAME))
+        train_state = state_file.decode(data, storage.where(name, state_file.NAME))
     except CheckpointError as error:
         raise CheckpointError(error.reason, _REMEDY) from None
-    if step_of(name) not in (None, manifest.step):
+    if step_of(name) not in (None, train_state.step):
         raise CheckpointError(
-            f"{storage.where(name)} was saved after step {manifest.step}, as its {manifests.NAME} says: it was renamed or "
+            f"{storage.where(name)} was saved after step {train_state.step}, as its {state_file.NAME} says: it was renamed or "
             "copied over another",
             _REMEDY,
         )
-    return manifest
+    return train_state
 
 
-def _read_manifest(storage: Storage, name: str) -> bytes:
+def _read_train_state(storage: Storage, name: str) -> bytes:
     try:
-        return storage.read(name, manifests.NAME)
+        return storage.read(name, state_file.NAME)
     except FileNotFoundError:
         raise CheckpointError(
-            f"{storage.where(name)} is not a complete checkpoint: it has no {manifests.NAME}", _REMEDY
+            f"{storage.where(name)} is not a complete checkpoint: it has no {state_file.NAME}", _REMEDY
         ) from None
     except OSError as error:
         raise CheckpointError(
-            f"{storage.where(name, manifests.NAME)} cannot be read: {_reason(error)}", _REMEDY
+            f"{storage.where(name, state_file.NAME)} cannot be read: {_reason(error)}", _REMEDY
         ) from None
 
 
-def _share(manifest: Manifest, group: dist.ProcessGroup | None) -> list[str]:
+def _share(train_state: TrainState, group: dist.ProcessGroup | None) -> list[str]:
     """The files that this rank looks at: each is one rank's, and all ranks have about as many bytes."""
     rank, dealer = (0, Dealer(1)) if group is None else (group.rank(), Dealer(group.size()))
-    largest_first = sorted(manifest.files, key=lambda file: (-manifest.files[file].bytes, file))
-    return [file for file in largest_first if dealer.take(manifest.files[file].bytes) == rank]
+    largest_first = sorted(train_state.files, key=lambda file: (-train_state.files[file].bytes, file))
+    return [file for file in largest_first if dealer.take(train_state.files[file].bytes) == rank]
 
 
-def _damages(storage: Storage, name: str, files: Iterable[str], manifest: Manifest, *, verify: bool) -> list[str]:
+def _damages(storage: Storage, name: str, files: Iterable[str], train_state: TrainState, *, verify: bool) -> list[str]:
     with ThreadPoolExecutor(_NUM_THREADS) as threads:
-        told = threads.map(lambda file: _damage(storage, name, file, manifest, verify=verify), files)
+        told = threads.map(lambda file: _damage(storage, name, file, train_state, verify=verify), files)
         return [problem for problem in told if problem is not None]
 
 
-def _damage(storage: Storage, name: str, file: str, manifest: Manifest, *, verify: bool) -> str | None:
-    record = manifest.files[file]
+def _damage(storage: Storage, name: str, file: str, train_state: TrainState, *, verify: bool) -> str | None:
+    record = train_state.files[file]
     try:
         size = storage.size(name, file)
         if size is None:
@@ -270,8 +270,8 @@ def _locate(path: str) -> tuple[str, str]:
             return directory, ""
     if not open_storage(path).exists():
         raise CheckpointError(f"there is nothing at {path}", _REMEDY)
-    if not open_storage(path).exists(manifests.NAME):
-        raise CheckpointError(f"{path} is not a complete checkpoint: it has no {manifests.NAME}", _REMEDY)
+    if not open_storage(path).exists(state_file.NAME):
+        raise CheckpointError(f"{path} is not a complete checkpoint: it has no {state_file.NAME}", _REMEDY)
     return parent or ".", name
 
 

@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
-from dist_plm.checkpoint import manifest as manifests
+from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.storage import LATEST, Storage, step_of
 from dist_plm.core.errors import CheckpointError, reason_of
 
@@ -38,7 +38,7 @@ def check_free(storage: Storage, owner: Owner) -> None:
         _refuse(storage, f"the {LATEST} in it is not of this program")
     for name in storage.names():
         if step_of(name) is not None and not storage.is_own(name):
-            _refuse(storage, f"{name} in it has no {manifests.NAME}, and is not of this program")
+            _refuse(storage, f"{name} in it has no {state_file.NAME}, and is not of this program")
 
 
 def claim(storage: Storage, owner: Owner) -> None:

@@ -19,16 +19,16 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from dist_plm.checkpoint import manifest as manifests
+from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.finite import not_finite, told
 from dist_plm.checkpoint.fragments import Fragment, HostCopies, ReplicaRank
 from dist_plm.checkpoint.io.async_writer import WriterProcess
 from dist_plm.checkpoint.io.direct_io import write_file
 from dist_plm.checkpoint.io.hashing import HashedFiles
-from dist_plm.checkpoint.manifest import FileRecord, Manifest
 from dist_plm.checkpoint.planner import FragmentSavePlanner
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.storage import LATEST, Storage, name_of
+from dist_plm.checkpoint.train_state import FileRecord, TrainState
 from dist_plm.core.errors import CheckpointError, Diverged, SaveFailedError, described, reason_of
 from dist_plm.distributed.collectives import gather, on_each, on_first
 from dist_plm.models.sharding import ShardSpec
@@ -90,9 +90,13 @@ class CheckpointWriter:
         return self._storage.where()
 
     def save(
-        self, states: Iterable[tuple[ShardSpec, dict[str, Tensor]]], manifest: Manifest, *, proven: int | None = NEWEST
+        self,
+        states: Iterable[tuple[ShardSpec, dict[str, Tensor]]],
+        train_state: TrainState,
+        *,
+        proven: int | None = NEWEST,
     ) -> None:
-        """Copies `states` and has them written as the checkpoint of manifest.step. Waits for an earlier save that is
+        """Copies `states` and has them written as the checkpoint of train_state.step. Waits for an earlier save that is
         still being written: one is in flight at most. Collective.
 
         Args:
@@ -104,17 +108,17 @@ class CheckpointWriter:
             self._thread.join()
             log.warning("training waited %.1f s for it", time.monotonic() - started)
         self.report()
-        self._step = manifest.step
+        self._step = train_state.step
         fragments = self._copy(states)
         if fragments is None:
             return
         if not self._background:
-            self._run(fragments, manifest, proven)
+            self._run(fragments, train_state, proven)
             return
         self._began, self._told = time.monotonic(), False
         # A daemon, so that a run that fails elsewhere does not hang on it.
         self._thread = threading.Thread(
-            target=self._run, args=(fragments, manifest, proven), name="checkpoint", daemon=True
+            target=self._run, args=(fragments, train_state, proven), name="checkpoint", daemon=True
         )
         self._thread.start()
 
@@ -190,11 +194,11 @@ class CheckpointWriter:
 
         on_first(self._group, work)
 
-    def _run(self, fragments: list[Fragment], manifest: Manifest, proven: int | None) -> None:
+    def _run(self, fragments: list[Fragment], train_state: TrainState, proven: int | None) -> None:
         started = time.monotonic()
         try:
             on_first(self._group, lambda: self._drop_superseded(proven))
-            num_bytes = self._write(fragments, manifest)
+            num_bytes = self._write(fragments, train_state)
         # DCP raises a BaseException that holds what each rank ran into.
         except (Exception, CheckpointException) as error:
             self._error, self._diverged = _describe(error), isinstance(error, NotFiniteError)
@@ -202,12 +206,12 @@ class CheckpointWriter:
         seconds = self.last_seconds = time.monotonic() - started
         if self._group.rank() == 0:
             log.info(
-                "saved %s, %.1f MB in %.1f s", self._storage.where(name_of(manifest.step)), num_bytes / 1e6, seconds
+                "saved %s, %.1f MB in %.1f s", self._storage.where(name_of(train_state.step)), num_bytes / 1e6, seconds
             )
 
-    def _write(self, fragments: list[Fragment], manifest: Manifest) -> int:
+    def _write(self, fragments: list[Fragment], train_state: TrainState) -> int:
         """Returns the bytes of the whole checkpoint on the first rank."""
-        name = name_of(manifest.step)
+        name = name_of(train_state.step)
         broken = [one for some in gather(self._group, not_finite(fragments)) for one in some]
         if broken:
             raise NotFiniteError(f"{told(broken)} hold numbers that are not finite, which are never saved")
@@ -220,7 +224,7 @@ class CheckpointWriter:
             save({}, storage_writer=writer, planner=FragmentSavePlanner(fragments), process_group=self._group)
             records = gather(self._group, files.records)
             merged = {file: record for one in records for file, record in one.items()}
-            on_first(self._group, lambda: self._complete(directory, replace(manifest, files=merged)))
+            on_first(self._group, lambda: self._complete(directory, replace(train_state, files=merged)))
         except (Exception, CheckpointException):
             if self._group.rank() == 0:
                 self._storage.remove(directory)
@@ -238,17 +242,17 @@ class CheckpointWriter:
             record = FileRecord(*write_file(target, blocks))
         records[os.path.basename(target)] = record
 
-    def _complete(self, directory: str, manifest: Manifest) -> None:
-        name, files = name_of(manifest.step), dict(manifest.files)
+    def _complete(self, directory: str, train_state: TrainState) -> None:
+        name, files = name_of(train_state.step), dict(train_state.files)
         for file, data in self._attachments.items():
             self._storage.write(data, directory, file)
-            files[file] = FileRecord(len(data), manifests.checksum(data))
-        self._storage.write(manifests.encode(replace(manifest, files=files)), directory, manifests.NAME)
+            files[file] = FileRecord(len(data), state_file.checksum(data))
+        self._storage.write(state_file.encode(replace(train_state, files=files)), directory, state_file.NAME)
         self._storage.commit(name)
         self._storage.write(f"{name}\n".encode(), LATEST)
-        self._saved = manifest.step
+        self._saved = train_state.step
         if self._evaluations is not None:
-            self._evaluations[manifest.step] = dict(manifest.evaluation)
+            self._evaluations[train_state.step] = dict(train_state.evaluation)
 
     def _drop_superseded(self, proven: int | None) -> None:
         newest = self._saved if proven == NEWEST else proven
@@ -267,14 +271,14 @@ class CheckpointWriter:
         one stays."""
         found: dict[int, dict[str, float]] = {}
         for step in self._storage.steps():
-            path = (name_of(step), manifests.NAME)
+            path = (name_of(step), state_file.NAME)
             try:
-                manifest = manifests.decode(self._storage.read(*path), self._storage.where(*path))
+                train_state = state_file.decode(self._storage.read(*path), self._storage.where(*path))
             except (OSError, CheckpointError) as error:
                 log.warning("%s is left as it is and not counted: %s", name_of(step), reason_of(error))
                 continue
-            if all(self._storage.size(name_of(step), file) == r.bytes for file, r in manifest.files.items()):
-                found[step] = dict(manifest.evaluation)
+            if all(self._storage.size(name_of(step), file) == r.bytes for file, r in train_state.files.items()):
+                found[step] = dict(train_state.evaluation)
         return found
 
 

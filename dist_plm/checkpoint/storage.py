@@ -20,7 +20,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.memory import MemoryFileSystem
 
 from dist_plm.checkpoint.io.blobs import LocalReader, LocalWriter, UrlReader, UrlWriter
-from dist_plm.checkpoint.manifest import NAME
+from dist_plm.checkpoint.train_state import NAME
 from dist_plm.config.credentials import mask
 from dist_plm.core.errors import CheckpointError
 from dist_plm.core.files import TEMPORARY, atomic_writer, sync_directory

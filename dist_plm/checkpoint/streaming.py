@@ -14,13 +14,13 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter, _StorageIn
 from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
-from dist_plm.checkpoint import manifest as manifests
+from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.finite import is_finite
 from dist_plm.checkpoint.fragments import Fragment, cut, whole
 from dist_plm.checkpoint.io.hashing import HashedFiles
-from dist_plm.checkpoint.manifest import FileRecord, Manifest
 from dist_plm.checkpoint.planner import FragmentSavePlanner
 from dist_plm.checkpoint.storage import LATEST, Storage, name_of
+from dist_plm.checkpoint.train_state import FileRecord, TrainState
 from dist_plm.core.errors import CheckpointError
 from dist_plm.models.sharding import Shard
 
@@ -30,12 +30,12 @@ FILE_BYTES = 4 * 2**30
 
 def write_checkpoint(
     storage: Storage,
-    manifest: Manifest,
+    train_state: TrainState,
     shapes: Mapping[str, tuple[int, ...]],
     read: Callable[[Shard], Tensor],
     attachments: Mapping[str, bytes] | None = None,
 ) -> int:
-    """Writes a complete checkpoint of manifest.step, which becomes the latest of `storage`. Nothing of it stays where
+    """Writes a complete checkpoint of train_state.step, which becomes the latest of `storage`. Nothing of it stays where
     anything fails.
 
     Args:
@@ -45,18 +45,18 @@ def write_checkpoint(
     Returns:
         The bytes written.
     """
-    directory = storage.begin(name_of(manifest.step))
+    directory = storage.begin(name_of(train_state.step))
     try:
         records = _write_tensors(storage.writer(directory), shapes, read)
         for file, data in (attachments or {}).items():
             storage.write(data, directory, file)
-            records[file] = FileRecord(len(data), manifests.checksum(data))
-        storage.write(manifests.encode(replace(manifest, files=records)), directory, manifests.NAME)
-        storage.commit(name_of(manifest.step))
+            records[file] = FileRecord(len(data), state_file.checksum(data))
+        storage.write(state_file.encode(replace(train_state, files=records)), directory, state_file.NAME)
+        storage.commit(name_of(train_state.step))
     except BaseException:
         storage.remove(directory)
         raise
-    storage.write(f"{name_of(manifest.step)}\n".encode(), LATEST)
+    storage.write(f"{name_of(train_state.step)}\n".encode(), LATEST)
     return sum(record.bytes for record in records.values())
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from dist_plm.checkpoint import manifest as manifests
+from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.storage import LATEST, step_of
 from dist_plm.core.errors import CheckpointError
 from dist_plm.core.installed import typed
@@ -32,7 +32,7 @@ def kind_of(path: str) -> CheckpointFormat:
             f"there is nothing at {path}: give the path of a checkpoint, a run or a directory of weights"
         )
     raise CheckpointError(
-        f"{path} is no checkpoint that is known: it holds neither {manifests.NAME} nor a run's checkpoints/{LATEST}, nor a "
+        f"{path} is no checkpoint that is known: it holds neither {state_file.NAME} nor a run's checkpoints/{LATEST}, nor a "
         "config.json beside *.safetensors, nor what Megatron or DeepSpeed write"
     )
 
@@ -76,7 +76,7 @@ def _kind_at(path: str) -> CheckpointFormat | None:
 
 def _is_canonical(place: Path) -> bool:
     latest = (place / LATEST, place / "checkpoints" / LATEST)
-    if (place / manifests.NAME).exists() or mark_path(place, "checkpoint").exists():
+    if (place / state_file.NAME).exists() or mark_path(place, "checkpoint").exists():
         return True
     return any(step_of(_text(path)) is not None for path in latest)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.saver import CheckpointWriter
+from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.core.errors import Diverged, SaveFailedError
 from dist_plm.data.loader.batch import Batch
 from dist_plm.engines.base import Engine
@@ -225,7 +225,7 @@ def _save(parts: Parts, position: Position) -> None:
     parts.watchdog.progress(f"saving after step {position.step}", patient=True)
     parts.checkpoints.save(
         parts.engine.parameter_states(),
-        Manifest(
+        TrainState(
             step=position.step,
             samples_seen=position.samples,
             engine=parts.engine.scalars(),

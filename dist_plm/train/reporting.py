@@ -54,9 +54,9 @@ def open_records(
             raise UserError(
                 f"{what} cannot be written: {reason_of(error, what)}; make room, or move away what is there"
             ) from None
-        if found is not None and found.manifest.loop.get("recorder"):
+        if found is not None and found.train_state.loop.get("recorder"):
             try:
-                made[0].load_state(found.manifest.loop["recorder"])
+                made[0].load_state(found.train_state.loop["recorder"])
             except (KeyError, TypeError, ValueError) as error:
                 raise CheckpointError(f"{found.where}: `loop.recorder` is not what a run writes: {error}") from None
 

@@ -5,7 +5,7 @@ import math
 import struct
 from pathlib import Path
 
-from dist_plm.checkpoint import manifest as manifests
+from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.io.envelope import HEAD_BYTES, values_at
 from dist_plm.checkpoint.loader import Checkpoint, look_at
 
@@ -22,12 +22,12 @@ def poison(checkpoint: Path, name: str, value: float = math.nan) -> None:
     assert begin is not None
     struct.pack_into("<f", content, info.offset + begin, value)
     path.write_bytes(content)
-    rewrite(checkpoint, files={path.name: {"bytes": len(content), "checksum": manifests.checksum(bytes(content))}})
+    rewrite(checkpoint, files={path.name: {"bytes": len(content), "checksum": state_file.checksum(bytes(content))}})
 
 
 def rewrite(checkpoint: Path, **changes: object) -> None:
     """Changes fields of checkpoint.json, which gets a checksum that fits; entries of `files` are added to those there."""
-    path = checkpoint / manifests.NAME
+    path = checkpoint / state_file.NAME
     content = json.loads(path.read_text())
     files = {**content["files"], **changes.pop("files", {})}  # pyright: ignore[reportGeneralTypeIssues]
     forge(checkpoint, {**content, "files": files, **changes})
@@ -37,5 +37,5 @@ def forge(checkpoint: Path, content: object) -> None:
     """Writes any JSON as checkpoint.json, with a checksum that fits where it is a mapping."""
     blank = {**content, "checksum": "0" * 32} if isinstance(content, dict) else content
     text = json.dumps(blank, indent=1, ensure_ascii=False)
-    text = text.replace("0" * 32, manifests.checksum(text.encode()), 1)
-    (checkpoint / manifests.NAME).write_text(text + "\n")
+    text = text.replace("0" * 32, state_file.checksum(text.encode()), 1)
+    (checkpoint / state_file.NAME).write_text(text + "\n")

@@ -15,10 +15,10 @@ from torch import Tensor
 from dist_plm.checkpoint.fragments import ReplicaRank
 from dist_plm.checkpoint.io.async_writer import WriterProcess
 from dist_plm.checkpoint.loader import find
-from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import LocalStorage
+from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.engines.base import Engine
 from dist_plm.models.sharding import ShardSpec
@@ -58,8 +58,8 @@ def writer_for(directory: Path, groups: Groups, **changes: Any) -> CheckpointWri
     return CheckpointWriter(LocalStorage(directory), place=ReplicaRank.of(groups), **settings)
 
 
-def manifest_of(step: int, engine: Engine, **changes: Any) -> Manifest:
-    return Manifest(**{"step": step, "samples_seen": 8 * step, "engine": engine.scalars(), "stream": {}, **changes})
+def train_state_of(step: int, engine: Engine, **changes: Any) -> TrainState:
+    return TrainState(**{"step": step, "samples_seen": 8 * step, "engine": engine.scalars(), "stream": {}, **changes})
 
 
 def steps(engine: Engine, config: PretrainConfig, groups: Groups, first: int, last: int) -> list[float]:
@@ -82,7 +82,7 @@ def save_case(world: World, config: PretrainConfig, directory: Path, at: int) ->
     """Makes `at` steps, saves, and goes on to the end."""
     groups, engine, _ = engine_of(world, config)
     losses = steps(engine, config, groups, 0, at)
-    writer_for(directory, groups).save(engine.parameter_states(), manifest_of(at, engine))
+    writer_for(directory, groups).save(engine.parameter_states(), train_state_of(at, engine))
     held = pieces(engine)
     return Outcome(losses + steps(engine, config, groups, at, config.train.steps), held)
 
@@ -94,9 +94,9 @@ def load_case(world: World, config: PretrainConfig, directory: Path) -> Outcome:
     assert found is not None
     found.check_model(shard_specs, groups.world)
     engine.load_parameter_states(found.read)
-    engine.load_scalars(found.manifest.engine)
+    engine.load_scalars(found.train_state.engine)
     held = pieces(engine)
-    return Outcome(steps(engine, config, groups, found.manifest.step, config.train.steps), held)
+    return Outcome(steps(engine, config, groups, found.train_state.step, config.train.steps), held)
 
 
 def whole_states(outcomes: list[Outcome]) -> dict[str, Tensor]:

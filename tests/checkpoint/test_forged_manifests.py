@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_plm.checkpoint import manifest as manifests
+from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.loader import find, look_at
-from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.checkpoint.streaming import write_checkpoint
+from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.core.errors import CheckpointError
 from tests.checkpoint.poison import forge
 
@@ -44,7 +44,7 @@ def original(tmp_path_factory):
     directory = tmp_path_factory.mktemp("original")
     write_checkpoint(
         LocalStorage(directory),
-        Manifest(step=7, samples_seen=56, engine={"optimizer_steps": 7}, stream={}),
+        TrainState(step=7, samples_seen=56, engine={"optimizer_steps": 7}, stream={}),
         {"model.a": (3,), "optimizer.exp_avg.a": (3,)},
         lambda piece: torch.ones(piece.size),
     )
@@ -57,7 +57,7 @@ def checkpoint(original, tmp_path):
 
 
 def content_of(checkpoint: Path) -> dict:
-    return json.loads((checkpoint / manifests.NAME).read_text())
+    return json.loads((checkpoint / state_file.NAME).read_text())
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
@@ -88,7 +88,7 @@ def test_other_json_is_refused(checkpoint, value):
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 50_000, '{"step": ' + "9" * 5000 + "}", "\ud800"])
 def test_hostile_text_is_refused(checkpoint, text):
-    (checkpoint / manifests.NAME).write_bytes(text.encode("utf-8", "surrogatepass"))
+    (checkpoint / state_file.NAME).write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(CheckpointError, match="is damaged"):
         look_at(str(checkpoint))
 
@@ -99,7 +99,7 @@ def test_its_step_is_that_of_its_name(checkpoint):
         with pytest.raises(CheckpointError, match="step_00000009 was saved after step 7"):
             look()
     elsewhere = renamed.rename(renamed.with_name("my_favourite"))
-    assert look_at(str(elsewhere))[0].manifest.step == 7
+    assert look_at(str(elsewhere))[0].train_state.step == 7
 
 
 def test_an_engine_that_says_nothing_is_no_new_beginning(checkpoint):

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from dist_plm.checkpoint.loader import find
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.core.errors import CheckpointError
-from tests.checkpoint.saving import engine_of, manifest_of, save_case, writer_for
+from tests.checkpoint.saving import engine_of, save_case, train_state_of, writer_for
 from tests.ranks.training import configure
 
 pytestmark = pytest.mark.ranks
@@ -38,7 +38,7 @@ def find_case(world, directory, resume, verify=True):
         found = find(resume, LocalStorage(directory), group, verify=verify)
     except CheckpointError as error:
         return str(error)
-    return found.manifest.step if found is not None else None
+    return found.train_state.step if found is not None else None
 
 
 def look(ranks, directory, resume="auto", verify=True):
@@ -189,7 +189,7 @@ def test_another_model_is_refused_on_every_rank(ranks, directory, changes, words
 def save_weights_alone(world, directory, config):
     groups, engine, _ = engine_of(world, config)
     states = ((shard_spec, {"weight": tensors["weight"]}) for shard_spec, tensors in engine.parameter_states())
-    writer_for(directory, groups).save(states, manifest_of(0, engine))
+    writer_for(directory, groups).save(states, train_state_of(0, engine))
 
 
 def test_a_missing_moment_is_named(ranks, tmp_path):

@@ -17,7 +17,7 @@ from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.saver import SaveFailedError
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.distributed.world import host_group
-from tests.checkpoint.saving import engine_of, killed_until_it_fails, manifest_of, pieces, steps, writer_for
+from tests.checkpoint.saving import engine_of, killed_until_it_fails, pieces, steps, train_state_of, writer_for
 from tests.ranks.times import LONG
 from tests.ranks.training import configure
 
@@ -46,16 +46,16 @@ def save_thrice(world, directory, config, on_failure, background, break_second):
     writer = writer_for(directory, groups, group=own, background=background, on_failure=on_failure)
     logged, raised, made = logged_by_writing(), "", 0
     try:
-        writer.save(engine.parameter_states(), manifest_of(1, engine))
+        writer.save(engine.parameter_states(), train_state_of(1, engine))
         writer.report()
         let_end(writer)
         steps(engine, config, groups, 0, 1)
         with break_second(world, directory, writer):
-            writer.save(engine.parameter_states(), manifest_of(2, engine))
+            writer.save(engine.parameter_states(), train_state_of(2, engine))
             made += len(steps(engine, config, groups, 1, 2))
             let_end(writer)
         writer.report()
-        writer.save(engine.parameter_states(), manifest_of(3, engine))
+        writer.save(engine.parameter_states(), train_state_of(3, engine))
         writer.wait()
     except SaveFailedError as error:
         raised = str(error)
@@ -63,7 +63,7 @@ def save_thrice(world, directory, config, on_failure, background, break_second):
         logging.getLogger("dist_plm.checkpoint.saver").handlers = []
     found = find("auto", LocalStorage(directory), groups.world)
     assert found is not None
-    return found.manifest.step, raised, [line for line in logged if "failed" in line], made
+    return found.train_state.step, raised, [line for line in logged if "failed" in line], made
 
 
 @contextlib.contextmanager
@@ -171,7 +171,7 @@ def slow_disk(world, directory, config):
         flying[0] -= 1
 
     storage.begin, storage.commit = slow, complete
-    writer.save(engine.parameter_states(), manifest_of(1, engine))
+    writer.save(engine.parameter_states(), train_state_of(1, engine))
     before = writer.is_saving
     copied = pieces(engine)
     steps(engine, config, groups, 0, 2)  # training goes on, and changes what was copied
@@ -181,7 +181,7 @@ def slow_disk(world, directory, config):
     for _ in range(3):
         writer.watch()
     threading.Thread(target=release_when_due, args=(logged, release), daemon=True).start()
-    writer.save(engine.parameter_states(), manifest_of(2, engine))
+    writer.save(engine.parameter_states(), train_state_of(2, engine))
     writer.wait()
     logging.getLogger("dist_plm.checkpoint.saver").handlers = []
     found = open_checkpoint(LocalStorage(directory), "step_00000001", groups.world)
@@ -211,11 +211,11 @@ def test_one_save_is_in_flight_and_the_next_waits(ranks, tmp_path):
 
 def damaged_newest(world, directory, config):
     groups, engine, _ = engine_of(world, config)
-    writer_for(directory, groups).save(engine.parameter_states(), manifest_of(1, engine))
-    writer_for(directory, groups).save(engine.parameter_states(), manifest_of(2, engine))
+    writer_for(directory, groups).save(engine.parameter_states(), train_state_of(1, engine))
+    writer_for(directory, groups).save(engine.parameter_states(), train_state_of(2, engine))
     (directory / "step_00000002" / "__0_0.distcp").write_bytes(b"")
     writer = writer_for(directory, groups, retention=Retention(latest=2))
-    writer.save(engine.parameter_states(), manifest_of(3, engine))
+    writer.save(engine.parameter_states(), train_state_of(3, engine))
     return LocalStorage(directory).steps()
 
 

@@ -6,8 +6,8 @@ from typing import cast
 import pytest
 
 from dist_plm.checkpoint.loader import Checkpoint, candidates
-from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.storage import LocalStorage
+from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.core.errors import CheckpointError
 from tests.core.test_parsing import BOMB
 
@@ -15,7 +15,7 @@ from tests.core.test_parsing import BOMB
 def checkpoint(place: Path, text: bytes) -> Checkpoint:
     (place / "step_00000001").mkdir()
     (place / "step_00000001" / "run.yaml").write_bytes(text)
-    return Checkpoint(LocalStorage(place), "step_00000001", cast(Manifest, None))
+    return Checkpoint(LocalStorage(place), "step_00000001", cast(TrainState, None))
 
 
 @pytest.mark.parametrize(

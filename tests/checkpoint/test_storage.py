@@ -8,7 +8,7 @@ from dist_plm.checkpoint.loader import find
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import LocalStorage, Storage, open_storage, step_of
-from tests.checkpoint.saving import engine_of, manifest_of, pieces, steps
+from tests.checkpoint.saving import engine_of, pieces, steps, train_state_of
 from tests.ranks.training import configure
 
 
@@ -35,14 +35,14 @@ def save_three_and_open(world, url, config):
     )
     for step in range(3):
         steps(engine, config, groups, step, step + 1)
-        writer.save(engine.parameter_states(), manifest_of(step + 1, engine))
+        writer.save(engine.parameter_states(), train_state_of(step + 1, engine))
     writer.wait()
     assert storage.steps() == [2, 3]
     held = pieces(engine)
     steps(engine, config, groups, 3, 4)
     found = find("auto", storage, groups.world)
     assert found is not None
-    assert found.manifest.step == 3
+    assert found.train_state.step == 3
     engine.load_parameter_states(found.read)
     for name, parts in pieces(engine).items():
         for (_, _, mine), (_, _, theirs) in zip(parts, held[name], strict=True):
@@ -50,10 +50,10 @@ def save_three_and_open(world, url, config):
     assert storage.read("step_00000003", "run.yaml") == b"run: {}\n"
     by_url = find(f"{url}/step_00000002", LocalStorage("nowhere"), groups.world)
     assert by_url is not None
-    assert by_url.manifest.step == 2
+    assert by_url.train_state.step == 2
     fs = fsspec.filesystem("memory")
     fs.rm(f"{url.removeprefix('memory:/')}/step_00000003/checkpoint.json")
-    assert storage.steps() == [2], "what has no manifest is not complete"
+    assert storage.steps() == [2], "what has no train state is not complete"
     storage.clean()
     assert not storage.exists("step_00000003")
 
@@ -80,7 +80,7 @@ def save_and_open_by_url(world, url, config):
         background=False,
         on_failure="stop",
     )
-    writer.save(engine.parameter_states(), manifest_of(1, engine))
+    writer.save(engine.parameter_states(), train_state_of(1, engine))
     found = find("auto", open_storage(url), groups.world)
     assert found is not None
     engine.load_parameter_states(found.read)

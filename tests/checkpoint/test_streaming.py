@@ -7,21 +7,21 @@ import torch
 
 from dist_plm.checkpoint import streaming
 from dist_plm.checkpoint.loader import look_at
-from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.storage import LATEST, LocalStorage, Storage
 from dist_plm.checkpoint.streaming import write_checkpoint
+from dist_plm.checkpoint.train_state import TrainState
 
-MANIFEST = Manifest(step=7, samples_seen=56, engine={"optimizer_steps": 7}, stream={})
+TRAIN_STATE = TrainState(step=7, samples_seen=56, engine={"optimizer_steps": 7}, stream={})
 
 MEASURE = """
 import resource, sys, torch
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.checkpoint.streaming import write_checkpoint
-from tests.checkpoint.test_streaming import MANIFEST
+from tests.checkpoint.test_streaming import TRAIN_STATE
 for name, count in (("one", 1), ("many", 24)):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     shapes = {f"model.{number}": (1024, 1024) for number in range(count)}
-    write_checkpoint(LocalStorage(f"{sys.argv[1]}/{name}"), MANIFEST, shapes, lambda box: torch.ones(box.size))
+    write_checkpoint(LocalStorage(f"{sys.argv[1]}/{name}"), TRAIN_STATE, shapes, lambda box: torch.ones(box.size))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
@@ -40,15 +40,17 @@ def test_what_was_written_is_read(tmp_path, monkeypatch, make):
     monkeypatch.setattr(streaming, "FILE_BYTES", 40)  # a file for each of the tensors
     storage, tensors = make(tmp_path / "out"), weights()
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    write_checkpoint(storage, MANIFEST, shapes, lambda box: box.whole(tensors[box.name]), {"note.txt": b"hello"})
+    write_checkpoint(storage, TRAIN_STATE, shapes, lambda box: box.whole(tensors[box.name]), {"note.txt": b"hello"})
     found, problems = look_at(storage.where())
     assert problems == []
-    assert found.manifest.step == 7
-    assert found.manifest.files["note.txt"].bytes == 5
-    assert {name for name in found.manifest.files if name.endswith(".distcp")} == {f"__0_{n}.distcp" for n in range(3)}
+    assert found.train_state.step == 7
+    assert found.train_state.files["note.txt"].bytes == 5
+    assert {name for name in found.train_state.files if name.endswith(".distcp")} == {
+        f"__0_{n}.distcp" for n in range(3)
+    }
     for name, tensor in tensors.items():
         assert torch.equal(found.tensors.read_whole(name), tensor.float())
-    held = [storage.read(found.name, name) for name in found.manifest.files]
+    held = [storage.read(found.name, name) for name in found.train_state.files]
     assert not any(str(tmp_path).encode() in content for content in held), "an address may hold a credential"
 
 
@@ -59,7 +61,7 @@ def test_nothing_stays_of_what_fails(tmp_path):
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        write_checkpoint(storage, MANIFEST, {"model.a": (3,)}, read)
+        write_checkpoint(storage, TRAIN_STATE, {"model.a": (3,)}, read)
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -87,7 +87,7 @@ def sources(seeds: Seeds, rng: Random, place: Path) -> Case:
 
 
 def _prepared(*arguments: str) -> int:
-    """A store that is made is as its manifest says, and holds as many documents as could be read."""
+    """A store that is made is as its train_state says, and holds as many documents as could be read."""
     code = commands.prepare(*arguments)
     if code == 0:
         assert commands.verify("out") == 0

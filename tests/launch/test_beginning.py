@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dist_plm.checkpoint.fragments import names_held
-from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.planner import TensorReader
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.checkpoint.streaming import write_checkpoint
+from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.cli.app import front, load
 from dist_plm.cli.commands.submit import execute as submit
 from dist_plm.cluster.check import check_run
@@ -44,10 +44,12 @@ def save(directory: Path, store: Path, *steps: int, weights_only: bool = False, 
     samples = open_data(config.data, config.objective, config.train, config.model).samples
     stream = stream_of(config.data, config.objective, config.train, samples["train"])
     stream.pop(without, None)
-    manifest = Manifest(step=0, samples_seen=0, engine={} if weights_only else {"optimizer_steps": 1}, stream=stream)
+    train_state = TrainState(
+        step=0, samples_seen=0, engine={} if weights_only else {"optimizer_steps": 1}, stream=stream
+    )
     storage = LocalStorage(directory / "checkpoints")
     for step in steps:
-        write_checkpoint(storage, replace(manifest, step=step), shapes, lambda shard: torch.zeros(shard.size))
+        write_checkpoint(storage, replace(train_state, step=step), shapes, lambda shard: torch.zeros(shard.size))
     return directory
 
 

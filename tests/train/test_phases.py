@@ -35,7 +35,7 @@ def tensors_of(run_dir) -> tuple[dict[str, torch.Tensor], dict]:
     found, problems = look_at(str(run_dir))
     assert problems == []
     reader: TensorReader = found.tensors
-    return {name: reader.read_whole(name) for name in reader.tensors}, dict(found.manifest.engine)
+    return {name: reader.read_whole(name) for name in reader.tensors}, dict(found.train_state.engine)
 
 
 @pytest.mark.parametrize("kept", ["keep", "restart", "none"])

@@ -12,7 +12,7 @@ from typing import cast
 
 from dist_plm.checkpoint.io import direct_io
 from dist_plm.checkpoint.io.direct_io import LOOK_SECONDS, FilePart
-from dist_plm.checkpoint.manifest import FileRecord
+from dist_plm.checkpoint.train_state import FileRecord
 from dist_plm.core.out_of_memory import MemoryGroup, memory_groups, why_killed
 
 

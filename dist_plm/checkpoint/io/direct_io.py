@@ -41,7 +41,7 @@ def write_file(target: str, blocks: Iterable[Buffer]) -> tuple[int, str]:
     Args:
         blocks: each may change once the next is asked for.
     Returns:
-        The bytes written, and their checksum (manifest.FileRecord).
+        The bytes written, and their checksum (train_state.FileRecord).
     """
     digest, size = xxhash.xxh3_128(), 0
     with _open_url(target) if "://" in target else LocalFile(target) as file:

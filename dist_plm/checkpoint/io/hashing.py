@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 import xxhash
 from torch.distributed.checkpoint.filesystem import FileSystemBase
 
-from dist_plm.checkpoint.manifest import FileRecord
+from dist_plm.checkpoint.train_state import FileRecord
 
 
 class HashedFiles(FileSystemBase):

@@ -59,7 +59,7 @@ def is_of_tokenizer(name: str) -> bool:
 def tokens_of(found: Checkpoint, run: Mapping[str, Any]) -> CheckpointTokenizer:
     """Finds the tokenizer that an imported checkpoint holds itself; else the one that the run was given, or that of the store
     that it read, where it is still there."""
-    held = {name: found.storage.read(found.name, name) for name in found.manifest.files if is_of_tokenizer(name)}
+    held = {name: found.storage.read(found.name, name) for name in found.train_state.files if is_of_tokenizer(name)}
     if held:
         return CheckpointTokenizer(held)
     given, store = _given_to(run), _store_of(run)

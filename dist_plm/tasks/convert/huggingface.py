@@ -13,9 +13,9 @@ from torch import Tensor
 from dist_plm.checkpoint.finite import is_finite
 from dist_plm.checkpoint.fragments import checkpoint_name
 from dist_plm.checkpoint.loader import Checkpoint, look_at
-from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.checkpoint.streaming import write_checkpoint
+from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.config.decode import decode, encode
 from dist_plm.config.runfile import to_yaml
 from dist_plm.core.errors import CheckpointError, ConfigError
@@ -57,7 +57,7 @@ def import_hf(config: ConvertConfig) -> str:
     with fresh_directory(config.to) as directory:
         num_bytes = write_checkpoint(
             open_storage(directory),
-            Manifest(step=0, samples_seen=0, engine={}, stream={}),
+            TrainState(step=0, samples_seen=0, engine={}, stream={}),
             {checkpoint_name("weight", name): shape for name, shape in weights.shapes.items()},
             lambda box: weights.read_shard(replace(box, name=box.name.removeprefix("model."))),
             _attachments(weights),
@@ -215,7 +215,7 @@ class _Export:
 
 def _exports(found: Checkpoint) -> list[_Export]:
     """One for each half of electra, else one."""
-    model, files = model_of_checkpoint(found), found.manifest.files
+    model, files = model_of_checkpoint(found), found.train_state.files
     theirs = hf_model(model)
     run = run_of_checkpoint(found)
     tokens, told = tokens_of(found, run), task_settings(run, found.where)
@@ -258,7 +258,7 @@ def model_of_checkpoint(found: Checkpoint) -> ModelConfig:
         CheckpointError: neither is there, or it fits no model of this version.
     """
     for name in (MODEL_FILE, RUN_FILE):
-        if name in found.manifest.files:
+        if name in found.train_state.files:
             content = found.settings(name)
             try:
                 settings = content if name == MODEL_FILE else content.get("model", {})
@@ -274,7 +274,7 @@ def model_of_checkpoint(found: Checkpoint) -> ModelConfig:
 def _with_head(found: Checkpoint, model: ModelConfig) -> ModelConfig:
     """Gives the model of an imported checkpoint the head that its config.json names."""
     name = _config_name(None)
-    if name not in found.manifest.files:
+    if name not in found.train_state.files:
         return model
     return with_head_of(model, hf_model(model), json.loads(found.storage.read(found.name, name)))
 
@@ -298,6 +298,6 @@ def task_settings(run: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def run_of_checkpoint(found: Checkpoint) -> Mapping[str, Any]:
     """Reads the settings of the run that saved a checkpoint; none where it was imported."""
-    if RUN_FILE not in found.manifest.files:
+    if RUN_FILE not in found.train_state.files:
         return {}
     return found.settings(RUN_FILE)

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.storage import name_of, open_storage
 from dist_plm.checkpoint.streaming import write_checkpoint
+from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.config.decode import encode
 from dist_plm.config.runfile import to_yaml
 from dist_plm.core.errors import CheckpointError
@@ -50,7 +50,7 @@ def _write(config: ConvertConfig, found: ForeignCheckpoint) -> str:
         tensors = megatron_tensors(found, kv_heads=config.kv_heads, vocab_size=config.vocab_size)
     translated = Translated(found, tensors)
     model = (_described if of_hf else _of_megatron)(config, found, translated)
-    manifest = Manifest(
+    train_state = TrainState(
         step=found.step,
         samples_seen=found.samples or 0,
         engine={"optimizer_steps": found.optimizer_steps} if len(found.states) > 1 else {},
@@ -60,7 +60,7 @@ def _write(config: ConvertConfig, found: ForeignCheckpoint) -> str:
     with fresh_directory(config.to) as directory:
         num_bytes = write_checkpoint(
             open_storage(directory),
-            manifest,
+            train_state,
             translated.shapes,
             translated.read,
             model and {MODEL_FILE: to_yaml({k: v for k, v in encode(model).items() if v is not None}).encode()},

@@ -22,24 +22,24 @@ def inspect(path: str) -> tuple[str, bool]:
     lines = [*_facts(found), ""]
     if problems:
         return "\n".join([*lines, "damaged:", *(f"  {problem}" for problem in problems)]), False
-    lines += [f"every one of its {len(found.manifest.files)} files fits its checksum", "", *_tensors(found)]
+    lines += [f"every one of its {len(found.train_state.files)} files fits its checksum", "", *_tensors(found)]
     if broken := _broken(found):
         lines += ["", "not finite, so nothing goes on from it:", *(f"  {line}" for line in broken)]
     return "\n".join(lines), not broken
 
 
 def _facts(found: Checkpoint) -> list[str]:
-    manifest = found.manifest
+    train_state = found.train_state
     facts: dict[str, Any] = {
         "checkpoint": found.where,
-        "step": f"{manifest.step:,}",
-        "samples seen": f"{manifest.samples_seen:,}",
-        "size": f"{sum(record.bytes for record in manifest.files.values()) / 1e6:,.1f} MB",
-        **{name.replace("_", " "): value for name, value in manifest.engine.items()},
-        **manifest.stream,
-        **{f"held-out {name}": f"{value:.4g}" for name, value in manifest.evaluation.items()},
+        "step": f"{train_state.step:,}",
+        "samples seen": f"{train_state.samples_seen:,}",
+        "size": f"{sum(record.bytes for record in train_state.files.values()) / 1e6:,.1f} MB",
+        **{name.replace("_", " "): value for name, value in train_state.engine.items()},
+        **train_state.stream,
+        **{f"held-out {name}": f"{value:.4g}" for name, value in train_state.evaluation.items()},
     }
-    for change in manifest.history:
+    for change in train_state.history:
         facts[f"changed at step {change['step']}"] = "; ".join(change["changes"])
     width = max(map(len, facts))
     return [f"{name:<{width}}  {value}" for name, value in facts.items()]

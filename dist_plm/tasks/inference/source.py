@@ -93,7 +93,7 @@ def _of_hf(path: str, group: dist.ProcessGroup) -> ModelSource:
 
 
 def _of_checkpoint(found: Checkpoint) -> ModelSource:
-    model, run, files = model_of_checkpoint(found), run_of_checkpoint(found), found.manifest.files
+    model, run, files = model_of_checkpoint(found), run_of_checkpoint(found), found.train_state.files
     data = run.get("data") or {}
     settings = found.settings("hf_config.json") if "hf_config.json" in files else {}
     return ModelSource(

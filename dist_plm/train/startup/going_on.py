@@ -10,7 +10,7 @@ import os
 
 import torch.distributed as dist
 
-from dist_plm.checkpoint import manifest as manifests
+from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.loader import Checkpoint, candidates, find
 from dist_plm.checkpoint.storage import Storage
 from dist_plm.core.errors import CheckpointError
@@ -34,7 +34,7 @@ def goes_on(resume: str, storage: Storage) -> bool:
         return bool(storage.steps())
     for name in candidates(storage):
         try:
-            begun = manifests.decode(storage.read(name, manifests.NAME), storage.where(name)).loop.get("begun_as")
+            begun = state_file.decode(storage.read(name, state_file.NAME), storage.where(name)).loop.get("begun_as")
         except (OSError, CheckpointError):
             continue
         return begun == begun_as(resume)
@@ -58,4 +58,4 @@ def find_own_or_named(
     assert found is not None
     if resume != AUTO:
         log.info("train.resume says how this run began: it goes on from its own checkpoint, %s", found.where)
-    return found, found.manifest.loop.get("begun_as", begun_as(AUTO))
+    return found, found.train_state.loop.get("begun_as", begun_as(AUTO))

@@ -121,7 +121,7 @@ def of_checkpoint(found: Checkpoint) -> Weights:
             return dict(tokens_of(found, found.settings(RUN_FILE)).files)
         return held | ({CONFIG_FILE: found.storage.read(found.name, config)} if held and config in files else {})
 
-    files, model = found.manifest.files, None
+    files, model = found.train_state.files, None
     if MODEL_FILE in files:
         model = decode(ModelConfig, found.settings(MODEL_FILE), of_before=True)
     return Weights(

@@ -69,7 +69,7 @@ def check_stream(
     """
     saved = {MASKS: 1} | {
         name: value
-        for name, value in found.manifest.stream.items()
+        for name, value in found.train_state.stream.items()
         if name in stream or not _says_nothing(name, objective)
     }
     if not draws_masks(model):
@@ -79,7 +79,7 @@ def check_stream(
         for name in [*saved, *(name for name in stream if name not in saved)]
         if saved.get(name) != stream.get(name)
     ]
-    history = list(found.manifest.history)
+    history = list(found.train_state.history)
     if not changes:
         return history
     if not allow_change:
@@ -95,8 +95,8 @@ def check_stream(
             "objective.*, train.seed and train.global_batch again, go on over the new stream with "
             "data.allow_change=true, or start anew with train.resume=none"
         )
-    log.warning("the stream of samples changes at step %d: %s", found.manifest.step, "; ".join(changes))
-    return [*history, {"step": found.manifest.step, "changes": changes}]
+    log.warning("the stream of samples changes at step %d: %s", found.train_state.step, "; ".join(changes))
+    return [*history, {"step": found.train_state.step, "changes": changes}]
 
 
 def _says_nothing(name: str, objective: ObjectiveConfig) -> bool:
@@ -120,17 +120,17 @@ def restore(
     Raises:
         CheckpointError: on every rank, where the checkpoint is of another model or optimizer.
     """
-    manifest = found.manifest
+    train_state = found.train_state
     found.check_model(shard_specs, group)
     with finite_alone(found.read, found.where, group, _EARLIER) as read:
         engine.load_parameter_states(read)
-    engine.load_scalars(manifest.engine)
-    log.info("resumed from %s: %d steps, %d samples", found.where, manifest.step, manifest.samples_seen)
+    engine.load_scalars(train_state.engine)
+    log.info("resumed from %s: %d steps, %d samples", found.where, train_state.step, train_state.samples_seen)
     return Position(
-        step=manifest.step,
-        samples=manifest.samples_seen,
-        evaluation_due=bool(manifest.loop.get("evaluation_due", False)),
-        evaluation=dict(manifest.evaluation),
+        step=train_state.step,
+        samples=train_state.samples_seen,
+        evaluation_due=bool(train_state.loop.get("evaluation_due", False)),
+        evaluation=dict(train_state.evaluation),
         history=history,
     )
 
@@ -171,7 +171,7 @@ def begin_from(
         with finite_alone(read, found.where, group, _EARLIER) as read:
             engine.load_parameter_states(read)
     if kept != "none":
-        engine.load_scalars({**found.manifest.engine} | ({"optimizer_steps": 0} if kept == "restart" else {}))
+        engine.load_scalars({**found.train_state.engine} | ({"optimizer_steps": 0} if kept == "restart" else {}))
     told = f"begun with the weights of {found.where} (train.init_optimizer={kept})"
     log.info(told)
     return Position(history=[{"step": 0, "changes": [told]}])
@@ -216,4 +216,4 @@ def _read(found: Checkpoint, shard_spec: ShardSpec, name: str, *, with_moments: 
 
 def changed_settings(found: Checkpoint, settings: Mapping[str, Any]) -> list[str]:
     """Tells how a run's settings differ from those that the checkpoint was made with."""
-    return runfile.changes(found.settings(RUN_FILE), settings) if RUN_FILE in found.manifest.files else []
+    return runfile.changes(found.settings(RUN_FILE), settings) if RUN_FILE in found.train_state.files else []

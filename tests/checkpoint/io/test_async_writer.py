@@ -21,7 +21,7 @@ from dist_plm.checkpoint.io import direct_io
 from dist_plm.checkpoint.io.async_writer import WriterFailedError, WriterProcess
 from dist_plm.checkpoint.io.direct_io import write_file
 from dist_plm.checkpoint.io.host_memory import HostMemory
-from dist_plm.checkpoint.manifest import checksum
+from dist_plm.checkpoint.train_state import checksum
 from tests.checkpoint.saving import killed_until_it_fails
 
 PARTS = [b"before", (0, 40_000), b"", (4, 8), b"after"]

@@ -1,7 +1,7 @@
 from torch.distributed.checkpoint.filesystem import FileSystem
 
 from dist_plm.checkpoint.io.hashing import HashedFiles
-from dist_plm.checkpoint.manifest import checksum
+from dist_plm.checkpoint.train_state import checksum
 
 
 def test_files_are_noted_as_they_are_written_and_under_the_name_they_get(tmp_path):

@@ -5,15 +5,15 @@ import shutil
 import pytest
 import torch
 
-from dist_plm.checkpoint.manifest import Manifest
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.checkpoint.streaming import write_checkpoint
+from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.core.errors import CheckpointError
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
 from dist_plm.tasks.convert.inspection import inspect
 
-MANIFEST = Manifest(step=7, samples_seen=56, engine={"optimizer_steps": 7}, stream={})
+TRAIN_STATE = TrainState(step=7, samples_seen=56, engine={"optimizer_steps": 7}, stream={})
 
 
 def without(name):
@@ -31,7 +31,7 @@ WRONG = {
 @pytest.fixture(params=WRONG)
 def step(request, tmp_path):
     files = {"run.yaml": b"model: [\n"} if request.param == "settings that are none" else {}
-    write_checkpoint(LocalStorage(tmp_path), MANIFEST, {"model.a": (2,)}, lambda piece: torch.zeros(2), files)
+    write_checkpoint(LocalStorage(tmp_path), TRAIN_STATE, {"model.a": (2,)}, lambda piece: torch.zeros(2), files)
     WRONG[request.param](tmp_path / "step_00000007")
     return next(path for path in tmp_path.iterdir() if path.is_dir())
 

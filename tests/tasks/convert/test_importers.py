@@ -67,14 +67,14 @@ def continue_case(world, config, directory):
     assert found is not None
     found.check_model(shard_specs, groups.world)
     engine.load_parameter_states(found.read)
-    engine.load_scalars(found.manifest.engine)
+    engine.load_scalars(found.train_state.engine)
     held = {name: parts[0][2] for name, parts in pieces(engine).items()}
     logits: list[torch.Tensor] = []
     (chunk,) = engine._chunks
     end = record_logits(chunk.module.output, lambda found: logits.append(found[:, None]))
     engine.eval_step(batches(99))
     end()
-    losses = [engine.train_step(batches(step), LR).loss for step in range(found.manifest.step, STEPS)]
+    losses = [engine.train_step(batches(step), LR).loss for step in range(found.train_state.step, STEPS)]
     # Of microbatches of one row: [S, 1, V] each.
     return losses, torch.cat(logits, dim=1).transpose(0, 1), held
 

@@ -29,7 +29,7 @@ class FileRecord(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class TrainState:
     """Holds what a run needs to go on, apart from tensors.
 
     Args:
@@ -57,16 +57,16 @@ def checksum(data: bytes | memoryview) -> str:
     return xxhash.xxh3_128_hexdigest(data)
 
 
-def encode(manifest: Manifest) -> bytes:
+def encode(train_state: TrainState) -> bytes:
     """The file's content, with a checksum of itself (taken while its own place is blank)."""
-    content = {"format": FORMAT, "version": VERSION, "checksum": _BLANK, **asdict(manifest)}
-    content["files"] = {name: {"bytes": r[0], "checksum": r[1]} for name, r in sorted(manifest.files.items())}
+    content = {"format": FORMAT, "version": VERSION, "checksum": _BLANK, **asdict(train_state)}
+    content["files"] = {name: {"bytes": r[0], "checksum": r[1]} for name, r in sorted(train_state.files.items())}
     blank = json.dumps(content, indent=1, ensure_ascii=False)
     return blank.replace(_BLANK, checksum(blank.encode()), 1).encode() + b"\n"
 
 
-def decode(data: bytes, where: str) -> Manifest:
-    """The manifest whose file `where` holds `data`.
+def decode(data: bytes, where: str) -> TrainState:
+    """The train state whose file `where` holds `data`.
 
     Raises:
         CheckpointError: it is damaged, or of another format or version.
@@ -89,11 +89,11 @@ def decode(data: bytes, where: str) -> Manifest:
     if problems := [f"`{name}` {problem}" for name, problem in _problems(content)]:
         raise CheckpointError(f"{where} is not what this program writes: {'; '.join(problems)}")
     content["files"] = {name: FileRecord(**record) for name, record in content["files"].items()}
-    return Manifest(**content)
+    return TrainState(**content)
 
 
 def _problems(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Finds what is wrong with a manifest of which only the checksum is known to fit."""
+    """Finds what is wrong with a train state of which only the checksum is known to fit."""
     for name in sorted(content.keys() ^ _FITS.keys()):
         yield name, "is missing" if name in _FITS else "has no meaning"
     for name, (fits, meant) in _FITS.items():
