@@ -246,7 +246,7 @@ def check_run(run: Training, world_size: int, *, with_data: bool, with_weights: 
     """
     if run.engine.own_keys:
         # Brings the library, which alone knows these keys.
-        import_module(f"dist_plm.engines.{run.engine.name}.schema").check_keys(run.engine.own_keys)
+        import_module(f"dist_plm.engines.{run.engine.name}.json_schema").check_keys(run.engine.own_keys)
     samples: Dataset | None = None
     if with_data:
         run, samples = _with_data(run, world_size)
