@@ -11,7 +11,9 @@ import yaml
 from dist_plm.config.decode import decode
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
+from dist_plm.tasks.evaluate.evaluate import measured
 from tests.ranks.ports import free_port
+from tests.tasks.inference.models import evaluate_config, opened
 from tests.train.finetuning import make_rows, records, settings
 from tests.train.running import run_case
 
@@ -57,18 +59,22 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(ranks, rows, tmp_path_factory):
-    """The records of each task on one rank, made once."""
-    made: dict[str, list[dict[str, Any]]] = {}
+def run_alone(ranks, rows, tmp_path_factory):
+    """The run of each task on one rank, made once."""
+    made: dict[str, Path] = {}
 
-    def of(task: str) -> list[dict[str, Any]]:
+    def of(task: str) -> Path:
         if task not in made:
-            run_dir = tmp_path_factory.mktemp(task)
-            assert ranks.run(1, run_case, settings(rows, run_dir, **TASKS[task][0]), free_port()) == [0]
-            made[task] = records(run_dir)
+            made[task] = tmp_path_factory.mktemp(task)
+            assert ranks.run(1, run_case, settings(rows, made[task], **TASKS[task][0]), free_port()) == [0]
         return made[task]
 
     return of
+
+
+@pytest.fixture(scope="module")
+def alone(run_alone):
+    return lambda task: records(run_alone(task))
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "pair"])
@@ -120,6 +126,30 @@ def test_a_stopped_run_goes_on_on_another_grid(ranks, rows, alone, task: str, tm
     assert [r["step"] for r in found] == list(range(1, 42))
     assert found[-1]["loss"] == pytest.approx(alone(task)[-1]["loss"], rel=1e-3, abs=1e-5)
     assert found[-1]["eval/accuracy"] == alone(task)[-1]["eval/accuracy"]
+
+
+def measure(world, config):
+    return measured(config, opened(world, config))
+
+
+@pytest.mark.parametrize(("task", "grid"), [("written_by_t5", "tensor"), ("written_by_gpt", "pipeline")])
+def test_what_a_run_writes_is_measured_alike_on_every_grid(ranks, rows, run_alone, task, grid, tmp_path: Path) -> None:
+    run = run_alone(task)
+    wanted = {"data": {"rows": str(rows / "dev.jsonl"), "columns": SEQ2SEQ["data__columns"]}, "on": "task"}
+    out = tmp_path / "predictions.jsonl"
+    (one,) = ranks.run(1, measure, evaluate_config(run, predictions=str(out), **wanted))
+    results, last = one["results"], records(run)[-1]
+    assert results["loss"] == pytest.approx(last["eval/loss"], rel=1e-4)
+    assert results["accuracy"] == pytest.approx(last["eval/accuracy"])
+    assert results["exact_match"] > 30.0
+    assert results["rougeL"] > 60.0
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    right = [line["prediction"] == line["target"] for line in written]
+    assert len(written) == 21
+    assert results["exact_match"] == pytest.approx(100 * sum(right) / 21)
+    parallel = {key.removeprefix("parallel__"): value for key, value in GRIDS[grid].items()}
+    for other in ranks.run(2, measure, evaluate_config(run, parallel=parallel, **wanted)):
+        assert other["results"] == pytest.approx(results, rel=1e-4)
 
 
 def test_run_yaml_holds_what_the_data_told(ranks, rows, tmp_path: Path) -> None:

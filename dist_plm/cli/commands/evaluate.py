@@ -5,6 +5,7 @@
     python launch/evaluate.py from=runs/bert data.path=corpus/mine limit=100 samples=5
     torchrun --nproc-per-node 4 launch/evaluate.py from=runs/gpt data.path=corpus/mine parallel.tensor=2 out=results.json
     python launch/evaluate.py from=runs/t5 on=objective data.path=corpus/mine
+    python launch/evaluate.py from=runs/summaries on=task data.rows=test.jsonl predictions=written.jsonl
 
 from= is a run, a checkpoint of one, or a directory of Hugging Face. Results do not depend on the number of ranks, and memory
 not on the number of documents.

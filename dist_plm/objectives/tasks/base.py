@@ -87,6 +87,18 @@ class Task(Protocol[C]):
         ...
 
 
+class WritingTask(Task[C], Protocol[C]):
+    """Declares the body of a task whose models write."""
+
+    def prompts(self, texts: Sequence[str], encoder: TextEncoder) -> list[list[int]]:
+        """Gives the tokens that a model reads before it writes, of each text that it is to answer."""
+        ...
+
+    def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[str, str]:
+        """Gives the text of a row that is to be answered, and the answer."""
+        ...
+
+
 def value_of(row: LabelledRow, column: str) -> Any:
     """Gives what is in a column of a row, or, of a column that holds others, in `column.inner`; None where there is nothing."""
     outer, _, inner = column.partition(".")

@@ -27,6 +27,14 @@ def _grid(config: InferenceConfig) -> Iterator[str]:
 
 def _data(config: EvaluateConfig) -> Iterator[str]:
     data = config.data
+    if config.on == "task":
+        if data.rows is None:
+            yield "there is nothing to read: on = 'task' reads labelled rows, as in data.rows=test.jsonl"
+        yield from path_problems("data.rows", data.rows)
+        names = ("path", "text", "split", "shares", "column", "document")
+        yield from no_effect(data, "data", names, "on = 'task', which reads data.rows")
+        return
+    yield from no_effect(data, "data", ("rows", "header"), f"on = {show(config.on)}, which reads text")
     if data.path is None and data.text is None:
         yield (
             "there is nothing to read: give data.path=STORE with data.split=test, or text files with data.text=FILES, as in "
@@ -44,6 +52,13 @@ def _data(config: EvaluateConfig) -> Iterator[str]:
 
 
 def _protocol(config: EvaluateConfig) -> Iterator[str]:
+    if config.on == "task":
+        names = ("window", "stride", "documents", "seed")
+        yield from no_effect(config, "", names, "on = 'task', which reads rows as training does")
+        yield from path_problems("predictions", config.predictions, made=True)
+        return
+    names = ("max_new_tokens", "num_beams", "predictions")
+    yield from no_effect(config, "", names, f"on = {show(config.on)}, for which nothing is written")
     if config.on == "objective":
         names = ("window", "stride", "documents", "samples")
         yield from no_effect(config, "", names, "on = 'objective', which reads windows as training does")

@@ -1,7 +1,7 @@
 """Every setting of launch/evaluate.py and launch/generate.py, as frozen dataclasses; see spec/schema.py."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from dist_plm.config.bounds import Bounds
 from dist_plm.config.types import Count, Natural, NonNegative, Positive
@@ -31,7 +31,8 @@ class InferenceConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationDataConfig:
     """The documents of a store's `split`, or of the files that the glob `text` matches: whole files, blocks between blank
-    lines, or lines (`document`). Of a bare Megatron pair `shares` of the documents are train, validation and test."""
+    lines, or lines (`document`). Of a bare Megatron pair `shares` of the documents are train, validation and test. `rows` is a
+    file of labelled rows, with `columns` and `header` as in fine-tuning."""
 
     path: str | None = None
     split: Literal["train", "validation", "test"] = "test"
@@ -39,25 +40,32 @@ class EvaluationDataConfig:
     text: str | None = None
     column: str = "text"
     document: Literal["whole", "block", "line"] = "whole"
+    rows: str | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    header: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig(InferenceConfig):
     """Says what is measured: the perplexity of documents, which of masked models is that of pseudo-log-likelihoods, or the
-    losses that the model's objective has.
+    losses that the model's objective has, or what a model that was fine-tuned to write (`task`) loses and writes on labelled
+    rows: of at most `max_new_tokens`, None: as in training, the most likely text of `num_beams`, kept in `predictions`.
 
     A pass sees `window` tokens, None: as many as the model has positions, or was trained with. Windows move by `stride`; None:
     by their own length, so that no token is seen twice. Documents are read `apart`, each from its beginning, or `joined` to one
     text. Of more than `limit` documents the first are read; 0 reads all. `samples` lists so many documents that the model finds
     hardest, by loss a token."""
 
-    on: Literal["perplexity", "objective"] = "perplexity"
+    on: Literal["perplexity", "objective", "task"] = "perplexity"
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
     window: Annotated[int, Bounds(low=2)] | None = None
     stride: Count | None = None
     documents: Literal["apart", "joined"] = "apart"
     limit: Natural = 0
     samples: Natural = 0
+    max_new_tokens: Count | None = None
+    num_beams: Count = 1
+    predictions: str | None = None
     seed: Seed = 1234  # of what an objective draws
 
 

@@ -55,6 +55,10 @@ class TaskConfig(ObjectiveConfig):
         """Names what the model scores, in the order of the scores; empty where that has no names."""
         return ()
 
+    def longest_answer(self, sequence_length: int, *, has_decoder: bool) -> int:
+        """Returns how many tokens a model writes at most, of a task that writes."""
+        return sequence_length
+
     @property
     def problem_type(self) -> str | None:
         """Names what is learned, as Hugging Face's classes for sequences do; None of other tasks."""

@@ -50,6 +50,9 @@ class Seq2SeqConfig(TaskConfig):
         """Returns how many tokens of a decoder's row are for the target."""
         return self.max_target_length or sequence_length // 2
 
+    def longest_answer(self, sequence_length: int, *, has_decoder: bool) -> int:
+        return (self.target_length if has_decoder else self.room_for_target)(sequence_length) or sequence_length
+
     def problems(self, case: "Case") -> Iterator[str]:
         model, length = case.config.model, case.config.data.sequence_length
         if model.has_decoder:

@@ -9,11 +9,12 @@ from dist_plm.core.errors import EXIT_FINISHED, DataError
 from dist_plm.core.streams import tell
 from dist_plm.distributed.collectives import gather
 from dist_plm.spec.inference.schema import EvaluateConfig
-from dist_plm.tasks.evaluate.evaluation_report import excerpts, table
+from dist_plm.tasks.evaluate.evaluation_report import excerpts, table, written_beside
 from dist_plm.tasks.evaluate.objective import measure_objective
 from dist_plm.tasks.evaluate.passages import open_passages
 from dist_plm.tasks.evaluate.perplexity import Asked, measure_perplexity
 from dist_plm.tasks.evaluate.sums import Hard, Hardest, Sums, measures
+from dist_plm.tasks.evaluate.task import measure_task
 from dist_plm.tasks.inference.open_model import Session, build_runner, session_of
 from dist_plm.tasks.inference.outputs import check_out, write_json
 from dist_plm.tasks.inference.runner import Runner
@@ -27,6 +28,7 @@ def evaluate(config: EvaluateConfig, environ: Mapping[str, str] = os.environ) ->
         UserError: on every rank alike, before anything is measured where that can be known.
     """
     check_out(config.out)
+    check_out(config.predictions, "predictions")
     with session_of(config, environ) as session:
         content = measured(config, session)
         if session.is_first:
@@ -42,6 +44,8 @@ def measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     """
     if config.on == "objective":
         return measure_objective(config, session)
+    if config.on == "task":
+        return measure_task(config, session)
     size = session.config.model.vocab_size
     assert size is not None
     passages = alike(session.groups.world, lambda: open_passages(config.data, session.vocabulary, size))
@@ -81,14 +85,17 @@ def _together(config: EvaluateConfig, runner: Runner, sums: Sums, hardest: list[
 
 def _show(config: EvaluateConfig, content: dict[str, Any]) -> None:
     facts = {"model": content["model"], "data": content["data"]}
-    if config.on == "objective":
-        facts["objective"] = content["objective"]
+    if config.on != "perplexity":
+        facts[config.on] = content[config.on]
     else:
         facts["windows"] = (
             f"of {content['window']:,} tokens, {content['stride']:,} apart, documents {content['documents']}"
         )
     tell(table(facts, content["results"]))
-    if content["samples"]:
+    if content["samples"] and config.on == "task":
+        tell(f"\nthe first {len(content['samples'])} rows:")
+        tell(written_beside([(one["source"], one["target"], one["prediction"]) for one in content["samples"]]))
+    elif content["samples"]:
         tell(f"\nloss a token of the {len(content['samples'])} hardest documents:")
         tell(excerpts([(one["loss"], one["name"], one["beginning"]) for one in content["samples"]]))
     if config.out is not None:

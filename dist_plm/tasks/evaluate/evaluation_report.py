@@ -18,3 +18,11 @@ def _number(value: float | int) -> str:
 def excerpts(rows: Sequence[tuple[float, str, str]]) -> str:
     """Builds a line for each text: loss a token, name, and how it begins."""
     return "\n".join(f"  {loss:8.4f}  {name}  {' '.join(text.split())}" for loss, name, text in rows)
+
+
+def written_beside(rows: Sequence[tuple[str, str, str]]) -> str:
+    """Builds three lines for each row: what was read, what should have been written, and what was."""
+    marks = ("<", "=", ">")
+    return "\n".join(
+        f"  {mark} {' '.join(text.split())}" for row in rows for mark, text in zip(marks, row, strict=True)
+    )

@@ -55,7 +55,7 @@ def measure_objective(config: EvaluateConfig, session: Session) -> dict[str, Any
     runner = build_runner(session, needed=_HEADS)
     train = TrainConfig(steps=1, global_batch=1, micro_batch=config.batch_size, eval_samples=config.limit or _ALL)
     evaluator = Evaluator(train, session.groups, dataset, learned)
-    results = evaluator(cast(Engine, _Scores(runner, learned.losses)), lambda: None)
+    results = evaluator(cast(Engine, RunnerScores(runner, learned.losses)), lambda: None)
     return {
         "model": session.source.where,
         "on": config.on,
@@ -68,7 +68,7 @@ def measure_objective(config: EvaluateConfig, session: Session) -> dict[str, Any
 
 
 @dataclass(frozen=True, slots=True)
-class _Scores:
+class RunnerScores:
     """Scores microbatches as an engine does; it has nothing else of one."""
 
     runner: Runner

@@ -72,7 +72,7 @@ def answered(
         return [*_filled(config, session, prompts)], False
     if problems := list(no_effect(config, "", ["best"], "a model that writes")):
         raise ConfigError(problems)
-    rows = rows_of(prompts, config, session.config.model, session.vocabulary)
+    rows = rows_of(prompts, config, session)
     writer = _writer(config, session)
     place, size = session.groups.coordinates, session.groups.grid
     decoding = _decoding(config, session)
@@ -109,15 +109,21 @@ def _filled(config: GenerateConfig, session: Session, prompts: list[str]) -> lis
 
 def _writer(config: GenerateConfig, session: Session) -> Writer:
     grid = session.groups.grid
-    if grid.tensor == grid.pipeline == 1 and (writer := TransformersWriter.of(session)) is not None:
+    alone, both_ways = grid.tensor == grid.pipeline == 1, reads_both_ways(session)
+    if alone and not both_ways and (writer := TransformersWriter.of(session)) is not None:
         return writer
     if config.num_beams > 1:
-        alone = grid.tensor == grid.pipeline == 1
         reason = "a model that Transformers has no class for" if alone else "tensor and pipeline ranks"
+        reason = "a model that reads prompts both ways" if both_ways else reason
         raise ConfigError(
             [f"num_beams = {config.num_beams} does not work with {reason}: leave it out, or use one process"]
         )
-    return GridWriter(build_runner(session))
+    return GridWriter(build_runner(session), both_ways)
+
+
+def reads_both_ways(session: Session) -> bool:
+    """Whether each token of a prompt sees all of it, as the model learned to read."""
+    return session.config.objective.reads_prefix_both_ways and not session.config.model.has_decoder
 
 
 def _decoding(config: GenerateConfig, session: Session) -> Decoding:

@@ -13,9 +13,14 @@ from dist_plm.tasks.inference.runner import Runner
 
 @dataclass(frozen=True, slots=True)
 class GridWriter:
-    """Writes with a model that ranks share. All of them do the same, each with its own part of the model."""
+    """Writes with a model that ranks share. All of them do the same, each with its own part of the model.
+
+    Args:
+        both_ways: each token of a prompt sees all of it.
+    """
 
     runner: Runner
+    both_ways: bool = False
 
     @torch.inference_mode()
     def write(self, batch: PromptBatch, decoding: Decoding) -> list[Continuation]:
@@ -23,7 +28,7 @@ class GridWriter:
         device, rows = self.runner.shared.device, len(batch.rows)
         read, mask = batch.padded(decoding.pad, left=decoding.start is None)
         tokens = read.to(device) if decoding.start is None else torch.full((rows, 1), decoding.start, device=device)
-        given = _Given(read, mask, decoding.start is not None)
+        given = _Given(read, mask, decoding.start is not None, self.both_ways)
         choosers, stops = batch.choosers(decoding), batch.stops(decoding)
         cache, ends = KVCache(tokens.shape[1] + batch.room), torch.tensor(decoding.ends, device=device)
         done = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -55,10 +60,11 @@ class _Given:
     Args:
         read: [B, S] of the prompts, and `mask` where they are no padding.
         has_encoder: they are read by an encoder; what is written stands alone.
+        both_ways: else each of their tokens sees all of them.
     """
 
-    def __init__(self, read: Tensor, mask: Tensor, has_encoder: bool) -> None:
-        self._read, self._mask, self._has_encoder = read, mask, has_encoder
+    def __init__(self, read: Tensor, mask: Tensor, has_encoder: bool, both_ways: bool) -> None:
+        self._read, self._mask, self._has_encoder, self._both_ways = read, mask, has_encoder, both_ways
 
     def next(self, tokens: Tensor, past: int) -> Arrays:
         samples = torch.arange(len(tokens))
@@ -66,13 +72,16 @@ class _Given:
         if self._has_encoder:
             arrays = {"tokens": self._read, "decoder_tokens": fresh, "samples": samples}
             return arrays if bool(self._mask.all()) else {**arrays, "lengths": self._mask.sum(1)}
-        if bool(self._mask.all()):
-            return {"tokens": fresh, "samples": samples}
         starts = (1 - self._mask).sum(1)
         columns = torch.arange(tokens.shape[1])
+        arrays = {"tokens": fresh, "samples": samples}
+        if self._both_ways:  # padding, which another mask hides from text, begins before it
+            seen_from = torch.where(columns < self._read.shape[1], starts[:, None], columns)
+            arrays["seen_from"] = torch.minimum(seen_from, columns)
+        if bool(self._mask.all()):
+            return arrays
         return {
-            "tokens": fresh,
-            "samples": samples,
+            **arrays,
             "documents": (columns >= starts[:, None]).int(),
             "positions": (columns[past:] - starts[:, None]).clamp(min=0),
         }

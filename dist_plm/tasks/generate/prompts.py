@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from dist_plm.core.errors import ConfigError, DataError, reason_of
 from dist_plm.core.parsing import load_json
 from dist_plm.core.regular import read_regular
+from dist_plm.data.labelled.encode import ExampleEncoder
+from dist_plm.objectives.build import build_writing_task
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.inference.schema import GenerateConfig
+from dist_plm.spec.tasks import TaskConfig
+from dist_plm.tasks.inference.open_model import Session
 from dist_plm.tasks.inference.vocabulary import Vocabulary
 
 
@@ -63,17 +67,20 @@ def _column(line: str, config: GenerateConfig, number: int) -> str:
     return text
 
 
-def rows_of(
-    prompts: Sequence[str], config: GenerateConfig, model: ModelConfig, vocabulary: Vocabulary
-) -> list[PromptRow]:
-    """Rows for a model that writes: each prompt config.samples times.
+def rows_of(prompts: Sequence[str], config: GenerateConfig, session: Session) -> list[PromptRow]:
+    """Rows for a model that writes: each prompt config.samples times, as the task has it where there is one.
 
     Raises:
         ConfigError: a prompt leaves no room for an answer.
     """
+    model, vocabulary, objective = session.config.model, session.vocabulary, session.config.objective
     rows = []
     for number, prompt in enumerate(prompts):
-        tokens = _tokens(prompt, config, model, vocabulary)
+        if isinstance(objective, TaskConfig):
+            encoder = ExampleEncoder(vocabulary.tokenizer, session.config.data.sequence_length, model.has_decoder)
+            tokens = tuple(build_writing_task(objective).prompts([prompt], encoder)[0])
+        else:
+            tokens = _tokens(prompt, config, model, vocabulary)
         room = _room(number, len(tokens), config, model)
         rows += [PromptRow(number * config.samples + more, prompt, tokens, room) for more in range(config.samples)]
     return rows

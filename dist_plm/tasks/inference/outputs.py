@@ -9,8 +9,8 @@ from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.files import atomic_writer
 
 
-def check_out(out: str | None) -> None:
-    """Sees to it, before anything is measured, that a file can be written.
+def check_out(out: str | None, name: str = "out") -> None:
+    """Sees to it, before anything is measured, that the file of setting `name` can be written.
 
     Raises:
         DataError: its folder is not there, or it is a folder itself.
@@ -19,9 +19,9 @@ def check_out(out: str | None) -> None:
         return
     path = Path(out)
     if path.is_dir():
-        raise DataError(f"out = {out} is a directory: name a file in it")
+        raise DataError(f"{name} = {out} is a directory: name a file in it")
     if not path.parent.is_dir():
-        raise DataError(f"out = {out}: there is no directory {path.parent}: make it, or name another file")
+        raise DataError(f"{name} = {out}: there is no directory {path.parent}: make it, or name another file")
 
 
 def write_json(out: str, content: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.interop.kinds import NAMES, CheckpointFormat, kind_of
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.objectives import ObjectiveConfig
+from dist_plm.spec.tasks import TaskConfig
 from dist_plm.tasks.convert.huggingface import model_of_checkpoint, run_of_checkpoint
 from dist_plm.train.startup.load_weights import Weights, of_checkpoint, of_hf
 
@@ -33,6 +34,7 @@ class ModelSource:
         sequence_length: with which it was trained, likewise.
         settings: its config.json, where it has one.
         store: that its run read, where it is still there.
+        tokenizer: file or directory of it that its run was given, likewise.
     """
 
     weights: Weights
@@ -41,6 +43,7 @@ class ModelSource:
     sequence_length: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     store: str | None = None
+    tokenizer: str | None = None
 
     @property
     def where(self) -> str:
@@ -103,20 +106,29 @@ def _of_checkpoint(found: Checkpoint) -> ModelSource:
         data.get("sequence_length"),
         settings,
         _store(data),
+        _tokenizer(data),
     )
 
 
 def _objective(found: Checkpoint, run: Mapping[str, Any]) -> ObjectiveConfig | None:
-    if "task" in run:
+    if "objective" not in run and "task" not in run:
+        return None
+    try:
+        if "objective" in run:
+            return decode(ObjectiveConfig, run["objective"], of_before=True)
+        task = decode(TaskConfig, run["task"], of_before=True)
+    except ConfigError as error:
+        raise CheckpointError(f"{found.where}: its objective is none of this version: {error}") from None
+    if task.head != "language_model":
         raise CheckpointError(
             f"{found.where} was fine-tuned for a task and predicts no tokens any more: give the model that it began with"
         )
-    if "objective" not in run:
-        return None
-    try:
-        return decode(ObjectiveConfig, run["objective"], of_before=True)
-    except ConfigError as error:
-        raise CheckpointError(f"{found.where}: its objective is none of this version: {error}") from None
+    return task
+
+
+def _tokenizer(data: Mapping[str, Any]) -> str | None:
+    path = data.get("tokenizer")
+    return path if path and Path(path).exists() else None
 
 
 def _store(data: Mapping[str, Any]) -> str | None:

@@ -82,6 +82,8 @@ def vocabulary_of(source: ModelSource, given: str | None) -> Vocabulary:
     end = tokenizer.end_of_document_id
     bos, eos = (source.settings.get(name) for name in ("bos_token_id", "eos_token_id"))
     ends = [end, *(eos if isinstance(eos, list) else [eos])]
+    if source.model.has_decoder:
+        ends.append(tokenizer.special_tokens().eos)
     own = isinstance(bos, int) and bos not in ends
     return Vocabulary(
         tokenizer,
@@ -105,6 +107,8 @@ def _opened(source: ModelSource, given: str | None) -> tuple[Tokenizer, str]:
             except DataError as error:
                 reason = str(error).replace(f"{folder}/", "").replace(folder, "its directory")
                 raise DataError(f"the tokenizer beside {source.where} cannot be used: {reason}") from None
+    if source.tokenizer is not None:
+        return _of_path(source.tokenizer), source.tokenizer
     if source.store is not None:
         return tokenizer_of_store(source.store), source.store
     raise DataError(
