@@ -13,6 +13,7 @@ import numpy as np
 from dist_plm.core.errors import ConfigError, DataError
 from dist_plm.data.labelled.columns import find_columns, names_of
 from dist_plm.data.labelled.dataset import Collation, LabelledDataset, Trim
+from dist_plm.data.labelled.dialogues import template_beside
 from dist_plm.data.labelled.encode import ExampleEncoder
 from dist_plm.data.labelled.rows import LabelledRow, RowFile
 from dist_plm.data.labelled.table import Ragged, Table, joined, num_examples
@@ -100,6 +101,7 @@ def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConf
     if data.validation is not None:
         files["validation"] = RowFile("data.validation", data.validation, "validation", data.header)
     columns = {split: columns_of(file, config.task, data.columns) for split, file in files.items()}
+    config = replace(config, task=config.task.with_template(template_beside(config.data.tokenizer)))
     if config.task.finds_labels:
         config = replace(config, task=_with_labels(config, files["train"], columns["train"]))
     task = build_task(config.task)

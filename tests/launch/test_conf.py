@@ -12,6 +12,7 @@ from dist_plm.spec.prepare.schema import PrepareConfig
 from dist_plm.spec.rules.finalize import check_prepare, finalize
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig
+from dist_plm.spec.tasks import TASKS
 from tests.tasks.convert.hf_dirs import save
 
 #: Those of conf/model that hold sizes.
@@ -75,7 +76,8 @@ def test_every_fine_tuning_experiment_is_accepted(experiment, tmp_path):
 
 @pytest.mark.parametrize("choice", OWN.choices("task"))
 def test_every_task_is_accepted(choice, tmp_path):
-    overrides = [f"task={choice}", f"model.init_from={save('bert_model', tmp_path)}", "data.train=x.csv"]
+    model = "bert_model" if TASKS[choice].suits(FAMILIES["bert"]) else "gpt2_sequence"
+    overrides = [f"task={choice}", f"model.init_from={save(model, tmp_path)}", "data.train=x.csv"]
     config, _ = load(FinetuneConfig, "finetune", [*overrides, "data.sequence_length=32"])
     assert finalize(config, world_size=1, vocab_size=None).task.name == choice
 

@@ -50,6 +50,10 @@ def _row(draw: random.Random) -> dict[str, Any]:
         "number": len(said) * (1.0 if good else -1.0),
         "tokens": words,
         "tags": tags,
+        "messages": [
+            {"role": "user", "content": " ".join(words)},
+            {"role": "assistant", "content": f"{words[-1]} {noun}"},
+        ],
         "turn": {"en": " ".join(words), "answer": f"{words[-1]} {noun}"},
         "options": (options := ["bad", "good"] if len(said) % 2 else ["good", "bad"]),
         "right": options.index("good" if good else "bad"),

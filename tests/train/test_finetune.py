@@ -23,6 +23,7 @@ SIZES = {"layers": 2, "hidden": 32, "heads": 2, "init_std": 0.1}
 T5 = {"family": "t5", "position": "relative", "norm": "rmsnorm", "bias": False, **SIZES}
 GPT = {"family": "gpt", **SIZES}
 SEQ2SEQ = {"task__name": "seq2seq", "data__columns": {"source": "turn.en", "target": "turn.answer"}}
+CHAT = {"model": GPT, "task__name": "chat", "data__sequence_length": 64}
 #: Each task with what it measures, and what it has to reach on rows that were not seen.
 TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
     "classify": ({}, "accuracy", 0.9),
@@ -43,6 +44,7 @@ TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
         0.8,
     ),
     "written_by_t5": ({"model": T5, **SEQ2SEQ, "optim__lr": 8e-3}, "accuracy", 0.7),
+    "chat": ({**CHAT, "task__packing": True}, "accuracy", 0.5),
     "written_by_gpt": ({"model": GPT, **SEQ2SEQ, "task__prefix_lm": True}, "accuracy", 0.8),
 }
 GRIDS: dict[str, dict[str, Any]] = {
@@ -77,7 +79,15 @@ def alone(run_alone):
     return lambda task: records(run_alone(task))
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "pair"])
+def test_packed_dialogues_cost_what_they_cost_apart(ranks, rows, alone, tmp_path: Path) -> None:
+    """As no dialogue sees another."""
+    assert ranks.run(1, run_case, settings(rows, tmp_path, **CHAT, train__stop_at=1), free_port()) == [0]
+    apart, packed = records(tmp_path)[0], alone("chat")[0]
+    assert packed["eval/initial/loss"] == pytest.approx(apart["eval/initial/loss"], rel=1e-5)
+    assert packed["eval/initial/accuracy"] == pytest.approx(apart["eval/initial/accuracy"])
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task not in ("pair", "chat")])
 def test_every_task_is_learned(alone, task: str) -> None:
     _, measure, least = TASKS[task]
     found = alone(task)
@@ -102,6 +112,7 @@ def test_every_task_is_learned(alone, task: str) -> None:
         pytest.param("choice", "tensor", marks=pytest.mark.slow),
         ("written_by_t5", "tensor"),
         ("written_by_gpt", "pipeline"),
+        ("chat", "data"),
         pytest.param("written_by_t5", "zero", marks=pytest.mark.slow),
         pytest.param("written_by_gpt", "data", marks=pytest.mark.slow),
     ],

@@ -12,7 +12,7 @@ the same run.name it goes on from its latest checkpoint.
 Most used settings:
   task=classify|regress|tag|qa|choice               a label or number for a text or a pair, a label for each word, answers to
                                                     questions about a text, one of several choices
-  task=seq2seq                                      a text that is written of another
+  task=seq2seq|chat                                 a text that is written of another, what is answered in dialogues
   model.init_from=DIR                               the model; its tokenizer is used unless data.tokenizer names another
   train.init_from=RUN                               or the model and the tokenizer of a run, under a new head
   data.train=FILE  data.validation=FILE             rows; data.columns='{text: body, label: stars}' where names are others

@@ -1,6 +1,6 @@
 """Turns texts into the tokens that a model reads: framed by special tokens, and cut to a length."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,29 @@ class ExampleEncoder:
     def ragged(self, rows: Sequence[Sequence[int]]) -> Ragged:
         """Joins rows of tokens to a column."""
         return Ragged.of(rows)
+
+    def marked(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Gives the tokens of a text in which special tokens that are written out stand for themselves, and the characters,
+        [begin, end), that each of them stands for."""
+        return self.tokenizer.encode_marked(text)
+
+    @property
+    def special_ids(self) -> Collection[int]:
+        """Gives the numbers of special tokens."""
+        return self.tokenizer.special_tokens().ids
+
+    @property
+    def special_names(self) -> Mapping[str, str]:
+        """Gives special tokens as they are written, by the names that chat templates use."""
+        special, pieces = self.tokenizer.special_tokens(), self.tokenizer.pieces()
+        eos = self.tokenizer.end_of_document_id if special.eos is None else special.eos
+        numbers = {
+            "bos": eos if special.bos is None else special.bos,
+            "eos": eos,
+            "pad": special.pad,
+            "sep": special.sep,
+        }
+        return {f"{role}_token": pieces[number] for role, number in numbers.items() if number is not None}
 
     @property
     def begin(self) -> list[int]:

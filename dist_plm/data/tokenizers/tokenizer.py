@@ -77,6 +77,7 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self._origin = origin
         self._encoded_chars = 0
+        self._marked: hf.Tokenizer | None = None
         self._fast: Callable[[Sequence[str]], list[list[int]]] | None = None
         pieces = {number: piece for piece, number in vocabulary.items()}
         self._encoder = _text_only(tokenizer, {pieces[i] for i in self._special.ids if i in pieces})
@@ -153,6 +154,15 @@ class Tokenizer:
 
     def _guarded(self) -> AbstractContextManager[None]:
         return panics_as(DataError, f"{self._origin} is damaged: the library tokenizers gives up on a text")
+
+    def encode_marked(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a text in which special tokens that are written out stand for themselves, as Transformers reads text,
+        and the characters, [begin, end), that each stands for."""
+        if self._marked is None:  # what encodes text alone may be this very object
+            self._marked = hf.Tokenizer.from_str(self._tokenizer.to_str())
+        with self._guarded():
+            encoding = self._marked.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens written out."""

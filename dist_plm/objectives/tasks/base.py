@@ -3,7 +3,7 @@
 Columns are named as the arrays of a batch are (objectives/base.py); those of the labels are the task's own.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -26,6 +26,11 @@ class TextEncoder(Protocol):
     def pieces(self, texts: Sequence[str]) -> list[list[int]]: ...
     def ragged(self, rows: Sequence[Sequence[int]]) -> Any: ...
     def windows(self, questions: Sequence[str], contexts: Sequence[str], question_length: int, stride: int) -> Any: ...
+    def marked(self, text: str) -> tuple[list[int], list[tuple[int, int]]]: ...
+    @property
+    def special_ids(self) -> Collection[int]: ...
+    @property
+    def special_names(self) -> Mapping[str, str]: ...
     @property
     def length(self) -> int: ...
     @property
@@ -92,6 +97,10 @@ class WritingTask(Task[C], Protocol[C]):
 
     def prompts(self, texts: Sequence[str], encoder: TextEncoder) -> list[list[int]]:
         """Gives the tokens that a model reads before it writes, of each text that it is to answer."""
+        ...
+
+    def ends(self, encoder: TextEncoder) -> list[int]:
+        """Gives the tokens that end an answer, beside those that end texts."""
         ...
 
     def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[str, str]:

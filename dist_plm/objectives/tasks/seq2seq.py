@@ -60,6 +60,9 @@ class Seq2Seq:
         room = max(length - len(begin) - len(before) - len(after), 0)
         return [[*begin, *before, *ids[:room], *after][-length:] for ids in encoder.pieces(texts)]
 
+    def ends(self, encoder: TextEncoder) -> list[int]:
+        return [encoder.end]
+
     def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[str, str]:
         return text_of(row, columns["source"]), text_of(row, columns["target"])
 

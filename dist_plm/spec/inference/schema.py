@@ -78,6 +78,8 @@ class GenerateConfig(InferenceConfig):
     is a function of the seed and the row's number alone. Each prompt goes on `samples` times. Text ends at the tokenizer's end
     of a document, before any of `stop`, or after `max_new_tokens`.
 
+    With `chat` a prompt is what a user says, and the chat template of the tokenizer writes it out.
+
     A text begins with a token of its own where documents did in training (`begin`; None: as the model is known to expect). Of
     a masked model the `best` tokens for each mask are shown."""
 
@@ -96,5 +98,6 @@ class GenerateConfig(InferenceConfig):
     samples: Count = 1
     stop: tuple[str, ...] = ()
     begin: bool | None = None
+    chat: bool = False
     best: Count = 5
     seed: Seed = 1234

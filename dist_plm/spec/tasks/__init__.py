@@ -2,6 +2,7 @@
 
 from dist_plm.config.variants import Variants
 from dist_plm.spec.tasks.base import TaskConfig
+from dist_plm.spec.tasks.chat import ChatConfig
 from dist_plm.spec.tasks.choice import ChoiceConfig
 from dist_plm.spec.tasks.classify import ClassifyConfig
 from dist_plm.spec.tasks.qa import QaConfig
@@ -19,5 +20,6 @@ TASKS: Variants[TaskConfig] = Variants(
         "regress": RegressConfig,
         "tag": TagConfig,
         "seq2seq": Seq2SeqConfig,
+        "chat": ChatConfig,
     },
 )

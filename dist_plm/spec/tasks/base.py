@@ -35,6 +35,8 @@ class TaskConfig(ObjectiveConfig):
     falling: ClassVar[tuple[str, ...]] = ("loss",)
     #: Columns of its examples that measures alone read, and that are no part of a batch.
     scoring: ClassVar[tuple[str, ...]] = ()
+    #: What a model writes is measured, beside what should be written.
+    measures_text: ClassVar[bool] = False
     least_length: ClassVar[int] = 4
 
     @property
@@ -49,6 +51,10 @@ class TaskConfig(ObjectiveConfig):
     def with_labels(self, found: Iterable[str]) -> Self:
         """Returns the task with the labels of its training data."""
         raise NotImplementedError
+
+    def with_template(self, found: str | None) -> Self:
+        """Returns the task with the chat template of the tokenizer, of a task that has dialogues and no template yet."""
+        return self
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -75,6 +81,10 @@ class LabelsConfig(TaskConfig):
     @property
     def num_labels(self) -> int:
         return len(self.labels) or 2  # until the data tell them
+
+    def with_template(self, found: str | None) -> Self:
+        """Returns the task with the chat template of the tokenizer, of a task that has dialogues and no template yet."""
+        return self
 
     @property
     def label_names(self) -> tuple[str, ...]:

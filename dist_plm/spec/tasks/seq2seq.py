@@ -31,6 +31,7 @@ class Seq2SeqConfig(TaskConfig):
         "target": Column(("target", "summary", "highlights", "output", "answer", "tgt")),
     }
     measures: ClassVar[tuple[str, ...]] = ("perplexity", "accuracy")
+    measures_text: ClassVar[bool] = True
     falling: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
 
     name: Literal["seq2seq"] = "seq2seq"

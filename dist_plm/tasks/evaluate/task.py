@@ -37,11 +37,11 @@ def measure_task(config: EvaluateConfig, session: Session) -> dict[str, Any]:
             [f"on = 'task' needs a model that was fine-tuned for one, and {session.source.where} was not"]
         )
     table, pairs = alike(session.groups.world, lambda: _opened(config, session, task))
-    pairs = pairs[: config.limit or None]
-    losses = _losses(config, session, task, table, len(pairs))
-    written = _written(config, session, task, [source for source, _ in pairs])
-    scores = TextScores()
-    lines = []
+    count = len(next(iter(table.values())))
+    count = min(config.limit or count, count)
+    losses = _losses(config, session, task, table, count)
+    scores, lines, pairs = TextScores(), [], pairs[:count]
+    written = _written(config, session, task, [source for source, _ in pairs]) if pairs else []
     for (source, target), answer in zip(pairs, written, strict=True):
         text = answer.text.strip()  # behind a prompt it may begin with a space
         scores.add(text, target)
@@ -53,18 +53,18 @@ def measure_task(config: EvaluateConfig, session: Session) -> dict[str, Any]:
         "on": config.on,
         "data": rows,
         "task": task.name,
-        "results": {**losses, **scores.measures(), "rows": len(pairs)},
+        "results": {**losses, **(scores.measures() if pairs else {}), "rows": count},
         "samples": lines[: config.samples],
     }
 
 
 def _opened(config: EvaluateConfig, session: Session, task: TaskConfig) -> tuple[Table, list[tuple[str, str]]]:
-    """The rows as examples, and as sources and targets."""
+    """The rows as examples, and as sources and targets where what is written is measured."""
     assert config.data.rows is not None
     file = RowFile("data.rows", config.data.rows, "test", config.data.header)
     columns, body = columns_of(file, task, config.data.columns), build_writing_task(task)
     table = encoded(file, columns, body, _encoder(session))
-    return table, [body.pair(row, columns) for row in file]
+    return table, [body.pair(row, columns) for row in file] if task.measures_text else []
 
 
 def _encoder(session: Session) -> ExampleEncoder:
@@ -75,7 +75,7 @@ def _encoder(session: Session) -> ExampleEncoder:
 def _losses(
     config: EvaluateConfig, session: Session, task: TaskConfig, table: Table, count: int
 ) -> dict[str, float | int]:
-    """What training's own evaluation gives."""
+    """Measures what the evaluation of training does."""
     run, encoder = session.config, _encoder(session)
     written = written_by(run.model, task, encoder.length)
     labelled = Labelled(build_writing_task(task), {"test": table}, encoder.padding, written)

@@ -9,13 +9,14 @@ from typing import Protocol
 from dist_plm.core.errors import EXIT_FINISHED, ConfigError
 from dist_plm.core.streams import tell
 from dist_plm.distributed.collectives import gather
+from dist_plm.objectives.build import build_writing_task
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.tasks.generate.answers import Terminal, record, shown
 from dist_plm.tasks.generate.batches import Continuation, Decoding, PromptBatch, batches_of, continuation
 from dist_plm.tasks.generate.fill_mask import Filled, fill, masked_tokens
 from dist_plm.tasks.generate.on_grid import GridWriter
-from dist_plm.tasks.generate.prompts import PromptRow, read_prompts, rows_of
+from dist_plm.tasks.generate.prompts import PromptRow, encoder_of, read_prompts, rows_of, task_of
 from dist_plm.tasks.generate.with_transformers import TransformersWriter
 from dist_plm.tasks.inference.open_model import Session, build_runner, session_of
 from dist_plm.tasks.inference.outputs import check_out, write_lines
@@ -31,6 +32,7 @@ _OF_WRITING = (
     "samples",
     "stop",
     "begin",
+    "chat",
 )
 
 
@@ -134,7 +136,9 @@ def _decoding(config: GenerateConfig, session: Session) -> Decoding:
     if session.config.model.has_decoder:
         given = settings.get("decoder_start_token_id")
         start = given if isinstance(given, int) else special.pad or 0
-    return Decoding(config, vocabulary, vocabulary.ends, pad, start)
+    task = task_of(config, session)
+    more = () if task is None else build_writing_task(task).ends(encoder_of(session))
+    return Decoding(config, vocabulary, tuple(dict.fromkeys((*vocabulary.ends, *more))), pad, start)
 
 
 def _terminal(row: PromptRow, decoding: Decoding) -> Terminal:

@@ -11,6 +11,7 @@ from dist_plm.objectives.build import build_writing_task
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.spec.tasks import TaskConfig
+from dist_plm.spec.tasks.chat import ChatConfig
 from dist_plm.tasks.inference.open_model import Session
 from dist_plm.tasks.inference.vocabulary import Vocabulary
 
@@ -67,18 +68,33 @@ def _column(line: str, config: GenerateConfig, number: int) -> str:
     return text
 
 
+def task_of(config: GenerateConfig, session: Session) -> TaskConfig | None:
+    """The task that tells how prompts are written: that of the run, or a dialogue where one is asked for."""
+    objective = session.config.objective
+    if isinstance(objective, TaskConfig):
+        return objective
+    if config.chat and session.config.model.has_decoder:
+        raise ConfigError([f"chat = true: {session.source.where} has an encoder and no template: leave it out"])
+    return ChatConfig().with_template(session.vocabulary.template) if config.chat else None
+
+
+def encoder_of(session: Session) -> ExampleEncoder:
+    """Builds what turns texts into tokens for the model's task."""
+    run = session.config
+    return ExampleEncoder(session.vocabulary.tokenizer, run.data.sequence_length, run.model.has_decoder)
+
+
 def rows_of(prompts: Sequence[str], config: GenerateConfig, session: Session) -> list[PromptRow]:
     """Rows for a model that writes: each prompt config.samples times, as the task has it where there is one.
 
     Raises:
         ConfigError: a prompt leaves no room for an answer.
     """
-    model, vocabulary, objective = session.config.model, session.vocabulary, session.config.objective
+    model, vocabulary, task = session.config.model, session.vocabulary, task_of(config, session)
     rows = []
     for number, prompt in enumerate(prompts):
-        if isinstance(objective, TaskConfig):
-            encoder = ExampleEncoder(vocabulary.tokenizer, session.config.data.sequence_length, model.has_decoder)
-            tokens = tuple(build_writing_task(objective).prompts([prompt], encoder)[0])
+        if task is not None:
+            tokens = tuple(build_writing_task(task).prompts([prompt], encoder_of(session))[0])
         else:
             tokens = _tokens(prompt, config, model, vocabulary)
         room = _room(number, len(tokens), config, model)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.dialogues import template_beside
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.store.verify import tokenizer_of_store
@@ -23,6 +24,7 @@ class Vocabulary:
         begins_texts: whether prompts are expected to have it.
         ends: tokens that end a text.
         where: how messages call the tokenizer.
+        template: by which it writes dialogues out, where it has one.
     """
 
     tokenizer: Tokenizer
@@ -30,6 +32,7 @@ class Vocabulary:
     begins_texts: bool
     ends: tuple[int, ...]
     where: str
+    template: str | None = None
 
     @property
     def special(self) -> SpecialTokens:
@@ -72,7 +75,7 @@ def vocabulary_of(source: ModelSource, given: str | None) -> Vocabulary:
     Raises:
         DataError: there is none, it cannot be read, or it has more tokens than the model.
     """
-    tokenizer, where = _opened(source, given)
+    tokenizer, where, template = _opened(source, given)
     size = source.model.vocab_size
     if size is not None and tokenizer.vocab_size > size:
         raise DataError(
@@ -92,25 +95,27 @@ def vocabulary_of(source: ModelSource, given: str | None) -> Vocabulary:
         begins_texts=own or not source.settings,
         ends=tuple(dict.fromkeys(number for number in ends if isinstance(number, int))),
         where=where,
+        template=template,
     )
 
 
-def _opened(source: ModelSource, given: str | None) -> tuple[Tokenizer, str]:
+def _opened(source: ModelSource, given: str | None) -> tuple[Tokenizer, str, str | None]:
+    """The tokenizer, how messages call it, and its chat template."""
     if given is not None:
-        return _of_path(given), given
+        return _of_path(given), given, template_beside(given)
     if files := source.weights.tokenizer():
         with tempfile.TemporaryDirectory() as folder:
             for name, content in files.items():
                 (Path(folder) / name).write_bytes(content)
             try:
-                return Tokenizer.load(folder), f"the tokenizer beside {source.where}"
+                return Tokenizer.load(folder), f"the tokenizer beside {source.where}", template_beside(folder)
             except DataError as error:
                 reason = str(error).replace(f"{folder}/", "").replace(folder, "its directory")
                 raise DataError(f"the tokenizer beside {source.where} cannot be used: {reason}") from None
     if source.tokenizer is not None:
-        return _of_path(source.tokenizer), source.tokenizer
+        return _of_path(source.tokenizer), source.tokenizer, template_beside(source.tokenizer)
     if source.store is not None:
-        return tokenizer_of_store(source.store), source.store
+        return tokenizer_of_store(source.store), source.store, template_beside(source.store)
     raise DataError(
         f"the tokenizer of {source.where} is not known: it has none beside it, and the store that its run read is not where it "
         "was; give one with tokenizer=DIR, a tokenizer's file or directory or a store"

@@ -1,6 +1,7 @@
 """What is written beside Transformers, token by token, on one process and on ranks that share a model."""
 
 import functools
+import shutil
 
 import pytest
 import torch
@@ -139,3 +140,17 @@ def test_masks_are_filled_as_by_transformers(ranks, model_dirs, grid):
         assert [[t for t, _ in mask] for mask in filled.masks] == expected
         for mask, values in zip(filled.masks, best.values, strict=True):
             assert [share for _, share in mask] == pytest.approx(values.tolist(), rel=1e-4)
+
+
+def test_a_chat_is_written_out_by_the_template(ranks, model_dirs, tmp_path):
+    source = model_dirs("gpt2")
+    directory = tmp_path / "gpt2"
+    shutil.copytree(source, directory)
+    template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}%s{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+    )
+    (directory / "chat_template.jinja").write_text(template.replace("%s", "; "))
+    config = generate_config(directory, max_new_tokens=12, chat=True)
+    for own_loop in (False, True):
+        (answers,) = ranks.run(1, found, config, ["To be", "Ein"], own_loop)
+        assert [a.tokens for a in answers] == [theirs(source, f"user: {said}; A:") for said in ("To be", "Ein")]

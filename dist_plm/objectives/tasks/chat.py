@@ -1,0 +1,129 @@
+"""Dialogues: what the assistant says is learned, on what was said before it (Ouyang et al. 2022, section 3.5)."""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.dialogues import Message, messages_of, prompt_of, render, written_out
+from dist_plm.data.labelled.rows import LabelledRow
+from dist_plm.data.sampling.packers import best_fit
+from dist_plm.objectives.base import IGNORED, LossTerm
+from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, next_tokens, text_of, value_of
+from dist_plm.spec.tasks.chat import PLAIN, ChatConfig
+
+#: Documents of a row are numbered from 0; its padding is none of them.
+_NO_DOCUMENT = 2**20
+Ids = list[int]
+Mask = list[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """See tasks.base.Task."""
+
+    config: ChatConfig
+    fills: Mapping[str, int] = field(default_factory=lambda: {"labels": IGNORED, "documents": _NO_DOCUMENT})
+
+    @property
+    def losses(self) -> Mapping[str, LossTerm]:
+        return {"chat": LossTerm(1.0, "labels")}
+
+    def labels(self, rows: Iterable[LabelledRow], columns: Mapping[str, str]) -> set[str]:
+        return set()
+
+    def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: TextEncoder) -> Columns:
+        dialogues = [self._encoded(_messages(row, columns), row.place, encoder) for row in rows]
+        if self.config.packing:
+            return _packed(dialogues, encoder)
+        return next_tokens([ids for ids, _ in dialogues], [mask for _, mask in dialogues], encoder)
+
+    def prompts(self, texts: Sequence[str], encoder: TextEncoder) -> list[Ids]:
+        """Gives the tokens behind which the assistant answers what a user says."""
+        prompts = []
+        for text in texts:
+            said = prompt_of([{"role": "user", "content": text}], self._template, encoder.special_names, "the prompt")
+            prompts.append(encoder.marked(said)[0][-encoder.length :])
+        return prompts
+
+    def ends(self, encoder: TextEncoder) -> list[int]:
+        """Gives the special token that ends what the assistant says, where the template has one."""
+        said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        text = written_out(said, self._template, encoder.special_names, "the chat template")
+        last = encoder.marked(text.rstrip())[0][-1]
+        return [last] if last in encoder.special_ids else []
+
+    def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[str, str]:
+        raise NotImplementedError("answers to dialogues have no measure but the loss")
+
+    def scorer(self, table: Mapping[str, Any]) -> Scorer:
+        raise NotImplementedError("the loss measures it")
+
+    @property
+    def _template(self) -> str:
+        return self.config.template or PLAIN
+
+    def _encoded(self, messages: Sequence[Message], place: str, encoder: TextEncoder) -> tuple[Ids, Mask]:
+        """Tokens of a dialogue, and which of them are learned: those that any character of a learned span is in."""
+        _refuse_special(messages, encoder.special_names, place)
+        rendered = render(messages, self._template, encoder.special_names, place)
+        ids, offsets = encoder.marked(rendered.text)
+        mask = [any(begin < end and start < stop for start, end in rendered.spans) for begin, stop in offsets]
+        room = encoder.length + 1  # the last token is predicted alone
+        if not any(mask[1:room]):
+            raise DataError(
+                f"{place}: nothing that the assistant says is within data.sequence_length = {encoder.length} tokens: raise it, "
+                "or shorten or remove the row"
+            )
+        return ids[:room], mask[:room]
+
+
+def _messages(row: LabelledRow, columns: Mapping[str, str]) -> list[Message]:
+    """The messages of a row, or of its prompt and completion."""
+    if "messages" in columns:
+        messages = messages_of(value_of(row, columns["messages"]), row.place)
+    elif {"prompt", "completion"} <= columns.keys():
+        roles = {"user": "prompt", "assistant": "completion"}
+        messages = [{"role": role, "content": text_of(row, columns[name])} for role, name in roles.items()]
+    else:
+        raise DataError(
+            f"{row.place}: there are neither messages nor a prompt and its completion in the columns {', '.join(row.values)}: "
+            "name them, as in data.columns.messages=NAME"
+        )
+    system = value_of(row, columns["system"]) if "system" in columns else None
+    if isinstance(system, str) and system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def _refuse_special(messages: Sequence[Message], names: Mapping[str, str], place: str) -> None:
+    """Sees to it that nobody says a token that ends turns or texts."""
+    for message in messages:
+        if said := [name for name in set(names.values()) if name in message["content"]]:
+            raise DataError(
+                f"{place}: the text of a message holds {said[0]!r}, a special token, which would end it: mend or remove the row"
+            )
+
+
+def _packed(dialogues: Sequence[tuple[Ids, Mask]], encoder: TextEncoder) -> Columns:
+    """Columns of rows that hold as many dialogues as fit, in the order of the file within each row."""
+    lengths = [len(ids) - 1 for ids, _ in dialogues]
+    starts = [0, *accumulate(lengths)]
+    pieces = list(zip(starts, lengths, strict=False))
+    packed = [[bisect_left(starts, start) for start, _ in row] for row in best_fit(pieces, encoder.length)]
+    alone = next_tokens([ids for ids, _ in dialogues], [mask for _, mask in dialogues], encoder)
+    numbers = [[place for place, one in enumerate(row) for _ in range(lengths[one])] for row in packed]
+    positions = [[place for one in row for place in range(lengths[one])] for row in packed]
+    columns = {name: [[*_joined(column, row)] for row in packed] for name, column in alone.items()}
+    columns |= {"documents": numbers, "positions": positions}
+    return {name: encoder.ragged(rows) for name, rows in columns.items()}
+
+
+def _joined(column: Any, row: Sequence[int]) -> Iterable[int]:
+    return (int(value) for one in row for value in column[one])
+
+
+def build(config: ChatConfig) -> Chat:
+    return Chat(config)
