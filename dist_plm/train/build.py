@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ from dist_plm.train.data import RunData, open_run
 from dist_plm.train.evaluation import Evaluator
 from dist_plm.train.loop import Parts, Position, train
 from dist_plm.train.parts import build_checkpoints, measure_peak_tflops, open_loader
-from dist_plm.train.reporting import closing_summary, open_records
+from dist_plm.train.reporting import closing_summary, open_records, write_predictions
 from dist_plm.train.startup.attempt import Start, begin, collective_timeout, hang_limits, refuse_together
 from dist_plm.train.startup.device_memory import advice_on_memory
 from dist_plm.train.startup.going_on import find_own_or_named
@@ -199,7 +200,8 @@ def _run(config: TrainingConfig, start: Start, device: Device, groups: Groups, d
     evaluate = None
     if config.train.eval_samples > 0:
         validation = data.samples["validation"]
-        evaluate = Evaluator(config.train, groups, validation, data.objective, data.trim, data.scorer)
+        keep = partial(write_predictions, start.run_dir) if groups.rank == 0 else None
+        evaluate = Evaluator(config.train, groups, validation, data.objective, data.trim, data.scorer, keep)
     parts = Parts(
         train=config.train,
         parallel=config.parallel,

@@ -52,6 +52,7 @@ class Evaluator:
     Args:
         trim: takes padding out of microbatches.
         scorer: makes what measures a task; None where tokens are predicted, and perplexity and accuracy measured.
+        keep: writes what a task's model says of the rows (tasks.base.Scorer.predictions), on the rank that does so.
     """
 
     train: TrainConfig
@@ -60,6 +61,7 @@ class Evaluator:
     objective: Objective[Any]
     trim: Callable[[Arrays], Arrays] | None = None
     scorer: Callable[[], Scorer] | None = None
+    keep: Callable[[Mapping[str, Any]], None] | None = None
 
     def __call__(self, engine: Engine, between: Callable[[], None]) -> dict[str, float]:
         """Collective over all ranks, which call `between` after each microbatch. Returns `loss`, as training minimises
@@ -96,6 +98,8 @@ class Evaluator:
             between()
         if scorer is None:
             return _measures(sums, self.objective.losses)
+        if self.keep is not None:
+            self.keep(scorer.predictions())
         return {"loss": _loss(sums, self.objective.losses), **scorer.measures()}
 
 

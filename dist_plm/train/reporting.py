@@ -1,8 +1,11 @@
 """Opens what a run says of itself: run.yaml, metrics and trackers while it goes on, a summary at its end."""
 
+import json
+import logging
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dist_plm.checkpoint.loader import Checkpoint
 from dist_plm.config import runfile
@@ -13,6 +16,7 @@ from dist_plm.core.errors import (
     UserError,
     reason_of,
 )
+from dist_plm.core.files import atomic_writer
 from dist_plm.core.installed import start_words, typed
 from dist_plm.distributed.collectives import on_first
 from dist_plm.distributed.groups import Groups
@@ -27,6 +31,11 @@ from dist_plm.train.metrics_logger import Recorder, sample_size
 from dist_plm.train.startup.attempt import Start
 from dist_plm.train.startup.device_memory import memory_gib
 from dist_plm.train.startup.lease import Fence
+
+log = logging.getLogger(__name__)
+
+#: In a run's directory: what the model says of the validation rows.
+PREDICTIONS = "predictions"
 
 
 def open_records(
@@ -135,3 +144,19 @@ def closing_summary(
     if not records:
         return f"{run_dir} is finished; its metrics.jsonl holds no record"
     return render_summary(summarise(run_dir, records, next_commands=commands))
+
+
+def write_predictions(run_dir: Path, files: Mapping[str, Any]) -> None:
+    """Writes files by name, in place of those of the evaluation before: lists to .jsonl, an item a line, else one value. Where
+    they cannot be written, a line says so and training goes on."""
+    try:
+        (run_dir / PREDICTIONS).mkdir(exist_ok=True)
+        for name, content in files.items():
+            if name.endswith(".jsonl"):
+                text = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in content)
+            else:
+                text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+            with atomic_writer(run_dir / PREDICTIONS / name) as file:
+                file.write(text.encode(errors="replace"))
+    except OSError as error:
+        log.warning("%s cannot be written: %s", run_dir / PREDICTIONS, reason_of(error))

@@ -53,6 +53,15 @@ def test_answers_are_learned(alone: Path) -> None:
     assert found[-1]["eval/f1"] == found[-1]["eval/exact_match"] >= 0.9
 
 
+def test_predictions_are_written_as_squads_are(rows, alone: Path) -> None:
+    said = json.loads((alone / "predictions" / "predictions.json").read_text())
+    held_out = [json.loads(line) for line in (rows / "dev.jsonl").read_text().splitlines()]
+    assert list(said) == [str(row) for row in range(len(held_out))]
+    right = [said[str(row)] in value["answers"]["text"] for row, value in enumerate(held_out)]
+    assert sum(right) / len(right) == pytest.approx(records(alone)[-1]["eval/exact_match"], abs=1e-9)
+    assert json.loads((alone / "predictions" / "nbest_predictions.json").read_text()).keys() == said.keys()
+
+
 @pytest.mark.parametrize("grid", covering(list(GRIDS), ["pipeline", "data"]))
 def test_two_ranks_equal_one(ranks, rows, alone: Path, grid: str, tmp_path: Path) -> None:
     assert ranks.run(2, run_case, settings(rows, tmp_path, **QA, **GRIDS[grid]), free_port()) == [0, 0]

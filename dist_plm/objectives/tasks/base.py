@@ -55,6 +55,11 @@ class Scorer(Protocol):
 
     def measures(self) -> dict[str, float]: ...
 
+    def predictions(self) -> dict[str, Any]:
+        """Gives what the model says of the rows, fit for JSON, by the names of files: those that end in .jsonl have a list,
+        whose items are a line each."""
+        ...
+
 
 C = TypeVar("C", bound=TaskConfig, covariant=True)
 
@@ -106,6 +111,11 @@ class WritingTask(Task[C], Protocol[C]):
     def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[str, str]:
         """Gives the text of a row that is to be answered, and the answer."""
         ...
+
+
+def by_row(name: str, rows: Iterable[int], said: Iterable[Any]) -> dict[str, Any]:
+    """Gives the file of predictions of a task that says one thing of each row; rows are numbered from 0."""
+    return {"predictions.jsonl": [{"row": row, name: one} for row, one in zip(rows, said, strict=True)]}
 
 
 def value_of(row: LabelledRow, column: str) -> Any:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
-from dist_plm.objectives.base import LossTerm
-from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, label_of, text_of
+from dist_plm.objectives.base import IGNORED, LossTerm
+from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, label_of, text_of
 from dist_plm.spec.tasks.choice import ChoiceConfig
 
 #: What SuperGLUE's COPA asks for with a word (Roemmele et al. 2011).
@@ -51,7 +51,8 @@ class Choice:
         return {**encoder.texts(first, second), "choice_labels": np.array(labels, dtype=np.int64)}
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
-        return _ChoiceScorer(table["choice_labels"])
+        truth = table["choice_labels"]
+        return _ChoiceScorer(truth, np.full(len(truth), IGNORED, np.int32))
 
     def _choices(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[list[str], list[str]]:
         """The choices of a row, and their names where they have some."""
@@ -113,15 +114,19 @@ def _pairs(row: LabelledRow, columns: Mapping[str, str], choices: Sequence[str])
 @dataclass(slots=True)
 class _ChoiceScorer:
     truth: NDArray[np.int64]
-    right: int = 0
-    count: int = 0
+    said: NDArray[np.int32]
 
     def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
-        self.right += int((outputs.argmax(axis=-1) == self.truth[rows]).sum())
-        self.count += len(rows)
+        self.said[rows] = outputs.argmax(axis=-1)
 
     def measures(self) -> dict[str, float]:
-        return {"accuracy": self.right / max(self.count, 1)}
+        known = self.said != IGNORED
+        return {"accuracy": float((self.said == self.truth)[known].mean()) if known.any() else 0.0}
+
+    def predictions(self) -> dict[str, Any]:
+        """Gives the number of the choice, from 0, for each row."""
+        rows = np.flatnonzero(self.said != IGNORED)
+        return by_row("choice", rows.tolist(), self.said[rows].tolist())
 
 
 def build(config: ChoiceConfig) -> Choice:

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
-from dist_plm.objectives.base import LossTerm
+from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.metrics.classes import Confusion, LabelCounts
-from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, label_of, number_of, texts_of
+from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, label_of, number_of, texts_of
 from dist_plm.spec.tasks.classify import ClassifyConfig
 
 
@@ -44,10 +44,12 @@ class Classify:
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         if self.config.multi_label:
-            return _SetScorer(table["label_sets"] > 0, LabelCounts.of(len(self.config.labels)))
+            truth = table["label_sets"] > 0
+            return _SetScorer(truth, LabelCounts.of(len(self.config.labels)), self.config.labels, np.zeros_like(truth))
         labels, positive = self.config.labels, self.config.positive
         chosen = len(labels) - 1 if positive is None else labels.index(positive)
-        return _ClassScorer(table["class_labels"], Confusion.of(len(labels)), chosen)
+        truth = table["class_labels"]
+        return _ClassScorer(truth, Confusion.of(len(labels)), chosen, labels, np.full(len(truth), IGNORED, np.int32))
 
     def _of(self, row: LabelledRow, column: str) -> list[str]:
         value = row.values.get(column)
@@ -70,9 +72,17 @@ class _ClassScorer:
     truth: NDArray[np.int64]
     confusion: Confusion
     positive: int
+    labels: Sequence[str]
+    said: NDArray[np.int32]
 
     def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
-        self.confusion.add(self.truth[rows], outputs.argmax(axis=-1))
+        predicted = outputs.argmax(axis=-1)
+        self.said[rows] = predicted
+        self.confusion.add(self.truth[rows], predicted)
+
+    def predictions(self) -> dict[str, Any]:
+        rows = np.flatnonzero(self.said != IGNORED)
+        return by_row("label", rows.tolist(), (self.labels[number] for number in self.said[rows]))
 
     def measures(self) -> dict[str, float]:
         confusion, binary = self.confusion, len(self.confusion.counts) == 2
@@ -90,9 +100,20 @@ class _ClassScorer:
 class _SetScorer:
     truth: NDArray[np.bool_]
     counts: LabelCounts
+    labels: Sequence[str]
+    said: NDArray[np.bool_]
+    rows: set[int] = field(default_factory=set)
 
     def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
-        self.counts.add(self.truth[rows], outputs > 0)
+        self.said[rows] = outputs > 0
+        self.rows.update(rows.tolist())
+        self.counts.add(self.truth[rows], self.said[rows])
+
+    def predictions(self) -> dict[str, Any]:
+        rows = sorted(self.rows)
+        return by_row(
+            "labels", rows, ([self.labels[i] for i in np.flatnonzero(self.said[row]).tolist()] for row in rows)
+        )
 
     def measures(self) -> dict[str, float]:
         micro, macro = self.counts.f1_micro(), float(self.counts.f1().mean())

@@ -12,7 +12,7 @@ from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.metrics.numbers import mean_squared_error, pearson, spearman
-from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, texts_of
+from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, texts_of
 from dist_plm.spec.tasks.regress import RegressConfig
 
 
@@ -61,6 +61,10 @@ class _NumberScorer:
 
     def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
         self.predicted[rows] = outputs.reshape(len(rows))
+
+    def predictions(self) -> dict[str, Any]:
+        rows = np.flatnonzero(~np.isnan(self.predicted))
+        return by_row("number", rows.tolist(), self.predicted[rows].tolist())
 
     def measures(self) -> dict[str, float]:
         known = ~np.isnan(self.predicted)

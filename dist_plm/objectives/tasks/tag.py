@@ -12,7 +12,7 @@ from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.metrics.classes import Confusion
 from dist_plm.objectives.metrics.entities import EntityCounts, are_entities, entities, strict_entities
-from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, number_of
+from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, number_of
 from dist_plm.spec.tasks.tag import TagConfig
 
 
@@ -73,6 +73,8 @@ class _TagScorer:
     confusion: Confusion
     loose: EntityCounts = field(default_factory=EntityCounts)
     strict: EntityCounts = field(default_factory=EntityCounts)
+    #: By row, of each word whose first token was read.
+    said: dict[int, NDArray[np.int32]] = field(default_factory=dict)
 
     def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
         names, scheme = self.config.labels, self.config.scheme
@@ -82,9 +84,14 @@ class _TagScorer:
             at = np.flatnonzero(truth != IGNORED)
             numbers, predicted = truth[at].astype(np.int64), found[i, at]
             self.confusion.add(numbers, predicted)
+            self.said[row] = predicted.astype(np.int32)
             there, said = [names[n] for n in numbers], [names[n] for n in predicted]
             self.loose.add(entities(there), entities(said))
             self.strict.add(strict_entities(there, scheme), strict_entities(said, scheme))
+
+    def predictions(self) -> dict[str, Any]:
+        names = self.config.labels
+        return by_row("tags", sorted(self.said), ([names[n] for n in self.said[row]] for row in sorted(self.said)))
 
     def measures(self) -> dict[str, float]:
         accuracy = {"accuracy": self.confusion.accuracy}

@@ -97,6 +97,7 @@ def test_accuracy() -> None:
     scorer.add(np.array([2, 0]), np.array([[0.0, 1.0], [1.0, 0.0]]))
     scorer.add(np.array([1]), np.array([[3.0, 1.0]]))
     assert scorer.measures() == {"accuracy": pytest.approx(2 / 3)}
+    assert [line["choice"] for line in scorer.predictions()["predictions.jsonl"]] == [0, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,8 @@ def test_measures_of_a_class() -> None:
     scorer.add(np.array([1]), np.array([[0.0, 1.0]]))
     assert scorer.measures()["accuracy"] == pytest.approx(2 / 3)
     assert scorer.measures()["f1"] == pytest.approx(2 / 3)  # of "no"
+    said = scorer.predictions()["predictions.jsonl"]
+    assert said == [{"row": row, "label": label} for row, label in enumerate(("no", "yes", "yes"))]
 
 
 def test_measures_of_tags() -> None:
@@ -84,6 +86,19 @@ def test_measures_of_tags() -> None:
     assert measures["recall"] == 1.0, "conlleval takes the I after nothing for an entity's begin"
     assert measures["strict_recall"] == 0.0
     assert measures["accuracy"] == pytest.approx(1 / 3)
+    assert scorer.predictions()["predictions.jsonl"] == [
+        {"row": 0, "tags": ["I-X", "O"]},
+        {"row": 1, "tags": ["B-X"]},
+    ]
+
+
+def test_predictions_of_label_sets_and_numbers() -> None:
+    sets = task("classify", labels=("a", "b"), multi_label=True).scorer({"label_sets": np.zeros((3, 2), np.float32)})
+    sets.add(np.array([2, 0]), np.array([[1.0, 2.0], [-1.0, 3.0]], dtype=np.float32))
+    assert sets.predictions()["predictions.jsonl"] == [{"row": 0, "labels": ["b"]}, {"row": 2, "labels": ["a", "b"]}]
+    numbers = task("regress").scorer({"targets": np.zeros(3, np.float32)})
+    numbers.add(np.array([1]), np.array([[0.5]], dtype=np.float32))
+    assert numbers.predictions()["predictions.jsonl"] == [{"row": 1, "number": 0.5}]
 
 
 @pytest.mark.parametrize(
