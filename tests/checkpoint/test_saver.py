@@ -141,8 +141,8 @@ def test_a_full_disk_keeps_what_is_there(ranks, small_disk, on_failure, backgrou
 @pytest.mark.parametrize(
     ("on_failure", "how", "words"),
     [
-        ("continue", writer_is_killed, "rank 1: WriterFailedError: the process that writes it was ended by SIGKILL"),
-        ("stop", writer_is_killed, "rank 1: WriterFailedError: the process that writes it was ended by SIGKILL"),
+        ("continue", writer_is_killed, "rank 1: the process that writes it was ended by SIGKILL"),
+        ("stop", writer_is_killed, "rank 1: the process that writes it was ended by SIGKILL"),
         ("continue", manifest_cannot_be_written, "No space left on device"),
     ],
 )
