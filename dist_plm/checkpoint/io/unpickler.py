@@ -93,7 +93,35 @@ def load_metadata(stream: IO[bytes]) -> metadata.Metadata:
         raise pickle.UnpicklingError(described(error)) from None
     if not isinstance(found, metadata.Metadata):
         raise pickle.UnpicklingError(f"it holds a {type(found).__name__}")
+    for name, tensor in _attribute(found, "state_dict_metadata", dict).items():
+        if isinstance(tensor, metadata.TensorStorageMetadata):
+            _check_tensor(name, tensor)
+    for index, info in (_attribute(found, "storage_data", dict | None) or {}).items():
+        if not isinstance(index, metadata.MetadataIndex) or not isinstance(info, filesystem._StorageInfo):
+            raise pickle.UnpicklingError("it places what is no part of a tensor")
+        _attribute(index, "fqn", str)
+        _attribute(info, "relative_path", str)
+        _attribute(info, "offset", int)
+        _attribute(info, "length", int)
     return found
+
+
+def _check_tensor(name: str, tensor: metadata.TensorStorageMetadata) -> None:
+    size = _attribute(tensor, "size", torch.Size)
+    for chunk in _attribute(tensor, "chunks", list):
+        if not isinstance(chunk, metadata.ChunkStorageMetadata):
+            raise pickle.UnpicklingError(f"{name} holds a {type(chunk).__name__} among its parts")
+        parts = [_attribute(chunk, "offsets", torch.Size), _attribute(chunk, "sizes", torch.Size)]
+        if any(len(part) != len(size) for part in parts):
+            raise pickle.UnpicklingError(f"parts of {name} have other dimensions than it has")
+
+
+def _attribute(thing: Any, name: str, kind: Any) -> Any:
+    """Looks for an attribute where a damaged pickle may have left none, or one of another kind."""
+    value = getattr(thing, name, Inert)
+    if not isinstance(value, kind):
+        raise pickle.UnpicklingError(f"it holds a {type(thing).__name__} whose {name} is none")
+    return value
 
 
 @contextmanager

@@ -75,6 +75,22 @@ def test_damage_is_an_error_of_one_kind(place, bit):
         load_metadata(io.BytesIO(bytes(data)))
 
 
+@pytest.mark.parametrize("name", ["offsets", "sizes", "chunks", "size", "state_dict_metadata"])
+@pytest.mark.parametrize("way", ["renamed", "of another kind"])
+def test_metadata_whose_objects_are_not_whole_are_refused(name, way):
+    """One flipped bit in the name of an attribute leaves an object without it."""
+    made = metadata()
+    (tensor,) = made.state_dict_metadata.values()
+    (thing,) = [one for one in (made, tensor, tensor.chunks[0]) if hasattr(one, name)]
+    value = thing.__dict__.pop(name)
+    if way == "renamed":
+        thing.__dict__[f"{name}s"] = value
+    else:
+        thing.__dict__[name] = "text"
+    with pytest.raises(pickle.UnpicklingError, match=f"it holds a {type(thing).__name__} whose {name} is none"):
+        load_metadata(io.BytesIO(pickle.dumps(made)))
+
+
 def test_files_hold_what_trainers_put_in_them(tmp_path):
     args = argparse.Namespace(layers=3, kind=ModelType.encoder_or_decoder, signal=signal.SIGTERM, path=PosixPath("x"))
     torch.save({"args": args, "w": torch.arange(3.0), "iteration": 7}, tmp_path / "common.pt")
