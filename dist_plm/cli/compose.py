@@ -129,7 +129,7 @@ def _problem_of(
     if key not in groups and "." not in key and not isinstance(value, dict) and not override.is_delete():
         if where.is_group(key):
             return f"{text}: {key} is not a group of {config_name}, whose groups are {', '.join(groups)}"
-        found = _near_groups(key, groups)
+        found = [] if key in where.own_settings(config_name) else _near_groups(key, groups)
         if found and isinstance(value, str):
             return f"{text}: {key} is not a group{did_you_mean([f'{g}={value}' for g in found])}"
     return None

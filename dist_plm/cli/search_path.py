@@ -40,6 +40,11 @@ class SearchPath:
         """Tells whether a folder of the search path has a group of this name."""
         return any((folder / name).is_dir() for folder in self.folders)
 
+    def own_settings(self, config_name: str) -> set[str]:
+        """Names what a root file sets itself, beside the groups that it chooses."""
+        values = OmegaConf.load(self.find(config_name))
+        return {str(key) for key in values} - {"defaults"}
+
     def find(self, path: str) -> Path:
         """Finds the file of a choice, as in model/gpt2_small.
 

@@ -15,7 +15,7 @@ from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.spec.tasks import TaskConfig
 from dist_plm.tasks.evaluate.objective import RunnerScores
-from dist_plm.tasks.generate.batches import Answer
+from dist_plm.tasks.generate.batches import Continuation
 from dist_plm.tasks.generate.generate import answered
 from dist_plm.tasks.inference.open_model import Session, build_runner
 from dist_plm.tasks.inference.outputs import write_lines
@@ -87,7 +87,7 @@ def _losses(
     return dict(evaluator(cast(Engine, scores), lambda: None))
 
 
-def _written(config: EvaluateConfig, session: Session, task: TaskConfig, sources: Sequence[str]) -> list[Answer]:
+def _written(config: EvaluateConfig, session: Session, task: TaskConfig, sources: Sequence[str]) -> list[Continuation]:
     length = session.config.data.sequence_length
     asked = GenerateConfig(
         from_=config.from_,
@@ -97,4 +97,4 @@ def _written(config: EvaluateConfig, session: Session, task: TaskConfig, sources
         num_beams=config.num_beams,
     )
     answers, _ = answered(asked, session, list(sources))
-    return [answer for answer in answers if isinstance(answer, Answer)]
+    return [answer for answer in answers if isinstance(answer, Continuation)]
