@@ -104,7 +104,9 @@ def _of_module(chunk: nn.Module, rank: int, size: int) -> Iterator[ShardSpec]:
 def _shards(name: str, parameter: nn.Parameter, dim: int | None, rank: int, size: int) -> Iterator[Shard]:
     rest = tuple(parameter.shape[1:])
     parts: Sequence[Part] = getattr(parameter, "parts", ())
-    if not parts or dim is None:
+    if dim is None:
+        rank, size = 0, 1
+    if not parts:
         shape = tuple(n * size if i == dim else n for i, n in enumerate(parameter.shape))
         start = tuple(n * rank if i == dim else 0 for i, n in enumerate(parameter.shape))
         yield Shard(name, shape, start, (0,) * len(shape), tuple(parameter.shape))

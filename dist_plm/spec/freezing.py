@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dist_plm.config.decode import show
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.spec.families.base import ModelConfig
+from dist_plm.spec.families.lora import is_adapter
 from dist_plm.spec.families.tensors import head_of, tensors_of
 
 _RANGE = re.compile(r"(.*\blayers)\.(\d+)-(\d+)")
@@ -15,7 +16,14 @@ def frozen_tensors(model: ModelConfig, freeze: Iterable[str]) -> frozenset[str]:
     """Lists the tensors that are not trained, by canonical name, of a finalised model and names that `freeze_problems` finds
     nothing wrong with."""
     parts = _parts(model) if freeze else {}
-    return frozenset(tensor for name in freeze for one in _expanded(name) for tensor in parts[one])
+    named = frozenset(tensor for name in freeze for one in _expanded(name) for tensor in parts[one])
+    return named if model.lora is None else named | _beside_adapters(model)
+
+
+def _beside_adapters(model: ModelConfig) -> frozenset[str]:
+    """Lists what is not trained where there are adapters: all but them, and the head of a task."""
+    head = frozenset() if model.predicts_tokens else head_of(model)
+    return frozenset(one.name for one in tensors_of(model) if not is_adapter(one.name)) - head
 
 
 def freeze_problems(model: ModelConfig, freeze: Iterable[str]) -> Iterator[str]:

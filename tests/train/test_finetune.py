@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 import yaml
 
@@ -12,6 +13,7 @@ from dist_plm.config.decode import decode
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
 from dist_plm.tasks.evaluate.evaluate import measured
+from dist_plm.tasks.inference.open_model import build_runner
 from tests.ranks.ports import free_port
 from tests.tasks.inference.models import evaluate_config, opened
 from tests.train.finetuning import make_rows, records, settings
@@ -186,3 +188,34 @@ def test_an_export_decides_as_the_run_did(ranks, rows, tmp_path: Path) -> None:
     held_out = [json.loads(line) for line in (rows / "dev.jsonl").read_text().splitlines()]
     right = [classify(row["text"])[0]["label"] == row["label"] for row in held_out]
     assert sum(right) / len(right) == pytest.approx(records(run_dir)[-1]["eval/accuracy"], abs=1e-9)
+
+
+LORA = {**TASKS["written_by_gpt"][0], "task__prefix_lm": False, "model": {**GPT, "lora": {"rank": 4, "alpha": 8.0}}}
+
+
+def logits_of(world, run: Path, tokens) -> Any:
+    session = opened(world, evaluate_config(run))
+    runner = build_runner(session)
+    return runner.run({"tokens": tokens, "samples": torch.arange(len(tokens))}).transpose(0, 1)[
+        ..., : runner.shared.vocab_size
+    ]
+
+
+def test_adapters_resume_and_are_merged_in_an_export(ranks, rows, tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    changes = {**LORA, "train__epochs": 2}
+    assert ranks.run(1, run_case, settings(rows, whole, **changes), free_port()) == [0]
+    for more in ({"train__stop_at": 4}, GRIDS["tensor"]):
+        assert ranks.run(2, run_case, settings(rows, stopped, **changes, **more), free_port()) == [0, 0]
+    ours, theirs = records(stopped), records(whole)
+    assert [r["step"] for r in ours] == [r["step"] for r in theirs]
+    assert ours[-1]["loss"] == pytest.approx(theirs[-1]["loss"], rel=1e-4)
+    assert ours[-1]["eval/loss"] == pytest.approx(theirs[-1]["eval/loss"], rel=1e-4)
+    assert theirs[-1]["eval/loss"] < theirs[0]["eval/initial/loss"]
+    said = convert(decode(ConvertConfig, {"from": str(whole), "to": str(tmp_path / "hf"), "format": "hf"}))
+    assert "GPT2LMHeadModel" in said
+    exported = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    tokens = torch.arange(24).view(2, 12) + 5
+    (expected,) = ranks.run(1, logits_of, whole, tokens)
+    with torch.no_grad():
+        assert float((exported(tokens).logits - expected).abs().max()) < 1e-5

@@ -34,7 +34,7 @@ class SelfAttention(nn.Module):
         parts = (Part("query", heads * head_size), Part("key", kv_rows), Part("value", kv_rows))
         self.qkv = column_linear(shared, parts, bias=shared.model.bias)
         self.core = CoreAttention(shared, Site.ATTENTION_SCORES)
-        self.output = row_linear(shared, heads * head_size, bias=shared.model.bias)
+        self.output = row_linear(shared, heads * head_size, name="output", bias=shared.model.bias)
 
     def forward(self, hidden: Tensor, context: SequenceContext) -> Tensor:
         """[S', B, H] -> [S', B, H], where S' is S, or this rank's slice of it under sequence parallelism."""
@@ -57,7 +57,7 @@ class CrossAttention(nn.Module):
         self.queries = column_linear(shared, (Part("query", heads * head_size),), bias=bias)
         self.kv = column_linear(shared, (Part("key", kv_rows), Part("value", kv_rows)), bias=bias)
         self.core = CoreAttention(shared, Site.CROSS_SCORES)
-        self.output = row_linear(shared, heads * head_size, bias=bias)
+        self.output = row_linear(shared, heads * head_size, name="output", bias=bias)
 
     def forward(self, hidden: Tensor, memory: Tensor, context: SequenceContext) -> Tensor:
         """Attends from the decoder to the encoder.

@@ -12,12 +12,15 @@ from megatron.core.tensor_parallel import (
     RowParallelLinear,
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+    reduce_scatter_to_sequence_parallel_region,
 )
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sharding import Part, split_over_tensor_ranks
+from dist_plm.spec.families.lora import LoraConfig
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -127,8 +130,71 @@ class RowLinear(RowParallelLinear):
         return functional.linear(input_, self.weight, self.bias), None
 
 
+class AdaptedColumnLinear(ColumnLinear):
+    """A ColumnLinear, some of whose fused parts have low-rank adapters (Hu et al. 2021, section 4.1).
+
+    A is whole on every tensor rank and B split with the outputs: what A gives is the same everywhere, and its gradients, of
+    each rank's outputs, are added."""
+
+    def __init__(self, shared: ModelContext, parts: Sequence[Part], *, bias: bool, lora: LoraConfig) -> None:
+        super().__init__(shared, parts, bias=bias)
+        self.rank, self.scale, self.is_sliced = lora.rank, lora.scale, shared.sequence_parallel
+        tensor = shared.groups.grid.tensor
+        self.rows = [(part.rows // tensor, part.name in lora.targets) for part in parts]
+        adapted = [part for part in parts if part.name in lora.targets]
+        like = {"dtype": shared.dtype, "device": shared.device}
+        self.lora_a = nn.Parameter(torch.empty(len(adapted) * lora.rank, shared.model.hidden, **like))
+        self.lora_b = nn.Parameter(torch.empty(sum(part.rows for part in adapted) // tensor, lora.rank, **like))
+        notes: Any = self.lora_a
+        notes.parts, notes.sequence_parallel = tuple(Part(part.name, lora.rank) for part in adapted), self.is_sliced
+        split_over_tensor_ranks(self.lora_b, 0, adapted)
+
+    def forward(self, input_: Tensor, weight: Tensor | None = None, **options: Any) -> tuple[Tensor, Tensor | None]:
+        """[..., H] -> [..., rows], and no bias that is still to be added."""
+        result, bias = super().forward(input_, weight, **options)
+        low = functional.linear(input_, self.lora_a)
+        if self.is_sliced:
+            low = gather_from_sequence_parallel_region(low, tensor_parallel_output_grad=True, group=self.tp_group)
+        elif self.is_split:
+            low = copy_to_tensor_model_parallel_region(low, group=self.tp_group)
+        lows = iter(low.split(self.rank, dim=-1))
+        factors = iter(self.lora_b.split([rows for rows, adapted in self.rows if adapted]))
+        more = [
+            functional.linear(next(lows), next(factors)) if adapted else result.new_zeros(*result.shape[:-1], rows)
+            for rows, adapted in self.rows
+        ]
+        return result + self.scale * torch.cat(more, dim=-1), bias
+
+
+class AdaptedRowLinear(RowLinear):
+    """A RowLinear with an adapter, whose A is split with the inputs, and B whole."""
+
+    def __init__(self, shared: ModelContext, input_size: int, *, bias: bool, lora: LoraConfig) -> None:
+        super().__init__(shared, input_size, bias=bias)
+        self.scale, self.is_sliced = lora.scale, shared.sequence_parallel
+        like = {"dtype": shared.dtype, "device": shared.device}
+        self.lora_a = nn.Parameter(torch.empty(lora.rank, input_size // shared.groups.grid.tensor, **like))
+        self.lora_b = nn.Parameter(torch.empty(shared.model.hidden, lora.rank, **like))
+        split_over_tensor_ranks(self.lora_a, 1)
+        self.lora_b.sequence_parallel = self.is_sliced  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forward(self, input_: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[..., columns] -> [..., H], and no bias that is still to be added."""
+        result, bias = super().forward(input_)
+        low = functional.linear(input_, self.lora_a)
+        if self.is_sliced:
+            low = reduce_scatter_to_sequence_parallel_region(low, group=self.tp_group)
+        elif self.is_split:
+            low = reduce_from_tensor_model_parallel_region(low, group=self.tp_group)
+        return result + self.scale * functional.linear(low, self.lora_b), bias
+
+
 def column_linear(shared: ModelContext, parts: Sequence[Part], *, bias: bool) -> nn.Module:
-    """A ColumnLinear within a layer, in 8 bits where the configuration says so; embeddings and heads are not."""
+    """A ColumnLinear within a layer, in 8 bits or with adapters where the configuration says so, as embeddings and heads never
+    are."""
+    lora = shared.model.lora
+    if lora is not None and any(part.name in lora.targets for part in parts):
+        return AdaptedColumnLinear(shared, parts, bias=bias, lora=lora)
     if shared.megatron.fp8 is None:
         return ColumnLinear(shared, parts, bias=bias)
     from dist_plm.models.layers.linear_fp8 import Fp8ColumnLinear
@@ -136,8 +202,15 @@ def column_linear(shared: ModelContext, parts: Sequence[Part], *, bias: bool) ->
     return Fp8ColumnLinear(shared, parts, bias=bias)
 
 
-def row_linear(shared: ModelContext, input_size: int, *, bias: bool) -> nn.Module:
-    """A RowLinear within a layer, likewise."""
+def row_linear(shared: ModelContext, input_size: int, *, name: str, bias: bool) -> nn.Module:
+    """A RowLinear within a layer, likewise.
+
+    Args:
+        name: of what it is within its half of the layer.
+    """
+    lora = shared.model.lora
+    if lora is not None and name in lora.targets:
+        return AdaptedRowLinear(shared, input_size, bias=bias, lora=lora)
     if shared.megatron.fp8 is None:
         return RowLinear(shared, input_size, bias=bias)
     from dist_plm.models.layers.linear_fp8 import Fp8RowLinear

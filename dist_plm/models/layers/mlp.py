@@ -40,7 +40,7 @@ class MLP(nn.Module):
         self.activation = ACTIVATIONS[shared.model.activation]
         self.recompute = shared.model.recompute == "selective"
         self.up = column_linear(shared, [Part(name, shared.ffn) for name in names], bias=shared.model.bias)
-        self.down = row_linear(shared, shared.ffn, bias=shared.model.bias)
+        self.down = row_linear(shared, shared.ffn, name="down", bias=shared.model.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[S', B, H] -> [S', B, H]."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from dist_plm.config.types import Count, Fraction, Natural, Positive
+from dist_plm.spec.families.lora import LoraConfig
 
 if TYPE_CHECKING:
     from dist_plm.spec.families.tensors import TensorTable
@@ -28,7 +29,7 @@ Head = Literal["language_model", "sequence", "tokens", "span", "choice"]
 class ModelConfig:
     """The network. Derived when None: `kv_heads` = heads, `head_size` = hidden / heads, `ffn` = 4 hidden (8/3 hidden,
     rounded up to a multiple of 256, for swiglu), `vocab_size` from the data, `max_positions` = data.sequence_length. `head` and
-    `num_labels` follow the objective or task."""
+    `num_labels` follow the objective or task; `lora` adds adapters, which are trained in place of the rest."""
 
     family: str
     layers: Count  # of the encoder, where there is a decoder as well
@@ -56,6 +57,7 @@ class ModelConfig:
     recompute: Literal["none", "selective", "full"] = "none"
     head: Head = "language_model"
     num_labels: Natural = 0
+    lora: LoraConfig | None = None
 
     #: Objectives say which kinds learn from them.
     kind: ClassVar[Kind]

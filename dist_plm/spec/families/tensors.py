@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Literal
 
 from dist_plm.spec.families.base import ModelConfig, StackSpec, known
+from dist_plm.spec.families.lora import ADAPTERS
 
 #: How often a matrix is multiplied: for each token that is read, that a decoder writes, that is predicted, or once a sample.
 Vectors = Literal["read", "written", "predicted", "sample"]
@@ -175,14 +176,30 @@ class TensorTable:
         self.norm(f"{name}_norm", model.hidden, depth=depth)
         for kind, outputs in rows.items():
             vectors = own if kind == "query" else others
-            part = f"{name}.{kind}"
-            self.linear(part, outputs, model.hidden, depth=depth, split=0, bias=model.bias, multiplies=vectors)
-        part = f"{name}.output"
-        self.linear(part, model.hidden, rows["query"], depth=depth, split=1, bias=model.bias, multiplies=own)
+            self._of_layer(model, f"{name}.{kind}", outputs, model.hidden, depth, split=0, multiplies=vectors)
+        self._of_layer(model, f"{name}.output", model.hidden, rows["query"], depth, split=1, multiplies=own)
 
     def _mlp(self, model: ModelConfig, name: str, depth: int, own: Vectors) -> None:
         ffn, hidden = known(model.ffn, "ffn"), model.hidden
         self.norm(f"{name}_norm", hidden, depth=depth)
         for kind in ("gate", "up") if model.activation in ("swiglu", "geglu") else ("up",):
-            self.linear(f"{name}.{kind}", ffn, hidden, depth=depth, split=0, bias=model.bias, multiplies=own)
-        self.linear(f"{name}.down", hidden, ffn, depth=depth, split=1, bias=model.bias, multiplies=own)
+            self._of_layer(model, f"{name}.{kind}", ffn, hidden, depth, split=0, multiplies=own)
+        self._of_layer(model, f"{name}.down", hidden, ffn, depth, split=1, multiplies=own)
+
+    def _of_layer(
+        self, model: ModelConfig, name: str, outputs: int, inputs: int, depth: int, *, split: int, multiplies: Vectors
+    ) -> None:
+        """Adds a linear layer, and its adapter where it has one: A begins as in PEFT, with the deviation of
+        uniform numbers up to 1 / sqrt(inputs), and B at 0."""
+        self.linear(name, outputs, inputs, depth=depth, split=split, bias=model.bias, multiplies=multiplies)
+        lora = model.lora
+        if lora is None or name.rpartition(".")[2] not in lora.targets:
+            return
+        first, second = Init("normal", (3 * inputs) ** -0.5), Init("zeros")
+        shapes = ((lora.rank, inputs), (outputs, lora.rank))
+        splits = (None, 0) if split == 0 else (1, None)
+        for part, shape, cut, init in zip(ADAPTERS, shapes, splits, (first, second), strict=True):
+            row = TensorSpec(
+                name=f"{name}.{part}", shape=shape, split=cut, depth=depth, init=init, multiplies=multiplies
+            )
+            self.rows.append(row)

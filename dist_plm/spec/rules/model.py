@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from dist_plm.config.decode import show
 from dist_plm.spec.derived import Case
 from dist_plm.spec.families import FAMILIES
+from dist_plm.spec.families.tensors import tensors_of
 from dist_plm.spec.freezing import freeze_problems
 from dist_plm.spec.objectives import objectives_of
 from dist_plm.spec.rules.paths import path_problems
@@ -76,6 +77,22 @@ def _head(case: Case) -> Iterator[str]:
             yield f"model.{name} = {show(value)} is {show(derived)} with this objective: leave it out, as it follows from that"
 
 
+def _lora(case: Case) -> Iterator[str]:
+    model = case.config.model
+    if model.lora is None:
+        return
+    names = {
+        one.name.rpartition(".")[0].rpartition(".")[2]
+        for one in tensors_of(replace(model, vocab_size=model.vocab_size or 1))
+    }
+    if missing := [target for target in model.lora.targets if target not in names]:
+        yield f"model.lora.targets has {', '.join(missing)}, which this model's layers do not have: leave it out"
+    if not model.lora.targets:
+        yield "model.lora.targets is empty, so that there are no adapters: name some, as in [query,value]"
+    if case.config.precision.name == "fp8":
+        yield "model.lora is not supported with precision=fp8: choose precision=bf16"
+
+
 def _freeze(case: Case) -> Iterator[str]:
     model = case.config.model
     yield from freeze_problems(replace(model, vocab_size=model.vocab_size or 1), case.config.train.freeze)
@@ -109,6 +126,7 @@ MODEL_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
     _vocabulary,
     _objective,
     _head,
+    _lora,
     _freeze,
     _family,
     _pipeline,

@@ -28,6 +28,7 @@ from dist_plm.interop.hf.safetensors_files import WrittenWeights, listed, write_
 from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.models.build import DTYPES
 from dist_plm.models.sharding import Shard
+from dist_plm.spec.families.lora import ADAPTERS
 from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.objectives import OBJECTIVES
 from dist_plm.spec.schema import ModelConfig
@@ -167,7 +168,10 @@ class _Export:
         entries: list[HFTensor],
         settings: dict[str, Any],
         tokens: CheckpointTokenizer,
+        scale: float | None,
     ) -> None:
+        """`scale` is that of the adapters, where there are any."""
+        self._scale = scale
         self.settings, self.tokens = settings, tokens
         self._found, self._half = found, half
         theirs = MODELS[settings["model_type"]]
@@ -205,12 +209,30 @@ class _Export:
                 (checkpoint_name("weight", entry.name), Shard(entry.name, shape, zeros, zeros, shape), target)
             )
         self._found.tensors.read_shards(wanted)
+        for entry in entries:
+            self._add_adapter(entry.name, entry.logical(stored))
         if not is_finite(stored):
             raise CheckpointError(
                 f"{self._found.where} holds numbers that are not finite, in {name}: its run had diverged; choose an earlier "
                 "checkpoint"
             )
         return stored
+
+    def _add_adapter(self, name: str, weight: Tensor) -> None:
+        """Adds what an adapter beside a weight has learned: the class has none of its own."""
+        stem, _, kind = name.rpartition(".")
+        names = [f"{stem}.{part}" for part in ADAPTERS]
+        if self._scale is None or kind != "weight" or not all(one in self._found.weights for one in names):
+            return
+        first, second = (torch.empty(self._found.weights[one]) for one in names)
+        zeros = (0, 0)
+        self._found.tensors.read_shards(
+            [
+                (checkpoint_name("weight", one), Shard(one, tuple(t.shape), zeros, zeros, tuple(t.shape)), t)
+                for one, t in zip(names, (first, second), strict=True)
+            ]
+        )
+        weight += self._scale * (second @ first)
 
 
 def _exports(found: Checkpoint) -> list[_Export]:
@@ -228,7 +250,9 @@ def _exports(found: Checkpoint) -> list[_Export]:
             settings = given | json.loads(found.storage.read(found.name, _config_name(half)))
         else:
             settings |= theirs.token_numbers(tokens) | told
-        exports.append(_Export(found, half, entries, settings, tokens))
+        exports.append(
+            _Export(found, half, entries, settings, tokens, None if model.lora is None else model.lora.scale)
+        )
     return exports
 
 

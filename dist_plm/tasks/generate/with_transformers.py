@@ -32,7 +32,7 @@ class TransformersWriter:
             CheckpointError: the weights are broken.
         """
         model, weights = session.config.model, session.source.weights
-        if not model.is_in_hugging_face or _lacks_room(model):
+        if not model.is_in_hugging_face or _lacks_room(model) or model.lora is not None:
             return None
         try:
             settings = hf_config(model, list(weights.shapes))

@@ -30,6 +30,7 @@ from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.interop.kinds import refuse_own
 from dist_plm.models.init import initialize
 from dist_plm.models.sharding import ShardSpec
+from dist_plm.spec.families.lora import is_adapter
 from dist_plm.spec.schema import ModelConfig
 from dist_plm.train.startup.going_on import goes_on
 
@@ -196,7 +197,7 @@ def check_fit(
     left_out = [name for name in weights.shapes if name not in wanted]
     # Below the head of a task of a model that is a pair of networks there is one of them.
     unneeded = HEADS if model.predicts_tokens else (*HEADS, *(f"{half}." for half in HALVES))
-    problems = [f"{name} is missing" for name in fresh if not name.startswith(weights.absent)]
+    problems = [f"{name} is missing" for name in fresh if not (name.startswith(weights.absent) or is_adapter(name))]
     problems += [f"{name} has no place" for name in left_out if not name.startswith(unneeded)]
     problems += [
         f"{name} is {list(weights.shapes[name])}, here {list(wanted[name])}" for name in changed if name not in fresh
