@@ -17,7 +17,6 @@ _CUDA_SETTINGS = {
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     # What a hang is told by: the last collectives, also where NCCL gives up by itself.
     "TORCH_FR_BUFFER_SIZE": "2000",
-    "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
     "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
 }
 
