@@ -47,7 +47,7 @@ def with_sizes(layers: Sequence[Layer], init_from: str | None, run: str | None =
 def _with_model_of(layers: Sequence[Layer], run: str) -> list[Layer]:
     # They bring PyTorch.
     from dist_plm.checkpoint.storage import open_storage
-    from dist_plm.tasks.convert.huggingface import model_of_checkpoint
+    from dist_plm.tasks.convert.checkpoint_model import model_of_checkpoint
     from dist_plm.train.startup.resume import find_at, of_beginning
 
     with of_beginning(run):

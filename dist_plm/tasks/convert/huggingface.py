@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ from dist_plm.checkpoint.loader import Checkpoint, look_at
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.checkpoint.streaming import write_checkpoint
 from dist_plm.checkpoint.train_state import TrainState
-from dist_plm.config.decode import decode, encode
+from dist_plm.config.decode import encode
 from dist_plm.config.runfile import to_yaml
-from dist_plm.core.errors import CheckpointError, ConfigError
+from dist_plm.core.errors import CheckpointError
 from dist_plm.core.parsing import load_json
-from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor, with_head_of
+from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor
 from dist_plm.interop.hf.checkpoint_tokenizer import CheckpointTokenizer, tokenizer_files, tokens_of
-from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, hf_config, named_labels
+from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, hf_config
 from dist_plm.interop.hf.registry import MODELS, hf_model
 from dist_plm.interop.hf.safetensors_files import WrittenWeights, listed, write_weights
 from dist_plm.interop.hf.weights import HFWeights, open_hf
@@ -33,7 +33,12 @@ from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.objectives import OBJECTIVES
 from dist_plm.spec.schema import ModelConfig
 from dist_plm.spec.schema_convert import ConvertConfig
-from dist_plm.spec.tasks import TaskConfig
+from dist_plm.tasks.convert.checkpoint_model import (
+    config_name,
+    model_of_checkpoint,
+    run_of_checkpoint,
+    task_settings,
+)
 from dist_plm.tasks.convert.directories import as_path, fresh_directory, refuse_unless_fresh
 from dist_plm.train.startup.load_weights import MODEL_FILE, RUN_FILE
 
@@ -74,7 +79,7 @@ def _attachments(weights: HFWeights) -> dict[str, bytes]:
     for half, settings in weights.settings.items():
         said = {**settings, "dtype": str(weights.dtype).removeprefix("torch.")}
         said.pop("torch_dtype", None)
-        files[_config_name(half)] = json.dumps(said, indent=2, ensure_ascii=False).encode()
+        files[config_name(half)] = json.dumps(said, indent=2, ensure_ascii=False).encode()
     directory = Path(weights.where)
     for name, path in tokenizer_files([directory, *(directory / half for half in HALVES)]).items():
         files[name] = _content(path)
@@ -90,10 +95,6 @@ def _content(path: Path) -> bytes:
     except ValueError as error:
         raise CheckpointError(f"{path}, of the tokenizer, is no JSON ({error}): fetch or copy it again") from error
     return content
-
-
-def _config_name(half: Half | None) -> str:
-    return f"hf_{CONFIG_FILE}" if half is None else f"hf_{half}_{CONFIG_FILE}"
 
 
 def _notes(weights: HFWeights, to: str) -> list[str]:
@@ -245,9 +246,9 @@ def _exports(found: Checkpoint) -> list[_Export]:
     for half in theirs.halves_of(model):
         settings = hf_config(model, found.weights, half)
         entries = _entries(found, theirs, model, half)
-        if _config_name(half) in files:
+        if config_name(half) in files:
             given = {name: settings[name] for name in ("model_type", "architectures")}
-            settings = given | json.loads(found.storage.read(found.name, _config_name(half)))
+            settings = given | json.loads(found.storage.read(found.name, config_name(half)))
         else:
             settings |= theirs.token_numbers(tokens) | told
         exports.append(
@@ -273,55 +274,3 @@ def _entries(found: Checkpoint, theirs: HFModel, model: ModelConfig, half: Half 
                 f"{list(shapes[entry.name])}"
             )
     return present
-
-
-def model_of_checkpoint(found: Checkpoint) -> ModelConfig:
-    """Finds the model: an imported checkpoint's own file, else the run's.
-
-    Raises:
-        CheckpointError: neither is there, or it fits no model of this version.
-    """
-    for name in (MODEL_FILE, RUN_FILE):
-        if name in found.train_state.files:
-            content = found.settings(name)
-            try:
-                settings = content if name == MODEL_FILE else content.get("model", {})
-                return _with_head(found, decode(ModelConfig, settings, of_before=True))
-            except ConfigError as error:
-                raise CheckpointError(f"{found.where}/{name} fits no model of this version: {error}") from None
-    raise CheckpointError(
-        f"{found.where} holds neither {MODEL_FILE} nor {RUN_FILE}, so its model is not known: where it came from a "
-        "checkpoint of DeepSpeed, convert that again with hf_config=DIR, the directory of its config.json"
-    )
-
-
-def _with_head(found: Checkpoint, model: ModelConfig) -> ModelConfig:
-    """Gives the model of an imported checkpoint the head that its config.json names."""
-    name = _config_name(None)
-    if name not in found.train_state.files:
-        return model
-    return with_head_of(model, hf_model(model), json.loads(found.storage.read(found.name, name)))
-
-
-def task_settings(run: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Makes what a config.json tells of the task of a run: the names of its labels, and the kind of problem. Of a run without a
-    task nothing.
-
-    Raises:
-        CheckpointError: it is no task of this version.
-    """
-    if "task" not in run:
-        return {}
-    try:
-        task = decode(TaskConfig, run["task"], of_before=True)
-    except ConfigError as error:
-        raise CheckpointError(f"{where}/{RUN_FILE} has no task of this version: {error}") from None
-    settings: dict[str, Any] = named_labels(task.label_names) if task.label_names else {}
-    return settings | ({"problem_type": task.problem_type} if task.problem_type is not None else {})
-
-
-def run_of_checkpoint(found: Checkpoint) -> Mapping[str, Any]:
-    """Reads the settings of the run that saved a checkpoint; none where it was imported."""
-    if RUN_FILE not in found.train_state.files:
-        return {}
-    return found.settings(RUN_FILE)

@@ -18,7 +18,7 @@ from dist_plm.interop.kinds import NAMES, CheckpointFormat, kind_of
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.tasks import TaskConfig
-from dist_plm.tasks.convert.huggingface import model_of_checkpoint, run_of_checkpoint
+from dist_plm.tasks.convert.checkpoint_model import model_of_checkpoint, run_of_checkpoint
 from dist_plm.train.startup.load_weights import Weights, of_checkpoint, of_hf
 
 T = TypeVar("T")

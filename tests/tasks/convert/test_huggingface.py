@@ -16,8 +16,8 @@ from dist_plm.checkpoint.loader import look_at
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError
 from dist_plm.spec.schema_convert import ConvertConfig
+from dist_plm.tasks.convert.checkpoint_model import task_settings
 from dist_plm.tasks.convert.convert import convert
-from dist_plm.tasks.convert.huggingface import task_settings
 from tests.checkpoint.poison import poison
 from tests.tasks.convert.hf_dirs import MODELS, save
 

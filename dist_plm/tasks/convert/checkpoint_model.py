@@ -1,0 +1,72 @@
+"""What a checkpoint says of its model, its task and its run, whichever of its files says it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dist_plm.checkpoint.loader import Checkpoint
+from dist_plm.config.decode import decode
+from dist_plm.core.errors import CheckpointError, ConfigError
+from dist_plm.interop.hf.base import Half, with_head_of
+from dist_plm.interop.hf.config import CONFIG_FILE, named_labels
+from dist_plm.interop.hf.registry import hf_model
+from dist_plm.spec.schema import ModelConfig
+from dist_plm.spec.tasks import TaskConfig
+from dist_plm.train.startup.load_weights import MODEL_FILE, RUN_FILE
+
+
+def config_name(half: Half | None) -> str:
+    """Names the config.json of a model, or of a half of electra, within a checkpoint."""
+    return f"hf_{CONFIG_FILE}" if half is None else f"hf_{half}_{CONFIG_FILE}"
+
+
+def model_of_checkpoint(found: Checkpoint) -> ModelConfig:
+    """Finds the model: an imported checkpoint's own file, else the run's.
+
+    Raises:
+        CheckpointError: neither is there, or it fits no model of this version.
+    """
+    for name in (MODEL_FILE, RUN_FILE):
+        if name in found.train_state.files:
+            content = found.settings(name)
+            try:
+                settings = content if name == MODEL_FILE else content.get("model", {})
+                return _with_head(found, decode(ModelConfig, settings, of_before=True))
+            except ConfigError as error:
+                raise CheckpointError(f"{found.where}/{name} fits no model of this version: {error}") from None
+    raise CheckpointError(
+        f"{found.where} holds neither {MODEL_FILE} nor {RUN_FILE}, so its model is not known: where it came from a "
+        "checkpoint of DeepSpeed, convert that again with hf_config=DIR, the directory of its config.json"
+    )
+
+
+def _with_head(found: Checkpoint, model: ModelConfig) -> ModelConfig:
+    """Gives the model of an imported checkpoint the head that its config.json names."""
+    name = config_name(None)
+    if name not in found.train_state.files:
+        return model
+    return with_head_of(model, hf_model(model), json.loads(found.storage.read(found.name, name)))
+
+
+def task_settings(run: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Makes what a config.json tells of the task of a run: the names of its labels, and the kind of problem. Of a run without a
+    task nothing.
+
+    Raises:
+        CheckpointError: it is no task of this version.
+    """
+    if "task" not in run:
+        return {}
+    try:
+        task = decode(TaskConfig, run["task"], of_before=True)
+    except ConfigError as error:
+        raise CheckpointError(f"{where}/{RUN_FILE} has no task of this version: {error}") from None
+    settings: dict[str, Any] = named_labels(task.label_names) if task.label_names else {}
+    return settings | ({"problem_type": task.problem_type} if task.problem_type is not None else {})
+
+
+def run_of_checkpoint(found: Checkpoint) -> Mapping[str, Any]:
+    """Reads the settings of the run that saved a checkpoint; none where it was imported."""
+    if RUN_FILE not in found.train_state.files:
+        return {}
+    return found.settings(RUN_FILE)
