@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dist_plm.cluster.preflight import Facts, checkpoint_bytes, differing, needed_bytes, preflight, shared_devices
+from dist_plm.cluster.checkpoint_space import checkpoint_bytes, needed_bytes
+from dist_plm.cluster.preflight import preflight
+from dist_plm.cluster.rank_facts import RankFacts, differing, shared_devices
 from dist_plm.core.errors import PreflightError
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.spec.flops import num_parameters
@@ -21,8 +23,8 @@ SAME = {"configuration": "1", "code": "2", "data": "3", "Python": "3.11.7"}
 PACKAGES = {"torch": "2.13.0", "numpy": "2.2.0"}
 
 
-def on(rank: int, **changes: object) -> Facts:
-    return replace(Facts(rank=rank, node=f"node{rank // 2 + 1}", same=SAME, packages=PACKAGES), **changes)
+def on(rank: int, **changes: object) -> RankFacts:
+    return replace(RankFacts(rank=rank, node=f"node{rank // 2 + 1}", same=SAME, packages=PACKAGES), **changes)
 
 
 def test_equal_nodes_pass_and_later_ranks_of_a_node_need_not_look() -> None:
