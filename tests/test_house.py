@@ -3,12 +3,14 @@
 import ast
 import re
 from collections import Counter
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 from dist_plm.spec.engines import ENGINES
+from dist_plm.spec.families import FAMILIES
 from dist_plm.spec.objectives import OBJECTIVES
 from dist_plm.spec.optimizers import OPTIMIZERS
 from dist_plm.spec.tasks import TASKS
@@ -50,6 +52,109 @@ TAKES_WHOLE = {
         "relates the thing to other sections",
     ),
 }
+
+
+#: Modules of one name with one meaning: the role that each plays in its folder, or the thing that all are of.
+SAME_MODULE = {
+    "base": "declares what a folder's things are",
+    "build": "builds what a configuration names",
+    "engine": "is the body of an engine",
+    "schema": "declares the settings of a command",
+    "rules": "checks the settings of a command",
+    "attention": "the layer, and its kernel",
+    "dropout": "the layer, and its kernel",
+    "answers": "answers of questions: encoded, measured, written",
+    "checkpoint": "checkpoints, and the rules of their section",
+    "clean": "cleaning, and its settings",
+    "config": "configurations: of this program, and of Hugging Face",
+    "convert": "the conversion, its command and its rules",
+    "data": "data, their rules, and their opening for a run",
+    "encoder": "encoders, described and built",
+    "encoder_decoder": "encoders with decoders, described and built",
+    "engines": "the engines, described and built",
+    "evaluate": "the evaluation, and its command",
+    "fp8": "computing in 8 bits: what a rank can, what a configuration needs",
+    "generate": "the generation, and its command",
+    "grid": "the process grid, and its rules",
+    "heads": "heads: those of pretraining, and those of tasks",
+    "inference": "what evaluating and generating share, and its settings",
+    "kernels": "kernels, and what they cost",
+    "labelled": "labelled rows, their rules, and their opening for a run",
+    "loader": "loads: checkpoints, samples",
+    "masking": "masking, and its settings",
+    "metrics": "metrics: of a run, of a task",
+    "mlm_pairs": "pairs of segments, described and built",
+    "objectives": "the objectives, described and built",
+    "plan": "the plan, and its command",
+    "preflight": "the look before a run, and its command",
+    "prepare": "the preparation of data, and its settings",
+    "quickstart": "what the quickstarts read",
+    "report": "the report, and its command",
+    "sources": "the sources of text",
+    "store": "the store of tokens",
+    "submit": "the submission, and its command",
+    "tasks": "what is done with a model, and the tasks that it is fine-tuned for",
+    "texts": "tasks whose answers are texts: described, measured",
+    "train": "training: of models, of tokenizers",
+    "transformer": "the transformer: its layer, its family",
+    "windows": "windows of running text, sampled and described",
+}
+#: Libraries, which folders and modules are named after.
+LIBRARIES = {"megatron", "deepspeed"}
+#: Named things whose name is not a key of the configuration.
+NAMED_LIKE = {"prefix_lm", "rtd", "seq2seq", "gpt", "t5", "bert", "electra", "roberta"}
+LONGEST_FILE = 300
+
+
+def test_no_file_is_longer_than_a_head_can_hold():
+    sources = [*SOURCES, *(ROOT / "launch").glob("*.py"), *(ROOT / "tools").rglob("*.py")]
+    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in sources}
+    assert {file: length for file, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def definitions(file: Path) -> dict[str, str]:
+    """Classes and aliases of types that a module defines for others: name -> what it means, None for a class of its own."""
+    found = {}
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            found[node.name] = str(file)
+        elif isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if name[0].isupper() and not name.isupper() and not isinstance(node.value, ast.Call):
+                found[name] = ast.unparse(node.value)
+    return {name: meaning for name, meaning in found.items() if not name.startswith("_")}
+
+
+def several(files: Iterable[Path]) -> dict[str, list[str]]:
+    """Names of classes and types with more than one meaning, and these."""
+    meanings: dict[str, set[str]] = {}
+    for file in files:
+        for name, meaning in definitions(file).items():
+            meanings.setdefault(name, set()).add(meaning)
+    return {name: sorted(found) for name, found in meanings.items() if len(found) > 1}
+
+
+def test_a_class_name_means_one_thing():
+    assert several(SOURCES) == {}
+
+
+def test_the_search_for_names_of_two_meanings_finds_them(tmp_path):
+    for name, text in {
+        "a": "class Row: ...\nclass _Own: ...\nInts = NDArray[int]\nPiece = tuple[int, int]\nLOOSE = 1\n",
+        "b": "class Row: ...\nclass _Own: ...\nInts = NDArray[int]\nclass Piece: ...\nLOOSE = 2\n",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    assert sorted(several(tmp_path.glob("*.py"))) == ["Piece", "Row"]
+
+
+def test_a_module_name_means_one_thing():
+    """Folders are modules, too. A named thing's spec, body and files of others are called by its name."""
+    modules = [file if file.name != "__init__.py" else file.parent for file in SOURCES]
+    counts = Counter(module.stem for module in modules)
+    things = {name for variants, _ in NAMED.values() for name in variants} | set(FAMILIES) | LIBRARIES | NAMED_LIKE
+    repeated = {name for name, count in counts.items() if count > 1}
+    assert repeated - things - set(SAME_MODULE) == set(), "name the second for what it does"
+    assert set(SAME_MODULE) | NAMED_LIKE <= repeated, "these need no exception"
 
 
 def test_a_folder_holds_a_dozen_files_at_most():

@@ -1,4 +1,4 @@
-"""Whether there is room for the checkpoints of a run, and every node can write them where they go."""
+"""Checks that there is room for the checkpoints of a run, and that every node can write them where they go."""
 
 import math
 import os

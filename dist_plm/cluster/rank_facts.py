@@ -1,4 +1,4 @@
-"""What a rank finds where it is: code, packages, data and device, and in what it differs from what others find."""
+"""Finds what is particular to a rank: code, packages, data and device, and in what it differs from what others find."""
 
 import hashlib
 import importlib.metadata

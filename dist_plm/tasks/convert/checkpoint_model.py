@@ -1,4 +1,4 @@
-"""What a checkpoint says of its model, its task and its run, whichever of its files says it."""
+"""Reads what a checkpoint says of its model, its task and its run, whichever of its files says it."""
 
 import json
 from collections.abc import Mapping
