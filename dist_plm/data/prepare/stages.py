@@ -20,7 +20,7 @@ from dist_plm.data.store.manifest import SPLITS, SplitRecord
 from dist_plm.data.store.sentences import sentences
 from dist_plm.data.store.store import TokenStore, TokenStoreWriter, dtype_for
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
-from dist_plm.data.tokenizers.train import train
+from dist_plm.data.tokenizers.train_tokenizer import train
 from dist_plm.spec.prepare.schema import TokenizerConfig
 
 Report = Callable[[str], None]

@@ -5,7 +5,7 @@ import pytest
 from dist_plm.core.errors import DataError
 from dist_plm.data.store.store import TokenStore
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
-from dist_plm.data.tokenizers.train import train_unigram, train_wordpiece
+from dist_plm.data.tokenizers.train_tokenizer import train_unigram, train_wordpiece
 from dist_plm.spec.prepare.schema import SourceConfig, TokenizerConfig
 from tests.data.preparing import run
 

@@ -11,7 +11,7 @@ from dist_plm.core.errors import DataError
 from dist_plm.data.tokenizers.battery import BATTERY
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.data.tokenizers.tokenizer_files import fingerprint
-from dist_plm.data.tokenizers.train import train_bpe, train_bpe_roberta, train_wordpiece
+from dist_plm.data.tokenizers.train_tokenizer import train_bpe, train_bpe_roberta, train_wordpiece
 
 CASES = Path(__file__).parent / "cases"
 EXPECTED = json.loads((CASES / "expected_ids.json").read_text())

@@ -11,7 +11,7 @@ from sentencepiece import SentencePieceTrainer
 from dist_plm.data.tokenizers import tokenizer as module
 from dist_plm.data.tokenizers.long_texts import clean_pieces_of, encode_long, pieces_of
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
-from dist_plm.data.tokenizers.train import train_bpe, train_unigram, train_wordpiece
+from dist_plm.data.tokenizers.train_tokenizer import train_bpe, train_unigram, train_wordpiece
 
 TEXTS = [path.read_text() for path in sorted((Path(__file__).parents[1] / "texts").iterdir())]
 CHINESE = "".join(c for text in TEXTS for c in text if "\u4e00" <= c <= "\u9fff")

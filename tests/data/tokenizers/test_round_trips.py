@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
-from dist_plm.data.tokenizers.train import train
+from dist_plm.data.tokenizers.train_tokenizer import train
 from dist_plm.spec.prepare.schema import TokenizerConfig
 
 TEXTS = [path.read_text() for path in sorted((Path(__file__).parents[1] / "texts").iterdir())]

@@ -5,7 +5,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
-from dist_plm.data.tokenizers.train import train
+from dist_plm.data.tokenizers.train_tokenizer import train
 from dist_plm.spec.prepare.schema import TokenizerConfig
 
 TEXTS = [path.read_text() for path in sorted((Path(__file__).parents[1] / "texts").iterdir())]

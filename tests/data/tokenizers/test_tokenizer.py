@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dist_plm.core.errors import DataError
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.data.tokenizers.tokenizer_files import fingerprint
-from dist_plm.data.tokenizers.train import train_bpe
+from dist_plm.data.tokenizers.train_tokenizer import train_bpe
 
 CORPUS = Path(__file__).parents[1] / "texts"
 END = "<|endoftext|>"

@@ -10,7 +10,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from dist_plm.core.errors import DataError
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.data.tokenizers.tokenizer_files import fingerprint
-from dist_plm.data.tokenizers.train import train_bpe, train_bpe_roberta, train_wordpiece
+from dist_plm.data.tokenizers.train_tokenizer import train_bpe, train_bpe_roberta, train_wordpiece
 
 TEXTS = [path.read_text() for path in sorted((Path(__file__).parents[1] / "texts").iterdir())]
 LINES = [line for text in TEXTS for line in text.splitlines() if line.strip()]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.tokenizers.tokenizer_files import fingerprint
-from dist_plm.data.tokenizers.train import (
+from dist_plm.data.tokenizers.train_tokenizer import (
     FIM_SPECIAL,
     count_characters,
     covering,
@@ -49,7 +49,7 @@ def test_little_text_gives_a_smaller_vocabulary():
 _TRAIN = """
 import sys
 from pathlib import Path
-from dist_plm.data.tokenizers import train as t
+from dist_plm.data.tokenizers import train_tokenizer as t
 texts = [path.read_text() for path in sorted(Path(sys.argv[2]).iterdir())]
 config = t.TokenizerConfig(name=sys.argv[1], vocab_size=900)
 t.train(config, [[text] for text in texts]).save(sys.argv[3])
