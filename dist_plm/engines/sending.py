@@ -7,7 +7,7 @@ import torch
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.device import sent
 from dist_plm.engines.engine_settings import EngineSettings
-from dist_plm.models.layers.heads import predicted_positions
+from dist_plm.models.layers.pretraining_heads import predicted_positions
 
 
 def pass_shape(microbatches: Sequence[Batch], settings: EngineSettings) -> tuple[int, int]:

@@ -15,9 +15,15 @@ from dist_plm.models.encoder import token_output
 from dist_plm.models.heads.task_heads import EncoderHead
 from dist_plm.models.layers.dropout import Site, key_table, keys_of_layer, uniforms
 from dist_plm.models.layers.embedding import Embedding
-from dist_plm.models.layers.heads import TokenTransform, positions_of, predicted, predicted_states, whole_sequence
 from dist_plm.models.layers.linear import ColumnLinear, Dense, RowLinear
 from dist_plm.models.layers.norms import build_norm
+from dist_plm.models.layers.pretraining_heads import (
+    TokenTransform,
+    positions_of,
+    predicted,
+    predicted_states,
+    whole_sequence,
+)
 from dist_plm.models.layers.transformer import LayerStack
 from dist_plm.models.layers.vocab_loss import columns_of, score_tokens
 from dist_plm.models.loss_sums import Scores, TermScores

@@ -7,7 +7,9 @@ from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.heads.losses import score_classes
 from dist_plm.models.heads.task_heads import EncoderHead
 from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
-from dist_plm.models.layers.heads import (
+from dist_plm.models.layers.linear import ColumnLinear
+from dist_plm.models.layers.norms import build_norm
+from dist_plm.models.layers.pretraining_heads import (
     PairHead,
     Pooler,
     TokenTransform,
@@ -15,8 +17,6 @@ from dist_plm.models.layers.heads import (
     predicted_states,
     whole_sequence,
 )
-from dist_plm.models.layers.linear import ColumnLinear
-from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.transformer import LayerStack
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.model_context import ModelContext

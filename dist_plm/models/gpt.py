@@ -6,9 +6,9 @@ from dist_plm.data.loader.batch import Batch
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.heads.task_heads import LastTokenHead
 from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
-from dist_plm.models.layers.heads import whole_sequence
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.norms import build_norm
+from dist_plm.models.layers.pretraining_heads import whole_sequence
 from dist_plm.models.layers.transformer import LayerStack
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.model_context import ModelContext

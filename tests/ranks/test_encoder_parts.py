@@ -14,7 +14,7 @@ from dist_plm.models.electra import vocab_parallel_sample
 from dist_plm.models.layers import attention
 from dist_plm.models.layers.attention import CoreAttention
 from dist_plm.models.layers.dropout import Site
-from dist_plm.models.layers.heads import whole_sequence
+from dist_plm.models.layers.pretraining_heads import whole_sequence
 from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.objectives.build import build_objective

@@ -10,8 +10,8 @@ from torch.nn import functional
 from dist_plm.data.loader.batch import Batch
 from dist_plm.models.heads.losses import score_classes, score_sequences, score_spans
 from dist_plm.models.layers.dropout import Site, dropout_add
-from dist_plm.models.layers.heads import Pooler
 from dist_plm.models.layers.linear import Dense
+from dist_plm.models.layers.pretraining_heads import Pooler
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import SequenceContext
