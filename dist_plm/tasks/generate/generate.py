@@ -12,11 +12,11 @@ from dist_plm.distributed.collectives import gather
 from dist_plm.objectives.build import build_writing_task
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.spec.rules.sections import no_effect
-from dist_plm.tasks.generate.answers import Terminal, record, shown
 from dist_plm.tasks.generate.batches import Continuation, Decoding, PromptBatch, batches_of, continuation
 from dist_plm.tasks.generate.fill_mask import Filled, fill, masked_tokens
 from dist_plm.tasks.generate.on_grid import GridWriter
 from dist_plm.tasks.generate.prompts import PromptRow, encoder_of, read_prompts, rows_of, task_of
+from dist_plm.tasks.generate.show_continuations import Terminal, record, shown
 from dist_plm.tasks.generate.with_transformers import TransformersWriter
 from dist_plm.tasks.inference.open_model import Session, build_runner, session_of
 from dist_plm.tasks.inference.outputs import check_out, write_lines
