@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
-from dist_plm.objectives.metrics.answers import best_share, compare
+from dist_plm.objectives.metrics.exact_match import best_share, compare
 from dist_plm.objectives.metrics.spans import best_spans
 from dist_plm.spec.tasks.qa import QaConfig
 

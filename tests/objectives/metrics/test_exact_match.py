@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dist_plm.objectives.metrics.answers import best_share, compare, exact_match, normalized, word_f1
+from dist_plm.objectives.metrics.exact_match import best_share, compare, exact_match, normalized, word_f1
 from dist_plm.objectives.metrics.spans import best_spans
 
 
