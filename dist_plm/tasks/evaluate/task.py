@@ -10,7 +10,7 @@ from dist_plm.data.labelled.rows import RowFile
 from dist_plm.data.labelled.table import Table
 from dist_plm.engines.base import Engine
 from dist_plm.objectives.build import build_writing_task
-from dist_plm.objectives.metrics.texts import TextScores
+from dist_plm.objectives.metrics.text_overlap import TextScores
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.spec.tasks import TaskConfig

@@ -3,7 +3,7 @@ hand."""
 
 import pytest
 
-from dist_plm.objectives.metrics.texts import Bleu, Rouge, TextScores, longest_common, words_13a
+from dist_plm.objectives.metrics.text_overlap import Bleu, Rouge, TextScores, longest_common, words_13a
 
 TEXTS = [
     ("The cat sat on the mat.", "A cat sat on the mat, quietly."),
