@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dist_plm.config.decode import encode
 from dist_plm.config.origins import Layer
 from dist_plm.core.errors import ConfigError
-from dist_plm.interop.hf.config import CONFIG_FILE, described_at
+from dist_plm.interop.hf.config_json import CONFIG_FILE, described_at
 
 #: The file that stands for such a directory.
 CHOICE = "conf/model/from_hf.yaml"

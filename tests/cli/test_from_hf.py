@@ -10,7 +10,7 @@ from dist_plm.cli.app import front, load
 from dist_plm.cli.commands.submit import execute as submit
 from dist_plm.config.decode import encode
 from dist_plm.core.errors import EXIT_REFUSED, CheckpointError, ConfigError
-from dist_plm.interop.hf.config import described_at
+from dist_plm.interop.hf.config_json import described_at
 from dist_plm.interop.hf.safetensors_files import WeightFiles
 from dist_plm.interop.hf.weights import open_hf
 from dist_plm.spec.schema import PretrainConfig

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dist_plm.core.errors import CheckpointError
 from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor, architecture_of
-from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, model_of, read_config, type_of
+from dist_plm.interop.hf.config_json import CONFIG_FILE, HALVES, model_of, read_config, type_of
 from dist_plm.interop.hf.registry import ELECTRA, MODELS, guessed_type
 from dist_plm.interop.hf.safetensors_files import DTYPES, WeightFiles, listed
 from dist_plm.models.sharding import Shard, ShardSpec

@@ -8,7 +8,7 @@ from dist_plm.checkpoint.loader import Checkpoint
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError, ConfigError
 from dist_plm.interop.hf.base import Half, with_head_of
-from dist_plm.interop.hf.config import CONFIG_FILE, named_labels
+from dist_plm.interop.hf.config_json import CONFIG_FILE, named_labels
 from dist_plm.interop.hf.registry import hf_model
 from dist_plm.spec.schema import ModelConfig
 from dist_plm.spec.tasks import TaskConfig

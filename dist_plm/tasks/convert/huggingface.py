@@ -22,7 +22,7 @@ from dist_plm.core.errors import CheckpointError
 from dist_plm.core.parsing import load_json
 from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor
 from dist_plm.interop.hf.checkpoint_tokenizer import CheckpointTokenizer, tokenizer_files, tokens_of
-from dist_plm.interop.hf.config import CONFIG_FILE, HALVES, hf_config
+from dist_plm.interop.hf.config_json import CONFIG_FILE, HALVES, hf_config
 from dist_plm.interop.hf.registry import MODELS, hf_model
 from dist_plm.interop.hf.safetensors_files import WrittenWeights, listed, write_weights
 from dist_plm.interop.hf.weights import HFWeights, open_hf

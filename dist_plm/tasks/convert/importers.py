@@ -13,7 +13,7 @@ from dist_plm.interop.base import ForeignCheckpoint, Translated, megatron_tensor
 from dist_plm.interop.deepspeed.hf_tensors import hf_stored, is_hf, model_of
 from dist_plm.interop.deepspeed.zero_files import ZeroFiles
 from dist_plm.interop.hf.base import HEADS
-from dist_plm.interop.hf.config import CONFIG_FILE, described_at
+from dist_plm.interop.hf.config_json import CONFIG_FILE, described_at
 from dist_plm.interop.hf.registry import hf_model
 from dist_plm.interop.hf.safetensors_files import listed
 from dist_plm.interop.megatron.arguments import megatron_model

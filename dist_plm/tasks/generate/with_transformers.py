@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dist_plm.checkpoint.finite import is_finite
 from dist_plm.core.errors import CheckpointError
-from dist_plm.interop.hf.config import hf_config
+from dist_plm.interop.hf.config_json import hf_config
 from dist_plm.interop.hf.registry import hf_tensors
 from dist_plm.models.build import DTYPES, whole_shard_specs
 from dist_plm.spec.families import ModelConfig

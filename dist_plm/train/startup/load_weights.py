@@ -24,7 +24,7 @@ from dist_plm.distributed.collectives import gather, on_each, on_first
 from dist_plm.engines.base import Engine
 from dist_plm.interop.hf.base import HEADS, TASK_HEADS, Half, differences
 from dist_plm.interop.hf.checkpoint_tokenizer import is_of_tokenizer, tokenizer_files, tokens_of
-from dist_plm.interop.hf.config import CONFIG_FILE, HALVES
+from dist_plm.interop.hf.config_json import CONFIG_FILE, HALVES
 from dist_plm.interop.hf.safetensors_files import listed
 from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.interop.kinds import refuse_own

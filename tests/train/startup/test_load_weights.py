@@ -18,7 +18,7 @@ from dist_plm.core.errors import CheckpointError
 from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.data.tokenizers.tokenizer_files import vocabulary_of
 from dist_plm.distributed.groups import build_groups
-from dist_plm.interop.hf.config import HALVES
+from dist_plm.interop.hf.config_json import HALVES
 from dist_plm.interop.hf.weights import open_hf
 from dist_plm.models.sharding import Shard
 from dist_plm.monitor.metrics import read_metrics
