@@ -9,7 +9,7 @@ from typing import Any
 
 from dist_plm.cluster.slurm import JobState, job_state
 from dist_plm.core.parsing import is_number
-from dist_plm.monitor.metrics import parse_record
+from dist_plm.monitor.metrics_file import parse_record
 
 
 class MetricsTail:

@@ -13,7 +13,7 @@ from typing import Protocol, TextIO
 from tqdm import tqdm
 
 from dist_plm.monitor.formatting import compact, duration
-from dist_plm.monitor.metrics import StepRecord
+from dist_plm.monitor.metrics_file import StepRecord
 
 #: Colours and cursor movements, as some libraries put them into their messages, and stray control characters.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")

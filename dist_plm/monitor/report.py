@@ -10,7 +10,7 @@ from dist_plm.config.decode import flatten, show
 from dist_plm.core.errors import UserError, reason_of
 from dist_plm.core.parsing import is_number, load_yaml, read_text
 from dist_plm.monitor.formatting import UNICODE_RAMP, compact, duration, plain, sparkline, table
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.monitor.run_summary import change, render_summary, summarise
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from dist_plm.core.errors import reason_of
 from dist_plm.core.regular import read_regular
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.spec.schema_run import TrackConfig
 
 log = logging.getLogger(__name__)

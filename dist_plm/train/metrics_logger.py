@@ -7,7 +7,7 @@ from typing import Any
 
 from dist_plm.core.parsing import is_number
 from dist_plm.engines.base import StepResult
-from dist_plm.monitor.metrics import MetricsWriter, StepRecord
+from dist_plm.monitor.metrics_file import MetricsWriter, StepRecord
 from dist_plm.monitor.progress import Progress
 from dist_plm.monitor.trackers import Tracker
 from dist_plm.spec.flops import flops_per_step, utilisation

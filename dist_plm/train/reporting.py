@@ -20,7 +20,7 @@ from dist_plm.core.files import atomic_writer
 from dist_plm.core.installed import start_words, typed
 from dist_plm.distributed.collectives import on_first
 from dist_plm.distributed.groups import Groups
-from dist_plm.monitor.metrics import MetricsWriter, read_metrics
+from dist_plm.monitor.metrics_file import MetricsWriter, read_metrics
 from dist_plm.monitor.progress import build_progress
 from dist_plm.monitor.run_summary import render_summary, summarise
 from dist_plm.monitor.trackers import build_trackers

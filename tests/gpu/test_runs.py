@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from tests.ranks.ports import free_port
 from tests.ranks.test_encoders import DROPOUT
 from tests.train.running import TIMES, make_store, run_case, settings

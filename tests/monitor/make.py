@@ -1,6 +1,6 @@
 """Records for tests."""
 
-from dist_plm.monitor.metrics import StepRecord
+from dist_plm.monitor.metrics_file import StepRecord
 
 
 def record(step: int, **changes) -> StepRecord:

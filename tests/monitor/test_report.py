@@ -11,7 +11,7 @@ import pytest
 
 from dist_plm.core.errors import UserError
 from dist_plm.monitor.formatting import ASCII_RAMP
-from dist_plm.monitor.metrics import MetricsWriter
+from dist_plm.monitor.metrics_file import MetricsWriter
 from dist_plm.monitor.report import load_run, render_report
 from tests.core.test_parsing import BOMB
 from tests.monitor.make import record

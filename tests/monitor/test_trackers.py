@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto import wandb_internal_pb2
 
 from dist_plm.monitor import trackers, wandb_tracker
-from dist_plm.monitor.metrics import MetricsWriter
+from dist_plm.monitor.metrics_file import MetricsWriter
 from dist_plm.monitor.trackers import build_trackers
 from dist_plm.spec.schema_run import TrackConfig
 from tests.monitor.make import record

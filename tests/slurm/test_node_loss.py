@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from tests.slurm.conftest import StartCluster
 from tests.slurm.jobs import Job
 from tests.slurm.user import SETTINGS, User, num_steps, wait_for

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from dist_plm.cluster.job import hydra_text
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from tests.slurm.jobs import REPOSITORY, submit
 from tests.slurm.user import STEPS, User, wait_for_steps
 from tests.train.conftest import TINY

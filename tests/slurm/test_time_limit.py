@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from tests.slurm.jobs import Job, submit
 from tests.slurm.processes import ranks_of
 from tests.slurm.user import LONG, SETTINGS, User, wait_for_steps

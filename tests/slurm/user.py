@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from tests.slurm.jobs import REPOSITORY, Job
 from tests.train.conftest import TINY
 from tools.slurm_cluster.cluster import LocalCluster

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.config.decode import decode
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.spec.schema_finetune import FinetuneConfig
 from tests.data.labelled.words import write_vocabulary
 from tests.train.running import TIMES

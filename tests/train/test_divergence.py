@@ -9,7 +9,7 @@ import pytest
 
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.engines.megatron.engine import MegatronEngine
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from tests.checkpoint.poison import poison
 from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port

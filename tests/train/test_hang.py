@@ -16,7 +16,7 @@ import pytest
 
 from dist_plm.core.errors import EXIT_HUNG
 from dist_plm.monitor.flight_recorder import last_collective
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from tests.train.conftest import ROOT, TINY
 
 pytestmark = pytest.mark.ranks

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from dist_plm.core.errors import EXIT_REFUSED
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from tests.train.conftest import launch
 
 KEYS = {

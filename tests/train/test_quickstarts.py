@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from dist_plm.core.errors import CheckpointError
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
 from tests.train.conftest import CORPUS, ROOT, launch

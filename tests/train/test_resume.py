@@ -6,7 +6,7 @@ import time
 import pytest
 
 from dist_plm.checkpoint.storage import LocalStorage
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port
 from tests.train.running import (

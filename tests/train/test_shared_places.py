@@ -11,7 +11,7 @@ from pathlib import Path
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.cli.app import EXIT_INTERRUPTED
 from dist_plm.core.errors import EXIT_REFUSED
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from tests.train.conftest import ROOT, TINY
 
 LONG = ("train.steps=400", "train.eval_samples=0", "train.eval_every=0", "checkpoint.every=5", "data.loader_workers=0")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from dist_plm.config import runfile
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.spec.objectives.mlm import MlmConfig
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.train.data import open_data

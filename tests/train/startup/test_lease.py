@@ -7,7 +7,7 @@ import pytest
 from dist_plm.checkpoint.storage import Storage, name_of, open_storage
 from dist_plm.core.errors import UserError
 from dist_plm.distributed.launch_env import LaunchEnv
-from dist_plm.monitor.metrics import MetricsWriter, StepRecord
+from dist_plm.monitor.metrics_file import MetricsWriter, StepRecord
 from dist_plm.train.startup.lease import Fence, SupersededError, claim
 
 FACTS = {"lr": 0.1, "grad_norm": 1.0, "tokens_seen": 1, "samples_seen": 1, "tokens_per_second": 1.0}

@@ -21,7 +21,7 @@ from dist_plm.distributed.groups import build_groups
 from dist_plm.interop.hf.config_json import HALVES
 from dist_plm.interop.hf.weights import open_hf
 from dist_plm.models.sharding import Shard
-from dist_plm.monitor.metrics import read_metrics
+from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.spec.families.electra import generator_of
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_plm.core.errors import UserError
-from dist_plm.monitor.metrics import MetricsWriter, read_metrics
+from dist_plm.monitor.metrics_file import MetricsWriter, read_metrics
 from tests.monitor.make import record
 
 KEYS = [
@@ -145,7 +145,7 @@ def test_killed_while_writing_each_step_is_there_once(tmp_path):
     program = (
         "import sys, pathlib, itertools\n"
         "from tests.monitor.make import record\n"
-        "from dist_plm.monitor.metrics import MetricsWriter\n"
+        "from dist_plm.monitor.metrics_file import MetricsWriter\n"
         "start = int(sys.argv[2])\n"
         "writer = MetricsWriter(pathlib.Path(sys.argv[1]), resume_step=start)\n"
         "for step in itertools.count(start + 1):\n"
