@@ -39,7 +39,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dist_plm.checkpoint.fragments import ReplicaRank
-from dist_plm.checkpoint.loader import find
+from dist_plm.checkpoint.open_checkpoint import find
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import LocalStorage, name_of

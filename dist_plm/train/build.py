@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from dist_plm.checkpoint.loader import Checkpoint
+from dist_plm.checkpoint.open_checkpoint import Checkpoint
 from dist_plm.checkpoint.ownership import claim
 from dist_plm.checkpoint.storage import Storage, open_storage
 from dist_plm.config import runfile

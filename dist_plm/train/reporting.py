@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dist_plm.checkpoint.loader import Checkpoint
+from dist_plm.checkpoint.open_checkpoint import Checkpoint
 from dist_plm.config import runfile
 from dist_plm.config.credentials import FromEnvironment
 from dist_plm.config.decode import encode

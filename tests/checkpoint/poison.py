@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.io.envelope import HEAD_BYTES, values_at
-from dist_plm.checkpoint.loader import Checkpoint, look_at
+from dist_plm.checkpoint.open_checkpoint import Checkpoint, look_at
 
 
 def poison(checkpoint: Path, name: str, value: float = math.nan) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dist_plm.checkpoint.fragments import ReplicaRank
 from dist_plm.checkpoint.io.async_writer import WriterProcess
-from dist_plm.checkpoint.loader import find
+from dist_plm.checkpoint.open_checkpoint import find
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import LocalStorage

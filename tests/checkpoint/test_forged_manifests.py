@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dist_plm.checkpoint import train_state as state_file
-from dist_plm.checkpoint.loader import find, look_at
+from dist_plm.checkpoint.open_checkpoint import find, look_at
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.checkpoint.streaming import write_checkpoint
 from dist_plm.checkpoint.train_state import TrainState

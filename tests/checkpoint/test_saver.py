@@ -12,7 +12,7 @@ import time
 import pytest
 
 from dist_plm.checkpoint import saver
-from dist_plm.checkpoint.loader import find, open_checkpoint
+from dist_plm.checkpoint.open_checkpoint import find, open_checkpoint
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.saver import SaveFailedError
 from dist_plm.checkpoint.storage import LocalStorage

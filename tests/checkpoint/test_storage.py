@@ -4,7 +4,7 @@ import fsspec
 import pytest
 
 from dist_plm.checkpoint.fragments import ReplicaRank
-from dist_plm.checkpoint.loader import find
+from dist_plm.checkpoint.open_checkpoint import find
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import LocalStorage, Storage, open_storage, step_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dist_plm.checkpoint import streaming
-from dist_plm.checkpoint.loader import look_at
+from dist_plm.checkpoint.open_checkpoint import look_at
 from dist_plm.checkpoint.storage import LATEST, LocalStorage, Storage
 from dist_plm.checkpoint.streaming import write_checkpoint
 from dist_plm.checkpoint.train_state import TrainState

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from dist_plm.checkpoint.loader import look_at
+from dist_plm.checkpoint.open_checkpoint import look_at
 from dist_plm.cli.app import load
 from dist_plm.core.errors import CheckpointError, ConfigError
 from dist_plm.distributed.launch_env import from_environment

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dist_plm.checkpoint.loader import look_at
+from dist_plm.checkpoint.open_checkpoint import look_at
 from dist_plm.checkpoint.planner import TensorReader
 from dist_plm.core.errors import ConfigError
 from dist_plm.spec.rules.finalize import finalize

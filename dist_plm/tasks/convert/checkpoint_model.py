@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dist_plm.checkpoint.loader import Checkpoint
+from dist_plm.checkpoint.open_checkpoint import Checkpoint
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError, ConfigError
 from dist_plm.interop.hf.base import Half, with_head_of

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dist_plm.checkpoint.finite import is_finite
 from dist_plm.checkpoint.fragments import checkpoint_name
-from dist_plm.checkpoint.loader import Checkpoint, look_at
+from dist_plm.checkpoint.open_checkpoint import Checkpoint, look_at
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.checkpoint.streaming import write_checkpoint
 from dist_plm.checkpoint.train_state import TrainState

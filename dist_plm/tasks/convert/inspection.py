@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from dist_plm.checkpoint.loader import Checkpoint, look_at
+from dist_plm.checkpoint.open_checkpoint import Checkpoint, look_at
 from dist_plm.core.errors import with_remedy
 from dist_plm.core.installed import typed
 from dist_plm.interop.kinds import refuse_foreign

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from dist_plm.checkpoint.loader import Checkpoint, find
+from dist_plm.checkpoint.open_checkpoint import Checkpoint, find
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError, ConfigError

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dist_plm.checkpoint.finite import finite_alone
 from dist_plm.checkpoint.fragments import names_held
-from dist_plm.checkpoint.loader import Checkpoint
+from dist_plm.checkpoint.open_checkpoint import Checkpoint
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.config.decode import decode, show
 from dist_plm.core.errors import CheckpointError, DataError, reason_of

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from dist_plm.checkpoint.loader import Checkpoint
+from dist_plm.checkpoint.open_checkpoint import Checkpoint
 from dist_plm.checkpoint.ownership import check_free
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.data.sampling.blend import Dataset

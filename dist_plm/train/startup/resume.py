@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dist_plm.checkpoint.finite import finite_alone
-from dist_plm.checkpoint.loader import Checkpoint, find
+from dist_plm.checkpoint.open_checkpoint import Checkpoint, find
 from dist_plm.checkpoint.storage import Storage
 from dist_plm.config import runfile
 from dist_plm.config.decode import encode, flatten

@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from dist_plm.checkpoint.loader import look_at
+from dist_plm.checkpoint.open_checkpoint import look_at
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError
 from dist_plm.spec.schema_convert import ConvertConfig

@@ -11,7 +11,7 @@ import torch
 import transformers
 from sentencepiece import SentencePieceTrainer
 
-from dist_plm.checkpoint.loader import find
+from dist_plm.checkpoint.open_checkpoint import find
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch.distributed as dist
 
-from dist_plm.checkpoint.loader import find
+from dist_plm.checkpoint.open_checkpoint import find
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.core.errors import CheckpointError
 from tests.checkpoint.saving import engine_of, save_case, train_state_of, writer_for
