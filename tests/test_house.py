@@ -63,10 +63,8 @@ SAME_MODULE = {
     "rules": "checks the settings of a command",
     "attention": "the layer, and its kernel",
     "dropout": "the layer, and its kernel",
-    "answers": "answers of questions: encoded, measured, written",
     "checkpoint": "checkpoints, and the rules of their section",
     "clean": "cleaning, and its settings",
-    "config": "configurations: of this program, and of Hugging Face",
     "convert": "the conversion, its command and its rules",
     "data": "data, their rules, and their opening for a run",
     "encoder": "encoders, described and built",
@@ -76,13 +74,9 @@ SAME_MODULE = {
     "fp8": "computing in 8 bits: what a rank can, what a configuration needs",
     "generate": "the generation, and its command",
     "grid": "the process grid, and its rules",
-    "heads": "heads: those of pretraining, and those of tasks",
     "inference": "what evaluating and generating share, and its settings",
-    "kernels": "kernels, and what they cost",
     "labelled": "labelled rows, their rules, and their opening for a run",
-    "loader": "loads: checkpoints, samples",
     "masking": "masking, and its settings",
-    "metrics": "metrics: of a run, of a task",
     "mlm_pairs": "pairs of segments, described and built",
     "objectives": "the objectives, described and built",
     "plan": "the plan, and its command",
@@ -94,15 +88,11 @@ SAME_MODULE = {
     "store": "the store of tokens",
     "submit": "the submission, and its command",
     "tasks": "what is done with a model, and the tasks that it is fine-tuned for",
-    "texts": "tasks whose answers are texts: described, measured",
-    "train": "training: of models, of tokenizers",
     "transformer": "the transformer: its layer, its family",
     "windows": "windows of running text, sampled and described",
 }
 #: Libraries, which folders and modules are named after.
 LIBRARIES = {"megatron", "deepspeed"}
-#: Named things whose name is not a key of the configuration.
-NAMED_LIKE = {"prefix_lm", "rtd", "seq2seq", "gpt", "t5", "bert", "electra", "roberta"}
 LONGEST_FILE = 300
 
 
@@ -151,10 +141,10 @@ def test_a_module_name_means_one_thing():
     """Folders are modules, too. A named thing's spec, body and files of others are called by its name."""
     modules = [file if file.name != "__init__.py" else file.parent for file in SOURCES]
     counts = Counter(module.stem for module in modules)
-    things = {name for variants, _ in NAMED.values() for name in variants} | set(FAMILIES) | LIBRARIES | NAMED_LIKE
+    things = {name for variants, _ in NAMED.values() for name in variants} | set(FAMILIES) | LIBRARIES
     repeated = {name for name, count in counts.items() if count > 1}
     assert repeated - things - set(SAME_MODULE) == set(), "name the second for what it does"
-    assert set(SAME_MODULE) | NAMED_LIKE <= repeated, "these need no exception"
+    assert set(SAME_MODULE) <= repeated, "these need no exception"
 
 
 def test_a_folder_holds_a_dozen_files_at_most():
