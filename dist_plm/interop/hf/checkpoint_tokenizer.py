@@ -75,7 +75,7 @@ def tokens_of(found: Checkpoint, run: Mapping[str, Any]) -> CheckpointTokenizer:
 
 def tokenizer_path(found: Checkpoint, run: Mapping[str, Any]) -> Path | None:
     """The file or directory of the same tokenizer; None where there is none on this machine."""
-    if any(map(is_of_tokenizer, found.manifest.files)):
+    if any(map(is_of_tokenizer, found.train_state.files)):
         directory = Path(found.where)
         return directory if directory.is_dir() else None
     store = _store_of(run)

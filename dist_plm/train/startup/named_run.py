@@ -16,7 +16,7 @@ def tokenizer_of_run(path: str) -> str:
     """
     with of_beginning(path):
         found = find_at(path, open_storage(path), None, verify=False)
-        run = found.settings(RUN_FILE) if RUN_FILE in found.manifest.files else {}
+        run = found.settings(RUN_FILE) if RUN_FILE in found.train_state.files else {}
     tokenizer = tokenizer_path(found, run)
     if tokenizer is None:
         raise DataError(
