@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from dist_plm.config.types import Count, Natural, Positive
 from dist_plm.spec.schema import SamplesConfig, TrainingConfig
-from dist_plm.spec.schema_run import TrainConfig
+from dist_plm.spec.schema_run import CheckpointConfig, EarlyStoppingConfig, TrainConfig
 from dist_plm.spec.tasks import TaskConfig
 
 
@@ -46,6 +46,7 @@ class FinetuneTrainConfig(TrainConfig):
     num_samples: Count | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     eval_every: Natural | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     eval_samples: Natural | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    early_stopping: EarlyStoppingConfig | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @property
     def longer(self) -> str:
@@ -62,16 +63,35 @@ class FinetuneConfig(TrainingConfig):
     train: FinetuneTrainConfig
 
     def assumed(self) -> Self:
-        train, checkpoint, many = self.train, self.checkpoint, 2**40
+        train, many = self.train, 2**40
         train = replace(
             train,
             steps=train.steps or many,
             eval_every=1 if train.eval_every is None else train.eval_every,
             eval_samples=many if train.eval_samples is None else train.eval_samples,
         )
+        return replace(self, train=train, checkpoint=self.checkpoint_beside(train))
+
+    def checkpoint_beside(self, train: FinetuneTrainConfig) -> CheckpointConfig:
+        """Returns how checkpoints are kept, where `train` says what is None here: with each evaluation where the best stays,
+        which it does where the run may stop early."""
+        checkpoint = self.checkpoint
+        if train.early_stopping is not None and checkpoint.keep_best is None:
+            checkpoint = replace(checkpoint, keep_best=train.early_stopping.metric or "loss")
         if checkpoint.keep_best is not None and checkpoint.every == 0:
             checkpoint = replace(checkpoint, every=train.eval_every or 0)
-        return replace(self, train=train, checkpoint=checkpoint)
+        if checkpoint.keep_best is not None and self.task.grows(checkpoint.keep_best):
+            checkpoint = replace(checkpoint, best_is="highest")
+        return checkpoint
+
+    def early_stopping_beside(self, checkpoint: CheckpointConfig) -> EarlyStoppingConfig | None:
+        """Returns when the run stops early, complete."""
+        asked = self.train.early_stopping
+        if asked is None:
+            return None
+        metric = asked.metric or checkpoint.keep_best or "loss"
+        grows = self.task.grows(metric) if asked.greater_is_better is None else asked.greater_is_better
+        return replace(asked, metric=metric, greater_is_better=grows)
 
     @property
     def objective(self) -> TaskConfig:

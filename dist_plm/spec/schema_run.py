@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from dist_plm.config.bounds import Bounds, between
-from dist_plm.config.types import Count, Minutes, Natural, Positive
+from dist_plm.config.types import Count, Minutes, Natural, NonNegative, Positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +14,17 @@ class RampupConfig:
     start: Count
     increment: Count
     samples: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyStoppingConfig:
+    """Ends a run once `patience` evaluations in a row were not better by more than `threshold` than the best before, as in
+    Transformers. None: the `metric` is checkpoint.keep_best, or the loss, and whether `greater_is_better` is known of it."""
+
+    patience: Count
+    threshold: NonNegative = 0.0
+    metric: str | None = None
+    greater_is_better: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +58,7 @@ class TrainConfig:
 
     #: Samples that the whole run takes, where they end within a step.
     num_samples: ClassVar[int | None] = None
+    early_stopping: ClassVar[EarlyStoppingConfig | None] = None
 
     @property
     def longer(self) -> str:

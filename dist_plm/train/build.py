@@ -51,7 +51,7 @@ from dist_plm.spec.derived import checkpoints_of, peak_learning_rate
 from dist_plm.spec.freezing import frozen_tensors
 from dist_plm.spec.schema import ParallelConfig, Training, TrainingConfig
 from dist_plm.train.data import RunData, open_run
-from dist_plm.train.evaluation import Evaluator
+from dist_plm.train.evaluation import Evaluator, Patience
 from dist_plm.train.loop import Parts, Position, train
 from dist_plm.train.parts import build_checkpoints, measure_peak_tflops, open_loader
 from dist_plm.train.reporting import closing_summary, open_records, write_predictions
@@ -197,7 +197,7 @@ def _run(config: TrainingConfig, start: Start, device: Device, groups: Groups, d
     peak = measure_peak_tflops(config.precision.name, config.cluster.peak_tflops, groups)
     recorder = open_records(config, start, position, found, peak, groups)
     peak_rate = peak_learning_rate(config.optim, config.train.global_batch)
-    evaluate = None
+    evaluate, stops = None, config.train.early_stopping
     if config.train.eval_samples > 0:
         validation = data.samples["validation"]
         keep = partial(write_predictions, start.run_dir) if groups.rank == 0 else None
@@ -215,6 +215,7 @@ def _run(config: TrainingConfig, start: Start, device: Device, groups: Groups, d
         watchdog=start.watchdog,
         recorder=recorder,
         stream=stream,
+        patience=None if stops is None else Patience(stops, **position.patience),
     )
     try:
         finished = train(parts, position)

@@ -189,12 +189,8 @@ def _counted(config: FinetuneConfig, tables: Mapping[str, Table]) -> dict[str, A
     """The settings that follow from how many examples there are."""
     sizes = {split: num_examples(table) for split, table in tables.items()}
     train = counted(config.train, sizes["train"], sizes.get("validation", 0))
-    checkpoint = config.checkpoint
-    if checkpoint.keep_best is not None and checkpoint.every == 0:
-        checkpoint = replace(checkpoint, every=train.eval_every or 0)
-    if checkpoint.keep_best in config.task.measures and checkpoint.keep_best not in config.task.falling:
-        checkpoint = replace(checkpoint, best_is="highest")
-    return {"train": train, "checkpoint": checkpoint}
+    checkpoint = config.checkpoint_beside(train)
+    return {"train": replace(train, early_stopping=config.early_stopping_beside(checkpoint)), "checkpoint": checkpoint}
 
 
 def counted(train: FinetuneTrainConfig, num_train: int, num_validation: int) -> FinetuneTrainConfig:

@@ -17,6 +17,7 @@ from dist_plm.spec.derived import num_microbatches
 from dist_plm.spec.schema import ParallelConfig
 from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 from dist_plm.train.divergence import Health, diverged
+from dist_plm.train.evaluation import Patience
 from dist_plm.train.metrics_logger import Recorder
 from dist_plm.train.prefetcher import Feed, Interruptible
 from dist_plm.train.stopping import Control, StopRequestedError
@@ -39,6 +40,7 @@ class Position:
         saved_step: the step of the newest checkpoint written or begun.
         history: changes of the stream of samples that were allowed so far.
         begun_as: how the run began (`going_on.begun_as`).
+        patience: what `Patience.state` gave.
     """
 
     step: int = 0
@@ -48,6 +50,7 @@ class Position:
     saved_step: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     begun_as: str = ""
+    patience: dict[str, Any] = field(default_factory=dict)
 
     @property
     def first_unrecorded_step(self) -> int:
@@ -65,6 +68,7 @@ class Parts:
             is off.
         recorder: on rank 0, None elsewhere.
         stream: what decides the samples, for the checkpoint.
+        patience: ends the run once evaluations no longer get better; None where nothing does.
     """
 
     train: TrainConfig
@@ -80,6 +84,7 @@ class Parts:
     recorder: Recorder | None
     stream: Mapping[str, Any]
     health: Health = field(default_factory=Health)
+    patience: Patience | None = None
 
 
 def train(parts: Parts, position: Position) -> bool:
@@ -139,7 +144,7 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
     if position.evaluation_due:
         _evaluate_and_record(parts, position, last=position.step == stop)
         position.saved_step = None  # the checkpoint says that this is still to be done
-    if position.step >= stop:
+    if position.step >= stop or _is_over(parts):
         return
     runs = BatchSizes.of(parts.train).runs(position.samples, stop - position.step)
     counts = (num_microbatches(parts.train, parts.parallel, batch) for steps, batch in runs for _ in range(steps))
@@ -155,8 +160,25 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
             if due and parts.health.may_save:
                 _save(parts, position)
                 due = False
+            if position.evaluation and _is_over(parts):
+                break
     finally:
         feed.close()
+
+
+def _is_over(parts: Parts) -> bool:
+    """Whether evaluations no longer get better, as any rank finds. Collective."""
+    patience = parts.patience
+    if patience is None or not parts.control.any_rank(patience.is_over):
+        return False
+    log.info(
+        "stopped early: %s was best at step %d (%.4g), and not better in %d evaluations since",
+        patience.settings.metric,
+        patience.best_step,
+        patience.best,
+        patience.waited,
+    )
+    return True
 
 
 def _make_step(parts: Parts, position: Position, feed: Feed) -> None:
@@ -213,6 +235,9 @@ def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> Non
 
         position.evaluation = parts.evaluate(parts.engine, between)
         parts.health.note_evaluation(step, position.evaluation)
+        if parts.patience is not None and step > 0:
+            parts.patience.note(step, position.evaluation)
+            position.patience = parts.patience.state()
         parts.control.note("evaluation", time.perf_counter() - began)
         if recorder is not None:
             recorder.note_evaluation(step, position.evaluation)
@@ -235,6 +260,7 @@ def _save(parts: Parts, position: Position) -> None:
             loop={
                 "evaluation_due": position.evaluation_due,
                 "begun_as": position.begun_as,
+                "patience": position.patience,
                 "recorder": parts.recorder.state() if parts.recorder is not None else {},
             },
         ),

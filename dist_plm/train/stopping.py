@@ -136,6 +136,12 @@ class Control:
             log.warning("whether the run was started again cannot be told now: %s", reason_of(error))
             return False
 
+    def any_rank(self, says: bool) -> bool:
+        """Tells whether any rank says so. Collective."""
+        flag = torch.tensor([says], dtype=torch.int32)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
+        return bool(flag.item())
+
     def check(self, before: Literal["step", "evaluation"] = "step") -> None:
         """Collective.
 

@@ -219,3 +219,19 @@ def test_adapters_resume_and_are_merged_in_an_export(ranks, rows, tmp_path: Path
     (expected,) = ranks.run(1, logits_of, whole, tokens)
     with torch.no_grad():
         assert float((exported(tokens).logits - expected).abs().max()) < 1e-5
+
+
+def test_a_run_ends_once_evaluations_no_longer_get_better(ranks, rows, tmp_path: Path) -> None:
+    """Across a stop as without one, and started again it stays at its end."""
+    stopping = {"train__early_stopping": {"patience": 2, "metric": "accuracy"}, "train__eval_every": 4}
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    assert ranks.run(1, run_case, settings(rows, whole, **stopping), free_port()) == [0]
+    found = records(whole)
+    values = {r["step"]: r["eval/accuracy"] for r in found if "eval/accuracy" in r}
+    best = max(values, key=lambda step: (values[step], -step))
+    assert found[-1]["step"] == best + 8 < 41
+    assert f"step_{best:08}" in {path.name for path in (whole / "checkpoints").iterdir()}
+    for at in (best + 4, None, None):
+        config = settings(rows, parted, **stopping, **({"train__stop_at": at} if at else {}))
+        assert ranks.run(2, run_case, config, free_port()) == [0, 0]
+    assert [r["step"] for r in records(parted)] == [r["step"] for r in found]

@@ -14,6 +14,7 @@ def labelled_problems(config: FinetuneConfig) -> Iterator[str]:
     yield from _columns(config)
     yield from _length(config)
     yield from _beginning(config)
+    yield from _early_stopping(config)
 
 
 def _files(config: FinetuneConfig) -> Iterator[str]:
@@ -63,4 +64,22 @@ def _beginning(config: FinetuneConfig) -> Iterator[str]:
         yield (
             f"train.init_optimizer = {show(config.train.init_optimizer)} has no moments for the head of task.name = "
             f"{show(config.task.name)}, which begins anew: leave it at none"
+        )
+
+
+def _early_stopping(config: FinetuneConfig) -> Iterator[str]:
+    asked, known = config.train.early_stopping, config.task.measured
+    if asked is None:
+        return
+    if config.data.validation is None:
+        yield (
+            "train.early_stopping has nothing to go by without data.validation: give data.validation, or set "
+            "train.early_stopping=null"
+        )
+    if config.train.eval_every == 0:
+        yield "train.early_stopping has nothing to go by with train.eval_every = 0: leave train.eval_every at null"
+    if asked.metric is not None and asked.metric not in known:
+        yield (
+            f"train.early_stopping.metric = {show(asked.metric)} is no measure of task.name = {show(config.task.name)}"
+            f"{did_you_mean(near(asked.metric.removeprefix('eval/'), known))}; it has {', '.join(known)}"
         )

@@ -43,6 +43,10 @@ class TaskConfig(ObjectiveConfig):
     def measured(self) -> tuple[str, ...]:
         return ("loss", *self.measures)
 
+    def grows(self, measure: str) -> bool:
+        """Whether more of a measure is better."""
+        return measure in self.measures and measure not in self.falling
+
     @property
     def finds_labels(self) -> bool:
         """Whether its labels are still to be found in the training data."""

@@ -132,6 +132,7 @@ def restore(
         evaluation_due=bool(train_state.loop.get("evaluation_due", False)),
         evaluation=dict(train_state.evaluation),
         history=history,
+        patience=dict(train_state.loop.get("patience", {})),
     )
 
 

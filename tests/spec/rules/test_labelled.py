@@ -10,6 +10,7 @@ from dist_plm.spec.rules.finalize import finalize
 from tests.train.finetuning import settings
 
 QA = {"task__name": "qa"}
+STOP = {"train__early_stopping": {"patience": 1}}
 
 
 def problems(**changes: Any) -> list[str]:
@@ -38,6 +39,12 @@ def problems(**changes: Any) -> list[str]:
         ({"task__labels": ("a",)}, "is a single label"),
         ({"task__labels": ("a", "b"), "task__positive": "c"}, "task.positive = 'c' is not among the labels"),
         ({"task__separator": ""}, "stands between no labels"),
+        ({**STOP, "data__validation": None}, "train.early_stopping has nothing to go by without data.validation"),
+        ({**STOP, "train__eval_every": 0}, "train.early_stopping has nothing to go by with train.eval_every = 0"),
+        (
+            {"train__early_stopping": {"patience": 1, "metric": "acuracy"}},
+            "is no measure of task.name = 'classify'; did you",
+        ),
         (
             {**QA, "task__max_question_length": 11},
             "no room for a text behind a question of task.max_question_length = 11",
@@ -58,5 +65,6 @@ def test_one_sentence_with_the_reason(changes: dict[str, Any], part: str) -> Non
 def test_the_settings_themselves_pass() -> None:
     assert problems() == []
     assert problems(checkpoint__keep_best="accuracy") == []
+    assert problems(**STOP) == []
     assert problems(**QA, task__no_answer=True, checkpoint__keep_best="best_f1") == []
     assert problems(train__epochs=None, train__steps=100) == []

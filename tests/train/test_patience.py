@@ -1,0 +1,30 @@
+import math
+
+import pytest
+
+from dist_plm.spec.schema_run import EarlyStoppingConfig
+from dist_plm.train.evaluation import Patience
+
+
+@pytest.mark.parametrize(
+    ("values", "grows", "threshold", "waited", "best"),
+    [
+        ((0.1, 0.2, 0.3), True, 0.0, [0, 0, 0], 0.3),
+        ((0.3, 0.3, 0.2, 0.4), True, 0.0, [0, 1, 2, 0], 0.4),
+        ((0.3, 0.35, 0.42), True, 0.1, [0, 1, 2], 0.42),  # the best rises with every small step, as in Transformers
+        ((0.3, 0.3, 0.2), False, 0.0, [0, 1, 0], 0.2),
+        ((math.nan, 0.5), False, 0.0, [0, 1], math.nan),
+        ((0.5, math.nan, 0.4), False, 0.0, [0, 1, 0], 0.4),
+    ],
+)
+def test_evaluations_that_are_not_better_are_counted(values, grows, threshold, waited, best) -> None:
+    settings = EarlyStoppingConfig(patience=2, threshold=threshold, metric="f1", greater_is_better=grows)
+    patience = Patience(settings)
+    found = []
+    for step, value in enumerate(values, 1):
+        patience.note(step, {"loss": 9.0, "f1": value})
+        found.append(patience.waited)
+        assert patience.is_over == (patience.waited >= 2)
+        patience = Patience(settings, **patience.state())  # as a checkpoint keeps it
+    assert found == waited
+    assert patience.best == pytest.approx(best, nan_ok=True)
