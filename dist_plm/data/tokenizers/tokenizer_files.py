@@ -12,7 +12,7 @@ import tokenizers as hf
 from tokenizers import decoders, models, pre_tokenizers
 
 from dist_plm.core.errors import DataError, reason_of
-from dist_plm.core.panics import panics_as
+from dist_plm.core.panics import panics_as, without_words_of_panics
 from dist_plm.core.regular import read_regular
 from dist_plm.data.tokenizers.battery import Read
 from dist_plm.data.tokenizers.beside import ADDED, Beside
@@ -55,7 +55,8 @@ def read_tokenizer(path: str | Path, sentinels: int = 0) -> Read:
     """
     main = main_file(Path(path))
     content, beside = _bytes(main), Beside.of(main)
-    with panics_as(DataError, f"{main} is damaged: the library tokenizers gives up on it"):
+    gives_up = f"{main} is damaged: the library tokenizers gives up on it"
+    with panics_as(DataError, gives_up), without_words_of_panics():
         read = _read(main, content, beside, sentinels)
         _check_numbers(read.tokenizer, main, beside)
     return read
