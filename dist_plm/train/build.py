@@ -174,9 +174,9 @@ def open_here(config: Training, env: LaunchEnv) -> tuple[Training, RunData | Non
 
 
 def _run(config: TrainingConfig, start: Start, device: Device, groups: Groups, data: RunData) -> bool:
-    fence = start.fence
+    lease = start.lease
     storage = open_storage(checkpoints_of(config.run, config.checkpoint))
-    storage.guard, storage.mark = fence.check, f".{fence.run}.{fence.start}"
+    storage.guard, storage.mark = lease.check, f".{lease.run}.{lease.start}"
     on_first(groups.world, lambda: claim(storage, start.owner))
     model, shard_specs = build_model(
         config.model,

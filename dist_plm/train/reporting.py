@@ -30,7 +30,7 @@ from dist_plm.train.loop import Position
 from dist_plm.train.metrics_logger import Recorder, sample_size
 from dist_plm.train.startup.attempt import Start
 from dist_plm.train.startup.device_memory import memory_gib
-from dist_plm.train.startup.lease import Fence
+from dist_plm.train.startup.lease import RunLease
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def open_records(
         try:
             runfile.write(config, start.run_dir / "run.yaml")
             first_step = position.first_unrecorded_step - 1
-            made.append(build_recorder(config, start.run_dir, first_step, peak, start.fence))
+            made.append(build_recorder(config, start.run_dir, first_step, peak, start.lease))
         except OSError as error:
             what = error.filename2 or error.filename or start.run_dir
             raise UserError(
@@ -74,7 +74,7 @@ def open_records(
 
 
 def build_recorder(
-    config: TrainingConfig, run_dir: Path, first_step: int, peak: float | None, fence: Fence
+    config: TrainingConfig, run_dir: Path, first_step: int, peak: float | None, lease: RunLease
 ) -> Recorder:
     """Builds metrics, progress and trackers of rank 0.
 
@@ -84,7 +84,7 @@ def build_recorder(
     train_config = config.train
     return Recorder(
         size=sample_size(config.model, config.objective, config.data.sequence_length, train_config.global_batch, peak),
-        metrics=MetricsWriter(run_dir / "metrics.jsonl", resume_step=first_step, guard=fence.check),
+        metrics=MetricsWriter(run_dir / "metrics.jsonl", resume_step=first_step, guard=lease.check),
         progress=build_progress(train_config.stop_at or train_config.steps, first_step),
         tracker=build_trackers(
             config.track, run_dir, run_name=config.run.name, settings=encode(config), start_step=first_step

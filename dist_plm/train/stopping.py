@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from dist_plm.core.errors import reason_of
 from dist_plm.train.deadline import Deadline
-from dist_plm.train.startup.lease import Fence
+from dist_plm.train.startup.lease import RunLease
 
 log = logging.getLogger(__name__)
 
@@ -76,14 +76,14 @@ class Control:
 
     Args:
         group: all ranks on gloo, used by nothing else.
-        fence: raises on every rank once the run was started again elsewhere.
+        lease: raises on every rank once the run was started again elsewhere.
         deadline: of the job.
     """
 
     def __init__(
-        self, signals: StopSignals, group: dist.ProcessGroup, fence: Fence, deadline: Deadline | None = None
+        self, signals: StopSignals, group: dist.ProcessGroup, lease: RunLease, deadline: Deadline | None = None
     ) -> None:
-        self._signals, self._group, self._fence = signals, group, fence
+        self._signals, self._group, self._lease = signals, group, lease
         self._deadline = deadline or Deadline()
         self._next_look = 0.0
         self._slow = True  # how long the first step takes is not known
@@ -121,7 +121,7 @@ class Control:
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
         stop, any_waiting, any_saving, slow, superseded = (bool(flag) for flag in flags.tolist())
         if superseded:
-            self._fence.refuse()
+            self._lease.refuse()
         self.steps_are_long = slow
         return Agreement(stop, any_waiting, any_saving)
 
@@ -131,7 +131,7 @@ class Control:
             return False
         self._next_look = time.monotonic() + LOOK_SECONDS
         try:
-            return not self._fence.holds()
+            return not self._lease.holds()
         except OSError as error:
             log.warning("whether the run was started again cannot be told now: %s", reason_of(error))
             return False

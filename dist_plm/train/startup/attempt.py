@@ -17,7 +17,7 @@ from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.monitor.watchdog import HangLimits, Watchdog
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.train.deadline import Deadline
-from dist_plm.train.startup.lease import Fence, claim, owner_of
+from dist_plm.train.startup.lease import RunLease, claim, owner_of
 from dist_plm.train.stopping import Control, StopSignals
 
 #: How much longer than the watchdog NCCL is patient, and the share of its patience after which the watchdog speaks whatever
@@ -33,12 +33,12 @@ class Start:
     launch: LaunchEnv
     signals: StopSignals
     deadline: Deadline
-    fence: Fence
+    lease: RunLease
     watchdog: Watchdog
 
     @property
     def run_dir(self) -> Path:
-        return self.fence.path.parent
+        return self.lease.path.parent
 
     @property
     def owner(self) -> Owner:
@@ -47,7 +47,7 @@ class Start:
 
     def control(self, group: dist.ProcessGroup) -> Control:
         """Asks all ranks, over a group of its own, whether to go on."""
-        return Control(self.signals, group, self.fence, self.deadline)
+        return Control(self.signals, group, self.lease, self.deadline)
 
 
 def begin(
@@ -59,11 +59,11 @@ def begin(
     groups: Groups,
 ) -> Start:
     """Takes over the run's directory. Collective."""
-    fence = on_first(groups.world, lambda: claim(run_dir, launch, env))
+    lease = on_first(groups.world, lambda: claim(run_dir, launch, env))
     watchdog = Watchdog(
-        limits, run_dir, rank=launch.rank, world_size=launch.world_size, node=launch.node_name, start=fence.start
+        limits, run_dir, rank=launch.rank, world_size=launch.world_size, node=launch.node_name, start=lease.start
     )
-    return Start(launch, signals, Deadline.from_environment(env), fence, watchdog)
+    return Start(launch, signals, Deadline.from_environment(env), lease, watchdog)
 
 
 def hang_limits(train: TrainConfig, timeout: timedelta, device: Device) -> HangLimits:

@@ -39,7 +39,7 @@ class SupersededError(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class Fence:
+class RunLease:
     """Holds the lease of one start of a run.
 
     Args:
@@ -95,7 +95,7 @@ class Fence:
         )
 
 
-def claim(run_dir: Path, launch: LaunchEnv, env: Mapping[str, str]) -> Fence:
+def claim(run_dir: Path, launch: LaunchEnv, env: Mapping[str, str]) -> RunLease:
     """Makes this the last start of the run. Rank 0 calls it."""
     path = run_dir / NAME
     facts = {
@@ -121,7 +121,7 @@ def claim(run_dir: Path, launch: LaunchEnv, env: Mapping[str, str]) -> Fence:
                 raise UserError(f"{path} cannot be written: {reason_of(error, path)}") from None
         before, found, _ = path.read_bytes().rpartition(line)
         if found:  # on network file systems two lines that are added at once may fall onto each other
-            return Fence(path, start=before.count(b"\n") + 1, line=line, run=owner_of(run_dir).name)
+            return RunLease(path, start=before.count(b"\n") + 1, line=line, run=owner_of(run_dir).name)
 
 
 def owner_of(run_dir: Path) -> Owner:

@@ -8,7 +8,7 @@ from dist_plm.checkpoint.storage import Storage, name_of, open_storage
 from dist_plm.core.errors import UserError
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.monitor.metrics_file import MetricsWriter, StepRecord
-from dist_plm.train.startup.lease import Fence, SupersededError, claim
+from dist_plm.train.startup.lease import RunLease, SupersededError, claim
 
 FACTS = {"lr": 0.1, "grad_norm": 1.0, "tokens_seen": 1, "samples_seen": 1, "tokens_per_second": 1.0}
 RECORD = StepRecord(step=1, loss=1.0, step_seconds=1.0, mfu=None, loss_scale=None, skipped=0, **FACTS)
@@ -27,11 +27,11 @@ def test_starts_are_numbered_and_the_last_one_holds(tmp_path: Path) -> None:
 
 
 def test_a_superseded_start_changes_no_file(tmp_path: Path) -> None:
-    fence = claim(tmp_path, LaunchEnv(), {})
-    metrics = MetricsWriter(tmp_path / "metrics.jsonl", guard=fence.check)
+    lease = claim(tmp_path, LaunchEnv(), {})
+    metrics = MetricsWriter(tmp_path / "metrics.jsonl", guard=lease.check)
     metrics.write(RECORD)
     storage = open_storage(str(tmp_path / "checkpoints"))
-    storage.guard, storage.mark = fence.check, ".1"
+    storage.guard, storage.mark = lease.check, ".1"
     directory = storage.begin("step_00000001")
     storage.writer(directory)
     claim(tmp_path, LaunchEnv(), {})
@@ -61,9 +61,9 @@ def test_of_two_lines_that_fall_onto_each_other_one_holds(tmp_path: Path) -> Non
     assert not second.holds()
 
 
-def storage_of(place: Path, fence: Fence) -> Storage:
+def storage_of(place: Path, lease: RunLease) -> Storage:
     storage = open_storage(str(place / "checkpoints"))
-    storage.guard, storage.mark = fence.check, f".{fence.start}"
+    storage.guard, storage.mark = lease.check, f".{lease.start}"
     return storage
 
 
@@ -84,8 +84,8 @@ def test_a_start_that_stalls_between_look_and_deed_changes_nothing_of_the_next(
     tmp_path: Path, deed: str, looks: int
 ) -> None:
     """The next start goes through its beginning, and saves, after the first has looked for the `looks`-th time."""
-    fence = claim(tmp_path, LaunchEnv(), {})
-    storage, metrics = storage_of(tmp_path, fence), tmp_path / "metrics.jsonl"
+    lease = claim(tmp_path, LaunchEnv(), {})
+    storage, metrics = storage_of(tmp_path, lease), tmp_path / "metrics.jsonl"
     save(storage, 1, b"first")
     save(storage, 2, b"first")
     MetricsWriter(metrics).close()
@@ -93,7 +93,7 @@ def test_a_start_that_stalls_between_look_and_deed_changes_nothing_of_the_next(
     looked = count(1)
 
     def look_and_stall() -> None:
-        fence.check()
+        lease.check()
         if next(looked) == looks:
             following = storage_of(tmp_path, claim(tmp_path, LaunchEnv(), {}))
             following.clean()
@@ -134,25 +134,25 @@ def test_two_starts_write_the_same_checkpoint_in_different_places(tmp_path: Path
 
 
 def test_a_file_of_starts_that_was_removed_is_made_anew(tmp_path: Path) -> None:
-    fence = claim(tmp_path / "run", LaunchEnv(), {})
-    fence.path.unlink()
-    fence.check()
-    assert fence.path.read_bytes() == fence.line
-    fence.path.unlink()
+    lease = claim(tmp_path / "run", LaunchEnv(), {})
+    lease.path.unlink()
+    lease.check()
+    assert lease.path.read_bytes() == lease.line
+    lease.path.unlink()
     following = claim(tmp_path / "run", LaunchEnv(), {})
     following.check()
     with pytest.raises(SupersededError):
-        fence.check()
+        lease.check()
 
 
 def test_a_run_whose_directory_is_away_cannot_tell(tmp_path: Path) -> None:
-    fence = claim(tmp_path / "run", LaunchEnv(), {})
+    lease = claim(tmp_path / "run", LaunchEnv(), {})
     (tmp_path / "run").rename(tmp_path / "away")
     with pytest.raises(FileNotFoundError):
-        fence.check()
+        lease.check()
     assert not (tmp_path / "run").exists()
     (tmp_path / "away").rename(tmp_path / "run")
-    fence.check()
+    lease.check()
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "directory"])
