@@ -55,12 +55,12 @@ from dist_plm.train.evaluation import Evaluator, Patience
 from dist_plm.train.loop import Parts, Position, train
 from dist_plm.train.parts import build_checkpoints, measure_peak_tflops, open_loader
 from dist_plm.train.reporting import closing_summary, open_records, write_predictions
-from dist_plm.train.startup.attempt import Start, begin, collective_timeout, hang_limits, refuse_together
 from dist_plm.train.startup.device_memory import advice_on_memory
 from dist_plm.train.startup.going_on import find_own_or_named
 from dist_plm.train.startup.load_weights import begin_with, check_initial, of_checkpoint, open_initial
 from dist_plm.train.startup.precheck import check_checkpoint
 from dist_plm.train.startup.resume import begin_from, changed_settings, check_stream, restore, stream_of
+from dist_plm.train.startup.start import Start, begin, collective_timeout, hang_limits, refuse_together
 from dist_plm.train.stopping import StopSignals
 
 log = logging.getLogger(__name__)

@@ -28,9 +28,9 @@ from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.schema import TrainingConfig
 from dist_plm.train.loop import Position
 from dist_plm.train.metrics_logger import Recorder, sample_size
-from dist_plm.train.startup.attempt import Start
 from dist_plm.train.startup.device_memory import memory_gib
 from dist_plm.train.startup.lease import RunLease
+from dist_plm.train.startup.start import Start
 
 log = logging.getLogger(__name__)
 

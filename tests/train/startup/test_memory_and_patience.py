@@ -11,8 +11,8 @@ from dist_plm.core.errors import ConfigError
 from dist_plm.distributed.device import Device
 from dist_plm.monitor.watchdog import HangLimits
 from dist_plm.spec.schema import PretrainConfig
-from dist_plm.train.startup.attempt import collective_timeout, hang_limits
 from dist_plm.train.startup.device_memory import advice_on_memory, memory_gib
+from dist_plm.train.startup.start import collective_timeout, hang_limits
 from tests.ranks.training import configure
 
 GPU = Device(kind="cuda", torch_device=torch.device("cuda", 0), backend="nccl")
