@@ -115,9 +115,9 @@ def _beginning(resume: str, latest: Path) -> str:
         return own
     # They bring PyTorch.
     from dist_plm.checkpoint.storage import open_storage
-    from dist_plm.train.startup.going_on import goes_on
+    from dist_plm.train.startup.resume_point import resumes_own
 
-    if goes_on(resume, open_storage(str(latest.parent))):
+    if resumes_own(resume, open_storage(str(latest.parent))):
         return f"{own}: train.resume={resume} says how the run began; to begin another give it another run.name"
     return f"starts {'anew' if resume == 'none' else f'from {resume}'}, though there are checkpoints: train.resume={resume}"
 

@@ -56,10 +56,10 @@ from dist_plm.train.loop import Parts, Position, train
 from dist_plm.train.parts import build_checkpoints, measure_peak_tflops, open_loader
 from dist_plm.train.reporting import closing_summary, open_records, write_predictions
 from dist_plm.train.startup.device_memory import advice_on_memory
-from dist_plm.train.startup.going_on import find_own_or_named
 from dist_plm.train.startup.load_weights import begin_with, check_initial, of_checkpoint, open_initial
 from dist_plm.train.startup.precheck import check_checkpoint
 from dist_plm.train.startup.resume import begin_from, changed_settings, check_stream, restore, stream_of
+from dist_plm.train.startup.resume_point import find_resumed
 from dist_plm.train.startup.start import Start, begin, collective_timeout, hang_limits, refuse_together
 from dist_plm.train.stopping import StopSignals
 
@@ -191,7 +191,7 @@ def _run(config: TrainingConfig, start: Start, device: Device, groups: Groups, d
     # Before anything is read: what earlier starts have begun, they cannot end from now on.
     on_first(groups.world, storage.clean)
     stream = stream_of(config.data, config.objective, config.train, data.samples["train"])
-    found, begun = find_own_or_named(config.train.resume, storage, groups.world, verify=config.checkpoint.verify)
+    found, begun = find_resumed(config.train.resume, storage, groups.world, verify=config.checkpoint.verify)
     position = _position(config, found, stream, storage, engine, shard_specs, groups.world)
     position.begun_as = begun
     peak = measure_peak_tflops(config.precision.name, config.cluster.peak_tflops, groups)

@@ -42,7 +42,7 @@ def expected() -> dict:
     return json.loads((BEFORE / "expected.json").read_text())
 
 
-def goes_on(before: Path, *changes: str):
+def resumes_own(before: Path, *changes: str):
     places = (f"data.path={before}/store", f"run.dir={before}/run", "run.name=before")
     return launch([sys.executable, "launch/pretrain.py", *RUN, *places, *changes])
 
@@ -58,7 +58,7 @@ def test_its_run_file_reads_as_the_same_settings_and_gives_the_same_samples(befo
 
 
 def test_a_run_goes_on_from_its_checkpoint_as_it_would_have_itself(before, expected):
-    done = goes_on(before)
+    done = resumes_own(before)
     assert done.returncode == 0, done.stderr
     assert "resumed from" in done.stdout + done.stderr
     losses = {record["step"]: record["loss"] for record in read_metrics(before / "run" / "metrics.jsonl")}
@@ -66,7 +66,7 @@ def test_a_run_goes_on_from_its_checkpoint_as_it_would_have_itself(before, expec
 
 
 def test_other_masks_are_refused_with_the_remedy(before):
-    done = goes_on(before, "model.hidden_dropout=0.1")
+    done = resumes_own(before, "model.hidden_dropout=0.1")
     assert done.returncode == 2, done.stderr
     assert "data.allow_change=true" in done.stderr
 

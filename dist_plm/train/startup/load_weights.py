@@ -32,7 +32,7 @@ from dist_plm.models.init import initialize
 from dist_plm.models.sharding import ShardSpec
 from dist_plm.spec.families.lora import is_adapter
 from dist_plm.spec.schema import ModelConfig
-from dist_plm.train.startup.going_on import goes_on
+from dist_plm.train.startup.resume_point import resumes_own
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def check_initial(model: ModelConfig, store: str | None, resume: str, checkpoint
         _check_model(weights, model)
         check_vocabulary(weights, store)
     except CheckpointError:
-        if not goes_on(resume, open_storage(checkpoints)):
+        if not resumes_own(resume, open_storage(checkpoints)):
             raise
 
 

@@ -13,10 +13,10 @@ from dist_plm.models.sharding import ShardSpec
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
-from dist_plm.train.startup.going_on import goes_on
 from dist_plm.train.startup.lease import owner_of
 from dist_plm.train.startup.load_weights import check_fit, of_checkpoint
 from dist_plm.train.startup.resume import check_stream, find_at, of_beginning, stream_of
+from dist_plm.train.startup.resume_point import resumes_own
 
 
 def check_checkpoint(
@@ -41,7 +41,7 @@ def check_checkpoint(
     """
     resume, path, own = train.resume, train.init_from, open_storage(checkpoints)
     check_free(own, owner_of(run_dir))
-    if goes_on(resume, own):
+    if resumes_own(resume, own):
         return
     if resume not in ("auto", "none"):
         found = find_at(resume, own, None, verify=False)

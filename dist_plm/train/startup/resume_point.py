@@ -1,7 +1,8 @@
-"""Whether a run goes on from a checkpoint of its own, or begins as train.resume says.
+"""Tells whether a run resumes from a checkpoint of its own, or starts as train.resume says.
 
-Every checkpoint keeps how its run began. Where train.resume says the same, this is the same run, started again: the path
-that it began with, or nothing, is where it was once, not where it is now. Where it says something else, a person wants it.
+Every checkpoint keeps how its run began, as `begun_as`. Where train.resume says the same, this is the same run, started
+again: the path that it started from, or nothing, is where it was once, not where it is now. Where it says something else, a
+person wants it.
 """
 
 import hashlib
@@ -28,8 +29,8 @@ def begun_as(resume: str) -> str:
     return hashlib.sha256(path.encode()).hexdigest()[:16]
 
 
-def goes_on(resume: str, storage: Storage) -> bool:
-    """Tells whether there is a checkpoint in a run's `storage` that it goes on from, whether or not that is damaged."""
+def resumes_own(resume: str, storage: Storage) -> bool:
+    """Tells whether there is a checkpoint in a run's `storage` that it resumes from, whether or not that is damaged."""
     if resume == AUTO:
         return bool(storage.steps())
     for name in candidates(storage):
@@ -41,16 +42,16 @@ def goes_on(resume: str, storage: Storage) -> bool:
     return False
 
 
-def find_own_or_named(
+def find_resumed(
     resume: str, storage: Storage, group: dist.ProcessGroup, *, verify: bool
 ) -> tuple[Checkpoint | None, str]:
-    """The checkpoint that a run goes on from or begins with, None for none, and how the run began (`begun_as`). Collective
+    """The checkpoint that a run resumes from or starts from, None for none, and how the run began (`begun_as`). Collective
     over `group`, all ranks.
 
     Raises:
         CheckpointError: see `find`.
     """
-    if not on_first(group, lambda: goes_on(resume, storage)):
+    if not on_first(group, lambda: resumes_own(resume, storage)):
         if resume not in (AUTO, NONE):
             on_first(group, lambda: refuse_foreign(resume))
         return find(resume, storage, group, verify=verify), begun_as(resume)
