@@ -256,11 +256,11 @@ def check_run(run: Training, world_size: int, *, with_data: bool, with_weights: 
     if with_weights and (places != (None, None, None) or run.train.resume not in ("auto", "none")):
         # They bring PyTorch.
         from dist_plm.data.sampling.build_dataset import tokenizer_store
-        from dist_plm.train.startup.load_weights import check_initial
+        from dist_plm.train.startup.load_weights import check_weights
         from dist_plm.train.startup.precheck import check_checkpoint
 
         own = checkpoints_of(run.run, run.checkpoint)
-        check_initial(run.model, tokenizer_store(run.data), run.train.resume, own)
+        check_weights(run.model, tokenizer_store(run.data), run.train.resume, own)
         directory = Path(run.run.dir or "")
         check_checkpoint(run.train, run.model, run.data, run.objective, samples, run_dir=directory, checkpoints=own)
     return run

@@ -56,7 +56,7 @@ from dist_plm.train.loop import Parts, Position, train
 from dist_plm.train.parts import build_checkpoints, measure_peak_tflops, open_loader
 from dist_plm.train.reporting import closing_summary, open_records, write_predictions
 from dist_plm.train.startup.device_memory import advice_on_memory
-from dist_plm.train.startup.load_weights import begin_with, check_initial, of_checkpoint, open_initial
+from dist_plm.train.startup.load_weights import check_weights, load_weights, of_checkpoint, open_weights
 from dist_plm.train.startup.precheck import check_checkpoint
 from dist_plm.train.startup.resume import begin_from, changed_settings, check_stream, restore, stream_of
 from dist_plm.train.startup.resume_point import find_resumed
@@ -155,7 +155,7 @@ def open_here(config: Training, env: LaunchEnv) -> tuple[Training, RunData | Non
     try:
         config, data = open_run(config, env.world_size)
         checkpoints = checkpoints_of(config.run, config.checkpoint)
-        check_initial(config.model, tokenizer_store(config.data), config.train.resume, checkpoints)
+        check_weights(config.model, tokenizer_store(config.data), config.train.resume, checkpoints)
         if env.rank == 0:  # all ranks read it together, once they have met
             check_checkpoint(
                 config.train,
@@ -262,7 +262,7 @@ def _position(
     model, train, store = config.model, config.train, tokenizer_store(config.data)
     if found is not None:
         if found.is_weights_only:
-            begin_with(of_checkpoint(found), model, store, engine, shard_specs, group, seed=train.seed)
+            load_weights(of_checkpoint(found), model, store, engine, shard_specs, group, seed=train.seed)
             position = Position(history=[{"step": 0, "changes": [f"begun with the weights of {found.where}"]}])
         else:
             history = check_stream(found, model, config.objective, stream, allow_change=config.data.allow_change)
@@ -273,7 +273,7 @@ def _position(
             position.saved_step = position.step
         return position
     if model.init_from is not None:
-        begin_with(open_initial(model.init_from, group), model, store, engine, shard_specs, group, seed=train.seed)
+        load_weights(open_weights(model.init_from, group), model, store, engine, shard_specs, group, seed=train.seed)
     elif train.init_from is not None:
         verify = config.checkpoint.verify
         return begin_from(train, model, store, storage, engine, shard_specs, group, verify=verify)

@@ -62,7 +62,7 @@ class Weights:
     tokenizer: Callable[[], Mapping[str, bytes]]
 
 
-def check_initial(model: ModelConfig, store: str | None, resume: str, checkpoints: str) -> None:
+def check_weights(model: ModelConfig, store: str | None, resume: str, checkpoints: str) -> None:
     """Sees to it that a finalised run which begins with the weights at model.init_from can: that they are there, whole, and of
     its model and vocabulary. It reads no weights, only what the files say of them. A run that goes on from a checkpoint
     needs none.
@@ -87,7 +87,7 @@ def check_initial(model: ModelConfig, store: str | None, resume: str, checkpoint
             raise
 
 
-def open_initial(path: str, group: dist.ProcessGroup) -> Weights:
+def open_weights(path: str, group: dist.ProcessGroup) -> Weights:
     """Those of the directory of Hugging Face at `path`. Collective over `group`, all ranks.
 
     Raises:
@@ -136,7 +136,7 @@ def of_checkpoint(found: Checkpoint) -> Weights:
     )
 
 
-def begin_with(
+def load_weights(
     weights: Weights,
     model: ModelConfig,
     store: str | None,

@@ -26,7 +26,7 @@ from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.train.loop import Position
-from dist_plm.train.startup.load_weights import RUN_FILE, begin_with, of_checkpoint
+from dist_plm.train.startup.load_weights import RUN_FILE, load_weights, of_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def begin_from(
     with of_beginning(path):
         found = find_at(path, storage, group, verify=verify)
         if not model.predicts_tokens:
-            begin_with(of_checkpoint(found), model, tokenizer, engine, shard_specs, group, seed=train.seed)
+            load_weights(of_checkpoint(found), model, tokenizer, engine, shard_specs, group, seed=train.seed)
             return Position(history=[{"step": 0, "changes": [f"begun with the weights of {found.where}"]}])
         found.check_model(shard_specs, group)
         read = partial(_read, found, with_moments=kept != "none")

@@ -25,7 +25,7 @@ from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.spec.families.electra import generator_of
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
-from dist_plm.train.startup.load_weights import Weights, begin_with, check_vocabulary, of_checkpoint, open_initial
+from dist_plm.train.startup.load_weights import Weights, check_vocabulary, load_weights, of_checkpoint, open_weights
 from tests.logits import record_logits
 from tests.parts import engine_of, model_of
 from tests.ranks.pool import RanksError
@@ -48,9 +48,9 @@ def begun(world, config, where):
     model, shard_specs = model_of(config, groups, world.device.torch_device)
     engine = engine_of(config, groups, world.device.torch_device, model, losses_of(config))
     found = find(where, LocalStorage(where), groups.world) if (Path(where) / "latest").exists() else None
-    weights = of_checkpoint(found) if found else open_initial(where, groups.world)
+    weights = of_checkpoint(found) if found else open_weights(where, groups.world)
     store = tokenizer_store(config.data)
-    begin_with(weights, config.model, store, engine, shard_specs, groups.world, seed=config.train.seed)
+    load_weights(weights, config.model, store, engine, shard_specs, groups.world, seed=config.train.seed)
     return groups, model, engine
 
 
