@@ -48,9 +48,9 @@ def _with_model_of(layers: Sequence[Layer], run: str) -> list[Layer]:
     # They bring PyTorch.
     from dist_plm.checkpoint.storage import open_storage
     from dist_plm.tasks.convert.checkpoint_model import model_of_checkpoint
-    from dist_plm.train.startup.resume import find_at, of_beginning
+    from dist_plm.train.startup.resume import find_at, init_from_remedies
 
-    with of_beginning(run):
+    with init_from_remedies(run):
         found = find_at(run, open_storage(run), None, verify=False)
     settings = encode(model_of_checkpoint(found)).items()
     told = {name: value for name, value in settings if value is not None and name not in _UNTOLD_BY_RUNS}

@@ -58,7 +58,7 @@ from dist_plm.train.reporting import closing_summary, open_records, write_predic
 from dist_plm.train.startup.device_memory import advice_on_memory
 from dist_plm.train.startup.load_weights import check_weights, load_weights, of_checkpoint, open_weights
 from dist_plm.train.startup.precheck import check_checkpoint
-from dist_plm.train.startup.resume import begin_from, changed_settings, check_stream, restore, stream_of
+from dist_plm.train.startup.resume import changed_settings, check_stream, init_from, restore, stream_of
 from dist_plm.train.startup.resume_point import find_resumed
 from dist_plm.train.startup.start import Start, begin, collective_timeout, hang_limits, refuse_together
 from dist_plm.train.stopping import StopSignals
@@ -276,7 +276,7 @@ def _position(
         load_weights(open_weights(model.init_from, group), model, store, engine, shard_specs, group, seed=train.seed)
     elif train.init_from is not None:
         verify = config.checkpoint.verify
-        return begin_from(train, model, store, storage, engine, shard_specs, group, verify=verify)
+        return init_from(train, model, store, storage, engine, shard_specs, group, verify=verify)
     return Position()
 
 

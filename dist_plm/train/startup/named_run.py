@@ -4,7 +4,7 @@ from dist_plm.checkpoint.storage import open_storage
 from dist_plm.core.errors import DataError
 from dist_plm.interop.hf.checkpoint_tokenizer import tokenizer_path
 from dist_plm.train.startup.load_weights import RUN_FILE
-from dist_plm.train.startup.resume import find_at, of_beginning
+from dist_plm.train.startup.resume import find_at, init_from_remedies
 
 
 def tokenizer_of_run(path: str) -> str:
@@ -14,7 +14,7 @@ def tokenizer_of_run(path: str) -> str:
         CheckpointError: there is no usable checkpoint.
         DataError: its tokenizer is not on this machine.
     """
-    with of_beginning(path):
+    with init_from_remedies(path):
         found = find_at(path, open_storage(path), None, verify=False)
         run = found.settings(RUN_FILE) if RUN_FILE in found.train_state.files else {}
     tokenizer = tokenizer_path(found, run)

@@ -15,7 +15,7 @@ from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.train.startup.lease import owner_of
 from dist_plm.train.startup.load_weights import check_fit, of_checkpoint
-from dist_plm.train.startup.resume import check_stream, find_at, of_beginning, stream_of
+from dist_plm.train.startup.resume import check_stream, find_at, init_from_remedies, stream_of
 from dist_plm.train.startup.resume_point import resumes_own
 
 
@@ -52,7 +52,7 @@ def check_checkpoint(
         check_stream(found, model, objective, stream, allow_change=data.allow_change)
         found.check_model(_shard_specs(found, model), None)
     elif path is not None:
-        with of_beginning(path):
+        with init_from_remedies(path):
             found = find_at(path, own, None, verify=False)
             if model.predicts_tokens:
                 found.check_model(_shard_specs(found, model), None)

@@ -136,7 +136,7 @@ def restore(
     )
 
 
-def begin_from(
+def init_from(
     train: TrainConfig,
     model: ModelConfig,
     tokenizer: str | None,
@@ -162,7 +162,7 @@ def begin_from(
     """
     path, kept = train.init_from, train.init_optimizer
     assert path is not None
-    with of_beginning(path):
+    with init_from_remedies(path):
         found = find_at(path, storage, group, verify=verify)
         if not model.predicts_tokens:
             load_weights(of_checkpoint(found), model, tokenizer, engine, shard_specs, group, seed=train.seed)
@@ -188,7 +188,7 @@ def find_at(path: str, storage: Storage, group: dist.ProcessGroup | None, *, ver
 
 
 @contextmanager
-def of_beginning(path: str) -> Iterator[None]:
+def init_from_remedies(path: str) -> Iterator[None]:
     """Tells what is wrong with the checkpoint at train.init_from = `path`, with the remedies of a beginning in place of those
     of resuming."""
     try:
