@@ -178,9 +178,12 @@ def _check_format(path: Path) -> None:
             "--ckpt-format torch_dist"
         )
     try:
-        backend = load_json(read_regular(settings))["sharded_backend"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = load_json(read_regular(settings))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{settings} is damaged: {reason_of(error, settings)}") from None
+    if not isinstance(content, dict) or "sharded_backend" not in content:
+        raise CheckpointError(f"{settings} is damaged: it does not tell of a sharded_backend")
+    backend = content["sharded_backend"]
     if backend != "torch_dist":
         raise CheckpointError(f"{path} is of format {backend}: have Megatron-LM save it with --ckpt-format torch_dist")
 

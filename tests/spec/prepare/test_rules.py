@@ -23,7 +23,15 @@ from tests.spec.make import prepare
         ({"clean__boilerplate": ["("]}, ["clean.boilerplate[0] = '(' is no regular expression"]),
         ({"clean__rules": ["c4_bad_words"]}, ["clean.c4.bad_words gives no file"]),
         ({"clean__rules": ["language"], "clean__languages": []}, ["clean.languages is empty"]),
-        ({"clean__min_chars": 9, "clean__max_chars": 3}, ["clean.max_chars = 3 is below clean.min_chars = 9"]),
+        (
+            {"clean__languages": ["de"]},
+            ["clean.languages = ['de'] has no effect with clean.rules, which has no language"],
+        ),
+        ({"clean__min_chars": 9}, ["clean.min_chars = 9 has no effect with clean.rules, which has no length"]),
+        (
+            {"clean__rules": ["length"], "clean__min_chars": 9, "clean__max_chars": 3},
+            ["clean.max_chars = 3 is below clean.min_chars = 9"],
+        ),
         ({"dedup__threshold": 0.7}, ["dedup.threshold = 0.7 has no effect with dedup.near = false", "dedup=minhash"]),
         (
             {"dedup__min_paragraph_chars": 9},
