@@ -45,6 +45,11 @@ class LayerCache:
         self._key[:, :, past:stop], self._value[:, :, past:stop] = key, value
         return self._key[:, :, :stop], self._value[:, :, :stop]
 
+    def reorder(self, rows: Tensor) -> None:
+        """Goes on with these rows [B] in place of those before."""
+        if self._key is not None and self._value is not None:
+            self._key, self._value = self._key[rows], self._value[rows]
+
 
 class KVCache:
     """Holds what the layers of one rank keep of the rows of a batch.
@@ -65,6 +70,11 @@ class KVCache:
     def layer(self, number: int) -> LayerCache:
         """Gives what layer `number` of the whole model keeps."""
         return self._layers.setdefault(number, LayerCache(self.capacity))
+
+    def reorder(self, rows: Tensor) -> None:
+        """Goes on with these rows [B] in place of those before, which an encoder reads the same for."""
+        for layer in self._layers.values():
+            layer.reorder(rows)
 
     def advance(self, tokens: int) -> None:
         """Counts tokens that all layers have read."""

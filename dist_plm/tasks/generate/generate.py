@@ -114,12 +114,6 @@ def _writer(config: GenerateConfig, session: Session) -> Writer:
     alone, both_ways = grid.tensor == grid.pipeline == 1, reads_both_ways(session)
     if alone and not both_ways and (writer := TransformersWriter.of(session)) is not None:
         return writer
-    if config.num_beams > 1:
-        reason = "a model that Transformers has no class for" if alone else "tensor and pipeline ranks"
-        reason = "a model that reads prompts both ways" if both_ways else reason
-        raise ConfigError(
-            [f"num_beams = {config.num_beams} does not work with {reason}: leave it out, or use one process"]
-        )
     return GridWriter(build_runner(session), both_ways)
 
 

@@ -1,6 +1,7 @@
 """Generation on tensor and pipeline ranks, token by token with a cache of keys and values."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from dist_plm.data.loader.batch import Batch as Arrays
 from dist_plm.models.sequence_context import KVCache
 from dist_plm.tasks.generate.batches import Continuation, Decoding, PromptBatch
+from dist_plm.tasks.generate.beams import Beams
 from dist_plm.tasks.inference.runner import Runner
 
 
@@ -25,6 +27,8 @@ class GridWriter:
     @torch.inference_mode()
     def write(self, batch: PromptBatch, decoding: Decoding) -> list[Continuation]:
         """Writes answers to all rows of a batch, one token after the other."""
+        if decoding.num_beams > 1:
+            return self._write_likeliest(batch, decoding)
         device, rows = self.runner.shared.device, len(batch.rows)
         read, mask = batch.padded(decoding.pad, left=decoding.start is None)
         tokens = read.to(device) if decoding.start is None else torch.full((rows, 1), decoding.start, device=device)
@@ -52,6 +56,32 @@ class GridWriter:
         if batch.streamer is not None:
             batch.streamer.end()
         return batch.written(tokens, decoding)
+
+    def _write_likeliest(self, batch: PromptBatch, decoding: Decoding) -> list[Continuation]:
+        """Does so with several beams a row, among which the last stage chooses."""
+        device, beams = self.runner.shared.device, decoding.num_beams
+        read, mask = batch.padded(decoding.pad, left=decoding.start is None)
+        begun = read if decoding.start is None else torch.full((len(read), 1), decoding.start)
+        followed = Beams.of(begun.to(device), beams, batch.room, decoding.pad)
+        read, mask = (one.repeat_interleave(beams, dim=0) for one in (read, mask))
+        given = _Given(read, mask, decoding.start is not None, self.both_ways)
+        choosers, stops = batch.choosers(decoding), batch.stops(decoding)
+        cache, ends = KVCache(begun.shape[1] + batch.room), torch.tensor(decoding.ends, device=device)
+        tokens: Any = followed.flat  # choosers of Transformers are declared for its own kind of tensor
+        told = torch.empty(3, len(tokens), dtype=torch.int64, device=device)
+        for _ in range(batch.room):
+            logits = self.runner.run(given.next(tokens.cpu(), cache.length), cache)
+            if logits is not None:
+                assert isinstance(logits, Tensor)
+                likely = choosers(tokens, torch.log_softmax(self.runner.whole_logits(logits), dim=-1))
+                told[0] = followed.extend(likely, ends, stops)
+                told[1], told[2] = followed.flat[:, -1], int(followed.goes_on)
+            parents, chosen, goes_on = self.runner.from_last_stage(told)
+            tokens = torch.cat([tokens[parents], chosen[:, None]], dim=1)
+            cache.reorder(parents)
+            if not bool(goes_on[0]):
+                break
+        return batch.written(self.runner.from_last_stage(followed.best()), decoding)
 
 
 class _Given:

@@ -67,11 +67,16 @@ def test_repetition_is_punished_as_by_transformers_whatever_the_batch(ranks, mod
         assert [answer.tokens for answer in answers] == expected
 
 
-def test_beams_are_those_of_transformers(ranks, model_dirs):
-    directory = model_dirs("gpt2")
-    config = generate_config(directory, max_new_tokens=12, batch_size=2, num_beams=3)
-    (answers,) = ranks.run(1, found, config, PROMPTS)
-    assert [answer.tokens for answer in answers] == [theirs(directory, prompt, num_beams=3) for prompt in PROMPTS]
+@pytest.mark.parametrize(
+    ("name", "grid", "beams"), [("gpt2", "pipeline", 3), ("llama", "tensor", 4), ("t5", "tensor", 3)]
+)
+def test_beams_are_those_of_transformers(ranks, model_dirs, name, grid, beams):
+    directory, (size, parallel) = model_dirs(name), GRIDS[grid]
+    expected = [theirs(directory, prompt, num_beams=beams) for prompt in PROMPTS]
+    for ranks_of, where, own_loop in ((1, {}, False), (1, {}, True), (size, parallel, True)):
+        config = generate_config(directory, max_new_tokens=12, batch_size=2, num_beams=beams, parallel=where)
+        for answers in ranks.run(ranks_of, found, config, PROMPTS, own_loop):
+            assert [answer.tokens for answer in answers] == expected
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5"])
