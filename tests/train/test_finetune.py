@@ -165,6 +165,35 @@ def test_what_a_run_writes_is_measured_alike_on_every_grid(ranks, rows, run_alon
         assert other["results"] == pytest.approx(results, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("task", "grid"),
+    [
+        ("classify", "tensor"),
+        ("tag", "pipeline"),
+        pytest.param("regress", "data", marks=pytest.mark.slow),
+        pytest.param("choice", "data", marks=pytest.mark.slow),
+    ],
+)
+def test_what_a_run_says_is_measured_alike_on_every_grid(ranks, rows, run_alone, task, grid, tmp_path: Path) -> None:
+    run, settings_of_task = run_alone(task), TASKS[task][0]
+    wanted = {
+        "data": {"rows": str(rows / "dev.jsonl"), "columns": settings_of_task.get("data__columns", {})},
+        "on": "task",
+        "batch_size": 3,
+    }
+    out = tmp_path / "predictions.jsonl"
+    (one,) = ranks.run(1, measure, evaluate_config(run, predictions=str(out), **wanted))
+    results, last = one["results"], records(run)[-1]
+    assert results.pop("rows") == len(out.read_text().splitlines()) == 21
+    for name, value in results.items():
+        assert value == pytest.approx(last[f"eval/{name}"], rel=1e-4, abs=1e-6), name
+    parallel = {key.removeprefix("parallel__"): value for key, value in GRIDS[grid].items()}
+    for other in ranks.run(2, measure, evaluate_config(run, parallel=parallel, **wanted)):
+        assert other["results"] == pytest.approx({**results, "rows": 21}, rel=1e-4, abs=1e-6)
+    (some,) = ranks.run(1, measure, evaluate_config(run, limit=5, samples=2, **wanted))
+    assert (some["results"]["rows"], len(some["samples"])) == (5, 2)
+
+
 def test_run_yaml_holds_what_the_data_told(ranks, rows, tmp_path: Path) -> None:
     config = settings(rows, tmp_path, train__epochs=1, checkpoint__keep_best="accuracy", train__eval_every=4)
     assert ranks.run(1, run_case, config, free_port()) == [0]

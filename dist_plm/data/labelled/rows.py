@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import starmap
+from itertools import islice, starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,19 +47,24 @@ class RowFile:
         path: where it is.
         split: of a saved dataset that has several.
         header: names the columns of CSV and TSV files without a line that does; empty where there is one.
+        most: rows that are read; None for all.
     """
 
     key: str
     path: str
     split: str
     header: tuple[str, ...] = ()
+    most: int | None = None
 
     def __iter__(self) -> Iterator[LabelledRow]:
-        """Reads all rows.
+        """Reads the rows.
 
         Raises:
             DataError: there is no such file, it is of no known format, damaged, or holds a broken row.
         """
+        return islice(self._rows(), self.most)
+
+    def _rows(self) -> Iterator[LabelledRow]:
         path = Path(self.path)
         if path.is_dir():
             return _saved_rows(self)

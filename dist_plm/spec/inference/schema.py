@@ -27,6 +27,11 @@ class InferenceConfig:
     precision: PrecisionConfig = field(default_factory=lambda: PrecisionConfig(name="fp32"))
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
+    @property
+    def asks_heads(self) -> bool:
+        """Whether a model will do that predicts something else than tokens."""
+        return False
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationDataConfig:
@@ -48,8 +53,8 @@ class EvaluationDataConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig(InferenceConfig):
     """Says what is measured: the perplexity of documents, which of masked models is that of pseudo-log-likelihoods, or the
-    losses that the model's objective has, or what a model that was fine-tuned to write (`task`) loses and writes on labelled
-    rows: of at most `max_new_tokens`, None: as in training, the most likely text of `num_beams`, kept in `predictions`.
+    losses that the model's objective has, or what a model that was fine-tuned for a `task` makes of labelled rows, kept in
+    `predictions`. What it writes has at most `max_new_tokens` (None: as in training), and is the most likely of `num_beams`.
 
     A pass sees `window` tokens, None: as many as the model has positions, or was trained with. Windows move by `stride`; None:
     by their own length, so that no token is seen twice. Documents are read `apart`, each from its beginning, or `joined` to one
@@ -67,6 +72,10 @@ class EvaluateConfig(InferenceConfig):
     num_beams: Count = 1
     predictions: str | None = None
     seed: Seed = 1234  # of what an objective draws
+
+    @property
+    def asks_heads(self) -> bool:
+        return self.on == "task"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

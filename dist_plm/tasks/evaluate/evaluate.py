@@ -9,7 +9,7 @@ from dist_plm.core.errors import EXIT_FINISHED, DataError
 from dist_plm.core.streams import tell
 from dist_plm.distributed.collectives import gather
 from dist_plm.spec.inference.schema import EvaluateConfig
-from dist_plm.tasks.evaluate.evaluation_report import excerpts, table, written_beside
+from dist_plm.tasks.evaluate.evaluation_report import excerpts, said_of_rows, table
 from dist_plm.tasks.evaluate.objective import measure_objective
 from dist_plm.tasks.evaluate.passages import open_passages
 from dist_plm.tasks.evaluate.perplexity import Asked, measure_perplexity
@@ -94,7 +94,7 @@ def _show(config: EvaluateConfig, content: dict[str, Any]) -> None:
     tell(table(facts, content["results"]))
     if content["samples"] and config.on == "task":
         tell(f"\nthe first {len(content['samples'])} rows:")
-        tell(written_beside([(one["source"], one["target"], one["prediction"]) for one in content["samples"]]))
+        tell(said_of_rows(content["samples"]))
     elif content["samples"]:
         tell(f"\nloss a token of the {len(content['samples'])} hardest documents:")
         tell(excerpts([(one["loss"], one["name"], one["beginning"]) for one in content["samples"]]))

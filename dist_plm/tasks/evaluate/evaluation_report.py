@@ -1,6 +1,7 @@
 """Shows what was measured to people."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def table(facts: Mapping[str, str], results: Mapping[str, float | int]) -> str:
@@ -20,9 +21,14 @@ def excerpts(rows: Sequence[tuple[float, str, str]]) -> str:
     return "\n".join(f"  {loss:8.4f}  {name}  {' '.join(text.split())}" for loss, name, text in rows)
 
 
-def written_beside(rows: Sequence[tuple[str, str, str]]) -> str:
-    """Builds three lines for each row: what was read, what should have been written, and what was."""
-    marks = ("<", "=", ">")
-    return "\n".join(
-        f"  {mark} {' '.join(text.split())}" for row in rows for mark, text in zip(marks, row, strict=True)
-    )
+def said_of_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Builds three lines for each text that was written: what was read, what should have been written, and what was. What a
+    model says of other rows is one line."""
+    lines = []
+    for row in rows:
+        if "prediction" in row:
+            texts = zip("<=>", (row["source"], row["target"], row["prediction"]), strict=True)
+            lines += [f"  {mark} {' '.join(text.split())}" for mark, text in texts]
+        else:
+            lines.append("  " + "  ".join(f"{name} {value}" for name, value in row.items()))
+    return "\n".join(lines)

@@ -10,7 +10,8 @@ import torch.distributed as dist
 from dist_plm.core.errors import DataError
 from dist_plm.data.loader.batch import Batch
 from dist_plm.data.sampling.build_dataset import open_samples
-from dist_plm.engines.base import Engine, EvalSums, TermSums
+from dist_plm.engines.base import Engine, EvalSums, Prediction, TermSums
+from dist_plm.engines.predictions import Predictions
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.build import build_objective
 from dist_plm.spec.inference.schema import EvaluateConfig
@@ -75,10 +76,18 @@ class RunnerScores:
     losses: Mapping[str, LossTerm]
 
     def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
+        return self._sums(microbatches, None)
+
+    def predict_step(self, microbatches: Sequence[Batch]) -> tuple[EvalSums, list[Prediction]]:
+        predictions = Predictions()
+        sums = self._sums(microbatches, predictions)
+        return sums, predictions.of_all(self.runner.groups)
+
+    def _sums(self, microbatches: Sequence[Batch], predictions: Predictions | None) -> EvalSums:
         groups = self.runner.groups
         sums = torch.zeros(len(self.losses), 3, dtype=torch.float64)
         for batch in microbatches:
-            told = self.runner.scores(batch, [term.over for term in self.losses.values()])
+            told = self.runner.scores(batch, [term.over for term in self.losses.values()], predictions)
             counts = [term.count(batch) for term in self.losses.values()]
             sums += torch.tensor([(*one, count) for one, count in zip(told, counts, strict=True)], dtype=torch.float64)
         sums = sums.to(groups.device.torch_device)

@@ -34,7 +34,7 @@ T = TypeVar("T")
 #: Tokens of a pass, where nothing tells with how many the model was trained.
 _LENGTH = 1024
 #: Begin the names of weights without which no token is predicted.
-_NEEDED = ("transform.", "output.")
+NEEDED = ("transform.", "output.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +81,10 @@ def find_model(config: InferenceConfig, launch: LaunchEnv, device: Device, timeo
     assert config.from_ is not None
     group = host_group(timeout)
     source = find_source(config.from_, group)
-    if source.model.head != "language_model":
+    if source.model.head != "language_model" and not config.asks_heads:
         raise CheckpointError(
-            f"{source.where} was fine-tuned for a task and predicts no tokens any more: give the model that it began with"
+            f"{source.where} was fine-tuned for a task and predicts no tokens any more: measure it by launch/evaluate.py "
+            "on=task data.rows=FILE, or give the model that it began with"
         )
     as_run = run_with(source, config, launch.world_size)
     vocabulary = alike(group, lambda: vocabulary_of(source, config.tokenizer))
@@ -126,7 +127,7 @@ def _named(variants: Variants[T], name: str, **settings: Any) -> T:
     return variants[name](**{variants.tag: name}, **settings)
 
 
-def build_runner(session: Session, needed: tuple[str, ...] = _NEEDED) -> Runner:
+def build_runner(session: Session, needed: tuple[str, ...] = NEEDED) -> Runner:
     """Builds this rank's part of the model, with its weights. Collective over all ranks.
 
     Args:

@@ -1,6 +1,6 @@
 """Runs a model on its process grid, a batch at a time, without an optimizer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,16 +68,25 @@ class Runner:
         return losses, (hits > 0) & (labels >= 0)
 
     @torch.inference_mode()
-    def scores(self, batch: Batch, names: Sequence[str]) -> list[tuple[float, float]]:
-        """Sums of loss, and of labels that are the most likely, of arrays of labels by their names, on every rank."""
+    def scores(
+        self, batch: Batch, names: Sequence[str], collect: Callable[[Tensor, Scores], None] | None = None
+    ) -> list[tuple[float, float]]:
+        """Sums of loss, and of labels that are the most likely, of arrays of labels by their names, on every rank.
+
+        Args:
+            collect: takes the samples and what the last stage says of them.
+        """
         scores = self.run(batch)
         told = torch.zeros(len(names), 2, dtype=torch.float64, device=self.shared.device)
         if scores is not None:
             assert isinstance(scores, dict)
+            if collect is not None:
+                collect(batch["samples"], scores)
             for row, name in zip(told, names, strict=True):
                 term = scores[name]
-                assert term.correct is not None
-                row[0], row[1] = term.loss, term.correct
+                row[0] = term.loss
+                if term.correct is not None:  # numbers are never just right
+                    row[1] = term.correct
         return [(loss, correct) for loss, correct in self.from_last_stage(told).tolist()]
 
     def whole_logits(self, logits: Tensor) -> Tensor:

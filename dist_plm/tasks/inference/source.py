@@ -116,14 +116,9 @@ def _objective(found: Checkpoint, run: Mapping[str, Any]) -> ObjectiveConfig | N
     try:
         if "objective" in run:
             return decode(ObjectiveConfig, run["objective"], of_before=True)
-        task = decode(TaskConfig, run["task"], of_before=True)
+        return decode(TaskConfig, run["task"], of_before=True)
     except ConfigError as error:
         raise CheckpointError(f"{found.where}: its objective is none of this version: {error}") from None
-    if task.head != "language_model":
-        raise CheckpointError(
-            f"{found.where} was fine-tuned for a task and predicts no tokens any more: give the model that it began with"
-        )
-    return task
 
 
 def _tokenizer(data: Mapping[str, Any]) -> str | None:
