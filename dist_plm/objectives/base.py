@@ -3,7 +3,8 @@
 Corruption runs on the host, in the loader's workers, and is a pure function of (seed, sample). Losses are sums, never
 means: the engine divides once by the number of predicted tokens of the whole global batch, whatever the grid.
 
-What a microbatch may hold, all int64 except `documents`, which is int32, and `targets` and `label_sets`, which are float32:
+What a microbatch may hold, all int64 except `documents`, which is int32, and `targets`, `label_sets` and `…_soft`, which are
+float32:
 
 ==============  ========  ==============================================  ==============================================
 array           shape     values                                          emitted by
@@ -31,6 +32,8 @@ targets         [B]       a number for each sample                        the sa
 label_sets      [B, L]    1 for each label that a sample has, else 0      the same
 target_mask     [B]       1 where the two above count, else 0             with them
 tags            [B, S]    label of each token, or IGNORED                 a head over tokens
+…_soft          [.., L]   of class_labels, choice_labels or tags: how      the three heads above, where asked
+                          much each class is learned
 starts, ends    [B]       first and last token of a span, or IGNORED      a head over spans
 ==============  ========  ==============================================  ==============================================
 """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dist_plm.core.errors import ConfigError, DataError
 from dist_plm.data.labelled.columns import find_columns, names_of
@@ -67,7 +68,12 @@ class Labelled:
         """Builds what makes microbatches of examples."""
         fills = {"tokens": self.padding, **self.task.fills}
         left_out = self.task.config.scoring
-        return LabelledObjective(self.task.losses, Collation(length, fills, self.written, left_out))
+        return LabelledObjective(self.task.losses, Collation(length, fills, self.written, left_out, self.soft))
+
+    @property
+    def soft(self) -> Mapping[str, NDArray[np.float32]]:
+        """Tells how much each class is learned where a label stands, see tasks.base.Task.soft."""
+        return self.task.soft(self.tables["train"]) if "train" in self.tables else {}
 
     def samples(self, split: str, data: LabelledDataConfig, seed: int) -> LabelledDataset:
         """The examples by number: shuffled in training, else as the file has them."""
@@ -80,7 +86,8 @@ class Labelled:
         if parallel.pipeline > 1:
             return None
         table = next(iter(self.tables.values()))
-        names = (name for name, column in table.items() if isinstance(column, Ragged))
+        names = [name for name, column in table.items() if isinstance(column, Ragged)]
+        names += [f"{name}_soft" for name in self.soft if name in names]
         multiple = math.lcm(_MULTIPLE, parallel.tensor if parallel.sequence_parallel else 1)
         return Trim(tuple(names), length, multiple, self.written)
 

@@ -29,14 +29,18 @@ CHAT = {"model": GPT, "task__name": "chat", "data__sequence_length": 64}
 #: Each task with what it measures, and what it has to reach on rows that were not seen.
 TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
     "classify": ({}, "accuracy", 0.9),
-    "pair": ({"data__columns": {"text": "text", "pair": "text_b"}}, "accuracy", 0.6),
+    "pair": (
+        {"data__columns": {"text": "text", "pair": "text_b"}, "task__label_smoothing": 0.1, "task__balanced": True},
+        "accuracy",
+        0.6,
+    ),
     "multi_label": (
         {"task__multi_label": True, "data__columns": {"text": "text", "label": "both"}},
         "f1_micro",
         0.7,
     ),
     "regress": ({"task__name": "regress", "data__columns": {"text": "text", "label": "number"}}, "pearson", 0.7),
-    "tag": ({"task__name": "tag"}, "f1", 0.9),
+    "tag": ({"task__name": "tag", "task__class_weights": {"B-WORD": 2.0}, "task__label_smoothing": 0.1}, "f1", 0.9),
     "choice": (
         {
             "task__name": "choice",

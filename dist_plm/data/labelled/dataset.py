@@ -1,7 +1,7 @@
 """Examples by the number of their sample: every example once an epoch, in an order of its own (core/permutation.py)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,12 +64,14 @@ class Collation:
         fills: what rows of each padded column are filled up with; 0 where it is not named.
         written: what a decoder beside an encoder writes is padded to this; None without one.
         left_out: columns that are no part of a microbatch.
+        soft: by column of labels, a matrix [L, L] of how much each class is learned where a label stands.
     """
 
     length: int
     fills: Mapping[str, int]
     written: int | None = None
     left_out: Sequence[str] = ()
+    soft: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def __call__(self, examples: Examples) -> dict[str, NDArray]:
         table, count = examples.table, num_examples(examples.table)
@@ -83,6 +85,8 @@ class Collation:
                 batch[name] = column.padded(rows, length, self.fills.get(name, 0))
             else:
                 batch[name] = column[rows]
+        for name, matrix in self.soft.items():
+            batch[f"{name}_soft"] = matrix[batch[name]]  # of what is not counted something, which is not counted
         tokens = table["tokens"]
         assert isinstance(tokens, Ragged)
         rows, samples = (rows_of(numbers, tokens, count) for numbers in (examples.rows, examples.samples))

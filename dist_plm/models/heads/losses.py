@@ -8,15 +8,19 @@ from dist_plm.data.loader.batch import Batch
 from dist_plm.models.loss_sums import Scores, TermScores
 
 
-def score_classes(logits: Tensor, labels: Tensor, *, evaluate: bool) -> TermScores:
+def score_classes(logits: Tensor, labels: Tensor, *, evaluate: bool, soft: Tensor | None = None) -> TermScores:
     """Computes the cross-entropy of one label in each row.
 
     Args:
         logits: [..., L].
         labels: [...], negative where nothing is predicted.
+        soft: [..., L], how much each class is learned in place of the label alone.
     """
     logits, counted = logits.float(), labels >= 0
-    losses = functional.cross_entropy(logits.flatten(0, -2), labels.flatten().clamp(min=0), reduction="none")
+    if soft is None:
+        losses = functional.cross_entropy(logits.flatten(0, -2), labels.flatten().clamp(min=0), reduction="none")
+    else:
+        losses = -(soft * logits.log_softmax(dim=-1)).sum(dim=-1).flatten()
     loss = (losses * counted.flatten()).sum()
     if not evaluate:
         return TermScores(loss, None)
@@ -55,10 +59,11 @@ def score_sequences(logits: Tensor, batch: Batch, *, evaluate: bool) -> Scores:
     """Scores each array of the batch that says something of whole sequences by logits [B, L]; see objectives.base."""
     scores: Scores = {}
     if "class_labels" in batch:
-        scores["class_labels"] = score_classes(logits, batch["class_labels"], evaluate=evaluate)
+        soft = batch.get("class_labels_soft")
+        scores["class_labels"] = score_classes(logits, batch["class_labels"], evaluate=evaluate, soft=soft)
     if "choice_labels" in batch:
-        labels = batch["choice_labels"]
-        scores["choice_labels"] = score_classes(logits.reshape(len(labels), -1), labels, evaluate=evaluate)
+        labels, soft = batch["choice_labels"], batch.get("choice_labels_soft")
+        scores["choice_labels"] = score_classes(logits.reshape(len(labels), -1), labels, evaluate=evaluate, soft=soft)
     if "targets" in batch:
         scores["targets"] = score_targets(logits, batch["targets"], batch["target_mask"], evaluate=evaluate)
     if "label_sets" in batch:

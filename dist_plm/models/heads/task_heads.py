@@ -41,7 +41,7 @@ class EncoderHead(nn.Module):
         if self.kind == "span":
             return score_spans(self.output(hidden).transpose(0, 1), batch, evaluate=evaluate)
         logits = self.output(self._drop(hidden, context, Site.HEAD_OUTPUT)).transpose(0, 1)
-        return {"tags": score_classes(logits, batch["tags"], evaluate=evaluate)}
+        return {"tags": score_classes(logits, batch["tags"], evaluate=evaluate, soft=batch.get("tags_soft"))}
 
     def _first(self, hidden: Tensor, context: SequenceContext, pooler: Pooler | None) -> Tensor:
         """[S, B, H] -> [1, B, H]."""

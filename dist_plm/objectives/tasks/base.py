@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
-from dist_plm.spec.tasks.base import TaskConfig
+from dist_plm.spec.tasks.base import LabelsConfig, TaskConfig
 
 #: What the data floor hands out and takes back: columns of numbers by name, see data/labelled/table.py.
 Columns = dict[str, Any]
@@ -92,6 +92,15 @@ class Task(Protocol[C]):
         """
         ...
 
+    def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
+        """Tells of columns of labels how much each class is learned where a label stands, see `soft_targets`; nothing of those
+        of which the label alone is.
+
+        Args:
+            table: of the training data.
+        """
+        ...
+
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         """Builds what measures a model on a table of examples."""
         ...
@@ -111,6 +120,31 @@ class WritingTask(Task[C], Protocol[C]):
     def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[str, str]:
         """Gives the text of a row that is to be answered, and the answer."""
         ...
+
+
+def soft_targets(
+    count: int, smoothing: float, weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float32] | None:
+    """Tells how much each of `count` classes is learned where a label stands, [L, L], as PyTorch's cross_entropy smooths and
+    weights; None where it is the label alone, once."""
+    if smoothing == 0.0 and weights is None:
+        return None
+    scale = np.ones(count) if weights is None else weights
+    return (np.diag((1 - smoothing) * scale) + smoothing / count * scale).astype(np.float32)
+
+
+def label_weights(config: LabelsConfig, labels: NDArray[np.integer]) -> NDArray[np.float64] | None:
+    """Tells how much each label counts; None where each counts once.
+
+    Args:
+        labels: [N], those of the training data, or IGNORED.
+    """
+    if config.balanced:
+        counts = np.bincount(labels[labels != IGNORED], minlength=len(config.labels))
+        return counts.sum() / (len(counts) * np.maximum(counts, 1))
+    if not config.class_weights:
+        return None
+    return np.array([float(config.class_weights.get(label, 1.0)) for label in config.labels])
 
 
 def by_row(name: str, rows: Iterable[int], said: Iterable[Any]) -> dict[str, Any]:

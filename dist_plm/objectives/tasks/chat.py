@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.dialogues import Message, messages_of, prompt_of, render, written_out
 from dist_plm.data.labelled.rows import LabelledRow
@@ -57,6 +60,9 @@ class Chat:
 
     def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[str, str]:
         raise NotImplementedError("answers to dialogues have no measure but the loss")
+
+    def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
+        return {}
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         raise NotImplementedError("the loss measures it")

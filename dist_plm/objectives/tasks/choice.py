@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
-from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, label_of, text_of
+from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, label_of, soft_targets, text_of
 from dist_plm.spec.tasks.choice import ChoiceConfig
 
 #: What SuperGLUE's COPA asks for with a word (Roemmele et al. 2011).
@@ -49,6 +49,11 @@ class Choice:
             second += endings
             labels.append(self._label(row, columns["label"], names, count))
         return {**encoder.texts(first, second), "choice_labels": np.array(labels, dtype=np.int64)}
+
+    def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
+        count = len(table["tokens"]) // len(table["choice_labels"])
+        matrix = soft_targets(count, self.config.label_smoothing)
+        return {} if matrix is None else {"choice_labels": matrix}
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         truth = table["choice_labels"]

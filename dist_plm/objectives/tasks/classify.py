@@ -11,7 +11,17 @@ from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.metrics.classes import Confusion, LabelCounts
-from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, label_of, number_of, texts_of
+from dist_plm.objectives.tasks.base import (
+    Columns,
+    Scorer,
+    TextEncoder,
+    by_row,
+    label_of,
+    label_weights,
+    number_of,
+    soft_targets,
+    texts_of,
+)
 from dist_plm.spec.tasks.classify import ClassifyConfig
 
 
@@ -41,6 +51,14 @@ class Classify:
         for row, labels in enumerate(found):
             sets[row, labels] = 1.0
         return {**table, "label_sets": sets, "target_mask": np.ones(len(rows), dtype=np.int64)}
+
+    def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
+        config = self.config
+        if config.multi_label:
+            return {}
+        weights = label_weights(config, table["class_labels"])
+        matrix = soft_targets(len(config.labels), config.label_smoothing, weights)
+        return {} if matrix is None else {"class_labels": matrix}
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         if self.config.multi_label:

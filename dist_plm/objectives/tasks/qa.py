@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.question_windows import QuestionWindows
@@ -69,6 +70,9 @@ class Qa:
             "is_first": is_first.astype(np.int8),
             "about": Ragged(np.frombuffer(b"".join(told), np.uint8), np.cumsum([len(one) for one in told])),
         }
+
+    def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
+        return {}
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         return AnswerScorer(self.config, table)

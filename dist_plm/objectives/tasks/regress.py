@@ -35,6 +35,9 @@ class Regress:
         ones = np.ones(len(rows), dtype=np.int64)
         return {**encoder.texts(*texts_of(rows, columns)), "targets": targets, "target_mask": ones}
 
+    def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
+        return {}
+
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         return _NumberScorer(table["targets"].astype(np.float64), np.full(len(table["targets"]), np.nan))
 

@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, next_tokens, text_of
@@ -65,6 +68,9 @@ class Seq2Seq:
 
     def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[str, str]:
         return text_of(row, columns["source"]), text_of(row, columns["target"])
+
+    def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
+        return {}
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         raise NotImplementedError("the loss measures it, and launch/evaluate.py what it writes")

@@ -12,7 +12,7 @@ from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.metrics.classes import Confusion
 from dist_plm.objectives.metrics.entities import EntityCounts, are_entities, entities, strict_entities
-from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, number_of
+from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, label_weights, number_of, soft_targets
 from dist_plm.spec.tasks.tag import TagConfig
 
 
@@ -44,6 +44,11 @@ class Tag:
         flat = np.concatenate(labels)
         tags = np.where(at >= 0, flat[np.minimum(before[of_row] + np.maximum(at, 0), len(flat) - 1)], IGNORED)
         return {"tokens": tokens, "tags": type(starts)(tags.astype(np.int32), starts.ends)}
+
+    def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
+        weights = label_weights(self.config, table["tags"].values)
+        matrix = soft_targets(len(self.config.labels), self.config.label_smoothing, weights)
+        return {} if matrix is None else {"tags": matrix}
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         return _TagScorer(table["tags"], self.config, Confusion.of(len(self.config.labels)))

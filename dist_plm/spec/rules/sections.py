@@ -9,7 +9,10 @@ from dist_plm.config.decode import show
 
 def no_effect(section: Any, group: str, names: Iterable[str], reason: str) -> Iterator[str]:
     """Yields a sentence for each of the section's fields that differs from its default though nothing reads it."""
-    defaults = {f.name: f.default for f in dataclasses.fields(section)}
+    defaults = {
+        f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        for f in dataclasses.fields(section)
+    }
     for name in names:
         value = getattr(section, name)
         if value != defaults[name]:

@@ -1,9 +1,11 @@
 """Declares what every task's section has: what is learned from rows that people labelled."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
+from dist_plm.config.types import Fraction
 from dist_plm.spec.objectives.base import ObjectiveConfig
 
 if TYPE_CHECKING:
@@ -78,9 +80,16 @@ class TaskConfig(ObjectiveConfig):
 @dataclass(frozen=True, kw_only=True)
 class LabelsConfig(TaskConfig):
     """A task with a set of labels. `labels` names them in the order of the model's scores; where there are none they are those
-    of the training data: numbers in their order, names in that of the alphabet."""
+    of the training data: numbers in their order, names in that of the alphabet.
+
+    What a label loses counts `class_weights` times, 1 where it is not named, or with `balanced` in inverse proportion to how
+    often the label stands in the training data, 1 on average (scikit-learn's "balanced"). `label_smoothing` is the share that
+    all classes get of what is learned, as in PyTorch's cross_entropy. The loss is divided by the number of labels."""
 
     labels: tuple[str, ...] = ()
+    class_weights: dict[str, Any] = field(default_factory=dict)
+    balanced: bool = False
+    label_smoothing: Fraction = 0.0
 
     @property
     def num_labels(self) -> int:
@@ -107,6 +116,13 @@ class LabelsConfig(TaskConfig):
             yield f"task.labels names {', '.join(map(repr, twice))} more than once: name each label once"
         elif len(self.labels) == 1:
             yield f"task.labels = [{self.labels[0]}] is a single label, and there is nothing to tell apart: name two or more"
+        for label, weight in self.class_weights.items():
+            if self.labels and label not in self.labels:
+                yield f"task.class_weights.{label} is of no label; the labels are {', '.join(self.labels)}"
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+                yield f"task.class_weights.{label} = {weight!r} is not allowed: it must be a number of 0 or more"
+        if self.class_weights and self.balanced:
+            yield "task.class_weights and task.balanced are both given: keep one"
 
 
 def _as_people_count(label: str) -> tuple[bool, float, str]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from dist_plm.config.types import Fraction
 from dist_plm.spec.objectives.base import Head
 from dist_plm.spec.tasks.base import Column, TaskConfig
 
@@ -12,7 +13,7 @@ from dist_plm.spec.tasks.base import Column, TaskConfig
 class ChoiceConfig(TaskConfig):
     """Every choice is scored behind its context, and the cross-entropy over the choices of a row is learned. Choices are a
     list, or columns such as ending0, ending1, …; the right one is a number counted from `first_choice`, a letter, or one of the
-    names that the choices have."""
+    names that the choices have. `label_smoothing` as in task=classify."""
 
     body: ClassVar[str] = "tasks.choice"
     loss_terms: ClassVar[tuple[str, ...]] = ("choice",)
@@ -29,6 +30,7 @@ class ChoiceConfig(TaskConfig):
 
     name: Literal["choice"] = "choice"
     first_choice: Literal[0, 1] = 0
+    label_smoothing: Fraction = 0.0
 
     @property
     def num_labels(self) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dist_plm.spec.objectives.base import Head
+from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.tasks.base import Column, LabelsConfig
 from dist_plm.spec.tasks.texts import LABEL, texts_and
 
@@ -36,5 +37,8 @@ class ClassifyConfig(LabelsConfig):
         yield from LabelsConfig.problems(self, case)
         if self.positive is not None and self.labels and self.positive not in self.labels:
             yield f"task.positive = {self.positive!r} is not among the labels, {', '.join(self.labels)}: name one of them"
+        if self.multi_label:
+            names = ("class_weights", "balanced", "label_smoothing")
+            yield from no_effect(self, "task", names, "task.multi_label = true")
         if not self.separator:
             yield "task.separator = '' stands between no labels: give a character, such as a comma"

@@ -4,10 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.dataset import Collation, LabelledDataset
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.data.labelled.table import Ragged
+from dist_plm.models.heads.losses import score_classes
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_task
 from dist_plm.spec.tasks import TASKS
@@ -125,3 +128,36 @@ def test_what_cannot_be_used_is_refused_with_its_place(name, settings, values, p
     with pytest.raises(DataError) as refused:
         task(name, **labels, **settings).encode(rows(values), columns, Letters())
     assert part in str(refused.value)
+
+
+def test_labels_count_as_they_are_weighted_and_smoothed() -> None:
+    """Against PyTorch's cross_entropy, and scikit-learn's balanced weights by hand."""
+    logits, labels = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1, 0, -1])
+    table = {"class_labels": labels.numpy()}
+    for weights, settings in (
+        ([1.0, 3.0, 0.5], {"class_weights": {"b": 3, "c": 0.5}}),
+        ([4 / 6, 4 / 3, 4 / 3], {"balanced": True}),
+        ([1.0, 1.0, 1.0], {}),
+    ):
+        for smoothing in (0.0, 0.2):
+            body = task("classify", labels=("a", "b", "c"), label_smoothing=smoothing, **settings)
+            found = body.soft(table)
+            if not settings and not smoothing:
+                assert found == {}
+                continue
+            soft = torch.from_numpy(found["class_labels"][table["class_labels"]])
+            wanted = torch.nn.functional.cross_entropy(
+                logits, labels, torch.tensor(weights), ignore_index=-1, reduction="sum", label_smoothing=smoothing
+            )
+            ours = score_classes(logits, labels, evaluate=False, soft=soft).loss
+            torch.testing.assert_close(ours, wanted)
+
+
+def test_tags_are_weighted_token_by_token() -> None:
+    table = {"tokens": Ragged.of([[7, 8, 9], [7]]), "tags": Ragged.of([[IGNORED, 1, 0], [1]])}
+    body = task("tag", labels=("O", "B-X"), class_weights={"B-X": 4})
+    batch = Collation(4, {"tags": IGNORED}, soft=body.soft(table))(
+        LabelledDataset(table, None, "f").read(np.array([0, 1]))
+    )
+    assert batch["tags_soft"].shape == (2, 4, 2)
+    assert batch["tags_soft"][0, 1:3].tolist() == [[0, 4], [1, 0]]
