@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.slurm.endings import CASES
 from tests.slurm.jobs import Job, submit
 from tests.slurm.user import LONG, SETTINGS, STEPS, User
 from tools.slurm_cluster.cluster import LocalCluster, Mode
@@ -92,3 +93,15 @@ def limited(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> 
     run_dir = tmp_path_factory.mktemp("limited")
     script = ["tests/slurm/ranks_of_jobs/end_with.py", str(run_dir), "wait", "0"]
     return submit(cluster, "pretrain_srun.sbatch", run_dir, script, options=["--time=3", "--signal=USR1@30"])
+
+
+@pytest.fixture(scope="session")
+def endings(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
+    """A job for each case, all queued at once: they spend their time waiting for Slurm to start them again, while other tests
+    run."""
+    started = {}
+    for name, (ways, max_restarts, *_) in CASES.items():
+        run_dir = tmp_path_factory.mktemp(name.replace(" ", "_"))
+        script = ["tests/slurm/ranks_of_jobs/end_with.py", str(run_dir), *ways]
+        started[name] = submit(cluster, "pretrain_srun.sbatch", run_dir, script, nodes=2, max_restarts=max_restarts)
+    return started

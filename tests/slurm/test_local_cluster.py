@@ -16,7 +16,8 @@ from tools.slurm_cluster.cluster import ClusterError, LocalCluster
 from tools.slurm_cluster.settings import Settings
 from tools.slurm_cluster.start import start
 
-pytestmark = pytest.mark.slurm
+# The job that waits for its time limit waits from here on.
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("limited")]
 
 WHERE = "echo $SLURMD_NODENAME $SLURM_PROCID"
 #: A job whose processes do all to outlive it: sessions of their own, deaf to polite signals, parents gone.

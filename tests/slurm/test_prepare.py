@@ -13,8 +13,8 @@ import pytest
 from tests.slurm.jobs import REPOSITORY, UNFINISHED, Job, submit
 from tools.slurm_cluster.cluster import LocalCluster
 
-# The job that waits for its time limit waits from here on.
-pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("limited")]
+# The jobs that wait to be started again wait from here on.
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("endings")]
 
 TEXTS = REPOSITORY / "tests" / "data" / "texts"
 SETTINGS = ["dedup=minhash", "clean=basic", "tokenizer.vocab_size=400", "data.split=[0.8,0.1,0.1]"]

@@ -7,38 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.slurm.endings import CASES
 from tests.slurm.jobs import Job, submit
 from tools.slurm_cluster.cluster import LocalCluster
 
 pytestmark = pytest.mark.slurm
-
-#: How the ranks end at each start; restarts allowed; the job's last state, its exit code and starts; its last words.
-CASES = {
-    "finished": (["0"], 3, "COMPLETED", "0:0", 1, "finished"),
-    "signalled twice, then finished": (["138", "0"], 3, "COMPLETED", "0:0", 2, "finished"),
-    "refused": (["2"], 3, "FAILED", "2:0", 1, "refused, see above; starting it again would not help"),
-    "stopped, then finished": (["75", "0"], 3, "COMPLETED", "0:0", 2, "finished"),
-    "stopped too often": (["75"], 1, "FAILED", "1:0", 2, "given up after 1 restarts"),
-    "stopped in vain": (["75"], 9, "FAILED", "1:0", 3, "not started again, as 3 starts in a row made no checkpoint"),
-    "stopped twice in vain, then not": (["75", "75", "saved", "75", "0"], 9, "COMPLETED", "0:0", 5, "finished"),
-    "a crash beside a stop": (["75,1"], 3, "FAILED", "1:0", 1, "not started again, as it made no checkpoint"),
-    "a refusal beside a stop": (["2,75"], 3, "FAILED", "2:0", 1, "refused, see above"),
-    "a crash beside a refusal": (["3,2"], 3, "FAILED", "3:0", 1, "not started again, as it made no checkpoint"),
-    "a second signal beside a stop": (["75,138", "0"], 3, "COMPLETED", "0:0", 2, "finished"),
-    "crashed without progress": (["1"], 3, "FAILED", "1:0", 1, "not started again, as it made no checkpoint"),
-    "crashed with progress": (["save", "1"], 3, "FAILED", "1:0", 2, "not started again, as it made no checkpoint"),
-}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def jobs(cluster: LocalCluster, limited: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
-    """All cases, queued at once: they spend their time waiting for Slurm to start them again."""
-    ended = {}
-    for name, (ways, max_restarts, *_) in CASES.items():
-        run_dir = tmp_path_factory.mktemp(name.replace(" ", "_"))
-        script = ["tests/slurm/ranks_of_jobs/end_with.py", str(run_dir), *ways]
-        ended[name] = submit(cluster, "pretrain_srun.sbatch", run_dir, script, nodes=2, max_restarts=max_restarts)
-    return ended
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,6 +36,23 @@ def of_both(job: Job) -> list[str]:
     return ["--full", "--signal=USR1", job.number]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def signalled_early(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
+    """Signalled while the site's lines run: the script alone, and these too, whose command then fails. Bash hears of it when
+    they are over, in which time other tests run."""
+    place = tmp_path_factory.mktemp("signalled_early")
+    set_up = ["echo setting up", "((restarts > 0)) || sleep 20"]
+    jobs = {}
+    for receiver in (of_batch_script, of_both):
+        run_dir = place / receiver.__name__
+        script = ["tests/slurm/ranks_of_jobs/end_with.py", str(run_dir), "0"]
+        jobs[receiver] = submit(cluster, "pretrain_srun.sbatch", run_dir, script, settings=set_up)
+    for receiver, job in jobs.items():
+        job.wait_for_log("setting up")
+        cluster.run("scancel", *receiver(job))
+    return list(jobs.values())
+
+
 def test_a_signal_reaches_the_ranks_whoever_gets_it(cluster: LocalCluster, tmp_path: Path) -> None:
     receivers: list[Callable[[Job], list[str]]] = [of_batch_script, of_ranks, of_both]
     jobs = []
@@ -80,27 +70,17 @@ def test_a_signal_reaches_the_ranks_whoever_gets_it(cluster: LocalCluster, tmp_p
         assert job.log().splitlines()[-1].endswith("finished")
 
 
-def test_a_signal_before_the_ranks_is_no_end(cluster: LocalCluster, tmp_path: Path) -> None:
-    """While the site's lines run: to the script alone, and to these too, whose command then fails."""
-    set_up = ["echo setting up", "((restarts > 0)) || sleep 20"]
-    jobs = {}
-    for receiver in (of_batch_script, of_both):
-        run_dir = tmp_path / receiver.__name__
-        script = ["tests/slurm/ranks_of_jobs/end_with.py", str(run_dir), "0"]
-        jobs[receiver] = submit(cluster, "pretrain_srun.sbatch", run_dir, script, settings=set_up)
-    for receiver, job in jobs.items():
-        job.wait_for_log("setting up")
-        cluster.run("scancel", *receiver(job))
-    for job in jobs.values():
+def test_a_signal_before_the_ranks_is_no_end(signalled_early: list[Job]) -> None:
+    for job in signalled_early:
         assert job.wait() == "COMPLETED", job.log()
         assert "signalled before the ranks were started" in job.log()
         assert job.facts()["Restarts"] == "1"
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_ends_and_starts_again(jobs: dict[str, Job], name: str) -> None:
+def test_ends_and_starts_again(endings: dict[str, Job], name: str) -> None:
     _, _, state, exit_code, starts, words = CASES[name]
-    job = jobs[name]
+    job = endings[name]
     assert (job.wait(), job.facts()["ExitCode"]) == (state, exit_code), job.log()
     assert sum(": start " in line for line in job.log().splitlines()) == starts, job.log()
     assert words in job.log().splitlines()[-1]
