@@ -11,6 +11,8 @@ class ConvertConfig:
     """Says what launch/convert.py does: it describes `inspect`, the path or URL of a checkpoint or of a run, or it
     turns what is at `from` into a checkpoint in `to`, in `format`.
 
+    Of a run with adapters (model.lora) format=hf writes whole weights, and format=peft the adapters alone.
+
     `dtype` of what is written for Hugging Face is fp32 when None, or that which the weights were imported in. Files of more
     than `shard_gb` gigabytes (10⁹ bytes) of weights are split, with an index.
 
@@ -22,7 +24,7 @@ class ConvertConfig:
     inspect: str | None = None
     from_: str | None = None
     to: str | None = None
-    format: Literal["canonical", "hf"] = "canonical"
+    format: Literal["canonical", "hf", "peft"] = "canonical"
     # format=hf
     dtype: Literal["fp32", "bf16", "fp16"] | None = None
     shard_gb: Positive = 5.0

@@ -94,11 +94,16 @@ def build_recorder(
     )
 
 
-def _inferences(run_dir: Path, trained: str, model: ModelConfig, store: str) -> Iterator[str]:
-    """Yields how to measure a model that predicts tokens, and how to let it write; how to take another to Hugging Face."""
+def _inferences(run_dir: Path, trained: str, model: ModelConfig, store: str, *, of_rows: bool) -> Iterator[str]:
+    """Yields how to measure a model that predicts tokens, on a store or on labelled rows, and how to let it write; how to take
+    another to Hugging Face."""
     run = _word("from", trained)
     if model.head != "language_model":
         yield f"{typed('convert')} {run} to={shlex.quote(f'{run_dir}/hf')} format=hf"
+        return
+    if of_rows:
+        yield f"{typed('evaluate')} {run} on=task {_word('data.rows', store)} samples=3"
+        yield f"{typed('generate')} {run} prompt='To be'"
         return
     asked = "on=objective " if model.has_decoder else "limit=20 " if model.is_encoder else ""
     yield f"{typed('evaluate')} {run} {asked}{_word('data.path', store)}"
@@ -133,7 +138,7 @@ def closing_summary(
 
     commands = (
         f"{typed('report')} {shlex.quote(str(run_dir))}",
-        *_inferences(run_dir, trained, model, store),
+        *_inferences(run_dir, trained, model, store, of_rows=command == "finetune"),
         again("parallel.tensor=2", "run.name=tensor2"),
         again("precision=bf16", longer, "run.name=longer"),
     )

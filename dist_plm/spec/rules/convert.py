@@ -28,16 +28,16 @@ def _task(config: ConvertConfig) -> Iterator[str]:
 
 def _unread(config: ConvertConfig) -> Iterator[str]:
     default = ConvertConfig()
-    for name in (
-        ("vocab_size", "kv_heads", "weights_only", "hf_config") if config.format == "hf" else ("dtype", "shard_gb")
-    ):
+    of_imports, of_exports = ("vocab_size", "kv_heads", "weights_only", "hf_config"), ("dtype", "shard_gb")
+    unread = {"hf": of_imports, "peft": (*of_imports, *of_exports), "canonical": of_exports}
+    for name in unread[config.format]:
         value, usual = getattr(config, name), getattr(default, name)
         if value != usual:
             yield f"{name} = {show(value)} has no effect with format = {config.format!r}: leave it at {name}={show(usual)}"
 
 
 def _paths(config: ConvertConfig) -> Iterator[str]:
-    written: Access = "none" if config.format == "hf" else "write"
+    written: Access = "write" if config.format == "canonical" else "none"
     yield from path_problems("inspect", _given(config.inspect), url="read")
     yield from path_problems("from", _given(config.from_), url="read")
     yield from path_problems("to", _given(config.to), url=written, made=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dist_plm.core.errors import CheckpointError, with_remedy
 from dist_plm.interop.kinds import NAMES, CheckpointFormat, kind_of
 from dist_plm.spec.schema_convert import ConvertConfig
+from dist_plm.tasks.convert.adapters import export_peft
 from dist_plm.tasks.convert.huggingface import export_hf, import_hf
 from dist_plm.tasks.convert.importers import import_deepspeed, import_megatron
 
@@ -45,6 +46,7 @@ _READ_OF: dict[str, tuple[CheckpointFormat, ...]] = {
 CONVERSIONS: dict[tuple[CheckpointFormat, str], Callable[[ConvertConfig], str]] = {
     ("hf", "canonical"): import_hf,
     ("canonical", "hf"): export_hf,
+    ("canonical", "peft"): export_peft,
     ("megatron", "canonical"): import_megatron,
     ("deepspeed", "canonical"): import_deepspeed,
 }
