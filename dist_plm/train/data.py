@@ -15,6 +15,7 @@ from dist_plm.data.sampling.blend import Dataset
 from dist_plm.data.sampling.build_dataset import Form, open_samples, tokenizer_store
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.data.store.manifest import read_manifest
+from dist_plm.data.store.splits import prefix_of_pair
 from dist_plm.data.store.verify import tokenizer_of_store
 from dist_plm.objectives.base import Objective
 from dist_plm.objectives.build import build_objective
@@ -116,9 +117,12 @@ def special_tokens(path: str | None) -> SpecialTokens | None:
     """Finds the special tokens of a prepared store's tokenizer; a bare Megatron pair does not tell.
 
     Raises:
-        DataError: the store or its tokenizer cannot be read, or they do not belong together.
+        DataError: there is nothing, the store or its tokenizer cannot be read, or they do not belong together.
     """
-    if path is None or not Path(path).is_dir():
+    if path is None:
+        return None
+    if not Path(path).is_dir():
+        prefix_of_pair(Path(path))  # else people were told that it lacks special tokens
         return None
     tokenizer = tokenizer_of_store(path)
     return tokenizer.special_tokens().with_vocabulary(tokenizer.pieces())

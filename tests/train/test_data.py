@@ -108,6 +108,12 @@ def test_a_bare_pair_serves_causal_modelling_alone(tmp_path):
         data_of(config_of(store, "mlm"))
 
 
+@pytest.mark.parametrize("objective", ["causal", "mlm"])
+def test_data_that_are_not_there_lack_no_tokens(tmp_path, objective):
+    with pytest.raises(DataError, match="there is neither such a directory nor"):
+        data_of(config_of(tmp_path / "absent", objective))
+
+
 @pytest.mark.parametrize(("objective", "both"), [("mlm_nsp", True), ("mlm_sop", False)])
 def test_pairs_have_a_second_run_where_the_objective_reads_it(wordpiece, tmp_path, objective, both, monkeypatch):
     """The store of `wordpiece`, its text in sentences of 5 tokens."""

@@ -85,16 +85,26 @@ def find_split(
     path = Path(path)
     if path.is_dir():
         return _prepared(path, split)
+    prefix = prefix_of_pair(path)
+    store = TokenStore.open(prefix, vocab_size=vocab_size)
+    first, last = share(store.num_documents, split, fractions)
+    name = f"the {split} split of {prefix} ({last - first:,} of {store.num_documents:,} documents)"
+    return StoreSplit(store, first, last, name)
+
+
+def prefix_of_pair(path: Path) -> Path:
+    """Returns the path of a bare Megatron pair without its suffix.
+
+    Raises:
+        DataError: there is none.
+    """
     prefix = path.with_suffix("") if path.suffix in (".bin", ".idx") else path
     if not Path(f"{prefix}.idx").exists():
         raise DataError(
             f"data.path = {str(path)!r}: there is neither such a directory nor {prefix}.idx; make a store with "
             "prepare_data, or give the prefix of a Megatron .bin/.idx pair"
         )
-    store = TokenStore.open(prefix, vocab_size=vocab_size)
-    first, last = share(store.num_documents, split, fractions)
-    name = f"the {split} split of {prefix} ({last - first:,} of {store.num_documents:,} documents)"
-    return StoreSplit(store, first, last, name)
+    return prefix
 
 
 def _prepared(path: Path, split: str) -> StoreSplit:
