@@ -25,7 +25,7 @@ PRETRAIN_CHOICES = [
     if (group, choice) not in (("data", "labelled"), ("train", "finetune"))  # of launch/finetune.py
 ]
 #: Experiments of launch/finetune.py.
-FINETUNES = ("quickstart_classify",)
+FINETUNES = ("glue_bert", "glue_electra", "glue_roberta", "quickstart_classify", "squad_bert")
 #: What a choice needs beside it, where the default model is too small for it.
 BESIDE = {"parallel": ["model=gpt3_175b"], "data": ["model=gpt2_small"]}
 #: A model that learns from objectives of these names and their variants.
@@ -69,6 +69,8 @@ def test_every_fine_tuning_experiment_is_accepted(experiment, tmp_path):
         f"experiment={experiment}",
         f"model.init_from={save('bert_model', tmp_path)}",
         "data.sequence_length=32",
+        "data.train=train.csv",
+        "data.validation=dev.csv",
     ]
     config, _ = load(FinetuneConfig, "finetune", overrides)
     assert finalize(config, world_size=2, vocab_size=None).run.name == experiment
