@@ -20,7 +20,8 @@ def reason_of(error: BaseException, beside: object = None) -> str:
         beside: the file that the message names already.
     """
     if isinstance(error, OSError) and error.strerror:
-        file = None if isinstance(error.filename, int) else error.filename
+        file = error.filename2 or error.filename  # the second is where something was to be moved
+        file = None if isinstance(file, int) else file
         return error.strerror if file is None or str(file) == str(beside) else f"{error.strerror} ({file})"
     if isinstance(error, RecursionError):
         return "it nests too deeply"

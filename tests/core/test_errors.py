@@ -44,6 +44,14 @@ def test_a_file_that_is_named_already_is_not_named_twice():
     assert reason_of(raised(Path("nowhere").read_text), "nowhere") == "No such file or directory"
 
 
+def test_of_a_move_the_place_is_named_that_it_was_to(tmp_path):
+    (tmp_path / "a.tmp").touch()
+    (tmp_path / "a").mkdir()
+    error = raised(lambda: (tmp_path / "a.tmp").replace(tmp_path / "a"))
+    assert reason_of(error) == f"Is a directory ({tmp_path}/a)"
+    assert reason_of(error, tmp_path / "a") == "Is a directory"
+
+
 def test_what_nobody_expected_is_told_with_its_kind():
     assert described(KeyError("a")) == "KeyError: 'a'"
     assert described(raised(Path("nowhere").read_text)) == "No such file or directory (nowhere)"
