@@ -8,7 +8,7 @@ from dist_plm.cluster.check import world_size as world_size_of
 from dist_plm.plan.render import time_line, verdict_line
 from dist_plm.plan.verdict import make_plan
 from dist_plm.spec.batch_sizes import BatchSizes
-from dist_plm.spec.derived import num_microbatches, num_warmup_steps, padded_vocab_size
+from dist_plm.spec.derived import num_microbatches, padded_vocab_size
 from dist_plm.spec.flops import flops_per_token, num_parameters
 from dist_plm.spec.schema import ModelConfig, SubmissionConfig, TrainingConfig
 
@@ -34,7 +34,7 @@ def _(config: TrainingConfig, world_size: int) -> str:
         "a step": f"{train.global_batch} samples of {config.data.sequence_length} = {_short(tokens)} tokens, in "
         f"{num_microbatches(train, parallel)} microbatches of {train.micro_batch} on each data rank",
         "the run": f"{train.steps} steps = {_short(seen * config.data.sequence_length)} tokens, "
-        f"{num_warmup_steps(config.schedule, train.steps)} steps of them warm-up{_stop(train.stop_at)}",
+        f"{config.schedule.num_warmup_steps(train.steps)} steps of them warm-up{_stop(train.stop_at)}",
     }
     if (ramp := train.batch_rampup) is not None:
         lines["the batch"] = f"{ramp.start} samples at first, whole after {_short(ramp.samples)} samples"

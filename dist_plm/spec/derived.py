@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.optimizers import OptimConfig
-from dist_plm.spec.schema import ModelConfig, ParallelConfig, RunConfig, ScheduleConfig, Training, TrainingConfig
+from dist_plm.spec.schema import ModelConfig, ParallelConfig, RunConfig, Training, TrainingConfig
 from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 
 
@@ -30,13 +30,6 @@ def num_microbatches(train: TrainConfig, parallel: ParallelConfig, batch: int | 
     batch or of the given one."""
     assert parallel.data is not None, "parallel.data is None: finalize the configuration first"
     return (batch or train.global_batch) // (train.micro_batch * parallel.data)
-
-
-def num_warmup_steps(schedule: ScheduleConfig, steps: int) -> int:
-    """The warm-up in updates: `warmup_steps`, or the nearest whole number to `warmup_ratio` x `steps`, or 0."""
-    if schedule.warmup_steps is not None:
-        return schedule.warmup_steps
-    return round((schedule.warmup_ratio or 0.0) * steps)
 
 
 def peak_learning_rate(optim: OptimConfig, global_batch: int) -> float:

@@ -14,6 +14,7 @@ from dist_plm.spec.engines import EngineConfig
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.optimizers import OptimConfig
+from dist_plm.spec.schedules import ScheduleConfig
 from dist_plm.spec.schema_run import CheckpointConfig, ClusterConfig, TrackConfig, TrainConfig
 
 
@@ -88,18 +89,6 @@ class DataConfig(SamplesConfig):
     @property
     def are_here(self) -> bool:
         return all(Path(path).is_dir() or Path(f"{path}.idx").exists() for path in self.stores)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleConfig:
-    """The learning rate over train.steps. Warm-up is given either in steps or as a ratio of train.steps."""
-
-    name: Literal["constant", "linear", "cosine", "inverse_sqrt", "polynomial", "wsd", "relative_step"]
-    warmup_steps: Natural | None = None
-    warmup_ratio: Annotated[float, between(0, 1)] | None = None
-    min_lr_ratio: Annotated[float, between(0, 1)] = 0.0
-    power: Positive = 1.0  # polynomial only
-    decay_ratio: Annotated[float, between(0, 1)] = 0.1  # wsd only: the share of train.steps spent decaying
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
 """Bounds, joints and end of every schedule by property; agreement with transformers where the conventions meet."""
 
 import itertools
+from dataclasses import fields
 from functools import partial
-from typing import Literal, get_args, get_type_hints
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,8 @@ import transformers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dist_plm.optim.schedules import DEFAULT_TIMESCALE, learning_rate
-from dist_plm.spec.derived import num_warmup_steps
-from dist_plm.spec.schema import ScheduleConfig
+from dist_plm.optim.schedules import learning_rate
+from dist_plm.spec.schedules import DEFAULT_TIMESCALE, SCHEDULES, ScheduleConfig
 
 NAMES = ("constant", "linear", "cosine", "inverse_sqrt", "polynomial", "wsd", "relative_step")
 REACHING_THE_END = ("linear", "cosine", "polynomial", "wsd")
@@ -24,11 +24,17 @@ def rates(schedule: ScheduleConfig, steps: int) -> list[float]:
     return [learning_rate(schedule, step=step, steps=steps, peak=PEAK) for step in range(steps + 1)]
 
 
+def made(name: str, **settings: Any) -> Any:
+    """The schedule with those of the settings that it has."""
+    has = {field.name for field in fields(SCHEDULES[name])}
+    return SCHEDULES[name](**{key: value for key, value in settings.items() if key in has})
+
+
 @st.composite
 def schedules(draw, names=NAMES):
     steps = draw(st.integers(2, 200))
-    schedule = ScheduleConfig(
-        name=draw(st.sampled_from(names)),
+    schedule = made(
+        draw(st.sampled_from(names)),
         warmup_steps=draw(st.integers(0, steps - 1)),
         min_lr_ratio=draw(st.floats(0, 1)),
         power=draw(st.floats(0.1, 4)),
@@ -38,15 +44,15 @@ def schedules(draw, names=NAMES):
 
 
 def test_every_name_of_the_schema_is_covered():
-    assert get_type_hints(ScheduleConfig)["name"] == Literal[NAMES]
-    assert get_args(get_type_hints(ScheduleConfig)["name"]) == NAMES
+    assert tuple(SCHEDULES) == NAMES
+    assert all(SCHEDULES[name]().name == name for name in NAMES)
 
 
 @settings(deadline=None)
 @given(schedules())
 def test_bounds_and_shape(case):
     schedule, steps = case
-    warmup = num_warmup_steps(schedule, steps)
+    warmup = schedule.num_warmup_steps(steps)
     values = rates(schedule, steps)
     assert values[0] > 0
     assert all(0 <= value <= PEAK for value in values)
@@ -73,12 +79,12 @@ def test_end_value_is_reached_and_held(case):
 def test_rate_depends_on_progress_alone(case, factor):
     """Continuity: a finer grid of steps gives the same curve at the shared points."""
     schedule, steps = case
-    warmup = num_warmup_steps(schedule, steps)
-    fine = ScheduleConfig(
-        name=schedule.name,
+    warmup = schedule.num_warmup_steps(steps)
+    fine = made(
+        schedule.name,
         warmup_steps=warmup * factor,
         min_lr_ratio=schedule.min_lr_ratio,
-        power=schedule.power,
+        power=getattr(schedule, "power", None),
     )
     for step in range(warmup, steps + 1):
         coarse_rate = learning_rate(schedule, step=step, steps=steps, peak=PEAK)
@@ -90,7 +96,7 @@ def test_rate_depends_on_progress_alone(case, factor):
 def test_no_jump_at_the_joints(name):
     """On a fine grid no two neighbours differ by more than the steepest part of any shape here allows."""
     steps = 20_000
-    schedule = ScheduleConfig(name=name, warmup_ratio=0.1, decay_ratio=0.5, min_lr_ratio=0.05)
+    schedule = made(name, warmup_ratio=0.1, decay_ratio=0.5, min_lr_ratio=0.05)
     values = rates(schedule, steps)
     assert max(abs(late - early) for early, late in itertools.pairwise(values)) < 0.012 * PEAK  # 1 - sqrt falls fastest
 
@@ -99,20 +105,20 @@ def test_no_jump_at_the_joints(name):
     ("ratio", "steps", "expected"), [(0.2843, 7038, 2001), (0.128, 1563, 200), (0.1, 30, 3), (0.0, 10, 0), (1.0, 7, 7)]
 )
 def test_warmup_ratio_rounds_to_whole_updates(ratio, steps, expected):
-    assert num_warmup_steps(ScheduleConfig(name="linear", warmup_ratio=ratio), steps) == expected
+    assert made("linear", warmup_ratio=ratio).num_warmup_steps(steps) == expected
 
 
 def test_warmup_defaults_to_none_at_all():
-    assert num_warmup_steps(ScheduleConfig(name="linear"), 100) == 0
+    assert made("linear").num_warmup_steps(100) == 0
 
 
 def test_warmup_over_the_whole_run_ends_at_the_peak():
-    schedule = ScheduleConfig(name="cosine", warmup_ratio=1.0)
+    schedule = made("cosine", warmup_ratio=1.0)
     assert rates(schedule, 10)[9] == PEAK
 
 
 def test_wsd_holds_the_peak_until_the_decay():
-    schedule = ScheduleConfig(name="wsd", warmup_steps=10, decay_ratio=0.2)
+    schedule = made("wsd", warmup_steps=10, decay_ratio=0.2)
     values = rates(schedule, 100)
     assert values[9:81] == [PEAK] * 72
     assert values[81] == pytest.approx(PEAK * (1 - (1 / 20) ** 0.5))
@@ -120,13 +126,13 @@ def test_wsd_holds_the_peak_until_the_decay():
 
 
 def test_wsd_without_decay_stays_at_the_peak():
-    assert rates(ScheduleConfig(name="wsd", decay_ratio=0.0), 50) == [PEAK] * 51
+    assert rates(made("wsd", decay_ratio=0.0), 50) == [PEAK] * 51
 
 
 def test_inverse_sqrt_follows_the_transformer_paper():
     """lrate = d_model^-0.5 * min(n^-0.5, n * warmup^-1.5), whose value at n = warmup is the peak."""
     warmup, steps = 40, 400
-    schedule = ScheduleConfig(name="inverse_sqrt", warmup_steps=warmup)
+    schedule = made("inverse_sqrt", warmup_steps=warmup)
     values = rates(schedule, steps)
     paper = [min(n**-0.5, n * warmup**-1.5) * warmup**0.5 * PEAK for n in range(1, steps + 1)]
     assert values[: warmup - 1] == pytest.approx(paper[: warmup - 1])
@@ -134,7 +140,7 @@ def test_inverse_sqrt_follows_the_transformer_paper():
 
 
 def test_inverse_sqrt_stops_at_its_floor():
-    schedule = ScheduleConfig(name="inverse_sqrt", warmup_steps=1, min_lr_ratio=0.5)
+    schedule = made("inverse_sqrt", warmup_steps=1, min_lr_ratio=0.5)
     values = rates(schedule, 100)
     assert values[3] > values[4] == values[100] == 0.5 * PEAK
 
@@ -144,21 +150,21 @@ def test_inverse_sqrt_stops_at_its_floor():
     ("schedule_of", "theirs"),
     [
         (
-            partial(ScheduleConfig, name="constant"),
+            partial(made, "constant"),
             lambda o, w, _: transformers.get_constant_schedule_with_warmup(o, w),
         ),
-        (partial(ScheduleConfig, name="linear"), transformers.get_linear_schedule_with_warmup),
-        (partial(ScheduleConfig, name="cosine"), transformers.get_cosine_schedule_with_warmup),
+        (partial(made, "linear"), transformers.get_linear_schedule_with_warmup),
+        (partial(made, "cosine"), transformers.get_cosine_schedule_with_warmup),
         (
-            partial(ScheduleConfig, name="inverse_sqrt"),
+            partial(made, "inverse_sqrt"),
             lambda o, w, t: transformers.get_inverse_sqrt_schedule(o, w, timescale=w or DEFAULT_TIMESCALE),
         ),
         (
-            partial(ScheduleConfig, name="polynomial", power=0.5, min_lr_ratio=0.1),
+            partial(made, "polynomial", power=0.5, min_lr_ratio=0.1),
             lambda o, w, t: transformers.get_polynomial_decay_schedule_with_warmup(o, w, t, 0.1 * PEAK, 0.5),
         ),
         (
-            partial(ScheduleConfig, name="wsd", decay_ratio=0.25, min_lr_ratio=0.1),
+            partial(made, "wsd", decay_ratio=0.25, min_lr_ratio=0.1),
             lambda o, w, t: transformers.get_wsd_schedule(o, w, t // 4, t, decay_type="1-sqrt", min_lr_ratio=0.1),
         ),
     ],
@@ -180,7 +186,7 @@ def test_agrees_with_transformers_after_warmup(schedule_of, theirs, warmup):
 def test_relative_step_is_adafactors_own_rate():
     weight = torch.nn.Parameter(torch.ones(1))
     theirs = transformers.Adafactor([weight], scale_parameter=False, relative_step=True, warmup_init=False)
-    schedule = ScheduleConfig(name="relative_step")
+    schedule = made("relative_step")
     for step in range(20_000):
         state = {"step": step + 1}
         expected = theirs._get_lr(theirs.param_groups[0], state)

@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from dist_plm.spec.derived import (
     derive,
     num_microbatches,
-    num_warmup_steps,
     padded_vocab_size,
     peak_learning_rate,
 )
@@ -56,7 +55,7 @@ def test_microbatches():
 @pytest.mark.parametrize(("given_warmup", "steps"), [({}, 0), ({"warmup_steps": 3}, 3), ({"warmup_ratio": 0.25}, 2)])
 def test_warmup_steps(given_warmup, steps):
     config = pretrain(**{f"schedule__{k}": v for k, v in given_warmup.items()})
-    assert num_warmup_steps(config.schedule, 10) == steps
+    assert config.schedule.num_warmup_steps(10) == steps
 
 
 def test_encoders_derive_their_own():

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
-from dist_plm.spec.derived import num_warmup_steps
 from dist_plm.spec.rules.paths import name_problems, path_problems
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.schema import TrainingConfig
@@ -38,22 +37,8 @@ def _warmup(config: TrainingConfig) -> Iterator[str]:
             f"schedule.warmup_steps = {schedule.warmup_steps} exceeds train.steps = {steps}: the peak rate would "
             "never be reached; shorten the warm-up, or give schedule.warmup_ratio instead"
         )
-    elif schedule.name == "wsd":
-        decay, warmup = round(schedule.decay_ratio * steps), num_warmup_steps(schedule, steps)
-        if decay + warmup > steps:
-            yield (
-                f"schedule.decay_ratio = {schedule.decay_ratio} ({decay} steps) and a warm-up of {warmup} steps exceed "
-                f"train.steps = {steps} together: shorten one of them"
-            )
-
-
-def _schedule_fields(config: TrainingConfig) -> Iterator[str]:
-    schedule = config.schedule
-    readers = {"power": ("polynomial",), "decay_ratio": ("wsd",)}
-    unread = [field for field, names in readers.items() if schedule.name not in names]
-    if schedule.name in ("constant", "relative_step"):
-        unread.append("min_lr_ratio")
-    yield from no_effect(schedule, "schedule", unread, f"schedule.name = {schedule.name!r}")
+    else:
+        yield from schedule.problems(config)
 
 
 def _precision(config: TrainingConfig) -> Iterator[str]:
@@ -118,7 +103,6 @@ def _init(config: TrainingConfig) -> Iterator[str]:
 TRAINING_RULES: tuple[Callable[[TrainingConfig], Iterator[str]], ...] = (
     _steps,
     _warmup,
-    _schedule_fields,
     _precision,
     _evaluation,
     _trackers,

@@ -22,7 +22,8 @@ from dist_plm.spec.inference.schema import InferenceConfig
 from dist_plm.spec.objectives import OBJECTIVES, objectives_of
 from dist_plm.spec.optimizers import OPTIMIZERS
 from dist_plm.spec.rules.finalize import finalize
-from dist_plm.spec.schema import DataConfig, PretrainConfig, RunConfig, ScheduleConfig
+from dist_plm.spec.schedules import ConstantConfig
+from dist_plm.spec.schema import DataConfig, PretrainConfig, RunConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.tasks.inference.runner import Runner
 from dist_plm.tasks.inference.source import ModelSource, alike, find_source
@@ -114,7 +115,7 @@ def run_with(source: ModelSource, config: InferenceConfig, world_size: int) -> P
         objective=objective,
         data=DataConfig(path="none", sequence_length=source.sequence_length or model.max_positions or _LENGTH),
         optim=_named(OPTIMIZERS, "sgd", lr=1.0),
-        schedule=ScheduleConfig(name="constant"),
+        schedule=ConstantConfig(),
         parallel=parallel,
         engine=_named(ENGINES, "megatron"),
         precision=config.precision,

@@ -16,12 +16,9 @@ from tests.spec.broken import problems
             {"schedule__name": "wsd", "schedule__decay_ratio": 0.5, "schedule__warmup_steps": 6},
             ["schedule.decay_ratio = 0.5 (5 steps)", "warm-up of 6 steps", "train.steps = 10"],
         ),
-        ({"schedule__power": 2.0}, ["schedule.power = 2.0 has no effect with schedule.name = 'cosine'"]),
-        ({"schedule__decay_ratio": 0.2}, ["schedule.decay_ratio = 0.2 has no effect"]),
-        (
-            {"schedule__name": "constant", "schedule__min_lr_ratio": 0.1},
-            ["schedule.min_lr_ratio = 0.1 has no effect", "schedule.min_lr_ratio=0.0"],
-        ),
+        ({"schedule__power": 2.0}, ["schedule.power", "schedule.name = 'cosine'", "polynomial"]),
+        ({"schedule__decay_ratio": 0.2}, ["schedule.decay_ratio", "wsd"]),
+        ({"schedule__name": "constant", "schedule__min_lr_ratio": 0.1}, ["schedule.min_lr_ratio", "'constant'"]),
         ({"precision__initial_loss_scale": 2.0}, ["precision.initial_loss_scale = 2.0 has no effect", "'fp32'"]),
         ({"precision__name": "bf16", "precision__tf32": True}, ["precision.tf32 = true has no effect", "'bf16'"]),
         (
