@@ -195,7 +195,7 @@ def _run(config: TrainingConfig, start: Start, device: Device, groups: Groups, d
     position = _position(config, found, stream, storage, engine, shard_specs, groups.world)
     position.begun_as = begun
     peak = measure_peak_tflops(config.precision.name, config.cluster.peak_tflops, groups)
-    recorder = open_records(config, start, position, found, peak, groups)
+    recorder = open_records(config, start, position, found, peak, groups, data.count_tokens)
     peak_rate = peak_learning_rate(config.optim, config.train.global_batch)
     evaluate, stops = None, config.train.early_stopping
     if config.train.eval_samples > 0:

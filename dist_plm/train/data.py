@@ -37,12 +37,14 @@ class RunData:
         samples: those of "train", and of "validation" where the run evaluates.
         trim: takes padding out of microbatches.
         scorer: makes what measures a task on the validation samples.
+        count_tokens: counts those of training samples from one number to before another; None: rows are full.
     """
 
     objective: Objective[Any]
     samples: Mapping[str, Dataset]
     trim: Callable[[Arrays], Arrays] | None = None
     scorer: Callable[[], Scorer] | None = None
+    count_tokens: Callable[[int, int], int] | None = None
 
 
 def open_run(config: Training, world_size: int) -> tuple[Training, RunData]:
@@ -71,11 +73,13 @@ def _labelled_data(config: FinetuneConfig, labelled: Labelled) -> RunData:
     validation = labelled.tables.get("validation")
     if validation is not None and not config.model.predicts_tokens:
         scorer = partial(labelled.task.scorer, validation)
+    samples = {split: labelled.samples(split, data, seed) for split in labelled.tables}
     return RunData(
         labelled.objective(data.sequence_length),
-        {split: labelled.samples(split, data, seed) for split in labelled.tables},
+        samples,
         labelled.trim(data.sequence_length, config.parallel),
         scorer,
+        samples["train"].num_tokens,
     )
 
 

@@ -54,9 +54,12 @@ class Recorder:
     tracker: Tracker
     log_every: int
     memory_gib: Callable[[], float | None] = lambda: None
+    #: Counts the tokens of samples from one number to before another; None: all are of size.tokens.
+    count_tokens: Callable[[int, int], int] | None = None
     _seconds: float = 0.0
     _steps: int = 0
-    _samples: int = 0
+    _tokens: int = 0
+    _tokens_seen: int | None = None
     _skipped: int = 0
     _began: float = 0.0
     _evaluation: dict[str, float] = field(default_factory=dict)
@@ -69,7 +72,10 @@ class Recorder:
         """Takes note of update number `step` (1 for the first), which took `batch` of all `samples_seen` so far."""
         self._seconds += time.perf_counter() - self._began
         self._steps += 1
-        self._samples += batch
+        if self._tokens_seen is None:
+            self._tokens_seen = self._count(0, samples_seen - batch)
+        tokens = self._count(samples_seen - batch, samples_seen)
+        self._tokens_seen, self._tokens = self._tokens_seen + tokens, self._tokens + tokens
         self._skipped += result.skipped
         self._record = self._make_record(step, result, lr, samples_seen)
         self.progress.update(self._record)
@@ -88,14 +94,14 @@ class Recorder:
         record = replace(record, evaluation=self._evaluation)
         self.metrics.write(record)
         self.tracker.log(record.step, record.as_dict())
-        self._seconds, self._steps, self._samples, self._skipped, self._evaluation = 0.0, 0, 0, 0, {}
+        self._seconds, self._steps, self._tokens, self._skipped, self._evaluation = 0.0, 0, 0, 0, {}
 
     def state(self) -> dict[str, Any]:
         """Gives what a resumed run needs for its next record to be as if there had been no break. Fit for JSON."""
         return {
             "seconds": self._seconds,
             "steps": self._steps,
-            "samples": self._samples,
+            "tokens": self._tokens,
             "skipped": self._skipped,
             "evaluation": self._evaluation,
             "record": asdict(self._record) if self._record is not None else None,
@@ -103,13 +109,14 @@ class Recorder:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Raises KeyError, TypeError or ValueError where `state` is not what `state()` gives."""
-        numbers = [state[name] for name in ("seconds", "steps", "skipped", "samples")]
+        tokens = state["tokens"] if "tokens" in state else state["samples"] * self.size.tokens  # of before
+        numbers = [*(state[name] for name in ("seconds", "steps", "skipped")), tokens]
         evaluation = dict(state["evaluation"])
         record = StepRecord(**state["record"]) if state["record"] is not None else None
         said = [*numbers, *evaluation.values(), *(record.as_dict().values() if record is not None else ())]
         if not all(number is None or is_number(number) for number in said) or None in numbers:
             raise TypeError("there are values that are no numbers")
-        self._seconds, self._steps, self._skipped, self._samples = numbers
+        self._seconds, self._steps, self._skipped, self._tokens = numbers
         self._evaluation, self._record = evaluation, record
 
     def close(self) -> None:
@@ -117,18 +124,22 @@ class Recorder:
         self.metrics.close()
         self.tracker.close()
 
+    def _count(self, first: int, stop: int) -> int:
+        return (stop - first) * self.size.tokens if self.count_tokens is None else self.count_tokens(first, stop)
+
     def _make_record(self, step: int, result: StepResult, lr: float, samples_seen: int) -> StepRecord:
         size, seconds = self.size, self._seconds
+        assert self._tokens_seen is not None
         return StepRecord(
             step=step,
             loss=result.loss,
             lr=lr,
             grad_norm=result.grad_norm,
-            tokens_seen=samples_seen * size.tokens,
+            tokens_seen=self._tokens_seen,
             samples_seen=samples_seen,
-            tokens_per_second=self._samples * size.tokens / seconds,
+            tokens_per_second=self._tokens / seconds,
             step_seconds=seconds / self._steps,
-            mfu=utilisation(self._samples * size.flops, seconds, size.peak_tflops),
+            mfu=utilisation(self._tokens / size.tokens * size.flops, seconds, size.peak_tflops),
             loss_scale=result.loss_scale,
             skipped=self._skipped,
             memory_gib=self.memory_gib(),

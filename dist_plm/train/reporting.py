@@ -3,7 +3,7 @@
 import json
 import logging
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,12 @@ def open_records(
     found: Checkpoint | None,
     peak: float | None,
     groups: Groups,
+    count_tokens: Callable[[int, int], int] | None = None,
 ) -> Recorder | None:
     """Makes rank 0's recorder, and run.yaml beside what it writes; None elsewhere. Collective.
 
+    Args:
+        count_tokens: counts those of samples from one number to before another; None where all rows are full.
     Raises:
         CheckpointError: on every rank, where they cannot be written, or the checkpoint's part of them cannot be read.
     """
@@ -58,6 +61,7 @@ def open_records(
             runfile.write(config, start.run_dir / "run.yaml")
             first_step = position.first_unrecorded_step - 1
             made.append(build_recorder(config, start.run_dir, first_step, peak, start.lease))
+            made[0].count_tokens = count_tokens
         except OSError as error:
             what = error.filename2 or error.filename or start.run_dir
             raise UserError(

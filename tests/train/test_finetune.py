@@ -100,6 +100,9 @@ def test_every_task_is_learned(alone, task: str) -> None:
     found = alone(task)
     assert len(found) == 41  # 8 epochs of 61 rows, by 12
     assert found[-1]["samples_seen"] == 8 * 61, "the last batch is short"
+    epoch = found[-1]["tokens_seen"] / 8
+    assert epoch.is_integer(), "padding is no token"
+    assert epoch < 61 * 16 * (2 if task == "choice" else 1)
     assert [r["step"] for r in found if "eval/loss" in r] == [6, 12, 18, 24, 30, 36, 41]
     assert found[-1]["eval/loss"] < found[0]["eval/initial/loss"]
     assert found[-1][f"eval/{measure}"] >= least

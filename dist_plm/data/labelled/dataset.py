@@ -45,6 +45,13 @@ class LabelledDataset:
         rows = samples % count if self.seed is None else windows_of(samples, count, self.seed)
         return Examples(self.table, rows, samples)
 
+    def num_tokens(self, first: int, stop: int) -> int:
+        """Counts the tokens of samples `first` to `stop`, without padding."""
+        tokens = self.table["tokens"]
+        assert isinstance(tokens, Ragged)
+        lengths = tokens.lengths.reshape(self.num_windows, -1).sum(axis=1)
+        return int(lengths[self.read(np.arange(first, stop)).rows].sum())
+
     def identity(self) -> str:
         return f"{fingerprint(self.table)[:32]}-{mix(self.seed or 0):x}"
 

@@ -15,6 +15,13 @@ def test_every_epoch_has_every_example_once_in_an_order_of_its_own() -> None:
     assert LabelledDataset(TABLE, None, "f").read(np.arange(6)).rows.tolist() == [0, 1, 2, 3, 0, 1]
 
 
+def test_tokens_of_samples_are_counted_without_padding() -> None:
+    dataset = LabelledDataset(TABLE, 3, "f")
+    each = [len(dataset.table["tokens"][int(row)]) for row in dataset.read(np.arange(7)).rows]
+    assert dataset.num_tokens(0, 4) == 7
+    assert dataset.num_tokens(2, 7) == sum(each[2:])
+
+
 def test_rows_are_padded_and_trimmed() -> None:
     table = {**TABLE, "tags": Ragged.of([[1, 2], [3], [1, 2, 3], [4]])}
     batch = Collation(16, {"tokens": 99, "tags": IGNORED})(LabelledDataset(table, None, "f").read(np.array([1, 2])))
