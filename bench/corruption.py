@@ -112,7 +112,7 @@ def samples_of(batch: int) -> np.ndarray:
 
 
 def our_windows(store: TokenStore, length: int, name: str, *, from_disk: bool = False, **settings) -> Side:
-    objective: Objective = build_objective(OBJECTIVES["mlm"](**settings), special_tokens(), seed=1)
+    objective: Objective = build_objective(OBJECTIVES["mlm"](name="mlm", **settings), special_tokens(), seed=1)
     dataset = WindowDataset(store, sequence_length=objective.window_length(length), seed=1)
     if from_disk:
         return Side(name, lambda n: objective.collate(dataset.read(samples_of(n))))
@@ -121,7 +121,7 @@ def our_windows(store: TokenStore, length: int, name: str, *, from_disk: bool = 
 
 
 def our_pairs(store: TokenStore, length: int, name: str, objective: str, **settings) -> Side:
-    config = OBJECTIVES[objective](**settings)
+    config = OBJECTIVES[objective](name=objective, **settings)
     built = build_objective(config, special_tokens(), seed=1, sequence_length=length)
     pairs = SentencePairs(store, built.window_length(length))
     return Side(name, lambda n: built.collate(pairs.read(samples_of(n))))

@@ -18,10 +18,11 @@ PROMPTS = ["To be", "The cat sat on the mat; the dog", "Ein", "question"]
 
 
 def found(world, config, prompts, own_loop=False):
-    if own_loop:  # for what one process would have Transformers do
-        TransformersWriter.of = classmethod(lambda cls, session: None)
     session = opened(world, config)
-    answers, _ = answered(config, session, prompts)
+    with pytest.MonkeyPatch.context() as patch:
+        if own_loop:  # for what one process would have Transformers do
+            patch.setattr(TransformersWriter, "of", classmethod(lambda cls, session: None))
+        answers, _ = answered(config, session, prompts)
     return answers
 
 
