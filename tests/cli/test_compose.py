@@ -7,8 +7,9 @@ from dist_plm.cli.compose import compose
 from dist_plm.cli.search_path import CONF, OWN, SearchPath
 from dist_plm.config.origins import trace
 from dist_plm.core.errors import ConfigError
+from tests.experiments import FINETUNES
 
-EXPERIMENTS = [name for name in OWN.choices("experiment") if name != "quickstart_classify"]  # which fine-tunes
+EXPERIMENTS = [name for name in OWN.choices("experiment") if name not in FINETUNES]
 
 
 def without_alternatives(values):

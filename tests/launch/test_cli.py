@@ -80,7 +80,7 @@ WRONG = [
     (["parallel.data=2"], ["parallel.data = 2", "1 process"]),
     (["parallel.context=2"], ["parallel.context = 2 is not supported by this version"]),
     (["train.micro_batch=3"], ["train.global_batch = 16", "train.micro_batch = 3"]),
-    (["schedule.power=2"], ["schedule.power = 2.0 has no effect with schedule.name = 'cosine'"]),
+    (["schedule.power=2"], ["schedule.power = 2 is not a setting of schedule.name = 'cosine', but of polynomial"]),
     (["schedule.warmup_steps=5", "schedule.warmup_ratio=0.1"], ["warmup_steps = 5 and schedule.warmup_ratio = 0.1"]),
     (["precision.initial_loss_scale=2"], ["precision.initial_loss_scale = 2.0 has no effect"]),
     (["model=gpt2_small", "data.sequence_length=2048"], ["data.sequence_length = 2048", "model.max_positions = 1024"]),

@@ -13,6 +13,7 @@ from dist_plm.spec.rules.finalize import check_prepare, finalize
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig
 from dist_plm.spec.tasks import TASKS
+from tests.experiments import FINETUNES
 from tests.tasks.convert.hf_dirs import save
 
 #: Those of conf/model that hold sizes.
@@ -24,8 +25,6 @@ PRETRAIN_CHOICES = [
     for choice in (MODELS if group == "model" else OWN.choices(group))
     if (group, choice) not in (("data", "labelled"), ("train", "finetune"))  # of launch/finetune.py
 ]
-#: Experiments of launch/finetune.py.
-FINETUNES = ("glue_bert", "glue_electra", "glue_roberta", "quickstart_classify", "squad_bert")
 #: What a choice needs beside it, where the default model is too small for it.
 BESIDE = {"parallel": ["model=gpt3_175b"], "data": ["model=gpt2_small"]}
 #: A model that learns from objectives of these names and their variants.

@@ -21,7 +21,12 @@ def begin(store: Path, run_dir: Path, *overrides: str) -> subprocess.Popen[str]:
     argv = [sys.executable, "launch/pretrain.py", f"data.path={store}", f"run.dir={run_dir}", *TINY, *LONG, *overrides]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(argv, cwd=ROOT, env=environment, text=True, **pipes)
+    return subprocess.Popen(argv, cwd=ROOT, env=environment, text=True, preexec_fn=_hear_interrupts, **pipes)
+
+
+def _hear_interrupts() -> None:
+    """Undoes what a shell does to commands behind `&`, the tests among them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:

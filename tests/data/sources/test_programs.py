@@ -107,7 +107,7 @@ def test_functions_give_texts_or_rows(program):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("fails", r"program_\d+:fails raised KeyError at .*program_\d+\.py, line 12: 'lost'"),
+        ("fails", r"program_\d+:fails raised KeyError at .*program_\d+\.py, line 12: it has no 'lost'"),
         ("leaves", r"program_\d+:leaves raised SystemExit at .*program_\d+\.py, line 16: 3"),
         ("leaves_at_once", r"raised SystemExit at .*line 19: SystemExit"),
         ("none", r"cannot find 'program_\d+:none'"),
