@@ -31,7 +31,9 @@ def pairs(folder: Path, *, quick: bool) -> None:
         return iter(MicrobatchLoader(data, collate, **grid, start_step=0, stop_step=10**9))
 
     for length in (128, 512):
-        objective = build_objective(OBJECTIVES["mlm_nsp"](name="mlm_nsp"), shared.special_tokens(), seed=1, sequence_length=length)
+        objective = build_objective(
+            OBJECTIVES["mlm_nsp"](name="mlm_nsp"), shared.special_tokens(), seed=1, sequence_length=length
+        )
         data = PairDataset(StoreSplit.whole(store), window_length=objective.window_length(length), seed=1)
         ours = batches_of(data, objective.collate)
         sides = [

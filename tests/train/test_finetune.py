@@ -234,6 +234,21 @@ def test_an_export_decides_as_the_run_did(ranks, rows, tmp_path: Path) -> None:
 LORA = {**TASKS["written_by_gpt"][0], "task__prefix_lm": False, "model": {**GPT, "lora": {"rank": 4, "alpha": 8.0}}}
 
 
+def test_adapters_begin_with_a_run(ranks, rows, run_alone, tmp_path: Path) -> None:
+    base = run_alone("written_by_gpt")
+    config = settings(
+        rows,
+        tmp_path,
+        **{**TASKS["written_by_gpt"][0], "model": LORA["model"]},
+        train__init_from=str(base),
+        train__epochs=1,
+    )
+    assert ranks.run(1, run_case, config, free_port()) == [0]
+    found = records(tmp_path)
+    assert found[0]["eval/initial/loss"] == pytest.approx(records(base)[-1]["eval/loss"], rel=1e-6)
+    assert found[-1]["step"] > 3
+
+
 def logits_of(world, run: Path, tokens) -> Any:
     session = opened(world, evaluate_config(run))
     runner = build_runner(session)

@@ -15,7 +15,7 @@ from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.train.startup.lease import owner_of
 from dist_plm.train.startup.load_weights import check_fit, of_checkpoint
-from dist_plm.train.startup.resume import check_stream, find_at, init_from_remedies, stream_of
+from dist_plm.train.startup.resume import check_stream, find_at, init_from_remedies, stream_of, takes_weights_alone
 from dist_plm.train.startup.resume_point import resumes_own
 
 
@@ -54,10 +54,10 @@ def check_checkpoint(
     elif path is not None:
         with init_from_remedies(path):
             found = find_at(path, own, None, verify=False)
-            if model.predicts_tokens:
-                found.check_model(_shard_specs(found, model), None)
-            else:
+            if takes_weights_alone(found, model):
                 check_fit(of_checkpoint(found), model, tokenizer_store(data), _shard_specs(found, model), None)
+            else:
+                found.check_model(_shard_specs(found, model), None)
 
 
 def _shard_specs(found: Checkpoint, model: ModelConfig) -> list[ShardSpec]:

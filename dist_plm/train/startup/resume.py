@@ -22,6 +22,7 @@ from dist_plm.engines.base import Engine
 from dist_plm.interop.kinds import refuse_foreign
 from dist_plm.models.layers.dropout import STREAM_VERSION, draws_masks
 from dist_plm.models.sharding import ShardSpec
+from dist_plm.spec.families.lora import is_adapter
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
@@ -152,7 +153,7 @@ def init_from(
 
     What train.init_optimizer says: "keep" goes on counting the updates by which the moments' bias is corrected, "restart"
     counts them anew over the same moments, "none" begins with empty moments. A model with the head of a task takes the weights
-    alone, and a head that the run did not have, or had with other labels, begins anew.
+    alone, and a head that the run did not have, or had with other labels, begins anew; so do adapters.
 
     Args:
         tokenizer: of the run, or the store that tells it.
@@ -164,7 +165,7 @@ def init_from(
     assert path is not None
     with init_from_remedies(path):
         found = find_at(path, storage, group, verify=verify)
-        if not model.predicts_tokens:
+        if takes_weights_alone(found, model):
             load_weights(of_checkpoint(found), model, tokenizer, engine, shard_specs, group, seed=train.seed)
             return Position(history=[{"step": 0, "changes": [f"begun with the weights of {found.where}"]}])
         found.check_model(shard_specs, group)
@@ -176,6 +177,12 @@ def init_from(
     told = f"begun with the weights of {found.where} (train.init_optimizer={kept})"
     log.info(told)
     return Position(history=[{"step": 0, "changes": [told]}])
+
+
+def takes_weights_alone(found: Checkpoint, model: ModelConfig) -> bool:
+    """Tells whether a run that begins with a checkpoint learns the head of a task, or adapters that are not in it."""
+    adds_adapters = model.lora is not None and not any(map(is_adapter, found.weights))
+    return adds_adapters or not model.predicts_tokens
 
 
 def find_at(path: str, storage: Storage, group: dist.ProcessGroup | None, *, verify: bool) -> Checkpoint:
