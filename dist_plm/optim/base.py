@@ -29,7 +29,7 @@ class WholeTensorOptimizer(Optimizer):
 
 
 def build_optimizer(optim: OptimConfig, groups: Sequence[dict[str, Any]]) -> Optimizer:
-    """Returns the optimizer over `groups`, which carry their own weight decay (`optim.groups.parameter_groups`).
+    """Returns the optimizer over `groups`, which carry their own weight decay (`optim.param_groups.parameter_groups`).
 
     The group dictionaries become the optimizer's own: what an engine later changes in them, the optimizer sees.
     """

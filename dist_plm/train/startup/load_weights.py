@@ -91,7 +91,7 @@ def open_weights(path: str, group: dist.ProcessGroup) -> Weights:
     """Those of the directory of Hugging Face at `path`. Collective over `group`, all ranks.
 
     Raises:
-        CheckpointError: on every rank; see `models.hf_weights.open_hf`.
+        CheckpointError: on every rank; see `interop.hf.weights.open_hf`.
     """
     on_first(group, lambda: refuse_own(path))
     on_first(group, lambda: open_hf(path).check_copies())  # tells what is wrong once
