@@ -99,15 +99,15 @@ def build_recorder(
 
 
 def _inferences(run_dir: Path, trained: str, model: ModelConfig, store: str, *, of_rows: bool) -> Iterator[str]:
-    """Yields how to measure a model that predicts tokens, on a store or on labelled rows, and how to let it write; how to take
-    another to Hugging Face."""
+    """Yields how to measure a model, on a store or on labelled rows, and how to let it write, or else to take it to Hugging
+    Face."""
     run = _word("from", trained)
-    if model.head != "language_model":
-        yield f"{typed('convert')} {run} to={shlex.quote(f'{run_dir}/hf')} format=hf"
-        return
     if of_rows:
         yield f"{typed('evaluate')} {run} on=task {_word('data.rows', store)} samples=3"
-        yield f"{typed('generate')} {run} prompt='To be'"
+        if model.head == "language_model":
+            yield f"{typed('generate')} {run} prompt='To be'"
+        else:
+            yield f"{typed('convert')} {run} to={shlex.quote(f'{run_dir}/hf')} format=hf"
         return
     asked = "on=objective " if model.has_decoder else "limit=20 " if model.is_encoder else ""
     yield f"{typed('evaluate')} {run} {asked}{_word('data.path', store)}"

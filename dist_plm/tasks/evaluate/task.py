@@ -62,7 +62,8 @@ def _of_head(
     config: EvaluateConfig, session: Session, task: TaskConfig, file: RowFile
 ) -> tuple[dict[str, float | int], list[Any]]:
     """Gives what the evaluation of training measures, and the lines of the first file of predictions."""
-    columns, body = alike(session.groups.world, lambda: (columns_of(file, task, config.data.columns), build_task(task)))
+    body = build_task(task)
+    columns = alike(session.groups.world, lambda: _columns(config, session, task, file))
     table = alike(session.groups.world, lambda: encoded(file, columns, body, _encoder(session)))
     files: dict[str, Any] = {}
     keep = files.update if session.is_first else None
@@ -104,9 +105,14 @@ def _opened(
     config: EvaluateConfig, session: Session, task: TaskConfig, file: RowFile
 ) -> tuple[Table, list[tuple[str, str]]]:
     """The rows as examples, and as sources and targets where what is written is measured."""
-    columns, body = columns_of(file, task, config.data.columns), build_writing_task(task)
+    columns, body = _columns(config, session, task, file), build_writing_task(task)
     table = encoded(file, columns, body, _encoder(session))
     return table, [body.pair(row, columns) for row in file] if task.measures_text else []
+
+
+def _columns(config: EvaluateConfig, session: Session, task: TaskConfig, file: RowFile) -> dict[str, str]:
+    """The columns that the task reads, named as here, or else as the run had them."""
+    return columns_of(file, task, config.data.columns or session.source.columns)
 
 
 def _encoder(session: Session) -> ExampleEncoder:

@@ -35,6 +35,7 @@ class ModelSource:
         settings: its config.json, where it has one.
         store: that its run read, where it is still there.
         tokenizer: file or directory of it that its run was given, likewise.
+        columns: of labelled rows, by what the run's files called them.
     """
 
     weights: Weights
@@ -44,6 +45,7 @@ class ModelSource:
     settings: Mapping[str, Any] = field(default_factory=dict)
     store: str | None = None
     tokenizer: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def where(self) -> str:
@@ -107,6 +109,7 @@ def _of_checkpoint(found: Checkpoint) -> ModelSource:
         settings,
         _store(data),
         _tokenizer(data),
+        data.get("columns") or {},
     )
 
 
