@@ -54,16 +54,14 @@ TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
     "chat": ({**CHAT, "task__packing": True}, "accuracy", 0.5),
     "written_by_gpt": ({"model": GPT, **SEQ2SEQ, "task__prefix_lm": True}, "accuracy", 0.8),
 }
+#: By steps so large as those above other roundings grow tenfold every third step.
+TASKS["choice_slowly"] = ({**TASKS["choice"][0], "optim__lr": 5e-4}, "accuracy", 0.0)
 GRIDS: dict[str, dict[str, Any]] = {
     "data": {},
     "tensor": {"parallel__tensor": 2},
     "pipeline": {"parallel__pipeline": 2},
     "zero": {"engine__zero_stage": 1, "engine__name": "deepspeed"},
 }
-
-#: Steps that are compared, where it is not all: choices are learned by steps so large that other roundings grow tenfold
-#: every third, from 1e-6.
-COMPARED = {("choice", "zero"): 6, ("choice", "tensor"): 6}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +96,7 @@ def test_packed_dialogues_cost_what_they_cost_apart(ranks, rows, alone, tmp_path
     assert packed["eval/initial/accuracy"] == pytest.approx(apart["eval/initial/accuracy"])
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task not in ("pair", "chat")])
+@pytest.mark.parametrize("task", [task for task in TASKS if task not in ("pair", "chat", "choice_slowly")])
 def test_every_task_is_learned(alone, task: str) -> None:
     _, measure, least = TASKS[task]
     found = alone(task)
@@ -122,8 +120,8 @@ def test_every_task_is_learned(alone, task: str) -> None:
         ("tag", "pipeline"),
         ("tag", "data"),
         ("choice", "pipeline"),
-        pytest.param("choice", "zero", marks=pytest.mark.slow),
-        pytest.param("choice", "tensor", marks=pytest.mark.slow),
+        pytest.param("choice_slowly", "zero", marks=pytest.mark.slow),
+        pytest.param("choice_slowly", "tensor", marks=pytest.mark.slow),
         ("written_by_t5", "tensor"),
         ("written_by_gpt", "pipeline"),
         ("chat", "data"),
@@ -134,8 +132,7 @@ def test_every_task_is_learned(alone, task: str) -> None:
 def test_two_ranks_equal_one(ranks, rows, alone, task: str, grid: str, tmp_path: Path) -> None:
     config = settings(rows, tmp_path, **TASKS[task][0], **GRIDS[grid])
     assert ranks.run(2, run_case, config, free_port()) == [0, 0]
-    assert len(records(tmp_path)) == len(alone(task))
-    for ours, whole in list(zip(records(tmp_path), alone(task), strict=True))[: COMPARED.get((task, grid))]:
+    for ours, whole in zip(records(tmp_path), alone(task), strict=True):
         for key, value in whole.items():
             if value is not None:
                 near = 5e-3 if key.endswith("spearman") else 5e-5  # ranks of what is all but equal change places
