@@ -8,7 +8,7 @@ from typing import Any
 
 from dist_plm.config.decode import decode
 from dist_plm.plan.memory import memory_by_stage, worst_of
-from dist_plm.plan.step_time import step_time
+from dist_plm.plan.timing.step_time import step_time
 from dist_plm.spec.derived import derive
 from dist_plm.spec.gpus import GPUS
 from dist_plm.spec.schema import PretrainConfig

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dist_plm.plan.memory import memory_by_stage, worst_of
-from dist_plm.plan.network import GPUS_PER_NODE
-from dist_plm.plan.step_time import step_time
+from dist_plm.plan.timing.network import GPUS_PER_NODE
+from dist_plm.plan.timing.step_time import step_time
 from dist_plm.plan.verdict import Verdict, as_overrides, changed_by, verdict_of
 from dist_plm.spec.gpus import Gpu
 from dist_plm.spec.schema import PretrainConfig

@@ -8,7 +8,7 @@ from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import ConfigError
 from dist_plm.plan.interval import GIB, Interval
 from dist_plm.plan.memory import StageMemory, memory_by_stage, worst_of
-from dist_plm.plan.step_time import StepTime, run_seconds, step_time
+from dist_plm.plan.timing.step_time import StepTime, run_seconds, step_time
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.gpus import GPUS, Gpu
 from dist_plm.spec.rules.finalize import finalize

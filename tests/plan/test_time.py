@@ -1,7 +1,7 @@
 """Time follows work, and a machine's limits."""
 
-from dist_plm.plan.kernel_costs import Machine
-from dist_plm.plan.step_time import run_seconds, step_time
+from dist_plm.plan.timing.kernel_costs import Machine
+from dist_plm.plan.timing.step_time import run_seconds, step_time
 from dist_plm.spec.gpus import GPUS, peaks_of
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import PrecisionConfig

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from dist_plm.distributed.grid import Grid
 from dist_plm.plan.activations import Pass
-from dist_plm.plan.kernel_costs import Cost, Machine, layer_cost, linear_cost
-from dist_plm.plan.network import Network
 from dist_plm.plan.rank_tensors import Stage, stages_of
+from dist_plm.plan.timing.kernel_costs import Cost, Machine, layer_cost, linear_cost
+from dist_plm.plan.timing.network import Network
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import num_microbatches
 from dist_plm.spec.gpus import Gpu
