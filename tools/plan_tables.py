@@ -2,18 +2,22 @@
 
 import statistics
 from collections import defaultdict
+from functools import cache
 
 from dist_plm.spec.gpus import GPUS
 from tools.published_runs import Published, published
 
-#: What sources are called in the table, by how their text begins.
+#: What sources are called in the table.
 NAMES = {
     "arXiv:2205.05198": "Korthikanti et al. 2022 (Megatron-LM, 22B to 1T)",
-    "VIA-Research": "vTrain's measured runs (Megatron-DeepSpeed, 3.6B to 175B)",
+    "arXiv:2201.11990": "Smith et al. 2022 (MT-NLG, 530B)",
+    "Megatron-LM": "Megatron-LM (Megatron-core 0.8, 1.7B to 462B)",
+    "VIA-Research/vTrain": "vTrain's measured runs (Megatron-DeepSpeed, 3.6B to 175B)",
+    "MegaScale": "MegaScale's baseline (Megatron-LM, 175B on 256 to 12,288 GPUs)",
     "NVIDIA/DeepLearningExamples": "NVIDIA DeepLearningExamples (BERT-large, LAMB)",
     "NVIDIA/NeMo": "NeMo 24.07 (fp8)",
     "Megatron-Bridge": "Megatron-Bridge (fp8)",
-    "KempnerInstitute": "KempnerForge (FSDP2, torch.compile)",
+    "KempnerInstitute/KempnerForge": "KempnerForge (FSDP2, torch.compile)",
     "torchtitan": "torchtitan (FSDP2; eager and compiled, float8)",
 }
 
@@ -31,18 +35,18 @@ def gpus() -> str:
     return "\n".join(lines)
 
 
+@cache
 def by_source() -> dict[tuple[str, str], list[Published]]:
     """Groups the published runs by source and GPU."""
     found: defaultdict[tuple[str, str], list[Published]] = defaultdict(list)
-    for run in published():
-        name = next(name for begins, name in NAMES.items() if run.source.startswith(begins))
-        found[name, run.gpu].append(run)
+    for run in published()[0]:
+        found[NAMES[run.family], run.gpu].append(run)
     return dict(found)
 
 
 def time_errors(runs: list[Published]) -> list[float]:
     """Predicted seconds over measured ones, less 1."""
-    return [run.predicted_seconds() / run.seconds - 1 for run in runs if run.seconds]
+    return [run.step().seconds / run.seconds - 1 for run in runs if run.seconds]
 
 
 def memory_errors(runs: list[Published]) -> list[float]:

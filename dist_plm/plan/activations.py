@@ -28,6 +28,7 @@ class Pass:
         tensor: ranks that split the heads.
         slices: ranks that split what lies between the products; 1 without sequence parallelism.
         element: bytes of an activation.
+        context: ranks that split each sequence.
     """
 
     samples: int
@@ -37,6 +38,7 @@ class Pass:
     tensor: int
     slices: int
     element: int
+    context: int = 1
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "Pass":
@@ -52,6 +54,7 @@ class Pass:
             tensor=parallel.tensor,
             slices=parallel.tensor if parallel.sequence_parallel else 1,
             element=config.precision.weight_bytes,
+            context=parallel.context,
         )
 
     def tokens(self, stack: StackSpec) -> int:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from dist_plm.spec.derived import padded_vocab_size
 from dist_plm.spec.families.base import ModelConfig, known
@@ -64,12 +65,21 @@ def padded(model: ModelConfig, tensor: int) -> ModelConfig:
 
 def stages_of(model: ModelConfig, parallel: ParallelConfig) -> list[Stage]:
     """The stages of a finalised model's pipeline, first to last."""
-    shapes = (one.shape for one in tensors_of(padded(model, parallel.tensor)))
-    table = [
-        HeldTensor(one, _local(one, shape, parallel.tensor))
-        for one, shape in zip(tensors_of(model), shapes, strict=True)
-    ]
+    table = _held(replace(model, recompute="none"), parallel.tensor)
     return [_stage(model, table, parallel, number) for number in range(parallel.pipeline)]
+
+
+def unlike_stages(model: ModelConfig, parallel: ParallelConfig) -> list[Stage]:
+    """The first stage, one of those between, which have as many layers each, and the last."""
+    table = _held(replace(model, recompute="none"), parallel.tensor)
+    numbers = sorted({0, min(1, parallel.pipeline - 1), parallel.pipeline - 1})
+    return [_stage(model, table, parallel, number) for number in numbers]
+
+
+@lru_cache(maxsize=16)
+def _held(model: ModelConfig, tensor: int) -> list[HeldTensor]:
+    shapes = (one.shape for one in tensors_of(padded(model, tensor)))
+    return [HeldTensor(one, _local(one, shape, tensor)) for one, shape in zip(tensors_of(model), shapes, strict=True)]
 
 
 def _stage(model: ModelConfig, table: list[HeldTensor], parallel: ParallelConfig, number: int) -> Stage:

@@ -16,6 +16,7 @@ class GpuPeaks:
 
 #: First match wins. From NVIDIA's and AMD's data sheets, whose tensor figures "with sparsity" are halved here.
 GPU_PEAKS: tuple[tuple[str, GpuPeaks], ...] = (
+    (r"\bGB300\b", GpuPeaks(80.0, 1250.0, 2500.0, 2500.0)),
     (r"\bGB200\b", GpuPeaks(80.0, 1250.0, 2500.0, 2500.0)),
     (r"\bB300\b", GpuPeaks(75.0, 1125.0, 2250.0, 2250.0)),
     (r"\bB200\b", GpuPeaks(75.0, 1125.0, 2250.0, 2250.0)),
@@ -65,6 +66,8 @@ class Gpu:
         network_gbit: of its share of a node's network, as in the vendor's own systems.
         units: streaming multiprocessors or compute units, over which tiles of a product are dealt.
         sustained: share of the peak that large products reach in 16 bits, which power limits.
+        watts: of the board, at most.
+        linked: GPUs that the links join, where these are more than a node's.
     """
 
     device: str
@@ -74,6 +77,18 @@ class Gpu:
     network_gbit: float
     units: int
     sustained: float
+    watts: int
+    linked: int | None = None
+
+    @property
+    def exponentials(self) -> int:
+        """Those that a multiprocessor computes in a clock (CUDA programming guide; twice as many in Blackwell Ultra)."""
+        return 32 if "B300" in self.device else 16
+
+    @property
+    def is_new(self) -> bool:
+        """Whether its tensor cores have instructions that those of Ampere lack, and run the older ones slower."""
+        return any(name in self.device for name in ("H100", "H200", "B200", "B300"))
 
     @property
     def peaks(self) -> GpuPeaks:
@@ -83,22 +98,26 @@ class Gpu:
         return peaks
 
 
-#: By the names of cluster.gpu. Memory, bandwidth and links from the vendors' data sheets (NVIDIA V100, A100, H100, H200, HGX
-#: B200, GB200, L40S; AMD MI250X, MI300X); networks of DGX-1V, DGX A100, H100 and B200; sustained shares are what cuBLAS and
-#: hipBLASLt reach with square matrices of 8,192 in published measurements, rounded to 0.05.
+#: By the names of cluster.gpu. Memory, bandwidth, links and watts from the vendors' data sheets (NVIDIA V100, A100, H100, H200,
+#: HGX B200 and B300, GB200, GB300, L40S; AMD MI250X, MI300X); networks of DGX-1V, DGX A100, H100, B200 and B300. Sustained
+#: shares are what cuBLAS and hipBLASLt reach with square matrices of 8,192 in published measurements, rounded to 0.05; those of
+#: A100, V100, H100, H200 and Blackwell are adjusted to published runs (bench/planner_fit.py).
 GPUS: dict[str, Gpu] = {
-    "v100": Gpu("Tesla V100-SXM2-32GB", 31.7, 900, 150, 50, 80, 0.75),
-    "v100_16": Gpu("Tesla V100-SXM2-16GB", 15.8, 900, 150, 50, 80, 0.75),
-    "a100": Gpu("NVIDIA A100-SXM4-80GB", 79.3, 2039, 300, 200, 108, 0.85),
-    "a100_40": Gpu("NVIDIA A100-SXM4-40GB", 39.4, 1555, 300, 200, 108, 0.85),
-    "h100": Gpu("NVIDIA H100 80GB HBM3", 79.1, 3350, 450, 400, 132, 0.7),
-    "h100_pcie": Gpu("NVIDIA H100 PCIe", 79.1, 2000, 55, 200, 114, 0.65),
-    "h100_nvl": Gpu("NVIDIA H100 NVL", 93.1, 3900, 300, 200, 132, 0.65),
-    "h200": Gpu("NVIDIA H200", 139.7, 4800, 450, 400, 132, 0.7),
-    "b200": Gpu("NVIDIA B200", 178.3, 7700, 900, 400, 148, 0.75),
-    "gb200": Gpu("NVIDIA GB200", 184.0, 8000, 900, 400, 152, 0.75),
-    "l40s": Gpu("NVIDIA L40S", 44.4, 864, 28, 100, 142, 0.65),
-    "rtx_4090": Gpu("NVIDIA GeForce RTX 4090", 23.5, 1008, 28, 100, 128, 0.9),
-    "mi250x": Gpu("AMD Instinct MI250X", 63.9, 1600, 100, 100, 110, 0.65),
-    "mi300x": Gpu("AMD Instinct MI300X", 191.5, 5300, 350, 400, 304, 0.5),
+    "v100": Gpu("Tesla V100-SXM2-32GB", 31.7, 900, 150, 50, 80, 0.76, 300),
+    "v100_16": Gpu("Tesla V100-SXM2-16GB", 15.8, 900, 150, 50, 80, 0.76, 300),
+    "a100": Gpu("NVIDIA A100-SXM4-80GB", 79.3, 2039, 300, 200, 108, 0.84, 400),
+    "a100_40": Gpu("NVIDIA A100-SXM4-40GB", 39.4, 1555, 300, 200, 108, 0.84, 400),
+    "h100": Gpu("NVIDIA H100 80GB HBM3", 79.1, 3350, 450, 400, 132, 0.71, 700),
+    "h100_pcie": Gpu("NVIDIA H100 PCIe", 79.1, 2000, 55, 200, 114, 0.65, 350),
+    "h100_nvl": Gpu("NVIDIA H100 NVL", 93.1, 3900, 300, 200, 132, 0.65, 400),
+    "h100_hbm2e": Gpu("NVIDIA H100 96GB HBM2e", 94.5, 2400, 450, 400, 132, 0.54, 500),
+    "h200": Gpu("NVIDIA H200", 139.7, 4800, 450, 400, 132, 0.68, 700),
+    "b200": Gpu("NVIDIA B200", 178.3, 7700, 900, 400, 148, 0.74, 1000),
+    "b300": Gpu("NVIDIA B300", 267.7, 7700, 900, 800, 148, 0.77, 1100),
+    "gb200": Gpu("NVIDIA GB200", 184.0, 8000, 900, 400, 152, 0.7, 1200, linked=72),
+    "gb300": Gpu("NVIDIA GB300", 277.0, 8000, 900, 800, 152, 0.87, 1400, linked=72),
+    "l40s": Gpu("NVIDIA L40S", 44.4, 864, 28, 100, 142, 0.65, 350),
+    "rtx_4090": Gpu("NVIDIA GeForce RTX 4090", 23.5, 1008, 28, 100, 128, 0.9, 450),
+    "mi250x": Gpu("AMD Instinct MI250X", 63.9, 1600, 100, 100, 110, 0.65, 280),
+    "mi300x": Gpu("AMD Instinct MI300X", 191.5, 5300, 350, 400, 304, 0.5, 750),
 }

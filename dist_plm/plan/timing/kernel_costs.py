@@ -1,34 +1,39 @@
 """Estimates how long the kernels of a layer take on a GPU: a roofline with the efficiencies of real libraries.
 
-A product takes its FLOPs at the share of the peak that large ones sustain, less where tiles do not fill the GPU in whole waves
-or sums are short; or the time its operands take to be read and written. All else takes the time of its bytes.
+A product is cut into tiles, dealt to the GPU's units in waves; a tile takes its FLOPs at the rate that large products sustain,
+and a fixed time to begin and end, or the product the time that its operands take to be read and written. Fused attention
+takes its products and exponentials. All else takes the time of its bytes.
 """
 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from dist_plm.plan.activations import Pass
 from dist_plm.plan.rank_tensors import HeldTensor
+from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
+from dist_plm.plan.timing.software import OURS, Software
 from dist_plm.spec.families.base import StackSpec, known
 from dist_plm.spec.gpus import Gpu
 from dist_plm.spec.schema import PrecisionConfig
 
-#: A tile of the result that one multiprocessor computes at a time (cuBLAS and CUTLASS choose up to 256 x 128).
-_TILE = 128
-#: Terms of a sum after which half of the full rate is reached.
-_HALF_SUM = 128
-#: Shares of the peak that fused attention reaches (Dao 2023, arXiv 2307.08691, figure 5: up to 0.72 of an A100's forward, 0.6
-#: backward with all of it), and that of the memory's bandwidth which element-wise kernels reach.
-_ATTENTION = 0.5
-_BANDWIDTH = 0.8
-#: Backward attention does 5 products where the forward pass does 2.
-_ATTENTION_BACKWARD = 2.5
-#: Seconds until a kernel that is launched by the host begins, and kernels of a layer's forward and backward pass.
-_LAUNCH = 4e-6
+#: Tiles of a result that one multiprocessor computes at a time (cuBLAS and CUTLASS choose among these), and the share of the
+#: full rate that their traffic to and from shared memory leaves.
+_TILES = ((256, 128, 1.0), (128, 128, 0.95), (128, 64, 0.8), (64, 64, 0.6))
+#: Into how many pieces the sum may be cut, for results of few tiles (split-K).
+_SPLITS = (1, 2, 4, 8)
+#: Clocks in a second, about, and the share of exponentials that hides behind products.
+_CLOCK, _HIDDEN_EXPONENTIALS = 1.6e9, 0.5
+#: Scores for which a multiprocessor hashes dropout's masks in a second, as this program measured on an H100 (docs/gpu.md).
+_MASKS = 7 * _CLOCK
+#: Share of the peak that large products reach where tensor cores have no part in them (cuBLAS's SGEMM).
+_WITHOUT_TENSOR_CORES = 0.92
+#: Backward attention does 5 products where the forward pass does 2, at less of the peak (Dao 2023, arXiv 2307.08691, figure 5).
+_ATTENTION_BACKWARD = 2.5 * 1.15
+#: Kernels of a layer's forward and backward pass, as bench/launches.py counts them.
 _LAUNCHES = (15, 19)
-#: Products in 8 bits beside the same in 16: twice the peak, less what casting costs.
-_FP8 = 1.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +43,25 @@ class Cost:
     Args:
         forward, backward: of kernels.
         attention: of the forward pass, what selective recomputation does again.
+        linear: of the forward pass, products alone.
     """
 
     forward: float = 0.0
     backward: float = 0.0
     attention: float = 0.0
+    linear: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.forward + other.forward, self.backward + other.backward, self.attention + other.attention)
+        return Cost(
+            self.forward + other.forward,
+            self.backward + other.backward,
+            self.attention + other.attention,
+            self.linear + other.linear,
+        )
+
+    def times(self, count: int) -> "Cost":
+        """The same so many times."""
+        return Cost(self.forward * count, self.backward * count, self.attention * count, self.linear * count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,94 +69,143 @@ class Machine:
     """Describes a GPU as one precision meets it.
 
     Args:
-        peak: FLOP/s of the products of linear layers.
-        wide: of those of attention, which is never in 8 bits.
+        peak: FLOP/s of the products of linear layers, as large ones sustain them.
+        wide: peak of those of attention, which is never in 8 bits.
     """
 
     gpu: Gpu
     peak: float
     wide: float
     element: int
-    fused_attention: bool = True
+    eight: bool = False
+    software: Software = OURS
+    efficiency: Efficiency = DEFAULT
 
     @classmethod
-    def of(cls, gpu: Gpu, precision: PrecisionConfig, *, fused_attention: bool = True) -> "Machine":
+    def of(
+        cls, gpu: Gpu, precision: PrecisionConfig, *, software: Software = OURS, efficiency: Efficiency = DEFAULT
+    ) -> "Machine":
         peaks = gpu.peaks
         half = peaks.bf16 or peaks.fp32  # a chip without bf16 computes it in fp32
-        rates = {"fp32": peaks.fp32, "fp16": peaks.fp16, "bf16": half, "fp8": half}
-        wide = rates[precision.name] * 1e12
-        peak = wide * (_FP8 if precision.name == "fp8" else 1.0)
-        return cls(gpu, peak, wide, precision.weight_bytes, fused_attention)
+        single = (peaks.tf32 if precision.tf32 else None) or peaks.fp32
+        wide = {"fp32": single, "fp16": peaks.fp16, "bf16": half, "fp8": half}[precision.name] * 1e12
+        eight = precision.name == "fp8"
+        sustained = _WITHOUT_TENSOR_CORES if wide == peaks.fp32 * 1e12 else gpu.sustained
+        peak = wide * sustained * efficiency.compute * (2 * efficiency.eight if eight else 1.0)
+        return cls(gpu, peak, wide, precision.weight_bytes, eight, software, efficiency)
 
     def moving(self, num_bytes: float) -> float:
         """Seconds that element-wise kernels take for so many bytes read and written."""
-        return num_bytes / (self.gpu.memory_gb * 1e9 * _BANDWIDTH)
+        return num_bytes / (self.gpu.memory_gb * 1e9 * self.efficiency.bandwidth)
 
-    def product(self, rows: int, columns: int, terms: int) -> float:
-        """Seconds of the product of [rows, terms] and [terms, columns]."""
+    def product(self, rows: int, columns: int, terms: int, *, result: int | None = None) -> float:
+        """Seconds of the product of [rows, terms] and [terms, columns].
+
+        Args:
+            result: bytes of an element of the result, where it is another than those of the operands.
+        """
         if not rows * columns * terms:
             return 0.0
-        tiles = math.ceil(rows / _TILE) * math.ceil(columns / _TILE)
-        filled = tiles / (math.ceil(tiles / self.gpu.units) * self.gpu.units)
-        inside = rows * columns / (math.ceil(rows / _TILE) * math.ceil(columns / _TILE) * _TILE**2)
-        share = self.gpu.sustained * filled**0.5 * inside * terms / (terms + _HALF_SUM)
-        moved = self.element * (rows * columns + rows * terms + columns * terms)
-        return max(2 * rows * columns * terms / (self.peak * share), self.moving(moved))
+        operand, out = 1 if self.eight else self.element, result or self.element
+        moved = out * rows * columns + operand * (rows * terms + columns * terms)
+        unit = _Unit(
+            self.gpu.units, self.peak / self.gpu.units, self.moving(out) * self.gpu.units, self.efficiency.tile
+        )
+        return max(_tiled(unit, rows, columns, terms), self.moving(moved))
+
+    def casting(self, elements: float) -> float:
+        """Seconds to write 16-bit numbers in 8 bits, as they lie and transposed; half of it within the kernels before."""
+        return self.moving(2 * elements) if self.eight else 0.0
+
+
+class _Unit(NamedTuple):
+    """Describes one of a GPU's multiprocessors: its FLOP/s, seconds to write an element, and to begin and end a tile."""
+
+    count: int
+    rate: float
+    writing: float
+    fixed: float
+
+
+@lru_cache(maxsize=1 << 16)
+def _tiled(unit: _Unit, rows: int, columns: int, terms: int) -> float:
+    """Seconds of a product with the best tile and cut, without the memory's limit. A tile's result is written when it ends."""
+    best = math.inf
+    for height, width, share in _TILES:
+        tiles = math.ceil(rows / height) * math.ceil(columns / width)
+        of_tile = 2 * height * width * terms / (unit.rate * share)
+        ends = unit.fixed + height * width * unit.writing
+        for splits in _SPLITS:
+            if splits > 1 and terms < 512 * splits:
+                break
+            waves = math.ceil(tiles * splits / unit.count)
+            best = min(best, waves * (of_tile / splits + ends * (1 if splits == 1 else 2)))
+    return best
 
 
 def layer_cost(machine: Machine, stack: StackSpec, tensors: Iterable[HeldTensor], one: Pass, *, causal: bool) -> Cost:
     """Estimates one layer of a stack, whose tensors are given."""
-    products = sum((_linear(machine, *shape) for shape in products_of(tensors, one)), Cost())
-    small = machine.moving(_touched(stack, one))
-    attention = _attention(machine, stack, one, causal=causal)
-    cost = products + attention + Cost(small, 1.8 * small)
-    forward, backward = (launches * _LAUNCH for launches in _LAUNCHES)
-    return Cost(max(cost.forward, forward), max(cost.backward, backward), cost.attention)
+    own = list(tensors)
+    products = linear_cost(machine, own, one)
+    small = machine.moving(_touched(stack, one)) * machine.software.passes
+    attention = attention_cost(machine, stack, one, causal=causal)
+    sums = 0.0 if machine.software.fused_sums else machine.moving(10 * sum(held.numel for held in own))
+    cost = products + attention + Cost(small, 1.8 * small + sums)
+    forward, backward = (launches * machine.efficiency.launch for launches in _LAUNCHES)
+    return Cost(max(cost.forward, forward), max(cost.backward, backward), cost.attention, cost.linear)
 
 
-def products_of(tensors: Iterable[HeldTensor], one: Pass) -> Iterator[tuple[int, int, int]]:
-    """Yields rows, columns and terms of each product of a microbatch; matrices of one input are one product."""
+def products_of(tensors: Iterable[HeldTensor], one: Pass, *, fused: bool = True) -> Iterator[tuple[int, int, int]]:
+    """Yields rows, columns and terms of each product of a microbatch; matrices of one input are one product if `fused`."""
     vectors = {"read": one.read, "written": one.written, "predicted": one.predicted, "sample": one.samples}
-    fused: dict[tuple[str, str, int | None], list[HeldTensor]] = {}
+    groups: dict[tuple[str, str, int | None], list[HeldTensor]] = {}
     for tensor in tensors:
         spec = tensor.spec
         if spec.multiplies is not None:
-            parent = spec.name.rsplit(".", 2)[0]
-            fused.setdefault((parent, spec.multiplies, spec.split), []).append(tensor)
-    for (_, multiplies, _), held in fused.items():
+            parent = spec.name.rsplit(".", 2)[0] if fused else spec.name
+            groups.setdefault((parent, spec.multiplies, spec.split), []).append(tensor)
+    for (_, multiplies, _), held in groups.items():
         yield vectors[multiplies], sum(one.shape[0] for one in held), held[0].shape[1]
 
 
 def linear_cost(machine: Machine, tensors: Iterable[HeldTensor], one: Pass) -> Cost:
     """Estimates products alone."""
-    return sum((_linear(machine, *shape) for shape in products_of(tensors, one)), Cost())
+    fused = machine.software.fused_projections
+    return sum((_linear(machine, *shape) for shape in products_of(tensors, one, fused=fused)), Cost())
 
 
 def _linear(machine: Machine, rows: int, columns: int, terms: int) -> Cost:
-    forward = machine.product(rows, columns, terms)
-    return Cost(forward, machine.product(rows, terms, columns) + machine.product(columns, terms, rows))
+    forward = machine.product(rows, columns, terms) + machine.casting(rows * terms)
+    by_input = machine.product(rows, terms, columns) + machine.casting(rows * columns)
+    # Gradients of weights are added to fp32 sums, which are read and written.
+    return Cost(forward, by_input + machine.product(columns, terms, rows, result=8), linear=forward)
 
 
-def _attention(machine: Machine, stack: StackSpec, one: Pass, *, causal: bool) -> Cost:
-    model, tokens = stack.network, one.tokens(stack)
-    width = model.heads * known(model.head_size, "head_size") // one.tensor
-    seen = tokens // one.samples * (0.5 if causal and machine.fused_attention else 1.0)
+def attention_cost(machine: Machine, stack: StackSpec, one: Pass, *, causal: bool) -> Cost:
+    """Estimates scores, softmax and weighted sums of one layer."""
+    model, tokens, fused = stack.network, one.tokens(stack), machine.software.fused_attention
+    heads, head_size = model.heads / one.tensor, known(model.head_size, "head_size")
+    seen = tokens * one.context // one.samples * (0.5 if causal and fused else 1.0)
     if model.window:
         seen = min(seen, 2 * model.window + 1)
     if stack.is_decoder:
-        seen = seen / 2 + one.read // one.samples
-    flops = 4 * tokens * seen * width
-    if machine.fused_attention:
-        forward = flops / (machine.wide * _ATTENTION)
-        return Cost(forward, _ATTENTION_BACKWARD * forward, forward)
-    # Scores are written, scaled, normalised, dropped and read again: 13 bytes each in 16 bits, half as many more backward.
-    scores = machine.moving(6.5 * machine.element * tokens * seen * model.heads // one.tensor)
-    forward = flops / (machine.wide * _ATTENTION) + scores
-    return Cost(forward, 2 * forward, forward)
+        seen = seen / 2 + one.read * one.context // one.samples
+    scores = tokens * seen * heads
+    older = machine.efficiency.older if fused and machine.gpu.is_new and not machine.software.new_attention else 1.0
+    products = 4 * scores * head_size / (machine.wide * machine.efficiency.attention * older)
+    units = machine.gpu.units
+    if fused:
+        masks = scores / (units * _MASKS) if model.attention_dropout else 0.0
+        softmax = (1 - _HIDDEN_EXPONENTIALS) * scores / (units * machine.gpu.exponentials * _CLOCK)
+        forward = products + softmax + masks
+        return Cost(forward, _ATTENTION_BACKWARD * (forward - masks) + 2 * masks, forward)
+    # Each score is written, masked, normalised, dropped and read again: 6.5 times forward, 9.5 times backward.
+    small = machine.moving(machine.element * scores)
+    return Cost(products + 6.5 * small, 2 * products + 9.5 * small, products + 6.5 * small)
 
 
 def _touched(stack: StackSpec, one: Pass) -> float:
-    """Counts the bytes that norms, residual sums and activation functions of a layer's forward pass read and write."""
+    """Counts bytes that norms, residual sums, dropout and activation functions read and write forward."""
     model, tokens = stack.network, one.tokens(stack)
     halves = 3 if stack.is_decoder else 2
     hidden = 5 * halves * tokens / one.slices * model.hidden

@@ -3,15 +3,10 @@
 from dataclasses import dataclass
 
 from dist_plm.distributed.grid import AXES, Axis, Grid
+from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
 from dist_plm.spec.gpus import Gpu
 from dist_plm.spec.schema_run import ClusterConfig
 
-#: Shares of a link's and of the network's bandwidth that NCCL's rings reach with large messages (nccl-tests: 230 of 300 GB/s
-#: on an A100, 360 of 450 on an H100; 80 to 90 % of InfiniBand).
-_LINK = 0.75
-_NETWORK = 0.8
-#: Seconds of a step of a ring, and of starting a collective.
-_HOP, _START = 2e-6, 15e-6
 #: GPUs of a node where the configuration does not say.
 GPUS_PER_NODE = 8
 
@@ -22,19 +17,21 @@ class Network:
 
     Args:
         link, network: bytes/s each way of a rank, inside a node and between nodes.
-        node: ranks of a node.
+        node: ranks that links join.
     """
 
     grid: Grid
     link: float
     network: float
     node: int
+    efficiency: Efficiency = DEFAULT
 
     @classmethod
-    def of(cls, grid: Grid, gpu: Gpu, cluster: ClusterConfig) -> "Network":
+    def of(cls, grid: Grid, gpu: Gpu, cluster: ClusterConfig, efficiency: Efficiency = DEFAULT) -> "Network":
         network_gbit = cluster.network_gbit or gpu.network_gbit
-        node = cluster.ranks_per_node or cluster.gpus_per_node or GPUS_PER_NODE
-        return cls(grid, gpu.link_gb * 1e9 * _LINK, network_gbit / 8 * 1e9 * _NETWORK, node)
+        node = gpu.linked or cluster.ranks_per_node or cluster.gpus_per_node or GPUS_PER_NODE
+        link, network = gpu.link_gb * 1e9 * efficiency.link, network_gbit / 8 * 1e9 * efficiency.network
+        return cls(grid, link, network, node, efficiency)
 
     def all_reduce(self, num_bytes: float, *axes: Axis) -> float:
         """Seconds until all ranks along `axes` have the sum."""
@@ -46,12 +43,12 @@ class Network:
         if ranks == 1:
             return 0.0
         sent = num_bytes * (ranks - 1) / ranks
-        return sent / self._bandwidth(axes) + _START + _HOP * min(ranks - 1, 64)
+        return sent / self._bandwidth(axes) + self.efficiency.start + self.efficiency.hop * min(ranks - 1, 64)
 
     def send(self, num_bytes: float) -> float:
         """Seconds of a message to the next stage of a pipeline."""
         inside = self.grid.size <= self.node
-        return num_bytes / (self.link if inside else self.network) + _START
+        return num_bytes / (self.link if inside else self.network) + self.efficiency.start
 
     def _bandwidth(self, axes: tuple[Axis, ...]) -> float:
         """Bytes/s of a rank: inside a node that of its link, across nodes the network of all its members on a node."""

@@ -5,16 +5,17 @@ from dataclasses import dataclass
 
 from dist_plm.distributed.grid import Grid
 from dist_plm.plan.activations import Pass
-from dist_plm.plan.rank_tensors import Stage, stages_of
+from dist_plm.plan.rank_tensors import Stage, unlike_stages
+from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
 from dist_plm.plan.timing.kernel_costs import Cost, Machine, layer_cost, linear_cost
 from dist_plm.plan.timing.network import Network
+from dist_plm.plan.timing.software import OURS, Software
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import num_microbatches
+from dist_plm.spec.families.base import StackSpec, known
 from dist_plm.spec.gpus import Gpu
 from dist_plm.spec.schema import TrainingConfig
 
-#: Share of a backward pass behind which the reduction of gradients can hide.
-_HIDDEN = 0.8
 #: Bytes/s from a GPU to its host, which a checkpoint in the background waits for; and to storage, for one that does not.
 _TO_HOST, _TO_STORAGE = 10e9, 1e9
 
@@ -37,55 +38,89 @@ class _StageCost:
     kernels: Cost
     again: float
     tensor: float
+    context: float
 
     @property
     def seconds(self) -> float:
-        return self.kernels.forward + self.kernels.backward + self.again + self.tensor
+        return self.kernels.forward + self.kernels.backward + self.again + self.tensor + self.context
 
 
-def step_time(config: TrainingConfig, gpu: Gpu, *, fused_attention: bool = True, batch: int | None = None) -> StepTime:
+@dataclass(frozen=True, slots=True)
+class _Estimator:
+    """Knows what all parts of a step depend on."""
+
+    config: TrainingConfig
+    machine: Machine
+    network: Network
+    one: Pass
+    count: int
+
+    @property
+    def software(self) -> Software:
+        return self.machine.software
+
+    @property
+    def data(self) -> int:
+        """Ranks that share what ZeRO divides."""
+        parallel = self.config.parallel
+        assert parallel.data is not None
+        return parallel.data * parallel.context
+
+
+def step_time(
+    config: TrainingConfig,
+    gpu: Gpu,
+    *,
+    batch: int | None = None,
+    software: Software = OURS,
+    efficiency: Efficiency = DEFAULT,
+) -> StepTime:
     """Estimates a step of a finalised configuration whose vocabulary is known.
 
     Args:
         batch: samples of the step, train.global_batch if None.
+        software: of the program that runs it.
     """
     parallel = config.parallel
     assert parallel.data is not None
     grid = Grid(data=parallel.data, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
-    network = Network.of(grid, gpu, config.cluster)
-    machine = Machine.of(gpu, config.precision, fused_attention=fused_attention)
-    one, stages = Pass.of(config), stages_of(config.model, parallel)
-    costs = [_stage_cost(config, machine, network, stage, one) for stage in stages]
-    slowest = max(costs, key=lambda cost: cost.seconds)
+    network = Network.of(grid, gpu, config.cluster, efficiency)
+    machine = Machine.of(gpu, config.precision, software=software, efficiency=efficiency)
     count = num_microbatches(config.train, parallel, batch)
-    mean = sum(cost.seconds for cost in costs) / len(costs)
-    backward = slowest.kernels.backward
-    return StepTime(
-        {
-            "compute": count * (slowest.kernels.forward + slowest.kernels.backward),
-            "recompute": count * slowest.again,
-            "tensor": count * slowest.tensor,
-            "pipeline": _messages(config, network, one, count),
-            "bubble": (parallel.pipeline - 1) / parallel.virtual_pipeline * mean,
-            "data": max(_reduction(config, network, stage, backward) for stage in stages),
-            "update": max(_update(config, machine, stage) for stage in stages),
-            "checkpoint": _checkpoint(config, stages),
-        }
-    )
+    job = _Estimator(config, machine, network, Pass.of(config), count)
+    stages = unlike_stages(config.model, parallel)
+    costs = [_stage_cost(job, stage) for stage in stages]
+    slowest = max(costs, key=lambda cost: cost.seconds)
+    # Stages between the first and the last are alike.
+    middle = costs[min(1, len(costs) - 1)].seconds
+    others = sum(cost.seconds for cost in costs) + (parallel.pipeline - len(costs)) * middle - slowest.seconds
+    parts = {
+        "compute": count * (slowest.kernels.forward + slowest.kernels.backward),
+        "recompute": count * slowest.again,
+        "tensor": count * slowest.tensor,
+        "context": count * slowest.context,
+        "pipeline": _messages(job),
+        "bubble": others / parallel.virtual_pipeline,
+        "data": max(_reduction(job, stage, cost) for stage, cost in zip(stages, costs, strict=True)),
+        "update": max(_update(job, stage) for stage in stages),
+        "checkpoint": _checkpoint(config, stages),
+        "host": efficiency.step,
+    }
+    waiting = sum(parts.values()) * efficiency.waiting(grid.size)
+    return StepTime(parts | {"waiting": waiting})
 
 
-def run_seconds(config: TrainingConfig, gpu: Gpu) -> float:
+def run_seconds(config: TrainingConfig, gpu: Gpu, efficiency: Efficiency = DEFAULT) -> float:
     """Estimates the whole run without evaluation, a batch that grows included."""
     train = config.train
     steps = train.stop_at or train.steps
     runs = BatchSizes.of(train).runs(0, steps)
-    return sum(count * step_time(config, gpu, batch=batch).seconds for count, batch in runs)
+    return sum(count * step_time(config, gpu, batch=batch, efficiency=efficiency).seconds for count, batch in runs)
 
 
-def _stage_cost(config: TrainingConfig, machine: Machine, network: Network, stage: Stage, one: Pass) -> _StageCost:
-    model, recompute = config.model, config.model.recompute
-    causal = not model.is_encoder
-    kernels, again, tensor = Cost(), 0.0, 0.0
+def _stage_cost(job: _Estimator, stage: Stage) -> _StageCost:
+    model, recompute = job.config.model, job.config.model.recompute
+    kernels, again, tensor, context = Cost(), 0.0, 0.0, 0.0
     in_layers = set[str]()
     for stack in model.stacks():
         count = sum(map(len, stage.layers)) if stage.stages > 1 else stack.layers
@@ -93,14 +128,17 @@ def _stage_cost(config: TrainingConfig, machine: Machine, network: Network, stag
         prefix = f"{stack.prefix}layers.{first}."
         own = [held for held in stage.tensors if held.spec.name.startswith(prefix)]
         in_layers |= {held.spec.name for held in stage.tensors if held.spec.name.startswith(f"{stack.prefix}layers.")}
-        layer = layer_cost(machine, stack, own, one, causal=causal)
+        layer = layer_cost(job.machine, stack, own, job.one, causal=not model.is_encoder)
         again_of_layer = {"none": 0.0, "selective": layer.attention, "full": layer.forward}[recompute]
-        sent = _tensor_seconds(config, network, one.tokens(stack) * stack.network.hidden * one.element)
-        kernels += Cost(count * layer.forward, count * layer.backward)
+        if job.software.recomputes_half:
+            again_of_layer = layer.forward - layer.attention - layer.linear / 2
+        sent = _tensor_seconds(job, job.one.tokens(stack) * stack.network.hidden * job.one.element)
+        kernels += layer.times(count)
         again += count * (again_of_layer + (sent / 2 if recompute == "full" else 0.0))
         tensor += count * sent
+        context += count * _context_seconds(job, stack, layer)
     rest = [held for held in stage.tensors if held.spec.name not in in_layers]
-    return _StageCost(kernels + _ends(machine, stage, rest, one), again, tensor)
+    return _StageCost(kernels + _ends(job.machine, stage, rest, job.one), again, tensor, context)
 
 
 def _ends(machine: Machine, stage: Stage, tensors: list, one: Pass) -> Cost:
@@ -109,51 +147,77 @@ def _ends(machine: Machine, stage: Stage, tensors: list, one: Pass) -> Cost:
         tensors = [held for held in tensors if held.spec.name != "embedding.word.weight"]
     found = linear_cost(machine, tensors, one)
     width = sum(held.shape[0] for held in tensors if held.spec.multiplies == "predicted" and held.spec.split == 0)
-    loss = machine.moving(one.predicted * width * (3 * one.element + 8))
+    # Logits are written, made fp32, normalised and turned into their gradient, or stay in a chunk.
+    software = machine.software
+    if software.fused_loss:
+        touched = 3 * one.element + 8
+    else:
+        touched = 4 * one.element + 24 * software.passes
+    loss = machine.moving(one.predicted * width * touched)
     return found + Cost(loss / 2, loss / 2)
 
 
-def _tensor_seconds(config: TrainingConfig, network: Network, num_bytes: int) -> float:
+def _tensor_seconds(job: _Estimator, num_bytes: int) -> float:
     """Estimates the sums over tensor ranks of one layer: two forward, two backward, of which half hides behind the gradient of
     the weights; with sequence parallelism a gather more backward."""
-    if config.parallel.tensor == 1:
+    if job.config.parallel.tensor == 1:
         return 0.0
-    forward = 2 * network.all_reduce(num_bytes, "tensor")
-    more = network.gather(num_bytes, "tensor") if config.parallel.sequence_parallel else 0.0
-    return 1.5 * forward + more
+    forward = 2 * job.network.all_reduce(num_bytes, "tensor")
+    more = job.network.gather(num_bytes, "tensor") if job.config.parallel.sequence_parallel else 0.0
+    return (1.5 * forward + more) * (1 - job.software.overlaps_tensor)
 
 
-def _messages(config: TrainingConfig, network: Network, one: Pass, count: int) -> float:
-    parallel = config.parallel
+def _context_seconds(job: _Estimator, stack: StackSpec, layer: Cost) -> float:
+    """Estimates keys and values, and their gradients, on their way round the ranks of a sequence, behind attention."""
+    ranks = job.one.context
+    if ranks == 1:
+        return 0.0
+    model = stack.network
+    width = 2 * known(model.kv_heads, "kv_heads") * known(model.head_size, "head_size") / job.one.tensor
+    sent = 3 * job.network.gather(ranks * job.one.tokens(stack) * width * job.one.element, "context")
+    return max(0.2 * sent, sent - 2.5 * layer.attention)
+
+
+def _messages(job: _Estimator) -> float:
+    parallel, one = job.config.parallel, job.one
     if parallel.pipeline == 1:
         return 0.0
-    hidden = one.read // one.slices * config.model.hidden * one.element
-    return 2 * parallel.virtual_pipeline * (count + parallel.pipeline - 1) * network.send(hidden)
+    hidden = one.read // one.slices * job.config.model.hidden * one.element
+    if parallel.virtual_pipeline > 1:  # they hide behind the other chunks' passes, but for those of warm-up and end
+        passes = 2 * parallel.pipeline
+    else:
+        passes = 2 * (job.count + parallel.pipeline - 1)
+    gathered = 0.0
+    if job.software.splits_messages and one.slices < one.tensor:
+        gathered = job.network.gather(hidden, "tensor")
+        hidden //= one.tensor
+    return passes * (job.network.send(hidden) + gathered)
 
 
-def _reduction(config: TrainingConfig, network: Network, stage: Stage, backward: float) -> float:
+def _reduction(job: _Estimator, stage: Stage, cost: _StageCost) -> float:
     """Estimates what the reduction of gradients and the gather of weights add to a step."""
-    parallel = config.parallel
-    assert parallel.data is not None
-    holding = config.engine.holding(config.precision, parallel.data * parallel.context)
-    gradients = network.gather(stage.numel * holding.gradients, "data", "context")
-    weights = network.gather(stage.numel * holding.weights, "data", "context")
+    holding = job.config.engine.holding(job.config.precision, job.data)
+    gradients = job.network.gather(stage.numel * holding.gradients, "data", "context")
+    weights = job.network.gather(stage.numel * holding.weights, "data", "context")
+    hidden = job.machine.efficiency.hidden
     if holding.gathers:
-        count = num_microbatches(config.train, parallel)
         each = 2 * weights + gradients
-        return count * max(0.1 * each, each - _HIDDEN * 1.5 * backward)
-    total = gradients + (weights if holding.masters_over > 1 else gradients)
-    return max(0.1 * total, total - _HIDDEN * backward) if config.engine.overlaps() else total
+        return job.count * max(0.1 * each, each - hidden * cost.seconds)
+    engine = job.config.engine
+    after = weights if holding.masters_over > 1 else gradients
+    if engine.overlaps():
+        gradients = max(0.1 * gradients, gradients - hidden * cost.kernels.backward)
+    if engine.overlaps_gather():
+        after = max(0.1 * after, after - hidden * cost.kernels.forward)
+    return gradients + after
 
 
-def _update(config: TrainingConfig, machine: Machine, stage: Stage) -> float:
+def _update(job: _Estimator, stage: Stage) -> float:
     """Estimates the optimizer: gradient, master and moments are read, master, moments and weights written."""
-    parallel = config.parallel
-    assert parallel.data is not None
-    holding = config.engine.holding(config.precision, parallel.data * parallel.context)
-    moments = 8 * max(len(config.optim.element_moments(held.spec.name, held.spec.shape)) for held in stage.tensors)
-    each = holding.gradients + 8 + moments + holding.weights + (12 if config.optim.whole_tensors else 0)
-    return machine.moving(stage.numel / holding.masters_over * each)
+    optim, holding = job.config.optim, job.config.engine.holding(job.config.precision, job.data)
+    moments = 8 * max(len(optim.element_moments(held.spec.name, held.spec.shape)) for held in stage.tensors)
+    each = holding.gradients + 8 + moments + holding.weights + (12 if optim.whole_tensors else 0)
+    return job.machine.moving(stage.numel / holding.masters_over * each)
 
 
 def _checkpoint(config: TrainingConfig, stages: list[Stage]) -> float:

@@ -66,6 +66,10 @@ class EngineConfig:
         """Whether gradients are reduced while the backward pass still runs."""
         return False
 
+    def overlaps_gather(self) -> bool:
+        """Whether updated weights are gathered while the forward pass already runs."""
+        return False
+
     def problems(self, config: "TrainingConfig") -> Iterator[str]:
         """Yields a sentence for each thing that the engine cannot do as `config` wants it."""
         yield from ()

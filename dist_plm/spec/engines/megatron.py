@@ -39,6 +39,9 @@ class MegatronConfig(EngineConfig):
     def overlaps(self) -> bool:
         return self.overlap_grad_reduce
 
+    def overlaps_gather(self) -> bool:
+        return self.overlap_param_gather
+
     def problems(self, config: "TrainingConfig") -> Iterator[str]:
         if self.compile == "layers":
             yield from self.compile_problems(config.precision.name)
