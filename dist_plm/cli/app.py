@@ -40,7 +40,7 @@ from dist_plm.spec.rules.finalize import (
     check_verify,
     finalize,
 )
-from dist_plm.spec.schema import PlanConfig, PretrainConfig, SubmissionConfig, TrainingConfig
+from dist_plm.spec.schema import PlanConfig, PretrainConfig, RehearseConfig, SubmissionConfig, TrainingConfig
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig
 
@@ -57,6 +57,7 @@ _CHECKS: dict[type, Callable[[Any, int], Any]] = {
     PretrainConfig: lambda config, world_size: finalize(config, world_size=world_size, vocab_size=None),
     FinetuneConfig: lambda config, world_size: finalize(config, world_size=world_size, vocab_size=None),
     PlanConfig: lambda config, world_size: finalize(run_of(config), world_size=world_size, vocab_size=None),
+    RehearseConfig: lambda config, world_size: finalize(run_of(config), world_size=world_size, vocab_size=None),
     PrepareConfig: lambda config, world_size: check_prepare(config),
     VerifyConfig: lambda config, world_size: check_verify(config),
     ConvertConfig: lambda config, world_size: check_convert(config),
@@ -147,7 +148,8 @@ def _load_frozen(config_class: type[C], path: str, overrides: Sequence[str]) -> 
 
 
 def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str, run: CommandBody[C], doc: str) -> int:
-    options = parse(arguments, planned=config_class is PlanConfig)
+    chooses = config_class is RehearseConfig
+    options = parse(arguments, planned=chooses or config_class is PlanConfig, chooses_ranks=chooses)
     if options.multirun and not options.help:
         raise ConfigError(["--multirun is for commands that train: start this one once for each value"])
     if options.help:
@@ -211,14 +213,20 @@ def _world_size(options: argparse.Namespace, env: Mapping[str, str] = os.environ
 
 def planned_world_size(arguments: Sequence[str]) -> int:
     """Counts the ranks of a run that is only planned, from the command line or from a batch script's tasks."""
-    return _world_size(parse(arguments, planned=True))
+    return _world_size(parse(arguments, planned=True, chooses_ranks=True))
 
 
-def parse(arguments: Sequence[str], *, planned: bool = False) -> argparse.Namespace:
+def planned_ranks(arguments: Sequence[str]) -> str:
+    """Tells which ranks of a planned run are meant, as the command line says it."""
+    return parse(arguments, planned=True, chooses_ranks=True).ranks or "worst"
+
+
+def parse(arguments: Sequence[str], *, planned: bool = False, chooses_ranks: bool = False) -> argparse.Namespace:
     """Tells options from overrides.
 
     Args:
         planned: the command trains nothing, and so may be told how many ranks there would be.
+        chooses_ranks: the command may be told which of them are meant.
     Raises:
         ConfigError: an option is unknown or out of place.
     """
@@ -232,6 +240,7 @@ def parse(arguments: Sequence[str], *, planned: bool = False) -> argparse.Namesp
     parser.add_argument("--origin", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--world-size")
+    parser.add_argument("--ranks")
     parser.add_argument("--multirun", "-m", action="store_true")
     options, unknown = parser.parse_known_intermixed_args(list(arguments))
     problems = [_option_problem(option) for option in unknown]
@@ -239,8 +248,11 @@ def parse(arguments: Sequence[str], *, planned: bool = False) -> argparse.Namesp
         problems.append(f"--config-dir has no effect with --frozen {options.frozen}, which is a whole configuration")
     if options.world_size is not None and not (options.planned or options.check or options.origin):
         problems.append(
-            "--world-size belongs to --check and --origin, and to plan: torchrun or srun says how many processes there are"
+            "--world-size belongs to --check and --origin, and to plan and rehearse: torchrun or srun says how many processes "
+            "there are"
         )
+    if options.ranks is not None and not chooses_ranks:
+        problems.append("--ranks belongs to rehearse, which alone looks at some of a run's ranks")
     if problems:
         raise ConfigError(problems)
     return options

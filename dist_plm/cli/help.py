@@ -13,7 +13,8 @@ OPTIONS = {
     "--config-dir DIR": "look up groups in DIR too, after conf/: a site's clusters and experiments",
     "--check": "check the configuration as the run would, print what follows from it, and stop",
     "--multirun, -m": "one run after the other for each value of KEY=a,b,c, each with a run.name of its own (training)",
-    "--world-size N": "with --check, --origin or plan: as if N processes ran (else WORLD_SIZE, SLURM_NTASKS, or 1)",
+    "--world-size N": "with --check, --origin, plan or rehearse: as if N processes ran (else WORLD_SIZE, SLURM_NTASKS, or 1)",
+    "--ranks 0,17": "with rehearse: the ranks that are rehearsed, by their numbers, or worst (the default), or all",
 }
 
 _SYNTAX = """\

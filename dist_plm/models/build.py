@@ -31,6 +31,7 @@ def build_model(
     *,
     seed: int,
     frozen: Collection[str] = (),
+    filled: bool = True,
 ) -> tuple[list[ModelChunk], list[ShardSpec]]:
     """Builds the initialised chunks that this rank holds, in the order it runs them, and the shard spec of their parameters.
 
@@ -38,11 +39,13 @@ def build_model(
         model: finalised.
         seed: of the weights, and of dropout.
         frozen: canonical names of tensors that are not trained: all or none of those that are fused.
+        filled: whether the weights are drawn; where their sizes are all that is asked for, they need not be.
     """
     shared, count = model_context_of(model, parallel, precision, groups, device, seed=seed), parallel.virtual_pipeline
     chunks = [build_chunk(shared, chunk, count) for chunk in range(count)]
     shard_specs = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
-    initialize(shard_specs, model, seed)
+    if filled:
+        initialize(shard_specs, model, seed)
     for shard_spec in shard_specs:
         shard_spec.parameter.requires_grad_(not any(shard.name in frozen for shard in shard_spec.shards))
     return chunks, shard_specs

@@ -188,3 +188,10 @@ class PlanConfig(PretrainConfig):
 
     search: bool = False
     top: Count = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RehearseConfig(PretrainConfig):
+    """A pretraining run that is rehearsed. `json` names a file that gets all that was seen."""
+
+    json: str | None = None

@@ -15,7 +15,7 @@ from dist_plm.cli.commands.submit import execute as submit
 from dist_plm.config.suggest import setting_names
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
-from dist_plm.spec.schema import PlanConfig, PretrainConfig, SubmissionConfig
+from dist_plm.spec.schema import PlanConfig, PretrainConfig, RehearseConfig, SubmissionConfig
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig
 from tests.docs.blocks import OTHER, PAGES, ROOT, Block, blocks
@@ -29,6 +29,7 @@ KINDS = {
     "evaluate": (EvaluateConfig, "evaluate"),
     "generate": (GenerateConfig, "generate"),
     "plan": (PlanConfig, "plan"),
+    "rehearse": (RehearseConfig, "rehearse"),
     "prepare_data": (PrepareConfig, "prepare_data"),
 }
 #: Settings that name what only the reader has.
@@ -121,6 +122,7 @@ def test_settings_named_in_the_text_exist():
         EvaluateConfig,
         GenerateConfig,
         PlanConfig,
+        RehearseConfig,
     ):
         known |= set(setting_names(kind))
     groups = {name.partition(".")[0] for name in known if "." in name}

@@ -47,6 +47,8 @@ class EngineConfig:
     supports_fp8: ClassVar[bool] = False
     #: A parameter group may be empty on some pipeline stages.
     keeps_empty_groups: ClassVar[bool] = True
+    #: Each microbatch but the first and the last of a step does what the one before it did.
+    passes_repeat: ClassVar[bool] = True
 
     name: str
     zero_stage: Annotated[int, between(0, 3)] = 1

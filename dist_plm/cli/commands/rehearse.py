@@ -1,0 +1,88 @@
+"""Rehearses ranks of a run before it is queued: a whole step and a save of each, without a GPU and without their memory.
+
+    python launch/rehearse.py model=gpt3_175b parallel=tensor8_pipeline16 --world-size 1024 --ranks worst
+    python launch/rehearse.py experiment=bert_large_lamb data.path=corpus/web --world-size 8 --ranks all
+    python launch/rehearse.py model=gpt2_small parallel.pipeline=2 --world-size 4 --ranks 0,2 json=rehearsal.json
+
+It takes every setting of launch/pretrain.py. Each rank is built as the run would build it, model, engine and optimizer,
+with tensors that have no values and other ranks that are not there. What it says to them is recorded, and compared inside
+every group and between pipeline stages: a call that is missing, in another order or of another shape is named with its rank,
+step and place in the code, and the exit code is 2. The data are read where they are here, else random text stands in.
+
+Most used settings:
+  --world-size 1024              ranks of the run
+  --ranks worst                  of the stage that needs most memory and around it (default); or all, or numbers: 0,17,1023
+  json=FILE                      writes what was seen, every collective among it
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from dist_plm.cli import app
+from dist_plm.cluster.check import check_run, run_of
+from dist_plm.config.origins import Origin
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, UserError, reason_of
+from dist_plm.core.files import atomic_writer
+from dist_plm.distributed.grid import Grid
+from dist_plm.plan.rehearsal.chosen_ranks import chosen_ranks
+from dist_plm.plan.rehearsal.rehearsal_text import rehearsal_json, rehearsal_text
+from dist_plm.plan.verdict import require_vocabulary
+from dist_plm.spec.schema import PretrainConfig, RehearseConfig
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Runs the command and returns the exit code."""
+    return app.front(arguments, RehearseConfig, "rehearse", partial(run, arguments), __doc__ or "")
+
+
+def run(arguments: Sequence[str], config: RehearseConfig, origins: dict[str, Origin]) -> int:
+    given, world_size = run_of(config), app.planned_world_size(arguments)
+    complete = check_run(given, world_size, with_data=given.data.are_here, with_weights=False)
+    require_vocabulary(complete.model)
+    parallel = complete.parallel
+    grid = Grid(data=parallel.data or 1, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
+    _refuse_what_cannot_be(config.json, complete)
+    ranks = chosen_ranks(app.planned_ranks(arguments), complete, grid)
+    # It imports torch, which wrong settings are refused without.
+    from dist_plm.plan.rehearsal.all_ranks import rehearse
+
+    rehearsal = rehearse(complete, world_size, ranks)
+    print(rehearsal_text(rehearsal, grid))
+    if config.json is not None:
+        _write(Path(config.json), json.dumps(rehearsal_json(rehearsal, grid)))
+    for problem in rehearsal.problems:
+        print(f"  - {problem}", file=sys.stderr)
+    return EXIT_REFUSED if rehearsal.problems else EXIT_FINISHED
+
+
+def _refuse_what_cannot_be(file: str | None, complete: PretrainConfig) -> None:
+    problems = []
+    if file is not None and not Path(file).absolute().parent.is_dir():
+        problems.append(f"json = {file!r} is in no folder that is here: make {Path(file).parent}, or choose another")
+    if complete.precision.name == "fp8":
+        problems.append(
+            "precision.name = 'fp8' cannot be rehearsed, as its layers need a GPU: rehearse with precision=bf16"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with atomic_writer(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise UserError(f"json = {str(path)!r} cannot be written: {reason_of(error, path)}") from None
+
+
+def main() -> NoReturn:
+    """Runs the command that `sys.argv` holds, and exits."""
+    app.main(RehearseConfig, "rehearse", partial(run, sys.argv[1:]), __doc__)
+
+
+if __name__ == "__main__":
+    main()

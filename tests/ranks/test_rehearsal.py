@@ -1,0 +1,65 @@
+"""What a rehearsal says of a world that is not there is what the same world says on gloo: every collective and message of a
+step and a save, in order, with group, shape, type and place; and the memory that tensors hold."""
+
+import pytest
+
+from dist_plm.distributed.device import choose
+from dist_plm.plan.rehearsal.all_ranks import problems_of
+from dist_plm.plan.rehearsal.rank_rehearsal import RankRehearsal, rehearse_on, rehearse_rank
+from dist_plm.plan.rehearsal.recorder import CallRecorder
+from tests.ranks.pool import World
+from tests.ranks.selection import covering
+from tests.ranks.test_grids import GRIDS
+from tests.ranks.training import configure, groups_of
+
+pytestmark = pytest.mark.ranks
+
+BF16 = {"precision__name": "bf16"}
+LLAMA = {
+    "model__position": "rotary",
+    "model__norm": "rmsnorm",
+    "model__activation": "swiglu",
+    "model__bias": False,
+    "model__tied_embeddings": False,
+}
+#: Name -> grid and changes: each axis and schedule, each stage of ZeRO, each family.
+CASES = {
+    **{f"megatron_{name}": (name, {"engine__zero_stage": 1}) for name in GRIDS},
+    "megatron0": ("data2_tensor2", {}),
+    "overlap": ("data2_pipeline2", {"engine__zero_stage": 1, "engine__overlap_grad_reduce": True, **BF16}),
+    "fp16": ("tensor2", {"precision__name": "fp16"}),
+    "recompute": ("tensor2_sequence", {"model__recompute": "full"}),
+    "dropout": ("tensor2", {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}),
+    "lamb": ("data2_tensor2", {"engine__zero_stage": 1, "optim__name": "lamb"}),
+    "muon": ("tensor2", {"optim__name": "muon"}),
+    "llama": ("tensor2", LLAMA),
+    "bert": ("data2_tensor2", {"model__family": "bert", "objective__name": "mlm_nsp", "model__segments": 2}),
+    "roberta": ("pipeline2", {"model__family": "roberta", "objective__name": "mlm"}),
+    "t5": ("tensor2", {"model__family": "t5", "objective__name": "span", "model__position": "relative"}),
+}
+
+
+def recorded(world: World, config) -> RankRehearsal:
+    return rehearse_on(config, groups_of(world, config), CallRecorder)
+
+
+def rehearsed(config, world_size: int) -> dict[int, RankRehearsal]:
+    choose("cpu", 0)
+    return {rank: rehearse_rank(config, rank, world_size) for rank in range(world_size)}
+
+
+@pytest.mark.parametrize(
+    "name", covering(list(CASES), ["megatron_tensor2_pipeline2_sequence_virtual2", "overlap", "lamb", "bert"])
+)
+def test_a_world_that_is_not_there_says_what_gloo_says(ranks, tmp_path, name):
+    grid, changes = CASES[name]
+    world_size, axes = GRIDS[grid]
+    config = configure(world_size, run__root=str(tmp_path), **axes, **changes)
+    fake, real = rehearsed(config, world_size), ranks.run(world_size, recorded, config)
+    assert problems_of(config, fake, world_size) == []
+    for rank, one in enumerate(real):
+        assert one.failure is None
+        assert fake[rank].ledger == one.ledger
+        assert fake[rank].boxes == one.boxes
+        # A few numbers that a step reads on the host are counted a moment longer or shorter.
+        assert abs(fake[rank].peak_bytes / one.peak_bytes - 1) < 0.01
