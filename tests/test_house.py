@@ -27,7 +27,14 @@ NAMED = {
     "schedule": (SCHEDULES, ("spec/schedules",)),
 }
 #: Classes of a whole run's configuration.
-WHOLE = {"Training", "TrainingConfig", "PretrainConfig", "FinetuneConfig", "SubmissionConfig"}
+WHOLE = {
+    "Training",
+    "TrainingConfig",
+    "PretrainConfig",
+    "FinetuneConfig",
+    "SubmissionConfig",
+    "FinetuneSubmissionConfig",
+}
 #: Who may take one, and why: files, or functions and classes of files, relative to dist_plm/.
 TAKES_WHOLE = {
     "cli/": "composes, checks and prints configurations",

@@ -40,9 +40,9 @@ from dist_plm.spec.rules.finalize import (
     check_verify,
     finalize,
 )
-from dist_plm.spec.schema import PlanConfig, PretrainConfig, RehearseConfig, SubmissionConfig, TrainingConfig
+from dist_plm.spec.schema import JobConfig, PlanConfig, PretrainConfig, RehearseConfig, SubmissionConfig, TrainingConfig
 from dist_plm.spec.schema_convert import ConvertConfig
-from dist_plm.spec.schema_finetune import FinetuneConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneSubmissionConfig
 
 C = TypeVar("C")
 CommandBody = Callable[[C, dict[str, Origin]], int | None]
@@ -63,7 +63,9 @@ _CHECKS: dict[type, Callable[[Any, int], Any]] = {
     ConvertConfig: lambda config, world_size: check_convert(config),
     EvaluateConfig: lambda config, world_size: check_evaluate(config),
     GenerateConfig: lambda config, world_size: check_generate(config),
-    SubmissionConfig: lambda config, world_size: check(config),  # it says itself how many ranks it asks for
+    # They say themselves how many ranks they ask for.
+    SubmissionConfig: lambda config, world_size: check(config),
+    FinetuneSubmissionConfig: lambda config, world_size: check(config),
 }
 
 
@@ -165,9 +167,10 @@ def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str,
     world_size = _world_size(options)
     if options.origin:
         return _print_origins(config, origins, world_size)
-    complete_config = checked(config, options)
+    # What is submitted is checked where it is, of a sweep all at once: that may read much.
+    complete_config = checked(config, options) if options.check or not isinstance(config, JobConfig) else config
     if options.check:
-        if isinstance(config, TrainingConfig) and not isinstance(config, SubmissionConfig):
+        if isinstance(config, TrainingConfig) and not isinstance(config, JobConfig):
             complete_config = check_run(config, world_size, with_data=config.data.are_here)
             if options.world_size is None:
                 check_here(config, world_size)

@@ -3,14 +3,17 @@
 from functools import singledispatch
 from typing import Any
 
-from dist_plm.cluster.check import ranks_per_node, run_of
+from dist_plm.cluster.check import AnySubmission, ranks_per_node, run_of
 from dist_plm.cluster.check import world_size as world_size_of
 from dist_plm.plan.render import time_line, verdict_line
 from dist_plm.plan.verdict import make_plan
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import num_microbatches, padded_vocab_size
 from dist_plm.spec.flops import flops_per_token, num_parameters
+from dist_plm.spec.schedules import ScheduleConfig
 from dist_plm.spec.schema import ModelConfig, SubmissionConfig, TrainingConfig
+from dist_plm.spec.schema_finetune import FinetuneSubmissionConfig
+from dist_plm.spec.schema_run import TrainConfig
 
 
 @singledispatch
@@ -22,7 +25,7 @@ def summary(config: Any, world_size: int) -> str:
 @summary.register
 def _(config: TrainingConfig, world_size: int) -> str:
     model, parallel, train = config.model, config.parallel, config.train
-    tokens, seen = train.global_batch * config.data.sequence_length, BatchSizes.of(train).after(train.steps)
+    tokens = train.global_batch * config.data.sequence_length
     chunks = f" in {parallel.virtual_pipeline} chunks" if parallel.virtual_pipeline > 1 else ""
     grid = f"data {parallel.data} x tensor {parallel.tensor} x pipeline {parallel.pipeline}"
     lines = {
@@ -33,24 +36,32 @@ def _(config: TrainingConfig, world_size: int) -> str:
         f"{model.heads // parallel.tensor} of {model.heads} heads",
         "a step": f"{train.global_batch} samples of {config.data.sequence_length} = {_short(tokens)} tokens, in "
         f"{num_microbatches(train, parallel)} microbatches of {train.micro_batch} on each data rank",
-        "the run": f"{train.steps} steps = {_short(seen * config.data.sequence_length)} tokens, "
-        f"{config.schedule.num_warmup_steps(train.steps)} steps of them warm-up{_stop(train.stop_at)}",
+        "the run": _length(train, config.schedule, config.data.sequence_length),
     }
     if (ramp := train.batch_rampup) is not None:
         lines["the batch"] = f"{ramp.start} samples at first, whole after {_short(ramp.samples)} samples"
-    if config.cluster.gpu is not None and model.vocab_size is not None:
+    if config.cluster.gpu is not None and model.vocab_size is not None and train.steps is not None:
         plan = make_plan(config, world_size)
         lines |= {"memory": verdict_line(plan), "time": time_line(plan)}
     width = max(map(len, lines))
     return "\n".join(["ok", *(f"  {name:{width}}  {text}" for name, text in lines.items())])
 
 
-@summary.register
-def _(config: SubmissionConfig, world_size: int) -> str:
+@summary.register(SubmissionConfig)
+@summary.register(FinetuneSubmissionConfig)
+def _(config: AnySubmission, world_size: int) -> str:
     ranks, limit = ranks_per_node(config.cluster), config.cluster.time or "the partition's limit"
     nodes = "1 node" if config.nodes == 1 else f"{config.nodes} nodes"
     asked = f"{nodes} of {ranks} ranks, partition {config.cluster.partition or 'by default'}, at most {limit}"
     return f"{summary(run_of(config), world_size_of(config.nodes, config.cluster))}\n  Slurm         {asked}"
+
+
+def _length(train: TrainConfig, schedule: ScheduleConfig, sequence_length: int) -> str:
+    if train.steps is None:
+        return "as many steps as its epochs take; its rows, which are not here, tell how many"
+    seen = BatchSizes.of(train).after(train.steps)
+    warmup = f"{schedule.num_warmup_steps(train.steps)} steps of them warm-up"
+    return f"{train.steps} steps = {_short(seen * sequence_length)} tokens, {warmup}{_stop(train.stop_at)}"
 
 
 def _model(model: ModelConfig, sequence_length: int, tensor: int) -> str:

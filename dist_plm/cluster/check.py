@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, overload
 
 from dist_plm.config.decode import encode, show
 from dist_plm.core.errors import CheckpointError, ConfigError, DataError
@@ -14,10 +14,16 @@ from dist_plm.spec.derived import checkpoints_of
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.schema import PretrainConfig, SubmissionConfig, Training, TrainingConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneSubmissionConfig
 from dist_plm.spec.schema_run import ClusterConfig
 
 if TYPE_CHECKING:
     from dist_plm.data.sampling.blend import Dataset
+
+#: A run of any kind that is submitted.
+AnySubmission = SubmissionConfig | FinetuneSubmissionConfig
+#: The same, where it stays of its kind.
+Submitted = TypeVar("Submitted", bound=AnySubmission)
 
 #: Slurm's forms of a time limit, by which units their numbers count: sbatch(1), --time.
 _TIME_FORMS = (
@@ -50,12 +56,12 @@ _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\})")
 _SIGNS_OF_SHELL = re.compile(r"[\"`$\\]")
 
 
-def check(submission: SubmissionConfig) -> SubmissionConfig:
+def check(submission: Submitted) -> Submitted:
     """The run complete and checked for the ranks that its nodes will have, and what Slurm is asked for checked.
 
     Raises:
         ConfigError: with every rule that is broken.
-        DataError: the corpus cannot be used.
+        DataError: what it learns from cannot be used.
         CheckpointError: what the run begins with cannot.
     """
     problems = [p for rule in (_time, _gpus, _options, _memory, _paths, _credentials) for p in rule(submission.cluster)]
@@ -76,22 +82,27 @@ def check(submission: SubmissionConfig) -> SubmissionConfig:
     return replace(submission, **{f.name: getattr(run, f.name) for f in fields(run)})
 
 
-def run_of(submission: PretrainConfig) -> PretrainConfig:
-    """The run alone, as launch/pretrain.py knows it."""
-    return PretrainConfig(**{f.name: getattr(submission, f.name) for f in fields(PretrainConfig)})
+@overload
+def run_of(submission: PretrainConfig) -> PretrainConfig: ...
+@overload
+def run_of(submission: FinetuneConfig) -> FinetuneConfig: ...
+def run_of(submission: TrainingConfig) -> TrainingConfig:
+    """The run alone, as the command that trains it knows it."""
+    kind = FinetuneConfig if isinstance(submission, FinetuneConfig) else PretrainConfig
+    return kind(**{f.name: getattr(submission, f.name) for f in fields(kind)})
 
 
 def ranks_per_node(cluster: ClusterConfig) -> int:
     return cluster.ranks_per_node or cluster.gpus_per_node or 1
 
 
-def node_counts(submission: SubmissionConfig) -> list[int]:
+def node_counts(submission: AnySubmission) -> list[int]:
     """From `nodes` down to `min_nodes`, those on which the run can train: its data ranks must divide the global batch."""
     counts = range(submission.nodes, (submission.min_nodes or submission.nodes) - 1, -1)
     return [count for count in counts if not _problems_on(submission, count)]
 
 
-def _problems_on(submission: SubmissionConfig, nodes: int) -> list[str]:
+def _problems_on(submission: AnySubmission, nodes: int) -> list[str]:
     # What data ranks there are follows from the number of nodes, unless the user fixed it.
     run = run_of(submission)
     try:
@@ -101,7 +112,7 @@ def _problems_on(submission: SubmissionConfig, nodes: int) -> list[str]:
     return []
 
 
-def _fewer_nodes(submission: SubmissionConfig) -> list[str]:
+def _fewer_nodes(submission: AnySubmission) -> list[str]:
     least = submission.min_nodes
     if least is None:
         return []

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_plm.cluster.check import ranks_per_node
+from dist_plm.cluster.check import AnySubmission, ranks_per_node
 from dist_plm.cluster.script import render
 from dist_plm.config.credentials import FromEnvironment
 from dist_plm.core.errors import ConfigError
 from dist_plm.core.installed import shipped, start_words
 from dist_plm.spec.rules.paths import UNWRITABLE
-from dist_plm.spec.schema import SubmissionConfig
 from dist_plm.spec.schema_run import ClusterConfig
 
 TEMPLATES = {"torchrun": "pretrain.sbatch", "srun": "pretrain_srun.sbatch"}
@@ -43,7 +42,7 @@ class JobDirectories:
 
 
 def batch_script(
-    submission: SubmissionConfig, overrides: Sequence[str], place: JobDirectories, counts: Sequence[int] = ()
+    submission: AnySubmission, overrides: Sequence[str], place: JobDirectories, counts: Sequence[int] = ()
 ) -> str:
     """The text of a batch script that trains the configuration at `place.frozen`.
 
@@ -64,7 +63,7 @@ def batch_script(
             nodes=submission.nodes,
             min_nodes=submission.min_nodes,
         ),
-        settings=settings(submission.cluster, submission.checkpoint.dir, place, counts),
+        settings=settings(submission.cluster, submission.checkpoint.dir, place, counts, command=submission.command),
     )
 
 
@@ -98,14 +97,20 @@ def directives(
 
 
 def settings(
-    cluster: ClusterConfig, checkpoints: str | None, place: JobDirectories, counts: Sequence[int] = ()
+    cluster: ClusterConfig,
+    checkpoints: str | None,
+    place: JobDirectories,
+    counts: Sequence[int] = (),
+    *,
+    command: str = "pretrain",
 ) -> list[str]:
     """Builds lines of shell, in place of those that a person would change in the template.
 
     Args:
         checkpoints: checkpoint.dir.
+        command: that trains.
     """
-    script = [*start_words("pretrain"), "--frozen", str(place.frozen)]
+    script = [*start_words(command), "--frozen", str(place.frozen)]
     lines = [
         f"source {_word(str(shipped('slurm') / 'common.sh'), 'the program')}",
         f"run_dir={_word(str(place.run), 'run.dir')}",

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dist_plm.cluster import slurm
-from dist_plm.cluster.check import limit_seconds, node_counts, run_of
+from dist_plm.cluster.check import AnySubmission, limit_seconds, node_counts, run_of
 from dist_plm.cluster.job import JobDirectories, batch_script
 from dist_plm.config import runfile
 from dist_plm.core.errors import ConfigError
 from dist_plm.core.files import make_directory
 from dist_plm.spec.rules.checkpoint import shared_directories
-from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
+from dist_plm.spec.schema import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Submission:
         overrides: that it was made from.
     """
 
-    given: SubmissionConfig
-    config: SubmissionConfig
+    given: AnySubmission
+    config: AnySubmission
     overrides: tuple[str, ...]
 
     @property
@@ -39,7 +39,7 @@ class Submission:
         return batch_script(self.config, self.overrides, self.place, node_counts(self.given))
 
     @property
-    def frozen(self) -> PretrainConfig:
+    def frozen(self) -> TrainingConfig:
         """Gives what each start of the job trains: on how many nodes, each start finds out."""
         run = run_of(self.given)
         return replace(run, run=replace(run.run, dir=str(self.place.run)))
@@ -98,7 +98,8 @@ def history(submission: Submission) -> list[str]:
     told = []
     if (run_dir / "run.yaml").exists():
         try:
-            changed = runfile.diff(runfile.read(run_dir / "run.yaml", PretrainConfig), run_of(submission.config))
+            run = run_of(submission.config)
+            changed = runfile.diff(runfile.read(run_dir / "run.yaml", type(run)), run)
         except ConfigError as error:
             changed = error.problems
         told += [f"changed since it was started: {change}" for change in changed]

@@ -12,7 +12,7 @@ from dist_plm.plan.timing.step_time import StepTime, run_seconds, step_time
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.gpus import GPUS, Gpu
 from dist_plm.spec.rules.finalize import finalize
-from dist_plm.spec.schema import PretrainConfig, TrainingConfig
+from dist_plm.spec.schema import Training, TrainingConfig
 
 Verdict = Literal["fits", "tight", "does not fit"]
 
@@ -105,7 +105,7 @@ _SAVERS: tuple[Mapping[str, Mapping[str, Any]], ...] = (
 )
 
 
-def remedies(given: PretrainConfig, world_size: int, gpu: Gpu, *, most: int = 3) -> list[str]:
+def remedies(given: TrainingConfig, world_size: int, gpu: Gpu, *, most: int = 3) -> list[str]:
     """Lists changes that make a run fit, as overrides, each alone.
 
     Args:
@@ -119,9 +119,7 @@ def remedies(given: PretrainConfig, world_size: int, gpu: Gpu, *, most: int = 3)
     return found[:most]
 
 
-def changed_by(
-    given: PretrainConfig, changes: Mapping[str, Mapping[str, Any]], world_size: int
-) -> PretrainConfig | None:
+def changed_by(given: Training, changes: Mapping[str, Mapping[str, Any]], world_size: int) -> Training | None:
     """Changes settings by section and completes the configuration; None where rules refuse it."""
     changed = replace(given, **{name: replace(getattr(given, name), **values) for name, values in changes.items()})
     try:

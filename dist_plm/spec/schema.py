@@ -4,7 +4,7 @@ A field without a default must be set by a file in `conf/` or on the command lin
 when it is (the docstring says from what). Sizes are counts unless the name carries a unit.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar
 
@@ -144,6 +144,10 @@ class TrainingConfig:
         """Returns the configuration with numbers in place of what only its data tell, for rules to go by."""
         return self
 
+    def told_by_data(self, complete: "TrainingConfig") -> Self:
+        """Returns the configuration with what data have told of it, taken from the same run `complete`."""
+        return replace(self, model=replace(self.model, vocab_size=complete.model.vocab_size))
+
     if TYPE_CHECKING:
 
         @property
@@ -173,13 +177,22 @@ class SubmitConfig:
     check_data: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmissionConfig(PretrainConfig):
-    """A pretraining run, and how many nodes it gets. With `min_nodes` it also starts on fewer, down to that many."""
+@dataclass(frozen=True, kw_only=True)  # no slots: a run's class, which has some, could not stand beside it as a base
+class JobConfig:
+    """Says of a submitted run which `command` trains it, and how many nodes it gets. With `min_nodes` it also starts on fewer,
+    down to that many."""
 
+    command: str
     nodes: Annotated[int, between(1, 65_533)]  # Slurm's own limit
     min_nodes: Count | None = None
     submit: SubmitConfig = field(default_factory=SubmitConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmissionConfig(PretrainConfig, JobConfig):
+    """A pretraining run that is submitted."""
+
+    command: Literal["pretrain"] = "pretrain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from dist_plm.config.types import Count, Natural, Positive
-from dist_plm.spec.schema import SamplesConfig, TrainingConfig
+from dist_plm.spec.schema import JobConfig, SamplesConfig, TrainingConfig
 from dist_plm.spec.schema_run import CheckpointConfig, EarlyStoppingConfig, TrainConfig
 from dist_plm.spec.tasks import TaskConfig
 
@@ -72,6 +72,11 @@ class FinetuneConfig(TrainingConfig):
         )
         return replace(self, train=train, checkpoint=self.checkpoint_beside(train))
 
+    def told_by_data(self, complete: TrainingConfig) -> Self:
+        assert isinstance(complete, FinetuneConfig)
+        model = replace(self.model, vocab_size=complete.model.vocab_size)
+        return replace(self, model=model, data=complete.data, task=complete.task, train=complete.train)
+
     def checkpoint_beside(self, train: FinetuneTrainConfig) -> CheckpointConfig:
         """Returns how checkpoints are kept, where `train` says what is None here: with each evaluation where the best stays,
         which it does where the run may stop early."""
@@ -97,3 +102,10 @@ class FinetuneConfig(TrainingConfig):
     def objective(self) -> TaskConfig:
         """Says what the model learns."""
         return self.task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneSubmissionConfig(FinetuneConfig, JobConfig):
+    """A fine-tuning run that is submitted."""
+
+    command: Literal["finetune"] = "finetune"

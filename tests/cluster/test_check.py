@@ -29,6 +29,7 @@ def test_the_run_is_finalised_for_the_ranks_of_its_nodes():
     assert run_of(checked) == finalize(run_of(asked), world_size=4, vocab_size=None)
     assert type(run_of(checked)) is PretrainConfig
     assert {f.name for f in fields(checked)} - {f.name for f in fields(PretrainConfig)} == {
+        "command",
         "nodes",
         "min_nodes",
         "submit",

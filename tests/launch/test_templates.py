@@ -7,7 +7,8 @@ import pytest
 
 from dist_plm.cli.app import front
 from dist_plm.spec.prepare.schema import PrepareConfig
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema import PretrainConfig, TrainingConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig
 
 SLURM = Path(__file__).resolve().parents[2] / "slurm"
 TEMPLATES = sorted(SLURM.glob("*.sbatch"))
@@ -31,13 +32,15 @@ def test_what_a_template_runs_is_accepted(
     monkeypatch.chdir(tmp_path)
     kind, name = {
         "launch/pretrain.py": (PretrainConfig, "pretrain"),
+        "launch/finetune.py": (FinetuneConfig, "finetune"),
         "launch/prepare_data.py": (PrepareConfig, "prepare_data"),
     }[script]
     # Weights of others, which are not here, would be looked at.
-    overrides = [word for word in overrides if not word.startswith("model.init_from=")]
+    model = {"model=from_hf": "model=bert_tiny"}
+    overrides = [model.get(word, word) for word in overrides if not word.startswith("model.init_from=")]
     arguments = ["--check", f"--world-size={ranks}", *overrides]
     assert front(arguments, kind, name, lambda config, origins: 1, "") == 0, capsys.readouterr().err
-    if kind is PretrainConfig:
+    if issubclass(kind, TrainingConfig):
         run_dir = next(
             line.split("=", 1)[1] for line in template.read_text().splitlines() if line.startswith("run_dir=")
         )

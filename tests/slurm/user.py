@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +39,16 @@ class User:
     store: Path
 
     def submit(self, *overrides: str, code: int = 0) -> tuple[str, list[Job]]:
-        """What launch/submit.py printed, and the jobs that it submitted. In this process, which has imported it all."""
+        """What launch/submit.py printed, and the jobs that it submitted, of a pretraining run on the store."""
+        return self.submit_words(self._given(overrides), code)
+
+    def submit_words(self, words: Sequence[str], code: int = 0) -> tuple[str, list[Job]]:
+        """The same of any words. In this process, which has imported it all."""
         from dist_plm.cli.commands.submit import execute
 
         out, err = io.StringIO(), io.StringIO()
         with self._at_home(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            ended = execute(self._given(overrides))
+            ended = execute(words)
         assert ended == code, out.getvalue() + err.getvalue()
         return out.getvalue() + err.getvalue(), self._jobs(out.getvalue())
 

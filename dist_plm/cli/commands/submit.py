@@ -1,16 +1,19 @@
-"""Submits a pretraining run to Slurm, once its whole configuration has passed here.
+"""Submits a run to Slurm that pretrains or fine-tunes, once its whole configuration has passed here.
 
     python launch/submit.py experiment=gpt2_small cluster=example nodes=8 cluster.time=24:00:00
     python launch/submit.py experiment=gpt2_small cluster=example nodes=8 submit.dry_run=true
     python launch/submit.py --multirun experiment=gpt2_small cluster=example optim.lr=1e-4,3e-4,6e-4
+    python launch/submit.py command=finetune task=classify model.init_from=DIR data.train=train.csv cluster=example nodes=2
 
-It takes every setting of launch/pretrain.py. A configuration that is refused, here or by Slurm, queues nothing. The run's
-directory gets run.yaml, the batch script (slurm/run.sbatch, made from slurm/*.sbatch), the configuration that every start
-of the job trains (slurm/config.yaml) and the job's log (log/slurm-JOB.log). Before its time limit the job checkpoints
-and queues itself again. Submitted again with the same run.name, a run goes on from its latest checkpoint. --multirun
-submits a job for each combination of values, each with a run.name of its own.
+It takes every setting of launch/pretrain.py, or with command=finetune of launch/finetune.py. A configuration that is
+refused, here or by Slurm, queues nothing. The run's directory gets run.yaml, the batch script (slurm/run.sbatch, made from
+slurm/*.sbatch), the configuration that every start of the job trains (slurm/config.yaml) and the job's log
+(log/slurm-JOB.log). Before its time limit the job checkpoints and queues itself again. Submitted again with the same
+run.name, a run goes on from its latest checkpoint. --multirun submits a job for each combination of values, each with a
+run.name of its own.
 
 Most used settings:
+  command=finetune               fine-tunes on labelled rows, which are read and checked here; else it pretrains
   cluster=NAME                   the site: conf/cluster/NAME.yaml; copy conf/cluster/example.yaml and change it
   nodes=8                        each with cluster.ranks_per_node ranks, of cluster.gpus_per_node GPUs
   min_nodes=6                    starts on fewer, with the same batch and order of samples, where nodes are lost
@@ -19,35 +22,59 @@ Most used settings:
   cluster.gpu=h100               says first whether the run fits and how long it takes, as launch/plan.py does
   submit.dry_run=true            prints the batch script and submits nothing
   submit.watch=true              follows the job's state and metrics until it ends
-  submit.check_data=false        where the corpus, or what the run begins with, cannot be opened from here
+  submit.check_data=false        where what is read, or what the run begins with, cannot be opened from here
 """
 
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NoReturn
 
 from dist_plm.cli import app
 from dist_plm.cli.sweep import SweepRun, expand, named, refuse_shared_directories
-from dist_plm.cluster.check import check, ranks_per_node, run_of, world_size
+from dist_plm.cluster.check import AnySubmission, check, ranks_per_node, run_of, world_size
 from dist_plm.cluster.submit import Submission, history, queue, refuse_taken_directories, refuse_what_cannot_start
 from dist_plm.cluster.watch import Followed, watch
 from dist_plm.config.origins import Origin
+from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import EXIT_FINISHED, ConfigError
 from dist_plm.core.installed import typed
 from dist_plm.plan.render import refusal, time_line, verdict_line
 from dist_plm.plan.verdict import make_plan, remedies
 from dist_plm.spec.schema import SubmissionConfig
+from dist_plm.spec.schema_finetune import FinetuneSubmissionConfig
 
-#: Settings that launch/pretrain.py does not have.
-OWN = ("nodes", "min_nodes", "submit")
+#: Settings that the commands which train do not have.
+OWN = ("command", "nodes", "min_nodes", "submit")
+#: Commands that can be submitted: what their settings decode into, and the root file in conf/.
+COMMANDS: Mapping[str, tuple[type[AnySubmission], str]] = {
+    "pretrain": (SubmissionConfig, "submit"),
+    "finetune": (FinetuneSubmissionConfig, "submit_finetune"),
+}
 
 
 def execute(arguments: Sequence[str]) -> int:
     return app.guarded(lambda: _execute(app.parse(arguments), arguments))
+
+
+def command_of(overrides: Sequence[str]) -> tuple[type[AnySubmission], str]:
+    """Finds what the settings of the command that `overrides` name decode into, and its root file.
+
+    Raises:
+        ConfigError: there is no such command.
+    """
+    named = [text.partition("=")[2] for text in overrides if text.lstrip("+").partition("=")[0] == "command"]
+    name = named[-1] if named else "pretrain"
+    if name not in COMMANDS:
+        raise ConfigError(
+            [
+                f"command = {name!r} is not what can be submitted{did_you_mean(near(name, COMMANDS))}; that is one of "
+                f"{', '.join(COMMANDS)}"
+            ]
+        )
+    return COMMANDS[name]
 
 
 def _execute(options: Namespace, arguments: Sequence[str]) -> int:
@@ -59,12 +86,13 @@ def _execute(options: Namespace, arguments: Sequence[str]) -> int:
         loaded = [_load(choice, options.config_dir) for choice in choices]
         refuse_shared_directories([(config.run, config.checkpoint) for config, _ in loaded])
         words = [overrides for _, overrides in loaded]
+    kind, root = command_of(options.overrides)
     act = partial(submit, choices, options)
-    return max(app.front([*flags, *some], SubmissionConfig, "submit", act, __doc__ or "") for some in words)
+    return max(app.front([*flags, *some], kind, root, act, __doc__ or "") for some in words)
 
 
 def submit(
-    choices: Sequence[SweepRun], options: Namespace, first: SubmissionConfig, origins: dict[str, Origin]
+    choices: Sequence[SweepRun], options: Namespace, first: AnySubmission, origins: dict[str, Origin]
 ) -> int | None:
     """Submits all choices, or none if one is refused."""
     submissions = [_prepare(choice, options.config_dir) for choice in choices]
@@ -79,11 +107,12 @@ def submit(
     return _watch(jobs) if first.submit.watch else None
 
 
-def _load(choice: SweepRun, config_dirs: Sequence[str]) -> tuple[SubmissionConfig, list[str]]:
+def _load(choice: SweepRun, config_dirs: Sequence[str]) -> tuple[AnySubmission, list[str]]:
     """Composes one run of a sweep under a name of its own, with the overrides that make it."""
-    config, _ = app.load(SubmissionConfig, "submit", choice.overrides, config_dirs)
+    kind, root = command_of(choice.overrides)
+    config, _ = app.load(kind, root, choice.overrides, config_dirs)
     overrides = named(choice, config.run.name)
-    return app.load(SubmissionConfig, "submit", overrides, config_dirs)[0], overrides
+    return app.load(kind, root, overrides, config_dirs)[0], overrides
 
 
 def _prepare(choice: SweepRun, config_dirs: Sequence[str]) -> Submission:
@@ -94,18 +123,17 @@ def _prepare(choice: SweepRun, config_dirs: Sequence[str]) -> Submission:
 
 
 def _plan(submission: Submission) -> None:
-    """Prints what a plan says, where the GPU and the vocabulary are known.
+    """Prints what a plan says, where the GPU, the vocabulary and the number of steps are known.
 
     Raises:
         ConfigError: the run cannot fit.
     """
     run, given = run_of(submission.config), run_of(submission.given)
-    if run.cluster.gpu is None or run.model.vocab_size is None:
-        return
+    if run.cluster.gpu is None or run.model.vocab_size is None or run.train.steps is None:
+        return  # of a run whose rows are not here nobody knows how long it goes
     ranks = world_size(submission.config.nodes, run.cluster)
     plan = make_plan(run, ranks)
-    given = replace(given, model=replace(given.model, vocab_size=run.model.vocab_size))
-    changes = [] if plan.verdict == "fits" else remedies(given, ranks, plan.gpu)
+    changes = [] if plan.verdict == "fits" else remedies(given.told_by_data(run), ranks, plan.gpu)
     if plan.verdict == "does not fit" and not submission.config.submit.force:
         raise ConfigError([f"{refusal(plan, changes)}; submit.force=true queues it all the same"])
     print("\n".join([f"plan: {verdict_line(plan)}", *(f"  would fit with  {change}" for change in changes)]))
@@ -135,7 +163,7 @@ def _queue(submission: Submission) -> Followed:
     return Followed(number, place.run)
 
 
-def _nodes(config: SubmissionConfig) -> str:
+def _nodes(config: AnySubmission) -> str:
     return f"{config.min_nodes} to {config.nodes}" if config.min_nodes else str(config.nodes)
 
 

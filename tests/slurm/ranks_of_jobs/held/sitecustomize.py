@@ -31,5 +31,9 @@ def num_lines(path: Path) -> int:
 
 
 is_first_start = os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
-if is_first_start and os.environ.get("RANK") == "0" and any(word.endswith("pretrain.py") for word in sys.orig_argv):
+if (
+    is_first_start
+    and os.environ.get("RANK") == "0"
+    and any(word.endswith(("pretrain.py", "finetune.py")) for word in sys.orig_argv)
+):
     hold_until_signalled(int(os.environ["HOLD_AT_STEP"]))
