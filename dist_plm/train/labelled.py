@@ -149,10 +149,19 @@ def columns_of(file: RowFile, task: TaskConfig, given: Mapping[str, Any]) -> dic
     Raises:
         DataError: the file has no rows, or lacks one.
     """
+    return find_columns(task.columns, given, names_in(file), file.path)
+
+
+def names_in(file: RowFile) -> list[str]:
+    """The names of a file's columns.
+
+    Raises:
+        DataError: it has no rows.
+    """
     first = next(iter(file), None)
     if first is None:
         raise DataError(f"{file.key} = {file.path} holds no rows: give a file with some")
-    return find_columns(task.columns, given, names_of(first.values), file.path)
+    return names_of(first.values)
 
 
 def _with_labels(config: FinetuneConfig, file: RowFile, columns: Mapping[str, str]) -> Any:

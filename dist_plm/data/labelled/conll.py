@@ -1,4 +1,5 @@
-"""Sentences out of files as CoNLL's shared tasks have them: a word a line, its tag last, blank lines between sentences."""
+"""Sentences out of files as CoNLL's shared tasks have them: a word a line, its tag last, blank lines between sentences. Files
+whose first word has no tag have none."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,12 +13,13 @@ _COMMENT = "# "
 
 
 def read_conll(lines: Iterable[tuple[int, str | Rejected]], path: str) -> Iterator[tuple[int, list[str], list[str]]]:
-    """The sentences of a file: the line on which each begins, its words and their tags.
+    """The sentences of a file: the line on which each begins, its words and their tags, of which a file may have none.
 
     Raises:
-        DataError: a line is not UTF-8, or has no tag.
+        DataError: a line is not UTF-8, or has no tag where others have one.
     """
     begins, words, tags = 0, [], []
+    tagged: bool | None = None
     for number, line in lines:
         if isinstance(line, Rejected):
             raise DataError(f"{path}, line {number}: {line.reason}, {line.detail}; mend the line")
@@ -29,12 +31,16 @@ def read_conll(lines: Iterable[tuple[int, str | Rejected]], path: str) -> Iterat
             continue
         if line.startswith(_COMMENT) and not words:
             continue
-        if len(fields) < 2 or not fields[-1].strip():
+        has_tag = len(fields) > 1 and bool(fields[-1].strip())
+        tagged = has_tag if tagged is None else tagged
+        if has_tag != tagged:
+            problem = "has a word and its tag" if tagged else "has a word alone, as those before it"
             raise DataError(
-                f"{path}, line {number}: {line.strip()!r} is a word without a tag: a line has a word and its tag"
+                f"{path}, line {number}: {line.strip()!r} is a word with{'out' if tagged else ''} a tag: a line {problem}"
             )
         begins = begins if words else number
         words.append(fields[0].strip())
-        tags.append(fields[-1].strip())
+        if has_tag:
+            tags.append(fields[-1].strip())
     if words:
         yield begins, words, tags

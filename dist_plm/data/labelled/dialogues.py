@@ -47,7 +47,7 @@ def messages_of(value: Any, place: str) -> list[Message]:
     """Messages with `role` and `content`, out of those of OpenAI or ShareGPT.
 
     Raises:
-        DataError: they are no messages, or nothing in them is the assistant's.
+        DataError: they are no messages.
     """
     if isinstance(value, str):
         try:
@@ -62,10 +62,6 @@ def messages_of(value: Any, place: str) -> list[Message]:
         if role is None or content is None:
             raise DataError(f"{place}: message {number} has no role and content that are text: mend or remove the row")
         messages.append({"role": _ROLES.get(role, role), "content": content})
-    if all(one["role"] != "assistant" for one in messages):
-        raise DataError(
-            f"{place}: the assistant says nothing, so that there is nothing to learn: mend or remove the row"
-        )
     return messages
 
 

@@ -194,7 +194,7 @@ def _arrow_table(path: str) -> Any:
 
 def _conll_rows(file: RowFile, form: str) -> Iterator[LabelledRow]:
     for line, words, tags in read_conll(decoded_lines(_slice(file, "text")), file.path):
-        yield LabelledRow(f"{file.path}, line {line}", {"tokens": words, "tags": tags})
+        yield LabelledRow(f"{file.path}, line {line}", {"tokens": words, **({"tags": tags} if tags else {})})
 
 
 def _saved_rows(file: RowFile) -> Iterator[LabelledRow]:

@@ -14,6 +14,8 @@ from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.spec.tasks.base import LabelsConfig, TaskConfig
 
+#: What a model answers: a text, or the messages of a dialogue so far.
+Asked = str | Sequence[Mapping[str, str]]
 #: What the data floor hands out and takes back: columns of numbers by name, see data/labelled/table.py.
 Columns = dict[str, Any]
 
@@ -85,7 +87,8 @@ class Task(Protocol[C]):
         ...
 
     def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: TextEncoder) -> Columns:
-        """Columns of numbers from rows, all of whose labels are known.
+        """Columns of numbers from rows, all of whose labels are known. Where `columns` lacks the one that a model is to say,
+        any label stands in its place, of which nothing is to be measured.
 
         Raises:
             DataError: a row cannot be used.
@@ -109,16 +112,20 @@ class Task(Protocol[C]):
 class WritingTask(Task[C], Protocol[C]):
     """Declares the body of a task whose models write."""
 
-    def prompts(self, texts: Sequence[str], encoder: TextEncoder) -> list[list[int]]:
-        """Gives the tokens that a model reads before it writes, of each text that it is to answer."""
+    def prompts(self, asked: Sequence[Asked], encoder: TextEncoder) -> list[list[int]]:
+        """Gives the tokens that a model reads before it writes, of each thing that it is to answer."""
         ...
 
     def ends(self, encoder: TextEncoder) -> list[int]:
         """Gives the tokens that end an answer, beside those that end texts."""
         ...
 
-    def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[str, str]:
-        """Gives the text of a row that is to be answered, and the answer."""
+    def is_answered(self, row: LabelledRow, columns: Mapping[str, str]) -> bool:
+        """Tells whether a row holds something of what the model is to say."""
+        ...
+
+    def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[Asked, str | None]:
+        """Gives what of a row is to be answered, and the answer; None where the row lacks it."""
         ...
 
 

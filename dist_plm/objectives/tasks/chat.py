@@ -14,7 +14,7 @@ from dist_plm.data.labelled.dialogues import Message, messages_of, prompt_of, re
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.data.sampling.packers import best_fit
 from dist_plm.objectives.base import IGNORED, LossTerm
-from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, next_tokens, text_of, value_of
+from dist_plm.objectives.tasks.base import Asked, Columns, Scorer, TextEncoder, next_tokens, text_of, value_of
 from dist_plm.spec.tasks.chat import PLAIN, ChatConfig
 
 #: Documents of a row are numbered from 0; its padding is none of them.
@@ -38,17 +38,18 @@ class Chat:
         return set()
 
     def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: TextEncoder) -> Columns:
-        dialogues = [self._encoded(_messages(row, columns), row.place, encoder) for row in rows]
+        dialogues = [self._encoded(_with_answer(row, columns), row.place, encoder) for row in rows]
         if self.config.packing:
             return _packed(dialogues, encoder)
         return next_tokens([ids for ids, _ in dialogues], [mask for _, mask in dialogues], encoder)
 
-    def prompts(self, texts: Sequence[str], encoder: TextEncoder) -> list[Ids]:
-        """Gives the tokens behind which the assistant answers what a user says."""
+    def prompts(self, asked: Sequence[Asked], encoder: TextEncoder) -> list[Ids]:
+        """Gives the tokens behind which the assistant answers what a user says, or a dialogue so far."""
         prompts = []
-        for text in texts:
-            said = prompt_of([{"role": "user", "content": text}], self._template, encoder.special_names, "the prompt")
-            prompts.append(encoder.marked(said)[0][-encoder.length :])
+        for one in asked:
+            messages = [{"role": "user", "content": one}] if isinstance(one, str) else [dict(said) for said in one]
+            text = prompt_of(messages, self._template, encoder.special_names, "the prompt")
+            prompts.append(encoder.marked(text)[0][-encoder.length :])
         return prompts
 
     def ends(self, encoder: TextEncoder) -> list[int]:
@@ -58,8 +59,14 @@ class Chat:
         last = encoder.marked(text.rstrip())[0][-1]
         return [last] if last in encoder.special_ids else []
 
-    def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[str, str]:
-        raise NotImplementedError("answers to dialogues have no measure but the loss")
+    def is_answered(self, row: LabelledRow, columns: Mapping[str, str]) -> bool:
+        return any(one["role"] == "assistant" for one in _messages(row, columns))
+
+    def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[Asked, str | None]:
+        """Gives a dialogue up to what the assistant says last, and that."""
+        messages = _messages(row, columns)
+        answered = messages[-1]["role"] == "assistant"
+        return (messages[:-1], messages[-1]["content"]) if answered else (messages, None)
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
         return {}
@@ -86,22 +93,39 @@ class Chat:
         return ids[:room], mask[:room]
 
 
+def _with_answer(row: LabelledRow, columns: Mapping[str, str]) -> list[Message]:
+    """The messages of a row, some of which are the assistant's."""
+    if not {"messages", "completion"} & columns.keys():
+        raise DataError(_no_dialogue(row))
+    messages = _messages(row, columns)
+    if all(one["role"] != "assistant" for one in messages):
+        raise DataError(
+            f"{row.place}: the assistant says nothing, so that there is nothing to learn: mend or remove the row"
+        )
+    return messages
+
+
 def _messages(row: LabelledRow, columns: Mapping[str, str]) -> list[Message]:
-    """The messages of a row, or of its prompt and completion."""
+    """The messages of a row, or of its prompt and, where it has one, completion."""
     if "messages" in columns:
         messages = messages_of(value_of(row, columns["messages"]), row.place)
-    elif {"prompt", "completion"} <= columns.keys():
+    elif "prompt" in columns:
         roles = {"user": "prompt", "assistant": "completion"}
-        messages = [{"role": role, "content": text_of(row, columns[name])} for role, name in roles.items()]
+        known = {role: columns[name] for role, name in roles.items() if name in columns}
+        messages = [{"role": role, "content": text_of(row, column)} for role, column in known.items()]
     else:
-        raise DataError(
-            f"{row.place}: there are neither messages nor a prompt and its completion in the columns {', '.join(row.values)}: "
-            "name them, as in data.columns.messages=NAME"
-        )
+        raise DataError(_no_dialogue(row))
     system = value_of(row, columns["system"]) if "system" in columns else None
     if isinstance(system, str) and system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
     return messages
+
+
+def _no_dialogue(row: LabelledRow) -> str:
+    return (
+        f"{row.place}: there are neither messages nor a prompt and its completion in the columns {', '.join(row.values)}: "
+        "name them, as in data.columns.messages=NAME"
+    )
 
 
 def _refuse_special(messages: Sequence[Message], names: Mapping[str, str], place: str) -> None:

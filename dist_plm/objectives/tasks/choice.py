@@ -47,7 +47,7 @@ class Choice:
             contexts, endings = _pairs(row, columns, choices)
             first += contexts
             second += endings
-            labels.append(self._label(row, columns["label"], names, count))
+            labels.append(self._label(row, columns["label"], names, count) if "label" in columns else 0)
         return {**encoder.texts(first, second), "choice_labels": np.array(labels, dtype=np.int64)}
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:

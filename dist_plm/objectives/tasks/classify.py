@@ -43,7 +43,9 @@ class Classify:
 
     def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: TextEncoder) -> Columns:
         numbers = {label: number for number, label in enumerate(self.config.labels)}
-        found = [[number_of(label, numbers, row.place) for label in self._of(row, columns["label"])] for row in rows]
+        found = [[0] for _ in rows]
+        if "label" in columns:
+            found = [[number_of(one, numbers, row.place) for one in self._of(row, columns["label"])] for row in rows]
         table = dict(encoder.texts(*texts_of(rows, columns)))
         if not self.config.multi_label:
             return {**table, "class_labels": np.array([labels[0] for labels in found], dtype=np.int64)}

@@ -43,7 +43,7 @@ class Qa:
         questions = [text_of(row, columns["question"]) for row in rows]
         config = self.config
         answers = [
-            answers_of(row, columns["answers"], context, may_be_none=config.no_answer)
+            answers_of(row, columns["answers"], context, may_be_none=config.no_answer) if "answers" in columns else []
             for row, context in zip(rows, contexts, strict=True)
         ]
         length, stride = config.question_length(encoder.length), config.stride(encoder.length)

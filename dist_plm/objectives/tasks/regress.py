@@ -31,7 +31,9 @@ class Regress:
         return set()
 
     def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: TextEncoder) -> Columns:
-        targets = np.array([_target(row, columns["label"]) for row in rows], dtype=np.float32)
+        targets = np.zeros(len(rows), dtype=np.float32)
+        if "label" in columns:
+            targets[:] = [_target(row, columns["label"]) for row in rows]
         ones = np.ones(len(rows), dtype=np.int64)
         return {**encoder.texts(*texts_of(rows, columns)), "targets": targets, "target_mask": ones}
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
-from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, next_tokens, text_of
+from dist_plm.objectives.tasks.base import Asked, Columns, Scorer, TextEncoder, next_tokens, text_of
 from dist_plm.spec.tasks.seq2seq import Seq2SeqConfig
 
 #: Stands between source and target of a decoder where nothing is given, or the token that ends texts where the vocabulary has
@@ -52,7 +52,7 @@ class Seq2Seq:
             table["seen_from"] = encoder.ragged(seen)
         return table
 
-    def prompts(self, texts: Sequence[str], encoder: TextEncoder) -> list[list[int]]:
+    def prompts(self, asked: Sequence[Asked], encoder: TextEncoder) -> list[list[int]]:
         """Gives the tokens after which targets of some sources are written, or that an encoder reads."""
         before, after = encoder.pieces([self.config.prefix, self._suffix(encoder)])
         if encoder.has_decoder:
@@ -61,13 +61,17 @@ class Seq2Seq:
             begin, after = encoder.begin, after or [encoder.end]
             length = encoder.length - self.config.room_for_target(encoder.length)
         room = max(length - len(begin) - len(before) - len(after), 0)
-        return [[*begin, *before, *ids[:room], *after][-length:] for ids in encoder.pieces(texts)]
+        return [[*begin, *before, *ids[:room], *after][-length:] for ids in encoder.pieces(list(map(str, asked)))]
 
     def ends(self, encoder: TextEncoder) -> list[int]:
         return [encoder.end]
 
-    def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[str, str]:
-        return text_of(row, columns["source"]), text_of(row, columns["target"])
+    def is_answered(self, row: LabelledRow, columns: Mapping[str, str]) -> bool:
+        return "target" in columns
+
+    def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[Asked, str | None]:
+        target = text_of(row, columns["target"]) if "target" in columns else None
+        return text_of(row, columns["source"]), target
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
         return {}

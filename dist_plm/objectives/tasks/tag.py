@@ -34,7 +34,7 @@ class Tag:
         numbers = {label: number for number, label in enumerate(self.config.labels)}
         words, labels = [], []
         for row in rows:
-            found, tags = _words_and_tags(row, columns)
+            found, tags = _words_and_tags(row, columns, self.config.labels[0])
             words.append(found)
             labels.append(np.array([number_of(tag, numbers, row.place) for tag in tags], dtype=np.int64))
         tokens, starts = encoder.words(words)
@@ -54,21 +54,25 @@ class Tag:
         return _TagScorer(table["tags"], self.config, Confusion.of(len(self.config.labels)))
 
 
-def _words_and_tags(row: LabelledRow, columns: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """The words of a row and their labels; raises DataError where it has other things, or not as many of each."""
-    words, tags = (row.values.get(columns[name]) for name in ("tokens", "tags"))
-    words, tags = (value.split() if isinstance(value, str) else value for value in (words, tags))
-    for name, value in (("tokens", words), ("tags", tags)):
-        if not isinstance(value, list | tuple) or not value or None in value:
-            raise DataError(f"{row.place}: column {columns[name]!r} holds no list of {name}: mend or remove the row")
-    assert words is not None
-    assert tags is not None
+def _words_and_tags(row: LabelledRow, columns: Mapping[str, str], unknown: str = "") -> tuple[list[str], list[str]]:
+    """The words of a row and their labels, which are `unknown` where no column has them; raises DataError where it has other
+    things, or not as many of each."""
+    words = _listed(row, columns["tokens"], "tokens")
+    tags = _listed(row, columns["tags"], "tags") if "tags" in columns else [unknown] * len(words)
     if len(words) != len(tags):
         raise DataError(
             f"{row.place}: {len(words)} words in {columns['tokens']!r} and {len(tags)} labels in {columns['tags']!r}: each "
             "word needs one"
         )
-    return list(map(str, words)), list(map(str, tags))
+    return words, tags
+
+
+def _listed(row: LabelledRow, column: str, what: str) -> list[str]:
+    value = row.values.get(column)
+    value = value.split() if isinstance(value, str) else value
+    if not isinstance(value, list | tuple) or not value or None in value:
+        raise DataError(f"{row.place}: column {column!r} holds no list of {what}: mend or remove the row")
+    return list(map(str, value))
 
 
 @dataclass(slots=True)

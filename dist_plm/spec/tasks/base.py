@@ -31,6 +31,8 @@ class TaskConfig(ObjectiveConfig):
     section: ClassVar[str] = "task"
     #: What it reads of a row, by the names that data.columns calls them.
     columns: ClassVar[Mapping[str, Column]]
+    #: The one of them that a model is to say. Rows that are not measured may lack it.
+    answer: ClassVar[str] = "label"
     #: What an evaluation measures beside the loss; the first tells which checkpoint is best.
     measures: ClassVar[tuple[str, ...]]
     #: Measures of which less is better.
@@ -44,6 +46,12 @@ class TaskConfig(ObjectiveConfig):
     @property
     def measured(self) -> tuple[str, ...]:
         return ("loss", *self.measures)
+
+    @property
+    def columns_to_ask(self) -> Mapping[str, Column]:
+        """Returns what it reads of rows that may lack what a model is to say."""
+        answer = self.columns[self.answer]._replace(optional=True)
+        return {**self.columns, self.answer: answer}
 
     def grows(self, measure: str) -> bool:
         """Whether more of a measure is better."""

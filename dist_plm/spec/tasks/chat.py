@@ -35,6 +35,7 @@ class ChatConfig(TaskConfig):
         "prompt": Column(("prompt", "instruction", "question"), optional=True),
         "completion": Column(("completion", "response", "output", "answer"), optional=True),
     }
+    answer: ClassVar[str] = "completion"
     measures: ClassVar[tuple[str, ...]] = ("perplexity", "accuracy")
     falling: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
 

@@ -37,6 +37,7 @@ class QaConfig(TaskConfig):
         "answers": Column(("answers", "answer")),
         "id": Column(("id", "qid"), optional=True),
     }
+    answer: ClassVar[str] = "answers"
     scoring: ClassVar[tuple[str, ...]] = ("context_at", "char_starts", "char_ends", "is_first", "about")
     measures: ClassVar[tuple[str, ...]] = (
         "f1",

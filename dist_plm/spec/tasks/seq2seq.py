@@ -30,6 +30,7 @@ class Seq2SeqConfig(TaskConfig):
         "source": Column(("source", "text", "article", "document", "dialogue", "input", "question", "src")),
         "target": Column(("target", "summary", "highlights", "output", "answer", "tgt")),
     }
+    answer: ClassVar[str] = "target"
     measures: ClassVar[tuple[str, ...]] = ("perplexity", "accuracy")
     measures_text: ClassVar[bool] = True
     falling: ClassVar[tuple[str, ...]] = ("loss", "perplexity")

@@ -92,6 +92,10 @@ def _show(config: EvaluateConfig, content: dict[str, Any]) -> None:
             f"of {content['window']:,} tokens, {content['stride']:,} apart, documents {content['documents']}"
         )
     tell(table(facts, content["results"]))
+    if "unmeasured" in content:
+        tell(f"nothing is measured: the rows have no {content['unmeasured']}")
+    if config.predictions is not None:
+        tell(f"{config.predictions}: what the model says of them")
     if content["samples"] and config.on == "task":
         tell(f"\nthe first {len(content['samples'])} rows:")
         tell(said_of_rows(content["samples"]))

@@ -22,13 +22,14 @@ def excerpts(rows: Sequence[tuple[float, str, str]]) -> str:
 
 
 def said_of_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Builds three lines for each text that was written: what was read, what should have been written, and what was. What a
-    model says of other rows is one line."""
+    """Builds three lines for each text that was written: what was read, what should have been written where that is known, and
+    what was. What a model says of other rows is one line."""
     lines = []
     for row in rows:
         if "prediction" in row:
-            texts = zip("<=>", (row["source"], row["target"], row["prediction"]), strict=True)
-            lines += [f"  {mark} {' '.join(text.split())}" for mark, text in texts]
+            source = row["source"] if isinstance(row["source"], str) else row["source"][-1]["content"]
+            texts = {"<": source, "=": row.get("target"), ">": row["prediction"]}
+            lines += [f"  {mark} {' '.join(text.split())}" for mark, text in texts.items() if text is not None]
         else:
             lines.append("  " + "  ".join(f"{name} {value}" for name, value in row.items()))
     return "\n".join(lines)

@@ -14,10 +14,11 @@ from dist_plm.data.labelled.table import Table, num_examples
 from dist_plm.engines.base import Engine
 from dist_plm.objectives.build import build_task, build_writing_task
 from dist_plm.objectives.metrics.text_overlap import TextScores
-from dist_plm.objectives.tasks.base import Scorer, Task
+from dist_plm.objectives.tasks.base import Asked, Scorer, Task
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.spec.tasks import TaskConfig
+from dist_plm.tasks.evaluate.asked_rows import AskedRows, Unmeasured
 from dist_plm.tasks.evaluate.objective import RunnerScores
 from dist_plm.tasks.generate.batches import Continuation
 from dist_plm.tasks.generate.generate import answered
@@ -25,53 +26,53 @@ from dist_plm.tasks.inference.open_model import NEEDED, Session, build_runner
 from dist_plm.tasks.inference.outputs import write_json, write_lines
 from dist_plm.tasks.inference.source import alike
 from dist_plm.train.evaluation import Evaluator
-from dist_plm.train.labelled import Labelled, columns_of, encoded, written_by
+from dist_plm.train.labelled import Labelled, encoded, written_by
 
 #: Begin the names of all weights: a head has no part that is not asked.
 _ALL = ("",)
 
 
 def measure_task(config: EvaluateConfig, session: Session) -> dict[str, Any]:
-    """Measures all rows, or the first `limit`; returns what the file of results holds. Collective.
+    """Measures all rows, or the first `limit`; returns what the file of results holds. Of rows without what the model is to say
+    nothing is measured. Collective.
 
     Raises:
         UserError: on every rank alike.
     """
-    task, rows = session.config.objective, config.data.rows
-    assert rows is not None
+    task, path = session.config.objective, config.data.rows
+    assert path is not None
     if not isinstance(task, TaskConfig):
         raise ConfigError(
             [f"on = 'task' needs a model that was fine-tuned for one, and {session.source.where} was not"]
         )
-    file = RowFile("data.rows", rows, "test", config.data.header, config.limit or None)
-    if task.head == "language_model":
-        results, lines = _of_writer(config, session, task, file)
-    else:
-        results, lines = _of_head(config, session, task, file)
+    file = RowFile("data.rows", path, "test", config.data.header, config.limit or None)
+    rows = alike(session.groups.world, lambda: AskedRows.of(config, session, task, file))
+    measures, lines = (_of_writer if task.head == "language_model" else _of_head)(config, session, task, rows)
     return {
         "model": session.source.where,
         "on": config.on,
-        "data": rows,
+        "data": path,
         "task": task.name,
-        "results": results,
+        "results": {**(measures if rows.answered else {}), "rows": sum(1 for _ in file)},
         "samples": lines[: config.samples],
+        **({} if rows.answered else {"unmeasured": task.answer}),
     }
 
 
 def _of_head(
-    config: EvaluateConfig, session: Session, task: TaskConfig, file: RowFile
-) -> tuple[dict[str, float | int], list[Any]]:
+    config: EvaluateConfig, session: Session, task: TaskConfig, rows: AskedRows
+) -> tuple[Mapping[str, float], list[Any]]:
     """Gives what the evaluation of training measures, and the lines of the first file of predictions."""
     body = build_task(task)
-    columns = alike(session.groups.world, lambda: _columns(config, session, task, file))
-    table = alike(session.groups.world, lambda: encoded(file, columns, body, _encoder(session)))
+    table = alike(session.groups.world, lambda: encoded(rows.file, rows.columns, body, _encoder(session)))
     files: dict[str, Any] = {}
     keep = files.update if session.is_first else None
-    results = _measured(config, session, body, table, partial(body.scorer, table), keep)
+    scorer = partial(body.scorer, table)
+    measures = _measured(config, session, body, table, scorer if rows.answered else lambda: Unmeasured(scorer()), keep)
     if config.predictions is not None:
         _write_predictions(Path(config.predictions), files)
     lines = next((content for name, content in files.items() if name.endswith(".jsonl")), [])
-    return {**results, "rows": sum(1 for _ in file)}, lines
+    return measures, lines
 
 
 def _write_predictions(path: Path, files: Mapping[str, Any]) -> None:
@@ -85,34 +86,28 @@ def _write_predictions(path: Path, files: Mapping[str, Any]) -> None:
 
 
 def _of_writer(
-    config: EvaluateConfig, session: Session, task: TaskConfig, file: RowFile
-) -> tuple[dict[str, float | int], list[Any]]:
-    """Gives the loss, what is measured of texts, and a line for each row."""
-    table, pairs = alike(session.groups.world, lambda: _opened(config, session, task, file))
-    losses = _measured(config, session, build_writing_task(task), table)
-    scores, lines = TextScores(), []
-    written = _written(config, session, task, [source for source, _ in pairs]) if pairs else []
-    for (source, target), answer in zip(pairs, written, strict=True):
-        text = answer.text.strip()  # behind a prompt it may begin with a space
-        scores.add(text, target)
-        lines.append({"source": source, "target": target, "prediction": text, "finish": answer.finish})
+    config: EvaluateConfig, session: Session, task: TaskConfig, rows: AskedRows
+) -> tuple[Mapping[str, float], list[Any]]:
+    """Gives the loss, what is measured of texts, and a line for each row that was answered."""
+    body, measures, lines = build_writing_task(task), {}, []
+    if rows.answered:
+        table = alike(session.groups.world, lambda: encoded(rows.file, rows.columns, body, _encoder(session)))
+        measures = _measured(config, session, body, table)
+    if not (task.measures_text or config.predictions is not None or config.samples):
+        return measures, lines
+    pairs = alike(session.groups.world, lambda: [body.pair(row, rows.columns) for row in rows.file])
+    scores = TextScores()
+    written = _written(config, session, task, [asked for asked, _ in pairs])
+    for (asked, answer), said in zip(pairs, written, strict=True):
+        text = said.text.strip()  # behind a prompt it may begin with a space
+        known = {} if answer is None else {"target": answer}
+        if answer is not None and task.measures_text:
+            scores.add(text, answer)
+        source = asked if isinstance(asked, str) else list(asked)
+        lines.append({"source": source, **known, "prediction": text, "finish": said.finish})
     if session.is_first and config.predictions is not None:
         write_lines(config.predictions, lines)
-    return {**losses, **(scores.measures() if pairs else {}), "rows": num_examples(table)}, lines
-
-
-def _opened(
-    config: EvaluateConfig, session: Session, task: TaskConfig, file: RowFile
-) -> tuple[Table, list[tuple[str, str]]]:
-    """The rows as examples, and as sources and targets where what is written is measured."""
-    columns, body = _columns(config, session, task, file), build_writing_task(task)
-    table = encoded(file, columns, body, _encoder(session))
-    return table, [body.pair(row, columns) for row in file] if task.measures_text else []
-
-
-def _columns(config: EvaluateConfig, session: Session, task: TaskConfig, file: RowFile) -> dict[str, str]:
-    """The columns that the task reads, named as here, or else as the run had them."""
-    return columns_of(file, task, config.data.columns or session.source.columns)
+    return {**measures, **(scores.measures() if task.measures_text and rows.answered else {})}, lines
 
 
 def _encoder(session: Session) -> ExampleEncoder:
@@ -141,7 +136,9 @@ def _measured(
     return dict(evaluator(cast(Engine, scores), lambda: None))
 
 
-def _written(config: EvaluateConfig, session: Session, task: TaskConfig, sources: Sequence[str]) -> list[Continuation]:
+def _written(
+    config: EvaluateConfig, session: Session, task: TaskConfig, asked_of: Sequence[Asked]
+) -> list[Continuation]:
     length = session.config.data.sequence_length
     asked = GenerateConfig(
         from_=config.from_,
@@ -150,5 +147,5 @@ def _written(config: EvaluateConfig, session: Session, task: TaskConfig, sources
         or task.longest_answer(length, has_decoder=session.config.model.has_decoder),
         num_beams=config.num_beams,
     )
-    answers, _ = answered(asked, session, list(sources))
+    answers, _ = answered(asked, session, asked_of)
     return [answer for answer in answers if isinstance(answer, Continuation)]

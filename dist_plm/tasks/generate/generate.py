@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from dist_plm.core.errors import EXIT_FINISHED, ConfigError
 from dist_plm.core.streams import tell
 from dist_plm.distributed.collectives import gather
 from dist_plm.objectives.build import build_writing_task
+from dist_plm.objectives.tasks.base import Asked
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.tasks.generate.batches import Continuation, Decoding, PromptBatch, batches_of, continuation
@@ -62,7 +63,7 @@ def generate(config: GenerateConfig, environ: Mapping[str, str] = os.environ) ->
 
 
 def answered(
-    config: GenerateConfig, session: Session, prompts: list[str], *, streams: bool = False
+    config: GenerateConfig, session: Session, prompts: Sequence[Asked], *, streams: bool = False
 ) -> tuple[list[Continuation | Filled], bool]:
     """All answers in the order of their prompts, on every rank, and whether they were printed while they were written.
     Collective over all ranks.
@@ -71,7 +72,7 @@ def answered(
         UserError: on every rank alike.
     """
     if session.config.model.is_encoder:
-        return [*_filled(config, session, prompts)], False
+        return [*_filled(config, session, list(map(str, prompts)))], False
     if problems := list(no_effect(config, "", ["best"], "a model that writes")):
         raise ConfigError(problems)
     rows = rows_of(prompts, config, session)

@@ -8,6 +8,7 @@ from dist_plm.core.parsing import load_json
 from dist_plm.core.regular import read_regular
 from dist_plm.data.labelled.encode import ExampleEncoder
 from dist_plm.objectives.build import build_writing_task
+from dist_plm.objectives.tasks.base import Asked
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.spec.tasks import TaskConfig
@@ -84,8 +85,9 @@ def encoder_of(session: Session) -> ExampleEncoder:
     return ExampleEncoder(session.vocabulary.tokenizer, run.data.sequence_length, run.model.has_decoder)
 
 
-def rows_of(prompts: Sequence[str], config: GenerateConfig, session: Session) -> list[PromptRow]:
-    """Rows for a model that writes: each prompt config.samples times, as the task has it where there is one.
+def rows_of(prompts: Sequence[Asked], config: GenerateConfig, session: Session) -> list[PromptRow]:
+    """Rows for a model that writes: each prompt config.samples times, as the task has it where there is one. Of a dialogue what
+    was said last is shown.
 
     Raises:
         ConfigError: a prompt leaves no room for an answer.
@@ -96,9 +98,10 @@ def rows_of(prompts: Sequence[str], config: GenerateConfig, session: Session) ->
         if task is not None:
             tokens = tuple(build_writing_task(task).prompts([prompt], encoder_of(session))[0])
         else:
-            tokens = _tokens(prompt, config, model, vocabulary)
+            tokens = _tokens(str(prompt), config, model, vocabulary)
         room = _room(number, len(tokens), config, model)
-        rows += [PromptRow(number * config.samples + more, prompt, tokens, room) for more in range(config.samples)]
+        shown = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        rows += [PromptRow(number * config.samples + more, shown, tokens, room) for more in range(config.samples)]
     return rows
 
 

@@ -73,6 +73,12 @@ def test_sentences_of_conll_files(tmp_path: Path) -> None:
     ]
 
 
+def test_sentences_without_tags(tmp_path: Path) -> None:
+    path = tmp_path / "asked.conll"
+    path.write_text("EU\nrejects\n\nPeter\n")
+    assert read(path) == [{"tokens": ["EU", "rejects"]}, {"tokens": ["Peter"]}]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "part"),
     [
@@ -82,6 +88,7 @@ def test_sentences_of_conll_files(tmp_path: Path) -> None:
         ("a.jsonl", "[1]\n", "line 1: the line holds list"),
         ("a.json", '[{"text": "a"}, 3]', "item 2 is int"),
         ("a.conll", "EU B-ORG\nrejects\n", "line 2: 'rejects' is a word without a tag"),
+        ("a.conll", "EU\nrejects O\n", "line 2: 'rejects O' is a word with a tag"),
         ("a.parquet", "no table", "is not Parquet, or is damaged"),
         ("a.doc", "x", "is of no format that is read here"),
     ],

@@ -1,0 +1,93 @@
+"""Rows that a model is asked about, with what it should say of them or without."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_plm.config.suggest import did_you_mean, near
+from dist_plm.core.errors import ConfigError
+from dist_plm.data.labelled.columns import find_columns
+from dist_plm.data.labelled.rows import LabelledRow, RowFile
+from dist_plm.objectives.build import build_writing_task
+from dist_plm.objectives.tasks.base import Scorer
+from dist_plm.spec.inference.schema import EvaluateConfig
+from dist_plm.spec.tasks import TaskConfig
+from dist_plm.tasks.inference.open_model import Session
+from dist_plm.train.labelled import names_in
+
+
+@dataclass(frozen=True, slots=True)
+class AskedRows:
+    """Holds rows of a file.
+
+    Args:
+        columns: that the task reads, by what the file calls them; without its answer where the file has none.
+        answered: they hold what the model should say.
+    """
+
+    file: RowFile
+    columns: Mapping[str, str]
+    answered: bool
+
+    @classmethod
+    def of(cls, config: EvaluateConfig, session: Session, task: TaskConfig, file: RowFile) -> "AskedRows":
+        """Finds the columns, named as here, or else as the run had them; `data.columns.label=null` leaves labels unread.
+
+        Raises:
+            ConfigError: nothing could be measured, and nothing is to be kept.
+            DataError: the file has no rows, or lacks a column.
+        """
+        given, names = config.data.columns, names_in(file)
+        _refuse_unknown(given, task)
+        of_run = {} if any(given.values()) else dict(session.source.columns)
+        wanted = dict(task.columns_to_ask)
+        unread = given.get(task.answer, "") is None
+        if unread or of_run.get(task.answer, names[0]) not in names:
+            del wanted[task.answer]  # another by a usual name would be something else
+        columns = find_columns(wanted, {**of_run, **given}, names, file.path)
+        rows = cls(file, columns, _holds_answer(task, next(iter(file)), columns))
+        if not rows.answered and config.predictions is None and not config.samples:
+            raise ConfigError(
+                [
+                    f"data.rows = {file.path} has no {task.answer}, and nothing can be measured: give predictions=FILE to keep "
+                    f"what the model says, or the column as data.columns.{task.answer}=NAME"
+                ]
+            )
+        return rows
+
+
+def _holds_answer(task: TaskConfig, row: LabelledRow, columns: Mapping[str, str]) -> bool:
+    if task.head == "language_model":
+        return build_writing_task(task).is_answered(row, columns)
+    return task.answer in columns
+
+
+def _refuse_unknown(given: Mapping[str, Any], task: TaskConfig) -> None:
+    known = list(task.columns)
+    problems = [
+        f"data.columns.{name} is nothing that task.name = {task.name!r} reads{did_you_mean(near(str(name), known))}; it reads "
+        f"{', '.join(known)}"
+        for name in given
+        if name not in known
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Unmeasured:
+    """Keeps what a model says of rows of which nothing is known. See objectives.tasks.base.Scorer."""
+
+    scorer: Scorer
+
+    def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
+        self.scorer.add(rows, outputs)
+
+    def measures(self) -> dict[str, float]:
+        return {}
+
+    def predictions(self) -> dict[str, Any]:
+        return self.scorer.predictions()
