@@ -19,6 +19,8 @@ from dist_plm.monitor.formatting import size
 
 #: A rank with so much less memory than most is named.
 MEMORY_SHARE = 0.9
+#: Of a file of rows, its beginning.
+_HASHED_BYTES = 2**24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,10 +132,17 @@ def _code() -> str:
 
 
 def _data(path: Path) -> str:
-    """Hashes a prepared store's manifest; of a bare pair, its index's size and that of its tokens."""
+    """Hashes a prepared store's manifest, or the beginning of a file of rows; of a bare pair, its index's size and that of its
+    tokens, and of a saved dataset those of its files."""
     manifest = path / "manifest.json"
     if manifest.exists():
         return hashlib.sha256(manifest.read_bytes()).hexdigest()
+    if path.is_file() and path.suffix not in (".bin", ".idx"):
+        with path.open("rb") as file:
+            return f"{path.stat().st_size},{hashlib.sha256(file.read(_HASHED_BYTES)).hexdigest()}"
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return ",".join(f"{file.relative_to(path)}:{file.stat().st_size}" for file in files)
     prefix = path.with_suffix("") if path.suffix in (".bin", ".idx") else path
     return ",".join(str(os.stat(f"{prefix}{end}").st_size) for end in (".idx", ".bin"))
 

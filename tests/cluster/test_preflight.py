@@ -9,7 +9,7 @@ import pytest
 
 from dist_plm.cluster.checkpoint_space import checkpoint_bytes, needed_bytes
 from dist_plm.cluster.preflight import preflight
-from dist_plm.cluster.rank_facts import RankFacts, differing, shared_devices
+from dist_plm.cluster.rank_facts import RankFacts, _data, differing, shared_devices
 from dist_plm.core.errors import PreflightError
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.spec.flops import num_parameters
@@ -85,6 +85,20 @@ def look_case(world: World, config: PretrainConfig, nodes: list[str], other_dir:
 def config(tmp_path: Path) -> PretrainConfig:
     given = settings(make_store(tmp_path / "tokens"), tmp_path / "run")
     return finalize(given, world_size=2, vocab_size=None)
+
+
+def test_rows_that_differ_are_told_apart(tmp_path: Path) -> None:
+    """A file by its content, a saved dataset by its files, a bare pair by its sizes."""
+    for name in ("one", "two"):
+        (tmp_path / name / "saved").mkdir(parents=True)
+        (tmp_path / name / "rows.csv").write_text(f"text,label\n{name},1\n")
+        (tmp_path / name / "saved" / "data.arrow").write_bytes(b"x" * len(name + "s" * (name == "two")))
+        for end in (".idx", ".bin"):
+            (tmp_path / name / f"pair{end}").write_bytes(b"x" * (3 + (name == "two")))
+    for what in ("rows.csv", "saved", "pair", "pair.bin"):
+        first, second = (_data(tmp_path / name / what) for name in ("one", "two"))
+        assert first != second
+        assert first == _data(tmp_path / "one" / what)
 
 
 @pytest.mark.ranks

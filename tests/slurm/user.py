@@ -123,5 +123,6 @@ def wait_for_steps(job: Job, count: int) -> None:
 def wait_for(condition: Callable[[], bool], job: Job, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
+        assert "not started again" not in job.log(), job.log()
         assert time.monotonic() < deadline, f"{job.facts()}\n{job.log()}"
         time.sleep(0.05)
