@@ -31,9 +31,6 @@ def num_lines(path: Path) -> int:
 
 
 is_first_start = os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
-if (
-    is_first_start
-    and os.environ.get("RANK") == "0"
-    and any(word.endswith(("pretrain.py", "finetune.py")) for word in sys.orig_argv)
-):
+is_first = os.environ.get("RANK", os.environ.get("SLURM_PROCID")) == "0"
+if is_first_start and is_first and any(word.endswith(("pretrain.py", "finetune.py")) for word in sys.orig_argv):
     hold_until_signalled(int(os.environ["HOLD_AT_STEP"]))
