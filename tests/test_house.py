@@ -34,6 +34,8 @@ WHOLE = {
     "FinetuneConfig",
     "SubmissionConfig",
     "FinetuneSubmissionConfig",
+    "AnySubmission",
+    "Submitted",
 }
 #: Who may take one, and why: files, or functions and classes of files, relative to dist_plm/.
 TAKES_WHOLE = {

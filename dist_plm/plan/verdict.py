@@ -13,6 +13,7 @@ from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.gpus import GPUS, Gpu
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import Training, TrainingConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig
 
 Verdict = Literal["fits", "tight", "does not fit"]
 
@@ -103,6 +104,14 @@ _SAVERS: tuple[Mapping[str, Mapping[str, Any]], ...] = (
         "train": {"micro_batch": 1},
     },
 )
+
+
+def told_by_data(given: Training, complete: Training) -> Training:
+    """The run as it was given, with what its data have told, taken from the same run `complete`."""
+    told = replace(given, model=replace(given.model, vocab_size=complete.model.vocab_size))
+    if isinstance(told, FinetuneConfig) and isinstance(complete, FinetuneConfig):
+        told = replace(told, data=complete.data, task=complete.task, train=complete.train)
+    return told
 
 
 def remedies(given: TrainingConfig, world_size: int, gpu: Gpu, *, most: int = 3) -> list[str]:

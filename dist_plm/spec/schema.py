@@ -4,7 +4,7 @@ A field without a default must be set by a file in `conf/` or on the command lin
 when it is (the docstring says from what). Sizes are counts unless the name carries a unit.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar
 
@@ -143,10 +143,6 @@ class TrainingConfig:
     def assumed(self) -> Self:
         """Returns the configuration with numbers in place of what only its data tell, for rules to go by."""
         return self
-
-    def told_by_data(self, complete: "TrainingConfig") -> Self:
-        """Returns the configuration with what data have told of it, taken from the same run `complete`."""
-        return replace(self, model=replace(self.model, vocab_size=complete.model.vocab_size))
 
     if TYPE_CHECKING:
 

@@ -72,11 +72,6 @@ class FinetuneConfig(TrainingConfig):
         )
         return replace(self, train=train, checkpoint=self.checkpoint_beside(train))
 
-    def told_by_data(self, complete: TrainingConfig) -> Self:
-        assert isinstance(complete, FinetuneConfig)
-        model = replace(self.model, vocab_size=complete.model.vocab_size)
-        return replace(self, model=model, data=complete.data, task=complete.task, train=complete.train)
-
     def checkpoint_beside(self, train: FinetuneTrainConfig) -> CheckpointConfig:
         """Returns how checkpoints are kept, where `train` says what is None here: with each evaluation where the best stays,
         which it does where the run may stop early."""

@@ -42,7 +42,7 @@ from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import EXIT_FINISHED, ConfigError
 from dist_plm.core.installed import typed
 from dist_plm.plan.render import refusal, time_line, verdict_line
-from dist_plm.plan.verdict import make_plan, remedies
+from dist_plm.plan.verdict import make_plan, remedies, told_by_data
 from dist_plm.spec.schema import SubmissionConfig
 from dist_plm.spec.schema_finetune import FinetuneSubmissionConfig
 
@@ -133,7 +133,7 @@ def _plan(submission: Submission) -> None:
         return  # of a run whose rows are not here nobody knows how long it goes
     ranks = world_size(submission.config.nodes, run.cluster)
     plan = make_plan(run, ranks)
-    changes = [] if plan.verdict == "fits" else remedies(given.told_by_data(run), ranks, plan.gpu)
+    changes = [] if plan.verdict == "fits" else remedies(told_by_data(given, run), ranks, plan.gpu)
     if plan.verdict == "does not fit" and not submission.config.submit.force:
         raise ConfigError([f"{refusal(plan, changes)}; submit.force=true queues it all the same"])
     print("\n".join([f"plan: {verdict_line(plan)}", *(f"  would fit with  {change}" for change in changes)]))

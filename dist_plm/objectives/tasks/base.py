@@ -15,7 +15,7 @@ from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.spec.tasks.base import LabelsConfig, TaskConfig
 
 #: What a model answers: a text, or the messages of a dialogue so far.
-Asked = str | Sequence[Mapping[str, str]]
+Question = str | Sequence[Mapping[str, str]]
 #: What the data floor hands out and takes back: columns of numbers by name, see data/labelled/table.py.
 Columns = dict[str, Any]
 
@@ -112,7 +112,7 @@ class Task(Protocol[C]):
 class WritingTask(Task[C], Protocol[C]):
     """Declares the body of a task whose models write."""
 
-    def prompts(self, asked: Sequence[Asked], encoder: TextEncoder) -> list[list[int]]:
+    def prompts(self, asked: Sequence[Question], encoder: TextEncoder) -> list[list[int]]:
         """Gives the tokens that a model reads before it writes, of each thing that it is to answer."""
         ...
 
@@ -124,7 +124,7 @@ class WritingTask(Task[C], Protocol[C]):
         """Tells whether a row holds something of what the model is to say."""
         ...
 
-    def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[Asked, str | None]:
+    def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[Question, str | None]:
         """Gives what of a row is to be answered, and the answer; None where the row lacks it."""
         ...
 

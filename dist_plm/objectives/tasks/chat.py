@@ -14,7 +14,7 @@ from dist_plm.data.labelled.dialogues import Message, messages_of, prompt_of, re
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.data.sampling.packers import best_fit
 from dist_plm.objectives.base import IGNORED, LossTerm
-from dist_plm.objectives.tasks.base import Asked, Columns, Scorer, TextEncoder, next_tokens, text_of, value_of
+from dist_plm.objectives.tasks.base import Columns, Question, Scorer, TextEncoder, next_tokens, text_of, value_of
 from dist_plm.spec.tasks.chat import PLAIN, ChatConfig
 
 #: Documents of a row are numbered from 0; its padding is none of them.
@@ -43,7 +43,7 @@ class Chat:
             return _packed(dialogues, encoder)
         return next_tokens([ids for ids, _ in dialogues], [mask for _, mask in dialogues], encoder)
 
-    def prompts(self, asked: Sequence[Asked], encoder: TextEncoder) -> list[Ids]:
+    def prompts(self, asked: Sequence[Question], encoder: TextEncoder) -> list[Ids]:
         """Gives the tokens behind which the assistant answers what a user says, or a dialogue so far."""
         prompts = []
         for one in asked:
@@ -62,7 +62,7 @@ class Chat:
     def is_answered(self, row: LabelledRow, columns: Mapping[str, str]) -> bool:
         return any(one["role"] == "assistant" for one in _messages(row, columns))
 
-    def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[Asked, str | None]:
+    def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[Question, str | None]:
         """Gives a dialogue up to what the assistant says last, and that."""
         messages = _messages(row, columns)
         answered = messages[-1]["role"] == "assistant"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
-from dist_plm.objectives.tasks.base import Asked, Columns, Scorer, TextEncoder, next_tokens, text_of
+from dist_plm.objectives.tasks.base import Columns, Question, Scorer, TextEncoder, next_tokens, text_of
 from dist_plm.spec.tasks.seq2seq import Seq2SeqConfig
 
 #: Stands between source and target of a decoder where nothing is given, or the token that ends texts where the vocabulary has
@@ -52,7 +52,7 @@ class Seq2Seq:
             table["seen_from"] = encoder.ragged(seen)
         return table
 
-    def prompts(self, asked: Sequence[Asked], encoder: TextEncoder) -> list[list[int]]:
+    def prompts(self, asked: Sequence[Question], encoder: TextEncoder) -> list[list[int]]:
         """Gives the tokens after which targets of some sources are written, or that an encoder reads."""
         before, after = encoder.pieces([self.config.prefix, self._suffix(encoder)])
         if encoder.has_decoder:
@@ -69,7 +69,7 @@ class Seq2Seq:
     def is_answered(self, row: LabelledRow, columns: Mapping[str, str]) -> bool:
         return "target" in columns
 
-    def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[Asked, str | None]:
+    def pair(self, row: LabelledRow, columns: Mapping[str, str]) -> tuple[Question, str | None]:
         target = text_of(row, columns["target"]) if "target" in columns else None
         return text_of(row, columns["source"]), target
 

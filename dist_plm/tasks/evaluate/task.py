@@ -14,7 +14,7 @@ from dist_plm.data.labelled.table import Table, num_examples
 from dist_plm.engines.base import Engine
 from dist_plm.objectives.build import build_task, build_writing_task
 from dist_plm.objectives.metrics.text_overlap import TextScores
-from dist_plm.objectives.tasks.base import Asked, Scorer, Task
+from dist_plm.objectives.tasks.base import Question, Scorer, Task
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.spec.tasks import TaskConfig
@@ -137,7 +137,7 @@ def _measured(
 
 
 def _written(
-    config: EvaluateConfig, session: Session, task: TaskConfig, asked_of: Sequence[Asked]
+    config: EvaluateConfig, session: Session, task: TaskConfig, asked_of: Sequence[Question]
 ) -> list[Continuation]:
     length = session.config.data.sequence_length
     asked = GenerateConfig(

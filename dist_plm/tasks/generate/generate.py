@@ -10,7 +10,7 @@ from dist_plm.core.errors import EXIT_FINISHED, ConfigError
 from dist_plm.core.streams import tell
 from dist_plm.distributed.collectives import gather
 from dist_plm.objectives.build import build_writing_task
-from dist_plm.objectives.tasks.base import Asked
+from dist_plm.objectives.tasks.base import Question
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.tasks.generate.batches import Continuation, Decoding, PromptBatch, batches_of, continuation
@@ -63,7 +63,7 @@ def generate(config: GenerateConfig, environ: Mapping[str, str] = os.environ) ->
 
 
 def answered(
-    config: GenerateConfig, session: Session, prompts: Sequence[Asked], *, streams: bool = False
+    config: GenerateConfig, session: Session, prompts: Sequence[Question], *, streams: bool = False
 ) -> tuple[list[Continuation | Filled], bool]:
     """All answers in the order of their prompts, on every rank, and whether they were printed while they were written.
     Collective over all ranks.

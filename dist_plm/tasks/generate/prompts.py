@@ -8,7 +8,7 @@ from dist_plm.core.parsing import load_json
 from dist_plm.core.regular import read_regular
 from dist_plm.data.labelled.encode import ExampleEncoder
 from dist_plm.objectives.build import build_writing_task
-from dist_plm.objectives.tasks.base import Asked
+from dist_plm.objectives.tasks.base import Question
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.spec.tasks import TaskConfig
@@ -85,7 +85,7 @@ def encoder_of(session: Session) -> ExampleEncoder:
     return ExampleEncoder(session.vocabulary.tokenizer, run.data.sequence_length, run.model.has_decoder)
 
 
-def rows_of(prompts: Sequence[Asked], config: GenerateConfig, session: Session) -> list[PromptRow]:
+def rows_of(prompts: Sequence[Question], config: GenerateConfig, session: Session) -> list[PromptRow]:
     """Rows for a model that writes: each prompt config.samples times, as the task has it where there is one. Of a dialogue what
     was said last is shown.
 
