@@ -4,12 +4,14 @@ Nothing above this floor knows which engine runs.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from dist_plm.data.loader.batch import Batch
+from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.sharding import ShardSpec
 
 
@@ -72,6 +74,18 @@ class Prediction(NamedTuple):
     outputs: Mapping[str, Tensor]
 
 
+class Lent(NamedTuple):
+    """Holds the model of an engine while it is run otherwise than by steps.
+
+    Args:
+        chunks: this rank's, in evaluation mode, with the weights of the last update.
+        together: each pass gathers weights of all data ranks, which have to make the same passes.
+    """
+
+    chunks: Sequence[ModelChunk]
+    together: bool
+
+
 class ParameterState(NamedTuple):
     """One parameter of this rank with all that the optimizer holds of it, whole over data ranks, in fp32.
 
@@ -101,6 +115,10 @@ class Engine(Protocol):
         """Scores microbatches as `eval_step` does, and tells as well what the model says of each sample: on every rank the
         predictions of all microbatches of all data ranks, in the order of data ranks. Of tokens of a vocabulary it tells
         nothing. Collective."""
+        ...
+
+    def lend(self) -> AbstractContextManager[Lent]:
+        """Lends the model to be run without gradients, as a model that writes is. Collective over data ranks."""
         ...
 
     def parameter_states(self) -> Iterator[ParameterState]:

@@ -94,6 +94,14 @@ class FinetuneConfig(TrainingConfig):
         return replace(asked, metric=metric, greater_is_better=grows)
 
     @property
+    def writes_when_evaluated(self) -> bool:
+        """Whether evaluations have the model write."""
+        stopping = self.train.early_stopping
+        return self.task.is_written(
+            [name for name in (self.checkpoint.keep_best, stopping and stopping.metric) if name]
+        )
+
+    @property
     def objective(self) -> TaskConfig:
         """Says what the model learns."""
         return self.task

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +50,10 @@ from dist_plm.spec.derived import checkpoints_of, peak_learning_rate
 from dist_plm.spec.freezing import frozen_tensors
 from dist_plm.spec.schema import ParallelConfig, Training, TrainingConfig
 from dist_plm.train.data import RunData, open_run
-from dist_plm.train.evaluation import Evaluator, Patience
+from dist_plm.train.evaluation import Patience, TextMeasures
 from dist_plm.train.loop import Parts, Position, train
-from dist_plm.train.parts import build_checkpoints, measure_peak_tflops, open_loader
-from dist_plm.train.reporting import closing_summary, open_records, write_predictions
+from dist_plm.train.parts import build_checkpoints, build_evaluator, measure_peak_tflops, open_loader
+from dist_plm.train.reporting import closing_summary, open_records
 from dist_plm.train.startup.device_memory import advice_on_memory
 from dist_plm.train.startup.load_weights import check_weights, load_weights, of_checkpoint, open_weights
 from dist_plm.train.startup.precheck import check_checkpoint
@@ -66,6 +65,8 @@ from dist_plm.train.stopping import StopSignals
 log = logging.getLogger(__name__)
 
 Preflight = Callable[[TrainingConfig, LaunchEnv, Device], None]
+#: Builds what measures texts that the model writes; None where the run does not ask for it.
+Writing = Callable[[TrainingConfig, Groups], TextMeasures | None]
 
 
 def run_training(
@@ -74,12 +75,14 @@ def run_training(
     overrides: Sequence[str] = (),
     preflight: Preflight | None = None,
     command: str = "pretrain",
+    writing: Writing = lambda config, groups: None,
 ) -> int:
     """Trains one run to its end, or to a signal. Every rank calls it. Returns the exit code.
 
     Args:
         command: that started it, by the name of its script, which the commands shown at the end repeat.
         overrides: settings on the command line, which those commands repeat.
+        writing: see Writing.
         preflight: looks, once the ranks have met, whether the run can start where it is. Collective.
     Raises:
         UserError: before any process group is made where the configuration is at fault.
@@ -114,7 +117,7 @@ def run_training(
                 log.info("%s samples: %s", {"train": "training"}.get(split, split), samples.describe())
         advice = advice_on_memory(config.model, config.parallel, config.engine, config.train.micro_batch)
         with start.watchdog, advice:
-            finished = _run(config, start, device, groups, data)
+            finished = _run(config, start, device, groups, data, writing(config, groups))
         restore_logging()
         shutdown()
     if finished and env.rank == 0:
@@ -173,7 +176,9 @@ def open_here(config: Training, env: LaunchEnv) -> tuple[Training, RunData | Non
         return config, None, str(error)
 
 
-def _run(config: TrainingConfig, start: Start, device: Device, groups: Groups, data: RunData) -> bool:
+def _run(
+    config: TrainingConfig, start: Start, device: Device, groups: Groups, data: RunData, texts: TextMeasures | None
+) -> bool:
     lease = start.lease
     storage = open_storage(checkpoints_of(config.run, config.checkpoint))
     storage.guard, storage.mark = lease.check, f".{lease.run}.{lease.start}"
@@ -197,11 +202,7 @@ def _run(config: TrainingConfig, start: Start, device: Device, groups: Groups, d
     peak = measure_peak_tflops(config.precision.name, config.cluster.peak_tflops, groups)
     recorder = open_records(config, start, position, found, peak, groups, data.count_tokens)
     peak_rate = peak_learning_rate(config.optim, config.train.global_batch)
-    evaluate, stops = None, config.train.early_stopping
-    if config.train.eval_samples > 0:
-        validation = data.samples["validation"]
-        keep = partial(write_predictions, start.run_dir) if groups.rank == 0 else None
-        evaluate = Evaluator(config.train, groups, validation, data.objective, data.trim, data.scorer, keep)
+    stops = config.train.early_stopping
     parts = Parts(
         train=config.train,
         parallel=config.parallel,
@@ -209,7 +210,7 @@ def _run(config: TrainingConfig, start: Start, device: Device, groups: Groups, d
         learning_rate=lambda step: learning_rate(config.schedule, step=step, steps=config.train.steps, peak=peak_rate),
         engine=engine,
         batches=lambda position: open_loader(data, config.data, config.train, position, groups),
-        evaluate=evaluate,
+        evaluate=build_evaluator(config.train, data, groups, start.run_dir, texts),
         checkpoints=build_checkpoints(config.checkpoint, runfile.text(config), storage, groups),
         control=start.control(host_group(timedelta(minutes=config.cluster.timeout_minutes))),
         watchdog=start.watchdog,

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,6 +45,15 @@ def whole_run(objective: Objective[Any], num_samples: int | None) -> Callable[[A
     return FirstSamples(objective.collate, objective.losses, num_samples)
 
 
+class TextMeasures(Protocol):
+    """Has the model of an engine answer held-out rows."""
+
+    def __call__(self, engine: Engine, between: Callable[[], None]) -> tuple[Mapping[str, float], Mapping[str, Any]]:
+        """Gives what is measured of the answers, and files of them as tasks.base.Scorer.predictions does. Collective over all
+        ranks, which call `between` equally often."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluator:
     """Scores held-out samples.
@@ -53,6 +62,7 @@ class Evaluator:
         trim: takes padding out of microbatches.
         scorer: makes what measures a task; None where tokens are predicted, and perplexity and accuracy measured.
         keep: writes what a task's model says of the rows (tasks.base.Scorer.predictions), on the rank that does so.
+        texts: measures what the model writes; None where it is not asked to.
     """
 
     train: TrainConfig
@@ -62,6 +72,7 @@ class Evaluator:
     trim: Callable[[Arrays], Arrays] | None = None
     scorer: Callable[[], Scorer] | None = None
     keep: Callable[[Mapping[str, Any]], None] | None = None
+    texts: "TextMeasures | None" = None
 
     def __call__(self, engine: Engine, between: Callable[[], None]) -> dict[str, float]:
         """Collective over all ranks, which call `between` after each microbatch. Returns `loss`, as training minimises
@@ -97,7 +108,13 @@ class Evaluator:
             sums = {name: sums[name] + more for name, more in step.items()}
             between()
         if scorer is None:
-            return _measures(sums, self.objective.losses)
+            measures = _measures(sums, self.objective.losses)
+            if self.texts is not None:
+                told, predictions = self.texts(engine, between)
+                measures |= told
+                if self.keep is not None:
+                    self.keep(predictions)
+            return measures
         if self.keep is not None:
             self.keep(scorer.predictions())
         return {"loss": _loss(sums, self.objective.losses), **scorer.measures()}

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import cast
 
 import torch.distributed as dist
@@ -19,8 +21,9 @@ from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.schema import SamplesConfig
 from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 from dist_plm.train.data import RunData
-from dist_plm.train.evaluation import whole_run
+from dist_plm.train.evaluation import Evaluator, TextMeasures, whole_run
 from dist_plm.train.loop import Position
+from dist_plm.train.reporting import write_predictions
 from dist_plm.train.startup.load_weights import RUN_FILE
 
 #: Of the collectives of a save, during which other ranks may still be writing.
@@ -40,6 +43,17 @@ def build_checkpoints(settings: CheckpointConfig, run_file: str, storage: Storag
         on_failure=settings.on_failure,
         attachments={RUN_FILE: run_file},
     )
+
+
+def build_evaluator(
+    train: TrainConfig, data: RunData, groups: Groups, run_dir: Path, texts: TextMeasures | None
+) -> Evaluator | None:
+    """Builds what scores the validation samples; None where the run does not evaluate."""
+    if train.eval_samples == 0:
+        return None
+    keep = partial(write_predictions, run_dir) if groups.rank == 0 else None
+    validation = data.samples["validation"]
+    return Evaluator(train, groups, validation, data.objective, data.trim, data.scorer, keep, texts)
 
 
 def open_loader(

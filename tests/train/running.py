@@ -23,6 +23,7 @@ from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.megatron.engine import MegatronEngine
 from dist_plm.spec.rules.finalize import finalize, num_microbatches
 from dist_plm.spec.schema import PretrainConfig
+from dist_plm.tasks.evaluate.in_training import text_measures
 from dist_plm.train import stopping
 from dist_plm.train.build import run_training
 from dist_plm.train.prefetcher import Feed
@@ -75,7 +76,9 @@ def run_case(world: World, config: PretrainConfig, port: int, end: str = "") -> 
     place = {"RANK": world.rank, "WORLD_SIZE": world.size, "LOCAL_RANK": world.rank, "LOCAL_WORLD_SIZE": world.size}
     environ = {name: str(value) for name, value in place.items()}
     return run_training(
-        config, {**environ, "SLURM_JOB_END_TIME": end, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        config,
+        {**environ, "SLURM_JOB_END_TIME": end, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        writing=text_measures,
     )
 
 

@@ -33,9 +33,11 @@ from dist_plm.spec.schema_finetune import FinetuneConfig
 def run(config: FinetuneConfig, origins: dict[str, Origin]) -> int | None:
     # They import torch, which --help and --check do without.
     from dist_plm.cluster.preflight import look
+    from dist_plm.tasks.evaluate.in_training import text_measures
     from dist_plm.train.build import run_training
 
-    return run_training(config, overrides=app.settings_given(sys.argv[1:]), preflight=look, command="finetune")
+    given = app.settings_given(sys.argv[1:])
+    return run_training(config, overrides=given, preflight=look, command="finetune", writing=text_measures)
 
 
 def main() -> NoReturn:

@@ -7,6 +7,7 @@ schedule drives the bare chunks, and DeepSpeed meets their gradients on the para
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from dist_plm.core.errors import ConfigError
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
-from dist_plm.engines.base import EvalSums, Prediction, StepResult
+from dist_plm.engines.base import EvalSums, Lent, Prediction, StepResult
 from dist_plm.engines.deepspeed import bindings
 from dist_plm.engines.deepspeed.json_schema import check_keys
 from dist_plm.engines.deepspeed.settings import on_nvme, settings_of, write_settings
@@ -95,6 +96,11 @@ class DeepSpeedEngine(Stateful):
         predictions = Predictions()
         sums = self._evaluate(microbatches, predictions)
         return sums, predictions.of_all(self._groups)
+
+    @contextmanager
+    def lend(self) -> Iterator[Lent]:
+        self._engine.eval()
+        yield Lent(self._chunks, together=self._settings.engine.zero_stage == 3)
 
     @torch.no_grad()
     def _evaluate(self, microbatches: Sequence[Batch], collect: Collect | None) -> EvalSums:

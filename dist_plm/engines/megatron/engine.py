@@ -3,8 +3,9 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
-from dist_plm.engines.base import EvalSums, Prediction, StepResult
+from dist_plm.engines.base import EvalSums, Lent, Prediction, StepResult
 from dist_plm.engines.compiling import compiled_layers
 from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.gradient_norm import GradientNorm, clip
@@ -125,17 +126,22 @@ class MegatronEngine(Stateful):
         sums = self._evaluate(microbatches, predictions)
         return sums, predictions.of_all(self._groups)
 
-    @torch.no_grad()
-    def _evaluate(self, microbatches: Sequence[Batch], collect: Collect | None) -> EvalSums:
+    @contextmanager
+    def lend(self) -> Iterator[Lent]:
         overlap = gathers_parameters(self._settings)
         for chunk in self._chunks:
             chunk.eval()
             if overlap:
                 chunk.disable_forward_pre_hook()
-        numbers = self._run(microbatches, forward_only=True, collect=collect)
+        yield Lent([cast("ModelChunk", chunk.module) for chunk in self._chunks], together=False)
         if overlap:
             for chunk in self._chunks:
                 chunk.enable_forward_pre_hook()
+
+    @torch.no_grad()
+    def _evaluate(self, microbatches: Sequence[Batch], collect: Collect | None) -> EvalSums:
+        with self.lend():
+            numbers = self._run(microbatches, forward_only=True, collect=collect)
         return self._terms.told(numbers.tolist())
 
     def _run(self, microbatches: Sequence[Batch], *, forward_only: bool, collect: Collect | None = None) -> Tensor:

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from dist_plm.config.decode import show
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.spec.rules.paths import path_problems
+from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.schema_finetune import FinetuneConfig
+from dist_plm.spec.tasks.base import WritingConfig
 
 
 def labelled_problems(config: FinetuneConfig) -> Iterator[str]:
@@ -15,6 +17,7 @@ def labelled_problems(config: FinetuneConfig) -> Iterator[str]:
     yield from _length(config)
     yield from _beginning(config)
     yield from _early_stopping(config)
+    yield from _writing(config)
 
 
 def _files(config: FinetuneConfig) -> Iterator[str]:
@@ -82,4 +85,23 @@ def _early_stopping(config: FinetuneConfig) -> Iterator[str]:
         yield (
             f"train.early_stopping.metric = {show(asked.metric)} is no measure of task.name = {show(config.task.name)}"
             f"{did_you_mean(near(asked.metric.removeprefix('eval/'), known))}; it has {', '.join(known)}"
+        )
+
+
+def _writing(config: FinetuneConfig) -> Iterator[str]:
+    task, parallel = config.task, config.parallel
+    if not isinstance(task, WritingConfig):
+        return
+    if not config.writes_when_evaluated:
+        yield from no_effect(task, "task", ("written_rows",), "task.measure_writing = false")
+        return
+    if task.measure_writing and config.data.validation is None:
+        yield "task.measure_writing = true has nothing to answer without data.validation: give data.validation"
+    asked = "evaluations that have the model write (task.measure_writing, or a best checkpoint by what it writes)"
+    if parallel.sequence_parallel:
+        yield f"parallel.sequence_parallel = true does not work with {asked}: set parallel.sequence_parallel=false"
+    if parallel.virtual_pipeline > 1:
+        yield (
+            f"parallel.virtual_pipeline = {parallel.virtual_pipeline} does not work with {asked}: set "
+            "parallel.virtual_pipeline=1"
         )

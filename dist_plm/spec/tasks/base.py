@@ -1,11 +1,11 @@
 """Declares what every task's section has: what is learned from rows that people labelled."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-from dist_plm.config.types import Fraction
+from dist_plm.config.types import Count, Fraction
 from dist_plm.spec.objectives.base import ObjectiveConfig
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ class TaskConfig(ObjectiveConfig):
     def grows(self, measure: str) -> bool:
         """Whether more of a measure is better."""
         return measure in self.measures and measure not in self.falling
+
+    def is_written(self, measures: Collection[str]) -> bool:
+        """Whether evaluations in training have the model write, where `measures` decide which checkpoint is best."""
+        return False
 
     @property
     def finds_labels(self) -> bool:
@@ -131,6 +135,30 @@ class LabelsConfig(TaskConfig):
                 yield f"task.class_weights.{label} = {weight!r} is not allowed: it must be a number of 0 or more"
         if self.class_weights and self.balanced:
             yield "task.class_weights and task.balanced are both given: keep one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingConfig(TaskConfig):
+    """A task whose models write.
+
+    With `measure_writing`, or where a measure of texts tells which checkpoint is best, each evaluation has the model answer the
+    first `written_rows` of the validation rows (None: all), and measures its answers beside those that the rows hold."""
+
+    #: What is measured of texts.
+    text_measures: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "exact_match")
+
+    measure_writing: bool = False
+    written_rows: Count | None = None
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        return ("loss", *self.measures, *self.text_measures)
+
+    def grows(self, measure: str) -> bool:
+        return measure in self.text_measures or super().grows(measure)
+
+    def is_written(self, measures: Collection[str]) -> bool:
+        return self.measure_writing or not set(self.text_measures).isdisjoint(measures)
 
 
 def _as_people_count(label: str) -> tuple[bool, float, str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 from dist_plm.spec.families.base import Kind
-from dist_plm.spec.tasks.base import Column, TaskConfig
+from dist_plm.spec.tasks.base import Column, WritingConfig
 
 #: A template for tokenizers without one.
 PLAIN = """{%- for message in messages %}
@@ -19,7 +19,7 @@ Assistant:{% generation %} {{ message.content }}{{ eos_token }}{% endgeneration 
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatConfig(TaskConfig):
+class ChatConfig(WritingConfig):
     """Learns what the assistant says, and nothing else of a dialogue. Rows hold messages of a role and a content (or
     `from` and `value`, as ShareGPT has them), or a prompt and its completion.
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from dist_plm.config.types import Count
 from dist_plm.spec.families.base import Kind
 from dist_plm.spec.rules.sections import no_effect
-from dist_plm.spec.tasks.base import Column, TaskConfig
+from dist_plm.spec.tasks.base import Column, WritingConfig
 
 if TYPE_CHECKING:
     from dist_plm.spec.derived import Case
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seq2SeqConfig(TaskConfig):
+class Seq2SeqConfig(WritingConfig):
     """The tokens of the target are predicted from the source and from those before them.
 
     An encoder reads the source, where the model has one; else source and target follow each other, and the source is not

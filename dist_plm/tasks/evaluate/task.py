@@ -101,13 +101,13 @@ def _of_writer(
     for (asked, answer), said in zip(pairs, written, strict=True):
         text = said.text.strip()  # behind a prompt it may begin with a space
         known = {} if answer is None else {"target": answer}
-        if answer is not None and task.measures_text:
+        if answer is not None:
             scores.add(text, answer)
         source = asked if isinstance(asked, str) else list(asked)
         lines.append({"source": source, **known, "prediction": text, "finish": said.finish})
     if session.is_first and config.predictions is not None:
         write_lines(config.predictions, lines)
-    return {**measures, **(scores.measures() if task.measures_text and rows.answered else {})}, lines
+    return {**measures, **(scores.measures() if rows.answered else {})}, lines
 
 
 def _encoder(session: Session) -> ExampleEncoder:

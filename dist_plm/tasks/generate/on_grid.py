@@ -24,7 +24,7 @@ class GridWriter:
     runner: Runner
     both_ways: bool = False
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def write(self, batch: PromptBatch, decoding: Decoding) -> list[Continuation]:
         """Writes answers to all rows of a batch, one token after the other."""
         if decoding.num_beams > 1:

@@ -99,7 +99,7 @@ def rows_of(prompts: Sequence[Question], config: GenerateConfig, session: Sessio
             tokens = tuple(build_writing_task(task).prompts([prompt], encoder_of(session))[0])
         else:
             tokens = _tokens(str(prompt), config, model, vocabulary)
-        room = _room(number, len(tokens), config, model)
+        room = room_for(number, len(tokens), config, model)
         shown = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         rows += [PromptRow(number * config.samples + more, shown, tokens, room) for more in range(config.samples)]
     return rows
@@ -115,7 +115,7 @@ def _tokens(prompt: str, config: GenerateConfig, model: ModelConfig, vocabulary:
     return tuple([vocabulary.beginning, *tokens] if begins or not tokens else tokens)
 
 
-def _room(number: int, length: int, config: GenerateConfig, model: ModelConfig) -> int:
+def room_for(number: int, length: int, config: GenerateConfig, model: ModelConfig) -> int:
     limit = model.max_positions if model.position in ("learned", "sinusoidal") else None
     if limit is None:
         return config.max_new_tokens

@@ -21,7 +21,9 @@ from dist_plm.spec.families import ModelConfig
 @dataclass(frozen=True, slots=True)
 class Runner:
     """Holds this rank's part of a model. All ranks that share the model call the same methods with the same batches, in
-    which nothing is on a device yet."""
+    which nothing is on a device yet.
+
+    Not in inference mode: weights that DeepSpeed's ZeRO-3 puts together for a pass are those of the next step too."""
 
     chunk: ModelChunk
     groups: Groups
@@ -31,7 +33,7 @@ class Runner:
     def model(self) -> ModelConfig:
         return self.shared.model
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def run(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores | None:
         """Gives what ModelChunk.forward does on the last stage; None on the others."""
         batch = sent_batch(batch, self.shared.device, positions="labels" in batch and self.chunk.predicts_some)
@@ -47,7 +49,7 @@ class Runner:
         dist.send(result.contiguous(), group=groups.pipeline, group_dst=groups.coordinates.pipeline + 1)
         return None
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def judge(self, batch: Batch, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Tells of each label its negative log-likelihood and whether it is the most likely token, on every rank: fp32 and
         bool, shaped like `labels`, on the host; 0 and false where a label is negative.
@@ -67,7 +69,7 @@ class Runner:
         losses, hits = self.from_last_stage(told).cpu()
         return losses, (hits > 0) & (labels >= 0)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def scores(
         self, batch: Batch, names: Sequence[str], collect: Callable[[Tensor, Scores], None] | None = None
     ) -> list[tuple[float, float]]:

@@ -1,0 +1,116 @@
+"""What a model writes decides, while it learns: on any grid and engine the same, and the same as launch/evaluate.py finds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dist_plm.core.errors import ConfigError
+from dist_plm.spec.rules.finalize import finalize
+from dist_plm.tasks.evaluate.evaluate import measured
+from tests.ranks.ports import free_port
+from tests.tasks.inference.models import evaluate_config, opened
+from tests.train.finetuning import make_rows, records, settings
+from tests.train.running import run_case
+from tests.train.test_finetune import CHAT, GPT, SEQ2SEQ, T5
+
+TEXT_MEASURES = ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "exact_match")
+BEST = {"checkpoint__keep_best": "rougeL", "train__stop_at": 18}
+TASKS: dict[str, dict[str, Any]] = {
+    "gpt": {"model": GPT, **SEQ2SEQ, **BEST},
+    "gpt_both_ways": {"model": GPT, **SEQ2SEQ, **BEST, "task__prefix_lm": True},
+    "t5": {"model": T5, **SEQ2SEQ, **BEST, "optim__lr": 8e-3},
+    "chat": {**CHAT, "task__measure_writing": True, "task__written_rows": 5, "train__stop_at": 12},
+}
+GRIDS: dict[str, dict[str, Any]] = {
+    "data": {},
+    "tensor": {"parallel__tensor": 2},
+    "pipeline": {"parallel__pipeline": 2},
+    "zero 1": {"engine__zero_stage": 1, "engine__overlap_param_gather": True, "engine__overlap_grad_reduce": True},
+    "zero 3": {"engine__zero_stage": 3, "engine__name": "deepspeed"},
+    "deepspeed pipeline": {"engine__zero_stage": 1, "engine__name": "deepspeed", "parallel__pipeline": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_rows(tmp_path_factory.mktemp("rows"))
+
+
+def measure(world, config):
+    return measured(config, opened(world, config))
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("task", "grid"),
+    [
+        ("gpt", "zero 3"),
+        ("t5", "tensor"),
+        pytest.param("gpt", "zero 1", marks=pytest.mark.slow),
+        pytest.param("gpt_both_ways", "pipeline", marks=pytest.mark.slow),
+        pytest.param("t5", "data", marks=pytest.mark.slow),
+        pytest.param("t5", "zero 3", marks=pytest.mark.slow),
+        pytest.param("gpt", "deepspeed pipeline", marks=pytest.mark.slow),
+        pytest.param("chat", "data", marks=pytest.mark.slow),
+    ],
+)
+def test_what_two_ranks_write_equals_what_one_writes(ranks, rows, task, grid, tmp_path: Path) -> None:
+    changes, alone, together = TASKS[task], tmp_path / "alone", tmp_path / "together"
+    assert ranks.run(1, run_case, settings(rows, alone, **changes), free_port()) == [0]
+    assert ranks.run(2, run_case, settings(rows, together, **changes, **GRIDS[grid]), free_port()) == [0, 0]
+    found, whole = records(together), records(alone)
+    assert sum("eval/rougeL" in record for record in whole) >= 2
+    for ours, expected in zip(found, whole, strict=True):
+        for name in (f"eval/{name}" for name in TEXT_MEASURES):
+            assert ours.get(name) == pytest.approx(expected.get(name), abs=1e-6), (ours["step"], name)
+        assert ours["loss"] == pytest.approx(expected["loss"], rel=3e-4)
+    told = (folder / "predictions" / "predictions.jsonl" for folder in (alone, together))
+    one, two = ([json.loads(line) for line in path.read_text().splitlines()] for path in told)
+    assert one == two
+    assert len(one) == changes.get("task__written_rows", 21)
+    if task != "chat":
+        assert whole[-1]["eval/rougeL"] > whole[0]["eval/initial/rougeL"] + 10
+        wanted = {"data": {"rows": str(rows / "dev.jsonl")}, "on": "task", "batch_size": 3}
+        (after,) = ranks.run(1, measure, evaluate_config(alone, **wanted))
+        assert {name: after["results"][name] for name in TEXT_MEASURES} == pytest.approx(
+            {name: whole[-1][f"eval/{name}"] for name in TEXT_MEASURES}, abs=1e-6
+        )
+
+
+@pytest.mark.ranks
+def test_a_run_stops_early_by_what_it_writes(ranks, rows, tmp_path: Path) -> None:
+    stopping = {"train__early_stopping": {"patience": 1, "metric": "bleu", "threshold": 200.0}}
+    config = settings(rows, tmp_path, model=GPT, **SEQ2SEQ, **stopping, task__written_rows=3)
+    assert ranks.run(1, run_case, config, free_port()) == [0]
+    found = records(tmp_path)
+    assert found[-1]["step"] == 12, "the first evaluation is the best, the second is not 200 better"
+    assert "eval/bleu" in found[-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"task__measure_writing": True, "data__validation": None}, "nothing to answer without data.validation"),
+        ({"task__written_rows": 3}, "task.written_rows = 3 has no effect with task.measure_writing = false"),
+        ({"checkpoint__keep_best": "rogueL"}, "did you mean rougeL or rouge2?"),
+        (
+            {"checkpoint__keep_best": "bleu", "parallel__tensor": 2, "parallel__sequence_parallel": True},
+            "parallel.sequence_parallel = true does not work with evaluations that have the model write",
+        ),
+        (
+            {
+                "task__measure_writing": True,
+                "parallel__pipeline": 2,
+                "parallel__virtual_pipeline": 2,
+                "model__layers": 4,
+            },
+            "parallel.virtual_pipeline = 2 does not work with evaluations that have the model write",
+        ),
+    ],
+)
+def test_what_cannot_be_written_is_refused(rows, tmp_path: Path, changes: dict[str, Any], part: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        finalize(settings(rows, tmp_path, **{"model": GPT, **SEQ2SEQ, **changes}), world_size=2, vocab_size=None)
+    assert part in str(refused.value)
