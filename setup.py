@@ -7,5 +7,9 @@ CARRIED = {"dist_plm.conf": "conf", "dist_plm.slurm": "slurm"}
 setup(
     packages=[*find_packages(include=["dist_plm", "dist_plm.*"]), *CARRIED],
     package_dir={"dist_plm": "dist_plm", **CARRIED},
-    package_data={"dist_plm.conf": ["**/*.yaml"], "dist_plm.slurm": ["*.sbatch", "*.sh", "README.md"]},
+    package_data={
+        "dist_plm.monitor.report_page": ["assets/*", "assets/uplot/*"],
+        "dist_plm.conf": ["**/*.yaml"],
+        "dist_plm.slurm": ["*.sbatch", "*.sh", "README.md"],
+    },
 )

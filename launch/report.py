@@ -1,6 +1,6 @@
-"""Runs `dist-plm report`: see dist_plm/cli/commands/report.py."""
+"""Runs `dist-plm report`: see dist_plm/cli/commands/showing/report.py."""
 
-from dist_plm.cli.commands.report import main
+from dist_plm.cli.commands.showing.report import main
 
 if __name__ == "__main__":
     main()

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = ROOT / "tests" / "data" / "texts"
 #: Imported where it is there, and missed by name where a setting wants it.
-OPTIONAL = {"transformer_engine", "triton", "liger_kernel"}
+OPTIONAL = {"transformer_engine", "triton", "liger_kernel", "mlflow"}
 #: Scripts of bench/ import each other.
 OWN = {"dist_plm", "tests", "tools", "bench", *(path.stem for path in (ROOT / "bench").glob("*.py"))}
 
@@ -115,6 +115,10 @@ def test_the_command_finds_what_the_wheel_carries(python, tmp_path):
     (common,) = re.findall(r"^source (.*)$", script, re.MULTILINE)
     assert Path(common).is_relative_to(python.parents[1])
     assert Path(common).read_text() == (ROOT / "slurm" / "common.sh").read_text()
+    tiny = ROOT / "tests" / "monitor" / "report_page" / "tiny"
+    assert "page: report.html" in run(python, tmp_path, command, "report", str(tiny), "html=report.html")
+    assert "uPlot" in (tmp_path / "report.html").read_text()
+    assert list(python.parents[1].glob("lib/**/licenses/**/uplot/LICENSE"))
 
 
 @pytest.mark.ranks

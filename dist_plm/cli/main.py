@@ -1,7 +1,7 @@
 """Starts a command by its name: `dist-plm pretrain …`, or `python -m dist_plm pretrain …`.
 
-A command is a module of dist_plm/cli/commands with a `main()` that reads `sys.argv`; the first line of its docstring is
-what `dist-plm --help` shows.
+A command is a module of dist_plm/cli/commands, or of a folder in it, with a `main()` that reads `sys.argv`; the first line of
+its docstring is what `dist-plm --help` shows.
 """
 
 import ast
@@ -38,22 +38,27 @@ def main() -> NoReturn:
         )
         sys.exit(EXIT_REFUSED)
     sys.argv = [f"dist-plm {name}", *rest]
-    importlib.import_module(f"dist_plm.cli.commands.{module}").main()
+    importlib.import_module(module).main()
     raise AssertionError(f"{module}.main() returned: it must exit")
 
 
 def module_of(name: str) -> str | None:
     """Finds the module of a command by its name, written with dashes or underscores; None where there is none."""
-    module = name.replace("-", "_")
-    module = _ALIASES.get(module, module)
-    return module if COMMANDS / f"{module}.py" in COMMANDS.glob("[!_]*.py") else None
+    stem = name.replace("-", "_")
+    path = {path.stem: path for path in files()}.get(_ALIASES.get(stem, stem))
+    return None if path is None else ".".join(path.relative_to(COMMANDS.parents[2]).with_suffix("").parts)
+
+
+def files() -> list[Path]:
+    """Lists the files of the commands, by their names."""
+    return sorted(COMMANDS.rglob("[!_]*.py"), key=lambda path: path.stem)
 
 
 def commands() -> dict[str, str]:
     """Lists the commands with the first line of their docstrings, read without importing them."""
     shorter = {module: alias for alias, module in _ALIASES.items()}
     found = {}
-    for path in sorted(COMMANDS.glob("[!_]*.py")):
+    for path in files():
         doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         found[shorter.get(path.stem, path.stem).replace("_", "-")] = doc.partition("\n")[0]
     return found

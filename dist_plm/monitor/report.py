@@ -41,13 +41,13 @@ def load_run(path: Path) -> Run:
         raise UserError(f"{metrics} {reason}; name the directory of a run that has started") from error
     if not records:
         raise UserError(f"{metrics} holds no step yet; wait for the first logged step of the run")
-    lacking = sorted({key for record in records for key in _NEEDED if key not in record})
+    lacking = sorted({key for record in records for key in NEEDED if key not in record})
     if lacking:
         raise UserError(f"{metrics} lacks {', '.join(lacking)} in some line; was it written by another program?")
     for record in records:
-        if problem := _problem_of(record):
+        if problem := problem_of(record):
             raise UserError(f"{metrics}, step {show(record['step'])}: {problem}; was it written by another program?")
-    return Run(path, records, _read_settings(path / "run.yaml"))
+    return Run(path, records, read_settings(path / "run.yaml"))
 
 
 def render_report(runs: Sequence[Run], *, ramp: str = UNICODE_RAMP) -> str:
@@ -59,7 +59,8 @@ def render_report(runs: Sequence[Run], *, ramp: str = UNICODE_RAMP) -> str:
     return _detail(runs[0], ramp) if len(runs) == 1 else _comparison(runs, ramp)
 
 
-_NEEDED = ("step", "loss", "lr", "grad_norm", "tokens_seen", "tokens_per_second", "step_seconds", "mfu", "skipped")
+#: Names that each record of a run has.
+NEEDED = ("step", "loss", "lr", "grad_norm", "tokens_seen", "tokens_per_second", "step_seconds", "mfu", "skipped")
 #: Of them, those that may not be known, and those that no run brings to infinity.
 _MAYBE_NULL = ("grad_norm", "mfu", "tokens_per_second", "eval/perplexity", "eval/initial/perplexity")
 _COUNTED = ("step", "tokens_seen", "step_seconds", "skipped")
@@ -88,12 +89,10 @@ def _detail(run: Run, ramp: str) -> str:
 
 
 def _comparison(runs: Sequence[Run], ramp: str) -> str:
-    summaries = [summarise(run.path, run.records) for run in runs]
     width = max(8, _CURVE_WIDTH // len(runs))
-    rows = [["run", *(str(run.path) for run in runs)]]
-    rows += [[name, *(show(summary) for summary in summaries)] for name, show in _COMPARED.items()]
+    rows = [["run", *(str(run.path) for run in runs)], *comparison_rows(runs)]
     rows.append(["loss curve", *(sparkline(_losses(run), width=width, ramp=ramp) for run in runs)])
-    differing = _differing_settings(runs)
+    differing = differing_settings(runs)
     if differing:
         rows += [[""] * (len(runs) + 1), ["settings that differ", *[""] * len(runs)], *differing]
     return table(rows)
@@ -111,14 +110,21 @@ _COMPARED = {
 }
 
 
-def _differing_settings(runs: Sequence[Run]) -> list[list[str]]:
+def comparison_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """Rows of the runs' summaries: what is compared, and each run's value as text."""
+    summaries = [summarise(run.path, run.records) for run in runs]
+    return [[name, *(show(summary) for summary in summaries)] for name, show in _COMPARED.items()]
+
+
+def differing_settings(runs: Sequence[Run]) -> list[list[str]]:
     """A row for each setting that is not the same in all runs, in the order of the first run that has it."""
     names = dict.fromkeys(name for run in runs for name in run.settings if not name.startswith("run."))
     rows = ([name, *(show(run.settings[name]) if name in run.settings else "-" for run in runs)] for name in names)
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """Reads a run.yaml under dotted names; without one there are none. Raises UserError where it is no YAML mapping."""
     if not path.exists():
         return {}
     try:
@@ -130,9 +136,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return flatten(settings)
 
 
-def _problem_of(record: dict[str, Any]) -> str | None:
+def problem_of(record: dict[str, Any]) -> str | None:
     """Finds a value of a record that no run writes."""
-    for name in (*_NEEDED, *_MAYBE_NULL):
+    for name in (*NEEDED, *_MAYBE_NULL):
         value: Any = record.get(name)
         if value is None and name in _MAYBE_NULL:
             continue

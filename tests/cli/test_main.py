@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_plm.cli.main import COMMANDS, commands, module_of
+from dist_plm.cli.main import commands, files, module_of
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 
@@ -16,18 +16,19 @@ def dist_plm(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_every_script_of_launch_is_a_command():
     scripts = {path.stem for path in LAUNCH.glob("*.py")}
-    assert scripts == {path.stem for path in COMMANDS.glob("[!_]*.py")}
-    assert {module_of(name) for name in commands()} == scripts
+    assert scripts == {path.stem for path in files()}
+    assert {(module_of(name) or "").rpartition(".")[2] for name in commands()} == scripts
 
 
 @pytest.mark.parametrize(
     ("name", "module"),
     [
-        ("prepare", "prepare_data"),
-        ("prepare-data", "prepare_data"),
-        ("prepare_data", "prepare_data"),
-        ("pretrain", "pretrain"),
-        ("fetch-quickstart", "fetch_quickstart"),
+        ("prepare", "dist_plm.cli.commands.prepare_data"),
+        ("prepare-data", "dist_plm.cli.commands.prepare_data"),
+        ("prepare_data", "dist_plm.cli.commands.prepare_data"),
+        ("pretrain", "dist_plm.cli.commands.pretrain"),
+        ("watch", "dist_plm.cli.commands.showing.watch"),
+        ("fetch-quickstart", "dist_plm.cli.commands.fetch_quickstart"),
         ("__init__", None),
         ("../main", None),
         ("", None),

@@ -4,7 +4,8 @@ import os
 from typing import Any
 
 from dist_plm.cli.app import front
-from dist_plm.cli.commands import convert, prepare_data, pretrain, report, submit
+from dist_plm.cli.commands import convert, prepare_data, pretrain, submit
+from dist_plm.cli.commands.showing import report
 from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.spec.schema_convert import ConvertConfig

@@ -1,0 +1,63 @@
+"""What a page says of a run beside its curves, from files that a run wrote and from files that nobody did."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dist_plm.monitor.report import load_run
+from dist_plm.monitor.report_page.run_facts import events_of, facts_of, samples_of, settings_of, starts_of
+from tests.monitor.make import record
+
+TINY = Path(__file__).parent / "tiny"
+
+
+def test_starts_and_the_steps_after_which_they_went_on():
+    first, second = starts_of(TINY)
+    assert (first["number"], first["step"], first["ranks"]) == (1, 0, "1")
+    assert (second["number"], second["step"]) == (2, 20)
+
+
+def test_of_a_run_of_before_it_is_not_known_where_it_went_on(tmp_path):
+    run = shutil.copytree(TINY, tmp_path / "run")
+    (run / "resumes.jsonl").unlink()
+    assert [start["step"] for start in starts_of(run)] == [0, None]
+
+
+def test_settings_have_their_origins():
+    origins = {name: (value, origin) for name, value, origin in settings_of(load_run(TINY))}
+    assert origins["train.steps"] == ("40", "command line  (over conf/train/default.yaml: 1000)")
+    assert origins["model.vocab_size"] == ("300", "derived")
+
+
+def test_rollbacks_and_alarms_are_events():
+    records = [record(1).as_dict(), {**record(2).as_dict(), "heal/rollbacks": 1, "heal/noticed": 5}]
+    records.append({**record(3).as_dict(), "heal/alarms": 2})
+    assert events_of(records) == [
+        {"step": 2, "kind": "rollback", "text": "rollbacks 1, noticed 5"},
+        {"step": 3, "kind": "alarm", "text": "alarms 2"},
+    ]
+
+
+def test_samples_are_the_first_rows_of_predictions(tmp_path):
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    rows = [{"text": f"row {i}", "label": 1, "said": {"a": 0.5}} for i in range(100)]
+    (folder / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "torn")
+    (folder / "measures.json").write_text("{}")
+    ((shown),) = samples_of(tmp_path)
+    assert shown["file"] == "validation.jsonl"
+    assert len(shown["rows"]) == 20
+    assert shown["rows"][1]["text"] == "row 1"
+    assert samples_of(TINY) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"[1, 2]\n3\nnull", b'{"id": [1]}', b'{"step": "x"}\n{"id": {}}']
+)
+@pytest.mark.parametrize("name", ["starts.jsonl", "resumes.jsonl", "origins.json"])
+def test_files_that_no_run_wrote_are_no_obstacle(tmp_path, name, content):
+    run = shutil.copytree(TINY, tmp_path / "run")
+    (run / name).write_bytes(content)
+    json.dumps(facts_of(load_run(run), most_rows=100), allow_nan=False)
