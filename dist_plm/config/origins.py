@@ -56,13 +56,14 @@ def complete(
 
 def table(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> str:
     """One line a setting: key, value, where it comes from, and in brackets what it replaced."""
-    rows = [(key, show(value), _told(origins[key])) for key, value in flatten(values).items()]
+    rows = [(key, show(value), told(origins[key])) for key, value in flatten(values).items()]
     key_width = _width(row[0] for row in rows)
     value_width = _width(row[1] for row in rows)
     return "\n".join(f"{key:{key_width}}  {value:{value_width}}  {told}" for key, value, told in rows)
 
 
-def _told(origin: Origin) -> str:
+def told(origin: Origin) -> str:
+    """Names who set a value, and in brackets what it replaced."""
     replaced = ", ".join(f"{source}: {show(value)}" for source, value in origin.replaced)
     return f"{origin.source}  (over {replaced})" if replaced else origin.source
 

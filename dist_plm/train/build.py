@@ -17,6 +17,7 @@ from dist_plm.checkpoint.storage import Storage, open_storage
 from dist_plm.config import runfile
 from dist_plm.config.credentials import mask
 from dist_plm.config.decode import encode
+from dist_plm.config.origins import Origin
 from dist_plm.core.errors import (
     EXIT_FINISHED,
     EXIT_REQUEUE,
@@ -53,7 +54,7 @@ from dist_plm.train.data import RunData, open_run
 from dist_plm.train.evaluation import Patience, TextMeasures
 from dist_plm.train.loop import Parts, Position, train
 from dist_plm.train.parts import build_checkpoints, build_evaluator, measure_peak_tflops, open_loader
-from dist_plm.train.reporting import closing_summary, open_records
+from dist_plm.train.reporting import close_records, closing_summary, open_records, write_origins
 from dist_plm.train.startup.device_memory import advice_on_memory
 from dist_plm.train.startup.load_weights import check_weights, load_weights, of_checkpoint, open_weights
 from dist_plm.train.startup.precheck import check_checkpoint
@@ -76,12 +77,13 @@ def run_training(
     preflight: Preflight | None = None,
     command: str = "pretrain",
     writing: Writing = lambda config, groups: None,
+    origins: Callable[[Mapping[str, Any]], Mapping[str, Origin]] = lambda _: {},
 ) -> int:
     """Trains one run to its end, or to a signal. Every rank calls it. Returns the exit code.
 
     Args:
         command: that started it, by the name of its script, which the commands shown at the end repeat.
-        overrides: settings on the command line, which those commands repeat.
+        overrides, origins: settings on the command line, which those commands repeat; tells who set each of all settings.
         writing: see Writing.
         preflight: looks, once the ranks have met, whether the run can start where it is. Collective.
     Raises:
@@ -113,6 +115,7 @@ def run_training(
         restore_logging, problem = _open_log(start, console)
         refuse_together(problem, env, groups.world)
         if env.rank == 0:
+            write_origins(start.run_dir, origins(encode(config)))
             for split, samples in data.samples.items():
                 log.info("%s samples: %s", {"train": "training"}.get(split, split), samples.describe())
         advice = advice_on_memory(config.model, config.parallel, config.engine, config.train.micro_batch)
@@ -225,8 +228,7 @@ def _run(
             recorder.close()
         dist.barrier(group=groups.world)  # torchrun ends the others with the first: rank 0 has something to say
         raise
-    if recorder is not None:
-        recorder.close()
+    close_records(recorder, start.run_dir, config.track, finished=finished)
     if not finished:
         log.info(
             "stopped after step %d (%s), all of it saved: started again the run goes on",

@@ -11,21 +11,27 @@ from dist_plm.checkpoint.open_checkpoint import Checkpoint
 from dist_plm.config import runfile
 from dist_plm.config.credentials import FromEnvironment
 from dist_plm.config.decode import encode
+from dist_plm.config.origins import Origin, told
 from dist_plm.core.errors import (
     CheckpointError,
     UserError,
+    described,
     reason_of,
 )
-from dist_plm.core.files import atomic_writer
+from dist_plm.core.files import atomic_writer, open_to_append
 from dist_plm.core.installed import start_words, typed
 from dist_plm.distributed.collectives import on_first
 from dist_plm.distributed.groups import Groups
 from dist_plm.monitor.metrics_file import MetricsWriter, read_metrics
 from dist_plm.monitor.progress import build_progress
+from dist_plm.monitor.report import load_run, render_report
+from dist_plm.monitor.report_page.build import build_page, write_page
+from dist_plm.monitor.report_page.run_facts import ORIGINS, RESUMES
 from dist_plm.monitor.run_summary import render_summary, summarise
-from dist_plm.monitor.trackers import build_trackers
+from dist_plm.monitor.trackers import Tracker, build_trackers
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.schema import TrainingConfig
+from dist_plm.spec.schema_run import TrackConfig
 from dist_plm.train.loop import Position
 from dist_plm.train.metrics_logger import Recorder, sample_size
 from dist_plm.train.startup.device_memory import memory_gib
@@ -34,8 +40,8 @@ from dist_plm.train.startup.start import Start
 
 log = logging.getLogger(__name__)
 
-#: In a run's directory: what the model says of the validation rows.
-PREDICTIONS = "predictions"
+#: In a run's directory: what the model says of the validation rows; the page of a run that has trackers.
+PREDICTIONS, REPORT = "predictions", "report.html"
 
 
 def open_records(
@@ -59,6 +65,7 @@ def open_records(
     def make() -> None:
         try:
             runfile.write(config, start.run_dir / "run.yaml")
+            note_resume(start.lease, position.step)
             first_step = position.first_unrecorded_step - 1
             made.append(build_recorder(config, start.run_dir, first_step, peak, start.lease))
             made[0].count_tokens = count_tokens
@@ -96,6 +103,42 @@ def build_recorder(
         log_every=train_config.log_every,
         memory_gib=memory_gib,
     )
+
+
+def note_resume(lease: RunLease, step: int) -> None:
+    """Adds a line to the file of resumes: after which step this start, told by the id of its line of starts, goes on."""
+    line = json.dumps({"id": json.loads(lease.line)["id"], "step": step}).encode() + b"\n"
+    with open_to_append(lease.path.with_name(RESUMES)) as file:
+        file.write(line)
+
+
+def write_origins(run_dir: Path, origins: Mapping[str, Origin]) -> None:
+    """Writes who set each value of the configuration, for reports. Where that cannot be, a line says so."""
+    try:
+        with atomic_writer(run_dir / ORIGINS) as file:
+            file.write(json.dumps({key: told(origin) for key, origin in origins.items()}, indent=0).encode() + b"\n")
+    except OSError as error:
+        log.warning("%s cannot be written: %s", run_dir / ORIGINS, reason_of(error))
+
+
+def close_records(recorder: Recorder | None, run_dir: Path, track: TrackConfig, *, finished: bool) -> None:
+    """Closes rank 0's recorder; of a run that is finished and has trackers, they get a report first."""
+    if recorder is None:
+        return
+    if finished and track.to:
+        keep_report(run_dir, recorder.tracker)
+    recorder.close()
+
+
+def keep_report(run_dir: Path, tracker: Tracker) -> None:
+    """Writes a finished run's page beside its metrics, and gives it to its trackers. No run fails for a report."""
+    page = run_dir / REPORT
+    try:
+        run = load_run(run_dir)
+        write_page(page, build_page([run]))
+        tracker.keep(page, render_report([run]))
+    except Exception as error:
+        log.warning("the run is finished; %s cannot be made: %s", page, described(error))
 
 
 def _inferences(run_dir: Path, trained: str, model: ModelConfig, store: str, *, of_rows: bool) -> Iterator[str]:

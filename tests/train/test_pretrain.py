@@ -1,11 +1,13 @@
 """launch/pretrain.py as a user runs it: a real store, real processes, the files they leave behind."""
 
+import json
 import math
 import sys
 
 import pytest
 import yaml
 
+from dist_plm.config.decode import flatten
 from dist_plm.core.errors import EXIT_REFUSED
 from dist_plm.monitor.metrics_file import read_metrics
 from tests.train.conftest import launch
@@ -44,6 +46,10 @@ def test_a_run_on_two_ranks_learns_and_leaves_what_the_contract_says(pretrain, t
     assert str(run_dir) in done.stdout
     assert "perplexity" in done.stdout
     assert done.stdout.count("torchrun") == 2, "the summary names commands to try next"
+    origins = json.loads((run_dir / "origins.json").read_text())
+    assert origins["train.steps"].startswith("command line  (over conf/train/")
+    assert origins["model.vocab_size"] == "derived"
+    assert set(origins) == set(flatten(yaml.safe_load((run_dir / "run.yaml").read_text())))
     resolved = yaml.safe_load((run_dir / "run.yaml").read_text())
     assert resolved["parallel"]["data"] == 2
     assert resolved["model"]["vocab_size"] == 512

@@ -7,6 +7,7 @@ import pytest
 
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.monitor.metrics_file import read_metrics
+from dist_plm.monitor.report_page.run_facts import starts_of
 from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port
 from tests.train.running import (
@@ -83,6 +84,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_bit(ranks, store, tmp_path, w
     assert (tmp_path / "checkpoints" / "latest").read_text().strip() == f"step_{step:08d}"
     assert ranks.run(RANKS, run_case, config, free_port()) == [0, 0]
     assert records(tmp_path) == whole
+    assert [start["step"] for start in starts_of(tmp_path)] == [0, step]
     assert leftovers(tmp_path) == []
     assert ranks.run(RANKS, run_case, config, free_port()) == [0, 0]
     assert records(tmp_path) == whole, "a finished run is left as it is"

@@ -23,10 +23,12 @@ Most used settings:
 """
 
 import sys
+from functools import partial
 from typing import NoReturn
 
 from dist_plm.cli import app, local_sweep
-from dist_plm.config.origins import Origin
+from dist_plm.config.decode import encode
+from dist_plm.config.origins import Origin, complete
 from dist_plm.spec.schema_finetune import FinetuneConfig
 
 
@@ -36,8 +38,14 @@ def run(config: FinetuneConfig, origins: dict[str, Origin]) -> int | None:
     from dist_plm.tasks.evaluate.in_training import text_measures
     from dist_plm.train.build import run_training
 
-    given = app.settings_given(sys.argv[1:])
-    return run_training(config, overrides=given, preflight=look, command="finetune", writing=text_measures)
+    return run_training(
+        config,
+        overrides=app.settings_given(sys.argv[1:]),
+        preflight=look,
+        command="finetune",
+        writing=text_measures,
+        origins=partial(complete, origins, encode(config)),
+    )
 
 
 def main() -> NoReturn:

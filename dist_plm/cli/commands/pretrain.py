@@ -19,10 +19,12 @@ Most used settings:
 """
 
 import sys
+from functools import partial
 from typing import NoReturn
 
 from dist_plm.cli import app, local_sweep
-from dist_plm.config.origins import Origin
+from dist_plm.config.decode import encode
+from dist_plm.config.origins import Origin, complete
 from dist_plm.spec.schema import PretrainConfig
 
 
@@ -31,7 +33,12 @@ def run(config: PretrainConfig, origins: dict[str, Origin]) -> int | None:
     from dist_plm.cluster.preflight import look
     from dist_plm.train.build import run_training
 
-    return run_training(config, overrides=app.settings_given(sys.argv[1:]), preflight=look)
+    return run_training(
+        config,
+        overrides=app.settings_given(sys.argv[1:]),
+        preflight=look,
+        origins=partial(complete, origins, encode(config)),
+    )
 
 
 def main() -> NoReturn:
