@@ -102,6 +102,7 @@ SAME_MODULE = {
     "submit": "the submission, and its command",
     "tasks": "what is done with a model, and the tasks that it is fine-tuned for",
     "transformer": "the transformer: its layer, its family",
+    "watch": "watching: of a submitted job's ranks, and the command for runs",
     "windows": "windows of running text, sampled and described",
 }
 #: Libraries, which folders and modules are named after.

@@ -1,0 +1,184 @@
+"""What the server of a watched run answers, to whom, and what it refuses; and the page in a browser that follows the run."""
+
+import http.client
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dist_plm.core.errors import UserError
+from dist_plm.monitor.live import serve as serving
+from dist_plm.monitor.live.serve import WatchedRuns, WatchServer, is_local, serve
+from dist_plm.monitor.metrics_file import MetricsWriter, read_metrics
+from tests.monitor.make import record
+from tests.monitor.report_page.test_packed_columns import unpacked
+
+TINY = Path(__file__).parents[1] / "report_page" / "tiny"
+
+
+@contextmanager
+def watching(*paths: Path, poll_seconds: float = 0.1) -> Iterator[WatchServer]:
+    with WatchServer(WatchedRuns(paths, poll_seconds=poll_seconds), 0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def ask(server: WatchServer, path: str, method: str = "GET", host: str | None = "localhost:1") -> tuple[int, str, dict]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+    connection.putrequest(method, path, skip_host=True)
+    if host is not None:
+        connection.putheader("Host", host)
+    connection.endheaders()
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, text, dict(answer.headers)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[WatchServer]:
+    with watching(TINY) as server:
+        yield server
+
+
+def test_it_listens_on_loopback_alone(server):
+    assert server.socket.getsockname()[0] == "127.0.0.1"
+    assert server.address.startswith(f"http://localhost:{server.server_port}/")
+
+
+def test_the_page_and_its_head(server):
+    status, page, headers = ask(server, f"/{server.word}/")
+    assert (status, headers["Cache-Control"]) == (200, "no-store")
+    assert page.startswith("<!doctype html>")
+    assert "connect-src &#x27;self&#x27;" in page
+    status, text, headers = ask(server, f"/{server.word}/", "HEAD")
+    assert (status, text, headers["Content-Length"]) == (200, "", str(len(page.encode())))
+    assert "Access-Control-Allow-Origin" not in headers
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
+def test_nothing_but_reading(server, method):
+    status, _, headers = ask(server, f"/{server.word}/", method)
+    assert (status, headers["Allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8765", "localhost.evil.example", "127.0.0.1.evil", "", None]
+)
+def test_a_name_that_was_made_to_resolve_here_gets_nothing(server, host):
+    assert ask(server, f"/{server.word}/", host=host)[0] == 403
+    assert ask(server, f"/{server.word}/news?run=0&generation=0&from=0", host=host)[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("hosts", "local"),
+    [
+        (["localhost"], True),
+        (["LOCALHOST:9000"], True),
+        (["127.0.0.1:80"], True),
+        (["[::1]"], True),
+        (["[::1]:8765"], True),
+        (["localhost", "evil"], False),
+        ([], False),
+        (["localhost:x"], False),
+        (["localhost:"], False),
+        (["a@localhost"], False),
+    ],
+)
+def test_names_of_this_machine(hosts, local):
+    assert is_local(hosts) is local
+
+
+@pytest.mark.parametrize("path", ["/", "/news?run=0&generation=0&from=0", "/x/", "/../etc/passwd", "//x/", "/é/", "*"])
+def test_who_does_not_know_the_address_gets_nothing(server, path):
+    connection = socket.create_connection(("127.0.0.1", server.server_port))
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    connection.close()
+    assert answer.startswith(b"HTTP/1.0 404 ")
+    assert b"loss" not in answer
+
+
+@pytest.mark.parametrize(
+    "query", ["", "run=9&generation=0&from=0", "run=-1&generation=0&from=0", "run=x&generation=0&from=0"]
+)
+def test_a_question_without_sense_is_refused(server, query):
+    assert ask(server, f"/{server.word}/news?{query}")[0] == 400
+    assert ask(server, f"/{server.word}/other")[0] == 404
+
+
+def test_news_are_what_is_new(tmp_path):
+    run = shutil.copytree(TINY, tmp_path / "run")
+    with watching(run) as server, MetricsWriter(run / "metrics.jsonl", resume_step=40) as writer:
+
+        def news(generation: int, first: int) -> dict:
+            return json.loads(ask(server, f"/{server.word}/news?run=0&generation={generation}&from={first}")[1])
+
+        first = news(0, 40)
+        generation = first["generation"]
+        assert first["overview"]["summary"][1][1] == "40"
+        assert news(generation, 40) == {"generation": generation, "records": 40, "whole": False}
+        writer.write(record(41))
+        told = news(generation, 40)
+        columns = unpacked(told["columns"])
+        assert (told["records"], columns["step"].tolist(), told["columns"]["rows"]) == (41, [41], 1)
+        seconds = sum(one["step_seconds"] for one in read_metrics(run / "metrics.jsonl"))
+        assert columns["seconds"][0] == pytest.approx(seconds), "counted from the beginning"
+        other = news(generation + 1, 7)
+        assert (other["whole"], other["columns"]["rows"]) == (True, 41)
+        assert news(generation, 99)["whole"], "the page knows more than there is"
+
+
+def test_a_port_that_is_taken(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port={port} cannot be listened on"):
+            serve([TINY], port, lambda server: None)
+        monkeypatch.setattr(serving, "PORT", port)
+        ports = []
+
+        def started(server: WatchServer) -> None:
+            ports.append(server.server_port)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            serve([TINY], None, started)
+    assert ports
+    assert ports[0] != port
+
+
+def test_the_page_follows_the_run_in_a_browser(browser, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.yaml").write_text("train: {steps: 9}\n")
+    shown = "return [...(page.charts.find((one) => one.measure.title === 'Loss')?.plot?.data[0] ?? [])].join()"
+    with watching(run) as server:
+        browser.open(server.address)
+        browser.wait_for("return document.getElementById('status').textContent.includes('no step logged yet')")
+        with MetricsWriter(run / "metrics.jsonl") as writer:
+            for step in (1, 2, 3):
+                writer.write(record(step))
+            browser.wait_for(f"{shown} === '1,2,3'")
+            writer.write(record(4, evaluation={"loss": 2.0}))
+            browser.wait_for(f"{shown} === '1,2,3,4'")
+            browser.wait_for("return document.querySelector('[data-measure=\"eval/loss\"]') !== null")
+        with MetricsWriter(run / "metrics.jsonl", resume_step=2) as writer:
+            (run / "starts.jsonl").write_text('{"id": "a"}\n{"id": "b"}\n')
+            (run / "resumes.jsonl").write_text('{"id": "b", "step": 2}\n')
+            writer.write(record(3, loss=9.5))
+            browser.wait_for(f"{shown} === '1,2,3'")
+        assert browser.readout("loss") == "9.5 at 3"
+        assert browser.run("return page.runs[0].marks('step').length") == 1
+        assert all(url.startswith(server.address) for url in browser.asked())
+        assert browser.problems() == []
+    browser.wait_for("return document.getElementById('status').textContent.includes('is not followed any more')")
