@@ -1,4 +1,4 @@
-"""wandb and TensorBoard, for those who want their curves there too; `metrics.jsonl` is written in any case.
+"""wandb, TensorBoard, MLflow and a CSV table, for those who want their curves there; `metrics.jsonl` is written in any case.
 
 A tracker library is imported only if chosen. One that fails warns once and is dropped: no training ends for a curve.
 """
@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from dist_plm.monitor.tracking.csv_tracker import CsvTracker
+from dist_plm.monitor.tracking.mlflow_tracker import MlflowTracker
 from dist_plm.monitor.wandb_tracker import WandbTracker
 from dist_plm.spec.schema_run import TrackConfig
 
@@ -22,6 +24,9 @@ class Tracker(Protocol):
     def close(self) -> None:
         """Writes out what is pending."""
 
+    def keep(self, page: Path, text: str) -> None:
+        """Takes the report of a finished run: its page, and what it says as text."""
+
 
 def build_trackers(
     config: TrackConfig, run_dir: Path, *, run_name: str, settings: Mapping[str, Any], start_step: int = 0
@@ -29,13 +34,15 @@ def build_trackers(
     """All trackers of `config` as one that never raises. For rank 0 alone.
 
     Args:
-        run_dir: wandb writes to `run_dir/wandb`, TensorBoard to `run_dir/tensorboard`.
+        run_dir: wandb writes to `run_dir/wandb`, TensorBoard to `run_dir/tensorboard`, MLflow to `run_dir/mlflow`.
         settings: the resolved configuration, shown beside the curves.
         start_step: the step the run continues from; 0 begins new curves, also in a directory that holds old ones.
     """
     makers: dict[str, Callable[[], Tracker]] = {
         "wandb": lambda: WandbTracker(config, run_dir, run_name=run_name, settings=settings, start_step=start_step),
         "tensorboard": lambda: TensorboardTracker(run_dir, settings=settings, start_step=start_step),
+        "mlflow": lambda: MlflowTracker(config, run_dir, run_name=run_name, settings=settings, start_step=start_step),
+        "csv": lambda: CsvTracker(run_dir, start_step=start_step),
     }
     trackers: dict[str, Tracker] = {}
     for name in config.to:
@@ -64,6 +71,10 @@ class TensorboardTracker:
     def close(self) -> None:
         self._writer.close()
 
+    def keep(self, page: Path, text: str) -> None:
+        """Adds the text alone: TensorBoard shows no pages."""
+        self._writer.add_text("report", f"```\n{text}\n```\n\n{page}")
+
 
 class _Guarded:
     """Passes on to trackers by name, dropping one that fails."""
@@ -77,6 +88,9 @@ class _Guarded:
     def close(self) -> None:
         self._each(lambda tracker: tracker.close())
         self._trackers.clear()
+
+    def keep(self, page: Path, text: str) -> None:
+        self._each(lambda tracker: tracker.keep(page, text))
 
     def _each(self, action: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._trackers.items()):

@@ -84,6 +84,12 @@ class WandbTracker:
                 log.info("wandb wrote offline; its curves are uploaded with: %s", where)
         self._wandb.teardown()  # finish alone returns before the other process of wandb has written its file
 
+    def keep(self, page: Path, text: str) -> None:
+        """Adds the page to the run as an artifact, of which wandb keeps the versions."""
+        artifact = self._wandb.Artifact(f"report-{self._id}", type="report")
+        artifact.add_file(str(page))
+        self._run.log_artifact(artifact)
+
 
 def _run_id(path: Path, *, new: bool) -> str:
     """The id kept in `path`; a new one is made up and kept there."""

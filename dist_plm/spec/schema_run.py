@@ -90,11 +90,14 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackConfig:
-    """`to` names the trackers. wandb writes offline unless `wandb_mode` says online."""
+    """`to` names the trackers. wandb writes offline unless `wandb_mode` says online, MLflow into the run's directory unless
+    `mlflow_uri` names a server or store."""
 
-    to: tuple[Literal["wandb", "tensorboard"], ...] = ()
+    to: tuple[Literal["wandb", "tensorboard", "mlflow", "csv"], ...] = ()
     wandb_project: str = "dist_plm"
     wandb_mode: Literal["offline", "online"] = "offline"
+    mlflow_uri: str | None = None
+    mlflow_experiment: str = "dist_plm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -227,6 +229,55 @@ def test_tensorboard_hides_what_a_killed_run_wrote_past_its_checkpoint(tmp_path)
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+@pytest.mark.parametrize("loader", ["true", "false"])
+def test_tensorboard_itself_shows_no_step_twice(tmp_path, loader):
+    """Its two readers, one of them not Python's, each find out by themselves what is hidden."""
+    log_steps(("tensorboard",), tmp_path, range(1, 7))
+    log_steps(("tensorboard",), tmp_path, range(5, 9), start_step=4)
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(tmp_path),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+    ]
+    with subprocess.Popen([*command, "--load_fast", loader], stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        address = next(found[1] for line in server.stderr if (found := re.search(r"at (http://\S+/)", line)))
+        deadline, shown = time.monotonic() + 120, []
+        while len(shown) < 8 and time.monotonic() < deadline:  # it reads in the background
+            with contextlib.suppress(urllib.error.HTTPError):
+                asked = f"{address}data/plugin/scalars/scalars?run=tensorboard&tag=loss"
+                shown = [step for _, step, _ in json.load(urllib.request.urlopen(asked))]
+            time.sleep(0.1)
+        server.terminate()
+        server.stderr.read()
+    assert shown == list(range(1, 9))
+
+
+def test_the_report_of_a_finished_run_is_an_artifact(tmp_path, monkeypatch):
+    page = tmp_path / "report.html"
+    page.write_text("<p>page</p>")
+    config = TrackConfig(to=("wandb", "tensorboard"))
+    tracker = build_trackers(config, tmp_path, run_name="small", settings=SETTINGS)
+    tracker.log(1, record(1).as_dict())
+    tracker.keep(page, "steps 1")
+    tracker.close()
+    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    requests = [entry.request for entry in wandb_records(path) if entry.WhichOneof("record_type") == "request"]
+    kept = [entry.artifact for entry in wandb_records(path) if entry.WhichOneof("record_type") == "artifact"]
+    kept += [request.log_artifact.artifact for request in requests if request.HasField("log_artifact")]
+    assert [(one.type, [entry.path for entry in one.manifest.contents]) for one in kept] == [
+        ("report", ["report.html"])
+    ]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert b"steps 1" in events.Tensors("report/text_summary")[0].tensor_proto.string_val[0]
+
+
 def test_both_at_once_and_none(tmp_path):
     log_steps(("wandb", "tensorboard"), tmp_path / "both", range(1, 3))
     assert len(wandb_history(tmp_path / "both")) == 1
@@ -264,5 +315,6 @@ def test_a_tracker_that_cannot_start_warns_and_is_left_out(tmp_path, monkeypatch
 
 
 def test_a_library_is_imported_only_if_chosen():
-    program = "import sys, dist_plm.monitor.trackers; sys.exit('wandb' in sys.modules or 'tensorboard' in sys.modules)"
+    libraries = "wandb", "tensorboard", "mlflow"
+    program = f"import sys, dist_plm.monitor.trackers; sys.exit(bool(set({libraries}) & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -67,8 +67,10 @@ def _trackers(config: TrainingConfig) -> Iterator[str]:
     track = config.track
     if len(set(track.to)) != len(track.to):
         yield f"track.to = {show(track.to)} names a tracker twice: name each once"
-    if "wandb" not in track.to:
-        yield from no_effect(track, "track", ("wandb_project", "wandb_mode"), f"track.to = {show(track.to)}")
+    settings = {"wandb": ("wandb_project", "wandb_mode"), "mlflow": ("mlflow_uri", "mlflow_experiment")}
+    for name, its in settings.items():
+        if name not in track.to:
+            yield from no_effect(track, "track", its, f"track.to = {show(track.to)}")
 
 
 def _names_and_paths(config: TrainingConfig) -> Iterator[str]:

@@ -1,0 +1,97 @@
+"""A run's curves in MLflow: one run there for one run here, however often that is started again."""
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dist_plm.config.decode import flatten
+from dist_plm.config.messages import show
+from dist_plm.core.errors import UserError
+from dist_plm.core.regular import read_regular
+from dist_plm.monitor.metrics_file import read_metrics
+from dist_plm.spec.schema_run import TrackConfig
+
+#: MLflow takes no more parameters at once.
+_BATCH = 100
+#: Characters that a name of a metric may not have.
+_NO_NAME = re.compile(r"[^\w\-. /:]")
+
+
+class MlflowTracker:
+    """An MLflow run whose id is kept in the run directory, so that a resumed run continues the same curves.
+
+    Local unless `track.mlflow_uri` names a server: files in RUN_DIR/mlflow, which `mlflow ui` shows. MLflow keeps every value
+    that it was ever given, so each step is given once: what was there before a kill stays, what it lacks is made up for from
+    metrics.jsonl.
+    """
+
+    def __init__(
+        self, config: TrackConfig, run_dir: Path, *, run_name: str, settings: Mapping[str, Any], start_step: int = 0
+    ) -> None:
+        folder = run_dir.resolve() / "mlflow"
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would tell its maker of each run
+        if config.mlflow_uri is None:
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # versions from 3.7 on refuse it otherwise
+        try:
+            from mlflow import MlflowClient, entities
+        except ImportError:
+            raise UserError("track.to = mlflow needs it installed: pip install mlflow-skinny (or mlflow)") from None
+        self._metric = entities.Metric
+        self._client = MlflowClient(tracking_uri=config.mlflow_uri or folder.as_uri())
+        self._newest = 0
+        self._id = self._open(folder / "run_id", config.mlflow_experiment, run_name, new=start_step == 0)
+        if start_step == 0:
+            told = [entities.Param(_NO_NAME.sub("_", name), show(value)) for name, value in flatten(settings).items()]
+            for first in range(0, len(told), _BATCH):
+                self._client.log_batch(self._id, params=told[first : first + _BATCH])
+        self._catch_up(run_dir / "metrics.jsonl", start_step)
+
+    def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
+        if step <= self._newest:  # taken again after a rollback or a kill
+            return
+        self._newest, now = step, int(1000 * time.time())
+        metrics = [
+            self._metric(_NO_NAME.sub("_", name), float(value), now, step)
+            for name, value in values.items()
+            if value is not None and name != "step"
+        ]
+        self._client.log_batch(self._id, metrics=metrics)
+
+    def rewind(self, step: int) -> None:
+        """Goes back to a step. The curves of a run that went back show the steps that it gave up."""
+
+    def keep(self, page: Path, text: str) -> None:
+        """Adds the page to the run's artifacts, in place of an earlier one."""
+        self._client.log_artifact(self._id, str(page))
+
+    def close(self) -> None:
+        self._client.set_terminated(self._id)
+
+    def _open(self, kept: Path, experiment: str, run_name: str, *, new: bool) -> str:
+        """Finds the run that an earlier start began, or begins one."""
+        run_id = "" if new else _text_of(kept)
+        if re.fullmatch("[0-9a-f]{32}", run_id):
+            self._client.update_run(run_id, status="RUNNING")
+            self._newest = max((one.step for one in self._client.get_metric_history(run_id, "loss")), default=0)
+            return run_id
+        found = self._client.get_experiment_by_name(experiment)
+        number = found.experiment_id if found is not None else self._client.create_experiment(experiment)
+        run_id = self._client.create_run(number, run_name=run_name).info.run_id
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(f"{run_id}\n", encoding="utf-8")
+        return run_id
+
+    def _catch_up(self, metrics: Path, start_step: int) -> None:
+        for record in read_metrics(metrics) if start_step > self._newest and metrics.exists() else ():
+            if record["step"] <= start_step:
+                self.log(record["step"], record)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return read_regular(path).decode().strip()
+    except (OSError, ValueError):
+        return ""
