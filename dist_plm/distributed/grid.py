@@ -11,6 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+from dist_plm.spec.schema import ParallelConfig
+
 Axis = Literal["tensor", "context", "data", "pipeline"]
 
 #: Fastest first.
@@ -81,3 +83,9 @@ class Grid:
             fixed = tuple(i for axis, i in zip(AXES, self.coordinates(rank), strict=True) if axis not in along)
             members.setdefault(fixed, []).append(rank)
         return [tuple(ranks) for ranks in members.values()]
+
+
+def grid_of(parallel: ParallelConfig) -> Grid:
+    """Gives the process grid of a finalised run."""
+    assert parallel.data is not None
+    return Grid(data=parallel.data, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)

@@ -1,7 +1,9 @@
 """Builds the engine that a configuration names."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
+from importlib.util import find_spec
 
 import torch
 
@@ -32,3 +34,11 @@ def build_engine(
     # Imported here: each brings a library that takes seconds to load and that the others do without.
     body = import_module(f"dist_plm.engines.{settings.engine.name}.engine")
     return body.build(settings, groups, device, model, losses)
+
+
+def absent_ranks(settings: EngineSettings) -> AbstractContextManager[None]:
+    """Has an engine, within the block, take for agreed what it would ask ranks that are not there."""
+    name = f"dist_plm.engines.{settings.engine.name}"
+    if find_spec(f"{name}.absent_ranks") is None:
+        return nullcontext()
+    return import_module(f"{name}.absent_ranks").absent_ranks()

@@ -165,10 +165,12 @@ class PretrainConfig(TrainingConfig):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitConfig:
     """How launch/submit.py goes about it. `check_data` opens the store, and looks at what the run begins with, before
-    anything is queued. `force` queues also what a plan says cannot fit into the GPU that cluster.gpu names."""
+    anything is queued. `force` queues also what a plan says cannot fit into the GPU that cluster.gpu names. `rehearse` goes
+    through a step of some ranks first, and queues nothing where these disagree."""
 
     dry_run: bool = False
     force: bool = False
+    rehearse: bool = False
     watch: bool = False
     check_data: bool = True
 

@@ -35,7 +35,7 @@ from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.distributed.collectives import on_first
 from dist_plm.distributed.device import Device, choose, make_deterministic, multiply_in_tf32
 from dist_plm.distributed.fp8 import check_fp8
-from dist_plm.distributed.grid import Grid
+from dist_plm.distributed.grid import grid_of
 from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.distributed.launch_env import LaunchEnv, from_environment
 from dist_plm.distributed.world import host_group, init_process_group, shutdown
@@ -49,7 +49,7 @@ from dist_plm.monitor.progress import say
 from dist_plm.optim.schedules import learning_rate
 from dist_plm.spec.derived import checkpoints_of, peak_learning_rate
 from dist_plm.spec.freezing import frozen_tensors
-from dist_plm.spec.schema import ParallelConfig, Training, TrainingConfig
+from dist_plm.spec.schema import Training, TrainingConfig
 from dist_plm.train.data import RunData, open_run
 from dist_plm.train.evaluation import Patience, TextMeasures
 from dist_plm.train.loop import Parts, Position, train
@@ -281,12 +281,6 @@ def _position(
         verify = config.checkpoint.verify
         return init_from(train, model, store, storage, engine, shard_specs, group, verify=verify)
     return Position()
-
-
-def grid_of(parallel: ParallelConfig) -> Grid:
-    """Gives the process grid of a finalised run."""
-    assert parallel.data is not None
-    return Grid(data=parallel.data, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
 
 
 def _agree(config: TrainingConfig, groups: Groups) -> None:

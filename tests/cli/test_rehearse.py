@@ -3,11 +3,18 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
+from dist_plm.cli.app import load
 from dist_plm.cli.commands.rehearse import execute
-from dist_plm.core.errors import EXIT_REFUSED
+from dist_plm.cli.commands.submit import _rehearse
+from dist_plm.cluster.check import check
+from dist_plm.cluster.submit import Submission
+from dist_plm.core.errors import EXIT_REFUSED, ConfigError
+from dist_plm.spec.schema import SubmissionConfig
 
 TINY = [
     *("model=gpt_tiny", "model.vocab_size=211", "model.layers=2", "data=store", "data.path=nowhere"),
@@ -41,15 +48,63 @@ def test_it_says_what_ranks_do(tmp_path, capsys):
     assert seen["ranks"]["0"]["bytes_sent_by_axis"]["pipeline"] > 0
 
 
-def test_ranks_that_disagree_are_refused(monkeypatch, capsys):
-    import torch
+def test_the_data_are_read_where_they_are_here(capsys):
+    store = Path(__file__).parents[1] / "fixtures" / "before" / "store"
+    words = ["model=bert_tiny", "objective=mlm", f"data.path={store}", "data=store", "data.sequence_length=32"]
+    assert (
+        execute(
+            [
+                *words,
+                "model.layers=1",
+                "train.global_batch=4",
+                "train.steps=2",
+                "train.eval_samples=0",
+                "train.eval_every=0",
+            ]
+        )
+        == 0
+    )
+    shown = capsys.readouterr().out
+    assert "rank 0 samples 0 to 3 in the first step" in shown
+    assert "random text" not in shown
 
+
+def test_a_batch_that_nobody_has_set_fits_the_ranks(capsys):
+    words = ["model=gpt_tiny", "model.vocab_size=211", "model.layers=2", "data.path=nowhere", "--world-size", "24"]
+    assert execute([*words, "parallel.tensor=2", "--ranks", "0"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "train.global_batch = 16 is that of a small run: 96 in its place\n"
+    assert "rehearsed 1 of 24 ranks" in shown.out
+    assert execute([*words, "train.global_batch=16", "--ranks", "0"]) == EXIT_REFUSED
+    assert "train.global_batch = 16 is not a multiple" in capsys.readouterr().err
+
+
+def test_submit_queues_nothing_where_ranks_disagree(monkeypatch, capsys):
+    from dist_plm.engines.gradient_norm import GradientNorm
+
+    words = [*TINY[:-2], "cluster=example", "nodes=1", "cluster.gpus_per_node=4", "submit.check_data=false"]
+    config, _ = load(SubmissionConfig, "submit", [*words, "submit.rehearse=true"])
+    submission = Submission(config, check(config), ())
+    _rehearse(submission)
+    assert capsys.readouterr().out.startswith("rehearsed: ranks 0, 1, 2 agree")
+
+    def broken(self, gradients):
+        raise ValueError("no norm")
+
+    monkeypatch.setattr(GradientNorm, "measure", broken)
+    with pytest.raises(ConfigError, match=r"rank 1 fails in step 1, .*ValueError: no norm"):
+        _rehearse(submission)
+
+
+def test_ranks_that_disagree_are_refused(monkeypatch, capsys):
     from dist_plm.engines.gradient_norm import GradientNorm
 
     measure = GradientNorm.measure
-    monkeypatch.setattr(
-        GradientNorm, "measure", lambda self, held: 0.0 if torch.distributed.get_rank() == 1 else measure(self, held)
-    )
+
+    def skipped(self, gradients):
+        return 0.0 if dist.get_rank() == 1 else measure(self, gradients)
+
+    monkeypatch.setattr(GradientNorm, "measure", skipped)
     assert execute([*TINY, "--ranks", "0,1"]) == EXIT_REFUSED
     shown = capsys.readouterr()
     assert "2 of 4 ranks" in shown.out

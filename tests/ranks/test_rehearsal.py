@@ -15,6 +15,7 @@ from tests.ranks.training import configure, groups_of
 pytestmark = pytest.mark.ranks
 
 BF16 = {"precision__name": "bf16"}
+DEEPSPEED = {"engine__name": "deepspeed"}
 LLAMA = {
     "model__position": "rotary",
     "model__norm": "rmsnorm",
@@ -32,6 +33,11 @@ CASES = {
     "dropout": ("tensor2", {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}),
     "lamb": ("data2_tensor2", {"engine__zero_stage": 1, "optim__name": "lamb"}),
     "muon": ("tensor2", {"optim__name": "muon"}),
+    "deepspeed0": ("data2_tensor2", {**DEEPSPEED, "engine__zero_stage": 0}),
+    "deepspeed1": ("data2_pipeline2", {**DEEPSPEED, "engine__zero_stage": 1}),
+    "deepspeed1_bf16": ("data2_tensor2", {**DEEPSPEED, "engine__zero_stage": 1, **BF16}),
+    "deepspeed2": ("data2", {**DEEPSPEED, "engine__zero_stage": 2}),
+    "deepspeed3_bf16": ("data2", {**DEEPSPEED, "engine__zero_stage": 3, **BF16}),
     "llama": ("tensor2", LLAMA),
     "bert": ("data2_tensor2", {"model__family": "bert", "objective__name": "mlm_nsp", "model__segments": 2}),
     "roberta": ("pipeline2", {"model__family": "roberta", "objective__name": "mlm"}),
@@ -49,7 +55,8 @@ def rehearsed(config, world_size: int) -> dict[int, RankRehearsal]:
 
 
 @pytest.mark.parametrize(
-    "name", covering(list(CASES), ["megatron_tensor2_pipeline2_sequence_virtual2", "overlap", "lamb", "bert"])
+    "name",
+    covering(list(CASES), ["megatron_tensor2_pipeline2_sequence_virtual2", "overlap", "deepspeed3_bf16", "bert"]),
 )
 def test_a_world_that_is_not_there_says_what_gloo_says(ranks, tmp_path, name):
     grid, changes = CASES[name]

@@ -20,18 +20,21 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from dist_plm.cli import app
 from dist_plm.cluster.check import check_run, run_of
 from dist_plm.config.origins import Origin
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, UserError, reason_of
 from dist_plm.core.files import atomic_writer
-from dist_plm.distributed.grid import Grid
+from dist_plm.distributed.grid import grid_of
 from dist_plm.plan.rehearsal.chosen_ranks import chosen_ranks
 from dist_plm.plan.rehearsal.rehearsal_text import rehearsal_json, rehearsal_text
 from dist_plm.plan.verdict import require_vocabulary
 from dist_plm.spec.schema import PretrainConfig, RehearseConfig
+
+if TYPE_CHECKING:
+    from dist_plm.plan.rehearsal.all_ranks import Rehearsal
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -43,20 +46,23 @@ def run(arguments: Sequence[str], config: RehearseConfig, origins: dict[str, Ori
     given, world_size = run_of(config), app.planned_world_size(arguments)
     complete = check_run(given, world_size, with_data=given.data.are_here, with_weights=False)
     require_vocabulary(complete.model)
-    parallel = complete.parallel
-    grid = Grid(data=parallel.data or 1, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
     _refuse_what_cannot_be(config.json, complete)
-    ranks = chosen_ranks(app.planned_ranks(arguments), complete, grid)
-    # It imports torch, which wrong settings are refused without.
-    from dist_plm.plan.rehearsal.all_ranks import rehearse
-
-    rehearsal = rehearse(complete, world_size, ranks)
+    rehearsal, grid = rehearsed(complete, world_size, app.planned_ranks(arguments)), grid_of(complete.parallel)
     print(rehearsal_text(rehearsal, grid))
     if config.json is not None:
         _write(Path(config.json), json.dumps(rehearsal_json(rehearsal, grid)))
     for problem in rehearsal.problems:
         print(f"  - {problem}", file=sys.stderr)
     return EXIT_REFUSED if rehearsal.problems else EXIT_FINISHED
+
+
+def rehearsed(complete: PretrainConfig, world_size: int, ranks: str) -> "Rehearsal":
+    """Rehearses the ranks that --ranks names of a finalised run."""
+    chosen = chosen_ranks(ranks, complete, grid_of(complete.parallel))
+    # It imports torch, which wrong settings are refused without.
+    from dist_plm.plan.rehearsal.all_ranks import rehearse
+
+    return rehearse(complete, world_size, chosen)
 
 
 def _refuse_what_cannot_be(file: str | None, complete: PretrainConfig) -> None:

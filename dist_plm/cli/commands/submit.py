@@ -21,6 +21,7 @@ Most used settings:
   cluster.partition=gpu  cluster.account=lab
   cluster.gpu=h100               says first whether the run fits and how long it takes, as launch/plan.py does
   submit.dry_run=true            prints the batch script and submits nothing
+  submit.rehearse=true           goes through a step of some ranks first, as launch/rehearse.py does
   submit.watch=true              follows the job's state and metrics until it ends
   submit.check_data=false        where what is read, or what the run begins with, cannot be opened from here
 """
@@ -42,8 +43,8 @@ from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import EXIT_FINISHED, ConfigError
 from dist_plm.core.installed import typed
 from dist_plm.plan.render import refusal, time_line, verdict_line
-from dist_plm.plan.verdict import make_plan, remedies, told_by_data
-from dist_plm.spec.schema import SubmissionConfig
+from dist_plm.plan.verdict import make_plan, remedies, require_vocabulary, told_by_data
+from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
 from dist_plm.spec.schema_finetune import FinetuneSubmissionConfig
 
 #: Settings that the commands which train do not have.
@@ -103,6 +104,7 @@ def submit(
     refuse_what_cannot_start(submissions)
     for submission in submissions:
         _plan(submission)
+        _rehearse(submission)
     jobs = [_queue(submission) for submission in submissions]
     return _watch(jobs) if first.submit.watch else None
 
@@ -138,6 +140,27 @@ def _plan(submission: Submission) -> None:
         raise ConfigError([f"{refusal(plan, changes)}; submit.force=true queues it all the same"])
     print("\n".join([f"plan: {verdict_line(plan)}", *(f"  would fit with  {change}" for change in changes)]))
     print(f"      {time_line(plan)}")
+
+
+def _rehearse(submission: Submission) -> None:
+    """Goes through a step of the worst ranks where that is asked for.
+
+    Raises:
+        ConfigError: ranks disagree, or fail.
+    """
+    if not submission.config.submit.rehearse:
+        return
+    # It imports torch, which submitting does without.
+    from dist_plm.cli.commands.rehearse import rehearsed
+
+    run = run_of(submission.config)
+    if not isinstance(run, PretrainConfig):
+        raise ConfigError(["submit.rehearse = true goes with pretraining alone: leave it out"])
+    require_vocabulary(run.model)
+    rehearsal = rehearsed(run, world_size(submission.config.nodes, run.cluster), "worst")
+    if rehearsal.problems:
+        raise ConfigError([*rehearsal.problems])
+    print(f"rehearsed: ranks {', '.join(map(str, rehearsal.ranks))} agree, in {rehearsal.seconds:.0f} s")
 
 
 def _queue(submission: Submission) -> Followed:

@@ -13,13 +13,13 @@ import torch
 from dist_plm.checkpoint.fragments import checkpoint_name
 from dist_plm.core.errors import UserError
 from dist_plm.distributed.device import choose
+from dist_plm.distributed.grid import grid_of
 from dist_plm.distributed.groups import build_groups
 from dist_plm.plan.rehearsal.disagreements import disagreements
 from dist_plm.plan.rehearsal.fake_world import fake_world
 from dist_plm.plan.rehearsal.rank_rehearsal import TIMEOUT, RankRehearsal, rehearse_rank
 from dist_plm.spec.families.tensors import tensors_of
 from dist_plm.spec.schema import PretrainConfig
-from dist_plm.train.build import grid_of
 
 #: The largest job whose groups are made to see how long that takes.
 _LARGEST = 4096

@@ -5,13 +5,13 @@ it, is real, and stays so through operations that touch nothing else: positions 
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._distributed_c10d import FakeWork
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -38,9 +38,29 @@ def fake_world(rank: int, world_size: int) -> Iterator[None]:
 @contextmanager
 def without_values(moment: Moment, footprint: Footprint) -> Iterator["FakeRecorder"]:
     """Has tensors that are made within the block have no values, and records what is done to them."""
-    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), FakeRecorder(moment, footprint) as one:
-        warnings.simplefilter("ignore")  # of PyTorch's own deprecations, and of addresses that are looked at
-        yield one
+    moved = nn.Module._apply
+    nn.Module._apply = _moved_nowhere
+    try:
+        with (
+            warnings.catch_warnings(),
+            FakeTensorMode(allow_non_fake_inputs=True),
+            FakeRecorder(moment, footprint) as one,
+        ):
+            warnings.simplefilter("ignore")  # of PyTorch's own deprecations, and of addresses that are looked at
+            yield one
+    finally:
+        nn.Module._apply = moved
+
+
+def _moved_nowhere(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """Stands for `Module.to` and its kind where everything has its type and place already: PyTorch would put new parameters
+    in place of those without values, to which others refer."""
+    for tensor in (*self.parameters(), *self.buffers()):
+        changed = fn(tensor)
+        assert (changed.dtype, changed.device) == (tensor.dtype, tensor.device), (
+            "a module is changed after it was built"
+        )
+    return self
 
 
 class FakeRecorder(CallRecorder):

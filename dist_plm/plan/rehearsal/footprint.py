@@ -31,12 +31,19 @@ _NO_LAUNCH = {
 }
 
 
+class Apart:
+    """Holds a peak that is measured by itself."""
+
+    most = 0
+
+
 class Footprint:
     """Holds what is allocated now, and what was at the peak, by the part of the model that made it.
 
     Attributes:
         live: bytes by label: the phase, or the module whose forward pass runs.
-        peak: the same when most was held.
+        most: bytes at the peak.
+        peak: what `live` was then.
         launches: operations of steps that a GPU would run, by the moment's phase.
     """
 
@@ -59,6 +66,17 @@ class Footprint:
             yield
         finally:
             self._modules.pop()
+
+    @contextmanager
+    def apart(self) -> Iterator["Apart"]:
+        """Measures the peak within the block by itself, and leaves that before it as it is."""
+        before, found = (self.most, self.peak, self.peak_at), Apart()
+        self.most = self._now
+        try:
+            yield found
+        finally:
+            found.most = self.most
+            self.most, self.peak, self.peak_at = before
 
     def name_modules(self, chunks: Sequence[nn.Module]) -> None:
         """Books what forward passes allocate from now on under the module that runs, all layers of a stack as one."""

@@ -6,7 +6,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -18,9 +18,11 @@ from dist_plm.checkpoint.fragments import Fragment, HostCopies, ReplicaRank
 from dist_plm.core.errors import UserError, described
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.device import choose
+from dist_plm.distributed.grid import grid_of
 from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.engines.base import Engine
-from dist_plm.engines.build import build_engine
+from dist_plm.engines.build import absent_ranks, build_engine
+from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.models.build import build_model
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.sharding import Shard
@@ -34,7 +36,7 @@ from dist_plm.plan.rehearsal.stand_in_data import stand_in
 from dist_plm.spec.derived import num_microbatches
 from dist_plm.spec.freezing import frozen_tensors
 from dist_plm.spec.schema import PretrainConfig
-from dist_plm.train.build import engine_settings, grid_of
+from dist_plm.train.build import engine_settings
 from dist_plm.train.data import RunData, open_data
 from dist_plm.train.loop import Position
 from dist_plm.train.parts import open_loader
@@ -55,8 +57,9 @@ class RankRehearsal:
     Args:
         place: its coordinates by axis.
         ledger: what it said to others.
-        peak: bytes held at the peak, by the part of the model or the phase that made them.
+        peak: bytes held at the peak until the step has ended, by the part of the model or the phase that made them.
         peak_at: the moment of the peak.
+        saving_bytes: held at the peak of saving, which is not among these.
         launches: operations by phase, over the whole step.
         microbatches: of a step.
         seconds: of the rehearsal itself, by part.
@@ -72,6 +75,7 @@ class RankRehearsal:
     ledger: Ledger
     peak: dict[str, int]
     peak_at: str
+    saving_bytes: int
     launches: dict[str, int]
     microbatches: int
     seconds: dict[str, float]
@@ -127,19 +131,21 @@ def rehearse_on(
     with clock.part("data"):
         data = _open(config)
         batches = _first_batches(config, data, groups)
-    failure, writes, boxes = None, {}, {}
-    with recording(moment, footprint) as recorder:
+    failure, writes, boxes, saving_bytes = None, {}, {}, 0
+    settings = replace(engine_settings(config), engine=replace(config.engine, compile="off"))
+    with recording(moment, footprint) as recorder, nullcontext() if real else absent_ranks(settings):
         try:
             chunks = _build_model(config, groups, recorder, clock, filled=real)
             if not real and config.engine.passes_repeat:
                 repeat_passes(chunks, recorder, config.parallel, groups.coordinates.pipeline, len(batches))
-            engine = _build_engine(config, groups, recorder, clock, data, chunks)
+            engine = _build_engine(settings, groups, recorder, clock, data, chunks)
             with clock.part("step"), footprint.phase("step"):
                 moment.begin("step 1")
                 engine.train_step(batches, config.optim.lr)
-            with clock.part("save"), footprint.phase("saving"):
+            with clock.part("save"), footprint.phase("saving"), footprint.apart() as apart:
                 moment.begin("saving")
                 writes, boxes = _save_plan(engine, groups)
+            saving_bytes = apart.most
         except UserError:
             raise
         except Exception as error:  # whatever a real rank would die of
@@ -150,6 +156,7 @@ def rehearse_on(
         ledger=recorder.ledger,
         peak=footprint.peak,
         peak_at=footprint.peak_at,
+        saving_bytes=saving_bytes,
         launches=dict(footprint.launches),
         microbatches=len(batches),
         seconds=clock.seconds,
@@ -205,18 +212,18 @@ def _build_model(
 
 
 def _build_engine(
-    config: PretrainConfig,
+    settings: EngineSettings,
     groups: Groups,
     recorder: CallRecorder,
     clock: Clock,
     data: RunData,
     chunks: list[ModelChunk],
 ) -> Engine:
-    """Builds the engine as a run does, but for the compiler."""
+    """Builds the engine as a run does."""
     label = "engine's buffers and states"
     with clock.part("engine"), recorder.footprint.phase(label), tempfile.TemporaryDirectory() as folder:
         recorder.moment.begin("building the engine")
-        settings = replace(engine_settings(config), run_dir=folder, engine=replace(config.engine, compile="off"))
+        settings = replace(settings, run_dir=folder)
         return build_engine(settings, groups, groups.device.torch_device, chunks, data.objective.losses)
 
 

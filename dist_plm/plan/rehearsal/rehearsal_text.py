@@ -38,7 +38,7 @@ def rehearsal_text(rehearsal: "Rehearsal", grid: Grid) -> str:
         f"reads {worst.reads['from']}: rank {worst.rank} samples {_span(worst)} in the first step, "
         f"{_mib(worst.reads['bytes'])} MiB",
         f"saves {worst.writes.get('tensors', 0):,} tensors in {worst.writes.get('boxes', 0):,} boxes, "
-        f"{_mib(worst.writes.get('bytes', 0))} MiB (rank {worst.rank})",
+        f"{_mib(worst.writes.get('bytes', 0))} MiB (rank {worst.rank}, holding {worst.saving_bytes / GIB:.3g} GiB meanwhile)",
         "process groups are made in " + ", ".join(f"{s:.2g} s of {n:,} ranks" for n, s in rehearsal.growth.items()),
         f"took {rehearsal.seconds:.0f} s in {rehearsal.processes} processes of at most "
         f"{max(one.process_bytes for one in rehearsal.ranks.values()) / GIB:.2f} GiB",
@@ -65,6 +65,7 @@ def _rank_json(one: "RankRehearsal", grid: Grid) -> dict[str, Any]:
         "peak_bytes": one.peak_bytes,
         "peak_at": one.peak_at,
         "peak_by_part": one.peak,
+        "saving_bytes": one.saving_bytes,
         "microbatches": one.microbatches,
         "launches": one.launches,
         "bytes_sent_by_axis": {axis: sent for axis, (_, sent) in sent_by_axis(one, grid).items()},
