@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dist_plm.models.kernels.embedding import look_up
 from dist_plm.models.layers.attention import CoreAttention
 from dist_plm.models.layers.dropout import Site
 from dist_plm.models.layers.norms import build_norm
@@ -59,3 +60,43 @@ def test_softmax(ranks, dtype, changes, documents):
         result.double(), torch.full_like(result, weight).double(), rtol=2 * ROUNDING[dtype], atol=0
     )
     assert weight < 0.3
+
+
+def error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """Relative, of vectors."""
+    return float((found.double() - exact).norm() / exact.norm())
+
+
+#: Of the largest: 10⁸ elements.
+ROWS = pytest.mark.parametrize("rows", [13_000, pytest.param(130_210, marks=pytest.mark.slow)])
+SUMS = {torch.float32: 1e-6, **ROUNDING}
+
+
+@ROWS
+@pytest.mark.parametrize("dtype", SUMS)
+@pytest.mark.parametrize("kind", ["constant", "random"])
+def test_gradients_of_what_all_tokens_share(kind, dtype, rows):
+    """Added up one after the other in bf16, 13,000 gradients of one row would be as large as 256 of them."""
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(rows, 768, generator=draw).to(dtype)
+    gradient = torch.full_like(hidden, 0.1) if kind == "constant" else torch.randn(rows, 768, generator=draw).to(dtype)
+    exact = gradient.double().sum(0)
+
+    table = torch.zeros(3, 768, dtype=dtype, requires_grad=True)
+    look_up(torch.ones(rows, dtype=torch.int64), table).backward(gradient)
+    assert table.grad is not None
+    assert error(table.grad[1], exact) < SUMS[dtype]
+    assert not table.grad[[0, 2]].any()
+
+    for norm in ("layernorm", "rmsnorm"):
+        model = GPTConfig(layers=1, hidden=768, heads=1, norm=norm)
+        module = build_norm(model, dtype, torch.device("cpu"), sequence_parallel=False)
+        for name, parameter in module.named_parameters():
+            torch.nn.init.constant_(parameter, float(name == "weight"))
+        module(hidden.requires_grad_()).backward(gradient)
+        wide = hidden.detach().double()
+        normed = wide - wide.mean(-1, keepdim=True) if norm == "layernorm" else wide
+        normed *= (normed.square().mean(-1, keepdim=True) + model.norm_eps).rsqrt()
+        of_weight, of_bias = module.weight.grad, getattr(module, "bias", None)
+        assert error(of_weight, (normed * gradient.double()).sum(0)) < SUMS[dtype]
+        assert of_bias is None or error(of_bias.grad, exact) < SUMS[dtype]

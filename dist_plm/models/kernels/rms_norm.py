@@ -32,7 +32,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 @torch.library.impl(LIBRARY, "rms_norm_backward", "CPU")
 def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
     width, scale = x.shape[-1], weight.float()
-    result, total = torch.empty(x.shape, dtype=x.dtype), torch.zeros(width)
+    result, total = torch.empty(x.shape, dtype=x.dtype), torch.zeros(width, dtype=torch.float64)
     grad, x, factors = grad.reshape(-1, width), x.reshape(-1, width), factors.reshape(-1, 1)
     for block in blocks(len(x), width):
         normed, through = x[block].float() * factors[block], grad[block].float()

@@ -3,10 +3,15 @@
 import math
 
 import torch
-from megatron.core.tensor_parallel import VocabParallelEmbedding, scatter_to_sequence_parallel_region
+from megatron.core.tensor_parallel import (
+    VocabParallelEmbedding,
+    reduce_from_tensor_model_parallel_region,
+    scatter_to_sequence_parallel_region,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dist_plm.models.kernels.embedding import look_up
 from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.layers.linear import filled_later
 from dist_plm.models.layers.norms import build_norm
@@ -31,7 +36,7 @@ class Embedding(nn.Module):
         positions = model.max_positions + model.position_offset
         self.shared = shared
         self.scale = math.sqrt(size) if model.scales_words else 1.0
-        self.word = VocabParallelEmbedding(
+        self.word = WordEmbedding(
             shared.padded_vocab_size,
             size,
             init_method=filled_later,
@@ -88,6 +93,21 @@ class Embedding(nn.Module):
         return hidden
 
 
+class WordEmbedding(VocabParallelEmbedding):
+    """Megatron-core's, the rows split over tensor ranks, with exact gradients on the CPU."""
+
+    def forward(self, input_: Tensor) -> Tensor:
+        """[B, S] -> [B, S, embedding_size]."""
+        if self.weight.is_cuda:
+            return super().forward(input_)
+        if self.tp_group.size() == 1:
+            return look_up(input_, self.weight)
+        local = input_ - self.vocab_start_index
+        absent = (local < 0) | (local >= len(self.weight))
+        rows = look_up(local.masked_fill(absent, 0), self.weight).masked_fill(absent[..., None], 0.0)
+        return reduce_from_tensor_model_parallel_region(rows, group=self.tp_group)
+
+
 class LearnedEmbedding(nn.Module):
     """A learned vector for each position or segment."""
 
@@ -96,7 +116,7 @@ class LearnedEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(length, size, dtype=shared.dtype, device=shared.device))
 
     def forward(self, numbers: Tensor) -> Tensor:
-        return functional.embedding(numbers, self.weight)
+        return look_up(numbers, self.weight)
 
 
 def vocabulary_parts(name: str, shared: ModelContext) -> tuple[Part, ...]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dist_plm.models.kernels import layer_norm as _gradient  # noqa: F401  # registers torch.ops.dist_plm
 from dist_plm.models.kernels import rms_norm as _operations  # noqa: F401  # registers torch.ops.dist_plm
 from dist_plm.spec.schema import ModelConfig
 
@@ -28,7 +29,21 @@ class LayerNorm(nn.Module):
             parameter.sequence_parallel = sequence_parallel  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, hidden: Tensor) -> Tensor:
+        if hidden.device.type == "cpu" and not torch.compiler.is_compiling():
+            return _LayerNorm.apply(hidden, self.weight, self.bias, self.eps)
         return functional.layer_norm(hidden, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        ctx.eps = eps
+        return functional.layer_norm(hidden, weight.shape, weight, bias, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        return *torch.ops.dist_plm.layer_norm_backward(grads[0], *ctx.saved_tensors, ctx.eps), None
 
 
 class RMSNorm(nn.Module):

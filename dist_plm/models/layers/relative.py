@@ -4,8 +4,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from dist_plm.models.kernels.embedding import look_up
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sharding import split_over_tensor_ranks
 from dist_plm.spec.families.t5 import T5Config
@@ -33,7 +33,7 @@ class RelativeBias(nn.Module):
             columns - rows[:, None], num=self.buckets, distance=self.distance, both_ways=self.both_ways
         )
         if not self.weight.is_cuda:
-            return functional.embedding(buckets, self.weight).permute(2, 0, 1)[None]
+            return look_up(buckets, self.weight).permute(2, 0, 1)[None]
         # As a product: a GPU adds up the gradients of 32 rows that all pairs look up one after the other.
         chosen = (buckets[..., None] == torch.arange(self.buckets, device=buckets.device)).to(self.weight.dtype)
         return (chosen @ self.weight).permute(2, 0, 1)[None]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dist_plm.models.layers.norms import RMSNorm
+from dist_plm.models.layers.norms import LayerNorm, RMSNorm
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 48), (700, 2, 200), (1, 1, 8)], ids=str)
@@ -18,6 +18,24 @@ def test_rms_norm_and_its_gradient(shape):
     torch.testing.assert_close(result.double(), expected, rtol=1e-6, atol=1e-6)
     ours = torch.autograd.grad(result, (hidden, norm.weight), direction)
     theirs = torch.autograd.grad(expected, (exact, weight), direction.double())
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 48), (700, 2, 200), (1, 1, 8)], ids=str)
+def test_layer_norm_and_its_gradient(shape):
+    """Far from zero, where a variance of rounded means would be wrong."""
+    torch.manual_seed(0)
+    norm = LayerNorm(shape[-1], 1e-5, torch.float32, torch.device("cpu"), False)
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter, 1.0)
+    hidden, direction = (5 + torch.randn(shape)).requires_grad_(), torch.randn(shape)
+    exact, weight, bias = (x.detach().double().requires_grad_() for x in (hidden, norm.weight, norm.bias))
+    expected = functional.layer_norm(exact, weight.shape, weight, bias, 1e-5)
+    result = norm(hidden)
+    torch.testing.assert_close(result.double(), expected, rtol=1e-6, atol=1e-5)
+    ours = torch.autograd.grad(result, (hidden, norm.weight, norm.bias), direction)
+    theirs = torch.autograd.grad(expected, (exact, weight, bias), direction.double())
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=2e-5)
 
