@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
+from urllib.parse import quote, unquote
 
 MASK: Final = "***"
 _WORD = r"(?:secret|token|passw(?:or)?d|credential|signature|private_?key|api_?key|access_?key|account_?key)"
@@ -14,14 +15,15 @@ _OF_URL = re.compile(
 )
 #: …?secret=TEXT, and NAME_SECRET=TEXT in options and shell, where TEXT is not a variable.
 _ASSIGNED = re.compile(rf"((?:\b|_){_WORD}(?:_\w+)?=)(?!['\"]?[$*])(\"[^\"]+\"|'[^']+'|[^\s&;,'\"]+)", re.IGNORECASE)
-_SECRET_NAME = re.compile(rf"{_WORD}|auth|(?:^|_)(?:key|pass|pat)(?:_|$)", re.IGNORECASE)
+_SECRET_NAME = re.compile(rf"{_WORD}|auth(?!ors?(?:_|$))|(?:^|_)(?:key|pass|pat)(?:_|$)", re.IGNORECASE)
 #: ${oc.env:NAME} and ${oc.env:NAME,default}, as Hydra has it.
 _REFERENCE = re.compile(r"\$\{oc\.env:\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?:,([^}]*))?\}")
 #: Where URLs hold credentials, however short these are: before the @, and behind a name of the query.
 _USER = re.compile(r"(?<=://)[^/\s'\"@]+@")
 _QUERY = re.compile(r"[?&][\w.-]+=([^&\s'\"]+)")
-#: Of characters: shorter text stands in other words by chance.
-_LONG = 8
+#: Of characters: shorter text stands within other words by chance, and is masked where it is a word of its own; what is shorter
+#: still is a word of any text, and known by its place alone.
+_LONG, _WORD_LONG = 8, 4
 #: What this process has read that holds credentials, and what stands for it in texts of libraries.
 _known: dict[str, str] = {}
 
@@ -50,8 +52,14 @@ def mask(text: str) -> str:
     if isinstance(text, FromEnvironment):
         return _mask_by_form(text.written)
     for secret, written in _known.items():
-        text = text.replace(secret, written)
+        if secret in text:
+            text = text.replace(secret, written) if len(secret) >= _LONG else _mask_word(text, secret, written)
     return _mask_by_form(text)
+
+
+def _mask_word(text: str, secret: str, written: str) -> str:
+    before, after = (r"(?<!\w)" if secret[0].isalnum() else ""), (r"(?!\w)" if secret[-1].isalnum() else "")
+    return re.sub(rf"(?<!\$\{{oc\.env:){before}{re.escape(secret)}{after}", lambda _: written, text)
 
 
 def _mask_by_form(text: str) -> str:
@@ -92,8 +100,11 @@ def mark(values: Any, secrets: Mapping[str, str], raw: Any = None) -> Any:
 
 def _from_environment(text: str, written: str, secrets: Mapping[str, str]) -> FromEnvironment:
     """Marks `text`, and has `mask` know it and the secrets in it from now on."""
-    stands_for = {text: written} | {secret: f"${{oc.env:{name}}}" for name, secret in secrets.items() if secret in text}
-    _known.update((secret, shown) for secret, shown in stands_for.items() if len(secret) >= _LONG)
+    stands_for = {text: written}
+    for name, secret in secrets.items():
+        if secret in text:  # libraries quote and unquote what stands in URLs
+            stands_for |= dict.fromkeys((secret, quote(secret, safe=""), unquote(secret)), f"${{oc.env:{name}}}")
+    _known.update((secret, shown) for secret, shown in stands_for.items() if len(secret) >= _WORD_LONG)
     return FromEnvironment(text, written)
 
 
@@ -117,6 +128,17 @@ def _names_in_place(text: str) -> set[str]:
     url = _REFERENCE.sub(lambda _: f"\0{next(numbers)}\0", text)  # a reference holds signs that mean something in a URL
     places = [found[0] for found in (*_USER.finditer(url), *_QUERY.finditer(url))]
     return {names[int(number)] for place in places for number in re.findall("\0([0-9]+)\0", place)}
+
+
+def followed(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Follows again the references in one setting of another run, those to variables that are not set left as they are."""
+    unset = unset_in(text, environment)
+    return text if unset else read_back(text, environment)
+
+
+def unset_in(text: str, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Names the variables that text refers to and that are not set here."""
+    return [name for name, _ in _REFERENCE.findall(text) if name not in environment]
 
 
 def read_back(value: Any, environment: Mapping[str, str] = os.environ) -> Any:

@@ -1,15 +1,26 @@
 import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dist_plm.cli.app import load
-from dist_plm.config import runfile
-from dist_plm.config.credentials import FromEnvironment, mask, read_back
+from dist_plm.config import credentials, runfile
+from dist_plm.config.credentials import FromEnvironment, followed, mask, read_back, unset_in
 from dist_plm.config.decode import decode, encode, show
 from dist_plm.core.errors import ConfigError
 from dist_plm.spec.schema import PretrainConfig
+
+
+@pytest.fixture(autouse=True)
+def nothing_known() -> Iterator[None]:
+    """What one test reads is no secret of the next."""
+    before = dict(credentials._known)
+    credentials._known.clear()
+    yield
+    credentials._known.clear()
+    credentials._known.update(before)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +141,44 @@ def test_texts_of_libraries_show_no_credential_that_was_read(monkeypatch: pytest
     assert mask("no such file: b/hunter4/x") == "no such file: b/${oc.env:MY_SECRET}x"
     load(PretrainConfig, "pretrain", ["checkpoint.dir='memory://${oc.env:SHORT}@b/x'"])
     assert mask("no such file: memory://abc@b/x/latest") == "no such file: memory://${oc.env:SHORT}@b/x/latest"
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "shown"),
+    [
+        ("tiger", "user 'me' with 'tiger' is unknown", "user 'me' with '*' is unknown"),
+        ("tiger", "https://me:tiger@h/x", "https://me:*@h/x"),
+        ("tiger", "tigers and xtiger, ${oc.env:tiger}", "tigers and xtiger, ${oc.env:tiger}"),
+        ("t+g/", "at t+g/: no", "at *: no"),
+        ("p@ss", "https://h/?x=p%40ss and p@ss", "https://h/?x=* and *"),
+        ("p%40ss", "'p@ss', 'p%40ss'", "'*', '*'"),
+        ("a", "a word and s3://me:a@b/x", "a word and *"),
+    ],
+)
+def test_a_short_credential_is_masked_where_it_is_a_word(
+    secret: str, text: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three characters and fewer it is a word of any text, and masked in its URL alone."""
+    monkeypatch.setenv("MY_SECRET", secret)
+    load(PretrainConfig, "pretrain", ["checkpoint.dir='s3://me:${oc.env:MY_SECRET}@b/x'"])
+    whole = "s3://me:${oc.env:MY_SECRET}@b/x"
+    assert mask(text) == shown.replace("*", whole if secret == "a" else "${oc.env:MY_SECRET}")
+
+
+def test_an_authors_directory_is_no_credential(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AUTHOR", "MY_AUTHORS", "AUTHORS_DIR", "HTTP_AUTH", "AUTHORIZATION", "OAUTH_KEY"):
+        monkeypatch.setenv(name, "/data/x")
+    found = credentials.secrets_among([f"${{oc.env:{name}}}" for name in ("AUTHOR", "MY_AUTHORS", "AUTHORS_DIR")])
+    assert not found
+    assert len(credentials.secrets_among(["${oc.env:HTTP_AUTH} ${oc.env:AUTHORIZATION} ${oc.env:OAUTH_KEY}"])) == 3
+
+
+def test_what_another_run_referred_to_is_followed_where_it_is_set() -> None:
+    text = "${oc.env:SECRET_DIR}/a ${oc.env:OTHER_KEY}"
+    assert followed(text, {"SECRET_DIR": "/s", "OTHER_KEY": "k"}) == "/s/a k"
+    assert followed(text, {"SECRET_DIR": "/s"}) == text
+    assert unset_in(text, {"SECRET_DIR": "/s"}) == ["OTHER_KEY"]
+    assert followed("/s/a", {}) == "/s/a"
 
 
 def test_variables_that_are_no_credentials_are_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:

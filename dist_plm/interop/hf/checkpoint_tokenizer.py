@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.checkpoint.open_checkpoint import Checkpoint
+from dist_plm.config.credentials import followed, unset_in
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.store.manifest import read_manifest
@@ -62,9 +63,9 @@ def tokens_of(found: Checkpoint, run: Mapping[str, Any]) -> CheckpointTokenizer:
     held = {name: found.storage.read(found.name, name) for name in found.train_state.files if is_of_tokenizer(name)}
     if held:
         return CheckpointTokenizer(held)
-    given, store = _given_to(run), _store_of(run)
+    given, store = given_to(run), store_of(run)
     if given is not None:
-        return _given(given)
+        return _given(Path(given))
     if store is None:
         return CheckpointTokenizer()
     file, path = Path(store) / read_manifest(store).tokenizer.file, store
@@ -78,21 +79,38 @@ def tokenizer_path(found: Checkpoint, run: Mapping[str, Any]) -> Path | None:
     if any(map(is_of_tokenizer, found.train_state.files)):
         directory = Path(found.where)
         return directory if directory.is_dir() else None
-    store = _store_of(run)
-    return _given_to(run) or (None if store is None else Path(store) / read_manifest(store).tokenizer.file)
+    given, store = given_to(run), store_of(run)
+    if given is not None:
+        return Path(given)
+    return None if store is None else Path(store) / read_manifest(store).tokenizer.file
 
 
-def _given_to(run: Mapping[str, Any]) -> Path | None:
-    """The tokenizer that a fine-tuning run was given, where it is still there."""
-    path = (run.get("data") or {}).get("tokenizer")
-    return Path(path) if path and Path(path).exists() else None
+def given_to(run: Mapping[str, Any]) -> str | None:
+    """The tokenizer that a run was given, where it is still there."""
+    path = followed((run.get("data") or {}).get("tokenizer") or "")
+    return path if path and Path(path).exists() else None
 
 
-def _store_of(run: Mapping[str, Any]) -> str | None:
+def store_of(run: Mapping[str, Any]) -> str | None:
     """The first prepared store that a run read and that is still there."""
+    return next((path for path in map(followed, _stores(run)) if (Path(path) / STORE_MANIFEST).is_file()), None)
+
+
+def unset_of(run: Mapping[str, Any]) -> str:
+    """Says which variables have to be set for a run's tokenizer and stores to be found; "" where it is not that."""
+    paths = [path for path in ((run.get("data") or {}).get("tokenizer"), *_stores(run)) if path and unset_in(path)]
+    if not paths:
+        return ""
+    names = list(dict.fromkeys(name for path in paths for name in unset_in(path)))
+    return (
+        f"its run read {', '.join(paths)}, and {' and '.join(names)} {'is' if len(names) == 1 else 'are'} not set here"
+    )
+
+
+def _stores(run: Mapping[str, Any]) -> list[str]:
     data = run.get("data") or {}
     paths = [data.get("path"), *(source.get("path") for source in data.get("blend") or ())]
-    return next((path for path in paths if path and (Path(path) / STORE_MANIFEST).is_file()), None)
+    return [path for path in paths if path]
 
 
 def _given(path: Path) -> CheckpointTokenizer:

@@ -21,7 +21,7 @@ from dist_plm.config.runfile import to_yaml
 from dist_plm.core.errors import CheckpointError
 from dist_plm.core.parsing import load_json
 from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor
-from dist_plm.interop.hf.checkpoint_tokenizer import CheckpointTokenizer, tokenizer_files, tokens_of
+from dist_plm.interop.hf.checkpoint_tokenizer import CheckpointTokenizer, tokenizer_files, tokens_of, unset_of
 from dist_plm.interop.hf.config_json import CONFIG_FILE, HALVES, hf_config
 from dist_plm.interop.hf.registry import MODELS, hf_model
 from dist_plm.interop.hf.safetensors_files import WrittenWeights, listed, write_weights
@@ -139,7 +139,9 @@ def export_hf(config: ConvertConfig) -> str:
     total = sum(one.bytes for one in written)
     files = sum(one.files for one in written)
     classes = " and ".join(export.settings["architectures"][0] for export in exports)
-    tokens = "with its tokenizer" if exports[0].tokens.files else "without a tokenizer, which is not known"
+    unset = unset_of(run_of_checkpoint(found))
+    unknown = f"without a tokenizer, which is not known{f': {unset}' if unset else ''}"
+    tokens = "with its tokenizer" if exports[0].tokens.files else unknown
     told = f"{_told(config.to, total, started)}\n{classes}, {files} file{'s' if files > 1 else ''} of weights, {tokens}"
     return "\n".join([told, *_differences(found, classes)])
 

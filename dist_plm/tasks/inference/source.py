@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -11,8 +10,8 @@ from dist_plm.checkpoint.open_checkpoint import Checkpoint, find
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError, ConfigError
-from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.distributed.collectives import on_each, on_first
+from dist_plm.interop.hf.checkpoint_tokenizer import given_to, store_of, unset_of
 from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.interop.kinds import NAMES, CheckpointFormat, kind_of
 from dist_plm.spec.families import ModelConfig
@@ -36,6 +35,7 @@ class ModelSource:
         store: that its run read, where it is still there.
         tokenizer: file or directory of it that its run was given, likewise.
         columns: of labelled rows, by what the run's files called them.
+        unset: what is to be said of variables that the run's store and tokenizer were given by; "" of none.
     """
 
     weights: Weights
@@ -46,6 +46,7 @@ class ModelSource:
     store: str | None = None
     tokenizer: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    unset: str = ""
 
     @property
     def where(self) -> str:
@@ -107,9 +108,10 @@ def _of_checkpoint(found: Checkpoint) -> ModelSource:
         _objective(found, run),
         data.get("sequence_length"),
         settings,
-        _store(data),
-        _tokenizer(data),
+        store_of(run),
+        given_to(run),
         data.get("columns") or {},
+        unset_of(run),
     )
 
 
@@ -122,14 +124,3 @@ def _objective(found: Checkpoint, run: Mapping[str, Any]) -> ObjectiveConfig | N
         return decode(TaskConfig, run["task"], of_before=True)
     except ConfigError as error:
         raise CheckpointError(f"{found.where}: its objective is none of this version: {error}") from None
-
-
-def _tokenizer(data: Mapping[str, Any]) -> str | None:
-    path = data.get("tokenizer")
-    return path if path and Path(path).exists() else None
-
-
-def _store(data: Mapping[str, Any]) -> str | None:
-    """The first of a run's stores that was prepared and is still there."""
-    paths = [data.get("path"), *(source.get("path") for source in data.get("blend") or ())]
-    return next((path for path in paths if path and (Path(path) / STORE_MANIFEST).is_file()), None)

@@ -116,9 +116,11 @@ def _opened(source: ModelSource, given: str | None) -> tuple[Tokenizer, str, str
         return _of_path(source.tokenizer), source.tokenizer, template_beside(source.tokenizer)
     if source.store is not None:
         return tokenizer_of_store(source.store), source.store, template_beside(source.store)
+    gone = source.unset or "the store that its run read is not where it was"
+    set_it = "set that, or " if source.unset else ""
     raise DataError(
-        f"the tokenizer of {source.where} is not known: it has none beside it, and the store that its run read is not where it "
-        "was; give one with tokenizer=DIR, a tokenizer's file or directory or a store"
+        f"the tokenizer of {source.where} is not known: it has none beside it, and {gone}; {set_it}give one with "
+        "tokenizer=DIR, a tokenizer's file or directory or a store"
     )
 
 

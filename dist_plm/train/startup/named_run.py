@@ -2,7 +2,7 @@
 
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.core.errors import DataError
-from dist_plm.interop.hf.checkpoint_tokenizer import tokenizer_path
+from dist_plm.interop.hf.checkpoint_tokenizer import tokenizer_path, unset_of
 from dist_plm.train.startup.load_weights import RUN_FILE
 from dist_plm.train.startup.resume import find_at, init_from_remedies
 
@@ -19,8 +19,9 @@ def tokenizer_of_run(path: str) -> str:
         run = found.settings(RUN_FILE) if RUN_FILE in found.train_state.files else {}
     tokenizer = tokenizer_path(found, run)
     if tokenizer is None:
+        told = f", as {unset_of(run)}" if unset_of(run) else ""
         raise DataError(
-            f"train.init_from = {path}: the tokenizer of that run is not where it was: give it as data.tokenizer, a file or a "
-            "directory"
+            f"train.init_from = {path}: the tokenizer of that run is not where it was{told}: give it as data.tokenizer, a file "
+            "or a directory"
         )
     return str(tokenizer)
