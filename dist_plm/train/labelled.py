@@ -18,6 +18,7 @@ from dist_plm.data.labelled.dialogues import template_beside
 from dist_plm.data.labelled.encode import ExampleEncoder
 from dist_plm.data.labelled.rows import LabelledRow, RowFile
 from dist_plm.data.labelled.table import Ragged, Table, joined, num_examples
+from dist_plm.data.reach import check_rows
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.build import build_task
@@ -32,6 +33,11 @@ log = logging.getLogger(__name__)
 
 #: Rows that are encoded at a time.
 _ROWS = 8192
+#: Rows in which unknown tokens are looked for.
+_LOOKED_AT_ROWS = 1000
+_OTHER_TEXT = (
+    ": it was made for other text; begin with a model of this language, or with its own tokenizer in data.tokenizer"
+)
 #: Rows are padded to a multiple of this, which matrix units like.
 _MULTIPLE = 8
 
@@ -192,6 +198,10 @@ def encoded(
     parts = [{name: column for name, column in part.items() if name not in left_out} for part in encoded]
     if len({len(part["tokens"]) // num_examples(part) for part in parts}) > 1:
         raise DataError(f"{file.path} has rows with different numbers of choices: give every row as many")
+    first = parts[0]["tokens"]
+    assert isinstance(first, Ragged)
+    looked_at = [first[row] for row in range(min(len(first), _LOOKED_AT_ROWS))]
+    check_rows(looked_at, encoder.tokenizer, f"of {file.path}", _OTHER_TEXT)
     return joined(parts)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dist_plm.core.errors import DataError
 from dist_plm.data.prepare.documents import DocumentShard, Selection
+from dist_plm.data.reach import check_reach, check_unknown, percent
 from dist_plm.data.store.manifest import SPLITS, SplitRecord
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 
@@ -19,14 +19,10 @@ def check_sample(tokenizer: Tokenizer, shards: Sequence[DocumentShard], selectio
     """Looks at the first documents of shards all over the corpus.
 
     Raises:
-        DataError: more than the share `most` of their tokens is unknown.
+        DataError: more than the share `most` of their tokens is unknown, or of their letters has no token.
     """
-    unknown = tokenizer.unknown_id()
-    if unknown is None:
-        return
-    ids = [np.array(found) for texts in _sample(shards, selection) for found in tokenizer.encode_batch(texts)]
-    total = sum(map(len, ids))
-    _check(sum(int((found == unknown).sum()) for found in ids), total, most, "of the first documents")
+    texts = [text for some in _sample(shards, selection) for text in some]
+    check_reach(tokenizer, texts, most, "of the first documents", _remedy(most))
 
 
 def _sample(shards: Sequence[DocumentShard], selection: Selection) -> Iterator[list[str]]:
@@ -57,19 +53,13 @@ def check_store(
             tokens = np.memmap(store / f"{record.prefix}.bin", dtype=dtype, mode="r")
             parts = range(0, len(tokens), _COUNTED_AT_ONCE)
             count += sum(int(np.count_nonzero(tokens[i : i + _COUNTED_AT_ONCE] == unknown)) for i in parts)
-    _check(count, total, most, "of all documents")
-    return f"{_percent(count / max(total, 1))} of the tokens are unknown to the tokenizer"
+    check_unknown(count, total, most, "of all documents", _remedy(most))
+    return f"{percent(count / max(total, 1))} of the tokens are unknown to the tokenizer"
 
 
-def _check(count: int, total: int, most: float, where: str) -> None:
-    if total and count / total > most:
-        raise DataError(
-            f"{_percent(count / total)} of the tokens {where} are unknown to the tokenizer, more than tokenizer.max_unknown "
-            f"= {most:g}: it was made for other text, or with too few characters. Take one that was trained on such text, or "
-            "train one (tokenizer=bpe knows every text; of wordpiece and unigram raise tokenizer.character_coverage), or raise "
-            "tokenizer.max_unknown if that is meant"
-        )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+def _remedy(most: float) -> str:
+    return (
+        f", more than tokenizer.max_unknown = {most:g}: it was made for other text, or with too few characters. Take one that "
+        "was trained on such text, or train one (tokenizer=bpe knows every text; of wordpiece and unigram raise "
+        "tokenizer.character_coverage), or raise tokenizer.max_unknown if that is meant"
+    )

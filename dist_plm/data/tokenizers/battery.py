@@ -49,10 +49,11 @@ class Read:
 
 
 def texts_for(tokenizer: hf.Tokenizer) -> Iterator[str]:
-    """The battery, and within text each added token that text may hold."""
+    """The battery, and within text each added token that text may hold, be it a special one that is a word."""
     yield from BATTERY
     for token in tokenizer.get_added_tokens_decoder().values():
-        if not token.special and not is_reserved(token.content):
+        is_word = token.content.replace(" ", "").isalpha()
+        if (is_word or not token.special) and not is_reserved(token.content):
             yield f"a{token.content}b {token.content} c"
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from dist_plm.core.errors import DataError
+from dist_plm.data.reach import MOST_UNKNOWN, check_reach
 from dist_plm.data.sources.records import Rejected
 from dist_plm.data.sources.sources import FORMATS, find_sources, read_slice
 from dist_plm.data.store.manifest import read_manifest
@@ -18,6 +19,9 @@ from dist_plm.spec.inference.schema import EvaluationDataConfig
 from dist_plm.spec.prepare.schema import SourceConfig
 from dist_plm.tasks.evaluate.sliding_windows import Tokens
 from dist_plm.tasks.inference.vocabulary import Vocabulary
+
+#: Documents whose beginnings are looked at before a model is measured on them.
+_LOOKED_AT, _LOOKED_AT_CHARS = 100, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +127,12 @@ class TextPassages:
         )
         self._slices = [part for unit in find_sources([source]).units for part in unit]
         self.where, self._vocabulary = data.text, vocabulary
-        if not any(True for _ in islice(self._texts(), 1)):
+        first = [text[:_LOOKED_AT_CHARS] for _, text in islice(self._texts(), _LOOKED_AT)]
+        if not first:
             raise DataError(f"data.text = {data.text} holds no text")
+        check_reach(
+            vocabulary.tokenizer, first, MOST_UNKNOWN, f"of {data.text}", ": the model was trained on other text"
+        )
 
     def _texts(self) -> Iterator[tuple[str, str]]:
         for part in self._slices:

@@ -16,7 +16,7 @@ from dist_plm.spec.rules.sections import no_effect
 from dist_plm.tasks.generate.batches import Continuation, Decoding, PromptBatch, batches_of, continuation
 from dist_plm.tasks.generate.fill_mask import Filled, fill, masked_tokens
 from dist_plm.tasks.generate.on_grid import GridWriter
-from dist_plm.tasks.generate.prompts import PromptRow, encoder_of, read_prompts, rows_of, task_of
+from dist_plm.tasks.generate.prompts import PromptRow, check_known, encoder_of, read_prompts, rows_of, task_of
 from dist_plm.tasks.generate.show_continuations import Terminal, record, shown
 from dist_plm.tasks.generate.with_transformers import TransformersWriter
 from dist_plm.tasks.inference.open_model import Session, build_runner, session_of
@@ -71,6 +71,7 @@ def answered(
     Raises:
         UserError: on every rank alike.
     """
+    check_known(prompts, config, session.vocabulary)
     if session.config.model.is_encoder:
         return [*_filled(config, session, list(map(str, prompts)))], False
     if problems := list(no_effect(config, "", ["best"], "a model that writes")):

@@ -7,6 +7,7 @@ from dist_plm.core.errors import ConfigError, DataError, reason_of
 from dist_plm.core.parsing import load_json
 from dist_plm.core.regular import read_regular
 from dist_plm.data.labelled.encode import ExampleEncoder
+from dist_plm.data.reach import MOST_UNKNOWN, check_reach, without
 from dist_plm.objectives.build import build_writing_task
 from dist_plm.objectives.tasks.base import Question
 from dist_plm.spec.families import ModelConfig
@@ -55,6 +56,15 @@ def read_prompts(config: GenerateConfig) -> list[str]:
     if not prompts:
         raise DataError(f"prompts = {config.prompts} holds no prompt: write one a line")
     return prompts
+
+
+def check_known(prompts: Sequence[str], config: GenerateConfig, vocabulary: Vocabulary) -> None:
+    """Raises DataError where prompts are of another language than the model's tokenizer."""
+    pieces, tokenizer = vocabulary.tokenizer.pieces(), vocabulary.tokenizer
+    names = [pieces[number] for number in vocabulary.special.ids if number < len(pieces)]
+    texts = [without(names, prompt) for prompt in prompts]
+    what = "of the prompt" if config.prompts is None else f"of {config.prompts}"
+    check_reach(tokenizer, texts, MOST_UNKNOWN, what, f", {vocabulary.where}: ask in the language of the model")
 
 
 def _column(line: str, config: GenerateConfig, number: int) -> str:

@@ -64,6 +64,9 @@ def test_the_ids_of_published_directories(name):
         ("gpt2", {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True}),
         ("gpt2", {"tokenizer_class": "Qwen2Tokenizer"}),
         ("gpt2", {"tokenizer_class": "GPTNeoXTokenizer", "add_prefix_space": True}),
+        ("gpt2", {"tokenizer_class": "DebertaTokenizer"}),
+        ("gpt2", {"tokenizer_class": "CodeGenTokenizer", "add_prefix_space": True}),
+        ("wordpiece", {"tokenizer_class": "ConvBertTokenizer", "strip_accents": True}),
         ("gpt2", {"tokenizer_class": "GPT2Tokenizer", "pad_token": "<|pad|>"}),
         ("gpt2", {"tokenizer_class": "GPT2TokenizerFast", "added_tokens_decoder": {"600": ADDED}}),
         ("roberta", {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": True}),
@@ -133,6 +136,11 @@ def test_settings_without_a_class_are_those_of_the_usual_one(made, tmp_path):
         (
             "wordpiece",
             {"tokenizer_class": "BertTokenizer", "unk_token": "a"},
+            r"a special token of it is a word of text",
+        ),
+        (
+            "gpt2",
+            {"tokenizer_class": "GPT2Tokenizer", "bos_token": "summer"},
             r"a special token of it is a word of text",
         ),
         ("wordpiece", {"auto_map": {"AutoTokenizer": ["own.Own", None]}}, r"vocab.txt belongs to a tokenizer"),
