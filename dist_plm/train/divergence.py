@@ -15,7 +15,10 @@ from dist_plm.engines.base import StepResult
 
 log = logging.getLogger(__name__)
 
-_REMEDY = "lower optim.lr, lengthen the warm-up (schedule.warmup_steps), or look at the data from there on"
+_REMEDY = (
+    "lower optim.lr, lengthen the warm-up (schedule.warmup_steps), under fp16 lower precision.initial_loss_scale, or look at "
+    "the data from there on"
+)
 
 
 @dataclass(slots=True)

@@ -140,6 +140,9 @@ class Patience:
         value = measures.get(self.settings.metric or "loss")
         if value is None:
             return
+        if math.isnan(value):  # better than nothing, and worse than all
+            self.waited += 1
+            return
         gain = math.inf if self.best is None else value - self.best
         if self.best is not None and not self.settings.greater_is_better:
             gain = -gain

@@ -99,6 +99,7 @@ def train(parts: Parts, position: Position) -> bool:
     """
     health = parts.health
     began_with = health.newest = position.saved_step
+    began_at = position.step
     stop = parts.train.stop_at or parts.train.steps
     finished = True
     try:
@@ -109,6 +110,8 @@ def train(parts: Parts, position: Position) -> bool:
                 finished = False
         if health.is_broken and (finished or health.newest == began_with):
             raise Diverged(f"after step {position.step} the loss is {health.loss:g}")
+        if finished and began_at == 0 and position.step > 0 and health.last_update is None:
+            raise Diverged(f"none of its {position.step} updates could be made, as no gradient was finite")
         _save_end(parts, position, finished=finished)
         parts.watchdog.progress("waiting until the last checkpoint is written", patient=True)
         newest = None if health.newest == began_with else health.newest
@@ -171,6 +174,9 @@ def _is_over(parts: Parts) -> bool:
     patience = parts.patience
     if patience is None or not parts.control.any_rank(patience.is_over):
         return False
+    if patience.best is None:
+        log.info("stopped early: %s was no number in %d evaluations", patience.settings.metric, patience.waited)
+        return True
     log.info(
         "stopped early: %s was best at step %d (%.4g), and not better in %d evaluations since",
         patience.settings.metric,

@@ -63,6 +63,14 @@ def test_good_checkpoints_stay_and_a_sane_rate_goes_on_from_them(ranks, store, g
     assert "the loss is nan, its update is skipped" in (run_dir / "log" / "rank_00000.log").read_text()
 
 
+def test_a_run_without_a_single_update_does_not_end_well(ranks, store, tmp_path):
+    """Its losses are finite, and its last checkpoint would be what it began with."""
+    fp16 = {"precision__name": "fp16", "precision__initial_loss_scale": 1e30, "train__steps": 5}
+    with pytest.raises(RanksError, match="none of its 5 updates could be made, as no gradient was finite"):
+        ranks.run(1, run_case, settings(store, tmp_path, **fp16), free_port())
+    assert not LocalStorage(tmp_path / "checkpoints").steps()
+
+
 def test_a_checkpoint_saved_by_the_update_that_broke_the_weights_is_not_gone_on_from(ranks, store, good, tmp_path):
     run_dir = shutil.copytree(good, tmp_path / "run")
     said = diverges(ranks, store, run_dir, checkpoint__every=1, checkpoint__keep=1)

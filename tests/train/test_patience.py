@@ -13,7 +13,9 @@ from dist_plm.train.evaluation import Patience
         ((0.3, 0.3, 0.2, 0.4), True, 0.0, [0, 1, 2, 0], 0.4),
         ((0.3, 0.35, 0.42), True, 0.1, [0, 1, 2], 0.42),  # the best rises with every small step, as in Transformers
         ((0.3, 0.3, 0.2), False, 0.0, [0, 1, 0], 0.2),
-        ((math.nan, 0.5), False, 0.0, [0, 1], math.nan),
+        ((math.nan, 0.5), False, 0.0, [1, 0], 0.5),
+        ((math.nan, 0.5, 0.4), True, 0.0, [1, 0, 1], 0.5),
+        ((math.nan, math.nan), True, 0.0, [1, 2], None),
         ((0.5, math.nan, 0.4), False, 0.0, [0, 1, 0], 0.4),
     ],
 )
@@ -27,4 +29,4 @@ def test_evaluations_that_are_not_better_are_counted(values, grows, threshold, w
         assert patience.is_over == (patience.waited >= 2)
         patience = Patience(settings, **patience.state())  # as a checkpoint keeps it
     assert found == waited
-    assert patience.best == pytest.approx(best, nan_ok=True)
+    assert patience.best == (None if best is None else pytest.approx(best))

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dist_plm.checkpoint.finite import is_finite
 from dist_plm.core.errors import CheckpointError, reason_of
 from dist_plm.core.parsing import load_json
 from dist_plm.core.regular import check_regular, read_regular
@@ -147,7 +148,11 @@ def write_weights(
     limit_bytes: int,
 ) -> WrittenWeights:
     """Writes the tensors `shapes`, whose values `read` gives by name, to model.safetensors, or where they hold more than
-    `limit_bytes` to files of at most that (or one tensor) and an index."""
+    `limit_bytes` to files of at most that (or one tensor) and an index.
+
+    Raises:
+        CheckpointError: a number of one is larger than those of `dtype`.
+    """
     shards = list(_shards(shapes, dtype.itemsize, limit_bytes))
     total = dtype.itemsize * sum(map(math.prod, shapes.values()))
     if len(shards) == 1:
@@ -196,6 +201,12 @@ def _write(
         for name in names:
             tensor = read(name)
             assert tuple(tensor.shape) == shapes[name], name
-            file.write(tensor.to(dtype).contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            stored = tensor.to(dtype)
+            if not is_finite(stored) and is_finite(tensor):
+                raise CheckpointError(
+                    f"{name} holds {tensor.abs().max():g}, too large for {_DTYPE_NAMES[dtype]}: write another dtype, "
+                    "as dtype=bf16 or dtype=fp32"
+                )
+            file.write(stored.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())

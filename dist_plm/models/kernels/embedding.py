@@ -1,8 +1,7 @@
 """Rows of a table by their numbers, whose gradients are added up without loss however often a row is looked up.
 
-embedding_backward(grad, numbers, rows): the gradient [rows, H] of a table whose rows `numbers` [...] were looked up. PyTorch on
-the CPU adds up those of a row one after the other, in the type of the gradient: of a token that stands 8,192 times in bf16 it
-keeps a sixteenth.
+embedding_backward(grad, numbers, rows): the gradient [rows, H], on the CPU, of a table whose rows `numbers` [...] were
+looked up.
 """
 
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dist_plm.models.kernels.dropout import LIBRARY
+from dist_plm.models.kernels.row_sums import loses
 
 LIBRARY.define("embedding_backward(Tensor grad, Tensor numbers, int rows) -> Tensor")
 
@@ -32,7 +32,7 @@ def _shape(grad: Tensor, _: Tensor, rows: int) -> Tensor:
 
 def look_up(numbers: Tensor, weight: Tensor) -> Tensor:
     """[...] -> [..., H], of a table [rows, H]."""
-    if weight.device.type == "cpu" and not torch.compiler.is_compiling():
+    if loses(weight, numbers.numel()):
         return _LookUp.apply(numbers, weight)
     return functional.embedding(numbers, weight)
 

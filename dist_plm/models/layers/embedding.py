@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dist_plm.models.kernels.embedding import look_up
+from dist_plm.models.kernels.row_sums import loses
 from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.layers.linear import filled_later
 from dist_plm.models.layers.norms import build_norm
@@ -98,7 +99,7 @@ class WordEmbedding(VocabParallelEmbedding):
 
     def forward(self, input_: Tensor) -> Tensor:
         """[B, S] -> [B, S, embedding_size]."""
-        if self.weight.is_cuda:
+        if not loses(self.weight, input_.numel()):
             return super().forward(input_)
         if self.tp_group.size() == 1:
             return look_up(input_, self.weight)

@@ -41,7 +41,8 @@ class Regress:
         return {}
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
-        return _NumberScorer(table["targets"].astype(np.float64), np.full(len(table["targets"]), np.nan))
+        targets = table["targets"].astype(np.float64)
+        return _NumberScorer(targets, np.zeros_like(targets), np.zeros(len(targets), dtype=bool))
 
 
 def _target(row: LabelledRow, column: str) -> float:
@@ -59,21 +60,21 @@ def _target(row: LabelledRow, column: str) -> float:
 
 @dataclass(slots=True)
 class _NumberScorer:
-    """Ranks need all numbers at once: eight bytes a row."""
+    """Ranks need all numbers at once: nine bytes a row. What is predicted need not be a number, and counts all the same."""
 
     truth: NDArray[np.float64]
     predicted: NDArray[np.float64]
+    seen: NDArray[np.bool_]
 
     def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
-        self.predicted[rows] = outputs.reshape(len(rows))
+        self.predicted[rows], self.seen[rows] = outputs.reshape(len(rows)), True
 
     def predictions(self) -> dict[str, Any]:
-        rows = np.flatnonzero(~np.isnan(self.predicted))
+        rows = np.flatnonzero(self.seen)
         return by_row("number", rows.tolist(), self.predicted[rows].tolist())
 
     def measures(self) -> dict[str, float]:
-        known = ~np.isnan(self.predicted)
-        truth, predicted = self.truth[known], self.predicted[known]
+        truth, predicted = self.truth[self.seen], self.predicted[self.seen]
         return {
             "pearson": pearson(truth, predicted),
             "spearman": spearman(truth, predicted),

@@ -1,5 +1,6 @@
 """Measures a model on texts, on any process grid."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -42,6 +43,12 @@ def measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     Raises:
         UserError: on every rank alike.
     """
+    content = _measured(config, session)
+    _check_numbers(content)
+    return content
+
+
+def _measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     if config.on == "objective":
         return measure_objective(config, session)
     if config.on == "task":
@@ -68,6 +75,17 @@ def measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
         "results": results,
         "samples": [asdict(one) for one in worst],
     }
+
+
+def _check_numbers(content: Mapping[str, Any]) -> None:
+    """Raises DataError where what was measured is no number: nobody is to take that for a result."""
+    results: Mapping[str, float] = content["results"]
+    if broken := [name for name, value in results.items() if math.isnan(value)]:
+        raise DataError(
+            f"{', '.join(broken)} of {content['model']} on {content['data']} {'are' if len(broken) > 1 else 'is'} nan: its "
+            "weights are finite, so numbers of its layers overflow; try precision=fp32, or a checkpoint from before its run "
+            "diverged"
+        )
 
 
 def _together(config: EvaluateConfig, runner: Runner, sums: Sums, hardest: list[Hard]) -> tuple[Sums, list[Hard]]:

@@ -1,7 +1,7 @@
 """Puts rows together that are answered at once, and takes their answers apart."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from dist_plm.spec.inference.schema import GenerateConfig
-from dist_plm.tasks.generate.choosing import StopTexts, choosers
+from dist_plm.tasks.generate.choosing import BrokenScores, StopTexts, choosers
 from dist_plm.tasks.generate.prompts import PromptRow
 from dist_plm.tasks.inference.vocabulary import Vocabulary
 
@@ -23,6 +23,7 @@ class Decoding:
 
     Args:
         start: the token that a decoder beside an encoder begins with; None without one.
+        broken: sees all scores.
         pad: fills rows; nothing looks at it.
     """
 
@@ -31,6 +32,7 @@ class Decoding:
     ends: tuple[int, ...]
     pad: int
     start: int | None
+    broken: BrokenScores = field(default_factory=BrokenScores)
 
     @property
     def num_beams(self) -> int:
@@ -84,7 +86,8 @@ class PromptBatch:
     def choosers(self, decoding: Decoding) -> transformers.LogitsProcessorList:
         """Builds what scores of these rows go through."""
         numbers = [row.number for row in self.rows]
-        return choosers(decoding.config, numbers, self.starts(decoding), self.first(decoding))
+        found = choosers(decoding.config, numbers, self.starts(decoding), self.first(decoding))
+        return transformers.LogitsProcessorList([decoding.broken, *found])
 
     def stops(self, decoding: Decoding) -> list[transformers.StoppingCriteria]:
         """Builds what ends a row before an end or its room does."""

@@ -39,6 +39,23 @@ def choosers(
     return found
 
 
+class BrokenScores(transformers.LogitsProcessor):
+    """Takes note of scores that are no numbers, of which any token is as good as the others."""
+
+    def __init__(self) -> None:
+        self._found: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        found = ~(scores < torch.inf).all()  # what is masked is -inf
+        # On the device: nothing waits for it before the end.
+        self._found = found if self._found is None else self._found | found
+        return scores
+
+    def were_seen(self) -> bool:
+        """Tells whether there were any."""
+        return self._found is not None and bool(self._found)
+
+
 class _Repetition(transformers.LogitsProcessor):
     """Makes tokens less likely that are in the row already (Keskar et al. 2019, section 4.1), but for its padding."""
 

@@ -1,12 +1,13 @@
 """Lets a model write, or fill in what is masked, on any process grid."""
 
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from dist_plm.core.errors import EXIT_FINISHED, ConfigError
+from dist_plm.core.errors import EXIT_FINISHED, CheckpointError, ConfigError
 from dist_plm.core.streams import tell
 from dist_plm.distributed.collectives import gather
 from dist_plm.objectives.build import build_writing_task
@@ -88,8 +89,12 @@ def answered(
             batch = replace(batch, streamer=_terminal(batch.rows[0], decoding))
         written += writer.write(batch, decoding)
     speaks = place.tensor == 0 and place.pipeline == 0
-    parts: list[list[Continuation]] = gather(session.groups.world, written if speaks else [])
-    told = [one for part in parts for one in part]
+    mine_is_broken = decoding.broken.were_seen()
+    parts: list[tuple[list[Continuation], bool]] = gather(
+        session.groups.world, (written if speaks else [], mine_is_broken)
+    )
+    _check_numbers(session, broken=any(is_broken for _, is_broken in parts))
+    told = [one for part, _ in parts for one in part]
     told.sort(key=lambda one: one.row.number)
     return [*told], streams
 
@@ -108,7 +113,18 @@ def _filled(config: GenerateConfig, session: Session, prompts: list[str]) -> lis
     ]
     speaks = place.tensor == 0 and place.pipeline == 0
     parts = gather(session.groups.world, found if speaks else list[Filled]())
-    return sorted((one for part in parts for one in part), key=lambda one: one.number)
+    filled = [one for part in parts for one in part]
+    _check_numbers(session, broken=any(math.isnan(share) for one in filled for mask in one.masks for _, share in mask))
+    return sorted(filled, key=lambda one: one.number)
+
+
+def _check_numbers(session: Session, *, broken: bool) -> None:
+    """Raises CheckpointError where a model's scores were no numbers: nobody is to take for an answer what follows from them."""
+    if broken:
+        raise CheckpointError(
+            f"{session.source.where} gives scores that are no numbers: its weights are finite, so numbers of its layers "
+            "overflow; try precision=fp32, or a checkpoint from before its run diverged"
+        )
 
 
 def _writer(config: GenerateConfig, session: Session) -> Writer:

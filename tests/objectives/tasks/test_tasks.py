@@ -99,6 +99,10 @@ def test_predictions_of_label_sets_and_numbers() -> None:
     sets = task("classify", labels=("a", "b"), multi_label=True).scorer({"label_sets": np.zeros((3, 2), np.float32)})
     sets.add(np.array([2, 0]), np.array([[1.0, 2.0], [-1.0, 3.0]], dtype=np.float32))
     assert sets.predictions()["predictions.jsonl"] == [{"row": 0, "labels": ["b"]}, {"row": 2, "labels": ["a", "b"]}]
+    broken = task("regress").scorer({"targets": np.arange(3, dtype=np.float32)})
+    broken.add(np.arange(2), np.array([[np.nan], [1.0]]))
+    assert np.isnan(broken.measures()["mse"])  # what is no number is not left out
+    assert len(broken.predictions()["predictions.jsonl"]) == 2
     numbers = task("regress").scorer({"targets": np.zeros(3, np.float32)})
     numbers.add(np.array([1]), np.array([[0.5]], dtype=np.float32))
     assert numbers.predictions()["predictions.jsonl"] == [{"row": 1, "number": 0.5}]

@@ -1,8 +1,10 @@
 """Wrong inputs of launch/evaluate.py and launch/generate.py: one message each, exit code 2, nothing written."""
 
 import shutil
+from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from dist_plm.cli.app import front
 from dist_plm.core.errors import EXIT_REFUSED, UserError
@@ -75,8 +77,52 @@ def without(*names):
     return remove
 
 
+def huge(directory):
+    """Finite weights whose products are not."""
+    weights = load_file(directory / "model.safetensors")
+    save_file(
+        {name: value * 1e20 for name, value in weights.items()}, directory / "model.safetensors", {"format": "pt"}
+    )
+
+
 #: By the name of a test: the model, what is done to its directory, the configuration, what the message has to say.
 OPENED = {
+    "scores that are no numbers": ("gpt2", huge, generate_config, {"prompt": "To be"}, "scores that are no numbers"),
+    "no numbers to draw by": (
+        "gpt2",
+        huge,
+        generate_config,
+        {"prompt": "To be", "temperature": 1.0, "parallel": {"tensor": 1}},
+        "scores that are no numbers",
+    ),
+    "shares that are no numbers": (
+        "bert",
+        huge,
+        generate_config,
+        {"prompt": "To [MASK]"},
+        "scores that are no numbers",
+    ),
+    "a loss that is no number": (
+        "gpt2",
+        huge,
+        evaluate_config,
+        {"data": {"text": "{}/text0.txt"}},
+        "loss, perplexity, word_perplexity, byte_perplexity, bits_per_byte of",
+    ),
+    "a prompt of another language": (
+        "bert",
+        lambda d: None,
+        generate_config,
+        {"prompt": "床前 [MASK]"},
+        "100 % of the",
+    ),
+    "text of another language": (
+        "bert",
+        lambda d: Path(f"{d}/text0.txt").write_text("床前明月光，疑是地上霜"),
+        evaluate_config,
+        {"data": {"text": "{}/text0.txt"}},
+        "the model was trained on other text",
+    ),
     "no such run": ("gpt2", shutil.rmtree, generate_config, {"prompt": "a"}, "there is nothing at"),
     "an empty directory": (
         "gpt2",
