@@ -24,7 +24,7 @@ from dist_plm.config.decode import decode, encode, flatten
 from dist_plm.config.origins import Origin, complete, table, trace
 from dist_plm.config.runfile import read, to_yaml
 from dist_plm.config.suggest import did_you_mean, near
-from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, UserError, reason_of
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, NodeError, UserError, reason_of
 from dist_plm.core.installed import as_typed
 from dist_plm.core.panics import is_panic
 from dist_plm.core.parsing import whole_number
@@ -292,5 +292,5 @@ def _report(refusal: UserError) -> None:
         return
     if launch.rank == 0:
         tell(message, sys.stderr)
-    elif launch.local_rank == 0 and not isinstance(refusal, ConfigError):
+    elif launch.local_rank == 0 and (isinstance(refusal, NodeError) or not isinstance(refusal, ConfigError)):
         tell(f"{launch.node_name}, rank {launch.rank}: {message}", sys.stderr)

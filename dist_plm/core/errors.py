@@ -68,6 +68,10 @@ class PreflightError(ConfigError):
     what = "the run cannot start here"
 
 
+class NodeError(PreflightError):
+    """The run cannot start on this node, of which ranks on others may know nothing: each node says it."""
+
+
 class DataError(UserError):
     """A corpus, store or tokenizer cannot be used: missing, truncated, of another version, of another vocabulary."""
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, Store
 
-from dist_plm.core.errors import PreflightError, reason_of
+from dist_plm.core.errors import NodeError, reason_of
 from dist_plm.distributed.device import Device
 from dist_plm.distributed.groups import release_parallel_state
 from dist_plm.distributed.launch_env import LaunchEnv
@@ -26,7 +26,7 @@ def init_process_group(launch: LaunchEnv, device: Device, timeout: timedelta, *,
         timeout: of a collective, before the run is given up.
         store: where ranks meet instead of `launch.master_addr`. One process alone needs neither, nor a network.
     Raises:
-        PreflightError: `launch.master_addr` has no address.
+        NodeError: `launch.master_addr` has no address.
         NotMetError: other ranks did not come in time.
     """
     _raise_limit_of_files()
@@ -67,7 +67,7 @@ def _check_host(launch: LaunchEnv) -> None:
     try:
         socket.getaddrinfo(launch.master_addr, launch.master_port)
     except (OSError, UnicodeError) as error:
-        raise PreflightError(
+        raise NodeError(
             [
                 f"MASTER_ADDR = {launch.master_addr!r}, where rank {launch.rank} is to meet the others of {launch.world_size}, "
                 f"has no address ({reason_of(error)}): name the host of rank 0; where this is one process alone, unset RANK "

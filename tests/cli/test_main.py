@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from dist_plm.cli.app import _report
 from dist_plm.cli.main import commands, files, module_of
+from dist_plm.core.errors import ConfigError, DataError, NodeError, PreflightError
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 
@@ -59,3 +61,26 @@ def test_a_command_gets_the_other_words():
     result = dist_plm("pretrain", "optim.lrr=1")
     assert result.returncode == 2
     assert "did you mean optim.lr?" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [
+        (ConfigError(["a"]), False),
+        (PreflightError(["a"]), False),
+        (NodeError(["a"]), True),
+        (DataError("a"), True),
+    ],
+)
+def test_what_one_node_alone_may_know_is_said_there(refusal, told, monkeypatch, capsys):
+    """Rank 0 would wait for the others without knowing why."""
+    for name, value in {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    _report(refusal)
+    assert ("rank 2: " in capsys.readouterr().err) == told
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    _report(refusal)
+    assert capsys.readouterr().err == ""
