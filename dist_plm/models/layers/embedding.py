@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.distributed as dist
 from megatron.core.tensor_parallel import (
     VocabParallelEmbedding,
     reduce_from_tensor_model_parallel_region,
@@ -101,12 +102,13 @@ class WordEmbedding(VocabParallelEmbedding):
         """[B, S] -> [B, S, embedding_size]."""
         if not loses(self.weight, input_.numel()):
             return super().forward(input_)
-        if self.tp_group.size() == 1:
+        group: dist.ProcessGroup = self.tp_group  # pyright: ignore[reportAssignmentType]  # declared by its default
+        if group.size() == 1:
             return look_up(input_, self.weight)
         local = input_ - self.vocab_start_index
         absent = (local < 0) | (local >= len(self.weight))
         rows = look_up(local.masked_fill(absent, 0), self.weight).masked_fill(absent[..., None], 0.0)
-        return reduce_from_tensor_model_parallel_region(rows, group=self.tp_group)
+        return reduce_from_tensor_model_parallel_region(rows, group=group)
 
 
 class LearnedEmbedding(nn.Module):

@@ -58,11 +58,14 @@ def read_prompts(config: GenerateConfig) -> list[str]:
     return prompts
 
 
-def check_known(prompts: Sequence[str], config: GenerateConfig, vocabulary: Vocabulary) -> None:
+def check_known(prompts: Sequence[Question], config: GenerateConfig, vocabulary: Vocabulary) -> None:
     """Raises DataError where prompts are of another language than the model's tokenizer."""
     pieces, tokenizer = vocabulary.tokenizer.pieces(), vocabulary.tokenizer
     names = [pieces[number] for number in vocabulary.special.ids if number < len(pieces)]
-    texts = [without(names, prompt) for prompt in prompts]
+    written = [
+        prompt if isinstance(prompt, str) else " ".join(part["content"] for part in prompt) for prompt in prompts
+    ]
+    texts = [without(names, text) for text in written]
     what = "of the prompt" if config.prompts is None else f"of {config.prompts}"
     check_reach(tokenizer, texts, MOST_UNKNOWN, what, f", {vocabulary.where}: ask in the language of the model")
 
