@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dist_plm.models.kernels.embedding import look_up
+from dist_plm.models.kernels.look_up import look_up
 from dist_plm.models.layers.attention import CoreAttention
 from dist_plm.models.layers.dropout import Site
 from dist_plm.models.layers.norms import build_norm

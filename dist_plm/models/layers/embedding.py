@@ -12,7 +12,7 @@ from megatron.core.tensor_parallel import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dist_plm.models.kernels.embedding import look_up
+from dist_plm.models.kernels.look_up import look_up
 from dist_plm.models.kernels.row_sums import loses
 from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.layers.linear import filled_later

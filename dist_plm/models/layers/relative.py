@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dist_plm.models.kernels.embedding import look_up
+from dist_plm.models.kernels.look_up import look_up
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sharding import split_over_tensor_ranks
 from dist_plm.spec.families.t5 import T5Config
