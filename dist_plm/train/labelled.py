@@ -79,7 +79,9 @@ class Labelled:
     @property
     def soft(self) -> Mapping[str, NDArray[np.float32]]:
         """Tells how much each class is learned where a label stands, see tasks.base.Task.soft."""
-        return self.task.soft(self.tables["train"]) if "train" in self.tables else {}
+        if "train" in self.tables:
+            return self.task.soft(self.tables["train"])
+        return {} if self.task.config.counts_labels else self.task.soft(next(iter(self.tables.values())))
 
     def samples(self, split: str, data: LabelledDataConfig, seed: int) -> LabelledDataset:
         """The examples by number: shuffled in training, else as the file has them."""

@@ -4,6 +4,7 @@
     python launch/generate.py from=runs/gpt prompt="To be" temperature=0.8 top_p=0.95 samples=3
     python launch/generate.py from=downloads/gpt2 prompts=prompts.txt out=answers.jsonl num_beams=4
     python launch/generate.py from=runs/bert prompt="The [MASK] sat"
+    python launch/generate.py from=runs/chat chat=true        talks in the terminal, turn by turn
     torchrun --nproc-per-node 2 launch/generate.py from=runs/gpt prompt="To be" parallel.tensor=2
 
 from= is a run, a checkpoint of one, or a directory of Hugging Face. Without temperature= the most likely token is taken. What
@@ -22,9 +23,10 @@ from dist_plm.spec.inference.schema import GenerateConfig
 
 def run(config: GenerateConfig, origins: dict[str, Origin]) -> int | None:
     # It imports torch, which --help and --check do without.
+    from dist_plm.tasks.generate.converse import converse
     from dist_plm.tasks.generate.generate import generate
 
-    return generate(config)
+    return converse(config) if config.talks else generate(config)
 
 
 def main() -> NoReturn:

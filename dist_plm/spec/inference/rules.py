@@ -74,7 +74,11 @@ def _protocol(config: EvaluateConfig) -> Iterator[str]:
 
 
 def _prompts(config: GenerateConfig) -> Iterator[str]:
-    if config.prompt is None and config.prompts is None:
+    if config.talks:
+        yield from no_effect(
+            config, "", ("out", "samples"), "chat = true without a prompt, which talks in the terminal"
+        )
+    elif config.prompt is None and config.prompts is None:
         yield 'there is no prompt: give one, as in prompt="To be", or a file, as in prompts=prompts.txt out=answers.jsonl'
     elif config.prompt is not None and config.prompts is not None:
         yield "prompt and prompts are both given: keep one"

@@ -87,7 +87,8 @@ class GenerateConfig(InferenceConfig):
     is a function of the seed and the row's number alone. Each prompt goes on `samples` times. Text ends at the tokenizer's end
     of a document, before any of `stop`, or after `max_new_tokens`.
 
-    With `chat` a prompt is what a user says, and the chat template of the tokenizer writes it out.
+    With `chat` a prompt is what a user says, and the chat template of the tokenizer writes it out; without a prompt the user
+    says it in the terminal, turn by turn.
 
     A text begins with a token of its own where documents did in training (`begin`; None: as the model is known to expect). Of
     a masked model the `best` tokens for each mask are shown."""
@@ -110,3 +111,8 @@ class GenerateConfig(InferenceConfig):
     chat: bool = False
     best: Count = 5
     seed: Seed = 1234
+
+    @property
+    def talks(self) -> bool:
+        """Whether what is answered is typed in the terminal."""
+        return self.chat and self.prompt is None and self.prompts is None

@@ -66,6 +66,11 @@ class TaskConfig(ObjectiveConfig):
         """Whether its labels are still to be found in the training data."""
         return False
 
+    @property
+    def counts_labels(self) -> bool:
+        """Whether what a label loses depends on how often it stands in the training data."""
+        return False
+
     def with_labels(self, found: Iterable[str]) -> Self:
         """Returns the task with the labels of its training data."""
         raise NotImplementedError
@@ -110,6 +115,10 @@ class LabelsConfig(TaskConfig):
     def with_template(self, found: str | None) -> Self:
         """Returns the task with the chat template of the tokenizer, of a task that has dialogues and no template yet."""
         return self
+
+    @property
+    def counts_labels(self) -> bool:
+        return self.balanced
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -64,11 +64,18 @@ def generate(config: GenerateConfig, environ: Mapping[str, str] = os.environ) ->
 
 
 def answered(
-    config: GenerateConfig, session: Session, prompts: Sequence[Question], *, streams: bool = False
+    config: GenerateConfig,
+    session: Session,
+    prompts: Sequence[Question],
+    *,
+    streams: bool = False,
+    writer: Writer | None = None,
 ) -> tuple[list[Continuation | Filled], bool]:
     """All answers in the order of their prompts, on every rank, and whether they were printed while they were written.
     Collective over all ranks.
 
+    Args:
+        writer: of the same model, where there is one already.
     Raises:
         UserError: on every rank alike.
     """
@@ -78,7 +85,7 @@ def answered(
     if problems := list(no_effect(config, "", ["best"], "a model that writes")):
         raise ConfigError(problems)
     rows = rows_of(prompts, config, session)
-    writer = _writer(config, session)
+    writer = writer_of(config, session) if writer is None else writer
     place, size = session.groups.coordinates, session.groups.grid
     decoding = _decoding(config, session)
     streams = streams and len(rows) == 1 and config.num_beams == 1
@@ -127,7 +134,8 @@ def _check_numbers(session: Session, *, broken: bool) -> None:
         )
 
 
-def _writer(config: GenerateConfig, session: Session) -> Writer:
+def writer_of(config: GenerateConfig, session: Session) -> Writer:
+    """Builds what writes with the model of a session. Collective over all ranks."""
     grid = session.groups.grid
     alone, both_ways = grid.tensor == grid.pipeline == 1, reads_both_ways(session)
     if alone and not both_ways and (writer := TransformersWriter.of(session)) is not None:

@@ -30,6 +30,7 @@ EVALUATE = [
 ]
 GENERATE = [
     (["from=x"], ["there is no prompt"]),
+    (["from=x", "chat=true", "out=a.jsonl"], ["out = 'a.jsonl' has no effect with chat = true without a prompt"]),
     (["from=x", "prompt=a", "prompts=b"], ["prompt and prompts are both given"]),
     (["from=x", "prompt=a", "num_beams=2", "temperature=1"], ["num_beams = 2", "temperature = 1", "leave out one"]),
     (["from=x", "prompt=a", "top_k=5"], ["top_k = 5 has no effect with temperature = 0"]),

@@ -1,0 +1,38 @@
+"""A dialogue in the terminal: each answer is that to all that was said, on one rank and on two."""
+
+import pytest
+
+from dist_plm.core.errors import UserError
+from dist_plm.tasks.generate.converse import turns
+from dist_plm.tasks.generate.generate import answered
+from tests.tasks.inference.models import generate_config, opened
+
+pytestmark = pytest.mark.ranks
+
+
+def talk(world, config, lines):
+    """Dialogues after each answer, and what a dialogue of the last of them is answered alone."""
+    session, left = opened(world, config), iter(lines)
+    try:
+        said = list(turns(config, session, lambda: next(left, None)))
+    except UserError as error:
+        return str(error), None
+    (alone,), _ = answered(config, session, [said[-1][:-1]])
+    return said, alone.text.strip()
+
+
+def test_each_answer_is_that_to_all_that_was_said(ranks, model_dirs):
+    config = generate_config(model_dirs("llama"), chat=True, max_new_tokens=3)
+    lines = ["a", "", "b", "cat"]
+    ((said, alone),) = ranks.run(1, talk, config, lines)
+    assert [len(dialogue) for dialogue in said] == [2, 2, 4], "an empty line begins anew"
+    assert [one["content"] for one in said[-1][::2]] == ["b", "cat"]
+    assert said[-1][-1]["content"] == alone
+    shared = generate_config(model_dirs("llama"), chat=True, max_new_tokens=3, parallel={"tensor": 2})
+    for found, _ in ranks.run(2, talk, shared, lines):
+        assert found == said
+
+
+def test_a_model_that_fills_in_does_not_talk(ranks, model_dirs):
+    ((problem, _),) = ranks.run(1, talk, generate_config(model_dirs("bert"), chat=True), ["a"])
+    assert "fills in what is masked and does not talk" in problem
