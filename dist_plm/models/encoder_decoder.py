@@ -18,10 +18,7 @@ from dist_plm.models.loss_sums import Scores
 from dist_plm.models.masks import with_bias
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import KVCache, SequenceContext, context_of
-from dist_plm.spec.families.encoder_decoder import EncoderDecoderConfig
-
-#: Decoders read sequences of a multiple of this, sequence parallel or not: matrix products of uneven sizes are slow.
-LENGTH_MULTIPLE = 8
+from dist_plm.spec.families.encoder_decoder import LENGTH_MULTIPLE, EncoderDecoderConfig
 
 
 class EncoderDecoder(ModelChunk):

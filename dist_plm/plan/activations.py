@@ -5,11 +5,14 @@ masks are drawn again). Fused attention keeps queries, keys, values, its result 
 2 of Korthikanti et al. 2022 (arXiv 2205.05198) with fused attention and without stored masks.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dist_plm.plan.rank_tensors import padded
+from dist_plm.plan.rank_tensors import LayerKind, padded
 from dist_plm.spec.families.base import ModelConfig, StackSpec, known
+from dist_plm.spec.families.encoder_decoder import LENGTH_MULTIPLE
+from dist_plm.spec.families.lora import ADAPTERS
 from dist_plm.spec.pipeline import LOSS_CHUNK_BYTES
 from dist_plm.spec.schema import TrainingConfig
 
@@ -44,7 +47,10 @@ class Pass:
     def of(cls, config: TrainingConfig) -> "Pass":
         parallel, length, samples = config.parallel, config.data.sequence_length, config.train.micro_batch
         target = config.objective.target_length(length)
-        written = target if config.model.has_decoder and target is not None else length
+        slices = parallel.tensor if parallel.sequence_parallel else 1
+        written = length
+        if config.model.has_decoder and target is not None:
+            written = target + -target % math.lcm(LENGTH_MULTIPLE, slices)
         share = config.objective.predicted_share
         return cls(
             samples=samples,
@@ -52,7 +58,7 @@ class Pass:
             written=samples * written // parallel.context,
             predicted=max(1, round(samples * written * share / parallel.context)),
             tensor=parallel.tensor,
-            slices=parallel.tensor if parallel.sequence_parallel else 1,
+            slices=slices,
             element=config.precision.weight_bytes,
             context=parallel.context,
         )
@@ -85,18 +91,35 @@ class Kept:
         return {"none": self.whole, "selective": self.hidden + self.inner, "full": self.hidden}[recompute]
 
 
-def kept_by_layer(stack: StackSpec, one: Pass) -> Kept:
-    """Counts what one layer of a stack keeps of a microbatch, on one rank."""
+def kept_by_layer(stack: StackSpec, one: Pass, layer: LayerKind | None = None) -> Kept:
+    """Counts what one layer of a stack keeps of a microbatch, on one rank.
+
+    Args:
+        layer: its tensors, all of which are trained if None: what a product multiplies is kept for its weight's gradient alone.
+    """
+    if layer is not None and not layer.runs_backward:
+        return Kept(0, 0, 0)
     model, tokens = stack.network, one.tokens(stack)
     hidden = tokens // one.slices * model.hidden * one.element
     statistics = 2 * FP32 * tokens // one.slices
     inner, cheap = _attention(model, one, tokens, tokens)
-    inner += 3 * hidden + 2 * statistics  # the input of the second norm, and what both norms give
+    # The input of the second norm, and what both norms give.
+    into_attention = layer is None or layer.trains("attention.query", "attention.key", "attention.value")
+    into_mlp = layer is None or layer.trains("mlp.gate", "mlp.up")
+    inner += (1 + into_attention + into_mlp) * hidden + 2 * statistics
     if stack.is_decoder:
         more_inner, more_cheap = _attention(model, one, tokens, one.read)
         inner, cheap = inner + more_inner + 2 * hidden + statistics, cheap + more_cheap
-    more_inner, more_cheap = _mlp(model, one, tokens)
+    more_inner, more_cheap = _mlp(model, one, tokens, down=layer is None or layer.trains("mlp.down"))
+    more_inner += 0 if layer is None else _adapters(layer, one, tokens)
     return Kept(hidden, inner + more_inner, cheap + more_cheap)
+
+
+def _adapters(layer: LayerKind, one: Pass, tokens: int) -> int:
+    """Counts what adapters' first halves give."""
+    return sum(
+        tokens * held.shape[0] * one.element for held in layer.tensors if held.spec.name.endswith(f".{ADAPTERS[0]}")
+    )
 
 
 def _attention(model: ModelConfig, one: Pass, tokens: int, others: int) -> tuple[int, int]:
@@ -108,11 +131,12 @@ def _attention(model: ModelConfig, one: Pass, tokens: int, others: int) -> tuple
     return 2 * query + 2 * key, FP32 * tokens * model.heads // one.tensor + turned
 
 
-def _mlp(model: ModelConfig, one: Pass, tokens: int) -> tuple[int, int]:
+def _mlp(model: ModelConfig, one: Pass, tokens: int, *, down: bool) -> tuple[int, int]:
+    """Counts the activation function's argument, and its result if the matrix that multiplies it is trained."""
     ffn = tokens * known(model.ffn, "ffn") // one.tensor * one.element
     if model.activation in ("swiglu", "geglu"):
-        return 3 * ffn, ffn
-    return (ffn if model.activation == "relu" else 2 * ffn), 0
+        return (2 + down) * ffn, ffn
+    return (ffn if model.activation == "relu" else (1 + down) * ffn), 0
 
 
 def kept_by_embedding(model: ModelConfig, one: Pass) -> int:
@@ -127,6 +151,11 @@ def kept_by_heads(config: TrainingConfig, one: Pass) -> int:
     model = config.model
     hidden = one.written * model.hidden * one.element
     found = 2 * hidden // one.slices if model.ends_with_norm else 0
+    if model.has_decoder and model.ends_with_norm:
+        found += 2 * one.read * model.hidden * one.element // one.slices
+    if not model.predicts_tokens:
+        whole = hidden if one.slices > 1 else 0
+        return found + whole + (3 * one.samples * model.hidden * one.element if model.scores_sequences else hidden)
     if model.is_encoder:
         found += hidden if one.slices > 1 else 0
         found += one.predicted * (model.hidden + 3 * model.word_size) * one.element
@@ -135,16 +164,23 @@ def kept_by_heads(config: TrainingConfig, one: Pass) -> int:
     return found
 
 
-def peak_of_loss(model: ModelConfig, one: Pass, *, gathers: bool) -> int:
+def peak_of_loss(model: ModelConfig, one: Pass, *, gathers: bool, trained: bool = True) -> int:
     """Counts the most that logits and their gradients take at once: a chunk of them, as loss and product are
-    fused, but all where weights are gathered for one layer's call."""
+    fused, but all where weights are gathered for one layer's call.
+
+    Args:
+        trained: the output matrix has a gradient.
+    """
+    if not model.predicts_tokens:
+        scored = one.samples if model.scores_sequences else one.read
+        return scored * max(1, model.num_labels) * (one.element + 2 * FP32)
     width = known(padded(model, one.tensor).vocab_size, "vocab_size") // one.tensor
     size, element = model.word_size, one.element
     if gathers:
         return one.predicted * width * (element + 2 * FP32)
     rows = min(one.predicted, max(1, LOSS_CHUNK_BYTES // (FP32 * width)))
     of_weight = width * size * (FP32 + (element if element < FP32 else 0))
-    return rows * width * (element + FP32) + one.predicted * size * element + of_weight
+    return rows * width * (element + FP32) + one.predicted * size * element + of_weight * trained
 
 
 def masks(model: ModelConfig, one: Pass) -> Iterator[int]:

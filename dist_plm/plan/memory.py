@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dist_plm.plan import activations
 from dist_plm.plan.activations import Kept, Pass
 from dist_plm.plan.interval import GIB, Interval
-from dist_plm.plan.rank_tensors import HeldTensor, Stage, stages_of
+from dist_plm.plan.rank_tensors import HeldTensor, Stage, stages_of, unlike_stages
 from dist_plm.spec.derived import num_microbatches
 from dist_plm.spec.engines.base import Holding
 from dist_plm.spec.optimizers import OptimConfig
@@ -48,7 +48,16 @@ class StageMemory:
 def memory_by_stage(config: TrainingConfig) -> list[StageMemory]:
     """The memory of a rank of each stage of a finalised configuration whose vocabulary is known."""
     one = Pass.of(config)
-    return [_stage_memory(config, stage, one) for stage in stages_of(config.model, config.parallel)]
+    stages = stages_of(config.model, config.parallel, config.train.freeze)
+    return [_stage_memory(config, stage, one) for stage in stages]
+
+
+def worst_memory(config: TrainingConfig) -> StageMemory:
+    """The memory of a rank of the stage that needs most, without looking at all that lie between the first and the last:
+    the earliest of these holds the most microbatches."""
+    one = Pass.of(config)
+    stages = unlike_stages(config.model, config.parallel, config.train.freeze)
+    return worst_of([_stage_memory(config, stage, one) for stage in stages])
 
 
 def worst_of(stages: list[StageMemory]) -> StageMemory:
@@ -73,10 +82,10 @@ def _stage_memory(config: TrainingConfig, stage: Stage, one: Pass) -> StageMemor
 
 def states(optim: OptimConfig, holding: Holding, stage: Stage) -> dict[str, Interval]:
     """Tells what a rank keeps of its parameters between steps, and of their gradients, without padding."""
-    elements, on_device = stage.numel, not holding.states_on_host
-    moments = sum(_moments(optim, tensor, holding.masters_over) for tensor in stage.tensors)
+    elements, on_device = stage.trained_numel, not holding.states_on_host
+    moments = sum(_moments(optim, tensor, holding.masters_over) for tensor in stage.tensors if tensor.trained)
     sizes = {
-        "weights": math.ceil(elements / holding.weights_over) * holding.weights * (not holding.weights_on_host),
+        "weights": math.ceil(stage.numel / holding.weights_over) * holding.weights * (not holding.weights_on_host),
         "gradients": math.ceil(elements / holding.gradients_over) * holding.gradients,
         "masters": math.ceil(elements / holding.masters_over) * holding.masters * on_device,
         "moments": math.ceil(moments) * on_device,
@@ -94,8 +103,8 @@ def _moments(optim: OptimConfig, tensor: HeldTensor, over: int) -> float:
 
 def _buffers(config: TrainingConfig, holding: Holding, stage: Stage, one: Pass) -> Interval:
     """Counts what collectives read from and write to: copies of gradients, buckets, gathered weights, hidden states."""
-    fixed = stage.numel / holding.masters_over * holding.copies
-    fixed += min(holding.bucket, stage.numel * holding.weights)
+    fixed = stage.trained_numel / holding.masters_over * holding.copies
+    fixed += min(holding.bucket, stage.trained_numel * holding.weights)
     hidden = one.read // one.slices * config.model.hidden * one.element
     fixed += 2 * hidden if stage.stages > 1 else 0
     if not holding.gathers:
@@ -116,18 +125,18 @@ def _passing(config: TrainingConfig, stage: Stage, one: Pass, flying: float, *, 
     """Counts what a microbatch brings, and takes away again."""
     model, recompute = config.model, config.model.recompute
     stacks = model.stacks()
-    layers = [activations.kept_by_layer(stack, one) for stack in stacks]
-    counts = [stack.layers for stack in stacks]
-    if stage.stages > 1:
-        counts = [sum(map(len, stage.layers))]
-    kept = flying * sum(count * layer.under(recompute) for count, layer in zip(counts, layers, strict=True))
-    kept += _again(layers, recompute) + sum(activations.masks(model, one))
-    if stage.is_first:
+    kinds = [
+        (kind.count, activations.kept_by_layer(stack, one, kind)) for stack in stacks for kind in stage.layers_of(stack)
+    ]
+    kept = flying * sum(count * layer.under(recompute) for count, layer in kinds)
+    kept += _again([layer for _, layer in kinds], recompute) + sum(activations.masks(model, one))
+    if stage.is_first and stage.lowest == 0:
         kept += flying * activations.kept_by_embedding(model, one)
     working = max(activations.working_set(stack, one) for stack in stacks)
     terms = {"activations": Interval.exact(kept), "working set": Interval(working / 2, working)}
     if stage.is_last:
-        loss = activations.peak_of_loss(model, one, gathers=gathers)
+        trained = any(held.trained for held in stage.tensors if held.spec.multiplies == "predicted")
+        loss = activations.peak_of_loss(model, one, gathers=gathers, trained=trained)
         terms["logits"] = Interval.exact(activations.kept_by_heads(config, one) + loss)
     return terms
 
@@ -153,7 +162,7 @@ def _update(optim: OptimConfig, holding: Holding, stage: Stage) -> float:
     """Optimizers that look at whole tensors hold all directions until they know how far to go."""
     if not optim.whole_tensors or holding.states_on_host:
         return 0.0
-    return activations.FP32 * stage.numel / holding.masters_over
+    return activations.FP32 * stage.trained_numel / holding.masters_over
 
 
 def _context(parallel: ParallelConfig) -> Interval:

@@ -4,10 +4,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from dist_plm.spec.derived import padded_vocab_size
-from dist_plm.spec.families.base import ModelConfig, known
+from dist_plm.spec.families.base import ModelConfig, StackSpec, known
 from dist_plm.spec.families.tensors import TensorSpec, tensors_of
+from dist_plm.spec.freezing import frozen_tensors
 from dist_plm.spec.pipeline import layers_of_chunk
 from dist_plm.spec.schema import ParallelConfig
 
@@ -20,11 +22,13 @@ class HeldTensor:
         spec: of the logical tensor.
         shape: of the rank's part, the vocabulary padded.
         copy: the second copy of a tied weight, on the last stage.
+        trained: it has a gradient.
     """
 
     spec: TensorSpec
     shape: tuple[int, ...]
     copy: bool = False
+    trained: bool = True
 
     @property
     def numel(self) -> int:
@@ -37,12 +41,14 @@ class Stage:
 
     Args:
         layers: of each chunk, in the order they run; of models that are no chain, all of every stack.
+        lowest: depth of the lowest tensor of the whole model that is trained.
     """
 
     number: int
     stages: int
     layers: tuple[range, ...]
     tensors: tuple[HeldTensor, ...]
+    lowest: int = 0
 
     @property
     def is_first(self) -> bool:
@@ -56,6 +62,51 @@ class Stage:
     def numel(self) -> int:
         return sum(tensor.numel for tensor in self.tensors)
 
+    @property
+    def trained_numel(self) -> int:
+        """Counts elements that have a gradient."""
+        return sum(tensor.numel for tensor in self.tensors if tensor.trained)
+
+    def layers_of(self, stack: StackSpec) -> "list[LayerKind]":
+        """Groups the layers of a stack that this stage holds by what of them is trained."""
+        numbers = [layer for chunk in self.layers for layer in chunk] if self.stages > 1 else list(range(stack.layers))
+        by_layer: dict[int, list[HeldTensor]] = {}
+        for held in self.tensors:
+            if held.spec.name.startswith(f"{stack.prefix}layers."):
+                by_layer.setdefault(held.spec.depth - stack.below - 1, []).append(held)
+        kinds: dict[tuple[tuple[bool, ...], bool], list[int]] = {}
+        for number in numbers:
+            flags = tuple(held.trained for held in by_layer[number])
+            kinds.setdefault((flags, self.lowest <= stack.below + number), []).append(number)
+        return [LayerKind(len(alike), tuple(by_layer[alike[0]]), flows) for (_, flows), alike in kinds.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """Describes layers that are alike.
+
+    Args:
+        count: of them.
+        tensors: of one.
+        flows: something below it is trained, so that a gradient passes through it.
+    """
+
+    count: int
+    tensors: tuple[HeldTensor, ...]
+    flows: bool = True
+
+    @property
+    def runs_backward(self) -> bool:
+        return self.flows or any(held.trained for held in self.tensors)
+
+    def trains(self, *parts: str) -> bool:
+        """Whether a matrix, or an adapter, of one of these linear layers is trained, as in "mlp.up"."""
+        return any(
+            held.trained and f".{part}." in held.spec.name and not held.spec.name.endswith(".bias")
+            for held in self.tensors
+            for part in parts
+        )
+
 
 def padded(model: ModelConfig, tensor: int) -> ModelConfig:
     """The finalised model with as many rows of its vocabulary as tensor ranks hold together."""
@@ -63,26 +114,57 @@ def padded(model: ModelConfig, tensor: int) -> ModelConfig:
     return replace(model, vocab_size=vocab_size)
 
 
-def stages_of(model: ModelConfig, parallel: ParallelConfig) -> list[Stage]:
-    """The stages of a finalised model's pipeline, first to last."""
-    table = _held(replace(model, recompute="none"), parallel.tensor)
-    return [_stage(model, table, parallel, number) for number in range(parallel.pipeline)]
+def stages_of(model: ModelConfig, parallel: ParallelConfig, freeze: tuple[str, ...] = ()) -> list[Stage]:
+    """The stages of a finalised model's pipeline, first to last.
+
+    Args:
+        freeze: as train.freeze has it.
+    """
+    return [_cut(model, parallel, number, freeze) for number in range(parallel.pipeline)]
 
 
-def unlike_stages(model: ModelConfig, parallel: ParallelConfig) -> list[Stage]:
-    """The first stage, one of those between, which have as many layers each, and the last."""
-    table = _held(replace(model, recompute="none"), parallel.tensor)
+def unlike_stages(model: ModelConfig, parallel: ParallelConfig, freeze: tuple[str, ...] = ()) -> list[Stage]:
+    """The first stage, one of those between, which have as many layers each, and the last; all of them where some layers
+    are not trained."""
+    if freeze:
+        return stages_of(model, parallel, freeze)
     numbers = sorted({0, min(1, parallel.pipeline - 1), parallel.pipeline - 1})
-    return [_stage(model, table, parallel, number) for number in numbers]
+    return [_cut(model, parallel, number, freeze) for number in numbers]
+
+
+def _cut(model: ModelConfig, parallel: ParallelConfig, number: int, freeze: tuple[str, ...]) -> Stage:
+    # Of one model many grids and batches are compared.
+    return _cached_stage(replace(model, recompute="none"), _Cut.of(parallel), number, freeze)
+
+
+class _Cut(NamedTuple):
+    """Holds what a stage's tensors depend on."""
+
+    tensor: int
+    pipeline: int
+    virtual_pipeline: int
+
+    @classmethod
+    def of(cls, parallel: ParallelConfig) -> "_Cut":
+        return cls(parallel.tensor, parallel.pipeline, parallel.virtual_pipeline)
+
+
+@lru_cache(maxsize=64)
+def _cached_stage(model: ModelConfig, cut: _Cut, number: int, freeze: tuple[str, ...]) -> Stage:
+    return _stage(model, _held(model, cut.tensor, freeze), cut, number)
 
 
 @lru_cache(maxsize=16)
-def _held(model: ModelConfig, tensor: int) -> list[HeldTensor]:
+def _held(model: ModelConfig, tensor: int, freeze: tuple[str, ...]) -> list[HeldTensor]:
+    frozen = frozen_tensors(model, freeze)
     shapes = (one.shape for one in tensors_of(padded(model, tensor)))
-    return [HeldTensor(one, _local(one, shape, tensor)) for one, shape in zip(tensors_of(model), shapes, strict=True)]
+    return [
+        HeldTensor(one, _local(one, shape, tensor), trained=one.name not in frozen)
+        for one, shape in zip(tensors_of(model), shapes, strict=True)
+    ]
 
 
-def _stage(model: ModelConfig, table: list[HeldTensor], parallel: ParallelConfig, number: int) -> Stage:
+def _stage(model: ModelConfig, table: list[HeldTensor], parallel: _Cut, number: int) -> Stage:
     stages, chunks = parallel.pipeline, parallel.virtual_pipeline
     layers = tuple(layers_of_chunk(model.layers, number, stages, chunk, chunks) for chunk in range(chunks))
     depths = {layer + 1 for chunk in layers for layer in chunk}
@@ -92,10 +174,11 @@ def _stage(model: ModelConfig, table: list[HeldTensor], parallel: ParallelConfig
         depths.add(model.top + 1)
     tensors = [one for one in table if stages == 1 or one.spec.depth in depths]
     tensors += _copies(model, table, parallel, number)
-    return Stage(number, stages, layers, tuple(tensors))
+    lowest = min((one.spec.depth for one in table if one.trained), default=model.top + 1)
+    return Stage(number, stages, layers, tuple(tensors), lowest)
 
 
-def _copies(model: ModelConfig, table: list[HeldTensor], parallel: ParallelConfig, number: int) -> Iterator[HeldTensor]:
+def _copies(model: ModelConfig, table: list[HeldTensor], parallel: _Cut, number: int) -> Iterator[HeldTensor]:
     """Yields the copy of a tied weight, which the output of the last stage multiplies."""
     if model.tied_embeddings and 0 < number == parallel.pipeline - 1:
         words = next(one for one in table if one.spec.name == "embedding.word.weight")

@@ -1,7 +1,7 @@
 """Memory falls with what is said to save it, and what stages hold adds up to the model."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_plm.plan.activations import Pass, kept_by_layer
@@ -21,6 +21,14 @@ SIZES = {
     "precision__name": "bf16",
     "train__global_batch": 64,
 }
+
+
+#: Setting -> values that hold less and less.
+SAVERS = (
+    ("parallel__tensor", (1, 2, 4)),
+    ("model__recompute", ("none", "selective", "full")),
+    ("engine__zero_stage", (0, 1)),
+)
 
 
 def total(world_size: int = 8, **changes) -> float:
@@ -81,3 +89,56 @@ def test_interleaving_holds_more_on_the_first_stage():
     """1 + (p - 1) / (p v) times a pipeline's, Korthikanti et al. 2022, section 4.2.3."""
     parallel = ParallelConfig(pipeline=4, virtual_pipeline=2)
     assert in_flight(parallel, 0, 16) == pytest.approx(4 * (1 + 3 / (4 * 2)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    step=st.sampled_from(list(SAVERS)),
+    place=st.integers(0, 2),
+    base=st.fixed_dictionaries(
+        {
+            "train__micro_batch": st.sampled_from([1, 4]),
+            "parallel__pipeline": st.sampled_from([1, 2]),
+            "optim__name": st.sampled_from(["adamw", "lamb", "sgd", "adafactor"]),
+            "precision__name": st.sampled_from(["bf16", "fp32"]),
+            "model__activation": st.sampled_from(["gelu", "swiglu"]),
+            "data__sequence_length": st.sampled_from([128, 2048]),
+        }
+    ),
+)
+def test_no_saver_ever_costs_memory(step, place, base):
+    key, values = step
+    low, high = values[place % (len(values) - 1)], values[place % (len(values) - 1) + 1]
+    assert total(**base | {key: high}) <= total(**base | {key: low})
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb", "sgd", "adafactor"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_each_stage_of_zero_keeps_less(optimizer, precision):
+    """Of parameters, that is: the third stage gathers what it divides, and makes whole logits."""
+
+    def kept(stage: int) -> float:
+        engine = {"engine__name": "deepspeed", "engine__zero_stage": stage}
+        changes = engine | {"optim__name": optimizer, "precision__name": precision}
+        (only,) = memory_by_stage(finalize(pretrain(**SIZES | changes), world_size=8, vocab_size=None))
+        return sum(only.terms[term].low for term in ("weights", "gradients", "masters", "moments"))
+
+    found = [kept(stage) for stage in (1, 2, 3)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 1.5 * found[2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    length=st.sampled_from([128, 512, 1024]),
+    micro_batch=st.sampled_from([1, 2, 8]),
+    recompute=st.sampled_from(["none", "selective", "full"]),
+)
+def test_activations_grow_with_tokens(length, micro_batch, recompute):
+    def held(**more):
+        sizes = {"data__sequence_length": length, "train__micro_batch": micro_batch, "model__recompute": recompute}
+        config = finalize(pretrain(**SIZES | sizes | more), world_size=1, vocab_size=None)
+        return memory_by_stage(config)[0].terms["activations"].low
+
+    assert held(train__micro_batch=2 * micro_batch) == pytest.approx(2 * held(), rel=0.01)
+    assert held(data__sequence_length=2 * length) == pytest.approx(2 * held(), rel=0.01)

@@ -1,5 +1,11 @@
 """Time follows work, and a machine's limits."""
 
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dist_plm.plan.timing.efficiency import DEFAULT
 from dist_plm.plan.timing.kernel_costs import Machine
 from dist_plm.plan.timing.step_time import run_seconds, step_time
 from dist_plm.spec.gpus import GPUS, peaks_of
@@ -71,3 +77,43 @@ def test_a_run_is_its_steps():
 
 def test_every_gpu_has_peaks():
     assert all(peaks_of(gpu.device) for gpu in GPUS.values())
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    gpu=st.sampled_from(sorted(GPUS)),
+    recompute=st.sampled_from(["none", "selective", "full"]),
+    pipeline=st.sampled_from([1, 2, 4]),
+    tensor=st.sampled_from([1, 2]),
+)
+def test_time_scales_with_tokens(gpu, recompute, pipeline, tensor):
+    """Four times the samples take four times as long but for what a step takes once; twice the length nearly twice at least,
+    where the host does not hold the GPU up."""
+    grid = {"parallel__pipeline": pipeline, "parallel__tensor": tensor, "precision__name": "fp16"}
+
+    def step(**more):
+        sizes = {"train__global_batch": 512, "train__micro_batch": 8, "model__recompute": recompute}
+        return step_time(configured(**grid | sizes | more), GPUS[gpu])
+
+    assert 3.0 < step(train__global_batch=2048).seconds / step().seconds <= 4.0
+    short, long = (step(data__sequence_length=length).parts["compute"] for length in (1024, 2048))
+    assert long > 1.9 * short
+
+
+def test_a_faster_gpu_or_network_is_never_slower():
+    config = configured(parallel__tensor=2, parallel__pipeline=2, cluster__gpus_per_node=2)
+    plain = step_time(config, A100).seconds
+    for better in (replace(A100, sustained=0.9), replace(A100, memory_gb=3000), replace(A100, network_gbit=400)):
+        assert step_time(config, better).seconds < plain
+    for worse in ({"spread": 0.05}, {"bandwidth": 0.5}, {"attention": 0.3}, {"network": 0.4}, {"tile": 1e-5}):
+        assert step_time(config, A100, efficiency=replace(DEFAULT, **worse)).seconds > plain
+
+
+def test_what_is_frozen_is_not_computed_backward():
+    whole = step_time(configured(), A100)
+    half = step_time(configured(train__freeze=("embeddings", "layers.0-3")), A100)
+    adapters = step_time(configured(model__lora={"rank": 8}), A100)
+    assert half.parts["compute"] < 0.8 * whole.parts["compute"]
+    assert half.parts["update"] < 0.6 * whole.parts["update"]
+    assert 0.6 < adapters.parts["compute"] / whole.parts["compute"] < 0.9
+    assert adapters.parts["data"] < 0.1 * whole.parts["data"]

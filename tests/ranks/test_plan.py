@@ -1,6 +1,6 @@
 """What a plan says of memory is what real ranks hold: weights, gradients, masters and moments, and what layers keep."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,10 +9,12 @@ import torch
 from dist_plm.models.build import build_model
 from dist_plm.plan.activations import Pass, kept_by_layer
 from dist_plm.plan.memory import memory_by_stage
+from dist_plm.plan.rank_tensors import stages_of
+from dist_plm.spec.freezing import frozen_tensors
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.test_grids import GRIDS, MODELS
-from tests.ranks.training import batch_of, build, configure, groups_of
+from tests.ranks.training import LENGTH, batch_of, build, configure, groups_of
 
 pytestmark = pytest.mark.ranks
 
@@ -46,6 +48,9 @@ CASES = {
             "model__generator_hidden": 32,
         },
     ),
+    "frozen": ("data2_pipeline2", {"engine__zero_stage": 1, "train__freeze": ("embeddings", "layers.0-1"), **BF16}),
+    "frozen_deepspeed3": ("data2", {**DEEPSPEED, "engine__zero_stage": 3, "train__freeze": ("layers.1-2",)}),
+    "adapters": ("data2_tensor2", {"engine__zero_stage": 1, "model__lora": {"rank": 4}, **BF16}),
     "t5": ("tensor2", {"model__family": "t5", "objective__name": "span", "model__position": "relative"}),
 }
 
@@ -84,7 +89,7 @@ def storage(tensor) -> int:
 
 
 @pytest.mark.parametrize(
-    "name", covering(list(CASES), ["megatron1_bf16", "adafactor", "deepspeed2", "deepspeed3_bf16", "bert"])
+    "name", covering(list(CASES), ["megatron1_bf16", "adafactor", "deepspeed3_bf16", "bert", "frozen"])
 )
 def test_what_ranks_keep_of_parameters_is_planned_to_the_byte(ranks, tmp_path, name):
     world_size, changes = GRIDS[CASES[name][0]]
@@ -104,6 +109,18 @@ def test_what_ranks_keep_of_parameters_is_planned_to_the_byte(ranks, tmp_path, n
             assert over > 1 or len(set(sizes)) == 1
 
 
+#: With dropout attention is a kernel of this program, as on a GPU; without it the CPU's own keeps scores.
+T5 = {
+    "model__family": "t5",
+    "objective__name": "span",
+    "model__position": "relative",
+    "model__norm": "rmsnorm",
+    "model__bias": False,
+    "model__hidden_dropout": 0.1,
+    "model__attention_dropout": 0.1,
+}
+#: Targets of the tests' batches are half as long as what is read and one more, lengthened.
+WRITTEN = LENGTH // 2 + 8
 #: Kinds of layers whose activations are counted.
 LAYERS = {
     "gpt": {},
@@ -121,6 +138,19 @@ LAYERS = {
     },
     "tensor": {"parallel__tensor": 2},
     "sequence": {"parallel__tensor": 2, "parallel__sequence_parallel": True},
+    "electra": {
+        "model__family": "electra",
+        "objective__name": "rtd",
+        "model__generator_heads": 2,
+        "model__generator_hidden": 32,
+    },
+    "t5": {**T5, "model__activation": "relu"},
+    "t5_v1_1": {**T5, "model__activation": "geglu", "model__tied_embeddings": False},
+    "adapters": {"model__lora": {"rank": 4, "targets": ("query", "value")}},
+    "adapters_everywhere": {
+        **MODELS["llama"],
+        "model__lora": {"rank": 4, "targets": ("query", "key", "value", "output", "gate", "up", "down")},
+    },
 }
 
 
@@ -128,7 +158,9 @@ def kept_case(world: World, config) -> int:
     """Bytes that autograd holds of one microbatch after its forward pass, but for parameters."""
     groups = groups_of(world, config)
     sections = (config.model, config.parallel, config.precision)
-    (chunk,), _ = build_model(*sections, groups, groups.device.torch_device, seed=config.train.seed)
+    frozen = frozen_tensors(config.model, config.train.freeze)
+    options = {"seed": config.train.seed, "frozen": frozen}
+    (chunk,), _ = build_model(*sections, groups, groups.device.torch_device, **options)
     chunk.train()
     owned, held = {storage(one) for one in chunk.parameters()}, {}
 
@@ -142,12 +174,35 @@ def kept_case(world: World, config) -> int:
     return sum(one.untyped_storage().nbytes() for place, one in held.items() if place not in owned)
 
 
-@pytest.mark.parametrize("name", covering(list(LAYERS), ["gpt", "selective", "llama", "bert", "sequence"]))
+@pytest.mark.parametrize(
+    "name", covering(list(LAYERS), ["gpt", "selective", "llama", "t5", "electra", "adapters", "sequence"])
+)
 def test_what_layers_keep_is_what_autograd_holds(ranks, tmp_path, name):
     sizes, size = {}, LAYERS[name].get("parallel__tensor", 1)
     for layers in (2, 4):
         config = configure(size, model__layers=layers, train__micro_batch=2, run__root=str(tmp_path), **LAYERS[name])
         sizes[layers] = max(ranks.run(size, kept_case, config))
     one = Pass.of(config)
-    planned = sum(kept_by_layer(stack, one).under(config.model.recompute) for stack in config.model.stacks())
-    assert (sizes[4] - sizes[2]) / 2 == pytest.approx(planned, rel=0.05)
+    if config.model.has_decoder:  # the tests' batches have targets of a length of their own
+        written = config.train.micro_batch * WRITTEN
+        one = replace(one, written=written, predicted=written)
+    (stage,) = stages_of(config.model, config.parallel)
+    planned = sum(
+        kind.count * kept_by_layer(stack, one, kind).under(config.model.recompute)
+        for stack in config.model.stacks()
+        for kind in stage.layers_of(stack)
+    )
+    assert (sizes[4] - sizes[2]) / 2 == pytest.approx(planned / config.model.layers, rel=0.05)
+
+
+def test_layers_below_all_that_learns_keep_nothing(ranks, tmp_path):
+    sizes = {}
+    for frozen in ("layers.0-1", "layers.0-2"):
+        config = configure(1, train__freeze=("embeddings", frozen), train__micro_batch=2, run__root=str(tmp_path))
+        (sizes[frozen],) = ranks.run(1, kept_case, config)
+        (stage,) = stages_of(config.model, config.parallel, config.train.freeze)
+        (stack,) = config.model.stacks()
+        kinds = stage.layers_of(stack)
+        assert sum(kind.count for kind in kinds if not kind.runs_backward) == int(frozen[-1]) + 1
+    one = Pass.of(config)
+    assert sizes["layers.0-1"] - sizes["layers.0-2"] == pytest.approx(kept_by_layer(stack, one).whole, rel=0.05)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from dist_plm.plan.activations import Pass
-from dist_plm.plan.rank_tensors import HeldTensor
+from dist_plm.plan.rank_tensors import HeldTensor, LayerKind
 from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
 from dist_plm.plan.timing.software import OURS, Software
 from dist_plm.spec.families.base import StackSpec, known
@@ -88,15 +88,16 @@ class Machine:
         peaks = gpu.peaks
         half = peaks.bf16 or peaks.fp32  # a chip without bf16 computes it in fp32
         single = (peaks.tf32 if precision.tf32 else None) or peaks.fp32
+        speed = efficiency.speed
         wide = {"fp32": single, "fp16": peaks.fp16, "bf16": half, "fp8": half}[precision.name] * 1e12
         eight = precision.name == "fp8"
         sustained = _WITHOUT_TENSOR_CORES if wide == peaks.fp32 * 1e12 else gpu.sustained
         peak = wide * sustained * efficiency.compute * (2 * efficiency.eight if eight else 1.0)
-        return cls(gpu, peak, wide, precision.weight_bytes, eight, software, efficiency)
+        return cls(gpu, peak * speed, wide * speed, precision.weight_bytes, eight, software, efficiency)
 
     def moving(self, num_bytes: float) -> float:
         """Seconds that element-wise kernels take for so many bytes read and written."""
-        return num_bytes / (self.gpu.memory_gb * 1e9 * self.efficiency.bandwidth)
+        return num_bytes / (self.gpu.memory_gb * 1e9 * self.efficiency.bandwidth * self.efficiency.speed)
 
     def product(self, rows: int, columns: int, terms: int, *, result: int | None = None) -> float:
         """Seconds of the product of [rows, terms] and [terms, columns].
@@ -143,20 +144,25 @@ def _tiled(unit: _Unit, rows: int, columns: int, terms: int) -> float:
     return best
 
 
-def layer_cost(machine: Machine, stack: StackSpec, tensors: Iterable[HeldTensor], one: Pass, *, causal: bool) -> Cost:
-    """Estimates one layer of a stack, whose tensors are given."""
-    own = list(tensors)
-    products = linear_cost(machine, own, one)
+def layer_cost(machine: Machine, stack: StackSpec, layer: LayerKind, one: Pass, *, causal: bool) -> Cost:
+    """Estimates one layer of a stack."""
+    own = [held for held in layer.tensors if held.trained]
+    products = linear_cost(machine, layer.tensors, one, flows=layer.flows)
     small = machine.moving(_touched(stack, one)) * machine.software.passes
     attention = attention_cost(machine, stack, one, causal=causal)
     sums = 0.0 if machine.software.fused_sums else machine.moving(10 * sum(held.numel for held in own))
     cost = products + attention + Cost(small, 1.8 * small + sums)
+    if not layer.runs_backward:
+        cost = Cost(cost.forward, 0.0, cost.attention, cost.linear)
     forward, backward = (launches * machine.efficiency.launch for launches in _LAUNCHES)
     return Cost(max(cost.forward, forward), max(cost.backward, backward), cost.attention, cost.linear)
 
 
-def products_of(tensors: Iterable[HeldTensor], one: Pass, *, fused: bool = True) -> Iterator[tuple[int, int, int]]:
-    """Yields rows, columns and terms of each product of a microbatch; matrices of one input are one product if `fused`."""
+def products_of(
+    tensors: Iterable[HeldTensor], one: Pass, *, fused: bool = True
+) -> Iterator[tuple[tuple[int, int, int], bool]]:
+    """Yields rows, columns and terms of each product of a microbatch, and whether its matrix is trained; matrices of one input
+    are one product if `fused`."""
     vectors = {"read": one.read, "written": one.written, "predicted": one.predicted, "sample": one.samples}
     groups: dict[tuple[str, str, int | None], list[HeldTensor]] = {}
     for tensor in tensors:
@@ -165,20 +171,26 @@ def products_of(tensors: Iterable[HeldTensor], one: Pass, *, fused: bool = True)
             parent = spec.name.rsplit(".", 2)[0] if fused else spec.name
             groups.setdefault((parent, spec.multiplies, spec.split), []).append(tensor)
     for (_, multiplies, _), held in groups.items():
-        yield vectors[multiplies], sum(one.shape[0] for one in held), held[0].shape[1]
+        sizes = vectors[multiplies], sum(one.shape[0] for one in held), held[0].shape[1]
+        yield sizes, any(one.trained for one in held)
 
 
-def linear_cost(machine: Machine, tensors: Iterable[HeldTensor], one: Pass) -> Cost:
-    """Estimates products alone."""
-    fused = machine.software.fused_projections
-    return sum((_linear(machine, *shape) for shape in products_of(tensors, one, fused=fused)), Cost())
+def linear_cost(machine: Machine, tensors: Iterable[HeldTensor], one: Pass, *, flows: bool = True) -> Cost:
+    """Estimates products alone.
+
+    Args:
+        flows: their inputs have gradients.
+    """
+    products = products_of(tensors, one, fused=machine.software.fused_projections)
+    return sum((_linear(machine, *sizes, flows=flows, trained=trained) for sizes, trained in products), Cost())
 
 
-def _linear(machine: Machine, rows: int, columns: int, terms: int) -> Cost:
+def _linear(machine: Machine, rows: int, columns: int, terms: int, *, flows: bool, trained: bool) -> Cost:
     forward = machine.product(rows, columns, terms) + machine.casting(rows * terms)
     by_input = machine.product(rows, terms, columns) + machine.casting(rows * columns)
     # Gradients of weights are added to fp32 sums, which are read and written.
-    return Cost(forward, by_input + machine.product(columns, terms, rows, result=8), linear=forward)
+    by_weight = machine.product(columns, terms, rows, result=8)
+    return Cost(forward, by_input * flows + by_weight * trained, linear=forward)
 
 
 def attention_cost(machine: Machine, stack: StackSpec, one: Pass, *, causal: bool) -> Cost:
@@ -193,7 +205,7 @@ def attention_cost(machine: Machine, stack: StackSpec, one: Pass, *, causal: boo
     scores = tokens * seen * heads
     older = machine.efficiency.older if fused and machine.gpu.is_new and not machine.software.new_attention else 1.0
     products = 4 * scores * head_size / (machine.wide * machine.efficiency.attention * older)
-    units = machine.gpu.units
+    units = machine.gpu.units * machine.efficiency.speed
     if fused:
         masks = scores / (units * _MASKS) if model.attention_dropout else 0.0
         softmax = (1 - _HIDDEN_EXPONENTIALS) * scores / (units * machine.gpu.exponentials * _CLOCK)

@@ -55,6 +55,17 @@ class _Estimator:
     one: Pass
     count: int
 
+    @classmethod
+    def of(
+        cls, config: TrainingConfig, gpu: Gpu, batch: int | None, software: Software, efficiency: Efficiency
+    ) -> "_Estimator":
+        parallel = config.parallel
+        assert parallel.data is not None
+        grid = Grid(data=parallel.data, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
+        network = Network.of(grid, gpu, config.cluster, efficiency)
+        machine = Machine.of(gpu, config.precision, software=software, efficiency=efficiency)
+        return cls(config, machine, network, Pass.of(config), num_microbatches(config.train, parallel, batch))
+
     @property
     def software(self) -> Software:
         return self.machine.software
@@ -82,13 +93,9 @@ def step_time(
         software: of the program that runs it.
     """
     parallel = config.parallel
-    assert parallel.data is not None
-    grid = Grid(data=parallel.data, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
-    network = Network.of(grid, gpu, config.cluster, efficiency)
-    machine = Machine.of(gpu, config.precision, software=software, efficiency=efficiency)
-    count = num_microbatches(config.train, parallel, batch)
-    job = _Estimator(config, machine, network, Pass.of(config), count)
-    stages = unlike_stages(config.model, parallel)
+    job = _Estimator.of(config, gpu, batch, software, efficiency)
+    count, network = job.count, job.network
+    stages = unlike_stages(config.model, parallel, config.train.freeze)
     costs = [_stage_cost(job, stage) for stage in stages]
     slowest = max(costs, key=lambda cost: cost.seconds)
     # Stages between the first and the last are alike.
@@ -106,8 +113,21 @@ def step_time(
         "checkpoint": _checkpoint(config, stages),
         "host": efficiency.step,
     }
-    waiting = sum(parts.values()) * efficiency.waiting(grid.size)
+    waiting = sum(parts.values()) * efficiency.waiting(network.grid.size)
     return StepTime(parts | {"waiting": waiting})
+
+
+def stage_passes(config: TrainingConfig, gpu: Gpu, efficiency: Efficiency = DEFAULT) -> list[tuple[float, float]]:
+    """Estimates the forward and backward pass of one microbatch, by stage; what is computed again counts backward."""
+    job = _Estimator.of(config, gpu, None, OURS, efficiency)
+    stages = unlike_stages(config.model, config.parallel, config.train.freeze)
+    found = []
+    for stage in stages:
+        cost = _stage_cost(job, stage)
+        sent = cost.tensor + cost.context
+        found.append((cost.kernels.forward + sent / 3, cost.kernels.backward + cost.again + 2 * sent / 3))
+    between = config.parallel.pipeline - len(found)
+    return found if between == 0 else [found[0], *[found[1]] * (between + 1), found[-1]]
 
 
 def run_seconds(config: TrainingConfig, gpu: Gpu, efficiency: Efficiency = DEFAULT) -> float:
@@ -123,20 +143,17 @@ def _stage_cost(job: _Estimator, stage: Stage) -> _StageCost:
     kernels, again, tensor, context = Cost(), 0.0, 0.0, 0.0
     in_layers = set[str]()
     for stack in model.stacks():
-        count = sum(map(len, stage.layers)) if stage.stages > 1 else stack.layers
-        first = next(iter(stage.layers[0])) if stage.stages > 1 else 0
-        prefix = f"{stack.prefix}layers.{first}."
-        own = [held for held in stage.tensors if held.spec.name.startswith(prefix)]
         in_layers |= {held.spec.name for held in stage.tensors if held.spec.name.startswith(f"{stack.prefix}layers.")}
-        layer = layer_cost(job.machine, stack, own, job.one, causal=not model.is_encoder)
-        again_of_layer = {"none": 0.0, "selective": layer.attention, "full": layer.forward}[recompute]
-        if job.software.recomputes_half:
-            again_of_layer = layer.forward - layer.attention - layer.linear / 2
         sent = _tensor_seconds(job, job.one.tokens(stack) * stack.network.hidden * job.one.element)
-        kernels += layer.times(count)
-        again += count * (again_of_layer + (sent / 2 if recompute == "full" else 0.0))
-        tensor += count * sent
-        context += count * _context_seconds(job, stack, layer)
+        for kind in stage.layers_of(stack):
+            layer = layer_cost(job.machine, stack, kind, job.one, causal=not model.is_encoder)
+            again_of_layer = {"none": 0.0, "selective": layer.attention, "full": layer.forward}[recompute]
+            if job.software.recomputes_half:
+                again_of_layer = layer.forward - layer.attention - layer.linear / 2
+            kernels += layer.times(kind.count)
+            again += kind.count * (again_of_layer + (sent / 2 if recompute == "full" else 0.0)) * kind.runs_backward
+            tensor += kind.count * sent * (1.0 if kind.runs_backward else 0.4)
+            context += kind.count * _context_seconds(job, stack, layer)
     rest = [held for held in stage.tensors if held.spec.name not in in_layers]
     return _StageCost(kernels + _ends(job.machine, stage, rest, job.one), again, tensor, context)
 
@@ -197,14 +214,15 @@ def _messages(job: _Estimator) -> float:
 def _reduction(job: _Estimator, stage: Stage, cost: _StageCost) -> float:
     """Estimates what the reduction of gradients and the gather of weights add to a step."""
     holding = job.config.engine.holding(job.config.precision, job.data)
-    gradients = job.network.gather(stage.numel * holding.gradients, "data", "context")
+    gradients = job.network.gather(stage.trained_numel * holding.gradients, "data", "context")
     weights = job.network.gather(stage.numel * holding.weights, "data", "context")
     hidden = job.machine.efficiency.hidden
     if holding.gathers:
         each = 2 * weights + gradients
         return job.count * max(0.1 * each, each - hidden * cost.seconds)
     engine = job.config.engine
-    after = weights if holding.masters_over > 1 else gradients
+    updated = job.network.gather(stage.trained_numel * holding.weights, "data", "context")
+    after = updated if holding.masters_over > 1 else gradients
     if engine.overlaps():
         gradients = max(0.1 * gradients, gradients - hidden * cost.kernels.backward)
     if engine.overlaps_gather():
@@ -215,9 +233,10 @@ def _reduction(job: _Estimator, stage: Stage, cost: _StageCost) -> float:
 def _update(job: _Estimator, stage: Stage) -> float:
     """Estimates the optimizer: gradient, master and moments are read, master, moments and weights written."""
     optim, holding = job.config.optim, job.config.engine.holding(job.config.precision, job.data)
-    moments = 8 * max(len(optim.element_moments(held.spec.name, held.spec.shape)) for held in stage.tensors)
+    trained = [held.spec for held in stage.tensors if held.trained]
+    moments = 8 * max((len(optim.element_moments(one.name, one.shape)) for one in trained), default=0)
     each = holding.gradients + 8 + moments + holding.weights + (12 if optim.whole_tensors else 0)
-    return job.machine.moving(stage.numel / holding.masters_over * each)
+    return job.machine.moving(stage.trained_numel / holding.masters_over * each)
 
 
 def _checkpoint(config: TrainingConfig, stages: list[Stage]) -> float:
@@ -226,5 +245,5 @@ def _checkpoint(config: TrainingConfig, stages: list[Stage]) -> float:
     if not checkpoint.every:
         return 0.0
     assert parallel.data is not None
-    held = 12 * max(stage.numel for stage in stages) / parallel.data
+    held = 12 * max(stage.trained_numel for stage in stages) / parallel.data
     return held / (_TO_HOST if checkpoint.background else _TO_STORAGE) / checkpoint.every

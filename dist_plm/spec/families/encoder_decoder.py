@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from dist_plm.spec.families.tensors import TensorTable
     from dist_plm.spec.objectives import ObjectiveConfig
 
+#: Decoders read sequences of a multiple of this, sequence parallel or not: matrix products of uneven sizes are slow.
+LENGTH_MULTIPLE = 8
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderDecoderConfig(ModelConfig):
