@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dist_plm.plan.memory import memory_by_stage, worst_of
+from dist_plm.plan.memory import worst_memory
+from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
 from dist_plm.plan.timing.network import GPUS_PER_NODE
 from dist_plm.plan.timing.step_time import step_time
 from dist_plm.plan.verdict import Verdict, as_overrides, changed_by, verdict_of
@@ -26,7 +27,7 @@ class Candidate:
     slowest_part: str
 
 
-def search(given: PretrainConfig, world_size: int, gpu: Gpu) -> list[Candidate]:
+def search(given: PretrainConfig, world_size: int, gpu: Gpu, efficiency: Efficiency = DEFAULT) -> list[Candidate]:
     """Finds what fits or is tight, the fastest first.
 
     Args:
@@ -37,11 +38,11 @@ def search(given: PretrainConfig, world_size: int, gpu: Gpu) -> list[Candidate]:
         config = changed_by(given, changes, world_size)
         if config is None:
             continue
-        total = worst_of(memory_by_stage(config)).total
+        total = worst_memory(config).total
         verdict = verdict_of(total, gpu)
         if verdict == "does not fit":
             continue
-        step = step_time(config, gpu)
+        step = step_time(config, gpu, efficiency=efficiency)
         most = max((name for name in step.parts if name != "compute"), key=lambda name: step.parts[name])
         found.append(Candidate(changes, step.seconds, total.high / 2**30, verdict, most))
     return sorted(found, key=lambda one: (one.verdict != "fits", one.seconds))

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import ConfigError
 from dist_plm.plan.interval import GIB, Interval
-from dist_plm.plan.memory import StageMemory, memory_by_stage, worst_of
+from dist_plm.plan.memory import StageMemory, memory_by_stage, worst_memory, worst_of
+from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
 from dist_plm.plan.timing.step_time import StepTime, run_seconds, step_time
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.gpus import GPUS, Gpu
@@ -28,6 +29,7 @@ class Plan:
     stages: list[StageMemory]
     step: StepTime
     run_seconds: float
+    efficiency: Efficiency = DEFAULT
 
     @property
     def worst(self) -> StageMemory:
@@ -78,7 +80,7 @@ def require_vocabulary(model: ModelConfig) -> None:
         )
 
 
-def make_plan(config: TrainingConfig, world_size: int) -> Plan:
+def make_plan(config: TrainingConfig, world_size: int, efficiency: Efficiency = DEFAULT) -> Plan:
     """Plans a finalised configuration.
 
     Raises:
@@ -86,7 +88,8 @@ def make_plan(config: TrainingConfig, world_size: int) -> Plan:
     """
     gpu = gpu_named(config.cluster.gpu)
     require_vocabulary(config.model)
-    return Plan(config, world_size, gpu, memory_by_stage(config), step_time(config, gpu), run_seconds(config, gpu))
+    step, whole = step_time(config, gpu, efficiency=efficiency), run_seconds(config, gpu, efficiency)
+    return Plan(config, world_size, gpu, memory_by_stage(config), step, whole, efficiency)
 
 
 #: Sections and values that save memory, the cheapest first.
@@ -123,7 +126,7 @@ def remedies(given: TrainingConfig, world_size: int, gpu: Gpu, *, most: int = 3)
     found = []
     for changes in _SAVERS:
         changed = changed_by(given, changes, world_size)
-        if changed is not None and verdict_of(worst_of(memory_by_stage(changed)).total, gpu) == "fits":
+        if changed is not None and verdict_of(worst_memory(changed).total, gpu) == "fits":
             found.append(" ".join(as_overrides(changes)))
     return found[:most]
 

@@ -195,10 +195,13 @@ class SubmissionConfig(PretrainConfig, JobConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanConfig(PretrainConfig):
-    """A pretraining run that is planned. `search` compares process grids, of which it shows the `top` fastest."""
+    """A pretraining run that is planned. `search` compares process grids, of which it shows the `top` fastest; `calibrate` is
+    the directory of a short run on the same GPUs, `picture` a file of HTML to draw."""
 
     search: bool = False
     top: Count = 8
+    calibrate: str | None = None
+    picture: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

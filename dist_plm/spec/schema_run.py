@@ -106,7 +106,8 @@ class ClusterConfig:
     and looked up on known GPUs when None.
 
     A plan reads `gpu`, a name of spec/gpus.py, `network_gbit`, each GPU's share of the network between nodes (None: as in the
-    vendor's own systems), and `gpu_hour_price`, in whatever money.
+    vendor's own systems), `gpu_hour_price`, in whatever money, and `gpu_watts`, what a GPU draws with its share of node and
+    cooling.
 
     From `launcher` on, what launch/submit.py asks Slurm for; None leaves it to the site. `ranks_per_node` is
     `gpus_per_node`, or 1 without GPUs, when None, and `python` the interpreter that submits. `setup`, `container` and
@@ -118,6 +119,7 @@ class ClusterConfig:
     gpu: str | None = None
     network_gbit: Positive | None = None
     gpu_hour_price: Positive | None = None
+    gpu_watts: Positive | None = None
     preflight: bool = True  # a look at nodes, disks and links before training
     private_runs: bool = True  # run directories that are made are their user's alone; false: as umask has it
     launcher: Literal["torchrun", "srun"] = "torchrun"

@@ -13,6 +13,7 @@ from dist_plm.cluster.check import check
 from dist_plm.cluster.submit import Submission
 from dist_plm.core.errors import EXIT_REFUSED, ConfigError
 from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
+from tests.plan.test_calibration import write_run
 
 GPT2 = ["experiment=gpt2_small", "data.path=nowhere", "cluster.gpu=a100", "--world-size", "8"]
 
@@ -38,6 +39,25 @@ def test_a_search_gives_settings_to_paste(capsys):
     assert shown.count("parallel.tensor=") == 2
 
 
+def test_the_whole_job_and_its_picture(tmp_path, capsys):
+    page = tmp_path / "plan.html"
+    words = ["cluster.gpu_watts=700", "cluster.time=2:00:00", "checkpoint.every=100", f"picture={page}"]
+    assert execute([*GPT2, *words]) == 0
+    shown = capsys.readouterr().out
+    for part in ("jobs under the time limit", "GiB on disk at most", "kWh", "tokens", str(page)):
+        assert part in shown
+    assert "</html>" in page.read_text()
+
+
+def test_a_short_run_calibrates(tmp_path, capsys):
+    write_run(tmp_path, [1.0] * 20)
+    assert execute([*GPT2, f"calibrate={tmp_path}"]) == 0
+    shown = capsys.readouterr().out
+    assert f"calibrated on {tmp_path}: 1 s a step measured" in shown
+    assert execute([*GPT2, f"calibrate={tmp_path}", "search=true", "top=1"]) == 0
+    assert "calibrated on" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -48,6 +68,7 @@ def test_a_search_gives_settings_to_paste(capsys):
         (["model.vocab_size=null"], "set it, as in model.vocab_size=50257"),
         (["--world-size", "0"], "must be a whole number"),
         (["serch=true"], "did you mean search"),
+        (["calibrate=nowhere"], "nowhere/run.yaml cannot be read"),
     ],
 )
 def test_wrong_words_are_refused_in_one_message(words, said, capsys):

@@ -14,6 +14,9 @@ Most used settings:
   cluster.network_gbit=200       each GPU's share of the network between nodes; as in the vendor's own systems without it
   cluster.gpu_hour_price=2.5     for the cost of the run
   search=true  top=8             the fastest process grids that fit, as settings to paste
+  calibrate=runs/short           takes the speed of kernels from a short run on the same GPUs; 20 steps are enough
+  picture=plan.html              draws memory by term and stage, the pipeline's timeline and a step by part
+  cluster.gpu_watts=1000         for the energy of the run: a GPU with its share of node and cooling
 """
 
 import sys
@@ -23,12 +26,16 @@ from functools import partial
 from typing import NoReturn
 
 from dist_plm.cli import app
-from dist_plm.cluster.check import check_run, run_of
+from dist_plm.cluster.check import check_run, limit_seconds, run_of
 from dist_plm.config.origins import Origin
+from dist_plm.plan.picture import write_picture
 from dist_plm.plan.render import plan_text
 from dist_plm.plan.search import search, search_text
+from dist_plm.plan.timing.calibration import calibration_of
+from dist_plm.plan.timing.efficiency import DEFAULT
 from dist_plm.plan.verdict import gpu_named, make_plan, remedies, require_vocabulary
-from dist_plm.spec.schema import PlanConfig
+from dist_plm.plan.whole_job import job_lines, job_of
+from dist_plm.spec.schema import PlanConfig, PretrainConfig
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -42,12 +49,31 @@ def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]
     complete = check_run(given, world_size, with_data=given.data.are_here, with_weights=False)
     require_vocabulary(complete.model)
     given = replace(given, model=replace(given.model, vocab_size=complete.model.vocab_size))
+    efficiency = DEFAULT
+    if config.calibrate is not None:
+        calibration = calibration_of(config.calibrate, config.cluster.gpu)
+        print(calibration.line())
+        efficiency = calibration.efficiency
     if config.search:
-        print(search_text(search(given, world_size, gpu), config.top))
+        print(search_text(search(given, world_size, gpu, efficiency), config.top))
         return None
-    plan = make_plan(complete, world_size)
+    plan = make_plan(complete, world_size, efficiency)
     print(plan_text(plan, [] if plan.verdict == "fits" else remedies(given, world_size, gpu)))
+    limit = limit_seconds(complete.cluster.time) if complete.cluster.time is not None else None
+    print("\n".join(job_lines(job_of(plan, limit_seconds=limit, store_tokens=_store_tokens(complete)))))
+    if config.picture is not None:
+        write_picture(plan, config.picture)
+        print(f"  picture      {config.picture}")
     return None
+
+
+def _store_tokens(config: PretrainConfig) -> int | None:
+    """Counts the tokens that the stores have to train on, where they are here."""
+    if not config.data.are_here:
+        return None
+    from dist_plm.data.store.splits import find_split
+
+    return sum(find_split(path, "train", config.data.split).num_tokens for path in config.data.paths)
 
 
 def main() -> NoReturn:

@@ -1,0 +1,105 @@
+"""Says what the whole job takes: GPU hours, jobs under a time limit, checkpoints on disk, tokens, energy, and cost."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dist_plm.plan.rank_tensors import stages_of
+from dist_plm.plan.verdict import Plan
+from dist_plm.spec.batch_sizes import BatchSizes
+from dist_plm.spec.schema import ParallelConfig, TrainingConfig
+
+#: Seconds from a job's start to its first step: processes, NCCL, weights, compiling.
+START_SECONDS = 180
+#: Bytes of a number in a checkpoint: weights as masters, and moments, are fp32.
+_FP32 = 4
+
+
+@dataclass(frozen=True, slots=True)
+class WholeJob:
+    """Holds what the whole run takes; None where it is not known.
+
+    Args:
+        jobs: under the time limit, each requeued after the one before.
+        checkpoint_bytes: of one; `disk_bytes` of all that stay at once.
+        epochs: of the tokens of the store.
+    """
+
+    hours: float
+    gpu_hours: float
+    jobs: int | None
+    checkpoint_bytes: int
+    disk_bytes: int
+    tokens: int
+    epochs: float | None
+    kwh: float | None
+    cost: float | None
+
+
+def job_of(plan: Plan, *, limit_seconds: float | None = None, store_tokens: int | None = None) -> WholeJob:
+    """Counts what a planned run takes.
+
+    Args:
+        limit_seconds: of one job.
+        store_tokens: of the data, where it is here.
+    """
+    config = plan.config
+    cluster, train = config.cluster, config.train
+    hours = plan.run_seconds / 3600
+    gpu_hours = hours * plan.world_size
+    jobs = None
+    if limit_seconds is not None and (each := limit_seconds - cluster.signal_seconds - START_SECONDS) > 0:
+        jobs = math.ceil(plan.run_seconds / each)
+    checkpoint = checkpoint_bytes(config)
+    steps = train.stop_at or train.steps
+    # While one is written, those that stay are still there.
+    staying = config.checkpoint.keep + 1 if config.checkpoint.every else 1
+    if config.checkpoint.keep_every:
+        staying += steps // config.checkpoint.keep_every
+    tokens = BatchSizes.of(train).after(steps) * config.data.sequence_length
+    return WholeJob(
+        hours=hours,
+        gpu_hours=gpu_hours,
+        jobs=jobs,
+        checkpoint_bytes=checkpoint,
+        disk_bytes=checkpoint * staying,
+        tokens=tokens,
+        epochs=tokens / store_tokens if store_tokens else None,
+        kwh=gpu_hours * cluster.gpu_watts / 1000 if cluster.gpu_watts is not None else None,
+        cost=gpu_hours * cluster.gpu_hour_price if cluster.gpu_hour_price is not None else None,
+    )
+
+
+def checkpoint_bytes(config: TrainingConfig) -> int:
+    """Counts a checkpoint: each weight once in fp32, and each of its moments, whatever the grid."""
+    (stage,) = stages_of(config.model, ParallelConfig(data=1), config.train.freeze)
+    total = 0
+    for held in stage.tensors:
+        total += held.spec.numel
+        if held.trained:
+            total += sum(map(math.prod, config.optim.moments(held.spec.name, held.spec.shape).values()))
+    return _FP32 * total
+
+
+def job_lines(job: WholeJob) -> Iterator[str]:
+    """Writes it, a line a fact."""
+    jobs = f", in {job.jobs} job{'s' if job.jobs != 1 else ''} under the time limit" if job.jobs is not None else ""
+    yield f"  the job      {job.hours:,.1f} hours = {job.gpu_hours:,.0f} GPU hours{jobs}"
+    yield f"  checkpoints  {_size(job.checkpoint_bytes)} each, {_size(job.disk_bytes)} on disk at most"
+    epochs = f" = {job.epochs:.2f} epochs of the store" if job.epochs is not None else ""
+    yield f"  tokens       {_count(job.tokens)}{epochs}"
+    if job.kwh is not None:
+        yield f"  energy       {job.kwh:,.0f} kWh"
+    if job.cost is not None:
+        yield f"  cost         {job.cost:,.0f}"
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 2**40:,.2f} TiB" if num_bytes >= 2**40 else f"{num_bytes / 2**30:,.1f} GiB"
+
+
+def _count(number: float) -> str:
+    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:g}"
