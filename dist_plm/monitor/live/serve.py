@@ -20,7 +20,7 @@ from dist_plm.core.errors import UserError
 from dist_plm.core.parsing import whole_number
 from dist_plm.monitor.live.follow import FollowedRun
 from dist_plm.monitor.report_page.build import overview_of, page_of
-from dist_plm.monitor.report_page.packed_columns import MOST_RECORDS, columns_of
+from dist_plm.monitor.report_page.packed_columns import MOST_VALUES, columns_of
 from dist_plm.monitor.report_page.run_facts import events_of, facts_of, samples_of, starts_of
 
 LOOPBACK, PORT = "127.0.0.1", 8765
@@ -57,7 +57,7 @@ class WatchedRuns:
             for run in self._runs:
                 run.update()
                 known = {"generation": run.generation, "records": len(run.records)}
-                facts.append({**facts_of(run.run(), most_rows=MOST_RECORDS // len(self._runs)), **known})
+                facts.append({**facts_of(run.run(), most_values=MOST_VALUES // len(self._runs)), **known})
             overview = overview_of([run.run() for run in self._runs])
             return page_of(facts, overview, {"seconds": self._poll_seconds})
 

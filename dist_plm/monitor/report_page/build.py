@@ -17,7 +17,7 @@ from dist_plm.core.errors import UserError, reason_of
 from dist_plm.core.files import atomic_writer
 from dist_plm.core.regular import open_regular
 from dist_plm.monitor.report import Run, comparison_rows, differing_settings
-from dist_plm.monitor.report_page.packed_columns import MOST_RECORDS
+from dist_plm.monitor.report_page.packed_columns import MOST_VALUES
 from dist_plm.monitor.report_page.run_facts import facts_of
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -34,7 +34,7 @@ def build_page(runs: Sequence[Run], live: Mapping[str, Any] | None = None) -> st
     Args:
         live: where the page asks for what is new, and how often; None: it asks nobody.
     """
-    return page_of([facts_of(run, most_rows=MOST_RECORDS // len(runs)) for run in runs], overview_of(runs), live)
+    return page_of([facts_of(run, most_values=MOST_VALUES // len(runs)) for run in runs], overview_of(runs), live)
 
 
 def overview_of(runs: Sequence[Run]) -> dict[str, Any]:

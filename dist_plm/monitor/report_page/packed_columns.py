@@ -1,7 +1,8 @@
 """Records as columns that a page can carry: 10⁵ steps of ten measures in about a megabyte.
 
-Counts that only grow (steps, tokens, seconds) are differences of float64, everything else is float32 with 16 bits of mantissa,
-five significant digits. Bytes of one place lie together, which is what lets gzip find what repeats. assets/columns.js reads it.
+Steps, seconds and whole numbers that have to be exact are differences of float64, everything else is float32 with 16 bits of
+mantissa, five significant digits. Bytes of one place lie together, which is what lets gzip find what repeats.
+assets/columns.js reads it.
 """
 
 import base64
@@ -14,41 +15,48 @@ import numpy as np
 
 from dist_plm.core.parsing import is_number
 
-#: Of records that a page holds, of all its runs; longer ones are thinned.
-MOST_RECORDS = 200_000
+#: Of numbers that a page holds, of all its runs: 200,000 records of what most runs log. Longer ones are thinned.
+MOST_VALUES = 2_600_000
 #: Bits of a float32 that are not kept: of 23 in its mantissa.
 _DROPPED_BITS = 7
-#: Columns whose values only grow.
+#: Columns that each run has, whose values only grow.
 _GROWING = ("step", "tokens_seen", "seconds")
+#: Whole numbers up to it are exact in any column.
+_EXACT = 2**16
+#: What a record that stays has.
+_NEVER_LEFT_OUT = ("eval/", "heal/")
 #: Lines on the page, which each cost a column; a file with more names was not written by a run.
 _MOST_NAMES = 200
 
 
 def columns_of(
-    records: Sequence[Mapping[str, Any]], *, most: int = MOST_RECORDS, seconds: Sequence[float] | None = None
+    records: Sequence[Mapping[str, Any]], *, most: int = MOST_VALUES, seconds: Sequence[float] | None = None
 ) -> dict[str, Any]:
     """Columns of a run's records, fit for JSON.
 
     Args:
-        most: rows that there may be, about.
+        most: numbers that there may be, about.
         seconds: in steps up to each record; None: the records are a run's from its beginning.
     Returns:
-        `rows`, their number; `names`, of the columns in their order in `data`; `growing`, how many of them are float64;
+        `rows`, their number; `names`, of the columns in their order in `data`; `exact`, how many of them are float64;
         `data`, gzip in base64: nan stands where a record has no value; `odd`, (row, name, value) of values that are not finite;
         `every`, how many logged records each row stands for.
     """
     seconds = elapsed_seconds(records) if seconds is None else seconds
-    every = max(math.ceil(len(records) / most), 1)
+    others = [name for name in names_of(records) if name not in _GROWING]
+    every = max(math.ceil(len(records) * (len(_GROWING) + len(others)) / most), 1)
     rows = thinned(records, every)
-    names = [name for name in names_of(records) if name not in _GROWING]
-    growing = [
-        [float(records[row]["step"]) for row in rows],
-        [float(records[row]["tokens_seen"]) for row in rows],
-        [seconds[row] for row in rows],
-    ]
-    parts = [_planes(np.diff(np.asarray(values, dtype="<f8"), prepend=0.0)) for values in growing]
+    whole = [name for name in others if _is_whole([records[row].get(name) for row in rows])]
+    exact = {
+        "step": [records[row]["step"] for row in rows],
+        "tokens_seen": [records[row]["tokens_seen"] for row in rows],
+        "seconds": [seconds[row] for row in rows],
+        **{name: [records[row][name] for row in rows] for name in whole},
+    }
+    parts = [_planes(np.diff(np.asarray(values, dtype="<f8"), prepend=0.0)) for values in exact.values()]
     odd: list[tuple[int, str, str]] = []
-    for name in names:
+    rounded = [name for name in others if name not in whole]
+    for name in rounded:
         values = np.asarray([_number(records[row].get(name)) for row in rows], dtype=np.float64)
         odd += [
             (place, name, str(float(records[rows[place]][name])))
@@ -58,8 +66,8 @@ def columns_of(
         parts.append(_planes(_rounded(values)))
     return {
         "rows": len(rows),
-        "names": [*_GROWING, *names],
-        "growing": len(_GROWING),
+        "names": [*exact, *rounded],
+        "exact": len(exact),
         "data": base64.b64encode(gzip.compress(b"".join(parts), compresslevel=6, mtime=0)).decode(),
         "odd": odd,
         "every": every,
@@ -96,12 +104,22 @@ def thinned(records: Sequence[Mapping[str, Any]], every: int) -> list[int]:
     for first in range(0, len(records), stretch):
         last = min(first + stretch, len(records)) - 1
         kept |= {last, max(range(first, last + 1), key=lambda row: _ranked(records[row]["loss"]))}
-    kept |= {row for row, record in enumerate(records) if any("/" in name for name in record)}
+    kept |= {row for row, record in enumerate(records) if any(name.startswith(_NEVER_LEFT_OUT) for name in record)}
     return sorted(kept)
 
 
 def _ranked(loss: float) -> float:
     return loss if math.isfinite(loss) else math.inf
+
+
+def _is_whole(values: Sequence[Any]) -> bool:
+    """Whether all values are whole numbers, of which some would be rounded in 16 bits."""
+    numbers = [float(value) for value in values if is_number(value)]
+    return (
+        len(numbers) == len(values)
+        and all(number.is_integer() and abs(number) < 2**53 for number in numbers)
+        and max(map(abs, numbers), default=0) > _EXACT
+    )
 
 
 def _number(value: Any) -> float:

@@ -20,7 +20,7 @@ _MOST_BYTES = 8 * 2**20
 _SAMPLES_SHOWN, _CHARACTERS_SHOWN, _FILES_SHOWN, _EVENTS_SHOWN = 20, 2_000, 8, 500
 
 
-def facts_of(run: Run, *, most_rows: int) -> dict[str, Any]:
+def facts_of(run: Run, *, most_values: int) -> dict[str, Any]:
     """All that the page shows of a run, fit for JSON."""
     return {
         "name": str(run.path),
@@ -28,7 +28,7 @@ def facts_of(run: Run, *, most_rows: int) -> dict[str, Any]:
         "starts": starts_of(run.path),
         "events": events_of(run.records),
         "samples": samples_of(run.path),
-        "columns": columns_of(run.records, most=most_rows),
+        "columns": columns_of(run.records, most=most_values),
     }
 
 

@@ -146,6 +146,7 @@ def test_what_runs_are_called_and_say_is_text(browser, tmp_path):
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({**record(41).as_dict(), said: 1.5, f"heal/{said}": 1.0}) + "\n")
     opened(browser, tmp_path, run, TINY)
+    browser.run("document.getElementById('more').open = true")
     browser.run("document.querySelectorAll('.chart').forEach((one) => one.scrollIntoView())")
     assert browser.text("h1") == f"{run}, {TINY}"
     for place in ("#settings", "#samples", "#events", "#differing"):
@@ -165,6 +166,23 @@ def test_what_is_not_finite_is_marked(browser, tmp_path):
     loss = browser.run("const chart = page.charts[0]; return [chart.curves[0].odd, [...chart.plot.data[1]]]")
     assert loss[0] == [[6, "nan"]]
     assert loss[1][5] is None
+    assert browser.problems() == []
+
+
+def test_the_worst_microbatch_is_told_with_its_samples(browser, tmp_path):
+    run = make_run(tmp_path / "run", 0)
+    with (run / "metrics.jsonl").open("w") as file:
+        for step in (1, 2):
+            worst = {"worst/loss": 7.5 * step, "worst/first_sample": 70_000 + step, "worst/last_sample": 70_003 + step}
+            file.write(json.dumps({**record(step).as_dict(), **worst, "norms/layer_1": 2.0}) + "\n")
+    opened(browser, tmp_path, run)
+    browser.run("document.querySelector('[data-measure=\"worst/loss\"]').scrollIntoView()")
+    browser.wait_for("return document.querySelector('[data-measure=\"worst/loss\"] canvas')")
+    assert browser.readout("worst/loss") == "15 at 2, samples 70,002 to 70,005"
+    assert browser.text("#more") == "More measures (1)"
+    browser.driver.find_element("css selector", "#more summary").click()
+    browser.wait_for("return document.querySelector('#more canvas')")
+    assert browser.readout("norms/layer_1") == "2 at 2"
     assert browser.problems() == []
 
 

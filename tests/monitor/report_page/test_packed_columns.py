@@ -37,10 +37,10 @@ def course(num_steps: int) -> list[dict[str, Any]]:
 def unpacked(packed: Mapping[str, Any]) -> dict[str, np.ndarray]:
     data, found = gzip.decompress(base64.b64decode(packed["data"])), {}
     for place, name in enumerate(packed["names"]):
-        kind = np.dtype("<f8" if place < packed["growing"] else "<f4")
+        kind = np.dtype("<f8" if place < packed["exact"] else "<f4")
         planes = np.frombuffer(data[: packed["rows"] * kind.itemsize], np.uint8).reshape(kind.itemsize, -1)
         values = np.ascontiguousarray(planes.T).view(kind)[:, 0] if packed["rows"] else np.empty(0)
-        found[name], data = np.cumsum(values) if place < packed["growing"] else values, data[planes.size :]
+        found[name], data = np.cumsum(values) if place < packed["exact"] else values, data[planes.size :]
     assert data == b""
     return found
 
@@ -72,6 +72,12 @@ def test_no_number_is_too_large_or_too_small(value):
     assert float(loss) == pytest.approx(min(max(value, -most), most), rel=1e-5, abs=1e-44)
 
 
+def test_whole_numbers_are_exact():
+    records = [{**record(step).as_dict(), "worst/first_sample": 2**40 + 3 * step % 7} for step in range(1, 50)]
+    columns = unpacked(columns_of(records))
+    assert columns["worst/first_sample"].tolist() == [one["worst/first_sample"] for one in records]
+
+
 def test_text_in_a_record_is_no_column():
     assert "note" not in columns_of([{**record(1).as_dict(), "note": "x", "flag": True}])["names"]
 
@@ -82,11 +88,14 @@ def test_no_records_are_no_rows():
 
 def test_thinning_keeps_peaks_ends_and_what_happened():
     records = course(1000)
+    for one in records:
+        one["loss/part"] = 1.0  # which each record has
     records[321]["loss"], records[654]["eval/loss"], records[77]["loss"] = 50.0, 3.0, math.nan
     rows = thinned(records, 4)
     assert {0, 321, 654, 77, 999} <= set(rows)
     assert len(rows) <= 1000 / 4 + 4 + 2
-    packed = columns_of(records, most=300)
+    names = len(columns_of(records)["names"])
+    packed = columns_of(records, most=300 * names)
     assert (packed["every"], packed["rows"]) == (4, len(rows))
     kept = np.asarray(elapsed_seconds(records))[rows]
     assert unpacked(packed)["seconds"] == pytest.approx(kept), "time goes on where records are left out"

@@ -60,4 +60,4 @@ def test_samples_are_the_first_rows_of_predictions(tmp_path):
 def test_files_that_no_run_wrote_are_no_obstacle(tmp_path, name, content):
     run = shutil.copytree(TINY, tmp_path / "run")
     (run / name).write_bytes(content)
-    json.dumps(facts_of(load_run(run), most_rows=100), allow_nan=False)
+    json.dumps(facts_of(load_run(run), most_values=100), allow_nan=False)

@@ -18,13 +18,17 @@ const MEASURES = [
   ["loss_scale", "Loss scale", ""],
 ];
 
-/* Charts that the runs have values for: [{ names, title, unit }]. */
+/* The samples of the microbatch that had the largest loss: told beside it. */
+const WORST_SAMPLES = ["worst/first_sample", "worst/last_sample"];
+
+/* Charts that the runs have values for: [{ names, title, unit, more }], `more` for those that not every run has. */
 function chartsOf(runs) {
   const present = new Set(runs.flatMap((run) => [...run.data.byName.keys()]));
   const has = (name) => runs.some((run) => run.data.byName.get(name)?.some((value) => !Number.isNaN(value)) || run.data.odd.some((one) => one[1] === name));
-  const told = new Set(["step", "tokens_seen", "samples_seen", "seconds"]);
+  const told = new Set(["step", "tokens_seen", "samples_seen", "seconds", ...WORST_SAMPLES]);
   const charts = [];
-  const add = (names, title, unit) => { names.forEach((name) => told.add(name)); if (names.some(has)) charts.push({ names, title, unit }); };
+  let more = false;
+  const add = (names, title, unit) => { names.forEach((name) => told.add(name)); if (names.some(has)) charts.push({ names, title, unit, more }); };
   add(["loss"], "Loss", "nats per token");
   for (const name of [...present].filter((one) => one.startsWith("eval/") && !one.startsWith("eval/initial/")))
     add([`eval/initial/${name.slice(5)}`, name], `Held-out ${name.slice(5).replaceAll("_", " ")}`, name === "eval/loss" ? "nats per token" : "");
@@ -35,6 +39,8 @@ function chartsOf(runs) {
     const idle = (name === "skipped") && !runs.some((run) => run.data.byName.get(name)?.some((value) => value > 0));
     if (idle) told.add(name); else add([name], title, unit);
   }
+  add(["worst/loss"], "Loss of the worst microbatch", "nats per token");
+  more = true;
   for (const name of present) if (!told.has(name) && !name.startsWith("heal/")) add([name], name, "");
   return charts;
 }
@@ -203,6 +209,7 @@ class Chart {
       const value = Number.isNaN(ys[place]) ? "not finite" : shownNumber(ys[place]);
       const text = [make("b", {}, value), ` at ${shownX(view.axis, xs[place])}`];
       if (smooth) text.push(` (smoothed ${shownNumber(smooth[place])})`);
+      if (this.measure.names[0] === "worst/loss") text.push(samplesAt(run.data, view.axis, xs[place]));
       const name = view.runs.length > 1 ? [`${run.name} `] : [];
       parts.push(make("span", {}, make("i", { class: "swatch", color: colorOf(view, index) }), ...name, ...text));
     }
@@ -231,6 +238,13 @@ class Chart {
     this.cursor = x;
     this.tell();
   }
+}
+
+/* ", samples 8 to 15" of the worst microbatch of a step. */
+function samplesAt(columns, axis, x) {
+  const row = placeOf(columns.byName.get(axis), x);
+  const [first, last] = WORST_SAMPLES.map((name) => columns.byName.get(name)?.[row]);
+  return Number.isFinite(first) && Number.isFinite(last) ? `, samples ${first.toLocaleString("en")} to ${last.toLocaleString("en")}` : "";
 }
 
 const colorOf = (view, index) => COLORS[view.theme][index % COLORS.light.length];

@@ -8,13 +8,13 @@ async function decodeColumns(packed) {
   const byName = new Map();
   let offset = 0;
   packed.names.forEach((name, place) => {
-    const grows = place < packed.growing;
-    const width = grows ? 8 : 4;
+    const exact = place < packed.exact;
+    const width = exact ? 8 : 4;
     const together = new Uint8Array(packed.rows * width);
     for (let byte = 0; byte < width; byte++)
       for (let row = 0; row < packed.rows; row++) together[row * width + byte] = planes[offset++];
-    const values = grows ? new Float64Array(together.buffer) : new Float32Array(together.buffer);
-    if (grows) for (let row = 1; row < values.length; row++) values[row] += values[row - 1];
+    const values = exact ? new Float64Array(together.buffer) : new Float32Array(together.buffer);
+    if (exact) for (let row = 1; row < values.length; row++) values[row] += values[row - 1];
     byName.set(name, values);
   });
   return { rows: packed.rows, byName, odd: packed.odd, every: packed.every };

@@ -16,7 +16,10 @@ class View {
     this.seen.disconnect();
     this.charts.forEach((chart) => chart.plot?.destroy());
     this.charts = chartsOf(this.runs).map((measure) => new Chart(measure, this));
-    replaceIn("charts", ...this.charts.map((chart) => chart.element));
+    const open = document.getElementById("more")?.open;
+    const more = this.charts.filter((chart) => chart.measure.more).map((chart) => chart.element);
+    replaceIn("charts", ...this.charts.filter((chart) => !chart.measure.more).map((chart) => chart.element),
+      ...(more.length ? [make("details", { id: "more", ...(open ? { open: "" } : {}) }, make("summary", {}, `More measures (${more.length})`), make("div", { class: "charts" }, ...more))] : []));
     this.charts.forEach((chart) => this.seen.observe(chart.element));
     showTables(this.runs, this.overview);
   }
