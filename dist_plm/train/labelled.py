@@ -20,7 +20,7 @@ from dist_plm.data.labelled.rows import LabelledRow, RowFile
 from dist_plm.data.labelled.table import Ragged, Table, joined, num_examples
 from dist_plm.data.reach import check_rows
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
-from dist_plm.objectives.base import LossTerm
+from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.build import build_task
 from dist_plm.objectives.tasks.base import Task
 from dist_plm.spec.objectives import ObjectiveConfig
@@ -239,8 +239,11 @@ def counted(train: FinetuneTrainConfig, num_train: int, num_validation: int) -> 
 def commonest(table: Table, labels: Sequence[str]) -> str:
     """Tells the share of the commonest class, which is the accuracy of a model that has learned nothing; empty where there are
     no classes."""
-    classes = table.get("class_labels")
+    classes, tags = table.get("class_labels"), table.get("tags")
+    if isinstance(tags, Ragged):
+        classes = tags.values[tags.values != IGNORED]
     if not isinstance(classes, np.ndarray):
         return ""
     counts = np.bincount(classes)
-    return f"; the commonest label, {labels[int(counts.argmax())]}, is {counts.max() / len(classes):.1%} of them"
+    what, them = ("label", "them") if tags is None else ("tag", "their tags")
+    return f"; the commonest {what}, {labels[int(counts.argmax())]}, is {counts.max() / len(classes):.1%} of {them}"
