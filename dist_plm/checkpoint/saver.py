@@ -9,10 +9,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch.distributed as dist
 from torch import Tensor
@@ -25,11 +25,12 @@ from dist_plm.checkpoint.fragments import Fragment, HostCopies, ReplicaRank
 from dist_plm.checkpoint.io.async_writer import WriterProcess
 from dist_plm.checkpoint.io.direct_io import write_file
 from dist_plm.checkpoint.io.hashing import HashedFiles
+from dist_plm.checkpoint.kept import KeptCheckpoints
 from dist_plm.checkpoint.planner import FragmentSavePlanner
 from dist_plm.checkpoint.retention import Retention
-from dist_plm.checkpoint.storage import LATEST, Storage, name_of
+from dist_plm.checkpoint.storage import Storage, name_of
 from dist_plm.checkpoint.train_state import FileRecord, TrainState
-from dist_plm.core.errors import CheckpointError, Diverged, SaveFailedError, described, reason_of
+from dist_plm.core.errors import CheckpointError, Diverged, SaveFailedError, described
 from dist_plm.distributed.collectives import gather, on_each, on_first
 from dist_plm.models.sharding import ShardSpec
 
@@ -70,7 +71,8 @@ class CheckpointWriter:
         on_failure: Literal["continue", "stop"],
         attachments: Mapping[str, str] | None = None,
     ) -> None:
-        self._storage, self._group, self._place, self._retention = storage, group, place, retention
+        self._storage, self._group, self._place = storage, group, place
+        self._kept = KeptCheckpoints(storage, retention)
         self._background, self._on_failure = background, on_failure
         self._attachments = {name: text.encode() for name, text in (attachments or {}).items()}
         self._copies = HostCopies()
@@ -79,10 +81,8 @@ class CheckpointWriter:
         self._error: str | None = None
         self._diverged = False
         self._step = -1
-        self._saved: int | None = None
         self._began, self._told = 0.0, False
         self.last_seconds = 0.0
-        self._evaluations: dict[int, dict[str, float]] | None = None
 
     @property
     def where(self) -> str:
@@ -183,16 +183,30 @@ class CheckpointWriter:
             raise kind(f"saving {self._storage.where(name_of(self._step))} failed: {self._error}")
         on_first(self._group, lambda: self._drop_superseded(proven))
 
+    def settle(self) -> None:
+        """Waits for the save in flight, if there is one, and takes note of it as `report` does. Collective."""
+        if self._thread is not None:
+            self._thread.join()
+        if not self._diverged:
+            self.report()
+        self._error, self._diverged = None, False
+
+    def steps(self, is_own: Callable[[int], bool]) -> list[int]:
+        """Lists the steps of the checkpoints that are there, and of this run as it is, ascending. Collective."""
+        return on_first(self._group, lambda: [step for step in self._storage.steps() if is_own(step)])
+
+    def samples_at(self, step: int) -> int:
+        """Tells how many samples were seen at the checkpoint of a step. Collective."""
+        return on_first(self._group, lambda: self._kept.read(step).samples_seen)
+
+    def rewind(self, step: int, history: Sequence[Mapping[str, Any]]) -> None:
+        """Makes an earlier checkpoint the latest; see KeptCheckpoints.rewind. Collective, after `settle`."""
+        on_first(self._group, lambda: self._kept.rewind(step, history))
+
     def withdraw(self, step: int, *, latest: int) -> None:
         """Removes the checkpoint that was written last, and makes another the latest. Collective, after `wait`."""
 
-        def work() -> None:
-            if not self._storage.exists(name_of(latest)):  # saving it failed
-                return
-            self._storage.write(f"{name_of(latest)}\n".encode(), LATEST)
-            self._storage.remove(name_of(step))
-
-        on_first(self._group, work)
+        on_first(self._group, lambda: self._kept.withdraw(step, latest=latest))
 
     def _run(self, fragments: list[Fragment], train_state: TrainState, proven: int | None) -> None:
         started = time.monotonic()
@@ -249,37 +263,12 @@ class CheckpointWriter:
             files[file] = FileRecord(len(data), state_file.checksum(data))
         self._storage.write(state_file.encode(replace(train_state, files=files)), directory, state_file.NAME)
         self._storage.commit(name)
-        self._storage.write(f"{name}\n".encode(), LATEST)
-        self._saved = train_state.step
-        if self._evaluations is not None:
-            self._evaluations[train_state.step] = dict(train_state.evaluation)
+        self._kept.add(train_state)
 
     def _drop_superseded(self, proven: int | None) -> None:
-        newest = self._saved if proven == NEWEST else proven
-        if newest is None:
-            return
-        if self._evaluations is None:
-            self._evaluations = self._read_evaluations()
-        if newest not in self._evaluations:  # saving it failed
-            return
-        for step in self._retention.superseded(self._evaluations, newest):
-            self._storage.remove(name_of(step))
-            del self._evaluations[step]
-
-    def _read_evaluations(self) -> dict[int, dict[str, float]]:
-        """Reads the evaluations of the complete checkpoints that are there; damaged ones do not count, so that a good
-        one stays."""
-        found: dict[int, dict[str, float]] = {}
-        for step in self._storage.steps():
-            path = (name_of(step), state_file.NAME)
-            try:
-                train_state = state_file.decode(self._storage.read(*path), self._storage.where(*path))
-            except (OSError, CheckpointError) as error:
-                log.warning("%s is left as it is and not counted: %s", name_of(step), reason_of(error))
-                continue
-            if all(self._storage.size(name_of(step), file) == r.bytes for file, r in train_state.files.items()):
-                found[step] = dict(train_state.evaluation)
-        return found
+        newest = self._kept.newest if proven == NEWEST else proven
+        if newest is not None:
+            self._kept.drop_superseded(newest)
 
 
 def _describe(error: BaseException) -> str:

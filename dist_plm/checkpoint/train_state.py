@@ -37,7 +37,7 @@ class TrainState:
         samples_seen: samples of the stream used up.
         engine: the engine's scalars.
         stream: what decides the order and content of samples, by name; a run continues only where all are equal.
-        history: changes of the stream that were allowed on the way here.
+        history: changes of the stream that were allowed on the way here, and samples that were skipped since (train.healing).
         evaluation: held-out measures at this step; empty where it was not evaluated.
         loop: what the training loop keeps.
         files: of every other file of the checkpoint.
@@ -112,11 +112,18 @@ def _is_mapping(value: Any, fits: Callable[[Any], bool]) -> bool:
 def _is_change(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and value.keys() == {"step", "changes"}
+        and {"step", "changes"} <= value.keys() <= {"step", "changes", "skipped", "heal"}
+        and isinstance(skipped := value.get("skipped", []), list)
+        and all(map(_is_range, skipped))
+        and _is_mapping(value.get("heal", {}), is_number)
         and _is_count(value["step"])
         and isinstance(value["changes"], list)
         and all(isinstance(change, str) for change in value["changes"])
     )
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value)) and value[0] < value[1]
 
 
 def _are_files(value: Any) -> bool:

@@ -27,6 +27,7 @@ from dist_plm.core.regular import read_regular
 log = logging.getLogger(__name__)
 
 EVAL_PREFIX = "eval/"
+HEAL_PREFIX = "heal/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,8 @@ class StepRecord:
         skipped: updates skipped since the previous record because gradients overflowed.
         memory_gib: the most of a GPU's memory that tensors have held at once; None on the CPU.
         evaluation: held-out measures at this step, without their prefix, e.g. loss, perplexity, accuracy.
+        heal: what self-healing did or told since the previous record, without their prefix: `rollbacks` of the run so far,
+            the bad step `noticed`, the `step` gone back to, `skipped_samples` in all; `alarms` that the run went on from.
     """
 
     step: int
@@ -61,9 +64,11 @@ class StepRecord:
     memory_gib: float | None = None
     terms: Mapping[str, float] = field(default_factory=dict)
     evaluation: Mapping[str, float] = field(default_factory=dict)
+    heal: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """The fields under their names in the file; parts of the loss as `loss/*`, evaluation measures as `eval/*`."""
+        """The fields under their names in the file; parts of the loss as `loss/*`, evaluation measures as `eval/*`, acts of
+        self-healing as `heal/*`."""
         return {
             "step": self.step,
             "loss": self.loss,
@@ -79,6 +84,7 @@ class StepRecord:
             **({} if self.memory_gib is None else {"memory_gib": self.memory_gib}),
             **{f"loss/{name}": value for name, value in self.terms.items()},
             **{EVAL_PREFIX + name: value for name, value in self.evaluation.items()},
+            **{HEAL_PREFIX + name: value for name, value in self.heal.items()},
         }
 
 
@@ -118,6 +124,12 @@ class MetricsWriter:
             return
         if was_behind:
             log.warning("%s is written again, with all that was kept", self._path)
+
+    def rewind(self, step: int) -> None:
+        """Drops the records after a step, which are made again."""
+        self.close()
+        _keep_until(self._path, step, self._guard)
+        self._file, self._pending = open_to_append(self._path, readable=True), []
 
     def close(self) -> None:
         """Closes the file; where the disk does not take what was kept for it, that is lost, and told."""

@@ -21,6 +21,9 @@ class Tracker(Protocol):
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
         """Takes the values of a step under their names in metrics.jsonl; those that are None are left out."""
 
+    def rewind(self, step: int) -> None:
+        """Goes back to a step: those after it are logged again."""
+
     def close(self) -> None:
         """Writes out what is pending."""
 
@@ -57,9 +60,8 @@ class TensorboardTracker:
     """TensorBoard event files; tags are the names in metrics.jsonl. Older events past `start_step` are hidden."""
 
     def __init__(self, run_dir: Path, *, settings: Mapping[str, Any], start_step: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1, flush_secs=30)
+        self._directory = str(run_dir / "tensorboard")
+        self._writer = self._open(start_step)
         text = json.dumps(settings, indent=2, default=str)
         self._writer.add_text("settings", f"```\n{text}\n```", global_step=start_step)
 
@@ -67,6 +69,15 @@ class TensorboardTracker:
         for name, value in _present(values).items():
             if name != "step":
                 self._writer.add_scalar(name, value, global_step=step)
+
+    def _open(self, step: int) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(self._directory, purge_step=step + 1, flush_secs=30)
+
+    def rewind(self, step: int) -> None:
+        self._writer.close()
+        self._writer = self._open(step)
 
     def close(self) -> None:
         self._writer.close()
@@ -84,6 +95,9 @@ class _Guarded:
 
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
         self._each(lambda tracker: tracker.log(step, values))
+
+    def rewind(self, step: int) -> None:
+        self._each(lambda tracker: tracker.rewind(step))
 
     def close(self) -> None:
         self._each(lambda tracker: tracker.close())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from dist_plm.core.errors import reason_of
 from dist_plm.core.regular import read_regular
-from dist_plm.monitor.metrics_file import read_metrics
+from dist_plm.monitor.metrics_file import HEAL_PREFIX, read_metrics
 from dist_plm.spec.schema_run import TrackConfig
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ class WandbTracker:
             log.warning("wandb is not reachable and writes offline: %s", reason_of(error))
             wandb.teardown()  # its other process takes the run for begun, and would refuse it
             self._run = self._start("offline")
+        self._newest = -1  # step given to wandb by this start
+        self._healed: dict[str, float | int] = {}
         self._run.define_metric("*", step_metric="step")
         self._catch_up(run_dir / "metrics.jsonl", start_step)
 
@@ -69,8 +71,15 @@ class WandbTracker:
                 self.log(record["step"], record)
 
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
-        known = {name: value for name, value in values.items() if value is not None}
+        known = self._healed | {name: value for name, value in values.items() if value is not None}
+        if step <= self._newest:  # wandb takes no step again: what happened is told with the next one
+            self._healed |= {name: value for name, value in known.items() if name.startswith(HEAL_PREFIX)}
+            return
+        self._newest, self._healed = step, {}
         self._run.log({**known, "step": step}, step=step, commit=True)
+
+    def rewind(self, step: int) -> None:
+        """Goes back to a step. The curves of a run that went back show the steps that it gave up."""
 
     def close(self) -> None:
         settings = self._run.settings

@@ -40,12 +40,14 @@ class BlendSource:
 class SamplesConfig:
     """Says what any run has to say of its samples and of how they are read.
 
-    `allow_change`: resume although the stream of samples is another than the checkpoint's."""
+    `allow_change`: resume although the stream of samples is another than the checkpoint's. `skip_samples`: ranges of sample
+    numbers, [[first, stop], …] without stop, that the run leaves out; what self-healing skips needs no mention."""
 
     sequence_length: Count
     loader_workers: Natural = 1
     prefetch: Count = 4  # microbatches each worker holds ready
     allow_change: bool = False
+    skip_samples: tuple[tuple[Natural, Natural], ...] = ()
 
     #: How text is packed into rows, where it is.
     packing: ClassVar[str] = "concat"

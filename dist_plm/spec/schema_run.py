@@ -1,6 +1,6 @@
 """Settings of how a run goes: its steps, checkpoints, trackers, and the machines it is on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from dist_plm.config.bounds import Bounds, between
@@ -28,6 +28,32 @@ class EarlyStoppingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HealConfig:
+    """Says what is done about a bad step: one whose loss or gradient norm is not finite, or spikes: lies by more than `loss_z`
+    or `norm_z` robust standard deviations (1.4826 x the median distance from the median) above the median of the last
+    `window` steps, norms by their logarithms, and more than twice as far above it as any of these; 0 turns that one off.
+
+    Under `warn` it is told. Under `on` the run goes back to its newest checkpoint from before the bad step and the `before`
+    steps that led to it, and goes on without the samples of these steps, for `rate_steps` steps at `rate` times the learning
+    rate. The `most`-th time within `within` steps is the last: after it the run ends with exit code 2."""
+
+    mode: Literal["off", "warn", "on"] = "warn"
+    window: Annotated[int, between(8, 4096)] = 64  # steps; a step after fewer than half of them is no spike
+    loss_z: NonNegative = 10.0
+    norm_z: NonNegative = 10.0
+    before: Natural = 1  # steps before a bad one whose samples are left out as well: their updates led to it
+    most: Count = 3
+    within: Count = 1000
+    rate: Annotated[float, Bounds(low=0, high=1, low_open=True)] = 1.0  # 1: it stays
+    rate_steps: Count = 100
+
+    @property
+    def rolls_back(self) -> bool:
+        """Tells whether a bad step is gone back from."""
+        return self.mode == "on"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """`steps` is the schedule's length, `stop_at` ends earlier without changing it; both count updates, also while the batch
     still grows (`batch_rampup`). Batches are counted in samples.
@@ -52,6 +78,7 @@ class TrainConfig:
     eval_samples: Natural = 256  # 0 turns evaluation off
     deterministic: bool = False  # the same bits at every run on a GPU as well, for some speed
     max_skipped: Count = 100  # updates in a row that a loss or gradient that is not finite may cost
+    heal: HealConfig = field(default_factory=HealConfig)
     hang_factor: Annotated[float, between(0, 1_000_000)] = 20.0
     hang_minutes: Minutes = 5.0
     hang_patience_minutes: Minutes = 30.0

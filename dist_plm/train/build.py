@@ -6,14 +6,14 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
-from dist_plm.checkpoint.open_checkpoint import Checkpoint
 from dist_plm.checkpoint.ownership import claim
-from dist_plm.checkpoint.storage import Storage, open_storage
+from dist_plm.checkpoint.storage import open_storage
 from dist_plm.config import runfile
 from dist_plm.config.credentials import mask
 from dist_plm.config.decode import encode
@@ -39,28 +39,33 @@ from dist_plm.distributed.grid import grid_of
 from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.distributed.launch_env import LaunchEnv, from_environment
 from dist_plm.distributed.world import host_group, init_process_group, shutdown
-from dist_plm.engines.base import Engine
 from dist_plm.engines.build import build_engine
 from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.models.build import build_model
-from dist_plm.models.sharding import ShardSpec
 from dist_plm.monitor.logs import setup_logging
 from dist_plm.monitor.progress import say
 from dist_plm.optim.schedules import learning_rate
 from dist_plm.spec.derived import checkpoints_of, peak_learning_rate
 from dist_plm.spec.freezing import frozen_tensors
+from dist_plm.spec.schedules import ScheduleConfig
 from dist_plm.spec.schema import Training, TrainingConfig
 from dist_plm.train.data import RunData, open_run
+from dist_plm.train.divergence import Health
 from dist_plm.train.evaluation import Patience, TextMeasures
-from dist_plm.train.loop import Parts, Position, train
-from dist_plm.train.parts import build_checkpoints, build_evaluator, measure_peak_tflops, open_loader
+from dist_plm.train.healing.acts import History, rate_factor
+from dist_plm.train.healing.alarms import Alarms
+from dist_plm.train.healing.rollback import roll_back
+from dist_plm.train.healing.spikes import SpikeWatch
+from dist_plm.train.loop import train
+from dist_plm.train.parts import Parts, build_checkpoints, build_evaluator, measure_peak_tflops, open_loader
 from dist_plm.train.reporting import close_records, closing_summary, open_records, write_origins
 from dist_plm.train.startup.device_memory import advice_on_memory
-from dist_plm.train.startup.load_weights import check_weights, load_weights, of_checkpoint, open_weights
+from dist_plm.train.startup.load_weights import check_weights
 from dist_plm.train.startup.precheck import check_checkpoint
-from dist_plm.train.startup.resume import changed_settings, check_stream, init_from, restore, stream_of
+from dist_plm.train.startup.resume import stream_of
 from dist_plm.train.startup.resume_point import find_resumed
 from dist_plm.train.startup.start import Start, begin, collective_timeout, hang_limits, refuse_together
+from dist_plm.train.startup.starting_position import restoring, starting_position
 from dist_plm.train.stopping import StopSignals
 
 log = logging.getLogger(__name__)
@@ -200,8 +205,25 @@ def _run(
     on_first(groups.world, storage.clean)
     stream = stream_of(config.data, config.objective, config.train, data.samples["train"])
     found, begun = find_resumed(config.train.resume, storage, groups.world, verify=config.checkpoint.verify)
-    position = _position(config, found, stream, storage, engine, shard_specs, groups.world)
+    position = starting_position(
+        found,
+        config.model,
+        config.data,
+        config.objective,
+        config.train,
+        config.checkpoint,
+        encode(config),
+        stream,
+        storage,
+        engine,
+        shard_specs,
+        groups.world,
+    )
     position.begun_as = begun
+    heal = config.train.heal
+    alarms = Alarms(SpikeWatch(heal))
+    if found is not None:
+        alarms.load(found.train_state.loop.get("heal", {}))
     peak = measure_peak_tflops(config.precision.name, config.cluster.peak_tflops, groups)
     recorder = open_records(config, start, position, found, peak, groups, data.count_tokens)
     peak_rate = peak_learning_rate(config.optim, config.train.global_batch)
@@ -210,7 +232,7 @@ def _run(
         train=config.train,
         parallel=config.parallel,
         checkpoint=config.checkpoint,
-        learning_rate=lambda step: learning_rate(config.schedule, step=step, steps=config.train.steps, peak=peak_rate),
+        learning_rate=partial(_learning_rate, config.schedule, config.train.steps, peak_rate),
         engine=engine,
         batches=lambda position: open_loader(data, config.data, config.train, position, groups),
         evaluate=build_evaluator(config.train, data, groups, start.run_dir, texts),
@@ -219,6 +241,13 @@ def _run(
         watchdog=start.watchdog,
         recorder=recorder,
         stream=stream,
+        alarms=alarms,
+        health=Health(proof=max(heal.before, 1) if heal.rolls_back else 1),
+        roll_back=partial(
+            roll_back,
+            restore=restoring(storage, engine, shard_specs, groups.world, verify=config.checkpoint.verify),
+            skip=config.data.skip_samples,
+        ),
         patience=None if stops is None else Patience(stops, **position.patience),
     )
     try:
@@ -238,6 +267,11 @@ def _run(
     return finished
 
 
+def _learning_rate(schedule: ScheduleConfig, steps: int, peak: float, step: int, history: History) -> float:
+    """Gives the rate of the update after `step` others."""
+    return learning_rate(schedule, step=step, steps=steps, peak=peak) * rate_factor(history, step + 1)
+
+
 def engine_settings(config: TrainingConfig) -> EngineSettings:
     """Picks what an engine reads of a finalised run."""
     return EngineSettings(
@@ -250,37 +284,6 @@ def engine_settings(config: TrainingConfig) -> EngineSettings:
         sequence_length=config.data.sequence_length,
         run_dir=config.run.dir or ".",
     )
-
-
-def _position(
-    config: TrainingConfig,
-    found: Checkpoint | None,
-    stream: Mapping[str, Any],
-    storage: Storage,
-    engine: Engine,
-    shard_specs: Sequence[ShardSpec],
-    group: dist.ProcessGroup,
-) -> Position:
-    """Puts the engine into the state that the run goes on from or begins with. Collective."""
-    model, train, store = config.model, config.train, tokenizer_store(config.data)
-    if found is not None:
-        if found.is_weights_only:
-            load_weights(of_checkpoint(found), model, store, engine, shard_specs, group, seed=train.seed)
-            position = Position(history=[{"step": 0, "changes": [f"begun with the weights of {found.where}"]}])
-        else:
-            history = check_stream(found, model, config.objective, stream, allow_change=config.data.allow_change)
-            position = restore(found, history, engine, shard_specs, group)
-            for change in changed_settings(found, encode(config)):
-                log.info("changed since the checkpoint: %s", change)
-        if found.storage.url == storage.url:
-            position.saved_step = position.step
-        return position
-    if model.init_from is not None:
-        load_weights(open_weights(model.init_from, group), model, store, engine, shard_specs, group, seed=train.seed)
-    elif train.init_from is not None:
-        verify = config.checkpoint.verify
-        return init_from(train, model, store, storage, engine, shard_specs, group, verify=verify)
-    return Position()
 
 
 def _agree(config: TrainingConfig, groups: Groups) -> None:

@@ -7,7 +7,7 @@ finite, and no use. So what is newest is only counted on once a finite loss was 
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dist_plm.checkpoint.storage import name_of
 from dist_plm.core.errors import Diverged
@@ -32,6 +32,9 @@ class Health:
         last_update: the last step at which an update was made from a finite loss.
         newest: the checkpoint that this run saved or went on from last, by its step.
         good: the newest checkpoint known to be good.
+        proof: steps that have to go well after a checkpoint before it counts as good.
+        saved: checkpoints that this start saved or went on from; saving the last one may have failed.
+        began_with: the checkpoint that it went on from first.
     """
 
     loss: float | None = None
@@ -40,6 +43,9 @@ class Health:
     last_update: int | None = None
     newest: int | None = None
     good: int | None = None
+    proof: int = 1
+    saved: list[int] = field(default_factory=list)
+    began_with: int | None = None
 
     @property
     def is_broken(self) -> bool:
@@ -51,12 +57,12 @@ class Health:
         """Tells whether the weights count as good: nothing is saved in a streak of skipped updates."""
         return self.num_skipped == 0 and not self.is_broken
 
-    def note_step(self, step: int, result: StepResult) -> None:
-        """Takes note of a step, which came after the newest checkpoint."""
+    def note_step(self, step: int, result: StepResult, *, is_bad: bool = False) -> None:
+        """Takes note of a step, which came after the newest checkpoint. One that is bad proves nothing of it."""
         self.loss = result.loss
         self.num_skipped = self.num_skipped + 1 if result.skipped else 0
-        if not self.is_broken:
-            self.good = self.newest
+        if not (self.is_broken or is_bad):
+            self.good = next((saved for saved in reversed(self.saved) if saved <= step - self.proof), self.good)
         if self.may_save:
             self.last_update, self.first_bad = step, None
         elif self.first_bad is None:
@@ -65,6 +71,30 @@ class Health:
                 log.warning(
                     "step %d: the loss is %g, its update is skipped and nothing is saved meanwhile", step, self.loss
                 )
+
+    def begin(self, step: int | None) -> None:
+        """Takes note of the checkpoint that the run goes on from, if there is one."""
+        self.began_with = step
+        if step is not None:
+            self.note_saved(step)
+
+    def note_saved(self, step: int) -> None:
+        """Takes note of a checkpoint that was saved or begun."""
+        self.newest = step
+        self.saved.append(step)
+
+    def is_own(self, step: int) -> bool:
+        """Tells whether a checkpoint that is there led to where the run is: later ones than it went on from may be of a
+        continuation that was given up."""
+        return step in self.saved or (self.began_with is not None and step <= self.began_with)
+
+    def rewind(self, step: int) -> None:
+        """Takes note that the run goes on from an earlier checkpoint."""
+        self.loss, self.num_skipped, self.first_bad = None, 0, None
+        self.last_update = step
+        self.saved = [saved for saved in self.saved if saved < step]
+        self.note_saved(step)
+        self.good = step
 
     def note_evaluation(self, step: int, measures: Mapping[str, float]) -> None:
         """Takes note of the held-out loss after a step: one that is not finite is the weights' fault."""

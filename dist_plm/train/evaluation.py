@@ -154,6 +154,11 @@ class Patience:
     def is_over(self) -> bool:
         return self.waited >= self.settings.patience
 
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave, or anew from nothing."""
+        self.best, self.best_step = state.get("best"), state.get("best_step", 0)
+        self.waited = state.get("waited", 0)
+
     def state(self) -> dict[str, Any]:
         return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
 

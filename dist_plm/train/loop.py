@@ -2,89 +2,24 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
-from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.core.errors import Diverged, SaveFailedError
 from dist_plm.data.loader.batch import Batch
-from dist_plm.engines.base import Engine
-from dist_plm.monitor.watchdog import Watchdog
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import num_microbatches
-from dist_plm.spec.schema import ParallelConfig
-from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
-from dist_plm.train.divergence import Health, diverged
-from dist_plm.train.evaluation import Patience
-from dist_plm.train.metrics_logger import Recorder
+from dist_plm.train.divergence import diverged
+from dist_plm.train.healing.alarms import AlarmError
+from dist_plm.train.parts import Parts
 from dist_plm.train.prefetcher import Feed, Interruptible
-from dist_plm.train.stopping import Control, StopRequestedError
+from dist_plm.train.startup.run_position import Position
+from dist_plm.train.stopping import StopRequestedError
 
 log = logging.getLogger(__name__)
 
 #: How long a rank waits for data before it asks the others whether to stop.
 POLL_SECONDS = 0.5
-
-
-@dataclass(slots=True, kw_only=True)
-class Position:
-    """Where a run is. A checkpoint keeps it.
-
-    Args:
-        step: updates made.
-        samples: that they took, which is the number of the next one.
-        evaluation_due: step `step` is still to be evaluated, or recorded.
-        evaluation: held-out measures at this step; empty where it was not evaluated.
-        saved_step: the step of the newest checkpoint written or begun.
-        history: changes of the stream of samples that were allowed so far.
-        begun_as: how the run began (`going_on.begun_as`).
-        patience: what `Patience.state` gave.
-    """
-
-    step: int = 0
-    samples: int = 0
-    evaluation_due: bool = True
-    evaluation: dict[str, float] = field(default_factory=dict)
-    saved_step: int | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-    begun_as: str = ""
-    patience: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def first_unrecorded_step(self) -> int:
-        return max(self.step, 1) if self.evaluation_due else self.step + 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """Everything a run is made of, as `train.build` lists it.
-
-    Args:
-        learning_rate: of an update, by the number of those before it.
-        batches: this rank's microbatches from a position on.
-        evaluate: scores the held-out samples, calling its second argument between microbatches; None where evaluation
-            is off.
-        recorder: on rank 0, None elsewhere.
-        stream: what decides the samples, for the checkpoint.
-        patience: ends the run once evaluations no longer get better; None where nothing does.
-    """
-
-    train: TrainConfig
-    parallel: ParallelConfig
-    checkpoint: CheckpointConfig
-    learning_rate: Callable[[int], float]
-    engine: Engine
-    batches: Callable[[Position], Iterator[Batch]]
-    evaluate: Callable[[Engine, Callable[[], None]], dict[str, float]] | None
-    checkpoints: CheckpointWriter
-    control: Control
-    watchdog: Watchdog
-    recorder: Recorder | None
-    stream: Mapping[str, Any]
-    health: Health = field(default_factory=Health)
-    patience: Patience | None = None
 
 
 def train(parts: Parts, position: Position) -> bool:
@@ -98,14 +33,15 @@ def train(parts: Parts, position: Position) -> bool:
         Diverged: the last loss is not finite, or no update was possible for train.max_skipped steps.
     """
     health = parts.health
-    began_with = health.newest = position.saved_step
+    began_with = position.saved_step
+    health.begin(began_with)
     began_at = position.step
     stop = parts.train.stop_at or parts.train.steps
     finished = True
     try:
         if position.step < stop or position.evaluation_due:
             try:
-                _run(parts, position, stop)
+                _run_healing(parts, position, stop)
             except StopRequestedError:
                 finished = False
         if health.is_broken and (finished or health.newest == began_with):
@@ -143,12 +79,28 @@ def _withdraw(parts: Parts, began_with: int | None) -> None:
         log.error("%s", error)
 
 
+def _run_healing(parts: Parts, position: Position, stop: int) -> None:
+    """Runs to the end, going back from bad steps where train.heal says so."""
+    while True:
+        try:
+            return _run(parts, position, stop)
+        except AlarmError:
+            parts.roll_back(parts, position)
+        except Diverged as error:
+            if not parts.alarms.rolls_back:
+                raise
+            parts.alarms.note_failure(position.step + 1, str(error))
+            parts.roll_back(parts, position)
+
+
 def _run(parts: Parts, position: Position, stop: int) -> None:
     if position.evaluation_due:
         _evaluate_and_record(parts, position, last=position.step == stop)
         position.saved_step = None  # the checkpoint says that this is still to be done
     if position.step >= stop or _is_over(parts):
         return
+    if parts.alarms.rolls_back and position.saved_step is None:
+        _save(parts, position)  # there is always one to go back to
     runs = BatchSizes.of(parts.train).runs(position.samples, stop - position.step)
     counts = (num_microbatches(parts.train, parts.parallel, batch) for steps, batch in runs for _ in range(steps))
     feed, due = Feed(parts.batches(position), counts), False
@@ -158,8 +110,10 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
             step = position.step
             position.evaluation = {}
             position.evaluation_due = True
-            _evaluate_and_record(parts, position, last=step == stop)
             due |= _is_due(step, parts.checkpoint.every)
+            if due or step == stop or _is_evaluated(parts, step, last=False):
+                _check_alarm(parts)  # else before the next step
+            _evaluate_and_record(parts, position, last=step == stop)
             if due and parts.health.may_save:
                 _save(parts, position)
                 due = False
@@ -167,6 +121,11 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
                 break
     finally:
         feed.close()
+
+
+def _check_alarm(parts: Parts) -> None:
+    if parts.alarms.rolls_back and parts.control.any_rank(parts.alarms.raised is not None):
+        raise AlarmError
 
 
 def _is_over(parts: Parts) -> bool:
@@ -198,15 +157,17 @@ def _make_step(parts: Parts, position: Position, feed: Feed) -> None:
         microbatches = Interruptible(microbatches, parts.control.check)
     started = time.perf_counter()
     parts.watchdog.progress(f"in step {step}")
-    lr = parts.learning_rate(step - 1)
+    lr = parts.learning_rate(step - 1, position.history)
     result = parts.engine.train_step(microbatches, lr)
     ended = time.perf_counter()
     parts.control.note_step(ended - started)
     parts.watchdog.note_step(ended - began)
-    parts.health.note_step(step, result)
+    parts.alarms.note_step(step, result)
+    parts.health.note_step(step, result, is_bad=parts.alarms.raised is not None)
     batch = BatchSizes.of(parts.train).taken(position.samples)
     position.step, position.samples = step, position.samples + batch
     if recorder is not None:
+        recorder.note_alarms(parts.alarms.take_told())
         recorder.end_step(step, result, lr, batch=batch, samples_seen=position.samples)
 
 
@@ -215,7 +176,10 @@ def _next_microbatches(parts: Parts, feed: Feed, step: int) -> list[Batch]:
     while True:
         ready = feed.wait(POLL_SECONDS)
         parts.watchdog.doing = f"waiting for {'the others before' if ready else 'the data of'} step {step}"
-        agreed = parts.control.agree(waiting=not ready, saving=parts.checkpoints.is_saving)
+        bad = parts.alarms.raised is not None
+        agreed = parts.control.agree(waiting=not ready, saving=parts.checkpoints.is_saving, bad=bad)
+        if agreed.bad:
+            raise AlarmError
         if agreed.saving:
             parts.checkpoints.watch()
         else:
@@ -229,7 +193,8 @@ def _next_microbatches(parts: Parts, feed: Feed, step: int) -> list[Batch]:
 
 def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> None:
     step, recorder = position.step, parts.recorder
-    if parts.evaluate is not None and (step == 0 or last or _is_due(step, parts.train.eval_every)):
+    if _is_evaluated(parts, step, last=last):
+        assert parts.evaluate is not None
         parts.watchdog.progress(doing := f"evaluating after step {step}", patient=True)
 
         parts.control.check(before="evaluation")
@@ -241,6 +206,9 @@ def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> Non
 
         position.evaluation = parts.evaluate(parts.engine, between)
         parts.health.note_evaluation(step, position.evaluation)
+        parts.alarms.note_evaluation(step, position.evaluation)
+        if step > 0:
+            _check_alarm(parts)
         if parts.patience is not None and step > 0:
             parts.patience.note(step, position.evaluation)
             position.patience = parts.patience.state()
@@ -250,6 +218,10 @@ def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> Non
     if recorder is not None:
         recorder.flush(force=last)
     position.evaluation_due = False
+
+
+def _is_evaluated(parts: Parts, step: int, *, last: bool) -> bool:
+    return parts.evaluate is not None and (step == 0 or last or _is_due(step, parts.train.eval_every))
 
 
 def _save(parts: Parts, position: Position) -> None:
@@ -267,12 +239,14 @@ def _save(parts: Parts, position: Position) -> None:
                 "evaluation_due": position.evaluation_due,
                 "begun_as": position.begun_as,
                 "patience": position.patience,
+                "heal": parts.alarms.state(),
                 "recorder": parts.recorder.state() if parts.recorder is not None else {},
             },
         ),
         proven=parts.health.good,
     )
-    position.saved_step = parts.health.newest = position.step
+    position.saved_step = position.step
+    parts.health.note_saved(position.step)
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from dist_plm.core.parsing import is_number
+from dist_plm.data.loader.skipped_samples import SkippedSamples
 from dist_plm.engines.base import StepResult
 from dist_plm.monitor.metrics_file import MetricsWriter, StepRecord
 from dist_plm.monitor.progress import Progress
@@ -56,6 +57,7 @@ class Recorder:
     memory_gib: Callable[[], float | None] = lambda: None
     #: Counts the tokens of samples from one number to before another; None: all are of size.tokens.
     count_tokens: Callable[[int, int], int] | None = None
+    skipped: SkippedSamples = field(default_factory=SkippedSamples)
     _seconds: float = 0.0
     _steps: int = 0
     _tokens: int = 0
@@ -63,6 +65,7 @@ class Recorder:
     _skipped: int = 0
     _began: float = 0.0
     _evaluation: dict[str, float] = field(default_factory=dict)
+    _heal: dict[str, float] = field(default_factory=dict)
     _record: StepRecord | None = None  # of the last step, until it is written or passed over
 
     def begin_step(self) -> None:
@@ -86,15 +89,41 @@ class Recorder:
         self._evaluation |= {f"{prefix}{name}": value for name, value in values.items()}
         self.progress.evaluation(step, values)
 
+    def note_alarms(self, count: int) -> None:
+        """Adds bad steps that the run goes on from to the next record."""
+        if count:
+            self._heal["alarms"] = self._heal.get("alarms", 0) + count
+
+    def note_heal(self, values: Mapping[str, float]) -> None:
+        """Attaches what self-healing did to the next record."""
+        self._heal |= values
+
+    def rewind(self, step: int, state: Mapping[str, Any], skipped: SkippedSamples, heal: Mapping[str, float]) -> None:
+        """Goes back to the checkpoint of a step: records after it are dropped.
+
+        Args:
+            state: what `state` gave there; empty where it kept none.
+            skipped: samples that are left out from then on.
+            heal: for the next record.
+        """
+        self.metrics.rewind(step)
+        self.tracker.rewind(step)
+        self.skipped, self._tokens_seen = skipped, None
+        self.load_state(
+            state or {"seconds": 0.0, "steps": 0, "skipped": 0, "tokens": 0, "evaluation": {}, "record": None}
+        )
+        self.note_heal(heal)
+
     def flush(self, *, force: bool) -> None:
         """Writes the last step's record if it is due, evaluated or the last (`force`), and starts a new average."""
         record, self._record = self._record, None
         if record is None or not (force or self._evaluation or record.step % self.log_every == 0):
             return
-        record = replace(record, evaluation=self._evaluation)
+        record = replace(record, evaluation=self._evaluation, heal=self._heal)
         self.metrics.write(record)
         self.tracker.log(record.step, record.as_dict())
         self._seconds, self._steps, self._tokens, self._skipped, self._evaluation = 0.0, 0, 0, 0, {}
+        self._heal = {}
 
     def state(self) -> dict[str, Any]:
         """Gives what a resumed run needs for its next record to be as if there had been no break. Fit for JSON."""
@@ -104,6 +133,7 @@ class Recorder:
             "tokens": self._tokens,
             "skipped": self._skipped,
             "evaluation": self._evaluation,
+            "heal": self._heal,
             "record": asdict(self._record) if self._record is not None else None,
         }
 
@@ -111,13 +141,18 @@ class Recorder:
         """Raises KeyError, TypeError or ValueError where `state` is not what `state()` gives."""
         tokens = state["tokens"] if "tokens" in state else state["samples"] * self.size.tokens  # of before
         numbers = [*(state[name] for name in ("seconds", "steps", "skipped")), tokens]
-        evaluation = dict(state["evaluation"])
+        evaluation, heal = dict(state["evaluation"]), dict(state.get("heal", {}))
         record = StepRecord(**state["record"]) if state["record"] is not None else None
-        said = [*numbers, *evaluation.values(), *(record.as_dict().values() if record is not None else ())]
+        said = [
+            *numbers,
+            *evaluation.values(),
+            *heal.values(),
+            *(record.as_dict().values() if record is not None else ()),
+        ]
         if not all(number is None or is_number(number) for number in said) or None in numbers:
             raise TypeError("there are values that are no numbers")
         self._seconds, self._steps, self._skipped, self._tokens = numbers
-        self._evaluation, self._record = evaluation, record
+        self._evaluation, self._heal, self._record = evaluation, heal, record
 
     def close(self) -> None:
         self.progress.close()
@@ -125,7 +160,10 @@ class Recorder:
         self.tracker.close()
 
     def _count(self, first: int, stop: int) -> int:
-        return (stop - first) * self.size.tokens if self.count_tokens is None else self.count_tokens(first, stop)
+        """Counts the tokens of the samples at places `first` to before `stop`."""
+        if self.count_tokens is None:
+            return (stop - first) * self.size.tokens
+        return sum(self.count_tokens(*run) for run in self.skipped.runs(first, stop))
 
     def _make_record(self, step: int, result: StepResult, lr: float, samples_seen: int) -> StepRecord:
         size, seconds = self.size, self._seconds

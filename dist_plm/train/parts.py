@@ -1,10 +1,11 @@
-"""Builds the parts of a run from the sections that each reads."""
+"""Holds the parts of a run, and builds them from the sections that each reads."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch.distributed as dist
 
@@ -14,20 +15,62 @@ from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import Storage
 from dist_plm.data.loader.batch import Batch
 from dist_plm.data.loader.microbatch_loader import MicrobatchLoader
+from dist_plm.data.loader.skipped_samples import SkippedSamples
 from dist_plm.distributed.groups import Groups
 from dist_plm.distributed.world import host_group
+from dist_plm.engines.base import Engine
 from dist_plm.monitor.peak_flops import Precision, device_peak_tflops
+from dist_plm.monitor.watchdog import Watchdog
 from dist_plm.spec.batch_sizes import BatchSizes
-from dist_plm.spec.schema import SamplesConfig
+from dist_plm.spec.schema import ParallelConfig, SamplesConfig
 from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 from dist_plm.train.data import RunData
-from dist_plm.train.evaluation import Evaluator, TextMeasures, whole_run
-from dist_plm.train.loop import Position
+from dist_plm.train.divergence import Health
+from dist_plm.train.evaluation import Evaluator, Patience, TextMeasures, whole_run
+from dist_plm.train.healing.acts import skipped_samples
+from dist_plm.train.healing.alarms import Alarms
+from dist_plm.train.metrics_logger import Recorder
 from dist_plm.train.reporting import write_predictions
 from dist_plm.train.startup.load_weights import RUN_FILE
+from dist_plm.train.startup.run_position import Position
+from dist_plm.train.stopping import Control
 
 #: Of the collectives of a save, during which other ranks may still be writing.
 SAVE_TIMEOUT = timedelta(hours=6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything a run is made of, as `train.build` lists it.
+
+    Args:
+        learning_rate: of an update, by the number of those before it and the history.
+        batches: this rank's microbatches from a position on.
+        evaluate: scores the held-out samples, calling its second argument between microbatches; None where evaluation
+            is off.
+        recorder: on rank 0, None elsewhere.
+        stream: what decides the samples, for the checkpoint.
+        alarms: notices bad steps.
+        roll_back: brings the run back to before one.
+        patience: ends the run once evaluations no longer get better; None where nothing does.
+    """
+
+    train: TrainConfig
+    parallel: ParallelConfig
+    checkpoint: CheckpointConfig
+    learning_rate: Callable[[int, Sequence[Mapping[str, Any]]], float]
+    engine: Engine
+    batches: Callable[[Position], Iterator[Batch]]
+    evaluate: Callable[[Engine, Callable[[], None]], dict[str, float]] | None
+    checkpoints: CheckpointWriter
+    control: Control
+    watchdog: Watchdog
+    recorder: Recorder | None
+    stream: Mapping[str, Any]
+    alarms: Alarms
+    roll_back: "Callable[[Parts, Position], None]"
+    health: Health = field(default_factory=Health)
+    patience: Patience | None = None
 
 
 def build_checkpoints(settings: CheckpointConfig, run_file: str, storage: Storage, groups: Groups) -> CheckpointWriter:
@@ -65,10 +108,11 @@ def open_loader(
 ) -> Iterator[Batch]:
     """Opens this rank's microbatches from `position` to the end of the run."""
     stop = train.stop_at or train.steps
+    skipped = skipped_samples(settings.skip_samples, position.history)
     return iter(
         MicrobatchLoader(
             data.samples["train"],
-            whole_run(data.objective, train.num_samples),
+            whole_run(data.objective, _numbered(train.num_samples, skipped)),
             micro_batch=train.micro_batch,
             global_batch=train.global_batch,
             data_rank=groups.coordinates.data,
@@ -77,12 +121,18 @@ def open_loader(
             stop_step=stop,
             first_sample=position.samples,
             runs=BatchSizes.of(train).runs(position.samples, stop - position.step),
+            skipped=skipped,
             num_workers=settings.loader_workers,
             prefetch=settings.prefetch,
             pin_memory=groups.device.kind == "cuda",
             trim=data.trim,
         )
     )
+
+
+def _numbered(num_samples: int | None, skipped: SkippedSamples) -> int | None:
+    """Gives the number that the sample after the last one would have."""
+    return num_samples if num_samples is None else skipped.runs(0, num_samples)[-1][1]
 
 
 def measure_peak_tflops(precision: str, override: float | None, groups: Groups) -> float | None:

@@ -32,10 +32,11 @@ from dist_plm.monitor.trackers import Tracker, build_trackers
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.schema import TrainingConfig
 from dist_plm.spec.schema_run import TrackConfig
-from dist_plm.train.loop import Position
+from dist_plm.train.healing.acts import noted, skipped_samples
 from dist_plm.train.metrics_logger import Recorder, sample_size
 from dist_plm.train.startup.device_memory import memory_gib
 from dist_plm.train.startup.lease import RunLease
+from dist_plm.train.startup.run_position import Position
 from dist_plm.train.startup.start import Start
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def open_records(
             first_step = position.first_unrecorded_step - 1
             made.append(build_recorder(config, start.run_dir, first_step, peak, start.lease))
             made[0].count_tokens = count_tokens
+            made[0].skipped = skipped_samples(config.data.skip_samples, position.history)
         except OSError as error:
             what = error.filename2 or error.filename or start.run_dir
             raise UserError(
@@ -81,6 +83,8 @@ def open_records(
                 raise CheckpointError(f"{found.where}: `loop.recorder` is not what a run writes: {error}") from None
 
     on_first(groups.world, make)
+    if made:
+        made[0].note_heal(noted(position.history, position.step))
     return made[0] if made else None
 
 

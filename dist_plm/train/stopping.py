@@ -8,16 +8,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from dist_plm.core.errors import reason_of
+from dist_plm.distributed.collectives import gather
 from dist_plm.train.deadline import Deadline
 from dist_plm.train.startup.lease import RunLease
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Signals that follow the first within this time are the same one, passed on by a launcher as well, which may be slow where
 #: the ranks leave it little of the processor.
@@ -64,11 +67,12 @@ class StopSignals:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Holds what is so on any rank: asked to stop, waiting for data, still writing a checkpoint."""
+    """Holds what is so on any rank: asked to stop, waiting for data, still writing a checkpoint, having made a bad step."""
 
     stop: bool
     waiting: bool
     saving: bool
+    bad: bool
 
 
 class Control:
@@ -106,7 +110,12 @@ class Control:
         return f"another rank's signal, or its job's end, {self._deadline}"
 
     def agree(
-        self, *, waiting: bool = False, saving: bool = False, before: Literal["step", "evaluation"] = "step"
+        self,
+        *,
+        waiting: bool = False,
+        saving: bool = False,
+        bad: bool = False,
+        before: Literal["step", "evaluation"] = "step",
     ) -> Agreement:
         """Tells what any rank has to say. Collective.
 
@@ -116,14 +125,14 @@ class Control:
             SupersededError: on every rank, where the run was started again since.
         """
         must_stop = self._signals.received is not None or not self._deadline.allows(before)
-        mine = [must_stop, waiting, saving, self._slow, self._is_superseded()]
+        mine = [must_stop, waiting, saving, self._slow, self._is_superseded(), bad]
         flags = torch.tensor(mine, dtype=torch.int32)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
-        stop, any_waiting, any_saving, slow, superseded = (bool(flag) for flag in flags.tolist())
+        stop, any_waiting, any_saving, slow, superseded, any_bad = (bool(flag) for flag in flags.tolist())
         if superseded:
             self._lease.refuse()
         self.steps_are_long = slow
-        return Agreement(stop, any_waiting, any_saving)
+        return Agreement(stop, any_waiting, any_saving, any_bad)
 
     def _is_superseded(self) -> bool:
         """Rank 0 looks, now and then: a file system is asked."""
@@ -141,6 +150,10 @@ class Control:
         flag = torch.tensor([says], dtype=torch.int32)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
         return bool(flag.item())
+
+    def first_told(self, told: T | None) -> T:
+        """Gives what the first rank tells that has something to tell. Collective."""
+        return next(one for one in gather(self._group, told) if one is not None)
 
     def check(self, before: Literal["step", "evaluation"] = "step") -> None:
         """Collective.

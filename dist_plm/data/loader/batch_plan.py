@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_plm.data.loader.skipped_samples import SkippedSamples
+
 
 def num_microbatches(*, global_batch: int, micro_batch: int, data_size: int) -> int:
     """Microbatches a data rank runs in a step. The sizes must divide; `config.rules` refuses those that do not."""
@@ -46,6 +48,7 @@ class BatchPlan(Sequence[NDArray[np.int64]]):
     Args:
         first_sample: of the first step; None where every step before took `global_batch`.
         runs: numbers of steps and the batch that they take, one after the other; None where all take `global_batch`.
+        skipped: samples that the run leaves out: the others are counted without them.
     """
 
     def __init__(
@@ -59,7 +62,9 @@ class BatchPlan(Sequence[NDArray[np.int64]]):
         data_size: int,
         first_sample: int | None = None,
         runs: Sequence[tuple[int, int]] | None = None,
+        skipped: SkippedSamples = SkippedSamples(),  # noqa: B008 (frozen)
     ) -> None:
+        self._skipped = skipped
         self._grid = {"micro_batch": micro_batch, "data_size": data_size}
         self._data_rank = data_rank
         self._runs: list[_Run] = []
@@ -83,6 +88,7 @@ class BatchPlan(Sequence[NDArray[np.int64]]):
         run = self._runs[bisect_right(self._runs, position, key=lambda run: run.microbatch) - 1]
         per_step = num_microbatches(global_batch=run.global_batch, **self._grid)
         step, microbatch = divmod(position - run.microbatch, per_step)
-        return run.sample + microbatch_samples(
+        places = run.sample + microbatch_samples(
             step, microbatch, self._data_rank, global_batch=run.global_batch, **self._grid
         )
+        return self._skipped.numbers(places)

@@ -26,6 +26,7 @@ from dist_plm.core.out_of_memory import MemoryGroup, memory_groups, why_killed
 from dist_plm.data.loader.batch import Batch
 from dist_plm.data.loader.batch_plan import BatchPlan
 from dist_plm.data.loader.microbatch_builder import microbatches
+from dist_plm.data.loader.skipped_samples import SkippedSamples
 from dist_plm.data.samples import Arrays
 from dist_plm.data.sampling.blend import Dataset
 
@@ -43,6 +44,7 @@ class MicrobatchLoader:
     Args:
         collate: see collating.microbatches; pickled for the workers, so it must be importable there.
         first_sample, runs: where batches differ in size; see BatchPlan.
+        skipped: samples that are left out.
         num_workers: worker processes; 0 prepares each microbatch in this process when it is asked for.
         prefetch: microbatches that each worker keeps ready.
         pin_memory: hands out page-locked tensors (CUDA), so that copies to the device overlap with computation.
@@ -69,6 +71,7 @@ class MicrobatchLoader:
         stop_step: int,
         first_sample: int | None = None,
         runs: Sequence[tuple[int, int]] | None = None,
+        skipped: SkippedSamples = SkippedSamples(),  # noqa: B008 (frozen)
         num_workers: int = 0,
         prefetch: int = 4,
         pin_memory: bool = False,
@@ -84,6 +87,7 @@ class MicrobatchLoader:
             data_size=data_size,
             first_sample=first_sample,
             runs=runs,
+            skipped=skipped,
         )
         self.num_workers, self.prefetch, self.pin_memory = num_workers, prefetch, pin_memory
         self._open: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()

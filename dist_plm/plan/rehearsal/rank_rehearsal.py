@@ -38,8 +38,8 @@ from dist_plm.spec.freezing import frozen_tensors
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.train.build import engine_settings
 from dist_plm.train.data import RunData, open_data
-from dist_plm.train.loop import Position
 from dist_plm.train.parts import open_loader
+from dist_plm.train.startup.run_position import Position
 
 _NOTHING = torch.empty(0)
 #: Of collectives that nobody waits for.

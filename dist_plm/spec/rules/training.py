@@ -102,6 +102,29 @@ def _init(config: TrainingConfig) -> Iterator[str]:
         )
 
 
+def _heal(config: TrainingConfig) -> Iterator[str]:
+    heal, checkpoint = config.train.heal, config.checkpoint
+    if not heal.rolls_back:
+        names = ("before", "most", "within", "rate", "rate_steps")
+        yield from no_effect(heal, "train.heal", names, f"train.heal.mode = {show(heal.mode)}")
+        return
+    if heal.rate == 1.0:
+        yield from no_effect(heal, "train.heal", ("rate_steps",), "train.heal.rate = 1")
+    if checkpoint.every == 0:
+        yield (
+            'train.heal.mode = "on" goes back to checkpoints, and checkpoint.every = 0 writes none on the way: give '
+            "checkpoint.every, or set train.heal.mode=warn"
+        )
+
+
+def _skipped(config: TrainingConfig) -> Iterator[str]:
+    for i, (first, stop) in enumerate(config.data.skip_samples):
+        if stop <= first:
+            yield (
+                f"data.skip_samples[{i}] = [{first}, {stop}] holds no sample: give the first number, and the one after the last"
+            )
+
+
 TRAINING_RULES: tuple[Callable[[TrainingConfig], Iterator[str]], ...] = (
     _steps,
     _warmup,
@@ -111,4 +134,6 @@ TRAINING_RULES: tuple[Callable[[TrainingConfig], Iterator[str]], ...] = (
     _names_and_paths,
     _resume,
     _init,
+    _heal,
+    _skipped,
 )

@@ -26,8 +26,8 @@ from dist_plm.spec.families.lora import is_adapter
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
-from dist_plm.train.loop import Position
 from dist_plm.train.startup.load_weights import RUN_FILE, load_weights, of_checkpoint
+from dist_plm.train.startup.run_position import Position
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ def stream_of(
     }
     if train.batch_rampup is not None:
         facts["train.batch_rampup"] = encode(train.batch_rampup)
+    if data.skip_samples:
+        facts["data.skip_samples"] = [list(one) for one in data.skip_samples]
     return facts | flatten({"objective": encode(objective)})
 
 

@@ -1,0 +1,67 @@
+"""What self-healing did, as entries of the history that checkpoints keep. Pure: what follows for a step is read from them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dist_plm.data.loader.skipped_samples import SkippedSamples
+from dist_plm.spec.schema_run import HealConfig
+
+#: Of an entry, which has also the `step` that the run went back to and, as `changes`, words for people.
+History = Sequence[Mapping[str, Any]]
+
+
+def skipped_samples(asked: Sequence[Sequence[int]], history: History) -> SkippedSamples:
+    """Joins what a run was told to leave out with what it has skipped since."""
+    return SkippedSamples.of([*asked, *(one for entry in history for one in entry.get("skipped", ()))])
+
+
+def rollbacks(history: History) -> list[Mapping[str, float]]:
+    """Lists the numbers of each act: the step `noticed`, the first step `after` it with other samples, the factor `rate`
+    of the learning rate, and the `last` step that has it."""
+    return [entry["heal"] for entry in history if "heal" in entry]
+
+
+def recent(history: History, settings: HealConfig, noticed: int) -> int:
+    """Counts the acts of the last steps (`within`) before one that is noticed."""
+    return sum(act["noticed"] > noticed - settings.within for act in rollbacks(history))
+
+
+def rate_factor(history: History, step: int) -> float:
+    """Gives the factor of the learning rate of an update, `step` from 1."""
+    return min((act["rate"] for act in rollbacks(history) if act["after"] <= step <= act["last"]), default=1.0)
+
+
+def noted(history: History, step: int) -> dict[str, float]:
+    """Gives what the first record after `step` holds, where the run went back to that step: how often it has done so, from
+    where to where, and how many samples are skipped in all."""
+    if not history or history[-1]["step"] != step or "heal" not in history[-1]:
+        return {}
+    ranges = skipped_samples((), history).ranges
+    return {
+        "rollbacks": len(rollbacks(history)),
+        "noticed": history[-1]["heal"]["noticed"],
+        "step": step,
+        "skipped_samples": sum(stop - first for first, stop in ranges),
+    }
+
+
+def entry(
+    reason: str, settings: HealConfig, *, step: int, noticed: int, first: int, skipped: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    """Builds the entry of an act.
+
+    Args:
+        step: that the run goes back to.
+        noticed: the bad step.
+        first: the first step whose samples are skipped.
+        skipped: ranges of these samples.
+    """
+    told = ", ".join(f"{start:,} to {stop - 1:,}" for start, stop in skipped)
+    words = (
+        f"step {noticed}: {reason}; went back to step {step}, samples {told} of steps {first} to {noticed} are skipped"
+    )
+    last = noticed if settings.rate == 1.0 else first + settings.rate_steps - 1
+    if settings.rate < 1.0:
+        words += f", the learning rate is multiplied by {settings.rate:g} from step {first} to {last}"
+    numbers = {"noticed": noticed, "after": first, "rate": settings.rate, "last": last}
+    return {"step": step, "changes": [words], "skipped": [list(one) for one in skipped], "heal": numbers}

@@ -1,0 +1,89 @@
+"""Notices bad steps, as every rank does of the same numbers."""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from dist_plm.engines.base import StepResult
+from dist_plm.train.healing.spikes import SpikeWatch
+
+log = logging.getLogger(__name__)
+
+
+class Alarm(NamedTuple):
+    """A bad step, and what is bad about it."""
+
+    step: int
+    reason: str
+
+
+class AlarmError(Exception):
+    """All ranks have agreed that a step was bad."""
+
+
+@dataclass(slots=True)
+class Alarms:
+    """Judges steps by train.heal, and holds the alarm of one that was bad until the run has gone back.
+
+    Args:
+        num_told: bad steps since the last record, that the run goes on from.
+    """
+
+    watch: SpikeWatch
+    raised: Alarm | None = None
+    num_told: int = 0
+
+    @property
+    def rolls_back(self) -> bool:
+        """Tells whether alarms are raised rather than told."""
+        return self.watch.settings.rolls_back
+
+    def note_step(self, step: int, result: StepResult) -> None:
+        """Judges a step. Under dynamic loss scaling an update that overflows is skipped as a matter of course."""
+        if self.watch.settings.mode == "off":
+            return
+        norm, reason = result.grad_norm, None
+        if not math.isfinite(result.loss):
+            reason = f"the loss is {result.loss:g}"  # train.divergence tells of it
+        elif norm is None and result.loss_scale is None:
+            reason = "the gradient is not finite"
+        else:
+            reason = self.watch.judge(result.loss, norm)
+        if reason is not None:
+            self._note(step, reason, quietly=not math.isfinite(result.loss))
+        if self.raised is None and math.isfinite(result.loss):
+            self.watch.take(result.loss, norm)
+
+    def note_evaluation(self, step: int, measures: Mapping[str, float]) -> None:
+        """Judges the weights after a step by their held-out loss."""
+        if not math.isfinite(loss := measures.get("loss", 0.0)) and self.watch.settings.mode != "off":
+            self._note(step, f"the held-out loss is {loss:g}")
+
+    def note_failure(self, step: int, reason: str) -> None:
+        """Takes note of what would have ended the run in a step."""
+        if self.raised is None:
+            self.raised = Alarm(step, reason)
+
+    def _note(self, step: int, reason: str, *, quietly: bool = False) -> None:
+        if self.rolls_back:
+            self.raised = Alarm(step, reason)
+        else:
+            self.num_told += 1
+            if not quietly:
+                log.warning("step %d: %s; train.heal.mode=on would go back and skip its samples", step, reason)
+
+    def take_told(self) -> int:
+        """Counts the bad steps since it was asked last."""
+        count, self.num_told = self.num_told, 0
+        return count
+
+    def state(self) -> dict[str, Any]:
+        """Gives what a checkpoint keeps."""
+        return self.watch.state()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self.watch.load(state)
+        self.raised = None

@@ -1,0 +1,39 @@
+"""Holds where a run is."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True, kw_only=True)
+class Position:
+    """Where a run is. A checkpoint keeps it.
+
+    Args:
+        step: updates made.
+        samples: that they took, which is the number of the next one.
+        evaluation_due: step `step` is still to be evaluated, or recorded.
+        evaluation: held-out measures at this step; empty where it was not evaluated.
+        saved_step: the step of the newest checkpoint written or begun.
+        history: changes of the stream of samples that were allowed so far, and acts of healing (`healing.acts`).
+        begun_as: how the run began (`going_on.begun_as`).
+        patience: what `Patience.state` gave.
+    """
+
+    step: int = 0
+    samples: int = 0
+    evaluation_due: bool = True
+    evaluation: dict[str, float] = field(default_factory=dict)
+    saved_step: int | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    begun_as: str = ""
+    patience: dict[str, Any] = field(default_factory=dict)
+
+    def go_to(self, other: "Position") -> None:
+        """Becomes another position of the same run."""
+        for name in ("step", "samples", "evaluation_due", "evaluation", "history", "patience"):
+            setattr(self, name, getattr(other, name))
+        self.saved_step = other.step
+
+    @property
+    def first_unrecorded_step(self) -> int:
+        return max(self.step, 1) if self.evaluation_due else self.step + 1

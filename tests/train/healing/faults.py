@@ -1,0 +1,121 @@
+"""Runs in which something goes wrong: planted faults, each of which is noticed by what it does to loss and gradient."""
+
+import contextlib
+import itertools
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from dist_plm.checkpoint.kept import KeptCheckpoints
+from dist_plm.checkpoint.storage import LocalStorage
+from dist_plm.data.loader import microbatch_loader
+from dist_plm.engines.loss_terms import LossTerms
+from dist_plm.engines.megatron.engine import MegatronEngine
+from dist_plm.spec.schema import PretrainConfig
+from dist_plm.train import build
+from tests.ranks.pool import World
+from tests.train.running import before, run_case
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One planted fault.
+
+    Args:
+        kind: "gradient" that is NaN, a "document" of noise, eight samples long, or a learning "rate" a thousand times too high.
+        at: the sample that brings it on, or the step whose rate it is, from 1.
+        rank: on which a gradient is NaN.
+        once: it does not come again with the same sample or step.
+    """
+
+    kind: Literal["gradient", "document", "rate"]
+    at: int
+    rank: int = 0
+    once: bool = False
+
+
+@contextlib.contextmanager
+def planted(fault: Fault, rank: int) -> Iterator[None]:
+    """Has the fault happen in this process, which is this rank."""
+    plant = {"gradient": _gradient, "document": _document, "rate": _rate}[fault.kind]
+    with contextlib.ExitStack() as stack:
+        for owner, name, replaced in plant(fault, rank):
+            stack.enter_context(patch.object(owner, name, replaced))
+        yield
+
+
+Patches = list[tuple[Any, str, Any]]
+
+
+def _gradient(fault: Fault, rank: int) -> Patches:
+    count, of, times, broken = LossTerms.count, LossTerms.of, itertools.count(1), [False]
+
+    def counted(terms: LossTerms, microbatches: Any) -> Any:
+        """Looks at the samples of a step before it."""
+        is_hit = torch.is_grad_enabled() and any(fault.at in batch["samples"] for batch in microbatches)
+        broken[0] = is_hit and rank == fault.rank and (next(times) == 1 or not fault.once)
+        return count(terms, microbatches)
+
+    def computed(terms: LossTerms, scores: Any, scales: Any) -> Any:
+        loss, sums = of(terms, scores, scales)
+        return (loss * float("nan") if broken[0] else loss), sums
+
+    return [(LossTerms, "count", counted), (LossTerms, "of", computed)]
+
+
+def _document(fault: Fault, rank: int) -> Patches:
+    original, times = microbatch_loader.to_tensors, [0]
+
+    def poisoned(arrays: Any, pin_memory: bool) -> Any:
+        rows = (arrays["samples"] >= fault.at) & (arrays["samples"] < fault.at + 8)
+        if rows.any() and len(arrays["samples"]) < 8:  # of training, not of an evaluation
+            times[0] += 1
+            if not (fault.once and times[0] > 1):
+                noise = np.random.default_rng(0)
+                arrays = {name: array.copy() for name, array in arrays.items()}
+                for name in ("tokens", "labels"):
+                    arrays[name][rows] = noise.integers(0, 97, arrays[name][rows].shape)
+        return original(arrays, pin_memory)
+
+    return [(microbatch_loader, "to_tensors", poisoned)]
+
+
+def _rate(fault: Fault, rank: int) -> Patches:
+    original, times = build._learning_rate, [0]
+
+    def spiked(schedule: Any, steps: int, peak: float, step: int, history: Any) -> float:
+        rate = original(schedule, steps, peak, step, history)
+        if step + 1 != fault.at:
+            return rate
+        times[0] += 1
+        return rate if fault.once and times[0] > 1 else 1000 * rate
+
+    return [(build, "_learning_rate", spiked)]
+
+
+def faulty_case(world: World, config: PretrainConfig, port: int, fault: Fault) -> int:
+    """A run with a fault; its exit code."""
+    with planted(fault, world.rank):
+        return run_case(world, config, port)
+
+
+def killed_in_rollback_case(world: World, config: PretrainConfig, port: int, fault: Fault, at: int) -> int:
+    """The same, in which rank 0 is killed before a rollback writes `latest` (1) or the history (2), or loads weights (3)."""
+
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with contextlib.ExitStack() as stack:
+
+        def arm(*_: Any) -> None:
+            owner, name, call = (MegatronEngine, "load_parameter_states", 1) if at == 3 else (LocalStorage, "write", at)
+            stack.enter_context(before(owner, name, call, die))
+
+        stack.enter_context(before(KeptCheckpoints, "rewind", 1, arm))
+        return faulty_case(world, config, port, fault)

@@ -1,0 +1,120 @@
+"""A run that heals itself equals one that was told from the start to leave out the samples that it skips."""
+
+import pytest
+
+from dist_plm.checkpoint import train_state as state_file
+from dist_plm.checkpoint.storage import LocalStorage
+from dist_plm.monitor.metrics_file import read_metrics
+from tests.ranks.ports import free_port
+from tests.train.healing.faults import Fault, faulty_case, killed_in_rollback_case
+from tests.train.running import TIMES, make_store, run_case, settings
+
+pytestmark = pytest.mark.ranks
+
+#: A batch of 8 samples. What is bad at step 10 began with step 9: samples 64 to 79 are skipped.
+FAULT = Fault("gradient", at=77, rank=1)
+SKIPPED = [[64, 80]]
+HEAL = {"train__heal": {"mode": "on"}, "checkpoint__every": 4, "train__steps": 16, "train__eval_every": 4}
+HEAL |= {"model__hidden_dropout": 0.1, "checkpoint__keep": 9}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("store") / "tokens")
+
+
+def records(run_dir):
+    """What does not depend on the clock, and is not told of healing alone."""
+    found = read_metrics(run_dir / "metrics.jsonl")
+    return [{k: v for k, v in r.items() if k not in TIMES and not k.startswith("heal/")} for r in found]
+
+
+def state_of(run_dir, step):
+    storage = LocalStorage(run_dir / "checkpoints")
+    return state_file.decode(storage.read(f"step_{step:08d}", state_file.NAME), "")
+
+
+def tensors(run_dir, step):
+    """Checksums of the files that hold weights and moments."""
+    return {name: file.checksum for name, file in state_of(run_dir, step).files.items() if name.endswith(".distcp")}
+
+
+def told_from_the_start(ranks, store, run_dir, num_ranks, **changes):
+    changes = {**HEAL, "train__heal": {}, "data__skip_samples": SKIPPED, **changes}
+    assert ranks.run(num_ranks, run_case, settings(store, run_dir, **changes), free_port()) == [0] * num_ranks
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def told(ranks, store, tmp_path_factory):
+    return told_from_the_start(ranks, store, tmp_path_factory.mktemp("told"), 2)
+
+
+def check_same(run_dir, told):
+    assert records(run_dir) == records(told)
+    for step in (4, 8, 12, 16):
+        assert tensors(run_dir, step) == tensors(told, step), step
+        assert tensors(told, step)
+
+
+def test_a_healed_run_equals_one_that_was_told(ranks, store, tmp_path, told):
+    config = settings(store, tmp_path, **HEAL)
+    assert ranks.run(2, faulty_case, config, free_port(), FAULT) == [0, 0]
+    check_same(tmp_path, told)
+    (act,) = state_of(tmp_path, 16).history
+    assert act["skipped"] == SKIPPED
+    assert act["step"] == 8
+    assert "step 10: the gradient is not finite; went back to step 8, samples 64 to 79" in act["changes"][0]
+    healed = {k: v for r in read_metrics(tmp_path / "metrics.jsonl") for k, v in r.items() if k.startswith("heal/")}
+    assert healed == {"heal/rollbacks": 1, "heal/noticed": 10, "heal/step": 8, "heal/skipped_samples": 16}
+    assert "healing: step 10" in (tmp_path / "log" / "rank_00000.log").read_text()
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_killed_in_a_rollback_it_ends_in_the_same_way(ranks, store, tmp_path, told, at):
+    from tests.ranks.pool import RanksError
+
+    config = settings(store, tmp_path, **HEAL)
+    with pytest.raises(RanksError):
+        ranks.run(2, killed_in_rollback_case, config, free_port(), FAULT, at)
+    assert ranks.run(2, faulty_case, config, free_port(), FAULT) == [0, 0]
+    check_same(tmp_path, told)
+
+
+DEEPSPEED = {"engine__name": "deepspeed"}
+BF16 = {"precision__name": "bf16"}
+FP16 = {"precision__name": "fp16", "precision__initial_loss_scale": 1024.0}
+OVERLAP = {"engine__overlap_param_gather": True, "engine__overlap_grad_reduce": True}
+LAMB = {"optim__name": "lamb"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({**DEEPSPEED, "engine__zero_stage": 2, **BF16}, id="deepspeed-2"),
+        pytest.param({**DEEPSPEED, "engine__zero_stage": 3, **LAMB}, id="deepspeed-3", marks=pytest.mark.slow),
+        pytest.param({**DEEPSPEED, "engine__zero_stage": 0}, id="deepspeed-0", marks=pytest.mark.slow),
+        pytest.param(
+            {**DEEPSPEED, "engine__zero_stage": 1, "parallel__pipeline": 2},
+            id="deepspeed-pipeline",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({**OVERLAP, **BF16, **LAMB}, id="megatron-overlap"),
+        pytest.param({"engine__zero_stage": 0, "parallel__tensor": 2}, id="megatron-tensor", marks=pytest.mark.slow),
+        pytest.param({"parallel__pipeline": 2, "optim__name": "adafactor"}, id="megatron-pipeline"),
+        pytest.param({"optim__name": "muon"}, id="megatron-muon", marks=pytest.mark.slow),
+    ],
+)
+def test_so_it_is_on_other_engines_and_grids(ranks, store, tmp_path, changes):
+    told_from_the_start(ranks, store, tmp_path / "told", 2, **changes)
+    config = settings(store, tmp_path / "healed", **HEAL, **changes)
+    assert ranks.run(2, faulty_case, config, free_port(), FAULT) == [0, 0]
+    check_same(tmp_path / "healed", tmp_path / "told")
+
+
+def test_another_grid_goes_on_healed(ranks, store, tmp_path, told):
+    config = settings(store, tmp_path, **HEAL, train__stop_at=12)
+    assert ranks.run(2, faulty_case, config, free_port(), FAULT) == [0, 0]
+    assert ranks.run(1, run_case, settings(store, tmp_path, **HEAL), free_port()) == [0]
+    for mine, other in zip(records(tmp_path), records(told), strict=True):
+        assert mine == pytest.approx(other, rel=1e-5)

@@ -1,0 +1,103 @@
+"""Planted faults are noticed within two steps, healed, bounded and written down."""
+
+import pytest
+
+from dist_plm.checkpoint.storage import LocalStorage
+from dist_plm.monitor.metrics_file import read_metrics
+from tests.ranks.pool import RanksError
+from tests.ranks.ports import free_port
+from tests.train.healing.faults import Fault, faulty_case
+from tests.train.healing.test_equivalence import state_of
+from tests.train.running import make_store, run_case, settings
+
+pytestmark = pytest.mark.ranks
+
+LONG = {"train__steps": 60, "train__eval_every": 20, "train__eval_samples": 40, "checkpoint__every": 10}
+HEAL = {"mode": "on", "window": 16}
+MEGATRON = {"engine__name": "megatron", "engine__zero_stage": 1}
+DEEPSPEED = {"engine__name": "deepspeed", "engine__zero_stage": 2}
+DOCUMENT, SPIKE = Fault("document", at=8 * 39), Fault("rate", at=40, once=True)
+BROKEN = Fault("gradient", at=8 * 39 + 5, rank=1, once=True)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("store") / "tokens")
+
+
+@pytest.fixture(scope="module")
+def clean(ranks, store, tmp_path_factory):
+    """The held-out loss of a run without a fault, which no alarm was raised in."""
+    run_dir = tmp_path_factory.mktemp("clean")
+    config = settings(store, run_dir, **LONG, train__heal=HEAL)
+    assert ranks.run(1, run_case, config, free_port()) == [0]
+    records = read_metrics(run_dir / "metrics.jsonl")
+    assert not [name for record in records for name in record if name.startswith("heal/")]
+    return records[-1]["eval/loss"]
+
+
+def cell(fault, noticed, *, engine, **grid):
+    marks = [] if not grid and (fault, engine) in ((DOCUMENT, MEGATRON), (SPIKE, DEEPSPEED)) else [pytest.mark.slow]
+    name = "-".join([fault.kind, engine["engine__name"], *(f"{axis[10:]}{size}" for axis, size in grid.items())])
+    return pytest.param(fault, noticed, {**engine, **grid}, id=name, marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("fault", "noticed", "changes"),
+    [
+        cell(fault, noticed, engine=engine, **grid)
+        for fault, noticed in ((DOCUMENT, 40), (SPIKE, 41), (BROKEN, 40))
+        for engine in (MEGATRON, DEEPSPEED)
+        for grid in ({}, {"parallel__pipeline": 2}, {"parallel__tensor": 2})
+        if engine is MEGATRON or "parallel__pipeline" not in grid  # ZeRO-2 has no pipeline
+    ],
+)
+def test_a_fault_is_noticed_and_healed(ranks, store, tmp_path, clean, fault, noticed, changes):
+    config = settings(store, tmp_path, **LONG, train__heal=HEAL, **changes)
+    assert ranks.run(2, faulty_case, config, free_port(), fault) == [0, 0]
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(1, 61)), "each step once"
+    (healed,) = [record for record in records if "heal/rollbacks" in record]
+    assert (healed["heal/noticed"], healed["heal/rollbacks"]) == (noticed, 1)
+    assert records[-1]["eval/loss"] == pytest.approx(clean, rel=0.01)
+    (act,) = state_of(tmp_path, 60).history
+    assert act["skipped"] == [[8 * (noticed - 2), 8 * noticed]]
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+def test_what_comes_again_ends_the_run(ranks, store, tmp_path, rate):
+    """A rate that is too high at one step whichever samples it takes."""
+    heal = {**HEAL, "most": 2, "rate": rate}
+    config = settings(store, tmp_path, **LONG, train__heal=heal)
+    with pytest.raises(
+        RanksError, match=r"Diverged: the run diverged: step 41: the loss is .*, after 2 rollbacks"
+    ) as told:
+        ranks.run(1, faulty_case, config, free_port(), Fault("rate", at=40))
+    assert str(told.value).count("  - step 41: ") == 2
+    assert (tmp_path / "checkpoints" / "latest").read_text().strip() == "step_00000030"
+    assert LocalStorage(tmp_path / "checkpoints").steps() == [20, 30]
+    acts = state_of(tmp_path, 30).history
+    assert [act["skipped"] for act in acts] == [[[312, 328]], [[328, 344]]]
+    with pytest.raises(RanksError, match="after 2 rollbacks"):
+        ranks.run(1, faulty_case, config, free_port(), Fault("rate", at=40))
+    assert ranks.run(1, run_case, settings(store, tmp_path, **LONG, train__stop_at=40), free_port()) == [0]
+    lowered = [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl") if record["lr"] < 0.002]
+    assert lowered == ([] if rate == 1.0 else [40])
+
+
+def test_a_run_may_begin_with_a_bad_step(ranks, store, tmp_path):
+    config = settings(store, tmp_path, train__heal=HEAL)
+    assert ranks.run(1, faulty_case, config, free_port(), Fault("gradient", at=3)) == [0]
+    (act,) = state_of(tmp_path, 12).history
+    assert (act["step"], act["skipped"]) == (0, [[0, 8]])
+
+
+def test_weights_that_no_checkpoint_takes_are_gone_back_from(ranks, store, tmp_path):
+    """As a moment of the optimizer overflows, which neither loss nor gradient shows."""
+    from tests.train.test_divergence import overflowing_case
+
+    config = settings(store, tmp_path, train__heal=HEAL)
+    assert ranks.run(1, overflowing_case, config, free_port()) == [0]
+    (act,) = state_of(tmp_path, 12).history
+    assert "hold numbers that are not finite" in act["changes"][0]
+    assert act["step"] == 0
