@@ -38,12 +38,14 @@ from dist_plm.spec.rules.finalize import (
     check_evaluate,
     check_generate,
     check_prepare,
+    check_samples_shown,
     check_verify,
     finalize,
 )
 from dist_plm.spec.schema import JobConfig, PlanConfig, PretrainConfig, RehearseConfig, SubmissionConfig, TrainingConfig
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneSubmissionConfig
+from dist_plm.spec.schema_samples import SamplesShownConfig
 
 C = TypeVar("C")
 CommandBody = Callable[[C, dict[str, Origin]], int | None]
@@ -62,6 +64,7 @@ _CHECKS: dict[type, Callable[[Any, int], Any]] = {
     PrepareConfig: lambda config, world_size: check_prepare(config),
     VerifyConfig: lambda config, world_size: check_verify(config),
     ConvertConfig: lambda config, world_size: check_convert(config),
+    SamplesShownConfig: lambda config, world_size: check_samples_shown(config),
     EvaluateConfig: lambda config, world_size: check_evaluate(config),
     GenerateConfig: lambda config, world_size: check_generate(config),
     # They say themselves how many ranks they ask for.

@@ -26,6 +26,7 @@ class StepResult:
         grad_norm: of the whole model's gradient before clipping; None where the step was skipped.
         loss_scale: None without loss scaling.
         skipped: the gradient was not finite and the weights stayed as they were.
+        worst: the microbatch of the largest loss, by its number in the global batch, and its loss; None where unknown.
     """
 
     loss: float
@@ -34,6 +35,7 @@ class StepResult:
     grad_norm: float | None
     loss_scale: float | None
     skipped: bool
+    worst: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The parts of the loss as both engines count, scale and add them up."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -27,11 +28,16 @@ class LossTerms:
         self._losses, self._groups, self._device = losses, groups, device
         weights = [term.weight for term in losses.values()]
         self._weights = torch.tensor(weights, dtype=torch.float64, device=device)
+        self._shares = torch.zeros(0, 0, dtype=torch.float64, device=device)
 
     def count(self, microbatches: Sequence[Batch]) -> Tensor:
         """Counts the predictions of each part in the microbatches of all data ranks, [parts] fp64. Collective."""
-        own = [sum(term.count(batch) for batch in microbatches) for term in self._losses.values()]
-        counts = sent(torch.tensor(own, dtype=torch.float64), self._device)
+        own = [[term.count(batch) for term in self._losses.values()] for batch in microbatches]
+        each = torch.tensor(own, dtype=torch.float64)
+        weights = torch.tensor([term.weight for term in self._losses.values()], dtype=torch.float64)
+        # What each part of a microbatch's own loss weighs, which `add_up` needs.
+        both = sent(torch.stack([weights / each.clamp(min=1.0), each]), self._device)
+        self._shares, counts = both[0], both[1].sum(dim=0)
         dist.all_reduce(counts, group=self._groups.data)
         return counts
 
@@ -48,22 +54,36 @@ class LossTerms:
         return poisoned_if_not_finite((losses * scales).sum()), sums
 
     def add_up(self, sums: Iterable[Tensor], counts: Tensor) -> Tensor:
-        """Adds up microbatches over all ranks, and appends the counts: [parts · 3] fp64, for `told`. Collective."""
-        total = torch.zeros(len(counts), 2, dtype=torch.float64, device=self._device)
-        for one in sums:
-            total += one
+        """Adds up microbatches over all ranks, and appends the counts, and the loss of each microbatch of each data rank:
+        [parts · 3 + microbatches] fp64, for `told` and `worst`. Collective."""
+        parts, number = len(counts), len(self._shares)
+        numbers = torch.zeros(2 * parts + number * self._groups.grid.data, dtype=torch.float64, device=self._device)
+        if found := list(sums):
+            each = torch.stack(found)  # [microbatches, parts, 2]
+            numbers[: 2 * parts] = each.sum(dim=0).view(-1)
+            first = 2 * parts + number * self._groups.coordinates.data
+            numbers[first : first + number] = (each[:, :, 0] * self._shares).sum(dim=1)
         # Tensor ranks hold copies of the same sums, stages before the last hold none.
-        dist.all_reduce(total, group=self._groups.world)
-        total /= self._groups.grid.tensor
-        return torch.cat([total, counts[:, None]], dim=1).view(-1)
+        dist.all_reduce(numbers, group=self._groups.world)
+        numbers /= self._groups.grid.tensor
+        total = torch.cat([numbers[: 2 * parts].view(parts, 2), counts[:, None]], dim=1)
+        return torch.cat([total.view(-1), numbers[2 * parts :]])
 
     def told(self, numbers: Sequence[float]) -> EvalSums:
         """Names what `add_up` gave, once it was read from the device."""
-        rows = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
+        told = numbers[: 3 * len(self._losses)]
+        rows = zip(told[::3], told[1::3], told[2::3], strict=True)
         return {
             name: TermSums(loss=loss, correct=int(correct), count=int(count))
             for name, (loss, correct, count) in zip(self._losses, rows, strict=True)
         }
+
+    def worst(self, numbers: Sequence[float]) -> tuple[int, float]:
+        """Finds the microbatch with the largest loss, or one that is not finite, and that loss, in what `add_up` gave.
+        Microbatches are counted through data ranks: all of the first, then all of the second, and so on."""
+        losses = numbers[3 * len(self._losses) :]
+        worst = max(range(len(losses)), key=lambda i: losses[i] if math.isfinite(losses[i]) else math.inf)
+        return worst, losses[worst]
 
     def minimised(self, sums: EvalSums) -> float:
         """The weighted sum of the parts' means."""

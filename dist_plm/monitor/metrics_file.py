@@ -45,6 +45,8 @@ class StepRecord:
         loss_scale: None unless the precision is fp16.
         skipped: updates skipped since the previous record because gradients overflowed.
         memory_gib: the most of a GPU's memory that tensors have held at once; None on the CPU.
+        worst: the `loss` of the microbatch that has the largest of this step, and numbers of its `first_sample` and
+            `last_sample`.
         evaluation: held-out measures at this step, without their prefix, e.g. loss, perplexity, accuracy.
         heal: what self-healing did or told since the previous record, without their prefix: `rollbacks` of the run so far,
             the bad step `noticed`, the `step` gone back to, `skipped_samples` in all; `alarms` that the run went on from.
@@ -63,6 +65,7 @@ class StepRecord:
     skipped: int
     memory_gib: float | None = None
     terms: Mapping[str, float] = field(default_factory=dict)
+    worst: Mapping[str, float] = field(default_factory=dict)
     evaluation: Mapping[str, float] = field(default_factory=dict)
     heal: Mapping[str, float] = field(default_factory=dict)
 
@@ -83,6 +86,7 @@ class StepRecord:
             "skipped": self.skipped,
             **({} if self.memory_gib is None else {"memory_gib": self.memory_gib}),
             **{f"loss/{name}": value for name, value in self.terms.items()},
+            **{f"worst/{name}": value for name, value in self.worst.items()},
             **{EVAL_PREFIX + name: value for name, value in self.evaluation.items()},
             **{HEAL_PREFIX + name: value for name, value in self.heal.items()},
         }

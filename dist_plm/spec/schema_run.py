@@ -40,7 +40,7 @@ class HealConfig:
     mode: Literal["off", "warn", "on"] = "warn"
     window: Annotated[int, between(8, 4096)] = 64  # steps; a step after fewer than half of them is no spike
     loss_z: NonNegative = 10.0
-    norm_z: NonNegative = 10.0
+    norm_z: NonNegative = 40.0  # a lone large gradient is clipped, and does no harm
     before: Natural = 1  # steps before a bad one whose samples are left out as well: their updates led to it
     most: Count = 3
     within: Count = 1000

@@ -54,6 +54,7 @@ class Recorder:
     progress: Progress
     tracker: Tracker
     log_every: int
+    micro_batch: int
     memory_gib: Callable[[], float | None] = lambda: None
     #: Counts the tokens of samples from one number to before another; None: all are of size.tokens.
     count_tokens: Callable[[int, int], int] | None = None
@@ -80,7 +81,7 @@ class Recorder:
         tokens = self._count(samples_seen - batch, samples_seen)
         self._tokens_seen, self._tokens = self._tokens_seen + tokens, self._tokens + tokens
         self._skipped += result.skipped
-        self._record = self._make_record(step, result, lr, samples_seen)
+        self._record = self._make_record(step, result, lr, batch, samples_seen)
         self.progress.update(self._record)
 
     def note_evaluation(self, step: int, values: Mapping[str, float]) -> None:
@@ -165,7 +166,16 @@ class Recorder:
             return (stop - first) * self.size.tokens
         return sum(self.count_tokens(*run) for run in self.skipped.runs(first, stop))
 
-    def _make_record(self, step: int, result: StepResult, lr: float, samples_seen: int) -> StepRecord:
+    def _worst(self, result: StepResult, before: int) -> dict[str, float]:
+        """Tells the loss of the worst microbatch of a step, and the numbers of its first and last sample."""
+        if result.worst is None:
+            return {}
+        number, loss = result.worst
+        first = before + number * self.micro_batch
+        samples = self.skipped.runs(first, first + self.micro_batch)
+        return {"loss": loss, "first_sample": samples[0][0], "last_sample": samples[-1][1] - 1}
+
+    def _make_record(self, step: int, result: StepResult, lr: float, batch: int, samples_seen: int) -> StepRecord:
         size, seconds = self.size, self._seconds
         assert self._tokens_seen is not None
         return StepRecord(
@@ -182,4 +192,5 @@ class Recorder:
             skipped=self._skipped,
             memory_gib=self.memory_gib(),
             terms=result.terms if len(result.terms) > 1 else {},
+            worst=self._worst(result, samples_seen - batch),
         )

@@ -105,6 +105,7 @@ def build_recorder(
             config.track, run_dir, run_name=config.run.name, settings=encode(config), start_step=first_step
         ),
         log_every=train_config.log_every,
+        micro_batch=train_config.micro_batch,
         memory_gib=memory_gib,
     )
 

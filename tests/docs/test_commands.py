@@ -18,6 +18,7 @@ from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
 from dist_plm.spec.schema import PlanConfig, PretrainConfig, RehearseConfig, SubmissionConfig
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig
+from dist_plm.spec.schema_samples import SamplesShownConfig
 from tests.docs.blocks import OTHER, PAGES, ROOT, Block, blocks
 
 BLOCKS = blocks()
@@ -30,6 +31,7 @@ KINDS = {
     "generate": (GenerateConfig, "generate"),
     "plan": (PlanConfig, "plan"),
     "rehearse": (RehearseConfig, "rehearse"),
+    "samples": (SamplesShownConfig, "samples"),
     "prepare_data": (PrepareConfig, "prepare_data"),
 }
 #: Settings that name what only the reader has.

@@ -77,7 +77,8 @@ class DeepSpeedEngine(Stateful):
         self._norm.expect(self._run(microbatches, forward_only=False))
         loss_scale = self._loss_scale()
         self._engine.step()
-        sums = self._terms.told(self._norm.told())
+        told = self._norm.told()
+        sums = self._terms.told(told)
         norm, loss = self._grad_norm(), self._terms.minimised(sums)
         self._watch.note(skipped=norm is None, loss=loss)
         return StepResult(
@@ -87,6 +88,7 @@ class DeepSpeedEngine(Stateful):
             grad_norm=norm,
             loss_scale=loss_scale,
             skipped=norm is None,
+            worst=self._terms.worst(told),
         )
 
     def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:

@@ -101,6 +101,7 @@ class MegatronEngine(Stateful):
             grad_norm=grad_norm,
             loss_scale=loss_scale,
             skipped=grad_norm is None,
+            worst=self._terms.worst(told),
         )
 
     def _update(self) -> float | None:

@@ -21,9 +21,11 @@ from dist_plm.spec.rules.fp8 import FP8_RULES
 from dist_plm.spec.rules.grid import GRID_RULES
 from dist_plm.spec.rules.model import MODEL_RULES
 from dist_plm.spec.rules.named import NAMED_RULES
+from dist_plm.spec.rules.samples_shown import SAMPLES_SHOWN_RULES
 from dist_plm.spec.rules.training import TRAINING_RULES
 from dist_plm.spec.schema import Training
 from dist_plm.spec.schema_convert import ConvertConfig
+from dist_plm.spec.schema_samples import SamplesShownConfig
 
 Config = TypeVar("Config")
 
@@ -32,6 +34,7 @@ __all__ = [
     "check_evaluate",
     "check_generate",
     "check_prepare",
+    "check_samples_shown",
     "check_verify",
     "finalize",
     "num_microbatches",
@@ -75,6 +78,15 @@ def check_convert(config: ConvertConfig) -> ConvertConfig:
         ConfigError: with every rule that is broken.
     """
     return _checked(config, CONVERT_RULES)
+
+
+def check_samples_shown(config: SamplesShownConfig) -> SamplesShownConfig:
+    """`config` as it is.
+
+    Raises:
+        ConfigError: with every rule that is broken.
+    """
+    return _checked(config, SAMPLES_SHOWN_RULES)
 
 
 def check_prepare(config: PrepareConfig) -> PrepareConfig:

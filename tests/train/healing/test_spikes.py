@@ -20,7 +20,7 @@ def watched(steps=64, noise=0.02, **settings):
 
 
 def test_losses_and_norms_far_above_the_window_are_spikes():
-    watch = watched()
+    watch = watched(norm_z=10.0)
     assert watch.judge(3.1, 1.2) is None
     assert "the loss is 5 after a median of 3.0" in (watch.judge(5.0, 1.2) or "")
     assert "the gradient norm is 40 after a median of" in (watch.judge(3.0, 40.0) or "")
@@ -30,7 +30,12 @@ def test_losses_and_norms_far_above_the_window_are_spikes():
 
 def test_each_measure_is_turned_off_by_itself():
     assert watched(loss_z=0.0).judge(5.0, 1.0) is None
-    assert watched(norm_z=0.0).judge(3.0, 40.0) is None
+    assert watched(norm_z=0.0).judge(3.0, 1e9) is None
+
+
+def test_by_default_a_norm_has_to_be_absurd():
+    assert watched().judge(3.0, 40.0) is None, "it is clipped"
+    assert "the gradient norm is 1e+09" in (watched().judge(3.0, 1e9) or "")
 
 
 @pytest.mark.parametrize(("steps", "told"), [(31, False), (32, True)])

@@ -1,0 +1,74 @@
+"""Writes the arrays of a sample as text, with what is masked and what is asked."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_plm.objectives.base import IGNORED
+
+Decode = Callable[[Sequence[int]], str]
+
+#: Of a row of tokens, or of what is shown as text; others are labels for people.
+_NOT_LABELS = ("tokens", "labels", "samples", "documents", "positions", "seen_from", "segments", "lengths")
+_NOT_LABELS += ("originals", "decoder_tokens")
+
+
+def lines_of(sample: Mapping[str, NDArray[Any]], decode: Decode) -> Iterator[str]:
+    """Yields the lines that show a sample.
+
+    Args:
+        sample: its rows of the arrays of a microbatch (objectives.base), [rows, …].
+    """
+    for row in range(len(sample["tokens"])):
+        tokens = sample["tokens"][row]
+        length = int(sample["lengths"][row]) if "lengths" in sample else len(tokens)
+        labels = sample["labels"][row] if "labels" in sample else None
+        if "decoder_tokens" in sample:
+            assert labels is not None
+            yield f"reads: {decode(tokens[:length].tolist())}"
+            yield f"writes: {decode(labels[labels != IGNORED].tolist())}"
+        elif labels is None:
+            yield decode(tokens[:length].tolist())
+        elif predicts_next(tokens, labels):
+            yield _learned(tokens[:length], labels[:length], decode)
+        else:
+            yield _replaced(tokens[:length], labels[:length], decode)
+    for name, values in sample.items():
+        if name not in _NOT_LABELS and not name.endswith("_soft"):
+            yield f"{name}: {_short(values)}"
+
+
+def predicts_next(tokens: NDArray[Any], labels: NDArray[Any]) -> bool:
+    """Tells whether labels are the tokens that follow."""
+    asked = np.flatnonzero(labels[:-1] != IGNORED)
+    return len(asked) > 0 and bool((labels[asked] == tokens[asked + 1]).all())
+
+
+def _learned(tokens: NDArray[Any], labels: NDArray[Any], decode: Decode) -> str:
+    """A text of which the learned tokens are in marks, unless all are."""
+    learned = np.concatenate([[labels[0] != IGNORED], labels[:-1] != IGNORED])
+    if learned.all():
+        return decode(tokens.tolist())
+    cuts = [0, *(np.flatnonzero(learned[1:] != learned[:-1]) + 1).tolist(), len(tokens)]
+    parts = [(decode(tokens[a:b].tolist()), bool(learned[a])) for a, b in itertools.pairwise(cuts)]
+    return "".join(f"<<{text}>>" if is_learned else text for text, is_learned in parts)
+
+
+def _replaced(tokens: NDArray[Any], asked: NDArray[Any], decode: Decode) -> str:
+    """A text in which what stands in for another token is told with it."""
+    parts, start = [], 0
+    for place in np.flatnonzero(asked != IGNORED).tolist():
+        parts.append(decode(tokens[start:place].tolist()))
+        parts.append(f"[[{decode([int(tokens[place])])} -> {decode([int(asked[place])])}]]")
+        start = place + 1
+    parts.append(decode(tokens[start:].tolist()))
+    return " ".join(part for part in parts if part)
+
+
+def _short(values: NDArray[Any]) -> str:
+    shown = np.asarray(values)
+    shown = shown[0] if shown.shape[0] == 1 else shown
+    return np.array2string(shown, threshold=64, max_line_width=10**6)
