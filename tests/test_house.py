@@ -96,6 +96,7 @@ SAME_MODULE = {
     "prepare": "the preparation of data, and its settings",
     "quickstart": "what the quickstarts read",
     "report": "the report, and its command",
+    "samples": "samples, and the command that shows them",
     "schedules": "the learning rate's schedules: their curves, and the warm-up before them",
     "sources": "the sources of text",
     "store": "the store of tokens",

@@ -42,10 +42,10 @@ from dist_plm.spec.rules.finalize import (
     check_verify,
     finalize,
 )
+from dist_plm.spec.samples_shown.schema import SamplesShownConfig
 from dist_plm.spec.schema import JobConfig, PlanConfig, PretrainConfig, RehearseConfig, SubmissionConfig, TrainingConfig
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneSubmissionConfig
-from dist_plm.spec.schema_samples import SamplesShownConfig
 
 C = TypeVar("C")
 CommandBody = Callable[[C, dict[str, Origin]], int | None]

@@ -15,10 +15,10 @@ from dist_plm.cli.commands.submit import execute as submit
 from dist_plm.config.suggest import setting_names
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
+from dist_plm.spec.samples_shown.schema import SamplesShownConfig
 from dist_plm.spec.schema import PlanConfig, PretrainConfig, RehearseConfig, SubmissionConfig
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig
-from dist_plm.spec.schema_samples import SamplesShownConfig
 from tests.docs.blocks import OTHER, PAGES, ROOT, Block, blocks
 
 BLOCKS = blocks()

@@ -20,7 +20,7 @@ from dist_plm.config.credentials import mask
 from dist_plm.config.origins import Origin
 from dist_plm.core.errors import EXIT_FINISHED
 from dist_plm.core.streams import tell
-from dist_plm.spec.schema_samples import SamplesShownConfig
+from dist_plm.spec.samples_shown.schema import SamplesShownConfig
 
 
 def run(config: SamplesShownConfig, origins: dict[str, Origin]) -> int:

@@ -21,11 +21,11 @@ from dist_plm.spec.rules.fp8 import FP8_RULES
 from dist_plm.spec.rules.grid import GRID_RULES
 from dist_plm.spec.rules.model import MODEL_RULES
 from dist_plm.spec.rules.named import NAMED_RULES
-from dist_plm.spec.rules.samples_shown import SAMPLES_SHOWN_RULES
 from dist_plm.spec.rules.training import TRAINING_RULES
+from dist_plm.spec.samples_shown.rules import SAMPLES_SHOWN_RULES
+from dist_plm.spec.samples_shown.schema import SamplesShownConfig
 from dist_plm.spec.schema import Training
 from dist_plm.spec.schema_convert import ConvertConfig
-from dist_plm.spec.schema_samples import SamplesShownConfig
 
 Config = TypeVar("Config")
 

@@ -12,8 +12,6 @@ from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.schema_run import TrainConfig
 
-Ranges = list[tuple[int, int]]
-
 
 def history_of(checkpoints: str) -> list[dict[str, Any]]:
     """Reads the history of the newest checkpoint of a run, which holds what it skips; empty where there is none that can be

@@ -12,11 +12,11 @@ from dist_plm.core.parsing import load_yaml, read_text
 from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.data.store.verify import tokenizer_of_store
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
+from dist_plm.spec.samples_shown.schema import SamplesShownConfig
 from dist_plm.spec.schema import PretrainConfig, TrainingConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig
-from dist_plm.spec.schema_samples import SamplesShownConfig
 from dist_plm.tasks.samples.marked_text import Decode, lines_of
-from dist_plm.tasks.samples.numbers_of_step import Ranges, history_of, places_of
+from dist_plm.tasks.samples.numbers_of_step import history_of, places_of
 from dist_plm.train.data import RunData, open_run
 from dist_plm.train.healing.acts import skipped_samples
 
@@ -67,7 +67,7 @@ def _num_ranks(config: TrainingConfig) -> int:
 
 
 def _decoder(config: TrainingConfig) -> Decode:
-    """What turns ids into text; of a store without a tokenizer, into their numbers."""
+    """Builds what turns ids into text; of a store without a tokenizer, into their numbers."""
     if isinstance(config, FinetuneConfig):
         assert config.data.tokenizer is not None
         return Tokenizer.load(config.data.tokenizer).decode
@@ -85,12 +85,12 @@ def _samples(data: RunData, numbers: list[int], decode: Decode) -> Iterator[str]
         yield from lines_of(arrays, decode)
 
 
-def _heading(asked: SamplesShownConfig, ranges: Ranges, shown: int) -> str:
+def _heading(asked: SamplesShownConfig, ranges: list[tuple[int, int]], shown: int) -> str:
     total = sum(stop - first for first, stop in ranges)
     what = f"step {asked.step} learned from" if asked.step is not None else "these are"
     more = f"; the first {shown} are shown (limit={asked.limit})" if shown < total else ""
     return f"{what} samples {_told(ranges)}{more}"
 
 
-def _told(ranges: Ranges) -> str:
+def _told(ranges: list[tuple[int, int]]) -> str:
     return ", ".join(f"{first:,} to {stop - 1:,}" for first, stop in ranges)

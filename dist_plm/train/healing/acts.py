@@ -1,4 +1,4 @@
-"""What self-healing did, as entries of the history that checkpoints keep. Pure: what follows for a step is read from them."""
+"""Writes what self-healing did into the history that checkpoints keep, and reads what follows from it for a step. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -13,7 +13,7 @@ from dist_plm.core.errors import ConfigError, UserError
 from dist_plm.data.loader.batch_plan import BatchPlan
 from dist_plm.data.loader.skipped_samples import SkippedSamples
 from dist_plm.spec.rules.finalize import check_samples_shown, finalize
-from dist_plm.spec.schema_samples import SamplesShownConfig
+from dist_plm.spec.samples_shown.schema import SamplesShownConfig
 from dist_plm.tasks.samples.show_samples import show_samples
 from dist_plm.train.data import open_run
 from tests.train.running import make_store, settings

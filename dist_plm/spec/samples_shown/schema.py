@@ -1,4 +1,4 @@
-"""Every setting of launch/samples.py, as frozen dataclasses; see schema.py."""
+"""Every setting of launch/samples.py, as frozen dataclasses; see spec/schema.py."""
 
 from dataclasses import dataclass
 

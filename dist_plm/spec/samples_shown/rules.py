@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from dist_plm.spec.rules.paths import path_problems
-from dist_plm.spec.schema_samples import SamplesShownConfig
+from dist_plm.spec.samples_shown.schema import SamplesShownConfig
 
 
 def _asked(config: SamplesShownConfig) -> Iterator[str]:
