@@ -1,6 +1,6 @@
-"""Runs `dist-plm samples`: see dist_plm/cli/commands/samples.py."""
+"""Runs `dist-plm samples`: see dist_plm/cli/commands/showing/samples.py."""
 
-from dist_plm.cli.commands.samples import main
+from dist_plm.cli.commands.showing.samples import main
 
 if __name__ == "__main__":
     main()

@@ -31,6 +31,7 @@ def test_every_script_of_launch_is_a_command():
         ("pretrain", "dist_plm.cli.commands.pretrain"),
         ("watch", "dist_plm.cli.commands.showing.watch"),
         ("fetch-quickstart", "dist_plm.cli.commands.fetch_quickstart"),
+        ("samples", "dist_plm.cli.commands.showing.samples"),
         ("__init__", None),
         ("../main", None),
         ("", None),
