@@ -54,20 +54,20 @@ class LossTerms:
         return poisoned_if_not_finite((losses * scales).sum()), sums
 
     def add_up(self, sums: Iterable[Tensor], counts: Tensor) -> Tensor:
-        """Adds up microbatches over all ranks, and appends the counts, and the loss of each microbatch of each data rank:
-        [parts · 3 + microbatches] fp64, for `told` and `worst`. Collective."""
-        parts, number = len(counts), len(self._shares)
-        numbers = torch.zeros(2 * parts + number * self._groups.grid.data, dtype=torch.float64, device=self._device)
+        """Adds up microbatches over all ranks, and appends the counts, and of each data rank the largest loss of its
+        microbatches and which has it: [parts · 3 + data ranks · 2] fp64, for `told` and `worst`. Collective."""
+        parts = len(counts)
+        rows = torch.zeros(parts + self._groups.grid.data, 2, dtype=torch.float64, device=self._device)
         if found := list(sums):
             each = torch.stack(found)  # [microbatches, parts, 2]
-            numbers[: 2 * parts] = each.sum(dim=0).view(-1)
-            first = 2 * parts + number * self._groups.coordinates.data
-            numbers[first : first + number] = (each[:, :, 0] * self._shares).sum(dim=1)
+            rows[:parts] = each.sum(dim=0)
+            losses = (each[:, :, 0] * self._shares).sum(dim=1)
+            worst = losses.where(losses.isfinite(), math.inf).max(dim=0)
+            rows[parts + self._groups.coordinates.data] = torch.stack([worst.values, worst.indices.double()])
         # Tensor ranks hold copies of the same sums, stages before the last hold none.
-        dist.all_reduce(numbers, group=self._groups.world)
-        numbers /= self._groups.grid.tensor
-        total = torch.cat([numbers[: 2 * parts].view(parts, 2), counts[:, None]], dim=1)
-        return torch.cat([total.view(-1), numbers[2 * parts :]])
+        dist.all_reduce(rows, group=self._groups.world)
+        rows /= self._groups.grid.tensor
+        return torch.cat([torch.cat([rows[:parts], counts[:, None]], dim=1).view(-1), rows[parts:].view(-1)])
 
     def told(self, numbers: Sequence[float]) -> EvalSums:
         """Names what `add_up` gave, once it was read from the device."""
@@ -78,12 +78,12 @@ class LossTerms:
             for name, (loss, correct, count) in zip(self._losses, rows, strict=True)
         }
 
-    def worst(self, numbers: Sequence[float]) -> tuple[int, float]:
-        """Finds the microbatch with the largest loss, or one that is not finite, and that loss, in what `add_up` gave.
-        Microbatches are counted through data ranks: all of the first, then all of the second, and so on."""
-        losses = numbers[3 * len(self._losses) :]
-        worst = max(range(len(losses)), key=lambda i: losses[i] if math.isfinite(losses[i]) else math.inf)
-        return worst, losses[worst]
+    def worst(self, numbers: Sequence[float]) -> tuple[int, float] | None:
+        """Finds the microbatch with the largest loss, infinite where it is not finite, in what `add_up` gave. Microbatches are
+        counted through data ranks: all of the first, then all of the second, and so on."""
+        told = numbers[3 * len(self._losses) :]
+        places = (rank * len(self._shares) + int(index) for rank, index in enumerate(told[1::2]))
+        return max(zip(places, told[::2], strict=True), key=lambda one: one[1], default=None)
 
     def minimised(self, sums: EvalSums) -> float:
         """The weighted sum of the parts' means."""

@@ -70,7 +70,7 @@ def test_a_collective_that_one_rank_skips_is_named(monkeypatch):
     faulty(monkeypatch, 1, LossTerms, "add_up", add_up)
     problem, *_ = problems(*[config_of("tensor")] * 2)
     assert "dist_plm/engines/loss_terms.py:" in problem
-    assert "rank 0 has all_reduce (sum) of float64[1, 2]" in problem
+    assert "rank 0 has all_reduce (sum) of float64[2, 2]" in problem
 
 
 def test_a_message_that_nobody_takes_is_named(monkeypatch):
