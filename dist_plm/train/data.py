@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.core.errors import ConfigError, DataError
+from dist_plm.data.loader.skipped_samples import SkippedSamples
 from dist_plm.data.samples import Arrays
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.data.sampling.build_dataset import Form, open_samples, tokenizer_store
@@ -99,7 +100,8 @@ def open_data(data: DataConfig, objective: ObjectiveConfig, train: TrainConfig, 
     )
     form = form_of(objective, learned, data.sequence_length)
     splits = ["train"] if train.eval_samples == 0 else ["train", "validation"]
-    needed = {"train": BatchSizes.of(train).after(train.stop_at or train.steps)}
+    taken = BatchSizes.of(train).after(train.stop_at or train.steps)
+    needed = {"train": SkippedSamples.of(data.skip_samples).runs(0, taken)[-1][1]}
     known = {"seed": train.seed, "vocab_size": model.vocab_size}
     samples: dict[str, Dataset] = {}
     for split in splits:

@@ -112,7 +112,7 @@ def open_loader(
     return iter(
         MicrobatchLoader(
             data.samples["train"],
-            whole_run(data.objective, _numbered(train.num_samples, skipped)),
+            whole_run(data.objective, numbered(train.num_samples, skipped)),
             micro_batch=train.micro_batch,
             global_batch=train.global_batch,
             data_rank=groups.coordinates.data,
@@ -130,7 +130,7 @@ def open_loader(
     )
 
 
-def _numbered(num_samples: int | None, skipped: SkippedSamples) -> int | None:
+def numbered(num_samples: int | None, skipped: SkippedSamples) -> int | None:
     """Gives the number that the sample after the last one would have."""
     return num_samples if num_samples is None else skipped.runs(0, num_samples)[-1][1]
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -83,6 +84,19 @@ def test_resuming_drops_later_steps_and_appends(tmp_path):
         writer.write(record(5, loss=-1.0))
     assert steps_in(path) == [1, 2, 3, 4, 5]
     assert read_metrics(path)[-1]["loss"] == -1.0
+
+
+def test_going_back_drops_later_steps_and_appends(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsWriter(path) as writer:
+        for step in range(1, 7):
+            writer.write(record(step))
+        writer.rewind(4)
+        assert steps_in(path) == [1, 2, 3, 4]
+        writer.write(replace(record(5), heal={"rollbacks": 1}, worst={"loss": 3.0, "first_sample": 8}))
+    assert steps_in(path) == [1, 2, 3, 4, 5]
+    last = read_metrics(path)[-1]
+    assert (last["heal/rollbacks"], last["worst/loss"], last["worst/first_sample"]) == (1, 3.0, 8)
 
 
 def test_starting_anew_empties_the_file(tmp_path):

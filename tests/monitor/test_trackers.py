@@ -278,6 +278,28 @@ def test_the_report_of_a_finished_run_is_an_artifact(tmp_path, monkeypatch):
     assert b"steps 1" in events.Tensors("report/text_summary")[0].tensor_proto.string_val[0]
 
 
+def test_trackers_go_back_with_a_run(tmp_path):
+    config = TrackConfig(to=("wandb", "tensorboard"))
+    tracker = build_trackers(config, tmp_path, run_name="small", settings=SETTINGS)
+    for step in range(1, 7):
+        tracker.log(step, {"step": step, "loss": float(step)})
+    tracker.rewind(3)
+    for step in range(4, 9):
+        healed = {"heal/noticed": 6} if step == 4 else {}
+        tracker.log(step, {"step": step, "loss": 10.0 * step, **healed})
+    tracker.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [
+        *((step, step) for step in range(1, 4)),
+        *((step, 10.0 * step) for step in range(4, 9)),
+    ]
+    assert [(event.step, event.value) for event in events.Scalars("heal/noticed")] == [(4, 6)]
+    ((_, rows),) = wandb_history(tmp_path)
+    assert [row["step"] for row in rows] == list(range(1, 9)), "wandb takes no step twice"
+    assert [row["heal/noticed"] for row in rows if "heal/noticed" in row] == [6]
+    assert rows[6]["heal/noticed"] == 6, "it is told with the first step that is new"
+
+
 def test_both_at_once_and_none(tmp_path):
     log_steps(("wandb", "tensorboard"), tmp_path / "both", range(1, 3))
     assert len(wandb_history(tmp_path / "both")) == 1

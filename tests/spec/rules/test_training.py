@@ -35,6 +35,13 @@ from tests.spec.broken import problems
         ({"data__path": " "}, ["data.path = ' ' is empty"]),
         ({"train__resume": "latest"}, ["train.resume = 'latest' is neither auto nor none", "./latest"]),
         ({"train__resume": ""}, ["train.resume = '' is empty"]),
+        ({"train__heal": {"most": 5}}, ["train.heal.most = 5 has no effect with train.heal.mode = 'warn'"]),
+        ({"train__heal": {"mode": "on"}}, ["goes back to checkpoints", "checkpoint.every = 0"]),
+        (
+            {"train__heal": {"mode": "on", "rate_steps": 9}, "checkpoint__every": 5},
+            ["train.heal.rate_steps = 9 has no effect with train.heal.rate = 1"],
+        ),
+        ({"data__skip_samples": [[0, 8], [9, 9]]}, ["data.skip_samples[1] = [9, 9] holds no sample"]),
         ({"data__split": [0.9, 0.2, 0.1]}, ["data.split = [0.9, 0.2, 0.1] sums to 1.2"]),
         ({"data__split": [0, 0.5, 0.5]}, ["data.split = [0.0, 0.5, 0.5]", "of training, more than 0"]),
         ({"data__split": [1.2, -0.2, 0]}, ["data.split = [1.2, -0.2, 0.0]", "shares are 0 or more"]),

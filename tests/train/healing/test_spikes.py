@@ -4,11 +4,14 @@ import random
 
 import pytest
 
+from dist_plm.data.loader.skipped_samples import SkippedSamples
 from dist_plm.engines.base import StepResult
-from dist_plm.spec.schema_run import HealConfig
+from dist_plm.spec.schema_run import EarlyStoppingConfig, HealConfig
+from dist_plm.train.evaluation import Patience
 from dist_plm.train.healing import acts
 from dist_plm.train.healing.alarms import Alarms
 from dist_plm.train.healing.spikes import SpikeWatch
+from dist_plm.train.parts import numbered
 
 
 def watched(steps=64, noise=0.02, **settings):
@@ -86,3 +89,21 @@ def test_acts_are_read_from_the_history():
     assert [acts.recent(history, settings, step) for step in (56, 154, 155)] == [1, 1, 0]
     assert acts.noted(history, 40) == {"rollbacks": 1, "noticed": 55, "step": 40, "skipped_samples": 16}
     assert acts.noted(history, 44) == {}
+
+
+def test_patience_goes_back_with_a_run():
+    patience = Patience(EarlyStoppingConfig(patience=2))
+    patience.note(10, {"loss": 2.0})
+    kept = patience.state()
+    patience.note(20, {"loss": 3.0})
+    patience.note(30, {"loss": 1.0})
+    patience.load(kept)
+    assert patience.state() == kept
+    patience.load({})
+    assert patience == Patience(EarlyStoppingConfig(patience=2))
+
+
+@pytest.mark.parametrize(("skipped", "stop"), [([], 20), ([(4, 8)], 24), ([(4, 8), (20, 30)], 34), ([(24, 30)], 20)])
+def test_a_run_that_counts_in_samples_takes_as_many_whatever_it_skips(skipped, stop):
+    assert numbered(20, SkippedSamples.of(skipped)) == stop
+    assert numbered(None, SkippedSamples.of(skipped)) is None
