@@ -8,7 +8,7 @@ passes said and kept is said and kept again, when the schedule asks for it.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +37,19 @@ def repeat_passes(
         chunk.forward = RepeatedPass(chunk, recorder, flying + _SPARE, passes)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+class PassOutput(NamedTuple):
+    """Says what a tensor is like, and whether it has a gradient."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    learns: bool
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "PassOutput":
+        """Looks at a tensor."""
+        return cls(tensor.shape, tensor.dtype, tensor.requires_grad)
+
+
 class RepeatedPass:
     """Stands for a chunk's forward pass.
 
@@ -54,7 +67,7 @@ class RepeatedPass:
         self._shapes: dict[str, torch.Size] = {}
         self._form: TreeSpec | None = None
         self._anchor: Tensor | None = None
-        self.outputs: list[Any] = []
+        self.outputs: list[PassOutput | None] = []
 
     def __call__(self, batch: Batch) -> Any:
         self._count += 1
@@ -77,7 +90,7 @@ class RepeatedPass:
         self._kept.subtract(live)
         for output in tensors_of(outputs):
             self._kept[footprint.label_of(output)] -= output.untyped_storage().nbytes()
-        self.outputs = [one.to("meta") if isinstance(one, Tensor) else one for one in outputs]
+        self.outputs = [PassOutput.of(one) if isinstance(one, Tensor) else None for one in outputs]
         learned = [one for one in tensors_of(outputs) if one.requires_grad]
         if learned:
             learned[0].register_hook(self._begin_backward)
@@ -119,10 +132,8 @@ class _Repeat(torch.autograd.Function):
     def forward(ctx: Any, one: RepeatedPass, anchor: Tensor, received: Tensor | None) -> tuple[Any, ...]:
         ctx.one = one
         ctx.received = None if received is None else (received.shape, received.dtype)
-        outputs = [torch.empty(o.shape, dtype=o.dtype) if isinstance(o, Tensor) else o for o in one.outputs]
-        fixed = [
-            new for new, o in zip(outputs, one.outputs, strict=True) if isinstance(o, Tensor) and not o.requires_grad
-        ]
+        outputs = [form and torch.empty(form.shape, dtype=form.dtype) for form in one.outputs]
+        fixed = [new for new, form in zip(outputs, one.outputs, strict=True) if form and not form.learns]
         ctx.mark_non_differentiable(*fixed)
         return tuple(outputs)
 
