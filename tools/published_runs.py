@@ -15,7 +15,7 @@ from dist_plm.plan.timing.step_time import StepTime, step_time
 from dist_plm.spec.derived import derive
 from dist_plm.spec.gpus import GPUS, Gpu
 from dist_plm.spec.schema import PretrainConfig
-from tools.published_software import engine_of, is_encoder, software_of
+from tools.published_software import engine_of, is_encoder, sharded, software_of
 
 FILE = Path(__file__).resolve().parents[1] / "bench" / "published_runs.csv"
 #: What the file calls a GPU -> ours; the first that is found in it counts.
@@ -94,8 +94,9 @@ class Published:
         return step_time(self.config, GPUS[self.gpu], software=self.software, efficiency=efficiency)
 
     def predicted_gib(self) -> float:
-        """Predicts the middle of the bounds of the tensors, which PyTorch's own statistics count."""
-        return worst_of(memory_by_stage(self.config)).total.middle / 2**30
+        """Predicts the middle of the bounds without the context, as PyTorch's own statistics count."""
+        worst = worst_of(memory_by_stage(self.config, self.software))
+        return (worst.total.middle - worst.terms["context"].middle) / 2**30
 
 
 def family_of(source: str) -> str:
@@ -179,6 +180,7 @@ def _run(number: int, row: dict[str, str]) -> Published:
         "cluster": _cluster(row),
     }
     config = derive(decode(PretrainConfig, values), world_size=world, vocab_size=None)
+    config = replace(config, engine=sharded(config.engine, row))
     run = Published(
         number, row["source"], row["model"], config, world, gpu, _seconds(row), _gib(row), software, row["precision"]
     )
@@ -247,7 +249,9 @@ def _parallel(row: dict[str, str]) -> dict[str, Any]:
         "virtual_pipeline": _number(row, "vp", 1) if _number(row, "pp", 1) > 1 else 1,
         "context": _number(row, "cp", 1),
         # Sources with full recomputation on A100 had no sequence parallelism yet.
-        "sequence_parallel": tensor > 1 and not (row["recompute"] == "full" and row["zero"] != "3"),
+        "sequence_parallel": tensor > 1
+        and not (row["recompute"] == "full" and row["zero"] != "3")
+        and "Kempner" not in row["source"],
     }
 
 

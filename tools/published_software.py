@@ -1,10 +1,14 @@
 """Says what the programs of published runs do otherwise than this one."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from dist_plm.plan.timing.software import FSDP2, MEGATRON, UNFUSED, Software
+from dist_plm.spec.engines import EngineConfig
+from dist_plm.spec.engines.base import Holding
+from dist_plm.spec.engines.deepspeed import DeepSpeedConfig
+from dist_plm.spec.schema import PrecisionConfig
 
 #: Element-wise kernels of programs that fuse none, over those of programs that fuse all.
 EAGER = 2.0
@@ -27,6 +31,35 @@ def engine_of(row: Mapping[str, str]) -> dict[str, Any]:
     return {"name": "megatron", "zero_stage": stage, **both}
 
 
+def sharded(engine: EngineConfig, row: Mapping[str, str]) -> EngineConfig:
+    """Returns what shards weights as FSDP2 does, where the program was that."""
+    if row["zero"] != "3" or "Bridge" in row["source"]:
+        return engine
+    own = {field.name: getattr(engine, field.name) for field in fields(engine)}
+    return (HalfFsdp2 if "Kempner" in row["source"] else Fsdp2)(**own)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fsdp2(DeepSpeedConfig):
+    """Shards fp32 weights, which are gathered in 16 bits, and fp32 gradients."""
+
+    def holding(self, precision: PrecisionConfig, data: int) -> Holding:
+        # The two bytes of a master that its 16 bits of weight lack.
+        return replace(_divided(data), masters=2, gradients=4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfFsdp2(DeepSpeedConfig):
+    """Holds weights, gradients and moments in 16 bits."""
+
+    def holding(self, precision: PrecisionConfig, data: int) -> Holding:
+        return replace(_divided(data), gradients=2, moments=2)
+
+
+def _divided(data: int) -> Holding:
+    return Holding(weights=2, weights_over=data, gradients_over=data, masters_over=data, gathers=True)
+
+
 def software_of(row: Mapping[str, str]) -> Software:
     """Goes by the GPU's time: fused attention came into Megatron with Hopper; sharded weights are FSDP2's."""
     if is_encoder(row):
@@ -36,8 +69,14 @@ def software_of(row: Mapping[str, str]) -> Software:
     if "Bridge" in row["source"]:
         return replace(MEGATRON, overlaps_tensor=0.0)
     notes = row["notes"].lower()
+    if "Kempner" in row["source"]:
+        # As its memory with tensor ranks shows, which is that without but for the weights.
+        return replace(FSDP2, logits=10, whole_logits=True)
+    # From 2025 on torchtitan compiles the loss as well.
+    later = "2025" in row["source"] or "H200" in row["gpu"]
     return replace(
         FSDP2,
+        logits=5 if later else 12,
         passes=EAGER if "eager" in notes else 1.0,
         recomputes_half="selective" in row["recompute"],
         overlaps_tensor=ASYNCHRONOUS if "async" in notes else 0.0,

@@ -139,6 +139,24 @@ def _mlp(model: ModelConfig, one: Pass, tokens: int, *, down: bool) -> tuple[int
     return (ffn if model.activation == "relu" else (1 + down) * ffn), 0
 
 
+def kept_half(stack: StackSpec, one: Pass) -> int:
+    """Counts what a layer keeps if every second product's result is kept, and attention's, and all else computed again."""
+    model, tokens = stack.network, one.tokens(stack)
+    head_size = known(model.head_size, "head_size")
+    query = tokens * model.heads * head_size // one.tensor
+    key = tokens * known(model.kv_heads, "kv_heads") * head_size // one.tensor
+    hidden = tokens // one.slices * model.hidden
+    gated = 2 if model.activation in ("swiglu", "geglu") else 1
+    results = query + 2 * key + gated * tokens * known(model.ffn, "ffn") // one.tensor + 2 * hidden
+    return (hidden + query + results // 2) * one.element + FP32 * tokens * model.heads // one.tensor
+
+
+def whole_logits(model: ModelConfig, one: Pass, each: int, *, gathered: bool) -> int:
+    """Counts logits that are made at once, at so many bytes each, of all tensor ranks' if `gathered`."""
+    width = known(padded(model, one.tensor).vocab_size, "vocab_size")
+    return one.predicted * (width if gathered else width // one.tensor) * each
+
+
 def kept_by_embedding(model: ModelConfig, one: Pass) -> int:
     """Counts token numbers, and the norm of the embeddings where there is one."""
     size = one.read // one.slices * model.word_size * one.element

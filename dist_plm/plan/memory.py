@@ -12,6 +12,7 @@ from dist_plm.plan import activations
 from dist_plm.plan.activations import Kept, Pass
 from dist_plm.plan.interval import GIB, Interval
 from dist_plm.plan.rank_tensors import HeldTensor, Stage, stages_of, unlike_stages
+from dist_plm.plan.timing.software import OURS, Software
 from dist_plm.spec.derived import num_microbatches
 from dist_plm.spec.engines.base import Holding
 from dist_plm.spec.optimizers import OptimConfig
@@ -45,11 +46,11 @@ class StageMemory:
         return Interval.total(self.terms.values())
 
 
-def memory_by_stage(config: TrainingConfig) -> list[StageMemory]:
+def memory_by_stage(config: TrainingConfig, software: Software = OURS) -> list[StageMemory]:
     """The memory of a rank of each stage of a finalised configuration whose vocabulary is known."""
     one = Pass.of(config)
     stages = stages_of(config.model, config.parallel, config.train.freeze)
-    return [_stage_memory(config, stage, one) for stage in stages]
+    return [_stage_memory(config, stage, one, software) for stage in stages]
 
 
 def worst_memory(config: TrainingConfig) -> StageMemory:
@@ -65,13 +66,13 @@ def worst_of(stages: list[StageMemory]) -> StageMemory:
     return max(stages, key=lambda stage: stage.total.high)
 
 
-def _stage_memory(config: TrainingConfig, stage: Stage, one: Pass) -> StageMemory:
+def _stage_memory(config: TrainingConfig, stage: Stage, one: Pass, software: Software = OURS) -> StageMemory:
     assert config.parallel.data is not None
     holding = config.engine.holding(config.precision, config.parallel.data * config.parallel.context)
     terms = states(config.optim, holding, stage)
     terms["buffers"] = _buffers(config, holding, stage, one)
     flying = in_flight(config.parallel, stage.number, num_microbatches(config.train, config.parallel))
-    passing = _passing(config, stage, one, flying, gathers=holding.gathers)
+    passing = _passing(config, stage, one, flying, software, gathers=holding.gathers)
     terms |= passing
     moving = Interval.total(passing.values())
     terms["update"] = Interval.exact(max(0.0, _update(config.optim, holding, stage) - moving.low))
@@ -83,7 +84,7 @@ def _stage_memory(config: TrainingConfig, stage: Stage, one: Pass) -> StageMemor
 def states(optim: OptimConfig, holding: Holding, stage: Stage) -> dict[str, Interval]:
     """Tells what a rank keeps of its parameters between steps, and of their gradients, without padding."""
     elements, on_device = stage.trained_numel, not holding.states_on_host
-    moments = sum(_moments(optim, tensor, holding.masters_over) for tensor in stage.tensors if tensor.trained)
+    moments = sum(_moments(optim, tensor, holding) for tensor in stage.tensors if tensor.trained)
     sizes = {
         "weights": math.ceil(stage.numel / holding.weights_over) * holding.weights * (not holding.weights_on_host),
         "gradients": math.ceil(elements / holding.gradients_over) * holding.gradients,
@@ -93,12 +94,12 @@ def states(optim: OptimConfig, holding: Holding, stage: Stage) -> dict[str, Inte
     return {name: Interval.exact(size) for name, size in sizes.items()}
 
 
-def _moments(optim: OptimConfig, tensor: HeldTensor, over: int) -> float:
+def _moments(optim: OptimConfig, tensor: HeldTensor, holding: Holding) -> float:
     """Counts bytes of moments: what has a number for each element is divided, what is smaller every rank has whole."""
     name, shape = tensor.spec.name, tensor.spec.shape
     every = len(optim.element_moments(name, shape))
     whole = [of for of in optim.moments(name, shape).values() if of != shape]
-    return activations.FP32 * (every * tensor.numel / over + sum(map(math.prod, whole)))
+    return holding.moments * (every * tensor.numel / holding.masters_over + sum(map(math.prod, whole)))
 
 
 def _buffers(config: TrainingConfig, holding: Holding, stage: Stage, one: Pass) -> Interval:
@@ -121,15 +122,21 @@ def _numel_by_depth(stage: Stage) -> dict[int, int]:
     return found
 
 
-def _passing(config: TrainingConfig, stage: Stage, one: Pass, flying: float, *, gathers: bool) -> dict[str, Interval]:
+def _passing(
+    config: TrainingConfig, stage: Stage, one: Pass, flying: float, software: Software, *, gathers: bool
+) -> dict[str, Interval]:
     """Counts what a microbatch brings, and takes away again."""
     model, recompute = config.model, config.model.recompute
     stacks = model.stacks()
     kinds = [
         (kind.count, activations.kept_by_layer(stack, one, kind)) for stack in stacks for kind in stage.layers_of(stack)
     ]
-    kept = flying * sum(count * layer.under(recompute) for count, layer in kinds)
-    kept += _again([layer for _, layer in kinds], recompute) + sum(activations.masks(model, one))
+    if software.recomputes_half:
+        kept = flying * sum(stack.layers * activations.kept_half(stack, one) for stack in stacks)
+    else:
+        kept = flying * sum(count * layer.under(recompute) for count, layer in kinds)
+    kept += _again([layer for _, layer in kinds], "full" if software.recomputes_half else recompute)
+    kept += sum(activations.masks(model, one))
     if stage.is_first and stage.lowest == 0:
         kept += flying * activations.kept_by_embedding(model, one)
     working = max(activations.working_set(stack, one) for stack in stacks)
@@ -137,6 +144,8 @@ def _passing(config: TrainingConfig, stage: Stage, one: Pass, flying: float, *, 
     if stage.is_last:
         trained = any(held.trained for held in stage.tensors if held.spec.multiplies == "predicted")
         loss = activations.peak_of_loss(model, one, gathers=gathers, trained=trained)
+        if not software.fused_loss:
+            loss = activations.whole_logits(model, one, software.logits, gathered=software.whole_logits)
         terms["logits"] = Interval.exact(activations.kept_by_heads(config, one) + loss)
     return terms
 

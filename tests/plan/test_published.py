@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from tools.plan_tables import by_source, gpus, published_runs, time_errors
+from tools.plan_tables import by_source, gpus, memory_errors, published_runs, time_errors
 from tools.published_runs import published
 from tools.write_tables import parts
 
@@ -32,6 +32,12 @@ def test_steps_are_near_on_the_whole():
     assert len(runs) > 250
     assert statistics.median(map(abs, time_errors(runs))) < 0.06
     assert statistics.mean(map(abs, time_errors(runs))) < 0.08
+
+
+def test_memory_is_near_on_the_whole():
+    runs = [run for found in by_source().values() for run in found]
+    assert statistics.mean(map(abs, memory_errors(runs))) < 0.12
+    assert statistics.median(map(abs, memory_errors(runs))) < 0.07
 
 
 def test_each_run_that_is_left_out_has_a_reason():

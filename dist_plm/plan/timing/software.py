@@ -10,6 +10,8 @@ class Software:
     Args:
         fused_attention: scores are never written to memory.
         fused_loss: logits are made and used up in chunks.
+        logits: bytes that each logit takes at the peak where they are not: its own, its fp32 copy, its gradient.
+        whole_logits: tensor ranks gather them.
         passes: how often element-wise kernels read and write what compiled ones do once.
         overlaps_tensor: share of the collectives of tensor parallelism that hides behind products.
         splits_messages: stages send each tensor rank's share and gather it afterwards.
@@ -21,6 +23,8 @@ class Software:
 
     fused_attention: bool = True
     fused_loss: bool = True
+    logits: int = 12
+    whole_logits: bool = False
     passes: float = 1.0
     overlaps_tensor: float = 0.0
     splits_messages: bool = False

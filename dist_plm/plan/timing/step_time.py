@@ -170,6 +170,7 @@ def _ends(machine: Machine, stage: Stage, tensors: list, one: Pass) -> Cost:
         touched = 3 * one.element + 8
     else:
         touched = 4 * one.element + 24 * software.passes
+        width *= one.tensor if software.whole_logits else 1
     loss = machine.moving(one.predicted * width * touched)
     return found + Cost(loss / 2, loss / 2)
 

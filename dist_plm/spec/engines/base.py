@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
     """Says what a rank keeps of each element of its parameters between its passes: bytes, and by how many data ranks what is
-    kept is divided. Moments are fp32, and divided as masters are.
+    kept is divided. Moments are divided as masters are.
 
     Args:
         gradients: of their sums over microbatches.
         copies: of gradients as the update reads them, where these are other tensors; divided as masters are.
         masters: 0 where the weights themselves are updated.
+        moments: of each moment.
         bucket: of a buffer that gradients go through, where it is not theirs.
         gathers: weights are put together for the layers that run.
         states_on_host, weights_on_host: masters and moments, or weights as well, lie in the memory of the host.
@@ -32,6 +33,7 @@ class Holding:
     copies: int = 0
     masters: int = 0
     masters_over: int = 1
+    moments: int = 4
     bucket: int = 0
     gathers: bool = False
     states_on_host: bool = False
