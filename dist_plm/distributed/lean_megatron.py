@@ -23,6 +23,8 @@ _FALLBACK_MESSAGE = r"(Transformer Engine and Apex are|Apex is) not installed\. 
 def make_megatron_lean() -> None:
     """Sees to it that Megatron-core is imported leanly and quietly, whenever that will be."""
     warnings.filterwarnings("ignore", message=_FALLBACK_MESSAGE, category=UserWarning, module=r"megatron\.core\b")
+    # Of escapes in its texts, where it was installed without being compiled; the module is then a path.
+    warnings.filterwarnings("ignore", category=SyntaxWarning, module=r".*\bmegatron\Wcore\b")
     if _PACKAGE not in sys.modules and not any(isinstance(finder, _Lean) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Lean())
 

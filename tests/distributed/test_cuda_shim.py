@@ -129,6 +129,7 @@ UNUSED_PARTS = (
     "full_cuda_graph",
     "fusions",
     "inference",
+    "models/audio",
     "models/common/model_chunk_schedule_plan",
     "models/gpt/fine_grained_callables",
     "models/mamba",
@@ -138,6 +139,7 @@ UNUSED_PARTS = (
     "models/vision",
     "nccl_allocator",
     "optimizer/cpu_offloading",
+    "optimizer/optimizer_cuda_graph",
     "pipeline_parallel/fine_grained_activation_offload",
     "post_training",
     "quantization",
@@ -147,6 +149,8 @@ UNUSED_PARTS = (
     "tensor_parallel/inference_layers",
     "transformer/cuda_graphs",
     "transformer/custom_layers/batch_invariant_kernels",
+    "transformer/experimental_attention_variant",
+    "transformer/moe/router_trace",
 )
 #: Names of torch.cuda that are right as they are without a device, or of things that are not used on CPU.
 LEFT_ALONE = {
@@ -169,6 +173,10 @@ LEFT_ALONE = {
     "temperature",
     "utilization",
 }
+#: Likewise; dispatch of tokens to experts, which no run has, asks for them in Megatron-core 0.19.
+LEFT_ALONE_IF_USED = {"get_device_capability", "is_current_stream_capturing"}
+#: What Megatron-core asks for no more from 0.17 on.
+REDIRECTED_IF_USED = {"default_stream"}
 
 
 def megatron_syntax_trees():
@@ -188,8 +196,8 @@ def test_every_name_of_torch_cuda_that_megatron_uses_is_accounted_for():
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "torch.cuda":
                 used.add(node.attr)
-    assert used - redirected == LEFT_ALONE
-    assert redirected - used <= {"set_rng_state"}
+    assert used - redirected - LEFT_ALONE_IF_USED == LEFT_ALONE
+    assert redirected - used - REDIRECTED_IF_USED <= {"set_rng_state"}
 
 
 def test_every_factory_that_megatron_calls_for_cuda_is_redirected():

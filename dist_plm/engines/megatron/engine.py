@@ -20,7 +20,13 @@ from dist_plm.engines.compiling import compiled_layers
 from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.gradient_norm import GradientNorm, clip
 from dist_plm.engines.loss_terms import LossTerms
-from dist_plm.engines.megatron.optimizer import build_optimizer, gathers_parameters, own_section, shards_states
+from dist_plm.engines.megatron.optimizer import (
+    build_optimizer,
+    gathers_parameters,
+    gradients_for_norm,
+    own_section,
+    shards_states,
+)
 from dist_plm.engines.non_finite_guard import SkipWatch
 from dist_plm.engines.predictions import Collect, Predictions
 from dist_plm.engines.sending import pass_shape, sent_batch
@@ -111,7 +117,7 @@ class MegatronEngine(Stateful):
         overflow = optimizer.prepare_grads()
         if overflow:
             return None
-        norm = self._norm.measure(optimizer.get_main_grads_for_grad_norm())
+        norm = self._norm.measure(gradients_for_norm(optimizer))
         if not math.isfinite(norm):
             return None
         held = [parameter.grad for parameter in optimizer.get_parameters() if parameter.grad is not None]

@@ -45,6 +45,14 @@ def gathers_parameters(settings: EngineSettings) -> bool:
     return own_section(settings).overlap_param_gather and shards_states(settings)
 
 
+def gradients_for_norm(optimizer: MegatronOptimizer) -> list[torch.Tensor]:
+    """Lists this rank's part of the gradients, without what other ranks count. Megatron-core renamed the method in 0.19."""
+    theirs: Any = optimizer
+    if hasattr(theirs, "get_grads_for_grad_norm"):
+        return theirs.get_grads_for_grad_norm()
+    return theirs.get_main_grads_for_grad_norm()
+
+
 def build_optimizer(
     settings: EngineSettings,
     chunks: Sequence[DistributedDataParallel],
