@@ -1,6 +1,7 @@
 """Optimizer and weights that DeepSpeed keeps on the host: the option is handed through, and the configured optimizer makes
 the updates that it makes without."""
 
+import itertools
 import json
 from unittest.mock import patch
 
@@ -67,13 +68,14 @@ def test_on_the_host(train, optim, kept, zero_stage, name):
     agree(outcomes, train(1, **settings), weights=tolerance)
 
 
-def refused(world, config, compatible: bool) -> str:
-    """On a machine where DeepSpeed's operator for files cannot be built: for want of a library, or in the compiler."""
+def refused(world, config, compatible: bool | ImportError) -> str:
+    """On a machine where DeepSpeed's operator for files cannot be built: for want of a library, or of Python's, or in the
+    compiler."""
     from deepspeed.ops.op_builder import AsyncIOBuilder
 
     broken = RuntimeError("Error building extension 'async_io': ninja failed\nand much more")
     with (
-        patch.object(AsyncIOBuilder, "is_compatible", return_value=compatible),
+        patch.object(AsyncIOBuilder, "is_compatible", side_effect=itertools.repeat(compatible)),
         patch.object(AsyncIOBuilder, "load", side_effect=broken),
         pytest.raises(ConfigError) as refusal,
     ):
@@ -81,7 +83,14 @@ def refused(world, config, compatible: bool) -> str:
     return str(refusal.value)
 
 
-@pytest.mark.parametrize(("compatible", "reason"), [(False, "libaio"), (True, "ninja failed;")])
+WITHOUT_DISTUTILS = ModuleNotFoundError("No module named 'distutils'")
+
+
+@pytest.mark.parametrize(
+    ("compatible", "reason"),
+    [(False, "libaio"), (True, "ninja failed;"), (WITHOUT_DISTUTILS, "No module named 'distutils'")],
+    ids=["libaio", "compiler", "distutils"],
+)
 def test_nvme_is_refused_where_it_cannot_be(ranks, tmp_path, compatible, reason):
     extra = offload(("optimizer", "param"), device="nvme", nvme_path=str(tmp_path))
     config = configure(1, engine__name="deepspeed", engine__zero_stage=3, engine__deepspeed=extra)

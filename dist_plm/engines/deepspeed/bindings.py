@@ -109,9 +109,10 @@ def nvme_problem() -> str | None:
     """Why DeepSpeed's operator for files, which offload to NVMe goes through, cannot be had here. Compiles it where it was not
     yet: minutes."""
     operator: Any = cast(Any, get_accelerator()).create_op_builder("AsyncIOBuilder")
-    if not operator.is_compatible(verbose=False):
-        return "libaio and its header are not found (Debian's libaio-dev, Red Hat's libaio-devel)"
     try:
+        # It asks distutils, which from Python 3.12 on comes with setuptools alone.
+        if not operator.is_compatible(verbose=False):
+            return "libaio and its header are not found (Debian's libaio-dev, Red Hat's libaio-devel)"
         operator.load(verbose=False)
     except (RuntimeError, ImportError, OSError) as error:
         return reason_of(error)
