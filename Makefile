@@ -17,7 +17,7 @@ export OMP_NUM_THREADS ?= 1
 # Chatter of libraries on start-up; errors still show.
 quickstart: export PYTHONWARNINGS ?= ignore
 
-.PHONY: install quickstart corpus labelled docs lint test test-slow test-gpu bench-gpu clean
+.PHONY: install quickstart corpus labelled docs lint test test-slow test-versions test-gpu bench-gpu clean
 
 install: $(VENV)/.installed
 
@@ -76,6 +76,10 @@ test: lint
 # The whole matrices of which `make test` takes a covering part: hours on two cores.
 test-slow: install
 	$(bin)/python -m pytest -m slow
+
+# By hand, where there is a python3.12 (or another PYTHON): chosen tests with each Megatron-core; PyTorch takes several GB.
+test-versions:
+	tools/test_versions.sh
 
 # On a machine with a GPU, with whatever Python there has PyTorch for CUDA; nothing is installed or downloaded.
 # Results are tables and JSON in build/gpu. Without a GPU they run what the CPU can, and say so.

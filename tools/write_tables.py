@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tools import plan_tables, support_models, support_tables
+from tools import plan_tables, support_models, support_tables, version_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 #: What stands between the two comments of each name.
 TABLES: dict[str, Callable[[], str]] = {
     "table of models": support_models.render,
     "support table": support_tables.render,
+    "table of versions": version_table.render,
     "table of GPUs": plan_tables.gpus,
     "published runs": plan_tables.published_runs,
 }
