@@ -110,8 +110,7 @@ def nvme_problem() -> str | None:
     yet: minutes."""
     operator: Any = cast(Any, get_accelerator()).create_op_builder("AsyncIOBuilder")
     try:
-        # It asks distutils, which from Python 3.12 on comes with setuptools alone.
-        if not operator.is_compatible(verbose=False):
+        if not operator.is_compatible(verbose=False):  # imports distutils, which Python 3.12 has no more
             return "libaio and its header are not found (Debian's libaio-dev, Red Hat's libaio-devel)"
         operator.load(verbose=False)
     except (RuntimeError, ImportError, OSError) as error:
