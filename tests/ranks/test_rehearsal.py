@@ -32,7 +32,6 @@ CASES = {
     "recompute": ("tensor2_sequence", {"model__recompute": "full"}),
     "dropout": ("tensor2", {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}),
     "lamb": ("data2_tensor2", {"engine__zero_stage": 1, "optim__name": "lamb"}),
-    "muon": ("tensor2", {"optim__name": "muon"}),
     "deepspeed0": ("data2_tensor2", {**DEEPSPEED, "engine__zero_stage": 0}),
     "deepspeed1": ("data2_pipeline2", {**DEEPSPEED, "engine__zero_stage": 1}),
     "deepspeed1_bf16": ("data2_tensor2", {**DEEPSPEED, "engine__zero_stage": 1, **BF16}),

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from dist_plm.checkpoint.fragments import Fragment, HostCopies, ReplicaRank
-from dist_plm.core.errors import UserError, described
+from dist_plm.core.errors import ConfigError, UserError, described
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.device import choose
 from dist_plm.distributed.grid import grid_of
@@ -148,6 +149,13 @@ def rehearse_on(
             saving_bytes = apart.most
         except UserError:
             raise
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise ConfigError(
+                [
+                    f"this run cannot be rehearsed: what follows on {_innermost(error)} ({moment}) depends on numbers of other "
+                    "ranks; optim.name = 'muon' is such a case, and with another optimizer it may do"
+                ]
+            ) from None
         except Exception as error:  # whatever a real rank would die of
             failure = f"{moment}, {_innermost(error)}: {described(error)}"
     return RankRehearsal(

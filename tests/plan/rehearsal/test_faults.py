@@ -7,6 +7,7 @@ import pytest
 import torch
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
+from dist_plm.core.errors import ConfigError
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.plan.rehearsal.all_ranks import problems_of
 from dist_plm.plan.rehearsal.rank_rehearsal import rehearse_rank
@@ -107,3 +108,8 @@ def test_what_two_ranks_save_and_what_none_does_is_named():
     assert problems_of(config, none, 2) == [
         f"a checkpoint would not hold all of {name}: ranks save other parts than there are"
     ]
+
+
+def test_what_depends_on_numbers_of_other_ranks_is_refused():
+    with pytest.raises(ConfigError, match=r"cannot be rehearsed: .*dist_plm/optim/segment_map\.py:"):
+        rehearse_rank(config_of("tensor", optim__name="muon"), 0, 2)
