@@ -154,6 +154,19 @@ def test_a_server_that_does_not_answer_costs_no_curves(tmp_path, monkeypatch, ca
     assert [row["_step"] for row in rows] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("status", [401, 500])
+def test_a_server_that_refuses_costs_no_curves(tmp_path, monkeypatch, caplog, status):
+    """It knows no such key, or is broken."""
+    monkeypatch.setattr(wandb_tracker, "INIT_SECONDS", 5.0)
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+    with serving(0, status) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        log_steps(("wandb",), tmp_path, range(1, 3), mode="online")
+    assert caplog.text.count("wandb is not reachable and writes offline") == 1
+    ((_, rows),) = wandb_history(tmp_path)
+    assert [row["_step"] for row in rows] == [1, 2]
+
+
 def test_a_new_start_in_an_old_directory_begins_new_curves(tmp_path):
     for last in (6, 3):
         log_steps(("wandb", "tensorboard"), tmp_path, range(1, last + 1))

@@ -12,11 +12,15 @@ PROJECT = {"id": "P", "name": "project", "entity": {"id": "E", "name": "entity"}
 
 
 class Server(ThreadingHTTPServer):
-    """Knows a run up to `last_step`; `sent` are the steps that it was given, in their order."""
+    """Knows a run up to `last_step`; `sent` are the steps that it was given, in their order.
 
-    def __init__(self, last_step: int) -> None:
+    Args:
+        status: of every answer: 401 where it does not know the key, 500 where it is broken.
+    """
+
+    def __init__(self, last_step: int, status: int = 200) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.last_step = last_step
+        self.last_step, self.status = last_step, status
         self.sent: list[int] = []
 
     @property
@@ -25,8 +29,8 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(last_step: int) -> Iterator[Server]:
-    server = Server(last_step)
+def serving(last_step: int, status: int = 200) -> Iterator[Server]:
+    server = Server(last_step, status)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server
@@ -81,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, content: dict[str, Any]) -> None:
         body = json.dumps(content).encode()
-        self.send_response(200)
+        self.send_response(self.server.status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

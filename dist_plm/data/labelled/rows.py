@@ -1,6 +1,7 @@
 """Labelled rows out of files, each with the place where a person finds it."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, starmap
@@ -69,7 +70,8 @@ class RowFile:
         if path.is_dir():
             return _saved_rows(self)
         if not path.is_file():
-            raise DataError(f"{self.key} = {self.path} is not there, seen from {Path.cwd()}")
+            how = "is no ordinary file, or a link that leads to none" if os.path.lexists(path) else "is not there"
+            raise DataError(f"{self.key} = {self.path} {how}, seen from {Path.cwd()}")
         form = FORMATS.get(Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix)
         if form is None:
             raise DataError(

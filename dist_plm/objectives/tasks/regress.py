@@ -15,6 +15,10 @@ from dist_plm.objectives.metrics.numbers import mean_squared_error, pearson, spe
 from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, texts_of
 from dist_plm.spec.tasks.regress import RegressConfig
 
+#: Of fp32, in which losses are computed.
+_LARGEST = float(np.finfo(np.float32).max)
+_SHOWN = 40
+
 
 @dataclass(frozen=True, slots=True)
 class Regress:
@@ -51,10 +55,11 @@ def _target(row: LabelledRow, column: str) -> float:
         number = float(value)  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError):
         number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number):
-        raise DataError(
-            f"{row.place}: column {column!r} holds {value!r}, not a number to learn: mend or remove the row"
-        )
+    except OverflowError:  # an integer of many digits
+        number = math.inf
+    if isinstance(value, bool) or not abs(number) <= _LARGEST:
+        told = repr(value) if len(repr(value)) < _SHOWN else f"{repr(value)[:_SHOWN]}…"
+        raise DataError(f"{row.place}: column {column!r} holds {told}, not a number to learn: mend or remove the row")
     return number
 
 

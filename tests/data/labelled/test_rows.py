@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -128,3 +129,11 @@ def test_a_saved_dataset_of_questions(tmp_path: Path) -> None:
     saved = datasets.Dataset.from_dict({"question": ["what"], "context": ["a film"], "answers": [answers]})
     saved.save_to_disk(str(tmp_path / "d"))
     assert read(tmp_path / "d") == [{"question": "what", "context": "a film", "answers": answers}]
+
+
+def test_what_is_there_and_no_file_is_told_so(tmp_path):
+    os.mkfifo(tmp_path / "fifo.csv")
+    (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
+    for name, told in (("fifo", "is no ordinary file"), ("loop", "a link that leads to none"), ("no", "is not there")):
+        with pytest.raises(DataError, match=told):
+            list(RowFile("data.train", str(tmp_path / f"{name}.csv"), "train"))

@@ -120,6 +120,8 @@ def test_predictions_of_label_sets_and_numbers() -> None:
         ("classify", {"multi_label": True}, {"t": "a", "l": "no,maybe"}, "'maybe' is not among the labels"),
         ("regress", {}, {"t": "a", "l": "much"}, "line 1: column 'l' holds 'much', not a number"),
         ("regress", {}, {"t": "a", "l": "nan"}, "holds 'nan', not a number"),
+        ("regress", {}, {"t": "a", "l": 1e308}, "holds 1e+308, not a number"),
+        ("regress", {}, {"t": "a", "l": 10**400}, "holds 1000000000000000000000000000000000000000…, not a number"),
         ("regress", {}, {"t": "a", "l": True}, "holds True, not a number"),
         ("tag", {}, {"w": ["a", "b"], "n": ["no"]}, "line 1: 2 words in 'w' and 1 labels in 'n'"),
         ("tag", {}, {"w": [], "n": []}, "line 1: column 'w' holds no list of tokens"),
