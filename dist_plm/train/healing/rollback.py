@@ -90,4 +90,4 @@ def _exhausted(parts: Parts, position: Position, alarm: Alarm) -> str:
     lines = [f"step {alarm.step}: {alarm.reason}, after {settings.most} rollbacks within {settings.within} steps"]
     lines.append("(train.heal.most, train.heal.within). What was done:")
     lines += [f"\n  - {entry['changes'][0]}" for entry in position.history if "heal" in entry]
-    return " ".join(lines) + "\n"
+    return " ".join(lines)
