@@ -28,7 +28,7 @@ from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, NodeE
 from dist_plm.core.installed import as_typed
 from dist_plm.core.panics import is_panic
 from dist_plm.core.parsing import whole_number
-from dist_plm.core.streams import leave, open_standard_streams, tell
+from dist_plm.core.streams import leave, open_standard_streams, tell, visible
 from dist_plm.distributed.launch_env import from_environment
 from dist_plm.plan.rehearsal.chosen_ranks import fitting
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
@@ -287,7 +287,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _report(refusal: UserError) -> None:
     """Says it once: a refused configuration is refused alike on every rank, other things may be amiss on one node."""
-    message = as_typed(mask(str(refusal)))
+    message = visible(as_typed(mask(str(refusal))))
     try:
         launch = from_environment(os.environ)
     except ConfigError:

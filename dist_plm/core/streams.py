@@ -1,11 +1,20 @@
 """Speaks where nobody may hear it, and ends a program while something still works in the background."""
 
 import os
+import re
 import sys
 import threading
 from typing import NoReturn, TextIO
 
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REQUEUE
+
+#: What a terminal obeys instead of showing it, or shows in another order.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """Spells out signs that a terminal would obey, as names of files and settings may hold them."""
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def open_standard_streams() -> None:

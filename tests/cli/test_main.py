@@ -85,3 +85,10 @@ def test_what_one_node_alone_may_know_is_said_there(refusal, told, monkeypatch, 
     monkeypatch.setenv("LOCAL_RANK", "1")
     _report(refusal)
     assert capsys.readouterr().err == ""
+
+
+def test_a_message_holds_nothing_that_a_terminal_obeys(monkeypatch, capsys):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    _report(DataError("a\x1b[31m\x07 \u202etxt.exe is\tnot there,\nseen from ä"))
+    assert capsys.readouterr().err == "a\\x1b[31m\\x07 \\u202etxt.exe is\tnot there,\nseen from ä\n"
