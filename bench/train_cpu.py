@@ -1,0 +1,182 @@
+"""Training on a CPU beside its peers: ours, nanoGPT's loop (eager and compiled), and Hugging Face's bare loop and Trainer.
+
+    python bench/train_cpu.py            some eight minutes
+    python bench/train_cpu.py --quick    a minute: smaller batches, nothing compiled
+    python bench/train_cpu.py --cases 'gpt bf16' --sides nanogpt
+
+All that train a case live at once and make their steps in turns, in an order that moves on each round, so that what else the
+machine does falls on all alike. Prints medians of a step by the clock and in seconds of processors, and the median over
+the rounds of the peer's seconds over ours in the same round: above 1 we are faster. Beside them stand the rates of a matrix
+product of 1536³, of PyTorch's default and of oneDNN, of the same minutes. Trainer needs `accelerate`.
+"""
+
+import argparse
+import gc
+import os
+import platform
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import date
+
+import torch
+import transformers
+from gpu_timing import seconds_of
+from train_cpu_sides import (
+    TIMEOUT,
+    Case,
+    Cost,
+    Side,
+    Trainer,
+    TwoRanks,
+    be_a_rank,
+    has_trainer,
+    hf_loop,
+    nanogpt,
+    ours,
+    timed,
+)
+
+from dist_plm.distributed.device import choose
+from dist_plm.distributed.fp32_products import onednn_pays
+from dist_plm.distributed.grid import Grid
+from dist_plm.distributed.groups import Groups, build_groups
+from dist_plm.distributed.launch_env import from_environment
+from dist_plm.distributed.world import init_process_group, shutdown
+from dist_plm.models.kernels.linear import use_onednn
+
+GPT = Case("gpt", "bf16")
+BERT = Case("bert", "bf16", vocab=30_592)
+TINY = Case("gpt", "fp32", layers=2, hidden=64, heads=2, vocab=1024, length=64, rows=4)
+CASES = [
+    replace(case, precision=precision, dropout=dropout)
+    for case in (GPT, BERT)
+    for precision in ("bf16", "fp32")
+    for dropout in (0.0, 0.1)
+]
+#: Rounds that do not count.
+WARM_UP = 2
+
+
+def sides_of(case: Case, groups: Groups, args: argparse.Namespace) -> dict[str, Callable[[], Side]]:
+    """What builds each side of a table, by its name."""
+    steps = args.rounds + WARM_UP + 1
+    sides: dict[str, Callable[[], Side]] = {"ours": lambda: timed(ours(case, groups))}
+    if case.family == "gpt":
+        if case.dropout == 0.0:
+            sides["nanogpt"] = lambda: timed(nanogpt(case, compiled=False))
+        if not args.quick:
+            sides["nanogpt compiled"] = lambda: timed(nanogpt(case, compiled=True))
+    sides["transformers"] = lambda: timed(hf_loop(case))
+    if has_trainer() and case.dropout == 0.0:
+        sides["Trainer"] = lambda: timed(Trainer(case, steps))
+    if case.dropout == 0.0 and not args.quick:
+        sides["ours, 2 processes"] = lambda: TwoRanks(case)
+    return sides
+
+
+def tiny_sides(groups: Groups) -> dict[str, Callable[[], Side]]:
+    """What a step costs that computes next to nothing: on one rank beside an eager loop, and on two."""
+    return {
+        "ours": lambda: timed(ours(TINY, groups)),
+        "nanogpt": lambda: timed(nanogpt(TINY, compiled=False)),
+        "ours, data 2": lambda: TwoRanks(TINY),
+        "ours, tensor 2": lambda: TwoRanks(TINY, tensor=2),
+        "ours, pipeline 2": lambda: TwoRanks(TINY, pipeline=2),
+    }
+
+
+def in_turns(sides: dict[str, Side], rounds: int) -> dict[str, list[Cost]]:
+    costs: dict[str, list[Cost]] = {name: [] for name in sides}
+    names = list(sides)
+    for number in range(rounds + WARM_UP):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            costs[name].append(sides[name]())
+    return {name: found[WARM_UP:] for name, found in costs.items()}
+
+
+def table(case: Case, builders: dict[str, Callable[[], Side]], args: argparse.Namespace, rounds: int) -> None:
+    wanted = {name: build for name, build in builders.items() if name == "ours" or args.sides in name}
+    sides = {name: build() for name, build in wanted.items()}
+    costs = in_turns(sides, rounds)
+    print(
+        f"\n{case.name}: {case.layers} layers of {case.hidden}, {case.rows} x {case.length}, vocabulary {case.vocab:,}"
+    )
+    print(f"  {'':20}{'ms':>9}{'cpu ms':>9}{'tokens/s':>10}{'ours faster':>13}{'by cpu':>8}")
+    for name, found in costs.items():
+        wall, processor = (statistics.median(getattr(cost, key) for cost in found) for key in Cost._fields)
+        ratios = [ratio(found, costs["ours"], key) for key in Cost._fields]
+        rate = case.rows * case.length / wall
+        print(
+            f"  {name:20}{wall * 1e3:9.1f}{processor * 1e3:9.1f}{rate:10,.0f}{ratios[0]:13.2f}{ratios[1]:8.2f}",
+            flush=True,
+        )
+    for side in sides.values():
+        if isinstance(side, TwoRanks):
+            side.close()
+    torch._dynamo.reset()
+    gc.collect()
+
+
+def ratio(theirs: Sequence[Cost], ours: Sequence[Cost], key: str) -> float:
+    return statistics.median(getattr(one, key) / getattr(own, key) for one, own in zip(theirs, ours, strict=True))
+
+
+def ceiling() -> str:
+    """Rates of products of 1536³, GFLOP/s."""
+    size, cpu = 1536, torch.device("cpu")
+    told = []
+    for dtype in (torch.float32, torch.bfloat16):
+        x, y = (torch.randn(size, size).to(dtype) for _ in range(2))
+        kernels = {"default": torch.nn.functional.linear}
+        if dtype == torch.float32:
+            kernels["oneDNN"] = lambda x, y: torch.ops.mkldnn._linear_pointwise(x, y, None, "none", [], "")
+        for name, kernel in kernels.items():
+            seconds = seconds_of(lambda kernel=kernel, x=x, y=y: kernel(x, y), cpu, warm=2, budget=0.4)
+            told.append(f"{str(dtype)[6:]} {name} {2 * size**3 / seconds / 1e9:.0f}")
+    return "products: " + ", ".join(told) + " GFLOP/s"
+
+
+def main() -> None:
+    args = arguments()
+    warnings.filterwarnings("ignore")
+    if args.rank:
+        return be_a_rank(args.rank)
+    torch.set_num_threads(args.threads)
+    device = choose("cpu", 0)
+    init_process_group(from_environment({}), device, TIMEOUT)
+    groups = build_groups(Grid(), device, timeout=TIMEOUT)
+    chosen = onednn_pays(device, groups.world)
+    use_onednn(chosen)
+    library = f"multiplies fp32 by {'oneDNN' if chosen else 'MKL'}"
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(
+        f"{date.today()}, {platform.processor() or platform.machine()}, {args.threads} threads, {versions}, ours {library}"
+    )
+    for case in CASES:
+        if args.quick:
+            case = replace(case, rows=2)
+        if any(wanted == case.name for wanted in args.cases) if args.cases else not (args.quick and case.dropout):
+            print("\n" + ceiling())
+            table(case, sides_of(case, groups, args), args, args.rounds)
+    if not args.cases or "tiny" in args.cases:
+        table(TINY, tiny_sides(groups), args, 10 * args.rounds)
+    shutdown()
+    return None
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--cases", nargs="*", help="such as 'gpt bf16', 'bert fp32, dropout 0.1' or tiny")
+    parser.add_argument("--sides", default="", help="those whose name has this in it, beside ours")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rank", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
