@@ -7,10 +7,17 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
+from torch import Tensor
 
 from dist_plm.core.errors import CheckpointError, described
 
 T = TypeVar("T")
+
+
+def all_reduce(values: Tensor, group: dist.ProcessGroup, op: Any = dist.ReduceOp.SUM) -> None:
+    """Reduces values in place over a group; a rank alone in it has them already. Collective."""
+    if group.size() > 1:
+        dist.all_reduce(values, op=op, group=group)
 
 
 def on_first(group: dist.ProcessGroup | None, work: Callable[[], T]) -> T:

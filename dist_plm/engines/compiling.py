@@ -34,11 +34,11 @@ def compile_model(settings: EngineSettings, device: torch.device, chunks: Iterab
         ConfigError: the configuration asks for it, and the machine cannot.
     """
     if not wanted(settings.engine, settings.precision.name, device):
-        return
+        return spare_compiler()
     if problem := compiler_problem(device):
         if settings.engine.compile == "layers":
             raise ConfigError([f"engine.compile = 'layers' cannot be done: {problem}; or set engine.compile=off"])
-        return
+        return spare_compiler()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VERSIONS)
     for chunk in chunks:
         if settings.parallel.tensor == 1:
@@ -46,6 +46,17 @@ def compile_model(settings: EngineSettings, device: torch.device, chunks: Iterab
                 layer.forward = torch.compile(layer.forward, dynamic=False)
         else:
             _compile_pieces(chunk)
+    return None
+
+
+def spare_compiler() -> None:
+    """Keeps PyTorch's compiler, a fifth of all that a rank imports, out of runs that compile nothing: its optimizers import
+    it to say that they are not to be compiled."""
+    optimizer = torch.optim.Optimizer
+    for method in (optimizer.add_param_group, optimizer.zero_grad, optimizer.state_dict, optimizer.load_state_dict):
+        plain = getattr(method, "__wrapped__", None)
+        if plain is not None and not hasattr(plain, "__dynamo_disable"):
+            setattr(plain, "__dynamo_disable", plain)  # in a class its name would be another
 
 
 def wanted(engine: EngineConfig, precision: str, device: torch.device) -> bool:

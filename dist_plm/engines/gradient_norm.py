@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dist_plm.distributed.collectives import all_reduce
 from dist_plm.models.sharding import ShardSpec
 from dist_plm.optim.square_sums import sum_squares
 
@@ -43,7 +44,7 @@ class GradientNorm:
         square = torch.zeros(1, dtype=torch.float64, device=self._device)
         if gradients:
             square += sum_squares(gradients).sum().to(self._device)
-        dist.all_reduce(square, group=self._group)
+        all_reduce(square, self._group)
         *self._told, total = (torch.cat([self._waiting, square]) if self._waiting is not None else square).tolist()
         self._waiting = None
         return math.sqrt(total)

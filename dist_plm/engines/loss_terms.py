@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from dist_plm.data.loader.batch import Batch
+from dist_plm.distributed.collectives import all_reduce
 from dist_plm.distributed.device import sent
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import EvalSums, TermSums
@@ -38,7 +38,7 @@ class LossTerms:
         # What each part of a microbatch's own loss weighs, which `add_up` needs.
         both = sent(torch.stack([weights / each.clamp(min=1.0), each]), self._device)
         self._shares, counts = both[0], both[1].sum(dim=0)
-        dist.all_reduce(counts, group=self._groups.data)
+        all_reduce(counts, self._groups.data)
         return counts
 
     def scales(self, counts: Tensor, factor: float) -> Tensor:
@@ -65,7 +65,7 @@ class LossTerms:
             worst = losses.where(losses.isfinite(), math.inf).max(dim=0)
             rows[parts + self._groups.coordinates.data] = torch.stack([worst.values, worst.indices.double()])
         # Tensor ranks hold copies of the same sums, stages before the last hold none.
-        dist.all_reduce(rows, group=self._groups.world)
+        all_reduce(rows, self._groups.world)
         rows /= self._groups.grid.tensor
         return torch.cat([torch.cat([rows[:parts], counts[:, None]], dim=1).view(-1), rows[parts:].view(-1)])
 

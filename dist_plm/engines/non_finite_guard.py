@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dist_plm.core.errors import Diverged
 from dist_plm.distributed.groups import Groups
+from dist_plm.models.kernels.row_sums import buffer_of
 from dist_plm.models.sharding import ShardSpec
 
 
@@ -57,7 +58,8 @@ class SkipWatch:
     def _watch(self) -> None:
         for shard_spec in (shard_spec for shard_spec in self._shard_specs if shard_spec.parameter.requires_grad):
             names = ", ".join(shard.name for shard in shard_spec.shards)
-            self._hooks.append(shard_spec.parameter.register_hook(partial(self._look, names)))
+            look = partial(self._look, names, shard_spec.parameter)
+            self._hooks.append(shard_spec.parameter.register_hook(look))
 
     def _unwatch(self) -> None:
         for hook in self._hooks:
@@ -65,8 +67,10 @@ class SkipWatch:
         self._hooks.clear()
         self._seen = None
 
-    def _look(self, names: str, gradient: Tensor) -> None:
-        if self._seen is None and not bool(gradient.isfinite().all()):
+    def _look(self, names: str, parameter: Tensor, gradient: Tensor | None) -> None:
+        if gradient is None:  # added up where it is kept, so that autograd has none
+            gradient = buffer_of(parameter)
+        if self._seen is None and gradient is not None and not bool(gradient.isfinite().all()):
             self._seen = names
 
     def _report(self, loss: float) -> str:

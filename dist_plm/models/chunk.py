@@ -4,9 +4,9 @@ import torch
 from megatron.core.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
-from torch.nn import functional
 
 from dist_plm.data.loader.batch import Batch
+from dist_plm.models.kernels.linear import linear
 from dist_plm.models.kernels.linear_loss import linear_loss, token_chunks, vocab_range_of
 from dist_plm.models.layers.embedding import Embedding
 from dist_plm.models.layers.linear import ColumnLinear
@@ -105,7 +105,7 @@ class ModelChunk(MegatronModule):
         """Scores of chunks of the tokens [N, H], one of them at least."""
         chunks = list(token_chunks(len(tokens), len(weight))) or [slice(0)]
         return [
-            score_tokens(functional.linear(tokens[chunk], weight, bias), labels[chunk], self.shared, evaluate=True)
+            score_tokens(linear(tokens[chunk], weight, bias), labels[chunk], self.shared, evaluate=True)
             for chunk in chunks
         ]
 

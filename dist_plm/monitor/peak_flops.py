@@ -3,12 +3,8 @@
 An unknown device has no peak: better no utilisation than an invented one.
 """
 
-import hashlib
-import json
 import logging
 import math
-import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dist_plm.core.errors import reason_of
-from dist_plm.core.files import atomic_writer
+from dist_plm.distributed import machine_cache
 from dist_plm.spec.gpus import peaks_of
 
 log = logging.getLogger(__name__)
@@ -47,7 +43,7 @@ def device_peak_tflops(
         tf32 = torch.get_float32_matmul_precision() != "highest"
         return gpu_peak_tflops(torch.cuda.get_device_name(device), precision, tf32=tf32)
     if device.type == "cpu":
-        return _cached_cpu_peak(precision, cache_dir or _user_cache_dir())
+        return _cached_cpu_peak(precision, cache_dir or machine_cache.user_cache_dir())
     return None
 
 
@@ -114,53 +110,24 @@ def _best_rate(kernel: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype, b
 
 
 def _cached_cpu_peak(precision: Precision, cache_dir: Path) -> float:
-    key = f"{_cpu_model()}, {torch.get_num_threads()} threads, {precision}, torch {torch.__version__}"
-    path = cache_dir / f"peak-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    cached = _read_cache(path, key)
+    key = f"{machine_cache.cpu_model()}, {torch.get_num_threads()} threads, {precision}, torch {torch.__version__}"
+    cached = _read_cache(cache_dir, key)
     if cached is not None and cached.settled:
         return cached.tflops
     peak = measure_cpu_peak(precision)
     if cached is not None:  # a peak is the best ever seen: an earlier try on a busy machine still counts
         peak = CpuPeak(max(peak.tflops, cached.tflops), peak.settled)
-    _write_cache(path, key, peak)
+    machine_cache.write(cache_dir, "peak", key, {"tflops": peak.tflops, "settled": peak.settled})
     return peak.tflops
 
 
-def _read_cache(path: Path, key: str) -> CpuPeak | None:
+def _read_cache(cache_dir: Path, key: str) -> CpuPeak | None:
+    entry = machine_cache.read(cache_dir, "peak", key)
+    if entry is None:
+        return None
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
         peak = CpuPeak(float(entry["tflops"]), entry["settled"] is True)
-    except FileNotFoundError:
+    except (ValueError, TypeError, KeyError) as error:
+        log.info("measuring the peak again, the cached one is unreadable: %s", reason_of(error))
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        log.info("measuring the peak again, its cache %s is unreadable: %s", path, reason_of(error, path))
-        return None
-    return peak if entry.get("key") == key and 0 < peak.tflops < math.inf else None
-
-
-def _write_cache(path: Path, key: str, peak: CpuPeak) -> None:
-    entry = {"key": key, "tflops": peak.tflops, "settled": peak.settled}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not synced: a cache that a power cut spoils is measured again.
-        with atomic_writer(path, temporary=f"{path.stem}.{os.getpid()}.tmp", sync=False) as file:
-            file.write(json.dumps(entry).encode())
-    except OSError as error:
-        log.info("the measured peak is not cached: %s", reason_of(error))
-
-
-def _user_cache_dir() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "dist_plm"
-
-
-def _cpu_model() -> str:
-    """Reads what tells one chip from another: the name alone does not, as virtual machines often cut it short."""
-    wanted = ("vendor_id", "cpu family", "model", "model name", "stepping", "CPU implementer", "CPU part")
-    try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    fields = dict(line.split(":", 1) for line in first.splitlines() if ":" in line)
-    fields = {name.strip(): value.strip() for name, value in fields.items()}
-    return " ".join(fields[name] for name in wanted if name in fields) or platform.machine()
+    return peak if 0 < peak.tflops < math.inf else None

@@ -33,8 +33,7 @@ from dist_plm.core.files import make_directory
 from dist_plm.core.streams import tell
 from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.distributed.collectives import on_first
-from dist_plm.distributed.device import Device, choose, make_deterministic, multiply_in_tf32
-from dist_plm.distributed.fp8 import check_fp8
+from dist_plm.distributed.device import Device, choose
 from dist_plm.distributed.grid import grid_of
 from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.distributed.launch_env import LaunchEnv, from_environment
@@ -59,6 +58,7 @@ from dist_plm.train.healing.spikes import SpikeWatch
 from dist_plm.train.loop import train
 from dist_plm.train.parts import Parts, build_checkpoints, build_evaluator, measure_peak_tflops, open_loader
 from dist_plm.train.reporting import close_records, closing_summary, open_records, write_origins
+from dist_plm.train.startup.arithmetic import prepare_cpu, set_arithmetic
 from dist_plm.train.startup.device_memory import advice_on_memory
 from dist_plm.train.startup.load_weights import check_weights
 from dist_plm.train.startup.precheck import check_checkpoint
@@ -98,12 +98,7 @@ def run_training(
     config, data, unreadable = open_here(config, env)
     with StopSignals(config.checkpoint.signals) as signals:
         device = choose(config.cluster.device, env.local_rank)
-        if config.train.deterministic:
-            make_deterministic(device)
-        if config.precision.tf32:
-            multiply_in_tf32(device)
-        if config.precision.name == "fp8":
-            check_fp8(device)
+        set_arithmetic(config.train, config.precision, device)
         timeout = collective_timeout(config.train, config.cluster.timeout_minutes, device)
         init_process_group(env, device, timeout)
         refuse_together(unreadable, env, host_group(timeout))
@@ -119,6 +114,7 @@ def run_training(
         console = say if env.rank == 0 else None
         restore_logging, problem = _open_log(start, console)
         refuse_together(problem, env, groups.world)
+        prepare_cpu(config.precision.name, groups, env, environ)
         if env.rank == 0:
             write_origins(start.run_dir, origins(encode(config)))
             for split, samples in data.samples.items():

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from dist_plm.core.errors import reason_of
-from dist_plm.distributed.collectives import gather
+from dist_plm.distributed.collectives import all_reduce, gather
 from dist_plm.train.deadline import Deadline
 from dist_plm.train.startup.lease import RunLease
 
@@ -127,7 +127,7 @@ class Control:
         must_stop = self._signals.received is not None or not self._deadline.allows(before)
         mine = [must_stop, waiting, saving, self._slow, self._is_superseded(), bad]
         flags = torch.tensor(mine, dtype=torch.int32)
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
+        all_reduce(flags, self._group, dist.ReduceOp.MAX)
         stop, any_waiting, any_saving, slow, superseded, any_bad = (bool(flag) for flag in flags.tolist())
         if superseded:
             self._lease.refuse()
@@ -148,7 +148,7 @@ class Control:
     def any_rank(self, says: bool) -> bool:
         """Tells whether any rank says so. Collective."""
         flag = torch.tensor([says], dtype=torch.int32)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
+        all_reduce(flag, self._group, dist.ReduceOp.MAX)
         return bool(flag.item())
 
     def first_told(self, told: T | None) -> T:

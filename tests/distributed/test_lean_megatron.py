@@ -59,3 +59,29 @@ def test_afterwards_the_compiler_and_trackers_are_there_as_before():
 
 def test_looking_into_a_checkpoint_imports_no_megatron():
     assert "megatron.core" not in imported_by("import dist_plm.tasks.convert.inspection")
+
+
+STEP = """
+import torch
+from dist_plm.engines.compiling import spare_compiler
+from dist_plm.optim.base import build_optimizer, set_learning_rate
+from dist_plm.spec.optimizers import OPTIMIZERS
+
+spare_compiler()
+weight = torch.nn.Parameter(torch.ones(3))
+groups = [{"params": [weight], "weight_decay": 0.0, "lr_scale": 1.0}]
+torch.optim.AdamW([dict(group) for group in groups])
+for name in ("adam", "adamw"):
+    optimizer = build_optimizer(OPTIMIZERS[name](lr=0.1), [dict(group) for group in groups])
+    optimizer.zero_grad()
+    weight.grad = torch.ones(3)
+    set_learning_rate(optimizer, 0.1)
+    optimizer.step()
+assert weight.detach().sum() < 3
+"""
+
+
+def test_an_update_imports_no_compiler():
+    modules = imported_by(STEP)
+    assert "torch.optim.adamw" in modules
+    assert "torch._dynamo" not in modules

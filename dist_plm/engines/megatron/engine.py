@@ -32,6 +32,7 @@ from dist_plm.engines.predictions import Collect, Predictions
 from dist_plm.engines.sending import pass_shape, sent_batch
 from dist_plm.engines.state import EngineState, Stateful
 from dist_plm.models.chunk import ModelChunk
+from dist_plm.models.kernels import row_sums
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.sharding import ShardSpec, describe
 from dist_plm.objectives.base import LossTerm
@@ -40,6 +41,19 @@ from dist_plm.optim.base import set_learning_rate
 
 class BufferedChunk(DistributedDataParallel):
     """A model chunk in gradient buffers, whose parameters may be gathered while its forward pass already runs."""
+
+    #: Whether gradients have to be added up over ranks at all.
+    reduces = True
+
+    def finish_grad_sync(self, force_all_reduce: bool | None = False) -> None:
+        """Adds gradients up over data ranks, where there are several."""
+        if self.reduces:
+            super().finish_grad_sync(force_all_reduce)
+
+    def scale_gradients(self, scaling_factor: float) -> None:
+        """Multiplies all gradients, which are read and written for it, where that changes them."""
+        if scaling_factor != 1.0:
+            super().scale_gradients(scaling_factor)
 
     def enable_forward_pre_hook(self) -> None:
         """Has each module wait for its parameters before it runs; compiled layers wait for all of theirs at once."""
@@ -50,6 +64,13 @@ class BufferedChunk(DistributedDataParallel):
                 self.remove_forward_pre_hook_handles[module].remove()
             hook = partial(_each, wait, modules)
             self.remove_forward_pre_hook_handles[layer] = layer.register_forward_pre_hook(hook)
+
+
+def _whole_gradients(chunks: Sequence[DistributedDataParallel]) -> list[Tensor]:
+    """Gives the buffers that hold all gradients as the optimizer reads them, of a rank that is alone; none where it reads
+    copies of higher precision."""
+    buffers = [buffer.grad_data for chunk in chunks for buffer in cast(Any, chunk).buffers]
+    return buffers if all(buffer.dtype == torch.float32 for buffer in buffers) else []
 
 
 def _each(wait: Callable[..., None], modules: Sequence[nn.Module], *_: Any) -> None:
@@ -65,7 +86,7 @@ class MegatronEngine(Stateful):
         settings: EngineSettings,
         groups: Groups,
         device: torch.device,
-        chunks: list[DistributedDataParallel],
+        chunks: Sequence[DistributedDataParallel],
         shard_specs: Sequence[ShardSpec],
         optimizer,
         state: EngineState,
@@ -79,6 +100,7 @@ class MegatronEngine(Stateful):
         self._messages = P2PCommunicator(pp_group=groups.pipeline, config=self._megatron)
         self._scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
         self._norm = GradientNorm(optimizer.get_grad_stats_parallel_group(), device)
+        self._whole = _whole_gradients(chunks) if groups.grid.size == 1 else []
         self._watch = SkipWatch(shard_specs, groups, settings.train.max_skipped)
         self._state = state
         self._schedule = get_forward_backward_func(groups.grid.pipeline, len(chunks) if len(chunks) > 1 else None)
@@ -117,10 +139,10 @@ class MegatronEngine(Stateful):
         overflow = optimizer.prepare_grads()
         if overflow:
             return None
-        norm = self._norm.measure(gradients_for_norm(optimizer))
+        norm = self._norm.measure(self._whole or gradients_for_norm(optimizer))
         if not math.isfinite(norm):
             return None
-        held = [parameter.grad for parameter in optimizer.get_parameters() if parameter.grad is not None]
+        held = self._whole or [parameter.grad for parameter in optimizer.get_parameters() if parameter.grad is not None]
         clip(held, norm, self._settings.optim.clip_threshold)
         optimizer.step_with_ready_grads()
         return norm
@@ -178,7 +200,8 @@ class MegatronEngine(Stateful):
     def finish_gradients(self, chunks: list[Any], _: Tensor | None, **more: Any) -> None:
         """Adds gradients up over ranks after the last microbatch, as a schedule's callback. What Megatron-core would divide
         them by it counts on the device, and waits for."""
-        finalize_model_grads(chunks, None, **more)
+        if any(chunk.reduces for chunk in chunks) or self._groups.grid.size > 1:
+            finalize_model_grads(chunks, None, **more)
         for chunk in chunks:
             chunk.scale_gradients(1.0 / self._num_microbatches)
 
@@ -218,10 +241,14 @@ def build(
         bucket_size=engine.bucket_mib * 2**20 // 4,  # Megatron-core counts elements
     )
     megatron: Any = model[0].config  # its callbacks are declared narrower than the schedules take them
-    chunks: list[DistributedDataParallel] = [
+    chunks = [
         BufferedChunk(megatron, buffers, chunk, disable_bucketing=index > 0, pg_collection=groups.collection)
         for index, chunk in enumerate(model)
     ]
+    for chunk in chunks:
+        chunk.reduces = engine.overlap_grad_reduce or groups.data_context.size() > 1
+        if device.type == "cpu" and not engine.overlap_grad_reduce:
+            row_sums.add_directly(chunk.params_with_grad)
     shard_specs = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
     optimizer, state = build_optimizer(settings, chunks, shard_specs, groups)
     result = MegatronEngine(settings, groups, device, chunks, shard_specs, optimizer, state, losses)

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional
 
+from dist_plm.models.kernels.linear import add_product, linear, product
+from dist_plm.models.kernels.row_sums import buffer_of
 from dist_plm.models.model_context import ModelContext
 from dist_plm.spec.pipeline import LOSS_CHUNK_BYTES
 
 #: Of the rows of a chunk that the CPU turns into a gradient at once: what a core's cache holds.
-BLOCK_BYTES = 2**20
+BLOCK_BYTES = 2**22
 #: In fp16 gradients of single logits are kept so much larger: most are below its smallest number else.
 _FP16_SCALE = 1024.0
 #: Rows that a GPU's matrix product takes together.
@@ -72,18 +73,19 @@ class _LinearLoss(torch.autograd.Function):
             of_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
             of_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
         for chunk in token_chunks(len(hidden), weight.shape[0]):
-            logits = functional.linear(hidden[chunk], rows, offsets)
+            logits = linear(hidden[chunk], rows, offsets)
             loss = _softmax_gradient(logits, labels[chunk], columns, scale, wanted=wanted).sum()
             total = loss if total is None else total + loss
             if not wanted:
                 continue
             gradient = logits
-            torch.mm(gradient, rows, out=of_hidden[chunk])
-            _add_product(of_weight[:kept], gradient.T, hidden[chunk])
+            of_hidden[chunk] = product(gradient, rows)
+            add_product(of_weight[:kept], gradient.t(), hidden[chunk])
             if of_bias is not None:
                 of_bias[:kept] += gradient.sum(0, dtype=torch.float32)
         if wanted:
             ctx.save_for_backward(of_hidden, of_weight, of_bias)
+            ctx.weight = weight
             ctx.scale, ctx.dtypes = scale, (weight.dtype, bias.dtype if bias is not None else None)
         return hidden.new_zeros((), dtype=torch.float32) if total is None else total
 
@@ -91,20 +93,15 @@ class _LinearLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         of_hidden, of_weight, of_bias = ctx.saved_tensors
         factor = grads[0] / ctx.scale
-        # In place: the gradient of the weight is as large as the weight, and backward runs once.
-        of_weight = of_weight.mul_(factor).to(ctx.dtypes[0])
+        total = buffer_of(ctx.weight)
+        if total is not None:
+            total.addcmul_(of_weight, factor)
+            of_weight = None
+        else:
+            # In place: the gradient of the weight is as large as the weight, and backward runs once.
+            of_weight = of_weight.mul_(factor).to(ctx.dtypes[0])
         of_bias = None if of_bias is None else (of_bias * factor).to(ctx.dtypes[1])
         return (of_hidden * factor).to(of_hidden.dtype), of_weight, of_bias, None, None
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Adds the product of two matrices to a fp32 one."""
-    if left.dtype == torch.float32:
-        total.addmm_(left, right)
-    elif left.is_cuda:
-        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
-    else:
-        total += torch.mm(left, right)
 
 
 def token_chunks(tokens: int, width: int) -> Iterator[slice]:
@@ -147,15 +144,25 @@ def _gradient_of_block(scores: Tensor, labels: Tensor, columns: VocabRange) -> t
     local = labels - first
     mine = (local >= 0) & (local < valid)
     column = torch.where(mine, local, 0)[:, None]
-    scores.sub_(largest[:, None])
-    target = scores.gather(-1, column)[:, 0] * mine if valid else torch.zeros_like(largest)
-    scores.exp_()
-    sums = torch.stack([scores.sum(dim=-1), target])
-    if group.size() > 1:
-        dist.all_reduce(sums, group=group)
+    target = (scores.gather(-1, column)[:, 0] - largest) * mine if valid else torch.zeros_like(largest)
     counts = labels >= 0
+    if group.size() > 1:
+        total, target = _normalise(scores, largest, target, group)
+    else:
+        torch.ops.aten._softmax.out(scores, -1, False, out=scores)
+        total = scores.amax(dim=-1).reciprocal_()  # the largest score's share is 1 of it
     # Rows without a label have no gradient.
-    scores.mul_((counts / sums[0])[:, None])
+    scores.mul_(counts[:, None])
     if valid:
         scores.scatter_add_(-1, column, -(mine & counts)[:, None].to(scores.dtype))
-    return scores, torch.where(counts, sums[0].log() - sums[1], 0.0)
+    return scores, torch.where(counts, total.log() - target, 0.0)
+
+
+def _normalise(scores: Tensor, largest: Tensor, target: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
+    """Turns this rank's columns of logits into probabilities in place. Returns the sums of exponentials and the labels' logits,
+    both less the largest, over all ranks."""
+    scores.sub_(largest[:, None]).exp_()
+    sums = torch.stack([scores.sum(dim=-1), target])
+    dist.all_reduce(sums, group=group)
+    scores.div_(sums[0][:, None])
+    return sums[0], sums[1]

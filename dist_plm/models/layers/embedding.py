@@ -12,8 +12,7 @@ from megatron.core.tensor_parallel import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dist_plm.models.kernels.look_up import look_up
-from dist_plm.models.kernels.row_sums import loses
+from dist_plm.models.kernels.look_up import look_up, sums_itself
 from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.layers.linear import filled_later
 from dist_plm.models.layers.norms import build_norm
@@ -100,7 +99,7 @@ class WordEmbedding(VocabParallelEmbedding):
 
     def forward(self, input_: Tensor) -> Tensor:
         """[B, S] -> [B, S, embedding_size]."""
-        if not loses(self.weight, input_.numel()):
+        if not sums_itself(self.weight, input_.numel()):
             return super().forward(input_)
         group: dist.ProcessGroup = self.tp_group  # pyright: ignore[reportAssignmentType]  # declared by its default
         if group.size() == 1:

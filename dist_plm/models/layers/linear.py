@@ -16,8 +16,8 @@ from megatron.core.tensor_parallel import (
     reduce_scatter_to_sequence_parallel_region,
 )
 from torch import Tensor, nn
-from torch.nn import functional
 
+from dist_plm.models.kernels.linear import linear
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sharding import Part, split_over_tensor_ranks
 from dist_plm.spec.families.lora import LoraConfig
@@ -82,7 +82,7 @@ class ColumnLinear(ColumnParallelLinear):
             return loss(self._whole(input_), weight, self.bias), None
         if weight is None or self.is_split:
             return super().forward(input_, weight, **options)
-        return functional.linear(input_, weight, self.bias), None
+        return linear(input_, weight, self.bias), None
 
     def _whole(self, x: Tensor) -> Tensor:
         """The input of all tensor ranks, whose gradients are added up."""
@@ -127,7 +127,7 @@ class RowLinear(RowParallelLinear):
         """[..., columns] -> [..., H], and no bias that is still to be added."""
         if self.is_split:
             return super().forward(input_)
-        return functional.linear(input_, self.weight, self.bias), None
+        return linear(input_, self.weight, self.bias), None
 
 
 class AdaptedColumnLinear(ColumnLinear):
@@ -152,7 +152,7 @@ class AdaptedColumnLinear(ColumnLinear):
     def forward(self, input_: Tensor, weight: Tensor | None = None, **options: Any) -> tuple[Tensor, Tensor | None]:
         """[..., H] -> [..., rows], and no bias that is still to be added."""
         result, bias = super().forward(input_, weight, **options)
-        low = functional.linear(input_, self.lora_a)
+        low = linear(input_, self.lora_a)
         if self.is_sliced:
             low = gather_from_sequence_parallel_region(low, tensor_parallel_output_grad=True, group=self.tp_group)
         elif self.is_split:
@@ -160,7 +160,7 @@ class AdaptedColumnLinear(ColumnLinear):
         lows = iter(low.split(self.rank, dim=-1))
         factors = iter(self.lora_b.split([rows for rows, adapted in self.rows if adapted]))
         more = [
-            functional.linear(next(lows), next(factors)) if adapted else result.new_zeros(*result.shape[:-1], rows)
+            linear(next(lows), next(factors)) if adapted else result.new_zeros(*result.shape[:-1], rows)
             for rows, adapted in self.rows
         ]
         return result + self.scale * torch.cat(more, dim=-1), bias
@@ -181,12 +181,12 @@ class AdaptedRowLinear(RowLinear):
     def forward(self, input_: Tensor) -> tuple[Tensor, Tensor | None]:
         """[..., columns] -> [..., H], and no bias that is still to be added."""
         result, bias = super().forward(input_)
-        low = functional.linear(input_, self.lora_a)
+        low = linear(input_, self.lora_a)
         if self.is_sliced:
             low = reduce_scatter_to_sequence_parallel_region(low, group=self.tp_group)
         elif self.is_split:
             low = reduce_from_tensor_model_parallel_region(low, group=self.tp_group)
-        return result + self.scale * functional.linear(low, self.lora_b), bias
+        return result + self.scale * linear(low, self.lora_b), bias
 
 
 def column_linear(shared: ModelContext, parts: Sequence[Part], *, bias: bool) -> nn.Module:
@@ -237,4 +237,4 @@ class Dense(nn.Module):
             parameter.sequence_parallel = sliced_input  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)

@@ -1,0 +1,89 @@
+"""Products with weights, of the library that is the faster one where the run is.
+
+On a CPU PyTorch leaves fp32 products to MKL, which on other vendors' chips runs at half of what oneDNN reaches there. Those
+of 16 bits are oneDNN's anyway.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+#: Multiply-adds of a product below which calling oneDNN costs more than it gains.
+_FEWEST = 2**22
+#: Rows of a gradient that stay in a core's cache while they are added up.
+_ROWS = 4096
+
+_onednn = False
+
+
+def use_onednn(wanted: bool) -> None:
+    """Says which library multiplies fp32 matrices on the CPU from now on: oneDNN or PyTorch's default."""
+    global _onednn
+    _onednn = wanted
+
+
+@contextmanager
+def onednn(wanted: bool = True) -> Iterator[None]:
+    """Chooses for a while."""
+    before = _onednn
+    use_onednn(wanted)
+    try:
+        yield
+    finally:
+        use_onednn(before)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[..., H], [R, H], [R] -> [..., R]."""
+    if _goes_to_onednn(x, x.numel() * weight.shape[0]):
+        return _OneDnnLinear.apply(x, weight, bias)
+    return functional.linear(x, weight, bias)
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """[N, K], [K, M] -> [N, M], where no gradient is wanted. Transposed views are taken as they are."""
+    if _goes_to_onednn(left, left.numel() * right.shape[1]):
+        return _multiplied(left, right.t(), None)
+    return torch.mm(left, right)
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Adds the product of [N, K] and [K, M] to [N, M] fp32."""
+    if left.is_cuda and left.dtype != torch.float32:
+        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
+        return
+    if left.is_cuda or (left.dtype == torch.float32 and not _goes_to_onednn(left, left.numel() * right.shape[1])):
+        total.addmm_(left, right)
+        return
+    for first in range(0, len(left), _ROWS):
+        total[first : first + _ROWS] += product(left[first : first + _ROWS], right)
+
+
+class _OneDnnLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _multiplied(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        grad = grads[0].reshape(-1, weight.shape[0])
+        return (
+            _multiplied(grad, weight.t(), None).view(x.shape) if of_x else None,
+            _multiplied(grad.t(), x.reshape(-1, x.shape[-1]).t(), None) if of_weight else None,
+            grad.sum(0) if of_bias else None,
+        )
+
+
+def _goes_to_onednn(x: Tensor, multiply_adds: int) -> bool:
+    return _onednn and x.dtype == torch.float32 and x.device.type == "cpu" and multiply_adds >= _FEWEST
+
+
+def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

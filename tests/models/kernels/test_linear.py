@@ -1,0 +1,58 @@
+"""Products of oneDNN beside PyTorch's default: numbers agree to rounding, and what is too small for it stays."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dist_plm.models.kernels.linear import add_product, linear, onednn, product
+
+#: Rows, inputs, outputs: the last below what is worth a call.
+SHAPES = [(300, 96, 260), (7, 1024, 4999), (4, 8, 8)]
+
+
+def inputs(shape: tuple[int, int, int], dtype=torch.float32) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    rows, width, outputs = shape
+    x, weight, bias = (torch.randn(size, generator=draw) for size in ((rows, 2, width), (outputs, width), (outputs,)))
+    return [values.to(dtype).requires_grad_() for values in (x, weight / width**0.5, bias)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_agrees_with_the_default_forward_and_backward(shape, with_bias):
+    x, weight, bias = inputs(shape)
+    arguments = (x, weight, bias) if with_bias else (x, weight)
+    results = []
+    for wanted in (False, True):
+        with onednn(wanted):
+            out = linear(*arguments)
+        results.append([out, *torch.autograd.grad(out.tanh().sum(), arguments)])
+    for theirs, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.detach().abs().max().item())
+
+
+def test_only_large_products_in_fp32_are_taken():
+    for shape, dtype, taken in ((SHAPES[0], torch.float32, True), (SHAPES[2], torch.float32, False)):
+        with onednn():
+            out = linear(*inputs(shape, dtype))
+        assert (type(out.grad_fn).__name__ == "_OneDnnLinearBackward") is taken
+    x, weight, bias = inputs(SHAPES[0], torch.bfloat16)
+    with onednn():
+        out = linear(x, weight, bias)
+    assert torch.equal(out, functional.linear(x, weight, bias))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_products_of_views_are_added_up_in_fp32(dtype, wanted):
+    draw = torch.Generator().manual_seed(0)
+    grad, x = torch.randn(40, 5000, generator=draw).to(dtype), torch.randn(40, 64, generator=draw).to(dtype)
+    total = torch.ones(5000, 64)
+    with onednn(wanted):
+        add_product(total, grad.t(), x)
+        alone = product(grad.t(), x)
+    exact = 1 + grad.double().t() @ x.double()
+    close = 1e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(total.double(), exact, rtol=close, atol=10 * close)
+    torch.testing.assert_close(alone.double(), exact - 1, rtol=close, atol=10 * close)

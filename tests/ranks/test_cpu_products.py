@@ -1,0 +1,60 @@
+"""Training on the CPU by other ways to the same numbers: products of oneDNN, gradients put straight into their buffer."""
+
+import pytest
+
+from dist_plm.models.kernels import linear as products
+from dist_plm.models.kernels import row_sums
+from tests.ranks.engine_runs import agree, trainer
+from tests.ranks.pool import World
+from tests.ranks.training import Outcome, build, configure, train_case
+
+pytestmark = pytest.mark.ranks
+
+
+@pytest.fixture(scope="module")
+def train(ranks, tmp_path_factory):
+    return trainer(ranks, tmp_path_factory.mktemp("runs"))
+
+
+def train_by_onednn(world: World, config) -> Outcome:
+    fewest, products._FEWEST = products._FEWEST, 0
+    try:
+        with products.onednn():
+            return train_case(world, config)
+    finally:
+        products._FEWEST = fewest
+
+
+def train_by_autograd(world: World, config) -> Outcome:
+    allow, row_sums.add_directly = row_sums.add_directly, lambda _: None
+    try:
+        return train_case(world, config)
+    finally:
+        row_sums.add_directly = allow
+
+
+def takes_directly(world: World, config) -> list[bool]:
+    engine, _ = build(world, config)
+    chunks = engine._chunks  # pyright: ignore[reportAttributeAccessIssue]
+    return [row_sums.buffer_of(p) is not None for chunk in chunks for p in chunk.parameters()]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_onednn_learns_the_same(ranks, train, tmp_path, tied):
+    settings = {"model__tied_embeddings": tied}
+    outcomes = ranks.run(1, train_by_onednn, configure(1, **settings, run__root=str(tmp_path)))
+    agree(outcomes, train(1, **settings))
+
+
+@pytest.mark.parametrize(
+    ("size", "settings"), [(1, {}), (2, {"model__tied_embeddings": False, "parallel__pipeline": 2})]
+)
+def test_gradients_may_go_straight_to_their_buffer(ranks, train, tmp_path, size, settings):
+    config = configure(size, **settings, run__root=str(tmp_path))
+    assert all(ranks.run(size, takes_directly, config)[0])
+    agree(ranks.run(size, train_by_autograd, config), train(size, **settings))
+
+
+def test_where_reduction_overlaps_autograd_has_all_of_them(ranks, tmp_path):
+    config = configure(1, engine__overlap_grad_reduce=True, run__root=str(tmp_path))
+    assert not any(ranks.run(1, takes_directly, config)[0])
