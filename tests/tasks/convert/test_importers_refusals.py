@@ -36,13 +36,15 @@ def test_what_megatron_does_not_tell_is_asked_for(copied):
 
 
 @pytest.mark.parametrize("file", [".metadata", "common.pt", "__0_0.distcp", "metadata.json"])
-@pytest.mark.parametrize("kind", ["removed", "halved"])
+@pytest.mark.parametrize("kind", ["removed", "halved", "directory"])
 def test_damage_to_a_checkpoint_of_megatron_is_named(copied, file, kind):
     directory = copied("gpt")
     path = directory / "iter_0000003" / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    if kind == "removed":
+    if kind != "halved":
         path.unlink()
+    if kind == "directory":
+        path.mkdir()
     assert str(path.parent) in refusal(directory, vocab_size=VOCAB)
 
 
