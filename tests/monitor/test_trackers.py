@@ -237,6 +237,7 @@ def test_tensorboard_writes_every_value(tmp_path):
 
 def test_tensorboard_hides_what_a_killed_run_wrote_past_its_checkpoint(tmp_path):
     log_steps(("tensorboard",), tmp_path, range(1, 7))
+    time.sleep(1.1)  # readers order files by the second of their start, then by a number as text
     log_steps(("tensorboard",), tmp_path, range(5, 9), start_step=4)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -246,6 +247,7 @@ def test_tensorboard_hides_what_a_killed_run_wrote_past_its_checkpoint(tmp_path)
 def test_tensorboard_itself_shows_no_step_twice(tmp_path, loader):
     """Its two readers, one of them not Python's, each find out by themselves what is hidden."""
     log_steps(("tensorboard",), tmp_path, range(1, 7))
+    time.sleep(1.1)  # readers order files by the second of their start, then by a number as text
     log_steps(("tensorboard",), tmp_path, range(5, 9), start_step=4)
     command = [
         sys.executable,
