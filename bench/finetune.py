@@ -77,8 +77,8 @@ class Ours:
         env = from_environment({})
         device = choose("cpu", 0)
         timeout = timedelta(minutes=10)
-        if not torch.distributed.is_initialized():
-            init_process_group(env, device, timeout)
+        shutdown()  # of the run before
+        init_process_group(env, device, timeout)
         self.groups = build_groups(grid_of(config.parallel), device, timeout=timeout)
         sections = config.model, config.parallel, config.precision
         model, shards = build_model(*sections, self.groups, device.torch_device, seed=seed)
@@ -241,7 +241,8 @@ def plain_loop(data: Path, *, seed: int, steps: int, eval_rows: int) -> float:
 
 
 def compare_accuracy(args: argparse.Namespace, data: Path) -> None:
-    known = {"steps": args.steps, "eval_rows": args.eval_rows}
+    with (data / "dev.csv").open(encoding="utf-8") as file:  # all of them: they are sorted by what they say
+        known = {"steps": args.steps, "eval_rows": sum(1 for _ in csv.DictReader(file))}
     found: dict[str, list[float]] = {"ours": [], "plain loop": [], "ours from random weights": []}
     for seed in range(args.seeds):
         found["plain loop"].append(plain_loop(data, seed=seed, **known))
