@@ -18,7 +18,7 @@ ASYNCHRONOUS = 0.7
 
 def is_encoder(row: Mapping[str, str]) -> bool:
     """Whether a row of the file is of an encoder."""
-    return "bert" in row["model"].lower()
+    return "BERT" in row["model"].upper()
 
 
 def engine_of(row: Mapping[str, str]) -> dict[str, Any]:
