@@ -74,15 +74,16 @@ def test_sentencepiece_bpe_marks_words_as_unigram_does():
 
 
 def test_the_file_beside_it_goes_before_names(tmp_path):
-    word_level(["u", "[CLS]", "begin", "end", "[x]"]).save(str(tmp_path / "tokenizer.json"))
-    cls = {"__type": "AddedToken", "content": "begin", "lstrip": False, "rstrip": False, "normalized": False}
-    config = {"cls_token": cls, "eos_token": "end", "mask_token": "nowhere", "pad_token": None}
+    word_level(["u", "[CLS]", "<begin>", "<end>", "[x]"]).save(str(tmp_path / "tokenizer.json"))
+    cls = {"__type": "AddedToken", "content": "<begin>", "lstrip": False, "rstrip": False, "normalized": False}
+    config = {"cls_token": cls, "eos_token": "<end>", "mask_token": "<nowhere>", "pad_token": None}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"additional_special_tokens": ["[x]"]}))
     tokenizer = Tokenizer.load(tmp_path)
     special = tokenizer.special_tokens()
     assert (special.cls, special.eos, special.mask, special.pad, special.ids) == (2, 3, 5, None, (2, 3, 4, 5))
-    assert (tokenizer.end_of_document, special.pieces_style) == ("end", None)
-    assert tokenizer.pieces() == ["u", "[CLS]", "begin", "end", "[x]", "nowhere"]  # Transformers adds what is named
+    assert (tokenizer.end_of_document, special.pieces_style) == ("<end>", None)
+    pieces = ["u", "[CLS]", "<begin>", "<end>", "[x]", "<nowhere>"]  # Transformers adds what is named
+    assert tokenizer.pieces() == pieces
 
 
 @pytest.mark.parametrize("content", ["{", "[]", b"\xff"])
