@@ -51,6 +51,7 @@ from dist_plm.train.build import engine_settings, grid_of
 from dist_plm.train.data import open_run
 from dist_plm.train.loop import Position
 from dist_plm.train.parts import build_evaluator, open_loader
+from dist_plm.train.startup.arithmetic import prepare_cpu
 from dist_plm.train.startup.load_weights import load_weights, open_weights
 
 BATCH, LENGTH = 32, 64
@@ -80,6 +81,7 @@ class Ours:
         shutdown()  # of the run before
         init_process_group(env, device, timeout)
         self.groups = build_groups(grid_of(config.parallel), device, timeout=timeout)
+        prepare_cpu(config.precision.name, self.groups, env, os.environ)
         sections = config.model, config.parallel, config.precision
         model, shards = build_model(*sections, self.groups, device.torch_device, seed=seed)
         losses = self.data.objective.losses

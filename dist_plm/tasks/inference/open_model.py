@@ -28,6 +28,7 @@ from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.tasks.inference.runner import Runner
 from dist_plm.tasks.inference.source import ModelSource, alike, find_source
 from dist_plm.tasks.inference.vocabulary import Vocabulary, vocabulary_of
+from dist_plm.train.startup.arithmetic import prepare_cpu
 from dist_plm.train.startup.load_weights import check_fit
 
 T = TypeVar("T")
@@ -69,7 +70,9 @@ def session_of(config: InferenceConfig, environ: Mapping[str, str]) -> Iterator[
     timeout = timedelta(minutes=config.cluster.timeout_minutes)
     init_process_group(launch, device, timeout)
     with with_remedy("give another with from="):
-        yield find_model(config, launch, device, timeout)
+        session = find_model(config, launch, device, timeout)
+        prepare_cpu(session.config.precision.name, session.groups, launch, environ)
+        yield session
     shutdown()
 
 
