@@ -27,6 +27,11 @@ def records(run_dir) -> list[dict]:
     return [{k: v for k, v in record.items() if k not in (*TIMES, "memory_gib")} for record in found]
 
 
+def without_worst(found: list[dict]) -> list[dict]:
+    """Leaves out the worst microbatch, which is another where microbatches are of another size."""
+    return [{k: v for k, v in record.items() if not k.startswith("worst/")} for record in found]
+
+
 def close(ours: list[dict], theirs: list[dict], rtol: float) -> None:
     assert [record.keys() for record in ours] == [record.keys() for record in theirs]
     for one, other in zip(ours, theirs, strict=True):
@@ -71,4 +76,4 @@ def test_a_run_from_here_goes_on_on_the_cpu(on, ranks, device, store, tmp_path):
         1, run_case, settings(store, moved, train__stop_at=3, **CHANGES, cluster__device=device), free_port()
     ) == [0]
     assert ranks.run(1, run_case, settings(store, moved, **CHANGES, train__micro_batch=4), free_port()) == [0]
-    close(records(moved), records(whole), rtol=2e-5)
+    close(*(without_worst(records(run)) for run in (moved, whole)), rtol=2e-5)

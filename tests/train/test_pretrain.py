@@ -24,6 +24,9 @@ KEYS = {
     "mfu",
     "loss_scale",
     "skipped",
+    "worst/loss",
+    "worst/first_sample",
+    "worst/last_sample",
 }
 
 pytestmark = pytest.mark.ranks
