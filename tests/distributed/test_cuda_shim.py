@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import sys
@@ -173,10 +174,11 @@ LEFT_ALONE = {
     "temperature",
     "utilization",
 }
+OLDEST = importlib.metadata.version("megatron-core").startswith("0.16.")
 #: Likewise; dispatch of tokens to experts, which no run has, asks for them in Megatron-core 0.19.
-LEFT_ALONE_IF_USED = {"get_device_capability", "is_current_stream_capturing"}
+LEFT_ALONE_IF_USED = set() if OLDEST else {"get_device_capability", "is_current_stream_capturing"}
 #: What Megatron-core asks for no more from 0.17 on.
-REDIRECTED_IF_USED = {"default_stream"}
+REDIRECTED_IF_USED = set() if OLDEST else {"default_stream"}
 
 
 def megatron_syntax_trees():
