@@ -54,7 +54,8 @@ TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
     "chat": ({**CHAT, "task__packing": True}, "accuracy", 0.5),
     "written_by_gpt": ({"model": GPT, **SEQ2SEQ, "task__prefix_lm": True}, "accuracy", 0.8),
 }
-#: By steps so large as those above other roundings, be it by another number of threads, grow tenfold every third step.
+#: By steps so large as those above other roundings grow tenfold every third step: one rank adds gradients up otherwise than
+#: two, by 1e-8 of their norm.
 TASKS["choice_slowly"] = ({**TASKS["choice"][0], "optim__lr": 5e-4}, "accuracy", 0.0)
 GRIDS: dict[str, dict[str, Any]] = {
     "data": {},
