@@ -24,7 +24,7 @@ def route(host: str) -> tuple[str, str]:
         with socket.socket(family, kind) as probe:
             probe.connect(target)
             address = probe.getsockname()[0]
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise UserError(f"{host} cannot be reached from {socket.gethostname()}: {reason_of(error)}") from error
     for interface, entries in psutil.net_if_addrs().items():
         if any(entry.address.partition("%")[0] == address for entry in entries):

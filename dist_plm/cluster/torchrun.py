@@ -9,19 +9,24 @@ import os
 import signal
 import socket
 import sys
+from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import Any
 
+from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousError
+from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 from torch.distributed.launcher import api
 from torch.distributed.run import get_args_parser, run
 
-from dist_plm.core.errors import EXIT_REFUSED, EXIT_REQUEUE
+from dist_plm.core.errors import EXIT_HUNG, EXIT_REFUSED, EXIT_REQUEUE, UserError, reason_of
 from dist_plm.core.out_of_memory import memory_groups, why_killed
+from dist_plm.distributed.launch_env import why_unknown
 
 #: What a rank ends with that got a second SIGUSR1 before its checkpoint was complete.
 EXIT_SIGNALLED_TWICE = 128 + signal.SIGUSR1
@@ -89,6 +94,11 @@ class Agent(LocalElasticAgent):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = get_args_parser().parse_args(arguments)
+    try:
+        check_meeting_place(options)
+    except UserError as refusal:
+        print(refusal, file=sys.stderr)
+        return refusal.exit_code
     # Ranks that are started again would otherwise meet in the store of the first time, and call at addresses of the dead.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     assert getattr(api, _NAME) is LocalElasticAgent, "torchrun makes its agent in another way now"
@@ -106,10 +116,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 how = why_killed(failure.exitcode, groups)
                 print(f"rank {rank}, process {failure.pid} on {socket.gethostname()}, {how}: {_LESS}", file=sys.stderr)
         return code
+    except (RendezvousError, DistError) as error:
+        print(not_met(options, error), file=sys.stderr)
+        return EXIT_HUNG
     finally:
         # Python gives up its handlers as it ends: a copy of the signal that comes late, by way of srun, would then kill.
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     return 0
+
+
+def check_meeting_place(options: Namespace) -> None:
+    """Refuses a host without an address before torchrun looks for it, which it does for minutes.
+
+    Raises:
+        UserError: the host of --rdzv-endpoint or --master-addr is unknown here, or is none.
+    """
+    place = meeting_place(options)
+    if options.standalone or options.rdzv_backend not in ("static", "c10d") or not place:
+        return
+    try:
+        host, _ = parse_rendezvous_endpoint(place, 0)
+    except ValueError as error:
+        raise UserError(f"--rdzv-endpoint={place} is no place to meet at: {reason_of(error)}") from None
+    if reason := why_unknown(host):
+        raise UserError(
+            f"{host}, where the nodes are to meet, has no address on {socket.gethostname()} ({reason}): name the first node "
+            "(--rdzv-endpoint or --master-addr) as the others reach it"
+        )
+
+
+def meeting_place(options: Namespace) -> str:
+    """Gives HOST:PORT where the agents of all nodes meet; empty where they are told none."""
+    if options.rdzv_endpoint or options.rdzv_backend != "static":
+        return str(options.rdzv_endpoint or "")
+    return f"{options.master_addr}:{options.master_port or 29500}"
+
+
+def not_met(options: Namespace, error: BaseException) -> str:
+    """Says that the agents of the nodes did not come together, or lost each other, and why."""
+    place, cause = meeting_place(options), reason_of(error.__cause__ or error)
+    told = (
+        f"the torchrun of {socket.gethostname()} cannot meet, or has lost, those of the other nodes at {place}: {cause}"
+    )
+    return f"{told}; --rdzv-endpoint or --master-port with another port" if "EADDRINUSE" in cause else told
 
 
 def is_crash(codes: Iterable[int]) -> bool:

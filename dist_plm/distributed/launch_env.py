@@ -5,7 +5,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dist_plm.core.errors import ConfigError
+from dist_plm.core.errors import ConfigError, reason_of
 from dist_plm.core.parsing import whole_number
 
 #: Where ports derived from a Slurm job are taken from: below the range Linux gives to outgoing connections (32768 up).
@@ -48,6 +48,15 @@ def from_environment(env: Mapping[str, str]) -> LaunchEnv:
             [f"{found} in the environment does not say which process this is: start with torchrun or srun, or unset it"]
         )
     return LaunchEnv(node_name=node_name)
+
+
+def why_unknown(host: str) -> str | None:
+    """Says why `host` has no address here; None where it has one."""
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        return reason_of(error)
+    return None
 
 
 def first_host(nodelist: str) -> str:

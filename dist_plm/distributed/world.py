@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, Store
 
-from dist_plm.core.errors import NodeError, reason_of
+from dist_plm.core.errors import NodeError
 from dist_plm.distributed.device import Device
 from dist_plm.distributed.groups import release_parallel_state
-from dist_plm.distributed.launch_env import LaunchEnv
+from dist_plm.distributed.launch_env import LaunchEnv, why_unknown
 from dist_plm.distributed.rendezvous import meet
 
 #: Open files of a process, where its site sets no limit.
@@ -64,16 +64,14 @@ def _raise_limit_of_files() -> None:
 
 def _check_host(launch: LaunchEnv) -> None:
     """Refuses a host without an address, for which PyTorch would look until its time-out."""
-    try:
-        socket.getaddrinfo(launch.master_addr, launch.master_port)
-    except (OSError, UnicodeError) as error:
+    if reason := why_unknown(launch.master_addr):
         raise NodeError(
             [
                 f"MASTER_ADDR = {launch.master_addr!r}, where rank {launch.rank} is to meet the others of {launch.world_size}, "
-                f"has no address ({reason_of(error)}): name the host of rank 0; where this is one process alone, unset RANK "
+                f"has no address ({reason}): name the host of rank 0; where this is one process alone, unset RANK "
                 "and WORLD_SIZE"
             ]
-        ) from None
+        )
 
 
 def _loopback() -> str | None:

@@ -1,13 +1,15 @@
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
-from dist_plm.cluster.torchrun import exit_code, is_crash
+from dist_plm.cluster.torchrun import check_meeting_place, exit_code, is_crash, main
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,42 @@ def test_one_exit_code_for_all_ranks(codes: list[int], expected: int) -> None:
 )
 def test_only_a_crash_is_a_reason_to_start_again(codes: list[int], crash: bool) -> None:
     assert is_crash(codes) == crash
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            ["--master-addr=nosuch.invalid", "--node-rank=1"],
+            "nosuch.invalid, where the nodes are to meet, has no address",
+        ),
+        (["--rdzv-backend=c10d", "--rdzv-endpoint=nosuch.invalid:29512"], "nosuch.invalid, where .* has no address"),
+        (["--rdzv-backend=c10d", "--rdzv-endpoint=a..b:1"], "a..b, where .* has no address"),
+        (["--rdzv-backend=c10d", "--rdzv-endpoint=host:x"], "host:x is no place to meet at: The port number"),
+    ],
+)
+def test_says_at_once_which_host_is_unknown(options: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """PyTorch looks for it for minutes, with pages of warnings."""
+    assert main(["--nnodes=2", "--nproc-per-node=1", *options, "nothing.py"]) == 2
+    assert re.fullmatch(f".*{told}.*\n", capsys.readouterr().err)
+
+
+def test_says_which_port_is_held() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        place = f"127.0.0.1:{holder.getsockname()[1]}"
+        argv = [sys.executable, "-m", "dist_plm.cluster.torchrun", "--nnodes=2", "--rdzv-backend=c10d"]
+        argv += [f"--rdzv-endpoint={place}", "--rdzv-conf=is_host=1", "nothing.py"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 124
+    assert re.search(f"cannot meet.* at {place}: .*EADDRINUSE.*another port\n$", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_takes_hosts_that_have_an_address() -> None:
+    for given in ([], ["--standalone"], ["--nnodes=2", "--master-addr=127.0.0.1"], ["--rdzv-endpoint=localhost:1"]):
+        check_meeting_place(get_args_parser().parse_args([*given, "nothing.py"]))
 
 
 #: Ends with the code that its rank has at each start; w waits for a signal, and then checkpoints and wants to be requeued,
