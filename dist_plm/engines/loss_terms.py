@@ -10,7 +10,7 @@ from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.collectives import all_reduce
 from dist_plm.distributed.device import sent
 from dist_plm.distributed.groups import Groups
-from dist_plm.engines.base import EvalSums, TermSums
+from dist_plm.engines.base import EvalSums, StepResult, TermSums
 from dist_plm.engines.non_finite_guard import poisoned_if_not_finite
 from dist_plm.models.loss_sums import Scores
 from dist_plm.objectives.base import LossTerm
@@ -55,7 +55,7 @@ class LossTerms:
 
     def add_up(self, sums: Iterable[Tensor], counts: Tensor) -> Tensor:
         """Adds up microbatches over all ranks, and appends the counts, and of each data rank the largest loss of its
-        microbatches and which has it: [parts · 3 + data ranks · 2] fp64, for `told` and `worst`. Collective."""
+        microbatches and which has it: [parts · 3 + data ranks · 2] fp64, for `told` and `result`. Collective."""
         parts = len(counts)
         rows = torch.zeros(parts + self._groups.grid.data, 2, dtype=torch.float64, device=self._device)
         if found := list(sums):
@@ -78,13 +78,26 @@ class LossTerms:
             for name, (loss, correct, count) in zip(self._losses, rows, strict=True)
         }
 
-    def worst(self, numbers: Sequence[float]) -> tuple[int, float] | None:
+    def _worst(self, numbers: Sequence[float]) -> tuple[int, float] | None:
         """Finds the microbatch with the largest loss, infinite where it is not finite, in what `add_up` gave. Microbatches are
         counted through data ranks: all of the first, then all of the second, and so on."""
         told = numbers[3 * len(self._losses) :]
         places = (rank * len(self._shares) + int(index) for rank, index in enumerate(told[1::2]))
         return max(zip(places, told[::2], strict=True), key=lambda one: one[1], default=None)
 
-    def minimised(self, sums: EvalSums) -> float:
-        """The weighted sum of the parts' means."""
-        return sum(term.weight * sums[name].mean for name, term in self._losses.items())
+    def result(self, numbers: Sequence[float], *, grad_norm: float | None, loss_scale: float | None) -> StepResult:
+        """Tells of an update whose passes added up to `numbers`, read from the device.
+
+        Args:
+            grad_norm: None where it was skipped.
+        """
+        sums = self.told(numbers)
+        return StepResult(
+            loss=sum(term.weight * sums[name].mean for name, term in self._losses.items()),
+            terms={name: term.mean for name, term in sums.items()},
+            num_tokens=next(iter(sums.values())).count,
+            grad_norm=grad_norm,
+            loss_scale=loss_scale,
+            skipped=grad_norm is None,
+            worst=self._worst(numbers),
+        )

@@ -4,7 +4,6 @@ Without a pipeline each microbatch goes forward and backward through DeepSpeed's
 schedule drives the bare chunks, and DeepSpeed meets their gradients on the parameters.
 """
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,6 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
-from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import Tensor, nn
 
 from dist_plm.core.errors import ConfigError
@@ -27,13 +24,11 @@ from dist_plm.engines.deepspeed.settings import on_nvme, settings_of, write_sett
 from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.flat_parameters import FlatParameters
 from dist_plm.engines.gradient_norm import ClippedStep, GradientNorm
-from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.non_finite_guard import SkipWatch
+from dist_plm.engines.passes import Passes
 from dist_plm.engines.predictions import Collect, Predictions
-from dist_plm.engines.sending import pass_shape, sent_batch
 from dist_plm.engines.state import EngineState, Stateful
 from dist_plm.models.chunk import ModelChunk
-from dist_plm.models.loss_sums import Scores
 from dist_plm.models.sharding import ShardSpec, describe
 from dist_plm.objectives.base import LossTerm
 from dist_plm.optim.base import WholeTensorOptimizer, build_optimizer, set_learning_rate
@@ -58,12 +53,10 @@ class DeepSpeedEngine(Stateful):
         clipped: ClippedStep | None,
         spare: "Spare | None",
     ) -> None:
-        self._settings, self._groups, self._device = settings, groups, device
+        self._settings, self._groups = settings, groups
         self._chunks, self._engine, self._inner, self._state = chunks, engine, inner, state
-        self._positions = chunks[0].predicts_some
-        self._messages = P2PCommunicator(pp_group=groups.pipeline, config=chunks[0].config)
-        self._schedule = get_forward_backward_func(groups.grid.pipeline, len(chunks) if len(chunks) > 1 else None)
-        self._terms = LossTerms(losses, groups, device)
+        self._passes = Passes(settings, groups, device, chunks, chunks[0], losses)
+        self._terms = self._passes.terms
         held = [parameter for chunk in chunks for parameter in chunk.parameters() if parameter.requires_grad]
         self._tied = [parameter for parameter in held if getattr(parameter, "shared_embedding", False)]
         self._norm, self._clipped, self._spare = norm, clipped, spare
@@ -78,18 +71,9 @@ class DeepSpeedEngine(Stateful):
         loss_scale = self._loss_scale()
         self._engine.step()
         told = self._norm.told()
-        sums = self._terms.told(told)
-        norm, loss = self._grad_norm(), self._terms.minimised(sums)
-        self._watch.note(skipped=norm is None, loss=loss)
-        return StepResult(
-            loss=loss,
-            terms={name: term.mean for name, term in sums.items()},
-            num_tokens=next(iter(sums.values())).count,
-            grad_norm=norm,
-            loss_scale=loss_scale,
-            skipped=norm is None,
-            worst=self._terms.worst(told),
-        )
+        result = self._terms.result(told, grad_norm=self._grad_norm(), loss_scale=loss_scale)
+        self._watch.note(skipped=result.skipped, loss=result.loss)
+        return result
 
     def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
         return self._evaluate(microbatches, None)
@@ -114,18 +98,16 @@ class DeepSpeedEngine(Stateful):
         counts = self._terms.count(microbatches)
         # DeepSpeed averages gradients over data ranks.
         scales = self._terms.scales(counts, self._groups.data_context.size())
-        run = self._pipeline if self._groups.grid.pipeline > 1 else self._passes
+        run = self._pipeline if self._groups.grid.pipeline > 1 else self._unscheduled
         return self._terms.add_up(run(microbatches, scales, collect, forward_only=forward_only), counts)
 
-    def _passes(
+    def _unscheduled(
         self, microbatches: Sequence[Batch], scales: Tensor, collect: Collect | None, *, forward_only: bool
     ) -> list[Tensor]:
         outputs = []
         for batch in microbatches:
-            scores = self._engine(self._to_device(batch))
-            if collect is not None:
-                collect(batch["samples"], scores)
-            loss, sums = self._terms.of(scores, scales)
+            scores = self._engine(self._passes.to_device(batch))
+            loss, sums = self._passes.scored(scales, collect, batch["samples"], scores)
             outputs.append(sums)
             if not forward_only:
                 self._engine.backward(loss)
@@ -134,40 +116,13 @@ class DeepSpeedEngine(Stateful):
     def _pipeline(
         self, microbatches: Sequence[Batch], scales: Tensor, collect: Collect | None, *, forward_only: bool
     ) -> list[Tensor]:
-        micro_batch, length = pass_shape(microbatches, self._settings)
-        outputs = self._schedule(
-            forward_step_func=partial(self._forward, scales, collect),
-            # Several chunks of a pipeline each go through all microbatches.
-            data_iterator=list(itertools.tee(map(self._to_device, microbatches), len(self._chunks))),
-            model=self._chunks,
-            num_microbatches=len(microbatches),
-            seq_length=length,
-            micro_batch_size=micro_batch,
-            forward_only=forward_only,
-            p2p_communicator=self._messages,
-            pg_collection=self._groups.collection,
-        )
+        outputs = self._passes.scheduled(microbatches, scales, collect, forward_only=forward_only)
         if self._spare is not None and not forward_only:
             self._spare.give_gradient()
         if not forward_only:
             for parameter in self._tied:
                 dist.all_reduce(bindings.gradient_of(self._engine.optimizer, parameter), group=self._groups.embedding)
-        return cast("list[Tensor]", outputs)
-
-    def _forward(
-        self, scales: Tensor, collect: Collect | None, batches: Iterator[Batch], chunk: nn.Module
-    ) -> tuple[Any, Any]:
-        batch = next(batches)
-        return chunk(batch), partial(self._loss, scales, collect, batch["samples"])
-
-    def _loss(
-        self, scales: Tensor, collect: Collect | None, samples: Tensor, scores: Scores
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gives what is minimised, the number of microbatches it is of, and sums of loss and correct labels, [parts, 2]."""
-        if collect is not None:
-            collect(samples, scores)
-        loss, sums = self._terms.of(scores, scales)
-        return loss, torch.ones((), dtype=torch.int32, device=self._device), sums
+        return outputs
 
     def _grad_norm(self) -> float | None:
         """Gives the gradient norm of the last step; None where it was skipped."""
@@ -181,9 +136,6 @@ class DeepSpeedEngine(Stateful):
 
     def _loss_scale(self) -> float | None:
         return float(self._engine.optimizer.loss_scale) if self._settings.precision.name == "fp16" else None
-
-    def _to_device(self, batch: Batch) -> Batch:
-        return sent_batch(batch, self._device, positions=self._positions)
 
 
 def build(

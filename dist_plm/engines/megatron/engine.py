@@ -1,6 +1,5 @@
 """The Megatron-core engine: its gradient buffers, pipeline schedules and optimizer wrappers around our model chunks."""
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,8 +8,6 @@ from typing import Any, cast
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
-from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import Tensor, nn
 
 from dist_plm.data.loader.batch import Batch
@@ -19,7 +16,6 @@ from dist_plm.engines.base import EvalSums, Lent, Prediction, StepResult
 from dist_plm.engines.compiling import compiled_layers
 from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.gradient_norm import GradientNorm, clip
-from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.megatron.optimizer import (
     build_optimizer,
     gathers_parameters,
@@ -28,12 +24,11 @@ from dist_plm.engines.megatron.optimizer import (
     shards_states,
 )
 from dist_plm.engines.non_finite_guard import SkipWatch
+from dist_plm.engines.passes import Passes
 from dist_plm.engines.predictions import Collect, Predictions
-from dist_plm.engines.sending import pass_shape, sent_batch
 from dist_plm.engines.state import EngineState, Stateful
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.kernels import row_sums
-from dist_plm.models.loss_sums import Scores
 from dist_plm.models.sharding import ShardSpec, describe
 from dist_plm.objectives.base import LossTerm
 from dist_plm.optim.base import set_learning_rate
@@ -92,18 +87,15 @@ class MegatronEngine(Stateful):
         state: EngineState,
         losses: Mapping[str, LossTerm],
     ) -> None:
-        self._settings, self._groups, self._device = settings, groups, device
-        self._terms = LossTerms(losses, groups, device)
+        self._settings, self._groups = settings, groups
+        self._passes = Passes(settings, groups, device, chunks, cast("ModelChunk", chunks[0].module), losses)
+        self._terms = self._passes.terms
         self._chunks, self._optimizer = chunks, optimizer
-        self._positions = bool(chunks[0].module.predicts_some)
-        self._megatron = chunks[0].config
-        self._messages = P2PCommunicator(pp_group=groups.pipeline, config=self._megatron)
         self._scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
         self._norm = GradientNorm(optimizer.get_grad_stats_parallel_group(), device)
         self._whole = _whole_gradients(chunks) if groups.grid.size == 1 else []
         self._watch = SkipWatch(shard_specs, groups, settings.train.max_skipped)
         self._state = state
-        self._schedule = get_forward_backward_func(groups.grid.pipeline, len(chunks) if len(chunks) > 1 else None)
 
     def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
         set_learning_rate(self._optimizer.optimizer, lr)
@@ -119,18 +111,9 @@ class MegatronEngine(Stateful):
         grad_norm = self._update()
         told = self._norm.told()
         loss_scale = told.pop() if self._scaler is not None else None
-        sums = self._terms.told(told)
-        loss = self._terms.minimised(sums)
-        self._watch.note(skipped=grad_norm is None, loss=loss)
-        return StepResult(
-            loss=loss,
-            terms={name: term.mean for name, term in sums.items()},
-            num_tokens=next(iter(sums.values())).count,
-            grad_norm=grad_norm,
-            loss_scale=loss_scale,
-            skipped=grad_norm is None,
-            worst=self._terms.worst(told),
-        )
+        result = self._terms.result(told, grad_norm=grad_norm, loss_scale=loss_scale)
+        self._watch.note(skipped=result.skipped, loss=result.loss)
+        return result
 
     def _update(self) -> float | None:
         """Clips and steps; None when the gradient is not finite and the step is skipped. All ranks agree: the norm and
@@ -180,21 +163,7 @@ class MegatronEngine(Stateful):
         # end of the step divides by that number.
         self._num_microbatches = len(microbatches) * self._groups.grid.data
         scales = self._terms.scales(counts, self._num_microbatches)
-        on_device = map(self._to_device, microbatches)
-        micro_batch, length = pass_shape(microbatches, self._settings)
-        outputs = self._schedule(
-            forward_step_func=partial(self._forward, scales, collect),
-            # Drawn as needed, so that what the microbatches raise ends a step in its middle; several chunks of a
-            # pipeline each go through all of them.
-            data_iterator=list(itertools.tee(on_device, len(self._chunks))),
-            model=list[nn.Module](self._chunks),
-            num_microbatches=len(microbatches),
-            seq_length=length,
-            micro_batch_size=micro_batch,
-            forward_only=forward_only,
-            p2p_communicator=self._messages,
-            pg_collection=self._groups.collection,
-        )
+        outputs = self._passes.scheduled(microbatches, scales, collect, forward_only=forward_only)
         return self._terms.add_up(outputs, counts)
 
     def finish_gradients(self, chunks: list[Any], _: Tensor | None, **more: Any) -> None:
@@ -204,24 +173,6 @@ class MegatronEngine(Stateful):
             finalize_model_grads(chunks, None, **more)
         for chunk in chunks:
             chunk.scale_gradients(1.0 / self._num_microbatches)
-
-    def _to_device(self, batch: Batch) -> Batch:
-        return sent_batch(batch, self._device, positions=self._positions)
-
-    def _forward(
-        self, scales: Tensor, collect: Collect | None, batches: Iterator[Batch], chunk: nn.Module
-    ) -> tuple[Any, Any]:
-        batch = next(batches)
-        return chunk(batch), partial(self._loss, scales, collect, batch["samples"])
-
-    def _loss(
-        self, scales: Tensor, collect: Collect | None, samples: Tensor, scores: Scores
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gives what is minimised, the number of microbatches it is of, and sums of loss and correct labels, [parts, 2]."""
-        if collect is not None:
-            collect(samples, scores)
-        loss, sums = self._terms.of(scores, scales)
-        return loss, torch.ones((), dtype=torch.int32, device=self._device), sums
 
 
 def build(
