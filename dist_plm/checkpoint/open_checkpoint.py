@@ -2,8 +2,7 @@
 
 import logging
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,8 +12,20 @@ from torch import Tensor
 
 from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.fragments import Dealer, names_held
+from dist_plm.checkpoint.lookup import (
+    REMEDY,
+    FoundCheckpoint,
+    candidates,
+    damages,
+    decode_train_state,
+    locate,
+    look_up,
+    read_train_state,
+    reason_of_named,
+    unreadable_metadata,
+)
 from dist_plm.checkpoint.planner import TensorReader
-from dist_plm.checkpoint.storage import LATEST, Storage, name_of, open_storage, step_of
+from dist_plm.checkpoint.storage import Storage, open_storage
 from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.core.errors import CheckpointError, reason_of
 from dist_plm.core.parsing import load_yaml
@@ -23,22 +34,10 @@ from dist_plm.models.sharding import ShardSpec
 
 log = logging.getLogger(__name__)
 
-#: That look at files, one each: a disk or an object store gives more to several, and checksums are taken side by side.
-_NUM_THREADS = 4
-_REMEDY = "name another with train.resume=PATH, or start anew with train.resume=none"
-
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(FoundCheckpoint):
     """One that is complete and, unless that was skipped, verified."""
-
-    storage: Storage
-    name: str
-    train_state: TrainState
-
-    @property
-    def where(self) -> str:
-        return self.storage.where(self.name)
 
     @cached_property
     def tensors(self) -> TensorReader:
@@ -46,7 +45,7 @@ class Checkpoint:
         try:
             return TensorReader(reader, reader.read_metadata())
         except (OSError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{self.where}/.metadata cannot be read: {_reason(error)}", _REMEDY) from None
+            raise unreadable_metadata(self.where, error) from None
 
     @property
     def is_weights_only(self) -> bool:
@@ -68,9 +67,9 @@ class Checkpoint:
         try:
             content = load_yaml(self.storage.read(self.name, name).decode(), f"{self.where}/{name}")
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.where}/{name} cannot be read: {_reason(error)}", _REMEDY) from None
+            raise CheckpointError(f"{self.where}/{name} cannot be read: {reason_of_named(error)}", REMEDY) from None
         if not isinstance(content, dict):
-            raise CheckpointError(f"{self.where}/{name} holds no settings", _REMEDY)
+            raise CheckpointError(f"{self.where}/{name} holds no settings", REMEDY)
         return content
 
     def read(self, shard_spec: ShardSpec, state: str) -> Tensor:
@@ -89,7 +88,7 @@ class Checkpoint:
         try:
             return self.tensors.read(shard_spec, state)
         except OSError as error:
-            raise CheckpointError(f"{self.where} cannot be read: {reason_of(error)}", _REMEDY) from None
+            raise CheckpointError(f"{self.where} cannot be read: {reason_of(error)}", REMEDY) from None
 
     def check_model(self, shard_specs: Sequence[ShardSpec], group: dist.ProcessGroup | None) -> None:
         """Sees to it that the model is the one that was saved. Collective over `group`, all ranks; of None, where `shard_specs`
@@ -102,7 +101,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.where} holds an optimizer's moments, and its {state_file.NAME} does not tell of how many updates: it "
                 f"is not what this program writes",
-                _REMEDY,
+                REMEDY,
             )
         mine = names_held(shard_specs, ["weight"])
         wanted = {name: shape for held in gather(group, mine) for name, shape in held.items()}
@@ -126,7 +125,7 @@ def find(resume: str, storage: Storage, group: dist.ProcessGroup | None, *, veri
     if resume == "none":
         return None
     if resume != "auto":
-        parent, name = on_first(group, lambda: _locate(resume))
+        parent, name = on_first(group, lambda: locate(resume))
         storage = open_storage(parent)
         if name:
             return open_checkpoint(storage, name, group, verify=verify)
@@ -155,57 +154,19 @@ def open_checkpoint(storage: Storage, name: str, group: dist.ProcessGroup | None
     Raises:
         CheckpointError: on every rank, naming each file that is missing or damaged.
     """
-    data = on_first(group, lambda: _read_train_state(storage, name))
-    train_state = _decode_train_state(data, storage, name)
-    found = gather(group, _damages(storage, name, _share(train_state, group), train_state, verify=verify))
+    data = on_first(group, lambda: read_train_state(storage, name))
+    train_state = decode_train_state(data, storage, name)
+    found = gather(group, damages(storage, name, _share(train_state, group), train_state, verify=verify))
     problems = sorted(problem for some in found for problem in some)
     if problems:
-        raise CheckpointError(f"{storage.where(name)} is damaged: {'; '.join(problems)}", _REMEDY)
+        raise CheckpointError(f"{storage.where(name)} is damaged: {'; '.join(problems)}", REMEDY)
     return Checkpoint(storage, name, train_state)
 
 
 def look_at(path: str) -> tuple[Checkpoint, list[str]]:
-    """The checkpoint at `path`, or the newest of the run there, and what is wrong with its files. In one process.
-
-    Raises:
-        CheckpointError: there is none, or its train_state is damaged.
-    """
-    parent, name = _locate(path)
-    storage = open_storage(parent)
-    if not name:
-        names = candidates(storage)
-        if not names:
-            raise CheckpointError(f"there is no checkpoint in {storage.where()}")
-        name = names[0]
-    train_state = _decode_train_state(_read_train_state(storage, name), storage, name)
-    return Checkpoint(storage, name, train_state), _damages(storage, name, train_state.files, train_state, verify=True)
-
-
-def _decode_train_state(data: bytes, storage: Storage, name: str) -> TrainState:
-    try:
-        train_state = state_file.decode(data, storage.where(name, state_file.NAME))
-    except CheckpointError as error:
-        raise CheckpointError(error.reason, _REMEDY) from None
-    if step_of(name) not in (None, train_state.step):
-        raise CheckpointError(
-            f"{storage.where(name)} was saved after step {train_state.step}, as its {state_file.NAME} says: it was renamed or "
-            "copied over another",
-            _REMEDY,
-        )
-    return train_state
-
-
-def _read_train_state(storage: Storage, name: str) -> bytes:
-    try:
-        return storage.read(name, state_file.NAME)
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{storage.where(name)} is not a complete checkpoint: it has no {state_file.NAME}", _REMEDY
-        ) from None
-    except OSError as error:
-        raise CheckpointError(
-            f"{storage.where(name, state_file.NAME)} cannot be read: {_reason(error)}", _REMEDY
-        ) from None
+    """Opens what `look_up` finds at `path`, whatever is wrong with its files, which comes with it."""
+    found, problems = look_up(path)
+    return Checkpoint(found.storage, found.name, found.train_state), problems
 
 
 def _share(train_state: TrainState, group: dist.ProcessGroup | None) -> list[str]:
@@ -213,66 +174,6 @@ def _share(train_state: TrainState, group: dist.ProcessGroup | None) -> list[str
     rank, dealer = (0, Dealer(1)) if group is None else (group.rank(), Dealer(group.size()))
     largest_first = sorted(train_state.files, key=lambda file: (-train_state.files[file].bytes, file))
     return [file for file in largest_first if dealer.take(train_state.files[file].bytes) == rank]
-
-
-def _damages(storage: Storage, name: str, files: Iterable[str], train_state: TrainState, *, verify: bool) -> list[str]:
-    with ThreadPoolExecutor(_NUM_THREADS) as threads:
-        told = threads.map(lambda file: _damage(storage, name, file, train_state, verify=verify), files)
-        return [problem for problem in told if problem is not None]
-
-
-def _damage(storage: Storage, name: str, file: str, train_state: TrainState, *, verify: bool) -> str | None:
-    record = train_state.files[file]
-    try:
-        size = storage.size(name, file)
-        if size is None:
-            return f"{file} is missing"
-        if size != record.bytes:
-            return f"{file} holds {size:,} bytes where {record.bytes:,} were written"
-        if verify and storage.checksum(name, file) != record.checksum:
-            return f"{file} is not what was written: its checksum differs"
-    except Exception as error:  # what storage of other makers raises is not known; the other ranks wait for it
-        return f"{file} cannot be read: {_reason(error)}"
-    return None
-
-
-def _reason(error: BaseException) -> str:
-    """Says why, of a file that the message names."""
-    return reason_of(error, getattr(error, "filename", None))
-
-
-def candidates(storage: Storage) -> list[str]:
-    """The checkpoint that `latest` names, then those before it, newest first."""
-    steps = storage.steps()
-    if not steps:
-        return []
-    try:
-        latest = step_of(storage.read(LATEST).decode(errors="replace").strip())
-    except FileNotFoundError:
-        latest = None
-    except OSError as error:
-        raise CheckpointError(f"{storage.where(LATEST)} cannot be read: {_reason(error)}", _REMEDY) from None
-    if latest not in steps:
-        log.warning("%s names no checkpoint; the newest one counts", storage.where(LATEST))
-        latest = steps[-1]
-    # Later ones belong to a continuation of the run that was given up.
-    return [name_of(step) for step in reversed(steps) if step <= latest]
-
-
-def _locate(path: str) -> tuple[str, str]:
-    """Parent and name of the checkpoint at `path`; no name where `path` is a directory of checkpoints, or `latest` in it."""
-    path = path.rstrip("/")
-    parent, _, name = path.rpartition("/")
-    if name == LATEST and open_storage(parent or ".").exists(LATEST):
-        return parent or ".", ""
-    for directory in (path, f"{path}/checkpoints"):
-        if open_storage(directory).exists(LATEST):
-            return directory, ""
-    if not open_storage(path).exists():
-        raise CheckpointError(f"there is nothing at {path}", _REMEDY)
-    if not open_storage(path).exists(state_file.NAME):
-        raise CheckpointError(f"{path} is not a complete checkpoint: it has no {state_file.NAME}", _REMEDY)
-    return parent or ".", name
 
 
 def _differences(saved: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -6,26 +6,27 @@ always complete. Object stores have no renaming: there the objects are written i
 What is removed, or replaced by a checkpoint, carries a mark of this program: others may have files there.
 """
 
+import io
 import os
 import re
 import secrets
-import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import IO, TYPE_CHECKING, cast
 
 import xxhash
 from fsspec.core import url_to_fs
 from fsspec.implementations.memory import MemoryFileSystem
 
-from dist_plm.checkpoint.io.blobs import LocalReader, LocalWriter, UrlReader, UrlWriter
 from dist_plm.checkpoint.train_state import NAME
 from dist_plm.config.credentials import mask
 from dist_plm.core.errors import CheckpointError
-from dist_plm.core.files import TEMPORARY, atomic_writer, sync_directory
+from dist_plm.core.files import TEMPORARY, atomic_writer, remove_tree, sync_directory
 from dist_plm.core.marks import mark_path
-from dist_plm.core.regular import open_regular, read_regular
+from dist_plm.core.regular import open_regular
+
+if TYPE_CHECKING:
+    from dist_plm.checkpoint.io.blobs import LocalReader, LocalWriter
 
 LATEST = "latest"
 _STEP = re.compile(r"step_(\d{8,})")
@@ -35,8 +36,6 @@ _MARK = mark_path(Path(), "checkpoint").name
 _REMOVED = "removed"
 #: As much as disks and object stores are asked for at a time; the processor's cache holds it until it is hashed.
 _READ_BYTES = 4 * 2**20
-#: Of a directory into which another process may still write.
-REMOVE_ATTEMPTS = 20
 
 
 def name_of(step: int) -> str:
@@ -105,14 +104,18 @@ class Storage:
         except FileNotFoundError:
             return None
 
+    def open(self, *parts: str) -> IO[bytes]:
+        """Opens a file, to read its bytes."""
+        return cast(IO[bytes], self._fs.open(self._path(*parts), "rb"))
+
     def read(self, *parts: str) -> bytes:
-        with self._fs.open(self._path(*parts), "rb") as file:
-            return cast(bytes, file.read())
+        with self.open(*parts) as file:
+            return file.read()
 
     def checksum(self, *parts: str) -> str:
         """Computes the checksum of a file, read in blocks."""
         digest = xxhash.xxh3_128()
-        with self._fs.open(self._path(*parts), "rb") as file:
+        with self.open(*parts) as file:
             while block := file.read(_READ_BYTES):
                 digest.update(block)
         return digest.hexdigest()
@@ -154,11 +157,15 @@ class Storage:
         if self.exists(name) and not self.is_own(name):
             raise CheckpointError(f"{self.where(name)} is there and not of this program: it is not replaced")
 
-    def writer(self, directory: str) -> LocalWriter:
+    def writer(self, directory: str) -> "LocalWriter":
+        from dist_plm.checkpoint.io.blobs import UrlWriter  # imports torch, which looking at a checkpoint does without
+
         self.guard()
         return UrlWriter(self.address(directory), sync_files=False)  # without fsync it would sync the whole machine
 
-    def reader(self, name: str) -> LocalReader:
+    def reader(self, name: str) -> "LocalReader":
+        from dist_plm.checkpoint.io.blobs import UrlReader  # as above
+
         return UrlReader(self.address(name))
 
     def names(self) -> list[str]:
@@ -182,8 +189,8 @@ class LocalStorage(Storage):
     def steps(self) -> list[int]:
         return sorted(step for name in self.names() if (step := step_of(name)) is not None)
 
-    def read(self, *parts: str) -> bytes:
-        return read_regular(self._directory.joinpath(*parts))
+    def open(self, *parts: str) -> io.BufferedReader:
+        return open_regular(self._directory.joinpath(*parts))
 
     def write(self, data: bytes, *parts: str) -> None:
         self.guard()
@@ -194,7 +201,7 @@ class LocalStorage(Storage):
 
     def checksum(self, *parts: str) -> str:
         digest, block = xxhash.xxh3_128(), memoryview(bytearray(_READ_BYTES))
-        with open_regular(self._directory.joinpath(*parts)) as file:
+        with self.open(*parts) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)  # reads further ahead
             while count := file.readinto(block):
                 digest.update(block[:count])
@@ -241,7 +248,7 @@ class LocalStorage(Storage):
         fresh.rename(final)
         sync_directory(self._directory)
         if replaced is not None:
-            _remove_tree(replaced.parent)
+            remove_tree(replaced.parent)
 
     def remove(self, name: str) -> None:
         path = self._directory / name
@@ -253,15 +260,19 @@ class LocalStorage(Storage):
             path.rename(doomed)
             doomed = doomed.parent
         if doomed.is_dir():
-            _remove_tree(doomed)
+            remove_tree(doomed)
         else:
             doomed.unlink(missing_ok=True)
 
-    def writer(self, directory: str) -> LocalWriter:
+    def writer(self, directory: str) -> "LocalWriter":
+        from dist_plm.checkpoint.io.blobs import LocalWriter  # as above
+
         self.guard()
         return LocalWriter(self._directory / directory)
 
-    def reader(self, name: str) -> LocalReader:
+    def reader(self, name: str) -> "LocalReader":
+        from dist_plm.checkpoint.io.blobs import LocalReader  # as above
+
         return LocalReader(self._directory / name)
 
     def _temporary(self, name: str) -> str:
@@ -271,24 +282,9 @@ class LocalStorage(Storage):
         """An empty directory of this writer alone, for what is to go. Made before the guard is asked, not after: once others
         have cleaned, it is not there any more."""
         place = self._directory / self._temporary(_REMOVED)
-        _remove_tree(place)
+        remove_tree(place)
         place.mkdir(parents=True)
         return place
-
-
-def _remove_tree(directory: Path) -> None:
-    """Also where another process is still writing into it, which its next file ends: then it may not be empty at first."""
-    for attempt in range(REMOVE_ATTEMPTS):
-        try:
-            shutil.rmtree(directory)
-        except FileNotFoundError:
-            # It is gone, or something of it was removed by another process at the same time.
-            if not directory.exists():
-                return
-        except OSError:
-            if attempt == REMOVE_ATTEMPTS - 1:
-                raise
-            time.sleep(0.1)
 
 
 def open_storage(url: str) -> Storage:

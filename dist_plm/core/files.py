@@ -4,6 +4,8 @@ import errno
 import hashlib
 import io
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,8 @@ from dist_plm.core.regular import check_regular, open_regular
 TEMPORARY = ".tmp"
 _COPY_BYTES = 4 * 2**20
 _COPY_RANGE_BYTES = 2**30
+#: Of a directory into which another process may still write.
+_REMOVE_ATTEMPTS = 20
 #: What the system answers where these two files cannot be copied within the kernel.
 _NO_COPY_RANGE = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
@@ -118,3 +122,19 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         with atomic_writer(target) as file:
             copy_into(source, file)
+
+
+def remove_tree(directory: Path) -> None:
+    """Removes a directory, also where another process is still writing into it, which its next file ends: then it may not be
+    empty at first."""
+    for attempt in range(_REMOVE_ATTEMPTS):
+        try:
+            shutil.rmtree(directory)
+        except FileNotFoundError:
+            # It is gone, or something of it was removed by another process at the same time.
+            if not directory.exists():
+                return
+        except OSError:
+            if attempt == _REMOVE_ATTEMPTS - 1:
+                raise
+            time.sleep(0.1)

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 from dist_plm.checkpoint import train_state as state_file
-from dist_plm.checkpoint.io.envelope import HEAD_BYTES, values_at
+from dist_plm.checkpoint.io.outline import HEAD_BYTES, values_at
 from dist_plm.checkpoint.open_checkpoint import Checkpoint, look_at
 
 

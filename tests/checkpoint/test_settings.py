@@ -5,7 +5,8 @@ from typing import cast
 
 import pytest
 
-from dist_plm.checkpoint.open_checkpoint import Checkpoint, candidates
+from dist_plm.checkpoint.lookup import candidates
+from dist_plm.checkpoint.open_checkpoint import Checkpoint
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.core.errors import CheckpointError

@@ -57,10 +57,6 @@ def test_afterwards_the_compiler_and_trackers_are_there_as_before():
     assert {"wandb", "torch.utils.tensorboard"} <= modules
 
 
-def test_looking_into_a_checkpoint_imports_no_megatron():
-    assert "megatron.core" not in imported_by("import dist_plm.tasks.convert.inspection")
-
-
 STEP = """
 import torch
 from dist_plm.engines.compiling import spare_compiler

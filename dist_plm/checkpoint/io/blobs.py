@@ -23,7 +23,8 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from dist_plm.checkpoint.io.direct_io import ALIGNMENT_BYTES, DIRECT_BYTES
-from dist_plm.checkpoint.io.envelope import HEAD_BYTES, envelope, values_at
+from dist_plm.checkpoint.io.envelope import envelope
+from dist_plm.checkpoint.io.outline import HEAD_BYTES, values_at
 from dist_plm.checkpoint.io.unpickler import load_metadata
 
 #: Writes bytes and the values of contiguous fp32 tensors one after another to a file, a path or a URL.

@@ -14,10 +14,10 @@ from dist_plm.data.sources.records import (
     Record,
     Rejected,
     Template,
+    check_columns,
     documents_of_row,
 )
 from dist_plm.data.sources.slices import Slice
-from dist_plm.data.sources.tables import check_columns
 
 #: What quotes and backslashes are: "minimal" holds fields together with quotes and doubles those inside (RFC 4180),
 #: "backslash" puts a backslash before those inside, under "none" both are text.

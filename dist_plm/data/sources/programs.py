@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.core.errors import DataError, reason_of
-from dist_plm.data.sources.records import BrokenRecordError, Record, Template, documents_of_row
+from dist_plm.data.sources.records import BrokenRecordError, Record, Template, check_columns, documents_of_row
 from dist_plm.data.sources.slices import Slice
-from dist_plm.data.sources.tables import check_columns
 from dist_plm.spec.prepare.schema import SourceConfig
 
 #: What a source counts for where nobody can say how large it is.

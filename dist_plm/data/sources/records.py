@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from typing import Any, Literal, NamedTuple
 
+from dist_plm.core.errors import DataError
 from dist_plm.data.sources.assemble import LineBlock, assemble
 from dist_plm.spec.prepare.schema import SourceConfig
 from dist_plm.spec.prepare.template import parse_template
@@ -138,3 +139,19 @@ def _document(line: int, text: str | None) -> Record:
     if not text.strip():
         return Rejected(line, "empty text", "nothing but white space")
     return Document(line, text)
+
+
+def check_columns(place: str, template: Template, columns: list[str]) -> None:
+    """Refuses a table that lacks a column that the source names, or has two of that name."""
+    missing = [column for column in template.columns if column not in columns]
+    if missing:
+        raise DataError(
+            f"{place} has no column {' or '.join(map(repr, missing))}, it has {', '.join(map(repr, columns))}; name the "
+            "column that holds the text with text: in data.sources"
+        )
+    twice = [column for column in template.columns if columns.count(column) > 1]
+    if twice:
+        raise DataError(
+            f"{place}: {columns.count(twice[0])} columns are called {twice[0]!r}, and which of them is meant cannot be told: "
+            "give them different names"
+        )

@@ -10,7 +10,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from dist_plm.core.errors import DataError, reason_of
-from dist_plm.data.sources.records import BrokenRecordError, Record, Template, documents_of_row
+from dist_plm.data.sources.records import BrokenRecordError, Record, Template, check_columns, documents_of_row
 from dist_plm.data.sources.slices import Slice
 
 #: Types of text -> the same as bytes.
@@ -109,22 +109,6 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 def _batch_rows(num_bytes: int, num_rows: int) -> int:
     """Rows to hold at a time, of so many that have so many bytes together."""
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES * num_rows // max(num_bytes, 1)))
-
-
-def check_columns(place: str, template: Template, columns: list[str]) -> None:
-    """Refuses a table that lacks a column that the source names, or has two of that name."""
-    missing = [column for column in template.columns if column not in columns]
-    if missing:
-        raise DataError(
-            f"{place} has no column {' or '.join(map(repr, missing))}, it has {', '.join(map(repr, columns))}; name the "
-            "column that holds the text with text: in data.sources"
-        )
-    twice = [column for column in template.columns if columns.count(column) > 1]
-    if twice:
-        raise DataError(
-            f"{place}: {columns.count(twice[0])} columns are called {twice[0]!r}, and which of them is meant cannot be told: "
-            "give them different names"
-        )
 
 
 def _records(batches: Iterator[pa.RecordBatch], template: Template, part: Slice, row: int) -> Iterator[Record]:

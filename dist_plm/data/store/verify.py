@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.files import sha256_of
 from dist_plm.data.store.manifest import NAME, SPLITS, Manifest, read_manifest
@@ -18,6 +16,8 @@ def verify(store: Path, report: Callable[[str], None]) -> Manifest:
     Raises:
         DataError: naming each file that is missing, cannot be read, or is not what it was.
     """
+    from tqdm import tqdm  # here, as those who only open a store do without
+
     manifest = read_manifest(store)
     expected = hashes(manifest)
     sizes = {name: (store / name).stat().st_size if (store / name).exists() else 0 for name in expected}

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import tokenizers as hf
-from google.protobuf.message import DecodeError
-from sentencepiece import sentencepiece_model_pb2 as sentencepiece_proto
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from dist_plm.core.errors import DataError
@@ -67,6 +65,10 @@ def check_sentencepiece(content: bytes, origin: str) -> Any:
             f"{origin} is a file of tiktoken, which lacks the pattern that splits words and the special tokens: take the "
             "tokenizer.json of that model (Transformers' AutoTokenizer writes it with save_pretrained)"
         )
+    # Imported here: most tokenizers are no such models, and commands that only look do without.
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2 as sentencepiece_proto
+
     model: Any = getattr(sentencepiece_proto, "ModelProto")()  # noqa: B009 - made at run time, unknown to type checkers
     try:
         model.ParseFromString(content)

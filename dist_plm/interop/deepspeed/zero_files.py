@@ -15,7 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from dist_plm.checkpoint.io.unpickler import Inert, load_file
+from dist_plm.checkpoint.io.metadata_pickle import Inert
+from dist_plm.checkpoint.io.unpickler import load_file
 from dist_plm.core.errors import CheckpointError
 
 _OPTIMIZER = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")

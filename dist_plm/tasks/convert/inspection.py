@@ -1,10 +1,14 @@
-"""A checkpoint described for a person."""
+"""A checkpoint described for a person, without PyTorch: importing that takes longer than looking."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from dist_plm.checkpoint.open_checkpoint import Checkpoint, look_at
-from dist_plm.core.errors import with_remedy
+import numpy as np
+
+from dist_plm.checkpoint.io.outline import Box, Outline
+from dist_plm.checkpoint.lookup import REMEDY, FoundCheckpoint, look_up, reason_of_named
+from dist_plm.core.errors import CheckpointError, with_remedy
 from dist_plm.core.installed import typed
 from dist_plm.interop.kinds import refuse_foreign
 
@@ -18,17 +22,18 @@ def inspect(path: str) -> tuple[str, bool]:
     with with_remedy(f"make a checkpoint of it with {typed('convert')} from={path} to=DIR, and inspect that"):
         refuse_foreign(path)
     with with_remedy("name another checkpoint or run with inspect="):
-        found, problems = look_at(path)
+        found, problems = look_up(path)
     lines = [*_facts(found), ""]
     if problems:
         return "\n".join([*lines, "damaged:", *(f"  {problem}" for problem in problems)]), False
-    lines += [f"every one of its {len(found.train_state.files)} files fits its checksum", "", *_tensors(found)]
-    if broken := _broken(found):
+    outline = found.outline()
+    lines += [f"every one of its {len(found.train_state.files)} files fits its checksum", "", *_tensors(outline)]
+    if broken := _broken(found, outline):
         lines += ["", "not finite, so nothing goes on from it:", *(f"  {line}" for line in broken)]
     return "\n".join(lines), not broken
 
 
-def _facts(found: Checkpoint) -> list[str]:
+def _facts(found: FoundCheckpoint) -> list[str]:
     train_state = found.train_state
     facts: dict[str, Any] = {
         "checkpoint": found.where,
@@ -45,20 +50,29 @@ def _facts(found: Checkpoint) -> list[str]:
     return [f"{name:<{width}}  {value}" for name, value in facts.items()]
 
 
-def _broken(found: Checkpoint) -> list[str]:
+def _broken(found: FoundCheckpoint, outline: Outline) -> list[str]:
     """The tensors that hold numbers which are not finite, and how many."""
-    counts = {
-        name: sum(int((~box.isfinite()).sum()) for box in found.tensors.read_boxes(name))
-        for name in sorted(found.tensors.tensors)
-    }
+    counts = {name: _num_broken(found, boxes) for name, boxes in sorted(outline.boxes.items())}
     return [f"{name}: {count:,} of its numbers" for name, count in counts.items() if count]
 
 
-def _tensors(found: Checkpoint) -> list[str]:
+def _num_broken(found: FoundCheckpoint, boxes: Sequence[Box]) -> int:
+    count = 0
+    for box in boxes:
+        try:
+            with found.storage.open(found.name, box.file) as stream:
+                values = np.frombuffer(box.values(stream), np.float32)
+        except OSError as error:
+            raise CheckpointError(f"{found.where} cannot be read: {reason_of_named(error)}", REMEDY) from None
+        count += values.size - int(np.count_nonzero(np.isfinite(values)))
+    return count
+
+
+def _tensors(outline: Outline) -> list[str]:
     """Weights with their shapes; of the optimizer's tensors, which have the same, the names of its states."""
-    tensors = found.tensors.tensors
-    weights = {name.removeprefix("model."): tuple(t.size) for name, t in tensors.items() if name.startswith("model.")}
-    states = sorted({name.split(".")[1] for name in tensors if name.startswith("optimizer.")})
+    shapes = outline.shapes
+    weights = {name.removeprefix("model."): shape for name, shape in shapes.items() if name.startswith("model.")}
+    states = sorted({name.split(".")[1] for name in shapes if name.startswith("optimizer.")})
     total = sum(math.prod(shape) for shape in weights.values())
     width = max(map(len, weights), default=0)
     return [

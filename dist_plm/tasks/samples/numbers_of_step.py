@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.checkpoint import train_state as state_file
-from dist_plm.checkpoint.open_checkpoint import candidates
+from dist_plm.checkpoint.lookup import candidates
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.core.errors import CheckpointError, UserError
 from dist_plm.monitor.metrics_file import read_metrics

@@ -12,7 +12,8 @@ import os
 import torch.distributed as dist
 
 from dist_plm.checkpoint import train_state as state_file
-from dist_plm.checkpoint.open_checkpoint import Checkpoint, candidates, find
+from dist_plm.checkpoint.lookup import candidates
+from dist_plm.checkpoint.open_checkpoint import Checkpoint, find
 from dist_plm.checkpoint.storage import Storage
 from dist_plm.core.errors import CheckpointError
 from dist_plm.distributed.collectives import on_first

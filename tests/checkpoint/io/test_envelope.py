@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.checkpoint.io.envelope import HEAD_BYTES, envelope, values_at
+from dist_plm.checkpoint.io.envelope import envelope
+from dist_plm.checkpoint.io.outline import HEAD_BYTES, values_at
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=3), st.integers(0, 9))

@@ -14,16 +14,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from megatron.core.enums import ModelType
+from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
+    MetadataIndex,
     TensorProperties,
     TensorStorageMetadata,
 )
 
-from dist_plm.checkpoint.io.unpickler import Inert, load_file, load_metadata
+from dist_plm.checkpoint.io.metadata_pickle import Inert
+from dist_plm.checkpoint.io.outline import read_outline
+from dist_plm.checkpoint.io.unpickler import load_file, load_metadata
 from dist_plm.core.errors import CheckpointError
 
+#: Of PyTorch's classes, and of none.
+both_readers = pytest.mark.parametrize("read", [load_metadata, read_outline])
 MARK = "dist_plm_was_tricked"
 
 
@@ -46,38 +52,54 @@ def test_metadata_comes_back():
     assert load_metadata(io.BytesIO(pickle.dumps(metadata()))) == metadata()
 
 
-def test_metadata_may_not_name_functions(tmp_path):
+def test_an_outline_tells_of_tensors_and_where_they_lie():
+    made = metadata()
+    (tensor,) = made.state_dict_metadata.values()
+    made.storage_data = {MetadataIndex("w", torch.Size([0, 0]), 0): _StorageInfo("__0_0.distcp", 512, 4096)}
+    outline = read_outline(io.BytesIO(pickle.dumps(made)))
+    assert outline.shapes == {"w": (2, 3)}
+    assert outline.boxes == {"w": [("__0_0.distcp", 512, 4096, 6)]}
+    made.state_dict_metadata["v"] = tensor
+    with pytest.raises(pickle.UnpicklingError, match="it does not tell where v lies"):
+        read_outline(io.BytesIO(pickle.dumps(made)))
+
+
+@both_readers
+def test_metadata_may_not_name_functions(tmp_path, read):
     evil = metadata()
     evil.planner_data = Trick(tmp_path)
     with pytest.raises(pickle.UnpicklingError, match=r"posix\.mkdir"):
-        load_metadata(io.BytesIO(pickle.dumps(evil)))
+        read(io.BytesIO(pickle.dumps(evil)))
     assert not (tmp_path / MARK).exists()
     pickle.loads(pickle.dumps(evil))
     assert (tmp_path / MARK).exists(), "the trick works on those who fall for it"
 
 
+@both_readers
 @pytest.mark.parametrize("value", [torch.nn.Linear, torch.load, Path, eval, print])
-def test_metadata_may_not_name_other_things(value):
+def test_metadata_may_not_name_other_things(value, read):
     data = pickle.dumps(value)
     if value is Path:
         with pytest.raises(pickle.UnpicklingError, match="it holds"):
-            load_metadata(io.BytesIO(data))
+            read(io.BytesIO(data))
     else:
         with pytest.raises(pickle.UnpicklingError, match="no place in a checkpoint"):
-            load_metadata(io.BytesIO(data))
+            read(io.BytesIO(data))
 
 
-@given(st.integers(0, len(pickle.dumps(metadata())) - 1), st.integers(0, 7))
-def test_damage_is_an_error_of_one_kind(place, bit):
+@both_readers
+@given(place=st.integers(0, len(pickle.dumps(metadata())) - 1), bit=st.integers(0, 7))
+def test_damage_is_an_error_of_one_kind(read, place, bit):
     data = bytearray(pickle.dumps(metadata()))
     data[place] ^= 1 << bit
     with contextlib.suppress(pickle.UnpicklingError, EOFError):
-        load_metadata(io.BytesIO(bytes(data)))
+        read(io.BytesIO(bytes(data)))
 
 
+@both_readers
 @pytest.mark.parametrize("name", ["offsets", "sizes", "chunks", "size", "state_dict_metadata"])
 @pytest.mark.parametrize("way", ["renamed", "of another kind"])
-def test_metadata_whose_objects_are_not_whole_are_refused(name, way):
+def test_metadata_whose_objects_are_not_whole_are_refused(name, way, read):
     """One flipped bit in the name of an attribute leaves an object without it."""
     made = metadata()
     (tensor,) = made.state_dict_metadata.values()
@@ -88,7 +110,7 @@ def test_metadata_whose_objects_are_not_whole_are_refused(name, way):
     else:
         thing.__dict__[name] = "text"
     with pytest.raises(pickle.UnpicklingError, match=f"it holds a {type(thing).__name__} whose {name} is none"):
-        load_metadata(io.BytesIO(pickle.dumps(made)))
+        read(io.BytesIO(pickle.dumps(made)))
 
 
 def test_files_hold_what_trainers_put_in_them(tmp_path):
