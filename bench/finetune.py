@@ -1,7 +1,8 @@
 """Fine-tuning, evaluating and writing beside plain Transformers on the same cores: samples and tokens a second, and accuracy.
 
     python launch/fetch_quickstart.py --labelled && OMP_NUM_THREADS=1 .venv/bin/python bench/finetune.py
-    OMP_NUM_THREADS=1 .venv/bin/python bench/finetune.py --seeds 3 --steps 30
+    OMP_NUM_THREADS=1 .venv/bin/python bench/finetune.py --seeds 5 --steps 100
+    OMP_NUM_THREADS=1 .venv/bin/python bench/finetune.py --same 20
 
 Both sides are one process that takes turns with itself: some steps of ours inside the callback of Transformers' Trainer, after
 as many of its own, of the same model, rows, lengths and batch. Trainer pads to the longest row of a batch of 32
@@ -10,12 +11,12 @@ that of a small GPT-2 with random weights, greedy: our loop for process grids be
 `generate` itself).
 
 With --seeds, ours, a plain loop over Transformers' model and ours from random weights learn a little, and tell their accuracy
-on rows held out. Seconds are those of the process on all its cores, which others on the machine change little.
+on rows held out. With --same, ours and a plain loop learn the same rows from the same weights without dropout, and tell by how
+much their losses differ. Seconds are those of the process on all its cores, which others on the machine change little.
 """
 
 import argparse
 import csv
-import itertools
 import os
 import statistics
 import tempfile
@@ -25,94 +26,25 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import datasets
 import tokenizers
 import torch
 import transformers
+from finetune_sides import BATCH, Ours, classifier, plain_run, rows_at, same_steps
 from torch import Tensor
 from transformers.trainer_callback import TrainerCallback
 
-from dist_plm.cli.app import load
 from dist_plm.distributed.device import choose
-from dist_plm.distributed.groups import build_groups
 from dist_plm.distributed.launch_env import from_environment
 from dist_plm.distributed.world import init_process_group, shutdown
-from dist_plm.engines.build import build_engine
-from dist_plm.models.build import build_model
-from dist_plm.optim.schedules import learning_rate
 from dist_plm.spec.inference.schema import GenerateConfig
-from dist_plm.spec.schema_finetune import FinetuneConfig
 from dist_plm.tasks.generate.batches import PromptBatch
 from dist_plm.tasks.generate.generate import _decoding
 from dist_plm.tasks.generate.on_grid import GridWriter
 from dist_plm.tasks.generate.prompts import PromptRow
 from dist_plm.tasks.inference.open_model import build_runner, find_model
-from dist_plm.train.build import engine_settings, grid_of
-from dist_plm.train.data import open_run
-from dist_plm.train.loop import Position
-from dist_plm.train.parts import build_evaluator, open_loader
-from dist_plm.train.startup.arithmetic import prepare_cpu
-from dist_plm.train.startup.load_weights import load_weights, open_weights
 
-BATCH, LENGTH = 32, 64
 #: Seconds of this process on all cores: others on the machine change them little.
 CLOCK = time.process_time
-
-
-class Ours:
-    """Holds a fine-tuning run of ours without its loop."""
-
-    def __init__(self, data: Path, *, seed: int, steps: int, eval_rows: int, fresh: bool = False) -> None:
-        words = [f"model.init_from={data}/model", f"data.train={data}/train.csv", f"data.validation={data}/dev.csv"]
-        words += [f"train.steps={steps}", "train.epochs=null", f"train.eval_samples={eval_rows}", f"train.seed={seed}"]
-        words += [
-            f"train.global_batch={BATCH}",
-            "train.micro_batch=16",
-            f"data.sequence_length={LENGTH}",
-            "optim.lr=1e-4",
-        ]
-        words += ["cluster.device=cpu", "data.loader_workers=0", "optim.weight_decay=0", "train.eval_every=0"]
-        config, _ = load(FinetuneConfig, "finetune", words)
-        self.config, self.data = open_run(config, 1)
-        config = self.config
-        env = from_environment({})
-        device = choose("cpu", 0)
-        timeout = timedelta(minutes=10)
-        shutdown()  # of the run before
-        init_process_group(env, device, timeout)
-        self.groups = build_groups(grid_of(config.parallel), device, timeout=timeout)
-        prepare_cpu(config.precision.name, self.groups, env, os.environ)
-        sections = config.model, config.parallel, config.precision
-        model, shards = build_model(*sections, self.groups, device.torch_device, seed=seed)
-        losses = self.data.objective.losses
-        self.engine = build_engine(engine_settings(config), self.groups, device.torch_device, model, losses)
-        if not fresh:
-            weights = open_weights(str(data / "model"), self.groups.world)
-            load_weights(weights, config.model, None, self.engine, shards, self.groups.world, seed=seed)
-        self.batches = open_loader(self.data, config.data, config.train, Position(), self.groups)
-        self.done = 0
-
-    def step(self) -> None:
-        self.done += 1
-        train, schedule = self.config.train, self.config.schedule
-        rate = learning_rate(schedule, step=self.done, steps=train.steps or 1, peak=self.config.optim.lr)
-        self.engine.train_step(list(itertools.islice(self.batches, BATCH // train.micro_batch)), rate)
-
-    def evaluate(self) -> dict[str, float]:
-        evaluator = build_evaluator(self.config.train, self.data, self.groups, Path(tempfile.gettempdir()), None)
-        assert evaluator is not None
-        return evaluator(self.engine, lambda: None)
-
-
-def rows_at(data: Path, name: str, tokenizer: Any, most: int | None = None) -> datasets.Dataset:
-    rows = list(csv.DictReader((data / f"{name}.csv").open(encoding="utf-8")))[:most]
-    labels = {"negative": 0, "positive": 1}
-    encoded = tokenizer([row["text"] for row in rows], truncation=True, max_length=LENGTH)
-    return datasets.Dataset.from_dict({**encoded, "labels": [labels[row["label"]] for row in rows]})
-
-
-def classifier(data: Path) -> Any:
-    return transformers.AutoModelForSequenceClassification.from_pretrained(data / "model", num_labels=2)
 
 
 class InTurns(TrainerCallback):
@@ -216,38 +148,12 @@ def told(what: str, pairs: list[tuple[float, float]], amount: int) -> None:
     )
 
 
-def plain_loop(data: Path, *, seed: int, steps: int, eval_rows: int) -> float:
-    """Fine-tunes as Transformers' examples do without a Trainer, and returns the accuracy."""
-    torch.manual_seed(seed)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(data / "model")
-    model, collate = classifier(data), transformers.DataCollatorWithPadding(tokenizer)
-    rows: Any = rows_at(data, "train", tokenizer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, round(0.06 * steps), steps)
-    loader = torch.utils.data.DataLoader(rows, BATCH, shuffle=True, collate_fn=collate)
-    model.train()
-    for batch in itertools.islice(loader, steps):
-        model(**batch).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-    model.eval()
-    held_out: Any = rows_at(data, "dev", tokenizer, eval_rows)
-    right = 0
-    with torch.no_grad():
-        for batch in torch.utils.data.DataLoader(held_out, BATCH, collate_fn=collate):
-            labels = batch.pop("labels")
-            right += int((model(**batch).logits.argmax(-1) == labels).sum())
-    return right / len(held_out)
-
-
 def compare_accuracy(args: argparse.Namespace, data: Path) -> None:
     with (data / "dev.csv").open(encoding="utf-8") as file:  # all of them: they are sorted by what they say
         known = {"steps": args.steps, "eval_rows": sum(1 for _ in csv.DictReader(file))}
     found: dict[str, list[float]] = {"ours": [], "plain loop": [], "ours from random weights": []}
     for seed in range(args.seeds):
-        found["plain loop"].append(plain_loop(data, seed=seed, **known))
+        found["plain loop"].append(plain_run(data, seed=seed, **known))
         for name, fresh in (("ours", False), ("ours from random weights", True)):
             run = Ours(data, seed=seed, fresh=fresh, **known)
             for _ in range(args.steps):
@@ -259,16 +165,26 @@ def compare_accuracy(args: argparse.Namespace, data: Path) -> None:
         print(f"{name}: accuracy {statistics.mean(values):.3f}, standard deviation {spread:.3f}, {len(values)} seeds")
 
 
+def compare_losses(args: argparse.Namespace, data: Path) -> None:
+    losses = same_steps(data, steps=args.same)
+    for step, (plain, ours) in enumerate(losses, 1):
+        print(f"step {step}: plain loop {plain:.7f}, ours {ours:.7f}, relative {abs(ours - plain) / plain:.1e}")
+    print(f"largest difference: {max(abs(ours - plain) / plain for plain, ours in losses):.1e}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("corpus/quickstart/classify"))
-    counts = {"rounds": 6, "each": 4, "eval-rows": 320, "new-tokens": 48, "seeds": 0, "steps": 40}
+    counts = {"rounds": 6, "each": 4, "eval-rows": 320, "new-tokens": 48, "seeds": 0, "steps": 40, "same": 0}
     for name, default in counts.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     transformers.utils.logging.set_verbosity_error()
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads")
+    if args.same:
+        compare_losses(args, args.data)
+        return
     if args.seeds:
         compare_accuracy(args, args.data)
         return
