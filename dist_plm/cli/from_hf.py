@@ -11,7 +11,7 @@ from dist_plm.interop.hf.config_json import CONFIG_FILE, described_at
 #: The file that stands for such a directory.
 CHOICE = "conf/model/from_hf.yaml"
 #: What config.json does not tell, though a model that was read from one has it.
-_UNTOLD = ("vocab_multiple", "recompute", "pair_head", "head", "num_labels", "init_from")
+_UNTOLD = ("vocab_multiple", "recompute", "pair_head", "head", "num_labels", "init_from", "new_rows")
 
 
 def is_chosen(layers: Sequence[Layer]) -> bool:
@@ -19,7 +19,7 @@ def is_chosen(layers: Sequence[Layer]) -> bool:
 
 
 #: What a run settled itself, or what follows from the objective.
-_UNTOLD_BY_RUNS = ("recompute", "pair_head", "head", "num_labels", "init_from")
+_UNTOLD_BY_RUNS = ("recompute", "pair_head", "head", "num_labels", "init_from", "new_rows")
 
 
 def with_sizes(layers: Sequence[Layer], init_from: str | None, run: str | None = None) -> list[Layer]:

@@ -72,6 +72,13 @@ def _derive_model(
 ) -> ModelConfig:
     return replace(
         model.derive(objective),
-        vocab_size=model.vocab_size or vocab_size,
+        vocab_size=_vocab_size(model, vocab_size),
         max_positions=model.max_positions or sequence_length,
     )
+
+
+def _vocab_size(model: ModelConfig, of_data: int | None) -> int | None:
+    """Gives the size of the model's vocabulary, which grows to that of the data where it may."""
+    if model.new_rows is not None and model.vocab_size and of_data:
+        return max(model.vocab_size, of_data)
+    return model.vocab_size or of_data

@@ -17,7 +17,9 @@ class LabelledDataConfig(SamplesConfig):
 
     `columns` tells what files call the columns that the task reads, where it is none of the usual names: {label: stars}.
     `header` names the columns of files without a line that does. `tokenizer` is a file or directory of one; None takes
-    that of model.init_from or train.init_from. Texts longer than `sequence_length` tokens lose their ends."""
+    that of model.init_from or train.init_from. Texts longer than `sequence_length` tokens lose their ends. `new_tokens` are
+    words that the tokenizer gets beside its own, found in texts as they are written, and `new_special_tokens` marks that chat
+    templates write; the run keeps the tokenizer that has them."""
 
     train: str
     validation: str | None = None
@@ -25,6 +27,13 @@ class LabelledDataConfig(SamplesConfig):
     columns: dict[str, Any] = field(default_factory=dict)
     header: tuple[str, ...] = ()
     tokenizer: str | None = None
+    new_tokens: tuple[str, ...] = ()
+    new_special_tokens: tuple[str, ...] = ()
+
+    @property
+    def adds_tokens(self) -> bool:
+        """Whether the run's tokenizer gets more tokens."""
+        return bool(self.new_tokens or self.new_special_tokens)
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -55,6 +55,7 @@ from dist_plm.train.healing.acts import History, rate_factor
 from dist_plm.train.healing.alarms import Alarms
 from dist_plm.train.healing.rollback import roll_back
 from dist_plm.train.healing.spikes import SpikeWatch
+from dist_plm.train.labelled import ENLARGED
 from dist_plm.train.loop import train
 from dist_plm.train.parts import Parts, build_checkpoints, build_evaluator, measure_peak_tflops, open_loader
 from dist_plm.train.reporting import close_records, closing_summary, open_records, write_origins
@@ -102,7 +103,7 @@ def run_training(
         timeout = collective_timeout(config.train, config.cluster.timeout_minutes, device)
         init_process_group(env, device, timeout)
         refuse_together(unreadable, env, host_group(timeout))
-        refuse_together(_make_directory(config, env), env, host_group(timeout))
+        refuse_together(_make_directory(config, env, data), env, host_group(timeout))
         if preflight is not None:
             preflight(config, env, device)
         grid, virtual = grid_of(config.parallel), config.parallel.virtual_pipeline
@@ -132,11 +133,15 @@ def run_training(
     return EXIT_FINISHED if finished else EXIT_REQUEUE
 
 
-def _make_directory(config: TrainingConfig, env: LaunchEnv) -> str | None:
-    """Makes the run's directory; why that cannot be."""
+def _make_directory(config: TrainingConfig, env: LaunchEnv, data: RunData | None) -> str | None:
+    """Makes the run's directory, and in it the tokenizer that has more tokens than its model had; why that cannot be."""
+    run_dir, private = Path(config.run.dir or ""), config.cluster.private_runs
     try:
         if env.local_rank == 0:
-            make_directory(Path(config.run.dir or ""), private=config.cluster.private_runs)
+            make_directory(run_dir, private=private)
+        if env.rank == 0 and data is not None and data.enlarged is not None:
+            make_directory(run_dir / ENLARGED, private=private)
+            data.enlarged.save_directory(run_dir / ENLARGED)
     except OSError as error:
         return f"run.dir = {config.run.dir} cannot be made: {reason_of(error, config.run.dir)}"
     return None

@@ -18,6 +18,7 @@ from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.data.store.manifest import read_manifest
 from dist_plm.data.store.splits import prefix_of_pair
 from dist_plm.data.store.verify import tokenizer_of_store
+from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.objectives.base import Objective
 from dist_plm.objectives.build import build_objective
 from dist_plm.objectives.tasks.base import Scorer
@@ -38,6 +39,7 @@ class RunData:
         samples: those of "train", and of "validation" where the run evaluates.
         trim: takes padding out of microbatches.
         scorer: makes what measures a task on the validation samples.
+        enlarged: the tokenizer, where the run gave it more tokens.
         count_tokens: counts those of training samples from one number to before another; None: rows are full.
     """
 
@@ -46,6 +48,7 @@ class RunData:
     trim: Callable[[Arrays], Arrays] | None = None
     scorer: Callable[[], Scorer] | None = None
     count_tokens: Callable[[int, int], int] | None = None
+    enlarged: Tokenizer | None = None
 
 
 def open_run(config: Training, world_size: int) -> tuple[Training, RunData]:
@@ -81,6 +84,7 @@ def _labelled_data(config: FinetuneConfig, labelled: Labelled) -> RunData:
         labelled.trim(data.sequence_length, config.parallel),
         scorer,
         samples["train"].num_tokens,
+        labelled.enlarged,
     )
 
 

@@ -23,6 +23,7 @@ from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.build import build_task
 from dist_plm.objectives.tasks.base import Task
+from dist_plm.spec.derived import directory_of
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import ModelConfig, ParallelConfig
@@ -38,6 +39,8 @@ _LOOKED_AT_ROWS = 1000
 _OTHER_TEXT = (
     ": it was made for other text; begin with a model of this language, or with its own tokenizer in data.tokenizer"
 )
+#: Directory of a run that holds the tokenizer to which it gave more tokens.
+ENLARGED = "tokenizer"
 #: Rows are padded to a multiple of this, which matrix units like.
 _MULTIPLE = 8
 
@@ -63,12 +66,14 @@ class Labelled:
         tables: of "train", and of "validation" where there is one.
         padding: the token that rows are filled up with.
         written: tokens that a decoder beside an encoder writes at most; None without one.
+        enlarged: the tokenizer, where the run gave it more tokens.
     """
 
     task: Task[Any]
     tables: Mapping[str, Table]
     padding: int
     written: int | None = None
+    enlarged: Tokenizer | None = None
 
     def objective(self, length: int) -> LabelledObjective:
         """Builds what makes microbatches of examples."""
@@ -108,15 +113,17 @@ def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConf
         DataError: the data or the tokenizer cannot be used.
     """
     data = config.data
-    config = replace(config, data=replace(data, tokenizer=_tokenizer_path(config)))
+    path = _tokenizer_path(config)
+    config = replace(config, data=replace(data, tokenizer=path))
     finalize(config, world_size=world_size, vocab_size=None)  # before anything is read
-    assert config.data.tokenizer is not None
-    tokenizer = Tokenizer.load(config.data.tokenizer)
+    tokenizer = Tokenizer.load(path)
+    if data.adds_tokens:
+        config, tokenizer = _with_tokens(config, tokenizer)
     files = {"train": RowFile("data.train", data.train, "train", data.header)}
     if data.validation is not None:
         files["validation"] = RowFile("data.validation", data.validation, "validation", data.header)
     columns = {split: columns_of(file, config.task, data.columns) for split, file in files.items()}
-    config = replace(config, task=config.task.with_template(template_beside(config.data.tokenizer)))
+    config = replace(config, task=config.task.with_template(template_beside(path)))
     if config.task.finds_labels:
         config = replace(config, task=_with_labels(config, files["train"], columns["train"]))
     task = build_task(config.task)
@@ -126,7 +133,18 @@ def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConf
     }
     config = replace(config, **_counted(config, tables))
     config = finalize(config, world_size=world_size, vocab_size=tokenizer.vocab_size)
-    return config, Labelled(task, tables, encoder.padding, written_by(config.model, config.task, encoder.length))
+    written = written_by(config.model, config.task, encoder.length)
+    return config, Labelled(task, tables, encoder.padding, written, tokenizer if data.adds_tokens else None)
+
+
+def _with_tokens(config: FinetuneConfig, tokenizer: Tokenizer) -> tuple[FinetuneConfig, Tokenizer]:
+    """Gives the run a tokenizer with more tokens, which it will keep, and rows for them where it begins with weights."""
+    model, data = config.model, config.data
+    tokenizer = tokenizer.with_tokens(data.new_tokens, data.new_special_tokens)
+    if model.new_rows is None and (model.init_from is not None or config.train.init_from is not None):
+        model = replace(model, new_rows="mean")
+    kept = str(Path(directory_of(config.run)) / ENLARGED)
+    return replace(config, model=model, data=replace(data, tokenizer=kept)), tokenizer
 
 
 def written_by(model: ModelConfig, objective: ObjectiveConfig, sequence_length: int) -> int | None:

@@ -75,7 +75,7 @@ class Tokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self._origin = origin
+        self._origin, self._declared = origin, declared
         self._encoded_chars = 0
         self._marked: hf.Tokenizer | None = None
         self._fast: Callable[[Sequence[str]], list[list[int]]] | None = None
@@ -96,6 +96,23 @@ class Tokenizer:
         loaded = cls(read.tokenizer, end_of_document, str(path), declared_tokens(*read.declared))
         check_ids(read, loaded.encode_batch, str(path))
         return loaded
+
+    def with_tokens(self, words: Sequence[str], special: Sequence[str]) -> "Tokenizer":
+        """Gives the same tokenizer with more tokens behind those that it has: words, found in text as they are written, and
+        special tokens, which text never holds. What it has already stays as it is.
+
+        Raises:
+            DataError: the library gives them other numbers than those behind.
+        """
+        enlarged = hf.Tokenizer.from_str(self._tokenizer.to_str())
+        known = enlarged.get_vocab(with_added_tokens=True)
+        for names, add in ((words, enlarged.add_tokens), (special, enlarged.add_special_tokens)):
+            add([hf.AddedToken(name, normalized=False) for name in names if name not in known])
+        made = Tokenizer(enlarged, self.end_of_document, self._origin, self._declared)
+        numbers = sorted(number for name, number in enlarged.get_vocab().items() if name not in known)
+        if numbers != list(range(self.vocab_size, made.vocab_size)):
+            raise DataError(f"{self._origin} leaves numbers out, so that it cannot be given more tokens: use another")
+        return made
 
     def special_tokens(self) -> SpecialTokens:
         """Gives those of its tokens that mean something to an objective."""

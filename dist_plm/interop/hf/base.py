@@ -38,6 +38,7 @@ _FREE = (
     "head",
     "num_labels",
     "init_from",
+    "new_rows",
     "lora",
 )
 #: Settings that are read with some kinds of `position` alone.

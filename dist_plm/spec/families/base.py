@@ -29,7 +29,8 @@ Head = Literal["language_model", "sequence", "tokens", "span", "choice"]
 class ModelConfig:
     """The network. Derived when None: `kv_heads` = heads, `head_size` = hidden / heads, `ffn` = 4 hidden (8/3 hidden,
     rounded up to a multiple of 256, for swiglu), `vocab_size` from the data, `max_positions` = data.sequence_length. `head` and
-    `num_labels` follow the objective or task; `lora` adds adapters, which are trained in place of the rest."""
+    `num_labels` follow the objective or task; `lora` adds adapters, which are trained in place of the rest. `new_rows` lets
+    the vocabulary have more tokens than the weights that a run begins with: as the mean of the others' rows, or random."""
 
     family: str
     layers: Count  # of the encoder, where there is a decoder as well
@@ -57,6 +58,7 @@ class ModelConfig:
     recompute: Literal["none", "selective", "full"] = "none"
     head: Head = "language_model"
     num_labels: Natural = 0
+    new_rows: Literal["mean", "random"] | None = None
     lora: LoraConfig | None = None
 
     #: Objectives say which kinds learn from them.

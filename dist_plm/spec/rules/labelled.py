@@ -34,6 +34,12 @@ def _files(config: FinetuneConfig) -> Iterator[str]:
             f"data.validation = {show(data.validation)} is data.train as well, so that nothing would be told of other rows: "
             "give another file, or leave data.validation out"
         )
+    added = (*data.new_tokens, *data.new_special_tokens)
+    for name in dict.fromkeys(name for name in added if name != name.strip() or not name or added.count(name) > 1):
+        yield (
+            f"data.new_tokens and data.new_special_tokens have {show(name)}, which cannot be: give each token once, without "
+            "spaces at its ends"
+        )
     if len(set(data.header)) < len(data.header):
         yield f"data.header = {show(data.header)} names a column twice: give each a name of its own"
 

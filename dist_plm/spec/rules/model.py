@@ -49,11 +49,23 @@ def _positions(case: Case) -> Iterator[str]:
 
 
 def _vocabulary(case: Case) -> Iterator[str]:
-    size = case.given.model.vocab_size
-    if size is not None and case.vocab_size is not None and size < case.vocab_size:
+    given, train = case.given.model, case.given.train
+    size, begins = given.vocab_size, given.init_from is not None or train.init_from is not None
+    if given.new_rows is not None and not begins:
+        yield (
+            f"model.new_rows = {given.new_rows!r} has no effect on a run that begins with no weights: leave it out, or give "
+            "model.init_from or train.init_from"
+        )
+    elif given.new_rows is not None and train.init_from is not None and train.init_optimizer != "none":
+        yield (
+            f"train.init_optimizer = {train.init_optimizer!r} has no moments for the rows of model.new_rows: set "
+            "train.init_optimizer=none"
+        )
+    elif given.new_rows is None and size is not None and case.vocab_size is not None and size < case.vocab_size:
+        grow = ", or give tokens that the weights lack rows of their own with model.new_rows=mean" if begins else ""
         yield (
             f"model.vocab_size = {size} is smaller than the data's vocabulary of {case.vocab_size}: "
-            "raise it, or leave it out (model.vocab_size=null) to take the data's"
+            f"raise it, or leave it out (model.vocab_size=null) to take the data's{grow}"
         )
 
 

@@ -28,14 +28,18 @@ from dist_plm.interop.hf.config_json import CONFIG_FILE, HALVES
 from dist_plm.interop.hf.safetensors_files import listed
 from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.interop.kinds import refuse_own
+from dist_plm.interop.new_rows import GrownRows
 from dist_plm.models.init import initialize
 from dist_plm.models.sharding import ShardSpec
 from dist_plm.spec.families.lora import is_adapter
+from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.schema import ModelConfig
 from dist_plm.train.startup.resume_point import resumes_own
 
 log = logging.getLogger(__name__)
 
+#: Begin the names of tensors with a row for each token.
+_OVER_VOCABULARY = ("embedding.word.", "output.")
 #: What a checkpoint that was imported tells its model by, and one that a run saved all its settings.
 MODEL_FILE, RUN_FILE = "model.yaml", "run.yaml"
 
@@ -158,15 +162,23 @@ def load_weights(
     fresh, left_out = check_fit(weights, model, store, shard_specs, group)
     anew = set(fresh)
 
+    def drawn(shard_spec: ShardSpec) -> Tensor:
+        return _drawn(shard_spec, model, seed)
+
+    grown = frozenset(name for name, shape in shapes_of(model).items() if _grows(weights, model, name, shape))
+    rows = GrownRows(weights.read, weights.shapes, grown, drawn if model.new_rows == "random" else None)
+
     def read(shard_spec: ShardSpec, state: str) -> Tensor:
         if state != "weight":
             return torch.zeros(shard_spec.shape, dtype=torch.float32)
         known = anew.isdisjoint(piece.name for piece in shard_spec.shards)
-        return weights.read(shard_spec) if known else _drawn(shard_spec, model, seed)
+        return rows.read(shard_spec) if known else drawn(shard_spec)
 
     with finite_alone(read, weights.where, group, "these weights are broken; name others") as looked:
         engine.load_parameter_states(looked)
     log.info("began with the weights of %s", weights.where)
+    if grown:
+        log.info("with rows for more tokens (model.new_rows=%s): %s", model.new_rows, listed(sorted(grown)))
     if fresh:
         log.info("not in it, and begun anew: %s", listed(fresh, most=20))
     if left_out:
@@ -191,7 +203,8 @@ def check_fit(
     on_first(group, lambda: check_vocabulary(weights, store))
     held = gather(group, names_held(shard_specs, ["weight"]))
     wanted = {name.removeprefix("model."): shape for one in held for name, shape in one.items()}
-    changed = [name for name, shape in wanted.items() if weights.shapes.get(name, shape) != shape]
+    others = [name for name, shape in wanted.items() if weights.shapes.get(name, shape) != shape]
+    changed = [name for name in others if not _grows(weights, model, name, wanted[name])]
     fresh = [name for name in wanted if name not in weights.shapes]
     fresh += [name for name in changed if name.startswith(TASK_HEADS)]
     left_out = [name for name in weights.shapes if name not in wanted]
@@ -207,6 +220,13 @@ def check_fit(
     return fresh, left_out
 
 
+def _grows(weights: Weights, model: ModelConfig, name: str, shape: tuple[int, ...]) -> bool:
+    """Tells whether a tensor of the model is one over a vocabulary that has more tokens than the weights."""
+    known = weights.shapes.get(name, shape)
+    grows = known[1:] == shape[1:] and known[0] < shape[0] == model.vocab_size
+    return model.new_rows is not None and name.startswith(_OVER_VOCABULARY) and grows
+
+
 def _drawn(shard_spec: ShardSpec, model: ModelConfig, seed: int) -> Tensor:
     """Draws the values with which a new run begins."""
     fresh = replace(shard_spec, parameter=nn.Parameter(torch.empty(shard_spec.shape, dtype=torch.float32)))
@@ -217,7 +237,9 @@ def _drawn(shard_spec: ShardSpec, model: ModelConfig, seed: int) -> Tensor:
 def _check_model(weights: Weights, model: ModelConfig) -> None:
     if weights.model is None:
         return
-    ours = replace(model, vocab_size=model.vocab_size or weights.model.vocab_size)  # None without data
+    ours, size = model, weights.model.vocab_size
+    if ours.vocab_size is None or (model.new_rows is not None and size is not None and size < ours.vocab_size):
+        ours = replace(ours, vocab_size=size)  # None without data
     if found := differences(ours, weights.model, weights.half):
         told = ", ".join(f"model.{name} = {show(ours)} (there {show(theirs)})" for name, ours, theirs in found)
         remedy = " ".join(

@@ -182,9 +182,9 @@ def init_from(
 
 
 def takes_weights_alone(found: Checkpoint, model: ModelConfig) -> bool:
-    """Tells whether a run that begins with a checkpoint learns the head of a task, or adapters that are not in it."""
+    """Tells whether a run that begins with a checkpoint learns the head of a task, or adapters or rows that are not in it."""
     adds_adapters = model.lora is not None and not any(map(is_adapter, found.weights))
-    return adds_adapters or not model.predicts_tokens
+    return adds_adapters or model.new_rows is not None or not model.predicts_tokens
 
 
 def find_at(path: str, storage: Storage, group: dist.ProcessGroup | None, *, verify: bool) -> Checkpoint:

@@ -31,7 +31,7 @@ from tests.parts import engine_of, model_of
 from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port
 from tests.ranks.times import LONG
-from tests.ranks.training import batch_of, configure, grid_of, losses_of
+from tests.ranks.training import VOCAB, batch_of, configure, grid_of, losses_of
 from tests.reference.hf import CASES, ELECTRA, attended
 from tests.tasks.convert.hf_dirs import save
 from tests.train.running import make_store, run_case, settings
@@ -95,6 +95,27 @@ def test_logits_are_those_of_hugging_face(ranks, tmp_path, name):
         assert_parity(ranks, name, tmp_path / "in", source, parallel__pipeline=2)
     turn(tmp_path / "in", tmp_path / "out", format="hf")
     assert_parity(ranks, name, tmp_path / "out", source)
+
+
+@pytest.mark.parametrize(
+    "name", ["bert_mlm", "llama", *(pytest.param(one, marks=pytest.mark.slow) for one in ("gpt2", "t5"))]
+)
+def test_rows_of_new_tokens_are_the_mean_of_the_others(ranks, tmp_path, name):
+    """Over the ranks that share the vocabulary, tied or not, biases too: known tokens score as in a model of Hugging Face that
+    was resized, and a new one the mean of theirs."""
+    source, case = save(name, tmp_path / "hf"), CASES[name]
+    more = {"model__vocab_size": VOCAB + 7, "model__new_rows": "mean", "model__init_from": str(source)}
+    config = configure(2, **TENSOR2, **case.changes, **more)
+    batch = batch_of(configure(2, **TENSOR2, **case.changes), SAMPLES)
+    model = type(case.build()).from_pretrained(source).eval()
+    model.resize_token_embeddings(VOCAB + 7, mean_resizing=True)
+    with torch.no_grad():
+        expected = case.logits(model, batch)
+    ours = logits_of(ranks.run(2, logits_case, config, str(source), batch), *expected.shape)
+    real = attended(batch).bool() if "decoder_tokens" not in batch else torch.ones(expected.shape[:2], dtype=torch.bool)
+    known = expected[..., :VOCAB]
+    assert float((ours[..., :VOCAB] - known)[real].abs().max()) < 1e-4
+    assert float((ours[..., VOCAB:] - known.mean(-1, keepdim=True))[real].abs().max()) < 1e-4
 
 
 def turn(source, to, **changes):
