@@ -111,7 +111,7 @@ def kept_by_layer(stack: StackSpec, one: Pass, layer: LayerKind | None = None) -
         more_inner, more_cheap = _attention(model, one, tokens, one.read)
         inner, cheap = inner + more_inner + 2 * hidden + statistics, cheap + more_cheap
     more_inner, more_cheap = _mlp(model, one, tokens, down=layer is None or layer.trains("mlp.down"))
-    more_inner += 0 if layer is None else _adapters(layer, one, tokens)
+    more_inner += 0 if layer is None else _adapters(layer, one, tokens) + _dropped(layer, model, one, tokens)
     return Kept(hidden, inner + more_inner, cheap + more_cheap)
 
 
@@ -120,6 +120,15 @@ def _adapters(layer: LayerKind, one: Pass, tokens: int) -> int:
     return sum(
         tokens * held.shape[0] * one.element for held in layer.tensors if held.spec.name.endswith(f".{ADAPTERS[0]}")
     )
+
+
+def _dropped(layer: LayerKind, model: ModelConfig, one: Pass, tokens: int) -> int:
+    """Counts what is left of attention's result where an adapter drops some of it, beside the whole of it, which attention
+    keeps. Other layers keep what is left in place of the whole."""
+    if model.lora is None or model.lora.dropout == 0.0:
+        return 0
+    ends = f".output.{ADAPTERS[0]}"
+    return sum(tokens * held.shape[1] * one.element for held in layer.tensors if held.spec.name.endswith(ends))
 
 
 def _attention(model: ModelConfig, one: Pass, tokens: int, others: int) -> tuple[int, int]:

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.ranks
 ALL = ("query", "key", "value", "output", "up", "down")
 MODELS = {
     "none": None,
-    "all": {"rank": 4, "targets": ALL},
-    "some": {"rank": 3, "alpha": 6.0, "targets": ("query", "value", "down")},
+    "all": {"rank": 4, "targets": ALL, "dropout": 0.1},
+    "some": {"rank": 3, "alpha": 6.0, "targets": ("query", "value", "down"), "dropout": 0.2},
 }
 CELLS = [
     (model, grid, engine, zero_stage)

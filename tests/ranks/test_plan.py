@@ -149,7 +149,11 @@ LAYERS = {
     "adapters": {"model__lora": {"rank": 4, "targets": ("query", "value")}},
     "adapters_everywhere": {
         **MODELS["llama"],
-        "model__lora": {"rank": 4, "targets": ("query", "key", "value", "output", "gate", "up", "down")},
+        "model__lora": {
+            "rank": 4,
+            "targets": ("query", "key", "value", "output", "gate", "up", "down"),
+            "dropout": 0.1,
+        },
     },
 }
 

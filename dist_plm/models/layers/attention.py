@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from dist_plm.models.layers.dropout import Site, attend_with_dropout
-from dist_plm.models.layers.linear import column_linear, row_linear
+from dist_plm.models.layers.linear import column_linear, project, row_linear
 from dist_plm.models.layers.positions import rotate
 from dist_plm.models.masks import bias_of
 from dist_plm.models.model_context import ModelContext
@@ -32,18 +32,17 @@ class SelfAttention(nn.Module):
         heads, kv_heads, head_size = shared.heads
         kv_rows = kv_heads * head_size
         parts = (Part("query", heads * head_size), Part("key", kv_rows), Part("value", kv_rows))
-        self.qkv = column_linear(shared, parts, bias=shared.model.bias)
+        bias = shared.model.bias
+        self.qkv = column_linear(shared, parts, site=Site.ADAPTER_QKV, bias=bias)
         self.core = CoreAttention(shared, Site.ATTENTION_SCORES)
-        self.output = row_linear(shared, heads * head_size, name="output", bias=shared.model.bias)
+        self.output = row_linear(shared, heads * head_size, name="output", site=Site.ADAPTER_OUTPUT, bias=bias)
 
     def forward(self, hidden: Tensor, context: SequenceContext) -> Tensor:
         """[S', B, H] -> [S', B, H], where S' is S, or this rank's slice of it under sequence parallelism."""
-        fused, _ = self.qkv(hidden)
-        core = self.core
+        fused, core = project(self.qkv, hidden, context.keys), self.core
         sizes = [n * core.head_size for n in (core.heads, core.kv_heads, core.kv_heads)]
         query, key, value = fused.split(sizes, dim=-1)
-        result, _ = self.output(core(query, key, value, context))
-        return result
+        return project(self.output, core(query, key, value, context), context.keys)
 
 
 class CrossAttention(nn.Module):
@@ -54,10 +53,11 @@ class CrossAttention(nn.Module):
         heads, kv_heads, head_size = shared.heads
         kv_rows = kv_heads * head_size
         bias = shared.model.bias
-        self.queries = column_linear(shared, (Part("query", heads * head_size),), bias=bias)
-        self.kv = column_linear(shared, (Part("key", kv_rows), Part("value", kv_rows)), bias=bias)
+        queries, kv = (Part("query", heads * head_size),), (Part("key", kv_rows), Part("value", kv_rows))
+        self.queries = column_linear(shared, queries, site=Site.ADAPTER_CROSS_QUERY, bias=bias)
+        self.kv = column_linear(shared, kv, site=Site.ADAPTER_CROSS_KV, bias=bias)
         self.core = CoreAttention(shared, Site.CROSS_SCORES)
-        self.output = row_linear(shared, heads * head_size, name="output", bias=bias)
+        self.output = row_linear(shared, heads * head_size, name="output", site=Site.ADAPTER_CROSS_OUTPUT, bias=bias)
 
     def forward(self, hidden: Tensor, memory: Tensor, context: SequenceContext) -> Tensor:
         """Attends from the decoder to the encoder.
@@ -70,15 +70,14 @@ class CrossAttention(nn.Module):
         Returns:
             [T', B, H].
         """
-        query, _ = self.queries(hidden)
+        query = project(self.queries, hidden, context.keys)
         fused = None if context.kept is None else context.kept.memory
         if fused is None:
-            fused, _ = self.kv(memory)
+            fused = project(self.kv, memory, context.keys)
         if context.kept is not None:
             context.kept.memory = fused
         key, value = fused.chunk(2, dim=-1)
-        result, _ = self.output(self.core(query, key, value, context))
-        return result
+        return project(self.output, self.core(query, key, value, context), context.keys)
 
 
 class CoreAttention(nn.Module):

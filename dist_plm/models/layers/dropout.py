@@ -33,6 +33,13 @@ class Site(IntEnum):
     REPLACEMENT = 7  # ELECTRA's draws of tokens
     HEAD_INPUT = 8
     HEAD_OUTPUT = 9
+    ADAPTER_QKV = 10
+    ADAPTER_OUTPUT = 11
+    ADAPTER_UP = 12
+    ADAPTER_DOWN = 13
+    ADAPTER_CROSS_QUERY = 14
+    ADAPTER_CROSS_KV = 15
+    ADAPTER_CROSS_OUTPUT = 16
 
 
 #: Of the streams of bits below; a checkpoint names it, as a run that goes on with another drops other activations.
@@ -45,7 +52,8 @@ _FIRST_LAYER = -2  # embeddings number themselves -1 and -2
 
 def draws_masks(model: ModelConfig) -> bool:
     """Tells whether training such a model draws from these streams at all."""
-    shares = (model.hidden_dropout, model.attention_dropout, model.head_dropout)
+    of_adapters = 0.0 if model.lora is None else model.lora.dropout
+    shares = (model.hidden_dropout, model.attention_dropout, model.head_dropout, of_adapters)
     return max(shares) > 0.0 or model.draws_tokens
 
 

@@ -16,8 +16,10 @@ from megatron.core.tensor_parallel import (
     reduce_scatter_to_sequence_parallel_region,
 )
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dist_plm.models.kernels.linear import linear
+from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sharding import Part, split_over_tensor_ranks
 from dist_plm.spec.families.lora import LoraConfig
@@ -136,8 +138,11 @@ class AdaptedColumnLinear(ColumnLinear):
     A is whole on every tensor rank and B split with the outputs: what A gives is the same everywhere, and its gradients, of
     each rank's outputs, are added."""
 
-    def __init__(self, shared: ModelContext, parts: Sequence[Part], *, bias: bool, lora: LoraConfig) -> None:
+    def __init__(
+        self, shared: ModelContext, parts: Sequence[Part], *, bias: bool, lora: LoraConfig, site: Site
+    ) -> None:
         super().__init__(shared, parts, bias=bias)
+        self.dropout, self.site, self.slices = lora.dropout, site, shared.slices
         self.rank, self.scale, self.is_sliced = lora.rank, lora.scale, shared.sequence_parallel
         tensor = shared.groups.grid.tensor
         self.rows = [(part.rows // tensor, part.name in lora.targets) for part in parts]
@@ -149,9 +154,14 @@ class AdaptedColumnLinear(ColumnLinear):
         notes.parts, notes.sequence_parallel = tuple(Part(part.name, lora.rank) for part in adapted), self.is_sliced
         split_over_tensor_ranks(self.lora_b, 0, adapted)
 
-    def forward(self, input_: Tensor, weight: Tensor | None = None, **options: Any) -> tuple[Tensor, Tensor | None]:
-        """[..., H] -> [..., rows], and no bias that is still to be added."""
+    def forward(
+        self, input_: Tensor, weight: Tensor | None = None, *, keys: Tensor | None = None, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """[S', B, H] -> [S, B, rows], and no bias that is still to be added; see `project` for `keys`."""
         result, bias = super().forward(input_, weight, **options)
+        if self.training and self.dropout > 0.0:
+            assert keys is not None
+            input_ = dropout_add(input_, None, self.dropout, keys[self.site], **self.slices)
         low = linear(input_, self.lora_a)
         if self.is_sliced:
             low = gather_from_sequence_parallel_region(low, tensor_parallel_output_grad=True, group=self.tp_group)
@@ -169,18 +179,24 @@ class AdaptedColumnLinear(ColumnLinear):
 class AdaptedRowLinear(RowLinear):
     """A RowLinear with an adapter, whose A is split with the inputs, and B whole."""
 
-    def __init__(self, shared: ModelContext, input_size: int, *, bias: bool, lora: LoraConfig) -> None:
+    def __init__(self, shared: ModelContext, input_size: int, *, bias: bool, lora: LoraConfig, site: Site) -> None:
         super().__init__(shared, input_size, bias=bias)
         self.scale, self.is_sliced = lora.scale, shared.sequence_parallel
+        self.dropout, self.site = lora.dropout, site
+        self.before = shared.groups.coordinates.tensor * input_size // shared.groups.grid.tensor
+        self.whole_size = input_size
         like = {"dtype": shared.dtype, "device": shared.device}
         self.lora_a = nn.Parameter(torch.empty(lora.rank, input_size // shared.groups.grid.tensor, **like))
         self.lora_b = nn.Parameter(torch.empty(shared.model.hidden, lora.rank, **like))
         split_over_tensor_ranks(self.lora_a, 1)
         self.lora_b.sequence_parallel = self.is_sliced  # pyright: ignore[reportAttributeAccessIssue]
 
-    def forward(self, input_: Tensor) -> tuple[Tensor, Tensor | None]:
-        """[..., columns] -> [..., H], and no bias that is still to be added."""
+    def forward(self, input_: Tensor, *, keys: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """[S, B, columns] -> [S', B, H], and no bias that is still to be added; see `project` for `keys`."""
         result, bias = super().forward(input_)
+        if self.training and self.dropout > 0.0:
+            assert keys is not None
+            input_ = self._dropped(input_, keys[self.site])
         low = linear(input_, self.lora_a)
         if self.is_sliced:
             low = reduce_scatter_to_sequence_parallel_region(low, group=self.tp_group)
@@ -188,13 +204,35 @@ class AdaptedRowLinear(RowLinear):
             low = reduce_from_tensor_model_parallel_region(low, group=self.tp_group)
         return result + self.scale * linear(low, self.lora_b), bias
 
+    def _dropped(self, input_: Tensor, keys: Tensor) -> Tensor:
+        """Drops elements of this rank's columns, as of whole rows: masks are drawn by the row."""
+        size = input_.shape[-1]
+        whole = functional.pad(input_, (self.before, self.whole_size - self.before - size))
+        dropped = dropout_add(whole, None, self.dropout, keys, slice_index=0, num_slices=1)
+        return dropped.narrow(-1, self.before, size).contiguous()  # else the backward pass would keep the whole
 
-def column_linear(shared: ModelContext, parts: Sequence[Part], *, bias: bool) -> nn.Module:
+
+def project(layer: nn.Module, input_: Tensor, keys: Tensor | None) -> Tensor:
+    """Applies a linear layer that `column_linear` or `row_linear` made.
+
+    Args:
+        keys: [sites, B] of the transformer layer, from which an adapter draws what it drops; None where nothing is dropped.
+    """
+    if isinstance(layer, AdaptedColumnLinear | AdaptedRowLinear):
+        return layer(input_, keys=keys)[0]
+    return layer(input_)[0]
+
+
+def column_linear(shared: ModelContext, parts: Sequence[Part], *, site: Site, bias: bool) -> nn.Module:
     """A ColumnLinear within a layer, in 8 bits or with adapters where the configuration says so, as embeddings and heads never
-    are."""
+    are.
+
+    Args:
+        site: of the dropout of an adapter.
+    """
     lora = shared.model.lora
     if lora is not None and any(part.name in lora.targets for part in parts):
-        return AdaptedColumnLinear(shared, parts, bias=bias, lora=lora)
+        return AdaptedColumnLinear(shared, parts, bias=bias, lora=lora, site=site)
     if shared.megatron.fp8 is None:
         return ColumnLinear(shared, parts, bias=bias)
     from dist_plm.models.layers.linear_fp8 import Fp8ColumnLinear
@@ -202,7 +240,7 @@ def column_linear(shared: ModelContext, parts: Sequence[Part], *, bias: bool) ->
     return Fp8ColumnLinear(shared, parts, bias=bias)
 
 
-def row_linear(shared: ModelContext, input_size: int, *, name: str, bias: bool) -> nn.Module:
+def row_linear(shared: ModelContext, input_size: int, *, name: str, site: Site, bias: bool) -> nn.Module:
     """A RowLinear within a layer, likewise.
 
     Args:
@@ -210,7 +248,7 @@ def row_linear(shared: ModelContext, input_size: int, *, name: str, bias: bool) 
     """
     lora = shared.model.lora
     if lora is not None and name in lora.targets:
-        return AdaptedRowLinear(shared, input_size, bias=bias, lora=lora)
+        return AdaptedRowLinear(shared, input_size, bias=bias, lora=lora, site=site)
     if shared.megatron.fp8 is None:
         return RowLinear(shared, input_size, bias=bias)
     from dist_plm.models.layers.linear_fp8 import Fp8RowLinear

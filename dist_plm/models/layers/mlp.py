@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from dist_plm.models.layers.linear import column_linear, row_linear
+from dist_plm.models.layers.dropout import Site
+from dist_plm.models.layers.linear import column_linear, project, row_linear
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sharding import Part
 
@@ -39,15 +40,15 @@ class MLP(nn.Module):
         names = ("gate", "up") if shared.model.activation in ("swiglu", "geglu") else ("up",)
         self.activation = ACTIVATIONS[shared.model.activation]
         self.recompute = shared.model.recompute == "selective"
-        self.up = column_linear(shared, [Part(name, shared.ffn) for name in names], bias=shared.model.bias)
-        self.down = row_linear(shared, shared.ffn, name="down", bias=shared.model.bias)
+        bias, parts = shared.model.bias, [Part(name, shared.ffn) for name in names]
+        self.up = column_linear(shared, parts, site=Site.ADAPTER_UP, bias=bias)
+        self.down = row_linear(shared, shared.ffn, name="down", site=Site.ADAPTER_DOWN, bias=bias)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[S', B, H] -> [S', B, H]."""
-        inner, _ = self.up(hidden)
+    def forward(self, hidden: Tensor, keys: Tensor | None) -> Tensor:
+        """[S', B, H] -> [S', B, H]; see `layers.linear.project` for `keys`."""
+        inner = project(self.up, hidden, keys)
         if self.recompute and self.training:
             inner = checkpoint(self.activation, inner, use_reentrant=False, preserve_rng_state=False)
         else:
             inner = self.activation(inner)
-        result, _ = self.down(inner)
-        return result
+        return project(self.down, inner, keys)

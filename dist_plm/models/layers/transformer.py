@@ -55,13 +55,16 @@ class TransformerLayer(nn.Module):
         def attend(x: Tensor) -> Tensor:
             return self.attention(x, context)
 
+        def feed_forward(x: Tensor) -> Tensor:
+            return self.mlp(x, context.keys)
+
         # Within the layer, so that recomputation enters it as well; nothing unless the precision is fp8.
         with get_fp8_context(self.megatron):
             hidden = self._half(hidden, self.attention_norm, attend, context, Site.ATTENTION_OUTPUT)
             if self.cross is not None:
                 assert self.cross_norm is not None
                 hidden = self._half(hidden, self.cross_norm, self._look_up(memory, context), context, Site.CROSS_OUTPUT)
-            return self._half(hidden, self.mlp_norm, self.mlp, context, Site.MLP_OUTPUT)
+            return self._half(hidden, self.mlp_norm, feed_forward, context, Site.MLP_OUTPUT)
 
     def _look_up(self, memory: Memory | None, context: SequenceContext) -> Callable[[Tensor], Tensor]:
         cross = self.cross

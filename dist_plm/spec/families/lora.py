@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dist_plm.config.types import Count, Positive
+from dist_plm.config.types import Count, Fraction, Positive
 
 #: The linear layers of attention and of the feed-forward half, by the names of their tensors.
 Target = Literal["query", "key", "value", "output", "gate", "up", "down"]
@@ -14,10 +14,11 @@ ADAPTERS = ("lora_a", "lora_b")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraConfig:
     """Adapters beside the linear layers `targets` of every layer: W x + alpha / rank · B A x, of which B begins at 0. They
-    alone are trained, and the head of a task."""
+    alone are trained, and the head of a task. `dropout` is the share of what A reads that is dropped."""
 
     rank: Count = 8
     alpha: Positive = 16.0
+    dropout: Fraction = 0.0
     targets: tuple[Target, ...] = ("query", "value")
 
     @property

@@ -90,7 +90,7 @@ def _settings(lora: LoraConfig, fused: dict[str, list[HFTensor]]) -> dict[str, A
         "peft_type": "LORA",
         "r": lora.rank,
         "lora_alpha": lora.alpha,
-        "lora_dropout": 0.0,
+        "lora_dropout": lora.dropout,
         "bias": "none",
         "inference_mode": True,
         "target_modules": list(fused),
