@@ -13,6 +13,7 @@ from dist_plm.distributed.device import sent
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.encoder import token_output
 from dist_plm.models.heads.task_heads import EncoderHead
+from dist_plm.models.kernels.linear_loss import VocabRange, vocab_range_of
 from dist_plm.models.layers.dropout import Site, key_table, keys_of_layer, uniforms
 from dist_plm.models.layers.embedding import Embedding
 from dist_plm.models.layers.linear import ColumnLinear, Dense, RowLinear
@@ -25,7 +26,7 @@ from dist_plm.models.layers.pretraining_heads import (
     whole_sequence,
 )
 from dist_plm.models.layers.transformer import LayerStack
-from dist_plm.models.layers.vocab_loss import columns_of, score_tokens
+from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.loss_sums import Scores, TermScores
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import KVCache, SequenceContext, context_of
@@ -92,7 +93,8 @@ class Electra(ModelChunk):
         table = key_table(self.shared.model, samples, self.shared.seed)
         keys = keys_of_layer(table, -1)[Site.REPLACEMENT]
         uniform = sent(uniforms(keys, originals.shape[1]), originals.device)  # [S, B]
-        drawn = vocab_parallel_sample(logits, uniform.reshape(-1)[places], *columns_of(logits, self.shared))
+        columns = vocab_range_of(logits.shape[-1], self.shared)
+        drawn = vocab_parallel_sample(logits, uniform.reshape(-1)[places], columns)
         tokens = originals.transpose(0, 1).clone(memory_format=torch.contiguous_format)
         tokens.view(-1)[places] = drawn
         return tokens.transpose(0, 1)
@@ -180,15 +182,16 @@ def _score_judgements(logits: Tensor, replaced: Tensor, judged: Tensor, *, evalu
 
 
 @torch.no_grad()
-def vocab_parallel_sample(logits: Tensor, uniform: Tensor, group: dist.ProcessGroup, first: int, valid: int) -> Tensor:
+def vocab_parallel_sample(logits: Tensor, uniform: Tensor, columns: VocabRange) -> Tensor:
     """Tokens drawn from softmax(logits) by inverting the cumulative distribution, the same on every rank.
 
     Args:
-        logits: [N, V / P], this rank's columns; `first` and `valid` as in `vocab_parallel_loss`.
+        logits: [N, V / P], this rank's columns.
         uniform: [N] fp64 in [0, 1), equal on all ranks.
     Returns:
         [N] int64.
     """
+    group, first, valid = columns
     scores = logits[:, :valid].double()
     largest = scores.amax(dim=-1) if valid else scores.new_full((len(scores),), -torch.inf)
     if group.size() > 1:

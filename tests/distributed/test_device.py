@@ -11,6 +11,7 @@ from dist_plm.core.errors import ConfigError
 from dist_plm.distributed import cuda_shim
 from dist_plm.distributed.device import Device, choose, make_deterministic, multiply_in_tf32
 from dist_plm.models.electra import vocab_parallel_sample
+from dist_plm.models.kernels.linear_loss import VocabRange
 
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
 
@@ -107,7 +108,7 @@ def deterministic(world):
         with pytest.raises(RuntimeError, match="deterministic"):
             torch.zeros(4).put_(torch.tensor([0, 0]), torch.ones(2))
         logits = torch.randn(3, 7)
-        return vocab_parallel_sample(logits, torch.rand(3, dtype=torch.float64), world_group(), 0, 7).shape
+        return vocab_parallel_sample(logits, torch.rand(3, dtype=torch.float64), VocabRange(world_group(), 0, 7)).shape
     finally:
         torch.use_deterministic_algorithms(False)
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.distributed.groups import build_groups
 from dist_plm.models.electra import vocab_parallel_sample
+from dist_plm.models.kernels.linear_loss import VocabRange
 from dist_plm.models.layers import attention
 from dist_plm.models.layers.attention import CoreAttention
 from dist_plm.models.layers.dropout import Site
@@ -203,7 +204,9 @@ def draw_tokens(world: World, logits, uniform):
     first = world.rank * width
     padded = torch.nn.functional.pad(logits, (0, width * world.size - logits.shape[1]), value=50.0)
     valid = max(0, min(logits.shape[1] - first, width))
-    return vocab_parallel_sample(padded[:, first : first + width], uniform, torch.distributed.group.WORLD, first, valid)
+    group = torch.distributed.group.WORLD
+    assert group is not None
+    return vocab_parallel_sample(padded[:, first : first + width], uniform, VocabRange(group, first, valid))
 
 
 @pytest.mark.parametrize("size", [1, 3])

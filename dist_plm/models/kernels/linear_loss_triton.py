@@ -67,7 +67,7 @@ def softmax_gradient(
     Collective over `group`, which splits the vocabulary.
 
     Args:
-        first, valid: as in `linear_loss.Columns`; columns from `valid` on are of no token.
+        first, valid: as in `linear_loss.VocabRange`; columns from `valid` on are of no token.
         gradient: whether it is wanted; else logits stay.
     """
     count, width = logits.shape

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dist_plm.models.kernels.linear_loss import VocabRange, vocab_range_of
 from dist_plm.models.loss_sums import TermScores
 from dist_plm.models.model_context import ModelContext
 
@@ -22,37 +23,30 @@ def score_tokens(logits: Tensor, labels: Tensor, shared: ModelContext, *, evalua
         labels: [...], negative where nothing is predicted.
         evaluate: whether to count the labels that are the most likely token.
     """
-    group, first, valid = columns_of(logits, shared)
-    loss = vocab_parallel_loss(logits, labels, group, first, valid).sum()
+    columns = vocab_range_of(logits.shape[-1], shared)
+    loss = vocab_parallel_loss(logits, labels, columns).sum()
     correct = None
     if evaluate:
-        correct = (vocab_parallel_argmax(logits, group, first, valid) == labels).sum()
+        correct = (vocab_parallel_argmax(logits, columns) == labels).sum()
     return TermScores(loss, correct)
 
 
-def columns_of(logits: Tensor, shared: ModelContext) -> tuple[dist.ProcessGroup, int, int]:
-    """The group that splits the columns, the token that this rank's first stands for, and how many stand for tokens."""
-    first = shared.groups.coordinates.tensor * logits.shape[-1]
-    return shared.groups.tensor, first, max(0, min(shared.vocab_size - first, logits.shape[-1]))
-
-
-def vocab_parallel_loss(logits: Tensor, labels: Tensor, group: dist.ProcessGroup, first: int, valid: int) -> Tensor:
+def vocab_parallel_loss(logits: Tensor, labels: Tensor, columns: VocabRange) -> Tensor:
     """Negative log-likelihood of each label, in fp32.
 
     Args:
         logits: [..., V / P], this rank's columns.
         labels: [...] token numbers within the whole vocabulary; a negative label has loss 0 and no gradient.
-        first: the token that column 0 of this rank stands for.
-        valid: how many of this rank's columns stand for tokens; may be 0.
     Returns:
         [...] fp32.
     """
-    return _VocabParallelLoss.apply(logits, labels, group, first, valid)
+    return _VocabParallelLoss.apply(logits, labels, columns)
 
 
 class _VocabParallelLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, group: dist.ProcessGroup, first: int, valid: int) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, columns: VocabRange) -> Tensor:
+        group, first, valid = columns
         scores = logits[..., :valid].float()
         largest = scores.amax(dim=-1) if valid else scores.new_full(labels.shape, -torch.inf)
         if group.size() > 1:
@@ -71,7 +65,7 @@ class _VocabParallelLoss(torch.autograd.Function):
         return torch.where(labels >= 0, sums[0].log() - sums[1], 0.0)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         # The probabilities become the gradient in place: they are as large as the logits, and backward runs once.
         probabilities, column, mine, labels = ctx.saved_tensors
         valid = probabilities.shape[-1]
@@ -79,21 +73,22 @@ class _VocabParallelLoss(torch.autograd.Function):
             probabilities.scatter_add_(-1, column[..., None], -mine[..., None].to(probabilities.dtype))
             probabilities.mul_((grads[0] * (labels >= 0))[..., None])
         if valid == ctx.width and probabilities.dtype == ctx.dtype:
-            return probabilities, None, None, None, None
+            return probabilities, None, None
         result = probabilities.new_zeros(*labels.shape, ctx.width, dtype=ctx.dtype)
         result[..., :valid] = probabilities
-        return result, None, None, None, None
+        return result, None, None
 
 
 @torch.no_grad()
-def vocab_parallel_argmax(logits: Tensor, group: dist.ProcessGroup, first: int, valid: int) -> Tensor:
+def vocab_parallel_argmax(logits: Tensor, columns: VocabRange) -> Tensor:
     """The token with the largest logit over the whole vocabulary; the lowest token number wins a tie.
 
     Args:
-        logits: [..., V / P]; `first` and `valid` as in `vocab_parallel_loss`.
+        logits: [..., V / P], this rank's columns.
     Returns:
         [...] int64.
     """
+    group, first, valid = columns
     if valid:
         best, column = logits[..., :valid].float().max(dim=-1)
         token = column + first

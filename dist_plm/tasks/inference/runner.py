@@ -11,7 +11,8 @@ from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.sending import sent_batch
 from dist_plm.models.chunk import ModelChunk
-from dist_plm.models.layers.vocab_loss import columns_of, vocab_parallel_argmax, vocab_parallel_loss
+from dist_plm.models.kernels.linear_loss import vocab_range_of
+from dist_plm.models.layers.vocab_loss import vocab_parallel_argmax, vocab_parallel_loss
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import KVCache
@@ -63,9 +64,9 @@ class Runner:
         if logits is not None:
             assert isinstance(logits, Tensor)
             wanted = labels.to(logits.device)
-            columns = columns_of(logits, self.shared)
-            told[0] = vocab_parallel_loss(logits, wanted, *columns)
-            told[1] = vocab_parallel_argmax(logits, *columns) == wanted
+            columns = vocab_range_of(logits.shape[-1], self.shared)
+            told[0] = vocab_parallel_loss(logits, wanted, columns)
+            told[1] = vocab_parallel_argmax(logits, columns) == wanted
         losses, hits = self.from_last_stage(told).cpu()
         return losses, (hits > 0) & (labels >= 0)
 

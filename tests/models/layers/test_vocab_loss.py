@@ -3,6 +3,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 
+from dist_plm.models.kernels.linear_loss import VocabRange
 from dist_plm.models.layers.vocab_loss import vocab_parallel_argmax, vocab_parallel_loss
 from tests.ranks.pool import World
 
@@ -27,10 +28,11 @@ def on_rank(world: World, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.
     valid = max(0, min(VOCAB - first, width))
     group = dist.group.WORLD
     assert group is not None
-    loss = vocab_parallel_loss(part, labels, group, first, valid)
+    columns = VocabRange(group, first, valid)
+    loss = vocab_parallel_loss(part, labels, columns)
     (loss * torch.arange(1.0, 25.0).view(4, 6)).sum().backward()
     assert part.grad is not None
-    return loss.detach(), part.grad, vocab_parallel_argmax(part.detach(), group, first, valid)
+    return loss.detach(), part.grad, vocab_parallel_argmax(part.detach(), columns)
 
 
 @pytest.mark.ranks
