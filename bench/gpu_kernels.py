@@ -129,7 +129,7 @@ def losses(
 
     name = "product + loss over the vocabulary"
     found = {
-        f"{name}: ours": of(lambda x, w: linear_loss(x, w, None, labels, VocabRange(group, 0, vocab))),
+        f"{name}: ours": of(lambda x, w: linear_loss(x, w, None, labels, VocabRange(group, 0, vocab, vocab))),
         f"{name}: torch": of(plain),
     }
     if hasattr(functional, "linear_cross_entropy"):

@@ -21,7 +21,8 @@ def model_of(config: PretrainConfig, groups: Groups, device: torch.device) -> tu
     """Builds this rank's model chunks and the shard spec of their parameters."""
     frozen = frozen_tensors(config.model, config.train.freeze)
     sections = config.model, config.parallel, config.precision
-    return models.build_model(*sections, groups, device, seed=config.train.seed, frozen=frozen)
+    options = {"seed": config.train.seed, "token_loss": config.objective.token_loss}
+    return models.build_model(*sections, groups, device, frozen=frozen, **options)
 
 
 def model_context_of(config: PretrainConfig, groups: Groups, device: torch.device) -> ModelContext:

@@ -1,6 +1,7 @@
 """Builds the model chunks of one rank."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from megatron.core.transformer import TransformerConfig
@@ -14,6 +15,7 @@ from dist_plm.models.gpt import CausalLanguageModel
 from dist_plm.models.init import initialize
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sharding import ShardSpec, describe
+from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
 from dist_plm.spec.pipeline import layers_of_chunk
 from dist_plm.spec.rules.finalize import padded_vocab_size
 from dist_plm.spec.schema import ModelConfig, ParallelConfig, PrecisionConfig
@@ -30,6 +32,7 @@ def build_model(
     device: torch.device,
     *,
     seed: int,
+    token_loss: TokenLoss = CROSS_ENTROPY,
     frozen: Collection[str] = (),
     filled: bool = True,
 ) -> tuple[list[ModelChunk], list[ShardSpec]]:
@@ -38,10 +41,12 @@ def build_model(
     Args:
         model: finalised.
         seed: of the weights, and of dropout.
+        token_loss: what is learned of a predicted token.
         frozen: canonical names of tensors that are not trained: all or none of those that are fused.
         filled: whether the weights are drawn; where their sizes are all that is asked for, they need not be.
     """
-    shared, count = model_context_of(model, parallel, precision, groups, device, seed=seed), parallel.virtual_pipeline
+    shared = model_context_of(model, parallel, precision, groups, device, seed=seed)
+    shared, count = replace(shared, token_loss=token_loss), parallel.virtual_pipeline
     chunks = [build_chunk(shared, chunk, count) for chunk in range(count)]
     shard_specs = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
     if filled:

@@ -93,7 +93,8 @@ class ModelChunk(MegatronModule):
 
         def loss(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             if self.training:
-                return linear_loss(tokens, weight, bias, flat, vocab_range_of(len(weight), self.shared))
+                columns = vocab_range_of(len(weight), self.shared)
+                return linear_loss(tokens, weight, bias, flat, columns, self.shared.token_loss)
             scores = self._evaluated(tokens, weight, bias, flat)
             correct.extend(one.correct for one in scores if one.correct is not None)
             return torch.stack([one.loss for one in scores]).sum()

@@ -191,7 +191,7 @@ def vocab_parallel_sample(logits: Tensor, uniform: Tensor, columns: VocabRange) 
     Returns:
         [N] int64.
     """
-    group, first, valid = columns
+    group, first, valid, _ = columns
     scores = logits[:, :valid].double()
     largest = scores.amax(dim=-1) if valid else scores.new_full((len(scores),), -torch.inf)
     if group.size() > 1:

@@ -7,6 +7,7 @@ import torch
 from megatron.core.transformer import TransformerConfig
 
 from dist_plm.distributed.groups import Groups
+from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
 from dist_plm.spec.schema import ModelConfig
 
 
@@ -18,6 +19,7 @@ class ModelContext:
         model: finalised, so no size in it is None.
         megatron: the same facts in Megatron-core's terms; its linear layers and schedules read it.
         vocab_size: rows of the embedding that stand for tokens; `padded_vocab_size` are stored.
+        token_loss: what is learned of a predicted token.
     """
 
     model: ModelConfig
@@ -28,6 +30,7 @@ class ModelContext:
     sequence_parallel: bool
     padded_vocab_size: int
     seed: int
+    token_loss: TokenLoss = CROSS_ENTROPY
 
     def of(self, model: ModelConfig) -> "ModelContext":
         """The same for another network of the model."""

@@ -199,6 +199,7 @@ def _run(
         groups,
         device.torch_device,
         seed=config.train.seed,
+        token_loss=config.objective.token_loss,
         frozen=frozen_tensors(config.model, config.train.freeze),
     )
     engine = build_engine(engine_settings(config), groups, device.torch_device, model, data.objective.losses)

@@ -108,7 +108,9 @@ def deterministic(world):
         with pytest.raises(RuntimeError, match="deterministic"):
             torch.zeros(4).put_(torch.tensor([0, 0]), torch.ones(2))
         logits = torch.randn(3, 7)
-        return vocab_parallel_sample(logits, torch.rand(3, dtype=torch.float64), VocabRange(world_group(), 0, 7)).shape
+        return vocab_parallel_sample(
+            logits, torch.rand(3, dtype=torch.float64), VocabRange(world_group(), 0, 7, 7)
+        ).shape
     finally:
         torch.use_deterministic_algorithms(False)
 

@@ -16,6 +16,8 @@ from dist_plm.models.kernels.linear_loss import VocabRange, linear_loss
 from dist_plm.models.kernels.mask_bits import kept, row_words
 from dist_plm.models.layers.dropout import attend_with_dropout, dropout_add
 from dist_plm.models.layers.norms import LayerNorm, RMSNorm
+from dist_plm.spec.objectives.base import TokenLoss
+from tests.models.kernels.test_linear_loss import LOSSES, plain_loss
 from tests.ranks.pool import World
 
 pytestmark = pytest.mark.ranks
@@ -81,7 +83,7 @@ def attended(world: World, dtype: torch.dtype, case: dict[str, Any]) -> list[lis
     return [gradients(out, grad, inputs), gradients((scores.softmax(-1) * keep) @ exact[2], grad, exact)]
 
 
-def scored(world: World, dtype: torch.dtype, chunk_bytes: int) -> list[list[Tensor]]:
+def scored(world: World, dtype: torch.dtype, chunk_bytes: int, token_loss: TokenLoss) -> list[list[Tensor]]:
     hidden, weight, bias = (torch.randn(*shape).to(dtype) for shape in ((300, 64), (1016, 64), (1016,)))
     labels = torch.where(torch.rand(300) < 0.2, -1, torch.randint(0, 1000, (300,)))
     inputs = here(world, hidden, weight, bias, dtype=dtype)
@@ -89,12 +91,12 @@ def scored(world: World, dtype: torch.dtype, chunk_bytes: int) -> list[list[Tens
     assert group is not None
     linear_loss_module.LOSS_CHUNK_BYTES = chunk_bytes
     try:
-        loss = linear_loss(*inputs, labels.to(inputs[0].device), VocabRange(group, 0, 1000))
+        loss = linear_loss(*inputs, labels.to(inputs[0].device), VocabRange(group, 0, 1000, 1000), token_loss)
     finally:
         linear_loss_module.LOSS_CHUNK_BYTES = before
     exact = here(World(0, 1, CPU), hidden, weight, bias, dtype=torch.float64)
     logits = functional.linear(*exact)[:, :1000]
-    plain = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+    plain = plain_loss(logits, labels, token_loss)
     one = torch.tensor(0.5)
     return [gradients(loss, one, inputs), gradients(plain, one, exact)]
 
@@ -152,9 +154,9 @@ def test_masks_of_attention_are_those_of_the_hash(on):
     assert torch.equal(ours, mask(rows, 96, 0.4))
 
 
-@pytest.mark.parametrize(("dtype", "chunk_bytes"), itertools.product(DTYPES, [2**27, 2**18]))
-def test_linear_loss(on, dtype, chunk_bytes):
-    close(*on(1, scored, dtype, chunk_bytes)[0], dtype)
+@pytest.mark.parametrize(("dtype", "chunk_bytes", "token_loss"), itertools.product(DTYPES, [2**27, 2**18], LOSSES))
+def test_linear_loss(on, dtype, chunk_bytes, token_loss):
+    close(*on(1, scored, dtype, chunk_bytes, token_loss)[0], dtype)
 
 
 @pytest.mark.parametrize(("dtype", "kind"), itertools.product(DTYPES, ["layernorm", "rmsnorm"]))

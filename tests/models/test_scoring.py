@@ -33,3 +33,11 @@ def test_loss_and_gradients_in_training_are_those_of_the_logits(ranks, family):
     ((ours, theirs),) = ranks.run(1, both, FAMILIES[family])
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_evaluation_measures_the_cross_entropy_alone(ranks):
+    smoothed = {"objective__label_smoothing": 0.1, "objective__z_loss": 0.01}
+    (((plain, *_), evaluated),) = ranks.run(1, both, {})
+    (((trained, *_), (same, *_)),) = ranks.run(1, both, smoothed)
+    assert torch.equal(evaluated[0], same)
+    assert trained > plain * 1.01

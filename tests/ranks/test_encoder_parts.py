@@ -206,7 +206,9 @@ def draw_tokens(world: World, logits, uniform):
     valid = max(0, min(logits.shape[1] - first, width))
     group = torch.distributed.group.WORLD
     assert group is not None
-    return vocab_parallel_sample(padded[:, first : first + width], uniform, VocabRange(group, first, valid))
+    return vocab_parallel_sample(
+        padded[:, first : first + width], uniform, VocabRange(group, first, valid, logits.shape[1])
+    )
 
 
 @pytest.mark.parametrize("size", [1, 3])

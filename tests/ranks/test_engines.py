@@ -150,6 +150,17 @@ def test_layers_slow_down_alike(train, name, zero_stage):
 
 
 @pytest.mark.parametrize(
+    ("engine", "name", "zero_stage"), [("megatron", "data2_tensor2", 1), ("deepspeed", "data2_tensor2", 3)]
+)
+def test_smoothed_labels_are_learned_alike(train, engine, name, zero_stage):
+    world_size, changes = GRIDS[name]
+    settings = {"objective__label_smoothing": 0.1, "objective__z_loss": 1e-3}
+    reference = train(1, **settings)
+    agree(train(world_size, engine__name=engine, engine__zero_stage=zero_stage, **settings, **changes), reference)
+    assert reference[0].losses[0] > train(1)[0].losses[0] + 0.01
+
+
+@pytest.mark.parametrize(
     ("optim", "name", "zero_stage"),
     covering(
         [(o, *g) for o in OPTIMIZERS for g in (("data2", 1), ("data2", 2), ("data2", 3), ("tensor2_pipeline2", 1))],

@@ -15,6 +15,7 @@ from torch import Tensor
 from dist_plm.models.kernels.linear import add_product, linear, product
 from dist_plm.models.kernels.row_sums import buffer_of
 from dist_plm.models.model_context import ModelContext
+from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
 from dist_plm.spec.pipeline import LOSS_CHUNK_BYTES
 
 #: Of the rows of a chunk that the CPU turns into a gradient at once: what a core's cache holds.
@@ -32,21 +33,30 @@ class VocabRange(NamedTuple):
         group: the ranks that the columns are split over.
         first: the token that column 0 stands for.
         valid: how many columns stand for tokens; may be 0.
+        size: how many tokens there are, over all ranks.
     """
 
     group: dist.ProcessGroup
     first: int
     valid: int
+    size: int
 
 
 def vocab_range_of(width: int, shared: ModelContext) -> VocabRange:
     """Tells the columns of this rank, `width` of them."""
     first = shared.groups.coordinates.tensor * width
-    return VocabRange(shared.groups.tensor, first, max(0, min(shared.vocab_size - first, width)))
+    return VocabRange(shared.groups.tensor, first, max(0, min(shared.vocab_size - first, width)), shared.vocab_size)
 
 
-def linear_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, columns: VocabRange) -> Tensor:
-    """Sums the negative log-likelihoods of labels, [] fp32.
+def linear_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    columns: VocabRange,
+    token_loss: TokenLoss = CROSS_ENTROPY,
+) -> Tensor:
+    """Sums the losses of labels, [] fp32: their negative log-likelihoods, and what `token_loss` adds.
 
     Args:
         hidden: [N, H].
@@ -54,13 +64,19 @@ def linear_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Ten
         bias: [V / P] or None.
         labels: [N] token numbers within the whole vocabulary; a negative label has loss 0 and no gradient.
     """
-    return _LinearLoss.apply(hidden, weight, bias, labels, columns)
+    return _LinearLoss.apply(hidden, weight, bias, labels, columns, token_loss)
 
 
 class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, columns: VocabRange
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        columns: VocabRange,
+        token_loss: TokenLoss,
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
         scale = _FP16_SCALE if hidden.dtype == torch.float16 else 1.0
@@ -74,7 +90,7 @@ class _LinearLoss(torch.autograd.Function):
             of_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
         for chunk in token_chunks(len(hidden), weight.shape[0]):
             logits = linear(hidden[chunk], rows, offsets)
-            loss = _softmax_gradient(logits, labels[chunk], columns, scale, wanted=wanted).sum()
+            loss = _into_gradient(logits, labels[chunk], columns, token_loss, scale, wanted=wanted).sum()
             total = loss if total is None else total + loss
             if not wanted:
                 continue
@@ -101,7 +117,7 @@ class _LinearLoss(torch.autograd.Function):
             # In place: the gradient of the weight is as large as the weight, and backward runs once.
             of_weight = of_weight.mul_(factor).to(ctx.dtypes[0])
         of_bias = None if of_bias is None else (of_bias * factor).to(ctx.dtypes[1])
-        return (of_hidden * factor).to(of_hidden.dtype), of_weight, of_bias, None, None
+        return (of_hidden * factor).to(of_hidden.dtype), of_weight, of_bias, None, None, None
 
 
 def token_chunks(tokens: int, width: int) -> Iterator[slice]:
@@ -112,7 +128,9 @@ def token_chunks(tokens: int, width: int) -> Iterator[slice]:
         yield slice(first, min(first + step, tokens))
 
 
-def _softmax_gradient(logits: Tensor, labels: Tensor, columns: VocabRange, scale: float, *, wanted: bool) -> Tensor:
+def _into_gradient(
+    logits: Tensor, labels: Tensor, columns: VocabRange, token_loss: TokenLoss, scale: float, *, wanted: bool
+) -> Tensor:
     """Turns logits [n, valid] in place into the gradient of the losses' sum, times `scale`, and gives the losses [n] fp32.
 
     On a GPU logits have columns for what pads the vocabulary as well, and stay where no gradient is wanted.
@@ -120,13 +138,13 @@ def _softmax_gradient(logits: Tensor, labels: Tensor, columns: VocabRange, scale
     if logits.is_cuda:
         # Not before there are tensors on a GPU: a CPU needs no Triton.
         kernels = importlib.import_module("dist_plm.models.kernels.linear_loss_triton")
-        return kernels.softmax_gradient(logits, labels, *columns, scale=scale, gradient=wanted)
+        return kernels.into_gradient(logits, labels, columns, token_loss, scale=scale, gradient=wanted)
     whole = columns.group.size() > 1
     step = len(labels) if whole else max(1, BLOCK_BYTES // (4 * max(1, logits.shape[1])))
     losses = []
     for first in range(0, len(labels), step):
         block = logits[first : first + step]
-        scores, own = _gradient_of_block(block.float(), labels[first : first + step], columns)
+        scores, own = losses_and_gradient(block.float(), labels[first : first + step], columns, token_loss)
         losses.append(own)
         if scale != 1.0:
             scores.mul_(scale)
@@ -135,34 +153,51 @@ def _softmax_gradient(logits: Tensor, labels: Tensor, columns: VocabRange, scale
     return losses[0] if len(losses) == 1 else torch.cat(losses)
 
 
-def _gradient_of_block(scores: Tensor, labels: Tensor, columns: VocabRange) -> tuple[Tensor, Tensor]:
-    """Does as above with fp32 logits. Collective over the ranks that split the vocabulary."""
-    group, first, valid = columns
+def losses_and_gradient(
+    scores: Tensor, labels: Tensor, columns: VocabRange, token_loss: TokenLoss
+) -> tuple[Tensor, Tensor]:
+    """Turns fp32 logits [n, valid] in place into the gradient of the losses' sum, and gives the losses [n] beside it.
+    Collective over the ranks that split the vocabulary."""
+    group, first, valid, size = columns
+    smoothing, z_loss = token_loss.label_smoothing, token_loss.z_loss
     largest = scores.amax(dim=-1) if valid else scores.new_full(labels.shape, -torch.inf)
     if group.size() > 1:
         dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
     local = labels - first
     mine = (local >= 0) & (local < valid)
     column = torch.where(mine, local, 0)[:, None]
-    target = (scores.gather(-1, column)[:, 0] - largest) * mine if valid else torch.zeros_like(largest)
-    counts = labels >= 0
-    if group.size() > 1:
-        total, target = _normalise(scores, largest, target, group)
-    else:
-        torch.ops.aten._softmax.out(scores, -1, False, out=scores)
-        total = scores.amax(dim=-1).reciprocal_()  # the largest score's share is 1 of it
+    # What the label, and the average token, lie below the largest.
+    told = [(scores.gather(-1, column)[:, 0] - largest) * mine if valid else torch.zeros_like(largest)]
+    if smoothing:
+        told.append((scores.sum(dim=-1) - valid * largest) / size if valid else torch.zeros_like(largest))
+    total, *told = _normalise(scores, largest, told, group)
+    log_z, counts = total.log(), labels >= 0
+    losses = log_z - (1.0 - smoothing) * told[0] if smoothing else log_z - told[0]
+    if smoothing:
+        losses -= smoothing * told[1]
+    factor = counts
+    if z_loss:
+        log_z = log_z + largest
+        losses += z_loss * log_z.square()
+        factor = counts * (1.0 + 2.0 * z_loss * log_z)
     # Rows without a label have no gradient.
-    scores.mul_(counts[:, None])
+    scores.mul_(factor[:, None])
     if valid:
-        scores.scatter_add_(-1, column, -(mine & counts)[:, None].to(scores.dtype))
-    return scores, torch.where(counts, total.log() - target, 0.0)
+        scores.scatter_add_(-1, column, (mine & counts)[:, None].to(scores.dtype) * (smoothing - 1.0))
+    if smoothing:
+        scores.sub_(counts[:, None] * (smoothing / size))
+    return scores, torch.where(counts, losses, 0.0)
 
 
-def _normalise(scores: Tensor, largest: Tensor, target: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
-    """Turns this rank's columns of logits into probabilities in place. Returns the sums of exponentials and the labels' logits,
-    both less the largest, over all ranks."""
+def _normalise(scores: Tensor, largest: Tensor, told: list[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
+    """Turns this rank's columns of logits into probabilities in place. Returns the sums of exponentials, of logits less the
+    largest, and of what else each rank has told, over all ranks."""
+    if group.size() == 1 and not scores.is_cuda:
+        torch.ops.aten._softmax.out(scores, -1, False, out=scores)
+        return [scores.amax(dim=-1).reciprocal_(), *told]  # the largest score's share is 1 of the sum
     scores.sub_(largest[:, None]).exp_()
-    sums = torch.stack([scores.sum(dim=-1), target])
-    dist.all_reduce(sums, group=group)
+    sums = torch.stack([scores.sum(dim=-1), *told])
+    if group.size() > 1:
+        dist.all_reduce(sums, group=group)
     scores.div_(sums[0][:, None])
-    return sums[0], sums[1]
+    return list(sums)

@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dist_plm.models.kernels.linear_loss import VocabRange, vocab_range_of
+from dist_plm.models.kernels.linear_loss import VocabRange, losses_and_gradient, vocab_range_of
 from dist_plm.models.loss_sums import TermScores
 from dist_plm.models.model_context import ModelContext
+from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
 
 
 def score_tokens(logits: Tensor, labels: Tensor, shared: ModelContext, *, evaluate: bool) -> TermScores:
@@ -21,18 +22,19 @@ def score_tokens(logits: Tensor, labels: Tensor, shared: ModelContext, *, evalua
     Args:
         logits: [..., V / P].
         labels: [...], negative where nothing is predicted.
-        evaluate: whether to count the labels that are the most likely token.
+        evaluate: whether to measure the cross-entropy alone, and to count the labels that are the most likely token.
     """
     columns = vocab_range_of(logits.shape[-1], shared)
+    if not evaluate:
+        return TermScores(vocab_parallel_loss(logits, labels, columns, shared.token_loss).sum(), None)
     loss = vocab_parallel_loss(logits, labels, columns).sum()
-    correct = None
-    if evaluate:
-        correct = (vocab_parallel_argmax(logits, columns) == labels).sum()
-    return TermScores(loss, correct)
+    return TermScores(loss, (vocab_parallel_argmax(logits, columns) == labels).sum())
 
 
-def vocab_parallel_loss(logits: Tensor, labels: Tensor, columns: VocabRange) -> Tensor:
-    """Negative log-likelihood of each label, in fp32.
+def vocab_parallel_loss(
+    logits: Tensor, labels: Tensor, columns: VocabRange, token_loss: TokenLoss = CROSS_ENTROPY
+) -> Tensor:
+    """Loss of each label, in fp32: its negative log-likelihood, and what `token_loss` adds.
 
     Args:
         logits: [..., V / P], this rank's columns.
@@ -40,43 +42,29 @@ def vocab_parallel_loss(logits: Tensor, labels: Tensor, columns: VocabRange) -> 
     Returns:
         [...] fp32.
     """
-    return _VocabParallelLoss.apply(logits, labels, columns)
+    return _VocabParallelLoss.apply(logits, labels, columns, token_loss)
 
 
 class _VocabParallelLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, columns: VocabRange) -> Tensor:
-        group, first, valid = columns
-        scores = logits[..., :valid].float()
-        largest = scores.amax(dim=-1) if valid else scores.new_full(labels.shape, -torch.inf)
-        if group.size() > 1:
-            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-        scores = scores - largest[..., None]
-        local = labels - first
-        mine = (local >= 0) & (local < valid)
-        column = torch.where(mine, local, 0)
-        target = scores.gather(-1, column[..., None])[..., 0] * mine if valid else torch.zeros_like(largest)
-        exponentials = scores.exp_()
-        sums = torch.stack([exponentials.sum(dim=-1), target])
-        if group.size() > 1:
-            dist.all_reduce(sums, group=group)
-        ctx.save_for_backward(exponentials.div_(sums[0][..., None]), column, mine, labels)
-        ctx.width, ctx.dtype = logits.shape[-1], logits.dtype
-        return torch.where(labels >= 0, sums[0].log() - sums[1], 0.0)
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, columns: VocabRange, token_loss: TokenLoss) -> Tensor:
+        scores = logits[..., : columns.valid].to(torch.float32, copy=True).flatten(0, -2)
+        gradient, losses = losses_and_gradient(scores, labels.flatten(), columns, token_loss)
+        ctx.save_for_backward(gradient)
+        ctx.shape, ctx.dtype = logits.shape, logits.dtype
+        return losses.view(labels.shape)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        # The probabilities become the gradient in place: they are as large as the logits, and backward runs once.
-        probabilities, column, mine, labels = ctx.saved_tensors
-        valid = probabilities.shape[-1]
-        if valid:
-            probabilities.scatter_add_(-1, column[..., None], -mine[..., None].to(probabilities.dtype))
-            probabilities.mul_((grads[0] * (labels >= 0))[..., None])
-        if valid == ctx.width and probabilities.dtype == ctx.dtype:
-            return probabilities, None, None
-        result = probabilities.new_zeros(*labels.shape, ctx.width, dtype=ctx.dtype)
-        result[..., :valid] = probabilities
-        return result, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        # In place: the gradient is as large as the logits, and backward runs once.
+        (gradient,) = ctx.saved_tensors
+        gradient.mul_(grads[0].flatten()[:, None])
+        valid, width = gradient.shape[-1], ctx.shape[-1]
+        if valid == width and gradient.dtype == ctx.dtype:
+            return gradient.view(ctx.shape), None, None, None
+        result = gradient.new_zeros(len(gradient), width, dtype=ctx.dtype)
+        result[:, :valid] = gradient
+        return result.view(ctx.shape), None, None, None
 
 
 @torch.no_grad()
@@ -88,7 +76,7 @@ def vocab_parallel_argmax(logits: Tensor, columns: VocabRange) -> Tensor:
     Returns:
         [...] int64.
     """
-    group, first, valid = columns
+    group, first, valid, _ = columns
     if valid:
         best, column = logits[..., :valid].float().max(dim=-1)
         token = column + first

@@ -210,6 +210,7 @@ def _build_model(
             groups,
             groups.device.torch_device,
             seed=config.train.seed,
+            token_loss=config.objective.token_loss,
             frozen=frozen_tensors(config.model, config.train.freeze),
             filled=filled,
         )

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from dist_plm.config.types import Fraction, NonNegative
 from dist_plm.spec.families.base import Head, Kind, ModelConfig
 
 if TYPE_CHECKING:
@@ -15,6 +16,25 @@ def measures(loss_terms: Sequence[str]) -> tuple[str, ...]:
     first, *others = loss_terms
     parts = [f"{name}/{term}" for term in (first, *others) for name in ("loss", "accuracy")]
     return ("loss", "perplexity", "accuracy", *((f"perplexity/{first}", *parts) if others else ()))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLoss:
+    """Says how the loss of a predicted token differs from its cross-entropy, in training alone.
+
+    With a vocabulary of V tokens whose logits are x, and log Z = log(sum(exp(x))), a token y loses
+    log Z - (1 - label_smoothing) x[y] - label_smoothing mean(x) + z_loss (log Z)^2.
+
+    Args:
+        label_smoothing: the share that all tokens get of what is learned (Szegedy et al. 2016, arXiv 1512.00567, section 7).
+        z_loss: keeps log Z near 0 (Chowdhery et al. 2022, PaLM, arXiv 2204.02311, section 5).
+    """
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+
+CROSS_ENTROPY = TokenLoss()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +87,11 @@ class ObjectiveConfig:
         return 0
 
     @property
+    def token_loss(self) -> TokenLoss:
+        """Says what predicted tokens lose."""
+        return CROSS_ENTROPY
+
+    @property
     def isolates_documents(self) -> bool:
         """Whether tokens attend within their document alone."""
         return False
@@ -93,3 +118,15 @@ class ObjectiveConfig:
     def problems(self, case: "Case") -> Iterator[str]:
         """Yields a sentence for each thing wrong with the objective's own settings, alone or within the configuration."""
         yield from ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokensConfig(ObjectiveConfig):
+    """An objective whose first part of the loss is of tokens. Evaluations measure their cross-entropy alone; see TokenLoss."""
+
+    label_smoothing: Fraction = 0.0  # 0.1 in Vaswani et al. 2017, section 5.4
+    z_loss: NonNegative = 0.0  # 1e-4 in PaLM
+
+    @property
+    def token_loss(self) -> TokenLoss:
+        return TokenLoss(self.label_smoothing, self.z_loss)

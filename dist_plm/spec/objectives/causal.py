@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from dist_plm.config.decode import show
 from dist_plm.config.types import Share
 from dist_plm.spec.families.base import Kind
+from dist_plm.spec.objectives.base import TokensConfig
 from dist_plm.spec.objectives.windows import WindowsConfig
 from dist_plm.spec.rules.sections import no_effect
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalConfig(WindowsConfig):
+class CausalConfig(WindowsConfig, TokensConfig):
     """Every token is predicted from those before it (Radford et al. 2018, equation 1).
 
     `fim_rate` of the documents are rearranged for fill-in-the-middle, `fim_spm_rate` of them suffix first (Bavarian et al.

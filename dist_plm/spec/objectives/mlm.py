@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dist_plm.spec.families.base import Kind
+from dist_plm.spec.objectives.base import TokensConfig
 from dist_plm.spec.objectives.masking import SplitMaskingConfig
 from dist_plm.spec.objectives.windows import WindowsConfig
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MlmConfig(WindowsConfig, SplitMaskingConfig):
+class MlmConfig(WindowsConfig, SplitMaskingConfig, TokensConfig):
     """Masked tokens are predicted from both sides (Devlin et al. 2019; Liu et al. 2019)."""
 
     body: ClassVar[str] = "mlm"

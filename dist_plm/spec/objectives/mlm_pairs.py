@@ -5,11 +5,12 @@ from typing import ClassVar, Literal
 
 from dist_plm.config.types import NonNegative, Share
 from dist_plm.spec.families.base import Kind
+from dist_plm.spec.objectives.base import TokensConfig
 from dist_plm.spec.objectives.masking import SplitMaskingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsConfig(SplitMaskingConfig):
+class PairsConfig(SplitMaskingConfig, TokensConfig):
     """Masked tokens are predicted, and something about the two segments."""
 
     body: ClassVar[str] = "mlm_pairs"

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from dist_plm.spec.families.base import Kind
+from dist_plm.spec.objectives.base import TokensConfig
 from dist_plm.spec.objectives.windows import WindowsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrefixLmConfig(WindowsConfig):
+class PrefixLmConfig(WindowsConfig, TokensConfig):
     """The first tokens of a text see each other, the others are predicted from all before them (Raffel et al. 2020, section
     3.2.1, "prefix LM").
 

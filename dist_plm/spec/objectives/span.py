@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from dist_plm.config.bounds import at_least
 from dist_plm.spec.families.base import Kind
-from dist_plm.spec.objectives.base import ObjectiveConfig
+from dist_plm.spec.objectives.base import TokensConfig
 from dist_plm.spec.objectives.masking import MaskRate
 
 
@@ -45,7 +45,7 @@ def longest_window(sequence_length: int, rate: float, mean_span: float) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpanConfig(ObjectiveConfig):
+class SpanConfig(TokensConfig):
     """Spans of text give way to sentinels, and the decoder writes what stood there (Raffel et al. 2020, section 3.1.4)."""
 
     body: ClassVar[str] = "span_corruption"

@@ -9,7 +9,7 @@ from dist_plm.config.bounds import at_least
 from dist_plm.config.decode import show
 from dist_plm.config.types import Positive
 from dist_plm.spec.families.base import Kind
-from dist_plm.spec.objectives.base import ObjectiveConfig
+from dist_plm.spec.objectives.base import TokensConfig
 from dist_plm.spec.objectives.masking import MaskRate
 from dist_plm.spec.objectives.span import SpanCounts
 
@@ -95,7 +95,7 @@ SEVEN = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ul2Config(ObjectiveConfig):
+class Ul2Config(TokensConfig):
     """Each sample is corrupted by one of several denoisers: short spans (R), the end of the text (S), long or many spans (X).
 
     `paradigm_tokens` begin an input by its denoiser: [NLU], [S2S] or [NLG]. None means where the tokenizer has them."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from dist_plm.config.types import Count, Fraction
-from dist_plm.spec.objectives.base import ObjectiveConfig
+from dist_plm.spec.objectives.base import ObjectiveConfig, TokensConfig
 
 if TYPE_CHECKING:
     from dist_plm.spec.derived import Case
@@ -147,7 +147,7 @@ class LabelsConfig(TaskConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WritingConfig(TaskConfig):
+class WritingConfig(TaskConfig, TokensConfig):
     """A task whose models write.
 
     With `measure_writing`, or where a measure of texts tells which checkpoint is best, each evaluation has the model answer the

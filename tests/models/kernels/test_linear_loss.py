@@ -8,9 +8,12 @@ from torch.nn import functional
 from bench.encoders import PeakMemory
 from dist_plm.models.kernels import linear_loss as module
 from dist_plm.models.kernels.linear_loss import VocabRange, linear_loss
+from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
 from tests.ranks.pool import World
 
 VOCAB, WIDTH, TOKENS, HIDDEN = 13, 5, 24, 8  # 3 ranks of 5 columns: the last two columns pad
+#: Cross-entropy alone, and with both that is added to it.
+LOSSES = [CROSS_ENTROPY, TokenLoss(label_smoothing=0.2, z_loss=0.01)]
 CLOSE = {torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
@@ -22,7 +25,14 @@ def case(dtype) -> list[torch.Tensor]:
     return [*(x.to(dtype) for x in (hidden, weight, torch.randn(WIDTH * 3, generator=draw))), labels]
 
 
-def on_rank(world: World, size: int, dtype, chunk_bytes: int):
+def plain_loss(logits: torch.Tensor, labels: torch.Tensor, token_loss: TokenLoss) -> torch.Tensor:
+    """The sum as PyTorch computes it, [N, V] logits."""
+    smoothing = token_loss.label_smoothing
+    loss = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum", label_smoothing=smoothing)
+    return loss + token_loss.z_loss * (logits.logsumexp(-1).square() * (labels >= 0)).sum()
+
+
+def on_rank(world: World, size: int, dtype, chunk_bytes: int, token_loss: TokenLoss):
     hidden, weight, bias, labels = case(dtype)
     width = WIDTH * 3 // size
     own = slice(world.rank * width, (world.rank + 1) * width)
@@ -32,7 +42,7 @@ def on_rank(world: World, size: int, dtype, chunk_bytes: int):
     before, module.LOSS_CHUNK_BYTES = module.LOSS_CHUNK_BYTES, chunk_bytes
     try:
         valid = max(0, min(VOCAB - own.start, width))
-        loss = linear_loss(*inputs, labels, VocabRange(group, own.start, valid))
+        loss = linear_loss(*inputs, labels, VocabRange(group, own.start, valid, VOCAB), token_loss)
     finally:
         module.LOSS_CHUNK_BYTES = before
     return [loss.detach(), *torch.autograd.grad(0.5 * loss, inputs)]
@@ -41,13 +51,14 @@ def on_rank(world: World, size: int, dtype, chunk_bytes: int):
 @pytest.mark.parametrize("dtype", CLOSE)
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("chunk_bytes", [2**27, 150])
-def test_equals_the_plain_formula(ranks, size, dtype, chunk_bytes):
+@pytest.mark.parametrize("token_loss", LOSSES, ids=["cross_entropy", "smoothed"])
+def test_equals_the_plain_formula(ranks, size, dtype, chunk_bytes, token_loss):
     *inputs, labels = case(dtype)
     exact = [x.double().requires_grad_() for x in inputs]
     logits = functional.linear(*exact)[:, :VOCAB]
-    expected = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+    expected = plain_loss(logits, labels, token_loss)
     theirs = torch.autograd.grad(0.5 * expected, exact)
-    outcomes = ranks.run(size, on_rank, size, dtype, chunk_bytes)
+    outcomes = ranks.run(size, on_rank, size, dtype, chunk_bytes, token_loss)
     close = {"rtol": CLOSE[dtype], "atol": 10 * CLOSE[dtype]}
     for loss, *_ in outcomes:
         torch.testing.assert_close(loss.double(), expected.detach(), **close)
@@ -64,6 +75,6 @@ def test_logits_are_never_whole(monkeypatch):
     labels = torch.randint(0, 4096, (2048,))
     group = dist.ProcessGroup(0, 1)
     with PeakMemory() as memory:
-        linear_loss(hidden, weight, None, labels, VocabRange(group, 0, 4096)).backward()
+        linear_loss(hidden, weight, None, labels, VocabRange(group, 0, 4096, 4096)).backward()
     logits = 4 * 2048 * 4096
     assert memory.peak < logits / 20

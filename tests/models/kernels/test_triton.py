@@ -1,7 +1,7 @@
 """The Triton kernels beside the forms of the CPU, run by Triton's interpreter: on a machine without a GPU as well."""
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,6 +16,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from dist_plm.models.kernels import attention_triton, dropout_triton, linear_loss_triton
 from dist_plm.models.kernels.attention_triton import Tile
+from dist_plm.models.kernels.linear_loss import VocabRange
+from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
 
 KEYS = torch.tensor([3, -(2**62), 2**63 - 1])
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -102,8 +104,17 @@ class Alone:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("width", "valid", "first"), [(5000, 4900, 0), (384, 384, 100), (128, 0, 900)])
-def test_softmax_gradient(dtype, width, valid, first):
+@pytest.mark.parametrize(
+    ("width", "valid", "first", "token_loss"),
+    [
+        (5000, 4900, 0, CROSS_ENTROPY),
+        (5000, 4900, 0, TokenLoss(label_smoothing=0.2, z_loss=0.01)),
+        (384, 384, 100, TokenLoss(label_smoothing=0.2)),
+        (384, 384, 100, TokenLoss(z_loss=0.01)),
+        (128, 0, 900, CROSS_ENTROPY),
+    ],
+)
+def test_loss_and_gradient(dtype, width, valid, first, token_loss):
     torch.manual_seed(1)
     logits = (4 * torch.randn(6, width)).to(dtype)
     labels = torch.tensor([first, first + valid - 1, -1, first + 7, 5, -100])
@@ -111,10 +122,15 @@ def test_softmax_gradient(dtype, width, valid, first):
     mine = (labels >= first) & (labels < first + valid)
     # Of other ranks' labels this one knows the sum of exponentials alone.
     target = exact.gather(1, torch.where(mine, labels - first, 0)[:, None])[:, 0] * mine if valid else torch.zeros(6)
-    expected = torch.where(labels >= 0, exact.logsumexp(1) - target, 0.0)
-    options = {"group": Alone(), "first": first, "valid": valid, "scale": 8.0}
+    smoothing, log_z = token_loss.label_smoothing, exact.logsumexp(1)
+    expected = log_z - (1 - smoothing) * target - smoothing * exact.sum(1) / 6000 + token_loss.z_loss * log_z**2
+    expected = torch.where(labels >= 0, expected, 0.0)
+    columns = VocabRange(cast("Any", Alone()), first, valid, 6000)
     kept = logits.clone()
-    losses = [linear_loss_triton.softmax_gradient(kept, labels, **options, gradient=g) for g in (False, True)]
+    losses = [
+        linear_loss_triton.into_gradient(kept, labels, columns, token_loss, scale=8.0, gradient=wanted)
+        for wanted in (False, True)
+    ]
     assert torch.equal(*losses)
     if not valid:
         assert torch.equal(kept, torch.zeros_like(kept))
