@@ -87,6 +87,40 @@ begin() {
     fi
     say "start $((restarts + 1)) on $nodes of $SLURM_JOB_NODELIST until ${until:-it is done}, meeting at $MASTER_ADDR:$MASTER_PORT"
     progress_before=$(progress)
+    if ((${exclude_slow:-0} && restarts == 0)); then
+        mkdir -p "$run_dir/slurm" && excluded >"$run_dir/slurm/exclude_asked" || true
+    fi
+}
+
+# Nodes that the job is not to get.
+excluded() {
+    scontrol --oneliner show job "$job" | sed -n 's/.* ExcNodeList=\([^ ]*\).*/\1/p' | grep -vF '(null)' || true
+}
+
+# So many nodes that the run has named slow or faulty are left out, the last of them.
+most_excluded=4
+
+# Asks for other nodes than these, and those that the user left out. Slurm takes that of a job that waits: once it is queued
+# again, and has sent TERM to this script.
+exclude_slow_nodes() {
+    local tries
+    for tries in {1..20}; do
+        if scontrol update jobid="$job" excnodelist="$1" 2>/dev/null; then
+            say "asks for other nodes than $1"
+            return
+        fi
+        sleep 0.2
+    done
+    say "Slurm does not leave out $1"
+}
+
+# These nodes, with commas between.
+slow_nodes() {
+    ((${exclude_slow:-0})) || return 0
+    {
+        cat "$run_dir/slurm/exclude_asked"
+        tac "$run_dir/slurm/slow_nodes" | grep -xE '[A-Za-z0-9._-]+' | awk '!seen[$0]++' | head -n "$most_excluded"
+    } 2>/dev/null | paste -sd, - || true
 }
 
 # The most nodes of those that the job got on which the run can train.
@@ -205,9 +239,14 @@ conclude() {
         say "not started again, as $max_idle_starts starts in a row made no checkpoint"
         exit 1
     fi
-    local last
-    last=$(last_checkpoint)
+    local last slow
+    last=$(last_checkpoint) slow=$(slow_nodes)
+    [[ -z $slow ]] || trap '' TERM
     say "to be started again from ${last:-its beginning, or the last checkpoint in $checkpoints}"
-    scontrol requeue "$job" || say "Slurm does not requeue it; submit it again to continue from ${run_dir}"
+    if ! scontrol requeue "$job"; then
+        say "Slurm does not requeue it; submit it again to continue from ${run_dir}"
+    elif [[ -n $slow ]]; then
+        exclude_slow_nodes "$slow"
+    fi
     exit 75
 }

@@ -116,6 +116,7 @@ def settings(
         f"run_dir={_word(str(place.run), 'run.dir')}",
         *([f"checkpoints={_word(_in_the_open(checkpoints), 'checkpoint.dir')}"] if checkpoints else []),
         f"max_restarts={cluster.max_restarts}",
+        *(["exclude_slow=1"] if cluster.exclude_slow else []),
         *([f"restarts_in_job={cluster.restarts_in_job}"] if cluster.launcher == "torchrun" else []),
         f"ranks_per_node={ranks_per_node(cluster)}",
         *([f"node_counts=({' '.join(map(str, counts))})"] if len(counts) > 1 else []),

@@ -1,6 +1,7 @@
 """What the batch scripts make of the ways in which ranks end. The ranks here only end; everything else is real."""
 
 import itertools
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,15 @@ def of_ranks(job: Job) -> list[str]:
 
 def of_both(job: Job) -> list[str]:
     return ["--full", "--signal=USR1", job.number]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def named_slow(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """Of a run that names its node slow, by a user who does not want another one either."""
+    place = tmp_path_factory.mktemp("slow")
+    script = ["tests/slurm/ranks_of_jobs/end_with.py", str(place), "slow", "0"]
+    settings, options = ["exclude_slow=1"], [f"--exclude={cluster.nodes[1].name}"]
+    return submit(cluster, "pretrain_srun.sbatch", place, script, options=options, settings=settings)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,6 +94,14 @@ def test_ends_and_starts_again(endings: dict[str, Job], name: str) -> None:
     assert (job.wait(), job.facts()["ExitCode"]) == (state, exit_code), job.log()
     assert sum(": start " in line for line in job.log().splitlines()) == starts, job.log()
     assert words in job.log().splitlines()[-1]
+
+
+def test_other_nodes_are_asked_for_than_slow_ones(cluster: LocalCluster, named_slow: Job) -> None:
+    assert named_slow.wait() == "COMPLETED", named_slow.log()
+    first, second = re.findall(r"start \d on 1 of (\S+) until", named_slow.log())
+    assert first != second
+    assert cluster.nodes[1].name not in (first, second)
+    assert f"asks for other nodes than {cluster.nodes[1].name},{first}" in named_slow.log()
 
 
 def test_a_cancelled_job_stays_cancelled(cluster: LocalCluster, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 N: exit code N. save: moves on RUN_DIR/checkpoints/latest, before it ends with 1; saved: with 75. wait: for USR1, then ends
 with 75, as soon as all ranks have it: a run's ranks agree on it too, and the first to end under torchrun would end the others.
-75,1: rank 0 ends with 75, rank 1 with 1.
+slow: with 75, having named its node slow. 75,1: rank 0 ends with 75, rank 1 with 1.
 """
 
 import os
@@ -46,6 +46,10 @@ if way == "wait":
     say("waiting for a signal")
     while True:
         time.sleep(0.1)
+if way == "slow":
+    (run_dir / "slurm").mkdir(exist_ok=True)
+    (run_dir / "slurm" / "slow_nodes").write_text(f"{os.environ['SLURMD_NODENAME']}\n")
+    sys.exit(75)
 if way in ("save", "saved"):
     latest.parent.mkdir(exist_ok=True)
     latest.write_text(f"step_{start + 1:08d}\n")
