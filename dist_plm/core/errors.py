@@ -93,6 +93,10 @@ class Diverged(UserError):
     """A run whose loss or gradients are no longer finite: started again as it is, it would end in the same way."""
 
 
+class ReplicasDifferError(UserError):
+    """Ranks that must hold, or compute, the same do not: some machine of the run makes mistakes."""
+
+
 class SaveFailedError(UserError):
     """A checkpoint could not be written; earlier ones are as they were. Started again, the run makes these steps again."""
 

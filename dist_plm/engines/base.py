@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from dist_plm.data.loader.batch import Batch
+from dist_plm.engines.measuring.step_clock import StepClock
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.sharding import ShardSpec
 
@@ -102,6 +103,14 @@ class ParameterState(NamedTuple):
 
 
 class Engine(Protocol):
+    """See the module.
+
+    Attributes:
+        clock: tells the parts of its steps apart while it is on.
+    """
+
+    clock: StepClock
+
     def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
         """Makes one update from this rank's microbatches of a global batch. Collective over all ranks.
 
@@ -117,6 +126,10 @@ class Engine(Protocol):
         """Scores microbatches as `eval_step` does, and tells as well what the model says of each sample: on every rank the
         predictions of all microbatches of all data ranks, in the order of data ranks. Of tokens of a vocabulary it tells
         nothing. Collective."""
+        ...
+
+    def losses_by_data_rank(self, microbatches: Sequence[Batch]) -> list[float]:
+        """Scores microbatches as `eval_step` does; gives the largest loss of one on each data rank. Collective."""
         ...
 
     def lend(self) -> AbstractContextManager[Lent]:

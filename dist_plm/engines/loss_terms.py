@@ -85,6 +85,10 @@ class LossTerms:
         places = (rank * len(self._shares) + int(index) for rank, index in enumerate(told[1::2]))
         return max(zip(places, told[::2], strict=True), key=lambda one: one[1], default=None)
 
+    def by_data_rank(self, numbers: Sequence[float]) -> list[float]:
+        """Gives the largest loss of a microbatch of each data rank, in what `add_up` gave."""
+        return list(numbers[3 * len(self._losses) :][::2])
+
     def result(self, numbers: Sequence[float], *, grad_norm: float | None, loss_scale: float | None) -> StepResult:
         """Tells of an update whose passes added up to `numbers`, read from the device.
 

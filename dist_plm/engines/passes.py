@@ -14,6 +14,7 @@ from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.loss_terms import LossTerms
+from dist_plm.engines.measuring.step_clock import StepClock
 from dist_plm.engines.predictions import Collect
 from dist_plm.engines.sending import pass_shape, sent_batch
 from dist_plm.models.chunk import ModelChunk
@@ -39,7 +40,7 @@ class Passes:
         bare: ModelChunk,
         losses: Mapping[str, LossTerm],
     ) -> None:
-        self.terms = LossTerms(losses, groups, device)
+        self.terms, self.clock = LossTerms(losses, groups, device), StepClock(device)
         self._settings, self._groups, self._device = settings, groups, device
         self._chunks, self._positions = list(chunks), bool(bare.predicts_some)
         self._messages = P2PCommunicator(pp_group=groups.pipeline, config=bare.config)
@@ -83,8 +84,9 @@ class Passes:
     def _forward(
         self, scales: Tensor, collect: Collect | None, batches: Iterator[Batch], chunk: nn.Module
     ) -> tuple[Any, Any]:
-        batch = next(batches)
-        return chunk(batch), partial(self._loss, scales, collect, batch["samples"])
+        with self.clock.part("forward"):
+            batch = next(batches)
+            return chunk(batch), partial(self._loss, scales, collect, batch["samples"])
 
     def _loss(
         self, scales: Tensor, collect: Collect | None, samples: Tensor, scores: Scores

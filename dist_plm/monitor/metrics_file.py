@@ -50,6 +50,7 @@ class StepRecord:
         evaluation: held-out measures at this step, without their prefix, e.g. loss, perplexity, accuracy.
         heal: what self-healing did or told since the previous record, without their prefix: `rollbacks` of the run so far,
             the bad step `noticed`, the `step` gone back to, `skipped_samples` in all; `alarms` that the run went on from.
+        observed: what was looked at since the previous record, at intervals of its own, e.g. step_parts/forward.
     """
 
     step: int
@@ -68,6 +69,7 @@ class StepRecord:
     worst: Mapping[str, float] = field(default_factory=dict)
     evaluation: Mapping[str, float] = field(default_factory=dict)
     heal: Mapping[str, float] = field(default_factory=dict)
+    observed: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, float | int | None]:
         """The fields under their names in the file; parts of the loss as `loss/*`, evaluation measures as `eval/*`, acts of
@@ -89,6 +91,7 @@ class StepRecord:
             **{f"worst/{name}": value for name, value in self.worst.items()},
             **{EVAL_PREFIX + name: value for name, value in self.evaluation.items()},
             **{HEAL_PREFIX + name: value for name, value in self.heal.items()},
+            **self.observed,
         }
 
 

@@ -54,6 +54,26 @@ class HealConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObserveConfig:
+    """Says what a run looks at beside its losses, every so many steps; 0: never.
+
+    `parts_every`: of the last `parts_steps` steps before, the time that each rank took for data, forward, backward,
+    communication and optimizer. A rank that took more than `slow_share` longer than the median of its peers, `slow_times`
+    times in a row, is named with its node; a share of 0 names none.
+    `replicas_every`: whether weights that several ranks hold are the same to the bit. `passes_every`: whether all data ranks
+    compute the same loss, to the bit, of the same microbatch. Where not, ranks and nodes are named; `on_mismatch` says
+    whether the run goes on."""
+
+    parts_every: Natural = 100
+    parts_steps: Count = 5
+    slow_share: NonNegative = 0.2
+    slow_times: Count = 3
+    replicas_every: Natural = 1000
+    passes_every: Natural = 0
+    on_mismatch: Literal["warn", "stop"] = "warn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """`steps` is the schedule's length, `stop_at` ends earlier without changing it; both count updates, also while the batch
     still grows (`batch_rampup`). Batches are counted in samples.
@@ -79,6 +99,7 @@ class TrainConfig:
     deterministic: bool = False  # the same bits at every run on a GPU as well, for some speed
     max_skipped: Count = 100  # updates in a row that a loss or gradient that is not finite may cost
     heal: HealConfig = field(default_factory=HealConfig)
+    observe: ObserveConfig = field(default_factory=ObserveConfig)
     hang_factor: Annotated[float, between(0, 1_000_000)] = 20.0
     hang_minutes: Minutes = 5.0
     hang_patience_minutes: Minutes = 30.0
@@ -166,5 +187,6 @@ class ClusterConfig:
     interface: str | None = None  # of the network between nodes; None is the one that leads to the first node
     scratch: str | None = None  # directory on each node for temporary files
     signal_seconds: Annotated[int, between(1, 65535)] = 300  # before the limit, for the last checkpoint
+    exclude_slow: bool = False  # a job that is requeued asks for other nodes than those that were named slow or faulty
     max_restarts: Natural = 100  # of a job, whatever stopped it
     restarts_in_job: Natural = 2  # of ranks that crashed, by torchrun, without leaving the allocation

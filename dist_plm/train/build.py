@@ -1,7 +1,5 @@
 """The one visible list of a run's parts, in the order they are made."""
 
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +20,9 @@ from dist_plm.core.errors import (
     EXIT_FINISHED,
     EXIT_REQUEUE,
     CheckpointError,
-    ConfigError,
     DataError,
     Diverged,
+    ReplicasDifferError,
     SaveFailedError,
     UserError,
     reason_of,
@@ -57,6 +55,7 @@ from dist_plm.train.healing.rollback import roll_back
 from dist_plm.train.healing.spikes import SpikeWatch
 from dist_plm.train.labelled import ENLARGED
 from dist_plm.train.loop import train
+from dist_plm.train.observing.observer import build_observer
 from dist_plm.train.parts import Parts, build_checkpoints, build_evaluator, measure_peak_tflops, open_loader
 from dist_plm.train.reporting import close_records, closing_summary, open_records, write_origins
 from dist_plm.train.startup.arithmetic import prepare_cpu, set_arithmetic
@@ -65,7 +64,7 @@ from dist_plm.train.startup.load_weights import check_weights
 from dist_plm.train.startup.precheck import check_checkpoint
 from dist_plm.train.startup.resume import stream_of
 from dist_plm.train.startup.resume_point import find_resumed
-from dist_plm.train.startup.start import Start, begin, collective_timeout, hang_limits, refuse_together
+from dist_plm.train.startup.start import Start, agree_on, begin, collective_timeout, hang_limits, refuse_together
 from dist_plm.train.startup.starting_position import restoring, starting_position
 from dist_plm.train.stopping import StopSignals
 
@@ -109,7 +108,7 @@ def run_training(
         grid, virtual = grid_of(config.parallel), config.parallel.virtual_pipeline
         groups = build_groups(grid, device, virtual_pipeline=virtual, timeout=timeout)
         assert data is not None
-        _agree(config, groups)
+        agree_on(encode(config), groups)
         limits = hang_limits(config.train, timeout, device)
         start = begin(Path(config.run.dir or ""), limits, env, environ, signals, groups)
         console = say if env.rank == 0 else None
@@ -230,6 +229,8 @@ def _run(
     recorder = open_records(config, start, position, found, peak, groups, data.count_tokens)
     peak_rate = peak_learning_rate(config.optim, config.train.global_batch)
     stops = config.train.early_stopping
+    control = start.control(host_group(timedelta(minutes=config.cluster.timeout_minutes)))
+    looked = config.train, config.cluster, engine, control, groups, shard_specs
     parts = Parts(
         train=config.train,
         parallel=config.parallel,
@@ -239,7 +240,7 @@ def _run(
         batches=lambda position: open_loader(data, config.data, config.train, position, groups),
         evaluate=build_evaluator(config.train, data, groups, start.run_dir, texts),
         checkpoints=build_checkpoints(config.checkpoint, runfile.text(config), storage, groups),
-        control=start.control(host_group(timedelta(minutes=config.cluster.timeout_minutes))),
+        control=control,
         watchdog=start.watchdog,
         recorder=recorder,
         stream=stream,
@@ -250,11 +251,12 @@ def _run(
             restore=restoring(storage, engine, shard_specs, groups.world, verify=config.checkpoint.verify),
             skip=config.data.skip_samples,
         ),
+        observer=build_observer(*looked, start.run_dir, start.launch.node_name),
         patience=None if stops is None else Patience(stops, **position.patience),
     )
     try:
         finished = train(parts, position)
-    except (Diverged, SaveFailedError):
+    except (Diverged, ReplicasDifferError, SaveFailedError):
         if recorder is not None:
             recorder.close()
         dist.barrier(group=groups.world)  # torchrun ends the others with the first: rank 0 has something to say
@@ -286,14 +288,3 @@ def engine_settings(config: TrainingConfig) -> EngineSettings:
         sequence_length=config.data.sequence_length,
         run_dir=config.run.dir or ".",
     )
-
-
-def _agree(config: TrainingConfig, groups: Groups) -> None:
-    """Refuses to start where ranks were given different configurations. Collective."""
-    facts = json.dumps(encode(config), sort_keys=True).encode()
-    digests: list[str] = [""] * groups.grid.size
-    dist.all_gather_object(digests, hashlib.sha256(facts).hexdigest(), group=groups.world)
-    if differing := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
-        raise ConfigError(
-            [f"ranks {differing} were started with another configuration than rank 0: start all with the same command"]
-        )

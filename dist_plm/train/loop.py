@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from dist_plm.checkpoint.train_state import TrainState
-from dist_plm.core.errors import Diverged, SaveFailedError
+from dist_plm.core.errors import Diverged, ReplicasDifferError, SaveFailedError
 from dist_plm.data.loader.batch import Batch
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import num_microbatches
@@ -31,6 +31,7 @@ def train(parts: Parts, position: Position) -> bool:
     Raises:
         SaveFailedError: the run's end, or with on_failure "stop" any checkpoint, could not be written.
         Diverged: the last loss is not finite, or no update was possible for train.max_skipped steps.
+        ReplicasDifferError: ranks do not agree to the bit, and train.observe ends the run for that.
     """
     health = parts.health
     began_with = position.saved_step
@@ -55,6 +56,9 @@ def train(parts: Parts, position: Position) -> bool:
     except Diverged as error:
         _withdraw(parts, began_with)
         raise diverged(str(error), health, parts.checkpoints.where) from None
+    except ReplicasDifferError:
+        parts.checkpoints.wait(proven=health.good)
+        raise
     return finished
 
 
@@ -147,18 +151,20 @@ def _is_over(parts: Parts) -> bool:
 
 
 def _make_step(parts: Parts, position: Position, feed: Feed) -> None:
-    recorder, step = parts.recorder, position.step + 1
+    recorder, observer, step = parts.recorder, parts.observer, position.step + 1
     if recorder is not None:
         recorder.begin_step()
     began = time.perf_counter()
     parts.watchdog.progress(f"waiting for the data of step {step}")
-    microbatches: Sequence[Batch] = _next_microbatches(parts, feed, step)
+    drawn = _next_microbatches(parts, feed, step)
+    microbatches: Sequence[Batch] = drawn
     if parts.control.steps_are_long and parts.parallel.pipeline == 1:
-        microbatches = Interruptible(microbatches, parts.control.check)
+        microbatches = Interruptible(drawn, parts.control.check)
     started = time.perf_counter()
     parts.watchdog.progress(f"in step {step}")
     lr = parts.learning_rate(step - 1, position.history)
-    result = parts.engine.train_step(microbatches, lr)
+    with observer.step(step):
+        result = parts.engine.train_step(microbatches, lr)
     ended = time.perf_counter()
     parts.control.note_step(ended - started)
     parts.watchdog.note_step(ended - began)
@@ -169,12 +175,15 @@ def _make_step(parts: Parts, position: Position, feed: Feed) -> None:
     if recorder is not None:
         recorder.note_alarms(parts.alarms.take_told())
         recorder.end_step(step, result, lr, batch=batch, samples_seen=position.samples)
+    observed = observer.look(step, drawn)
+    if recorder is not None:
+        recorder.note_observed(observed)
 
 
 def _next_microbatches(parts: Parts, feed: Feed, step: int) -> list[Batch]:
     """Waits until every rank has data. Before it goes on, checkpoints that all ranks have written are reported."""
     while True:
-        ready = feed.wait(POLL_SECONDS)
+        ready = parts.observer.waiting(lambda: feed.wait(POLL_SECONDS))
         parts.watchdog.doing = f"waiting for {'the others before' if ready else 'the data of'} step {step}"
         bad = parts.alarms.raised is not None
         agreed = parts.control.agree(waiting=not ready, saving=parts.checkpoints.is_saving, bad=bad)

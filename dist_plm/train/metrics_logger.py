@@ -67,6 +67,7 @@ class Recorder:
     _began: float = 0.0
     _evaluation: dict[str, float] = field(default_factory=dict)
     _heal: dict[str, float] = field(default_factory=dict)
+    _observed: dict[str, float] = field(default_factory=dict)
     _record: StepRecord | None = None  # of the last step, until it is written or passed over
 
     def begin_step(self) -> None:
@@ -99,6 +100,10 @@ class Recorder:
         """Attaches what self-healing did to the next record."""
         self._heal |= values
 
+    def note_observed(self, values: Mapping[str, float]) -> None:
+        """Attaches what was looked at after a step to the next record, under its names there."""
+        self._observed |= values
+
     def rewind(self, step: int, state: Mapping[str, Any], skipped: SkippedSamples, heal: Mapping[str, float]) -> None:
         """Goes back to the checkpoint of a step: records after it are dropped.
 
@@ -120,11 +125,11 @@ class Recorder:
         record, self._record = self._record, None
         if record is None or not (force or self._evaluation or record.step % self.log_every == 0):
             return
-        record = replace(record, evaluation=self._evaluation, heal=self._heal)
+        record = replace(record, evaluation=self._evaluation, heal=self._heal, observed=self._observed)
         self.metrics.write(record)
         self.tracker.log(record.step, record.as_dict())
         self._seconds, self._steps, self._tokens, self._skipped, self._evaluation = 0.0, 0, 0, 0, {}
-        self._heal = {}
+        self._heal, self._observed = {}, {}
 
     def state(self) -> dict[str, Any]:
         """Gives what a resumed run needs for its next record to be as if there had been no break. Fit for JSON."""
@@ -135,6 +140,7 @@ class Recorder:
             "skipped": self._skipped,
             "evaluation": self._evaluation,
             "heal": self._heal,
+            "observed": self._observed,
             "record": asdict(self._record) if self._record is not None else None,
         }
 
@@ -142,18 +148,19 @@ class Recorder:
         """Raises KeyError, TypeError or ValueError where `state` is not what `state()` gives."""
         tokens = state["tokens"] if "tokens" in state else state["samples"] * self.size.tokens  # of before
         numbers = [*(state[name] for name in ("seconds", "steps", "skipped")), tokens]
-        evaluation, heal = dict(state["evaluation"]), dict(state.get("heal", {}))
+        evaluation, heal, observed = (dict(state.get(name, {})) for name in ("evaluation", "heal", "observed"))
         record = StepRecord(**state["record"]) if state["record"] is not None else None
         said = [
             *numbers,
             *evaluation.values(),
             *heal.values(),
+            *observed.values(),
             *(record.as_dict().values() if record is not None else ()),
         ]
         if not all(number is None or is_number(number) for number in said) or None in numbers:
             raise TypeError("there are values that are no numbers")
         self._seconds, self._steps, self._skipped, self._tokens = numbers
-        self._evaluation, self._heal, self._record = evaluation, heal, record
+        self._evaluation, self._heal, self._observed, self._record = evaluation, heal, observed, record
 
     def close(self) -> None:
         self.progress.close()

@@ -30,6 +30,7 @@ from dist_plm.train.evaluation import Evaluator, Patience, TextMeasures, whole_r
 from dist_plm.train.healing.acts import skipped_samples
 from dist_plm.train.healing.alarms import Alarms
 from dist_plm.train.metrics_logger import Recorder
+from dist_plm.train.observing.observer import Observer
 from dist_plm.train.reporting import write_predictions
 from dist_plm.train.startup.load_weights import RUN_FILE
 from dist_plm.train.startup.run_position import Position
@@ -52,6 +53,7 @@ class Parts:
         stream: what decides the samples, for the checkpoint.
         alarms: notices bad steps.
         roll_back: brings the run back to before one.
+        observer: looks at what losses do not show.
         patience: ends the run once evaluations no longer get better; None where nothing does.
     """
 
@@ -69,6 +71,7 @@ class Parts:
     stream: Mapping[str, Any]
     alarms: Alarms
     roll_back: "Callable[[Parts, Position], None]"
+    observer: Observer
     health: Health = field(default_factory=Health)
     patience: Patience | None = None
 

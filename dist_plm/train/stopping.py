@@ -155,6 +155,17 @@ class Control:
         """Gives what the first rank tells that has something to tell. Collective."""
         return next(one for one in gather(self._group, told) if one is not None)
 
+    def of_all(self, told: T) -> list[T]:
+        """Gives what each rank tells, by rank. Collective."""
+        return gather(self._group, told)
+
+    def numbers_of_all(self, values: Sequence[float]) -> list[list[float]]:
+        """Gives the numbers that each rank tells, by rank: equally many each. Collective."""
+        own = torch.tensor([values], dtype=torch.float64)
+        rows = own.new_empty(self._group.size(), len(values))
+        dist.all_gather_into_tensor(rows, own, group=self._group)
+        return rows.tolist()
+
     def check(self, before: Literal["step", "evaluation"] = "step") -> None:
         """Collective.
 

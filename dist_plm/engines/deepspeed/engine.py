@@ -56,7 +56,7 @@ class DeepSpeedEngine(Stateful):
         self._settings, self._groups = settings, groups
         self._chunks, self._engine, self._inner, self._state = chunks, engine, inner, state
         self._passes = Passes(settings, groups, device, chunks, chunks[0], losses)
-        self._terms = self._passes.terms
+        self._terms, self.clock = self._passes.terms, self._passes.clock
         held = [parameter for chunk in chunks for parameter in chunk.parameters() if parameter.requires_grad]
         self._tied = [parameter for parameter in held if getattr(parameter, "shared_embedding", False)]
         self._norm, self._clipped, self._spare = norm, clipped, spare
@@ -69,8 +69,9 @@ class DeepSpeedEngine(Stateful):
             self._engine.train()
         self._norm.expect(self._run(microbatches, forward_only=False))
         loss_scale = self._loss_scale()
-        self._engine.step()
-        told = self._norm.told()
+        with self.clock.part("optimizer"):
+            self._engine.step()
+            told = self._norm.told()
         result = self._terms.result(told, grad_norm=self._grad_norm(), loss_scale=loss_scale)
         self._watch.note(skipped=result.skipped, loss=result.loss)
         return result
@@ -88,10 +89,16 @@ class DeepSpeedEngine(Stateful):
         self._engine.eval()
         yield Lent(self._chunks, together=self._settings.engine.zero_stage == 3)
 
-    @torch.no_grad()
     def _evaluate(self, microbatches: Sequence[Batch], collect: Collect | None) -> EvalSums:
+        return self._terms.told(self._score(microbatches, collect))
+
+    def losses_by_data_rank(self, microbatches: Sequence[Batch]) -> list[float]:
+        return self._terms.by_data_rank(self._score(microbatches, None))
+
+    @torch.no_grad()
+    def _score(self, microbatches: Sequence[Batch], collect: Collect | None) -> list[float]:
         self._engine.eval()
-        return self._terms.told(self._run(microbatches, forward_only=True, collect=collect).tolist())
+        return self._run(microbatches, forward_only=True, collect=collect).tolist()
 
     def _run(self, microbatches: Sequence[Batch], *, forward_only: bool, collect: Collect | None = None) -> Tensor:
         """Sums over all ranks, for `LossTerms.told`."""
@@ -106,8 +113,9 @@ class DeepSpeedEngine(Stateful):
     ) -> list[Tensor]:
         outputs = []
         for batch in microbatches:
-            scores = self._engine(self._passes.to_device(batch))
-            loss, sums = self._passes.scored(scales, collect, batch["samples"], scores)
+            with self.clock.part("forward"):
+                scores = self._engine(self._passes.to_device(batch))
+                loss, sums = self._passes.scored(scales, collect, batch["samples"], scores)
             outputs.append(sums)
             if not forward_only:
                 self._engine.backward(loss)

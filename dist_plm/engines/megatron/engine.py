@@ -89,7 +89,7 @@ class MegatronEngine(Stateful):
     ) -> None:
         self._settings, self._groups = settings, groups
         self._passes = Passes(settings, groups, device, chunks, cast("ModelChunk", chunks[0].module), losses)
-        self._terms = self._passes.terms
+        self._terms, self.clock = self._passes.terms, self._passes.clock
         self._chunks, self._optimizer = chunks, optimizer
         self._scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
         self._norm = GradientNorm(optimizer.get_grad_stats_parallel_group(), device)
@@ -108,8 +108,9 @@ class MegatronEngine(Stateful):
         if self._scaler is not None:
             numbers = torch.cat([numbers, self._scaler.scale.double()])
         self._norm.expect(numbers)
-        grad_norm = self._update()
-        told = self._norm.told()
+        with self.clock.part("optimizer"):
+            grad_norm = self._update()
+            told = self._norm.told()
         loss_scale = told.pop() if self._scaler is not None else None
         result = self._terms.result(told, grad_norm=grad_norm, loss_scale=loss_scale)
         self._watch.note(skipped=result.skipped, loss=result.loss)
@@ -150,11 +151,16 @@ class MegatronEngine(Stateful):
             for chunk in self._chunks:
                 chunk.enable_forward_pre_hook()
 
-    @torch.no_grad()
     def _evaluate(self, microbatches: Sequence[Batch], collect: Collect | None) -> EvalSums:
+        return self._terms.told(self._score(microbatches, collect))
+
+    def losses_by_data_rank(self, microbatches: Sequence[Batch]) -> list[float]:
+        return self._terms.by_data_rank(self._score(microbatches, None))
+
+    @torch.no_grad()
+    def _score(self, microbatches: Sequence[Batch], collect: Collect | None) -> list[float]:
         with self.lend():
-            numbers = self._run(microbatches, forward_only=True, collect=collect)
-        return self._terms.told(numbers.tolist())
+            return self._run(microbatches, forward_only=True, collect=collect).tolist()
 
     def _run(self, microbatches: Sequence[Batch], *, forward_only: bool, collect: Collect | None = None) -> Tensor:
         """Runs the pipeline schedule. Returns sums over all ranks, for `LossTerms.told`."""

@@ -10,6 +10,7 @@ from dist_plm.core.parsing import load_json
 from dist_plm.core.regular import open_regular
 from dist_plm.monitor.report import Run
 from dist_plm.monitor.report_page.packed_columns import columns_of
+from dist_plm.monitor.report_page.run_tables import tables_of
 
 #: Beside metrics.jsonl: who set each value, and from which step each start went on.
 ORIGINS, RESUMES, STARTS = "origins.json", "resumes.jsonl", "starts.jsonl"
@@ -27,6 +28,7 @@ def facts_of(run: Run, *, most_values: int) -> dict[str, Any]:
         "settings": settings_of(run),
         "starts": starts_of(run.path),
         "events": events_of(run.records),
+        "tables": tables_of(run.path),
         "samples": samples_of(run.path),
         "columns": columns_of(run.records, most=most_values),
     }
@@ -59,7 +61,7 @@ def starts_of(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def events_of(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Steps at which the run healed itself or was alarmed, and what it said of that."""
+    """Steps at which the run healed itself, was alarmed, or found a rank slow or faulty, and what it said of that."""
     found = []
     for record in records:
         told = {name.removeprefix("heal/"): value for name, value in record.items() if name.startswith("heal/")}
@@ -67,6 +69,14 @@ def events_of(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             kind = "rollback" if "rollbacks" in told else "alarm"
             text = ", ".join(f"{name} {show(value)}" for name, value in told.items())
             found.append({"step": record["step"], "kind": kind, "text": text})
+        if "slow/rank" in record:
+            text = f"rank {show(record['slow/rank'])} takes {show(record.get('slow/ratio'))} times as long as its peers"
+            found.append({"step": record["step"], "kind": "alarm", "text": text})
+        for what in ("replicas", "passes"):
+            if f"{what}/differing" in record:
+                found.append(
+                    {"step": record["step"], "kind": "alarm", "text": f"{what} differ between ranks: see the log"}
+                )
     return found[-_EVENTS_SHOWN:]
 
 

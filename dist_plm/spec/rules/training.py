@@ -117,6 +117,23 @@ def _heal(config: TrainingConfig) -> Iterator[str]:
         )
 
 
+def _observe(config: TrainingConfig) -> Iterator[str]:
+    observe = config.train.observe
+    if observe.parts_every == 0:
+        names = ("parts_steps", "slow_share", "slow_times")
+        yield from no_effect(observe, "train.observe", names, "train.observe.parts_every = 0")
+    elif observe.parts_steps > observe.parts_every:
+        yield (
+            f"train.observe.parts_steps = {observe.parts_steps} exceeds train.observe.parts_every = {observe.parts_every}, the "
+            "steps that there are: lower it"
+        )
+    if observe.slow_share == 0:
+        yield from no_effect(observe, "train.observe", ("slow_times",), "train.observe.slow_share = 0")
+    if observe.replicas_every == observe.passes_every == 0:
+        reason = "train.observe.replicas_every = 0 and train.observe.passes_every = 0"
+        yield from no_effect(observe, "train.observe", ("on_mismatch",), reason)
+
+
 def _skipped(config: TrainingConfig) -> Iterator[str]:
     for i, (first, stop) in enumerate(config.data.skip_samples):
         if stop <= first:
@@ -135,5 +152,6 @@ TRAINING_RULES: tuple[Callable[[TrainingConfig], Iterator[str]], ...] = (
     _resume,
     _init,
     _heal,
+    _observe,
     _skipped,
 )

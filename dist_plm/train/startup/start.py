@@ -1,15 +1,18 @@
 """One start of a run: what it is called, whom it answers to, and when it must be over."""
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
 from dist_plm.checkpoint.ownership import Owner
-from dist_plm.core.errors import PreflightError
+from dist_plm.core.errors import ConfigError, PreflightError
 from dist_plm.distributed.collectives import gather, on_first
 from dist_plm.distributed.device import Device
 from dist_plm.distributed.groups import Groups
@@ -97,3 +100,17 @@ def refuse_together(problem: str | None, launch: LaunchEnv, group: dist.ProcessG
             where.setdefault(told, []).append(node)
     if where:
         raise PreflightError([f"on {', '.join(dict.fromkeys(nodes))}: {told}" for told, nodes in where.items()])
+
+
+def agree_on(settings: Mapping[str, Any], groups: Groups) -> None:
+    """Refuses to start where ranks were given different configurations. Collective.
+
+    Raises:
+        ConfigError: on every rank.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    digests = gather(groups.world, digest)
+    if differing := [rank for rank, one in enumerate(digests) if one != digests[0]]:
+        raise ConfigError(
+            [f"ranks {differing} were started with another configuration than rank 0: start all with the same command"]
+        )

@@ -8,6 +8,7 @@ import pytest
 
 from dist_plm.monitor.report import load_run
 from dist_plm.monitor.report_page.run_facts import events_of, facts_of, samples_of, settings_of, starts_of
+from dist_plm.monitor.report_page.run_tables import tables_of
 from tests.monitor.make import record
 
 TINY = Path(__file__).parent / "tiny"
@@ -40,6 +41,27 @@ def test_rollbacks_and_alarms_are_events():
     ]
 
 
+def test_slow_and_faulty_ranks_are_events():
+    records = [{**record(2).as_dict(), "slow/rank": 3, "slow/ratio": 1.3, "replicas/differing": 1}]
+    assert [(event["kind"], event["text"]) for event in events_of(records)] == [
+        ("alarm", "rank 3 takes 1.3 times as long as its peers"),
+        ("alarm", "replicas differ between ranks: see the log"),
+    ]
+
+
+def test_parts_of_a_step_by_rank(tmp_path):
+    assert tables_of(tmp_path) == []
+    line = {"step": 4, "nodes": ["a", "b"], "seconds": {"forward": [0.001, 0.002], "communication": [0.009, 0.0]}}
+    (tmp_path / "step_parts.jsonl").write_text(f'{{"step": 2}}\n{json.dumps(line)}\n{{"torn')
+    (table,) = tables_of(tmp_path)
+    assert "before step 4" in table["title"]
+    assert table["rows"] == [
+        ["rank", "node", "forward", "communication"],
+        ["rank 1", "b", "2.00", "0.00"],
+        ["rank 0", "a", "1.00", "9.00"],
+    ]
+
+
 def test_samples_are_the_first_rows_of_predictions(tmp_path):
     folder = tmp_path / "predictions"
     folder.mkdir()
@@ -54,9 +76,17 @@ def test_samples_are_the_first_rows_of_predictions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfe", b"[1, 2]\n3\nnull", b'{"id": [1]}', b'{"step": "x"}\n{"id": {}}']
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[1, 2]\n3\nnull",
+        b'{"id": [1]}',
+        b'{"step": "x"}\n{"id": {}}',
+        b'{"seconds": {"data": ["x"]}, "nodes": [[]]}\n',
+    ],
 )
-@pytest.mark.parametrize("name", ["starts.jsonl", "resumes.jsonl", "origins.json"])
+@pytest.mark.parametrize("name", ["starts.jsonl", "resumes.jsonl", "origins.json", "step_parts.jsonl"])
 def test_files_that_no_run_wrote_are_no_obstacle(tmp_path, name, content):
     run = shutil.copytree(TINY, tmp_path / "run")
     (run / name).write_bytes(content)

@@ -36,6 +36,15 @@ from tests.spec.broken import problems
         ({"train__resume": "latest"}, ["train.resume = 'latest' is neither auto nor none", "./latest"]),
         ({"train__resume": ""}, ["train.resume = '' is empty"]),
         ({"train__heal": {"most": 5}}, ["train.heal.most = 5 has no effect with train.heal.mode = 'warn'"]),
+        (
+            {"train__observe": {"parts_every": 0, "slow_share": 0.1}},
+            ["train.observe.slow_share = 0.1 has no effect with train.observe.parts_every = 0"],
+        ),
+        ({"train__observe": {"parts_every": 4}}, ["parts_steps = 5 exceeds train.observe.parts_every = 4"]),
+        (
+            {"train__observe": {"replicas_every": 0, "on_mismatch": "stop"}},
+            ["train.observe.on_mismatch = 'stop' has no effect with train.observe.replicas_every = 0"],
+        ),
         ({"train__heal": {"mode": "on"}}, ["goes back to checkpoints", "checkpoint.every = 0"]),
         (
             {"train__heal": {"mode": "on", "rate_steps": 9}, "checkpoint__every": 5},

@@ -39,6 +39,9 @@ function chartsOf(runs) {
     const idle = (name === "skipped") && !runs.some((run) => run.data.byName.get(name)?.some((value) => value > 0));
     if (idle) told.add(name); else add([name], title, unit);
   }
+  for (const name of ["data", "forward", "backward", "communication", "optimizer"]) add([`step_parts/${name}`], `Time of a step: ${name}`, "s, mean of ranks");
+  ["slow/rank", "replicas/differing", "passes/differing"].forEach((name) => told.add(name));
+  add(["slow/ratio"], "Slowest rank", "times its peers");
   add(["worst/loss"], "Loss of the worst microbatch", "nats per token");
   more = true;
   for (const name of present) if (!told.has(name) && !name.startsWith("heal/")) add([name], name, "");

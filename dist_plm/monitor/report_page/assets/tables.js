@@ -26,6 +26,7 @@ function showTables(runs, overview) {
     replaceIn("summary", make("h2", {}, "Summary"), tableOf(transposed(summary)));
   replaceIn("differing", ...(differing.length ? [make("h2", {}, "Settings that differ"), tableOf(differing)] : []));
   showEvents(runs);
+  showMeasured(runs);
   showSamples(runs);
 }
 
@@ -54,6 +55,13 @@ function showEvents(runs) {
   const shown = rows.sort((a, b) => a[0] - b[0]).map(([, cells]) => (several ? cells : cells.slice(0, 3)));
   const head = ["what", "after step", "more", ...(several ? ["run"] : [])];
   replaceIn("events", make("h2", {}, "Starts and events"), tableOf([head, ...shown]));
+}
+
+/* What runs measured at intervals, in tables of their own. */
+function showMeasured(runs) {
+  const shown = runs.flatMap((run) => run.tables.map(({ title, rows }) =>
+    make("details", {}, make("summary", {}, runs.length > 1 ? `${run.name}: ${title}` : title), tableOf(rows))));
+  replaceIn("tables", ...(shown.length ? [make("h2", {}, "Measured at intervals"), ...shown] : []));
 }
 
 /* Values that are not finite, each kind once: [measure, value, first step, how often]. */

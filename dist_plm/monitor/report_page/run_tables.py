@@ -1,0 +1,56 @@
+"""Builds tables that a page shows of what a run measured at intervals: what the parts of a step take each rank."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dist_plm.core.parsing import is_number, load_json
+from dist_plm.core.regular import open_regular
+
+#: Beside metrics.jsonl: what the parts of steps took each rank.
+STEP_PARTS = "step_parts.jsonl"
+_MOST_BYTES, _MOST_RANKS = 8 * 2**20, 64
+
+
+def tables_of(run_dir: Path) -> list[dict[str, Any]]:
+    """Lists tables, each a `title` and `rows`, the first of which is its head; none where nothing was measured."""
+    return [table for table in (_parts_of(run_dir),) if table is not None]
+
+
+def _parts_of(run_dir: Path) -> dict[str, Any] | None:
+    """Ranks by their own time, the slowest first, as they were measured last."""
+    line = last_line(run_dir / STEP_PARTS)
+    if line is None:
+        return None
+    seconds, nodes = line.get("seconds"), line.get("nodes")
+    if not (
+        isinstance(seconds, dict) and isinstance(nodes, list) and seconds and all(map(_is_column, seconds.values()))
+    ):
+        return None
+    names = [str(name) for name in seconds]
+    ranks = range(min(len(nodes), *map(len, seconds.values())))
+    own = [sum(column[rank] for name, column in seconds.items() if name != "communication") for rank in ranks]
+    slowest = sorted(ranks, key=own.__getitem__, reverse=True)[:_MOST_RANKS]
+    rows = [
+        [f"rank {rank}", str(nodes[rank]), *(f"{1000 * column[rank]:.2f}" for column in seconds.values())]
+        for rank in slowest
+    ]
+    title = f"Parts of a step on each rank, in ms, before step {line.get('step')}; the slowest first"
+    return {"title": title, "rows": [["rank", "node", *names], *rows]}
+
+
+def _is_column(column: Any) -> bool:
+    return isinstance(column, list) and all(is_number(value) and 0 <= value < 1e9 for value in column)
+
+
+def last_line(path: Path) -> Mapping[str, Any] | None:
+    """The mapping in the last whole line of a file; None where there is none."""
+    try:
+        with open_regular(path) as file:
+            file.seek(0, 2)
+            file.seek(max(file.tell() - _MOST_BYTES, 0))
+            lines = file.read().split(b"\n")
+        value = load_json(lines[-2]) if len(lines) > 1 else None
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,119 @@
+"""Whole runs on gloo ranks with a slow rank, or one whose memory fails: found within the stated steps, and named."""
+
+import json
+import time
+from unittest.mock import patch
+
+import pytest
+
+from dist_plm.engines.loss_terms import LossTerms
+from dist_plm.monitor.metrics_file import read_metrics
+from dist_plm.train import build
+from tests.ranks.pool import RanksError, World
+from tests.ranks.ports import free_port
+from tests.train.observing.test_replicas import flipped
+from tests.train.running import make_store, run_case, settings
+
+pytestmark = pytest.mark.ranks
+
+#: What a microbatch takes besides on every rank, as tiny models take no time.
+SECONDS = 0.15
+EVERY = {"parts_every": 5, "parts_steps": 5, "slow_times": 2, "slow_share": 0.15}
+ENGINES = {"megatron": {}, "deepspeed": {"engine__name": "deepspeed", "engine__zero_stage": 2}}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("store") / "tokens")
+
+
+def slow_case(world: World, config, port: int, slow: int | None) -> int:
+    """A run in which each microbatch takes a while, and on one rank 30 % longer."""
+    original, seconds = LossTerms.of, SECONDS * (1.3 if world.rank == slow else 1.0)
+
+    def computed(*arguments):
+        time.sleep(seconds)
+        return original(*arguments)
+
+    with patch.object(LossTerms, "of", computed):
+        return run_case(world, config, port)
+
+
+@pytest.mark.parametrize(
+    ("engine", "slow"),
+    [
+        ("megatron", 1),
+        pytest.param("deepspeed", 1, marks=pytest.mark.slow),
+        pytest.param("megatron", None, marks=pytest.mark.slow),
+        pytest.param("deepspeed", None, marks=pytest.mark.slow),
+    ],
+)
+def test_a_slow_rank_is_named(ranks, store, tmp_path, engine, slow):
+    changes = {"train__observe": EVERY, "train__eval_samples": 0, "train__steps": 15, "train__global_batch": 4}
+    config = settings(store, tmp_path, **changes, cluster__exclude_slow=True, **ENGINES[engine])
+    assert ranks.run(2, slow_case, config, free_port(), slow) == [0, 0]
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    looked = [record for record in records if "step_parts/forward" in record]
+    assert [record["step"] for record in looked] == [5, 10, 15]
+    parts = {name.removeprefix("step_parts/") for name in looked[0] if name.startswith("step_parts/")}
+    assert parts == {"data", "forward", "backward", "communication", "optimizer"}
+    named = [(record["step"], record["slow/rank"]) for record in looked if "slow/rank" in record]
+    lines = [json.loads(line) for line in (tmp_path / "step_parts.jsonl").read_text().splitlines()]
+    assert [len(line["seconds"]["forward"]) for line in lines] == [2] * 3
+    told, excluded = (tmp_path / "log" / "rank_00000.log").read_text(), tmp_path / "slurm" / "slow_nodes"
+    if slow is None:
+        assert named == []
+        assert "as long as its peers" not in told
+        assert not excluded.exists()
+        return
+    assert named == [(10, slow), (15, slow)]
+    assert told.count(f"rank {slow} on node {lines[0]['nodes'][slow]} takes 1.") == 1
+    assert excluded.read_text() == f"{lines[0]['nodes'][slow]}\n"
+    waited = [sum(line["seconds"]["communication"][rank] for line in lines) for rank in (0, 1)]
+    assert waited[1 - slow] > waited[slow], "the other waits for it"
+
+
+def failing_case(world: World, config, port: int, after: int) -> int:
+    """A run in which a bit of a weight flips on the last rank after a step."""
+    original = build.build_engine
+
+    def built(*arguments):
+        engine = original(*arguments)
+        train_step, steps = engine.train_step, iter(range(1, 100))
+
+        def stepped(*more):
+            result = train_step(*more)
+            if next(steps) == after and world.rank == world.size - 1:
+                flipped(next(p for name, p in arguments[3][0].named_parameters() if "mlp.down.weight" in name), 20)
+            return result
+
+        engine.train_step = stepped
+        return engine
+
+    with patch.object(build, "build_engine", built):
+        return run_case(world, config, port)
+
+
+@pytest.mark.parametrize("on_mismatch", ["warn", "stop"])
+def test_a_failing_memory_is_found(ranks, store, tmp_path, on_mismatch):
+    observe = {"replicas_every": 4, "passes_every": 4, "on_mismatch": on_mismatch}
+    changes = {
+        "train__observe": observe,
+        "train__eval_samples": 0,
+        "engine__zero_stage": 0,
+        "cluster__exclude_slow": True,
+    }
+    config = settings(store, tmp_path, **changes)
+    said = "do not agree on layers.0.mlp.down.weight"
+    if on_mismatch == "stop":
+        with pytest.raises(RanksError, match=f"step 8: .*{said}.*agreed last after step 4") as told:
+            ranks.run(2, failing_case, config, free_port(), 6)
+        assert told.value.args[0].count("ReplicasDifferError") >= 1
+        assert (tmp_path / "checkpoints" / "latest").read_text().strip() == "step_00000004"
+        return
+    assert ranks.run(2, failing_case, config, free_port(), 6) == [0, 0]
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert {record["step"] for record in records if record.get("replicas/differing")} == {8, 12}
+    assert {record["step"] for record in records if record.get("passes/differing")} == {8, 12}
+    assert said in (tmp_path / "log" / "rank_00000.log").read_text()
+    assert not (tmp_path / "slurm" / "slow_nodes").exists(), "of two, who is wrong cannot be told"
