@@ -12,6 +12,8 @@ from dist_plm.distributed import cuda_shim
 from dist_plm.distributed.device import Device, choose, make_deterministic, multiply_in_tf32
 from dist_plm.models.electra import vocab_parallel_sample
 from dist_plm.models.kernels.linear_loss import VocabRange
+from dist_plm.spec.schema import PrecisionConfig
+from dist_plm.train.startup.arithmetic import set_precision
 
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
 
@@ -158,5 +160,8 @@ def test_tf32_is_for_gpus_alone(monkeypatch):
     monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
     multiply_in_tf32(Device(kind="cpu", torch_device=torch.device("cpu"), backend="gloo"))
     assert asked == []
-    multiply_in_tf32(Device(kind="cuda", torch_device=torch.device("cuda", 0), backend="nccl"))
-    assert asked == ["high"]
+    gpu = Device(kind="cuda", torch_device=torch.device("cuda", 0), backend="nccl")
+    multiply_in_tf32(gpu)
+    set_precision(PrecisionConfig(name="fp32", tf32=True), gpu)
+    set_precision(PrecisionConfig(name="fp32"), gpu)
+    assert asked == ["high", "high"]

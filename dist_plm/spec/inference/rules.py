@@ -21,7 +21,12 @@ def _model(config: InferenceConfig) -> Iterator[str]:
 def _grid(config: InferenceConfig) -> Iterator[str]:
     reason = "a model that does not train"
     yield from no_effect(config.parallel, "parallel", ("sequence_parallel", "virtual_pipeline"), reason)
-    if config.precision.name == "fp8":
+    precision = config.precision
+    names = ("initial_loss_scale", "min_loss_scale", "loss_scale_window", "loss_scale_hysteresis", "reduce_in_fp32")
+    yield from no_effect(precision, "precision", names, reason)
+    if precision.name != "fp32":
+        yield from no_effect(precision, "precision", ("tf32",), f"precision.name = {precision.name!r}")
+    if precision.name == "fp8":
         yield "precision.name = 'fp8' is for training: choose precision=bf16 or fp32"
 
 

@@ -28,7 +28,7 @@ from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.tasks.inference.runner import Runner
 from dist_plm.tasks.inference.source import ModelSource, alike, find_source
 from dist_plm.tasks.inference.vocabulary import Vocabulary, vocabulary_of
-from dist_plm.train.startup.arithmetic import prepare_cpu
+from dist_plm.train.startup.arithmetic import prepare_cpu, set_precision
 from dist_plm.train.startup.load_weights import check_fit
 
 T = TypeVar("T")
@@ -67,6 +67,7 @@ def session_of(config: InferenceConfig, environ: Mapping[str, str]) -> Iterator[
     """
     launch = from_environment(environ)
     device = choose(config.cluster.device, launch.local_rank)
+    set_precision(config.precision, device)
     timeout = timedelta(minutes=config.cluster.timeout_minutes)
     init_process_group(launch, device, timeout)
     with with_remedy("give another with from="):

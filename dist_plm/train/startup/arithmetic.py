@@ -21,10 +21,15 @@ def set_arithmetic(train: TrainConfig, precision: PrecisionConfig, device: Devic
     """
     if train.deterministic:
         make_deterministic(device)
-    if precision.tf32:
-        multiply_in_tf32(device)
     if precision.name == "fp8":
         check_fp8(device)
+    set_precision(precision, device)
+
+
+def set_precision(precision: PrecisionConfig, device: Device) -> None:
+    """Sets how a device multiplies."""
+    if precision.tf32:
+        multiply_in_tf32(device)
 
 
 def prepare_cpu(precision: str, groups: Groups, launch: LaunchEnv, environ: Mapping[str, str]) -> None:

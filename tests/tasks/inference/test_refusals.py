@@ -27,6 +27,11 @@ EVALUATE = [
     (["from=x", "data.path=a", "strid=9"], ["strid = 9 is not a setting", "did you mean stride?"]),
     (["from=x", "data.path=a", "parallel.sequence_parallel=true"], ["parallel.sequence_parallel = true has no effect"]),
     (["from=x", "data.path=a", "precision=fp8"], ["precision.name = 'fp8' is for training"]),
+    (
+        ["from=x", "data.path=a", "precision=bf16", "precision.tf32=true"],
+        ["precision.tf32 = true has no effect", "'bf16'"],
+    ),
+    (["from=x", "data.path=a", "precision=fp16", "precision.loss_scale_window=7"], ["loss_scale_window", "no effect"]),
 ]
 GENERATE = [
     (["from=x"], ["there is no prompt"]),
