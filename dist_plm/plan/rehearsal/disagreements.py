@@ -3,6 +3,7 @@
 Needs no PyTorch.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 
@@ -16,9 +17,9 @@ def disagreements(ledgers: Mapping[int, Ledger]) -> list[str]:
     """Compares what the ranks said, by rank: inside every group, and of every message between two of them.
 
     A rank whose ledger is not here is taken to agree. Of each pair of ranks the first disagreement is told: what follows
-    comes from it.
+    comes from it. Where all pairs agree, three ranks and more may still wait for each other in a circle.
     """
-    return [*_in_groups(ledgers), *_of_messages(ledgers)]
+    return [*_in_groups(ledgers), *_of_messages(ledgers)] or list(_in_circles(ledgers))
 
 
 def _in_groups(ledgers: Mapping[int, Ledger]) -> Iterator[str]:
@@ -113,6 +114,40 @@ def _unmatched(number: int, sender: int, receiver: int, out: Call | None, back: 
         f"{named_message} is not what is expected: rank {sender} has {out.spoken} ({out.placed}), rank {receiver} "
         f"{back.spoken} ({back.placed})"
     )
+
+
+def _in_circles(ledgers: Mapping[int, Ledger]) -> Iterator[str]:
+    """Goes through the collectives, each of which begins when all that are here have come to it. Messages wait for nobody here:
+    whether a rank waits for one at once, its ledger does not say."""
+    calls = {rank: [call for call in ledger if not call.is_message] for rank, ledger in ledgers.items()}
+    passed = dict.fromkeys(ledgers, 0)
+    waiting: dict[tuple[int, ...], set[int]] = defaultdict(set)
+    moving = sorted(ledgers, reverse=True)
+    while moving:
+        rank = moving.pop()
+        if passed[rank] == len(calls[rank]):
+            continue
+        group = calls[rank][passed[rank]].group
+        waiting[group].add(rank)
+        if all(other in waiting[group] for other in group if other in ledgers):
+            for other in waiting.pop(group):
+                passed[other] += 1
+                moving.append(other)
+    stuck = {rank: calls[rank][passed[rank]] for rank in sorted(ledgers) if passed[rank] < len(calls[rank])}
+    if stuck:
+        yield _circle(stuck)
+
+
+def _circle(stuck: Mapping[int, Call]) -> str:
+    """Names ranks that wait for each other, of those that go no further; each waits in its call."""
+    rank, met = min(stuck), list[int]()
+    while rank not in met:
+        met.append(rank)
+        call = stuck[rank]
+        rank = next(other for other in call.group if other in stuck and stuck[other].group != call.group)
+    ranks = met[met.index(rank) :]
+    waits = [f"rank {one} in {stuck[one].spoken} over {named(stuck[one].group)} ({stuck[one].placed})" for one in ranks]
+    return f"{named(ranks)} wait for each other in a circle: {'; '.join(waits)}"
 
 
 def named(ranks: Sequence[int]) -> str:

@@ -60,6 +60,26 @@ def test_the_order_of_two_groups_counts_where_they_share_ranks():
     assert disagreements({0: [tensor, world], 2: [world, call(group=(2, 3))]}) == []
 
 
+def test_ranks_that_wait_for_each_other_in_a_circle_are_named():
+    """Each two of them agree."""
+    first, second, third = (call(group=group, line=line) for line, group in enumerate([(0, 1), (1, 2), (0, 2)], 7))
+    ledgers = {0: [first, third], 1: [second, first], 2: [third, second], 3: [call(group=(3,))]}
+    (problem,) = disagreements(ledgers)
+    assert problem.startswith(
+        "ranks 0, 1, 2 wait for each other in a circle: rank 0 in all_reduce (sum) of float32[4, 8]"
+    )
+    for line in (7, 8, 9):
+        assert f"dist_plm/some.py:{line}" in problem
+    assert disagreements(ledgers | {2: [second, third]}) == []
+
+
+def test_ranks_behind_a_circle_are_not_blamed():
+    first, second, third = (call(group=group) for group in [(1, 2), (2, 3), (1, 3)])
+    ledgers = {0: [call(group=(0, 1))], 1: [first, third, call(group=(0, 1))], 2: [second, first], 3: [third, second]}
+    (problem,) = disagreements(ledgers)
+    assert problem.startswith("ranks 1, 2, 3 wait")
+
+
 def test_a_rank_that_is_not_here_is_taken_to_agree():
     assert disagreements({0: [call(group=(0, 1)), send(1)], 5: [call(group=(4, 5))]}) == []
 
