@@ -11,6 +11,7 @@ from dist_plm.core.errors import UserError, reason_of
 from dist_plm.core.parsing import is_number, load_yaml, read_text
 from dist_plm.monitor.formatting import UNICODE_RAMP, compact, duration, plain, sparkline, table
 from dist_plm.monitor.metrics_file import read_metrics
+from dist_plm.monitor.report_page.run_tables import operations_of
 from dist_plm.monitor.run_summary import change, render_summary, summarise
 
 
@@ -67,6 +68,7 @@ _COUNTED = ("step", "tokens_seen", "step_seconds", "skipped")
 _MOST = 1e18
 _COURSE_ROWS = 10
 _CURVE_WIDTH = 60
+_OPERATIONS_SHOWN = 10
 
 
 def _detail(run: Run, ramp: str) -> str:
@@ -85,7 +87,10 @@ def _detail(run: Run, ramp: str) -> str:
                 plain(record.get("eval/perplexity")),
             ]
         )
-    return "\n".join([render_summary(summarise(run.path, run.records)), "", f"loss {curve}", "", table(rows)])
+    lines = [render_summary(summarise(run.path, run.records)), "", f"loss {curve}", "", table(rows)]
+    for profiled in operations_of(run.path):
+        lines += ["", profiled["title"], table(profiled["rows"][: _OPERATIONS_SHOWN + 1])]
+    return "\n".join(lines)
 
 
 def _comparison(runs: Sequence[Run], ramp: str) -> str:

@@ -74,6 +74,16 @@ class ObserveConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileConfig:
+    """Says which steps are traced by PyTorch's profiler, [first, last], and on which ranks. A run that goes on is asked for its
+    next steps by a file: echo 2 > RUN_DIR/profile_request. `stacks` tells lines of Python too, for some time."""
+
+    steps: tuple[Count, ...] = ()
+    ranks: tuple[Natural, ...] = (0,)
+    stacks: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """`steps` is the schedule's length, `stop_at` ends earlier without changing it; both count updates, also while the batch
     still grows (`batch_rampup`). Batches are counted in samples.
@@ -100,6 +110,7 @@ class TrainConfig:
     max_skipped: Count = 100  # updates in a row that a loss or gradient that is not finite may cost
     heal: HealConfig = field(default_factory=HealConfig)
     observe: ObserveConfig = field(default_factory=ObserveConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     hang_factor: Annotated[float, between(0, 1_000_000)] = 20.0
     hang_minutes: Minutes = 5.0
     hang_patience_minutes: Minutes = 30.0

@@ -125,6 +125,7 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
                 break
     finally:
         feed.close()
+        parts.observer.profile.close()
 
 
 def _check_alarm(parts: Parts) -> None:
@@ -186,9 +187,12 @@ def _next_microbatches(parts: Parts, feed: Feed, step: int) -> list[Batch]:
         ready = parts.observer.waiting(lambda: feed.wait(POLL_SECONDS))
         parts.watchdog.doing = f"waiting for {'the others before' if ready else 'the data of'} step {step}"
         bad = parts.alarms.raised is not None
-        agreed = parts.control.agree(waiting=not ready, saving=parts.checkpoints.is_saving, bad=bad)
+        profiled = parts.observer.profile.take_request()
+        agreed = parts.control.agree(waiting=not ready, saving=parts.checkpoints.is_saving, bad=bad, profiled=profiled)
         if agreed.bad:
             raise AlarmError
+        if agreed.profiled:
+            parts.observer.profile.ask(step, agreed.profiled)
         if agreed.saving:
             parts.checkpoints.watch()
         else:

@@ -67,12 +67,17 @@ class StopSignals:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Holds what is so on any rank: asked to stop, waiting for data, still writing a checkpoint, having made a bad step."""
+    """Holds what is so on any rank: asked to stop, waiting for data, still writing a checkpoint, having made a bad step.
+
+    Args:
+        profiled: of how many steps a profile is asked for.
+    """
 
     stop: bool
     waiting: bool
     saving: bool
     bad: bool
+    profiled: int
 
 
 class Control:
@@ -115,6 +120,7 @@ class Control:
         waiting: bool = False,
         saving: bool = False,
         bad: bool = False,
+        profiled: int = 0,
         before: Literal["step", "evaluation"] = "step",
     ) -> Agreement:
         """Tells what any rank has to say. Collective.
@@ -125,14 +131,15 @@ class Control:
             SupersededError: on every rank, where the run was started again since.
         """
         must_stop = self._signals.received is not None or not self._deadline.allows(before)
-        mine = [must_stop, waiting, saving, self._slow, self._is_superseded(), bad]
+        mine = [must_stop, waiting, saving, self._slow, self._is_superseded(), bad, profiled]
         flags = torch.tensor(mine, dtype=torch.int32)
         all_reduce(flags, self._group, dist.ReduceOp.MAX)
-        stop, any_waiting, any_saving, slow, superseded, any_bad = (bool(flag) for flag in flags.tolist())
+        *told, most_profiled = flags.tolist()
+        stop, any_waiting, any_saving, slow, superseded, any_bad = map(bool, told)
         if superseded:
             self._lease.refuse()
         self.steps_are_long = slow
-        return Agreement(stop, any_waiting, any_saving, any_bad)
+        return Agreement(stop, any_waiting, any_saving, any_bad, most_profiled)
 
     def _is_superseded(self) -> bool:
         """Rank 0 looks, now and then: a file system is asked."""

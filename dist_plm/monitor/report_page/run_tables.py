@@ -1,4 +1,5 @@
-"""Builds tables that a page shows of what a run measured at intervals: what the parts of a step take each rank."""
+"""Builds tables that a page shows of what a run measured at intervals, or was asked for: what the parts of a step take each
+rank, and the longest operations of those that were profiled."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +10,39 @@ from dist_plm.core.regular import open_regular
 
 #: Beside metrics.jsonl: what the parts of steps took each rank.
 STEP_PARTS = "step_parts.jsonl"
-_MOST_BYTES, _MOST_RANKS = 8 * 2**20, 64
+#: A folder of profiles.
+PROFILES = "profiles"
+_MOST_BYTES, _MOST_RANKS, _MOST_PROFILES = 8 * 2**20, 64, 8
+
+
+def operations_file(rank: int) -> str:
+    """Names the file, in the folder of profiles, of the longest operations of a rank."""
+    return f"operations_{rank:05d}.json"
 
 
 def tables_of(run_dir: Path) -> list[dict[str, Any]]:
     """Lists tables, each a `title` and `rows`, the first of which is its head; none where nothing was measured."""
-    return [table for table in (_parts_of(run_dir),) if table is not None]
+    return [table for table in (_parts_of(run_dir), *operations_of(run_dir)) if table is not None]
+
+
+def operations_of(run_dir: Path) -> list[dict[str, Any]]:
+    """Lists a table of the longest operations for each rank that was profiled, of its last profile."""
+    tables = (_operations_in(path) for path in sorted((run_dir / PROFILES).glob("operations_*.json"))[:_MOST_PROFILES])
+    return [table for table in tables if table is not None]
+
+
+def _operations_in(path: Path) -> dict[str, Any] | None:
+    found = last_line(path)
+    listed = found.get("operations") if found is not None else None
+    if found is None or not isinstance(listed, list):
+        return None
+    rows = [
+        [str(one.get(name, "")) for name in ("name", "calls", "host_ms", "device_ms")]
+        for one in listed
+        if isinstance(one, dict)
+    ]
+    title = f"Longest operations of steps {found.get('first')} to {found.get('last')} on rank {found.get('rank')}"
+    return {"title": title, "rows": [["operation", "calls", "host, ms", "device, ms"], *rows]}
 
 
 def _parts_of(run_dir: Path) -> dict[str, Any] | None:

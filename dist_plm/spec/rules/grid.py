@@ -132,7 +132,14 @@ def _rampup(case: Case) -> Iterator[str]:
         )
 
 
+def _profiled_ranks(case: Case) -> Iterator[str]:
+    ranks, world = case.config.train.profile.ranks, case.world_size
+    if beyond := [rank for rank in ranks if rank >= world]:
+        yield f"train.profile.ranks names {beyond}, but the {world} ranks of this run are numbered from 0: leave them out"
+
+
 GRID_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
+    _profiled_ranks,
     _supported_axes,
     _world_size,
     _tensor_divides,

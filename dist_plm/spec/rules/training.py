@@ -134,6 +134,15 @@ def _observe(config: TrainingConfig) -> Iterator[str]:
         yield from no_effect(observe, "train.observe", ("on_mismatch",), reason)
 
 
+def _profile(config: TrainingConfig) -> Iterator[str]:
+    steps = config.train.profile.steps
+    if steps and not (len(steps) == 2 and steps[0] <= steps[1] <= config.train.steps):
+        yield (
+            f"train.profile.steps = {show(steps)} names no steps of this run: give the first and the last, as in [10,12], up "
+            f"to train.steps = {config.train.steps}"
+        )
+
+
 def _skipped(config: TrainingConfig) -> Iterator[str]:
     for i, (first, stop) in enumerate(config.data.skip_samples):
         if stop <= first:
@@ -153,5 +162,6 @@ TRAINING_RULES: tuple[Callable[[TrainingConfig], Iterator[str]], ...] = (
     _init,
     _heal,
     _observe,
+    _profile,
     _skipped,
 )

@@ -19,6 +19,7 @@ from dist_plm.models.sharding import ShardSpec
 from dist_plm.monitor.report_page.run_tables import STEP_PARTS
 from dist_plm.spec.schema_run import ClusterConfig, ObserveConfig, TrainConfig
 from dist_plm.train.observing.replicas import Odd, Replicas, mismatches, odd_pass
+from dist_plm.train.observing.step_profile import StepProfile
 from dist_plm.train.observing.stragglers import Stragglers, averages, own_seconds, peers_of
 from dist_plm.train.stopping import Control
 
@@ -48,6 +49,7 @@ class Observer:
     groups: Groups
     replicas: Replicas
     stragglers: Stragglers
+    profile: StepProfile
     run_dir: Path
     nodes: Sequence[str]
     exact: bool
@@ -67,14 +69,14 @@ class Observer:
         """Is entered while a step is made."""
         every = self.settings.parts_every
         is_timed = every > 0 and -step % every < self.settings.parts_steps
-        return self._timed() if is_timed else nullcontext()
+        return self._measured(step, is_timed=is_timed)
 
     @contextmanager
-    def _timed(self) -> Iterator[None]:
-        waited, self._waited = self._waited, 0.0
-        with self.engine.clock.running():
+    def _measured(self, step: int, *, is_timed: bool) -> Iterator[None]:
+        with self.profile.step(step), self.engine.clock.running() if is_timed else nullcontext():
             yield
-        self._data.append(waited)
+        if is_timed:
+            self._data.append(self._waited)
 
     def look(self, step: int, microbatches: Sequence[Batch]) -> dict[str, float]:
         """Looks at what is due after a step; gives what a record tells of it. Collective where something is due.
@@ -185,6 +187,7 @@ def build_observer(
         groups,
         Replicas(shard_specs, groups, exact=exact),
         Stragglers(peers_of(groups.grid), settings.slow_share, settings.slow_times),
+        StepProfile(train.profile, run_dir, groups.rank, groups.device),
         run_dir,
         control.of_all(node),
         exact=exact,

@@ -45,6 +45,9 @@ from tests.spec.broken import problems
             {"train__observe": {"replicas_every": 0, "on_mismatch": "stop"}},
             ["train.observe.on_mismatch = 'stop' has no effect with train.observe.replicas_every = 0"],
         ),
+        ({"train__profile": {"steps": [5]}}, ["train.profile.steps = [5] names no steps of this run"]),
+        ({"train__profile": {"steps": [12, 10]}}, ["train.profile.steps = [12, 10] names no steps"]),
+        ({"train__profile": {"ranks": [7]}}, ["train.profile.ranks names [7]"]),
         ({"train__heal": {"mode": "on"}}, ["goes back to checkpoints", "checkpoint.every = 0"]),
         (
             {"train__heal": {"mode": "on", "rate_steps": 9}, "checkpoint__every": 5},

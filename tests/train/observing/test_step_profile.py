@@ -1,0 +1,73 @@
+"""Steps are traced on the ranks that are chosen: those of the settings, and those that a running run is asked for."""
+
+import gzip
+import json
+
+import pytest
+
+from dist_plm.engines.megatron.engine import MegatronEngine
+from dist_plm.monitor.report import load_run, render_report
+from dist_plm.monitor.report_page.run_tables import operations_of, tables_of
+from dist_plm.train.observing import step_profile
+from tests.ranks.pool import World
+from tests.ranks.ports import free_port
+from tests.train.running import before, make_store, run_case, settings
+
+
+def asked_case(world: World, config, port: int, before_step: int, asked: str) -> int:
+    """A run that is asked for a profile while a step is made."""
+    step_profile.LOOK_SECONDS = 0.0
+
+    def ask() -> None:
+        if world.rank == 0:
+            with open(f"{config.run.dir}/{step_profile.REQUEST}", "w") as file:
+                file.write(asked)
+
+    try:
+        with before(MegatronEngine, "train_step", before_step, ask):
+            return run_case(world, config, port)
+    finally:
+        step_profile.LOOK_SECONDS = 2.0
+
+
+def steps_in(trace) -> int:
+    """How many updates a trace holds."""
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    return sum(str(event.get("name", "")).startswith("Optimizer.step#") for event in events)
+
+
+@pytest.mark.ranks
+def test_chosen_steps_and_those_that_are_asked_for(ranks, tmp_path):
+    store, run_dir = make_store(tmp_path / "tokens"), tmp_path / "run"
+    profile = {"steps": [2, 3], "ranks": [1]}
+    config = settings(store, run_dir, train__profile=profile, train__eval_samples=0, train__steps=10)
+    assert ranks.run(2, asked_case, config, free_port(), 5, "3\n") == [0, 0]
+    names = sorted(path.name for path in (run_dir / "profiles").iterdir())
+    traces = ["step_00000002_rank_00001.json.gz", "step_00000006_rank_00001.json.gz"]
+    assert names == ["operations_00001.json", *traces], "all ranks notice it before the same step"
+    assert [steps_in(run_dir / "profiles" / name) for name in traces] == [2, 3]
+    assert not (run_dir / step_profile.REQUEST).exists()
+    (table,) = [one for one in tables_of(run_dir) if "operations" in one["title"]]
+    assert "steps 6 to 8 on rank 1" in table["title"]
+    assert len(table["rows"]) > 10
+    assert table["rows"][1][0] in render_report([load_run(run_dir)])
+
+
+@pytest.mark.parametrize("said", ["", "x", "0", "1e9", "\xff"])
+def test_what_is_no_number_asks_for_one_step(tmp_path, said):
+    from dist_plm.distributed.groups import alone
+    from dist_plm.spec.schema_run import ProfileConfig
+
+    profile = step_profile.StepProfile(ProfileConfig(), tmp_path, 0, alone().device)
+    assert profile.take_request() == 0
+    profile._next_look = 0.0
+    (tmp_path / step_profile.REQUEST).write_text(said)
+    assert profile.take_request() == 1
+    assert not (tmp_path / step_profile.REQUEST).exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"operations": 3}\n', '{"operations": [3, {"name": []}]}\n'])
+def test_files_that_no_profile_wrote_are_no_obstacle(tmp_path, content):
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "operations_00000.json").write_text(content)
+    operations_of(tmp_path)
