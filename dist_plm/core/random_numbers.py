@@ -34,6 +34,10 @@ class Purpose(IntEnum):
     KEPT = 12
     MIDDLE = 13
     TOKEN = 14
+    WORD_GONE = 15
+    WORD_MOVES = 16
+    WORD_ORDER = 17
+    WORD_MASKED = 18
 
 
 def keys(seed: int, samples: NDArray[np.int64], purpose: Purpose) -> NDArray[np.uint64]:

@@ -6,7 +6,7 @@ when it is (the docstring says from what). Sizes are counts unless the name carr
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from dist_plm.config.bounds import between
 from dist_plm.config.types import Count, Natural, Positive
@@ -51,6 +51,11 @@ class SamplesConfig:
 
     #: How text is packed into rows, where it is.
     packing: ClassVar[str] = "concat"
+
+    @property
+    def stream_settings(self) -> dict[str, Any]:
+        """Returns, by name, settings of its own that decide what is made of a sample."""
+        return {}
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from dist_plm.config.decode import encode
 from dist_plm.config.types import Count, Natural, Positive
+from dist_plm.spec.augmentation import AugmentConfig
 from dist_plm.spec.schema import JobConfig, SamplesConfig, TrainingConfig
 from dist_plm.spec.schema_run import CheckpointConfig, EarlyStoppingConfig, TrainConfig
 from dist_plm.spec.tasks import TaskConfig
@@ -19,7 +21,7 @@ class LabelledDataConfig(SamplesConfig):
     `header` names the columns of files without a line that does. `tokenizer` is a file or directory of one; None takes
     that of model.init_from or train.init_from. Texts longer than `sequence_length` tokens lose their ends. `new_tokens` are
     words that the tokenizer gets beside its own, found in texts as they are written, and `new_special_tokens` marks that chat
-    templates write; the run keeps the tokenizer that has them."""
+    templates write; the run keeps the tokenizer that has them. `augment` changes words of the training texts."""
 
     train: str
     validation: str | None = None
@@ -29,11 +31,16 @@ class LabelledDataConfig(SamplesConfig):
     tokenizer: str | None = None
     new_tokens: tuple[str, ...] = ()
     new_special_tokens: tuple[str, ...] = ()
+    augment: AugmentConfig | None = None
 
     @property
     def adds_tokens(self) -> bool:
         """Whether the run's tokenizer gets more tokens."""
         return bool(self.new_tokens or self.new_special_tokens)
+
+    @property
+    def stream_settings(self) -> dict[str, Any]:
+        return {} if self.augment is None else {"data.augment": encode(self.augment)}
 
     @property
     def paths(self) -> tuple[str, ...]:

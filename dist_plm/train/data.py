@@ -40,6 +40,7 @@ class RunData:
         trim: takes padding out of microbatches.
         scorer: makes what measures a task on the validation samples.
         enlarged: the tokenizer, where the run gave it more tokens.
+        in_training: what collates training samples, where that is not the objective.
         count_tokens: counts those of training samples from one number to before another; None: rows are full.
     """
 
@@ -49,6 +50,12 @@ class RunData:
     scorer: Callable[[], Scorer] | None = None
     count_tokens: Callable[[int, int], int] | None = None
     enlarged: Tokenizer | None = None
+    in_training: Objective[Any] | None = None
+
+    @property
+    def learned(self) -> Objective[Any]:
+        """Gives what collates training samples."""
+        return self.in_training or self.objective
 
 
 def open_run(config: Training, world_size: int) -> tuple[Training, RunData]:
@@ -85,6 +92,7 @@ def _labelled_data(config: FinetuneConfig, labelled: Labelled) -> RunData:
         scorer,
         samples["train"].num_tokens,
         labelled.enlarged,
+        labelled.objective(data.sequence_length, learns=True),
     )
 
 

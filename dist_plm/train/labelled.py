@@ -3,7 +3,7 @@
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from dist_plm.data.reach import check_rows
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.build import build_task
+from dist_plm.objectives.corruption.word_noise import WordNoise
 from dist_plm.objectives.tasks.base import Task
 from dist_plm.spec.derived import directory_of
 from dist_plm.spec.objectives import ObjectiveConfig
@@ -45,12 +46,15 @@ ENLARGED = "tokenizer"
 _MULTIPLE = 8
 
 
+Collate = Callable[[Any], dict[str, NDArray]]
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledObjective:
     """Holds what a task's examples are to the rest of a run; see objectives.base.Objective."""
 
     losses: Mapping[str, LossTerm]
-    collate: Collation
+    collate: Collate
     source: Literal["windows", "pairs"] = "windows"
 
     def window_length(self, sequence_length: int) -> int:
@@ -67,6 +71,7 @@ class Labelled:
         padding: the token that rows are filled up with.
         written: tokens that a decoder beside an encoder writes at most; None without one.
         enlarged: the tokenizer, where the run gave it more tokens.
+        noise: wraps what collates training examples, where their words are changed.
     """
 
     task: Task[Any]
@@ -74,12 +79,15 @@ class Labelled:
     padding: int
     written: int | None = None
     enlarged: Tokenizer | None = None
+    noise: Callable[[Collate], Collate] | None = None
 
-    def objective(self, length: int) -> LabelledObjective:
-        """Builds what makes microbatches of examples."""
+    def objective(self, length: int, *, learns: bool = False) -> LabelledObjective:
+        """Builds what makes microbatches of examples, in training (`learns`) with what is changed of them."""
         fills = {"tokens": self.padding, **self.task.fills}
         left_out = self.task.config.scoring
-        return LabelledObjective(self.task.losses, Collation(length, fills, self.written, left_out, self.soft))
+        collate = Collation(length, fills, self.written, left_out, self.soft)
+        noise = self.noise if learns else None
+        return LabelledObjective(self.task.losses, collate if noise is None else noise(collate))
 
     @property
     def soft(self) -> Mapping[str, NDArray[np.float32]]:
@@ -134,7 +142,28 @@ def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConf
     config = replace(config, **_counted(config, tables))
     config = finalize(config, world_size=world_size, vocab_size=tokenizer.vocab_size)
     written = written_by(config.model, config.task, encoder.length)
-    return config, Labelled(task, tables, encoder.padding, written, tokenizer if data.adds_tokens else None)
+    enlarged = tokenizer if data.adds_tokens else None
+    return config, Labelled(
+        task, tables, encoder.padding, written, enlarged, _noise(config, tokenizer, encoder.padding)
+    )
+
+
+def _noise(config: FinetuneConfig, tokenizer: Tokenizer, padding: int) -> Callable[[Collate], Collate] | None:
+    """Builds what changes words of training texts; None where nothing does.
+
+    Raises:
+        ConfigError: the tokenizer lacks what it needs.
+    """
+    augment = config.data.augment
+    if augment is None:
+        return None
+    special = tokenizer.special_tokens().with_vocabulary(tokenizer.pieces())
+    if special.continues is None:
+        raise ConfigError(["data.augment needs a tokenizer that tells words apart: this one does not; leave it out"])
+    if augment.mask > 0.0 and special.mask is None:
+        raise ConfigError([f"data.augment.mask = {augment.mask} has no token to mask with: set it to 0"])
+    known = (augment, special.is_special(), special.continues, special.mask, padding, config.train.seed)
+    return lambda collate: WordNoise(collate, *known)
 
 
 def _with_tokens(config: FinetuneConfig, tokenizer: Tokenizer) -> tuple[FinetuneConfig, Tokenizer]:

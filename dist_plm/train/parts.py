@@ -115,7 +115,7 @@ def open_loader(
     return iter(
         MicrobatchLoader(
             data.samples["train"],
-            whole_run(data.objective, numbered(train.num_samples, skipped)),
+            whole_run(data.learned, numbered(train.num_samples, skipped)),
             micro_batch=train.micro_batch,
             global_batch=train.global_batch,
             data_rank=groups.coordinates.data,

@@ -31,7 +31,12 @@ CHAT = {"model": GPT, "task__name": "chat", "data__sequence_length": 64}
 TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
     "classify": ({}, "accuracy", 0.9),
     "pair": (
-        {"data__columns": {"text": "text", "pair": "text_b"}, "task__label_smoothing": 0.1, "task__balanced": True},
+        {
+            "data__columns": {"text": "text", "pair": "text_b"},
+            "data__augment": {"delete": 0.1, "swap": 0.2, "mask": 0.1},
+            "task__label_smoothing": 0.1,
+            "task__balanced": True,
+        },
         "accuracy",
         0.6,
     ),

@@ -7,6 +7,7 @@ from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.schema_finetune import FinetuneConfig
+from dist_plm.spec.tasks import TASKS
 from dist_plm.spec.tasks.base import WritingConfig
 
 
@@ -14,6 +15,7 @@ def labelled_problems(config: FinetuneConfig) -> Iterator[str]:
     """Yields a sentence for each thing wrong with the settings that fine-tuning alone has."""
     yield from _files(config)
     yield from _columns(config)
+    yield from _augmentation(config)
     yield from _length(config)
     yield from _beginning(config)
     yield from _early_stopping(config)
@@ -54,6 +56,18 @@ def _columns(config: FinetuneConfig) -> Iterator[str]:
             )
         if not isinstance(column, str):
             yield f"data.columns.{name} = {show(column)} is not allowed: it must be the name of a column"
+
+
+def _augmentation(config: FinetuneConfig) -> Iterator[str]:
+    if config.data.augment is None:
+        return
+    yield from config.data.augment.problems()
+    if not config.task.takes_changed_words:
+        fitting = " and ".join(f"task={name}" for name, task in TASKS.items() if task.takes_changed_words)
+        yield (
+            f"data.augment would change what task.name = {show(config.task.name)} is to learn with the words: leave it out; it "
+            f"is for {fitting}"
+        )
 
 
 def _length(config: FinetuneConfig) -> Iterator[str]:

@@ -39,6 +39,8 @@ class TaskConfig(ObjectiveConfig):
     falling: ClassVar[tuple[str, ...]] = ("loss",)
     #: Columns of its examples that measures alone read, and that are no part of a batch.
     scoring: ClassVar[tuple[str, ...]] = ()
+    #: Words of its texts may be changed while they are learned: what is learned of them stays.
+    takes_changed_words: ClassVar[bool] = False
     #: What a model writes is measured, beside what should be written.
     measures_text: ClassVar[bool] = False
     least_length: ClassVar[int] = 4

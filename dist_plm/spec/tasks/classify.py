@@ -23,6 +23,7 @@ class ClassifyConfig(LabelsConfig):
     head: ClassVar[Head] = "sequence"
     columns: ClassVar[Mapping[str, Column]] = texts_and(LABEL)
     measures: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "f1_macro", "f1_micro", "matthews")
+    takes_changed_words: ClassVar[bool] = True
 
     name: Literal["classify"] = "classify"
     multi_label: bool = False

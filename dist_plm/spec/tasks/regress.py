@@ -19,6 +19,7 @@ class RegressConfig(TaskConfig):
     columns: ClassVar[Mapping[str, Column]] = texts_and(NUMBER)
     measures: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "mse")
     falling: ClassVar[tuple[str, ...]] = ("loss", "mse")
+    takes_changed_words: ClassVar[bool] = True
 
     name: Literal["regress"] = "regress"
 

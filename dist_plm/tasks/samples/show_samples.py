@@ -80,7 +80,7 @@ def _decoder(config: TrainingConfig) -> Decode:
 def _samples(data: RunData, numbers: list[int], decode: Decode) -> Iterator[str]:
     dataset = data.samples["train"]
     for number in numbers:
-        arrays: Any = data.objective.collate(dataset.read(np.array([number], dtype=np.int64)))
+        arrays: Any = data.learned.collate(dataset.read(np.array([number], dtype=np.int64)))
         yield f"\n--- sample {number}"
         yield from lines_of(arrays, decode)
 

@@ -52,7 +52,7 @@ def stream_of(
         facts["train.batch_rampup"] = encode(train.batch_rampup)
     if data.skip_samples:
         facts["data.skip_samples"] = [list(one) for one in data.skip_samples]
-    return facts | flatten({"objective": encode(objective)})
+    return facts | data.stream_settings | flatten({"objective": encode(objective)})
 
 
 def check_stream(

@@ -29,6 +29,11 @@ def problems(**changes: Any) -> list[str]:
         ({"data__columns": {"lable": "x"}}, "data.columns.lable is nothing that task.name = 'classify' reads"),
         ({"data__columns": {"label": 3}}, "data.columns.label = 3 is not allowed"),
         ({"data__validation": "rows/train.jsonl"}, "is data.train as well"),
+        ({"data__augment": {"swap": 0.0}}, "data.augment changes nothing: give a share"),
+        (
+            {"data__augment": {"swap": 0.1}, **QA},
+            "what task.name = 'qa' is to learn with the words: leave it out; it is for",
+        ),
         ({"data__header": ("a", "a")}, "names a column twice"),
         ({"data__sequence_length": 3}, "too short for objective.name = 'classify'"),
         ({"data__train": "~/x.csv"}, "begins with ~"),
