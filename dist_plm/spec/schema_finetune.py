@@ -92,8 +92,9 @@ class FinetuneConfig(TrainingConfig):
         """Returns how checkpoints are kept, where `train` says what is None here: with each evaluation where the best stays,
         which it does where the run may stop early."""
         checkpoint = self.checkpoint
-        if train.early_stopping is not None and checkpoint.keep_best is None:
-            checkpoint = replace(checkpoint, keep_best=train.early_stopping.metric or "loss")
+        stopping = "loss" if train.early_stopping is None else train.early_stopping.metric or "loss"
+        if train.early_stopping is not None and checkpoint.keep_best is None and stopping in self.task.measured:
+            checkpoint = replace(checkpoint, keep_best=stopping)  # of others the rules tell once
         if checkpoint.keep_best is not None and checkpoint.every == 0:
             checkpoint = replace(checkpoint, every=train.eval_every or 0)
         if checkpoint.keep_best is not None and self.task.grows(checkpoint.keep_best):
