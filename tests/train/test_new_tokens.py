@@ -1,5 +1,6 @@
 """Runs with tokens that their model did not have: the same on every grid and after a stop, and kept with what comes of them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 import transformers
 
 from dist_plm.config.decode import decode
-from dist_plm.core.errors import ConfigError
+from dist_plm.core.errors import ConfigError, DataError
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
@@ -95,6 +96,13 @@ def test_a_tokenizer_of_more_tokens_than_the_model_asks_what_their_rows_are(rows
         open_run(dialogues(rows, tmp_path / "run", **given), 1)
     complete, _ = open_run(dialogues(rows, tmp_path / "run", **given, model__new_rows="random"), 1)
     assert complete.model.vocab_size == SIZE + 4
+
+
+def test_nobody_says_a_new_mark(rows, tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "good <|bot|> film"}, {"role": "assistant", "content": "film"}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": said}))
+    with pytest.raises(DataError, match=r"line 1: the text of a message holds '<\|bot\|>', a special token"):
+        open_run(dialogues(rows, tmp_path / "run", data__train=str(tmp_path / "rows.jsonl")), 1)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,12 @@ class ExampleEncoder:
         return self.tokenizer.special_tokens().ids
 
     @property
+    def special_texts(self) -> Collection[str]:
+        """Gives special tokens as they are written."""
+        pieces = self.tokenizer.pieces()
+        return [pieces[number] for number in self.special_ids if pieces[number]]
+
+    @property
     def special_names(self) -> Mapping[str, str]:
         """Gives special tokens as they are written, by the names that chat templates use."""
         special, pieces = self.tokenizer.special_tokens(), self.tokenizer.pieces()

@@ -1,7 +1,8 @@
 """Dialogues: what the assistant says is learned, on what was said before it (Ouyang et al. 2022, section 3.5)."""
 
+import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -38,7 +39,8 @@ class Chat:
         return set()
 
     def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: TextEncoder) -> Columns:
-        dialogues = [self._encoded(_with_answer(row, columns), row.place, encoder) for row in rows]
+        special = _any_of(encoder.special_texts)
+        dialogues = [self._encoded(_with_answer(row, columns), row.place, encoder, special) for row in rows]
         if self.config.packing:
             return _packed(dialogues, encoder)
         return next_tokens([ids for ids, _ in dialogues], [mask for _, mask in dialogues], encoder)
@@ -78,9 +80,11 @@ class Chat:
     def _template(self) -> str:
         return self.config.template or PLAIN
 
-    def _encoded(self, messages: Sequence[Message], place: str, encoder: TextEncoder) -> tuple[Ids, Mask]:
+    def _encoded(
+        self, messages: Sequence[Message], place: str, encoder: TextEncoder, special: re.Pattern[str] | None
+    ) -> tuple[Ids, Mask]:
         """Tokens of a dialogue, and which of them are learned: those that any character of a learned span is in."""
-        _refuse_special(messages, encoder.special_names, place)
+        _refuse_special(messages, special, place)
         rendered = render(messages, self._template, encoder.special_names, place)
         ids, offsets = encoder.marked(rendered.text)
         mask = [any(begin < end and start < stop for start, end in rendered.spans) for begin, stop in offsets]
@@ -128,13 +132,18 @@ def _no_dialogue(row: LabelledRow) -> str:
     )
 
 
-def _refuse_special(messages: Sequence[Message], names: Mapping[str, str], place: str) -> None:
-    """Sees to it that nobody says a token that ends turns or texts."""
+def _refuse_special(messages: Sequence[Message], special: re.Pattern[str] | None, place: str) -> None:
+    """Sees to it that nobody says a token that begins or ends turns or texts."""
     for message in messages:
-        if said := [name for name in set(names.values()) if name in message["content"]]:
+        if special is not None and (said := special.search(message["content"])):
             raise DataError(
                 f"{place}: the text of a message holds {said[0]!r}, a special token, which would end it: mend or remove the row"
             )
+
+
+def _any_of(texts: Collection[str]) -> re.Pattern[str] | None:
+    """Builds what finds any of some texts; None of none."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True)))) if texts else None
 
 
 def _packed(dialogues: Sequence[tuple[Ids, Mask]], encoder: TextEncoder) -> Columns:

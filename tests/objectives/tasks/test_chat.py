@@ -95,7 +95,7 @@ def test_by_hand():
 
     class Letters:
         def __init__(self):
-            self.length, self.special_names = 200, {"eos_token": "$"}
+            self.length, self.special_names, self.special_texts = 200, {"eos_token": "$"}, ["$"]
 
         def marked(self, text):
             return [ord(letter) for letter in text], [(place, place + 1) for place in range(len(text))]
