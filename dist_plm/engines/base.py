@@ -111,8 +111,9 @@ class Engine(Protocol):
 
     clock: StepClock
 
-    def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
-        """Makes one update from this rank's microbatches of a global batch. Collective over all ranks.
+    def train_step(self, microbatches: Sequence[Batch], lr: float, trained_from: int = 0) -> StepResult:
+        """Makes one update from this rank's microbatches of a global batch, of what lies at depth `trained_from` or above it.
+        Collective over all ranks.
 
         Without pipelining each microbatch is drawn when its forward pass begins. What drawing it raises on all ranks
         alike ends the step: weights and optimizer stay as they were."""

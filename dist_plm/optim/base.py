@@ -36,10 +36,11 @@ def build_optimizer(optim: OptimConfig, groups: Sequence[dict[str, Any]]) -> Opt
     return importlib.import_module(f"dist_plm.optim.{optim.name}").build(optim, groups)
 
 
-def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Sets the rate of the next update; a group takes its own share of it."""
+def set_learning_rate(optimizer: Optimizer, lr: float, trained_from: int = 0) -> None:
+    """Sets the rate of the next update; a group takes its own share of it, and none below depth `trained_from`: by a rate of
+    0 weights stay to the bit, whatever the optimizer."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        group["lr"] = lr * group["lr_scale"] if group.get("depth", trained_from) >= trained_from else 0.0
 
 
 def fill_state(optimizer: Optimizer, optim: OptimConfig, parameters: Iterable[Tensor] | None = None) -> None:

@@ -8,6 +8,12 @@ from dist_plm.spec.families.tensors import head_of, tensors_of
 from dist_plm.spec.schema import ModelConfig
 
 
+def trained_from(step: int, every: int, layers: int) -> int:
+    """Tells the least depth that the update after `step` others trains, where one more is trained after `every` updates
+    (`train.unfreeze_every`), from the head at `layers` + 1 down; 0: all are."""
+    return 0 if every == 0 else max(layers + 1 - step // every, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Depths:
     """Embeddings lie at depth 0, layers above them, heads at depth `layers` + 1. A decoder lies upon its encoder; two networks

@@ -91,7 +91,9 @@ class TrainConfig:
     A run that makes no progress for `hang_factor` times a typical step, at least `hang_minutes`, ends with a crash code; while
     it starts, evaluates or waits for a checkpoint it has at least `hang_patience_minutes`. 0 times turns this off.
 
-    `freeze` names what is not trained: embeddings, head, all_but_head, layers.3, layers.0-5, encoder.layers.0-5, …"""
+    `freeze` names what is not trained: embeddings, head, all_but_head, layers.3, layers.0-5, encoder.layers.0-5, …
+    With `unfreeze_every` the head alone is trained for so many steps, then the last layer as well, then the one below it and so
+    on down to the embeddings (Howard & Ruder 2018, section 3.3)."""
 
     steps: Count
     global_batch: Count
@@ -102,6 +104,7 @@ class TrainConfig:
     resume: str = "auto"  # auto | none | the path or URL of a checkpoint, or of a run
     init_from: str | None = None  # likewise: where a new run of other data, batch or schedule begins
     freeze: tuple[str, ...] = ()
+    unfreeze_every: Natural = 0  # steps; 0: all from the start
     init_optimizer: Literal["keep", "restart", "none"] = "keep"  # moments of init_from and their count
     log_every: Count = 1
     eval_every: Natural = 0  # 0: before the first and after the last step only

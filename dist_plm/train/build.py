@@ -41,6 +41,7 @@ from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.models.build import build_model
 from dist_plm.monitor.logs import setup_logging
 from dist_plm.monitor.progress import say
+from dist_plm.optim.depth import trained_from
 from dist_plm.optim.schedules import learning_rate
 from dist_plm.spec.derived import checkpoints_of, peak_learning_rate
 from dist_plm.spec.freezing import frozen_tensors
@@ -236,6 +237,7 @@ def _run(
         parallel=config.parallel,
         checkpoint=config.checkpoint,
         learning_rate=partial(_learning_rate, config.schedule, config.train.steps, peak_rate),
+        trained_from=partial(trained_from, every=config.train.unfreeze_every, layers=config.model.top),
         engine=engine,
         batches=lambda position: open_loader(data, config.data, config.train, position, groups),
         evaluate=build_evaluator(config.train, data, groups, start.run_dir, texts),

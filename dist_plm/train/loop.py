@@ -165,7 +165,7 @@ def _make_step(parts: Parts, position: Position, feed: Feed) -> None:
     parts.watchdog.progress(f"in step {step}")
     lr = parts.learning_rate(step - 1, position.history)
     with observer.step(step):
-        result = parts.engine.train_step(microbatches, lr)
+        result = parts.engine.train_step(microbatches, lr, parts.trained_from(step - 1))
     ended = time.perf_counter()
     parts.control.note_step(ended - started)
     parts.watchdog.note_step(ended - began)

@@ -46,6 +46,7 @@ class Parts:
 
     Args:
         learning_rate: of an update, by the number of those before it and the history.
+        trained_from: the least depth that is trained, likewise.
         batches: this rank's microbatches from a position on.
         evaluate: scores the held-out samples, calling its second argument between microbatches; None where evaluation
             is off.
@@ -61,6 +62,7 @@ class Parts:
     parallel: ParallelConfig
     checkpoint: CheckpointConfig
     learning_rate: Callable[[int, Sequence[Mapping[str, Any]]], float]
+    trained_from: Callable[[int], int]
     engine: Engine
     batches: Callable[[Position], Iterator[Batch]]
     evaluate: Callable[[Engine, Callable[[], None]], dict[str, float]] | None

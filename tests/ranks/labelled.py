@@ -12,6 +12,7 @@ from torch import Tensor
 from dist_plm.distributed.groups import build_groups
 from dist_plm.engines.base import Engine, Prediction
 from dist_plm.objectives.base import LossTerm
+from dist_plm.optim.depth import trained_from
 from dist_plm.spec.families.base import Head
 from dist_plm.spec.rules.finalize import num_microbatches
 from dist_plm.spec.schema import PretrainConfig
@@ -120,8 +121,9 @@ def batches(config: PretrainConfig, task: str, data_rank: int, step: int) -> lis
 
 
 def learn(engine: Engine, config: PretrainConfig, task: str, data_rank: int) -> Learned:
-    initial, rates = pieces_of(engine), learning_rates(config)
-    results = [engine.train_step(batches(config, task, data_rank, s), lr) for s, lr in enumerate(rates)]
+    initial, every = pieces_of(engine), config.train.unfreeze_every
+    steps = [(s, lr, trained_from(s, every, config.model.top)) for s, lr in enumerate(learning_rates(config))]
+    results = [engine.train_step(batches(config, task, data_rank, s), lr, least) for s, lr, least in steps]
     sums, predictions = engine.predict_step(batches(config, task, data_rank, 0))
     return Learned(
         losses=[r.loss for r in results],

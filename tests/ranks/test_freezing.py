@@ -82,6 +82,31 @@ def test_of_a_task(learn, kind, grid, engine, zero_stage):
     assert_frozen(outcomes, configured(1, "classify", **TASK, **freeze))
 
 
+GRADUAL = [
+    ("adamw", "data2_pipeline2", "megatron", 1),
+    ("lamb", "data2", "deepspeed", 3),
+    ("adamw", "tensor2_pipeline2", "deepspeed", 1),
+    ("muon", "data2_tensor2_sequence", "megatron", 1),
+    ("adafactor", "data2", "megatron", 1),
+]
+
+
+@pytest.mark.parametrize(("optim", "grid", "engine", "zero_stage"), covering(GRADUAL, GRADUAL[:2]))
+def test_layers_begin_to_learn_from_the_top_down(learn, optim, grid, engine, zero_stage):
+    """What has not begun stays to the bit, though its weights decay."""
+    world_size, changes = GRIDS[grid]
+    settings = {"train__unfreeze_every": 2, "optim__weight_decay": 0.1}
+    settings |= LAMB if optim == "lamb" else {"optim__name": optim}
+    outcomes = learn(world_size, engine__name=engine, engine__zero_stage=zero_stage, **settings, **changes)
+    reference = learn(1, **settings)
+    agree(outcomes, reference)
+    initial, final = whole(outcomes, "initial"), whole(outcomes, "final")
+    moved = {name for name, tensor in initial.items() if not torch.equal(tensor, final[name])}
+    above = ("layers.2.", "layers.3.", "head.", "pair.")
+    assert moved == {name for name in initial if name.startswith(above)}, "of 5 steps the last trains layers 2 and 3"
+    assert len(reference[0].losses) == 5
+
+
 PRETRAINING = [
     ("adamw", "data2_pipeline2", "megatron", 1),
     ("lamb", "data2_pipeline2", "deepspeed", 1),

@@ -62,6 +62,7 @@ TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
 #: By steps so large as those above other roundings grow tenfold every third step: one rank adds gradients up otherwise than
 #: two, by 1e-8 of their norm.
 TASKS["choice_slowly"] = ({**TASKS["choice"][0], "optim__lr": 5e-4}, "accuracy", 0.0)
+TASKS["gradually"] = ({"train__unfreeze_every": 6}, "accuracy", 0.0)
 GRIDS: dict[str, dict[str, Any]] = {
     "data": {},
     "tensor": {"parallel__tensor": 2},
@@ -102,7 +103,7 @@ def test_packed_dialogues_cost_what_they_cost_apart(ranks, rows, alone, tmp_path
     assert packed["eval/initial/accuracy"] == pytest.approx(apart["eval/initial/accuracy"])
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task not in ("pair", "chat", "choice_slowly")])
+@pytest.mark.parametrize("task", [task for task in TASKS if task not in ("pair", "chat", "choice_slowly", "gradually")])
 def test_every_task_is_learned(alone, task: str) -> None:
     _, measure, least = TASKS[task]
     found = alone(task)
@@ -145,7 +146,9 @@ def test_two_ranks_equal_one(ranks, rows, alone, task: str, grid: str, tmp_path:
                 assert ours[key] == pytest.approx(value, rel=3e-4, abs=near), (whole["step"], key)
 
 
-@pytest.mark.parametrize("task", ["classify", pytest.param("written_by_t5", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "task", ["classify", *(pytest.param(one, marks=pytest.mark.slow) for one in ("written_by_t5", "gradually"))]
+)
 def test_a_stopped_run_goes_on_on_another_grid(ranks, rows, alone, task: str, tmp_path: Path) -> None:
     first = settings(rows, tmp_path, train__stop_at=15, **TASKS[task][0])
     assert ranks.run(2, run_case, first, free_port()) == [0, 0]

@@ -63,8 +63,8 @@ class DeepSpeedEngine(Stateful):
         shard_specs = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
         self._watch = SkipWatch(shard_specs, groups, settings.train.max_skipped)
 
-    def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
-        set_learning_rate(self._inner, lr)
+    def train_step(self, microbatches: Sequence[Batch], lr: float, trained_from: int = 0) -> StepResult:
+        set_learning_rate(self._inner, lr, trained_from)
         if not self._engine.training:  # it goes through all modules
             self._engine.train()
         self._norm.expect(self._run(microbatches, forward_only=False))
@@ -229,7 +229,8 @@ class Spare(nn.Module):
 
 
 def _groups(settings: EngineSettings, module: nn.Module) -> list[dict[str, Any]]:
-    groups = parameter_groups(module.named_parameters(), settings.optim, Depths.of(settings.model))
+    depths, by_depth = Depths.of(settings.model), settings.train.unfreeze_every > 0
+    groups = parameter_groups(module.named_parameters(), settings.optim, depths, by_depth=by_depth)
     return [cast("dict[str, Any]", group) for group in groups if group["params"]]
 
 

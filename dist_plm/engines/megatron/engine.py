@@ -97,8 +97,8 @@ class MegatronEngine(Stateful):
         self._watch = SkipWatch(shard_specs, groups, settings.train.max_skipped)
         self._state = state
 
-    def train_step(self, microbatches: Sequence[Batch], lr: float) -> StepResult:
-        set_learning_rate(self._optimizer.optimizer, lr)
+    def train_step(self, microbatches: Sequence[Batch], lr: float, trained_from: int = 0) -> StepResult:
+        set_learning_rate(self._optimizer.optimizer, lr, trained_from)
         for chunk in self._chunks:
             if not chunk.training:  # it goes through all modules
                 chunk.train()

@@ -167,7 +167,8 @@ def _replacement(
 
 def _groups(settings: EngineSettings, chunks: Sequence[nn.Module]) -> list[dict[str, Any]]:
     named = [pair for chunk in chunks for pair in chunk.named_parameters()]
-    return cast("list[dict[str, Any]]", parameter_groups(named, settings.optim, Depths.of(settings.model)))
+    depths, by_depth = Depths.of(settings.model), settings.train.unfreeze_every > 0
+    return cast("list[dict[str, Any]]", parameter_groups(named, settings.optim, depths, by_depth=by_depth))
 
 
 def _wrap(settings: EngineSettings, chunks: Sequence[DistributedDataParallel], groups: Groups) -> MegatronOptimizer:

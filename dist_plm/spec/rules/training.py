@@ -25,6 +25,15 @@ def _steps(config: TrainingConfig) -> Iterator[str]:
         )
 
 
+def _unfreezing(config: TrainingConfig) -> Iterator[str]:
+    train = config.train
+    if train.unfreeze_every >= train.steps:
+        yield (
+            f"train.unfreeze_every = {train.unfreeze_every} unfreezes nothing within train.steps = {train.steps}: lower it, or "
+            "train the head alone with train.freeze=all_but_head"
+        )
+
+
 def _warmup(config: TrainingConfig) -> Iterator[str]:
     schedule, steps = config.schedule, config.train.steps
     if schedule.warmup_steps is not None and schedule.warmup_ratio is not None:
@@ -153,6 +162,7 @@ def _skipped(config: TrainingConfig) -> Iterator[str]:
 
 TRAINING_RULES: tuple[Callable[[TrainingConfig], Iterator[str]], ...] = (
     _steps,
+    _unfreezing,
     _warmup,
     _precision,
     _evaluation,
