@@ -74,6 +74,8 @@ log = logging.getLogger(__name__)
 Preflight = Callable[[TrainingConfig, LaunchEnv, Device], None]
 #: Builds what measures texts that the model writes; None where the run does not ask for it.
 Writing = Callable[[TrainingConfig, Groups], TextMeasures | None]
+#: Shows what a run is about to learn.
+Showing = Callable[[TrainingConfig, RunData], None]
 
 
 def run_training(
@@ -83,6 +85,7 @@ def run_training(
     preflight: Preflight | None = None,
     command: str = "pretrain",
     writing: Writing = lambda config, groups: None,
+    showing: Showing = lambda config, data: None,
     origins: Callable[[Mapping[str, Any]], Mapping[str, Origin]] = lambda _: {},
 ) -> int:
     """Trains one run to its end, or to a signal. Every rank calls it. Returns the exit code.
@@ -90,7 +93,7 @@ def run_training(
     Args:
         command: that started it, by the name of its script, which the commands shown at the end repeat.
         overrides, origins: settings on the command line, which those commands repeat; tells who set each of all settings.
-        writing: see Writing.
+        writing, showing: see Writing and Showing; the second is called on rank 0.
         preflight: looks, once the ranks have met, whether the run can start where it is. Collective.
     Raises:
         UserError: before any process group is made where the configuration is at fault.
@@ -120,6 +123,7 @@ def run_training(
             write_origins(start.run_dir, origins(encode(config)))
             for split, samples in data.samples.items():
                 log.info("%s samples: %s", {"train": "training"}.get(split, split), samples.describe())
+            showing(config, data)
         advice = advice_on_memory(config.model, config.parallel, config.engine, config.train.micro_batch)
         with start.watchdog, advice:
             finished = _run(config, start, device, groups, data, writing(config, groups))

@@ -36,6 +36,7 @@ def run(config: FinetuneConfig, origins: dict[str, Origin]) -> int | None:
     # They import torch, which --help and --check do without.
     from dist_plm.cluster.preflight import look
     from dist_plm.tasks.evaluate.in_training import text_measures
+    from dist_plm.tasks.samples.first_example import tell_first_example
     from dist_plm.train.build import run_training
 
     return run_training(
@@ -44,6 +45,7 @@ def run(config: FinetuneConfig, origins: dict[str, Origin]) -> int | None:
         preflight=look,
         command="finetune",
         writing=text_measures,
+        showing=tell_first_example,
         origins=partial(complete, origins, encode(config)),
     )
 

@@ -16,11 +16,14 @@ _NOT_LABELS = ("tokens", "labels", "samples", "documents", "positions", "seen_fr
 _NOT_LABELS += ("originals", "decoder_tokens")
 
 
-def lines_of(sample: Mapping[str, NDArray[Any]], decode: Decode) -> Iterator[str]:
+def lines_of(
+    sample: Mapping[str, NDArray[Any]], decode: Decode, marks: tuple[str, str] = ("<<", ">>")
+) -> Iterator[str]:
     """Yields the lines that show a sample.
 
     Args:
         sample: its rows of the arrays of a microbatch (objectives.base), [rows, …].
+        marks: stand around what alone is predicted of a text.
     """
     for row in range(len(sample["tokens"])):
         tokens = sample["tokens"][row]
@@ -32,8 +35,8 @@ def lines_of(sample: Mapping[str, NDArray[Any]], decode: Decode) -> Iterator[str
             yield f"writes: {decode(labels[labels != IGNORED].tolist())}"
         elif labels is None:
             yield decode(tokens[:length].tolist())
-        elif predicts_next(tokens, labels):
-            yield _learned(tokens[:length], labels[:length], decode)
+        elif predicts_next(tokens[:length], labels[:length]):
+            yield _learned(tokens[:length], labels[:length], decode, marks)
         else:
             yield _replaced(tokens[:length], labels[:length], decode)
     for name, values in sample.items():
@@ -47,14 +50,14 @@ def predicts_next(tokens: NDArray[Any], labels: NDArray[Any]) -> bool:
     return len(asked) > 0 and bool((labels[asked] == tokens[asked + 1]).all())
 
 
-def _learned(tokens: NDArray[Any], labels: NDArray[Any], decode: Decode) -> str:
+def _learned(tokens: NDArray[Any], labels: NDArray[Any], decode: Decode, marks: tuple[str, str]) -> str:
     """A text of which the learned tokens are in marks, unless all are."""
     learned = np.concatenate([[labels[0] != IGNORED], labels[:-1] != IGNORED])
     if learned.all():
         return decode(tokens.tolist())
     cuts = [0, *(np.flatnonzero(learned[1:] != learned[:-1]) + 1).tolist(), len(tokens)]
     parts = [(decode(tokens[a:b].tolist()), bool(learned[a])) for a, b in itertools.pairwise(cuts)]
-    return "".join(f"<<{text}>>" if is_learned else text for text, is_learned in parts)
+    return "".join(f"{marks[0]}{text}{marks[1]}" if is_learned else text for text, is_learned in parts)
 
 
 def _replaced(tokens: NDArray[Any], asked: NDArray[Any], decode: Decode) -> str:

@@ -41,7 +41,7 @@ def show_samples(asked: SamplesShownConfig) -> str:
     lines = [_heading(asked, ranges, len(numbers))]
     if skipped.ranges:
         lines.append(f"skipped by the run: samples {_told(list(skipped.ranges))}")
-    return "\n".join([*lines, *_samples(data, numbers, _decoder(config))])
+    return "\n".join([*lines, *_samples(data, numbers, decoder_of(config))])
 
 
 def settings_of(run_dir: Path) -> TrainingConfig:
@@ -66,7 +66,7 @@ def _num_ranks(config: TrainingConfig) -> int:
     return (parallel.data or 1) * parallel.tensor * parallel.pipeline * parallel.context
 
 
-def _decoder(config: TrainingConfig) -> Decode:
+def decoder_of(config: TrainingConfig) -> Decode:
     """Builds what turns ids into text; of a store without a tokenizer, into their numbers."""
     if isinstance(config, FinetuneConfig):
         assert config.data.tokenizer is not None
