@@ -82,13 +82,10 @@ class ModelChunk(MegatronModule):
     def score_tokens(self, hidden: Tensor, labels: Tensor) -> TermScores:
         """Scores labels [...], negative where nothing is predicted, by hidden states [..., H].
 
-        The loss comes with the product over the vocabulary, whose result is never whole; but in training under DeepSpeed's
-        ZeRO-3, which puts weights together for one layer's call.
+        The loss comes with the product over the vocabulary, whose result is never whole. It is found within the call of the
+        output layer, for which DeepSpeed's ZeRO-3 puts the weight together.
         """
         tied = self._tied_weight()
-        taken_apart = hasattr(self.output.weight if tied is None else tied, "ds_shape")
-        if self.training and taken_apart:
-            return score_tokens(self.logits(hidden), labels, self.shared, evaluate=False)
         flat, correct = labels.flatten(), list[Tensor]()
 
         def loss(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

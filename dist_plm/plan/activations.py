@@ -191,9 +191,8 @@ def kept_by_heads(config: TrainingConfig, one: Pass) -> int:
     return found
 
 
-def peak_of_loss(model: ModelConfig, one: Pass, *, gathers: bool, trained: bool = True) -> int:
-    """Counts the most that logits and their gradients take at once: a chunk of them, as loss and product are
-    fused, but all where weights are gathered for one layer's call.
+def peak_of_loss(model: ModelConfig, one: Pass, *, trained: bool = True) -> int:
+    """Counts the most that logits and their gradients take at once: a chunk of them, as loss and product are fused.
 
     Args:
         trained: the output matrix has a gradient.
@@ -203,8 +202,6 @@ def peak_of_loss(model: ModelConfig, one: Pass, *, gathers: bool, trained: bool 
         return scored * max(1, model.num_labels) * (one.element + 2 * FP32)
     width = known(padded(model, one.tensor).vocab_size, "vocab_size") // one.tensor
     size, element = model.word_size, one.element
-    if gathers:
-        return one.predicted * width * (element + 2 * FP32)
     rows = min(one.predicted, max(1, LOSS_CHUNK_BYTES // (FP32 * width)))
     of_weight = width * size * (FP32 + (element if element < FP32 else 0))
     return rows * width * (element + FP32) + one.predicted * size * element + of_weight * trained

@@ -72,7 +72,7 @@ def _stage_memory(config: TrainingConfig, stage: Stage, one: Pass, software: Sof
     terms = states(config.optim, holding, stage)
     terms["buffers"] = _buffers(config, holding, stage, one)
     flying = in_flight(config.parallel, stage.number, num_microbatches(config.train, config.parallel))
-    passing = _passing(config, stage, one, flying, software, gathers=holding.gathers)
+    passing = _passing(config, stage, one, flying, software)
     terms |= passing
     moving = Interval.total(passing.values())
     terms["update"] = Interval.exact(max(0.0, _update(config.optim, holding, stage) - moving.low))
@@ -122,9 +122,7 @@ def _numel_by_depth(stage: Stage) -> dict[int, int]:
     return found
 
 
-def _passing(
-    config: TrainingConfig, stage: Stage, one: Pass, flying: float, software: Software, *, gathers: bool
-) -> dict[str, Interval]:
+def _passing(config: TrainingConfig, stage: Stage, one: Pass, flying: float, software: Software) -> dict[str, Interval]:
     """Counts what a microbatch brings, and takes away again."""
     model, recompute = config.model, config.model.recompute
     stacks = model.stacks()
@@ -143,7 +141,7 @@ def _passing(
     terms = {"activations": Interval.exact(kept), "working set": Interval(working / 2, working)}
     if stage.is_last:
         trained = any(held.trained for held in stage.tensors if held.spec.multiplies == "predicted")
-        loss = activations.peak_of_loss(model, one, gathers=gathers, trained=trained)
+        loss = activations.peak_of_loss(model, one, trained=trained)
         if not software.fused_loss:
             loss = activations.whole_logits(model, one, software.logits, gathered=software.whole_logits)
         terms["logits"] = Interval.exact(activations.kept_by_heads(config, one) + loss)

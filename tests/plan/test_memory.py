@@ -115,7 +115,7 @@ def test_no_saver_ever_costs_memory(step, place, base):
 @pytest.mark.parametrize("optimizer", ["adamw", "lamb", "sgd", "adafactor"])
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_each_stage_of_zero_keeps_less(optimizer, precision):
-    """Of parameters, that is: the third stage gathers what it divides, and makes whole logits."""
+    """Of parameters, that is: the third stage gathers what it divides."""
 
     def kept(stage: int) -> float:
         engine = {"engine__name": "deepspeed", "engine__zero_stage": stage}

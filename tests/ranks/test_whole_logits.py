@@ -35,7 +35,7 @@ def rows_of(world: World, config) -> list[int]:
     """In a step, and in an evaluation."""
     engine, groups = build(world, config)
     batches = rank_batches(config, groups, 0)
-    width = -(-211 // (8 * world.size)) * 8
+    width = -(-211 // (8 * config.parallel.tensor)) * 8
     before, linear_loss.LOSS_CHUNK_BYTES = linear_loss.LOSS_CHUNK_BYTES, 4 * width * 3
     found = []
     try:
@@ -53,5 +53,13 @@ def rows_of(world: World, config) -> list[int]:
 def test_three_tokens_at_a_time(ranks, name, model):
     size, changes = GRIDS.get(name, (1, {}))
     for training, evaluation in ranks.run(size, rows_of, configure(size, **model, **changes)):
+        assert 0 < training <= 3
+        assert 0 < evaluation <= 3
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_nor_where_weights_are_put_together_for_a_call(ranks, tied):
+    changes = {"engine__name": "deepspeed", "engine__zero_stage": 3, "model__tied_embeddings": tied}
+    for training, evaluation in ranks.run(2, rows_of, configure(2, **changes)):
         assert 0 < training <= 3
         assert 0 < evaluation <= 3
