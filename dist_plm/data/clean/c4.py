@@ -6,6 +6,7 @@ bring. Its removal of repeated spans of three sentences is what `dedup.paragraph
 
 import re
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from dist_plm.core.errors import DataError, reason_of
@@ -45,7 +46,7 @@ def policy(page: Page, config: CleanConfig) -> str:
 
 def citations(page: Page, config: CleanConfig) -> str:
     """Removes Wikipedia's markers: [1], [edit], [citation needed]."""
-    return _CITATION.sub("", page.text)
+    return _CITATION.sub("", page.text) if "[" in page.text else page.text
 
 
 def lorem_ipsum(page: Page, config: CleanConfig) -> bool:
@@ -60,7 +61,8 @@ def curly_bracket(page: Page, config: CleanConfig) -> bool:
 
 def few_sentences(page: Page, config: CleanConfig) -> bool:
     """Keeps documents of at least three sentences."""
-    return sum(1 for _ in _SENTENCE_END.finditer(page.text)) >= config.c4.min_sentences
+    least = config.c4.min_sentences
+    return sum(1 for _ in islice(_SENTENCE_END.finditer(page.text), least)) >= least
 
 
 def bad_words(page: Page, config: CleanConfig) -> bool:
@@ -72,9 +74,13 @@ def bad_words(page: Page, config: CleanConfig) -> bool:
 
 
 def _without_lines(text: str, phrases: tuple[str, ...]) -> str:
-    if not any(phrase in text.lower() for phrase in phrases):
+    if not _has_any(text.lower(), phrases):
         return text
-    return "\n".join(line for line in text.split("\n") if not any(phrase in line.lower() for phrase in phrases))
+    return "\n".join(line for line in text.split("\n") if not _has_any(line.lower(), phrases))
+
+
+def _has_any(text: str, phrases: tuple[str, ...]) -> bool:
+    return any(phrase in text for phrase in phrases)
 
 
 @lru_cache(maxsize=4)

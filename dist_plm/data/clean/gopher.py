@@ -4,9 +4,9 @@ Words of Chinese are jieba's. Two rules say nothing of Chinese and keep it: the 
 characters there, and the English stop words.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 
+from dist_plm.data.clean.ngrams import NGrams
 from dist_plm.data.clean.page import Page
 from dist_plm.spec.prepare.clean import CleanConfig
 
@@ -46,7 +46,10 @@ def ellipses(page: Page, config: CleanConfig) -> bool:
 
 def alphabetic(page: Page, config: CleanConfig) -> bool:
     """Keeps documents in which at least 80 % of the words have a letter, which a Chinese character is."""
-    return _share(any(map(str.isalpha, word)) for word in page.words) >= config.gopher.min_alphabetic_words
+    return (
+        _share(word.isalpha() or any(map(str.isalpha, word)) for word in page.words)
+        >= config.gopher.min_alphabetic_words
+    )
 
 
 def stop_words(page: Page, config: CleanConfig) -> bool:
@@ -56,7 +59,7 @@ def stop_words(page: Page, config: CleanConfig) -> bool:
 
 def repetition(page: Page, config: CleanConfig) -> bool:
     """Keeps documents with few repeated lines, paragraphs and n-grams (table A1). The first of equals is no repetition."""
-    gopher, words = config.gopher, page.words
+    gopher = config.gopher
     for parts, most, most_chars in (
         (page.lines, gopher.max_duplicate_lines, gopher.max_duplicate_line_chars),
         (page.paragraphs, gopher.max_duplicate_paragraphs, gopher.max_duplicate_paragraph_chars),
@@ -64,10 +67,11 @@ def repetition(page: Page, config: CleanConfig) -> bool:
         share, share_chars = repeated_shares(parts)
         if share > most or share_chars > most_chars:
             return False
+    grams = NGrams(page.words)
     for n, most in enumerate(gopher.max_top_ngram_chars, 2):
-        if top_ngram_share(words, n) > most:
+        if grams.top_share(n) > most:
             return False
-    return all(repeated_ngram_share(words, n) <= most for n, most in enumerate(gopher.max_duplicate_ngram_chars, 5))
+    return all(grams.repeated_share(n) <= most for n, most in enumerate(gopher.max_duplicate_ngram_chars, 5))
 
 
 def repeated_shares(parts: Sequence[str]) -> tuple[float, float]:
@@ -77,33 +81,6 @@ def repeated_shares(parts: Sequence[str]) -> tuple[float, float]:
     if not num_chars:
         return 0.0, 0.0
     return 1 - len(firsts) / len(parts), 1 - sum(map(len, firsts)) / num_chars
-
-
-def top_ngram_share(words: Sequence[str], n: int) -> float:
-    """The share of characters within the most frequent n-gram, where one occurs twice; of equals the longest."""
-    counts = Counter(_ngrams(words, n))
-    num_chars = sum(map(len, words))
-    most = max(counts.values(), default=0)
-    if most < 2:
-        return 0.0
-    return most * max(sum(map(len, gram)) for gram, count in counts.items() if count == most) / num_chars
-
-
-def repeated_ngram_share(words: Sequence[str], n: int) -> float:
-    """The share of characters within n-grams that repeat an earlier one, each character counted once."""
-    seen: set[tuple[str, ...]] = set()
-    repeated_chars, counted = 0, 0  # words before `counted` are counted already
-    for start, gram in enumerate(_ngrams(words, n)):
-        if gram in seen:
-            first = max(start, counted)
-            repeated_chars += sum(map(len, words[first : start + n]))
-            counted = start + n
-        seen.add(gram)
-    return repeated_chars / max(sum(map(len, words)), 1)
-
-
-def _ngrams(words: Sequence[str], n: int):
-    return zip(*(words[i:] for i in range(n)), strict=False)
 
 
 def _share(flags) -> float:

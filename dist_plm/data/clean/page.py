@@ -24,7 +24,9 @@ class Page:
     def is_chinese(self) -> bool:
         """Whether it is written mainly in Han characters, by its beginning. Japanese text, which has kana, is not."""
         sample = self.text[:_SAMPLE_CHARS]
-        num_han = len(_HAN.findall(sample))
+        num_han = 0 if sample.isascii() else len(_HAN.findall(sample))
+        if not num_han:
+            return False
         return num_han > _HAN_SHARE * len(_LETTER.findall(sample)) and len(_KANA.findall(sample)) < 0.1 * num_han
 
     @cached_property

@@ -4,6 +4,7 @@ import ipaddress
 import re
 import unicodedata
 from functools import lru_cache
+from typing import Literal
 
 from dist_plm.data.clean.page import Page
 from dist_plm.spec.prepare.clean import CleanConfig
@@ -13,7 +14,11 @@ EMAIL_MASK, IP_MASK = "<EMAIL>", "<IP>"
 #: Control characters but newline and tab, byte order marks, zero-width spaces and soft hyphens. Joiners stay: scripts and
 #: emoji need them.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u200b\u2060\ufeff]")
-_SPACES = re.compile(r"[^\S\n]+")
+#: White space within a line that is not one space.
+_SPACES = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+#: What ftfy may mend in ASCII: entities, line ends, colours of a terminal.
+_MENDED = re.compile("[&\r\x1b]")
 _LONG_LINE = re.compile(r"[^\n]{80,}")
 _JUDGED_CHARS, _ENOUGH_CHARS = 1000, 200  # for the language
 _LETTER = re.compile(r"[^\W\d_]")
@@ -23,6 +28,8 @@ _EMAIL = re.compile(
     r"(?<![\w.+-])[A-Za-z0-9](?:[\w.+-]{0,62}[\w+])?@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b", re.ASCII
 )
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\w)", re.ASCII)
+#: In each address of IPv4, and sooner looked for.
+_DOTTED = re.compile(r"\d\.\d{1,3}\.\d", re.ASCII)
 #: Not what slices something, as in values[2000::3].
 _IPV6 = re.compile(r"(?<![\w:.])(?<![\w\])]\[)(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:]|\.\w)", re.ASCII)
 #: What has been given out (IANA's registries): to hosts, to private networks, to links, to groups, and to IPv4.
@@ -35,10 +42,30 @@ def repair(page: Page, config: CleanConfig) -> str:
     """Undoes wrong decodings ("sÃ£o" to "são"), HTML entities, ligatures and odd line breaks, by ftfy (Speer 2019).
 
     Curly quotes and full-width characters stay: the latter are Chinese punctuation."""
+    if page.text.isascii() and not _MENDED.search(page.text):
+        return page.text
+    fixed: list[str] = []
+    unescape: Literal["auto", False] = "auto"
+    for line in _LINE.findall(page.text):
+        if not line.isascii() or _MENDED.search(line):
+            fixed.append(_fixed(line, unescape))
+        else:
+            fixed.append(line)
+        if "<" in line:
+            unescape = False  # as ftfy does from the first tag on
+    return "".join(fixed)
+
+
+def _fixed(line: str, unescape: Literal["auto", False]) -> str:
     import ftfy
 
     return ftfy.fix_text(
-        page.text, uncurl_quotes=False, fix_character_width=False, remove_control_chars=False, normalization=None
+        line,
+        unescape_html=unescape,
+        uncurl_quotes=False,
+        fix_character_width=False,
+        remove_control_chars=False,
+        normalization=None,
     )
 
 
@@ -97,7 +124,7 @@ def mask_email(page: Page, config: CleanConfig) -> str:
 def mask_ip(page: Page, config: CleanConfig) -> str:
     """Writes <IP> for IPv4 and IPv6 addresses, but for those that lead nowhere: unspecified, loopback, and what is no
     address but looks like one, such as the a::b of a program."""
-    text = _IPV4.sub(_masked, page.text)
+    text = _IPV4.sub(_masked, page.text) if _DOTTED.search(page.text) else page.text
     return _IPV6.sub(_masked, text) if "::" in text or text.count(":") > 6 else text
 
 
@@ -118,8 +145,10 @@ def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 def _is_short(text: str) -> bool:
     """Whether it is words, and few."""
-    letters = len(_LETTER.findall(text[:_JUDGED_CHARS]))
-    return len(text) < _JUDGED_CHARS and letters < _FEW_LETTERS and letters > len("".join(text.split())) / 2
+    if len(text) >= _JUDGED_CHARS:
+        return False
+    letters = len(_LETTER.findall(text))
+    return len("".join(text.split())) / 2 < letters < _FEW_LETTERS
 
 
 def _running_text(text: str) -> str:

@@ -21,6 +21,9 @@ _BATCH_SHINGLES = 2**20
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _MIXERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # splitmix64's
 _COMPARED_ROWS = 2**14
+_LONG_CHARS = 2**20
+#: Tokens whose hashes are kept, some 100 bytes each.
+_KNOWN_TOKENS = 2**18
 
 
 def bands_and_rows(threshold: float, permutations: int, recall: float) -> tuple[int, int]:
@@ -36,10 +39,25 @@ def _found(similarity: float, bands: int, rows: int) -> float:
     return 1 - (1 - similarity**rows) ** bands
 
 
+class _TokenHashes(dict[str, int]):
+    """Hashes of tokens, kept for those that come first: most words of a text are among few."""
+
+    def __missing__(self, token: str) -> int:
+        number = xxhash.xxh3_64_intdigest(token.encode())
+        if len(self) < _KNOWN_TOKENS:
+            self[token] = number
+        return number
+
+
+_token_hashes = _TokenHashes()
+
+
 def shingle_hashes(text: str, size: int) -> NDArray[np.uint64]:
     """A 64-bit hash of each run of `size` tokens, in lower case; of all tokens where there are fewer. Never empty."""
-    tokens = (match[0] for match in _TOKEN.finditer(text.lower()))  # a list of them would take ten times the text
-    hashes = np.fromiter((xxhash.xxh3_64_intdigest(token.encode()) for token in tokens), np.uint64)
+    lower = text.lower()
+    # A list of tokens takes ten times the text.
+    tokens = _TOKEN.findall(lower) if len(lower) < _LONG_CHARS else (match[0] for match in _TOKEN.finditer(lower))
+    hashes = np.fromiter(map(_token_hashes.__getitem__, tokens), np.uint64)
     if not len(hashes):
         hashes = np.array([xxhash.xxh3_64_intdigest(text.encode())], np.uint64)
     size = min(size, len(hashes))

@@ -67,15 +67,6 @@ def test_shares_of_repeated_parts():
     assert rules.repeated_shares([]) == (0.0, 0.0)
 
 
-def test_shares_of_ngrams_by_hand():
-    words = ["a", "bb", "a", "bb", "a", "bb", "cccc"]
-    assert rules.top_ngram_share(words, 2) == pytest.approx(3 * 3 / 13)
-    assert rules.top_ngram_share(["a", "b", "c"], 2) == 0
-    # "a bb" comes again at words 2 and 4, "bb a" at 3: words 2 to 5 repeat, each counted once.
-    assert rules.repeated_ngram_share(words, 2) == pytest.approx(6 / 13)
-    assert rules.repeated_ngram_share([], 5) == 0
-
-
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_a_dominant_ngram_drops_a_document(n):
     gram, rest = distinct_words(n, 1), distinct_words(60, 2)

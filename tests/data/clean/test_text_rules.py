@@ -113,3 +113,16 @@ def test_a_page_is_judged_by_its_paragraphs_rather_than_by_its_menu():
 
 def test_what_is_no_language_is_dropped():
     assert not apply("language", "0x3f 77 == %% 42;", CleanConfig())
+
+
+@given(
+    lines=st.lists(
+        st.sampled_from(["plain", "&amp;", "<b>", "a\r", "sÃ£o", "\x1b[1mx", "“q”", "", "é &lt;"]), max_size=6
+    )
+)
+def test_lines_that_need_no_repair_change_nothing_of_it(lines):
+    import ftfy
+
+    text = "\n".join(lines)
+    kept = {"uncurl_quotes": False, "fix_character_width": False, "remove_control_chars": False, "normalization": None}
+    assert apply("repair", text) == ftfy.fix_text(text, **kept)
