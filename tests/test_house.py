@@ -49,6 +49,7 @@ TAKES_WHOLE = {
     "train/reporting.py:open_records": "writes run.yaml, and tells trackers all settings",
     "train/reporting.py:build_recorder": "tells trackers all settings",
     "spec/rules/": "relates sections",
+    "spec/inference/named_sets_rules.py": "relates sections",
     "spec/derived.py:derive": "fills in what follows from other sections",
     "spec/derived.py:Case": "holds what rules relate",
     "cluster/check.py": "completes and checks what is submitted",

@@ -20,6 +20,7 @@ from dist_plm.models.layers.linear import ColumnLinear, Dense, RowLinear
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.pretraining_heads import (
     TokenTransform,
+    pooled_states,
     positions_of,
     predicted,
     predicted_states,
@@ -66,6 +67,9 @@ class Electra(ModelChunk):
         assert cache is None, "an encoder reads whole sequences"
         evaluate = not self.training
         context, positions = context_of(batch, self.shared, causal=False)
+        if "pooled" in batch:  # by the discriminator, which is what is kept
+            embedded = self.embedding(batch["tokens"], positions, context, batch.get("segments"), part=-2)
+            return pooled_states(whole_sequence(self.discriminator(embedded, context), self.shared), batch)
 
         embedded = self.embedding(batch["tokens"], positions, context, batch.get("segments"), part=-1)
         hidden = whole_sequence(self.generator(embedded, context), self.shared)
@@ -127,7 +131,8 @@ class ElectraEncoder(ModelChunk):
         hidden = self.discriminator(hidden, context)
         if not self.post_process:
             return self.sent_on(hidden)
-        return self.head(whole_sequence(hidden, self.shared), batch, context, None)
+        hidden = whole_sequence(hidden, self.shared)
+        return pooled_states(hidden, batch) if "pooled" in batch else self.head(hidden, batch, context, None)
 
 
 class ElectraNetwork(nn.Module):

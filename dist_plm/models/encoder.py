@@ -13,6 +13,7 @@ from dist_plm.models.layers.pretraining_heads import (
     PairHead,
     Pooler,
     TokenTransform,
+    pooled_states,
     predicted,
     predicted_states,
     whole_sequence,
@@ -88,6 +89,8 @@ class MaskedLanguageModel(ModelChunk):
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
         hidden = whole_sequence(hidden, self.shared)
+        if "pooled" in batch:
+            return pooled_states(hidden, batch)
         if not self.shared.model.predicts_tokens:
             return self.head(hidden, batch, context, self.pair)
         if "labels" not in batch:

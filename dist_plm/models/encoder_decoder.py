@@ -12,6 +12,7 @@ from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.norms import build_norm
+from dist_plm.models.layers.pretraining_heads import pooled_states, whole_sequence
 from dist_plm.models.layers.relative import RelativeBias
 from dist_plm.models.layers.transformer import LayerStack, Memory
 from dist_plm.models.loss_sums import Scores
@@ -48,6 +49,8 @@ class EncoderDecoder(ModelChunk):
         Returns:
             the scores of `labels`; without `labels` logits [T', B, V / P], with a cache those of the last token, [B, V / P].
         """
+        if "pooled" in batch:  # what the encoder reads
+            return pooled_states(whole_sequence(self._read(batch).hidden, self.shared), batch)
         if cache is None:
             hidden = self._decode(self._padded(batch["decoder_tokens"], 0), batch["samples"], self._read(batch), None)
         else:

@@ -8,7 +8,7 @@ from dist_plm.models.heads.task_heads import LastTokenHead
 from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.norms import build_norm
-from dist_plm.models.layers.pretraining_heads import whole_sequence
+from dist_plm.models.layers.pretraining_heads import pooled_states, whole_sequence
 from dist_plm.models.layers.transformer import LayerStack
 from dist_plm.models.loss_sums import Scores
 from dist_plm.models.model_context import ModelContext
@@ -51,7 +51,8 @@ class CausalLanguageModel(ModelChunk):
             cache: the tokens before these; `documents` and `seen_from` are of all of them.
         Returns:
             hidden states [S', B, H] for the next stage, or the scores of what is predicted on the last; of a language model
-            without `labels` logits [S, B, V / P], with a cache those of the last token, [B, V / P].
+            without `labels` logits [S, B, V / P], with a cache those of the last token, [B, V / P]. With `pooled` [B, S]
+            vectors of rows instead, see `pooled_states`; so do all families.
         """
         context, positions = context_of(batch, self.shared, causal=True, cache=cache)
         if self.pre_process:
@@ -63,6 +64,8 @@ class CausalLanguageModel(ModelChunk):
             cache.advance(len(hidden))
         if not self.post_process:
             return self.sent_on(hidden)
+        if "pooled" in batch:
+            return pooled_states(whole_sequence(self.final_norm(hidden), self.shared), batch)
         if not self.shared.model.predicts_tokens:
             return self.head(whole_sequence(self.final_norm(hidden), self.shared), batch)
         if "labels" not in batch:

@@ -4,7 +4,7 @@ A field without a default must be set by a file in `conf/` or on the command lin
 when it is (the docstring says from what). Sizes are counts unless the name carries a unit.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -12,10 +12,11 @@ from dist_plm.config.bounds import between
 from dist_plm.config.types import Count, Natural, Positive
 from dist_plm.spec.engines import EngineConfig
 from dist_plm.spec.families import ModelConfig
+from dist_plm.spec.inference.evaluations import OF_PROBES, EvaluationsConfig
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.optimizers import OptimConfig
 from dist_plm.spec.schedules import ScheduleConfig
-from dist_plm.spec.schema_run import CheckpointConfig, ClusterConfig, TrackConfig, TrainConfig
+from dist_plm.spec.schema_run import CheckpointConfig, ClusterConfig, EarlyStoppingConfig, TrackConfig, TrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +152,39 @@ class TrainingConfig:
         """Returns the configuration with numbers in place of what only its data tell, for rules to go by."""
         return self
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names what an evaluation gives."""
+        return self.objective.measured
+
+    @property
+    def named_sets_every(self) -> int:
+        """Counts the steps between measurements of sets that have names; 0: at all evaluations."""
+        return 0
+
+    def grows(self, measure: str) -> bool:
+        """Whether more of a measure is better."""
+        return measure.partition("/")[0] in ("accuracy", *OF_PROBES)
+
+    def checkpoint_beside(self, train: TrainConfig) -> CheckpointConfig:
+        """Returns how checkpoints are kept, where `train` says what is None here: the best stays if the run may stop early."""
+        checkpoint = self.checkpoint
+        stopping = "loss" if train.early_stopping is None else train.early_stopping.metric or "loss"
+        if train.early_stopping is not None and checkpoint.keep_best is None and stopping in self.measured:
+            checkpoint = replace(checkpoint, keep_best=stopping)  # of others the rules tell once
+        if checkpoint.keep_best is not None and self.grows(checkpoint.keep_best):
+            checkpoint = replace(checkpoint, best_is="highest")
+        return checkpoint
+
+    def early_stopping_beside(self, checkpoint: CheckpointConfig) -> EarlyStoppingConfig | None:
+        """Returns when the run stops early, complete."""
+        asked = self.train.early_stopping
+        if asked is None:
+            return None
+        metric = asked.metric or checkpoint.keep_best or "loss"
+        grows = self.grows(metric) if asked.greater_is_better is None else asked.greater_is_better
+        return replace(asked, metric=metric, greater_is_better=grows)
+
     if TYPE_CHECKING:
 
         @property
@@ -167,6 +201,30 @@ class PretrainConfig(TrainingConfig):
 
     objective: ObjectiveConfig  # pyright: ignore[reportIncompatibleMethodOverride]
     data: DataConfig
+    evaluate: EvaluationsConfig = field(default_factory=EvaluationsConfig)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        of_sets = (
+            measure
+            for named in self.evaluate.tasks
+            for measure in named.measured(self.objective, pseudo=self.model.is_encoder)
+        )
+        return (*self.objective.measured, *of_sets)
+
+    @property
+    def named_sets_every(self) -> int:
+        return self.evaluate.every or 0
+
+    def grows(self, measure: str) -> bool:
+        name, _, rest = measure.partition("/")
+        return TrainingConfig.grows(self, rest if name in (named.name for named in self.evaluate.tasks) else measure)
+
+    def assumed(self) -> Self:
+        """Returns the configuration with what follows from measures filled in, which is all that may be missing."""
+        checkpoint = self.checkpoint_beside(self.train)
+        train = replace(self.train, early_stopping=self.early_stopping_beside(checkpoint))
+        return replace(self, checkpoint=checkpoint, train=train)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

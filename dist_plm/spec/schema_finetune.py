@@ -8,7 +8,7 @@ from dist_plm.config.decode import encode
 from dist_plm.config.types import Count, Natural, Positive
 from dist_plm.spec.augmentation import AugmentConfig
 from dist_plm.spec.schema import JobConfig, SamplesConfig, TrainingConfig
-from dist_plm.spec.schema_run import CheckpointConfig, EarlyStoppingConfig, TrainConfig
+from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 from dist_plm.spec.tasks import TaskConfig
 
 
@@ -62,7 +62,6 @@ class FinetuneTrainConfig(TrainConfig):
     num_samples: Count | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     eval_every: Natural | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     eval_samples: Natural | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
-    early_stopping: EarlyStoppingConfig | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @property
     def longer(self) -> str:
@@ -88,27 +87,19 @@ class FinetuneConfig(TrainingConfig):
         )
         return replace(self, train=train, checkpoint=self.checkpoint_beside(train))
 
-    def checkpoint_beside(self, train: FinetuneTrainConfig) -> CheckpointConfig:
-        """Returns how checkpoints are kept, where `train` says what is None here: with each evaluation where the best stays,
-        which it does where the run may stop early."""
-        checkpoint = self.checkpoint
-        stopping = "loss" if train.early_stopping is None else train.early_stopping.metric or "loss"
-        if train.early_stopping is not None and checkpoint.keep_best is None and stopping in self.task.measured:
-            checkpoint = replace(checkpoint, keep_best=stopping)  # of others the rules tell once
+    @property
+    def measured(self) -> tuple[str, ...]:
+        return self.task.measured
+
+    def grows(self, measure: str) -> bool:
+        return self.task.grows(measure)
+
+    def checkpoint_beside(self, train: TrainConfig) -> CheckpointConfig:
+        """Returns how checkpoints are kept, where `train` says what is None here: with each evaluation where the best stays."""
+        checkpoint = TrainingConfig.checkpoint_beside(self, train)
         if checkpoint.keep_best is not None and checkpoint.every == 0:
             checkpoint = replace(checkpoint, every=train.eval_every or 0)
-        if checkpoint.keep_best is not None and self.task.grows(checkpoint.keep_best):
-            checkpoint = replace(checkpoint, best_is="highest")
         return checkpoint
-
-    def early_stopping_beside(self, checkpoint: CheckpointConfig) -> EarlyStoppingConfig | None:
-        """Returns when the run stops early, complete."""
-        asked = self.train.early_stopping
-        if asked is None:
-            return None
-        metric = asked.metric or checkpoint.keep_best or "loss"
-        grows = self.task.grows(metric) if asked.greater_is_better is None else asked.greater_is_better
-        return replace(asked, metric=metric, greater_is_better=grows)
 
     @property
     def writes_when_evaluated(self) -> bool:

@@ -109,6 +109,7 @@ class TrainConfig:
     log_every: Count = 1
     eval_every: Natural = 0  # 0: before the first and after the last step only
     eval_samples: Natural = 256  # 0 turns evaluation off
+    early_stopping: EarlyStoppingConfig | None = None
     deterministic: bool = False  # the same bits at every run on a GPU as well, for some speed
     max_skipped: Count = 100  # updates in a row that a loss or gradient that is not finite may cost
     heal: HealConfig = field(default_factory=HealConfig)
@@ -120,7 +121,6 @@ class TrainConfig:
 
     #: Samples that the whole run takes, where they end within a step.
     num_samples: ClassVar[int | None] = None
-    early_stopping: ClassVar[EarlyStoppingConfig | None] = None
 
     @property
     def longer(self) -> str:

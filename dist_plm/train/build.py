@@ -49,7 +49,7 @@ from dist_plm.spec.schedules import ScheduleConfig
 from dist_plm.spec.schema import Training, TrainingConfig
 from dist_plm.train.data import RunData, open_run
 from dist_plm.train.divergence import Health
-from dist_plm.train.evaluation import Patience, TextMeasures
+from dist_plm.train.evaluation import MoreMeasures, Patience
 from dist_plm.train.healing.acts import History, rate_factor
 from dist_plm.train.healing.alarms import Alarms
 from dist_plm.train.healing.rollback import roll_back
@@ -72,8 +72,8 @@ from dist_plm.train.stopping import StopSignals
 log = logging.getLogger(__name__)
 
 Preflight = Callable[[TrainingConfig, LaunchEnv, Device], None]
-#: Builds what measures texts that the model writes; None where the run does not ask for it.
-Writing = Callable[[TrainingConfig, Groups], TextMeasures | None]
+#: Builds what a run has measured beside the loss of its validation samples.
+Measuring = Callable[[TrainingConfig, Groups], MoreMeasures]
 #: Shows what a run is about to learn.
 Showing = Callable[[TrainingConfig, RunData], None]
 
@@ -84,7 +84,7 @@ def run_training(
     overrides: Sequence[str] = (),
     preflight: Preflight | None = None,
     command: str = "pretrain",
-    writing: Writing = lambda config, groups: None,
+    measuring: Measuring = lambda config, groups: MoreMeasures(),
     showing: Showing = lambda config, data: None,
     origins: Callable[[Mapping[str, Any]], Mapping[str, Origin]] = lambda _: {},
 ) -> int:
@@ -93,7 +93,7 @@ def run_training(
     Args:
         command: that started it, by the name of its script, which the commands shown at the end repeat.
         overrides, origins: settings on the command line, which those commands repeat; tells who set each of all settings.
-        writing, showing: see Writing and Showing; the second is called on rank 0.
+        measuring, showing: see Measuring and Showing; the second is called on rank 0.
         preflight: looks, once the ranks have met, whether the run can start where it is. Collective.
     Raises:
         UserError: before any process group is made where the configuration is at fault.
@@ -126,7 +126,7 @@ def run_training(
             showing(config, data)
         advice = advice_on_memory(config.model, config.parallel, config.engine, config.train.micro_batch)
         with start.watchdog, advice:
-            finished = _run(config, start, device, groups, data, writing(config, groups))
+            finished = _run(config, start, device, groups, data, measuring(config, groups))
         restore_logging()
         shutdown()
     if finished and env.rank == 0:
@@ -190,7 +190,7 @@ def open_here(config: Training, env: LaunchEnv) -> tuple[Training, RunData | Non
 
 
 def _run(
-    config: TrainingConfig, start: Start, device: Device, groups: Groups, data: RunData, texts: TextMeasures | None
+    config: TrainingConfig, start: Start, device: Device, groups: Groups, data: RunData, more: MoreMeasures
 ) -> bool:
     lease = start.lease
     storage = open_storage(checkpoints_of(config.run, config.checkpoint))
@@ -244,7 +244,7 @@ def _run(
         trained_from=partial(trained_from, every=config.train.unfreeze_every, layers=config.model.top),
         engine=engine,
         batches=lambda position: open_loader(data, config.data, config.train, position, groups),
-        evaluate=build_evaluator(config.train, data, groups, start.run_dir, texts),
+        evaluate=build_evaluator(config.train, data, groups, start.run_dir, more.texts),
         checkpoints=build_checkpoints(config.checkpoint, runfile.text(config), storage, groups),
         control=control,
         watchdog=start.watchdog,
@@ -259,6 +259,8 @@ def _run(
         ),
         observer=build_observer(*looked, start.run_dir, start.launch.node_name),
         patience=None if stops is None else Patience(stops, **position.patience),
+        named_sets=more.named_sets,
+        named_sets_every=config.named_sets_every,
     )
     try:
         finished = train(parts, position)

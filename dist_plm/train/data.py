@@ -75,7 +75,7 @@ def open_run(config: Training, world_size: int) -> tuple[Training, RunData]:
         raise ConfigError(
             [f"model.vocab_size is missing: {config.data.stores[0]} is no prepared store, and does not tell it"]
         )
-    return complete, data
+    return complete.assumed(), data
 
 
 def _labelled_data(config: FinetuneConfig, labelled: Labelled) -> RunData:

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -52,6 +52,21 @@ class TextMeasures(Protocol):
         """Gives what is measured of the answers, and files of them as tasks.base.Scorer.predictions does. Collective over all
         ranks, which call `between` equally often."""
         ...
+
+
+class NamedMeasures(Protocol):
+    """Measures the model of an engine on sets that have names."""
+
+    def __call__(self, engine: Engine, between: Callable[[], None]) -> dict[str, float]:
+        """Gives measures as NAME/MEASURE. Collective over all ranks, which call `between` equally often."""
+        ...
+
+
+class MoreMeasures(NamedTuple):
+    """Holds what an evaluation measures beside the loss, where a run asks for it."""
+
+    texts: TextMeasures | None = None
+    named_sets: NamedMeasures | None = None
 
 
 @dataclass(frozen=True, slots=True)

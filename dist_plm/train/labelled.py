@@ -133,7 +133,7 @@ def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConf
     columns = {split: columns_of(file, config.task, data.columns) for split, file in files.items()}
     config = replace(config, task=config.task.with_template(template_beside(path)))
     if config.task.finds_labels:
-        config = replace(config, task=_with_labels(config, files["train"], columns["train"]))
+        config = replace(config, task=with_labels(config.task, files["train"], columns["train"]))
     task = build_task(config.task)
     encoder = ExampleEncoder(tokenizer, data.sequence_length, config.model.has_decoder)
     tables = {
@@ -219,17 +219,18 @@ def names_in(file: RowFile) -> list[str]:
     return names_of(first.values)
 
 
-def _with_labels(config: FinetuneConfig, file: RowFile, columns: Mapping[str, str]) -> Any:
+def with_labels(task: TaskConfig, file: RowFile, columns: Mapping[str, str]) -> Any:
+    """The task with the labels that a file names, or its rows have. Raises DataError where these are fewer than two."""
     known = next((names for column in columns.values() if (names := file.label_names(column))), ())
     if known:
-        return replace(config.task, labels=known)
-    found = build_task(config.task).labels(file, columns)
+        return replace(task, labels=known)  # pyright: ignore[reportCallIssue]
+    found = build_task(task).labels(file, columns)
     if len(found) < 2:
         raise DataError(
             f"{file.key} = {file.path} has {len(found)} label{'' if len(found) == 1 else 's'} ({', '.join(found)}), and "
             "there is nothing to tell apart: give rows of two or more, or name the labels in task.labels"
         )
-    return config.task.with_labels(found)
+    return task.with_labels(found)
 
 
 def encoded(

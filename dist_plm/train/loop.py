@@ -218,6 +218,8 @@ def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> Non
             parts.watchdog.progress(doing, patient=True)
 
         position.evaluation = parts.evaluate(parts.engine, between)
+        if parts.named_sets is not None and (step == 0 or last or step % max(parts.named_sets_every, 1) == 0):
+            position.evaluation |= parts.named_sets(parts.engine, between)
         parts.health.note_evaluation(step, position.evaluation)
         parts.alarms.note_evaluation(step, position.evaluation)
         if step > 0:

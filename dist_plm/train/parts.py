@@ -26,7 +26,7 @@ from dist_plm.spec.schema import ParallelConfig, SamplesConfig
 from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 from dist_plm.train.data import RunData
 from dist_plm.train.divergence import Health
-from dist_plm.train.evaluation import Evaluator, Patience, TextMeasures, whole_run
+from dist_plm.train.evaluation import Evaluator, NamedMeasures, Patience, TextMeasures, whole_run
 from dist_plm.train.healing.acts import skipped_samples
 from dist_plm.train.healing.alarms import Alarms
 from dist_plm.train.metrics_logger import Recorder
@@ -55,6 +55,8 @@ class Parts:
         alarms: notices bad steps.
         roll_back: brings the run back to before one.
         observer: looks at what losses do not show.
+        named_sets: measures sets that have names, every `named_sets_every` steps that are evaluated (0: at all of them); None
+            where none is named.
         patience: ends the run once evaluations no longer get better; None where nothing does.
     """
 
@@ -76,6 +78,8 @@ class Parts:
     observer: Observer
     health: Health = field(default_factory=Health)
     patience: Patience | None = None
+    named_sets: NamedMeasures | None = None
+    named_sets_every: int = 0
 
 
 def build_checkpoints(settings: CheckpointConfig, run_file: str, storage: Storage, groups: Groups) -> CheckpointWriter:

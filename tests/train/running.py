@@ -23,7 +23,7 @@ from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.megatron.engine import MegatronEngine
 from dist_plm.spec.rules.finalize import finalize, num_microbatches
 from dist_plm.spec.schema import PretrainConfig
-from dist_plm.tasks.evaluate.in_training import text_measures
+from dist_plm.tasks.evaluate.in_training import more_measures
 from dist_plm.train import stopping
 from dist_plm.train.build import run_training
 from dist_plm.train.prefetcher import Feed
@@ -78,7 +78,7 @@ def run_case(world: World, config: PretrainConfig, port: int, end: str = "") -> 
     return run_training(
         config,
         {**environ, "SLURM_JOB_END_TIME": end, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-        writing=text_measures,
+        measuring=more_measures,
     )
 
 

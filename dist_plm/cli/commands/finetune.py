@@ -35,7 +35,7 @@ from dist_plm.spec.schema_finetune import FinetuneConfig
 def run(config: FinetuneConfig, origins: dict[str, Origin]) -> int | None:
     # They import torch, which --help and --check do without.
     from dist_plm.cluster.preflight import look
-    from dist_plm.tasks.evaluate.in_training import text_measures
+    from dist_plm.tasks.evaluate.in_training import more_measures
     from dist_plm.tasks.samples.first_example import tell_first_example
     from dist_plm.train.build import run_training
 
@@ -44,7 +44,7 @@ def run(config: FinetuneConfig, origins: dict[str, Origin]) -> int | None:
         overrides=app.settings_given(sys.argv[1:]),
         preflight=look,
         command="finetune",
-        writing=text_measures,
+        measuring=more_measures,
         showing=tell_first_example,
         origins=partial(complete, origins, encode(config)),
     )

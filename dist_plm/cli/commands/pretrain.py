@@ -31,12 +31,14 @@ from dist_plm.spec.schema import PretrainConfig
 def run(config: PretrainConfig, origins: dict[str, Origin]) -> int | None:
     # They import torch, which --help and --check do without.
     from dist_plm.cluster.preflight import look
+    from dist_plm.tasks.evaluate.in_training import more_measures
     from dist_plm.train.build import run_training
 
     return run_training(
         config,
         overrides=app.settings_given(sys.argv[1:]),
         preflight=look,
+        measuring=more_measures,
         origins=partial(complete, origins, encode(config)),
     )
 

@@ -50,6 +50,11 @@ def predicted_states(hidden: Tensor, batch: Batch) -> Tensor:
     return hidden.flatten(0, 1).index_select(0, positions_of(batch))
 
 
+def pooled_states(hidden: Tensor, batch: Batch) -> Tensor:
+    """Gives one vector of each row, [B, H] fp32: its hidden states, of [S, B, H], weighted by `pooled` [B, S] and added up."""
+    return torch.einsum("sbh,bs->bh", hidden.float(), batch["pooled"])
+
+
 def positions_of(batch: Batch) -> Tensor:
     """Gives `predicted_positions` of a batch."""
     told = batch.get("positions_predicted")

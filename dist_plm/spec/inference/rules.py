@@ -3,10 +3,14 @@
 from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
+from dist_plm.spec.inference.evaluations import EvaluationDataConfig
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig, InferenceConfig
 from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.rules.training import split_problems
+
+#: What says which text is read, and how.
+_OF_TEXT = ("path", "text", "split", "shares", "column", "document")
 
 
 def _model(config: InferenceConfig) -> Iterator[str]:
@@ -36,10 +40,13 @@ def _data(config: EvaluateConfig) -> Iterator[str]:
         if data.rows is None:
             yield "there is nothing to read: on = 'task' reads labelled rows, as in data.rows=test.jsonl"
         yield from path_problems("data.rows", data.rows)
-        names = ("path", "text", "split", "shares", "column", "document")
-        yield from no_effect(data, "data", names, "on = 'task', which reads data.rows")
+        yield from no_effect(data, "data", (*_OF_TEXT, "train_rows"), "on = 'task', which reads data.rows")
         return
-    yield from no_effect(data, "data", ("rows", "header"), f"on = {show(config.on)}, which reads text")
+    if config.on == "probe":
+        yield from _rows_of_probe(data)
+        return
+    unread = ("rows", "train_rows", "columns", "header")
+    yield from no_effect(data, "data", unread, f"on = {show(config.on)}, which reads text")
     if data.path is None and data.text is None:
         yield (
             "there is nothing to read: give data.path=STORE with data.split=test, or text files with data.text=FILES, as in "
@@ -56,7 +63,20 @@ def _data(config: EvaluateConfig) -> Iterator[str]:
         yield from no_effect(data, "data", ("split", "shares"), "data.text, of which all is read")
 
 
+def _rows_of_probe(data: EvaluationDataConfig) -> Iterator[str]:
+    yield from no_effect(data, "data", _OF_TEXT, "on = 'probe', which reads data.rows")
+    for name, what in (("train_rows", "learns from"), ("rows", "is measured on")):
+        if getattr(data, name) is None:
+            yield f"data.{name} is missing: give the labelled rows that the probe {what}, as in data.{name}=FILE.jsonl"
+        yield from path_problems(f"data.{name}", getattr(data, name))
+    if data.rows is not None and data.rows == data.train_rows:
+        yield f"data.rows = {show(data.rows)} is data.train_rows as well, and nothing would be told of other rows: give others"
+
+
 def _protocol(config: EvaluateConfig) -> Iterator[str]:
+    if config.on != "probe":
+        reason = f"on = {show(config.on)}, which makes no vectors of rows"
+        yield from no_effect(config, "", ("pooling",), reason)
     if config.on == "task":
         names = ("window", "stride", "documents", "seed")
         yield from no_effect(config, "", names, "on = 'task', which reads rows as training does")
@@ -64,6 +84,10 @@ def _protocol(config: EvaluateConfig) -> Iterator[str]:
         return
     names = ("max_new_tokens", "num_beams", "predictions")
     yield from no_effect(config, "", names, f"on = {show(config.on)}, for which nothing is written")
+    if config.on == "probe":
+        names = ("window", "stride", "documents", "samples", "seed")
+        yield from no_effect(config, "", names, "on = 'probe', which reads rows as fine-tuning does")
+        return
     if config.on == "objective":
         names = ("window", "stride", "documents", "samples")
         yield from no_effect(config, "", names, "on = 'objective', which reads windows as training does")
@@ -107,5 +131,7 @@ def _sampling(config: GenerateConfig) -> Iterator[str]:
         )
 
 
-EVALUATE_RULES: tuple[Callable[[EvaluateConfig], Iterator[str]], ...] = (_model, _grid, _data, _protocol)
+#: Of what is measured, of whatever model.
+MEASURING_RULES: tuple[Callable[[EvaluateConfig], Iterator[str]], ...] = (_data, _protocol)
+EVALUATE_RULES: tuple[Callable[[EvaluateConfig], Iterator[str]], ...] = (_model, _grid, *MEASURING_RULES)
 GENERATE_RULES: tuple[Callable[[GenerateConfig], Iterator[str]], ...] = (_model, _grid, _prompts, _sampling)

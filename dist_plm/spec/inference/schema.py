@@ -1,15 +1,13 @@
 """Every setting of launch/evaluate.py and launch/generate.py, as frozen dataclasses; see spec/schema.py."""
 
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, field, fields
+from typing import Annotated, ClassVar, Literal
 
 from dist_plm.config.bounds import Bounds
 from dist_plm.config.types import Count, Natural, NonNegative, Positive
+from dist_plm.spec.inference.evaluations import EvaluationDataConfig, NamedSetConfig, Pooling, Seed
 from dist_plm.spec.schema import ParallelConfig, PrecisionConfig
 from dist_plm.spec.schema_run import ClusterConfig
-
-#: Of what is drawn by (seed, row).
-Seed = Annotated[int, Bounds(low=0, high=2**63 - 1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,34 +32,19 @@ class InferenceConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationDataConfig:
-    """The documents of a store's `split`, or of the files that the glob `text` matches: whole files, blocks between blank
-    lines, or lines (`document`). Of a bare Megatron pair `shares` of the documents are train, validation and test. `rows` is a
-    file of labelled rows, with `columns` and `header` as in fine-tuning."""
-
-    path: str | None = None
-    split: Literal["train", "validation", "test"] = "test"
-    shares: tuple[float, float, float] = (0.98, 0.01, 0.01)
-    text: str | None = None
-    column: str = "text"
-    document: Literal["whole", "block", "line"] = "whole"
-    rows: str | None = None
-    columns: dict[str, Any] = field(default_factory=dict)
-    header: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig(InferenceConfig):
     """Says what is measured: the perplexity of documents, which of masked models is that of pseudo-log-likelihoods, or the
     losses that the model's objective has, or what a model that was fine-tuned for a `task` makes of labelled rows, kept in
     `predictions`. What it writes has at most `max_new_tokens` (None: as in training), and is the most likely of `num_beams`.
+    Or what a linear `probe`, which learns from vectors that the model as it is gives labelled rows (the mean of the last hidden
+    states, or the first or last of them: `pooling`), tells of others.
 
     A pass sees `window` tokens, None: as many as the model has positions, or was trained with. Windows move by `stride`; None:
     by their own length, so that no token is seen twice. Documents are read `apart`, each from its beginning, or `joined` to one
     text. Of more than `limit` documents the first are read; 0 reads all. `samples` lists so many documents that the model finds
     hardest, by loss a token."""
 
-    on: Literal["perplexity", "objective", "task"] = "perplexity"
+    on: Literal["perplexity", "objective", "task", "probe"] = "perplexity"
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
     window: Annotated[int, Bounds(low=2)] | None = None
     stride: Count | None = None
@@ -71,11 +54,18 @@ class EvaluateConfig(InferenceConfig):
     max_new_tokens: Count | None = None
     num_beams: Count = 1
     predictions: str | None = None
+    pooling: Pooling = "mean"
     seed: Seed = 1234  # of what an objective draws
 
     @property
     def asks_heads(self) -> bool:
-        return self.on == "task"
+        return self.on in ("task", "probe")
+
+
+def asked_of_run(named: NamedSetConfig, batch_size: int) -> EvaluateConfig:
+    """Returns what launch/evaluate.py is asked for, where it measures what a run does."""
+    shared = {field.name: getattr(named, field.name) for field in fields(named) if field.name != "name"}
+    return EvaluateConfig(batch_size=batch_size, **shared)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ def _keep_best(config: TrainingConfig) -> Iterator[str]:
         yield from no_effect(settings, "checkpoint", ("best_is",), "checkpoint.keep_best = null")
         return
     named = f"checkpoint.keep_best = {show(settings.keep_best)}"
-    known = config.objective.measured
+    known = config.measured
     if settings.keep_best not in known:
         meant = near(settings.keep_best.removeprefix("eval/"), known)
         objective = config.objective.name

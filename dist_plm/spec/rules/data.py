@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
 from dist_plm.spec.derived import Case
+from dist_plm.spec.inference.named_sets_rules import evaluation_problems
 from dist_plm.spec.objectives import OBJECTIVES, ObjectiveConfig
 from dist_plm.spec.rules.labelled import labelled_problems
 from dist_plm.spec.rules.paths import path_problems
@@ -62,9 +63,14 @@ def _stores(case: Case) -> Iterator[str]:
         yield from (*_source(data), *_weights(data), *_packing(data, case.config.objective), *_splits(data))
 
 
+def _evaluations(case: Case) -> Iterator[str]:
+    if isinstance(case.config, PretrainConfig):
+        yield from evaluation_problems(case.config)
+
+
 def _labelled(case: Case) -> Iterator[str]:
     if isinstance(case.given, FinetuneConfig):
         yield from labelled_problems(case.given)
 
 
-DATA_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (_stores, _labelled)
+DATA_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (_stores, _evaluations, _labelled)

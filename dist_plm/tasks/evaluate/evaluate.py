@@ -12,14 +12,16 @@ from dist_plm.distributed.collectives import gather
 from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.tasks.evaluate.evaluation_report import excerpts, said_of_rows, table
 from dist_plm.tasks.evaluate.objective import measure_objective
-from dist_plm.tasks.evaluate.passages import open_passages
-from dist_plm.tasks.evaluate.perplexity import Asked, measure_perplexity
+from dist_plm.tasks.evaluate.passages import Passages, open_passages
+from dist_plm.tasks.evaluate.perplexity import Asked, Turns, measure_perplexity
+from dist_plm.tasks.evaluate.probe import measure_probe
 from dist_plm.tasks.evaluate.sums import Hard, Hardest, Sums, measures
 from dist_plm.tasks.evaluate.task import measure_task
 from dist_plm.tasks.inference.open_model import Session, build_runner, session_of
 from dist_plm.tasks.inference.outputs import check_out, write_json
 from dist_plm.tasks.inference.runner import Runner
 from dist_plm.tasks.inference.source import alike
+from dist_plm.tasks.inference.vocabulary import Vocabulary
 
 
 def evaluate(config: EvaluateConfig, environ: Mapping[str, str] = os.environ) -> int:
@@ -53,18 +55,14 @@ def _measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
         return measure_objective(config, session)
     if config.on == "task":
         return measure_task(config, session)
+    if config.on == "probe":
+        return measure_probe(config, session)
     size = session.config.model.vocab_size
     assert size is not None
     passages = alike(session.groups.world, lambda: open_passages(config.data, session.vocabulary, size))
     asked = Asked.of(config, session.config.model, session.vocabulary)
     runner = build_runner(session)
-    sums, hardest = measure_perplexity(config, asked, runner, session.vocabulary, passages)
-    total, worst = _together(config, runner, sums, hardest)
-    if total.tokens == 0:
-        raise DataError(f"{passages.where} holds no token that could be predicted: name another text")
-    if total.num_bytes is None and config.limit == 0:
-        total.num_bytes = passages.num_bytes
-    results = measures(total, pseudo=runner.model.is_encoder)
+    results, worst = measure_texts(config, asked, runner, session.vocabulary, passages)
     return {
         "model": session.source.where,
         "on": config.on,
@@ -75,6 +73,30 @@ def _measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
         "results": results,
         "samples": [asdict(one) for one in worst],
     }
+
+
+def measure_texts(
+    config: EvaluateConfig,
+    asked: Asked,
+    runner: Runner,
+    vocabulary: Vocabulary,
+    passages: Passages,
+    turns: Turns = lambda more: more,
+) -> tuple[dict[str, float | int], list[Hard]]:
+    """Measures perplexity, and finds the hardest texts, over all ranks. Collective.
+
+    Args:
+        turns: see measure_perplexity.
+    Raises:
+        DataError: on every rank, where nothing could be predicted.
+    """
+    sums, hardest = measure_perplexity(config, asked, runner, vocabulary, passages, turns)
+    total, worst = _together(config, runner, sums, hardest)
+    if total.tokens == 0:
+        raise DataError(f"{passages.where} holds no token that could be predicted: name another text")
+    if total.num_bytes is None and config.limit == 0:
+        total.num_bytes = passages.num_bytes
+    return measures(total, pseudo=runner.model.is_encoder), worst
 
 
 def _check_numbers(content: Mapping[str, Any]) -> None:

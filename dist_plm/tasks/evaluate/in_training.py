@@ -16,12 +16,23 @@ from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.spec.schema import TrainingConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig
 from dist_plm.spec.tasks.base import WritingConfig
+from dist_plm.tasks.evaluate.named_sets import named_set_measures
 from dist_plm.tasks.generate.batches import Continuation, Decoding, PromptBatch, batches_of
 from dist_plm.tasks.generate.on_grid import GridWriter
 from dist_plm.tasks.generate.prompts import PromptRow, room_for
 from dist_plm.tasks.inference.runner import Runner
 from dist_plm.tasks.inference.vocabulary import Vocabulary
+from dist_plm.train.evaluation import MoreMeasures
 from dist_plm.train.labelled import columns_of
+
+
+def more_measures(config: TrainingConfig, groups: Groups) -> MoreMeasures:
+    """Builds what a finalised run has measured beside the loss. Collective.
+
+    Raises:
+        UserError: on every rank alike, where something cannot be read.
+    """
+    return MoreMeasures(text_measures(config, groups), named_set_measures(config, groups))
 
 
 def text_measures(config: TrainingConfig, groups: Groups) -> "WrittenRows | None":
@@ -77,8 +88,7 @@ class WrittenRows:
         place, size = self.groups.coordinates, self.groups.grid
         written: list[Continuation] = []
         with engine.lend() as lent:
-            (chunk,) = lent.chunks
-            writer = GridWriter(Runner(chunk, self.groups, chunk.shared), self.both_ways)
+            writer = GridWriter(Runner(lent.chunks, self.groups, lent.chunks[0].shared), self.both_ways)
             shares = 1 if lent.together else size.data
             batches = [self._batches(share, shares) for share in range(shares)]
             mine = batches[place.data % shares]

@@ -10,12 +10,13 @@ import torch.distributed as dist
 from dist_plm.core.errors import DataError
 from dist_plm.data.loader.batch import Batch
 from dist_plm.data.sampling.build_dataset import open_samples
+from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import Engine, EvalSums, Prediction, TermSums
 from dist_plm.engines.predictions import Predictions
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.build import build_objective
 from dist_plm.spec.inference.schema import EvaluateConfig
-from dist_plm.spec.schema import DataConfig
+from dist_plm.spec.schema import DataConfig, PretrainConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.tasks.inference.open_model import Session, build_runner
 from dist_plm.tasks.inference.runner import Runner
@@ -34,12 +35,32 @@ def measure_objective(config: EvaluateConfig, session: Session) -> dict[str, Any
     Raises:
         UserError: on every rank alike.
     """
-    run, path = session.config, config.data.path
+    run = session.config
+    evaluator = objective_evaluator(config, run, session.groups)
+    dataset, runner = evaluator.dataset, build_runner(session, needed=_HEADS)
+    results = evaluator(cast(Engine, RunnerScores(runner, evaluator.objective.losses)), lambda: None)
+    return {
+        "model": session.source.where,
+        "on": config.on,
+        "data": dataset.describe(),
+        "objective": run.objective.name,
+        "sequence_length": run.data.sequence_length,
+        "results": {**results, "samples": min(config.limit or _ALL, dataset.num_windows)},
+        "samples": [],
+    }
+
+
+def objective_evaluator(config: EvaluateConfig, run: PretrainConfig, groups: Groups) -> Evaluator:
+    """Builds what scores held-out samples by the objective of a finalised run. Collective.
+
+    Raises:
+        UserError: on every rank alike, where they cannot be read.
+    """
+    path, length = config.data.path, run.data.sequence_length
     assert path is not None
-    length = run.data.sequence_length
     learned = build_objective(
         run.objective,
-        alike(session.groups.world, lambda: special_tokens(path)),
+        alike(groups.world, lambda: special_tokens(path)),
         seed=config.seed,
         sequence_length=length,
         has_decoder=run.model.has_decoder,
@@ -48,24 +69,13 @@ def measure_objective(config: EvaluateConfig, session: Session) -> dict[str, Any
     form = form_of(run.objective, learned, length)
     size = run.model.vocab_size
     dataset = alike(
-        session.groups.world,
+        groups.world,
         lambda: open_samples(data, config.data.split, form, seed=config.seed, vocab_size=size),
     )
     if dataset.num_windows == 0:
         raise DataError(f"{path} holds no window of {length:,} tokens in its {config.data.split} split")
-    runner = build_runner(session, needed=_HEADS)
     train = TrainConfig(steps=1, global_batch=1, micro_batch=config.batch_size, eval_samples=config.limit or _ALL)
-    evaluator = Evaluator(train, session.groups, dataset, learned)
-    results = evaluator(cast(Engine, RunnerScores(runner, learned.losses)), lambda: None)
-    return {
-        "model": session.source.where,
-        "on": config.on,
-        "data": dataset.describe(),
-        "objective": run.objective.name,
-        "sequence_length": length,
-        "results": {**results, "samples": min(config.limit or _ALL, dataset.num_windows)},
-        "samples": [],
-    }
+    return Evaluator(train, groups, dataset, learned)
 
 
 @dataclass(frozen=True, slots=True)

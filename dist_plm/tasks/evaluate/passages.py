@@ -15,7 +15,7 @@ from dist_plm.data.sources.records import Rejected
 from dist_plm.data.sources.sources import FORMATS, find_sources, read_slice
 from dist_plm.data.store.manifest import read_manifest
 from dist_plm.data.store.splits import StoreSplit, find_split
-from dist_plm.spec.inference.schema import EvaluationDataConfig
+from dist_plm.spec.inference.evaluations import EvaluationDataConfig
 from dist_plm.spec.prepare.schema import SourceConfig
 from dist_plm.tasks.evaluate.sliding_windows import Tokens
 from dist_plm.tasks.inference.vocabulary import Vocabulary

@@ -24,6 +24,9 @@ from dist_plm.tasks.evaluate.sums import Hard, Hardest, Sums
 from dist_plm.tasks.inference.runner import Runner
 from dist_plm.tasks.inference.vocabulary import Vocabulary
 
+#: Is asked before each pass whether this rank has one to make, and tells whether any has; it goes on until none has. Alone a
+#: rank waits for nobody.
+Turns = Callable[[bool], bool]
 #: Batches of rows that are sorted by length together, so that rows of a batch are about as long.
 _BATCHES_SORTED = 16
 _IGNORED = -1
@@ -66,16 +69,26 @@ class Texts:
 
 
 def measure_perplexity(
-    config: EvaluateConfig, asked: "Asked", runner: Runner, vocabulary: Vocabulary, passages: Passages
+    config: EvaluateConfig,
+    asked: "Asked",
+    runner: Runner,
+    vocabulary: Vocabulary,
+    passages: Passages,
+    turns: Turns = lambda more: more,
 ) -> tuple[Sums, list[Hard]]:
-    """Sums over this data rank's share of the texts, and those that are the hardest."""
+    """Sums over this data rank's share of the texts, and those that are the hardest.
+
+    Args:
+        turns: keeps ranks in step; all then make as many passes.
+    """
     grid, place = runner.groups.grid, runner.groups.coordinates
     if config.documents == "joined":
         stream = _joined(passages, config.limit, vocabulary)
         windows = windows_of_stream(stream.tokens(), asked.window, asked.stride)
         mine = ((n, w) for n, w in enumerate(windows) if n % grid.data == place.data)
         total = Sums()
-        for judged in _judged((asked.causal_row(n, w) for n, w in mine), config.batch_size, runner, asked):
+        rows = (asked.causal_row(n, w) for n, w in mine)
+        for judged in _judged(rows, config.batch_size, runner, asked, turns):
             for _, sums in judged:
                 total.add(sums)
         if place.data == 0:
@@ -83,7 +96,7 @@ def measure_perplexity(
         return total, []
     texts = Texts(passages.read(place.data, grid.data, config.limit), asked.rows)
     total, hardest = Sums(), Hardest(config.samples)
-    for judged in _judged(texts, config.batch_size, runner, asked):
+    for judged in _judged(texts, config.batch_size, runner, asked, turns):
         for number, sums in judged:
             texts.open[number][1].add(sums)
         for done in sorted(texts.open)[:-1]:
@@ -200,6 +213,12 @@ class Asked:
         labels[: len(labels) - window.predicted] = _IGNORED
         return ScoredRow(number, window.tokens[:-1], labels)
 
+    def filler(self) -> ScoredRow:
+        """Gives a row that is judged where another rank's pass waits for one, and counts nothing."""
+        row = np.array([self.beginning, self.mask])
+        labels = np.array([_IGNORED, self.mask if self.is_masked else _IGNORED])
+        return ScoredRow(-1, row, labels)
+
     def _masked_rows(self, number: int, window: Window) -> Iterator[ScoredRow]:
         front, back = self.frame
         framed = np.concatenate([front, window.tokens, back]).astype(np.int64)
@@ -211,7 +230,7 @@ class Asked:
 
 
 def _judged(
-    rows: Iterable[ScoredRow], batch_size: int, runner: Runner, asked: Asked
+    rows: Iterable[ScoredRow], batch_size: int, runner: Runner, asked: Asked, turns: Turns
 ) -> Iterator[list[tuple[int, Sums]]]:
     """Yields, some batches at a time, the number of each row's text and what the model says of the row. Of all texts but that
     with the largest number nothing more comes."""
@@ -221,18 +240,24 @@ def _judged(
         judged = []
         for first in range(0, len(block), batch_size):
             batch = block[first : first + batch_size]
+            turns(True)
             told = zip(batch, *_judge(batch, runner, asked), strict=True)
             judged += [(row.text, Sums(loss=loss, hits=hits, tokens=count)) for row, loss, hits, count in told]
         yield judged
+    while turns(False):
+        _judge([asked.filler()], runner, asked)
 
 
 def _judge(rows: list[ScoredRow], runner: Runner, asked: Asked) -> tuple[list[float], list[int], list[int]]:
     """Losses, hits and numbers of labels of each row."""
-    length = max(len(row.tokens) for row in rows)
+    longest = max(len(row.tokens) for row in rows)
+    length = runner.fitting(longest)
     tokens, labels = np.full((len(rows), length), asked.pad), np.full((len(rows), length), _IGNORED)
     for place, row in enumerate(rows):
         tokens[place, : len(row.tokens)], labels[place, : len(row.tokens)] = row.tokens, row.labels
     batch: Batch = {"tokens": torch.from_numpy(tokens), "samples": torch.arange(len(rows))}
+    if length > longest:  # there may be no position for padding
+        batch["positions"] = torch.arange(length).clamp(max=longest - 1)[None]
     wanted = torch.from_numpy(labels)
     counts = (wanted >= 0).sum(1)
     if asked.is_masked:

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from dist_plm.tasks.evaluate.passages import Passage
 
+#: Among what is told of a set, how much there is of it.
+COUNTS = ("tokens", "words", "bytes", "documents", "rows", "train_rows", "samples")
+
 
 @dataclass(slots=True)
 class Sums:

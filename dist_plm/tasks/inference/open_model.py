@@ -156,4 +156,4 @@ def build_runner(session: Session, needed: tuple[str, ...] = NEEDED) -> Runner:
                 shard_spec.parameter.data.copy_(read(shard_spec, "weight"))
             else:
                 shard_spec.parameter.data.zero_()  # of a head that predicts something else
-    return Runner(chunk.eval().requires_grad_(False), groups, shared)
+    return Runner([chunk.eval().requires_grad_(False)], groups, shared)

@@ -22,11 +22,11 @@ from dist_plm.spec.families import ModelConfig
 @dataclass(frozen=True, slots=True)
 class Runner:
     """Holds this rank's part of a model. All ranks that share the model call the same methods with the same batches, in
-    which nothing is on a device yet.
+    which nothing is on a device yet. Their rows are as long as `fitting` makes them.
 
     Not in inference mode: weights that DeepSpeed's ZeRO-3 puts together for a pass are those of the next step too."""
 
-    chunk: ModelChunk
+    chunks: Sequence[ModelChunk]
     groups: Groups
     shared: ModelContext
 
@@ -36,19 +36,47 @@ class Runner:
 
     @torch.no_grad()
     def run(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores | None:
-        """Gives what ModelChunk.forward does on the last stage; None on the others."""
-        batch = sent_batch(batch, self.shared.device, positions="labels" in batch and self.chunk.predicts_some)
-        groups = self.groups
-        if not groups.is_first_stage:
-            rows, length = batch["tokens"].shape
-            hidden = torch.empty(length, rows, self.model.hidden, dtype=self.shared.dtype, device=self.shared.device)
-            dist.recv(hidden, group=groups.pipeline, group_src=groups.coordinates.pipeline - 1)
-            self.chunk.set_input_tensor([hidden])
-        result = self.chunk(batch, cache)
-        if groups.is_last_stage:
-            return result
-        dist.send(result.contiguous(), group=groups.pipeline, group_dst=groups.coordinates.pipeline + 1)
+        """Gives what ModelChunk.forward does on the last stage; None on the others. With several chunks a rank a batch goes
+        round through the stages once for each."""
+        batch = sent_batch(batch, self.shared.device, positions="labels" in batch and self.chunks[0].predicts_some)
+        groups, stages = self.groups, self.groups.grid.pipeline
+        stage, read = groups.coordinates.pipeline, 0 if cache is None else cache.length
+        for number, chunk in enumerate(self.chunks):
+            if number or not groups.is_first_stage:
+                hidden = self._room(*batch["tokens"].shape)
+                dist.recv(hidden, group=groups.pipeline, group_src=(stage - 1) % stages)
+                chunk.set_input_tensor([hidden])
+            if cache is not None:
+                cache.length = read  # each chunk counts what it reads
+            result = chunk(batch, cache)
+            if groups.is_last_stage and chunk is self.chunks[-1]:
+                return result
+            dist.send(result.contiguous(), group=groups.pipeline, group_dst=(stage + 1) % stages)
         return None
+
+    def _room(self, rows: int, length: int) -> Tensor:
+        """Room for the hidden states of another stage."""
+        shape = length // self.shared.slices["num_slices"], rows, self.model.hidden
+        return torch.empty(shape, dtype=self.shared.dtype, device=self.shared.device)
+
+    def fitting(self, length: int) -> int:
+        """The least length of rows, `length` or more, that sequence parallelism can slice."""
+        slices = self.shared.slices["num_slices"]
+        return -(-length // slices) * slices
+
+    @torch.no_grad()
+    def pooled(self, batch: Batch) -> Tensor:
+        """Gives vectors of the rows, [B, H] fp32, on the host of every rank.
+
+        Args:
+            batch: with `pooled` [B, S], how much each token counts.
+        """
+        states = self.run(batch)
+        told = torch.empty(len(batch["tokens"]), self.model.hidden, device=self.shared.device)
+        if states is not None:
+            assert isinstance(states, Tensor)
+            told[:] = states
+        return self.from_last_stage(told).cpu()
 
     @torch.no_grad()
     def judge(self, batch: Batch, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,6 +67,12 @@ class Vocabulary:
         return self.tokenizer.decode(numbers)
 
 
+def vocabulary_of_run(tokenizer: Tokenizer, where: str, template: str | None) -> Vocabulary:
+    """Builds the vocabulary of a model that a run trains: documents follow the token that ends others."""
+    end = tokenizer.end_of_document_id
+    return Vocabulary(tokenizer, end, begins_texts=True, ends=(end,), where=where, template=template)
+
+
 def vocabulary_of(source: ModelSource, given: str | None) -> Vocabulary:
     """Opens the tokenizer of a model.
 

@@ -1,0 +1,159 @@
+"""What pretraining measures of named sets is what launch/evaluate.py measures of the checkpoint, on any grid and engine."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dist_plm.core.errors import ConfigError
+from dist_plm.data.prepare.prepare import prepare
+from dist_plm.spec.prepare.schema import PrepareConfig, PrepareDataConfig, SourceConfig, TokenizerConfig
+from dist_plm.spec.rules.finalize import finalize
+from dist_plm.tasks.evaluate.evaluate import measured
+from dist_plm.tasks.evaluate.sums import COUNTS
+from tests.ranks.ports import free_port
+from tests.tasks.inference.models import evaluate_config, opened
+from tests.train.finetuning import make_rows, records
+from tests.train.running import run_case, settings
+
+TRAIN: dict[str, Any] = {
+    "model__vocab_size": None,
+    "model__layers": 4,
+    "objective__name": "causal",
+    "train__steps": 4,
+    "train__eval_every": 2,
+    "checkpoint__every": 2,
+    "checkpoint__keep": 9,
+    "optim__lr": 2e-3,
+}
+BERT = {"model__family": "bert", "model__segments": 2, "objective__name": "mlm"}
+ELECTRA = {"model__family": "electra", "model__segments": 2, "objective__name": "rtd", "model__layers": 2} | {
+    "model__heads": 4,
+    "model__generator_heads": 2,
+}
+GRIDS: dict[str, dict[str, Any]] = {
+    "data": {},
+    "slices": {"parallel__tensor": 2, "parallel__sequence_parallel": True},
+    "chunks": {"parallel__pipeline": 2, "parallel__virtual_pipeline": 2},
+    "zero 3": {"engine__zero_stage": 3, "engine__name": "deepspeed"},
+    "deepspeed chunks": {
+        "parallel__pipeline": 2,
+        "parallel__virtual_pipeline": 2,
+        "engine__zero_stage": 1,
+        "engine__name": "deepspeed",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_rows(tmp_path_factory.mktemp("corpus"))
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    (folder / "text.txt").write_text("\n".join(row["text"] for row in rows))
+    for number in range(3):  # of which two data ranks have different shares
+        (folder / f"other{number}.txt").write_text(" ".join(row["text"] for row in rows[number :: number + 2]))
+    data = PrepareDataConfig(
+        sources=(SourceConfig(path=str(folder / "text.txt"), document="line"),),
+        out=str(folder / "store"),
+        split=(0.6, 0.2, 0.2),
+    )
+    tokenizer = TokenizerConfig(name="file", path=str(folder / "vocabulary"))
+    prepare(PrepareConfig(data=data, tokenizer=tokenizer), lambda line: None)
+    return folder
+
+
+def sets(folder: Path) -> list[dict[str, Any]]:
+    labelled = {"rows": str(folder / "dev.jsonl"), "train_rows": str(folder / "train.jsonl")}
+    columns = {"text": "text", "pair": "text_b"}
+    return [
+        {"name": "texts", "data": {"text": f"{folder}/other*.txt"}, "window": 12, "limit": 3},
+        {"name": "test", "on": "objective", "data": {"path": str(folder / "store")}},
+        {"name": "probe", "on": "probe", "data": {**labelled, "columns": columns}},
+    ]
+
+
+def case(folder: Path, run_dir: Path, **changes: Any):
+    return settings(folder / "store", run_dir, **{**TRAIN, **changes})
+
+
+def measure(world, config):
+    return measured(config, opened(world, config))["results"]
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("model", "grid"),
+    [
+        ({}, "zero 3"),
+        (BERT, "chunks"),
+        pytest.param({}, "data", marks=pytest.mark.slow),
+        pytest.param({}, "slices", marks=pytest.mark.slow),
+        pytest.param({}, "chunks", marks=pytest.mark.slow),
+        pytest.param({}, "deepspeed chunks", marks=pytest.mark.slow),
+        pytest.param(BERT, "slices", marks=pytest.mark.slow),
+        pytest.param(BERT, "zero 3", marks=pytest.mark.slow),
+        pytest.param(ELECTRA, "slices", marks=pytest.mark.slow),
+    ],
+)
+def test_named_sets_are_measured_as_evaluate_does(ranks, corpus, model, grid, tmp_path: Path) -> None:
+    asked = sets(corpus)
+    config = case(corpus, tmp_path, **model, **GRIDS[grid], evaluate__tasks=asked)
+    assert ranks.run(2, run_case, config, free_port()) == [0, 0]
+    for record in records(tmp_path)[1::2]:
+        checkpoint = tmp_path / "checkpoints" / f"step_{record['step']:08d}"
+        for named in asked:
+            alone = {name: value for name, value in named.items() if name != "name"}
+            (expected,) = ranks.run(1, measure, evaluate_config(checkpoint, **alone))
+            prefix = f"eval/{named['name']}/"
+            found = {key.removeprefix(prefix): value for key, value in record.items() if key.startswith(prefix)}
+            wanted = {name: value for name, value in expected.items() if name not in COUNTS}
+            assert set(found) == set(wanted)
+            assert found == pytest.approx(wanted, rel=2e-5, abs=1e-6), (named["name"], record["step"])
+
+
+@pytest.mark.ranks
+def test_a_named_set_decides_when_pretraining_ends(ranks, corpus, tmp_path: Path) -> None:
+    stopping = {"patience": 1, "metric": "probe/accuracy", "threshold": 2.0}  # no accuracy is better by 2
+    changes = {"train__steps": 12, "checkpoint__every": 4, "train__early_stopping": stopping}
+    config = case(corpus, tmp_path, **changes, evaluate__every=4, evaluate__tasks=sets(corpus)[-1:])
+    assert ranks.run(1, run_case, config, free_port()) == [0]
+    found = records(tmp_path)
+    assert found[-1]["step"] == 8, "the evaluation at 4 is the best, the one at 8 no better"
+    assert [r["step"] for r in found if "eval/probe/accuracy" in r] == [4, 8]
+    assert [r["step"] for r in found if "eval/loss" in r] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"evaluate__tasks": [{"name": "loss"}]}, "evaluate.tasks[0].name = 'loss' is taken"),
+        ({"evaluate__tasks": [{"name": "a/b"}]}, "evaluate.tasks[0].name = 'a/b' is not allowed"),
+        ({"evaluate__tasks": [{"name": "a"}]}, "evaluate.tasks[0]: there is nothing to read: give data.path=STORE"),
+        (
+            {"evaluate__tasks": [{"name": "a", "on": "probe", "data": {"rows": "x.csv"}}]},
+            "evaluate.tasks[0]: data.train_rows is missing",
+        ),
+        ({"evaluate__every": 2}, "evaluate.every = 2 has no effect without evaluate.tasks"),
+        (
+            {"evaluate__tasks": [{"name": "a", "data": {"path": "b"}}], "evaluate__every": 3},
+            "evaluate.every = 3 is no multiple of train.eval_every = 2",
+        ),
+        (
+            {"evaluate__tasks": [{"name": "a", "data": {"path": "b"}}], "train__eval_samples": 0},
+            "train.eval_samples = 0 turns off",
+        ),
+        (
+            {"train__early_stopping": {"patience": 1, "metric": "acuracy"}},
+            "train.early_stopping.metric = 'acuracy' is no measure of this run; did you mean accuracy?",
+        ),
+        (
+            {"train__early_stopping": {"patience": 1}, "train__eval_every": 0},
+            "train.early_stopping has nothing to go by with train.eval_every = 0",
+        ),
+    ],
+)
+def test_sets_that_cannot_be_measured_are_refused(tmp_path: Path, changes: dict[str, Any], part: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        finalize(case(tmp_path, tmp_path / "run", **changes), world_size=1, vocab_size=99)
+    assert part in str(refused.value)
