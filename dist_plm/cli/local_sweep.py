@@ -40,22 +40,31 @@ def _sweep(arguments: Sequence[str], starts: Sequence[str], config_class: type[A
     flags = [word for word in arguments if word not in (*options.overrides, *_FLAGS)]
     runs = _runs(options, config_class, config_name)
     launch = from_environment(os.environ)
-    if launch.world_size > 1 and _ATTEMPT not in os.environ:
-        raise ConfigError(
-            [
-                "--multirun needs one process, or torchrun: under srun use launch/submit.py --multirun, a job for each run"
-            ]
-        )
+    refuse_where_ranks_cannot_meet(launch, os.environ)
     for number, (name, overrides) in enumerate(runs):
         if launch.rank == 0 and not app.PRINTING & set(flags):
             print(f"run {number + 1} of {len(runs)}: {name}", flush=True)
-        code = _start([*starts, *flags, *overrides], _environment(launch, os.environ, number))
+        code = run_to_end([*starts, *flags, *overrides], environment_of(launch, os.environ, number))
         if code != EXIT_FINISHED:
             left = len(runs) - number - 1
             if launch.rank == 0 and left:
                 print(f"{name} ended with {code}: {left} more not started; the same command goes on", file=sys.stderr)
             return code
     return EXIT_FINISHED
+
+
+def refuse_where_ranks_cannot_meet(launch: LaunchEnv, env: Mapping[str, str]) -> None:
+    """Refuses ranks that torchrun did not start, which could not meet again for each of several runs.
+
+    Raises:
+        ConfigError: they are such.
+    """
+    if launch.world_size > 1 and _ATTEMPT not in env:
+        raise ConfigError(
+            [
+                "--multirun needs one process, or torchrun: under srun use launch/submit.py --multirun, a job for each run"
+            ]
+        )
 
 
 def _runs(options: Any, config_class: type[Any], config_name: str) -> list[tuple[str, list[str]]]:
@@ -77,7 +86,7 @@ def _runs(options: Any, config_class: type[Any], config_name: str) -> list[tuple
     return runs
 
 
-def _environment(launch: LaunchEnv, env: Mapping[str, str], number: int) -> dict[str, str]:
+def environment_of(launch: LaunchEnv, env: Mapping[str, str], number: int) -> dict[str, str]:
     """Lets the ranks of each run meet at a port of their own: in torchrun's store they would find keys of the run before."""
     if launch.world_size == 1:
         return dict(env)
@@ -94,7 +103,7 @@ def _environment(launch: LaunchEnv, env: Mapping[str, str], number: int) -> dict
     return {**env, "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"}
 
 
-def _start(command: Sequence[str], env: Mapping[str, str]) -> int:
+def run_to_end(command: Sequence[str], env: Mapping[str, str]) -> int:
     """Runs one process to its end and passes on signals; it decides what they mean. Returns its exit code."""
     process: subprocess.Popen[bytes] | None = None
     waiting: list[int] = []

@@ -34,6 +34,9 @@ from functools import partial
 from typing import NoReturn
 
 from dist_plm.cli import app
+from dist_plm.cli.glue.glue_cells import asks_for_glue
+from dist_plm.cli.glue.glue_sweep import placed_cells
+from dist_plm.cli.glue.glue_table import reached
 from dist_plm.cli.sweep import SweepRun, expand, named, refuse_shared_directories
 from dist_plm.cluster.check import AnySubmission, check, ranks_per_node, run_of, world_size
 from dist_plm.cluster.submit import Submission, history, queue, refuse_taken_directories, refuse_what_cannot_start
@@ -79,7 +82,7 @@ def command_of(overrides: Sequence[str]) -> tuple[type[AnySubmission], str]:
 
 
 def _execute(options: Namespace, arguments: Sequence[str]) -> int:
-    choices = expand(options.overrides) if options.multirun else [SweepRun(tuple(options.overrides))]
+    choices = _choices(options)
     flags = [word for word in arguments if word not in (*options.overrides, "-m", "--multirun")]
     only_shown = bool(app.PRINTING & set(flags))
     words = [list(choice.overrides) for choice in (choices if only_shown else choices[:1])]
@@ -90,6 +93,22 @@ def _execute(options: Namespace, arguments: Sequence[str]) -> int:
     kind, root = command_of(options.overrides)
     act = partial(submit, choices, options)
     return max(app.front([*flags, *some], kind, root, act, __doc__ or "") for some in words)
+
+
+def _choices(options: Namespace) -> list[SweepRun]:
+    """The runs that are submitted: of experiment=glue those that are not finished."""
+    if not asks_for_glue(options.overrides):
+        return expand(options.overrides) if options.multirun else [SweepRun(tuple(options.overrides))]
+    kind, root = command_of(options.overrides)
+    if kind is not FinetuneSubmissionConfig:
+        raise ConfigError(["experiment=glue is of fine-tuning: give command=finetune"])
+    placed = placed_cells(options.overrides, options.config_dir, kind, root)
+    choices = [SweepRun(one.cell.overrides) for one in placed.cells if reached(one.run_dir) is None]
+    if not choices:
+        raise ConfigError(
+            [f"all {len(placed.cells)} runs are finished: launch/finetune.py with the same settings tells more"]
+        )
+    return choices
 
 
 def submit(

@@ -1,0 +1,162 @@
+"""Makes the runs of `experiment=glue` one after the other, but those that are finished, and tells what they reached."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dist_plm.checkpoint.storage import name_of
+from dist_plm.cli import app
+from dist_plm.cli.glue.glue_cells import Cell, GlueConfig, cells_of, settings_of
+from dist_plm.cli.glue.glue_table import MISMATCHED, reached, rendered, rows_of
+from dist_plm.cli.glue.glue_tasks import GlueRecipe
+from dist_plm.cli.local_sweep import environment_of, refuse_where_ranks_cannot_meet, run_to_end
+from dist_plm.cli.sweep import refuse_shared_directories
+from dist_plm.cluster.job import hydra_text
+from dist_plm.core.errors import EXIT_FINISHED, CheckpointError, ConfigError
+from dist_plm.core.files import atomic_writer
+from dist_plm.core.installed import start_words
+from dist_plm.distributed.launch_env import LaunchEnv, from_environment
+from dist_plm.spec.derived import checkpoints_of, directory_of
+from dist_plm.spec.schema_finetune import FinetuneConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedCell:
+    """Holds a run of GLUE, and where it is."""
+
+    cell: Cell
+    config: FinetuneConfig
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(directory_of(self.config.run))
+
+    @property
+    def prefix(self) -> str:
+        """Begins the names of all runs."""
+        return self.cell.name.removesuffix(f"-{self.cell.task}-{self.cell.seed}")
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether nothing is left to be measured once it has learned."""
+        return self.cell.other is None or (self.run_dir / MISMATCHED).is_file()
+
+    def measuring(self) -> list[str]:
+        """Gives the command that measures the other rows, by the checkpoint that counts."""
+        told, config = reached(self.run_dir), self.config
+        if told is None:
+            raise CheckpointError(f"{self.run_dir} was not finished: start it again")
+        checkpoint = Path(checkpoints_of(config.run, config.checkpoint)) / name_of(told.step)
+        paths = {"from": checkpoint, "data.rows": self.cell.other, "out": self.run_dir / MISMATCHED}
+        return [
+            sys.executable,
+            *start_words("evaluate"),
+            "on=task",
+            *(f"{key}={hydra_text(str(path))}" for key, path in paths.items()),
+            *(f"parallel.{axis}={getattr(config.parallel, axis)}" for axis in ("tensor", "pipeline")),
+            f"precision={config.precision.name}",
+            f"cluster.device={config.cluster.device}",
+        ]
+
+
+def main() -> NoReturn:
+    """Makes the runs that `sys.argv` asks for, and exits."""
+    arguments = sys.argv[1:]
+    starts = [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(arguments)]]
+    sys.exit(app.guarded(lambda: _sweep(arguments, starts)))
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedSweep:
+    """Holds the runs that a command line asks for."""
+
+    config: GlueConfig
+    recipe: GlueRecipe
+    cells: Sequence[PlacedCell]
+
+
+def placed_cells(
+    overrides: Sequence[str],
+    folders: Sequence[str],
+    kind: type[Any] = FinetuneConfig,
+    root: str = "finetune",
+) -> PlacedSweep:
+    """Lists the runs that a command line asks for.
+
+    Args:
+        folders: of configuration, beside conf/.
+        kind, root: what settings decode into, and their root file in conf/.
+    Raises:
+        ConfigError: one cannot be made.
+    """
+    config, recipe, common = settings_of(overrides)
+    cells = cells_of(config, recipe, common)
+    placed = [PlacedCell(cell, app.load(kind, root, cell.overrides, folders)[0]) for cell in cells]
+    refuse_shared_directories([(one.config.run, one.config.checkpoint) for one in placed])
+    return PlacedSweep(config, recipe, placed)
+
+
+def _sweep(arguments: Sequence[str], starts: Sequence[str]) -> int:
+    options = app.parse(arguments)
+    if options.frozen is not None or options.multirun:
+        raise ConfigError(["experiment=glue is many runs already: leave --multirun and --frozen out"])
+    sweep = placed_cells(options.overrides, options.config_dir)
+    placed = sweep.cells
+    for one in placed:
+        app.checked(one.config, options)
+    flags = [word for word in arguments if word not in options.overrides]
+    if options.check and not options.origin and not options.cfg:
+        print(f"{len(placed)} runs: {', '.join(one.cell.name for one in placed)}")
+    if app.PRINTING & set(flags):
+        return run_to_end([*starts, *flags, *placed[0].cell.overrides], os.environ)
+    launch = from_environment(os.environ)
+    refuse_where_ranks_cannot_meet(launch, os.environ)
+    if not sweep.config.show and (code := _make(placed, [*starts, *flags], launch)) != EXIT_FINISHED:
+        return code
+    if launch.rank == 0:
+        _tell(sweep)
+    return EXIT_FINISHED
+
+
+def _make(placed: Sequence[PlacedCell], starts: Sequence[str], launch: LaunchEnv) -> int:
+    """Makes what is not finished; the exit code of the first that did not end well."""
+    number = 0
+    for i, one in enumerate(placed):
+        is_finished = reached(one.run_dir) is not None
+        if launch.rank == 0:
+            told = "" if not is_finished else ", finished before"
+            print(f"run {i + 1} of {len(placed)}: {one.cell.name}{told}", flush=True)
+        for done, words in (
+            (is_finished, lambda one=one: [*starts, *one.cell.overrides]),
+            (one.is_measured, one.measuring),
+        ):
+            if done:
+                continue
+            number += 1
+            code = run_to_end(words(), environment_of(launch, os.environ, number))
+            if code != EXIT_FINISHED:
+                if launch.rank == 0:
+                    print(f"{one.cell.name} ended with {code}: the same command goes on", file=sys.stderr)
+                return code
+    return EXIT_FINISHED
+
+
+def _tell(sweep: PlacedSweep) -> None:
+    """Prints the table of what is finished, and writes it beside the runs."""
+    placed, recipe = sweep.cells, sweep.recipe
+    found = {one.cell.name: told for one in placed if (told := reached(one.run_dir)) is not None}
+    rows = rows_of([one.cell for one in placed], found, recipe)
+    print(rendered(rows, recipe))
+    if missing := len(placed) - len(found):
+        print(f"{missing} of {len(placed)} runs are not finished")
+    if found:
+        path = placed[0].run_dir.parent / f"{placed[0].prefix}-glue.json"
+        with atomic_writer(path) as file:
+            file.write(
+                json.dumps({"recipe": sweep.config.recipe, "source": recipe.source, "rows": rows}, indent=2).encode()
+            )
+        print(path)
