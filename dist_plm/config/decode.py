@@ -56,6 +56,11 @@ def encode(instance: Any) -> dict[str, Any]:
     return {key_of(f.name): _plain(getattr(instance, f.name)) for f in dataclasses.fields(instance)}
 
 
+def defaults_of(cls: type) -> dict[str, Any]:
+    """The plain mapping of the settings of a section class that need not be given."""
+    return {key_of(f.name): _plain(_default(f)) for f in dataclasses.fields(cls) if _has_default(f)}
+
+
 def flatten(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted keys of nested mappings; lists are values, and an empty mapping has no keys."""
     flat: dict[str, Any] = {}

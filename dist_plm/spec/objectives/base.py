@@ -59,6 +59,8 @@ class ObjectiveConfig:
     pairs: ClassVar[Literal["nsp", "sop"] | None] = None
     #: A decoder reads the first tokens of a text both ways.
     opens_prefix: ClassVar[bool] = False
+    #: Settings of the loss, which decide nothing about samples.
+    of_loss: ClassVar[tuple[str, ...]] = ()
     #: The head that learns it.
     head: ClassVar[Head] = "language_model"
 
@@ -123,6 +125,8 @@ class ObjectiveConfig:
 @dataclass(frozen=True, kw_only=True)
 class TokensConfig(ObjectiveConfig):
     """An objective whose first part of the loss is of tokens. Evaluations measure their cross-entropy alone; see TokenLoss."""
+
+    of_loss: ClassVar[tuple[str, ...]] = ("label_smoothing", "z_loss")
 
     label_smoothing: Fraction = 0.0  # 0.1 in Vaswani et al. 2017, section 5.4
     z_loss: NonNegative = 0.0  # 1e-4 in PaLM

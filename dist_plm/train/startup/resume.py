@@ -14,7 +14,7 @@ from dist_plm.checkpoint.finite import finite_alone
 from dist_plm.checkpoint.open_checkpoint import Checkpoint, find
 from dist_plm.checkpoint.storage import Storage
 from dist_plm.config import runfile
-from dist_plm.config.decode import encode, flatten
+from dist_plm.config.decode import defaults_of, encode, flatten
 from dist_plm.core.errors import CheckpointError
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.distributed.collectives import on_first
@@ -52,7 +52,7 @@ def stream_of(
         facts["train.batch_rampup"] = encode(train.batch_rampup)
     if data.skip_samples:
         facts["data.skip_samples"] = [list(one) for one in data.skip_samples]
-    return facts | data.stream_settings | flatten({"objective": encode(objective)})
+    return facts | data.stream_settings | _about_samples(objective, encode(objective))
 
 
 def check_stream(
@@ -70,7 +70,10 @@ def check_stream(
     Raises:
         CheckpointError: the stream is another than the checkpoint's, and data.allow_change (`allow_change`) is off.
     """
-    saved = {MASKS: 1} | {
+    # What this version can be told, and the checkpoint's could not, was as it is by default.
+    unsaid = _about_samples(objective, defaults_of(type(objective)))
+    saved = {MASKS: 1} | {name: value for name, value in unsaid.items() if name in stream}
+    saved |= {
         name: value
         for name, value in found.train_state.stream.items()
         if name in stream or not _says_nothing(name, objective)
@@ -102,11 +105,18 @@ def check_stream(
     return [*history, {"step": found.train_state.step, "changes": changes}]
 
 
+def _about_samples(objective: ObjectiveConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Names those settings of an objective that decide what is made of a sample."""
+    about = {name: value for name, value in settings.items() if name not in objective.of_loss}
+    return flatten({"objective": about})
+
+
 def _says_nothing(name: str, objective: ObjectiveConfig) -> bool:
     """Tells whether what a checkpoint recorded under `name` does not bear on the samples: data that are not compared, and
-    settings of other objectives, which the section held before it had variants."""
+    settings of the loss, or of other objectives, which the section held before it had variants."""
     section, _, setting = name.partition(".")
-    return name == "data" or (section == "objective" and setting not in encode(objective))
+    known = encode(objective).keys() - set(objective.of_loss)
+    return name == "data" or (section == "objective" and setting.partition(".")[0] not in known)
 
 
 def restore(
