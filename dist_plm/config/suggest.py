@@ -162,18 +162,20 @@ def setting_names(cls: type, prefix: str = "") -> list[str]:
 def suggest(key: str, valid: Sequence[str]) -> list[str]:
     """At most three of `valid`, nearest first; empty when nothing is near.
 
-    In order: another library's name for it, a slip of the pen in the same group, the same name in other groups, a slip
-    of the pen anywhere.
+    In order: another library's name for it, a slip of the pen in the same group, the same name in other groups (as deep
+    where there are such), a slip of the pen anywhere.
     """
     group, _, name = key.rpartition(".")
     siblings = {k.rpartition(".")[2]: k for k in valid if k.rpartition(".")[0] == group}
     last_parts: dict[str, list[str]] = {}
     for k in valid:
         last_parts.setdefault(k.rpartition(".")[2], []).append(k)
+    elsewhere = last_parts.get(name, [])
+    as_deep = [k for k in elsewhere if k.count(".") == key.count(".")]
     for found in (
         _other_names(key, valid),
         [siblings[n] for n in near(name, siblings, cutoff=0.8)],
-        difflib.get_close_matches(key, last_parts.get(name, []), n=2, cutoff=0.3),
+        difflib.get_close_matches(key, as_deep or elsewhere, n=2, cutoff=0.3),
         [siblings[n] for n in near(name, siblings)],
         near(key, valid, cutoff=0.75),
         [k for n in near(name, last_parts, cutoff=0.75) for k in last_parts[n]],
