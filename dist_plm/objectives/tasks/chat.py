@@ -29,7 +29,9 @@ class Chat:
     """See tasks.base.Task."""
 
     config: ChatConfig
-    fills: Mapping[str, int] = field(default_factory=lambda: {"labels": IGNORED, "documents": _NO_DOCUMENT})
+    fills: Mapping[str, int] = field(
+        default_factory=lambda: {"labels": IGNORED, "documents": _NO_DOCUMENT, "decoder_tokens": 0}
+    )
 
     @property
     def losses(self) -> Mapping[str, LossTerm]:
@@ -40,6 +42,8 @@ class Chat:
 
     def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: TextEncoder) -> Columns:
         special = _any_of(encoder.special_texts)
+        if encoder.has_decoder:
+            return self._for_encoder_decoder(rows, columns, encoder, special)
         dialogues = [self._encoded(_with_answer(row, columns), row.place, encoder, special) for row in rows]
         if self.config.packing:
             return _packed(dialogues, encoder)
@@ -50,12 +54,13 @@ class Chat:
         prompts = []
         for one in asked:
             messages = [{"role": "user", "content": one}] if isinstance(one, str) else [dict(said) for said in one]
-            text = prompt_of(messages, self._template, encoder.special_names, "the prompt")
-            prompts.append(encoder.marked(text)[0][-encoder.length :])
+            prompts.append(self._prompt(messages, "the prompt", encoder))
         return prompts
 
     def ends(self, encoder: TextEncoder) -> list[int]:
         """Gives the special token that ends what the assistant says, where the template has one."""
+        if encoder.has_decoder:
+            return []
         said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         text = written_out(said, self._template, encoder.special_names, "the chat template")
         last = encoder.marked(text.rstrip())[0][-1]
@@ -79,6 +84,38 @@ class Chat:
     @property
     def _template(self) -> str:
         return self.config.template or PLAIN
+
+    def _prompt(self, messages: list[Message], place: str, encoder: TextEncoder) -> Ids:
+        """Gives the tokens behind which the assistant speaks next, or that an encoder reads before."""
+        ids = encoder.marked(prompt_of(messages, self._template, encoder.special_names, place))[0]
+        return [*ids, encoder.end][-encoder.length :] if encoder.has_decoder else ids[-encoder.length :]
+
+    def _for_encoder_decoder(
+        self,
+        rows: Sequence[LabelledRow],
+        columns: Mapping[str, str],
+        encoder: TextEncoder,
+        special: re.Pattern[str] | None,
+    ) -> Columns:
+        """Columns with a row for each turn of the assistant."""
+        sources, answers = [], []
+        for row in rows:
+            messages = _with_answer(row, columns)
+            _refuse_special(messages, special, row.place)
+            turns = [turn for turn, one in enumerate(messages) if one["role"] == "assistant" and turn > 0]
+            if not turns:
+                raise DataError(
+                    f"{row.place}: nobody says anything before the assistant, so that there is nothing to read: mend or remove "
+                    "the row"
+                )
+            sources += [self._prompt(messages[:turn], row.place, encoder) for turn in turns]
+            answers += [messages[turn]["content"] for turn in turns]
+        labels = [[*ids[: encoder.length - 1], encoder.end] for ids in encoder.pieces(answers)]
+        return {
+            "tokens": encoder.ragged(sources),
+            "decoder_tokens": encoder.ragged([[encoder.start, *ids[:-1]] for ids in labels]),
+            "labels": encoder.ragged(labels),
+        }
 
     def _encoded(
         self, messages: Sequence[Message], place: str, encoder: TextEncoder, special: re.Pattern[str] | None

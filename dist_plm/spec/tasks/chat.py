@@ -1,11 +1,15 @@
 """Declares learning to answer in dialogues: instructions, conversations."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from dist_plm.spec.families.base import Kind
+from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.tasks.base import Column, WritingConfig
+
+if TYPE_CHECKING:
+    from dist_plm.spec.derived import Case
 
 #: A template for tokenizers without one.
 PLAIN = """{%- for message in messages %}
@@ -24,10 +28,11 @@ class ChatConfig(WritingConfig):
     `from` and `value`, as ShareGPT has them), or a prompt and its completion.
 
     `template` is the Jinja text that writes a dialogue out, None: that of the tokenizer, or a plain one where it has none.
-    With `packing` several dialogues share a row, none of which sees another."""
+    With `packing` several dialogues share a row, none of which sees another. An encoder reads a dialogue up to what the
+    assistant says, which its decoder writes: each turn of the assistant is an example."""
 
     body: ClassVar[str] = "tasks.chat"
-    learners: ClassVar[tuple[Kind, ...]] = ("decoder",)
+    learners: ClassVar[tuple[Kind, ...]] = ("decoder", "encoder_decoder")
     loss_terms: ClassVar[tuple[str, ...]] = ("chat",)
     columns: ClassVar[Mapping[str, Column]] = {
         "messages": Column(("messages", "conversations", "conversation", "dialog", "dialogue"), optional=True),
@@ -45,6 +50,15 @@ class ChatConfig(WritingConfig):
 
     def with_template(self, found: str | None) -> Self:
         return self if self.template is not None else replace(self, template=found or PLAIN)
+
+    def target_length(self, sequence_length: int) -> int | None:
+        return sequence_length
+
+    def problems(self, case: "Case") -> Iterator[str]:
+        model = case.config.model
+        if model.has_decoder:
+            told = f"model.family = {model.family!r}, whose encoder reads each dialogue apart"
+            yield from no_effect(self, "task", ("packing",), told)
 
     @property
     def isolates_documents(self) -> bool:

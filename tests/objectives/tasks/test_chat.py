@@ -95,7 +95,8 @@ def test_by_hand():
 
     class Letters:
         def __init__(self):
-            self.length, self.special_names, self.special_texts = 200, {"eos_token": "$"}, ["$"]
+            self.length, self.has_decoder = 200, False
+            self.special_names, self.special_texts = {"eos_token": "$"}, ["$"]
 
         def marked(self, text):
             return [ord(letter) for letter in text], [(place, place + 1) for place in range(len(text))]
@@ -143,6 +144,23 @@ def test_packed_dialogues_are_the_same_ones(encoder):
             assert [positions[place] for place in at] == list(range(len(at)))
             found.append(([tokens[place] for place in at], [labels[place] for place in at]))
     assert sorted(found) == sorted(zip(apart["tokens"], apart["labels"], strict=True))
+
+
+def test_a_decoder_beside_an_encoder_writes_each_turn_of_the_assistant(folder):
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    both = ExampleEncoder(Tokenizer.load(folder), 60, has_decoder=True)
+    made = encode(both, {"messages": OPENAI}, template=CHATML)
+    assert len(made["tokens"]) == 2
+    for row, turn in enumerate((2, 4)):
+        source = theirs.apply_chat_template(OPENAI[:turn], add_generation_prompt=True, return_dict=False)
+        assert made["tokens"][row] == [*source, both.end][-60:]
+        target = theirs(OPENAI[turn]["content"], add_special_tokens=False)["input_ids"]
+        assert made["labels"][row] == [*target, both.end]
+        assert made["decoder_tokens"][row] == [both.start, *target]
+    body = build_writing_task(TASKS["chat"]())
+    assert body.prompts([OPENAI[:2]], ExampleEncoder(both.tokenizer, 200, has_decoder=True))[0][-1] == both.end
+    with pytest.raises(DataError, match="line 1: nobody says anything before the assistant"):
+        encode(both, {"messages": OPENAI[2:3]})
 
 
 def test_a_prompt_is_what_stands_before_an_answer(encoder):

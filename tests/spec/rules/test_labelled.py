@@ -10,6 +10,7 @@ from dist_plm.spec.rules.finalize import finalize
 from tests.train.finetuning import settings
 
 QA = {"task__name": "qa"}
+T5 = {"family": "t5", "layers": 2, "hidden": 32, "heads": 2, "position": "relative", "norm": "rmsnorm"}
 STOP = {"train__early_stopping": {"patience": 1}}
 
 
@@ -64,6 +65,10 @@ def problems(**changes: Any) -> list[str]:
         (
             {**QA, "task__doc_stride": 9},
             "task.doc_stride = 9 leaves tokens out between windows: data.sequence_length = 16 has",
+        ),
+        (
+            {"task__name": "chat", "task__packing": True, "model": {**T5, "bias": False}},
+            "has no effect with model.family = 't5'",
         ),
         ({**QA, "task__no_answer_threshold": 1.0}, "has no effect without task.no_answer=true"),
         ({**QA, "checkpoint__keep_best": "best_f1"}, "'best_f1' is no measure"),
