@@ -39,6 +39,7 @@ class Ours:
         model: a directory of Hugging Face; None: that of the data.
         fresh: begins with random weights.
         more: settings of its own.
+        instead: settings in place of those of the data and the model.
     """
 
     def __init__(
@@ -51,16 +52,13 @@ class Ours:
         model: Path | None = None,
         fresh: bool = False,
         more: Sequence[str] = (),
+        instead: Sequence[str] = (),
     ) -> None:
         begins = str(model or data / "model")
-        words = [f"model.init_from={begins}", f"data.train={data}/train.csv", f"data.validation={data}/dev.csv"]
+        words = list(instead) or [f"model.init_from={begins}", f"data.train={data}/train.csv", "optim.lr=1e-4"]
+        words += [] if instead else [f"data.validation={data}/dev.csv"]
         words += [f"train.steps={steps}", "train.epochs=null", f"train.eval_samples={eval_rows}", f"train.seed={seed}"]
-        words += [
-            f"train.global_batch={BATCH}",
-            "train.micro_batch=16",
-            f"data.sequence_length={LENGTH}",
-            "optim.lr=1e-4",
-        ]
+        words += [f"train.global_batch={BATCH}", "train.micro_batch=16", f"data.sequence_length={LENGTH}"]
         words += ["cluster.device=cpu", "data.loader_workers=0", "optim.weight_decay=0", "train.eval_every=0"]
         config, _ = load(FinetuneConfig, "finetune", [*words, *more])
         self.config, self.data = open_run(config, 1)
@@ -124,12 +122,21 @@ class PlainLoop:
         ahead: updates by which the schedule is ahead; Transformers' own begins with a rate of 0.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, steps: int, weight_decay: float = 0.0, ahead: int = 0) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        steps: int,
+        lr: float = 1e-4,
+        weight_decay: float = 0.0,
+        ahead: int = 0,
+    ) -> None:
         self.model, self.collate = model.train(), transformers.DataCollatorWithPadding(tokenizer)
         vectors = [p for p in model.parameters() if p.dim() < 2]
         matrices = [p for p in model.parameters() if p.dim() >= 2]
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=1e-4)
+        self.optimizer = torch.optim.AdamW(groups, lr=lr)
         warmup = round(0.06 * steps)
 
         def share(done: int) -> float:
