@@ -175,3 +175,56 @@ def test_logits_losses_and_gradients(ranks, family, task):
         torch.testing.assert_close(
             ours_by_name[name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+DROPPED = {
+    "embeddings_and_halves": (
+        {"hidden_dropout": 0.2, "classifier_dropout": 0.0},
+        {"hidden_dropout_prob": 0.2, "classifier_dropout": 0.0},
+    ),
+    "attention": ({"attention_dropout": 0.3}, {"attention_probs_dropout_prob": 0.3}),
+    "classifier": ({"classifier_dropout": 0.4}, {"classifier_dropout": 0.4}),
+}
+DRAWS = 500
+
+
+def scores_of_draws(world: World, config, weights, batch):
+    """The logits [draws, B, L] of a batch under as many masks."""
+    groups = build_groups(grid_of(config), world.device, timeout=LONG)
+    (chunk,), shard_specs = model_of(config, groups, world.device.torch_device)
+    load(shard_specs, weights)
+    chunk.eval()
+    inner = chunk.head.output
+    found = []
+    inner.register_forward_hook(lambda module, inputs, output: found.append(output[0].detach().clone()))
+    chunk.train()
+    with torch.no_grad():
+        for draw in range(DRAWS):
+            chunk({**batch, "samples": batch["samples"] + 1000 * draw})
+    return torch.stack(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("site", DROPPED)
+def test_what_is_dropped_changes_scores_as_in_hugging_face(ranks, site):
+    """In the mean and in the spread of each score over many masks."""
+    ours, theirs = DROPPED[site]
+    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
+    torch.manual_seed(5)
+    model = transformers.BertForSequenceClassification(
+        transformers.BertConfig(**{**BERT_SIZES, **none, **theirs}, num_labels=3)
+    )
+    changes = {**FAMILIES["bert"][0], **{f"model__{name}": value for name, value in ours.items()}}
+    config = configured(1, "classify", **changes)
+    batch = labelled_batch(config, "classify", SAMPLES)
+    stored = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    (mine,) = ranks.run(1, scores_of_draws, config, weights_of(config, stored), batch)
+    model.train()
+    with torch.no_grad():
+        others = torch.stack([model(**inputs_of("bert", "classify", batch)).logits for _ in range(DRAWS)])
+    assert mine.shape == others.shape
+    error = ((mine.var(0) + others.var(0)) / DRAWS).sqrt()
+    assert float(((mine.mean(0) - others.mean(0)).abs() / error).max()) < 4.5
+    ratio = (mine.std(0) / others.std(0)).log().abs()
+    assert float(ratio.max()) < 4.5 / DRAWS**0.5, "of a spread estimated from so many draws"
+    assert float(others.std(0).min()) > 1e-3, "there is something to see"
