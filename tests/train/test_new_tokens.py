@@ -13,8 +13,10 @@ from dist_plm.core.errors import ConfigError, DataError
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
+from dist_plm.tasks.evaluate.evaluate import measured
 from dist_plm.train.data import open_run
 from tests.ranks.ports import free_port
+from tests.tasks.inference.models import evaluate_config, opened
 from tests.train.finetuning import make_rows, records, settings
 from tests.train.running import run_case
 
@@ -54,6 +56,10 @@ def dialogues(rows: Path, run_dir: Path, **more: Any):
     )
 
 
+def measure(world, config):
+    return measured(config, opened(world, config))
+
+
 def test_a_run_with_new_tokens_is_the_same_on_every_grid_and_after_a_stop(ranks, rows, tmp_path: Path) -> None:
     """The tokenizer goes with the export, and known tokens score there as in the model that the run began with."""
     alone, parted = tmp_path / "alone", tmp_path / "parted"
@@ -65,6 +71,9 @@ def test_a_run_with_new_tokens_is_the_same_on_every_grid_and_after_a_stop(ranks,
     for one, whole in zip(ours, theirs, strict=True):
         assert one["loss"] == pytest.approx(whole["loss"], rel=3e-4)
     assert theirs[-1]["eval/loss"] < theirs[0]["eval/initial/loss"]
+    wanted = {"data": {"rows": str(rows / "dev.jsonl")}, "on": "task", "batch_size": 4}
+    (said,) = ranks.run(1, measure, evaluate_config(parted, **wanted))
+    assert said["results"]["loss"] == pytest.approx(theirs[-1]["eval/loss"], rel=3e-4)
     convert(decode(ConvertConfig, {"from": str(parted), "to": str(tmp_path / "hf"), "format": "hf"}))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dist_plm.checkpoint.open_checkpoint import Checkpoint
@@ -21,7 +22,7 @@ def config_name(half: Half | None) -> str:
 
 
 def model_of_checkpoint(found: Checkpoint) -> ModelConfig:
-    """Finds the model: an imported checkpoint's own file, else the run's.
+    """Finds the model: an imported checkpoint's own file, else the run's, without how rows of new tokens began.
 
     Raises:
         CheckpointError: neither is there, or it fits no model of this version.
@@ -31,7 +32,8 @@ def model_of_checkpoint(found: Checkpoint) -> ModelConfig:
             content = found.settings(name)
             try:
                 settings = content if name == MODEL_FILE else content.get("model", {})
-                return _with_head(found, decode(ModelConfig, settings, of_before=True))
+                model = replace(decode(ModelConfig, settings, of_before=True), new_rows=None)
+                return _with_head(found, model)
             except ConfigError as error:
                 raise CheckpointError(f"{found.where}/{name} fits no model of this version: {error}") from None
     raise CheckpointError(
