@@ -13,6 +13,9 @@ class ConvertConfig:
 
     Of a run with adapters (model.lora) format=hf writes whole weights, and format=peft the adapters alone.
 
+    An encoder in format=sentence_transformers makes one vector of a text: by `pooling` of its last hidden states, of length 1
+    with `normalize`.
+
     `dtype` of what is written for Hugging Face is fp32 when None, or that which the weights were imported in. Files of more
     than `shard_gb` gigabytes (10⁹ bytes) of weights are split, with an index.
 
@@ -24,10 +27,13 @@ class ConvertConfig:
     inspect: str | None = None
     from_: str | None = None
     to: str | None = None
-    format: Literal["canonical", "hf", "peft"] = "canonical"
+    format: Literal["canonical", "hf", "peft", "sentence_transformers"] = "canonical"
     # format=hf
     dtype: Literal["fp32", "bf16", "fp16"] | None = None
     shard_gb: Positive = 5.0
+    # format=sentence_transformers
+    pooling: Literal["mean", "cls", "max"] = "mean"
+    normalize: bool = False
     # from= a checkpoint of Megatron-LM or DeepSpeed
     vocab_size: Count | None = None
     kv_heads: Count | None = None

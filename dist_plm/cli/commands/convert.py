@@ -10,8 +10,8 @@ inspect= prints step, samples seen, data, size and every tensor with its shape, 
 run or a directory of checkpoints stands for the newest one in it; URLs of fsspec (s3://…) are paths too.
 
 from= to= format=hf writes a directory of Hugging Face from a checkpoint or run, format=peft the adapters of one that has such
-(model.lora). Without format= a checkpoint is made, from which launch/pretrain.py goes on with train.resume=…, on any process
-grid. Tensors go from disk to disk one at a time.
+(model.lora), format=sentence_transformers an encoder that makes vectors of texts. Without format= a checkpoint is made, from
+which launch/pretrain.py goes on with train.resume=…, on any process grid. Tensors go from disk to disk one at a time.
 
 Of Megatron-LM (--ckpt-format torch_dist) GPT models are read, of DeepSpeed (ZeRO 1, 2 and 3, no pipeline) those of Megatron and
 of Hugging Face; with weights, the optimizer's moments and step. Padding of the vocabulary goes: Megatron's softmax counts it,

@@ -8,6 +8,7 @@ from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.adapters import export_peft
 from dist_plm.tasks.convert.huggingface import export_hf, import_hf
 from dist_plm.tasks.convert.importers import import_deepspeed, import_megatron
+from dist_plm.tasks.convert.sentence_transformers import export_sentence_transformers
 
 
 def convert(config: ConvertConfig) -> str:
@@ -47,6 +48,7 @@ CONVERSIONS: dict[tuple[CheckpointFormat, str], Callable[[ConvertConfig], str]] 
     ("hf", "canonical"): import_hf,
     ("canonical", "hf"): export_hf,
     ("canonical", "peft"): export_peft,
+    ("canonical", "sentence_transformers"): export_sentence_transformers,
     ("megatron", "canonical"): import_megatron,
     ("deepspeed", "canonical"): import_deepspeed,
 }

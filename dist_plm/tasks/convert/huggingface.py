@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,15 @@ def export_hf(config: ConvertConfig) -> str:
     Raises:
         CheckpointError: it is damaged, Hugging Face has no class for its model, or there is something in config.to already.
     """
+    return write_hf(config)
+
+
+def write_hf(config: ConvertConfig, add: Callable[[Checkpoint, Path, bool], str] | None = None) -> str:
+    """Does what `export_hf` does, and has `add` write more into the directory before it is there.
+
+    Args:
+        add: takes the checkpoint, the directory, and whether a tokenizer is in it; returns what there is to say.
+    """
     assert config.from_ is not None
     assert config.to is not None
     if "://" in config.to:
@@ -136,6 +145,7 @@ def export_hf(config: ConvertConfig) -> str:
     refuse_unless_fresh(config.to)
     with fresh_directory(config.to) as directory:
         written = [export.write(Path(directory), config) for export in exports]
+        added = [] if add is None else [add(found, Path(directory), bool(exports[0].tokens.files))]
     total = sum(one.bytes for one in written)
     files = sum(one.files for one in written)
     classes = " and ".join(export.settings["architectures"][0] for export in exports)
@@ -143,7 +153,7 @@ def export_hf(config: ConvertConfig) -> str:
     unknown = f"without a tokenizer, which is not known{f': {unset}' if unset else ''}"
     tokens = "with its tokenizer" if exports[0].tokens.files else unknown
     told = f"{_told(config.to, total, started)}\n{classes}, {files} file{'s' if files > 1 else ''} of weights, {tokens}"
-    return "\n".join([told, *_differences(found, classes)])
+    return "\n".join([told, *added, *_differences(found, classes)])
 
 
 def _differences(found: Checkpoint, classes: str) -> Iterator[str]:
