@@ -213,8 +213,15 @@ def test_what_a_run_says_is_measured_alike_on_every_grid(ranks, rows, run_alone,
         "batch_size": 3,
     }
     out = tmp_path / "predictions.jsonl"
-    (one,) = ranks.run(1, measure, evaluate_config(run, predictions=str(out), **wanted))
+    (one,) = ranks.run(1, measure, evaluate_config(run, predictions=str(out), samples=21, **wanted))
     results, last = one["results"], records(run)[-1]
+    losses = [row["loss"] for row in one["samples"]]
+    assert losses == sorted(losses, reverse=True)
+    said = [json.loads(line) for line in out.read_text().splitlines()]
+    for row in one["samples"]:
+        assert row["prediction"] == next(value for name, value in said[row["row"]].items() if name != "row")
+    if task != "tag":  # whose labels do not count alike
+        assert sum(losses) / 21 == pytest.approx(results["loss"], rel=1e-5)
     assert results.pop("rows") == len(out.read_text().splitlines()) == 21
     for name, value in results.items():
         assert value == pytest.approx(last[f"eval/{name}"], rel=1e-4, abs=1e-6), name

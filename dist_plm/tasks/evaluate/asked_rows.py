@@ -1,6 +1,6 @@
 """Rows that a model is asked about, with what it should say of them or without."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,10 @@ from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import ConfigError
 from dist_plm.data.labelled.columns import find_columns
 from dist_plm.data.labelled.rows import LabelledRow, RowFile
+from dist_plm.data.labelled.table import Table
 from dist_plm.objectives.build import build_writing_task
-from dist_plm.objectives.tasks.base import Scorer
+from dist_plm.objectives.metrics.row_losses import losses_of_rows
+from dist_plm.objectives.tasks.base import Scorer, value_of
 from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.spec.tasks import TaskConfig
 from dist_plm.tasks.inference.open_model import Session
@@ -91,3 +93,51 @@ class Unmeasured:
 
     def predictions(self) -> dict[str, Any]:
         return self.scorer.predictions()
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """Keeps the loss of each row as well. See objectives.tasks.base.Scorer.
+
+    Args:
+        losses: [N], of all rows of the table.
+    """
+
+    scorer: Scorer
+    table: Table
+    losses: NDArray[np.float64]
+
+    def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
+        self.losses[rows] = losses_of_rows(self.table, rows, outputs)
+        self.scorer.add(rows, outputs)
+
+    def measures(self) -> dict[str, float]:
+        return self.scorer.measures()
+
+    def predictions(self) -> dict[str, Any]:
+        return self.scorer.predictions()
+
+
+def worst_rows(
+    rows: AskedRows, table: Table, losses: NDArray[np.float64], said: Sequence[Any], count: int
+) -> list[Any]:
+    """Lists the `count` rows of the largest loss, the worst first: what they hold, and what the model said.
+
+    Args:
+        losses: of the examples of `table`, which of long texts are several for a row; then the mean counts.
+        said: of each row.
+    """
+    if "is_first" in table:
+        row_of = np.cumsum(np.asarray(table["is_first"])) - 1
+        losses = np.bincount(row_of, weights=losses) / np.bincount(row_of)
+    chosen = np.argsort(-losses, kind="stable")[:count].tolist()
+    held = {number: row for number, row in enumerate(rows.file) if number in set(chosen)}
+    return [
+        {
+            "row": number,
+            "loss": float(losses[number]),
+            **{name: value_of(held[number], column) for name, column in rows.columns.items()},
+            "prediction": said[number],
+        }
+        for number in chosen
+    ]

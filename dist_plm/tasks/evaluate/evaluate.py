@@ -137,7 +137,8 @@ def _show(config: EvaluateConfig, content: dict[str, Any]) -> None:
     if config.predictions is not None:
         tell(f"{config.predictions}: what the model says of them")
     if content["samples"] and config.on == "task":
-        tell(f"\nthe first {len(content['samples'])} rows:")
+        which = "worst" if "loss" in content["samples"][0] or "chrf" in content["samples"][0] else "first"
+        tell(f"\nthe {which} {len(content['samples'])} rows:")
         tell(said_of_rows(content["samples"]))
     elif content["samples"]:
         tell(f"\nloss a token of the {len(content['samples'])} hardest documents:")

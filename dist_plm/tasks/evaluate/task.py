@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from dist_plm.core.errors import ConfigError
 from dist_plm.data.labelled.dataset import LabelledDataset
 from dist_plm.data.labelled.encode import ExampleEncoder
@@ -13,12 +15,12 @@ from dist_plm.data.labelled.rows import RowFile
 from dist_plm.data.labelled.table import Table, num_examples
 from dist_plm.engines.base import Engine
 from dist_plm.objectives.build import build_task, build_writing_task
-from dist_plm.objectives.metrics.text_overlap import TextScores
+from dist_plm.objectives.metrics.text_overlap import ChrF, TextScores
 from dist_plm.objectives.tasks.base import Question, Scorer, Task
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.spec.tasks import TaskConfig
-from dist_plm.tasks.evaluate.asked_rows import AskedRows, Unmeasured
+from dist_plm.tasks.evaluate.asked_rows import AskedRows, Unmeasured, Weighed, worst_rows
 from dist_plm.tasks.evaluate.objective import RunnerScores
 from dist_plm.tasks.generate.batches import Continuation
 from dist_plm.tasks.generate.generate import answered
@@ -62,17 +64,31 @@ def measure_task(config: EvaluateConfig, session: Session) -> dict[str, Any]:
 def _of_head(
     config: EvaluateConfig, session: Session, task: TaskConfig, rows: AskedRows
 ) -> tuple[Mapping[str, float], list[Any]]:
-    """Gives what the evaluation of training measures, and the lines of the first file of predictions."""
+    """Gives what the evaluation of training measures, and the rows of the largest loss; where nothing is measured, what is said
+    of the first ones."""
     body = build_task(task)
     table = alike(session.groups.world, lambda: encoded(rows.file, rows.columns, body, _encoder(session)))
     files: dict[str, Any] = {}
     keep = files.update if session.is_first else None
-    scorer = partial(body.scorer, table)
-    measures = _measured(config, session, body, table, scorer if rows.answered else lambda: Unmeasured(scorer()), keep)
+    scorer, losses = partial(body.scorer, table), np.zeros(num_examples(table))
+    made = scorer if rows.answered else lambda: Unmeasured(scorer())
+    weighed = (lambda: Weighed(scorer(), table, losses)) if rows.answered and config.samples else made
+    measures = _measured(config, session, body, table, weighed, keep)
     if config.predictions is not None:
         _write_predictions(Path(config.predictions), files)
-    lines = next((content for name, content in files.items() if name.endswith(".jsonl")), [])
-    return measures, lines
+    name, said = next(iter(files.items()), ("", []))
+    if rows.answered and config.samples and files:
+        told = [_alone(line) for line in (said.values() if isinstance(said, dict) else said)]
+        return measures, worst_rows(rows, table, losses, told, config.samples)
+    return measures, said if name.endswith(".jsonl") else []
+
+
+def _alone(line: Any) -> Any:
+    """Gives what a line of predictions says, without the number of its row."""
+    if not isinstance(line, dict):
+        return line
+    (said,) = (value for name, value in line.items() if name != "row")
+    return said
 
 
 def _write_predictions(path: Path, files: Mapping[str, Any]) -> None:
@@ -96,18 +112,28 @@ def _of_writer(
     if not (task.measures_text or config.predictions is not None or config.samples):
         return measures, lines
     pairs = alike(session.groups.world, lambda: [body.pair(row, rows.columns) for row in rows.file])
-    scores = TextScores()
+    scores, close = TextScores(), list[float]()
     written = _written(config, session, task, [asked for asked, _ in pairs])
     for (asked, answer), said in zip(pairs, written, strict=True):
         text = said.text.strip()  # behind a prompt it may begin with a space
         known = {} if answer is None else {"target": answer}
         if answer is not None:
             scores.add(text, answer)
+            close.append(_closeness(text, answer))
         source = asked if isinstance(asked, str) else list(asked)
         lines.append({"source": source, **known, "prediction": text, "finish": said.finish})
     if session.is_first and config.predictions is not None:
         write_lines(config.predictions, lines)
-    return {**measures, **(scores.measures() if rows.answered else {})}, lines
+    if not rows.answered or len(close) < len(lines):
+        return measures, lines
+    worst = sorted(range(len(lines)), key=lambda number: close[number])[: config.samples]
+    return {**measures, **scores.measures()}, [{"row": n, "chrf": close[n], **lines[n]} for n in worst]
+
+
+def _closeness(text: str, reference: str) -> float:
+    chrf = ChrF()
+    chrf.add(text, reference)
+    return chrf.score()
 
 
 def _encoder(session: Session) -> ExampleEncoder:
