@@ -52,8 +52,13 @@ def silence(stream: TextIO) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the program. After a failure threads may still work in PyTorch, those of process groups without Python's
-    knowledge, which on the way out would abort it: then there is no way out but the shortest."""
+    """Ends the program, after a failure by the shortest way where threads may still work in PyTorch.
+
+    A thread that waits for the interpreter while that ends is ended by it (until Python 3.14), in the middle of C++. gloo's
+    threads, of which Python's threading knows nothing, wait so to drop the last reference to a tensor that was reduced: the
+    way out of that destructor is std::terminate, "terminate called without an active exception" and code 134. A run that
+    went well has given up its process groups, which waits for their threads.
+    """
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -41,11 +41,27 @@ def test_it_ends_while_a_thread_works():
     assert (done.returncode, done.stdout) == (130, "said\n")
 
 
+#: gloo's thread is left with the last reference to a tensor, and waits for the interpreter to drop it.
+LEFT_WITH_THE_LAST = """
+import sys, time
+import torch, torch.distributed as dist
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.5)  # it gives the interpreter away, to who is then ended
+sys.modules["slow"] = Slow()
+print("said", flush=True)
+sys.setswitchinterval(1000)
+reduced = torch.ones(1)
+dist.all_reduce(reduced, async_op=True)
+del reduced
+end = time.perf_counter() + 0.5
+while time.perf_counter() < end:
+    pass
+"""
+
+
 def test_a_failure_ends_without_a_way_past_the_threads_of_open_process_groups():
-    body = (
-        "import atexit\nimport torch.distributed as dist\n"
-        "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)\n"
-        "atexit.register(print, 'on the way')\nprint('said')\nleave(2)\n"
-    )
-    done = run(body)
-    assert (done.returncode, done.stdout) == (2, "said\n")
+    """On the way Python would end the thread in a destructor, and C++ the program, with 134."""
+    done = run(f"{LEFT_WITH_THE_LAST}leave(2)\n")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "said\n", "")
