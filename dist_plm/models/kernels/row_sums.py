@@ -4,6 +4,9 @@ On the CPU it adds up the gradients of an embedding's row, and of LayerNorm's we
 type of the input. In bf16 13,000 of them end as 256 would; in fp32 8,192 are right to 1e-6 where their signs
 differ, and to 6e-5 where they are alike.
 
+CUDA's sums are left to PyTorch: its kernel for up to 3,072 tokens adds parts of 32 in the type of the weights, in bf16 to 1.1 %
+where one rounding is 0.16 %, and the larger one adds in fp32. An exact one in fp32 would take ten launches more.
+
 Those of a matrix over the vocabulary, often most of a model, are added straight to the buffer that an engine keeps for a
 parameter, where it has one and says so. On the way that autograd knows they are made whole in the parameter's own type, where
 the matrix is tied added to each other, and then to the buffer.
