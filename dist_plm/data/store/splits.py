@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from dist_plm.config.credentials import mask
 from dist_plm.core.errors import DataError
 from dist_plm.data.store.manifest import SPLITS, read_manifest
 from dist_plm.data.store.store import TokenStore
@@ -88,7 +89,7 @@ def find_split(
     prefix = prefix_of_pair(path)
     store = TokenStore.open(prefix, vocab_size=vocab_size)
     first, last = share(store.num_documents, split, fractions)
-    name = f"the {split} split of {prefix} ({last - first:,} of {store.num_documents:,} documents)"
+    name = mask(f"the {split} split of {prefix} ({last - first:,} of {store.num_documents:,} documents)")
     return StoreSplit(store, first, last, name)
 
 
@@ -122,7 +123,7 @@ def _prepared(path: Path, split: str) -> StoreSplit:
         store,
         0,
         store.num_documents,
-        name=f"the {split} split of {path} ({record.documents:,} documents)",
+        name=mask(f"the {split} split of {path} ({record.documents:,} documents)"),
         content=manifest.identity(split),
         end_of_document=manifest.tokenizer.end_of_document_id,
     )

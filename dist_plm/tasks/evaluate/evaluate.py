@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from dist_plm.config.credentials import mask
 from dist_plm.core.errors import EXIT_FINISHED, DataError
 from dist_plm.core.streams import tell
 from dist_plm.distributed.collectives import gather
@@ -47,7 +48,7 @@ def measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     """
     content = _measured(config, session)
     _check_numbers(content)
-    return content
+    return {**content, "data": mask(content["data"])}
 
 
 def _measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:

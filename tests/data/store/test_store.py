@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
+from dist_plm.config import credentials
 from dist_plm.core.errors import DataError
 from dist_plm.data.store import index
 from dist_plm.data.store.splits import find_split
@@ -237,6 +238,12 @@ def test_a_file_that_shrinks_after_opening_is_reported(tmp_path):
     os.truncate(tmp_path / "s.bin", 6)
     with pytest.raises(DataError, match="truncated after it was opened"):
         store.read(0, 8)
+
+
+def test_a_path_that_holds_a_credential_is_not_shown(tmp_path, monkeypatch):
+    write(tmp_path / "s3cret_word")
+    monkeypatch.setattr(credentials, "_known", {"s3cret_word": "${oc.env:KEY}"})
+    assert "/${oc.env:KEY} (" in find_split(tmp_path / "s3cret_word", "train", (1, 0, 0)).name
 
 
 def test_fingerprint_tells_stores_apart(tmp_path):
