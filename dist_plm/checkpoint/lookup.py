@@ -2,14 +2,16 @@
 
 import logging
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.io.outline import Outline, read_outline
 from dist_plm.checkpoint.storage import LATEST, Storage, name_of, open_storage, step_of
 from dist_plm.checkpoint.train_state import TrainState
+from dist_plm.config.credentials import mask
 from dist_plm.core.errors import CheckpointError, reason_of
 
 log = logging.getLogger(__name__)
@@ -72,21 +74,31 @@ def locate(path: str) -> tuple[str, str]:
     """Parent and name of the checkpoint at `path`; no name where `path` is a directory of checkpoints, or `latest` in it."""
     path = path.rstrip("/")
     parent, _, name = path.rpartition("/")
-    if name == LATEST and open_storage(parent or ".").exists(LATEST):
-        return parent or ".", ""
-    for directory in (path, f"{path}/checkpoints"):
-        if open_storage(directory).exists(LATEST):
-            return directory, ""
-    if not open_storage(path).exists():
-        raise CheckpointError(f"there is nothing at {path}", REMEDY)
-    if not open_storage(path).exists(state_file.NAME):
-        raise CheckpointError(f"{path} is not a complete checkpoint: it has no {state_file.NAME}", REMEDY)
+    with _readable(mask(path)):
+        if name == LATEST and open_storage(parent or ".").exists(LATEST):
+            return parent or ".", ""
+        for directory in (path, f"{path}/checkpoints"):
+            if open_storage(directory).exists(LATEST):
+                return directory, ""
+        if not open_storage(path).exists():
+            raise CheckpointError(f"there is nothing at {path}", REMEDY)
+        if not open_storage(path).exists(state_file.NAME):
+            raise CheckpointError(f"{path} is not a complete checkpoint: it has no {state_file.NAME}", REMEDY)
     return parent or ".", name
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{where} cannot be read: {reason_of(error, where)}", REMEDY) from None
 
 
 def candidates(storage: Storage) -> list[str]:
     """The checkpoint that `latest` names, then those before it, newest first."""
-    steps = storage.steps()
+    with _readable(storage.where()):
+        steps = storage.steps()
     if not steps:
         return []
     try:

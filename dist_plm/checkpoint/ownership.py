@@ -87,6 +87,8 @@ def _read(storage: Storage) -> str | None:
         return storage.read(NAME).decode(errors="replace")
     except FileNotFoundError:
         return None
+    except OSError as error:
+        _refuse(storage, f"{NAME} in it cannot be read ({reason_of(error, getattr(error, 'filename', None))})")
 
 
 def _latest(storage: Storage) -> str:

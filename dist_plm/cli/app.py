@@ -24,7 +24,16 @@ from dist_plm.config.decode import decode, encode, flatten
 from dist_plm.config.origins import Origin, complete, table, trace
 from dist_plm.config.runfile import read, to_yaml
 from dist_plm.config.suggest import did_you_mean, near
-from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, NodeError, UserError, reason_of
+from dist_plm.core.errors import (
+    EXIT_FINISHED,
+    EXIT_INTERRUPTED,
+    EXIT_REFUSED,
+    ConfigError,
+    NodeError,
+    UserError,
+    reason_of,
+    refusing_denials,
+)
 from dist_plm.core.installed import as_typed
 from dist_plm.core.panics import is_panic
 from dist_plm.core.parsing import whole_number
@@ -52,9 +61,6 @@ CommandBody = Callable[[C, dict[str, Origin]], int | None]
 
 #: Options that only print something.
 PRINTING = {"-h", "--help", "--cfg", "--origin", "--check"}
-
-#: What a shell reports for a program that was interrupted at the keyboard.
-EXIT_INTERRUPTED = 130
 
 _CHECKS: dict[type, Callable[[Any, int], Any]] = {
     PretrainConfig: lambda config, world_size: finalize(config, world_size=world_size, vocab_size=None),
@@ -102,7 +108,8 @@ def front(arguments: Sequence[str], config_class: type[C], config_name: str, run
 def guarded(act: Callable[[], int]) -> int:
     """Does what may be refused or interrupted, and returns the exit code."""
     try:
-        return act()
+        with refusing_denials():
+            return act()
     except UserError as refusal:
         _report(refusal)
         return refusal.exit_code
@@ -112,12 +119,8 @@ def guarded(act: Callable[[], int]) -> int:
     except BaseException as error:
         if not is_panic(error):
             raise
-        _report(
-            UserError(
-                f"a library gave up: {reason_of(error)}. What it was given is damaged, or it is at fault: see what was said "
-                "before"
-            )
-        )
+        told = "What it was given is damaged, or it is at fault: see what was said before"
+        _report(UserError(f"a library gave up: {reason_of(error)}. {told}"))
         return EXIT_REFUSED
 
 
@@ -223,11 +226,6 @@ def _world_size(options: argparse.Namespace, env: Mapping[str, str] = os.environ
 def planned_world_size(arguments: Sequence[str]) -> int:
     """Counts the ranks of a run that is only planned, from the command line or from a batch script's tasks."""
     return _world_size(parse(arguments, planned=True, chooses_ranks=True))
-
-
-def planned_ranks(arguments: Sequence[str]) -> str:
-    """Tells which ranks of a planned run are meant, as the command line says it."""
-    return parse(arguments, planned=True, chooses_ranks=True).ranks or "worst"
 
 
 def parse(arguments: Sequence[str], *, planned: bool = False, chooses_ranks: bool = False) -> argparse.Namespace:

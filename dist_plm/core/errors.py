@@ -8,6 +8,8 @@ EXIT_REFUSED = 2
 EXIT_REQUEUE = 75
 #: As sysexits.h has it for an error of input or output.
 EXIT_NOT_SAVED = 74
+#: What a shell reports for a program that was interrupted at the keyboard.
+EXIT_INTERRUPTED = 130
 #: As timeout(1) reports a command that it ended: a crash, for whoever starts runs again.
 EXIT_HUNG = 124
 
@@ -107,6 +109,17 @@ class NotMetError(UserError):
     """The ranks of a run did not come together: started again, they may."""
 
     exit_code = EXIT_HUNG
+
+
+@contextmanager
+def refusing_denials() -> Iterator[None]:
+    """Raises UserError where this user may not read or write a file of the block, in place of the system's error."""
+    try:
+        yield
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        raise UserError(f"{reason_of(error)}: have its owner grant it, or name another place") from None
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -49,6 +50,31 @@ def atomic_writer(
         with suppress(OSError):  # what is told is why
             unfinished.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def output_writer(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file that a person names, to appear whole or not at all; what is there is replaced, and no name beside it used.
+
+    Raises:
+        OSError: it cannot be written, or what is there is no file, like a device, of which nothing would be left.
+    """
+    check_output(path)
+    with atomic_writer(path, temporary=f".{path.name}.{os.getpid()}{TEMPORARY}") as file:
+        yield file
+
+
+def check_output(path: Path) -> None:
+    """Raises OSError, with words for a person, where `path` is no name of a file, or what is there is a link or no file."""
+    if not path.name:
+        raise OSError(errno.EINVAL, "it is no name of a file", os.fspath(path))
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.EINVAL, "it is a link, not a file", os.fspath(path))
+    check_regular(status, path)
 
 
 def make_directory(path: Path, *, private: bool) -> None:

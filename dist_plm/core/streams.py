@@ -8,8 +8,8 @@ from typing import NoReturn, TextIO
 
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REQUEUE
 
-#: What a terminal obeys instead of showing it, or shows in another order.
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+#: What a terminal obeys instead of showing it, or shows in another order, and what stands for bytes that are no text.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
@@ -35,11 +35,12 @@ def open_standard_streams() -> None:
 
 def tell(text: str, stream: TextIO | None = None) -> None:
     """Prints what a program ends with (to stdout when None). A full disk or a reader that is gone makes no failure of what
-    went well."""
+    went well, nor do signs that the stream has no bytes for: they are spelled out."""
     stream = stream or sys.stdout
     assert stream is not None
+    encoding = stream.encoding or "utf-8"
     try:
-        print(text, file=stream, flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except OSError:
         silence(stream)
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.storage import LATEST, step_of
-from dist_plm.core.errors import CheckpointError
+from dist_plm.core.errors import CheckpointError, reason_of
 from dist_plm.core.installed import typed
 from dist_plm.core.marks import mark_path
 
@@ -70,8 +70,11 @@ def _kind_at(path: str) -> CheckpointFormat | None:
     if "://" in path:
         return "canonical"
     place = Path(path)
-    place = place.parent if place.name == LATEST and place.is_file() else place
-    return next((kind for kind, signs in _SIGNS.items() if signs(place)), None)
+    try:
+        place = place.parent if place.name == LATEST and place.is_file() else place
+        return next((kind for kind, signs in _SIGNS.items() if signs(place)), None)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be looked into: {reason_of(error, path)}") from None
 
 
 def _is_canonical(place: Path) -> bool:

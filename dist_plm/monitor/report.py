@@ -130,10 +130,10 @@ def differing_settings(runs: Sequence[Run]) -> list[list[str]]:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Reads a run.yaml under dotted names; without one there are none. Raises UserError where it is no YAML mapping."""
-    if not path.exists():
-        return {}
     try:
         settings = load_yaml(read_text(path), str(path))
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {reason_of(error, path)}") from error
     if not isinstance(settings, dict):

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from dist_plm.core.files import atomic_writer
+from dist_plm.core.errors import UserError, reason_of
+from dist_plm.core.files import check_output, output_writer
 from dist_plm.plan.interval import GIB
 from dist_plm.plan.render import time_line, verdict_line
 from dist_plm.plan.timeline import timeline
@@ -41,12 +42,31 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums } td { pad
 """
 
 
+def check_picture(path: str) -> None:
+    """Sees to it, before anything is planned, that nothing but a file is replaced.
+
+    Raises:
+        UserError: what is there is no file.
+    """
+    try:
+        check_output(Path(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"picture = {path} cannot be written: {reason_of(error, path)}") from None
+
+
 def write_picture(plan: Plan, path: str) -> None:
-    """Writes the picture whole or not at all."""
+    """Writes the picture whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_writer(target, temporary=f".{target.name}.tmp") as file:
-        file.write(picture(plan).encode())
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with output_writer(target) as file:
+            file.write(picture(plan).encode(errors="replace"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"picture = {path} cannot be written: {reason_of(error, path)}") from None
 
 
 def picture(plan: Plan) -> str:

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from dist_plm.core import files
-from dist_plm.core.files import atomic_writer, copy_into, link_or_copy
+from dist_plm.core.files import atomic_writer, copy_into, link_or_copy, output_writer
 
 
 def refuse(number):
@@ -91,3 +91,33 @@ def test_files_reach_the_disk_before_they_appear(tmp_path, monkeypatch, sync):
         file.write(b"new")
     assert synced == ([False] if sync else [])
     assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_what_a_person_names_replaces_files_and_touches_no_other(tmp_path):
+    for name in ("out", "out.tmp", ".out.tmp"):
+        (tmp_path / name).write_text("theirs")
+    with output_writer(tmp_path / "out") as file:
+        file.write(b"ours")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "out": "ours",
+        "out.tmp": "theirs",
+        ".out.tmp": "theirs",
+    }
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a link", "directory", "no name"])
+def test_what_is_no_file_is_not_replaced(tmp_path, kind):
+    """Of root /dev/null would be a file from then on."""
+    path = tmp_path / "out"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a link":
+        path.symlink_to("/dev/null")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path = type(path)("")
+    before = sorted((entry.name, entry.lstat().st_ino) for entry in tmp_path.iterdir())
+    with pytest.raises(OSError, match=kind), output_writer(path) as file:
+        file.write(b"ours")
+    assert sorted((entry.name, entry.lstat().st_ino) for entry in tmp_path.iterdir()) == before

@@ -35,6 +35,13 @@ def test_a_full_stderr_changes_no_exit_code():
     assert run("import sys; tell('refused', sys.stderr); leave(2)", "2> /dev/full").returncode == 2
 
 
+def test_names_that_are_no_text_are_spelled_out():
+    done = run(
+        "from dist_plm.core.streams import visible\ntell(visible('a\\udcff\\x1b')); tell('b\\udcff'); leave(0)\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a\\udcff\\x1b\nb\\udcff\n", "")
+
+
 def test_it_ends_while_a_thread_works():
     body = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\nprint('said')\nleave(130)\n"
     done = run(body)

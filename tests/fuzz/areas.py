@@ -8,7 +8,7 @@ from random import Random
 
 import yaml
 
-from tests.fuzz import commands
+from tests.fuzz import commands, row_areas, run_areas
 from tests.fuzz.case import Area, Case
 from tests.fuzz.mutate import mutate_bytes, mutate_json, mutate_value
 from tests.fuzz.overrides import settings
@@ -191,9 +191,25 @@ def _broken(path: Path, data: bytes, rng: Random) -> bytes:
     return mutate_bytes(data, rng)
 
 
-AREAS: dict[str, Area] = {
-    area.__name__: area for area in (settings, frozen, reports, sources, tokenizers, stores, checkpoints, models)
-}
+def runs(seeds: Seeds, rng: Random, place: Path) -> Case:
+    """A run directory of which one file is broken, for what shows runs or learns from them."""
+    return run_areas.shown(seeds, rng, place, _broken)
+
+
+_ALL = (
+    settings,
+    frozen,
+    reports,
+    runs,
+    sources,
+    row_areas.rows,
+    tokenizers,
+    stores,
+    checkpoints,
+    models,
+    run_areas.closed,
+)
+AREAS: dict[str, Area] = {area.__name__: area for area in _ALL}
 
 
 def named(names: Iterable[str]) -> list[Area]:

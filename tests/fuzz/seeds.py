@@ -42,6 +42,7 @@ class Seeds:
     store: Path
     run: Path
     model: Path
+    words: Path
 
     @property
     def settings(self) -> list[str]:
@@ -51,9 +52,21 @@ class Seeds:
 
 def make(place: Path) -> Seeds:
     """Makes them in `place`, each by the command that makes it for a person."""
-    store, run, model = place / "store", place / "run", place / "model"
+    store, run, model, words = place / "store", place / "run", place / "model", place / "vocab.txt"
+    letters = [chr(number) for number in range(ord("a"), ord("z") + 1)] + list("0123456789.?")
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *letters,
+        *(f"##{letter}" for letter in letters),
+        *WORDS[:6],
+    ]
+    words.write_text("".join(f"{piece}\n" for piece in dict.fromkeys(pieces)))
     (place / "texts.jsonl").write_bytes(_sources()["jsonl"])
-    seeds = Seeds(_sources(), store, run, model)
+    seeds = Seeds(_sources(), store, run, model, words)
     settings = [f"data.sources=[{{path: {place}/texts.jsonl}}]", f"data.out={store}", "data.split=[0.8,0.1,0.1]"]
     _must(lambda: commands.prepare(*settings, "tokenizer.vocab_size=300"), place)
     _must(lambda: commands.train(*seeds.settings, f"run.dir={run}", "checkpoint.background=false"), place)

@@ -1,6 +1,7 @@
 """A short run of one's own says how fast kernels are, and what it cannot say is refused in one sentence."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -39,6 +40,10 @@ def test_the_first_steps_do_not_count():
     records = [{"step_seconds": one} for one in (50.0, 2.0, 2.0, 1.0, 1.1, 0.9)]
     assert measured_seconds(records) == 1.0
     assert measured_seconds(records[:4]) is None
+    assert (
+        measured_seconds([*records, *({"step_seconds": one} for one in ("x", [1], math.inf, math.nan, -1, True))])
+        == 1.0
+    )
 
 
 @pytest.mark.parametrize(

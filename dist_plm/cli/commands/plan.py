@@ -28,7 +28,7 @@ from typing import NoReturn
 from dist_plm.cli import app
 from dist_plm.cluster.check import check_run, limit_seconds, run_of
 from dist_plm.config.origins import Origin
-from dist_plm.plan.picture import write_picture
+from dist_plm.plan.picture import check_picture, write_picture
 from dist_plm.plan.render import plan_text
 from dist_plm.plan.search import search, search_text
 from dist_plm.plan.timing.calibration import calibration_of
@@ -46,6 +46,8 @@ def execute(arguments: Sequence[str]) -> int:
 def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]) -> int | None:
     given, world_size = run_of(config), app.planned_world_size(arguments)
     gpu = gpu_named(given.cluster.gpu)
+    if config.picture is not None:
+        check_picture(config.picture)
     complete = check_run(given, world_size, with_data=given.data.are_here, with_weights=False)
     require_vocabulary(complete.model)
     given = replace(given, model=replace(given.model, vocab_size=complete.model.vocab_size))

@@ -26,7 +26,7 @@ from dist_plm.cli import app
 from dist_plm.cluster.check import check_run, run_of
 from dist_plm.config.origins import Origin
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, UserError, reason_of
-from dist_plm.core.files import atomic_writer
+from dist_plm.core.files import check_output, output_writer
 from dist_plm.distributed.grid import grid_of
 from dist_plm.plan.rehearsal.chosen_ranks import chosen_ranks
 from dist_plm.plan.rehearsal.rehearsal_text import rehearsal_json, rehearsal_text
@@ -47,7 +47,7 @@ def run(arguments: Sequence[str], config: RehearseConfig, origins: dict[str, Ori
     complete = check_run(given, world_size, with_data=given.data.are_here, with_weights=False)
     require_vocabulary(complete.model)
     _refuse_what_cannot_be(config.json, complete)
-    rehearsal, grid = rehearsed(complete, world_size, app.planned_ranks(arguments)), grid_of(complete.parallel)
+    rehearsal, grid = rehearsed(complete, world_size, _ranks(arguments)), grid_of(complete.parallel)
     print(rehearsal_text(rehearsal, grid))
     if config.json is not None:
         _write(Path(config.json), json.dumps(rehearsal_json(rehearsal, grid)))
@@ -65,10 +65,20 @@ def rehearsed(complete: PretrainConfig, world_size: int, ranks: str) -> "Rehears
     return rehearse(complete, world_size, chosen)
 
 
+def _ranks(arguments: Sequence[str]) -> str:
+    """Tells which ranks are meant, as the command line says it."""
+    return app.parse(arguments, planned=True, chooses_ranks=True).ranks or "worst"
+
+
 def _refuse_what_cannot_be(file: str | None, complete: PretrainConfig) -> None:
     problems = []
     if file is not None and not Path(file).absolute().parent.is_dir():
         problems.append(f"json = {file!r} is in no folder that is here: make {Path(file).parent}, or choose another")
+    elif file is not None:
+        try:
+            check_output(Path(file))
+        except (OSError, ValueError) as error:
+            problems.append(f"json = {file!r} cannot be written: {reason_of(error, file)}")
     if complete.precision.name == "fp8":
         problems.append(
             "precision.name = 'fp8' cannot be rehearsed, as its layers need a GPU: rehearse with precision=bf16"
@@ -79,7 +89,7 @@ def _refuse_what_cannot_be(file: str | None, complete: PretrainConfig) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        with atomic_writer(path) as file:
+        with output_writer(path) as file:
             file.write(text.encode())
     except OSError as error:
         raise UserError(f"json = {str(path)!r} cannot be written: {reason_of(error, path)}") from None

@@ -1,12 +1,16 @@
 """The files that a glob means, each once, also where links lead round in circles or to where another path leads too."""
 
+import errno
 import glob
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from dist_plm.core.errors import DataError
 
 _RECURSIVE = "**"
+#: Of the system, at the top of a disk; nobody but root may look into it, and nothing of a corpus is there.
+_OF_THE_SYSTEM = "lost+found"
 
 
 def matching_files(pattern: str) -> list[str]:
@@ -15,7 +19,8 @@ def matching_files(pattern: str) -> list[str]:
     Where nothing matches, brackets in the pattern are taken as they stand: they may be part of a name.
 
     Raises:
-        DataError: nothing matches, or files match and one that has the pattern itself as its name does not.
+        DataError: nothing matches, files match and one that has the pattern itself as its name does not, or a folder on the
+            way may not be looked into.
     """
     found = _files(_expand(pattern))
     literal = pattern.replace("[", "[[]")
@@ -27,6 +32,8 @@ def matching_files(pattern: str) -> list[str]:
             f"file, which the pattern does not match: write {literal!r} for the file, or give it another name"
         )
     if not found:
+        for folder in reversed(Path(pattern).parents):
+            _refuse_closed(str(folder))
         hint = f"seen from {os.getcwd()}"
         if os.path.isdir(pattern):
             hint = f"it is a directory, whose text files are {pattern.rstrip('/')}/*.txt"
@@ -61,6 +68,7 @@ def _expand(pattern: str) -> Iterator[str]:
     million million paths."""
     parts = pattern.split("/")
     if _RECURSIVE not in parts:
+        _refuse_closed_folders(parts)
         yield from glob.iglob(pattern)
         return
     first = parts.index(_RECURSIVE)
@@ -73,6 +81,21 @@ def _expand(pattern: str) -> Iterator[str]:
     for base in bases:
         for folder in _folders(base):
             yield from _expand(os.path.join(glob.escape(folder), rest))
+
+
+def _refuse_closed_folders(parts: list[str]) -> None:
+    """Refuses folders in which a pattern would look for names and may not, which glob takes for empty."""
+    for place, part in enumerate(parts):
+        if glob.has_magic(part):
+            head = "/".join(parts[:place])
+            for folder in glob.iglob(f"{head}/") if head or place else ["."]:
+                _refuse_closed(folder)
+
+
+def _refuse_closed(folder: str) -> None:
+    name = os.path.basename(folder.rstrip("/"))
+    if not os.access(folder, os.R_OK | os.X_OK) and os.path.isdir(folder) and name != _OF_THE_SYSTEM:
+        raise DataError(f"data.sources: cannot look into {folder.rstrip('/')}: {os.strerror(errno.EACCES)}")
 
 
 def _folders(base: str) -> Iterator[str]:
@@ -95,6 +118,7 @@ def _folders(base: str) -> Iterator[str]:
 
 def _below(folder: str) -> tuple[list[str], list[str]]:
     """Folders in a folder, and links to folders, by name."""
+    _refuse_closed(folder or ".")
     try:
         with os.scandir(folder or ".") as entries:
             found = sorted((e.name, e.is_symlink()) for e in entries if e.is_dir() and not e.name.startswith("."))

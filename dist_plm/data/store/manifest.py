@@ -151,7 +151,8 @@ def _read(store: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataError(f"{store} has no {NAME}: it is not a store, or prepare_data did not finish it") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {reason_of(error, path)}; prepare the data again") from error
+        remedy = "" if isinstance(error, PermissionError) else "; prepare the data again"
+        raise DataError(f"{path} cannot be read: {reason_of(error, path)}{remedy}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path} does not describe a store of this program (its format is not {FORMAT!r})")
     if content.get("version") != VERSION:

@@ -18,7 +18,7 @@ from torch import Tensor
 from dist_plm.checkpoint.finite import is_finite
 from dist_plm.core.errors import CheckpointError, reason_of
 from dist_plm.core.parsing import load_json
-from dist_plm.core.regular import check_regular, read_regular
+from dist_plm.core.regular import open_descriptor, read_regular
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -84,10 +84,13 @@ class WeightFiles:
     def _file(self, path: Path) -> Any:
         if path not in self._open:
             try:
-                check_regular(path.stat(), path)
-                self._open[path] = safe_open(path, framework="pt").__enter__()
+                os.close(open_descriptor(path))  # safe_open calls missing what may not be read
             except FileNotFoundError:
                 raise CheckpointError(f"{path} is missing: fetch or copy the directory again") from None
+            except OSError as error:
+                raise CheckpointError(f"{path} cannot be read: {reason_of(error, path)}") from None
+            try:
+                self._open[path] = safe_open(path, framework="pt").__enter__()
             except (SafetensorError, OSError, ValueError) as error:
                 raise CheckpointError(
                     f"{path} is truncated, damaged or not of safetensors ({reason_of(error, path)}): fetch or copy it again"

@@ -30,7 +30,9 @@ class FollowedRun:
         self.path = path
         if not os.path.isdir(path):
             raise UserError(f"{path} is no directory; name a run directory such as runs/quickstart")
-        if not any((path / name).exists() for name in _RUN_FILES):
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise UserError(f"{path} cannot be read: this user may not look into it")
+        if not any(os.path.exists(path / name) for name in _RUN_FILES):
             raise UserError(
                 f"{path} is no run's directory: it holds no {', '.join(_RUN_FILES)}; wait until the run has started"
             )

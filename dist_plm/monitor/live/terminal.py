@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from dist_plm.core.parsing import is_number
 from dist_plm.monitor.formatting import ASCII_RAMP, UNICODE_RAMP, compact, duration, plain, sparkline
 from dist_plm.monitor.live.follow import FollowedRun
 from dist_plm.monitor.report_page.run_facts import events_of, starts_of
@@ -63,7 +64,7 @@ def _view(run: FollowedRun, console: Console) -> RenderableType:
     width = max(console.width - _LABEL_WIDTH - 24, 8)
     ramp = ASCII_RAMP if console.options.ascii_only else UNICODE_RAMP
     for title, name, written in _CURVES:
-        values = [record[name] for record in run.records if record.get(name) is not None]
+        values = [record[name] for record in run.records if is_number(record.get(name))]
         if values:
             table.add_row(title, Text(written(values[-1])), Text(sparkline(values, width=width, ramp=ramp)))
     return Group(Text(_progress(run)), table, *(Text(_readable(line)) for line in _happened(run)))
@@ -73,7 +74,7 @@ def _progress(run: FollowedRun) -> str:
     last = run.records[-1]
     steps = run.settings.get("train.stop_at") or run.settings.get("train.steps")
     parts = [f"step {last['step']:,}"]
-    if isinstance(steps, int) and steps >= last["step"]:
+    if isinstance(steps, int) and is_number(steps) and steps >= last["step"]:
         parts[0] += f" of {steps:,}"
         parts.append(f"ETA {duration(last['step_seconds'] * (steps - last['step']))}")
     return ", ".join([*parts, f"{compact(last['tokens_seen'])} tokens", f"{duration(run.seconds[-1])} in steps"])

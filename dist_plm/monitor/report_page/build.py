@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.core.errors import UserError, reason_of
-from dist_plm.core.files import atomic_writer
+from dist_plm.core.files import output_writer
 from dist_plm.core.regular import open_regular
 from dist_plm.monitor.report import Run, comparison_rows, differing_settings
 from dist_plm.monitor.report_page.packed_columns import MOST_VALUES
@@ -98,7 +98,7 @@ def write_page(path: Path, page: str) -> None:
     """
     check_place(path)
     try:
-        with atomic_writer(path, temporary=f".{path.name}.{os.getpid()}.tmp") as file:
+        with output_writer(path) as file:
             file.write(page.encode(errors="replace"))
     except (OSError, ValueError) as error:
         raise UserError(f"html={path} cannot be written: {reason_of(error, path)}; name another file") from None

@@ -83,7 +83,7 @@ def events_of(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def samples_of(run_dir: Path) -> list[dict[str, Any]]:
     """The first samples of each file of predictions, as rows of text."""
     found = []
-    for path in sorted((run_dir / PREDICTIONS).glob("*.jsonl"))[:_FILES_SHOWN]:
+    for path in _predictions_of(run_dir)[:_FILES_SHOWN]:
         rows = [
             {str(name): _cut(value if isinstance(value, str) else show(value)) for name, value in line.items()}
             for line in _lines_of(path, _SAMPLES_SHOWN)
@@ -91,6 +91,13 @@ def samples_of(run_dir: Path) -> list[dict[str, Any]]:
         if rows:
             found.append({"file": path.name, "rows": rows})
     return found
+
+
+def _predictions_of(run_dir: Path) -> list[Path]:
+    try:
+        return sorted((run_dir / PREDICTIONS).glob("*.jsonl"))
+    except OSError:  # no directory that this user may read, or one that is being removed
+        return []
 
 
 def _cut(text: str) -> str:

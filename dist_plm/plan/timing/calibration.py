@@ -1,5 +1,6 @@
 """Adjusts the speed of kernels to what a short run of one's own took: 20 steps are enough."""
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from typing import Any
 
 from dist_plm.config import runfile
 from dist_plm.core.errors import ConfigError, reason_of
+from dist_plm.core.parsing import is_number
 from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
 from dist_plm.plan.timing.step_time import step_time
@@ -76,7 +78,8 @@ def calibration_of(run: str, gpu: str | None) -> Calibration:
 
 def measured_seconds(records: Sequence[Mapping[str, Any]]) -> float | None:
     """Takes the median of logged steps without the first; None where there are too few."""
-    times = [float(record["step_seconds"]) for record in records if record.get("step_seconds")][_WARM_UP:]
+    logged = [record.get("step_seconds") for record in records]
+    times = [float(seconds) for seconds in logged if is_number(seconds) and 0 < seconds < math.inf][_WARM_UP:]
     return statistics.median(times) if len(times) > 1 else None
 
 

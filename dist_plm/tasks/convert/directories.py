@@ -52,7 +52,10 @@ def fresh_directory(to: str) -> Iterator[str]:
     place = Path(to).resolve()
     _remove_leftovers(place)
     scratch = place.with_name(f"{place.name}.{secrets.token_hex(4)}{TEMPORARY}")
-    marks.claim(scratch, _GROWING, "start again")
+    try:
+        marks.claim(scratch, _GROWING, "start again")
+    except OSError as error:
+        raise CheckpointError(f"to = {to} cannot be written: {reason_of(error, scratch)}") from None
     lock = os.open(scratch, os.O_RDONLY)
     try:
         _lock(lock)
@@ -62,7 +65,8 @@ def fresh_directory(to: str) -> Iterator[str]:
         if scratch.exists():
             marks.remove(scratch, _GROWING)
         if (reason := _disk_error(error)) is not None:
-            raise CheckpointError(f"to = {to} cannot be written: {reason}") from None
+            is_read = (file := getattr(error, "filename", None)) and not str(file).startswith(str(scratch))
+            raise CheckpointError(f"to = {to} cannot be {'made' if is_read else 'written'}: {reason}") from None
         raise
     finally:
         os.close(lock)

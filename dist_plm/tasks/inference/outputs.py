@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.core.errors import DataError, reason_of
-from dist_plm.core.files import atomic_writer
+from dist_plm.core.files import check_output, output_writer
 
 
 def check_out(out: str | None, name: str = "out") -> None:
     """Sees to it, before anything is measured, that the file of setting `name` can be written.
 
     Raises:
-        DataError: its folder is not there, or it is a folder itself.
+        DataError: its folder is not there, it is a folder itself, or a link, a device or a pipe.
     """
     if out is None:
         return
@@ -22,6 +22,10 @@ def check_out(out: str | None, name: str = "out") -> None:
         raise DataError(f"{name} = {out} is a directory: name a file in it")
     if not path.parent.is_dir():
         raise DataError(f"{name} = {out}: there is no directory {path.parent}: make it, or name another file")
+    try:
+        check_output(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name} = {out} cannot be written: {reason_of(error, out)}") from None
 
 
 def write_json(out: str, content: Mapping[str, Any]) -> None:
@@ -44,7 +48,7 @@ def write_lines(out: str, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _write(out: str, text: str) -> None:
     try:
-        with atomic_writer(Path(out)) as file:
+        with output_writer(Path(out)) as file:
             file.write(text.encode(errors="replace") + b"\n")
     except OSError as error:
         raise DataError(f"out = {out} cannot be written: {reason_of(error, out)}") from None

@@ -1,6 +1,7 @@
 """Shows samples of a run as text."""
 
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def show_samples(asked: SamplesShownConfig) -> str:
         assert asked.samples is not None
         ranges = [asked.samples]
     config, data = open_run(config, _num_ranks(config))
-    numbers = [number for first, stop in ranges for number in range(first, stop)][: asked.limit]
+    numbers = list(islice(chain.from_iterable(range(first, stop) for first, stop in ranges), asked.limit))
     lines = [_heading(asked, ranges, len(numbers))]
     if skipped.ranges:
         lines.append(f"skipped by the run: samples {_told(list(skipped.ranges))}")

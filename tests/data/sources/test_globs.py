@@ -5,6 +5,7 @@ import pytest
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.sources.globs import matching_files
+from tests.fuzz import child
 
 
 @pytest.fixture
@@ -77,3 +78,21 @@ def test_nothing_matched_is_said(texts):
         matching_files("x/")
     with pytest.raises(DataError, match="no file matches"):
         matching_files("y/**/*.txt")
+
+
+@pytest.mark.parametrize("pattern", ["**/*.txt", "*/*.txt", "x/**", "x/*.txt", "x/y/*.txt"])
+def test_a_folder_that_may_not_be_looked_into_is_no_empty_one(texts, pattern):
+    (texts / "x").chmod(0)
+    (texts / "lost+found").mkdir(mode=0)
+
+    def find() -> int:
+        child.give_up_root()
+        with pytest.raises(DataError, match="cannot look into x: Permission denied"):
+            matching_files(pattern)
+        assert matching_files("*.txt") == ["a.txt"]
+        assert matching_files("[kl]*/*.txt") == ["k/l.txt"]
+        return 0
+
+    ended = child.run(find, texts)
+    (texts / "x").chmod(0o700)
+    assert ended.code == 0, ended.error

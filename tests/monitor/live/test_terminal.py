@@ -57,9 +57,10 @@ def test_what_a_run_says_commands_nothing(tmp_path):
 def test_a_run_without_a_step_and_one_that_is_not_finite(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "run.yaml").write_text("{}\n")
+    (run / "run.yaml").write_text(f"train: {{steps: 1{'0' * 400}}}\n")
     assert "no step logged yet" in shown(run)
     line = {**record(1).as_dict(), "loss": None, "nonfinite": {"loss": "nan"}, "heal/rollbacks": 1}
+    line |= {"eval/loss": "low", "memory_gib": [1]}
     (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     text = shown(run)
     assert "nan  !" in text

@@ -1,6 +1,7 @@
 """Samples shown are those that the run's loader takes, whatever it skips."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,31 @@ def test_a_step_shows_what_its_ranks_took(run, step):
     for tokens in dataset.read(numbers).tokens:
         assert " ".join(map(str, tokens[:-1])) in text
     assert "skipped by the run: samples 8 to 15, 19 to 19" in text
+
+
+def test_no_sample_is_counted_that_is_not_shown(run):
+    assert shown(run=str(run[1]), samples=(0, 2**62), limit=1).count("--- sample") == 1
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        (
+            lambda run: (run / "checkpoints" / name_of(4) / state_file.NAME).write_text("{}"),
+            "damaged: .* has skipped: mend",
+        ),
+        (lambda run: (run / "metrics.jsonl").unlink() or os.mkfifo(run / "metrics.jsonl"), "it is a pipe, not a file"),
+        (
+            lambda run: (run / "metrics.jsonl").write_text('{"step": 2, "samples_seen": "8"}\n'),
+            "step 2, tells no number",
+        ),
+        (lambda run: (run / "metrics.jsonl").write_text('{"step": 2}\n'), "step 2, tells no number of samples"),
+    ],
+)
+def test_what_would_show_other_samples_is_refused(run, broken, told):
+    broken(run[1])
+    with pytest.raises(UserError, match=told):
+        shown(run=str(run[1]), step=3)
 
 
 def test_numbers_show_what_was_skipped(run):

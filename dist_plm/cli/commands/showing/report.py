@@ -11,14 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from dist_plm.cli import app
 from dist_plm.cli.run_words import split_settings
-from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, UserError
+from dist_plm.core.errors import EXIT_FINISHED
+from dist_plm.core.streams import leave, open_standard_streams, tell, visible
 from dist_plm.monitor.formatting import ASCII_RAMP, UNICODE_RAMP
 from dist_plm.monitor.report import load_run, render_report
 from dist_plm.monitor.report_page.build import build_page, check_place, write_page
 
 
 def execute(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="report.py",
         description="Prints what a run did: loss, held-out perplexity, speed and the course of the loss. "
@@ -28,20 +31,20 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="a run directory, e.g. runs/quickstart")
     parser.add_argument("html", nargs="?", metavar="html=FILE", help="where to write the page")
     words = parser.parse_args(arguments).runs
-    try:
-        settings, paths = split_settings(words, ("html",))
-        page = Path(settings["html"]) if "html" in settings else None
-        if page is not None:
-            check_place(page)
-        runs = [load_run(path) for path in paths]
-        text = render_report(runs, ramp=_ramp(sys.stdout.encoding))
-        if page is not None:
-            write_page(page, build_page(runs))
-            text += f"\n\npage: {page}"
-    except UserError as refusal:
-        print(refusal, file=sys.stderr)
-        return EXIT_REFUSED
-    print(text)
+    return app.guarded(lambda: _report(words))
+
+
+def _report(words: Sequence[str]) -> int:
+    settings, paths = split_settings(words, ("html",))
+    page = Path(settings["html"]) if "html" in settings else None
+    if page is not None:
+        check_place(page)
+    runs = [load_run(path) for path in paths]
+    text = render_report(runs, ramp=_ramp(sys.stdout.encoding))
+    if page is not None:
+        write_page(page, build_page(runs))
+        text += f"\n\npage: {page}"
+    tell(visible(text))
     return EXIT_FINISHED
 
 
@@ -56,8 +59,9 @@ def _ramp(encoding: str) -> str:
 
 def main() -> NoReturn:
     """Runs the command that `sys.argv` holds, and exits."""
+    open_standard_streams()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # what only prints ends quietly under `… | head`
-    sys.exit(execute(sys.argv[1:]))
+    leave(execute(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ import getpass
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from dist_plm.cli import app
 from dist_plm.cli.run_words import split_settings
-from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, UserError
+from dist_plm.core.errors import EXIT_FINISHED, UserError
 from dist_plm.core.parsing import whole_number
+from dist_plm.core.streams import leave, open_standard_streams, tell, visible
 from dist_plm.monitor.live.serve import PORT, WatchServer, serve
 
 _VIEWS = ("browser", "terminal")
@@ -31,20 +34,19 @@ def execute(arguments: Sequence[str]) -> int:
     parser.add_argument("port", nargs="?", metavar="port=PORT", help=f"where to listen ({PORT}, or a free one)")
     parser.add_argument("view", nargs="?", metavar="view=terminal", help="instead of a browser")
     words = parser.parse_args(arguments).runs
-    try:
-        settings, paths = split_settings(words, ("port", "view"))
-        view, port = settings.get("view", "browser"), _port(settings.get("port"))
-        if view not in _VIEWS:
-            raise UserError(f"view={view} is none of {', '.join(_VIEWS)}")
+    return app.guarded(lambda: _watch(words))
+
+
+def _watch(words: Sequence[str]) -> int:
+    settings, paths = split_settings(words, ("port", "view"))
+    view, port = settings.get("view", "browser"), _port(settings.get("port"))
+    if view not in _VIEWS:
+        raise UserError(f"view={view} is none of {', '.join(_VIEWS)}")
+    with suppress(KeyboardInterrupt):  # how one stops watching
         if view == "terminal":
             _show(paths)
         else:
             serve(paths, port, lambda server: _tell(server, paths))
-    except UserError as refusal:
-        print(refusal, file=sys.stderr)
-        return EXIT_REFUSED
-    except KeyboardInterrupt:
-        pass  # how one stops watching
     return EXIT_FINISHED
 
 
@@ -72,12 +74,13 @@ def _tell(server: WatchServer, paths: Sequence[Path]) -> None:
         "                        and open the same address there",
         "Whoever knows the address can read these runs. Ctrl-C stops watching; the runs go on.",
     ]
-    print("\n".join(lines), flush=True)
+    tell(visible("\n".join(lines)))
 
 
 def main() -> NoReturn:
     """Runs the command that `sys.argv` holds, and exits."""
-    sys.exit(execute(sys.argv[1:]))
+    open_standard_streams()
+    leave(execute(sys.argv[1:]))
 
 
 if __name__ == "__main__":
