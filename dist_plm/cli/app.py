@@ -24,20 +24,10 @@ from dist_plm.config.decode import decode, encode, flatten
 from dist_plm.config.origins import Origin, complete, table, trace
 from dist_plm.config.runfile import read, to_yaml
 from dist_plm.config.suggest import did_you_mean, near
-from dist_plm.core.errors import (
-    EXIT_FINISHED,
-    EXIT_INTERRUPTED,
-    EXIT_REFUSED,
-    ConfigError,
-    NodeError,
-    UserError,
-    reason_of,
-    refusing_denials,
-)
+from dist_plm.core.errors import EXIT_FINISHED, ConfigError, NodeError, UserError
 from dist_plm.core.installed import as_typed
-from dist_plm.core.panics import is_panic
 from dist_plm.core.parsing import whole_number
-from dist_plm.core.streams import leave, open_standard_streams, tell, visible
+from dist_plm.core.streams import code_of, leave, open_standard_streams, tell, visible
 from dist_plm.distributed.launch_env import from_environment
 from dist_plm.plan.rehearsal.chosen_ranks import fitting
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
@@ -107,21 +97,7 @@ def front(arguments: Sequence[str], config_class: type[C], config_name: str, run
 
 def guarded(act: Callable[[], int]) -> int:
     """Does what may be refused or interrupted, and returns the exit code."""
-    try:
-        with refusing_denials():
-            return act()
-    except UserError as refusal:
-        _report(refusal)
-        return refusal.exit_code
-    except KeyboardInterrupt:
-        tell("interrupted", sys.stderr)
-        return EXIT_INTERRUPTED
-    except BaseException as error:
-        if not is_panic(error):
-            raise
-        told = "What it was given is damaged, or it is at fault: see what was said before"
-        _report(UserError(f"a library gave up: {reason_of(error)}. {told}"))
-        return EXIT_REFUSED
+    return code_of(act, _report)
 
 
 def load(

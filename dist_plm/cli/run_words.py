@@ -1,9 +1,12 @@
-"""Words of commands that look at runs: directories, and settings such as `html=report.html` among them."""
+"""Tells runs from settings such as `html=report.html` for the commands that look at runs, and says what they refuse."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dist_plm.config.credentials import mask
 from dist_plm.core.errors import UserError
+from dist_plm.core.streams import tell, visible
 
 
 def split_settings(words: Sequence[str], known: Sequence[str]) -> tuple[dict[str, str], list[Path]]:
@@ -27,6 +30,11 @@ def split_settings(words: Sequence[str], known: Sequence[str]) -> tuple[dict[str
     if not paths:
         raise UserError("name a run directory such as runs/quickstart")
     return settings, paths
+
+
+def say(refusal: UserError) -> None:
+    """Tells a person of a refusal."""
+    tell(visible(mask(str(refusal))), sys.stderr)
 
 
 def _listed(known: Sequence[str]) -> str:

@@ -1,12 +1,22 @@
-"""Speaks where nobody may hear it, and ends a program while something still works in the background."""
+"""Speaks where nobody may hear it, and ends a program with the code that says how it went, also while something still works."""
 
 import os
 import re
 import sys
 import threading
+from collections.abc import Callable
 from typing import NoReturn, TextIO
 
-from dist_plm.core.errors import EXIT_FINISHED, EXIT_REQUEUE
+from dist_plm.core.errors import (
+    EXIT_FINISHED,
+    EXIT_INTERRUPTED,
+    EXIT_REFUSED,
+    EXIT_REQUEUE,
+    UserError,
+    reason_of,
+    refusing_denials,
+)
+from dist_plm.core.panics import is_panic
 
 #: What a terminal obeys instead of showing it, or shows in another order, and what stands for bytes that are no text.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -50,6 +60,25 @@ def silence(stream: TextIO) -> None:
     descriptor = os.open(os.devnull, os.O_WRONLY)
     os.dup2(descriptor, stream.fileno())
     os.close(descriptor)
+
+
+def code_of(act: Callable[[], int], say: Callable[[UserError], None]) -> int:
+    """Does what may be refused or interrupted, and returns the exit code; `say` tells a person of a refusal."""
+    try:
+        with refusing_denials():
+            return act()
+    except UserError as refusal:
+        say(refusal)
+        return refusal.exit_code
+    except KeyboardInterrupt:
+        tell("interrupted", sys.stderr)
+        return EXIT_INTERRUPTED
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        told = "What it was given is damaged, or it is at fault: see what was said before"
+        say(UserError(f"a library gave up: {reason_of(error)}. {told}"))
+        return EXIT_REFUSED
 
 
 def leave(code: int) -> NoReturn:

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dist_plm.cli import app
-from dist_plm.cli.run_words import split_settings
+from dist_plm.cli.run_words import say, split_settings
 from dist_plm.core.errors import EXIT_FINISHED
-from dist_plm.core.streams import leave, open_standard_streams, tell, visible
+from dist_plm.core.streams import code_of, leave, open_standard_streams, tell, visible
 from dist_plm.monitor.formatting import ASCII_RAMP, UNICODE_RAMP
 from dist_plm.monitor.report import load_run, render_report
 from dist_plm.monitor.report_page.build import build_page, check_place, write_page
@@ -31,7 +30,7 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="a run directory, e.g. runs/quickstart")
     parser.add_argument("html", nargs="?", metavar="html=FILE", help="where to write the page")
     words = parser.parse_args(arguments).runs
-    return app.guarded(lambda: _report(words))
+    return code_of(lambda: _report(words), say)
 
 
 def _report(words: Sequence[str]) -> int:

@@ -14,11 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from dist_plm.cli import app
-from dist_plm.cli.run_words import split_settings
+from dist_plm.cli.run_words import say, split_settings
 from dist_plm.core.errors import EXIT_FINISHED, UserError
 from dist_plm.core.parsing import whole_number
-from dist_plm.core.streams import leave, open_standard_streams, tell, visible
+from dist_plm.core.streams import code_of, leave, open_standard_streams, tell, visible
 from dist_plm.monitor.live.serve import PORT, WatchServer, serve
 
 _VIEWS = ("browser", "terminal")
@@ -34,7 +33,7 @@ def execute(arguments: Sequence[str]) -> int:
     parser.add_argument("port", nargs="?", metavar="port=PORT", help=f"where to listen ({PORT}, or a free one)")
     parser.add_argument("view", nargs="?", metavar="view=terminal", help="instead of a browser")
     words = parser.parse_args(arguments).runs
-    return app.guarded(lambda: _watch(words))
+    return code_of(lambda: _watch(words), say)
 
 
 def _watch(words: Sequence[str]) -> int:
