@@ -82,8 +82,8 @@ def attention_backward(
         if with_bias:
             scores_grad[:, :, rows, columns] = through.unflatten(0, heads)
         results[0][:, :, rows] = torch.bmm(through, seen_key).mul_(scale).unflatten(0, heads)
-        results[1][:, :, columns] += torch.bmm(through.transpose(1, 2), own).mul_(scale).unflatten(0, heads)
-        results[2][:, :, columns] += torch.bmm(dropped.transpose(1, 2), own_grad).mul_(factor).unflatten(0, heads)
+        results[1][:, :, columns].add_(torch.bmm(through.transpose(1, 2), own).mul_(scale).unflatten(0, heads))
+        results[2][:, :, columns].add_(torch.bmm(dropped.transpose(1, 2), own_grad).mul_(factor).unflatten(0, heads))
     return *results, scores_grad
 
 

@@ -51,16 +51,24 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right)
 
 
-def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Adds the product of [N, K] and [K, M] to [N, M] fp32."""
+def add_product(total: Tensor, left: Tensor, right: Tensor, *, begins: bool = False) -> None:
+    """Adds the product of [N, K] and [K, M] to [N, M] fp32.
+
+    Args:
+        begins: nothing was added before, and what `total` holds does not count.
+    """
+    if left.is_cuda and begins:
+        total.zero_()
     if left.is_cuda and left.dtype != torch.float32:
         torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
         return
     if left.is_cuda or (left.dtype == torch.float32 and not _goes_to_onednn(left, left.numel() * right.shape[1])):
-        total.addmm_(left, right)
+        total.addmm_(left, right, beta=0.0 if begins else 1.0)
         return
     for first in range(0, len(left), _ROWS):
-        total[first : first + _ROWS] += product(left[first : first + _ROWS], right)
+        rows, found = total[first : first + _ROWS], product(left[first : first + _ROWS], right)
+        # Not `total[…] +=`, which Python ends by copying the rows onto themselves.
+        rows.copy_(found) if begins else rows.add_(found)
 
 
 class _OneDnnLinear(torch.autograd.Function):

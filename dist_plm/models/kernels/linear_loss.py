@@ -86,7 +86,8 @@ class _LinearLoss(torch.autograd.Function):
         total: Tensor | None = None
         if wanted:
             of_hidden = torch.empty_like(hidden)
-            of_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+            of_weight = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
+            of_weight[kept if len(hidden) else 0 :].zero_()
             of_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
         for chunk in token_chunks(len(hidden), weight.shape[0]):
             logits = linear(hidden[chunk], rows, offsets)
@@ -96,9 +97,9 @@ class _LinearLoss(torch.autograd.Function):
                 continue
             gradient = logits
             of_hidden[chunk] = product(gradient, rows)
-            add_product(of_weight[:kept], gradient.t(), hidden[chunk])
+            add_product(of_weight[:kept], gradient.t(), hidden[chunk], begins=chunk.start == 0)
             if of_bias is not None:
-                of_bias[:kept] += gradient.sum(0, dtype=torch.float32)
+                of_bias[:kept].add_(gradient.sum(0, dtype=torch.float32))
         if wanted:
             ctx.save_for_backward(of_hidden, of_weight, of_bias)
             ctx.weight = weight

@@ -52,7 +52,10 @@ def test_products_of_views_are_added_up_in_fp32(dtype, wanted):
     with onednn(wanted):
         add_product(total, grad.t(), x)
         alone = product(grad.t(), x)
+        begun = torch.full_like(total, torch.nan)
+        add_product(begun, grad.t(), x, begins=True)
     exact = 1 + grad.double().t() @ x.double()
     close = 1e-5 if dtype == torch.float32 else 1e-2
     torch.testing.assert_close(total.double(), exact, rtol=close, atol=10 * close)
     torch.testing.assert_close(alone.double(), exact - 1, rtol=close, atol=10 * close)
+    torch.testing.assert_close(begun.double(), exact - 1, rtol=close, atol=10 * close)
