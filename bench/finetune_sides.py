@@ -69,7 +69,7 @@ class Ours:
         shutdown()  # of the run before
         init_process_group(env, device, timeout)
         self.groups = build_groups(grid_of(config.parallel), device, timeout=timeout)
-        prepare_cpu(config.precision.name, self.groups, env, os.environ)
+        prepare_cpu(config.precision, self.groups, env, os.environ)
         sections = config.model, config.parallel, config.precision
         chunks, shards = build_model(*sections, self.groups, device.torch_device, seed=seed)
         losses = self.data.objective.losses

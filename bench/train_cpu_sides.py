@@ -287,7 +287,7 @@ def be_a_rank(settings: str) -> None:
     device = choose("cpu", env.local_rank)
     init_process_group(env, device, TIMEOUT)
     groups = build_groups(grid_of(config.parallel), device, timeout=TIMEOUT)
-    prepare_cpu(case.precision, groups, env, os.environ)
+    prepare_cpu(config.precision, groups, env, os.environ)
     side = timed(ours(case, groups, config))
     print("cost [0, 0]", flush=True)
     for _ in sys.stdin:

@@ -20,8 +20,8 @@ from dist_plm.spec.pipeline import layers_of_chunk
 from dist_plm.spec.rules.finalize import padded_vocab_size
 from dist_plm.spec.schema import ModelConfig, ParallelConfig, PrecisionConfig
 
-#: Of weights and activations; what multiplies in 8 bits keeps its weights in 16.
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
+#: Of weights and activations.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_model(
@@ -106,7 +106,7 @@ def model_context_of(
     seed: int,
 ) -> ModelContext:
     """Builds what the modules of a finalised model share."""
-    dtype = DTYPES[precision.name]
+    dtype = DTYPES[precision.weights]
     assert model.vocab_size is not None
     return ModelContext(
         model=model,
@@ -124,7 +124,7 @@ def megatron_config(
     model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, device: torch.device
 ) -> TransformerConfig:
     """Builds the configuration that Megatron-core's linear layers, schedules and gradient reduction read."""
-    dtype = DTYPES[precision.name]
+    dtype = DTYPES[precision.weights]
     return TransformerConfig(
         num_layers=model.layers,
         hidden_size=model.hidden,
@@ -140,7 +140,7 @@ def megatron_config(
         pipeline_dtype=dtype,
         fp16=dtype == torch.float16,
         bf16=dtype == torch.bfloat16,
-        fp8="hybrid" if precision.name == "fp8" else None,
+        fp8="hybrid" if precision.in_8_bits else None,
         # Scales follow from the tensor at hand: a history of them would have to be in checkpoints, and to agree over ranks.
         fp8_recipe="tensorwise",
         # Else every step would have to tell each layer which microbatch is its first.

@@ -82,6 +82,6 @@ def _utilisation(plan: Plan) -> str:
         predicted=config.objective.predicted_share,
         target_length=config.objective.target_length(length),
     )
-    peak = plan.gpu.peaks.bf16 if config.precision.name in ("bf16", "fp8") else plan.gpu.peaks.fp16
+    peak = plan.gpu.peaks.bf16 if config.precision.weights == "bf16" else plan.gpu.peaks.fp16
     share = utilisation(flops, plan.step.seconds, (peak or plan.gpu.peaks.fp32) * plan.world_size)
     return f"  model FLOPs utilisation {share:.0%} of the peak in 16 bits (PaLM's count, all pairs of attention)"

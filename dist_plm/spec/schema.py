@@ -126,9 +126,24 @@ class PrecisionConfig:
     loss_scale_hysteresis: Count = 2
 
     @property
+    def weights(self) -> Literal["fp32", "bf16", "fp16"]:
+        """The type of weights and activations; what multiplies in 8 bits keeps them in 16."""
+        return "bf16" if self.name == "fp8" else self.name
+
+    @property
     def weight_bytes(self) -> int:
-        """Bytes of an element of weights and activations; what multiplies in 8 bits keeps them in 16."""
-        return 4 if self.name == "fp32" else 2
+        """Bytes of an element of weights and activations."""
+        return 4 if self.weights == "fp32" else 2
+
+    @property
+    def in_8_bits(self) -> bool:
+        """Whether linear layers multiply numbers of 8 bits."""
+        return self.name == "fp8"
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether the loss is scaled, so that small gradients are not 0."""
+        return self.name == "fp16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,7 +118,7 @@ def run_training(
         console = say if env.rank == 0 else None
         restore_logging, problem = _open_log(start, console)
         refuse_together(problem, env, groups.world)
-        prepare_cpu(config.precision.name, groups, env, environ)
+        prepare_cpu(config.precision, groups, env, environ)
         if env.rank == 0:
             write_origins(start.run_dir, origins(encode(config)))
             for split, samples in data.samples.items():

@@ -10,6 +10,7 @@ from dist_plm.core.errors import ConfigError
 from dist_plm.engines.compiling import compiled_layers, compiler_problem, wanted
 from dist_plm.models.layers.transformer import TransformerLayer
 from dist_plm.spec.engines import EngineConfig
+from dist_plm.spec.schema import PrecisionConfig
 from tests.ranks.engine_runs import agree, pieces_of, trainer
 from tests.ranks.pool import World
 from tests.ranks.test_encoders import DROPOUT, MODELS
@@ -117,11 +118,11 @@ def test_on_the_cpu_it_is_a_choice(ranks, compile, compiled):
 
 
 def test_on_cuda_it_is_the_default():
-    cuda = torch.device("cuda")
-    assert wanted(EngineConfig(name="any"), "bf16", cuda)
-    assert not wanted(EngineConfig(name="any"), "fp8", cuda)
-    assert not wanted(EngineConfig(name="any", zero_stage=3), "bf16", cuda)
-    assert not wanted(EngineConfig(name="any", compile="off"), "bf16", cuda)
+    cuda, bf16 = torch.device("cuda"), PrecisionConfig(name="bf16")
+    assert wanted(EngineConfig(name="any"), bf16, cuda)
+    assert not wanted(EngineConfig(name="any"), PrecisionConfig(name="fp8"), cuda)
+    assert not wanted(EngineConfig(name="any", zero_stage=3), bf16, cuda)
+    assert not wanted(EngineConfig(name="any", compile="off"), bf16, cuda)
 
 
 @pytest.mark.parametrize(

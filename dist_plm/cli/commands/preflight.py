@@ -31,7 +31,7 @@ def run(config: PretrainConfig, origins: dict[str, Origin]) -> int | None:
     launch = from_environment(os.environ)
     config, _, unreadable = open_here(config, launch)
     device = choose(config.cluster.device, launch.local_rank)
-    if config.precision.name == "fp8":
+    if config.precision.in_8_bits:
         check_fp8(device)
     timeout = timedelta(minutes=config.cluster.timeout_minutes)
     init_process_group(launch, device, timeout)

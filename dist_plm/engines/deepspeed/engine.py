@@ -143,7 +143,7 @@ class DeepSpeedEngine(Stateful):
         return norm if math.isfinite(norm) and norm >= 0 else None
 
     def _loss_scale(self) -> float | None:
-        return float(self._engine.optimizer.loss_scale) if self._settings.precision.name == "fp16" else None
+        return float(self._engine.optimizer.loss_scale) if self._settings.precision.scales_loss else None
 
 
 def build(
@@ -159,7 +159,7 @@ def build(
         ConfigError: a key under engine.deepspeed is unknown or wrong, the device has no fp16, or NVMe cannot be used.
     """
     check_keys(settings.engine.own_keys)
-    if settings.precision.name == "fp16" and not bindings.supports_fp16():
+    if settings.precision.scales_loss and not bindings.supports_fp16():
         raise ConfigError(["precision.name = 'fp16' is refused by DeepSpeed on this device: set precision=bf16"])
     if (keys := on_nvme(settings.engine.own_keys)) and (problem := bindings.nvme_problem()):
         raise ConfigError([f"{key} = 'nvme' needs DeepSpeed's async_io: {problem}; or set it to cpu" for key in keys])

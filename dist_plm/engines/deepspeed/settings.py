@@ -62,7 +62,7 @@ def settings_of(ours: EngineSettings) -> dict[str, Any]:
     assert ours.parallel.data is not None
     precision, engine = ours.precision, ours.engine
     elements = engine.bucket_mib * 2**20 // 4
-    reduce = "fp32" if precision.reduce_in_fp32 else precision.name
+    reduce = "fp32" if precision.reduce_in_fp32 else precision.weights
     settings: dict[str, Any] = {
         "train_batch_size": ours.train.micro_batch * ours.parallel.data,
         "train_micro_batch_size_per_gpu": ours.train.micro_batch,
@@ -81,9 +81,9 @@ def settings_of(ours: EngineSettings) -> dict[str, Any]:
             "overlap_comm": False,
         },
     }
-    if precision.name == "bf16":
+    if precision.weights == "bf16":
         settings["bf16"] = {"enabled": True, "immediate_grad_update": True, "check_grad_overflow": True}
-    if precision.name == "fp16":
+    if precision.scales_loss:
         settings["fp16"] = {
             "enabled": True,
             "initial_scale_power": round(math.log2(precision.initial_loss_scale)),

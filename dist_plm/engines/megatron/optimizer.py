@@ -174,7 +174,7 @@ def _groups(settings: EngineSettings, chunks: Sequence[nn.Module]) -> list[dict[
 def _wrap(settings: EngineSettings, chunks: Sequence[DistributedDataParallel], groups: Groups) -> MegatronOptimizer:
     placeholder = torch.optim.AdamW(_groups(settings, chunks))
     theirs = _megatron_settings(settings)
-    scaler = _loss_scaler(settings.precision) if settings.precision.name == "fp16" else None
+    scaler = _loss_scaler(settings.precision) if settings.precision.scales_loss else None
 
     def fill(optimizer: torch.optim.Optimizer, _: OptimizerConfig | None = None) -> None:
         fill_state(optimizer, settings.optim)
@@ -192,7 +192,7 @@ def _wrap(settings: EngineSettings, chunks: Sequence[DistributedDataParallel], g
             distributed_optimizer_instance_id=0,
         )
         stats_group = groups.world
-    elif settings.precision.name == "fp32":
+    elif settings.precision.weights == "fp32":
         optimizer, stats_group = FP32Optimizer(placeholder, theirs, fill), groups.model
     else:
         optimizer, stats_group = MasterWeights(*arguments), groups.model
@@ -218,9 +218,9 @@ def _megatron_settings(settings: EngineSettings) -> OptimizerConfig:
         optimizer="adam",
         lr=settings.optim.lr,
         clip_grad=0.0,  # the engine clips
-        fp16=settings.precision.name == "fp16",
-        bf16=settings.precision.name in ("bf16", "fp8"),
-        params_dtype=DTYPES[settings.precision.name],
+        fp16=settings.precision.scales_loss,
+        bf16=settings.precision.weights == "bf16",
+        params_dtype=DTYPES[settings.precision.weights],
         use_distributed_optimizer=shards_states(settings),
         overlap_param_gather=gathers_parameters(settings),
     )

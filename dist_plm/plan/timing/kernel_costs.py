@@ -89,8 +89,8 @@ class Machine:
         half = peaks.bf16 or peaks.fp32  # a chip without bf16 computes it in fp32
         single = (peaks.tf32 if precision.tf32 else None) or peaks.fp32
         speed = efficiency.speed
-        wide = {"fp32": single, "fp16": peaks.fp16, "bf16": half, "fp8": half}[precision.name] * 1e12
-        eight = precision.name == "fp8"
+        wide = {"fp32": single, "fp16": peaks.fp16, "bf16": half}[precision.weights] * 1e12
+        eight = precision.in_8_bits
         sustained = _WITHOUT_TENSOR_CORES if wide == peaks.fp32 * 1e12 else gpu.sustained
         peak = wide * sustained * efficiency.compute * (2 * efficiency.eight if eight else 1.0)
         return cls(gpu, peak * speed, wide * speed, precision.weight_bytes, eight, software, efficiency)

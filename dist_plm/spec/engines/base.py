@@ -78,14 +78,14 @@ class EngineConfig:
         """Yields a sentence for each thing that the engine cannot do as `config` wants it."""
         yield from ()
 
-    def compile_problems(self, precision: str) -> Iterator[str]:
+    def compile_problems(self, precision: "PrecisionConfig") -> Iterator[str]:
         """Yields a sentence for each reason why layers cannot be compiled."""
         if self.zero_stage == 3:
             yield (
                 "engine.compile = 'layers' does not work with engine.zero_stage = 3, which puts weights together while a "
                 "layer runs: set engine.compile=off, or engine.zero_stage=2"
             )
-        if precision == "fp8":
+        if precision.in_8_bits:
             yield (
                 "engine.compile = 'layers' does not work with precision.name = 'fp8', whose layers are Transformer Engine's: "
                 "set engine.compile=off, or precision=bf16"

@@ -40,7 +40,7 @@ class DeepSpeedConfig(EngineConfig):
             gradients=gradients,
             gradients_over=data if stage >= 2 else 1,
             # DeepSpeed's optimizer for bf16 reads the sums themselves.
-            copies=0 if precision.name == "bf16" and stage == 1 and gradients == 4 else 4,
+            copies=0 if precision.weights == "bf16" and stage == 1 and gradients == 4 else 4,
             masters=4,
             masters_over=data,
             bucket=self.bucket_mib * 2**20 // 4 * weights if stage >= 2 else 0,
@@ -56,7 +56,7 @@ class DeepSpeedConfig(EngineConfig):
 
     def problems(self, config: "TrainingConfig") -> Iterator[str]:
         if self.compile == "layers":
-            yield from self.compile_problems(config.precision.name)
+            yield from self.compile_problems(config.precision)
         pipeline = config.parallel.pipeline
         if self.zero_stage > 1 and pipeline > 1:
             yield (
@@ -86,12 +86,12 @@ class DeepSpeedConfig(EngineConfig):
                 )
 
     def _precision(self, precision: "PrecisionConfig", device: str) -> Iterator[str]:
-        if self.zero_stage == 0 and precision.name in ("bf16", "fp16"):
+        if self.zero_stage == 0 and precision.weight_bytes < 4:
             yield (
                 f"engine.zero_stage = 0 with precision.name = {precision.name!r} has no fp32 sums of gradients in "
                 "DeepSpeed: set engine.zero_stage=1, or engine=megatron"
             )
-        if precision.name != "fp16":
+        if not precision.scales_loss:
             return
         if device == "cpu":
             yield (

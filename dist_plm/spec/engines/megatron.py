@@ -44,7 +44,7 @@ class MegatronConfig(EngineConfig):
 
     def problems(self, config: "TrainingConfig") -> Iterator[str]:
         if self.compile == "layers":
-            yield from self.compile_problems(config.precision.name)
+            yield from self.compile_problems(config.precision)
         if self.zero_stage > 1:
             yield (
                 f"engine.zero_stage = {self.zero_stage} is not supported by engine.name = 'megatron', whose sharding of "

@@ -28,9 +28,9 @@ def _grid(config: InferenceConfig) -> Iterator[str]:
     precision = config.precision
     names = ("initial_loss_scale", "min_loss_scale", "loss_scale_window", "loss_scale_hysteresis", "reduce_in_fp32")
     yield from no_effect(precision, "precision", names, reason)
-    if precision.name != "fp32":
+    if precision.weights != "fp32":
         yield from no_effect(precision, "precision", ("tf32",), f"precision.name = {precision.name!r}")
-    if precision.name == "fp8":
+    if precision.in_8_bits:
         yield "precision.name = 'fp8' is for training: choose precision=bf16 or fp32"
 
 

@@ -93,7 +93,7 @@ def _sizes(config: TrainingConfig) -> Iterator[str]:
 
 
 def _rules(config: TrainingConfig) -> Iterator[str]:
-    if config.precision.name == "fp8":
+    if config.precision.in_8_bits:
         yield from _parts(config)
         yield from _sizes(config)
 

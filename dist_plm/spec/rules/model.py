@@ -101,7 +101,7 @@ def _lora(case: Case) -> Iterator[str]:
         yield f"model.lora.targets has {', '.join(missing)}, which this model's layers do not have: leave it out"
     if not model.lora.targets:
         yield "model.lora.targets is empty, so that there are no adapters: name some, as in [query,value]"
-    if case.config.precision.name == "fp8":
+    if case.config.precision.in_8_bits:
         yield "model.lora is not supported with precision=fp8: choose precision=bf16"
 
 

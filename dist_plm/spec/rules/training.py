@@ -52,9 +52,9 @@ def _warmup(config: TrainingConfig) -> Iterator[str]:
 
 def _precision(config: TrainingConfig) -> Iterator[str]:
     precision = config.precision
-    if precision.name != "fp32":
+    if precision.weights != "fp32":
         yield from no_effect(precision, "precision", ("tf32",), f"precision.name = {precision.name!r}")
-    if precision.name != "fp16":
+    if not precision.scales_loss:
         names = ("initial_loss_scale", "min_loss_scale", "loss_scale_window", "loss_scale_hysteresis")
         yield from no_effect(precision, "precision", names, f"precision.name = {precision.name!r}")
     elif precision.min_loss_scale > precision.initial_loss_scale:

@@ -81,7 +81,7 @@ def _built(session: Session, settings: dict[str, Any]) -> Any:
     kind = getattr(transformers, settings["architectures"][0])
     named = dict(settings)
     config = transformers.AutoConfig.for_model(named.pop("model_type"), **named)
-    dtype = DTYPES[session.config.precision.name]
+    dtype = DTYPES[session.config.precision.weights]
     entries = {entry.name: entry for entry in hf_tensors(model)}
     shapes = shapes_of(model)
     state: dict[str, Tensor] = {}

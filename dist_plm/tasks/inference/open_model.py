@@ -72,7 +72,7 @@ def session_of(config: InferenceConfig, environ: Mapping[str, str]) -> Iterator[
     init_process_group(launch, device, timeout)
     with with_remedy("give another with from="):
         session = find_model(config, launch, device, timeout)
-        prepare_cpu(session.config.precision.name, session.groups, launch, environ)
+        prepare_cpu(session.config.precision, session.groups, launch, environ)
         yield session
     shutdown()
 

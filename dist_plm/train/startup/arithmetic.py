@@ -21,7 +21,7 @@ def set_arithmetic(train: TrainConfig, precision: PrecisionConfig, device: Devic
     """
     if train.deterministic:
         make_deterministic(device)
-    if precision.name == "fp8":
+    if precision.in_8_bits:
         check_fp8(device)
     set_precision(precision, device)
 
@@ -32,7 +32,7 @@ def set_precision(precision: PrecisionConfig, device: Device) -> None:
         multiply_in_tf32(device)
 
 
-def prepare_cpu(precision: str, groups: Groups, launch: LaunchEnv, environ: Mapping[str, str]) -> None:
+def prepare_cpu(precision: PrecisionConfig, groups: Groups, launch: LaunchEnv, environ: Mapping[str, str]) -> None:
     """Sets a rank's number of threads on a CPU, and the library that multiplies: the faster one here. Collective."""
     choose_threads(environ, launch.node_name, groups.device, groups.world)
-    use_onednn(precision == "fp32" and onednn_pays(groups.device, groups.world))
+    use_onednn(precision.weights == "fp32" and onednn_pays(groups.device, groups.world))
