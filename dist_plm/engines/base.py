@@ -147,6 +147,12 @@ class Engine(Protocol):
         like shard_spec.parameter for each name of `ParameterState.tensors`. Collective over all ranks."""
         ...
 
+    def measured_update(self) -> AbstractContextManager[dict[str, tuple[float, float]]]:
+        """Measures the update that a step within makes: the mapping then holds sums of squares of the update and of the weights
+        before it, by the logical tensor, of all that this pipeline stage trains; nothing where they lie on NVMe. Collective
+        over the ranks of a stage, and those of tied embeddings."""
+        ...
+
     def scalars(self) -> dict[str, Any]:
         """Gives what else a checkpoint keeps, fit for JSON and equal on all ranks: `optimizer_steps`, and under fp16
         `loss_scale`, `steps_since_overflow` and `hysteresis_left`. Collective over all ranks."""

@@ -2,6 +2,7 @@
 rank, and cut into them again. Both engines describe their flat tensors as fragments, so that this is written once."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import ParameterState
-from dist_plm.engines.flat_parameters import OptimizerShard
+from dist_plm.engines.flat_parameters import FlatParameters, OptimizerShard
+from dist_plm.engines.measuring.update_sizes import UpdateSizes
 from dist_plm.models.sharding import Shard, ShardSpec
 from dist_plm.optim.base import WholeTensorOptimizer, fill_state
 from dist_plm.spec.optimizers import OptimConfig
@@ -43,6 +45,7 @@ class EngineState:
         fragments: what the inner optimizer updates on this rank, and where it stands in its tensors; of what is frozen, where
             the weights themselves are.
         tensors: all that the inner optimizer updates; DeepSpeed has its flat ones outside of the parameter groups.
+        flat: where logical tensors lie in the flattened parameters.
         sharded: data ranks hold different fragments.
         sharded_weights: of what is frozen as well.
         set_weight: puts a weight, shaped like the parameter, where the fragments do not reach; None where they do.
@@ -59,6 +62,7 @@ class EngineState:
         inner: torch.optim.Optimizer,
         tensors: Sequence[Tensor],
         groups: Groups,
+        flat: FlatParameters,
         *,
         sharded: bool,
         sharded_weights: bool = False,
@@ -69,6 +73,7 @@ class EngineState:
     ) -> None:
         self._shard_specs, self._shapes, self._tensors = shard_specs, shapes, tensors
         self._optim, self._inner = optim, inner
+        self._flat, self._sizes = flat, None
         several = groups.data_context.size() > 1
         self._groups, self._sharded, self._sharded_weights = groups, sharded and several, sharded_weights and several
         self._scaler, self._set_weight, self._refresh, self._reach = scaler, set_weight, refresh, reach
@@ -116,6 +121,21 @@ class EngineState:
                 tensor.copy_(read(shard_spec, name))
         self._release()
         self._refresh()
+
+    @contextmanager
+    def measured_update(self) -> Iterator[dict[str, tuple[float, float]]]:
+        found: dict[str, tuple[float, float]] = {}
+        if self._reach is not None:  # they lie on NVMe
+            yield found
+            return
+        if self._sizes is None:
+            trained = [one for held in self._held.values() for one in held if one.parameter.requires_grad]
+            device = self._groups.device.torch_device
+            segment_map = self._flat.segment_map(trained, sharded=self._sharded, device=device)
+            self._sizes = UpdateSizes(self._tensors, segment_map)
+        before = self._sizes.copies()
+        yield found
+        found |= self._sizes.since(before)
 
     def scalars(self) -> dict[str, Any]:
         steps = [float(state["step"].max()) for state in self._inner.state.values() if "step" in state]
@@ -173,6 +193,9 @@ class Stateful:
 
     def load_parameter_states(self, read: Callable[[ShardSpec, str], Tensor]) -> None:
         self._state.load(read)
+
+    def measured_update(self) -> AbstractContextManager[dict[str, tuple[float, float]]]:
+        return self._state.measured_update()
 
     def scalars(self) -> dict[str, Any]:
         return self._state.scalars()

@@ -86,7 +86,8 @@ def render_summary(summary: RunSummary) -> str:
         mfu = "unknown (no peak for this device)" if summary.mfu is None else f"{summary.mfu:.1%}"
         lines += [("tokens/s", f"{plain(summary.tokens_per_second)} (median)"), ("MFU", mfu)]
     if summary.skipped:
-        lines.append(("skipped updates", f"{summary.skipped:,}"))
+        share = summary.skipped / max(summary.last_step, 1)
+        lines.append(("skipped updates", f"{summary.skipped:,} ({share:.2%})"))
     width = max(len(name) for name, _ in lines)
     text = [f"{name.ljust(width)}  {value}" for name, value in lines]
     if summary.next_commands:

@@ -235,7 +235,7 @@ def _run(
     peak_rate = peak_learning_rate(config.optim, config.train.global_batch)
     stops = config.train.early_stopping
     control = start.control(host_group(timedelta(minutes=config.cluster.timeout_minutes)))
-    looked = config.train, config.cluster, engine, control, groups, shard_specs
+    looked = config.train, config.cluster, engine, control, groups, (model, shard_specs)
     parts = Parts(
         train=config.train,
         parallel=config.parallel,

@@ -46,7 +46,7 @@ def test_rendered():
         "held-out perplexity  59,874 -> 54.6",
         "tokens/s             1000 (median)",
         "MFU                  30.0%",
-        "skipped updates      2",
+        "skipped updates      2 (40.00%)",
         "",
         "next:",
         "  python launch/report.py runs/small",

@@ -204,6 +204,7 @@ def build(
         inner,
         bindings.flat_tensors(engine.optimizer),
         groups,
+        flat_parameters,
         sharded=sharded,
         sharded_weights=settings.engine.zero_stage == 3,
         scaler=bindings.scaler_of(engine.optimizer),

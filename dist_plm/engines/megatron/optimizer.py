@@ -68,13 +68,10 @@ def build_optimizer(
     optimizer = _wrap(settings, chunks, groups)
     inner = optimizer.optimizer = _replacement(settings, chunks, optimizer.optimizer)
     fragments = [fragment for shard_spec in shard_specs for fragment in _fragments(optimizer, shard_spec.parameter)]
-    sharded = isinstance(optimizer, DistributedOptimizer)
+    sharded, flat = isinstance(optimizer, DistributedOptimizer), FlatParameters(shard_specs, groups)
     if isinstance(inner, WholeTensorOptimizer):
         trained = [fragment for fragment in fragments if fragment.parameter.requires_grad]
-        segment_map = FlatParameters(shard_specs, groups).segment_map(
-            trained, sharded=sharded, device=groups.device.torch_device
-        )
-        inner.bind(segment_map)
+        inner.bind(flat.segment_map(trained, sharded=sharded, device=groups.device.torch_device))
     scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
     state = EngineState(
         shard_specs,
@@ -84,6 +81,7 @@ def build_optimizer(
         inner,
         [parameter for group in inner.param_groups for parameter in group["params"]],
         groups,
+        flat,
         sharded=sharded,
         scaler=MegatronScaler(scaler) if scaler is not None else None,
         # The model's weights in its own precision, whole on each data rank.

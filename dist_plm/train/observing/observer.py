@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from torch import nn
+
 from dist_plm.core.errors import ReplicasDifferError, UserError, described
 from dist_plm.core.files import open_to_append
 from dist_plm.data.loader.batch import Batch
@@ -18,6 +20,7 @@ from dist_plm.engines.measuring.step_clock import PARTS
 from dist_plm.models.sharding import ShardSpec
 from dist_plm.monitor.report_page.run_tables import STEP_PARTS
 from dist_plm.spec.schema_run import ClusterConfig, ObserveConfig, TrainConfig
+from dist_plm.train.observing.layer_sizes import LayerSizes
 from dist_plm.train.observing.replicas import Odd, Replicas, mismatches, odd_pass
 from dist_plm.train.observing.step_profile import StepProfile
 from dist_plm.train.observing.stragglers import Stragglers, averages, own_seconds, peers_of
@@ -50,6 +53,7 @@ class Observer:
     replicas: Replicas
     stragglers: Stragglers
     profile: StepProfile
+    layers: LayerSizes
     run_dir: Path
     nodes: Sequence[str]
     exact: bool
@@ -73,7 +77,9 @@ class Observer:
 
     @contextmanager
     def _measured(self, step: int, *, is_timed: bool) -> Iterator[None]:
-        with self.profile.step(step), self.engine.clock.running() if is_timed else nullcontext():
+        layers = self.layers.measuring() if _is_due(step, self.settings.layers_every) else nullcontext()
+        timed = self.engine.clock.running() if is_timed else nullcontext()
+        with layers, self.profile.step(step), timed:
             yield
         if is_timed:
             self._data.append(self._waited)
@@ -91,6 +97,8 @@ class Observer:
             found |= self._look_at_replicas(step)
         if _is_due(step, settings.passes_every) and self.exact:
             found |= self._judge(step, "passes", odd_pass(self.engine, microbatches[0], self.groups))
+        if _is_due(step, settings.layers_every):
+            found |= self.layers.take()
         return found
 
     def _look_at_parts(self, step: int) -> dict[str, float]:
@@ -167,13 +175,14 @@ def build_observer(
     engine: Engine,
     control: Control,
     groups: Groups,
-    shard_specs: Sequence[ShardSpec],
+    model: tuple[Sequence[nn.Module], Sequence[ShardSpec]],
     run_dir: Path,
     node: str,
 ) -> Observer:
     """Builds what looks. Collective.
 
     Args:
+        model: its chunks on this rank, and the shard specs of their parameters.
         node: of this rank.
     """
     settings = train.observe
@@ -185,9 +194,10 @@ def build_observer(
         engine,
         control,
         groups,
-        Replicas(shard_specs, groups, exact=exact),
+        Replicas(model[1], groups, exact=exact),
         Stragglers(peers_of(groups.grid), settings.slow_share, settings.slow_times),
         StepProfile(train.profile, run_dir, groups.rank, groups.device),
+        LayerSizes(engine, model[0], groups),
         run_dir,
         control.of_all(node),
         exact=exact,
