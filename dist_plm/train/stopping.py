@@ -168,10 +168,10 @@ class Control:
 
     def numbers_of_all(self, values: Sequence[float]) -> list[list[float]]:
         """Gives the numbers that each rank tells, by rank: equally many each. Collective."""
-        own = torch.tensor([values], dtype=torch.float64)
-        rows = own.new_empty(self._group.size(), len(values))
-        dist.all_gather_into_tensor(rows, own, group=self._group)
-        return rows.tolist()
+        own = torch.tensor(values, dtype=torch.float64)
+        rows = [torch.empty_like(own) for _ in range(self._group.size())]
+        dist.all_gather(rows, own, group=self._group)
+        return [row.tolist() for row in rows]
 
     def check(self, before: Literal["step", "evaluation"] = "step") -> None:
         """Collective.
