@@ -57,9 +57,7 @@ class SpikeWatch:
         """The z-score of a value that is out of line; None of one that is not."""
         if limit == 0 or 2 * len(window) < self.settings.window:
             return None
-        middle = median(window)
-        sigma = _SIGMA * median([abs(one - middle) for one in window])
-        z = (value - middle) / max(sigma, _LEAST_SHARE * abs(middle) if share else _LEAST_LOG, 1e-30)
+        middle, z = median(window), z_score(value, window, share=share)
         return z if z > limit and value - middle > _BEYOND * (max(window) - middle) else None
 
     def state(self) -> dict[str, Any]:
@@ -71,3 +69,10 @@ class SpikeWatch:
         kept = {name: state.get(name) for name in ("losses", "norms")}
         fits = all(isinstance(one, list) and all(is_number(x) and x > -math.inf for x in one) for one in kept.values())
         self.losses, self.norms = (list(kept[name] or []) if fits else [] for name in ("losses", "norms"))
+
+
+def z_score(value: float, window: Sequence[float], *, share: bool) -> float:
+    """Gives the robust z-score of a loss, or (`share` false) of a norm's logarithm, beside a window of those before."""
+    middle = median(window)
+    sigma = _SIGMA * median([abs(one - middle) for one in window])
+    return (value - middle) / max(sigma, _LEAST_SHARE * abs(middle) if share else _LEAST_LOG, 1e-30)
