@@ -82,6 +82,7 @@ def test_a_run_with_new_tokens_is_the_same_on_every_grid_and_after_a_stop(ranks,
     assert Tokenizer.load(parted / "tokenizer").pieces() == Tokenizer.load(tmp_path / "hf").pieces()
 
 
+@pytest.mark.slow
 def test_another_run_begins_with_one_that_has_new_tokens(ranks, rows, tmp_path: Path) -> None:
     """It reads with the tokenizer that the first run kept, and may give it more."""
     first, second = tmp_path / "first", tmp_path / "second"
