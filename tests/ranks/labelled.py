@@ -123,6 +123,7 @@ def batches(config: PretrainConfig, task: str, data_rank: int, step: int) -> lis
 def learn(engine: Engine, config: PretrainConfig, task: str, data_rank: int) -> Learned:
     initial, every = pieces_of(engine), config.train.unfreeze_every
     steps = [(s, lr, trained_from(s, every, config.model.top)) for s, lr in enumerate(learning_rates(config))]
+    engine.eval_step(batches(config, task, data_rank, 0))  # after which dropout has to act again
     results = [engine.train_step(batches(config, task, data_rank, s), lr, least) for s, lr, least in steps]
     sums, predictions = engine.predict_step(batches(config, task, data_rank, 0))
     return Learned(

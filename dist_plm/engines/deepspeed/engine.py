@@ -65,7 +65,7 @@ class DeepSpeedEngine(Stateful):
 
     def train_step(self, microbatches: Sequence[Batch], lr: float, trained_from: int = 0) -> StepResult:
         set_learning_rate(self._inner, lr, trained_from)
-        if not self._engine.training:  # it goes through all modules
+        if not self._engine.module.training:  # it goes through all modules, and the engine itself never says eval
             self._engine.train()
         self._norm.expect(self._run(microbatches, forward_only=False))
         loss_scale = self._loss_scale()
