@@ -83,7 +83,6 @@ def test_killed_in_a_rollback_it_ends_in_the_same_way(ranks, store, tmp_path, to
 
 DEEPSPEED = {"engine__name": "deepspeed"}
 BF16 = {"precision__name": "bf16"}
-FP16 = {"precision__name": "fp16", "precision__initial_loss_scale": 1024.0}
 OVERLAP = {"engine__overlap_param_gather": True, "engine__overlap_grad_reduce": True}
 LAMB = {"optim__name": "lamb"}
 
@@ -120,3 +119,23 @@ def test_another_grid_goes_on_healed(ranks, store, tmp_path, told):
         assert mine.keys() == other.keys()
         known = [name for name, value in other.items() if value is not None]
         assert [mine[name] for name in known] == pytest.approx([other[name] for name in known], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_loss_scale_goes_back_with_the_weights(ranks, store, tmp_path):
+    """It grows every five steps: from the checkpoint to the bad step it has grown."""
+    scaled = {"name": "fp16", "initial_loss_scale": 256.0, "loss_scale_window": 5}
+    changes = {"precision": scaled, "train": {"steps": 48, "global_batch": 8, "micro_batch": 2, "eval_samples": 0}}
+    changes = {f"{section}__{key}": value for section, values in changes.items() for key, value in values.items()}
+    healing = {"train__heal": {"mode": "on", "window": 16}, "checkpoint__every": 10, **changes}
+    healed, other = tmp_path / "healed", tmp_path / "told"
+    config = settings(store, healed, **healing)
+    assert ranks.run(2, faulty_case, config, free_port(), Fault("document", at=8 * 39)) == [0, 0]
+    (act,) = state_of(healed, 48).history
+    assert act["skipped"] == [[8 * 38, 8 * 40]]
+    told = {**healing, "train__heal": {}, "data__skip_samples": act["skipped"]}
+    assert ranks.run(2, run_case, settings(store, other, **told), free_port()) == [0, 0]
+    scales = [record["loss_scale"] for record in read_metrics(healed / "metrics.jsonl")]
+    assert scales[28] < scales[37]
+    assert records(healed) == records(other)
+    assert tensors(healed, 48) == tensors(other, 48)
