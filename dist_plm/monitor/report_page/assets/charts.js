@@ -182,6 +182,7 @@ class Chart {
     const { ctx, bbox } = plot, ratio = window.devicePixelRatio || 1;
     ctx.save();
     ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+    Object.assign(ctx, { textAlign: "left", textBaseline: "bottom" }); // uPlot leaves them as its axes need them
     const marks = this.curves.flatMap(({ run, index, odd }) => [...run.marks(this.view.axis).map((mark) => ({ ...mark, index })), ...odd.slice(0, 50).map(([x, value]) => ({ x, kind: "rollback", label: value }))]);
     let labelled = -Infinity;
     for (const { x, kind, label, index } of marks.sort((a, b) => a.x - b.x)) {
