@@ -86,7 +86,9 @@ def main(config_class: type[C], config_name: str, run: CommandBody[C], doc: str 
 
 def tell_masked(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
     """Prints a traceback as Python does, without the credentials that stand in its messages and lines."""
-    if kind is not SystemExit:
+    if kind is KeyboardInterrupt:
+        tell("interrupted", sys.stderr)
+    elif kind is not SystemExit:
         tell(mask("".join(traceback.format_exception(kind, error, trace))).rstrip("\n"), sys.stderr)
 
 

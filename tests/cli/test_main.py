@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +93,13 @@ def test_a_message_holds_nothing_that_a_terminal_obeys(monkeypatch, capsys):
         monkeypatch.delenv(name, raising=False)
     _report(DataError("a\x1b[31m\x07 \u202etxt.exe is\tnot there,\nseen from ä"))
     assert capsys.readouterr().err == "a\\x1b[31m\\x07 \\u202etxt.exe is\tnot there,\nseen from ä\n"
+
+
+def test_ctrl_c_while_a_command_imports_is_no_traceback():
+    done = subprocess.run(
+        [sys.executable, "-c", "import dist_plm.cli; raise KeyboardInterrupt"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")

@@ -1,5 +1,6 @@
 """Talks with a model in a terminal, turn by turn, on any process grid."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,8 @@ def converse(config: GenerateConfig, environ: Mapping[str, str] = os.environ) ->
     Raises:
         UserError: on every rank alike.
     """
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text end no talk
     with session_of(config, environ) as session:
         if session.is_first:
             tell("say something; an empty line begins anew, Ctrl-D ends")

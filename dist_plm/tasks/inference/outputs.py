@@ -51,4 +51,4 @@ def _write(out: str, text: str) -> None:
         with output_writer(Path(out)) as file:
             file.write(text.encode(errors="replace") + b"\n")
     except OSError as error:
-        raise DataError(f"out = {out} cannot be written: {reason_of(error, out)}") from None
+        raise DataError(f"{out} cannot be written: {reason_of(error, out)}") from None
