@@ -5,6 +5,7 @@
     python launch/evaluate.py from=runs/bert data.path=corpus/mine limit=100 samples=5
     torchrun --nproc-per-node 4 launch/evaluate.py from=runs/gpt data.path=corpus/mine parallel.tensor=2 out=results.json
     python launch/evaluate.py from=runs/t5 on=objective data.path=corpus/mine
+    python launch/evaluate.py on=contamination from=runs/gpt data.path=corpus/mine
     python launch/evaluate.py from=runs/summaries on=task data.rows=test.jsonl predictions=written.jsonl
 
 from= is a run, a checkpoint of one, or a directory of Hugging Face. Results do not depend on the number of ranks, and memory
@@ -13,7 +14,8 @@ not on the number of documents.
 on=perplexity reads each document from its beginning, behind the token that ends the one before, in windows that no token is in
 twice: word_perplexity, byte_perplexity and bits_per_byte are those of lm-evaluation-harness. stride=N gives each token more of
 what stands before it, documents=joined reads all as one text, as in the Hugging Face guide on perplexity. Masked models give
-pseudo-perplexity (Salazar et al. 2020), where each token is masked in turn. on=objective gives the losses of training.
+pseudo-perplexity (Salazar et al. 2020), where each token is masked in turn. on=objective gives the losses of training, on=probe
+what a logistic regression learns from hidden states, on=contamination how much of the set stands in the training text.
 """
 
 from typing import NoReturn

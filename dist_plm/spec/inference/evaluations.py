@@ -21,12 +21,14 @@ OF_TEXTS = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
 class EvaluationDataConfig:
     """The documents of a store's `split`, or of the files that the glob `text` matches: whole files, blocks between blank
     lines, or lines (`document`). Of a bare Megatron pair `shares` of the documents are train, validation and test. `rows` is a
-    file of labelled rows, with `columns` and `header` as in fine-tuning; a probe learns from those of `train_rows`."""
+    file of labelled rows, with `columns` and `header` as in fine-tuning; a probe learns from those of `train_rows`.
+    `against` is a store whose training documents the set is compared with."""
 
     path: str | None = None
     split: Literal["train", "validation", "test"] = "test"
     shares: tuple[float, float, float] = (0.98, 0.01, 0.01)
     text: str | None = None
+    against: str | None = None
     column: str = "text"
     document: Literal["whole", "block", "line"] = "whole"
     rows: str | None = None

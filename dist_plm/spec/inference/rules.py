@@ -14,12 +14,29 @@ _OF_TEXT = ("path", "text", "split", "shares", "column", "document")
 
 
 def _model(config: InferenceConfig) -> Iterator[str]:
+    if isinstance(config, EvaluateConfig) and config.on == "contamination":
+        yield from _training_text(config)
+        return
     if config.from_ is None or not config.from_.strip():
         yield "from is missing: give the path of a run, of a checkpoint or of a directory of Hugging Face, as in from=runs/gpt"
         return
     yield from path_problems("from", config.from_, url="read")
     yield from path_problems("tokenizer", config.tokenizer)
     yield from path_problems("out", config.out, made=True)
+
+
+def _training_text(config: EvaluateConfig) -> Iterator[str]:
+    against = config.data.against
+    if config.from_ is None and against is None:
+        yield "from is missing: give a run, whose training text is compared with, or a store, as in data.against=corpus/mine"
+    elif config.from_ is not None and against is not None:
+        yield f"from and data.against = {show(against)} both name training text: keep one"
+    yield from path_problems("from", config.from_, url="read")
+    yield from path_problems("data.against", against)
+    yield from path_problems("out", config.out, made=True)
+    yield from no_effect(
+        config, "", ("tokenizer", "batch_size", "parallel"), "on = 'contamination', which runs no model"
+    )
 
 
 def _grid(config: InferenceConfig) -> Iterator[str]:
@@ -36,6 +53,10 @@ def _grid(config: InferenceConfig) -> Iterator[str]:
 
 def _data(config: EvaluateConfig) -> Iterator[str]:
     data = config.data
+    if config.on == "contamination":
+        yield from _set_compared(data)
+        return
+    yield from no_effect(data, "data", ("against",), f"on = {show(config.on)}, which compares with no training text")
     if config.on == "task":
         if data.rows is None:
             yield "there is nothing to read: on = 'task' reads labelled rows, as in data.rows=test.jsonl"
@@ -63,6 +84,20 @@ def _data(config: EvaluateConfig) -> Iterator[str]:
         yield from no_effect(data, "data", ("split", "shares"), "data.text, of which all is read")
 
 
+def _set_compared(data: EvaluationDataConfig) -> Iterator[str]:
+    given = [name for name in ("path", "text", "rows") if getattr(data, name) is not None]
+    if len(given) != 1:
+        what = (
+            " and ".join(f"data.{name}" for name in given) + " are given: keep one"
+            if given
+            else "there is nothing to read"
+        )
+        yield f"{what}; a set is data.path=STORE with data.split=test, data.text=FILES or data.rows=FILE"
+    for name in given:
+        yield from path_problems(f"data.{name}", getattr(data, name))
+    yield from no_effect(data, "data", ("train_rows", "columns"), "on = 'contamination', which reads all that is text")
+
+
 def _rows_of_probe(data: EvaluationDataConfig) -> Iterator[str]:
     yield from no_effect(data, "data", _OF_TEXT, "on = 'probe', which reads data.rows")
     for name, what in (("train_rows", "learns from"), ("rows", "is measured on")):
@@ -74,6 +109,11 @@ def _rows_of_probe(data: EvaluationDataConfig) -> Iterator[str]:
 
 
 def _protocol(config: EvaluateConfig) -> Iterator[str]:
+    if config.on == "contamination":
+        names = ("window", "stride", "documents", "pooling", "max_new_tokens", "num_beams", "predictions", "seed")
+        yield from no_effect(config, "", names, "on = 'contamination', which runs no model")
+        return
+    yield from no_effect(config, "", ("ngram",), f"on = {show(config.on)}, which compares with no training text")
     if config.on != "probe":
         reason = f"on = {show(config.on)}, which makes no vectors of rows"
         yield from no_effect(config, "", ("pooling",), reason)

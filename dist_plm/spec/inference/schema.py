@@ -37,14 +37,15 @@ class EvaluateConfig(InferenceConfig):
     losses that the model's objective has, or what a model that was fine-tuned for a `task` makes of labelled rows, kept in
     `predictions`. What it writes has at most `max_new_tokens` (None: as in training), and is the most likely of `num_beams`.
     Or what a linear `probe`, which learns from vectors that the model as it is gives labelled rows (the mean of the last hidden
-    states, or the first or last of them: `pooling`), tells of others.
+    states, or the first or last of them: `pooling`), tells of others. Or, without a model, the `contamination` of the set: how
+    much of it stands, in runs of `ngram` words, in the training text, `data.against` or the store that the run read.
 
     A pass sees `window` tokens, None: as many as the model has positions, or was trained with. Windows move by `stride`; None:
     by their own length, so that no token is seen twice. Documents are read `apart`, each from its beginning, or `joined` to one
     text. Of more than `limit` documents the first are read; 0 reads all. `samples` lists so many documents that the model finds
     hardest, by loss a token."""
 
-    on: Literal["perplexity", "objective", "task", "probe"] = "perplexity"
+    on: Literal["perplexity", "objective", "task", "probe", "contamination"] = "perplexity"
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
     window: Annotated[int, Bounds(low=2)] | None = None
     stride: Count | None = None
@@ -55,6 +56,7 @@ class EvaluateConfig(InferenceConfig):
     num_beams: Count = 1
     predictions: str | None = None
     pooling: Pooling = "mean"
+    ngram: Annotated[int, Bounds(low=2, high=100)] = 13
     seed: Seed = 1234  # of what an objective draws
 
     @property

@@ -11,6 +11,7 @@ from dist_plm.core.errors import EXIT_FINISHED, DataError
 from dist_plm.core.streams import tell
 from dist_plm.distributed.collectives import gather
 from dist_plm.spec.inference.schema import EvaluateConfig
+from dist_plm.tasks.contamination.shared_runs import measure_contamination
 from dist_plm.tasks.evaluate.evaluation_report import excerpts, said_of_rows, table
 from dist_plm.tasks.evaluate.objective import measure_objective
 from dist_plm.tasks.evaluate.passages import Passages, open_passages
@@ -33,6 +34,10 @@ def evaluate(config: EvaluateConfig, environ: Mapping[str, str] = os.environ) ->
     """
     check_out(config.out)
     check_out(config.predictions, "predictions")
+    if config.on == "contamination":
+        if (content := measure_contamination(config, environ)) is not None:
+            _show(config, content)
+        return EXIT_FINISHED
     with session_of(config, environ) as session:
         content = measured(config, session)
         if session.is_first:
@@ -125,8 +130,10 @@ def _together(config: EvaluateConfig, runner: Runner, sums: Sums, hardest: list[
 
 
 def _show(config: EvaluateConfig, content: dict[str, Any]) -> None:
-    facts = {"model": content["model"], "data": content["data"]}
-    if config.on != "perplexity":
+    facts = {name: content[name] for name in ("model", "data", "against") if name in content}
+    if config.on == "contamination":
+        facts["runs"] = f"of {content['ngram']} words"
+    elif config.on != "perplexity":
         facts[config.on] = content[config.on]
     else:
         facts["windows"] = (
@@ -141,6 +148,9 @@ def _show(config: EvaluateConfig, content: dict[str, Any]) -> None:
         which = "worst" if "loss" in content["samples"][0] or "chrf" in content["samples"][0] else "first"
         tell(f"\nthe {which} {len(content['samples'])} rows:")
         tell(said_of_rows(content["samples"]))
+    elif content["samples"] and config.on == "contamination":
+        tell(f"\nshare of the words of the {len(content['samples'])} texts that overlap most:")
+        tell(excerpts([(one["overlap"], one["name"], one["beginning"]) for one in content["samples"]]))
     elif content["samples"]:
         tell(f"\nloss a token of the {len(content['samples'])} hardest documents:")
         tell(excerpts([(one["loss"], one["name"], one["beginning"]) for one in content["samples"]]))

@@ -121,11 +121,7 @@ class TextPassages:
     def __init__(self, data: EvaluationDataConfig, vocabulary: Vocabulary) -> None:
         assert data.text is not None
         self.num_bytes: int | None = None
-        known = any(suffix in FORMATS for suffix in Path(data.text).suffixes)
-        source = SourceConfig(
-            path=data.text, text=data.column, document=data.document, format=None if known else "text"
-        )
-        self._slices = [part for unit in find_sources([source]).units for part in unit]
+        self._data = data
         self.where, self._vocabulary = data.text, vocabulary
         first = [text[:_LOOKED_AT_CHARS] for _, text in islice(self._texts(), _LOOKED_AT)]
         if not first:
@@ -135,16 +131,29 @@ class TextPassages:
         )
 
     def _texts(self) -> Iterator[tuple[str, str]]:
-        for part in self._slices:
-            for record in read_slice(part):
-                if isinstance(record, Rejected):
-                    if record.reason == "empty text":
-                        continue
-                    raise DataError(f"{part.path}, line {record.line}: {record.reason}: {record.detail}")
-                yield f"{part.path}:{record.line}", record.text
+        return texts_of_files(self._data)
 
     def read(self, first: int, step: int, limit: int) -> Iterator[tuple[int, Passage]]:
         for number, (name, text) in enumerate(islice(self._texts(), limit or None)):
             if number % step == first:
                 tokens = np.array(self._vocabulary.encode(text), dtype=np.int64)
                 yield number, Passage.of(name, tokens, text)
+
+
+def texts_of_files(data: EvaluationDataConfig) -> Iterator[tuple[str, str]]:
+    """Yields the texts of files, each with its place.
+
+    Raises:
+        DataError: there are no such files, or one cannot be read.
+    """
+    assert data.text is not None
+    known = any(suffix in FORMATS for suffix in Path(data.text).suffixes)
+    source = SourceConfig(path=data.text, text=data.column, document=data.document, format=None if known else "text")
+    for unit in find_sources([source]).units:
+        for part in unit:
+            for record in read_slice(part):
+                if isinstance(record, Rejected):
+                    if record.reason == "empty text":
+                        continue
+                    raise DataError(f"{part.path}, line {record.line}: {record.reason}: {record.detail}")
+                yield f"{part.path}:{record.line}", record.text
