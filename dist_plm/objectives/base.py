@@ -32,6 +32,8 @@ targets         [B]       a number for each sample                        the sa
 label_sets      [B, L]    1 for each label that a sample has, else 0      the same
 target_mask     [B]       1 where the two above count, else 0             with them
 tags            [B, S]    label of each token, or IGNORED                 a head over tokens
+twins           [2 B]     0 where two readings of a sample, which follow   a head over sequences, where asked
+                          each other, are made to agree, else IGNORED
 …_soft          [.., L]   of class_labels, choice_labels or tags: how      the three heads above, where asked
                           much each class is learned
 starts, ends    [B]       first and last token of a span, or IGNORED      a head over spans

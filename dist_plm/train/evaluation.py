@@ -29,11 +29,12 @@ class FirstSamples:
 
     def __call__(self, windows: Any) -> Arrays:
         batch = self.collate(windows)
-        beyond = windows.samples >= self.count
+        past = windows.samples >= self.count
         marks = {term.mask or term.over: IGNORED if term.mask is None else 0 for term in self.losses.values()}
         for name in marks:
             labels = batch[name]
             mark = labels.dtype.type(marks[name])
+            beyond = np.repeat(past, len(labels) // len(past))  # of samples that are read twice
             batch[name] = np.where(beyond.reshape(-1, *[1] * (labels.ndim - 1)), mark, labels)
         return batch
 

@@ -24,6 +24,7 @@ from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.build import build_task
 from dist_plm.objectives.corruption.word_noise import WordNoise
 from dist_plm.objectives.tasks.base import Task
+from dist_plm.objectives.tasks.twice import Twice
 from dist_plm.spec.derived import directory_of
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.rules.finalize import finalize
@@ -85,9 +86,10 @@ class Labelled:
         """Builds what makes microbatches of examples, in training (`learns`) with what is changed of them."""
         fills = {"tokens": self.padding, **self.task.fills}
         left_out = self.task.config.scoring
-        collate = Collation(length, fills, self.written, left_out, self.soft)
-        noise = self.noise if learns else None
-        return LabelledObjective(self.task.losses, collate if noise is None else noise(collate))
+        collate: Collate = Collation(length, fills, self.written, left_out, self.soft)
+        collate = self.noise(collate) if learns and self.noise is not None else collate
+        collate = Twice(collate, learns) if self.task.config.reads_twice else collate
+        return LabelledObjective(self.task.losses, collate)
 
     @property
     def soft(self) -> Mapping[str, NDArray[np.float32]]:

@@ -71,6 +71,7 @@ TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
 #: By steps so large as those above other roundings grow tenfold every third step: one rank adds gradients up otherwise than
 #: two, by 1e-8 of their norm.
 TASKS["choice_slowly"] = ({**TASKS["choice"][0], "optim__lr": 5e-4}, "accuracy", 0.0)
+TASKS["twice"] = ({"task__r_drop": 1.0, "model__hidden_dropout": 0.1}, "accuracy", 0.0)
 TASKS["gradually"] = ({"train__unfreeze_every": 6}, "accuracy", 0.0)
 GRIDS: dict[str, dict[str, Any]] = {
     "data": {},
@@ -112,7 +113,7 @@ def test_packed_dialogues_cost_what_they_cost_apart(ranks, rows, alone, tmp_path
     assert packed["eval/initial/accuracy"] == pytest.approx(apart["eval/initial/accuracy"])
 
 
-LEARNED = [task for task in TASKS if task not in ("pair", "chat", "chat_by_t5", "choice_slowly", "gradually")]
+LEARNED = [task for task in TASKS if task not in ("pair", "chat", "chat_by_t5", "choice_slowly", "gradually", "twice")]
 
 
 @pytest.mark.parametrize("task", [*LEARNED, pytest.param("chat_by_t5", marks=pytest.mark.slow)])
@@ -134,6 +135,7 @@ def test_every_task_is_learned(alone, task: str) -> None:
     [
         ("classify", "data"),
         ("pair", "tensor"),
+        pytest.param("twice", "data", marks=pytest.mark.slow),
         ("multi_label", "pipeline"),
         ("regress", "zero"),
         ("tag", "pipeline"),

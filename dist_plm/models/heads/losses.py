@@ -27,6 +27,22 @@ def score_classes(logits: Tensor, labels: Tensor, *, evaluate: bool, soft: Tenso
     return TermScores(loss, (counted & (logits.argmax(dim=-1) == labels)).sum(), logits)
 
 
+def score_twins(logits: Tensor, twins: Tensor, *, evaluate: bool) -> TermScores:
+    """Computes how two readings of each sample differ: the mean of both Kullback-Leibler divergences. In evaluation each is
+    read once, and nothing differs.
+
+    Args:
+        logits: [2 B, L], the readings of a sample one after the other.
+        twins: [2 B], negative where nothing is compared; the first of two rows tells.
+    """
+    if evaluate:
+        none = torch.zeros((), device=logits.device)
+        return TermScores(none, none)
+    first, second = logits.float().log_softmax(dim=-1).unflatten(0, (-1, 2)).unbind(dim=1)
+    differences = ((first.exp() - second.exp()) * (first - second)).sum(dim=-1) / 2
+    return TermScores((differences * (twins[::2] >= 0)).sum(), None)
+
+
 def score_targets(logits: Tensor, targets: Tensor, mask: Tensor, *, evaluate: bool) -> TermScores:
     """Computes squared errors.
 
@@ -61,6 +77,8 @@ def score_sequences(logits: Tensor, batch: Batch, *, evaluate: bool) -> Scores:
     if "class_labels" in batch:
         soft = batch.get("class_labels_soft")
         scores["class_labels"] = score_classes(logits, batch["class_labels"], evaluate=evaluate, soft=soft)
+    if "twins" in batch:
+        scores["twins"] = score_twins(logits, batch["twins"], evaluate=evaluate)
     if "choice_labels" in batch:
         labels, soft = batch["choice_labels"], batch.get("choice_labels_soft")
         scores["choice_labels"] = score_classes(logits.reshape(len(labels), -1), labels, evaluate=evaluate, soft=soft)

@@ -36,7 +36,8 @@ class Classify:
     def losses(self) -> Mapping[str, LossTerm]:
         if self.config.multi_label:
             return {"classify": LossTerm(1.0, "label_sets", mask="target_mask")}
-        return {"classify": LossTerm(1.0, "class_labels")}
+        terms = {"classify": LossTerm(1.0, "class_labels")}
+        return {**terms, "r_drop": LossTerm(self.config.r_drop / 2, "twins")} if self.config.reads_twice else terms
 
     def labels(self, rows: Iterable[LabelledRow], columns: Mapping[str, str]) -> set[str]:
         return {label for row in rows for label in self._of(row, columns["label"])}

@@ -20,6 +20,7 @@ def labelled_problems(config: FinetuneConfig) -> Iterator[str]:
     yield from _beginning(config)
     yield from _early_stopping(config)
     yield from _writing(config)
+    yield from _reading_twice(config)
 
 
 def _files(config: FinetuneConfig) -> Iterator[str]:
@@ -106,6 +107,14 @@ def _early_stopping(config: FinetuneConfig) -> Iterator[str]:
             f"train.early_stopping.metric = {show(asked.metric)} is no measure of task.name = {show(config.task.name)}"
             f"{did_you_mean(near(asked.metric.removeprefix('eval/'), known))}; it has {', '.join(known)}"
         )
+
+
+def _reading_twice(config: FinetuneConfig) -> Iterator[str]:
+    model, stages = config.model, config.parallel.pipeline
+    if config.task.reads_twice and model.hidden_dropout == model.attention_dropout == 0.0:
+        yield "task.r_drop has no effect without dropout: set model.hidden_dropout, or leave it out"
+    if config.task.reads_twice and stages > 1:
+        yield f"task.r_drop does not work with parallel.pipeline = {stages}: set parallel.pipeline=1"
 
 
 def _writing(config: FinetuneConfig) -> Iterator[str]:

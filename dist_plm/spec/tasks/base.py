@@ -82,6 +82,11 @@ class TaskConfig(ObjectiveConfig):
         return self
 
     @property
+    def reads_twice(self) -> bool:
+        """Whether each training row is read twice, and what is said of it compared."""
+        return False
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """Names what the model scores, in the order of the scores; empty where that has no names."""
         return ()

@@ -51,6 +51,7 @@ def problems(**changes: Any) -> list[str]:
         ),
         ({"task__class_weights": {"c": -1}}, "task.class_weights.c = -1 is not allowed"),
         ({"task__class_weights": {"c": 1}, "task__balanced": True}, "are both given: keep one"),
+        ({"task__r_drop": 1.0}, "task.r_drop has no effect without dropout"),
         ({"task__multi_label": True, "task__label_smoothing": 0.1}, "has no effect with task.multi_label = true"),
         ({**STOP, "data__validation": None}, "train.early_stopping has nothing to go by without data.validation"),
         ({**STOP, "train__eval_every": 0}, "train.early_stopping has nothing to go by with train.eval_every = 0"),
