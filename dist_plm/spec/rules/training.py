@@ -7,6 +7,9 @@ from dist_plm.spec.rules.paths import name_problems, path_problems
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.schema import TrainingConfig
 
+#: Sample numbers are of 64 bits, and those after it, which a run then takes, have to be too.
+_MOST_SAMPLES = 2**53
+
 
 def split_problems(key: str, split: tuple[float, float, float]) -> Iterator[str]:
     """Shares of train, validation and test: none negative, some of it train, 1 together."""
@@ -158,6 +161,8 @@ def _skipped(config: TrainingConfig) -> Iterator[str]:
             yield (
                 f"data.skip_samples[{i}] = [{first}, {stop}] holds no sample: give the first number, and the one after the last"
             )
+        elif stop > _MOST_SAMPLES:
+            yield f"data.skip_samples[{i}] = [{first}, {stop}] goes past {_MOST_SAMPLES:,} samples, which no run has: give less"
 
 
 TRAINING_RULES: tuple[Callable[[TrainingConfig], Iterator[str]], ...] = (

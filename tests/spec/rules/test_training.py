@@ -53,6 +53,7 @@ from tests.spec.broken import problems
             {"train__heal": {"mode": "on", "rate_steps": 9}, "checkpoint__every": 5},
             ["train.heal.rate_steps = 9 has no effect with train.heal.rate = 1"],
         ),
+        ({"data__skip_samples": [[0, 2**53 + 1]]}, ["[0, 9007199254740993] goes past 9,007,199,254,740,992 samples"]),
         ({"data__skip_samples": [[0, 8], [9, 9]]}, ["data.skip_samples[1] = [9, 9] holds no sample"]),
         ({"data__split": [0.9, 0.2, 0.1]}, ["data.split = [0.9, 0.2, 0.1] sums to 1.2"]),
         ({"data__split": [0, 0.5, 0.5]}, ["data.split = [0.0, 0.5, 0.5]", "of training, more than 0"]),
