@@ -59,7 +59,7 @@ COMMANDS = {
     "pretrain --help": Command("pretrain", ["--help"]),
     "submit --help": Command("submit", ["--help"]),
     "pretrain --check": Command("pretrain", ["--check", *RUN]),
-    "plan": Command("plan", RUN),
+    "plan": Command("plan", [*RUN, "cluster.gpu=h100"]),
     "submit dry_run": Command("submit", ["submit.dry_run=true", "cluster=example_cpu", *RUN]),
     "report RUN": Command("report", ["CHECKPOINTED"]),
     "convert inspect=": Command("convert", ["inspect=CHECKPOINTED"]),

@@ -36,7 +36,10 @@ def imported_by(program: str) -> set[str]:
 
 
 def test_a_run_imports_no_compiler_and_no_tracker():
-    modules = imported_by("import dist_plm.train.build, dist_plm.engines.megatron.engine, dist_plm.models.build")
+    modules = imported_by(
+        "import dist_plm.train.build, dist_plm.engines.megatron.engine, dist_plm.models.build\n"
+        "import dist_plm.tasks.evaluate.in_training, dist_plm.cluster.preflight"
+    )
     assert "megatron.core.pipeline_parallel.schedules" in modules
     assert not modules & {
         "wandb",
@@ -45,6 +48,8 @@ def test_a_run_imports_no_compiler_and_no_tracker():
         "torch._inductor",
         "deepspeed",
         "datasets",
+        "transformers",
+        "pyarrow",
     }
 
 
