@@ -19,6 +19,7 @@ TEXT_MEASURES = ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "exact_match")
 BEST = {"checkpoint__keep_best": "rougeL", "train__stop_at": 18}
 TASKS: dict[str, dict[str, Any]] = {
     "gpt": {"model": GPT, **SEQ2SEQ, **BEST},
+    "gpt_deep": {"model": {**GPT, "layers": 4}, **SEQ2SEQ, **BEST},
     "gpt_both_ways": {"model": GPT, **SEQ2SEQ, **BEST, "task__prefix_lm": True},
     "t5": {"model": T5, **SEQ2SEQ, **BEST, "optim__lr": 8e-3},
     "chat": {**CHAT, "task__measure_writing": True, "task__written_rows": 5, "train__stop_at": 12},
@@ -27,6 +28,7 @@ GRIDS: dict[str, dict[str, Any]] = {
     "data": {},
     "tensor": {"parallel__tensor": 2},
     "pipeline": {"parallel__pipeline": 2},
+    "chunks": {"parallel__pipeline": 2, "parallel__virtual_pipeline": 2},
     "zero 1": {"engine__zero_stage": 1, "engine__overlap_param_gather": True, "engine__overlap_grad_reduce": True},
     "zero 3": {"engine__zero_stage": 3, "engine__name": "deepspeed"},
     "deepspeed pipeline": {"engine__zero_stage": 1, "engine__name": "deepspeed", "parallel__pipeline": 2},
@@ -48,6 +50,7 @@ def measure(world, config):
     [
         ("gpt", "zero 3"),
         ("t5", "tensor"),
+        pytest.param("gpt_deep", "chunks", marks=pytest.mark.slow),
         pytest.param("gpt", "zero 1", marks=pytest.mark.slow),
         pytest.param("gpt_both_ways", "pipeline", marks=pytest.mark.slow),
         pytest.param("t5", "data", marks=pytest.mark.slow),
@@ -98,15 +101,6 @@ def test_a_run_stops_early_by_what_it_writes(ranks, rows, tmp_path: Path) -> Non
         (
             {"checkpoint__keep_best": "bleu", "parallel__tensor": 2, "parallel__sequence_parallel": True},
             "parallel.sequence_parallel = true does not work with evaluations that have the model write",
-        ),
-        (
-            {
-                "task__measure_writing": True,
-                "parallel__pipeline": 2,
-                "parallel__virtual_pipeline": 2,
-                "model__layers": 4,
-            },
-            "parallel.virtual_pipeline = 2 does not work with evaluations that have the model write",
         ),
     ],
 )

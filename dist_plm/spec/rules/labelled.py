@@ -129,8 +129,3 @@ def _writing(config: FinetuneConfig) -> Iterator[str]:
     asked = "evaluations that have the model write (task.measure_writing, or a best checkpoint by what it writes)"
     if parallel.sequence_parallel:
         yield f"parallel.sequence_parallel = true does not work with {asked}: set parallel.sequence_parallel=false"
-    if parallel.virtual_pipeline > 1:
-        yield (
-            f"parallel.virtual_pipeline = {parallel.virtual_pipeline} does not work with {asked}: set "
-            "parallel.virtual_pipeline=1"
-        )
