@@ -188,9 +188,8 @@ def norm_group(optimizer: Any, groups: Groups) -> dist.ProcessGroup:
 
 
 def measure_by(wrapper: Any, norm: GradientNorm) -> None:
-    """Makes DeepSpeed clip by our norm, which tells of an overflow as well: theirs waits for the device once for each group
-    of parameters and more, and the one for bf16 adds up squares in fp32. Where gradients are offloaded theirs stays, in fp64.
-    """
+    """Makes DeepSpeed clip by our norm, which tells of an overflow as well: theirs waits for the device once a group of
+    parameters and more, and adds up bf16's squares in fp32. Where gradients are offloaded theirs stays, in fp64."""
     optimizer: Any = wrapper  # not narrowed: methods are replaced
     if isinstance(wrapper, BF16_Optimizer):
         optimizer.mpu.norm = norm
@@ -218,11 +217,12 @@ def _on_host(norm: float) -> Tensor:
     return torch.tensor(norm if math.isfinite(norm) else -1.0)
 
 
-def _norm_for_bf16(input_tensors: list[Tensor], mpu: Mpu, norm_type: float = 2.0) -> Tensor:
-    assert mpu.norm is not None
-    return _on_host(mpu.norm.measure(input_tensors))
+def _norm_for_bf16(input_tensors: list[Tensor], mpu: Any, **options: Any) -> Tensor:
+    norm = getattr(mpu, "norm", None)  # engines that this program did not build have theirs
+    return _their_norm(input_tensors, mpu=mpu, **options) if norm is None else _on_host(norm.measure(input_tensors))
 
 
+_their_norm = bf16_optimizer.get_global_norm_of_tensors  # pyright: ignore[reportAttributeAccessIssue]
 bf16_optimizer.get_global_norm_of_tensors = _norm_for_bf16  # pyright: ignore[reportAttributeAccessIssue]
 
 
