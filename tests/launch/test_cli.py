@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dist_plm.cli.app import EXIT_INTERRUPTED, front
+from dist_plm.cli.app import front
 from dist_plm.config.decode import decode
-from dist_plm.core.errors import EXIT_REFUSED, EXIT_REQUEUE, DataError
+from dist_plm.core.errors import EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_REQUEUE, DataError
 from dist_plm.spec.prepare.schema import PrepareConfig
 from dist_plm.spec.schema import PretrainConfig
 from tests.core.test_parsing import BOMB

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dist_plm.checkpoint.storage import LocalStorage
-from dist_plm.cli.app import EXIT_INTERRUPTED
-from dist_plm.core.errors import EXIT_REFUSED
+from dist_plm.core.errors import EXIT_INTERRUPTED, EXIT_REFUSED
 from dist_plm.monitor.metrics_file import read_metrics
 from tests.train.conftest import ROOT, TINY
 

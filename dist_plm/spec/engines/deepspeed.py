@@ -86,7 +86,7 @@ class DeepSpeedConfig(EngineConfig):
                 )
 
     def _precision(self, precision: "PrecisionConfig", device: str) -> Iterator[str]:
-        if self.zero_stage == 0 and precision.weight_bytes < 4:
+        if self.zero_stage == 0 and precision.weight_bytes < 4 and not precision.in_8_bits:
             yield (
                 f"engine.zero_stage = 0 with precision.name = {precision.name!r} has no fp32 sums of gradients in "
                 "DeepSpeed: set engine.zero_stage=1, or engine=megatron"
