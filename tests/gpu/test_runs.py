@@ -8,7 +8,7 @@ import torch
 from dist_plm.monitor.metrics_file import read_metrics
 from tests.ranks.ports import free_port
 from tests.ranks.test_encoders import DROPOUT
-from tests.train.running import TIMES, make_store, run_case, settings
+from tests.train.running import make_store, run_case, settings, timeless
 
 pytestmark = pytest.mark.ranks
 
@@ -24,7 +24,7 @@ def records(run_dir) -> list[dict]:
     """What depends neither on the clock nor on the device."""
     found = read_metrics(run_dir / "metrics.jsonl")
     assert all(math.isfinite(record["loss"]) for record in found)
-    return [{k: v for k, v in record.items() if k not in (*TIMES, "memory_gib")} for record in found]
+    return [{k: v for k, v in timeless(record).items() if k != "memory_gib"} for record in found]
 
 
 def without_worst(found: list[dict]) -> list[dict]:

@@ -9,7 +9,7 @@ from dist_plm.config.decode import decode
 from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.spec.schema_finetune import FinetuneConfig
 from tests.data.labelled.words import write_vocabulary
-from tests.train.running import TIMES
+from tests.train.running import timeless
 
 _NOUNS, _GOOD, _BAD = ("film", "play"), ("good", "lovely"), ("bad", "boring")
 
@@ -89,4 +89,4 @@ def settings(folder: Path, run_dir: Path, **overrides: Any) -> FinetuneConfig:
 
 def records(run_dir: Path) -> list[dict[str, Any]]:
     """Reads what does not depend on the clock."""
-    return [{k: v for k, v in r.items() if k not in TIMES} for r in read_metrics(run_dir / "metrics.jsonl")]
+    return [timeless(record) for record in read_metrics(run_dir / "metrics.jsonl")]

@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,13 @@ SETTINGS: dict[str, Any] = {
     "checkpoint": {"every": 4},
     "cluster": {"device": "cpu", "peak_tflops": 0.1},
 }
-#: What a record holds of how long things took.
-TIMES = ("tokens_per_second", "step_seconds", "mfu")
+#: What a record holds of how long things took, by names and beginnings of names.
+TIMES = ("tokens_per_second", "step_seconds", "mfu", "step_parts/", "slow/")
+
+
+def timeless(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What does not depend on the clock."""
+    return {name: value for name, value in record.items() if not name.startswith(TIMES)}
 
 
 def make_store(prefix: Path) -> Path:

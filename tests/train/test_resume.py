@@ -11,13 +11,13 @@ from dist_plm.monitor.report_page.run_facts import starts_of
 from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port
 from tests.train.running import (
-    TIMES,
     killed_case,
     make_store,
     run_case,
     settings,
     signalled_case,
     signalled_in_step_case,
+    timeless,
 )
 
 pytestmark = pytest.mark.ranks
@@ -34,7 +34,7 @@ def store(tmp_path_factory):
 
 def records(run_dir):
     """What does not depend on the clock."""
-    kept = [{k: v for k, v in r.items() if k not in TIMES} for r in read_metrics(run_dir / "metrics.jsonl")]
+    kept = [timeless(record) for record in read_metrics(run_dir / "metrics.jsonl")]
     assert all(math.isfinite(r["loss"]) for r in kept)
     return kept
 

@@ -7,7 +7,7 @@ from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.monitor.metrics_file import read_metrics
 from tests.ranks.ports import free_port
 from tests.train.healing.faults import Fault, faulty_case, killed_in_rollback_case
-from tests.train.running import TIMES, make_store, run_case, settings
+from tests.train.running import make_store, run_case, settings, timeless
 
 pytestmark = pytest.mark.ranks
 
@@ -26,7 +26,7 @@ def store(tmp_path_factory):
 def records(run_dir):
     """What does not depend on the clock, and is not told of healing alone."""
     found = read_metrics(run_dir / "metrics.jsonl")
-    return [{k: v for k, v in r.items() if k not in TIMES and not k.startswith("heal/")} for r in found]
+    return [{k: v for k, v in timeless(r).items() if not k.startswith("heal/")} for r in found]
 
 
 def state_of(run_dir, step):
