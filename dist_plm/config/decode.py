@@ -230,6 +230,8 @@ class _Decoder:
         if key in self.valid:  # a dotted name where a file must nest
             outer, _, name = key.rpartition(".")
             hint = f" in this form; in a file write {name} below {outer}: on a line of its own"
+        elif key.endswith(".True") and "on" in siblings:
+            hint = '; YAML reads on as true: write "on" with quotes'
         else:
             index = re.search(r"\[[0-9]+\]", key)
             found = suggest(key.replace(index[0], "[0]") if index else key, self.valid)

@@ -131,6 +131,10 @@ def test_all_problems_are_reported_together():
     ("changes", "problem"),
     [
         ({"optim__steps": 3}, "optim.steps = 3 is not a setting; did you mean train.steps?"),
+        (
+            {"evaluate__tasks": [{"name": "films", True: "probe", "data": {"rows": "a"}}]},
+            "evaluate.tasks[0].True = 'probe' is not a setting; YAML reads on as true: write \"on\" with quotes",
+        ),
         ({"optimizer__lr": 3}, "optimizer.lr = 3 is not a setting; did you mean optim.lr?"),
         ({"model__zzz": 3}, "model.zzz = 3 is not a setting; model has: family, layers"),
     ],
