@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from dist_plm.checkpoint.ownership import claim
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.config import runfile
@@ -21,9 +19,6 @@ from dist_plm.core.errors import (
     EXIT_REQUEUE,
     CheckpointError,
     DataError,
-    Diverged,
-    ReplicasDifferError,
-    SaveFailedError,
     UserError,
     reason_of,
 )
@@ -58,7 +53,7 @@ from dist_plm.train.labelled import ENLARGED
 from dist_plm.train.loop import train
 from dist_plm.train.observing.observer import build_observer
 from dist_plm.train.parts import Parts, build_checkpoints, build_evaluator, measure_peak_tflops, open_loader
-from dist_plm.train.reporting import close_records, closing_summary, open_records, write_origins
+from dist_plm.train.reporting import close_records, closed_on_failure, closing_summary, open_records, write_origins
 from dist_plm.train.startup.arithmetic import prepare_cpu, set_arithmetic
 from dist_plm.train.startup.device_memory import advice_on_memory
 from dist_plm.train.startup.load_weights import check_weights
@@ -235,7 +230,6 @@ def _run(
     peak_rate = peak_learning_rate(config.optim, config.train.global_batch)
     stops = config.train.early_stopping
     control = start.control(host_group(timedelta(minutes=config.cluster.timeout_minutes)))
-    looked = config.train, config.cluster, engine, control, groups, (model, shard_specs)
     parts = Parts(
         train=config.train,
         parallel=config.parallel,
@@ -257,18 +251,22 @@ def _run(
             restore=restoring(storage, engine, shard_specs, groups.world, verify=config.checkpoint.verify),
             skip=config.data.skip_samples,
         ),
-        observer=build_observer(*looked, start.run_dir, start.launch.node_name),
+        observer=build_observer(
+            config.train,
+            config.cluster,
+            engine,
+            control,
+            groups,
+            (model, shard_specs),
+            start.run_dir,
+            start.launch.node_name,
+        ),
         patience=None if stops is None else Patience(stops, **position.patience),
         named_sets=more.named_sets,
         named_sets_every=config.named_sets_every,
     )
-    try:
+    with closed_on_failure(recorder, groups.world):
         finished = train(parts, position)
-    except (Diverged, ReplicasDifferError, SaveFailedError):
-        if recorder is not None:
-            recorder.close()
-        dist.barrier(group=groups.world)  # torchrun ends the others with the first: rank 0 has something to say
-        raise
     close_records(recorder, start.run_dir, config.track, finished=finished)
     if not finished:
         log.info(

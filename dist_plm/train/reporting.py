@@ -4,8 +4,11 @@ import json
 import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch.distributed as dist
 
 from dist_plm.checkpoint.open_checkpoint import Checkpoint
 from dist_plm.config import runfile
@@ -14,6 +17,9 @@ from dist_plm.config.decode import encode
 from dist_plm.config.origins import Origin, told
 from dist_plm.core.errors import (
     CheckpointError,
+    Diverged,
+    ReplicasDifferError,
+    SaveFailedError,
     UserError,
     described,
     reason_of,
@@ -124,6 +130,18 @@ def write_origins(run_dir: Path, origins: Mapping[str, Origin]) -> None:
             file.write(json.dumps({key: told(origin) for key, origin in origins.items()}, indent=0).encode() + b"\n")
     except OSError as error:
         log.warning("%s cannot be written: %s", run_dir / ORIGINS, reason_of(error))
+
+
+@contextmanager
+def closed_on_failure(recorder: Recorder | None, world: dist.ProcessGroup) -> Iterator[None]:
+    """Closes the records of a run that fails on all ranks alike. Collective then."""
+    try:
+        yield
+    except (Diverged, ReplicasDifferError, SaveFailedError):
+        if recorder is not None:
+            recorder.close()
+        dist.barrier(group=world)  # torchrun ends the others with the first: rank 0 has something to say
+        raise
 
 
 def close_records(recorder: Recorder | None, run_dir: Path, track: TrackConfig, *, finished: bool) -> None:
