@@ -11,6 +11,7 @@ The runs and their sources are in bench/published_runs.csv; tools/published_runs
 import argparse
 import csv
 import statistics
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -39,6 +40,11 @@ TIMED = (
     (["experiment=bert_large_lamb"], 256),
     (["experiment=gpt3_175b"], 1024),
     (["model=llama3_70b", "data=store", "precision=bf16", "train.global_batch=2048", "model.vocab_size=128256"], 512),
+)
+#: The run whose ranks are rehearsed.
+REHEARSED = (
+    *("model=gpt3_175b", "parallel=tensor8_pipeline16", "data=store", "data.path=x", "model.vocab_size=51200"),
+    *("--world-size", "1024", "--ranks", "worst"),
 )
 
 Errors = Mapping[tuple[str, str], list[float]]
@@ -162,6 +168,17 @@ def speed() -> Iterator[str]:
             yield f"searching {words[0]} on {world} GPUs: {_since(began)}, {len(found)} grids fit"
 
 
+def rehearsing() -> str:
+    """Rehearses the worst ranks of 1,024, in a process of its own as a user does."""
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, ROOT / "launch/rehearse.py", *REHEARSED], capture_output=True, text=True)
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        return f"rehearsing {REHEARSED[0]} fails: {done.stderr.strip()}"
+    told = [line for line in done.stdout.splitlines() if line.startswith(("process groups", "took"))]
+    return "\n".join([f"rehearsing {REHEARSED[0]}, the worst of 1024 ranks: {seconds:.1f} s", *told])
+
+
 def _clocks() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
@@ -200,6 +217,7 @@ def main() -> None:
     print("\n".join(f"  {count:4} {reason}" for reason, count in sorted(why_not.items(), key=lambda item: -item[1])))
     print()
     print("\n".join(speed()))
+    print(rehearsing())
     if args.write:
         write(runs, seconds)
 
