@@ -44,7 +44,8 @@ class FlatParameters:
         for shard in shard_spec.shards:
             assert shard.size[1:] == tuple(parameter.shape[1:]), f"{shard.name} does not lie in one run of elements"
             slot = len(self._slots)
-            self._slots.append(Slot(shard.name, counted, shard.shape, shard.start, shard.size))
+            box = shard.shape, shard.start, shard.size
+            self._slots.append(Slot(shard.name, counted, *box, trained=parameter.requires_grad))
             if getattr(parameter, "shared_embedding", False) and parameter.requires_grad:
                 self._tied.append(slot)
             if shard.numel:

@@ -39,6 +39,7 @@ class Slot:
         shape: of the logical tensor; with the next two, for optimizers that look at its rows and columns.
         box_start: where the box of it that this rank's parameters hold begins.
         box_size: of the box.
+        trained: False of tensors that have no gradient.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Slot:
     shape: tuple[int, ...] = ()
     box_start: tuple[int, ...] = ()
     box_size: tuple[int, ...] = ()
+    trained: bool = True
 
 
 @dataclass(frozen=True, slots=True)

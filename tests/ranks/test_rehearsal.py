@@ -32,6 +32,11 @@ CASES = {
     "recompute": ("tensor2_sequence", {"model__recompute": "full"}),
     "dropout": ("tensor2", {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}),
     "lamb": ("data2_tensor2", {"engine__zero_stage": 1, "optim__name": "lamb"}),
+    "muon": ("tensor2_pipeline2", {"optim__name": "muon"}),
+    "muon1": ("data2_tensor2", {"engine__zero_stage": 1, "optim__name": "muon"}),
+    "adapters": ("data2_tensor2", {"engine__zero_stage": 1, "model__lora": {"rank": 4}, **BF16}),
+    "frozen": ("data2_pipeline2", {"engine__zero_stage": 1, "train__freeze": ("embeddings", "layers.0-1"), **BF16}),
+    "frozen_deepspeed3": ("data2", {**DEEPSPEED, "engine__zero_stage": 3, "train__freeze": ("layers.1-2",)}),
     "deepspeed0": ("data2_tensor2", {**DEEPSPEED, "engine__zero_stage": 0}),
     "deepspeed1": ("data2_pipeline2", {**DEEPSPEED, "engine__zero_stage": 1}),
     "deepspeed1_bf16": ("data2_tensor2", {**DEEPSPEED, "engine__zero_stage": 1, **BF16}),
@@ -39,6 +44,17 @@ CASES = {
     "deepspeed3_bf16": ("data2", {**DEEPSPEED, "engine__zero_stage": 3, **BF16}),
     "llama": ("tensor2", LLAMA),
     "bert": ("data2_tensor2", {"model__family": "bert", "objective__name": "mlm_nsp", "model__segments": 2}),
+    "bert_muon_frozen": (
+        "data2_tensor2",
+        {
+            "model__family": "bert",
+            "objective__name": "mlm_nsp",
+            "model__segments": 2,
+            "engine__zero_stage": 1,
+            "optim__name": "muon",
+            "train__freeze": ("layers.0-1",),
+        },
+    ),
     "roberta": ("pipeline2", {"model__family": "roberta", "objective__name": "mlm"}),
     "t5": ("tensor2", {"model__family": "t5", "objective__name": "span", "model__position": "relative"}),
 }
@@ -55,7 +71,9 @@ def rehearsed(config, world_size: int) -> dict[int, RankRehearsal]:
 
 @pytest.mark.parametrize(
     "name",
-    covering(list(CASES), ["megatron_tensor2_pipeline2_sequence_virtual2", "overlap", "deepspeed3_bf16", "bert"]),
+    covering(
+        list(CASES), ["megatron_tensor2_pipeline2_sequence_virtual2", "overlap", "deepspeed3_bf16", "bert_muon_frozen"]
+    ),
 )
 def test_a_world_that_is_not_there_says_what_gloo_says(ranks, tmp_path, name):
     grid, changes = CASES[name]

@@ -5,7 +5,7 @@ it, is real, and stays so through operations that touch nothing else: positions 
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,14 +13,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import FakeWork
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._pytree import tree_leaves
 
 from dist_plm.distributed.world import leave
+from dist_plm.optim.segment_map import SegmentMap
 from dist_plm.plan.rehearsal.footprint import Footprint
 from dist_plm.plan.rehearsal.moment import Moment
 from dist_plm.plan.rehearsal.recorder import CallRecorder
+from dist_plm.spec.optimizers.base import is_hidden_matrix
 
 _aten = torch.ops.aten
 
@@ -38,8 +45,8 @@ def fake_world(rank: int, world_size: int) -> Iterator[None]:
 @contextmanager
 def without_values(moment: Moment, footprint: Footprint) -> Iterator["FakeRecorder"]:
     """Has tensors that are made within the block have no values, and records what is done to them."""
-    moved = nn.Module._apply
-    nn.Module._apply = _moved_nowhere
+    moved, touched = nn.Module._apply, SegmentMap.touched
+    nn.Module._apply, SegmentMap.touched = _moved_nowhere, _touched_by_all(touched)
     try:
         with (
             warnings.catch_warnings(),
@@ -49,7 +56,7 @@ def without_values(moment: Moment, footprint: Footprint) -> Iterator["FakeRecord
             warnings.simplefilter("ignore")  # of PyTorch's own deprecations, and of addresses that are looked at
             yield one
     finally:
-        nn.Module._apply = moved
+        nn.Module._apply, SegmentMap.touched = moved, touched
 
 
 def _moved_nowhere(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -61,6 +68,24 @@ def _moved_nowhere(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: boo
             "a module is changed after it was built"
         )
     return self
+
+
+def _touched_by_all(ask: Callable[[SegmentMap, Iterable[int]], list[int]]) -> Callable[..., list[int]]:
+    """Has a segment map ask ranks that are not there which matrices they update: together they update each, at once."""
+    asked: set[int] = set()
+
+    def touched(self: SegmentMap, slots: Iterable[int]) -> list[int]:
+        try:
+            return ask(self, slots)
+        except DynamicOutputShapeException:
+            # Parts of ZeRO-3 that are updated one after the other hold matrices that no rank knows of the others.
+            if id(self) in asked:
+                raise
+            asked.add(id(self))
+            trained = [(number, slot) for number, slot in enumerate(self.slots) if slot.trained]
+            return [number for number, slot in trained if is_hidden_matrix(slot.name, slot.shape)]
+
+    return touched
 
 
 class FakeRecorder(CallRecorder):

@@ -153,7 +153,7 @@ def rehearse_on(
             raise ConfigError(
                 [
                     f"this run cannot be rehearsed: what follows on {_innermost(error)} ({moment}) depends on numbers of other "
-                    "ranks; optim.name = 'muon' is such a case, and with another optimizer it may do"
+                    "ranks; optim.name = 'muon' with engine.zero_stage = 3 is such a case, and with another optimizer it may do"
                 ]
             ) from None
         except Exception as error:  # whatever a real rank would die of
