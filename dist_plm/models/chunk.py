@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dist_plm.data.loader.batch import Batch
 from dist_plm.models.kernels.linear import linear
-from dist_plm.models.kernels.linear_loss import linear_loss, token_chunks, vocab_range_of
+from dist_plm.models.kernels.linear_loss import LookAtLogits, linear_loss, token_chunks, vocab_range_of
 from dist_plm.models.layers.embedding import Embedding
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.vocab_loss import score_tokens
@@ -79,8 +79,8 @@ class ModelChunk(MegatronModule):
         """Takes the hidden states [S', B, H] of the previous stage; called by the pipeline schedule."""
         self._from_previous_stage = input_tensor[0]
 
-    def score_tokens(self, hidden: Tensor, labels: Tensor) -> TermScores:
-        """Scores labels [...], negative where nothing is predicted, by hidden states [..., H].
+    def score_tokens(self, hidden: Tensor, labels: Tensor, look: LookAtLogits | None = None) -> TermScores:
+        """Scores labels [...], negative where nothing is predicted, by hidden states [..., H]. `look` sees the logits.
 
         The loss comes with the product over the vocabulary, whose result is never whole. It is found within the call of the
         output layer, for which DeepSpeed's ZeRO-3 puts the weight together.
@@ -91,21 +91,25 @@ class ModelChunk(MegatronModule):
         def loss(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             if self.training:
                 columns = vocab_range_of(len(weight), self.shared)
-                return linear_loss(tokens, weight, bias, flat, columns, self.shared.token_loss)
-            scores = self._evaluated(tokens, weight, bias, flat)
+                return linear_loss(tokens, weight, bias, flat, columns, self.shared.token_loss, look)
+            scores = self._evaluated(tokens, weight, bias, flat, look)
             correct.extend(one.correct for one in scores if one.correct is not None)
             return torch.stack([one.loss for one in scores]).sum()
 
         total, _ = self.output(hidden.flatten(0, -2), weight=tied, loss=loss)
         return TermScores(total, torch.stack(correct).sum() if correct else None)
 
-    def _evaluated(self, tokens: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> list[TermScores]:
+    def _evaluated(
+        self, tokens: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, look: LookAtLogits | None
+    ) -> list[TermScores]:
         """Scores of chunks of the tokens [N, H], one of them at least."""
-        chunks = list(token_chunks(len(tokens), len(weight))) or [slice(0)]
-        return [
-            score_tokens(linear(tokens[chunk], weight, bias), labels[chunk], self.shared, evaluate=True)
-            for chunk in chunks
-        ]
+        scores = list[TermScores]()
+        for chunk in list(token_chunks(len(tokens), len(weight))) or [slice(0)]:
+            logits = linear(tokens[chunk], weight, bias)
+            if look is not None:
+                look(chunk, logits, vocab_range_of(len(weight), self.shared))
+            scores.append(score_tokens(logits, labels[chunk], self.shared, evaluate=True))
+        return scores
 
     def _tied_weight(self) -> Tensor | None:
         tied = self.share_embeddings_and_output_weights and self.pre_process

@@ -13,7 +13,7 @@ from dist_plm.distributed.device import sent
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.encoder import token_output
 from dist_plm.models.heads.task_heads import EncoderHead
-from dist_plm.models.kernels.linear_loss import VocabRange, vocab_range_of
+from dist_plm.models.kernels.linear_loss import VocabRange
 from dist_plm.models.layers.dropout import Site, key_table, keys_of_layer, uniforms
 from dist_plm.models.layers.embedding import Embedding
 from dist_plm.models.layers.linear import ColumnLinear, Dense, RowLinear
@@ -27,7 +27,6 @@ from dist_plm.models.layers.pretraining_heads import (
     whole_sequence,
 )
 from dist_plm.models.layers.transformer import LayerStack
-from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.loss_sums import Scores, TermScores
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import KVCache, SequenceContext, context_of
@@ -76,32 +75,26 @@ class Electra(ModelChunk):
         if "labels" not in batch:
             return self.logits(self.transform(predicted_states(hidden, batch)))
         chosen, labels = predicted(hidden, batch)
-        logits = self.logits(self.transform(chosen))
-        scores = {"labels": score_tokens(logits, labels, self.shared, evaluate=evaluate)}
+        places, uniform = positions_of(batch), self._uniform(batch["samples"], batch["tokens"])
+        drawn = torch.empty_like(labels)
+
+        def draw(chunk: slice, logits: Tensor, columns: VocabRange) -> None:
+            drawn[chunk] = vocab_parallel_sample(logits, uniform[places[chunk]], columns)
+
+        scores = {"labels": self.score_tokens(self.transform(chosen), labels, look=draw)}
 
         originals = batch["originals"]
-        tokens = self._replace(originals.clamp(min=0), positions_of(batch), logits.detach(), batch["samples"])
+        tokens = _replaced(originals.clamp(min=0), places, drawn)
         embedded = self.embedding(tokens, positions, context, batch.get("segments"), part=-2)
         judged = self.detector(self.discriminator(embedded, context))
         scores["originals"] = _score_judgements(judged, tokens != originals, originals >= 0, evaluate=evaluate)
         return scores
 
-    @torch.no_grad()
-    def _replace(self, originals: Tensor, places: Tensor, logits: Tensor, samples: Tensor) -> Tensor:
-        """[B, S] originals with tokens drawn from the generator's distribution in the masked places.
-
-        Args:
-            places: [N], as `predicted_positions` tells them.
-            logits: [N, V / P].
-        """
+    def _uniform(self, samples: Tensor, tokens: Tensor) -> Tensor:
+        """Gives a number in [0, 1), fp64, for each of `tokens` [B, S], in the order of the flattened [S, B]."""
         table = key_table(self.shared.model, samples, self.shared.seed)
         keys = keys_of_layer(table, -1)[Site.REPLACEMENT]
-        uniform = sent(uniforms(keys, originals.shape[1]), originals.device)  # [S, B]
-        columns = vocab_range_of(logits.shape[-1], self.shared)
-        drawn = vocab_parallel_sample(logits, uniform.reshape(-1)[places], columns)
-        tokens = originals.transpose(0, 1).clone(memory_format=torch.contiguous_format)
-        tokens.view(-1)[places] = drawn
-        return tokens.transpose(0, 1)
+        return sent(uniforms(keys, tokens.shape[1]), tokens.device).reshape(-1)
 
 
 class ElectraEncoder(ModelChunk):
@@ -179,6 +172,13 @@ class Detector(nn.Module):
         return logits[..., 0].transpose(0, 1)
 
 
+def _replaced(originals: Tensor, places: Tensor, drawn: Tensor) -> Tensor:
+    """[B, S] originals with the tokens `drawn` [N] in `places` [N], as `predicted_positions` tells them."""
+    tokens = originals.transpose(0, 1).clone(memory_format=torch.contiguous_format)
+    tokens.view(-1)[places] = drawn
+    return tokens.transpose(0, 1)
+
+
 def _score_judgements(logits: Tensor, replaced: Tensor, judged: Tensor, *, evaluate: bool) -> TermScores:
     """All [B, S]; equation 2 of section 3.1."""
     losses = functional.binary_cross_entropy_with_logits(logits.float(), replaced.float(), reduction="none")
@@ -202,7 +202,7 @@ def vocab_parallel_sample(logits: Tensor, uniform: Tensor, columns: VocabRange) 
     if group.size() > 1:
         dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
     with _any_algorithm():
-        cumulative = (scores - largest[:, None]).exp_().cumsum(dim=-1)
+        cumulative = scores.sub_(largest[:, None]).exp_().cumsum_(dim=-1)
     own = cumulative[:, -1] if valid else torch.zeros_like(largest)
     sums = own[None].contiguous()
     if group.size() > 1:

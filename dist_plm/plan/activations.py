@@ -204,7 +204,9 @@ def peak_of_loss(model: ModelConfig, one: Pass, *, trained: bool = True) -> int:
     size, element = model.word_size, one.element
     rows = min(one.predicted, max(1, LOSS_CHUNK_BYTES // (FP32 * width)))
     of_weight = width * size * (FP32 + (element if element < FP32 else 0))
-    return rows * width * (element + FP32) + one.predicted * size * element + of_weight * trained
+    # A generator draws tokens by sums in twice the precision before it turns the logits into a gradient.
+    copied = FP32 if all(stack.is_decoder for stack in model.stacks()[1:]) else 2 * FP32
+    return rows * width * (element + copied) + one.predicted * size * element + of_weight * trained
 
 
 def masks(model: ModelConfig, one: Pass) -> Iterator[int]:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.distributed.groups import build_groups
 from dist_plm.models.electra import vocab_parallel_sample
+from dist_plm.models.kernels import linear_loss
 from dist_plm.models.kernels.linear_loss import VocabRange
 from dist_plm.models.layers import attention
 from dist_plm.models.layers.attention import CoreAttention
@@ -142,6 +143,35 @@ def test_the_head_at_predicted_positions_equals_the_head_everywhere(ranks, tenso
         assert chosen[2].keys() == everywhere[2].keys()
         for name, gradient in everywhere[2].items():
             torch.testing.assert_close(chosen[2][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def electra_in_chunks(world: World, config, chunk_bytes: int):
+    """Losses and gradients of ELECTRA, whose generator's logits come so many bytes at a time; and of an evaluation."""
+    (chunk,), _ = model_of(config, groups_of(world, config), torch.device("cpu"))
+    batch = corrupted_batch(config, np.arange(4))
+    before, linear_loss.LOSS_CHUNK_BYTES = linear_loss.LOSS_CHUNK_BYTES, chunk_bytes
+    try:
+        scores = chunk(batch)
+        sum(score.loss for score in scores.values()).backward()
+        evaluated = chunk.eval()(batch)
+    finally:
+        linear_loss.LOSS_CHUNK_BYTES = before
+    losses = [score.loss.detach() for told in (scores, evaluated) for score in told.values()]
+    correct = [int(score.correct) for score in evaluated.values()]
+    return losses, correct, {name: p.grad.clone() for name, p in chunk.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_a_generator_draws_the_same_tokens_in_chunks(ranks, tensor):
+    """Which tokens are judged, the discriminator's loss tells."""
+    config = configure(tensor, **MODELS["electra"], parallel__tensor=tensor)
+    whole, cut = (ranks.run(tensor, electra_in_chunks, config, size) for size in (2**27, 4 * 7 * VOCAB))
+    for (losses, correct, gradients), (others, also_correct, theirs) in zip(whole, cut, strict=True):
+        torch.testing.assert_close(losses, others, rtol=1e-6, atol=0.0)
+        assert correct == also_correct
+        assert gradients.keys() == theirs.keys()
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, theirs[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ takes their place. What is held is one chunk of logits, and the gradients of hid
 """
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +42,10 @@ class VocabRange(NamedTuple):
     size: int
 
 
+#: What looks at the logits [n, at least `valid`] of a chunk of tokens, before they become a gradient.
+LookAtLogits = Callable[[slice, Tensor, VocabRange], None]
+
+
 def vocab_range_of(width: int, shared: ModelContext) -> VocabRange:
     """Tells the columns of this rank, `width` of them."""
     first = shared.groups.coordinates.tensor * width
@@ -55,6 +59,7 @@ def linear_loss(
     labels: Tensor,
     columns: VocabRange,
     token_loss: TokenLoss = CROSS_ENTROPY,
+    look: LookAtLogits | None = None,
 ) -> Tensor:
     """Sums the losses of labels, [] fp32: their negative log-likelihoods, and what `token_loss` adds.
 
@@ -63,8 +68,9 @@ def linear_loss(
         weight: [V / P, H], this rank's rows.
         bias: [V / P] or None.
         labels: [N] token numbers within the whole vocabulary; a negative label has loss 0 and no gradient.
+        look: called with each chunk's logits, one chunk after the other.
     """
-    return _LinearLoss.apply(hidden, weight, bias, labels, columns, token_loss)
+    return _LinearLoss.apply(hidden, weight, bias, labels, columns, token_loss, look)
 
 
 class _LinearLoss(torch.autograd.Function):
@@ -77,6 +83,7 @@ class _LinearLoss(torch.autograd.Function):
         labels: Tensor,
         columns: VocabRange,
         token_loss: TokenLoss,
+        look: LookAtLogits | None,
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
         scale = _FP16_SCALE if hidden.dtype == torch.float16 else 1.0
@@ -91,6 +98,8 @@ class _LinearLoss(torch.autograd.Function):
             of_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
         for chunk in token_chunks(len(hidden), weight.shape[0]):
             logits = linear(hidden[chunk], rows, offsets)
+            if look is not None:
+                look(chunk, logits, columns)
             loss = _into_gradient(logits, labels[chunk], columns, token_loss, scale, wanted=wanted).sum()
             total = loss if total is None else total + loss
             if not wanted:
@@ -118,7 +127,7 @@ class _LinearLoss(torch.autograd.Function):
             # In place: the gradient of the weight is as large as the weight, and backward runs once.
             of_weight = of_weight.mul_(factor).to(ctx.dtypes[0])
         of_bias = None if of_bias is None else (of_bias * factor).to(ctx.dtypes[1])
-        return (of_hidden * factor).to(of_hidden.dtype), of_weight, of_bias, None, None, None
+        return (of_hidden * factor).to(of_hidden.dtype), of_weight, of_bias, None, None, None, None
 
 
 def token_chunks(tokens: int, width: int) -> Iterator[slice]:
