@@ -15,6 +15,7 @@ from dist_plm.cluster.check import check
 from dist_plm.cluster.submit import Submission
 from dist_plm.core.errors import EXIT_REFUSED, ConfigError
 from dist_plm.spec.schema import SubmissionConfig
+from dist_plm.spec.schema_finetune import FinetuneSubmissionConfig
 
 TINY = [
     *("model=gpt_tiny", "model.vocab_size=211", "model.layers=2", "data=store", "data.path=nowhere"),
@@ -94,6 +95,24 @@ def test_submit_queues_nothing_where_ranks_disagree(monkeypatch, capsys):
     monkeypatch.setattr(GradientNorm, "measure", broken)
     with pytest.raises(ConfigError, match=r"rank 1 fails in step 1, .*ValueError: no norm"):
         _rehearse(submission)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("submit.check_data=false", "needs the rows"), ("data.new_tokens=[zork]", "tokens that the run adds")],
+)
+def test_a_fine_tuning_run_is_rehearsed_with_its_rows_alone(word, said):
+    words = [
+        "task=classify",
+        "model=bert_base",
+        "data.train=rows.csv",
+        "data.tokenizer=here",
+        "submit.rehearse=true",
+        word,
+    ]
+    config, _ = load(FinetuneSubmissionConfig, "submit_finetune", words)
+    with pytest.raises(ConfigError, match=said):
+        _rehearse(Submission(config, config, ()))
 
 
 def test_ranks_that_disagree_are_refused(monkeypatch, capsys):

@@ -3,14 +3,18 @@ step and a save, in order, with group, shape, type and place; and the memory tha
 
 import pytest
 
+from dist_plm.config.decode import decode
 from dist_plm.distributed.device import choose
 from dist_plm.plan.rehearsal.all_ranks import problems_of
 from dist_plm.plan.rehearsal.rank_rehearsal import RankRehearsal, rehearse_on, rehearse_rank
 from dist_plm.plan.rehearsal.recorder import CallRecorder
+from dist_plm.spec.schema_finetune import FinetuneConfig
+from dist_plm.train.data import open_run
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.test_grids import GRIDS
 from tests.ranks.training import configure, groups_of
+from tests.train.finetuning import SETTINGS, make_rows
 
 pytestmark = pytest.mark.ranks
 
@@ -79,6 +83,10 @@ def test_a_world_that_is_not_there_says_what_gloo_says(ranks, tmp_path, name):
     grid, changes = CASES[name]
     world_size, axes = GRIDS[grid]
     config = configure(world_size, run__root=str(tmp_path), **axes, **changes)
+    check(ranks, config, world_size)
+
+
+def check(ranks, config, world_size: int) -> None:
     fake, real = rehearsed(config, world_size), ranks.run(world_size, recorded, config)
     assert problems_of(config, fake, world_size) == []
     for rank, one in enumerate(real):
@@ -87,3 +95,30 @@ def test_a_world_that_is_not_there_says_what_gloo_says(ranks, tmp_path, name):
         assert fake[rank].boxes == one.boxes
         # A few numbers that a step reads on the host are counted a moment longer or shorter.
         assert abs(fake[rank].peak_bytes / one.peak_bytes - 1) < 0.01
+
+
+#: Name -> grid and sections that are changed.
+TASKS = {
+    "classify": ("data2_tensor2", {"task": {"name": "classify"}}),
+    "tag_adapters": ("tensor2", {"task": {"name": "tag"}, "model": {"lora": {"rank": 4}}}),
+    "regress_frozen": ("data2", {"task": {"name": "regress"}, "train": {"freeze": ["layers.0"]}}),
+    "choice": ("pipeline2", {"task": {"name": "choice"}}),
+    "qa": ("data2_pipeline2", {"task": {"name": "qa"}}),
+}
+COLUMNS = {"regress": {"label": "number"}, "choice": {"choices": "options", "label": "right"}}
+
+
+@pytest.mark.parametrize("name", covering(list(TASKS), ["tag_adapters"]))
+def test_a_fine_tuning_run_says_what_gloo_says(ranks, tmp_path, name):
+    grid, changes = TASKS[name]
+    world_size, axes = GRIDS[grid]
+    rows = make_rows(tmp_path)
+    data = {"train": str(rows / "train.jsonl"), "tokenizer": str(rows / "vocabulary")}
+    data["columns"] = COLUMNS.get(changes["task"]["name"], {})
+    parallel = {key.removeprefix("parallel__"): value for key, value in axes.items()}
+    sections = {**SETTINGS, "parallel": parallel, "data": SETTINGS["data"] | data, "task": changes["task"]}
+    for section in ("model", "train"):
+        sections[section] = SETTINGS[section] | changes.get(section, {})
+    sections["run"] = {"name": "run", "root": str(tmp_path)}
+    config, _ = open_run(decode(FinetuneConfig, sections), world_size)
+    check(ranks, config, world_size)

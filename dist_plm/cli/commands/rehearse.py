@@ -31,7 +31,7 @@ from dist_plm.distributed.grid import grid_of
 from dist_plm.plan.rehearsal.chosen_ranks import chosen_ranks
 from dist_plm.plan.rehearsal.rehearsal_text import rehearsal_json, rehearsal_text
 from dist_plm.plan.verdict import require_vocabulary
-from dist_plm.spec.schema import PretrainConfig, RehearseConfig
+from dist_plm.spec.schema import PretrainConfig, RehearseConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from dist_plm.plan.rehearsal.all_ranks import Rehearsal
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str], config: RehearseConfig, origins: dict[str, Ori
     return EXIT_REFUSED if rehearsal.problems else EXIT_FINISHED
 
 
-def rehearsed(complete: PretrainConfig, world_size: int, ranks: str) -> "Rehearsal":
+def rehearsed(complete: TrainingConfig, world_size: int, ranks: str) -> "Rehearsal":
     """Rehearses the ranks that --ranks names of a finalised run."""
     chosen = chosen_ranks(ranks, complete, grid_of(complete.parallel))
     # It imports torch, which wrong settings are refused without.

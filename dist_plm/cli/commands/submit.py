@@ -47,8 +47,8 @@ from dist_plm.core.errors import EXIT_FINISHED, ConfigError
 from dist_plm.core.installed import typed
 from dist_plm.plan.render import refusal, time_line, verdict_line
 from dist_plm.plan.verdict import make_plan, remedies, require_vocabulary, told_by_data
-from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
-from dist_plm.spec.schema_finetune import FinetuneSubmissionConfig
+from dist_plm.spec.schema import SubmissionConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneSubmissionConfig
 
 #: Settings that the commands which train do not have.
 OWN = ("command", "nodes", "min_nodes", "submit")
@@ -183,8 +183,13 @@ def _rehearse(submission: Submission) -> None:
     from dist_plm.cli.commands.rehearse import rehearsed
 
     run = run_of(submission.config)
-    if not isinstance(run, PretrainConfig):
-        raise ConfigError(["submit.rehearse = true goes with pretraining alone: leave it out"])
+    if isinstance(run, FinetuneConfig):
+        if not submission.config.submit.check_data:
+            raise ConfigError(
+                ["submit.rehearse = true needs the rows that submit.check_data = false leaves: leave one out"]
+            )
+        if run.data.adds_tokens:
+            raise ConfigError(["submit.rehearse = true cannot be with tokens that the run adds: leave it out"])
     require_vocabulary(run.model)
     rehearsal = rehearsed(run, world_size(submission.config.nodes, run.cluster), "worst")
     if rehearsal.problems:

@@ -19,7 +19,7 @@ from dist_plm.plan.rehearsal.disagreements import disagreements
 from dist_plm.plan.rehearsal.fake_world import fake_world
 from dist_plm.plan.rehearsal.rank_rehearsal import TIMEOUT, RankRehearsal, rehearse_rank
 from dist_plm.spec.families.tensors import tensors_of
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema import TrainingConfig
 
 #: The largest job whose groups are made to see how long that takes.
 _LARGEST = 4096
@@ -36,7 +36,7 @@ class Rehearsal:
         seconds: that the rehearsal took, in `processes` processes.
     """
 
-    config: PretrainConfig
+    config: TrainingConfig
     world_size: int
     ranks: Mapping[int, RankRehearsal]
     problems: Sequence[str]
@@ -45,7 +45,7 @@ class Rehearsal:
     processes: int
 
 
-def rehearse(config: PretrainConfig, world_size: int, ranks: Sequence[int]) -> Rehearsal:
+def rehearse(config: TrainingConfig, world_size: int, ranks: Sequence[int]) -> Rehearsal:
     """Rehearses ranks of a finalised run whose vocabulary is known.
 
     Raises:
@@ -68,7 +68,7 @@ def rehearse(config: PretrainConfig, world_size: int, ranks: Sequence[int]) -> R
     )
 
 
-def problems_of(config: PretrainConfig, ranks: Mapping[int, RankRehearsal], world_size: int) -> list[str]:
+def problems_of(config: TrainingConfig, ranks: Mapping[int, RankRehearsal], world_size: int) -> list[str]:
     """Finds what real ranks would die or hang of, and what a checkpoint would lack."""
     failures = [f"rank {rank} fails in {one.failure}" for rank, one in ranks.items() if one.failure is not None]
     # A rank that failed says no more: what it lacks would be told of all others.
@@ -80,7 +80,7 @@ def problems_of(config: PretrainConfig, ranks: Mapping[int, RankRehearsal], worl
     ]
 
 
-def _save_problems(config: PretrainConfig, ranks: Mapping[int, RankRehearsal], world_size: int) -> Iterator[str]:
+def _save_problems(config: TrainingConfig, ranks: Mapping[int, RankRehearsal], world_size: int) -> Iterator[str]:
     """Each element of a checkpoint is written by one rank; whether all are, only all ranks can tell."""
     writers: dict[Any, int] = {}
     left = {checkpoint_name("weight", one.name): math.prod(one.shape) for one in tensors_of(config.model)}
@@ -98,14 +98,14 @@ def _prepare() -> None:
     choose("cpu", 0)
 
 
-def _rehearse(task: tuple[PretrainConfig, int, int]) -> RankRehearsal | UserError:
+def _rehearse(task: tuple[TrainingConfig, int, int]) -> RankRehearsal | UserError:
     try:
         return rehearse_rank(*task)
     except UserError as error:
         return error
 
 
-def _sizes(config: PretrainConfig, world_size: int) -> list[tuple[PretrainConfig, int]]:
+def _sizes(config: TrainingConfig, world_size: int) -> list[tuple[TrainingConfig, int]]:
     """The job, and those with two and four times as many data ranks and so on."""
     data, sizes = config.parallel.data or 1, []
     for factor in (1, 2, 4, 8, 16):
@@ -115,7 +115,7 @@ def _sizes(config: PretrainConfig, world_size: int) -> list[tuple[PretrainConfig
     return sizes
 
 
-def _time_groups(task: tuple[PretrainConfig, int]) -> tuple[int, float]:
+def _time_groups(task: tuple[TrainingConfig, int]) -> tuple[int, float]:
     config, world_size = task
     with fake_world(0, world_size):
         began = time.perf_counter()

@@ -10,14 +10,14 @@ from dist_plm.core.parsing import whole_number
 from dist_plm.core.streams import tell
 from dist_plm.distributed.grid import Grid
 from dist_plm.plan.memory import memory_by_stage, worst_of
-from dist_plm.spec.schema import PretrainConfig, RehearseConfig
+from dist_plm.spec.schema import RehearseConfig, TrainingConfig
 
 #: The file whose batch is meant for one CPU.
 _UNSET = "train/default.yaml"
 _WORDS = ("worst", "all")
 
 
-def chosen_ranks(text: str, config: PretrainConfig, grid: Grid) -> list[int]:
+def chosen_ranks(text: str, config: TrainingConfig, grid: Grid) -> list[int]:
     """Reads --ranks.
 
     Raises:

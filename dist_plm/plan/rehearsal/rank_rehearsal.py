@@ -27,6 +27,7 @@ from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.models.build import build_model
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.sharding import Shard
+from dist_plm.optim.depth import trained_from
 from dist_plm.plan.rehearsal.fake_world import fake_world, without_values
 from dist_plm.plan.rehearsal.footprint import Footprint
 from dist_plm.plan.rehearsal.ledger import Ledger
@@ -36,9 +37,9 @@ from dist_plm.plan.rehearsal.repeated_passes import repeat_passes
 from dist_plm.plan.rehearsal.stand_in_data import stand_in
 from dist_plm.spec.derived import num_microbatches
 from dist_plm.spec.freezing import frozen_tensors
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema import PretrainConfig, TrainingConfig
 from dist_plm.train.build import engine_settings
-from dist_plm.train.data import RunData, open_data
+from dist_plm.train.data import RunData, open_data, open_run
 from dist_plm.train.parts import open_loader
 from dist_plm.train.startup.run_position import Position
 
@@ -105,7 +106,7 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
 
-def rehearse_rank(config: PretrainConfig, rank: int, world_size: int) -> RankRehearsal:
+def rehearse_rank(config: TrainingConfig, rank: int, world_size: int) -> RankRehearsal:
     """Rehearses a rank of a finalised run whose vocabulary is known, in a world that is not there.
 
     Raises:
@@ -120,7 +121,7 @@ def rehearse_rank(config: PretrainConfig, rank: int, world_size: int) -> RankReh
 
 
 def rehearse_on(
-    config: PretrainConfig, groups: Groups, recording: Recording, clock: Clock | None = None, *, real: bool = True
+    config: TrainingConfig, groups: Groups, recording: Recording, clock: Clock | None = None, *, real: bool = True
 ) -> RankRehearsal:
     """Goes through a step and a save on groups that are there, real ones or not, and records them.
 
@@ -130,7 +131,7 @@ def rehearse_on(
     clock, moment = clock or Clock(), Moment()
     footprint = Footprint(moment)
     with clock.part("data"):
-        data = _open(config)
+        data = _open(config, groups.grid.size)
         batches = _first_batches(config, data, groups)
     failure, writes, boxes, saving_bytes = None, {}, {}, 0
     settings = replace(engine_settings(config), engine=replace(config.engine, compile="off"))
@@ -142,7 +143,9 @@ def rehearse_on(
             engine = _build_engine(settings, groups, recorder, clock, data, chunks)
             with clock.part("step"), footprint.phase("step"):
                 moment.begin("step 1")
-                engine.train_step(batches, config.optim.lr)
+                engine.train_step(
+                    batches, config.optim.lr, trained_from(0, config.train.unfreeze_every, config.model.top)
+                )
             with clock.part("save"), footprint.phase("saving"), footprint.apart() as apart:
                 moment.begin("saving")
                 writes, boxes = _save_plan(engine, groups)
@@ -176,13 +179,15 @@ def rehearse_on(
     )
 
 
-def _open(config: PretrainConfig) -> RunData:
+def _open(config: TrainingConfig, world_size: int) -> RunData:
+    if not isinstance(config, PretrainConfig):
+        return open_run(config, world_size)[1]
     if config.data.are_here:
         return open_data(config.data, config.objective, config.train, config.model)
     return stand_in(config.objective, config.model, config.data.sequence_length, config.train.seed)
 
 
-def _first_batches(config: PretrainConfig, data: RunData, groups: Groups) -> list[Batch]:
+def _first_batches(config: TrainingConfig, data: RunData, groups: Groups) -> list[Batch]:
     """Reads the microbatches of the first step in this process."""
     settings = replace(config.data, loader_workers=0)
     loader = open_loader(data, settings, config.train, Position(), groups)
@@ -199,7 +204,7 @@ def _reads(data: RunData, batches: list[Batch]) -> dict[str, Any]:
 
 
 def _build_model(
-    config: PretrainConfig, groups: Groups, recorder: CallRecorder, clock: Clock, *, filled: bool
+    config: TrainingConfig, groups: Groups, recorder: CallRecorder, clock: Clock, *, filled: bool
 ) -> list[ModelChunk]:
     with clock.part("model"), recorder.footprint.phase("weights"):
         recorder.moment.begin("building the model")
