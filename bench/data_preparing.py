@@ -1,8 +1,10 @@
 """Parts (a) and (e) of bench/data.py: preparing."""
 
+import json
 import random
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -24,11 +26,27 @@ def write_text(path: Path, megabytes: float, *, seed: int = 0) -> int:
     return written
 
 
+def write_sources(path: Path, megabytes: float) -> int:
+    """Python files of what is installed, a document each, in an order of their own. Returns bytes of text written."""
+    files = sorted(Path(sysconfig.get_path("purelib")).rglob("*.py"))
+    random.Random(0).shuffle(files)
+    written = 0
+    with path.open("w", encoding="utf-8") as file:
+        for source in files:
+            text = source.read_text(encoding="utf-8", errors="ignore")
+            if len(text) > 200:
+                file.write(json.dumps({"text": text}) + "\n")
+                written += len(text.encode())
+            if written >= megabytes * 1e6:
+                break
+    return written
+
+
 def prepare(text: Path, out: Path, *, tokenizer: str) -> float:
     """Runs prepare_data with one process; wall seconds."""
     command = [
         *(sys.executable, str(ROOT / "launch" / "prepare_data.py")),
-        f"data.sources=[{{path: {text}, document: line}}]",
+        f"data.sources=[{{path: {text}{'' if text.suffix == '.jsonl' else ', document: line'}}}]",
         *(f"data.out={out}", *tokenizer.split()),
     ]
     began = time.perf_counter()
@@ -47,11 +65,12 @@ def trained_tokenizer(folder: Path) -> str:
 
 
 def bare_tokenization(folder: Path) -> float:
-    """Seconds of the tokenizers library's batch call over the lines of folder/text.txt. Runs in a process of its own."""
+    """Seconds of the tokenizers library's batch call over folder/text.jsonl. Runs in a process of its own."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "sample" / "tokenizer.json"))
-    texts = (folder / "text.txt").read_text(encoding="utf-8").splitlines()
+    with (folder / "text.jsonl").open(encoding="utf-8") as lines:
+        texts = [json.loads(text)["text"] for text in lines]
     began = time.perf_counter()
     for start in range(0, len(texts), 1000):
         tokenizer.encode_batch(texts[start : start + 1000])
@@ -59,21 +78,25 @@ def bare_tokenization(folder: Path) -> float:
 
 
 def tokenization(folder: Path, *, quick: bool) -> None:
-    print("\n(a) from text to store, cleaning off, against the bare batch call of tokenizers; one core each")
-    tokenizer = trained_tokenizer(folder)
-    size = write_text(folder / "text.txt", 8 if quick else 100)
-    write_text(folder / "tiny.txt", 0.001)
+    print(
+        "\n(a) Python's sources from JSON to store, cleaning off, against the bare batch call of tokenizers; one core each"
+    )
+    size = write_sources(folder / "text.jsonl", 8 if quick else 100)
+    write_sources(folder / "sample.jsonl", 2)
+    write_sources(folder / "tiny.jsonl", 0.2)
+    prepare(folder / "sample.jsonl", folder / "sample", tokenizer="tokenizer=bpe tokenizer.vocab_size=8192")
+    tokenizer = f"tokenizer=file tokenizer.path={folder / 'sample' / 'tokenizer.json'}"
     ours, bare, startup = [], [], []
     for turn in range(2):
         bare.append(child("bare_tokenization", folder))
-        ours.append(prepare(folder / "text.txt", folder / f"out{turn}", tokenizer=tokenizer))
-        startup.append(prepare(folder / "tiny.txt", folder / f"tiny{turn}", tokenizer=tokenizer))
+        ours.append(prepare(folder / "text.jsonl", folder / f"out{turn}", tokenizer=tokenizer))
+        startup.append(prepare(folder / "tiny.jsonl", folder / f"tiny{turn}", tokenizer=tokenizer))
     theirs, whole, steady = (size / 1e6 / seconds for seconds in (min(bare), min(ours), min(ours) - min(startup)))
     line(f"tokenizers, batch call alone, {size / 1e6:.0f} MB", f"{theirs:.2f} MB/s")
     name = "prepare_data, command to finished store"
-    line(name, f"{whole:.2f} MB/s ({whole / theirs:.2f})", ">= 0.9", whole >= 0.9 * theirs)
+    line(name, f"{whole:.2f} MB/s ({whole / theirs:.2f})", ">= 4", whole >= 4 * theirs)
     name = f"  without the {min(startup):.1f} s that Python takes to start"
-    line(name, f"{steady:.2f} MB/s ({steady / theirs:.2f})", ">= 0.9", steady >= 0.9 * theirs)
+    line(name, f"{steady:.2f} MB/s ({steady / theirs:.2f})", ">= 4", steady >= 4 * theirs)
 
 
 def scaling(folder: Path, *, quick: bool) -> None:

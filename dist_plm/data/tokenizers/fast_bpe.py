@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 _GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 #: In white space of a million characters tiktoken's regular expressions lose their way.
 _LONG_SPACE = re.compile(r"\s{1000}")
+#: Of every 250th character: a thousand in a row are four of them, and hardly a text has so many to be looked through.
+_PERHAPS_LONG_SPACE = re.compile(r"\s{4}")
 _UNSEEN, _ALIKE, _UNLIKE = range(3)
 _NUM_CODE_POINTS = 0x110000
 _SAMPLE_CHARS = 500
@@ -83,7 +85,7 @@ class FastBPE:
             return None
 
     def _is_sure(self, text: str) -> bool:
-        if _LONG_SPACE.search(text):
+        if _PERHAPS_LONG_SPACE.search(text[::250]) and _LONG_SPACE.search(text):
             return False
         if text.isascii():
             return self._ascii

@@ -72,6 +72,15 @@ def test_ids_of_any_text_are_those_of_tokenizers(both, text):
     assert fast([text]) == slow([text])
 
 
+@pytest.mark.parametrize("before", [0, 1, 249, 250, 251])
+def test_white_space_of_a_thousand_characters_is_left_to_tokenizers(before):
+    tokenizer = KINDS["bpe"]()
+    fast = fast_bpe(tokenizer._encoder, tokenizer._encode_slowly, "it")
+    assert fast._is_sure("a" * before + " " * 999 + "b")
+    assert not fast._is_sure("a" * before + " " * 1000 + "b")
+    assert fast._is_sure(("a" * 249 + " ") * 20)
+
+
 @pytest.mark.slow
 def test_every_assigned_character_is_compared():
     tokenizer = KINDS["bpe"]()
