@@ -9,6 +9,8 @@ from typing import overload
 from dist_plm.data.loader.batch import Batch
 
 _PUT_SECONDS = 0.2
+#: How long the end of a run waits for what is being prepared.
+_CLOSE_SECONDS = 2.0
 
 
 class Feed:
@@ -25,7 +27,8 @@ class Feed:
         self._next: list[Batch] | Exception | None = None
         self._closed = False
         # A daemon: where it waits for data that never comes, the run ends without it.
-        threading.Thread(target=self._run, name="feed", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+        self._thread.start()
 
     def wait(self, seconds: float) -> bool:
         """Whether `take` would return at once, after waiting for that up to `seconds`."""
@@ -44,7 +47,10 @@ class Feed:
         return content
 
     def close(self) -> None:
+        """Ends the thread, unless it waits for data that never comes: Python would end it on its own way out, in PyTorch's
+        C++ even, and that the whole program with code 134."""
         self._closed = True
+        self._thread.join(_CLOSE_SECONDS)
 
     def _run(self) -> None:
         try:
