@@ -1,6 +1,7 @@
 """Reads what runs of GLUE reached, and makes the table of it: median and spread beside what was published."""
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from typing import Any
 
 from dist_plm.cli.glue.glue_cells import Cell
 from dist_plm.cli.glue.glue_tasks import GlueRecipe
+from dist_plm.config.decode import decode
 from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.monitor.report import read_settings
+from dist_plm.spec.schema_run import EarlyStoppingConfig
 
 #: What a model makes of the other validation rows of MNLI, in a run's directory.
 MISMATCHED = "mismatched.json"
@@ -31,7 +34,7 @@ def reached(run_dir: Path) -> Reached | None:
     metrics = run_dir / "metrics.jsonl"
     records = read_metrics(metrics) if metrics.is_file() else []
     steps = settings.get("train.stop_at") or settings.get("train.steps")
-    if not records or steps is None or records[-1]["step"] < steps:
+    if not records or steps is None or (records[-1]["step"] < steps and not _stopped_early(settings, records)):
         return None
     best = settings.get("checkpoint.keep_best")
     evaluated = [record for record in records if f"eval/{best or 'loss'}" in record]
@@ -48,6 +51,22 @@ def reached(run_dir: Path) -> Reached | None:
     if other.is_file():
         measures["mismatched"] = json.loads(other.read_text(encoding="utf-8"))["results"]["accuracy"]
     return Reached(int(chosen["step"]), measures)
+
+
+def _stopped_early(settings: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a run's evaluations had not got better for so long that it ended."""
+    asked = "train.early_stopping."
+    stops = {name.removeprefix(asked): value for name, value in settings.items() if name.startswith(asked)}
+    if stops.get("patience") is None:
+        return False
+    from dist_plm.train.evaluation import Patience  # with PyTorch, and only runs that are cut short need it
+
+    patience = Patience(decode(EarlyStoppingConfig, stops))
+    for record in records:
+        told = {name: value for name, value in record.items() if name.startswith("eval/")}
+        measures = {name.removeprefix("eval/"): math.nan if value is None else value for name, value in told.items()}
+        patience.note(record["step"], measures)
+    return patience.is_over
 
 
 def rows_of(cells: Sequence[Cell], found: Mapping[str, Reached], recipe: GlueRecipe) -> list[dict[str, Any]]:

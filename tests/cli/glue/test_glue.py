@@ -11,6 +11,7 @@ import pytest
 from dist_plm.cli import app
 from dist_plm.cli.commands.submit import execute as submit
 from dist_plm.cli.glue.glue_cells import cells_of, settings_of
+from dist_plm.cli.glue.glue_table import reached
 from dist_plm.cli.glue.glue_tasks import RECIPES, TASKS
 from dist_plm.core.errors import EXIT_FINISHED, ConfigError
 from dist_plm.monitor.metrics_file import read_metrics
@@ -64,11 +65,16 @@ def tune(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.ranks
 def test_the_table_tells_what_single_runs_reached_and_finished_runs_are_kept(archive) -> None:
-    asked = ("glue.tasks=[mnli]", "glue.seeds=1", "glue.recipe=roberta_base", "train.epochs=2", "run.name=try")
+    stops = (
+        "train.early_stopping.patience=1",
+        "train.early_stopping.threshold=1",
+    )  # of an accuracy: no second one is enough
+    asked = ("glue.tasks=[mnli]", "glue.seeds=1", "glue.recipe=roberta_base", "train.epochs=5", "run.name=try", *stops)
     first = tune(archive, *asked)
     assert first.returncode == 0, first.stdout + first.stderr
     run = archive / "runs" / "try-mnli-1"
     records = [record for record in read_metrics(run / "metrics.jsonl") if "eval/accuracy" in record]
+    assert len(records) == 2
     best = max(record["eval/accuracy"] for record in records)
     other = json.loads((run / "mismatched.json").read_text())
     assert other["data"].endswith("MNLI/dev_mismatched.tsv")
@@ -87,6 +93,18 @@ def test_the_table_tells_what_single_runs_reached_and_finished_runs_are_kept(arc
     assert (run / "metrics.jsonl").stat() == before
     table = json.loads((archive / "runs" / "try-glue.json").read_text())
     assert table["rows"][0]["runs"] == {"1": 100 * best}
+
+
+@pytest.mark.parametrize(
+    ("losses", "is_finished"), [([3.0, 2.0], False), ([3.0, 2.0, 2.0, None], True), ([3.0, 2.0, 1.0, 0.5], True)]
+)
+def test_a_run_is_finished_at_its_last_step_or_where_it_stopped_early(tmp_path, losses, is_finished) -> None:
+    stops = {"patience": 2, "threshold": 0.0, "metric": "loss", "greater_is_better": False}
+    settings = {"train": {"steps": 4 if len(set(losses)) == 4 else 9, "early_stopping": stops}}
+    (tmp_path / "run.yaml").write_text(json.dumps(settings))
+    lines = [{"step": i + 1, "loss": 1.0, "eval/loss": loss} for i, loss in enumerate(losses)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert (reached(tmp_path) is not None) == is_finished
 
 
 def test_a_job_is_submitted_for_each_run_that_is_not_finished(archive, capsys, monkeypatch) -> None:
