@@ -1,10 +1,14 @@
 """Holds what all modules of one model share: the frozen configuration, the process groups, types and devices."""
 
 import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from megatron.core.transformer import TransformerConfig
+from torch import nn
 
 from dist_plm.distributed.groups import Groups
 from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
@@ -71,3 +75,27 @@ class ModelContext:
         if not self.sequence_parallel:
             return {"slice_index": 0, "num_slices": 1}
         return {"slice_index": self.groups.coordinates.tensor, "num_slices": self.groups.grid.tensor}
+
+
+@contextmanager
+def whole_sequences(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Has the modules of a model work without sequence parallelism, in passes without gradients: a model that writes reads one
+    token at a time, which cannot be sliced. Weights are laid out alike with it and without."""
+    before = [(module, name, value) for module in modules for name, value in vars(module).items()]
+    changed = [(module, name, value) for module, name, value in before if _unsliced(name, value) is not value]
+    for module, name, value in changed:
+        setattr(module, name, _unsliced(name, value))
+    try:
+        yield
+    finally:
+        for module, name, value in changed:
+            setattr(module, name, value)
+
+
+def _unsliced(name: str, value: Any) -> Any:
+    """Gives what an attribute of a module is without sequence parallelism, itself where that changes nothing."""
+    if isinstance(value, ModelContext):
+        return replace(value, sequence_parallel=False) if value.sequence_parallel else value
+    if name == "slices" and value["num_slices"] > 1:
+        return {"slice_index": 0, "num_slices": 1}
+    return False if name in ("sequence_parallel", "is_sliced") and value else value

@@ -41,7 +41,9 @@ def _training_text(config: EvaluateConfig) -> Iterator[str]:
 
 def _grid(config: InferenceConfig) -> Iterator[str]:
     reason = "a model that does not train"
-    yield from no_effect(config.parallel, "parallel", ("sequence_parallel", "virtual_pipeline"), reason)
+    yield from no_effect(config.parallel, "parallel", ("virtual_pipeline",), reason)
+    if config.parallel.tensor == 1:
+        yield from no_effect(config.parallel, "parallel", ("sequence_parallel",), "parallel.tensor = 1")
     precision = config.precision
     names = ("initial_loss_scale", "min_loss_scale", "loss_scale_window", "loss_scale_hysteresis", "reduce_in_fp32")
     yield from no_effect(precision, "precision", names, reason)

@@ -118,7 +118,7 @@ def _reading_twice(config: FinetuneConfig) -> Iterator[str]:
 
 
 def _writing(config: FinetuneConfig) -> Iterator[str]:
-    task, parallel = config.task, config.parallel
+    task = config.task
     if not isinstance(task, WritingConfig):
         return
     if not config.writes_when_evaluated:
@@ -126,6 +126,3 @@ def _writing(config: FinetuneConfig) -> Iterator[str]:
         return
     if task.measure_writing and config.data.validation is None:
         yield "task.measure_writing = true has nothing to answer without data.validation: give data.validation"
-    asked = "evaluations that have the model write (task.measure_writing, or a best checkpoint by what it writes)"
-    if parallel.sequence_parallel:
-        yield f"parallel.sequence_parallel = true does not work with {asked}: set parallel.sequence_parallel=false"

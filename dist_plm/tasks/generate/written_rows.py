@@ -10,6 +10,7 @@ from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.distributed.collectives import gather
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import Engine
+from dist_plm.models.model_context import whole_sequences
 from dist_plm.objectives.build import build_writing_task
 from dist_plm.objectives.metrics.text_overlap import TextScores
 from dist_plm.spec.inference.schema import GenerateConfig
@@ -76,7 +77,7 @@ class WrittenRows:
     def __call__(self, engine: Engine, between: Callable[[], None]) -> tuple[Mapping[str, float], Mapping[str, Any]]:
         place, size = self.groups.coordinates, self.groups.grid
         written: list[Continuation] = []
-        with engine.lend() as lent:
+        with engine.lend() as lent, whole_sequences(one for chunk in lent.chunks for one in chunk.modules()):
             writer = GridWriter(Runner(lent.chunks, self.groups, lent.chunks[0].shared), self.both_ways)
             shares = 1 if lent.together else size.data
             batches = [self._batches(share, shares) for share in range(shares)]

@@ -111,7 +111,8 @@ def run_with(source: ModelSource, config: InferenceConfig, world_size: int) -> P
     """
     model = replace(source.model, hidden_dropout=0.0, attention_dropout=0.0, recompute="none", init_from=None)
     objective = source.objective or _named(OBJECTIVES, objectives_of(model)[0])
-    parallel = config.parallel
+    # Files such as parallel=tensor8 set it for training; a model that writes reads one token at a time.
+    parallel = replace(config.parallel, sequence_parallel=False)
     batch = parallel.data or max(1, world_size // (parallel.tensor * parallel.pipeline))
     as_run = PretrainConfig(
         run=RunConfig(name="inference"),

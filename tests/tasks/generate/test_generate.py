@@ -13,7 +13,7 @@ from tests.tasks.inference.models import END, LENGTH, generate_config, opened
 
 pytestmark = pytest.mark.ranks
 
-GRIDS = {"one": (1, {}), "tensor": (2, {"tensor": 2}), "pipeline": (2, {"pipeline": 2})}
+GRIDS = {"one": (1, {}), "tensor": (2, {"tensor": 2, "sequence_parallel": True}), "pipeline": (2, {"pipeline": 2})}
 PROMPTS = ["To be", "The cat sat on the mat; the dog", "Ein", "question"]
 
 
