@@ -72,6 +72,7 @@ TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
 #: two, by 1e-8 of their norm.
 TASKS["choice_slowly"] = ({**TASKS["choice"][0], "optim__lr": 5e-4}, "accuracy", 0.0)
 TASKS["twice"] = ({"task__r_drop": 1.0, "model__hidden_dropout": 0.1}, "accuracy", 0.0)
+TASKS["twice_many"] = ({**TASKS["multi_label"][0], **TASKS["twice"][0]}, "f1_micro", 0.0)
 TASKS["gradually"] = ({"train__unfreeze_every": 6}, "accuracy", 0.0)
 GRIDS: dict[str, dict[str, Any]] = {
     "data": {},
@@ -113,7 +114,11 @@ def test_packed_dialogues_cost_what_they_cost_apart(ranks, rows, alone, tmp_path
     assert packed["eval/initial/accuracy"] == pytest.approx(apart["eval/initial/accuracy"])
 
 
-LEARNED = [task for task in TASKS if task not in ("pair", "chat", "chat_by_t5", "choice_slowly", "gradually", "twice")]
+LEARNED = [
+    task
+    for task in TASKS
+    if task not in ("pair", "chat", "chat_by_t5", "choice_slowly", "gradually", "twice", "twice_many")
+]
 
 
 @pytest.mark.parametrize("task", [*LEARNED, pytest.param("chat_by_t5", marks=pytest.mark.slow)])
@@ -136,6 +141,8 @@ def test_every_task_is_learned(alone, task: str) -> None:
         ("classify", "data"),
         ("pair", "tensor"),
         pytest.param("twice", "data", marks=pytest.mark.slow),
+        pytest.param("twice", "pipeline", marks=pytest.mark.slow),
+        pytest.param("twice_many", "pipeline", marks=pytest.mark.slow),
         ("multi_label", "pipeline"),
         ("regress", "zero"),
         ("tag", "pipeline"),

@@ -27,19 +27,23 @@ def score_classes(logits: Tensor, labels: Tensor, *, evaluate: bool, soft: Tenso
     return TermScores(loss, (counted & (logits.argmax(dim=-1) == labels)).sum(), logits)
 
 
-def score_twins(logits: Tensor, twins: Tensor, *, evaluate: bool) -> TermScores:
+def score_twins(logits: Tensor, twins: Tensor, *, evaluate: bool, apart: bool = False) -> TermScores:
     """Computes how two readings of each sample differ: the mean of both Kullback-Leibler divergences. In evaluation each is
     read once, and nothing differs.
 
     Args:
         logits: [2 B, L], the readings of a sample one after the other.
         twins: [2 B], negative where nothing is compared; the first of two rows tells.
+        apart: whether each label has a probability of its own; then divergences are added up over labels.
     """
     if evaluate:
         none = torch.zeros((), device=logits.device)
         return TermScores(none, none)
-    first, second = logits.float().log_softmax(dim=-1).unflatten(0, (-1, 2)).unbind(dim=1)
-    differences = ((first.exp() - second.exp()) * (first - second)).sum(dim=-1) / 2
+    logits = logits.float()
+    # Of a probability p beside 1 - p, (p - q) (log p - log q) + (q - p) (log (1 - p) - log (1 - q)) = (p - q) (x - y).
+    scores, shares = (logits, logits.sigmoid()) if apart else (logits.log_softmax(dim=-1), logits.softmax(dim=-1))
+    differences = (scores[::2] - scores[1::2]) * (shares[::2] - shares[1::2])
+    differences = differences.sum(dim=-1) / 2
     return TermScores((differences * (twins[::2] >= 0)).sum(), None)
 
 
@@ -78,7 +82,7 @@ def score_sequences(logits: Tensor, batch: Batch, *, evaluate: bool) -> Scores:
         soft = batch.get("class_labels_soft")
         scores["class_labels"] = score_classes(logits, batch["class_labels"], evaluate=evaluate, soft=soft)
     if "twins" in batch:
-        scores["twins"] = score_twins(logits, batch["twins"], evaluate=evaluate)
+        scores["twins"] = score_twins(logits, batch["twins"], evaluate=evaluate, apart="label_sets" in batch)
     if "choice_labels" in batch:
         labels, soft = batch["choice_labels"], batch.get("choice_labels_soft")
         scores["choice_labels"] = score_classes(logits.reshape(len(labels), -1), labels, evaluate=evaluate, soft=soft)

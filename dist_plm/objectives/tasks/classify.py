@@ -34,9 +34,9 @@ class Classify:
 
     @property
     def losses(self) -> Mapping[str, LossTerm]:
-        if self.config.multi_label:
-            return {"classify": LossTerm(1.0, "label_sets", mask="target_mask")}
         terms = {"classify": LossTerm(1.0, "class_labels")}
+        if self.config.multi_label:
+            terms = {"classify": LossTerm(1.0, "label_sets", mask="target_mask")}
         return {**terms, "r_drop": LossTerm(self.config.r_drop / 2, "twins")} if self.config.reads_twice else terms
 
     def labels(self, rows: Iterable[LabelledRow], columns: Mapping[str, str]) -> set[str]:

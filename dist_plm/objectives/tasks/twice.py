@@ -27,7 +27,8 @@ class Twice:
         if not self.learns:
             return {**batch, "twins": np.full(len(batch["samples"]), IGNORED, dtype=np.int64)}
         batch = {name: np.repeat(array, 2, axis=0) for name, array in batch.items()}
-        batch["twins"] = np.where(batch["class_labels"] >= 0, 0, IGNORED)
+        is_labelled = batch["class_labels"] >= 0 if "class_labels" in batch else batch["target_mask"] > 0
+        batch["twins"] = np.where(is_labelled, 0, IGNORED)
         batch["twins"][1::2] = IGNORED
         batch["samples"][1::2] += _SECOND
         return batch

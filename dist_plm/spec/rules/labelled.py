@@ -110,11 +110,9 @@ def _early_stopping(config: FinetuneConfig) -> Iterator[str]:
 
 
 def _reading_twice(config: FinetuneConfig) -> Iterator[str]:
-    model, stages = config.model, config.parallel.pipeline
+    model = config.model
     if config.task.reads_twice and model.hidden_dropout == model.attention_dropout == 0.0:
         yield "task.r_drop has no effect without dropout: set model.hidden_dropout, or leave it out"
-    if config.task.reads_twice and stages > 1:
-        yield f"task.r_drop does not work with parallel.pipeline = {stages}: set parallel.pipeline=1"
 
 
 def _writing(config: FinetuneConfig) -> Iterator[str]:

@@ -20,7 +20,8 @@ class ClassifyConfig(LabelsConfig):
     between them. `positive` is the label whose F1 is `f1` where there are two: the last of them when None.
 
     With `r_drop` each training row is read twice with other masks of dropout, and half so many times the mean of both
-    Kullback-Leibler divergences between the two is added to the loss (Liang et al. 2021, equation 4, halved)."""
+    Kullback-Leibler divergences between the two is added to the loss (Liang et al. 2021, equation 4, halved), with
+    `multi_label` the sum of those of every label's own probability."""
 
     body: ClassVar[str] = "tasks.classify"
     loss_terms: ClassVar[tuple[str, ...]] = ("classify",)
@@ -48,7 +49,7 @@ class ClassifyConfig(LabelsConfig):
         if self.positive is not None and self.labels and self.positive not in self.labels:
             yield f"task.positive = {self.positive!r} is not among the labels, {', '.join(self.labels)}: name one of them"
         if self.multi_label:
-            names = ("class_weights", "balanced", "label_smoothing", "r_drop")
+            names = ("class_weights", "balanced", "label_smoothing")
             yield from no_effect(self, "task", names, "task.multi_label = true")
         if not self.separator:
             yield "task.separator = '' stands between no labels: give a character, such as a comma"

@@ -41,3 +41,21 @@ def test_what_is_learned_is_the_published_loss():
     torch.testing.assert_close(scores["class_labels"].loss, likelihoods)
     torch.testing.assert_close(scores["twins"].loss, divergences)
     assert float(score_sequences(logits, {**batch}, evaluate=True)["twins"].loss) == 0.0
+
+
+def test_of_several_labels_each_has_a_divergence_of_its_own():
+    def collate_sets(samples):
+        sets = np.array([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]], dtype=np.float32)
+        return {"label_sets": sets, "target_mask": np.array([1, 1, 0]), "samples": np.array(samples)}
+
+    torch.manual_seed(1)
+    logits = torch.randn(6, 2)
+    batch = {name: torch.from_numpy(array) for name, array in Twice(collate_sets, learns=True)([5, 6, 7]).items()}
+    scores = score_sequences(logits, batch, evaluate=False)
+    # Each label's probabilities, of yes and of no, by the logits of both.
+    first, second = (
+        torch.stack([x, torch.zeros_like(x)], dim=-1).log_softmax(-1) for x in (logits[:4:2], logits[1:4:2])
+    )
+    both = ((first, second), (second, first))
+    divergences = sum(functional.kl_div(a, b, reduction="sum", log_target=True) for a, b in both) / 2
+    torch.testing.assert_close(scores["twins"].loss, divergences)
