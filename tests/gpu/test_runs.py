@@ -1,6 +1,8 @@
-"""Whole runs: a resumed one is the uninterrupted one, and checkpoints move between devices."""
+"""Whole runs: a resumed one is the uninterrupted one, checkpoints move between devices, and what is looked at is there."""
 
+import json
 import math
+import pickle
 
 import pytest
 import torch
@@ -77,3 +79,18 @@ def test_a_run_from_here_goes_on_on_the_cpu(on, ranks, device, store, tmp_path):
     ) == [0]
     assert ranks.run(1, run_case, settings(store, moved, **CHANGES, train__micro_batch=4), free_port()) == [0]
     close(*(without_worst(records(run)) for run in (moved, whole)), rtol=2e-5)
+
+
+def test_parts_of_steps_and_a_profile_are_kept(on, device, store, tmp_path):
+    """On a GPU parts are times of its events, and a snapshot of its memory lies beside the trace."""
+    looks = {"train__profile": {"steps": [2, 3]}, "train__observe": {"parts_every": 4, "parts_steps": 2}}
+    config = settings(store, tmp_path, train__steps=4, cluster__device=device, **looks)
+    assert on(1, run_case, config, free_port()) == [0]
+    (line,) = (tmp_path / "step_parts.jsonl").read_text().splitlines()
+    seconds = json.loads(line)["seconds"]
+    assert all(seconds[part][0] > 0 for part in ("forward", "backward", "optimizer"))
+    assert (tmp_path / "profiles" / "step_00000002_rank_00000.json.gz").stat().st_size > 0
+    snapshot = tmp_path / "profiles" / "step_00000002_rank_00000_memory.pickle"
+    assert snapshot.exists() is (device == "cuda")
+    if device == "cuda":
+        assert any(pickle.loads(snapshot.read_bytes())["device_traces"])

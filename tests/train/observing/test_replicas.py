@@ -115,3 +115,39 @@ def test_a_flipped_bit_is_found(ranks, tmp_path, grid, engine, zero_stage, name)
     for _, _, _, sizes, num_weights in outcomes:
         assert len(sizes) <= 3, "a collective for each axis that replicates"
         assert sum(sizes) <= 3 * 16 * num_weights, "two integers for each weight"
+
+
+def damaged_state_case(world: World, config, state: str) -> tuple:
+    """What is found once a bit of a state of the optimizer has flipped on the last rank, before and after the next update."""
+    groups = groups_of(world, config)
+    model, shard_specs = model_of(config, groups, groups.device.torch_device)
+    engine = engine_of(config, groups, groups.device.torch_device, model, losses_of(config))
+    rates = learning_rates(config)
+    for step in range(3):
+        engine.train_step(rank_batches(config, groups, step), rates[step])
+    for own in engine.parameter_states():
+        if own.shard_spec.shards[0].name == MATRIX and groups.rank == groups.grid.size - 1:
+            own.tensors[state].view(-1).view(torch.int32)[:1] ^= 1 << 22
+    replicas = Replicas(shard_specs, groups, exact=True)
+    at_once = replicas.odd(engine)
+    engine.train_step(rank_batches(config, groups, 3), rates[3])
+    return at_once, replicas.odd(engine)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("engine", "precision", "state"),
+    [
+        ("megatron", "fp32", "exp_avg_sq"),
+        pytest.param("megatron", "bf16", "exp_avg", marks=pytest.mark.slow),
+        pytest.param("megatron", "bf16", "weight", marks=pytest.mark.slow),
+        pytest.param("deepspeed", "fp32", "exp_avg", marks=pytest.mark.slow),
+    ],
+)
+def test_a_flipped_bit_of_the_optimizer_shows_in_the_next_weights(ranks, tmp_path, engine, precision, state):
+    size, changes = GRIDS["data2"]
+    changes = {**changes, "engine__name": engine, "engine__zero_stage": 0, "precision__name": precision}
+    outcomes = ranks.run(size, damaged_state_case, configure(size, **changes, run__root=str(tmp_path)), state)
+    assert [at_once for at_once, _ in outcomes] == [[]] * size, "moments and masters are not compared themselves"
+    (mismatch,) = mismatches([found for _, found in outcomes])
+    assert mismatch.what == MATRIX
