@@ -73,6 +73,33 @@ def test_a_slow_rank_is_named(ranks, store, tmp_path, engine, slow):
     assert waited[1 - slow] > waited[slow], "the other waits for it"
 
 
+#: What keeps the share and the number of intervals in a row as they are by default.
+DEFAULTS = {"parts_every": 5, "parts_steps": 5}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slow", [True, False])
+@pytest.mark.parametrize(
+    ("size", "changes"),
+    [
+        pytest.param(2, {}, id="megatron-data"),
+        pytest.param(2, {"parallel__tensor": 2}, id="megatron-tensor"),
+        pytest.param(4, {"parallel__pipeline": 2}, id="megatron-data-pipeline"),
+        pytest.param(2, ENGINES["deepspeed"], id="deepspeed-data"),
+        pytest.param(2, {"engine__name": "deepspeed", "parallel__tensor": 2}, id="deepspeed-tensor"),
+        pytest.param(4, {"engine__name": "deepspeed", "parallel__pipeline": 2}, id="deepspeed-data-pipeline"),
+    ],
+)
+def test_the_defaults_name_a_rank_that_is_made_30_percent_slower(ranks, store, tmp_path, size, changes, slow):
+    """In the third interval, whatever the grid; and nobody where all are alike."""
+    looks = {"train__observe": DEFAULTS, "train__steps": 15, "train__eval_samples": 0, "train__global_batch": 4}
+    config, last = settings(store, tmp_path, **looks, **changes), size - 1
+    assert ranks.run(size, slow_case, config, free_port(), last if slow else None) == [0] * size
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    named = [(record["step"], record["slow/rank"]) for record in records if "slow/rank" in record]
+    assert named == ([(15, last)] if slow else [])
+
+
 def failing_case(world: World, config, port: int, after: int) -> int:
     """A run in which a bit of a weight flips on the last rank after a step."""
     original = build.build_engine
