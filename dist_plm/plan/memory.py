@@ -85,13 +85,23 @@ def states(optim: OptimConfig, holding: Holding, stage: Stage) -> dict[str, Inte
     """Tells what a rank keeps of its parameters between steps, and of their gradients, without padding."""
     elements, on_device = stage.trained_numel, not holding.states_on_host
     moments = sum(_moments(optim, tensor, holding) for tensor in stage.tensors if tensor.trained)
+    weights = math.ceil(stage.numel / holding.weights_over) * holding.weights * (not holding.weights_on_host)
     sizes = {
-        "weights": math.ceil(stage.numel / holding.weights_over) * holding.weights * (not holding.weights_on_host),
-        "gradients": math.ceil(elements / holding.gradients_over) * holding.gradients,
         "masters": math.ceil(elements / holding.masters_over) * holding.masters * on_device,
         "moments": math.ceil(moments) * on_device,
     }
-    return {name: Interval.exact(size) for name, size in sizes.items()}
+    exact = {name: Interval.exact(size) for name, size in sizes.items()}
+    return {"weights": Interval.exact(weights), "gradients": _gradients(holding, stage), **exact}
+
+
+def _gradients(holding: Holding, stage: Stage) -> Interval:
+    """Counts sums of gradients. Where those at both ends of a rank's share stay whole, they are no larger than their layers."""
+    elements = stage.trained_numel
+    share = math.ceil(elements / holding.gradients_over)
+    if not holding.whole_gradients or share == elements:
+        return Interval.exact(share * holding.gradients)
+    most = min(elements, share + 2 * max(_numel_by_depth(stage).values()))
+    return Interval(share * holding.gradients, most * holding.gradients)
 
 
 def _moments(optim: OptimConfig, tensor: HeldTensor, holding: Holding) -> float:
@@ -105,7 +115,7 @@ def _moments(optim: OptimConfig, tensor: HeldTensor, holding: Holding) -> float:
 def _buffers(config: TrainingConfig, holding: Holding, stage: Stage, one: Pass) -> Interval:
     """Counts what collectives read from and write to: copies of gradients, buckets, gathered weights, hidden states."""
     fixed = stage.trained_numel / holding.masters_over * holding.copies
-    fixed += min(holding.bucket, stage.trained_numel * holding.weights)
+    fixed += holding.bucket if stage.trained_numel else 0
     hidden = one.read // one.slices * config.model.hidden * one.element
     fixed += 2 * hidden if stage.stages > 1 else 0
     if not holding.gathers:

@@ -21,7 +21,8 @@ class Holding:
         copies: of gradients as the update reads them, where these are other tensors; divided as masters are.
         masters: 0 where the weights themselves are updated.
         moments: of each moment.
-        bucket: of a buffer that gradients go through, where it is not theirs.
+        bucket: of a buffer that gradients go through, where it is not theirs; it is as large for a small model.
+        whole_gradients: a rank keeps all of a gradient of which some lies in its share.
         gathers: weights are put together for the layers that run.
         states_on_host, weights_on_host: masters and moments, or weights as well, lie in the memory of the host.
     """
@@ -35,6 +36,7 @@ class Holding:
     masters_over: int = 1
     moments: int = 4
     bucket: int = 0
+    whole_gradients: bool = False
     gathers: bool = False
     states_on_host: bool = False
     weights_on_host: bool = False

@@ -29,21 +29,26 @@ class DeepSpeedConfig(EngineConfig):
         return self.deepspeed
 
     def holding(self, precision: "PrecisionConfig", data: int) -> Holding:
-        """Masters are tensors of their own under fp32 as well, from stage 1 on; gradients are divided from stage 2 on."""
+        """Masters are tensors of their own under fp32 as well, from stage 1 on; gradients are divided from stage 2 on.
+
+        There they lie in one tensor of the rank's share where they are sums of another type than the weights', and else stay
+        as backward passes made them. The bucket has the type of what is added up, in stage 2 that of the weights."""
         weights, stage = precision.weight_bytes, self.zero_stage
         gradients = 4 if precision.reduce_in_fp32 else weights
         if stage == 0:
             return Holding(weights=weights, gradients=gradients)
+        # DeepSpeed's optimizer for bf16 reads the sums themselves, and reduces them where they are.
+        reads_sums = precision.weights == "bf16" and stage == 1 and gradients == 4
         return Holding(
             weights=weights,
             weights_over=data if stage == 3 else 1,
             gradients=gradients,
             gradients_over=data if stage >= 2 else 1,
-            # DeepSpeed's optimizer for bf16 reads the sums themselves.
-            copies=0 if precision.weights == "bf16" and stage == 1 and gradients == 4 else 4,
+            copies=0 if reads_sums else 4,
             masters=4,
             masters_over=data,
-            bucket=self.bucket_mib * 2**20 // 4 * weights if stage >= 2 else 0,
+            bucket=0 if reads_sums else self.bucket_mib * 2**20 // 4 * (weights if stage == 2 else gradients),
+            whole_gradients=stage == 2 and gradients == weights,
             gathers=stage == 3,
             states_on_host=self._offloads("offload_optimizer"),
             weights_on_host=self._offloads("offload_param"),
