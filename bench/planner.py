@@ -27,6 +27,8 @@ from planner_fit import Fit  # noqa: E402
 from dist_plm.cli.app import load  # noqa: E402
 from dist_plm.cluster.check import check_run, run_of  # noqa: E402
 from dist_plm.plan.search import search  # noqa: E402
+from dist_plm.plan.timing.calibration import scaled  # noqa: E402
+from dist_plm.plan.timing.efficiency import DEFAULT  # noqa: E402
 from dist_plm.plan.verdict import make_plan  # noqa: E402
 from dist_plm.spec.gpus import GPUS  # noqa: E402
 from dist_plm.spec.schema import PlanConfig  # noqa: E402
@@ -69,7 +71,7 @@ def left_out(runs: Sequence[Published]) -> Errors:
 
 
 def calibrated(runs: Sequence[Published], seconds: Mapping[int, float]) -> Errors:
-    """Scales a cluster's predictions so that one of its runs is met, each in its turn, and looks at the others."""
+    """Predicts the runs of a cluster as `plan calibrate=` does after one of them, each in its turn."""
     clusters, found = defaultdict(list), {}
     for run in runs:
         if run.seconds:
@@ -77,7 +79,7 @@ def calibrated(runs: Sequence[Published], seconds: Mapping[int, float]) -> Error
     for cluster, members in clusters.items():
         chosen = members[:: max(1, len(members) // MOST_CALIBRATIONS)]
         found[cluster] = [
-            seconds[other.row] * one.seconds / seconds[one.row] / other.seconds - 1
+            other.step(scaled(one.seconds, seconds[one.row]) or DEFAULT).seconds / other.seconds - 1
             for one in chosen
             for other in members
             if other is not one

@@ -33,11 +33,11 @@ def write(config: Any, path: str | os.PathLike[str]) -> None:
         file.write(text(config).encode())
 
 
-def read(path: str | os.PathLike[str], cls: type[T]) -> T:
-    """The configuration that `write` wrote.
+def mapping_of(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """The settings that `write` wrote, as they stand there.
 
     Raises:
-        ConfigError: where the file is missing, is no YAML mapping, or does not fit the schema of this version.
+        ConfigError: where the file is missing, or is no YAML mapping.
     """
     try:
         mapping = load_yaml(read_text(path), str(path))
@@ -45,6 +45,16 @@ def read(path: str | os.PathLike[str], cls: type[T]) -> T:
         raise ConfigError([f"{path} cannot be read: {reason_of(error, path)}"]) from error
     if not isinstance(mapping, Mapping):
         raise ConfigError([f"{path} holds no configuration: a mapping of settings is needed"])
+    return mapping
+
+
+def read(path: str | os.PathLike[str], cls: type[T]) -> T:
+    """The configuration that `write` wrote.
+
+    Raises:
+        ConfigError: where the file is missing, is no YAML mapping, or does not fit the schema of this version.
+    """
+    mapping = mapping_of(path)
     try:
         return decode(cls, read_back(mapping), of_before=True)
     except KeyError as error:

@@ -1,5 +1,6 @@
 """Every setting of launch/finetune.py, as frozen dataclasses; see schema.py."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -7,7 +8,7 @@ from typing import Any, Literal, Self
 from dist_plm.config.decode import encode
 from dist_plm.config.types import Count, Natural, Positive
 from dist_plm.spec.augmentation import AugmentConfig
-from dist_plm.spec.schema import JobConfig, SamplesConfig, TrainingConfig
+from dist_plm.spec.schema import JobConfig, PretrainConfig, SamplesConfig, TrainingConfig
 from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 from dist_plm.spec.tasks import TaskConfig
 
@@ -120,3 +121,8 @@ class FinetuneSubmissionConfig(FinetuneConfig, JobConfig):
     """A fine-tuning run that is submitted."""
 
     command: Literal["finetune"] = "finetune"
+
+
+def kind_of(settings: Any) -> type[PretrainConfig] | type[FinetuneConfig]:
+    """Tells which kind of training the settings of a run are of: fine-tuning alone has a task."""
+    return FinetuneConfig if isinstance(settings, Mapping) and "task" in settings else PretrainConfig

@@ -4,15 +4,17 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dist_plm.config import runfile
 from dist_plm.core.errors import ConfigError
 from dist_plm.plan.timing.calibration import calibration_of, measured_seconds
 from dist_plm.plan.timing.efficiency import DEFAULT
-from dist_plm.plan.timing.step_time import step_time
+from dist_plm.plan.timing.step_time import stage_passes, step_time
 from dist_plm.spec.gpus import GPUS
 from dist_plm.spec.rules.finalize import finalize
+from tests.plan.test_finetune import planned
 from tests.plan.test_memory import SIZES
 from tests.spec.make import pretrain
 
@@ -25,15 +27,42 @@ def write_run(path, seconds: list[float], **changes):
     return config
 
 
-@pytest.mark.parametrize("speed", [0.5, 0.9, 1.3])
-def test_the_speed_of_a_run_is_found_again(tmp_path, speed):
+@pytest.mark.parametrize("factor", [0.5, 0.9, 1.3])
+def test_a_run_is_foretold_as_it_was(tmp_path, factor):
     config = write_run(tmp_path, [1.0])
-    slower = step_time(config, GPUS["a100"], efficiency=replace(DEFAULT, speed=speed)).seconds
-    write_run(tmp_path, [9.0, 3.0, 3.0, *[slower] * 16, 7.0])
+    measured = factor * step_time(config, GPUS["a100"]).seconds
+    write_run(tmp_path, [9.0, 3.0, 3.0, *[measured] * 16, 7.0])
     found = calibration_of(str(tmp_path), None)
-    assert found.efficiency.speed == pytest.approx(speed, rel=0.01)
-    assert step_time(config, GPUS["a100"], efficiency=found.efficiency).seconds == pytest.approx(slower, rel=0.002)
-    assert f"kernels at {speed:.2f}" in found.line()
+    assert step_time(config, GPUS["a100"], efficiency=found.efficiency).seconds == pytest.approx(measured, rel=1e-9)
+    assert f"steps take {factor:.2f} of the time foretold" in found.line()
+
+
+def test_another_grid_is_scaled_as_much_in_all_its_parts(tmp_path):
+    config = write_run(tmp_path, [0.1] * 20)
+    found = calibration_of(str(tmp_path), None)
+    other = finalize(pretrain(**SIZES | {"parallel__pipeline": 4}), world_size=8, vocab_size=None)
+    factor = 0.1 / step_time(config, GPUS["a100"]).seconds
+    plain, after = (step_time(other, GPUS["a100"], efficiency=one) for one in (DEFAULT, found.efficiency))
+    assert after.parts == pytest.approx({name: factor * seconds for name, seconds in plain.parts.items()})
+    passes = [stage_passes(other, GPUS["a100"], one) for one in (DEFAULT, found.efficiency)]
+    assert np.array(passes[1]) == pytest.approx(factor * np.array(passes[0]))
+
+
+def test_a_fine_tuning_run_calibrates_with_rows_as_long_as_they_were(tmp_path):
+    config = planned().config
+    runfile.write(config, tmp_path / "run.yaml")
+    rows, tokens = config.train.global_batch, config.data.sequence_length // 4
+    records = [{"step": n, "step_seconds": 0.5, "tokens_seen": n * rows * tokens} for n in range(1, 21)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+    found = calibration_of(str(tmp_path), None)
+    assert found.row_tokens == tokens
+    short = replace(config, data=replace(config.data, sequence_length=tokens))
+    assert found.foretold == step_time(short, GPUS["a100"]).seconds
+    assert f"foretold with rows of {tokens} tokens" in found.line()
+    (tmp_path / "metrics.jsonl").write_text(
+        "\n".join(json.dumps({"step": n, "step_seconds": 0.5}) for n in range(1, 21))
+    )
+    assert calibration_of(str(tmp_path), None).foretold == step_time(config, GPUS["a100"]).seconds
 
 
 def test_the_first_steps_do_not_count():

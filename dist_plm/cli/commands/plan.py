@@ -14,7 +14,7 @@ Most used settings:
   cluster.network_gbit=200       each GPU's share of the network between nodes; as in the vendor's own systems without it
   cluster.gpu_hour_price=2.5     for the cost of the run
   search=true  top=8             the fastest process grids that fit, as settings to paste
-  calibrate=runs/short           takes the speed of kernels from a short run on the same GPUs; 20 steps are enough
+  calibrate=runs/short           scales time to what a short run took on the same GPUs; 20 steps are enough
   picture=plan.html              draws memory by term and stage, the pipeline's timeline and a step by part
   cluster.gpu_watts=1000         for the energy of the run: a GPU with its share of node and cooling
 """

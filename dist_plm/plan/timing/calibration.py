@@ -1,8 +1,12 @@
-"""Adjusts the speed of kernels to what a short run of one's own took: 20 steps are enough."""
+"""Scales what is foretold of a step to what a short run of one's own took: 20 steps are enough.
+
+All of a step is scaled alike. Scaling kernels alone, or the mean of both, comes no nearer to other runs of the same cluster;
+bench/planner.py tells how near this does.
+"""
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,33 +18,39 @@ from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
 from dist_plm.plan.timing.step_time import step_time
 from dist_plm.spec.gpus import GPUS
-from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig, kind_of
 
 #: Steps that are left out: the first compile, and fill caches.
 _WARM_UP = 3
-#: Between which factors speed is looked for: kernels that are 20 times slower than foretold are not waited for by a GPU.
-_SLOWEST, _FASTEST = 0.05, 4.0
+#: Between which factors steps may last as foretold: for kernels that are 20 times slower no GPU waits.
+_LEAST, _MOST = 0.25, 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Holds what a run took, what had been foretold of it, and the efficiencies with which the two agree."""
+    """Holds what a run took, what had been foretold of it, and the efficiencies with which the two agree.
+
+    Args:
+        row_tokens: of a fine-tuning run's rows on average, which it is foretold for; None where rows are full.
+    """
 
     run: str
     seconds: float
     foretold: float
     efficiency: Efficiency
+    row_tokens: int | None = None
 
     def line(self) -> str:
         """Says it in a line."""
+        rows = f" with rows of {self.row_tokens} tokens" if self.row_tokens is not None else ""
         return (
-            f"calibrated on {self.run}: {self.seconds:.3g} s a step measured, {self.foretold:.3g} foretold; kernels at "
-            f"{self.efficiency.speed:.2f} of the speed assumed"
+            f"calibrated on {self.run}: {self.seconds:.3g} s a step measured, {self.foretold:.3g} foretold{rows}; steps take "
+            f"{self.efficiency.slowness:.2f} of the time foretold"
         )
 
 
 def calibration_of(run: str, gpu: str | None) -> Calibration:
-    """Reads run.yaml and metrics.jsonl of a run directory.
+    """Reads run.yaml and metrics.jsonl of the directory of a pretraining or fine-tuning run.
 
     Args:
         gpu: that the run was on, where its own cluster.gpu does not say.
@@ -49,11 +59,13 @@ def calibration_of(run: str, gpu: str | None) -> Calibration:
         ConfigError: it is no run, has too few steps, was on a GPU that is not known, or on none.
     """
     directory = Path(run)
-    config = runfile.read(directory / "run.yaml", PretrainConfig)
+    file = directory / "run.yaml"
+    config = runfile.read(file, kind_of(runfile.mapping_of(file)))
     try:
-        seconds = measured_seconds(read_metrics(directory / "metrics.jsonl"))
+        records = list(read_metrics(directory / "metrics.jsonl"))
     except OSError as error:
         raise ConfigError([f"calibrate = {run!r} has no metrics.jsonl that can be read: {reason_of(error)}"]) from error
+    seconds = measured_seconds(records)
     if seconds is None:
         raise ConfigError([f"calibrate = {run!r} has fewer than {_WARM_UP + 2} logged steps: let it run for 20"])
     name = config.cluster.gpu or gpu
@@ -61,39 +73,49 @@ def calibration_of(run: str, gpu: str | None) -> Calibration:
         raise ConfigError([f"calibrate = {run!r}: cluster.gpu = {name!r} of it is not in the table of GPUs"])
     if config.model.vocab_size is None or config.parallel.data is None:
         raise ConfigError([f"calibrate = {run!r} has a run.yaml that is not complete: name a run that has started"])
-
-    def predicted(efficiency: Efficiency) -> float:
-        return step_time(config, GPUS[name], efficiency=efficiency).seconds
-
-    found = fitted(predicted, seconds)
+    row_tokens = _row_tokens(records, config) if isinstance(config, FinetuneConfig) else None
+    if row_tokens is not None:
+        config = replace(config, data=replace(config.data, sequence_length=row_tokens))
+    foretold = step_time(config, GPUS[name]).seconds
+    found = scaled(seconds, foretold)
     if found is None:
         raise ConfigError(
             [
                 f"calibrate = {run!r}: {seconds:.3g} s a step cannot be what a {name} takes for it, of which "
-                f"{predicted(DEFAULT):.3g} s are foretold: set cluster.gpu to the GPU that it ran on"
+                f"{foretold:.3g} s are foretold: set cluster.gpu to the GPU that it ran on"
             ]
         )
-    return Calibration(run, seconds, predicted(DEFAULT), found)
+    return Calibration(run, seconds, foretold, found, row_tokens)
 
 
 def measured_seconds(records: Sequence[Mapping[str, Any]]) -> float | None:
     """Takes the median of logged steps without the first; None where there are too few."""
-    logged = [record.get("step_seconds") for record in records]
-    times = [float(seconds) for seconds in logged if is_number(seconds) and 0 < seconds < math.inf][_WARM_UP:]
+    times = list(_positive(records, "step_seconds"))[_WARM_UP:]
     return statistics.median(times) if len(times) > 1 else None
 
 
-def fitted(
-    predicted: Callable[[Efficiency], float], seconds: float, efficiency: Efficiency = DEFAULT
-) -> Efficiency | None:
-    """Finds the speed of kernels at which a prediction is `seconds`, by halving; None where there is none."""
-    low, high = _SLOWEST, _FASTEST
-    if not predicted(replace(efficiency, speed=high)) <= seconds <= predicted(replace(efficiency, speed=low)):
+def scaled(seconds: float, foretold: float, efficiency: Efficiency = DEFAULT) -> Efficiency | None:
+    """Gives the efficiencies with which a step is foretold as `seconds`; None where they cannot be this GPU's.
+
+    Args:
+        foretold: seconds with `efficiency`.
+    """
+    factor = seconds / foretold
+    return replace(efficiency, slowness=efficiency.slowness * factor) if _LEAST <= factor <= _MOST else None
+
+
+def _row_tokens(records: Sequence[Mapping[str, Any]], config: FinetuneConfig) -> int | None:
+    """Tells how long rows were on average, which are padded to the longest of a microbatch alone."""
+    seen = list(_positive(records, "tokens_seen"))
+    steps = list(_positive(records, "step"))
+    if len(seen) < 2 or len(seen) != len(steps) or steps[-1] <= steps[0] or seen[-1] <= seen[0]:
         return None
-    while high / low > 1.001:
-        middle = (low * high) ** 0.5
-        if predicted(replace(efficiency, speed=middle)) > seconds:
-            low = middle
-        else:
-            high = middle
-    return replace(efficiency, speed=(low * high) ** 0.5)
+    rows = (steps[-1] - steps[0]) * config.train.global_batch
+    return min(config.data.sequence_length, max(1, math.ceil((seen[-1] - seen[0]) / rows)))
+
+
+def _positive(records: Sequence[Mapping[str, Any]], name: str) -> Iterator[float]:
+    """Yields what records tell under a name, where it is a positive number."""
+    for value in (record.get(name) for record in records):
+        if is_number(value) and 0 < value < math.inf:
+            yield float(value)

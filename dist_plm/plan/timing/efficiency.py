@@ -9,7 +9,7 @@ class Efficiency:
     """Holds shares of peaks and fixed costs, in seconds.
 
     Args:
-        speed: of all kernels, as a run of one's own has shown it; 1 unless calibrated.
+        slowness: seconds of a step over those foretold, as a run of one's own has shown them; 1 unless calibrated.
         compute: of what spec/gpus.py says that large products sustain.
         tile: until a tile of a product begins and after it ends, in which tensor cores wait.
         eight: of twice the rate of 16 bits, which products in 8 bits sustain: they draw more power and scale their results.
@@ -24,7 +24,7 @@ class Efficiency:
         spread: deviation of GPUs' speeds from each other, whose slowest all wait for (Sinha et al. 2022, arXiv 2208.11035).
     """
 
-    speed: float = 1.0
+    slowness: float = 1.0
     compute: float = 1.0
     tile: float = 1.5e-6
     eight: float = 0.98

@@ -88,16 +88,15 @@ class Machine:
         peaks = gpu.peaks
         half = peaks.bf16 or peaks.fp32  # a chip without bf16 computes it in fp32
         single = (peaks.tf32 if precision.tf32 else None) or peaks.fp32
-        speed = efficiency.speed
         wide = {"fp32": single, "fp16": peaks.fp16, "bf16": half}[precision.weights] * 1e12
         eight = precision.in_8_bits
         sustained = _WITHOUT_TENSOR_CORES if wide == peaks.fp32 * 1e12 else gpu.sustained
         peak = wide * sustained * efficiency.compute * (2 * efficiency.eight if eight else 1.0)
-        return cls(gpu, peak * speed, wide * speed, precision.weight_bytes, eight, software, efficiency)
+        return cls(gpu, peak, wide, precision.weight_bytes, eight, software, efficiency)
 
     def moving(self, num_bytes: float) -> float:
         """Seconds that element-wise kernels take for so many bytes read and written."""
-        return num_bytes / (self.gpu.memory_gb * 1e9 * self.efficiency.bandwidth * self.efficiency.speed)
+        return num_bytes / (self.gpu.memory_gb * 1e9 * self.efficiency.bandwidth)
 
     def product(self, rows: int, columns: int, terms: int, *, result: int | None = None) -> float:
         """Seconds of the product of [rows, terms] and [terms, columns].
@@ -205,7 +204,7 @@ def attention_cost(machine: Machine, stack: StackSpec, one: Pass, *, causal: boo
     scores = tokens * seen * heads
     older = machine.efficiency.older if fused and machine.gpu.is_new and not machine.software.new_attention else 1.0
     products = 4 * scores * head_size / (machine.wide * machine.efficiency.attention * older)
-    units = machine.gpu.units * machine.efficiency.speed
+    units = machine.gpu.units
     if fused:
         masks = scores / (units * _MASKS) if model.attention_dropout else 0.0
         softmax = (1 - _HIDDEN_EXPONENTIALS) * scores / (units * machine.gpu.exponentials * _CLOCK)

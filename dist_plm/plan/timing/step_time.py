@@ -113,8 +113,8 @@ def step_time(
         "checkpoint": _checkpoint(config, stages),
         "host": efficiency.step,
     }
-    waiting = sum(parts.values()) * efficiency.waiting(network.grid.size)
-    return StepTime(parts | {"waiting": waiting})
+    parts["waiting"] = sum(parts.values()) * efficiency.waiting(network.grid.size)
+    return StepTime({name: efficiency.slowness * seconds for name, seconds in parts.items()})
 
 
 def stage_passes(config: TrainingConfig, gpu: Gpu, efficiency: Efficiency = DEFAULT) -> list[tuple[float, float]]:
@@ -125,7 +125,8 @@ def stage_passes(config: TrainingConfig, gpu: Gpu, efficiency: Efficiency = DEFA
     for stage in stages:
         cost = _stage_cost(job, stage)
         sent = cost.tensor + cost.context
-        found.append((cost.kernels.forward + sent / 3, cost.kernels.backward + cost.again + 2 * sent / 3))
+        passes = cost.kernels.forward + sent / 3, cost.kernels.backward + cost.again + 2 * sent / 3
+        found.append((efficiency.slowness * passes[0], efficiency.slowness * passes[1]))
     between = config.parallel.pipeline - len(found)
     return found if between == 0 else [found[0], *[found[1]] * (between + 1), found[-1]]
 

@@ -14,8 +14,8 @@ from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.data.store.verify import tokenizer_of_store
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.spec.samples_shown.schema import SamplesShownConfig
-from dist_plm.spec.schema import PretrainConfig, TrainingConfig
-from dist_plm.spec.schema_finetune import FinetuneConfig
+from dist_plm.spec.schema import TrainingConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig, kind_of
 from dist_plm.tasks.samples.marked_text import Decode, lines_of
 from dist_plm.tasks.samples.numbers_of_step import history_of, places_of
 from dist_plm.train.data import RunData, open_run
@@ -58,8 +58,7 @@ def settings_of(run_dir: Path) -> TrainingConfig:
         raise UserError(
             f"{path} cannot be read ({reason_of(error, path)}): name the directory of a run, as in run=runs/quickstart"
         ) from None
-    is_of_task = isinstance(mapping, dict) and "task" in mapping
-    return runfile.read(path, FinetuneConfig if is_of_task else PretrainConfig)
+    return runfile.read(path, kind_of(mapping))
 
 
 def _num_ranks(config: TrainingConfig) -> int:
