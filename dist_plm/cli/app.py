@@ -30,6 +30,7 @@ from dist_plm.core.parsing import whole_number
 from dist_plm.core.streams import code_of, leave, open_standard_streams, tell, visible
 from dist_plm.distributed.launch_env import from_environment
 from dist_plm.plan.rehearsal.chosen_ranks import fitting
+from dist_plm.plan.search import planned
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
 from dist_plm.spec.rules.finalize import (
@@ -55,7 +56,9 @@ PRINTING = {"-h", "--help", "--cfg", "--origin", "--check"}
 _CHECKS: dict[type, Callable[[Any, int], Any]] = {
     PretrainConfig: lambda config, world_size: finalize(config, world_size=world_size, vocab_size=None),
     FinetuneConfig: lambda config, world_size: finalize(config, world_size=world_size, vocab_size=None),
-    PlanConfig: lambda config, world_size: finalize(run_of(config), world_size=world_size, vocab_size=None),
+    PlanConfig: lambda config, world_size: finalize(
+        planned(run_of(config), world_size, searched=config.search), world_size=world_size, vocab_size=None
+    ),
     RehearseConfig: lambda config, world_size: finalize(run_of(config), world_size=world_size, vocab_size=None),
     PrepareConfig: lambda config, world_size: check_prepare(config),
     VerifyConfig: lambda config, world_size: check_verify(config),

@@ -36,6 +36,13 @@ from dist_plm.core.errors import ConfigError
 EXPERIMENT = "experiment"
 
 
+#: How a file chooses of a group in place of the root file.
+_OVERRIDE = "override /"
+#: Root files of pretraining alone, and what does the same for fine-tuning.
+_OF_FINETUNING = {
+    "plan": "launch/finetune.py --check … cluster.gpu=NAME prints its plan",
+    "rehearse": "launch/submit.py command=finetune … submit.rehearse=true rehearses it",
+}
 #: A value that is an environment variable and nothing more.
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:[^{}]*\}")
 #: Hydra's resolver of the time.
@@ -125,17 +132,24 @@ def _problem_of(
     if override.package is not None or "/" in key:
         return f"{text} is not of the form group=choice or group.key=value{did_you_mean(_near_groups(key, groups))}"
     if key in groups and not isinstance(value, dict):
-        return _group_problem(override, groups, where)
+        return _group_problem(override, groups, config_name, where)
     if key not in groups and "." not in key and not isinstance(value, dict) and not override.is_delete():
         if where.is_group(key):
-            return f"{text}: {key} is not a group of {config_name}, whose groups are {', '.join(groups)}"
+            return (
+                f"{text}: {key} is not a group of {config_name}, whose groups are {', '.join(groups)}"
+                f"{_hint(key, config_name)}"
+            )
+        if key == "command" and config_name in _OF_FINETUNING:
+            return f"{text}: launch/{config_name}.py is of pretraining{_hint('task', config_name)}"
         found = [] if key in where.own_settings(config_name) else _near_groups(key, groups)
         if found and isinstance(value, str):
             return f"{text}: {key} is not a group{did_you_mean([f'{g}={value}' for g in found])}"
     return None
 
 
-def _group_problem(override: Override, groups: Mapping[str, str | None], where: SearchPath) -> str | None:
+def _group_problem(
+    override: Override, groups: Mapping[str, str | None], config_name: str, where: SearchPath
+) -> str | None:
     group, value = override.key_or_group, override.value()
     names = where.choices(group)
     if override.is_delete() or (value is None and groups[group] is None):
@@ -147,8 +161,28 @@ def _group_problem(override: Override, groups: Mapping[str, str | None], where: 
                 f"{where.places(group)} {', '.join(names)}"
             )
         if isinstance(name, str):
-            where.read(f"{group}/{name}")  # refuses by file and line what Hydra would stumble over
+            # It refuses by file and line what Hydra would stumble over.
+            chosen = _overridden(where.read(f"{group}/{name}"))
+            if lacked := [one for one in chosen if one not in groups]:
+                return (
+                    f"{group} = {name} chooses {' and '.join(lacked)}, which {config_name} does not have"
+                    f"{_hint(lacked[0], config_name)}"
+                )
     return None
+
+
+def _overridden(content: Mapping[str, Any]) -> list[str]:
+    """Lists the groups of which a file chooses in place of the root file."""
+    entries = [entry for entry in content.get("defaults") or [] if isinstance(entry, Mapping)]
+    keys = [str(key) for entry in entries for key in entry]
+    return [key.removeprefix(_OVERRIDE) for key in keys if key.startswith(_OVERRIDE)]
+
+
+def _hint(group: str, config_name: str) -> str:
+    """Says what does for fine-tuning, to which tasks belong, what a command does for pretraining."""
+    if group != "task":
+        return ""
+    return f"; a task is fine-tuned: {_OF_FINETUNING.get(config_name, 'launch/finetune.py does so')}"
 
 
 def _near_groups(key: str, groups: Mapping[str, str | None]) -> list[str]:

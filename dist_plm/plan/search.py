@@ -9,7 +9,7 @@ from dist_plm.plan.memory import worst_memory
 from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
 from dist_plm.plan.timing.network import GPUS_PER_NODE
 from dist_plm.plan.timing.step_time import step_time
-from dist_plm.plan.verdict import Verdict, as_overrides, changed_by, verdict_of
+from dist_plm.plan.verdict import Verdict, as_overrides, changed_by, verdict_of, with_changes
 from dist_plm.spec.gpus import Gpu
 from dist_plm.spec.schema import PretrainConfig
 
@@ -46,6 +46,15 @@ def search(given: PretrainConfig, world_size: int, gpu: Gpu, efficiency: Efficie
         most = max((name for name in step.parts if name != "compute"), key=lambda name: step.parts[name])
         found.append(Candidate(changes, step.seconds, total.high / 2**30, verdict, most))
     return sorted(found, key=lambda one: (one.verdict != "fits", one.seconds))
+
+
+def planned(given: PretrainConfig, world_size: int, *, searched: bool) -> PretrainConfig:
+    """Gives a run as it is or, where it is searched and rules refuse its own grid or micro-batch, which a search replaces, on
+    the first grid that they allow; as it is where there is none, so that they say why."""
+    for changes in itertools.chain([{}], _choices(given, world_size)) if searched else ():
+        if changed_by(given, changes, world_size) is not None:
+            return with_changes(given, changes)
+    return given
 
 
 def _choices(given: PretrainConfig, world_size: int) -> Iterator[Changes]:

@@ -131,11 +131,15 @@ def remedies(given: TrainingConfig, world_size: int, gpu: Gpu, *, most: int = 3)
     return found[:most]
 
 
+def with_changes(given: Training, changes: Mapping[str, Mapping[str, Any]]) -> Training:
+    """Changes settings by section."""
+    return replace(given, **{name: replace(getattr(given, name), **values) for name, values in changes.items()})
+
+
 def changed_by(given: Training, changes: Mapping[str, Mapping[str, Any]], world_size: int) -> Training | None:
     """Changes settings by section and completes the configuration; None where rules refuse it."""
-    changed = replace(given, **{name: replace(getattr(given, name), **values) for name, values in changes.items()})
     try:
-        return finalize(changed, world_size=world_size, vocab_size=given.model.vocab_size)
+        return finalize(with_changes(given, changes), world_size=world_size, vocab_size=given.model.vocab_size)
     except ConfigError:
         return None
 

@@ -39,6 +39,18 @@ def test_a_search_gives_settings_to_paste(capsys):
     assert shown.count("parallel.tensor=") == 2
 
 
+def test_a_search_replaces_a_grid_that_rules_refuse(capsys):
+    refused = ["train.global_batch=16", "train.micro_batch=8"]
+    assert execute([*GPT2, *refused]) == EXIT_REFUSED
+    capsys.readouterr()
+    assert execute([*GPT2, *refused, "search=true", "top=1"]) == 0
+    assert "train.micro_batch=" in capsys.readouterr().out
+    assert execute([*GPT2, "train.global_batch=7", "search=true"]) == 0
+    assert "parallel.pipeline=" in capsys.readouterr().out
+    assert execute([*GPT2[:-1], "1000", "search=true"]) == EXIT_REFUSED
+    assert "train.global_batch = 512 is not a multiple of" in capsys.readouterr().err
+
+
 def test_the_whole_job_and_its_picture(tmp_path, capsys):
     page = tmp_path / "plan.html"
     words = ["cluster.gpu_watts=700", "cluster.time=2:00:00", "checkpoint.every=100", f"picture={page}"]
@@ -68,6 +80,8 @@ def test_a_short_run_calibrates(tmp_path, capsys):
         (["model.vocab_size=null"], "set it, as in model.vocab_size=50257"),
         (["--world-size", "0"], "must be a whole number"),
         (["serch=true"], "did you mean search"),
+        (["experiment=glue_bert"], "launch/finetune.py --check … cluster.gpu=NAME prints its plan"),
+        (["task=classify"], "launch/finetune.py --check … cluster.gpu=NAME prints its plan"),
         (["calibrate=nowhere"], "nowhere/run.yaml cannot be read"),
     ],
 )

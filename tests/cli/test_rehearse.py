@@ -141,6 +141,8 @@ def test_ranks_that_disagree_are_refused(monkeypatch, capsys):
         (["precision=fp8"], "precision.name = 'fp8'"),
         (["json=nowhere/at/all.json"], "json = 'nowhere/at/all.json'"),
         (["jsn=x"], "did you mean json"),
+        (["command=finetune"], "launch/submit.py command=finetune … submit.rehearse=true rehearses it"),
+        (["experiment=glue_bert"], "launch/submit.py command=finetune … submit.rehearse=true rehearses it"),
     ],
 )
 def test_wrong_words_are_refused_in_one_message(words, said, capsys):

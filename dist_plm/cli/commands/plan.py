@@ -30,7 +30,7 @@ from dist_plm.cluster.check import check_run, limit_seconds, run_of
 from dist_plm.config.origins import Origin
 from dist_plm.plan.picture import check_picture, write_picture
 from dist_plm.plan.render import plan_text
-from dist_plm.plan.search import search, search_text
+from dist_plm.plan.search import planned, search, search_text
 from dist_plm.plan.timing.calibration import calibration_of
 from dist_plm.plan.timing.efficiency import DEFAULT
 from dist_plm.plan.verdict import gpu_named, make_plan, remedies, require_vocabulary
@@ -48,7 +48,8 @@ def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]
     gpu = gpu_named(given.cluster.gpu)
     if config.picture is not None:
         check_picture(config.picture)
-    complete = check_run(given, world_size, with_data=given.data.are_here, with_weights=False)
+    checked = planned(given, world_size, searched=config.search)
+    complete = check_run(checked, world_size, with_data=given.data.are_here, with_weights=False)
     require_vocabulary(complete.model)
     given = replace(given, model=replace(given.model, vocab_size=complete.model.vocab_size))
     efficiency = DEFAULT

@@ -33,7 +33,7 @@ from dist_plm.plan.rehearsal.footprint import Footprint
 from dist_plm.plan.rehearsal.ledger import Ledger
 from dist_plm.plan.rehearsal.moment import Moment
 from dist_plm.plan.rehearsal.recorder import CallRecorder, place_of
-from dist_plm.plan.rehearsal.repeated_passes import repeat_passes
+from dist_plm.plan.rehearsal.repeated_passes import alike, repeat_passes
 from dist_plm.plan.rehearsal.stand_in_data import stand_in
 from dist_plm.spec.derived import num_microbatches
 from dist_plm.spec.freezing import frozen_tensors
@@ -133,12 +133,15 @@ def rehearse_on(
     with clock.part("data"):
         data = _open(config, groups.grid.size)
         batches = _first_batches(config, data, groups)
+        reads, repeats = _reads(data, batches), not real and config.engine.passes_repeat
+        if repeats:
+            batches = alike(batches)
     failure, writes, boxes, saving_bytes = None, {}, {}, 0
     settings = replace(engine_settings(config), engine=replace(config.engine, compile="off"))
     with recording(moment, footprint) as recorder, nullcontext() if real else absent_ranks(settings):
         try:
             chunks = _build_model(config, groups, recorder, clock, filled=real)
-            if not real and config.engine.passes_repeat:
+            if repeats:
                 repeat_passes(chunks, recorder, config.parallel, groups.coordinates.pipeline, len(batches))
             engine = _build_engine(settings, groups, recorder, clock, data, chunks)
             with clock.part("step"), footprint.phase("step"):
@@ -172,7 +175,7 @@ def rehearse_on(
         microbatches=len(batches),
         seconds=clock.seconds,
         process_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        reads=_reads(data, batches),
+        reads=reads,
         writes=writes,
         boxes=boxes,
         failure=failure,

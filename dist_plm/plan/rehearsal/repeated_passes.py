@@ -2,7 +2,8 @@
 
 Of a chunk of the model the first passes are made, until as many microbatches are in flight as ever will be, and the last,
 with which gradients are summed. Those between whose batches have the same shapes are alike: what the last of the first
-passes said and kept is said and kept again, when the schedule asks for it.
+passes said and kept is said and kept again, when the schedule asks for it. Where too many are unlike, as masked models predict
+another number of tokens in each, all are taken to be as large as the largest.
 """
 
 from collections import Counter
@@ -22,6 +23,8 @@ from dist_plm.spec.schema import ParallelConfig
 
 #: Passes that are made beyond those in flight.
 _SPARE = 2
+#: Sizes of microbatches that are all gone through.
+_MOST_SIZES = 16
 
 
 def repeat_passes(
@@ -35,6 +38,21 @@ def repeat_passes(
     flying = parallel.pipeline - stage if parallel.virtual_pipeline == 1 else 2 * parallel.pipeline
     for chunk in chunks:
         chunk.forward = RepeatedPass(chunk, recorder, flying + _SPARE, passes)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def alike(batches: Sequence[Batch]) -> list[Batch]:
+    """Gives the microbatches of a step, where they have too many sizes the largest in place of each: the same on every rank
+    that reads them."""
+    sizes = [_size(batch) for batch in batches]
+    if len(set(sizes)) <= _MOST_SIZES:
+        return list(batches)
+    return [batches[sizes.index(max(sizes))]] * len(batches)
+
+
+def _size(batch: Batch) -> tuple[int, int]:
+    """Counts bytes, and tokens that are predicted."""
+    predicted = int((batch["labels"] >= 0).sum()) if "labels" in batch else 0
+    return sum(values.nbytes for values in batch.values()), predicted
 
 
 class PassOutput(NamedTuple):
