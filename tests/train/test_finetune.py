@@ -1,8 +1,6 @@
 """Whole fine-tuning runs: they learn, on any grid with the same numbers, and go on after a stop as if there had been none."""
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +11,14 @@ import yaml
 from safetensors.torch import load_file
 
 from dist_plm.config.decode import decode
-from dist_plm.engines.megatron.engine import MegatronEngine
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
 from dist_plm.tasks.evaluate.evaluate import measured
 from dist_plm.tasks.inference.open_model import build_runner
-from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port
 from tests.tasks.inference.models import evaluate_config, opened
 from tests.train.finetuning import make_rows, records, settings
-from tests.train.running import before, run_case
+from tests.train.running import run_case
 
 pytestmark = pytest.mark.ranks
 
@@ -327,33 +323,3 @@ def test_adapters_resume_and_are_exported_merged_and_alone(ranks, rows, tmp_path
         weight = base.state_dict()[f"{module}.weight"]
         torch.testing.assert_close(weight + more, merged[f"{module}.weight"], rtol=1e-5, atol=1e-7)
         assert float(more.abs().max()) > 1e-4
-
-
-def killed_at(world, config, port: int, step: int) -> int:
-    """A run whose last rank dies by SIGKILL before this step."""
-    if world.rank < world.size - 1:
-        return run_case(world, config, port)
-    with before(MegatronEngine, "train_step", step, lambda *_: os.kill(os.getpid(), signal.SIGKILL)):
-        return run_case(world, config, port)
-
-
-def test_a_run_ends_once_evaluations_no_longer_get_better(ranks, rows, tmp_path: Path) -> None:
-    """Killed on the way and gone on with on another grid as without it, and started again it stays at its end."""
-    stopping = {"train__early_stopping": {"patience": 2, "metric": "accuracy"}, "train__eval_every": 4}
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    assert ranks.run(1, run_case, settings(rows, whole, **stopping), free_port()) == [0]
-    found = records(whole)
-    values = {r["step"]: r["eval/accuracy"] for r in found if "eval/accuracy" in r}
-    best = max(values, key=lambda step: (values[step], -step))
-    assert found[-1]["step"] == best + 8 < 41
-    assert f"step_{best:08}" in {path.name for path in (whole / "checkpoints").iterdir()}
-    with pytest.raises(RanksError, match="exit code -9"):
-        ranks.run(2, killed_at, settings(rows, parted, **stopping), free_port(), best + 6)
-    assert records(parted)[-1]["step"] < found[-1]["step"]
-    for _ in range(2):
-        config = settings(rows, parted, **stopping, **GRIDS["tensor"])
-        assert ranks.run(2, run_case, config, free_port()) == [0, 0]
-    assert [r["step"] for r in records(parted)] == [r["step"] for r in found]
-    for ours, theirs in zip(records(parted), found, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3, abs=1e-5)
-        assert ours.get("eval/accuracy") == theirs.get("eval/accuracy")

@@ -1,33 +1,20 @@
 """What pretraining measures of named sets is what launch/evaluate.py measures of the checkpoint, on any grid and engine."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dist_plm.core.errors import ConfigError
-from dist_plm.data.prepare.prepare import prepare
-from dist_plm.spec.prepare.schema import PrepareConfig, PrepareDataConfig, SourceConfig, TokenizerConfig
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.tasks.evaluate.evaluate import measured
 from dist_plm.tasks.evaluate.sums import COUNTS
 from tests.ranks.ports import free_port
 from tests.tasks.inference.models import evaluate_config, opened
-from tests.train.finetuning import make_rows, records
-from tests.train.running import run_case, settings
+from tests.train.finetuning import records
+from tests.train.named_sets import BERT, case, make_corpus, sets
+from tests.train.running import run_case
 
-TRAIN: dict[str, Any] = {
-    "model__vocab_size": None,
-    "model__layers": 4,
-    "objective__name": "causal",
-    "train__steps": 4,
-    "train__eval_every": 2,
-    "checkpoint__every": 2,
-    "checkpoint__keep": 9,
-    "optim__lr": 2e-3,
-}
-BERT = {"model__family": "bert", "model__segments": 2, "objective__name": "mlm"}
 ELECTRA = {"model__family": "electra", "model__segments": 2, "objective__name": "rtd", "model__layers": 2} | {
     "model__heads": 4,
     "model__generator_heads": 2,
@@ -48,33 +35,7 @@ GRIDS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_rows(tmp_path_factory.mktemp("corpus"))
-    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
-    (folder / "text.txt").write_text("\n".join(row["text"] for row in rows))
-    for number in range(3):  # of which two data ranks have different shares
-        (folder / f"other{number}.txt").write_text(" ".join(row["text"] for row in rows[number :: number + 2]))
-    data = PrepareDataConfig(
-        sources=(SourceConfig(path=str(folder / "text.txt"), document="line"),),
-        out=str(folder / "store"),
-        split=(0.6, 0.2, 0.2),
-    )
-    tokenizer = TokenizerConfig(name="file", path=str(folder / "vocabulary"))
-    prepare(PrepareConfig(data=data, tokenizer=tokenizer), lambda line: None)
-    return folder
-
-
-def sets(folder: Path) -> list[dict[str, Any]]:
-    labelled = {"rows": str(folder / "dev.jsonl"), "train_rows": str(folder / "train.jsonl")}
-    columns = {"text": "text", "pair": "text_b"}
-    return [
-        {"name": "texts", "data": {"text": f"{folder}/other*.txt"}, "window": 12, "limit": 3},
-        {"name": "test", "on": "objective", "data": {"path": str(folder / "store")}},
-        {"name": "probe", "on": "probe", "data": {**labelled, "columns": columns}},
-    ]
-
-
-def case(folder: Path, run_dir: Path, **changes: Any):
-    return settings(folder / "store", run_dir, **{**TRAIN, **changes})
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def measure(world, config):
