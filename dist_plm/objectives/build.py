@@ -8,7 +8,7 @@ from typing import Any
 from dist_plm.core.errors import ConfigError
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import Objective, Reader
-from dist_plm.objectives.tasks.base import Task, WritingTask
+from dist_plm.objectives.tasks.base import ChangingTask, Task, WritingTask
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.tasks import TaskConfig
 
@@ -42,6 +42,11 @@ def build_objective(
 
 def build_task(config: TaskConfig) -> Task[Any]:
     """Returns the body of a task."""
+    return importlib.import_module(f"dist_plm.objectives.{config.body}").build(config)
+
+
+def build_changing_task(config: TaskConfig) -> ChangingTask[Any]:
+    """Returns the body of a task whose texts may be changed."""
     return importlib.import_module(f"dist_plm.objectives.{config.body}").build(config)
 
 

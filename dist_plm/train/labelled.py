@@ -21,7 +21,8 @@ from dist_plm.data.labelled.table import Ragged, Table, joined, num_examples
 from dist_plm.data.reach import check_rows
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.objectives.base import IGNORED, LossTerm
-from dist_plm.objectives.build import build_task
+from dist_plm.objectives.build import build_changing_task, build_task
+from dist_plm.objectives.corruption.changeable_words import WordTable
 from dist_plm.objectives.corruption.word_noise import WordNoise
 from dist_plm.objectives.tasks.base import Task
 from dist_plm.objectives.tasks.twice import Twice
@@ -145,12 +146,10 @@ def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConf
     config = finalize(config, world_size=world_size, vocab_size=tokenizer.vocab_size)
     written = written_by(config.model, config.task, encoder.length)
     enlarged = tokenizer if data.adds_tokens else None
-    return config, Labelled(
-        task, tables, encoder.padding, written, enlarged, _noise(config, tokenizer, encoder.padding)
-    )
+    return config, Labelled(task, tables, encoder.padding, written, enlarged, _noise(config, encoder))
 
 
-def _noise(config: FinetuneConfig, tokenizer: Tokenizer, padding: int) -> Callable[[Collate], Collate] | None:
+def _noise(config: FinetuneConfig, encoder: ExampleEncoder) -> Callable[[Collate], Collate] | None:
     """Builds what changes words of training texts; None where nothing does.
 
     Raises:
@@ -159,13 +158,14 @@ def _noise(config: FinetuneConfig, tokenizer: Tokenizer, padding: int) -> Callab
     augment = config.data.augment
     if augment is None:
         return None
+    tokenizer = encoder.tokenizer
     special = tokenizer.special_tokens().with_vocabulary(tokenizer.pieces())
     if special.continues is None:
         raise ConfigError(["data.augment needs a tokenizer that tells words apart: this one does not; leave it out"])
     if augment.mask > 0.0 and special.mask is None:
         raise ConfigError([f"data.augment.mask = {augment.mask} has no token to mask with: set it to 0"])
-    known = (augment, special.is_special(), special.continues, special.mask, padding, config.train.seed)
-    return lambda collate: WordNoise(collate, *known)
+    words = build_changing_task(config.task).changeable(WordTable(special.is_special(), special.continues), encoder)
+    return lambda collate: WordNoise(collate, augment, words, special.mask, encoder.padding, config.train.seed)
 
 
 def _with_tokens(config: FinetuneConfig, tokenizer: Tokenizer) -> tuple[FinetuneConfig, Tokenizer]:

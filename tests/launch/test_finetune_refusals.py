@@ -82,7 +82,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]] | str, tuple[str, ...], list[str]]] 
     ),
     "part to freeze": ([TEXT, OTHER], (*BERT, "train.freeze=[layers.7]"), ["train.freeze", "layers.7"]),
     "place of adapters": ([TEXT, OTHER], (*BERT, "model.lora.targets=[gate]"), ["model.lora.targets has gate"]),
-    "words of other tasks": ([TEXT], (*BERT, "task=tag", "data.augment={swap: 0.1}"), ["data.augment", "classify"]),
+    "words of other tasks": ([TEXT], (*BERT, "task=qa", "data.augment={swap: 0.1}"), ["data.augment", "classify"]),
     "model that is not there": ([TEXT], ("model.init_from={folder}/none",), ["{folder}/none"]),
     "run that is not there": (
         [TEXT, OTHER],

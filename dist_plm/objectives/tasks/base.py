@@ -3,7 +3,7 @@
 Columns are named as the arrays of a batch are (objectives/base.py); those of the labels are the task's own.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
+from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable
 from dist_plm.spec.tasks.base import LabelsConfig, TaskConfig
 
 #: What a model answers: a text, or the messages of a dialogue so far.
@@ -108,6 +109,14 @@ class Task(Protocol[C]):
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         """Builds what measures a model on a table of examples."""
+        ...
+
+
+class ChangingTask(Task[C], Protocol[C]):
+    """Declares the body of a task whose texts may be changed while they are learned."""
+
+    def changeable(self, table: WordTable, encoder: TextEncoder) -> Callable[[Mapping[str, NDArray[Any]]], Changeable]:
+        """Builds what finds the words of a microbatch that may be changed: those that leave what is learned as it is."""
         ...
 
 

@@ -1,8 +1,8 @@
 """Multiple choice: each choice is a pair with its context, and one of them is right (Devlin et al. 2019, section 4.4)."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
+from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable, words_of_texts
 from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, label_of, soft_targets, text_of
 from dist_plm.spec.tasks.choice import ChoiceConfig
 
@@ -54,6 +55,16 @@ class Choice:
         count = len(table["tokens"]) // len(table["choice_labels"])
         matrix = soft_targets(count, self.config.label_smoothing)
         return {} if matrix is None else {"choice_labels": matrix}
+
+    def changeable(self, table: WordTable, encoder: TextEncoder) -> Callable[[Mapping[str, NDArray[Any]]], Changeable]:
+        """Finds the words of contexts, alike before all choices of a row: a choice without its word may be none."""
+
+        def of(batch: Mapping[str, NDArray[Any]]) -> Changeable:
+            each = len(batch["tokens"]) // len(batch["choice_labels"])
+            words = words_of_texts(batch, table, batch["segments"] == 0)
+            return replace(words, samples=words.samples // each)
+
+        return of
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         truth = table["choice_labels"]

@@ -1,7 +1,8 @@
 """Classification of a text or of a pair of texts (Devlin et al. 2019, section 4.1)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
+from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable, words_of_texts
 from dist_plm.objectives.metrics.classes import Confusion, LabelCounts
 from dist_plm.objectives.tasks.base import (
     Columns,
@@ -62,6 +64,9 @@ class Classify:
         weights = label_weights(config, table["class_labels"])
         matrix = soft_targets(len(config.labels), config.label_smoothing, weights)
         return {} if matrix is None else {"class_labels": matrix}
+
+    def changeable(self, table: WordTable, encoder: TextEncoder) -> Callable[[Mapping[str, NDArray[Any]]], Changeable]:
+        return partial(words_of_texts, table=table)
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         if self.config.multi_label:

@@ -1,8 +1,9 @@
 """Regression: a number for a text or a pair of texts, as STS-B asks for similarity."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import LossTerm
+from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable, words_of_texts
 from dist_plm.objectives.metrics.numbers import mean_squared_error, pearson, spearman
 from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, texts_of
 from dist_plm.spec.tasks.regress import RegressConfig
@@ -43,6 +45,9 @@ class Regress:
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
         return {}
+
+    def changeable(self, table: WordTable, encoder: TextEncoder) -> Callable[[Mapping[str, NDArray[Any]]], Changeable]:
+        return partial(words_of_texts, table=table)
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         targets = table["targets"].astype(np.float64)

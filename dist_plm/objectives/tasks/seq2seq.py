@@ -1,8 +1,8 @@
 """Text to text: summaries, translations, answers. Of a decoder alone the target follows the source, and the loss is that of
 the target (Radford et al. 2018, section 3.3, without its loss on the source)."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
+from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable, words_of_texts
 from dist_plm.objectives.tasks.base import Columns, Question, Scorer, TextEncoder, next_tokens, text_of
 from dist_plm.spec.tasks.seq2seq import Seq2SeqConfig
 
@@ -54,14 +55,19 @@ class Seq2Seq:
 
     def prompts(self, asked: Sequence[Question], encoder: TextEncoder) -> list[list[int]]:
         """Gives the tokens after which targets of some sources are written, or that an encoder reads."""
+        before, after = self._around(encoder)
+        length = encoder.length
+        if not encoder.has_decoder:
+            length -= self.config.room_for_target(encoder.length)
+        room = max(length - len(before) - len(after), 0)
+        return [[*before, *ids[:room], *after][-length:] for ids in encoder.pieces(list(map(str, asked)))]
+
+    def _around(self, encoder: TextEncoder) -> tuple[list[int], list[int]]:
+        """Gives the tokens before and after each source."""
         before, after = encoder.pieces([self.config.prefix, self._suffix(encoder)])
         if encoder.has_decoder:
-            begin, after, length = [], [*after, encoder.end], encoder.length
-        else:
-            begin, after = encoder.begin, after or [encoder.end]
-            length = encoder.length - self.config.room_for_target(encoder.length)
-        room = max(length - len(begin) - len(before) - len(after), 0)
-        return [[*begin, *before, *ids[:room], *after][-length:] for ids in encoder.pieces(list(map(str, asked)))]
+            return before, [*after, encoder.end]
+        return [*encoder.begin, *before], after or [encoder.end]
 
     def ends(self, encoder: TextEncoder) -> list[int]:
         return [encoder.end]
@@ -75,6 +81,23 @@ class Seq2Seq:
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
         return {}
+
+    def changeable(self, table: WordTable, encoder: TextEncoder) -> Callable[[Mapping[str, NDArray[Any]]], Changeable]:
+        """Finds the words of sources, without the text around them; what a decoder alone reads behind one keeps its order."""
+        before, after = map(len, self._around(encoder))
+
+        def of(batch: Mapping[str, NDArray[Any]]) -> Changeable:
+            places, ends = np.arange(batch["tokens"].shape[1]), batch["lengths"]
+            beside = {}
+            if not encoder.has_decoder:
+                ends = (batch["labels"] != IGNORED).argmax(
+                    axis=1
+                ) + 1  # its last token predicts the first one of the target
+                beside = {"labels": IGNORED, **({"seen_from": 0} if "seen_from" in batch else {})}
+            within = (places >= before) & (places < ends[:, None] - after)
+            return replace(words_of_texts(batch, table, within), beside=beside)
+
+        return of
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         raise NotImplementedError("the loss measures it, and launch/evaluate.py what it writes")

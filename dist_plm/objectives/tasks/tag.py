@@ -1,6 +1,6 @@
 """Tagging: a label for each word, learned at its first token (Devlin et al. 2019, section 5.3)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
+from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable
 from dist_plm.objectives.metrics.classes import Confusion
 from dist_plm.objectives.metrics.entities import EntityCounts, are_entities, entities, strict_entities
 from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, label_weights, number_of, soft_targets
@@ -49,6 +50,22 @@ class Tag:
         weights = label_weights(self.config, table["tags"].values)
         matrix = soft_targets(len(self.config.labels), self.config.label_smoothing, weights)
         return {} if matrix is None else {"tags": matrix}
+
+    def changeable(self, table: WordTable, encoder: TextEncoder) -> Callable[[Mapping[str, NDArray[Any]]], Changeable]:
+        """Finds words as rows have them, each with its label. They change places with words of the same label, and those of
+        entities are never left out: no entity begins, ends or becomes another for it (see Dai & Adel 2020, arXiv 2010.11683,
+        section 3, for changes that keep entities)."""
+        inside = np.array([are_entities(self.config.labels) and label != "O" for label in self.config.labels])
+
+        def of(batch: Mapping[str, NDArray[Any]]) -> Changeable:
+            tags, places = batch["tags"], np.arange(batch["tokens"].shape[1])
+            begins = tags != IGNORED
+            text = (np.cumsum(begins, axis=1) > 0) & (places < batch["lengths"][:, None] - encoder.has_frame)
+            beside = {"tags": IGNORED, **({"tags_soft": 0} if "tags_soft" in batch else {})}
+            kept = begins & inside[np.where(begins, tags, 0)]
+            return Changeable(begins, text, np.zeros_like(tags), tags, kept, batch["samples"], beside)
+
+        return of
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         return _TagScorer(table["tags"], self.config, Confusion.of(len(self.config.labels)))

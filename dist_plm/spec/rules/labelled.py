@@ -64,7 +64,7 @@ def _augmentation(config: FinetuneConfig) -> Iterator[str]:
         return
     yield from config.data.augment.problems()
     if not config.task.takes_changed_words:
-        fitting = " and ".join(f"task={name}" for name, task in TASKS.items() if task.takes_changed_words)
+        fitting = ", ".join(f"task={name}" for name, task in TASKS.items() if task.takes_changed_words)
         yield (
             f"data.augment would change what task.name = {show(config.task.name)} is to learn with the words: leave it out; it "
             f"is for {fitting}"

@@ -27,6 +27,7 @@ class ChoiceConfig(TaskConfig):
     measures: ClassVar[tuple[str, ...]] = ("accuracy",)
     #: Begin the names of columns of one choice each.
     numbered: ClassVar[tuple[str, ...]] = ("ending", "choice", "option", "answer", "sol")
+    takes_changed_words: ClassVar[bool] = True
 
     name: Literal["choice"] = "choice"
     first_choice: Literal[0, 1] = 0

@@ -34,6 +34,7 @@ class Seq2SeqConfig(WritingConfig):
     measures: ClassVar[tuple[str, ...]] = ("perplexity", "accuracy")
     measures_text: ClassVar[bool] = True
     falling: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
+    takes_changed_words: ClassVar[bool] = True
 
     name: Literal["seq2seq"] = "seq2seq"
     prefix: str = ""

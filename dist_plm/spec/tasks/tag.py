@@ -30,6 +30,7 @@ class TagConfig(LabelsConfig):
         "strict_recall",
         "accuracy",
     )
+    takes_changed_words: ClassVar[bool] = True
 
     name: Literal["tag"] = "tag"
     scheme: Literal["IOB2", "IOBES"] = "IOB2"

@@ -1,10 +1,13 @@
 """Words of labelled texts are changed whole, in their text, and by (seed, sample) alone."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dist_plm.objectives.corruption.changeable_words import WordTable, words_of_texts
 from dist_plm.objectives.corruption.word_noise import WordNoise
 from dist_plm.spec.augmentation import AugmentConfig
 
@@ -33,9 +36,8 @@ def batch_of(samples, counts=(9, 5)):
 
 
 def noisy(samples, seed=7, counts=(9, 5), **shares):
-    noise = WordNoise(
-        lambda numbers: batch_of(numbers, counts), AugmentConfig(**shares), SPECIAL, CONTINUES, MASK, PAD, seed
-    )
+    words = partial(words_of_texts, table=WordTable(SPECIAL, CONTINUES))
+    noise = WordNoise(lambda numbers: batch_of(numbers, counts), AugmentConfig(**shares), words, MASK, PAD, seed)
     return noise(np.asarray(samples))
 
 

@@ -35,6 +35,10 @@ def problems(**changes: Any) -> list[str]:
             {"data__augment": {"swap": 0.1}, **QA},
             "what task.name = 'qa' is to learn with the words: leave it out; it is for",
         ),
+        (
+            {"data__augment": {"swap": 0.1}, "task__name": "chat", "model": T5},
+            "what task.name = 'chat' is to learn with the words: leave it out; it is for",
+        ),
         ({"data__header": ("a", "a")}, "names a column twice"),
         ({"data__sequence_length": 3}, "too short for objective.name = 'classify'"),
         ({"data__train": "~/x.csv"}, "begins with ~"),
