@@ -5,11 +5,13 @@ A tracker library is imported only if chosen. One that fails warns once and is d
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from dist_plm.monitor.tracking.csv_tracker import CsvTracker
+from dist_plm.monitor.tracking.later_measures import forget_measures, note_measures, records_of
 from dist_plm.monitor.tracking.mlflow_tracker import MlflowTracker
 from dist_plm.monitor.wandb_tracker import WandbTracker
 from dist_plm.spec.schema_run import TrackConfig
@@ -20,6 +22,9 @@ log = logging.getLogger(__name__)
 class Tracker(Protocol):
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
         """Takes the values of a step under their names in metrics.jsonl; those that are None are left out."""
+
+    def tell(self, step: int, values: Mapping[str, float]) -> None:
+        """Takes measures of a step that was logged before; evaluations.jsonl has them."""
 
     def rewind(self, step: int) -> None:
         """Goes back to a step: those after it are logged again."""
@@ -41,6 +46,7 @@ def build_trackers(
         settings: the resolved configuration, shown beside the curves.
         start_step: the step the run continues from; 0 begins new curves, also in a directory that holds old ones.
     """
+    forget_measures(run_dir, start_step)
     makers: dict[str, Callable[[], Tracker]] = {
         "wandb": lambda: WandbTracker(config, run_dir, run_name=run_name, settings=settings, start_step=start_step),
         "tensorboard": lambda: TensorboardTracker(run_dir, settings=settings, start_step=start_step),
@@ -56,19 +62,39 @@ def build_trackers(
     return _Guarded(trackers)
 
 
+def tell_trackers(config: TrackConfig, run_dir: Path, *, run_name: str, step: int, values: Mapping[str, float]) -> bool:
+    """Gives the trackers of a run what was measured of its checkpoint of a step, once; False where they have it already. It
+    stays in evaluations.jsonl, for starts of the run that fill trackers anew.
+
+    Raises:
+        OSError: the run's directory cannot be read or written.
+    """
+    if not note_measures(run_dir, step, values):
+        return False
+    newest = max((record["step"] for record in records_of(run_dir, sys.maxsize)), default=step)
+    tracker = build_trackers(config, run_dir, run_name=run_name, settings={}, start_step=newest)
+    tracker.tell(step, values)
+    tracker.close()
+    return True
+
+
 class TensorboardTracker:
     """TensorBoard event files; tags are the names in metrics.jsonl. Older events past `start_step` are hidden."""
 
     def __init__(self, run_dir: Path, *, settings: Mapping[str, Any], start_step: int = 0) -> None:
         self._directory = str(run_dir / "tensorboard")
         self._writer = self._open(start_step)
-        text = json.dumps(settings, indent=2, default=str)
-        self._writer.add_text("settings", f"```\n{text}\n```", global_step=start_step)
+        if settings:
+            text = json.dumps(settings, indent=2, default=str)
+            self._writer.add_text("settings", f"```\n{text}\n```", global_step=start_step)
 
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
         for name, value in _present(values).items():
             if name != "step":
                 self._writer.add_scalar(name, value, global_step=step)
+
+    def tell(self, step: int, values: Mapping[str, float]) -> None:
+        self.log(step, values)
 
     def _open(self, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
@@ -95,6 +121,9 @@ class _Guarded:
 
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
         self._each(lambda tracker: tracker.log(step, values))
+
+    def tell(self, step: int, values: Mapping[str, float]) -> None:
+        self._each(lambda tracker: tracker.tell(step, values))
 
     def rewind(self, step: int) -> None:
         self._each(lambda tracker: tracker.rewind(step))

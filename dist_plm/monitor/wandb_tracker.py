@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from dist_plm.core.errors import reason_of
 from dist_plm.core.regular import read_regular
-from dist_plm.monitor.metrics_file import HEAL_PREFIX, read_metrics
+from dist_plm.monitor.metrics_file import HEAL_PREFIX
+from dist_plm.monitor.tracking.later_measures import records_of
 from dist_plm.spec.schema_run import TrackConfig
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class WandbTracker:
         self._newest = -1  # step given to wandb by this start
         self._healed: dict[str, float | int] = {}
         self._run.define_metric("*", step_metric="step")
-        self._catch_up(run_dir / "metrics.jsonl", start_step)
+        self._catch_up(run_dir, start_step)
 
     def _start(self, mode: Literal["online", "offline"]) -> Any:
         settings: dict[str, Any] = {"console": "off", "silent": True, "init_timeout": INIT_SECONDS}
@@ -61,13 +62,13 @@ class WandbTracker:
         self._wandb.setup(settings=self._wandb.Settings(silent=True))  # silent in the set-up keeps init from prompting
         return self._wandb.init(mode=mode, settings=self._wandb.Settings(**settings), **self._options)
 
-    def _catch_up(self, metrics: Path, start_step: int) -> None:
+    def _catch_up(self, run_dir: Path, start_step: int) -> None:
         """Gives wandb the records that it lacks. It takes no step again, as it may have got from a start that was killed."""
         known = self._run.starting_step
         if known > start_step + 1:
             log.info("wandb holds steps up to %d already: they stay as they are", known - 1)
-        for record in read_metrics(metrics) if start_step > 0 and metrics.exists() else ():
-            if known <= record["step"] <= start_step:
+        for record in records_of(run_dir, start_step) if start_step > 0 else ():
+            if known <= record["step"]:
                 self.log(record["step"], record)
 
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
@@ -77,6 +78,14 @@ class WandbTracker:
             return
         self._newest, self._healed = step, {}
         self._run.log({**known, "step": step}, step=step, commit=True)
+
+    def tell(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows measures of a step that was logged before: in its row, where this start gave it, else in the run's summary, as
+        wandb adds nothing to a step that it has."""
+        if step < self._run.starting_step:
+            for name, value in values.items():
+                self._run.summary[name] = value
+                self._run.summary[f"{name.rpartition('/')[0]}/step"] = step
 
     def rewind(self, step: int) -> None:
         """Goes back to a step. The curves of a run that went back show the steps that it gave up."""

@@ -12,7 +12,7 @@ PROJECT = {"id": "P", "name": "project", "entity": {"id": "E", "name": "entity"}
 
 
 class Server(ThreadingHTTPServer):
-    """Knows a run up to `last_step`; `sent` are the steps that it was given, in their order.
+    """Knows a run up to `last_step`; `sent` are the steps that it was given, in their order, and `summary` what is told beside.
 
     Args:
         status: of every answer: 401 where it does not know the key, 500 where it is broken.
@@ -22,6 +22,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.last_step, self.status = last_step, status
         self.sent: list[int] = []
+        self.summary: dict[str, Any] = {}
 
     @property
     def url(self) -> str:
@@ -60,7 +61,10 @@ class _Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             self._answer({"data": self._data(asked["query"], asked.get("variables") or {})})
         elif self.path.endswith("/file_stream"):
-            history = json.loads(body).get("files", {}).get("wandb-history.jsonl", {"content": []})
+            files = json.loads(body).get("files", {})
+            history = files.get("wandb-history.jsonl", {"content": []})
+            for line in files.get("wandb-summary.json", {"content": []})["content"]:
+                self.server.summary |= json.loads(line)
             self.server.sent += [json.loads(line)["_step"] for line in history["content"]]
             self._answer({"exitcode": None, "limits": {}})
         else:

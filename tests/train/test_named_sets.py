@@ -1,13 +1,16 @@
 """What pretraining measures of named sets is what launch/evaluate.py measures of the checkpoint, on any grid and engine."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from dist_plm.core.errors import ConfigError
+from dist_plm.distributed.world import leave
 from dist_plm.spec.rules.finalize import finalize
-from dist_plm.tasks.evaluate.evaluate import measured
+from dist_plm.tasks.evaluate.evaluate import evaluate, measured
 from dist_plm.tasks.evaluate.sums import COUNTS
 from tests.ranks.ports import free_port
 from tests.tasks.inference.models import evaluate_config, opened
@@ -71,6 +74,42 @@ def test_named_sets_are_measured_as_evaluate_does(ranks, corpus, model, grid, tm
             wanted = {name: value for name, value in expected.items() if name not in COUNTS}
             assert set(found) == set(wanted)
             assert found == pytest.approx(wanted, rel=2e-5, abs=1e-6), (named["name"], record["step"])
+
+
+def evaluated(world, config, port: int) -> int:
+    """The command on ranks of their own."""
+    dist.barrier()
+    leave()
+    place = {"RANK": world.rank, "WORLD_SIZE": world.size, "LOCAL_RANK": world.rank, "LOCAL_WORLD_SIZE": world.size}
+    environ = {name: str(value) for name, value in place.items()}
+    return evaluate(config, {**environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_trackers_get_what_is_measured_later_under_the_name_of_a_set(ranks, corpus, tmp_path: Path) -> None:
+    """What evaluate.tasks had put into the row of the step, and launch/evaluate.py puts there once the run has ended."""
+    named = sets(corpus)[0]
+    alone = {name: value for name, value in named.items() if name != "name"}
+    run = case(corpus, tmp_path, evaluate__tasks=[named], track__to=["csv"], checkpoint__background=False)
+    assert ranks.run(2, run_case, run, free_port()) == [0, 0]
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        before = list(csv.DictReader(file))
+    again = evaluate_config(
+        tmp_path / "checkpoints" / "step_00000002", **alone, trackers=True, name="later", parallel={"tensor": 2}
+    )
+    assert ranks.run(2, evaluated, again, free_port()) == [0, 0]
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        after = list(csv.DictReader(file))
+    assert [row["step"] for row in after] == ["1", "2", "3", "4"]
+    measures = [name for name in after[0] if name.startswith("eval/later/")]
+    assert measures
+    for row, old in zip(after, before, strict=True):
+        assert {name: value for name, value in row.items() if name not in measures} == old
+        for name in measures:
+            in_training = row[name.replace("later", "texts")]
+            assert row["step"] == "2" or row[name] == ""
+            assert row["step"] != "2" or float(row[name]) == pytest.approx(float(in_training), rel=2e-5)
 
 
 @pytest.mark.ranks

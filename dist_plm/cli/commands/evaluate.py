@@ -7,6 +7,7 @@
     python launch/evaluate.py from=runs/t5 on=objective data.path=corpus/mine
     python launch/evaluate.py on=contamination from=runs/gpt data.path=corpus/mine
     python launch/evaluate.py from=runs/summaries on=task data.rows=test.jsonl predictions=written.jsonl
+    python launch/evaluate.py from=runs/gpt data.path=corpus/law trackers=true name=law
 
 from= is a run, a checkpoint of one, or a directory of Hugging Face. Results do not depend on the number of ranks, and memory
 not on the number of documents.

@@ -2,13 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dist_plm.core.files import atomic_writer, open_to_append
 from dist_plm.core.regular import read_regular
-from dist_plm.monitor.metrics_file import read_metrics
+from dist_plm.monitor.tracking.later_measures import records_of
 
 FILE = "metrics.csv"
 
@@ -21,7 +21,7 @@ class CsvTracker:
     """
 
     def __init__(self, run_dir: Path, *, start_step: int = 0) -> None:
-        """Begins with what metrics.jsonl holds up to `start_step`."""
+        """Begins with what the run's files hold up to `start_step`."""
         self._run_dir = run_dir
         self._columns: list[str] = ["step"]
         self.rewind(start_step)
@@ -35,11 +35,12 @@ class CsvTracker:
             file.write(_encoded(self._columns, [row], head=False))
 
     def rewind(self, step: int) -> None:
-        """Goes back to a step, by what metrics.jsonl holds of those up to it."""
-        metrics = self._run_dir / "metrics.jsonl"
-        records = read_metrics(metrics) if step > 0 and metrics.exists() else []
+        """Goes back to a step, by what the run's files hold of those up to it."""
         self._columns = ["step"]
-        self._write([record for record in records if record["step"] <= step])
+        self._write(records_of(self._run_dir, step))
+
+    def tell(self, step: int, values: Mapping[str, float]) -> None:
+        """Does nothing: they are in the row of the step since the table was begun."""
 
     def keep(self, page: Path, text: str) -> None:
         """Leaves the report where it is: beside the table."""
@@ -47,7 +48,7 @@ class CsvTracker:
     def close(self) -> None:
         """Does nothing: each row is in the file once it is logged."""
 
-    def _write(self, rows: list[Mapping[str, Any]]) -> None:
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self._columns = list(dict.fromkeys([*self._columns, *(name for row in rows for name in row)]))
         self._run_dir.mkdir(parents=True, exist_ok=True)
         with atomic_writer(self._run_dir / FILE) as file:

@@ -11,7 +11,7 @@ from dist_plm.config.decode import flatten
 from dist_plm.config.messages import show
 from dist_plm.core.errors import UserError
 from dist_plm.core.regular import read_regular
-from dist_plm.monitor.metrics_file import read_metrics
+from dist_plm.monitor.tracking.later_measures import records_of
 from dist_plm.spec.schema_run import TrackConfig
 
 #: MLflow takes no more parameters at once.
@@ -47,12 +47,23 @@ class MlflowTracker:
             told = [entities.Param(_NO_NAME.sub("_", name), show(value)) for name, value in flatten(settings).items()]
             for first in range(0, len(told), _BATCH):
                 self._client.log_batch(self._id, params=told[first : first + _BATCH])
-        self._catch_up(run_dir / "metrics.jsonl", start_step)
+        self._held = self._newest  # the step that MLflow had got to before this start
+        for record in records_of(run_dir, start_step) if start_step > self._newest else ():
+            self.log(record["step"], record)
 
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
         if step <= self._newest:  # taken again after a rollback or a kill
             return
-        self._newest, now = step, int(1000 * time.time())
+        self._newest = step
+        self._give(step, values)
+
+    def tell(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds measures to a step that MLflow has had before."""
+        if step <= self._held:
+            self._give(step, values)
+
+    def _give(self, step: int, values: Mapping[str, float | int | None]) -> None:
+        now = int(1000 * time.time())
         metrics = [
             self._metric(_NO_NAME.sub("_", name), float(value), now, step)
             for name, value in values.items()
@@ -83,11 +94,6 @@ class MlflowTracker:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(f"{run_id}\n", encoding="utf-8")
         return run_id
-
-    def _catch_up(self, metrics: Path, start_step: int) -> None:
-        for record in read_metrics(metrics) if start_step > self._newest and metrics.exists() else ():
-            if record["step"] <= start_step:
-                self.log(record["step"], record)
 
 
 def _text_of(path: Path) -> str:

@@ -1,16 +1,12 @@
 """Checks what a run of pretraining measures at evaluations, and by what it ends early."""
 
-import re
 from collections.abc import Iterator
 
 from dist_plm.config.decode import show
 from dist_plm.config.suggest import did_you_mean, near
-from dist_plm.spec.inference.rules import MEASURING_RULES
+from dist_plm.spec.inference.rules import MEASURING_RULES, SET_NAME
 from dist_plm.spec.inference.schema import asked_of_run
 from dist_plm.spec.schema import PretrainConfig
-
-#: Names of sets, of which names of measures are made.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def evaluation_problems(config: PretrainConfig) -> Iterator[str]:
@@ -24,7 +20,7 @@ def _sets(config: PretrainConfig) -> Iterator[str]:
     taken = {measure.partition("/")[0] for measure in config.objective.measured} | {"initial"}
     for i, named in enumerate(config.evaluate.tasks):
         key = f"evaluate.tasks[{i}]"
-        if not _NAME.fullmatch(named.name):
+        if not SET_NAME.fullmatch(named.name):
             yield f"{key}.name = {show(named.name)} is not allowed: use letters, digits, and . _ - between them"
         elif named.name in taken:
             yield f"{key}.name = {show(named.name)} is taken, by a measure or another set: give it a name of its own"

@@ -1,5 +1,6 @@
 """Checks what launch/evaluate.py and launch/generate.py are asked for, before a model is opened."""
 
+import re
 from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
@@ -9,6 +10,10 @@ from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.rules.training import split_problems
 
+#: Names of sets, of which names of measures are made.
+SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+#: Begin the names of what runs measure of their validation samples.
+_TAKEN = ("initial", "loss", "accuracy", "perplexity")
 #: What says which text is read, and how.
 _OF_TEXT = ("path", "text", "split", "shares", "column", "document")
 
@@ -35,7 +40,7 @@ def _training_text(config: EvaluateConfig) -> Iterator[str]:
     yield from path_problems("data.against", against)
     yield from path_problems("out", config.out, made=True)
     yield from no_effect(
-        config, "", ("tokenizer", "batch_size", "parallel"), "on = 'contamination', which runs no model"
+        config, "", ("tokenizer", "batch_size", "parallel", "trackers"), "on = 'contamination', which runs no model"
     )
 
 
@@ -144,6 +149,16 @@ def _protocol(config: EvaluateConfig) -> Iterator[str]:
         yield f"stride = {config.stride} exceeds window = {config.window}, so that tokens would be left out: lower stride"
 
 
+def _tracking(config: EvaluateConfig) -> Iterator[str]:
+    if not config.trackers:
+        yield from no_effect(config, "", ("name",), "trackers = false, by which no tracker gets results")
+    elif config.name is not None and (config.name in _TAKEN or not SET_NAME.fullmatch(config.name)):
+        yield (
+            f"name = {show(config.name)} is not allowed: use letters, digits, and . _ - between them, and none of "
+            f"{', '.join(_TAKEN)}, which the run's own measures have"
+        )
+
+
 def _prompts(config: GenerateConfig) -> Iterator[str]:
     if config.talks:
         yield from no_effect(
@@ -175,5 +190,5 @@ def _sampling(config: GenerateConfig) -> Iterator[str]:
 
 #: Of what is measured, of whatever model.
 MEASURING_RULES: tuple[Callable[[EvaluateConfig], Iterator[str]], ...] = (_data, _protocol)
-EVALUATE_RULES: tuple[Callable[[EvaluateConfig], Iterator[str]], ...] = (_model, _grid, *MEASURING_RULES)
+EVALUATE_RULES: tuple[Callable[[EvaluateConfig], Iterator[str]], ...] = (_model, _grid, *MEASURING_RULES, _tracking)
 GENERATE_RULES: tuple[Callable[[GenerateConfig], Iterator[str]], ...] = (_model, _grid, _prompts, _sampling)

@@ -43,7 +43,10 @@ class EvaluateConfig(InferenceConfig):
     A pass sees `window` tokens, None: as many as the model has positions, or was trained with. Windows move by `stride`; None:
     by their own length, so that no token is seen twice. Documents are read `apart`, each from its beginning, or `joined` to one
     text. Of more than `limit` documents the first are read; 0 reads all. `samples` lists so many documents that the model finds
-    hardest, by loss a token."""
+    hardest, by loss a token.
+
+    With `trackers` those of the run get the results, at the step of the checkpoint, as eval/NAME/…: `name`, or what was
+    measured where it is None: objective, task, probe or, of perplexity, texts."""
 
     on: Literal["perplexity", "objective", "task", "probe", "contamination"] = "perplexity"
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
@@ -58,6 +61,13 @@ class EvaluateConfig(InferenceConfig):
     pooling: Pooling = "mean"
     ngram: Annotated[int, Bounds(low=2, high=100)] = 13
     seed: Seed = 1234  # of what an objective draws
+    trackers: bool = False
+    name: str | None = None
+
+    @property
+    def told_as(self) -> str:
+        """Names the set in trackers, as no measure of validation samples is."""
+        return self.name or ("texts" if self.on == "perplexity" else self.on)
 
     @property
     def asks_heads(self) -> bool:

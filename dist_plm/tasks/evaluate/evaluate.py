@@ -10,6 +10,7 @@ from dist_plm.config.credentials import mask
 from dist_plm.core.errors import EXIT_FINISHED, DataError
 from dist_plm.core.streams import tell
 from dist_plm.distributed.collectives import gather
+from dist_plm.monitor.tracking.of_run import TrackedRun, tracked_run
 from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.tasks.contamination.shared_runs import measure_contamination
 from dist_plm.tasks.evaluate.evaluation_report import excerpts, said_of_rows, table
@@ -17,7 +18,7 @@ from dist_plm.tasks.evaluate.objective import measure_objective
 from dist_plm.tasks.evaluate.passages import Passages, open_passages
 from dist_plm.tasks.evaluate.perplexity import Asked, Turns, measure_perplexity
 from dist_plm.tasks.evaluate.probe import measure_probe
-from dist_plm.tasks.evaluate.sums import Hard, Hardest, Sums, measures
+from dist_plm.tasks.evaluate.sums import COUNTS, Hard, Hardest, Sums, measures
 from dist_plm.tasks.evaluate.task import measure_task
 from dist_plm.tasks.inference.open_model import Session, build_runner, session_of
 from dist_plm.tasks.inference.outputs import check_out, write_json
@@ -39,10 +40,19 @@ def evaluate(config: EvaluateConfig, environ: Mapping[str, str] = os.environ) ->
             _show(config, content)
         return EXIT_FINISHED
     with session_of(config, environ) as session:
+        tracked = _tracked(config, session) if config.trackers else None
         content = measured(config, session)
         if session.is_first:
             _show(config, content)
+            if tracked is not None:
+                told = {name: value for name, value in content["results"].items() if name not in COUNTS}
+                tell(f"\n{tracked.give(config.told_as, told)}")
     return EXIT_FINISHED
+
+
+def _tracked(config: EvaluateConfig, session: Session) -> TrackedRun:
+    source = session.source
+    return alike(session.groups.world, lambda: tracked_run(config.from_ or "", source.run, source.where, source.step))
 
 
 def measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:

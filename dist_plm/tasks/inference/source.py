@@ -36,6 +36,7 @@ class ModelSource:
         tokenizer: file or directory of it that its run was given, likewise.
         columns: of labelled rows, by what the run's files called them.
         unset: what is to be said of variables that the run's store and tokenizer were given by; "" of none.
+        step: of a checkpoint, and the settings of its `run`.
     """
 
     weights: Weights
@@ -47,6 +48,8 @@ class ModelSource:
     tokenizer: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     unset: str = ""
+    step: int = 0
+    run: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def where(self) -> str:
@@ -112,6 +115,8 @@ def _of_checkpoint(found: Checkpoint) -> ModelSource:
         given_to(run),
         data.get("columns") or {},
         unset_of(run),
+        found.train_state.step,
+        run,
     )
 
 

@@ -1,0 +1,115 @@
+"""What is measured of a run's checkpoints later on is at their steps in its trackers, once, and stays when the run goes on."""
+
+import csv
+import logging
+import time
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dist_plm.core.errors import DataError
+from dist_plm.monitor import trackers
+from dist_plm.monitor.tracking.of_run import tracked_run
+from tests.monitor.test_trackers import Failing, log_steps, wandb_history
+from tests.monitor.wandb_server import serving
+
+NAME = "eval/law/loss"
+
+
+def settings(run_dir: Path, *to: str) -> dict:
+    return {"run": {"name": "small", "dir": str(run_dir)}, "track": {"to": list(to)}}
+
+
+def given(run_dir: Path, value: float, *to: str, step: int = 4) -> str:
+    return tracked_run(str(run_dir), settings(run_dir, *to), "runs/x", step).give("law", {"loss": value})
+
+
+def cells(run_dir: Path) -> list[tuple[str, str]]:
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        return [(row["step"], row[NAME]) for row in csv.DictReader(file) if row.get(NAME)]
+
+
+def points(run_dir: Path, name: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(run_dir / "tensorboard")).Reload()
+    return [(event.step, round(event.value, 3)) for event in events.Scalars(name)]
+
+
+def in_mlflow(run_dir: Path, name: str) -> list[tuple[int, float]]:
+    mlflow = pytest.importorskip("mlflow")
+    client = mlflow.MlflowClient(tracking_uri=(run_dir / "mlflow").as_uri())
+    run_id = (run_dir / "mlflow" / "run_id").read_text().strip()
+    return [(one.step, one.value) for one in client.get_metric_history(run_id, name)]
+
+
+def test_they_are_at_the_step_of_the_checkpoint_once_and_stay(tmp_path):
+    to = ("csv", "tensorboard", "mlflow")
+    log_steps(to, tmp_path, range(1, 8))
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    time.sleep(1.1)  # readers of event files order them by the second of their start
+    for told in ("got them", "had them already"):
+        assert f"csv, tensorboard, mlflow of {tmp_path} {told}, as eval/law/… at step 4" in given(tmp_path, 2.5, *to)
+        assert cells(tmp_path) == [("4", "2.5")]
+        assert points(tmp_path, NAME) == in_mlflow(tmp_path, NAME) == [(4, 2.5)]
+    assert [step for step, _ in points(tmp_path, "loss")] == [*range(1, 8)]
+    assert [step for step, _ in in_mlflow(tmp_path, "loss")] == [*range(1, 8)]
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    log_steps(("csv", "mlflow"), tmp_path, range(6, 10), start_step=5)
+    assert cells(tmp_path) == [("4", "2.5")]
+    assert in_mlflow(tmp_path, NAME) == [(4, 2.5)]
+    log_steps(("csv",), tmp_path, range(1, 6))
+    log_steps(("csv",), tmp_path, range(6, 8), start_step=5)
+    assert cells(tmp_path) == [], "a new start in an old directory is another run"
+
+
+@pytest.mark.slow
+def test_wandb_has_them_in_the_row_of_the_step(tmp_path):
+    log_steps(("wandb",), tmp_path, range(1, 8))
+    given(tmp_path, 2.5, "wandb")
+    for _ in range(2):
+        ((run_id, rows),) = wandb_history(tmp_path)
+        assert run_id == (tmp_path / "wandb" / "run_id").read_text().strip()
+        assert [(row["step"], row["_step"]) for row in rows] == [(step, step) for step in range(1, 8)]
+        assert [(row["step"], row[NAME]) for row in rows if NAME in row] == [(4, 2.5)]
+        assert rows[3]["loss"] == pytest.approx(2.5), "of training, as before"
+        log_steps(("wandb",), tmp_path, range(6, 8), start_step=5)
+
+
+@pytest.mark.slow
+def test_a_server_of_wandb_that_has_the_step_gets_them_beside_the_curves(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "run_id").write_text("0123456789abcdef\n")
+    log_steps(("csv",), tmp_path, range(1, 8))
+    online = settings(tmp_path, "wandb") | {"track": {"to": ["wandb"], "wandb_mode": "online"}}
+    with serving(7) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        tracked_run(str(tmp_path), online, "runs/x", 4).give("law", {"loss": 2.5})
+    assert server.sent == []
+    assert (server.summary[NAME], server.summary["eval/law/step"]) == (2.5, 4)
+
+
+def test_a_tracker_that_fails_fails_nothing(tmp_path, monkeypatch, caplog):
+    log_steps(("csv",), tmp_path, range(1, 6))
+    monkeypatch.setattr(trackers, "WandbTracker", Failing)
+    assert "got them" in given(tmp_path, 2.5, "wandb", "csv")
+    assert cells(tmp_path) == [("4", "2.5")]
+    assert [one.levelno for one in caplog.records if "wandb failed" in one.message] == [logging.WARNING]
+    (tmp_path / "evaluations.jsonl").unlink()
+    (tmp_path / "evaluations.jsonl").mkdir()
+    assert "did not get them" in given(tmp_path, 3.5, "csv")
+
+
+def test_of_a_run_without_trackers_and_of_no_run_it_is_told(tmp_path):
+    log_steps(("csv",), tmp_path, range(1, 3))
+    with pytest.raises(DataError, match="is a run without trackers: set trackers=false"):
+        tracked_run(str(tmp_path), settings(tmp_path), "runs/x", 2)
+    for path, known in ((tmp_path, {}), (tmp_path / "a" / "b" / "c", settings(tmp_path / "gone", "csv"))):
+        with pytest.raises(DataError, match="runs/x is no checkpoint of a run whose directory is here"):
+            tracked_run(str(path), known, "runs/x", 2)
+
+
+def test_a_run_is_found_around_its_checkpoint_and_by_what_it_said(tmp_path):
+    log_steps(("csv",), tmp_path, range(1, 3))
+    for path in (tmp_path, tmp_path / "checkpoints" / "step_00000002", Path("/elsewhere/step_00000002")):
+        assert tracked_run(str(path), settings(tmp_path, "csv"), "x", 2).run_dir == tmp_path
