@@ -1,7 +1,7 @@
 """Numbers that are not finite have no place in a checkpoint: no run goes on from them."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -22,6 +22,12 @@ def is_finite(values: Tensor) -> bool:
         return True
     least, most = torch.aminmax(values)
     return math.isfinite(float(least)) and math.isfinite(float(most))
+
+
+def are_finite(tensors: Iterable[Tensor]) -> bool:
+    """Tells whether all numbers of all tensors are, having waited for a device once. None is empty."""
+    bounds = [bound for values in tensors for bound in torch.aminmax(values)]
+    return not bounds or bool(torch.isfinite(torch.stack(bounds)).all())
 
 
 def not_finite(fragments: Sequence[Fragment]) -> list[str]:

@@ -147,6 +147,15 @@ class Engine(Protocol):
         like shard_spec.parameter for each name of `ParameterState.tensors`. Collective over all ranks."""
         ...
 
+    def own_values(self) -> list[Tensor]:
+        """Lists what this rank's optimizer holds, as it lies: its parts of what it trains (of masters, where there are some)
+        and of its own tensors, as views, in the same order each time. Not where they lie on NVMe."""
+        ...
+
+    def spread_weights(self) -> None:
+        """Puts into the model what was written to weights of `own_values`. Collective over data ranks."""
+        ...
+
     def measured_update(self) -> AbstractContextManager[dict[str, tuple[float, float]]]:
         """Measures the update that a step within makes: the mapping then holds sums of squares of the update and of the weights
         before it, by the logical tensor, of all that this pipeline stage trains; nothing where they lie on NVMe. Collective

@@ -49,7 +49,7 @@ class EngineState:
         sharded: data ranks hold different fragments.
         sharded_weights: of what is frozen as well.
         set_weight: puts a weight, shaped like the parameter, where the fragments do not reach; None where they do.
-        refresh: puts the loaded fragments into the model's weights. Collective.
+        refresh: puts what was written to the fragments into the model's weights. Collective over data ranks.
         reach: None where everything is in memory.
     """
 
@@ -120,6 +120,22 @@ class EngineState:
             for name, tensor in tensors.items():
                 tensor.copy_(read(shard_spec, name))
         self._release()
+        if self._set_weight is None:
+            self._refresh()
+
+    def own_values(self) -> list[Tensor]:
+        self._fill()
+        of_elements = [
+            self._view(fragment, name)
+            for shard_spec, shape in zip(self._shard_specs, self._shapes, strict=True)
+            if shard_spec.parameter.requires_grad
+            for name in self._names(shard_spec, shape)
+            for fragment in self._held.get(shard_spec.parameter, [])
+            if fragment.length
+        ]
+        return of_elements + [vector for _, tensors in self._shared() for vector in tensors.values()]
+
+    def spread_weights(self) -> None:
         self._refresh()
 
     @contextmanager
@@ -193,6 +209,12 @@ class Stateful:
 
     def load_parameter_states(self, read: Callable[[ShardSpec, str], Tensor]) -> None:
         self._state.load(read)
+
+    def own_values(self) -> list[Tensor]:
+        return self._state.own_values()
+
+    def spread_weights(self) -> None:
+        self._state.spread_weights()
 
     def measured_update(self) -> AbstractContextManager[dict[str, tuple[float, float]]]:
         return self._state.measured_update()

@@ -35,13 +35,15 @@ class HealConfig:
 
     Under `warn` it is told. Under `on` the run goes back to its newest checkpoint from before the bad step and the `before`
     steps that led to it, and goes on without the samples of these steps, for `rate_steps` steps at `rate` times the learning
-    rate. The `most`-th time within `within` steps is the last: after it the run ends with exit code 2."""
+    rate. It goes back to a copy in host memory where that is newer: of each `memory_every` steps (0: none is made) the last two
+    are kept. The `most`-th time within `within` steps is the last: after it the run ends with exit code 2."""
 
     mode: Literal["off", "warn", "on"] = "warn"
     window: Annotated[int, between(8, 4096)] = 64  # steps; a step after fewer than half of them is no spike
     loss_z: NonNegative = 10.0
     norm_z: NonNegative = 40.0  # a lone large gradient is clipped, and does no harm
     before: Natural = 1  # steps before a bad one whose samples are left out as well: their updates led to it
+    memory_every: Natural = 0
     most: Count = 3
     within: Count = 1000
     rate: Annotated[float, Bounds(low=0, high=1, low_open=True)] = 1.0  # 1: it stays

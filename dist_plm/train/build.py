@@ -47,6 +47,7 @@ from dist_plm.train.divergence import Health
 from dist_plm.train.evaluation import MoreMeasures, Patience
 from dist_plm.train.healing.acts import History, rate_factor
 from dist_plm.train.healing.alarms import Alarms
+from dist_plm.train.healing.memory_copies import MemoryCopies
 from dist_plm.train.healing.rollback import roll_back
 from dist_plm.train.healing.spikes import SpikeWatch
 from dist_plm.train.labelled import ENLARGED
@@ -261,6 +262,7 @@ def _run(
             start.run_dir,
             start.launch.node_name,
         ),
+        copies=MemoryCopies(engine, heal.memory_every, control.of_all),
         patience=None if stops is None else Patience(stops, **position.patience),
         named_sets=more.named_sets,
         named_sets_every=config.named_sets_every,

@@ -88,10 +88,10 @@ class Health:
         continuation that was given up."""
         return step in self.saved or (self.began_with is not None and step <= self.began_with)
 
-    def rewind(self, step: int) -> None:
-        """Takes note that the run goes on from an earlier checkpoint."""
+    def rewind(self, step: int, reached: int) -> None:
+        """Takes note that the run goes on from an earlier checkpoint, or from the step `reached` after it."""
         self.loss, self.num_skipped, self.first_bad = None, 0, None
-        self.last_update = step
+        self.last_update = reached
         self.saved = [saved for saved in self.saved if saved < step]
         self.note_saved(step)
         self.good = step

@@ -115,12 +115,15 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
             position.evaluation = {}
             position.evaluation_due = True
             due |= _is_due(step, parts.checkpoint.every)
-            if due or step == stop or _is_evaluated(parts, step, last=False):
+            copied = parts.copies.is_due(step)
+            if due or copied or step == stop or _is_evaluated(parts, step, last=False):
                 _check_alarm(parts)  # else before the next step
             _evaluate_and_record(parts, position, last=step == stop)
             if due and parts.health.may_save:
                 _save(parts, position)
                 due = False
+            if copied and parts.health.may_save:
+                parts.copies.take(_state(parts, position))
             if position.evaluation and _is_over(parts):
                 break
     finally:
@@ -241,27 +244,28 @@ def _is_evaluated(parts: Parts, step: int, *, last: bool) -> bool:
 
 def _save(parts: Parts, position: Position) -> None:
     parts.watchdog.progress(f"saving after step {position.step}", patient=True)
-    parts.checkpoints.save(
-        parts.engine.parameter_states(),
-        TrainState(
-            step=position.step,
-            samples_seen=position.samples,
-            engine=parts.engine.scalars(),
-            stream=parts.stream,
-            history=position.history,
-            evaluation=position.evaluation,
-            loop={
-                "evaluation_due": position.evaluation_due,
-                "begun_as": position.begun_as,
-                "patience": position.patience,
-                "heal": parts.alarms.state(),
-                "recorder": parts.recorder.state() if parts.recorder is not None else {},
-            },
-        ),
-        proven=parts.health.good,
-    )
+    parts.checkpoints.save(parts.engine.parameter_states(), _state(parts, position), proven=parts.health.good)
     position.saved_step = position.step
     parts.health.note_saved(position.step)
+
+
+def _state(parts: Parts, position: Position) -> TrainState:
+    """Gives what a run goes on from, beside tensors. Collective."""
+    return TrainState(
+        step=position.step,
+        samples_seen=position.samples,
+        engine=parts.engine.scalars(),
+        stream=parts.stream,
+        history=position.history,
+        evaluation=position.evaluation,
+        loop={
+            "evaluation_due": position.evaluation_due,
+            "begun_as": position.begun_as,
+            "patience": position.patience,
+            "heal": parts.alarms.state(),
+            "recorder": parts.recorder.state() if parts.recorder is not None else {},
+        },
+    )
 
 
 def _is_due(step: int, every: int) -> bool:

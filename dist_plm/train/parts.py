@@ -29,6 +29,7 @@ from dist_plm.train.divergence import Health
 from dist_plm.train.evaluation import Evaluator, NamedMeasures, Patience, TextMeasures, whole_run
 from dist_plm.train.healing.acts import skipped_samples
 from dist_plm.train.healing.alarms import Alarms
+from dist_plm.train.healing.memory_copies import MemoryCopies
 from dist_plm.train.metrics_logger import Recorder
 from dist_plm.train.observing.observer import Observer
 from dist_plm.train.reporting import write_predictions
@@ -55,6 +56,7 @@ class Parts:
         alarms: notices bad steps.
         roll_back: brings the run back to before one.
         observer: looks at what losses do not show.
+        copies: of the run's state in host memory.
         named_sets: measures sets that have names, every `named_sets_every` steps that are evaluated (0: at all of them); None
             where none is named.
         patience: ends the run once evaluations no longer get better; None where nothing does.
@@ -76,6 +78,7 @@ class Parts:
     alarms: Alarms
     roll_back: "Callable[[Parts, Position], None]"
     observer: Observer
+    copies: MemoryCopies
     health: Health = field(default_factory=Health)
     patience: Patience | None = None
     named_sets: NamedMeasures | None = None

@@ -75,6 +75,12 @@ def save_and_load(world: World, config) -> None:
     for mine, theirs in zip(whole_states(second), saved, strict=True):
         for name, tensor in theirs.items():
             assert torch.equal(mine[name], tensor), name
+    kept = [values.clone() for values in second.own_values()]
+    second.train_step(rank_batches(config, groups, 3), rates[3])
+    for target, values in zip(second.own_values(), kept, strict=True):
+        target.copy_(values)
+    second.load_scalars(scalars)
+    second.spread_weights()
     for step in range(2, 4):
         batches = rank_batches(config, groups, step)
         assert second.train_step(batches, rates[step]) == first.train_step(batches, rates[step])

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -86,8 +87,19 @@ def build_optimizer(
         scaler=MegatronScaler(scaler) if scaler is not None else None,
         # The model's weights in its own precision, whole on each data rank.
         set_weight=torch.Tensor.copy_,
+        refresh=partial(_refresh_weights, optimizer, chunks),
     )
     return optimizer, state
+
+
+def _refresh_weights(wrapper: MegatronOptimizer, chunks: Sequence[DistributedDataParallel]) -> None:
+    """Puts masters, or shards of them, into the model's weights, as the end of a step does. Collective over data ranks."""
+    optimizer: Any = wrapper  # not narrowed: the method is private
+    if not isinstance(wrapper, FP32Optimizer):
+        optimizer._copy_main_params_to_model_params()
+    if isinstance(wrapper, DistributedOptimizer):
+        for chunk in chunks:
+            chunk.start_param_sync(force_sync=True)
 
 
 class MasterWeights(Float16OptimizerWithFloat16Params):

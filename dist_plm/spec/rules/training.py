@@ -117,7 +117,7 @@ def _init(config: TrainingConfig) -> Iterator[str]:
 def _heal(config: TrainingConfig) -> Iterator[str]:
     heal, checkpoint = config.train.heal, config.checkpoint
     if not heal.rolls_back:
-        names = ("before", "most", "within", "rate", "rate_steps")
+        names = ("before", "memory_every", "most", "within", "rate", "rate_steps")
         yield from no_effect(heal, "train.heal", names, f"train.heal.mode = {show(heal.mode)}")
         return
     if heal.rate == 1.0:
@@ -126,6 +126,27 @@ def _heal(config: TrainingConfig) -> Iterator[str]:
         yield (
             'train.heal.mode = "on" goes back to checkpoints, and checkpoint.every = 0 writes none on the way: give '
             "checkpoint.every, or set train.heal.mode=warn"
+        )
+    elif heal.memory_every > 0:
+        yield from _copies_in_memory(config)
+
+
+def _copies_in_memory(config: TrainingConfig) -> Iterator[str]:
+    heal, every = config.train.heal, f"train.heal.memory_every = {config.train.heal.memory_every}"
+    if heal.memory_every < heal.before:
+        yield (
+            f"{every} makes its last two copies within the train.heal.before = {heal.before} steps that are gone back from: "
+            f"give at least {heal.before}"
+        )
+    if heal.memory_every > config.checkpoint.every:
+        yield (
+            f"{every} makes copies more rarely than checkpoint.every = {config.checkpoint.every} writes checkpoints, which are "
+            "newer then: give fewer steps, or 0"
+        )
+    if config.engine.holding(config.precision, 1).states_on_host:
+        yield (
+            f"{every} copies the optimizer's tensors into host memory, where engine.deepspeed keeps these themselves: set "
+            "train.heal.memory_every=0, or leave out offload_optimizer"
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from dist_plm.data.loader.skipped_samples import SkippedSamples
 from dist_plm.spec.schema_run import HealConfig
 
-#: Of an entry, which has also the `step` that the run went back to and, as `changes`, words for people.
+#: Of an entry, which has also the `step` of the checkpoint that first held it and, as `changes`, words for people.
 History = Sequence[Mapping[str, Any]]
 
 
@@ -31,35 +31,42 @@ def rate_factor(history: History, step: int) -> float:
     return min((act["rate"] for act in rollbacks(history) if act["after"] <= step <= act["last"]), default=1.0)
 
 
-def noted(history: History, step: int) -> dict[str, float]:
-    """Gives what the first record after `step` holds, where the run went back to that step: how often it has done so, from
-    where to where, and how many samples are skipped in all."""
+def noted(history: History, step: int, reached: int | None = None) -> dict[str, float]:
+    """Gives what the first record after going back to the checkpoint of a step holds: how often the run has done so, from
+    where to where (to `reached`, from a copy in memory), and how many samples are skipped in all. Nothing where the run did
+    not go back to that step."""
     if not history or history[-1]["step"] != step or "heal" not in history[-1]:
         return {}
     ranges = skipped_samples((), history).ranges
     return {
         "rollbacks": len(rollbacks(history)),
         "noticed": history[-1]["heal"]["noticed"],
-        "step": step,
+        "step": step if reached is None else reached,
         "skipped_samples": sum(stop - first for first, stop in ranges),
     }
 
 
 def entry(
-    reason: str, settings: HealConfig, *, step: int, noticed: int, first: int, skipped: Sequence[tuple[int, int]]
+    reason: str,
+    settings: HealConfig,
+    *,
+    step: int,
+    reached: int,
+    noticed: int,
+    first: int,
+    skipped: Sequence[tuple[int, int]],
 ) -> dict[str, Any]:
     """Builds the entry of an act.
 
     Args:
-        step: that the run goes back to.
+        step: of the checkpoint that holds it first.
+        reached: the step that the run goes back to, which may be a later one.
         noticed: the bad step.
         first: the first step whose samples are skipped.
         skipped: ranges of these samples.
     """
     told = ", ".join(f"{start:,} to {stop - 1:,}" for start, stop in skipped)
-    words = (
-        f"step {noticed}: {reason}; went back to step {step}, samples {told} of steps {first} to {noticed} are skipped"
-    )
+    words = f"step {noticed}: {reason}; went back to step {reached}, samples {told} of steps {first} to {noticed} are skipped"
     last = noticed if settings.rate == 1.0 else first + settings.rate_steps - 1
     if settings.rate < 1.0:
         words += f", the learning rate is multiplied by {settings.rate:g} from step {first} to {last}"

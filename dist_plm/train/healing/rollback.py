@@ -1,8 +1,9 @@
-"""Goes back to a checkpoint from before a bad step, and skips the samples that led to it.
+"""Goes back to before a bad step, to a checkpoint or a copy in memory, and skips the samples that led to it.
 
 What counts is on disk before anything is loaded: `latest` names the checkpoint gone back to, and then its history holds the
 act. A run that is killed before that goes on as if nothing had been noticed, and notices it again; one that is killed after it
-goes on healed.
+goes on healed. That is so as well where a copy is gone back to, which is of no earlier step than that checkpoint: the steps
+between the two come before the samples that are skipped, and are the same when they are taken again.
 """
 
 import logging
@@ -36,29 +37,37 @@ def roll_back(parts: Parts, position: Position, restore: Restore, skip: Ranges) 
     parts.watchdog.progress(f"going back from step {alarm.step}", patient=True)
     parts.checkpoints.settle()
     step, first = _where_to(parts, alarm)
+    copied = parts.copies.newest(step, before=first)
+    reached = step if copied is None else copied
     history = list(position.history)
     is_over = acts.recent(history, settings, alarm.step) >= settings.most
     if not is_over:
         skipped = _samples(parts, position, skip, step, first, alarm.step)
-        act = acts.entry(alarm.reason, settings, step=step, noticed=alarm.step, first=first, skipped=skipped)
+        numbers = {"step": step, "reached": reached, "noticed": alarm.step, "first": first}
+        act = acts.entry(alarm.reason, settings, **numbers, skipped=skipped)
         history.append(act)
         log.warning("healing: %s", act["changes"][0])
     parts.checkpoints.rewind(step, history)
-    parts.health.rewind(step)
+    parts.health.rewind(step, reached)
+    parts.copies.forget(reached)
     if is_over:
         raise Diverged(_exhausted(parts, position, alarm))
-    restored, loop = restore(step)
-    position.go_to(restored)
+    if copied is None:
+        restored, loop = restore(step)
+    else:
+        train_state = parts.copies.restore(copied)
+        restored, loop = Position.of(train_state, history), train_state.loop
+    position.go_to(restored, saved_step=step)
     parts.alarms.load(loop.get("heal", {}))
     if parts.patience is not None:
         parts.patience.load(position.patience)
     if parts.recorder is not None:
         left_out = acts.skipped_samples(skip, history)
-        parts.recorder.rewind(step, loop.get("recorder", {}), left_out, acts.noted(history, step))
+        parts.recorder.rewind(reached, loop.get("recorder", {}), left_out, acts.noted(history, step, reached))
 
 
 def _where_to(parts: Parts, alarm: Alarm) -> tuple[int, int]:
-    """Chooses the step to go back to, and the first whose samples are skipped.
+    """Chooses the checkpoint to go back to, by its step, and the first whose samples are skipped.
 
     Raises:
         Diverged: there is no checkpoint.

@@ -139,14 +139,7 @@ def restore(
         engine.load_parameter_states(read)
     engine.load_scalars(train_state.engine)
     log.info("resumed from %s: %d steps, %d samples", found.where, train_state.step, train_state.samples_seen)
-    return Position(
-        step=train_state.step,
-        samples=train_state.samples_seen,
-        evaluation_due=bool(train_state.loop.get("evaluation_due", False)),
-        evaluation=dict(train_state.evaluation),
-        history=history,
-        patience=dict(train_state.loop.get("patience", {})),
-    )
+    return Position.of(train_state, history)
 
 
 def init_from(

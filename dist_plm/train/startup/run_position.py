@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from dist_plm.checkpoint.train_state import TrainState
+
 
 @dataclass(slots=True, kw_only=True)
 class Position:
@@ -28,11 +30,23 @@ class Position:
     begun_as: str = ""
     patience: dict[str, Any] = field(default_factory=dict)
 
-    def go_to(self, other: "Position") -> None:
-        """Becomes another position of the same run."""
+    @classmethod
+    def of(cls, train_state: TrainState, history: list[dict[str, Any]]) -> "Position":
+        """Gives the position that a train state was taken at, with a history that may have gone on since."""
+        return cls(
+            step=train_state.step,
+            samples=train_state.samples_seen,
+            evaluation_due=bool(train_state.loop.get("evaluation_due", False)),
+            evaluation=dict(train_state.evaluation),
+            history=history,
+            patience=dict(train_state.loop.get("patience", {})),
+        )
+
+    def go_to(self, other: "Position", saved_step: int) -> None:
+        """Becomes another position of the same run, whose newest checkpoint is that of `saved_step`."""
         for name in ("step", "samples", "evaluation_due", "evaluation", "history", "patience"):
             setattr(self, name, getattr(other, name))
-        self.saved_step = other.step
+        self.saved_step = saved_step
 
     @property
     def first_unrecorded_step(self) -> int:

@@ -53,6 +53,27 @@ from tests.spec.broken import problems
             {"train__heal": {"mode": "on", "rate_steps": 9}, "checkpoint__every": 5},
             ["train.heal.rate_steps = 9 has no effect with train.heal.rate = 1"],
         ),
+        (
+            {"train__heal": {"memory_every": 5}},
+            ["train.heal.memory_every = 5 has no effect with train.heal.mode = 'warn'"],
+        ),
+        (
+            {"train__heal": {"mode": "on", "memory_every": 2, "before": 3}, "checkpoint__every": 5},
+            ["train.heal.memory_every = 2", "the train.heal.before = 3 steps that are gone back from: give at least 3"],
+        ),
+        (
+            {"train__heal": {"mode": "on", "memory_every": 6}, "checkpoint__every": 5},
+            ["train.heal.memory_every = 6", "more rarely than checkpoint.every = 5", "give fewer steps, or 0"],
+        ),
+        (
+            {
+                "train__heal": {"mode": "on", "memory_every": 5},
+                "checkpoint__every": 5,
+                "engine__name": "deepspeed",
+                "engine__deepspeed": {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
+            },
+            ["train.heal.memory_every = 5", "leave out offload_optimizer"],
+        ),
         ({"data__skip_samples": [[0, 2**53 + 1]]}, ["[0, 9007199254740993] goes past 9,007,199,254,740,992 samples"]),
         ({"data__skip_samples": [[0, 8], [9, 9]]}, ["data.skip_samples[1] = [9, 9] holds no sample"]),
         ({"data__split": [0.9, 0.2, 0.1]}, ["data.split = [0.9, 0.2, 0.1] sums to 1.2"]),

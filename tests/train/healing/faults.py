@@ -114,7 +114,8 @@ def killed_in_rollback_case(world: World, config: PretrainConfig, port: int, fau
     with contextlib.ExitStack() as stack:
 
         def arm(*_: Any) -> None:
-            owner, name, call = (MegatronEngine, "load_parameter_states", 1) if at == 3 else (LocalStorage, "write", at)
+            loads = "spread_weights" if config.train.heal.memory_every else "load_parameter_states"
+            owner, name, call = (MegatronEngine, loads, 1) if at == 3 else (LocalStorage, "write", at)
             stack.enter_context(before(owner, name, call, die))
 
         stack.enter_context(before(KeptCheckpoints, "rewind", 1, arm))

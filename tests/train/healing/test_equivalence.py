@@ -1,5 +1,7 @@
 """A run that heals itself equals one that was told from the start to leave out the samples that it skips."""
 
+import functools
+
 import pytest
 
 from dist_plm.checkpoint import train_state as state_file
@@ -50,9 +52,9 @@ def told(ranks, store, tmp_path_factory):
     return told_from_the_start(ranks, store, tmp_path_factory.mktemp("told"), 2)
 
 
-def check_same(run_dir, told):
+def check_same(run_dir, told, steps=(4, 8, 12, 16)):
     assert records(run_dir) == records(told)
-    for step in (4, 8, 12, 16):
+    for step in steps:
         assert tensors(run_dir, step) == tensors(told, step), step
         assert tensors(told, step)
 
@@ -70,15 +72,42 @@ def test_a_healed_run_equals_one_that_was_told(ranks, store, tmp_path, told):
     assert "healing: step 10" in (tmp_path / "log" / "rank_00000.log").read_text()
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
-def test_killed_in_a_rollback_it_ends_in_the_same_way(ranks, store, tmp_path, told, at):
+#: The newest checkpoint before the bad steps is that of step 6, the newest copy that of step 8.
+COPIES = {**HEAL, "train__heal": {"mode": "on", "memory_every": 4}, "checkpoint__every": 6}
+
+
+def check_went_back_to_a_copy(run_dir, told):
+    check_same(run_dir, told, steps=(12, 16))
+    (act,) = state_of(run_dir, 16).history
+    assert (act["step"], act["skipped"]) == (6, SKIPPED)
+    assert "went back to step 8, samples 64 to 79" in act["changes"][0]
+
+
+def test_a_run_that_goes_back_to_a_copy_in_memory_equals_one_that_was_told(ranks, store, tmp_path, told):
+    assert ranks.run(2, faulty_case, settings(store, tmp_path, **COPIES), free_port(), FAULT) == [0, 0]
+    check_went_back_to_a_copy(tmp_path, told)
+    (step,) = [record["heal/step"] for record in read_metrics(tmp_path / "metrics.jsonl") if "heal/step" in record]
+    assert step == 8
+    assert "went back to the copy in memory of step 8" in (tmp_path / "log" / "rank_00000.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "at"),
+    [
+        *(pytest.param(HEAL, at, id=f"to-a-checkpoint-{at}") for at in (1, 2, 3)),
+        *(pytest.param(COPIES, at, id=f"to-a-copy-{at}", marks=pytest.mark.slow) for at in (1, 2)),
+        pytest.param(COPIES, 3, id="to-a-copy-3"),
+    ],
+)
+def test_killed_in_a_rollback_it_ends_in_the_same_way(ranks, store, tmp_path, told, changes, at):
     from tests.ranks.pool import RanksError
 
-    config = settings(store, tmp_path, **HEAL)
+    config = settings(store, tmp_path, **changes)
     with pytest.raises(RanksError):
         ranks.run(2, killed_in_rollback_case, config, free_port(), FAULT, at)
     assert ranks.run(2, faulty_case, config, free_port(), FAULT) == [0, 0]
-    check_same(tmp_path, told)
+    check_same(tmp_path, told, steps=(12, 16) if changes is COPIES else (4, 8, 12, 16))
+    assert len(state_of(tmp_path, 16).history) == 1
 
 
 DEEPSPEED = {"engine__name": "deepspeed"}
@@ -87,28 +116,56 @@ OVERLAP = {"engine__overlap_param_gather": True, "engine__overlap_grad_reduce": 
 LAMB = {"optim__name": "lamb"}
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        pytest.param({**DEEPSPEED, "engine__zero_stage": 2, **BF16}, id="deepspeed-2"),
-        pytest.param({**DEEPSPEED, "engine__zero_stage": 3, **LAMB}, id="deepspeed-3", marks=pytest.mark.slow),
-        pytest.param({**DEEPSPEED, "engine__zero_stage": 0}, id="deepspeed-0", marks=pytest.mark.slow),
-        pytest.param(
-            {**DEEPSPEED, "engine__zero_stage": 1, "parallel__pipeline": 2},
-            id="deepspeed-pipeline",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param({**OVERLAP, **BF16, **LAMB}, id="megatron-overlap"),
-        pytest.param({"engine__zero_stage": 0, "parallel__tensor": 2}, id="megatron-tensor", marks=pytest.mark.slow),
-        pytest.param({"parallel__pipeline": 2, "optim__name": "adafactor"}, id="megatron-pipeline"),
-        pytest.param({"optim__name": "muon"}, id="megatron-muon", marks=pytest.mark.slow),
-    ],
-)
-def test_so_it_is_on_other_engines_and_grids(ranks, store, tmp_path, changes):
-    told_from_the_start(ranks, store, tmp_path / "told", 2, **changes)
-    config = settings(store, tmp_path / "healed", **HEAL, **changes)
+CELLS = {
+    "deepspeed-2": {**DEEPSPEED, "engine__zero_stage": 2, **BF16},
+    "deepspeed-3": {**DEEPSPEED, "engine__zero_stage": 3, **LAMB},
+    "deepspeed-0": {**DEEPSPEED, "engine__zero_stage": 0},
+    "deepspeed-pipeline": {**DEEPSPEED, "engine__zero_stage": 1, "parallel__pipeline": 2},
+    "megatron-overlap": {**OVERLAP, **BF16, **LAMB},
+    "megatron-tensor": {"engine__zero_stage": 0, "parallel__tensor": 2},
+    "megatron-pipeline": {"parallel__pipeline": 2, "optim__name": "adafactor"},
+    "megatron-muon": {"optim__name": "muon"},
+}
+
+
+@pytest.fixture(scope="module")
+def told_in_cell(ranks, store, tmp_path_factory):
+    @functools.cache
+    def told(name):
+        return told_from_the_start(ranks, store, tmp_path_factory.mktemp(name), 2, **CELLS[name])
+
+    return told
+
+
+def quick(*quick_ones):
+    """All cells, of which the others are slow."""
+    return [pytest.param(name, marks=[] if name in quick_ones else pytest.mark.slow) for name in CELLS]
+
+
+@pytest.mark.parametrize("cell", quick("deepspeed-2", "megatron-overlap", "megatron-pipeline"))
+def test_so_it_is_on_other_engines_and_grids(ranks, store, tmp_path, told_in_cell, cell):
+    config = settings(store, tmp_path, **HEAL, **CELLS[cell])
     assert ranks.run(2, faulty_case, config, free_port(), FAULT) == [0, 0]
-    check_same(tmp_path / "healed", tmp_path / "told")
+    check_same(tmp_path, told_in_cell(cell))
+
+
+@pytest.mark.parametrize("cell", quick("deepspeed-2"))
+def test_so_it_is_with_copies_in_memory(ranks, store, tmp_path, told_in_cell, cell):
+    config = settings(store, tmp_path, **COPIES, **CELLS[cell])
+    assert ranks.run(2, faulty_case, config, free_port(), FAULT) == [0, 0]
+    check_went_back_to_a_copy(tmp_path, told_in_cell(cell))
+
+
+@pytest.mark.slow
+def test_after_a_resume_there_is_no_copy_until_the_next_is_due(ranks, store, tmp_path, told):
+    config = settings(store, tmp_path, **COPIES, train__stop_at=8)
+    assert ranks.run(2, faulty_case, config, free_port(), FAULT) == [0, 0]
+    config = settings(store, tmp_path, **COPIES)
+    assert ranks.run(2, faulty_case, config, free_port(), FAULT) == [0, 0]
+    check_same(tmp_path, told, steps=(16,))
+    (act,) = state_of(tmp_path, 16).history
+    assert act["step"] == 8
+    assert "went back to step 8, samples 64 to 79" in act["changes"][0]
 
 
 def test_another_grid_goes_on_healed(ranks, store, tmp_path, told):
@@ -122,17 +179,20 @@ def test_another_grid_goes_on_healed(ranks, store, tmp_path, told):
 
 
 @pytest.mark.slow
-def test_the_loss_scale_goes_back_with_the_weights(ranks, store, tmp_path):
+@pytest.mark.parametrize("memory_every", [0, 8])
+def test_the_loss_scale_goes_back_with_the_weights(ranks, store, tmp_path, memory_every):
     """It grows every five steps: from the checkpoint to the bad step it has grown."""
     scaled = {"name": "fp16", "initial_loss_scale": 256.0, "loss_scale_window": 5}
     changes = {"precision": scaled, "train": {"steps": 48, "global_batch": 8, "micro_batch": 2, "eval_samples": 0}}
     changes = {f"{section}__{key}": value for section, values in changes.items() for key, value in values.items()}
-    healing = {"train__heal": {"mode": "on", "window": 16}, "checkpoint__every": 10, **changes}
+    heal = {"mode": "on", "window": 16, "memory_every": memory_every}
+    healing = {"train__heal": heal, "checkpoint__every": 10, **changes}
     healed, other = tmp_path / "healed", tmp_path / "told"
     config = settings(store, healed, **healing)
     assert ranks.run(2, faulty_case, config, free_port(), Fault("document", at=8 * 39)) == [0, 0]
     (act,) = state_of(healed, 48).history
     assert act["skipped"] == [[8 * 38, 8 * 40]]
+    assert f"went back to step {32 if memory_every else 30}" in act["changes"][0]
     told = {**healing, "train__heal": {}, "data__skip_samples": act["skipped"]}
     assert ranks.run(2, run_case, settings(store, other, **told), free_port()) == [0, 0]
     scales = [record["loss_scale"] for record in read_metrics(healed / "metrics.jsonl")]

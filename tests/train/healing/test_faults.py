@@ -64,10 +64,10 @@ def test_a_fault_is_noticed_and_healed(ranks, store, tmp_path, clean, fault, not
     assert act["skipped"] == [[8 * (noticed - 2), 8 * noticed]]
 
 
-@pytest.mark.parametrize("rate", [1.0, 0.5])
-def test_what_comes_again_ends_the_run(ranks, store, tmp_path, rate):
+@pytest.mark.parametrize(("rate", "memory_every"), [(1.0, 0), (0.5, 0), pytest.param(1.0, 8, marks=pytest.mark.slow)])
+def test_what_comes_again_ends_the_run(ranks, store, tmp_path, rate, memory_every):
     """A rate that is too high at one step whichever samples it takes."""
-    heal = {**HEAL, "most": 2, "rate": rate}
+    heal = {**HEAL, "most": 2, "rate": rate, "memory_every": memory_every}
     config = settings(store, tmp_path, **LONG, train__heal=heal)
     with pytest.raises(
         RanksError, match=r"Diverged: the run diverged: step 41: the loss is .*, after 2 rollbacks"

@@ -81,13 +81,14 @@ def test_modes(mode):
 
 def test_acts_are_read_from_the_history():
     settings = HealConfig(mode="on", rate=0.5, rate_steps=10, within=100)
-    first = acts.entry("it burst", settings, step=40, noticed=55, first=54, skipped=[(432, 448)])
+    first = acts.entry("it burst", settings, step=40, reached=44, noticed=55, first=54, skipped=[(432, 448)])
     history = [{"step": 0, "changes": ["begun"]}, first]
     assert "samples 432 to 447 of steps 54 to 55" in first["changes"][0]
     assert acts.skipped_samples([(448, 450)], history).ranges == ((432, 450),)
     assert [acts.rate_factor(history, step) for step in (53, 54, 63, 64)] == [1.0, 0.5, 0.5, 1.0]
     assert [acts.recent(history, settings, step) for step in (56, 154, 155)] == [1, 1, 0]
     assert acts.noted(history, 40) == {"rollbacks": 1, "noticed": 55, "step": 40, "skipped_samples": 16}
+    assert acts.noted(history, 40, reached=44)["step"] == 44
     assert acts.noted(history, 44) == {}
 
 
