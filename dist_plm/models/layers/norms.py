@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dist_plm.models.kernels import layer_norm as _gradient  # noqa: F401  # registers torch.ops.dist_plm
-from dist_plm.models.kernels import rms_norm as _operations  # noqa: F401  # registers torch.ops.dist_plm
+from dist_plm.models.kernels import cpu_norms as _operations  # noqa: F401  # registers torch.ops.dist_plm
 from dist_plm.models.kernels.row_sums import loses
 from dist_plm.spec.schema import ModelConfig
 

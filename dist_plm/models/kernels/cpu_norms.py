@@ -1,7 +1,8 @@
-"""Root-mean-square norms on the CPU, where PyTorch makes them of six passes over memory; on CUDA it has one kernel.
+"""Norms on the CPU, where PyTorch's own lose what matters (row_sums) or go over memory six times; on CUDA they are one kernel.
 
 rms_norm(x, weight, eps): x / sqrt(mean(x²) + eps) · weight over the last dim, and the factors [..., 1] fp32.
 rms_norm_backward(grad, x, weight, factors): gradients of x and weight.
+layer_norm_backward(grad, x, weight, eps): gradients of x, weight and bias of PyTorch's LayerNorm.
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from dist_plm.models.kernels.dropout import LIBRARY
 from dist_plm.models.kernels.mask_bits import blocks
 
+LIBRARY.define("layer_norm_backward(Tensor grad, Tensor x, Tensor weight, float eps) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define("rms_norm(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)")
 LIBRARY.define("rms_norm_backward(Tensor grad, Tensor x, Tensor weight, Tensor factors) -> (Tensor, Tensor)")
 
@@ -45,10 +47,34 @@ def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor) 
 
 
 @torch.library.impl(LIBRARY, "rms_norm", "Meta")
-def _shapes(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _rms_norm_shapes(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
 
 
 @torch.library.impl(LIBRARY, "rms_norm_backward", "Meta")
-def _backward_shapes(grad: Tensor, x: Tensor, weight: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+def _rms_norm_backward_shapes(grad: Tensor, x: Tensor, weight: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), torch.empty_like(weight)
+
+
+@torch.library.impl(LIBRARY, "layer_norm_backward", "CPU")
+def layer_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    width, scale = x.shape[-1], weight.float()
+    result = torch.empty(x.shape, dtype=x.dtype)
+    of_weight, of_bias = torch.zeros(2, width, dtype=torch.float64)
+    grad, x = grad.reshape(-1, width), x.reshape(-1, width)
+    for block in blocks(len(x), width):
+        normed, _, factors = torch.native_layer_norm(x[block].float(), [width], None, None, eps)
+        through = grad[block].float()
+        product = through * normed
+        of_weight += product.sum(0)
+        of_bias += through.sum(0)
+        # d(n)/dx = r (1 - mean(·) - n · mean(n ·)) for n = (x - mean(x)) r, the means weighted like the output.
+        mean = torch.mv(through, scale).div_(width)[:, None]
+        along = torch.mv(product, scale).div_(width)[:, None]
+        result.view(-1, width)[block] = (through * scale).sub_(mean).sub_(normed.mul_(along)).mul_(factors)
+    return result, of_weight.to(weight.dtype), of_bias.to(weight.dtype)
+
+
+@torch.library.impl(LIBRARY, "layer_norm_backward", "Meta")
+def _layer_norm_shapes(_: Tensor, x: Tensor, weight: Tensor, *__: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), torch.empty_like(weight), torch.empty_like(weight)
