@@ -11,11 +11,7 @@ from dist_plm.core.errors import ConfigError
 from dist_plm.spec.engines import ENGINES
 from dist_plm.spec.optimizers import OPTIMIZERS
 from dist_plm.spec.rules.finalize import finalize
-from dist_plm.spec.rules.fp8 import Fp8Facts, fp8_problem
 from dist_plm.spec.schema import PrecisionConfig, PretrainConfig
-
-#: Of the machines that the tests run on.
-FACTS = Fp8Facts(transformer_engine=None, capability=None)
 
 #: The test that trains every combination that is not refused.
 TEST = "tests/ranks/test_support.py"
@@ -98,7 +94,7 @@ def render() -> str:
     footnotes = [f"{number}. {sentence}" for sentence, number in notes.items()]
     head = (
         f"Named optimizers are accepted, and `{TEST}` trains each combination: one of every kind in `make test`, all in "
-        "`make test-slow`. The rest is refused for the reason below (fp8: on a machine without Transformer Engine and GPU)."
+        "`make test-slow`. The rest is refused for the reason below."
     )
     return "\n".join([head, "", *lines, "", *footnotes, ""])
 
@@ -139,4 +135,4 @@ def _refusal(overrides: Mapping[str, Mapping[str, Any]], device: str = "auto") -
         finalize(decode(PretrainConfig, values), world_size=2, vocab_size=None)
     except ConfigError as error:
         return error.problems[0]
-    return fp8_problem(FACTS) if values["precision"]["name"] == "fp8" else None
+    return None

@@ -18,7 +18,6 @@ from dist_plm.models.layers.attention import CoreAttention
 from dist_plm.models.layers.mlp import MLP
 from dist_plm.models.layers.transformer import TransformerLayer
 from dist_plm.spec.engines import EngineConfig
-from dist_plm.spec.schema import PrecisionConfig
 
 #: Where a layer waits for other ranks: what it computes between, by the attribute that holds it.
 _PIECES = ((MLP, "activation"), (CoreAttention, "rotate"))
@@ -34,7 +33,7 @@ def compile_model(settings: EngineSettings, device: torch.device, chunks: Iterab
     Raises:
         ConfigError: the configuration asks for it, and the machine cannot.
     """
-    if not wanted(settings.engine, settings.precision, device):
+    if not wanted(settings.engine, device):
         return spare_compiler()
     if problem := compiler_problem(device):
         if settings.engine.compile == "layers":
@@ -60,10 +59,10 @@ def spare_compiler() -> None:
             setattr(plain, "__dynamo_disable", plain)  # in a class its name would be another
 
 
-def wanted(engine: EngineConfig, precision: PrecisionConfig, device: torch.device) -> bool:
+def wanted(engine: EngineConfig, device: torch.device) -> bool:
     """Tells whether to compile, as far as the configuration goes: by default on CUDA, where nothing stands against it."""
     if engine.compile == "auto":
-        return device.type == "cuda" and not any(engine.compile_problems(precision))
+        return device.type == "cuda" and not any(engine.compile_problems())
     return engine.compile == "layers"
 
 

@@ -117,6 +117,7 @@ def model_context_of(
         sequence_parallel=parallel.sequence_parallel,
         padded_vocab_size=padded_vocab_size(model.vocab_size, model.vocab_multiple, parallel.tensor),
         seed=seed,
+        in_8_bits=precision.in_8_bits,
     )
 
 
@@ -140,11 +141,6 @@ def megatron_config(
         pipeline_dtype=dtype,
         fp16=dtype == torch.float16,
         bf16=dtype == torch.bfloat16,
-        fp8="hybrid" if precision.in_8_bits else None,
-        # Scales follow from the tensor at hand: a history of them would have to be in checkpoints, and to agree over ranks.
-        fp8_recipe="tensorwise",
-        # Else every step would have to tell each layer which microbatch is its first.
-        disable_parameter_transpose_cache=True,
         use_cpu_initialization=device.type != "cuda",
         perform_initialization=False,  # models.init fills the weights, the same on every grid
         calculate_per_token_loss=True,

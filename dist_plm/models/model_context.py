@@ -22,6 +22,7 @@ class ModelContext:
     Args:
         model: finalised, so no size in it is None.
         megatron: the same facts in Megatron-core's terms; its linear layers and schedules read it.
+        in_8_bits: layers multiply numbers of 8 bits.
         vocab_size: rows of the embedding that stand for tokens; `padded_vocab_size` are stored.
         token_loss: what is learned of a predicted token.
     """
@@ -34,6 +35,7 @@ class ModelContext:
     sequence_parallel: bool
     padded_vocab_size: int
     seed: int
+    in_8_bits: bool = False
     token_loss: TokenLoss = CROSS_ENTROPY
 
     def of(self, model: ModelConfig) -> "ModelContext":

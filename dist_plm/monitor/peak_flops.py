@@ -28,7 +28,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def device_peak_tflops(
     device: torch.device, precision: Precision, *, override: float | None = None, cache_dir: Path | None = None
 ) -> float | None:
-    """Peak of one device, or of this process's threads on CPU, in 10^12 FLOP/s; None if nobody knows.
+    """Peak of one device, or of this process's threads on CPU, in 10^12 FLOP/s; None if nobody knows, and for
+    fp8: attention and head are computed in bf16, so that no one peak is theirs.
 
     On CPU the first call for a chip, thread count, precision and torch version takes about a second of matrix products,
     later ones read the result from a cache. The rank that calls it should have its cores to itself meanwhile.
@@ -39,6 +40,8 @@ def device_peak_tflops(
     """
     if override is not None:
         return override
+    if precision == "fp8":
+        return None
     if device.type == "cuda":
         tf32 = torch.get_float32_matmul_precision() != "highest"
         return gpu_peak_tflops(torch.cuda.get_device_name(device), precision, tf32=tf32)
@@ -48,16 +51,13 @@ def device_peak_tflops(
 
 
 def gpu_peak_tflops(name: str, precision: Precision, *, tf32: bool) -> float | None:
-    """Dense peak of a GPU by the name CUDA gives it, in 10^12 FLOP/s, or None if it is not in the table. None for fp8 too:
-    attention and head are computed in bf16, so that no one peak is theirs.
+    """Dense peak of a GPU by the name CUDA gives it, in 10^12 FLOP/s, or None if it is not in the table.
 
     Args:
         tf32: whether fp32 matrix products may run on the TF32 tensor cores.
     """
     peaks = peaks_of(name)
     if peaks is None or " MIG " in name:  # a MIG device is a slice of the chip it is named after
-        return None
-    if precision == "fp8":
         return None
     if precision == "fp32":
         return peaks.tf32 if tf32 and peaks.tf32 is not None else peaks.fp32

@@ -31,6 +31,7 @@ class Pass:
         tensor: ranks that split the heads.
         slices: ranks that split what lies between the products; 1 without sequence parallelism.
         element: bytes of an activation.
+        operand: of what a product keeps, which is a copy where these are fewer.
         context: ranks that split each sequence.
     """
 
@@ -41,6 +42,7 @@ class Pass:
     tensor: int
     slices: int
     element: int
+    operand: int
     context: int = 1
 
     @classmethod
@@ -60,8 +62,14 @@ class Pass:
             tensor=parallel.tensor,
             slices=slices,
             element=config.precision.weight_bytes,
+            operand=1 if config.precision.in_8_bits else config.precision.weight_bytes,
             context=parallel.context,
         )
+
+    @property
+    def copied(self) -> int:
+        """Bytes that a product keeps of what another operation keeps as well."""
+        return self.operand if self.operand < self.element else 0
 
     def tokens(self, stack: StackSpec) -> int:
         """Tokens that a stack of layers runs on."""
@@ -100,16 +108,19 @@ def kept_by_layer(stack: StackSpec, one: Pass, layer: LayerKind | None = None) -
     if layer is not None and not layer.runs_backward:
         return Kept(0, 0, 0)
     model, tokens = stack.network, one.tokens(stack)
-    hidden = tokens // one.slices * model.hidden * one.element
+    width = tokens // one.slices * model.hidden
+    hidden, operand = width * one.element, width * one.operand
     statistics = 2 * FP32 * tokens // one.slices
-    inner, cheap = _attention(model, one, tokens, tokens)
+    projects = layer is None or layer.trains("attention.output")
+    inner, cheap = _attention(model, one, tokens, tokens, projects=projects)
     # The input of the second norm, and what both norms give.
     into_attention = layer is None or layer.trains("attention.query", "attention.key", "attention.value")
     into_mlp = layer is None or layer.trains("mlp.gate", "mlp.up")
-    inner += (1 + into_attention + into_mlp) * hidden + 2 * statistics
+    inner += hidden + (into_attention + into_mlp) * operand + 2 * statistics
     if stack.is_decoder:
-        more_inner, more_cheap = _attention(model, one, tokens, one.read)
-        inner, cheap = inner + more_inner + 2 * hidden + statistics, cheap + more_cheap
+        more_inner, more_cheap = _attention(model, one, tokens, one.read, projects=projects)
+        memory = one.read // one.slices * model.hidden * one.copied
+        inner, cheap = inner + more_inner + hidden + operand + memory + statistics, cheap + more_cheap
     more_inner, more_cheap = _mlp(model, one, tokens, down=layer is None or layer.trains("mlp.down"))
     more_inner += 0 if layer is None else _adapters(layer, one, tokens) + _dropped(layer, model, one, tokens)
     return Kept(hidden, inner + more_inner, cheap + more_cheap)
@@ -131,21 +142,24 @@ def _dropped(layer: LayerKind, model: ModelConfig, one: Pass, tokens: int) -> in
     return sum(tokens * held.shape[1] * one.element for held in layer.tensors if held.spec.name.endswith(ends))
 
 
-def _attention(model: ModelConfig, one: Pass, tokens: int, others: int) -> tuple[int, int]:
+def _attention(model: ModelConfig, one: Pass, tokens: int, others: int, *, projects: bool) -> tuple[int, int]:
+    """Counts queries, keys, values and the result, which the product that follows copies if its matrix is trained."""
     head_size = known(model.head_size, "head_size")
-    query = tokens * model.heads * head_size // one.tensor * one.element
+    result = tokens * model.heads * head_size // one.tensor
+    query = result * one.element
     key = others * known(model.kv_heads, "kv_heads") * head_size // one.tensor * one.element
     turned = query + key if model.position == "rotary" else 0
     # The result lies in the order of the queries, as the product that follows reads it.
-    return 2 * query + 2 * key, FP32 * tokens * model.heads // one.tensor + turned
+    return 2 * query + 2 * key + projects * result * one.copied, FP32 * tokens * model.heads // one.tensor + turned
 
 
 def _mlp(model: ModelConfig, one: Pass, tokens: int, *, down: bool) -> tuple[int, int]:
     """Counts the activation function's argument, and its result if the matrix that multiplies it is trained."""
-    ffn = tokens * known(model.ffn, "ffn") // one.tensor * one.element
+    numel = tokens * known(model.ffn, "ffn") // one.tensor
+    ffn, result = numel * one.element, down * numel * one.operand
     if model.activation in ("swiglu", "geglu"):
-        return (2 + down) * ffn, ffn
-    return (ffn if model.activation == "relu" else (1 + down) * ffn), 0
+        return 2 * ffn + result, ffn
+    return ffn + (down * numel * one.copied if model.activation == "relu" else result), 0
 
 
 def kept_half(stack: StackSpec, one: Pass) -> int:

@@ -138,7 +138,6 @@ def test_ranks_that_disagree_are_refused(monkeypatch, capsys):
         (["--ranks", "4"], "there is no rank 4 among 4"),
         (["parallel.tensor=5"], "parallel.tensor = 5"),
         (["model.vocab_size=null"], "set it, as in model.vocab_size=50257"),
-        (["precision=fp8"], "precision.name = 'fp8'"),
         (["json=nowhere/at/all.json"], "json = 'nowhere/at/all.json'"),
         (["jsn=x"], "did you mean json"),
         (["command=finetune"], "launch/submit.py command=finetune … submit.rehearse=true rehearses it"),

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from dist_plm.distributed.device import Device
 from dist_plm.models.kernels import linear_loss as linear_loss_module
+from dist_plm.models.kernels.linear_fp8 import fp8_linear, quantized
 from dist_plm.models.kernels.linear_loss import VocabRange, linear_loss
 from dist_plm.models.kernels.mask_bits import kept, row_words
 from dist_plm.models.layers.dropout import attend_with_dropout, dropout_add
@@ -115,6 +116,16 @@ def normed(world: World, dtype: torch.dtype, kind: str) -> list[list[Tensor]]:
     return [ours, gradients(plain, grad, [wide, *exact])]
 
 
+def multiplied_in_8_bits(world: World) -> list[list[Tensor]]:
+    x, weight, grad = (torch.randn(*shape).bfloat16() for shape in ((3, 10, 64), (48, 64), (3, 10, 48)))
+    inputs = here(world, x, weight, dtype=torch.bfloat16)
+    ours = gradients(fp8_linear(*inputs), grad, inputs)
+    rounded = ((x, torch.float8_e4m3fn), (weight, torch.float8_e4m3fn), (grad, torch.float8_e5m2))
+    x, weight, grad = (values.double() * unit for values, unit in (quantized(*one) for one in rounded))
+    exact = here(World(0, 1, CPU), x, weight, dtype=torch.float64)
+    return [ours, gradients(functional.linear(*exact), grad, exact)]
+
+
 def masks_of_attention(world: World) -> Tensor:
     zeros = torch.zeros(3, 2, 96, 96, device=world.device.torch_device)
     eye = torch.eye(96, device=zeros.device).expand(3, 2, 96, 96)
@@ -157,6 +168,10 @@ def test_masks_of_attention_are_those_of_the_hash(on):
 @pytest.mark.parametrize(("dtype", "chunk_bytes", "token_loss"), itertools.product(DTYPES, [2**27, 2**18], LOSSES))
 def test_linear_loss(on, dtype, chunk_bytes, token_loss):
     close(*on(1, scored, dtype, chunk_bytes, token_loss)[0], dtype)
+
+
+def test_products_in_8_bits(on):
+    close(*on(1, multiplied_in_8_bits)[0], torch.bfloat16)
 
 
 @pytest.mark.parametrize(("dtype", "kind"), itertools.product(DTYPES, ["layernorm", "rmsnorm"]))

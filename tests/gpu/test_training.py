@@ -89,10 +89,14 @@ def test_recomputation(on, reference, tmp_path, recompute):
     agree(trained(on, 1, tmp_path, model__recompute=recompute, **settings), reference(**settings))
 
 
-@pytest.mark.parametrize(("engine", "family"), [*itertools.product(["megatron"], FAMILIES), ("deepspeed_2", "bert")])
-def test_bf16_stays_close(on, reference, tmp_path, engine, family):
+SHORT = [("bf16", "megatron", family) for family in FAMILIES] + [("bf16", "deepspeed_2", "bert")]
+SHORT += [("fp8", "megatron", "gpt"), ("fp8", "deepspeed_3", "bert")]
+
+
+@pytest.mark.parametrize(("precision", "engine", "family"), SHORT)
+def test_fewer_bits_stay_close(on, reference, tmp_path, precision, engine, family):
     settings = {**FAMILIES[family], **DROPOUT}
-    outcomes = trained(on, 1, tmp_path, precision__name="bf16", **settings, **ENGINES[engine])
+    outcomes = trained(on, 1, tmp_path, precision__name=precision, **settings, **ENGINES[engine])
     ours, theirs = outcomes[0], reference(**settings)[0]
     torch.testing.assert_close(torch.tensor(ours.losses), torch.tensor(theirs.losses), rtol=2e-2, atol=0)
     # Of rounded logits ELECTRA's generator draws some other tokens.
@@ -113,6 +117,16 @@ def test_compiled(on, reference, tmp_path, engine, family):
     assert first["breaks"] == 0
     assert not [name for name in names if "_orig_mod" in name]
     agree([outcome], reference(**settings))
+
+
+@pytest.mark.parametrize("device", [cuda()], indirect=True)
+@pytest.mark.parametrize("family", ["gpt", "bert"])
+def test_compiled_in_8_bits(on, reference, tmp_path, family):
+    settings = {**FAMILIES[family], **DROPOUT, "precision__name": "fp8"}
+    outcomes = trained(on, 1, tmp_path, engine__compile="layers", **settings)
+    torch.testing.assert_close(
+        torch.tensor(outcomes[0].losses), torch.tensor(reference(**settings)[0].losses), rtol=2e-2, atol=0
+    )
 
 
 SPREAD = ["data2", "tensor2_sequence", "pipeline2", "pipeline2_virtual2", "data2_tensor2"]

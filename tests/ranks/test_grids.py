@@ -206,6 +206,15 @@ def test_bf16_stays_close(train, name):
     agree(outcomes, train(1), 2e-2, 2e-2)
 
 
+@pytest.mark.parametrize("name", covering(["data2", "tensor2_sequence", "tensor2_pipeline2"], ["tensor2_pipeline2"]))
+def test_fp8_is_the_same_on_every_grid_and_stays_close(train, name):
+    """Scales are powers of two, so that a rank's part of a tensor is rounded as the whole of it is."""
+    world_size, changes = GRIDS[name]
+    outcomes = train(world_size, precision__name="fp8", engine__zero_stage=1, **changes)
+    agree(outcomes, train(1, precision__name="fp8"), 1e-2, 1e-2)
+    agree(outcomes, train(1), 5e-2, 5e-2)
+
+
 def test_overlapped_communication_equals_plain(train):
     overlap = {"engine__overlap_grad_reduce": True, "engine__overlap_param_gather": True, "engine__zero_stage": 1}
     agree(train(2, **overlap), train(1))

@@ -172,6 +172,10 @@ LAYERS = {
     },
     "t5": {**T5, "model__activation": "relu"},
     "t5_v1_1": {**T5, "model__activation": "geglu", "model__tied_embeddings": False},
+    "fp8": {"precision__name": "fp8"},
+    "fp8_llama": {**MODELS["llama"], "precision__name": "fp8"},
+    "fp8_t5": {**T5, "model__activation": "relu", "precision__name": "fp8"},
+    "fp8_sequence": {"precision__name": "fp8", "parallel__tensor": 2, "parallel__sequence_parallel": True},
     "adapters": {"model__lora": {"rank": 4, "targets": ("query", "value")}},
     "adapters_everywhere": {
         **MODELS["llama"],
@@ -205,7 +209,7 @@ def kept_case(world: World, config) -> int:
 
 
 @pytest.mark.parametrize(
-    "name", covering(list(LAYERS), ["gpt", "selective", "llama", "t5", "electra", "adapters", "sequence"])
+    "name", covering(list(LAYERS), ["gpt", "selective", "llama", "t5", "electra", "adapters", "fp8_sequence"])
 )
 def test_what_layers_keep_is_what_autograd_holds(ranks, tmp_path, name):
     sizes, size = {}, LAYERS[name].get("parallel__tensor", 1)

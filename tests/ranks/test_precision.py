@@ -8,16 +8,13 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from dist_plm.core.errors import ConfigError
 from dist_plm.distributed.cuda_shim import installed
 from dist_plm.engines import loss_terms
 from dist_plm.engines.non_finite_guard import Diverged, poisoned_if_not_finite
-from dist_plm.train.build import run_training
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.test_lamb import LAMB
 from tests.ranks.training import build, configure, rank_batches
-from tests.train.running import make_store, settings
 
 pytestmark = pytest.mark.ranks
 
@@ -206,17 +203,3 @@ def test_gradients_are_summed_over_ranks_in_fp32_or_in_the_models_type(ranks, na
         config = configure(2, precision__reduce_in_fp32=in_fp32, **changes)
         for moved in ranks.run(2, summed, config):
             assert moved == pytest.approx(expected, abs=1e-5)
-
-
-def refused_start(world: World, config) -> str:
-    with pytest.raises(ConfigError) as refusal:
-        run_training(config, environ={})
-    return str(refusal.value)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
-def test_fp8_is_refused_where_it_cannot_be(ranks, tmp_path):
-    config = settings(make_store(tmp_path / "store"), tmp_path, precision__name="fp8", cluster__device="auto")
-    (message,) = ranks.run(1, refused_start, config)
-    assert "precision.name = 'fp8' needs Transformer Engine" in message
-    assert "there is no CUDA device" in message

@@ -46,6 +46,7 @@ CASES = {
     "deepspeed1_bf16": ("data2_tensor2", {**DEEPSPEED, "engine__zero_stage": 1, **BF16}),
     "deepspeed2": ("data2", {**DEEPSPEED, "engine__zero_stage": 2}),
     "deepspeed3_bf16": ("data2", {**DEEPSPEED, "engine__zero_stage": 3, **BF16}),
+    "fp8": ("data2_tensor2_sequence", {"precision__name": "fp8", "engine__zero_stage": 1}),
     "llama": ("tensor2", LLAMA),
     "bert": ("data2_tensor2", {"model__family": "bert", "objective__name": "mlm_nsp", "model__segments": 2}),
     "bert_muon_frozen": (

@@ -13,7 +13,7 @@ from tools.support_tables import Combination, combinations
 
 WORKS = [cell for cell in combinations() if cell.refusal is None]
 #: Relative tolerance of losses over three updates.
-TOLERANCE = {"fp32": 1e-5, "bf16": 3e-3, "fp16": 3e-3}
+TOLERANCE = {"fp32": 1e-5, "bf16": 3e-3, "fp16": 3e-3, "fp8": 3e-3}
 PEAKS = {"adamw": 1e-3, "adam": 1e-3, "lamb": 5e-3, "sgd": 0.1, "adafactor": 1e-2, "muon": 5e-3}
 #: Of every kind one; all of them are `slow`.
 QUICK = {
@@ -30,6 +30,8 @@ QUICK = {
         ("deepspeed-3", "tensor + sequence", "fp32", "adam"),
         ("deepspeed-3", "data", "fp16", "lamb"),
         ("deepspeed-0", "tensor", "fp32", "adamw"),
+        ("megatron-1", "tensor + sequence", "fp8", "lamb"),
+        ("deepspeed-3", "data", "fp8", "adamw"),
     ]
 }
 

@@ -79,10 +79,6 @@ def _refuse_what_cannot_be(file: str | None, complete: PretrainConfig) -> None:
             check_output(Path(file))
         except (OSError, ValueError) as error:
             problems.append(f"json = {file!r} cannot be written: {reason_of(error, file)}")
-    if complete.precision.in_8_bits:
-        problems.append(
-            "precision.name = 'fp8' cannot be rehearsed, as its layers need a GPU: rehearse with precision=bf16"
-        )
     if problems:
         raise ConfigError(problems)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dist_plm.models.kernels.linear import linear
+from dist_plm.models.kernels.linear_fp8 import fp8_linear
 from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sharding import Part, split_over_tensor_ranks
@@ -132,6 +133,35 @@ class RowLinear(RowParallelLinear):
         return linear(input_, self.weight, self.bias), None
 
 
+class Fp8ColumnLinear(ColumnLinear):
+    """A ColumnLinear that multiplies in 8 bits. Its weight is of 16, and rounded at each use."""
+
+    def forward(self, input_: Tensor, weight: Tensor | None = None, **options: Any) -> tuple[Tensor, Tensor | None]:
+        """[S', B, H] -> [S, B, rows], and no bias that is still to be added."""
+        assert weight is None, "weights of other layers are multiplied in 16 bits"
+        assert not options
+        assert self.weight is not None
+        slices: Any = self.tp_group if self.is_split and self.sequence_parallel else None
+        return fp8_linear(self._whole(input_), self.weight, self.bias, slices=slices), None
+
+
+class Fp8RowLinear(RowLinear):
+    """A RowLinear that multiplies in 8 bits. The ranks' partial results are added in 16."""
+
+    def forward(self, input_: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[S, B, columns] -> [S', B, H], and no bias that is still to be added."""
+        if not self.is_split:
+            return fp8_linear(input_, self.weight, self.bias), None
+        result = fp8_linear(input_, self.weight)
+        add_up = (
+            reduce_scatter_to_sequence_parallel_region
+            if self.sequence_parallel
+            else reduce_from_tensor_model_parallel_region
+        )
+        result = add_up(result, group=self.tp_group)
+        return (result if self.bias is None else result + self.bias), None
+
+
 class AdaptedColumnLinear(ColumnLinear):
     """A ColumnLinear, some of whose fused parts have low-rank adapters (Hu et al. 2021, section 4.1).
 
@@ -233,11 +263,7 @@ def column_linear(shared: ModelContext, parts: Sequence[Part], *, site: Site, bi
     lora = shared.model.lora
     if lora is not None and any(part.name in lora.targets for part in parts):
         return AdaptedColumnLinear(shared, parts, bias=bias, lora=lora, site=site)
-    if shared.megatron.fp8 is None:
-        return ColumnLinear(shared, parts, bias=bias)
-    from dist_plm.models.layers.linear_fp8 import Fp8ColumnLinear
-
-    return Fp8ColumnLinear(shared, parts, bias=bias)
+    return (Fp8ColumnLinear if shared.in_8_bits else ColumnLinear)(shared, parts, bias=bias)
 
 
 def row_linear(shared: ModelContext, input_size: int, *, name: str, site: Site, bias: bool) -> nn.Module:
@@ -249,11 +275,7 @@ def row_linear(shared: ModelContext, input_size: int, *, name: str, site: Site, 
     lora = shared.model.lora
     if lora is not None and name in lora.targets:
         return AdaptedRowLinear(shared, input_size, bias=bias, lora=lora, site=site)
-    if shared.megatron.fp8 is None:
-        return RowLinear(shared, input_size, bias=bias)
-    from dist_plm.models.layers.linear_fp8 import Fp8RowLinear
-
-    return Fp8RowLinear(shared, input_size, bias=bias)
+    return (Fp8RowLinear if shared.in_8_bits else RowLinear)(shared, input_size, bias=bias)
 
 
 class Dense(nn.Module):

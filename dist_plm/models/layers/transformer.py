@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from megatron.core.fp8_utils import get_fp8_context
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -34,7 +33,6 @@ class TransformerLayer(nn.Module):
     def __init__(self, shared: ModelContext, *, cross: bool = False) -> None:
         super().__init__()
         norm = (shared.model, shared.dtype, shared.device, shared.sequence_parallel)
-        self.megatron = shared.megatron
         self.dropout = shared.model.hidden_dropout
         self.slices = shared.slices
         self.norm_first = shared.model.norm_placement == "pre"
@@ -58,13 +56,11 @@ class TransformerLayer(nn.Module):
         def feed_forward(x: Tensor) -> Tensor:
             return self.mlp(x, context.keys)
 
-        # Within the layer, so that recomputation enters it as well; nothing unless the precision is fp8.
-        with get_fp8_context(self.megatron):
-            hidden = self._half(hidden, self.attention_norm, attend, context, Site.ATTENTION_OUTPUT)
-            if self.cross is not None:
-                assert self.cross_norm is not None
-                hidden = self._half(hidden, self.cross_norm, self._look_up(memory, context), context, Site.CROSS_OUTPUT)
-            return self._half(hidden, self.mlp_norm, feed_forward, context, Site.MLP_OUTPUT)
+        hidden = self._half(hidden, self.attention_norm, attend, context, Site.ATTENTION_OUTPUT)
+        if self.cross is not None:
+            assert self.cross_norm is not None
+            hidden = self._half(hidden, self.cross_norm, self._look_up(memory, context), context, Site.CROSS_OUTPUT)
+        return self._half(hidden, self.mlp_norm, feed_forward, context, Site.MLP_OUTPUT)
 
     def _look_up(self, memory: Memory | None, context: SequenceContext) -> Callable[[Tensor], Tensor]:
         cross = self.cross

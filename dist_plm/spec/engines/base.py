@@ -47,8 +47,6 @@ class EngineConfig:
     """`zero_stage` says what is sharded over data ranks: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too.
     `compile`: `layers` by torch.compile (on several tensor ranks their pieces), `off`, or `auto`, which is `layers` on CUDA."""
 
-    #: Its layers can multiply in 8 bits.
-    supports_fp8: ClassVar[bool] = False
     #: A parameter group may be empty on some pipeline stages.
     keeps_empty_groups: ClassVar[bool] = True
     #: Each microbatch but the first and the last of a step does what the one before it did.
@@ -80,15 +78,10 @@ class EngineConfig:
         """Yields a sentence for each thing that the engine cannot do as `config` wants it."""
         yield from ()
 
-    def compile_problems(self, precision: "PrecisionConfig") -> Iterator[str]:
+    def compile_problems(self) -> Iterator[str]:
         """Yields a sentence for each reason why layers cannot be compiled."""
         if self.zero_stage == 3:
             yield (
                 "engine.compile = 'layers' does not work with engine.zero_stage = 3, which puts weights together while a "
                 "layer runs: set engine.compile=off, or engine.zero_stage=2"
-            )
-        if precision.in_8_bits:
-            yield (
-                "engine.compile = 'layers' does not work with precision.name = 'fp8', whose layers are Transformer Engine's: "
-                "set engine.compile=off, or precision=bf16"
             )

@@ -61,7 +61,7 @@ class DeepSpeedConfig(EngineConfig):
 
     def problems(self, config: "TrainingConfig") -> Iterator[str]:
         if self.compile == "layers":
-            yield from self.compile_problems(config.precision)
+            yield from self.compile_problems()
         pipeline = config.parallel.pipeline
         if self.zero_stage > 1 and pipeline > 1:
             yield (
@@ -91,7 +91,7 @@ class DeepSpeedConfig(EngineConfig):
                 )
 
     def _precision(self, precision: "PrecisionConfig", device: str) -> Iterator[str]:
-        if self.zero_stage == 0 and precision.weight_bytes < 4 and not precision.in_8_bits:
+        if self.zero_stage == 0 and precision.weight_bytes < 4:
             yield (
                 f"engine.zero_stage = 0 with precision.name = {precision.name!r} has no fp32 sums of gradients in "
                 "DeepSpeed: set engine.zero_stage=1, or engine=megatron"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from dist_plm.spec.engines.base import EngineConfig, Holding
 
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MegatronConfig(EngineConfig):
     """Megatron-core's data parallelism, pipeline schedules and distributed optimizer."""
-
-    supports_fp8: ClassVar[bool] = True
 
     name: Literal["megatron"] = "megatron"
     overlap_grad_reduce: bool = False
@@ -44,7 +42,7 @@ class MegatronConfig(EngineConfig):
 
     def problems(self, config: "TrainingConfig") -> Iterator[str]:
         if self.compile == "layers":
-            yield from self.compile_problems(config.precision)
+            yield from self.compile_problems()
         if self.zero_stage > 1:
             yield (
                 f"engine.zero_stage = {self.zero_stage} is not supported by engine.name = 'megatron', whose sharding of "

@@ -77,8 +77,6 @@ class ModelConfig:
     scales_scores: ClassVar[bool] = True
     #: position=relative is known.
     has_relative_positions: ClassVar[bool] = False
-    #: precision=fp8 is tested with it.
-    computes_in_8_bits: ClassVar[bool] = False
     #: There is a class of Hugging Face for it.
     is_in_hugging_face: ClassVar[bool] = True
 

@@ -21,7 +21,6 @@ class ElectraConfig(EncoderConfig):
     head_size, `generator_ffn` = 4 generator_hidden."""
 
     kind: ClassVar[Kind] = "discriminator"
-    computes_in_8_bits: ClassVar[bool] = False
     projects_embeddings: ClassVar[bool] = True
     head_activation: ClassVar[Literal["tanh", "gelu"]] = "gelu"
 

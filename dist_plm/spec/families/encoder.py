@@ -21,7 +21,6 @@ class EncoderConfig(WindowedConfig):
     kind: ClassVar[Kind] = "encoder"
     possible_heads: ClassVar[tuple[Head, ...]] = ("language_model", "sequence", "tokens", "span", "choice")
     is_encoder: ClassVar[bool] = True
-    computes_in_8_bits: ClassVar[bool] = True
     #: Embeddings may be of another size than hidden states.
     projects_embeddings: ClassVar[bool] = False
     #: A head over sequences reads what the pooler of pairs makes of the first token; else it has a dense layer of its own.

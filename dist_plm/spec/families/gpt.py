@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 class GPTConfig(WindowedConfig):
     kind: ClassVar[Kind] = "decoder"
     possible_heads: ClassVar[tuple[Head, ...]] = ("language_model", "sequence")
-    computes_in_8_bits: ClassVar[bool] = True
 
     family: Literal["gpt"] = "gpt"
 
