@@ -103,14 +103,16 @@ def settings(
     counts: Sequence[int] = (),
     *,
     command: str = "pretrain",
+    script: Sequence[str] | None = None,
 ) -> list[str]:
     """Builds lines of shell, in place of those that a person would change in the template.
 
     Args:
         checkpoints: checkpoint.dir.
-        command: that trains.
+        command: that trains the configuration at `place.frozen`.
+        script: that is started in its place.
     """
-    script = [*start_words(command), "--frozen", str(place.frozen)]
+    script = [*start_words(command), "--frozen", str(place.frozen)] if script is None else script
     lines = [
         f"source {_word(str(shipped('slurm') / 'common.sh'), 'the program')}",
         f"run_dir={_word(str(place.run), 'run.dir')}",

@@ -124,11 +124,19 @@ def _beginning(resume: str, latest: Path) -> str:
 
 
 def queue(submission: Submission) -> str:
-    """Writes the run's directory, with run.yaml and the batch script, and submits it. Returns the job's number.
+    """Writes the run's directory and submits it. Returns the job's number.
 
     Raises:
         SlurmError: Slurm refused; the directory stays.
     """
+    lay_out(submission)
+    number = slurm.submit(submission.place.script)
+    note_job(submission, number)
+    return number
+
+
+def lay_out(submission: Submission) -> None:
+    """Writes the run's directory, with run.yaml and the batch script."""
     place = submission.place
     make_directory(place.run, private=submission.config.cluster.private_runs)
     runfile.write(run_of(submission.config), place.run / "run.yaml")
@@ -136,10 +144,12 @@ def queue(submission: Submission) -> str:
     for path in (place.script, place.log):
         path.parent.mkdir(parents=True, exist_ok=True)
     place.script.write_text(submission.script, encoding="utf-8")
-    number = slurm.submit(place.script)
-    with _jobs_file(place).open("a") as file:
+
+
+def note_job(submission: Submission, number: str) -> None:
+    """Keeps the number of a job beside the run that it is of."""
+    with _jobs_file(submission.place).open("a") as file:
         file.write(f"{number}\n")
-    return number
 
 
 def _jobs_of(place: JobDirectories) -> list[str]:

@@ -92,7 +92,7 @@ class User:
         return [f"data.path={self.store}", "cluster=slurm_local", *SETTINGS, *overrides]
 
     def _jobs(self, printed: str) -> list[Job]:
-        numbers = re.findall(r"^submitted job (\d+)", printed, re.MULTILINE)
+        numbers = re.findall(r"^submitted job (\d[\d_]*)", printed, re.MULTILINE)
         directories = re.findall(r"^  run +(.+)$", printed, re.MULTILINE)
         return [Job(self.cluster, n, Path(d), f"log/slurm-{n}.log") for n, d in zip(numbers, directories, strict=True)]
 

@@ -34,7 +34,8 @@ from functools import partial
 from typing import NoReturn
 
 from dist_plm.cli import app
-from dist_plm.cli.glue.glue_cells import asks_for_glue
+from dist_plm.cli.glue.glue_cells import asks_for_glue, prefix_of
+from dist_plm.cli.glue.glue_jobs import GlueJobs
 from dist_plm.cli.glue.glue_sweep import placed_cells
 from dist_plm.cli.glue.glue_table import reached
 from dist_plm.cli.sweep import SweepRun, expand, named, refuse_shared_directories
@@ -120,14 +121,36 @@ def submit(
     submissions = [_prepare(*pair, options.config_dir) for pair in zip(choices, composed, strict=True)]
     refuse_taken_directories(submissions)
     if first.submit.dry_run:
-        print("\n".join(submission.script for submission in submissions), end="")
+        scripts = [submission.script for submission in submissions]
+        if asks_for_glue(options.overrides):
+            jobs = _glue_jobs(options, submissions)
+            scripts += [jobs.array_script, jobs.table_script("ARRAY")]
+        print("\n".join(scripts), end="")
         return None
     refuse_what_cannot_start(submissions)
     for submission in submissions:
         _plan(submission)
         _rehearse(submission)
-    jobs = [_queue(submission) for submission in submissions]
+    if asks_for_glue(options.overrides):
+        jobs = _queue_glue(_glue_jobs(options, submissions))
+    else:
+        jobs = [_queue(submission) for submission in submissions]
     return _watch(jobs) if first.submit.watch else None
+
+
+def _glue_jobs(options: Namespace, submissions: Sequence[Submission]) -> GlueJobs:
+    """The runs of experiment=glue as an array, and the command that makes their table."""
+    words = [*_sites(options.config_dir), *_given(options.overrides), "glue.measure=true"]
+    return GlueJobs(prefix_of(options.overrides), submissions, words)
+
+
+def _queue_glue(jobs: GlueJobs) -> list[Followed]:
+    notes = [history(submission) for submission in jobs.submissions]
+    numbers, table = jobs.queue()
+    followed = [_told(*known) for known in zip(jobs.submissions, numbers, notes, strict=True)]
+    log = str(jobs.place.log).replace("%j", table)
+    print(f"job {table} makes the table of all runs once they have ended\n  log     {log}\n  stop    scancel {table}")
+    return followed
 
 
 def _load(
@@ -148,9 +171,16 @@ def _load(
 
 def _prepare(choice: SweepRun, composed: AnySubmission | None, config_dirs: Sequence[str]) -> Submission:
     config, overrides = _load(choice, composed, config_dirs)
-    given = [text for text in overrides if text.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
-    sites = [word for folder in config_dirs for word in ("--config-dir", folder)]
-    return Submission(config, check(config), (*sites, *given))
+    return Submission(config, check(config), (*_sites(config_dirs), *_given(overrides)))
+
+
+def _given(overrides: Sequence[str]) -> list[str]:
+    """The settings that the command which trains has too."""
+    return [text for text in overrides if text.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
+
+
+def _sites(config_dirs: Sequence[str]) -> list[str]:
+    return [word for folder in config_dirs for word in ("--config-dir", folder)]
 
 
 def _plan(submission: Submission) -> None:
@@ -199,7 +229,11 @@ def _rehearse(submission: Submission) -> None:
 
 def _queue(submission: Submission) -> Followed:
     notes = history(submission)
-    number = queue(submission)
+    return _told(submission, queue(submission), notes)
+
+
+def _told(submission: Submission, number: str, notes: Sequence[str]) -> Followed:
+    """Tells of a job that was submitted."""
     place, cluster = submission.place, submission.config.cluster
     log = str(place.log).replace("%j", number)
     lines = {

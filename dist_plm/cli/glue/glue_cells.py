@@ -20,13 +20,15 @@ _ASKS, _OWN = "experiment=glue", "glue."
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlueConfig:
     """Says which runs of GLUE are made: `data` is the directory of its archive, `recipe` a name of RECIPES, `tasks` those of
-    TASKS (all where none is named), with seeds 1 to `seeds`. `show` makes none, and tells of those that are there."""
+    TASKS (all where none is named), with seeds 1 to `seeds`. `show` makes none, and tells of those that are there; `measure`
+    makes none either, but measures those that are finished on rows that are left."""
 
     data: str
     recipe: RecipeName = "bert_base"
     tasks: tuple[str, ...] = ()
     seeds: Count = 5
     show: bool = False
+    measure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,15 @@ class Cell:
 def asks_for_glue(overrides: Sequence[str]) -> bool:
     """Whether a command line asks for all of GLUE."""
     return any(text.lstrip("+") == _ASKS for text in overrides)
+
+
+def prefix_of(overrides: Sequence[str]) -> str:
+    """Tells what the names of all runs begin with."""
+    return _named(overrides) or settings_of(overrides)[0].recipe
+
+
+def _named(overrides: Sequence[str]) -> str | None:
+    return next((text.partition("=")[2] for text in reversed(overrides) if text.startswith("run.name=")), None)
 
 
 def settings_of(overrides: Sequence[str]) -> tuple[GlueConfig, GlueRecipe, list[str]]:
@@ -106,7 +117,7 @@ def _chosen(config: GlueConfig) -> list[str]:
 
 def cells_of(config: GlueConfig, recipe: GlueRecipe, common: Sequence[str]) -> list[Cell]:
     """Lists the runs, those of a task after one another. What the command line sets counts over what a recipe does."""
-    prefix = next((text.partition("=")[2] for text in reversed(common) if text.startswith("run.name=")), config.recipe)
+    prefix = _named(common) or config.recipe
     cells: list[Cell] = []
     for name in _chosen(config):
         task = TASKS[name]

@@ -115,7 +115,8 @@ def _sweep(arguments: Sequence[str], starts: Sequence[str]) -> int:
         return run_to_end([*starts, *flags, *placed[0].cell.overrides], os.environ)
     launch = from_environment(os.environ)
     refuse_where_ranks_cannot_meet(launch, os.environ)
-    if not sweep.config.show and (code := _make(placed, [*starts, *flags], launch)) != EXIT_FINISHED:
+    asked = [one for one in placed if reached(one.run_dir) is not None] if sweep.config.measure else placed
+    if not sweep.config.show and (code := _make(asked, [*starts, *flags], launch)) != EXIT_FINISHED:
         return code
     if launch.rank == 0:
         _tell(sweep)

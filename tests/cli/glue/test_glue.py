@@ -114,7 +114,12 @@ def test_a_job_is_submitted_for_each_run_that_is_not_finished(archive, capsys, m
     assert submit([*asked, "train.micro_batch=2", "cluster=example_cpu", "submit.dry_run=true"]) == EXIT_FINISHED
     out = capsys.readouterr().out
     names = [f"bert_base-{task}-{seed}" for task in ("stsb", "rte") for seed in (1, 2)]
-    assert re.findall(r"^#SBATCH --job-name=(\S+)", out, re.MULTILINE) == names
+    together = ["bert_base-glue", "bert_base-table"]
+    assert re.findall(r"^#SBATCH --job-name=(\S+)", out, re.MULTILINE) == [*names, *together]
+    assert re.findall(r"^#SBATCH --(array|dependency)=(\S+)", out, re.MULTILINE) == [
+        ("array", "0-3"),
+        ("dependency", "afterany:ARRAY"),
+    ]
 
 
 @pytest.mark.parametrize(
