@@ -22,21 +22,18 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import calculon  # noqa: E402
+from planner_calibration import calibrated, in_common, pairs_of, predicted, shares_without  # noqa: E402
 from planner_fit import Fit  # noqa: E402
 
 from dist_plm.cli.app import load  # noqa: E402
 from dist_plm.cluster.check import check_run, run_of  # noqa: E402
 from dist_plm.plan.search import search  # noqa: E402
-from dist_plm.plan.timing.calibration import scaled  # noqa: E402
-from dist_plm.plan.timing.efficiency import DEFAULT  # noqa: E402
 from dist_plm.plan.verdict import make_plan  # noqa: E402
 from dist_plm.spec.gpus import GPUS  # noqa: E402
 from dist_plm.spec.schema import PlanConfig  # noqa: E402
 from tools.published_runs import FILE, Published, published  # noqa: E402
 
 PREDICTIONS = ROOT / "bench" / "planner_predictions.csv"
-#: Runs of a cluster that calibrate the others in turn; more say no more.
-MOST_CALIBRATIONS = 12
 #: Configurations whose planning is timed, each with its ranks.
 TIMED = (
     (["experiment=bert_large_lamb"], 256),
@@ -61,29 +58,11 @@ def by_cluster(runs: Sequence[Published], seconds: Callable[[Published], float |
     return found
 
 
-def left_out(runs: Sequence[Published]) -> Errors:
+def left_out(runs: Sequence[Published], fit: Fit) -> dict[int, float]:
     """Predicts each source with efficiencies that were fitted without it."""
-    fit, found = Fit(runs), {}
+    found = dict[int, float]()
     for family in sorted({run.family for run in runs}):
-        fitted = fit.without([family])
-        found |= by_cluster([run for run in runs if run.family == family], fitted.seconds)
-    return found
-
-
-def calibrated(runs: Sequence[Published], seconds: Mapping[int, float]) -> Errors:
-    """Predicts the runs of a cluster as `plan calibrate=` does after one of them, each in its turn."""
-    clusters, found = defaultdict(list), {}
-    for run in runs:
-        if run.seconds:
-            clusters[run.cluster].append(run)
-    for cluster, members in clusters.items():
-        chosen = members[:: max(1, len(members) // MOST_CALIBRATIONS)]
-        found[cluster] = [
-            other.step(scaled(one.seconds, seconds[one.row]) or DEFAULT).seconds / other.seconds - 1
-            for one in chosen
-            for other in members
-            if other is not one
-        ]
+        found |= predicted(runs, fit, family, [family])
     return found
 
 
@@ -200,12 +179,19 @@ def main() -> None:
     runs, why_not = published(args.runs)
     seconds = {run.row: run.step().seconds for run in runs}
     columns = {"as shipped": by_cluster(runs, lambda run: seconds[run.row])}
+    pairs, shares, told = pairs_of(runs), None, "not estimated"
     if not args.quick:
-        columns["fitted without the source"] = left_out(runs)
-    columns["calibrated on one run"] = calibrated(runs, seconds)
+        fit = Fit(runs)
+        unseen, shares = left_out(runs, fit), shares_without(runs, pairs, fit)
+        columns["fitted without the source"] = by_cluster(runs, lambda run: unseen[run.row])
+        told = f"{in_common(pairs, unseen):.2f}, without one source {min(shares.values()):.2f} to {max(shares.values()):.2f}"
+    columns["as shipped, calibrated on one run"] = calibrated(pairs, seconds, shares)
+    if not args.quick:
+        columns["fitted without, calibrated"] = calibrated(pairs, unseen, shares)
     columns["Calculon"] = by_cluster(runs, peer)
     print("Seconds of a step: mean / median / worst error (mean with its sign)\n")
     print("\n".join(table(columns)))
+    print(f"\nIn common to what runs of a cluster are off by: {told}")
     same = [run for run in runs if peer(run) is not None]
     ours = [abs(error) for errors in by_cluster(same, lambda run: seconds[run.row]).values() for error in errors]
     print(f"\nOurs on the {len(ours)} runs that Calculon can express: {statistics.mean(ours):.1%} mean")

@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dist_plm.config import runfile
 from dist_plm.core.errors import ConfigError
 from dist_plm.plan.timing.calibration import calibration_of, measured_seconds
 from dist_plm.plan.timing.efficiency import DEFAULT
+from dist_plm.plan.timing.likeness import IN_COMMON, Traits, carried
 from dist_plm.plan.timing.step_time import stage_passes, step_time
 from dist_plm.spec.gpus import GPUS
 from dist_plm.spec.rules.finalize import finalize
@@ -33,19 +36,54 @@ def test_a_run_is_foretold_as_it_was(tmp_path, factor):
     measured = factor * step_time(config, GPUS["a100"]).seconds
     write_run(tmp_path, [9.0, 3.0, 3.0, *[measured] * 16, 7.0])
     found = calibration_of(str(tmp_path), None)
-    assert step_time(config, GPUS["a100"], efficiency=found.efficiency).seconds == pytest.approx(measured, rel=1e-9)
-    assert f"steps take {factor:.2f} of the time foretold" in found.line()
+    after = step_time(config, GPUS["a100"], efficiency=found.efficiency(config))
+    assert after.seconds == pytest.approx(measured, rel=1e-9)
+    assert f"foretold; steps take {factor:.2f} of the time foretold" in found.line(config)
 
 
-def test_another_grid_is_scaled_as_much_in_all_its_parts(tmp_path):
+def test_another_grid_is_scaled_less_and_alike_in_all_its_parts(tmp_path):
     config = write_run(tmp_path, [0.1] * 20)
     found = calibration_of(str(tmp_path), None)
     other = finalize(pretrain(**SIZES | {"parallel__pipeline": 4}), world_size=8, vocab_size=None)
-    factor = 0.1 / step_time(config, GPUS["a100"]).seconds
-    plain, after = (step_time(other, GPUS["a100"], efficiency=one) for one in (DEFAULT, found.efficiency))
+    share = IN_COMMON + (1 - IN_COMMON) * math.exp(-2)
+    factor = (0.1 / step_time(config, GPUS["a100"]).seconds) ** share
+    plain, after = (step_time(other, GPUS["a100"], efficiency=one) for one in (DEFAULT, found.efficiency(other)))
     assert after.parts == pytest.approx({name: factor * seconds for name, seconds in plain.parts.items()})
-    passes = [stage_passes(other, GPUS["a100"], one) for one in (DEFAULT, found.efficiency)]
+    passes = [stage_passes(other, GPUS["a100"], one) for one in (DEFAULT, found.efficiency(other))]
     assert np.array(passes[1]) == pytest.approx(factor * np.array(passes[0]))
+    assert f"2.0 doublings away, steps take {factor:.2f} of the time foretold" in found.line(other)
+
+
+def test_no_grid_of_a_search_is_favoured(tmp_path):
+    config = write_run(tmp_path, [0.1] * 20)
+    found = calibration_of(str(tmp_path), None)
+    assert found.efficiency().slowness == (0.1 / step_time(config, GPUS["a100"]).seconds) ** IN_COMMON
+    assert "steps of any grid take" in found.line()
+
+
+@pytest.mark.parametrize(
+    ("changes", "distance"),
+    [
+        ({}, 0),
+        ({"train__micro_batch": 4}, 1),
+        ({"parallel__tensor": 2, "parallel__sequence_parallel": True}, 1),
+        ({"model__recompute": "full", "precision__name": "bf16"}, 2),
+        ({"data__sequence_length": SIZES["data__sequence_length"] // 2}, 1),
+    ],
+)
+def test_what_runs_differ_in_sets_them_apart(changes, distance):
+    sizes = SIZES | {"train__micro_batch": 2, "precision__name": "fp32", "model__position": "rotary"}
+    one, other = (
+        Traits.of(finalize(pretrain(**sizes | more), world_size=8, vocab_size=None)) for more in ({}, changes)
+    )
+    assert one.distance(other) == other.distance(one) == distance
+
+
+@given(st.floats(0, 30), st.floats(0, 30), st.floats(0, 1))
+def test_the_less_like_a_run_the_less_is_carried(near, far, in_common):
+    near, far = sorted((near, far))
+    assert carried(0.0, in_common) == pytest.approx(1.0)
+    assert in_common <= carried(far, in_common) <= carried(near, in_common) <= 1 + 1e-12
 
 
 def test_a_fine_tuning_run_calibrates_with_rows_as_long_as_they_were(tmp_path):
@@ -58,7 +96,7 @@ def test_a_fine_tuning_run_calibrates_with_rows_as_long_as_they_were(tmp_path):
     assert found.row_tokens == tokens
     short = replace(config, data=replace(config.data, sequence_length=tokens))
     assert found.foretold == step_time(short, GPUS["a100"]).seconds
-    assert f"foretold with rows of {tokens} tokens" in found.line()
+    assert f"foretold with rows of {tokens} tokens" in found.line(config)
     (tmp_path / "metrics.jsonl").write_text(
         "\n".join(json.dumps({"step": n, "step_seconds": 0.5}) for n in range(1, 21))
     )

@@ -54,9 +54,9 @@ def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]
     given = replace(given, model=replace(given.model, vocab_size=complete.model.vocab_size))
     efficiency = DEFAULT
     if config.calibrate is not None:
-        calibration = calibration_of(config.calibrate, config.cluster.gpu)
-        print(calibration.line())
-        efficiency = calibration.efficiency
+        calibration, one = calibration_of(config.calibrate, config.cluster.gpu), None if config.search else complete
+        print(calibration.line(one))
+        efficiency = calibration.efficiency(one)
     if config.search:
         print(search_text(search(given, world_size, gpu, efficiency), config.top))
         return None

@@ -1,7 +1,7 @@
 """Scales what is foretold of a step to what a short run of one's own took: 20 steps are enough.
 
-All of a step is scaled alike. Scaling kernels alone, or the mean of both, comes no nearer to other runs of the same cluster;
-bench/planner.py tells how near this does.
+All parts of a step are scaled alike, and the more, the more a step is like those of that run: part of what it was off by is its
+cluster's, the rest its own. bench/planner.py tells how near this comes to other runs of the same cluster.
 """
 
 import math
@@ -16,8 +16,10 @@ from dist_plm.core.errors import ConfigError, reason_of
 from dist_plm.core.parsing import is_number
 from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
+from dist_plm.plan.timing.likeness import IN_COMMON, Traits, carried
 from dist_plm.plan.timing.step_time import step_time
 from dist_plm.spec.gpus import GPUS
+from dist_plm.spec.schema import TrainingConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig, kind_of
 
 #: Steps that are left out: the first compile, and fill caches.
@@ -28,24 +30,42 @@ _LEAST, _MOST = 0.25, 20.0
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Holds what a run took, what had been foretold of it, and the efficiencies with which the two agree.
+    """Holds what a run took and what had been foretold of it.
 
     Args:
+        traits: of the run.
         row_tokens: of a fine-tuning run's rows on average, which it is foretold for; None where rows are full.
     """
 
     run: str
     seconds: float
     foretold: float
-    efficiency: Efficiency
+    traits: Traits
     row_tokens: int | None = None
 
-    def line(self) -> str:
-        """Says it in a line."""
+    def efficiency(self, config: TrainingConfig | None = None) -> Efficiency:
+        """Gives the efficiencies for a finalised run on the same GPUs, those with which the run itself is foretold as it was.
+
+        Args:
+            config: None for any run of the cluster, so that grids can be compared without one being favoured.
+        """
+        share = IN_COMMON if config is None else carried(self.traits.distance(Traits.of(config)))
+        return replace(DEFAULT, slowness=(self.seconds / self.foretold) ** share)
+
+    def line(self, config: TrainingConfig | None = None) -> str:
+        """Says it in a line, of one run or of any."""
         rows = f" with rows of {self.row_tokens} tokens" if self.row_tokens is not None else ""
+        distance = 0.0 if config is None else self.traits.distance(Traits.of(config))
+        whose = (
+            "steps of any grid"
+            if config is None
+            else "steps"
+            if distance == 0
+            else f"{distance:.1f} doublings away, steps"
+        )
         return (
-            f"calibrated on {self.run}: {self.seconds:.3g} s a step measured, {self.foretold:.3g} foretold{rows}; steps take "
-            f"{self.efficiency.slowness:.2f} of the time foretold"
+            f"calibrated on {self.run}: {self.seconds:.3g} s a step measured, {self.foretold:.3g} foretold{rows}; {whose} "
+            f"take {self.efficiency(config).slowness:.2f} of the time foretold"
         )
 
 
@@ -77,31 +97,20 @@ def calibration_of(run: str, gpu: str | None) -> Calibration:
     if row_tokens is not None:
         config = replace(config, data=replace(config.data, sequence_length=row_tokens))
     foretold = step_time(config, GPUS[name]).seconds
-    found = scaled(seconds, foretold)
-    if found is None:
+    if not _LEAST <= seconds / foretold <= _MOST:
         raise ConfigError(
             [
                 f"calibrate = {run!r}: {seconds:.3g} s a step cannot be what a {name} takes for it, of which "
                 f"{foretold:.3g} s are foretold: set cluster.gpu to the GPU that it ran on"
             ]
         )
-    return Calibration(run, seconds, foretold, found, row_tokens)
+    return Calibration(run, seconds, foretold, Traits.of(config), row_tokens)
 
 
 def measured_seconds(records: Sequence[Mapping[str, Any]]) -> float | None:
     """Takes the median of logged steps without the first; None where there are too few."""
     times = list(_positive(records, "step_seconds"))[_WARM_UP:]
     return statistics.median(times) if len(times) > 1 else None
-
-
-def scaled(seconds: float, foretold: float, efficiency: Efficiency = DEFAULT) -> Efficiency | None:
-    """Gives the efficiencies with which a step is foretold as `seconds`; None where they cannot be this GPU's.
-
-    Args:
-        foretold: seconds with `efficiency`.
-    """
-    factor = seconds / foretold
-    return replace(efficiency, slowness=efficiency.slowness * factor) if _LEAST <= factor <= _MOST else None
 
 
 def _row_tokens(records: Sequence[Mapping[str, Any]], config: FinetuneConfig) -> int | None:
