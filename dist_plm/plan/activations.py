@@ -174,6 +174,14 @@ def kept_half(stack: StackSpec, one: Pass) -> int:
     return (hidden + query + results // 2) * one.element + FP32 * tokens * model.heads // one.tensor
 
 
+def kept_scores(stack: StackSpec, one: Pass) -> int:
+    """Counts what a layer keeps besides where attention is not fused, of each score: what softmax gives, what dropout leaves of
+    it, and its mask (Korthikanti et al. 2022, table 2)."""
+    tokens = one.tokens(stack)
+    seen = (tokens + (one.read if stack.is_decoder else 0)) * one.context // one.samples
+    return tokens * seen * stack.network.heads // one.tensor * (2 * one.element + 1)
+
+
 def whole_logits(model: ModelConfig, one: Pass, each: int, *, gathered: bool) -> int:
     """Counts logits that are made at once, at so many bytes each, of all tensor ranks' if `gathered`."""
     width = known(padded(model, one.tensor).vocab_size, "vocab_size")

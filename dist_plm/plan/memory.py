@@ -6,15 +6,16 @@ takes for itself is known between bounds, which are given.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dist_plm.plan import activations
 from dist_plm.plan.activations import Kept, Pass
 from dist_plm.plan.interval import GIB, Interval
-from dist_plm.plan.rank_tensors import HeldTensor, Stage, stages_of, unlike_stages
+from dist_plm.plan.rank_tensors import HeldTensor, LayerKind, Stage, stages_of, unlike_stages
 from dist_plm.plan.timing.software import OURS, Software
 from dist_plm.spec.derived import num_microbatches
 from dist_plm.spec.engines.base import Holding
+from dist_plm.spec.families.base import StackSpec
 from dist_plm.spec.optimizers import OptimConfig
 from dist_plm.spec.schema import ParallelConfig, TrainingConfig
 
@@ -136,9 +137,7 @@ def _passing(config: TrainingConfig, stage: Stage, one: Pass, flying: float, sof
     """Counts what a microbatch brings, and takes away again."""
     model, recompute = config.model, config.model.recompute
     stacks = model.stacks()
-    kinds = [
-        (kind.count, activations.kept_by_layer(stack, one, kind)) for stack in stacks for kind in stage.layers_of(stack)
-    ]
+    kinds = [(kind.count, _kept(stack, one, kind, software)) for stack in stacks for kind in stage.layers_of(stack)]
     if software.recomputes_half:
         kept = flying * sum(stack.layers * activations.kept_half(stack, one) for stack in stacks)
     else:
@@ -156,6 +155,13 @@ def _passing(config: TrainingConfig, stage: Stage, one: Pass, flying: float, sof
             loss = activations.whole_logits(model, one, software.logits, gathered=software.whole_logits)
         terms["logits"] = Interval.exact(activations.kept_by_heads(config, one) + loss)
     return terms
+
+
+def _kept(stack: StackSpec, one: Pass, kind: LayerKind, software: Software) -> Kept:
+    kept = activations.kept_by_layer(stack, one, kind)
+    if software.fused_attention or not kept.whole:
+        return kept
+    return replace(kept, cheap=kept.cheap + activations.kept_scores(stack, one))
 
 
 def _again(layers: list[Kept], recompute: str) -> int:

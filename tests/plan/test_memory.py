@@ -1,5 +1,7 @@
 """Memory falls with what is said to save it, and what stages hold adds up to the model."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from dist_plm.plan.activations import Pass, kept_by_layer
 from dist_plm.plan.memory import in_flight, memory_by_stage, worst_of
 from dist_plm.plan.rank_tensors import padded, stages_of
+from dist_plm.plan.timing.software import OURS
 from dist_plm.spec.flops import num_parameters
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import ParallelConfig
@@ -77,6 +80,18 @@ def test_a_layer_keeps_what_korthikanti_counts(heads, ffn):
     (stack,), one = config.model.stacks(), Pass.of(config)
     tokens_times_hidden = one.read * config.model.hidden
     assert kept_by_layer(stack, one).whole / tokens_times_hidden == pytest.approx(32, rel=0.01)
+
+
+def test_attention_that_is_not_fused_keeps_its_scores_unless_they_are_computed_again():
+    sizes = SIZES | {"parallel__tensor": 2, "train__micro_batch": 4}
+    for recompute, layers in (("none", SIZES["model__layers"]), ("selective", 1), ("full", 1)):
+        config = finalize(pretrain(**sizes | {"model__recompute": recompute}), world_size=8, vocab_size=None)
+        unfused, fused = (
+            memory_by_stage(config, replace(OURS, fused_attention=one))[0].terms["activations"].low
+            for one in (False, True)
+        )
+        scores = 4 * SIZES["model__heads"] // 2 * SIZES["data__sequence_length"] ** 2
+        assert unfused - fused == 5 * scores * layers
 
 
 def test_one_forward_one_backward_holds_as_many_as_stages_follow():

@@ -9,7 +9,7 @@ from dist_plm.spec.schema import TrainingConfig
 #: Share of what a run is off by, as a logarithm, that all runs of its cluster are off by: clocks, network and versions of
 #: libraries. The rest is its own, as the efficiency of products of its sizes. Found by regression of published runs on each
 #: other; bench/planner.py prints it, and predicts each source with what the others say.
-IN_COMMON = 0.26
+IN_COMMON = 0.23
 
 
 @dataclass(frozen=True, slots=True)
