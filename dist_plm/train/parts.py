@@ -16,6 +16,7 @@ from dist_plm.checkpoint.storage import Storage
 from dist_plm.data.loader.batch import Batch
 from dist_plm.data.loader.microbatch_loader import MicrobatchLoader
 from dist_plm.data.loader.skipped_samples import SkippedSamples
+from dist_plm.data.sampling.blend import Blend
 from dist_plm.distributed.groups import Groups
 from dist_plm.distributed.world import host_group
 from dist_plm.engines.base import Engine
@@ -48,7 +49,8 @@ class Parts:
     Args:
         learning_rate: of an update, by the number of those before it and the history.
         trained_from: the least depth that is trained, likewise.
-        batches: this rank's microbatches from a position on.
+        batches: opens this rank's microbatches from a position on; raises DataError on every rank alike where there are
+            not enough.
         evaluate: scores the held-out samples, calling its second argument between microbatches; None where evaluation
             is off.
         recorder: on rank 0, None elsewhere.
@@ -111,6 +113,18 @@ def build_evaluator(
     return Evaluator(train, groups, validation, data.objective, data.trim, data.scorer, keep, texts)
 
 
+def _check_samples(data: RunData, settings: SamplesConfig, train: TrainConfig, position: Position) -> None:
+    """Makes sure, on every rank alike, that there are samples from `position` to the end of the run, whatever was skipped.
+
+    Raises:
+        DataError: there are not.
+    """
+    samples, steps = data.samples["train"], (train.stop_at or train.steps) - position.step
+    if isinstance(samples, Blend) and steps > 0:
+        taken = position.samples + sum(n * batch for n, batch in BatchSizes.of(train).runs(position.samples, steps))
+        samples.check(skipped_samples(settings.skip_samples, position.history).runs(0, taken)[-1][1])
+
+
 def open_loader(
     data: RunData,
     settings: SamplesConfig,
@@ -118,7 +132,12 @@ def open_loader(
     position: Position,
     groups: Groups,
 ) -> Iterator[Batch]:
-    """Opens this rank's microbatches from `position` to the end of the run."""
+    """Opens this rank's microbatches from `position` to the end of the run.
+
+    Raises:
+        DataError: see `_check_samples`.
+    """
+    _check_samples(data, settings, train, position)
     stop = train.stop_at or train.steps
     skipped = skipped_samples(settings.skip_samples, position.history)
     return iter(

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dist_plm.core.errors import Diverged
+from dist_plm.core.errors import DataError, Diverged
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.train.healing import acts
 from dist_plm.train.healing.alarms import Alarm
@@ -30,7 +30,7 @@ def roll_back(parts: Parts, position: Position, restore: Restore, skip: Ranges) 
     Args:
         skip: ranges of samples that the run was told to leave out.
     Raises:
-        Diverged: that was done as often as it may be, or there is nothing to go back to.
+        Diverged: that was done as often as it may be, there is nothing to go back to, or no sample to go on with.
     """
     settings = parts.train.heal
     alarm = parts.control.first_told(parts.alarms.raised)
@@ -46,6 +46,7 @@ def roll_back(parts: Parts, position: Position, restore: Restore, skip: Ranges) 
         numbers = {"step": step, "reached": reached, "noticed": alarm.step, "first": first}
         act = acts.entry(alarm.reason, settings, **numbers, skipped=skipped)
         history.append(act)
+        _check_samples(parts, alarm, Position(step=step, samples=parts.checkpoints.samples_at(step), history=history))
         log.warning("healing: %s", act["changes"][0])
     parts.checkpoints.rewind(step, history)
     parts.health.rewind(step, reached)
@@ -92,6 +93,16 @@ def _samples(
     )
     total = parts.train.num_samples
     return acts.skipped_samples(skip, position.history).runs(start, stop if total is None else min(stop, total))
+
+
+def _check_samples(parts: Parts, alarm: Alarm, position: Position) -> None:
+    """Looks before anything is written whether the run can go on from there."""
+    try:
+        parts.batches(position)
+    except DataError as error:
+        raise Diverged(
+            f"step {alarm.step}: {alarm.reason}, and no other samples are there to go on with: {error}"
+        ) from None
 
 
 def _exhausted(parts: Parts, position: Position, alarm: Alarm) -> str:
