@@ -101,6 +101,8 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
     if position.evaluation_due:
         _evaluate_and_record(parts, position, last=position.step == stop)
         position.saved_step = None  # the checkpoint says that this is still to be done
+        if position.step > 0 and position.evaluation and _is_due(position.step, parts.checkpoint.every):
+            _save(parts, position)  # it has no measures, and would not be kept as the best
     if position.step >= stop or _is_over(parts):
         return
     if parts.alarms.rolls_back and position.saved_step is None:

@@ -174,7 +174,7 @@ def test_two_ranks_equal_one(ranks, rows, alone, task: str, grid: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "task", ["classify", *(pytest.param(one, marks=pytest.mark.slow) for one in ("written_by_t5", "gradually"))]
+    "task", [pytest.param(one, marks=pytest.mark.slow) for one in ("classify", "written_by_t5", "gradually")]
 )
 def test_a_stopped_run_goes_on_on_another_grid(ranks, rows, alone, task: str, tmp_path: Path) -> None:
     first = settings(rows, tmp_path, train__stop_at=15, **TASKS[task][0])

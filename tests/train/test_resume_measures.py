@@ -77,12 +77,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def killed(world, config: TrainingConfig, port: int, point: str, at: int) -> int:
-    """A run whose last rank dies by SIGKILL before the `at`-th call of a point."""
+def signalled(world, config: TrainingConfig, port: int, sent: signal.Signals, point: str, at: int) -> int:
+    """A run whose last rank gets a signal before the `at`-th call of a point."""
     if world.rank < world.size - 1:
         return run_case(world, config, port)
     owner, name = POINTS[point]
-    with before(owner, name, at, lambda *_: os.kill(os.getpid(), signal.SIGKILL)):
+    with before(owner, name, at, lambda *_: os.kill(os.getpid(), sent)):
         return run_case(world, config, port)
 
 
@@ -137,11 +137,11 @@ def slow(*cell: Any) -> Any:
     ("kind", "point", "at", "grid"),
     [
         ("named sets", "named sets", 4, "tensor"),
-        ("classify", "save", 6, None),
+        ("classify", "save", 6, "tensor"),
         slow("named sets", "evaluation", 7, None),  # twice each time: one of the sets is too
         slow("named sets of bert", "save", 5, None),
         slow("named sets of bert", "evaluation", 12, "zero 3"),
-        slow("classify", "evaluation", 7, "tensor"),
+        slow("classify", "evaluation", 7, None),
         slow("classify", "save", 6, "zero 3"),
         slow("tag", "save", 4, "pipeline"),
         slow("tag", "evaluation", 5, None),
@@ -155,7 +155,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(ranks, corpus, whole_of, tmp_pa
     assert steps == sorted({waiting["best_step"], found[-1]["step"]})
     assert len(steps) == 2, "it ended early, after its best"
     with pytest.raises(RanksError, match="exit code -9"):
-        ranks.run(RANKS, killed, case_of(kind, corpus, tmp_path), free_port(), point, at)
+        ranks.run(RANKS, signalled, case_of(kind, corpus, tmp_path), free_port(), signal.SIGKILL, point, at)
     resumed_at, begun, _ = kept(tmp_path)
     assert resumed_at[-1] < found[-1]["step"]
     assert 0 < begun["waited"] < waiting["waited"], "it goes on in the middle of waiting"
@@ -170,3 +170,19 @@ def test_a_killed_run_ends_as_if_it_had_not_been(ranks, corpus, whole_of, tmp_pa
     assert kept(tmp_path) == (steps, waiting, measures)
     assert ranks.run(RANKS, run_case, again, free_port()) == [0] * RANKS
     assert records(tmp_path) == found, "a finished run stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("kind", "point", "at", "step"), [("classify", "evaluation", 5, 16), slow("named sets", "named sets", 2, 2)]
+)
+def test_the_best_checkpoint_stays_whose_evaluation_a_signal_ended(
+    ranks, corpus, whole_of, tmp_path, kind, point, at, step
+) -> None:
+    """It was saved without its measures, which the run makes up for as it goes on."""
+    config, (steps, waiting, measures) = case_of(kind, corpus, tmp_path), kept(whole_of(kind))
+    assert waiting["best_step"] == step
+    assert ranks.run(RANKS, signalled, config, free_port(), signal.SIGTERM, point, at) == [75] * RANKS
+    assert LocalStorage(tmp_path / "checkpoints").steps()[-1] == step
+    assert ranks.run(RANKS, run_case, config, free_port()) == [0] * RANKS
+    assert records(tmp_path) == records(whole_of(kind))
+    assert kept(tmp_path) == (steps, waiting, measures)
