@@ -1,6 +1,7 @@
 """What a model writes decides, while it learns: on any grid and engine the same, and the same as launch/evaluate.py finds."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ TASKS: dict[str, dict[str, Any]] = {
     "gpt_both_ways": {"model": GPT, **SEQ2SEQ, **BEST, "task__prefix_lm": True},
     "t5": {"model": T5, **SEQ2SEQ, **BEST, "optim__lr": 8e-3},
     "chat": {**CHAT, "task__measure_writing": True, "task__written_rows": 5, "train__stop_at": 12},
+    "chat_deep": {**CHAT, "model": {**GPT, "layers": 4}, "task__measure_writing": True, "task__written_rows": 5}
+    | {"train__stop_at": 12},
 }
 GRIDS: dict[str, dict[str, Any]] = {
     "data": {},
@@ -34,6 +37,11 @@ GRIDS: dict[str, dict[str, Any]] = {
     "zero 3": {"engine__zero_stage": 3, "engine__name": "deepspeed"},
     "deepspeed pipeline": {"engine__zero_stage": 1, "engine__name": "deepspeed", "parallel__pipeline": 2},
 }
+_DEEPSPEED = {"engine__zero_stage": 1, "engine__name": "deepspeed"}
+GRIDS["deepspeed sequence"] = {**GRIDS["sequence"], **_DEEPSPEED}
+GRIDS["sequence zero 3"] = {**GRIDS["sequence"], **GRIDS["zero 3"], "parallel__data": 2}
+GRIDS["sequence chunks"] = {**GRIDS["sequence"], **GRIDS["chunks"]}
+GRIDS["deepspeed sequence chunks"] = {**GRIDS["sequence chunks"], **_DEEPSPEED}
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +68,20 @@ def measure(world, config):
         pytest.param("t5", "zero 3", marks=pytest.mark.slow),
         pytest.param("gpt", "deepspeed pipeline", marks=pytest.mark.slow),
         pytest.param("chat", "data", marks=pytest.mark.slow),
+        pytest.param("gpt", "deepspeed sequence", marks=pytest.mark.slow),
+        pytest.param("t5", "deepspeed sequence", marks=pytest.mark.slow),
+        pytest.param("gpt", "sequence zero 3", marks=pytest.mark.slow),
+        pytest.param("gpt_deep", "sequence chunks", marks=pytest.mark.slow),
+        pytest.param("gpt_deep", "deepspeed sequence chunks", marks=pytest.mark.slow),
+        pytest.param("chat_deep", "sequence chunks", marks=pytest.mark.slow),
     ],
 )
-def test_what_two_ranks_write_equals_what_one_writes(ranks, rows, task, grid, tmp_path: Path) -> None:
+def test_what_several_ranks_write_equals_what_one_writes(ranks, rows, task, grid, tmp_path: Path) -> None:
     changes, alone, together = TASKS[task], tmp_path / "alone", tmp_path / "together"
     assert ranks.run(1, run_case, settings(rows, alone, **changes), free_port()) == [0]
-    assert ranks.run(2, run_case, settings(rows, together, **changes, **GRIDS[grid]), free_port()) == [0, 0]
+    axes = [GRIDS[grid].get(f"parallel__{axis}", 1) for axis in ("data", "tensor", "pipeline")]
+    count = max(2, math.prod(axes))
+    assert ranks.run(count, run_case, settings(rows, together, **changes, **GRIDS[grid]), free_port()) == [0] * count
     found, whole = records(together), records(alone)
     assert sum("eval/rougeL" in record for record in whole) >= 2
     for ours, expected in zip(found, whole, strict=True):
@@ -76,7 +92,7 @@ def test_what_two_ranks_write_equals_what_one_writes(ranks, rows, task, grid, tm
     one, two = ([json.loads(line) for line in path.read_text().splitlines()] for path in told)
     assert one == two
     assert len(one) == changes.get("task__written_rows", 21)
-    if task != "chat":
+    if not task.startswith("chat"):
         assert whole[-1]["eval/rougeL"] > whole[0]["eval/initial/rougeL"] + 10
         wanted = {"data": {"rows": str(rows / "dev.jsonl")}, "on": "task", "batch_size": 3}
         (after,) = ranks.run(1, measure, evaluate_config(alone, **wanted))
