@@ -57,10 +57,10 @@ GLUE = (
         "data.sequence_length=24",
         "train.global_batch=8",
         "train.micro_batch=4",
-        "train.epochs=1",
+        "train.epochs=2",
     ),
     *("data.loader_workers=0", "cluster=slurm_local", "cluster.ranks_per_node=1", "cluster.launcher=srun"),
-    *("cluster.peak_tflops=0.1", "run.name=small"),
+    *("cluster.peak_tflops=0.1", "train.log_every=1", "run.name=small"),
 )
 
 
@@ -68,7 +68,8 @@ GLUE = (
 def test_glue_is_an_array_that_ends_with_the_table(user: User) -> None:
     write_vocabulary(user.home / "words")
     make_archive(user.home / "GLUE")
-    printed, jobs = user.submit_words(GLUE)
+    held = f"export HOLD_AT_STEP=2 PYTHONPATH={REPOSITORY}/tests/slurm/ranks_of_jobs/held:$PYTHONPATH"
+    printed, jobs = user.submit_words([*GLUE, f"cluster.setup=['{held}']"])
     array = jobs[0].number.partition("_")[0]
     assert [job.number for job in jobs] == [f"{array}_{task}" for task in range(4)]
     names = [f"small-{task}-{seed}" for task in ("mnli", "rte") for seed in (1, 2)]
@@ -77,11 +78,16 @@ def test_glue_is_an_array_that_ends_with_the_table(user: User) -> None:
     assert f"belongs to job {array}_" in refused
     number = re.findall(r"^job (\d+) makes the table", printed, re.MULTILINE)[0]
     table = Job(user.cluster, number, user.home / "runs" / "small-glue", f"log/slurm-{number}.log")
-    assert table.facts()["JobState"] == "PENDING"
+    for job in jobs:
+        wait_for_steps(job, 2)
+        user.cluster.run("scancel", "--signal=USR1", job.number)
     for job in jobs:
         assert job.wait() == "COMPLETED", job.log()
+        assert job.log().count(": start ") == 2, (job.facts(), job.log())
         assert f"job {job.number}: finished" in job.log()
     assert table.wait() == "COMPLETED", table.log()
+    assert table.facts()["Restarts"] == "0"
+    assert table.log().count(": start ") == 1
     last = {job.run_dir.name: read_metrics(job.run_dir / "metrics.jsonl")[-1] for job in jobs}
     made = json.loads((user.home / "runs" / "small-glue.json").read_text())
     rows = {(row["task"], row["measure"]): row for row in made["rows"]}
