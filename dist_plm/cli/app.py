@@ -45,7 +45,7 @@ from dist_plm.spec.rules.finalize import (
 from dist_plm.spec.samples_shown.schema import SamplesShownConfig
 from dist_plm.spec.schema import JobConfig, PlanConfig, PretrainConfig, RehearseConfig, SubmissionConfig, TrainingConfig
 from dist_plm.spec.schema_convert import ConvertConfig
-from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneSubmissionConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneRehearsalConfig, FinetuneSubmissionConfig
 
 C = TypeVar("C")
 CommandBody = Callable[[C, dict[str, Origin]], int | None]
@@ -60,6 +60,9 @@ _CHECKS: dict[type, Callable[[Any, int], Any]] = {
         planned(run_of(config), world_size, searched=config.search), world_size=world_size, vocab_size=None
     ),
     RehearseConfig: lambda config, world_size: finalize(run_of(config), world_size=world_size, vocab_size=None),
+    FinetuneRehearsalConfig: lambda config, world_size: finalize(
+        run_of(config), world_size=world_size, vocab_size=None
+    ),
     PrepareConfig: lambda config, world_size: check_prepare(config),
     VerifyConfig: lambda config, world_size: check_verify(config),
     ConvertConfig: lambda config, world_size: check_convert(config),
@@ -138,7 +141,7 @@ def _load_frozen(config_class: type[C], path: str, overrides: Sequence[str]) -> 
 
 
 def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str, run: CommandBody[C], doc: str) -> int:
-    chooses = config_class is RehearseConfig
+    chooses = config_class in (RehearseConfig, FinetuneRehearsalConfig)
     options = parse(arguments, planned=chooses or config_class is PlanConfig, chooses_ranks=chooses)
     if options.multirun and not options.help:
         raise ConfigError(["--multirun is for commands that train: start this one once for each value"])

@@ -23,7 +23,7 @@ from yaml import YAMLError
 from dist_plm.cli.apply import apply, one_line, plain, replace_alternatives
 from dist_plm.cli.from_hf import is_chosen, with_sizes
 from dist_plm.cli.overrides import parse
-from dist_plm.cli.search_path import OWN, SearchPath
+from dist_plm.cli.search_path import OWN, SearchPath, overridden
 from dist_plm.cluster.job import hydra_text
 from dist_plm.config.credentials import mark, secrets_among
 from dist_plm.config.decode import MISSING, flatten, show
@@ -36,12 +36,10 @@ from dist_plm.core.errors import ConfigError
 EXPERIMENT = "experiment"
 
 
-#: How a file chooses of a group in place of the root file.
-_OVERRIDE = "override /"
-#: Root files of pretraining alone, and what does the same for fine-tuning.
+#: Root files of pretraining, and what does the same for fine-tuning.
 _OF_FINETUNING = {
     "plan": "launch/finetune.py --check … cluster.gpu=NAME prints its plan",
-    "rehearse": "launch/submit.py command=finetune … submit.rehearse=true rehearses it",
+    "rehearse": "launch/rehearse.py task=NAME rehearses it",
 }
 #: A value that is an environment variable and nothing more.
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:[^{}]*\}")
@@ -81,7 +79,10 @@ def compose(config_name: str, overrides: Sequence[str], where: SearchPath = OWN)
         raise ConfigError([*composition.problems, f"conf/ cannot be composed: {one_line(error)}"]) from error
     given = apply(values, config, composition.problems)
     if is_chosen(layers):
-        layers = with_sizes(layers, _text_at("model.init_from", config), _text_at("train.init_from", config))
+        try:
+            layers = with_sizes(layers, _text_at("model.init_from", config), _text_at("train.init_from", config))
+        except ConfigError as error:
+            raise ConfigError([*composition.problems, *error.problems]) from None
         config = _merge([layer.values for layer in layers])
         given = apply(values, config, [])  # again, over the sizes
     composition.layers = [*layers, given]
@@ -140,7 +141,7 @@ def _problem_of(
                 f"{_hint(key, config_name)}"
             )
         if key == "command" and config_name in _OF_FINETUNING:
-            return f"{text}: launch/{config_name}.py is of pretraining{_hint('task', config_name)}"
+            return f"{text}: launch/{config_name}.py has no command{_hint('task', config_name)}"
         found = [] if key in where.own_settings(config_name) else _near_groups(key, groups)
         if found and isinstance(value, str):
             return f"{text}: {key} is not a group{did_you_mean([f'{g}={value}' for g in found])}"
@@ -162,20 +163,30 @@ def _group_problem(
             )
         if isinstance(name, str):
             # It refuses by file and line what Hydra would stumble over.
-            chosen = _overridden(where.read(f"{group}/{name}"))
+            chosen = overridden(where.read(f"{group}/{name}"))
             if lacked := [one for one in chosen if one not in groups]:
                 return (
                     f"{group} = {name} chooses {' and '.join(lacked)}, which {config_name} does not have"
                     f"{_hint(lacked[0], config_name)}"
                 )
+            if problem := _of_other_training(group, name, groups, config_name, where):
+                return problem
     return None
 
 
-def _overridden(content: Mapping[str, Any]) -> list[str]:
-    """Lists the groups of which a file chooses in place of the root file."""
-    entries = [entry for entry in content.get("defaults") or [] if isinstance(entry, Mapping)]
-    keys = [str(key) for entry in entries for key in entry]
-    return [key.removeprefix(_OVERRIDE) for key in keys if key.startswith(_OVERRIDE)]
+def _of_other_training(
+    group: str, name: str, groups: Mapping[str, str | None], config_name: str, where: SearchPath
+) -> str | None:
+    """Says of an experiment or data that a command which trains otherwise cannot take them, and what takes them."""
+    own = "finetune" if "task" in groups else "pretrain" if "objective" in groups else None
+    if group not in (EXPERIMENT, "data") or own is None or where.trains(group, name) in (own, None):
+        return None
+    if own == "pretrain":
+        return f"{group} = {name} is of fine-tuning, not of {config_name}{_hint('task', config_name)}"
+    return (
+        f"{group} = {name} is of pretraining, which launch/pretrain.py does; to fine-tune give model.init_from=DIR or "
+        "train.init_from=RUN, task=NAME and data.train=FILE in its place"
+    )
 
 
 def _hint(group: str, config_name: str) -> str:

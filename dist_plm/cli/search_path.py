@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
@@ -12,6 +12,10 @@ from dist_plm.core.installed import shipped
 from dist_plm.core.parsing import load_yaml, read_text
 
 CONF = shipped("conf")
+#: How a file chooses of a group in place of the root file.
+_OVERRIDE = "override /"
+#: Commands that train.
+Training = Literal["pretrain", "finetune"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,30 @@ class SearchPath:
                 groups.update(self.groups(entry))
         return groups
 
+    def trains(self, group: str, name: str) -> Training | None:
+        """Tells which training a file is of, by what it chooses and sets: rows and tasks are fine-tuned, a corpus pretrains.
+        None where it may be either's."""
+        content = self.read(f"{group}/{name}")
+        if group == "data":
+            return "finetune" if "train" in content else "pretrain" if "path" in content else None
+        chosen = overridden(content)
+        if "task" in chosen or group == "task":
+            return "finetune"
+        if "objective" in chosen:
+            return "pretrain"
+        data = chosen.get("data")
+        return self.trains("data", data) if data in self.choices("data") else None
+
+    def asked_for(self, overrides: Sequence[str]) -> Training:
+        """Tells which training the words of a command line ask for, for commands that take both."""
+        for text in overrides:
+            key, _, value = text.lstrip("+~").partition("=")
+            if key.partition(".")[0] == "task":
+                return "finetune"
+            if key in ("experiment", "data") and value in self.choices(key) and self.trains(key, value) == "finetune":
+                return "finetune"
+        return "pretrain"
+
     def read(self, path: str) -> dict[str, Any]:
         """Reads a file as OmegaConf would, yet within bounds."""
         file = self.find(path)
@@ -94,3 +122,10 @@ class SearchPath:
 
 
 OWN = SearchPath()
+
+
+def overridden(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists the groups of which a file chooses in place of the root file, each with its choice."""
+    entries = [entry for entry in content.get("defaults") or [] if isinstance(entry, Mapping)]
+    chosen = {str(key): choice for entry in entries for key, choice in entry.items()}
+    return {key.removeprefix(_OVERRIDE): choice for key, choice in chosen.items() if key.startswith(_OVERRIDE)}

@@ -11,7 +11,7 @@ def verdict_line(plan: Plan) -> str:
     """Says in a line whether the run fits."""
     worst = plan.worst
     where = f" on stage {worst.stage} of {len(plan.stages)}" if len(plan.stages) > 1 else ""
-    return f"{plan.verdict}: {worst.total.in_gib()} GiB{where} of {plan.gpu.gib:g} GiB of a {plan.gpu.device}"
+    return f"{plan.verdict}: {worst.total.in_gib()} GiB{where} of {plan.gpu.gib:g} GiB of each {plan.gpu.device}"
 
 
 def time_line(plan: Plan) -> str:

@@ -123,6 +123,13 @@ class FinetuneSubmissionConfig(FinetuneConfig, JobConfig):
     command: Literal["finetune"] = "finetune"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneRehearsalConfig(FinetuneConfig):
+    """A fine-tuning run that is rehearsed. `json` names a file that gets all that was seen."""
+
+    json: str | None = None
+
+
 def kind_of(settings: Any) -> type[PretrainConfig] | type[FinetuneConfig]:
     """Tells which kind of training the settings of a run are of: fine-tuning alone has a task."""
     return FinetuneConfig if isinstance(settings, Mapping) and "task" in settings else PretrainConfig

@@ -3,10 +3,13 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
+from dist_plm.cli.app import load
 from dist_plm.cli.compose import compose
 from dist_plm.cli.search_path import CONF, OWN, SearchPath
 from dist_plm.config.origins import trace
 from dist_plm.core.errors import ConfigError
+from dist_plm.spec.schema import PlanConfig, PretrainConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneSubmissionConfig
 from tests.experiments import FINETUNES
 
 EXPERIMENTS = [name for name in OWN.choices("experiment") if name not in FINETUNES]
@@ -156,3 +159,29 @@ def test_the_time_is_left_to_the_shell_as_ranks_would_each_have_their_own(key):
     (problem,) = composition.problems
     assert problem.startswith(f"{key} = 'x_${{now:%H-%M}}' would differ between ranks")
     assert f"{key}=x_$(date +%F)" in problem
+
+
+@pytest.mark.parametrize(
+    ("root", "word", "said"),
+    [
+        (
+            "finetune",
+            "experiment=gpt2_small",
+            "experiment = gpt2_small is of pretraining, which launch/pretrain.py does",
+        ),
+        ("finetune", "data=store", "data = store is of pretraining"),
+        (
+            "submit_finetune",
+            "experiment=quickstart",
+            "model.init_from=DIR or train.init_from=RUN, task=NAME and data.train=",
+        ),
+        ("pretrain", "data=labelled", "data = labelled is of fine-tuning, not of pretrain"),
+        ("plan", "data=labelled", "launch/finetune.py --check … cluster.gpu=NAME prints its plan"),
+    ],
+)
+def test_what_another_training_is_made_of_is_refused_with_what_takes_it(root, word, said):
+    kind = {"finetune": FinetuneConfig, "submit_finetune": FinetuneSubmissionConfig, "plan": PlanConfig}
+    with pytest.raises(ConfigError) as refused:
+        load(kind.get(root, PretrainConfig), root, [word])
+    assert said in refused.value.problems[0]
+    assert compose("finetune", ["model=bert_base", "experiment=squad_bert"]).problems == []

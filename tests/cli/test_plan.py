@@ -106,7 +106,7 @@ def test_check_shows_the_verdict_as_well(capsys):
     assert front(["--check", *words, "cluster.gpu=a100"], PretrainConfig, "pretrain", lambda *_: 1, "") == 0
     shown = capsys.readouterr().out
     assert "memory" in shown
-    assert "GiB of a NVIDIA A100" in shown
+    assert "GiB of each NVIDIA A100" in shown
 
 
 def test_submit_refuses_what_surely_does_not_fit(tmp_path, monkeypatch, capsys):

@@ -16,6 +16,7 @@ from dist_plm.cluster.submit import Submission
 from dist_plm.core.errors import EXIT_REFUSED, ConfigError
 from dist_plm.spec.schema import SubmissionConfig
 from dist_plm.spec.schema_finetune import FinetuneSubmissionConfig
+from tests.train.finetuning import make_rows
 
 TINY = [
     *("model=gpt_tiny", "model.vocab_size=211", "model.layers=2", "data=store", "data.path=nowhere"),
@@ -68,6 +69,20 @@ def test_the_data_are_read_where_they_are_here(capsys):
     shown = capsys.readouterr().out
     assert "rank 0 samples 0 to 3 in the first step" in shown
     assert "random text" not in shown
+
+
+def test_a_task_is_rehearsed_with_its_rows(tmp_path, capsys):
+    rows = make_rows(tmp_path)
+    words = ["task=classify", "model=bert_tiny", "model.layers=1", f"data.tokenizer={rows / 'vocabulary'}"]
+    words += ["parallel.tensor=2", "--world-size", "4", "--ranks", "3"]
+    assert execute([*words, f"data.train={rows / 'train.jsonl'}"]) == 0
+    shown = capsys.readouterr().out
+    assert "rehearsed 1 of 4 ranks (tensor 2 × data 2)" in shown
+    assert "examples of train.jsonl" in shown
+    assert execute([*words, "data.train=nowhere.jsonl"]) == EXIT_REFUSED
+    assert "nowhere.jsonl" in capsys.readouterr().err
+    assert execute([*words, f"data.train={rows / 'train.jsonl'}", "data.new_tokens=[zork]"]) == EXIT_REFUSED
+    assert "tokens that the run adds" in capsys.readouterr().err
 
 
 def test_a_batch_that_nobody_has_set_fits_the_ranks(capsys):
@@ -140,8 +155,9 @@ def test_ranks_that_disagree_are_refused(monkeypatch, capsys):
         (["model.vocab_size=null"], "set it, as in model.vocab_size=50257"),
         (["json=nowhere/at/all.json"], "json = 'nowhere/at/all.json'"),
         (["jsn=x"], "did you mean json"),
-        (["command=finetune"], "launch/submit.py command=finetune … submit.rehearse=true rehearses it"),
-        (["experiment=glue_bert"], "launch/submit.py command=finetune … submit.rehearse=true rehearses it"),
+        (["command=finetune"], "launch/rehearse.py task=NAME rehearses it"),
+        (["task=classify"], "data = store is of pretraining"),
+        (["experiment=glue_bert"], "data = store is of pretraining"),
     ],
 )
 def test_wrong_words_are_refused_in_one_message(words, said, capsys):

@@ -117,8 +117,8 @@ def test_the_first_steps_do_not_count():
     ("seconds", "changes", "said"),
     [
         ([1.0] * 4, {}, "fewer than 5 logged steps"),
-        ([500.0] * 20, {}, "cannot be what a a100 takes"),
-        ([1e-6] * 20, {}, "cannot be what a a100 takes"),
+        ([500.0] * 20, {}, "cannot be what cluster.gpu = 'a100' takes"),
+        ([1e-6] * 20, {}, "cannot be what cluster.gpu = 'a100' takes"),
         ([1.0] * 20, {"cluster__gpu": None}, "not in the table of GPUs"),
     ],
 )

@@ -3,11 +3,13 @@
     python launch/rehearse.py model=gpt3_175b parallel=tensor8_pipeline16 --world-size 1024 --ranks worst
     python launch/rehearse.py experiment=bert_large_lamb data.path=corpus/web --world-size 8 --ranks all
     python launch/rehearse.py model=gpt2_small parallel.pipeline=2 --world-size 4 --ranks 0,2 json=rehearsal.json
+    python launch/rehearse.py task=classify model.init_from=DIR data.train=train.csv --world-size 8
 
-It takes every setting of launch/pretrain.py. Each rank is built as the run would build it, model, engine and optimizer,
-with tensors that have no values and other ranks that are not there. What it says to them is recorded, and compared inside
-every group and between pipeline stages: a call that is missing, in another order or of another shape is named with its rank,
-step and place in the code, and the exit code is 2. The data are read where they are here, else random text stands in.
+It takes every setting of launch/pretrain.py or, with a task, of launch/finetune.py, whose rows have to be here. Each rank is
+built as the run would build it, model, engine and optimizer, with tensors that have no values and other ranks that are not
+there. What it says to them is recorded, and compared inside every group and between pipeline stages: a call that is missing,
+in another order or of another shape is named with its rank, step and place in the code, and the exit code is 2. A corpus is
+read where it is here, else random text stands in.
 
 Most used settings:
   --world-size 1024              ranks of the run
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from dist_plm.cli import app
+from dist_plm.cli.search_path import SearchPath
 from dist_plm.cluster.check import check_run, run_of
 from dist_plm.config.origins import Origin
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, UserError, reason_of
@@ -31,7 +34,8 @@ from dist_plm.distributed.grid import grid_of
 from dist_plm.plan.rehearsal.chosen_ranks import chosen_ranks
 from dist_plm.plan.rehearsal.rehearsal_text import rehearsal_json, rehearsal_text
 from dist_plm.plan.verdict import require_vocabulary
-from dist_plm.spec.schema import PretrainConfig, RehearseConfig, TrainingConfig
+from dist_plm.spec.schema import RehearseConfig, TrainingConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneRehearsalConfig
 
 if TYPE_CHECKING:
     from dist_plm.plan.rehearsal.all_ranks import Rehearsal
@@ -39,12 +43,26 @@ if TYPE_CHECKING:
 
 def execute(arguments: Sequence[str]) -> int:
     """Runs the command and returns the exit code."""
-    return app.front(arguments, RehearseConfig, "rehearse", partial(run, arguments), __doc__ or "")
+    return app.front(arguments, *_asked_for(arguments), partial(run, arguments), __doc__ or "")
 
 
-def run(arguments: Sequence[str], config: RehearseConfig, origins: dict[str, Origin]) -> int:
+def _asked_for(arguments: Sequence[str]) -> tuple[type[RehearseConfig] | type[FinetuneRehearsalConfig], str]:
+    """Finds what the settings of the run decode into, and its root file."""
+    try:
+        options = app.parse(arguments, planned=True, chooses_ranks=True)
+        asked = SearchPath.with_sites(options.config_dir).asked_for(options.overrides)
+    except (UserError, OSError, ValueError):  # the front tells of it
+        asked = "pretrain"
+    return (FinetuneRehearsalConfig, "rehearse_finetune") if asked == "finetune" else (RehearseConfig, "rehearse")
+
+
+def run(arguments: Sequence[str], config: RehearseConfig | FinetuneRehearsalConfig, origins: dict[str, Origin]) -> int:
     given, world_size = run_of(config), app.planned_world_size(arguments)
-    complete = check_run(given, world_size, with_data=given.data.are_here, with_weights=False)
+    if isinstance(given, FinetuneConfig):
+        refuse_new_tokens(given)
+        complete = check_run(given, world_size, with_data=True, with_weights=False)
+    else:
+        complete = check_run(given, world_size, with_data=given.data.are_here, with_weights=False)
     require_vocabulary(complete.model)
     _refuse_what_cannot_be(config.json, complete)
     rehearsal, grid = rehearsed(complete, world_size, _ranks(arguments)), grid_of(complete.parallel)
@@ -54,6 +72,20 @@ def run(arguments: Sequence[str], config: RehearseConfig, origins: dict[str, Ori
     for problem in rehearsal.problems:
         print(f"  - {problem}", file=sys.stderr)
     return EXIT_REFUSED if rehearsal.problems else EXIT_FINISHED
+
+
+def refuse_new_tokens(run: FinetuneConfig) -> None:
+    """Refuses a run whose tokenizer is made when it starts.
+
+    Raises:
+        ConfigError: it adds tokens.
+    """
+    if run.data.adds_tokens:
+        raise ConfigError(
+            [
+                "a run is not rehearsed with tokens that the run adds: leave out data.new_tokens and data.new_special_tokens"
+            ]
+        )
 
 
 def rehearsed(complete: TrainingConfig, world_size: int, ranks: str) -> "Rehearsal":
@@ -70,7 +102,7 @@ def _ranks(arguments: Sequence[str]) -> str:
     return app.parse(arguments, planned=True, chooses_ranks=True).ranks or "worst"
 
 
-def _refuse_what_cannot_be(file: str | None, complete: PretrainConfig) -> None:
+def _refuse_what_cannot_be(file: str | None, complete: TrainingConfig) -> None:
     problems = []
     if file is not None and not Path(file).absolute().parent.is_dir():
         problems.append(f"json = {file!r} is in no folder that is here: make {Path(file).parent}, or choose another")
@@ -93,7 +125,7 @@ def _write(path: Path, text: str) -> None:
 
 def main() -> NoReturn:
     """Runs the command that `sys.argv` holds, and exits."""
-    app.main(RehearseConfig, "rehearse", partial(run, sys.argv[1:]), __doc__)
+    app.main(*_asked_for(sys.argv[1:]), partial(run, sys.argv[1:]), __doc__)
 
 
 if __name__ == "__main__":

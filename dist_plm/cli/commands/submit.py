@@ -210,7 +210,7 @@ def _rehearse(submission: Submission) -> None:
     if not submission.config.submit.rehearse:
         return
     # It imports torch, which submitting does without.
-    from dist_plm.cli.commands.rehearse import rehearsed
+    from dist_plm.cli.commands.rehearse import refuse_new_tokens, rehearsed
 
     run = run_of(submission.config)
     if isinstance(run, FinetuneConfig):
@@ -218,8 +218,7 @@ def _rehearse(submission: Submission) -> None:
             raise ConfigError(
                 ["submit.rehearse = true needs the rows that submit.check_data = false leaves: leave one out"]
             )
-        if run.data.adds_tokens:
-            raise ConfigError(["submit.rehearse = true cannot be with tokens that the run adds: leave it out"])
+        refuse_new_tokens(run)
     require_vocabulary(run.model)
     rehearsal = rehearsed(run, world_size(submission.config.nodes, run.cluster), "worst")
     if rehearsal.problems:

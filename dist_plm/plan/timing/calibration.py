@@ -100,7 +100,7 @@ def calibration_of(run: str, gpu: str | None) -> Calibration:
     if not _LEAST <= seconds / foretold <= _MOST:
         raise ConfigError(
             [
-                f"calibrate = {run!r}: {seconds:.3g} s a step cannot be what a {name} takes for it, of which "
+                f"calibrate = {run!r}: {seconds:.3g} s a step cannot be what cluster.gpu = {name!r} takes for it, of which "
                 f"{foretold:.3g} s are foretold: set cluster.gpu to the GPU that it ran on"
             ]
         )
