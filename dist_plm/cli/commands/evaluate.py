@@ -8,6 +8,7 @@
     python launch/evaluate.py on=contamination from=runs/gpt data.path=corpus/mine
     python launch/evaluate.py from=runs/summaries on=task data.rows=test.jsonl predictions=written.jsonl
     python launch/evaluate.py from=runs/gpt data.path=corpus/law trackers=true name=law
+    torchrun --nproc-per-node 8 launch/evaluate.py from=runs/gpt on=lm_eval tasks=[lambada_openai,hellaswag,arc_*]
 
 from= is a run, a checkpoint of one, or a directory of Hugging Face. Results do not depend on the number of ranks, and memory
 not on the number of documents.
@@ -17,6 +18,7 @@ twice: word_perplexity, byte_perplexity and bits_per_byte are those of lm-evalua
 what stands before it, documents=joined reads all as one text, as in the Hugging Face guide on perplexity. Masked models give
 pseudo-perplexity (Salazar et al. 2020), where each token is masked in turn. on=objective gives the losses of training, on=probe
 what a logistic regression learns from hidden states, on=contamination how much of the set stands in the training text.
+on=lm_eval asks tasks of lm-evaluation-harness (pip install 'dist_plm[lm_eval]'), whose data come from where each says.
 """
 
 from typing import NoReturn

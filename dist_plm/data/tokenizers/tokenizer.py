@@ -175,15 +175,22 @@ class Tokenizer:
     def encode_marked(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of a text in which special tokens that are written out stand for themselves, as Transformers reads text,
         and the characters, [begin, end), that each stands for."""
+        encoding = self._encode_marked(text, framed=False)
+        return encoding.ids, encoding.offsets
+
+    def encode_as_transformers(self, text: str, *, framed: bool) -> list[int]:
+        """Token ids of a text as Transformers reads it; `framed` adds the special tokens that the tokenizer's file says."""
+        return self._encode_marked(text, framed=framed).ids
+
+    def _encode_marked(self, text: str, *, framed: bool) -> hf.Encoding:
         if self._marked is None:  # what encodes text alone may be this very object
             self._marked = hf.Tokenizer.from_str(self._tokenizer.to_str())
         with self._guarded():
-            encoding = self._marked.encode(text, add_special_tokens=False)
-        return encoding.ids, encoding.offsets
+            return self._marked.encode(text, add_special_tokens=framed)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens written out."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+    def decode(self, ids: Sequence[int], *, keep_special: bool = True) -> str:
+        """The text of token ids, special tokens written out, or left out."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special)
 
     def save(self, path: str | Path) -> None:
         """Writes a tokenizer.json, atomically."""

@@ -60,6 +60,11 @@ def _grid(config: InferenceConfig) -> Iterator[str]:
 
 def _data(config: EvaluateConfig) -> Iterator[str]:
     data = config.data
+    if config.on == "lm_eval":
+        yield from _tasks_of_harness(config)
+        return
+    of_harness = ("tasks", "task_folder", "num_fewshot")
+    yield from no_effect(config, "", of_harness, f"on = {show(config.on)}, which asks no task of lm-evaluation-harness")
     if config.on == "contamination":
         yield from _set_compared(data)
         return
@@ -89,6 +94,14 @@ def _data(config: EvaluateConfig) -> Iterator[str]:
         yield from no_effect(data, "data", ("column", "document"), "data.path, a store, whose documents are made")
     else:
         yield from no_effect(data, "data", ("split", "shares"), "data.text, of which all is read")
+
+
+def _tasks_of_harness(config: EvaluateConfig) -> Iterator[str]:
+    unread = (*_OF_TEXT, "rows", "train_rows", "columns", "header", "against")
+    yield from no_effect(config.data, "data", unread, "on = 'lm_eval', whose tasks know their data")
+    if not config.tasks:
+        yield "there is nothing to ask: on = 'lm_eval' asks tasks by name, as in tasks=[lambada_openai,arc_easy]"
+    yield from path_problems("task_folder", config.task_folder)
 
 
 def _set_compared(data: EvaluationDataConfig) -> Iterator[str]:
@@ -121,6 +134,10 @@ def _protocol(config: EvaluateConfig) -> Iterator[str]:
         yield from no_effect(config, "", names, "on = 'contamination', which runs no model")
         return
     yield from no_effect(config, "", ("ngram",), f"on = {show(config.on)}, which compares with no training text")
+    if config.on == "lm_eval":
+        names = ("stride", "documents", "samples", "pooling", "max_new_tokens", "num_beams", "predictions", "seed")
+        yield from no_effect(config, "", names, "on = 'lm_eval', whose tasks say how they ask")
+        return
     if config.on != "probe":
         reason = f"on = {show(config.on)}, which makes no vectors of rows"
         yield from no_effect(config, "", ("pooling",), reason)

@@ -38,7 +38,9 @@ class EvaluateConfig(InferenceConfig):
     `predictions`. What it writes has at most `max_new_tokens` (None: as in training), and is the most likely of `num_beams`.
     Or what a linear `probe`, which learns from vectors that the model as it is gives labelled rows (the mean of the last hidden
     states, or the first or last of them: `pooling`), tells of others. Or, without a model, the `contamination` of the set: how
-    much of it stands, in runs of `ngram` words, in the training text, `data.against` or the store that the run read.
+    much of it stands, in runs of `ngram` words, in the training text, `data.against` or the store that the run read. Or what
+    `tasks` of lm-evaluation-harness measure (`lm_eval`), those of the user's `task_folder` among them, behind `num_fewshot`
+    examples (None: as each task says).
 
     A pass sees `window` tokens, None: as many as the model has positions, or was trained with. Windows move by `stride`; None:
     by their own length, so that no token is seen twice. Documents are read `apart`, each from its beginning, or `joined` to one
@@ -46,10 +48,13 @@ class EvaluateConfig(InferenceConfig):
     hardest, by loss a token.
 
     With `trackers` those of the run get the results, at the step of the checkpoint, as eval/NAME/…: `name`, or what was
-    measured where it is None: objective, task, probe or, of perplexity, texts."""
+    measured where it is None: objective, task, probe, lm_eval or, of perplexity, texts."""
 
-    on: Literal["perplexity", "objective", "task", "probe", "contamination"] = "perplexity"
+    on: Literal["perplexity", "objective", "task", "probe", "contamination", "lm_eval"] = "perplexity"
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
+    tasks: tuple[str, ...] = ()
+    task_folder: str | None = None
+    num_fewshot: Natural | None = None
     window: Annotated[int, Bounds(low=2)] | None = None
     stride: Count | None = None
     documents: Literal["apart", "joined"] = "apart"

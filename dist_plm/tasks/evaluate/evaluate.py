@@ -20,6 +20,7 @@ from dist_plm.tasks.evaluate.perplexity import Asked, Turns, measure_perplexity
 from dist_plm.tasks.evaluate.probe import measure_probe
 from dist_plm.tasks.evaluate.sums import COUNTS, Hard, Hardest, Sums, measures
 from dist_plm.tasks.evaluate.task import measure_task
+from dist_plm.tasks.harness.measure_harness import check_harness, measure_harness
 from dist_plm.tasks.inference.open_model import Session, build_runner, session_of
 from dist_plm.tasks.inference.outputs import check_out, write_json
 from dist_plm.tasks.inference.runner import Runner
@@ -35,6 +36,8 @@ def evaluate(config: EvaluateConfig, environ: Mapping[str, str] = os.environ) ->
     """
     check_out(config.out)
     check_out(config.predictions, "predictions")
+    if config.on == "lm_eval":
+        check_harness(config.task_folder)
     if config.on == "contamination":
         if (content := measure_contamination(config, environ)) is not None:
             _show(config, content)
@@ -73,6 +76,8 @@ def _measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
         return measure_task(config, session)
     if config.on == "probe":
         return measure_probe(config, session)
+    if config.on == "lm_eval":
+        return measure_harness(config, session)
     size = session.config.model.vocab_size
     assert size is not None
     passages = alike(session.groups.world, lambda: open_passages(config.data, session.vocabulary, size))

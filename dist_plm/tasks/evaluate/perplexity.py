@@ -29,7 +29,7 @@ from dist_plm.tasks.inference.vocabulary import Vocabulary
 Turns = Callable[[bool], bool]
 #: Batches of rows that are sorted by length together, so that rows of a batch are about as long.
 _BATCHES_SORTED = 16
-_IGNORED = -1
+IGNORED = -1
 #: Characters of a text by which a report tells it.
 _EXCERPT_TOKENS, _EXCERPT_CHARS = 60, 160
 
@@ -210,13 +210,13 @@ class Asked:
     def causal_row(self, number: int, window: Window) -> ScoredRow:
         """Asks for the last tokens of a window, each from those before it."""
         labels = window.tokens[1:].copy()
-        labels[: len(labels) - window.predicted] = _IGNORED
+        labels[: len(labels) - window.predicted] = IGNORED
         return ScoredRow(number, window.tokens[:-1], labels)
 
     def filler(self) -> ScoredRow:
         """Gives a row that is judged where another rank's pass waits for one, and counts nothing."""
         row = np.array([self.beginning, self.mask])
-        labels = np.array([_IGNORED, self.mask if self.is_masked else _IGNORED])
+        labels = np.array([IGNORED, self.mask if self.is_masked else IGNORED])
         return ScoredRow(-1, row, labels)
 
     def _masked_rows(self, number: int, window: Window) -> Iterator[ScoredRow]:
@@ -224,7 +224,7 @@ class Asked:
         framed = np.concatenate([front, window.tokens, back]).astype(np.int64)
         stop = len(framed) - len(back)
         for place in range(stop - window.predicted, stop):
-            tokens, labels = framed.copy(), np.full_like(framed, _IGNORED)
+            tokens, labels = framed.copy(), np.full_like(framed, IGNORED)
             labels[place], tokens[place] = tokens[place], self.mask
             yield ScoredRow(number, tokens, labels)
 
@@ -241,18 +241,18 @@ def _judged(
         for first in range(0, len(block), batch_size):
             batch = block[first : first + batch_size]
             turns(True)
-            told = zip(batch, *_judge(batch, runner, asked), strict=True)
+            told = zip(batch, *judge_rows(batch, runner, asked), strict=True)
             judged += [(row.text, Sums(loss=loss, hits=hits, tokens=count)) for row, loss, hits, count in told]
         yield judged
     while turns(False):
-        _judge([asked.filler()], runner, asked)
+        judge_rows([asked.filler()], runner, asked)
 
 
-def _judge(rows: list[ScoredRow], runner: Runner, asked: Asked) -> tuple[list[float], list[int], list[int]]:
-    """Losses, hits and numbers of labels of each row."""
+def judge_rows(rows: list[ScoredRow], runner: Runner, asked: Asked) -> tuple[list[float], list[int], list[int]]:
+    """Tells losses, hits and numbers of labels of each row. Collective over the ranks that share the model."""
     longest = max(len(row.tokens) for row in rows)
     length = runner.fitting(longest)
-    tokens, labels = np.full((len(rows), length), asked.pad), np.full((len(rows), length), _IGNORED)
+    tokens, labels = np.full((len(rows), length), asked.pad), np.full((len(rows), length), IGNORED)
     for place, row in enumerate(rows):
         tokens[place, : len(row.tokens)], labels[place, : len(row.tokens)] = row.tokens, row.labels
     batch: Batch = {"tokens": torch.from_numpy(tokens), "samples": torch.arange(len(rows))}

@@ -87,7 +87,7 @@ def answered(
     rows = rows_of(prompts, config, session)
     writer = writer_of(config, session) if writer is None else writer
     place, size = session.groups.coordinates, session.groups.grid
-    decoding = _decoding(config, session)
+    decoding = decoding_of(config, session)
     streams = streams and len(rows) == 1 and config.num_beams == 1
     mine = [row for position, row in enumerate(rows) if position % size.data == place.data]
     written: list[Continuation] = []
@@ -148,7 +148,8 @@ def reads_both_ways(session: Session) -> bool:
     return session.config.objective.reads_prefix_both_ways and not session.config.model.has_decoder
 
 
-def _decoding(config: GenerateConfig, session: Session) -> Decoding:
+def decoding_of(config: GenerateConfig, session: Session) -> Decoding:
+    """Says how answers are written with the model of a session."""
     vocabulary, settings = session.vocabulary, session.source.settings
     special = vocabulary.special
     pad = special.pad if special.pad is not None else vocabulary.ends[0]
