@@ -40,6 +40,26 @@ CASES = {
     "deepspeed1": ("data2_pipeline2", {**DEEPSPEED, "engine__zero_stage": 1}),
     "deepspeed1_bf16": ("tensor2", {**DEEPSPEED, "engine__zero_stage": 1, **BF16}),
     "deepspeed2": ("data4", {**DEEPSPEED, "engine__zero_stage": 2}),
+    "deepspeed2_two_buckets": (
+        "data2",
+        {**DEEPSPEED, "engine__zero_stage": 2, "engine__deepspeed": {"zero_optimization": {"overlap_comm": True}}},
+    ),
+    "deepspeed2_scattered": (
+        "data2",
+        {
+            **DEEPSPEED,
+            "engine__zero_stage": 2,
+            "engine__deepspeed": {"zero_optimization": {"contiguous_gradients": False}},
+        },
+    ),
+    "deepspeed3_scattered": (
+        "data2",
+        {
+            **DEEPSPEED,
+            "engine__zero_stage": 3,
+            "engine__deepspeed": {"zero_optimization": {"contiguous_gradients": False}},
+        },
+    ),
     "deepspeed3_bf16": ("data2", {**DEEPSPEED, "engine__zero_stage": 3, **BF16}),
     "llama": ("tensor2", MODELS["llama"]),
     "bert": ("data2_tensor2", {"model__family": "bert", "objective__name": "mlm_nsp", "model__segments": 2}),
@@ -162,6 +182,7 @@ LAYERS = {
         "model__norm_placement": "post",
         "model__activation": "gelu",
     },
+    "roberta": {"model__family": "roberta", "objective__name": "mlm"},
     "tensor": {"parallel__tensor": 2},
     "sequence": {"parallel__tensor": 2, "parallel__sequence_parallel": True},
     "electra": {

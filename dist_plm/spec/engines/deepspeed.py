@@ -47,16 +47,30 @@ class DeepSpeedConfig(EngineConfig):
             copies=0 if reads_sums else 4,
             masters=4,
             masters_over=data,
-            bucket=0 if reads_sums else self.bucket_mib * 2**20 // 4 * (weights if stage == 2 else gradients),
+            bucket=0
+            if reads_sums
+            else self._buckets * self.bucket_mib * 2**20 // 4 * (weights if stage == 2 else gradients),
             whole_gradients=stage == 2 and gradients == weights,
             gathers=stage == 3,
             states_on_host=self._offloads("offload_optimizer"),
             weights_on_host=self._offloads("offload_param"),
         )
 
-    def _offloads(self, key: str) -> bool:
+    @property
+    def _zero(self) -> Mapping[str, Any]:
         zero = self.deepspeed.get("zero_optimization")
-        offload = zero.get(key) if isinstance(zero, Mapping) else None
+        return zero if isinstance(zero, Mapping) else {}
+
+    @property
+    def _buckets(self) -> int:
+        """Counts the buffers that gradients are copied into: one more where another is filled while one is reduced."""
+        contiguous = self._zero.get("contiguous_gradients", True) is not False
+        if not contiguous and not (self.zero_stage < 3 and self._offloads("offload_optimizer")):
+            return 0
+        return 2 if self.zero_stage == 2 and self._zero.get("overlap_comm") is True else 1
+
+    def _offloads(self, key: str) -> bool:
+        offload = self._zero.get(key)
         return isinstance(offload, Mapping) and offload.get("device", "none") != "none"
 
     def problems(self, config: "TrainingConfig") -> Iterator[str]:
@@ -69,14 +83,18 @@ class DeepSpeedConfig(EngineConfig):
                 "several forward passes before their backward passes, and DeepSpeed then reduces gradients that are not "
                 "complete, without a word; set engine.zero_stage=1, or parallel.pipeline=1"
             )
+        if self.zero_stage == 1 and self._zero.get("overlap_comm") is True:
+            yield (
+                "engine.deepspeed.zero_optimization.overlap_comm = true is refused by DeepSpeed with engine.zero_stage = 1: "
+                "set engine.zero_stage=2, or leave it out"
+            )
         yield from self._offload(config.optim)
         yield from self._precision(config.precision, config.cluster.device)
 
     def _offload(self, optim: OptimConfig) -> Iterator[str]:
         """DeepSpeed takes these without a word, and does something else."""
-        zero = self.deepspeed.get("zero_optimization")
         for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
-            offload = zero.get(key) if isinstance(zero, Mapping) else None
+            offload = self._zero.get(key)
             device = offload.get("device", "none") if isinstance(offload, Mapping) else "none"
             needed = 3 if device == "nvme" else least
             if device != "none" and self.zero_stage < needed:

@@ -83,6 +83,13 @@ def test_offload_passes_where_it_acts():
         assert problems(**DEEPSPEED, engine__zero_stage=stage, engine__deepspeed=offload(**devices)) == []
 
 
+def test_buckets_are_reduced_beside_the_backward_pass_from_stage_2_on():
+    beside = {"zero_optimization": {"overlap_comm": True}}
+    (problem,) = problems(**DEEPSPEED, engine__zero_stage=1, engine__deepspeed=beside)
+    assert "overlap_comm = true is refused by DeepSpeed with engine.zero_stage = 1" in problem
+    assert problems(**DEEPSPEED, engine__zero_stage=2, engine__deepspeed=beside) == []
+
+
 @pytest.mark.parametrize("name", ["lamb", "adafactor"])
 def test_optimizers_of_whole_layers_stay_in_memory(name):
     settings = {**DEEPSPEED, "engine__zero_stage": 3, "optim__name": name}
