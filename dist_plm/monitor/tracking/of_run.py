@@ -31,6 +31,8 @@ class TrackedRun:
     def give(self, name: str, measures: Mapping[str, float]) -> str:
         """Gives its trackers the measures of a set, and returns what became of them. No evaluation fails for a curve."""
         values = {f"{EVAL_PREFIX}{name}/{key}": value for key, value in measures.items() if math.isfinite(value)}
+        if not values:
+            return f"the trackers of {self.run_dir} got nothing, as nothing was measured"
         try:
             new = tell_trackers(self.config, self.run_dir, run_name=self.name, step=self.step, values=values)
         except Exception as error:

@@ -94,6 +94,7 @@ def test_a_tracker_that_fails_fails_nothing(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(trackers, "WandbTracker", Failing)
     assert "got them" in given(tmp_path, 2.5, "wandb", "csv")
     assert cells(tmp_path) == [("4", "2.5")]
+    assert "got nothing" in tracked_run(str(tmp_path), settings(tmp_path, "csv"), "x", 4).give("law", {})
     assert [one.levelno for one in caplog.records if "wandb failed" in one.message] == [logging.WARNING]
     (tmp_path / "evaluations.jsonl").unlink()
     (tmp_path / "evaluations.jsonl").mkdir()
