@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def family_of(source: str) -> str:
     return re.split(r"[@ \[(]", source)[0] if not source.startswith("arXiv") else source.split()[0]
 
 
+@cache
 def published(file: Path = FILE) -> tuple[list[Published], dict[str, int]]:
     """Reads the runs that can be expressed, and counts the others by the reason why not."""
     runs, left_out = [], dict[str, int]()
@@ -212,10 +214,6 @@ def _with(run: Published, micro_batch: int, chunks: int) -> Iterator[Published]:
         train=replace(config.train, micro_batch=micro_batch),
     )
     yield replace(run, config=config)
-
-
-def _is_encoder(row: dict[str, str]) -> bool:
-    return "bert" in row["model"].lower()
 
 
 def _model(row: dict[str, str]) -> dict[str, Any]:
