@@ -42,6 +42,8 @@ SETTINGS: dict[str, Any] = {
     "checkpoint": {"every": 4},
     "cluster": {"device": "cpu", "peak_tflops": 0.1},
 }
+#: Small models take no longer on one, and on a busy machine two threads wait for each other longer than they compute.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 #: What a record holds of how long things took, by names and beginnings of names.
 TIMES = ("tokens_per_second", "step_seconds", "mfu", "step_parts/", "slow/")
 
@@ -82,7 +84,7 @@ def run_case(world: World, config: PretrainConfig, port: int, end: str = "") -> 
     environ = {name: str(value) for name, value in place.items()}
     return run_training(
         config,
-        {**environ, "SLURM_JOB_END_TIME": end, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        {**environ, **ONE_THREAD, "SLURM_JOB_END_TIME": end, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
         measuring=more_measures,
     )
 
