@@ -1,4 +1,5 @@
-"""What looking at a run costs: 200 steps with all of train.observe and train.heal on, beside 200 with nothing, in CPU time.
+"""What looking at a run costs: 200 steps with all of train.observe and train.heal on, records of each, and the trackers
+TensorBoard and CSV, beside 200 with nothing, in CPU time.
 
     torchrun --standalone --nproc-per-node 2 bench/observe.py
     torchrun --standalone --nproc-per-node 2 bench/observe.py --steps 40 --every 20
@@ -12,14 +13,15 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
 from train_cpu_sides import TIMEOUT, Case
 
+from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.collectives import gather
 from dist_plm.distributed.device import choose
@@ -31,16 +33,21 @@ from dist_plm.engines.build import build_engine
 from dist_plm.models.build import build_model
 from dist_plm.objectives.base import LossTerm
 from dist_plm.spec.schema import PretrainConfig
-from dist_plm.spec.schema_run import ObserveConfig
+from dist_plm.spec.schema_run import HealConfig, ObserveConfig, TrackConfig
 from dist_plm.train.build import engine_settings
 from dist_plm.train.healing.alarms import Alarms
+from dist_plm.train.healing.memory_copies import MemoryCopies
 from dist_plm.train.healing.spikes import SpikeWatch
+from dist_plm.train.metrics_logger import Recorder
 from dist_plm.train.observing.observer import build_observer
+from dist_plm.train.reporting import build_recorder
 from dist_plm.train.stopping import Control, StopSignals
 
 CASE = Case("gpt", "fp32", layers=4, hidden=192, heads=4, vocab=4096, length=128, rows=8)
 #: Steps that do not count.
 WARM_UP = 5
+#: Given to TensorBoard's thread, so that what it writes of a step counts with it, and not with one of the other side.
+WRITING_SECONDS = 0.002
 
 
 def side_of(config: PretrainConfig, groups: Groups, run_dir: Path, *, looks: bool) -> Callable[[int], float]:
@@ -57,17 +64,41 @@ def side_of(config: PretrainConfig, groups: Groups, run_dir: Path, *, looks: boo
         config.train, config.cluster, engine, control, groups, (model, shard_specs), run_dir, f"node{groups.rank}"
     )
     alarms, batches = Alarms(SpikeWatch(config.train.heal)), batches_of(groups)
+    copies = MemoryCopies(engine, config.train.heal.memory_every, control.of_all)
+    recorder = recorder_of(config, run_dir) if looks and groups.rank == 0 else None
 
-    def step(number: int) -> float:
+    def plain(number: int) -> float:
         began = time.process_time()
-        with observer.step(number) if looks else nullcontext():
-            result = engine.train_step(batches, 1e-4)
-        if looks:
-            alarms.note_step(number, result)
-            observer.look(number, batches)
+        engine.train_step(batches, 1e-4)
         return time.process_time() - began
 
-    return step
+    def looking(number: int) -> float:
+        began = time.process_time()
+        observer.profile.take_request()
+        if recorder is not None:
+            recorder.begin_step()
+        with observer.step(number):
+            result = engine.train_step(batches, 1e-4)
+        alarms.note_step(number, result)
+        seen = CASE.rows * max(number, 1)
+        if recorder is not None:
+            recorder.end_step(number, result, 1e-4, batch=CASE.rows, samples_seen=seen)
+        observed = observer.look(number, batches)
+        if recorder is not None:
+            recorder.note_observed(observed)
+            recorder.flush(force=False)
+        if copies.is_due(number):
+            copies.take(TrainState(step=number, samples_seen=seen, engine=engine.scalars(), stream={}))
+        time.sleep(WRITING_SECONDS)
+        return time.process_time() - began
+
+    return looking if looks else plain
+
+
+def recorder_of(config: PretrainConfig, run_dir: Path) -> Recorder:
+    """Builds what a run's first rank writes records with."""
+    lease = SimpleNamespace(check=lambda: None)  # nobody else starts this run
+    return build_recorder(config, run_dir, 0, None, cast(Any, lease))
 
 
 def batches_of(groups: Groups) -> Sequence[Batch]:
@@ -88,7 +119,12 @@ def main() -> None:
     observe = ObserveConfig(
         parts_every=args.every, replicas_every=args.every, passes_every=args.every, layers_every=args.every
     )
-    config = replace(config, train=replace(config.train, observe=observe))
+    heal = HealConfig(mode="on", memory_every=args.every)
+    config = replace(
+        config,
+        train=replace(config.train, steps=args.steps, observe=observe, heal=heal),
+        track=TrackConfig(to=("tensorboard", "csv")),
+    )
     device = choose("cpu", env.local_rank)
     init_process_group(env, device, TIMEOUT)
     groups = build_groups(grid_of(config.parallel), device, timeout=TIMEOUT)
@@ -104,8 +140,9 @@ def main() -> None:
     plain, looking = (sum(column) for column in zip(*both, strict=True))
     if groups.rank == 0:
         print(
-            f"{args.steps} steps on {groups.grid.size} ranks, all of train.observe every {args.every}: {plain:.2f} s of "
-            f"processors without, {looking:.2f} s with it: {looking / plain - 1:+.2%}"
+            f"{args.steps} steps on {groups.grid.size} ranks, all of train.observe and a copy in memory every {args.every}, "
+            f"records, TensorBoard and CSV of each: {plain:.2f} s of processors without, {looking:.2f} s with: "
+            f"{looking / plain - 1:+.2%}"
         )
     shutdown()
 
