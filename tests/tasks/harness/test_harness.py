@@ -111,10 +111,10 @@ def exported(model_dirs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def theirs(exported):
-    return {
-        name: HFLM(pretrained=str(where), device="cpu", dtype="float32", batch_size=3, max_length=LENGTH)
-        for name, where in exported.items()
-    }
+    how = {"device": "cpu", "dtype": "float32", "batch_size": 3, "max_length": LENGTH}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("LOCAL_RANK", raising=False)  # an engine of another test may have set it: it would join ranks
+        return {name: HFLM(pretrained=str(where), **how) for name, where in exported.items()}
 
 
 @pytest.fixture(scope="module")
