@@ -64,6 +64,11 @@ class SamplesConfig:
         raise NotImplementedError
 
     @property
+    def to_measure(self) -> str:
+        """Names what a finished run is worth measuring on."""
+        return self.paths[0]
+
+    @property
     def are_here(self) -> bool:
         """Tells whether there is anything at these paths, seen from this machine."""
         raise NotImplementedError

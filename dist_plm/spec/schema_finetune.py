@@ -19,10 +19,11 @@ class LabelledDataConfig(SamplesConfig):
     `save_to_disk` of `datasets` wrote; of one with splits, those of the same names.
 
     `columns` tells what files call the columns that the task reads, where it is none of the usual names: {label: stars}.
-    `header` names the columns of files without a line that does. `tokenizer` is a file or directory of one; None takes
-    that of model.init_from or train.init_from. Texts longer than `sequence_length` tokens lose their ends. `new_tokens` are
-    words that the tokenizer gets beside its own, found in texts as they are written, and `new_special_tokens` marks that chat
-    templates write; the run keeps the tokenizer that has them. `augment` changes words of the training texts."""
+    `header` names the columns of files without a line that does. `test` is not read: a finished run says how it is measured on
+    it. `tokenizer` is a file or directory of one; None takes that of model.init_from or train.init_from. Texts longer than
+    `sequence_length` tokens lose their ends. `new_tokens` are words that the tokenizer gets beside its own, found in texts as
+    they are written, and `new_special_tokens` marks that chat templates write; the run keeps the tokenizer that has them.
+    `augment` changes words of the training texts."""
 
     train: str
     validation: str | None = None
@@ -46,6 +47,10 @@ class LabelledDataConfig(SamplesConfig):
     @property
     def paths(self) -> tuple[str, ...]:
         return tuple(path for path in (self.train, self.validation) if path is not None)
+
+    @property
+    def to_measure(self) -> str:
+        return self.test or self.validation or self.train
 
     @property
     def are_here(self) -> bool:

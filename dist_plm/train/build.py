@@ -128,7 +128,7 @@ def run_training(
     if finished and env.rank == 0:
         run_dir = Path(config.run.dir or "")
         started, trained = [command, *overrides], config.checkpoint.dir or str(run_dir)
-        told = closing_summary(run_dir, trained, started, config.train.longer, config.model, config.data.paths[0])
+        told = closing_summary(run_dir, trained, started, config.train.longer, config.model, config.data.to_measure)
         tell(mask(told))
     return EXIT_FINISHED if finished else EXIT_REQUEUE
 

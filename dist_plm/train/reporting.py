@@ -195,7 +195,7 @@ def closing_summary(
         trained: where other commands find its checkpoints.
         started: the command that it was started by, and its settings.
         longer: the setting of a run that learns for longer.
-        store: the first that it read.
+        store: what it is worth measuring on.
     """
 
     def again(*changes: str) -> str:

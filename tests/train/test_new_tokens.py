@@ -61,7 +61,7 @@ def measure(world, config):
 
 
 def test_a_run_with_new_tokens_is_the_same_on_every_grid_and_after_a_stop(ranks, rows, tmp_path: Path) -> None:
-    """The tokenizer goes with the export, and known tokens score there as in the model that the run began with."""
+    """The tokenizer goes with the export, and how the model writes dialogues and where it ends."""
     alone, parted = tmp_path / "alone", tmp_path / "parted"
     assert ranks.run(1, run_case, dialogues(rows, alone), free_port()) == [0]
     for more in ({"parallel__tensor": 2, "train__stop_at": 3}, {"parallel__pipeline": 2}):
@@ -79,6 +79,10 @@ def test_a_run_with_new_tokens_is_the_same_on_every_grid_and_after_a_stop(ranks,
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     assert len(tokenizer) == model.config.vocab_size == SIZE + len(MARKS)
     assert tokenizer("<|bot|>good", add_special_tokens=False)["input_ids"][0] == SIZE + MARKS.index("<|bot|>")
+    said = [{"role": "user", "content": "good film"}, {"role": "assistant", "content": "bad"}]
+    ids = tokenizer.apply_chat_template(said)["input_ids"]
+    assert tokenizer.decode(ids).replace(" ", "") == "<|user|>goodfilm<|bot|>bad<|end|>"
+    assert model.generation_config.eos_token_id == [SIZE + MARKS.index("<|end|>"), model.config.eos_token_id]
     assert Tokenizer.load(parted / "tokenizer").pieces() == Tokenizer.load(tmp_path / "hf").pieces()
 
 

@@ -16,7 +16,7 @@ from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.data.sampling.packers import best_fit
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.tasks.base import Columns, Question, Scorer, TextEncoder, next_tokens, text_of, value_of
-from dist_plm.spec.tasks.chat import PLAIN, ChatConfig
+from dist_plm.spec.tasks.chat import ChatConfig
 
 #: Documents of a row are numbered from 0; its padding is none of them.
 _NO_DOCUMENT = 2**20
@@ -83,7 +83,7 @@ class Chat:
 
     @property
     def _template(self) -> str:
-        return self.config.template or PLAIN
+        return self.config.chat_template
 
     def _prompt(self, messages: list[Message], place: str, encoder: TextEncoder) -> Ids:
         """Gives the tokens behind which the assistant speaks next, or that an encoder reads before."""
@@ -125,6 +125,11 @@ class Chat:
         rendered = render(messages, self._template, encoder.special_names, place)
         ids, offsets = encoder.marked(rendered.text)
         mask = [any(begin < end and start < stop for start, end in rendered.spans) for begin, stop in offsets]
+        if all(mask) and any(one["role"] != "assistant" for one in messages):
+            raise DataError(
+                f"{place}: all of the dialogue is marked as what the assistant says: put the template's {{% generation %}} "
+                "marks around that alone"
+            )
         room = encoder.length + 1  # the last token is predicted alone
         if not any(mask[1:room]):
             raise DataError(
@@ -150,16 +155,26 @@ def _messages(row: LabelledRow, columns: Mapping[str, str]) -> list[Message]:
     """The messages of a row, or of its prompt and, where it has one, completion."""
     if "messages" in columns:
         messages = messages_of(value_of(row, columns["messages"]), row.place)
-    elif "prompt" in columns:
-        roles = {"user": "prompt", "assistant": "completion"}
-        known = {role: columns[name] for role, name in roles.items() if name in columns}
-        messages = [{"role": role, "content": text_of(row, column)} for role, column in known.items()]
+    elif {"prompt", "input"} & columns.keys():
+        messages = [{"role": "user", "content": _asked(row, columns)}]
+        if "completion" in columns:
+            messages.append({"role": "assistant", "content": text_of(row, columns["completion"])})
     else:
         raise DataError(_no_dialogue(row))
     system = value_of(row, columns["system"]) if "system" in columns else None
     if isinstance(system, str) and system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
     return messages
+
+
+def _asked(row: LabelledRow, columns: Mapping[str, str]) -> str:
+    """The prompt of a row, and what it is about where that stands in a column of its own, which may be empty."""
+    prompt, about = columns.get("prompt"), columns.get("input")
+    if prompt is None or about is None or prompt == about:
+        return text_of(row, prompt or about or "")
+    text = value_of(row, about)
+    has_more = text is not None and not (isinstance(text, str) and not text.strip())
+    return f"{text_of(row, prompt)}\n\n{text_of(row, about)}" if has_more else text_of(row, prompt)
 
 
 def _no_dialogue(row: LabelledRow) -> str:

@@ -77,6 +77,11 @@ class TaskConfig(ObjectiveConfig):
         """Returns the task with the labels of its training data."""
         raise NotImplementedError
 
+    @property
+    def chat_template(self) -> str | None:
+        """Gives the template that writes dialogues out; None where there are none."""
+        return None
+
     def with_template(self, found: str | None) -> Self:
         """Returns the task with the chat template of the tokenizer, of a task that has dialogues and no template yet."""
         return self
@@ -118,10 +123,6 @@ class LabelsConfig(TaskConfig):
     @property
     def num_labels(self) -> int:
         return len(self.labels) or 2  # until the data tell them
-
-    def with_template(self, found: str | None) -> Self:
-        """Returns the task with the chat template of the tokenizer, of a task that has dialogues and no template yet."""
-        return self
 
     @property
     def counts_labels(self) -> bool:

@@ -25,7 +25,8 @@ Assistant:{% generation %} {{ message.content }}{{ eos_token }}{% endgeneration 
 @dataclass(frozen=True, kw_only=True)
 class ChatConfig(WritingConfig):
     """Learns what the assistant says, and nothing else of a dialogue. Rows hold messages of a role and a content (or
-    `from` and `value`, as ShareGPT has them), or a prompt and its completion.
+    `from` and `value`, as ShareGPT has them), or a prompt and its completion; an `input`, as in Alpaca's rows, follows the
+    prompt after an empty line.
 
     `template` is the Jinja text that writes a dialogue out, None: that of the tokenizer, or a plain one where it has none.
     With `packing` several dialogues share a row, none of which sees another. An encoder reads a dialogue up to what the
@@ -38,6 +39,7 @@ class ChatConfig(WritingConfig):
         "messages": Column(("messages", "conversations", "conversation", "dialog", "dialogue"), optional=True),
         "system": Column(("system",), optional=True),
         "prompt": Column(("prompt", "instruction", "question"), optional=True),
+        "input": Column(("input",), optional=True),
         "completion": Column(("completion", "response", "output", "answer"), optional=True),
     }
     answer: ClassVar[str] = "completion"
@@ -47,6 +49,10 @@ class ChatConfig(WritingConfig):
     name: Literal["chat"] = "chat"
     template: str | None = None
     packing: bool = False
+
+    @property
+    def chat_template(self) -> str:
+        return self.template or PLAIN
 
     def with_template(self, found: str | None) -> Self:
         return self if self.template is not None else replace(self, template=found or PLAIN)

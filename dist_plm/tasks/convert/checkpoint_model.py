@@ -57,14 +57,25 @@ def task_settings(run: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises:
         CheckpointError: it is no task of this version.
     """
-    if "task" not in run:
+    task = task_of_run(run, where)
+    if task is None:
         return {}
-    try:
-        task = decode(TaskConfig, run["task"], of_before=True)
-    except ConfigError as error:
-        raise CheckpointError(f"{where}/{RUN_FILE} has no task of this version: {error}") from None
     settings: dict[str, Any] = named_labels(task.label_names) if task.label_names else {}
     return settings | ({"problem_type": task.problem_type} if task.problem_type is not None else {})
+
+
+def task_of_run(run: Mapping[str, Any], where: str) -> TaskConfig | None:
+    """Reads the task of a run; None where it has none.
+
+    Raises:
+        CheckpointError: it is no task of this version.
+    """
+    if "task" not in run:
+        return None
+    try:
+        return decode(TaskConfig, run["task"], of_before=True)
+    except ConfigError as error:
+        raise CheckpointError(f"{where}/{RUN_FILE} has no task of this version: {error}") from None
 
 
 def run_of_checkpoint(found: Checkpoint) -> Mapping[str, Any]:

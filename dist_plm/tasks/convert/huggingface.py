@@ -40,6 +40,7 @@ from dist_plm.tasks.convert.checkpoint_model import (
     task_settings,
 )
 from dist_plm.tasks.convert.directories import as_path, fresh_directory, refuse_unless_fresh
+from dist_plm.tasks.convert.generation_files import generation_files
 from dist_plm.train.startup.load_weights import MODEL_FILE, RUN_FILE
 
 
@@ -203,7 +204,7 @@ class _Export:
         (directory / CONFIG_FILE).write_text(
             json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        for name, data in self.tokens.files.items():
+        for name, data in {**self.tokens.files, **generation_files(self._found, settings)}.items():
             (directory / name).write_bytes(data)
         shapes = {name: self._shape(entries[0]) for name, entries in self._entries.items()}
         return write_weights(directory, shapes, self._read, dtype=dtype, limit_bytes=int(config.shard_gb * 1e9))

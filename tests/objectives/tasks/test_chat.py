@@ -7,6 +7,7 @@ import pytest
 import transformers
 
 from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.columns import find_columns
 from dist_plm.data.labelled.dialogues import template_beside
 from dist_plm.data.labelled.encode import ExampleEncoder
 from dist_plm.data.labelled.rows import LabelledRow
@@ -125,6 +126,35 @@ def test_every_form_of_a_dialogue_gives_the_same(encoder):
     )
     said = [{"role": "system", "content": "Be."}, *pair]
     assert system == encode(encoder, {"messages": said}, template=CHATML)
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"i": "To be?", "n": "The cat", "o": "No"}, {"prompt": "i", "input": "n", "completion": "o"}),
+        ({"i": "To be?\n\nThe cat", "n": " ", "o": "No"}, {"prompt": "i", "input": "n", "completion": "o"}),
+        ({"i": "To be?\n\nThe cat", "n": None, "o": "No"}, {"prompt": "i", "input": "n", "completion": "o"}),
+        ({"n": "To be?\n\nThe cat", "o": "No"}, {"input": "n", "completion": "o"}),
+        ({"n": "To be?\n\nThe cat", "o": "No"}, {"prompt": "n", "input": "n", "completion": "o"}),
+    ],
+)
+def test_what_an_instruction_is_about_follows_it_as_in_alpaca(encoder, row, columns):
+    said = [{"role": "user", "content": "To be?\n\nThe cat"}, {"role": "assistant", "content": "No"}]
+    assert encode(encoder, row, columns=columns, template=CHATML) == encode(
+        encoder, {"messages": said}, template=CHATML
+    )
+
+
+def test_columns_of_alpaca_are_known():
+    names = ["instruction", "input", "output"]
+    expected = {"prompt": "instruction", "input": "input", "completion": "output"}
+    assert find_columns(TASKS["chat"].columns, {}, names, "rows.jsonl") == expected
+
+
+def test_a_template_that_marks_all_is_refused(encoder):
+    everything = "{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}{% endgeneration %}"
+    with pytest.raises(DataError, match="line 1: all of the dialogue is marked as what the assistant says"):
+        encode(encoder, {"messages": OPENAI}, template=everything)
 
 
 def test_packed_dialogues_are_the_same_ones(encoder):

@@ -345,7 +345,7 @@ def growth_of(arguments, directory):
     """Bytes by which the memory of a process grows that converts."""
     root = Path(__file__).parents[3]
     done = subprocess.run(
-        [sys.executable, root / "tests" / "tasks" / "measure_memory.py", *arguments],
+        [sys.executable, root / "tests" / "tasks" / "convert" / "measure_memory.py", *arguments],
         cwd=directory,
         env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -1,6 +1,7 @@
 """What is written beside Transformers, token by token, on one process and on ranks that share a model."""
 
 import functools
+import itertools
 import shutil
 
 import pytest
@@ -62,9 +63,9 @@ def test_greedy_as_transformers(ranks, model_dirs, name, grid):
 def test_repetition_is_punished_as_by_transformers_whatever_the_batch(ranks, model_dirs):
     directory = model_dirs("llama")
     expected = [theirs(directory, prompt, repetition_penalty=1.7) for prompt in PROMPTS]
-    for size in (1, 4):
+    for size, own_loop in itertools.product((1, 4), (False, True)):
         config = generate_config(directory, max_new_tokens=12, batch_size=size, repetition_penalty=1.7)
-        (answers,) = ranks.run(1, found, config, PROMPTS)
+        (answers,) = ranks.run(1, found, config, PROMPTS, own_loop)
         assert [answer.tokens for answer in answers] == expected
 
 
@@ -121,8 +122,8 @@ def test_an_answer_ends_before_a_text_and_at_the_last_position(ranks, model_dirs
         assert (ended[0].text, ended[0].finish) == (text[: text.index(stop)], "stop")
         (full,) = ranks.run(1, found, generate_config(directory, max_new_tokens=500), ["To be"], own_loop)
         _, tokenizer = model_of(directory)
-        if full[0].finish == "length":
-            assert len(full[0].tokens) == LENGTH - len(tokenizer("To be").input_ids)
+        assert full[0].finish == "length"
+        assert len(full[0].tokens) == LENGTH - len(tokenizer("To be").input_ids)
 
 
 def test_an_empty_prompt_begins_where_documents_do(ranks, model_dirs):
