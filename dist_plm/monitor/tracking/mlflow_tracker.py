@@ -11,11 +11,15 @@ from dist_plm.config.decode import flatten
 from dist_plm.config.messages import show
 from dist_plm.core.errors import UserError
 from dist_plm.core.regular import read_regular
+from dist_plm.monitor.metrics_file import HEAL_PREFIX
 from dist_plm.monitor.tracking.later_measures import records_of
 from dist_plm.spec.schema_run import TrackConfig
 
 #: MLflow takes no more parameters at once.
 _BATCH = 100
+#: How long training waits for a server, which may be silent: two tries of so many seconds, unless the environment says
+#: otherwise. MLflow's own are eight of 120.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 #: Characters that a name of a metric may not have.
 _NO_NAME = re.compile(r"[^\w\-. /:]")
 
@@ -35,6 +39,8 @@ class MlflowTracker:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would tell its maker of each run
         if config.mlflow_uri is None:
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # versions from 3.7 on refuse it otherwise
+        for name, value in _PATIENCE.items():
+            os.environ.setdefault(name, value)
         try:
             from mlflow import MlflowClient, entities
         except ImportError:
@@ -42,6 +48,7 @@ class MlflowTracker:
         self._metric = entities.Metric
         self._client = MlflowClient(tracking_uri=config.mlflow_uri or folder.as_uri())
         self._newest = 0
+        self._healed: dict[str, float | int] = {}
         self._id = self._open(folder / "run_id", config.mlflow_experiment, run_name, new=start_step == 0)
         if start_step == 0:
             told = [entities.Param(_NO_NAME.sub("_", name), show(value)) for name, value in flatten(settings).items()]
@@ -52,22 +59,24 @@ class MlflowTracker:
             self.log(record["step"], record)
 
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
-        if step <= self._newest:  # taken again after a rollback or a kill
+        known = self._healed | {name: value for name, value in values.items() if value is not None}
+        if step <= self._newest:  # taken again after a rollback, of which the next step tells, or a kill
+            self._healed |= {name: value for name, value in known.items() if name.startswith(HEAL_PREFIX)}
             return
-        self._newest = step
-        self._give(step, values)
+        self._newest, self._healed = step, {}
+        self._give(step, known)
 
     def tell(self, step: int, values: Mapping[str, float]) -> None:
         """Adds measures to a step that MLflow has had before."""
         if step <= self._held:
             self._give(step, values)
 
-    def _give(self, step: int, values: Mapping[str, float | int | None]) -> None:
+    def _give(self, step: int, values: Mapping[str, float | int]) -> None:
         now = int(1000 * time.time())
         metrics = [
             self._metric(_NO_NAME.sub("_", name), float(value), now, step)
             for name, value in values.items()
-            if value is not None and name != "step"
+            if name != "step"
         ]
         self._client.log_batch(self._id, metrics=metrics)
 

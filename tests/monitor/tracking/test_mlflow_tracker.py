@@ -1,5 +1,7 @@
 """MLflow's own client reads back what a run gave it."""
 
+import os
+import socket
 import sys
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from dist_plm.core.errors import UserError
 from dist_plm.monitor.metrics_file import MetricsWriter
 from dist_plm.monitor.trackers import build_trackers
+from dist_plm.monitor.tracking import mlflow_tracker
 from dist_plm.monitor.tracking.mlflow_tracker import MlflowTracker
 from dist_plm.spec.schema_run import TrackConfig
 from tests.monitor.make import record
@@ -55,6 +58,30 @@ def test_a_run_that_was_killed_is_one_run_with_each_step_once(tmp_path):
     assert run.data.params["optim.betas"] == "[0.9, 0.99]"
     client = mlflow.MlflowClient(tracking_uri=(tmp_path / "mlflow").as_uri())
     assert [one.path for one in client.list_artifacts(run.info.run_id)] == ["report.html"]
+
+
+def test_what_a_rollback_was_is_told_at_the_next_new_step(tmp_path):
+    tracker = begun(tmp_path, range(1, 7))
+    tracker.rewind(3)
+    for step in range(4, 9):
+        tracker.log(step, {**record(step).as_dict(), **({"heal/rollbacks": 1} if step == 4 else {})})
+    tracker.close()
+    (run,) = runs_of(tmp_path)
+    assert history(tmp_path, run.info.run_id, "heal/rollbacks") == [(7, 1.0)]
+    assert [step for step, _ in history(tmp_path, run.info.run_id, "loss")] == list(range(1, 9))
+
+
+def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
+    """It takes connections and never answers: MLflow's own patience is a quarter of an hour."""
+    for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        monkeypatch.setenv(name, "")  # for the end of the test to put back what was
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(mlflow_tracker, "_PATIENCE", {**mlflow_tracker._PATIENCE, "MLFLOW_HTTP_REQUEST_TIMEOUT": "1"})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        config = TrackConfig(to=("mlflow",), mlflow_uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(mlflow.exceptions.MlflowException, match=r"timed out|Max retries"):
+            MlflowTracker(config, tmp_path, run_name="small", settings=SETTINGS)
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
 
 
 def test_what_it_lacks_is_made_up_for(tmp_path):
