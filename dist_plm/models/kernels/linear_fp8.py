@@ -12,10 +12,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
+from dist_plm.spec.rules.fp8 import UNIT
+
 _torch: Any = torch  # the product's name is private
 
-#: Tensor cores multiply 8-bit numbers in runs of 16.
-UNIT = 16
 #: The largest number of a scaled tensor lies between this and its double, which are both numbers of the type.
 _BELOW_LARGEST = {torch.float8_e4m3fn: 2.0**7, torch.float8_e5m2: 2.0**14}
 #: Of an fp32 number, what says the power of two.
