@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from dist_plm.core.errors import reason_of
 from dist_plm.core.regular import read_regular
-from dist_plm.monitor.metrics_file import HEAL_PREFIX
 from dist_plm.monitor.tracking.later_measures import records_of
+from dist_plm.monitor.tracking.steps_once import StepsOnce
 from dist_plm.spec.schema_run import TrackConfig
 
 log = logging.getLogger(__name__)
@@ -51,8 +51,7 @@ class WandbTracker:
             log.warning("wandb is not reachable and writes offline: %s", reason_of(error))
             wandb.teardown()  # its other process takes the run for begun, and would refuse it
             self._run = self._start("offline")
-        self._newest = -1  # step given to wandb by this start
-        self._healed: dict[str, float | int] = {}
+        self._steps = StepsOnce(-1)  # given to wandb by this start
         self._run.define_metric("*", step_metric="step")
         self._catch_up(run_dir, start_step)
 
@@ -72,12 +71,8 @@ class WandbTracker:
                 self.log(record["step"], record)
 
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
-        known = self._healed | {name: value for name, value in values.items() if value is not None}
-        if step <= self._newest:  # wandb takes no step again: what happened is told with the next one
-            self._healed |= {name: value for name, value in known.items() if name.startswith(HEAL_PREFIX)}
-            return
-        self._newest, self._healed = step, {}
-        self._run.log({**known, "step": step}, step=step, commit=True)
+        if (known := self._steps.values(step, values)) is not None:  # wandb takes no step again
+            self._run.log({**known, "step": step}, step=step, commit=True)
 
     def tell(self, step: int, values: Mapping[str, float]) -> None:
         """Shows measures of a step that was logged before: in its row, where this start gave it, else in the run's summary, as

@@ -11,8 +11,8 @@ from dist_plm.config.decode import flatten
 from dist_plm.config.messages import show
 from dist_plm.core.errors import UserError
 from dist_plm.core.regular import read_regular
-from dist_plm.monitor.metrics_file import HEAL_PREFIX
 from dist_plm.monitor.tracking.later_measures import records_of
+from dist_plm.monitor.tracking.steps_once import StepsOnce
 from dist_plm.spec.schema_run import TrackConfig
 
 #: MLflow takes no more parameters at once.
@@ -47,24 +47,19 @@ class MlflowTracker:
             raise UserError("track.to = mlflow needs it installed: pip install mlflow-skinny (or mlflow)") from None
         self._metric = entities.Metric
         self._client = MlflowClient(tracking_uri=config.mlflow_uri or folder.as_uri())
-        self._newest = 0
-        self._healed: dict[str, float | int] = {}
+        self._steps = StepsOnce(0)
         self._id = self._open(folder / "run_id", config.mlflow_experiment, run_name, new=start_step == 0)
         if start_step == 0:
             told = [entities.Param(_NO_NAME.sub("_", name), show(value)) for name, value in flatten(settings).items()]
             for first in range(0, len(told), _BATCH):
                 self._client.log_batch(self._id, params=told[first : first + _BATCH])
-        self._held = self._newest  # the step that MLflow had got to before this start
-        for record in records_of(run_dir, start_step) if start_step > self._newest else ():
+        self._held = self._steps.newest  # the step that MLflow had got to before this start
+        for record in records_of(run_dir, start_step) if start_step > self._held else ():
             self.log(record["step"], record)
 
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
-        known = self._healed | {name: value for name, value in values.items() if value is not None}
-        if step <= self._newest:  # taken again after a rollback, of which the next step tells, or a kill
-            self._healed |= {name: value for name, value in known.items() if name.startswith(HEAL_PREFIX)}
-            return
-        self._newest, self._healed = step, {}
-        self._give(step, known)
+        if (known := self._steps.values(step, values)) is not None:
+            self._give(step, known)
 
     def tell(self, step: int, values: Mapping[str, float]) -> None:
         """Adds measures to a step that MLflow has had before."""
@@ -95,7 +90,7 @@ class MlflowTracker:
         run_id = "" if new else _text_of(kept)
         if re.fullmatch("[0-9a-f]{32}", run_id):
             self._client.update_run(run_id, status="RUNNING")
-            self._newest = max((one.step for one in self._client.get_metric_history(run_id, "loss")), default=0)
+            self._steps.newest = max((one.step for one in self._client.get_metric_history(run_id, "loss")), default=0)
             return run_id
         found = self._client.get_experiment_by_name(experiment)
         number = found.experiment_id if found is not None else self._client.create_experiment(experiment)
