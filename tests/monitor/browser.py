@@ -59,7 +59,7 @@ class Browser:
         """Addresses that the page has asked for since it was opened, but for what stands in it."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         urls = (event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent")
-        return {url for url in urls if not url.startswith(("data:", "chrome:"))}
+        return {url for url in urls if not url.startswith(("data:", "chrome:", "chrome-untrusted:"))}
 
     def chart(self, measure: str) -> WebElement:
         return self.driver.find_element("css selector", f'.chart[data-measure="{measure}"]')

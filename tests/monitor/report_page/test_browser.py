@@ -8,9 +8,10 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from dist_plm.monitor.report import load_run
+from dist_plm.monitor.report_page import build
 from dist_plm.monitor.report_page.build import build_page
 from tests.monitor.browser import Browser
-from tests.monitor.make import record
+from tests.monitor.make import record, todays_course
 from tests.monitor.test_report import make_run
 
 TINY = Path(__file__).parent / "tiny"
@@ -183,6 +184,36 @@ def test_the_worst_microbatch_is_told_with_its_samples(browser, tmp_path):
     browser.driver.find_element("css selector", "#more summary").click()
     browser.wait_for("return document.querySelector('#more canvas')")
     assert browser.readout("norms/layer_1") == "2 at 2"
+    assert browser.problems() == []
+
+
+def test_of_a_long_run_what_few_steps_have_keeps_its_points(browser, tmp_path, monkeypatch):
+    records = todays_course(3_000, num_layers=2)
+    run = make_run(tmp_path / "run", 0)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    monkeypatch.setattr(build, "MOST_VALUES", 10_000)
+    opened(browser, tmp_path, run)
+    assert "of long curves about one point in " in browser.text("#status")
+    browser.driver.find_element("css selector", "#more summary").click()
+    browser.run("page.charts.forEach((chart) => { chart.seen = true; chart.rebuild(); })")
+    steps = {
+        name: browser.run(
+            "const chart = page.charts.find((one) => one.measure.names.at(-1) === arguments[0]);"
+            "return [chart.curves[0].xs, chart.plot.data[1].filter((y) => Number.isFinite(y)).length]",
+            name,
+        )
+        for name in ("loss", "eval/loss", "step_parts/backward", "activation/layers.1", "update_ratio/layers.0")
+    }
+    loss, _ = steps.pop("loss")
+    assert len(loss) < 1_000
+    for name, (xs, drawn) in steps.items():
+        assert xs == [record["step"] for record in records if name in record]
+        assert drawn == len(xs) >= 12
+    assert browser.readout("slow/ratio") == "1.3 at 1,501"
+    at = records[-1]
+    assert browser.readout("worst/loss").endswith(
+        f" at 3,000, samples {at['worst/first_sample']:,} to {at['worst/last_sample']:,}"
+    )
     assert browser.problems() == []
 
 

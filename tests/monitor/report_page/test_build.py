@@ -12,8 +12,7 @@ from dist_plm.cli.commands.showing import report
 from dist_plm.monitor.report import load_run
 from dist_plm.monitor.report_page.build import build_page
 from dist_plm.monitor.report_page.packed_columns import columns_of
-from tests.monitor.make import record
-from tests.monitor.report_page.test_packed_columns import course
+from tests.monitor.make import record, todays_course
 from tests.monitor.test_report import make_run
 
 TINY = Path(__file__).parent / "tiny"
@@ -113,9 +112,9 @@ def test_a_credential_in_the_settings_is_masked(tmp_path):
 
 
 def test_a_hundred_thousand_steps_are_less_than_five_megabytes():
-    packed = columns_of(course(100_000))
-    assert packed["rows"] == 100_000
-    assert len(json.dumps(packed)) < 3_000_000
+    packed = columns_of(todays_course(100_000))
+    assert (packed["rows"], packed["every"]) == (100_000, 1)
+    assert len(json.dumps(packed)) < 4_500_000
 
 
 def test_a_page_does_not_wait_for_torch():

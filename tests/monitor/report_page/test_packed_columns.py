@@ -3,45 +3,44 @@
 import base64
 import gzip
 import math
-import random
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dist_plm.monitor.report_page.packed_columns import columns_of, elapsed_seconds, thinned
+from dist_plm.monitor.report_page.packed_columns import columns_of, elapsed_seconds, most_points
 from dist_plm.monitor.run_summary import step_seconds
-from tests.monitor.make import record
+from tests.monitor.make import course, record, todays_course
 
 
-def course(num_steps: int) -> list[dict[str, Any]]:
-    """Records of a long run, as noisy as real ones."""
-    draw = random.Random(0)
-    return [
-        record(
-            step,
-            loss=2.5 + 7 * math.exp(-step / 9000) + 0.08 * draw.gauss(0, 1),
-            lr=3e-4 * (1 + math.cos(step / 1e5)),
-            grad_norm=abs(draw.gauss(0.8, 0.3)),
-            tokens_seen=524_288 * step,
-            tokens_per_second=draw.gauss(2e6, 5e4),
-            step_seconds=draw.gauss(0.25, 0.01),
-            mfu=draw.gauss(0.45, 0.01),
-            memory_gib=61.37,
-        ).as_dict()
-        for step in range(1, num_steps + 1)
-    ]
+def points_of(packed: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Rows and values of each column."""
+    data, found = gzip.decompress(base64.b64decode(packed["data"])), {}
+
+    def taken(points: int, dtype: str) -> np.ndarray:
+        nonlocal data
+        planes = np.frombuffer(data[: points * np.dtype(dtype).itemsize], np.uint8)
+        data = data[planes.size :]
+        return np.ascontiguousarray(planes.reshape(-1, points).T).view(dtype)[:, 0] if points else np.empty(0)
+
+    for group in packed["groups"]:
+        points = group["points"]
+        everywhere = points == packed["rows"]
+        rows = np.arange(points) if everywhere else np.cumsum(taken(points, "<f8")).astype(int)
+        for place, name in enumerate(group["names"]):
+            exact = place < group["exact"]
+            found[name] = rows, np.cumsum(taken(points, "<f8")) if exact else taken(points, "<f4")
+    assert data == b""
+    return found
 
 
 def unpacked(packed: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    data, found = gzip.decompress(base64.b64decode(packed["data"])), {}
-    for place, name in enumerate(packed["names"]):
-        kind = np.dtype("<f8" if place < packed["exact"] else "<f4")
-        planes = np.frombuffer(data[: packed["rows"] * kind.itemsize], np.uint8).reshape(kind.itemsize, -1)
-        values = np.ascontiguousarray(planes.T).view(kind)[:, 0] if packed["rows"] else np.empty(0)
-        found[name], data = np.cumsum(values) if place < packed["exact"] else values, data[planes.size :]
-    assert data == b""
+    """Each column with a value for each row, nan where it has none."""
+    found = {}
+    for name, (rows, values) in points_of(packed).items():
+        found[name] = np.full(packed["rows"], np.nan)
+        found[name][rows] = values
     return found
 
 
@@ -79,7 +78,7 @@ def test_whole_numbers_are_exact():
 
 
 def test_text_in_a_record_is_no_column():
-    assert "note" not in columns_of([{**record(1).as_dict(), "note": "x", "flag": True}])["names"]
+    assert "note" not in unpacked(columns_of([{**record(1).as_dict(), "note": "x", "flag": True}]))
 
 
 def test_no_records_are_no_rows():
@@ -91,11 +90,49 @@ def test_thinning_keeps_peaks_ends_and_what_happened():
     for one in records:
         one["loss/part"] = 1.0  # which each record has
     records[321]["loss"], records[654]["eval/loss"], records[77]["loss"] = 50.0, 3.0, math.nan
-    rows = thinned(records, 4)
-    assert {0, 321, 654, 77, 999} <= set(rows)
-    assert len(rows) <= 1000 / 4 + 4 + 2
-    names = len(columns_of(records)["names"])
-    packed = columns_of(records, most=300 * names)
-    assert (packed["every"], packed["rows"]) == (4, len(rows))
-    kept = np.asarray(elapsed_seconds(records))[rows]
+    names = len(unpacked(columns_of(records)))
+    packed = columns_of(records, most=250 * names)
+    rows, losses = points_of(packed)["loss"]
+    assert (packed["every"], len(rows)) == (4, len(losses))
+    assert 220 < len(rows) <= 252
+    steps = unpacked(packed)["step"].astype(int)
+    assert {1, 322, 78, 1000} <= set(steps[rows])
+    assert packed["odd"] == [(steps.tolist().index(78), "loss", "nan")]
+    assert steps[points_of(packed)["eval/loss"][0]].tolist() == [655]
+    kept = np.asarray(elapsed_seconds(records))[steps - 1]
     assert unpacked(packed)["seconds"] == pytest.approx(kept), "time goes on where records are left out"
+
+
+@pytest.mark.parametrize("most", [20_000, 8_000, 2_000])
+def test_what_few_records_have_keeps_its_points(most):
+    records = todays_course(2_000, num_layers=6)
+    packed = columns_of(records, most=most)
+    points, steps = points_of(packed), unpacked(packed)["step"].astype(int)
+    assert len(points["loss"][0]) < 1500
+    for name in ("step_parts/forward", "activation/layers.5", "update_ratio/layers.5", "eval/loss", "slow/ratio"):
+        told = [(record["step"], record[name]) for record in records if name in record]
+        rows, values = points[name]
+        assert steps[rows].tolist() == [step for step, _ in told]
+        assert values == pytest.approx([value for _, value in told], rel=1e-5)
+    counted = sum(len(rows) for name, (rows, _) in points.items() if name not in ("step", "tokens_seen", "seconds"))
+    assert counted < 1.1 * most
+
+
+def test_what_few_records_have_is_thinned_by_itself_where_it_is_long():
+    records = [{**record(step).as_dict(), "odd/one": step % 50, "odd/two": 7.0} for step in range(1, 1001)]
+    for one in records[::2]:
+        del one["odd/one"], one["odd/two"]
+    records[601]["odd/two"] = 700.0
+    packed = columns_of(records, most=16 * 100)
+    rows, values = points_of(packed)["odd/two"]
+    assert 60 < len(rows) <= 102
+    assert max(values) == 700.0
+    assert unpacked(packed)["step"][rows[values.argmax()]] == 602
+
+
+def test_short_columns_leave_their_share_to_long_ones():
+    assert most_points([10, 10, 1000, 1000], 1020) == 500
+    assert most_points([10, 10, 100, 1000], 1020) == 900
+    assert most_points([10, 20], 40) == 20
+    assert most_points([], 40) == 1
+    assert most_points([5, 5], 1) == 1

@@ -24,11 +24,10 @@ const WORST_SAMPLES = ["worst/first_sample", "worst/last_sample"];
 /* Charts that the runs have values for: [{ names, title, unit, more }], `more` for those that not every run has. */
 function chartsOf(runs) {
   const present = new Set(runs.flatMap((run) => [...run.data.byName.keys()]));
-  const has = (name) => runs.some((run) => run.data.byName.get(name)?.some((value) => !Number.isNaN(value)) || run.data.odd.some((one) => one[1] === name));
   const told = new Set(["step", "tokens_seen", "samples_seen", "seconds", ...WORST_SAMPLES]);
   const charts = [];
   let more = false;
-  const add = (names, title, unit) => { names.forEach((name) => told.add(name)); if (names.some(has)) charts.push({ names, title, unit, more }); };
+  const add = (names, title, unit) => { names.forEach((name) => told.add(name)); if (names.some((name) => present.has(name))) charts.push({ names, title, unit, more }); };
   add(["loss"], "Loss", "nats per token");
   for (const name of [...present].filter((one) => one.startsWith("eval/") && !one.startsWith("eval/initial/")))
     add([`eval/initial/${name.slice(5)}`, name], `Held-out ${name.slice(5).replaceAll("_", " ")}`, name === "eval/loss" ? "nats per token" : "");
@@ -36,7 +35,7 @@ function chartsOf(runs) {
     add([name], `Held-out ${name.slice(13).replaceAll("_", " ")}`, "before the first step");
   for (const name of [...present].filter((one) => one.startsWith("loss/"))) add([name], `Part of the loss: ${name.slice(5)}`, "");
   for (const [name, title, unit] of MEASURES.slice(1)) {
-    const idle = (name === "skipped") && !runs.some((run) => run.data.byName.get(name)?.some((value) => value > 0));
+    const idle = (name === "skipped") && !runs.some((run) => run.data.byName.get(name)?.values.some((value) => value > 0));
     if (idle) told.add(name); else add([name], title, unit);
   }
   for (const name of ["data", "forward", "backward", "communication", "optimizer"]) add([`step_parts/${name}`], `Time of a step: ${name}`, "s, mean of ranks");
@@ -82,9 +81,10 @@ class Chart {
   /* The curves of the runs that are shown, raw and smoothed; kept until the view or the data change. */
   prepare() {
     const { runs, axis, weight } = this.view;
+    const most = new Map(runs.map((run) => [run, mostPoints(run.data)]));
     this.curves = runs.map((run, index) => ({ run, index })).filter(({ run }) => run.shown).map(({ run, index }) => {
       const curve = curveOf(run.data, axis, this.measure.names);
-      const dense = curve.xs.length > run.data.rows / 2; // a few evaluations are as they are
+      const dense = curve.xs.length > most.get(run) / 2; // a few evaluations are as they are
       return { run, index, ...curve, smooth: weight > 0 && dense ? smoothed(curve.ys, weight) : null };
     }).filter((curve) => curve.xs.length);
   }
@@ -246,8 +246,8 @@ class Chart {
 
 /* ", samples 8 to 15" of the worst microbatch of a step. */
 function samplesAt(columns, axis, x) {
-  const row = placeOf(columns.byName.get(axis), x);
-  const [first, last] = WORST_SAMPLES.map((name) => columns.byName.get(name)?.[row]);
+  const row = placeOf(axisOf(columns, axis), x);
+  const [first, last] = WORST_SAMPLES.map((name) => valueAt(columns, name, row));
   return Number.isFinite(first) && Number.isFinite(last) ? `, samples ${first.toLocaleString("en")} to ${last.toLocaleString("en")}` : "";
 }
 
@@ -258,7 +258,7 @@ const flatRange = (y) => (y === 0 ? [-1, 1] : [y - Math.abs(y) / 10, y + Math.ab
 
 /* From the first to the last x of all runs that are shown. */
 function wholeRange(view) {
-  const ends = view.runs.filter((run) => run.shown && run.data.rows).map((run) => run.data.byName.get(view.axis)).flatMap((xs) => [xs[0], xs.at(-1)]);
+  const ends = view.runs.filter((run) => run.shown && run.data.rows).map((run) => axisOf(run.data, view.axis)).flatMap((xs) => [xs[0], xs.at(-1)]);
   const low = Math.min(...ends, view.runs.some((run) => run.hasInitial) ? 0 : Infinity), high = Math.max(...ends);
   if (!Number.isFinite(low) || !Number.isFinite(high)) return [0, 1];
   return low < high ? [low, high] : [low - 0.5, high + 0.5];

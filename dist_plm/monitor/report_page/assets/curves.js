@@ -2,21 +2,24 @@
 
 /* A run's curve of one measure: x and y where there is a value; y is NaN, a gap, where the run had one that is not finite. */
 function curveOf(columns, axis, names) {
-  const x = columns.byName.get(axis);
+  const x = axisOf(columns, axis);
   const xs = [], ys = [], odd = [];
   for (const name of names) {
-    const values = columns.byName.get(name);
-    if (!values) continue;
+    const column = columns.byName.get(name);
+    if (!column) continue;
+    const { values } = column;
     if (name.startsWith("eval/initial/")) {
-      const row = values.findIndex(Number.isFinite);
-      if (row >= 0) { xs.push(0); ys.push(values[row]); }
+      const first = values.find(Number.isFinite);
+      if (first !== undefined) { xs.push(0); ys.push(first); }
       continue;
     }
     const gaps = new Map(columns.odd.filter((one) => one[1] === name).map(([row, , value]) => [row, value]));
-    for (let row = 0; row < columns.rows; row++) {
-      if (Number.isFinite(values[row])) { xs.push(x[row]); ys.push(values[row]); }
-      else if (gaps.has(row)) { xs.push(x[row]); ys.push(NaN); odd.push([x[row], gaps.get(row)]); }
-    }
+    values.forEach((value, place) => {
+      const row = rowAt(column, place);
+      xs.push(x[row]);
+      ys.push(value);
+      if (!Number.isFinite(value)) odd.push([x[row], gaps.get(row)]);
+    });
   }
   return { xs, ys, odd };
 }

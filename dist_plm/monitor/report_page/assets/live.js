@@ -22,7 +22,7 @@ async function follow(view, live) {
         overview = news.overview ?? overview;
       }
       if (changed) view.grown(overview);
-      status.textContent = `live: ${view.runs.map((run) => (run.data.rows ? `step ${Math.round(run.data.byName.get("step").at(-1)).toLocaleString("en")}` : "no step logged yet")).join(", ")}, as of ${new Date().toLocaleTimeString()}`;
+      status.textContent = `live: ${view.runs.map((run) => (run.data.rows ? `step ${Math.round(axisOf(run.data, "step").at(-1)).toLocaleString("en")}` : "no step logged yet")).join(", ")}, as of ${new Date().toLocaleTimeString()}`;
     } catch (error) {
       status.textContent = `The run is not followed any more (${error.message}): is launch/watch.py still running? What is below is what it last said.`;
     }

@@ -57,7 +57,7 @@ class ShownRun {
 
   /* Where on an axis it was started again or healed: [{ x, kind, label }]. */
   marks(axis) {
-    const steps = this.data.byName.get("step"), xs = this.data.byName.get(axis);
+    const steps = axisOf(this.data, "step"), xs = axisOf(this.data, axis);
     const at = (step) => { const place = placeOf(steps, step); return place < xs.length ? xs[place] : xs.at(-1); };
     const restarts = this.starts.filter((start) => start.number > 1 && start.step !== null).map(({ step }) => ({ x: axis === "step" ? step : step ? at(step) : 0, kind: "restart", label: "restart" }));
     return [...restarts, ...this.events.map(({ step, kind }) => ({ x: axis === "step" ? step : at(step), kind, label: kind }))];
@@ -122,7 +122,7 @@ async function start() {
   view.show();
   showSettings(shown);
   const thinned = shown.filter((run) => run.data.every > 1);
-  if (thinned.length) document.getElementById("status").textContent = thinned.map((run) => `${run.name}: about one record in ${run.data.every} is shown, peaks of the loss among them`).join("; ");
+  if (thinned.length) document.getElementById("status").textContent = thinned.map((run) => `${run.name}: of long curves about one point in ${run.data.every} is shown, peaks among them`).join("; ");
   if (live) {
     document.getElementById("status").textContent = "live";
     follow(view, live);

@@ -69,7 +69,7 @@ function oddOf(run) {
   const found = new Map();
   for (const [row, name, value] of run.data.odd) {
     const key = `${name} ${value}`;
-    if (!found.has(key)) found.set(key, [name, value, run.data.byName.get("step")[row], 0]);
+    if (!found.has(key)) found.set(key, [name, value, axisOf(run.data, "step")[row], 0]);
     found.get(key)[3]++;
   }
   return [...found.values()];
