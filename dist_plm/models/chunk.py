@@ -6,14 +6,16 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from dist_plm.data.loader.batch import Batch
+from dist_plm.models.heads.likelihoods import add_tokens, learned_factors, of_texts, score_texts, truth_of
 from dist_plm.models.kernels.linear import linear
-from dist_plm.models.kernels.linear_loss import LookAtLogits, linear_loss, token_chunks, vocab_range_of
+from dist_plm.models.kernels.linear_loss import LookAtLogits, linear_loss, token_chunks, token_losses, vocab_range_of
 from dist_plm.models.layers.embedding import Embedding
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.vocab_loss import score_tokens
 from dist_plm.models.loss_sums import Scores, TermScores
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import KVCache
+from dist_plm.spec.objectives.base import CROSS_ENTROPY
 
 
 class ModelChunk(MegatronModule):
@@ -98,6 +100,28 @@ class ModelChunk(MegatronModule):
 
         total, _ = self.output(hidden.flatten(0, -2), weight=tied, loss=loss)
         return TermScores(total, torch.stack(correct).sum() if correct else None)
+
+    def score(self, hidden: Tensor, batch: Batch, labels: Tensor) -> Scores:
+        """Scores what the batch asks of a model that predicts tokens: labels [T, R], negative where nothing is predicted, for
+        themselves, or as the tokens of texts of which a sample has several; by hidden states [T', R, H]."""
+        truth = truth_of(batch, labels.shape[1])
+        if truth is None:
+            return {"labels": self.score_tokens(hidden, labels)}
+        flat, scores = labels.flatten(), list[TermScores]()
+
+        def loss(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            columns = vocab_range_of(len(weight), self.shared)
+            lost = add_tokens(token_losses(tokens, weight, bias, flat, columns), labels, truth)
+            scores.append(score_texts(truth, lost, evaluate=not self.training))
+            if not self.training:
+                return scores[0].loss
+            factors = of_texts(learned_factors(truth, lost), labels).flatten()
+            return linear_loss(tokens, weight, bias, flat, columns, CROSS_ENTROPY, None, factors)
+
+        total, _ = self.output(hidden.flatten(0, -2), weight=self._tied_weight(), loss=loss)
+        # The weighted sum has the gradient; of texts that are learned against each other its value is another.
+        value = scores[0].loss + (total - total.detach())
+        return {truth.over: scores[0]._replace(loss=value)}
 
     def _evaluated(
         self, tokens: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, look: LookAtLogits | None

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from dist_plm.data.loader.batch import Batch
 from dist_plm.models.chunk import ModelChunk
+from dist_plm.models.heads.likelihoods import repeated
 from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
 from dist_plm.models.layers.linear import ColumnLinear
@@ -43,8 +44,8 @@ class EncoderDecoder(ModelChunk):
         """Runs encoder and decoder on a microbatch.
 
         Args:
-            batch: `tokens` [B, S], `decoder_tokens` [B, T], `labels` [B, T] (negative: not predicted), `samples` [B] on the
-                host, and `lengths` [B] where rows of `tokens` are padded.
+            batch: `tokens` [B, S], `decoder_tokens` [B C, T], `labels` [B C, T] (negative: not predicted), `samples` [B] on
+                the host, and `lengths` [B] where rows of `tokens` are padded. C texts of a row follow each other.
             cache: what the encoder read and the decoder wrote before; `tokens` are read the first time alone.
         Returns:
             the scores of `labels`; without `labels` logits [T', B, V / P], with a cache those of the last token, [B, V / P].
@@ -52,7 +53,10 @@ class EncoderDecoder(ModelChunk):
         if "pooled" in batch:  # what the encoder reads
             return pooled_states(whole_sequence(self._read(batch).hidden, self.shared), batch)
         if cache is None:
-            hidden = self._decode(self._padded(batch["decoder_tokens"], 0), batch["samples"], self._read(batch), None)
+            tokens = self._padded(batch["decoder_tokens"], 0)
+            times = len(tokens) // len(batch["tokens"])
+            samples, memory = repeated(batch["samples"], times), self._read(batch).repeated(times)
+            hidden = self._decode(tokens, samples, memory, None)
         else:
             if cache.memory is None:
                 cache.memory = self._read(batch)
@@ -61,7 +65,7 @@ class EncoderDecoder(ModelChunk):
             hidden = hidden * self.shared.model.hidden**-0.5
         if "labels" not in batch:
             return self.logits(hidden)
-        return {"labels": self.score_tokens(hidden, self._padded(batch["labels"], -1).transpose(0, 1))}
+        return self.score(hidden, batch, self._padded(batch["labels"], -1).transpose(0, 1))
 
     def _read(self, batch: Batch) -> Memory:
         context, positions = context_of(batch, self.shared, causal=False)

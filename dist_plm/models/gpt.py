@@ -70,4 +70,4 @@ class CausalLanguageModel(ModelChunk):
             return self.head(whole_sequence(self.final_norm(hidden), self.shared), batch)
         if "labels" not in batch:
             return self.logits(self.final_norm(hidden if cache is None else hidden[-1]))
-        return {"labels": self.score_tokens(self.final_norm(hidden), batch["labels"].transpose(0, 1))}
+        return self.score(self.final_norm(hidden), batch, batch["labels"].transpose(0, 1))

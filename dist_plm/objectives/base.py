@@ -12,7 +12,8 @@ array           shape     values                                          emitte
 tokens          [B, S]    model input; of the encoder where there are     all
                           two stacks
 labels          [B, S]    token to predict, or IGNORED; [B, T] where a    all
-                          decoder of its own writes it
+                          decoder of its own writes it, [B C, T] where
+                          that may be one of C texts
 samples         [B]       number of each sample in the run                all
 documents       [B, S]    document of each token, 0, 1, …                 all with document_mask
 positions       [B, S]    position within the document                    the same, with reset_positions
@@ -25,7 +26,8 @@ pair_labels     [B]       0 as in the text, 1 random (nsp) or swapped     mlm_ns
                           (sop), or IGNORED
 originals       [B, S]    tokens before corruption, or IGNORED            rtd
 decoder_tokens  [B, T]    decoder input: `labels` shifted right           where a decoder of its own writes
-class_labels    [B]       class of each sample, or IGNORED                a head over sequences
+class_labels    [B]       class of each sample, or IGNORED                a head over sequences, or the likelihood of C
+                                                                          texts
 choice_labels   [B / C]   which of C rows that follow each other is       the same, with one label
                           right, or IGNORED
 targets         [B]       a number for each sample                        the same, with one label

@@ -82,7 +82,7 @@ def _labelled_data(config: FinetuneConfig, labelled: Labelled) -> RunData:
     data, seed = config.data, config.train.seed
     scorer = None
     validation = labelled.tables.get("validation")
-    if validation is not None and not config.model.predicts_tokens:
+    if validation is not None and not config.task.writes:
         scorer = partial(labelled.task.scorer, validation)
     samples = {split: labelled.samples(split, data, seed) for split in labelled.tables}
     return RunData(

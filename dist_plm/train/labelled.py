@@ -138,7 +138,8 @@ def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConf
     if config.task.finds_labels:
         config = replace(config, task=with_labels(config.task, files["train"], columns["train"]))
     task = build_task(config.task)
-    encoder = ExampleEncoder(tokenizer, data.sequence_length, config.model.has_decoder)
+    by_likelihood = config.task.head_of(config.model) == "language_model"
+    encoder = ExampleEncoder(tokenizer, data.sequence_length, config.model.has_decoder, by_likelihood)
     tables = {
         split: encoded(file, columns[split], task, encoder, scored=split != "train") for split, file in files.items()
     }
@@ -248,7 +249,7 @@ def encoded(
     left_out = () if scored else task.config.scoring
     encoded = (task.encode(rows, columns, encoder) for rows in _batches(file))
     parts = [{name: column for name, column in part.items() if name not in left_out} for part in encoded]
-    if len({len(part["tokens"]) // num_examples(part) for part in parts}) > 1:
+    if len({max(map(len, part.values())) // num_examples(part) for part in parts}) > 1:
         raise DataError(f"{file.path} has rows with different numbers of choices: give every row as many")
     first = parts[0]["tokens"]
     assert isinstance(first, Ragged)

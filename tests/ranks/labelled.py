@@ -73,21 +73,56 @@ TASKS = {
     "span": Task("span", 2, {"start": LossTerm(0.5, "starts"), "end": LossTerm(0.5, "ends")}, _span),
 }
 
+#: Of texts that a decoder writes.
+TEXT_LENGTH = 5
+
+
+def _said(draw: np.random.Generator, length: int) -> dict[str, Any]:
+    """The last tokens of a row are those of a choice."""
+    index = np.arange(LENGTH)
+    own = (index < length) & (index >= length - int(draw.integers(1, 6)))
+    return {"labels": np.where(own, draw.integers(5, 100, LENGTH), -1)}
+
+
+#: Those whose labels and choices are texts: of a decoder, and of one beside an encoder.
+BY_LIKELIHOOD = {
+    "likely_choice": Task("language_model", 0, {"choice": LossTerm(1.0, "choice_labels")}, _said),
+    "written_choice": Task("language_model", 0, {"choice": LossTerm(1.0, "choice_labels")}, lambda *_: {}),
+    "written_label": Task("language_model", 0, {"class": LossTerm(1.0, "class_labels")}, lambda *_: {}),
+}
+ALL_TASKS = {**TASKS, **BY_LIKELIHOOD}
+
+
+def _written(samples: np.ndarray, over: str) -> dict[str, np.ndarray]:
+    """Texts of samples, each of which has as many, and which is right; of some nothing is known."""
+    count = CHOICES + (over == "class_labels")
+    draws = [np.random.default_rng(1000 + int(sample)) for sample in samples for _ in range(count)]
+    # Each text of a sample takes other numbers of the same draw.
+    drawn = [draw.integers(5, 100, (number % count + 1) * TEXT_LENGTH) for number, draw in enumerate(draws)]
+    texts = np.stack([numbers[-TEXT_LENGTH:] for numbers in drawn])
+    own = np.arange(TEXT_LENGTH) < np.array([draw.integers(1, TEXT_LENGTH + 1) for draw in draws])[:, None]
+    right = [np.random.default_rng(int(sample)).integers(-(over == "class_labels"), count) for sample in samples]
+    before = np.pad(texts, ((0, 0), (1, 0)))[:, :-1]
+    return {"decoder_tokens": before, "labels": np.where(own, texts, -1), over: np.array(right)}
+
 
 def for_task(config: PretrainConfig, task: str) -> PretrainConfig:
     """A finalised configuration of pretraining with the head of a task on its model."""
-    one = TASKS[task]
+    one = ALL_TASKS[task]
     return replace(config, model=replace(config.model, head=one.head, num_labels=one.num_labels))
 
 
 def labelled_batch(config: PretrainConfig, task: str, samples: np.ndarray) -> dict[str, Tensor]:
     """Arrays of the samples with these numbers, padded on the right."""
-    if task == "choice":
+    if task in ("choice", "likely_choice"):
         rows = [_row(config, task, CHOICES * int(sample) + choice) for sample in samples for choice in range(CHOICES)]
         right = [np.random.default_rng(int(sample)).integers(0, CHOICES) for sample in samples]
     else:
         rows, right = [_row(config, task, int(sample)) for sample in samples], []
     batch = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+    if task.startswith("written"):
+        (term,) = ALL_TASKS[task].losses.values()
+        batch |= {name: torch.from_numpy(values) for name, values in _written(samples, term.over).items()}
     return batch | ({"choice_labels": torch.tensor(np.array(right))} if right else {})
 
 
@@ -103,7 +138,7 @@ def _row(config: PretrainConfig, task: str, number: int) -> dict[str, Any]:
     }
     if config.model.segments > 1:
         row["segments"] = ((index >= length // 2) & (index < length)).astype(np.int64)
-    return row | TASKS[task].labels(draw, length)
+    return row | ALL_TASKS[task].labels(draw, length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +178,7 @@ def learn_case(world: World, config: PretrainConfig, task: str) -> Learned:
         grid_of(config), world.device, virtual_pipeline=config.parallel.virtual_pipeline, timeout=LONG
     )
     model, _ = model_of(config, groups, world.device.torch_device)
-    engine = engine_of(config, groups, world.device.torch_device, model, TASKS[task].losses)
+    engine = engine_of(config, groups, world.device.torch_device, model, ALL_TASKS[task].losses)
     return learn(engine, config, task, groups.coordinates.data)
 
 

@@ -65,6 +65,20 @@ TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
         "accuracy",
         0.8,
     ),
+    "label_by_t5": (
+        {"model": T5, "optim__lr": 8e-3, "task__prefix": "is ", "task__label_texts": {"bad": "not good"}},
+        "accuracy",
+        0.9,
+    ),
+    "choice_by_gpt": (
+        {
+            "model": GPT,
+            "task__name": "choice",
+            "data__columns": {"context": "text", "choices": "options", "label": "right"},
+        },
+        "accuracy",
+        0.8,
+    ),
     "written_by_t5": ({"model": T5, **SEQ2SEQ, "optim__lr": 8e-3}, "accuracy", 0.7),
     "chat_by_t5": (
         {"model": T5, "task__name": "chat", "data__sequence_length": 24, "optim__lr": 8e-3},
@@ -135,7 +149,7 @@ def test_every_task_is_learned(alone, task: str) -> None:
     assert found[-1]["samples_seen"] == 8 * 61, "the last batch is short"
     epoch = found[-1]["tokens_seen"] / 8
     assert epoch.is_integer(), "padding is no token"
-    assert epoch < 61 * changes.get("data__sequence_length", 16) * (2 if task == "choice" else 1)
+    assert epoch < 61 * changes.get("data__sequence_length", 16) * (2 if "choice" in task else 1)
     assert [r["step"] for r in found if "eval/loss" in r] == [6, 12, 18, 24, 30, 36, 41]
     assert found[-1]["eval/loss"] < found[0]["eval/initial/loss"]
     assert found[-1][f"eval/{measure}"] >= least
@@ -156,6 +170,8 @@ def test_every_task_is_learned(alone, task: str) -> None:
         ("choice_slowly", "pipeline"),
         pytest.param("choice_slowly", "zero", marks=pytest.mark.slow),
         pytest.param("choice_slowly", "tensor", marks=pytest.mark.slow),
+        pytest.param("label_by_t5", "data", marks=pytest.mark.slow),
+        pytest.param("choice_by_gpt", "pipeline", marks=pytest.mark.slow),
         ("written_by_t5", "tensor"),
         ("written_by_gpt", "pipeline"),
         ("chat", "data"),
@@ -216,6 +232,8 @@ def test_what_a_run_writes_is_measured_alike_on_every_grid(ranks, rows, run_alon
     [
         ("classify", "tensor"),
         ("tag", "pipeline"),
+        ("label_by_t5", "tensor"),
+        pytest.param("choice_by_gpt", "pipeline", marks=pytest.mark.slow),
         pytest.param("regress", "data", marks=pytest.mark.slow),
         pytest.param("choice", "data", marks=pytest.mark.slow),
     ],

@@ -21,11 +21,13 @@ class ExampleEncoder:
     Args:
         length: tokens of a row at most.
         has_decoder: the model writes what is predicted with a decoder of its own.
+        by_likelihood: labels and choices are texts whose likelihood the model tells.
     """
 
     tokenizer: Tokenizer
     length: int
     has_decoder: bool = False
+    by_likelihood: bool = False
 
     def texts(self, first: Sequence[str], second: Sequence[str] | None = None) -> dict[str, Ragged]:
         """Gives `tokens` of one text or a pair for each row and, of pairs, `segments`."""
@@ -45,11 +47,22 @@ class ExampleEncoder:
             segments.append([0] * len(head) + [1] * len(rest))
         return {"tokens": Ragged.of(rows), "segments": Ragged.of(segments, np.int8)}
 
+    def sources(self, first: Sequence[str], second: Sequence[str] | None = None) -> list[list[int]]:
+        """Gives what an encoder reads before its decoder writes: a text or a pair, and the token that ends texts. Of a pair
+        that is too long the longer text loses its end first."""
+        room, one = self.length - 1, self.pieces(first)
+        if second is None:
+            return [[*ids[:room], self.end] for ids in one]
+        rows = []
+        for a, b in zip(one, self.pieces(second), strict=True):
+            size_a, size_b = cut_pair(len(a), len(b), room)
+            rows.append([*a[:size_a], *b[:size_b], self.end])
+        return rows
+
     def words(self, rows: Sequence[Sequence[str]]) -> tuple[Ragged, Ragged]:
         """Gives the tokens of rows of words, and at each the number of the word that it begins, or -1."""
         begin, _, end = self._frame()
-        space = " " if self.tokenizer.special_tokens().pieces_style == "byte_level" else ""
-        pieces = iter(self.tokenizer.encode_batch([space + word for row in rows for word in row]))
+        pieces = iter(self.tokenizer.encode_batch([self.space + word for row in rows for word in row]))
         tokens, starts = [], []
         for row in rows:
             ids, numbers = list(begin), [-1] * len(begin)
@@ -98,6 +111,11 @@ class ExampleEncoder:
             "sep": special.sep,
         }
         return {f"{role}_token": pieces[number] for role, number in numbers.items() if number is not None}
+
+    @property
+    def space(self) -> str:
+        """Gives what stands before a word within a text, where the vocabulary does not set it there itself."""
+        return " " if self.tokenizer.special_tokens().pieces_style == "byte_level" else ""
 
     @property
     def begin(self) -> list[int]:

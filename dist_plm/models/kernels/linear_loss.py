@@ -60,6 +60,7 @@ def linear_loss(
     columns: VocabRange,
     token_loss: TokenLoss = CROSS_ENTROPY,
     look: LookAtLogits | None = None,
+    factors: Tensor | None = None,
 ) -> Tensor:
     """Sums the losses of labels, [] fp32: their negative log-likelihoods, and what `token_loss` adds.
 
@@ -69,8 +70,21 @@ def linear_loss(
         bias: [V / P] or None.
         labels: [N] token numbers within the whole vocabulary; a negative label has loss 0 and no gradient.
         look: called with each chunk's logits, one chunk after the other.
+        factors: [N] fp32, how often each loss counts; None for once.
     """
-    return _LinearLoss.apply(hidden, weight, bias, labels, columns, token_loss, look)
+    return _LinearLoss.apply(hidden, weight, bias, labels, columns, token_loss, look, factors)
+
+
+@torch.no_grad()
+def token_losses(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, columns: VocabRange) -> Tensor:
+    """Gives the negative log-likelihood of each label, [N] fp32, without a gradient; arguments as of `linear_loss`."""
+    kept = weight.shape[0] if weight.is_cuda else columns.valid
+    rows, offsets = weight[:kept], None if bias is None else bias[:kept]
+    losses = [
+        _into_gradient(linear(hidden[chunk], rows, offsets), labels[chunk], columns, CROSS_ENTROPY, 1.0, wanted=False)
+        for chunk in token_chunks(len(hidden), weight.shape[0])
+    ]
+    return torch.cat(losses) if losses else hidden.new_zeros((0,), dtype=torch.float32)
 
 
 class _LinearLoss(torch.autograd.Function):
@@ -84,6 +98,7 @@ class _LinearLoss(torch.autograd.Function):
         columns: VocabRange,
         token_loss: TokenLoss,
         look: LookAtLogits | None,
+        factors: Tensor | None,
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
         scale = _FP16_SCALE if hidden.dtype == torch.float16 else 1.0
@@ -100,7 +115,11 @@ class _LinearLoss(torch.autograd.Function):
             logits = linear(hidden[chunk], rows, offsets)
             if look is not None:
                 look(chunk, logits, columns)
-            loss = _into_gradient(logits, labels[chunk], columns, token_loss, scale, wanted=wanted).sum()
+            losses = _into_gradient(logits, labels[chunk], columns, token_loss, scale, wanted=wanted)
+            if factors is not None:
+                losses = losses * factors[chunk]
+                logits.mul_(factors[chunk, None])
+            loss = losses.sum()
             total = loss if total is None else total + loss
             if not wanted:
                 continue
@@ -127,7 +146,7 @@ class _LinearLoss(torch.autograd.Function):
             # In place: the gradient of the weight is as large as the weight, and backward runs once.
             of_weight = of_weight.mul_(factor).to(ctx.dtypes[0])
         of_bias = None if of_bias is None else (of_bias * factor).to(ctx.dtypes[1])
-        return (of_hidden * factor).to(of_hidden.dtype), of_weight, of_bias, None, None, None, None
+        return (of_hidden * factor).to(of_hidden.dtype), of_weight, of_bias, None, None, None, None, None
 
 
 def token_chunks(tokens: int, width: int) -> Iterator[slice]:

@@ -21,6 +21,16 @@ class Memory(NamedTuple):
     hidden: Tensor
     context: SequenceContext
 
+    def repeated(self, times: int) -> "Memory":
+        """Gives it for a decoder that writes several texts of each row."""
+        if times == 1:
+            return self
+        lengths, bias = (
+            one if one is None or len(one) == 1 else one.repeat_interleave(times, dim=0)
+            for one in (self.context.lengths, self.context.bias)
+        )
+        return Memory(self.hidden.repeat_interleave(times, dim=1), replace(self.context, lengths=lengths, bias=bias))
+
 
 class TransformerLayer(nn.Module):
     """Each half adds its output to the residual stream of [S', B, H]. Norms stand before each half (Xiong et al. 2020), or

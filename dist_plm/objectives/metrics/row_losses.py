@@ -12,14 +12,16 @@ Losses = NDArray[np.float64]
 
 
 def losses_of_rows(table: Mapping[str, Any], rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> Losses:
-    """Gives the loss of each of `rows` [B] of a table of examples, as heads score it (models/heads/losses.py): of tags the mean
-    over those of the row. What is learned in place of a label (`…_soft`) does not count.
+    """Gives the loss of each of `rows` [B] of a table of examples, as heads and likelihoods score it (models/heads/): of tags
+    the mean over those of the row. What is learned in place of a label (`…_soft`) does not count.
 
     Args:
         outputs: [B, …], see tasks.base.Scorer.
     """
     told = outputs.astype(np.float64)
     for name in ("class_labels", "choice_labels"):
+        if name in table and name == "class_labels" and "labels" in table:  # each label is a text, learned for itself
+            return -np.take_along_axis(told, table[name][rows][:, None], axis=-1)[:, 0]
         if name in table:
             return _cross_entropy(told.reshape(len(rows), -1), table[name][rows])
     if "targets" in table:

@@ -13,6 +13,7 @@ from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable, words_of_texts
 from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, label_of, soft_targets, text_of
+from dist_plm.objectives.tasks.likely_texts import FILLS, continued, written
 from dist_plm.spec.tasks.choice import ChoiceConfig
 
 #: What SuperGLUE's COPA asks for with a word (Roemmele et al. 2011).
@@ -24,10 +25,11 @@ _LETTERS = "ABCDEFGHIJ"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """See tasks.base.Task. The choices of a row follow each other in `tokens` and `segments`."""
+    """See tasks.base.Task. The choices of a row follow each other in `tokens` and `segments`, or in what a decoder beside an
+    encoder writes."""
 
     config: ChoiceConfig
-    fills: Mapping[str, int] = field(default_factory=dict)
+    fills: Mapping[str, int] = field(default_factory=lambda: dict(FILLS))
 
     @property
     def losses(self) -> Mapping[str, LossTerm]:
@@ -49,7 +51,17 @@ class Choice:
             first += contexts
             second += endings
             labels.append(self._label(row, columns["label"], names, count) if "label" in columns else 0)
-        return {**encoder.texts(first, second), "choice_labels": np.array(labels, dtype=np.int64)}
+        return {**self._table(first, second, count, encoder), "choice_labels": np.array(labels, dtype=np.int64)}
+
+    def _table(self, first: list[str], second: list[str], count: int, encoder: TextEncoder) -> Columns:
+        """Columns of choices behind contexts, `count` of them for each row."""
+        if not encoder.by_likelihood:
+            return dict(encoder.texts(first, second))
+        if encoder.has_decoder:
+            room = self.config.target_length(encoder.length)
+            assert room is not None
+            return written(encoder.sources(first[::count]), encoder.pieces(second), room, encoder)
+        return continued(encoder.pieces(first), encoder.pieces([encoder.space + text for text in second]), encoder)
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
         count = len(table["tokens"]) // len(table["choice_labels"])
@@ -61,7 +73,9 @@ class Choice:
 
         def of(batch: Mapping[str, NDArray[Any]]) -> Changeable:
             each = len(batch["tokens"]) // len(batch["choice_labels"])
-            words = words_of_texts(batch, table, batch["segments"] == 0)
+            words = words_of_texts(batch, table, _context(batch, encoder))
+            if encoder.by_likelihood and not encoder.has_decoder:
+                words = replace(words, beside={"labels": IGNORED})
             return replace(words, samples=words.samples // each)
 
         return of
@@ -108,6 +122,17 @@ class Choice:
             f"{row.place}: column {column!r} holds {label!r}, which is none of the {count} choices ({known}): mend the row"
             + ("" if names or self.config.first_choice else ", or set task.first_choice=1")
         )
+
+
+def _context(batch: Mapping[str, NDArray[Any]], encoder: TextEncoder) -> NDArray[np.bool_] | bool:
+    """Tells which tokens [R, S] stand before the choices."""
+    if not encoder.by_likelihood:
+        return batch["segments"] == 0
+    if encoder.has_decoder:
+        return True
+    # The last token of a context predicts the first one of the choice.
+    ends = (batch["labels"] != IGNORED).argmax(axis=1) + 1
+    return np.arange(batch["tokens"].shape[1]) < ends[:, None]
 
 
 def _pairs(row: LabelledRow, columns: Mapping[str, str], choices: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -24,6 +24,7 @@ from dist_plm.objectives.tasks.base import (
     soft_targets,
     texts_of,
 )
+from dist_plm.objectives.tasks.likely_texts import FILLS, refuse_equal, written
 from dist_plm.spec.tasks.classify import ClassifyConfig
 
 
@@ -32,7 +33,7 @@ class Classify:
     """See tasks.base.Task."""
 
     config: ClassifyConfig
-    fills: Mapping[str, int] = field(default_factory=dict)
+    fills: Mapping[str, int] = field(default_factory=lambda: dict(FILLS))
 
     @property
     def losses(self) -> Mapping[str, LossTerm]:
@@ -49,13 +50,27 @@ class Classify:
         found = [[0] for _ in rows]
         if "label" in columns:
             found = [[number_of(one, numbers, row.place) for one in self._of(row, columns["label"])] for row in rows]
-        table = dict(encoder.texts(*texts_of(rows, columns)))
+        table = self._table(*texts_of(rows, columns), encoder)
         if not self.config.multi_label:
             return {**table, "class_labels": np.array([labels[0] for labels in found], dtype=np.int64)}
         sets = np.zeros((len(rows), len(numbers)), dtype=np.float32)
         for row, labels in enumerate(found):
             sets[row, labels] = 1.0
         return {**table, "label_sets": sets, "target_mask": np.ones(len(rows), dtype=np.int64)}
+
+    def _table(self, first: list[str], second: list[str] | None, encoder: TextEncoder) -> Columns:
+        """Columns of what is read and, where labels are texts, of these for each row."""
+        config = self.config
+        if not encoder.by_likelihood:
+            return dict(encoder.texts(first, second))
+        beside = None if second is None else [config.pair_prefix + text for text in second]
+        sources = encoder.sources([config.prefix + text for text in first], beside)
+        names = [config.text_of(label) for label in config.labels]
+        texts = encoder.pieces(names)
+        refuse_equal(texts, names, "task.labels")
+        room = config.target_length(encoder.length)
+        assert room is not None
+        return written(sources, texts * len(sources), room, encoder)
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
         config = self.config
@@ -66,7 +81,10 @@ class Classify:
         return {} if matrix is None else {"class_labels": matrix}
 
     def changeable(self, table: WordTable, encoder: TextEncoder) -> Callable[[Mapping[str, NDArray[Any]]], Changeable]:
-        return partial(words_of_texts, table=table)
+        if not encoder.by_likelihood:
+            return partial(words_of_texts, table=table)
+        before = len(encoder.pieces([self.config.prefix])[0])
+        return lambda batch: words_of_texts(batch, table, np.arange(batch["tokens"].shape[1])[None] >= before)
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         if self.config.multi_label:

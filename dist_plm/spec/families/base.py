@@ -104,13 +104,14 @@ class ModelConfig:
 
     def derive(self, objective: "ObjectiveConfig") -> Self:
         """Fills sizes in that are None and follow from others or from the objective."""
+        head = objective.head_of(self)
         return replace(
             self,
             kv_heads=self.kv_heads or self.heads,
             head_size=self.head_size or max(1, self.hidden // self.heads),
             ffn=self.ffn or self._default_ffn(),
-            head=objective.head,
-            num_labels=objective.num_labels,
+            head=head,
+            num_labels=0 if head == "language_model" else objective.num_labels,
         )
 
     def problems(self, config: "TrainingConfig") -> Iterator[str]:

@@ -73,6 +73,11 @@ class ObjectiveConfig:
             return cls.head in model.possible_heads
         return model.kind in cls.learners and (cls.pairs is None or model.predicts_pairs)
 
+    @classmethod
+    def head_of(cls, model: ModelConfig | type[ModelConfig]) -> Head:
+        """Returns the head with which models of this family learn it."""
+        return cls.head
+
     @property
     def measured(self) -> tuple[str, ...]:
         """Names what an evaluation gives, as `checkpoint.keep_best` calls it."""

@@ -84,7 +84,7 @@ def _length(config: FinetuneConfig) -> Iterator[str]:
 
 
 def _beginning(config: FinetuneConfig) -> Iterator[str]:
-    if config.task.head != "language_model" and config.train.init_optimizer != "none":
+    if config.task.head_of(config.model) != "language_model" and config.train.init_optimizer != "none":
         yield (
             f"train.init_optimizer = {show(config.train.init_optimizer)} has no moments for the head of task.name = "
             f"{show(config.task.name)}, which begins anew: leave it at none"

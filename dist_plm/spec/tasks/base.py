@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from dist_plm.config.types import Count, Fraction
+from dist_plm.spec.families.base import Head, Kind, ModelConfig
 from dist_plm.spec.objectives.base import ObjectiveConfig, TokensConfig
 
 if TYPE_CHECKING:
@@ -43,7 +44,19 @@ class TaskConfig(ObjectiveConfig):
     takes_changed_words: ClassVar[bool] = False
     #: What a model writes is measured, beside what should be written.
     measures_text: ClassVar[bool] = False
+    #: Its models write: what they say of a row is a text of their own.
+    writes: ClassVar[bool] = False
+    #: Kinds of networks that need no head for it: its labels or choices are texts, and the likeliest is what they say.
+    by_likelihood: ClassVar[tuple[Kind, ...]] = ()
     least_length: ClassVar[int] = 4
+
+    @classmethod
+    def suits(cls, model: ModelConfig | type[ModelConfig]) -> bool:
+        return model.kind in cls.by_likelihood or super().suits(model)
+
+    @classmethod
+    def head_of(cls, model: ModelConfig | type[ModelConfig]) -> Head:
+        return "language_model" if model.kind in cls.by_likelihood else cls.head
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -161,6 +174,7 @@ class WritingConfig(TaskConfig, TokensConfig):
     With `measure_writing`, or where a measure of texts tells which checkpoint is best, each evaluation has the model answer the
     first `written_rows` of the validation rows (None: all), and measures its answers beside those that the rows hold."""
 
+    writes: ClassVar[bool] = True
     #: What is measured of texts.
     text_measures: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "exact_match")
 

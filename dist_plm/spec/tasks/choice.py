@@ -5,19 +5,23 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from dist_plm.config.types import Fraction
+from dist_plm.spec.families.base import Kind
 from dist_plm.spec.objectives.base import Head
 from dist_plm.spec.tasks.base import Column, TaskConfig
+from dist_plm.spec.tasks.texts import longest_text
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceConfig(TaskConfig):
-    """Every choice is scored behind its context, and the cross-entropy over the choices of a row is learned. Choices are a
-    list, or columns such as ending0, ending1, …; the right one is a number counted from `first_choice`, a letter, or one of the
-    names that the choices have. `label_smoothing` as in task=classify."""
+    """Every choice is scored behind its context, by a head or, of models that predict tokens, by the logarithm of its
+    likelihood, and the cross-entropy over the choices of a row is learned. Choices are a list, or columns such as ending0,
+    ending1, …; the right one is a number counted from `first_choice`, a letter, or one of the names that the choices have.
+    `label_smoothing` as in task=classify."""
 
     body: ClassVar[str] = "tasks.choice"
     loss_terms: ClassVar[tuple[str, ...]] = ("choice",)
     head: ClassVar[Head] = "choice"
+    by_likelihood: ClassVar[tuple[Kind, ...]] = ("decoder", "encoder_decoder")
     columns: ClassVar[Mapping[str, Column]] = {
         "context": Column(("context", "premise", "sent1", "article", "passage", "ctx", "goal"), optional=True),
         "question": Column(("question", "sent2", "question_stem"), optional=True),
@@ -36,3 +40,6 @@ class ChoiceConfig(TaskConfig):
     @property
     def num_labels(self) -> int:
         return 1
+
+    def target_length(self, sequence_length: int) -> int | None:
+        return longest_text(sequence_length)

@@ -1,14 +1,15 @@
 """Declares classification of a text or of a pair of texts."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dist_plm.config.types import NonNegative
+from dist_plm.spec.families.base import Kind
 from dist_plm.spec.objectives.base import Head
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.tasks.base import Column, LabelsConfig
-from dist_plm.spec.tasks.texts import LABEL, texts_and
+from dist_plm.spec.tasks.texts import LABEL, longest_text, texts_and
 
 if TYPE_CHECKING:
     from dist_plm.spec.derived import Case
@@ -21,17 +22,25 @@ class ClassifyConfig(LabelsConfig):
 
     With `r_drop` each training row is read twice with other masks of dropout, and half so many times the mean of both
     Kullback-Leibler divergences between the two is added to the loss (Liang et al. 2021, equation 4, halved), with
-    `multi_label` the sum of those of every label's own probability."""
+    `multi_label` the sum of those of every label's own probability.
+
+    Models with an encoder and a decoder learn the label as a text, `label_texts` where it says another than the label itself
+    (Raffel et al. 2020, section 2.4), and say the likeliest of these texts. `prefix` and `pair_prefix` are text before the
+    first and the second text of a row."""
 
     body: ClassVar[str] = "tasks.classify"
     loss_terms: ClassVar[tuple[str, ...]] = ("classify",)
     head: ClassVar[Head] = "sequence"
+    by_likelihood: ClassVar[tuple[Kind, ...]] = ("encoder_decoder",)
     columns: ClassVar[Mapping[str, Column]] = texts_and(LABEL)
     measures: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "f1_macro", "f1_micro", "matthews")
     takes_changed_words: ClassVar[bool] = True
 
     name: Literal["classify"] = "classify"
     multi_label: bool = False
+    prefix: str = ""
+    pair_prefix: str = ""
+    label_texts: dict[str, Any] = field(default_factory=dict)
     separator: str = ","
     positive: str | None = None
     r_drop: NonNegative = 0.0
@@ -44,8 +53,16 @@ class ClassifyConfig(LabelsConfig):
     def problem_type(self) -> str | None:
         return "multi_label_classification" if self.multi_label else "single_label_classification"
 
+    def target_length(self, sequence_length: int) -> int | None:
+        return longest_text(sequence_length)
+
+    def text_of(self, label: str) -> str:
+        """Returns the text that a model writes for a label."""
+        return str(self.label_texts.get(label, label))
+
     def problems(self, case: "Case") -> Iterator[str]:
         yield from LabelsConfig.problems(self, case)
+        yield from self._of_texts(case)
         if self.positive is not None and self.labels and self.positive not in self.labels:
             yield f"task.positive = {self.positive!r} is not among the labels, {', '.join(self.labels)}: name one of them"
         if self.multi_label:
@@ -53,3 +70,26 @@ class ClassifyConfig(LabelsConfig):
             yield from no_effect(self, "task", names, "task.multi_label = true")
         if not self.separator:
             yield "task.separator = '' stands between no labels: give a character, such as a comma"
+
+    def _of_texts(self, case: "Case") -> Iterator[str]:
+        """Yields what is wrong with labels as texts."""
+        model = case.config.model
+        if model.kind not in self.by_likelihood:
+            names = ("prefix", "pair_prefix", "label_texts")
+            yield from no_effect(self, "task", names, f"model.family = {model.family!r}, which scores labels by a head")
+            return
+        if self.multi_label:
+            yield (
+                f"task.multi_label = true is not for model.family = {model.family!r}, which writes one label: learn the labels "
+                "as a text by task=seq2seq, or take a model with a head"
+            )
+        if self.reads_twice:
+            yield f"task.r_drop needs a head, and model.family = {model.family!r} has none: leave it out"
+        for label, text in self.label_texts.items():
+            if self.labels and label not in self.labels:
+                yield f"task.label_texts.{label} is of no label; the labels are {', '.join(self.labels)}"
+            if not str(text).strip():
+                yield f"task.label_texts.{label} is empty, and nothing could be written: give a word"
+        texts = [self.text_of(label) for label in self.labels]
+        for text in sorted({text for text in texts if texts.count(text) > 1}):
+            yield f"task.label_texts give {text!r} for more than one label: give each a text of its own"

@@ -18,6 +18,14 @@ TEXT = Column(("text", "sentence", "content", "review", "document", "comment", "
 LABEL = Column(("label", "labels", "class", "category", "gold_label", "is_duplicate", "Quality", "target", "sentiment"))
 NUMBER = Column(("label", "score", "labels", "target", "similarity", "rating"))
 
+#: Tokens of a label or choice that a decoder beside an encoder writes at most.
+_TEXT_TOKENS = 64
+
+
+def longest_text(sequence_length: int) -> int:
+    """Returns how many tokens of a label or choice are written at most, beside an encoder that reads `sequence_length`."""
+    return min(sequence_length, _TEXT_TOKENS)
+
 
 def texts_and(label: Column) -> Mapping[str, Column]:
     """Returns the columns of a task that reads one text or two, and a label."""

@@ -62,7 +62,7 @@ class AskedRows:
 
 
 def _holds_answer(task: TaskConfig, row: LabelledRow, columns: Mapping[str, str]) -> bool:
-    if task.head == "language_model":
+    if task.writes:
         return build_writing_task(task).is_answered(row, columns)
     return task.answer in columns
 

@@ -49,7 +49,7 @@ def measure_task(config: EvaluateConfig, session: Session) -> dict[str, Any]:
         )
     file = RowFile("data.rows", path, "test", config.data.header, config.limit or None)
     rows = alike(session.groups.world, lambda: AskedRows.of(config, session, task, file))
-    measures, lines = (_of_writer if task.head == "language_model" else _of_head)(config, session, task, rows)
+    measures, lines = (_of_writer if task.writes else _of_head)(config, session, task, rows)
     return {
         "model": session.source.where,
         "on": config.on,
@@ -138,7 +138,8 @@ def _closeness(text: str, reference: str) -> float:
 
 def _encoder(session: Session) -> ExampleEncoder:
     run = session.config
-    return ExampleEncoder(session.vocabulary.tokenizer, run.data.sequence_length, run.model.has_decoder)
+    by_likelihood = run.model.predicts_tokens
+    return ExampleEncoder(session.vocabulary.tokenizer, run.data.sequence_length, run.model.has_decoder, by_likelihood)
 
 
 def _measured(

@@ -85,7 +85,7 @@ def _column(line: str, config: GenerateConfig, number: int) -> str:
 def task_of(config: GenerateConfig, session: Session) -> TaskConfig | None:
     """The task that tells how prompts are written: that of the run, or a dialogue where one is asked for."""
     objective = session.config.objective
-    if isinstance(objective, TaskConfig):
+    if isinstance(objective, TaskConfig) and objective.writes:
         return objective
     if config.chat and session.config.model.has_decoder:
         raise ConfigError([f"chat = true: {session.source.where} has an encoder and no template: leave it out"])

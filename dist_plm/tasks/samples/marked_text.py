@@ -32,7 +32,11 @@ def lines_of(
         if "decoder_tokens" in sample:
             assert labels is not None
             yield f"reads: {decode(tokens[:length].tolist())}"
-            yield f"writes: {decode(labels[labels != IGNORED].tolist())}"
+            times = len(sample["labels"]) // len(
+                sample["tokens"]
+            )  # several of which one is right, for each that is read
+            for text in sample["labels"][row * times : (row + 1) * times]:
+                yield f"writes{'' if times == 1 else ' one of'}: {decode(text[text != IGNORED].tolist())}"
         elif labels is None:
             yield decode(tokens[:length].tolist())
         elif predicts_next(tokens[:length], labels[:length]):

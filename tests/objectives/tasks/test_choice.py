@@ -17,6 +17,8 @@ from tests.objectives.tasks.test_tasks import rows
 class Pairs:
     """Keeps the texts of pairs."""
 
+    by_likelihood = False
+
     def texts(self, first, second):
         self.pairs = list(zip(first, second, strict=True))
         return {"tokens": Ragged.of([[1] * (i + 1) for i in range(len(first))])}

@@ -47,6 +47,20 @@ def problems(**changes: Any) -> list[str]:
         ({"train__batch_rampup": {"start": 4, "increment": 4, "samples": 8}}, "no place in fine-tuning"),
         ({"task__labels": ("a", "a")}, "names 'a' more than once"),
         ({"task__labels": ("a",)}, "is a single label"),
+        ({"task__prefix": "x: "}, "task.prefix = 'x: ' has no effect with model.family = 'bert'"),
+        ({"task__label_texts": {"a": "b"}}, "which scores labels by a head: leave it at its default"),
+        ({"model": T5, "task__multi_label": True}, "task.multi_label = true is not for model.family = 't5'"),
+        ({"model": T5, "task__r_drop": 1.0}, "task.r_drop needs a head, and model.family = 't5' has none"),
+        (
+            {"model": T5, "task__labels": ("a", "b"), "task__label_texts": {"c": "x"}},
+            "task.label_texts.c is of no label; the labels are a, b",
+        ),
+        ({"model": T5, "task__label_texts": {"a": " "}}, "task.label_texts.a is empty"),
+        (
+            {"model": T5, "task__labels": ("a", "b"), "task__label_texts": {"a": "b"}},
+            "task.label_texts give 'b' for more than one label",
+        ),
+        ({"model": T5, "task__name": "tag"}, "model.family = 't5' does not learn from objective.name = 'tag'"),
         ({"task__labels": ("a", "b"), "task__positive": "c"}, "task.positive = 'c' is not among the labels"),
         ({"task__separator": ""}, "stands between no labels"),
         (

@@ -1,0 +1,85 @@
+"""Labels and choices as texts: what is read, what may be written of it, and which tokens are predicted."""
+
+import pytest
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.columns import find_columns
+from dist_plm.data.labelled.encode import ExampleEncoder
+from dist_plm.data.tokenizers.tokenizer import Tokenizer
+from dist_plm.objectives.base import IGNORED
+from dist_plm.objectives.build import build_task
+from dist_plm.spec.tasks.choice import ChoiceConfig
+from dist_plm.spec.tasks.classify import ClassifyConfig
+from tests.data.labelled.words import write_vocabulary
+from tests.objectives.tasks.test_tasks import rows
+
+ROW = {"text": "the film was good", "text_b": "a play", "label": "good"}
+CHOICE = {"context": "the film was", "choices": ["very good", "bad"], "label": 1}
+
+
+def encoder(folder, length=16, *, has_decoder: bool) -> ExampleEncoder:
+    return ExampleEncoder(Tokenizer.load(write_vocabulary(folder)), length, has_decoder, by_likelihood=True)
+
+
+def table_of(config, encoder, *values):
+    named = {"pair": "text_b"} if "text_b" in values[0] else {}
+    return build_task(config).encode(rows(*values), find_columns(config.columns, named, values[0], "f"), encoder)
+
+
+def texts(column, encoder) -> list[str]:
+    return [
+        encoder.tokenizer.decode([token for token in column[row] if token != IGNORED]) for row in range(len(column))
+    ]
+
+
+def test_a_label_is_a_text_that_a_decoder_writes(tmp_path) -> None:
+    both = encoder(tmp_path, has_decoder=True)
+    config = ClassifyConfig(labels=("bad", "good"), label_texts={"bad": "not good"}, prefix="is ", pair_prefix="very ")
+    table = table_of(config, both, ROW, {**ROW, "label": "bad"})
+    assert texts(table["tokens"], both)[0].split()[:-1] == ["is", "the", "film", "was", "good", "very", "a", "play"]
+    assert [text.split()[:-1] for text in texts(table["labels"], both)] == [["not", "good"], ["good"]] * 2
+    assert table["class_labels"].tolist() == [1, 0]
+    for row in range(4):
+        assert table["labels"][row][-1] == table["tokens"][0][-1] == both.end
+        assert table["decoder_tokens"][row].tolist() == [both.start, *table["labels"][row][:-1]]
+
+
+def test_a_long_pair_loses_the_end_of_its_longer_text(tmp_path) -> None:
+    short = encoder(tmp_path, 6, has_decoder=True)
+    table = table_of(ClassifyConfig(labels=("bad", "good")), short, ROW)
+    assert texts(table["tokens"], short)[0].split()[:-1] == ["the", "film", "was", "a", "play"]
+
+
+def test_a_choice_follows_its_context(tmp_path) -> None:
+    alone = encoder(tmp_path, has_decoder=False)
+    table = table_of(ChoiceConfig(), alone, CHOICE)
+    read = [alone.tokenizer.decode(list(table["tokens"][row])) for row in range(2)]
+    begun = len(alone.begin)
+    assert [text.split()[begun:] for text in read] == [["the", "film", "was", "very"], ["the", "film", "was"]]
+    assert texts(table["labels"], alone) == ["very good", "bad"]
+    for row in range(2):
+        asked = table["labels"][row] != IGNORED
+        assert asked.tolist() == [False] * (begun + 2) + [True] * (2 - row)
+
+
+def test_a_long_context_loses_its_beginning(tmp_path) -> None:
+    short = encoder(tmp_path, 4, has_decoder=False)
+    table = table_of(
+        ChoiceConfig(), short, {**CHOICE, "context": "a play is the film was", "choices": ["very good bad", "bad"]}
+    )
+    assert table["tokens"].lengths.tolist() == [4, 4]
+    assert texts(table["labels"], short) == ["very good", "bad"], "and a choice its end, beyond half of a row"
+    assert short.tokenizer.decode(list(table["tokens"][1])).split()[len(short.begin) :][-2:] == ["film", "was"]
+
+
+def test_choices_are_written_of_one_reading(tmp_path) -> None:
+    both = encoder(tmp_path, has_decoder=True)
+    table = table_of(ChoiceConfig(), both, CHOICE, {**CHOICE, "context": "a play is"})
+    assert [text.split()[:-1] for text in texts(table["tokens"], both)] == [["the", "film", "was"], ["a", "play", "is"]]
+    assert [text.split()[:-1] for text in texts(table["labels"], both)] == [["very", "good"], ["bad"]] * 2
+
+
+def test_labels_that_cannot_be_told_apart_are_refused(tmp_path) -> None:
+    both = encoder(tmp_path, has_decoder=True)
+    with pytest.raises(DataError, match="'good' and 'Good' are the same tokens in this vocabulary"):
+        table_of(ClassifyConfig(labels=("good", "Good")), both, {**ROW, "label": "good"})
