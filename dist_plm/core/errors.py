@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXIT_FINISHED = 0
+#: What Python reports for an exception that nobody expected.
+EXIT_CRASHED = 1
 EXIT_REFUSED = 2
 EXIT_REQUEUE = 75
 #: As sysexits.h has it for an error of input or output.

@@ -29,11 +29,15 @@ class Tracker(Protocol):
     def rewind(self, step: int) -> None:
         """Goes back to a step: those after it are logged again."""
 
-    def close(self) -> None:
-        """Writes out what is pending."""
+    def close(self, exit_code: int | None = None) -> None:
+        """Writes out what is pending.
+
+        Args:
+            exit_code: that the run ends with; None: this says nothing of how it went.
+        """
 
     def keep(self, page: Path, text: str) -> None:
-        """Takes the report of a finished run: its page, and what it says as text."""
+        """Takes the report of a run that ends: its page, and what it says as text."""
 
 
 def build_trackers(
@@ -105,7 +109,7 @@ class TensorboardTracker:
         self._writer.close()
         self._writer = self._open(step)
 
-    def close(self) -> None:
+    def close(self, exit_code: int | None = None) -> None:
         self._writer.close()
 
     def keep(self, page: Path, text: str) -> None:
@@ -128,8 +132,8 @@ class _Guarded:
     def rewind(self, step: int) -> None:
         self._each(lambda tracker: tracker.rewind(step))
 
-    def close(self) -> None:
-        self._each(lambda tracker: tracker.close())
+    def close(self, exit_code: int | None = None) -> None:
+        self._each(lambda tracker: tracker.close(exit_code))
         self._trackers.clear()
 
     def keep(self, page: Path, text: str) -> None:

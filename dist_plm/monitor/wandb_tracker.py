@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from dist_plm.core.errors import reason_of
+from dist_plm.core.errors import EXIT_REQUEUE, reason_of
 from dist_plm.core.regular import read_regular
 from dist_plm.monitor.tracking.later_measures import records_of
 from dist_plm.monitor.tracking.steps_once import StepsOnce
@@ -85,11 +85,14 @@ class WandbTracker:
     def rewind(self, step: int) -> None:
         """Goes back to a step. The curves of a run that went back show the steps that it gave up."""
 
-    def close(self) -> None:
+    def close(self, exit_code: int | None = None) -> None:
+        """Ends the run there: preempted where it was stopped to go on later, failed where it was refused or crashed."""
         settings = self._run.settings
         where = f"wandb sync {shlex.quote(str(settings.sync_dir))}"
         try:
-            self._run.finish()
+            if exit_code == EXIT_REQUEUE:
+                self._run.mark_preempting()
+            self._run.finish(exit_code=exit_code)
         except TimeoutError:
             log.warning("wandb has not sent all in %.0f s; what is missing is uploaded with: %s", FINISH_SECONDS, where)
         else:

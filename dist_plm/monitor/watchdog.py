@@ -12,6 +12,7 @@ import statistics
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -67,12 +68,14 @@ class Watchdog:
 
     Attributes:
         doing: where this rank is, as in "in step 3".
+        at_hang: done when the hang has been reported, in a thread of its own, while the main thread still hangs.
     """
 
     def __init__(self, limits: HangLimits, run_dir: Path, *, rank: int, world_size: int, node: str, start: int) -> None:
         self._limits, self._run_dir = limits, run_dir
         self._rank, self._world_size, self._node, self._start = rank, world_size, node, start
         self.doing, self._patient, self._idle = "starting", True, 0.0
+        self.at_hang: Callable[[], None] = lambda: None
         self._steps: deque[float] = deque(maxlen=TYPICAL_STEPS)
         self._ended, self._speaking, self._hung = threading.Event(), threading.Lock(), False
 
@@ -142,6 +145,7 @@ class Watchdog:
         self._hung = True
         try:
             self._report(limit)
+            self.at_hang()
         except Exception:
             log.exception("the hang could not be reported whole")
         finally:

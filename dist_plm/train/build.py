@@ -54,7 +54,7 @@ from dist_plm.train.labelled import ENLARGED
 from dist_plm.train.loop import train
 from dist_plm.train.observing.observer import build_observer
 from dist_plm.train.parts import Parts, build_checkpoints, build_evaluator, measure_peak_tflops, open_loader
-from dist_plm.train.reporting import close_records, closed_on_failure, closing_summary, open_records, write_origins
+from dist_plm.train.reporting import close_records, closing_records, closing_summary, open_records, write_origins
 from dist_plm.train.startup.arithmetic import prepare_cpu, set_arithmetic
 from dist_plm.train.startup.device_memory import advice_on_memory
 from dist_plm.train.startup.load_weights import check_weights
@@ -267,7 +267,7 @@ def _run(
         named_sets=more.named_sets,
         named_sets_every=config.named_sets_every,
     )
-    with closed_on_failure(recorder, groups.world):
+    with closing_records(recorder, start.watchdog, start.run_dir, config.track, groups.world):
         finished = train(parts, position)
     close_records(recorder, start.run_dir, config.track, finished=finished)
     if not finished:

@@ -162,11 +162,6 @@ class Recorder:
         self._seconds, self._steps, self._skipped, self._tokens = numbers
         self._evaluation, self._heal, self._observed, self._record = evaluation, heal, observed, record
 
-    def close(self) -> None:
-        self.progress.close()
-        self.metrics.close()
-        self.tracker.close()
-
     def _count(self, first: int, stop: int) -> int:
         """Counts the tokens of the samples at places `first` to before `stop`."""
         if self.count_tokens is None:

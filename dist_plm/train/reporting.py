@@ -2,9 +2,11 @@
 
 import json
 import logging
+import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,11 @@ from dist_plm.config.credentials import FromEnvironment
 from dist_plm.config.decode import encode
 from dist_plm.config.origins import Origin, told
 from dist_plm.core.errors import (
+    EXIT_CRASHED,
+    EXIT_FINISHED,
+    EXIT_HUNG,
+    EXIT_INTERRUPTED,
+    EXIT_REQUEUE,
     CheckpointError,
     Diverged,
     ReplicasDifferError,
@@ -35,13 +42,14 @@ from dist_plm.monitor.report_page.build import build_page, write_page
 from dist_plm.monitor.report_page.run_facts import ORIGINS, RESUMES
 from dist_plm.monitor.run_summary import render_summary, summarise
 from dist_plm.monitor.trackers import Tracker, build_trackers
+from dist_plm.monitor.watchdog import Watchdog
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.schema import TrainingConfig
 from dist_plm.spec.schema_run import TrackConfig
 from dist_plm.train.healing.acts import noted, skipped_samples
 from dist_plm.train.metrics_logger import Recorder, sample_size
 from dist_plm.train.startup.device_memory import memory_gib
-from dist_plm.train.startup.lease import RunLease
+from dist_plm.train.startup.lease import RunLease, SupersededError
 from dist_plm.train.startup.run_position import Position
 from dist_plm.train.startup.start import Start
 
@@ -133,35 +141,75 @@ def write_origins(run_dir: Path, origins: Mapping[str, Origin]) -> None:
 
 
 @contextmanager
-def closed_on_failure(recorder: Recorder | None, world: dist.ProcessGroup) -> Iterator[None]:
-    """Closes the records of a run that fails on all ranks alike. Collective then."""
+def closing_records(
+    recorder: Recorder | None, watchdog: Watchdog, run_dir: Path, track: TrackConfig, world: dist.ProcessGroup
+) -> Iterator[None]:
+    """Closes rank 0's records where what it stands around fails or hangs, before the process ends. Collective where all ranks
+    fail alike."""
+    if recorder is None:
+        end = no_records
+    else:
+        end = partial(_end_failed, recorder, run_dir, track)
+        watchdog.at_hang = partial(_end_trackers, recorder.tracker, run_dir, track, EXIT_HUNG)
     try:
         yield
-    except (Diverged, ReplicasDifferError, SaveFailedError):
-        if recorder is not None:
-            recorder.close()
-        dist.barrier(group=world)  # torchrun ends the others with the first: rank 0 has something to say
+    except SupersededError:  # another start keeps them now
+        raise
+    except BaseException as error:
+        watchdog.progress("closing the records of a run that failed", patient=True)
+        end(_exit_code_of(error))
+        if isinstance(error, Diverged | ReplicasDifferError | SaveFailedError):
+            dist.barrier(group=world)  # torchrun ends the others with the first: rank 0 has something to say
         raise
 
 
+def no_records(exit_code: int) -> None:
+    """Closes nothing, on ranks that have no records."""
+
+
 def close_records(recorder: Recorder | None, run_dir: Path, track: TrackConfig, *, finished: bool) -> None:
-    """Closes rank 0's recorder; of a run that is finished and has trackers, they get a report first."""
-    if recorder is None:
-        return
-    if finished and track.to:
-        keep_report(run_dir, recorder.tracker)
-    recorder.close()
+    """Closes rank 0's recorder of a run that is finished, or that a signal stopped."""
+    if recorder is not None:
+        recorder.progress.close()
+        recorder.metrics.close()
+        _end_trackers(recorder.tracker, run_dir, track, EXIT_FINISHED if finished else EXIT_REQUEUE)
+
+
+def _exit_code_of(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    return error.exit_code if isinstance(error, UserError) else EXIT_CRASHED
+
+
+def _end_failed(recorder: Recorder, run_dir: Path, track: TrackConfig, exit_code: int) -> None:
+    """Closes what there is of the records; nothing that fails here hides what the run ends for."""
+    for close in (recorder.progress.close, recorder.metrics.close):
+        try:
+            close()
+        except Exception as error:
+            log.warning("the records cannot be closed: %s", described(error))
+    _end_trackers(recorder.tracker, run_dir, track, exit_code)
+
+
+def _end_trackers(tracker: Tracker, run_dir: Path, track: TrackConfig, exit_code: int) -> None:
+    """Tells trackers how the run ended; unless somebody waits for it to go away, they get a report first."""
+    if track.to and exit_code not in (EXIT_REQUEUE, EXIT_INTERRUPTED):
+        keep_report(run_dir, tracker)
+    tracker.close(exit_code)
 
 
 def keep_report(run_dir: Path, tracker: Tracker) -> None:
-    """Writes a finished run's page beside its metrics, and gives it to its trackers. No run fails for a report."""
+    """Writes the page of a run that ends beside its metrics, and gives it to its trackers; none of one that has logged no step.
+    No run fails for a report."""
     page = run_dir / REPORT
     try:
+        if not os.path.getsize(run_dir / "metrics.jsonl"):
+            return
         run = load_run(run_dir)
         write_page(page, build_page([run]))
         tracker.keep(page, render_report([run]))
     except Exception as error:
-        log.warning("the run is finished; %s cannot be made: %s", page, described(error))
+        log.warning("the run has ended; %s cannot be made: %s", page, described(error))
 
 
 def _inferences(run_dir: Path, trained: str, model: ModelConfig, store: str, *, of_rows: bool) -> Iterator[str]:

@@ -31,8 +31,11 @@ from tests.monitor.wandb_server import serving
 SETTINGS = {"optim": {"lr": 3e-4}, "run": {"name": "small"}}
 
 
-def log_steps(to, run_dir: Path, steps: range, *, start_step: int = 0, die: bool = False, mode="offline") -> None:
-    """Logs as a run does, which is killed in the end where `die`; metrics.jsonl is there where its directory is."""
+def log_steps(
+    to, run_dir: Path, steps: range, *, start_step: int = 0, die: bool = False, mode="offline", code=0
+) -> None:
+    """Logs as a run does, which is killed in the end where `die`, else ends with `code`; metrics.jsonl is there where its
+    directory is."""
     metrics = MetricsWriter(run_dir / "metrics.jsonl", resume_step=start_step) if to else None
     config = TrackConfig(to=to, wandb_mode=mode)
     tracker = build_trackers(config, run_dir, run_name="small", settings=SETTINGS, start_step=start_step)
@@ -44,7 +47,7 @@ def log_steps(to, run_dir: Path, steps: range, *, start_step: int = 0, die: bool
     if die:
         time.sleep(1.0)  # another process of wandb writes
         os.kill(os.getpid(), signal.SIGKILL)
-    tracker.close()
+    tracker.close(code)
 
 
 def killed(*arguments, **options) -> None:
@@ -334,8 +337,26 @@ class Failing:
         if self.calls > 1:
             raise ConnectionError("server gone")
 
-    def close(self) -> None:
+    def close(self, exit_code=None) -> None:
         raise ConnectionError("server gone")
+
+
+def ends_in_wandb(run_dir: Path) -> list[str | int]:
+    """What the one wandb file of a run says of its end."""
+    (path,) = run_dir.glob("wandb/offline-run-*/*.wandb")
+    said: list[str | int] = []
+    for entry in wandb_records(path):
+        if entry.request.WhichOneof("request_type") is None and entry.WhichOneof("record_type") == "preempting":
+            said.append("preempting")
+        elif entry.WhichOneof("record_type") == "exit":
+            said.append(entry.exit.exit_code)
+    return said
+
+
+@pytest.mark.parametrize(("code", "said"), [(75, ["preempting", 75]), pytest.param(2, [2], marks=pytest.mark.slow)])
+def test_wandb_is_told_how_a_run_ended(tmp_path, code, said):
+    log_steps(("wandb",), tmp_path, range(1, 3), code=code)
+    assert ends_in_wandb(tmp_path) == said
 
 
 def test_a_failing_tracker_warns_once_and_the_other_goes_on(tmp_path, monkeypatch, caplog):

@@ -50,16 +50,27 @@ def latest(run_dir):
     return (run_dir / "checkpoints" / "latest").read_text().strip()
 
 
+def in_mlflow(run_dir):
+    """How the one run there has ended, and its artifacts."""
+    mlflow = pytest.importorskip("mlflow")
+    client = mlflow.MlflowClient(tracking_uri=(run_dir / "mlflow").as_uri())
+    (run,) = client.search_runs([client.get_experiment_by_name("dist_plm").experiment_id])
+    return run.info.status, [one.path for one in client.list_artifacts(run.info.run_id)]
+
+
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_good_checkpoints_stay_and_a_sane_rate_goes_on_from_them(ranks, store, good, tmp_path, num_ranks):
     run_dir = shutil.copytree(good, tmp_path / "run")
-    said = diverges(ranks, store, run_dir, num_ranks, checkpoint__every=10)
+    said = diverges(ranks, store, run_dir, num_ranks, checkpoint__every=10, track__to=["mlflow", "csv"])
+    assert in_mlflow(run_dir) == ("FAILED", ["report.html"])
+    assert (run_dir / "report.html").read_text().startswith("<!doctype html>")
     assert "12 updates in a row were skipped" in said
     assert f"The last good step is 21; the newest good checkpoint is {run_dir}/checkpoints/step_00000020" in said
     assert "lower optim.lr" in said
     assert LocalStorage(run_dir / "checkpoints").steps() == [15, 20]
     assert latest(run_dir) == "step_00000020"
-    assert go_on(ranks, store, run_dir, num_ranks, train__stop_at=30) == [0] * num_ranks
+    assert go_on(ranks, store, run_dir, num_ranks, train__stop_at=30, track__to=["mlflow"]) == [0] * num_ranks
+    assert in_mlflow(run_dir) == ("FINISHED", ["report.html"])
     assert "the loss is nan, its update is skipped" in (run_dir / "log" / "rank_00000.log").read_text()
 
 

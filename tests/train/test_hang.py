@@ -89,12 +89,13 @@ def has_ended(pid: int) -> bool:
 
 def test_a_killed_rank_is_started_again_with_the_others_and_a_stopped_one_is_named(store: Path, tmp_path: Path) -> None:
     # Rarely, so that none is being written when the next is due: that wait is a patient one.
-    with running(2, store, tmp_path, "checkpoint.every=100", restarts=1) as run:
+    with running(2, store, tmp_path, "checkpoint.every=100", "track.to=[csv]", restarts=1) as run:
         run.wait_for(lambda: (tmp_path / "checkpoints" / "latest").exists())
         os.kill(pid_of(run, 1, tmp_path, 1), signal.SIGKILL)
         run.wait_for(lambda: (tmp_path / "starts.jsonl").read_text().count("\n") == 2)
         before = steps(tmp_path)
         run.wait_for(lambda: steps(tmp_path) > before + 1)
+        (tmp_path / "report.html").unlink(missing_ok=True)
 
         speaker, stopped = (pid_of(run, rank, tmp_path, 2) for rank in (0, 1))
         os.kill(stopped, signal.SIGSTOP)
@@ -119,6 +120,7 @@ def test_a_killed_rank_is_started_again_with_the_others_and_a_stopped_one_is_nam
     assert f", last in {collective};" in text
     records = [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")]
     assert records == list(range(1, records[-1] + 1))
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
 
 
 def test_a_second_start_ends_the_first_which_writes_nothing_more(store: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class CsvTracker:
     def keep(self, page: Path, text: str) -> None:
         """Leaves the report where it is: beside the table."""
 
-    def close(self) -> None:
+    def close(self, exit_code: int | None = None) -> None:
         """Does nothing: each row is in the file once it is logged."""
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dist_plm.config.decode import flatten
 from dist_plm.config.messages import show
-from dist_plm.core.errors import UserError
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_INTERRUPTED, EXIT_REQUEUE, UserError
 from dist_plm.core.regular import read_regular
 from dist_plm.monitor.tracking.later_measures import records_of
 from dist_plm.monitor.tracking.steps_once import StepsOnce
@@ -48,6 +48,7 @@ class MlflowTracker:
         self._metric = entities.Metric
         self._client = MlflowClient(tracking_uri=config.mlflow_uri or folder.as_uri())
         self._steps = StepsOnce(0)
+        self._before = "FINISHED"  # what MLflow said of the run when it was opened
         self._id = self._open(folder / "run_id", config.mlflow_experiment, run_name, new=start_step == 0)
         if start_step == 0:
             told = [entities.Param(_NO_NAME.sub("_", name), show(value)) for name, value in flatten(settings).items()]
@@ -82,13 +83,14 @@ class MlflowTracker:
         """Adds the page to the run's artifacts, in place of an earlier one."""
         self._client.log_artifact(self._id, str(page))
 
-    def close(self) -> None:
-        self._client.set_terminated(self._id)
+    def close(self, exit_code: int | None = None) -> None:
+        self._client.set_terminated(self._id, status=self._before if exit_code is None else status_of(exit_code))
 
     def _open(self, kept: Path, experiment: str, run_name: str, *, new: bool) -> str:
         """Finds the run that an earlier start began, or begins one."""
         run_id = "" if new else _text_of(kept)
         if re.fullmatch("[0-9a-f]{32}", run_id):
+            self._before = self._client.get_run(run_id).info.status
             self._client.update_run(run_id, status="RUNNING")
             self._steps.newest = max((one.step for one in self._client.get_metric_history(run_id, "loss")), default=0)
             return run_id
@@ -98,6 +100,13 @@ class MlflowTracker:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(f"{run_id}\n", encoding="utf-8")
         return run_id
+
+
+def status_of(exit_code: int) -> str:
+    """MLflow's word for how a run ended: KILLED where a signal or the keyboard stopped it, FAILED if refused or crashed."""
+    if exit_code == EXIT_FINISHED:
+        return "FINISHED"
+    return "KILLED" if exit_code in (EXIT_REQUEUE, EXIT_INTERRUPTED) else "FAILED"
 
 
 def _text_of(path: Path) -> str:

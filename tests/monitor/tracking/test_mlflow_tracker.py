@@ -48,7 +48,7 @@ def test_a_run_that_was_killed_is_one_run_with_each_step_once(tmp_path):
     page = tmp_path / "report.html"
     page.write_text("x")
     tracker.keep(page, "text")
-    tracker.close()
+    tracker.close(0)
     (run,) = runs_of(tmp_path)
     assert (run.info.run_name, run.info.status) == ("small", "FINISHED")
     assert history(tmp_path, run.info.run_id, "loss") == [(step, pytest.approx(10 / step)) for step in range(1, 9)]
@@ -69,6 +69,25 @@ def test_what_a_rollback_was_is_told_at_the_next_new_step(tmp_path):
     (run,) = runs_of(tmp_path)
     assert history(tmp_path, run.info.run_id, "heal/rollbacks") == [(7, 1.0)]
     assert [step for step, _ in history(tmp_path, run.info.run_id, "loss")] == list(range(1, 9))
+
+
+def test_it_says_how_the_run_ended(tmp_path):
+    begun(tmp_path, range(1, 3)).close(2)
+    for code, status in (
+        (75, "KILLED"),
+        (124, "FAILED"),
+        (1, "FAILED"),
+        (130, "KILLED"),
+        (None, "KILLED"),
+        (0, "FINISHED"),
+    ):
+        tracker = begun(tmp_path, range(0), start_step=2)
+        assert [run.info.status for run in runs_of(tmp_path)] == ["RUNNING"]
+        tracker.close(code)
+        assert [run.info.status for run in runs_of(tmp_path)] == [status]
+    begun(tmp_path, range(0), start_step=2)
+    begun(tmp_path, range(0), start_step=2).close(None)
+    assert [run.info.status for run in runs_of(tmp_path)] == ["RUNNING"], "what is measured meanwhile ends no run"
 
 
 def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
