@@ -90,6 +90,12 @@ class Electra(ModelChunk):
         scores["originals"] = _score_judgements(judged, tokens != originals, originals >= 0, evaluate=evaluate)
         return scores
 
+    def judge(self, batch: Batch) -> Tensor:
+        """Gives the discriminator's logits [B, S] of `tokens` as they are, above 0 where one was replaced."""
+        context, positions = context_of(batch, self.shared, causal=False)
+        embedded = self.embedding(batch["tokens"], positions, context, batch.get("segments"), part=-2)
+        return self.detector(self.discriminator(embedded, context))
+
     def _uniform(self, samples: Tensor, tokens: Tensor) -> Tensor:
         """Gives a number in [0, 1), fp64, for each of `tokens` [B, S], in the order of the flattened [S, B]."""
         table = key_table(self.shared.model, samples, self.shared.seed)

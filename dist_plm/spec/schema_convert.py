@@ -17,7 +17,8 @@ class ConvertConfig:
     with `normalize`.
 
     `dtype` of what is written for Hugging Face is fp32 when None, or that which the weights were imported in. Files of more
-    than `shard_gb` gigabytes (10⁹ bytes) of weights are split, with an index.
+    than `shard_gb` gigabytes (10⁹ bytes) of weights are split, with an index. Unless `verify` is false, Transformers opens what
+    was written, and its logits are compared with those of the checkpoint.
 
     Of a checkpoint of Megatron-LM or DeepSpeed, `vocab_size` is the number of rows of its embedding that stand for a token
     and `kv_heads` the number of its query groups, needed where it does not tell; `weights_only` leaves out the optimizer's
@@ -31,6 +32,7 @@ class ConvertConfig:
     # format=hf
     dtype: Literal["fp32", "bf16", "fp16"] | None = None
     shard_gb: Positive = 5.0
+    verify: bool = True
     # format=sentence_transformers
     pooling: Literal["mean", "cls", "max"] = "mean"
     normalize: bool = False

@@ -333,7 +333,11 @@ def test_adapters_resume_and_are_exported_merged_and_alone(ranks, rows, tmp_path
     assert ours[-1]["eval/loss"] == pytest.approx(theirs[-1]["eval/loss"], rel=1e-4)
     assert theirs[-1]["eval/loss"] < theirs[0]["eval/initial/loss"]
     said = convert(decode(ConvertConfig, {"from": str(whole), "to": str(tmp_path / "hf"), "format": "hf"}))
-    assert "GPT2LMHeadModel" in said
+    assert "logits by GPT2LMHeadModel of 2 texts of 16 tokens: largest difference" in said
+    half = convert(
+        decode(ConvertConfig, {"from": str(whole), "to": str(tmp_path / "half"), "format": "hf", "dtype": "bf16"})
+    )
+    assert "largest difference" in half, "merged in fp32, and rounded then"
     exported = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
     tokens = torch.arange(24).view(2, 12) + 5
     (expected,) = ranks.run(1, logits_of, whole, tokens)
@@ -341,6 +345,7 @@ def test_adapters_resume_and_are_exported_merged_and_alone(ranks, rows, tmp_path
         assert float((exported(tokens).logits - expected).abs().max()) < 1e-5
     told = convert(decode(ConvertConfig, {"from": str(whole), "to": str(tmp_path / "peft"), "format": "peft"}))
     assert "adapters of 2 modules" in told
+    assert "largest difference" in told, "as PEFT opens them"
     said = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
     learned, merged = load_file(tmp_path / "peft" / "adapter_model.safetensors"), exported.state_dict()
     assert said["fan_in_fan_out"]

@@ -12,6 +12,7 @@ run or a directory of checkpoints stands for the newest one in it; URLs of fsspe
 from= to= format=hf writes a directory of Hugging Face from a checkpoint or run, format=peft the adapters of one that has such
 (model.lora), format=sentence_transformers an encoder that makes vectors of texts. Without format= a checkpoint is made, from
 which launch/pretrain.py goes on with train.resume=…, on any process grid. Tensors go from disk to disk one at a time.
+What was exported is opened by Transformers then, and its logits are compared with those of the checkpoint (verify=false: not).
 
 Of Megatron-LM (--ckpt-format torch_dist) GPT models are read, of DeepSpeed (ZeRO 1, 2 and 3, no pipeline) those of Megatron and
 of Hugging Face; with weights, the optimizer's moments and step. Padding of the vocabulary goes: Megatron's softmax counts it,

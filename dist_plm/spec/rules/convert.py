@@ -29,11 +29,12 @@ def _task(config: ConvertConfig) -> Iterator[str]:
 def _unread(config: ConvertConfig) -> Iterator[str]:
     default = ConvertConfig()
     of_imports, of_exports = ("vocab_size", "kv_heads", "weights_only", "hf_config"), ("dtype", "shard_gb")
+    of_written = ("verify",)
     of_vectors = ("pooling", "normalize")
     unread = {
         "hf": (*of_imports, *of_vectors),
         "peft": (*of_imports, *of_exports, *of_vectors),
-        "canonical": (*of_exports, *of_vectors),
+        "canonical": (*of_exports, *of_written, *of_vectors),
         "sentence_transformers": of_imports,
     }
     for name in unread[config.format]:

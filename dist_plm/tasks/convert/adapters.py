@@ -1,6 +1,7 @@
 """Writes the adapters of a checkpoint alone, as PEFT's `PeftModel.from_pretrained(base, DIR)` opens them."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,19 @@ def export_peft(config: ConvertConfig) -> str:
         kind = "SEQ_2_SEQ_LM" if model.has_decoder else "CAUSAL_LM" if not model.is_encoder else None
         told = {"task_type": kind, "base_model_name_or_path": model.init_from, **_settings(model.lora, fused)}
         (Path(directory) / SETTINGS).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    return f"{config.to}: adapters of {len(fused)} modules, for peft.PeftModel.from_pretrained(base, {config.to!r})"
+        compared = _compared(found, Path(directory)) if config.verify else []
+    told = f"{config.to}: adapters of {len(fused)} modules, for peft.PeftModel.from_pretrained(base, {config.to!r})"
+    return "\n".join([told, *compared])
+
+
+def _compared(found: Checkpoint, directory: Path) -> list[str]:
+    """Tells how much logits with what was written differ from the checkpoint's; raises CheckpointError where that is much."""
+    if find_spec("peft") is None:
+        return ["logits not compared: PEFT is not installed"]
+    # Imported here, as it brings Transformers in, which verify=false does without.
+    from dist_plm.tasks.convert.verify_export import adapters_at, verify_export
+
+    return [verify_export(found, None, adapters_at(directory, found))]
 
 
 def _adapter_names(entry: HFTensor) -> tuple[str, str]:

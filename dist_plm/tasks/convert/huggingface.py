@@ -147,6 +147,7 @@ def write_hf(config: ConvertConfig, add: Callable[[Checkpoint, Path, bool], str]
     with fresh_directory(config.to) as directory:
         written = [export.write(Path(directory), config) for export in exports]
         added = [] if add is None else [add(found, Path(directory), bool(exports[0].tokens.files))]
+        added += [export.verify(Path(directory)) for export in exports] if config.verify else []
     total = sum(one.bytes for one in written)
     files = sum(one.files for one in written)
     classes = " and ".join(export.settings["architectures"][0] for export in exports)
@@ -187,7 +188,8 @@ class _Export:
         """`scale` is that of the adapters, where there are any."""
         self._scale = scale
         self.settings, self.tokens = settings, tokens
-        self._found, self._half = found, half
+        self._found: Checkpoint = found
+        self._half: Half | None = half
         theirs = MODELS[settings["model_type"]]
         # The class without heads is saved without the prefix that it has where it is part of another.
         prefix = theirs.prefix if settings["architectures"][0] == theirs.network_class else ""
@@ -208,6 +210,14 @@ class _Export:
             (directory / name).write_bytes(data)
         shapes = {name: self._shape(entries[0]) for name, entries in self._entries.items()}
         return write_weights(directory, shapes, self._read, dtype=dtype, limit_bytes=int(config.shard_gb * 1e9))
+
+    def verify(self, directory: Path) -> str:
+        """Tells how much the logits of what was written differ from the checkpoint's; refuses more than rounding explains."""
+        # Imported here, as it brings Transformers in, which verify=false does without.
+        from dist_plm.tasks.convert.verify_export import exported_at, verify_export
+
+        exported = exported_at(directory / (self._half or ""), merged=self._scale is not None)
+        return verify_export(self._found, self._half, exported)
 
     def _shape(self, entry: HFTensor) -> tuple[int, ...]:
         return entry.stored_shape(self._found.weights[entry.name])

@@ -6,13 +6,11 @@ import torch
 import transformers
 from torch import Tensor
 
-from dist_plm.checkpoint.finite import is_finite
 from dist_plm.core.errors import CheckpointError
 from dist_plm.interop.hf.config_json import hf_config
-from dist_plm.interop.hf.registry import hf_tensors
-from dist_plm.models.build import DTYPES, whole_shard_specs
+from dist_plm.models.build import DTYPES
 from dist_plm.spec.families import ModelConfig
-from dist_plm.spec.families.tensors import shapes_of
+from dist_plm.tasks.convert.transformers_model import be_quiet, transformers_model
 from dist_plm.tasks.generate.batches import Continuation, Decoding, PromptBatch
 from dist_plm.tasks.inference.open_model import Session
 from dist_plm.tasks.inference.source import alike
@@ -38,9 +36,9 @@ class TransformersWriter:
             settings = hf_config(model, list(weights.shapes))
         except CheckpointError:  # settings that no class has
             return None
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-        built = alike(session.groups.world, lambda: _built(session, settings))
+        be_quiet()
+        dtype = DTYPES[session.config.precision.weights]
+        built = alike(session.groups.world, lambda: transformers_model(model, weights, settings, dtype))
         device = session.groups.device.torch_device
         return cls(built.eval().to(device), device)
 
@@ -74,24 +72,3 @@ def _lacks_room(model: ModelConfig) -> bool:
     """Transformers (5.24) makes its cache of a decoder as deep as the encoder."""
     decoder = max((stack.layers for stack in model.stacks() if stack.is_decoder), default=0)
     return decoder > model.layers
-
-
-def _built(session: Session, settings: dict[str, Any]) -> Any:
-    model, weights = session.config.model, session.source.weights
-    kind = getattr(transformers, settings["architectures"][0])
-    named = dict(settings)
-    config = transformers.AutoConfig.for_model(named.pop("model_type"), **named)
-    dtype = DTYPES[session.config.precision.weights]
-    entries = {entry.name: entry for entry in hf_tensors(model)}
-    shapes = shapes_of(model)
-    state: dict[str, Tensor] = {}
-    for shard_spec in whole_shard_specs(model):
-        values = weights.read(shard_spec)
-        if not is_finite(values):
-            raise CheckpointError(f"{weights.where} holds numbers that are not finite: name another checkpoint")
-        for shard in shard_spec.shards:
-            entry = entries[shard.name]
-            if entry.hf not in state:
-                state[entry.hf] = torch.empty(entry.stored_shape(shapes[shard.name]), dtype=dtype)
-            entry.logical(state[entry.hf]).copy_(shard.local(values))
-    return kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype)

@@ -6,6 +6,8 @@ Started as a process of its own: python tests/tasks/convert/measure_memory.py fr
 import sys
 import threading
 
+import yaml
+
 from dist_plm.config.decode import decode
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
@@ -17,7 +19,9 @@ def anonymous_bytes() -> int:
 
 
 def main(arguments: list[str]) -> None:
-    config = decode(ConvertConfig, dict(argument.split("=", 1) for argument in arguments))
+    config = decode(
+        ConvertConfig, {name: yaml.safe_load(value) for name, value in (a.split("=", 1) for a in arguments)}
+    )
     before, done, peak = anonymous_bytes(), threading.Event(), 0
 
     def watch() -> None:

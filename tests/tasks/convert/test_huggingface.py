@@ -46,7 +46,7 @@ def assert_same(ours, theirs):
 def test_out_is_what_came_in_and_hugging_face_loads_it(tmp_path, name):
     source = save(name, tmp_path / "hf")
     run(source, tmp_path / "in")
-    run(tmp_path / "in", tmp_path / "out", format="hf")
+    assert "largest difference" in run(tmp_path / "in", tmp_path / "out", format="hf")
     for before, after in zip(halves(source), halves(tmp_path / "out"), strict=True):
         assert_same(weights(after), weights(before))
         assert json.loads((after / "config.json").read_text()) == json.loads((before / "config.json").read_text())
@@ -337,7 +337,7 @@ def test_memory_holds_one_tensor_at_a_time(tmp_path):
     transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).save_pretrained(tmp_path / "hf")
     size = (tmp_path / "hf" / "model.safetensors").stat().st_size
     assert size > 75e6
-    for arguments in (["from=hf", "to=in"], ["from=in", "to=out", "format=hf"]):
+    for arguments in (["from=hf", "to=in"], ["from=in", "to=out", "format=hf", "verify=false"]):
         assert growth_of(arguments, tmp_path) < size / 3
 
 
