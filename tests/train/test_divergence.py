@@ -11,6 +11,7 @@ from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.engines.megatron.engine import MegatronEngine
 from dist_plm.monitor.metrics_file import read_metrics
 from tests.checkpoint.poison import poison
+from tests.monitor.read_back import only_mlflow_run
 from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port
 from tests.train.running import make_store, run_case, settings, signalled_case
@@ -52,9 +53,7 @@ def latest(run_dir):
 
 def in_mlflow(run_dir):
     """How the one run there has ended, and its artifacts."""
-    mlflow = pytest.importorskip("mlflow")
-    client = mlflow.MlflowClient(tracking_uri=(run_dir / "mlflow").as_uri())
-    (run,) = client.search_runs([client.get_experiment_by_name("dist_plm").experiment_id])
+    client, run = only_mlflow_run(run_dir)
     return run.info.status, [one.path for one in client.list_artifacts(run.info.run_id)]
 
 

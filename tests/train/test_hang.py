@@ -1,5 +1,6 @@
 """Whole runs, as a user starts them, that hang or are started a second time while the first goes on."""
 
+import csv
 import json
 import os
 import signal
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dist_plm.core.errors import EXIT_HUNG
 from dist_plm.monitor.flight_recorder import last_collective
 from dist_plm.monitor.metrics_file import read_metrics
+from tests.monitor.read_back import only_mlflow_run
+from tests.monitor.test_trackers import wandb_history, wandb_records
 from tests.train.conftest import ROOT, TINY
 
 pytestmark = pytest.mark.ranks
@@ -87,11 +91,40 @@ def has_ended(pid: int) -> bool:
         return True
 
 
+def check_trackers(run_dir: Path) -> None:
+    """Each has every step once, of one run, and the page of its end."""
+    steps = [record["step"] for record in read_metrics(run_dir / "metrics.jsonl")]
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == steps
+    seen = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    assert [event.step for event in seen.Scalars("loss")] == steps
+    assert "report/text_summary" in seen.Tags()["tensors"]
+
+    client, run = only_mlflow_run(run_dir)
+    assert run.info.run_id == (run_dir / "mlflow" / "run_id").read_text().strip()
+    assert run.info.status == "FAILED"
+    assert [one.step for one in client.get_metric_history(run.info.run_id, "loss")] == steps
+    assert [one.path for one in client.list_artifacts(run.info.run_id)] == ["report.html"]
+
+    ((run_id, rows),) = wandb_history(run_dir)
+    assert run_id == (run_dir / "wandb" / "run_id").read_text().strip()
+    assert [(row["step"], row["_step"]) for row in rows if "loss" in row] == [(step, step) for step in steps]
+    assert {path.name.split("-")[-1].split(".")[0] for path in (run_dir / "wandb" / "earlier").iterdir()} == {run_id}
+    (file,) = run_dir.glob("wandb/offline-run-*/*.wandb")
+    records = wandb_records(file)
+    assert [one.exit.exit_code for one in records if one.WhichOneof("record_type") == "exit"] == [EXIT_HUNG]
+    kept = [one.artifact for one in records if one.WhichOneof("record_type") == "artifact"]
+    assert [entry.path for one in kept for entry in one.manifest.contents] == ["report.html"]
+
+
 def test_a_killed_rank_is_started_again_with_the_others_and_a_stopped_one_is_named(store: Path, tmp_path: Path) -> None:
+    """With all trackers, which rank 0 has, whom a signal kills that nobody can catch."""
     # Rarely, so that none is being written when the next is due: that wait is a patient one.
-    with running(2, store, tmp_path, "checkpoint.every=100", "track.to=[csv]", restarts=1) as run:
+    with running(
+        2, store, tmp_path, "checkpoint.every=50", "track.to=[wandb,mlflow,csv,tensorboard]", restarts=1
+    ) as run:
         run.wait_for(lambda: (tmp_path / "checkpoints" / "latest").exists())
-        os.kill(pid_of(run, 1, tmp_path, 1), signal.SIGKILL)
+        os.kill(pid_of(run, 0, tmp_path, 1), signal.SIGKILL)
         run.wait_for(lambda: (tmp_path / "starts.jsonl").read_text().count("\n") == 2)
         before = steps(tmp_path)
         run.wait_for(lambda: steps(tmp_path) > before + 1)
@@ -121,6 +154,7 @@ def test_a_killed_rank_is_started_again_with_the_others_and_a_stopped_one_is_nam
     records = [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")]
     assert records == list(range(1, records[-1] + 1))
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    check_trackers(tmp_path)
 
 
 def test_a_second_start_ends_the_first_which_writes_nothing_more(store: Path, tmp_path: Path) -> None:
