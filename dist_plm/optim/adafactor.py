@@ -145,7 +145,7 @@ class Adafactor(WholeTensorOptimizer):
         segment_map.add_over_ranks(sums[None], self._columns)
         updated = sums[entries:] > 0
         state["step"] += updated
-        rates = state["step"].clamp(min=1.0).pow(-self._beta2_decay) * updated
+        rates = decay_rates(state["step"], self._beta2_decay) * updated
         self._means.lerp_((sums[:entries] / self._lengths + self._eps).float(), rates[self._slots])
         return rates
 
@@ -234,6 +234,15 @@ class Adafactor(WholeTensorOptimizer):
     def _bound(self) -> SegmentMap:
         assert self._segment_map is not None, "Adafactor must be bound to its segment map before the first step"
         return self._segment_map
+
+
+def decay_rates(steps: Tensor, decay: float) -> Tensor:
+    """Computes t^-decay of the numbers of updates that logical tensors have had, [N]: from the number alone.
+
+    In fp64, as PyTorch computes fp32 powers of the last few elements of a vector by another routine, which rounds otherwise:
+    tied embeddings, that stages of a pipeline hold at other places, would drift apart.
+    """
+    return steps.double().clamp(min=1.0).pow(-decay).to(steps.dtype)
 
 
 def build(optim: AdafactorConfig, groups: Sequence[dict[str, Any]]) -> Adafactor:

@@ -8,7 +8,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_plm.optim.adafactor import Adafactor
+from dist_plm.optim.adafactor import Adafactor, decay_rates
 from dist_plm.optim.segment_map import Segment, SegmentMap, Slot, blocks_of
 
 SHAPES = [(4, 6), (7,), (3, 5), (1, 9), (8, 1), (5,)]
@@ -178,3 +178,10 @@ def test_means_are_exact_at_any_size_however_it_is_cut(rows):
         optimizer.step()
         for mean, dim in zip(optimizer.means(0), (1, 0), strict=True):
             torch.testing.assert_close(mean.double(), squares.mean(dim), rtol=3e-7, atol=0.0)
+
+
+def test_rates_are_of_the_number_of_updates_alone():
+    """Wherever among others it stands: stages of a pipeline hold tied embeddings at other places."""
+    steps = torch.arange(1.0, 500.0)
+    alone = torch.cat([decay_rates(one, 0.8) for one in steps.view(-1, 1)])
+    assert torch.equal(decay_rates(steps, 0.8), alone)
