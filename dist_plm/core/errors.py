@@ -98,7 +98,17 @@ class Diverged(UserError):
 
 
 class ReplicasDifferError(UserError):
-    """Ranks that must hold, or compute, the same do not: some machine of the run makes mistakes."""
+    """Ranks that must hold, or compute, the same do not: some machine of the run makes mistakes.
+
+    Args:
+        step: after which that was found.
+        reason: who does not agree with whom, on what.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, step: int, reason: str, remedy: str) -> None:
+        self.step, self.reason = step, reason
+        super().__init__(f"step {step}: {reason}. Some machine makes mistakes. {remedy}")
 
 
 class SaveFailedError(UserError):

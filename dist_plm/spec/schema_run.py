@@ -64,8 +64,9 @@ class ObserveConfig:
     times in a row, is named with its node; a share of 0 names none.
     `replicas_every`: whether weights that several ranks hold are the same to the bit. `passes_every`: whether all data ranks
     compute the same loss, to the bit, of the same microbatch. Where not, ranks and nodes are named; `on_mismatch` says
-    whether the run goes on. `layers_every`: of each layer, the root mean square of what it puts out, and the norm of its update
-    by that of its weights, of which a copy in host memory is taken for that."""
+    whether the run goes on; with train.heal.mode=on it goes back from weights that differ, unless that says "stop", and
+    weights are compared before they are saved too. `layers_every`: of each layer, the root mean square of what it puts out,
+    and the norm of its update by that of its weights, of which a copy in host memory is taken for that."""
 
     parts_every: Natural = 100
     parts_steps: Count = 5

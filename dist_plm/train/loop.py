@@ -31,11 +31,13 @@ def train(parts: Parts, position: Position) -> bool:
     Raises:
         SaveFailedError: the run's end, or with on_failure "stop" any checkpoint, could not be written.
         Diverged: the last loss is not finite, or no update was possible for train.max_skipped steps.
-        ReplicasDifferError: ranks do not agree to the bit, and train.observe ends the run for that.
+        ReplicasDifferError: ranks do not agree to the bit, and train.observe ends the run for that, or going back from it was
+            done as often as it may be.
     """
     health = parts.health
     began_with = position.saved_step
     health.begin(began_with)
+    parts.observer.begin_at(position.step)
     began_at = position.step
     stop = parts.train.stop_at or parts.train.steps
     finished = True
@@ -66,8 +68,15 @@ def _save_end(parts: Parts, position: Position, *, finished: bool) -> None:
     if (parts.checkpoint.at_end or not finished) and position.saved_step != position.step:
         if parts.health.is_broken:
             log.warning("the loss is not finite: step %d is not saved, an earlier checkpoint counts", position.step)
-        else:
-            _save(parts, position)
+            return
+        try:
+            parts.observer.check_weights(position.step)
+        except ReplicasDifferError as error:
+            if not parts.goes_back_for_weights:
+                raise
+            log.warning("%s; step %d is not saved, an earlier checkpoint counts", error.reason, position.step)
+            return
+        _save(parts, position)
 
 
 def _withdraw(parts: Parts, began_with: int | None) -> None:
@@ -95,6 +104,11 @@ def _run_healing(parts: Parts, position: Position, stop: int) -> None:
                 raise
             parts.alarms.note_failure(position.step + 1, str(error))
             parts.roll_back(parts, position)
+        except ReplicasDifferError as error:
+            if not parts.goes_back_for_weights:
+                raise
+            parts.alarms.note_mismatch(error.step, error.reason, parts.observer.agreed)
+            parts.roll_back(parts, position)
 
 
 def _run(parts: Parts, position: Position, stop: int) -> None:
@@ -120,6 +134,7 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
             copied = parts.copies.is_due(step)
             if due or copied or step == stop or _is_evaluated(parts, step, last=False):
                 _check_alarm(parts)  # else before the next step
+                parts.observer.check_weights(step)
             _evaluate_and_record(parts, position, last=step == stop)
             if due and parts.health.may_save:
                 _save(parts, position)

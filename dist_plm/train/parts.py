@@ -86,6 +86,11 @@ class Parts:
     named_sets: NamedMeasures | None = None
     named_sets_every: int = 0
 
+    @property
+    def goes_back_for_weights(self) -> bool:
+        """Tells whether the run goes back where ranks that must hold the same weights do not."""
+        return self.train.heal.rolls_back and self.train.observe.on_mismatch != "stop"
+
 
 def build_checkpoints(settings: CheckpointConfig, run_file: str, storage: Storage, groups: Groups) -> CheckpointWriter:
     """Builds what saves a run, with the text of its run.yaml in each checkpoint. Collective."""

@@ -63,12 +63,20 @@ def entry(
         reached: the step that the run goes back to, which may be a later one.
         noticed: the bad step.
         first: the first step whose samples are skipped.
-        skipped: ranges of these samples.
+        skipped: ranges of these samples; none where they are not to blame: then they are learned from again as before.
     """
-    told = ", ".join(f"{start:,} to {stop - 1:,}" for start, stop in skipped)
-    words = f"step {noticed}: {reason}; went back to step {reached}, samples {told} of steps {first} to {noticed} are skipped"
-    last = noticed if settings.rate == 1.0 else first + settings.rate_steps - 1
-    if settings.rate < 1.0:
-        words += f", the learning rate is multiplied by {settings.rate:g} from step {first} to {last}"
-    numbers = {"noticed": noticed, "after": first, "rate": settings.rate, "last": last}
+    words, rate, last = (
+        f"step {noticed}: {reason}; went back to step {reached}",
+        settings.rate if skipped else 1.0,
+        noticed,
+    )
+    if skipped:
+        told = ", ".join(f"{start:,} to {stop - 1:,}" for start, stop in skipped)
+        words += f", samples {told} of steps {first} to {noticed} are skipped"
+    else:
+        words += ", no samples are skipped"
+    if rate < 1.0:
+        last = first + settings.rate_steps - 1
+        words += f", the learning rate is multiplied by {rate:g} from step {first} to {last}"
+    numbers = {"noticed": noticed, "after": first, "rate": rate, "last": last}
     return {"step": step, "changes": [words], "skipped": [list(one) for one in skipped], "heal": numbers}

@@ -13,10 +13,16 @@ log = logging.getLogger(__name__)
 
 
 class Alarm(NamedTuple):
-    """A bad step, and what is bad about it."""
+    """A bad step, and what is bad about it.
+
+    Args:
+        agreed: the last step after which all ranks held the same weights, where they do not after this one; None where the
+            step is bad in itself.
+    """
 
     step: int
     reason: str
+    agreed: int | None = None
 
 
 class AlarmError(Exception):
@@ -65,6 +71,10 @@ class Alarms:
         """Takes note of what would have ended the run in a step."""
         if self.raised is None:
             self.raised = Alarm(step, reason)
+
+    def note_mismatch(self, step: int, reason: str, agreed: int) -> None:
+        """Takes note of weights that are not the same on all ranks, which whatever else is bad about a step may come of."""
+        self.raised = Alarm(step, reason, agreed)
 
     def _note(self, step: int, reason: str, *, quietly: bool = False) -> None:
         if self.rolls_back:

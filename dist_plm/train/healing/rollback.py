@@ -1,4 +1,5 @@
-"""Goes back to before a bad step, to a checkpoint or a copy in memory, and skips the samples that led to it.
+"""Goes back to before a bad step, to a checkpoint or a copy in memory, and skips the samples that led to it. Where ranks hold
+other weights than their replicas, no samples are to blame: then it goes back to what was the same on all, and skips none.
 
 What counts is on disk before anything is loaded: `latest` names the checkpoint gone back to, and then its history holds the
 act. A run that is killed before that goes on as if nothing had been noticed, and notices it again; one that is killed after it
@@ -10,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dist_plm.core.errors import DataError, Diverged
+from dist_plm.core.errors import DataError, Diverged, ReplicasDifferError, UserError
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.train.healing import acts
 from dist_plm.train.healing.alarms import Alarm
@@ -31,9 +32,10 @@ def roll_back(parts: Parts, position: Position, restore: Restore, skip: Ranges) 
         skip: ranges of samples that the run was told to leave out.
     Raises:
         Diverged: that was done as often as it may be, there is nothing to go back to, or no sample to go on with.
+        ReplicasDifferError: the first two, where replicas of weights are not the same.
     """
     settings = parts.train.heal
-    alarm = parts.control.first_told(parts.alarms.raised)
+    alarm = _cause(parts, position, parts.control.first_told(parts.alarms.raised))
     parts.watchdog.progress(f"going back from step {alarm.step}", patient=True)
     parts.checkpoints.settle()
     step, first = _where_to(parts, alarm)
@@ -42,7 +44,7 @@ def roll_back(parts: Parts, position: Position, restore: Restore, skip: Ranges) 
     history = list(position.history)
     is_over = acts.recent(history, settings, alarm.step) >= settings.most
     if not is_over:
-        skipped = _samples(parts, position, skip, step, first, alarm.step)
+        skipped = _samples(parts, position, skip, step, first, alarm.step) if alarm.agreed is None else []
         numbers = {"step": step, "reached": reached, "noticed": alarm.step, "first": first}
         act = acts.entry(alarm.reason, settings, **numbers, skipped=skipped)
         history.append(act)
@@ -52,13 +54,14 @@ def roll_back(parts: Parts, position: Position, restore: Restore, skip: Ranges) 
     parts.health.rewind(step, reached)
     parts.copies.forget(reached)
     if is_over:
-        raise Diverged(_exhausted(parts, position, alarm))
+        raise _ended(alarm, *_exhausted(parts, position))
     if copied is None:
         restored, loop = restore(step)
     else:
         train_state = parts.copies.restore(copied)
         restored, loop = Position.of(train_state, history), train_state.loop
     position.go_to(restored, saved_step=step)
+    parts.observer.begin_at(position.step)
     parts.alarms.load(loop.get("heal", {}))
     if parts.patience is not None:
         parts.patience.load(position.patience)
@@ -67,20 +70,50 @@ def roll_back(parts: Parts, position: Position, restore: Restore, skip: Ranges) 
         parts.recorder.rewind(reached, loop.get("recorder", {}), left_out, acts.noted(history, step, reached))
 
 
-def _where_to(parts: Parts, alarm: Alarm) -> tuple[int, int]:
-    """Chooses the checkpoint to go back to, by its step, and the first whose samples are skipped.
+def _cause(parts: Parts, position: Position, alarm: Alarm) -> Alarm:
+    """Finds whether what is bad about a step comes of weights that are not the same on all ranks. Collective.
 
     Raises:
-        Diverged: there is no checkpoint.
+        ReplicasDifferError: it does, and train.observe.on_mismatch is "stop".
+    """
+    if alarm.agreed is not None:
+        return alarm
+    try:
+        parts.observer.check_weights(position.step)
+    except ReplicasDifferError as error:
+        if not parts.goes_back_for_weights:
+            raise
+        return Alarm(alarm.step, f"{alarm.reason}, and {error.reason}", parts.observer.agreed)
+    return alarm
+
+
+def _where_to(parts: Parts, alarm: Alarm) -> tuple[int, int]:
+    """Chooses the checkpoint to go back to, by its step, and the first step that is to be taken in another way.
+
+    Raises:
+        Diverged, ReplicasDifferError: there is no checkpoint.
     """
     there = parts.checkpoints.steps(parts.health.is_own)
-    wanted = alarm.step - parts.train.heal.before
+    wanted = alarm.step - parts.train.heal.before if alarm.agreed is None else alarm.agreed + 1
     if before := [step for step in there if step < wanted]:
         return before[-1], wanted
     later = [step for step in there if step < alarm.step]  # it may be damaged already: the number of acts is bounded
-    if not later:
-        raise Diverged(f"step {alarm.step}: {alarm.reason}, and there is no checkpoint from before to go back to")
+    if not later or alarm.agreed is not None:
+        raise _ended(alarm, "and there is no checkpoint from before to go back to")
     return later[0], later[0] + 1
+
+
+def _ended(alarm: Alarm, why: str, done: str = "") -> UserError:
+    """Builds what a run ends with that cannot go back.
+
+    Args:
+        why: it cannot.
+        done: what was done so far.
+    """
+    if alarm.agreed is None:
+        return Diverged(f"step {alarm.step}: {alarm.reason}, {why}{done}")
+    remedy = f"Replicas agreed last after step {alarm.agreed}; leave that machine out, and start the run again{done}"
+    return ReplicasDifferError(alarm.step, f"{alarm.reason}, {why}", remedy)
 
 
 def _samples(
@@ -105,9 +138,9 @@ def _check_samples(parts: Parts, alarm: Alarm, position: Position) -> None:
         ) from None
 
 
-def _exhausted(parts: Parts, position: Position, alarm: Alarm) -> str:
+def _exhausted(parts: Parts, position: Position) -> tuple[str, str]:
+    """Says why a run that has gone back as often as it may does not again, and lists what was done."""
     settings = parts.train.heal
-    lines = [f"step {alarm.step}: {alarm.reason}, after {settings.most} rollbacks within {settings.within} steps"]
-    lines.append("(train.heal.most, train.heal.within). What was done:")
-    lines += [f"\n  - {entry['changes'][0]}" for entry in position.history if "heal" in entry]
-    return " ".join(lines)
+    why = f"after {settings.most} rollbacks within {settings.within} steps (train.heal.most, train.heal.within)"
+    done = "".join(f"\n  - {entry['changes'][0]}" for entry in position.history if "heal" in entry)
+    return why, f". What was done:{done}"

@@ -43,7 +43,8 @@ class Observer:
         exact: ranks compute the same bits from the same values.
         nodes: of each rank.
         exclude: nodes that are named are not to be used again.
-        agreed: the last step at which all replicas were found alike.
+        heals: the run goes back from steps that are bad, so that what it goes back to must be good (train.heal.mode is "on").
+        agreed: the last step after which all replicas were alike.
     """
 
     settings: ObserveConfig
@@ -58,6 +59,7 @@ class Observer:
     nodes: Sequence[str]
     exact: bool
     exclude: bool
+    heals: bool = False
     agreed: int = 0
     _data: list[float] = field(default_factory=list)
     _waited: float = 0.0
@@ -88,7 +90,8 @@ class Observer:
         """Looks at what is due after a step; gives what a record tells of it. Collective where something is due.
 
         Raises:
-            ReplicasDifferError: on every rank, where ranks do not agree and train.observe.on_mismatch is "stop".
+            ReplicasDifferError: on every rank, where ranks do not agree and train.observe.on_mismatch is "stop", or do not
+                agree on weights and the run heals itself.
         """
         self._waited, settings, found = 0.0, self.settings, dict[str, float]()
         if _is_due(step, settings.parts_every):
@@ -125,6 +128,20 @@ class Observer:
         )
         self._exclude([rank])
 
+    def begin_at(self, step: int) -> None:
+        """Takes note that all ranks have taken up the same state, which is that after a step."""
+        self.agreed = step
+
+    def check_weights(self, step: int) -> None:
+        """Compares what a run that heals itself may go back to, unless that was done since the step. Collective.
+
+        Raises:
+            ReplicasDifferError: on every rank, where ranks do not agree on weights.
+        """
+        compares = self.settings.replicas_every > 0 or self.settings.passes_every > 0
+        if self.heals and compares and self.agreed != step:
+            self._look_at_replicas(step)
+
     def _look_at_replicas(self, step: int) -> dict[str, float]:
         found = self._judge(step, "replicas", self.replicas.odd(self.engine))
         if not found:
@@ -137,11 +154,14 @@ class Observer:
         found = mismatches(self.control.of_all(odds))
         told = "; ".join(one.told(self.nodes) for one in found)
         self._exclude(sorted({rank for one in found if one.odd != one.ranks for rank in one.odd}))
-        if self.settings.on_mismatch == "stop":
-            raise ReplicasDifferError(
-                f"step {step}: {told}. Some machine makes mistakes. Replicas agreed last after step {self.agreed}: later "
-                f"checkpoints may hold it; leave that machine out, and name an earlier one with train.resume=PATH"
+        if self.heals and what != "replicas":
+            self.check_weights(step)  # where they are alike, there is nothing to go back from
+        if self.settings.on_mismatch == "stop" or (self.heals and what == "replicas"):
+            remedy = (
+                f"Replicas agreed last after step {self.agreed}: later checkpoints may hold it; leave that machine out, and "
+                f"name an earlier one with train.resume=PATH"
             )
+            raise ReplicasDifferError(step, told, remedy)
         log.warning(
             "step %d: %s. Some machine makes mistakes; train.observe.on_mismatch=stop would end the run", step, told
         )
@@ -202,6 +222,7 @@ def build_observer(
         control.of_all(node),
         exact=exact,
         exclude=cluster.exclude_slow,
+        heals=train.heal.rolls_back,
     )
 
 

@@ -12,14 +12,16 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from dist_plm.checkpoint.kept import KeptCheckpoints
+from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.data.loader import microbatch_loader
+from dist_plm.engines.deepspeed.engine import DeepSpeedEngine
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.megatron.engine import MegatronEngine
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.train import build
 from tests.ranks.pool import World
+from tests.train.observing.test_replicas import flipped
 from tests.train.running import before, run_case
 
 
@@ -28,22 +30,25 @@ class Fault:
     """One planted fault.
 
     Args:
-        kind: "gradient" that is NaN, a "document" of noise, eight samples long, or a learning "rate" a thousand times too high.
-        at: the sample that brings it on, or the step whose rate it is, from 1.
-        rank: on which a gradient is NaN.
+        kind: "gradient" that is NaN, a "document" of noise, eight samples long, a learning "rate" a thousand times too high, or
+            a "bit" of a weight that flips.
+        at: the sample that brings it on, or the step whose rate it is or the number of steps made after which it flips.
+        rank: on which a gradient is NaN, or a bit flips.
         once: it does not come again with the same sample or step.
+        bit: that flips, of 32.
     """
 
-    kind: Literal["gradient", "document", "rate"]
+    kind: Literal["gradient", "document", "rate", "bit"]
     at: int
     rank: int = 0
     once: bool = False
+    bit: int = 20
 
 
 @contextlib.contextmanager
 def planted(fault: Fault, rank: int) -> Iterator[None]:
     """Has the fault happen in this process, which is this rank."""
-    plant = {"gradient": _gradient, "document": _document, "rate": _rate}[fault.kind]
+    plant = {"gradient": _gradient, "document": _document, "rate": _rate, "bit": _bit}[fault.kind]
     with contextlib.ExitStack() as stack:
         for owner, name, replaced in plant(fault, rank):
             stack.enter_context(patch.object(owner, name, replaced))
@@ -100,14 +105,38 @@ def _rate(fault: Fault, rank: int) -> Patches:
     return [(build, "_learning_rate", spiked)]
 
 
+def _bit(fault: Fault, rank: int) -> Patches:
+    original, made = build.build_engine, itertools.count(1)
+
+    def built(*arguments: Any) -> Any:
+        engine = original(*arguments)
+        train_step = engine.train_step
+
+        def stepped(*more: Any) -> Any:
+            result = train_step(*more)
+            number = next(made)
+            if rank == fault.rank and (number == fault.at if fault.once else number % fault.at == 0):
+                named = [one for chunk in arguments[3] for one in chunk.named_parameters()]
+                flipped(next(parameter for name, parameter in named if name.endswith("norm.weight")), fault.bit)
+            return result
+
+        engine.train_step = stepped
+        return engine
+
+    return [(build, "build_engine", built)]
+
+
 def faulty_case(world: World, config: PretrainConfig, port: int, fault: Fault) -> int:
     """A run with a fault; its exit code."""
     with planted(fault, world.rank):
         return run_case(world, config, port)
 
 
-def killed_in_rollback_case(world: World, config: PretrainConfig, port: int, fault: Fault, at: int) -> int:
-    """The same, in which rank 0 is killed before a rollback writes `latest` (1) or the history (2), or loads weights (3)."""
+def killed_in_rollback_case(
+    world: World, config: PretrainConfig, port: int, fault: Fault, at: int, victim: int = 0
+) -> int:
+    """The same, in which rank 0 is killed before a rollback writes `latest` (1) or the history (2), or a victim before it
+    loads weights (3)."""
 
     def die(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -116,8 +145,10 @@ def killed_in_rollback_case(world: World, config: PretrainConfig, port: int, fau
 
         def arm(*_: Any) -> None:
             loads = "spread_weights" if config.train.heal.memory_every else "load_parameter_states"
-            owner, name, call = (MegatronEngine, loads, 1) if at == 3 else (LocalStorage, "write", at)
+            engine = {"megatron": MegatronEngine, "deepspeed": DeepSpeedEngine}[config.engine.name]
+            owner, name, call = (engine, loads, 1) if at == 3 else (LocalStorage, "write", at)
             stack.enter_context(before(owner, name, call, die))
 
-        stack.enter_context(before(KeptCheckpoints, "rewind", 1, arm))
+        if world.rank == victim:
+            stack.enter_context(before(CheckpointWriter, "rewind", 1, arm))
         return faulty_case(world, config, port, fault)

@@ -8,10 +8,9 @@ import pytest
 
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.monitor.metrics_file import read_metrics
-from dist_plm.train import build
 from tests.ranks.pool import RanksError, World
 from tests.ranks.ports import free_port
-from tests.train.observing.test_replicas import flipped
+from tests.train.healing.faults import Fault, faulty_case
 from tests.train.running import make_store, run_case, settings
 
 pytestmark = pytest.mark.ranks
@@ -100,27 +99,6 @@ def test_the_defaults_name_a_rank_that_is_made_30_percent_slower(ranks, store, t
     assert named == ([(15, last)] if slow else [])
 
 
-def failing_case(world: World, config, port: int, after: int) -> int:
-    """A run in which a bit of a weight flips on the last rank after a step."""
-    original = build.build_engine
-
-    def built(*arguments):
-        engine = original(*arguments)
-        train_step, steps = engine.train_step, iter(range(1, 100))
-
-        def stepped(*more):
-            result = train_step(*more)
-            if next(steps) == after and world.rank == world.size - 1:
-                flipped(next(p for name, p in arguments[3][0].named_parameters() if "mlp.down.weight" in name), 20)
-            return result
-
-        engine.train_step = stepped
-        return engine
-
-    with patch.object(build, "build_engine", built):
-        return run_case(world, config, port)
-
-
 @pytest.mark.parametrize("on_mismatch", ["warn", "stop"])
 def test_a_failing_memory_is_found(ranks, store, tmp_path, on_mismatch):
     observe = {"replicas_every": 4, "passes_every": 4, "on_mismatch": on_mismatch}
@@ -131,14 +109,14 @@ def test_a_failing_memory_is_found(ranks, store, tmp_path, on_mismatch):
         "cluster__exclude_slow": True,
     }
     config = settings(store, tmp_path, **changes)
-    said = "do not agree on layers.0.mlp.down.weight"
+    said = "do not agree on layers.0.attention_norm.weight"
     if on_mismatch == "stop":
         with pytest.raises(RanksError, match=f"step 8: .*{said}.*agreed last after step 4") as told:
-            ranks.run(2, failing_case, config, free_port(), 6)
+            ranks.run(2, faulty_case, config, free_port(), Fault("bit", at=6, rank=1, once=True))
         assert told.value.args[0].count("ReplicasDifferError") >= 1
         assert (tmp_path / "checkpoints" / "latest").read_text().strip() == "step_00000004"
         return
-    assert ranks.run(2, failing_case, config, free_port(), 6) == [0, 0]
+    assert ranks.run(2, faulty_case, config, free_port(), Fault("bit", at=6, rank=1, once=True)) == [0, 0]
     records = read_metrics(tmp_path / "metrics.jsonl")
     assert {record["step"] for record in records if record.get("replicas/differing")} == {8, 12}
     assert {record["step"] for record in records if record.get("passes/differing")} == {8, 12}
