@@ -63,8 +63,8 @@ class Classify:
         config = self.config
         if not encoder.by_likelihood:
             return dict(encoder.texts(first, second))
-        beside = None if second is None else [config.pair_prefix + text for text in second]
-        sources = encoder.sources([config.prefix + text for text in first], beside)
+        beside = None if second is None else _behind(config.pair_prefix, second)
+        sources = encoder.sources(_behind(config.prefix, first), beside)
         names = [config.text_of(label) for label in config.labels]
         texts = encoder.pieces(names)
         refuse_equal(texts, names, "task.labels")
@@ -83,7 +83,7 @@ class Classify:
     def changeable(self, table: WordTable, encoder: TextEncoder) -> Callable[[Mapping[str, NDArray[Any]]], Changeable]:
         if not encoder.by_likelihood:
             return partial(words_of_texts, table=table)
-        before = len(encoder.pieces([self.config.prefix])[0])
+        before = len(encoder.pieces([self.config.prefix.rstrip()])[0])
         return lambda batch: words_of_texts(batch, table, np.arange(batch["tokens"].shape[1])[None] >= before)
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
@@ -109,6 +109,11 @@ class Classify:
         if not isinstance(value, list | tuple):
             value = [part.strip() for part in str(value).split(self.config.separator) if part.strip()]
         return list(dict.fromkeys(map(str, value)))
+
+
+def _behind(prefix: str, texts: Sequence[str]) -> list[str]:
+    """Puts texts behind a prefix, a space between them; a shell or Hydra may have taken the prefix's own."""
+    return [f"{prefix.rstrip()} {text}" for text in texts] if prefix.strip() else list(texts)
 
 
 @dataclass(slots=True)

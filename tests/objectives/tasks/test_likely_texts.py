@@ -32,9 +32,12 @@ def texts(column, encoder) -> list[str]:
     ]
 
 
-def test_a_label_is_a_text_that_a_decoder_writes(tmp_path) -> None:
+@pytest.mark.parametrize("space", ["", " "])
+def test_a_label_is_a_text_that_a_decoder_writes(tmp_path, space: str) -> None:
     both = encoder(tmp_path, has_decoder=True)
-    config = ClassifyConfig(labels=("bad", "good"), label_texts={"bad": "not good"}, prefix="is ", pair_prefix="very ")
+    config = ClassifyConfig(
+        labels=("bad", "good"), label_texts={"bad": "not good"}, prefix=f"is{space}", pair_prefix=f"very{space}"
+    )
     table = table_of(config, both, ROW, {**ROW, "label": "bad"})
     assert texts(table["tokens"], both)[0].split()[:-1] == ["is", "the", "film", "was", "good", "very", "a", "play"]
     assert [text.split()[:-1] for text in texts(table["labels"], both)] == [["not", "good"], ["good"]] * 2
