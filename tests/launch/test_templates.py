@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dist_plm.cli.app import front
+from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.spec.prepare.schema import PrepareConfig
 from dist_plm.spec.schema import PretrainConfig, TrainingConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig
@@ -34,6 +35,7 @@ def test_what_a_template_runs_is_accepted(
         "launch/pretrain.py": (PretrainConfig, "pretrain"),
         "launch/finetune.py": (FinetuneConfig, "finetune"),
         "launch/prepare_data.py": (PrepareConfig, "prepare_data"),
+        "launch/evaluate.py": (EvaluateConfig, "evaluate"),
     }[script]
     # Weights of others, which are not here, would be looked at.
     model = {"model=from_hf": "model=bert_tiny"}

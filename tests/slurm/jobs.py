@@ -63,7 +63,7 @@ def submit(
 ) -> Job:
     """Submits slurm/`template` with its settings filled in, `settings` after them; the log is RUN_DIR/job.log."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    tasks = ranks_per_node if template == "pretrain_srun.sbatch" else 1
+    tasks = ranks_per_node if template in ("pretrain_srun.sbatch", "evaluate.sbatch") else 1
     text = render(
         (REPOSITORY / "slurm" / template).read_text(),
         head="A test.",

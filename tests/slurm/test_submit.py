@@ -1,5 +1,6 @@
 """launch/submit.py as a user runs it, on a real Slurm: a tiny GPT trained over nodes."""
 
+import json
 import re
 
 import pytest
@@ -81,6 +82,40 @@ def test_a_finished_run_is_trained_further(user: User, alone: list[float]) -> No
     losses = [record["loss"] for record in read_metrics(run_dir / "metrics.jsonl")]
     assert losses[0] < alone[0] - 0.1, "it did not begin where the other ended"
     assert "begun with the weights of" in job.log()
+
+
+def test_a_model_is_measured_and_writes_on_two_nodes(user: User, alone: list[float]) -> None:
+    """By slurm/evaluate.sbatch: what one process tells of the same run."""
+    place = user.home / "measured"
+    place.mkdir()
+    prompts = place / "prompts.txt"
+    prompts.write_text("The king\nA letter\n")
+    run, grid = f"from={user.home}/runs/alone", ["parallel.tensor=2", "cluster.device=cpu"]
+    asked = {
+        "evaluate": [f"data.path={user.store}", "data.split=validation"],
+        "generate": [f"prompts={prompts}", "max_new_tokens=8"],
+    }
+    jobs = {
+        name: submit(
+            user.cluster,
+            "evaluate.sbatch",
+            place / name,
+            [f"launch/{name}.py", run, *words, f"out={place}/{name}_of_two.json", *grid],
+            nodes=2,
+        )
+        for name, words in asked.items()
+    }
+    for name, words in asked.items():
+        done = user.start(f"launch/{name}.py", run, *words, f"out={place}/{name}_of_one.json")
+        assert done.returncode == 0, done.stderr
+    for name, job in jobs.items():
+        assert job.wait() == "COMPLETED", job.log()
+        one, two = ((place / f"{name}_of_{count}.json").read_text() for count in ("one", "two"))
+        assert (
+            two == one
+            if name == "generate"
+            else json.loads(two)["results"] == pytest.approx(json.loads(one)["results"])
+        )
 
 
 def test_a_sweep_submits_a_job_for_each_run(user: User) -> None:
