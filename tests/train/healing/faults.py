@@ -30,7 +30,7 @@ class Fault:
     """One planted fault.
 
     Args:
-        kind: "gradient" that is NaN, a "document" of noise, eight samples long, a learning "rate" a thousand times too high, or
+        kind: "gradient" that is NaN, a "document" of noise, `size` samples long, a learning "rate" a thousand times too high, or
             a "bit" of a weight that flips.
         at: the sample that brings it on, or the step whose rate it is or the number of steps made after which it flips.
         rank: on which a gradient is NaN, or a bit flips.
@@ -43,6 +43,7 @@ class Fault:
     rank: int = 0
     once: bool = False
     bit: int = 20
+    size: int = 8
 
 
 @contextlib.contextmanager
@@ -79,7 +80,7 @@ def _document(fault: Fault, rank: int) -> Patches:
     original, times = microbatch_loader.to_tensors, [0]
 
     def poisoned(arrays: Any, pin_memory: bool) -> Any:
-        rows = (arrays["samples"] >= fault.at) & (arrays["samples"] < fault.at + 8)
+        rows = (arrays["samples"] >= fault.at) & (arrays["samples"] < fault.at + fault.size)
         if rows.any() and len(arrays["samples"]) < 8:  # of training, not of an evaluation
             times[0] += 1
             if not (fault.once and times[0] > 1):
