@@ -79,7 +79,7 @@ def side_of(config: PretrainConfig, groups: Groups, run_dir: Path, *, looks: boo
             recorder.begin_step()
         with observer.step(number):
             result = engine.train_step(batches, 1e-4)
-        alarms.note_step(number, result)
+        alarms.note_step(number, result, samples=0)
         seen = CASE.rows * max(number, 1)
         if recorder is not None:
             recorder.end_step(number, result, 1e-4, batch=CASE.rows, samples_seen=seen)

@@ -49,7 +49,8 @@ class StepRecord:
             `last_sample`.
         evaluation: held-out measures at this step, without their prefix, e.g. loss, perplexity, accuracy.
         heal: what self-healing did or told since the previous record, without their prefix: `rollbacks` of the run so far,
-            the bad step `noticed`, the `step` gone back to, `skipped_samples` in all; `alarms` that the run went on from.
+            the bad step `noticed`, the `step` gone back to, `skipped_samples` in all, `worst_loss`, `worst_first_sample` and
+            `worst_last_sample` of the bad step; `alarms` that the run went on from.
         observed: what was looked at since the previous record, at intervals of its own, e.g. step_parts/forward.
     """
 

@@ -189,7 +189,7 @@ def _make_step(parts: Parts, position: Position, feed: Feed) -> None:
     ended = time.perf_counter()
     parts.control.note_step(ended - started)
     parts.watchdog.note_step(ended - began)
-    parts.alarms.note_step(step, result)
+    parts.alarms.note_step(step, result, position.samples)
     parts.health.note_step(step, result, is_bad=parts.alarms.raised is not None)
     batch = BatchSizes.of(parts.train).taken(position.samples)
     position.step, position.samples = step, position.samples + batch

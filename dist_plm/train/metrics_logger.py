@@ -173,9 +173,8 @@ class Recorder:
         if result.worst is None:
             return {}
         number, loss = result.worst
-        first = before + number * self.micro_batch
-        samples = self.skipped.runs(first, first + self.micro_batch)
-        return {"loss": loss, "first_sample": samples[0][0], "last_sample": samples[-1][1] - 1}
+        first, last = self.skipped.span(before + number * self.micro_batch, self.micro_batch)
+        return {"loss": loss, "first_sample": first, "last_sample": last}
 
     def _make_record(self, step: int, result: StepResult, lr: float, batch: int, samples_seen: int) -> StepRecord:
         size, seconds = self.size, self._seconds

@@ -40,6 +40,11 @@ class SkippedSamples:
         # The place of the first sample after each range is where the range would have begun.
         return places + skipped[np.searchsorted(firsts - skipped[:-1], places, side="right")]
 
+    def span(self, first: int, count: int) -> tuple[int, int]:
+        """Gives the numbers of the first and the last of `count` samples, which begin at place `first`."""
+        start, end = self.numbers(np.array([first, first + count - 1], dtype=np.int64)).tolist()
+        return start, end
+
     def runs(self, first: int, stop: int) -> list[tuple[int, int]]:
         """Gives the numbers of the samples at places `first` to before `stop`, as ranges in order."""
         if first >= stop:

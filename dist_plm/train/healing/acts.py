@@ -1,7 +1,8 @@
 """Writes what self-healing did into the history that checkpoints keep, and reads what follows from it for a step. Pure."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from dist_plm.data.loader.skipped_samples import SkippedSamples
 from dist_plm.spec.schema_run import HealConfig
@@ -43,7 +44,36 @@ def noted(history: History, step: int, reached: int | None = None) -> dict[str, 
         "noticed": history[-1]["heal"]["noticed"],
         "step": step if reached is None else reached,
         "skipped_samples": sum(stop - first for first, stop in ranges),
+        **{name: value for name, value in history[-1]["heal"].items() if name.startswith("worst_")},
     }
+
+
+class Worst(NamedTuple):
+    """The microbatch of the largest loss of a bad step.
+
+    Args:
+        loss: infinite where it is not finite: then the first that is not.
+        first, last: numbers of its samples.
+        shown: the command that shows their text.
+    """
+
+    loss: float
+    first: int
+    last: int
+    shown: str
+
+    def told(self) -> str:
+        """Says which it is."""
+        if math.isfinite(self.loss):
+            what = f"its largest loss of a microbatch, {self.loss:.4g}, was that"
+        else:
+            what = "its first microbatch whose loss is not finite is that"
+        return f"{what} of samples {self.first:,} to {self.last:,} ({self.shown})"
+
+    def numbers(self) -> dict[str, float]:
+        """Gives what a history and a record hold of it."""
+        loss = {"worst_loss": self.loss} if math.isfinite(self.loss) else {}
+        return {**loss, "worst_first_sample": self.first, "worst_last_sample": self.last}
 
 
 def entry(
@@ -55,6 +85,7 @@ def entry(
     noticed: int,
     first: int,
     skipped: Sequence[tuple[int, int]],
+    worst: Worst | None = None,
 ) -> dict[str, Any]:
     """Builds the entry of an act.
 
@@ -64,6 +95,7 @@ def entry(
         noticed: the bad step.
         first: the first step whose samples are skipped.
         skipped: ranges of these samples; none where they are not to blame: then they are learned from again as before.
+        worst: of the bad step, where it is known.
     """
     words, rate, last = (
         f"step {noticed}: {reason}; went back to step {reached}",
@@ -79,4 +111,7 @@ def entry(
         last = first + settings.rate_steps - 1
         words += f", the learning rate is multiplied by {rate:g} from step {first} to {last}"
     numbers = {"noticed": noticed, "after": first, "rate": rate, "last": last}
+    if worst is not None:
+        words += f"; {worst.told()}"
+        numbers |= worst.numbers()
     return {"step": step, "changes": [words], "skipped": [list(one) for one in skipped], "heal": numbers}

@@ -18,11 +18,15 @@ class Alarm(NamedTuple):
     Args:
         agreed: the last step after which all ranks held the same weights, where they do not after this one; None where the
             step is bad in itself.
+        samples: seen before the step.
+        worst: its microbatch of the largest loss, see StepResult; None where unknown.
     """
 
     step: int
     reason: str
     agreed: int | None = None
+    samples: int = 0
+    worst: tuple[int, float] | None = None
 
 
 class AlarmError(Exception):
@@ -46,8 +50,11 @@ class Alarms:
         """Tells whether alarms are raised rather than told."""
         return self.watch.settings.rolls_back
 
-    def note_step(self, step: int, result: StepResult) -> None:
-        """Judges a step. Under dynamic loss scaling an update that overflows is skipped as a matter of course."""
+    def note_step(self, step: int, result: StepResult, samples: int) -> None:
+        """Judges a step, before which so many `samples` were seen.
+
+        Under dynamic loss scaling an update that overflows is skipped as a matter of course.
+        """
         if self.watch.settings.mode == "off":
             return
         norm, reason = result.grad_norm, None
@@ -58,14 +65,15 @@ class Alarms:
         else:
             reason = self.watch.judge(result.loss, norm)
         if reason is not None:
-            self._note(step, reason, quietly=not math.isfinite(result.loss))
+            alarm = Alarm(step, reason, samples=samples, worst=result.worst)
+            self._note(alarm, quietly=not math.isfinite(result.loss))
         if self.raised is None and math.isfinite(result.loss):
             self.watch.take(result.loss, norm)
 
     def note_evaluation(self, step: int, measures: Mapping[str, float]) -> None:
         """Judges the weights after a step by their held-out loss."""
         if not math.isfinite(loss := measures.get("loss", 0.0)) and self.watch.settings.mode != "off":
-            self._note(step, f"the held-out loss is {loss:g}")
+            self._note(Alarm(step, f"the held-out loss is {loss:g}"))
 
     def note_failure(self, step: int, reason: str) -> None:
         """Takes note of what would have ended the run in a step."""
@@ -76,13 +84,15 @@ class Alarms:
         """Takes note of weights that are not the same on all ranks, which whatever else is bad about a step may come of."""
         self.raised = Alarm(step, reason, agreed)
 
-    def _note(self, step: int, reason: str, *, quietly: bool = False) -> None:
+    def _note(self, alarm: Alarm, *, quietly: bool = False) -> None:
         if self.rolls_back:
-            self.raised = Alarm(step, reason)
+            self.raised = alarm
         else:
             self.num_told += 1
             if not quietly:
-                log.warning("step %d: %s; train.heal.mode=on would go back and skip its samples", step, reason)
+                log.warning(
+                    "step %d: %s; train.heal.mode=on would go back and skip its samples", alarm.step, alarm.reason
+                )
 
     def take_told(self) -> int:
         """Counts the bad steps since it was asked last."""

@@ -8,10 +8,12 @@ between the two come before the samples that are skipped, and are the same when 
 """
 
 import logging
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dist_plm.core.errors import DataError, Diverged, ReplicasDifferError, UserError
+from dist_plm.core.installed import typed
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.train.healing import acts
 from dist_plm.train.healing.alarms import Alarm
@@ -46,7 +48,7 @@ def roll_back(parts: Parts, position: Position, restore: Restore, skip: Ranges) 
     if not is_over:
         skipped = _samples(parts, position, skip, step, first, alarm.step) if alarm.agreed is None else []
         numbers = {"step": step, "reached": reached, "noticed": alarm.step, "first": first}
-        act = acts.entry(alarm.reason, settings, **numbers, skipped=skipped)
+        act = acts.entry(alarm.reason, settings, **numbers, skipped=skipped, worst=_worst(parts, position, skip, alarm))
         history.append(act)
         _check_samples(parts, alarm, Position(step=step, samples=parts.checkpoints.samples_at(step), history=history))
         log.warning("healing: %s", act["changes"][0])
@@ -126,6 +128,16 @@ def _samples(
     )
     total = parts.train.num_samples
     return acts.skipped_samples(skip, position.history).runs(start, stop if total is None else min(stop, total))
+
+
+def _worst(parts: Parts, position: Position, skip: Ranges, alarm: Alarm) -> acts.Worst | None:
+    """Finds the samples of the bad step's worst microbatch; None where that is unknown, or they are not to blame."""
+    if alarm.worst is None or alarm.agreed is not None:
+        return None
+    (number, loss), size = alarm.worst, parts.train.micro_batch
+    first, last = acts.skipped_samples(skip, position.history).span(alarm.samples + number * size, size)
+    run = shlex.quote(f"run={parts.observer.run_dir}")
+    return acts.Worst(loss, first, last, f"{typed('samples')} {run} samples='[{first}, {last + 1}]'")
 
 
 def _check_samples(parts: Parts, alarm: Alarm, position: Position) -> None:

@@ -30,9 +30,9 @@ class Fault:
     """One planted fault.
 
     Args:
-        kind: "gradient" that is NaN, a "document" of noise, `size` samples long, a learning "rate" a thousand times too high, or
-            a "bit" of a weight that flips.
-        at: the sample that brings it on, or the step whose rate it is or the number of steps made after which it flips.
+        kind: "gradient" that is NaN, a "document" of noise, `size` samples long, a learning "rate" a thousand times too
+            high, or a "bit" of a weight that flips.
+        at: the sample that brings it on, or the step whose rate it is, or the number of steps made after which it flips.
         rank: on which a gradient is NaN, or a bit flips.
         once: it does not come again with the same sample or step.
         bit: that flips, of 32.

@@ -62,6 +62,17 @@ def test_a_fault_is_noticed_and_healed(ranks, store, tmp_path, clean, fault, not
     assert records[-1]["eval/loss"] == pytest.approx(clean, rel=0.01)
     (act,) = state_of(tmp_path, 60).history
     assert act["skipped"] == [[8 * (noticed - 2), 8 * noticed]]
+    assert (act["heal"]["worst_loss"], act["heal"]["worst_first_sample"]) == (
+        healed["heal/worst_loss"],
+        healed["heal/worst_first_sample"],
+    )
+    if fault.kind == "document":
+        first = healed["heal/worst_first_sample"]
+        assert first in (312, 314, 316, 318)
+        assert healed["heal/worst_last_sample"] == first + 1
+        shown = f"(python launch/samples.py run={tmp_path} samples='[{first}, {first + 2}]')"
+        assert act["changes"][0].endswith(f"was that of samples {first} to {first + 1} {shown}")
+        assert act["changes"][0] in (tmp_path / "log" / "rank_00000.log").read_text()
 
 
 @pytest.mark.parametrize(("rate", "memory_every"), [(1.0, 0), (0.5, 0), pytest.param(1.0, 8, marks=pytest.mark.slow)])

@@ -70,12 +70,12 @@ def result(loss=3.0, norm=1.0, scale=None):
 @pytest.mark.parametrize("mode", ["off", "warn", "on"])
 def test_modes(mode):
     alarms = Alarms(SpikeWatch(HealConfig(mode=mode)))
-    alarms.note_step(1, result(norm=None, scale=2.0**20))
+    alarms.note_step(1, result(norm=None, scale=2.0**20), samples=0)
     assert (alarms.raised, alarms.take_told()) == (None, 0), "a loss scale is looked for in this way"
-    alarms.note_step(2, result(norm=None))
+    alarms.note_step(2, result(norm=None), samples=0)
     assert (alarms.raised is not None) is (mode == "on")
     assert alarms.take_told() == (mode == "warn")
-    alarms.note_step(3, result(loss=math.nan))
+    alarms.note_step(3, result(loss=math.nan), samples=0)
     assert alarms.take_told() == (mode == "warn")
 
 
@@ -90,6 +90,28 @@ def test_acts_are_read_from_the_history():
     assert acts.noted(history, 40) == {"rollbacks": 1, "noticed": 55, "step": 40, "skipped_samples": 16}
     assert acts.noted(history, 40, reached=44)["step"] == 44
     assert acts.noted(history, 44) == {}
+
+
+@pytest.mark.parametrize(
+    ("loss", "told", "numbers"),
+    [
+        (
+            9.25,
+            "its largest loss of a microbatch, 9.25, was that of samples 1,440 to 1,441 (show)",
+            {"worst_loss": 9.25},
+        ),
+        (math.inf, "its first microbatch whose loss is not finite is that of samples 1,440 to 1,441 (show)", {}),
+    ],
+)
+def test_an_act_names_the_samples_that_were_worst(loss, told, numbers):
+    worst = acts.Worst(loss, 1440, 1441, "show")
+    numbers = {**numbers, "worst_first_sample": 1440, "worst_last_sample": 1441}
+    act = acts.entry(
+        "it burst", HealConfig(), step=40, reached=40, noticed=55, first=54, skipped=[(1432, 1448)], worst=worst
+    )
+    assert act["changes"][0].endswith(f"samples 1,432 to 1,447 of steps 54 to 55 are skipped; {told}")
+    others = {"rollbacks": 1, "noticed": 55, "step": 40, "skipped_samples": 16}
+    assert acts.noted([act], 40) == {**others, **numbers}
 
 
 def test_patience_goes_back_with_a_run():

@@ -1,4 +1,4 @@
-"""Each record names the microbatch of the largest loss by its samples: a document of noise is found on every grid and engine."""
+"""Each record names the microbatch of the largest loss by its samples: noise is found on every grid and engine."""
 
 import contextlib
 
