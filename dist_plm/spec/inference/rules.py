@@ -63,6 +63,8 @@ def _data(config: EvaluateConfig) -> Iterator[str]:
     if config.on == "lm_eval":
         yield from _tasks_of_harness(config)
         return
+    if config.on != "task" and config.task is not None:
+        yield f"task = {config.task.name!r} has no effect with on = {show(config.on)}: leave it out, or measure on=task"
     of_harness = ("tasks", "task_folder", "num_fewshot")
     yield from no_effect(config, "", of_harness, f"on = {show(config.on)}, which asks no task of lm-evaluation-harness")
     if config.on == "contamination":
@@ -142,7 +144,7 @@ def _protocol(config: EvaluateConfig) -> Iterator[str]:
         reason = f"on = {show(config.on)}, which makes no vectors of rows"
         yield from no_effect(config, "", ("pooling",), reason)
     if config.on == "task":
-        names = ("window", "stride", "documents", "seed")
+        names = ("stride", "documents", "seed")
         yield from no_effect(config, "", names, "on = 'task', which reads rows as training does")
         yield from path_problems("predictions", config.predictions, made=True)
         return

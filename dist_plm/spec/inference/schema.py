@@ -8,6 +8,7 @@ from dist_plm.config.types import Count, Natural, NonNegative, Positive
 from dist_plm.spec.inference.evaluations import EvaluationDataConfig, NamedSetConfig, Pooling, Seed
 from dist_plm.spec.schema import ParallelConfig, PrecisionConfig
 from dist_plm.spec.schema_run import ClusterConfig
+from dist_plm.spec.tasks import TaskConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,28 +31,45 @@ class InferenceConfig:
         """Whether a model will do that predicts something else than tokens."""
         return False
 
+    @property
+    def asks_task(self) -> bool:
+        """Whether it is asked what it was fine-tuned for."""
+        return False
+
+    @property
+    def given_task(self) -> TaskConfig | None:
+        """Gives that task, where a person says it."""
+        return None
+
+    @property
+    def row_length(self) -> int | None:
+        """Gives the tokens of a labelled row that are read at most; None: as many as in training."""
+        return None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig(InferenceConfig):
     """Says what is measured: the perplexity of documents, which of masked models is that of pseudo-log-likelihoods, or the
     losses that the model's objective has, or what a model that was fine-tuned for a `task` makes of labelled rows, kept in
-    `predictions`. What it writes has at most `max_new_tokens` (None: as in training), and is the most likely of `num_beams`.
-    Or what a linear `probe`, which learns from vectors that the model as it is gives labelled rows (the mean of the last hidden
-    states, or the first or last of them: `pooling`), tells of others. Or, without a model, the `contamination` of the set: how
-    much of it stands, in runs of `ngram` words, in the training text, `data.against` or the store that the run read. Or what
-    `tasks` of lm-evaluation-harness measure (`lm_eval`), those of the user's `task_folder` among them, behind `num_fewshot`
-    examples (None: as each task says).
+    `predictions`. A directory of Hugging Face tells the task by its class and labels, or `task` does. What it writes has at
+    most `max_new_tokens` (None: as in training), and is the most likely of `num_beams`. Or what a linear `probe`, which
+    learns from vectors that the model as it is gives labelled rows (the mean of the last hidden states, or the first or last
+    of them: `pooling`), tells of others. Or, without a model, the `contamination` of the set: how much of it stands, in runs
+    of `ngram` words, in the training text, `data.against` or the store that the run read. Or what `tasks` of
+    lm-evaluation-harness measure (`lm_eval`), those of the user's `task_folder` among them, behind `num_fewshot` examples
+    (None: as each task says).
 
-    A pass sees `window` tokens, None: as many as the model has positions, or was trained with. Windows move by `stride`; None:
-    by their own length, so that no token is seen twice. Documents are read `apart`, each from its beginning, or `joined` to one
-    text. Of more than `limit` documents the first are read; 0 reads all. `samples` lists so many documents that the model finds
-    hardest, by loss a token.
+    A pass sees `window` tokens, of a task a row, None: as many as the model has positions, or was trained with. Windows move
+    by `stride`; None: by their own length, so that no token is seen twice. Documents are read `apart`, each from its
+    beginning, or `joined` to one text. Of more than `limit` documents the first are read; 0 reads all. `samples` lists so
+    many documents that the model finds hardest, by loss a token.
 
     With `trackers` those of the run get the results, at the step of the checkpoint, as eval/NAME/…: `name`, or what was
     measured where it is None: objective, task, probe, lm_eval or, of perplexity, texts."""
 
     on: Literal["perplexity", "objective", "task", "probe", "contamination", "lm_eval"] = "perplexity"
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
+    task: TaskConfig | None = None
     tasks: tuple[str, ...] = ()
     task_folder: str | None = None
     num_fewshot: Natural | None = None
@@ -77,6 +95,18 @@ class EvaluateConfig(InferenceConfig):
     @property
     def asks_heads(self) -> bool:
         return self.on in ("task", "probe")
+
+    @property
+    def asks_task(self) -> bool:
+        return self.on == "task"
+
+    @property
+    def given_task(self) -> TaskConfig | None:
+        return self.task
+
+    @property
+    def row_length(self) -> int | None:
+        return self.window if self.on == "task" else None
 
 
 def asked_of_run(named: NamedSetConfig, batch_size: int) -> EvaluateConfig:

@@ -113,6 +113,13 @@ class TaskConfig(ObjectiveConfig):
         """Returns how many tokens a model writes at most, of a task that writes."""
         return sequence_length
 
+    @classmethod
+    def of_problem(cls, problem: str | None) -> Self | None:
+        """Returns the task that a model with its head has learned, where `problem` is the problem_type of its config.json; None
+        where that is of another."""
+        task = cls()  # pyright: ignore[reportCallIssue]
+        return task if None in (problem, task.problem_type) or problem == task.problem_type else None
+
     @property
     def problem_type(self) -> str | None:
         """Names what is learned, as Hugging Face's classes for sequences do; None of other tasks."""

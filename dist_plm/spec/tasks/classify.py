@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from dist_plm.config.types import NonNegative
 from dist_plm.spec.families.base import Kind
@@ -48,6 +48,11 @@ class ClassifyConfig(LabelsConfig):
     @property
     def reads_twice(self) -> bool:
         return self.r_drop > 0.0
+
+    @classmethod
+    def of_problem(cls, problem: str | None) -> Self | None:
+        tasks = (cls(), cls(multi_label=True))
+        return next((task for task in tasks if problem in (None, task.problem_type)), None)
 
     @property
     def problem_type(self) -> str | None:

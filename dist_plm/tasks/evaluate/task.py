@@ -45,7 +45,10 @@ def measure_task(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     assert path is not None
     if not isinstance(task, TaskConfig):
         raise ConfigError(
-            [f"on = 'task' needs a model that was fine-tuned for one, and {session.source.where} was not"]
+            [
+                f"on = 'task' needs a model that was fine-tuned for one, and {session.source.where} does not tell which: say "
+                "that, as in task=seq2seq"
+            ]
         )
     file = RowFile("data.rows", path, "test", config.data.header, config.limit or None)
     rows = alike(session.groups.world, lambda: AskedRows.of(config, session, task, file))

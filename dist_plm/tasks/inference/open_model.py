@@ -25,8 +25,9 @@ from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schedules import ConstantConfig
 from dist_plm.spec.schema import DataConfig, PretrainConfig, RunConfig
 from dist_plm.spec.schema_run import TrainConfig
+from dist_plm.spec.tasks import TaskConfig
 from dist_plm.tasks.inference.runner import Runner
-from dist_plm.tasks.inference.source import ModelSource, alike, find_source
+from dist_plm.tasks.inference.source import ModelSource, alike, find_source, with_task
 from dist_plm.tasks.inference.vocabulary import Vocabulary, vocabulary_of
 from dist_plm.train.startup.arithmetic import prepare_cpu, set_precision
 from dist_plm.train.startup.load_weights import check_fit
@@ -91,8 +92,10 @@ def find_model(config: InferenceConfig, launch: LaunchEnv, device: Device, timeo
             f"{source.where} was fine-tuned for a task and predicts no tokens any more: measure it by launch/evaluate.py "
             "on=task data.rows=FILE, or give the model that it began with"
         )
-    as_run = run_with(source, config, launch.world_size)
+    if config.asks_task:
+        source = alike(group, lambda: with_task(source, config.given_task))
     vocabulary = alike(group, lambda: vocabulary_of(source, config.tokenizer))
+    as_run = run_with(source, config, launch.world_size, vocabulary.template)
     return Session(launch, _groups(as_run, device, timeout), source, vocabulary, as_run)
 
 
@@ -103,22 +106,29 @@ def _groups(config: PretrainConfig, device: Device, timeout: timedelta) -> Group
     return build_groups(grid, device, timeout=timeout)
 
 
-def run_with(source: ModelSource, config: InferenceConfig, world_size: int) -> PretrainConfig:
+def run_with(
+    source: ModelSource, config: InferenceConfig, world_size: int, template: str | None = None
+) -> PretrainConfig:
     """Makes the configuration of a run with this model, by whose rules the grid is checked and sizes are derived.
 
+    Args:
+        template: of dialogues, which the tokenizer has.
     Raises:
         ConfigError: the model cannot be on this grid.
     """
     model = replace(source.model, hidden_dropout=0.0, attention_dropout=0.0, recompute="none", init_from=None)
     objective = source.objective or _named(OBJECTIVES, objectives_of(model)[0])
+    if isinstance(objective, TaskConfig):
+        objective = objective.with_template(template)
     # Files such as parallel=tensor8 set it for training; a model that writes reads one token at a time.
     parallel = replace(config.parallel, sequence_parallel=False)
     batch = parallel.data or max(1, world_size // (parallel.tensor * parallel.pipeline))
+    length = config.row_length or source.sequence_length or model.max_positions or _LENGTH
     as_run = PretrainConfig(
         run=RunConfig(name="inference"),
         model=model,
         objective=objective,
-        data=DataConfig(path="none", sequence_length=source.sequence_length or model.max_positions or _LENGTH),
+        data=DataConfig(path="none", sequence_length=length),
         optim=_named(OPTIMIZERS, "sgd", lr=1.0),
         schedule=ConstantConfig(),
         parallel=parallel,

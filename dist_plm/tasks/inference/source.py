@@ -1,7 +1,7 @@
 """Finds what a path names as a model: its sizes, its weights, how it was trained, and the tokenizer that belongs to it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -18,9 +18,13 @@ from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.tasks import TaskConfig
 from dist_plm.tasks.convert.checkpoint_model import model_of_checkpoint, run_of_checkpoint
+from dist_plm.tasks.inference.described_task import described_task
 from dist_plm.train.startup.load_weights import Weights, of_checkpoint, of_hf
 
 T = TypeVar("T")
+
+#: Of an imported checkpoint, what the directory of Hugging Face said that it was made of.
+_SETTINGS = "hf_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,24 @@ def alike(group: dist.ProcessGroup, work: Callable[[], T]) -> T:
     return on_each(group, lambda: done[0] if done else work())
 
 
+def with_task(source: ModelSource, given: TaskConfig | None) -> ModelSource:
+    """Gives a model whose task no run says the one that it was fine-tuned for.
+
+    Args:
+        given: the task with its settings, as a person says it.
+    Raises:
+        CheckpointError: it has learned another.
+    """
+    if isinstance(source.objective, TaskConfig):
+        if given is not None:
+            raise CheckpointError(
+                f"task = {given.name!r} has no effect on {source.where}, whose run says its task: leave it out"
+            )
+        return source
+    task = described_task(source.model, source.settings, given, source.where)
+    return source if task is None else replace(source, objective=task)
+
+
 def _of_hf(path: str, group: dist.ProcessGroup) -> ModelSource:
     def opened() -> HFWeights:
         weights = open_hf(path)
@@ -104,7 +126,7 @@ def _of_hf(path: str, group: dist.ProcessGroup) -> ModelSource:
 def _of_checkpoint(found: Checkpoint) -> ModelSource:
     model, run, files = model_of_checkpoint(found), run_of_checkpoint(found), found.train_state.files
     data = run.get("data") or {}
-    settings = found.settings("hf_config.json") if "hf_config.json" in files else {}
+    settings = found.settings(_SETTINGS) if _SETTINGS in files else {}
     return ModelSource(
         of_checkpoint(found),
         model,
