@@ -1,6 +1,8 @@
-"""Writes the adapters of a checkpoint alone, as PEFT's `PeftModel.from_pretrained(base, DIR)` opens them."""
+"""Writes the adapters of a checkpoint, and the head of a task beside them, as PEFT's `PeftModel.from_pretrained(base, DIR)`
+opens them."""
 
 import json
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,53 +15,104 @@ from dist_plm.checkpoint.finite import is_finite
 from dist_plm.checkpoint.fragments import checkpoint_name
 from dist_plm.checkpoint.open_checkpoint import Checkpoint, look_at
 from dist_plm.core.errors import CheckpointError
-from dist_plm.interop.hf.base import HFTensor
+from dist_plm.interop.hf.base import HFModel, HFTensor
 from dist_plm.interop.hf.registry import hf_model
 from dist_plm.models.sharding import Shard
+from dist_plm.spec.families.base import Head, ModelConfig
 from dist_plm.spec.families.lora import LoraConfig
+from dist_plm.spec.families.tensors import head_of
 from dist_plm.spec.schema_convert import ConvertConfig
-from dist_plm.tasks.convert.checkpoint_model import model_of_checkpoint
+from dist_plm.tasks.convert.checkpoint_model import model_of_checkpoint, run_of_checkpoint
 from dist_plm.tasks.convert.directories import fresh_directory, refuse_unless_fresh
+from dist_plm.train.startup.load_weights import OVER_VOCABULARY
 
 #: Files of PEFT, and what its names of tensors begin with.
 SETTINGS, WEIGHTS, _PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
+#: PEFT's names of what a head does, by which it chooses a class of its own. It has none for choices, and that for spans
+#: (QUESTION_ANS) leaves `token_type_ids` unread, as of 0.21.2.
+_TASK_TYPES: dict[Head, str] = {"sequence": "SEQ_CLS", "tokens": "TOKEN_CLS"}
 
 
 def export_peft(config: ConvertConfig) -> str:
-    """Makes the adapters of the checkpoint at config.from_ a directory of PEFT, config.to.
+    """Makes the adapters of the checkpoint at config.from_ a directory of PEFT, config.to, with the head of a task and the rows
+    of new tokens.
 
     Raises:
-        CheckpointError: it has none, or those of a task, whose head they would lack, or there is something in config.to.
+        CheckpointError: it has no adapters, PEFT has no one base for it, or there is something in config.to.
     """
     assert config.from_ is not None
     assert config.to is not None
-    found, problems = look_at(config.from_)
+    found, model, lora = _with_adapters(config.from_)
+    theirs = hf_model(model)
+    entries = [entry for entry in theirs.tensors(model, None) if entry.name in found.weights]
+    fused: dict[str, list[HFTensor]] = {}
+    for entry in entries:
+        if _adapter_names(entry)[0] in found.weights:
+            fused.setdefault(entry.hf.removesuffix(".weight"), []).append(entry)
+    head = frozenset() if model.predicts_tokens else head_of(model)
+    grown = run_of_checkpoint(found).get("model", {}).get("new_rows") is not None
+    whole = [e for e in entries if e.name in head or (grown and e.name.startswith(OVER_VOCABULARY))]
+    tensors = {f"{_PREFIX}{entry.hf}": _read(found, entry.name) for entry in whole}
+    for module, joined in fused.items():
+        first, second = _joined(found, joined)
+        tensors |= {f"{_PREFIX}{module}.lora_A.weight": first, f"{_PREFIX}{module}.lora_B.weight": second}
+    if not all(is_finite(tensor) for tensor in tensors.values()):
+        raise CheckpointError(f"{found.where} holds numbers that are not finite: choose an earlier checkpoint")
+    told = {
+        "task_type": _task_type(model),
+        "base_model_name_or_path": model.init_from,
+        "modules_to_save": _modules_of(entries, head) or None,
+        **_settings(lora, fused),
+    }
+    refuse_unless_fresh(config.to)
+    with fresh_directory(config.to) as directory:
+        save_file(tensors, Path(directory) / WEIGHTS, metadata={"format": "pt"})
+        (Path(directory) / SETTINGS).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        compared = _compared(found, Path(directory)) if config.verify else []
+    opening = _opening(theirs, model, config.to, grown=grown)
+    return "\n".join([f"{config.to}: adapters of {len(fused)} modules, for {opening}", *compared])
+
+
+def _with_adapters(path: str) -> tuple[Checkpoint, ModelConfig, LoraConfig]:
+    """Opens a checkpoint whose adapters PEFT has a base for."""
+    found, problems = look_at(path)
     if problems:
         raise CheckpointError(f"{found.where} is damaged: {'; '.join(problems)}: choose another checkpoint")
     model = model_of_checkpoint(found)
     if model.lora is None:
         raise CheckpointError(f"{found.where} has no adapters (model.lora): write the whole model with format=hf")
+    if hf_model(model).halves_of(model) != (None,):
+        raise CheckpointError(
+            f"{found.where} is of two models of Hugging Face, and adapters of PEFT are of one: write both with format=hf"
+        )
+    return found, model, model.lora
+
+
+def _task_type(model: ModelConfig) -> str | None:
     if not model.predicts_tokens:
-        raise CheckpointError(f"{found.where} has a head beside its adapters: write the whole model with format=hf")
-    fused: dict[str, list[HFTensor]] = {}
-    for entry in hf_model(model).tensors(model, None):
-        if _adapter_names(entry)[0] in found.weights:
-            fused.setdefault(entry.hf.removesuffix(".weight"), []).append(entry)
-    tensors: dict[str, Tensor] = {}
-    for module, entries in fused.items():
-        first, second = _joined(found, entries)
-        tensors |= {f"{_PREFIX}{module}.lora_A.weight": first, f"{_PREFIX}{module}.lora_B.weight": second}
-    if not all(is_finite(tensor) for tensor in tensors.values()):
-        raise CheckpointError(f"{found.where} holds numbers that are not finite: choose an earlier checkpoint")
-    refuse_unless_fresh(config.to)
-    with fresh_directory(config.to) as directory:
-        save_file(tensors, Path(directory) / WEIGHTS, metadata={"format": "pt"})
-        kind = "SEQ_2_SEQ_LM" if model.has_decoder else "CAUSAL_LM" if not model.is_encoder else None
-        told = {"task_type": kind, "base_model_name_or_path": model.init_from, **_settings(model.lora, fused)}
-        (Path(directory) / SETTINGS).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        compared = _compared(found, Path(directory)) if config.verify else []
-    told = f"{config.to}: adapters of {len(fused)} modules, for peft.PeftModel.from_pretrained(base, {config.to!r})"
-    return "\n".join([told, *compared])
+        return _TASK_TYPES.get(model.head)
+    return "SEQ_2_SEQ_LM" if model.has_decoder else None if model.is_encoder else "CAUSAL_LM"
+
+
+def _opening(theirs: HFModel, model: ModelConfig, where: str, *, grown: bool) -> str:
+    """Tells how PEFT opens it: on which class, and what has to be done to that before."""
+    call = f"peft.PeftModel.from_pretrained(base, {where!r})"
+    made = "" if model.predicts_tokens else f", where base is a {theirs.class_with(model.head)}"
+    if model.scores_labels:
+        made += f" of num_labels={model.num_labels}"
+    return call + made + (f", after base.resize_token_embeddings({model.vocab_size})" if grown else "")
+
+
+def _modules_of(entries: Iterable[HFTensor], head: frozenset[str]) -> list[str]:
+    """Names the outermost modules that hold tensors of the head alone."""
+    others = {entry.hf for entry in entries if entry.name not in head}
+    found: dict[str, None] = {}
+    for entry in entries:
+        if entry.name in head:
+            parts = entry.hf.split(".")
+            outer = (".".join(parts[:count]) for count in range(1, len(parts)))
+            found[next(name for name in outer if not any(other.startswith(f"{name}.") for other in others))] = None
+    return list(found)
 
 
 def _compared(found: Checkpoint, directory: Path) -> list[str]:
@@ -91,7 +144,7 @@ def _joined(found: Checkpoint, entries: list[HFTensor]) -> tuple[Tensor, Tensor]
 
 def _read(found: Checkpoint, name: str) -> Tensor:
     tensor = torch.empty(found.weights[name])
-    shape, zeros = tuple(tensor.shape), (0, 0)
+    shape, zeros = tuple(tensor.shape), (0,) * tensor.dim()
     found.tensors.read_shards([(checkpoint_name("weight", name), Shard(name, shape, zeros, zeros, shape), tensor)])
     return tensor
 

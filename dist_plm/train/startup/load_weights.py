@@ -39,7 +39,7 @@ from dist_plm.train.startup.resume_point import resumes_own
 log = logging.getLogger(__name__)
 
 #: Begin the names of tensors with a row for each token.
-_OVER_VOCABULARY = ("embedding.word.", "output.")
+OVER_VOCABULARY = ("embedding.word.", "output.")
 #: What a checkpoint that was imported tells its model by, and one that a run saved all its settings.
 MODEL_FILE, RUN_FILE = "model.yaml", "run.yaml"
 
@@ -224,7 +224,7 @@ def _grows(weights: Weights, model: ModelConfig, name: str, shape: tuple[int, ..
     """Tells whether a tensor of the model is one over a vocabulary that has more tokens than the weights."""
     known = weights.shapes.get(name, shape)
     grows = known[1:] == shape[1:] and known[0] < shape[0] == model.vocab_size
-    return model.new_rows is not None and name.startswith(_OVER_VOCABULARY) and grows
+    return model.new_rows is not None and name.startswith(OVER_VOCABULARY) and grows
 
 
 def _drawn(shard_spec: ShardSpec, model: ModelConfig, seed: int) -> Tensor:
