@@ -90,7 +90,53 @@ BY_LIKELIHOOD = {
     "written_choice": Task("language_model", 0, {"choice": LossTerm(1.0, "choice_labels")}, lambda *_: {}),
     "written_label": Task("language_model", 0, {"class": LossTerm(1.0, "class_labels")}, lambda *_: {}),
 }
-ALL_TASKS = {**TASKS, **BY_LIKELIHOOD}
+
+
+def _continued(draw: np.random.Generator, length: int) -> dict[str, Any]:
+    """The last tokens of a row are learned, and what follows them; a few rows, padded, end early."""
+    index, own = np.arange(LENGTH), int(draw.integers(2, 6))
+    learned = (index < length) & (index >= length - own)
+    return {"labels": np.where(learned, draw.integers(5, 100, LENGTH), -1)}
+
+
+def _seen_before(draw: np.random.Generator, length: int) -> dict[str, Any]:
+    """All before what is learned is seen both ways."""
+    row = _continued(draw, length)
+    index = np.arange(LENGTH)
+    first = int((row["labels"] >= 0).argmax()) + 1
+    return {**row, "seen_from": np.where(index < first, 0, index)}
+
+
+def _answered(draw: np.random.Generator, _: int) -> dict[str, Any]:
+    """A text for a decoder beside an encoder."""
+    index, own = np.arange(2 * TEXT_LENGTH), int(draw.integers(1, 2 * TEXT_LENGTH + 1))
+    text = draw.integers(5, 100, 2 * TEXT_LENGTH)
+    return {"labels": np.where(index < own, text, -1), "decoder_tokens": np.concatenate([[0], text[:-1]])}
+
+
+def _packed(draw: np.random.Generator, length: int) -> dict[str, Any]:
+    """Some dialogues, of each of which turns are learned; padding is of none."""
+    index = np.arange(LENGTH)
+    starts = np.sort(draw.choice(np.arange(1, length), 2, replace=False))
+    documents = np.searchsorted(starts, index, side="right")
+    positions = index - np.concatenate([[0], starts])[documents]
+    learned = (index < length) & (index // 3 % 2 == int(draw.integers(0, 2)))
+    return {
+        "labels": np.where(learned, draw.integers(5, 100, LENGTH), -1),
+        "documents": np.where(index < length, documents, 2**20).astype(np.int32),
+        "positions": np.where(index < length, positions, 0),
+    }
+
+
+#: Those whose models write: of a decoder, that may see its prompt both ways, or has several dialogues in a row, and of one
+#: beside an encoder.
+WRITING = {
+    "continued": Task("language_model", 0, {"seq2seq": LossTerm(1.0, "labels")}, _continued),
+    "seen_before": Task("language_model", 0, {"seq2seq": LossTerm(1.0, "labels")}, _seen_before),
+    "packed": Task("language_model", 0, {"chat": LossTerm(1.0, "labels")}, _packed),
+    "answered": Task("language_model", 0, {"seq2seq": LossTerm(1.0, "labels")}, _answered),
+}
+ALL_TASKS = {**TASKS, **BY_LIKELIHOOD, **WRITING}
 
 
 def _written(samples: np.ndarray, over: str) -> dict[str, np.ndarray]:
