@@ -30,9 +30,10 @@ import sys
 from functools import partial
 from typing import NoReturn
 
-from dist_plm.cli import app, local_sweep
+from dist_plm.cli import app
 from dist_plm.cli.glue import glue_sweep
 from dist_plm.cli.glue.glue_cells import asks_for_glue
+from dist_plm.cli.sweeps import local_sweep
 from dist_plm.config.decode import encode
 from dist_plm.config.origins import Origin, complete
 from dist_plm.spec.schema_finetune import FinetuneConfig

@@ -38,7 +38,7 @@ from dist_plm.cli.glue.glue_cells import asks_for_glue, prefix_of
 from dist_plm.cli.glue.glue_jobs import GlueJobs
 from dist_plm.cli.glue.glue_sweep import placed_cells
 from dist_plm.cli.glue.glue_table import reached
-from dist_plm.cli.sweep import SweepRun, expand, named, refuse_shared_directories
+from dist_plm.cli.sweeps.sweep import SweepRun, expand, named, refuse_shared_directories
 from dist_plm.cluster.check import AnySubmission, check, ranks_per_node, run_of, world_size
 from dist_plm.cluster.submit import Submission, history, queue, refuse_taken_directories, refuse_what_cannot_start
 from dist_plm.cluster.watch import Followed, watch

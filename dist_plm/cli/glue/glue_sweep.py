@@ -13,8 +13,8 @@ from dist_plm.cli import app
 from dist_plm.cli.glue.glue_cells import Cell, GlueConfig, cells_of, settings_of
 from dist_plm.cli.glue.glue_table import MISMATCHED, reached, rendered, rows_of
 from dist_plm.cli.glue.glue_tasks import GlueRecipe
-from dist_plm.cli.local_sweep import environment_of, refuse_where_ranks_cannot_meet, run_to_end
-from dist_plm.cli.sweep import refuse_shared_directories
+from dist_plm.cli.sweeps.local_sweep import environment_of, refuse_where_ranks_cannot_meet, run_to_end
+from dist_plm.cli.sweeps.sweep import refuse_shared_directories
 from dist_plm.cluster.job import hydra_text
 from dist_plm.core.errors import EXIT_FINISHED, CheckpointError, ConfigError
 from dist_plm.core.files import atomic_writer

@@ -18,7 +18,7 @@ from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.spec.schema_finetune import FinetuneConfig
 from dist_plm.train.data import open_run
 from tests.cli.glue.archive import make_archive
-from tests.cli.test_local_sweep import environment
+from tests.cli.sweeps.test_local_sweep import environment
 from tests.data.labelled.words import write_vocabulary
 
 SCRIPT = str(Path(__file__).resolve().parents[3] / "launch" / "finetune.py")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.train.running import make_store
 
-SCRIPT = str(Path(__file__).resolve().parents[2] / "launch" / "pretrain.py")
+SCRIPT = str(Path(__file__).resolve().parents[3] / "launch" / "pretrain.py")
 SMALL = [
     *("model=gpt_tiny", "model.hidden=32", "model.heads=2", "model.layers=1", "data.sequence_length=16"),
     *("model.vocab_size=97", "model.max_positions=16", "train.global_batch=2", "train.micro_batch=1"),

@@ -1,6 +1,6 @@
 import pytest
 
-from dist_plm.cli.sweep import SweepRun, expand
+from dist_plm.cli.sweeps.sweep import SweepRun, expand
 from dist_plm.core.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from dist_plm.cli import app
-from dist_plm.cli.sweep import expand, named, refuse_shared_directories
+from dist_plm.cli.sweeps.sweep import expand, named, refuse_shared_directories
 from dist_plm.core.errors import EXIT_FINISHED, ConfigError
 from dist_plm.distributed.launch_env import LaunchEnv, from_environment
 from dist_plm.spec.schema import RunConfig
