@@ -10,12 +10,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from dist_plm.cli import app
 from dist_plm.cli.sweeps.sweep import expand, named, refuse_shared_directories
+from dist_plm.cli.sweeps.sweep_table import SweptRun, table_of
 from dist_plm.core.errors import EXIT_FINISHED, ConfigError
 from dist_plm.distributed.launch_env import LaunchEnv, from_environment
+from dist_plm.spec.derived import directory_of
 from dist_plm.spec.schema import RunConfig
 from dist_plm.spec.schema_run import CheckpointConfig
 
@@ -41,7 +44,7 @@ def _sweep(arguments: Sequence[str], starts: Sequence[str], config_class: type[A
     runs = _runs(options, config_class, config_name)
     launch = from_environment(os.environ)
     refuse_where_ranks_cannot_meet(launch, os.environ)
-    for number, (name, overrides) in enumerate(runs):
+    for number, (name, overrides, _) in enumerate(runs):
         if launch.rank == 0 and not app.PRINTING & set(flags):
             print(f"run {number + 1} of {len(runs)}: {name}", flush=True)
         code = run_to_end([*starts, *flags, *overrides], environment_of(launch, os.environ, number))
@@ -50,6 +53,8 @@ def _sweep(arguments: Sequence[str], starts: Sequence[str], config_class: type[A
             if launch.rank == 0 and left:
                 print(f"{name} ended with {code}: {left} more not started; the same command goes on", file=sys.stderr)
             return code
+    if launch.rank == 0 and not app.PRINTING & set(flags) and (table := table_of([swept for *_, swept in runs])):
+        print(f"\n{table}", flush=True)
     return EXIT_FINISHED
 
 
@@ -67,13 +72,13 @@ def refuse_where_ranks_cannot_meet(launch: LaunchEnv, env: Mapping[str, str]) ->
         )
 
 
-def _runs(options: Any, config_class: type[Any], config_name: str) -> list[tuple[str, list[str]]]:
-    """Names every run and checks all of them before one is started.
+def _runs(options: Any, config_class: type[Any], config_name: str) -> list[tuple[str, list[str], SweptRun]]:
+    """Names every run, tells its overrides and what is its own, and checks all of them before one is started.
 
     Raises:
         ConfigError: one is refused, or two would write into one directory.
     """
-    runs: list[tuple[str, list[str]]] = []
+    runs: list[tuple[str, list[str], SweptRun]] = []
     places: list[tuple[RunConfig, CheckpointConfig]] = []
     for choice in expand(options.overrides):
         config, _ = app.load(config_class, config_name, choice.overrides, options.config_dir)
@@ -81,7 +86,7 @@ def _runs(options: Any, config_class: type[Any], config_name: str) -> list[tuple
         config, _ = app.load(config_class, config_name, overrides, options.config_dir)
         app.checked(config, options)
         places.append((config.run, config.checkpoint))
-        runs.append((config.run.name, overrides))
+        runs.append((config.run.name, overrides, SweptRun(choice.own, Path(directory_of(config.run)))))
     refuse_shared_directories(places)
     return runs
 

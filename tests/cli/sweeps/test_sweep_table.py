@@ -1,0 +1,55 @@
+"""What the runs of a sweep reached, by what they are compared by."""
+
+import json
+import statistics
+from pathlib import Path
+
+import yaml
+
+from dist_plm.cli.sweeps.sweep_table import SweptRun, table_of
+
+
+def run(folder: Path, own: list[str], values: list[float], **settings) -> SweptRun:
+    """A run of two evaluations; settings by section__key."""
+    run_dir = folder / "_".join(own).replace("=", "-")
+    run_dir.mkdir()
+    found = {"train": {"steps": 4}}
+    for path, value in settings.items():
+        section, _, key = path.partition("__")
+        found.setdefault(section, {})[key] = value
+    (run_dir / "run.yaml").write_text(yaml.safe_dump(found))
+    records = [{"step": 2 * n + 2, "loss": 1.0, "eval/loss": 2.0 - n, "eval/accuracy": a} for n, a in enumerate(values)]
+    (run_dir / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return SweptRun(own, run_dir)
+
+
+def rows_of(table: str) -> dict[tuple[str, str], list[str]]:
+    lines = [line.split("  ") for line in table.splitlines()[1:]]
+    told = [[word.strip() for word in line if word.strip()] for line in lines]
+    return {(line[0], line[1]): line[2:] for line in told}
+
+
+def test_mean_and_spread_over_seeds(tmp_path: Path) -> None:
+    reached = {("1e-5", seed): [0.1, accuracy] for seed, accuracy in ((1, 0.5), (2, 0.6), (3, 0.8))}
+    reached |= {("2e-5", 1): [0.9, 0.7]}
+    runs = [
+        run(tmp_path, [f"optim.lr={rate}", f"train.seed={seed}"], values) for (rate, seed), values in reached.items()
+    ]
+    rows = rows_of(table_of(runs))
+    deviation = f"{statistics.stdev([0.5, 0.6, 0.8]):.3g}"
+    assert rows["optim.lr=1e-5", "accuracy"] == ["0.63333", deviation, "0.5", "0.8", "3"]
+    assert rows["optim.lr=1e-5", "loss"] == ["1", "0", "1", "1", "3"]
+    assert rows["optim.lr=2e-5", "accuracy"] == ["0.7", "-", "0.7", "0.7", "1"]
+    assert len(rows) == 4
+
+
+def test_the_best_evaluation_counts_where_it_is_kept(tmp_path: Path) -> None:
+    best = {"checkpoint__keep_best": "accuracy", "checkpoint__best_is": "highest"}
+    runs = [run(tmp_path, [f"train.seed={seed}"], [0.9, 0.1 * seed], **best) for seed in (1, 2)]
+    assert rows_of(table_of(runs))["all", "accuracy"] == ["0.9", "0", "0.9", "0.9", "2"]
+
+
+def test_what_is_not_finished_is_left_out(tmp_path: Path) -> None:
+    runs = [run(tmp_path, [f"train.seed={seed}"], [0.5] * seed) for seed in (1, 2)]  # of the first one evaluation
+    assert table_of(runs) == ""
+    assert table_of([]) == ""
