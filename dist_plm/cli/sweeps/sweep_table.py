@@ -43,7 +43,7 @@ def table_of(runs: Sequence[SweptRun]) -> str:
 
 
 def _setting(own: Sequence[str]) -> str:
-    """What is compared: the values of a run but its seed."""
+    """Gives what is compared: the values of a run but its seed."""
     told = [text for text in own if text.lstrip("+").partition("=")[0] != _SEED]
     return " ".join(told) or "all"
 

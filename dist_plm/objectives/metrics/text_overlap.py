@@ -6,29 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-#: Entities that the script of NIST reads as characters.
-_ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
-#: Its rules, in their order: ASCII punctuation stands alone, dots and commas but between digits, a dash behind a digit.
-_RULES = (
-    (re.compile(r"([{-~\[-` -&(-+:-@/])"), r" \1 "),
-    (re.compile(r"([^0-9])([.,])"), r"\1 \2 "),
-    (re.compile(r"([.,])([^0-9])"), r" \1 \2"),
-    (re.compile(r"([0-9])(-)"), r"\1 \2 "),
-)
+from dist_plm.objectives.metrics.bleu_words import SPLITTERS
+
 _WORD = re.compile(r"[^\W_]+")
-
-
-def words_13a(text: str) -> list[str]:
-    """Splits a text as mteval-v13a.pl of NIST does, sacrebleu's default."""
-    text = text.replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
-    for entity, character in _ENTITIES:
-        text = text.replace(entity, character)
-    text = f" {text} "
-    for pattern, replacement in _RULES:
-        text = pattern.sub(replacement, text)
-    return text.split()
 
 
 def _grams(tokens: Sequence[Any], size: int) -> Counter[tuple[Any, ...]]:
@@ -38,20 +20,30 @@ def _grams(tokens: Sequence[Any], size: int) -> Counter[tuple[Any, ...]]:
 @dataclass(slots=True)
 class Bleu:
     """Corpus BLEU (Papineni et al. 2002) of one reference each, up to 4-grams; an order without a match counts as a half, a
-    quarter, … of one (sacrebleu: nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp)."""
+    quarter, … of one (sacrebleu: nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp).
 
+    Attributes:
+        tokenizer: names what splits texts, see bleu_words.SPLITTERS.
+    """
+
+    tokenizer: str = "13a"
     written: int = 0
     wanted: int = 0
     hits: list[int] = field(default_factory=lambda: [0] * 4)
     totals: list[int] = field(default_factory=lambda: [0] * 4)
 
     def add(self, text: str, reference: str) -> None:
-        ours, theirs = words_13a(text), words_13a(reference)
+        ours, theirs = map(SPLITTERS[self.tokenizer], (text, reference))
         self.written, self.wanted = self.written + len(ours), self.wanted + len(theirs)
         for order in range(4):
             found = _grams(ours, order + 1)
             self.totals[order] += found.total()
             self.hits[order] += (found & _grams(theirs, order + 1)).total()
+
+    @property
+    def signature(self) -> str:
+        """Says how it counts, as sacrebleu does."""
+        return f"nrefs:1|case:mixed|eff:no|tok:{self.tokenizer}|smooth:exp"
 
     def score(self) -> float:
         """0 to 100."""
@@ -70,6 +62,8 @@ class ChrF:
     """Corpus chrF2 (Popović 2015): the F-score of 1- to 6-grams of characters without white space, recall weighed twice."""
 
     counts: list[list[int]] = field(default_factory=lambda: [[0, 0, 0] for _ in range(6)])
+    #: How it counts, as sacrebleu says it.
+    signature: ClassVar[str] = "nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no"
 
     def add(self, text: str, reference: str) -> None:
         ours, theirs = ("".join(one.split()) for one in (text, reference))
@@ -134,6 +128,16 @@ class TextScores:
     chrf: ChrF = field(default_factory=ChrF)
     rouge: Rouge = field(default_factory=Rouge)
     exact: int = 0
+
+    @classmethod
+    def split_by(cls, tokenizer: str) -> "TextScores":
+        """Builds it with the tokenizer of BLEU."""
+        return cls(Bleu(tokenizer))
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        """Says how BLEU and chrF count, as sacrebleu does."""
+        return {"bleu": self.bleu.signature, "chrf": self.chrf.signature}
 
     def add(self, text: str, reference: str) -> None:
         for one in (self.bleu, self.chrf, self.rouge):

@@ -14,6 +14,8 @@ from dist_plm.spec.rules.training import split_problems
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 #: Begin the names of what runs measure of their validation samples.
 _TAKEN = ("initial", "loss", "accuracy", "perplexity")
+#: What says how a model writes, and what is measured of it.
+_OF_WRITING = ("max_new_tokens", "num_beams", "bleu_tokenizer", "predictions")
 #: What says which text is read, and how.
 _OF_TEXT = ("path", "text", "split", "shares", "column", "document")
 
@@ -132,12 +134,12 @@ def _rows_of_probe(data: EvaluationDataConfig) -> Iterator[str]:
 
 def _protocol(config: EvaluateConfig) -> Iterator[str]:
     if config.on == "contamination":
-        names = ("window", "stride", "documents", "pooling", "max_new_tokens", "num_beams", "predictions", "seed")
+        names = ("window", "stride", "documents", "pooling", *_OF_WRITING, "seed")
         yield from no_effect(config, "", names, "on = 'contamination', which runs no model")
         return
     yield from no_effect(config, "", ("ngram",), f"on = {show(config.on)}, which compares with no training text")
     if config.on == "lm_eval":
-        names = ("stride", "documents", "samples", "pooling", "max_new_tokens", "num_beams", "predictions", "seed")
+        names = ("stride", "documents", "samples", "pooling", *_OF_WRITING, "seed")
         yield from no_effect(config, "", names, "on = 'lm_eval', whose tasks say how they ask")
         return
     if config.on != "probe":
@@ -148,7 +150,7 @@ def _protocol(config: EvaluateConfig) -> Iterator[str]:
         yield from no_effect(config, "", names, "on = 'task', which reads rows as training does")
         yield from path_problems("predictions", config.predictions, made=True)
         return
-    names = ("max_new_tokens", "num_beams", "predictions")
+    names = _OF_WRITING
     yield from no_effect(config, "", names, f"on = {show(config.on)}, for which nothing is written")
     if config.on == "probe":
         names = ("window", "stride", "documents", "samples", "seed")

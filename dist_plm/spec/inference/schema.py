@@ -80,6 +80,7 @@ class EvaluateConfig(InferenceConfig):
     samples: Natural = 0
     max_new_tokens: Count | None = None
     num_beams: Count = 1
+    bleu_tokenizer: Literal["13a", "zh", "char"] | None = None
     predictions: str | None = None
     pooling: Pooling = "mean"
     ngram: Annotated[int, Bounds(low=2, high=100)] = 13

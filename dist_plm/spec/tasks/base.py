@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from dist_plm.config.types import Count, Fraction
 from dist_plm.spec.families.base import Head, Kind, ModelConfig
@@ -179,13 +179,16 @@ class WritingConfig(TaskConfig, TokensConfig):
     """A task whose models write.
 
     With `measure_writing`, or where a measure of texts tells which checkpoint is best, each evaluation has the model answer the
-    first `written_rows` of the validation rows (None: all), and measures its answers beside those that the rows hold."""
+    first `written_rows` of the validation rows (None: all), and measures its answers beside those that the rows hold. BLEU
+    splits texts by sacrebleu's `bleu_tokenizer`."""
 
     writes: ClassVar[bool] = True
+    of_loss: ClassVar[tuple[str, ...]] = (*TokensConfig.of_loss, "bleu_tokenizer")
     #: What is measured of texts.
     text_measures: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "exact_match")
 
     measure_writing: bool = False
+    bleu_tokenizer: Literal["13a", "zh", "char"] = "13a"
     written_rows: Count | None = None
 
     @property

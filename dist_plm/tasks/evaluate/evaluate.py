@@ -154,6 +154,7 @@ def _show(config: EvaluateConfig, content: dict[str, Any]) -> None:
         facts["windows"] = (
             f"of {content['window']:,} tokens, {content['stride']:,} apart, documents {content['documents']}"
         )
+    facts |= {f"signature of {name}": text for name, text in content.get("signatures", {}).items()}
     tell(table(facts, content["results"]))
     if "unmeasured" in content:
         tell(f"nothing is measured: the rows have no {content['unmeasured']}")

@@ -20,6 +20,7 @@ from dist_plm.objectives.tasks.base import Question, Scorer, Task
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.spec.tasks import TaskConfig
+from dist_plm.spec.tasks.base import WritingConfig
 from dist_plm.tasks.evaluate.asked_rows import AskedRows, Unmeasured, Weighed, worst_rows
 from dist_plm.tasks.evaluate.objective import RunnerScores
 from dist_plm.tasks.generate.batches import Continuation
@@ -52,7 +53,10 @@ def measure_task(config: EvaluateConfig, session: Session) -> dict[str, Any]:
         )
     file = RowFile("data.rows", path, "test", config.data.header, config.limit or None)
     rows = alike(session.groups.world, lambda: AskedRows.of(config, session, task, file))
-    measures, lines = (_of_writer if task.writes else _of_head)(config, session, task, rows)
+    is_writer = isinstance(task, WritingConfig)
+    of_writer = _of_writer(config, session, task, rows) if is_writer else None
+    measures, lines = of_writer or _of_head(config, session, task, rows)
+    signatures = _scores(config, task).signatures if is_writer and "bleu" in measures else {}
     return {
         "model": session.source.where,
         "on": config.on,
@@ -61,6 +65,7 @@ def measure_task(config: EvaluateConfig, session: Session) -> dict[str, Any]:
         "results": {**(measures if rows.answered else {}), "rows": sum(1 for _ in file)},
         "samples": lines[: config.samples],
         **({} if rows.answered else {"unmeasured": task.answer}),
+        **({"signatures": signatures} if signatures and rows.answered else {}),
     }
 
 
@@ -105,7 +110,7 @@ def _write_predictions(path: Path, files: Mapping[str, Any]) -> None:
 
 
 def _of_writer(
-    config: EvaluateConfig, session: Session, task: TaskConfig, rows: AskedRows
+    config: EvaluateConfig, session: Session, task: WritingConfig, rows: AskedRows
 ) -> tuple[Mapping[str, float], list[Any]]:
     """Gives the loss, what is measured of texts, and a line for each row that was answered."""
     body, measures, lines = build_writing_task(task), {}, []
@@ -115,7 +120,7 @@ def _of_writer(
     if not (task.measures_text or config.predictions is not None or config.samples):
         return measures, lines
     pairs = alike(session.groups.world, lambda: [body.pair(row, rows.columns) for row in rows.file])
-    scores, close = TextScores(), list[float]()
+    scores, close = _scores(config, task), list[float]()
     written = _written(config, session, task, [asked for asked, _ in pairs])
     for (asked, answer), said in zip(pairs, written, strict=True):
         text = said.text.strip()  # behind a prompt it may begin with a space
@@ -131,6 +136,10 @@ def _of_writer(
         return measures, lines
     worst = sorted(range(len(lines)), key=lambda number: close[number])[: config.samples]
     return {**measures, **scores.measures()}, [{"row": n, "chrf": close[n], **lines[n]} for n in worst]
+
+
+def _scores(config: EvaluateConfig, task: WritingConfig) -> TextScores:
+    return TextScores.split_by(config.bleu_tokenizer or task.bleu_tokenizer)
 
 
 def _closeness(text: str, reference: str) -> float:

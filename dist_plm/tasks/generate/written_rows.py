@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from dist_plm.data.labelled.encode import ExampleEncoder
@@ -54,7 +55,8 @@ def text_measures(config: TrainingConfig, groups: Groups) -> "WrittenRows | None
     decoding = Decoding(asked, vocabulary, ends, encoder.padding, encoder.start if model.has_decoder else None)
     both_ways = task.reads_prefix_both_ways and not model.has_decoder
     targets = [str(answer) for _, answer in pairs]
-    return WrittenRows(rows, targets, decoding, groups, config.train.micro_batch, both_ways)
+    scores = partial(TextScores.split_by, task.bleu_tokenizer)
+    return WrittenRows(rows, targets, decoding, groups, config.train.micro_batch, scores, both_ways)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class WrittenRows:
     Args:
         targets: what should be said of each of the `rows`.
         batch_size: rows that a data rank answers at once.
+        scores: builds what measures texts.
         both_ways: each token of a prompt sees all of it.
     """
 
@@ -72,6 +75,7 @@ class WrittenRows:
     decoding: Decoding
     groups: Groups
     batch_size: int
+    scores: Callable[[], TextScores]
     both_ways: bool = False
 
     def __call__(self, engine: Engine, between: Callable[[], None]) -> tuple[Mapping[str, float], Mapping[str, Any]]:
@@ -89,7 +93,7 @@ class WrittenRows:
         speaks = place.tensor == 0 and place.pipeline == 0 and place.data < shares
         told = [(one.row.number, one.text.strip()) for one in written] if speaks else []
         texts = dict(pair for part in gather(self.groups.world, told) for pair in part)
-        scores, lines = TextScores(), []
+        scores, lines = self.scores(), []
         for number, target in enumerate(self.targets):
             scores.add(texts[number], target)
             lines.append({"row": number, "target": target, "prediction": texts[number]})

@@ -1,9 +1,12 @@
 """Measures of texts equal sacrebleu 2.6 and rouge_score 0.1.2, whose results on these texts stand here, and what is worked by
 hand."""
 
+import random
+
 import pytest
 
-from dist_plm.objectives.metrics.text_overlap import Bleu, Rouge, TextScores, longest_common, words_13a
+from dist_plm.objectives.metrics.bleu_words import SPLITTERS, words_13a
+from dist_plm.objectives.metrics.text_overlap import Bleu, Rouge, TextScores, longest_common
 
 TEXTS = [
     ("The cat sat on the mat.", "A cat sat on the mat, quietly."),
@@ -62,3 +65,24 @@ def test_other_scripts_have_words():
     assert rouge.scores()["rougeL"] == pytest.approx(100.0)
     assert longest_common("abcbdab", "bdcaba") == 4  # Cormen et al., section 15.4
     assert words_13a("Wait, 3.5-4 x_y.") == ["Wait", ",", "3.5", "-", "4", "x", "_", "y", "."]
+
+
+@pytest.mark.parametrize("tokenizer", SPLITTERS)
+def test_every_tokenizer_splits_and_signs_as_sacrebleu_does(tokenizer):
+    sacrebleu = pytest.importorskip("sacrebleu")
+    draw = random.Random(3)
+    letters = "ab1 .,-\u2014\u4f60\u597d\u3002\uff0cA&;\u2001\u2a6d\u2f80\u2fa1\u3400\u4db5\u33ff\U00020001\u00e9"
+    texts = ["".join(draw.choices(letters, k=draw.randint(0, 30))) for _ in range(400)]
+    theirs = sacrebleu.BLEU(tokenize=tokenizer)
+    for text in texts:
+        assert " ".join(SPLITTERS[tokenizer](text)) == " ".join(theirs.tokenizer(text).split()), ascii(text)
+    written, wanted = texts[:200], texts[200:]
+    scores = TextScores.split_by(tokenizer)
+    for text, reference in zip(written, wanted, strict=True):
+        scores.add(text, reference)
+    assert scores.measures()["bleu"] == pytest.approx(theirs.corpus_score(written, [wanted]).score, abs=1e-9)
+    parts = str(theirs.get_signature()).split("|")
+    assert scores.signatures["bleu"].split("|") == [part for part in parts if not part.startswith("version:")]
+    chrf = sacrebleu.CHRF()
+    chrf.corpus_score(written, [wanted])
+    assert scores.signatures["chrf"] in str(chrf.get_signature())
