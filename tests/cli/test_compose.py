@@ -184,4 +184,5 @@ def test_what_another_training_is_made_of_is_refused_with_what_takes_it(root, wo
     with pytest.raises(ConfigError) as refused:
         load(kind.get(root, PretrainConfig), root, [word])
     assert said in refused.value.problems[0]
-    assert compose("finetune", ["model=bert_base", "experiment=squad_bert"]).problems == []
+    for experiment in ("squad_bert", "conll2003_bert"):
+        assert compose("finetune", ["model=bert_base", f"experiment={experiment}"]).problems == []

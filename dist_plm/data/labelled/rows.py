@@ -29,6 +29,7 @@ FORMATS = {
     ".feather": "arrow",
     ".conll": "conll",
     ".txt": "conll",
+    **dict.fromkeys((".train", ".testa", ".testb"), "conll"),  # as CoNLL-2002 and 2003 name theirs: eng.testa
 }
 
 

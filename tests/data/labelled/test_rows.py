@@ -65,8 +65,9 @@ def test_a_saved_dataset_names_its_classes(tmp_path: Path) -> None:
         list(RowFile("data.test", str(tmp_path / "d"), "test"))
 
 
-def test_sentences_of_conll_files(tmp_path: Path) -> None:
-    path = tmp_path / "eng.conll"
+@pytest.mark.parametrize("name", ["eng.conll", "eng.train", "eng.testa", "eng.testb"])
+def test_sentences_of_conll_files(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
     path.write_text("-DOCSTART- -X- O O\n\nEU NNP I-NP B-ORG\nrejects VBZ I-VP O\n\n\nPeter NNP I-NP B-PER\n")
     assert read(path) == [
         {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]},
