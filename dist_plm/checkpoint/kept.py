@@ -7,7 +7,7 @@ from typing import Any
 
 from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.retention import Retention
-from dist_plm.checkpoint.storage import LATEST, Storage, name_of
+from dist_plm.checkpoint.storage import BEST, LATEST, Storage, name_of
 from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.core.errors import CheckpointError, reason_of
 
@@ -25,12 +25,14 @@ class KeptCheckpoints:
         self._storage, self._retention = storage, retention
         self.newest: int | None = None
         self._evaluations: dict[int, dict[str, float]] | None = None
+        self._best: int | None = -1  # not known yet what an earlier start named
 
     def add(self, train_state: TrainState) -> None:
         """Makes a checkpoint that is complete the latest."""
         self._name_latest(train_state.step)
         if self._evaluations is not None:
             self._evaluations[train_state.step] = dict(train_state.evaluation)
+        self._name_best(train_state.step)
 
     def drop_superseded(self, newest: int) -> None:
         """Removes those that need not stay beside the checkpoint of step `newest` and those before it."""
@@ -47,6 +49,7 @@ class KeptCheckpoints:
         if not self._storage.exists(name_of(latest)):  # saving it failed
             return
         self._name_latest(latest)
+        self._name_best(latest)
         self._storage.remove(name_of(step))
 
     def rewind(self, step: int, history: Sequence[Mapping[str, Any]]) -> None:
@@ -54,6 +57,7 @@ class KeptCheckpoints:
         self._name_latest(step)
         amended = replace(self.read(step), history=[dict(entry) for entry in history])
         self._storage.write(state_file.encode(amended), name_of(step), state_file.NAME)
+        self._name_best(step)
         for later in self._storage.steps():
             if later > step:
                 self._storage.remove(name_of(later))
@@ -67,6 +71,22 @@ class KeptCheckpoints:
     def _name_latest(self, step: int) -> None:
         self._storage.write(f"{name_of(step)}\n".encode(), LATEST)
         self.newest = step
+
+    def _name_best(self, newest: int) -> None:
+        """Names the best of the checkpoints up to step `newest`, before any that was it is removed. A run that keeps none, or
+        has measured none, has none."""
+        best = None
+        if self._retention.best is not None:
+            if self._evaluations is None:
+                self._evaluations = self._read_evaluations()
+            best = self._retention.best_of(self._evaluations, newest)
+        if best == self._best:
+            return
+        if best is not None:
+            self._storage.write(f"{name_of(best)}\n".encode(), BEST)
+        elif self._storage.exists(BEST):
+            self._storage.remove(BEST)
+        self._best = best
 
     def _read_evaluations(self) -> dict[int, dict[str, float]]:
         """Reads the evaluations of the complete checkpoints that are there; damaged ones do not count, so that a good

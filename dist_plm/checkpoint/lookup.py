@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.io.outline import Outline, read_outline
-from dist_plm.checkpoint.storage import LATEST, Storage, name_of, open_storage, step_of
+from dist_plm.checkpoint.storage import BEST, LATEST, Storage, name_of, open_storage, step_of
 from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.config.credentials import mask
 from dist_plm.core.errors import CheckpointError, reason_of
@@ -71,12 +71,15 @@ def look_up(path: str) -> tuple[FoundCheckpoint, list[str]]:
 
 
 def locate(path: str) -> tuple[str, str]:
-    """Parent and name of the checkpoint at `path`; no name where `path` is a directory of checkpoints, or `latest` in it."""
+    """Parent and name of the checkpoint at `path`, or that `best` in a directory of checkpoints names; no name where `path` is
+    such a directory, or `latest` in it."""
     path = path.rstrip("/")
     parent, _, name = path.rpartition("/")
     with _readable(mask(path)):
         if name == LATEST and open_storage(parent or ".").exists(LATEST):
             return parent or ".", ""
+        if name == BEST and (best := named_best(open_storage(parent or "."))) is not None:
+            return parent or ".", best
         for directory in (path, f"{path}/checkpoints"):
             if open_storage(directory).exists(LATEST):
                 return directory, ""
@@ -85,6 +88,30 @@ def locate(path: str) -> tuple[str, str]:
         if not open_storage(path).exists(state_file.NAME):
             raise CheckpointError(f"{path} is not a complete checkpoint: it has no {state_file.NAME}", REMEDY)
     return parent or ".", name
+
+
+def named_best(storage: Storage) -> str | None:
+    """Names the best checkpoint of a run that keeps it; None where there is none.
+
+    Raises:
+        OSError: the file that tells it cannot be read.
+    """
+    try:
+        name = storage.read(BEST).decode(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    return name if step_of(name) is not None else None
+
+
+def best_checkpoint(storage: Storage) -> FoundCheckpoint | None:
+    """Finds the best checkpoint of a run that keeps it; None where there is none that can be read."""
+    try:
+        name = named_best(storage)
+        if name is None:
+            return None
+        return FoundCheckpoint(storage, name, decode_train_state(read_train_state(storage, name), storage, name))
+    except (OSError, CheckpointError):
+        return None
 
 
 @contextmanager

@@ -32,11 +32,18 @@ class Retention:
         assert self.latest >= 1
         assert newest in checkpoints
         steps = sorted(step for step in checkpoints if step <= newest)
-        stay = set(steps[-self.latest :])
+        stay: set[int | None] = set(steps[-self.latest :])
         stay |= {step for step in steps if self.every and step % self.every == 0}
-        scored = {step: checkpoints[step][self.best] for step in steps if self.best and self.best in checkpoints[step]}
-        if scored:
-            sign = 1 if self.best_is == "lowest" else -1
-            # The earlier one of equals; a loss that is not a number is never the best.
-            stay.add(min(scored, key=lambda step: (scored[step] != scored[step], sign * scored[step], step)))
+        stay.add(self.best_of(checkpoints, newest))
         return [step for step in steps if step not in stay]
+
+    def best_of(self, checkpoints: Mapping[int, Mapping[str, float]], newest: int) -> int | None:
+        """Finds the step of the best checkpoint; None where none was measured. Arguments as those of `superseded`."""
+        scored = {
+            step: measures[self.best]
+            for step, measures in checkpoints.items()
+            if step <= newest and self.best and self.best in measures
+        }
+        sign = 1 if self.best_is == "lowest" else -1
+        # The earlier one of equals; a loss that is not a number is never the best.
+        return min(scored, key=lambda step: (scored[step] != scored[step], sign * scored[step], step), default=None)

@@ -28,7 +28,8 @@ from dist_plm.core.regular import open_regular
 if TYPE_CHECKING:
     from dist_plm.checkpoint.io.blobs import LocalReader, LocalWriter
 
-LATEST = "latest"
+#: Files that name a checkpoint: the newest, and the best of a run that keeps it.
+LATEST, BEST = "latest", "best"
 _STEP = re.compile(r"step_(\d{8,})")
 #: Marks a directory as a checkpoint of this program before it is complete.
 _MARK = mark_path(Path(), "checkpoint").name
@@ -211,7 +212,7 @@ class LocalStorage(Storage):
         """Removes what earlier starts left unfinished, so that a writer of theirs that stalled finds nothing left to rename,
         nor a place to move to. An object store cannot do this to others."""
         run = re.escape(self.mark.rpartition(".")[0])
-        own = re.compile(rf"({_STEP.pattern}|{LATEST}|{_REMOVED}){run}(\.\d+)?{re.escape(TEMPORARY)}")
+        own = re.compile(rf"({_STEP.pattern}|{LATEST}|{BEST}|{_REMOVED}){run}(\.\d+)?{re.escape(TEMPORARY)}")
         for name in self.names():
             if own.fullmatch(name):
                 self.remove(name)

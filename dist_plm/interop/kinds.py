@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from dist_plm.checkpoint import train_state as state_file
-from dist_plm.checkpoint.storage import LATEST, step_of
+from dist_plm.checkpoint.storage import BEST, LATEST, step_of
 from dist_plm.core.errors import CheckpointError, reason_of
 from dist_plm.core.installed import typed
 from dist_plm.core.marks import mark_path
@@ -71,7 +71,7 @@ def _kind_at(path: str) -> CheckpointFormat | None:
         return "canonical"
     place = Path(path)
     try:
-        place = place.parent if place.name == LATEST and place.is_file() else place
+        place = place.parent if place.name in (LATEST, BEST) and place.is_file() else place
         return next((kind for kind, signs in _SIGNS.items() if signs(place)), None)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be looked into: {reason_of(error, path)}") from None

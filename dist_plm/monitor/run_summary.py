@@ -18,6 +18,7 @@ class RunSummary:
         perplexity_before, perplexity_after: of the held-out set, before the first and at the last evaluation.
         tokens_per_second, mfu: medians over the records; `mfu` from 0 to 1.
         wall_seconds: the whole run's; from the records it is the time spent in steps.
+        best: step and measure of the best checkpoint, of a run that keeps it.
     """
 
     run_dir: Path
@@ -31,6 +32,7 @@ class RunSummary:
     mfu: float | None
     skipped: int
     wall_seconds: float
+    best: str | None = None
     next_commands: tuple[str, ...] = ()
 
 
@@ -39,12 +41,14 @@ def summarise(
     records: Sequence[Mapping[str, Any]],
     *,
     wall_seconds: float | None = None,
+    best: str | None = None,
     next_commands: Sequence[str] = (),
 ) -> RunSummary:
     """Draws a run's numbers from its records (`read_metrics`), of which there must be at least one.
 
     Args:
         wall_seconds: of the whole run; None sums up the steps.
+        best: what is told of its best checkpoint.
         next_commands: shell commands worth trying next, shown as they are.
     """
     first, last = records[0], records[-1]
@@ -60,6 +64,7 @@ def summarise(
         mfu=_median(records, "mfu"),
         skipped=sum(record["skipped"] for record in records),
         wall_seconds=step_seconds(records) if wall_seconds is None else wall_seconds,
+        best=best,
         next_commands=tuple(next_commands),
     )
 
@@ -88,6 +93,8 @@ def render_summary(summary: RunSummary) -> str:
     if summary.skipped:
         share = summary.skipped / max(summary.last_step, 1)
         lines.append(("skipped updates", f"{summary.skipped:,} ({share:.2%})"))
+    if summary.best is not None:
+        lines.append(("best checkpoint", summary.best))
     width = max(len(name) for name, _ in lines)
     text = [f"{name.ljust(width)}  {value}" for name, value in lines]
     if summary.next_commands:

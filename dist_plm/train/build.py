@@ -127,9 +127,8 @@ def run_training(
         shutdown()
     if finished and env.rank == 0:
         run_dir = Path(config.run.dir or "")
-        started, trained = [command, *overrides], config.checkpoint.dir or str(run_dir)
-        told = closing_summary(run_dir, trained, started, config.train.longer, config.model, config.data.to_measure)
-        tell(mask(told))
+        started, store = [command, *overrides], config.data.to_measure
+        tell(mask(closing_summary(run_dir, config.checkpoint, started, config.train.longer, config.model, store)))
     return EXIT_FINISHED if finished else EXIT_REQUEUE
 
 

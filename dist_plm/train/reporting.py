@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,9 @@ from typing import Any
 
 import torch.distributed as dist
 
+from dist_plm.checkpoint.lookup import best_checkpoint
 from dist_plm.checkpoint.open_checkpoint import Checkpoint
+from dist_plm.checkpoint.storage import BEST, open_storage
 from dist_plm.config import runfile
 from dist_plm.config.credentials import FromEnvironment
 from dist_plm.config.decode import encode
@@ -45,7 +48,7 @@ from dist_plm.monitor.trackers import Tracker, build_trackers
 from dist_plm.monitor.watchdog import Watchdog
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.schema import TrainingConfig
-from dist_plm.spec.schema_run import TrackConfig
+from dist_plm.spec.schema_run import CheckpointConfig, TrackConfig
 from dist_plm.train.healing.acts import noted, skipped_samples
 from dist_plm.train.metrics_logger import Recorder, sample_size
 from dist_plm.train.startup.device_memory import memory_gib
@@ -234,13 +237,22 @@ def _word(key: str, value: str) -> str:
     return shlex.quote(f"{key}='{value.written}'" if isinstance(value, FromEnvironment) else f"{key}={value}")
 
 
+def _best(checkpoints: str, measure: str | None) -> str | None:
+    """Tells the best checkpoint by its step and measure; None where the run keeps none."""
+    found = None if measure is None else best_checkpoint(open_storage(checkpoints))
+    if found is None:
+        return None
+    value = found.train_state.evaluation.get(measure or "", math.nan)
+    return f"step {found.train_state.step:,}, {measure} {value:.4g}: {found.storage.where(BEST)}"
+
+
 def closing_summary(
-    run_dir: Path, trained: str, started: Sequence[str], longer: str, model: ModelConfig, store: str
+    run_dir: Path, kept: CheckpointConfig, started: Sequence[str], longer: str, model: ModelConfig, store: str
 ) -> str:
     """Builds what a run ends with on the screen, with commands worth trying next.
 
     Args:
-        trained: where other commands find its checkpoints.
+        kept: tells where its checkpoints are, and whether the best is among them.
         started: the command that it was started by, and its settings.
         longer: the setting of a run that learns for longer.
         store: what it is worth measuring on.
@@ -253,7 +265,9 @@ def closing_summary(
         return shlex.join(["torchrun", "--nproc-per-node", "2", *start_words(command, relative=True), *kept, *changes])
 
     command, *overrides = started
-
+    trained, best = kept.dir or str(run_dir), _best(kept.dir or f"{run_dir}/checkpoints", kept.keep_best)
+    if best is not None and not isinstance(kept.dir, FromEnvironment):
+        trained = f"{kept.dir or f'{run_dir}/checkpoints'}/{BEST}"
     commands = (
         f"{typed('report')} {shlex.quote(str(run_dir))}",
         *_inferences(run_dir, trained, model, store, of_rows=command == "finetune"),
@@ -266,7 +280,7 @@ def closing_summary(
         return f"{run_dir} is finished; how it went cannot be read: {reason_of(error)}"
     if not records:
         return f"{run_dir} is finished; its metrics.jsonl holds no record"
-    return render_summary(summarise(run_dir, records, next_commands=commands))
+    return render_summary(summarise(run_dir, records, best=best, next_commands=commands))
 
 
 def write_predictions(run_dir: Path, files: Mapping[str, Any]) -> None:

@@ -22,6 +22,8 @@ def test_the_best_stays():
     assert retention.superseded(losses(float("nan"), 1, 1, 2), newest=400) == [100, 300]
     highest = Retention(latest=1, best="loss", best_is="highest")
     assert highest.superseded(losses(5, 1, 3, 2), newest=400) == [200, 300]
+    assert highest.best_of(losses(5, 1, 3, 6), newest=300) == 100
+    assert Retention(latest=1).best_of(losses(5), newest=100) is None
 
 
 def test_what_was_not_evaluated_is_not_the_best():

@@ -1,6 +1,7 @@
 """Whole fine-tuning runs: they learn, on any grid with the same numbers, and go on after a stop as if there had been none."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import yaml
 from dist_plm.config.decode import decode
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
+from dist_plm.tasks.convert.inspection import inspect
 from dist_plm.tasks.evaluate.evaluate import measured
 from dist_plm.tasks.inference.open_model import build_runner
+from dist_plm.train.reporting import closing_summary
 from tests.ranks.ports import free_port
 from tests.tasks.inference.models import evaluate_config, opened
 from tests.train.finetuning import make_rows, records, settings
@@ -274,6 +277,29 @@ def test_run_yaml_holds_what_the_data_told(ranks, rows, tmp_path: Path) -> None:
     assert written["model"]["head"] == "sequence"
     assert written["checkpoint"]["every"] == 4
     assert written["checkpoint"]["best_is"] == "highest"
+
+
+def test_the_best_checkpoint_has_a_path(ranks, rows, tmp_path: Path) -> None:
+    """It is measured, described, exported and begun with by that; the last words name it."""
+    run, kept = tmp_path / "run", {"checkpoint__keep_best": "loss", "checkpoint__best_is": "highest"}
+    config = settings(rows, run, train__epochs=2, train__eval_every=2, **kept)
+    assert ranks.run(1, run_case, config, free_port()) == [0]
+    measured_at = {record["step"]: record["eval/loss"] for record in records(run) if "eval/loss" in record}
+    step = max(measured_at, key=lambda one: measured_at[one])
+    assert step < max(measured_at), "the last is not the one that stays"
+    best = run / "checkpoints" / "best"
+    wanted = {"data": {"rows": str(rows / "dev.jsonl")}, "on": "task", "batch_size": 4}
+    (said,) = ranks.run(1, measure, evaluate_config(best, **wanted))
+    assert said["model"].endswith(f"step_{step:08d}")
+    assert said["results"]["loss"] == pytest.approx(measured_at[step], rel=1e-5)
+    assert f"step_{step:08d}: " in inspect(str(run))[0].partition("best of the run")[2]
+    assert inspect(str(best))[0].splitlines()[0].split() == ["checkpoint", str(best.with_name(f"step_{step:08d}"))]
+    told = closing_summary(run, replace(config.checkpoint, dir=None), ["finetune"], "", config.model, "rows")
+    assert f"step {step}, loss {measured_at[step]:.4g}: {best}" in told
+    assert f"from={best} on=task" in told
+    begun = settings(rows, tmp_path / "begun", train__init_from=str(best), train__epochs=1, train__stop_at=1)
+    assert ranks.run(1, run_case, begun, free_port()) == [0]
+    assert records(tmp_path / "begun")[0]["eval/initial/loss"] == pytest.approx(measured_at[step], rel=1e-5)
 
 
 def test_an_export_decides_as_the_run_did(ranks, rows, tmp_path: Path) -> None:

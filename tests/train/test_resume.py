@@ -63,6 +63,7 @@ def test_those_checkpoints_stay_that_settings_say(whole_dir, whole):
     assert set(losses) == {4, 8, 12}
     highest = max(losses, key=lambda step: losses[step])
     assert LocalStorage(whole_dir / "checkpoints").steps() == sorted({6, highest, 12})
+    assert (whole_dir / "checkpoints" / "best").read_text().strip() == f"step_{highest:08d}"
 
 
 @pytest.mark.parametrize(

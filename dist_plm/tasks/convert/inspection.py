@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dist_plm.checkpoint.io.outline import Box, Outline
-from dist_plm.checkpoint.lookup import REMEDY, FoundCheckpoint, look_up, reason_of_named
+from dist_plm.checkpoint.lookup import REMEDY, FoundCheckpoint, best_checkpoint, look_up, reason_of_named
 from dist_plm.core.errors import CheckpointError, with_remedy
 from dist_plm.core.installed import typed
 from dist_plm.interop.kinds import refuse_foreign
@@ -44,6 +44,9 @@ def _facts(found: FoundCheckpoint) -> list[str]:
         **train_state.stream,
         **{f"held-out {name}": f"{value:.4g}" for name, value in train_state.evaluation.items()},
     }
+    if (best := best_checkpoint(found.storage)) is not None:
+        measures = ", ".join(f"{name} {value:.4g}" for name, value in best.train_state.evaluation.items())
+        facts["best of the run"] = f"{best.name}: {measures}"
     for change in train_state.history:
         facts[f"changed at step {change['step']}"] = "; ".join(change["changes"])
     width = max(map(len, facts))
