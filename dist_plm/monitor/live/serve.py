@@ -22,6 +22,7 @@ from dist_plm.monitor.live.follow import FollowedRun
 from dist_plm.monitor.report_page.build import overview_of, page_of
 from dist_plm.monitor.report_page.packed_columns import MOST_VALUES, columns_of
 from dist_plm.monitor.report_page.run_facts import events_of, facts_of, samples_of, starts_of
+from dist_plm.monitor.report_page.worst_samples import worst_samples
 
 LOOPBACK, PORT = "127.0.0.1", 8765
 #: Between two questions of a page, and between two overviews, which read all records.
@@ -76,7 +77,7 @@ class WatchedRuns:
                 told = {
                     "starts": starts_of(run.path),
                     "events": events_of(run.records),
-                    "samples": samples_of(run.path),
+                    "samples": [*worst_samples(run.path, run.records, None), *samples_of(run.path)],
                 }
                 answer["facts"] = told
                 if time.monotonic() >= self._next_overview:

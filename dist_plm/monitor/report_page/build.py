@@ -19,6 +19,7 @@ from dist_plm.core.regular import open_regular
 from dist_plm.monitor.report import Run, comparison_rows, differing_settings
 from dist_plm.monitor.report_page.packed_columns import MOST_VALUES
 from dist_plm.monitor.report_page.run_facts import facts_of
+from dist_plm.monitor.report_page.worst_samples import ReadSamples
 
 _ASSETS = Path(__file__).parent / "assets"
 #: In their order: each may use what those before it define.
@@ -28,13 +29,14 @@ _STYLES = ("uplot/uPlot.min.css", "page.css")
 _MARK = "<!doctype html>\n<!-- written by dist_plm report -->\n"
 
 
-def build_page(runs: Sequence[Run], live: Mapping[str, Any] | None = None) -> str:
+def build_page(runs: Sequence[Run], read: ReadSamples | None = None) -> str:
     """Writes out the page.
 
     Args:
-        live: where the page asks for what is new, and how often; None: it asks nobody.
+        read: reads samples that runs learned from; None: the page names the command that does.
     """
-    return page_of([facts_of(run, most_values=MOST_VALUES // len(runs)) for run in runs], overview_of(runs), live)
+    facts = [facts_of(run, most_values=MOST_VALUES // len(runs), read=read) for run in runs]
+    return page_of(facts, overview_of(runs), live=None)
 
 
 def overview_of(runs: Sequence[Run]) -> dict[str, Any]:
@@ -49,7 +51,11 @@ def overview_of(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def page_of(facts: Sequence[Mapping[str, Any]], overview: Mapping[str, Any], live: Mapping[str, Any] | None) -> str:
-    """The page of what runs say."""
+    """The page of what runs say.
+
+    Args:
+        live: where the page asks for what is new, and how often; None: it asks nobody.
+    """
     script = "\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     style = "\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in _STYLES)
     names = [str(run["name"]) for run in facts]

@@ -11,6 +11,7 @@ from dist_plm.core.regular import open_regular
 from dist_plm.monitor.report import Run
 from dist_plm.monitor.report_page.packed_columns import columns_of
 from dist_plm.monitor.report_page.run_tables import tables_of
+from dist_plm.monitor.report_page.worst_samples import ReadSamples, worst_samples
 
 #: Beside metrics.jsonl: who set each value, and from which step each start went on.
 ORIGINS, RESUMES, STARTS = "origins.json", "resumes.jsonl", "starts.jsonl"
@@ -21,15 +22,19 @@ _MOST_BYTES = 8 * 2**20
 _SAMPLES_SHOWN, _CHARACTERS_SHOWN, _FILES_SHOWN, _EVENTS_SHOWN = 20, 2_000, 8, 500
 
 
-def facts_of(run: Run, *, most_values: int) -> dict[str, Any]:
-    """All that the page shows of a run, fit for JSON."""
+def facts_of(run: Run, *, most_values: int, read: ReadSamples | None = None) -> dict[str, Any]:
+    """All that the page shows of a run, fit for JSON.
+
+    Args:
+        read: reads samples that the run learned from.
+    """
     return {
         "name": str(run.path),
         "settings": settings_of(run),
         "starts": starts_of(run.path),
         "events": events_of(run.records),
         "tables": tables_of(run.path),
-        "samples": samples_of(run.path),
+        "samples": [*worst_samples(run.path, run.records, read), *samples_of(run.path)],
         "columns": columns_of(run.records, most=most_values),
     }
 
@@ -89,7 +94,7 @@ def samples_of(run_dir: Path) -> list[dict[str, Any]]:
             for line in _lines_of(path, _SAMPLES_SHOWN)
         ]
         if rows:
-            found.append({"file": path.name, "rows": rows})
+            found.append({"title": f"{path.name} ({len(rows)} of its first rows)", "rows": rows, "note": ""})
     return found
 
 

@@ -37,7 +37,7 @@ def show_samples(asked: SamplesShownConfig) -> str:
     else:
         assert asked.samples is not None
         ranges = [asked.samples]
-    config, data = open_run(config, _num_ranks(config))
+    config, data = open_run(config, num_ranks(config))
     numbers = list(islice(chain.from_iterable(range(first, stop) for first, stop in ranges), asked.limit))
     lines = [_heading(asked, ranges, len(numbers))]
     if skipped.ranges:
@@ -61,7 +61,8 @@ def settings_of(run_dir: Path) -> TrainingConfig:
     return runfile.read(path, kind_of(mapping))
 
 
-def _num_ranks(config: TrainingConfig) -> int:
+def num_ranks(config: TrainingConfig) -> int:
+    """Counts the ranks that the settings of a run are for."""
     parallel = config.parallel
     return (parallel.data or 1) * parallel.tensor * parallel.pipeline * parallel.context
 

@@ -187,6 +187,25 @@ def test_the_worst_microbatch_is_told_with_its_samples(browser, tmp_path):
     assert browser.problems() == []
 
 
+def test_samples_of_the_worst_microbatch_are_text(browser, tmp_path):
+    run = make_run(tmp_path / "run", 2)
+    worst = {"worst/loss": 7.5, "worst/first_sample": 70, "worst/last_sample": 77}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({**record(3).as_dict(), **worst}) + "\n")
+    said = f"</script>{HOSTILE} [[<mask> -> of]]"
+    page = tmp_path / "page.html"
+    page.write_text(build_page([load_run(run)], lambda run_dir, first, stop: [said] * (stop - first)))
+    browser.open(page.as_uri())
+    shown = browser.text("#samples")
+    assert "The worst microbatch of step 3, of loss 7.5: samples 70 to 77" in shown
+    assert [row for row in shown.splitlines() if row[:3] in ("70 ", "73 ", "74 ")] == [f"70 {said}", f"73 {said}"]
+    assert f"launch/samples.py run={run} 'samples=[70, 78]' shows them whole." in shown
+    assert browser.run("return [window.hit ?? null, document.images.length, document.scripts.length]") == [None, 0, 2]
+    opened(browser, tmp_path, run)
+    assert browser.text("#samples").endswith(f"launch/samples.py run={run} 'samples=[70, 78]' shows them.")
+    assert browser.problems() == []
+
+
 def test_of_a_long_run_what_few_steps_have_keeps_its_points(browser, tmp_path, monkeypatch):
     records = todays_course(3_000, num_layers=2)
     run = make_run(tmp_path / "run", 0)

@@ -69,7 +69,7 @@ def test_samples_are_the_first_rows_of_predictions(tmp_path):
     (folder / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "torn")
     (folder / "measures.json").write_text("{}")
     ((shown),) = samples_of(tmp_path)
-    assert shown["file"] == "validation.jsonl"
+    assert shown["title"] == "validation.jsonl (20 of its first rows)"
     assert len(shown["rows"]) == 20
     assert shown["rows"][1]["text"] == "row 1"
     assert samples_of(TINY) == []

@@ -41,7 +41,10 @@ def _report(words: Sequence[str]) -> int:
     runs = [load_run(path) for path in paths]
     text = render_report(runs, ramp=_ramp(sys.stdout.encoding))
     if page is not None:
-        write_page(page, build_page(runs))
+        # Imported here, as it reads data, which the text does without.
+        from dist_plm.tasks.samples.cut_samples import CutSamples
+
+        write_page(page, build_page(runs, CutSamples()))
         text += f"\n\npage: {page}"
     tell(visible(text))
     return EXIT_FINISHED

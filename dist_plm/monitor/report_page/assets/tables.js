@@ -76,10 +76,10 @@ function oddOf(run) {
 }
 
 function showSamples(runs) {
-  const shown = runs.flatMap((run) => run.samples.map(({ file, rows }) => {
+  const shown = runs.flatMap((run) => run.samples.map(({ title, rows, note }) => {
     const names = [...new Set(rows.flatMap(Object.keys))];
-    const title = `${runs.length > 1 ? `${run.name}: ` : ""}${file} (${rows.length} of its first rows)`;
-    return make("details", { open: "" }, make("summary", {}, title), tableOf([names, ...rows.map((row) => names.map((name) => row[name] ?? ""))]));
+    const table = rows.length ? [tableOf([names, ...rows.map((row) => names.map((name) => row[name] ?? ""))])] : [];
+    return make("details", { open: "" }, make("summary", {}, runs.length > 1 ? `${run.name}: ${title}` : title), ...table, ...(note ? [make("p", { class: "note" }, note)] : []));
   }));
   replaceIn("samples", ...(shown.length ? [make("h2", {}, "Samples"), ...shown] : []));
 }
