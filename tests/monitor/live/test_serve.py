@@ -177,8 +177,28 @@ def test_the_page_follows_the_run_in_a_browser(browser, tmp_path):
             (run / "resumes.jsonl").write_text('{"id": "b", "step": 2}\n')
             writer.write(record(3, loss=9.5))
             browser.wait_for(f"{shown} === '1,2,3'")
-        assert browser.readout("loss") == "9.5 at 3"
-        assert browser.run("return page.runs[0].marks('step').length") == 1
+            told = browser.readout("loss")
+            assert told == "9.5 at 3"
+            assert browser.run("return page.runs[0].marks('step').length") == 1
+            # The run heals itself: it gives up step 3, and says so with the next record.
+            writer.rewind(2)
+            worst = {"worst_first_sample": 8, "worst_last_sample": 9}
+            healed = {"rollbacks": 1, "noticed": 3, "step": 2, "skipped_samples": 4, **worst}
+            writer.write(record(3, loss=1.5, heal=healed))
+            browser.wait_for("return document.getElementById('events').textContent.includes('rollback')")
+            assert browser.readout("loss") == "1.5 at 3"
+            browser.over("loss", 0.995).perform()
+            browser.wait_for("return document.querySelector('.readout .mark') !== null")
+            assert "rollback: rollbacks 1, noticed 3, step 2, skipped_samples 4" in browser.readout("loss")
+            assert "step 3, from which the run went back: samples 8 to 9" in browser.text("#samples")
+            writer.write(record(4, observed={"step_parts/data": 0.5}))
+            browser.wait_for("return document.querySelector('[data-measure=\"step_parts/data\"]') !== null")
+            assert browser.run("return page.charts.find((one) => one.measure.title === 'Loss').curves[0].xs") == [
+                1,
+                2,
+                3,
+                4,
+            ]
         assert all(url.startswith(server.address) for url in browser.asked())
         assert browser.problems() == []
     browser.wait_for("return document.getElementById('status').textContent.includes('is not followed any more')")

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from selenium.webdriver.common.keys import Keys
 
 from dist_plm.monitor.report import load_run
@@ -46,7 +47,8 @@ def test_a_real_run_without_a_request_or_a_complaint(browser, tmp_path):
     assert {"Learning rate", "Gradient norm (before clipping)", "Speed (tokens/s)", "Time of a step (s)"} <= set(titles)
     assert {"Model FLOPs utilisation (share of peak)", "Held-out perplexity"} <= set(titles)
     marks = browser.run("return page.runs[0].marks('step')")
-    assert marks == [{"x": 20, "kind": "restart", "label": "restart"}]
+    ((mark),) = marks
+    assert (mark["x"], mark["kind"], mark["label"]) == (20, "restart", "restart")
     events = browser.text("#events")
     assert "start 0 2026" in events
     assert "restart 20 2026" in events
@@ -58,8 +60,69 @@ def test_a_real_run_without_a_request_or_a_complaint(browser, tmp_path):
 def test_the_pointer_reads_values_in_all_charts(browser, tmp_path):
     opened(browser, tmp_path, TINY)
     browser.over("loss", 0.5).perform()
-    assert browser.readout("loss") == f"{loss_at(20):.5g} at 20"
-    assert browser.readout("lr").endswith(" at 20")
+    assert browser.readout("loss").splitlines()[0] == f"{loss_at(20):.5g} at 20"
+    assert browser.readout("lr").splitlines()[0].endswith(" at 20")
+
+
+def test_marks_say_what_was_there_under_the_pointer(browser, tmp_path):
+    run = shutil.copytree(TINY, tmp_path / "run")
+    healed = {"rollbacks": 1, "noticed": 33, "step": 30, "skipped_samples": 16, "worst_first_sample": 258}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines[30] |= {f"heal/{name}": value for name, value in healed.items()}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    opened(browser, tmp_path, run)
+    (start,) = [json.loads(line) for line in (run / "starts.jsonl").read_text().splitlines()][1:]
+    restart = f"restart after step 20: {start['time']} on {start['node']}, {start['ranks']} rank"
+    browser.over("loss", 0.5).perform()
+    assert restart in browser.readout("loss")
+    assert restart in browser.readout("lr"), "the pointer is read in all charts"
+    browser.over("loss", 31 / 40).perform()
+    told = "rollback: rollbacks 1, noticed 33, step 30, skipped_samples 16, worst_first_sample 258"
+    assert told in browser.readout("loss")
+    assert restart not in browser.readout("loss")
+    browser.over("loss", 0.2).perform()
+    assert browser.driver.find_elements("css selector", ".readout .mark") == []
+    assert f"rollback 31 {told.removeprefix('rollback: ')}" in browser.text("#events")
+    assert browser.problems() == []
+
+
+def test_tables_of_what_was_measured_and_set(browser, tmp_path):
+    run = shutil.copytree(TINY, tmp_path / "run")
+    (run / "step_parts.jsonl").write_text(
+        json.dumps(
+            {"step": 20, "seconds": {"data": [0.001, 0.002], "communication": [0.009, 0.0]}, "nodes": ["a", "b"]}
+        )
+        + "\n"
+    )
+    (run / "profiles").mkdir()
+    operation = {"name": "aten::mm<b>", "calls": 12, "host_ms": 3.5, "device_ms": 0.0}
+    (run / "profiles" / "operations_00001.json").write_text(
+        json.dumps({"first": 10, "last": 12, "rank": 1, "operations": [operation]}) + "\n"
+    )
+    other = make_run(tmp_path / "other", 80, settings="optim: {lr: 0.5}\n")
+    opened(browser, tmp_path, run, other)
+    browser.run("document.querySelectorAll('#tables details').forEach((one) => { one.open = true; })")
+    rows = browser.run(
+        "const cells = (row) => [...row.cells].map((cell) => cell.textContent);"
+        "return [...document.querySelectorAll('#tables table')].map((table) => [...table.rows].map(cells))"
+    )
+    assert rows == [
+        [["rank", "node", "data", "communication"], ["rank 1", "b", "2.00", "0.00"], ["rank 0", "a", "1.00", "9.00"]],
+        [["operation", "calls", "host, ms", "device, ms"], ["aten::mm<b>", "12", "3.5", "0.0"]],
+    ]
+    titles = [one.text for one in browser.driver.find_elements("css selector", "#tables summary")]
+    assert titles[1] == f"{run}: Longest operations of steps 10 to 12 on rank 1"
+    differing = browser.text("#differing").splitlines()
+    ours = yaml.safe_load((run / "run.yaml").read_text())["optim"]["lr"]
+    assert f"optim.lr {ours:g} 0.5" in differing
+    search = browser.driver.find_element("css selector", "#settings input")
+    search.send_keys("train.steps")
+    shown = [
+        row.text for row in browser.driver.find_elements("css selector", "#settings tbody tr") if row.is_displayed()
+    ]
+    assert len(shown) == 1
+    assert "command line  (over conf/train/default.yaml: 1000)" in shown[0]
+    assert browser.problems() == []
 
 
 def test_a_drag_zooms_all_charts_and_a_double_click_shows_all(browser, tmp_path):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from dist_plm.engines.deepspeed.engine import DeepSpeedEngine
 from dist_plm.engines.megatron.engine import MegatronEngine
 from dist_plm.monitor.report import load_run, render_report
 from dist_plm.monitor.report_page.run_tables import operations_of, tables_of
@@ -12,6 +13,8 @@ from dist_plm.train.observing import step_profile
 from tests.ranks.pool import World
 from tests.ranks.ports import free_port
 from tests.train.running import before, make_store, run_case, settings
+
+_ENGINES = {"megatron": MegatronEngine, "deepspeed": DeepSpeedEngine}
 
 
 def asked_case(world: World, config, port: int, before_step: int, asked: str) -> int:
@@ -24,7 +27,7 @@ def asked_case(world: World, config, port: int, before_step: int, asked: str) ->
                 file.write(asked)
 
     try:
-        with before(MegatronEngine, "train_step", before_step, ask):
+        with before(_ENGINES[config.engine.name], "train_step", before_step, ask):
             return run_case(world, config, port)
     finally:
         step_profile.LOOK_SECONDS = 2.0
@@ -37,15 +40,26 @@ def steps_in(trace) -> int:
 
 
 @pytest.mark.ranks
-def test_chosen_steps_and_those_that_are_asked_for(ranks, tmp_path):
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {},
+        {"engine__name": "deepspeed", "engine__zero_stage": 3},
+        pytest.param({"engine__name": "deepspeed", "parallel__tensor": 2}, marks=pytest.mark.slow),
+        pytest.param({"parallel__tensor": 2}, marks=pytest.mark.slow),
+        pytest.param({"parallel__pipeline": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_chosen_steps_and_those_that_are_asked_for(ranks, tmp_path, grid):
     store, run_dir = make_store(tmp_path / "tokens"), tmp_path / "run"
     profile = {"steps": [2, 3], "ranks": [1]}
-    config = settings(store, run_dir, train__profile=profile, train__eval_samples=0, train__steps=10)
+    config = settings(store, run_dir, train__profile=profile, train__eval_samples=0, train__steps=10, **grid)
     assert ranks.run(2, asked_case, config, free_port(), 5, "3\n") == [0, 0]
     names = sorted(path.name for path in (run_dir / "profiles").iterdir())
     traces = ["step_00000002_rank_00001.json.gz", "step_00000006_rank_00001.json.gz"]
     assert names == ["operations_00001.json", *traces], "all ranks notice it before the same step"
-    assert [steps_in(run_dir / "profiles" / name) for name in traces] == [2, 3]
+    told = 2 if config.engine.name == "deepspeed" else 1  # its optimizer tells of an update without and within
+    assert [steps_in(run_dir / "profiles" / name) for name in traces] == [2 * told, 3 * told]
     assert not (run_dir / step_profile.REQUEST).exists()
     (table,) = [one for one in tables_of(run_dir) if "operations" in one["title"]]
     assert "steps 6 to 8 on rank 1" in table["title"]

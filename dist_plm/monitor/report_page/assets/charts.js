@@ -87,6 +87,15 @@ class Chart {
       const dense = curve.xs.length > most.get(run) / 2; // a few evaluations are as they are
       return { run, index, ...curve, smooth: weight > 0 && dense ? smoothed(curve.ys, weight) : null };
     }).filter((curve) => curve.xs.length);
+    const odd = (curve) => curve.odd.slice(0, 50).map(([x, value]) => ({ x, kind: "rollback", label: value, text: value }));
+    this.marks = this.curves.flatMap((curve) => [...curve.run.marks(axis), ...odd(curve)].map((mark) => ({ ...mark, index: curve.index }))).sort((a, b) => a.x - b.x);
+  }
+
+  /* Marks that the cursor is on. */
+  near() {
+    if (this.cursor === null || !this.plot) return [];
+    const [low, high] = this.range(), reach = 5 * (high - low) / this.plot.over.clientWidth;
+    return this.marks.filter(({ x }) => Math.abs(x - this.cursor) <= reach).slice(0, 4);
   }
 
   range() {
@@ -183,9 +192,8 @@ class Chart {
     ctx.save();
     ctx.font = `${11 * ratio}px system-ui, sans-serif`;
     Object.assign(ctx, { textAlign: "left", textBaseline: "bottom" }); // uPlot leaves them as its axes need them
-    const marks = this.curves.flatMap(({ run, index, odd }) => [...run.marks(this.view.axis).map((mark) => ({ ...mark, index })), ...odd.slice(0, 50).map(([x, value]) => ({ x, kind: "rollback", label: value }))]);
     let labelled = -Infinity;
-    for (const { x, kind, label, index } of marks.sort((a, b) => a.x - b.x)) {
+    for (const { x, kind, label, index } of this.marks) {
       const [low, high] = this.range();
       if (x < low || x > high) continue;
       const at = Math.round(plot.valToPos(x, "x", true));
@@ -217,6 +225,7 @@ class Chart {
       const name = view.runs.length > 1 ? [`${run.name} `] : [];
       parts.push(make("span", {}, make("i", { class: "swatch", color: colorOf(view, index) }), ...name, ...text));
     }
+    for (const { text, index } of this.near()) parts.push(make("span", { class: "mark" }, ...(view.runs.length > 1 ? [`${view.runs[index].name} `] : []), text));
     this.readout.replaceChildren(...(parts.length ? parts : ["no value in the runs that are shown"]));
   }
 

@@ -55,12 +55,12 @@ class ShownRun {
     this.hasInitial = [...this.data.byName.keys()].some((name) => name.startsWith("eval/initial/"));
   }
 
-  /* Where on an axis it was started again or healed: [{ x, kind, label }]. */
+  /* Where on an axis it was started again or healed: [{ x, kind, label, text }]. */
   marks(axis) {
     const steps = axisOf(this.data, "step"), xs = axisOf(this.data, axis);
     const at = (step) => { const place = placeOf(steps, step); return place < xs.length ? xs[place] : xs.at(-1); };
-    const restarts = this.starts.filter((start) => start.number > 1 && start.step !== null).map(({ step }) => ({ x: axis === "step" ? step : step ? at(step) : 0, kind: "restart", label: "restart" }));
-    return [...restarts, ...this.events.map(({ step, kind }) => ({ x: axis === "step" ? step : at(step), kind, label: kind }))];
+    const restarts = this.starts.filter((start) => start.number > 1 && start.step !== null).map((start) => ({ x: axis === "step" ? start.step : start.step ? at(start.step) : 0, kind: "restart", label: "restart", text: `restart after step ${start.step.toLocaleString("en")}: ${startOf(start)}` }));
+    return [...restarts, ...this.events.map(({ step, kind, text }) => ({ x: axis === "step" ? step : at(step), kind, label: kind, text: `${kind}: ${text}` }))];
   }
 }
 

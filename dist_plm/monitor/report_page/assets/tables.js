@@ -37,14 +37,19 @@ function replaceIn(id, ...children) {
   document.getElementById(id).replaceChildren(...children);
 }
 
+/* When and where a run was started. */
+function startOf(start) {
+  const where = [`on ${start.node}`, `${start.ranks} rank${start.ranks === "1" ? "" : "s"}`, start.job && `job ${start.job}`].filter(Boolean).join(", ");
+  return `${start.time} ${where}`;
+}
+
 function showEvents(runs) {
   const several = runs.length > 1;
   const rows = [];
   for (const run of runs) {
     for (const start of run.starts) {
-      const where = [`on ${start.node}`, `${start.ranks} rank${start.ranks === "1" ? "" : "s"}`, start.job && `job ${start.job}`].filter(Boolean).join(", ");
       const step = start.step === null ? "not known" : start.step.toLocaleString("en");
-      rows.push([start.step ?? 0, [start.number === 1 ? "start" : "restart", step, `${start.time} ${where}`, run.name]]);
+      rows.push([start.step ?? 0, [start.number === 1 ? "start" : "restart", step, startOf(start), run.name]]);
     }
     for (const event of run.events)
       rows.push([event.step, [event.kind, event.step.toLocaleString("en"), event.text, run.name]]);
