@@ -6,7 +6,7 @@ from typing import Any
 
 from dist_plm.config.credentials import mask
 from dist_plm.config.decode import show
-from dist_plm.core.parsing import load_json
+from dist_plm.core.parsing import is_number, load_json
 from dist_plm.core.regular import open_regular
 from dist_plm.monitor.report import Run
 from dist_plm.monitor.report_page.packed_columns import columns_of
@@ -72,8 +72,7 @@ def events_of(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         told = {name.removeprefix("heal/"): value for name, value in record.items() if name.startswith("heal/")}
         if told:
             kind = "rollback" if "rollbacks" in told else "alarm"
-            text = ", ".join(f"{name} {show(value)}" for name, value in told.items())
-            found.append({"step": record["step"], "kind": kind, "text": text})
+            found.append({"step": record["step"], "kind": kind, "text": _healing_words(told)})
         if "slow/rank" in record:
             text = f"rank {show(record['slow/rank'])} takes {show(record.get('slow/ratio'))} times as long as its peers"
             found.append({"step": record["step"], "kind": "alarm", "text": text})
@@ -83,6 +82,30 @@ def events_of(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     {"step": record["step"], "kind": "alarm", "text": f"{what} differ between ranks: see the log"}
                 )
     return found[-_EVENTS_SHOWN:]
+
+
+#: What is told of a rollback, by the names of its numbers.
+_HEALING = {
+    ("noticed",): "step {} was bad",
+    ("step",): "the run went back to step {}",
+    ("skipped_samples",): "{} samples are left out so far",
+    ("worst_loss",): "its worst microbatch had a loss of {}",
+    ("worst_first_sample", "worst_last_sample"): "samples {} to {} were in it",
+    ("rollbacks",): "rollback {} of the run",
+    ("alarms",): "bad steps that the run went on from: {}",
+}
+
+
+def _healing_words(told: Mapping[str, Any]) -> str:
+    """Says what a record tells of healing; names that mean nothing here as they are."""
+    known = {names: words for names, words in _HEALING.items() if all(is_number(told.get(name)) for name in names)}
+    said = [words.format(*(_shown(told[name]) for name in names)) for names, words in known.items()]
+    meant = {name for names in known for name in names}
+    return ", ".join([*said, *(f"{name} {show(value)}" for name, value in told.items() if name not in meant)])
+
+
+def _shown(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
 
 
 def samples_of(run_dir: Path) -> list[dict[str, Any]]:

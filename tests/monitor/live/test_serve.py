@@ -189,7 +189,10 @@ def test_the_page_follows_the_run_in_a_browser(browser, tmp_path):
             assert browser.readout("loss") == "1.5 at 3"
             browser.over("loss", 0.995).perform()
             browser.wait_for("return document.querySelector('.readout .mark') !== null")
-            assert "rollback: rollbacks 1, noticed 3, step 2, skipped_samples 4" in browser.readout("loss")
+            assert (
+                "rollback: step 3 was bad, the run went back to step 2, 4 samples are left out so far"
+                in browser.readout("loss")
+            )
             assert "step 3, from which the run went back: samples 8 to 9" in browser.text("#samples")
             writer.write(record(4, observed={"step_parts/data": 0.5}))
             browser.wait_for("return document.querySelector('[data-measure=\"step_parts/data\"]') !== null")

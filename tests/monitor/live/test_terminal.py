@@ -64,7 +64,7 @@ def test_a_run_without_a_step_and_one_that_is_not_finite(tmp_path):
     (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     text = shown(run)
     assert "nan  !" in text
-    assert "after step 1: rollback: rollbacks 1" in text
+    assert "after step 1: rollback: rollback 1 of the run" in text
 
 
 def test_without_a_terminal_it_is_printed_once():

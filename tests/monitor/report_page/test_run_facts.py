@@ -34,10 +34,13 @@ def test_settings_have_their_origins():
 
 def test_rollbacks_and_alarms_are_events():
     records = [record(1).as_dict(), {**record(2).as_dict(), "heal/rollbacks": 1, "heal/noticed": 5}]
+    worst = {"heal/worst_loss": 148.96485, "heal/worst_first_sample": 1724, "heal/worst_last_sample": 1725, "heal/x": 2}
+    told = "its worst microbatch had a loss of 149, samples 1,724 to 1,725 were in it, x 2"
+    assert events_of([{**record(1).as_dict(), **worst}])[0]["text"] == told
     records.append({**record(3).as_dict(), "heal/alarms": 2})
     assert events_of(records) == [
-        {"step": 2, "kind": "rollback", "text": "rollbacks 1, noticed 5"},
-        {"step": 3, "kind": "alarm", "text": "alarms 2"},
+        {"step": 2, "kind": "rollback", "text": "step 5 was bad, rollback 1 of the run"},
+        {"step": 3, "kind": "alarm", "text": "bad steps that the run went on from: 2"},
     ]
 
 
