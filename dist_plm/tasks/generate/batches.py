@@ -1,6 +1,6 @@
 """Puts rows together that are answered at once, and takes their answers apart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -115,11 +115,14 @@ def _written(row: PromptRow, new: list[int], decoding: Decoding) -> Continuation
     end = next((place for place, token in enumerate(new) if token in decoding.ends), None)
     if end is not None:
         new, finish = new[:end], "end"
-    text = continuation(row, new, decoding)
-    places = [place for stop in decoding.config.stop if (place := text.find(stop)) >= 0]
-    if places:
-        text, finish = text[: min(places)], "stop"
-    return Continuation(row, tuple(new), text, finish)
+    whole = continuation(row, new, decoding)
+    text = before_stop(whole, decoding.config.stop)
+    return Continuation(row, tuple(new), text, finish if text == whole else "stop")
+
+
+def before_stop(text: str, stops: Iterable[str]) -> str:
+    """Cuts a text before the first of `stops`."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 
 
 def continuation(row: PromptRow, new: Sequence[int], decoding: Decoding) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from dist_plm.core.errors import EXIT_FINISHED, ConfigError
-from dist_plm.core.streams import tell
+from dist_plm.core.streams import tell, visible
 from dist_plm.distributed.collectives import on_first
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.tasks.generate.batches import Continuation
@@ -69,7 +69,7 @@ def turns(config: GenerateConfig, session: Session, read: Callable[[], str | Non
                     tell("(what was said first is forgotten)")
         assert isinstance(answer, Continuation)
         if session.is_first and not streamed:
-            tell(answer.text.strip())
+            tell(visible(answer.text.strip()) if sys.stdout.isatty() else answer.text.strip())
         dialogue.append({"role": "assistant", "content": answer.text.strip()})
         number += 1
         yield list(dialogue)

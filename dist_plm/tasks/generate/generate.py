@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from dist_plm.core.errors import EXIT_FINISHED, CheckpointError, ConfigError
-from dist_plm.core.streams import tell
+from dist_plm.core.streams import tell, visible
 from dist_plm.distributed.collectives import gather
 from dist_plm.objectives.build import build_writing_task
 from dist_plm.objectives.tasks.base import Question
@@ -59,7 +59,8 @@ def generate(config: GenerateConfig, environ: Mapping[str, str] = os.environ) ->
             write_lines(config.out, map(record, answers))
             tell(f"{config.out}: {len(answers):,} answers")
         elif session.is_first and not streamed:
-            tell("\n\n".join(map(shown, answers)))
+            text = "\n\n".join(map(shown, answers))
+            tell(visible(text) if sys.stdout.isatty() else text)
     return EXIT_FINISHED
 
 
@@ -163,5 +164,5 @@ def decoding_of(config: GenerateConfig, session: Session) -> Decoding:
 
 
 def _terminal(row: PromptRow, decoding: Decoding) -> Terminal:
-    prompt = row.prompt if decoding.start is None else ""
-    return Terminal(prompt, lambda tokens: continuation(row, tokens, decoding), (*decoding.ends, decoding.pad))
+    before, ends = row.prompt if row.goes_on else "", (*decoding.ends, decoding.pad)
+    return Terminal(before, lambda tokens: continuation(row, tokens, decoding), ends, decoding.config.stop)

@@ -26,12 +26,14 @@ class PromptRow:
         number: by which its draws are keyed.
         tokens: model input.
         room: tokens that may be written.
+        goes_on: what is written goes on with the prompt, and is no answer to it.
     """
 
     number: int
     prompt: str
     tokens: tuple[int, ...]
     room: int
+    goes_on: bool = True
 
 
 def read_prompts(config: GenerateConfig) -> list[str]:
@@ -114,7 +116,9 @@ def rows_of(prompts: Sequence[Question], config: GenerateConfig, session: Sessio
             tokens = _tokens(str(prompt), config, model, vocabulary)
         room = room_for(number, len(tokens), config, model)
         shown = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        rows += [PromptRow(number * config.samples + more, shown, tokens, room) for more in range(config.samples)]
+        goes_on = task is None and not model.has_decoder
+        numbers = range(number * config.samples, (number + 1) * config.samples)
+        rows += [PromptRow(one, shown, tokens, room, goes_on) for one in numbers]
     return rows
 
 
