@@ -79,12 +79,13 @@ def test_a_fault_is_noticed_and_healed(ranks, store, tmp_path, clean, fault, not
 def test_what_comes_again_ends_the_run(ranks, store, tmp_path, rate, memory_every):
     """A rate that is too high at one step whichever samples it takes."""
     heal = {**HEAL, "most": 2, "rate": rate, "memory_every": memory_every}
-    config = settings(store, tmp_path, **LONG, train__heal=heal)
+    config = settings(store, tmp_path, **LONG, train__heal=heal, track__to=["csv"])
     with pytest.raises(
         RanksError, match=r"Diverged: the run diverged: step 41: the loss is .*, after 2 rollbacks"
     ) as told:
         ranks.run(1, faulty_case, config, free_port(), Fault("rate", at=40))
     assert str(told.value).count("  - step 41: ") == 2
+    assert "rollback 2 of the run" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "checkpoints" / "latest").read_text().strip() == "step_00000030"
     assert LocalStorage(tmp_path / "checkpoints").steps() == [20, 30]
     acts = state_of(tmp_path, 30).history

@@ -107,6 +107,7 @@ def test_a_failing_memory_is_found(ranks, store, tmp_path, on_mismatch):
         "train__eval_samples": 0,
         "engine__zero_stage": 0,
         "cluster__exclude_slow": True,
+        "track__to": ["csv"],
     }
     config = settings(store, tmp_path, **changes)
     said = "do not agree on layers.0.attention_norm.weight"
@@ -115,6 +116,7 @@ def test_a_failing_memory_is_found(ranks, store, tmp_path, on_mismatch):
             ranks.run(2, faulty_case, config, free_port(), Fault("bit", at=6, rank=1, once=True))
         assert told.value.args[0].count("ReplicasDifferError") >= 1
         assert (tmp_path / "checkpoints" / "latest").read_text().strip() == "step_00000004"
+        assert (tmp_path / "report.html").exists()
         return
     assert ranks.run(2, faulty_case, config, free_port(), Fault("bit", at=6, rank=1, once=True)) == [0, 0]
     records = read_metrics(tmp_path / "metrics.jsonl")
