@@ -293,7 +293,7 @@ def commonest(table: Table, labels: Sequence[str]) -> str:
     classes, tags = table.get("class_labels"), table.get("tags")
     if isinstance(tags, Ragged):
         classes = tags.values[tags.values != IGNORED]
-    if not isinstance(classes, np.ndarray):
+    if not isinstance(classes, np.ndarray) or not labels:  # numbers that are texts have classes, and no names of them
         return ""
     counts = np.bincount(classes)
     what, them = ("label", "them") if tags is None else ("tag", "their tags")

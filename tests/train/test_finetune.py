@@ -72,6 +72,16 @@ TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
         "accuracy",
         0.9,
     ),
+    "number_by_t5": (
+        {
+            "model": T5,
+            "optim__lr": 8e-3,
+            "task": {"name": "regress", "lowest": -4, "highest": 4, "step": 1.0},
+            "data__columns": {"text": "text", "label": "number"},
+        },
+        "pearson",
+        0.7,
+    ),
     "choice_by_gpt": (
         {
             "model": GPT,
@@ -139,11 +149,13 @@ def test_packed_dialogues_cost_what_they_cost_apart(ranks, rows, alone, tmp_path
 LEARNED = [
     task
     for task in TASKS
-    if task not in ("pair", "chat", "chat_by_t5", "choice_slowly", "gradually", "twice", "twice_many")
+    if task not in ("number_by_t5", "pair", "chat", "chat_by_t5", "choice_slowly", "gradually", "twice", "twice_many")
 ]
 
 
-@pytest.mark.parametrize("task", [*LEARNED, pytest.param("chat_by_t5", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "task", [*LEARNED, *(pytest.param(one, marks=pytest.mark.slow) for one in ("chat_by_t5", "number_by_t5"))]
+)
 def test_every_task_is_learned(alone, task: str) -> None:
     changes, measure, least = TASKS[task]
     found = alone(task)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
-from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable, words_of_texts
+from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable
 from dist_plm.objectives.metrics.classes import Confusion, LabelCounts
 from dist_plm.objectives.tasks.base import (
     Columns,
@@ -24,7 +23,7 @@ from dist_plm.objectives.tasks.base import (
     soft_targets,
     texts_of,
 )
-from dist_plm.objectives.tasks.likely_texts import FILLS, refuse_equal, written
+from dist_plm.objectives.tasks.likely_texts import FILLS, changeable_texts, text_to_text
 from dist_plm.spec.tasks.classify import ClassifyConfig
 
 
@@ -60,17 +59,10 @@ class Classify:
 
     def _table(self, first: list[str], second: list[str] | None, encoder: TextEncoder) -> Columns:
         """Columns of what is read and, where labels are texts, of these for each row."""
-        config = self.config
         if not encoder.by_likelihood:
             return dict(encoder.texts(first, second))
-        beside = None if second is None else _behind(config.pair_prefix, second)
-        sources = encoder.sources(_behind(config.prefix, first), beside)
-        names = [config.text_of(label) for label in config.labels]
-        texts = encoder.pieces(names)
-        refuse_equal(texts, names, "task.labels")
-        room = config.target_length(encoder.length)
-        assert room is not None
-        return written(sources, texts * len(sources), room, encoder)
+        names = [self.config.text_of(label) for label in self.config.labels]
+        return text_to_text(self.config, first, second, names, encoder)
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
         config = self.config
@@ -81,10 +73,7 @@ class Classify:
         return {} if matrix is None else {"class_labels": matrix}
 
     def changeable(self, table: WordTable, encoder: TextEncoder) -> Callable[[Mapping[str, NDArray[Any]]], Changeable]:
-        if not encoder.by_likelihood:
-            return partial(words_of_texts, table=table)
-        before = len(encoder.pieces([self.config.prefix.rstrip()])[0])
-        return lambda batch: words_of_texts(batch, table, np.arange(batch["tokens"].shape[1])[None] >= before)
+        return changeable_texts(self.config, table, encoder)
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         if self.config.multi_label:
@@ -109,11 +98,6 @@ class Classify:
         if not isinstance(value, list | tuple):
             value = [part.strip() for part in str(value).split(self.config.separator) if part.strip()]
         return list(dict.fromkeys(map(str, value)))
-
-
-def _behind(prefix: str, texts: Sequence[str]) -> list[str]:
-    """Puts texts behind a prefix, a space between them; a shell or Hydra may have taken the prefix's own."""
-    return [f"{prefix.rstrip()} {text}" for text in texts] if prefix.strip() else list(texts)
 
 
 @dataclass(slots=True)

@@ -1,14 +1,52 @@
 """Texts of which a model that predicts tokens tells which is the likeliest: labels (Raffel et al. 2020, section 2.4), and
 choices behind their context (Radford et al. 2019, section 3)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
 from dist_plm.objectives.base import IGNORED
+from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable, words_of_texts
 from dist_plm.objectives.tasks.base import Columns, TextEncoder, next_tokens
+from dist_plm.spec.tasks.texts import TextsConfig
 
 #: What rows of their padded columns are filled up with.
 FILLS = {"labels": IGNORED, "decoder_tokens": 0}
+
+
+def text_to_text(
+    config: TextsConfig, first: list[str], second: list[str] | None, names: Sequence[str], encoder: TextEncoder
+) -> Columns:
+    """Gives columns of texts or pairs behind their prefixes, and of the texts that may be said of each, `names`.
+
+    Raises:
+        DataError: two of these are the same tokens.
+    """
+    beside = None if second is None else _behind(config.pair_prefix, second)
+    sources, texts = encoder.sources(_behind(config.prefix, first), beside), encoder.pieces(names)
+    refuse_equal(texts, names, "task.labels")
+    room = config.target_length(encoder.length)
+    assert room is not None
+    return written(sources, texts * len(sources), room, encoder)
+
+
+def changeable_texts(
+    config: TextsConfig, table: WordTable, encoder: TextEncoder
+) -> Callable[[Mapping[str, NDArray[Any]]], Changeable]:
+    """Builds what finds the words of a text or a pair that may be changed: all but the first prefix."""
+    if not encoder.by_likelihood:
+        return partial(words_of_texts, table=table)
+    before = len(encoder.pieces([config.prefix.rstrip()])[0])
+    return lambda batch: words_of_texts(batch, table, np.arange(batch["tokens"].shape[1])[None] >= before)
+
+
+def _behind(prefix: str, texts: Sequence[str]) -> list[str]:
+    """Puts texts behind a prefix, a space between them; a shell or Hydra may have taken the prefix's own."""
+    return [f"{prefix.rstrip()} {text}" for text in texts] if prefix.strip() else list(texts)
 
 
 def written(

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,10 @@ from numpy.typing import NDArray
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import LossTerm
-from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable, words_of_texts
+from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable
 from dist_plm.objectives.metrics.numbers import mean_squared_error, pearson, spearman
 from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, texts_of
+from dist_plm.objectives.tasks.likely_texts import FILLS, changeable_texts, text_to_text
 from dist_plm.spec.tasks.regress import RegressConfig
 
 #: Of fp32, in which losses are computed.
@@ -27,10 +27,12 @@ class Regress:
     """See tasks.base.Task."""
 
     config: RegressConfig
-    fills: Mapping[str, int] = field(default_factory=dict)
+    fills: Mapping[str, int] = field(default_factory=lambda: dict(FILLS))
 
     @property
     def losses(self) -> Mapping[str, LossTerm]:
+        if self.config.is_text:
+            return {"regress": LossTerm(1.0, "class_labels")}
         return {"regress": LossTerm(1.0, "targets", mask="target_mask")}
 
     def labels(self, rows: Iterable[LabelledRow], columns: Mapping[str, str]) -> set[str]:
@@ -40,18 +42,53 @@ class Regress:
         targets = np.zeros(len(rows), dtype=np.float32)
         if "label" in columns:
             targets[:] = [_target(row, columns["label"]) for row in rows]
+        if encoder.by_likelihood:
+            return self._as_texts(rows, columns, targets, encoder)
         ones = np.ones(len(rows), dtype=np.int64)
         return {**encoder.texts(*texts_of(rows, columns)), "targets": targets, "target_mask": ones}
+
+    def _as_texts(
+        self,
+        rows: Sequence[LabelledRow],
+        columns: Mapping[str, str],
+        targets: NDArray[np.float32],
+        encoder: TextEncoder,
+    ) -> Columns:
+        """Columns of numbers as texts. `targets` stay beside those that are learned: what is measured is not rounded."""
+        config = self.config
+        levels = np.array(config.levels)
+        if "label" in columns:
+            _refuse_outside(rows, columns["label"], targets, config)
+        nearest = np.abs(targets[:, None] - levels).argmin(axis=1)
+        names = [config.text_of(level) for level in levels.tolist()]
+        table = text_to_text(config, *texts_of(rows, columns), names, encoder)
+        return {**table, "class_labels": nearest.astype(np.int64), "targets": targets}
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
         return {}
 
     def changeable(self, table: WordTable, encoder: TextEncoder) -> Callable[[Mapping[str, NDArray[Any]]], Changeable]:
-        return partial(words_of_texts, table=table)
+        return changeable_texts(self.config, table, encoder)
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         targets = table["targets"].astype(np.float64)
-        return _NumberScorer(targets, np.zeros_like(targets), np.zeros(len(targets), dtype=bool))
+        levels = np.array(self.config.levels) if self.config.is_text else None
+        return _NumberScorer(targets, np.zeros_like(targets), np.zeros(len(targets), dtype=bool), levels)
+
+
+def _refuse_outside(
+    rows: Sequence[LabelledRow], column: str, targets: NDArray[np.float32], config: RegressConfig
+) -> None:
+    assert config.lowest is not None
+    assert config.highest is not None
+    near = config.step / 2 + 1e-6
+    outside = np.flatnonzero((targets < config.lowest - near) | (targets > config.highest + near))
+    if len(outside):
+        row = rows[int(outside[0])]
+        raise DataError(
+            f"{row.place}: column {column!r} holds {targets[outside[0]]:g}, which is not between task.lowest = "
+            f"{config.lowest:g} and task.highest = {config.highest:g}: change these, or mend the row"
+        )
 
 
 def _target(row: LabelledRow, column: str) -> float:
@@ -70,14 +107,20 @@ def _target(row: LabelledRow, column: str) -> float:
 
 @dataclass(slots=True)
 class _NumberScorer:
-    """Ranks need all numbers at once: nine bytes a row. What is predicted need not be a number, and counts all the same."""
+    """Ranks need all numbers at once: nine bytes a row. What is predicted need not be a number, and counts all the same.
+
+    Args:
+        levels: the numbers that may be written, of numbers as texts.
+    """
 
     truth: NDArray[np.float64]
     predicted: NDArray[np.float64]
     seen: NDArray[np.bool_]
+    levels: NDArray[np.float64] | None = None
 
     def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
-        self.predicted[rows], self.seen[rows] = outputs.reshape(len(rows)), True
+        said = outputs.reshape(len(rows)) if self.levels is None else self.levels[outputs.argmax(axis=-1)]
+        self.predicted[rows], self.seen[rows] = said, True
 
     def predictions(self) -> dict[str, Any]:
         rows = np.flatnonzero(self.seen)

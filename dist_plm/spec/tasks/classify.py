@@ -5,18 +5,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from dist_plm.config.types import NonNegative
-from dist_plm.spec.families.base import Kind
 from dist_plm.spec.objectives.base import Head
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.tasks.base import Column, LabelsConfig
-from dist_plm.spec.tasks.texts import LABEL, longest_text, texts_and
+from dist_plm.spec.tasks.texts import LABEL, TextsConfig, texts_and
 
 if TYPE_CHECKING:
     from dist_plm.spec.derived import Case
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyConfig(LabelsConfig):
+class ClassifyConfig(TextsConfig, LabelsConfig):
     """One of several labels for each row or, with `multi_label`, any number of them: a list, or text with `separator`
     between them. `positive` is the label whose F1 is `f1` where there are two: the last of them when None.
 
@@ -24,22 +23,19 @@ class ClassifyConfig(LabelsConfig):
     Kullback-Leibler divergences between the two is added to the loss (Liang et al. 2021, equation 4, halved), with
     `multi_label` the sum of those of every label's own probability.
 
-    Models with an encoder and a decoder learn the label as a text, `label_texts` where it says another than the label itself
-    (Raffel et al. 2020, section 2.4), and say the likeliest of these texts. `prefix` and `pair_prefix` are text before the
-    first and the second text of a row."""
+    Models with an encoder and a decoder learn the label as a text, `label_texts` where it says another than the label
+    itself."""
 
     body: ClassVar[str] = "tasks.classify"
     loss_terms: ClassVar[tuple[str, ...]] = ("classify",)
     head: ClassVar[Head] = "sequence"
-    by_likelihood: ClassVar[tuple[Kind, ...]] = ("encoder_decoder",)
+    of_texts: ClassVar[tuple[str, ...]] = (*TextsConfig.of_texts, "label_texts")
     columns: ClassVar[Mapping[str, Column]] = texts_and(LABEL)
     measures: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "f1_macro", "f1_micro", "matthews")
     takes_changed_words: ClassVar[bool] = True
 
     name: Literal["classify"] = "classify"
     multi_label: bool = False
-    prefix: str = ""
-    pair_prefix: str = ""
     label_texts: dict[str, Any] = field(default_factory=dict)
     separator: str = ","
     positive: str | None = None
@@ -58,15 +54,12 @@ class ClassifyConfig(LabelsConfig):
     def problem_type(self) -> str | None:
         return "multi_label_classification" if self.multi_label else "single_label_classification"
 
-    def target_length(self, sequence_length: int) -> int | None:
-        return longest_text(sequence_length)
-
     def text_of(self, label: str) -> str:
         """Returns the text that a model writes for a label."""
         return str(self.label_texts.get(label, label))
 
     def problems(self, case: "Case") -> Iterator[str]:
-        yield from LabelsConfig.problems(self, case)
+        yield from super().problems(case)
         yield from self._of_texts(case)
         if self.positive is not None and self.labels and self.positive not in self.labels:
             yield f"task.positive = {self.positive!r} is not among the labels, {', '.join(self.labels)}: name one of them"
@@ -80,8 +73,6 @@ class ClassifyConfig(LabelsConfig):
         """Yields what is wrong with labels as texts."""
         model = case.config.model
         if model.kind not in self.by_likelihood:
-            names = ("prefix", "pair_prefix", "label_texts")
-            yield from no_effect(self, "task", names, f"model.family = {model.family!r}, which scores labels by a head")
             return
         if self.multi_label:
             yield (

@@ -1,8 +1,15 @@
 """Declares the columns of tasks over one text or a pair of texts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from dist_plm.spec.tasks.base import Column
+from dist_plm.spec.families.base import Kind
+from dist_plm.spec.rules.sections import no_effect
+from dist_plm.spec.tasks.base import Column, TaskConfig
+
+if TYPE_CHECKING:
+    from dist_plm.spec.derived import Case
 
 #: Pairs of columns, of which the first that a file has counts: GLUE's, and what others call them.
 PAIRS: tuple[tuple[str, str], ...] = (
@@ -30,3 +37,27 @@ def longest_text(sequence_length: int) -> int:
 def texts_and(label: Column) -> Mapping[str, Column]:
     """Returns the columns of a task that reads one text or two, and a label."""
     return {"text": TEXT, "pair": Column((), optional=True), "label": label}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextsConfig(TaskConfig):
+    """A task over one text or two, which models with an encoder and a decoder learn as text to text (Raffel et al. 2020,
+    section 2.4): they say the likeliest of the texts that may be said. `prefix` and `pair_prefix` are text before the first
+    and the second text of a row."""
+
+    by_likelihood: ClassVar[tuple[Kind, ...]] = ("encoder_decoder",)
+    #: Settings of text to text alone.
+    of_texts: ClassVar[tuple[str, ...]] = ("prefix", "pair_prefix")
+
+    prefix: str = ""
+    pair_prefix: str = ""
+
+    def target_length(self, sequence_length: int) -> int | None:
+        return longest_text(sequence_length)
+
+    def problems(self, case: "Case") -> Iterator[str]:
+        yield from super().problems(case)
+        model = case.config.model
+        if model.kind not in self.by_likelihood:
+            reason = f"model.family = {model.family!r}, which scores them by a head"
+            yield from no_effect(self, "task", self.of_texts, reason)

@@ -1,5 +1,6 @@
 """Labels and choices as texts: what is read, what may be written of it, and which tokens are predicted."""
 
+import numpy as np
 import pytest
 
 from dist_plm.core.errors import DataError
@@ -10,6 +11,7 @@ from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_task
 from dist_plm.spec.tasks.choice import ChoiceConfig
 from dist_plm.spec.tasks.classify import ClassifyConfig
+from dist_plm.spec.tasks.regress import RegressConfig
 from tests.data.labelled.words import write_vocabulary
 from tests.objectives.tasks.test_tasks import rows
 
@@ -86,3 +88,22 @@ def test_labels_that_cannot_be_told_apart_are_refused(tmp_path) -> None:
     both = encoder(tmp_path, has_decoder=True)
     with pytest.raises(DataError, match="'good' and 'Good' are the same tokens in this vocabulary"):
         table_of(ClassifyConfig(labels=("good", "Good")), both, {**ROW, "label": "good"})
+
+
+def test_a_number_is_the_nearest_of_those_that_may_be_written(tmp_path) -> None:
+    both = encoder(tmp_path, has_decoder=True)
+    config = RegressConfig(lowest=0, highest=4, step=1)
+    given = [{**ROW, "label": number} for number in (0.1, 1.49, 4.2)]
+    table = table_of(config, both, *given)
+    assert [config.text_of(level) for level in config.levels] == ["0", "1", "2", "3", "4"]
+    assert texts(table["labels"], both)[3].split()[:-1] == ["3"]
+    assert len(table["labels"]) == 3 * 5
+    assert table["class_labels"].tolist() == [0, 1, 4]
+    scorer = build_task(config).scorer(table)
+    scorer.add(np.array([0, 1, 2]), np.eye(5, dtype=np.float32)[[0, 1, 4]])
+    assert scorer.measures()["mse"] == pytest.approx((0.1**2 + 0.49**2 + 0.2**2) / 3, rel=1e-4), (
+        "of the row's own numbers"
+    )
+    assert [RegressConfig(lowest=1, highest=5).text_of(level) for level in (1.0, 3.8)] == ["1.0", "3.8"]
+    with pytest.raises(DataError, match=r"holds 4.7, which is not between task.lowest = 0 and task.highest = 4"):
+        table_of(config, both, {**ROW, "label": 4.7})

@@ -48,7 +48,7 @@ def problems(**changes: Any) -> list[str]:
         ({"task__labels": ("a", "a")}, "names 'a' more than once"),
         ({"task__labels": ("a",)}, "is a single label"),
         ({"task__prefix": "x: "}, "task.prefix = 'x: ' has no effect with model.family = 'bert'"),
-        ({"task__label_texts": {"a": "b"}}, "which scores labels by a head: leave it at its default"),
+        ({"task__label_texts": {"a": "b"}}, "which scores them by a head: leave it at its default"),
         ({"model": T5, "task__multi_label": True}, "task.multi_label = true is not for model.family = 't5'"),
         ({"model": T5, "task__r_drop": 1.0}, "task.r_drop needs a head, and model.family = 't5' has none"),
         (
@@ -60,6 +60,12 @@ def problems(**changes: Any) -> list[str]:
             {"model": T5, "task__labels": ("a", "b"), "task__label_texts": {"a": "b"}},
             "task.label_texts give 'b' for more than one label",
         ),
+        ({"model": T5, "task": {"name": "regress"}}, "task.lowest and task.highest are missing"),
+        (
+            {"model": T5, "task": {"name": "regress", "lowest": 1, "highest": 0}},
+            "task.lowest = 1, task.highest = 0 and task.step = 0.2 make fewer than 2",
+        ),
+        ({"task": {"name": "regress", "lowest": 0}}, "task.lowest = 0.0 has no effect with model.family = 'bert'"),
         ({"model": T5, "task__name": "tag"}, "model.family = 't5' does not learn from objective.name = 'tag'"),
         ({"task__labels": ("a", "b"), "task__positive": "c"}, "task.positive = 'c' is not among the labels"),
         ({"task__separator": ""}, "stands between no labels"),
