@@ -30,26 +30,29 @@ class Fault:
     """One planted fault.
 
     Args:
-        kind: "gradient" that is NaN, a "document" of noise, `size` samples long, a learning "rate" a thousand times too
-            high, or a "bit" of a weight that flips.
-        at: the sample that brings it on, or the step whose rate it is, or the number of steps made after which it flips.
-        rank: on which a gradient is NaN, or a bit flips.
+        kind: "gradient" that is NaN, a "document" of noise, `size` samples long, a "loss" that is thirty times as large, a
+            learning "rate" a thousand times too high, a "bit" of a weight that flips, or a "moment" that is infinite.
+        at: the sample that brings it on, or the step whose rate it is, or the number of steps made after which it comes.
+        rank: on which a gradient is NaN, a bit flips, or a moment is infinite.
         once: it does not come again with the same sample or step.
         bit: that flips, of 32.
+        tied: it is one of an embedding that several stages hold, else of a norm.
     """
 
-    kind: Literal["gradient", "document", "rate", "bit"]
+    kind: Literal["gradient", "document", "loss", "rate", "bit", "moment"]
     at: int
     rank: int = 0
     once: bool = False
     bit: int = 20
     size: int = 8
+    tied: bool = False
 
 
 @contextlib.contextmanager
 def planted(fault: Fault, rank: int) -> Iterator[None]:
     """Has the fault happen in this process, which is this rank."""
-    plant = {"gradient": _gradient, "document": _document, "rate": _rate, "bit": _bit}[fault.kind]
+    on_losses, on_engine = dict.fromkeys(("gradient", "loss"), _loss), dict.fromkeys(("bit", "moment"), _engine)
+    plant = {"document": _document, "rate": _rate, **on_losses, **on_engine}[fault.kind]
     with contextlib.ExitStack() as stack:
         for owner, name, replaced in plant(fault, rank):
             stack.enter_context(patch.object(owner, name, replaced))
@@ -59,19 +62,23 @@ def planted(fault: Fault, rank: int) -> Iterator[None]:
 Patches = list[tuple[Any, str, Any]]
 
 
-def _gradient(fault: Fault, rank: int) -> Patches:
+def _loss(fault: Fault, rank: int) -> Patches:
     count, of, times, broken = LossTerms.count, LossTerms.of, itertools.count(1), [False]
 
     def counted(terms: LossTerms, microbatches: Any) -> Any:
         """Looks at the samples of a step before it."""
         # All of them, on each rank: between two microbatches of a long step, as the first is one, ranks ask each other.
         hits = sum(fault.at in batch["samples"] for batch in microbatches) if torch.is_grad_enabled() else 0
-        broken[0] = hits > 0 and rank == fault.rank and (next(times) == 1 or not fault.once)
+        broken[0] = hits > 0 and (rank == fault.rank or fault.kind == "loss") and (next(times) == 1 or not fault.once)
         return count(terms, microbatches)
 
     def computed(terms: LossTerms, scores: Any, scales: Any) -> Any:
         loss, sums = of(terms, scores, scales)
-        return (loss * float("nan") if broken[0] else loss), sums
+        if not broken[0]:
+            return loss, sums
+        if fault.kind == "gradient":
+            return loss * float("nan"), sums
+        return 30 * loss, sums * torch.tensor([30.0, 1.0], dtype=sums.dtype)
 
     return [(LossTerms, "count", counted), (LossTerms, "of", computed)]
 
@@ -106,7 +113,7 @@ def _rate(fault: Fault, rank: int) -> Patches:
     return [(build, "_learning_rate", spiked)]
 
 
-def _bit(fault: Fault, rank: int) -> Patches:
+def _engine(fault: Fault, rank: int) -> Patches:
     original, made = build.build_engine, itertools.count(1)
 
     def built(*arguments: Any) -> Any:
@@ -117,14 +124,24 @@ def _bit(fault: Fault, rank: int) -> Patches:
             result = train_step(*more)
             number = next(made)
             if rank == fault.rank and (number == fault.at if fault.once else number % fault.at == 0):
-                named = [one for chunk in arguments[3] for one in chunk.named_parameters()]
-                flipped(next(parameter for name, parameter in named if name.endswith("norm.weight")), fault.bit)
+                (_flip if fault.kind == "bit" else _overflow)(fault, engine, arguments[3])
             return result
 
         engine.train_step = stepped
         return engine
 
     return [(build, "build_engine", built)]
+
+
+def _flip(fault: Fault, engine: Any, chunks: Any) -> None:
+    named = [one for chunk in chunks for one in chunk.named_parameters()]
+    tied = [one for _, one in named if getattr(one, "shared_embedding", False)]
+    norms = (one for name, one in named if name.endswith("norm.weight"))
+    flipped(tied[0] if fault.tied else next(norms), fault.bit)
+
+
+def _overflow(fault: Fault, engine: Any, chunks: Any) -> None:
+    engine.own_values()[-1].view(-1)[0] = float("inf")  # the second moment of the last weight
 
 
 def faulty_case(world: World, config: PretrainConfig, port: int, fault: Fault) -> int:

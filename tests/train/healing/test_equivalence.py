@@ -7,6 +7,7 @@ import pytest
 from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.monitor.metrics_file import read_metrics
+from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port
 from tests.train.healing.faults import Fault, faulty_case, killed_in_rollback_case
 from tests.train.running import make_store, run_case, settings, timeless
@@ -102,8 +103,6 @@ def test_a_run_that_goes_back_to_a_copy_in_memory_equals_one_that_was_told(ranks
     ],
 )
 def test_killed_in_a_rollback_it_ends_in_the_same_way(ranks, store, tmp_path, told, changes, at):
-    from tests.ranks.pool import RanksError
-
     config = settings(store, tmp_path, **changes)
     with pytest.raises(RanksError):
         ranks.run(2, killed_in_rollback_case, config, free_port(), FAULT, at)
@@ -159,6 +158,19 @@ def test_so_it_is_with_copies_in_memory(ranks, store, tmp_path, told_in_cell, ce
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("changes", "steps"), [(HEAL, (4, 8, 12, 16)), (COPIES, (12, 16))], ids=["file", "copy"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_killed_in_a_rollback_of_other_engines_and_grids(ranks, store, tmp_path, told_in_cell, cell, changes, steps):
+    """The last rank, before it loads weights."""
+    config = settings(store, tmp_path, **changes, **CELLS[cell])
+    with pytest.raises(RanksError, match="died with exit code -9"):
+        ranks.run(2, killed_in_rollback_case, config, free_port(), FAULT, 3, 1)
+    assert ranks.run(2, faulty_case, config, free_port(), FAULT) == [0, 0]
+    check_same(tmp_path, told_in_cell(cell), steps=steps)
+    assert len(state_of(tmp_path, 16).history) == 1
+
+
+@pytest.mark.slow
 def test_after_a_resume_there_is_no_copy_until_the_next_is_due(ranks, store, tmp_path, told):
     config = settings(store, tmp_path, **COPIES, train__stop_at=8)
     assert ranks.run(2, faulty_case, config, free_port(), FAULT) == [0, 0]
@@ -170,10 +182,27 @@ def test_after_a_resume_there_is_no_copy_until_the_next_is_due(ranks, store, tmp
     assert "went back to step 8, samples 64 to 79" in act["changes"][0]
 
 
-def test_another_grid_goes_on_healed(ranks, store, tmp_path, told):
-    config = settings(store, tmp_path, **HEAL, train__stop_at=12)
+ZERO2, ZERO3 = {**DEEPSPEED, "engine__zero_stage": 2}, {**DEEPSPEED, "engine__zero_stage": 3}
+TENSOR, PIPELINE = {"parallel__tensor": 2}, {"parallel__pipeline": 2}
+#: Settings that a run begins with, on two ranks, and the ranks and settings that it goes on with.
+MOVES = {
+    "to-one": ({}, 1, {}),
+    "data-to-tensor": ({}, 2, TENSOR),
+    "data-to-pipeline": (ZERO2, 2, PIPELINE),
+    "tensor-to-data": (TENSOR, 2, ZERO3),
+    "pipeline-to-data": (PIPELINE, 2, ZERO2),
+    "zero3-to-both": (ZERO3, 4, TENSOR),
+}
+
+
+@pytest.mark.parametrize(
+    ("begun", "size", "moved"),
+    [pytest.param(*one, id=name, marks=[] if name == "to-one" else pytest.mark.slow) for name, one in MOVES.items()],
+)
+def test_another_grid_goes_on_healed(ranks, store, tmp_path, told, begun, size, moved):
+    config = settings(store, tmp_path, **HEAL, **begun, train__stop_at=12)
     assert ranks.run(2, faulty_case, config, free_port(), FAULT) == [0, 0]
-    assert ranks.run(1, run_case, settings(store, tmp_path, **HEAL), free_port()) == [0]
+    assert ranks.run(size, run_case, settings(store, tmp_path, **HEAL, **moved), free_port()) == [0] * size
     for mine, other in zip(records(tmp_path), records(told), strict=True):
         assert mine.keys() == other.keys()
         known = [name for name, value in other.items() if value is not None]
