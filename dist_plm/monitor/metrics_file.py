@@ -43,7 +43,8 @@ class StepRecord:
         tokens_seen, samples_seen: since the first step of the run.
         tokens_per_second, step_seconds, mfu: over the steps since the previous record, without evaluation and saving.
         loss_scale: None unless the precision is fp16.
-        skipped: updates skipped since the previous record because gradients overflowed.
+        skipped: updates skipped since the previous record because gradients were not finite.
+        skipped_share: of the steps since the previous record.
         memory_gib: the most of a GPU's memory that tensors have held at once; None on the CPU.
         worst: the `loss` of the microbatch that has the largest of this step, and numbers of its `first_sample` and
             `last_sample`.
@@ -65,6 +66,7 @@ class StepRecord:
     mfu: float | None
     loss_scale: float | None
     skipped: int
+    skipped_share: float = 0.0
     memory_gib: float | None = None
     terms: Mapping[str, float] = field(default_factory=dict)
     worst: Mapping[str, float] = field(default_factory=dict)
@@ -87,6 +89,7 @@ class StepRecord:
             "mfu": self.mfu,
             "loss_scale": self.loss_scale,
             "skipped": self.skipped,
+            "skipped_share": self.skipped_share,
             **({} if self.memory_gib is None else {"memory_gib": self.memory_gib}),
             **{f"loss/{name}": value for name, value in self.terms.items()},
             **{f"worst/{name}": value for name, value in self.worst.items()},

@@ -110,7 +110,7 @@ _COMPARED = {
     "held-out perplexity": lambda summary: change(summary.perplexity_before, summary.perplexity_after),
     "tokens/s": lambda summary: plain(summary.tokens_per_second),
     "MFU": lambda summary: _percent(summary.mfu),
-    "skipped updates": lambda summary: f"{summary.skipped:,}",
+    "skipped updates": lambda summary: f"{summary.skipped:,} ({summary.skipped_share:.2%})",
     "time in steps": lambda summary: duration(summary.wall_seconds),
 }
 

@@ -35,6 +35,11 @@ class RunSummary:
     best: str | None = None
     next_commands: tuple[str, ...] = ()
 
+    @property
+    def skipped_share(self) -> float:
+        """Share of all steps whose update was skipped."""
+        return self.skipped / max(self.last_step, 1)
+
 
 def summarise(
     run_dir: Path,
@@ -91,8 +96,7 @@ def render_summary(summary: RunSummary) -> str:
         mfu = "unknown (no peak for this device)" if summary.mfu is None else f"{summary.mfu:.1%}"
         lines += [("tokens/s", f"{plain(summary.tokens_per_second)} (median)"), ("MFU", mfu)]
     if summary.skipped:
-        share = summary.skipped / max(summary.last_step, 1)
-        lines.append(("skipped updates", f"{summary.skipped:,} ({share:.2%})"))
+        lines.append(("skipped updates", f"{summary.skipped:,} ({summary.skipped_share:.2%})"))
     if summary.best is not None:
         lines.append(("best checkpoint", summary.best))
     width = max(len(name) for name, _ in lines)

@@ -191,6 +191,7 @@ class Recorder:
             mfu=utilisation(self._tokens / size.tokens * size.flops, seconds, size.peak_tflops),
             loss_scale=result.loss_scale,
             skipped=self._skipped,
+            skipped_share=self._skipped / self._steps,
             memory_gib=self.memory_gib(),
             terms=result.terms if len(result.terms) > 1 else {},
             worst=self._worst(result, samples_seen - batch),

@@ -29,6 +29,7 @@ KEYS = [
     "mfu",
     "loss_scale",
     "skipped",
+    "skipped_share",
 ]
 
 

@@ -77,13 +77,16 @@ def test_whoever_reads_it_may_stop_early(tmp_path):
 def test_several_side_by_side(tmp_path):
     settings = "run: {{name: {0}}}\noptim: {{lr: {1}, name: adamw}}\nmodel: {{layers: 2{2}}}\n"
     first = make_run(tmp_path / "first", settings=settings.format("first", 0.001, ""))
-    second = make_run(tmp_path / "second", 20, settings=settings.format("second", 0.002, ", bias: true"), mfu=None)
+    second = make_run(
+        tmp_path / "second", 20, settings=settings.format("second", 0.002, ", bias: true"), mfu=None, skipped=1
+    )
     done = report(first, second)
     assert done.returncode == 0
     rows = {line.split("  ")[0]: line.split() for line in done.stdout.splitlines()}
     assert rows["run"][1:] == [str(first), str(second)]
     assert rows["steps"][1:] == ["40", "20"]
     assert rows["MFU"][1:] == ["40.0%", "-"]
+    assert rows["skipped updates"][2:] == ["0", "(0.00%)", "20", "(100.00%)"]
     assert rows["optim.lr"][1:] == ["0.001", "0.002"]
     assert rows["model.bias"][1:] == ["-", "true"]
     assert not {"run.name", "optim.name", "model.layers"} & rows.keys()

@@ -1,10 +1,14 @@
-"""What a step costs follows from what its objective predicts."""
+"""What a step costs follows from what its objective predicts; and which of them were skipped is told."""
+
+from unittest.mock import Mock
 
 import pytest
 
+from dist_plm.engines.base import StepResult
+from dist_plm.monitor.metrics_file import MetricsWriter, read_metrics
 from dist_plm.spec.flops import flops_per_step
 from dist_plm.spec.rules.finalize import finalize
-from dist_plm.train.metrics_logger import step_flops
+from dist_plm.train.metrics_logger import Recorder, SampleSize, step_flops
 from tests.train.running import settings
 
 
@@ -29,3 +33,19 @@ def test_masked_models_predict_the_masked_tokens_alone(family, objective):
     few = flops_of(config_of(family, objective, objective__mask_rate=0.15))
     many = flops_of(config_of(family, objective, objective__mask_rate=0.3))
     assert few < many < flops_of(config_of(family, objective, objective__mask_rate=0.99))
+
+
+def test_the_share_of_skipped_steps_is_of_those_since_the_record_before(tmp_path):
+    size = SampleSize(tokens=8, flops=1.0, peak_tflops=None)
+    metrics = MetricsWriter(tmp_path / "metrics.jsonl")
+    recorder = Recorder(size=size, metrics=metrics, progress=Mock(), tracker=Mock(), log_every=4, micro_batch=2)
+    for step in range(1, 13):
+        norm = None if step in (2, 6, 7, 8) else 1.0
+        result = StepResult(loss=3.0, terms={}, num_tokens=1, grad_norm=norm, loss_scale=1.0, skipped=norm is None)
+        recorder.begin_step()
+        recorder.end_step(step, result, 1e-3, batch=2, samples_seen=2 * step)
+        if step == 7:  # started again in between
+            recorder.load_state(recorder.state())
+        recorder.flush(force=False)
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(one["skipped"], one["skipped_share"]) for one in records] == [(1, 0.25), (3, 0.75), (0, 0.0)]

@@ -24,6 +24,7 @@ KEYS = {
     "mfu",
     "loss_scale",
     "skipped",
+    "skipped_share",
     "worst/loss",
     "worst/first_sample",
     "worst/last_sample",

@@ -15,6 +15,7 @@ const MEASURES = [
   ["memory_gib", "GPU memory", "GiB, highest so far"],
   ["step_seconds", "Time of a step", "s"],
   ["skipped", "Skipped updates", "since the last record"],
+  ["skipped_share", "Skipped updates", "share of steps since the last record"],
   ["loss_scale", "Loss scale", ""],
 ];
 
@@ -35,7 +36,7 @@ function chartsOf(runs) {
     add([name], `Held-out ${name.slice(13).replaceAll("_", " ")}`, "before the first step");
   for (const name of [...present].filter((one) => one.startsWith("loss/"))) add([name], `Part of the loss: ${name.slice(5)}`, "");
   for (const [name, title, unit] of MEASURES.slice(1)) {
-    const idle = (name === "skipped") && !runs.some((run) => run.data.byName.get(name)?.values.some((value) => value > 0));
+    const idle = name.startsWith("skipped") && !runs.some((run) => run.data.byName.get(name)?.values.some((value) => value > 0));
     if (idle) told.add(name); else add([name], title, unit);
   }
   for (const name of ["data", "forward", "backward", "communication", "optimizer"]) add([`step_parts/${name}`], `Time of a step: ${name}`, "s, mean of ranks");
