@@ -12,7 +12,8 @@ from dist_plm.config.bounds import between
 from dist_plm.config.types import Count, Natural, Positive
 from dist_plm.spec.engines import EngineConfig
 from dist_plm.spec.families import ModelConfig
-from dist_plm.spec.inference.evaluations import OF_PROBES, EvaluationsConfig
+from dist_plm.spec.inference.evaluations import EvaluationsConfig
+from dist_plm.spec.inference.measurements import OF_PROBES
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.optimizers import OptimConfig
 from dist_plm.spec.schedules import ScheduleConfig

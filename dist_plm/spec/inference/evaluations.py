@@ -6,15 +6,13 @@ from typing import Annotated, Any, Literal
 
 from dist_plm.config.bounds import Bounds
 from dist_plm.config.types import Count, Natural
+from dist_plm.spec.inference.measurements import MEASUREMENTS
 from dist_plm.spec.objectives import ObjectiveConfig
 
 #: Of what is drawn by (seed, row).
 Seed = Annotated[int, Bounds(low=0, high=2**63 - 1)]
 #: How the hidden states of a row become one vector.
 Pooling = Literal["mean", "first", "last"]
-#: What is measured of labels that a probe tells, and of documents.
-OF_PROBES = ("accuracy", "f1", "f1_macro", "f1_micro", "matthews")
-OF_TEXTS = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +52,8 @@ class NamedSetConfig:
 
     def measured(self, objective: ObjectiveConfig, *, pseudo: bool) -> Iterator[str]:
         """Names what it measures of a model that learns by `objective`, and masks what it is asked where that is `pseudo`."""
-        if self.on == "probe":
-            yield from (f"{self.name}/{measure}" for measure in OF_PROBES)
-        elif self.on == "objective":
-            yield from (f"{self.name}/{measure}" for measure in objective.measured)
-        else:
-            yield from (f"{self.name}/{measure}" for measure in ("loss", "accuracy"))
-            yield from (f"{self.name}/{'pseudo_' if pseudo else ''}{measure}" for measure in OF_TEXTS)
+        measures = MEASUREMENTS[self.on].measured(objective, pseudo=pseudo)
+        yield from (f"{self.name}/{measure}" for measure in measures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from dist_plm.config.bounds import Bounds
 from dist_plm.config.types import Count, Natural, NonNegative, Positive
 from dist_plm.spec.inference.evaluations import EvaluationDataConfig, NamedSetConfig, Pooling, Seed
+from dist_plm.spec.inference.measurements import MEASUREMENTS, Measurement
 from dist_plm.spec.schema import ParallelConfig, PrecisionConfig
 from dist_plm.spec.schema_run import ClusterConfig
 from dist_plm.spec.tasks import TaskConfig
@@ -91,15 +92,20 @@ class EvaluateConfig(InferenceConfig):
     @property
     def told_as(self) -> str:
         """Names the set in trackers, as no measure of validation samples is."""
-        return self.name or ("texts" if self.on == "perplexity" else self.on)
+        return self.name or self.measurement.told_as
+
+    @property
+    def measurement(self) -> Measurement:
+        """Gives what `on` names."""
+        return MEASUREMENTS[self.on]
 
     @property
     def asks_heads(self) -> bool:
-        return self.on in ("task", "probe")
+        return self.measurement.asks_heads
 
     @property
     def asks_task(self) -> bool:
-        return self.on == "task"
+        return self.measurement.asks_task
 
     @property
     def given_task(self) -> TaskConfig | None:
@@ -107,7 +113,7 @@ class EvaluateConfig(InferenceConfig):
 
     @property
     def row_length(self) -> int | None:
-        return self.window if self.on == "task" else None
+        return self.window if self.asks_task else None
 
 
 def asked_of_run(named: NamedSetConfig, batch_size: int) -> EvaluateConfig:

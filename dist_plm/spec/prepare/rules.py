@@ -7,8 +7,7 @@ from dist_plm.config.decode import show
 from dist_plm.spec.prepare.schema import PrepareConfig, SourceConfig, TokenizerConfig, VerifyConfig
 from dist_plm.spec.prepare.template import parse_template
 from dist_plm.spec.rules.paths import path_problems
-from dist_plm.spec.rules.sections import no_effect
-from dist_plm.spec.rules.training import split_problems
+from dist_plm.spec.rules.sections import no_effect, split_problems
 
 #: A byte-level BPE holds every byte, so that no text is out of its reach (Radford et al. 2019, section 2.2).
 NUM_BYTES = 256

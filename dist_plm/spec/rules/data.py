@@ -8,8 +8,7 @@ from dist_plm.spec.inference.named_sets_rules import evaluation_problems
 from dist_plm.spec.objectives import OBJECTIVES, ObjectiveConfig
 from dist_plm.spec.rules.labelled import labelled_problems
 from dist_plm.spec.rules.paths import path_problems
-from dist_plm.spec.rules.sections import no_effect
-from dist_plm.spec.rules.training import split_problems
+from dist_plm.spec.rules.sections import no_effect, split_problems
 from dist_plm.spec.schema import DataConfig, PretrainConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig
 

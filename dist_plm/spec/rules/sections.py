@@ -18,3 +18,11 @@ def no_effect(section: Any, group: str, names: Iterable[str], reason: str) -> It
         if value != defaults[name]:
             key = f"{group}.{name}" if group else name
             yield f"{key} = {show(value)} has no effect with {reason}: leave it at its default, {key}={show(defaults[name])}"
+
+
+def split_problems(key: str, split: tuple[float, float, float]) -> Iterator[str]:
+    """Shares of train, validation and test: none negative, some of it train, 1 together."""
+    if min(split) < 0 or split[0] == 0:
+        yield f"{key} = {show(split)} is not allowed: shares are 0 or more, and the first, of training, more than 0"
+    elif abs(sum(split) - 1) > 1e-6:
+        yield f"{key} = {show(split)} sums to {sum(split):g}: train, validation and test together must make 1"

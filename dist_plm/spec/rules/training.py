@@ -11,14 +11,6 @@ from dist_plm.spec.schema import TrainingConfig
 _MOST_SAMPLES = 2**53
 
 
-def split_problems(key: str, split: tuple[float, float, float]) -> Iterator[str]:
-    """Shares of train, validation and test: none negative, some of it train, 1 together."""
-    if min(split) < 0 or split[0] == 0:
-        yield f"{key} = {show(split)} is not allowed: shares are 0 or more, and the first, of training, more than 0"
-    elif abs(sum(split) - 1) > 1e-6:
-        yield f"{key} = {show(split)} sums to {sum(split):g}: train, validation and test together must make 1"
-
-
 def _steps(config: TrainingConfig) -> Iterator[str]:
     train = config.train
     if train.stop_at is not None and train.stop_at > train.steps:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -36,9 +36,9 @@ def evaluate(config: EvaluateConfig, environ: Mapping[str, str] = os.environ) ->
     """
     check_out(config.out)
     check_out(config.predictions, "predictions")
-    if config.on == "lm_eval":
+    if config.measurement.asks_harness:
         check_harness(config.task_folder)
-    if config.on == "contamination":
+    if not config.measurement.runs_model:
         if (content := measure_contamination(config, environ)) is not None:
             _show(config, content)
         return EXIT_FINISHED
@@ -64,20 +64,12 @@ def measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     Raises:
         UserError: on every rank alike.
     """
-    content = _measured(config, session)
+    content = MEASURES[config.on](config, session)
     _check_numbers(content)
     return {**content, "data": mask(content["data"])}
 
 
-def _measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
-    if config.on == "objective":
-        return measure_objective(config, session)
-    if config.on == "task":
-        return measure_task(config, session)
-    if config.on == "probe":
-        return measure_probe(config, session)
-    if config.on == "lm_eval":
-        return measure_harness(config, session)
+def _perplexity(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     size = session.config.model.vocab_size
     assert size is not None
     passages = alike(session.groups.world, lambda: open_passages(config.data, session.vocabulary, size))
@@ -94,6 +86,16 @@ def _measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
         "results": results,
         "samples": [asdict(one) for one in worst],
     }
+
+
+#: What measures a model, by the names that `on` has.
+MEASURES: Mapping[str, Callable[[EvaluateConfig, Session], dict[str, Any]]] = {
+    "perplexity": _perplexity,
+    "objective": measure_objective,
+    "task": measure_task,
+    "probe": measure_probe,
+    "lm_eval": measure_harness,
+}
 
 
 def measure_texts(
@@ -146,9 +148,9 @@ def _together(config: EvaluateConfig, runner: Runner, sums: Sums, hardest: list[
 
 def _show(config: EvaluateConfig, content: dict[str, Any]) -> None:
     facts = {name: content[name] for name in ("model", "data", "against") if name in content}
-    if config.on == "contamination":
+    if "ngram" in content:
         facts["runs"] = f"of {content['ngram']} words"
-    elif config.on != "perplexity":
+    elif config.on in content:
         facts[config.on] = content[config.on]
     else:
         facts["windows"] = (
@@ -160,14 +162,15 @@ def _show(config: EvaluateConfig, content: dict[str, Any]) -> None:
         tell(f"nothing is measured: the rows have no {content['unmeasured']}")
     if config.predictions is not None:
         tell(f"{config.predictions}: what the model says of them")
-    if content["samples"] and config.on == "task":
-        which = "worst" if "loss" in content["samples"][0] or "chrf" in content["samples"][0] else "first"
+    shown = content["samples"][0] if content["samples"] else {}
+    if shown and "beginning" not in shown:
+        which = "worst" if "loss" in shown or "chrf" in shown else "first"
         tell(f"\nthe {which} {len(content['samples'])} rows:")
         tell(said_of_rows(content["samples"]))
-    elif content["samples"] and config.on == "contamination":
+    elif "overlap" in shown:
         tell(f"\nshare of the words of the {len(content['samples'])} texts that overlap most:")
         tell(excerpts([(one["overlap"], one["name"], one["beginning"]) for one in content["samples"]]))
-    elif content["samples"]:
+    elif shown:
         tell(f"\nloss a token of the {len(content['samples'])} hardest documents:")
         tell(excerpts([(one["loss"], one["name"], one["beginning"]) for one in content["samples"]]))
     if config.out is not None:
