@@ -26,6 +26,7 @@ pytestmark = pytest.mark.ranks
 
 SIZES = {"layers": 2, "hidden": 32, "heads": 2, "init_std": 0.1}
 T5 = {"family": "t5", "position": "relative", "norm": "rmsnorm", "bias": False, **SIZES}
+TRANSFORMER = {"family": "transformer", "position": "sinusoidal", "norm_placement": "post", **SIZES}
 GPT = {"family": "gpt", **SIZES}
 SEQ2SEQ = {"task__name": "seq2seq", "data__columns": {"source": "turn.en", "target": "turn.answer"}}
 CHAT = {"model": GPT, "task__name": "chat", "data__sequence_length": 64}
@@ -92,6 +93,7 @@ TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
         0.8,
     ),
     "written_by_t5": ({"model": T5, **SEQ2SEQ, "optim__lr": 8e-3}, "accuracy", 0.7),
+    "written_by_transformer": ({"model": TRANSFORMER, **SEQ2SEQ}, "accuracy", 0.7),
     "chat_by_t5": (
         {"model": T5, "task__name": "chat", "data__sequence_length": 24, "optim__lr": 8e-3},
         "accuracy",
@@ -146,16 +148,12 @@ def test_packed_dialogues_cost_what_they_cost_apart(ranks, rows, alone, tmp_path
     assert packed["eval/initial/accuracy"] == pytest.approx(apart["eval/initial/accuracy"])
 
 
-LEARNED = [
-    task
-    for task in TASKS
-    if task not in ("number_by_t5", "pair", "chat", "chat_by_t5", "choice_slowly", "gradually", "twice", "twice_many")
-]
+SLOW = ("chat_by_t5", "number_by_t5", "written_by_transformer")
+ELSEWHERE = ("pair", "chat", "choice_slowly", "gradually", "twice", "twice_many")
+LEARNED = [task for task in TASKS if task not in (*SLOW, *ELSEWHERE)]
 
 
-@pytest.mark.parametrize(
-    "task", [*LEARNED, *(pytest.param(one, marks=pytest.mark.slow) for one in ("chat_by_t5", "number_by_t5"))]
-)
+@pytest.mark.parametrize("task", [*LEARNED, *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW)])
 def test_every_task_is_learned(alone, task: str) -> None:
     changes, measure, least = TASKS[task]
     found = alone(task)
@@ -191,6 +189,8 @@ def test_every_task_is_learned(alone, task: str) -> None:
         ("chat", "data"),
         pytest.param("written_by_t5", "zero", marks=pytest.mark.slow),
         pytest.param("written_by_gpt", "data", marks=pytest.mark.slow),
+        pytest.param("written_by_transformer", "tensor", marks=pytest.mark.slow),
+        pytest.param("written_by_transformer", "zero", marks=pytest.mark.slow),
     ],
 )
 def test_two_ranks_equal_one(ranks, rows, alone, task: str, grid: str, tmp_path: Path) -> None:
@@ -221,7 +221,14 @@ def measure(world, config):
     return measured(config, opened(world, config))
 
 
-@pytest.mark.parametrize(("task", "grid"), [("written_by_t5", "tensor"), ("written_by_gpt", "pipeline")])
+@pytest.mark.parametrize(
+    ("task", "grid"),
+    [
+        ("written_by_t5", "tensor"),
+        ("written_by_gpt", "pipeline"),
+        pytest.param("written_by_transformer", "tensor", marks=pytest.mark.slow),
+    ],
+)
 def test_what_a_run_writes_is_measured_alike_on_every_grid(ranks, rows, run_alone, task, grid, tmp_path: Path) -> None:
     run = run_alone(task)
     wanted = {"data": {"rows": str(rows / "dev.jsonl")}, "on": "task"}  # the run knows the columns
@@ -237,8 +244,10 @@ def test_what_a_run_writes_is_measured_alike_on_every_grid(ranks, rows, run_alon
     assert len(written) == 21
     assert results["exact_match"] == pytest.approx(100 * sum(right) / 21)
     parallel = {key.removeprefix("parallel__"): value for key, value in GRIDS[grid].items()}
-    for other in ranks.run(2, measure, evaluate_config(run, parallel=parallel, **wanted)):
+    again = tmp_path / "again.jsonl"
+    for other in ranks.run(2, measure, evaluate_config(run, parallel=parallel, predictions=str(again), **wanted)):
         assert other["results"] == pytest.approx(results, rel=1e-4)
+    assert again.read_text() == out.read_text(), "greedily, word for word"
 
 
 @pytest.mark.parametrize(
