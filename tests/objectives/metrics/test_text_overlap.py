@@ -2,8 +2,11 @@
 hand."""
 
 import random
+import re
 
 import pytest
+import sacrebleu
+from rouge_score.rouge_scorer import RougeScorer
 
 from dist_plm.objectives.metrics.bleu_words import SPLITTERS, words_13a
 from dist_plm.objectives.metrics.text_overlap import Bleu, Rouge, TextScores, longest_common
@@ -69,7 +72,6 @@ def test_other_scripts_have_words():
 
 @pytest.mark.parametrize("tokenizer", SPLITTERS)
 def test_every_tokenizer_splits_and_signs_as_sacrebleu_does(tokenizer):
-    sacrebleu = pytest.importorskip("sacrebleu")
     draw = random.Random(3)
     letters = "ab1 .,-\u2014\u4f60\u597d\u3002\uff0cA&;\u2001\u2a6d\u2f80\u2fa1\u3400\u4db5\u33ff\U00020001\u00e9"
     texts = ["".join(draw.choices(letters, k=draw.randint(0, 30))) for _ in range(400)]
@@ -86,3 +88,86 @@ def test_every_tokenizer_splits_and_signs_as_sacrebleu_does(tokenizer):
     chrf = sacrebleu.CHRF()
     chrf.corpus_score(written, [wanted])
     assert scores.signatures["chrf"] in str(chrf.get_signature())
+
+
+#: What splits badly, and what other scripts have; some are white space, or nothing.
+WORDS = (
+    *(
+        "the",
+        "The",
+        "cat",
+        "cats",
+        "a",
+        "dog's",
+        "re-do",
+        "1,000.50",
+        "3.14",
+        "5-6",
+        "x_y",
+        "U.S.",
+        "e.g.",
+        "(ok)",
+        "$5",
+        "%",
+    ),
+    *("&amp;", "&quot;", "<skipped>", "-", "--", "...", "!", "?", "", "\n", "\t", "  "),
+)
+OTHERS = (
+    "über",
+    "Straße",
+    "naïve",
+    "кот",
+    "猫",
+    "坐在",
+    "ねこ",
+    "고양이",
+    "😀",
+    "é",
+    "e\u0301",
+    "\u00a0",
+    "“x”",
+    "…",
+    "İ",
+    "٣",
+    "½",
+)
+
+
+class AnyScript:
+    """rouge_score's own leaves letters out that ASCII lacks."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"[^\W_]+", text.lower())
+
+
+def pairs(draw: random.Random, words: tuple[str, ...], count: int) -> list[tuple[str, str]]:
+    """Texts of up to 14 words, empty ones among them, and the same with other words, or others."""
+    made = []
+    for _ in range(count):
+        reference = draw.choices(words, k=draw.randint(0, 14))
+        kept = [draw.choice(words) if draw.random() < 0.3 else word for word in reference if draw.random() < 0.9]
+        text = kept if draw.random() < 0.8 else draw.choices(words, k=draw.randint(0, 14))
+        made.append((" ".join(text), " ".join(reference)))
+    return made
+
+
+@pytest.mark.parametrize(("words", "tokenizer"), [(WORDS, None), (WORDS + OTHERS, AnyScript())], ids=["ascii", "all"])
+def test_hundreds_of_texts_as_the_libraries_measure_them(words, tokenizer):
+    """All together, and a few at a time, where orders without a match are many."""
+    draw, rouge = random.Random(0), RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=tokenizer)
+    for count in (300, *[3] * 20):
+        texts, references = zip(*pairs(draw, words, count), strict=True)
+        scores = TextScores()
+        for text, reference in zip(texts, references, strict=True):
+            scores.add(text, reference)
+        found = scores.measures()
+        assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(texts, [references]).score, abs=1e-9)
+        assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(texts, [references]).score, abs=1e-9)
+        theirs = [rouge.score(reference, text) for text, reference in zip(texts, references, strict=True)]
+        for name in theirs[0]:
+            assert found[name] == pytest.approx(100 * sum(one[name].fmeasure for one in theirs) / count, abs=1e-9), name
+        alike = [
+            " ".join(text.split()) == " ".join(reference.split())
+            for text, reference in zip(texts, references, strict=True)
+        ]
+        assert found["exact_match"] == pytest.approx(100 * sum(alike) / count)
