@@ -138,7 +138,7 @@ def test_settings_named_in_the_text_exist():
                     told
                     and told[1] in groups
                     and key not in known
-                    and not key.endswith((".py", ".yaml", ".json", ".jsonl"))
+                    and not key.endswith((".py", ".yaml", ".json", ".jsonl", ".sbatch"))
                 ):
                     wrong.append(f"{page.name}: {key}")
     # Megatron-LM is told what we call its name.
