@@ -27,9 +27,16 @@ def log_likelihoods(model, tokens):
 
 
 def loaded(directory):
-    kind = transformers.AutoModelForMaskedLM if "bert" in directory.name else transformers.AutoModelForCausalLM
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    return kind.from_pretrained(directory).eval(), tokenizer
+    is_masked = "bert" in directory.name or "electra" in directory.name
+    kind = transformers.AutoModelForMaskedLM if is_masked else transformers.AutoModelForCausalLM
+    weights = directory / "generator" if "electra" in directory.name else directory
+    return kind.from_pretrained(weights).eval(), tokenizer_of(directory)
+
+
+def tokenizer_of(directory):
+    if "electra" in directory.name:  # beside whose halves no file names a class
+        return transformers.PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
+    return transformers.AutoTokenizer.from_pretrained(directory)
 
 
 def rolling(model, tokens, end, window):
@@ -88,28 +95,32 @@ def test_one_text_with_a_stride_as_the_guide_of_hugging_face(ranks, model_dirs, 
     assert told["results"]["loss"] == pytest.approx(-total / count, rel=1e-5)
 
 
-def pseudo(model, tokens, stride):
+def pseudo(model, tokens, stride, frame=(2, 3, 4)):
     """As Salazar et al. 2020 score a sentence; windows as those of documents."""
     total, hits, window = 0.0, 0, LENGTH - 2
     for place, token in enumerate(tokens):
         stop = window if place < window else min(window + -(-(place + 1 - window) // stride) * stride, len(tokens))
         start = max(0, min(stop, len(tokens)) - window)
-        row = [2, *tokens[start:stop], 3]
-        row[place - start + 1] = 4
+        row = [frame[0], *tokens[start:stop], frame[1]]
+        row[place - start + 1] = frame[2]
         with torch.no_grad():
             scores = torch.log_softmax(model(torch.tensor([row])).logits[0, place - start + 1].double(), -1)
         total, hits = total + float(scores[token]), hits + int(scores.argmax() == token)
     return total, hits
 
 
-@pytest.mark.parametrize("stride", [30, 7])
-def test_masked_models_by_pseudo_log_likelihood(ranks, model_dirs, stride):
-    directory = model_dirs("bert")
+FRAMES = {"roberta": ("<s>", "</s>", "<mask>")}
+
+
+@pytest.mark.parametrize(("name", "stride"), [("bert", 30), ("bert", 7), ("roberta", 7), ("electra", 30)])
+def test_masked_models_by_pseudo_log_likelihood(ranks, model_dirs, name, stride):
+    directory = model_dirs(name)
     text = {"text": f"{directory}/text*.txt"}
     (told,) = ranks.run(1, found, evaluate_config(directory, data=text, stride=stride))
     model, tokenizer = loaded(directory)
     tokens = [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS]
-    each = [pseudo(model, t, stride) for t in tokens]
+    frame = tokenizer.convert_tokens_to_ids(FRAMES.get(name, ("[CLS]", "[SEP]", "[MASK]")))
+    each = [pseudo(model, t, stride, frame) for t in tokens]
     count = sum(map(len, tokens))
     assert told["results"]["tokens"] == count
     assert told["results"]["loss"] == pytest.approx(-sum(s for s, _ in each) / count, rel=1e-5)

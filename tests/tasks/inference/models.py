@@ -49,6 +49,15 @@ def wordpiece() -> hf.Tokenizer:
     return tokenizer
 
 
+def byte_level_of_roberta() -> hf.Tokenizer:
+    tokenizer = byte_level()
+    # The mask takes the space before it, as that of the published ones.
+    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", hf.AddedToken("<mask>", lstrip=True, special=True)])
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("</s>", "<s>")]
+    tokenizer.post_processor = processors.RobertaProcessing(*ends, add_prefix_space=False)
+    return tokenizer
+
+
 def unigram() -> hf.Tokenizer:
     tokenizer = hf.Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -96,6 +105,38 @@ def _bert(size: int, end: int):
     )
 
 
+def _roberta(size: int, end: int):
+    return transformers.RobertaForMaskedLM(
+        transformers.RobertaConfig(
+            vocab_size=size,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=LENGTH + 2,
+            type_vocab_size=1,
+            pad_token_id=1,
+        )
+    )
+
+
+def _electra(size: int, end: int):
+    """The half that predicts tokens; the other stands beside it in `save`."""
+    return transformers.ElectraForMaskedLM(_electra_sizes(size, heads=2, hidden=16))
+
+
+def _electra_sizes(size: int, *, heads: int, hidden: int):
+    return transformers.ElectraConfig(
+        vocab_size=size,
+        embedding_size=32,
+        hidden_size=hidden,
+        num_hidden_layers=2,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        max_position_embeddings=LENGTH,
+    )
+
+
 def _t5(size: int, end: int):
     return transformers.T5ForConditionalGeneration(
         transformers.T5Config(
@@ -113,7 +154,14 @@ def _t5(size: int, end: int):
     )
 
 
-MODELS = {"gpt2": (_gpt2, byte_level), "llama": (_llama, byte_level), "bert": (_bert, wordpiece), "t5": (_t5, unigram)}
+MODELS = {
+    "gpt2": (_gpt2, byte_level),
+    "llama": (_llama, byte_level),
+    "bert": (_bert, wordpiece),
+    "roberta": (_roberta, byte_level_of_roberta),
+    "electra": (_electra, wordpiece),
+    "t5": (_t5, unigram),
+}
 
 
 def save(name: str, directory: Path) -> Path:
@@ -125,7 +173,15 @@ def save(name: str, directory: Path) -> Path:
     model = build(tokenizer.get_vocab_size(), end)
     for _ in range(6):  # so that not all tokens are as likely
         disturb(model)
-    model.save_pretrained(directory)
+    if name == "electra":
+        judge = transformers.ElectraForPreTraining(_electra_sizes(tokenizer.get_vocab_size(), heads=4, hidden=32))
+        judge.electra.embeddings = model.electra.embeddings
+        judge.save_pretrained(directory / "discriminator")
+    model.save_pretrained(directory / "generator" if name == "electra" else directory)
+    if name == "roberta":
+        (directory / "tokenizer_config.json").write_text(
+            '{"tokenizer_class": "RobertaTokenizerFast", "mask_token": "<mask>"}'
+        )
     tokenizer.save(str(directory / "tokenizer.json"))
     if name == "t5":  # whose own class adds a hundred sentinels
         (directory / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
