@@ -17,8 +17,8 @@ from dist_plm.tasks.generate.show_continuations import Terminal
 from tests.tasks.generate.test_generate import model_of, theirs
 from tests.train.conftest import ROOT, launch
 
-#: Control signs of terminals: go on, stop, end of what is typed.
-GO, STOP, END = b"\x11", b"\x13", b"\x04"
+#: Control sign of terminals: the end of what is typed.
+END = b"\x04"
 PATIENCE = 300
 
 
@@ -85,21 +85,12 @@ def test_prompts_of_a_file_are_answered_in_a_file(model_dirs, tmp_path: Path) ->
     assert [answer["text"] for answer in answers] == [text_of(directory, one) for one in asked]
 
 
-def test_text_comes_while_it_is_written(model_dirs, tmp_path: Path) -> None:
-    """The terminal is let go for a moment at a time: what comes first lacks what comes at last."""
+@pytest.mark.slow
+def test_an_answer_in_a_terminal_is_the_text_whole(model_dirs, tmp_path: Path) -> None:
     prompt = "The cat sat"
     directory = model_dirs("llama")
     screen = Pty(command(directory, f"prompt={prompt}", "max_new_tokens=12"), tmp_path / "errors")
-    screen.type(STOP)
-    goes_on = True
-    while goes_on and len(screen.text) <= len(prompt):
-        screen.type(GO + STOP)
-        goes_on = screen.read(0.1)
-    early = screen.text
-    screen.type(GO)
     assert screen.finish() == 0, (tmp_path / "errors").read_text()
-    assert len(prompt) < len(early) < len(screen.text)
-    assert screen.text.startswith(early)
     assert screen.text == visible(f"{prompt}{text_of(directory, prompt)}\n")
 
 
@@ -133,3 +124,16 @@ def test_what_is_shown_is_the_answer(capsys, pieces, stops, shown) -> None:
         screen.put(torch.tensor([token]))
     screen.end()
     assert capsys.readouterr().out == shown
+
+
+def test_text_is_shown_as_it_comes(capsys) -> None:
+    pieces = ["one", " two", " three"]
+    screen = Terminal("", lambda tokens: "".join(pieces[token] for token in tokens), ())
+    screen.put(torch.tensor([7]))  # of the prompt
+    shown = []
+    for token in range(len(pieces)):
+        screen.put(torch.tensor([token]))
+        shown.append(capsys.readouterr().out)
+    screen.end()
+    assert shown == pieces
+    assert capsys.readouterr().out == "\n"
