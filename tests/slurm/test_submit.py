@@ -84,6 +84,7 @@ def test_a_finished_run_is_trained_further(user: User, alone: list[float]) -> No
     assert "begun with the weights of" in job.log()
 
 
+@pytest.mark.slow
 def test_a_model_is_measured_and_writes_on_two_nodes(user: User, alone: list[float]) -> None:
     """By slurm/evaluate.sbatch: what one process tells of the same run."""
     place = user.home / "measured"

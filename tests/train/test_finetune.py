@@ -255,7 +255,7 @@ def test_what_a_run_writes_is_measured_alike_on_every_grid(ranks, rows, run_alon
     [
         ("classify", "tensor"),
         ("tag", "pipeline"),
-        ("label_by_t5", "tensor"),
+        pytest.param("label_by_t5", "tensor", marks=pytest.mark.slow),
         pytest.param("choice_by_gpt", "pipeline", marks=pytest.mark.slow),
         pytest.param("regress", "data", marks=pytest.mark.slow),
         pytest.param("choice", "data", marks=pytest.mark.slow),

@@ -70,6 +70,10 @@ TASKS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 }
 
 
+#: A head of each kind, and one that writes.
+IN_CI = ("classify", "tag", "qa", "seq2seq")
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_rows(tmp_path_factory.mktemp("rows"))
@@ -101,7 +105,7 @@ def asked_of(source: Path, rows: Path, columns: dict[str, str], **more: Any):
     return evaluate_config(source, data=data, on="task", batch_size=4, **more)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [pytest.param(one, marks=() if one in IN_CI else pytest.mark.slow) for one in TASKS])
 def test_an_export_is_measured_as_its_run_was(ranks, rows, exported, task: str) -> None:
     run_dir, directory, said = exported(task)
     changes, kind, told = TASKS[task]
