@@ -9,6 +9,7 @@ from typing import Any
 from dist_plm.cli.glue.glue_cells import Cell
 from dist_plm.cli.glue.glue_tasks import GlueRecipe
 from dist_plm.cli.sweeps.run_end import RunEnd, run_end
+from dist_plm.monitor.formatting import table
 
 #: What a model makes of the other validation rows of MNLI, in a run's directory.
 MISMATCHED = "mismatched.json"
@@ -57,9 +58,7 @@ def rendered(rows: Sequence[Mapping[str, Any]], recipe: GlueRecipe) -> str:
     for row in rows:
         numbers = (_number(row[name]) for name in ("median", "lowest", "highest"))
         lines.append((row["task"], row["measure"], *numbers, str(len(row["runs"])), _number(row["published"])))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    told = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*told, f"published: {recipe.source}"])
+    return f"{table(lines)}\npublished: {recipe.source}"
 
 
 def _number(value: float | None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dist_plm.cli.sweeps.run_end import RunEnd, run_end
+from dist_plm.monitor.formatting import table
 
 #: What tells runs apart that are repetitions of each other.
 _SEED = "train.seed"
@@ -35,11 +36,7 @@ def table_of(runs: Sequence[SweptRun]) -> str:
     groups: dict[str, list[RunEnd]] = {}
     for setting, end in found:
         groups.setdefault(setting, []).append(end)
-    lines = [_HEADER, *(line for setting, ends in groups.items() for line in _lines(setting, ends))]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    return table([_HEADER, *(line for setting, ends in groups.items() for line in _lines(setting, ends))])
 
 
 def _setting(own: Sequence[str]) -> str:
