@@ -34,9 +34,9 @@ def run_end(run_dir: Path) -> RunEnd | None:
     chosen = evaluated[-1]
     if best is not None:
         sign = 1 if settings.get("checkpoint.best_is") == "highest" else -1
-        chosen = max(
-            evaluated, key=lambda record: sign * record[f"eval/{best}"]
-        )  # of equals the first, as checkpoints do
+        told = {record["step"]: record[f"eval/{best}"] for record in evaluated}
+        # Of equals the first, as checkpoints do; what is no number is never the best.
+        chosen = max(evaluated, key=lambda one: -math.inf if (value := told[one["step"]]) is None else sign * value)
     measures = {name.removeprefix("eval/"): value for name, value in chosen.items() if name.startswith("eval/")}
     return RunEnd(int(chosen["step"]), measures)
 

@@ -9,7 +9,7 @@ import yaml
 from dist_plm.cli.sweeps.sweep_table import SweptRun, table_of
 
 
-def run(folder: Path, own: list[str], values: list[float], **settings) -> SweptRun:
+def run(folder: Path, own: list[str], values: list[float | None], **settings) -> SweptRun:
     """A run of two evaluations; settings by section__key."""
     run_dir = folder / "_".join(own).replace("=", "-")
     run_dir.mkdir()
@@ -47,6 +47,12 @@ def test_the_best_evaluation_counts_where_it_is_kept(tmp_path: Path) -> None:
     best = {"checkpoint__keep_best": "accuracy", "checkpoint__best_is": "highest"}
     runs = [run(tmp_path, [f"train.seed={seed}"], [0.9, 0.1 * seed], **best) for seed in (1, 2)]
     assert rows_of(table_of(runs))["all", "accuracy"] == ["0.9", "0", "0.9", "0.9", "2"]
+
+
+def test_a_measure_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+    best = {"checkpoint__keep_best": "accuracy", "checkpoint__best_is": "lowest"}
+    runs = [run(tmp_path, [f"train.seed={seed}"], [None, 0.1 * seed], **best) for seed in (1, 2)]
+    assert rows_of(table_of(runs))["all", "accuracy"][2:] == ["0.1", "0.2", "2"]
 
 
 def test_what_is_not_finished_is_left_out(tmp_path: Path) -> None:
