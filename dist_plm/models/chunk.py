@@ -111,6 +111,11 @@ class ModelChunk(MegatronModule):
 
         def loss(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             columns = vocab_range_of(len(weight), self.shared)
+            if self.training and not truth.against:  # a text that is learned for itself counts whatever the others lose
+                factors = of_texts(truth.share, labels).flatten()
+                total = linear_loss(tokens, weight, bias, flat, columns, CROSS_ENTROPY, None, factors)
+                scores.append(TermScores(total.detach(), None))
+                return total
             lost = add_tokens(token_losses(tokens, weight, bias, flat, columns), labels, truth)
             scores.append(score_texts(truth, lost, evaluate=not self.training))
             if not self.training:

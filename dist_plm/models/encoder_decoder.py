@@ -8,7 +8,6 @@ from torch.nn import functional
 
 from dist_plm.data.loader.batch import Batch
 from dist_plm.models.chunk import ModelChunk
-from dist_plm.models.heads.likelihoods import repeated
 from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
 from dist_plm.models.layers.linear import ColumnLinear
@@ -55,8 +54,8 @@ class EncoderDecoder(ModelChunk):
         if cache is None:
             tokens = self._padded(batch["decoder_tokens"], 0)
             times = len(tokens) // len(batch["tokens"])
-            samples, memory = repeated(batch["samples"], times), self._read(batch).repeated(times)
-            hidden = self._decode(tokens, samples, memory, None)
+            samples = batch["samples"].repeat_interleave(times)
+            hidden = self._decode(tokens, samples, self._read(batch).repeated(times), None)
         else:
             if cache.memory is None:
                 cache.memory = self._read(batch)

@@ -3,7 +3,6 @@ the likeliest."""
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -73,8 +72,3 @@ def add_tokens(losses: Tensor, texts: Tensor, truth: Truth) -> Tensor:
         texts: [T, B C], their tokens.
     """
     return losses.view(texts.shape).sum(dim=0).view(len(truth.labels), -1)
-
-
-def repeated(values: Tensor, times: int, dim: int = 0) -> Tensor:
-    """Repeats what is said of samples for each of their texts."""
-    return values if times == 1 else torch.repeat_interleave(values, times, dim=dim)
