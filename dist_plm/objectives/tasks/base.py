@@ -204,6 +204,23 @@ def next_tokens(rows: Sequence[Sequence[int]], learned: Sequence[Sequence[bool]]
     return {"tokens": encoder.ragged([row[:-1] for row in rows]), "labels": encoder.ragged(labels)}
 
 
+def written(
+    sources: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], room: int, encoder: TextEncoder
+) -> Columns:
+    """The columns of what an encoder reads, a row each, and of what its decoder writes of it.
+
+    Args:
+        texts: as many for each source, those of all one after the other.
+        room: tokens of a text at most.
+    """
+    labels = [[*ids[: room - 1], encoder.end] for ids in texts]
+    return {
+        "tokens": encoder.ragged(sources),
+        "decoder_tokens": encoder.ragged([[encoder.start, *row[:-1]] for row in labels]),
+        "labels": encoder.ragged(labels),
+    }
+
+
 def texts_of(rows: Sequence[LabelledRow], columns: Mapping[str, str]) -> tuple[list[str], list[str] | None]:
     """The texts of rows, and the second ones where there are pairs."""
     first = [text_of(row, columns["text"]) for row in rows]

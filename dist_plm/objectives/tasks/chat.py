@@ -15,7 +15,16 @@ from dist_plm.data.labelled.dialogues import Message, messages_of, prompt_of, re
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.data.sampling.packers import best_fit
 from dist_plm.objectives.base import IGNORED, LossTerm
-from dist_plm.objectives.tasks.base import Columns, Question, Scorer, TextEncoder, next_tokens, text_of, value_of
+from dist_plm.objectives.tasks.base import (
+    Columns,
+    Question,
+    Scorer,
+    TextEncoder,
+    next_tokens,
+    text_of,
+    value_of,
+    written,
+)
 from dist_plm.spec.tasks.chat import ChatConfig
 
 #: Documents of a row are numbered from 0; its padding is none of them.
@@ -110,12 +119,7 @@ class Chat:
                 )
             sources += [self._prompt(messages[:turn], row.place, encoder) for turn in turns]
             answers += [messages[turn]["content"] for turn in turns]
-        labels = [[*ids[: encoder.length - 1], encoder.end] for ids in encoder.pieces(answers)]
-        return {
-            "tokens": encoder.ragged(sources),
-            "decoder_tokens": encoder.ragged([[encoder.start, *ids[:-1]] for ids in labels]),
-            "labels": encoder.ragged(labels),
-        }
+        return written(sources, encoder.pieces(answers), encoder.length, encoder)
 
     def _encoded(
         self, messages: Sequence[Message], place: str, encoder: TextEncoder, special: re.Pattern[str] | None

@@ -12,8 +12,17 @@ from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable, words_of_texts
-from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, label_of, soft_targets, text_of
-from dist_plm.objectives.tasks.likely_texts import FILLS, continued, written
+from dist_plm.objectives.tasks.base import (
+    Columns,
+    Scorer,
+    TextEncoder,
+    by_row,
+    label_of,
+    soft_targets,
+    text_of,
+    written,
+)
+from dist_plm.objectives.tasks.likely_texts import FILLS, continued
 from dist_plm.spec.tasks.choice import ChoiceConfig
 
 #: What SuperGLUE's COPA asks for with a word (Roemmele et al. 2011).

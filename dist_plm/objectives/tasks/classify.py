@@ -62,7 +62,7 @@ class Classify:
         if not encoder.by_likelihood:
             return dict(encoder.texts(first, second))
         names = [self.config.text_of(label) for label in self.config.labels]
-        return text_to_text(self.config, first, second, names, encoder)
+        return text_to_text(self.config, first, second, names, encoder, told_by="task.labels or task.label_texts")
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
         config = self.config

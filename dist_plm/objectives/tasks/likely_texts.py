@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dist_plm.core.errors import DataError
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable, words_of_texts
-from dist_plm.objectives.tasks.base import Columns, TextEncoder, next_tokens
+from dist_plm.objectives.tasks.base import Columns, TextEncoder, next_tokens, written
 from dist_plm.spec.tasks.texts import TextsConfig
 
 #: What rows of their padded columns are filled up with.
@@ -19,16 +19,24 @@ FILLS = {"labels": IGNORED, "decoder_tokens": 0}
 
 
 def text_to_text(
-    config: TextsConfig, first: list[str], second: list[str] | None, names: Sequence[str], encoder: TextEncoder
+    config: TextsConfig,
+    first: list[str],
+    second: list[str] | None,
+    names: Sequence[str],
+    encoder: TextEncoder,
+    *,
+    told_by: str,
 ) -> Columns:
     """Gives columns of texts or pairs behind their prefixes, and of the texts that may be said of each, `names`.
 
+    Args:
+        told_by: the settings that names follow from.
     Raises:
         DataError: two of these are the same tokens.
     """
     beside = None if second is None else _behind(config.pair_prefix, second)
     sources, texts = encoder.sources(_behind(config.prefix, first), beside), encoder.pieces(names)
-    refuse_equal(texts, names, "task.labels")
+    refuse_equal(texts, names, told_by)
     room = config.target_length(encoder.length)
     assert room is not None
     return written(sources, texts * len(sources), room, encoder)
@@ -49,23 +57,6 @@ def _behind(prefix: str, texts: Sequence[str]) -> list[str]:
     return [f"{prefix.rstrip()} {text}" for text in texts] if prefix.strip() else list(texts)
 
 
-def written(
-    sources: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], room: int, encoder: TextEncoder
-) -> Columns:
-    """Gives columns of what an encoder reads, a row each, and of the texts that its decoder may write of it, several rows each.
-
-    Args:
-        texts: those of all sources, one after the other.
-        room: tokens of a text at most.
-    """
-    labels = [[*ids[: room - 1], encoder.end] for ids in texts]
-    return {
-        "tokens": encoder.ragged(sources),
-        "decoder_tokens": encoder.ragged([[encoder.start, *row[:-1]] for row in labels]),
-        "labels": encoder.ragged(labels),
-    }
-
-
 def continued(contexts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], encoder: TextEncoder) -> Columns:
     """Gives columns of texts behind contexts, a row each, whose tokens but the context's are predicted. A context that is too
     long loses its beginning, and a text its end beyond half of a row."""
@@ -82,15 +73,15 @@ def continued(contexts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]],
 def refuse_equal(texts: Sequence[Sequence[int]], names: Sequence[str], what: str) -> None:
     """Sees to it that texts can be told apart by their tokens.
 
+    Args:
+        what: the settings that they follow from.
     Raises:
         DataError: two have the same, or one has none.
     """
     known: dict[tuple[int, ...], str] = {}
     for ids, name in zip(texts, names, strict=True):
         if not ids:
-            raise DataError(f"{what}: {name!r} has no tokens in this vocabulary: give it another text")
+            raise DataError(f"{name!r} has no tokens in this vocabulary: change {what}")
         if tuple(ids) in known:
-            raise DataError(
-                f"{what}: {known[tuple(ids)]!r} and {name!r} are the same tokens in this vocabulary: give one another text"
-            )
+            raise DataError(f"{known[tuple(ids)]!r} and {name!r} are the same tokens in this vocabulary: change {what}")
         known[tuple(ids)] = name

@@ -61,7 +61,8 @@ class Regress:
             _refuse_outside(rows, columns["label"], targets, config)
         nearest = np.abs(targets[:, None] - levels).argmin(axis=1)
         names = [config.text_of(level) for level in levels.tolist()]
-        table = text_to_text(config, *texts_of(rows, columns), names, encoder)
+        told_by = "task.lowest, task.highest or task.step, or take a tokenizer that has digits"
+        table = text_to_text(config, *texts_of(rows, columns), names, encoder, told_by=told_by)
         return {**table, "class_labels": nearest.astype(np.int64), "targets": targets}
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable, words_of_texts
-from dist_plm.objectives.tasks.base import Columns, Question, Scorer, TextEncoder, next_tokens, text_of
+from dist_plm.objectives.tasks.base import Columns, Question, Scorer, TextEncoder, next_tokens, text_of, written
 from dist_plm.spec.tasks.seq2seq import Seq2SeqConfig
 
 #: Stands between source and target of a decoder where nothing is given, or the token that ends texts where the vocabulary has
@@ -37,7 +37,7 @@ class Seq2Seq:
         sources = self.prompts([text_of(row, columns["source"]) for row in rows], encoder)
         targets = encoder.pieces([text_of(row, columns["target"]) for row in rows])
         if encoder.has_decoder:
-            return self._for_encoder_decoder(sources, targets, encoder)
+            return written(sources, targets, self.config.target_length(encoder.length) or encoder.length, encoder)
         room = self.config.room_for_target(encoder.length)
         texts = [[*source, *target[: room - 1], encoder.end] for source, target in zip(sources, targets, strict=True)]
         learned = [
@@ -106,15 +106,6 @@ class Seq2Seq:
         if self.config.suffix is not None:
             return self.config.suffix
         return "" if encoder.has_decoder else _SUFFIX
-
-    def _for_encoder_decoder(self, sources: list[list[int]], targets: list[list[int]], encoder: TextEncoder) -> Columns:
-        room = self.config.target_length(encoder.length) or encoder.length
-        labels = [[*target[: room - 1], encoder.end] for target in targets]
-        return {
-            "tokens": encoder.ragged(sources),
-            "decoder_tokens": encoder.ragged([[encoder.start, *row[:-1]] for row in labels]),
-            "labels": encoder.ragged(labels),
-        }
 
 
 def build(config: Seq2SeqConfig) -> Seq2Seq:

@@ -86,7 +86,9 @@ def test_choices_are_written_of_one_reading(tmp_path) -> None:
 
 def test_labels_that_cannot_be_told_apart_are_refused(tmp_path) -> None:
     both = encoder(tmp_path, has_decoder=True)
-    with pytest.raises(DataError, match="'good' and 'Good' are the same tokens in this vocabulary"):
+    with pytest.raises(
+        DataError, match=r"'good' and 'Good' are the same tokens in this vocabulary: change task.labels"
+    ):
         table_of(ClassifyConfig(labels=("good", "Good")), both, {**ROW, "label": "good"})
 
 
