@@ -36,7 +36,13 @@ def described_task(
             f"task.name = {task.name!r} as given is {task.problem_type}, where the config.json of {where} has problem_type = "
             f"{problem!r}: leave task out"
         )
-    if model.predicts_tokens or not isinstance(task, LabelsConfig):
+    if not isinstance(task, LabelsConfig):
+        return task
+    if model.predicts_tokens:
+        if not task.labels:
+            raise CheckpointError(
+                f"{where} writes labels, and nothing tells which: name them, as in task.labels=[no,yes]"
+            )
         return task
     return _with_labels(task, settings, where)
 
