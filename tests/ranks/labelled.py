@@ -1,6 +1,7 @@
 """Labelled batches for each head, functions of the sample numbers alone, and a model that learns from them on the ranks of a
 case."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ from dist_plm.spec.rules.finalize import num_microbatches
 from dist_plm.spec.schema import PretrainConfig
 from tests.parts import engine_of, model_of
 from tests.ranks.engine_runs import pieces_of
-from tests.ranks.pool import World
+from tests.ranks.pool import RankPool, World
 from tests.ranks.times import LONG
 from tests.ranks.training import LENGTH, Outcome, configure, grid_of, learning_rates
 
@@ -152,6 +153,19 @@ def _written(samples: np.ndarray, over: str) -> dict[str, np.ndarray]:
     return {"decoder_tokens": before, "labels": np.where(own, texts, -1), over: np.array(right)}
 
 
+#: Grids and shardings, each with an engine.
+SHARDINGS = (
+    ("data2", "megatron", 1),
+    ("data2", "deepspeed", 2),
+    ("data2", "deepspeed", 3),
+    ("tensor2_sequence", "megatron", 0),
+    ("data2_tensor2_sequence", "deepspeed", 3),
+    ("tensor2_pipeline2", "megatron", 1),
+    ("tensor2_pipeline2", "deepspeed", 1),
+    ("data2_pipeline2_virtual2", "megatron", 1),
+)
+
+
 def for_task(config: PretrainConfig, task: str) -> PretrainConfig:
     """A finalised configuration of pretraining with the head of a task on its model."""
     one = ALL_TASKS[task]
@@ -234,3 +248,13 @@ def configured(world_size: int, task: str, **changes: Any) -> PretrainConfig:
     grid = configure(world_size, **{name: value for name, value in changes.items() if name.startswith("parallel__")})
     rest = {name: value for name, value in changes.items() if not name.startswith("parallel__")}
     return for_task(replace(configure(1, **rest), parallel=grid.parallel), task)
+
+
+def learner(ranks: RankPool, runs: str) -> Callable[..., list[Learned]]:
+    """Trains a task on so many ranks, each case once: `learn(world_size, task, section__key=value)`."""
+
+    @functools.cache
+    def run(world_size: int, task: str, items: tuple[tuple[str, Any], ...]) -> list[Learned]:
+        return ranks.run(world_size, learn_case, configured(world_size, task, run__root=runs, **dict(items)), task)
+
+    return lambda world_size, task, **changes: run(world_size, task, tuple(sorted(changes.items())))

@@ -1,7 +1,5 @@
 """Labels and choices that are texts: the likelihoods, losses and gradients of Transformers' models, and N ranks = 1 rank."""
 
-import functools
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ import torch
 from dist_plm.distributed.groups import build_groups
 from tests.parts import model_of
 from tests.ranks.engine_runs import agree
-from tests.ranks.labelled import ALL_TASKS, configured, labelled_batch, learn_case
+from tests.ranks.labelled import ALL_TASKS, SHARDINGS, configured, labelled_batch, learner
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.test_encoders import DROPOUT, T5, TRANSFORMER
@@ -29,16 +27,7 @@ CELLS = [
     (network, task, grid, engine, zero_stage)
     for network in NETWORKS
     for task in TASKS_OF[network]
-    for grid, engine, zero_stage in (
-        ("data2", "megatron", 1),
-        ("data2", "deepspeed", 2),
-        ("data2", "deepspeed", 3),
-        ("tensor2_sequence", "megatron", 0),
-        ("data2_tensor2_sequence", "deepspeed", 3),
-        ("tensor2_pipeline2", "megatron", 1),
-        ("tensor2_pipeline2", "deepspeed", 1),
-        ("data2_pipeline2_virtual2", "megatron", 1),
-    )
+    for grid, engine, zero_stage in SHARDINGS
     if network in ("gpt", "llama") or "pipeline" not in grid
 ]
 QUICK = [
@@ -52,13 +41,7 @@ QUICK = [
 
 @pytest.fixture(scope="module")
 def learn(ranks, tmp_path_factory):
-    runs = str(tmp_path_factory.mktemp("runs"))
-
-    @functools.cache
-    def run(world_size: int, task: str, items: tuple):
-        return ranks.run(world_size, learn_case, configured(world_size, task, run__root=runs, **dict(items)), task)
-
-    return lambda world_size, task, **changes: run(world_size, task, tuple(sorted(changes.items())))
+    return learner(ranks, str(tmp_path_factory.mktemp("runs")))
 
 
 @pytest.mark.parametrize(("network", "task", "grid", "engine", "zero_stage"), covering(CELLS, QUICK))

@@ -1,12 +1,10 @@
 """The heads of tasks: N ranks = 1 rank on every axis and under both engines, predictions of samples among it."""
 
-import functools
-
 import pytest
 import torch
 
 from tests.ranks.engine_runs import agree
-from tests.ranks.labelled import TASKS, configured, learn_case
+from tests.ranks.labelled import SHARDINGS, TASKS, learner
 from tests.ranks.selection import covering
 from tests.ranks.test_encoders import BERT, DROPOUT, MODELS
 from tests.ranks.test_encoders import ELECTRA as ELECTRA_PAIR
@@ -31,16 +29,7 @@ CELLS = [
     (network, task, grid, engine, zero_stage)
     for network in NETWORKS
     for task in TASKS_OF[network]
-    for grid, engine, zero_stage in (
-        ("data2", "megatron", 1),
-        ("data2", "deepspeed", 2),
-        ("data2", "deepspeed", 3),
-        ("tensor2_sequence", "megatron", 0),
-        ("data2_tensor2_sequence", "deepspeed", 3),
-        ("tensor2_pipeline2", "megatron", 1),
-        ("tensor2_pipeline2", "deepspeed", 1),
-        ("data2_pipeline2_virtual2", "megatron", 1),
-    )
+    for grid, engine, zero_stage in SHARDINGS
 ]
 #: Every network and every task, every grid and every sharding once.
 QUICK = [
@@ -57,13 +46,7 @@ QUICK = [
 
 @pytest.fixture(scope="module")
 def learn(ranks, tmp_path_factory):
-    runs = str(tmp_path_factory.mktemp("runs"))
-
-    @functools.cache
-    def run(world_size: int, task: str, items: tuple):
-        return ranks.run(world_size, learn_case, configured(world_size, task, run__root=runs, **dict(items)), task)
-
-    return lambda world_size, task, **changes: run(world_size, task, tuple(sorted(changes.items())))
+    return learner(ranks, str(tmp_path_factory.mktemp("runs")))
 
 
 @pytest.mark.parametrize(("network", "task", "grid", "engine", "zero_stage"), covering(CELLS, QUICK))

@@ -10,7 +10,7 @@ from dist_plm.spec.families.lora import is_adapter
 from dist_plm.spec.families.tensors import head_of, shapes_of
 from dist_plm.spec.freezing import frozen_tensors
 from tests.ranks.engine_runs import agree
-from tests.ranks.labelled import WRITING, configured, learn_case
+from tests.ranks.labelled import SHARDINGS, WRITING, configured, learn_case
 from tests.ranks.selection import covering
 from tests.ranks.test_encoders import DROPOUT, T5, TRANSFORMER
 from tests.ranks.test_grids import GRIDS
@@ -38,23 +38,12 @@ PARTS = {
     "adapters": lambda network: {"model__lora": ADAPTED},
     "upper_layers": lambda network: {"train__freeze": FROZEN.get(network, ("embeddings", "layers.0-1"))},
 }
-SHARDINGS = (
-    ("data2", "megatron", 1),
-    ("data2", "deepspeed", 1),
-    ("data2", "deepspeed", 2),
-    ("data2", "deepspeed", 3),
-    ("tensor2_sequence", "megatron", 0),
-    ("data2_tensor2_sequence", "deepspeed", 3),
-    ("tensor2_pipeline2", "megatron", 1),
-    ("tensor2_pipeline2", "deepspeed", 1),
-    ("data2_pipeline2_virtual2", "megatron", 1),
-)
 CELLS = [
     (network, task, part, grid, engine, zero_stage)
     for network, tasks in TASKS_OF.items()
     for task in tasks
     for part in PARTS
-    for grid, engine, zero_stage in SHARDINGS
+    for grid, engine, zero_stage in (("data2", "deepspeed", 1), *SHARDINGS)
     if (part != "whole" or task in WRITING) and (task != "answered" or "pipeline" not in grid)
 ]
 #: Every part, and most networks, tasks and shardings once.
