@@ -53,10 +53,12 @@ def measure_task(config: EvaluateConfig, session: Session) -> dict[str, Any]:
         )
     file = RowFile("data.rows", path, "test", config.data.header, config.limit or None)
     rows = alike(session.groups.world, lambda: AskedRows.of(config, session, task, file))
-    is_writer = isinstance(task, WritingConfig)
-    of_writer = _of_writer(config, session, task, rows) if is_writer else None
-    measures, lines = of_writer or _of_head(config, session, task, rows)
-    signatures = _scores(config, task).signatures if is_writer and "bleu" in measures else {}
+    signatures: Mapping[str, str] = {}
+    if isinstance(task, WritingConfig):
+        measures, lines = _of_writer(config, session, task, rows)
+        signatures = _scores(config, task).signatures if "bleu" in measures else {}
+    else:
+        measures, lines = _of_head(config, session, task, rows)
     return {
         "model": session.source.where,
         "on": config.on,

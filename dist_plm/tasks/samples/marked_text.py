@@ -32,9 +32,8 @@ def lines_of(
         if "decoder_tokens" in sample:
             assert labels is not None
             yield f"reads: {decode(tokens[:length].tolist())}"
-            times = len(sample["labels"]) // len(
-                sample["tokens"]
-            )  # several of which one is right, for each that is read
+            # There may be several for each that is read, of which one is right.
+            times = len(sample["labels"]) // len(sample["tokens"])
             for text in sample["labels"][row * times : (row + 1) * times]:
                 yield f"writes{'' if times == 1 else ' one of'}: {decode(text[text != IGNORED].tolist())}"
         elif labels is None:

@@ -97,11 +97,8 @@ def entry(
         skipped: ranges of these samples; none where they are not to blame: then they are learned from again as before.
         worst: of the bad step, where it is known.
     """
-    words, rate, last = (
-        f"step {noticed}: {reason}; went back to step {reached}",
-        settings.rate if skipped else 1.0,
-        noticed,
-    )
+    words = f"step {noticed}: {reason}; went back to step {reached}"
+    rate, last = settings.rate if skipped else 1.0, noticed
     if skipped:
         told = ", ".join(f"{start:,} to {stop - 1:,}" for start, stop in skipped)
         words += f", samples {told} of steps {first} to {noticed} are skipped"
