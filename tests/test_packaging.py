@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = ROOT / "tests" / "data" / "texts"
 #: Imported where it is there, and missed by name where a setting wants it.
-OPTIONAL = {"triton", "liger_kernel", "lm_eval", "mlflow", "peft"}
+OPTIONAL = {"triton", "liger_kernel", "lm_eval", "mlflow", "peft", "sentence_transformers"}
 #: Scripts of bench/ import each other.
 OWN = {"dist_plm", "tests", "tools", "bench", *(path.stem for path in (ROOT / "bench").glob("*.py"))}
 
