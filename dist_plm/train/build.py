@@ -119,6 +119,8 @@ def run_training(
             write_origins(start.run_dir, origins(encode(config)))
             for split, samples in data.samples.items():
                 log.info("%s samples: %s", {"train": "training"}.get(split, split), samples.describe())
+            for warning in data.warnings:
+                log.warning(warning)
             showing(config, data)
         advice = advice_on_memory(config.model, config.parallel, config.engine, config.train.micro_batch)
         with start.watchdog, advice:

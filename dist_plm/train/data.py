@@ -3,7 +3,7 @@
 Needs no process group and no PyTorch, so that a store which does not fit is refused on the login node already.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ class RunData:
         scorer: makes what measures a task on the validation samples.
         enlarged: the tokenizer, where the run gave it more tokens.
         in_training: what collates training samples, where that is not the objective.
+        warnings: what a person is to know of the samples.
         count_tokens: counts those of training samples from one number to before another; None: rows are full.
     """
 
@@ -51,6 +52,7 @@ class RunData:
     count_tokens: Callable[[int, int], int] | None = None
     enlarged: Tokenizer | None = None
     in_training: Objective[Any] | None = None
+    warnings: Sequence[str] = ()
 
     @property
     def learned(self) -> Objective[Any]:
@@ -93,6 +95,7 @@ def _labelled_data(config: FinetuneConfig, labelled: Labelled) -> RunData:
         samples["train"].num_tokens,
         labelled.enlarged,
         labelled.objective(data.sequence_length, learns=True),
+        labelled.warnings,
     )
 
 

@@ -1,9 +1,7 @@
 """Opens what a fine-tuning run reads: labelled rows as examples, with what follows from them for the configuration."""
 
-import itertools
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,15 +14,15 @@ from dist_plm.data.labelled.columns import find_columns, names_of
 from dist_plm.data.labelled.dataset import Collation, LabelledDataset, Trim
 from dist_plm.data.labelled.dialogues import template_beside
 from dist_plm.data.labelled.encode import ExampleEncoder
-from dist_plm.data.labelled.rows import LabelledRow, RowFile
-from dist_plm.data.labelled.table import Ragged, Table, joined, num_examples
-from dist_plm.data.reach import check_rows
+from dist_plm.data.labelled.rows import RowFile
+from dist_plm.data.labelled.table import Ragged, Table, num_examples
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.build import build_changing_task, build_task
 from dist_plm.objectives.corruption.changeable_words import WordTable
 from dist_plm.objectives.corruption.word_noise import WordNoise
 from dist_plm.objectives.tasks.base import Task
+from dist_plm.objectives.tasks.encode_rows import encoded
 from dist_plm.objectives.tasks.twice import Twice
 from dist_plm.spec.derived import directory_of
 from dist_plm.spec.objectives import ObjectiveConfig
@@ -33,15 +31,6 @@ from dist_plm.spec.schema import ModelConfig, ParallelConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneTrainConfig, LabelledDataConfig
 from dist_plm.spec.tasks import TaskConfig
 
-log = logging.getLogger(__name__)
-
-#: Rows that are encoded at a time.
-_ROWS = 8192
-#: Rows in which unknown tokens are looked for.
-_LOOKED_AT_ROWS = 1000
-_OTHER_TEXT = (
-    ": it was made for other text; begin with a model of this language, or with its own tokenizer in data.tokenizer"
-)
 #: Directory of a run that holds the tokenizer to which it gave more tokens.
 ENLARGED = "tokenizer"
 #: Rows are padded to a multiple of this, which matrix units like.
@@ -74,6 +63,7 @@ class Labelled:
         written: tokens that a decoder beside an encoder writes at most; None without one.
         enlarged: the tokenizer, where the run gave it more tokens.
         noise: wraps what collates training examples, where their words are changed.
+        warnings: what a person is to know of the examples.
     """
 
     task: Task[Any]
@@ -82,6 +72,7 @@ class Labelled:
     written: int | None = None
     enlarged: Tokenizer | None = None
     noise: Callable[[Collate], Collate] | None = None
+    warnings: Sequence[str] = ()
 
     def objective(self, length: int, *, learns: bool = False) -> LabelledObjective:
         """Builds what makes microbatches of examples, in training (`learns`) with what is changed of them."""
@@ -140,14 +131,17 @@ def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConf
     task = build_task(config.task)
     by_likelihood = config.task.head_of(config.model) == "language_model"
     encoder = ExampleEncoder(tokenizer, data.sequence_length, config.model.has_decoder, by_likelihood)
-    tables = {
+    rows = {
         split: encoded(file, columns[split], task, encoder, scored=split != "train") for split, file in files.items()
     }
+    tables = {split: one.table for split, one in rows.items()}
+    warnings = [text for one in rows.values() for text in one.warnings]
     config = replace(config, **_counted(config, tables))
     config = finalize(config, world_size=world_size, vocab_size=tokenizer.vocab_size)
     written = written_by(config.model, config.task, encoder.length)
     enlarged = tokenizer if data.adds_tokens else None
-    return config, Labelled(task, tables, encoder.padding, written, enlarged, _noise(config, encoder))
+    noise = _noise(config, encoder)
+    return config, Labelled(task, tables, encoder.padding, written, enlarged, noise, warnings)
 
 
 def _noise(config: FinetuneConfig, encoder: ExampleEncoder) -> Callable[[Collate], Collate] | None:
@@ -234,34 +228,6 @@ def with_labels(task: TaskConfig, file: RowFile, columns: Mapping[str, str]) -> 
             "there is nothing to tell apart: give rows of two or more, or name the labels in task.labels"
         )
     return task.with_labels(found)
-
-
-def encoded(
-    file: RowFile, columns: Mapping[str, str], task: Task[Any], encoder: ExampleEncoder, *, scored: bool = True
-) -> Table:
-    """The rows of a file as examples.
-
-    Args:
-        scored: with what measures alone read.
-    Raises:
-        DataError: one cannot be used.
-    """
-    left_out = () if scored else task.config.scoring
-    encoded = (task.encode(rows, columns, encoder) for rows in _batches(file))
-    parts = [{name: column for name, column in part.items() if name not in left_out} for part in encoded]
-    if len({max(map(len, part.values())) // num_examples(part) for part in parts}) > 1:
-        raise DataError(f"{file.path} has rows with different numbers of choices: give every row as many")
-    first = parts[0]["tokens"]
-    assert isinstance(first, Ragged)
-    looked_at = [first[row] for row in range(min(len(first), _LOOKED_AT_ROWS))]
-    check_rows(looked_at, encoder.tokenizer, f"of {file.path}", _OTHER_TEXT)
-    return joined(parts)
-
-
-def _batches(file: RowFile) -> Iterator[Sequence[LabelledRow]]:
-    rows = iter(file)
-    while batch := list(itertools.islice(rows, _ROWS)):
-        yield batch
 
 
 def _counted(config: FinetuneConfig, tables: Mapping[str, Table]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ ASKED: dict[str, tuple[dict[str, Any], str]] = {
     "choice": (TASKS["choice"][0], "right"),
     "qa": (QA, "answers"),
     "written_by_t5": (TASKS["written_by_t5"][0], "turn.answer"),
-    "written_by_gpt": (TASKS["written_by_gpt"][0], "turn.answer"),
+    "written_by_gpt": ({**TASKS["written_by_gpt"][0], "task__max_target_length": 2}, "turn.answer"),
     "chat": (TASKS["chat"][0], "messages"),
 }
 
@@ -83,11 +83,17 @@ def test_what_is_said_does_not_depend_on_what_should_be_said(ranks, rows, task, 
         1, ask, evaluate_config(run, predictions=str(told), data={"rows": str(rows / "dev.jsonl")}, **wanted)
     )
     assert one["results"]["loss"] > 0
+    if task == "written_by_gpt":  # whose answers are two words, and the token that ends them
+        log = "".join(path.read_text() for path in (run / "log").iterdir())
+        for split, count, told_in in (("train", 61, log), ("validation", 21, log), ("rows", 21, one["warnings"][0])):
+            assert f"data.{split} = " in told_in
+            assert f"in {count} of {count} rows (100 %) the answer is longer than task.max_target_length = 2" in told_in
     parallel = {key.removeprefix("parallel__"): value for key, value in GRIDS[grid].items()}
     given = {"data": {"rows": str(bare)}, "parallel": parallel, **wanted}
     first, other = ranks.run(2, ask, evaluate_config(run, predictions=str(asked), samples=2, **given))
     assert first["results"] == other["results"] == {"rows": 21}
     assert first["unmeasured"]
+    assert "warnings" not in first
     assert len(first["samples"]) == (0 if task == "qa" else 2)
     lines = (
         [json.loads(line) for line in told.read_text().splitlines()] if task != "qa" else [json.loads(told.read_text())]

@@ -19,6 +19,8 @@ from dist_plm.spec.tasks.base import LabelsConfig, TaskConfig
 Question = str | Sequence[Mapping[str, str]]
 #: What the data floor hands out and takes back: columns of numbers by name, see data/labelled/table.py.
 Columns = dict[str, Any]
+#: Column of what each row loses of its answer, in tokens: no part of its examples.
+CUT = "cut"
 
 
 class TextEncoder(Protocol):
@@ -96,7 +98,8 @@ class Task(Protocol[C]):
 
     def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: TextEncoder) -> Columns:
         """Columns of numbers from rows, all of whose labels are known. Where `columns` lacks the one that a model is to say,
-        any label stands in its place, of which nothing is to be measured.
+        any label stands in its place, of which nothing is to be measured. CUT tells, where answers may be longer than is
+        learned, what each row loses.
 
         Raises:
             DataError: a row cannot be used.
@@ -202,6 +205,11 @@ def next_tokens(rows: Sequence[Sequence[int]], learned: Sequence[Sequence[bool]]
         for row, mask in zip(rows, learned, strict=True)
     ]
     return {"tokens": encoder.ragged([row[:-1] for row in rows]), "labels": encoder.ragged(labels)}
+
+
+def lost_tokens(texts: Iterable[Sequence[int]], room: int) -> NDArray[np.int64]:
+    """Counts the tokens of each text that are beyond `room`."""
+    return np.array([max(len(ids) - room, 0) for ids in texts], dtype=np.int64)
 
 
 def written(

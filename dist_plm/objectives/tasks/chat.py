@@ -16,10 +16,12 @@ from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.data.sampling.packers import best_fit
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.tasks.base import (
+    CUT,
     Columns,
     Question,
     Scorer,
     TextEncoder,
+    lost_tokens,
     next_tokens,
     text_of,
     value_of,
@@ -53,10 +55,13 @@ class Chat:
         special = _any_of(encoder.special_texts)
         if encoder.has_decoder:
             return self._for_encoder_decoder(rows, columns, encoder, special)
-        dialogues = [self._encoded(_with_answer(row, columns), row.place, encoder, special) for row in rows]
+        whole = [self._encoded(_with_answer(row, columns), row.place, encoder, special) for row in rows]
+        room = _room(encoder)
+        lost = np.array([sum(mask[room:]) for _, mask in whole])
+        dialogues = [(ids[:room], mask[:room]) for ids, mask in whole]
         if self.config.packing:
-            return _packed(dialogues, encoder)
-        return next_tokens([ids for ids, _ in dialogues], [mask for _, mask in dialogues], encoder)
+            return {**_packed(dialogues, encoder), CUT: lost}
+        return {**next_tokens([ids for ids, _ in dialogues], [mask for _, mask in dialogues], encoder), CUT: lost}
 
     def prompts(self, asked: Sequence[Question], encoder: TextEncoder) -> list[Ids]:
         """Gives the tokens behind which the assistant answers what a user says, or a dialogue so far."""
@@ -107,7 +112,7 @@ class Chat:
         special: re.Pattern[str] | None,
     ) -> Columns:
         """Columns with a row for each turn of the assistant."""
-        sources, answers = [], []
+        sources, answers, turns_of = [], [], []
         for row in rows:
             messages = _with_answer(row, columns)
             _refuse_special(messages, special, row.place)
@@ -119,7 +124,10 @@ class Chat:
                 )
             sources += [self._prompt(messages[:turn], row.place, encoder) for turn in turns]
             answers += [messages[turn]["content"] for turn in turns]
-        return written(sources, encoder.pieces(answers), encoder.length, encoder)
+            turns_of.append(len(turns))
+        texts = encoder.pieces(answers)
+        lost = np.add.reduceat(lost_tokens(texts, encoder.length - 1), np.cumsum([0, *turns_of[:-1]]))
+        return {**written(sources, texts, encoder.length, encoder), CUT: lost}
 
     def _encoded(
         self, messages: Sequence[Message], place: str, encoder: TextEncoder, special: re.Pattern[str] | None
@@ -134,13 +142,17 @@ class Chat:
                 f"{place}: all of the dialogue is marked as what the assistant says: put the template's {{% generation %}} "
                 "marks around that alone"
             )
-        room = encoder.length + 1  # the last token is predicted alone
-        if not any(mask[1:room]):
+        if not any(mask[1 : _room(encoder)]):
             raise DataError(
                 f"{place}: nothing that the assistant says is within data.sequence_length = {encoder.length} tokens: raise it, "
                 "or shorten or remove the row"
             )
-        return ids[:room], mask[:room]
+        return ids, mask
+
+
+def _room(encoder: TextEncoder) -> int:
+    """Counts the tokens of a dialogue that fit: the last one is predicted alone."""
+    return encoder.length + 1
 
 
 def _with_answer(row: LabelledRow, columns: Mapping[str, str]) -> list[Message]:

@@ -13,11 +13,13 @@ from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable, words_of_texts
 from dist_plm.objectives.tasks.base import (
+    CUT,
     Columns,
     Scorer,
     TextEncoder,
     by_row,
     label_of,
+    lost_tokens,
     soft_targets,
     text_of,
     written,
@@ -60,17 +62,25 @@ class Choice:
             first += contexts
             second += endings
             labels.append(self._label(row, columns["label"], names, count) if "label" in columns else 0)
-        return {**self._table(first, second, count, encoder), "choice_labels": np.array(labels, dtype=np.int64)}
+        table = self._as_texts(rows, first, second, encoder) if encoder.by_likelihood else encoder.texts(first, second)
+        return {**table, "choice_labels": np.array(labels, dtype=np.int64)}
 
-    def _table(self, first: list[str], second: list[str], count: int, encoder: TextEncoder) -> Columns:
-        """Columns of choices behind contexts, `count` of them for each row."""
-        if not encoder.by_likelihood:
-            return dict(encoder.texts(first, second))
-        if encoder.has_decoder:
-            room = self.config.target_length(encoder.length)
-            assert room is not None
-            return written(encoder.sources(first[::count]), encoder.pieces(second), room, encoder)
-        return continued(encoder.pieces(first), encoder.pieces([encoder.space + text for text in second]), encoder)
+    def _as_texts(
+        self, rows: Sequence[LabelledRow], first: list[str], second: list[str], encoder: TextEncoder
+    ) -> Columns:
+        """Columns of choices that are texts, behind their contexts, as many of them for each row."""
+        count, beside = len(first) // len(rows), encoder.has_decoder
+        most = self.config.longest_answer(encoder.length, has_decoder=beside)
+        room = most - beside  # a decoder beside an encoder writes the token that ends texts as well
+        texts = encoder.pieces([("" if beside else encoder.space) + text for text in second])
+        lost = lost_tokens(texts, room).reshape(-1, count)
+        for number in np.flatnonzero(lost.any(axis=1)).tolist():
+            _refuse_same(texts[number * count : (number + 1) * count], room, rows[number].place)
+        if beside:
+            table = written(encoder.sources(first[::count]), texts, most, encoder)
+        else:
+            table = continued(encoder.pieces(first), texts, most, encoder)
+        return {**table, CUT: lost.sum(axis=1)}
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
         count = len(table["tokens"]) // len(table["choice_labels"])
@@ -130,6 +140,15 @@ class Choice:
         raise DataError(
             f"{row.place}: column {column!r} holds {label!r}, which is none of the {count} choices ({known}): mend the row"
             + ("" if names or self.config.first_choice else ", or set task.first_choice=1")
+        )
+
+
+def _refuse_same(choices: Sequence[Sequence[int]], room: int, place: str) -> None:
+    """Raises DataError where choices can be told apart by what is beyond `room` tokens alone."""
+    if len({tuple(ids[:room]) for ids in choices}) < len({*map(tuple, choices)}):
+        raise DataError(
+            f"{place}: choices are the same in their first {room} tokens, and the rest is beyond task.max_target_length: raise "
+            "it, or remove the row"
         )
 
 

@@ -32,13 +32,18 @@ def text_to_text(
     Args:
         told_by: the settings that names follow from.
     Raises:
-        DataError: two of these are the same tokens.
+        DataError: two of these are the same tokens, or one has too many.
     """
     beside = None if second is None else _behind(config.pair_prefix, second)
     sources, texts = encoder.sources(_behind(config.prefix, first), beside), encoder.pieces(names)
     refuse_equal(texts, names, told_by)
-    room = config.target_length(encoder.length)
-    assert room is not None
+    room = config.longest_answer(encoder.length, has_decoder=True)
+    for ids, name in zip(texts, names, strict=True):
+        if len(ids) >= room:
+            raise DataError(
+                f"{name!r} is {len(ids) + 1} tokens with the one that ends it, more than task.max_target_length = {room}: "
+                f"raise it, or change {told_by}"
+            )
     return written(sources, texts * len(sources), room, encoder)
 
 
@@ -57,12 +62,14 @@ def _behind(prefix: str, texts: Sequence[str]) -> list[str]:
     return [f"{prefix.rstrip()} {text}" for text in texts] if prefix.strip() else list(texts)
 
 
-def continued(contexts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], encoder: TextEncoder) -> Columns:
+def continued(
+    contexts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], most: int, encoder: TextEncoder
+) -> Columns:
     """Gives columns of texts behind contexts, a row each, whose tokens but the context's are predicted. A context that is too
-    long loses its beginning, and a text its end beyond half of a row."""
+    long loses its beginning, and a text its end beyond `most` tokens."""
     rows, learned = [], []
     for context, text in zip(contexts, texts, strict=True):
-        text = text[: max(encoder.length // 2, 1)]
+        text = text[:most]
         room = encoder.length + 1 - len(text) - len(encoder.begin)  # the last token is predicted alone
         before = [*encoder.begin, *context[max(len(context) - room, 0) :]]
         rows.append([*before, *text])

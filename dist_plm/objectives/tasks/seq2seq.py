@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable, words_of_texts
-from dist_plm.objectives.tasks.base import Columns, Question, Scorer, TextEncoder, next_tokens, text_of, written
+from dist_plm.objectives.tasks.base import (
+    CUT,
+    Columns,
+    Question,
+    Scorer,
+    TextEncoder,
+    lost_tokens,
+    next_tokens,
+    text_of,
+    written,
+)
 from dist_plm.spec.tasks.seq2seq import Seq2SeqConfig
 
 #: Stands between source and target of a decoder where nothing is given, or the token that ends texts where the vocabulary has
@@ -36,9 +46,10 @@ class Seq2Seq:
     def encode(self, rows: Sequence[LabelledRow], columns: Mapping[str, str], encoder: TextEncoder) -> Columns:
         sources = self.prompts([text_of(row, columns["source"]) for row in rows], encoder)
         targets = encoder.pieces([text_of(row, columns["target"]) for row in rows])
+        room = self.config.longest_answer(encoder.length, has_decoder=encoder.has_decoder)
+        lost = lost_tokens(targets, room - 1)
         if encoder.has_decoder:
-            return written(sources, targets, self.config.target_length(encoder.length) or encoder.length, encoder)
-        room = self.config.room_for_target(encoder.length)
+            return {**written(sources, targets, room, encoder), CUT: lost}
         texts = [[*source, *target[: room - 1], encoder.end] for source, target in zip(sources, targets, strict=True)]
         learned = [
             [False] * len(source) + [True] * (len(row) - len(source))
@@ -51,7 +62,7 @@ class Seq2Seq:
                 for source, row in zip(sources, texts, strict=True)
             ]
             table["seen_from"] = encoder.ragged(seen)
-        return table
+        return {**table, CUT: lost}
 
     def prompts(self, asked: Sequence[Question], encoder: TextEncoder) -> list[list[int]]:
         """Gives the tokens after which targets of some sources are written, or that an encoder reads."""

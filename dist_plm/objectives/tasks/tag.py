@@ -13,7 +13,16 @@ from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable
 from dist_plm.objectives.metrics.classes import Confusion
 from dist_plm.objectives.metrics.entities import EntityCounts, are_entities, entities, strict_entities
-from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, label_weights, number_of, soft_targets
+from dist_plm.objectives.tasks.base import (
+    CUT,
+    Columns,
+    Scorer,
+    TextEncoder,
+    by_row,
+    label_weights,
+    number_of,
+    soft_targets,
+)
 from dist_plm.spec.tasks.tag import TagConfig
 
 
@@ -44,7 +53,10 @@ class Tag:
         before = np.cumsum([0, *(len(row) for row in labels)])[:-1]
         flat = np.concatenate(labels)
         tags = np.where(at >= 0, flat[np.minimum(before[of_row] + np.maximum(at, 0), len(flat) - 1)], IGNORED)
-        return {"tokens": tokens, "tags": type(starts)(tags.astype(np.int32), starts.ends)}
+        last = np.maximum.reduceat(at, starts.ends - starts.lengths)  # words without tokens may follow it
+        unread = np.array([len(row) for row in labels]) - 1 - last
+        lost = np.where(starts.lengths == encoder.length, unread, 0)
+        return {"tokens": tokens, "tags": type(starts)(tags.astype(np.int32), starts.ends), CUT: lost}
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
         weights = label_weights(self.config, table["tags"].values)

@@ -36,6 +36,8 @@ class TaskConfig(ObjectiveConfig):
     answer: ClassVar[str] = "label"
     #: What an evaluation measures beside the loss; the first tells which checkpoint is best.
     measures: ClassVar[tuple[str, ...]]
+    #: The setting that bounds what of an answer is learned and scored.
+    answer_bound: ClassVar[str] = "data.sequence_length"
     #: Measures of which less is better.
     falling: ClassVar[tuple[str, ...]] = ("loss",)
     #: Columns of its examples that measures alone read, and that are no part of a batch.

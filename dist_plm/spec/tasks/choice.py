@@ -7,16 +7,18 @@ from typing import ClassVar, Literal
 from dist_plm.config.types import Fraction
 from dist_plm.spec.families.base import Kind
 from dist_plm.spec.objectives.base import Head
-from dist_plm.spec.tasks.base import Column, TaskConfig
-from dist_plm.spec.tasks.texts import longest_text
+from dist_plm.spec.tasks.base import Column
+from dist_plm.spec.tasks.targets import TargetsConfig
+from dist_plm.spec.tasks.texts import USUAL_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoiceConfig(TaskConfig):
+class ChoiceConfig(TargetsConfig):
     """Every choice is scored behind its context, by a head or, of models that predict tokens, by the logarithm of its
     likelihood, and the cross-entropy over the choices of a row is learned. Choices are a list, or columns such as ending0,
     ending1, …; the right one is a number counted from `first_choice`, a letter, or one of the names that the choices have.
-    `label_smoothing` as in task=classify."""
+    `label_smoothing` as in task=classify. Choices that are scored by their likelihood lose their ends beyond
+    `max_target_length` tokens: 64 or as many as the encoder reads, or half of a decoder's row, when None."""
 
     body: ClassVar[str] = "tasks.choice"
     loss_terms: ClassVar[tuple[str, ...]] = ("choice",)
@@ -32,6 +34,7 @@ class ChoiceConfig(TaskConfig):
     #: Begin the names of columns of one choice each.
     numbered: ClassVar[tuple[str, ...]] = ("ending", "choice", "option", "answer", "sol")
     takes_changed_words: ClassVar[bool] = True
+    usual_target_length: ClassVar[int | None] = USUAL_TOKENS
 
     name: Literal["choice"] = "choice"
     first_choice: Literal[0, 1] = 0
@@ -40,6 +43,3 @@ class ChoiceConfig(TaskConfig):
     @property
     def num_labels(self) -> int:
         return 1
-
-    def target_length(self, sequence_length: int) -> int | None:
-        return longest_text(sequence_length)

@@ -4,17 +4,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dist_plm.config.types import Count
 from dist_plm.spec.families.base import Kind
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.tasks.base import Column, WritingConfig
+from dist_plm.spec.tasks.targets import TargetsConfig
 
 if TYPE_CHECKING:
     from dist_plm.spec.derived import Case
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seq2SeqConfig(WritingConfig):
+class Seq2SeqConfig(WritingConfig, TargetsConfig):
     """The tokens of the target are predicted from the source and from those before them.
 
     An encoder reads the source, where the model has one; else source and target follow each other, and the source is not
@@ -39,38 +39,15 @@ class Seq2SeqConfig(WritingConfig):
     name: Literal["seq2seq"] = "seq2seq"
     prefix: str = ""
     suffix: str | None = None
-    max_target_length: Count | None = None
     prefix_lm: bool = False
 
     @property
     def reads_prefix_both_ways(self) -> bool:
         return self.prefix_lm
 
-    def target_length(self, sequence_length: int) -> int | None:
-        return self.max_target_length or sequence_length
-
-    def room_for_target(self, sequence_length: int) -> int:
-        """Returns how many tokens of a decoder's row are for the target."""
-        return self.max_target_length or sequence_length // 2
-
-    def longest_answer(self, sequence_length: int, *, has_decoder: bool) -> int:
-        return (self.target_length if has_decoder else self.room_for_target)(sequence_length) or sequence_length
-
     def problems(self, case: "Case") -> Iterator[str]:
-        model, length = case.config.model, case.config.data.sequence_length
+        yield from super().problems(case)
+        model = case.config.model
         if model.has_decoder:
-            yield from no_effect(
-                self, "task", ("prefix_lm",), f"model.family = {model.family!r}, whose encoder does so"
-            )
-            written = self.target_length(length)
-            limit = model.max_positions
-            if model.position in ("learned", "sinusoidal") and limit and written and written > limit:
-                yield (
-                    f"task.max_target_length = {written} exceeds model.max_positions = {limit}, the length of its table of "
-                    "positions: lower it, or raise model.max_positions"
-                )
-        elif self.room_for_target(length) > length - 2:
-            yield (
-                f"task.max_target_length = {self.max_target_length} leaves no room for the source in data.sequence_length = "
-                f"{length}, which holds both: lower the one, or raise the other"
-            )
+            reason = f"model.family = {model.family!r}, whose encoder does so"
+            yield from no_effect(self, "task", ("prefix_lm",), reason)

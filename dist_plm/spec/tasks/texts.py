@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dist_plm.spec.families.base import Kind
 from dist_plm.spec.rules.sections import no_effect
-from dist_plm.spec.tasks.base import Column, TaskConfig
+from dist_plm.spec.tasks.base import Column
+from dist_plm.spec.tasks.targets import TargetsConfig
 
 if TYPE_CHECKING:
     from dist_plm.spec.derived import Case
@@ -25,13 +26,8 @@ TEXT = Column(("text", "sentence", "content", "review", "document", "comment", "
 LABEL = Column(("label", "labels", "class", "category", "gold_label", "is_duplicate", "Quality", "target", "sentiment"))
 NUMBER = Column(("label", "score", "labels", "target", "similarity", "rating"))
 
-#: Tokens of a label or choice that a decoder beside an encoder writes at most.
-_TEXT_TOKENS = 64
-
-
-def longest_text(sequence_length: int) -> int:
-    """Returns how many tokens of a label or choice are written at most, beside an encoder that reads `sequence_length`."""
-    return min(sequence_length, _TEXT_TOKENS)
+#: Tokens of a label or choice that a decoder beside an encoder writes at most, where no setting says it.
+USUAL_TOKENS = 64
 
 
 def texts_and(label: Column) -> Mapping[str, Column]:
@@ -40,20 +36,18 @@ def texts_and(label: Column) -> Mapping[str, Column]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextsConfig(TaskConfig):
+class TextsConfig(TargetsConfig):
     """A task over one text or two, which models with an encoder and a decoder learn as text to text (Raffel et al. 2020,
     section 2.4): they say the likeliest of the texts that may be said. `prefix` and `pair_prefix` are text before the first
     and the second text of a row."""
 
     by_likelihood: ClassVar[tuple[Kind, ...]] = ("encoder_decoder",)
-    #: Settings of text to text alone.
+    usual_target_length: ClassVar[int | None] = USUAL_TOKENS
+    #: Settings of text to text alone, beside `max_target_length`.
     of_texts: ClassVar[tuple[str, ...]] = ("prefix", "pair_prefix")
 
     prefix: str = ""
     pair_prefix: str = ""
-
-    def target_length(self, sequence_length: int) -> int | None:
-        return longest_text(sequence_length)
 
     def problems(self, case: "Case") -> Iterator[str]:
         yield from super().problems(case)

@@ -160,6 +160,8 @@ def _show(config: EvaluateConfig, content: dict[str, Any]) -> None:
     tell(table(facts, content["results"]))
     if "unmeasured" in content:
         tell(f"nothing is measured: the rows have no {content['unmeasured']}")
+    for warning in content.get("warnings", ()):
+        tell(warning)
     if config.predictions is not None:
         tell(f"{config.predictions}: what the model says of them")
     shown = content["samples"][0] if content["samples"] else {}

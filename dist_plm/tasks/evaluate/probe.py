@@ -18,13 +18,14 @@ from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.distributed.collectives import gather, on_first
 from dist_plm.objectives.build import build_task
 from dist_plm.objectives.tasks.base import Task
+from dist_plm.objectives.tasks.encode_rows import encoded
 from dist_plm.spec.inference.evaluations import Pooling
 from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.spec.tasks.classify import ClassifyConfig
 from dist_plm.tasks.inference.open_model import Session, build_runner
 from dist_plm.tasks.inference.runner import Runner
 from dist_plm.tasks.inference.source import alike
-from dist_plm.train.labelled import columns_of, encoded, with_labels
+from dist_plm.train.labelled import columns_of, with_labels
 
 #: Iterations of L-BFGS, which a probe of some thousand rows ends well before.
 _MOST_ITERATIONS = 1000
@@ -68,7 +69,7 @@ def open_probe(config: EvaluateConfig, tokenizer: Tokenizer, length: int, *, has
     columns = {split: columns_of(file, ClassifyConfig(), data.columns) for split, file in files.items()}
     task = build_task(with_labels(ClassifyConfig(), files["train"], columns["train"]))
     encoder = ExampleEncoder(tokenizer, length, has_decoder)
-    tables = {split: encoded(file, columns[split], task, encoder) for split, file in files.items()}
+    tables = {split: encoded(file, columns[split], task, encoder).table for split, file in files.items()}
     return Probe(task, tables, encoder.padding, config.pooling, config.batch_size)
 
 

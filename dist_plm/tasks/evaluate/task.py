@@ -17,6 +17,7 @@ from dist_plm.engines.base import Engine
 from dist_plm.objectives.build import build_task, build_writing_task
 from dist_plm.objectives.metrics.text_overlap import ChrF, TextScores
 from dist_plm.objectives.tasks.base import Question, Scorer, Task
+from dist_plm.objectives.tasks.encode_rows import EncodedRows, encoded
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.spec.tasks import TaskConfig
@@ -29,7 +30,7 @@ from dist_plm.tasks.inference.open_model import NEEDED, Session, build_runner
 from dist_plm.tasks.inference.outputs import write_json, write_lines
 from dist_plm.tasks.inference.source import alike
 from dist_plm.train.evaluation import Evaluator
-from dist_plm.train.labelled import Labelled, encoded, written_by
+from dist_plm.train.labelled import Labelled, written_by
 
 #: Begin the names of all weights: a head has no part that is not asked.
 _ALL = ("",)
@@ -54,11 +55,12 @@ def measure_task(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     file = RowFile("data.rows", path, "test", config.data.header, config.limit or None)
     rows = alike(session.groups.world, lambda: AskedRows.of(config, session, task, file))
     signatures: Mapping[str, str] = {}
+    table, warnings = _encoded(session, task, rows) if rows.answered or not task.writes else ({}, ())
     if isinstance(task, WritingConfig):
-        measures, lines = _of_writer(config, session, task, rows)
+        measures, lines = _of_writer(config, session, task, rows, table)
         signatures = _scores(config, task).signatures if "bleu" in measures else {}
     else:
-        measures, lines = _of_head(config, session, task, rows)
+        measures, lines = _of_head(config, session, task, rows, table)
     return {
         "model": session.source.where,
         "on": config.on,
@@ -68,16 +70,21 @@ def measure_task(config: EvaluateConfig, session: Session) -> dict[str, Any]:
         "samples": lines[: config.samples],
         **({} if rows.answered else {"unmeasured": task.answer}),
         **({"signatures": signatures} if signatures and rows.answered else {}),
+        **({"warnings": list(warnings)} if warnings and rows.answered else {}),
     }
 
 
+def _encoded(session: Session, task: TaskConfig, rows: AskedRows) -> EncodedRows:
+    body, encoder = build_task(task), _encoder(session)
+    return alike(session.groups.world, lambda: encoded(rows.file, rows.columns, body, encoder))
+
+
 def _of_head(
-    config: EvaluateConfig, session: Session, task: TaskConfig, rows: AskedRows
+    config: EvaluateConfig, session: Session, task: TaskConfig, rows: AskedRows, table: Table
 ) -> tuple[Mapping[str, float], list[Any]]:
     """Gives what the evaluation of training measures, and the rows of the largest loss; where nothing is measured, what is said
     of the first ones."""
     body = build_task(task)
-    table = alike(session.groups.world, lambda: encoded(rows.file, rows.columns, body, _encoder(session)))
     files: dict[str, Any] = {}
     keep = files.update if session.is_first else None
     scorer, losses = partial(body.scorer, table), np.zeros(num_examples(table))
@@ -112,12 +119,15 @@ def _write_predictions(path: Path, files: Mapping[str, Any]) -> None:
 
 
 def _of_writer(
-    config: EvaluateConfig, session: Session, task: WritingConfig, rows: AskedRows
+    config: EvaluateConfig, session: Session, task: WritingConfig, rows: AskedRows, table: Table
 ) -> tuple[Mapping[str, float], list[Any]]:
-    """Gives the loss, what is measured of texts, and a line for each row that was answered."""
+    """Gives the loss, what is measured of texts, and a line for each row that was answered.
+
+    Args:
+        table: of answered rows.
+    """
     body, measures, lines = build_writing_task(task), {}, []
     if rows.answered:
-        table = alike(session.groups.world, lambda: encoded(rows.file, rows.columns, body, _encoder(session)))
         measures = _measured(config, session, body, table)
     if not (task.measures_text or config.predictions is not None or config.samples):
         return measures, lines

@@ -1,5 +1,7 @@
 """Labels and choices as texts: what is read, what may be written of it, and which tokens are predicted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -74,6 +76,7 @@ def test_a_long_context_loses_its_beginning(tmp_path) -> None:
     )
     assert table["tokens"].lengths.tolist() == [4, 4]
     assert texts(table["labels"], short) == ["very good", "bad"], "and a choice its end, beyond half of a row"
+    assert table["cut"].tolist() == [1], "which is told"
     assert short.tokenizer.decode(list(table["tokens"][1])).split()[len(short.begin) :][-2:] == ["film", "was"]
 
 
@@ -82,6 +85,35 @@ def test_choices_are_written_of_one_reading(tmp_path) -> None:
     table = table_of(ChoiceConfig(), both, CHOICE, {**CHOICE, "context": "a play is"})
     assert [text.split()[:-1] for text in texts(table["tokens"], both)] == [["the", "film", "was"], ["a", "play", "is"]]
     assert [text.split()[:-1] for text in texts(table["labels"], both)] == [["very", "good"], ["bad"]] * 2
+
+
+@pytest.mark.parametrize("has_decoder", [True, False])
+def test_choices_end_where_the_setting_says(tmp_path, has_decoder) -> None:
+    one = encoder(tmp_path, has_decoder=has_decoder)
+    room = 3 + has_decoder  # for the token that ends texts
+    long = {**CHOICE, "choices": ["very very good film", "bad"]}
+    table = table_of(ChoiceConfig(max_target_length=room), one, CHOICE, long)
+    assert [text.split()[:3] for text in texts(table["labels"], one)][2] == ["very", "very", "good"]
+    assert table["cut"].tolist() == [0, 1]
+    with pytest.raises(
+        DataError, match=r"line 1: choices are the same in their first 3 tokens, and the rest is beyond"
+    ):
+        table_of(
+            ChoiceConfig(max_target_length=room), one, {**long, "choices": ["a very good play", "a very good film"]}
+        )
+
+
+def test_a_label_is_never_cut(tmp_path) -> None:
+    both = encoder(tmp_path, has_decoder=True)
+    config = ClassifyConfig(labels=("bad", "good"), label_texts={"good": "very very good"}, max_target_length=3)
+    with pytest.raises(
+        DataError, match=r"'very very good' is 4 tokens .*, more than task\.max_target_length = 3: raise"
+    ):
+        table_of(config, both, ROW)
+    raised = table_of(replace(config, max_target_length=4), both, ROW)
+    assert texts(raised["labels"], both)[1].split()[:3] == ["very", "very", "good"]
+    with pytest.raises(DataError, match=r"more than task\.max_target_length = 3: raise it, or change task\.lowest"):
+        table_of(RegressConfig(lowest=0, highest=1, step=0.5, max_target_length=3), both, {**ROW, "label": 1})
 
 
 def test_labels_that_cannot_be_told_apart_are_refused(tmp_path) -> None:

@@ -19,7 +19,7 @@ from dist_plm.spec.tasks import TASKS
 class Letters:
     """A token for each letter; a word's first stands for it."""
 
-    by_likelihood = False
+    by_likelihood, length = False, 6
 
     def texts(self, first, second=None):
         return {"tokens": Ragged.of([[ord(letter) for letter in text] for text in first])}

@@ -11,6 +11,7 @@ from tests.train.finetuning import settings
 
 QA = {"task__name": "qa"}
 T5 = {"family": "t5", "layers": 2, "hidden": 32, "heads": 2, "position": "relative", "norm": "rmsnorm"}
+GPT = {"family": "gpt", "layers": 2, "hidden": 32, "heads": 2}
 STOP = {"train__early_stopping": {"patience": 1}}
 
 
@@ -49,6 +50,15 @@ def problems(**changes: Any) -> list[str]:
         ({"task__labels": ("a",)}, "is a single label"),
         ({"task__prefix": "x: "}, "task.prefix = 'x: ' has no effect with model.family = 'bert'"),
         ({"task__label_texts": {"a": "b"}}, "which scores them by a head: leave it at its default"),
+        ({"task__max_target_length": 8}, "task.max_target_length = 8 has no effect with model.family = 'bert'"),
+        (
+            {"task__name": "choice", "task__max_target_length": 15, "model": GPT},
+            "task.max_target_length = 15 leaves no room for what is read before it in data.sequence_length = 16",
+        ),
+        (
+            {"task__max_target_length": 33, "model": {**T5, "position": "learned", "max_positions": 32}},
+            "task.max_target_length = 33 exceeds model.max_positions = 32",
+        ),
         ({"model": T5, "task__multi_label": True}, "task.multi_label = true is not for model.family = 't5'"),
         ({"model": T5, "task__r_drop": 1.0}, "task.r_drop needs a head, and model.family = 't5' has none"),
         (
