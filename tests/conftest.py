@@ -40,10 +40,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def ranks() -> "Iterator[RankPool]":
-    """Up to 4 real gloo ranks: `ranks.run(2, fn, arg)` gives the results of `fn(world, arg)` by rank."""
+    """Up to 8 real gloo ranks: `ranks.run(2, fn, arg)` gives the results of `fn(world, arg)` by rank."""
     # Imported here, as it brings PyTorch and Megatron-core, which tests of pure code do not wait for.
     from tests.ranks.pool import RankPool
 
-    pool = RankPool()
+    pool = RankPool(size=8)
     yield pool
     pool.close()
