@@ -60,9 +60,26 @@ def contamination_of(config: EvaluateConfig, group: dist.ProcessGroup) -> dict[s
     return _told(config, store, overlap, named)
 
 
-def _store_of(config: EvaluateConfig, group: dist.ProcessGroup) -> str:
+def check_contamination(config: EvaluateConfig) -> None:
+    """Sees to it, in one process, that both texts are there; neither is read whole.
+
+    Raises:
+        UserError: they are not.
+    """
+    store = config.data.against or _store_of(config, None, verify=False)
+    _check_store(store)
+    find_split(store, "train", config.data.shares)
+    next(_texts(config.data, 0), None)
+
+
+def _check_store(store: str) -> None:
+    if not Path(store).is_dir():
+        raise DataError(f"data.against = {store} is no prepared store, and its text is not known: prepare it")
+
+
+def _store_of(config: EvaluateConfig, group: dist.ProcessGroup | None, *, verify: bool = True) -> str:
     assert config.from_ is not None
-    source = find_source(config.from_, group)
+    source = find_source(config.from_, group, verify=verify)
     if source.store is None:
         raise DataError(f"the store that {source.where} was trained on is not known: give it as data.against=STORE")
     return source.store
@@ -70,8 +87,7 @@ def _store_of(config: EvaluateConfig, group: dist.ProcessGroup) -> str:
 
 def _opened(config: EvaluateConfig, store: str) -> tuple[Tokenizer, NgramOverlap, list[tuple[str, str]]]:
     """The tokenizer of the training text, the runs of words of the set, and the name and beginning of each of its texts."""
-    if not Path(store).is_dir():
-        raise DataError(f"data.against = {store} is no prepared store, and its text is not known: prepare it")
+    _check_store(store)
     tokenizer, named = tokenizer_of_store(store), list[tuple[str, str]]()
     as_trained = _as_trained(tokenizer)
 

@@ -17,7 +17,7 @@ from dist_plm.objectives.metrics.row_losses import losses_of_rows
 from dist_plm.objectives.tasks.base import Scorer, value_of
 from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.spec.tasks import TaskConfig
-from dist_plm.tasks.inference.open_model import Session
+from dist_plm.tasks.inference.open_model import FoundModel
 from dist_plm.train.labelled import names_in
 
 
@@ -35,7 +35,7 @@ class AskedRows:
     answered: bool
 
     @classmethod
-    def of(cls, config: EvaluateConfig, session: Session, task: TaskConfig, file: RowFile) -> "AskedRows":
+    def of(cls, config: EvaluateConfig, found: FoundModel, task: TaskConfig, file: RowFile) -> "AskedRows":
         """Finds the columns, named as here, or else as the run had them; `data.columns.label=null` leaves labels unread.
 
         Raises:
@@ -44,7 +44,7 @@ class AskedRows:
         """
         given, names = config.data.columns, names_in(file)
         _refuse_unknown(given, task)
-        of_run = {} if any(given.values()) else dict(session.source.columns)
+        of_run = {} if any(given.values()) else dict(found.source.columns)
         wanted = dict(task.columns_to_ask)
         unread = given.get(task.answer, "") is None
         if unread or of_run.get(task.answer, names[0]) not in names:

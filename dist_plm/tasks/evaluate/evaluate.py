@@ -12,16 +12,16 @@ from dist_plm.core.streams import tell
 from dist_plm.distributed.collectives import gather
 from dist_plm.monitor.tracking.of_run import TrackedRun, tracked_run
 from dist_plm.spec.inference.schema import EvaluateConfig
-from dist_plm.tasks.contamination.shared_runs import measure_contamination
+from dist_plm.tasks.contamination.shared_runs import check_contamination, measure_contamination
 from dist_plm.tasks.evaluate.evaluation_report import excerpts, said_of_rows, table
-from dist_plm.tasks.evaluate.objective import measure_objective
+from dist_plm.tasks.evaluate.objective import held_out_samples, measure_objective
 from dist_plm.tasks.evaluate.passages import Passages, open_passages
 from dist_plm.tasks.evaluate.perplexity import Asked, Turns, measure_perplexity
-from dist_plm.tasks.evaluate.probe import measure_probe
+from dist_plm.tasks.evaluate.probe import measure_probe, probe_of
 from dist_plm.tasks.evaluate.sums import COUNTS, Hard, Hardest, Sums, measures
-from dist_plm.tasks.evaluate.task import measure_task
-from dist_plm.tasks.harness.measure_harness import check_harness, measure_harness
-from dist_plm.tasks.inference.open_model import Session, build_runner, session_of
+from dist_plm.tasks.evaluate.task import check_task_rows, measure_task
+from dist_plm.tasks.harness.measure_harness import check_harness, measure_harness, window_asked
+from dist_plm.tasks.inference.open_model import FoundModel, Session, build_runner, look_at_model, session_of
 from dist_plm.tasks.inference.outputs import check_out, write_json
 from dist_plm.tasks.inference.runner import Runner
 from dist_plm.tasks.inference.source import alike
@@ -34,16 +34,13 @@ def evaluate(config: EvaluateConfig, environ: Mapping[str, str] = os.environ) ->
     Raises:
         UserError: on every rank alike, before anything is measured where that can be known.
     """
-    check_out(config.out)
-    check_out(config.predictions, "predictions")
-    if config.measurement.asks_harness:
-        check_harness(config.task_folder)
+    _check_places(config)
     if not config.measurement.runs_model:
         if (content := measure_contamination(config, environ)) is not None:
             _show(config, content)
         return EXIT_FINISHED
     with session_of(config, environ) as session:
-        tracked = _tracked(config, session) if config.trackers else None
+        tracked = alike(session.groups.world, lambda: _tracked(config, session)) if config.trackers else None
         content = measured(config, session)
         if session.is_first:
             _show(config, content)
@@ -53,9 +50,33 @@ def evaluate(config: EvaluateConfig, environ: Mapping[str, str] = os.environ) ->
     return EXIT_FINISHED
 
 
-def _tracked(config: EvaluateConfig, session: Session) -> TrackedRun:
-    source = session.source
-    return alike(session.groups.world, lambda: tracked_run(config.from_ or "", source.run, source.where, source.step))
+def check_evaluation(config: EvaluateConfig, world_size: int) -> None:
+    """Sees to it, in one process that builds no model, that so many ranks can measure what is asked for.
+
+    Raises:
+        UserError: they would refuse it.
+    """
+    _check_places(config)
+    if not config.measurement.runs_model:
+        check_contamination(config)
+        return
+    found = look_at_model(config, world_size)
+    if config.trackers:
+        _tracked(config, found)
+    INPUT_CHECKS[config.on](config, found)
+
+
+def _check_places(config: EvaluateConfig) -> None:
+    """Looks at what can be known before the ranks meet."""
+    check_out(config.out)
+    check_out(config.predictions, "predictions")
+    if config.measurement.asks_harness:
+        check_harness(config.task_folder)
+
+
+def _tracked(config: EvaluateConfig, found: FoundModel) -> TrackedRun:
+    source = found.source
+    return tracked_run(config.from_ or "", source.run, source.where, source.step)
 
 
 def measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
@@ -70,9 +91,7 @@ def measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
 
 
 def _perplexity(config: EvaluateConfig, session: Session) -> dict[str, Any]:
-    size = session.config.model.vocab_size
-    assert size is not None
-    passages = alike(session.groups.world, lambda: open_passages(config.data, session.vocabulary, size))
+    passages = alike(session.groups.world, lambda: _passages(config, session))
     asked = Asked.of(config, session.config.model, session.vocabulary)
     runner = build_runner(session)
     results, worst = measure_texts(config, asked, runner, session.vocabulary, passages)
@@ -88,6 +107,25 @@ def _perplexity(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     }
 
 
+def _passages(config: EvaluateConfig, found: FoundModel) -> Passages:
+    size = found.config.model.vocab_size
+    assert size is not None
+    return open_passages(config.data, found.vocabulary, size)
+
+
+def _check_texts(config: EvaluateConfig, found: FoundModel) -> None:
+    _passages(config, found)
+    Asked.of(config, found.config.model, found.vocabulary)
+
+
+#: What opens that which a measurement reads, by the names that `on` has, and refuses what cannot be measured.
+INPUT_CHECKS: Mapping[str, Callable[[EvaluateConfig, FoundModel], object]] = {
+    "perplexity": _check_texts,
+    "objective": lambda config, found: held_out_samples(config, found.config, None),
+    "task": check_task_rows,
+    "probe": probe_of,
+    "lm_eval": window_asked,
+}
 #: What measures a model, by the names that `on` has.
 MEASURES: Mapping[str, Callable[[EvaluateConfig, Session], dict[str, Any]]] = {
     "perplexity": _perplexity,

@@ -9,11 +9,12 @@ import torch.distributed as dist
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.loader.batch import Batch
+from dist_plm.data.sampling.blend import Dataset
 from dist_plm.data.sampling.build_dataset import open_samples
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import Engine, EvalSums, Prediction, TermSums
 from dist_plm.engines.predictions import Predictions
-from dist_plm.objectives.base import LossTerm
+from dist_plm.objectives.base import LossTerm, Objective
 from dist_plm.objectives.build import build_objective
 from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.spec.schema import DataConfig, PretrainConfig
@@ -56,11 +57,24 @@ def objective_evaluator(config: EvaluateConfig, run: PretrainConfig, groups: Gro
     Raises:
         UserError: on every rank alike, where they cannot be read.
     """
+    dataset, learned = held_out_samples(config, run, groups.world)
+    train = TrainConfig(steps=1, global_batch=1, micro_batch=config.batch_size, eval_samples=config.limit or _ALL)
+    return Evaluator(train, groups, dataset, learned)
+
+
+def held_out_samples(
+    config: EvaluateConfig, run: PretrainConfig, group: dist.ProcessGroup | None
+) -> tuple[Dataset, Objective[Any]]:
+    """Opens held-out samples for the objective of a finalised run. Collective over `group`, all ranks.
+
+    Raises:
+        UserError: on every rank alike, where they cannot be read.
+    """
     path, length = config.data.path, run.data.sequence_length
     assert path is not None
     learned = build_objective(
         run.objective,
-        alike(groups.world, lambda: special_tokens(path)),
+        alike(group, lambda: special_tokens(path)),
         seed=config.seed,
         sequence_length=length,
         has_decoder=run.model.has_decoder,
@@ -69,13 +83,12 @@ def objective_evaluator(config: EvaluateConfig, run: PretrainConfig, groups: Gro
     form = form_of(run.objective, learned, length)
     size = run.model.vocab_size
     dataset = alike(
-        groups.world,
+        group,
         lambda: open_samples(data, config.data.split, form, seed=config.seed, vocab_size=size),
     )
     if dataset.num_windows == 0:
         raise DataError(f"{path} holds no window of {length:,} tokens in its {config.data.split} split")
-    train = TrainConfig(steps=1, global_batch=1, micro_batch=config.batch_size, eval_samples=config.limit or _ALL)
-    return Evaluator(train, groups, dataset, learned)
+    return dataset, learned
 
 
 @dataclass(frozen=True, slots=True)

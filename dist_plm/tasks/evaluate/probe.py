@@ -22,7 +22,7 @@ from dist_plm.objectives.tasks.encode_rows import encoded
 from dist_plm.spec.inference.evaluations import Pooling
 from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.spec.tasks.classify import ClassifyConfig
-from dist_plm.tasks.inference.open_model import Session, build_runner
+from dist_plm.tasks.inference.open_model import FoundModel, Session, build_runner
 from dist_plm.tasks.inference.runner import Runner
 from dist_plm.tasks.inference.source import alike
 from dist_plm.train.labelled import columns_of, with_labels
@@ -39,9 +39,7 @@ def measure_probe(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     Raises:
         UserError: on every rank alike.
     """
-    run, tokenizer = session.config, session.vocabulary.tokenizer
-    length, has_decoder = run.data.sequence_length, run.model.has_decoder
-    probe = alike(session.groups.world, lambda: open_probe(config, tokenizer, length, has_decoder=has_decoder))
+    probe = alike(session.groups.world, lambda: probe_of(config, session))
     return {
         "model": session.source.where,
         "on": config.on,
@@ -50,6 +48,16 @@ def measure_probe(config: EvaluateConfig, session: Session) -> dict[str, Any]:
         "results": probe.measure(build_runner(session, needed=()), lambda: None),
         "samples": [],
     }
+
+
+def probe_of(config: EvaluateConfig, found: FoundModel) -> "Probe":
+    """Reads the rows of a probe of a model.
+
+    Raises:
+        DataError: they cannot be used.
+    """
+    run = found.config
+    return open_probe(config, found.vocabulary.tokenizer, run.data.sequence_length, has_decoder=run.model.has_decoder)
 
 
 def open_probe(config: EvaluateConfig, tokenizer: Tokenizer, length: int, *, has_decoder: bool) -> "Probe":

@@ -26,7 +26,7 @@ from dist_plm.tasks.evaluate.asked_rows import AskedRows, Unmeasured, Weighed, w
 from dist_plm.tasks.evaluate.objective import RunnerScores
 from dist_plm.tasks.generate.batches import Continuation
 from dist_plm.tasks.generate.generate import answered
-from dist_plm.tasks.inference.open_model import NEEDED, Session, build_runner
+from dist_plm.tasks.inference.open_model import NEEDED, FoundModel, Session, build_runner
 from dist_plm.tasks.inference.outputs import write_json, write_lines
 from dist_plm.tasks.inference.source import alike
 from dist_plm.train.evaluation import Evaluator
@@ -43,19 +43,10 @@ def measure_task(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     Raises:
         UserError: on every rank alike.
     """
-    task, path = session.config.objective, config.data.rows
-    assert path is not None
-    if not isinstance(task, TaskConfig):
-        raise ConfigError(
-            [
-                f"on = 'task' needs a model that was fine-tuned for one, and {session.source.where} does not tell which: say "
-                "that, as in task=seq2seq"
-            ]
-        )
-    file = RowFile("data.rows", path, "test", config.data.header, config.limit or None)
-    rows = alike(session.groups.world, lambda: AskedRows.of(config, session, task, file))
+    task = _task_of(session)
+    rows = alike(session.groups.world, lambda: _asked_rows(config, session, task))
     signatures: Mapping[str, str] = {}
-    table, warnings = _encoded(session, task, rows) if rows.answered or not task.writes else ({}, ())
+    table, warnings = alike(session.groups.world, lambda: _encoded(session, task, rows))
     if isinstance(task, WritingConfig):
         measures, lines = _of_writer(config, session, task, rows, table)
         signatures = _scores(config, task).signatures if "bleu" in measures else {}
@@ -64,9 +55,9 @@ def measure_task(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     return {
         "model": session.source.where,
         "on": config.on,
-        "data": path,
+        "data": config.data.rows,
         "task": task.name,
-        "results": {**(measures if rows.answered else {}), "rows": sum(1 for _ in file)},
+        "results": {**(measures if rows.answered else {}), "rows": sum(1 for _ in rows.file)},
         "samples": lines[: config.samples],
         **({} if rows.answered else {"unmeasured": task.answer}),
         **({"signatures": signatures} if signatures and rows.answered else {}),
@@ -74,9 +65,39 @@ def measure_task(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     }
 
 
-def _encoded(session: Session, task: TaskConfig, rows: AskedRows) -> EncodedRows:
-    body, encoder = build_task(task), _encoder(session)
-    return alike(session.groups.world, lambda: encoded(rows.file, rows.columns, body, encoder))
+def check_task_rows(config: EvaluateConfig, found: FoundModel) -> None:
+    """Reads all rows, as those do that measure them.
+
+    Raises:
+        UserError: they cannot be used.
+    """
+    task = _task_of(found)
+    _encoded(found, task, _asked_rows(config, found, task))
+
+
+def _task_of(found: FoundModel) -> TaskConfig:
+    task = found.config.objective
+    if not isinstance(task, TaskConfig):
+        raise ConfigError(
+            [
+                f"on = 'task' needs a model that was fine-tuned for one, and {found.source.where} does not tell which: say "
+                "that, as in task=seq2seq"
+            ]
+        )
+    return task
+
+
+def _asked_rows(config: EvaluateConfig, found: FoundModel, task: TaskConfig) -> AskedRows:
+    assert config.data.rows is not None
+    file = RowFile("data.rows", config.data.rows, "test", config.data.header, config.limit or None)
+    return AskedRows.of(config, found, task, file)
+
+
+def _encoded(found: FoundModel, task: TaskConfig, rows: AskedRows) -> EncodedRows:
+    """Makes rows of tokens; of texts that are to be written none, where nothing is known of them."""
+    if task.writes and not rows.answered:
+        return EncodedRows({}, ())
+    return encoded(rows.file, rows.columns, build_task(task), _encoder(found))
 
 
 def _of_head(
@@ -160,10 +181,10 @@ def _closeness(text: str, reference: str) -> float:
     return chrf.score()
 
 
-def _encoder(session: Session) -> ExampleEncoder:
-    run = session.config
+def _encoder(found: FoundModel) -> ExampleEncoder:
+    run = found.config
     by_likelihood = run.model.predicts_tokens
-    return ExampleEncoder(session.vocabulary.tokenizer, run.data.sequence_length, run.model.has_decoder, by_likelihood)
+    return ExampleEncoder(found.vocabulary.tokenizer, run.data.sequence_length, run.model.has_decoder, by_likelihood)
 
 
 def _measured(

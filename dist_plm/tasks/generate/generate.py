@@ -20,7 +20,7 @@ from dist_plm.tasks.generate.on_grid import GridWriter
 from dist_plm.tasks.generate.prompts import PromptRow, check_known, encoder_of, read_prompts, rows_of, task_of
 from dist_plm.tasks.generate.show_continuations import Terminal, record, shown
 from dist_plm.tasks.generate.with_transformers import TransformersWriter
-from dist_plm.tasks.inference.open_model import Session, build_runner, session_of
+from dist_plm.tasks.inference.open_model import FoundModel, Session, build_runner, look_at_model, session_of
 from dist_plm.tasks.inference.outputs import check_out, write_lines
 
 #: What bears on texts that are written, and not on what is filled in.
@@ -64,6 +64,22 @@ def generate(config: GenerateConfig, environ: Mapping[str, str] = os.environ) ->
     return EXIT_FINISHED
 
 
+def check_generation(config: GenerateConfig, world_size: int) -> None:
+    """Sees to it, in one process that builds no model, that so many ranks can answer all prompts.
+
+    Raises:
+        UserError: they would refuse it.
+    """
+    check_out(config.out)
+    prompts = read_prompts(config)
+    found = look_at_model(config, world_size)
+    check_known(prompts, config, found.vocabulary)
+    if found.config.model.is_encoder:
+        _masked_rows(config, found, list(map(str, prompts)))
+    else:
+        _rows(config, found, prompts)
+
+
 def answered(
     config: GenerateConfig,
     session: Session,
@@ -83,9 +99,7 @@ def answered(
     check_known(prompts, config, session.vocabulary)
     if session.config.model.is_encoder:
         return [*_filled(config, session, list(map(str, prompts)))], False
-    if problems := list(no_effect(config, "", ["best"], "a model that writes")):
-        raise ConfigError(problems)
-    rows = rows_of(prompts, config, session)
+    rows = _rows(config, session, prompts)
     writer = writer_of(config, session) if writer is None else writer
     place, size = session.groups.coordinates, session.groups.grid
     decoding = decoding_of(config, session)
@@ -107,12 +121,24 @@ def answered(
     return [*told], streams
 
 
-def _filled(config: GenerateConfig, session: Session, prompts: list[str]) -> list[Filled]:
+def _rows(config: GenerateConfig, found: FoundModel, prompts: Sequence[Question]) -> list[PromptRow]:
+    """Makes the rows of a model that writes."""
+    if problems := list(no_effect(config, "", ["best"], "a model that writes")):
+        raise ConfigError(problems)
+    return rows_of(prompts, config, found)
+
+
+def _masked_rows(config: GenerateConfig, found: FoundModel, prompts: Sequence[str]) -> list[list[int]]:
+    """Makes the rows of a masked model."""
     if problems := list(no_effect(config, "", _OF_WRITING, "a masked model, which fills in")):
         raise ConfigError(problems)
-    model, vocabulary = session.config.model, session.vocabulary
+    model = found.config.model
     limit = model.max_positions if model.position in ("learned", "sinusoidal") else None
-    rows = [masked_tokens(number, prompt, limit, vocabulary) for number, prompt in enumerate(prompts)]
+    return [masked_tokens(number, prompt, limit, found.vocabulary) for number, prompt in enumerate(prompts)]
+
+
+def _filled(config: GenerateConfig, session: Session, prompts: list[str]) -> list[Filled]:
+    rows, vocabulary = _masked_rows(config, session, prompts), session.vocabulary
     runner = build_runner(session)
     place, size = session.groups.coordinates, session.groups.grid
     found = [

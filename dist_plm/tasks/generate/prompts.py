@@ -14,7 +14,7 @@ from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.spec.tasks import TaskConfig
 from dist_plm.spec.tasks.chat import ChatConfig
-from dist_plm.tasks.inference.open_model import Session
+from dist_plm.tasks.inference.open_model import FoundModel
 from dist_plm.tasks.inference.vocabulary import Vocabulary
 
 
@@ -84,34 +84,34 @@ def _column(line: str, config: GenerateConfig, number: int) -> str:
     return text
 
 
-def task_of(config: GenerateConfig, session: Session) -> TaskConfig | None:
+def task_of(config: GenerateConfig, found: FoundModel) -> TaskConfig | None:
     """The task that tells how prompts are written: that of the run, or a dialogue where one is asked for."""
-    objective = session.config.objective
+    objective = found.config.objective
     if isinstance(objective, TaskConfig) and objective.writes:
         return objective
-    if config.chat and session.config.model.has_decoder:
-        raise ConfigError([f"chat = true: {session.source.where} has an encoder and no template: leave it out"])
-    return ChatConfig().with_template(session.vocabulary.template) if config.chat else None
+    if config.chat and found.config.model.has_decoder:
+        raise ConfigError([f"chat = true: {found.source.where} has an encoder and no template: leave it out"])
+    return ChatConfig().with_template(found.vocabulary.template) if config.chat else None
 
 
-def encoder_of(session: Session) -> ExampleEncoder:
+def encoder_of(found: FoundModel) -> ExampleEncoder:
     """Builds what turns texts into tokens for the model's task."""
-    run = session.config
-    return ExampleEncoder(session.vocabulary.tokenizer, run.data.sequence_length, run.model.has_decoder)
+    run = found.config
+    return ExampleEncoder(found.vocabulary.tokenizer, run.data.sequence_length, run.model.has_decoder)
 
 
-def rows_of(prompts: Sequence[Question], config: GenerateConfig, session: Session) -> list[PromptRow]:
+def rows_of(prompts: Sequence[Question], config: GenerateConfig, found: FoundModel) -> list[PromptRow]:
     """Rows for a model that writes: each prompt config.samples times, as the task has it where there is one. Of a dialogue what
     was said last is shown.
 
     Raises:
         ConfigError: a prompt leaves no room for an answer.
     """
-    model, vocabulary, task = session.config.model, session.vocabulary, task_of(config, session)
+    model, vocabulary, task = found.config.model, found.vocabulary, task_of(config, found)
     rows = []
     for number, prompt in enumerate(prompts):
         if task is not None:
-            tokens = tuple(build_writing_task(task).prompts([prompt], encoder_of(session))[0])
+            tokens = tuple(build_writing_task(task).prompts([prompt], encoder_of(found))[0])
         else:
             tokens = _tokens(str(prompt), config, model, vocabulary)
         room = room_for(number, len(tokens), config, model)

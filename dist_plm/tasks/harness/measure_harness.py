@@ -13,7 +13,7 @@ from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import ConfigError, DataError, UserError, described
 from dist_plm.distributed.collectives import gather, on_each
 from dist_plm.spec.inference.schema import EvaluateConfig
-from dist_plm.tasks.inference.open_model import Session, build_runner
+from dist_plm.tasks.inference.open_model import FoundModel, Session, build_runner
 
 #: Tokens of a pass, where nothing tells how many the model was trained with.
 _WINDOW = 1024
@@ -40,20 +40,7 @@ def measure_harness(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     Raises:
         UserError: on every rank alike.
     """
-    model = session.config.model
-    if model.is_encoder or model.has_decoder:
-        raise ConfigError(
-            [
-                f"on = 'lm_eval' asks how texts go on, and model.family = {model.family!r} does not read from left to right: "
-                "give on=perplexity, on=objective or on=probe"
-            ]
-        )
-    longest = model.max_positions if model.position in ("learned", "sinusoidal") else None
-    if config.window is not None and longest is not None and config.window > longest:
-        raise ConfigError(
-            [f"window = {config.window} is longer than the {longest} positions that the model has: lower it"]
-        )
-    window = config.window or model.max_positions or session.source.sequence_length or _WINDOW
+    window = window_asked(config, session)
     with _quiet(session):
         found = _evaluated(config, session, window)
     shots = {name: number for name, number in found["n-shot"].items() if name in found["results"]}
@@ -69,6 +56,28 @@ def measure_harness(config: EvaluateConfig, session: Session) -> dict[str, Any]:
         "results": dict(_flat(found["results"])),
         "samples": [],
     }
+
+
+def window_asked(config: EvaluateConfig, found: FoundModel) -> int:
+    """Counts the tokens of a pass.
+
+    Raises:
+        ConfigError: the model cannot be asked, or not with so many.
+    """
+    model = found.config.model
+    if model.is_encoder or model.has_decoder:
+        raise ConfigError(
+            [
+                f"on = 'lm_eval' asks how texts go on, and model.family = {model.family!r} does not read from left to right: "
+                "give on=perplexity, on=objective or on=probe"
+            ]
+        )
+    longest = model.max_positions if model.position in ("learned", "sinusoidal") else None
+    if config.window is not None and longest is not None and config.window > longest:
+        raise ConfigError(
+            [f"window = {config.window} is longer than the {longest} positions that the model has: lower it"]
+        )
+    return config.window or model.max_positions or found.source.sequence_length or _WINDOW
 
 
 def _evaluated(config: EvaluateConfig, session: Session, window: int) -> dict[str, Any]:

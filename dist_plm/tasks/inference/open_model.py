@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch.distributed as dist
+
 from dist_plm.checkpoint.finite import finite_alone
 from dist_plm.config.variants import Variants
 from dist_plm.core.errors import CheckpointError, with_remedy
@@ -40,19 +42,25 @@ _LENGTH = 1024
 NEEDED = ("transform.", "output.")
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """Holds what ranks that run a model together share, before any of it is built.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundModel:
+    """Holds what is known of a model that is to run on some grid.
 
     Args:
         config: as that of a run with this model on this grid, finalised.
     """
 
-    launch: LaunchEnv
-    groups: Groups
     source: ModelSource
     vocabulary: Vocabulary
     config: PretrainConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session(FoundModel):
+    """Holds what ranks that run a model together share, before any of it is built."""
+
+    launch: LaunchEnv
+    groups: Groups
 
     @property
     def is_first(self) -> bool:
@@ -84,9 +92,27 @@ def find_model(config: InferenceConfig, launch: LaunchEnv, device: Device, timeo
     Raises:
         UserError: on every rank alike.
     """
+    found = _found(config, host_group(timeout), launch.world_size)
+    groups = _groups(found.config, device, timeout)
+    return Session(source=found.source, vocabulary=found.vocabulary, config=found.config, launch=launch, groups=groups)
+
+
+def look_at_model(config: InferenceConfig, world_size: int) -> FoundModel:
+    """Finds the model in one process, as so many ranks would, from what its files say of themselves: values are neither read
+    nor verified.
+
+    Raises:
+        UserError: the ranks would refuse it.
+    """
+    with with_remedy("give another with from="):
+        return _found(config, None, world_size, verify=False)
+
+
+def _found(
+    config: InferenceConfig, group: dist.ProcessGroup | None, world_size: int, *, verify: bool = True
+) -> FoundModel:
     assert config.from_ is not None
-    group = host_group(timeout)
-    source = find_source(config.from_, group)
+    source = find_source(config.from_, group, verify=verify)
     if source.model.head != "language_model" and not config.asks_heads:
         raise CheckpointError(
             f"{source.where} was fine-tuned for a task and predicts no tokens any more: measure it by launch/evaluate.py "
@@ -95,8 +121,8 @@ def find_model(config: InferenceConfig, launch: LaunchEnv, device: Device, timeo
     if config.asks_task:
         source = alike(group, lambda: with_task(source, config.given_task))
     vocabulary = alike(group, lambda: vocabulary_of(source, config.tokenizer))
-    as_run = run_with(source, config, launch.world_size, vocabulary.template)
-    return Session(launch, _groups(as_run, device, timeout), source, vocabulary, as_run)
+    as_run = run_with(source, config, world_size, vocabulary.template)
+    return FoundModel(source=source, vocabulary=vocabulary, config=as_run)
 
 
 def _groups(config: PretrainConfig, device: Device, timeout: timedelta) -> Groups:

@@ -60,9 +60,11 @@ class ModelSource:
         return self.weights.where
 
 
-def find_source(path: str, group: dist.ProcessGroup) -> ModelSource:
+def find_source(path: str, group: dist.ProcessGroup | None, *, verify: bool = True) -> ModelSource:
     """Finds the model at `path`: a run, a checkpoint or a directory of Hugging Face. Collective over `group`, all ranks.
 
+    Args:
+        verify: compare the checksums of a checkpoint, which reads all of it.
     Raises:
         CheckpointError: on every rank, where there is none, it is damaged, or of another kind.
     """
@@ -74,13 +76,13 @@ def find_source(path: str, group: dist.ProcessGroup) -> ModelSource:
             f"from = {path} is {NAMES[kind]}: make a checkpoint of it first, with "
             f"python launch/convert.py from={path} to=DIR, and give that"
         )
-    found = find(path, open_storage(path), group)
+    found = find(path, open_storage(path), group, verify=verify)
     if found is None:
         raise CheckpointError(f"from = {path} holds no checkpoint yet")
     return alike(group, lambda: _of_checkpoint(found))
 
 
-def alike(group: dist.ProcessGroup, work: Callable[[], T]) -> T:
+def alike(group: dist.ProcessGroup | None, work: Callable[[], T]) -> T:
     """Does on each rank what is refused on all of them alike: the first one does it first. Collective.
 
     Raises:
@@ -88,7 +90,7 @@ def alike(group: dist.ProcessGroup, work: Callable[[], T]) -> T:
     """
     done: list[T] = []
     on_first(group, lambda: done.append(work()))
-    return on_each(group, lambda: done[0] if done else work())
+    return done[0] if group is None else on_each(group, lambda: done[0] if done else work())
 
 
 def with_task(source: ModelSource, given: TaskConfig | None) -> ModelSource:
@@ -109,7 +111,7 @@ def with_task(source: ModelSource, given: TaskConfig | None) -> ModelSource:
     return source if task is None else replace(source, objective=task)
 
 
-def _of_hf(path: str, group: dist.ProcessGroup) -> ModelSource:
+def _of_hf(path: str, group: dist.ProcessGroup | None) -> ModelSource:
     def opened() -> HFWeights:
         weights = open_hf(path)
         if weights.half is not None:

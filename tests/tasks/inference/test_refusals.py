@@ -10,8 +10,8 @@ from dist_plm.cli.app import front
 from dist_plm.core.errors import EXIT_REFUSED, UserError
 from dist_plm.data.store.store import TokenStoreWriter, dtype_for
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
-from dist_plm.tasks.evaluate.evaluate import measured
-from dist_plm.tasks.generate.generate import answered
+from dist_plm.tasks.evaluate.evaluate import check_evaluation, measured
+from dist_plm.tasks.generate.generate import answered, check_generation
 from dist_plm.tasks.generate.prompts import read_prompts
 from tests.tasks.inference.models import evaluate_config, generate_config, opened
 
@@ -73,6 +73,15 @@ def refusal(world, config, prompts=None):
             measured(config, session)
         else:
             answered(config, session, prompts or read_prompts(config))
+    except UserError as error:
+        return str(error)
+    return "nothing was refused"
+
+
+def refusal_without_a_model(config):
+    """What one process is told that only looks."""
+    try:
+        (check_evaluation if isinstance(config, EvaluateConfig) else check_generation)(config, 1)
     except UserError as error:
         return str(error)
     return "nothing was refused"
@@ -226,6 +235,28 @@ def test_what_cannot_be_opened_is_refused(ranks, model_dirs, tmp_path, name):
         with TokenStoreWriter(directory / "pair", dtype_for(300)) as writer:
             writer.add_document([1, 2, 3])
     change(directory)
-    (told,) = ranks.run(1, refusal, make(directory, **filled_in(settings, directory)))
+    config = make(directory, **filled_in(settings, directory))
+    (told,) = ranks.run(1, refusal, config)
+    before = refusal_without_a_model(config)
     assert part in told
     assert "train.resume" not in told
+    if change is huge:
+        assert before == "nothing was refused"  # of what its weights make nothing is known before
+    else:
+        assert part in before
+        assert "train.resume" not in before
+
+
+def test_nothing_is_refused_that_can_be_done(model_dirs, tmp_path):
+    """By what looks at it without a model, on as many ranks as one pleases."""
+    texts, wide = {"text": f"{model_dirs('gpt2')}/text*.txt"}, {"tensor": 2}
+    for name in ("gpt2", "llama"):
+        config = evaluate_config(model_dirs(name), data=texts, parallel=wide, out=str(tmp_path / "out.json"))
+        check_evaluation(config, 8)
+        check_generation(generate_config(model_dirs(name), prompt="To be", parallel=wide), 8)
+    check_generation(generate_config(model_dirs("bert"), prompt="To [MASK]"), 3)
+    check_evaluation(evaluate_config(model_dirs("bert"), data=texts), 3)
+    with pytest.raises(UserError, match="needs a multiple of 2 processes, but this run has 7"):
+        check_generation(generate_config(model_dirs("gpt2"), prompt="To be", parallel=wide), 7)
+    with pytest.raises(UserError, match="there is no directory nowhere"):
+        check_evaluation(evaluate_config(model_dirs("gpt2"), data=texts, out="nowhere/out.json"), 1)
