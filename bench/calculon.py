@@ -78,7 +78,7 @@ def step_seconds(config: PretrainConfig, gpu: str) -> float:
     bubble = (stages - 1) / parallel.virtual_pipeline * stage
     weights = layers * _weights(config) / tensor
     reduction = system.collective(2 * weights, data, inside=tensor * data <= 8, whole=True)
-    overlap = layers * backward if config.engine.overlaps() else 0.0
+    overlap = layers * backward if config.engine.overlaps(on_gpus=True) else 0.0
     update = system.operation(11 * weights, 30 * weights, matrix=False)
     return count * stage + bubble + max(0.0, reduction - overlap) + update
 

@@ -18,9 +18,10 @@ from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.gradient_norm import GradientNorm, clip
 from dist_plm.engines.megatron.optimizer import (
     build_optimizer,
-    gathers_parameters,
+    gathers_early,
     gradients_for_norm,
     own_section,
+    reduces_early,
     shards_states,
 )
 from dist_plm.engines.non_finite_guard import SkipWatch
@@ -141,7 +142,7 @@ class MegatronEngine(Stateful):
 
     @contextmanager
     def lend(self) -> Iterator[Lent]:
-        overlap = gathers_parameters(self._settings)
+        overlap = gathers_early(self._settings, self._groups)
         for chunk in self._chunks:
             chunk.eval()
             if overlap:
@@ -189,13 +190,13 @@ def build(
     losses: Mapping[str, LossTerm],
 ) -> MegatronEngine:
     """Wraps model chunks in gradient buffers, builds the optimizer and ties the schedules' callbacks."""
-    engine = own_section(settings)
+    early = reduces_early(settings, groups)
     buffers = DistributedDataParallelConfig(
         grad_reduce_in_fp32=settings.precision.reduce_in_fp32,
-        overlap_grad_reduce=engine.overlap_grad_reduce,
-        overlap_param_gather=gathers_parameters(settings),
+        overlap_grad_reduce=early,
+        overlap_param_gather=gathers_early(settings, groups),
         use_distributed_optimizer=shards_states(settings),
-        bucket_size=engine.bucket_mib * 2**20 // 4,  # Megatron-core counts elements
+        bucket_size=own_section(settings).bucket_mib * 2**20 // 4,  # Megatron-core counts elements
     )
     megatron: Any = model[0].config  # its callbacks are declared narrower than the schedules take them
     chunks = [
@@ -203,15 +204,15 @@ def build(
         for index, chunk in enumerate(model)
     ]
     for chunk in chunks:
-        chunk.reduces = engine.overlap_grad_reduce or groups.data_context.size() > 1
-        if device.type == "cpu" and not engine.overlap_grad_reduce:
+        chunk.reduces = early or groups.data_context.size() > 1
+        if device.type == "cpu" and not early:
             row_sums.add_directly(chunk.params_with_grad)
     shard_specs = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
     optimizer, state = build_optimizer(settings, chunks, shard_specs, groups)
     result = MegatronEngine(settings, groups, device, chunks, shard_specs, optimizer, state, losses)
     megatron.grad_scale_func = optimizer.scale_loss
     megatron.finalize_model_grads_func = result.finish_gradients
-    if engine.overlap_grad_reduce:
+    if early:
         per_chunk = [chunk.no_sync for chunk in chunks]
         megatron.no_sync_func = per_chunk if len(chunks) > 1 else per_chunk[0]
     return result

@@ -41,9 +41,18 @@ def shards_states(settings: EngineSettings) -> bool:
     return own_section(settings).shards_states(settings.parallel.data)
 
 
-def gathers_parameters(settings: EngineSettings) -> bool:
+def reduces_early(settings: EngineSettings, groups: Groups) -> bool:
+    """Tells whether gradients are added up over ranks while the backward pass still runs. Of one rank there is nothing to add,
+    unless the settings ask for it."""
+    engine = own_section(settings)
+    several = groups.data_context.size() > 1 or engine.overlap_grad_reduce is True
+    return several and engine.overlaps(on_gpus=groups.device.torch_device.type == "cuda")
+
+
+def gathers_early(settings: EngineSettings, groups: Groups) -> bool:
     """Tells whether updated shards are gathered while the next forward pass runs."""
-    return own_section(settings).overlap_param_gather and shards_states(settings)
+    on_gpus = groups.device.torch_device.type == "cuda"
+    return own_section(settings).overlaps_gather(on_gpus=on_gpus) and shards_states(settings)
 
 
 def gradients_for_norm(optimizer: MegatronOptimizer) -> list[torch.Tensor]:
@@ -183,7 +192,7 @@ def _groups(settings: EngineSettings, chunks: Sequence[nn.Module]) -> list[dict[
 
 def _wrap(settings: EngineSettings, chunks: Sequence[DistributedDataParallel], groups: Groups) -> MegatronOptimizer:
     placeholder = torch.optim.AdamW(_groups(settings, chunks))
-    theirs = _megatron_settings(settings)
+    theirs = _megatron_settings(settings, groups)
     scaler = _loss_scaler(settings.precision) if settings.precision.scales_loss else None
 
     def fill(optimizer: torch.optim.Optimizer, _: OptimizerConfig | None = None) -> None:
@@ -223,7 +232,7 @@ def _fragments(optimizer: MegatronOptimizer, parameter: nn.Parameter) -> Iterato
     yield OptimizerShard(parameter, held.start, held.size, optimizer.optimizer.param_groups[group]["params"][order])
 
 
-def _megatron_settings(settings: EngineSettings) -> OptimizerConfig:
+def _megatron_settings(settings: EngineSettings, groups: Groups) -> OptimizerConfig:
     return OptimizerConfig(
         optimizer="adam",
         lr=settings.optim.lr,
@@ -232,7 +241,7 @@ def _megatron_settings(settings: EngineSettings) -> OptimizerConfig:
         bf16=settings.precision.weights == "bf16",
         params_dtype=DTYPES[settings.precision.weights],
         use_distributed_optimizer=shards_states(settings),
-        overlap_param_gather=gathers_parameters(settings),
+        overlap_param_gather=gathers_early(settings, groups),
     )
 
 

@@ -225,9 +225,9 @@ def _reduction(job: _Estimator, stage: Stage, cost: _StageCost) -> float:
     engine = job.config.engine
     updated = job.network.gather(stage.trained_numel * holding.weights, "data", "context")
     after = updated if holding.masters_over > 1 else gradients
-    if engine.overlaps():
+    if engine.overlaps(on_gpus=True):
         gradients = max(0.1 * gradients, gradients - hidden * cost.kernels.backward)
-    if engine.overlaps_gather():
+    if engine.overlaps_gather(on_gpus=True):
         after = max(0.1 * after, after - hidden * cost.kernels.forward)
     return gradients + after
 

@@ -66,11 +66,11 @@ class EngineConfig:
         """Says what each of `data` ranks keeps of parameters that they all train."""
         raise NotImplementedError
 
-    def overlaps(self) -> bool:
+    def overlaps(self, *, on_gpus: bool) -> bool:
         """Whether gradients are reduced while the backward pass still runs."""
         return False
 
-    def overlaps_gather(self) -> bool:
+    def overlaps_gather(self, *, on_gpus: bool) -> bool:
         """Whether updated weights are gathered while the forward pass already runs."""
         return False
 

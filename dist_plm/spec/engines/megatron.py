@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MegatronConfig(EngineConfig):
-    """Megatron-core's data parallelism, pipeline schedules and distributed optimizer."""
+    """Megatron-core's data parallelism, pipeline schedules and distributed optimizer. What overlaps, where None: on GPUs all
+    that can."""
 
     name: Literal["megatron"] = "megatron"
-    overlap_grad_reduce: bool = False
-    overlap_param_gather: bool = False
+    overlap_grad_reduce: bool | None = None
+    overlap_param_gather: bool | None = None
 
     def shards_states(self, data: int) -> bool:
         """Tells whether ZeRO-1 acts: one data rank would cut, copy and gather what it holds whole anyway."""
@@ -34,10 +35,14 @@ class MegatronConfig(EngineConfig):
             masters_over=data if self.shards_states(data) else 1,
         )
 
-    def overlaps(self) -> bool:
+    def overlaps(self, *, on_gpus: bool) -> bool:
+        if self.overlap_grad_reduce is None:
+            return on_gpus or self.overlap_param_gather is True
         return self.overlap_grad_reduce
 
-    def overlaps_gather(self) -> bool:
+    def overlaps_gather(self, *, on_gpus: bool) -> bool:
+        if self.overlap_param_gather is None:
+            return on_gpus and self.overlaps(on_gpus=on_gpus) and self.zero_stage == 1
         return self.overlap_param_gather
 
     def problems(self, config: "TrainingConfig") -> Iterator[str]:
@@ -54,5 +59,5 @@ class MegatronConfig(EngineConfig):
                 "engine.overlap_param_gather = true has nothing to gather with engine.zero_stage = "
                 f"{self.zero_stage}: set engine.zero_stage=1, or engine.overlap_param_gather=false"
             )
-        if self.overlap_param_gather and not self.overlap_grad_reduce:
+        if self.overlap_param_gather and self.overlap_grad_reduce is False:
             yield "engine.overlap_param_gather = true follows the buckets of engine.overlap_grad_reduce: set both to true"

@@ -19,7 +19,10 @@ FOUR = {"world_size": 4}
             {"engine__overlap_param_gather": True, "engine__overlap_grad_reduce": True, "engine__zero_stage": 0},
             ["engine.overlap_param_gather = true has nothing to gather"],
         ),
-        ({"engine__overlap_param_gather": True}, ["follows the buckets of engine.overlap_grad_reduce"]),
+        (
+            {"engine__overlap_param_gather": True, "engine__overlap_grad_reduce": False},
+            ["follows the buckets of engine.overlap_grad_reduce"],
+        ),
         (
             {"engine__deepspeed": {"zero_optimization": {"overlap_comm": True}}},
             ["engine.deepspeed = ", "is not a setting of engine.name = 'megatron', but of deepspeed"],

@@ -34,7 +34,11 @@ from tests.spec.broken import problems
             {"parallel__pipeline": 2, "parallel__virtual_pipeline": 2, "train__global_batch": 6},
             ["parallel.virtual_pipeline = 2", "6 / 2 is 3", "train.global_batch=4 or 8"],
         ),
-        (1, {"engine__overlap_param_gather": True}, ["overlap_param_gather = true follows", "set both to true"]),
+        (
+            1,
+            {"engine__overlap_param_gather": True, "engine__overlap_grad_reduce": False},
+            ["overlap_param_gather = true follows", "set both to true"],
+        ),
         (
             1,
             {"engine__overlap_param_gather": True, "engine__overlap_grad_reduce": True, "engine__zero_stage": 0},
