@@ -15,6 +15,8 @@ from dist_plm.spec.schema import ModelConfig, SubmissionConfig, TrainingConfig
 from dist_plm.spec.schema_finetune import FinetuneSubmissionConfig
 from dist_plm.spec.schema_run import TrainConfig
 
+_NOT_HERE = "follows from {} as well, which the rows, which are not here, would tell: set it"
+
 
 @singledispatch
 def summary(config: Any, world_size: int) -> str:
@@ -41,8 +43,8 @@ def _(config: TrainingConfig, world_size: int) -> str:
     if (ramp := train.batch_rampup) is not None:
         lines["the batch"] = f"{ramp.start} samples at first, whole after {_short(ramp.samples)} samples"
     if config.cluster.gpu is not None and model.vocab_size is not None and train.steps is not None:
-        plan = make_plan(config, world_size)
-        lines |= {"memory": verdict_line(plan), "time": time_line(plan)}
+        untold = config.objective.untold(model)
+        lines |= _plan(config, world_size) if untold is None else {"memory": _NOT_HERE.format(untold)}
     width = max(map(len, lines))
     return "\n".join(["ok", *(f"  {name:{width}}  {text}" for name, text in lines.items())])
 
@@ -54,6 +56,11 @@ def _(config: AnySubmission, world_size: int) -> str:
     nodes = "1 node" if config.nodes == 1 else f"{config.nodes} nodes"
     asked = f"{nodes} of {ranks} ranks, partition {config.cluster.partition or 'by default'}, at most {limit}"
     return f"{summary(run_of(config), world_size_of(config.nodes, config.cluster))}\n  Slurm         {asked}"
+
+
+def _plan(config: TrainingConfig, world_size: int) -> dict[str, str]:
+    plan = make_plan(config, world_size)
+    return {"memory": verdict_line(plan), "time": time_line(plan)}
 
 
 def _length(train: TrainConfig, schedule: ScheduleConfig, sequence_length: int) -> str:

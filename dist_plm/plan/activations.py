@@ -25,7 +25,7 @@ class Pass:
     """Describes one microbatch as a rank sees it.
 
     Args:
-        samples: of the microbatch.
+        samples: rows of the microbatch that are read: one a sample, or one for each of its choices.
         read, written: tokens of it that this context rank has; `written` by a decoder.
         predicted: those whose logits are computed.
         tensor: ranks that split the heads.
@@ -33,6 +33,7 @@ class Pass:
         element: bytes of an activation.
         operand: of what a product keeps, which is a copy where these are fewer.
         context: ranks that split each sequence.
+        texts: rows that a decoder writes; as many as are read where that is None.
     """
 
     samples: int
@@ -44,10 +45,14 @@ class Pass:
     element: int
     operand: int
     context: int = 1
+    texts: int | None = None
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "Pass":
-        parallel, length, samples = config.parallel, config.data.sequence_length, config.train.micro_batch
+        parallel, length = config.parallel, config.data.sequence_length
+        rows = config.objective.rows_of_sample(config.model)
+        samples = config.train.micro_batch * rows.read
+        texts = config.train.micro_batch * rows.written if config.model.has_decoder else samples
         target = config.objective.target_length(length)
         slices = parallel.tensor if parallel.sequence_parallel else 1
         written = length
@@ -57,13 +62,14 @@ class Pass:
         return cls(
             samples=samples,
             read=samples * length // parallel.context,
-            written=samples * written // parallel.context,
-            predicted=max(1, round(samples * written * share / parallel.context)),
+            written=texts * written // parallel.context,
+            predicted=max(1, round(texts * written * share / parallel.context)),
             tensor=parallel.tensor,
             slices=slices,
             element=config.precision.weight_bytes,
             operand=1 if config.precision.in_8_bits else config.precision.weight_bytes,
             context=parallel.context,
+            texts=texts,
         )
 
     @property
@@ -71,9 +77,18 @@ class Pass:
         """Bytes that a product keeps of what another operation keeps as well."""
         return self.operand if self.operand < self.element else 0
 
+    @property
+    def remembered(self) -> int:
+        """Tokens that a decoder looks back at: those that are read, once for each text that is written of them."""
+        return self.read if self.texts is None else self.read * self.texts // self.samples
+
     def tokens(self, stack: StackSpec) -> int:
         """Tokens that a stack of layers runs on."""
         return self.written if stack.is_decoder else self.read
+
+    def rows(self, stack: StackSpec) -> int:
+        """Rows that they are in."""
+        return self.samples if self.texts is None or not stack.is_decoder else self.texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +133,8 @@ def kept_by_layer(stack: StackSpec, one: Pass, layer: LayerKind | None = None) -
     into_mlp = layer is None or layer.trains("mlp.gate", "mlp.up")
     inner += hidden + (into_attention + into_mlp) * operand + 2 * statistics
     if stack.is_decoder:
-        more_inner, more_cheap = _attention(model, one, tokens, one.read, projects=projects)
-        memory = one.read // one.slices * model.hidden * one.copied
+        more_inner, more_cheap = _attention(model, one, tokens, one.remembered, projects=projects)
+        memory = one.remembered // one.slices * model.hidden * one.copied
         inner, cheap = inner + more_inner + hidden + operand + memory + statistics, cheap + more_cheap
     more_inner, more_cheap = _mlp(model, one, tokens, down=layer is None or layer.trains("mlp.down"))
     more_inner += 0 if layer is None else _adapters(layer, one, tokens) + _dropped(layer, model, one, tokens)
@@ -178,7 +193,7 @@ def kept_scores(stack: StackSpec, one: Pass) -> int:
     """Counts what a layer keeps besides where attention is not fused, of each score: what softmax gives, what dropout leaves of
     it, and its mask (Korthikanti et al. 2022, table 2)."""
     tokens = one.tokens(stack)
-    seen = (tokens + (one.read if stack.is_decoder else 0)) * one.context // one.samples
+    seen = (tokens + (one.remembered if stack.is_decoder else 0)) * one.context // one.rows(stack)
     return tokens * seen * stack.network.heads // one.tensor * (2 * one.element + 1)
 
 
@@ -201,7 +216,8 @@ def kept_by_heads(config: TrainingConfig, one: Pass) -> int:
     hidden = one.written * model.hidden * one.element
     found = 2 * hidden // one.slices if model.ends_with_norm else 0
     if model.has_decoder and model.ends_with_norm:
-        found += 2 * one.read * model.hidden * one.element // one.slices
+        again = one.remembered if one.remembered > one.read else 0  # what was read, repeated for each text
+        found += (2 * one.read + again) * model.hidden * one.element // one.slices
     if not model.predicts_tokens:
         whole = hidden if one.slices > 1 else 0
         return found + whole + (3 * one.samples * model.hidden * one.element if model.scores_sequences else hidden)
@@ -235,7 +251,7 @@ def masks(model: ModelConfig, one: Pass) -> Iterator[int]:
     """Yields the bytes of each stack's table of biases that positions relative to each other add to the scores."""
     for stack in model.stacks():
         if model.position == "relative":
-            length = one.tokens(stack) // one.samples
+            length = one.tokens(stack) // one.rows(stack)
             yield stack.network.heads // one.tensor * length**2 * one.element
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dist_plm.plan.interval import GIB, Interval
 from dist_plm.plan.verdict import Plan
-from dist_plm.spec.flops import flops_per_step, utilisation
+from dist_plm.spec.flops import step_flops, utilisation
 
 
 def verdict_line(plan: Plan) -> str:
@@ -74,14 +74,7 @@ def _parts(plan: Plan) -> list[str]:
 
 def _utilisation(plan: Plan) -> str:
     config = plan.config
-    length = config.data.sequence_length
-    flops = flops_per_step(
-        config.model,
-        length,
-        config.train.global_batch,
-        predicted=config.objective.predicted_share,
-        target_length=config.objective.target_length(length),
-    )
+    flops = step_flops(config.model, config.objective, config.data.sequence_length, config.train.global_batch)
     peak = plan.gpu.peaks.bf16 if config.precision.weights == "bf16" else plan.gpu.peaks.fp16
     share = utilisation(flops, plan.step.seconds, (peak or plan.gpu.peaks.fp32) * plan.world_size)
     return f"  model FLOPs utilisation {share:.0%} of the peak in 16 bits (PaLM's count, all pairs of attention)"

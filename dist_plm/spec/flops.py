@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from dist_plm.spec.families.base import StackSpec, known
 from dist_plm.spec.families.tensors import tensors_of
+from dist_plm.spec.objectives.base import ONE_ROW, ObjectiveConfig, SampleRows
 from dist_plm.spec.schema import ModelConfig
 
 
@@ -34,21 +35,46 @@ def flops_per_step(
     *,
     predicted: float = 1.0,
     target_length: int | None = None,
+    rows: SampleRows = ONE_ROW,
 ) -> int:
     """Model FLOPs of one optimizer step over `num_samples` sequences, on all devices together.
 
     Args:
         predicted: share of the tokens whose logits are needed; the masked ones of a masked language model.
         target_length: tokens that an encoder-decoder writes for each sequence; as many as it reads if None.
+        rows: those of a sample. Several texts that are written of one row look back at the same states.
     """
     written = sequence_length
     if model.has_decoder and target_length is not None:
         written = target_length
-    predictions = written if predicted == 1.0 else predicted * written
-    vectors = {"read": sequence_length, "written": written, "predicted": predictions, "sample": 1}
+    read_tokens = rows.read * sequence_length
+    written_tokens = rows.written * written if model.has_decoder else read_tokens
+    predictions = written_tokens if predicted == 1.0 else predicted * written_tokens
+    vectors = {
+        "read": read_tokens,
+        "written": written_tokens,
+        "remembered": read_tokens,
+        "predicted": predictions,
+        "sample": rows.read,
+    }
     forward = sum(2 * one.numel * vectors[one.multiplies] for one in tensors_of(model) if one.multiplies is not None)
-    forward += sum(_attention_flops(stack, sequence_length, written) for stack in model.stacks())
+    for stack in model.stacks():
+        count = rows.written if stack.is_decoder else rows.read
+        forward += count * _attention_flops(stack, sequence_length, written)
     return round(3 * num_samples * forward)
+
+
+def step_flops(model: ModelConfig, objective: ObjectiveConfig, sequence_length: int, num_samples: int) -> int:
+    """Counts the model FLOPs of one step: masked models predict the masked tokens alone, the decoder of span corruption writes
+    its targets, and of several choices each is a row."""
+    return flops_per_step(
+        model,
+        sequence_length,
+        num_samples,
+        predicted=objective.predicted_share,
+        target_length=objective.target_length(sequence_length),
+        rows=objective.rows_of_sample(model),
+    )
 
 
 def flops_per_token(model: ModelConfig, sequence_length: int) -> int:

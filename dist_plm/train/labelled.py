@@ -136,7 +136,8 @@ def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConf
     }
     tables = {split: one.table for split, one in rows.items()}
     warnings = [text for one in rows.values() for text in one.warnings]
-    config = replace(config, **_counted(config, tables))
+    choices = max(map(len, tables["train"].values())) // num_examples(tables["train"])
+    config = replace(config, task=config.task.with_choices(choices), **_counted(config, tables))
     config = finalize(config, world_size=world_size, vocab_size=tokenizer.vocab_size)
     written = written_by(config.model, config.task, encoder.length)
     enlarged = tokenizer if data.adds_tokens else None

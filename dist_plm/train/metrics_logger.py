@@ -11,7 +11,7 @@ from dist_plm.engines.base import StepResult
 from dist_plm.monitor.metrics_file import MetricsWriter, StepRecord
 from dist_plm.monitor.progress import Progress
 from dist_plm.monitor.trackers import Tracker
-from dist_plm.spec.flops import flops_per_step, utilisation
+from dist_plm.spec.flops import step_flops, utilisation
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig
 
@@ -31,18 +31,6 @@ def sample_size(
     """Counts what one sample of a finalised run costs."""
     flops = step_flops(model, objective, sequence_length, global_batch) / global_batch
     return SampleSize(tokens=sequence_length, flops=flops, peak_tflops=peak_tflops)
-
-
-def step_flops(model: ModelConfig, objective: ObjectiveConfig, sequence_length: int, global_batch: int) -> int:
-    """Counts the model FLOPs of one step: masked models predict the masked tokens alone, and the decoder of span corruption
-    writes its targets."""
-    return flops_per_step(
-        model,
-        sequence_length,
-        global_batch,
-        predicted=objective.predicted_share,
-        target_length=objective.target_length(sequence_length),
-    )
 
 
 @dataclass(slots=True, kw_only=True)

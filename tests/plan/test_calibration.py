@@ -17,7 +17,7 @@ from dist_plm.plan.timing.likeness import IN_COMMON, Traits, carried
 from dist_plm.plan.timing.step_time import stage_passes, step_time
 from dist_plm.spec.gpus import GPUS
 from dist_plm.spec.rules.finalize import finalize
-from tests.plan.test_finetune import planned
+from tests.plan.test_finetune import completed, planned
 from tests.plan.test_memory import SIZES
 from tests.spec.make import pretrain
 
@@ -86,11 +86,21 @@ def test_the_less_like_a_run_the_less_is_carried(near, far, in_common):
     assert in_common <= carried(far, in_common) <= carried(near, in_common) <= 1 + 1e-12
 
 
-def test_a_fine_tuning_run_calibrates_with_rows_as_long_as_they_were(tmp_path):
-    config = planned().config
+#: A run, and the rows of each sample whose tokens its metrics count.
+RUNS = [
+    ([], 1),
+    (["task=choice", "task.num_choices=3"], 3),
+    (["task=classify", "task.r_drop=1.0"], 1),  # they are counted as the file has them
+]
+
+
+@pytest.mark.parametrize(("words", "each"), RUNS)
+def test_a_fine_tuning_run_calibrates_with_rows_as_long_as_they_were(tmp_path, words, each):
+    given = ["data.train=nowhere", "model=bert_large", "cluster.gpu=a100", "precision=bf16"]
+    config = completed(*given, *words) if words else planned().config
     runfile.write(config, tmp_path / "run.yaml")
     rows, tokens = config.train.global_batch, config.data.sequence_length // 4
-    records = [{"step": n, "step_seconds": 0.5, "tokens_seen": n * rows * tokens} for n in range(1, 21)]
+    records = [{"step": n, "step_seconds": 0.5, "tokens_seen": n * rows * each * tokens} for n in range(1, 21)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
     found = calibration_of(str(tmp_path), None)
     assert found.row_tokens == tokens

@@ -15,7 +15,10 @@ from dist_plm.plan.memory import StageMemory, memory_by_stage
 from dist_plm.plan.rank_tensors import stages_of
 from dist_plm.spec.freezing import frozen_tensors
 from dist_plm.spec.optimizers import OPTIMIZERS
+from dist_plm.spec.tasks.choice import ChoiceConfig
+from dist_plm.spec.tasks.classify import ClassifyConfig
 from tests.ranks.held_bytes import Held, hold_case, hold_cases, storage
+from tests.ranks.labelled import CHOICES, TEXT_LENGTH, configured, labelled_batch
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.test_grids import GRIDS, MODELS
@@ -209,8 +212,9 @@ LAYERS = {
 }
 
 
-def kept_case(world: World, config) -> int:
+def kept_case(world: World, config, batch=None) -> int:
     """Bytes that autograd holds of one microbatch after its forward pass, but for parameters."""
+    batch = batch_of(config, np.arange(config.train.micro_batch)) if batch is None else batch
     groups = groups_of(world, config)
     sections = (config.model, config.parallel, config.precision)
     frozen = frozen_tensors(config.model, config.train.freeze)
@@ -224,7 +228,7 @@ def kept_case(world: World, config) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        scores = chunk(batch_of(config, np.arange(config.train.micro_batch)))
+        scores = chunk(batch)
     del scores
     return sum(one.untyped_storage().nbytes() for place, one in held.items() if place not in owned)
 
@@ -241,13 +245,45 @@ def test_what_layers_keep_is_what_autograd_holds(ranks, tmp_path, name):
     if config.model.has_decoder:  # the tests' batches have targets of a length of their own
         written = config.train.micro_batch * WRITTEN
         one = replace(one, written=written, predicted=written)
+    assert (sizes[4] - sizes[2]) / 2 == pytest.approx(planned_of_layer(config, one), rel=0.05)
+
+
+def planned_of_layer(config, one: Pass) -> float:
+    """Bytes that a layer of each stack keeps."""
     (stage,) = stages_of(config.model, config.parallel)
     planned = sum(
         kind.count * kept_by_layer(stack, one, kind).under(config.model.recompute)
         for stack in config.model.stacks()
         for kind in stage.layers_of(stack)
     )
-    assert (sizes[4] - sizes[2]) / 2 == pytest.approx(planned / config.model.layers, rel=0.05)
+    return planned / config.model.layers
+
+
+#: Tasks of whose samples several rows are read, or written of one that is read.
+CHOSEN = ChoiceConfig(num_choices=CHOICES, max_target_length=TEXT_LENGTH)
+ROWS = {
+    "t5_choice": ({**T5, "model__activation": "relu"}, "written_choice", CHOSEN),
+    "t5_label": (
+        {**T5, "model__activation": "relu"},
+        "written_label",
+        ClassifyConfig(labels=("a", "b", "c"), max_target_length=TEXT_LENGTH),
+    ),
+    "gpt_choice": ({}, "likely_choice", CHOSEN),
+    "llama_choice": (MODELS["llama"], "likely_choice", CHOSEN),
+    "bert_choice": (LAYERS["bert"], "choice", CHOSEN),
+}
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_what_layers_keep_of_several_rows_of_a_sample_is_what_autograd_holds(ranks, tmp_path, name):
+    changes, task, objective = ROWS[name]
+    sizes = {}
+    for layers in (2, 4):
+        config = configured(1, task, model__layers=layers, train__micro_batch=2, run__root=str(tmp_path), **changes)
+        batch = labelled_batch(config, task, np.arange(config.train.micro_batch))
+        (sizes[layers],) = ranks.run(1, kept_case, config, batch)
+    one = Pass.of(replace(config, objective=objective))
+    assert (sizes[4] - sizes[2]) / 2 == pytest.approx(planned_of_layer(config, one), rel=0.05)
 
 
 def test_layers_below_all_that_learns_keep_nothing(ranks, tmp_path):

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from dist_plm.spec.families.gpt import GPTConfig
+from dist_plm.spec.families.t5 import T5Config
 from dist_plm.spec.flops import flops_per_step, flops_per_token, num_parameters, utilisation
+from dist_plm.spec.objectives.base import SampleRows
 
 
 def gpt(layers, hidden, heads, *, vocab=50257, positions=1024) -> GPTConfig:
@@ -165,6 +167,17 @@ def test_counts_are_those_of_a_real_model(model, samples, sequence):
     with counter:
         decoder(torch.zeros(samples, sequence, dtype=torch.long))
     assert flops_per_step(model, sequence, samples) == 3 * counter.get_total_flops()
+
+
+def test_of_several_texts_of_a_row_the_encoder_reads_it_once():
+    sizes = {"layers": 2, "decoder_layers": 2, "hidden": 32, "heads": 2, "kv_heads": 2, "head_size": 16, "ffn": 64}
+    model = T5Config(**sizes, vocab_size=100, position="relative", max_positions=512)
+    of_texts = {n: flops_per_step(model, 64, 1, target_length=8, rows=SampleRows(written=n)) for n in (1, 2, 4)}
+    assert of_texts[4] - of_texts[2] == 2 * (of_texts[2] - of_texts[1])
+    # Query and output of both attentions, key and value of its own, MLP and vocabulary, for each token; scores of each pair.
+    products = 2 * 8 * (2 * (6 * 32 * 32 + 2 * 32 * 64) + 32 * 100)
+    assert of_texts[2] - of_texts[1] == 3 * (products + 2 * 4 * 32 * 8 * (8 + 64))
+    assert flops_per_step(GPT2_SMALL, 64, 1, rows=SampleRows(read=3)) == flops_per_step(GPT2_SMALL, 64, 3)
 
 
 def test_an_unresolved_model_is_our_mistake():

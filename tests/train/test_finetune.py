@@ -11,11 +11,13 @@ import transformers
 import yaml
 
 from dist_plm.config.decode import decode
+from dist_plm.core.errors import ConfigError
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
 from dist_plm.tasks.convert.inspection import inspect
 from dist_plm.tasks.evaluate.evaluate import measured
 from dist_plm.tasks.inference.open_model import build_runner
+from dist_plm.train.data import open_run
 from dist_plm.train.reporting import closing_summary
 from tests.ranks.ports import free_port
 from tests.tasks.inference.models import evaluate_config, opened
@@ -298,6 +300,13 @@ def test_run_yaml_holds_what_the_data_told(ranks, rows, tmp_path: Path) -> None:
     assert written["model"]["head"] == "sequence"
     assert written["checkpoint"]["every"] == 4
     assert written["checkpoint"]["best_is"] == "highest"
+
+
+def test_rows_tell_how_many_choices_they_have(rows, tmp_path: Path) -> None:
+    config = settings(rows, tmp_path, **TASKS["choice"][0])
+    assert open_run(config, 1)[0].task.num_choices == 2
+    with pytest.raises(ConfigError, match=r"task.num_choices = 4, and the rows of data.train have 2: leave it out"):
+        open_run(replace(config, task=replace(config.task, num_choices=4)), 1)
 
 
 def test_the_best_checkpoint_has_a_path(ranks, rows, tmp_path: Path) -> None:

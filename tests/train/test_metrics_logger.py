@@ -6,9 +6,9 @@ import pytest
 
 from dist_plm.engines.base import StepResult
 from dist_plm.monitor.metrics_file import MetricsWriter, read_metrics
-from dist_plm.spec.flops import flops_per_step
+from dist_plm.spec.flops import flops_per_step, step_flops
 from dist_plm.spec.rules.finalize import finalize
-from dist_plm.train.metrics_logger import Recorder, SampleSize, step_flops
+from dist_plm.train.metrics_logger import Recorder, SampleSize
 from tests.train.running import settings
 
 

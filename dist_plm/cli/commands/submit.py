@@ -190,7 +190,8 @@ def _plan(submission: Submission) -> None:
         ConfigError: the run cannot fit.
     """
     run, given = run_of(submission.config), run_of(submission.given)
-    if run.cluster.gpu is None or run.model.vocab_size is None or run.train.steps is None:
+    untold = run.train.steps is None or run.objective.untold(run.model) is not None
+    if run.cluster.gpu is None or run.model.vocab_size is None or untold:
         return  # of a run whose rows are not here nobody knows how long it goes
     ranks = world_size(submission.config.nodes, run.cluster)
     plan = make_plan(run, ranks)

@@ -119,7 +119,9 @@ def _row_tokens(records: Sequence[Mapping[str, Any]], config: FinetuneConfig) ->
     steps = list(_positive(records, "step"))
     if len(seen) < 2 or len(seen) != len(steps) or steps[-1] <= steps[0] or seen[-1] <= seen[0]:
         return None
-    rows = (steps[-1] - steps[0]) * config.train.global_batch
+    # Rows that are read twice are counted once, as the file has them.
+    each = config.task.rows_of_sample(config.model).read // (2 if config.task.reads_twice else 1)
+    rows = (steps[-1] - steps[0]) * config.train.global_batch * each
     return min(config.data.sequence_length, max(1, math.ceil((seen[-1] - seen[0]) / rows)))
 
 

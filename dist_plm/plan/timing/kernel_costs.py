@@ -162,7 +162,13 @@ def products_of(
 ) -> Iterator[tuple[tuple[int, int, int], bool]]:
     """Yields rows, columns and terms of each product of a microbatch, and whether its matrix is trained; matrices of one input
     are one product if `fused`."""
-    vectors = {"read": one.read, "written": one.written, "predicted": one.predicted, "sample": one.samples}
+    vectors = {
+        "read": one.read,
+        "written": one.written,
+        "remembered": one.remembered,
+        "predicted": one.predicted,
+        "sample": one.samples,
+    }
     groups: dict[tuple[str, str, int | None], list[HeldTensor]] = {}
     for tensor in tensors:
         spec = tensor.spec
@@ -196,7 +202,7 @@ def attention_cost(machine: Machine, stack: StackSpec, one: Pass, *, causal: boo
     """Estimates scores, softmax and weighted sums of one layer."""
     model, tokens, fused = stack.network, one.tokens(stack), machine.software.fused_attention
     heads, head_size = model.heads / one.tensor, known(model.head_size, "head_size")
-    seen = tokens * one.context // one.samples * (0.5 if causal and fused else 1.0)
+    seen = tokens * one.context // one.rows(stack) * (0.5 if causal and fused else 1.0)
     if model.window:
         seen = min(seen, 2 * model.window + 1)
     if stack.is_decoder:

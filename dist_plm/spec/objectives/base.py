@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from dist_plm.config.types import Fraction, NonNegative
 from dist_plm.spec.families.base import Head, Kind, ModelConfig
@@ -16,6 +16,16 @@ def measures(loss_terms: Sequence[str]) -> tuple[str, ...]:
     first, *others = loss_terms
     parts = [f"{name}/{term}" for term in (first, *others) for name in ("loss", "accuracy")]
     return ("loss", "perplexity", "accuracy", *((f"perplexity/{first}", *parts) if others else ()))
+
+
+class SampleRows(NamedTuple):
+    """Counts the rows that a model reads of a sample, and those that a decoder beside an encoder writes of it."""
+
+    read: int = 1
+    written: int = 1
+
+
+ONE_ROW = SampleRows()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +130,14 @@ class ObjectiveConfig:
 
     def target_length(self, sequence_length: int) -> int | None:
         """Returns the decoder's length beside an encoder's of `sequence_length`; None without a decoder of its own."""
+        return None
+
+    def rows_of_sample(self, model: ModelConfig) -> SampleRows:
+        """Returns how many rows a sample is in training."""
+        return ONE_ROW
+
+    def untold(self, model: ModelConfig) -> str | None:
+        """Names the setting that says how many rows a sample is, where that is None and the data still have to tell it."""
         return None
 
     def problems(self, case: "Case") -> Iterator[str]:

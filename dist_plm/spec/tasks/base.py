@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from dist_plm.config.types import Count, Fraction
 from dist_plm.spec.families.base import Head, Kind, ModelConfig
-from dist_plm.spec.objectives.base import ObjectiveConfig, TokensConfig
+from dist_plm.spec.objectives.base import ObjectiveConfig, SampleRows, TokensConfig
 
 if TYPE_CHECKING:
     from dist_plm.spec.derived import Case
@@ -105,6 +105,17 @@ class TaskConfig(ObjectiveConfig):
     def reads_twice(self) -> bool:
         """Whether each training row is read twice, and what is said of it compared."""
         return False
+
+    def rows_of_sample(self, model: ModelConfig) -> SampleRows:
+        return SampleRows(read=2 if self.reads_twice else 1)
+
+    def with_choices(self, found: int) -> Self:
+        """Returns the task with as many choices for a row as its training data have, of a task that has choices.
+
+        Raises:
+            ConfigError: a setting says another number.
+        """
+        return self
 
     @property
     def label_names(self) -> tuple[str, ...]:

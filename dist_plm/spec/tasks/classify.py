@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from dist_plm.config.types import NonNegative
+from dist_plm.spec.families.base import ModelConfig
 from dist_plm.spec.objectives.base import Head
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.tasks.base import Column, LabelsConfig
@@ -53,6 +54,13 @@ class ClassifyConfig(TextsConfig, LabelsConfig):
     @property
     def problem_type(self) -> str | None:
         return "multi_label_classification" if self.multi_label else "single_label_classification"
+
+    @property
+    def num_texts(self) -> int:
+        return self.num_labels
+
+    def untold(self, model: ModelConfig) -> str | None:
+        return "task.labels" if model.kind in self.by_likelihood and self.finds_labels else None
 
     def text_of(self, label: str) -> str:
         """Returns the text that a model writes for a label."""

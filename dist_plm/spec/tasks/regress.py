@@ -60,6 +60,10 @@ class RegressConfig(TextsConfig):
         count = math.floor((self.highest - self.lowest) / self.step + 1e-6) + 1
         return tuple(round(self.lowest + number * self.step, 9) for number in range(count))
 
+    @property
+    def num_texts(self) -> int:
+        return len(self.levels)
+
     def text_of(self, level: float) -> str:
         """Returns what is written for one of the levels, with as many decimals as all of them need."""
         decimals = max(len(f"{one:.6f}".rstrip("0").partition(".")[2]) for one in (self.step, self.lowest or 0.0))

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from dist_plm.spec.families.base import Kind
+from dist_plm.spec.families.base import Kind, ModelConfig
+from dist_plm.spec.objectives.base import SampleRows
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.tasks.base import Column
 from dist_plm.spec.tasks.targets import TargetsConfig
@@ -48,6 +49,14 @@ class TextsConfig(TargetsConfig):
 
     prefix: str = ""
     pair_prefix: str = ""
+
+    @property
+    def num_texts(self) -> int:
+        """Counts the texts that may be said of a row, of text to text."""
+        raise NotImplementedError
+
+    def rows_of_sample(self, model: ModelConfig) -> SampleRows:
+        return SampleRows(written=self.num_texts) if model.kind in self.by_likelihood else super().rows_of_sample(model)
 
     def problems(self, case: "Case") -> Iterator[str]:
         yield from super().problems(case)
