@@ -1,5 +1,6 @@
-# What the batch scripts of this folder share. They source it before anything that takes time, set run_dir, max_restarts, and
-# checkpoints where it is not in run_dir; then they call: begin, follow COMMAND…, conclude.
+# What the batch scripts of this folder share. They source it before anything that takes time, set run_dir, max_restarts,
+# checkpoints where it is not in run_dir, and anew=1 where nothing is kept until the end; then they call: begin, follow
+# COMMAND…, conclude.
 
 restarts=${SLURM_RESTART_COUNT:-0}
 # For the last task of an array SLURM_JOB_ID is the whole array's.
@@ -48,6 +49,15 @@ progress() {
     fi
 }
 
+# What one may do where nobody starts it again.
+by_hand() {
+    if ((${anew:-0})); then
+        echo "submit it again to begin anew"
+    else
+        echo "submit it again to continue from $run_dir"
+    fi
+}
+
 # Starts in a row that may end without progress: some are stopped before they could make any.
 max_idle_starts=3
 
@@ -82,7 +92,7 @@ begin() {
     # srun does not take it over from sbatch; without it a task may be bound to one core.
     export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
     if ((restarts > max_restarts)); then
-        say "given up after $max_restarts restarts; submit it again to continue from ${run_dir}"
+        say "given up after $max_restarts restarts; $(by_hand)"
         exit 1
     fi
     say "start $((restarts + 1)) on $nodes of $SLURM_JOB_NODELIST until ${until:-it is done}, meeting at $MASTER_ADDR:$MASTER_PORT"
@@ -225,6 +235,10 @@ conclude() {
                     "${SLURM_MEM_PER_NODE:-what the partition gives} MB a node), lower train.micro_batch or data.loader_workers," \
                     "put fewer ranks on a node, or ask for more (cluster.memory, --mem)"
             fi
+            if ((${anew:-0})); then
+                say "not started again, as it would begin anew"
+                exit "$code"
+            fi
             if [[ $(progress) == "$progress_before" ]]; then
                 say "not started again, as it made no checkpoint since it started"
                 exit "$code"
@@ -232,7 +246,7 @@ conclude() {
             ;;
     esac
     if ((restarts >= max_restarts)); then
-        say "given up after $max_restarts restarts; submit it again to continue from ${run_dir}"
+        say "given up after $max_restarts restarts; $(by_hand)"
         exit 1
     fi
     if is_idle; then
@@ -242,9 +256,13 @@ conclude() {
     local last slow
     last=$(last_checkpoint) slow=$(slow_nodes)
     [[ -z $slow ]] || trap '' TERM
-    say "to be started again from ${last:-its beginning, or the last checkpoint in $checkpoints}"
+    if ((${anew:-0})); then
+        say "to be started again from its beginning"
+    else
+        say "to be started again from ${last:-its beginning, or the last checkpoint in $checkpoints}"
+    fi
     if ! scontrol requeue "$job"; then
-        say "Slurm does not requeue it; submit it again to continue from ${run_dir}"
+        say "Slurm does not requeue it; $(by_hand)"
     elif [[ -n $slow ]]; then
         exclude_slow_nodes "$slow"
     fi

@@ -18,6 +18,7 @@ from dist_plm.cli.compose import compose
 from dist_plm.cli.help import OPTIONS, help_text
 from dist_plm.cli.overrides import as_plain
 from dist_plm.cli.search_path import SearchPath
+from dist_plm.cli.submitting.check_inference import check_inference
 from dist_plm.cluster.check import check, check_here, check_run, run_of
 from dist_plm.config.credentials import mask
 from dist_plm.config.decode import decode, encode, flatten
@@ -32,6 +33,7 @@ from dist_plm.distributed.launch_env import from_environment
 from dist_plm.plan.rehearsal.chosen_ranks import fitting
 from dist_plm.plan.search import planned
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
+from dist_plm.spec.inference.submissions import EvaluateSubmissionConfig, GenerateSubmissionConfig
 from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
 from dist_plm.spec.rules.finalize import (
     check_convert,
@@ -72,6 +74,8 @@ _CHECKS: dict[type, Callable[[Any, int], Any]] = {
     # They say themselves how many ranks they ask for.
     SubmissionConfig: lambda config, world_size: check(config),
     FinetuneSubmissionConfig: lambda config, world_size: check(config),
+    EvaluateSubmissionConfig: lambda config, world_size: check_inference(config),
+    GenerateSubmissionConfig: lambda config, world_size: check_inference(config),
 }
 
 

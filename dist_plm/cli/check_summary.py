@@ -3,17 +3,23 @@
 from functools import singledispatch
 from typing import Any
 
-from dist_plm.cluster.check import AnySubmission, ranks_per_node, run_of
-from dist_plm.cluster.check import world_size as world_size_of
+from dist_plm.cluster.check import AnySubmission, run_of
+from dist_plm.cluster.submission.asked_of_slurm import ranks_per_node
+from dist_plm.cluster.submission.asked_of_slurm import world_size as world_size_of
 from dist_plm.plan.render import time_line, verdict_line
 from dist_plm.plan.verdict import make_plan
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import num_microbatches, padded_vocab_size
 from dist_plm.spec.flops import flops_per_token, num_parameters
+from dist_plm.spec.inference.submissions import (
+    EvaluateSubmissionConfig,
+    GenerateSubmissionConfig,
+    InferenceSubmission,
+)
 from dist_plm.spec.schedules import ScheduleConfig
-from dist_plm.spec.schema import ModelConfig, SubmissionConfig, TrainingConfig
+from dist_plm.spec.schema import JobConfig, ModelConfig, SubmissionConfig, TrainingConfig
 from dist_plm.spec.schema_finetune import FinetuneSubmissionConfig
-from dist_plm.spec.schema_run import TrainConfig
+from dist_plm.spec.schema_run import ClusterConfig, TrainConfig
 
 _NOT_HERE = "follows from {} as well, which the rows, which are not here, would tell: set it"
 
@@ -52,10 +58,21 @@ def _(config: TrainingConfig, world_size: int) -> str:
 @summary.register(SubmissionConfig)
 @summary.register(FinetuneSubmissionConfig)
 def _(config: AnySubmission, world_size: int) -> str:
-    ranks, limit = ranks_per_node(config.cluster), config.cluster.time or "the partition's limit"
-    nodes = "1 node" if config.nodes == 1 else f"{config.nodes} nodes"
-    asked = f"{nodes} of {ranks} ranks, partition {config.cluster.partition or 'by default'}, at most {limit}"
-    return f"{summary(run_of(config), world_size_of(config.nodes, config.cluster))}\n  Slurm         {asked}"
+    told = summary(run_of(config), world_size_of(config.nodes, config.cluster))
+    return f"{told}\n  Slurm         {_of_slurm(config, config.cluster)}"
+
+
+@summary.register(EvaluateSubmissionConfig)
+@summary.register(GenerateSubmissionConfig)
+def _(config: InferenceSubmission, world_size: int) -> str:
+    lines = {"job": config.submit.dir, "out": config.out, "Slurm": _of_slurm(config, config.cluster)}
+    return "\n".join(["ok", *(f"  {name:5}  {text}" for name, text in lines.items())])
+
+
+def _of_slurm(job: JobConfig, cluster: ClusterConfig) -> str:
+    ranks, limit = ranks_per_node(cluster), cluster.time or "the partition's limit"
+    nodes = "1 node" if job.nodes == 1 else f"{job.nodes} nodes"
+    return f"{nodes} of {ranks} ranks, partition {cluster.partition or 'by default'}, at most {limit}"
 
 
 def _plan(config: TrainingConfig, world_size: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The batch script of a run: what a cluster's settings mean in sbatch's words and in shell."""
+"""The batch script of a job: what a cluster's settings mean in sbatch's words and in shell."""
 
 import re
 import shlex
@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_plm.cluster.check import AnySubmission, ranks_per_node
+from dist_plm.cluster.check import AnySubmission
 from dist_plm.cluster.script import render
+from dist_plm.cluster.submission.asked_of_slurm import ranks_per_node
 from dist_plm.config.credentials import FromEnvironment
 from dist_plm.core.errors import ConfigError
 from dist_plm.core.installed import shipped, start_words
 from dist_plm.spec.rules.paths import UNWRITABLE
+from dist_plm.spec.schema import JobConfig
 from dist_plm.spec.schema_run import ClusterConfig
 
 TEMPLATES = {"torchrun": "pretrain.sbatch", "srun": "pretrain_srun.sbatch"}
@@ -21,10 +23,17 @@ TEMPLATES = {"torchrun": "pretrain.sbatch", "srun": "pretrain_srun.sbatch"}
 
 @dataclass(frozen=True, slots=True)
 class JobDirectories:
-    """Holds the directories of a job, absolute: where it runs and where it writes."""
+    """Holds the directories of a job, absolute: where it runs and where it writes, that is in `run`.
+
+    Args:
+        setting: that names `run`.
+        is_new: nobody has made `run` yet.
+    """
 
     working: Path
     run: Path
+    setting: str = "run.dir"
+    is_new: bool = False
 
     @property
     def script(self) -> Path:
@@ -50,27 +59,57 @@ def batch_script(
         overrides: what that was made from, for people to read.
         counts: of nodes, on which it can train, most first.
     """
-    template = shipped("slurm") / TEMPLATES[submission.cluster.launcher]
+    return job_script(
+        submission.run.name,
+        submission,
+        submission.cluster,
+        overrides,
+        place,
+        counts,
+        checkpoints=submission.checkpoint.dir,
+    )
+
+
+def job_script(
+    name: str,
+    job: JobConfig,
+    cluster: ClusterConfig,
+    overrides: Sequence[str],
+    place: JobDirectories,
+    counts: Sequence[int],
+    *,
+    checkpoints: str | None = None,
+    goes_on: bool = True,
+) -> str:
+    """The text of a batch script that starts job.command with the configuration at `place.frozen`; see `batch_script`.
+
+    Args:
+        name: of the job.
+        checkpoints: checkpoint.dir.
+        goes_on: what is started again goes on from a checkpoint, for which it is told before its time limit; else it begins
+            anew.
+    """
+    template = shipped("slurm") / TEMPLATES[cluster.launcher]
     made_from = f"\nThe settings, frozen in {place.frozen.name} beside it: {shlex.join(overrides)}" if overrides else ""
     return render(
         template.read_text(encoding="utf-8"),
-        head=f"Run {submission.run.name}, made by launch/submit.py from slurm/{template.name}.{made_from}\n"
+        head=f"{'Run' if goes_on else 'Job'} {name}, made by launch/submit.py from slurm/{template.name}.{made_from}\n"
         f"Start it again by hand: sbatch {shlex.quote(str(place.script))}",
-        directives=directives(
-            submission.run.name,
-            submission.cluster,
-            place,
-            nodes=submission.nodes,
-            min_nodes=submission.min_nodes,
-        ),
-        settings=settings(submission.cluster, submission.checkpoint.dir, place, counts, command=submission.command),
+        directives=directives(name, cluster, place, nodes=job.nodes, min_nodes=job.min_nodes, is_signalled=goes_on),
+        settings=settings(cluster, checkpoints, place, counts, command=job.command, goes_on=goes_on),
     )
 
 
 def directives(
-    name: str, cluster: ClusterConfig, place: JobDirectories, *, nodes: int, min_nodes: int | None
+    name: str,
+    cluster: ClusterConfig,
+    place: JobDirectories,
+    *,
+    nodes: int,
+    min_nodes: int | None,
+    is_signalled: bool = True,
 ) -> list[str]:
-    """Builds the options of sbatch, one each, of a job called `name`."""
+    """Builds the options of sbatch, one each, of a job called `name`, which is told before its time limit or not."""
     ranks = ranks_per_node(cluster)
     tasks = ranks if cluster.launcher == "srun" else 1
     # Of a range of nodes Slurm gives as few as hold the tasks, where it is told how many these are: then, only processors.
@@ -87,9 +126,9 @@ def directives(
         "--cpus-per-task": cluster.cpus_per_rank and cluster.cpus_per_rank * ranks // tasks,
         "--mem": cluster.memory,
         "--time": cluster.time,
-        "--signal": f"USR1@{cluster.signal_seconds}",
+        "--signal": f"USR1@{cluster.signal_seconds}" if is_signalled else None,
         "--chdir": place.working,
-        "--output": _output(place.log),
+        "--output": _output(place),
         "--open-mode": "append",
     }
     lines = [f"{option}={_word(str(value), option)}" for option, value in given.items() if value is not None]
@@ -104,27 +143,30 @@ def settings(
     *,
     command: str = "pretrain",
     script: Sequence[str] | None = None,
+    goes_on: bool = True,
 ) -> list[str]:
     """Builds lines of shell, in place of those that a person would change in the template.
 
     Args:
         checkpoints: checkpoint.dir.
-        command: that trains the configuration at `place.frozen`.
+        command: that starts with the configuration at `place.frozen`.
         script: that is started in its place.
+        goes_on: see `job_script`.
     """
     script = [*start_words(command), "--frozen", str(place.frozen)] if script is None else script
     lines = [
         f"source {_word(str(shipped('slurm') / 'common.sh'), 'the program')}",
-        f"run_dir={_word(str(place.run), 'run.dir')}",
+        f"run_dir={_word(str(place.run), place.setting)}",
         *([f"checkpoints={_word(_in_the_open(checkpoints), 'checkpoint.dir')}"] if checkpoints else []),
         f"max_restarts={cluster.max_restarts}",
-        *(["exclude_slow=1"] if cluster.exclude_slow else []),
+        *([] if goes_on else ["anew=1"]),
+        *(["exclude_slow=1"] if cluster.exclude_slow and goes_on else []),
         *([f"restarts_in_job={cluster.restarts_in_job}"] if cluster.launcher == "torchrun" else []),
         f"ranks_per_node={ranks_per_node(cluster)}",
         *([f"node_counts=({' '.join(map(str, counts))})"] if len(counts) > 1 else []),
         f"python={_word(cluster.python or sys.executable, 'cluster.python')}",
         "script=(",
-        *(f"    {_word(word, 'run.dir')}" for word in script),
+        *(f"    {_word(word, place.setting)}" for word in script),
         ")",
         f"container=({' '.join(map(_words_with_variables, shlex.split(cluster.container or '')))})",
     ]
@@ -169,17 +211,20 @@ def _in_the_open(url: str) -> str:
     return f"{url.partition('://')[0]}://" if isinstance(url, FromEnvironment) and "://" in url else url
 
 
-def _output(log: Path) -> str:
+def _output(place: JobDirectories) -> str:
     """A pattern of sbatch that gives the path with the job's number for %j.
 
     Raises:
         ConfigError: the path holds a backslash, after which sbatch replaces nothing.
     """
-    if "\\" in str(log):
+    if "\\" in str(place.log):
         raise ConfigError(
-            [f"run.dir: {str(log.parent)!r} holds a backslash, which means something else to Slurm: use another"]
+            [
+                f"{place.setting}: {str(place.log.parent)!r} holds a backslash, which means something else to Slurm: use "
+                "another"
+            ]
         )
-    return re.sub(r"%(?!j\.log$)", "%%", str(log))
+    return re.sub(r"%(?!j\.log$)", "%%", str(place.log))
 
 
 def _option(option: str) -> str:

@@ -1,18 +1,50 @@
 """From checked configurations to jobs in the queue."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 from dist_plm.cluster import slurm
-from dist_plm.cluster.check import AnySubmission, limit_seconds, node_counts, run_of
+from dist_plm.cluster.check import AnySubmission, problems_on, run_of
 from dist_plm.cluster.job import JobDirectories, batch_script
+from dist_plm.cluster.submission.asked_of_slurm import limit_seconds, node_counts
 from dist_plm.config import runfile
 from dist_plm.core.errors import ConfigError
 from dist_plm.core.files import make_directory
 from dist_plm.spec.rules.checkpoint import shared_directories
-from dist_plm.spec.schema import TrainingConfig
+from dist_plm.spec.schema import JobConfig, TrainingConfig
+from dist_plm.spec.schema_run import ClusterConfig
+
+
+class QueuedJob(Protocol):
+    """Holds what is submitted, whatever it starts."""
+
+    #: Started again it goes on from a checkpoint; else it begins anew.
+    goes_on: ClassVar[bool]
+
+    @property
+    def job(self) -> JobConfig:
+        """Tells how many nodes it gets."""
+        ...
+
+    @property
+    def cluster(self) -> ClusterConfig: ...
+
+    @property
+    def place(self) -> JobDirectories: ...
+
+    @property
+    def script(self) -> str:
+        """Gives the text of the batch script."""
+        ...
+
+    @property
+    def settings_files(self) -> Mapping[Path, Any]:
+        """Gives the configurations that lie beside the script, each by the file that holds it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +57,19 @@ class Submission:
         overrides: that it was made from.
     """
 
+    goes_on: ClassVar[bool] = True
+
     given: AnySubmission
     config: AnySubmission
     overrides: tuple[str, ...]
+
+    @property
+    def job(self) -> JobConfig:
+        return self.config
+
+    @property
+    def cluster(self) -> ClusterConfig:
+        return self.config.cluster
 
     @property
     def place(self) -> JobDirectories:
@@ -36,13 +78,19 @@ class Submission:
 
     @property
     def script(self) -> str:
-        return batch_script(self.config, self.overrides, self.place, node_counts(self.given))
+        return batch_script(
+            self.config, self.overrides, self.place, node_counts(self.given, partial(problems_on, self.given))
+        )
 
     @property
     def frozen(self) -> TrainingConfig:
         """Gives what each start of the job trains: on how many nodes, each start finds out."""
         run = run_of(self.given)
         return replace(run, run=replace(run.run, dir=str(self.place.run)))
+
+    @property
+    def settings_files(self) -> Mapping[Path, Any]:
+        return {self.place.run / "run.yaml": run_of(self.config), self.place.frozen: self.frozen}
 
 
 def refuse_taken_directories(submissions: Sequence[Submission]) -> None:
@@ -54,39 +102,49 @@ def refuse_taken_directories(submissions: Sequence[Submission]) -> None:
     configs = [submission.config for submission in submissions]
     problems = list(shared_directories((config.run, config.checkpoint) for config in configs))
     for submission in submissions:
-        run_dir = submission.place.run
-        for number in _jobs_of(submission.place):
-            state = slurm.job_state(number)
-            if not state.ended:
-                problems.append(
-                    f"run.dir = {str(run_dir)!r} belongs to job {number}, which is {state.name} {state.where}: "
-                    f"cancel it with scancel {number}, or give this run another run.name"
-                )
+        problems += busy_problems(submission.place, "give this run another run.name")
     if problems:
         raise ConfigError(problems)
 
 
-def refuse_what_cannot_start(submissions: Sequence[Submission]) -> None:
+def busy_problems(place: JobDirectories, remedy: str) -> Iterator[str]:
+    """Yields a sentence for each job that still runs or waits and writes into the directory.
+
+    Args:
+        remedy: what one may do beside cancelling it.
+    """
+    for number in _jobs_of(place):
+        state = slurm.job_state(number)
+        if not state.ended:
+            yield (
+                f"{place.setting} = {str(place.run)!r} belongs to job {number}, which is {state.name} {state.where}: "
+                f"cancel it with scancel {number}, or {remedy}"
+            )
+
+
+def refuse_what_cannot_start(jobs: Sequence[QueuedJob]) -> None:
     """Slurm refuses most of what a partition cannot give, yet lets too many nodes or too long a time wait for ever.
 
     Raises:
         ConfigError: with a sentence for each limit that is exceeded.
     """
     problems: dict[str, None] = {}
-    for config in (submission.config for submission in submissions):
-        partition = slurm.partition(config.cluster.partition)
+    for job in jobs:
+        cluster, nodes = job.cluster, job.job.nodes
+        partition = slurm.partition(cluster.partition)
         if partition is None:
             continue
-        if config.nodes > partition.max_nodes:
+        if nodes > partition.max_nodes:
             problems[
-                f"nodes = {config.nodes} exceeds what partition {partition.name} gives a job, {partition.max_nodes}: "
+                f"nodes = {nodes} exceeds what partition {partition.name} gives a job, {partition.max_nodes}: "
                 "ask for fewer, or name another with cluster.partition"
             ] = None
-        asked, limit = limit_seconds(config.cluster.time or ""), limit_seconds(partition.max_time)
+        asked, limit = limit_seconds(cluster.time or ""), limit_seconds(partition.max_time)
         if asked is not None and limit is not None and asked > limit:
+            less = "ask for less (the job queues itself again until the run is finished)"
             problems[
-                f"cluster.time = {config.cluster.time!r} exceeds the limit of partition {partition.name}, "
-                f"{partition.max_time}: ask for less (the job queues itself again until the run is finished)"
+                f"cluster.time = {cluster.time!r} exceeds the limit of partition {partition.name}, "
+                f"{partition.max_time}: {less if job.goes_on else 'ask for less, or name another with cluster.partition'}"
             ] = None
     if problems:
         raise ConfigError(list(problems))
@@ -123,32 +181,41 @@ def _beginning(resume: str, latest: Path) -> str:
     return f"starts {'anew' if resume == 'none' else f'from {resume}'}, though there are checkpoints: train.resume={resume}"
 
 
-def queue(submission: Submission) -> str:
-    """Writes the run's directory and submits it. Returns the job's number.
+def queue(job: QueuedJob) -> str:
+    """Writes the job's directory and submits it. Returns the job's number.
 
     Raises:
         SlurmError: Slurm refused; the directory stays.
     """
-    lay_out(submission)
-    number = slurm.submit(submission.place.script)
-    note_job(submission, number)
+    lay_out(job)
+    number = slurm.submit(job.place.script)
+    note_job(job, number)
     return number
 
 
-def lay_out(submission: Submission) -> None:
-    """Writes the run's directory, with run.yaml and the batch script."""
-    place = submission.place
-    make_directory(place.run, private=submission.config.cluster.private_runs)
-    runfile.write(run_of(submission.config), place.run / "run.yaml")
-    runfile.write(submission.frozen, place.frozen)
+def lay_out(job: QueuedJob) -> None:
+    """Writes the job's directory, with its configuration and the batch script.
+
+    Raises:
+        ConfigError: it was to be new, and is there.
+    """
+    place = job.place
+    try:
+        make_directory(place.run, private=job.cluster.private_runs, is_new=place.is_new)
+    except FileExistsError:
+        if not place.is_new:
+            raise
+        raise ConfigError([f"{place.run} was made meanwhile, by another submission: submit this one again"]) from None
+    for path, settings in job.settings_files.items():
+        runfile.write(settings, path)
     for path in (place.script, place.log):
         path.parent.mkdir(parents=True, exist_ok=True)
-    place.script.write_text(submission.script, encoding="utf-8")
+    place.script.write_text(job.script, encoding="utf-8")
 
 
-def note_job(submission: Submission, number: str) -> None:
-    """Keeps the number of a job beside the run that it is of."""
-    with _jobs_file(submission.place).open("a") as file:
+def note_job(job: QueuedJob, number: str) -> None:
+    """Keeps the number of a job beside what it wrote."""
+    with _jobs_file(job.place).open("a") as file:
         file.write(f"{number}\n")
 
 
@@ -158,5 +225,5 @@ def _jobs_of(place: JobDirectories) -> list[str]:
 
 
 def _jobs_file(place: JobDirectories) -> Path:
-    """Numbers of all jobs of the run, one a line."""
+    """Numbers of all jobs of the directory, one a line."""
     return place.run / "slurm" / "jobs"

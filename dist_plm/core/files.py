@@ -77,13 +77,17 @@ def check_output(path: Path) -> None:
     check_regular(status, path)
 
 
-def make_directory(path: Path, *, private: bool) -> None:
-    """Makes a directory where there is none, for its owner alone if `private`; one that there is stays as it is."""
+def make_directory(path: Path, *, private: bool, is_new: bool = False) -> None:
+    """Makes a directory where there is none, for its owner alone if `private`; one that there is stays as it is.
+
+    Raises:
+        FileExistsError: it `is_new`, and yet there, or is no directory.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.mkdir(mode=0o700 if private else 0o777)
     except FileExistsError:
-        if not path.is_dir():
+        if is_new or not path.is_dir():
             raise
 
 

@@ -181,6 +181,18 @@ class MetricsWriter:
         self.close()
 
 
+def run_directory(path: str, told: str | None = None) -> Path | None:
+    """Finds the directory of a run, which has a file of metrics; None where there is none.
+
+    Args:
+        path: of the run, of its checkpoints, or of one of them.
+        told: where the run said that its directory is.
+    """
+    named = Path(path).absolute()
+    places = [named, *list(named.parents)[:2], *([Path(told)] if told else [])]
+    return next((place for place in places if (place / "metrics.jsonl").is_file()), None)
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics file in the order written, values that are not finite restored as floats.
 

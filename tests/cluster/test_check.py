@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dist_plm.cluster.check
-from dist_plm.cluster.check import check, check_here, limit_seconds, ranks_per_node, run_of, world_size
+from dist_plm.cluster.check import check, check_here, run_of
+from dist_plm.cluster.submission.asked_of_slurm import limit_seconds, ranks_per_node, world_size
 from dist_plm.core.errors import ConfigError, DataError
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import PretrainConfig

@@ -14,6 +14,7 @@ from dist_plm.cli.app import front
 from dist_plm.cli.commands.submit import execute as submit
 from dist_plm.config.suggest import setting_names
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
+from dist_plm.spec.inference.submissions import EvaluateSubmissionConfig
 from dist_plm.spec.prepare.schema import PrepareConfig, VerifyConfig
 from dist_plm.spec.samples_shown.schema import SamplesShownConfig
 from dist_plm.spec.schema import PlanConfig, PretrainConfig, RehearseConfig, SubmissionConfig
@@ -119,6 +120,7 @@ def test_settings_named_in_the_text_exist():
         PretrainConfig,
         FinetuneConfig,
         SubmissionConfig,
+        EvaluateSubmissionConfig,
         PrepareConfig,
         ConvertConfig,
         EvaluateConfig,

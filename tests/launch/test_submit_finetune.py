@@ -61,7 +61,7 @@ def test_what_is_frozen_says_nothing_that_its_nodes_or_rows_tell(rows):
         (["task=clasify"], "did you mean classify?"),
         (["objective=mlm"], "objective is not a group of submit_finetune"),
         (["command=finetun"], "did you mean finetune?"),
-        (["command=evaluate"], "that is one of pretrain, finetune"),
+        (["command=plan"], "that is one of pretrain, finetune, evaluate, generate"),
         (["--multirun", "command=pretrain,finetune"], "is not what can be submitted"),
         (["nodse=2"], "did you mean nodes?"),
         (["nodes=3"], "data ranks"),

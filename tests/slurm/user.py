@@ -93,7 +93,7 @@ class User:
 
     def _jobs(self, printed: str) -> list[Job]:
         numbers = re.findall(r"^submitted job (\d[\d_]*)", printed, re.MULTILINE)
-        directories = re.findall(r"^  run +(.+)$", printed, re.MULTILINE)
+        directories = re.findall(r"^  script +(.+)/slurm/run\.sbatch$", printed, re.MULTILINE)
         return [Job(self.cluster, n, Path(d), f"log/slurm-{n}.log") for n, d in zip(numbers, directories, strict=True)]
 
     @contextlib.contextmanager

@@ -26,7 +26,8 @@ from functools import partial
 from typing import NoReturn
 
 from dist_plm.cli import app
-from dist_plm.cluster.check import check_run, limit_seconds, run_of
+from dist_plm.cluster.check import check_run, run_of
+from dist_plm.cluster.submission.asked_of_slurm import limit_seconds
 from dist_plm.config.origins import Origin
 from dist_plm.plan.picture import check_picture, write_picture
 from dist_plm.plan.render import plan_text

@@ -1,29 +1,37 @@
-"""Submits a run to Slurm that pretrains or fine-tunes, once its whole configuration has passed here.
+"""Submits a job to Slurm that pretrains, fine-tunes, evaluates or generates, once its whole configuration has passed here.
 
     python launch/submit.py experiment=gpt2_small cluster=example nodes=8 cluster.time=24:00:00
     python launch/submit.py experiment=gpt2_small cluster=example nodes=8 submit.dry_run=true
     python launch/submit.py --multirun experiment=gpt2_small cluster=example optim.lr=1e-4,3e-4,6e-4
     python launch/submit.py command=finetune task=classify model.init_from=DIR data.train=train.csv cluster=example nodes=2
+    python launch/submit.py command=evaluate from=runs/gpt data.path=corpus/mine cluster=example parallel.tensor=2
+    python launch/submit.py command=generate from=runs/gpt prompts=questions.txt out=answers.jsonl cluster=example
 
-It takes every setting of launch/pretrain.py, or with command=finetune of launch/finetune.py. A configuration that is
-refused, here or by Slurm, queues nothing. The run's directory gets run.yaml, the batch script (slurm/run.sbatch, made from
+It takes every setting of launch/pretrain.py, or of the launch script that command= names. A configuration that is refused,
+here or by Slurm, queues nothing. The run's directory gets run.yaml, the batch script (slurm/run.sbatch, made from
 slurm/*.sbatch), the configuration that every start of the job trains (slurm/config.yaml) and the job's log
 (log/slurm-JOB.log). Before its time limit the job checkpoints and queues itself again. Submitted again with the same
 run.name, a run goes on from its latest checkpoint. --multirun submits a job for each combination of values, each with a
 run.name of its own.
 
+What evaluates or generates has a directory of its own, RUN/evaluate/1 and so on, with the same files and, where out= names no
+other, results.json or answers.jsonl. It keeps nothing until it ends: give it a cluster.time that is long enough. One that
+Slurm starts again, after a node was lost or to make room, begins anew, three times at most (cluster.max_restarts).
+
 Most used settings:
   command=finetune               fine-tunes on labelled rows, which are read and checked here; else it pretrains
+  command=evaluate  generate     ask a model, which is looked at here, as are the texts, rows or prompts that are read
   cluster=NAME                   the site: conf/cluster/NAME.yaml; copy conf/cluster/example.yaml and change it
   nodes=8                        each with cluster.ranks_per_node ranks, of cluster.gpus_per_node GPUs
-  min_nodes=6                    starts on fewer, with the same batch and order of samples, where nodes are lost
+  min_nodes=6                    starts on fewer, a run with the same batch and order of samples, where nodes are lost
   cluster.time=24:00:00          limit of the job; cluster.max_restarts is how often it may queue itself again
   cluster.partition=gpu  cluster.account=lab
-  cluster.gpu=h100               says first whether the run fits and how long it takes, as launch/plan.py does
+  cluster.gpu=h100               says first whether a run fits and how long it takes, as launch/plan.py does
   submit.dry_run=true            prints the batch script and submits nothing
   submit.rehearse=true           goes through a step of some ranks first, as launch/rehearse.py does
   submit.watch=true              follows the job's state and metrics until it ends
   submit.check_data=false        where what is read, or what the run begins with, cannot be opened from here
+  submit.dir=DIR                 the directory of what evaluates or generates
 """
 
 import shlex
@@ -38,25 +46,38 @@ from dist_plm.cli.glue.glue_cells import asks_for_glue, prefix_of
 from dist_plm.cli.glue.glue_jobs import GlueJobs
 from dist_plm.cli.glue.glue_sweep import placed_cells
 from dist_plm.cli.glue.glue_table import reached
+from dist_plm.cli.submitting.submit_inference import submit_inference
+from dist_plm.cli.submitting.told_jobs import told, watched
 from dist_plm.cli.sweeps.sweep import SweepRun, expand, named, refuse_shared_directories
-from dist_plm.cluster.check import AnySubmission, check, ranks_per_node, run_of, world_size
+from dist_plm.cluster.check import AnySubmission, check, run_of
+from dist_plm.cluster.submission.asked_of_slurm import world_size
 from dist_plm.cluster.submit import Submission, history, queue, refuse_taken_directories, refuse_what_cannot_start
-from dist_plm.cluster.watch import Followed, watch
+from dist_plm.cluster.watch import Followed
 from dist_plm.config.origins import Origin
 from dist_plm.config.suggest import did_you_mean, near
-from dist_plm.core.errors import EXIT_FINISHED, ConfigError
+from dist_plm.core.errors import ConfigError
 from dist_plm.core.installed import typed
 from dist_plm.plan.render import refusal, time_line, verdict_line
 from dist_plm.plan.verdict import make_plan, remedies, require_vocabulary, told_by_data
+from dist_plm.spec.inference.submissions import (
+    EvaluateSubmissionConfig,
+    GenerateSubmissionConfig,
+    InferenceJobConfig,
+    InferenceSubmission,
+)
 from dist_plm.spec.schema import SubmissionConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneSubmissionConfig
 
-#: Settings that the commands which train do not have.
+#: Settings that the commands which jobs start do not have.
 OWN = ("command", "nodes", "min_nodes", "submit")
 #: Commands that can be submitted: what their settings decode into, and the root file in conf/.
-COMMANDS: Mapping[str, tuple[type[AnySubmission], str]] = {
+TRAINING: Mapping[str, tuple[type[AnySubmission], str]] = {
     "pretrain": (SubmissionConfig, "submit"),
     "finetune": (FinetuneSubmissionConfig, "submit_finetune"),
+}
+INFERENCE: Mapping[str, tuple[type[InferenceSubmission], str]] = {
+    "evaluate": (EvaluateSubmissionConfig, "submit_evaluate"),
+    "generate": (GenerateSubmissionConfig, "submit_generate"),
 }
 
 
@@ -64,22 +85,28 @@ def execute(arguments: Sequence[str]) -> int:
     return app.guarded(lambda: _execute(app.parse(arguments), arguments))
 
 
-def command_of(overrides: Sequence[str]) -> tuple[type[AnySubmission], str]:
+def command_of(overrides: Sequence[str]) -> tuple[type[AnySubmission] | type[InferenceSubmission], str]:
     """Finds what the settings of the command that `overrides` name decode into, and its root file.
 
     Raises:
         ConfigError: there is no such command.
     """
+    name = _command_name(overrides)
+    return TRAINING[name] if name in TRAINING else INFERENCE[name]
+
+
+def _command_name(overrides: Sequence[str]) -> str:
     named = [text.partition("=")[2] for text in overrides if text.lstrip("+").partition("=")[0] == "command"]
     name = named[-1] if named else "pretrain"
-    if name not in COMMANDS:
+    known = (*TRAINING, *INFERENCE)
+    if name not in known:
         raise ConfigError(
             [
-                f"command = {name!r} is not what can be submitted{did_you_mean(near(name, COMMANDS))}; that is one of "
-                f"{', '.join(COMMANDS)}"
+                f"command = {name!r} is not what can be submitted{did_you_mean(near(name, known))}; that is one of "
+                f"{', '.join(known)}"
             ]
         )
-    return COMMANDS[name]
+    return name
 
 
 def _execute(options: Namespace, arguments: Sequence[str]) -> int:
@@ -92,6 +119,8 @@ def _execute(options: Namespace, arguments: Sequence[str]) -> int:
         refuse_shared_directories([(config.run, config.checkpoint) for config, _ in loaded])
         words = [overrides for _, overrides in loaded]
     kind, root = command_of(options.overrides)
+    if options.multirun and issubclass(kind, InferenceJobConfig):
+        raise ConfigError(["--multirun is for commands that train: submit this one once for each value"])
     act = partial(submit, choices, options)
     return max(app.front([*flags, *some], kind, root, act, __doc__ or "") for some in words)
 
@@ -113,9 +142,14 @@ def _choices(options: Namespace) -> list[SweepRun]:
 
 
 def submit(
-    choices: Sequence[SweepRun], options: Namespace, first: AnySubmission, origins: dict[str, Origin]
+    choices: Sequence[SweepRun],
+    options: Namespace,
+    first: AnySubmission | InferenceSubmission,
+    origins: dict[str, Origin],
 ) -> int | None:
     """Submits all choices, or none if one is refused."""
+    if isinstance(first, EvaluateSubmissionConfig | GenerateSubmissionConfig):
+        return submit_inference(first, (*_sites(options.config_dir), *_given(options.overrides)))
     # The first was composed to get here; --frozen is of the job, not of what it starts.
     composed = [None if options.frozen else first, *[None] * (len(choices) - 1)]
     submissions = [_prepare(*pair, options.config_dir) for pair in zip(choices, composed, strict=True)]
@@ -135,7 +169,7 @@ def submit(
         jobs = _queue_glue(_glue_jobs(options, submissions))
     else:
         jobs = [_queue(submission) for submission in submissions]
-    return _watch(jobs) if first.submit.watch else None
+    return watched(jobs) if first.submit.watch else None
 
 
 def _glue_jobs(options: Namespace, submissions: Sequence[Submission]) -> GlueJobs:
@@ -161,7 +195,7 @@ def _load(
     Args:
         composed: what the choice's overrides make; None where they were not composed yet, which takes a tenth of a second.
     """
-    kind, root = command_of(choice.overrides)
+    kind, root = TRAINING[_command_name(choice.overrides)]
     config = app.load(kind, root, choice.overrides, config_dirs)[0] if composed is None else composed
     overrides = named(choice, config.run.name)
     if overrides == [*choice.overrides]:
@@ -175,7 +209,7 @@ def _prepare(choice: SweepRun, composed: AnySubmission | None, config_dirs: Sequ
 
 
 def _given(overrides: Sequence[str]) -> list[str]:
-    """The settings that the command which trains has too."""
+    """The settings that the command which the job starts has too."""
     return [text for text in overrides if text.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
 
 
@@ -233,38 +267,9 @@ def _queue(submission: Submission) -> Followed:
 
 
 def _told(submission: Submission, number: str, notes: Sequence[str]) -> Followed:
-    """Tells of a job that was submitted."""
-    place, cluster = submission.place, submission.config.cluster
-    log = str(place.log).replace("%j", number)
-    lines = {
-        "run": str(place.run),
-        "script": str(place.script),
-        "log": log,
-        "watch": f"tail -F {shlex.quote(log)}",
-        "state": f"squeue --jobs={number}",
-        "report": f"{typed('report')} {shlex.quote(str(place.run))}",
-        "stop": f"scancel {number}",
-    }
-    limit = f", at most {cluster.time}" if cluster.time else ""
-    print(f"submitted job {number}: {_nodes(submission.config)} x {ranks_per_node(cluster)} ranks{limit}")
-    for note in notes:
-        print(f"  {note}")
-    for name, text in lines.items():
-        print(f"  {name:8}{text}")
-    return Followed(number, place.run)
-
-
-def _nodes(config: AnySubmission) -> str:
-    return f"{config.min_nodes} to {config.nodes}" if config.min_nodes else str(config.nodes)
-
-
-def _watch(jobs: Sequence[Followed]) -> int:
-    try:
-        completed = watch(jobs, partial(print, flush=True))
-    except KeyboardInterrupt:
-        print("no longer watched; the job goes on")
-        return EXIT_FINISHED
-    return EXIT_FINISHED if completed else 1
+    """Tells of a run that was submitted."""
+    run = str(submission.place.run)
+    return told(submission, number, {"run": run}, notes, {"report": f"{typed('report')} {shlex.quote(run)}"})
 
 
 def main() -> NoReturn:

@@ -9,14 +9,11 @@ from typing import Any
 
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import DataError, described
-from dist_plm.monitor.metrics_file import EVAL_PREFIX
+from dist_plm.monitor.metrics_file import EVAL_PREFIX, run_directory
 from dist_plm.monitor.trackers import tell_trackers
 from dist_plm.spec.schema_run import TrackConfig
 
 log = logging.getLogger(__name__)
-
-#: By which a run's directory is known.
-_METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,7 @@ def tracked_run(path: str, settings: Mapping[str, Any], where: str, step: int) -
         DataError: there are none.
     """
     run = settings.get("run") or {}
-    run_dir = _directory(path, run.get("dir")) if settings else None
+    run_dir = run_directory(path, run.get("dir")) if settings else None
     if run_dir is None:
         raise DataError(
             f"trackers = true: {where} is no checkpoint of a run whose directory is here, which trackers belong to: set "
@@ -66,10 +63,3 @@ def tracked_run(path: str, settings: Mapping[str, Any], where: str, step: int) -
             f"trackers = true: {run_dir} is a run without trackers: set trackers=false, and keep the results with out=FILE"
         )
     return TrackedRun(config, run_dir, str(run.get("name", run_dir.name)), step)
-
-
-def _directory(path: str, told: str | None) -> Path | None:
-    """Finds the directory of a run: around what was named, else where the run said that it is."""
-    named = Path(path).absolute()
-    places = [named, *list(named.parents)[:2], *([Path(told)] if told else [])]
-    return next((place for place in places if (place / _METRICS).is_file()), None)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import Case, model_ranks, num_microbatches
+from dist_plm.spec.schema import ParallelConfig
 
 
 def _supported_axes(case: Case) -> Iterator[str]:
@@ -14,8 +15,12 @@ def _supported_axes(case: Case) -> Iterator[str]:
 
 
 def _world_size(case: Case) -> Iterator[str]:
-    """Stays silent where an unsupported axis takes part: its own sentence says what to do."""
-    parallel, world = case.config.parallel, case.world_size
+    yield from process_problems(case.config.parallel, case.world_size)
+
+
+def process_problems(parallel: ParallelConfig, world: int) -> Iterator[str]:
+    """Tells why so many processes make no grid. Stays silent where an unsupported axis takes part: its own sentence says what
+    to do."""
     if parallel.context > 1 or parallel.expert > 1:
         return
     copy = model_ranks(parallel)

@@ -1,0 +1,1 @@
+"""Checks and submits jobs that ask a finished model, and tells of jobs of all kinds."""

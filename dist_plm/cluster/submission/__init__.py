@@ -1,0 +1,1 @@
+"""Checks what Slurm is asked for, and makes jobs that ask a finished model."""
