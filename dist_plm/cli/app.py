@@ -23,7 +23,7 @@ from dist_plm.cluster.check import check, check_here, check_run, run_of
 from dist_plm.config.credentials import mask
 from dist_plm.config.decode import decode, encode, flatten
 from dist_plm.config.origins import Origin, complete, table, trace
-from dist_plm.config.runfile import read, to_yaml
+from dist_plm.config.runfile import mapping_of, read, to_yaml
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import EXIT_FINISHED, ConfigError, NodeError, UserError
 from dist_plm.core.installed import as_typed
@@ -47,14 +47,18 @@ from dist_plm.spec.rules.finalize import (
 from dist_plm.spec.samples_shown.schema import SamplesShownConfig
 from dist_plm.spec.schema import JobConfig, PlanConfig, PretrainConfig, RehearseConfig, SubmissionConfig, TrainingConfig
 from dist_plm.spec.schema_convert import ConvertConfig
-from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneRehearsalConfig, FinetuneSubmissionConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneRehearsalConfig, FinetuneSubmissionConfig, kind_of
 
 C = TypeVar("C")
 CommandBody = Callable[[C, dict[str, Origin]], int | None]
 
 #: Options that only print something.
 PRINTING = {"-h", "--help", "--cfg", "--origin", "--check"}
-
+#: Kind of a run's file -> what a command that takes the other kind says of it.
+_OF_KIND: dict[type, str] = {
+    PretrainConfig: "pretraining: launch/pretrain.py, plan.py and rehearse.py take it",
+    FinetuneConfig: "fine-tuning: launch/finetune.py and rehearse.py take it, and finetune.py --check prints its plan",
+}
 _CHECKS: dict[type, Callable[[Any, int], Any]] = {
     PretrainConfig: lambda config, world_size: finalize(config, world_size=world_size, vocab_size=None),
     FinetuneConfig: lambda config, world_size: finalize(config, world_size=world_size, vocab_size=None),
@@ -140,6 +144,9 @@ def load(
 def _load_frozen(config_class: type[C], path: str, overrides: Sequence[str]) -> tuple[C, dict[str, Origin]]:
     if overrides:
         raise ConfigError([f"--frozen {path} is a whole configuration: {' '.join(overrides)} cannot be added to it"])
+    kind = kind_of(mapping_of(path))
+    if issubclass(config_class, TrainingConfig) and not issubclass(config_class, kind):
+        raise ConfigError([f"--frozen {path} is of {_OF_KIND[kind]}"])
     config = read(path, config_class)
     return config, {key: Origin(path) for key in flatten(encode(config))}
 
@@ -160,7 +167,7 @@ def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str,
         print(to_yaml(encode(config)), end="")
         return EXIT_FINISHED
     world_size = _world_size(options)
-    if isinstance(config, RehearseConfig):
+    if isinstance(config, RehearseConfig | FinetuneRehearsalConfig):
         config = fitting(config, origins["train.global_batch"].source, world_size)
     if options.origin:
         return _print_origins(config, origins, world_size)

@@ -9,14 +9,16 @@ import pytest
 import torch.distributed as dist
 
 from dist_plm.cli.app import load
+from dist_plm.cli.commands.plan import execute as plan
 from dist_plm.cli.commands.rehearse import execute
 from dist_plm.cli.commands.submit import _rehearse
 from dist_plm.cluster.check import check
 from dist_plm.cluster.submit import Submission
+from dist_plm.config import runfile
 from dist_plm.core.errors import EXIT_REFUSED, ConfigError
 from dist_plm.spec.schema import SubmissionConfig
 from dist_plm.spec.schema_finetune import FinetuneSubmissionConfig
-from tests.train.finetuning import make_rows
+from tests.train.finetuning import make_rows, settings
 
 TINY = [
     *("model=gpt_tiny", "model.vocab_size=211", "model.layers=2", "data=store", "data.path=nowhere"),
@@ -83,6 +85,27 @@ def test_a_task_is_rehearsed_with_its_rows(tmp_path, capsys):
     assert "nowhere.jsonl" in capsys.readouterr().err
     assert execute([*words, f"data.train={rows / 'train.jsonl'}", "data.new_tokens=[zork]"]) == EXIT_REFUSED
     assert "tokens that the run adds" in capsys.readouterr().err
+
+
+def test_a_run_of_fine_tuning_is_rehearsed_from_its_file(tmp_path, capsys):
+    file = tmp_path / "run.yaml"
+    runfile.write(settings(make_rows(tmp_path), tmp_path, model__lora={"rank": 2}), file)
+    assert execute(["--frozen", str(file), "--world-size", "2", "--ranks", "1"]) == 0
+    assert "examples of train.jsonl" in capsys.readouterr().out
+    assert plan(["--frozen", str(file)]) == EXIT_REFUSED
+    assert f"--frozen {file} is of fine-tuning: launch/finetune.py and rehearse.py take it" in capsys.readouterr().err
+    assert execute(["--frozen", str(tmp_path / "none.yaml")]) == EXIT_REFUSED
+    assert "none.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_a_batch_of_rows_that_nobody_has_set_fits_the_ranks(tmp_path, capsys):
+    rows = make_rows(tmp_path)
+    words = ["task=classify", "model=bert_tiny", "model.layers=1", f"data.tokenizer={rows / 'vocabulary'}"]
+    words += [f"data.train={rows / 'train.jsonl'}", "--world-size", "64", "--check"]
+    assert execute(words) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "train.global_batch = 32 is that of a small run: 1024 in its place\n"
+    assert "grid          data 64" in shown.out
 
 
 def test_a_batch_that_nobody_has_set_fits_the_ranks(capsys):

@@ -123,6 +123,9 @@ def check(ranks, config, world_size: int) -> None:
         assert abs(fake[rank].peak_bytes / one.peak_bytes - 1) < 0.01
 
 
+SIZES = {"layers": 2, "hidden": 32, "heads": 2, "init_std": 0.1}
+GPT = {"family": "gpt", **SIZES}
+T5 = {"family": "t5", "position": "relative", **SIZES}
 #: Name -> grid and sections that are changed.
 TASKS = {
     "classify": ("data2_tensor2", {"task": {"name": "classify"}}),
@@ -130,21 +133,43 @@ TASKS = {
     "regress_frozen": ("data2", {"task": {"name": "regress"}, "train": {"freeze": ["layers.0"]}}),
     "choice": ("pipeline2", {"task": {"name": "choice"}}),
     "qa": ("data2_pipeline2", {"task": {"name": "qa"}}),
+    "chat_adapters": ("data2_tensor2", {"task": {"name": "chat"}, "model": {**GPT, "lora": {"rank": 4}}}),
+    "seq2seq": ("data2_tensor2", {"task": {"name": "seq2seq"}, "model": T5}),
+    "seq2seq_frozen": ("tensor2", {"task": {"name": "seq2seq"}, "model": T5, "train": {"freeze": ["encoder"]}}),
+    "tag_deepspeed3": ("data2", {"task": {"name": "tag"}, "engine": {"name": "deepspeed", "zero_stage": 3}}),
+    "qa_deepspeed2_adapters": (
+        "data2",
+        {
+            "task": {"name": "qa"},
+            "engine": {"name": "deepspeed", "zero_stage": 2},
+            "model": {"lora": {"rank": 4}},
+            "precision": {"name": "bf16"},
+        },
+    ),
+    "classify_axes_frozen": (
+        "data2_tensor2_pipeline2",
+        {"task": {"name": "classify"}, "train": {"freeze": ["layers.0"]}, "engine": {"zero_stage": 1}},
+    ),
 }
-COLUMNS = {"regress": {"label": "number"}, "choice": {"choices": "options", "label": "right"}}
+COLUMNS = {
+    "regress": {"label": "number"},
+    "choice": {"choices": "options", "label": "right"},
+    "seq2seq": {"source": "text", "target": "text_b"},
+}
 
 
 @pytest.mark.parametrize("name", covering(list(TASKS), ["tag_adapters"]))
 def test_a_fine_tuning_run_says_what_gloo_says(ranks, tmp_path, name):
     grid, changes = TASKS[name]
-    world_size, axes = GRIDS[grid]
+    world_size, axes = {**GRIDS, "data2_tensor2_pipeline2": (8, ALL_AXES)}[grid]
     rows = make_rows(tmp_path)
-    data = {"train": str(rows / "train.jsonl"), "tokenizer": str(rows / "vocabulary")}
+    data = {"train": str(rows / "train.jsonl"), "tokenizer": str(rows / "vocabulary"), "sequence_length": 32}
     data["columns"] = COLUMNS.get(changes["task"]["name"], {})
     parallel = {key.removeprefix("parallel__"): value for key, value in axes.items()}
     sections = {**SETTINGS, "parallel": parallel, "data": SETTINGS["data"] | data, "task": changes["task"]}
-    for section in ("model", "train"):
-        sections[section] = SETTINGS[section] | changes.get(section, {})
+    for section in ("model", "train", "engine", "precision"):
+        changed = changes.get(section, {})
+        sections[section] = changed if "family" in changed else SETTINGS[section] | changed
     sections["run"] = {"name": "run", "root": str(tmp_path)}
     config, _ = open_run(decode(FinetuneConfig, sections), world_size)
     check(ranks, config, world_size)

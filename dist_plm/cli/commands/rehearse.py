@@ -28,6 +28,7 @@ from dist_plm.cli import app
 from dist_plm.cli.search_path import SearchPath
 from dist_plm.cluster.check import check_run, run_of
 from dist_plm.config.origins import Origin
+from dist_plm.config.runfile import mapping_of
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, UserError, reason_of
 from dist_plm.core.files import check_output, output_writer
 from dist_plm.distributed.grid import grid_of
@@ -35,7 +36,7 @@ from dist_plm.plan.rehearsal.chosen_ranks import chosen_ranks
 from dist_plm.plan.rehearsal.rehearsal_text import rehearsal_json, rehearsal_text
 from dist_plm.plan.verdict import require_vocabulary
 from dist_plm.spec.schema import RehearseConfig, TrainingConfig
-from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneRehearsalConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneRehearsalConfig, kind_of
 
 if TYPE_CHECKING:
     from dist_plm.plan.rehearsal.all_ranks import Rehearsal
@@ -50,10 +51,13 @@ def _asked_for(arguments: Sequence[str]) -> tuple[type[RehearseConfig] | type[Fi
     """Finds what the settings of the run decode into, and its root file."""
     try:
         options = app.parse(arguments, planned=True, chooses_ranks=True)
-        asked = SearchPath.with_sites(options.config_dir).asked_for(options.overrides)
+        if options.frozen is not None:
+            tuned = kind_of(mapping_of(options.frozen)) is FinetuneConfig
+        else:
+            tuned = SearchPath.with_sites(options.config_dir).asked_for(options.overrides) == "finetune"
     except (UserError, OSError, ValueError):  # the front tells of it
-        asked = "pretrain"
-    return (FinetuneRehearsalConfig, "rehearse_finetune") if asked == "finetune" else (RehearseConfig, "rehearse")
+        tuned = False
+    return (FinetuneRehearsalConfig, "rehearse_finetune") if tuned else (RehearseConfig, "rehearse")
 
 
 def run(arguments: Sequence[str], config: RehearseConfig | FinetuneRehearsalConfig, origins: dict[str, Origin]) -> int:

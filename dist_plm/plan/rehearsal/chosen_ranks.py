@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import ConfigError
@@ -11,9 +12,13 @@ from dist_plm.core.streams import tell
 from dist_plm.distributed.grid import Grid
 from dist_plm.plan.memory import memory_by_stage, worst_of
 from dist_plm.spec.schema import RehearseConfig, TrainingConfig
+from dist_plm.spec.schema_finetune import FinetuneRehearsalConfig
 
-#: The file whose batch is meant for one CPU.
-_UNSET = "train/default.yaml"
+#: A run of either kind that is rehearsed, and stays of its kind.
+Rehearsed = TypeVar("Rehearsed", RehearseConfig, FinetuneRehearsalConfig)
+
+#: Files whose batches are meant for few ranks.
+_UNSET = ("train/default.yaml", "train/finetune.yaml")
 _WORDS = ("worst", "all")
 
 
@@ -52,7 +57,7 @@ def _worst(stage: int, grid: Grid) -> Iterator[int]:
         yield grid.rank_at(pipeline=min(other, grid.pipeline - 1))
 
 
-def fitting(config: RehearseConfig, source: str, world_size: int) -> RehearseConfig:
+def fitting(config: Rehearsed, source: str, world_size: int) -> Rehearsed:
     """Takes a larger global batch, and tells so, where nobody has set one and that of a small run does not divide over the
     ranks: two microbatches for each stage of the pipeline.
 
