@@ -1,6 +1,7 @@
 """Runs with tokens that their model did not have: the same on every grid and after a stop, and kept with what comes of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import transformers
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import ConfigError, DataError
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
+from dist_plm.models.init import initialize
+from dist_plm.models.sharding import Shard, ShardSpec
+from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
 from dist_plm.tasks.evaluate.evaluate import measured
@@ -84,6 +88,21 @@ def test_a_run_with_new_tokens_is_the_same_on_every_grid_and_after_a_stop(ranks,
     assert tokenizer.decode(ids).replace(" ", "") == "<|user|>goodfilm<|bot|>bad<|end|>"
     assert model.generation_config.eos_token_id == [SIZE + MARKS.index("<|end|>"), model.config.eos_token_id]
     assert Tokenizer.load(parted / "tokenizer").pieces() == Tokenizer.load(tmp_path / "hf").pieces()
+
+
+def test_an_export_has_the_random_rows_that_a_run_began_with(ranks, rows, tmp_path: Path) -> None:
+    config = dialogues(rows, tmp_path / "run", model__new_rows="random", optim__lr=1e-30, train__stop_at=1)
+    parted = replace(config, parallel=replace(config.parallel, tensor=2))
+    assert ranks.run(2, run_case, parted, free_port()) == [0, 0]
+    convert(decode(ConvertConfig, {"from": str(tmp_path / "run"), "to": str(tmp_path / "hf"), "format": "hf"}))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    complete, name = open_run(config, 1)[0], "embedding.word.weight"
+    whole = Shard(name, shape := shapes_of(complete.model)[name], (0, 0), (0, 0), shape)
+    drawn = ShardSpec(torch.nn.Parameter(torch.empty(shape)), (whole,), None, copy=False)
+    initialize([drawn], complete.model, config.train.seed)
+    for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
+        assert torch.equal(embedding.weight[SIZE:], drawn.parameter[SIZE:])
+    assert len(model.get_input_embeddings().weight) == SIZE + len(MARKS)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from dist_plm.interop.hf.weights import open_hf
 from dist_plm.models.sharding import Shard
 from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.spec.families.electra import generator_of
+from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
 from dist_plm.train.startup.load_weights import Weights, check_vocabulary, load_weights, of_checkpoint, open_weights
@@ -30,6 +31,7 @@ from tests.logits import record_logits
 from tests.parts import engine_of, model_of
 from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port
+from tests.ranks.selection import covering
 from tests.ranks.times import LONG
 from tests.ranks.training import VOCAB, batch_of, configure, grid_of, losses_of
 from tests.reference.hf import CASES, ELECTRA, attended
@@ -130,6 +132,64 @@ def state_case(world, config, where):
         for shard in shard_spec.shards:
             held[shard.name, shard.start] = {n: shard.local(t).clone() for n, t in tensors.items()}
     return held
+
+
+def masters_of(outcomes, shapes):
+    """Masters of the tensors over the vocabulary, whole, from the pieces of all ranks."""
+    whole = {name: torch.full(shape, torch.nan) for name, shape in shapes.items()}
+    for (name, start), tensors in (item for outcome in outcomes for item in outcome.items()):
+        if name in whole:
+            held = tensors["weight"]
+            places = tuple(slice(first, first + size) for first, size in zip(start, held.shape, strict=True))
+            whole[name][places] = held
+    return whole
+
+
+#: Enough tokens to see of what scale their rows are, the last of which the second tensor rank alone has.
+NEW = 64
+#: Grids and engines, each with its number of ranks.
+SHARDED = {
+    "tensor2": (2, TENSOR2),
+    "deepspeed_tensor2": (2, {**TENSOR2, "engine__name": "deepspeed", "engine__zero_stage": 1}),
+    "megatron_zero1": (2, {"engine__zero_stage": 1}),
+    "zero3": (2, {"engine__name": "deepspeed", "engine__zero_stage": 3}),
+    "zero3_tensor2": (4, {**TENSOR2, "engine__name": "deepspeed", "engine__zero_stage": 3}),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "grid"),
+    covering(
+        [(name, grid) for name in ("gpt2", "llama", "bert_mlm", "t5", "t5_v1_1") for grid in SHARDED],
+        [("gpt2", "tensor2"), ("llama", "deepspeed_tensor2"), ("bert_mlm", "tensor2")],
+    ),
+)
+def test_random_rows_of_new_tokens_are_the_same_on_every_grid(ranks, tmp_path, name, grid):
+    """They are what a new run of the family begins with, by its seed; the other rows are the stored ones, to the bit."""
+    source = str(save(name, tmp_path / "hf"))
+    stored, (size, changes) = open_hf(source), SHARDED[grid]
+    more = {"model__vocab_size": VOCAB + NEW, "model__new_rows": "random", "model__init_from": source}
+    more |= {**CASES[name].changes, "train__micro_batch": 2}
+    alone, other = configure(1, **more), configure(1, **more, train__seed=5)
+    shapes = {n: s for n, s in shapes_of(alone.model).items() if s[0] == VOCAB + NEW}
+    tied = alone.model.tied_embeddings
+    assert shapes.keys() - {"output.bias"} == {"embedding.word.weight", *([] if tied else ["output.weight"])}
+    found = masters_of(ranks.run(1, state_case, alone, source), shapes)
+    drawn_otherwise = masters_of(ranks.run(1, state_case, other, source), shapes)
+    sharded = masters_of(ranks.run(size, state_case, configure(size, **more, **changes), source), shapes)
+    for n, values in found.items():
+        assert torch.equal(sharded[n], values), n
+        known = stored.read_shard(Shard(n, stored.shapes[n], *[(0,) * values.ndim] * 2, stored.shapes[n])).float()
+        assert torch.equal(values[:VOCAB], known), n
+        new = values[VOCAB:]
+        if n == "output.bias":
+            assert not new.any()
+            continue
+        assert float(new.std()) == pytest.approx(alone.model.deviation(n), rel=0.05)
+        assert float(new.mean().abs()) < 4 * alone.model.deviation(n) / new.numel() ** 0.5
+        assert len(new.unique(dim=0)) == NEW
+        assert not torch.equal(drawn_otherwise[n][VOCAB:], new), "another seed draws others"
+        assert torch.equal(drawn_otherwise[n][:VOCAB], known)
 
 
 @pytest.mark.parametrize(
