@@ -14,14 +14,21 @@ from dist_plm.monitor.tracking.of_run import TrackedRun, tracked_run
 from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.tasks.contamination.shared_runs import check_contamination, measure_contamination
 from dist_plm.tasks.evaluate.evaluation_report import excerpts, said_of_rows, table
-from dist_plm.tasks.evaluate.objective import held_out_samples, measure_objective
+from dist_plm.tasks.evaluate.objective import check_held_out, measure_objective
 from dist_plm.tasks.evaluate.passages import Passages, open_passages
 from dist_plm.tasks.evaluate.perplexity import Asked, Turns, measure_perplexity
 from dist_plm.tasks.evaluate.probe import measure_probe, probe_of
 from dist_plm.tasks.evaluate.sums import COUNTS, Hard, Hardest, Sums, measures
 from dist_plm.tasks.evaluate.task import check_task_rows, measure_task
-from dist_plm.tasks.harness.measure_harness import check_harness, measure_harness, window_asked
-from dist_plm.tasks.inference.open_model import FoundModel, Session, build_runner, look_at_model, session_of
+from dist_plm.tasks.harness.measure_harness import check_asked, check_harness, measure_harness
+from dist_plm.tasks.inference.open_model import (
+    FoundModel,
+    Session,
+    build_runner,
+    check_heads,
+    look_at_model,
+    session_of,
+)
 from dist_plm.tasks.inference.outputs import check_out, write_json
 from dist_plm.tasks.inference.runner import Runner
 from dist_plm.tasks.inference.source import alike
@@ -116,15 +123,16 @@ def _passages(config: EvaluateConfig, found: FoundModel) -> Passages:
 def _check_texts(config: EvaluateConfig, found: FoundModel) -> None:
     _passages(config, found)
     Asked.of(config, found.config.model, found.vocabulary)
+    check_heads(found)
 
 
 #: What opens that which a measurement reads, by the names that `on` has, and refuses what cannot be measured.
 INPUT_CHECKS: Mapping[str, Callable[[EvaluateConfig, FoundModel], object]] = {
     "perplexity": _check_texts,
-    "objective": lambda config, found: held_out_samples(config, found.config, None),
+    "objective": check_held_out,
     "task": check_task_rows,
     "probe": probe_of,
-    "lm_eval": window_asked,
+    "lm_eval": check_asked,
 }
 #: What measures a model, by the names that `on` has.
 MEASURES: Mapping[str, Callable[[EvaluateConfig, Session], dict[str, Any]]] = {

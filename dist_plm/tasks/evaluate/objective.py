@@ -19,7 +19,7 @@ from dist_plm.objectives.build import build_objective
 from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.spec.schema import DataConfig, PretrainConfig
 from dist_plm.spec.schema_run import TrainConfig
-from dist_plm.tasks.inference.open_model import Session, build_runner
+from dist_plm.tasks.inference.open_model import FoundModel, Session, build_runner, check_heads
 from dist_plm.tasks.inference.runner import Runner
 from dist_plm.tasks.inference.source import alike
 from dist_plm.train.data import form_of, special_tokens
@@ -60,6 +60,16 @@ def objective_evaluator(config: EvaluateConfig, run: PretrainConfig, groups: Gro
     dataset, learned = held_out_samples(config, run, groups.world)
     train = TrainConfig(steps=1, global_batch=1, micro_batch=config.batch_size, eval_samples=config.limit or _ALL)
     return Evaluator(train, groups, dataset, learned)
+
+
+def check_held_out(config: EvaluateConfig, found: FoundModel) -> None:
+    """Opens held-out samples, in one process that builds no model.
+
+    Raises:
+        UserError: they cannot be read, or the model has no head for the losses.
+    """
+    held_out_samples(config, found.config, None)
+    check_heads(found, _HEADS)
 
 
 def held_out_samples(

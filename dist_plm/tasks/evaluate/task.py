@@ -26,7 +26,7 @@ from dist_plm.tasks.evaluate.asked_rows import AskedRows, Unmeasured, Weighed, w
 from dist_plm.tasks.evaluate.objective import RunnerScores
 from dist_plm.tasks.generate.batches import Continuation
 from dist_plm.tasks.generate.generate import answered
-from dist_plm.tasks.inference.open_model import NEEDED, FoundModel, Session, build_runner
+from dist_plm.tasks.inference.open_model import NEEDED, FoundModel, Session, build_runner, check_heads
 from dist_plm.tasks.inference.outputs import write_json, write_lines
 from dist_plm.tasks.inference.source import alike
 from dist_plm.train.evaluation import Evaluator
@@ -66,13 +66,14 @@ def measure_task(config: EvaluateConfig, session: Session) -> dict[str, Any]:
 
 
 def check_task_rows(config: EvaluateConfig, found: FoundModel) -> None:
-    """Reads all rows, as those do that measure them.
+    """Reads all rows, as those do that measure them, in one process that builds no model.
 
     Raises:
-        UserError: they cannot be used.
+        UserError: they cannot be used, or the model has no head for them.
     """
     task = _task_of(found)
     _encoded(found, task, _asked_rows(config, found, task))
+    check_heads(found, NEEDED if task.writes else _ALL)
 
 
 def _task_of(found: FoundModel) -> TaskConfig:

@@ -20,7 +20,14 @@ from dist_plm.tasks.generate.on_grid import GridWriter
 from dist_plm.tasks.generate.prompts import PromptRow, check_known, encoder_of, read_prompts, rows_of, task_of
 from dist_plm.tasks.generate.show_continuations import Terminal, record, shown
 from dist_plm.tasks.generate.with_transformers import TransformersWriter
-from dist_plm.tasks.inference.open_model import FoundModel, Session, build_runner, look_at_model, session_of
+from dist_plm.tasks.inference.open_model import (
+    FoundModel,
+    Session,
+    build_runner,
+    check_heads,
+    look_at_model,
+    session_of,
+)
 from dist_plm.tasks.inference.outputs import check_out, write_lines
 
 #: What bears on texts that are written, and not on what is filled in.
@@ -73,6 +80,7 @@ def check_generation(config: GenerateConfig, world_size: int) -> None:
     check_out(config.out)
     prompts = read_prompts(config)
     found = look_at_model(config, world_size)
+    check_heads(found)
     check_known(prompts, config, found.vocabulary)
     if found.config.model.is_encoder:
         _masked_rows(config, found, list(map(str, prompts)))

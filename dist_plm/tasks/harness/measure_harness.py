@@ -4,16 +4,18 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import ConfigError, DataError, UserError, described
 from dist_plm.distributed.collectives import gather, on_each
 from dist_plm.spec.inference.schema import EvaluateConfig
-from dist_plm.tasks.inference.open_model import FoundModel, Session, build_runner
+from dist_plm.tasks.inference.open_model import FoundModel, Session, build_runner, check_heads
+
+T = TypeVar("T")
 
 #: Tokens of a pass, where nothing tells how many the model was trained with.
 _WINDOW = 1024
@@ -40,7 +42,7 @@ def measure_harness(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     Raises:
         UserError: on every rank alike.
     """
-    window = window_asked(config, session)
+    window = _window(config, session)
     with _quiet(session):
         found = _evaluated(config, session, window)
     shots = {name: number for name, number in found["n-shot"].items() if name in found["results"]}
@@ -58,12 +60,22 @@ def measure_harness(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     }
 
 
-def window_asked(config: EvaluateConfig, found: FoundModel) -> int:
-    """Counts the tokens of a pass.
+def check_asked(config: EvaluateConfig, found: FoundModel) -> None:
+    """Sees to it, in one process that builds no model, that the model can be asked and that all tasks are known. Their data
+    are not looked for.
 
     Raises:
-        ConfigError: the model cannot be asked, or not with so many.
+        UserError: the ranks would refuse it.
     """
+    from lm_eval.tasks import TaskManager
+
+    _window(config, found)
+    check_heads(found)
+    _named_tasks(config, TaskManager)
+
+
+def _window(config: EvaluateConfig, found: FoundModel) -> int:
+    """Counts the tokens of a pass."""
     model = found.config.model
     if model.is_encoder or model.has_decoder:
         raise ConfigError(
@@ -80,12 +92,21 @@ def window_asked(config: EvaluateConfig, found: FoundModel) -> int:
     return config.window or model.max_positions or found.source.sequence_length or _WINDOW
 
 
+def _named_tasks(config: EvaluateConfig, make: Callable[..., T]) -> tuple[Sequence[str], T]:
+    """Finds the names of all tasks that are asked for, and what loads them."""
+    from lm_eval.utils import pattern_match
+
+    manager: Any = make(include_path=config.task_folder, include_defaults=config.task_folder is None)
+    if not all(pattern_match([name], manager.all_tasks) for name in config.tasks):
+        manager = make(include_path=config.task_folder)  # reading its own 14,000 takes ten seconds
+    return _known(config.tasks, manager.all_tasks), manager
+
+
 def _evaluated(config: EvaluateConfig, session: Session, window: int) -> dict[str, Any]:
     # Here alone it is known to be installed.
     from lm_eval import __version__
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
-    from lm_eval.utils import pattern_match
 
     from dist_plm.tasks.harness.harness_model import HarnessModel
 
@@ -105,10 +126,7 @@ def _evaluated(config: EvaluateConfig, session: Session, window: int) -> dict[st
             except Exception as error:  # no network, no such file, or whatever a task's own code runs into
                 raise DataError(f"tasks = {', '.join(task_list)} cannot be loaded: {described(error)}") from error
 
-    manager = LoadedOnce(include_path=config.task_folder, include_defaults=config.task_folder is None)
-    if not all(pattern_match([name], manager.all_tasks) for name in config.tasks):
-        manager = LoadedOnce(include_path=config.task_folder)  # reading its own 14,000 takes ten seconds
-    names = _known(config.tasks, manager.all_tasks)
+    names, manager = _named_tasks(config, LoadedOnce)
     # Each rank is to make the same requests, and refuses what cannot be loaded with the others.
     manager.load(names)
     asked = HarnessModel(config, session, build_runner(session), window)

@@ -1,6 +1,6 @@
 """Opens a model to be run: on the process grid that a configuration asks for, whatever grid and engine it was saved on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -17,8 +17,8 @@ from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.distributed.launch_env import LaunchEnv, from_environment
 from dist_plm.distributed.world import host_group, init_process_group, shutdown
 from dist_plm.interop.hf.safetensors_files import listed
-from dist_plm.models.build import build_chunk, model_context_of
-from dist_plm.models.sharding import describe
+from dist_plm.models.build import build_chunk, model_context_of, whole_shard_specs
+from dist_plm.models.sharding import ShardSpec, describe
 from dist_plm.spec.engines import ENGINES
 from dist_plm.spec.inference.schema import InferenceConfig
 from dist_plm.spec.objectives import OBJECTIVES, objectives_of
@@ -169,6 +169,26 @@ def _named(variants: Variants[T], name: str, **settings: Any) -> T:
     return variants[name](**{variants.tag: name}, **settings)
 
 
+def check_heads(found: FoundModel, needed: tuple[str, ...] = NEEDED) -> None:
+    """Sees to it, in one process that builds no model, that the weights are those of the model and predict what is asked.
+
+    Args:
+        needed: see `build_runner`.
+    Raises:
+        CheckpointError: they are not whole.
+    """
+    _check_whole(found, whole_shard_specs(found.config.model), None, needed)
+
+
+def _check_whole(
+    found: FoundModel, shard_specs: Sequence[ShardSpec], group: dist.ProcessGroup | None, needed: tuple[str, ...]
+) -> None:
+    weights = found.source.weights
+    fresh, _ = check_fit(weights, found.config.model, None, shard_specs, group)
+    if absent := [name for name in fresh if name.startswith(needed)]:
+        raise CheckpointError(f"{weights.where} holds no head that predicts what is asked: it lacks {listed(absent)}")
+
+
 def build_runner(session: Session, needed: tuple[str, ...] = NEEDED) -> Runner:
     """Builds this rank's part of the model, with its weights. Collective over all ranks.
 
@@ -182,9 +202,7 @@ def build_runner(session: Session, needed: tuple[str, ...] = NEEDED) -> Runner:
     shared = model_context_of(*sections, groups, groups.device.torch_device, seed=config.train.seed)
     chunk = build_chunk(shared, 0, 1)
     shard_specs = describe([chunk], groups.coordinates.tensor, groups.grid.tensor)
-    fresh, _ = check_fit(weights, config.model, None, shard_specs, groups.world)
-    if absent := [name for name in fresh if name.startswith(needed)]:
-        raise CheckpointError(f"{weights.where} holds no head that predicts what is asked: it lacks {listed(absent)}")
+    _check_whole(session, shard_specs, groups.world, needed)
     with finite_alone(
         lambda shard_spec, _: weights.read(shard_spec), weights.where, groups.world, "they are broken"
     ) as read:

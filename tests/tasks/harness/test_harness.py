@@ -15,7 +15,7 @@ from tokenizers import processors
 from dist_plm.core.errors import ConfigError, UserError
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.spec.inference.rules import EVALUATE_RULES
-from dist_plm.tasks.evaluate.evaluate import measured
+from dist_plm.tasks.evaluate.evaluate import check_evaluation, measured
 from dist_plm.tasks.harness.harness_model import HarnessModel
 from dist_plm.tasks.inference.open_model import build_runner
 from tests.ranks.selection import covering
@@ -210,17 +210,21 @@ def test_what_cannot_be_is_refused_in_one_message(ranks, exported, model_dirs, t
         config = evaluate_config(directory, **{**asked, **settings})
         messages = ranks.run(2, refused, config)
         assert all(part in message for message in messages), messages
+        if part.startswith(("the 32 positions", "does not read")):
+            with pytest.raises(UserError, match=part):
+                check_evaluation(config, 2)
+    check_evaluation(evaluate_config(exported["gpt2"], tasks=["chosen"], **asked, **of_folder), 2)
 
 
 @pytest.mark.slow
 def test_a_task_that_is_not_there_is_told_with_near_names(ranks, exported, tasks):
     """All of the harness's own are looked through, which takes ten seconds."""
     config = evaluate_config(exported["gpt2"], on="lm_eval", tasks=["chosne"], task_folder=str(tasks))
+    told = "tasks = chosne: neither lm-evaluation-harness nor task_folder has such a task; did you mean chosen"
     for message in ranks.run(1, refused, config):
-        assert (
-            "tasks = chosne: neither lm-evaluation-harness nor task_folder has such a task; did you mean chosen"
-            in message
-        )
+        assert told in message
+    with pytest.raises(UserError, match=told):
+        check_evaluation(config, 1)
 
 
 def problems(**settings) -> list[str]:

@@ -108,6 +108,14 @@ def huge(directory):
     )
 
 
+def headless(directory):
+    """What BertModel saves."""
+    config, weights = directory / "config.json", load_file(directory / "model.safetensors")
+    config.write_text(config.read_text().replace("BertForMaskedLM", "BertModel"))
+    kept = {name.removeprefix("bert."): value for name, value in weights.items() if name.startswith("bert.")}
+    save_file(kept, directory / "model.safetensors", {"format": "pt"})
+
+
 #: By the name of a test: the model, what is done to its directory, the configuration, what the message has to say.
 OPENED = {
     "scores that are no numbers": ("gpt2", huge, generate_config, {"prompt": "To be"}, "scores that are no numbers"),
@@ -170,6 +178,7 @@ OPENED = {
         {"prompt": "a", "tokenizer": "nowhere/tokenizer.json"},
         "nowhere/tokenizer.json",
     ),
+    "no head": ("bert", headless, generate_config, {"prompt": "To [MASK]"}, "holds no head that predicts"),
     "a long prompt": (
         "gpt2",
         lambda d: None,
