@@ -16,10 +16,11 @@ def read_conll(lines: Iterable[tuple[int, str | Rejected]], path: str) -> Iterat
     """The sentences of a file: the line on which each begins, its words and their tags, of which a file may have none.
 
     Raises:
-        DataError: a line is not UTF-8, or has no tag where others have one.
+        DataError: a line is not UTF-8, has no tag where others have one, or more or fewer columns.
     """
     begins, words, tags = 0, [], []
     tagged: bool | None = None
+    columns = 0
     for number, line in lines:
         if isinstance(line, Rejected):
             raise DataError(f"{path}, line {number}: {line.reason}, {line.detail}; mend the line")
@@ -37,6 +38,12 @@ def read_conll(lines: Iterable[tuple[int, str | Rejected]], path: str) -> Iterat
             problem = "has a word and its tag" if tagged else "has a word alone, as those before it"
             raise DataError(
                 f"{path}, line {number}: {line.strip()!r} is a word with{'out' if tagged else ''} a tag: a line {problem}"
+            )
+        columns = columns or len(fields)
+        if has_tag and len(fields) != columns:
+            raise DataError(
+                f"{path}, line {number}: {line.strip()!r} has {len(fields)} columns where those before it have {columns}, so "
+                "that its last need not be the tag: mend the line"
             )
         begins = begins if words else number
         words.append(fields[0].strip())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, starmap
@@ -31,6 +32,8 @@ FORMATS = {
     ".txt": "conll",
     **dict.fromkeys((".train", ".testa", ".testb"), "conll"),  # as CoNLL-2002 and 2003 name theirs: eng.testa
 }
+#: Half of a character of two, as JSON writes it, and as Python holds it.
+_HALF, _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]"), re.compile("[\ud800-\udfff]")
 
 
 class LabelledRow(NamedTuple):
@@ -139,28 +142,49 @@ def _json_row(line: str, place: str) -> LabelledRow:
         raise DataError(f"{place}: not JSON, {reason_of(error)}; each line has to hold one object") from None
     if not isinstance(row, dict):
         raise DataError(f"{place}: the line holds {type(row).__name__}, not an object with fields")
-    return LabelledRow(place, row)
+    return _in_unicode(LabelledRow(place, row), _HALF.search(line) is not None)
+
+
+def _in_unicode(row: LabelledRow, halves: bool) -> LabelledRow:
+    """Gives a row whose texts no half of a character is in, which JSON can write (`\\ud83d` alone) and no tokenizer reads.
+
+    Args:
+        halves: the JSON that it is in writes some characters as two halves.
+    Raises:
+        DataError: there is one.
+    """
+    if halves and _SURROGATE.search(json.dumps(row.values, ensure_ascii=False)):
+        raise DataError(
+            f"{row.place}: a text holds half of a character, \\ud800 to \\udfff alone: mend or remove the row"
+        )
+    return row
 
 
 def _json_array(file: RowFile, form: str) -> Iterator[LabelledRow]:
     """A list of objects, or one under `data`, which may be SQuAD's articles; else lines."""
     try:
-        content = json.loads(Path(file.path).read_bytes())
+        written = Path(file.path).read_bytes()
+        content = json.loads(written)
+        halves = _HALF.search(written.decode(json.detect_encoding(written), "surrogatepass")) is not None
     except (ValueError, RecursionError):
         yield from _json_lines(file, form)
         return
     found = content.get("data") if isinstance(content, dict) else content
     if isinstance(content, dict) and not isinstance(found, list):
-        yield LabelledRow(f"{file.path}, line 1", content)
+        yield _in_unicode(LabelledRow(f"{file.path}, line 1", content), halves)
         return
+    if not isinstance(found, list | None):
+        raise DataError(
+            f"{file.path} holds {type(found).__name__}, not a list of objects with fields: name another file"
+        )
     for number, row in enumerate(found or [], 1):
         place = f"{file.path}, item {number}"
         if not isinstance(row, dict):
             raise DataError(f"{place} is {type(row).__name__}, not an object with fields")
         if is_article(row):
-            yield from starmap(LabelledRow, questions_of(row, place))
+            yield from (_in_unicode(one, halves) for one in starmap(LabelledRow, questions_of(row, place)))
         else:
-            yield LabelledRow(place, row)
+            yield _in_unicode(LabelledRow(place, row), halves)
 
 
 def _table_rows(file: RowFile, form: str) -> Iterator[LabelledRow]:

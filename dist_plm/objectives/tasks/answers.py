@@ -65,7 +65,9 @@ def _pairs(value: Any, row: LabelledRow, column: str) -> list[tuple[Any, Any]]:
 def _answer(text: Any, start: Any, context: str, place: str) -> Answer:
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{place} holds an answer without text: mend or remove the row")
-    if isinstance(start, bool) or not isinstance(start, int) or start < 0 or context[start : start + len(text)] != text:
+    if isinstance(start, bool) or not isinstance(start, int):
+        raise DataError(f"{place} has answer_start = {start!r}, which is no whole number of characters: mend the row")
+    if start < 0 or context[start : start + len(text)] != text:
         at = f"; it stands at {context.find(text)}" if text in context else ", nor does it stand anywhere in it"
         raise DataError(
             f"{place}: the answer {text!r} does not stand in the text at character {start}{at}: mend the row"

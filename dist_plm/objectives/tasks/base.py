@@ -238,7 +238,11 @@ def texts_of(rows: Sequence[LabelledRow], columns: Mapping[str, str]) -> tuple[l
 
 def label_of(row: LabelledRow, column: str) -> str:
     """The label in a column of a row, as text; raises DataError where there is none."""
-    value = row.values.get(column)
+    return label_text(row.values.get(column), f"{row.place}: column {column!r}")
+
+
+def label_text(value: Any, where: str) -> str:
+    """A label as text; raises DataError where it is none."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | str) and str(value).strip():
@@ -246,7 +250,7 @@ def label_of(row: LabelledRow, column: str) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     what = "has no label" if value in (None, "") else f"has {value!r}, which is no label"
-    raise DataError(f"{row.place}: column {column!r} {what}: mend or remove the row")
+    raise DataError(f"{where} {what}: mend or remove the row")
 
 
 def number_of(label: str, numbers: Mapping[str, int], place: str) -> int:

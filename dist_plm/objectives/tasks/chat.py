@@ -160,7 +160,7 @@ def _with_answer(row: LabelledRow, columns: Mapping[str, str]) -> list[Message]:
     if not {"messages", "completion"} & columns.keys():
         raise DataError(_no_dialogue(row))
     messages = _messages(row, columns)
-    if all(one["role"] != "assistant" for one in messages):
+    if all(one["role"] != "assistant" or not one["content"].strip() for one in messages):
         raise DataError(
             f"{row.place}: the assistant says nothing, so that there is nothing to learn: mend or remove the row"
         )
@@ -178,7 +178,9 @@ def _messages(row: LabelledRow, columns: Mapping[str, str]) -> list[Message]:
     else:
         raise DataError(_no_dialogue(row))
     system = value_of(row, columns["system"]) if "system" in columns else None
-    if isinstance(system, str) and system and messages[0]["role"] != "system":
+    if system is not None and not isinstance(system, str):
+        raise DataError(f"{row.place}: column {columns['system']!r} is {type(system).__name__}, no text: mend the row")
+    if system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
     return messages
 

@@ -111,10 +111,13 @@ class Choice:
         value, names = row.values.get(columns["choices"]), []
         if isinstance(value, Mapping):  # as AI2's question sets are published
             value, names = value.get("text"), list(map(str, value.get("label") or ()))
+        where = f"{row.place}: column {columns['choices']!r} holds"
         if not isinstance(value, list | tuple) or len(value) < 2 or not all(isinstance(one, str) for one in value):
-            raise DataError(
-                f"{row.place}: column {columns['choices']!r} holds no list of two or more texts: mend or remove the row"
-            )
+            raise DataError(f"{where} no list of two or more texts: mend or remove the row")
+        if not all(one.strip() for one in value):
+            raise DataError(f"{where} a choice without text: mend or remove the row")
+        if names and len(names) != len(value):
+            raise DataError(f"{where} {len(value)} choices and {len(names)} labels of them: mend or remove the row")
         return list(value), names
 
     def _numbered(self, row: LabelledRow) -> list[str]:

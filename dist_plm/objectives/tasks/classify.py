@@ -18,6 +18,7 @@ from dist_plm.objectives.tasks.base import (
     TextEncoder,
     by_row,
     label_of,
+    label_text,
     label_weights,
     number_of,
     soft_targets,
@@ -92,12 +93,19 @@ class Classify:
                     f"{row.place}: column {column!r} holds {len(value)} labels where one is learned: set "
                     "task.multi_label=true"
                 )
+            if isinstance(value, float) and value % 1:
+                raise DataError(
+                    f"{row.place}: column {column!r} has {value!r}, which is no label: learn numbers by task=regress, or "
+                    "mend or remove the row"
+                )
             return [label_of(row, column)]
         if value is None:
             return []
         if not isinstance(value, list | tuple):
-            value = [part.strip() for part in str(value).split(self.config.separator) if part.strip()]
-        return list(dict.fromkeys(map(str, value)))
+            whole = value if isinstance(value, str) else label_of(row, column)
+            value = [part.strip() for part in whole.split(self.config.separator) if part.strip()]
+        where = f"{row.place}: column {column!r}"
+        return list(dict.fromkeys(label_text(one, where) for one in value))
 
 
 @dataclass(slots=True)

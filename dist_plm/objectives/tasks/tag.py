@@ -19,6 +19,7 @@ from dist_plm.objectives.tasks.base import (
     Scorer,
     TextEncoder,
     by_row,
+    label_text,
     label_weights,
     number_of,
     soft_targets,
@@ -86,8 +87,11 @@ class Tag:
 def _words_and_tags(row: LabelledRow, columns: Mapping[str, str], unknown: str = "") -> tuple[list[str], list[str]]:
     """The words of a row and their labels, which are `unknown` where no column has them; raises DataError where it has other
     things, or not as many of each."""
-    words = _listed(row, columns["tokens"], "tokens")
-    tags = _listed(row, columns["tags"], "tags") if "tags" in columns else [unknown] * len(words)
+    words = list(map(str, _listed(row, columns["tokens"], "tokens")))
+    tags = [unknown] * len(words)
+    if "tags" in columns:
+        where = f"{row.place}: column {columns['tags']!r}"
+        tags = [label_text(tag, where) for tag in _listed(row, columns["tags"], "tags")]
     if len(words) != len(tags):
         raise DataError(
             f"{row.place}: {len(words)} words in {columns['tokens']!r} and {len(tags)} labels in {columns['tags']!r}: each "
@@ -96,12 +100,12 @@ def _words_and_tags(row: LabelledRow, columns: Mapping[str, str], unknown: str =
     return words, tags
 
 
-def _listed(row: LabelledRow, column: str, what: str) -> list[str]:
+def _listed(row: LabelledRow, column: str, what: str) -> Sequence[Any]:
     value = row.values.get(column)
     value = value.split() if isinstance(value, str) else value
-    if not isinstance(value, list | tuple) or not value or None in value:
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(one, str | int | float) for one in value):
         raise DataError(f"{row.place}: column {column!r} holds no list of {what}: mend or remove the row")
-    return list(map(str, value))
+    return value
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from dist_plm.config.decode import show
 from dist_plm.config.types import NonNegative
 from dist_plm.spec.families.base import ModelConfig
 from dist_plm.spec.objectives.base import Head
@@ -92,7 +93,9 @@ class ClassifyConfig(TextsConfig, LabelsConfig):
         for label, text in self.label_texts.items():
             if self.labels and label not in self.labels:
                 yield f"task.label_texts.{label} is of no label; the labels are {', '.join(self.labels)}"
-            if not str(text).strip():
+            if not isinstance(text, str | int | float):
+                yield f"task.label_texts.{label} = {show(text)} is no text that could be written: give a word"
+            elif not str(text).strip():
                 yield f"task.label_texts.{label} is empty, and nothing could be written: give a word"
         texts = [self.text_of(label) for label in self.labels]
         for text in sorted({text for text in texts if texts.count(text) > 1}):

@@ -222,6 +222,7 @@ REFUSES = "{{ raise_exception('only users may begin') }}"
         ({"messages": []}, {}, "line 1 holds no list of messages"),
         ({"messages": [{"role": "user"}]}, {}, "message 1 has no role and content"),
         ({"messages": OPENAI[:2]}, {}, "the assistant says nothing"),
+        ({"messages": [*OPENAI[:2], {"role": "assistant", "content": " "}]}, {}, "the assistant says nothing"),
         ({"messages": OPENAI}, {"template": CHANGES_THE_PAST}, "give a template with {% generation %} marks"),
         ({"messages": OPENAI}, {"template": REFUSES}, "the chat template refuses the dialogue: only users may begin"),
         ({"messages": [{"role": "assistant", "content": f"a{END}b"}]}, {}, "a special token, which would end it"),
@@ -236,6 +237,12 @@ def test_what_cannot_be_used_is_refused_with_its_place(encoder, row, settings, p
     with pytest.raises(DataError) as refused:
         encode(encoder, row, **settings)
     assert part in str(refused.value)
+
+
+def test_a_system_message_that_is_no_text(encoder):
+    columns = {"prompt": "p", "completion": "c", "system": "s"}
+    with pytest.raises(DataError, match=r"line 1: column 's' is int, no text: mend the row"):
+        encode(encoder, {"p": "a", "c": "b", "s": 3}, columns=columns)
 
 
 def test_no_column_of_a_dialogue(encoder):

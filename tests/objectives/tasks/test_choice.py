@@ -111,6 +111,8 @@ def test_accuracy() -> None:
         ),
         ({"label": "C"}, "holds 'C', which is none"),
         ({"label": None}, "has no label"),
+        ({"endings": ["x", " "]}, "column 'endings' holds a choice without text"),
+        ({"endings": {"text": ["x", "y"], "label": ["A"]}}, "holds 2 choices and 1 labels of them"),
         ({"endings": ["x"]}, "column 'endings' holds no list of two or more texts"),
         ({"endings": ["x", "y", "z"]}, "line 2: 3 choices where other rows have 2"),
         ({"ctx": ""}, "column 'ctx' is empty"),

@@ -65,6 +65,11 @@ def problems(**changes: Any) -> list[str]:
             {"model": T5, "task__labels": ("a", "b"), "task__label_texts": {"c": "x"}},
             "task.label_texts.c is of no label; the labels are a, b",
         ),
+        (
+            {"model": T5, "task__label_texts": {"a": ["x"]}},
+            "task.label_texts.a = ['x'] is no text that could be written",
+        ),
+        ({"model": T5, "task__label_texts": {"a": None}}, "task.label_texts.a = null is no text that could be written"),
         ({"model": T5, "task__label_texts": {"a": " "}}, "task.label_texts.a is empty"),
         (
             {"model": T5, "task__labels": ("a", "b"), "task__label_texts": {"a": "b"}},
