@@ -64,10 +64,10 @@ def _told(cut: Sequence[str], count: int, task: Task[Any], encoder: ExampleEncod
     """Tells of rows, of which these are cut."""
     config = task.config
     most = config.longest_answer(encoder.length, has_decoder=encoder.has_decoder)
+    told = config.told_of_long.format(bound=config.answer_bound, most=most)
     return (
-        f"in {len(cut):,} of {count:,} rows ({percent(len(cut) / count)}) the answer is longer than {config.answer_bound} = "
-        f"{most} tokens, and what is beyond is neither learned nor scored, of {cut[0]} first: raise it, or shorten or remove "
-        "them"
+        f"in {len(cut):,} of {count:,} rows ({percent(len(cut) / count)}) {told}, of {cut[0]} first: raise it, or shorten or "
+        "remove them"
     )
 
 

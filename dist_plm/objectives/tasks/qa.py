@@ -14,7 +14,7 @@ from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.data.labelled.table import Ragged
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.tasks.answers import Answer, AnswerScorer, answers_of
-from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, text_of
+from dist_plm.objectives.tasks.base import CUT, Columns, Scorer, TextEncoder, text_of
 from dist_plm.spec.tasks.qa import QaConfig
 
 
@@ -48,7 +48,7 @@ class Qa:
         ]
         length, stride = config.question_length(encoder.length), config.stride(encoder.length)
         windows = encoder.windows(questions, contexts, length, stride)
-        starts, ends = _targets(windows, answers, rows)
+        starts, ends, nowhere = _targets(windows, answers, rows)
         is_first = np.diff(windows.rows, prepend=-1) > 0
         ids = [_id(row, columns) for row in rows]
         about = [
@@ -68,6 +68,7 @@ class Qa:
             "char_starts": windows.char_starts,
             "char_ends": windows.char_ends,
             "is_first": is_first.astype(np.int8),
+            CUT: nowhere,
             "about": Ragged(np.frombuffer(b"".join(told), np.uint8), np.cumsum([len(one) for one in told])),
         }
 
@@ -85,9 +86,10 @@ def _id(row: LabelledRow, columns: Mapping[str, str]) -> str | None:
 
 def _targets(
     windows: QuestionWindows, answers: Sequence[Sequence[Answer]], rows: Sequence[LabelledRow]
-) -> tuple[Any, Any]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """The first and last token of the first true answer of each window's question, [W]; 0 where there is none, or not all of it
-    is in the window. Several tokens that spell one character have the same place: the first and the last of them count."""
+    is in the window; and the questions [Q] whose answer no window holds whole. Several tokens that spell one character have
+    the same place: the first and the last of them count."""
     held: list[tuple[int, int] | None] = []
     spans: dict[int, tuple[int, int]] = {}
     for window, row in enumerate(windows.rows.tolist()):
@@ -107,10 +109,12 @@ def _targets(
                 f"{rows[row].place}: no token of the tokenizer holds the answer {known[0].text!r}: remove the row"
             )
     result = np.zeros((2, len(held)), dtype=np.int64)
+    nowhere = np.array([bool(known) for known in answers])
     for window, (row, found) in enumerate(zip(windows.rows.tolist(), held, strict=True)):
         if found is not None and found == spans[row]:
             result[:, window] = np.array(found) - windows.firsts[window] + windows.context_at[window]
-    return result[0], result[1]
+            nowhere[row] = False
+    return result[0], result[1], nowhere
 
 
 def build(config: QaConfig) -> Qa:

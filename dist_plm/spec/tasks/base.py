@@ -36,8 +36,11 @@ class TaskConfig(ObjectiveConfig):
     answer: ClassVar[str] = "label"
     #: What an evaluation measures beside the loss; the first tells which checkpoint is best.
     measures: ClassVar[tuple[str, ...]]
-    #: The setting that bounds what of an answer is learned and scored.
+    #: The setting that bounds what of an answer is learned and scored, and what is told of rows that have more.
     answer_bound: ClassVar[str] = "data.sequence_length"
+    told_of_long: ClassVar[str] = (
+        "the answer is longer than {bound} = {most} tokens, and what is beyond is neither learned nor scored"
+    )
     #: Measures of which less is better.
     falling: ClassVar[tuple[str, ...]] = ("loss",)
     #: Columns of its examples that measures alone read, and that are no part of a batch.

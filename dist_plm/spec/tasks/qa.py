@@ -29,6 +29,9 @@ class QaConfig(TaskConfig):
     windows are kept."""
 
     body: ClassVar[str] = "tasks.qa"
+    told_of_long: ClassVar[str] = (
+        "no window of {bound} = {most} tokens holds the whole answer, and none is learned to have it"
+    )
     loss_terms: ClassVar[tuple[str, ...]] = ("start", "end")
     head: ClassVar[Head] = "span"
     columns: ClassVar[Mapping[str, Column]] = {

@@ -27,7 +27,12 @@ SAID = [
 #: What a turn of the assistant follows in another.
 TURNS = [{"messages": [*SAID[0]["messages"], *row["messages"]]} for row in SAID]
 TAGGED = [{"tokens": ["good"] * count, "tags": ["X"] * count} for count in (10, 11, 30)]
+ASKED = [
+    {"question": "film", "context": "good " * 30, "answers": {"text": [("good " * count).strip()], "answer_start": [0]}}
+    for count in (3, 20, 30)
+]
 TARGET, LENGTH = "task.max_target_length = 4 tokens", "data.sequence_length = 12 tokens"
+WINDOW = "no window of data.sequence_length = 12 tokens holds the whole answer"
 BOUND = {"max_target_length": 4}
 
 
@@ -41,6 +46,7 @@ BOUND = {"max_target_length": 4}
         ("chat", "decoder", {}, SAID, LENGTH),
         ("chat", "decoder", {"packing": True}, SAID, LENGTH),
         ("chat", "encoder_decoder", {}, TURNS, LENGTH),
+        ("qa", "encoder", {}, ASKED, WINDOW),
         ("tag", "encoder", {"labels": ("X",)}, TAGGED, LENGTH),
     ],
 )
@@ -57,5 +63,6 @@ def test_rows_with_long_answers_are_told(
         told.append(encoded(RowFile("data.train", str(path), "train"), columns, build_task(config), encoder).warnings)
     whole, (warning,) = told
     assert whole == ()
-    assert warning.startswith(f"data.train = {path}: in 2 of 3 rows (67 %) the answer is longer than {bound}, and ")
+    told_of = bound if task == "qa" else f"the answer is longer than {bound}"
+    assert warning.startswith(f"data.train = {path}: in 2 of 3 rows (67 %) {told_of}, and ")
     assert f"of {path}, line 2 first" in warning
