@@ -19,7 +19,8 @@ from tests.ranks.training import whole
 
 pytestmark = pytest.mark.ranks
 
-NETWORKS = {**ENCODERS, "t5": T5, "transformer": TRANSFORMER}
+#: The derivative of the Transformer's ReLU jumps, and of some seeds' values one is 0 there but for rounding; GELU's does not.
+NETWORKS = {**ENCODERS, "t5": T5, "transformer": {**TRANSFORMER, "model__activation": "gelu"}}
 TASKS_OF = {
     **dict.fromkeys(("bert", "roberta", "electra"), ("classify", "tag", "span", "choice")),
     **dict.fromkeys(("gpt", "llama"), ("continued", "seen_before", "packed")),
