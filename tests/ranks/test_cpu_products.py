@@ -58,3 +58,19 @@ def test_gradients_may_go_straight_to_their_buffer(ranks, train, tmp_path, size,
 def test_where_reduction_overlaps_autograd_has_all_of_them(ranks, tmp_path):
     config = configure(1, engine__overlap_grad_reduce=True, run__root=str(tmp_path))
     assert not any(ranks.run(1, takes_directly, config)[0])
+
+
+def filled_in_backward(world: World, config) -> bool:
+    """Whether autograd adds gradients to the engine's buffers itself, without a hook of each parameter."""
+    engine, _ = build(world, config)
+    (chunk,) = engine._chunks  # pyright: ignore[reportAttributeAccessIssue]
+    return not chunk.grad_accs
+
+
+@pytest.mark.parametrize(
+    ("settings", "filled"),
+    [({}, True), ({"precision__name": "bf16"}, False), ({"engine__overlap_grad_reduce": True}, False)],
+)
+def test_gradients_are_added_up_once(ranks, tmp_path, settings, filled):
+    config = configure(1, **settings, run__root=str(tmp_path))
+    assert ranks.run(1, filled_in_backward, config) == [filled]

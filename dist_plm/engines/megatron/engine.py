@@ -40,6 +40,22 @@ class BufferedChunk(DistributedDataParallel):
 
     #: Whether gradients have to be added up over ranks at all.
     reduces = True
+    #: Parameters whose gradients autograd adds to the buffers itself.
+    _filled: Sequence[Any] = ()
+
+    def fill_in_backward(self) -> None:
+        """Has autograd add gradients to the buffers itself, where these have the type of the weights: Megatron-core's hooks,
+        of which each parameter has one, add them up once more. Of use where nobody waits for them one by one."""
+        parameters: list[Any] = list(self.params_with_grad)  # Megatron-core gives them a `main_grad`
+        if all(parameter.main_grad.dtype == parameter.dtype for parameter in parameters):
+            self.grad_accs.clear()
+            self._filled = parameters
+
+    def zero_gradients(self) -> None:
+        """Begins the passes of a step, after the optimizer has let go of gradients."""
+        self.zero_grad_buffer()
+        for parameter in self._filled:
+            parameter.grad = parameter.main_grad
 
     def finish_grad_sync(self, force_all_reduce: bool | None = False) -> None:
         """Adds gradients up over data ranks, where there are several."""
@@ -82,7 +98,7 @@ class MegatronEngine(Stateful):
         settings: EngineSettings,
         groups: Groups,
         device: torch.device,
-        chunks: Sequence[DistributedDataParallel],
+        chunks: Sequence[BufferedChunk],
         shard_specs: Sequence[ShardSpec],
         optimizer,
         state: EngineState,
@@ -103,8 +119,9 @@ class MegatronEngine(Stateful):
         for chunk in self._chunks:
             if not chunk.training:  # it goes through all modules
                 chunk.train()
-            chunk.zero_grad_buffer()
         self._optimizer.zero_grad()
+        for chunk in self._chunks:
+            chunk.zero_gradients()
         numbers = self._run(microbatches, forward_only=False)
         if self._scaler is not None:
             numbers = torch.cat([numbers, self._scaler.scale.double()])
@@ -205,6 +222,8 @@ def build(
     ]
     for chunk in chunks:
         chunk.reduces = early or groups.data_context.size() > 1
+        if not early:
+            chunk.fill_in_backward()
         if device.type == "cpu" and not early:
             row_sums.add_directly(chunk.params_with_grad)
     shard_specs = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
