@@ -22,7 +22,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import calculon  # noqa: E402
-from planner_calibration import calibrated, in_common, pairs_of, predicted, shares_without  # noqa: E402
+from planner_calibration import (  # noqa: E402
+    calibrated,
+    in_common,
+    mean_error,
+    nearest,
+    pairs_of,
+    predicted,
+    shares_without,
+)
 from planner_fit import Fit  # noqa: E402
 
 from dist_plm.cli.app import load  # noqa: E402
@@ -180,6 +188,7 @@ def main() -> None:
     seconds = {run.row: run.step().seconds for run in runs}
     columns = {"as shipped": by_cluster(runs, lambda run: seconds[run.row])}
     pairs, shares, told = pairs_of(runs), None, "not estimated"
+    most_alike = nearest(runs), nearest(runs, least=1.0)
     if not args.quick:
         fit = Fit(runs)
         unseen, shares = left_out(runs, fit), shares_without(runs, pairs, fit)
@@ -191,6 +200,10 @@ def main() -> None:
     columns["Calculon"] = by_cluster(runs, peer)
     print("Seconds of a step: mean / median / worst error (mean with its sign)\n")
     print("\n".join(table(columns)))
+    print("\nAfter the run of the cluster that is most like it, and the most like at least a doubling away:")
+    print(f"  as shipped {' and '.join(f'{mean_error(one, seconds, shares):.1%}' for one in most_alike)}")
+    if not args.quick:
+        print(f"  fitted without {' and '.join(f'{mean_error(one, unseen, shares):.1%}' for one in most_alike)}")
     print(f"\nIn common to what runs of a cluster are off by: {told}")
     same = [run for run in runs if peer(run) is not None]
     ours = [abs(error) for errors in by_cluster(same, lambda run: seconds[run.row]).values() for error in errors]

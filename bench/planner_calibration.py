@@ -33,11 +33,15 @@ class Pair:
 
 def pairs_of(runs: Iterable[Published]) -> list[Pair]:
     """Pairs the runs of each cluster."""
-    clusters = defaultdict[tuple[str, str], list[tuple[Published, Traits]]](list)
+    return [pair for members in _clusters(runs) for pair in _pairs(members)]
+
+
+def _clusters(runs: Iterable[Published]) -> list[list[tuple[Published, Traits]]]:
+    found = defaultdict[tuple[str, str], list[tuple[Published, Traits]]](list)
     for run in runs:
         if run.seconds:
-            clusters[run.cluster].append((run, Traits.of(run.config)))
-    return [pair for members in clusters.values() for pair in _pairs(members)]
+            found[run.cluster].append((run, Traits.of(run.config)))
+    return list(found.values())
 
 
 def _pairs(members: Sequence[tuple[Published, Traits]]) -> Iterator[Pair]:
@@ -47,6 +51,33 @@ def _pairs(members: Sequence[tuple[Published, Traits]]) -> Iterator[Pair]:
         for other, theirs in members:
             if other is not one:
                 yield Pair(one, other, mine.distance(theirs), weight)
+
+
+def nearest(runs: Iterable[Published], least: float = 0.0) -> list[Pair]:
+    """Pairs each run with those of its cluster that are most like it, as `calibrate=` takes of a directory of runs.
+
+    Args:
+        least: distance from it.
+    """
+    return [pair for members in _clusters(runs) for pair in _nearest(members, least)]
+
+
+def _nearest(members: Sequence[tuple[Published, Traits]], least: float) -> Iterator[Pair]:
+    for other, theirs in members:
+        others = [(one, mine.distance(theirs)) for one, mine in members if one is not other]
+        distances = [distance for _, distance in others if distance >= least]
+        chosen = [one for one, distance in others if distances and distance == min(distances)]
+        yield from (Pair(one, other, min(distances), 1 / len(chosen)) for one in chosen)
+
+
+def mean_error(pairs: Sequence[Pair], seconds: Seconds, shares: Mapping[str, float] | None) -> float:
+    """Averages what runs are off by after calibration, each pair by its weight.
+
+    Args:
+        shares: in common, by source; the shipped one if None.
+    """
+    total = sum(pair.weight * abs(_after(pair, seconds, shares)) for pair in pairs)
+    return total / sum(pair.weight for pair in pairs)
 
 
 def off_by(run: Published, seconds: Seconds) -> float:
@@ -96,7 +127,12 @@ def calibrated(
     """
     found = defaultdict[tuple[str, str], list[float]](list)
     for pair in pairs:
-        share = IN_COMMON if shares is None else shares[pair.one.family]
-        moved = carried(pair.distance, share) * off_by(pair.one, seconds)
-        found[pair.one.cluster].append(math.exp(moved - off_by(pair.other, seconds)) - 1)
+        found[pair.one.cluster].append(_after(pair, seconds, shares))
     return found
+
+
+def _after(pair: Pair, seconds: Seconds, shares: Mapping[str, float] | None) -> float:
+    """Gives predicted seconds over measured ones, less 1, of the one run after the other."""
+    share = IN_COMMON if shares is None else shares[pair.one.family]
+    moved = carried(pair.distance, share) * off_by(pair.one, seconds)
+    return math.exp(moved - off_by(pair.other, seconds)) - 1

@@ -282,7 +282,7 @@ class SubmissionConfig(PretrainConfig, JobConfig):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanConfig(PretrainConfig):
     """A pretraining run that is planned. `search` compares process grids, of which it shows the `top` fastest; `calibrate` is
-    the directory of a short run on the same GPUs, `picture` a file of HTML to draw."""
+    the directory of a short run on the same GPUs, or of several, `picture` a file of HTML to draw."""
 
     search: bool = False
     top: Count = 8

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dist_plm.config import runfile
 from dist_plm.core.errors import ConfigError
-from dist_plm.plan.timing.calibration import calibration_of, measured_seconds
+from dist_plm.plan.timing.calibration import calibration_of, measured_seconds, nearest_calibration
 from dist_plm.plan.timing.efficiency import DEFAULT
 from dist_plm.plan.timing.likeness import IN_COMMON, Traits, carried
 from dist_plm.plan.timing.step_time import stage_passes, step_time
@@ -52,6 +52,24 @@ def test_another_grid_is_scaled_less_and_alike_in_all_its_parts(tmp_path):
     passes = [stage_passes(other, GPUS["a100"], one) for one in (DEFAULT, found.efficiency(other))]
     assert np.array(passes[1]) == pytest.approx(factor * np.array(passes[0]))
     assert f"2.0 doublings away, steps take {factor:.2f} of the time foretold" in found.line(other)
+
+
+def test_of_several_runs_the_one_most_like_the_planned_calibrates(tmp_path):
+    changes = {"alike": {}, "deep": {"parallel__pipeline": 4}, "elsewhere": {"cluster__gpu": "h100"}, "short": {}}
+    for name, more in changes.items():
+        write_run(tmp_path / name, [0.1] * (2 if name == "short" else 20), **more)
+    planned = finalize(
+        pretrain(**SIZES | {"cluster__gpu": "a100", "parallel__pipeline": 2}), world_size=8, vocab_size=None
+    )
+    assert nearest_calibration(str(tmp_path), planned).run == str(tmp_path / "alike")
+    deep = finalize(
+        pretrain(**SIZES | {"cluster__gpu": "a100", "parallel__pipeline": 4}), world_size=8, vocab_size=None
+    )
+    assert nearest_calibration(str(tmp_path), deep).run == str(tmp_path / "deep")
+    assert nearest_calibration(str(tmp_path / "deep"), planned).run == str(tmp_path / "deep")
+    v100 = replace(deep, cluster=replace(deep.cluster, gpu="v100"))
+    with pytest.raises(ConfigError, match="holds no run that can calibrate: its runs were on a100, h100, not on v100"):
+        nearest_calibration(str(tmp_path), v100)
 
 
 def test_no_grid_of_a_search_is_favoured(tmp_path):

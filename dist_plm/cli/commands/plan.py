@@ -32,7 +32,7 @@ from dist_plm.config.origins import Origin
 from dist_plm.plan.picture import check_picture, write_picture
 from dist_plm.plan.render import plan_text
 from dist_plm.plan.search import planned, search, search_text
-from dist_plm.plan.timing.calibration import calibration_of
+from dist_plm.plan.timing.calibration import nearest_calibration
 from dist_plm.plan.timing.efficiency import DEFAULT
 from dist_plm.plan.verdict import gpu_named, make_plan, remedies, require_vocabulary
 from dist_plm.plan.whole_job import job_lines, job_of
@@ -55,7 +55,7 @@ def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]
     given = replace(given, model=replace(given.model, vocab_size=complete.model.vocab_size))
     efficiency = DEFAULT
     if config.calibrate is not None:
-        calibration, one = calibration_of(config.calibrate, config.cluster.gpu), None if config.search else complete
+        calibration, one = nearest_calibration(config.calibrate, complete), None if config.search else complete
         print(calibration.line(one))
         efficiency = calibration.efficiency(one)
     if config.search:

@@ -38,6 +38,7 @@ class Calibration:
     """
 
     run: str
+    gpu: str
     seconds: float
     foretold: float
     traits: Traits
@@ -67,6 +68,30 @@ class Calibration:
             f"calibrated on {self.run}: {self.seconds:.3g} s a step measured, {self.foretold:.3g} foretold{rows}; {whose} "
             f"take {self.efficiency(config).slowness:.2f} of the time foretold"
         )
+
+
+def nearest_calibration(place: str, config: TrainingConfig) -> Calibration:
+    """Reads a run, or of a directory of runs the one on the GPU of a finalised configuration that is most like it.
+
+    Raises:
+        ConfigError: it is no run, and holds none that can calibrate.
+    """
+    gpu, runs = config.cluster.gpu, sorted(Path(place).glob("*/run.yaml"))
+    if not runs or (Path(place) / "run.yaml").exists():
+        return calibration_of(place, gpu)
+    found, problems = list[Calibration](), list[str]()
+    for run in runs:
+        try:
+            found.append(calibration_of(str(run.parent), gpu))
+        except ConfigError as error:
+            problems += error.problems
+    alike = [one for one in found if one.gpu == gpu]
+    if not alike:
+        others = sorted({one.gpu for one in found})
+        why = f"its runs were on {', '.join(others)}, not on {gpu}" if others else "; ".join(problems[:3])
+        raise ConfigError([f"calibrate = {place!r} holds no run that can calibrate: {why}"])
+    traits = Traits.of(config)
+    return min(alike, key=lambda one: one.traits.distance(traits))
 
 
 def calibration_of(run: str, gpu: str | None) -> Calibration:
@@ -104,7 +129,7 @@ def calibration_of(run: str, gpu: str | None) -> Calibration:
                 f"{foretold:.3g} s are foretold: set cluster.gpu to the GPU that it ran on"
             ]
         )
-    return Calibration(run, seconds, foretold, Traits.of(config), row_tokens)
+    return Calibration(run, name, seconds, foretold, Traits.of(config), row_tokens)
 
 
 def measured_seconds(records: Sequence[Mapping[str, Any]]) -> float | None:
