@@ -1,13 +1,13 @@
 """Goes through the microbatches in the middle of a long step without computing them again.
 
-Of a chunk of the model the first passes are made, until as many microbatches are in flight as ever will be, and the last,
-with which gradients are summed. Those between whose batches have the same shapes are alike: what the last of the first
-passes said and kept is said and kept again, when the schedule asks for it. Where too many are unlike, as masked models predict
-another number of tokens in each, all are taken to be as large as the largest.
+Of a chunk of the model the first passes are made, those after as many microbatches are in flight as ever will be, whose memory
+is that of all that follow, and the last, with which gradients are summed. Those between whose batches have the same shapes are
+alike: what the last of the first passes said and kept is said and kept again, when the schedule asks for it. Where too many
+are unlike, as masked models predict another number of tokens in each, all are taken to be as large as the largest.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -21,8 +21,8 @@ from dist_plm.plan.rehearsal.ledger import Ledger
 from dist_plm.plan.rehearsal.recorder import CallRecorder
 from dist_plm.spec.schema import ParallelConfig
 
-#: Passes that are made beyond those in flight.
-_SPARE = 2
+#: Passes that are made before any is repeated, of which the first fills caches, and beyond those in flight.
+FIRST, _SPARE = 3, 2
 #: Sizes of microbatches that are all gone through.
 _MOST_SIZES = 16
 
@@ -36,8 +36,9 @@ def repeat_passes(
         passes: of each chunk in a step, the last of which is made.
     """
     flying = parallel.pipeline - stage if parallel.virtual_pipeline == 1 else 2 * parallel.pipeline
+    made = {passes, *range(1, FIRST + 1), *range(flying + 1, flying + _SPARE + 1)}
     for chunk in chunks:
-        chunk.forward = RepeatedPass(chunk, recorder, flying + _SPARE, passes)  # pyright: ignore[reportAttributeAccessIssue]
+        chunk.forward = RepeatedPass(chunk, recorder, made)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def alike(batches: Sequence[Batch]) -> list[Batch]:
@@ -72,13 +73,12 @@ class RepeatedPass:
     """Stands for a chunk's forward pass.
 
     Args:
-        first: passes that are made before any is repeated.
-        passes: of a step.
+        made: passes of a step that are made, from 1.
     """
 
-    def __init__(self, chunk: ModelChunk, recorder: CallRecorder, first: int, passes: int) -> None:
+    def __init__(self, chunk: ModelChunk, recorder: CallRecorder, made: Set[int]) -> None:
         self._chunk, self._forward, self._recorder = chunk, chunk.forward, recorder
-        self._first, self._passes, self._count = first, passes, 0
+        self._made, self._count, self._repeats = made, 0, True
         self._said: Ledger = []
         self._launches = self._backward = 0
         self._kept: Counter[str] = Counter()
@@ -90,9 +90,9 @@ class RepeatedPass:
     def __call__(self, batch: Batch) -> Any:
         self._count += 1
         shapes = {name: values.shape for name, values in batch.items()}
-        if self._first < self._count < self._passes and shapes == self._shapes:
+        if self._repeats and self._count not in self._made and shapes == self._shapes:
             return self._repeat()
-        if self._count > self._first:  # what is repeated stays what it is
+        if self._count > FIRST:  # what is repeated stays what it is
             return self._forward(batch)
         self._shapes = shapes
         return self._make(batch)
@@ -113,7 +113,7 @@ class RepeatedPass:
         if learned:
             learned[0].register_hook(self._begin_backward)
         else:
-            self._first = self._passes  # there is no backward pass to repeat
+            self._repeats = False  # there is no backward pass to repeat
         return result
 
     def _begin_backward(self, _: Tensor) -> None:

@@ -49,3 +49,24 @@ def test_masked_models_repeat_passes_of_a_long_step(monkeypatch, most, repeats):
     assert found[1].microbatches == 12
     # The last stage alone sees how many tokens are predicted: 11 to 14, and in two of its middle passes as many as before.
     assert sum(one.outputs[0].shape == () for one in repeated) == repeats
+
+
+def test_a_deep_pipeline_repeats_passes_that_are_in_flight_together(monkeypatch):
+    """What repeated passes say and keep is what they would."""
+    repeated, repeat = [], RepeatedPass._repeat
+
+    def count(self):
+        repeated.append(self)
+        return repeat(self)
+
+    monkeypatch.setattr(RepeatedPass, "_repeat", count)
+    sizes = {"model__layers": 8, "model__hidden": 32, "model__heads": 2, "parallel__pipeline": 8}
+    config = configure(8, **sizes, train__global_batch=16)
+    found = rehearse_rank(config, 0, 8)
+    # Made are three, two once eight are in flight, and the last.
+    assert len(repeated) == 16 - 6
+    monkeypatch.setattr(repeated_passes, "FIRST", 16)
+    whole = rehearse_rank(config, 0, 8)
+    assert len(repeated) == 16 - 6
+    assert found.ledger == whole.ledger
+    assert abs(found.peak_bytes / whole.peak_bytes - 1) < 1e-3
