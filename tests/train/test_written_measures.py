@@ -58,7 +58,7 @@ def measure(world, config):
     ("task", "grid"),
     [
         ("gpt", "zero 3"),
-        ("t5", "sequence"),
+        pytest.param("t5", "sequence", marks=pytest.mark.slow),
         pytest.param("gpt", "sequence", marks=pytest.mark.slow),
         pytest.param("t5", "tensor", marks=pytest.mark.slow),
         pytest.param("gpt_deep", "chunks", marks=pytest.mark.slow),
