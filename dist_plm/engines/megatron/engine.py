@@ -224,8 +224,8 @@ def build(
         chunk.reduces = early or groups.data_context.size() > 1
         if not early:
             chunk.fill_in_backward()
-        if device.type == "cpu" and not early:
-            row_sums.add_directly(chunk.params_with_grad)
+            if device.type == "cpu":
+                row_sums.add_directly(chunk.params_with_grad)
     shard_specs = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
     optimizer, state = build_optimizer(settings, chunks, shard_specs, groups)
     result = MegatronEngine(settings, groups, device, chunks, shard_specs, optimizer, state, losses)
