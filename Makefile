@@ -85,7 +85,7 @@ test-versions:
 # Results are tables and JSON in build/gpu. Without a GPU they run what the CPU can, and say so.
 test-gpu: export GPU_TEST_REPORT ?= build/gpu/tests.json
 test-gpu:
-	tools/gpu_python.sh -m pytest tests/gpu -rs --durations=10
+	tools/gpu_python.sh tools/gpu_tests.py $(TESTS)
 
 bench-gpu:
 	tools/gpu_python.sh bench/gpu.py --out build/gpu $(BENCH)

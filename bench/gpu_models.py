@@ -1,5 +1,6 @@
-"""Whole training steps in bf16 with AdamW, ours beside `transformers`, eager and compiled."""
+"""Whole training steps in bf16 with AdamW, ours beside `transformers`, eager and compiled, and nanoGPT."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 
 import torch
 import yaml
-from gpu_timing import Notes, kernels_of, load_of, peak_gib, profiled, seconds_of, union
+from gpu_timing import Notes, load_of, peak_gib, seconds_of
 from launches_peers import CASES, Batch, batch_of
+from nanogpt import NanoGPT, Sizes, optimizer_of
 
 from dist_plm.config.decode import decode
 from dist_plm.distributed.device import sent
@@ -32,6 +34,14 @@ LOSSES = {
     "causal": {"causal": LossTerm(1.0, "labels")},
     "mlm_nsp": {"mlm": LossTerm(1.0, "labels"), "nsp": LossTerm(1.0, "pair_labels")},
     "span": {"span": LossTerm(1.0, "labels")},
+}
+#: What else a preset is trained with.
+MORE: dict[str, dict[str, dict[str, Any]]] = {
+    "bert_large": {"ours, optim=lamb": {"optim__name": "lamb"}},
+    "gpt2_medium": {
+        "ours, engine=deepspeed": {"engine__name": "deepspeed", "engine__zero_stage": 2},
+        "ours, precision=fp8": {"precision__name": "fp8"},
+    },
 }
 #: Share of the tokens that a masked model predicts.
 MASKED = 0.15
@@ -97,13 +107,36 @@ def their_step(work: Workload, device: torch.device, *, compiled: bool) -> Calla
     model: Any = case.build(work.preset).to(device).train()
     run = torch.compile(model) if compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    return bare_step(work, device, model, optimizer, lambda batch: case.loss(run, batch))
+
+
+def nanogpt_step(work: Workload, device: torch.device) -> Callable[[], Any]:
+    """The loop of nanoGPT, compiled as a whole; its vocabulary is padded to a multiple of 64."""
+    preset = work.preset
+    assert preset["attention_dropout"] == preset["hidden_dropout"]
+    vocab = -(-preset["vocab_size"] // 64) * 64
+    sizes = Sizes(
+        preset["layers"], preset["hidden"], preset["heads"], vocab, preset["max_positions"], preset["hidden_dropout"]
+    )
+    model = NanoGPT(sizes).to(device).train()
+    run = torch.compile(model)
+    return bare_step(work, device, model, optimizer_of(model), lambda batch: run(batch["tokens"], batch["labels"]))
+
+
+def bare_step(
+    work: Workload,
+    device: torch.device,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[Batch], torch.Tensor],
+) -> Callable[[], Any]:
     batch = work.batch
 
     def step() -> None:
         here = {name: sent(values, device) for name, values in batch.items()}
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16):
-            loss = case.loss(run, here)
+            loss = loss_of(here)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -111,18 +144,38 @@ def their_step(work: Workload, device: torch.device, *, compiled: bool) -> Calla
     return step
 
 
+#: Sides whose step is compiled: their code is made before any is timed.
+COMPILED = "compiled"
+
+
 def sides_of(work: Workload, groups: Groups, *, quick: bool) -> dict[str, Callable[[], Callable[[], Any]]]:
     """What builds a step, by the name of its row."""
     device = groups.device.torch_device
-    sides: dict[str, Callable[[], Callable[[], Any]]] = {"ours": lambda: our_step(work, groups)}
+    found: dict[str, dict[str, Any]] = {"ours": {}}
     if work.preset["attention_dropout"]:
-        sides["ours, attention dropout 0"] = lambda: our_step(work, groups, model__attention_dropout=0.0)
+        found["ours, attention dropout 0"] = {"model__attention_dropout": 0.0}
     other = "off" if device.type == "cuda" else "layers"
-    sides[f"ours, engine.compile={other}"] = lambda: our_step(work, groups, engine__compile=other)
+    found[f"ours, engine.compile={other}"] = {"engine__compile": other}
+    if not quick:
+        found |= MORE.get(work.name, {})
+    sides = {name: lambda settings=settings: our_step(work, groups, **settings) for name, settings in found.items()}
+    if work.name == "gpt2_medium":
+        sides[f"nanoGPT, {COMPILED}"] = lambda: nanogpt_step(work, device)
     sides["transformers"] = lambda: their_step(work, device, compiled=False)
     if not quick:  # minutes of compilation
-        sides["transformers, compiled"] = lambda: their_step(work, device, compiled=True)
+        sides[f"transformers, {COMPILED}"] = lambda: their_step(work, device, compiled=True)
     return sides
+
+
+def prepare(name: str, groups: Groups, *, quick: bool, small: bool) -> None:
+    """Takes one step of each side that compiles, so that PyTorch's caches have its code; failures show when they are timed."""
+    for label, build in sides_of(Workload.of(name, small=small), groups, quick=quick).items():
+        if "compile=off" not in label and (COMPILED in label or "ours" in label):
+            with contextlib.suppress(Exception):
+                build()()
+            torch._dynamo.reset()
+            if groups.device.kind == "cuda":
+                torch.cuda.empty_cache()
 
 
 def models(notes: Notes, name: str, groups: Groups, *, quick: bool, small: bool) -> None:
@@ -142,7 +195,7 @@ def trained(
 ) -> dict[str, Any]:
     torch.manual_seed(0)
     step = build()
-    seconds = seconds_of(step, device, warm=5, budget=0.3 if device.type == "cpu" else 2.0 if quick else 6.0)
+    seconds = seconds_of(step, device, warm=5, budget=0.3 if device.type == "cpu" else 2.0 if quick else 4.0)
     share = utilisation(work.flops, seconds, peak)
     tokens = work.rows * work.length
     return {
@@ -152,28 +205,3 @@ def trained(
         "gib": peak_gib(step, device),
         **load_of(step, device),
     }
-
-
-def profile(notes: Notes, groups: Groups, out: Path, *, quick: bool, small: bool) -> None:
-    """The longest kernels of a step of ours, and a trace of it for chrome://tracing."""
-    device = groups.device.torch_device
-    step = our_step(Workload.of("bert_large", small=small), groups)
-    for _ in range(3):
-        step()
-    found = profiled(step, device)
-    found.export_chrome_trace(str(out / "trace.json"))
-    kernels = kernels_of(found)
-    if not kernels:  # of the CPU: its operations
-        rows = sorted(found.key_averages(), key=lambda row: -row.self_cpu_time_total)
-        for row in rows[:25]:
-            notes.add("profile", row.key[:80], calls=row.count, ms=row.self_cpu_time_total / 1e3)
-        return
-    sums: dict[str, list[float]] = {}
-    for name, _, length in kernels:
-        sums.setdefault(name, []).append(length)
-    for name, lengths in sorted(sums.items(), key=lambda pair: -sum(pair[1]))[:25]:
-        notes.add("profile", name[:80], calls=len(lengths), ms=sum(lengths) / 1e3)
-    whole = max(begin + length for _, begin, length in kernels) - kernels[0][1]
-    notes.add(
-        "profile", "gaps between kernels", ms=(whole - union(kernels)) / 1e3, share=round(1 - union(kernels) / whole, 3)
-    )

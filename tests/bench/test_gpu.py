@@ -32,13 +32,16 @@ def test_training_steps_of_both_sides(tmp_path):
     tables = measured(tmp_path, "gpt2_medium", "profile")
     assert {row["name"] for row in tables["gpt2_medium"]} >= {"ours", "transformers"}
     assert all(row["tokens_per_second"] > 0 and 0 < row["mfu"] < 2 for row in tables["gpt2_medium"])
-    assert len(tables["profile"]) == 25
+    assert len(tables["profile of bert_large"]) == len(tables["the host in a step of bert_large"]) == 25
     assert "| ours |" in (tmp_path / "gpu.md").read_text()
 
 
 @pytest.mark.slow
 def test_everything(tmp_path):
-    assert measured(tmp_path).keys() == {"ceilings", "kernels", "bert_large", "gpt2_medium", "t5_base", "profile"}
+    assert measured(tmp_path).keys() == {"ceilings", "kernels", "bert_large", "gpt2_medium", "t5_base"} | {
+        "profile of bert_large",
+        "the host in a step of bert_large",
+    }
 
 
 def test_a_part_that_fails_or_takes_too_long_is_told(tmp_path, monkeypatch):

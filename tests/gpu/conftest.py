@@ -44,7 +44,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def cuda_ranks() -> Iterator[RankPool]:
-    pool = RankPool(device="cuda", timeout_seconds=120.0)
+    pool = RankPool(device="cuda", timeout_seconds=240.0)
     yield pool
     pool.close()
 
@@ -66,7 +66,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    if not (path := os.environ.get(REPORT)):
+    if not (path := os.environ.get(REPORT)) or "PYTEST_XDIST_WORKER" in os.environ:  # whose outcomes its master has
         return
     facts = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
     if why_not() is None:
