@@ -1,10 +1,11 @@
 """Compares process grids: all that the rules allow, ranked by the time of a step among those that fit."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dist_plm.plan.interval import GIB
 from dist_plm.plan.memory import worst_memory
 from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
 from dist_plm.plan.timing.network import GPUS_PER_NODE
@@ -14,21 +15,39 @@ from dist_plm.spec.gpus import Gpu
 from dist_plm.spec.schema import PretrainConfig
 
 Changes = Mapping[str, Mapping[str, Any]]
+_VERDICTS: tuple[Verdict, ...] = ("fits", "tight", "does not fit")
+#: Of grids that would be faster than the best, but do not fit, so many are shown.
+_MOST_TOO_LARGE = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Holds a grid with its time and memory."""
+    """Holds a grid with its time, by part as well, and memory."""
 
     changes: Changes
-    seconds: float
+    parts: Mapping[str, float]
     gib: float
     verdict: Verdict
-    slowest_part: str
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.parts.values())
+
+    def behind(self, best: "Candidate") -> str:
+        """Names the part of a step that another grid does most faster, or of the best the largest after computing."""
+        if self is best:
+            return f"most lost to {max(self.parts.keys() - {'compute'}, key=lambda name: self.parts[name])}"
+        name = max(self.parts, key=lambda part: self.parts[part] - best.parts[part])
+        return f"{self.parts[name] - best.parts[name]:+.3f} s {name}"
 
 
 def search(given: PretrainConfig, world_size: int, gpu: Gpu, efficiency: Efficiency = DEFAULT) -> list[Candidate]:
-    """Finds what fits or is tight, the fastest first.
+    """Finds what fits or is tight, the fastest first. See `compare`."""
+    return [one for one in compare(given, world_size, gpu, efficiency) if one.verdict != "does not fit"]
+
+
+def compare(given: PretrainConfig, world_size: int, gpu: Gpu, efficiency: Efficiency = DEFAULT) -> list[Candidate]:
+    """Lists what the rules allow: what fits, what is tight, and what does not fit, of each the fastest first.
 
     Args:
         given: as the user wrote it, of which grid, micro-batch, recomputation and ZeRO stage are replaced.
@@ -39,13 +58,9 @@ def search(given: PretrainConfig, world_size: int, gpu: Gpu, efficiency: Efficie
         if config is None:
             continue
         total = worst_memory(config).total
-        verdict = verdict_of(total, gpu)
-        if verdict == "does not fit":
-            continue
-        step = step_time(config, gpu, efficiency=efficiency)
-        most = max((name for name in step.parts if name != "compute"), key=lambda name: step.parts[name])
-        found.append(Candidate(changes, step.seconds, total.high / 2**30, verdict, most))
-    return sorted(found, key=lambda one: (one.verdict != "fits", one.seconds))
+        parts = step_time(config, gpu, efficiency=efficiency).parts
+        found.append(Candidate(changes, parts, total.high / GIB, verdict_of(total, gpu)))
+    return sorted(found, key=lambda one: (_VERDICTS.index(one.verdict), one.seconds))
 
 
 def planned(given: PretrainConfig, world_size: int, *, searched: bool) -> PretrainConfig:
@@ -70,7 +85,7 @@ def _choices(given: PretrainConfig, world_size: int) -> Iterator[Changes]:
                 continue
             chunks = [1, *(v for v in (2, 4) if stages > 1 and given.model.layers % (stages * v) == 0)]
             batches = [batch for batch in (1, 2, 4, 8, 16, 32, 64) if samples % batch == 0]
-            zero = [0, 1] if data > 1 else [0]
+            zero = [stage for stage in given.engine.zero_stages if stage == 0 or data > 1]
             choice = (chunks, batches, ("none", "selective", "full"), zero)
             for virtual, batch, recompute, stage in itertools.product(*choice):
                 yield {
@@ -91,16 +106,24 @@ def _divisors(number: int) -> list[int]:
     return [size for size in range(1, number + 1) if number % size == 0]
 
 
-def search_text(found: list[Candidate], top: int) -> str:
-    """Writes the fastest of all grids that fit, as overrides to paste."""
+def search_text(compared: Sequence[Candidate], top: int) -> str:
+    """Writes the fastest of all grids that fit, as overrides to paste, why each is behind the first, and which would be faster
+    than that if they fitted."""
+    found = [one for one in compared if one.verdict != "does not fit"]
     if not found:
         return "no grid fits: take more GPUs, or GPUs with more memory"
-    lines = [f"{len(found)} grids fit; the fastest:"]
-    for one in found[:top]:
-        shown = dict(one.changes)
-        shown["parallel"] = {key: value for key, value in shown["parallel"].items() if value is not None}
-        lines.append(
-            f"  {one.seconds:8.3f} s  {one.gib:6.1f} GiB  {one.verdict:5}  most lost to {one.slowest_part:10}  "
-            + " ".join(as_overrides(shown))
-        )
+    best = found[0]
+    lines = [f"{len(found)} grids fit; the fastest:", *(_line(one, one.behind(best)) for one in found[:top])]
+    faster = [one for one in compared[len(found) :] if one.seconds < best.seconds]
+    if faster:
+        lines.append(f"{len(faster)} would be faster, but do not fit; the fastest:")
+        lines += [_line(one, "") for one in faster[:_MOST_TOO_LARGE]]
     return "\n".join(lines)
+
+
+def _line(one: Candidate, why: str) -> str:
+    shown = dict(one.changes)
+    shown["parallel"] = {key: value for key, value in shown["parallel"].items() if value is not None}
+    overrides = " ".join(as_overrides(shown))
+    told = f"{one.verdict:5}  {why}"
+    return f"  {one.seconds:8.3f} s  {one.gib:6.1f} GiB  {told:28}  {overrides}"

@@ -94,7 +94,7 @@ def make_plan(config: TrainingConfig, world_size: int, efficiency: Efficiency = 
 
 #: Sections and values that save memory, the cheapest first.
 _SAVERS: tuple[Mapping[str, Mapping[str, Any]], ...] = (
-    {"engine": {"zero_stage": 1}},
+    *({"engine": {"zero_stage": stage}} for stage in (1, 2, 3)),
     {"model": {"recompute": "selective"}},
     {"train": {"micro_batch": 1}},
     {"model": {"recompute": "full"}},

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_plm.plan.interval import GIB
 from dist_plm.plan.memory import memory_by_stage, worst_of
-from dist_plm.plan.search import search, search_text
+from dist_plm.plan.search import Candidate, compare, search, search_text
 from dist_plm.plan.timing.step_time import step_time
 from dist_plm.plan.verdict import changed_by, remedies
 from dist_plm.spec.gpus import GPUS
@@ -24,6 +25,33 @@ def test_all_that_is_proposed_is_allowed_and_ranked():
     fitting = [one.seconds for one in found if one.verdict == "fits"]
     assert fitting == sorted(fitting)
     assert "parallel.tensor=" in search_text(found, 3)
+
+
+def candidate(gib: float, **parts: float) -> Candidate:
+    verdict = "fits" if gib < 80 else "does not fit"
+    return Candidate({"parallel": {"tensor": 2, "data": None}, "train": {"micro_batch": 1}}, parts, gib, verdict)
+
+
+def test_each_loser_is_told_what_it_loses_by():
+    best = candidate(70, compute=5.0, tensor=1.0, bubble=0.5)
+    slower = candidate(60, compute=5.5, tensor=0.5, bubble=0.75)
+    too_large = [candidate(gib, compute=1.0, tensor=1.0, bubble=0.1) for gib in (90, 100)]
+    head, *lines = search_text([best, slower, *too_large, candidate(200, compute=9.0)], 2).splitlines()
+    assert head == "2 grids fit; the fastest:"
+    words = "parallel.tensor=2 train.micro_batch=1"
+    assert [line.split() for line in lines[:2]] == [
+        f"6.500 s 70.0 GiB fits most lost to tensor {words}".split(),
+        f"6.750 s 60.0 GiB fits +0.500 s compute {words}".split(),
+    ]
+    assert lines[2] == "2 would be faster, but do not fit; the fastest:"
+    assert lines[3].split() == f"2.100 s 90.0 GiB does not fit {words}".split()
+
+
+@pytest.mark.parametrize(("engine", "stages"), [("megatron", {0, 1}), ("deepspeed", {0, 1, 2, 3})])
+def test_all_stages_of_an_engine_are_compared(engine, stages):
+    sizes = {"model__layers": 1, "train__global_batch": 2, "precision__name": "fp32", "engine__name": engine}
+    compared = compare(pretrain(**SIZES | sizes), 2, GPUS["a100"])
+    assert {one.changes["engine"]["zero_stage"] for one in compared} == stages
 
 
 def test_remedies_make_it_fit():

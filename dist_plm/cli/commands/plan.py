@@ -31,7 +31,7 @@ from dist_plm.cluster.submission.asked_of_slurm import limit_seconds
 from dist_plm.config.origins import Origin
 from dist_plm.plan.picture import check_picture, write_picture
 from dist_plm.plan.render import plan_text
-from dist_plm.plan.search import planned, search, search_text
+from dist_plm.plan.search import compare, planned, search_text
 from dist_plm.plan.timing.calibration import nearest_calibration
 from dist_plm.plan.timing.efficiency import DEFAULT
 from dist_plm.plan.verdict import gpu_named, make_plan, remedies, require_vocabulary
@@ -59,7 +59,7 @@ def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]
         print(calibration.line(one))
         efficiency = calibration.efficiency(one)
     if config.search:
-        print(search_text(search(given, world_size, gpu, efficiency), config.top))
+        print(search_text(compare(given, world_size, gpu, efficiency), config.top))
         return None
     plan = make_plan(complete, world_size, efficiency)
     print(plan_text(plan, [] if plan.verdict == "fits" else remedies(given, world_size, gpu)))

@@ -47,6 +47,8 @@ class EngineConfig:
     """`zero_stage` says what is sharded over data ranks: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too.
     `compile`: `layers` by torch.compile (on several tensor ranks their pieces), `off`, or `auto`, which is `layers` on CUDA."""
 
+    #: Stages of ZeRO that it has on some grid.
+    zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
     #: A parameter group may be empty on some pipeline stages.
     keeps_empty_groups: ClassVar[bool] = True
     #: Each microbatch but the first and the last of a step does what the one before it did.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dist_plm.spec.engines.base import EngineConfig, Holding
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class MegatronConfig(EngineConfig):
     """Megatron-core's data parallelism, pipeline schedules and distributed optimizer. What overlaps, where None: on GPUs all
     that can."""
+
+    zero_stages: ClassVar[tuple[int, ...]] = (0, 1)
 
     name: Literal["megatron"] = "megatron"
     overlap_grad_reduce: bool | None = None
@@ -48,7 +50,7 @@ class MegatronConfig(EngineConfig):
     def problems(self, config: "TrainingConfig") -> Iterator[str]:
         if self.compile == "layers":
             yield from self.compile_problems()
-        if self.zero_stage > 1:
+        if self.zero_stage not in self.zero_stages:
             yield (
                 f"engine.zero_stage = {self.zero_stage} is not supported by engine.name = 'megatron', whose sharding of "
                 "gradients and weights (Megatron-FSDP) works on CUDA streams and with layers of its own alone: set "
