@@ -30,7 +30,7 @@ from dist_plm.core.installed import as_typed
 from dist_plm.core.parsing import whole_number
 from dist_plm.core.streams import code_of, leave, open_standard_streams, tell, visible
 from dist_plm.distributed.launch_env import from_environment
-from dist_plm.plan.rehearsal.chosen_ranks import fitting
+from dist_plm.plan.left_open import filled
 from dist_plm.plan.search import planned
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.inference.submissions import EvaluateSubmissionConfig, GenerateSubmissionConfig
@@ -167,8 +167,8 @@ def _dispatch(arguments: Sequence[str], config_class: type[C], config_name: str,
         print(to_yaml(encode(config)), end="")
         return EXIT_FINISHED
     world_size = _world_size(options)
-    if isinstance(config, RehearseConfig | FinetuneRehearsalConfig):
-        config = fitting(config, origins["train.global_batch"].source, world_size)
+    if isinstance(config, PlanConfig | RehearseConfig | FinetuneRehearsalConfig):
+        config = filled(config, origins["train.global_batch"].source, world_size)
     if options.origin:
         return _print_origins(config, origins, world_size)
     # What is submitted is checked where it is, of a sweep all at once: that may read much.

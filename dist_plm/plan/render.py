@@ -26,6 +26,21 @@ def time_line(plan: Plan) -> str:
     )
 
 
+def gpus_text(plans: Sequence[Plan]) -> str:
+    """Writes a line for each GPU that a run is planned for."""
+    lines = ["cluster.gpu names no GPU; on each of the table, and with cluster.gpu=NAME in full:"]
+    lines.append(
+        f"  {'cluster.gpu=':12}  {'GiB of a rank':>13}  {'of':>5}  {'':12}  {'s a step':>8}  {'hours':>9}  GPU hours"
+    )
+    for plan in plans:
+        hours = plan.run_seconds / 3600
+        lines.append(
+            f"  {plan.config.cluster.gpu:12}  {plan.worst.total.in_gib():>13}  {plan.gpu.gib:5g}  {plan.verdict:12}  "
+            f"{plan.step.seconds:8.3g}  {hours:9,.1f}  {hours * plan.world_size:9,.0f}"
+        )
+    return "\n".join(lines)
+
+
 def refusal(plan: Plan, remedies: Sequence[str]) -> str:
     """Says in a sentence that the run cannot fit, and what would."""
     worst = plan.worst

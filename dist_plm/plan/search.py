@@ -16,6 +16,8 @@ from dist_plm.spec.schema import PretrainConfig
 
 Changes = Mapping[str, Mapping[str, Any]]
 _VERDICTS: tuple[Verdict, ...] = ("fits", "tight", "does not fit")
+#: What needs more than so many times a GPU's memory is not compared.
+_MOST_TIMES = 1.5
 #: Of grids that would be faster than the best, but do not fit, so many are shown.
 _MOST_TOO_LARGE = 3
 
@@ -47,7 +49,7 @@ def search(given: PretrainConfig, world_size: int, gpu: Gpu, efficiency: Efficie
 
 
 def compare(given: PretrainConfig, world_size: int, gpu: Gpu, efficiency: Efficiency = DEFAULT) -> list[Candidate]:
-    """Lists what the rules allow: what fits, what is tight, and what does not fit, of each the fastest first.
+    """Lists what the rules allow: what fits, what is tight, and what nearly fits, of each the fastest first.
 
     Args:
         given: as the user wrote it, of which grid, micro-batch, recomputation and ZeRO stage are replaced.
@@ -58,6 +60,8 @@ def compare(given: PretrainConfig, world_size: int, gpu: Gpu, efficiency: Effici
         if config is None:
             continue
         total = worst_memory(config).total
+        if total.low > _MOST_TIMES * gpu.gib * GIB:
+            continue
         parts = step_time(config, gpu, efficiency=efficiency).parts
         found.append(Candidate(changes, parts, total.high / GIB, verdict_of(total, gpu)))
     return sorted(found, key=lambda one: (_VERDICTS.index(one.verdict), one.seconds))

@@ -92,6 +92,11 @@ def make_plan(config: TrainingConfig, world_size: int, efficiency: Efficiency = 
     return Plan(config, world_size, gpu, memory_by_stage(config), step, whole, efficiency)
 
 
+def on_gpu(config: TrainingConfig, name: str) -> TrainingConfig:
+    """The run on another GPU of the table."""
+    return replace(config, cluster=replace(config.cluster, gpu=name))
+
+
 #: Sections and values that save memory, the cheapest first.
 _SAVERS: tuple[Mapping[str, Mapping[str, Any]], ...] = (
     *({"engine": {"zero_stage": stage}} for stage in (1, 2, 3)),

@@ -12,6 +12,7 @@ from dist_plm.cli.commands.submit import _plan
 from dist_plm.cluster.check import check
 from dist_plm.cluster.submit import Submission
 from dist_plm.core.errors import EXIT_REFUSED, ConfigError
+from dist_plm.spec.gpus import GPUS
 from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
 from tests.plan.test_calibration import write_run
 
@@ -51,6 +52,22 @@ def test_a_search_replaces_a_grid_that_rules_refuse(capsys):
     assert "train.global_batch = 512 is not a multiple of" in capsys.readouterr().err
 
 
+def test_neither_a_store_nor_a_gpu_has_to_be_named(capsys):
+    assert execute(["experiment=bert_large_lamb", "cluster=example", "--world-size", "256"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == [*GPUS]
+    rows = {line.split()[0]: line.split() for line in lines[2:]}
+    assert rows["h100"][3] == "fits"
+    assert float(rows["h100"][4]) < float(rows["a100"][4]) < float(rows["v100"][4])
+
+
+def test_a_batch_that_nobody_has_set_fits_the_planned_ranks(capsys):
+    words = ["model=gpt2_small", "cluster.gpu=a100", "--world-size", "512"]
+    assert execute(words) == 0
+    assert capsys.readouterr().err == "train.global_batch = 16 is that of a small run: 4096 in its place\n"
+    assert execute([*words, "train.global_batch=16"]) == EXIT_REFUSED
+
+
 def test_the_whole_job_and_its_picture(tmp_path, capsys):
     page = tmp_path / "plan.html"
     words = ["cluster.gpu_watts=700", "cluster.time=2:00:00", "checkpoint.every=100", f"picture={page}"]
@@ -74,7 +91,13 @@ def test_a_short_run_calibrates(tmp_path, capsys):
     ("words", "said"),
     [
         (["cluster.gpu=h10"], "did you mean h100"),
-        (["cluster.gpu=null"], "names no GPU to plan for"),
+        (["cluster.gpu=null", "search=true"], "names no GPU to plan for"),
+        (["cluster.time=soon"], "cluster.time = 'soon' is not a time limit"),
+        (["cluster.time=0:05:00"], "leaves no time to train"),
+        (["search=true", "picture=plan.html"], "leave one out"),
+        (["calibrate="], "calibrate = '' names no run"),
+        (["parallel.context=2"], "parallel.context = 2 is not supported by this version: set parallel.context=1"),
+        (["parallel.expert=2", "search=true"], "parallel.expert = 2 is not supported by this version"),
         (["cluster.network_gbit=0"], "cluster.network_gbit = 0"),
         (["parallel.tensor=5"], "parallel.tensor = 5"),
         (["model.vocab_size=null"], "set it, as in model.vocab_size=50257"),

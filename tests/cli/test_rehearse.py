@@ -109,7 +109,15 @@ def test_a_batch_of_rows_that_nobody_has_set_fits_the_ranks(tmp_path, capsys):
 
 
 def test_a_batch_that_nobody_has_set_fits_the_ranks(capsys):
-    words = ["model=gpt_tiny", "model.vocab_size=211", "model.layers=2", "data.path=nowhere", "--world-size", "24"]
+    words = [
+        "model=gpt_tiny",
+        "model.vocab_size=211",
+        "model.layers=2",
+        "data=store",
+        "data.sequence_length=32",
+        "--world-size",
+        "24",
+    ]
     assert execute([*words, "parallel.tensor=2", "--ranks", "0"]) == 0
     shown = capsys.readouterr()
     assert shown.err == "train.global_batch = 16 is that of a small run: 96 in its place\n"

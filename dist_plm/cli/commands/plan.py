@@ -10,7 +10,7 @@ How far it is from published runs, docs/plan.md says.
 
 Most used settings:
   --world-size 256               GPUs of the run
-  cluster.gpu=h100               the GPU, a name of the table in docs/plan.md
+  cluster.gpu=h100               the GPU, a name of the table in docs/plan.md; without it a line for each of them
   cluster.network_gbit=200       each GPU's share of the network between nodes; as in the vendor's own systems without it
   cluster.gpu_hour_price=2.5     for the cost of the run
   search=true  top=8             the fastest process grids that fit, as settings to paste
@@ -27,15 +27,17 @@ from typing import NoReturn
 
 from dist_plm.cli import app
 from dist_plm.cluster.check import check_run, run_of
-from dist_plm.cluster.submission.asked_of_slurm import limit_seconds
+from dist_plm.cluster.submission.asked_of_slurm import limit_seconds, time_problems
 from dist_plm.config.origins import Origin
+from dist_plm.core.errors import ConfigError
 from dist_plm.plan.picture import check_picture, write_picture
-from dist_plm.plan.render import plan_text
+from dist_plm.plan.render import gpus_text, plan_text
 from dist_plm.plan.search import compare, planned, search_text
 from dist_plm.plan.timing.calibration import nearest_calibration
 from dist_plm.plan.timing.efficiency import DEFAULT
-from dist_plm.plan.verdict import gpu_named, make_plan, remedies, require_vocabulary
+from dist_plm.plan.verdict import gpu_named, make_plan, on_gpu, remedies, require_vocabulary
 from dist_plm.plan.whole_job import job_lines, job_of
+from dist_plm.spec.gpus import GPUS
 from dist_plm.spec.schema import PlanConfig, PretrainConfig
 
 
@@ -46,12 +48,17 @@ def execute(arguments: Sequence[str]) -> int:
 
 def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]) -> int | None:
     given, world_size = run_of(config), app.planned_world_size(arguments)
-    gpu = gpu_named(given.cluster.gpu)
+    _refuse_what_cannot_be(config)
+    each = given.cluster.gpu is None and not config.search and config.calibrate is None and config.picture is None
+    gpu = gpu_named(given.cluster.gpu) if not each else None
     if config.picture is not None:
         check_picture(config.picture)
     checked = planned(given, world_size, searched=config.search)
     complete = check_run(checked, world_size, with_data=given.data.are_here, with_weights=False)
     require_vocabulary(complete.model)
+    if gpu is None:
+        print(gpus_text([make_plan(on_gpu(complete, name), world_size) for name in GPUS]))
+        return None
     given = replace(given, model=replace(given.model, vocab_size=complete.model.vocab_size))
     efficiency = DEFAULT
     if config.calibrate is not None:
@@ -69,6 +76,19 @@ def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]
         write_picture(plan, config.picture)
         print(f"  picture      {config.picture}")
     return None
+
+
+def _refuse_what_cannot_be(config: PlanConfig) -> None:
+    problems = []
+    if config.search and config.picture is not None:
+        problems.append(f"picture = {config.picture!r} is of one grid, and search = true compares many: leave one out")
+    if config.calibrate == "":
+        problems.append(
+            "calibrate = '' names no run: give the directory of one, as in calibrate=runs/short, or leave it out"
+        )
+    problems += time_problems(config.cluster)
+    if problems:
+        raise ConfigError(problems)
 
 
 def _store_tokens(config: PretrainConfig) -> int | None:

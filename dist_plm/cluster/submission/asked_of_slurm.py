@@ -44,7 +44,7 @@ def slurm_problems(cluster: ClusterConfig, *, is_signalled: bool = True) -> list
         is_signalled: the job is told before its time limit, and needs the time until then.
     """
     rules = (_gpus, _options, _memory, _paths, _credentials)
-    return [*_time(cluster, is_signalled=is_signalled), *(p for rule in rules for p in rule(cluster))]
+    return [*time_problems(cluster, is_signalled=is_signalled), *(p for rule in rules for p in rule(cluster))]
 
 
 def ranks_per_node(cluster: ClusterConfig) -> int:
@@ -81,7 +81,8 @@ def limit_seconds(text: str) -> int | None:
     return None
 
 
-def _time(cluster: ClusterConfig, *, is_signalled: bool) -> Iterator[str]:
+def time_problems(cluster: ClusterConfig, *, is_signalled: bool = True) -> Iterator[str]:
+    """Yields what is wrong with the time limit. See `slurm_problems`."""
     if cluster.time is None:
         return
     limit = limit_seconds(cluster.time)

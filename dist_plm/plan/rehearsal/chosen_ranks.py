@@ -1,24 +1,14 @@
-"""Chooses the ranks of a job that are rehearsed, and a batch that they can divide. Needs no PyTorch."""
+"""Chooses the ranks of a job that are rehearsed. Needs no PyTorch."""
 
-import sys
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import TypeVar
 
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import ConfigError
 from dist_plm.core.parsing import whole_number
-from dist_plm.core.streams import tell
 from dist_plm.distributed.grid import Grid
 from dist_plm.plan.memory import memory_by_stage, worst_of
-from dist_plm.spec.schema import RehearseConfig, TrainingConfig
-from dist_plm.spec.schema_finetune import FinetuneRehearsalConfig
+from dist_plm.spec.schema import TrainingConfig
 
-#: A run of either kind that is rehearsed, and stays of its kind.
-Rehearsed = TypeVar("Rehearsed", RehearseConfig, FinetuneRehearsalConfig)
-
-#: Files whose batches are meant for few ranks.
-_UNSET = ("train/default.yaml", "train/finetune.yaml")
 _WORDS = ("worst", "all")
 
 
@@ -55,19 +45,3 @@ def _worst(stage: int, grid: Grid) -> Iterator[int]:
     yield grid.rank_at(pipeline=stage, data=grid.data - 1)
     for other in (0, grid.pipeline - 1, stage + 1):
         yield grid.rank_at(pipeline=min(other, grid.pipeline - 1))
-
-
-def fitting(config: Rehearsed, source: str, world_size: int) -> Rehearsed:
-    """Takes a larger global batch, and tells so, where nobody has set one and that of a small run does not divide over the
-    ranks: two microbatches for each stage of the pipeline.
-
-    Args:
-        source: of train.global_batch.
-    """
-    train, parallel = config.train, config.parallel
-    unit = train.micro_batch * (parallel.data or world_size // (parallel.tensor * parallel.pipeline * parallel.context))
-    if not source.endswith(_UNSET) or unit == 0 or train.global_batch % (unit * parallel.pipeline) == 0:
-        return config
-    batch = 2 * unit * parallel.pipeline
-    tell(f"train.global_batch = {train.global_batch} is that of a small run: {batch} in its place", sys.stderr)
-    return replace(config, train=replace(train, global_batch=batch))
