@@ -115,7 +115,7 @@ def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConf
         DataError: the data or the tokenizer cannot be used.
     """
     data = config.data
-    path = _tokenizer_path(config)
+    path = tokenizer_begun_with(config)
     config = replace(config, data=replace(data, tokenizer=path))
     finalize(config, world_size=world_size, vocab_size=None)  # before anything is read
     tokenizer = Tokenizer.load(path)
@@ -179,7 +179,12 @@ def written_by(model: ModelConfig, objective: ObjectiveConfig, sequence_length: 
     return objective.target_length(sequence_length) if model.has_decoder else None
 
 
-def _tokenizer_path(config: FinetuneConfig) -> str:
+def tokenizer_begun_with(config: FinetuneConfig) -> str:
+    """Finds the tokenizer that a run begins with.
+
+    Raises:
+        ConfigError: none is named.
+    """
     path = config.data.tokenizer or config.model.init_from
     if path is None and config.train.init_from is not None:
         # It brings PyTorch.

@@ -16,6 +16,7 @@ from dist_plm.cluster.check import check
 from dist_plm.cluster.submit import Submission
 from dist_plm.config import runfile
 from dist_plm.core.errors import EXIT_REFUSED, ConfigError
+from dist_plm.spec.flops import num_parameters
 from dist_plm.spec.schema import SubmissionConfig
 from dist_plm.spec.schema_finetune import FinetuneSubmissionConfig
 from tests.train.finetuning import make_rows, settings
@@ -83,8 +84,6 @@ def test_a_task_is_rehearsed_with_its_rows(tmp_path, capsys):
     assert "examples of train.jsonl" in shown
     assert execute([*words, "data.train=nowhere.jsonl"]) == EXIT_REFUSED
     assert "nowhere.jsonl" in capsys.readouterr().err
-    assert execute([*words, f"data.train={rows / 'train.jsonl'}", "data.new_tokens=[zork]"]) == EXIT_REFUSED
-    assert "tokens that the run adds" in capsys.readouterr().err
 
 
 def test_a_run_of_fine_tuning_is_rehearsed_from_its_file(tmp_path, capsys):
@@ -143,21 +142,33 @@ def test_submit_queues_nothing_where_ranks_disagree(monkeypatch, capsys):
         _rehearse(submission)
 
 
-@pytest.mark.parametrize(
-    ("word", "said"),
-    [("submit.check_data=false", "needs the rows"), ("data.new_tokens=[zork]", "tokens that the run adds")],
-)
-def test_a_fine_tuning_run_is_rehearsed_with_its_rows_alone(word, said):
+def test_tokens_that_a_run_adds_are_rehearsed(tmp_path, capsys):
+    rows = make_rows(tmp_path)
+    words = ["task=classify", "model=bert_tiny", "model.layers=1", f"data.tokenizer={rows / 'vocabulary'}"]
+    words += [f"data.train={rows / 'train.jsonl'}", f"run.root={tmp_path}", "train.global_batch=32"]
+    words += [f"data.new_tokens=[{','.join(f'zork{number}' for number in range(256))}]"]
+    assert execute([*words, f"json={tmp_path / 'seen.json'}"]) == 0
+    saved = json.loads((tmp_path / "seen.json").read_text())["ranks"]["0"]["writes"]["bytes"]
+    config, _ = load(FinetuneSubmissionConfig, "submit_finetune", [*words, "submit.rehearse=true"])
+    complete = check(config)
+    assert saved == 3 * 4 * num_parameters(complete.model)  # each with two moments
+    assert complete.model.vocab_size > 256
+    capsys.readouterr()
+    _rehearse(Submission(config, complete, ()))
+    assert capsys.readouterr().out.startswith("rehearsed: ranks 0 agree")
+
+
+def test_a_fine_tuning_run_is_rehearsed_with_its_rows_alone():
     words = [
         "task=classify",
         "model=bert_base",
         "data.train=rows.csv",
         "data.tokenizer=here",
         "submit.rehearse=true",
-        word,
+        "submit.check_data=false",
     ]
     config, _ = load(FinetuneSubmissionConfig, "submit_finetune", words)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match="needs the rows"):
         _rehearse(Submission(config, config, ()))
 
 

@@ -20,6 +20,7 @@ Most used settings:
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -63,8 +64,7 @@ def _asked_for(arguments: Sequence[str]) -> tuple[type[RehearseConfig] | type[Fi
 def run(arguments: Sequence[str], config: RehearseConfig | FinetuneRehearsalConfig, origins: dict[str, Origin]) -> int:
     given, world_size = run_of(config), app.planned_world_size(arguments)
     if isinstance(given, FinetuneConfig):
-        refuse_new_tokens(given)
-        complete = check_run(given, world_size, with_data=True, with_weights=False)
+        complete = from_the_start(given, check_run(given, world_size, with_data=True, with_weights=False))
     else:
         complete = check_run(given, world_size, with_data=given.data.are_here, with_weights=False)
     require_vocabulary(complete.model)
@@ -78,18 +78,13 @@ def run(arguments: Sequence[str], config: RehearseConfig | FinetuneRehearsalConf
     return EXIT_REFUSED if rehearsal.problems else EXIT_FINISHED
 
 
-def refuse_new_tokens(run: FinetuneConfig) -> None:
-    """Refuses a run whose tokenizer is made when it starts.
+def from_the_start(given: FinetuneConfig, complete: FinetuneConfig) -> FinetuneConfig:
+    """The complete run with the tokenizer that it begins with, where it adds tokens: the one that it keeps is not there yet."""
+    if not given.data.adds_tokens:
+        return complete
+    from dist_plm.train.labelled import tokenizer_begun_with
 
-    Raises:
-        ConfigError: it adds tokens.
-    """
-    if run.data.adds_tokens:
-        raise ConfigError(
-            [
-                "a run is not rehearsed with tokens that the run adds: leave out data.new_tokens and data.new_special_tokens"
-            ]
-        )
+    return replace(complete, data=replace(complete.data, tokenizer=tokenizer_begun_with(given)))
 
 
 def rehearsed(complete: TrainingConfig, world_size: int, ranks: str) -> "Rehearsal":

@@ -245,7 +245,7 @@ def _rehearse(submission: Submission) -> None:
     if not submission.config.submit.rehearse:
         return
     # It imports torch, which submitting does without.
-    from dist_plm.cli.commands.rehearse import refuse_new_tokens, rehearsed
+    from dist_plm.cli.commands.rehearse import from_the_start, rehearsed
 
     run = run_of(submission.config)
     if isinstance(run, FinetuneConfig):
@@ -253,7 +253,9 @@ def _rehearse(submission: Submission) -> None:
             raise ConfigError(
                 ["submit.rehearse = true needs the rows that submit.check_data = false leaves: leave one out"]
             )
-        refuse_new_tokens(run)
+        given = run_of(submission.given)
+        assert isinstance(given, FinetuneConfig)
+        run = from_the_start(given, run)
     require_vocabulary(run.model)
     rehearsal = rehearsed(run, world_size(submission.config.nodes, run.cluster), "worst")
     if rehearsal.problems:
