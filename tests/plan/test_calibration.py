@@ -157,7 +157,12 @@ def test_what_says_nothing_is_refused(tmp_path, seconds, changes, said):
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"run\.yaml cannot be read"):
+    with pytest.raises(
+        ConfigError, match=r"^configuration refused, 1 problem:\n  - calibrate = .*run\.yaml cannot be read"
+    ):
+        calibration_of(str(tmp_path), "a100")
+    (tmp_path / "run.yaml").write_text("hello: 1\n")
+    with pytest.raises(ConfigError, match=r"1 problem:\n  - calibrate = .* is not the directory of a run: .*hello = 1"):
         calibration_of(str(tmp_path), "a100")
     write_run(tmp_path, [1.0])
     (tmp_path / "metrics.jsonl").unlink()

@@ -105,7 +105,10 @@ def calibration_of(run: str, gpu: str | None) -> Calibration:
     """
     directory = Path(run)
     file = directory / "run.yaml"
-    config = runfile.read(file, kind_of(runfile.mapping_of(file)))
+    try:
+        config = runfile.read(file, kind_of(runfile.mapping_of(file)))
+    except ConfigError as error:  # of which the first problem tells that it is none of ours
+        raise ConfigError([f"calibrate = {run!r} is not the directory of a run: {error.problems[0]}"]) from error
     try:
         records = list(read_metrics(directory / "metrics.jsonl"))
     except OSError as error:
