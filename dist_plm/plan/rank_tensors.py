@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -42,6 +42,7 @@ class Stage:
     Args:
         layers: of each chunk, in the order they run; of models that are no chain, all of every stack.
         lowest: depth of the lowest tensor of the whole model that is trained.
+        numel, trained_numel: elements of all tensors, and of those that have a gradient, which a search asks for many times.
     """
 
     number: int
@@ -49,6 +50,12 @@ class Stage:
     layers: tuple[range, ...]
     tensors: tuple[HeldTensor, ...]
     lowest: int = 0
+    numel: int = field(init=False, compare=False)
+    trained_numel: int = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "numel", sum(one.numel for one in self.tensors))
+        object.__setattr__(self, "trained_numel", sum(one.numel for one in self.tensors if one.trained))
 
     @property
     def is_first(self) -> bool:
@@ -57,15 +64,6 @@ class Stage:
     @property
     def is_last(self) -> bool:
         return self.number == self.stages - 1
-
-    @property
-    def numel(self) -> int:
-        return sum(tensor.numel for tensor in self.tensors)
-
-    @property
-    def trained_numel(self) -> int:
-        """Counts elements that have a gradient."""
-        return sum(tensor.numel for tensor in self.tensors if tensor.trained)
 
     def layers_of(self, stack: StackSpec) -> "list[LayerKind]":
         """Groups the layers of a stack that this stage holds by what of them is trained."""
