@@ -16,7 +16,7 @@ from dist_plm.models.layers.pretraining_heads import pooled_states, whole_sequen
 from dist_plm.models.layers.relative import RelativeBias
 from dist_plm.models.layers.transformer import LayerStack, Memory
 from dist_plm.models.loss_sums import Scores
-from dist_plm.models.masks import with_bias
+from dist_plm.models.masks import with_masks
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import KVCache, SequenceContext, context_of
 from dist_plm.spec.families.encoder_decoder import LENGTH_MULTIPLE, EncoderDecoderConfig
@@ -108,7 +108,7 @@ class TransformerStack(nn.Module):
     def forward(self, hidden: Tensor, context: SequenceContext, memory: Memory | None = None) -> Tensor:
         """[S', B, H] -> [S', B, H]."""
         if self.relative is not None:
-            context = with_bias(
+            context = with_masks(
                 replace(context, relative=self.relative), self.shared, len(hidden) * self.shared.slices["num_slices"]
             )
         hidden = self.layers(hidden, context, memory)

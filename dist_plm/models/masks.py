@@ -1,4 +1,5 @@
-"""Tells which tokens may see which, as what is added to their scores: made once a microbatch, where that is small."""
+"""Tells which tokens may see which, once a microbatch: as what is added to their scores, where that is small, or on a GPU as
+the range of keys that each query sees."""
 
 import math
 from dataclasses import replace
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dist_plm.models.kernels.attention import QUERY_BLOCK, KeyRanges
 from dist_plm.models.model_context import ModelContext
 
 if TYPE_CHECKING:
@@ -17,17 +19,27 @@ if TYPE_CHECKING:
 WHOLE_NUMBERS = {"cpu": 2**26, "cuda": 2**28}
 #: Longer sequences go by blocks under a window, as most of a whole mask would be empty.
 WHOLE_WINDOW = 512
+#: Where our kernel is told ranges of keys. Of a device that is not in here masks are biases.
+RANGED_DEVICES = {"cuda"}
+#: What the kernel's blocks take of a multiprocessor's shared memory, at most, by the size of heads.
+_SHARED_BYTES = {64: 100_000, 128: 160_000}
+_NO_END = 2**31 - 1
 
 
-def with_bias(context: "SequenceContext", shared: ModelContext, length: int) -> "SequenceContext":
-    """Completes the context with what all its layers add to their scores, `bias`, unless that is nothing or too large.
+def with_masks(context: "SequenceContext", shared: ModelContext, length: int) -> "SequenceContext":
+    """Completes the context with the keys that queries see, `ranges`, or with what all its layers add to their scores, `bias`,
+    unless that is nothing or too large.
 
     Args:
-        length: of the sequence that attends to itself. Of padding alone (all that another sequence is told of this one) the
-            bias has one row for all queries.
+        length: of the sequence that attends to itself. Of padding alone (all that another sequence is told of this one)
+            either has one row for all queries.
     """
     if context.cache is not None:
         return _behind(context, shared, length)
+    if takes_ranges(context, shared, length):
+        places = torch.arange(length, device=shared.device)
+        bias = None if context.relative is None else context.relative(places, places)
+        return replace(context, bias=bias, ranges=ranges_of(context, places))
     of_tokens = context.documents if context.seen_from is None else context.seen_from
     of_keys = not (context.causal or context.window or of_tokens is not None or context.relative)
     numbers = length if of_keys else length * length
@@ -41,9 +53,70 @@ def with_bias(context: "SequenceContext", shared: ModelContext, length: int) -> 
         or numbers > WHOLE_NUMBERS[shared.device.type]
         or (context.window > 0 and length > WHOLE_WINDOW)
     ):
-        return replace(context, bias=None)
+        return replace(context, bias=None, ranges=None)
     columns = torch.arange(length, device=shared.device)
-    return replace(context, bias=bias_of(context, columns[:1] if of_keys else columns, columns, shared.dtype))
+    bias = bias_of(context, columns[:1] if of_keys else columns, columns, shared.dtype)
+    return replace(context, bias=bias, ranges=None)
+
+
+def takes_ranges(context: "SequenceContext", shared: ModelContext, length: int) -> bool:
+    """Decides whether all layers tell our kernel which keys each query sees by ranges, and add no mask to the scores."""
+    model, window = shared.model, context.window
+    if window == 0 and all(mask is None for mask in (context.seen_from, context.documents, context.lengths)):
+        return False
+    assert model.head_size is not None
+    if shared.device.type not in RANGED_DEVICES or not _fits(model.head_size, shared.device):
+        return False
+    if window > 0 and context.global_tokens > 0:
+        return False  # far tokens see these, and near ones
+    if window % 2 == 1 and length > QUERY_BLOCK and model.attention_dropout > 0.0:
+        return False  # the kernel draws for pairs of columns that begin at even ones
+    relative = model.heads // shared.groups.grid.tensor * length**2 if context.relative is not None else 0
+    return relative <= WHOLE_NUMBERS[shared.device.type]
+
+
+def _fits(head_size: int, device: torch.device) -> bool:
+    needed = [taken for size, taken in _SHARED_BYTES.items() if size >= head_size]
+    if not needed or device.type != "cuda":
+        return bool(needed)
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= needed[0]
+
+
+def ranges_of(context: "SequenceContext", places: Tensor) -> KeyRanges:
+    """Tells which keys the queries at `places` [S] = 0, 1, … of a sequence see; padding alone hides the same from all."""
+    lengths = None if context.lengths is None else context.lengths[:, None]
+    if not (context.causal or context.window or context.seen_from is not None or context.documents is not None):
+        assert lengths is not None
+        seen = torch.where(places < lengths, _NO_END, 0)
+        return KeyRanges(_stacked(0 * lengths, lengths, 0 * lengths), _stacked(0 * seen, seen))
+    low, high, origin = (torch.full_like(places, number)[None] for number in (0, len(places), 0))
+    if context.causal:
+        high = places[None] + 1
+    if context.seen_from is not None:
+        high = high.minimum(_behind_all(context.seen_from, places))
+    if context.window > 0:
+        low, high = (places - context.window).clamp(min=0)[None], high.minimum(places + context.window + 1)
+        origin = (places // QUERY_BLOCK * QUERY_BLOCK - context.window).clamp(min=0)[None]
+    if context.documents is not None:
+        documents = context.documents.contiguous()
+        low = low.maximum(torch.searchsorted(documents, documents))
+        high = high.minimum(torch.searchsorted(documents, documents, right=True))
+    if lengths is not None:
+        of_text = high.minimum(lengths)
+        beyond = context.window > 0 or context.documents is not None  # see `_allowed`
+        high = torch.where(places < lengths, of_text, high) if beyond else of_text
+    # Neither begin nor end of a range ever falls from one query to the next.
+    return KeyRanges(_stacked(low, high, origin), _stacked(_behind_all(high, places), _behind_all(low, places)))
+
+
+def _behind_all(numbers: Tensor, places: Tensor) -> Tensor:
+    """Counts how many of the ascending numbers [B, S] are at most each place [S], [B, S]."""
+    places = places.to(numbers.dtype).expand(len(numbers), -1).contiguous()
+    return torch.searchsorted(numbers.contiguous(), places, right=True)
+
+
+def _stacked(*numbers: Tensor) -> Tensor:
+    return torch.stack(torch.broadcast_tensors(*numbers)).int()
 
 
 def _behind(context: "SequenceContext", shared: ModelContext, length: int) -> "SequenceContext":

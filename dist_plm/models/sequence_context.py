@@ -13,9 +13,10 @@ from torch import Tensor
 
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.device import sent
+from dist_plm.models.kernels.attention import KeyRanges
 from dist_plm.models.layers.dropout import draws_masks, key_table, keys_of_layer
 from dist_plm.models.layers.positions import rotary_tables
-from dist_plm.models.masks import with_bias
+from dist_plm.models.masks import with_masks
 from dist_plm.models.model_context import ModelContext
 from dist_plm.spec.schema import ModelConfig
 
@@ -88,8 +89,8 @@ class SequenceContext:
 
     Args:
         causal: a token attends to itself and to what stands before it, and to nothing else.
-        seen_from: [B, S] the first token that attends to each token, itself or one before it; all after that do as well. Or
-            None: `causal` tells.
+        seen_from: [B, S] the first token that attends to each token, itself or one before it, non-decreasing along S; all
+            after that do as well. Or None: `causal` tells.
         documents: [B, S] number of the document each token belongs to, non-decreasing along S, or None for no boundaries.
         lengths: [B] tokens of each row before its padding, or None where rows are full.
         rotary: (cos, sin), each [1 or B, S, D], or None.
@@ -97,7 +98,8 @@ class SequenceContext:
         window: tokens on each side that a token attends to, 0 for all; the first `global_tokens` attend to all, and all to
             them (Beltagy et al. 2020, section 3.1).
         bias: what is added to the scores of all query rows and keys on account of all the above, [1 or B, 1 or A, 1 or S, S],
-            or None where that is nothing or too large to be held; see `masks.with_bias`.
+            or None where that is nothing or too large to be held; see `masks.with_masks`.
+        ranges: of keys that queries see on account of all the above but `relative`, which `bias` then holds alone; or None.
         keys: what dropout draws from, of all layers (`dropout.key_table`) or [sites, B] of the one at hand; None where nothing
             is dropped.
         cache: holds the tokens before these, which then see them as well; `documents` and `seen_from` are of all of
@@ -114,6 +116,7 @@ class SequenceContext:
     window: int = 0
     global_tokens: int = 0
     bias: Tensor | None = None
+    ranges: KeyRanges | None = None
     keys: Tensor | None = None
     cache: KVCache | None = None
     kept: LayerCache | None = None
@@ -164,7 +167,7 @@ def context_of(
         keys=_keys(batch["samples"], model, shared.seed, tokens.device),
         cache=cache,
     )
-    return with_bias(context, shared, tokens.shape[1]), positions + model.position_offset
+    return with_masks(context, shared, tokens.shape[1]), positions + model.position_offset
 
 
 def _keys(samples: Tensor, model: ModelConfig, seed: int, device: torch.device) -> Tensor | None:

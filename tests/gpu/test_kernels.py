@@ -12,11 +12,14 @@ from torch.nn import functional
 
 from dist_plm.distributed.device import Device
 from dist_plm.models.kernels import linear_loss as linear_loss_module
+from dist_plm.models.kernels.attention import KeyRanges
 from dist_plm.models.kernels.linear_fp8 import fp8_linear, quantized
 from dist_plm.models.kernels.linear_loss import VocabRange, linear_loss
 from dist_plm.models.kernels.mask_bits import kept, row_words
 from dist_plm.models.layers.dropout import attend_with_dropout, dropout_add
 from dist_plm.models.layers.norms import LayerNorm, RMSNorm
+from dist_plm.models.masks import ranges_of
+from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.spec.objectives.base import TokenLoss
 from tests.models.kernels.test_linear_loss import LOSSES, plain_loss
 from tests.ranks.pool import World
@@ -70,18 +73,34 @@ def attended(world: World, dtype: torch.dtype, case: dict[str, Any]) -> list[lis
     bias = None
     if bias_shape is not None:
         bias = torch.randn(bias_shape).to(dtype)
-        bias[..., width // 2 : width // 2 + 3] = -torch.inf
+        if case["context"] is None:
+            bias[..., width // 2 : width // 2 + 3] = -torch.inf
     inputs = here(world, query, key, value, bias, dtype=dtype)
+    ranges = None if case["context"] is None else ranges_of(case["context"], torch.arange(width))
     options = {"causal": case["causal"], "scale": 0.3, "probability": probability, "first_head": 6, "first_row": 4}
     keys = KEYS.to(inputs[0].device)
-    out = attend_with_dropout(*inputs[:3], inputs[3] if bias is not None else None, keys, **options)
+    told = None if ranges is None else KeyRanges(*(one.to(keys.device) for one in ranges))
+    out = attend_with_dropout(*inputs[:3], inputs[3] if bias is not None else None, keys, ranges=told, **options)
     exact = here(World(0, 1, CPU), query, key, value, bias, dtype=torch.float64)
     scores = 0.3 * exact[0] @ exact[1].transpose(2, 3) + (exact[3] if bias is not None else 0.0)
+    if case["context"] is not None:
+        scores = scores.masked_fill(~sees(ranges, width), -torch.inf)
     if case["causal"]:
         scores = scores.masked_fill(torch.arange(width) > torch.arange(4, 4 + queries)[:, None], -torch.inf)
     rows = (np.arange(6, 6 + heads)[:, None] << 32) + np.arange(4, 4 + queries)
-    keep = mask(rows, width, probability).double() / (1 - probability) if probability else 1.0
-    return [gradients(out, grad, inputs), gradients((scores.softmax(-1) * keep) @ exact[2], grad, exact)]
+    keep = mask(rows, width, probability).double() / (1 - probability) if probability else torch.ones(1)
+    if ranges is not None and probability:
+        columns = torch.arange(width) - ranges.of_queries[2][:, None, :, None]
+        keep = keep.gather(3, columns.clamp(min=0).expand(keep.shape))
+    # A query that sees nothing gives zeros.
+    weights = scores.softmax(-1).masked_fill(torch.isneginf(scores).all(-1, keepdim=True), 0.0)
+    return [gradients(out, grad, inputs), gradients((weights * keep) @ exact[2], grad, exact)]
+
+
+def sees(ranges: KeyRanges, width: int) -> Tensor:
+    """Which keys each query sees, [1 or B, 1, 1 or Q, K]."""
+    low, high, _ = ranges.of_queries[:, :, None, :, None]
+    return (torch.arange(width) >= low) & (torch.arange(width) < high)
 
 
 def scored(world: World, dtype: torch.dtype, chunk_bytes: int, token_loss: TokenLoss) -> list[list[Tensor]]:
@@ -130,7 +149,7 @@ def masks_of_attention(world: World) -> Tensor:
     zeros = torch.zeros(3, 2, 96, 96, device=world.device.torch_device)
     eye = torch.eye(96, device=zeros.device).expand(3, 2, 96, 96)
     keys, drawn = KEYS.to(zeros.device), (6, 4, False, 1.0, 0.4)
-    return (torch.ops.dist_plm.attention(zeros, zeros, eye, None, keys, *drawn)[0] != 0).cpu()
+    return (torch.ops.dist_plm.attention(zeros, zeros, eye, None, keys, None, None, *drawn)[0] != 0).cpu()
 
 
 @pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 37), (torch.bfloat16, 1100), (torch.float16, 64)])
@@ -138,6 +157,7 @@ def test_dropout_add(on, dtype, width):
     close(*on(1, dropped, dtype, width)[0], dtype)
 
 
+SHARED = torch.arange(150) // torch.tensor([[20], [70], [150]])
 #: Head sizes of all presets, lengths that blocks do not divide, every form of bias.
 ATTENTION = {
     "plain": {},
@@ -149,8 +169,28 @@ ATTENTION = {
     "everything": {"bias": (3, 2, 80, 70), "causal": True},
     "wide_heads": {"size": 128, "queries": 65, "width": 129},
     "odd_heads": {"size": 24},
+    "range_of_padding": {
+        "queries": 80,
+        "width": 150,
+        "context": SequenceContext(False, lengths=torch.tensor([0, 65, 150])),
+    },
+    "range_of_documents": {"context": SequenceContext(False, documents=SHARED), "queries": 150, "width": 150},
+    "range_of_causal_documents": {
+        "context": SequenceContext(True, documents=SHARED),
+        "queries": 150,
+        "width": 150,
+        "probability": 0.0,
+    },
+    "range_of_window": {"context": SequenceContext(False, window=40), "queries": 1100, "width": 1100, "heads": 1},
+    "range_and_relative": {
+        "context": SequenceContext(False, documents=SHARED),
+        "queries": 150,
+        "width": 150,
+        "bias": (1, 2, 150, 150),
+    },
 }
 DEFAULT = {"heads": 2, "queries": 80, "width": 70, "size": 64, "probability": 0.4, "bias": None, "causal": False}
+DEFAULT |= {"context": None}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

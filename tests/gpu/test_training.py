@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from dist_plm.models import masks
 from tests.gpu.conftest import cuda
 from tests.ranks.engine_runs import agree, train_case
+from tests.ranks.pool import World
 from tests.ranks.test_adafactor import ADAFACTOR
 from tests.ranks.test_compile import train_compiled
 from tests.ranks.test_encoders import DROPOUT, MODELS
@@ -17,7 +19,7 @@ from tests.ranks.test_grids import GRIDS
 from tests.ranks.test_grids import MODELS as DECODERS
 from tests.ranks.test_lamb import LAMB
 from tests.ranks.test_muon import MUON
-from tests.ranks.training import configure
+from tests.ranks.training import Outcome, configure
 
 pytestmark = pytest.mark.ranks
 
@@ -25,6 +27,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt": {},
     "llama": DECODERS["llama"],
     "documents": DECODERS["documents"],
+    "prefix_documents": DECODERS["prefix_documents"],
+    "near": {**DECODERS["llama"], "model__window": 4},
+    "padded_t5": MODELS["ul2"],
     **{name: MODELS[name] for name in ("bert", "bert_pre_norm", "roberta", "window", "electra", "t5", "transformer")},
 }
 OPTIMIZERS = {"lamb": LAMB, "adafactor": ADAFACTOR, "muon": MUON}
@@ -57,6 +62,29 @@ def trained(on, size: int, tmp_path, **settings: Any) -> list:
 def test_families(on, reference, tmp_path, family):
     settings = {**FAMILIES[family], **DROPOUT}
     agree(trained(on, 1, tmp_path, **settings), reference(**settings))
+
+
+def train_with_ranges(world: World, config) -> Outcome:
+    """Has the CPU tell attention which keys each query sees as CUDA does."""
+    masks.RANGED_DEVICES.add("cpu")
+    plain, found = masks.ranges_of, []
+    masks.ranges_of = lambda *about: found.append(about) or plain(*about)
+    try:
+        outcome = train_case(world, config)
+    finally:
+        masks.RANGED_DEVICES.remove("cpu")
+        masks.ranges_of = plain
+    assert found
+    return outcome
+
+
+@pytest.mark.parametrize("device", ["cpu"], indirect=True)
+@pytest.mark.parametrize("family", ["documents", "prefix_documents", "near", "bert", "padded_t5"])
+def test_ranges_of_keys(on, reference, tmp_path, family):
+    """Seen through from the batch to the kernel's operation; on CUDA the trainings above do so."""
+    settings = {**FAMILIES[family], **DROPOUT}
+    changes = {"engine__compile": "off", "train__micro_batch": 2, "train__steps": 3, "run__root": str(tmp_path)}
+    agree(on(1, train_with_ranges, configure(1, **settings, **changes)), reference(**settings))
 
 
 #: Not again what the families are trained by.

@@ -1,7 +1,7 @@
 """Attention masks against a dense reference, the head at predicted positions against the head everywhere, and packed rows
 against padded ones."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from dist_plm.models.layers.attention import CoreAttention
 from dist_plm.models.layers.dropout import Site
 from dist_plm.models.layers.pretraining_heads import whole_sequence
 from dist_plm.models.layers.vocab_loss import score_tokens
+from dist_plm.models.masks import ranges_of
 from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.objectives.build import build_objective
 from tests.parts import model_context_of, model_of
@@ -38,7 +39,8 @@ def groups_of(world: World, config):
 
 
 def attend(world: World, settings: dict):
-    """Output and gradient of attention in blocks of 7 queries, and of one dense softmax over the whole mask."""
+    """Output and gradient of attention in blocks of 7 queries, of one dense softmax over the whole mask, and with ranges of
+    keys where they tell all."""
     config = configure(1)
     core = CoreAttention(model_context_of(config, groups_of(world, config), torch.device("cpu")), Site.ATTENTION_SCORES)
     torch.manual_seed(3)
@@ -53,8 +55,16 @@ def attend(world: World, settings: dict):
     real = torch.ones(LENGTH, BATCH, 1)
     if context.lengths is not None:
         real = (torch.arange(LENGTH)[:, None] < context.lengths)[..., None].float()
-    gradients = [torch.autograd.grad((out * real).pow(2).sum(), inputs) for out in (ours, theirs)]
-    return (ours * real).detach(), (theirs * real).detach(), gradients
+    found = [ours, theirs]
+    if context.global_tokens == 0:
+        ranges, rows = ranges_of(context, torch.arange(LENGTH)), torch.arange(LENGTH)[:, None]
+        first, behind = ranges.of_keys[:, :, None]
+        # Padding alone tells nothing of who is padding.
+        seen = dense_mask(context) & ((rows < context.lengths[:, None, None]) if set(settings) == {"lengths"} else True)
+        assert not (seen & ~((rows >= first) & (rows < behind))).any()
+        found.append(core(*inputs, replace(context, ranges=ranges)))
+    gradients = [torch.autograd.grad((out * real).pow(2).sum(), inputs) for out in found]
+    return [(out * real).detach() for out in found], gradients
 
 
 def dense_mask(context: SequenceContext) -> torch.Tensor:
@@ -88,6 +98,8 @@ PREFIXES = torch.arange(LENGTH) - torch.where(WITHIN < OPENED, WITHIN, 0)
     "settings",
     [
         {"window": 3},
+        {"window": 3, "causal": True},
+        {"window": 3, "lengths": torch.tensor([40, 1, 17])},
         {"window": 3, "global_tokens": 2},
         {"window": 9, "global_tokens": 8},
         {"window": 3, "global_tokens": 1, "causal": True},
@@ -103,10 +115,31 @@ PREFIXES = torch.arange(LENGTH) - torch.where(WITHIN < OPENED, WITHIN, 0)
     ids=str,
 )
 def test_attention_in_blocks_equals_a_dense_mask(ranks, settings):
-    ((ours, theirs, gradients),) = ranks.run(1, attend, settings)
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    for mine, reference in zip(*gradients, strict=True):
-        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-4)
+    (((blocks, dense, *ranged), (of_blocks, of_dense, *of_ranged)),) = ranks.run(1, attend, settings)
+    assert len(ranged) == ("global_tokens" not in settings)
+    for ours, gradients in zip([blocks, *ranged], [of_blocks, *of_ranged], strict=True):
+        torch.testing.assert_close(ours, dense, rtol=1e-4, atol=1e-5)
+        for mine, reference in zip(gradients, of_dense, strict=True):
+            torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-4)
+
+
+def drop_in_windows(world: World, settings: dict):
+    """Output and gradients of attention with dropout over a long sequence: in blocks, and with ranges."""
+    config = configure(1, model__attention_dropout=0.3)
+    core = CoreAttention(model_context_of(config, groups_of(world, config), torch.device("cpu")), Site.ATTENTION_SCORES)
+    torch.manual_seed(3)
+    inputs = [torch.randn(1100, 1, config.model.hidden, requires_grad=True) for _ in range(3)]
+    context = SequenceContext(causal=False, keys=torch.arange(len(Site))[:, None], **settings)
+    found = [core(*inputs, one) for one in (context, replace(context, ranges=ranges_of(context, torch.arange(1100))))]
+    return [[out.detach(), *torch.autograd.grad(out.pow(2).sum(), inputs)] for out in found]
+
+
+@pytest.mark.parametrize("settings", [{"window": 100}, {"documents": torch.arange(1100)[None] // 700}], ids=str)
+def test_ranges_drop_what_blocks_drop(ranks, settings):
+    """Under a window blocks count columns from the first that any of their queries sees."""
+    ((blocks, ranged),) = ranks.run(1, drop_in_windows, settings)
+    for one, other in zip(blocks, ranged, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 def head_twice(world: World, config):

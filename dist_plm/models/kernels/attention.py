@@ -1,17 +1,18 @@
 """Attention with dropout inside as operations that autograd, `torch.compile` and fake tensors know.
 
-    attention(query, key, value, bias, keys, first_head, first_row, causal, scale, probability): dropout(softmax(scale Q Kᵀ +
-        bias)) V of [B, A, Q, D], [B, A, K, D] and [B, A, K, D], and the logarithms of the softmax's sums, [B, A, Q] fp32.
-        Row q of head a draws from a stream of keys[b] that belongs to head `first_head` + a of the model and query
-        `first_row` + q of the sequence.
-    attention_backward(grad, query, key, value, bias, keys, out, lse, with_bias, …): the gradients of query, key and value,
-        and of the scores with their bias, [B, A, Q, K], where `with_bias`; else an empty tensor.
+    attention(query, key, value, bias, keys, ranges, seen_by, first_head, first_row, causal, scale, probability):
+        dropout(softmax(scale Q Kᵀ + bias)) V of [B, A, Q, D], [B, A, K, D] and [B, A, K, D], and the logarithms of the
+        softmax's sums, [B, A, Q] fp32. Row q of head a draws from a stream of keys[b] that belongs to head `first_head` + a
+        of the model and query `first_row` + q of the sequence. Where ranges are given (`KeyRanges`, its two tensors) a query
+        sees no keys outside its own; one that sees none gives zeros.
+    attention_backward(grad, query, key, value, bias, keys, ranges, seen_by, out, lse, with_bias, …): the gradients of query,
+        key and value, and of the scores with their bias, [B, A, Q, K], where `with_bias`; else an empty tensor.
 
 Q x K numbers are held neither between forward and backward nor, on CUDA, at all; there it is one launch and two.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from dist_plm.models.kernels.dropout import LIBRARY, on_cuda, ones, unsigned
 from dist_plm.models.kernels.mask_bits import blocks, kept, row_words
 
-_INPUTS = "Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor keys"
+_INPUTS = "Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? keys, Tensor? ranges, Tensor? seen_by"
 _DRAWN = "int first_head, int first_row, bool causal, float scale, float probability"
 LIBRARY.define(f"attention({_INPUTS}, {_DRAWN}) -> (Tensor, Tensor)")
 LIBRARY.define(
@@ -28,19 +29,42 @@ LIBRARY.define(
     "-> (Tensor, Tensor, Tensor, Tensor)"
 )
 
-#: Query rows whose scores are held at once on the CPU.
-_QUERY_BLOCK = 512
+
+class KeyRanges(NamedTuple):
+    """Says which keys each query sees where these follow each other.
+
+    Attributes:
+        of_queries: [3, 1 or B, 1 or Q] int32: the first key that a query sees, the one behind the last, and the key that
+            dropout counts its columns from, an even number that is the same for each `QUERY_BLOCK` of queries and not
+            behind the first that any of these sees.
+        of_keys: [2, 1 or B, K] int32: the first query that may see a key, and the one behind the last.
+    """
+
+    of_queries: Tensor
+    of_keys: Tensor
+
+
+#: Query rows whose scores are held at once on the CPU; of a long sequence under a window dropout counts the columns of so many
+#: rows from the first key that one of them sees.
+QUERY_BLOCK = 512
 
 
 @torch.library.impl(LIBRARY, "attention", "CPU")
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, keys: Tensor, *drawn: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    keys: Tensor | None,
+    ranges: Tensor | None,
+    seen_by: Tensor | None,
+    *drawn: Any,
 ) -> tuple[Tensor, Tensor]:
     first_head, first_row, _, _, probability = drawn
     out = like_tokens(query)
     query, key, value = (x.contiguous() for x in (query, key, value))
-    for rows, columns in _blocks(query, key, drawn):
-        weights = _weights(query, key, bias, rows, columns, drawn).to(value.dtype)
+    for rows, columns in _blocks(query, key, ranges, drawn):
+        weights = _weights(query, key, bias, ranges, rows, columns, drawn).to(value.dtype)
         flat = weights.view(-1, weights.shape[-1])
         for block, keep in _keeps(weights.shape, keys, first_head, first_row + rows.start, probability, value.dtype):
             flat[block].mul_(keep)
@@ -57,7 +81,9 @@ def attention_backward(
     key: Tensor,
     value: Tensor,
     bias: Tensor | None,
-    keys: Tensor,
+    keys: Tensor | None,
+    ranges: Tensor | None,
+    seen_by: Tensor | None,
     out: Tensor,
     lse: Tensor,
     with_bias: bool,
@@ -68,10 +94,10 @@ def attention_backward(
     results = tuple(like_tokens(x).zero_() for x in (query, key, value))
     scores_grad = query.new_zeros((*query.shape[:3], key.shape[2]) if with_bias else 0)
     grad, query, key, value = (x.contiguous() for x in (grad, query, key, value))
-    for rows, columns in _blocks(query, key, drawn):
+    for rows, columns in _blocks(query, key, ranges, drawn):
         own_grad, own = (x[:, :, rows].flatten(0, 1) for x in (grad, query))
         seen_key, seen_value = (x[:, :, columns].flatten(0, 1) for x in (key, value))
-        weights = _weights(query, key, bias, rows, columns, drawn)
+        weights = _weights(query, key, bias, ranges, rows, columns, drawn)
         through = torch.bmm(own_grad, seen_value.transpose(1, 2)).float()
         dropped, width = weights.to(value.dtype, copy=True), weights.shape[-1]
         for block, keep in _keeps(weights.shape, keys, first_head, first_row + rows.start, probability, value.dtype):
@@ -94,7 +120,7 @@ def _shapes(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 @torch.library.impl(LIBRARY, "attention_backward", "Meta")
 def _backward_shapes(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *more: Any) -> tuple[Tensor, ...]:
-    with_bias = more[4]
+    with_bias = more[6]
     scores = query.new_empty((*query.shape[:3], key.shape[2]) if with_bias else 0)
     return like_tokens(query), like_tokens(key), like_tokens(value), scores
 
@@ -109,16 +135,30 @@ def like_tokens(x: Tensor) -> Tensor:
     return x.new_empty((length, batch, heads, size)).permute(1, 2, 0, 3)
 
 
-def _blocks(query: Tensor, key: Tensor, drawn: tuple[Any, ...]) -> Iterator[tuple[slice, slice]]:
-    """Blocks of query rows, and the columns that any of them may see."""
+def _blocks(query: Tensor, key: Tensor, ranges: Tensor | None, drawn: tuple[Any, ...]) -> Iterator[tuple[slice, slice]]:
+    """Blocks of query rows, and the columns that any of them may see, from the one that dropout counts from."""
     _, first_row, causal, _, _ = drawn
-    for first in range(0, query.shape[2], _QUERY_BLOCK):
-        stop = min(first + _QUERY_BLOCK, query.shape[2])
-        yield slice(first, stop), slice(0, min(key.shape[2], first_row + stop) if causal else key.shape[2])
+    for first in range(0, query.shape[2], QUERY_BLOCK):
+        stop = min(first + QUERY_BLOCK, query.shape[2])
+        origin = 0
+        if ranges is not None:
+            (origin,) = {int(n) for n in _of_rows(ranges[2], slice(first, stop), query).unique()}
+        yield slice(first, stop), slice(origin, min(key.shape[2], first_row + stop) if causal else key.shape[2])
+
+
+def _of_rows(numbers: Tensor, rows: slice, query: Tensor) -> Tensor:
+    """Numbers [1 or B, 1 or Q] of some rows, [1 or B, rows]."""
+    return numbers.expand(-1, query.shape[2])[:, rows]
 
 
 def _weights(
-    query: Tensor, key: Tensor, bias: Tensor | None, rows: slice, columns: slice, drawn: tuple[Any, ...]
+    query: Tensor,
+    key: Tensor,
+    bias: Tensor | None,
+    ranges: Tensor | None,
+    rows: slice,
+    columns: slice,
+    drawn: tuple[Any, ...],
 ) -> Tensor:
     """softmax(scale Q Kᵀ + bias) of a block, [B, A, rows, columns] fp32."""
     _, first_row, causal, scale, _ = drawn
@@ -128,16 +168,23 @@ def _weights(
         scores += bias.expand(*query.shape[:3], key.shape[2])[:, :, rows, columns]
     if causal:
         numbers = torch.arange(first_row + rows.start, first_row + rows.stop)
-        scores.masked_fill_(torch.arange(columns.stop) > numbers[:, None], -torch.inf)
-    return torch.softmax(scores, dim=-1)
+        scores.masked_fill_(torch.arange(columns.start, columns.stop) > numbers[:, None], -torch.inf)
+    if ranges is None:
+        return torch.softmax(scores, dim=-1)
+    low, high = (_of_rows(one, rows, query)[:, None, :, None] for one in ranges[:2])
+    places = torch.arange(columns.start, columns.stop)
+    unseen = (places < low) | (places >= high)
+    weights = torch.softmax(scores.masked_fill_(unseen, -torch.inf), dim=-1)
+    return weights.masked_fill_(unseen.all(dim=-1, keepdim=True), 0.0)
 
 
 def _keeps(
-    shape: torch.Size, keys: Tensor, first_head: int, first_row: int, probability: float, dtype: torch.dtype
+    shape: torch.Size, keys: Tensor | None, first_head: int, first_row: int, probability: float, dtype: torch.dtype
 ) -> Iterator[tuple[slice, Tensor]]:
     """Blocks of the rows of [B, A, Q, K], and ones where their elements stay. Each head has 2^32 rows of its own."""
     if probability == 0.0:
         return
+    assert keys is not None
     heads = np.arange(first_head, first_head + shape[1])[:, None] << 32
     rows = heads + np.arange(first_row, first_row + shape[2])
     words = row_words(unsigned(keys)[:, None, None], rows).reshape(-1)

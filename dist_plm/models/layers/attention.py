@@ -1,9 +1,9 @@
 """Attention over tensor-parallel heads, computed without ever holding the scores of all heads.
 
-It is one fused kernel: PyTorch's, or ours where attention weights are dropped. Document boundaries, padding, windows and
-relative positions need masks, which are made once a microbatch (`models.masks`). Where sequences are so long that these would
-be large, they are made for a block of query rows at a time, so memory stays linear in the sequence length; with a window
-time does as well.
+It is one fused kernel: PyTorch's, or ours where attention weights are dropped or a query sees a range of keys. Document
+boundaries, padding, windows and relative positions need such ranges or masks, which are made once a microbatch
+(`models.masks`). Where sequences are so long that masks would be large, they are made for a block of query rows at a time, so
+memory stays linear in the sequence length; with a window time does as well.
 """
 
 import math
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from dist_plm.models.kernels.attention import QUERY_BLOCK
 from dist_plm.models.layers.dropout import Site, attend_with_dropout
 from dist_plm.models.layers.linear import column_linear, project, row_linear
 from dist_plm.models.layers.positions import rotate
@@ -20,8 +21,6 @@ from dist_plm.models.masks import bias_of
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.models.sharding import Part
-
-QUERY_BLOCK = 512
 
 
 class SelfAttention(nn.Module):
@@ -109,7 +108,7 @@ class CoreAttention(nn.Module):
             query, key = self.rotate(query, context.rotary), self.rotate(key, context.rotary)
         if context.kept is not None and context.cache is not None:
             key, value = context.kept.extend(key, value, context.cache.length)
-        if context.bias is None and not context.is_plain:
+        if context.bias is None and context.ranges is None and not context.is_plain:
             if self.heads != self.kv_heads:
                 key, value = (x.repeat_interleave(self.heads // self.kv_heads, dim=1) for x in (key, value))
             blocks = range(0, query.shape[2], QUERY_BLOCK)
@@ -130,27 +129,29 @@ class CoreAttention(nn.Module):
         """Mixes the values in one kernel.
 
         Args:
-            bias: added to the scores; holds what causality forbids as well.
+            bias: added to the scores; holds what causality forbids as well, unless `context.ranges` do.
             causal: whether queries and keys begin at the same token and see nothing after themselves.
         """
         grouped = self.heads // self.kv_heads if key.shape[1] != self.heads else 1
-        if not self.training or self.dropout == 0.0:
+        probability = self.dropout if self.training else 0.0
+        if probability == 0.0 and context.ranges is None:
             options = {"attn_mask": bias, "is_causal": causal and bias is None, "scale": self.scale}
             return functional.scaled_dot_product_attention(query, key, value, enable_gqa=grouped > 1, **options)
         if grouped > 1:
             key, value = (x.repeat_interleave(grouped, dim=1) for x in (key, value))
-        assert context.keys is not None
+        assert probability == 0.0 or context.keys is not None
         return attend_with_dropout(
             query,
             key,
             value,
             bias,
-            context.keys[self.site],
-            causal=causal,
+            None if context.keys is None else context.keys[self.site],
+            causal=causal and context.ranges is None,
             scale=self.scale,
-            probability=self.dropout,
+            probability=probability,
             first_head=self.first_head,
             first_row=first_row,
+            ranges=context.ranges,
         )
 
     def _attend_block(self, query: Tensor, key: Tensor, value: Tensor, context: SequenceContext, first: int) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dist_plm.core.permutation import mix_many
 from dist_plm.core.random_numbers import bits, uniform
-from dist_plm.models.kernels import attention as _attention  # noqa: F401  # registers torch.ops.dist_plm
-from dist_plm.models.kernels import dropout as _dropout  # noqa: F401
+from dist_plm.models.kernels import dropout as _dropout  # noqa: F401  # registers torch.ops.dist_plm
+from dist_plm.models.kernels.attention import KeyRanges
 from dist_plm.spec.schema import ModelConfig
 
 
@@ -109,33 +109,44 @@ def attend_with_dropout(
     key: Tensor,
     value: Tensor,
     bias: Tensor | None,
-    keys: Tensor,
+    keys: Tensor | None,
     *,
     causal: bool,
     scale: float,
     probability: float,
     first_head: int,
     first_row: int,
+    ranges: KeyRanges | None = None,
 ) -> Tensor:
     """Computes dropout(softmax(scale Q Kᵀ + bias)) V.
 
     Args:
         query, key, value: [B, A, Q, D], [B, A, K, D] and [B, A, K, D].
         bias: [1 or B, 1 or A, 1 or Q, K], what is added to the scores.
-        keys: [B], of this layer and site.
+        keys: [B], of this layer and site; not read where the probability is 0.
         first_head, first_row: of the model's heads and the sequence's queries, those that come first in `query`.
+        ranges: the keys that each query sees, if not all.
     """
     drawn = (first_head, first_row, causal, scale, probability)
-    return _DroppedAttention.apply(query, key, value, bias, keys, drawn)
+    return _DroppedAttention.apply(query, key, value, bias, keys, *(ranges or (None, None)), drawn)
 
 
 class _DroppedAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, keys: Tensor, drawn: tuple[Any, ...]
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | None,
+        keys: Tensor | None,
+        ranges: Tensor | None,
+        seen_by: Tensor | None,
+        drawn: tuple[Any, ...],
     ) -> Tensor:
-        out, lse = torch.ops.dist_plm.attention(query, key, value, bias, keys, *drawn)
-        ctx.save_for_backward(query, key, value, bias, keys, out, lse)
+        inputs = query, key, value, bias, keys, ranges, seen_by
+        out, lse = torch.ops.dist_plm.attention(*inputs, *drawn)
+        ctx.save_for_backward(*inputs, out, lse)
         ctx.drawn = drawn
         return out
 
@@ -144,4 +155,4 @@ class _DroppedAttention(torch.autograd.Function):
         # Looked at once: recomputation gives them away.
         saved, with_bias = ctx.saved_tensors, ctx.needs_input_grad[3]
         results = torch.ops.dist_plm.attention_backward(grads[0], *saved, with_bias, *ctx.drawn)
-        return *results[:3], results[3].sum_to_size(saved[3].shape) if with_bias else None, None, None
+        return *results[:3], results[3].sum_to_size(saved[3].shape) if with_bias else None, *[None] * 4

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dist_plm.models.kernels.attention import KeyRanges
 from dist_plm.models.layers.attention import CrossAttention, SelfAttention
 from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.layers.mlp import MLP
@@ -25,11 +26,16 @@ class Memory(NamedTuple):
         """Gives it for a decoder that writes several texts of each row."""
         if times == 1:
             return self
+        context = self.context
         lengths, bias = (
             one if one is None or len(one) == 1 else one.repeat_interleave(times, dim=0)
-            for one in (self.context.lengths, self.context.bias)
+            for one in (context.lengths, context.bias)
         )
-        return Memory(self.hidden.repeat_interleave(times, dim=1), replace(self.context, lengths=lengths, bias=bias))
+        ranges = context.ranges
+        if ranges is not None:
+            ranges = KeyRanges(*(one.repeat_interleave(times, dim=1) for one in ranges))
+        hidden = self.hidden.repeat_interleave(times, dim=1)
+        return Memory(hidden, replace(context, lengths=lengths, bias=bias, ranges=ranges))
 
 
 class TransformerLayer(nn.Module):

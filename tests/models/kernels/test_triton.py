@@ -63,22 +63,58 @@ def attend(dtype, sizes, bias_shape, drawn):
     key, value = (torch.randn(width, 3, 4, size).to(dtype)[:, :, i::2].permute(1, 2, 0, 3) for i in range(2))
     bias = None if bias_shape is None else torch.randn(bias_shape).to(dtype)
     close: dict[str, Any] = {"rtol": 8 * CLOSE[dtype], "atol": 8 * CLOSE[dtype]}
-    out, lse = attention_triton.attention(query, key, value, bias, KEYS, *drawn)
-    theirs, empty = attention_on_cpu.attention(query, key, value, bias, KEYS, *drawn)
+    out, lse = attention_triton.attention(query, key, value, bias, KEYS, None, None, *drawn)
+    theirs, empty = attention_on_cpu.attention(query, key, value, bias, KEYS, None, None, *drawn)
     torch.testing.assert_close(out, theirs, **close)
-    ours = attention_triton.attention_backward(grad, query, key, value, bias, KEYS, out, lse, bias is not None, *drawn)
+    ours = attention_triton.attention_backward(
+        grad, query, key, value, bias, KEYS, None, None, out, lse, bias is not None, *drawn
+    )
     theirs = attention_on_cpu.attention_backward(
-        grad, query, key, value, bias, KEYS, out, empty, bias is not None, *drawn
+        grad, query, key, value, bias, KEYS, None, None, out, empty, bias is not None, *drawn
     )
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, **close)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.4])
+def test_attention_of_ranges(monkeypatch, probability):
+    """Blocks outside of all ranges are never read; what no row sees, and rows that see nothing, have no gradient."""
+    monkeypatch.setattr(
+        attention_triton, "TILES", {kernel: {4: Tile(16, 16, 4, 1)} for kernel in attention_triton.TILES}
+    )
+    torch.manual_seed(1)
+    rows, places = torch.arange(56), torch.arange(56)
+    low = torch.stack([(places // 24 * 24).clamp(min=4), (rows - 6).clamp(min=16)])
+    high = torch.stack([places // 24 * 24 + 24, (rows + 7).clamp(max=32)]).clamp(max=56)
+    ranges = torch.stack([low, high, torch.full((2, 56), 4)]).int()
+    sees = (places >= low[..., None]) & (places < high[..., None])
+    order = torch.arange(1, 57)
+    first = torch.where(sees, order[:, None], 57).amin(1) - 1
+    seen_by = torch.stack([first, torch.where(sees, order[:, None], 0).amax(1)]).int()
+    query, key, value, grad = (torch.randn(2, 1, 56, 16) for _ in range(4))
+    key[1, :, :16] = key[1, :, 32:] = value[1, :, 48:] = float("nan")
+    query[1, :, 48:] = grad[1, :, 48:] = float("nan")
+    bias, drawn = torch.randn(1, 1, 56, 56), (6, 4, False, 0.3, probability)
+    keys = None if probability == 0.0 else KEYS[:2]
+    inputs = (query, key, value, bias, keys, ranges, seen_by)
+    out, lse = attention_triton.attention(*inputs, *drawn)
+    whole = tuple(x if x is None else x.nan_to_num(0.0) if x.is_floating_point() else x for x in inputs)
+    theirs, empty = attention_on_cpu.attention(*whole, *drawn)
+    torch.testing.assert_close(out, theirs, rtol=1e-5, atol=1e-5)
+    assert out[1, :, 48:].eq(0.0).all()
+    ours = attention_triton.attention_backward(grad, *inputs, out, lse, True, *drawn)
+    theirs = attention_on_cpu.attention_backward(grad.nan_to_num(0.0), *whole, out, empty, True, *drawn)
+    for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        one = torch.cat([one[:1, :, :48], one[1:, :, :48]]) if number in (0, 3) else one
+        torch.testing.assert_close(one, other[:, :, :48] if number in (0, 3) else other, rtol=1e-5, atol=1e-5)
 
 
 def test_masks_of_attention_are_the_same_to_the_bit():
     zeros, eye = torch.zeros(3, 2, 96, 96), torch.eye(96).expand(3, 2, 96, 96)
     drawn = (6, 4, False, 1.0, 0.4)
     masks = [
-        form.attention(zeros, zeros, eye, None, KEYS, *drawn)[0] == 0 for form in (attention_triton, attention_on_cpu)
+        form.attention(zeros, zeros, eye, None, KEYS, None, None, *drawn)[0] == 0
+        for form in (attention_triton, attention_on_cpu)
     ]
     assert torch.equal(*masks)
     assert 0.3 < masks[0].float().mean() < 0.5
@@ -90,7 +126,7 @@ def test_rows_that_see_little_and_nothing_at_first():
     bias = torch.full((1, 1, 100, 100), -torch.inf)
     bias[..., 90:] = 0.0
     for form in (attention_triton, attention_on_cpu):
-        out, _ = form.attention(query, key, value, bias, KEYS[:1], 0, 0, False, 0.3, 0.0)
+        out, _ = form.attention(query, key, value, bias, KEYS[:1], None, None, 0, 0, False, 0.3, 0.0)
         expected = functional.scaled_dot_product_attention(query, key, value, bias, scale=0.3)
         torch.testing.assert_close(out, expected)
 

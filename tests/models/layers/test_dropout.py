@@ -107,7 +107,7 @@ def test_heads_and_queries_are_dropped_as_in_the_whole_model():
 @pytest.mark.parametrize("block", [512, 4])
 def test_attention_and_its_gradient(monkeypatch, causal, block):
     """Beside the plain formula with the same mask, found by attending to one key at a time."""
-    monkeypatch.setattr(kernel, "_QUERY_BLOCK", block)
+    monkeypatch.setattr(kernel, "QUERY_BLOCK", block)
     bias = torch.randn(1, 4, 9, 9, dtype=torch.float32, requires_grad=True)
     result, inputs = attention(bias, 0.4, causal=causal)
     eye = torch.eye(9).expand(3, 4, 9, 9)
