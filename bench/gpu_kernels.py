@@ -1,5 +1,6 @@
 """The ceilings of a device, and our kernels beside PyTorch's own, forward and backward."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch.nn import functional
 from dist_plm.models.kernels.linear_loss import VocabRange, linear_loss
 from dist_plm.models.layers.dropout import attend_with_dropout, dropout_add
 from dist_plm.models.layers.norms import RMSNorm
+from dist_plm.models.masks import bias_of, ranges_of
+from dist_plm.models.sequence_context import SequenceContext
 
 Work = Callable[[], Any]
 
@@ -103,6 +106,7 @@ def cases(device: torch.device, *, small: bool) -> dict[str, Callable[[], Work]]
         for label, probability, ours in (("ours", 0.1, True), ("torch", 0.1, False), ("torch, no dropout", 0.0, False)):
             arguments = (causal, padded, probability)
             found[f"attention, {kind}: {label}"] = lambda a=arguments, o=ours: attention(*a, ours=o)
+    found |= ranged(random, device, small=small)
     found |= losses(random, rows * length // 2, hidden, vocab, device)
 
     def normed(ours: bool) -> Work:
@@ -112,6 +116,39 @@ def cases(device: torch.device, *, small: bool) -> dict[str, Callable[[], Work]]
         return both_ways(norm if ours else plain, random(length, rows, hidden))
 
     return found | {"RMS norm: ours": lambda: normed(True), "RMS norm: torch": lambda: normed(False)}
+
+
+def ranged(random: Callable[..., Tensor], device: torch.device, *, small: bool) -> dict[str, Callable[[], Work]]:
+    """Attention whose queries see a range of keys each, beside the same with a mask as a bias."""
+    unit, heads, size = (16, 2, 16) if small else (256, 16, 64)
+    whole = torch.arange(8 * unit, device=device).expand(2 if small else 8, -1)
+    half = torch.full((2 if small else 32,), unit, device=device)
+    kinds = {
+        "4 documents of 512": (*whole.shape, {"documents": whole // (2 * unit)}),
+        "a window of 256 in 4096": (2 if small else 4, 16 * unit, {"window": unit}),
+        "half of 512 padding": (len(half), 2 * unit, {"lengths": half}),
+    }
+
+    def attention(rows: int, length: int, masks: dict[str, Any], probability: float, *, ours: bool) -> Work:
+        context, places = SequenceContext(causal=False, **masks), torch.arange(length, device=device)
+        ranges = ranges_of(context, places)
+        bias = bias_of(context, places[:1] if "lengths" in masks else places, places, torch.bfloat16)
+        keys, scale = torch.arange(rows, device=device) * 7919, size**-0.5
+
+        def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if ours:
+                drawn = {"scale": scale, "probability": probability, "first_head": 0, "first_row": 0}
+                return attend_with_dropout(q, k, v, None, keys, causal=False, ranges=ranges, **drawn)
+            return functional.scaled_dot_product_attention(q, k, v, bias, probability)
+
+        return both_ways(mix, *(random(rows, heads, length, size) for _ in range(3)))
+
+    found = {}
+    for (kind, about), probability in itertools.product(kinds.items(), (0.0, 0.1)):
+        for label, ours in (("ours, ranges", True), ("torch, bias", False)):
+            name = f"attention, {kind}, dropout {probability}: {label}"
+            found[name] = lambda a=(*about, probability), o=ours: attention(*a, ours=o)
+    return found
 
 
 def losses(

@@ -18,7 +18,8 @@ samples         [B]       number of each sample in the run                all
 documents       [B, S]    document of each token, 0, 1, …                 all with document_mask
 positions       [B, S]    position within the document                    the same, with reset_positions
 seen_from       [B, S]    first token that attends to each, all after it  where a decoder reads a prefix both ways
-                          do as well; at most its own place
+                          do as well; at most its own place, and not
+                          before that of the token before it
 segments        [B, S]    0 in the first part of a pair, 1 in the second  mlm_nsp, mlm_sop
 lengths         [B]       tokens before the padding, which is on the      where rows are padded, without document_mask;
                           right                                           else they are full

@@ -59,6 +59,7 @@ def test_a_row_is_framed_as_token_by_token(length, apart, short, seed):
     np.testing.assert_array_equal(batch["tokens"], windows.tokens[:, :-1])
     for row, texts in enumerate(texts_of(windows, apart=apart)):
         labels, seen_from = batch["labels"][row].tolist(), batch["seen_from"][row].tolist()
+        assert seen_from == sorted(seen_from)
         prefixes = prefixes_of(seen_from, labels, texts)
         assert all(1 <= p <= max(1, end - begin - 1) for p, (begin, end) in zip(prefixes, texts, strict=True))
         ours, seers = expected(windows.tokens[row].tolist(), texts, prefixes)
