@@ -47,7 +47,7 @@ def on_cuda(name: str, module: str) -> None:
 
     def launch(*args: Any) -> Any:
         # Not before there are tensors on a GPU: a CPU needs no Triton.
-        return getattr(importlib.import_module(f"dist_plm.models.kernels.{module}"), name)(*args)
+        return getattr(importlib.import_module(f"dist_plm.models.kernels.gpu.{module}"), name)(*args)
 
     LIBRARY.impl(name, launch, "CUDA")
 

@@ -166,7 +166,7 @@ def _into_gradient(
     """
     if logits.is_cuda:
         # Not before there are tensors on a GPU: a CPU needs no Triton.
-        kernels = importlib.import_module("dist_plm.models.kernels.linear_loss_triton")
+        kernels = importlib.import_module("dist_plm.models.kernels.gpu.linear_loss_triton")
         return kernels.into_gradient(logits, labels, columns, token_loss, scale=scale, gradient=wanted)
     whole = columns.group.size() > 1
     step = len(labels) if whole else max(1, BLOCK_BYTES // (4 * max(1, logits.shape[1])))

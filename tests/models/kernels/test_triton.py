@@ -14,8 +14,8 @@ pytest.importorskip("triton", reason="Triton is there on Linux alone")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton compiles here: tests/gpu looks at what comes of it", allow_module_level=True)
 
-from dist_plm.models.kernels import attention_triton, dropout_triton, linear_loss_triton
-from dist_plm.models.kernels.attention_triton import Tile
+from dist_plm.models.kernels.gpu import attention_triton, dropout_triton, linear_loss_triton
+from dist_plm.models.kernels.gpu.attention_triton import Tile
 from dist_plm.models.kernels.linear_loss import VocabRange
 from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
 

@@ -11,7 +11,7 @@ queries of a block, and blocks of queries that none of a block of keys is in the
 import triton
 import triton.language as tl
 
-from dist_plm.models.kernels.dropout_triton import kept, row_words
+from dist_plm.models.kernels.gpu.dropout_triton import kept, row_words
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""The operations of `kernels.attention` on CUDA: launches of `kernels.attention_kernels`.
+"""The operations of `kernels.attention` on CUDA: launches of `kernels.gpu.attention_kernels`.
 
 Imported only where tensors are on a GPU, or by tests under Triton's interpreter (TRITON_INTERPRET=1).
 """
@@ -13,7 +13,7 @@ import triton
 from torch import Tensor
 
 from dist_plm.models.kernels.attention import like_tokens
-from dist_plm.models.kernels.attention_kernels import attend, to_keys_and_values, to_queries
+from dist_plm.models.kernels.gpu.attention_kernels import attend, to_keys_and_values, to_queries
 from dist_plm.models.kernels.mask_bits import threshold_of
 
 

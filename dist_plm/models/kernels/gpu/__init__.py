@@ -1,0 +1,1 @@
+"""Holds the kernels for CUDA, in Triton."""
