@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from gpu_timing import Notes, peak_gib, seconds_of
+from gpu_timing import Notes, device_ms, peak_gib, seconds_of
 from torch import Tensor
 from torch.nn import functional
 
@@ -59,7 +59,7 @@ def kernels(notes: Notes, device: torch.device, *, quick: bool, small: bool) -> 
 
 def timed(work: Work, device: torch.device, *, quick: bool) -> dict[str, Any]:
     seconds = seconds_of(work, device, warm=3, budget=0.1 if quick else 0.4)
-    return {"ms": 1e3 * seconds, "gib": peak_gib(work, device)}
+    return {"ms": 1e3 * seconds, "device_ms": device_ms(work, device), "gib": peak_gib(work, device)}
 
 
 def both_ways(forward: Callable[..., Tensor], *inputs: Tensor) -> Work:

@@ -1,6 +1,7 @@
 """Whole training steps in bf16 with AdamW, ours beside `transformers`, eager and compiled, and nanoGPT."""
 
 import contextlib
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +175,7 @@ def prepare(name: str, groups: Groups, *, quick: bool, small: bool) -> None:
             with contextlib.suppress(Exception):
                 build()()
             torch._dynamo.reset()
+            gc.collect()
             if groups.device.kind == "cuda":
                 torch.cuda.empty_cache()
 
@@ -186,6 +188,7 @@ def models(notes: Notes, name: str, groups: Groups, *, quick: bool, small: bool)
     for label, build in sides_of(work, groups, quick=quick).items():
         notes.attempt(name, label, lambda build=build: trained(build, work, device, peak, quick=quick))
         torch._dynamo.reset()
+        gc.collect()  # modules refer to each other: their memory would count for the next
         if device.type == "cuda":
             torch.cuda.empty_cache()
 

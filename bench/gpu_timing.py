@@ -100,6 +100,13 @@ def load_of(work: Callable[[], Any], device: torch.device) -> dict[str, Any]:
     return {"kernels": launched, "busy": round(union(kernels) / max(last - first, 1e-9), 3)}
 
 
+def device_ms(work: Callable[[], Any], device: torch.device) -> float | None:
+    """How long the device computes in one call; on a slow host that is less than the call takes."""
+    if device.type != "cuda":
+        return None
+    return union(kernels_of(profiled(work, device))) / 1e3
+
+
 def union(kernels: list[tuple[str, float, float]]) -> float:
     """Microseconds in which at least one of the kernels runs."""
     total, end = 0.0, float("-inf")

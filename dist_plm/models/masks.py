@@ -21,6 +21,8 @@ WHOLE_NUMBERS = {"cpu": 2**26, "cuda": 2**28}
 WHOLE_WINDOW = 512
 #: Where our kernel is told ranges of keys. Of a device that is not in here masks are biases.
 RANGED_DEVICES = {"cuda"}
+#: From this length on, queries that see part of the keys pay even without dropout, for which PyTorch has a kernel.
+LONG = 1024
 #: What the kernel's blocks take of a multiprocessor's shared memory, at most, by the size of heads.
 _SHARED_BYTES = {64: 100_000, 128: 160_000}
 _NO_END = 2**31 - 1
@@ -62,11 +64,14 @@ def with_masks(context: "SequenceContext", shared: ModelContext, length: int) ->
 def takes_ranges(context: "SequenceContext", shared: ModelContext, length: int) -> bool:
     """Decides whether all layers tell our kernel which keys each query sees by ranges, and add no mask to the scores."""
     model, window = shared.model, context.window
-    if window == 0 and all(mask is None for mask in (context.seen_from, context.documents, context.lengths)):
+    of_tokens = context.documents is not None or context.seen_from is not None
+    if window == 0 and not of_tokens and context.lengths is None:
         return False
     assert model.head_size is not None
     if shared.device.type not in RANGED_DEVICES or not _fits(model.head_size, shared.device):
         return False
+    if model.attention_dropout == 0.0 and (length < LONG or not (window > 0 or of_tokens)):
+        return False  # PyTorch's kernel with a bias is faster
     if window > 0 and context.global_tokens > 0:
         return False  # far tokens see these, and near ones
     if window % 2 == 1 and length > QUERY_BLOCK and model.attention_dropout > 0.0:
