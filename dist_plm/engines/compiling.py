@@ -39,7 +39,10 @@ def compile_model(settings: EngineSettings, device: torch.device, chunks: Iterab
         if settings.engine.compile == "layers":
             raise ConfigError([f"engine.compile = 'layers' cannot be done: {problem}; or set engine.compile=off"])
         return spare_compiler()
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VERSIONS)
+    told: Any = torch._dynamo.config
+    told.recompile_limit = max(told.recompile_limit, _VERSIONS)
+    # Numbers of a layer are constants of its code, whatever those of another were.
+    told.specialize_float = told.specialize_int = True
     for chunk in chunks:
         if settings.parallel.tensor == 1:
             for layer in _layers(chunk):

@@ -129,6 +129,18 @@ def test_what_cannot_be_compiled_is_refused():
         configure(1, engine__compile="layers", engine__name="deepspeed", engine__zero_stage=3)
 
 
+def takes_constants(world: World, config) -> bool:
+    torch._dynamo.config.specialize_float = False  # pyright: ignore[reportAttributeAccessIssue]
+    build(world, config)
+    return torch._dynamo.config.specialize_float  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_numbers_of_a_layer_are_constants(ranks):
+    """Where a process compiles a second model with another scale, PyTorch makes an fp64 input of it. On an H100 Triton then
+    refused our kernel; on a CPU nothing comes of it."""
+    assert ranks.run(1, takes_constants, configure(1, **LAYERS)) == [True]
+
+
 def by_products_of_8_bits(world: World) -> float:
     """By how much a compiled layer's results and gradients are off an eager one's, at most."""
     torch._dynamo.reset()
