@@ -148,6 +148,33 @@ def test_compiled(on, reference, tmp_path, engine, family):
 
 
 @pytest.mark.parametrize("device", [cuda()], indirect=True)
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_compiled_recomputation(on, reference, tmp_path, recompute):
+    settings = {**FAMILIES["bert"], **DROPOUT}
+    agree(
+        trained(on, 1, tmp_path, engine__compile="layers", model__recompute=recompute, **settings),
+        reference(**settings),
+    )
+
+
+BEFORE = {
+    "plain": {},
+    "recompute": {"model__recompute": "full"},
+    "fp8": {"precision__name": "fp8"},
+    "zero_3": ENGINES["deepspeed_3"],
+}
+
+
+@pytest.mark.parametrize("device", [cuda()], indirect=True)
+@pytest.mark.parametrize("before", BEFORE)
+def test_compiled_after_eager(on, reference, tmp_path, before):
+    """In the same process, on another model. On an H100 something of these once lost the gradients of compiled layers."""
+    trained(on, 1, tmp_path / "before", **{**FAMILIES["bert"], **DROPOUT, **BEFORE[before]})
+    settings = {**FAMILIES["gpt"], **DROPOUT}
+    agree(trained(on, 1, tmp_path, engine__compile="layers", **settings), reference(**settings))
+
+
+@pytest.mark.parametrize("device", [cuda()], indirect=True)
 @pytest.mark.parametrize("family", ["gpt", "bert"])
 def test_compiled_in_8_bits(on, reference, tmp_path, family):
     settings = {**FAMILIES[family], **DROPOUT, "precision__name": "fp8"}

@@ -6,7 +6,7 @@ from dist_plm.models.kernels import linear as products
 from dist_plm.models.kernels import row_sums
 from tests.ranks.engine_runs import agree, trainer
 from tests.ranks.pool import World
-from tests.ranks.training import Outcome, build, configure, train_case
+from tests.ranks.training import Outcome, build, configure, rank_batches, train_case
 
 pytestmark = pytest.mark.ranks
 
@@ -74,3 +74,16 @@ def filled_in_backward(world: World, config) -> bool:
 def test_gradients_are_added_up_once(ranks, tmp_path, settings, filled):
     config = configure(1, **settings, run__root=str(tmp_path))
     assert ranks.run(1, filled_in_backward, config) == [filled]
+
+
+def replaced_in_backward(world: World, config) -> None:
+    engine, groups = build(world, config)
+    (chunk,) = engine._chunks  # pyright: ignore[reportAttributeAccessIssue]
+    name, weight = next((name, one) for name, one in chunk.module.named_parameters() if one.ndim == 2)
+    weight.register_post_accumulate_grad_hook(lambda one: setattr(one, "grad", one.grad.clone()))
+    with pytest.raises(RuntimeError, match=f"gradient of {name} elsewhere"):
+        engine.train_step(rank_batches(config, groups, 0), 1e-3)
+
+
+def test_a_gradient_that_misses_its_buffer_is_told(ranks, tmp_path):
+    ranks.run(1, replaced_in_backward, configure(1, run__root=str(tmp_path)))

@@ -57,6 +57,17 @@ class BufferedChunk(DistributedDataParallel):
         for parameter in self._filled:
             parameter.grad = parameter.main_grad
 
+    def check_gradients(self) -> None:
+        """Makes sure that autograd has added all gradients to the buffers, where it was to.
+
+        Raises:
+            RuntimeError: the gradient of a parameter lies elsewhere.
+        """
+        for parameter in self._filled:
+            if parameter.grad is not parameter.main_grad:
+                name = next(name for name, one in self.module.named_parameters() if one is parameter)
+                raise RuntimeError(f"autograd put the gradient of {name} elsewhere than into the buffer it was given")
+
     def finish_grad_sync(self, force_all_reduce: bool | None = False) -> None:
         """Adds gradients up over data ranks, where there are several."""
         if self.reduces:
@@ -196,6 +207,7 @@ class MegatronEngine(Stateful):
         if any(chunk.reduces for chunk in chunks) or self._groups.grid.size > 1:
             finalize_model_grads(chunks, None, **more)
         for chunk in chunks:
+            chunk.check_gradients()
             chunk.scale_gradients(1.0 / self._num_microbatches)
 
 
@@ -222,10 +234,10 @@ def build(
     ]
     for chunk in chunks:
         chunk.reduces = early or groups.data_context.size() > 1
-        if not early:
+        # On a GPU gradients of compiled layers were lost where autograd was to fill the buffers.
+        if not early and device.type == "cpu":
             chunk.fill_in_backward()
-            if device.type == "cpu":
-                row_sums.add_directly(chunk.params_with_grad)
+            row_sums.add_directly(chunk.params_with_grad)
     shard_specs = describe([chunk.module for chunk in chunks], groups.coordinates.tensor, groups.grid.tensor)
     optimizer, state = build_optimizer(settings, chunks, shard_specs, groups)
     result = MegatronEngine(settings, groups, device, chunks, shard_specs, optimizer, state, losses)
