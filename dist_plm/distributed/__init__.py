@@ -4,6 +4,6 @@ The import has one effect: Megatron-core will be imported leanly, and without wa
 that imports Megatron-core imports this one first.
 """
 
-from dist_plm.distributed.lean_megatron import make_megatron_lean
+from dist_plm.distributed.lean_imports import make_megatron_lean
 
 make_megatron_lean()

@@ -1,5 +1,7 @@
 """What commands import: none that needs no tensors brings PyTorch or Megatron-core in."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,3 +34,15 @@ def test_what_needs_no_tensors_imports_none(tmp_path, name):
     assert begun.code == (EXIT_REFUSED if name == "report RUN" else 0)  # that run has no records
     assert "numpy" in begun.modules, "it has looked at numbers"
     assert not begun.modules & {*TENSORS, *READERS}
+
+
+def test_deepspeed_brings_no_tracker(tmp_path):
+    """Its tuner would, where there is one; whoever wants it finds it afterwards."""
+    (tmp_path / "mlflow.py").touch()
+    code = "import sys, dist_plm.engines.deepspeed.json_schema; found = {'deepspeed', 'mlflow'} & set(sys.modules); "
+    code += "import mlflow; sys.exit(found != {'deepspeed'})"
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    assert (
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, check=False).returncode
+        == 0
+    )

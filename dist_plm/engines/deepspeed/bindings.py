@@ -11,11 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dist_plm.distributed.groups import Groups
+from dist_plm.engines.deepspeed import json_schema as _schemas  # noqa: F401  # imports DeepSpeed without what it never uses
 from dist_plm.engines.flat_parameters import OptimizerShard
 from dist_plm.engines.gradient_norm import GradientNorm
 from dist_plm.engines.state import LossScaler
 
-os.environ.setdefault("DS_LOG_LEVEL", "error")
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
 import deepspeed  # noqa: E402

@@ -8,12 +8,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
 
+from dist_plm.distributed.lean_imports import without
 from dist_plm.engines.deepspeed.settings import check_extra
 
 os.environ.setdefault("DS_LOG_LEVEL", "error")
 logging.disable(logging.WARNING)  # its logger exists once it is imported, and by then has warned that there is no GPU
 
-from deepspeed.comm.config import CommsLoggerConfig  # noqa: E402
+with without("mlflow"):  # its tuner's, seconds to import where it is installed
+    from deepspeed.comm.config import CommsLoggerConfig
 from deepspeed.compile.config import CompileConfig  # noqa: E402
 from deepspeed.runtime.swap_tensor.aio_config import AIO_DEFAULT_DICT  # noqa: E402
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # noqa: E402

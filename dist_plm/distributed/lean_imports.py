@@ -1,4 +1,4 @@
-"""Imports Megatron-core without what this program never uses of it, and without warnings a user cannot act on.
+"""Imports Megatron-core and others without what this program never uses of them, and without warnings a user cannot act on.
 
 Megatron-core decorates functions with `torch.compile` as its modules are read, which alone brings PyTorch's whole
 compiler in, and imports wandb and TensorBoard for its own logging: together almost half of a rank's imports. None of those
@@ -18,6 +18,17 @@ _PACKAGE = "megatron.core"
 _UNUSED = ("wandb", "torch.utils.tensorboard")
 #: Megatron-core warns once a module on import that it falls back to torch; both libraries are optional here.
 _FALLBACK_MESSAGE = r"(Transformer Engine and Apex are|Apex is) not installed\. Falling back to"
+
+
+@contextmanager
+def without(*names: str) -> Iterator[None]:
+    """Has modules of these names, where they are not imported yet, be as if they were not installed."""
+    absent = _Absent(names)
+    sys.meta_path.insert(0, absent)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(absent)
 
 
 def make_megatron_lean() -> None:
@@ -51,10 +62,13 @@ class _Lean(importlib.abc.MetaPathFinder):
 
 
 class _Absent(importlib.abc.MetaPathFinder):
-    """Says that optional packages are not installed."""
+    """Says that modules are not installed."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        if fullname in _UNUSED:
+        if fullname in self._names:
             raise ModuleNotFoundError(f"{fullname} is not imported here", name=fullname)
 
 
@@ -62,14 +76,13 @@ class _Absent(importlib.abc.MetaPathFinder):
 def _without_unused() -> Iterator[None]:
     import torch  # here, as the package is also imported by what needs no tensors
 
-    absent, compiled = _Absent(), torch.compile
-    sys.meta_path.insert(0, absent)
+    compiled = torch.compile
     torch.compile = _not_compiled
     try:
-        yield
+        with without(*_UNUSED):
+            yield
     finally:
         torch.compile = compiled
-        sys.meta_path.remove(absent)
 
 
 def _not_compiled(function: Callable[..., Any] | None = None, **_: Any) -> Callable[..., Any]:
