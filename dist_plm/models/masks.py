@@ -70,11 +70,12 @@ def takes_ranges(context: "SequenceContext", shared: ModelContext, length: int) 
     assert model.head_size is not None
     if shared.device.type not in RANGED_DEVICES or not _fits(model.head_size, shared.device):
         return False
-    if model.attention_dropout == 0.0 and (length < LONG or not (window > 0 or of_tokens)):
+    drops = model.attention_dropout > 0.0 and torch.is_grad_enabled()  # evaluation and generation drop nothing
+    if not drops and (length < LONG or not (window > 0 or of_tokens)):
         return False  # PyTorch's kernel with a bias is faster
     if window > 0 and context.global_tokens > 0:
         return False  # far tokens see these, and near ones
-    if window % 2 == 1 and length > QUERY_BLOCK and model.attention_dropout > 0.0:
+    if window % 2 == 1 and length > QUERY_BLOCK and drops:
         return False  # the kernel draws for pairs of columns that begin at even ones
     relative = model.heads // shared.groups.grid.tensor * length**2 if context.relative is not None else 0
     return relative <= WHOLE_NUMBERS[shared.device.type]
