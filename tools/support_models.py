@@ -11,7 +11,7 @@ from dist_plm.spec.schema import PretrainConfig
 from tools.support_tables import AXES
 
 #: The tests that train every family on every axis that is not refused.
-TESTS = ("tests/ranks/test_grids.py", "tests/ranks/test_encoders.py")
+TESTS = ("tests/ranks/test_grids.py", "tests/ranks/test_encoders.py", "tests/ranks/test_context_parallel.py")
 
 
 def render() -> str:

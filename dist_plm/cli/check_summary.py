@@ -36,12 +36,14 @@ def _(config: TrainingConfig, world_size: int) -> str:
     tokens = train.global_batch * config.data.sequence_length
     chunks = f" in {parallel.virtual_pipeline} chunks" if parallel.virtual_pipeline > 1 else ""
     grid = f"data {parallel.data} x tensor {parallel.tensor} x pipeline {parallel.pipeline}"
+    if parallel.context > 1:
+        grid += f" x context {parallel.context}"
     lines = {
         "run": str(config.run.dir),
         "model": _model(model, config.data.sequence_length, parallel.tensor),
         "grid": f"{grid} = {_ranks(world_size)}",
         "a rank holds": f"{model.layers // parallel.pipeline} of {model.layers} layers{chunks}, "
-        f"{model.heads // parallel.tensor} of {model.heads} heads",
+        f"{model.heads // parallel.tensor // parallel.context} of {model.heads} heads",
         "a step": f"{train.global_batch} samples of {config.data.sequence_length} = {_short(tokens)} tokens, in "
         f"{num_microbatches(train, parallel)} microbatches of {train.micro_batch} on each data rank",
         "the run": _length(train, config.schedule, config.data.sequence_length),

@@ -1,8 +1,8 @@
 """Compiles what a model chunk computes by itself (torch.compile; Ansel et al. 2024, "PyTorch 2").
 
-On one tensor rank that are whole layers: all that are alike share one piece of compiled code, and none is recompiled from step
-to step. On several, layers talk to other ranks in their middle, and the pieces between are compiled. Modules stay what they
-are: names of parameters, hooks and checkpoints do not change.
+On one tensor and context rank that are whole layers: all that are alike share one piece of compiled code, and none is
+recompiled from step to step. On several, layers talk to other ranks in their middle, and the pieces between are compiled.
+Modules stay what they are: names of parameters, hooks and checkpoints do not change.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -44,7 +44,7 @@ def compile_model(settings: EngineSettings, device: torch.device, chunks: Iterab
     # Numbers of a layer are constants of its code, whatever those of another were.
     told.specialize_float = told.specialize_int = True
     for chunk in chunks:
-        if settings.parallel.tensor == 1:
+        if settings.parallel.tensor == settings.parallel.context == 1:
             for layer in _layers(chunk):
                 layer.forward = torch.compile(layer.forward, dynamic=False)
         else:

@@ -60,13 +60,14 @@ class LossTerms:
         rows = torch.zeros(parts + self._groups.grid.data, 2, dtype=torch.float64, device=self._device)
         if found := list(sums):
             each = torch.stack(found)  # [microbatches, parts, 2]
+            all_reduce(each, self._groups.context)  # of which each has what its tokens lose
             rows[:parts] = each.sum(dim=0)
             losses = (each[:, :, 0] * self._shares).sum(dim=1)
             worst = losses.where(losses.isfinite(), math.inf).max(dim=0)
             rows[parts + self._groups.coordinates.data] = torch.stack([worst.values, worst.indices.double()])
-        # Tensor ranks hold copies of the same sums, stages before the last hold none.
+        # Tensor and context ranks hold copies of the same sums, stages before the last hold none.
         all_reduce(rows, self._groups.world)
-        rows /= self._groups.grid.tensor
+        rows /= self._groups.grid.tensor * self._groups.grid.context
         return torch.cat([torch.cat([rows[:parts], counts[:, None]], dim=1).view(-1), rows[parts:].view(-1)])
 
     def told(self, numbers: Sequence[float]) -> EvalSums:

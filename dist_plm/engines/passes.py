@@ -42,7 +42,7 @@ class Passes:
     ) -> None:
         self.terms, self.clock = LossTerms(losses, groups, device), StepClock(device)
         self._settings, self._groups, self._device = settings, groups, device
-        self._chunks, self._positions = list(chunks), bool(bare.predicts_some)
+        self._chunks, self._bare = list(chunks), bare
         self._messages = P2PCommunicator(pp_group=groups.pipeline, config=bare.config)
         self._schedule = get_forward_backward_func(groups.grid.pipeline, len(chunks) if len(chunks) > 1 else None)
 
@@ -73,7 +73,7 @@ class Passes:
         return cast("list[Tensor]", outputs)
 
     def to_device(self, batch: Batch) -> Batch:
-        return sent_batch(batch, self._device, positions=self._positions)
+        return sent_batch(batch, self._bare)
 
     def scored(self, scales: Tensor, collect: Collect | None, samples: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
         """Gives what is minimised of a microbatch, and sums of loss and correct labels, [parts, 2]."""

@@ -26,7 +26,8 @@ class Predictions:
     def of_all(self, groups: Groups) -> list[Prediction]:
         """Gives those of all data ranks on every rank, in the order of data ranks, and so of samples. Collective over all
         ranks."""
-        # Tensor ranks say the same, and stages before the last have nothing to say.
-        speaks = groups.is_last_stage and groups.coordinates.tensor == 0
+        # Tensor and context ranks say the same, and stages before the last have nothing to say.
+        place = groups.coordinates
+        speaks = groups.is_last_stage and place.tensor == place.context == 0
         told: Sequence[list[Prediction]] = gather(groups.world, self._own if speaks else [])
         return [prediction for one in told for prediction in one]

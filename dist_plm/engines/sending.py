@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
-
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.device import sent
 from dist_plm.engines.engine_settings import EngineSettings
+from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.layers.pretraining_heads import predicted_positions
 
 
@@ -21,13 +20,13 @@ def pass_shape(microbatches: Sequence[Batch], settings: EngineSettings) -> tuple
     return rows, length
 
 
-def sent_batch(batch: Batch, device: torch.device, *, positions: bool) -> Batch:
-    """Gives a microbatch on the device, but for `samples`: they key the dropout generators, on the host.
+def sent_batch(batch: Batch, chunk: ModelChunk) -> Batch:
+    """Gives a microbatch on a chunk's device, but for `samples`: they key the dropout generators, on the host.
 
-    Args:
-        positions: whether the model predicts some tokens alone; then `positions_predicted` are told, which on the device could
-            not be found without waiting.
+    Where the model predicts some tokens alone, `positions_predicted` are told, which on the device could not be found without
+    waiting.
     """
-    if positions:
-        batch = {**batch, "positions_predicted": predicted_positions(batch["labels"])}
-    return {name: values if name == "samples" else sent(values, device) for name, values in batch.items()}
+    shared = chunk.shared
+    if chunk.predicts_some and "labels" in batch:
+        batch = {**batch, "positions_predicted": predicted_positions(shared.own(batch["labels"]))}
+    return {name: values if name == "samples" else sent(values, shared.device) for name, values in batch.items()}

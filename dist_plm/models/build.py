@@ -117,6 +117,7 @@ def model_context_of(
         sequence_parallel=parallel.sequence_parallel,
         padded_vocab_size=padded_vocab_size(model.vocab_size, model.vocab_multiple, parallel.tensor),
         seed=seed,
+        context_parallel=parallel.context > 1,
         in_8_bits=precision.in_8_bits,
     )
 
@@ -135,6 +136,7 @@ def megatron_config(
         ffn_hidden_size=model.ffn,
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
+        context_parallel_size=parallel.context,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None,
         sequence_parallel=parallel.sequence_parallel,
         params_dtype=dtype,

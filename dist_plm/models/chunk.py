@@ -9,6 +9,7 @@ from dist_plm.data.loader.batch import Batch
 from dist_plm.models.heads.likelihoods import add_tokens, learned_factors, of_texts, score_texts, truth_of
 from dist_plm.models.kernels.linear import linear
 from dist_plm.models.kernels.linear_loss import LookAtLogits, linear_loss, token_chunks, token_losses, vocab_range_of
+from dist_plm.models.layers.context_parallel import added_up, counted_once
 from dist_plm.models.layers.embedding import Embedding
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.vocab_loss import score_tokens
@@ -103,7 +104,8 @@ class ModelChunk(MegatronModule):
 
     def score(self, hidden: Tensor, batch: Batch, labels: Tensor) -> Scores:
         """Scores what the batch asks of a model that predicts tokens: labels [T, R], negative where nothing is predicted, for
-        themselves, or as the tokens of texts of which a sample has several; by hidden states [T', R, H]."""
+        themselves, or as the tokens of texts of which a sample has several; by hidden states [T', R, H]. T is over context
+        ranks."""
         truth = truth_of(batch, labels.shape[1])
         if truth is None:
             return {"labels": self.score_tokens(hidden, labels)}
@@ -117,7 +119,9 @@ class ModelChunk(MegatronModule):
                 scores.append(TermScores(total.detach(), None))
                 return total
             lost = add_tokens(token_losses(tokens, weight, bias, flat, columns), labels, truth)
-            scores.append(score_texts(truth, lost, evaluate=not self.training))
+            lost = added_up(lost, self.shared)
+            whole = score_texts(truth, lost, evaluate=not self.training)
+            scores.append(counted_once({truth.over: whole}, self.shared)[truth.over])
             if not self.training:
                 return scores[0].loss
             factors = of_texts(learned_factors(truth, lost), labels).flatten()

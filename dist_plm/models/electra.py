@@ -14,12 +14,14 @@ from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.encoder import token_output
 from dist_plm.models.heads.task_heads import EncoderHead
 from dist_plm.models.kernels.linear_loss import VocabRange
+from dist_plm.models.layers.context_parallel import counted_once
 from dist_plm.models.layers.dropout import Site, key_table, keys_of_layer, uniforms
 from dist_plm.models.layers.embedding import Embedding
 from dist_plm.models.layers.linear import ColumnLinear, Dense, RowLinear
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.layers.pretraining_heads import (
     TokenTransform,
+    joined_slices,
     pooled_states,
     positions_of,
     predicted,
@@ -64,18 +66,18 @@ class Electra(ModelChunk):
             logits [N, V / P] of the places `positions_predicted` [N].
         """
         assert cache is None, "an encoder reads whole sequences"
-        evaluate = not self.training
+        evaluate, own = not self.training, self.shared.own
         context, positions = context_of(batch, self.shared, causal=False)
         if "pooled" in batch:  # by the discriminator, which is what is kept
-            embedded = self.embedding(batch["tokens"], positions, context, batch.get("segments"), part=-2)
+            embedded = self.embedding(own(batch["tokens"]), positions, context, own(batch.get("segments")), part=-2)
             return pooled_states(whole_sequence(self.discriminator(embedded, context), self.shared), batch)
 
-        embedded = self.embedding(batch["tokens"], positions, context, batch.get("segments"), part=-1)
-        hidden = whole_sequence(self.generator(embedded, context), self.shared)
+        embedded = self.embedding(own(batch["tokens"]), positions, context, own(batch.get("segments")), part=-1)
+        hidden = joined_slices(self.generator(embedded, context), self.shared)
         if "labels" not in batch:
-            return self.logits(self.transform(predicted_states(hidden, batch)))
-        chosen, labels = predicted(hidden, batch)
-        places, uniform = positions_of(batch), self._uniform(batch["samples"], batch["tokens"])
+            return self.logits(self.transform(predicted_states(hidden, batch, self.shared)))
+        chosen, labels = predicted(hidden, batch, self.shared)
+        places, uniform = positions_of(batch, self.shared), self._uniform(batch["samples"], batch["tokens"])
         drawn = torch.empty_like(labels)
 
         def draw(chunk: slice, logits: Tensor, columns: VocabRange) -> None:
@@ -83,24 +85,27 @@ class Electra(ModelChunk):
 
         scores = {"labels": self.score_tokens(self.transform(chosen), labels, look=draw)}
 
-        originals = batch["originals"]
+        originals = own(batch["originals"])
         tokens = _replaced(originals.clamp(min=0), places, drawn)
-        embedded = self.embedding(tokens, positions, context, batch.get("segments"), part=-2)
+        embedded = self.embedding(tokens, positions, context, own(batch.get("segments")), part=-2)
         judged = self.detector(self.discriminator(embedded, context))
         scores["originals"] = _score_judgements(judged, tokens != originals, originals >= 0, evaluate=evaluate)
         return scores
 
     def judge(self, batch: Batch) -> Tensor:
         """Gives the discriminator's logits [B, S] of `tokens` as they are, above 0 where one was replaced."""
+        own = self.shared.own
         context, positions = context_of(batch, self.shared, causal=False)
-        embedded = self.embedding(batch["tokens"], positions, context, batch.get("segments"), part=-2)
+        embedded = self.embedding(own(batch["tokens"]), positions, context, own(batch.get("segments")), part=-2)
         return self.detector(self.discriminator(embedded, context))
 
     def _uniform(self, samples: Tensor, tokens: Tensor) -> Tensor:
-        """Gives a number in [0, 1), fp64, for each of `tokens` [B, S], in the order of the flattened [S, B]."""
+        """Gives a number in [0, 1), fp64, for each of `tokens` [B, S] that this rank has, in the order of the flattened
+        [S / C, B]."""
         table = key_table(self.shared.model, samples, self.shared.seed)
         keys = keys_of_layer(table, -1)[Site.REPLACEMENT]
-        return sent(uniforms(keys, tokens.shape[1]), tokens.device).reshape(-1)
+        drawn = self.shared.own(uniforms(keys, tokens.shape[1]).T).T
+        return sent(drawn.reshape(-1), tokens.device)
 
 
 class ElectraEncoder(ModelChunk):
@@ -122,16 +127,19 @@ class ElectraEncoder(ModelChunk):
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores:
         """Runs this rank's layers on a microbatch, as `encoder.MaskedLanguageModel` does."""
         assert cache is None, "an encoder reads whole sequences"
+        own = self.shared.own
         context, positions = context_of(batch, self.shared, causal=False)
         if self.pre_process:
-            hidden = self.embedding(batch["tokens"], positions, context, batch.get("segments"))
+            hidden = self.embedding(own(batch["tokens"]), positions, context, own(batch.get("segments")))
         else:
             hidden = self._from_previous_stage
         hidden = self.discriminator(hidden, context)
         if not self.post_process:
             return self.sent_on(hidden)
         hidden = whole_sequence(hidden, self.shared)
-        return pooled_states(hidden, batch) if "pooled" in batch else self.head(hidden, batch, context, None)
+        if "pooled" in batch:
+            return pooled_states(hidden, batch)
+        return counted_once(self.head(hidden, batch, context, None), self.shared)
 
 
 class ElectraNetwork(nn.Module):
@@ -172,7 +180,7 @@ class Detector(nn.Module):
         self.classifier = RowLinear(shared, hidden, bias=True, output_size=1, whole_output=True)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[S', B, H] -> logits [B, S]."""
+        """[S', B, H] -> logits [B, S / C]."""
         inner, _ = self.dense(hidden)
         logits, _ = self.classifier(functional.gelu(inner))
         return logits[..., 0].transpose(0, 1)

@@ -6,6 +6,7 @@ from dist_plm.data.loader.batch import Batch
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.heads.losses import score_classes
 from dist_plm.models.heads.task_heads import EncoderHead
+from dist_plm.models.layers.context_parallel import counted_once
 from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.norms import build_norm
@@ -13,6 +14,7 @@ from dist_plm.models.layers.pretraining_heads import (
     PairHead,
     Pooler,
     TokenTransform,
+    joined_slices,
     pooled_states,
     predicted,
     predicted_states,
@@ -75,9 +77,10 @@ class MaskedLanguageModel(ModelChunk):
             without `labels` the logits [N, V / P] of the places `positions_predicted` [N].
         """
         assert cache is None, "an encoder reads whole sequences"
+        own = self.shared.own
         context, positions = context_of(batch, self.shared, causal=False)
         if self.pre_process:
-            hidden = self.embedding(batch["tokens"], positions, context, batch.get("segments"))
+            hidden = self.embedding(own(batch["tokens"]), positions, context, own(batch.get("segments")))
         else:
             hidden = self._from_previous_stage
         hidden = self.layers(hidden, context)
@@ -88,17 +91,19 @@ class MaskedLanguageModel(ModelChunk):
         predicted positions alone."""
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
-        hidden = whole_sequence(hidden, self.shared)
+        shared = self.shared
         if "pooled" in batch:
-            return pooled_states(hidden, batch)
-        if not self.shared.model.predicts_tokens:
-            return self.head(hidden, batch, context, self.pair)
+            return pooled_states(whole_sequence(hidden, shared), batch)
+        if not shared.model.predicts_tokens:
+            return counted_once(self.head(whole_sequence(hidden, shared), batch, context, self.pair), shared)
+        hidden = joined_slices(hidden, shared)
         if "labels" not in batch:
-            return self.logits(self.transform(predicted_states(hidden, batch)))
-        chosen, labels = predicted(hidden, batch)
+            return self.logits(self.transform(predicted_states(hidden, batch, shared)))
+        chosen, labels = predicted(hidden, batch, shared)
         scores = {"labels": self.score_tokens(self.transform(chosen), labels)}
         if self.pair is not None:
-            scores["pair_labels"] = score_classes(self.pair(hidden), batch["pair_labels"], evaluate=not self.training)
+            pairs = score_classes(self.pair(hidden), batch["pair_labels"], evaluate=not self.training)
+            scores |= counted_once({"pair_labels": pairs}, shared)
         return scores
 
 

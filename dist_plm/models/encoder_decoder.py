@@ -64,25 +64,25 @@ class EncoderDecoder(ModelChunk):
             hidden = hidden * self.shared.model.hidden**-0.5
         if "labels" not in batch:
             return self.logits(hidden)
-        return self.score(hidden, batch, self._padded(batch["labels"], -1).transpose(0, 1))
+        return self.score(hidden, batch, self.shared.own(self._padded(batch["labels"], -1)).transpose(0, 1))
 
     def _read(self, batch: Batch) -> Memory:
         context, positions = context_of(batch, self.shared, causal=False)
-        embedded = self.embedding(batch["tokens"], positions, context, part=-1)
+        embedded = self.embedding(self.shared.own(batch["tokens"]), positions, context, part=-1)
         return Memory(self.encoder(embedded, context), replace(context, rotary=None))
 
     def _decode(self, tokens: Tensor, samples: Tensor, memory: Memory, cache: KVCache | None) -> Tensor:
         """Hidden states [T', B, H] of tokens [B, T]."""
         read = {"tokens": tokens, "samples": samples}
         context, positions = context_of(read, self.shared, causal=True, cache=cache)
-        embedded = self.embedding(tokens, positions, context, part=-2)
+        embedded = self.embedding(self.shared.own(tokens), positions, context, part=-2)
         hidden = self.decoder(embedded, context, memory)
         if cache is not None:
             cache.advance(tokens.shape[1])
         return hidden
 
     def _padded(self, tokens: Tensor, value: int) -> Tensor:
-        """[B, T], lengthened so that sequence parallelism can slice it; what comes after changes nothing before it."""
+        """[B, T], lengthened so that ranks can slice it; what comes after changes nothing before it."""
         unit = math.lcm(LENGTH_MULTIPLE, self.shared.slices["num_slices"])
         return functional.pad(tokens, (0, -tokens.shape[1] % unit), value=value)
 

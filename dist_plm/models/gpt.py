@@ -5,6 +5,7 @@ from torch import Tensor
 from dist_plm.data.loader.batch import Batch
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.heads.task_heads import LastTokenHead
+from dist_plm.models.layers.context_parallel import counted_once
 from dist_plm.models.layers.embedding import Embedding, vocabulary_parts
 from dist_plm.models.layers.linear import ColumnLinear
 from dist_plm.models.layers.norms import build_norm
@@ -56,7 +57,7 @@ class CausalLanguageModel(ModelChunk):
         """
         context, positions = context_of(batch, self.shared, causal=True, cache=cache)
         if self.pre_process:
-            hidden = self.embedding(batch["tokens"], positions, context)
+            hidden = self.embedding(self.shared.own(batch["tokens"]), positions, context)
         else:
             hidden = self._from_previous_stage
         hidden = self.layers(hidden, context)
@@ -67,7 +68,7 @@ class CausalLanguageModel(ModelChunk):
         if "pooled" in batch:
             return pooled_states(whole_sequence(self.final_norm(hidden), self.shared), batch)
         if not self.shared.model.predicts_tokens:
-            return self.head(whole_sequence(self.final_norm(hidden), self.shared), batch)
+            return counted_once(self.head(whole_sequence(self.final_norm(hidden), self.shared), batch), self.shared)
         if "labels" not in batch:
             return self.logits(self.final_norm(hidden if cache is None else hidden[-1]))
-        return self.score(self.final_norm(hidden), batch, batch["labels"].transpose(0, 1))
+        return self.score(self.final_norm(hidden), batch, self.shared.own(batch["labels"]).transpose(0, 1))

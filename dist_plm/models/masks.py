@@ -49,7 +49,7 @@ def with_masks(context: "SequenceContext", shared: ModelContext, length: int) ->
     if boundary is not None:
         numbers *= len(boundary)
     if context.relative is not None:
-        numbers *= shared.model.heads // shared.groups.grid.tensor
+        numbers *= len(shared.attending_heads)
     if (
         context.is_plain
         or numbers > WHOLE_NUMBERS[shared.device.type]
@@ -77,7 +77,7 @@ def takes_ranges(context: "SequenceContext", shared: ModelContext, length: int) 
         return False  # far tokens see these, and near ones
     if window % 2 == 1 and length > QUERY_BLOCK and drops:
         return False  # the kernel draws for pairs of columns that begin at even ones
-    relative = model.heads // shared.groups.grid.tensor * length**2 if context.relative is not None else 0
+    relative = len(shared.attending_heads) * length**2 if context.relative is not None else 0
     return relative <= WHOLE_NUMBERS[shared.device.type]
 
 

@@ -4,15 +4,17 @@ import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from megatron.core.transformer import TransformerConfig
-from torch import nn
+from torch import Tensor, nn
 
 from dist_plm.distributed.groups import Groups
 from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
 from dist_plm.spec.schema import ModelConfig
+
+Tokens = TypeVar("Tokens", Tensor, "Tensor | None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class ModelContext:
     Args:
         model: finalised, so no size in it is None.
         megatron: the same facts in Megatron-core's terms; its linear layers and schedules read it.
+        context_parallel: context ranks hold a slice of each sequence, and of the heads while they attend.
         in_8_bits: layers multiply numbers of 8 bits.
         vocab_size: rows of the embedding that stand for tokens; `padded_vocab_size` are stored.
         token_loss: what is learned of a predicted token.
@@ -35,6 +38,7 @@ class ModelContext:
     sequence_parallel: bool
     padded_vocab_size: int
     seed: int
+    context_parallel: bool = False
     in_8_bits: bool = False
     token_loss: TokenLoss = CROSS_ENTROPY
 
@@ -56,6 +60,29 @@ class ModelContext:
         return model.heads, model.kv_heads, model.head_size
 
     @property
+    def context_ranks(self) -> int:
+        """Ranks that share a sequence, 1 where each holds whole ones."""
+        return self.groups.grid.context if self.context_parallel else 1
+
+    @property
+    def context_index(self) -> int:
+        """The place of this rank among `context_ranks`."""
+        return self.groups.coordinates.context if self.context_parallel else 0
+
+    @property
+    def attending_heads(self) -> range:
+        """The heads of the model that attend on this rank, over whole sequences."""
+        count = self.model.heads // self.groups.grid.tensor // self.context_ranks
+        first = count * (self.groups.coordinates.tensor * self.context_ranks + self.context_index)
+        return range(first, first + count)
+
+    def own(self, tokens: Tokens) -> Tokens:
+        """Takes what this rank has of [1 or B, S], [1 or B, S / C]; all of it without context parallelism."""
+        if tokens is None or self.context_ranks == 1:
+            return tokens
+        return tokens.chunk(self.context_ranks, dim=1)[self.context_index]
+
+    @property
     def ffn(self) -> int:
         assert self.model.ffn is not None
         return self.model.ffn
@@ -74,15 +101,17 @@ class ModelContext:
     @property
     def slices(self) -> dict[str, int]:
         """Says which slice of the sequence this rank holds between the layers, and of how many."""
-        if not self.sequence_parallel:
-            return {"slice_index": 0, "num_slices": 1}
-        return {"slice_index": self.groups.coordinates.tensor, "num_slices": self.groups.grid.tensor}
+        index, ranks = self.context_index, self.context_ranks
+        if self.sequence_parallel:
+            tensor = self.groups.grid.tensor
+            index, ranks = index * tensor + self.groups.coordinates.tensor, ranks * tensor
+        return {"slice_index": index, "num_slices": ranks}
 
 
 @contextmanager
 def whole_sequences(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Has the modules of a model work without sequence parallelism, in passes without gradients: a model that writes reads one
-    token at a time, which cannot be sliced. Weights are laid out alike with it and without."""
+    """Has the modules of a model work without sequence and context parallelism, in passes without gradients: a model that
+    writes reads one token at a time, which cannot be sliced. Weights are laid out alike with them and without."""
     before = [(module, name, value) for module in modules for name, value in vars(module).items()]
     changed = [(module, name, value) for module, name, value in before if _unsliced(name, value) is not value]
     for module, name, value in changed:
@@ -95,9 +124,10 @@ def whole_sequences(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _unsliced(name: str, value: Any) -> Any:
-    """Gives what an attribute of a module is without sequence parallelism, itself where that changes nothing."""
+    """Gives what an attribute of a module is with whole sequences, itself where that changes nothing."""
     if isinstance(value, ModelContext):
-        return replace(value, sequence_parallel=False) if value.sequence_parallel else value
+        is_sliced = value.sequence_parallel or value.context_parallel
+        return replace(value, sequence_parallel=False, context_parallel=False) if is_sliced else value
     if name == "slices" and value["num_slices"] > 1:
         return {"slice_index": 0, "num_slices": 1}
     return False if name in ("sequence_parallel", "is_sliced") and value else value

@@ -138,7 +138,7 @@ class SequenceContext:
 def context_of(
     batch: Batch, shared: ModelContext, *, causal: bool, cache: KVCache | None = None
 ) -> tuple[SequenceContext, Tensor]:
-    """The context of a microbatch's `tokens`, and their positions [1 or B, S].
+    """The context of a microbatch's `tokens`, and the positions [1 or B, S / C] of those that this rank has.
 
     Args:
         batch: `tokens` [B, S], `samples` [B] on the host, and where they apply `seen_from` [B, S], `documents` [B, S],
@@ -167,7 +167,7 @@ def context_of(
         keys=_keys(batch["samples"], model, shared.seed, tokens.device),
         cache=cache,
     )
-    return with_masks(context, shared, tokens.shape[1]), positions + model.position_offset
+    return with_masks(context, shared, tokens.shape[1]), shared.own(positions + model.position_offset)
 
 
 def _keys(samples: Tensor, model: ModelConfig, seed: int, device: torch.device) -> Tensor | None:

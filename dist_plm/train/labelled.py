@@ -103,7 +103,8 @@ class Labelled:
         table = next(iter(self.tables.values()))
         names = [name for name, column in table.items() if isinstance(column, Ragged)]
         names += [f"{name}_soft" for name in self.soft if name in names]
-        multiple = math.lcm(_MULTIPLE, parallel.tensor if parallel.sequence_parallel else 1)
+        slices = parallel.context * (parallel.tensor if parallel.sequence_parallel else 1)
+        multiple = math.lcm(_MULTIPLE, slices)
         return Trim(tuple(names), length, multiple, self.written)
 
 

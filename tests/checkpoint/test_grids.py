@@ -30,9 +30,11 @@ GRIDS = {
     "deepspeed1_data2_tensor2": (4, {"engine__name": "deepspeed", "engine__zero_stage": 1, "parallel__tensor": 2}),
     "deepspeed2_data2_tensor2": (4, {"engine__name": "deepspeed", "engine__zero_stage": 2, "parallel__tensor": 2}),
     "deepspeed3_data2_tensor2": (4, {"engine__name": "deepspeed", "engine__zero_stage": 3, "parallel__tensor": 2}),
+    "data2_context2": (4, {"parallel__context": 2}),
+    "deepspeed3_context2": (2, {"engine__name": "deepspeed", "engine__zero_stage": 3, "parallel__context": 2}),
     "tensor4_sequence": (4, {"parallel__tensor": 4, "parallel__sequence_parallel": True}),
 }
-#: Each grid but one saves once and loads once; every kind of change (of tensor, pipeline, data degree, ZeRO) is among them.
+#: Most grids save once and load once; every kind of change (of tensor, pipeline, context, data degree, ZeRO) is among them.
 COVERING = [
     ("one", "tensor2_pipeline2"),
     ("data2", "data2"),
@@ -49,6 +51,8 @@ COVERING = [
     ("deepspeed2_data2_tensor2", "deepspeed2_data2"),
     ("deepspeed2_data2", "pipeline2"),
     ("deepspeed2_data2", "deepspeed2_data2"),
+    ("tensor2_pipeline2", "data2_context2"),
+    ("data2_context2", "deepspeed3_context2"),
 ]
 #: LAMB's trust ratios are of whole tensors, whatever holds a part of them.
 LAMB = {"optim__name": "lamb"}

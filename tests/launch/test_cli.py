@@ -78,7 +78,7 @@ WRONG = [
     # Values that do not fit each other; one process runs here.
     (["parallel.tensor=2"], ["parallel.tensor = 2", "multiple of 2 processes", "this run has 1"]),
     (["parallel.data=2"], ["parallel.data = 2", "1 process"]),
-    (["parallel.context=2"], ["parallel.context = 2 is not supported by this version"]),
+    (["parallel.context=2"], ["parallel.context = 2", "multiple of 2 processes", "this run has 1"]),
     (["train.micro_batch=3"], ["train.global_batch = 16", "train.micro_batch = 3"]),
     (["schedule.power=2"], ["schedule.power = 2 is not a setting of schedule.name = 'cosine', but of polynomial"]),
     (["schedule.warmup_steps=5", "schedule.warmup_ratio=0.1"], ["warmup_steps = 5 and schedule.warmup_ratio = 0.1"]),

@@ -32,6 +32,8 @@ QUICK = {
         ("deepspeed-0", "tensor", "fp32", "adamw"),
         ("megatron-1", "tensor + sequence", "fp8", "lamb"),
         ("deepspeed-3", "data", "fp8", "adamw"),
+        ("megatron-1", "context", "bf16", "muon"),
+        ("deepspeed-2", "context", "fp16", "lamb"),
     ]
 }
 
@@ -60,7 +62,12 @@ def settings(cell: Combination, **changes: Any) -> tuple:
 @pytest.mark.ranks
 @pytest.mark.parametrize("cell", covering(WORKS, (c for c in WORKS if c.name in QUICK), ids=lambda cell: cell.name))
 def test_cell(train, cell):
-    alone = {"parallel__tensor": 1, "parallel__pipeline": 1, "parallel__sequence_parallel": False}
+    alone = {
+        "parallel__tensor": 1,
+        "parallel__pipeline": 1,
+        "parallel__sequence_parallel": False,
+        "parallel__context": 1,
+    }
     alone |= {"parallel__virtual_pipeline": 1, "engine__name": "megatron", "engine__zero_stage": 0}
     reference = train(1, settings(cell, **alone))[0]
     for losses in train(2, settings(cell)):

@@ -64,7 +64,7 @@ def settings_of(ours: EngineSettings) -> dict[str, Any]:
     elements = engine.bucket_mib * 2**20 // 4
     reduce = "fp32" if precision.reduce_in_fp32 else precision.weights
     settings: dict[str, Any] = {
-        "train_batch_size": ours.train.micro_batch * ours.parallel.data,
+        "train_batch_size": ours.train.micro_batch * ours.parallel.data * ours.parallel.context,
         "train_micro_batch_size_per_gpu": ours.train.micro_batch,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,

@@ -38,7 +38,7 @@ def own_section(settings: EngineSettings) -> MegatronConfig:
 def shards_states(settings: EngineSettings) -> bool:
     """Tells whether ZeRO-1 acts."""
     assert settings.parallel.data is not None
-    return own_section(settings).shards_states(settings.parallel.data)
+    return own_section(settings).shards_states(settings.parallel.data * settings.parallel.context)
 
 
 def reduces_early(settings: EngineSettings, groups: Groups) -> bool:
@@ -205,7 +205,7 @@ def _wrap(settings: EngineSettings, chunks: Sequence[DistributedDataParallel], g
             *arguments,
             model_chunks=list(chunks),
             per_model_buffers={index: cast(Any, chunk.buffers) for index, chunk in enumerate(chunks)},
-            data_parallel_group=groups.data,
+            data_parallel_group=groups.data_context,
             data_parallel_group_gloo=None,
             data_parallel_group_idx=groups.model.rank(),
             distributed_optimizer_instance_id=0,

@@ -1,4 +1,4 @@
-"""Attention over tensor-parallel heads, computed without ever holding the scores of all heads.
+"""Attention over the heads of tensor and context ranks, computed without ever holding the scores of all heads.
 
 It is one fused kernel: PyTorch's, or ours where attention weights are dropped or a query sees a range of keys. Document
 boundaries, padding, windows and relative positions need such ranges or masks, which are made once a microbatch
@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from dist_plm.models.kernels.attention import QUERY_BLOCK
+from dist_plm.models.layers.context_parallel import heads_for_tokens, tokens_for_heads
 from dist_plm.models.layers.dropout import Site, attend_with_dropout
 from dist_plm.models.layers.linear import column_linear, project, row_linear
 from dist_plm.models.layers.positions import rotate
@@ -87,21 +88,32 @@ class CoreAttention(nn.Module):
         heads, kv_heads, self.head_size = shared.heads
         tensor_size = shared.groups.grid.tensor
         self.heads, self.kv_heads = heads // tensor_size, kv_heads // tensor_size
-        self.first_head = self.heads * shared.groups.coordinates.tensor
-        self.site = site
+        self.shared, self.site = shared, site
         self.scale = 1.0 / math.sqrt(self.head_size) if shared.model.scales_scores else 1.0
         self.dropout = shared.model.attention_dropout
         self.recompute = shared.model.recompute == "selective"
         self.rotate = rotate
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, context: SequenceContext) -> Tensor:
-        """Queries [T, B, A D], keys and values [S, B, A D] -> [T, B, A D]."""
-        query, key, value = (_split_heads(x, self.head_size) for x in (query, key, value))
+        """Queries [T, B, A D], keys and values [S, B, A D] -> [T, B, A D]; T and S over context ranks, which exchange them for
+        heads."""
+        exchanges = self.shared.context_ranks > 1
+        query, key, value = (x.unflatten(-1, (-1, self.head_size)) for x in (query, key, value))
+        if exchanges:
+            query, key, value = self._exchanged(query, key, value)
+        query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         if self.recompute and self.training:
             mixed = checkpoint(self._attend, query, key, value, context, use_reentrant=False, preserve_rng_state=False)
         else:
             mixed = self._attend(query, key, value, context)
-        return mixed.permute(2, 0, 1, 3).flatten(2)
+        mixed = mixed.permute(2, 0, 1, 3)
+        return (tokens_for_heads(mixed, self.shared.groups.context) if exchanges else mixed).flatten(2)
+
+    def _exchanged(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        group = self.shared.groups.context
+        if len(query) == len(key):
+            return heads_for_tokens((query, key, value), group)
+        return heads_for_tokens((query,), group) + heads_for_tokens((key, value), group)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, context: SequenceContext) -> Tensor:
         if context.rotary is not None:
@@ -109,8 +121,8 @@ class CoreAttention(nn.Module):
         if context.kept is not None and context.cache is not None:
             key, value = context.kept.extend(key, value, context.cache.length)
         if context.bias is None and context.ranges is None and not context.is_plain:
-            if self.heads != self.kv_heads:
-                key, value = (x.repeat_interleave(self.heads // self.kv_heads, dim=1) for x in (key, value))
+            if (grouped := query.shape[1] // key.shape[1]) > 1:
+                key, value = (x.repeat_interleave(grouped, dim=1) for x in (key, value))
             blocks = range(0, query.shape[2], QUERY_BLOCK)
             return torch.cat([self._attend_block(query, key, value, context, first) for first in blocks], dim=2)
         return self._mix(query, key, value, context.bias, context, causal=context.causal)
@@ -132,7 +144,7 @@ class CoreAttention(nn.Module):
             bias: added to the scores; holds what causality forbids as well, unless `context.ranges` do.
             causal: whether queries and keys begin at the same token and see nothing after themselves.
         """
-        grouped = self.heads // self.kv_heads if key.shape[1] != self.heads else 1
+        grouped = query.shape[1] // key.shape[1]
         probability = self.dropout if self.training else 0.0
         if probability == 0.0 and context.ranges is None:
             options = {"attn_mask": bias, "is_causal": causal and bias is None, "scale": self.scale}
@@ -149,7 +161,7 @@ class CoreAttention(nn.Module):
             causal=causal and context.ranges is None,
             scale=self.scale,
             probability=probability,
-            first_head=self.first_head,
+            first_head=self.shared.attending_heads.start,
             first_row=first_row,
             ranges=context.ranges,
         )
@@ -162,11 +174,6 @@ class CoreAttention(nn.Module):
         bias = bias_of(context, rows, columns, query.dtype)
         query, key, value = query[:, :, first:stop], _take(key, spans), _take(value, spans)
         return self._mix(query, key, value, bias, context, causal=False, first_row=first)
-
-
-def _split_heads(x: Tensor, head_size: int) -> Tensor:
-    """[S, B, A D] -> [B, A, S, D]."""
-    return x.unflatten(-1, (-1, head_size)).permute(1, 2, 0, 3)
 
 
 def _seen(context: SequenceContext, first: int, stop: int, keys: int) -> list[tuple[int, int]]:

@@ -67,7 +67,7 @@ class Embedding(nn.Module):
         """Embeds tokens, positions and segments.
 
         Args:
-            tokens, positions, segments: [B, S].
+            tokens, positions, segments: [B, S], S over context ranks.
             part: -2 of the second sequence that a model embeds; its dropout draws other masks.
         Returns:
             [S', B, embedding_size].

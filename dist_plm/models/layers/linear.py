@@ -211,12 +211,12 @@ class AdaptedRowLinear(RowLinear):
 
     def __init__(self, shared: ModelContext, input_size: int, *, bias: bool, lora: LoraConfig, site: Site) -> None:
         super().__init__(shared, input_size, bias=bias)
-        self.scale, self.is_sliced = lora.scale, shared.sequence_parallel
-        self.dropout, self.site = lora.dropout, site
-        self.before = shared.groups.coordinates.tensor * input_size // shared.groups.grid.tensor
-        self.whole_size = input_size
+        self.scale, self.dropout, self.site, self.is_sliced = lora.scale, lora.dropout, site, shared.sequence_parallel
+        self.slices = {"slice_index": shared.context_index, "num_slices": shared.context_ranks}
+        columns, self.whole_size = input_size // shared.groups.grid.tensor, input_size
+        self.before = columns * shared.groups.coordinates.tensor
         like = {"dtype": shared.dtype, "device": shared.device}
-        self.lora_a = nn.Parameter(torch.empty(lora.rank, input_size // shared.groups.grid.tensor, **like))
+        self.lora_a = nn.Parameter(torch.empty(lora.rank, columns, **like))
         self.lora_b = nn.Parameter(torch.empty(shared.model.hidden, lora.rank, **like))
         split_over_tensor_ranks(self.lora_a, 1)
         self.lora_b.sequence_parallel = self.is_sliced  # pyright: ignore[reportAttributeAccessIssue]
@@ -238,7 +238,7 @@ class AdaptedRowLinear(RowLinear):
         """Drops elements of this rank's columns, as of whole rows: masks are drawn by the row."""
         size = input_.shape[-1]
         whole = functional.pad(input_, (self.before, self.whole_size - self.before - size))
-        dropped = dropout_add(whole, None, self.dropout, keys, slice_index=0, num_slices=1)
+        dropped = dropout_add(whole, None, self.dropout, keys, **self.slices)
         return dropped.narrow(-1, self.before, size).contiguous()  # else the backward pass would keep the whole
 
 

@@ -1,7 +1,8 @@
 """Puts heads on top of an encoder: the prediction of masked tokens, and of sentence pairs.
 
-Both work on whole sequences: only some positions matter to them, wherever these lie among the slices of sequence
-parallelism. Every tensor rank does the same work on them, so the gradients of their parameters are whole.
+Both work on all that tensor ranks hold of a sequence: only some positions matter to them, wherever these lie among the slices
+of sequence parallelism. Every tensor rank does the same work on them, so the gradients of their parameters are whole. Context
+ranks each predict their own tokens, and the first has the one that stands for a pair.
 """
 
 import torch
@@ -10,13 +11,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dist_plm.data.loader.batch import Batch
+from dist_plm.models.layers.context_parallel import whole_context
 from dist_plm.models.layers.linear import Dense
 from dist_plm.models.layers.norms import build_norm
 from dist_plm.models.model_context import ModelContext
 
 
 def whole_sequence(hidden: Tensor, shared: ModelContext) -> Tensor:
-    """[S', B, H] -> [S, B, H]. What follows must give every tensor rank the same gradient of the result."""
+    """[S', B, H] -> [S, B, H]. What follows must give every tensor rank the same gradient of the result, and context ranks
+    their shares of it."""
+    return whole_context(joined_slices(hidden, shared), shared)
+
+
+def joined_slices(hidden: Tensor, shared: ModelContext) -> Tensor:
+    """[S', B, H] -> [S / C, B, H], of C context ranks. What follows must give every tensor rank the same gradient of the
+    result."""
     if not shared.sequence_parallel:
         return hidden
     return gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False, group=shared.groups.tensor)
@@ -25,7 +34,7 @@ def whole_sequence(hidden: Tensor, shared: ModelContext) -> Tensor:
 def predicted_positions(labels: Tensor) -> Tensor:
     """Finds where something is predicted, [N], in the order of the flattened [S, B].
 
-    To be asked of labels on the host: how many there are, a device has to be waited for.
+    To be asked of this context rank's labels, and on the host: how many there are, a device has to be waited for.
 
     Args:
         labels: [B, S], negative where nothing is predicted.
@@ -33,21 +42,21 @@ def predicted_positions(labels: Tensor) -> Tensor:
     return (labels.transpose(0, 1).reshape(-1) >= 0).nonzero()[:, 0]
 
 
-def predicted(hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def predicted(hidden: Tensor, batch: Batch, shared: ModelContext) -> tuple[Tensor, Tensor]:
     """Picks what has a label: hidden states [N, H] and labels [N], in the order of `predicted_positions`.
 
     Args:
-        hidden: [S, B, H].
+        hidden: [S / C, B, H].
         batch: `labels`, and `positions_predicted` where an engine has told them.
     """
-    labels = batch["labels"].transpose(0, 1).reshape(-1)
-    positions = positions_of(batch)
+    labels = shared.own(batch["labels"]).transpose(0, 1).reshape(-1)
+    positions = positions_of(batch, shared)
     return hidden.flatten(0, 1).index_select(0, positions), labels.index_select(0, positions)
 
 
-def predicted_states(hidden: Tensor, batch: Batch) -> Tensor:
-    """Picks the hidden states [N, H], of [S, B, H], of the places where a batch predicts something."""
-    return hidden.flatten(0, 1).index_select(0, positions_of(batch))
+def predicted_states(hidden: Tensor, batch: Batch, shared: ModelContext) -> Tensor:
+    """Picks the hidden states [N, H], of [S / C, B, H], of the places where a batch predicts something."""
+    return hidden.flatten(0, 1).index_select(0, positions_of(batch, shared))
 
 
 def pooled_states(hidden: Tensor, batch: Batch) -> Tensor:
@@ -55,10 +64,10 @@ def pooled_states(hidden: Tensor, batch: Batch) -> Tensor:
     return torch.einsum("sbh,bs->bh", hidden.float(), batch["pooled"])
 
 
-def positions_of(batch: Batch) -> Tensor:
+def positions_of(batch: Batch, shared: ModelContext) -> Tensor:
     """Gives `predicted_positions` of a batch."""
     told = batch.get("positions_predicted")
-    return told if told is not None else predicted_positions(batch["labels"])
+    return told if told is not None else predicted_positions(shared.own(batch["labels"]))
 
 
 class TokenTransform(nn.Module):

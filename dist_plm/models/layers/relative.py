@@ -12,7 +12,7 @@ from dist_plm.spec.families.t5 import T5Config
 
 
 class RelativeBias(nn.Module):
-    """One table, shared by all layers of a stack; its heads are split over tensor ranks.
+    """One table, shared by all layers of a stack; its heads are split over tensor ranks, whose context ranks each use some.
 
     Args:
         both_ways: whether tokens also attend to those after them.
@@ -22,6 +22,7 @@ class RelativeBias(nn.Module):
         super().__init__()
         model = shared.model
         assert isinstance(model, T5Config)
+        self.shared = shared
         self.buckets, self.distance, self.both_ways = model.relative_buckets, model.relative_distance, both_ways
         heads = model.heads // shared.groups.grid.tensor
         self.weight = nn.Parameter(torch.empty(self.buckets, heads, dtype=shared.dtype, device=shared.device))
@@ -29,14 +30,15 @@ class RelativeBias(nn.Module):
 
     def forward(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Computes what is added to the scores of queries `rows` [Q] and keys `columns` [K]: [1, A, Q, K]."""
+        weight = self.weight.chunk(self.shared.context_ranks, dim=1)[self.shared.context_index]
         buckets = relative_buckets(
             columns - rows[:, None], num=self.buckets, distance=self.distance, both_ways=self.both_ways
         )
-        if not self.weight.is_cuda:
-            return look_up(buckets, self.weight).permute(2, 0, 1)[None]
+        if not weight.is_cuda:
+            return look_up(buckets, weight).permute(2, 0, 1)[None]
         # As a product: a GPU adds up the gradients of 32 rows that all pairs look up one after the other.
-        chosen = (buckets[..., None] == torch.arange(self.buckets, device=buckets.device)).to(self.weight.dtype)
-        return (chosen @ self.weight).permute(2, 0, 1)[None]
+        chosen = (buckets[..., None] == torch.arange(self.buckets, device=buckets.device)).to(weight.dtype)
+        return (chosen @ weight).permute(2, 0, 1)[None]
 
 
 def relative_buckets(offset: Tensor, *, num: int, distance: int, both_ways: bool) -> Tensor:

@@ -76,7 +76,7 @@ class ElectraConfig(EncoderConfig):
         yield from super(ElectraConfig, self).problems(config)
         if not self.predicts_tokens:
             return
-        tensor = config.parallel.tensor
+        tensor, context = config.parallel.tensor, config.parallel.context
         hidden, heads = known(self.generator_hidden, "generator_hidden"), known(self.generator_heads, "generator_heads")
         if hidden % heads:
             yield (
@@ -89,6 +89,11 @@ class ElectraConfig(EncoderConfig):
                     f"model.{key} = {size} is not a multiple of parallel.tensor = {tensor}, over which it is split: lower "
                     f"parallel.tensor, or choose another model.{key}"
                 )
+        if heads % tensor == 0 and heads // tensor % context:
+            yield (
+                f"model.generator_heads = {heads} is not a multiple of parallel.tensor = {tensor} x parallel.context = "
+                f"{context}, over which it is split: lower parallel.context, or choose another model.generator_heads"
+            )
 
 
 def generator_of(model: ModelConfig) -> ElectraConfig:

@@ -42,7 +42,7 @@ def _training_text(config: EvaluateConfig) -> Iterator[str]:
 
 def _grid(config: InferenceConfig) -> Iterator[str]:
     reason = "a model that does not train"
-    yield from no_effect(config.parallel, "parallel", ("virtual_pipeline",), reason)
+    yield from no_effect(config.parallel, "parallel", ("virtual_pipeline", "context", "expert"), reason)
     if config.parallel.tensor == 1:
         yield from no_effect(config.parallel, "parallel", ("sequence_parallel",), "parallel.tensor = 1")
     precision = config.precision

@@ -7,11 +7,10 @@ from dist_plm.spec.derived import Case, model_ranks, num_microbatches
 from dist_plm.spec.schema import ParallelConfig
 
 
-def _supported_axes(case: Case) -> Iterator[str]:
-    for axis in ("context", "expert"):
-        degree = getattr(case.config.parallel, axis)
-        if degree > 1:
-            yield f"parallel.{axis} = {degree} is not supported by this version: set parallel.{axis}=1"
+def _experts(case: Case) -> Iterator[str]:
+    degree = case.config.parallel.expert
+    if degree > 1:
+        yield f"parallel.expert = {degree} has no experts to share out, as no model has any: set parallel.expert=1"
 
 
 def _world_size(case: Case) -> Iterator[str]:
@@ -19,12 +18,13 @@ def _world_size(case: Case) -> Iterator[str]:
 
 
 def process_problems(parallel: ParallelConfig, world: int) -> Iterator[str]:
-    """Tells why so many processes make no grid. Stays silent where an unsupported axis takes part: its own sentence says what
-    to do."""
-    if parallel.context > 1 or parallel.expert > 1:
+    """Tells why so many processes make no grid. Stays silent where experts are asked for: its own sentence says what to do."""
+    if parallel.expert > 1:
         return
     copy = model_ranks(parallel)
     axes = f"parallel.tensor = {parallel.tensor} x parallel.pipeline = {parallel.pipeline}"
+    if parallel.context > 1:
+        axes += f" x parallel.context = {parallel.context}"
     if world % copy:
         yield (
             f"{axes} needs a multiple of {copy} processes, but this run has {world}: "
@@ -50,6 +50,34 @@ def _tensor_divides(case: Case) -> Iterator[str]:
             )
 
 
+def _context_divides(case: Case) -> Iterator[str]:
+    """Ranks exchange slices of the sequence for heads, so both are split over them."""
+    model, parallel, length = case.config.model, case.config.parallel, case.config.data.sequence_length
+    tensor, context = parallel.tensor, parallel.context
+    if context == 1:
+        return
+    if model.heads % tensor:
+        return  # said already
+    split, kv_heads = tensor * context, model.kv_heads or model.heads
+    if model.heads % split:
+        yield (
+            f"model.heads = {model.heads} is not a multiple of parallel.tensor = {tensor} x parallel.context = {context}, over "
+            f"which it is split: choose parallel.context from {_divisors(model.heads // tensor)}, or another parallel.tensor"
+        )
+    elif kv_heads % tensor == 0 and kv_heads // tensor % context and context % (kv_heads // tensor):
+        yield (
+            f"model.kv_heads = {kv_heads} over parallel.tensor = {tensor} are {kv_heads // tensor}, which parallel.context = "
+            f"{context} neither divides nor is a multiple of: choose another parallel.context"
+        )
+    slices = context * (tensor if parallel.sequence_parallel else 1)
+    if length % slices:
+        sliced = f" x parallel.tensor = {tensor} (parallel.sequence_parallel)" if parallel.sequence_parallel else ""
+        yield (
+            f"data.sequence_length = {length} is not a multiple of parallel.context = {context}{sliced}, over which it is "
+            f"split: choose {_multiples_near(length, slices)}, or another parallel.context"
+        )
+
+
 def _sequence_parallel(case: Case) -> Iterator[str]:
     parallel, length = case.config.parallel, case.config.data.sequence_length
     if not parallel.sequence_parallel:
@@ -59,7 +87,7 @@ def _sequence_parallel(case: Case) -> Iterator[str]:
             "parallel.sequence_parallel = true has no effect with parallel.tensor = 1, whose ranks it splits the "
             "sequence over: set parallel.sequence_parallel=false, or raise parallel.tensor"
         )
-    if length % parallel.tensor:
+    if length % parallel.tensor and parallel.context == 1:
         yield (
             f"data.sequence_length = {length} is not a multiple of parallel.tensor = {parallel.tensor}, over which "
             f"sequence parallelism splits it: choose {_multiples_near(length, parallel.tensor)}, or "
@@ -145,9 +173,10 @@ def _profiled_ranks(case: Case) -> Iterator[str]:
 
 GRID_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
     _profiled_ranks,
-    _supported_axes,
+    _experts,
     _world_size,
     _tensor_divides,
+    _context_divides,
     _sequence_parallel,
     _layers,
     _batch,

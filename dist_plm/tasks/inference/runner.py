@@ -38,7 +38,7 @@ class Runner:
     def run(self, batch: Batch, cache: KVCache | None = None) -> Tensor | Scores | None:
         """Gives what ModelChunk.forward does on the last stage; None on the others. With several chunks a rank a batch goes
         round through the stages once for each."""
-        batch = sent_batch(batch, self.shared.device, positions="labels" in batch and self.chunks[0].predicts_some)
+        batch = sent_batch(batch, self.chunks[0])
         groups, stages = self.groups, self.groups.grid.pipeline
         stage, read = groups.coordinates.pipeline, 0 if cache is None else cache.length
         for number, chunk in enumerate(self.chunks):

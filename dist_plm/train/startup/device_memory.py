@@ -49,6 +49,6 @@ def _advice(model: ModelConfig, parallel: ParallelConfig, engine: EngineConfig, 
         advice.append(f"set train.micro_batch={micro_batch // 2} (the updates stay the same)")
     if model.recompute != "full":
         advice.append(f"model.recompute={'selective' if model.recompute == 'none' else 'full'}")
-    if (parallel.data or 1) > 1 and engine.zero_stage < 3:
+    if (parallel.data or 1) * parallel.context > 1 and engine.zero_stage < 3:
         advice.append("a higher engine.zero_stage")
     return [*advice, f"or parallel.tensor={2 * parallel.tensor} over more devices"]

@@ -42,11 +42,11 @@ def test_what_passes_divides_and_stays_as_it_is(changes, world_size, vocab_size)
 
 
 def test_problems_of_all_rules_come_together():
-    config = pretrain(model__hidden=33, train__stop_at=99, parallel__context=2, objective__reset_positions=True)
+    config = pretrain(model__hidden=33, train__stop_at=99, parallel__context=8, objective__reset_positions=True)
     with pytest.raises(ConfigError) as caught:
         finalize(config, world_size=2, vocab_size=None)
     text = str(caught.value)
-    for key in ("model.hidden = 33", "train.stop_at = 99", "parallel.context = 2", "objective.reset_positions = true"):
+    for key in ("model.hidden = 33", "train.stop_at = 99", "parallel.context = 8", "objective.reset_positions = true"):
         assert key in text
 
 
