@@ -68,10 +68,12 @@ lint: install docs
 	$(bin)/basedpyright
 	$(bin)/lint-imports
 
-# Tests of one process share the cores; those of process groups and of Slurm use all of them one after the other.
+# Programs that tests start begin a second sooner where Python may keep what it compiled.
+test test-slow: export PYTHONDONTWRITEBYTECODE :=
+
+# Each worker takes a file at a time, those of Slurm and of process groups first: alone they leave cores idle (tests/conftest.py).
 test: lint
-	$(bin)/python -m pytest -m "not slow and not ranks and not slurm" -n logical --maxprocesses 8 --dist worksteal
-	$(bin)/python -m pytest -m "not slow and (ranks or slurm)"
+	$(bin)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The whole matrices of which `make test` takes a covering part: hours on two cores.
 test-slow: install

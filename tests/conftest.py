@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -30,12 +30,40 @@ with contextlib.suppress(ImportError):
     settings.load_profile("repeatable")
 
 
+#: Many tests of milliseconds: run last, they let the workers end at about the same time.
+_SHORT = ("tests/config/", "tests/core/", "tests/spec/")
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever asks for ranks is marked so, before tests are deselected by marker."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Whatever asks for ranks is marked so, before tests are deselected by marker; workers begin with what takes long."""
     for item in items:
         if "ranks" in getattr(item, "fixturenames", ()):
             item.add_marker("ranks")
+    if hasattr(config, "workerinput"):
+        with_ranks = {item.path for item in items if item.get_closest_marker("ranks")}
+        items.sort(
+            key=lambda item: (not _in_slurm(item.nodeid), item.path not in with_ranks, item.nodeid.startswith(_SHORT))
+        )
+
+
+def _in_slurm(nodeid: str) -> bool:
+    return nodeid.startswith("tests/slurm/")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile` a file stays on one worker, as its tests share references, and so do all files of Slurm, as
+    they share clusters and wait more than they compute."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/slurm" if _in_slurm(nodeid) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

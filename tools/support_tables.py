@@ -2,8 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
 from dist_plm.config.decode import decode
@@ -40,15 +39,23 @@ ZERO_STAGES = (0, 1, 2, 3)
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """One cell of the table. `refusal` is the rules' sentence, None where it works; `on_cpu` that for a CPU alone."""
+    """One cell of the table."""
 
     engine: str
     zero_stage: int
     axis: str
     precision: str
     optimizer: str
-    refusal: str | None
-    on_cpu: str | None = None
+
+    @property
+    def refusal(self) -> str | None:
+        """The rules' sentence, None where it works."""
+        return _refusal(self, "auto")
+
+    @property
+    def on_cpu(self) -> str | None:
+        """The same for a CPU alone."""
+        return _refusal(self, "cpu")
 
     @property
     def name(self) -> str:
@@ -69,12 +76,8 @@ class Combination:
 @functools.cache
 def combinations() -> tuple[Combination, ...]:
     """Every combination, in the order of the table."""
-    cells = (
-        Combination(*place, None) for place in itertools.product(ENGINES, ZERO_STAGES, AXES, PRECISIONS, OPTIMIZERS)
-    )
-    return tuple(
-        replace(cell, refusal=_refusal(cell.overrides), on_cpu=_refusal(cell.overrides, device="cpu")) for cell in cells
-    )
+    places = itertools.product(ENGINES, ZERO_STAGES, AXES, PRECISIONS, OPTIMIZERS)
+    return tuple(Combination(*place) for place in places)
 
 
 def render() -> str:
@@ -119,7 +122,8 @@ def _cell(found: list[Combination], notes: dict[str, int]) -> str:
     return "; ".join(parts)
 
 
-def _refusal(overrides: Mapping[str, Mapping[str, Any]], device: str = "auto") -> str | None:
+@functools.cache
+def _refusal(cell: Combination, device: str) -> str | None:
     base: dict[str, dict[str, Any]] = {
         "run": {"name": "support"},
         "model": {"family": "gpt", "layers": 4, "hidden": 64, "heads": 4, "vocab_size": 256},
@@ -130,7 +134,7 @@ def _refusal(overrides: Mapping[str, Mapping[str, Any]], device: str = "auto") -
         "train": {"steps": 1, "global_batch": 8, "micro_batch": 1},
         "cluster": {"device": device},
     }
-    values = base | {group: base.get(group, {}) | dict(settings) for group, settings in overrides.items()}
+    values = base | {group: base.get(group, {}) | dict(settings) for group, settings in cell.overrides.items()}
     try:
         finalize(decode(PretrainConfig, values), world_size=2, vocab_size=None)
     except ConfigError as error:

@@ -11,7 +11,6 @@ from tests.ranks.selection import covering
 from tests.ranks.training import configure
 from tools.support_tables import Combination, combinations
 
-WORKS = [cell for cell in combinations() if cell.refusal is None]
 #: Relative tolerance of losses over three updates.
 TOLERANCE = {"fp32": 1e-5, "bf16": 3e-3, "fp16": 3e-3, "fp8": 3e-3}
 PEAKS = {"adamw": 1e-3, "adam": 1e-3, "lamb": 5e-3, "sgd": 0.1, "adafactor": 1e-2, "muon": 5e-3}
@@ -60,8 +59,13 @@ def settings(cell: Combination, **changes: Any) -> tuple:
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("cell", covering(WORKS, (c for c in WORKS if c.name in QUICK), ids=lambda cell: cell.name))
+@pytest.mark.parametrize(
+    "cell", covering(combinations(), (c for c in combinations() if c.name in QUICK), ids=lambda cell: cell.name)
+)
 def test_cell(train, cell):
+    # Asked here, as the rules take half a minute for all of them, which every worker would wait for.
+    if cell.refusal is not None:
+        pytest.skip(cell.refusal)
     alone = {
         "parallel__tensor": 1,
         "parallel__pipeline": 1,
@@ -77,4 +81,4 @@ def test_cell(train, cell):
 
 
 def test_the_quick_ones_are_cells():
-    assert {cell.name for cell in WORKS} >= QUICK
+    assert {cell.name for cell in combinations() if cell.name in QUICK and cell.refusal is None} == QUICK
