@@ -8,7 +8,7 @@ import torch
 
 from dist_plm.engines.base import Engine
 from tests.ranks.pool import RankPool, World
-from tests.ranks.training import Outcome, build, configure, learning_rates, rank_batches, trained, whole
+from tests.ranks.training import Outcome, build, configure, few_steps, learning_rates, rank_batches, trained, whole
 
 
 def pieces_of(engine: Engine) -> dict[str, list]:
@@ -39,12 +39,17 @@ def losses_case(world: World, config) -> list[float]:
     return [result.loss for result in results]
 
 
-def trainer(ranks: RankPool, runs: Path) -> Callable[..., list[Outcome]]:
-    """`train(world_size, **changes)` gives the outcome of each rank, and trains what it has trained before no more."""
+def trainer(ranks: RankPool, runs: Path, *, short: bool = False) -> Callable[..., list[Outcome]]:
+    """`train(world_size, **changes)` gives the outcome of each rank, and trains what it has trained before no more.
+
+    Args:
+        short: few steps, unless the changes say how many.
+    """
 
     @functools.cache
     def run(world_size: int, items: tuple) -> list[Outcome]:
-        return ranks.run(world_size, train_case, configure(world_size, run__root=str(runs), **dict(items)))
+        changes = few_steps(world_size, dict(items)) if short else dict(items)
+        return ranks.run(world_size, train_case, configure(world_size, run__root=str(runs), **changes))
 
     return lambda world_size, **changes: run(world_size, tuple(sorted(changes.items())))
 

@@ -27,7 +27,7 @@ CELLS += [("bert", optim, name, 1) for optim in ("adamw", "lamb") for name in ("
 
 @pytest.fixture(scope="module")
 def train(ranks, tmp_path_factory):
-    return trainer(ranks, tmp_path_factory.mktemp("runs"))
+    return trainer(ranks, tmp_path_factory.mktemp("runs"), short=True)
 
 
 @pytest.mark.parametrize(("model", "optim", "name", "zero_stage"), covering(CELLS, QUICK))

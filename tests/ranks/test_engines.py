@@ -44,7 +44,7 @@ OPTIMIZERS = {"adamw": {}, "lamb": LAMB}
 
 @pytest.fixture(scope="module")
 def train(ranks, tmp_path_factory):
-    return trainer(ranks, tmp_path_factory.mktemp("runs"))
+    return trainer(ranks, tmp_path_factory.mktemp("runs"), short=True)
 
 
 @pytest.mark.parametrize(

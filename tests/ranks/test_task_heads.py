@@ -52,7 +52,7 @@ def learn(ranks, tmp_path_factory):
 @pytest.mark.parametrize(("network", "task", "grid", "engine", "zero_stage"), covering(CELLS, QUICK))
 def test_grid_equals_one_rank(learn, network, task, grid, engine, zero_stage):
     world_size, changes = GRIDS[grid]
-    settings = {**NETWORKS[network], **DROPOUT, "train__micro_batch": 2}
+    settings = {**NETWORKS[network], **DROPOUT, "train__micro_batch": 2, "train__steps": 3}
     reference = learn(1, task, **settings)
     outcomes = learn(world_size, task, engine__name=engine, engine__zero_stage=zero_stage, **settings, **changes)
     agree(outcomes, reference)
