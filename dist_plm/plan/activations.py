@@ -33,6 +33,7 @@ class Pass:
         element: bytes of an activation.
         operand: of what a product keeps, which is a copy where these are fewer.
         context: ranks that split each sequence.
+        exchanges: they exchange tokens for heads, where others' send keys and values round a ring.
         texts: rows that a decoder writes; as many as are read where that is None.
     """
 
@@ -45,10 +46,11 @@ class Pass:
     element: int
     operand: int
     context: int = 1
+    exchanges: bool = True
     texts: int | None = None
 
     @classmethod
-    def of(cls, config: TrainingConfig) -> "Pass":
+    def of(cls, config: TrainingConfig, *, exchanges: bool = True) -> "Pass":
         parallel, length = config.parallel, config.data.sequence_length
         rows = config.objective.rows_of_sample(config.model)
         samples = config.train.micro_batch * rows.read
@@ -57,7 +59,7 @@ class Pass:
         slices = parallel.tensor if parallel.sequence_parallel else 1
         written = length
         if config.model.has_decoder and target is not None:
-            written = target + -target % math.lcm(LENGTH_MULTIPLE, slices)
+            written = target + -target % math.lcm(LENGTH_MULTIPLE, slices * parallel.context)
         share = config.objective.predicted_share
         return cls(
             samples=samples,
@@ -69,8 +71,13 @@ class Pass:
             element=config.precision.weight_bytes,
             operand=1 if config.precision.in_8_bits else config.precision.weight_bytes,
             context=parallel.context,
+            exchanges=exchanges and parallel.context > 1,
             texts=texts,
         )
+
+    def keys(self, model: ModelConfig) -> int:
+        """Key-value heads of a tensor rank, over all its context ranks: those that are fewer are sent to several of them."""
+        return max(known(model.kv_heads, "kv_heads") // self.tensor, self.context if self.exchanges else 0)
 
     @property
     def copied(self) -> int:
@@ -162,10 +169,26 @@ def _attention(model: ModelConfig, one: Pass, tokens: int, others: int, *, proje
     head_size = known(model.head_size, "head_size")
     result = tokens * model.heads * head_size // one.tensor
     query = result * one.element
-    key = others * known(model.kv_heads, "kv_heads") * head_size // one.tensor * one.element
-    turned = query + key if model.position == "rotary" else 0
+    key = others * one.keys(model) * head_size * one.element
+    cheap = FP32 * tokens * model.heads // one.tensor
+    cheap += query + key if model.position == "rotary" else 0
+    copied = projects * result * one.copied
+    if one.exchanges:  # context ranks exchange the result before the product that follows
+        return (1 + projects) * query + 2 * key + copied, cheap + query
     # The result lies in the order of the queries, as the product that follows reads it.
-    return 2 * query + 2 * key + projects * result * one.copied, FP32 * tokens * model.heads // one.tensor + turned
+    return 2 * query + 2 * key + copied, cheap
+
+
+def exchanged_bytes(stack: StackSpec, one: Pass) -> list[int]:
+    """Lists the bytes of what a context rank has of each exchange of a layer's forward pass: queries, keys and values, and the
+    result."""
+    model, tokens = stack.network, one.tokens(stack)
+    each = known(model.head_size, "head_size") * one.element
+    heads, keys = model.heads // one.tensor, one.keys(model)
+    found = [tokens * (heads + 2 * keys) * each, tokens * heads * each]
+    if stack.is_decoder:
+        found += [tokens * heads * each, 2 * one.remembered * keys * each, tokens * heads * each]
+    return found
 
 
 def _mlp(model: ModelConfig, one: Pass, tokens: int, *, down: bool) -> tuple[int, int]:
@@ -207,7 +230,7 @@ def kept_by_embedding(model: ModelConfig, one: Pass) -> int:
     """Counts token numbers, and the norm of the embeddings where there is one."""
     size = one.read // one.slices * model.word_size * one.element
     projected = size if model.word_size != model.hidden else 0
-    return 3 * 8 * one.read + (size if model.normalises_embeddings else 0) + projected
+    return 3 * 8 * one.read * one.context + (size if model.normalises_embeddings else 0) + projected
 
 
 def kept_by_heads(config: TrainingConfig, one: Pass) -> int:
@@ -219,7 +242,8 @@ def kept_by_heads(config: TrainingConfig, one: Pass) -> int:
         again = one.remembered if one.remembered > one.read else 0  # what was read, repeated for each text
         found += (2 * one.read + again) * model.hidden * one.element // one.slices
     if not model.predicts_tokens:
-        whole = hidden if one.slices > 1 else 0
+        hidden *= one.context  # heads see whole sequences
+        whole = hidden if one.slices * one.context > 1 else 0
         return found + whole + (3 * one.samples * model.hidden * one.element if model.scores_sequences else hidden)
     if model.is_encoder:
         found += hidden if one.slices > 1 else 0
@@ -236,7 +260,7 @@ def peak_of_loss(model: ModelConfig, one: Pass, *, trained: bool = True) -> int:
         trained: the output matrix has a gradient.
     """
     if not model.predicts_tokens:
-        scored = one.samples if model.scores_sequences else one.read
+        scored = one.samples if model.scores_sequences else one.read * one.context
         return scored * max(1, model.num_labels) * (one.element + 2 * FP32)
     width = known(padded(model, one.tensor).vocab_size, "vocab_size") // one.tensor
     size, element = model.word_size, one.element
@@ -251,8 +275,8 @@ def masks(model: ModelConfig, one: Pass) -> Iterator[int]:
     """Yields the bytes of each stack's table of biases that positions relative to each other add to the scores."""
     for stack in model.stacks():
         if model.position == "relative":
-            length = one.tokens(stack) // one.rows(stack)
-            yield stack.network.heads // one.tensor * length**2 * one.element
+            length = one.tokens(stack) * one.context // one.rows(stack)
+            yield stack.network.heads // one.tensor // one.context * length**2 * one.element
 
 
 def working_set(stack: StackSpec, one: Pass) -> int:

@@ -49,7 +49,7 @@ class StageMemory:
 
 def memory_by_stage(config: TrainingConfig, software: Software = OURS) -> list[StageMemory]:
     """The memory of a rank of each stage of a finalised configuration whose vocabulary is known."""
-    one = Pass.of(config)
+    one = Pass.of(config, exchanges=software.exchanges_heads)
     stages = stages_of(config.model, config.parallel, config.train.freeze)
     return [_stage_memory(config, stage, one, software) for stage in stages]
 

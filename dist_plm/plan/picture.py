@@ -73,7 +73,8 @@ def picture(plan: Plan) -> str:
     """Draws the plan."""
     name = escape(plan.config.run.name)
     grid = plan.config.parallel
-    degrees = f"data {grid.data} × tensor {grid.tensor} × pipeline {grid.pipeline} = {plan.world_size} GPUs"
+    context = f" × context {grid.context}" if grid.context > 1 else ""
+    degrees = f"data {grid.data} × tensor {grid.tensor} × pipeline {grid.pipeline}{context} = {plan.world_size} GPUs"
     body = [
         f"<h1>Plan of {name}</h1>",
         f"<p>{escape(verdict_line(plan))}<br>{escape(time_line(plan))}<br>{degrees}</p>",

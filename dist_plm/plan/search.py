@@ -18,6 +18,8 @@ Changes = Mapping[str, Mapping[str, Any]]
 _VERDICTS: tuple[Verdict, ...] = ("fits", "tight", "does not fit")
 #: What needs more than so many times a GPU's memory is not compared.
 _MOST_TIMES = 1.5
+#: Tokens of a sequence that context ranks have at least.
+SLICE = 2048
 #: Of grids that would be faster than the best, but do not fit, so many are shown.
 _MOST_TOO_LARGE = 3
 
@@ -83,27 +85,40 @@ def _choices(given: PretrainConfig, world_size: int) -> Iterator[Changes]:
         for stages in _divisors(given.model.layers):
             if (world_size // tensor) % stages or (stages > 1 and not given.model.is_chain):
                 continue
-            data = world_size // tensor // stages
-            samples = given.train.global_batch / data
-            if samples < 1 or not samples.is_integer():
-                continue
-            chunks = [1, *(v for v in (2, 4) if stages > 1 and given.model.layers % (stages * v) == 0)]
-            batches = [batch for batch in (1, 2, 4, 8, 16, 32, 64) if samples % batch == 0]
-            zero = [stage for stage in given.engine.zero_stages if stage == 0 or data > 1]
-            choice = (chunks, batches, ("none", "selective", "full"), zero)
-            for virtual, batch, recompute, stage in itertools.product(*choice):
-                yield {
-                    "parallel": {
-                        "tensor": tensor,
-                        "pipeline": stages,
-                        "virtual_pipeline": virtual,
-                        "sequence_parallel": tensor > 1 and given.data.sequence_length % tensor == 0,
-                        "data": None,
-                    },
-                    "train": {"micro_batch": batch},
-                    "model": {"recompute": recompute},
-                    "engine": {"zero_stage": stage},
-                }
+            for context in _contexts(given, world_size // tensor // stages, tensor):
+                yield from _settings(given, world_size, tensor, stages, context)
+
+
+def _contexts(given: PretrainConfig, ranks: int, tensor: int) -> list[int]:
+    """Lists ways of splitting sequences that are long enough for it."""
+    most = max(1, given.data.sequence_length // SLICE)
+    return [size for size in _divisors(given.model.heads // tensor) if size <= most and ranks % size == 0]
+
+
+def _settings(given: PretrainConfig, world_size: int, tensor: int, stages: int, context: int) -> Iterator[Changes]:
+    data = world_size // tensor // stages // context
+    samples = given.train.global_batch / data
+    if samples < 1 or not samples.is_integer():
+        return
+    chunks = [1, *(v for v in (2, 4) if stages > 1 and given.model.layers % (stages * v) == 0)]
+    # Before ranks cut samples they pass one at a time.
+    batches = [batch for batch in (1, 2, 4, 8, 16, 32, 64) if samples % batch == 0 and (batch == 1 or context == 1)]
+    zero = [stage for stage in given.engine.zero_stages if stage == 0 or data * context > 1]
+    choice = (chunks, batches, ("none", "selective", "full"), zero)
+    for virtual, batch, recompute, stage in itertools.product(*choice):
+        yield {
+            "parallel": {
+                "tensor": tensor,
+                "pipeline": stages,
+                "virtual_pipeline": virtual,
+                **({"context": context} if max(context, given.parallel.context) > 1 else {}),
+                "sequence_parallel": tensor > 1 and given.data.sequence_length % (tensor * context) == 0,
+                "data": None,
+            },
+            "train": {"micro_batch": batch},
+            "model": {"recompute": recompute},
+            "engine": {"zero_stage": stage},
+        }
 
 
 def _divisors(number: int) -> list[int]:

@@ -105,6 +105,7 @@ _SAVERS: tuple[Mapping[str, Mapping[str, Any]], ...] = (
     {"model": {"recompute": "full"}},
     {"model": {"recompute": "full"}, "train": {"micro_batch": 1}},
     *({"parallel": {"tensor": tensor, "sequence_parallel": True}} for tensor in (2, 4, 8)),
+    *({"parallel": {"tensor": 8, "sequence_parallel": True, "context": ranks}} for ranks in (2, 4, 8)),
     *({"parallel": {"tensor": 8, "sequence_parallel": True, "pipeline": stages}} for stages in (2, 4, 8, 16)),
     {
         "parallel": {"tensor": 8, "sequence_parallel": True, "pipeline": 16},

@@ -259,9 +259,10 @@ def closing_summary(
     """
 
     def again(*changes: str) -> str:
-        """The run on two processes with changes, which come in place of what is on the command line."""
-        changed = {change.partition("=")[0] for change in ("run.dir=", *changes)}
-        kept = [override for override in overrides if override.partition("=")[0] not in changed]
+        """The run on two processes with changes, which come in place of what is on the command line, and of its grid."""
+        changed = {change.partition("=")[0] for change in ("run.dir=", "parallel=", *changes)}
+        named = ((override, override.partition("=")[0]) for override in overrides)
+        kept = [override for override, name in named if name not in changed and not name.startswith("parallel.")]
         return shlex.join(["torchrun", "--nproc-per-node", "2", *start_words(command, relative=True), *kept, *changes])
 
     command, *overrides = started

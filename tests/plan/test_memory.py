@@ -56,6 +56,7 @@ def test_the_parts_of_all_ranks_are_the_model(tensor, pipeline, tied):
         ("model__recompute", ["none", "selective", "full"]),
         ("train__micro_batch", [4, 2, 1]),
         ("engine__zero_stage", [0, 1]),
+        ("parallel__context", [2, 4]),
     ],
 )
 def test_memory_does_not_rise_with_what_saves_it(key, values):

@@ -27,6 +27,19 @@ def test_all_that_is_proposed_is_allowed_and_ranked():
     assert "parallel.tensor=" in search_text(found, 3)
 
 
+def test_long_sequences_are_split_too():
+    asked = pretrain(**SIZES | {"data__sequence_length": 8192, "train__global_batch": 4})
+    compared = compare(asked, 8, GPUS["a100"])
+    contexts = {one.changes["parallel"].get("context", 1) for one in compared}
+    assert contexts == {1, 2, 4}
+    assert all(one.changes["train"]["micro_batch"] == 1 for one in compared if "context" in one.changes["parallel"])
+    split = [one for one in compared if one.changes["parallel"].get("context") == 2]
+    assert all(changed_by(asked, one.changes, 8) is not None and one.parts["context"] > 0 for one in split)
+    assert "parallel.context=2" in search_text(split, 1)
+    given = replace(asked, parallel=replace(asked.parallel, context=2))
+    assert {one.changes["parallel"]["context"] for one in compare(given, 8, GPUS["a100"])} == contexts
+
+
 def candidate(gib: float, **parts: float) -> Candidate:
     verdict = "fits" if gib < 80 else "does not fit"
     return Candidate({"parallel": {"tensor": 2, "data": None}, "train": {"micro_batch": 1}}, parts, gib, verdict)

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dist_plm.plan.activations import Pass, exchanged_bytes
 from dist_plm.plan.timing.efficiency import DEFAULT
 from dist_plm.plan.timing.kernel_costs import Machine
 from dist_plm.plan.timing.step_time import run_seconds, step_time
@@ -117,3 +119,20 @@ def test_what_is_frozen_is_not_computed_backward():
     assert half.parts["update"] < 0.6 * whole.parts["update"]
     assert 0.6 < adapters.parts["compute"] / whole.parts["compute"] < 0.9
     assert adapters.parts["data"] < 0.1 * whole.parts["data"]
+
+
+def test_context_ranks_exchange_tokens_for_heads():
+    """Twice a layer's forward pass: queries, keys and values, then the result; and as often backward."""
+    sizes = {"data__sequence_length": 4096, "parallel__context": 4, "precision__reduce_in_fp32": False}
+    config = configured(**sizes)
+    (stack,) = config.model.stacks()
+    one = Pass.of(config)
+    assert exchanged_bytes(stack, one) == [2048 * 3 * 1024 * 2, 2048 * 1024 * 2]
+    few_keys = configured(**sizes, model__kv_heads=2)
+    assert exchanged_bytes(few_keys.model.stacks()[0], one) == [2048 * (16 + 2 * 4) * 64 * 2, 2048 * 1024 * 2]
+    seconds, again = (
+        step_time(configured(**sizes, model__recompute=recompute), A100).parts["context"]
+        for recompute in ("selective", "full")
+    )
+    assert again == pytest.approx(1.5 * seconds)
+    assert step_time(configured(data__sequence_length=4096), A100).parts["context"] == 0.0

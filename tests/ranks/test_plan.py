@@ -33,6 +33,8 @@ CASES = {
     "megatron0": ("data2", {}),
     "megatron0_bf16": ("tensor2_pipeline2", BF16),
     "megatron1": ("data2_tensor2", {"engine__zero_stage": 1}),
+    "context": ("data4", {"parallel__context": 2, "engine__zero_stage": 1, **BF16}),
+    "context_deepspeed3": ("data4", {**DEEPSPEED, "parallel__context": 2, "engine__zero_stage": 3}),
     "megatron1_bf16": ("data2_pipeline2_virtual2", {"engine__zero_stage": 1, **BF16}),
     "megatron1_bf16_sums": ("data2", {"engine__zero_stage": 1, "precision__reduce_in_fp32": False, **BF16}),
     "lamb": ("data2_tensor2", {"engine__zero_stage": 1, "optim__name": "lamb"}),
@@ -85,7 +87,7 @@ CASES = {
 
 def differences(config, found: list[Held]) -> Iterator[str]:
     """Names what ranks hold that is not as planned."""
-    holding = config.engine.holding(config.precision, config.parallel.data)
+    holding = config.engine.holding(config.precision, config.parallel.data * config.parallel.context)
     for planned in memory_by_stage(config):
         here = [held for held in found if held.stage == planned.stage]
         for term, over, element in (
@@ -114,7 +116,10 @@ def _differences_of_gradients(planned: StageMemory, holding, here: list[Held]) -
 
 
 @pytest.mark.parametrize(
-    "name", covering(list(CASES), ["megatron1_bf16", "adafactor", "deepspeed2", "deepspeed3_bf16", "bert", "frozen"])
+    "name",
+    covering(
+        list(CASES), ["megatron1_bf16", "adafactor", "deepspeed2", "deepspeed3_bf16", "bert", "frozen", "context"]
+    ),
 )
 def test_what_ranks_keep_of_parameters_is_planned_to_the_byte(ranks, tmp_path, name):
     world_size, changes = GRIDS[CASES[name][0]]
@@ -188,6 +193,16 @@ LAYERS = {
     "roberta": {"model__family": "roberta", "objective__name": "mlm"},
     "tensor": {"parallel__tensor": 2},
     "sequence": {"parallel__tensor": 2, "parallel__sequence_parallel": True},
+    "context": {"parallel__context": 2},
+    "context_one_key": {**MODELS["llama"], "model__kv_heads": 1, "parallel__context": 2},
+    "context_selective": {**MODELS["llama"], "parallel__context": 2, "model__recompute": "selective"},
+    "context_sequence": {
+        "parallel__context": 2,
+        "parallel__tensor": 2,
+        "parallel__sequence_parallel": True,
+        "precision__name": "bf16",
+    },
+    "context_t5": {**T5, "model__activation": "relu", "parallel__context": 2},
     "electra": {
         "model__family": "electra",
         "objective__name": "rtd",
@@ -234,16 +249,20 @@ def kept_case(world: World, config, batch=None) -> int:
 
 
 @pytest.mark.parametrize(
-    "name", covering(list(LAYERS), ["gpt", "selective", "llama", "t5", "electra", "adapters", "fp8_sequence"])
+    "name",
+    covering(
+        list(LAYERS),
+        ["gpt", "selective", "llama", "t5", "electra", "adapters", "fp8_sequence", "context_one_key", "context_t5"],
+    ),
 )
 def test_what_layers_keep_is_what_autograd_holds(ranks, tmp_path, name):
-    sizes, size = {}, LAYERS[name].get("parallel__tensor", 1)
+    sizes, size = {}, LAYERS[name].get("parallel__tensor", 1) * LAYERS[name].get("parallel__context", 1)
     for layers in (2, 4):
         config = configure(size, model__layers=layers, train__micro_batch=2, run__root=str(tmp_path), **LAYERS[name])
         sizes[layers] = max(ranks.run(size, kept_case, config))
     one = Pass.of(config)
     if config.model.has_decoder:  # the tests' batches have targets of a length of their own
-        written = config.train.micro_batch * WRITTEN
+        written = config.train.micro_batch * WRITTEN // config.parallel.context
         one = replace(one, written=written, predicted=written)
     assert (sizes[4] - sizes[2]) / 2 == pytest.approx(planned_of_layer(config, one), rel=0.05)
 

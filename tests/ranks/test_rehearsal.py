@@ -31,6 +31,12 @@ LLAMA = {
 CASES = {
     **{f"megatron_{name}": (name, {"engine__zero_stage": 1}) for name in GRIDS},
     "megatron0": ("data2_tensor2", {}),
+    "context": ("data4", {"parallel__context": 2, "engine__zero_stage": 1}),
+    "context_deepspeed": ("data4", {**DEEPSPEED, "parallel__context": 2, "engine__zero_stage": 2}),
+    "context_t5": (
+        "data4",
+        {"model__family": "t5", "objective__name": "span", "model__position": "relative", "parallel__context": 2},
+    ),
     "overlap": ("data2_pipeline2", {"engine__zero_stage": 1, "engine__overlap_grad_reduce": True, **BF16}),
     "fp16": ("tensor2", {"precision__name": "fp16"}),
     "recompute": ("tensor2_sequence", {"model__recompute": "full"}),
@@ -72,6 +78,8 @@ EIGHT = {
     "axes1": {**ALL_AXES, "engine__zero_stage": 1},
     "virtual_overlap": {**VIRTUAL, "engine__zero_stage": 1, "engine__overlap_grad_reduce": True, **BF16},
     "virtual_muon": {**VIRTUAL, "engine__zero_stage": 1, "optim__name": "muon"},
+    "context_axes": {**TENSOR4, "parallel__tensor": 2, "parallel__context": 2, "engine__zero_stage": 1},
+    "context_pipeline": {"parallel__context": 4, "parallel__pipeline": 2, "model__recompute": "full"},
     "data8_lamb": {"engine__zero_stage": 1, "optim__name": "lamb"},
     "tensor8": {"parallel__tensor": 8, "parallel__sequence_parallel": True, "model__heads": 8},
     "pipeline8": {"parallel__pipeline": 8, "model__layers": 8},
@@ -99,7 +107,7 @@ def rehearsed(config, world_size: int) -> dict[int, RankRehearsal]:
     return {rank: rehearse_rank(config, rank, world_size) for rank in range(world_size)}
 
 
-@pytest.mark.parametrize("name", covering(list(CASES), ["deepspeed3_bf16", "bert_muon_frozen"]))
+@pytest.mark.parametrize("name", covering(list(CASES), ["deepspeed3_bf16", "bert_muon_frozen", "context"]))
 def test_a_world_that_is_not_there_says_what_gloo_says(ranks, tmp_path, name):
     grid, changes = CASES[name]
     world_size, axes = GRIDS[grid]
@@ -107,7 +115,7 @@ def test_a_world_that_is_not_there_says_what_gloo_says(ranks, tmp_path, name):
     check(ranks, config, world_size)
 
 
-@pytest.mark.parametrize("name", covering(list(EIGHT), ["virtual_overlap"]))
+@pytest.mark.parametrize("name", covering(list(EIGHT), ["virtual_overlap", "context_axes"]))
 def test_eight_ranks_that_are_not_there_say_what_gloo_says(ranks, tmp_path, name):
     check(ranks, configure(8, run__root=str(tmp_path), **EIGHT[name]), 8)
 

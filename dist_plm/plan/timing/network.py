@@ -45,6 +45,13 @@ class Network:
         sent = num_bytes * (ranks - 1) / ranks
         return sent / self._bandwidth(axes) + self.efficiency.start + self.efficiency.hop * min(ranks - 1, 64)
 
+    def exchange(self, num_bytes: float, *axes: Axis) -> float:
+        """Seconds of an all-to-all, `num_bytes` being what each rank has; a message goes to each of the others."""
+        ranks = self._size(axes)
+        if ranks == 1:
+            return 0.0
+        return self.gather(num_bytes, *axes)
+
     def send(self, num_bytes: float) -> float:
         """Seconds of a message to the next stage of a pipeline."""
         inside = self.grid.size <= self.node

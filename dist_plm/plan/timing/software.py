@@ -18,6 +18,7 @@ class Software:
         fused_projections: matrices that multiply the same input are one.
         recomputes_half: recomputes every second product of a layer and what lies between them.
         fused_sums: products add the gradients of weights to their sums themselves.
+        exchanges_heads: context ranks exchange tokens for heads, where others send keys and values round a ring.
         new_attention: attention is written for Hopper's and Blackwell's own instructions, where others run Ampere's.
     """
 
@@ -32,10 +33,11 @@ class Software:
     recomputes_half: bool = False
     fused_sums: bool = False
     new_attention: bool = False
+    exchanges_heads: bool = False
 
 
 #: This program.
-OURS = Software()
+OURS = Software(exchanges_heads=True)
 #: Megatron-LM and what NVIDIA builds upon it, with Transformer Engine's overlapped products.
 MEGATRON = Software(
     fused_loss=False, passes=1.6, overlaps_tensor=0.7, splits_messages=True, fused_sums=True, new_attention=True

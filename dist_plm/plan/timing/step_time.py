@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dist_plm.distributed.grid import Grid
-from dist_plm.plan.activations import Pass
+from dist_plm.plan.activations import Pass, exchanged_bytes
 from dist_plm.plan.rank_tensors import Stage, unlike_stages
 from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
 from dist_plm.plan.timing.kernel_costs import Cost, Machine, layer_cost, linear_cost
@@ -64,7 +64,8 @@ class _Estimator:
         grid = Grid(data=parallel.data, tensor=parallel.tensor, pipeline=parallel.pipeline, context=parallel.context)
         network = Network.of(grid, gpu, config.cluster, efficiency)
         machine = Machine.of(gpu, config.precision, software=software, efficiency=efficiency)
-        return cls(config, machine, network, Pass.of(config), num_microbatches(config.train, parallel, batch))
+        one = Pass.of(config, exchanges=software.exchanges_heads)
+        return cls(config, machine, network, one, num_microbatches(config.train, parallel, batch))
 
     @property
     def software(self) -> Software:
@@ -154,7 +155,8 @@ def _stage_cost(job: _Estimator, stage: Stage) -> _StageCost:
             kernels += layer.times(kind.count)
             again += kind.count * (again_of_layer + (sent / 2 if recompute == "full" else 0.0)) * kind.runs_backward
             tensor += kind.count * sent * (1.0 if kind.runs_backward else 0.4)
-            context += kind.count * _context_seconds(job, stack, layer)
+            exchanged = _context_seconds(job, stack, layer)
+            context += kind.count * exchanged * (1.0 if kind.runs_backward else 0.5)
     rest = [held for held in stage.tensors if held.spec.name not in in_layers]
     return _StageCost(kernels + _ends(job.machine, stage, rest, job.one), again, tensor, context)
 
@@ -187,11 +189,15 @@ def _tensor_seconds(job: _Estimator, num_bytes: int) -> float:
 
 
 def _context_seconds(job: _Estimator, stack: StackSpec, layer: Cost) -> float:
-    """Estimates keys and values, and their gradients, on their way round the ranks of a sequence, behind attention."""
+    """Estimates what the ranks of a sequence send each other for one layer: tokens for heads, and back, which nothing hides; or
+    keys and values, and their gradients, on their way round behind attention."""
     ranks = job.one.context
     if ranks == 1:
         return 0.0
     model = stack.network
+    if job.software.exchanges_heads:
+        sent = sum(job.network.exchange(num_bytes, "context") for num_bytes in exchanged_bytes(stack, job.one))
+        return (3 if job.config.model.recompute == "full" else 2) * sent
     width = 2 * known(model.kv_heads, "kv_heads") * known(model.head_size, "head_size") / job.one.tensor
     sent = 3 * job.network.gather(ranks * job.one.tokens(stack) * width * job.one.element, "context")
     return max(0.2 * sent, sent - 2.5 * layer.attention)
