@@ -22,7 +22,7 @@ WIDE: dict[str, Any] = {
     "model__heads": 12,
     "model__layers": 2,
     "model__init_std": 0.02,
-    "train__steps": 10,
+    "train__steps": 5,
     "train__global_batch": 4,
     "train__micro_batch": 2,
 }

@@ -1,3 +1,4 @@
+import functools
 import random
 from functools import partial
 
@@ -44,7 +45,8 @@ def edited(text, generator, edits, unit):
 
 
 def stored_signatures(*parts):
-    return Signatures([partial(signatures, list(texts), SIZE, P) for texts in parts])
+    # As from files: asked for with every band, made once.
+    return Signatures([functools.cache(partial(signatures, list(texts), SIZE, P)) for texts in parts])
 
 
 def jaccard(left, right):
