@@ -14,6 +14,7 @@ from tests.ranks.engine_runs import agree, train_case
 from tests.ranks.pool import World
 from tests.ranks.test_adafactor import ADAFACTOR
 from tests.ranks.test_compile import train_compiled
+from tests.ranks.test_context_parallel import GRIDS as CONTEXT
 from tests.ranks.test_encoders import DROPOUT, MODELS
 from tests.ranks.test_grids import GRIDS
 from tests.ranks.test_grids import MODELS as DECODERS
@@ -184,14 +185,14 @@ def test_compiled_in_8_bits(on, reference, tmp_path, family):
     )
 
 
-SPREAD = ["data2", "tensor2_sequence", "pipeline2", "pipeline2_virtual2", "data2_tensor2"]
+SPREAD = ["data2", "tensor2_sequence", "pipeline2", "pipeline2_virtual2", "data2_tensor2", "tensor2_context2_sequence"]
 
 
 @pytest.mark.parametrize("name", SPREAD)
 @pytest.mark.parametrize("device", [cuda(2)], indirect=True)
 def test_grids(on, reference, tmp_path, name):
     """Of gloo ranks the grids are proved in tests/ranks."""
-    size, changes = GRIDS[name]
+    size, changes = (GRIDS | CONTEXT)[name]
     if size > torch.cuda.device_count() > 1:
         pytest.skip(f"{size} ranks, and {torch.cuda.device_count()} GPUs")
     settings = {**FAMILIES["bert"], **DROPOUT}

@@ -47,6 +47,7 @@ GRIDS: dict[str, tuple[int, dict[str, Any]]] = {
     "data2": (2, {}),
     "data4": (4, {}),
     "data2_tensor2": (4, {"parallel__tensor": 2}),
+    "data2_context2": (4, {"parallel__context": 2}),
 }
 
 
