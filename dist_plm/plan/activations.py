@@ -172,11 +172,10 @@ def _attention(model: ModelConfig, one: Pass, tokens: int, others: int, *, proje
     key = others * one.keys(model) * head_size * one.element
     cheap = FP32 * tokens * model.heads // one.tensor
     cheap += query + key if model.position == "rotary" else 0
-    copied = projects * result * one.copied
-    if one.exchanges:  # context ranks exchange the result before the product that follows
-        return (1 + projects) * query + 2 * key + copied, cheap + query
+    if one.exchanges:  # context ranks exchange the result before the product that follows, which keeps what it got
+        return query + 2 * key + projects * result * one.operand, cheap + query
     # The result lies in the order of the queries, as the product that follows reads it.
-    return 2 * query + 2 * key + copied, cheap
+    return 2 * query + 2 * key + projects * result * one.copied, cheap
 
 
 def exchanged_bytes(stack: StackSpec, one: Pass) -> list[int]:

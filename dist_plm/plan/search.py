@@ -10,7 +10,7 @@ from dist_plm.plan.memory import worst_memory
 from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
 from dist_plm.plan.timing.network import GPUS_PER_NODE
 from dist_plm.plan.timing.step_time import step_time
-from dist_plm.plan.verdict import Verdict, as_overrides, changed_by, verdict_of, with_changes
+from dist_plm.plan.verdict import SLICE, Verdict, as_overrides, changed_by, verdict_of, with_changes
 from dist_plm.spec.gpus import Gpu
 from dist_plm.spec.schema import PretrainConfig
 
@@ -18,8 +18,6 @@ Changes = Mapping[str, Mapping[str, Any]]
 _VERDICTS: tuple[Verdict, ...] = ("fits", "tight", "does not fit")
 #: What needs more than so many times a GPU's memory is not compared.
 _MOST_TIMES = 1.5
-#: Tokens of a sequence that context ranks have at least.
-SLICE = 2048
 #: Of grids that would be faster than the best, but do not fit, so many are shown.
 _MOST_TOO_LARGE = 3
 

@@ -105,6 +105,7 @@ _SAVERS: tuple[Mapping[str, Mapping[str, Any]], ...] = (
     {"model": {"recompute": "full"}},
     {"model": {"recompute": "full"}, "train": {"micro_batch": 1}},
     *({"parallel": {"tensor": tensor, "sequence_parallel": True}} for tensor in (2, 4, 8)),
+    *({"parallel": {"context": ranks}} for ranks in (2, 4, 8)),
     *({"parallel": {"tensor": 8, "sequence_parallel": True, "context": ranks}} for ranks in (2, 4, 8)),
     *({"parallel": {"tensor": 8, "sequence_parallel": True, "pipeline": stages}} for stages in (2, 4, 8, 16)),
     {
@@ -112,7 +113,17 @@ _SAVERS: tuple[Mapping[str, Mapping[str, Any]], ...] = (
         "model": {"recompute": "full"},
         "train": {"micro_batch": 1},
     },
+    *(
+        {
+            "parallel": {"tensor": 8, "sequence_parallel": True, "context": ranks},
+            "model": {"recompute": "full"},
+            "train": {"micro_batch": 1},
+        }
+        for ranks in (2, 4, 8)
+    ),
 )
+#: Tokens of a sequence that context ranks have at least where a plan proposes them: of shorter ones there are enough to share.
+SLICE = 2048
 
 
 def told_by_data(given: Training, complete: Training) -> Training:
@@ -130,7 +141,10 @@ def remedies(given: TrainingConfig, world_size: int, gpu: Gpu, *, most: int = 3)
         given: as the user wrote it: what follows from the world size is still None.
     """
     found = []
+    longest = max(1, given.data.sequence_length // SLICE)
     for changes in _SAVERS:
+        if changes.get("parallel", {}).get("context", 1) > longest:
+            continue
         changed = changed_by(given, changes, world_size)
         if changed is not None and verdict_of(worst_memory(changed).total, gpu) == "fits":
             found.append(" ".join(as_overrides(changes)))

@@ -158,3 +158,29 @@ def test_activations_grow_with_tokens(length, micro_batch, recompute):
 
     assert held(train__micro_batch=2 * micro_batch) == pytest.approx(2 * held(), rel=0.01)
     assert held(data__sequence_length=2 * length) == pytest.approx(2 * held(), rel=0.01)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    context=st.sampled_from([1, 2, 4, 8]),
+    length=st.sampled_from([2048, 8192]),
+    kv_heads=st.sampled_from([2, 4, 16]),
+    recompute=st.sampled_from(["none", "selective", "full"]),
+    sequence=st.booleans(),
+    family=st.sampled_from(["gpt", "bert"]),
+)
+def test_activations_fall_with_context_ranks(context, length, kv_heads, recompute, sequence, family):
+    """Not to half, as attention's result is kept as heads and as tokens, and key-value heads may be sent to several ranks."""
+    grid = {"parallel__tensor": 1 + sequence, "parallel__sequence_parallel": sequence}
+    sizes = {"data__sequence_length": length, "model__recompute": recompute, "model__position": "rotary"}
+    kind = {"model__family": "bert", "objective__name": "mlm"} if family == "bert" else {"model__kv_heads": kv_heads}
+    if family == "bert":
+        del sizes["model__position"]
+
+    def held(ranks: int) -> float:
+        changes = SIZES | grid | sizes | kind | {"parallel__context": ranks}
+        config = finalize(pretrain(**changes), world_size=32, vocab_size=None)
+        return memory_by_stage(config)[0].terms["activations"].low
+
+    if context * (1 + sequence) <= 16 // 2:
+        assert 0.5 <= held(2 * context) / held(context) < 0.7

@@ -73,6 +73,15 @@ def test_remedies_make_it_fit():
     assert remedies(pretrain(**large), 8, GPUS["v100_16"]) == []
 
 
+def test_remedies_split_long_sequences_alone():
+    long = {"data__sequence_length": 65536, "train__global_batch": 8, "engine__zero_stage": 1}
+    found = remedies(pretrain(**SIZES | long), 8, GPUS["a100"], most=99)
+    assert "parallel.context=4" in found
+    short = remedies(pretrain(**SIZES | {"model__layers": 96}, train__micro_batch=8), 8, GPUS["a100"], most=99)
+    assert short
+    assert not any("context" in remedy for remedy in short)
+
+
 def test_what_no_grid_holds_is_said():
     huge = SIZES | {"model__layers": 96, "model__hidden": 12288, "model__heads": 96}
     assert search(pretrain(**huge), 1, GPUS["v100"]) == []
@@ -86,9 +95,11 @@ def test_what_no_grid_holds_is_said():
     layers=st.sampled_from([3, 4]),
     batch=st.sampled_from([6, 8, 64]),
     name=st.sampled_from(["fp16", "bf16", "fp8"]),
+    length=st.sampled_from([1024, 8192]),
 )
-def test_nothing_is_proposed_that_the_rules_refuse(world_size, heads, layers, batch, name):
+def test_nothing_is_proposed_that_the_rules_refuse(world_size, heads, layers, batch, name, length):
     sizes = {"model__heads": heads, "model__hidden": 64 * heads, "model__layers": layers, "train__global_batch": batch}
+    sizes["data__sequence_length"] = length
     device = {"cluster__device": "cuda", "precision__name": name}
     for engine in ("megatron", "deepspeed"):
         asked = pretrain(**SIZES | sizes | device | {"engine__name": engine})

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dist_plm.distributed.grid import Grid
 from dist_plm.plan.activations import Pass, exchanged_bytes
 from dist_plm.plan.timing.efficiency import DEFAULT
 from dist_plm.plan.timing.kernel_costs import Machine
+from dist_plm.plan.timing.network import Network
 from dist_plm.plan.timing.step_time import run_seconds, step_time
 from dist_plm.spec.gpus import GPUS, peaks_of
 from dist_plm.spec.rules.finalize import finalize
@@ -136,3 +138,16 @@ def test_context_ranks_exchange_tokens_for_heads():
     )
     assert again == pytest.approx(1.5 * seconds)
     assert step_time(configured(data__sequence_length=4096), A100).parts["context"] == 0.0
+    frozen = step_time(configured(**sizes, train__freeze=("embeddings", "layers.0-3")), A100).parts["context"]
+    assert frozen == pytest.approx(0.75 * seconds)
+
+
+def test_an_exchange_across_nodes_goes_by_each_ranks_own_share_of_the_network():
+    def seconds(num_bytes: float, tensor: int, context: int) -> float:
+        network = Network(Grid(data=1, tensor=tensor, pipeline=1, context=context), 300e9, 25e9, node=8)
+        return network.exchange(num_bytes, "context") - network.exchange(0, "context")
+
+    assert seconds(8e9, 1, 8) == pytest.approx(7e9 / 300e9)
+    assert seconds(8e9, 8, 8) == pytest.approx(7e9 / 25e9)
+    assert seconds(8e9, 4, 8) == pytest.approx(6e9 / 25e9)  # one of the seven others is on the same node
+    assert seconds(8e9, 8, 1) == 0.0

@@ -46,11 +46,15 @@ class Network:
         return sent / self._bandwidth(axes) + self.efficiency.start + self.efficiency.hop * min(ranks - 1, 64)
 
     def exchange(self, num_bytes: float, *axes: Axis) -> float:
-        """Seconds of an all-to-all, `num_bytes` being what each rank has; a message goes to each of the others."""
+        """Seconds of an all-to-all, `num_bytes` being what each rank has, of which it sends each other one an equal part. What
+        leaves the node goes by the rank's own share of the network, beside what stays: no member carries it for others.
+        """
         ranks = self._size(axes)
         if ranks == 1:
             return 0.0
-        return self.gather(num_bytes, *axes)
+        near, part = min(ranks, max(1, self.node // self._stride(axes))), num_bytes / ranks
+        sent = max((near - 1) * part / self.link, (ranks - near) * part / self.network)
+        return sent + self.efficiency.start + self.efficiency.hop * min(ranks - 1, 64)
 
     def send(self, num_bytes: float) -> float:
         """Seconds of a message to the next stage of a pipeline."""
@@ -59,16 +63,20 @@ class Network:
 
     def _bandwidth(self, axes: tuple[Axis, ...]) -> float:
         """Bytes/s of a rank: inside a node that of its link, across nodes the network of all its members on a node."""
+        stride, size = self._stride(axes), self._size(axes)
+        if stride * size <= self.node:
+            return self.link
+        members = max(1, self.node // stride)
+        return min(self.link, self.network * members)
+
+    def _stride(self, axes: tuple[Axis, ...]) -> int:
+        """Ranks from one member of a group to the next."""
         stride = 1
         for axis, degree in zip(AXES, self.grid.shape, strict=True):
             if axis in axes:
                 break
             stride *= degree
-        size = self._size(axes)
-        if stride * size <= self.node:
-            return self.link
-        members = max(1, self.node // stride)
-        return min(self.link, self.network * members)
+        return stride
 
     def _size(self, axes: tuple[Axis, ...]) -> int:
         size = 1

@@ -155,8 +155,7 @@ def _stage_cost(job: _Estimator, stage: Stage) -> _StageCost:
             kernels += layer.times(kind.count)
             again += kind.count * (again_of_layer + (sent / 2 if recompute == "full" else 0.0)) * kind.runs_backward
             tensor += kind.count * sent * (1.0 if kind.runs_backward else 0.4)
-            exchanged = _context_seconds(job, stack, layer)
-            context += kind.count * exchanged * (1.0 if kind.runs_backward else 0.5)
+            context += kind.count * _context_seconds(job, stack, layer, backward=kind.runs_backward)
     rest = [held for held in stage.tensors if held.spec.name not in in_layers]
     return _StageCost(kernels + _ends(job.machine, stage, rest, job.one), again, tensor, context)
 
@@ -188,7 +187,7 @@ def _tensor_seconds(job: _Estimator, num_bytes: int) -> float:
     return (1.5 * forward + more) * (1 - job.software.overlaps_tensor)
 
 
-def _context_seconds(job: _Estimator, stack: StackSpec, layer: Cost) -> float:
+def _context_seconds(job: _Estimator, stack: StackSpec, layer: Cost, *, backward: bool) -> float:
     """Estimates what the ranks of a sequence send each other for one layer: tokens for heads, and back, which nothing hides; or
     keys and values, and their gradients, on their way round behind attention."""
     ranks = job.one.context
@@ -196,11 +195,13 @@ def _context_seconds(job: _Estimator, stack: StackSpec, layer: Cost) -> float:
         return 0.0
     model = stack.network
     if job.software.exchanges_heads:
-        sent = sum(job.network.exchange(num_bytes, "context") for num_bytes in exchanged_bytes(stack, job.one))
-        return (3 if job.config.model.recompute == "full" else 2) * sent
+        # What is sent is put together, or what is received is.
+        sizes = exchanged_bytes(stack, job.one)
+        sent = sum(job.network.exchange(size, "context") + job.machine.moving(2 * size) for size in sizes)
+        return (1 + backward * (2 if job.config.model.recompute == "full" else 1)) * sent
     width = 2 * known(model.kv_heads, "kv_heads") * known(model.head_size, "head_size") / job.one.tensor
     sent = 3 * job.network.gather(ranks * job.one.tokens(stack) * width * job.one.element, "context")
-    return max(0.2 * sent, sent - 2.5 * layer.attention)
+    return (1.0 if backward else 0.5) * max(0.2 * sent, sent - 2.5 * layer.attention)
 
 
 def _messages(job: _Estimator) -> float:
@@ -253,5 +254,5 @@ def _checkpoint(config: TrainingConfig, stages: list[Stage]) -> float:
     if not checkpoint.every:
         return 0.0
     assert parallel.data is not None
-    held = 12 * max(stage.trained_numel for stage in stages) / parallel.data
+    held = 12 * max(stage.trained_numel for stage in stages) / (parallel.data * parallel.context)
     return held / (_TO_HOST if checkpoint.background else _TO_STORAGE) / checkpoint.every
