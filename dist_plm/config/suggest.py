@@ -74,6 +74,8 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "dp": ("parallel.data",),
     "dataparallel": ("parallel.data",),
     "cp": ("parallel.context",),
+    "contextparallelsize": ("parallel.context",),
+    "ulyssesdegree": ("parallel.context",),
     "ep": ("parallel.expert",),
     "sp": ("parallel.sequence_parallel",),
     "zero": ("engine.zero_stage",),
