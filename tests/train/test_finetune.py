@@ -180,7 +180,7 @@ def test_every_task_is_learned(alone, task: str) -> None:
         ("multi_label", "pipeline"),
         ("regress", "zero"),
         ("tag", "pipeline"),
-        ("tag", "data"),
+        pytest.param("tag", "data", marks=pytest.mark.slow),
         ("choice_slowly", "pipeline"),
         pytest.param("choice_slowly", "zero", marks=pytest.mark.slow),
         pytest.param("choice_slowly", "tensor", marks=pytest.mark.slow),
