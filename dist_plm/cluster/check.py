@@ -1,13 +1,18 @@
 """Is a run fit to be queued? Everything that can be known on the login node is asked there, not hours later."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import partial
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from dist_plm.cluster.submission.asked_of_slurm import fewer_nodes_problems, slurm_problems, world_size
 from dist_plm.core.errors import CheckpointError, ConfigError, DataError
+from dist_plm.distributed import machine_cache
 from dist_plm.spec.derived import checkpoints_of
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import PretrainConfig, SubmissionConfig, Training, TrainingConfig
@@ -22,6 +27,7 @@ AnySubmission = SubmissionConfig | FinetuneSubmissionConfig
 Submitted = TypeVar("Submitted", bound=AnySubmission)
 
 DEVICES = Path("/dev")
+_ENGINES = Path(__file__).parents[1] / "engines"
 #: Devices of NVIDIA's driver, of WSL's, and of AMD's.
 _GPUS = ("nvidia[0-9]*", "dxg", "kfd")
 
@@ -83,8 +89,7 @@ def check_run(run: Training, world_size: int, *, with_data: bool, with_weights: 
         CheckpointError: what it begins with cannot.
     """
     if run.engine.own_keys:
-        # Brings the library, which alone knows these keys.
-        import_module(f"dist_plm.engines.{run.engine.name}.json_schema").check_keys(run.engine.own_keys)
+        _check_own_keys(run.engine.name, run.engine.own_keys)
     samples: Dataset | None = None
     if with_data:
         run, samples = _with_data(run, world_size)
@@ -102,6 +107,23 @@ def check_run(run: Training, world_size: int, *, with_data: bool, with_weights: 
         directory = Path(run.run.dir or "")
         check_checkpoint(run.train, run.model, run.data, run.objective, samples, run_dir=directory, checkpoints=own)
     return run
+
+
+def _check_own_keys(engine: str, keys: Mapping[str, Any]) -> None:
+    """Has an engine's library judge the keys that it alone knows. What it has accepted on this machine it is not asked again,
+    as it takes seconds to import.
+
+    Raises:
+        ConfigError: it does not know one.
+    """
+    schema = f"dist_plm.engines.{engine}.json_schema"
+    ours = b"".join((_ENGINES / engine / f"{name}.py").read_bytes() for name in ("json_schema", "settings"))
+    told = json.dumps(keys, sort_keys=True, default=str)
+    asked = f"{engine} {version(engine)}, {hashlib.sha256(ours).hexdigest()}: {told}"
+    folder = machine_cache.user_cache_dir()
+    if machine_cache.read(folder, "accepted", asked) is None:
+        import_module(schema).check_keys(keys)
+        machine_cache.write(folder, "accepted", asked, {})
 
 
 def check_here(run: TrainingConfig, world_size: int) -> None:

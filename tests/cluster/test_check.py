@@ -1,4 +1,5 @@
 from dataclasses import fields
+from importlib import import_module
 
 import pytest
 from hypothesis import given
@@ -156,3 +157,20 @@ def test_a_device_that_is_left_to_the_machine_is_this_ones(monkeypatch, tmp_path
         check_here(run, 1)
     check_here(run_of(submission(cluster__device="cuda", **FP16)), 1)
     check_here(run_of(submission(cluster__device="auto")), 1)
+
+
+def test_what_deepspeed_accepted_it_is_not_asked_again(tmp_path, monkeypatch):
+    """But for other keys it is, and a refusal is never kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = []
+    theirs = import_module("dist_plm.engines.deepspeed.json_schema")
+    check_keys = theirs.check_keys
+    monkeypatch.setattr(theirs, "check_keys", lambda keys: (asked.append(dict(keys)), check_keys(keys)))
+    given = {"engine__name": "deepspeed", "engine__zero_stage": 2}
+    for changes in ({"overlap_comm": True}, {"overlap_comm": True}, {"allgather_partitions": False}):
+        check(submission(**given, engine__deepspeed={"zero_optimization": changes}))
+    assert len(asked) == 2
+    for _ in range(2):
+        (problem,) = problems(**given, engine__deepspeed={"zero_optimization": {"overlap_com": True}})
+        assert "did you mean overlap_comm" in problem
+    assert len(asked) == 4
