@@ -4,6 +4,7 @@ All problems are collected, so that one look at the message mends the whole conf
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -44,7 +45,7 @@ def decode(cls: type[T], mapping: Mapping[str, Any], *, of_before: bool = False)
         ConfigError: with every problem found: unknown keys at any depth (with the nearest valid name), missing
             settings, values of the wrong type, out of range, or not among the choices.
     """
-    decoder = _Decoder(setting_names(cls), of_before)
+    decoder = _Decoder(cls, of_before)
     instance = decoder.dataclass(cls, mapping, "")
     if decoder.problems:
         raise ConfigError(decoder.problems)
@@ -91,9 +92,14 @@ def _plain(value: Any) -> Any:
 class _Decoder:
     """Walks schema and mapping together, noting each problem and going on."""
 
-    def __init__(self, valid: list[str], of_before: bool) -> None:
-        self.valid, self.of_before = valid, of_before
+    def __init__(self, root: type, of_before: bool) -> None:
+        self.root, self.of_before = root, of_before
         self.problems: list[str] = []
+
+    @functools.cached_property
+    def valid(self) -> list[str]:
+        """Every key that there is. Only a key that there is not asks for them, as they take longer than all else."""
+        return setting_names(self.root)
 
     def dataclass(self, cls: type, value: Any, key: str) -> Any:
         if not isinstance(value, Mapping):

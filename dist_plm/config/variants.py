@@ -1,6 +1,7 @@
 """Sections whose fields depend on the named thing they choose: a base class with what all have, and a subclass a name."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar, get_type_hints
 
@@ -42,14 +43,17 @@ def variants_of(cls: type) -> Variants[Any] | None:
     return cls.__dict__.get("__variants__")
 
 
+@functools.cache
+def _types_of(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
 def hints_of(cls: type) -> dict[str, Any]:
     """Returns the type of every field that an instance of `cls` may have, those of all its variants together."""
     variants = variants_of(cls)
     own = {f.name for f in dataclasses.fields(cls)}
-    hints = {name: hint for name, hint in get_type_hints(cls, include_extras=True).items() if name in own}
+    hints = {name: hint for name, hint in _types_of(cls).items() if name in own}
     for variant in variants.values() if variants else ():
-        hints |= {
-            name: hint for name, hint in get_type_hints(variant, include_extras=True).items() if name not in hints
-        }
+        hints |= {name: hint for name, hint in _types_of(variant).items() if name not in hints}
     names = {f.name for c in (cls, *(variants.values() if variants else ())) for f in dataclasses.fields(c)}
     return {name: hint for name, hint in hints.items() if name in names}
