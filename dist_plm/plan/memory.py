@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from dist_plm.plan import activations
 from dist_plm.plan.activations import Kept, Pass
 from dist_plm.plan.interval import GIB, Interval
-from dist_plm.plan.rank_tensors import HeldTensor, LayerKind, Stage, stages_of, unlike_stages
+from dist_plm.plan.rank_tensors import LayerKind, Stage, stages_of, unlike_stages
 from dist_plm.plan.timing.software import OURS, Software
 from dist_plm.spec.derived import num_microbatches
 from dist_plm.spec.engines.base import Holding
@@ -85,7 +85,8 @@ def _stage_memory(config: TrainingConfig, stage: Stage, one: Pass, software: Sof
 def states(optim: OptimConfig, holding: Holding, stage: Stage) -> dict[str, Interval]:
     """Tells what a rank keeps of its parameters between steps, and of their gradients, without padding."""
     elements, on_device = stage.trained_numel, not holding.states_on_host
-    moments = sum(_moments(optim, tensor, holding) for tensor in stage.tensors if tensor.trained)
+    divided, whole = _moments(optim, stage)
+    moments = holding.moments * (divided / holding.masters_over + whole)
     weights = math.ceil(stage.numel / holding.weights_over) * holding.weights * (not holding.weights_on_host)
     sizes = {
         "masters": math.ceil(elements / holding.masters_over) * holding.masters * on_device,
@@ -105,12 +106,20 @@ def _gradients(holding: Holding, stage: Stage) -> Interval:
     return Interval(share * holding.gradients, most * holding.gradients)
 
 
-def _moments(optim: OptimConfig, tensor: HeldTensor, holding: Holding) -> float:
-    """Counts bytes of moments: what has a number for each element is divided, what is smaller every rank has whole."""
-    name, shape = tensor.spec.name, tensor.spec.shape
-    every = len(optim.element_moments(name, shape))
-    whole = [of for of in optim.moments(name, shape).values() if of != shape]
-    return holding.moments * (every * tensor.numel / holding.masters_over + sum(map(math.prod, whole)))
+def _moments(optim: OptimConfig, stage: Stage) -> tuple[int, int]:
+    """Counts numbers of moments: those that there are for each element, which ranks divide, and those that every rank has
+    whole."""
+    if optim in stage.told:
+        return stage.told[optim]
+    divided = whole = 0
+    for tensor in stage.tensors:
+        if tensor.trained:
+            name, shape = tensor.spec.name, tensor.spec.shape
+            moments = optim.moments(name, shape).values()
+            divided += tensor.numel * sum(of == shape for of in moments)
+            whole += sum(math.prod(of) for of in moments if of != shape)
+    stage.told[optim] = divided, whole
+    return divided, whole
 
 
 def _buffers(config: TrainingConfig, holding: Holding, stage: Stage, one: Pass) -> Interval:

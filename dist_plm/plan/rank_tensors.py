@@ -1,10 +1,10 @@
 """Finds the tensors that a rank holds, from the family's own table and the pipeline's own cut."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dist_plm.spec.derived import padded_vocab_size
 from dist_plm.spec.families.base import ModelConfig, StackSpec, known
@@ -43,6 +43,7 @@ class Stage:
         layers: of each chunk, in the order they run; of models that are no chain, all of every stack.
         lowest: depth of the lowest tensor of the whole model that is trained.
         numel, trained_numel: elements of all tensors, and of those that have a gradient, which a search asks for many times.
+        told: what was found of it before, which a search asks for as often.
     """
 
     number: int
@@ -52,6 +53,7 @@ class Stage:
     lowest: int = 0
     numel: int = field(init=False, compare=False)
     trained_numel: int = field(init=False, compare=False)
+    told: dict[Hashable, Any] = field(init=False, compare=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "numel", sum(one.numel for one in self.tensors))
@@ -67,6 +69,12 @@ class Stage:
 
     def layers_of(self, stack: StackSpec) -> "list[LayerKind]":
         """Groups the layers of a stack that this stage holds by what of them is trained."""
+        of_stack = stack.prefix, stack.layers, stack.below
+        if of_stack not in self.told:
+            self.told[of_stack] = self._layers_of(stack)
+        return self.told[of_stack]
+
+    def _layers_of(self, stack: StackSpec) -> "list[LayerKind]":
         numbers = [layer for chunk in self.layers for layer in chunk] if self.stages > 1 else list(range(stack.layers))
         by_layer: dict[int, list[HeldTensor]] = {}
         for held in self.tensors:
