@@ -1,5 +1,6 @@
 """`launch/plan.py`: a verdict for a right command line, one message for a wrong one, and no PyTorch for either."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -145,3 +146,14 @@ def test_submit_refuses_what_surely_does_not_fit(tmp_path, monkeypatch, capsys):
     forced = replace(config, submit=replace(config.submit, force=True))
     _plan(Submission(forced, check(forced), ()))
     assert capsys.readouterr().out.startswith("plan: does not fit: ")
+
+
+def test_whoever_reads_it_may_stop_early(tmp_path):
+    """The picture is drawn all the same."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    picture = tmp_path / "plan.html"
+    command = [sys.executable, "-m", "dist_plm", "plan", *GPT2, f"picture={picture}"]
+    with os.fdopen(writer, "wb") as pipe:
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, encoding="utf-8", check=False)
+    assert (done.returncode, done.stderr, picture.exists()) == (0, "", True)

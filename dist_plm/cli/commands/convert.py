@@ -28,6 +28,7 @@ from dist_plm.cli import app
 from dist_plm.config.credentials import mask
 from dist_plm.config.origins import Origin
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED
+from dist_plm.core.streams import tell
 from dist_plm.spec.schema_convert import ConvertConfig
 
 
@@ -36,13 +37,13 @@ def run(config: ConvertConfig, origins: dict[str, Origin]) -> int:
     if config.inspect is None:
         from dist_plm.tasks.convert.convert import convert
 
-        print(mask(convert(config)))
+        tell(mask(convert(config)))
         return EXIT_FINISHED
     from dist_plm.tasks.convert.inspection import inspect
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # what only prints ends quietly under `… | head`
     text, sound = inspect(config.inspect)
-    print(mask(text))
+    tell(mask(text))
     return EXIT_FINISHED if sound else EXIT_REFUSED
 
 

@@ -30,6 +30,7 @@ from dist_plm.cluster.check import check_run, run_of
 from dist_plm.cluster.submission.asked_of_slurm import limit_seconds, time_problems
 from dist_plm.config.origins import Origin
 from dist_plm.core.errors import ConfigError
+from dist_plm.core.streams import tell
 from dist_plm.plan.picture import check_picture, write_picture
 from dist_plm.plan.render import gpus_text, plan_text
 from dist_plm.plan.search import compare, planned, search_text
@@ -57,24 +58,24 @@ def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]
     complete = check_run(checked, world_size, with_data=given.data.are_here, with_weights=False)
     require_vocabulary(complete.model)
     if gpu is None:
-        print(gpus_text([make_plan(on_gpu(complete, name), world_size) for name in GPUS]))
+        tell(gpus_text([make_plan(on_gpu(complete, name), world_size) for name in GPUS]))
         return None
     given = replace(given, model=replace(given.model, vocab_size=complete.model.vocab_size))
     efficiency = DEFAULT
     if config.calibrate is not None:
         calibration, one = nearest_calibration(config.calibrate, complete), None if config.search else complete
-        print(calibration.line(one))
+        tell(calibration.line(one))
         efficiency = calibration.efficiency(one)
     if config.search:
-        print(search_text(compare(given, world_size, gpu, efficiency), config.top))
+        tell(search_text(compare(given, world_size, gpu, efficiency), config.top))
         return None
     plan = make_plan(complete, world_size, efficiency)
-    print(plan_text(plan, [] if plan.verdict == "fits" else remedies(given, world_size, gpu)))
+    tell(plan_text(plan, [] if plan.verdict == "fits" else remedies(given, world_size, gpu)))
     limit = limit_seconds(complete.cluster.time) if complete.cluster.time is not None else None
-    print("\n".join(job_lines(job_of(plan, limit_seconds=limit, store_tokens=_store_tokens(complete)))))
+    tell("\n".join(job_lines(job_of(plan, limit_seconds=limit, store_tokens=_store_tokens(complete)))))
     if config.picture is not None:
         write_picture(plan, config.picture)
-        print(f"  picture      {config.picture}")
+        tell(f"  picture      {config.picture}")
     return None
 
 

@@ -32,6 +32,7 @@ from dist_plm.config.origins import Origin
 from dist_plm.config.runfile import mapping_of
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, UserError, reason_of
 from dist_plm.core.files import check_output, output_writer
+from dist_plm.core.streams import tell
 from dist_plm.distributed.grid import grid_of
 from dist_plm.plan.rehearsal.chosen_ranks import chosen_ranks
 from dist_plm.plan.rehearsal.rehearsal_text import rehearsal_json, rehearsal_text
@@ -70,7 +71,7 @@ def run(arguments: Sequence[str], config: RehearseConfig | FinetuneRehearsalConf
     require_vocabulary(complete.model)
     _refuse_what_cannot_be(config.json, complete)
     rehearsal, grid = rehearsed(complete, world_size, _ranks(arguments)), grid_of(complete.parallel)
-    print(rehearsal_text(rehearsal, grid))
+    tell(rehearsal_text(rehearsal, grid))
     if config.json is not None:
         _write(Path(config.json), json.dumps(rehearsal_json(rehearsal, grid)))
     for problem in rehearsal.problems:
