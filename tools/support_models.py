@@ -25,7 +25,7 @@ def render() -> str:
             cells.append("yes" if sentence is None else f"no ({notes.setdefault(sentence, len(notes) + 1)})")
         lines.append(f"| {family} | {', '.join(objectives_of(spec))} | {' | '.join(cells)} |")
     footnotes = [f"{number}. {sentence}" for sentence, number in notes.items()]
-    head = f"Losses, gradient norms and weights are those of one rank: `{'` and `'.join(TESTS)}`."
+    head = f"Losses, gradient norms and weights are those of one rank: `{'`, `'.join(TESTS)}`."
     return "\n".join([head, "", *lines, "", *footnotes, ""])
 
 

@@ -2,7 +2,7 @@
 case."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -258,3 +258,14 @@ def learner(ranks: RankPool, runs: str) -> Callable[..., list[Learned]]:
         return ranks.run(world_size, learn_case, configured(world_size, task, run__root=runs, **dict(items)), task)
 
     return lambda world_size, task, **changes: run(world_size, task, tuple(sorted(changes.items())))
+
+
+def agree_on_predictions(outcomes: Sequence[Learned], reference: Learned, task: str) -> None:
+    """Every rank has been told what one rank predicts of each sample, once and in its order."""
+    names = {term.over for term in ALL_TASKS[task].losses.values()}
+    for outcome in outcomes:
+        assert [o.tolist() for o, _ in outcome.predictions] == [o.tolist() for o, _ in reference.predictions]
+        for (_, ours), (_, theirs) in zip(outcome.predictions, reference.predictions, strict=True):
+            assert ours.keys() == theirs.keys() == names
+            for name, expected in theirs.items():
+                torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=1e-5)

@@ -1,11 +1,10 @@
 """Context parallelism: ranks that share each sequence equal one rank, for every family, head and mask, under both engines."""
 
 import pytest
-import torch
 
 from tests.ranks import engine_runs, test_likely_texts, test_task_heads
 from tests.ranks.engine_runs import trainer
-from tests.ranks.labelled import learner
+from tests.ranks.labelled import agree_on_predictions, learner
 from tests.ranks.selection import covering
 from tests.ranks.test_encoders import DROPOUT
 from tests.ranks.test_encoders import MODELS as ENCODERS
@@ -27,8 +26,7 @@ GRIDS = {
 }
 MODELS = DECODERS | ENCODERS | {"gpt_window": {"model__window": 5}}
 #: Heads of keys and values that are fewer than context ranks are sent to several of them.
-FEW_KEYS = {**DECODERS["llama"], "model__kv_heads": 1}
-MODELS["one_key"] = FEW_KEYS
+MODELS["one_key"] = {**DECODERS["llama"], "model__kv_heads": 1}
 SHORT = {**DROPOUT, "train__steps": 3, "train__micro_batch": 2}
 CHAINS = ("gpt", "bert", "roberta")
 MATRIX = [
@@ -131,9 +129,4 @@ def test_tasks_on_context_ranks_equal_one(learn, network, task, name, engine, ze
     (reference,) = learn(1, task, **settings)
     outcomes = learn(world_size, task, engine__name=engine, engine__zero_stage=zero_stage, **settings, **changes)
     engine_runs.agree(outcomes, [reference])
-    for outcome in outcomes:
-        assert [o.tolist() for o, _ in outcome.predictions] == [o.tolist() for o, _ in reference.predictions]
-        for (_, ours), (_, theirs) in zip(outcome.predictions, reference.predictions, strict=True):
-            assert ours.keys() == theirs.keys()
-            for name_, expected in theirs.items():
-                torch.testing.assert_close(ours[name_], expected, rtol=1e-4, atol=1e-5)
+    agree_on_predictions(outcomes, reference, task)

@@ -7,7 +7,7 @@ import torch
 from dist_plm.distributed.groups import build_groups
 from tests.parts import model_of
 from tests.ranks.engine_runs import agree
-from tests.ranks.labelled import ALL_TASKS, SHARDINGS, configured, labelled_batch, learner
+from tests.ranks.labelled import ALL_TASKS, SHARDINGS, agree_on_predictions, configured, labelled_batch, learner
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.test_encoders import DROPOUT, T5, TRANSFORMER
@@ -51,11 +51,7 @@ def test_grid_equals_one_rank(learn, network, task, grid, engine, zero_stage):
     (reference,) = learn(1, task, **settings)
     outcomes = learn(world_size, task, engine__name=engine, engine__zero_stage=zero_stage, **settings, **changes)
     agree(outcomes, [reference])
-    (term,) = ALL_TASKS[task].losses.values()
-    for outcome in outcomes:
-        for (_, ours), (_, theirs) in zip(outcome.predictions, reference.predictions, strict=True):
-            assert ours.keys() == theirs.keys() == {term.over}
-            torch.testing.assert_close(ours[term.over], theirs[term.over], rtol=1e-4, atol=1e-5)
+    agree_on_predictions(outcomes, reference, task)
 
 
 def score(world: World, config, weights, batch, task):

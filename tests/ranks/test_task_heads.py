@@ -1,10 +1,9 @@
 """The heads of tasks: N ranks = 1 rank on every axis and under both engines, predictions of samples among it."""
 
 import pytest
-import torch
 
 from tests.ranks.engine_runs import agree
-from tests.ranks.labelled import SHARDINGS, TASKS, learner
+from tests.ranks.labelled import SHARDINGS, TASKS, agree_on_predictions, learner
 from tests.ranks.selection import covering
 from tests.ranks.test_encoders import BERT, DROPOUT, MODELS
 from tests.ranks.test_encoders import ELECTRA as ELECTRA_PAIR
@@ -56,12 +55,7 @@ def test_grid_equals_one_rank(learn, network, task, grid, engine, zero_stage):
     reference = learn(1, task, **settings)
     outcomes = learn(world_size, task, engine__name=engine, engine__zero_stage=zero_stage, **settings, **changes)
     agree(outcomes, reference)
-    for outcome in outcomes:
-        assert [o.tolist() for o, _ in outcome.predictions] == [o.tolist() for o, _ in reference[0].predictions]
-        for (_, ours), (_, theirs) in zip(outcome.predictions, reference[0].predictions, strict=True):
-            assert ours.keys() == theirs.keys() == {term.over for term in TASKS[task].losses.values()}
-            for name, expected in theirs.items():
-                torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=1e-5)
+    agree_on_predictions(outcomes, reference[0], task)
 
 
 def test_micro_batch_does_not_matter(learn):
