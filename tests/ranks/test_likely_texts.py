@@ -13,10 +13,10 @@ from tests.ranks.selection import covering
 from tests.ranks.test_encoders import DROPOUT, T5, TRANSFORMER
 from tests.ranks.test_grids import GRIDS
 from tests.ranks.test_grids import MODELS as DECODERS
-from tests.ranks.test_hf_parity import CASES, disturb, load, weights_of
+from tests.ranks.test_hf_parity import disturb, load, weights_of
 from tests.ranks.times import LONG
 from tests.ranks.training import grid_of, pieces_of
-from tests.reference.hf import attended
+from tests.reference.hf import CASES, SMOOTH_T5, attended
 
 pytestmark = pytest.mark.ranks
 
@@ -88,10 +88,14 @@ def likelihoods(model, batch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("case", "task"), [("gpt2", "likely_choice"), ("t5", "written_choice"), ("t5", "written_label")]
+    ("one", "task"),
+    [
+        pytest.param(CASES["gpt2"], "likely_choice", id="gpt2-likely_choice"),
+        pytest.param(SMOOTH_T5, "written_choice", id="t5-written_choice"),
+        pytest.param(SMOOTH_T5, "written_label", id="t5-written_label"),
+    ],
 )
-def test_transformers_says_the_same(ranks, case, task):
-    one = CASES[case]
+def test_transformers_says_the_same(ranks, one, task):
     torch.manual_seed(5)
     model = one.build().eval()
     disturb(model)

@@ -13,11 +13,11 @@ from tests.parts import model_of
 from tests.ranks.labelled import CHOICES, TASKS, configured, labelled_batch
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
-from tests.ranks.test_hf_parity import CASES, disturb, load, weights_of
 from tests.ranks.test_hf_parity import ELECTRA as ELECTRA_PAIR
+from tests.ranks.test_hf_parity import disturb, load, weights_of
 from tests.ranks.times import LONG
 from tests.ranks.training import VOCAB, grid_of, pieces_of
-from tests.reference.hf import BERT_SIZES, attended
+from tests.reference.hf import BERT_SIZES, CASES, attended
 
 pytestmark = pytest.mark.ranks
 

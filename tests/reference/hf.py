@@ -1,5 +1,6 @@
 """Small Hugging Face models with random weights, the configuration that makes ours the same, and what they say of a batch."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,21 @@ def t5_outputs(model, batch):
     )
 
 
+def nearest_zero(model: nn.Module, read: Callable[[Any], Any]) -> float:
+    """How near 0 a unit of ReLU comes as `read(model)` runs it. Nearer than rounding's errors, its gradient is by chance."""
+    distances = [math.inf]
+    hooks = [
+        module.register_forward_hook(lambda _, inputs, output: distances.append(float(inputs[0].detach().abs().min())))
+        for module in model.modules()
+        if isinstance(module, nn.ReLU)
+    ]
+    with torch.no_grad():
+        read(model)
+    for hook in hooks:
+        hook.remove()
+    return min(distances)
+
+
 def untied_t5() -> nn.Module:
     """As v1.1 is published. The class ties the output at first and unties it when a checkpoint has both weights."""
     config = transformers.T5Config(**T5_SIZES, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
@@ -110,6 +126,22 @@ T5_SIZES = {
     "attn_implementation": "eager",
 }
 
+
+def _tied_t5(activation: str) -> Case:
+    """As it was published at first, with ReLU."""
+    return Case(
+        lambda: transformers.T5ForConditionalGeneration(
+            transformers.T5Config(**T5_SIZES, feed_forward_proj=activation, tie_word_embeddings=True)
+        ),
+        {**T5, "model__activation": activation, "model__tied_embeddings": True},
+        lambda model, batch: {"span": t5_outputs(model, batch).loss},
+        lambda model, batch: t5_outputs(model, batch).logits,
+    )
+
+
+#: For gradients after many tokens or steps, where a unit of ReLU would come so near 0 that rounding decides whether it learns.
+SMOOTH_T5 = _tied_t5("gelu")
+
 CASES = {
     "bert": Case(
         lambda: transformers.BertForPreTraining(transformers.BertConfig(**BERT_SIZES)),
@@ -141,14 +173,7 @@ CASES = {
         lambda model, batch: {"mlm": bert_outputs(model, batch, labels=hf_labels(batch["labels"])).loss},
         lambda model, batch: bert_outputs(model, batch).logits,
     ),
-    "t5": Case(
-        lambda: transformers.T5ForConditionalGeneration(
-            transformers.T5Config(**T5_SIZES, feed_forward_proj="relu", tie_word_embeddings=True)
-        ),
-        {**T5, "model__activation": "relu", "model__tied_embeddings": True},
-        lambda model, batch: {"span": t5_outputs(model, batch).loss},
-        lambda model, batch: t5_outputs(model, batch).logits,
-    ),
+    "t5": _tied_t5("relu"),
     "t5_v1_1": Case(
         untied_t5,
         {**T5, "model__activation": "geglu", "model__tied_embeddings": False},
