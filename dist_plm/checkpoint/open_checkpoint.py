@@ -27,12 +27,16 @@ from dist_plm.checkpoint.lookup import (
 from dist_plm.checkpoint.planner import TensorReader
 from dist_plm.checkpoint.storage import Storage, open_storage
 from dist_plm.checkpoint.train_state import TrainState
+from dist_plm.config.stored_paths import located
 from dist_plm.core.errors import CheckpointError, reason_of
 from dist_plm.core.parsing import load_yaml
 from dist_plm.distributed.collectives import gather, on_first
 from dist_plm.models.sharding import ShardSpec
 
 log = logging.getLogger(__name__)
+
+#: Holds all settings of the run that saved a checkpoint; one that was imported has none.
+RUN_FILE = "run.yaml"
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,17 @@ class Checkpoint(FoundCheckpoint):
         if not isinstance(content, dict):
             raise CheckpointError(f"{self.where}/{name} holds no settings", REMEDY)
         return content
+
+    def run_settings(self) -> dict[str, Any]:
+        """Reads the settings of the run that saved it, with paths that lead to the same from here; none where it was imported.
+
+        Raises:
+            CheckpointError: the file is no YAML mapping.
+        """
+        if RUN_FILE not in self.train_state.files:
+            return {}
+        url = self.storage.url
+        return located(self.settings(RUN_FILE), checkpoints=None if "://" in url else url)
 
     def read(self, shard_spec: ShardSpec, state: str) -> Tensor:
         """fp32 values of `state` ("weight", "exp_avg", …) shaped like shard_spec.parameter, zero where it is padding.

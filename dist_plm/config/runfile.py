@@ -1,4 +1,8 @@
-"""run.yaml: the resolved configuration of a run, written beside what the run makes."""
+"""run.yaml: the resolved configuration of a run, written beside what the run makes.
+
+Its paths stand as they were given. `started_in` above them says from where the relative ones were seen; see
+config/stored_paths.py.
+"""
 
 import os
 from collections.abc import Mapping
@@ -16,13 +20,15 @@ from dist_plm.core.parsing import load_yaml, read_text
 T = TypeVar("T")
 
 _HEADER = "# The resolved configuration of this run, as it started. Changing it changes nothing.\n"
+#: Beside the settings: the working directory of what wrote them.
+STARTED_IN = "started_in"
 #: Stands for a key that one of two configurations does not have.
 _ABSENT: Any = object()
 
 
 def text(config: Any) -> str:
     """Builds the text that `write` writes."""
-    return _HEADER + to_yaml(encode(config))
+    return _HEADER + to_yaml({STARTED_IN: os.getcwd(), **encode(config)})
 
 
 def write(config: Any, path: str | os.PathLike[str]) -> None:
@@ -54,9 +60,18 @@ def read(path: str | os.PathLike[str], cls: type[T]) -> T:
     Raises:
         ConfigError: where the file is missing, is no YAML mapping, or does not fit the schema of this version.
     """
-    mapping = mapping_of(path)
+    return decoded(mapping_of(path), path, cls)
+
+
+def decoded(mapping: Mapping[str, Any], path: str | os.PathLike[str], cls: type[T]) -> T:
+    """Makes a configuration of what `mapping_of` read at `path`.
+
+    Raises:
+        ConfigError: it does not fit the schema of this version.
+    """
+    settings = {name: value for name, value in mapping.items() if name != STARTED_IN}
     try:
-        return decode(cls, read_back(mapping), of_before=True)
+        return decode(cls, read_back(settings), of_before=True)
     except KeyError as error:
         raise ConfigError([f"{path} refers to {error.args[0]} of the environment, which is not set here"]) from error
     except ConfigError as error:
@@ -71,7 +86,7 @@ def diff(a: Any, b: Any) -> list[str]:
 def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """`diff` of encoded configurations, which may be of different versions of the schema."""
     old, new = flatten(a), flatten(b)
-    keys = [*old, *(k for k in new if k not in old)]
+    keys = [key for key in (*old, *(k for k in new if k not in old)) if key != STARTED_IN]
     changed = [k for k in keys if old.get(k, _ABSENT) != new.get(k, _ABSENT)]
     return [f"{k}: {_shown(old, k)} -> {_shown(new, k)}" for k in changed]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.config.decode import flatten, show
+from dist_plm.config.runfile import STARTED_IN
 from dist_plm.core.errors import UserError, reason_of
 from dist_plm.core.parsing import is_number, load_yaml, read_text
 from dist_plm.monitor.formatting import UNICODE_RAMP, compact, duration, plain, sparkline, table
@@ -123,7 +124,8 @@ def comparison_rows(runs: Sequence[Run]) -> list[list[str]]:
 
 def differing_settings(runs: Sequence[Run]) -> list[list[str]]:
     """A row for each setting that is not the same in all runs, in the order of the first run that has it."""
-    names = dict.fromkeys(name for run in runs for name in run.settings if not name.startswith("run."))
+    of_place = ("run.", STARTED_IN)
+    names = dict.fromkeys(name for run in runs for name in run.settings if not name.startswith(of_place))
     rows = ([name, *(show(run.settings[name]) if name in run.settings else "-" for run in runs)] for name in names)
     return [row for row in rows if len(set(row[1:])) > 1]
 

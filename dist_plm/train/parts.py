@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch.distributed as dist
 
 from dist_plm.checkpoint.fragments import ReplicaRank
+from dist_plm.checkpoint.open_checkpoint import RUN_FILE
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import Storage
@@ -34,7 +35,6 @@ from dist_plm.train.healing.memory_copies import MemoryCopies
 from dist_plm.train.metrics_logger import Recorder
 from dist_plm.train.observing.observer import Observer
 from dist_plm.train.reporting import write_predictions
-from dist_plm.train.startup.load_weights import RUN_FILE
 from dist_plm.train.startup.run_position import Position
 from dist_plm.train.stopping import Control
 

@@ -1,8 +1,10 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from dist_plm.config import runfile
+from dist_plm.config.decode import encode
 from dist_plm.core.errors import ConfigError
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import PretrainConfig
@@ -15,6 +17,7 @@ def test_what_is_written_is_read_back(tmp_path):
     runfile.write(config, path)
     assert runfile.read(path, PretrainConfig) == config
     assert [p.name for p in path.parent.iterdir()] == ["run.yaml"]
+    assert runfile.mapping_of(path)["started_in"] == str(Path.cwd())
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -55,4 +58,5 @@ def test_diff_tells_what_changed():
     old = pretrain()
     new = dataclasses.replace(old, optim=dataclasses.replace(old.optim, lr=3e-4, betas=(0.9, 0.98)))
     assert runfile.diff(old, old) == []
+    assert runfile.changes({"started_in": "/a", **encode(old)}, encode(old)) == []
     assert runfile.diff(old, new) == ["optim.lr: 0.001 -> 0.0003", "optim.betas: [0.9, 0.95] -> [0.9, 0.98]"]

@@ -2,6 +2,7 @@
 opens them."""
 
 import json
+import os
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,7 @@ from dist_plm.spec.families.base import Head, ModelConfig
 from dist_plm.spec.families.lora import LoraConfig
 from dist_plm.spec.families.tensors import head_of
 from dist_plm.spec.schema_convert import ConvertConfig
-from dist_plm.tasks.convert.checkpoint_model import model_of_checkpoint, run_of_checkpoint
+from dist_plm.tasks.convert.checkpoint_model import model_of_checkpoint
 from dist_plm.tasks.convert.directories import fresh_directory, refuse_unless_fresh
 from dist_plm.train.startup.load_weights import OVER_VOCABULARY
 
@@ -50,7 +51,7 @@ def export_peft(config: ConvertConfig) -> str:
         if _adapter_names(entry)[0] in found.weights:
             fused.setdefault(entry.hf.removesuffix(".weight"), []).append(entry)
     head = frozenset() if model.predicts_tokens else head_of(model)
-    grown = run_of_checkpoint(found).get("model", {}).get("new_rows") is not None
+    grown = found.run_settings().get("model", {}).get("new_rows") is not None
     whole = [e for e in entries if e.name in head or (grown and e.name.startswith(OVER_VOCABULARY))]
     tensors = {f"{_PREFIX}{entry.hf}": _read(found, entry.name) for entry in whole}
     for module, joined in fused.items():
@@ -60,7 +61,7 @@ def export_peft(config: ConvertConfig) -> str:
         raise CheckpointError(f"{found.where} holds numbers that are not finite: choose an earlier checkpoint")
     told = {
         "task_type": _task_type(model),
-        "base_model_name_or_path": model.init_from,
+        "base_model_name_or_path": model.init_from and os.path.abspath(model.init_from),  # PEFT opens it from anywhere
         "modules_to_save": _modules_of(entries, head) or None,
         **_settings(lora, fused),
     }

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from dist_plm.checkpoint.open_checkpoint import Checkpoint
+from dist_plm.checkpoint.open_checkpoint import RUN_FILE, Checkpoint
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError, ConfigError
 from dist_plm.interop.hf.base import Half, with_head_of
@@ -13,7 +13,7 @@ from dist_plm.interop.hf.config_json import CONFIG_FILE, named_labels
 from dist_plm.interop.hf.registry import hf_model
 from dist_plm.spec.schema import ModelConfig
 from dist_plm.spec.tasks import TaskConfig
-from dist_plm.train.startup.load_weights import MODEL_FILE, RUN_FILE
+from dist_plm.train.startup.load_weights import MODEL_FILE
 
 
 def config_name(half: Half | None) -> str:
@@ -29,9 +29,8 @@ def model_of_checkpoint(found: Checkpoint) -> ModelConfig:
     """
     for name in (MODEL_FILE, RUN_FILE):
         if name in found.train_state.files:
-            content = found.settings(name)
+            settings = found.settings(name) if name == MODEL_FILE else found.run_settings().get("model", {})
             try:
-                settings = content if name == MODEL_FILE else content.get("model", {})
                 model = replace(decode(ModelConfig, settings, of_before=True), new_rows=None)
                 return _with_head(found, model)
             except ConfigError as error:
@@ -76,10 +75,3 @@ def task_of_run(run: Mapping[str, Any], where: str) -> TaskConfig | None:
         return decode(TaskConfig, run["task"], of_before=True)
     except ConfigError as error:
         raise CheckpointError(f"{where}/{RUN_FILE} has no task of this version: {error}") from None
-
-
-def run_of_checkpoint(found: Checkpoint) -> Mapping[str, Any]:
-    """Reads the settings of the run that saved a checkpoint; none where it was imported."""
-    if RUN_FILE not in found.train_state.files:
-        return {}
-    return found.settings(RUN_FILE)

@@ -10,7 +10,7 @@ from dist_plm.data.labelled.encode import ExampleEncoder
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.interop.hf.checkpoint_tokenizer import tokenizer_path
 from dist_plm.objectives.build import build_writing_task
-from dist_plm.tasks.convert.checkpoint_model import model_of_checkpoint, run_of_checkpoint, task_of_run
+from dist_plm.tasks.convert.checkpoint_model import model_of_checkpoint, task_of_run
 
 GENERATION_FILE = "generation_config.json"
 #: Of config.json, what generation goes by.
@@ -23,7 +23,7 @@ def generation_files(found: Checkpoint, settings: Mapping[str, Any]) -> dict[str
     Args:
         settings: of config.json.
     """
-    model, run = model_of_checkpoint(found), run_of_checkpoint(found)
+    model, run = model_of_checkpoint(found), found.run_settings()
     if model.is_encoder or not model.predicts_tokens:
         return {}
     numbers: dict[str, Any] = {name: settings[name] for name in _NUMBERS if settings.get(name) is not None}

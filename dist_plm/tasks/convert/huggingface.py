@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dist_plm.checkpoint.finite import is_finite
 from dist_plm.checkpoint.fragments import checkpoint_name
-from dist_plm.checkpoint.open_checkpoint import Checkpoint, look_at
+from dist_plm.checkpoint.open_checkpoint import RUN_FILE, Checkpoint, look_at
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.checkpoint.streaming import write_checkpoint
 from dist_plm.checkpoint.train_state import TrainState
@@ -36,12 +36,11 @@ from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.checkpoint_model import (
     config_name,
     model_of_checkpoint,
-    run_of_checkpoint,
     task_settings,
 )
 from dist_plm.tasks.convert.directories import as_path, fresh_directory, refuse_unless_fresh
 from dist_plm.tasks.convert.generation_files import generation_files
-from dist_plm.train.startup.load_weights import MODEL_FILE, RUN_FILE
+from dist_plm.train.startup.load_weights import MODEL_FILE
 
 
 def import_hf(config: ConvertConfig) -> str:
@@ -151,7 +150,7 @@ def write_hf(config: ConvertConfig, add: Callable[[Checkpoint, Path, bool], str]
     total = sum(one.bytes for one in written)
     files = sum(one.files for one in written)
     classes = " and ".join(export.settings["architectures"][0] for export in exports)
-    unset = unset_of(run_of_checkpoint(found))
+    unset = unset_of(found.run_settings())
     unknown = f"without a tokenizer, which is not known{f': {unset}' if unset else ''}"
     tokens = "with its tokenizer" if exports[0].tokens.files else unknown
     told = f"{_told(config.to, total, started)}\n{classes}, {files} file{'s' if files > 1 else ''} of weights, {tokens}"
@@ -160,7 +159,7 @@ def write_hf(config: ConvertConfig, add: Callable[[Checkpoint, Path, bool], str]
 
 def _differences(found: Checkpoint, classes: str) -> Iterator[str]:
     """Yields what the model learned that the classes of Hugging Face do otherwise."""
-    objective = OBJECTIVES.get(run_of_checkpoint(found).get("objective", {}).get("name", ""))
+    objective = OBJECTIVES.get(found.run_settings().get("objective", {}).get("name", ""))
     if objective is not None and objective.opens_prefix and not model_of_checkpoint(found).has_decoder:
         yield (
             f"it learned to read the first tokens of a text both ways, which the format cannot say: {classes} reads each token "
@@ -263,7 +262,7 @@ def _exports(found: Checkpoint) -> list[_Export]:
     """One for each half of electra, else one."""
     model, files = model_of_checkpoint(found), found.train_state.files
     theirs = hf_model(model)
-    run = run_of_checkpoint(found)
+    run = found.run_settings()
     tokens, told = tokens_of(found, run), task_settings(run, found.where)
     exports = []
     for half in theirs.halves_of(model):

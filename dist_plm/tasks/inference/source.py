@@ -17,7 +17,7 @@ from dist_plm.interop.kinds import NAMES, CheckpointFormat, kind_of
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.tasks import TaskConfig
-from dist_plm.tasks.convert.checkpoint_model import model_of_checkpoint, run_of_checkpoint
+from dist_plm.tasks.convert.checkpoint_model import model_of_checkpoint
 from dist_plm.tasks.inference.described_task import described_task
 from dist_plm.train.startup.load_weights import Weights, of_checkpoint, of_hf
 
@@ -126,7 +126,7 @@ def _of_hf(path: str, group: dist.ProcessGroup | None) -> ModelSource:
 
 
 def _of_checkpoint(found: Checkpoint) -> ModelSource:
-    model, run, files = model_of_checkpoint(found), run_of_checkpoint(found), found.train_state.files
+    model, run, files = model_of_checkpoint(found), found.run_settings(), found.train_state.files
     data = run.get("data") or {}
     settings = found.settings(_SETTINGS) if _SETTINGS in files else {}
     return ModelSource(

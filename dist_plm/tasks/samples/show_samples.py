@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dist_plm.config import runfile
+from dist_plm.config.stored_paths import located
 from dist_plm.core.errors import UserError, reason_of
 from dist_plm.core.parsing import load_yaml, read_text
 from dist_plm.data.sampling.build_dataset import tokenizer_store
@@ -58,7 +59,7 @@ def settings_of(run_dir: Path) -> TrainingConfig:
         raise UserError(
             f"{path} cannot be read ({reason_of(error, path)}): name the directory of a run, as in run=runs/quickstart"
         ) from None
-    return runfile.read(path, kind_of(mapping))
+    return runfile.decoded(located(mapping, run_dir=run_dir), path, kind_of(mapping))
 
 
 def num_ranks(config: TrainingConfig) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dist_plm.checkpoint.finite import finite_alone
 from dist_plm.checkpoint.fragments import names_held
-from dist_plm.checkpoint.open_checkpoint import Checkpoint
+from dist_plm.checkpoint.open_checkpoint import RUN_FILE, Checkpoint
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.config.decode import decode, show
 from dist_plm.core.errors import CheckpointError, DataError, reason_of
@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 
 #: Begin the names of tensors with a row for each token.
 OVER_VOCABULARY = ("embedding.word.", "output.")
-#: What a checkpoint that was imported tells its model by, and one that a run saved all its settings.
-MODEL_FILE, RUN_FILE = "model.yaml", "run.yaml"
+#: What a checkpoint that was imported tells its model by.
+MODEL_FILE = "model.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def of_checkpoint(found: Checkpoint) -> Weights:
         held = {name: found.storage.read(found.name, name) for name in files if is_of_tokenizer(name)}
         config = f"hf_{CONFIG_FILE}"
         if not held and RUN_FILE in files:
-            return dict(tokens_of(found, found.settings(RUN_FILE)).files)
+            return dict(tokens_of(found, found.run_settings()).files)
         return held | ({CONFIG_FILE: found.storage.read(found.name, config)} if held and config in files else {})
 
     files, model = found.train_state.files, None

@@ -3,7 +3,6 @@
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.core.errors import DataError
 from dist_plm.interop.hf.checkpoint_tokenizer import tokenizer_path, unset_of
-from dist_plm.train.startup.load_weights import RUN_FILE
 from dist_plm.train.startup.resume import find_at, init_from_remedies
 
 
@@ -16,7 +15,7 @@ def tokenizer_of_run(path: str) -> str:
     """
     with init_from_remedies(path):
         found = find_at(path, open_storage(path), None, verify=False)
-        run = found.settings(RUN_FILE) if RUN_FILE in found.train_state.files else {}
+        run = found.run_settings()
     tokenizer = tokenizer_path(found, run)
     if tokenizer is None:
         told = f", as {unset_of(run)}" if unset_of(run) else ""

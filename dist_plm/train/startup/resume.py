@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dist_plm.checkpoint.finite import finite_alone
-from dist_plm.checkpoint.open_checkpoint import Checkpoint, find
+from dist_plm.checkpoint.open_checkpoint import RUN_FILE, Checkpoint, find
 from dist_plm.checkpoint.storage import Storage
 from dist_plm.config import runfile
 from dist_plm.config.decode import defaults_of, encode, flatten
@@ -26,7 +26,7 @@ from dist_plm.spec.families.lora import is_adapter
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
-from dist_plm.train.startup.load_weights import RUN_FILE, load_weights, of_checkpoint
+from dist_plm.train.startup.load_weights import load_weights, of_checkpoint
 from dist_plm.train.startup.run_position import Position
 
 log = logging.getLogger(__name__)
