@@ -3,13 +3,15 @@
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dist_plm.checkpoint.open_checkpoint import Checkpoint
 from dist_plm.checkpoint.ownership import claim
-from dist_plm.checkpoint.storage import open_storage
+from dist_plm.checkpoint.storage import Storage, open_storage
 from dist_plm.config import runfile
 from dist_plm.config.credentials import mask
 from dist_plm.config.decode import encode
@@ -17,32 +19,28 @@ from dist_plm.config.origins import Origin
 from dist_plm.core.errors import (
     EXIT_FINISHED,
     EXIT_REQUEUE,
-    CheckpointError,
-    DataError,
-    UserError,
-    reason_of,
 )
-from dist_plm.core.files import make_directory
 from dist_plm.core.streams import tell
-from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.distributed.collectives import on_first
 from dist_plm.distributed.device import Device, choose
 from dist_plm.distributed.grid import grid_of
 from dist_plm.distributed.groups import Groups, build_groups
 from dist_plm.distributed.launch_env import LaunchEnv, from_environment
 from dist_plm.distributed.world import host_group, init_process_group, shutdown
+from dist_plm.engines.base import Engine
 from dist_plm.engines.build import build_engine
 from dist_plm.engines.engine_settings import EngineSettings
-from dist_plm.models.build import build_model
-from dist_plm.monitor.logs import setup_logging
+from dist_plm.models.build import ModelChunk, build_model
+from dist_plm.models.sharding import ShardSpec
 from dist_plm.monitor.progress import say
 from dist_plm.optim.depth import trained_from
 from dist_plm.optim.schedules import learning_rate
 from dist_plm.spec.derived import checkpoints_of, peak_learning_rate
 from dist_plm.spec.freezing import frozen_tensors
 from dist_plm.spec.schedules import ScheduleConfig
-from dist_plm.spec.schema import Training, TrainingConfig
-from dist_plm.train.data import RunData, open_run
+from dist_plm.spec.schema import TrainingConfig
+from dist_plm.spec.schema_run import HealConfig
+from dist_plm.train.data import RunData
 from dist_plm.train.divergence import Health
 from dist_plm.train.evaluation import MoreMeasures, Patience
 from dist_plm.train.healing.acts import History, rate_factor
@@ -50,17 +48,17 @@ from dist_plm.train.healing.alarms import Alarms
 from dist_plm.train.healing.memory_copies import MemoryCopies
 from dist_plm.train.healing.rollback import roll_back
 from dist_plm.train.healing.spikes import SpikeWatch
-from dist_plm.train.labelled import ENLARGED
 from dist_plm.train.loop import train
+from dist_plm.train.metrics_logger import Recorder
 from dist_plm.train.observing.observer import build_observer
+from dist_plm.train.opening.open_here import make_run_directory, open_here, open_log
 from dist_plm.train.parts import Parts, build_checkpoints, build_evaluator, measure_peak_tflops, open_loader
 from dist_plm.train.reporting import close_records, closing_records, closing_summary, open_records, write_origins
 from dist_plm.train.startup.arithmetic import prepare_cpu, set_arithmetic
 from dist_plm.train.startup.device_memory import advice_on_memory
-from dist_plm.train.startup.load_weights import check_weights
-from dist_plm.train.startup.precheck import check_checkpoint
 from dist_plm.train.startup.resume import stream_of
 from dist_plm.train.startup.resume_point import find_resumed
+from dist_plm.train.startup.run_position import Position
 from dist_plm.train.startup.start import Start, agree_on, begin, collective_timeout, hang_limits, refuse_together
 from dist_plm.train.startup.starting_position import restoring, starting_position
 from dist_plm.train.stopping import StopSignals
@@ -102,7 +100,8 @@ def run_training(
         timeout = collective_timeout(config.train, config.cluster.timeout_minutes, device)
         init_process_group(env, device, timeout)
         refuse_together(unreadable, env, host_group(timeout))
-        refuse_together(_make_directory(config, env, data), env, host_group(timeout))
+        unmade = make_run_directory(config.run, env, data, private=config.cluster.private_runs)
+        refuse_together(unmade, env, host_group(timeout))
         if preflight is not None:
             preflight(config, env, device)
         grid, virtual = grid_of(config.parallel), config.parallel.virtual_pipeline
@@ -112,7 +111,7 @@ def run_training(
         limits = hang_limits(config.train, timeout, device)
         start = begin(Path(config.run.dir or ""), limits, env, environ, signals, groups)
         console = say if env.rank == 0 else None
-        restore_logging, problem = _open_log(start, console)
+        restore_logging, problem = open_log(start, console)
         refuse_together(problem, env, groups.world)
         prepare_cpu(config.precision, groups, env, environ)
         if env.rank == 0:
@@ -134,65 +133,52 @@ def run_training(
     return EXIT_FINISHED if finished else EXIT_REQUEUE
 
 
-def _make_directory(config: TrainingConfig, env: LaunchEnv, data: RunData | None) -> str | None:
-    """Makes the run's directory, and in it the tokenizer that has more tokens than its model had; why that cannot be."""
-    run_dir, private = Path(config.run.dir or ""), config.cluster.private_runs
-    try:
-        if env.local_rank == 0:
-            make_directory(run_dir, private=private)
-        if env.rank == 0 and data is not None and data.enlarged is not None:
-            make_directory(run_dir / ENLARGED, private=private)
-            data.enlarged.save_directory(run_dir / ENLARGED)
-    except OSError as error:
-        return f"run.dir = {config.run.dir} cannot be made: {reason_of(error, config.run.dir)}"
-    return None
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """Holds what is trained, and where its checkpoints are."""
 
-
-def _open_log(start: Start, console: Callable[[str], None] | None) -> tuple[Callable[[], None], str | None]:
-    """Opens this rank's log file; returns what closes it again, or why it, perhaps alone, cannot have one."""
-    try:
-        launch = start.launch
-        return setup_logging(start.run_dir, rank=launch.rank, node=launch.node_name, console=console), None
-    except UserError as error:
-        return lambda: None, str(error)
-
-
-def open_here(config: Training, env: LaunchEnv) -> tuple[Training, RunData | None, str | None]:
-    """The configuration complete, and the data that it reads, having looked at what it begins with; or why this rank,
-    perhaps alone, cannot read them.
-
-    Raises:
-        ConfigError: the configuration is at fault, which every rank finds alike.
-        DataError, CheckpointError: the only rank cannot read its data, or what it begins with.
-    """
-    try:
-        config, data = open_run(config, env.world_size)
-        checkpoints = checkpoints_of(config.run, config.checkpoint)
-        check_weights(config.model, tokenizer_store(config.data), config.train.resume, checkpoints)
-        if env.rank == 0:  # all ranks read it together, once they have met
-            check_checkpoint(
-                config.train,
-                config.model,
-                config.data,
-                config.objective,
-                data.samples["train"],
-                run_dir=Path(config.run.dir or ""),
-                checkpoints=checkpoints,
-            )
-        return config, data, None
-    except (DataError, CheckpointError) as error:
-        if env.world_size == 1:
-            raise
-        return config, None, str(error)
+    chunks: list[ModelChunk]
+    shard_specs: list[ShardSpec]
+    engine: Engine
+    storage: Storage
 
 
 def _run(
     config: TrainingConfig, start: Start, device: Device, groups: Groups, data: RunData, more: MoreMeasures
 ) -> bool:
+    """Lists the parts of a run in the order in which they are made, and trains. Whether it got to its end. Collective."""
+    storage = _own_checkpoints(config, start, groups)
+    trained = _build_trained(config, device, groups, data, storage)
+    # Before anything is read: what earlier starts have begun, they cannot end from now on.
+    on_first(groups.world, storage.clean)
+    stream = stream_of(config.data, config.objective, config.train, data.samples["train"])
+    found, position = _begin(config, trained, stream, groups)
+    peak = measure_peak_tflops(config.precision.name, config.cluster.peak_tflops, groups)
+    recorder = open_records(config, start, position, found, peak, groups, data.count_tokens)
+    parts = _build_parts(config, start, groups, data, more, trained, stream, found, position, recorder)
+    with closing_records(recorder, start.watchdog, start.run_dir, config.track, groups.world):
+        finished = train(parts, position)
+    close_records(recorder, start.run_dir, config.track, finished=finished)
+    if not finished:
+        log.info(
+            "stopped after step %d (%s), all of it saved: started again the run goes on",
+            position.step,
+            parts.control.reason,
+        )
+    return finished
+
+
+def _own_checkpoints(config: TrainingConfig, start: Start, groups: Groups) -> Storage:
+    """Opens the place of the run's checkpoints for this start, to which it belongs from now on. Collective."""
     lease = start.lease
     storage = open_storage(checkpoints_of(config.run, config.checkpoint))
     storage.guard, storage.mark = lease.check, f".{lease.run}.{lease.start}"
     on_first(groups.world, lambda: claim(storage, start.owner))
+    return storage
+
+
+def _build_trained(config: TrainingConfig, device: Device, groups: Groups, data: RunData, storage: Storage) -> _Trained:
+    """Builds this rank's part of the model, and what trains it. Collective."""
     model, shard_specs = build_model(
         config.model,
         config.parallel,
@@ -204,9 +190,14 @@ def _run(
         frozen=frozen_tensors(config.model, config.train.freeze),
     )
     engine = build_engine(engine_settings(config), groups, device.torch_device, model, data.objective.losses)
-    # Before anything is read: what earlier starts have begun, they cannot end from now on.
-    on_first(groups.world, storage.clean)
-    stream = stream_of(config.data, config.objective, config.train, data.samples["train"])
+    return _Trained(model, shard_specs, engine, storage)
+
+
+def _begin(
+    config: TrainingConfig, trained: _Trained, stream: Mapping[str, Any], groups: Groups
+) -> tuple[Checkpoint | None, Position]:
+    """Puts the engine where the run begins or goes on, from the checkpoint that is given back. Collective."""
+    storage = trained.storage
     found, begun = find_resumed(config.train.resume, storage, groups.world, verify=config.checkpoint.verify)
     position = starting_position(
         found,
@@ -218,21 +209,33 @@ def _run(
         encode(config),
         stream,
         storage,
-        engine,
-        shard_specs,
+        trained.engine,
+        trained.shard_specs,
         groups.world,
     )
     position.begun_as = begun
-    heal = config.train.heal
-    alarms = Alarms(SpikeWatch(heal))
-    if found is not None:
-        alarms.load(found.train_state.loop.get("heal", {}))
-    peak = measure_peak_tflops(config.precision.name, config.cluster.peak_tflops, groups)
-    recorder = open_records(config, start, position, found, peak, groups, data.count_tokens)
-    peak_rate = peak_learning_rate(config.optim, config.train.global_batch)
-    stops = config.train.early_stopping
+    return found, position
+
+
+def _build_parts(
+    config: TrainingConfig,
+    start: Start,
+    groups: Groups,
+    data: RunData,
+    more: MoreMeasures,
+    trained: _Trained,
+    stream: Mapping[str, Any],
+    found: Checkpoint | None,
+    position: Position,
+    recorder: Recorder | None,
+) -> Parts:
+    """Builds what the loop trains with. Collective."""
+    engine, storage, shard_specs, heal = trained.engine, trained.storage, trained.shard_specs, config.train.heal
     control = start.control(host_group(timedelta(minutes=config.cluster.timeout_minutes)))
-    parts = Parts(
+    stops = config.train.early_stopping
+    restore = restoring(storage, engine, shard_specs, groups.world, verify=config.checkpoint.verify)
+    peak_rate = peak_learning_rate(config.optim, config.train.global_batch)
+    return Parts(
         train=config.train,
         parallel=config.parallel,
         checkpoint=config.checkpoint,
@@ -246,20 +249,16 @@ def _run(
         watchdog=start.watchdog,
         recorder=recorder,
         stream=stream,
-        alarms=alarms,
+        alarms=_alarms(heal, found),
         health=Health(proof=max(heal.before, 1) if heal.rolls_back else 1),
-        roll_back=partial(
-            roll_back,
-            restore=restoring(storage, engine, shard_specs, groups.world, verify=config.checkpoint.verify),
-            skip=config.data.skip_samples,
-        ),
+        roll_back=partial(roll_back, restore=restore, skip=config.data.skip_samples),
         observer=build_observer(
             config.train,
             config.cluster,
             engine,
             control,
             groups,
-            (model, shard_specs),
+            (trained.chunks, shard_specs),
             start.run_dir,
             start.launch.node_name,
         ),
@@ -268,16 +267,14 @@ def _run(
         named_sets=more.named_sets,
         named_sets_every=config.named_sets_every,
     )
-    with closing_records(recorder, start.watchdog, start.run_dir, config.track, groups.world):
-        finished = train(parts, position)
-    close_records(recorder, start.run_dir, config.track, finished=finished)
-    if not finished:
-        log.info(
-            "stopped after step %d (%s), all of it saved: started again the run goes on",
-            position.step,
-            parts.control.reason,
-        )
-    return finished
+
+
+def _alarms(heal: HealConfig, found: Checkpoint | None) -> Alarms:
+    """Builds what looks out for bad steps, with what it had seen when the checkpoint was saved."""
+    alarms = Alarms(SpikeWatch(heal))
+    if found is not None:
+        alarms.load(found.train_state.loop.get("heal", {}))
+    return alarms
 
 
 def _learning_rate(schedule: ScheduleConfig, steps: int, peak: float, step: int, history: History) -> float:

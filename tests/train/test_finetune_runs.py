@@ -11,8 +11,8 @@ from dist_plm.cli.app import load
 from dist_plm.core.errors import CheckpointError, ConfigError
 from dist_plm.distributed.launch_env import from_environment
 from dist_plm.spec.schema_finetune import FinetuneConfig
-from dist_plm.train.build import open_here
 from dist_plm.train.data import open_run
+from dist_plm.train.opening.open_here import open_here
 from tests.data.labelled.roberta import write_byte_level
 from tests.ranks.ports import free_port
 from tests.train.finetuning import SETTINGS, make_rows, settings

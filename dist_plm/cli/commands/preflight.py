@@ -25,7 +25,7 @@ def run(config: PretrainConfig, origins: dict[str, Origin]) -> int | None:
     from dist_plm.distributed.fp8 import check_fp8
     from dist_plm.distributed.launch_env import from_environment
     from dist_plm.distributed.world import host_group, init_process_group, shutdown
-    from dist_plm.train.build import open_here
+    from dist_plm.train.opening.open_here import open_here
     from dist_plm.train.startup.start import refuse_together
 
     launch = from_environment(os.environ)
