@@ -42,6 +42,7 @@ from dist_plm.spec.schema import TrainingConfig
 from dist_plm.spec.schema_run import HealConfig
 from dist_plm.train.data import RunData
 from dist_plm.train.divergence import Health
+from dist_plm.train.ending.closing_summary import closing_summary
 from dist_plm.train.evaluation import MoreMeasures, Patience
 from dist_plm.train.healing.acts import History, rate_factor
 from dist_plm.train.healing.alarms import Alarms
@@ -53,7 +54,7 @@ from dist_plm.train.metrics_logger import Recorder
 from dist_plm.train.observing.observer import build_observer
 from dist_plm.train.opening.open_here import make_run_directory, open_here, open_log
 from dist_plm.train.parts import Parts, build_checkpoints, build_evaluator, measure_peak_tflops, open_loader
-from dist_plm.train.reporting import close_records, closing_records, closing_summary, open_records, write_origins
+from dist_plm.train.reporting import close_records, closing_records, open_records, write_origins
 from dist_plm.train.startup.arithmetic import prepare_cpu, set_arithmetic
 from dist_plm.train.startup.device_memory import advice_on_memory
 from dist_plm.train.startup.resume import stream_of
@@ -121,8 +122,7 @@ def run_training(
             for warning in data.warnings:
                 log.warning(warning)
             showing(config, data)
-        advice = advice_on_memory(config.model, config.parallel, config.engine, config.train.micro_batch)
-        with start.watchdog, advice:
+        with start.watchdog:
             finished = _run(config, start, device, groups, data, measuring(config, groups))
         restore_logging()
         shutdown()
@@ -147,16 +147,18 @@ def _run(
     config: TrainingConfig, start: Start, device: Device, groups: Groups, data: RunData, more: MoreMeasures
 ) -> bool:
     """Lists the parts of a run in the order in which they are made, and trains. Whether it got to its end. Collective."""
-    storage = _own_checkpoints(config, start, groups)
-    trained = _build_trained(config, device, groups, data, storage)
-    # Before anything is read: what earlier starts have begun, they cannot end from now on.
-    on_first(groups.world, storage.clean)
-    stream = stream_of(config.data, config.objective, config.train, data.samples["train"])
-    found, position = _begin(config, trained, stream, groups)
-    peak = measure_peak_tflops(config.precision.name, config.cluster.peak_tflops, groups)
-    recorder = open_records(config, start, position, found, peak, groups, data.count_tokens)
-    parts = _build_parts(config, start, groups, data, more, trained, stream, found, position, recorder)
-    with closing_records(recorder, start.watchdog, start.run_dir, config.track, groups.world):
+    fits = partial(advice_on_memory, config.model, config.parallel, config.engine, config.train.micro_batch)
+    with fits():
+        storage = _own_checkpoints(config, start, groups)
+        trained = _build_trained(config, device, groups, data, storage)
+        # Before anything is read: what earlier starts have begun, they cannot end from now on.
+        on_first(groups.world, storage.clean)
+        stream = stream_of(config.data, config.objective, config.train, data.samples["train"])
+        found, position = _begin(config, trained, stream, groups)
+        peak = measure_peak_tflops(config.precision.name, config.cluster.peak_tflops, groups)
+        recorder = open_records(config, start, position, found, peak, groups, data.count_tokens)
+    with closing_records(recorder, start.watchdog, start.run_dir, config.track, groups.world), fits():
+        parts = _build_parts(config, start, groups, data, more, trained, stream, found, position, recorder)
         finished = train(parts, position)
     close_records(recorder, start.run_dir, config.track, finished=finished)
     if not finished:

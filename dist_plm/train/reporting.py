@@ -1,11 +1,9 @@
-"""Opens what a run says of itself: run.yaml, metrics and trackers while it goes on, a summary at its end."""
+"""Opens what a run says of itself: run.yaml, metrics and trackers while it goes on."""
 
 import json
 import logging
-import math
 import os
-import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,11 +11,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from dist_plm.checkpoint.lookup import best_checkpoint
 from dist_plm.checkpoint.open_checkpoint import Checkpoint
-from dist_plm.checkpoint.storage import BEST, open_storage
 from dist_plm.config import runfile
-from dist_plm.config.credentials import FromEnvironment
 from dist_plm.config.decode import encode
 from dist_plm.config.origins import Origin, told
 from dist_plm.core.errors import (
@@ -35,20 +30,17 @@ from dist_plm.core.errors import (
     reason_of,
 )
 from dist_plm.core.files import atomic_writer, open_to_append
-from dist_plm.core.installed import start_words, typed
 from dist_plm.distributed.collectives import on_first
 from dist_plm.distributed.groups import Groups
-from dist_plm.monitor.metrics_file import MetricsWriter, read_metrics
+from dist_plm.monitor.metrics_file import MetricsWriter
 from dist_plm.monitor.progress import build_progress
 from dist_plm.monitor.report import load_run, render_report
 from dist_plm.monitor.report_page.build import build_page, write_page
 from dist_plm.monitor.report_page.run_facts import ORIGINS, RESUMES
-from dist_plm.monitor.run_summary import render_summary, summarise
 from dist_plm.monitor.trackers import Tracker, build_trackers
 from dist_plm.monitor.watchdog import Watchdog
-from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.schema import TrainingConfig
-from dist_plm.spec.schema_run import CheckpointConfig, TrackConfig
+from dist_plm.spec.schema_run import TrackConfig
 from dist_plm.train.healing.acts import noted, skipped_samples
 from dist_plm.train.metrics_logger import Recorder, sample_size
 from dist_plm.train.startup.device_memory import memory_gib
@@ -82,12 +74,21 @@ def open_records(
 
     def make() -> None:
         try:
+            fill()
+        except BaseException as error:
+            if made:
+                _end_failed(made[0], start.run_dir, config.track, _exit_code_of(error))
+            raise
+
+    def fill() -> None:
+        try:
             runfile.write(config, start.run_dir / "run.yaml")
             note_resume(start.lease, position.step)
             first_step = position.first_unrecorded_step - 1
             made.append(build_recorder(config, start.run_dir, first_step, peak, start.lease))
             made[0].count_tokens = count_tokens
             made[0].skipped = skipped_samples(config.data.skip_samples, position.history)
+            made[0].note_heal(noted(position.history, position.step))
         except OSError as error:
             what = error.filename2 or error.filename or start.run_dir
             raise UserError(
@@ -100,8 +101,6 @@ def open_records(
                 raise CheckpointError(f"{found.where}: `loop.recorder` is not what a run writes: {error}") from None
 
     on_first(groups.world, make)
-    if made:
-        made[0].note_heal(noted(position.history, position.step))
     return made[0] if made else None
 
 
@@ -147,8 +146,8 @@ def write_origins(run_dir: Path, origins: Mapping[str, Origin]) -> None:
 def closing_records(
     recorder: Recorder | None, watchdog: Watchdog, run_dir: Path, track: TrackConfig, world: dist.ProcessGroup
 ) -> Iterator[None]:
-    """Closes rank 0's records where what it stands around fails or hangs, before the process ends. Collective where all ranks
-    fail alike."""
+    """Closes rank 0's records where what it stands around fails or hangs, before the process ends. It begins as soon as they
+    are open, and ends with the run. Collective where all ranks fail alike."""
     if recorder is None:
         end = no_records
     else:
@@ -213,75 +212,6 @@ def keep_report(run_dir: Path, tracker: Tracker) -> None:
         tracker.keep(page, render_report([run]))
     except Exception as error:
         log.warning("the run has ended; %s cannot be made: %s", page, described(error))
-
-
-def _inferences(run_dir: Path, trained: str, model: ModelConfig, store: str, *, of_rows: bool) -> Iterator[str]:
-    """Yields how to measure a model, on a store or on labelled rows, and how to let it write, or else to take it to Hugging
-    Face."""
-    run = _word("from", trained)
-    if of_rows:
-        yield f"{typed('evaluate')} {run} on=task {_word('data.rows', store)} samples=3"
-        if model.head == "language_model":
-            yield f"{typed('generate')} {run} prompt='To be'"
-        else:
-            yield f"{typed('convert')} {run} to={shlex.quote(f'{run_dir}/hf')} format=hf"
-        return
-    asked = "on=objective " if model.has_decoder else "limit=20 " if model.is_encoder else ""
-    yield f"{typed('evaluate')} {run} {asked}{_word('data.path', store)}"
-    if not model.is_encoder:
-        yield f"{typed('generate')} {run} prompt='To be' temperature=0.8"
-
-
-def _word(key: str, value: str) -> str:
-    """A setting as one word of shell, with references to the environment in place of credentials."""
-    return shlex.quote(f"{key}='{value.written}'" if isinstance(value, FromEnvironment) else f"{key}={value}")
-
-
-def _best(checkpoints: str, measure: str | None) -> str | None:
-    """Tells the best checkpoint by its step and measure; None where the run keeps none."""
-    found = None if measure is None else best_checkpoint(open_storage(checkpoints))
-    if found is None:
-        return None
-    value = found.train_state.evaluation.get(measure or "", math.nan)
-    return f"step {found.train_state.step:,}, {measure} {value:.4g}: {found.storage.where(BEST)}"
-
-
-def closing_summary(
-    run_dir: Path, kept: CheckpointConfig, started: Sequence[str], longer: str, model: ModelConfig, store: str
-) -> str:
-    """Builds what a run ends with on the screen, with commands worth trying next.
-
-    Args:
-        kept: tells where its checkpoints are, and whether the best is among them.
-        started: the command that it was started by, and its settings.
-        longer: the setting of a run that learns for longer.
-        store: what it is worth measuring on.
-    """
-
-    def again(*changes: str) -> str:
-        """The run on two processes with changes, which come in place of what is on the command line, and of its grid."""
-        changed = {change.partition("=")[0] for change in ("run.dir=", "parallel=", *changes)}
-        named = ((override, override.partition("=")[0]) for override in overrides)
-        kept = [override for override, name in named if name not in changed and not name.startswith("parallel.")]
-        return shlex.join(["torchrun", "--nproc-per-node", "2", *start_words(command, relative=True), *kept, *changes])
-
-    command, *overrides = started
-    trained, best = kept.dir or str(run_dir), _best(kept.dir or f"{run_dir}/checkpoints", kept.keep_best)
-    if best is not None and not isinstance(kept.dir, FromEnvironment):
-        trained = f"{kept.dir or f'{run_dir}/checkpoints'}/{BEST}"
-    commands = (
-        f"{typed('report')} {shlex.quote(str(run_dir))}",
-        *_inferences(run_dir, trained, model, store, of_rows=command == "finetune"),
-        again("parallel.tensor=2", "run.name=tensor2"),
-        again("precision=bf16", longer, "run.name=longer"),
-    )
-    try:
-        records = read_metrics(run_dir / "metrics.jsonl")
-    except OSError as error:
-        return f"{run_dir} is finished; how it went cannot be read: {reason_of(error)}"
-    if not records:
-        return f"{run_dir} is finished; its metrics.jsonl holds no record"
-    return render_summary(summarise(run_dir, records, best=best, next_commands=commands))
 
 
 def write_predictions(run_dir: Path, files: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from dist_plm.tasks.convert.inspection import inspect
 from dist_plm.tasks.evaluate.evaluate import measured
 from dist_plm.tasks.inference.open_model import build_runner
 from dist_plm.train.data import open_run
-from dist_plm.train.reporting import closing_summary
+from dist_plm.train.ending.closing_summary import closing_summary
 from tests.ranks.ports import free_port
 from tests.tasks.inference.models import evaluate_config, opened
 from tests.train.finetuning import make_rows, records, settings
