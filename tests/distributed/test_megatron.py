@@ -127,8 +127,10 @@ def test_tensor_parallel_layers_agree_with_plain_pytorch(ranks, tensor, sequence
     for name, weight in weights.items():
         parts = [gradients[name][0] for _, gradients in outcomes]
         split = outcomes[0][1][name][1]
+        # An element is a sum over tokens whose terms are of the size of the largest, whatever comes of it.
+        rounding = 1e-6 * float(weight.grad.abs().max())
         for gradient in parts if split is None else [torch.cat(parts, split)]:
-            torch.testing.assert_close(gradient, weight.grad, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(gradient, weight.grad, rtol=1e-5, atol=rounding)
 
 
 LAYERS, MICROBATCHES = 4, 6

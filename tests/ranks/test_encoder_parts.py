@@ -204,7 +204,9 @@ def test_a_generator_draws_the_same_tokens_in_chunks(ranks, tensor):
         assert correct == also_correct
         assert gradients.keys() == theirs.keys()
         for name, gradient in gradients.items():
-            torch.testing.assert_close(gradient, theirs[name], rtol=1e-5, atol=1e-6, msg=name)
+            # An element is a sum over tokens whose terms are of the size of the largest, whatever comes of it.
+            rounding = 1e-6 * float(theirs[name].abs().max())
+            torch.testing.assert_close(gradient, theirs[name], rtol=1e-5, atol=rounding, msg=name)
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,10 @@ def test_fp8_is_the_same_on_every_grid_and_stays_close(train, name):
     """Scales are powers of two, so that a rank's part of a tensor is rounded as the whole of it is."""
     world_size, changes = GRIDS[name]
     outcomes = train(world_size, precision__name="fp8", engine__zero_stage=1, **changes)
-    agree(outcomes, train(1, precision__name="fp8"), 1e-2, 1e-2)
+    reference = train(1, precision__name="fp8")
+    # Sums of tensor ranks are rounded to bf16 before they are added, and what is near a step of 8 bits then goes the other way.
+    agree(outcomes, reference, 2e-2, 1e-2)
+    close(outcomes[0].losses, reference[0].losses, 2e-3)
     agree(outcomes, train(1), 5e-2, 5e-2)
 
 
