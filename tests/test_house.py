@@ -47,6 +47,7 @@ TAKES_WHOLE = {
     "tasks/": "starts from them",
     "plan/": "counts what a whole run takes",
     "train/build.py": "hands each part of a run the sections that it reads",
+    "train/ending/proposed_runs.py": "checks whole runs that it proposes",
     "train/opening/open_here.py:open_here": "completes a configuration by what its data tell",
     "train/data.py": "completes a configuration by what its data tell",
     "train/labelled.py": "completes a configuration by what its data tell",

@@ -1,6 +1,7 @@
 """Finds what comes with the code: at the top of the repository in a checkout, inside the package in a wheel."""
 
 import re
+import shlex
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -18,17 +19,17 @@ def start_words(command: str, *, relative: bool = False) -> list[str]:
 
     Args:
         command: module of dist_plm/cli/commands.
-        relative: to the top of the repository, as a person types them.
+        relative: as a person types them, which is short at the top of the repository.
     """
     if _IN_WHEEL:
         return ["-m", "dist_plm", command]
-    script = Path("launch", f"{command}.py")
-    return [str(script if relative else _PACKAGE.parent / script)]
+    script, top = Path("launch", f"{command}.py"), _PACKAGE.parent
+    return [str(script if relative and Path.cwd() == top else top / script)]
 
 
 def typed(command: str) -> str:
     """Gives the start of a command line as a person types it."""
-    return f"dist-plm {command}" if _IN_WHEEL else f"python launch/{command}.py"
+    return f"dist-plm {command}" if _IN_WHEEL else shlex.join(["python", *start_words(command, relative=True)])
 
 
 def as_typed(text: str, *, in_wheel: bool = _IN_WHEEL) -> str:

@@ -43,6 +43,7 @@ from dist_plm.spec.schema_run import HealConfig
 from dist_plm.train.data import RunData
 from dist_plm.train.divergence import Health
 from dist_plm.train.ending.closing_summary import closing_summary
+from dist_plm.train.ending.proposed_runs import proposed_runs
 from dist_plm.train.evaluation import MoreMeasures, Patience
 from dist_plm.train.healing.acts import History, rate_factor
 from dist_plm.train.healing.alarms import Alarms
@@ -128,8 +129,8 @@ def run_training(
         shutdown()
     if finished and env.rank == 0:
         run_dir = Path(config.run.dir or "")
-        started, store = [command, *overrides], config.data.to_measure
-        tell(mask(closing_summary(run_dir, config.checkpoint, started, config.train.longer, config.model, store)))
+        started, proposed = [command, *overrides], list(proposed_runs(config, device))
+        tell(mask(closing_summary(run_dir, config.checkpoint, started, config.model, config.data, proposed)))
     return EXIT_FINISHED if finished else EXIT_REQUEUE
 
 

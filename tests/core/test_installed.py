@@ -1,13 +1,20 @@
+from pathlib import Path
+
 import pytest
 
-from dist_plm.core.installed import as_typed, shipped, start_words
+from dist_plm.core.installed import as_typed, shipped, start_words, typed
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_checkout_is_told_what_it_has():
+def test_a_checkout_is_told_what_it_has(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
     assert as_typed("start launch/submit.py") == "start launch/submit.py"
     assert (shipped("conf") / "pretrain.yaml").is_file()
     assert (shipped("slurm") / "common.sh").is_file()
     assert start_words("pretrain", relative=True) == ["launch/pretrain.py"]
+    monkeypatch.chdir(tmp_path)
+    assert typed("pretrain") == f"python {ROOT}/launch/pretrain.py"
 
 
 @pytest.mark.parametrize(

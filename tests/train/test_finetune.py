@@ -324,7 +324,7 @@ def test_the_best_checkpoint_has_a_path(ranks, rows, tmp_path: Path) -> None:
     assert said["results"]["loss"] == pytest.approx(measured_at[step], rel=1e-5)
     assert f"step_{step:08d}: " in inspect(str(run))[0].partition("best of the run")[2]
     assert inspect(str(best))[0].splitlines()[0].split() == ["checkpoint", str(best.with_name(f"step_{step:08d}"))]
-    told = closing_summary(run, replace(config.checkpoint, dir=None), ["finetune"], "", config.model, "rows")
+    told = closing_summary(run, replace(config.checkpoint, dir=None), ["finetune"], config.model, config.data)
     assert f"step {step}, loss {measured_at[step]:.4g}: {best}" in told
     assert f"from={best} on=task" in told
     begun = settings(rows, tmp_path / "begun", train__init_from=str(best), train__epochs=1, train__stop_at=1)

@@ -1,5 +1,6 @@
 """Builds what a finished run ends with on the screen: how it went, and commands worth trying next."""
 
+import json
 import math
 import shlex
 from collections.abc import Iterator, Sequence
@@ -10,27 +11,45 @@ from dist_plm.checkpoint.storage import BEST, open_storage
 from dist_plm.config.credentials import FromEnvironment
 from dist_plm.core.errors import reason_of
 from dist_plm.core.installed import start_words, typed
+from dist_plm.data.store.manifest import NAME as MANIFEST
+from dist_plm.data.store.manifest import read_manifest
 from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.monitor.run_summary import render_summary, summarise
 from dist_plm.spec.families import ModelConfig
+from dist_plm.spec.schema import SamplesConfig
+from dist_plm.spec.schema_finetune import LabelledDataConfig
 from dist_plm.spec.schema_run import CheckpointConfig
+from dist_plm.train.ending.proposed_runs import ProposedRun
 
 
-def _inferences(run_dir: Path, trained: str, model: ModelConfig, store: str, *, of_rows: bool) -> Iterator[str]:
+def _inferences(run_dir: Path, trained: str, model: ModelConfig, data: SamplesConfig) -> Iterator[str]:
     """Yields how to measure a model, on a store or on labelled rows, and how to let it write, or else to take it to Hugging
-    Face."""
+    Face: what works with what the run read."""
     run = _word("from", trained)
-    if of_rows:
-        yield f"{typed('evaluate')} {run} on=task {_word('data.rows', store)} samples=3"
+    if isinstance(data, LabelledDataConfig):
+        header = [_word("data.header", json.dumps(data.header, ensure_ascii=False))] if data.header else []
+        yield " ".join([typed("evaluate"), run, "on=task", _word("data.rows", data.to_measure), *header, "samples=3"])
         if model.head == "language_model":
             yield f"{typed('generate')} {run} prompt='To be'"
-        else:
+        elif model.is_in_hugging_face:
             yield f"{typed('convert')} {run} to={shlex.quote(f'{run_dir}/hf')} format=hf"
         return
-    asked = "on=objective " if model.has_decoder else "limit=20 " if model.is_encoder else ""
-    yield f"{typed('evaluate')} {run} {asked}{_word('data.path', store)}"
+    if not (Path(data.to_measure) / MANIFEST).is_file():
+        return  # a bare Megatron pair, whose tokenizer is not known
+    if (split := _measurable(data)) is not None:
+        asked = "on=objective " if model.has_decoder else "limit=20 " if model.is_encoder else ""
+        yield f"{typed('evaluate')} {run} {asked}{_word('data.path', data.to_measure)}{split}"
     if not model.is_encoder:
         yield f"{typed('generate')} {run} prompt='To be' temperature=0.8"
+
+
+def _measurable(data: SamplesConfig) -> str | None:
+    """Names the first split with text for a sample, as a setting where evaluations would read another; None without one."""
+    manifest = read_manifest(data.to_measure)
+    for name in ("test", "validation", "train"):
+        if manifest.split(name).tokens > data.sequence_length:
+            return "" if name == "test" else f" data.split={name}"
+    return None
 
 
 def _word(key: str, value: str) -> str:
@@ -48,33 +67,39 @@ def _best(checkpoints: str, measure: str | None) -> str | None:
 
 
 def closing_summary(
-    run_dir: Path, kept: CheckpointConfig, started: Sequence[str], longer: str, model: ModelConfig, store: str
+    run_dir: Path,
+    kept: CheckpointConfig,
+    started: Sequence[str],
+    model: ModelConfig,
+    data: SamplesConfig,
+    proposed: Sequence[ProposedRun] = (),
 ) -> str:
     """Builds what a run ends with on the screen, with commands worth trying next.
 
     Args:
         kept: tells where its checkpoints are, and whether the best is among them.
         started: the command that it was started by, and its settings.
-        longer: the setting of a run that learns for longer.
-        store: what it is worth measuring on.
+        data: what it has read.
+        proposed: runs that differ from it.
     """
 
-    def again(*changes: str) -> str:
-        """The run on two processes with changes, which come in place of what is on the command line, and of its grid."""
-        changed = {change.partition("=")[0] for change in ("run.dir=", "parallel=", *changes)}
+    def again(run: ProposedRun) -> str:
+        """The run with changes, which come in place of what is on the command line, and of its grid."""
+        changed = {change.partition("=")[0] for change in ("run.dir=", "parallel=", *run.changes)}
         named = ((override, override.partition("=")[0]) for override in overrides)
         kept = [override for override, name in named if name not in changed and not name.startswith("parallel.")]
-        return shlex.join(["torchrun", "--nproc-per-node", "2", *start_words(command, relative=True), *kept, *changes])
+        begins = ["python"] if run.processes == 1 else ["torchrun", "--nproc-per-node", str(run.processes)]
+        return shlex.join([*begins, *start_words(command, relative=True), *kept, *run.changes])
 
     command, *overrides = started
-    trained, best = kept.dir or str(run_dir), _best(kept.dir or f"{run_dir}/checkpoints", kept.keep_best)
+    checkpoints = kept.dir or f"{run_dir}/checkpoints"
+    trained, best = kept.dir or str(run_dir), _best(checkpoints, kept.keep_best)
     if best is not None and not isinstance(kept.dir, FromEnvironment):
-        trained = f"{kept.dir or f'{run_dir}/checkpoints'}/{BEST}"
+        trained = f"{checkpoints}/{BEST}"
     commands = (
         f"{typed('report')} {shlex.quote(str(run_dir))}",
-        *_inferences(run_dir, trained, model, store, of_rows=command == "finetune"),
-        again("parallel.tensor=2", "run.name=tensor2"),
-        again("precision=bf16", longer, "run.name=longer"),
+        *(_inferences(run_dir, trained, model, data) if open_storage(checkpoints).steps() else ()),
+        *map(again, proposed if overrides else ()),  # a frozen run has no settings that could be repeated
     )
     try:
         records = read_metrics(run_dir / "metrics.jsonl")
