@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from dist_plm.spec.inference.schema import GenerateConfig
-from dist_plm.tasks.generate.choosing import BrokenScores, StopTexts, choosers
+from dist_plm.tasks.generate.choosing import BrokenScores, KnownTokens, StopTexts, choosers
 from dist_plm.tasks.generate.prompts import PromptRow
 from dist_plm.tasks.inference.vocabulary import Vocabulary
 
@@ -86,8 +86,9 @@ class PromptBatch:
     def choosers(self, decoding: Decoding) -> transformers.LogitsProcessorList:
         """Builds what scores of these rows go through."""
         numbers = [row.number for row in self.rows]
+        known = KnownTokens(decoding.vocabulary.tokenizer.vocab_size)
         found = choosers(decoding.config, numbers, self.starts(decoding), self.first(decoding))
-        return transformers.LogitsProcessorList([decoding.broken, *found])
+        return transformers.LogitsProcessorList([decoding.broken, known, *found])
 
     def stops(self, decoding: Decoding) -> list[transformers.StoppingCriteria]:
         """Builds what ends a row before an end or its room does."""

@@ -56,6 +56,22 @@ class BrokenScores(transformers.LogitsProcessor):
         return self._found is not None and bool(self._found)
 
 
+class KnownTokens(transformers.LogitsProcessor):
+    """Leaves those tokens out that the tokenizer does not have: a model's matrix may have more rows, which stand for no text.
+
+    Args:
+        size: tokens of the tokenizer.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if scores.shape[-1] <= self._size:
+            return scores
+        return scores.index_fill(-1, torch.arange(self._size, scores.shape[-1], device=scores.device), -torch.inf)
+
+
 class _Repetition(transformers.LogitsProcessor):
     """Makes tokens less likely that are in the row already (Keskar et al. 2019, section 4.1), but for its padding."""
 

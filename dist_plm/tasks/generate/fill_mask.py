@@ -50,13 +50,14 @@ def fill(runner: Runner, vocabulary: Vocabulary, number: int, prompt: str, token
     """Fills one text in, on every rank alike."""
     row = torch.tensor(tokens)
     places = (row == vocabulary.special.mask).nonzero()[:, 0]
-    best = min(best, runner.shared.vocab_size)
+    known = min(vocabulary.tokenizer.vocab_size, runner.shared.vocab_size)  # other rows stand for no text
+    best = min(best, known)
     batch = {"tokens": row[None], "samples": torch.arange(1), "positions_predicted": places}
     logits = runner.run(batch)
     told = torch.empty(2, len(places), best, dtype=torch.float64, device=runner.shared.device)
     if logits is not None:
         assert isinstance(logits, Tensor)
-        shares, numbers = torch.softmax(runner.whole_logits(logits), dim=-1).topk(best)
+        shares, numbers = torch.softmax(runner.whole_logits(logits), dim=-1)[:, :known].topk(best)
         told[0], told[1] = shares, numbers
     shares, numbers = runner.from_last_stage(told).tolist()
     filled = row.clone()

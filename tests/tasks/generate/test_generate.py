@@ -61,6 +61,45 @@ def test_greedy_as_transformers(ranks, model_dirs, name, grid):
             assert [answer.tokens for answer in answers] == expected
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_rows_of_the_matrix_that_are_no_tokens_are_not_written(ranks, model_dirs, tmp_path, beams):
+    directory = tmp_path / "gpt2"
+    model, tokenizer = with_more_rows(transformers.AutoModelForCausalLM, model_dirs("gpt2"), directory)
+    beyond, settings = list(range(len(tokenizer), model.config.vocab_size)), {"num_beams": beams}
+    assert any(set(theirs(directory, prompt, **settings)) & set(beyond) for prompt in PROMPTS)
+    expected = [theirs(directory, prompt, suppress_tokens=beyond, **settings) for prompt in PROMPTS]
+    config = generate_config(directory, max_new_tokens=12, **settings)
+    for own_loop in (False, True):
+        (answers,) = ranks.run(1, found, config, PROMPTS, own_loop)
+        assert [answer.tokens for answer in answers] == expected
+
+
+def test_rows_of_the_matrix_that_are_no_tokens_fill_no_mask(ranks, model_dirs, tmp_path):
+    directory = tmp_path / "bert"
+    model, tokenizer = with_more_rows(transformers.AutoModelForMaskedLM, model_dirs("bert"), directory)
+    read = tokenizer("the [MASK] sat", return_tensors="pt").input_ids
+    with torch.no_grad():
+        shares = torch.softmax(model(read).logits[0], -1)[read[0] == tokenizer.convert_tokens_to_ids("[MASK]")]
+    assert int(shares.argmax()) >= len(tokenizer)
+    best = shares[0, : len(tokenizer)].topk(3)
+    (filled,) = ranks.run(1, found, generate_config(directory, best=3), ["the [MASK] sat"])[0]
+    assert [token for token, _ in filled.masks[0]] == tokenizer.convert_ids_to_tokens(best.indices.tolist())
+    assert [share for _, share in filled.masks[0]] == pytest.approx(best.values.tolist(), rel=1e-4)
+
+
+def with_more_rows(kind, source, directory):
+    """Copies a model to `directory`, with a vocabulary of 40 rows more, which are likelier than its tokens."""
+    shutil.copytree(source, directory)
+    tokenizer = tokenizer_of(source)
+    model = kind.from_pretrained(source).eval()
+    model.resize_token_embeddings(len(tokenizer) + 40, mean_resizing=False)
+    with torch.no_grad():
+        rows = model.get_output_embeddings().weight
+        rows[len(tokenizer) :] = 3 * rows[:40]
+    model.save_pretrained(directory)
+    return model, tokenizer
+
+
 def test_repetition_is_punished_as_by_transformers_whatever_the_batch(ranks, model_dirs):
     directory = model_dirs("llama")
     expected = [theirs(directory, prompt, repetition_penalty=1.7) for prompt in PROMPTS]
