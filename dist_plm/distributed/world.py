@@ -14,17 +14,22 @@ from dist_plm.distributed.device import Device
 from dist_plm.distributed.groups import release_parallel_state
 from dist_plm.distributed.launch_env import LaunchEnv, why_unknown
 from dist_plm.distributed.rendezvous import meet
+from dist_plm.distributed.shared_memory.segment import possible
+from dist_plm.distributed.shared_memory.shared_group import BACKEND, leave_all, register
 
 #: Open files of a process, where its site sets no limit.
 _MOST_FILES = 2**20
 
 
-def init_process_group(launch: LaunchEnv, device: Device, timeout: timedelta, *, store: Store | None = None) -> None:
-    """Make the default process group of all ranks.
+def init_process_group(
+    launch: LaunchEnv, device: Device, timeout: timedelta, *, store: Store | None = None, shared_memory: bool = True
+) -> None:
+    """Make the default process group of all ranks, whose kind is that of the groups made after it.
 
     Args:
         timeout: of a collective, before the run is given up.
         store: where ranks meet instead of `launch.master_addr`. One process alone needs neither, nor a network.
+        shared_memory: CPU ranks that are all on one machine use it, where they can, instead of gloo's sockets.
     Raises:
         NodeError: `launch.master_addr` has no address.
         NotMetError: other ranks did not come in time.
@@ -41,7 +46,7 @@ def init_process_group(launch: LaunchEnv, device: Device, timeout: timedelta, *,
         _check_host(launch)
         store = meet(launch, timeout)
     dist.init_process_group(
-        device.backend,
+        _backend(device, shared_memory=shared_memory and on_one_node and launch.world_size > 1),
         store=store,
         rank=launch.rank,
         world_size=launch.world_size,
@@ -49,6 +54,13 @@ def init_process_group(launch: LaunchEnv, device: Device, timeout: timedelta, *,
         # NCCL then splits the communicators of other groups off this one, rather than making each anew when it is first used.
         device_id=device.torch_device if device.kind == "cuda" else None,
     )
+
+
+def _backend(device: Device, *, shared_memory: bool) -> str:
+    if device.backend != "gloo" or not shared_memory or not possible():
+        return device.backend
+    register()
+    return BACKEND
 
 
 def _raise_limit_of_files() -> None:
@@ -101,5 +113,6 @@ def shutdown() -> None:
 def leave() -> None:
     """Give up all process groups without waiting for the other ranks, which see their connections close."""
     release_parallel_state()
+    leave_all()
     if dist.is_initialized():
         dist.destroy_process_group()

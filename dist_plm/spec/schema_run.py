@@ -182,6 +182,7 @@ class ClusterConfig:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     timeout_minutes: Minutes = 10.0  # of a collective, before the run is given up
+    shared_memory: bool = True  # CPU ranks of one machine reduce and gather through it; false: through gloo's sockets
     peak_tflops: Positive | None = None
     gpu: str | None = None
     network_gbit: Positive | None = None

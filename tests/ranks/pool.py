@@ -71,6 +71,7 @@ class _Case:
     size: int
     timeout_seconds: float
     store_port: int
+    shared_memory: bool
     call: bytes  # pickled (fn, args)
 
 
@@ -111,8 +112,16 @@ class RankPool:
         # Before multiprocessing's own exit handler, which would wait for the processes for ever.
         atexit.register(self.close)
 
-    def run(self, size: int, fn: Callable[..., Any], *args: Any, timeout_seconds: float | None = None) -> list[Any]:
-        """Call `fn(world, *args)` on `size` ranks and return their results by rank.
+    def run(
+        self,
+        size: int,
+        fn: Callable[..., Any],
+        *args: Any,
+        timeout_seconds: float | None = None,
+        shared_memory: bool = True,
+    ) -> list[Any]:
+        """Call `fn(world, *args)` on `size` ranks, as those of one machine or, without shared memory, of several, and return
+        their results by rank.
 
         Raises:
             RanksError: a rank raised, died, or was not done in time.
@@ -121,7 +130,7 @@ class RankPool:
         assert 1 <= size <= self._size, f"the pool has at most {self._size} ranks, not {size}"
         timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         self._num_cases += 1
-        case = _Case(self._num_cases, size, timeout, self._store.port, pickle.dumps((fn, args)))
+        case = _Case(self._num_cases, size, timeout, self._store.port, shared_memory, pickle.dumps((fn, args)))
         try:
             self._start(size)
             for worker in self._workers[:size]:
@@ -274,7 +283,7 @@ def _call(case: _Case, rank: int, device: Device) -> Any:
     timeout = timedelta(seconds=10 * case.timeout_seconds)
     client = TCPStore("127.0.0.1", case.store_port, is_master=False, wait_for_workers=False)
     store = PrefixStore(f"case{case.number}", client)
-    init_process_group(launch, device, timeout, store=store)
+    init_process_group(launch, device, timeout, store=store, shared_memory=case.shared_memory)
     fn, args = pickle.loads(case.call)
     result = fn(World(rank=rank, size=case.size, device=device), *args)
     if dist.is_initialized():
