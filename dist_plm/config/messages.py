@@ -91,6 +91,8 @@ def remedy(key: str, value: Any, hint: Any) -> str:
         return f"; write {value} without quotes"
     if base in (int, float) and isinstance(value, str) and not value.isascii() and re.fullmatch(r"[+-]?[\d.]+", value):
         return f"; write it with the digits 0 to 9, as in {''.join(map(_ascii_digit, value))}"
+    if base is float and isinstance(value, float) and math.isinf(value):
+        return ", and finite"
     if base is str and isinstance(value, str):
         return ", in UTF-8 and without the character NUL"
     if base is str and isinstance(value, bool | int | float):

@@ -125,7 +125,8 @@ def open_data(data: DataConfig, objective: ObjectiveConfig, train: TrainConfig, 
         except DataError as error:
             if split == "train":
                 raise
-            raise DataError(f"{error}; or train without evaluating, with train.eval_samples=0") from None
+            never = "train.eval_samples=0 train.eval_every=0"
+            raise DataError(f"{error}; or train without evaluating, with {never}") from None
     return RunData(learned, samples)
 
 

@@ -91,7 +91,7 @@ def test_numbers_serve_as_floats(value):
         ("optim.lr", "1,5", "a number, more than 0"),
         ("optim.lr", "nan", "a number, more than 0"),
         ("optim.lr", float("nan"), "a number, more than 0"),
-        ("optim.lr", float("inf"), "a number, more than 0"),
+        ("optim.lr", float("inf"), "a number, more than 0, and finite"),
         ("optim.lr", 10**400, "a number, more than 0"),
         ("optim.lr", 0, "a number, more than 0"),
         ("optim.betas", [0.9], "a list of 2 in brackets"),

@@ -56,7 +56,8 @@ class StoreSplit:
         if last - first <= self.num_documents:
             raise DataError(
                 f"{self.name} has no sentence boundaries ({last - first:,} sequences in {self.num_documents:,} "
-                f"documents), which {purpose} needs: prepare the data with data.sentences=true"
+                f"documents), which {purpose} needs: prepare the data with data.sentences=true; where it was, each of its "
+                "documents is one sentence, and others are needed"
             )
 
     @classmethod
