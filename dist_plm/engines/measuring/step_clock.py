@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from dist_plm.distributed.shared_memory.shared_group import SharedGroup
+
 StepPart = Literal["forward", "backward", "communication", "optimizer"]
 PARTS: tuple[StepPart, ...] = ("forward", "backward", "communication", "optimizer")
 
@@ -102,7 +104,8 @@ def _counted(part: Callable[[StepPart], Any]) -> Iterator[None]:
 
     They are replaced on PyTorch's classes, as the libraries call them there in many ways, and put back at the end of the block.
     """
-    owners: list[tuple[Any, tuple[str, ...]]] = [(dist.ProcessGroup, _COLLECTIVES), (dist.Work, ("wait",))]
+    groups: list[tuple[Any, tuple[str, ...]]] = [(kind, _COLLECTIVES) for kind in (dist.ProcessGroup, SharedGroup)]
+    owners = [*groups, (dist.Work, ("wait",))]
     replaced = [(owner, name, vars(owner)[name]) for owner, names in owners for name in names if name in vars(owner)]
     for owner, name, _ in replaced:
         setattr(owner, name, _within(part, getattr(owner, name)))
