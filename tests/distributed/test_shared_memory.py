@@ -234,14 +234,39 @@ def unreachable(world, rank):
     group = dist.new_group(backend=BACKEND, timeout=LONG)
     if world.rank == rank:
         segment.mmap.mmap = kept
-    values = torch.ones(2)
-    dist.all_reduce(values, group=group)
-    return group._segment is None, values.tolist()
+    assert group._segment is None
+    values = [torch.ones(2), torch.full((3,), 2.0)]
+    with dist.distributed_c10d._coalescing_manager(group=group):
+        for one in values:
+            dist.all_reduce(one, group=group)
+    dist.barrier(group=group)
+    assert [one.tolist() for one in values] == [[2.0] * 2, [4.0] * 3]
+    found = collectives(group, values_of(world.rank, 10, torch.float32), world.size)
+    for name, expected in collectives(host_group(LONG), values_of(world.rank, 10, torch.float32), world.size).items():
+        assert torch.equal(found[name], expected), name
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated")
 @pytest.mark.parametrize("rank", [0, 1])
 def test_where_a_rank_does_not_reach_the_memory_all_send_by_gloo(ranks, rank):
-    assert ranks.run(2, unreachable, rank) == [(True, [2.0, 2.0])] * 2
+    ranks.run(2, unreachable, rank)
+
+
+def of_one(world):
+    register()
+    for rank in range(world.size):
+        group = dist.new_group([rank], backend=BACKEND, timeout=LONG)
+        if rank == world.rank:
+            values = values_of(rank, 10, torch.float32)
+            with dist.distributed_c10d._coalescing_manager(group=group):
+                dist.all_reduce(coalesced := values.clone(), group=group)
+            found = {"coalesced": coalesced, **collectives(group, values, 1)}
+            assert [name for name, result in found.items() if not torch.equal(result, values)] == []
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_a_group_of_one_changes_nothing(ranks):
+    ranks.run(2, of_one)
 
 
 def recorded(world):

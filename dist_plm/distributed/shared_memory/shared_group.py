@@ -76,6 +76,9 @@ class SharedGroup(dist.ProcessGroup):
         return self._done
 
     def allreduce_coalesced(self, tensors: Sequence[Tensor], opts: Any = None) -> Any:
+        opts = opts or c10d.AllreduceCoalescedOptions()
+        if opts.reduceOp.op not in _REDUCTIONS or not self._takes(*tensors):
+            return self._gloo.allreduce_coalesced(list(tensors), opts)
         return self.allreduce(tensors, opts)
 
     def broadcast(self, tensors: Sequence[Tensor], opts: Any = None) -> Any:
