@@ -1,4 +1,5 @@
-"""The last collective that this process entered, as PyTorch's flight recorders know it: NCCL's and gloo's."""
+"""The last collective that this process entered, as flight recorders know it: PyTorch's of NCCL and gloo, and that of ours
+through shared memory."""
 
 import json
 from pathlib import Path
@@ -35,10 +36,11 @@ def flight_record() -> dict[str, Any] | None:
     """Reads what the recorders hold of this process: `entries` in the order of time. None where there is no recorder."""
     dumps = [dump for name in _DUMPS if (dump := getattr(c10d, name, None)) is not None]
     records = [json.loads(dump(includeCollectives=True, onlyActive=False)) for dump in dumps]
-    if not records:
+    shared = shared_entries()
+    if not records and not shared:
         return None
-    first = next((record for record in records if record.get("entries")), records[0])
-    entries = [entry for record in records for entry in record.get("entries") or []] + shared_entries()
+    first = next((record for record in records if record.get("entries")), records[0] if records else {})
+    entries = [*(entry for record in records for entry in record.get("entries") or []), *shared]
     return {**first, "entries": sorted(entries, key=lambda entry: entry.get("time_created_ns", 0))}
 
 

@@ -18,9 +18,9 @@ _HALF = (torch.bfloat16, torch.float16)
 
 def all_reduce(segment: SharedSegment, call: SharedCall, values: Tensor) -> None:
     """Reduces `values` [n] in place."""
-    for piece in values.split(SLOT_BYTES // values.itemsize):
+    for piece in _pieces(values):
         count = piece.numel()
-        slots = _shown(segment, call, piece)
+        slots = _gathered(segment, call, piece)
         if segment.size == 2 or count * piece.itemsize <= _SHARED_OUT_BYTES:
             _reduce([slot[:count] for slot in slots], call.reduction, piece)
             continue
@@ -37,9 +37,9 @@ def all_reduce(segment: SharedSegment, call: SharedCall, values: Tensor) -> None
 def all_gather(segment: SharedSegment, call: SharedCall, outputs: Sequence[Tensor], values: Tensor) -> None:
     """Copies `values` [n] of rank r to `outputs[r]` [n]."""
     begin = 0
-    for piece in values.split(SLOT_BYTES // values.itemsize):
+    for piece in _pieces(values):
         end = begin + piece.numel()
-        for output, slot in zip(outputs, _shown(segment, call, piece), strict=True):
+        for output, slot in zip(outputs, _gathered(segment, call, piece), strict=True):
             output[begin:end].copy_(slot[: end - begin])
         begin = end
 
@@ -59,7 +59,7 @@ def all_to_all(segment: SharedSegment, call: SharedCall, outputs: Sequence[Tenso
 
 def broadcast(segment: SharedSegment, call: SharedCall, values: Tensor) -> None:
     """Copies `values` [n] of `call.root` to all."""
-    for piece in values.split(SLOT_BYTES // values.itemsize):
+    for piece in _pieces(values):
         segment.begin()
         slot = segment.slots(values.dtype)[call.root][: piece.numel()]
         if segment.rank == call.root:
@@ -75,19 +75,27 @@ def broadcast(segment: SharedSegment, call: SharedCall, values: Tensor) -> None:
 def barrier(segment: SharedSegment, call: SharedCall) -> None:
     """Waits for all."""
     segment.begin()
+    _meet(segment, call)
+
+
+def _pieces(values: Tensor) -> Sequence[Tensor]:
+    most = SLOT_BYTES // values.itemsize
+    return (values,) if values.numel() <= most else values.split(most)
+
+
+def _meet(segment: SharedSegment, call: SharedCall) -> None:
+    """Shows this rank's slot, and waits until all others have shown theirs for the same."""
     segment.show(number_of(call))
     segment.await_all()
     refuse_other(call, segment, range(segment.size))
 
 
-def _shown(segment: SharedSegment, call: SharedCall, piece: Tensor) -> list[Tensor]:
+def _gathered(segment: SharedSegment, call: SharedCall, piece: Tensor) -> list[Tensor]:
     """The slots once each holds its rank's `piece`."""
     segment.begin()
     slots = segment.slots(piece.dtype)
     slots[segment.rank][: piece.numel()].copy_(piece)
-    segment.show(number_of(call))
-    segment.await_all()
-    refuse_other(call, segment, range(segment.size))
+    _meet(segment, call)
     return slots
 
 
@@ -104,9 +112,7 @@ def _dealt(
         slots = segment.slots(dtype)
         for place, values in enumerate(inputs):
             slots[segment.rank][place * count : (place + 1) * count].copy_(values[begin:end])
-        segment.show(number_of(call))
-        segment.await_all()
-        refuse_other(call, segment, range(segment.size))
+        _meet(segment, call)
         yield begin, end, [slot[segment.rank * count : (segment.rank + 1) * count] for slot in slots]
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch._C._distributed_c10d import Store
 
-#: Of one slot: two for each rank of a group stay in a processor's cache.
+#: Of one slot: so much takes longer to copy than ranks take to meet, and the slots of a few ranks stay in a processor's cache.
 SLOT_BYTES = 1 << 20
 _LINE = 8  # words of 8 bytes: a line of the cache
 _SHOWN, _CALLS, _LEFT, _PROCESS, _STARTED, _SHOWN_AGAIN = 0, 1, 3, 4, 5, 6  # of `_CALLS` two, by parity
