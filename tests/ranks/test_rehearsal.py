@@ -1,11 +1,17 @@
 """What a rehearsal says of a world that is not there is what the same world says on gloo: every collective and message of a
 step and a save, in order, with group, shape, type and place; and the memory that tensors hold."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dist_plm.config.decode import decode
 from dist_plm.distributed.device import choose
 from dist_plm.plan.rehearsal.all_ranks import problems_of
+from dist_plm.plan.rehearsal.fake_world import answer_of
 from dist_plm.plan.rehearsal.rank_rehearsal import RankRehearsal, rehearse_on, rehearse_rank
 from dist_plm.plan.rehearsal.recorder import CallRecorder
 from dist_plm.spec.schema_finetune import FinetuneConfig
@@ -98,8 +104,23 @@ EIGHT = {
 }
 
 
+class CopiesForGloo(CallRecorder):
+    """Gives gloo copies and waits for it: its threads let go of tensors in their own time, after who waited has gone on."""
+
+    def say(self, func: Any, args: Sequence[Any]) -> Any:
+        if func._schema.name in ("c10d::send", "c10d::recv_"):
+            return super().say(func, args)
+        copies = tree_map_only(Tensor, Tensor.clone, args)
+        answer = super().say(func, copies)
+        work = answer[-1] if isinstance(answer, tuple) else answer
+        work.wait()
+        for tensor, copy in zip(tree_leaves(args[0]), tree_leaves(copies[0]), strict=True):
+            tensor.copy_(copy)
+        return answer_of(func, args)
+
+
 def recorded(world: World, config) -> RankRehearsal:
-    return rehearse_on(config, groups_of(world, config), CallRecorder)
+    return rehearse_on(config, groups_of(world, config), CopiesForGloo)
 
 
 def rehearsed(config, world_size: int) -> dict[int, RankRehearsal]:
@@ -127,8 +148,8 @@ def check(ranks, config, world_size: int) -> None:
         assert one.failure is None
         assert fake[rank].ledger == one.ledger
         assert fake[rank].boxes == one.boxes
-        # A few numbers that a step reads on the host are counted a moment longer or shorter.
-        assert abs(fake[rank].peak_bytes / one.peak_bytes - 1) < 0.01
+        # A few numbers that a step reads on the host are counted in one of them alone.
+        assert abs(fake[rank].peak_bytes - one.peak_bytes) < 2048
 
 
 SIZES = {"layers": 2, "hidden": 32, "heads": 2, "init_std": 0.1}

@@ -5,7 +5,7 @@ it, is real, and stays so through operations that touch nothing else: positions 
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -95,7 +95,7 @@ class FakeRecorder(CallRecorder):
         self.moment.look()
         if func.namespace == "c10d":
             self.note(func, args)
-            return _done(func, args)
+            return answer_of(func, args)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if tensors and not any(isinstance(tensor, FakeTensor) for tensor in tensors):
             with unset_fake_temporarily():
@@ -109,7 +109,7 @@ class FakeRecorder(CallRecorder):
         return outputs
 
 
-def _done(func: Any, args: Any) -> Any:
+def answer_of(func: Any, args: Sequence[Any]) -> Any:
     """Says that a collective is done, with what it fills, as PyTorch takes it from a process group."""
     returns = len(func._schema.returns)
     work = FakeWork().boxed()
