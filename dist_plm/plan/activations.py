@@ -141,7 +141,7 @@ def kept_by_layer(stack: StackSpec, one: Pass, layer: LayerKind | None = None) -
     inner += hidden + (into_attention + into_mlp) * operand + 2 * statistics
     if stack.is_decoder:
         more_inner, more_cheap = _attention(model, one, tokens, one.remembered, projects=projects)
-        memory = one.remembered // one.slices * model.hidden * one.copied
+        memory = one.read // one.slices * model.hidden * one.copied
         inner, cheap = inner + more_inner + hidden + operand + memory + statistics, cheap + more_cheap
     more_inner, more_cheap = _mlp(model, one, tokens, down=layer is None or layer.trains("mlp.down"))
     more_inner += 0 if layer is None else _adapters(layer, one, tokens) + _dropped(layer, model, one, tokens)
@@ -238,8 +238,7 @@ def kept_by_heads(config: TrainingConfig, one: Pass) -> int:
     hidden = one.written * model.hidden * one.element
     found = 2 * hidden // one.slices if model.ends_with_norm else 0
     if model.has_decoder and model.ends_with_norm:
-        again = one.remembered if one.remembered > one.read else 0  # what was read, repeated for each text
-        found += (2 * one.read + again) * model.hidden * one.element // one.slices
+        found += 2 * one.read * model.hidden * one.element // one.slices
     if not model.predicts_tokens:
         hidden *= one.context  # heads see whole sequences
         whole = hidden if one.slices * one.context > 1 else 0

@@ -63,21 +63,28 @@ class CrossAttention(nn.Module):
         """Attends from the decoder to the encoder.
 
         Args:
-            hidden: [T', B, H] of the decoder.
+            hidden: [T', B C, H] of the decoder, which writes C texts of a row.
             memory: [S', B, H] of the encoder.
-            context: of the encoder's tokens, neither causal nor with positions; `kept` where the layer keeps what it makes
-                of `memory`.
+            context: of the encoder's tokens for each text, neither causal nor with positions; `kept` where the layer keeps
+                what it makes of `memory`.
         Returns:
-            [T', B, H].
+            [T', B C, H].
         """
         query = project(self.queries, hidden, context.keys)
         fused = None if context.kept is None else context.kept.memory
         if fused is None:
-            fused = project(self.kv, memory, context.keys)
+            fused = self._keys_and_values(memory, hidden.shape[1] // memory.shape[1], context.keys)
         if context.kept is not None:
             context.kept.memory = fused
         key, value = fused.chunk(2, dim=-1)
         return project(self.output, self.core(query, key, value, context), context.keys)
+
+    def _keys_and_values(self, memory: Tensor, times: int, keys: Tensor | None) -> Tensor:
+        """[S', B, H] -> [S, B C, 2 A D]: those of each row, `times` over."""
+        if times == 1:
+            return project(self.kv, memory, keys)
+        fused = project(self.kv, memory, None if keys is None else keys[:, ::times].contiguous())
+        return fused.unsqueeze(2).expand(-1, -1, times, -1).flatten(1, 2)
 
 
 class CoreAttention(nn.Module):

@@ -17,13 +17,15 @@ from dist_plm.models.sequence_context import SequenceContext
 
 
 class Memory(NamedTuple):
-    """Holds what a decoder attends to: the encoder's output [S', B, H], and the context of its tokens."""
+    """Holds what a decoder attends to: the encoder's output [S', B, H], and the context of its tokens in rows [B C], where the
+    decoder writes C texts of each."""
 
     hidden: Tensor
     context: SequenceContext
 
     def repeated(self, times: int) -> "Memory":
-        """Gives it for a decoder that writes several texts of each row."""
+        """Gives it for a decoder that writes so many texts of each row: the output as it is, of which keys and values are made
+        once."""
         if times == 1:
             return self
         context = self.context
@@ -34,8 +36,7 @@ class Memory(NamedTuple):
         ranges = context.ranges
         if ranges is not None:
             ranges = KeyRanges(*(one.repeat_interleave(times, dim=1) for one in ranges))
-        hidden = self.hidden.repeat_interleave(times, dim=1)
-        return Memory(hidden, replace(context, lengths=lengths, bias=bias, ranges=ranges))
+        return Memory(self.hidden, replace(context, lengths=lengths, bias=bias, ranges=ranges))
 
 
 class TransformerLayer(nn.Module):

@@ -165,7 +165,7 @@ def products_of(
     vectors = {
         "read": one.read,
         "written": one.written,
-        "remembered": one.remembered,
+        "remembered": one.read,
         "predicted": one.predicted,
         "sample": one.samples,
     }
