@@ -17,6 +17,7 @@ from dist_plm.cli.check_summary import summary
 from dist_plm.cli.compose import compose
 from dist_plm.cli.help import OPTIONS, help_text
 from dist_plm.cli.overrides import as_plain
+from dist_plm.cli.refusals import report
 from dist_plm.cli.search_path import SearchPath
 from dist_plm.cli.submitting.check_inference import check_inference
 from dist_plm.cluster.check import check, check_here, check_run, run_of
@@ -25,10 +26,9 @@ from dist_plm.config.decode import decode, encode, flatten
 from dist_plm.config.origins import Origin, complete, table, trace
 from dist_plm.config.runfile import mapping_of, read, to_yaml
 from dist_plm.config.suggest import did_you_mean, near
-from dist_plm.core.errors import EXIT_FINISHED, ConfigError, NodeError, UserError
-from dist_plm.core.installed import as_typed
+from dist_plm.core.errors import EXIT_FINISHED, ConfigError
 from dist_plm.core.parsing import whole_number
-from dist_plm.core.streams import code_of, leave, open_standard_streams, tell, visible
+from dist_plm.core.streams import code_of, leave, open_standard_streams, tell
 from dist_plm.distributed.launch_env import from_environment
 from dist_plm.plan.left_open import filled
 from dist_plm.plan.search import planned
@@ -113,7 +113,7 @@ def front(arguments: Sequence[str], config_class: type[C], config_name: str, run
 
 def guarded(act: Callable[[], int]) -> int:
     """Does what may be refused or interrupted, and returns the exit code."""
-    return code_of(act, _report)
+    return code_of(act, report)
 
 
 def load(
@@ -276,17 +276,3 @@ def _option_problem(option: str) -> str:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError([f"{message}; --help shows what there is"])
-
-
-def _report(refusal: UserError) -> None:
-    """Says it once: a refused configuration is refused alike on every rank, other things may be amiss on one node."""
-    message = visible(as_typed(mask(str(refusal))))
-    try:
-        launch = from_environment(os.environ)
-    except ConfigError:
-        tell(message, sys.stderr)
-        return
-    if launch.rank == 0:
-        tell(message, sys.stderr)
-    elif launch.local_rank == 0 and (isinstance(refusal, NodeError) or not isinstance(refusal, ConfigError)):
-        tell(f"{launch.node_name}, rank {launch.rank}: {message}", sys.stderr)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from dist_plm.cluster import bandwidth
 from dist_plm.cluster.checkpoint_space import checkpoint_problems, checkpoint_space
 from dist_plm.cluster.rank_facts import device_table, differing, facts, shared_devices
-from dist_plm.config import runfile
+from dist_plm.config.decode import encode
 from dist_plm.core.errors import PreflightError
 from dist_plm.distributed.collectives import gather
 from dist_plm.distributed.device import Device
@@ -16,6 +16,7 @@ from dist_plm.distributed.world import host_group
 from dist_plm.monitor.progress import say
 from dist_plm.spec.derived import checkpoints_of
 from dist_plm.spec.schema import TrainingConfig
+from dist_plm.train.startup.start import other_settings
 
 
 def look(config: TrainingConfig, launch: LaunchEnv, device: Device) -> None:
@@ -42,11 +43,16 @@ def preflight(config: TrainingConfig, launch: LaunchEnv, device: Device, *, whol
     """
     began = time.monotonic()
     group = host_group(timedelta(minutes=config.cluster.timeout_minutes))
-    mine = facts(runfile.text(config), config.data.paths, launch, device, whole=whole)
-    everyone = gather(group, mine)
+    everyone = gather(group, facts(config.data.paths, launch, device, whole=whole))
     url = checkpoints_of(config.run, config.checkpoint)
     space = checkpoint_space(url, config.checkpoint, config.model, config.optim)
-    problems = [*differing(everyone), *shared_devices(everyone), *checkpoint_problems(launch, group, space)]
+    unequal = other_settings(encode(config), launch, group)
+    problems = [
+        *([unequal] if unequal else []),
+        *differing(everyone),
+        *shared_devices(everyone),
+        *checkpoint_problems(launch, group, space),
+    ]
     if problems:
         raise PreflightError(problems)
     if not whole:

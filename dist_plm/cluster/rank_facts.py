@@ -37,15 +37,14 @@ class RankFacts:
     free_memory_bytes: int = 0
 
 
-def facts(configuration: str, stores: Sequence[str], launch: LaunchEnv, device: Device, *, whole: bool) -> RankFacts:
+def facts(stores: Sequence[str], launch: LaunchEnv, device: Device, *, whole: bool) -> RankFacts:
     """Finds the facts of this rank. The slow ones, of a node, are found by its first rank alone, where the `whole` is
     asked for.
 
     Args:
-        configuration: the text of the run's.
-        stores: paths of its data.
+        stores: paths of the run's data.
     """
-    same = {"configuration": _digest(configuration), "Python": platform.python_version()}
+    same = {"Python": platform.python_version()}
     packages: dict[str, str] = {}
     if whole and launch.local_rank == 0:
         packages = {d.name.lower(): d.version for d in importlib.metadata.distributions() if d.name}
@@ -145,10 +144,6 @@ def _data(path: Path) -> str:
         return ",".join(f"{file.relative_to(path)}:{file.stat().st_size}" for file in files)
     prefix = path.with_suffix("") if path.suffix in (".bin", ".idx") else path
     return ",".join(str(os.stat(f"{prefix}{end}").st_size) for end in (".idx", ".bin"))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _nodes(some: Sequence[RankFacts]) -> str:

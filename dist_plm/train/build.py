@@ -102,6 +102,7 @@ def run_training(
         timeout = collective_timeout(config.train, config.cluster.timeout_minutes, device)
         init_process_group(env, device, timeout, shared_memory=config.cluster.shared_memory)
         refuse_together(unreadable, env, host_group(timeout))
+        agree_on(encode(config), env, host_group(timeout))
         unmade = make_run_directory(config.run, env, data, private=config.cluster.private_runs)
         refuse_together(unmade, env, host_group(timeout))
         if preflight is not None:
@@ -109,7 +110,6 @@ def run_training(
         grid, virtual = grid_of(config.parallel), config.parallel.virtual_pipeline
         groups = build_groups(grid, device, virtual_pipeline=virtual, timeout=timeout)
         assert data is not None
-        agree_on(encode(config), groups)
         limits = hang_limits(config.train, timeout, device)
         start = begin(Path(config.run.dir or ""), limits, env, environ, signals, groups)
         console = say if env.rank == 0 else None

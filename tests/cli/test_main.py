@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dist_plm.cli.app import _report
 from dist_plm.cli.main import commands, files, module_of
-from dist_plm.core.errors import ConfigError, DataError, NodeError, PreflightError
+from dist_plm.cli.refusals import report
+from dist_plm.core.errors import DataError
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 
@@ -65,33 +65,10 @@ def test_a_command_gets_the_other_words():
     assert "did you mean optim.lr?" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("refusal", "told"),
-    [
-        (ConfigError(["a"]), False),
-        (PreflightError(["a"]), False),
-        (NodeError(["a"]), True),
-        (DataError("a"), True),
-    ],
-)
-def test_what_one_node_alone_may_know_is_said_there(refusal, told, monkeypatch, capsys):
-    """Rank 0 would wait for the others without knowing why."""
-    for name, value in {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(name, value)
-    for name in ("MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "1")
-    _report(refusal)
-    assert ("rank 2: " in capsys.readouterr().err) == told
-    monkeypatch.setenv("RANK", "3")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    _report(refusal)
-    assert capsys.readouterr().err == ""
-
-
 def test_a_message_holds_nothing_that_a_terminal_obeys(monkeypatch, capsys):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    _report(DataError("a\x1b[31m\x07 \u202etxt.exe is\tnot there,\nseen from ä"))
+    report(DataError("a\x1b[31m\x07 \u202etxt.exe is\tnot there,\nseen from ä"))
     assert capsys.readouterr().err == "a\\x1b[31m\\x07 \\u202etxt.exe is\tnot there,\nseen from ä\n"
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,7 +13,8 @@ from typing import Any
 import torch.distributed as dist
 
 from dist_plm.checkpoint.ownership import Owner
-from dist_plm.core.errors import ConfigError, PreflightError
+from dist_plm.config.runfile import changes
+from dist_plm.core.errors import PreflightError
 from dist_plm.distributed.collectives import gather, on_first
 from dist_plm.distributed.device import Device
 from dist_plm.distributed.groups import Groups
@@ -27,6 +29,8 @@ from dist_plm.train.stopping import Control, StopSignals
 #: steps take.
 _TIMEOUT_FACTOR = 2
 _WATCHED_SHARE = 0.9
+#: So many settings are told that ranks do not share.
+_TOLD = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +106,38 @@ def refuse_together(problem: str | None, launch: LaunchEnv, group: dist.ProcessG
         raise PreflightError([f"on {', '.join(dict.fromkeys(nodes))}: {told}" for told, nodes in where.items()])
 
 
-def agree_on(settings: Mapping[str, Any], groups: Groups) -> None:
-    """Refuses to start where ranks were given different configurations. Collective.
+def agree_on(settings: Mapping[str, Any], launch: LaunchEnv, group: dist.ProcessGroup | None) -> None:
+    """Refuses to start where ranks were given different configurations, which would lead them to other groups, directories
+    and samples. Collective.
 
+    Args:
+        settings: of this rank, as `encode` gives them.
     Raises:
-        ConfigError: on every rank.
+        PreflightError: on every rank.
     """
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    digests = gather(groups.world, digest)
-    if differing := [rank for rank, one in enumerate(digests) if one != digests[0]]:
-        raise ConfigError(
-            [f"ranks {differing} were started with another configuration than rank 0: start all with the same command"]
-        )
+    if problem := other_settings(settings, launch, group):
+        raise PreflightError([problem])
+
+
+def other_settings(settings: Mapping[str, Any], launch: LaunchEnv, group: dist.ProcessGroup | None) -> str | None:
+    """Says which ranks were started with other settings than rank 0, and in what those of the first such rank differ; None
+    where all are equal. Collective.
+
+    Args:
+        settings: of this rank, as `encode` gives them.
+    """
+    settings = {"working directory": os.getcwd(), **settings}
+    text = json.dumps(settings, sort_keys=True)
+    found = gather(group, (hashlib.sha256(text.encode()).hexdigest(), launch.node_name))
+    others = [rank for rank, (digest, _) in enumerate(found) if digest != found[0][0]]
+    if not others:
+        return None
+    first = others[0]
+    of_ranks: list[dict[str, Any] | None] = gather(group, settings if launch.rank in (0, first) else None)
+    changed = changes(of_ranks[0] or {}, of_ranks[first] or {})
+    more = f" and {len(changed) - _TOLD} more" if len(changed) > _TOLD else ""
+    which = f"rank {first}" if len(others) == 1 else f"{len(others)} ranks, the first of them rank {first}"
+    return (
+        f"the configuration is not the same everywhere: {which} on {found[first][1]} has another than rank 0 "
+        f"({', '.join(changed[:_TOLD])}{more}): start all ranks with one command"
+    )

@@ -1,0 +1,52 @@
+"""Tells a refusal once, whichever of the ranks it comes from."""
+
+import errno
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+from dist_plm.config.credentials import mask
+from dist_plm.core.errors import ConfigError, NodeError, PreflightError, UserError
+from dist_plm.core.installed import as_typed
+from dist_plm.core.streams import tell, visible
+from dist_plm.distributed.launch_env import from_environment
+
+#: How long a rank waits for another one to say what it would: whoever speaks first ends, and its launcher ends the others.
+PATIENCE_SECONDS = 2.0
+
+
+def report(refusal: UserError) -> None:
+    """Says it once. Mostly all ranks refuse alike and rank 0 speaks, but any may be alone: with another command line, an
+    environment of its own, or data that no other reads. So the others speak too where they are not ended meanwhile."""
+    message = visible(as_typed(mask(str(refusal))))
+    try:
+        launch = from_environment(os.environ)
+    except ConfigError:
+        tell(message, sys.stderr)
+        return
+    if launch.rank == 0:
+        tell(message, sys.stderr)
+        return
+    of_node = isinstance(refusal, NodeError) or not isinstance(refusal, ConfigError)
+    if isinstance(refusal, PreflightError) and not of_node:
+        return  # rank 0 has the same
+    if (launch.local_rank == 0 and of_node) or _first_after_patience():
+        tell(f"{launch.node_name}, rank {launch.rank}: {message}", sys.stderr)
+
+
+def _first_after_patience() -> bool:
+    """Waits to be ended by the launcher, which another rank's end makes it do. Afterwards true on one rank of those that wait
+    at a time on this node."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a run's own handler would only take note of it
+    with socket.socket(socket.AF_UNIX) as place:
+        try:
+            place.bind(f"\0dist_plm.refusal.{os.getppid()}")  # a name that ends with the process
+            first = True
+        except OSError as error:
+            first = error.errno != errno.EADDRINUSE
+        time.sleep(PATIENCE_SECONDS if first else PATIENCE_SECONDS + 1)
+        return first
