@@ -89,11 +89,16 @@ class BufferedChunk(DistributedDataParallel):
             self.remove_forward_pre_hook_handles[layer] = layer.register_forward_pre_hook(hook)
 
 
-def _whole_gradients(chunks: Sequence[DistributedDataParallel]) -> list[Tensor]:
-    """Gives the buffers that hold all gradients as the optimizer reads them, of a rank that is alone; none where it reads
-    copies of higher precision."""
-    buffers = [buffer.grad_data for chunk in chunks for buffer in cast(Any, chunk).buffers]
-    return buffers if all(buffer.dtype == torch.float32 for buffer in buffers) else []
+def _whole_gradients(chunks: Sequence[DistributedDataParallel], groups: Groups, *, sharded: bool) -> list[Tensor]:
+    """Gives what holds all gradients as the optimizer reads them: the buffers, or of each bucket the shard that this data rank
+    updates. None where it reads copies of higher precision, or other ranks count some of them."""
+    buffers = [buffer for chunk in chunks for buffer in cast(Any, chunk).buffers]
+    if groups.model.size() > 1 or any(buffer.grad_data.dtype != torch.float32 for buffer in buffers):
+        return []
+    if not sharded:
+        return [buffer.grad_data for buffer in buffers]
+    ranks, own = groups.data_context.size(), groups.data_context.rank()
+    return [bucket.grad_data.view(ranks, -1)[own] for buffer in buffers for bucket in buffer.buckets]
 
 
 def _each(wait: Callable[..., None], modules: Sequence[nn.Module], *_: Any) -> None:
@@ -121,7 +126,7 @@ class MegatronEngine(Stateful):
         self._chunks, self._optimizer = chunks, optimizer
         self._scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
         self._norm = GradientNorm(optimizer.get_grad_stats_parallel_group(), device)
-        self._whole = _whole_gradients(chunks) if groups.grid.size == 1 else []
+        self._whole = _whole_gradients(chunks, groups, sharded=shards_states(settings))
         self._watch = SkipWatch(shard_specs, groups, settings.train.max_skipped)
         self._state = state
 
@@ -204,8 +209,11 @@ class MegatronEngine(Stateful):
     def finish_gradients(self, chunks: list[Any], _: Tensor | None, **more: Any) -> None:
         """Adds gradients up over ranks after the last microbatch, as a schedule's callback. What Megatron-core would divide
         them by it counts on the device, and waits for."""
-        if any(chunk.reduces for chunk in chunks) or self._groups.grid.size > 1:
+        if self._groups.model.size() > 1:
             finalize_model_grads(chunks, None, **more)
+        else:  # there are those of data ranks alone
+            for chunk in chunks:
+                chunk.finish_grad_sync(more.get("force_all_reduce", False))
         for chunk in chunks:
             chunk.check_gradients()
             chunk.scale_gradients(1.0 / self._num_microbatches)
