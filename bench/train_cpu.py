@@ -4,10 +4,11 @@
     python bench/train_cpu.py --quick    a minute: smaller batches, nothing compiled
     python bench/train_cpu.py --cases 'gpt bf16' --sides nanogpt
 
-All that train a case live at once and make their steps in turns, in an order that moves on each round, so that what else the
-machine does falls on all alike. Prints medians of a step by the clock and in seconds of processors, and the median over
-the rounds of the peer's seconds over ours in the same round: above 1 we are faster. Beside them stand the rates of a matrix
-product of 1536³, of PyTorch's default and of oneDNN, of the same minutes. Trainer needs `accelerate`.
+All that train a case live at once and make their steps in turns (ten a turn of the smallest model, in which waking up
+would be a large part of one), in an order that moves on each round, so that what else the machine does falls on all alike.
+Prints medians of a step by the clock and in seconds of processors, and the median over the rounds of the peer's seconds over
+ours in the same round: above 1 we are faster. Beside them stand the rates of a matrix product of 1536³, of PyTorch's default
+and of oneDNN, of the same minutes. Trainer needs `accelerate`.
 """
 
 import argparse
@@ -48,7 +49,7 @@ from dist_plm.models.kernels.linear import use_onednn
 
 GPT = Case("gpt", "bf16")
 BERT = Case("bert", "bf16", vocab=30_592)
-TINY = Case("gpt", "fp32", layers=2, hidden=64, heads=2, vocab=1024, length=64, rows=4)
+TINY = Case("gpt", "fp32", layers=2, hidden=64, heads=2, vocab=1024, length=64, rows=4, steps=10)
 CASES = [
     replace(case, precision=precision, dropout=dropout)
     for case in (GPT, BERT)
@@ -79,8 +80,8 @@ def sides_of(case: Case, groups: Groups, args: argparse.Namespace) -> dict[str, 
 def tiny_sides(groups: Groups) -> dict[str, Callable[[], Side]]:
     """What a step costs that computes next to nothing: on one rank beside an eager loop, and on two."""
     return {
-        "ours": lambda: timed(ours(TINY, groups)),
-        "nanogpt": lambda: timed(nanogpt(TINY, compiled=False)),
+        "ours": lambda: timed(ours(TINY, groups), TINY.steps),
+        "nanogpt": lambda: timed(nanogpt(TINY, compiled=False), TINY.steps),
         "ours, data 2": lambda: TwoRanks(TINY),
         "ours, tensor 2": lambda: TwoRanks(TINY, tensor=2),
         "ours, pipeline 2": lambda: TwoRanks(TINY, pipeline=2),
@@ -162,7 +163,7 @@ def main() -> None:
             print("\n" + ceiling())
             table(case, sides_of(case, groups, args), args, args.rounds)
     if not args.cases or "tiny" in args.cases:
-        table(TINY, tiny_sides(groups), args, 10 * args.rounds)
+        table(TINY, tiny_sides(groups), args, 4 * args.rounds)
     shutdown()
     return None
 
