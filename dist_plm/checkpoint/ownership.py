@@ -6,6 +6,7 @@ The first run that saves there leaves its name in a file. What was copied or mov
 import json
 import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from dist_plm.checkpoint import train_state as state_file
@@ -88,6 +89,9 @@ def _read(storage: Storage) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if isinstance(error, NotADirectoryError) and "://" not in storage.url:
+            place = Path(_place(storage))
+            _refuse(storage, f"{next(one for one in (place, *place.parents) if one.exists())} is no directory")
         _refuse(storage, f"{NAME} in it cannot be read ({reason_of(error, getattr(error, 'filename', None))})")
 
 

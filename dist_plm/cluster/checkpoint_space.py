@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def checkpoint_problems(launch: LaunchEnv, group: dist.ProcessGroup, space: Chec
         unseen = not _appears(directory / f"{token}.0")
         told = gather(group, (launch.node_name, _UNSEEN.format(space.url) if unseen else None))
     if launch.local_rank == 0:
-        (directory / f"{token}.{launch.rank}").unlink(missing_ok=True)
+        _remove(directory / f"{token}.{launch.rank}")
     where: dict[str, list[str]] = defaultdict(list)
     for node, problem in told:
         if problem is not None:
@@ -97,11 +98,15 @@ def _write(probe: Path) -> str | None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        if probe.parent.is_dir():
-            probe.unlink(missing_ok=True)
+        _remove(probe)
         reason = reason_of(error, probe)
         return f"checkpoints cannot be written to {probe.parent} ({reason}): make room there, or set checkpoint.dir"
     return None
+
+
+def _remove(probe: Path) -> None:
+    with suppress(OSError):  # a read-only file system refuses even to remove what is not there
+        probe.unlink()
 
 
 def _no_room(space: CheckpointSpace) -> str | None:

@@ -144,3 +144,9 @@ def test_a_latest_of_others_is_not_replaced(tmp_path, kind):
         (tmp_path / "latest").mkdir()
     with pytest.raises(CheckpointError, match="the latest in it is not of this program"):
         claim(LocalStorage(tmp_path), FIRST)
+
+
+def test_a_file_above_is_named(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(CheckpointError, match=r"run/checkpoints cannot be used: \S+/run is no directory"):
+        claim(LocalStorage(tmp_path / "run" / "checkpoints"), FIRST)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_plm.cluster.checkpoint_space import checkpoint_bytes, needed_bytes
+from dist_plm.cluster.checkpoint_space import CheckpointSpace, checkpoint_bytes, checkpoint_problems, needed_bytes
 from dist_plm.cluster.preflight import preflight
 from dist_plm.cluster.rank_facts import RankFacts, _data, differing, shared_devices
 from dist_plm.core.errors import PreflightError
@@ -149,6 +149,9 @@ def test_a_disk_that_is_full_or_too_small_is_refused(ranks, config: PretrainConf
         (full_disk / "filler").write_bytes(bytes(2**21))
     (nothing, _) = ranks.run(2, look_case, config, ["node1", "node2"], None)
     assert f"checkpoints cannot be written to {full_disk} (No space left on device)" in nothing
+    subprocess.run(["mount", "-o", "remount,ro", full_disk], check=True)
+    (problem,) = checkpoint_problems(LaunchEnv(), None, CheckpointSpace(str(full_disk), needed=1, free=1))
+    assert f"checkpoints cannot be written to {full_disk} (Read-only file system): " in problem
 
 
 @pytest.mark.ranks
