@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from typing import Any, Final, TypeGuard
 
 import yaml
@@ -182,3 +183,10 @@ def is_number(value: Any) -> TypeGuard[float]:
 def whole_number(text: str | None) -> int | None:
     """A number in the digits 0 to 9, as a variable of the environment or an option gives it; None for any other text."""
     return int(text) if text is not None and re.fullmatch("[0-9]{1,18}", text.strip(" \n")) else None
+
+
+def other_delimiter(columns: Sequence[str]) -> str | None:
+    """Says what a table needs whose only column looks like several, parted by a sign that its kind of file does not have; None
+    where it does not."""
+    sign = next((sign for sign in ";\t|," if len(columns) == 1 and sign in columns[0]), None)
+    return sign and f"its columns are parted by {sign!r}: a .csv has commas there, a .tsv tabs"

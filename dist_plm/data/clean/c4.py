@@ -86,7 +86,7 @@ def _has_any(text: str, phrases: tuple[str, ...]) -> bool:
 @lru_cache(maxsize=4)
 def _bad_words(path: str) -> tuple[list[str], re.Pattern[str]]:
     try:
-        words = Path(path).read_text(encoding="utf-8").lower().split("\n")
+        words = Path(path).read_text(encoding="utf-8-sig").lower().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"clean.c4.bad_words = {path!r} cannot be read: {reason_of(error, path)}") from error
     words = [word.strip() for word in words if word.strip()]

@@ -5,6 +5,7 @@ from typing import Any
 
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import DataError
+from dist_plm.core.parsing import other_delimiter
 from dist_plm.spec.tasks.base import Column
 from dist_plm.spec.tasks.texts import PAIRS
 
@@ -54,6 +55,5 @@ def _missing(name: str, column: Column, chosen: str | None, names: list[str], pl
     if chosen is not None:
         return f"data.columns.{name} = {chosen!r}: {place} has no such column{did_you_mean(near(chosen, names))}; {has}"
     known = ", ".join(column.names[:4])
-    return (
-        f"{place} has no column for {name} by a usual name ({known}, …), {has}: name it with data.columns.{name}=NAME"
-    )
+    remedy = other_delimiter(names) or f"name it with data.columns.{name}=NAME"
+    return f"{place} has no column for {name} by a usual name ({known}, …), {has}: {remedy}"

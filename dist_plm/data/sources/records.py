@@ -5,6 +5,7 @@ from io import StringIO
 from typing import Any, Literal, NamedTuple
 
 from dist_plm.core.errors import DataError
+from dist_plm.core.parsing import other_delimiter
 from dist_plm.data.sources.assemble import LineBlock, assemble
 from dist_plm.spec.prepare.schema import SourceConfig
 from dist_plm.spec.prepare.template import parse_template
@@ -145,9 +146,9 @@ def check_columns(place: str, template: Template, columns: list[str]) -> None:
     """Refuses a table that lacks a column that the source names, or has two of that name."""
     missing = [column for column in template.columns if column not in columns]
     if missing:
+        remedy = other_delimiter(columns) or "name the column that holds the text with text: in data.sources"
         raise DataError(
-            f"{place} has no column {' or '.join(map(repr, missing))}, it has {', '.join(map(repr, columns))}; name the "
-            "column that holds the text with text: in data.sources"
+            f"{place} has no column {' or '.join(map(repr, missing))}, it has {', '.join(map(repr, columns))}; {remedy}"
         )
     twice = [column for column in template.columns if columns.count(column) > 1]
     if twice:

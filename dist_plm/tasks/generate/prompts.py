@@ -46,11 +46,14 @@ def read_prompts(config: GenerateConfig) -> list[str]:
         assert config.prompt is not None
         return [config.prompt]
     try:
-        lines = bytes(read_regular(config.prompts)).decode().splitlines()
+        text = bytes(read_regular(config.prompts)).decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"prompts = {config.prompts} cannot be read: {reason_of(error, config.prompts)}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"prompts = {config.prompts} is not UTF-8 text (byte {error.start:,})") from None
+    lines = (
+        text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    )  # not at U+2028 and the like, which JSON may hold
     if config.prompts.endswith(".jsonl"):
         prompts = [_column(line, config, number) for number, line in enumerate(lines, 1) if line.strip()]
     else:

@@ -42,7 +42,7 @@ def test_documents_are_dropped(name, kept, dropped):
 
 
 def test_bad_words_are_whole_words_but_in_chinese(tmp_path):
-    (tmp_path / "words").write_text("Damn\n坏话\n", encoding="utf-8")
+    (tmp_path / "words").write_text("Damn\n坏话\n", encoding="utf-8-sig")  # as Windows writes it
     path = str(tmp_path / "words")
     assert apply("bad_words", "The dam and damnation", bad_words=path)
     assert not apply("bad_words", "DAMN it", bad_words=path)

@@ -41,3 +41,10 @@ def test_a_missing_column_is_refused(given, part) -> None:
     with pytest.raises(DataError) as refused:
         find_columns(CLASSIFY, given, ("text", "stars"), "f")
     assert part in str(refused.value).replace("; did you", ", did you")
+
+
+@pytest.mark.parametrize("sign", [";", "\t", "|"])
+def test_another_delimiter_is_named(sign) -> None:
+    with pytest.raises(DataError) as refused:
+        find_columns(CLASSIFY, {}, (f"text{sign}label",), "f.csv")
+    assert str(refused.value).endswith(f": its columns are parted by {sign!r}: a .csv has commas there, a .tsv tabs")
