@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from dist_plm.config.decode import encode
 from dist_plm.core.errors import DataError
 from dist_plm.data.dedup.ngram_overlap import NgramOverlap
 from dist_plm.data.labelled.rows import RowFile
@@ -25,6 +26,7 @@ from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.tasks.evaluate.passages import texts_of_files
 from dist_plm.tasks.evaluate.sums import Hard, Hardest
 from dist_plm.tasks.inference.source import alike, find_source
+from dist_plm.train.startup.start import agree_on
 
 #: Characters by which a report tells a text.
 _EXCERPT_CHARS = 160
@@ -39,6 +41,7 @@ def measure_contamination(config: EvaluateConfig, environ: Mapping[str, str] = o
     launch = from_environment(environ)
     timeout = timedelta(minutes=config.cluster.timeout_minutes)
     init_process_group(launch, choose("cpu", launch.local_rank), timeout)
+    agree_on(encode(config), launch, host_group(timeout))
     content = contamination_of(config, host_group(timeout))
     shutdown()
     return content if launch.rank == 0 else None

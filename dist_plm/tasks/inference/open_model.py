@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from dist_plm.checkpoint.finite import finite_alone
+from dist_plm.config.decode import encode
 from dist_plm.config.variants import Variants
 from dist_plm.core.errors import CheckpointError, with_remedy
 from dist_plm.distributed.device import Device, choose
@@ -33,6 +34,7 @@ from dist_plm.tasks.inference.source import ModelSource, alike, find_source, wit
 from dist_plm.tasks.inference.vocabulary import Vocabulary, vocabulary_of
 from dist_plm.train.startup.arithmetic import prepare_cpu, set_precision
 from dist_plm.train.startup.load_weights import check_fit
+from dist_plm.train.startup.start import agree_on
 
 T = TypeVar("T")
 
@@ -92,6 +94,7 @@ def find_model(config: InferenceConfig, launch: LaunchEnv, device: Device, timeo
     Raises:
         UserError: on every rank alike.
     """
+    agree_on(encode(config), launch, host_group(timeout))
     found = _found(config, host_group(timeout), launch.world_size)
     groups = _groups(found.config, device, timeout)
     return Session(source=found.source, vocabulary=found.vocabulary, config=found.config, launch=launch, groups=groups)

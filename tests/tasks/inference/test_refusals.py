@@ -78,6 +78,20 @@ def refusal(world, config, prompts=None):
     return "nothing was refused"
 
 
+def refusal_of_another_split(world):
+    """What a rank is told where each was started with a split of its own."""
+    split = ("test", "validation")[world.rank]
+    return refusal(world, evaluate_config(Path("nowhere"), data={"path": "nowhere", "split": split}))
+
+
+@pytest.mark.ranks
+def test_ranks_that_would_measure_different_things_are_refused(ranks) -> None:
+    """What each sums up would be told as one number."""
+    first, second = ranks.run(2, refusal_of_another_split)
+    assert first == second
+    assert "rank 1 on localhost has another than rank 0 (data.split: 'test' -> 'validation'): " in first
+
+
 def refusal_without_a_model(config):
     """What one process is told that only looks."""
     try:
