@@ -15,7 +15,7 @@ from dist_plm.core.streams import tell, visible
 from dist_plm.distributed.launch_env import from_environment
 
 #: How long a rank waits for another one to say what it would: whoever speaks first ends, and its launcher ends the others.
-PATIENCE_SECONDS = 2.0
+PATIENCE_SECONDS = 5.0
 
 
 def report(refusal: UserError) -> None:

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -12,10 +13,13 @@ from dist_plm.cluster.preflight import preflight
 from dist_plm.cluster.rank_facts import RankFacts, _data, differing, shared_devices
 from dist_plm.core.errors import PreflightError
 from dist_plm.distributed.launch_env import LaunchEnv
+from dist_plm.distributed.world import host_group
 from dist_plm.spec.flops import num_parameters
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import PretrainConfig
+from dist_plm.train.startup.start import other_settings
 from tests.ranks.pool import World
+from tests.ranks.times import LONG
 from tests.train.conftest import TINY, launch, store  # noqa: F401
 from tests.train.running import make_store, settings
 
@@ -99,6 +103,26 @@ def test_rows_that_differ_are_told_apart(tmp_path: Path) -> None:
         first, second = (_data(tmp_path / name / what) for name in ("one", "two"))
         assert first != second
         assert first == _data(tmp_path / "one" / what)
+
+
+def settings_case(world: World, elsewhere: list[Path], given: list[dict]) -> str | None:
+    here = os.getcwd()
+    os.chdir(elsewhere[world.rank])
+    try:
+        return other_settings(given[world.rank], LaunchEnv(rank=world.rank, world_size=2), host_group(LONG))
+    finally:
+        os.chdir(here)
+
+
+@pytest.mark.ranks
+def test_settings_are_compared_and_not_where_ranks_stand(ranks, tmp_path: Path) -> None:
+    (tmp_path / "mounted").mkdir()
+    places = [tmp_path, tmp_path / "mounted"]
+    assert ranks.run(2, settings_case, places, [{"optim": {"lr": 1.0}}] * 2) == [None, None]
+    told = ranks.run(2, settings_case, places, [{"optim": {"lr": 1.0}}, {"optim": {"lr": 2.0}}])
+    assert told[0] == told[1]
+    assert "rank 1" in told[0]
+    assert "optim.lr" in told[0]
 
 
 @pytest.mark.ranks

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -126,14 +125,13 @@ def other_settings(settings: Mapping[str, Any], launch: LaunchEnv, group: dist.P
     Args:
         settings: of this rank, as `encode` gives them.
     """
-    settings = {"working directory": os.getcwd(), **settings}
     text = json.dumps(settings, sort_keys=True)
     found = gather(group, (hashlib.sha256(text.encode()).hexdigest(), launch.node_name))
     others = [rank for rank, (digest, _) in enumerate(found) if digest != found[0][0]]
     if not others:
         return None
     first = others[0]
-    of_ranks: list[dict[str, Any] | None] = gather(group, settings if launch.rank in (0, first) else None)
+    of_ranks: list[Mapping[str, Any] | None] = gather(group, settings if launch.rank in (0, first) else None)
     changed = changes(of_ranks[0] or {}, of_ranks[first] or {})
     more = f" and {len(changed) - _TOLD} more" if len(changed) > _TOLD else ""
     which = f"rank {first}" if len(others) == 1 else f"{len(others)} ranks, the first of them rank {first}"
