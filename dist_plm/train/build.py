@@ -100,7 +100,8 @@ def run_training(
         device = choose(config.cluster.device, env.local_rank)
         set_arithmetic(config.train, config.precision, device)
         timeout = collective_timeout(config.train, config.cluster.timeout_minutes, device)
-        init_process_group(env, device, timeout, shared_memory=config.cluster.shared_memory)
+        with signals.heard_at_once():
+            init_process_group(env, device, timeout, shared_memory=config.cluster.shared_memory)
         refuse_together(unreadable, env, host_group(timeout))
         agree_on(encode(config), env, host_group(timeout))
         unmade = make_run_directory(config.run, env, data, private=config.cluster.private_runs)

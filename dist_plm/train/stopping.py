@@ -5,7 +5,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, Literal, Self, TypeVar
 import torch
 import torch.distributed as dist
 
-from dist_plm.core.errors import reason_of
+from dist_plm.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, reason_of
 from dist_plm.distributed.collectives import all_reduce, gather
 from dist_plm.train.deadline import Deadline
 from dist_plm.train.startup.lease import RunLease
@@ -63,6 +64,34 @@ class StopSignals:
             self.received, self._first = signal.Signals(number).name, time.monotonic()
         elif time.monotonic() - self._first > SAME_SIGNAL_SECONDS:
             os._exit(128 + number)
+
+    @contextmanager
+    def heard_at_once(self) -> Iterator[None]:
+        """Ends the process on a signal within the block, where ranks wait for each other outside of Python, which would hear
+        it no sooner than they have met. Nothing has begun yet that could be lost."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        heard, told = os.pipe()
+        os.set_blocking(told, False)
+        before = signal.set_wakeup_fd(told)
+        listener = threading.Thread(target=self._listen, args=(heard,), daemon=True)
+        listener.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            os.write(told, b"\0")
+            listener.join()
+            os.close(told)
+            os.close(heard)
+
+    def _listen(self, heard: int) -> None:
+        while number := os.read(heard, 1)[0]:
+            if number in self._signals:
+                os._exit(EXIT_REQUEUE)
+            if number == signal.SIGINT:
+                os._exit(EXIT_INTERRUPTED)
 
 
 @dataclass(frozen=True, slots=True)
