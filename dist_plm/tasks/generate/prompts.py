@@ -1,5 +1,6 @@
 """Reads prompts, and makes rows of tokens of them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,9 +52,7 @@ def read_prompts(config: GenerateConfig) -> list[str]:
         raise DataError(f"prompts = {config.prompts} cannot be read: {reason_of(error, config.prompts)}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"prompts = {config.prompts} is not UTF-8 text (byte {error.start:,})") from None
-    lines = (
-        text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    )  # not at U+2028 and the like, which JSON may hold
+    lines = re.split("\r\n|\r|\n", text)  # and not at U+2028 and its like, which JSON may hold
     if config.prompts.endswith(".jsonl"):
         prompts = [_column(line, config, number) for number, line in enumerate(lines, 1) if line.strip()]
     else:
