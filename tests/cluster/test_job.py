@@ -54,7 +54,7 @@ max_restarts=5
 restarts_in_job=2
 ranks_per_node=4
 node_counts=(2 1)
-python=/opt/python
+python=/home/u/venv/bin/python
 script=(
     {repository}/launch/pretrain.py
     --frozen
@@ -92,7 +92,7 @@ source {repository}/slurm/common.sh
 run_dir=/home/u/project/runs/one
 max_restarts=100
 ranks_per_node=2
-python=/opt/python
+python=/home/u/venv/bin/python
 script=(
     {repository}/launch/pretrain.py
     --frozen
@@ -119,7 +119,7 @@ def test_exact_text_with_torchrun():
         cluster__signal_seconds=120,
         cluster__max_restarts=5,
         cluster__options=["--exclusive"],
-        cluster__python="/opt/python",
+        cluster__python="/home/u/venv/bin/python",
         cluster__container='apptainer exec --nv "$HOME/image.sif"',
         cluster__setup=["module load cuda/12.8"],
         cluster__interface="ib0",
@@ -138,7 +138,7 @@ def test_exact_text_with_srun():
         cluster__launcher="srun",
         cluster__ranks_per_node=2,
         cluster__cpus_per_rank=16,
-        cluster__python="/opt/python",
+        cluster__python="/home/u/venv/bin/python",
     )
     text = batch_script(asked, [], PLACE)
     head, machinery = text[: text.index("\n# Of USR1 Python")], text[text.index("\n# Of USR1 Python") :]
