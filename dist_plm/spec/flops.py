@@ -53,7 +53,6 @@ def flops_per_step(
     vectors = {
         "read": read_tokens,
         "written": written_tokens,
-        "remembered": read_tokens,
         "predicted": predictions,
         "sample": rows.read,
     }

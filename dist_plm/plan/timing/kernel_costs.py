@@ -165,7 +165,6 @@ def products_of(
     vectors = {
         "read": one.read,
         "written": one.written,
-        "remembered": one.read,
         "predicted": one.predicted,
         "sample": one.samples,
     }

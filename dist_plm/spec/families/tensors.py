@@ -8,9 +8,9 @@ from typing import Literal
 from dist_plm.spec.families.base import ModelConfig, StackSpec, known
 from dist_plm.spec.families.lora import ADAPTERS
 
-#: How often a matrix is multiplied: for each token that is read, that a decoder writes, that it looks back at, that is
-#: predicted, or once a row.
-Vectors = Literal["read", "written", "remembered", "predicted", "sample"]
+#: How often a matrix is multiplied: for each token that is read, that a decoder writes, that is predicted, or once a
+#: row.
+Vectors = Literal["read", "written", "predicted", "sample"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class TensorTable:
         own: Vectors = "written" if stack.is_decoder else "read"
         self._attention(stack.network, f"{name}attention", depth, own, own)
         if stack.is_decoder:
-            self._attention(stack.network, f"{name}cross", depth, own, "remembered")
+            self._attention(stack.network, f"{name}cross", depth, own, "read")
         self._mlp(stack.network, f"{name}mlp", depth, own)
 
     def _attention(self, model: ModelConfig, name: str, depth: int, own: Vectors, others: Vectors) -> None:
