@@ -2,11 +2,10 @@
 
 import errno
 import os
-import signal
 import socket
 import sys
-import threading
 import time
+from contextlib import suppress
 
 from dist_plm.config.credentials import mask
 from dist_plm.core.errors import ConfigError, NodeError, PreflightError, UserError
@@ -40,13 +39,12 @@ def report(refusal: UserError) -> None:
 def _first_after_patience() -> bool:
     """Waits to be ended by the launcher, which another rank's end makes it do. Afterwards true on one rank of those that wait
     at a time on this node."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a run's own handler would only take note of it
     with socket.socket(socket.AF_UNIX) as place:
         try:
             place.bind(f"\0dist_plm.refusal.{os.getppid()}")  # a name that ends with the process
             first = True
         except OSError as error:
             first = error.errno != errno.EADDRINUSE
-        time.sleep(PATIENCE_SECONDS if first else PATIENCE_SECONDS + 1)
+        with suppress(KeyboardInterrupt):  # who presses the keys waits no longer
+            time.sleep(PATIENCE_SECONDS if first else PATIENCE_SECONDS + 1)
         return first

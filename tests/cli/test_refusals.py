@@ -24,7 +24,6 @@ def waited(monkeypatch) -> list[float]:
     """Gives the seconds of each wait, which does not take place."""
     waits: list[float] = []
     monkeypatch.setattr(refusals.time, "sleep", waits.append)
-    monkeypatch.setattr(refusals.signal, "signal", lambda *_: None)
     return waits
 
 
@@ -74,3 +73,12 @@ def test_a_rank_that_is_refused_alone_is_heard(tmp_path) -> None:
     assert done.stderr.count("did you mean optim.lr?") == 1
     assert ", rank 1: configuration refused" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_keyboard_ends_the_wait(monkeypatch, capsys) -> None:
+    def pressed(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(refusals.time, "sleep", pressed)
+    as_rank(1, ConfigError(["a"]), monkeypatch)
+    assert capsys.readouterr().err.count("rank 1") == 1

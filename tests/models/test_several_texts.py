@@ -8,12 +8,11 @@ from dist_plm.distributed.groups import build_groups
 from dist_plm.models.layers.attention import CrossAttention
 from tests.parts import model_of
 from tests.ranks.pool import World
-from tests.ranks.test_encoders import MODELS
 from tests.ranks.times import LONG
 from tests.ranks.training import batch_of, configure, grid_of
+from tests.reference.hf import SMOOTH_T5
 
 ROWS, TEXTS = 2, 3
-SMOOTH_T5 = {**MODELS["t5"], "model__activation": "gelu"}  # rounding switches no unit off
 
 
 def logits(world: World, changes: dict) -> list[tuple[torch.Tensor, list[int], list[torch.Tensor]]]:
@@ -51,7 +50,7 @@ def logits(world: World, changes: dict) -> list[tuple[torch.Tensor, list[int], l
     ids=["dropout", "adapters", "recomputed"],
 )
 def test_texts_of_one_row_are_those_of_rows_of_their_own(ranks, changes):
-    (((given, rows, gradients), (expected, apart, theirs)),) = ranks.run(1, logits, {**SMOOTH_T5, **changes})
+    (((given, rows, gradients), (expected, apart, theirs)),) = ranks.run(1, logits, {**SMOOTH_T5.changes, **changes})
     assert set(rows) == {ROWS}
     assert set(apart) == {ROWS * TEXTS}
     torch.testing.assert_close(given, expected)
