@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from types import FrameType
@@ -32,6 +33,8 @@ from dist_plm.distributed.launch_env import why_unknown
 EXIT_SIGNALLED_TWICE = 128 + signal.SIGUSR1
 #: For a checkpoint, from a signal to the ranks until they are killed. Slurm's own limits are mostly shorter.
 SAVE_SECONDS = 600
+#: For the ranks of a node to end, once the torchrun of the first node, which all ask, is gone.
+ENDING_SECONDS = 10
 #: What takes less of a node's memory.
 _LESS = (
     "where memory was short, lower train.micro_batch or data.loader_workers, put fewer ranks on a node, or ask for more "
@@ -46,10 +49,31 @@ class Agent(LocalElasticAgent):
 
     def _invoke_run(self, role: str = "default") -> RunResult:
         try:
-            return super()._invoke_run(role)  # pyright: ignore[reportCallIssue]
+            return self._run_ranks(role)
         except SignalException:
             self._shutdown_timeout = SAVE_SECONDS
             raise
+
+    def _run_ranks(self, role: str) -> RunResult:
+        try:
+            return super()._invoke_run(role)  # pyright: ignore[reportCallIssue]
+        except (RendezvousError, DistError):
+            if (result := self._ended_as_all()) is None:
+                raise
+            return result
+
+    def _ended_as_all(self) -> RunResult | None:
+        """Waits for ranks that are about to end, as those of the first node have, whose torchrun ends with them. None where
+        they go on, or crash."""
+        deadline = time.monotonic() + ENDING_SECONDS
+        while self._worker_group.state == WorkerState.HEALTHY and time.monotonic() < deadline:
+            result = self._monitor_workers(self._worker_group)
+            if result.state != WorkerState.HEALTHY:
+                crashed = result.is_failed() and is_crash(failure.exitcode for failure in result.failures.values())
+                self._worker_group.state = result.state
+                return None if crashed else result
+            time.sleep(self._worker_group.spec.monitor_interval)
+        return None
 
     def run(self, role: str = "default") -> RunResult:
         """A signal ends the ranks, and they say how: by default it would count as a failure of the launcher."""

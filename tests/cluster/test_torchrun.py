@@ -10,6 +10,8 @@ import pytest
 from torch.distributed.run import get_args_parser
 
 from dist_plm.cluster.torchrun import check_meeting_place, exit_code, is_crash, main
+from dist_plm.core.errors import EXIT_HUNG
+from tests.ranks.ports import free_port
 
 
 @pytest.mark.parametrize(
@@ -147,6 +149,29 @@ def test_real_ranks(
     assert "Traceback" not in told
     if code == 137:
         assert re.search(r"rank 1, process \d+ on \S+, was ended by SIGKILL, .* lower train.micro_batch", told), told
+
+
+@pytest.mark.parametrize(("late", "expected"), [(75, 75), (1, EXIT_HUNG)])
+def test_a_node_whose_ranks_end_last_says_how(late: int, expected: int) -> None:
+    """The torchrun that the others ask is the first node's, and ends with its ranks."""
+    words = [
+        sys.executable,
+        "-m",
+        "dist_plm.cluster.torchrun",
+        "--nnodes=2",
+        "--nproc-per-node=1",
+        "--rdzv-backend=c10d",
+    ]
+    words += [f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--local-addr=127.0.0.1"]
+    nodes = [
+        subprocess.Popen([*words, f"--rdzv-conf=is_host={int(first)}", "--no-python", "bash", "-c", ends])
+        for first, ends in ((True, "sleep 1; exit 75"), (False, f"sleep 3; exit {late}"))
+    ]
+    try:
+        assert [node.wait(100) for node in nodes] == [75, expected]
+    finally:
+        for node in nodes:
+            node.kill()
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
