@@ -4,48 +4,30 @@
     python bench/train_cpu.py --quick    a minute: smaller batches, nothing compiled
     python bench/train_cpu.py --cases 'gpt bf16' --sides nanogpt
 
-All that train a case live at once and make their steps in turns (ten a turn of the smallest model, in which waking up
-would be a large part of one), in an order that moves on each round, so that what else the machine does falls on all alike.
+All that train a case live at once, in processes of their own, and make their steps in turns (ten a turn of the smallest
+model, in which waking up would be a large part of one), in an order that moves on each round, so that what else the machine
+does falls on all alike.
 Prints medians of a step by the clock and in seconds of processors, and the median over the rounds of the peer's seconds over
 ours in the same round: above 1 we are faster. Beside them stand the rates of a matrix product of 1536³, of PyTorch's default
 and of oneDNN, of the same minutes. Trainer needs `accelerate`.
 """
 
 import argparse
-import gc
 import os
-import platform
 import statistics
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from functools import partial
 
 import torch
 import transformers
 from gpu_timing import seconds_of
-from train_cpu_sides import (
-    TIMEOUT,
-    Case,
-    Cost,
-    Side,
-    Trainer,
-    TwoRanks,
-    be_a_rank,
-    has_trainer,
-    hf_loop,
-    nanogpt,
-    ours,
-    timed,
-)
+from train_cpu_apart import Apart, be_a_rank
+from train_cpu_sides import Case, Cost, Side, has_trainer
 
-from dist_plm.distributed.device import choose
-from dist_plm.distributed.fp32_products import onednn_pays
-from dist_plm.distributed.grid import Grid
-from dist_plm.distributed.groups import Groups, build_groups
-from dist_plm.distributed.launch_env import from_environment
-from dist_plm.distributed.world import init_process_group, shutdown
-from dist_plm.models.kernels.linear import use_onednn
+from dist_plm.distributed import machine_cache
 
 GPT = Case("gpt", "bf16")
 BERT = Case("bert", "bf16", vocab=30_592)
@@ -60,35 +42,34 @@ CASES = [
 WARM_UP = 2
 
 
-def sides_of(case: Case, groups: Groups, args: argparse.Namespace) -> dict[str, Callable[[], Side]]:
+def sides_of(case: Case, args: argparse.Namespace) -> dict[str, Callable[[], Apart]]:
     """What builds each side of a table, by its name."""
-    steps = args.rounds + WARM_UP + 1
-    sides: dict[str, Callable[[], Side]] = {"ours": lambda: timed(ours(case, groups))}
+    names = ["ours"]
     if case.family == "gpt":
-        if case.dropout == 0.0:
-            sides["nanogpt"] = lambda: timed(nanogpt(case, compiled=False))
-        if not args.quick:
-            sides["nanogpt compiled"] = lambda: timed(nanogpt(case, compiled=True))
-    sides["transformers"] = lambda: timed(hf_loop(case))
+        names += ["nanogpt"] * (case.dropout == 0.0)
+        names += ["ours compiled", "nanogpt compiled"] * (not args.quick)
+    names += ["transformers"]
     if has_trainer() and case.dropout == 0.0:
-        sides["Trainer"] = lambda: timed(Trainer(case, steps))
+        names += ["Trainer"]
+    calls = args.rounds + WARM_UP
+    sides = {name: partial(Apart, case, name, threads=args.threads, calls=calls) for name in names}
     if case.dropout == 0.0 and not args.quick:
-        sides["ours, 2 processes"] = lambda: TwoRanks(case)
+        sides["ours, 2 processes"] = partial(Apart, case, "ours", ranks=2)
     return sides
 
 
-def tiny_sides(groups: Groups) -> dict[str, Callable[[], Side]]:
+def tiny_sides(args: argparse.Namespace) -> dict[str, Callable[[], Apart]]:
     """What a step costs that computes next to nothing: on one rank beside an eager loop, and on two."""
     return {
-        "ours": lambda: timed(ours(TINY, groups), TINY.steps),
-        "nanogpt": lambda: timed(nanogpt(TINY, compiled=False), TINY.steps),
-        "ours, data 2": lambda: TwoRanks(TINY),
-        "ours, tensor 2": lambda: TwoRanks(TINY, tensor=2),
-        "ours, pipeline 2": lambda: TwoRanks(TINY, pipeline=2),
+        "ours": partial(Apart, TINY, "ours", threads=args.threads),
+        "nanogpt": partial(Apart, TINY, "nanogpt", threads=args.threads),
+        "ours, data 2": partial(Apart, TINY, "ours", ranks=2),
+        "ours, tensor 2": partial(Apart, TINY, "ours", ranks=2, tensor=2),
+        "ours, pipeline 2": partial(Apart, TINY, "ours", ranks=2, pipeline=2),
     }
 
 
-def in_turns(sides: dict[str, Side], rounds: int) -> dict[str, list[Cost]]:
+def in_turns(sides: Mapping[str, Side], rounds: int) -> dict[str, list[Cost]]:
     costs: dict[str, list[Cost]] = {name: [] for name in sides}
     names = list(sides)
     for number in range(rounds + WARM_UP):
@@ -98,7 +79,7 @@ def in_turns(sides: dict[str, Side], rounds: int) -> dict[str, list[Cost]]:
     return {name: found[WARM_UP:] for name, found in costs.items()}
 
 
-def table(case: Case, builders: dict[str, Callable[[], Side]], args: argparse.Namespace, rounds: int) -> None:
+def table(case: Case, builders: dict[str, Callable[[], Apart]], args: argparse.Namespace, rounds: int) -> None:
     wanted = {name: build for name, build in builders.items() if name == "ours" or args.sides in name}
     sides = {name: build() for name, build in wanted.items()}
     costs = in_turns(sides, rounds)
@@ -115,10 +96,7 @@ def table(case: Case, builders: dict[str, Callable[[], Side]], args: argparse.Na
             flush=True,
         )
     for side in sides.values():
-        if isinstance(side, TwoRanks):
-            side.close()
-    torch._dynamo.reset()
-    gc.collect()
+        side.close()
 
 
 def ratio(theirs: Sequence[Cost], ours: Sequence[Cost], key: str) -> float:
@@ -146,25 +124,16 @@ def main() -> None:
     if args.rank:
         return be_a_rank(args.rank)
     torch.set_num_threads(args.threads)
-    device = choose("cpu", 0)
-    init_process_group(from_environment({}), device, TIMEOUT)
-    groups = build_groups(Grid(), device, timeout=TIMEOUT)
-    chosen = onednn_pays(device, groups.world)
-    use_onednn(chosen)
-    library = f"multiplies fp32 by {'oneDNN' if chosen else 'MKL'}"
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    print(
-        f"{date.today()}, {platform.processor() or platform.machine()}, {args.threads} threads, {versions}, ours {library}"
-    )
+    print(f"{date.today()}, {machine_cache.cpu_model()}, {args.threads} threads, {versions}")
     for case in CASES:
         if args.quick:
             case = replace(case, rows=2)
         if any(wanted == case.name for wanted in args.cases) if args.cases else not (args.quick and case.dropout):
             print("\n" + ceiling())
-            table(case, sides_of(case, groups, args), args, args.rounds)
+            table(case, sides_of(case, args), args, args.rounds)
     if not args.cases or "tiny" in args.cases:
-        table(TINY, tiny_sides(groups), args, 4 * args.rounds)
-    shutdown()
+        table(TINY, tiny_sides(args), args, 4 * args.rounds)
     return None
 
 

@@ -1,17 +1,13 @@
 """Those that take turns in bench/train_cpu.py: each is something that makes one training step when it is called."""
 
-import json
 import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
@@ -24,9 +20,9 @@ from torch import nn
 from dist_plm.config.decode import decode
 from dist_plm.distributed.device import choose
 from dist_plm.distributed.grid import grid_of
-from dist_plm.distributed.groups import Groups, build_groups
+from dist_plm.distributed.groups import build_groups
 from dist_plm.distributed.launch_env import from_environment
-from dist_plm.distributed.world import init_process_group, shutdown
+from dist_plm.distributed.world import init_process_group
 from dist_plm.engines.build import build_engine
 from dist_plm.models.build import build_model
 from dist_plm.objectives.base import LossTerm
@@ -116,14 +112,19 @@ def timed(step: Callable[[], Any], steps: int = 1) -> Side:
     return side
 
 
-def ours(case: Case, groups: Groups, config: PretrainConfig | None = None) -> Callable[[], Any]:
-    """A step of the engine, with the loss and the norm of the gradient that it reports."""
-    config = config or case.config()
-    device = groups.device.torch_device
+def ours(case: Case, parallel: dict[str, int], compiled: str = "off") -> Callable[[], Any]:
+    """A step of this rank, set up as a run sets up its own, with the loss and the norm of the gradient that it reports."""
+    env = from_environment(os.environ)
+    config = case.config(env.world_size, **parallel)
+    config = replace(config, engine=replace(config.engine, compile=compiled))
+    device = choose("cpu", env.local_rank)
+    init_process_group(env, device, TIMEOUT)
+    groups = build_groups(grid_of(config.parallel), device, timeout=TIMEOUT)
+    prepare_cpu(config.precision, groups, env, os.environ)
     sections = (config.model, config.parallel, config.precision)
-    model, _ = build_model(*sections, groups, device, seed=config.train.seed)
+    model, _ = build_model(*sections, groups, device.torch_device, seed=config.train.seed)
     term = LossTerm(1.0, "labels")
-    engine = build_engine(engine_settings(config), groups, device, model, {config.objective.name: term})
+    engine = build_engine(engine_settings(config), groups, device.torch_device, model, {config.objective.name: term})
     size, own = config.train.micro_batch, case.rows // groups.grid.data
     first = own * groups.coordinates.data
     batches = [
@@ -234,67 +235,19 @@ class Trainer:
         trainer.train()
 
 
+#: A step of ours, from the case and how ranks share it.
+OURS: dict[str, Callable[[Case, dict[str, int]], Callable[[], Any]]] = {
+    "ours": ours,
+    "ours compiled": partial(ours, compiled="layers"),
+}
+#: A step of a peer, from the case and the number of steps.
+PEERS: dict[str, Callable[[Case, int], Callable[[], Any]]] = {
+    "nanogpt": lambda case, _: nanogpt(case, compiled=False),
+    "nanogpt compiled": lambda case, _: nanogpt(case, compiled=True),
+    "transformers": lambda case, _: hf_loop(case),
+    "Trainer": Trainer,
+}
+
+
 def has_trainer() -> bool:
     return find_spec("accelerate") is not None
-
-
-class TwoRanks:
-    """Ours on two processes of one thread each, which wait for their turn."""
-
-    def __init__(self, case: Case, **parallel: int) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self._ranks = [self._start(case, parallel, rank, port) for rank in range(2)]
-        for rank in self._ranks:
-            self._answer(rank)
-
-    def _start(self, case: Case, parallel: dict[str, int], rank: int, port: int) -> Any:
-        env = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-        env |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": 1}
-        settings = json.dumps([asdict(case), parallel])
-        return subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("train_cpu.py"), "--rank", settings],
-            env={**os.environ, **{name: str(value) for name, value in env.items()}},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
-
-    def __call__(self) -> Cost:
-        for rank in self._ranks:
-            rank.stdin.write("step\n")
-        costs = [self._answer(rank) for rank in self._ranks]
-        return Cost(max(cost.wall for cost in costs), sum(cost.processor for cost in costs))
-
-    def _answer(self, rank: Any) -> Cost:
-        line = rank.stdout.readline()
-        while line and not line.startswith("cost "):
-            line = rank.stdout.readline()
-        if not line:
-            raise RuntimeError("a rank ended")
-        return Cost(*json.loads(line[5:]))
-
-    def close(self) -> None:
-        for rank in self._ranks:
-            rank.stdin.close()
-        for rank in self._ranks:  # they leave together
-            rank.wait()
-
-
-def be_a_rank(settings: str) -> None:
-    """What one of the two processes does: a step for each line that it reads."""
-    values, parallel = json.loads(settings)
-    case = Case(**values)
-    config = case.config(2, **parallel)
-    env = from_environment(os.environ)
-    device = choose("cpu", env.local_rank)
-    init_process_group(env, device, TIMEOUT)
-    groups = build_groups(grid_of(config.parallel), device, timeout=TIMEOUT)
-    prepare_cpu(config.precision, groups, env, os.environ)
-    side = timed(ours(case, groups, config), case.steps)
-    print("cost [0, 0]", flush=True)
-    for _ in sys.stdin:
-        print("cost", json.dumps(side()), flush=True)
-    shutdown()
