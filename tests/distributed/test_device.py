@@ -1,6 +1,9 @@
 """The choice of device. What it redirects, and does not, is tested with the stand-in."""
 
+import ctypes
 import os
+import subprocess
+import sys
 from unittest import mock
 
 import pytest
@@ -165,3 +168,39 @@ def test_tf32_is_for_gpus_alone(monkeypatch):
     set_precision(PrecisionConfig(name="fp32", tf32=True), gpu)
     set_precision(PrecisionConfig(name="fp32"), gpu)
     assert asked == ["high", "high"]
+
+
+#: Prints how often the system gave pages to this process while it took 64 MiB eight times, before and after the choice.
+_FAULTS = """
+import os, resource, torch
+from dist_plm.distributed.device import choose
+
+def faults():
+    torch.ones(2**24)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+pages, before = 8 * 2**26 // os.sysconf("SC_PAGE_SIZE"), faults()
+choose("cpu", 0)
+print(before >= pages, faults() >= pages)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="malloc is not that of glibc")
+@pytest.mark.parametrize(
+    ("environ", "printed"),
+    [
+        ({}, "True False"),
+        ({"MALLOC_TRIM_THRESHOLD_": "131072"}, "True True"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}, "True True"),
+    ],
+    ids=["kept", "set", "tuned"],
+)
+def test_on_a_cpu_freed_memory_is_kept_unless_the_environment_says_otherwise(environ, printed):
+    free = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "THP_"))}
+    found = subprocess.run(
+        [sys.executable, "-c", _FAULTS], env=free | environ, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == printed.split()
