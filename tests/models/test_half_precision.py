@@ -1,9 +1,13 @@
 """Norms and softmax add up in fp32 where weights and activations are of 16 bits."""
 
+from unittest import mock
+
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from dist_plm.models.kernels.look_up import look_up
+from dist_plm.models.layers import attention
 from dist_plm.models.layers.attention import CoreAttention
 from dist_plm.models.layers.dropout import Site
 from dist_plm.models.layers.norms import build_norm
@@ -60,6 +64,39 @@ def test_softmax(ranks, dtype, changes, documents):
         result.double(), torch.full_like(result, weight).double(), rtol=2 * ROUNDING[dtype], atol=0
     )
     assert weight < 0.3
+
+
+def gradients_of_attention(world, keys: int, changes: dict, relative: bool) -> tuple[set[str], list[float]]:
+    """The kernels by which bf16 gradients are found, and how far these are from exact ones."""
+    config = configure(1, model__heads=2, model__hidden=32, **changes)
+    core = CoreAttention(model_context_of(config, groups_of(world, config), torch.device("cpu")), Site.ATTENTION_SCORES)
+    draw = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(keys, 2, 32, generator=draw).bfloat16().requires_grad_() for _ in range(3)]
+    bias = torch.randn(1, 2, keys, keys, generator=draw).bfloat16().requires_grad_() if relative else None
+    leaves = inputs if bias is None else [*inputs, bias]
+    direction = torch.randn(keys, 2, 32, generator=draw).bfloat16()
+    context = SequenceContext(causal=not relative, bias=bias)
+    of_bf16 = mock.patch.object(attention, "_MULTIPLIES_BF16", True)
+    with of_bf16, profile(activities=[ProfilerActivity.CPU]) as profiled:
+        found = torch.autograd.grad(core(*inputs, context), leaves, direction)
+    query, key, value, *exact_bias = wide = [x.detach().double().requires_grad_() for x in leaves]
+    query, key, value = (x.view(keys, 2, 2, 16).permute(1, 2, 0, 3) for x in (query, key, value))
+    scores = query @ key.mT / 4 + (exact_bias[0] if relative else 0)
+    scores = scores if relative else scores.masked_fill(torch.ones(keys, keys).triu(1) > 0, -torch.inf)
+    mixed = (scores.softmax(-1) @ value).permute(2, 0, 1, 3).flatten(2)
+    exact = torch.autograd.grad(mixed, wide, direction.double())
+    names = {event.key for event in profiled.key_averages() if "attention" in event.key and "backward" in event.key}
+    return names, [error(one, other) for one, other in zip(found, exact, strict=True)]
+
+
+@pytest.mark.parametrize("relative", [False, True], ids=["causal", "relative"])
+@pytest.mark.parametrize(("keys", "kernel"), [(16, "dist_plm::"), (256, "dist_plm::"), (257, "aten::")])
+def test_gradients_of_short_rows_are_found_by_whole_heads(ranks, keys, kernel, relative):
+    """With a bias that has a gradient PyTorch fuses nothing, ours does where rows are short."""
+    ((names, errors),) = ranks.run(1, gradients_of_attention, keys, {}, relative)
+    assert all(name.startswith(kernel) for name in names)
+    assert names or (relative and kernel == "aten::")
+    assert max(errors) < 2 * ROUNDING[torch.bfloat16]
 
 
 def error(found: torch.Tensor, exact: torch.Tensor) -> float:

@@ -60,7 +60,10 @@ def attention(
     seen_by: Tensor | None,
     *drawn: Any,
 ) -> tuple[Tensor, Tensor]:
-    first_head, first_row, _, _, probability = drawn
+    first_head, first_row, causal, scale, probability = drawn
+    if probability == 0.0 and ranges is None and not (causal and (bias is not None or first_row > 0)):
+        plain = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return plain(query, key, value, 0.0, causal, attn_mask=bias, scale=scale)
     out = like_tokens(query)
     query, key, value = (x.contiguous() for x in (query, key, value))
     for rows, columns in _blocks(query, key, ranges, drawn):
@@ -91,10 +94,14 @@ def attention_backward(
 ) -> tuple[Tensor, ...]:
     first_head, first_row, _, scale, probability = drawn
     factor, heads = 1.0 / (1.0 - probability), query.shape[:2]
-    results = tuple(like_tokens(x).zero_() for x in (query, key, value))
+    results = tuple(like_tokens(x) for x in (query, key, value))
     scores_grad = query.new_zeros((*query.shape[:3], key.shape[2]) if with_bias else 0)
     grad, query, key, value = (x.contiguous() for x in (grad, query, key, value))
-    for rows, columns in _blocks(query, key, ranges, drawn):
+    parts = list(_blocks(query, key, ranges, drawn))
+    whole = len(parts) == 1 and parts[0][1] == slice(0, key.shape[2])
+    if not whole:
+        results[1].zero_(), results[2].zero_()
+    for rows, columns in parts:
         own_grad, own = (x[:, :, rows].flatten(0, 1) for x in (grad, query))
         seen_key, seen_value = (x[:, :, columns].flatten(0, 1) for x in (key, value))
         weights = _weights(query, key, bias, ranges, rows, columns, drawn)
@@ -108,8 +115,10 @@ def attention_backward(
         if with_bias:
             scores_grad[:, :, rows, columns] = through.unflatten(0, heads)
         results[0][:, :, rows] = torch.bmm(through, seen_key).mul_(scale).unflatten(0, heads)
-        results[1][:, :, columns].add_(torch.bmm(through.transpose(1, 2), own).mul_(scale).unflatten(0, heads))
-        results[2][:, :, columns].add_(torch.bmm(dropped.transpose(1, 2), own_grad).mul_(factor).unflatten(0, heads))
+        of_key = torch.bmm(through.transpose(1, 2), own).mul_(scale).unflatten(0, heads)
+        of_value = torch.bmm(dropped.transpose(1, 2), own_grad).mul_(factor).unflatten(0, heads)
+        for total, found in zip(results[1:], (of_key, of_value), strict=True):
+            total.copy_(found) if whole else total[:, :, columns].add_(found)
     return *results, scores_grad
 
 

@@ -1,9 +1,9 @@
 """Attention over the heads of tensor and context ranks, computed without ever holding the scores of all heads.
 
-It is one fused kernel: PyTorch's, or ours where attention weights are dropped or a query sees a range of keys. Document
-boundaries, padding, windows and relative positions need such ranges or masks, which are made once a microbatch
-(`models.masks`). Where sequences are so long that masks would be large, they are made for a block of query rows at a time, so
-memory stays linear in the sequence length; with a window time does as well.
+It is one fused kernel: PyTorch's, or ours where attention weights are dropped, a query sees a range of keys, or a CPU is to
+find bf16 gradients of short rows. Document boundaries, padding, windows and relative positions need such ranges or masks, which
+are made once a microbatch (`models.masks`). Where sequences are so long that masks would be large, they are made for a block of
+query rows at a time, so memory stays linear in the sequence length; with a window time does as well.
 """
 
 import math
@@ -22,6 +22,11 @@ from dist_plm.models.masks import bias_of
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sequence_context import SequenceContext
 from dist_plm.models.sharding import Part
+
+#: Keys up to which the CPU's fused kernel takes longer for bf16 gradients than products of whole heads: 3 times at 128, where
+#: the CPU multiplies bf16 itself (AVX-512, AMX); half as long where it does not.
+_FEW_KEYS = 256
+_MULTIPLIES_BF16 = torch.cpu._is_avx512_bf16_supported()
 
 
 class SelfAttention(nn.Module):
@@ -153,7 +158,7 @@ class CoreAttention(nn.Module):
         """
         grouped = query.shape[1] // key.shape[1]
         probability = self.dropout if self.training else 0.0
-        if probability == 0.0 and context.ranges is None:
+        if probability == 0.0 and context.ranges is None and not (self.training and _by_heads(query, key)):
             options = {"attn_mask": bias, "is_causal": causal and bias is None, "scale": self.scale}
             return functional.scaled_dot_product_attention(query, key, value, enable_gqa=grouped > 1, **options)
         if grouped > 1:
@@ -181,6 +186,12 @@ class CoreAttention(nn.Module):
         bias = bias_of(context, rows, columns, query.dtype)
         query, key, value = query[:, :, first:stop], _take(key, spans), _take(value, spans)
         return self._mix(query, key, value, bias, context, causal=False, first_row=first)
+
+
+def _by_heads(query: Tensor, key: Tensor) -> bool:
+    """Tells whether gradients of bf16 are found sooner by products of whole heads, as those with dropout are."""
+    of_cpu = _MULTIPLIES_BF16 and query.device.type == "cpu"
+    return of_cpu and query.dtype == torch.bfloat16 and key.shape[2] <= _FEW_KEYS
 
 
 def _seen(context: SequenceContext, first: int, stop: int, keys: int) -> list[tuple[int, int]]:
