@@ -100,7 +100,7 @@ def attention_backward(
     parts = list(_blocks(query, key, ranges, drawn))
     whole = len(parts) == 1 and parts[0][1] == slice(0, key.shape[2])
     if not whole:
-        results[1].zero_(), results[2].zero_()
+        torch._foreach_zero_(results[1:])
     for rows, columns in parts:
         own_grad, own = (x[:, :, rows].flatten(0, 1) for x in (grad, query))
         seen_key, seen_value = (x[:, :, columns].flatten(0, 1) for x in (key, value))
