@@ -61,18 +61,21 @@ def attention(
     *drawn: Any,
 ) -> tuple[Tensor, Tensor]:
     first_head, first_row, causal, scale, probability = drawn
+    out = like_tokens(query)
     if probability == 0.0 and ranges is None and not (causal and (bias is not None or first_row > 0)):
         plain = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        return plain(query, key, value, 0.0, causal, attn_mask=bias, scale=scale)
-    out = like_tokens(query)
-    query, key, value = (x.contiguous() for x in (query, key, value))
-    for rows, columns in _blocks(query, key, ranges, drawn):
-        weights = _weights(query, key, bias, ranges, rows, columns, drawn).to(value.dtype)
-        flat = weights.view(-1, weights.shape[-1])
-        for block, keep in _keeps(weights.shape, keys, first_head, first_row + rows.start, probability, value.dtype):
-            flat[block].mul_(keep)
-        mixed = torch.bmm(weights.flatten(0, 1), value[:, :, columns].flatten(0, 1)).mul_(1.0 / (1.0 - probability))
-        out[:, :, rows] = mixed.unflatten(0, query.shape[:2])
+        out.copy_(plain(query, key, value, 0.0, causal, attn_mask=bias, scale=scale)[0])
+    else:
+        query, key, value = (x.contiguous() for x in (query, key, value))
+        for rows, columns in _blocks(query, key, ranges, drawn):
+            weights = _weights(query, key, bias, ranges, rows, columns, drawn).to(value.dtype)
+            flat = weights.view(-1, weights.shape[-1])
+            for block, keep in _keeps(
+                weights.shape, keys, first_head, first_row + rows.start, probability, value.dtype
+            ):
+                flat[block].mul_(keep)
+            mixed = torch.bmm(weights.flatten(0, 1), value[:, :, columns].flatten(0, 1)).mul_(1.0 / (1.0 - probability))
+            out[:, :, rows] = mixed.unflatten(0, query.shape[:2])
     # The softmax is found again whole, so nobody needs its sums; compiled code looks at their shape.
     return out, query.new_empty(query.shape[:3], dtype=torch.float32)
 
@@ -100,7 +103,8 @@ def attention_backward(
     parts = list(_blocks(query, key, ranges, drawn))
     whole = len(parts) == 1 and parts[0][1] == slice(0, key.shape[2])
     if not whole:
-        torch._foreach_zero_(results[1:])
+        for total in results[1:]:
+            total.zero_()
     for rows, columns in parts:
         own_grad, own = (x[:, :, rows].flatten(0, 1) for x in (grad, query))
         seen_key, seen_value = (x[:, :, columns].flatten(0, 1) for x in (key, value))
@@ -179,7 +183,13 @@ def _weights(
         numbers = torch.arange(first_row + rows.start, first_row + rows.stop)
         scores.masked_fill_(torch.arange(columns.start, columns.stop) > numbers[:, None], -torch.inf)
     if ranges is None:
-        return torch.softmax(scores, dim=-1)
+        weights = torch.softmax(scores, dim=-1)
+        if bias is not None:
+            own = bias[..., columns] if bias.shape[2] == 1 else bias[:, :, rows, columns]
+            unseen = own.amax(dim=-1, keepdim=True) == -torch.inf
+            if unseen.any():
+                weights.masked_fill_(unseen, 0.0)
+        return weights
     low, high = (_of_rows(one, rows, query)[:, None, :, None] for one in ranges[:2])
     places = torch.arange(columns.start, columns.stop)
     unseen = (places < low) | (places >= high)

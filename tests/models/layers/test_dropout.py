@@ -224,3 +224,29 @@ def test_recomputation_gives_the_same_gradients_to_the_bit():
         found.append([result, *torch.autograd.grad(result.pow(2).sum(), [*inputs, bias])])
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.4])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_query_whose_bias_hides_all_keys_gives_zeros(dtype, probability):
+    bias = torch.zeros(3, 1, 9, 9, dtype=dtype)
+    bias[0, :, 2], bias[1, :, :, 3:], bias[2] = -torch.inf, -torch.inf, -torch.inf
+    result, inputs = attention(bias, probability, dtype)
+    assert not result[0, :, 2].any()
+    assert not result[2].any()
+    assert result[0, :, [0, 1, 3]].any(dim=-1).all()
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(result.float().square().sum(), inputs))
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.4])
+def test_compiled_code_is_told_how_results_lie_in_memory(probability):
+    def made(device: str) -> list[torch.Tensor]:
+        query, key, value = (torch.randn(9, 3, 4, 8, device=device).permute(1, 2, 0, 3) for _ in range(3))
+        inputs = query, key, value, None, keys_of().to(device), None, None
+        drawn = 0, 0, True, 0.3, probability
+        out, lse = torch.ops.dist_plm.attention(*inputs, *drawn)
+        gradients = torch.ops.dist_plm.attention_backward(out, *inputs, out, lse, False, *drawn)
+        return [out, lse, *gradients]
+
+    for told, found in zip(made("meta"), made("cpu"), strict=True):
+        assert (told.shape, told.stride(), told.dtype) == (found.shape, found.stride(), found.dtype)
