@@ -82,6 +82,8 @@ def in_turns(sides: Mapping[str, Side], rounds: int) -> dict[str, list[Cost]]:
 def table(case: Case, builders: dict[str, Callable[[], Apart]], args: argparse.Namespace, rounds: int) -> None:
     wanted = {name: build for name, build in builders.items() if name == "ours" or args.sides in name}
     sides = {name: build() for name, build in wanted.items()}
+    for side in sides.values():
+        side.ready()
     costs = in_turns(sides, rounds)
     print(
         f"\n{case.name}: {case.layers} layers of {case.hidden}, {case.rows} x {case.length}, vocabulary {case.vocab:,}"

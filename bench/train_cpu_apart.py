@@ -31,20 +31,23 @@ class Apart:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         env: dict[str, Any] = {"OMP_NUM_THREADS": threads if ranks == 1 else 1}
-        if name in OURS:  # Trainer would take it for a run of several ranks
+        if name in OURS:  # Trainer would take itself for one of several ranks
             env |= {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         settings = json.dumps([asdict(case), name, calls, parallel])
         self._ranks = [
             subprocess.Popen(
                 [sys.executable, Path(__file__).with_name("train_cpu.py"), "--rank", settings],
-                env=os.environ | {key: str(value) for key, value in {**env, "RANK": rank, "LOCAL_RANK": rank}.items()},
+                env=os.environ | {key: str(value) for key, value in (env | own).items()},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 bufsize=1,
             )
-            for rank in range(ranks)
+            for own in ({"RANK": rank, "LOCAL_RANK": rank} if name in OURS else {} for rank in range(ranks))
         ]
+
+    def ready(self) -> None:
+        """Waits until its processes have set themselves up."""
         for rank in self._ranks:
             self._answer(rank)
 
