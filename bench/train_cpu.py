@@ -1,6 +1,6 @@
 """Training on a CPU beside its peers: ours, nanoGPT's loop (eager and compiled), and Hugging Face's bare loop and Trainer.
 
-    python bench/train_cpu.py            some eight minutes
+    python bench/train_cpu.py            some fifteen minutes
     python bench/train_cpu.py --quick    a minute: smaller batches, nothing compiled
     python bench/train_cpu.py --cases 'gpt bf16' --sides nanogpt
 

@@ -18,7 +18,7 @@ class Apart:
     """A side in processes of its own, with the memory and the settings that it has where nobody else is; it waits for its turn.
 
     Args:
-        name: of `SIDES`.
+        name: of `OURS` or `PEERS`.
         ranks: processes, of one thread each where they are several.
         threads: of a single process.
         calls: how often it is called.

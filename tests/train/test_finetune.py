@@ -198,15 +198,11 @@ def test_every_task_is_learned(alone, task: str) -> None:
 def test_two_ranks_equal_one(ranks, rows, alone, task: str, grid: str, tmp_path: Path) -> None:
     config = settings(rows, tmp_path, **TASKS[task][0], **GRIDS[grid])
     assert ranks.run(2, run_case, config, free_port()) == [0, 0]
-    named = []
     for ours, whole in zip(records(tmp_path), alone(task), strict=True):
-        named.append([(one.get("worst/first_sample"), one.get("worst/last_sample")) for one in (ours, whole)])
         for key, value in whole.items():
-            if value is not None and key not in ("worst/first_sample", "worst/last_sample"):
+            if value is not None:
                 near = 5e-3 if key.endswith("spearman") else 5e-5  # ranks of what is all but equal change places
                 assert ours[key] == pytest.approx(value, rel=3e-4, abs=near), (whole["step"], key)
-    # Where two microbatches of a step have the same loss but for rounding, either is the worst.
-    assert sum(ours != whole for ours, whole in named) <= 1, named
 
 
 @pytest.mark.parametrize(

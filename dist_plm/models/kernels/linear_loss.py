@@ -208,10 +208,7 @@ def losses_and_gradient(
     told = [(scores.gather(-1, column)[:, 0] - largest) * mine if valid else torch.zeros_like(largest)]
     if smoothing:
         told.append((scores.sum(dim=-1) - valid * largest) / size if valid else torch.zeros_like(largest))
-    sums = torch.stack([scores.sub_(largest[:, None]).exp_().sum(dim=-1), *told])
-    if group.size() > 1:
-        dist.all_reduce(sums, group=group)
-    total, *told = sums
+    total, *told = _normalise(scores, largest, told, group)
     log_z, counts = total.log(), labels >= 0
     losses = log_z - (1.0 - smoothing) * told[0] if smoothing else log_z - told[0]
     if smoothing:
@@ -222,9 +219,23 @@ def losses_and_gradient(
         losses += z_loss * log_z.square()
         factor = counts * (1.0 + 2.0 * z_loss * log_z)
     # Rows without a label have no gradient.
-    scores.mul_((factor / total)[:, None])
+    scores.mul_(factor[:, None])
     if valid:
         scores.scatter_add_(-1, column, (mine & counts)[:, None].to(scores.dtype) * (smoothing - 1.0))
     if smoothing:
         scores.sub_(counts[:, None] * (smoothing / size))
     return scores, torch.where(counts, losses, 0.0)
+
+
+def _normalise(scores: Tensor, largest: Tensor, told: list[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
+    """Turns this rank's columns of logits into probabilities in place. Returns the sums of exponentials, of logits less the
+    largest, and of what else each rank has told, over all ranks."""
+    if group.size() == 1 and not scores.is_cuda:
+        torch.ops.aten._softmax.out(scores, -1, False, out=scores)
+        return [scores.amax(dim=-1).reciprocal_(), *told]  # the largest score's share is 1 of the sum
+    scores.sub_(largest[:, None]).exp_()
+    sums = torch.stack([scores.sum(dim=-1), *told])
+    if group.size() > 1:
+        dist.all_reduce(sums, group=group)
+    scores.div_(sums[0][:, None])
+    return list(sums)
