@@ -1,5 +1,5 @@
 """Products of numbers of 8 bits: e4m3 for activations and weights, e5m2 for gradients (Micikevicius et al. 2022, "FP8 formats
-for deep learning", arXiv 2209.05433), by PyTorch's scaled product.
+for deep learning", arXiv 2209.05433), on a GPU by PyTorch's scaled product.
 
 Each tensor is scaled by what it holds at the moment: there is no history that checkpoints would have to keep and ranks to
 agree on. Scales are powers of two, which round nothing: a tensor and its half are the same 8-bit numbers.
@@ -108,6 +108,11 @@ def _by_columns(matrix: Tensor) -> Tensor:
 def _product(
     left: Tensor, right: Tensor, left_unit: Tensor, right_unit: Tensor, dtype: torch.dtype, *, is_fast: bool = False
 ) -> Tensor:
-    """`is_fast`: a GPU adds up in fewer bits, as is common for activations; gradients are added in fp32."""
+    """`is_fast`: a GPU adds up in fewer bits, as is common for activations; gradients are added in fp32.
+
+    A CPU's own scaled product takes hundreds of times as long as one in fp64, which nearly always adds up these numbers exactly.
+    """
+    if not left.is_cuda:
+        return (left.double() @ right.double()).mul_(left_unit * right_unit).to(dtype)
     units = {"scale_a": left_unit, "scale_b": right_unit}
     return _torch._scaled_mm(left, right, **units, out_dtype=dtype, use_fast_accum=is_fast)
