@@ -110,7 +110,7 @@ def _product(
 ) -> Tensor:
     """`is_fast`: a GPU adds up in fewer bits, as is common for activations; gradients are added in fp32.
 
-    A CPU's own scaled product takes hundreds of times as long as one in fp64, which nearly always adds up these numbers exactly.
+    A CPU's own scaled product takes hundreds of times as long as one in fp64, which nearly always adds these up exactly.
     """
     if not left.is_cuda:
         return (left.double() @ right.double()).mul_(left_unit * right_unit).to(dtype)
