@@ -27,6 +27,7 @@ from gpu_timing import seconds_of
 from train_cpu_apart import Apart, be_a_rank
 from train_cpu_sides import Case, Cost, Side, has_trainer
 
+from dist_plm.cli.busy_machine import SPINS
 from dist_plm.distributed import machine_cache
 
 GPT = Case("gpt", "bf16")
@@ -67,6 +68,27 @@ def tiny_sides(args: argparse.Namespace) -> dict[str, Callable[[], Apart]]:
         "ours, tensor 2": partial(Apart, TINY, "ours", ranks=2, tensor=2),
         "ours, pipeline 2": partial(Apart, TINY, "ours", ranks=2, pipeline=2),
     }
+
+
+def at_once(case: Case, args: argparse.Namespace) -> None:
+    """Two processes that train on the same cores, each with as many threads as there are. One that a command begins beside
+    another has its threads sleep soon; libgomp's own look for work."""
+    waits = {"sleep soon": {"GOMP_SPINCOUNT": SPINS}, "libgomp's own": {}}
+    print(f"\n{case.name}: ms of a step alone, and of two runs at once on the same {args.threads} cores")
+    for name, environment in waits.items():
+        first, second = (Apart(case, "ours", threads=args.threads, environment=one) for one in ({}, environment))
+        alone, together = list[float](), list[float]()
+        for side in (first, second):
+            side.ready()
+        for _ in range(args.rounds + WARM_UP):
+            alone.append(first().wall)
+            first.begin()
+            second.begin()
+            together.append(max(first.end().wall, second.end().wall))
+        one, two = (statistics.median(found[WARM_UP:]) * 1e3 for found in (alone, together))
+        print(f"  the second's {name:14}{one:9.1f}{two:9.1f}{two / one:9.2f} times as long", flush=True)
+        first.close()
+        second.close()
 
 
 def in_turns(sides: Mapping[str, Side], rounds: int) -> dict[str, list[Cost]]:
@@ -136,13 +158,16 @@ def main() -> None:
             table(case, sides_of(case, args), args, args.rounds)
     if not args.cases or "tiny" in args.cases:
         table(TINY, tiny_sides(args), args, 4 * args.rounds)
+    if not args.cases or "at once" in args.cases:
+        for case in (TINY, GPT, replace(BERT, precision="fp32", dropout=0.1)):
+            at_once(case, args)
     return None
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--cases", nargs="*", help="such as 'gpt bf16', 'bert fp32, dropout 0.1' or tiny")
+    parser.add_argument("--cases", nargs="*", help="such as 'gpt bf16', 'bert fp32, dropout 0.1', tiny or 'at once'")
     parser.add_argument("--sides", default="", help="those whose name has this in it, beside ours")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

@@ -5,8 +5,10 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from train_cpu_sides import OURS, PEERS, Case, Cost, timed
@@ -22,10 +24,19 @@ class Apart:
         ranks: processes, of one thread each where they are several.
         threads: of a single process.
         calls: how often it is called.
+        environment: of its processes, besides.
     """
 
     def __init__(
-        self, case: Case, name: str, *, ranks: int = 1, threads: int = 1, calls: int = 1, **parallel: int
+        self,
+        case: Case,
+        name: str,
+        *,
+        ranks: int = 1,
+        threads: int = 1,
+        calls: int = 1,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        **parallel: int,
     ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -37,7 +48,7 @@ class Apart:
         self._ranks = [
             subprocess.Popen(
                 [sys.executable, Path(__file__).with_name("train_cpu.py"), "--rank", settings],
-                env=os.environ | {key: str(value) for key, value in (env | own).items()},
+                env=os.environ | {key: str(value) for key, value in (env | own).items()} | environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -52,8 +63,15 @@ class Apart:
             self._answer(rank)
 
     def __call__(self) -> Cost:
+        self.begin()
+        return self.end()
+
+    def begin(self) -> None:
         for rank in self._ranks:
             rank.stdin.write("step\n")
+
+    def end(self) -> Cost:
+        """Waits for what has begun."""
         costs = [self._answer(rank) for rank in self._ranks]
         return Cost(max(cost.wall for cost in costs), sum(cost.processor for cost in costs))
 

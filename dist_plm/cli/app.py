@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
+from dist_plm.cli.busy_machine import give_up_idle_cores
 from dist_plm.cli.check_summary import summary
 from dist_plm.cli.compose import compose
 from dist_plm.cli.help import OPTIONS, help_text
@@ -92,6 +93,7 @@ def main(config_class: type[C], config_name: str, run: CommandBody[C], doc: str 
         doc: the script's docstring, which opens its help.
     """
     open_standard_streams()
+    give_up_idle_cores(os.environ)
     sys.excepthook, threading.excepthook = tell_masked, lambda args: tell_masked(*args[:3])
     if PRINTING & set(sys.argv[1:]):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # what only prints ends quietly under `… | head`
