@@ -1,6 +1,6 @@
 """Training on a CPU beside its peers: ours, nanoGPT's loop (eager and compiled), and Hugging Face's bare loop and Trainer.
 
-    python bench/train_cpu.py            some fifteen minutes
+    python bench/train_cpu.py            some twenty minutes
     python bench/train_cpu.py --quick    a minute: smaller batches, nothing compiled
     python bench/train_cpu.py --cases 'gpt bf16' --sides nanogpt
 
@@ -9,7 +9,7 @@ model, in which waking up would be a large part of one), in an order that moves 
 does falls on all alike.
 Prints medians of a step by the clock and in seconds of processors, and the median over the rounds of the peer's seconds over
 ours in the same round: above 1 we are faster. Beside them stand the rates of a matrix product of 1536³, of PyTorch's default
-and of oneDNN, of the same minutes. Trainer needs `accelerate`.
+and of oneDNN, of the same minutes. Last come two runs of ours at once on the same cores. Trainer needs `accelerate`.
 """
 
 import argparse
@@ -74,7 +74,8 @@ def at_once(case: Case, args: argparse.Namespace) -> None:
     """Two processes that train on the same cores, each with as many threads as there are. One that a command begins beside
     another has its threads sleep soon; libgomp's own look for work."""
     waits = {"sleep soon": {"GOMP_SPINCOUNT": SPINS}, "libgomp's own": {}}
-    print(f"\n{case.name}: ms of a step alone, and of two runs at once on the same {args.threads} cores")
+    sizes = f"{case.name}, {case.layers} layers of {case.hidden}"
+    print(f"\n{sizes}: ms of a step alone, and of two runs at once on the same {args.threads} cores")
     for name, environment in waits.items():
         first, second = (Apart(case, "ours", threads=args.threads, environment=one) for one in ({}, environment))
         alone, together = list[float](), list[float]()
@@ -158,7 +159,7 @@ def main() -> None:
             table(case, sides_of(case, args), args, args.rounds)
     if not args.cases or "tiny" in args.cases:
         table(TINY, tiny_sides(args), args, 4 * args.rounds)
-    if not args.cases or "at once" in args.cases:
+    if "at once" in args.cases if args.cases else not args.quick:
         for case in (TINY, GPT, replace(BERT, precision="fp32", dropout=0.1)):
             at_once(case, args)
     return None
