@@ -17,7 +17,7 @@ from dist_plm.spec.inference.submissions import (
     InferenceSubmission,
 )
 from dist_plm.spec.schedules import ScheduleConfig
-from dist_plm.spec.schema import JobConfig, ModelConfig, SubmissionConfig, TrainingConfig
+from dist_plm.spec.schema import JobConfig, ModelConfig, ParallelConfig, SubmissionConfig, TrainingConfig
 from dist_plm.spec.schema_finetune import FinetuneSubmissionConfig
 from dist_plm.spec.schema_run import ClusterConfig, TrainConfig
 
@@ -42,7 +42,7 @@ def _(config: TrainingConfig, world_size: int) -> str:
         "run": str(config.run.dir),
         "model": _model(model, config.data.sequence_length, parallel.tensor),
         "grid": f"{grid} = {_ranks(world_size)}",
-        "a rank holds": f"{model.layers // parallel.pipeline} of {model.layers} layers{chunks}, "
+        "a rank holds": f"{_layers_of_ranks(parallel, model.layers)} of {model.layers} layers{chunks}, "
         f"{model.heads // parallel.tensor // parallel.context} of {model.heads} heads",
         "a step": f"{train.global_batch} samples of {config.data.sequence_length} = {_short(tokens)} tokens, in "
         f"{num_microbatches(train, parallel)} microbatches of {train.micro_batch} on each data rank",
@@ -99,6 +99,14 @@ def _model(model: ModelConfig, sequence_length: int, tensor: int) -> str:
         f"{_short(num_parameters(model))} parameters, {_short(flops)} FLOPs a token; vocabulary {model.vocab_size}, "
         f"padded to {padded}"
     )
+
+
+def _layers_of_ranks(parallel: ParallelConfig, layers: int) -> str:
+    """Layers that each rank holds, or the fewest and the most."""
+    if parallel.stage_layers is None:
+        return str(layers // parallel.pipeline)
+    held = [sum(parallel.stage_layers[stage :: parallel.pipeline]) for stage in range(parallel.pipeline)]
+    return str(held[0]) if len(set(held)) == 1 else f"{min(held)} to {max(held)}"
 
 
 def _stop(stop: int | None) -> str:

@@ -130,9 +130,9 @@ def stages_of(model: ModelConfig, parallel: ParallelConfig, freeze: tuple[str, .
 
 
 def unlike_stages(model: ModelConfig, parallel: ParallelConfig, freeze: tuple[str, ...] = ()) -> list[Stage]:
-    """The first stage, one of those between, which have as many layers each, and the last; all of them where some layers
-    are not trained."""
-    if freeze:
+    """The first stage, one of those between, and the last; all of them where those between are not alike, because some
+    layers are not trained or stages have not as many each."""
+    if freeze or parallel.stage_layers is not None:
         return stages_of(model, parallel, freeze)
     numbers = sorted({0, min(1, parallel.pipeline - 1), parallel.pipeline - 1})
     return [_cut(model, parallel, number, freeze) for number in numbers]
@@ -149,10 +149,11 @@ class _Cut(NamedTuple):
     tensor: int
     pipeline: int
     virtual_pipeline: int
+    stage_layers: tuple[int, ...] | None
 
     @classmethod
     def of(cls, parallel: ParallelConfig) -> "_Cut":
-        return cls(parallel.tensor, parallel.pipeline, parallel.virtual_pipeline)
+        return cls(parallel.tensor, parallel.pipeline, parallel.virtual_pipeline, parallel.stage_layers)
 
 
 @lru_cache(maxsize=64)
@@ -172,7 +173,10 @@ def _held(model: ModelConfig, tensor: int, freeze: tuple[str, ...]) -> list[Held
 
 def _stage(model: ModelConfig, table: list[HeldTensor], parallel: _Cut, number: int) -> Stage:
     stages, chunks = parallel.pipeline, parallel.virtual_pipeline
-    layers = tuple(layers_of_chunk(model.layers, number, stages, chunk, chunks) for chunk in range(chunks))
+    cut = [
+        layers_of_chunk(model.layers, number, stages, chunk, chunks, parallel.stage_layers) for chunk in range(chunks)
+    ]
+    layers = tuple(cut)
     depths = {layer + 1 for chunk in layers for layer in chunk}
     if number == 0:
         depths.add(0)

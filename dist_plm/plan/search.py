@@ -11,7 +11,10 @@ from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
 from dist_plm.plan.timing.network import GPUS_PER_NODE
 from dist_plm.plan.timing.step_time import step_time
 from dist_plm.plan.verdict import SLICE, Verdict, as_overrides, changed_by, verdict_of, with_changes
+from dist_plm.spec.derived import derive
+from dist_plm.spec.flops import head_in_layers
 from dist_plm.spec.gpus import Gpu
+from dist_plm.spec.pipeline import balanced_layers
 from dist_plm.spec.schema import PretrainConfig
 
 Changes = Mapping[str, Mapping[str, Any]]
@@ -80,8 +83,8 @@ def _choices(given: PretrainConfig, world_size: int) -> Iterator[Changes]:
     node = given.cluster.gpus_per_node or GPUS_PER_NODE
     tensors = [size for size in _divisors(given.model.heads) if size <= node and world_size % size == 0]
     for tensor in tensors:
-        for stages in _divisors(given.model.layers):
-            if (world_size // tensor) % stages or (stages > 1 and not given.model.is_chain):
+        for stages in range(1, given.model.layers + 1) if given.model.is_chain else (1,):
+            if (world_size // tensor) % stages:
                 continue
             for context in _contexts(given, world_size // tensor // stages, tensor):
                 yield from _settings(given, world_size, tensor, stages, context)
@@ -98,17 +101,18 @@ def _settings(given: PretrainConfig, world_size: int, tensor: int, stages: int, 
     samples = given.train.global_batch / data
     if samples < 1 or not samples.is_integer():
         return
-    chunks = [1, *(v for v in (2, 4) if stages > 1 and given.model.layers % (stages * v) == 0)]
+    cuts = list(_cuts(given, stages))
     # Before ranks cut samples they pass one at a time.
     batches = [batch for batch in (1, 2, 4, 8, 16, 32, 64) if samples % batch == 0 and (batch == 1 or context == 1)]
     zero = [stage for stage in given.engine.zero_stages if stage == 0 or data * context > 1]
-    choice = (chunks, batches, ("none", "selective", "full"), zero)
-    for virtual, batch, recompute, stage in itertools.product(*choice):
+    choice = (cuts, batches, ("none", "selective", "full"), zero)
+    for (virtual, layers), batch, recompute, stage in itertools.product(*choice):
         yield {
             "parallel": {
                 "tensor": tensor,
                 "pipeline": stages,
                 "virtual_pipeline": virtual,
+                **({"stage_layers": layers} if layers != given.parallel.stage_layers else {}),
                 **({"context": context} if max(context, given.parallel.context) > 1 else {}),
                 "sequence_parallel": tensor > 1 and given.data.sequence_length % (tensor * context) == 0,
                 "data": None,
@@ -117,6 +121,21 @@ def _settings(given: PretrainConfig, world_size: int, tensor: int, stages: int, 
             "model": {"recompute": recompute},
             "engine": {"zero_stage": stage},
         }
+
+
+def _cuts(given: PretrainConfig, stages: int) -> Iterator[tuple[int, tuple[int, ...] | None]]:
+    """Yields ways of cutting the layers into stages: chunks that each rank holds, and layers of each stage where the last,
+    which has the head as well, would be the one that all wait for."""
+    layers = given.model.layers
+    for chunks in (1, 2, 4) if stages > 1 else (1,):
+        if layers % (stages * chunks) == 0:
+            yield chunks, None
+    if stages == 1 or given.model.vocab_size is None:
+        return
+    model = derive(given, world_size=1, vocab_size=given.model.vocab_size).model
+    balanced = balanced_layers(layers, stages, head_in_layers(model, given.objective, given.data.sequence_length))
+    if len(set(balanced)) > 1:
+        yield 1, balanced
 
 
 def _divisors(number: int) -> list[int]:
@@ -140,7 +159,7 @@ def search_text(compared: Sequence[Candidate], top: int) -> str:
 
 def _line(one: Candidate, why: str) -> str:
     shown = dict(one.changes)
-    shown["parallel"] = {key: value for key, value in shown["parallel"].items() if value is not None}
+    shown["parallel"] = {key: value for key, value in shown["parallel"].items() if key != "data"}
     overrides = " ".join(as_overrides(shown))
     told = f"{one.verdict:5}  {why}"
     return f"  {one.seconds:8.3f} s  {one.gib:6.1f} GiB  {told:28}  {overrides}"

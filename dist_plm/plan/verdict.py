@@ -145,6 +145,8 @@ def remedies(given: TrainingConfig, world_size: int, gpu: Gpu, *, most: int = 3)
     for changes in _SAVERS:
         if changes.get("parallel", {}).get("context", 1) > longest:
             continue
+        if "pipeline" in changes.get("parallel", {}) and given.parallel.stage_layers is not None:
+            changes = {**changes, "parallel": {**changes["parallel"], "stage_layers": None}}
         changed = changed_by(given, changes, world_size)
         if changed is not None and verdict_of(worst_memory(changed).total, gpu) == "fits":
             found.append(" ".join(as_overrides(changes)))
@@ -168,4 +170,10 @@ def as_overrides(changes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Writes changes as they are typed."""
     for section, values in changes.items():
         for key, value in values.items():
-            yield f"{section}.{key}={str(value).lower() if isinstance(value, bool) else value}"
+            yield f"{section}.{key}={_typed(value)}"
+
+
+def _typed(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{','.join(map(_typed, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -76,6 +76,12 @@ def step_flops(model: ModelConfig, objective: ObjectiveConfig, sequence_length: 
     )
 
 
+def head_in_layers(model: ModelConfig, objective: ObjectiveConfig, sequence_length: int) -> float:
+    """Gives the work of what follows the layers of one stack, in layers: by the FLOPs of such models of one and two layers."""
+    one, two = (step_flops(replace(model, layers=count), objective, sequence_length, 1) for count in (1, 2))
+    return (2 * one - two) / (two - one)
+
+
 def flops_per_token(model: ModelConfig, sequence_length: int) -> int:
     """Model FLOPs of the forward and backward pass for one token of a sequence of `sequence_length` tokens, where a model
     of one stack predicts every token, and an encoder-decoder writes as many as it reads."""

@@ -39,10 +39,16 @@ def total(world_size: int = 8, **changes) -> float:
     return worst_of(memory_by_stage(config)).total.high
 
 
-@given(tensor=st.sampled_from([1, 2, 4]), pipeline=st.sampled_from([1, 2, 4]), tied=st.booleans())
-def test_the_parts_of_all_ranks_are_the_model(tensor, pipeline, tied):
+@given(
+    tensor=st.sampled_from([1, 2, 4]),
+    cut=st.sampled_from([1, 2, 4, (5, 3), (3, 1, 4), (2, 2, 2, 1, 1)]),
+    tied=st.booleans(),
+)
+def test_the_parts_of_all_ranks_are_the_model(tensor, cut, tied):
+    pipeline, held = (cut, None) if isinstance(cut, int) else (len(cut), cut)
     world = tensor * pipeline
     grid = {"parallel__tensor": tensor, "parallel__pipeline": pipeline, "model__tied_embeddings": tied}
+    grid["parallel__stage_layers"] = held
     config = finalize(pretrain(**SIZES | grid), world_size=world, vocab_size=None)
     held = [one for stage in stages_of(config.model, config.parallel) for one in stage.tensors if not one.copy]
     whole = sum(one.numel * (tensor if one.spec.split is not None else 1) for one in held)

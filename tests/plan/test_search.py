@@ -109,3 +109,26 @@ def test_nothing_is_proposed_that_the_rules_refuse(world_size, heads, layers, ba
             config = finalize(replace(asked, **values), world_size=world_size, vocab_size=None)
             assert worst_of(memory_by_stage(config)).total.low <= GPUS["h100"].gib * GIB
             assert step_time(config, GPUS["h100"]).seconds == one.seconds
+
+
+def test_cuts_are_compared_that_spare_the_stage_with_the_head():
+    """Of 6 layers over 4 stages none is even; with a vocabulary as large as this one the last holds one."""
+    asked = pretrain(**SIZES | {"model__layers": 6, "model__vocab_size": 128256, "parallel__stage_layers": (3, 3)})
+    grids = [one.changes["parallel"] for one in compare(asked, 8, GPUS["a100"])]
+    four = {one.get("stage_layers", (3, 3)) for one in grids if one["pipeline"] == 4}
+    assert four == {(2, 2, 1, 1)}
+    two = {one.get("stage_layers", (3, 3)) for one in grids if one["pipeline"] == 2 and one["virtual_pipeline"] == 1}
+    assert {None, (5, 1)} <= two
+    best = search(asked, 8, GPUS["a100"])[0]
+    assert "parallel.stage_layers=" in search_text([best], 1)
+
+
+def test_a_cut_with_a_faster_slowest_stage_takes_less_time():
+    def seconds(**changes):
+        asked = pretrain(
+            **SIZES | {"model__layers": 6, "model__vocab_size": 128256, "parallel__pipeline": 2}, **changes
+        )
+        return step_time(finalize(asked, world_size=8, vocab_size=None), GPUS["a100"]).seconds
+
+    assert seconds(parallel__stage_layers=(3, 3)) == seconds()
+    assert seconds(parallel__stage_layers=(5, 1)) < seconds() < seconds(parallel__stage_layers=(1, 5))

@@ -65,6 +65,7 @@ GRIDS = {
     "tensor4_sequence": grid(4, tensor=4, sequence_parallel=True),
     "pipeline2": grid(2, pipeline=2),
     "pipeline4": grid(4, pipeline=4),
+    "pipeline2_uneven": grid(2, pipeline=2, stage_layers=(3, 1)),
     "pipeline2_virtual2": grid(2, pipeline=2, virtual_pipeline=2),
     "tensor2_pipeline2": grid(4, tensor=2, pipeline=2),
     "tensor2_pipeline2_sequence_virtual2": grid(4, tensor=2, pipeline=2, sequence_parallel=True, virtual_pipeline=2),

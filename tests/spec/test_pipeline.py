@@ -1,8 +1,10 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.spec.pipeline import layers_of_chunk
+from dist_plm.spec.pipeline import balanced_layers, layers_of_chunk
 
 
 @given(each=st.integers(1, 4), stages=st.integers(1, 5), chunks=st.integers(1, 4))
@@ -17,3 +19,22 @@ def test_every_layer_is_held_once_and_chunks_follow_each_other(each, stages, chu
 )
 def test_figure_4_of_narayanan_2021(stage, chunk, expected):
     assert list(layers_of_chunk(8, stage, 2, chunk, 2)) == expected
+
+
+def test_chunks_hold_as_many_as_is_said_in_the_order_of_the_model():
+    held = [[list(layers_of_chunk(6, stage, 2, chunk, 2, (1, 2, 2, 1))) for chunk in (0, 1)] for stage in (0, 1)]
+    assert held == [[[0], [3, 4]], [[1, 2], [5]]]
+
+
+@given(layers=st.integers(1, 9), stages=st.integers(1, 4), head=st.sampled_from([0.0, 0.3, 1.0, 2.4, 20.0]))
+def test_no_cut_has_a_faster_slowest_stage(layers, stages, head):
+    if stages > layers:
+        return
+
+    def slowest(held):
+        return max(*held[:-1], held[-1] + head) if stages > 1 else held[-1] + head
+
+    cuts = (cut for cut in itertools.product(range(1, layers + 1), repeat=stages) if sum(cut) == layers)
+    balanced = balanced_layers(layers, stages, head)
+    assert sum(balanced) == layers
+    assert slowest(balanced) == min(map(slowest, cuts))

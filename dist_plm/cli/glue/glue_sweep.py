@@ -16,6 +16,7 @@ from dist_plm.cli.glue.glue_tasks import GlueRecipe
 from dist_plm.cli.sweeps.local_sweep import environment_of, refuse_where_ranks_cannot_meet, run_to_end
 from dist_plm.cli.sweeps.sweep import refuse_shared_directories
 from dist_plm.cluster.job import hydra_text
+from dist_plm.config.messages import show
 from dist_plm.core.errors import EXIT_FINISHED, CheckpointError, ConfigError
 from dist_plm.core.files import atomic_writer
 from dist_plm.core.installed import start_words
@@ -57,7 +58,10 @@ class PlacedCell:
             *start_words("evaluate"),
             "on=task",
             *(f"{key}={hydra_text(str(path))}" for key, path in paths.items()),
-            *(f"parallel.{axis}={getattr(config.parallel, axis)}" for axis in ("tensor", "pipeline")),
+            *(
+                f"parallel.{key}={show(getattr(config.parallel, key))}"
+                for key in ("tensor", "pipeline", "stage_layers")
+            ),
             f"precision={config.precision.name}",
             f"cluster.device={config.cluster.device}",
         ]

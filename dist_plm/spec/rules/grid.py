@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator
 
+from dist_plm.config.messages import show
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import Case, model_ranks, num_microbatches
+from dist_plm.spec.pipeline import balanced_layers
 from dist_plm.spec.schema import ParallelConfig
 
 
@@ -103,11 +105,34 @@ def _layers(case: Case) -> Iterator[str]:
             "what a pipeline rank holds into chunks that take turns; set parallel.virtual_pipeline=1"
         )
     stages = parallel.pipeline * parallel.virtual_pipeline
-    if layers % stages:
+    if parallel.stage_layers is not None:
+        yield from _stage_layers(layers, parallel)
+    elif layers % stages:
         yield (
             f"model.layers = {layers} does not split evenly over parallel.pipeline = {parallel.pipeline} x "
             f"parallel.virtual_pipeline = {parallel.virtual_pipeline} = {stages} stages: choose "
-            f"{_multiples_near(layers, stages)} layers, or stages from {_divisors(layers)}"
+            f"{_multiples_near(layers, stages)} layers, or stages from {_divisors(layers)}{_uneven(layers, stages)}"
+        )
+
+
+def _uneven(layers: int, stages: int) -> str:
+    if layers < stages:
+        return ""
+    held = ",".join(map(str, balanced_layers(layers, stages, head=0.0)))
+    return f", or say how many each holds, as in parallel.stage_layers=[{held}]"
+
+
+def _stage_layers(layers: int, parallel: ParallelConfig) -> Iterator[str]:
+    told, stages = parallel.stage_layers or (), parallel.pipeline * parallel.virtual_pipeline
+    written = f"parallel.stage_layers = {show(told)}"
+    if parallel.pipeline == 1:
+        yield f"{written} has no effect with parallel.pipeline = 1: leave it out"
+    elif len(told) != stages or sum(told) != layers:
+        virtual = f" x parallel.virtual_pipeline = {parallel.virtual_pipeline}" if parallel.virtual_pipeline > 1 else ""
+        yield (
+            f"{written} gives {sum(told)} layers to {len(told)} stages, but model.layers = {layers} are for "
+            f"parallel.pipeline = {parallel.pipeline}{virtual} = {stages} stages: choose {stages} numbers that add up to "
+            f"{layers}, or null for as many each"
         )
 
 

@@ -43,6 +43,22 @@ from tests.spec.broken import problems
             ["data.sequence_length = 15", "parallel.tensor = 2", "choose 14 or 16"],
         ),
         (2, {"parallel__pipeline": 2, "model__layers": 5}, ["model.layers = 5", "2 stages", "4 or 6 layers"]),
+        (2, {"parallel__pipeline": 2, "model__layers": 5}, ["or say how many", "parallel.stage_layers=[3,2]"]),
+        (
+            2,
+            {"parallel__pipeline": 2, "parallel__stage_layers": (2, 1)},
+            [
+                "parallel.stage_layers = [2, 1] gives 3 layers to 2",
+                "model.layers = 4",
+                "choose 2 numbers that add up to 4",
+            ],
+        ),
+        (
+            2,
+            {"parallel__pipeline": 2, "parallel__virtual_pipeline": 2, "parallel__stage_layers": (3, 1)},
+            ["parallel.stage_layers = [3, 1]", "to 2 stages", "parallel.virtual_pipeline = 2 = 4 stages"],
+        ),
+        (1, {"parallel__stage_layers": (4,)}, ["parallel.stage_layers = [4] has no effect", "parallel.pipeline = 1"]),
         (
             2,
             {"parallel__pipeline": 2, "parallel__virtual_pipeline": 4},
