@@ -1,6 +1,6 @@
 """Builds the model chunks of one rank."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -47,7 +47,7 @@ def build_model(
     """
     shared = model_context_of(model, parallel, precision, groups, device, seed=seed)
     shared, count = replace(shared, token_loss=token_loss), parallel.virtual_pipeline
-    chunks = [build_chunk(shared, chunk, count, parallel.stage_layers) for chunk in range(count)]
+    chunks = [build_chunk(shared, chunk, count) for chunk in range(count)]
     shard_specs = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
     if filled:
         initialize(shard_specs, model, seed)
@@ -81,7 +81,7 @@ NETWORKS: dict[str, type[ModelChunk]] = {
 TASK_NETWORKS: dict[str, type[ModelChunk]] = {"electra": ElectraEncoder}
 
 
-def build_chunk(shared: ModelContext, chunk: int, chunks: int, stage_layers: Sequence[int] | None = None) -> ModelChunk:
+def build_chunk(shared: ModelContext, chunk: int, chunks: int) -> ModelChunk:
     """Chunk number `chunk` of the `chunks` that this rank holds, its weights not filled yet. Models that are one chain of
     layers are cut into pipeline stages; those that are a pair of networks are whole."""
     stage, stages = shared.groups.coordinates.pipeline, shared.groups.grid.pipeline
@@ -89,7 +89,7 @@ def build_chunk(shared: ModelContext, chunk: int, chunks: int, stage_layers: Seq
     networks = NETWORKS if shared.model.predicts_tokens else NETWORKS | TASK_NETWORKS
     return networks[shared.model.family](
         shared,
-        layers_of_chunk(shared.model.layers, stage, stages, chunk, chunks, stage_layers),
+        layers_of_chunk(shared.model.layers, stage, stages, chunk, chunks, shared.stage_layers),
         first=stage == 0 and chunk == 0,
         last=stage == stages - 1 and chunk == chunks - 1,
         chunk=chunk if chunks > 1 else None,
@@ -118,6 +118,7 @@ def model_context_of(
         padded_vocab_size=padded_vocab_size(model.vocab_size, model.vocab_multiple, parallel.tensor),
         seed=seed,
         context_parallel=parallel.context > 1,
+        stage_layers=parallel.stage_layers,
         in_8_bits=precision.in_8_bits,
     )
 

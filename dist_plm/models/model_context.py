@@ -25,6 +25,7 @@ class ModelContext:
         model: finalised, so no size in it is None.
         megatron: the same facts in Megatron-core's terms; its linear layers and schedules read it.
         context_parallel: context ranks hold a slice of each sequence, and of the heads while they attend.
+        stage_layers: of each stage's chunks, in the order of the model; as many each if None.
         in_8_bits: layers multiply numbers of 8 bits.
         vocab_size: rows of the embedding that stand for tokens; `padded_vocab_size` are stored.
         token_loss: what is learned of a predicted token.
@@ -39,6 +40,7 @@ class ModelContext:
     padded_vocab_size: int
     seed: int
     context_parallel: bool = False
+    stage_layers: tuple[int, ...] | None = None
     in_8_bits: bool = False
     token_loss: TokenLoss = CROSS_ENTROPY
 

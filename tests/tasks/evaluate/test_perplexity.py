@@ -141,3 +141,13 @@ def test_ranks_agree_with_one(ranks, model_dirs, grid, name, changes):
     for told in ranks.run(size, found, evaluate_config(directory, parallel=parallel, **settings)):
         assert told["results"] == pytest.approx(alone["results"], rel=1e-6)
         assert [one["name"] for one in told["samples"]] == [one["name"] for one in alone["samples"]]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_stages_that_hold_unlike_numbers_of_layers_agree_with_one_rank(ranks, model_dirs, name):
+    directory = model_dirs(name)
+    settings = {"data": {"text": f"{directory}/text*.txt"}, "batch_size": 4}
+    (alone,) = ranks.run(1, found, evaluate_config(directory, **settings))
+    cut = {"pipeline": 2, "stage_layers": [1, 3]}
+    for told in ranks.run(2, found, evaluate_config(directory, parallel=cut, **settings)):
+        assert told["results"] == pytest.approx(alone["results"], rel=1e-6)

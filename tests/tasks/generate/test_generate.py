@@ -61,6 +61,13 @@ def test_greedy_as_transformers(ranks, model_dirs, name, grid):
             assert [answer.tokens for answer in answers] == expected
 
 
+def test_stages_that_hold_unlike_numbers_of_layers_write_as_transformers(ranks, model_dirs):
+    directory, cut = model_dirs("gpt2"), {"pipeline": 2, "stage_layers": [3, 1]}
+    expected = [theirs(directory, prompt) for prompt in PROMPTS]
+    for answers in ranks.run(2, found, generate_config(directory, max_new_tokens=12, parallel=cut), PROMPTS):
+        assert [answer.tokens for answer in answers] == expected
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_rows_of_the_matrix_that_are_no_tokens_are_not_written(ranks, model_dirs, tmp_path, beams):
     directory = tmp_path / "gpt2"
