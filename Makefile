@@ -14,6 +14,8 @@ pip := $(bin)/python -m pip --disable-pip-version-check
 constrained := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 export OMP_NUM_THREADS ?= 1
+# Installing all that pip would compile takes minutes; Python keeps what it compiles of what is used.
+export PYTHONDONTWRITEBYTECODE :=
 # Chatter of libraries on start-up; errors still show.
 quickstart: export PYTHONWARNINGS ?= ignore
 
@@ -24,8 +26,8 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dist_plm needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(if $(CONSTRAINTS),$(pip) install --quiet --no-deps --retries 1 $(constrained) --extra-index-url $(TORCH_INDEX) torch)
-	$(pip) install --quiet $(constrained) --editable '.[dev]'
+	$(if $(CONSTRAINTS),$(pip) install --quiet --no-compile --no-deps --retries 1 $(constrained) --extra-index-url $(TORCH_INDEX) torch)
+	$(pip) install --quiet --no-compile $(constrained) --editable '.[dev]'
 	touch $@
 
 # How the text of each quickstart is tokenized; small vocabularies for small models.
@@ -67,9 +69,6 @@ lint: install docs
 	$(bin)/ruff format --check
 	$(bin)/basedpyright
 	$(bin)/lint-imports
-
-# Programs that tests start begin a second sooner where Python may keep what it compiled.
-test test-slow: export PYTHONDONTWRITEBYTECODE :=
 
 # Each worker takes a file at a time, those of Slurm and of process groups first: alone they leave cores idle (tests/conftest.py).
 test: lint
