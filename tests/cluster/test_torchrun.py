@@ -133,7 +133,7 @@ def start(place: Path, codes: list[tuple[object, object]], max_restarts: int) ->
     [
         ([(75, 75)], 3, 75, 1),
         ([(0, 2)], 3, 2, 1),
-        ([(0, 1), (75, 75)], 3, 75, 2),
+        pytest.param([(0, 1), (75, 75)], 3, 75, 2, marks=pytest.mark.slow),
         ([(0, 1), (1, 0)], 1, 1, 2),
         ([(0, "k")], 0, 137, 1),
     ],

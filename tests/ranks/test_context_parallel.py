@@ -49,9 +49,7 @@ QUICK = [
     ("bert", "tensor2_context2_sequence", "megatron", 1),
     ("bert_pre_norm", "pipeline2_context2", "megatron", 0),
     ("window", "context2", "megatron", 1),
-    ("electra", "tensor2_context2_sequence", "megatron", 1),
     ("t5", "tensor2_context2_sequence", "megatron", 1),
-    ("ul2", "data2_context2", "deepspeed", 3),
     ("transformer", "tensor2_context2", "megatron", 0),
 ]
 
@@ -116,7 +114,6 @@ QUICK_TASKS = [
     ("llama", "regress", "pipeline2_context2", "megatron", 1),
     ("gpt", "likely_choice", "tensor2_context2_sequence", "megatron", 1),
     ("t5", "written_label", "context2", "megatron", 0),
-    ("transformer", "written_choice", "data2_context2", "deepspeed", 3),
 ]
 
 

@@ -42,7 +42,7 @@ CELLS = [
     for grid in ("data2", "data2_tensor2_sequence", "data2_pipeline2", "data2_pipeline2_virtual2")
     if "pipeline" not in grid or settings.get("model__family", "gpt") in ("gpt", "bert", "roberta")
 ]
-QUICK = [("electra", "data2"), ("t5", "data2_tensor2_sequence"), ("gpt2", "data2_pipeline2_virtual2")]
+QUICK = [("electra", "data2"), ("gpt2", "data2_pipeline2_virtual2")]
 PARTLY = [
     (network, task, part, grid)
     for network, task in (("bert", "classify"), ("gpt", "packed"), ("t5", "answered"))

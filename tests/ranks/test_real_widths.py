@@ -64,7 +64,6 @@ def train(ranks, tmp_path_factory):
         [
             ("gpt2", "lamb", "megatron", 0, "tensor2"),
             ("gpt2", "lamb", "megatron", 1, "data2"),
-            ("bert", "adafactor", "megatron", 1, "data2"),
         ],
     ),
 )

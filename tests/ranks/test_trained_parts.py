@@ -55,7 +55,6 @@ QUICK = [
     ("gpt", "packed", "whole", "data2_pipeline2_virtual2", "megatron", 1),
     ("gpt", "seen_before", "upper_layers", "data2_tensor2_sequence", "deepspeed", 3),
     ("llama", "continued", "whole", "data2", "deepspeed", 2),
-    ("t5", "answered", "adapters", "data2_tensor2_sequence", "deepspeed", 3),
     ("transformer", "answered", "whole", "data2", "deepspeed", 3),
 ]
 

@@ -23,6 +23,7 @@ SETTINGS = (
 )
 
 
+@pytest.mark.slow
 def test_a_run_that_is_signalled_ends_like_one_process(user: User) -> None:
     (user.home / "rows").mkdir()
     make_rows(user.home / "rows")

@@ -129,6 +129,7 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(start_cluster: StartClus
     assert processes_of(directory) == {}
 
 
+@pytest.mark.slow
 def test_nodes_die_and_are_cut_off_like_machines(start_cluster: StartCluster) -> None:
     cluster = start_cluster(3, "netns", Settings(lost_seconds=5, answer_seconds=60))
     job = submit(cluster, "sleep 1000", "--nodes=1", "--nodelist=node1", "--requeue")

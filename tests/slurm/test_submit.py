@@ -67,6 +67,7 @@ def test_two_nodes_by_torchrun_continue_when_submitted_again_and_when_signalled(
     assert watched[-1] == f"COMPLETED {again.facts()['NodeList']}, restart 1, exit code 0"
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_trained_further(user: User, alone: list[float]) -> None:
     """By slurm/finetune.sbatch, from the end of a run that the tests have made."""
     run_dir = user.home / "further"

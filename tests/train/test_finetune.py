@@ -173,7 +173,7 @@ def test_every_task_is_learned(alone, task: str) -> None:
     ("task", "grid"),
     [
         ("classify", "data"),
-        ("pair", "tensor"),
+        pytest.param("pair", "tensor", marks=pytest.mark.slow),
         pytest.param("twice", "data", marks=pytest.mark.slow),
         pytest.param("twice", "pipeline", marks=pytest.mark.slow),
         pytest.param("twice_many", "pipeline", marks=pytest.mark.slow),

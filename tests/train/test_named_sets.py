@@ -50,7 +50,7 @@ def measure(world, config):
     ("model", "grid"),
     [
         ({}, "zero 3"),
-        (BERT, "chunks"),
+        pytest.param(BERT, "chunks", marks=pytest.mark.slow),
         pytest.param({}, "data", marks=pytest.mark.slow),
         pytest.param({}, "slices", marks=pytest.mark.slow),
         pytest.param({}, "chunks", marks=pytest.mark.slow),

@@ -58,11 +58,11 @@ def ask(world, config):
     [
         ("tag", "tensor"),
         ("written_by_gpt", "pipeline"),
-        ("chat", "data"),
-        ("qa", "data"),
         *(
             pytest.param(task, grid, marks=pytest.mark.slow)
             for task, grid in (
+                ("chat", "data"),
+                ("qa", "data"),
                 ("classify", "pipeline"),
                 ("multi_label", "data"),
                 ("regress", "tensor"),

@@ -1,5 +1,6 @@
 """The Triton kernels beside the forms of the CPU, run by Triton's interpreter: on a machine without a GPU as well."""
 
+import itertools
 import os
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from dist_plm.models.kernels.gpu import attention_triton, dropout_triton, linear
 from dist_plm.models.kernels.gpu.attention_triton import Tile
 from dist_plm.models.kernels.linear_loss import VocabRange
 from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
+from tests.ranks.selection import covering
 
 KEYS = torch.tensor([3, -(2**62), 2**63 - 1])
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -38,13 +40,21 @@ def test_dropout_add(dtype, width):
     assert torch.equal(*masks)
 
 
-# The interpreter cannot multiply matrices of bf16.
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("bias_shape", [None, (1, 2, 80, 70), (3, 1, 1, 70), (3, 2, 80, 70)], ids=str)
-@pytest.mark.parametrize(("causal", "probability"), [(False, 0.4), (True, 0.4), (True, 0.0)])
-def test_attention(dtype, bias_shape, causal, probability):
-    if causal and bias_shape is not None and dtype != torch.float32:
-        pytest.skip("the interpreter is slow, and types do not meet causality")
+BIASES = [None, (1, 2, 80, 70), (3, 1, 1, 70), (3, 2, 80, 70)]
+#: The interpreter cannot multiply matrices of bf16, and is slow.
+ATTENTION = list(itertools.product([torch.float32, torch.float16], BIASES, [(False, 0.4), (True, 0.4), (True, 0.0)]))
+QUICK_ATTENTION = [
+    *((torch.float32, bias, (False, 0.4)) for bias in BIASES),
+    *((torch.float32, bias, (True, 0.4)) for bias in BIASES[:2]),
+    (torch.float32, None, (True, 0.0)),
+    (torch.float16, None, (True, 0.4)),
+    (torch.float16, (3, 2, 80, 70), (False, 0.4)),
+]
+
+
+@pytest.mark.parametrize(("dtype", "bias_shape", "drawn"), covering(ATTENTION, QUICK_ATTENTION, ids=str))
+def test_attention(dtype, bias_shape, drawn):
+    causal, probability = drawn
     attend(dtype, (80, 70, 24), bias_shape, (6, 4, causal, 0.3, probability))
 
 

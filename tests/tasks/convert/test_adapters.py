@@ -83,10 +83,7 @@ RUNS: dict[str, tuple[str, tuple[str, ...], dict[str, Any], str]] = {
 }
 IN_CI = (
     "gpt2_writes",
-    "llama_talks",
-    "bert_classifies",
     "bert_answers",
-    "roberta_tags",
     "electra_chooses",
     "t5_writes",
 )

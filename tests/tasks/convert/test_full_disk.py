@@ -1,5 +1,6 @@
 """Conversions, as a user starts them, whose files grow beyond what the disk, or a limit, allows."""
 
+import itertools
 import resource
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 from dist_plm.core.errors import EXIT_REFUSED
+from tests.ranks.selection import covering
 from tests.tasks.convert.hf_dirs import save
 from tests.train.conftest import ROOT
 
@@ -32,8 +34,13 @@ def weights(tmp_path_factory):
     return {"canonical": theirs, "hf": ours}
 
 
-@pytest.mark.parametrize("limit", [100, 5_000, 20_000])
-@pytest.mark.parametrize("form", ["canonical", "hf"])
+@pytest.mark.parametrize(
+    ("form", "limit"),
+    covering(
+        itertools.product(["canonical", "hf"], [100, 5_000, 20_000]),
+        [("canonical", 20_000), ("hf", 100), ("hf", 5_000)],
+    ),
+)
 def test_a_file_that_cannot_grow_is_one_message_and_leaves_nothing(weights, tmp_path, form, limit):
     done = convert(f"from={weights[form]}", f"to={tmp_path}/out", f"format={form}", limit=limit)
     assert done.returncode == EXIT_REFUSED, done.stderr

@@ -1,5 +1,6 @@
 """Perplexity beside a plain loop over Transformers, by both protocols, and the same on every number of ranks."""
 
+import itertools
 import math
 import re
 
@@ -8,6 +9,7 @@ import torch
 import transformers
 
 from dist_plm.tasks.evaluate.evaluate import measured
+from tests.ranks.selection import covering
 from tests.tasks.inference.models import END, LENGTH, TEXTS, evaluate_config, opened
 
 pytestmark = pytest.mark.ranks
@@ -128,14 +130,23 @@ def test_masked_models_by_pseudo_log_likelihood(ranks, model_dirs, name, stride)
     assert told["results"]["pseudo_perplexity"] == pytest.approx(math.exp(told["results"]["loss"]))
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+READ = {
+    "documents": ("gpt2", {"samples": 2}),
+    "joined": ("gpt2", {"documents": "joined", "stride": 5}),
+    "masked": ("bert", {"samples": 3}),
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "changes"),
-    [("gpt2", {"samples": 2}), ("gpt2", {"documents": "joined", "stride": 5}), ("bert", {"samples": 3})],
-    ids=["documents", "joined", "masked"],
+    ("how", "grid"),
+    covering(
+        itertools.product(READ, GRIDS),
+        [("documents", "pipeline"), ("documents", "two_data"), ("joined", "tensor"), ("masked", "two_data")],
+    ),
 )
-def test_ranks_agree_with_one(ranks, model_dirs, grid, name, changes):
-    directory, (size, parallel) = model_dirs(name), GRIDS[grid]
+def test_ranks_agree_with_one(ranks, model_dirs, how, grid):
+    (name, changes), (size, parallel) = READ[how], GRIDS[grid]
+    directory = model_dirs(name)
     settings = {"data": {"text": f"{directory}/text*.txt"}, "batch_size": 4, **changes}
     (alone,) = ranks.run(1, found, evaluate_config(directory, **settings))
     for told in ranks.run(size, found, evaluate_config(directory, parallel=parallel, **settings)):
