@@ -10,7 +10,7 @@ from dist_plm.plan.memory import worst_memory
 from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
 from dist_plm.plan.timing.network import GPUS_PER_NODE
 from dist_plm.plan.timing.step_time import step_time
-from dist_plm.plan.verdict import SLICE, Verdict, as_overrides, changed_by, verdict_of, with_changes
+from dist_plm.plan.verdict import SLICE, Plan, Verdict, as_overrides, changed_by, verdict_of, with_changes
 from dist_plm.spec.derived import derive
 from dist_plm.spec.flops import head_in_layers
 from dist_plm.spec.gpus import Gpu
@@ -21,6 +21,8 @@ Changes = Mapping[str, Mapping[str, Any]]
 _VERDICTS: tuple[Verdict, ...] = ("fits", "tight", "does not fit")
 #: What needs more than so many times a GPU's memory is not compared.
 _MOST_TIMES = 1.5
+#: A cut is proposed that takes less than this share of the time of a step.
+_SOONER = 0.99
 #: Of grids that would be faster than the best, but do not fit, so many are shown.
 _MOST_TOO_LARGE = 3
 
@@ -59,15 +61,23 @@ def compare(given: PretrainConfig, world_size: int, gpu: Gpu, efficiency: Effici
     """
     found = []
     for changes in _choices(given, world_size):
-        config = changed_by(given, changes, world_size)
-        if config is None:
-            continue
-        total = worst_memory(config).total
-        if total.low > _MOST_TIMES * gpu.gib * GIB:
-            continue
-        parts = step_time(config, gpu, efficiency=efficiency).parts
-        found.append(Candidate(changes, parts, total.high / GIB, verdict_of(total, gpu)))
+        candidate = _candidate(given, changes, world_size, gpu, efficiency)
+        if candidate is not None:
+            found.append(candidate)
     return sorted(found, key=lambda one: (_VERDICTS.index(one.verdict), one.seconds))
+
+
+def _candidate(
+    given: PretrainConfig, changes: Changes, world_size: int, gpu: Gpu, efficiency: Efficiency
+) -> Candidate | None:
+    config = changed_by(given, changes, world_size)
+    if config is None:
+        return None
+    total = worst_memory(config).total
+    if total.low > _MOST_TIMES * gpu.gib * GIB:
+        return None
+    parts = step_time(config, gpu, efficiency=efficiency).parts
+    return Candidate(changes, parts, total.high / GIB, verdict_of(total, gpu))
 
 
 def planned(given: PretrainConfig, world_size: int, *, searched: bool) -> PretrainConfig:
@@ -130,12 +140,36 @@ def _cuts(given: PretrainConfig, stages: int) -> Iterator[tuple[int, tuple[int, 
     for chunks in (1, 2, 4) if stages > 1 else (1,):
         if layers % (stages * chunks) == 0:
             yield chunks, None
-    if stages == 1 or given.model.vocab_size is None:
-        return
-    model = derive(given, world_size=1, vocab_size=given.model.vocab_size).model
-    balanced = balanced_layers(layers, stages, head_in_layers(model, given.objective, given.data.sequence_length))
-    if len(set(balanced)) > 1:
+    if (balanced := _balanced(given, stages)) is not None:
         yield 1, balanced
+
+
+def _balanced(given: PretrainConfig, stages: int) -> tuple[int, ...] | None:
+    """Gives the layers of each stage of the cut whose slowest has least to do; None where it is even."""
+    if stages == 1 or given.model.vocab_size is None:
+        return None
+    model = derive(given, world_size=1, vocab_size=given.model.vocab_size).model
+    head = head_in_layers(model, given.objective, given.data.sequence_length)
+    balanced = balanced_layers(given.model.layers, stages, head)
+    return balanced if len(set(balanced)) > 1 else None
+
+
+def better_cut(given: PretrainConfig, plan: Plan) -> Candidate | None:
+    """Finds layers of each stage with which a run that cuts them evenly takes a step sooner and fits no worse.
+
+    Args:
+        given: as the user wrote it, with the vocabulary of its data.
+    """
+    parallel = given.parallel
+    if parallel.stage_layers is not None or parallel.virtual_pipeline > 1:
+        return None
+    layers = _balanced(given, parallel.pipeline)
+    if layers is None:
+        return None
+    found = _candidate(given, {"parallel": {"stage_layers": layers}}, plan.world_size, plan.gpu, plan.efficiency)
+    if found is None or _VERDICTS.index(found.verdict) > _VERDICTS.index(plan.verdict):
+        return None
+    return found if found.seconds < _SOONER * plan.step.seconds else None
 
 
 def _divisors(number: int) -> list[int]:
@@ -163,3 +197,9 @@ def _line(one: Candidate, why: str) -> str:
     overrides = " ".join(as_overrides(shown))
     told = f"{one.verdict:5}  {why}"
     return f"  {one.seconds:8.3f} s  {one.gib:6.1f} GiB  {told:28}  {overrides}"
+
+
+def cut_line(found: Candidate) -> str:
+    """Proposes the layers of each stage."""
+    overrides = " ".join(as_overrides(found.changes))
+    return f"  a step would take {found.seconds:.3g} s with  {overrides}, as the last stage has the head as well"

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from dist_plm.plan.interval import GIB
 from dist_plm.plan.memory import memory_by_stage, worst_of
-from dist_plm.plan.search import Candidate, compare, search, search_text
+from dist_plm.plan.search import Candidate, better_cut, compare, cut_line, search, search_text
 from dist_plm.plan.timing.step_time import step_time
-from dist_plm.plan.verdict import changed_by, remedies
+from dist_plm.plan.verdict import changed_by, make_plan, remedies
 from dist_plm.spec.gpus import GPUS
 from dist_plm.spec.rules.finalize import finalize
 from tests.plan.test_memory import SIZES
@@ -132,3 +132,24 @@ def test_a_cut_with_a_faster_slowest_stage_takes_less_time():
 
     assert seconds(parallel__stage_layers=(3, 3)) == seconds()
     assert seconds(parallel__stage_layers=(5, 1)) < seconds() < seconds(parallel__stage_layers=(1, 5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "proposed"),
+    [
+        ({}, (5, 1)),
+        ({"parallel__stage_layers": (3, 3)}, None),  # as the user says
+        ({"parallel__virtual_pipeline": 3}, None),
+        ({"parallel__pipeline": 1}, None),
+        ({"model__vocab_size": 512}, None),  # a head of next to nothing
+    ],
+)
+def test_a_plan_proposes_a_better_cut(changes, proposed):
+    sizes = {"model__layers": 6, "model__vocab_size": 128256, "parallel__pipeline": 2, "train__micro_batch": 1}
+    asked = pretrain(**SIZES | sizes | {"cluster__gpu": "a100"} | changes)
+    plan = make_plan(finalize(asked, world_size=8, vocab_size=None), 8)
+    found = better_cut(asked, plan)
+    assert (found.changes if found else None) == (proposed and {"parallel": {"stage_layers": proposed}})
+    if found is not None:
+        assert found.seconds < plan.step.seconds
+        assert f"{found.seconds:.3g} s with  parallel.stage_layers=[5,1], " in cut_line(found)

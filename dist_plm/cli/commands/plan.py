@@ -33,7 +33,7 @@ from dist_plm.core.errors import ConfigError
 from dist_plm.core.streams import tell
 from dist_plm.plan.picture import check_picture, write_picture
 from dist_plm.plan.render import gpus_text, plan_text
-from dist_plm.plan.search import compare, planned, search_text
+from dist_plm.plan.search import better_cut, compare, cut_line, planned, search_text
 from dist_plm.plan.timing.calibration import nearest_calibration
 from dist_plm.plan.timing.efficiency import DEFAULT
 from dist_plm.plan.verdict import gpu_named, make_plan, on_gpu, remedies, require_vocabulary
@@ -71,6 +71,8 @@ def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]
         return None
     plan = make_plan(complete, world_size, efficiency)
     tell(plan_text(plan, [] if plan.verdict == "fits" else remedies(given, world_size, gpu)))
+    if (cut := better_cut(given, plan)) is not None:
+        tell(cut_line(cut))
     limit = limit_seconds(complete.cluster.time) if complete.cluster.time is not None else None
     tell("\n".join(job_lines(job_of(plan, limit_seconds=limit, store_tokens=_store_tokens(complete)))))
     if config.picture is not None:
