@@ -183,7 +183,7 @@ def test_adafactor(ranks, saved, source, target):
     check(ranks, saved, source, target, **ADAFACTOR)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", [pytest.param("bf16", marks=pytest.mark.slow), "fp16"])
 def test_masters_and_loss_scale_go_along(ranks, saved, precision):
     check(ranks, saved, "data2", "data2", precision__name=precision)
 

@@ -41,7 +41,6 @@ QUICK = [
     ("gpt2", "data2_context2", "megatron", 1),
     ("gpt2", "data2_context2", "deepspeed", 2),
     ("llama", "context4", "megatron", 1),
-    ("llama", "context4", "deepspeed", 3),
     ("one_key", "context2", "megatron", 1),
     ("prefix_documents", "pipeline2_virtual2_context2", "megatron", 1),
     ("rotary_documents", "tensor2_context2_sequence", "deepspeed", 1),
@@ -50,7 +49,6 @@ QUICK = [
     ("bert_pre_norm", "pipeline2_context2", "megatron", 0),
     ("window", "context2", "megatron", 1),
     ("t5", "tensor2_context2_sequence", "megatron", 1),
-    ("transformer", "tensor2_context2", "megatron", 0),
 ]
 
 

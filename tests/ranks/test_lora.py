@@ -36,7 +36,6 @@ CELLS = [
 QUICK = [
     ("some", "tensor2_pipeline2_sequence_virtual2", "megatron", 0),
     ("all", "tensor2_pipeline2", "deepspeed", 1),
-    ("some", "data2", "deepspeed", 3),
 ]
 
 

@@ -63,7 +63,6 @@ def train(ranks, tmp_path_factory):
         [(model, optim, *sharding) for model in MODELS for optim in OPTIMIZERS for sharding in SHARDINGS],
         [
             ("gpt2", "lamb", "megatron", 0, "tensor2"),
-            ("gpt2", "lamb", "megatron", 1, "data2"),
         ],
     ),
 )

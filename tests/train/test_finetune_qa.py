@@ -62,7 +62,7 @@ def test_predictions_are_written_as_squads_are(rows, alone: Path) -> None:
     assert json.loads((alone / "predictions" / "nbest_predictions.json").read_text()).keys() == said.keys()
 
 
-@pytest.mark.parametrize("grid", covering(list(GRIDS), ["pipeline", "data"]))
+@pytest.mark.parametrize("grid", covering(list(GRIDS), ["pipeline"]))
 def test_two_ranks_equal_one(ranks, rows, alone: Path, grid: str, tmp_path: Path) -> None:
     assert ranks.run(2, run_case, settings(rows, tmp_path, **QA, **GRIDS[grid]), free_port()) == [0, 0]
     for ours, whole in zip(records(tmp_path), records(alone), strict=True):

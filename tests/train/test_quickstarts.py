@@ -52,7 +52,7 @@ def preparation(experiment: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("bert", "t5") else pytest.mark.slow) for name in TERMS]
+    "name", [pytest.param(name, marks=() if name == "bert" else pytest.mark.slow) for name in TERMS]
 )
 def test_a_short_run(name, tmp_path):
     experiment, store = f"quickstart_{name}", tmp_path / "store"

@@ -118,7 +118,8 @@ def test_repetition_is_punished_as_by_transformers_whatever_the_batch(ranks, mod
 
 
 @pytest.mark.parametrize(
-    ("name", "grid", "beams"), [("gpt2", "pipeline", 3), ("llama", "tensor", 4), ("t5", "tensor", 3)]
+    ("name", "grid", "beams"),
+    [("gpt2", "pipeline", 3), ("llama", "tensor", 4), pytest.param("t5", "tensor", 3, marks=pytest.mark.slow)],
 )
 def test_beams_are_those_of_transformers(ranks, model_dirs, name, grid, beams):
     directory, (size, parallel) = model_dirs(name), GRIDS[grid]
