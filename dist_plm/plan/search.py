@@ -93,8 +93,8 @@ def _choices(given: PretrainConfig, world_size: int) -> Iterator[Changes]:
     node = given.cluster.gpus_per_node or GPUS_PER_NODE
     tensors = [size for size in _divisors(given.model.heads) if size <= node and world_size % size == 0]
     for tensor in tensors:
-        for stages in range(1, given.model.layers + 1) if given.model.is_chain else (1,):
-            if (world_size // tensor) % stages:
+        for stages in _divisors(world_size // tensor) if given.model.is_chain else (1,):
+            if stages > given.model.layers:
                 continue
             for context in _contexts(given, world_size // tensor // stages, tensor):
                 yield from _settings(given, world_size, tensor, stages, context)

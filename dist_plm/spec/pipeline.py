@@ -1,5 +1,6 @@
 """Says how a model's work is cut: a chain of layers into the stages of a pipeline, and the loss into chunks of tokens."""
 
+import math
 from collections.abc import Sequence
 
 #: Of one chunk's logits, were they fp32. Each chunk reads and writes the gradient of the weight once, so few are better.
@@ -31,10 +32,16 @@ def balanced_layers(num_layers: int, stages: int, head: float) -> tuple[int, ...
         stages: no more than `num_layers`.
         head: work of the last stage besides its layers, in layers.
     """
-    held, work = [1] * stages, [1.0] * stages
-    work[-1] += head
-    for _ in range(num_layers - stages):
-        least = min(range(stages), key=work.__getitem__)
-        held[least] += 1
-        work[least] += 1
-    return tuple(held)
+    if stages == 1:
+        return (num_layers,)
+
+    def slowest(last: int) -> float:
+        return max(math.ceil((num_layers - last) / (stages - 1)), last + head)
+
+    # Where layers could be cut in pieces all stages would have as much to do.
+    level = math.floor((num_layers - head * (stages - 1)) / stages)
+    most = num_layers - stages + 1
+    near = {min(max(1, level + more), most) for more in (-1, 0, 1, 2)}
+    last = min(near, key=lambda held: (slowest(held), -held))
+    each, left = divmod(num_layers - last, stages - 1)
+    return *(each + (stage < left) for stage in range(stages - 1)), last

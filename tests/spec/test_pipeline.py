@@ -37,4 +37,9 @@ def test_no_cut_has_a_faster_slowest_stage(layers, stages, head):
     cuts = (cut for cut in itertools.product(range(1, layers + 1), repeat=stages) if sum(cut) == layers)
     balanced = balanced_layers(layers, stages, head)
     assert sum(balanced) == layers
+    assert min(balanced) >= 1
     assert slowest(balanced) == min(map(slowest, cuts))
+
+
+def test_as_many_layers_as_anybody_may_type_are_cut_at_once():
+    assert balanced_layers(10**12 + 3, 4, 2.0) == (250000000001, 250000000001, 250000000001, 250000000000)

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from dist_plm.config.messages import show
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import Case, model_ranks, num_microbatches
-from dist_plm.spec.pipeline import balanced_layers
 from dist_plm.spec.schema import ParallelConfig
+
+#: A cut over more is not written out.
+_MOST_STAGES_SHOWN = 16
 
 
 def _experts(case: Case) -> Iterator[str]:
@@ -116,9 +118,10 @@ def _layers(case: Case) -> Iterator[str]:
 
 
 def _uneven(layers: int, stages: int) -> str:
-    if layers < stages:
+    if layers < stages or stages > _MOST_STAGES_SHOWN:
         return ""
-    held = ",".join(map(str, balanced_layers(layers, stages, head=0.0)))
+    each, left = divmod(layers, stages)
+    held = ",".join(str(each + (stage < left)) for stage in range(stages))
     return f", or say how many each holds, as in parallel.stage_layers=[{held}]"
 
 
