@@ -14,7 +14,7 @@ pip := $(bin)/python -m pip --disable-pip-version-check
 constrained := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 export OMP_NUM_THREADS ?= 1
-# Installing all that pip would compile takes minutes; Python keeps what it compiles of what is used.
+# Compiling all that pip installs takes minutes; Python compiles what is used, and may keep it.
 export PYTHONDONTWRITEBYTECODE :=
 # Chatter of libraries on start-up; errors still show.
 quickstart: export PYTHONWARNINGS ?= ignore

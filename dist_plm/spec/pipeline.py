@@ -25,6 +25,12 @@ def layers_of_chunk(
     return range(first, first + stage_layers[place])
 
 
+def spread_layers(num_layers: int, stages: int) -> tuple[int, ...]:
+    """Numbers of layers of each stage that differ by one at most, the larger first."""
+    each, left = divmod(num_layers, stages)
+    return tuple(each + (stage < left) for stage in range(stages))
+
+
 def balanced_layers(num_layers: int, stages: int, head: float) -> tuple[int, ...]:
     """Numbers of layers of each stage, first to last, such that the slowest has as little to do as it can.
 
@@ -43,5 +49,4 @@ def balanced_layers(num_layers: int, stages: int, head: float) -> tuple[int, ...
     most = num_layers - stages + 1
     near = {min(max(1, level + more), most) for more in (-1, 0, 1, 2)}
     last = min(near, key=lambda held: (slowest(held), -held))
-    each, left = divmod(num_layers - last, stages - 1)
-    return *(each + (stage < left) for stage in range(stages - 1)), last
+    return *spread_layers(num_layers - last, stages - 1), last

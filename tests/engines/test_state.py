@@ -35,7 +35,7 @@ CASES = {
 
 
 #: What another of them shows too.
-SLOW = {"whole_states", "sharded", "sharded_4", "whole_bf16", "adafactor", "deepspeed_adafactor"}
+SLOW = {"whole_states", "sharded", "sharded_4", "whole_bf16", "adafactor"}
 
 
 def whole_states(engine: Engine) -> list[dict[str, torch.Tensor]]:

@@ -85,6 +85,7 @@ SHARDINGS = [
             ("megatron", 1, "data4"),
             ("megatron", 1, "data2_pipeline2_virtual2"),
             ("deepspeed", 2, "data2_tensor2"),
+            ("deepspeed", 3, "data2_tensor2"),
             ("deepspeed", 1, "pipeline2"),
         ],
     ),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dist_plm.config.messages import show
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import Case, model_ranks, num_microbatches
+from dist_plm.spec.pipeline import spread_layers
 from dist_plm.spec.schema import ParallelConfig
 
 #: A cut over more is not written out.
@@ -120,8 +121,7 @@ def _layers(case: Case) -> Iterator[str]:
 def _uneven(layers: int, stages: int) -> str:
     if layers < stages or stages > _MOST_STAGES_SHOWN:
         return ""
-    each, left = divmod(layers, stages)
-    held = ",".join(str(each + (stage < left)) for stage in range(stages))
+    held = ",".join(map(str, spread_layers(layers, stages)))
     return f", or say how many each holds, as in parallel.stage_layers=[{held}]"
 
 
