@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from bench.encoders import PeakMemory
 from dist_plm.models.kernels import linear_loss as module
-from dist_plm.models.kernels.linear_loss import VocabRange, linear_loss
+from dist_plm.models.kernels.linear_loss import VocabRange, linear_loss, losses_and_gradient
 from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
 from tests.ranks.pool import World
 
@@ -66,6 +66,33 @@ def test_equals_the_plain_formula(ranks, size, dtype, chunk_bytes, token_loss):
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, **close)
     assert not ours[1][VOCAB:].any()
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("ignored", [0, 3])
+@pytest.mark.parametrize("below", [0.0, 60.0, 80.0, 110.0, 1000.0])
+@pytest.mark.parametrize("token_loss", [*LOSSES, TokenLoss(label_smoothing=0.2), TokenLoss(z_loss=0.01)])
+def test_labels_as_good_as_impossible(monkeypatch, token_loss, below, ignored, dtype):
+    """Their probabilities are smaller than any number of fp32, their losses are not."""
+    monkeypatch.setattr(module, "BLOCK_BYTES", 4 * 50 * 4)  # 4 rows
+    scores, labels = 3 * torch.randn(10, 50), torch.randint(0, 50, (10,))
+    scores[range(5), labels[:5]] -= below
+    labels[:ignored] = -1
+    scores = scores.to(dtype)
+    exact = scores.double().requires_grad_()
+    expected = plain_loss(exact, labels, token_loss)
+    (theirs,) = torch.autograd.grad(expected, exact)
+    columns = VocabRange(dist.ProcessGroup(0, 1), 0, 50, 50)
+    weight = scores.t().clone().requires_grad_()
+    loss = linear_loss(torch.eye(10, dtype=dtype), weight, None, labels, columns, token_loss)
+    loss.backward()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(weight.grad.t().double(), theirs, rtol=CLOSE[dtype], atol=CLOSE[dtype])
+    if dtype == torch.float32:
+        ours, losses = losses_and_gradient(scores, labels, columns, token_loss)
+        torch.testing.assert_close(losses.sum().double(), expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-6, atol=1e-6)
+        assert not losses[:ignored].any()
 
 
 def test_logits_are_never_whole(monkeypatch):
