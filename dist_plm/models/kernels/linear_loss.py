@@ -250,11 +250,11 @@ def _of_whole_rows(logits: Tensor, labels: Tensor, token_loss: TokenLoss, scale:
     where a rank has all columns: in few passes over a block of rows, and with little besides."""
     smoothing, z_loss = token_loss.label_smoothing, token_loss.z_loss
     size, step = logits.shape[-1], max(1, BLOCK_BYTES // (4 * logits.shape[-1]))
-    counts, column = labels >= 0, labels.clamp(min=0)[:, None]
+    counts, column = (labels >= 0)[:, None], labels.clamp(min=0)[:, None]
     own = logits.gather(-1, column).float()
     largest, share, log_share, mean = torch.empty(4, len(labels), 1).unbind()
     in_place = logits.dtype == torch.float32
-    factor, less = counts[:, None].float(), counts[:, None] * (smoothing / size)
+    factor = counts.float() if z_loss else counts
     for first in range(0, len(labels), step):
         block = slice(first, first + step)
         rows = logits[block]
@@ -275,17 +275,18 @@ def _of_whole_rows(logits: Tensor, labels: Tensor, token_loss: TokenLoss, scale:
         if z_loss or not counts[block].numpy().all():
             scores.mul_(factor[block])
         if smoothing:
-            scores.sub_(less[block])
+            scores.sub_(counts[block] * (smoothing / size))
         if scale != 1.0:
             scores.mul_(scale)
         if not in_place:
             rows.copy_(scores)
-    logits.scatter_(
-        -1, column, ((share * factor + (smoothing - 1.0) * counts[:, None] - less) * scale).to(logits.dtype)
-    )
+    at_label = (share * factor if z_loss else share) + (smoothing - 1.0)
+    if smoothing:
+        at_label -= smoothing / size
+    logits.scatter_(-1, column, (at_label * counts * scale).to(logits.dtype))
     losses = -log_share
     if smoothing:
         losses += smoothing * (own - mean)
     if z_loss:
         losses += z_loss * (own - log_share).square()
-    return torch.where(counts, losses[:, 0], 0.0)
+    return torch.where(counts, losses, 0.0)[:, 0]
