@@ -254,6 +254,7 @@ def _of_whole_rows(logits: Tensor, labels: Tensor, token_loss: TokenLoss, scale:
     own = logits.gather(-1, column).float()
     largest, share, log_share, mean = torch.empty(4, len(labels), 1).unbind()
     in_place = logits.dtype == torch.float32
+    known = type(logits) is Tensor  # the tensors of a rehearsal have shapes and no values
     factor = counts.float() if z_loss else counts
     for first in range(0, len(labels), step):
         block = slice(first, first + step)
@@ -265,14 +266,14 @@ def _of_whole_rows(logits: Tensor, labels: Tensor, token_loss: TokenLoss, scale:
             torch.mean(scores, -1, keepdim=True, out=mean[block])
         torch.ops.aten._softmax.out(scores, -1, False, out=scores)
         torch.gather(scores, -1, column[block], out=share[block])
-        if share[block].numpy().min() > _SMALLEST_SHARE:
+        if not known or share[block].numpy().min() > _SMALLEST_SHARE:
             torch.log(share[block], out=log_share[block])
         else:  # the largest share has a logarithm, and how far the label's score lies below its score is known
             top = largest[block] if in_place else rows.amax(-1, keepdim=True)
             log_share[block] = own[block] - top + scores.amax(-1, keepdim=True).log()
         if z_loss:
             factor[block] *= 1.0 + 2.0 * z_loss * (own[block] - log_share[block])
-        if z_loss or not counts[block].numpy().all():
+        if z_loss or not known or not counts[block].numpy().all():
             scores.mul_(factor[block])
         if smoothing:
             scores.sub_(counts[block] * (smoothing / size))
