@@ -13,7 +13,7 @@ from dist_plm.plan.rank_tensors import LayerKind, padded
 from dist_plm.spec.families.base import ModelConfig, StackSpec, known
 from dist_plm.spec.families.encoder_decoder import LENGTH_MULTIPLE
 from dist_plm.spec.families.lora import ADAPTERS
-from dist_plm.spec.pipeline import LOSS_CHUNK_BYTES
+from dist_plm.spec.pipeline import loss_chunk_rows
 from dist_plm.spec.schema import TrainingConfig
 
 #: Bytes of numbers that are fp32 whatever the precision: statistics of norms, sums of a softmax, moments.
@@ -262,7 +262,7 @@ def peak_of_loss(model: ModelConfig, one: Pass, *, trained: bool = True) -> int:
         return scored * max(1, model.num_labels) * (one.element + 2 * FP32)
     width = known(padded(model, one.tensor).vocab_size, "vocab_size") // one.tensor
     size, element = model.word_size, one.element
-    rows = min(one.predicted, max(1, LOSS_CHUNK_BYTES // (FP32 * width)))
+    rows = min(one.predicted, loss_chunk_rows(one.predicted, width))
     of_weight = width * size * (FP32 + (element if element < FP32 else 0))
     # A generator draws tokens by sums in twice the precision before it turns the logits into a gradient.
     copied = FP32 if all(stack.is_decoder for stack in model.stacks()[1:]) else 2 * FP32

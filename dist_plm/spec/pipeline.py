@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 #: Of one chunk's logits, were they fp32. Each chunk reads and writes the gradient of the weight once, so few are better.
 LOSS_CHUNK_BYTES = 2**27
+#: Rows that a GPU's matrix product takes together.
+_TILE = 128
 
 
 def layers_of_chunk(
@@ -50,3 +52,12 @@ def balanced_layers(num_layers: int, stages: int, head: float) -> tuple[int, ...
     near = {min(max(1, level + more), most) for more in (-1, 0, 1, 2)}
     last = min(near, key=lambda held: (slowest(held), -held))
     return *spread_layers(num_layers - last, stages - 1), last
+
+
+def loss_chunk_rows(tokens: int, width: int, chunk_bytes: int = LOSS_CHUNK_BYTES) -> int:
+    """Counts the tokens of each chunk but the last, whose logits have `width` columns: as even as whole tiles of a GPU allow.
+    A short chunk at the end reads and writes the gradient of the weight like any other."""
+    most = max(1, chunk_bytes // (4 * width))
+    most = most // _TILE * _TILE if most > _TILE else most
+    even = -(-tokens // max(1, -(-tokens // most)))
+    return max(1, -(-even // _TILE) * _TILE if most > _TILE else even)

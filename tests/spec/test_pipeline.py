@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.spec.pipeline import balanced_layers, layers_of_chunk
+from dist_plm.spec.pipeline import balanced_layers, layers_of_chunk, loss_chunk_rows
 
 
 @given(each=st.integers(1, 4), stages=st.integers(1, 5), chunks=st.integers(1, 4))
@@ -43,3 +43,18 @@ def test_no_cut_has_a_faster_slowest_stage(layers, stages, head):
 
 def test_as_many_layers_as_anybody_may_type_are_cut_at_once():
     assert balanced_layers(10**12 + 3, 4, 2.0) == (250000000001, 250000000001, 250000000001, 250000000000)
+
+
+@given(tokens=st.integers(0, 5000), width=st.integers(1, 3000), chunk_bytes=st.integers(1, 2**22))
+def test_chunks_of_a_loss_are_few_and_even(tokens, width, chunk_bytes):
+    rows, most = loss_chunk_rows(tokens, width, chunk_bytes), max(1, chunk_bytes // (4 * width))
+    assert 1 <= rows <= most
+    whole_tiles = most // 128 * 128 if most > 128 else most
+    chunks = -(-tokens // rows)
+    assert chunks == -(-tokens // whole_tiles)
+    # Rows beyond an even share: less than a tile.
+    assert rows * chunks - tokens < max(1, chunks) * (128 if most > 128 else 1)
+
+
+def test_chunks_of_a_loss_over_2048_tokens():
+    assert loss_chunk_rows(2048, 50_304) == 512

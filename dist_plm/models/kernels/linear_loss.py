@@ -16,7 +16,7 @@ from dist_plm.models.kernels.linear import add_product, linear, product
 from dist_plm.models.kernels.row_sums import buffer_of
 from dist_plm.models.model_context import ModelContext
 from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
-from dist_plm.spec.pipeline import LOSS_CHUNK_BYTES
+from dist_plm.spec.pipeline import LOSS_CHUNK_BYTES, loss_chunk_rows
 
 #: Of the rows of a chunk that the CPU turns into a gradient at once: what a core's cache holds.
 BLOCK_BYTES = 2**21
@@ -28,8 +28,6 @@ _PRODUCT_COLUMNS = 8192
 _FP16_SCALE = 1024.0
 #: Of a probability in fp32: a smaller one has fewer digits, or none.
 _SMALLEST_SHARE = 1e-30
-#: Rows that a GPU's matrix product takes together.
-_TILE = 128
 
 
 class VocabRange(NamedTuple):
@@ -174,9 +172,8 @@ def _multiply(gradient: Tensor, weight: Tensor, of_hidden: Tensor) -> None:
 
 
 def token_chunks(tokens: int, width: int) -> Iterator[slice]:
-    """Cuts tokens so that their logits, of `width` columns, are LOSS_CHUNK_BYTES at most, in whole tiles of a GPU."""
-    step = max(1, LOSS_CHUNK_BYTES // (4 * width))
-    step = step // _TILE * _TILE if step > _TILE else step
+    """Cuts tokens evenly so that their logits, of `width` columns, are LOSS_CHUNK_BYTES at most."""
+    step = loss_chunk_rows(tokens, width, LOSS_CHUNK_BYTES)
     for first in range(0, tokens, step):
         yield slice(first, min(first + step, tokens))
 
