@@ -95,6 +95,19 @@ def test_labels_as_good_as_impossible(monkeypatch, token_loss, below, ignored, d
         assert not losses[:ignored].any()
 
 
+@pytest.mark.parametrize("dtype", CLOSE)
+def test_nothing_goes_over_a_whole_chunk_but_its_products(monkeypatch, dtype):
+    """PyTorch's `scatter_` takes logits of 16 bits to fp32 and back, all of them for one column of each row."""
+    monkeypatch.setattr(module, "BLOCK_BYTES", 4 * 50 * 4)  # 4 rows
+    hidden, weight = (torch.randn(n, 8, dtype=dtype, requires_grad=True) for n in (40, 50))
+    columns = VocabRange(dist.ProcessGroup(0, 1), 0, 50, 50)
+    with torch.profiler.profile(record_shapes=True) as profile:
+        linear_loss(hidden, weight, None, torch.randint(0, 50, (40,)), columns)
+    seen = {event.name for event in profile.events() if [40, 50] in event.input_shapes}
+    assert "aten::mm" in seen
+    assert "aten::copy_" not in seen
+
+
 def test_logits_are_never_whole(monkeypatch):
     """Memory of the loss: one chunk, and the gradients."""
     monkeypatch.setattr(module, "LOSS_CHUNK_BYTES", 2**16)
