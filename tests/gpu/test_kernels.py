@@ -53,7 +53,7 @@ def here(world: World, *tensors: Tensor | None, dtype: torch.dtype) -> list[Tens
 def mask(rows: np.ndarray, width: int, probability: float) -> Tensor:
     """Which elements of [..., B, rows] stay, by the keys of B samples."""
     words = row_words(KEYS.numpy().view(np.uint64)[:, None, None], rows)
-    return torch.from_numpy(kept(words.reshape(-1), width, probability)).view(*words.shape, width)
+    return kept(words.reshape(-1), width, probability).bool().view(*words.shape, width)
 
 
 def dropped(world: World, dtype: torch.dtype, width: int) -> list[list[Tensor]]:

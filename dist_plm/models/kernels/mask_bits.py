@@ -4,20 +4,22 @@ A row has two words of 32 bits, cut from number `row` of the SplitMix64 stream o
 sequence over the row's pairs of columns, whose members a bijection of 32 bits scrambles (lowbias32: Wellons 2018,
 "Prospecting for Hash Functions"). Each half of a word decides of one column.
 
-NumPy, because PyTorch has no unsigned integers here and shifts ten times slower.
+PyTorch's integers have signs: a shift brings in copies of the highest bit, which are masked away.
 """
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dist_plm.core.random_numbers import bits
 
 #: Probabilities are multiples of 1 / LEVELS.
 LEVELS = 2**16
-#: Words that stay in a core's cache while they are scrambled.
-BLOCK_WORDS = 2**15
-_SHIFTS = (np.uint32(16), np.uint32(15), np.uint32(16))
-_FACTORS = (np.uint32(0x7FEB352D), np.uint32(0x846CA68B))
+#: Elements whose words a thread scrambles at once: what a core's cache holds.
+_BLOCK = 2**18
+#: Bits of a word that each step adds to those below, and what it is multiplied with then.
+_STEPS = ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32), (16, 1))
 
 
 def threshold_of(probability: float) -> int:
@@ -32,26 +34,26 @@ def row_words(keys: NDArray[np.uint64], rows: NDArray[np.integer]) -> NDArray[np
     return words
 
 
-def kept(words: NDArray[np.uint64], width: int, probability: float) -> NDArray[np.bool_]:
-    """Tells which elements of N rows stay, [N, width].
+def kept(words: NDArray[np.uint64], width: int, probability: float) -> Tensor:
+    """Tells which elements of N rows stay: [N, width] int16, 1 if they do and else 0.
 
     Args:
         words: [N], see `row_words`.
     """
-    halves = words.view(np.uint32).reshape(-1, 2)
-    scrambled = np.arange(-(-width // 2), dtype=np.uint32) * halves[:, 1:]
-    scrambled += halves[:, :1]
-    shifted = np.empty_like(scrambled)
-    for shift, factor in zip(_SHIFTS, _FACTORS, strict=False):
-        scrambled ^= np.right_shift(scrambled, shift, out=shifted)
-        scrambled *= factor
-    scrambled ^= np.right_shift(scrambled, _SHIFTS[2], out=shifted)
+    halves = torch.from_numpy(words.view(np.int32).reshape(-1, 2))
+    scrambled = torch.arange(-(-width // 2), dtype=torch.int32) * halves[:, 1:]
+    scrambled.add_(halves[:, :1])
+    shifted = torch.empty_like(scrambled)
+    for shift, factor in _STEPS:
+        torch.bitwise_right_shift(scrambled, shift, out=shifted)
+        scrambled.bitwise_xor_(shifted.bitwise_and_((1 << (32 - shift)) - 1))
+        if factor != 1:
+            scrambled.mul_(factor)
     # Compared as signed numbers, as the kernels do.
-    level = np.int16(threshold_of(probability) - LEVELS // 2)
-    return scrambled.view(np.int16)[:, :width] >= level
+    return scrambled.view(torch.int16)[:, :width].ge_(threshold_of(probability) - LEVELS // 2)
 
 
-def blocks(rows: int, width: int) -> list[slice]:
-    """Cuts rows of `width` elements so that the words of each block stay in a core's cache."""
-    step = max(1, 2 * BLOCK_WORDS // width)
+def blocks(rows: int, width: int, elements: int | None = None) -> list[slice]:
+    """Cuts rows of `width` elements into blocks of so many elements; by default the threads' caches hold their words."""
+    step = max(1, (elements or _BLOCK * torch.get_num_threads()) // width)
     return [slice(first, first + step) for first in range(0, rows, step)]
