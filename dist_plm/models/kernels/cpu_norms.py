@@ -13,6 +13,10 @@ from torch import Tensor
 from dist_plm.models.kernels.dropout import LIBRARY
 from dist_plm.models.kernels.mask_bits import blocks
 
+#: Elements whose norms are found at once.
+_BLOCK = 2**18
+_layer_norm_backward = torch.ops.aten.native_layer_norm_backward
+
 LIBRARY.define("layer_norm_backward(Tensor grad, Tensor x, Tensor weight, float eps) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define("rms_norm(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)")
 LIBRARY.define("rms_norm_backward(Tensor grad, Tensor x, Tensor weight, Tensor factors) -> (Tensor, Tensor)")
@@ -23,7 +27,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     out = torch.empty(x.shape, dtype=x.dtype)
     factors = torch.empty((*x.shape[:-1], 1), dtype=torch.float32)
     flat, width, scale = x.reshape(-1, x.shape[-1]), x.shape[-1], weight.float()
-    for block in blocks(len(flat), width):
+    for block in blocks(len(flat), width, _BLOCK):
         wide = flat[block].float()
         own = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(width).add_(eps).rsqrt_()
         factors.view(-1, 1)[block] = own
@@ -36,7 +40,7 @@ def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor) 
     width, scale = x.shape[-1], weight.float()
     result, total = torch.empty(x.shape, dtype=x.dtype), torch.zeros(width, dtype=torch.float64)
     grad, x, factors = grad.reshape(-1, width), x.reshape(-1, width), factors.reshape(-1, 1)
-    for block in blocks(len(x), width):
+    for block in blocks(len(x), width, _BLOCK):
         normed, through = x[block].float() * factors[block], grad[block].float()
         product = through * normed
         total += product.sum(0)
@@ -62,16 +66,17 @@ def layer_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> 
     result = torch.empty(x.shape, dtype=x.dtype)
     of_weight, of_bias = torch.zeros(2, width, dtype=torch.float64)
     grad, x = grad.reshape(-1, width), x.reshape(-1, width)
-    for block in blocks(len(x), width):
-        normed, _, factors = torch.native_layer_norm(x[block].float(), [width], None, None, eps)
+    one, zero = torch.ones(width), torch.zeros(width)
+    for block in blocks(len(x), width, _BLOCK):
+        # With a weight and a bias that change nothing: without any PyTorch's takes three times as long.
+        normed, _, factors = torch.native_layer_norm(x[block].float(), [width], one, zero, eps)
         through = grad[block].float()
-        product = through * normed
-        of_weight += product.sum(0)
+        # Of what is normed already the mean is 0 and the deviation 1, which loses less far from zero.
+        zeros, ones = torch.zeros_like(factors), torch.ones_like(factors)
+        found = _layer_norm_backward(through, normed, [width], zeros, ones, scale, None, [True, False, False])[0]
+        result.view(-1, width)[block] = found.mul_(factors)
+        of_weight += normed.mul_(through).sum(0)
         of_bias += through.sum(0)
-        # d(n)/dx = r (1 - mean(·) - n · mean(n ·)) for n = (x - mean(x)) r, the means weighted like the output.
-        mean = torch.mv(through, scale).div_(width)[:, None]
-        along = torch.mv(product, scale).div_(width)[:, None]
-        result.view(-1, width)[block] = (through * scale).sub_(mean).sub_(normed.mul_(along)).mul_(factors)
     return result, of_weight.to(weight.dtype), of_bias.to(weight.dtype)
 
 
