@@ -1,7 +1,7 @@
 """Products with weights, of the library that is the faster one where the run is.
 
 On a CPU PyTorch leaves fp32 products to MKL, which on other vendors' chips runs at half of what oneDNN reaches there. Those
-of 16 bits are oneDNN's anyway.
+of 16 bits are oneDNN's anyway; asked by PyTorch it adds them to a bias that was copied for every row before.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,20 @@ _FEWEST = 2**22
 _ROWS = 4096
 
 _onednn = False
+
+
+def _types_with_bias() -> frozenset[torch.dtype]:
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or "AVX" not in torch.backends.cpu.get_cpu_capability():
+        return frozenset()
+    known = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    return frozenset(dtype for dtype, supported in known.items() if supported())
+
+
+#: Types of 16 bits whose products oneDNN makes here with a bias in the same pass.
+_WITH_BIAS = _types_with_bias()
 
 
 def use_onednn(wanted: bool) -> None:
@@ -39,7 +53,8 @@ def onednn(wanted: bool = True) -> Iterator[None]:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """[..., H], [R, H], [R] -> [..., R]."""
-    if _goes_to_onednn(x, x.numel() * weight.shape[0]):
+    with_bias = bias is not None and x.dtype in _WITH_BIAS and x.device.type == "cpu"
+    if with_bias or _goes_to_onednn(x, x.numel() * weight.shape[0]):
         return _OneDnnLinear.apply(x, weight, bias)
     return functional.linear(x, weight, bias)
 
@@ -83,8 +98,8 @@ class _OneDnnLinear(torch.autograd.Function):
         of_x, of_weight, of_bias = ctx.needs_input_grad
         grad = grads[0].reshape(-1, weight.shape[0])
         return (
-            _multiplied(grad, weight.t(), None).view(x.shape) if of_x else None,
-            _multiplied(grad.t(), x.reshape(-1, x.shape[-1]).t(), None) if of_weight else None,
+            product(grad, weight).view(x.shape) if of_x else None,
+            product(grad.t(), x.reshape(-1, x.shape[-1])) if of_weight else None,
             grad.sum(0) if of_bias else None,
         )
 
