@@ -77,8 +77,8 @@ def attention(
                 weights.shape, keys, first_head, first_row + rows.start, probability, value.dtype
             ):
                 flat[block].mul_(keep)
-            mixed = torch.bmm(weights.flatten(0, 1), value[:, :, columns].flatten(0, 1)).mul_(1.0 / (1.0 - probability))
-            out[:, :, rows] = mixed.unflatten(0, query.shape[:2])
+            mixed = torch.bmm(weights.flatten(0, 1), value[:, :, columns].flatten(0, 1)).unflatten(0, query.shape[:2])
+            torch.mul(mixed, 1.0 / (1.0 - probability), out=out[:, :, rows])
     # The softmax is found again whole, so nobody needs its sums; compiled code looks at their shape.
     return out, query.new_empty(query.shape[:3], dtype=torch.float32)
 
@@ -128,11 +128,12 @@ def attention_backward(
         through, dropped = wide.to(value.dtype), dropped.flatten(0, 1)
         if with_bias:
             scores_grad[:, :, rows, columns] = through.unflatten(0, heads)
-        results[0][:, :, rows] = torch.bmm(through, seen_key).mul_(rest).unflatten(0, heads)
-        of_key = torch.bmm(through.transpose(1, 2), own).mul_(rest).unflatten(0, heads)
-        of_value = torch.bmm(dropped.transpose(1, 2), own_grad).mul_(factor).unflatten(0, heads)
-        for total, found in zip(results[1:], (of_key, of_value), strict=True):
-            total.copy_(found) if whole else total[:, :, columns].add_(found)
+        torch.mul(torch.bmm(through, seen_key).unflatten(0, heads), rest, out=results[0][:, :, rows])
+        of_key = torch.bmm(through.transpose(1, 2), own).unflatten(0, heads)
+        of_value = torch.bmm(dropped.transpose(1, 2), own_grad).unflatten(0, heads)
+        for total, found, times in zip(results[1:], (of_key, of_value), (rest, factor), strict=True):
+            seen = total[:, :, columns]
+            torch.mul(found, times, out=seen) if whole else seen.add_(found, alpha=times)
     return *results, scores_grad
 
 
@@ -185,8 +186,10 @@ def _weights(
 ) -> Tensor:
     """softmax(scale Q Kᵀ + bias) of a block, [B, A, rows, columns] fp32."""
     _, first_row, causal, scale, _ = drawn
-    scores = torch.bmm(query[:, :, rows].flatten(0, 1), key[:, :, columns].flatten(0, 1).transpose(1, 2)).float()
-    scores = scores.mul_(scale).unflatten(0, query.shape[:2])
+    own, seen = query[:, :, rows].flatten(0, 1), key[:, :, columns].flatten(0, 1)
+    scores = query.new_empty(len(own), own.shape[1], seen.shape[1])
+    scores.baddbmm_(own, seen.transpose(1, 2), beta=0.0, alpha=scale)
+    scores = scores.float().unflatten(0, query.shape[:2])
     if bias is not None:
         scores += bias.expand(*query.shape[:3], key.shape[2])[:, :, rows, columns]
     if causal:

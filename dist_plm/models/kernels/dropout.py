@@ -26,14 +26,11 @@ def dropout_add(x: Tensor, residual: Tensor | None, keys: Tensor, first_row: int
     words = row_words(unsigned(keys), np.arange(first_row, first_row + length)[:, None]).reshape(-1)
     result = torch.empty(x.shape, dtype=x.dtype)
     flat, out = x.reshape(-1, width), result.view(-1, width)
-    other = None if residual is None else residual.reshape(-1, width)
+    other = x.new_zeros(1, width) if residual is None else residual.reshape(-1, width)
     scale = 1.0 / (1.0 - probability)
     for block in blocks(len(words), width):
         keep = ones(kept(words[block], width, probability), x.dtype)
-        if other is None:
-            torch.mul(flat[block], keep, out=out[block]).mul_(scale)
-        else:
-            torch.addcmul(other[block], flat[block], keep, value=scale, out=out[block])
+        torch.addcmul(other if residual is None else other[block], flat[block], keep, value=scale, out=out[block])
     return result
 
 
