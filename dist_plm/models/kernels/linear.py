@@ -12,6 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dist_plm.models.kernels.dropout import LIBRARY
+
+# A compiler that meets oneDNN's own takes its weight for a constant.
+LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+
 #: Multiply-adds of a product below which calling oneDNN costs more than it gains.
 _FEWEST = 2**22
 #: Rows of a gradient that stay in a core's cache while they are added up.
@@ -109,4 +114,16 @@ def _goes_to_onednn(x: Tensor, multiply_adds: int) -> bool:
 
 
 def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if torch.compiler.is_compiling():
+        return torch.ops.dist_plm.linear(x, weight, bias)
+    return _by_onednn(x, weight, bias)
+
+
+@torch.library.impl(LIBRARY, "linear", "CPU")
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@torch.library.impl(LIBRARY, "linear", "Meta")
+def _shape(x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
