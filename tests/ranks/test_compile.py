@@ -168,7 +168,9 @@ def after_another(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> 
     return torch.relu(linear(x + 1.0, weight, bias))
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 0.0), (torch.float32, 1e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "most"), [(torch.float32, 1e-6), pytest.param(torch.bfloat16, 0.0, marks=pytest.mark.slow)]
+)
 def test_products_of_onednn(ranks, dtype, most):
     """PyTorch's compiler takes its weights for constants, and ends with an error where they are learned."""
     shapes = [(64, 4, 256), (160, 256), (160,), (64, 4, 160)]
