@@ -16,10 +16,7 @@ from dist_plm.config import runfile
 from dist_plm.config.credentials import mask
 from dist_plm.config.decode import encode
 from dist_plm.config.origins import Origin
-from dist_plm.core.errors import (
-    EXIT_FINISHED,
-    EXIT_REQUEUE,
-)
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REQUEUE
 from dist_plm.core.streams import tell
 from dist_plm.distributed.collectives import on_first
 from dist_plm.distributed.device import Device, choose
@@ -43,8 +40,9 @@ from dist_plm.spec.schema_run import HealConfig
 from dist_plm.train.data import RunData
 from dist_plm.train.divergence import Health
 from dist_plm.train.ending.closing_summary import closing_summary
+from dist_plm.train.ending.patience import Patience
 from dist_plm.train.ending.proposed_runs import proposed_runs
-from dist_plm.train.evaluation import MoreMeasures, Patience
+from dist_plm.train.evaluation import MoreMeasures
 from dist_plm.train.healing.acts import History, rate_factor
 from dist_plm.train.healing.alarms import Alarms
 from dist_plm.train.healing.memory_copies import MemoryCopies

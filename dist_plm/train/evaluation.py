@@ -15,7 +15,7 @@ from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import Engine, EvalSums, Prediction, TermSums
 from dist_plm.objectives.base import IGNORED, LossTerm, Objective
 from dist_plm.objectives.tasks.base import Scorer
-from dist_plm.spec.schema_run import EarlyStoppingConfig, TrainConfig
+from dist_plm.spec.schema_run import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,49 +134,6 @@ class Evaluator:
         if self.keep is not None:
             self.keep(scorer.predictions())
         return {"loss": _loss(sums, self.objective.losses), **scorer.measures()}
-
-
-@dataclass(slots=True)
-class Patience:
-    """Tells when evaluations no longer get better. A checkpoint keeps `state`.
-
-    Args:
-        settings: complete.
-        best, best_step: the best value so far, and its step.
-        waited: evaluations in a row that were not better by more than the threshold.
-    """
-
-    settings: EarlyStoppingConfig
-    best: float | None = None
-    best_step: int = 0
-    waited: int = 0
-
-    def note(self, step: int, measures: Mapping[str, float]) -> None:
-        """Takes note of an evaluation."""
-        value = measures.get(self.settings.metric or "loss")
-        if value is None:
-            return
-        if math.isnan(value):  # better than nothing, and worse than all
-            self.waited += 1
-            return
-        gain = math.inf if self.best is None else value - self.best
-        if self.best is not None and not self.settings.greater_is_better:
-            gain = -gain
-        self.waited = 0 if gain > self.settings.threshold else self.waited + 1
-        if gain > 0:
-            self.best, self.best_step = value, step
-
-    @property
-    def is_over(self) -> bool:
-        return self.waited >= self.settings.patience
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` gave, or anew from nothing."""
-        self.best, self.best_step = state.get("best"), state.get("best_step", 0)
-        self.waited = state.get("waited", 0)
-
-    def state(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
 
 
 def add_predictions(scorer: Scorer, predictions: Iterable[Prediction], count: int) -> None:

@@ -28,7 +28,8 @@ from dist_plm.spec.schema import ParallelConfig, SamplesConfig
 from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 from dist_plm.train.data import RunData
 from dist_plm.train.divergence import Health
-from dist_plm.train.evaluation import Evaluator, NamedMeasures, Patience, TextMeasures, whole_run
+from dist_plm.train.ending.patience import Patience
+from dist_plm.train.evaluation import Evaluator, NamedMeasures, TextMeasures, whole_run
 from dist_plm.train.healing.acts import skipped_samples
 from dist_plm.train.healing.alarms import Alarms
 from dist_plm.train.healing.memory_copies import MemoryCopies

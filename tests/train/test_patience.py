@@ -3,7 +3,7 @@ import math
 import pytest
 
 from dist_plm.spec.schema_run import EarlyStoppingConfig
-from dist_plm.train.evaluation import Patience
+from dist_plm.train.ending.patience import Patience
 
 
 @pytest.mark.parametrize(

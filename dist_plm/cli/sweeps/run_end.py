@@ -47,7 +47,7 @@ def _stopped_early(settings: Mapping[str, Any], records: Sequence[Mapping[str, A
     stops = {name.removeprefix(asked): value for name, value in settings.items() if name.startswith(asked)}
     if stops.get("patience") is None:
         return False
-    from dist_plm.train.evaluation import Patience  # with PyTorch, and only runs that are cut short need it
+    from dist_plm.train.ending.patience import Patience  # with PyTorch, and only runs that are cut short need it
 
     patience = Patience(decode(EarlyStoppingConfig, stops))
     for record in records:

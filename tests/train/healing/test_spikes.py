@@ -7,7 +7,7 @@ import pytest
 from dist_plm.data.loader.skipped_samples import SkippedSamples
 from dist_plm.engines.base import StepResult
 from dist_plm.spec.schema_run import EarlyStoppingConfig, HealConfig
-from dist_plm.train.evaluation import Patience
+from dist_plm.train.ending.patience import Patience
 from dist_plm.train.healing import acts
 from dist_plm.train.healing.alarms import Alarms
 from dist_plm.train.healing.spikes import SpikeWatch
