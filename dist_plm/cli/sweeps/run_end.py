@@ -9,6 +9,7 @@ from dist_plm.config.decode import decode
 from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.monitor.report import read_settings
 from dist_plm.spec.schema_run import EarlyStoppingConfig
+from dist_plm.train.ending.patience import Patience
 
 
 class RunEnd(NamedTuple):
@@ -47,8 +48,6 @@ def _stopped_early(settings: Mapping[str, Any], records: Sequence[Mapping[str, A
     stops = {name.removeprefix(asked): value for name, value in settings.items() if name.startswith(asked)}
     if stops.get("patience") is None:
         return False
-    from dist_plm.train.ending.patience import Patience  # with PyTorch, and only runs that are cut short need it
-
     patience = Patience(decode(EarlyStoppingConfig, stops))
     for record in records:
         told = {name: value for name, value in record.items() if name.startswith("eval/")}

@@ -2,6 +2,8 @@
 
 import json
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -59,3 +61,15 @@ def test_what_is_not_finished_is_left_out(tmp_path: Path) -> None:
     runs = [run(tmp_path, [f"train.seed={seed}"], [0.5] * seed) for seed in (1, 2)]  # of the first one evaluation
     assert table_of(runs) == ""
     assert table_of([]) == ""
+
+
+def test_runs_that_stopped_early_are_told_without_tensors(tmp_path: Path) -> None:
+    """Importing PyTorch and Megatron-core took four of the five seconds in which a finished sweep told its table."""
+    (tmp_path / "runs").mkdir()
+    stops = {"patience": 1, "threshold": 0.0, "metric": "accuracy", "greater_is_better": True}
+    stopped = run(tmp_path / "runs", ["optim.lr=1"], [0.5, 0.4], train__steps=9, train__early_stopping=stops)
+    program = "import sys; from pathlib import Path; from dist_plm.cli.sweeps.run_end import run_end; "
+    program += "print(run_end(Path(sys.argv[1])).step, {'torch', 'megatron.core'} & {*sys.modules} or 'no tensors')"
+    command = [sys.executable, "-c", program, str(stopped.run_dir)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    assert done.stdout == "4 no tensors\n", done.stderr
