@@ -84,9 +84,15 @@ def check_rows(*arguments: str) -> int:
 def bring_all() -> None:
     """Imports what commands import when they run, so that cases that fork from here need not."""
     import datasets  # noqa: F401
+    import rich.live  # noqa: F401
     import tokenizers  # noqa: F401
+    from hydra._internal import core_plugins  # noqa: F401
+    from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast  # noqa: F401
 
+    import dist_plm.cluster.preflight
     import dist_plm.data.prepare.prepare
+    import dist_plm.engines.megatron
+    import dist_plm.objectives.causal
     import dist_plm.tasks.convert.convert
     import dist_plm.tasks.convert.inspection
     import dist_plm.tasks.samples.show_samples
