@@ -26,7 +26,7 @@ from dist_plm.checkpoint.lookup import (
 )
 from dist_plm.checkpoint.planner import TensorReader
 from dist_plm.checkpoint.storage import Storage, open_storage
-from dist_plm.checkpoint.train_state import TrainState
+from dist_plm.checkpoint.train_state import RUN_FILE, TrainState
 from dist_plm.config.stored_paths import located
 from dist_plm.core.errors import CheckpointError, reason_of
 from dist_plm.core.parsing import load_yaml
@@ -34,9 +34,6 @@ from dist_plm.distributed.collectives import gather, on_first
 from dist_plm.models.sharding import ShardSpec
 
 log = logging.getLogger(__name__)
-
-#: Holds all settings of the run that saved a checkpoint; one that was imported has none.
-RUN_FILE = "run.yaml"
 
 
 @dataclass(frozen=True)

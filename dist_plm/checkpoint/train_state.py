@@ -17,6 +17,8 @@ from dist_plm.core.parsing import is_number, load_json
 NAME = "checkpoint.json"
 FORMAT = "dist_plm checkpoint"
 VERSION = 1
+#: Holds all settings of the run that saved a checkpoint; one that was imported has none.
+RUN_FILE = "run.yaml"
 _BLANK = "0" * 32
 _CHECKSUM = re.compile(r'"checksum": "([0-9a-f]{32})"')
 

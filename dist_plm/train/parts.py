@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch.distributed as dist
 
 from dist_plm.checkpoint.fragments import ReplicaRank
-from dist_plm.checkpoint.open_checkpoint import RUN_FILE
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.saver import CheckpointWriter
 from dist_plm.checkpoint.storage import Storage
+from dist_plm.checkpoint.train_state import RUN_FILE
 from dist_plm.data.loader.batch import Batch
 from dist_plm.data.loader.microbatch_loader import MicrobatchLoader
 from dist_plm.data.loader.skipped_samples import SkippedSamples

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from dist_plm.checkpoint.open_checkpoint import RUN_FILE, Checkpoint
+from dist_plm.checkpoint.open_checkpoint import Checkpoint
+from dist_plm.checkpoint.train_state import RUN_FILE
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError, ConfigError
 from dist_plm.interop.hf.base import Half, with_head_of

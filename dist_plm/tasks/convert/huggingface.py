@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dist_plm.checkpoint.finite import is_finite
 from dist_plm.checkpoint.fragments import checkpoint_name
-from dist_plm.checkpoint.open_checkpoint import RUN_FILE, Checkpoint, look_at
+from dist_plm.checkpoint.open_checkpoint import Checkpoint, look_at
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.checkpoint.streaming import write_checkpoint
-from dist_plm.checkpoint.train_state import TrainState
+from dist_plm.checkpoint.train_state import RUN_FILE, TrainState
 from dist_plm.config.decode import encode
 from dist_plm.config.runfile import to_yaml
 from dist_plm.core.errors import CheckpointError

@@ -11,8 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dist_plm.checkpoint.finite import finite_alone
-from dist_plm.checkpoint.open_checkpoint import RUN_FILE, Checkpoint, find
+from dist_plm.checkpoint.open_checkpoint import Checkpoint, find
 from dist_plm.checkpoint.storage import Storage
+from dist_plm.checkpoint.train_state import RUN_FILE
 from dist_plm.config import runfile
 from dist_plm.config.decode import defaults_of, encode, flatten
 from dist_plm.core.errors import CheckpointError
