@@ -95,18 +95,25 @@ def check_run(run: Training, world_size: int, *, with_data: bool, with_weights: 
         run, samples = _with_data(run, world_size)
     else:
         run = finalize(run, world_size=world_size, vocab_size=None)
-    places = (run.model.init_from, run.train.init_from, run.checkpoint.dir)
-    if with_weights and (places != (None, None, None) or run.train.resume not in ("auto", "none")):
+    if with_weights:
+        _look_at_weights(run, samples)
+    return run
+
+
+def _look_at_weights(run: TrainingConfig, samples: "Dataset | None") -> None:
+    own = checkpoints_of(run.run, run.checkpoint)
+    if run.model.init_from is not None:
         # They bring PyTorch.
         from dist_plm.data.sampling.build_dataset import tokenizer_store
         from dist_plm.train.startup.load_weights import check_weights
+
+        check_weights(run.model, tokenizer_store(run.data), run.train.resume, own)
+    if (run.train.init_from, run.checkpoint.dir) != (None, None) or run.train.resume not in ("auto", "none"):
+        # And this Megatron-core.
         from dist_plm.train.startup.precheck import check_checkpoint
 
-        own = checkpoints_of(run.run, run.checkpoint)
-        check_weights(run.model, tokenizer_store(run.data), run.train.resume, own)
         directory = Path(run.run.dir or "")
         check_checkpoint(run.train, run.model, run.data, run.objective, samples, run_dir=directory, checkpoints=own)
-    return run
 
 
 def _check_own_keys(engine: str, keys: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 from startup import COMMANDS, Command, start, write_store  # pyright: ignore[reportMissingImports]
 
+ROOT = Path(__file__).parents[2]
 #: What a command without tensors does without, and more that belongs to other commands.
 TENSORS = {"torch", "megatron.core", "deepspeed", "transformers", "datasets", "wandb"}
 #: What reads tables and other programs' tokenizers, and bars of progress: a tenth of a second together.
@@ -36,12 +37,20 @@ def test_what_needs_no_tensors_imports_none(tmp_path, name):
     assert not begun.modules & {*TENSORS, *READERS}
 
 
+def test_looking_at_weights_to_begin_with_brings_no_megatron():
+    """As `--check` and `submit` do where `model.init_from` names some."""
+    heavy = {"torch", "megatron.core", "torch.distributed.checkpoint"}
+    code = f"import sys, dist_plm.train.startup.load_weights; print({heavy} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "{'torch'}\n"
+
+
 def test_deepspeed_brings_no_tracker(tmp_path):
     """Its tuner would, where there is one; whoever wants it finds it afterwards."""
     (tmp_path / "mlflow.py").touch()
     code = "import sys, dist_plm.engines.deepspeed.json_schema; found = {'deepspeed', 'mlflow'} & set(sys.modules); "
     code += "import mlflow; sys.exit(found != {'deepspeed'})"
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
     assert (
         subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, check=False).returncode
         == 0

@@ -3,15 +3,17 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dist_plm.checkpoint.open_checkpoint import Checkpoint
 from dist_plm.config.credentials import followed, unset_in
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.store.manifest import read_manifest
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.data.tokenizers.tokenizer_files import main_file
+
+if TYPE_CHECKING:  # it brings torch.distributed.checkpoint
+    from dist_plm.checkpoint.open_checkpoint import Checkpoint
 
 #: All that AutoTokenizer reads.
 FILES = (
@@ -57,7 +59,7 @@ def is_of_tokenizer(name: str) -> bool:
     return name in FILES or name.endswith(".model")
 
 
-def tokens_of(found: Checkpoint, run: Mapping[str, Any]) -> CheckpointTokenizer:
+def tokens_of(found: "Checkpoint", run: Mapping[str, Any]) -> CheckpointTokenizer:
     """Finds the tokenizer that an imported checkpoint holds itself; else the one that the run was given, or that of the store
     that it read, where it is still there."""
     held = {name: found.storage.read(found.name, name) for name in found.train_state.files if is_of_tokenizer(name)}
@@ -74,7 +76,7 @@ def tokens_of(found: Checkpoint, run: Mapping[str, Any]) -> CheckpointTokenizer:
     return CheckpointTokenizer(files, tokenizer.special_tokens(), tokenizer.end_of_document_id)
 
 
-def tokenizer_path(found: Checkpoint, run: Mapping[str, Any]) -> Path | None:
+def tokenizer_path(found: "Checkpoint", run: Mapping[str, Any]) -> Path | None:
     """The file or directory of the same tokenizer; None where there is none on this machine."""
     if any(map(is_of_tokenizer, found.train_state.files)):
         directory = Path(found.where)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from dist_plm.checkpoint.finite import finite_alone
 from dist_plm.checkpoint.fragments import names_held
-from dist_plm.checkpoint.open_checkpoint import RUN_FILE, Checkpoint
 from dist_plm.checkpoint.storage import open_storage
+from dist_plm.checkpoint.train_state import RUN_FILE
 from dist_plm.config.decode import decode, show
 from dist_plm.core.errors import CheckpointError, DataError, reason_of
 from dist_plm.core.regular import read_regular
@@ -21,7 +22,6 @@ from dist_plm.data.store.manifest import read_manifest
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.data.tokenizers.tokenizer_files import main_file, vocabulary_of
 from dist_plm.distributed.collectives import gather, on_each, on_first
-from dist_plm.engines.base import Engine
 from dist_plm.interop.hf.base import HEADS, TASK_HEADS, Half, differences
 from dist_plm.interop.hf.checkpoint_tokenizer import is_of_tokenizer, tokenizer_files, tokens_of
 from dist_plm.interop.hf.config_json import CONFIG_FILE, HALVES
@@ -34,7 +34,10 @@ from dist_plm.models.sharding import ShardSpec
 from dist_plm.spec.families.lora import is_adapter
 from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.schema import ModelConfig
-from dist_plm.train.startup.resume_point import resumes_own
+
+if TYPE_CHECKING:  # Megatron-core is half of what looking at weights would import
+    from dist_plm.checkpoint.open_checkpoint import Checkpoint
+    from dist_plm.engines.base import Engine
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +90,8 @@ def check_weights(model: ModelConfig, store: str | None, resume: str, checkpoint
         _check_model(weights, model)
         check_vocabulary(weights, store)
     except CheckpointError:
+        from dist_plm.train.startup.resume_point import resumes_own  # brings torch.distributed.checkpoint
+
         if not resumes_own(resume, open_storage(checkpoints)):
             raise
 
@@ -116,7 +121,7 @@ def of_hf(weights: HFWeights) -> Weights:
     )
 
 
-def of_checkpoint(found: Checkpoint) -> Weights:
+def of_checkpoint(found: "Checkpoint") -> Weights:
     """Loads the weights of a checkpoint without an optimizer: what is missing of its heads begins as in a new run."""
 
     def tokenizer() -> dict[str, bytes]:
@@ -144,7 +149,7 @@ def load_weights(
     weights: Weights,
     model: ModelConfig,
     store: str | None,
-    engine: Engine,
+    engine: "Engine",
     shard_specs: Sequence[ShardSpec],
     group: dist.ProcessGroup,
     *,
