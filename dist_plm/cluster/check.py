@@ -101,18 +101,21 @@ def check_run(run: Training, world_size: int, *, with_data: bool, with_weights: 
 
 
 def _look_at_weights(run: TrainingConfig, samples: "Dataset | None") -> None:
-    own = checkpoints_of(run.run, run.checkpoint)
+    own, directory = checkpoints_of(run.run, run.checkpoint), Path(run.run.dir or "")
     if run.model.init_from is not None:
         # They bring PyTorch.
+        from dist_plm.checkpoint.ownership import check_free
+        from dist_plm.checkpoint.storage import open_storage
         from dist_plm.data.sampling.build_dataset import tokenizer_store
+        from dist_plm.train.startup.lease import owner_of
         from dist_plm.train.startup.load_weights import check_weights
 
         check_weights(run.model, tokenizer_store(run.data), run.train.resume, own)
+        check_free(open_storage(own), owner_of(directory))
     if (run.train.init_from, run.checkpoint.dir) != (None, None) or run.train.resume not in ("auto", "none"):
         # And this Megatron-core.
         from dist_plm.train.startup.precheck import check_checkpoint
 
-        directory = Path(run.run.dir or "")
         check_checkpoint(run.train, run.model, run.data, run.objective, samples, run_dir=directory, checkpoints=own)
 
 

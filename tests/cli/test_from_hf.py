@@ -53,6 +53,14 @@ def test_sizes_are_those_of_the_directory(saved, capsys, name):
     assert code == 0, said
 
 
+def test_checkpoints_that_others_made_where_the_run_keeps_its_own_are_told(saved, capsys, tmp_path):
+    (tmp_path / "checkpoints" / "step_00000002").mkdir(parents=True)
+    arguments = settings(saved("bert"), "objective=mlm_nsp", f"run.dir={tmp_path}")
+    code, said = check(capsys, *arguments)
+    assert code == EXIT_REFUSED
+    assert "step_00000002 in it has no checkpoint.json, and is not of this program" in said
+
+
 def test_of_electra_one_half_or_both(saved):
     both, alone = (described_at(str(place)) for place in (saved("electra"), saved("electra") / "discriminator"))
     assert (both.hidden, both.generator_hidden, both.generator_heads) == (64, 32, 2)
