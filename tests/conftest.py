@@ -56,6 +56,11 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(10_000)
 
 
+def pytest_unconfigure() -> None:
+    """Libraries complain of what is left at the end of a process."""
+    gc.unfreeze()
+
+
 def _in_slurm(nodeid: str) -> bool:
     return nodeid.startswith("tests/slurm/")
 
