@@ -11,7 +11,7 @@ from torch.nn import functional
 from dist_plm.distributed import machine_cache
 from dist_plm.distributed.device import Device, make_deterministic, multiply_in_tf32
 from dist_plm.distributed.fp8 import check_fp8
-from dist_plm.distributed.fp32_products import onednn_pays
+from dist_plm.distributed.cpu_products import onednn_pays
 from dist_plm.distributed.groups import Groups
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.models.build import DTYPES

@@ -6,15 +6,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dist_plm.distributed import fp32_products
-from dist_plm.distributed.fp32_products import WORTHWHILE, onednn_pays, speed_of_onednn
+from dist_plm.distributed import cpu_products
+from dist_plm.distributed.cpu_products import WORTHWHILE, onednn_pays, speed_of_onednn
 from tests.ranks.pool import World
 
 
 @pytest.fixture
 def measured(monkeypatch):
     found = [WORTHWHILE + 1.0, 0.5]
-    monkeypatch.setattr(fp32_products, "_measured", lambda: found.pop(0))
+    monkeypatch.setattr(cpu_products, "_measured", lambda: found.pop(0))
     return found
 
 
@@ -39,7 +39,7 @@ def test_without_onednn_nothing_is_measured(tmp_path, measured, monkeypatch):
 
 
 def decided(world: World, folder, fast: list[bool]) -> bool:
-    fp32_products._measured = lambda: 2.0 if fast[world.rank] else 1.0
+    cpu_products._measured = lambda: 2.0 if fast[world.rank] else 1.0
     return onednn_pays(world.device, dist.group.WORLD, cache_dir=folder / str(world.rank))
 
 
