@@ -1,10 +1,13 @@
-"""Measures which library multiplies fp32 matrices faster on this CPU: MKL, which PyTorch takes, or oneDNN.
+"""Measures how this CPU multiplies matrices faster: those in fp32 by MKL, which PyTorch takes, or by oneDNN; those of 16 bits
+as they are or in fp32.
 
-Which one it is depends on the chip: oneDNN took half of MKL's time on a Zen 5, and as long on a Zen 4.
+It depends on the chip. In fp32 oneDNN took half of MKL's time on a Zen 5, and as long on a Zen 4. Where a chip does not
+multiply 16 bits itself, PyTorch takes 5 to 200 times as long for them as for fp32, longest for gradients of inputs.
 """
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,12 +18,14 @@ from dist_plm.distributed import machine_cache
 from dist_plm.distributed.collectives import all_reduce
 from dist_plm.distributed.device import Device
 
-#: How much faster oneDNN has to be to be taken: what noise cannot turn from start to start.
+#: How much faster the other way has to be to be taken: what noise cannot turn from start to start.
 WORTHWHILE = 1.2
-#: Times that each product is made.
-_REPEATS = 5
+#: Times that each product is made, and seconds after which it is not made again.
+_REPEATS, _ENOUGH = 6, 0.05
 #: Rows, inputs and outputs of the layer that is measured.
 _SHAPE = (256, 384, 1536)
+
+_Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
 def onednn_pays(device: Device, group: dist.ProcessGroup, *, cache_dir: Path | None = None) -> bool:
@@ -31,7 +36,21 @@ def onednn_pays(device: Device, group: dist.ProcessGroup, *, cache_dir: Path | N
     """
     if device.kind != "cpu":
         return False
-    slowest = torch.tensor([speed_of_onednn(cache_dir or machine_cache.user_cache_dir())])
+    return _pays(speed_of_onednn(cache_dir or machine_cache.user_cache_dir()), group)
+
+
+def fp32_pays(dtype: torch.dtype, device: Device, group: dist.ProcessGroup, *, cache_dir: Path | None = None) -> bool:
+    """Tells whether products of 16 bits are to be made in fp32 and rounded, on the same terms. Collective.
+
+    The first start on a machine takes half a second for it where it does not multiply 16 bits itself.
+    """
+    if device.kind != "cpu" or dtype == torch.float32:
+        return False
+    return _pays(speeds_of(dtype, cache_dir or machine_cache.user_cache_dir())[0], group)
+
+
+def _pays(speed: float, group: dist.ProcessGroup) -> bool:
+    slowest = torch.tensor([speed])
     all_reduce(slowest, group, dist.ReduceOp.MIN)
     return slowest.item() >= WORTHWHILE
 
@@ -40,40 +59,75 @@ def speed_of_onednn(cache_dir: Path) -> float:
     """How many times as fast as PyTorch's default oneDNN is; 0 where there is none."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return 0.0
-    key = f"{machine_cache.cpu_model()}, torch {torch.__version__}"
-    found = machine_cache.read(cache_dir, "products", key)
-    if found is not None and isinstance(found.get("speed"), float) and 0.0 < found["speed"] < 100.0:
-        return found["speed"]
-    speed = _measured()
-    machine_cache.write(cache_dir, "products", key, {"speed": speed})
-    return speed
+    return _kept(cache_dir, "products", torch.float32, lambda: (_measured(),), ("speed",))[0]
 
 
-@torch.no_grad()
+def speeds_of(dtype: torch.dtype, cache_dir: Path) -> tuple[float, float]:
+    """Of a type of 16 bits: how many times as fast as PyTorch's products those in fp32 are, its operands turned to it and the
+    result back; and how many times as long as of fp32 itself those of the faster way take."""
+    kind = f"products_{dtype}".replace("torch.", "")
+    by_fp32, slowness = _kept(cache_dir, kind, dtype, partial(_measured_16, dtype), ("by_fp32", "slowness"))
+    return by_fp32, slowness
+
+
+def _kept(
+    cache_dir: Path, kind: str, dtype: torch.dtype, measure: Callable[[], tuple[float, ...]], names: tuple[str, ...]
+) -> tuple[float, ...]:
+    """What was measured on this machine, or is now."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    key = f"{machine_cache.cpu_model()}, {capability}, {dtype}, torch {torch.__version__}"
+    entry = machine_cache.read(cache_dir, kind, key) or {}
+    found = tuple(entry.get(name) for name in names)
+    if all(isinstance(value, float) and 0.0 < value < 1e4 for value in found):
+        return found  # pyright: ignore[reportReturnType]
+    found = measure()
+    machine_cache.write(cache_dir, kind, key, dict(zip(names, found, strict=True)))
+    return found
+
+
 def _measured() -> float:
-    """Compares the three products of a linear layer in seconds of processors, which others on the machine hardly move."""
-    rows, inputs, outputs = _SHAPE
-    draw = torch.Generator().manual_seed(0)
-    x, weight, grad = (
-        torch.randn(size, generator=draw) for size in ((rows, inputs), (outputs, inputs), (rows, outputs))
-    )
-    pairs = [(x, weight.t()), (grad, weight), (grad.t(), x)]
-
-    def default(left: Tensor, right: Tensor) -> Tensor:
-        return torch.mm(left, right)
+    """Compares oneDNN with PyTorch's default."""
 
     def onednn(left: Tensor, right: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
 
-    theirs, ours = (sum(_seconds(kernel, *pair) for pair in pairs) for kernel in (default, onednn))
-    return theirs / max(ours, 1e-9)
+    default, found = _seconds([(torch.mm, torch.float32), (onednn, torch.float32)])
+    return default / found
 
 
-def _seconds(kernel: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: Tensor) -> float:
-    kernel(left, right)  # the first call of a shape builds its kernel
-    taken = []
+def _measured_16(dtype: torch.dtype) -> tuple[float, float]:
+    def by_fp32(left: Tensor, right: Tensor) -> Tensor:
+        return torch.mm(left.float(), right.float()).to(dtype)
+
+    plain, wide, fp32 = _seconds([(torch.mm, dtype), (by_fp32, dtype), (torch.mm, torch.float32)])
+    return plain / wide, min(plain, wide) / fp32
+
+
+@torch.no_grad()
+def _seconds(sides: list[tuple[_Kernel, torch.dtype]]) -> list[float]:
+    """Seconds of a processor, which others on the machine hardly move, that each side takes for the three products of a linear
+    layer. In turns and by one thread: several that wait for each other beside other work would count their waiting."""
+    rows, inputs, outputs = _SHAPE
+    draw = torch.Generator().manual_seed(0)
+    x, weight, grad = (torch.randn(n, generator=draw) for n in ((rows, inputs), (outputs, inputs), (rows, outputs)))
+    seconds, threads = [1e-9] * len(sides), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for left, right in ((x, weight.t()), (grad, weight), (grad.t(), x)):
+            fastest = _fastest([(kernel, left.to(dtype), right.to(dtype)) for kernel, dtype in sides])
+            seconds = [total + found for total, found in zip(seconds, fastest, strict=True)]
+    finally:
+        torch.set_num_threads(threads)
+    return seconds
+
+
+def _fastest(calls: list[tuple[_Kernel, Tensor, Tensor]]) -> list[float]:
+    taken: list[list[float]] = [[] for _ in calls]
+    # The first call of a shape builds its kernel.
     for _ in range(_REPEATS):
-        began = time.process_time()
-        kernel(left, right)
-        taken.append(time.process_time() - began)
-    return min(taken)
+        for (kernel, left, right), found in zip(calls, taken, strict=True):
+            if sum(found) < _ENOUGH:
+                began = time.process_time()
+                kernel(left, right)
+                found.append(time.process_time() - began)
+    return [min(found) for found in taken]

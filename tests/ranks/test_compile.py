@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 
 from dist_plm.core.errors import ConfigError
 from dist_plm.engines.compiling import compiled_layers, compiler_problem, wanted
-from dist_plm.models.kernels.linear import linear, onednn
+from dist_plm.models.kernels.linear import linear, multiplying_by
 from dist_plm.models.kernels.linear_fp8 import fp8_linear
 from dist_plm.models.layers.transformer import TransformerLayer
 from dist_plm.spec.engines import EngineConfig
@@ -142,15 +142,21 @@ def test_numbers_of_a_layer_are_constants(ranks):
     assert ranks.run(1, takes_constants, configure(1, **LAYERS)) == [True]
 
 
-def by_compiling(world: World, function, shapes: list[tuple[int, ...]], dtype: torch.dtype) -> float:
-    """By which share of the largest a compiled function's results and gradients are off an eager one's; fp32 is oneDNN's."""
+def by_compiling(
+    world: World, function, shapes: list[tuple[int, ...]], dtype: torch.dtype, fp32: bool = False
+) -> float:
+    """By which share of the largest a compiled function's results and gradients are off an eager one's; fp32 is oneDNN's.
+
+    Args:
+        fp32: whether 16 bits are multiplied in it.
+    """
     torch._dynamo.reset()
     draw = torch.Generator().manual_seed(0)
     *inputs, grad = (torch.randn(shape, generator=draw).to(dtype) for shape in shapes)
     found = []
     for one in (function, torch.compile(function, fullgraph=True, dynamic=False)):
         given = [values.clone().requires_grad_() for values in inputs]
-        with onednn():
+        with multiplying_by(onednn=True, fp32=fp32):
             result = one(*given)
             result.backward(grad)
         found.append([result.detach(), *(values.grad for values in given)])
@@ -176,6 +182,18 @@ def test_products_of_onednn(ranks, dtype, most):
     shapes = [(64, 4, 256), (160, 256), (160,), (64, 4, 160)]
     (off,) = ranks.run(1, by_compiling, after_another, shapes, dtype)
     assert off <= most
+
+
+def between_others(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Without a kink that rounding could push a number over."""
+    return torch.nn.functional.silu(linear(x + 1.0, weight, bias))
+
+
+def test_products_by_fp32(ranks):
+    """What comes before and after a product is not rounded where a compiler makes it."""
+    shapes = [(64, 4, 64), (40, 64), (40,), (64, 4, 40)]
+    (off,) = ranks.run(1, by_compiling, between_others, shapes, torch.bfloat16, True)
+    assert off <= 1e-2
 
 
 def without_compiler(world: World, config) -> str:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dist_plm.models.kernels.dropout import LIBRARY, on_cuda, ones, unsigned
+from dist_plm.models.kernels.linear import widened
 from dist_plm.models.kernels.mask_bits import blocks, kept, row_words
 
 _INPUTS = "Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? keys, Tensor? ranges, Tensor? seen_by"
@@ -64,7 +65,9 @@ def attention(
     *drawn: Any,
 ) -> tuple[Tensor, Tensor]:
     first_head, first_row, causal, scale, probability = drawn
-    out = like_tokens(query)
+    out, lse = like_tokens(query), query.new_empty(query.shape[:3], dtype=torch.float32)
+    query, key, value = (widened(x) for x in (query, key, value))
+    bias = bias if bias is None else widened(bias)
     if probability == 0.0 and ranges is None and not (causal and (bias is not None or first_row > 0)):
         plain = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         out.copy_(plain(query, key, value, 0.0, causal, attn_mask=bias, scale=scale)[0])
@@ -80,7 +83,7 @@ def attention(
             mixed = torch.bmm(weights.flatten(0, 1), value[:, :, columns].flatten(0, 1)).unflatten(0, query.shape[:2])
             torch.mul(mixed, 1.0 / (1.0 - probability), out=out[:, :, rows])
     # The softmax is found again whole, so nobody needs its sums; compiled code looks at their shape.
-    return out, query.new_empty(query.shape[:3], dtype=torch.float32)
+    return out, lse
 
 
 @torch.library.impl(LIBRARY, "attention_backward", "CPU")
@@ -102,7 +105,7 @@ def attention_backward(
     factor, heads = 1.0 / (1.0 - probability), query.shape[:2]
     results = tuple(like_tokens(x) for x in (query, key, value))
     scores_grad = query.new_zeros((*query.shape[:3], key.shape[2]) if with_bias else 0)
-    grad, query, key, value = (x.contiguous() for x in (grad, query, key, value))
+    grad, query, key, value = (widened(x).contiguous() for x in (grad, query, key, value))
     parts = list(_blocks(query, key, ranges, drawn))
     whole = len(parts) == 1 and parts[0][1] == slice(0, key.shape[2])
     if not whole:

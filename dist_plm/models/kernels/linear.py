@@ -1,12 +1,13 @@
 """Products with weights, of the library that is the faster one where the run is.
 
 On a CPU PyTorch leaves fp32 products to MKL, which on other vendors' chips runs at half of what oneDNN reaches there. Those
-of 16 bits are oneDNN's anyway; asked by PyTorch it adds them to a bias that was copied for every row before.
+of 16 bits are oneDNN's anyway; asked by PyTorch it adds them to a bias that was copied for every row before. A CPU that does
+not multiply 16 bits itself makes them in fp32, of operands turned to it, and rounds the result.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,10 +20,21 @@ LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 
 #: Multiply-adds of a product below which calling oneDNN costs more than it gains.
 _FEWEST = 2**22
+#: What a CPU may have to make products of in fp32.
+_OF_16_BITS = frozenset((torch.bfloat16, torch.float16))
 #: Rows of a gradient that stay in a core's cache while they are added up.
 _ROWS = 4096
 
-_onednn = False
+#: Rows of 16 bits below which turning a weight to fp32 costs more than it gains, where no gradient is wanted.
+_FEWEST_ROWS = 8
+
+
+class _Way(NamedTuple):
+    onednn: bool = False
+    fp32: bool = False
+
+
+_way = _Way()
 
 
 def _types_with_bias() -> frozenset[torch.dtype]:
@@ -39,36 +51,57 @@ def _types_with_bias() -> frozenset[torch.dtype]:
 _WITH_BIAS = _types_with_bias()
 
 
-def use_onednn(wanted: bool) -> None:
-    """Says which library multiplies fp32 matrices on the CPU from now on: oneDNN or PyTorch's default."""
-    global _onednn
-    _onednn = wanted
+def multiply_by(*, onednn: bool = False, fp32: bool = False) -> None:
+    """Says how the CPU multiplies matrices from now on.
+
+    Args:
+        onednn: in fp32 by oneDNN, and not by PyTorch's default.
+        fp32: those of 16 bits in fp32, and what is found is rounded.
+    """
+    global _way
+    _way = _Way(onednn, fp32)
 
 
 @contextmanager
-def onednn(wanted: bool = True) -> Iterator[None]:
+def multiplying_by(*, onednn: bool = False, fp32: bool = False) -> Iterator[None]:
     """Chooses for a while."""
-    before = _onednn
-    use_onednn(wanted)
+    before = _way
+    multiply_by(onednn=onednn, fp32=fp32)
     try:
         yield
     finally:
-        use_onednn(before)
+        multiply_by(**before._asdict())
+
+
+def widens(x: Tensor) -> bool:
+    """Whether products of `x` are made in fp32, though it is of 16 bits."""
+    return _way.fp32 and x.dtype in _OF_16_BITS and x.device.type == "cpu"
+
+
+def by_another_way(x: Tensor) -> bool:
+    """Whether large products of `x` are made in another way than PyTorch's default."""
+    return widens(x) or (_way.onednn and x.dtype == torch.float32 and x.device.type == "cpu")
+
+
+def widened(x: Tensor) -> Tensor:
+    """Gives `x` in the type in which it is multiplied."""
+    return x.float() if widens(x) else x
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """[..., H], [R, H], [R] -> [..., R]."""
     with_bias = bias is not None and x.dtype in _WITH_BIAS and x.device.type == "cpu"
-    if with_bias or _goes_to_onednn(x, x.numel() * weight.shape[0]):
-        return _OneDnnLinear.apply(x, weight, bias)
+    if with_bias or _goes_to_onednn(x, x.numel() * weight.shape[0]) or _widens_linear(x):
+        return _Linear.apply(x, weight, bias)
     return functional.linear(x, weight, bias)
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
     """[N, K], [K, M] -> [N, M], where no gradient is wanted. Transposed views are taken as they are."""
+    dtype, left, right = left.dtype, widened(left), widened(right)
     if _goes_to_onednn(left, left.numel() * right.shape[1]):
-        return _multiplied(left, right.t(), None)
-    return torch.mm(left, right)
+        return _by_onednn(left, right.t(), None).to(dtype)
+    return torch.mm(left, right).to(dtype)
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor, *, begins: bool = False) -> None:
@@ -79,6 +112,7 @@ def add_product(total: Tensor, left: Tensor, right: Tensor, *, begins: bool = Fa
     """
     if left.is_cuda and begins:
         total.zero_()
+    left, right = widened(left), widened(right)
     if left.is_cuda and left.dtype != torch.float32:
         torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
         return
@@ -91,36 +125,48 @@ def add_product(total: Tensor, left: Tensor, right: Tensor, *, begins: bool = Fa
         rows.copy_(found) if begins else rows.add_(found)
 
 
-class _OneDnnLinear(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _multiplied(x, weight, bias)
+        wide = None if bias is None else widened(bias)
+        return _multiplied(widened(x), widened(weight), wide).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
         grad = grads[0].reshape(-1, weight.shape[0])
+        wide, rows = widened(grad), x.reshape(-1, x.shape[-1])
         return (
-            product(grad, weight).view(x.shape) if of_x else None,
-            product(grad.t(), x.reshape(-1, x.shape[-1])) if of_weight else None,
-            grad.sum(0) if of_bias else None,
+            product(wide, widened(weight)).to(x.dtype).view(x.shape) if of_x else None,
+            product(wide.t(), widened(rows)).to(weight.dtype) if of_weight else None,
+            wide.sum(0).to(grad.dtype) if of_bias else None,
         )
 
 
 def _goes_to_onednn(x: Tensor, multiply_adds: int) -> bool:
-    return _onednn and x.dtype == torch.float32 and x.device.type == "cpu" and multiply_adds >= _FEWEST
+    return multiply_adds >= _FEWEST and x.dtype == torch.float32 and by_another_way(x)
+
+
+def _widens_linear(x: Tensor) -> bool:
+    return widens(x) and (torch.is_grad_enabled() or x.numel() >= _FEWEST_ROWS * x.shape[-1])
 
 
 def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if torch.compiler.is_compiling():
-        return torch.ops.dist_plm.linear(x, weight, bias)
+    if x.dtype == torch.float32 and not _goes_to_onednn(x, x.numel() * weight.shape[0]):
+        return functional.linear(x, weight, bias)
     return _by_onednn(x, weight, bias)
 
 
-@torch.library.impl(LIBRARY, "linear", "CPU")
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if torch.compiler.is_compiling():
+        return torch.ops.dist_plm.linear(x, weight, bias)
+    return _of_onednn(x, weight, bias)
+
+
+@torch.library.impl(LIBRARY, "linear", "CPU")
+def _of_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dist_plm.models.kernels.linear import add_product, linear, product
+from dist_plm.models.kernels.linear import add_product, linear, product, widened
 from dist_plm.models.kernels.row_sums import buffer_of
 from dist_plm.models.model_context import ModelContext
 from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
@@ -84,8 +84,7 @@ def linear_loss(
 @torch.no_grad()
 def token_losses(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, columns: VocabRange) -> Tensor:
     """Gives the negative log-likelihood of each label, [N] fp32, without a gradient; arguments as of `linear_loss`."""
-    kept = weight.shape[0] if weight.is_cuda else columns.valid
-    rows, offsets = weight[:kept], None if bias is None else bias[:kept]
+    hidden, (rows, offsets) = widened(hidden), _factors(weight, bias, columns)
     losses = [
         _into_gradient(_logits(hidden[chunk], rows, offsets), labels[chunk], columns, CROSS_ENTROPY, 1.0, wanted=False)
         for chunk in token_chunks(len(hidden), weight.shape[0])
@@ -108,15 +107,14 @@ class _LinearLoss(torch.autograd.Function):
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
         scale = _FP16_SCALE if hidden.dtype == torch.float16 else 1.0
-        # A GPU multiplies whole tiles: what pads the vocabulary stays, and has no part in the loss.
-        kept = weight.shape[0] if weight.is_cuda else columns.valid
-        rows, offsets = weight[:kept], None if bias is None else bias[:kept]
+        rows, offsets = _factors(weight, bias, columns)
         total: Tensor | None = None
         if wanted:
             of_hidden = torch.empty_like(hidden)
             of_weight = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
-            of_weight[kept if len(hidden) else 0 :].zero_()
+            of_weight[len(rows) if len(hidden) else 0 :].zero_()
             of_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
+        hidden = widened(hidden)
         for chunk in token_chunks(len(hidden), weight.shape[0]):
             logits = _logits(hidden[chunk], rows, offsets)
             if look is not None:
@@ -125,21 +123,19 @@ class _LinearLoss(torch.autograd.Function):
             if factors is not None:
                 losses = losses * factors[chunk]
                 logits.mul_(factors[chunk, None])
-            loss = losses.sum()
-            total = loss if total is None else total + loss
+            total = losses.sum() if total is None else total + losses.sum()
             if not wanted:
                 continue
             gradient = logits
             _multiply(gradient, rows, of_hidden[chunk])
-            add_product(of_weight[:kept], gradient.t(), hidden[chunk], begins=chunk.start == 0)
+            add_product(of_weight[: len(rows)], gradient.t(), hidden[chunk], begins=chunk.start == 0)
             if of_bias is not None:
                 # In parts: what is added up in another type is copied to it first.
                 for part in gradient.split(len(gradient) if gradient.is_cuda else _SUM_ROWS):
-                    of_bias[:kept].add_(part.sum(0, dtype=torch.float32))
+                    of_bias[: len(rows)].add_(part.sum(0, dtype=torch.float32))
         if wanted:
             ctx.save_for_backward(of_hidden, of_weight, of_bias)
-            ctx.weight = weight
-            ctx.scale, ctx.dtypes = scale, (weight.dtype, bias.dtype if bias is not None else None)
+            ctx.weight, ctx.scale, ctx.bias_type = weight, scale, None if bias is None else bias.dtype
         return hidden.new_zeros((), dtype=torch.float32) if total is None else total
 
     @staticmethod
@@ -152,9 +148,16 @@ class _LinearLoss(torch.autograd.Function):
             of_weight = None
         else:
             # In place: the gradient of the weight is as large as the weight, and backward runs once.
-            of_weight = of_weight.mul_(factor).to(ctx.dtypes[0])
-        of_bias = None if of_bias is None else (of_bias * factor).to(ctx.dtypes[1])
+            of_weight = of_weight.mul_(factor).to(ctx.weight.dtype)
+        of_bias = None if of_bias is None else (of_bias * factor).to(ctx.bias_type)
         return (of_hidden * factor).to(of_hidden.dtype), of_weight, of_bias, None, None, None, None, None
+
+
+def _factors(weight: Tensor, bias: Tensor | None, columns: VocabRange) -> tuple[Tensor, Tensor | None]:
+    """What hidden states are multiplied by, in the type in which they are: once for all chunks."""
+    # A GPU multiplies whole tiles: what pads the vocabulary stays, and has no part in the loss.
+    kept = weight.shape[0] if weight.is_cuda else columns.valid
+    return widened(weight[:kept]), None if bias is None else widened(bias[:kept])
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -162,9 +165,8 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if hidden.is_cuda or hidden.dtype == torch.float32 or bias is not None:
         return linear(hidden, weight, bias)
     logits = hidden.new_empty(len(hidden), len(weight))
-    for first in range(0, len(weight), _PRODUCT_COLUMNS):
-        columns = slice(first, first + _PRODUCT_COLUMNS)
-        torch.mm(hidden, weight[columns].t(), out=logits[:, columns])
+    for part, result in zip(weight.split(_PRODUCT_COLUMNS), logits.split(_PRODUCT_COLUMNS, dim=1), strict=True):
+        torch.mm(hidden, part.t(), out=result)
     return logits
 
 

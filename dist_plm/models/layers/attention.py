@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from dist_plm.models.kernels.attention import QUERY_BLOCK
+from dist_plm.models.kernels.linear import widened
 from dist_plm.models.layers.context_parallel import heads_for_tokens, tokens_for_heads
 from dist_plm.models.layers.dropout import Site, attend_with_dropout
 from dist_plm.models.layers.linear import column_linear, project, row_linear
@@ -159,8 +160,15 @@ class CoreAttention(nn.Module):
         grouped = query.shape[1] // key.shape[1]
         probability = self.dropout if self.training else 0.0
         if probability == 0.0 and context.ranges is None and not (self.training and _by_heads(query, key)):
-            options = {"attn_mask": bias, "is_causal": causal and bias is None, "scale": self.scale}
-            return functional.scaled_dot_product_attention(query, key, value, enable_gqa=grouped > 1, **options)
+            mask, is_causal = bias if bias is None else widened(bias), causal and bias is None
+            mixed = functional.scaled_dot_product_attention(
+                *(widened(x) for x in (query, key, value)),
+                attn_mask=mask,
+                is_causal=is_causal,
+                scale=self.scale,
+                enable_gqa=grouped > 1,
+            )
+            return mixed.to(query.dtype)
         if grouped > 1:
             key, value = (x.repeat_interleave(grouped, dim=1) for x in (key, value))
         assert probability == 0.0 or context.keys is not None

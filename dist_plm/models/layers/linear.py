@@ -18,7 +18,7 @@ from megatron.core.tensor_parallel import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dist_plm.models.kernels.linear import linear
+from dist_plm.models.kernels.linear import by_another_way, linear
 from dist_plm.models.kernels.linear_fp8 import fp8_linear
 from dist_plm.models.layers.dropout import Site, dropout_add
 from dist_plm.models.model_context import ModelContext
@@ -83,9 +83,9 @@ class ColumnLinear(ColumnParallelLinear):
         if loss is not None:
             assert weight is not None
             return loss(self._whole(input_), weight, self.bias), None
-        if weight is None or self.is_split:
+        if weight is None or (self.is_split and not by_another_way(input_)):
             return super().forward(input_, weight, **options)
-        return linear(input_, weight, self.bias), None
+        return linear(self._whole(input_), weight, self.bias), None
 
     def _whole(self, x: Tensor) -> Tensor:
         """The input of all tensor ranks, whose gradients are added up."""
@@ -128,9 +128,20 @@ class RowLinear(RowParallelLinear):
 
     def forward(self, input_: Tensor) -> tuple[Tensor, Tensor | None]:
         """[..., columns] -> [..., H], and no bias that is still to be added."""
-        if self.is_split:
+        if not self.is_split:
+            return linear(input_, self.weight, self.bias), None
+        if not by_another_way(input_):
             return super().forward(input_)
-        return linear(input_, self.weight, self.bias), None
+        return self._biased(self._added_up(linear(input_, self.weight))), None
+
+    def _added_up(self, result: Tensor) -> Tensor:
+        """What the ranks found, added up."""
+        if self.sequence_parallel:
+            return reduce_scatter_to_sequence_parallel_region(result, group=self.tp_group)
+        return reduce_from_tensor_model_parallel_region(result, group=self.tp_group) if self.is_split else result
+
+    def _biased(self, result: Tensor) -> Tensor:
+        return result if self.bias is None else result + self.bias
 
 
 class Fp8ColumnLinear(ColumnLinear):
@@ -152,14 +163,7 @@ class Fp8RowLinear(RowLinear):
         """[S, B, columns] -> [S', B, H], and no bias that is still to be added."""
         if not self.is_split:
             return fp8_linear(input_, self.weight, self.bias), None
-        result = fp8_linear(input_, self.weight)
-        add_up = (
-            reduce_scatter_to_sequence_parallel_region
-            if self.sequence_parallel
-            else reduce_from_tensor_model_parallel_region
-        )
-        result = add_up(result, group=self.tp_group)
-        return (result if self.bias is None else result + self.bias), None
+        return self._biased(self._added_up(fp8_linear(input_, self.weight))), None
 
 
 class AdaptedColumnLinear(ColumnLinear):
@@ -211,7 +215,7 @@ class AdaptedRowLinear(RowLinear):
 
     def __init__(self, shared: ModelContext, input_size: int, *, bias: bool, lora: LoraConfig, site: Site) -> None:
         super().__init__(shared, input_size, bias=bias)
-        self.scale, self.dropout, self.site, self.is_sliced = lora.scale, lora.dropout, site, shared.sequence_parallel
+        self.scale, self.dropout, self.site = lora.scale, lora.dropout, site
         self.slices = {"slice_index": shared.context_index, "num_slices": shared.context_ranks}
         columns, self.whole_size = input_size // shared.groups.grid.tensor, input_size
         self.before = columns * shared.groups.coordinates.tensor
@@ -219,7 +223,7 @@ class AdaptedRowLinear(RowLinear):
         self.lora_a = nn.Parameter(torch.empty(lora.rank, columns, **like))
         self.lora_b = nn.Parameter(torch.empty(shared.model.hidden, lora.rank, **like))
         split_over_tensor_ranks(self.lora_a, 1)
-        self.lora_b.sequence_parallel = self.is_sliced  # pyright: ignore[reportAttributeAccessIssue]
+        self.lora_b.sequence_parallel = shared.sequence_parallel  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, input_: Tensor, *, keys: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """[S, B, columns] -> [S', B, H], and no bias that is still to be added; see `project` for `keys`."""
@@ -227,11 +231,7 @@ class AdaptedRowLinear(RowLinear):
         if self.training and self.dropout > 0.0:
             assert keys is not None
             input_ = self._dropped(input_, keys[self.site])
-        low = linear(input_, self.lora_a)
-        if self.is_sliced:
-            low = reduce_scatter_to_sequence_parallel_region(low, group=self.tp_group)
-        elif self.is_split:
-            low = reduce_from_tensor_model_parallel_region(low, group=self.tp_group)
+        low = self._added_up(linear(input_, self.lora_a))
         return result + self.scale * linear(low, self.lora_b), bias
 
     def _dropped(self, input_: Tensor, keys: Tensor) -> Tensor:

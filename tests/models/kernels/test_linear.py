@@ -1,11 +1,12 @@
-"""Products of oneDNN beside PyTorch's default: numbers agree to rounding, and what is too small for it stays."""
+"""Products of oneDNN beside PyTorch's default, and of 16 bits made in fp32: numbers agree to rounding, and what is too small
+for another way stays."""
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dist_plm.models.kernels.linear import add_product, linear, onednn, product
+from dist_plm.models.kernels.linear import add_product, linear, multiplying_by, product, widens
 
 #: Rows, inputs, outputs: the last below what is worth a call.
 SHAPES = [(300, 96, 260), (7, 1024, 4999), (4, 8, 8)]
@@ -25,7 +26,7 @@ def test_agrees_with_the_default_forward_and_backward(shape, with_bias):
     arguments = (x, weight, bias) if with_bias else (x, weight)
     results = []
     for wanted in (False, True):
-        with onednn(wanted):
+        with multiplying_by(onednn=wanted):
             out = linear(*arguments)
         results.append([out, *torch.autograd.grad(out.tanh().sum(), arguments)])
     for theirs, ours in zip(*results, strict=True):
@@ -34,11 +35,11 @@ def test_agrees_with_the_default_forward_and_backward(shape, with_bias):
 
 def test_only_large_products_in_fp32_are_taken():
     for shape, dtype, taken in ((SHAPES[0], torch.float32, True), (SHAPES[2], torch.float32, False)):
-        with onednn():
+        with multiplying_by(onednn=True):
             out = linear(*inputs(shape, dtype))
-        assert (type(out.grad_fn).__name__ == "_OneDnnLinearBackward") is taken
+        assert (type(out.grad_fn).__name__ == "_LinearBackward") is taken
     x, weight, bias = inputs(SHAPES[0], torch.bfloat16)
-    with onednn():
+    with multiplying_by(onednn=True):
         out = linear(x, weight, bias)
     assert torch.equal(out, functional.linear(x, weight, bias))
 
@@ -49,7 +50,7 @@ def test_products_of_views_are_added_up_in_fp32(dtype, wanted):
     draw = torch.Generator().manual_seed(0)
     grad, x = torch.randn(40, 5000, generator=draw).to(dtype), torch.randn(40, 64, generator=draw).to(dtype)
     total = torch.ones(5000, 64)
-    with onednn(wanted):
+    with multiplying_by(onednn=wanted):
         add_product(total, grad.t(), x)
         alone = product(grad.t(), x)
         begun = torch.full_like(total, torch.nan)
@@ -59,3 +60,52 @@ def test_products_of_views_are_added_up_in_fp32(dtype, wanted):
     torch.testing.assert_close(total.double(), exact, rtol=close, atol=10 * close)
     torch.testing.assert_close(alone.double(), exact - 1, rtol=close, atol=10 * close)
     torch.testing.assert_close(begun.double(), exact - 1, rtol=close, atol=10 * close)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_by_fp32_are_those_of_fp32_rounded_once(shape, with_bias, onednn, dtype):
+    inputs_16 = inputs(shape, dtype)[: 3 if with_bias else 2]
+    inputs_32 = [values.detach().float().requires_grad_() for values in inputs_16]
+    with multiplying_by(onednn=onednn, fp32=True):
+        out = linear(*inputs_16)
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+        found = [out, *torch.autograd.grad(out, inputs_16, grad)]
+        exact = linear(*inputs_32)
+        expected = [exact, *torch.autograd.grad(exact, inputs_32, grad.float())]
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == dtype
+        assert torch.equal(one, other.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_by_fp32_are_added_up_unrounded(dtype):
+    draw = torch.Generator().manual_seed(0)
+    grad, x = torch.randn(40, 300, generator=draw).to(dtype), torch.randn(40, 64, generator=draw).to(dtype)
+    total = torch.ones(300, 64)
+    with multiplying_by(fp32=True):
+        add_product(total, grad.t(), x)
+        alone = product(grad.t(), x)
+    exact = grad.double().t() @ x.double()
+    torch.testing.assert_close(total.double(), 1 + exact, rtol=1e-5, atol=1e-4)
+    assert torch.equal(alone, torch.mm(grad.float().t(), x.float()).to(dtype))
+
+
+@pytest.mark.parametrize(("rows", "wide"), [(4, False), (64, True)])
+def test_of_few_rows_a_weight_is_not_turned_to_fp32(rows, wide):
+    x, weight = torch.randn(rows, 32).bfloat16(), torch.randn(64, 32).bfloat16()
+    with multiplying_by(fp32=True), torch.no_grad(), torch.profiler.profile() as profile:
+        linear(x, weight)
+    assert ("aten::_to_copy" in {event.name for event in profile.events()}) is wide
+
+
+def test_what_is_chosen_for_a_while_ends():
+    with multiplying_by(fp32=True):
+        with multiplying_by(onednn=True):
+            assert not widens(torch.ones(1).bfloat16())
+        assert widens(torch.ones(1).bfloat16())
+        assert not widens(torch.ones(1))
+        assert not widens(torch.ones(1, dtype=torch.bfloat16, device="meta"))
+    assert not widens(torch.ones(1).bfloat16())

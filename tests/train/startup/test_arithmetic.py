@@ -5,15 +5,15 @@ import logging
 import pytest
 import torch
 
-from dist_plm.train.startup import arithmetic
+from dist_plm.distributed import cpu_products
 from dist_plm.train.startup.arithmetic import SLOW, tell_if_slow
 
 
 @pytest.fixture
 def seconds(monkeypatch):
-    taken = {torch.float32: 1.0, torch.bfloat16: 6.4}
+    taken = {torch.bfloat16: (1.0, 6.4)}
     asked = []
-    monkeypatch.setattr(arithmetic, "_seconds", lambda dtype: (asked.append(dtype), taken[dtype])[1])
+    monkeypatch.setattr(cpu_products, "_measured_16", lambda dtype: (asked.append(dtype), taken[dtype])[1])
     return taken, asked
 
 
@@ -30,16 +30,12 @@ def test_a_machine_is_measured_once(tmp_path, seconds, caplog):
     _, asked = seconds
     for _ in range(2):
         tell_if_slow("bf16", torch.bfloat16, cache_dir=tmp_path)
-    assert asked == [torch.bfloat16, torch.float32]
+    assert asked == [torch.bfloat16]
     assert len(caplog.records) == 2
 
 
 def test_nothing_is_said_of_a_chip_that_has_them(tmp_path, seconds, caplog):
     taken, _ = seconds
-    taken[torch.bfloat16] = SLOW - 0.1
+    taken[torch.bfloat16] = 1.0, SLOW - 0.1
     tell_if_slow("bf16", torch.bfloat16, cache_dir=tmp_path)
     assert not caplog.records
-
-
-def test_seconds_of_a_product_are_measured():
-    assert 0.0 < arithmetic._seconds(torch.float32) < 10.0
