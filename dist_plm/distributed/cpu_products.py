@@ -63,8 +63,8 @@ def speed_of_onednn(cache_dir: Path) -> float:
 
 
 def speeds_of(dtype: torch.dtype, cache_dir: Path) -> tuple[float, float]:
-    """Of a type of 16 bits: how many times as fast as PyTorch's products those in fp32 are, its operands turned to it and the
-    result back; and how many times as long as of fp32 itself those of the faster way take."""
+    """Tells of a type of 16 bits how many times as fast as PyTorch's products those in fp32 are, operands turned to it and the
+    result back; and how many times as long as those of fp32 itself the faster ones take."""
     kind = f"products_{dtype}".replace("torch.", "")
     by_fp32, slowness = _kept(cache_dir, kind, dtype, partial(_measured_16, dtype), ("by_fp32", "slowness"))
     return by_fp32, slowness
@@ -73,7 +73,7 @@ def speeds_of(dtype: torch.dtype, cache_dir: Path) -> tuple[float, float]:
 def _kept(
     cache_dir: Path, kind: str, dtype: torch.dtype, measure: Callable[[], tuple[float, ...]], names: tuple[str, ...]
 ) -> tuple[float, ...]:
-    """What was measured on this machine, or is now."""
+    """Reads what was measured on this machine, or measures it."""
     capability = torch.backends.cpu.get_cpu_capability()
     key = f"{machine_cache.cpu_model()}, {capability}, {dtype}, torch {torch.__version__}"
     entry = machine_cache.read(cache_dir, kind, key) or {}

@@ -154,7 +154,7 @@ class _LinearLoss(torch.autograd.Function):
 
 
 def _factors(weight: Tensor, bias: Tensor | None, columns: VocabRange) -> tuple[Tensor, Tensor | None]:
-    """What hidden states are multiplied by, in the type in which they are: once for all chunks."""
+    """Gives what hidden states are multiplied by, in the type in which they are: once for all chunks."""
     # A GPU multiplies whole tiles: what pads the vocabulary stays, and has no part in the loss.
     kept = weight.shape[0] if weight.is_cuda else columns.valid
     return widened(weight[:kept]), None if bias is None else widened(bias[:kept])

@@ -135,7 +135,7 @@ class RowLinear(RowParallelLinear):
         return self._biased(self._added_up(linear(input_, self.weight))), None
 
     def _added_up(self, result: Tensor) -> Tensor:
-        """What the ranks found, added up."""
+        """Adds up what the ranks found."""
         if self.sequence_parallel:
             return reduce_scatter_to_sequence_parallel_region(result, group=self.tp_group)
         return reduce_from_tensor_model_parallel_region(result, group=self.tp_group) if self.is_split else result
