@@ -7,7 +7,7 @@ multiply 16 bits itself, PyTorch takes 5 to 200 times as long for them as for fp
 
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -26,6 +26,21 @@ _REPEATS, _ENOUGH = 6, 0.05
 _SHAPE = (256, 384, 1536)
 
 _Kernel = Callable[[Tensor, Tensor], Tensor]
+
+
+def has_onednn() -> bool:
+    """Whether this PyTorch multiplies by oneDNN when told to."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def by_onednn(left: Tensor, right: Tensor) -> Tensor:
+    """[N, K], [K, M] -> [N, M]."""
+    return torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
+
+
+def by_fp32(left: Tensor, right: Tensor) -> Tensor:
+    """[N, K], [K, M] -> [N, M], of 16 bits."""
+    return torch.mm(left.float(), right.float()).to(left.dtype)
 
 
 def onednn_pays(device: Device, group: dist.ProcessGroup, *, cache_dir: Path | None = None) -> bool:
@@ -57,7 +72,7 @@ def _pays(speed: float, group: dist.ProcessGroup) -> bool:
 
 def speed_of_onednn(cache_dir: Path) -> float:
     """How many times as fast as PyTorch's default oneDNN is; 0 where there is none."""
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+    if not has_onednn():
         return 0.0
     return _kept(cache_dir, "products", torch.float32, lambda: (_measured(),), ("speed",))[0]
 
@@ -66,8 +81,8 @@ def speeds_of(dtype: torch.dtype, cache_dir: Path) -> tuple[float, float]:
     """Tells of a type of 16 bits how many times as fast as PyTorch's products those in fp32 are, operands turned to it and the
     result back; and how many times as long as those of fp32 itself the faster ones take."""
     kind = f"products_{dtype}".replace("torch.", "")
-    by_fp32, slowness = _kept(cache_dir, kind, dtype, partial(_measured_16, dtype), ("by_fp32", "slowness"))
-    return by_fp32, slowness
+    speed, slowness = _kept(cache_dir, kind, dtype, partial(_measured_16, dtype), ("by_fp32", "slowness"))
+    return speed, slowness
 
 
 def _kept(
@@ -87,18 +102,12 @@ def _kept(
 
 def _measured() -> float:
     """Compares oneDNN with PyTorch's default."""
-
-    def onednn(left: Tensor, right: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
-
-    default, found = _seconds([(torch.mm, torch.float32), (onednn, torch.float32)])
+    default, found = _seconds([(torch.mm, torch.float32), (by_onednn, torch.float32)])
     return default / found
 
 
+@cache  # where the user's directory cannot be written to, two ask
 def _measured_16(dtype: torch.dtype) -> tuple[float, float]:
-    def by_fp32(left: Tensor, right: Tensor) -> Tensor:
-        return torch.mm(left.float(), right.float()).to(dtype)
-
     plain, wide, fp32 = _seconds([(torch.mm, dtype), (by_fp32, dtype), (torch.mm, torch.float32)])
     return plain / wide, min(plain, wide) / fp32
 

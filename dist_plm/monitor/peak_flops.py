@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dist_plm.core.errors import reason_of
 from dist_plm.distributed import machine_cache
+from dist_plm.distributed.cpu_products import by_fp32, by_onednn, has_onednn
 from dist_plm.spec.gpus import peaks_of
 
 log = logging.getLogger(__name__)
@@ -79,22 +80,14 @@ def measure_cpu_peak(precision: Precision, *, budget_seconds: float = 1.0) -> Cp
     bits the default and fp32, because chips that do not multiply them themselves are many times as fast in it.
     Draws from its own generator: a run's random numbers do not depend on whether the peak was cached.
     """
-    kernels: list[Callable[[Tensor, Tensor], Tensor]] = [torch.nn.functional.linear]
-    if precision == "fp32" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        kernels.append(_onednn_linear)
+    kernels: list[Callable[[Tensor, Tensor], Tensor]] = [torch.mm]
     if precision != "fp32":
-        kernels.append(_linear_by_fp32)
+        kernels.append(by_fp32)
+    elif has_onednn():
+        kernels.append(by_onednn)
     with torch.no_grad():
         peaks = [_best_rate(kernel, _DTYPES[precision], budget_seconds / len(kernels)) for kernel in kernels]
     return max(peaks, key=lambda peak: peak.tflops)
-
-
-def _onednn_linear(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-
-
-def _linear_by_fp32(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.nn.functional.linear(x.float(), weight.float()).to(x.dtype)
 
 
 def _best_rate(kernel: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype, budget_seconds: float) -> CpuPeak:
@@ -106,9 +99,9 @@ def _best_rate(kernel: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype, b
         if seconds < budget_seconds / 100 and size < 4096:
             size *= 2
             x, weight = (torch.randn(size, size, generator=generator).to(dtype) for _ in range(2))
-            kernel(x, weight)  # the first call of a shape builds its kernel
+            kernel(x, weight.t())  # the first call of a shape builds its kernel
         wall_start, cpu_start = time.perf_counter(), time.process_time()
-        kernel(x, weight)
+        kernel(x, weight.t())
         cpu += time.process_time() - cpu_start
         seconds = time.perf_counter() - wall_start
         wall += seconds

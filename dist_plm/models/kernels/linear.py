@@ -24,7 +24,6 @@ _FEWEST = 2**22
 _OF_16_BITS = frozenset((torch.bfloat16, torch.float16))
 #: Rows of a gradient that stay in a core's cache while they are added up.
 _ROWS = 4096
-
 #: Rows of 16 bits below which turning a weight to fp32 costs more than it gains, where no gradient is wanted.
 _FEWEST_ROWS = 8
 
@@ -80,7 +79,7 @@ def widens(x: Tensor) -> bool:
 
 def by_another_way(x: Tensor) -> bool:
     """Whether large products of `x` are made in another way than PyTorch's default."""
-    return widens(x) or (_way.onednn and x.dtype == torch.float32 and x.device.type == "cpu")
+    return widens(x) or _is_for_onednn(x)
 
 
 def widened(x: Tensor) -> Tensor:
@@ -146,7 +145,11 @@ class _Linear(torch.autograd.Function):
 
 
 def _goes_to_onednn(x: Tensor, multiply_adds: int) -> bool:
-    return multiply_adds >= _FEWEST and x.dtype == torch.float32 and by_another_way(x)
+    return multiply_adds >= _FEWEST and _is_for_onednn(x)
+
+
+def _is_for_onednn(x: Tensor) -> bool:
+    return _way.onednn and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
 def _widens_linear(x: Tensor) -> bool:

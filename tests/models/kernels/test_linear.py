@@ -19,6 +19,11 @@ def inputs(shape: tuple[int, int, int], dtype=torch.float32) -> list[Tensor]:
     return [values.to(dtype).requires_grad_() for values in (x, weight / width**0.5, bias)]
 
 
+def gradient_and_input(dtype: torch.dtype, outputs: int) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(40, outputs, generator=draw).to(dtype), torch.randn(40, 64, generator=draw).to(dtype)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_agrees_with_the_default_forward_and_backward(shape, with_bias):
@@ -47,8 +52,7 @@ def test_only_large_products_in_fp32_are_taken():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("wanted", [False, True])
 def test_products_of_views_are_added_up_in_fp32(dtype, wanted):
-    draw = torch.Generator().manual_seed(0)
-    grad, x = torch.randn(40, 5000, generator=draw).to(dtype), torch.randn(40, 64, generator=draw).to(dtype)
+    grad, x = gradient_and_input(dtype, 5000)
     total = torch.ones(5000, 64)
     with multiplying_by(onednn=wanted):
         add_product(total, grad.t(), x)
@@ -82,8 +86,7 @@ def test_products_by_fp32_are_those_of_fp32_rounded_once(shape, with_bias, onedn
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_products_by_fp32_are_added_up_unrounded(dtype):
-    draw = torch.Generator().manual_seed(0)
-    grad, x = torch.randn(40, 300, generator=draw).to(dtype), torch.randn(40, 64, generator=draw).to(dtype)
+    grad, x = gradient_and_input(dtype, 300)
     total = torch.ones(300, 64)
     with multiplying_by(fp32=True):
         add_product(total, grad.t(), x)
