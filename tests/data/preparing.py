@@ -1,13 +1,17 @@
 """Preparations that tests compare: a small corpus, what to make of it, and runs of it."""
 
+import multiprocessing
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from dist_plm.data.prepare.prepare import prepare
+from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.spec.prepare.clean import CleanConfig, DedupConfig
 from dist_plm.spec.prepare.schema import PrepareConfig, PrepareDataConfig, SourceConfig, TokenizerConfig
 
@@ -42,6 +46,13 @@ def run(out, **changes):
     lines = []
     store = prepare(configuration(out, **changes), lines.append)
     return store, "\n".join(lines)
+
+
+def run_on_ranks(out, world_size, **changes):
+    """Each rank in a process of its own, as ranks are; returns what each returned."""
+    launches = [LaunchEnv(rank=rank, world_size=world_size) for rank in range(world_size)]
+    with ProcessPoolExecutor(world_size, multiprocessing.get_context("fork")) as pool:
+        return list(pool.map(partial(prepare, configuration(out, **changes), print), launches))
 
 
 def contents(folder):

@@ -1,20 +1,16 @@
 import json
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import pairwise
 
 import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from dist_plm.core.errors import DataError
-from dist_plm.data.prepare.prepare import prepare
 from dist_plm.data.sampling.windows import open_split
 from dist_plm.data.store.manifest import SPLITS, StageRecord, read_manifest
 from dist_plm.data.store.store import TokenStore
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
-from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.spec.prepare.schema import SourceConfig, TokenizerConfig
-from tests.data.preparing import CORPUS, configuration, contents, in_a_process_of_its_own, run
+from tests.data.preparing import CORPUS, contents, in_a_process_of_its_own, run, run_on_ranks
 
 pytestmark = pytest.mark.usefixtures("many_units")
 
@@ -93,9 +89,7 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path, expected):
 
 
 def test_any_number_of_ranks_gives_the_same_bytes(tmp_path, expected):
-    launches = [LaunchEnv(rank=rank, world_size=3) for rank in range(3)]
-    with ThreadPoolExecutor(3) as pool:
-        stores = list(pool.map(partial(prepare, configuration(tmp_path / "store"), print), launches))
+    stores = run_on_ranks(tmp_path / "store", 3)
     assert [store is None for store in stores] == [False, True, True]
     assert contents(tmp_path / "store") == expected
     assert [path.name for path in tmp_path.iterdir()] == ["store"]

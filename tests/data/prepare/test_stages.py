@@ -2,23 +2,19 @@
 
 import json
 import signal
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import pytest
 
-from dist_plm.data.prepare.prepare import prepare
 from dist_plm.data.sources import sources
-from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.spec.prepare.schema import SourceConfig
 from tests.data.preparing import (
     CORPUS,
     SOURCES,
     UNIT_BYTES,
-    configuration,
     contents,
     in_a_process_of_its_own,
     run,
+    run_on_ranks,
     slow,
 )
 
@@ -70,9 +66,7 @@ def test_what_each_stage_did_is_told_and_recorded(tmp_path, corpus, expected):
 def test_any_number_of_workers_and_ranks_gives_the_same_bytes(tmp_path, corpus, expected):
     run(tmp_path / "workers", workers=2, **corpus)
     assert contents(tmp_path / "workers") == expected
-    launches = [LaunchEnv(rank=rank, world_size=3) for rank in range(3)]
-    with ThreadPoolExecutor(3) as pool:
-        list(pool.map(partial(prepare, configuration(tmp_path / "ranks", **corpus), print), launches))
+    run_on_ranks(tmp_path / "ranks", 3, **corpus)
     assert contents(tmp_path / "ranks") == expected
 
 
