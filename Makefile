@@ -14,7 +14,7 @@ pip := $(bin)/python -m pip --disable-pip-version-check
 constrained := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 export OMP_NUM_THREADS ?= 1
-# Compiling all that is installed takes minutes; Python compiles what is used, and may keep it.
+# Compiling all that is installed takes minutes. Python keeps what it compiles of what is used.
 export PYTHONDONTWRITEBYTECODE :=
 # Chatter of libraries on start-up; errors still show.
 quickstart: export PYTHONWARNINGS ?= ignore
@@ -28,7 +28,11 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(if $(CONSTRAINTS),$(pip) install --quiet --no-compile --no-deps --retries 1 $(constrained) --extra-index-url $(TORCH_INDEX) torch)
 	$(by_uv) || $(pip) install --quiet --no-compile $(all)
+	-$(bin)/python -W ignore -c 'import $(runs)'
 	touch $@
+
+# What runs use is compiled here: those who may not write here, or keep Python from it, would wait for it at each start.
+runs = torch.distributed.run, dist_plm.train.build, dist_plm.engines.deepspeed.engine, dist_plm.tasks.evaluate.evaluate
 
 all = $(constrained) --editable '.[dev]'
 # uv installs five times as fast, but does not read where pip is configured to look.
