@@ -48,6 +48,6 @@ def _look(asked: EvaluateConfig | GenerateConfig, num_ranks: int) -> None:
 
         check_evaluation(asked, num_ranks)
     else:
-        from dist_plm.tasks.generate.generate import check_generation
+        from dist_plm.tasks.generate.check_generation import check_generation
 
         check_generation(asked, num_ranks)

@@ -7,42 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from dist_plm.core.errors import EXIT_FINISHED, CheckpointError, ConfigError
+from dist_plm.core.errors import EXIT_FINISHED, CheckpointError
 from dist_plm.core.streams import tell, visible
 from dist_plm.distributed.collectives import gather
 from dist_plm.objectives.build import build_writing_task
 from dist_plm.objectives.tasks.base import Question
 from dist_plm.spec.inference.schema import GenerateConfig
-from dist_plm.spec.rules.sections import no_effect
 from dist_plm.tasks.generate.batches import Continuation, Decoding, PromptBatch, batches_of, continuation
-from dist_plm.tasks.generate.fill_mask import Filled, fill, masked_tokens
+from dist_plm.tasks.generate.check_generation import rows_to_fill, rows_to_write
+from dist_plm.tasks.generate.fill_mask import Filled, fill
 from dist_plm.tasks.generate.on_grid import GridWriter
-from dist_plm.tasks.generate.prompts import PromptRow, check_known, encoder_of, read_prompts, rows_of, task_of
+from dist_plm.tasks.generate.prompts import PromptRow, check_known, encoder_of, read_prompts, task_of
 from dist_plm.tasks.generate.show_continuations import Terminal, record, shown
 from dist_plm.tasks.generate.with_transformers import TransformersWriter
-from dist_plm.tasks.inference.open_model import (
-    FoundModel,
-    Session,
-    build_runner,
-    check_heads,
-    look_at_model,
-    session_of,
-)
+from dist_plm.tasks.inference.open_model import Session, build_runner, session_of
 from dist_plm.tasks.inference.outputs import check_out, write_lines
-
-#: What bears on texts that are written, and not on what is filled in.
-_OF_WRITING = (
-    "max_new_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "repetition_penalty",
-    "num_beams",
-    "samples",
-    "stop",
-    "begin",
-    "chat",
-)
 
 
 class Writer(Protocol):
@@ -71,23 +50,6 @@ def generate(config: GenerateConfig, environ: Mapping[str, str] = os.environ) ->
     return EXIT_FINISHED
 
 
-def check_generation(config: GenerateConfig, world_size: int) -> None:
-    """Sees to it, in one process that builds no model, that so many ranks can answer all prompts.
-
-    Raises:
-        UserError: they would refuse it.
-    """
-    check_out(config.out)
-    prompts = read_prompts(config)
-    found = look_at_model(config, world_size)
-    check_heads(found)
-    check_known(prompts, config, found.vocabulary)
-    if found.config.model.is_encoder:
-        _masked_rows(config, found, list(map(str, prompts)))
-    else:
-        _rows(config, found, prompts)
-
-
 def answered(
     config: GenerateConfig,
     session: Session,
@@ -107,7 +69,7 @@ def answered(
     check_known(prompts, config, session.vocabulary)
     if session.config.model.is_encoder:
         return [*_filled(config, session, list(map(str, prompts)))], False
-    rows = _rows(config, session, prompts)
+    rows = rows_to_write(config, session, prompts)
     writer = writer_of(config, session) if writer is None else writer
     place, size = session.groups.coordinates, session.groups.grid
     decoding = decoding_of(config, session)
@@ -129,24 +91,8 @@ def answered(
     return [*told], streams
 
 
-def _rows(config: GenerateConfig, found: FoundModel, prompts: Sequence[Question]) -> list[PromptRow]:
-    """Makes the rows of a model that writes."""
-    if problems := list(no_effect(config, "", ["best"], "a model that writes")):
-        raise ConfigError(problems)
-    return rows_of(prompts, config, found)
-
-
-def _masked_rows(config: GenerateConfig, found: FoundModel, prompts: Sequence[str]) -> list[list[int]]:
-    """Makes the rows of a masked model."""
-    if problems := list(no_effect(config, "", _OF_WRITING, "a masked model, which fills in")):
-        raise ConfigError(problems)
-    model = found.config.model
-    limit = model.max_positions if model.position in ("learned", "sinusoidal") else None
-    return [masked_tokens(number, prompt, limit, found.vocabulary) for number, prompt in enumerate(prompts)]
-
-
 def _filled(config: GenerateConfig, session: Session, prompts: list[str]) -> list[Filled]:
-    rows, vocabulary = _masked_rows(config, session, prompts), session.vocabulary
+    rows, vocabulary = rows_to_fill(config, session, prompts), session.vocabulary
     runner = build_runner(session)
     place, size = session.groups.coordinates, session.groups.grid
     found = [

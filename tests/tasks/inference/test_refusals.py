@@ -11,7 +11,8 @@ from dist_plm.core.errors import EXIT_REFUSED, UserError
 from dist_plm.data.store.store import TokenStoreWriter, dtype_for
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.tasks.evaluate.evaluate import check_evaluation, measured
-from dist_plm.tasks.generate.generate import answered, check_generation
+from dist_plm.tasks.generate.check_generation import check_generation
+from dist_plm.tasks.generate.generate import answered
 from dist_plm.tasks.generate.prompts import read_prompts
 from tests.tasks.inference.models import evaluate_config, generate_config, opened
 
