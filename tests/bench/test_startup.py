@@ -45,6 +45,14 @@ def test_looking_at_weights_to_begin_with_brings_no_megatron():
     assert done.stdout == "{'torch'}\n"
 
 
+def test_measuring_and_looking_at_prompts_bring_no_transformers():
+    """Which what writes needs alone."""
+    asked = "dist_plm.tasks.evaluate.evaluate, dist_plm.tasks.generate.check_generation"
+    code = f"import sys, {asked}; print('transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_deepspeed_brings_no_tracker(tmp_path):
     """Its tuner would, where there is one; whoever wants it finds it afterwards."""
     (tmp_path / "mlflow.py").touch()

@@ -4,7 +4,7 @@ beside what it should."""
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -24,13 +24,15 @@ from dist_plm.spec.tasks import TaskConfig
 from dist_plm.spec.tasks.base import WritingConfig
 from dist_plm.tasks.evaluate.asked_rows import AskedRows, Unmeasured, Weighed, worst_rows
 from dist_plm.tasks.evaluate.objective import RunnerScores
-from dist_plm.tasks.generate.batches import Continuation
-from dist_plm.tasks.generate.generate import answered
 from dist_plm.tasks.inference.open_model import NEEDED, FoundModel, Session, build_runner, check_heads
 from dist_plm.tasks.inference.outputs import write_json, write_lines
 from dist_plm.tasks.inference.source import alike
 from dist_plm.train.evaluation import Evaluator
 from dist_plm.train.labelled import Labelled, written_by
+
+# Writing brings Transformers, which what only measures does without.
+if TYPE_CHECKING:
+    from dist_plm.tasks.generate.batches import Continuation
 
 #: Begin the names of all weights: a head has no part that is not asked.
 _ALL = ("",)
@@ -211,7 +213,10 @@ def _measured(
 
 def _written(
     config: EvaluateConfig, session: Session, task: TaskConfig, asked_of: Sequence[Question]
-) -> list[Continuation]:
+) -> "list[Continuation]":
+    from dist_plm.tasks.generate.batches import Continuation
+    from dist_plm.tasks.generate.generate import answered
+
     length = session.config.data.sequence_length
     asked = GenerateConfig(
         from_=config.from_,
