@@ -1,4 +1,4 @@
-"""Where each rank holds the whole model, gradients are measured and clipped by buckets: the norm is the same, of fewer sums."""
+"""Gradients are measured and clipped by the buckets that they lie in: the norm is the same, of fewer sums."""
 
 import math
 
@@ -33,8 +33,7 @@ def measured(world: World, config) -> tuple[int, float, float]:
         norms = [engine.train_step(rank_batches(config, groups, step), 1e-3).grad_norm for step in range(3)]
     finally:
         GradientNorm.measure = measure
-    if config.engine.zero_stage == 1:
-        all_reduce(squares[-1], groups.world)
+    all_reduce(squares[-1], groups.world if config.engine.zero_stage == 1 else groups.model)
     return counts[-1], norms[-1], math.sqrt(float(squares[-1]))
 
 
@@ -54,3 +53,23 @@ def test_data_ranks_measure_buckets(ranks, tmp_path, changes):
     for count, norm, expected in ranks.run(2, measured, configure(2, run__root=str(tmp_path), **changes)):
         assert count == 1
         assert norm == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        # What is whole on both the first counts alone: biases and norms lie behind each product of rows of the 4 layers.
+        ({"parallel__tensor": 2}, [1, 9]),
+        ({"parallel__tensor": 2, "parallel__sequence_parallel": True, "precision__name": "bf16"}, [1, 9]),
+        ({"parallel__pipeline": 2}, [1, 1]),
+        ({"parallel__pipeline": 2, "model__tied_embeddings": False}, [1, 1]),
+        ({"parallel__tensor": 2, "engine__zero_stage": 1}, [1, 5, 1, 5]),
+    ],
+    ids=["tensor", "sequence", "pipeline", "untied", "sharded"],
+)
+def test_ranks_that_share_a_model_measure_what_lies_together(ranks, tmp_path, changes, counts):
+    config = configure(len(counts), run__root=str(tmp_path), **{"engine__zero_stage": 0, **changes})
+    results = ranks.run(len(counts), measured, config)
+    for _, norm, expected in results:
+        assert norm == pytest.approx(expected, rel=1e-6)
+    assert [count for count, _, _ in results] == counts

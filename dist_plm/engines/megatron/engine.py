@@ -16,10 +16,10 @@ from dist_plm.engines.base import EvalSums, Lent, Prediction, StepResult
 from dist_plm.engines.compiling import compiled_layers
 from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.gradient_norm import GradientNorm, clip
+from dist_plm.engines.megatron.gradient_runs import GradientRuns
 from dist_plm.engines.megatron.optimizer import (
     build_optimizer,
     gathers_early,
-    gradients_for_norm,
     own_section,
     reduces_early,
     shards_states,
@@ -89,18 +89,6 @@ class BufferedChunk(DistributedDataParallel):
             self.remove_forward_pre_hook_handles[layer] = layer.register_forward_pre_hook(hook)
 
 
-def _whole_gradients(chunks: Sequence[DistributedDataParallel], groups: Groups, *, sharded: bool) -> list[Tensor]:
-    """Gives what holds all gradients as the optimizer reads them: the buffers, or of each bucket the shard that this data rank
-    updates. None where it reads copies of higher precision, or other ranks count some of them."""
-    buffers = [buffer for chunk in chunks for buffer in cast(Any, chunk).buffers]
-    if groups.model.size() > 1 or any(buffer.grad_data.dtype != torch.float32 for buffer in buffers):
-        return []
-    if not sharded:
-        return [buffer.grad_data for buffer in buffers]
-    ranks, own = groups.data_context.size(), groups.data_context.rank()
-    return [bucket.grad_data.view(ranks, -1)[own] for buffer in buffers for bucket in buffer.buckets]
-
-
 def _each(wait: Callable[..., None], modules: Sequence[nn.Module], *_: Any) -> None:
     for module in modules:
         wait(module)
@@ -126,7 +114,7 @@ class MegatronEngine(Stateful):
         self._chunks, self._optimizer = chunks, optimizer
         self._scaler = getattr(optimizer, "grad_scaler", None)  # fp16 alone has one
         self._norm = GradientNorm(optimizer.get_grad_stats_parallel_group(), device)
-        self._whole = _whole_gradients(chunks, groups, sharded=shards_states(settings))
+        self._gradients = GradientRuns(chunks, optimizer)
         self._watch = SkipWatch(shard_specs, groups, settings.train.max_skipped)
         self._state = state
 
@@ -157,11 +145,10 @@ class MegatronEngine(Stateful):
         overflow = optimizer.prepare_grads()
         if overflow:
             return None
-        norm = self._norm.measure(self._whole or gradients_for_norm(optimizer))
+        norm = self._norm.measure(self._gradients.counted())
         if not math.isfinite(norm):
             return None
-        held = self._whole or [parameter.grad for parameter in optimizer.get_parameters() if parameter.grad is not None]
-        clip(held, norm, self._settings.optim.clip_threshold)
+        clip(self._gradients.held(), norm, self._settings.optim.clip_threshold)
         optimizer.step_with_ready_grads()
         return norm
 

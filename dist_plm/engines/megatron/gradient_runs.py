@@ -1,0 +1,78 @@
+"""Finds a step's gradients where they lie in the buffers, in as few pieces as nothing else lies between."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer.optimizer import MegatronOptimizer
+from torch import Tensor
+
+from dist_plm.engines.megatron.optimizer import gradients_for_norm
+
+
+class GradientRuns:
+    """Gives what a rank counts for the norm, and what it clips. Where the optimizer reads copies of higher precision these are
+    new in each step; else they lie where they lay in the first."""
+
+    def __init__(self, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer) -> None:
+        self._chunks, self._optimizer = chunks, optimizer
+        self._counted: list[Tensor] | None = None
+        self._held: list[Tensor] | None = None
+
+    def counted(self) -> list[Tensor]:
+        """What no other rank that holds parts of the model counts, once the step's gradients are the optimizer's."""
+        if self._counted is None:
+            gradients = gradients_for_norm(self._optimizer)
+            self._counted = self._joined(gradients)
+            return gradients if self._counted is None else self._counted
+        return self._counted
+
+    def held(self) -> list[Tensor]:
+        """All that this rank's optimizer reads."""
+        if self._held is None:
+            parameters = self._optimizer.get_parameters()
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            self._held = self._joined(gradients)
+            return gradients if self._held is None else self._held
+        return self._held
+
+    def _joined(self, gradients: Sequence[Tensor]) -> list[Tensor] | None:
+        """None where they do not lie in the buffers."""
+        parameters: list[Any] = [parameter for chunk in self._chunks for parameter in chunk.params_with_grad]
+        buffered: list[Tensor] = [parameter.main_grad for parameter in parameters]
+        memories = {memory_of(one) for one in buffered}
+        if any(one.dtype != torch.float32 or memory_of(one) not in memories for one in (*gradients, *buffered)):
+            return None
+        return joined(gradients, buffered)
+
+
+def joined(pieces: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    """Joins contiguous pieces of the same memories, [N] each, where none of `others`, of which they are parts, lies between.
+    What fills the space between two of them is joined as well."""
+    taken = sorted(map(_place, others))
+    found: list[tuple[Tensor, int]] = []  # where each begins, and the offset of its end
+    for piece in sorted(pieces, key=_place):
+        memory, offset, size = _place(piece)
+        if found and memory_of(found[-1][0]) == memory:
+            begin, end = found[-1]
+            _, last, its_size = taken[bisect_left(taken, (memory, offset)) - 1]  # of those that begin before it
+            if last + its_size <= end:
+                found[-1] = begin, offset + size
+                continue
+        found.append((piece, offset + size))
+    whole = []
+    for begin, end in found:
+        _, offset, _ = _place(begin)
+        whole.append(begin.detach().as_strided((end - offset,), (1,), offset))
+    return whole
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Names the memory that a tensor is a part of."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def _place(tensor: Tensor) -> tuple[int, int, int]:
+    return memory_of(tensor), int(tensor.storage_offset()), tensor.numel()
