@@ -17,35 +17,34 @@ class GradientRuns:
     new in each step; else they lie where they lay in the first."""
 
     def __init__(self, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer) -> None:
-        self._chunks, self._optimizer = chunks, optimizer
+        self._optimizer = optimizer
+        parameters: list[Any] = [parameter for chunk in chunks for parameter in chunk.params_with_grad]
+        self._buffered: list[Tensor] = [parameter.main_grad for parameter in parameters]
+        self._in_place = all(one.dtype == torch.float32 for one in self._buffered)
         self._counted: list[Tensor] | None = None
         self._held: list[Tensor] | None = None
 
     def counted(self) -> list[Tensor]:
-        """What no other rank that holds parts of the model counts, once the step's gradients are the optimizer's."""
-        if self._counted is None:
-            gradients = gradients_for_norm(self._optimizer)
-            self._counted = self._joined(gradients)
-            return gradients if self._counted is None else self._counted
-        return self._counted
+        """Gives what no other rank that holds parts of the model counts, once the step's gradients are the optimizer's."""
+        if self._counted is not None:
+            return self._counted
+        gradients = gradients_for_norm(self._optimizer)
+        self._counted = self._joined(gradients)
+        return gradients if self._counted is None else self._counted
 
     def held(self) -> list[Tensor]:
-        """All that this rank's optimizer reads."""
-        if self._held is None:
-            parameters = self._optimizer.get_parameters()
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            self._held = self._joined(gradients)
-            return gradients if self._held is None else self._held
-        return self._held
+        """Gives all that this rank's optimizer reads."""
+        if self._held is not None:
+            return self._held
+        gradients = [one.grad for one in self._optimizer.get_parameters() if one.grad is not None]
+        self._held = self._joined(gradients)
+        return gradients if self._held is None else self._held
 
     def _joined(self, gradients: Sequence[Tensor]) -> list[Tensor] | None:
         """None where they do not lie in the buffers."""
-        parameters: list[Any] = [parameter for chunk in self._chunks for parameter in chunk.params_with_grad]
-        buffered: list[Tensor] = [parameter.main_grad for parameter in parameters]
-        memories = {memory_of(one) for one in buffered}
-        if any(one.dtype != torch.float32 or memory_of(one) not in memories for one in (*gradients, *buffered)):
-            return None
-        return joined(gradients, buffered)
+        if self._in_place:
+            self._in_place = {memory_of(one) for one in gradients} <= {memory_of(one) for one in self._buffered}
+        return joined(gradients, self._buffered) if self._in_place else None
 
 
 def joined(pieces: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
@@ -70,8 +69,8 @@ def joined(pieces: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
 
 
 def memory_of(tensor: Tensor) -> int:
-    """Names the memory that a tensor is a part of."""
-    return tensor.untyped_storage().data_ptr()
+    """Names the memory that a tensor is a part of, which in a rehearsal has no address."""
+    return tensor.untyped_storage()._cdata
 
 
 def _place(tensor: Tensor) -> tuple[int, int, int]:
