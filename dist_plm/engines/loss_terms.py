@@ -15,6 +15,10 @@ from dist_plm.engines.non_finite_guard import poisoned_if_not_finite
 from dist_plm.models.loss_sums import Scores
 from dist_plm.objectives.base import LossTerm
 
+#: What losses of microbatches may differ by, relatively, and be as large: those of the same rows round in another way on
+#: another grid.
+_ALIKE = 1e-5
+
 
 class LossTerms:
     """Each part of the loss is divided by its own number of predictions in the global batch, so that has to be known
@@ -63,8 +67,10 @@ class LossTerms:
             all_reduce(each, self._groups.context)  # of which each has what its tokens lose
             rows[:parts] = each.sum(dim=0)
             losses = (each[:, :, 0] * self._shares).sum(dim=1)
-            worst = losses.where(losses.isfinite(), math.inf).max(dim=0)
-            rows[parts + self._groups.coordinates.data] = torch.stack([worst.values, worst.indices.double()])
+            losses = losses.where(losses.isfinite(), math.inf)
+            worst = losses.max()
+            first = losses.isclose(worst, rtol=_ALIKE, atol=0.0).int().argmax()
+            rows[parts + self._groups.coordinates.data] = torch.stack([worst, first.double()])
         # Tensor and context ranks hold copies of the same sums, stages before the last hold none.
         all_reduce(rows, self._groups.world)
         rows /= self._groups.grid.tensor * self._groups.grid.context
@@ -81,10 +87,12 @@ class LossTerms:
 
     def _worst(self, numbers: Sequence[float]) -> tuple[int, float] | None:
         """Finds the microbatch with the largest loss, infinite where it is not finite, in what `add_up` gave. Microbatches are
-        counted through data ranks: all of the first, then all of the second, and so on."""
+        counted through data ranks: all of the first, then all of the second, and so on. Of several the first."""
         told = numbers[3 * len(self._losses) :]
+        worst = max(told[::2], default=math.inf)
         places = (rank * len(self._shares) + int(index) for rank, index in enumerate(told[1::2]))
-        return max(zip(places, told[::2], strict=True), key=lambda one: one[1], default=None)
+        found = zip(places, told[::2], strict=True)
+        return next((one for one in found if math.isclose(one[1], worst, rel_tol=_ALIKE)), None)
 
     def by_data_rank(self, numbers: Sequence[float]) -> list[float]:
         """Gives the largest loss of a microbatch of each data rank, in what `add_up` gave."""
