@@ -21,30 +21,27 @@ class GradientRuns:
         parameters: list[Any] = [parameter for chunk in chunks for parameter in chunk.params_with_grad]
         self._buffered: list[Tensor] = [parameter.main_grad for parameter in parameters]
         self._in_place = all(one.dtype == torch.float32 for one in self._buffered)
-        self._counted: list[Tensor] | None = None
-        self._held: list[Tensor] | None = None
+        self._runs: dict[str, list[Tensor]] = {}
 
     def counted(self) -> list[Tensor]:
         """Gives what no other rank that holds parts of the model counts, once the step's gradients are the optimizer's."""
-        if self._counted is not None:
-            return self._counted
-        gradients = gradients_for_norm(self._optimizer)
-        self._counted = self._joined(gradients)
-        return gradients if self._counted is None else self._counted
+        return self._runs.get("counted") or self._joined("counted", gradients_for_norm(self._optimizer))
 
     def held(self) -> list[Tensor]:
         """Gives all that this rank's optimizer reads."""
-        if self._held is not None:
-            return self._held
-        gradients = [one.grad for one in self._optimizer.get_parameters() if one.grad is not None]
-        self._held = self._joined(gradients)
-        return gradients if self._held is None else self._held
+        return self._runs.get("held") or self._joined("held", self._gradients())
 
-    def _joined(self, gradients: Sequence[Tensor]) -> list[Tensor] | None:
-        """None where they do not lie in the buffers."""
+    def _gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self._optimizer.get_parameters() if parameter.grad is not None]
+
+    def _joined(self, name: str, gradients: list[Tensor]) -> list[Tensor]:
+        """As they are, where they do not lie in the buffers."""
         if self._in_place:
             self._in_place = {memory_of(one) for one in gradients} <= {memory_of(one) for one in self._buffered}
-        return joined(gradients, self._buffered) if self._in_place else None
+        if not self._in_place:
+            return gradients
+        self._runs[name] = joined(gradients, self._buffered)
+        return self._runs[name]
 
 
 def joined(pieces: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
