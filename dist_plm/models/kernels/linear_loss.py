@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dist_plm.models.kernels.linear import add_product, linear, product, widened
+from dist_plm.models.kernels.linear import add_product, long_product, wide_linear, widened
 from dist_plm.models.kernels.row_sums import buffer_of
 from dist_plm.models.model_context import ModelContext
 from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
@@ -20,12 +20,8 @@ from dist_plm.spec.pipeline import LOSS_CHUNK_BYTES, loss_chunk_rows
 
 #: Of the rows of a chunk that the CPU turns into a gradient at once, in fp32: what caches of two cores hold.
 BLOCK_BYTES = 2**22
-#: Rows of a chunk whose product with the weight the CPU makes at once: of more, oneDNN's takes 1.6 times as long a row.
-_PRODUCT_ROWS = 384
 #: Rows of a chunk that the CPU adds up at once.
 _SUM_ROWS = 32
-#: Columns of a chunk that the CPU makes at once in 16 bits: of 50,304, oneDNN's product takes 1.3 times as long a column.
-_PRODUCT_COLUMNS = 8192
 #: In fp16 gradients of single logits are kept so much larger: most are below its smallest number else.
 _FP16_SCALE = 1024.0
 #: Of a probability in fp32: a smaller one has fewer digits, or none.
@@ -86,7 +82,9 @@ def token_losses(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Te
     """Gives the negative log-likelihood of each label, [N] fp32, without a gradient; arguments as of `linear_loss`."""
     hidden, (rows, offsets) = widened(hidden), _factors(weight, bias, columns)
     losses = [
-        _into_gradient(_logits(hidden[chunk], rows, offsets), labels[chunk], columns, CROSS_ENTROPY, 1.0, wanted=False)
+        _into_gradient(
+            wide_linear(hidden[chunk], rows, offsets), labels[chunk], columns, CROSS_ENTROPY, 1.0, wanted=False
+        )
         for chunk in token_chunks(len(hidden), weight.shape[0])
     ]
     return torch.cat(losses) if losses else hidden.new_zeros((0,), dtype=torch.float32)
@@ -116,7 +114,7 @@ class _LinearLoss(torch.autograd.Function):
             of_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
         hidden = widened(hidden)
         for chunk in token_chunks(len(hidden), weight.shape[0]):
-            logits = _logits(hidden[chunk], rows, offsets)
+            logits = wide_linear(hidden[chunk], rows, offsets)
             if look is not None:
                 look(chunk, logits, columns)
             losses = _into_gradient(logits, labels[chunk], columns, token_loss, scale, wanted=wanted)
@@ -127,7 +125,7 @@ class _LinearLoss(torch.autograd.Function):
             if not wanted:
                 continue
             gradient = logits
-            _multiply(gradient, rows, of_hidden[chunk])
+            long_product(gradient, rows, of_hidden[chunk])
             add_product(of_weight[: len(rows)], gradient.t(), hidden[chunk], begins=chunk.start == 0)
             if of_bias is not None:
                 # In parts: what is added up in another type is copied to it first.
@@ -158,23 +156,6 @@ def _factors(weight: Tensor, bias: Tensor | None, columns: VocabRange) -> tuple[
     # A GPU multiplies whole tiles: what pads the vocabulary stays, and has no part in the loss.
     kept = weight.shape[0] if weight.is_cuda else columns.valid
     return widened(weight[:kept]), None if bias is None else widened(bias[:kept])
-
-
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """[n, H], [V, H], [V] -> [n, V]."""
-    if hidden.is_cuda or hidden.dtype == torch.float32 or bias is not None:
-        return linear(hidden, weight, bias)
-    logits = hidden.new_empty(len(hidden), len(weight))
-    for part, result in zip(weight.split(_PRODUCT_COLUMNS), logits.split(_PRODUCT_COLUMNS, dim=1), strict=True):
-        torch.mm(hidden, part.t(), out=result)
-    return logits
-
-
-def _multiply(gradient: Tensor, weight: Tensor, of_hidden: Tensor) -> None:
-    """Writes the product of [n, V] and [V, H] to [n, H]."""
-    parts = 1 if gradient.is_cuda else max(1, -(-len(gradient) // _PRODUCT_ROWS))
-    for rows, result in zip(gradient.chunk(parts), of_hidden.chunk(parts), strict=True):
-        result.copy_(product(rows, weight))
 
 
 def token_chunks(tokens: int, width: int) -> Iterator[slice]:
