@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dist_plm.models.kernels.linear import add_product, linear, multiplying_by, product, widens
+from dist_plm.models.kernels.linear import (
+    add_product,
+    linear,
+    long_product,
+    multiplying_by,
+    product,
+    wide_linear,
+    widened,
+    widens,
+)
 
 #: Rows, inputs, outputs: the last below what is worth a call.
 SHAPES = [(300, 96, 260), (7, 1024, 4999), (4, 8, 8)]
@@ -102,6 +111,27 @@ def test_of_few_rows_a_weight_is_not_turned_to_fp32(rows, wide):
     with multiplying_by(fp32=True), torch.no_grad(), torch.profiler.profile() as profile:
         linear(x, weight)
     assert ("aten::_to_copy" in {event.name for event in profile.events()}) is wide
+
+
+@pytest.mark.parametrize("way", [{}, {"onednn": True}, {"fp32": True}], ids=["default", "onednn", "fp32"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("columns", [4096, 4097, 8500])
+def test_made_in_parts_products_of_a_vocabulary_are_those_of_the_whole(columns, with_bias, dtype, way):
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((390, 24), (columns, 24), (columns,))
+    x, weight, bias = (torch.randn(shape, generator=draw).to(dtype) for shape in shapes)
+    with multiplying_by(**way), torch.no_grad():
+        wide, factor = widened(x), widened(weight)
+        logits = wide_linear(wide, factor, widened(bias) if with_bias else None)
+        of_x = torch.full((390, 24), torch.nan, dtype=dtype)
+        long_product(logits, factor, of_x)
+    exact = functional.linear(x.double(), weight.double(), bias.double() if with_bias else None)
+    rounding = 1e-5 if wide.dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(logits.double(), exact, rtol=rounding, atol=rounding * exact.abs().max().item())
+    exact = logits.double() @ weight.double()
+    rounding = 1e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(of_x.double(), exact, rtol=rounding, atol=rounding * exact.abs().max().item())
 
 
 def test_what_is_chosen_for_a_while_ends():
