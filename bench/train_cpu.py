@@ -29,6 +29,7 @@ from train_cpu_sides import Case, Cost, Side, has_trainer
 
 from dist_plm.cli.busy_machine import SPINS
 from dist_plm.distributed import machine_cache
+from dist_plm.distributed.cpu_products import WORTHWHILE, speeds_of
 
 GPT = Case("gpt", "bf16")
 BERT = Case("bert", "bf16", vocab=30_592)
@@ -151,12 +152,13 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     print(f"{date.today()}, {machine_cache.cpu_model()}, {args.threads} threads, {versions}")
+    crawls = speeds_of(torch.bfloat16, machine_cache.user_cache_dir())[0] >= WORTHWHILE
     for case in CASES:
         if args.quick:
             case = replace(case, rows=2)
         if not (case.name in args.cases if args.cases else not (args.quick and case.dropout)):
             continue
-        if case.precision == "bf16" and not args.cases and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if case.precision == "bf16" and crawls and not args.cases:
             print(f"\n{case.name}: only by --cases, as peers take minutes a step where a CPU does not multiply 16 bits")
             continue
         print("\n" + ceiling())
