@@ -25,6 +25,8 @@ import numpy as np
 from dist_plm.data.store.store import TokenStoreWriter
 
 ROOT = Path(__file__).parents[1]
+#: Runs: one with a checkpoint, and one with records of its steps.
+CHECKPOINTED, RECORDED = ROOT / "tests/fixtures/before/run", ROOT / "tests/monitor/report_page/tiny"
 #: What takes long to import, and is told of.
 HEAVY = ("torch", "megatron.core", "torch._dynamo", "sympy", "transformers", "hydra", "numpy", "pyarrow", "tokenizers")
 _REPORT = """
@@ -61,7 +63,7 @@ COMMANDS = {
     "pretrain --check": Command("pretrain", ["--check", *RUN]),
     "plan": Command("plan", [*RUN, "cluster.gpu=h100"]),
     "submit dry_run": Command("submit", ["submit.dry_run=true", "cluster=example_cpu", *RUN]),
-    "report RUN": Command("report", ["CHECKPOINTED"]),
+    "report RUN": Command("report", ["RECORDED"]),
     "convert inspect=": Command("convert", ["inspect=CHECKPOINTED"]),
     "pretrain, a step": Command("pretrain", STEP),
     "the same, 2 ranks": Command("pretrain", STEP, ranks=2),
@@ -111,7 +113,7 @@ def main() -> None:
     args = arguments()
     with tempfile.TemporaryDirectory() as folder:
         write_store(Path(folder, "store"))
-        places = {"CHECKPOINTED": args.run, "STORE": f"{folder}/store"}
+        places = {"CHECKPOINTED": args.checkpointed, "RECORDED": args.recorded, "STORE": f"{folder}/store"}
         found: dict[str, list[Start]] = {name: [] for name in COMMANDS}
         for _ in range(args.rounds + 1):
             for name, command in COMMANDS.items():
@@ -126,7 +128,8 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--run", default=str(ROOT / "tests/fixtures/before/run"), help="a run to report and inspect")
+    parser.add_argument("--checkpointed", default=str(CHECKPOINTED), help="a run to inspect")
+    parser.add_argument("--recorded", default=str(RECORDED), help="a run to report")
     return parser.parse_args()
 
 
