@@ -134,7 +134,7 @@ def add_product(total: Tensor, left: Tensor, right: Tensor, *, begins: bool = Fa
 
 def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """[N, H], [R, H], [R] -> [N, R] of many columns, such as logits, where no gradient is wanted."""
-    in_16_bits = x.dtype in _OF_16_BITS
+    in_16_bits = x.dtype in _OF_16_BITS  # oneDNN adds a bias of these itself
     if x.is_cuda or by_another_way(x) or len(weight) <= _FEWEST_COLUMNS or (in_16_bits and bias is not None):
         return linear(x, weight, bias)
     found = x.new_empty(len(x), len(weight))
