@@ -155,7 +155,7 @@ def _passing(config: TrainingConfig, stage: Stage, one: Pass, flying: float, sof
     kept += sum(activations.masks(model, one))
     if stage.is_first and stage.lowest == 0:
         kept += flying * activations.kept_by_embedding(model, one)
-    working = max(activations.working_set(stack, one) for stack in stacks)
+    working = max(activations.working_set(stack, one) for stack in stacks) if kinds else 0.0
     terms = {"activations": Interval.exact(kept), "working set": Interval(working / 2, working)}
     if stage.is_last:
         trained = any(held.trained for held in stage.tensors if held.spec.multiplies == "predicted")
@@ -174,8 +174,8 @@ def _kept(stack: StackSpec, one: Pass, kind: LayerKind, software: Software) -> K
 
 
 def _again(layers: list[Kept], recompute: str) -> int:
-    """Counts one layer's activations, computed again."""
-    return max(layer.whole - layer.under(recompute) for layer in layers)
+    """Counts one layer's activations, computed again; none where a stage has no layer."""
+    return max((layer.whole - layer.under(recompute) for layer in layers), default=0)
 
 
 def in_flight(parallel: ParallelConfig, stage: int, microbatches: int) -> float:

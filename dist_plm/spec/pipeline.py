@@ -38,7 +38,8 @@ def balanced_layers(num_layers: int, stages: int, head: float) -> tuple[int, ...
 
     Args:
         stages: no more than `num_layers`.
-        head: work of the last stage besides its layers, in layers.
+        head: work of the last stage besides its layers, in layers. Where it is more than that of any other stage, the last
+            holds no layer.
     """
     if stages == 1:
         return (num_layers,)
@@ -49,7 +50,7 @@ def balanced_layers(num_layers: int, stages: int, head: float) -> tuple[int, ...
     # Where layers could be cut in pieces all stages would have as much to do.
     level = math.floor((num_layers - head * (stages - 1)) / stages)
     most = num_layers - stages + 1
-    near = {min(max(1, level + more), most) for more in (-1, 0, 1, 2)}
+    near = {min(max(0, level + more), most) for more in (-1, 0, 1, 2)}
     last = min(near, key=lambda held: (slowest(held), -held))
     return *spread_layers(num_layers - last, stages - 1), last
 

@@ -113,7 +113,7 @@ class ParallelConfig:
     tensor: Count = 1
     pipeline: Count = 1
     virtual_pipeline: Count = 1  # model chunks a pipeline rank holds; above 1 the schedule interleaves them
-    stage_layers: tuple[Count, ...] | None = None  # of each chunk, in the order of the model; as many each if None
+    stage_layers: tuple[Natural, ...] | None = None  # of each chunk, in the order of the model; as many each if None
     context: Count = 1
     expert: Count = 1
     sequence_parallel: bool = False

@@ -41,7 +41,7 @@ def total(world_size: int = 8, **changes) -> float:
 
 @given(
     tensor=st.sampled_from([1, 2, 4]),
-    cut=st.sampled_from([1, 2, 4, (5, 3), (3, 1, 4), (2, 2, 2, 1, 1)]),
+    cut=st.sampled_from([1, 2, 4, (5, 3), (3, 1, 4), (2, 2, 2, 1, 1), (8, 0), (0, 4, 4, 0)]),
     tied=st.booleans(),
 )
 def test_the_parts_of_all_ranks_are_the_model(tensor, cut, tied):

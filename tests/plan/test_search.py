@@ -111,14 +111,17 @@ def test_nothing_is_proposed_that_the_rules_refuse(world_size, heads, layers, ba
             assert step_time(config, GPUS["h100"]).seconds == one.seconds
 
 
-def test_cuts_are_compared_that_spare_the_stage_with_the_head():
-    """Of 6 layers over 4 stages none is even; with a vocabulary as large as this one the last holds one."""
-    asked = pretrain(**SIZES | {"model__layers": 6, "model__vocab_size": 128256, "parallel__stage_layers": (3, 3)})
+@pytest.mark.parametrize(
+    ("vocab_size", "over_four", "over_two"), [(9000, (2, 2, 1, 1), None), (128256, (2, 2, 2, 0), (6, 0))]
+)
+def test_cuts_are_compared_that_spare_the_stage_with_the_head(vocab_size, over_four, over_two):
+    """Of 6 layers over 4 stages none is even; the larger the vocabulary the fewer the last holds."""
+    asked = pretrain(**SIZES | {"model__layers": 6, "model__vocab_size": vocab_size, "parallel__stage_layers": (3, 3)})
     grids = [one.changes["parallel"] for one in compare(asked, 8, GPUS["a100"])]
     four = {one.get("stage_layers", (3, 3)) for one in grids if one["pipeline"] == 4}
-    assert four == {(2, 2, 1, 1)}
+    assert four == {over_four}
     two = {one.get("stage_layers", (3, 3)) for one in grids if one["pipeline"] == 2 and one["virtual_pipeline"] == 1}
-    assert {None, (5, 1)} <= two
+    assert {None, over_two} <= two
     best = search(asked, 8, GPUS["a100"])[0]
     assert "parallel.stage_layers=" in search_text([best], 1)
 
@@ -132,12 +135,14 @@ def test_a_cut_with_a_faster_slowest_stage_takes_less_time():
 
     assert seconds(parallel__stage_layers=(3, 3)) == seconds()
     assert seconds(parallel__stage_layers=(5, 1)) < seconds() < seconds(parallel__stage_layers=(1, 5))
+    assert seconds(parallel__stage_layers=(6, 0)) < seconds(parallel__stage_layers=(5, 1))
 
 
 @pytest.mark.parametrize(
     ("changes", "proposed"),
     [
-        ({}, (5, 1)),
+        ({}, (6, 0)),
+        ({"model__vocab_size": 48000}, (5, 1)),
         ({"parallel__stage_layers": (3, 3)}, None),  # as the user says
         ({"parallel__virtual_pipeline": 3}, None),
         ({"parallel__pipeline": 1}, None),
@@ -152,4 +157,5 @@ def test_a_plan_proposes_a_better_cut(changes, proposed):
     assert (found.changes if found else None) == (proposed and {"parallel": {"stage_layers": proposed}})
     if found is not None:
         assert found.seconds < plan.step.seconds
-        assert f"{found.seconds:.3g} s with  parallel.stage_layers=[5,1], " in cut_line(found)
+        layers = ",".join(map(str, proposed))
+        assert f"{found.seconds:.3g} s with  parallel.stage_layers=[{layers}], " in cut_line(found)

@@ -1,4 +1,5 @@
-"""Stages of a pipeline that hold not as many layers each train as one rank does: families, chunks that take turns, engines."""
+"""Stages of a pipeline that hold not as many layers each train as one rank does: families, chunks that take turns, engines,
+and ends that hold none."""
 
 import pytest
 
@@ -15,6 +16,9 @@ CASES = [
     ("gpt", grid(2, pipeline=2, virtual_pipeline=2, stage_layers=(2, 1, 2, 1)), "deepspeed"),
     ("bert", grid(2, pipeline=2, virtual_pipeline=2, stage_layers=(1, 1, 1, 3)), "megatron"),
     ("bert", grid(4, tensor=2, pipeline=2, sequence_parallel=True, stage_layers=(1, 5)), "deepspeed"),
+    ("gpt", grid(4, pipeline=4, stage_layers=(3, 2, 1, 0)), "megatron"),
+    ("gpt", grid(2, pipeline=2, stage_layers=(6, 0)), "deepspeed"),
+    ("bert", grid(2, pipeline=2, virtual_pipeline=2, stage_layers=(0, 2, 4, 0)), "megatron"),
 ]
 FAMILIES = {"gpt": {}, "bert": {**BERT, "objective__name": "mlm"}}
 

@@ -119,7 +119,7 @@ def _layers(case: Case) -> Iterator[str]:
 
 
 def _uneven(layers: int, stages: int) -> str:
-    if layers < stages or stages > _MOST_STAGES_SHOWN:
+    if layers < stages - 1 or stages > _MOST_STAGES_SHOWN:
         return ""
     held = ",".join(map(str, spread_layers(layers, stages)))
     return f", or say how many each holds, as in parallel.stage_layers=[{held}]"
@@ -136,6 +136,11 @@ def _stage_layers(layers: int, parallel: ParallelConfig) -> Iterator[str]:
             f"{written} gives {sum(told)} layers to {len(told)} stages, but model.layers = {layers} are for "
             f"parallel.pipeline = {parallel.pipeline}{virtual} = {stages} stages: choose {stages} numbers that add up to "
             f"{layers}, or null for as many each"
+        )
+    elif 0 in told[1:-1]:
+        yield (
+            f"{written} gives no layer to a stage in the middle, which would hold nothing: only the first, which has the "
+            "embeddings, and the last, which predicts, can do without"
         )
 
 

@@ -58,6 +58,16 @@ from tests.spec.broken import problems
             {"parallel__pipeline": 2, "parallel__virtual_pipeline": 2, "parallel__stage_layers": (3, 1)},
             ["parallel.stage_layers = [3, 1]", "to 2 stages", "parallel.virtual_pipeline = 2 = 4 stages"],
         ),
+        (
+            3,
+            {"parallel__pipeline": 3, "parallel__stage_layers": (2, 0, 2)},
+            [
+                "parallel.stage_layers = [2, 0, 2] gives no layer to a stage in the middle",
+                "only the first",
+                "and the last",
+            ],
+        ),
+        (2, {"parallel__pipeline": 2, "model__layers": 1}, ["parallel.stage_layers=[1,0]"]),
         (1, {"parallel__stage_layers": (4,)}, ["parallel.stage_layers = [4] has no effect", "parallel.pipeline = 1"]),
         (
             2,
