@@ -123,6 +123,12 @@ class NotMetError(UserError):
     exit_code = EXIT_HUNG
 
 
+class LostRankError(UserError):
+    """Another rank of the program is gone, or the network to it: why, that rank knows. Started again, it may go well."""
+
+    exit_code = EXIT_CRASHED
+
+
 @contextmanager
 def refusing_denials() -> Iterator[None]:
     """Raises UserError where this user may not read or write a file of the block, in place of the system's error."""

@@ -1,5 +1,6 @@
 """Speaks where nobody may hear it, and ends a program with the code that says how it went, also while something still works."""
 
+import logging
 import os
 import re
 import sys
@@ -12,11 +13,22 @@ from dist_plm.core.errors import (
     EXIT_INTERRUPTED,
     EXIT_REFUSED,
     EXIT_REQUEUE,
+    LostRankError,
     UserError,
     reason_of,
     refusing_denials,
 )
 from dist_plm.core.panics import is_panic
+
+log = logging.getLogger(__name__)
+
+#: What gloo, NCCL, the store where ranks meet and our own shared memory say of a rank that is gone.
+_GONE = re.compile(
+    "connection (was likely )?closed|connection reset by peer|broken pipe|remote process exit", re.IGNORECASE
+)
+
+#: What gloo adds to it: a place in its code before, advice behind.
+_AROUND = re.compile(r"^\[\S+:\d+\] |\. This is typically .*")
 
 #: What a terminal obeys instead of showing it, or shows in another order, and what stands for bytes that are no text.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -73,6 +85,14 @@ def code_of(act: Callable[[], int], say: Callable[[UserError], None]) -> int:
     except KeyboardInterrupt:
         tell("interrupted", sys.stderr)
         return EXIT_INTERRUPTED
+    except RuntimeError as error:
+        if not (_has_process_groups() and _GONE.search(str(error))):
+            raise
+        # Where this rank was says little, and a thousand ranks would say it on one console.
+        log.info("another rank is gone, while this one was here:", exc_info=error, extra={"file_only": True})
+        lost = _lost_rank(error)
+        say(lost)
+        return lost.exit_code
     except BaseException as error:
         if not is_panic(error):
             raise
@@ -97,6 +117,14 @@ def leave(code: int) -> NoReturn:
     if code not in (EXIT_FINISHED, EXIT_REQUEUE) and (threading.active_count() > 1 or _has_process_groups()):
         os._exit(code)
     sys.exit(code)
+
+
+def _lost_rank(error: RuntimeError) -> LostRankError:
+    said = _AROUND.sub("", reason_of(error))
+    return LostRankError(
+        f"another rank is gone, or the network to it: {said}. This one cannot go on without it. Look for what that rank said "
+        "last, and what its launcher says of it"
+    )
 
 
 def _has_process_groups() -> bool:

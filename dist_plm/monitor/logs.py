@@ -27,8 +27,9 @@ def setup_logging(
     """Sends this process's logging to the rank's file, and to `console` if given.
 
     Each line of the file names node and rank. It gets our records from INFO, other libraries' and Python's warnings
-    from WARNING, and is appended to. The console gets ours from INFO and other libraries' from ERROR. Handlers of the
-    root logger that write to stdout or stderr are put aside: they would say things twice and tear the progress bar.
+    from WARNING, and is appended to. The console gets ours from INFO and other libraries' from ERROR, but none whose
+    `extra` says `file_only`. Handlers of the root logger that write to stdout or stderr are put aside: they would say things
+    twice and tear the progress bar.
 
     Args:
         node: the host's name when None.
@@ -102,6 +103,7 @@ class _ConsoleHandler(logging.Handler):
         self.setFormatter(_MaskingFormatter())
         self._show = show
         self.addFilter(lambda record: record.levelno >= logging.ERROR or record.name.split(".", 1)[0] in _OURS)
+        self.addFilter(lambda record: not getattr(record, "file_only", False))
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -1,18 +1,21 @@
 """How ranks meet and part."""
 
 import os
+import re
 import resource
 import socket
 import time
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from dist_plm.core.errors import PreflightError
+from dist_plm.core.errors import EXIT_CRASHED, PreflightError, UserError
+from dist_plm.core.streams import code_of
 from dist_plm.distributed.device import Device
 from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import build_groups
@@ -155,3 +158,63 @@ def test_a_host_without_address_is_refused_at_once(host):
     launch = LaunchEnv(rank=1, world_size=2, local_world_size=1, master_addr=host, master_port=29500)
     with pytest.raises(PreflightError, match=r"MASTER_ADDR = .* has no address|where rank 1 is to meet"):
         init_process_group(launch, Device("cpu", torch.device("cpu"), "gloo"), LONG)
+
+
+def told_of(world):
+    """What a rank that waits for one that left says, and its exit code."""
+    if world.rank == 1:
+        leave()
+        return None
+    told: list[UserError] = []
+    code = code_of(lambda: int(total(1)), told.append)
+    return code, str(told[0])
+
+
+@pytest.mark.parametrize(
+    ("shared_memory", "said"),
+    [
+        (True, "connection closed by peer: rank 1 of the group left"),
+        (False, r"Connection closed by peer \[\S+\]:\d+|Read error \[\S+\]:\d+: Connection reset by peer"),
+    ],
+)
+def test_a_rank_that_is_gone_is_told_of_in_one_message(ranks, shared_memory, said):
+    code, message = ranks.run(2, told_of, shared_memory=shared_memory)[0]
+    assert code == EXIT_CRASHED
+    assert re.fullmatch(
+        f"another rank is gone, or the network to it: ({said}). This one cannot go on without it. Look for what that rank said "
+        "last, and what its launcher says of it",
+        message,
+    )
+
+
+#: As PyTorch 2.13 writes them.
+OF_NCCL = (
+    "NCCL error in: /pytorch/torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:3690, remote process exited or there was a "
+    "network error, NCCL version 2.29.7\nncclRemoteError: A call failed possibly due to a network error or a remote process "
+    "exiting prematurely."
+)
+OF_THE_STORE = "Connection was likely closed. Did the remote server shutdown or crash?"
+
+
+def of_libraries(world):
+    def fails(error):
+        raise error
+
+    told: list[UserError] = []
+    for error in (dist.DistBackendError(OF_NCCL), dist.DistNetworkError(OF_THE_STORE)):
+        assert code_of(partial(fails, error), told.append) == EXIT_CRASHED
+    for error in (dist.DistBackendError("NCCL error: unhandled cuda error"), ValueError("connection closed by peer")):
+        with pytest.raises(type(error)):
+            code_of(partial(fails, error), told.append)
+    leave()
+    with pytest.raises(RuntimeError, match="alone"):  # it has no other ranks
+        code_of(partial(fails, RuntimeError("connection closed by peer, alone")), told.append)
+    return [str(one) for one in told]
+
+
+def test_so_are_what_nccl_and_the_store_say_and_nothing_else(ranks):
+    (told,) = ranks.run(1, of_libraries)
+    assert [text.partition(": ")[2].partition(". This one cannot")[0] for text in told] == [
+        OF_NCCL.splitlines()[0],
+        OF_THE_STORE,
+    ]

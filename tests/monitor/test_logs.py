@@ -28,13 +28,14 @@ def test_who_reaches_the_file_and_the_console(tmp_path):
     OURS.debug("our debug")
     OURS.info("our info")
     OURS.warning("our warning")
+    OURS.info("ours for the file", extra={"file_only": True})
     THEIRS.info("their info")
     THEIRS.warning("their warning")
     THEIRS.error("their error")
     warnings.warn("a python warning", UserWarning, stacklevel=1)
     undo()
     text = (tmp_path / "log" / "rank_00000.log").read_text()
-    in_file = ["our info", "our warning", "their warning", "their error", "a python warning"]
+    in_file = ["our info", "our warning", "ours for the file", "their warning", "their error", "a python warning"]
     assert [message for message in in_file if message in text] == in_file
     assert "our debug" not in text
     assert "their info" not in text

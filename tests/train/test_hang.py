@@ -128,6 +128,11 @@ def test_a_killed_rank_is_started_again_with_the_others_and_a_stopped_one_is_nam
         run.wait_for(lambda: (tmp_path / "starts.jsonl").read_text().count("\n") == 2)
         before = steps(tmp_path)
         run.wait_for(lambda: steps(tmp_path) > before + 1)
+        # Where the other was is in its log, and not on the console, which gets it from every rank of a large run.
+        assert (
+            "another rank is gone, while this one was here:\nTraceback"
+            in (tmp_path / "log" / "rank_00001.log").read_text()
+        )
         (tmp_path / "report.html").unlink(missing_ok=True)
 
         speaker, stopped = (pid_of(run, rank, tmp_path, 2) for rank in (0, 1))
@@ -140,6 +145,8 @@ def test_a_killed_rank_is_started_again_with_the_others_and_a_stopped_one_is_nam
         code = run.wait()
     assert code not in (0, 2, 75)
     output = run.output()
+    assert ", rank 1: another rank is gone, or the network to it: " in output
+    assert "[rank1]: Traceback" not in output
     assert f"rank 0 with {EXIT_HUNG}" in output
     assert f"no progress for {LEAST:.0f} s: 1 of 2 ranks wait, rank 1 said nothing" in output
     assert f", process {stopped}, at " in output
