@@ -8,6 +8,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -88,16 +89,31 @@ def load_file(path: Path) -> Any:
     Raises:
         CheckpointError: it is damaged, or names what has no place in a checkpoint.
     """
+    return _load_saved(path, str(path), mmap=True)
+
+
+def load_object(stream: BytesIO, where: str) -> Any:
+    """The same of what torch.save wrote to memory.
+
+    Args:
+        where: it lies, for messages.
+    """
+    return _load_saved(stream, where, mmap=False)
+
+
+def _load_saved(source: Path | BytesIO, where: str, *, mmap: bool) -> Any:
     try:
         with _nothing_allowed():
-            names = get_unsafe_globals_in_checkpoint(path)
+            names = get_unsafe_globals_in_checkpoint(source)
             if strange := sorted(name for name in names if not _UNWANTED_IN_FILES.fullmatch(name)):
                 raise CheckpointError(
-                    f"{path} names {', '.join(strange)}, which this program does not load from a file of others"
+                    f"{where} names {', '.join(strange)}, which this program does not load from a file of others"
                 )
+            if isinstance(source, BytesIO):
+                source.seek(0)
             with safe_globals([(Inert, name) for name in names]):
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
     except CheckpointError:
         raise
     except Exception as error:  # as above
-        raise CheckpointError(f"{path} cannot be read: {reason_of(error, path)}") from None
+        raise CheckpointError(f"{where} cannot be read: {reason_of(error, where)}") from None

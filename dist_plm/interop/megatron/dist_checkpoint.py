@@ -9,14 +9,16 @@ import pickle
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 
 from dist_plm.checkpoint.io.blobs import SafeReader
-from dist_plm.checkpoint.io.unpickler import load_file
+from dist_plm.checkpoint.io.unpickler import load_file, load_object
 from dist_plm.checkpoint.planner import TensorReader
 from dist_plm.core.errors import CheckpointError, reason_of
 from dist_plm.core.parsing import load_json
@@ -25,6 +27,8 @@ from dist_plm.interop.megatron.buckets import BUCKETS, Buckets
 from dist_plm.models.sharding import Shard
 
 _LATEST = "latest_checkpointed_iteration.txt"
+#: What no rank has a part of, as an object of one shard.
+_COMMON = MetadataIndex("common_state/shard_0_1")
 _STACKED = re.compile(r"(.*\blayers)\.(?!\d)(.+)")
 _STATE = "optimizer.state."
 #: Names of the fp32 masters: of the distributed optimizer, and of the one without.
@@ -58,18 +62,17 @@ class MegatronDist:
         _check_format(path)
         reader = SafeReader(path)
         try:
-            self._tensors = TensorReader(reader, reader.read_metadata())
+            metadata = reader.read_metadata()
+            self._tensors = TensorReader(reader, metadata)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{path}/.metadata cannot be read: {reason_of(error, f'{path}/.metadata')}") from None
-        common = load_file(path / "common.pt")
+        common, where = _common(path, metadata)
         if not isinstance(common, Mapping):
-            raise CheckpointError(
-                f"{path}/common.pt holds a {type(common).__name__}, where Megatron-LM writes a mapping"
-            )
-        self.settings: Mapping[str, Any] = _settings(common.get("args"), path)
-        self.step = _count(common.get("iteration", 0), f"iteration of {path}/common.pt")
+            raise CheckpointError(f"{where} holds a {type(common).__name__}, where Megatron-LM writes a mapping")
+        self.settings: Mapping[str, Any] = _settings(common.get("args"), where)
+        self.step = _count(common.get("iteration", 0), f"iteration of {where}")
         samples = self.settings.get("consumed_train_samples")
-        named = f"consumed_train_samples of {path}/common.pt"
+        named = f"consumed_train_samples of {where}"
         self.samples: int | None = None if samples is None else _count(samples, named)
         self.optimizer_steps = _optimizer_steps(common.get("optimizer"), self.step)
         self._places, shapes = self._numbered()
@@ -188,14 +191,30 @@ def _check_format(path: Path) -> None:
         raise CheckpointError(f"{path} is of format {backend}: have Megatron-LM save it with --ckpt-format torch_dist")
 
 
-def _settings(arguments: Any, path: Path) -> dict[str, Any]:
+def _common(path: Path, metadata: Metadata) -> tuple[Any, str]:
+    """Reads what no rank has a part of, and says where it lies: in a file of its own, or, as Megatron-core 0.19 saves it, in an
+    object among the tensors."""
+    file = path / "common.pt"
+    stored = metadata.storage_data.get(_COMMON) if isinstance(metadata.storage_data, dict) else None
+    if stored is None or file.exists():
+        return load_file(file), str(file)
+    where = f"{_COMMON.fqn} in {path}/{stored.relative_path}"
+    try:
+        with (path / Path(stored.relative_path).name).open("rb") as saved:
+            saved.seek(stored.offset)
+            content = BytesIO(saved.read(stored.length))
+    except (OSError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{where} cannot be read: {reason_of(error)}") from None
+    held = load_object(content, where)
+    return (held[0] if isinstance(held, list) and held else held), where
+
+
+def _settings(arguments: Any, where: str) -> dict[str, Any]:
     """Reads Megatron-LM's command line, a namespace or the `Inert` in its place."""
     if arguments is None:
         return {}
     if isinstance(arguments, Mapping) or not hasattr(arguments, "__dict__"):
-        raise CheckpointError(
-            f"args of {path}/common.pt is a {type(arguments).__name__}, where Megatron-LM writes a namespace"
-        )
+        raise CheckpointError(f"args of {where} is a {type(arguments).__name__}, where Megatron-LM writes a namespace")
     return dict(vars(arguments))
 
 

@@ -1,9 +1,15 @@
 """Checkpoints of Megatron-core and DeepSpeed that are damaged, incomplete or of another kind: refused by name."""
 
 import argparse
+import io
+import os
+import pickle
 
 import pytest
 import torch
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
 from dist_plm.checkpoint.io.unpickler import load_file
 from dist_plm.core.errors import CheckpointError
@@ -35,10 +41,69 @@ def test_what_megatron_does_not_tell_is_asked_for(copied):
     assert "apply_layernorm_1p=True" in refusal(directory, vocab_size=VOCAB)
 
 
+#: What no rank has a part of, where Megatron-core 0.19 saves it; before it had a file.
+COMMON = MetadataIndex("common_state/shard_0_1")
+
+
+def as_a_file(directory):
+    """Has common.pt hold it, whichever Megatron-core saved it."""
+    place = directory / "iter_0000003"
+    if (place / "common.pt").exists():
+        return
+    metadata = FileSystemReader(place).read_metadata()
+    stored = metadata.storage_data.pop(COMMON)
+    del metadata.state_dict_metadata[COMMON.fqn]
+    (place / ".metadata").write_bytes(pickle.dumps(metadata))
+    content = (place / stored.relative_path).read_bytes()[stored.offset : stored.offset + stored.length]
+    torch.save(torch.load(io.BytesIO(content), weights_only=False)[0], place / "common.pt")
+
+
+def among_tensors(directory, content):
+    """Has an object hold `content`."""
+    place, saved = directory / "iter_0000003", io.BytesIO()
+    torch.save([content], saved)
+    metadata, file = FileSystemReader(place).read_metadata(), place / "__0_0.distcp"
+    metadata.state_dict_metadata[COMMON.fqn] = BytesStorageMetadata()
+    metadata.storage_data[COMMON] = _StorageInfo(file.name, file.stat().st_size, len(saved.getvalue()))
+    with file.open("ab") as stream:
+        stream.write(saved.getvalue())
+    (place / ".metadata").write_bytes(pickle.dumps(metadata))
+    (place / "common.pt").unlink(missing_ok=True)
+
+
+def test_what_no_rank_has_a_part_of_is_found_among_the_tensors_as_well(copied, tmp_path):
+    directory = copied("gpt")
+    as_a_file(directory)
+    common = torch.load(directory / "iter_0000003" / "common.pt", weights_only=False)
+    before = convert(ConvertConfig(from_=str(directory), to=str(tmp_path / "of_a_file"), vocab_size=VOCAB))
+    found = MegatronDist(directory)
+    among_tensors(directory, common)
+    again = MegatronDist(directory)
+    for name in ("step", "samples", "optimizer_steps", "states", "shapes"):
+        assert getattr(again, name) == getattr(found, name), name
+    assert again.step == 3
+    assert again.settings["hidden_size"] == HIDDEN
+    after = convert(ConvertConfig(from_=str(directory), to=str(tmp_path / "of_an_object"), vocab_size=VOCAB))
+    assert str(after).replace("of_an_object", "of_a_file") == str(before)
+
+
+def test_odd_shapes_of_it_are_refused(copied):
+    directory = copied("gpt")
+    for content in ODD["common.pt"]:
+        among_tensors(directory, content)
+        assert "common_state/shard_0_1 in " in refusal(directory, vocab_size=VOCAB)
+    file = directory / "iter_0000003" / "__0_0.distcp"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert "common_state/shard_0_1 in " in refusal(directory, vocab_size=VOCAB)
+    among_tensors(directory, {"iteration": 3, "args": os.getcwd})
+    assert "names posix.getcwd" in refusal(directory, vocab_size=VOCAB)
+
+
 @pytest.mark.parametrize("file", [".metadata", "common.pt", "__0_0.distcp", "metadata.json"])
 @pytest.mark.parametrize("kind", ["removed", "halved", "directory"])
 def test_damage_to_a_checkpoint_of_megatron_is_named(copied, file, kind):
     directory = copied("gpt")
+    as_a_file(directory)
     path = directory / "iter_0000003" / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     if kind != "halved":
