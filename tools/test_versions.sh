@@ -7,7 +7,7 @@ python=${PYTHON:-python3.12}
 command -v "$python" >/dev/null || { echo "no $python here: PYTHON=… make test-versions" >&2; exit 2; }
 venv=build/versions/$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet "torch${TORCH:+==$TORCH}" '.[dev]'
+"$venv/bin/python" -m pip install --quiet "torch${TORCH:+==$TORCH}" -e '.[dev]'
 export PYTHONPATH=$PWD OMP_NUM_THREADS=1
 chosen='grid_equals_one_rank or shards_nothing or overlapped or test_cell or adamw or millionth or opens_on_another or logits_losses'
 for megatron in ${MEGATRON:-0.17.1 0.18.2 0.19.2}; do
