@@ -86,7 +86,8 @@ def code_of(act: Callable[[], int], say: Callable[[UserError], None]) -> int:
         tell("interrupted", sys.stderr)
         return EXIT_INTERRUPTED
     except RuntimeError as error:
-        if not (_has_process_groups() and _GONE.search(str(error))):
+        # Further lines may be of another program, such as one that reads samples.
+        if not (_has_process_groups() and _GONE.search(reason_of(error))):
             raise
         # Where this rank was says little, and a thousand ranks would say it on one console.
         log.info("another rank is gone, while this one was here:", exc_info=error, extra={"file_only": True})

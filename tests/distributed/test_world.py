@@ -16,6 +16,7 @@ from megatron.core import parallel_state
 
 from dist_plm.core.errors import EXIT_CRASHED, PreflightError, UserError
 from dist_plm.core.streams import code_of
+from dist_plm.data.loader.microbatch_loader import LoaderError
 from dist_plm.distributed.device import Device
 from dist_plm.distributed.grid import Grid
 from dist_plm.distributed.groups import build_groups
@@ -203,7 +204,12 @@ def of_libraries(world):
     told: list[UserError] = []
     for error in (dist.DistBackendError(OF_NCCL), dist.DistNetworkError(OF_THE_STORE)):
         assert code_of(partial(fails, error), told.append) == EXIT_CRASHED
-    for error in (dist.DistBackendError("NCCL error: unhandled cuda error"), ValueError("connection closed by peer")):
+    others = (
+        dist.DistBackendError("NCCL error: unhandled cuda error"),
+        ValueError("connection closed by peer"),
+        LoaderError("a data worker failed:\nConnectionResetError: [Errno 104] Connection reset by peer"),
+    )
+    for error in others:
         with pytest.raises(type(error)):
             code_of(partial(fails, error), told.append)
     leave()

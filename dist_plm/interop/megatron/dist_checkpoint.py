@@ -198,12 +198,12 @@ def _common(path: Path, metadata: Metadata) -> tuple[Any, str]:
     stored = metadata.storage_data.get(_COMMON) if isinstance(metadata.storage_data, dict) else None
     if stored is None or file.exists():
         return load_file(file), str(file)
-    where = f"{_COMMON.fqn} in {path}/{stored.relative_path}"
+    where = f"{_COMMON.fqn} of {path}"
     try:
         with (path / Path(stored.relative_path).name).open("rb") as saved:
             saved.seek(stored.offset)
             content = BytesIO(saved.read(stored.length))
-    except (OSError, TypeError, ValueError) as error:
+    except Exception as error:  # as above
         raise CheckpointError(f"{where} cannot be read: {reason_of(error)}") from None
     held = load_object(content, where)
     return (held[0] if isinstance(held, list) and held else held), where

@@ -91,10 +91,15 @@ def test_odd_shapes_of_it_are_refused(copied):
     directory = copied("gpt")
     for content in ODD["common.pt"]:
         among_tensors(directory, content)
-        assert "common_state/shard_0_1 in " in refusal(directory, vocab_size=VOCAB)
+        assert "common_state/shard_0_1 of " in refusal(directory, vocab_size=VOCAB)
     file = directory / "iter_0000003" / "__0_0.distcp"
     file.write_bytes(file.read_bytes()[:-100])
-    assert "common_state/shard_0_1 in " in refusal(directory, vocab_size=VOCAB)
+    assert "common_state/shard_0_1 of " in refusal(directory, vocab_size=VOCAB)
+    for odd in (_StorageInfo(file.name, 2**70, 3), _StorageInfo("gone", 0, 3), _StorageInfo(3, 0, 3), None):
+        metadata = FileSystemReader(file.parent).read_metadata()
+        metadata.storage_data[COMMON] = odd
+        (file.parent / ".metadata").write_bytes(pickle.dumps(metadata))
+        assert str(file.parent) in refusal(directory, vocab_size=VOCAB)
     among_tensors(directory, {"iteration": 3, "args": os.getcwd})
     assert "names posix.getcwd" in refusal(directory, vocab_size=VOCAB)
 
