@@ -188,13 +188,13 @@ def test_a_rank_that_is_gone_is_told_of_in_one_message(ranks, shared_memory, sai
     )
 
 
-#: As PyTorch 2.13 writes them.
+#: As PyTorch writes them; lines of code and versions vary.
 OF_NCCL = (
     "NCCL error in: /pytorch/torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:3690, remote process exited or there was a "
     "network error, NCCL version 2.29.7\nncclRemoteError: A call failed possibly due to a network error or a remote process "
     "exiting prematurely."
 )
-OF_THE_STORE = "Connection was likely closed. Did the remote server shutdown or crash?"
+OF_THE_STORE = "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash?"
 
 
 def of_libraries(world):
