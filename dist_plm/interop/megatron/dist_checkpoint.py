@@ -203,7 +203,7 @@ def _common(path: Path, metadata: Metadata) -> tuple[Any, str]:
         with (path / Path(stored.relative_path).name).open("rb") as saved:
             saved.seek(stored.offset)
             content = BytesIO(saved.read(stored.length))
-    except Exception as error:  # as above
+    except Exception as error:  # of what kind a damaged .metadata makes `stored` is not known
         raise CheckpointError(f"{where} cannot be read: {reason_of(error)}") from None
     held = load_object(content, where)
     return (held[0] if isinstance(held, list) and held else held), where
