@@ -248,7 +248,7 @@ def project(layer: nn.Module, input_: Tensor, keys: Tensor | None) -> Tensor:
     Args:
         keys: [sites, B] of the transformer layer, from which an adapter draws what it drops; None where nothing is dropped.
     """
-    if isinstance(layer, AdaptedColumnLinear | AdaptedRowLinear):
+    if isinstance(layer, (AdaptedColumnLinear, AdaptedRowLinear)):  # at A | B PyTorch 2.9 ends a graph
         return layer(input_, keys=keys)[0]
     return layer(input_)[0]
 
