@@ -13,6 +13,7 @@ from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.metrics.exact_match import best_share, compare
 from dist_plm.objectives.metrics.spans import best_spans
+from dist_plm.objectives.tasks.base import value_of
 from dist_plm.spec.tasks.qa import QaConfig
 
 
@@ -30,7 +31,7 @@ def answers_of(row: LabelledRow, column: str, context: str, *, may_be_none: bool
     Raises:
         DataError: there is none though there has to be one, or it does not stand where it says.
     """
-    value, column = row.values.get(column), repr(column)
+    value, column = value_of(row, column), repr(column)
     if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
         try:
             value = json.loads(value)
@@ -146,16 +147,27 @@ class AnswerScorer:
 
     def predictions(self) -> dict[str, Any]:
         """Gives the files of SQuAD's scripts: `predictions.json`, `nbest_predictions.json` and, where there may be no answer,
-        `null_odds.json`."""
+        `null_odds.json`. Of questions with the same id those after the first have their number behind it."""
         texts, lists, odds = {}, {}, {}
+        names = self._names()
         for number, question in sorted(self._found.items()):
-            name = self._about(number)["id"]
-            name = str(number) if name is None else name
+            name = names[number]
             texts[name] = "" if self._says_none(question) else self._text(number, question)
             lists[name] = self._listed(number, question)
             odds[name] = self._odds(question)
         files = {"predictions.json": texts, "nbest_predictions.json": lists}
         return {**files, "null_odds.json": odds} if self._config.no_answer else files
+
+    def _names(self) -> dict[int, str]:
+        """Names the questions: by their ids, or their numbers where they have none, none like another."""
+        ids = {number: self._about(number)["id"] for number in sorted(self._found)}
+        names: dict[str, int] = {}
+        for number, one in sorted(ids.items(), key=lambda item: item[1] is None):
+            name = str(number) if one is None else one
+            while name in names:
+                name = f"{name}#{number}"
+            names[name] = number
+        return {number: name for name, number in names.items()}
 
     def _about(self, question: int) -> dict[str, Any]:
         return json.loads(self._table["about"][self._first_windows[question]].tobytes())

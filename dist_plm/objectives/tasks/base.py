@@ -238,7 +238,7 @@ def texts_of(rows: Sequence[LabelledRow], columns: Mapping[str, str]) -> tuple[l
 
 def label_of(row: LabelledRow, column: str) -> str:
     """The label in a column of a row, as text; raises DataError where there is none."""
-    return label_text(row.values.get(column), f"{row.place}: column {column!r}")
+    return label_text(value_of(row, column), f"{row.place}: column {column!r}")
 
 
 def label_text(value: Any, where: str) -> str:

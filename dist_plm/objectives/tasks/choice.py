@@ -22,6 +22,7 @@ from dist_plm.objectives.tasks.base import (
     lost_tokens,
     soft_targets,
     text_of,
+    value_of,
     written,
 )
 from dist_plm.objectives.tasks.likely_texts import FILLS, continued
@@ -108,7 +109,7 @@ class Choice:
         if "choices" not in columns:
             found = self._numbered(row)
             return [text_of(row, name) for name in found], []
-        value, names = row.values.get(columns["choices"]), []
+        value, names = value_of(row, columns["choices"]), []
         if isinstance(value, Mapping):  # as AI2's question sets are published
             value, names = value.get("text"), list(map(str, value.get("label") or ()))
         where = f"{row.place}: column {columns['choices']!r} holds"
@@ -123,9 +124,10 @@ class Choice:
     def _numbered(self, row: LabelledRow) -> list[str]:
         """Columns of one choice each: those of the first name that has two or more, in the order of their numbers."""
         for prefix in self.config.numbered:
-            found = sorted(name for name in row.values if re.fullmatch(rf"{prefix}[ _]?(\d|[A-Ja-j])", name))
+            numbered = re.compile(rf"{prefix}[ _]?(\d{{1,3}}|[A-Ja-j])")
+            found = {name: match[1] for name in row.values if (match := numbered.fullmatch(name))}
             if len(found) > 1:
-                return found
+                return sorted(found, key=lambda name: (found[name].zfill(3), name))
         raise DataError(
             f"{row.place}: no column holds choices: give a list in data.columns.choices=NAME, or texts in "
             f"{self.config.numbered[0]}0, {self.config.numbered[0]}1, …"

@@ -23,6 +23,7 @@ from dist_plm.objectives.tasks.base import (
     number_of,
     soft_targets,
     texts_of,
+    value_of,
 )
 from dist_plm.objectives.tasks.likely_texts import FILLS, changeable_texts, text_to_text
 from dist_plm.spec.tasks.classify import ClassifyConfig
@@ -86,7 +87,7 @@ class Classify:
         return _ClassScorer(truth, Confusion.of(len(labels)), chosen, labels, np.full(len(truth), IGNORED, np.int32))
 
     def _of(self, row: LabelledRow, column: str) -> list[str]:
-        value = row.values.get(column)
+        value = value_of(row, column)
         if not self.config.multi_label:
             if isinstance(value, list | tuple):
                 raise DataError(

@@ -14,7 +14,7 @@ from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.data.labelled.table import Ragged
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.tasks.answers import Answer, AnswerScorer, answers_of
-from dist_plm.objectives.tasks.base import CUT, Columns, Scorer, TextEncoder, text_of
+from dist_plm.objectives.tasks.base import CUT, Columns, Scorer, TextEncoder, text_of, value_of
 from dist_plm.spec.tasks.qa import QaConfig
 
 
@@ -80,7 +80,7 @@ class Qa:
 
 
 def _id(row: LabelledRow, columns: Mapping[str, str]) -> str | None:
-    value = row.values.get(columns["id"]) if "id" in columns else None
+    value = value_of(row, columns["id"]) if "id" in columns else None
     return None if value is None else str(value)
 
 

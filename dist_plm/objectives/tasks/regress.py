@@ -13,7 +13,7 @@ from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable
 from dist_plm.objectives.metrics.numbers import mean_squared_error, pearson, spearman
-from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, texts_of
+from dist_plm.objectives.tasks.base import Columns, Scorer, TextEncoder, by_row, texts_of, value_of
 from dist_plm.objectives.tasks.likely_texts import FILLS, changeable_texts, text_to_text
 from dist_plm.spec.tasks.regress import RegressConfig
 
@@ -93,7 +93,7 @@ def _refuse_outside(
 
 
 def _target(row: LabelledRow, column: str) -> float:
-    value = row.values.get(column)
+    value = value_of(row, column)
     try:
         number = float(value)  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError):

@@ -23,6 +23,7 @@ from dist_plm.objectives.tasks.base import (
     label_weights,
     number_of,
     soft_targets,
+    value_of,
 )
 from dist_plm.spec.tasks.tag import TagConfig
 
@@ -57,7 +58,7 @@ class Tag:
         last = np.maximum.reduceat(at, starts.ends - starts.lengths)  # words without tokens may follow it
         unread = np.array([len(row) for row in labels]) - 1 - last
         lost = np.where(starts.lengths == encoder.length, unread, 0)
-        return {"tokens": tokens, "tags": type(starts)(tags.astype(np.int32), starts.ends), CUT: lost}
+        return {"tokens": tokens, "tags": type(starts)(tags.astype(np.int32), starts.ends), "words": starts, CUT: lost}
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
         weights = label_weights(self.config, table["tags"].values)
@@ -81,7 +82,7 @@ class Tag:
         return of
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
-        return _TagScorer(table["tags"], self.config, Confusion.of(len(self.config.labels)))
+        return _TagScorer(table["tags"], table["words"], self.config, Confusion.of(len(self.config.labels)))
 
 
 def _words_and_tags(row: LabelledRow, columns: Mapping[str, str], unknown: str = "") -> tuple[list[str], list[str]]:
@@ -101,7 +102,7 @@ def _words_and_tags(row: LabelledRow, columns: Mapping[str, str], unknown: str =
 
 
 def _listed(row: LabelledRow, column: str, what: str) -> Sequence[Any]:
-    value = row.values.get(column)
+    value = value_of(row, column)
     value = value.split() if isinstance(value, str) else value
     if not isinstance(value, list | tuple) or not value or not all(isinstance(one, str | int | float) for one in value):
         raise DataError(f"{row.place}: column {column!r} holds no list of {what}: mend or remove the row")
@@ -111,11 +112,13 @@ def _listed(row: LabelledRow, column: str, what: str) -> Sequence[Any]:
 @dataclass(slots=True)
 class _TagScorer:
     truth: Any
+    #: By row, of each token the number of the word that it begins, or -1.
+    words: Any
     config: TagConfig
     confusion: Confusion
     loose: EntityCounts = field(default_factory=EntityCounts)
     strict: EntityCounts = field(default_factory=EntityCounts)
-    #: By row, of each word whose first token was read.
+    #: By row, of each word up to the last whose first token was read; -1 of those between that have no token.
     said: dict[int, NDArray[np.int32]] = field(default_factory=dict)
 
     def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
@@ -126,14 +129,16 @@ class _TagScorer:
             at = np.flatnonzero(truth != IGNORED)
             numbers, predicted = truth[at].astype(np.int64), found[i, at]
             self.confusion.add(numbers, predicted)
-            self.said[row] = predicted.astype(np.int32)
+            words = self.words[row][at]
+            self.said[row] = np.full(words[-1] + 1 if len(words) else 0, -1, np.int32)
+            self.said[row][words] = predicted
             there, said = [names[n] for n in numbers], [names[n] for n in predicted]
             self.loose.add(entities(there), entities(said))
             self.strict.add(strict_entities(there, scheme), strict_entities(said, scheme))
 
     def predictions(self) -> dict[str, Any]:
-        names = self.config.labels
-        return by_row("tags", sorted(self.said), ([names[n] for n in self.said[row]] for row in sorted(self.said)))
+        names, rows = dict(enumerate(self.config.labels)), sorted(self.said)
+        return by_row("tags", rows, ([names.get(n) for n in self.said[row].tolist()] for row in rows))
 
     def measures(self) -> dict[str, float]:
         accuracy = {"accuracy": self.confusion.accuracy}

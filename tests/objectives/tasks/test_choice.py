@@ -126,6 +126,14 @@ def test_what_cannot_be_used_is_refused_with_its_place(changes, part) -> None:
     assert part in str(refused.value)
 
 
+def test_choices_in_a_column_within_a_column_or_in_more_than_ten() -> None:
+    body, texts = build_task(ChoiceConfig()), [f"text {number}" for number in range(12)]
+    many = {f"option{number}": text for number, text in reversed(list(enumerate(texts)))}
+    (nested, numbered) = rows({"q": {"options": texts}}, many)
+    assert body._choices(nested, {"choices": "q.options"}) == (texts, [])
+    assert body._choices(numbered, {}) == (texts, [])
+
+
 def test_choices_that_are_nowhere() -> None:
     with pytest.raises(DataError, match=r"line 1: no column holds choices: give a list"):
         encode({"ctx": "C", "label": 0, "ending0": "x"})

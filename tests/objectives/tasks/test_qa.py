@@ -142,6 +142,36 @@ def test_no_answer_is_said_where_every_window_says_so_by_more_than_the_threshold
     assert measures[0.0]["best_f1"] == measures[2.5]["f1"] == 1.0
 
 
+def test_every_question_is_kept_whatever_ids_there_are(tmp_path) -> None:
+    ids = ("a", "a", None, "2", "a")
+    texts = ("the film was good", "the play was bad", "a play", "a film was", "a film was bad")
+    body, table = encoded(
+        write_vocabulary(tmp_path), 16, *(row(text, "a", id=one) for text, one in zip(texts, ids, strict=True))
+    )
+    scorer = body.scorer(table)
+    for window in range(len(texts)):
+        scorer.add(np.array([window]), say(table, window, 16, (1, 1, 2.0), none=0.0))
+    files = scorer.predictions()
+    said = {"a": "film", "a#1": "play", "2#2": "play", "2": "film", "a#4": "film"}
+    assert files["predictions.json"] == said
+    assert list(files["predictions.json"]) == list(said), "in the order of the questions"
+    assert files["nbest_predictions.json"].keys() == said.keys()
+
+
+def test_an_answer_in_a_column_within_a_column(tmp_path) -> None:
+    plain, encoder = row("the film was good", "good"), ExampleEncoder(Tokenizer.load(write_vocabulary(tmp_path)), 16)
+    nested = {**plain, "qa": {"answers": plain["answers"], "id": "one"}}
+    del nested["answers"]
+    columns = {"question": "question", "context": "context", "answers": "qa.answers", "id": "qa.id"}
+    table = build_task(QaConfig(max_question_length=8)).encode(rows(nested), columns, encoder)
+    _, expected = encoded(tmp_path, 16, {**plain, "id": "one"})
+    assert (table["starts"].tolist(), table["ends"].tolist()) == (
+        expected["starts"].tolist(),
+        expected["ends"].tolist(),
+    )
+    assert table["about"][0].tobytes() == expected["about"][0].tobytes()
+
+
 def test_the_least_that_a_window_gives_no_answer_counts(tmp_path) -> None:
     body, table = encoded(write_vocabulary(tmp_path), 14, row("a " * 9 + "film", "film"), no_answer=True, doc_stride=2)
     assert len(table["starts"]) == 3

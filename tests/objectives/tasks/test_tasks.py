@@ -57,6 +57,24 @@ def test_several_labels_a_row() -> None:
     assert body.labels(rows({"l": "a,b"}, {"l": ["c"]}), TEXT) == {"a", "b", "c"}
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "value", "column"),
+    [
+        ("classify", {"labels": ("a", "b", "c"), "multi_label": True}, ["a", "c"], "label"),
+        ("classify", {"labels": ("a", "b")}, "b", "label"),
+        ("regress", {}, 2.5, "label"),
+        ("tag", {"labels": ("O", "B-X")}, ["B-X", "O"], "tags"),
+    ],
+)
+def test_an_answer_in_a_column_within_a_column(name, settings, value, column) -> None:
+    body, columns = task(name, **settings), {"text": "t", "tokens": "t", "label": "l", "tags": "l"}
+    plain = body.encode(rows({"t": "a b", "l": value}), columns, Letters())
+    nested = body.encode(rows({"t": "a b", "meta": {"l": value}}), {**columns, column: "meta.l"}, Letters())
+    for key, values in plain.items():
+        inner = [(one.values if isinstance(one, Ragged) else one).tolist() for one in (values, nested[key])]
+        assert inner[0] == inner[1], key
+
+
 def test_tags_stand_at_the_first_token_of_each_word() -> None:
     columns = {"tokens": "w", "tags": "n"}
     table = task("tag", labels=("O", "B-X")).encode(
@@ -82,7 +100,10 @@ def test_measures_of_a_class() -> None:
 
 
 def test_measures_of_tags() -> None:
-    table = {"tags": Ragged.of([[IGNORED, 1, IGNORED, 0], [IGNORED, 0]])}
+    table = {
+        "tags": Ragged.of([[IGNORED, 1, IGNORED, 0], [IGNORED, 0]]),
+        "words": Ragged.of([[-1, 0, -1, 1], [-1, 0]]),
+    }
     scorer = task("tag", labels=("O", "B-X", "I-X")).scorer(table)
     outputs = np.zeros((2, 4, 3))
     outputs[0, 1, 2] = outputs[0, 3, 0] = outputs[1, 1, 1] = 1.0
@@ -95,6 +116,17 @@ def test_measures_of_tags() -> None:
         {"row": 0, "tags": ["I-X", "O"]},
         {"row": 1, "tags": ["B-X"]},
     ]
+
+
+def test_a_word_without_a_token_has_no_tag_and_moves_none() -> None:
+    columns, words = {"tokens": "w", "tags": "n"}, ["a", "", "b", "c"]
+    body = task("tag", labels=("O", "B-X", "B-Y"))
+    table = body.encode(rows({"w": words, "n": ["B-X", "O", "B-Y", "O"]}), columns, Letters())
+    assert table["tags"][0].tolist() == [IGNORED, 1, 2, 0]
+    scorer = body.scorer(table)
+    scorer.add(np.array([0]), np.eye(3)[[[0, 1, 2, 0]]])
+    assert scorer.predictions()["predictions.jsonl"] == [{"row": 0, "tags": ["B-X", None, "B-Y", "O"]}]
+    assert scorer.measures()["f1"] == 1.0
 
 
 def test_predictions_of_label_sets_and_numbers() -> None:
