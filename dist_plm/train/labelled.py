@@ -212,7 +212,7 @@ def columns_of(file: RowFile, task: TaskConfig, given: Mapping[str, Any]) -> dic
 
 
 def names_in(file: RowFile) -> list[str]:
-    """The names of a file's columns.
+    """The names of a file's columns: those that any of its rows has.
 
     Raises:
         DataError: it has no rows.
@@ -220,7 +220,8 @@ def names_in(file: RowFile) -> list[str]:
     first = next(iter(file), None)
     if first is None:
         raise DataError(f"{file.key} = {file.path} holds no rows: give a file with some")
-    return names_of(first.values)
+    rows = file if file.rows_differ else [first]
+    return list(dict.fromkeys(name for row in rows for name in names_of(row.values)))
 
 
 def with_labels(task: TaskConfig, file: RowFile, columns: Mapping[str, str]) -> Any:

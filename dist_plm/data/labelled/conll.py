@@ -1,6 +1,7 @@
 """Sentences out of files as CoNLL's shared tasks have them: a word a line, its tag last, blank lines between sentences. Files
 whose first word has no tag have none."""
 
+import re
 from collections.abc import Iterable, Iterator
 
 from dist_plm.core.errors import DataError
@@ -8,8 +9,9 @@ from dist_plm.data.sources.records import Rejected
 
 #: Begins a line between documents.
 _DOCUMENT = "-DOCSTART-"
-#: Begins a line that is a comment (CoNLL-U, WNUT).
+#: Begins a line that is a comment (CoNLL-U, WNUT), unless it is a word with its tag as others are.
 _COMMENT = "# "
+_TAG = re.compile(r"O|[BIESLUM]-\S+")
 
 
 def read_conll(lines: Iterable[tuple[int, str | Rejected]], path: str) -> Iterator[tuple[int, list[str], list[str]]]:
@@ -21,6 +23,7 @@ def read_conll(lines: Iterable[tuple[int, str | Rejected]], path: str) -> Iterat
     begins, words, tags = 0, [], []
     tagged: bool | None = None
     columns = 0
+    known: set[str] = set()
     for number, line in lines:
         if isinstance(line, Rejected):
             raise DataError(f"{path}, line {number}: {line.reason}, {line.detail}; mend the line")
@@ -30,7 +33,11 @@ def read_conll(lines: Iterable[tuple[int, str | Rejected]], path: str) -> Iterat
                 yield begins, words, tags
             words, tags = [], []
             continue
-        if line.startswith(_COMMENT) and not words:
+        if (
+            line.startswith(_COMMENT)
+            and not words
+            and not (len(fields) == (columns or 2) and (fields[-1] in known or _TAG.fullmatch(fields[-1])))
+        ):
             continue
         has_tag = len(fields) > 1 and bool(fields[-1].strip())
         tagged = has_tag if tagged is None else tagged
@@ -49,5 +56,6 @@ def read_conll(lines: Iterable[tuple[int, str | Rejected]], path: str) -> Iterat
         words.append(fields[0].strip())
         if has_tag:
             tags.append(fields[-1].strip())
+            known.add(tags[-1])
     if words:
         yield begins, words, tags

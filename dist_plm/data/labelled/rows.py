@@ -13,7 +13,7 @@ from dist_plm.core.errors import DataError, reason_of
 from dist_plm.data.labelled.conll import read_conll
 from dist_plm.data.labelled.squad import is_article, questions_of
 from dist_plm.data.sources.delimited import delimiter_of, rows, text_lines
-from dist_plm.data.sources.lines import COMPRESSIONS, decoded_lines
+from dist_plm.data.sources.lines import COMPRESSIONS, decoded_lines, whole_file
 from dist_plm.data.sources.quoting import find_quoting
 from dist_plm.data.sources.records import Rejected
 from dist_plm.data.sources.slices import Slice
@@ -76,13 +76,23 @@ class RowFile:
         if not path.is_file():
             how = "is no ordinary file, or a link that leads to none" if os.path.lexists(path) else "is not there"
             raise DataError(f"{self.key} = {self.path} {how}, seen from {Path.cwd()}")
-        form = FORMATS.get(Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix)
+        form = self._format
         if form is None:
             raise DataError(
                 f"{self.key} = {self.path} is of no format that is read here: {', '.join(FORMATS)}, text also with "
                 f"{' or '.join(COMPRESSIONS)}, or a directory that save_to_disk of datasets wrote"
             )
         return _READERS[form](self, form)
+
+    @property
+    def _format(self) -> str | None:
+        path = Path(self.path)
+        return FORMATS.get(Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix)
+
+    @property
+    def rows_differ(self) -> bool:
+        """Whether each row names its own columns, as JSON does."""
+        return not Path(self.path).is_dir() and self._format in ("json", "jsonl")
 
     def label_names(self, column: str) -> tuple[str, ...]:
         """The names that a saved dataset gives the numbers in a column; empty where it gives none."""
@@ -162,8 +172,8 @@ def _in_unicode(row: LabelledRow, halves: bool) -> LabelledRow:
 
 def _json_array(file: RowFile, form: str) -> Iterator[LabelledRow]:
     """A list of objects, or one under `data`, which may be SQuAD's articles; else lines."""
+    written = whole_file(file.path)
     try:
-        written = Path(file.path).read_bytes()
         content = json.loads(written)
         halves = _HALF.search(written.decode(json.detect_encoding(written), "surrogatepass")) is not None
     except (ValueError, RecursionError):

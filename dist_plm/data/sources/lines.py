@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -117,15 +117,27 @@ def _fields_named(line: str, column: str) -> int:
 def raw_lines(part: Slice) -> Iterator[Line]:
     """Numbered lines of a slice, None in place of one that is too long. Raises like `decoded_lines`."""
     number = 0
+    with _refused(part.path, lambda: f"{part.path} after line {number}"), open_bytes(part.path) as file:
+        for number, line in enumerate(_lines(file, part), 1):
+            yield number, line
+
+
+def whole_file(path: str) -> bytes:
+    """Gives all that is in a file, unpacked. Raises DataError where it cannot be read, or its compression is damaged."""
+    with _refused(path, lambda: path), open_bytes(path) as file:
+        return file.read()
+
+
+@contextmanager
+def _refused(path: str, where: Callable[[], str]) -> Iterator[None]:
     try:
-        with open_bytes(part.path) as file:
-            for number, line in enumerate(_lines(file, part), 1):
-                yield number, line
+        yield
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
-        where = f"{part.path} after line {number}"
-        raise DataError(f"{where}: the compression is damaged or cut short ({error}); fetch the file again") from error
+        raise DataError(
+            f"{where()}: the compression is damaged or cut short ({error}); fetch the file again"
+        ) from error
     except OSError as error:
-        raise DataError(f"cannot read {part.path}: {reason_of(error, part.path)}") from error
+        raise DataError(f"cannot read {path}: {reason_of(error, path)}") from error
 
 
 def lines_before(part: Slice) -> int:

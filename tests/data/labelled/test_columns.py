@@ -1,8 +1,12 @@
+import json
+
 import pytest
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.columns import find_columns
+from dist_plm.data.labelled.rows import RowFile
 from dist_plm.spec.tasks import TASKS
+from dist_plm.train.labelled import columns_of, names_in
 
 CLASSIFY = TASKS["classify"].columns
 
@@ -48,3 +52,13 @@ def test_another_delimiter_is_named(sign) -> None:
     with pytest.raises(DataError) as refused:
         find_columns(CLASSIFY, {}, (f"text{sign}label",), "f.csv")
     assert str(refused.value).endswith(f": its columns are parted by {sign!r}: a .csv has commas there, a .tsv tabs")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_column_that_the_first_row_lacks_is_found(name, tmp_path) -> None:
+    rows = [{"sentence1": "a", "label": "x"}, {"sentence1": "b", "sentence2": "c", "label": "y", "meta": {"id": 3}}]
+    text = json.dumps(rows) if name == "a.json" else "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / name).write_text(text)
+    file = RowFile("data.train", str(tmp_path / name), "train")
+    assert names_in(file) == ["sentence1", "label", "sentence2", "meta", "meta.id"]
+    assert columns_of(file, TASKS["classify"](), {}) == {"text": "sentence1", "pair": "sentence2", "label": "label"}

@@ -7,6 +7,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import RowFile
@@ -30,6 +31,10 @@ def write(path: Path) -> Path:
             path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in ROWS).encode()))
         case [".json"]:
             path.write_text(json.dumps({"version": "1", "data": ROWS}))
+        case [".json", ".gz"]:
+            path.write_bytes(gzip.compress(json.dumps(ROWS).encode()))
+        case [".json", ".zst"]:
+            path.write_bytes(zstandard.compress(json.dumps({"data": ROWS}, indent=1).encode()))
         case [".parquet"]:
             pq.write_table(pa.Table.from_pylist(ROWS), path)
         case [".arrow"]:
@@ -38,7 +43,9 @@ def write(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.jsonl.gz", "a.json", "a.parquet", "a.arrow"])
+@pytest.mark.parametrize(
+    "name", ["a.csv", "a.tsv", "a.jsonl", "a.jsonl.gz", "a.json", "a.json.gz", "a.json.zst", "a.parquet", "a.arrow"]
+)
 def test_every_format_gives_the_same_rows_again_and_again(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / name)
     assert read(path) == ROWS
@@ -72,6 +79,16 @@ def test_sentences_of_conll_files(tmp_path: Path, name: str) -> None:
     assert read(path) == [
         {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]},
         {"tokens": ["Peter"], "tags": ["B-PER"]},
+    ]
+
+
+def test_a_sentence_may_begin_with_a_hash(tmp_path: Path) -> None:
+    path = tmp_path / "tweets.conll"
+    path.write_text("# B-TAG\nParis I-TAG\n\n# id = 7 O\n# Newer O\nis O\n\n# TAGGED\nfine O\n")
+    assert read(path) == [
+        {"tokens": ["#", "Paris"], "tags": ["B-TAG", "I-TAG"]},
+        {"tokens": ["is"], "tags": ["O"]},
+        {"tokens": ["fine"], "tags": ["O"]},
     ]
 
 
@@ -110,6 +127,13 @@ def test_what_is_wrong_is_told_with_its_place(name: str, content: str, part: str
     with pytest.raises(DataError) as refused:
         read(tmp_path / name)
     assert part in str(refused.value)
+
+
+def test_packed_json_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(ROWS).encode())[:-12])
+    with pytest.raises(DataError, match="compression is damaged or cut short"):
+        read(path)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
