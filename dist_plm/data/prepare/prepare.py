@@ -17,7 +17,7 @@ from dist_plm.core.out_of_memory import WORK_BYTES, check_room, is_lack_of_memor
 from dist_plm.data.dedup.deduplicate import deduplicate
 from dist_plm.data.prepare import stages
 from dist_plm.data.prepare.read_and_clean import collect_rejected, read_and_clean
-from dist_plm.data.prepare.staging import check_replaceable, settle, workspace
+from dist_plm.data.prepare.staging import check_replaceable, places_of, settle, workspace
 from dist_plm.data.prepare.store_summary import summary
 from dist_plm.data.prepare.training_text import TRAINER_BYTES
 from dist_plm.data.prepare.unknown import check_store
@@ -83,7 +83,7 @@ def prepare(config: PrepareConfig, report: Callable[[str], None], launch: Launch
 
 def _prepare(config: PrepareConfig, report: Callable[[str], None], launch: LaunchEnv) -> PreparedStore | None:
     out = Path(config.data.out)
-    sources = find_sources(config.data.sources)
+    sources = find_sources(config.data.sources, but=places_of(out))  # what it makes is no text to read
     inputs = _inputs(config, sources)
     if out.exists():
         check_replaceable(out, overwrite=config.data.overwrite)

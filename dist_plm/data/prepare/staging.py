@@ -49,7 +49,7 @@ def workspace(
         UserError: a directory of the user's is in the way, or another process is at work on the same `out`.
     """
     out = out.resolve()  # through a link, which then goes on pointing at the store
-    partial = out.with_name(out.name + ".partial")
+    partial = _partial(out)
     scratch, ranks = partial / _SCRATCH, partial / _SCRATCH / "ranks"
     if group.rank != 0:
         group.meet(ranks)
@@ -166,8 +166,17 @@ def _make_room(out: Path, *, overwrite: bool) -> None:
     os.rename(out, old)
 
 
+def _partial(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
+
+
 def _replaced(out: Path) -> Path:
     return out.with_name(out.name + ".old")
+
+
+def places_of(out: Path) -> tuple[Path, Path, Path]:
+    """Names the directories of a store: where it is, where it grows, and where the one goes that it takes the place of."""
+    return out, _partial(out), _replaced(out)
 
 
 def _check_replaced(out: Path) -> None:

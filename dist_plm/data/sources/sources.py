@@ -6,7 +6,7 @@ and read in order they give the documents in the order of the sources.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,9 +50,11 @@ class SourceFiles:
     num_repeated: int = 0
 
 
-def find_sources(sources: Iterable[SourceConfig]) -> SourceFiles:
+def find_sources(sources: Iterable[SourceConfig], but: Iterable[Path] = ()) -> SourceFiles:
     """Finds what is behind `sources`, in their order, files by name.
 
+    Args:
+        but: directories whose files a source does not match, unless it matches none else.
     Raises:
         DataError: a glob matches nothing, a file is of no known format or cannot be read, a dataset or function cannot be
             found, a table lacks the column, or a dataset's files are a source too.
@@ -62,7 +64,7 @@ def find_sources(sources: Iterable[SourceConfig]) -> SourceFiles:
     seen: set[tuple[object, ...]] = set()
     num_repeated = 0
     for source in sources:
-        slices, identity = _locate(source)
+        slices, identity = _locate(source, [os.path.realpath(path) + os.sep for path in but])
         fresh = [whole for whole in slices if _key(whole) not in seen]
         seen.update(map(_key, fresh))
         num_repeated += len(slices) - len(fresh)
@@ -133,14 +135,14 @@ _READERS: dict[str, Callable[[Slice], Iterator[Record]]] = {
 }
 
 
-def _locate(source: SourceConfig) -> tuple[list[Slice], str]:
+def _locate(source: SourceConfig, but: Sequence[str]) -> tuple[list[Slice], str]:
     """The slices of a source, files still whole, and what changes when its content does."""
     if source.hf is not None:
         return dataset_slices(source)
     if source.python is not None:
         return function_slices(source)
     slices, identity = [], []
-    paths = _matches(source)
+    paths = _matches(source, but)
     for path in paths:
         try:
             stat = os.stat(path)
@@ -154,9 +156,10 @@ def _locate(source: SourceConfig) -> tuple[list[Slice], str]:
     return slices, "".join(identity)
 
 
-def _matches(source: SourceConfig) -> list[str]:
+def _matches(source: SourceConfig, but: Sequence[str]) -> list[str]:
     assert source.path is not None
     paths = matching_files(source.path)
+    paths = [path for path in paths if not os.path.realpath(path).startswith(tuple(but))] or paths
     for path in paths:
         packed = Path(path).suffix in COMPRESSIONS
         form = source.format or _format(path)

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 
@@ -11,7 +12,7 @@ import pytest
 from dist_plm.core.errors import DataError, UserError
 from dist_plm.data.prepare import read_and_clean, stages
 from dist_plm.spec.prepare.schema import SourceConfig, TokenizerConfig
-from tests.data.preparing import contents, in_a_process_of_its_own, run, slow
+from tests.data.preparing import CORPUS, contents, in_a_process_of_its_own, run, slow
 
 pytestmark = pytest.mark.usefixtures("many_units")
 
@@ -24,6 +25,29 @@ def test_the_same_again_is_reused(tmp_path):
     assert second.manifest == first.manifest
     assert "is there already, from the same sources and configuration" in report
     assert [path.stat().st_mtime_ns for path in sorted(second.path.iterdir())] == times
+
+
+def test_a_store_among_its_sources_is_no_source(tmp_path):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for path in CORPUS.glob("sonnets_*.txt"):
+        shutil.copy(path, texts)
+    out, sources = texts / "made" / "store", (SourceConfig(path=f"{texts}/**/*.txt", document="block"),)
+    out.parent.mkdir()
+    wordpiece = TokenizerConfig(name="wordpiece", vocab_size=300)  # it leaves a vocab.txt in the store
+    before = contents(run(out, sources=sources, tokenizer=wordpiece)[0].path)
+    assert "vocab.txt" in before
+    assert run(out, sources=sources, tokenizer=wordpiece)[0].reused
+    for other in (out.with_name("store.partial"), out.with_name("store.old")):
+        other.mkdir()
+        (other / "vocab.txt").write_text("of a run that was killed")
+    assert run(out, sources=sources, tokenizer=wordpiece)[0].reused
+    for other in (out.with_name("store.partial"), out.with_name("store.old")):
+        shutil.rmtree(other)
+    run(out, sources=sources, tokenizer=wordpiece, overwrite=True)
+    assert contents(out) == before
+    with pytest.raises(DataError, match="holds a store made otherwise"):
+        run(out, sources=(SourceConfig(path=f"{out}/*.txt"),), tokenizer=wordpiece)
 
 
 def test_a_store_from_before_there_was_a_setting_is_reused(tmp_path):
