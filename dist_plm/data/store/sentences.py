@@ -58,10 +58,11 @@ def sentences(text: str) -> list[str]:
 
     None is without a character that is not white space, unless the text is.
     """
-    bounds = [0]
+    bounds, begin = [0], 0  # between the last bound and `begin` there is white space alone
     for end in sentence_ends(text):
-        if text[bounds[-1] : end].strip():
+        if text[begin:end].strip():
             bounds.append(end)
+        begin = end
     if text[bounds[-1] :].strip() or len(bounds) == 1:
         bounds.append(len(text))
     bounds[-1] = len(text)

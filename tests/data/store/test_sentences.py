@@ -44,4 +44,5 @@ def test_time_is_linear_in_the_text():
     assert len(sentences("x" * 100 + "a.b" * 100_000 + " 1. A. b? C! " * 20_000)) > 20_000
     for text in ("." * 200_000 + "x", "…" * 200_000 + "x", "." + ")" * 200_000 + "x", "\n" + " " * 200_000 + "x"):
         assert sentences(text) == [text]
+    assert len(sentences("One." + "\n" * 400_000 + "Two.")) == 2
     assert len(sentences("“" * 200_000 + "。" * 200_000)) == 1
