@@ -59,4 +59,6 @@ def words_of_texts(batch: Mapping[str, NDArray], table: WordTable, within: Marks
     begins[:, 1:] |= text[:, 1:] & ~text[:, :-1]
     begins[:, 0] |= text[:, 0]
     beside = {"segments": 0} if "segments" in batch else {}
-    return Changeable(begins, text, segments, segments, np.zeros_like(text), batch["samples"], beside)
+    # What begins a text may be written as if it went on a word: elsewhere it would be read as the end of the one before.
+    part = np.where(begins & table.continues[tokens], 2 + np.arange(tokens.shape[1]), segments)
+    return Changeable(begins, text, segments, part, np.zeros_like(text), batch["samples"], beside)

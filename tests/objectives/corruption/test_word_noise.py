@@ -81,6 +81,21 @@ def test_words_change_places_within_their_text(share, seed):
         assert sorted(second) == words_of(60, 5)
 
 
+@given(seed=st.integers(0, 2**40))
+def test_what_begins_a_text_as_if_it_went_on_a_word_stays_there(seed):
+    """As byte-level tokenizers write the first word of a text: without the space that others begin with."""
+    first, rest = [202, 203], [(5,), (6, 206), (7,), (8, 208)]
+    tokens = np.array([[CLS, *first, *sum(rest, ()), SEP]])
+    batch = {"tokens": tokens, "lengths": np.array([tokens.shape[1]]), "samples": np.zeros(1, dtype=int)}
+    words = partial(words_of_texts, table=WordTable(SPECIAL, CONTINUES))
+    swapped = WordNoise(lambda _: batch, AugmentConfig(swap=0.9), words, MASK, PAD, seed)(None)["tokens"][0].tolist()
+    assert swapped[:3] == [CLS, *first]
+    found: list[tuple[int, ...]] = []
+    for token in swapped[3:-1]:
+        found = [*found[:-1], (*found[-1], token)] if CONTINUES[token] else [*found, (token,)]
+    assert sorted(found) == rest
+
+
 def test_words_are_masked_whole():
     batch = noisy(range(500), mask=0.3)
     plain = batch_of(np.arange(500))["tokens"]
