@@ -15,7 +15,8 @@ _OF_URL = re.compile(
 )
 #: …?secret=TEXT, and NAME_SECRET=TEXT in options and shell, where TEXT is not a variable.
 _ASSIGNED = re.compile(rf"((?:\b|_){_WORD}(?:_\w+)?=)(?!['\"]?[$*])(\"[^\"]+\"|'[^']+'|[^\s&;,'\"]+)", re.IGNORECASE)
-_SECRET_NAME = re.compile(rf"{_WORD}|auth(?!ors?(?:_|$))|(?:^|_)(?:key|pass|pat)(?:_|$)", re.IGNORECASE)
+_SECRET_NAME = re.compile(rf"(?!token_?i[sz]){_WORD}|auth(?!ors?(?:_|$))|(?:^|_)(?:key|pass|pat)(?:_|$)", re.IGNORECASE)
+_COUNTED = re.compile(r"tokens(?:_|$)", re.IGNORECASE)
 #: ${oc.env:NAME} and ${oc.env:NAME,default}, as Hydra has it.
 _REFERENCE = re.compile(r"\$\{oc\.env:\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?:,([^}]*))?\}")
 #: Where URLs hold credentials, however short these are: before the @, and behind a name of the query.
@@ -116,7 +117,8 @@ def secrets_among(texts: Iterable[str], environment: Mapping[str, str] = os.envi
         somewhere = holds_credential(_REFERENCE.sub(lambda match: environment.get(match[1]) or match[2] or "", text))
         for name in names:
             in_place = name in _names_in_place(text) or _USER.search(environment[name])
-            if somewhere or in_place or _SECRET_NAME.search(name):
+            counts = environment[name].isdecimal() and _COUNTED.search(name)  # MAX_TOKENS=512
+            if somewhere or in_place or (_SECRET_NAME.search(name) and not counts):
                 found[name] = environment[name]
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get
 
 from dist_plm.config.bounds import Bounds
 from dist_plm.config.credentials import FromEnvironment, holds_credential
-from dist_plm.config.environment import EnvironmentText, read_as
+from dist_plm.config.environment import EnvironmentText, base_of, read_as
 from dist_plm.config.messages import describe, remedy, show
 from dist_plm.config.suggest import did_you_mean, setting_names, suggest
 from dist_plm.config.types import key_of
@@ -79,6 +79,13 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
 
 def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
+def _as_text(name: Any) -> Any:
+    """The text that a key was written as, where YAML reads another kind of value."""
+    if isinstance(name, bool):
+        return str(name).lower()
+    return str(name) if isinstance(name, int | float) else name
 
 
 def _plain(value: Any) -> Any:
@@ -178,17 +185,19 @@ class _Decoder:
         if origin is tuple:
             return self._tuple(hint, args, value, key)
         if origin is dict:  # keys of another program, which alone knows them
-            return dict(value) if isinstance(value, Mapping) else self._refuse(key, value, whole)
+            if not isinstance(value, Mapping):
+                return self._refuse(key, value, whole)
+            return {_as_text(name) if args[0] is str else name: inner for name, inner in value.items()}
         if dataclasses.is_dataclass(hint):
             return self.dataclass(hint, value, key)  # pyright: ignore[reportArgumentType]
         plain = self._scalar(hint, value)
-        if isinstance(plain, str) and holds_credential(plain):
+        if isinstance(plain, str) and not self.of_before and holds_credential(plain):
             return self._refuse_credential(key, plain)
         return self._refuse(key, value, whole) if plain is _REFUSED else plain
 
     def _tuple(self, hint: Any, args: tuple[Any, ...], value: Any, key: str) -> Any:
         any_length = args[-1] is Ellipsis
-        if any_length and args[0] is str and isinstance(value, str):
+        if any_length and base_of(args[0]) is str and isinstance(value, str):
             value = [value]  # one name need not be a list
         if not isinstance(value, list | tuple) or (not any_length and len(value) != len(args)):
             return self._refuse(key, value, hint)

@@ -57,7 +57,7 @@ def describe(hint: Any) -> str:
     """Says what a field of type `hint` may hold, to follow "must be"."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return f"{describe(args[0])}, {', '.join(str(a) for a in args[1:] if isinstance(a, Bounds))}"
+        return ", ".join([describe(args[0]), *(str(a) for a in args[1:] if isinstance(a, Bounds))])
     if origin in (Union, UnionType):
         return " or ".join([describe(a) for a in args if a is not type(None)] + ["null"])
     if origin is Literal:

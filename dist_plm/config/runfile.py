@@ -28,7 +28,17 @@ _ABSENT: Any = object()
 
 def text(config: Any) -> str:
     """Builds the text that `write` writes."""
-    return _HEADER + to_yaml({STARTED_IN: os.getcwd(), **encode(config)})
+    return _HEADER + to_yaml({**_started_in(), **encode(config)})
+
+
+def _started_in() -> dict[str, str]:
+    """Nothing where the name of the directory is no text, which YAML cannot hold."""
+    here = os.getcwd()
+    try:
+        here.encode()
+    except UnicodeEncodeError:
+        return {}
+    return {STARTED_IN: here}
 
 
 def write(config: Any, path: str | os.PathLike[str]) -> None:

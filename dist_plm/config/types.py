@@ -12,6 +12,8 @@ NonNegative = Annotated[float, at_least(0)]
 #: Of a wait: no clock or library counts further than a year.
 Minutes = Annotated[float, Bounds(low=0, high=525_600, low_open=True)]
 Share = Annotated[float, between(0, 1)]
+#: What people or models read and write, such as prompts: it may look like anything, a credential as well.
+Prose = Annotated[str, "any text"]
 
 
 def key_of(field: str) -> str:

@@ -10,7 +10,10 @@ from dist_plm.config import credentials, runfile
 from dist_plm.config.credentials import FromEnvironment, followed, mask, read_back, unset_in
 from dist_plm.config.decode import decode, encode, show
 from dist_plm.core.errors import ConfigError
+from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig
+from dist_plm.spec.tasks import TaskConfig
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +80,29 @@ def test_a_credential_in_the_open_is_refused_without_being_shown(override: str) 
     with pytest.raises(ConfigError, match=r"holds a credential, .*\$\{oc.env:NAME\}") as caught:
         load(PretrainConfig, "pretrain", [override])
     assert "hunter" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "from=x", "prompt=def connect(api_key='abc', token=None):"],
+        ["generate", "from=x", "prompt=x", 'stop=["token=x"]'],
+        ["finetune", "model=gpt_tiny", "task=chat", "data.train=x", "task.template=\"{%- set eos_token='[SEP]' -%}\""],
+        ["finetune", "model=gpt_tiny", "task=seq2seq", "data.train=x", 'task.prefix="password=abc "'],
+    ],
+)
+def test_what_people_and_models_read_may_look_like_anything(words: list[str]) -> None:
+    name, *overrides = words
+    cls = GenerateConfig if name == "generate" else FinetuneConfig
+    config, _ = load(cls, name, overrides)
+    assert decode(cls, encode(config)) == config
+
+
+def test_what_a_run_has_written_is_read_whatever_it_looks_like() -> None:
+    written = {"name": "classify", "positive": "token=abc"}
+    with pytest.raises(ConfigError, match="holds a credential"):
+        decode(TaskConfig, written)
+    assert decode(TaskConfig, written, of_before=True).positive == "token=abc"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_credential_of_the_environment_is_used_and_never_written(
@@ -171,6 +197,13 @@ def test_an_authors_directory_is_no_credential(monkeypatch: pytest.MonkeyPatch) 
     found = credentials.secrets_among([f"${{oc.env:{name}}}" for name in ("AUTHOR", "MY_AUTHORS", "AUTHORS_DIR")])
     assert not found
     assert len(credentials.secrets_among(["${oc.env:HTTP_AUTH} ${oc.env:AUTHORIZATION} ${oc.env:OAUTH_KEY}"])) == 3
+
+
+def test_tokens_that_are_counted_and_tokenizers_are_no_credentials() -> None:
+    values = {"MAX_TOKENS": "512", "TOKENIZER_DIR": "/data/tokenizer", "TOKENS": "7", "TOKENISER": "x"}
+    secrets = {"HF_TOKEN": "12345678", "API_TOKENS": "a,b", "TOKEN_OF_CI": "abc"}
+    texts = [f"${{oc.env:{name}}}" for name in (*values, *secrets)]
+    assert credentials.secrets_among(texts, values | secrets) == secrets
 
 
 def test_what_another_run_referred_to_is_followed_where_it_is_set() -> None:

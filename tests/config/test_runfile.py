@@ -1,4 +1,5 @@
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ def test_what_is_written_is_read_back(tmp_path):
     assert runfile.read(path, PretrainConfig) == config
     assert [p.name for p in path.parent.iterdir()] == ["run.yaml"]
     assert runfile.mapping_of(path)["started_in"] == str(Path.cwd())
+
+
+def test_a_directory_whose_name_is_no_text_is_left_out(tmp_path, monkeypatch):
+    here = os.path.join(os.fsencode(tmp_path), b"caf\xe9")
+    os.mkdir(here)
+    monkeypatch.chdir(os.fsdecode(here))
+    runfile.write(pretrain(), "run.yaml")
+    assert runfile.read("run.yaml", PretrainConfig) == pretrain()
+    assert "started_in" not in runfile.mapping_of("run.yaml")
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, ClassVar, Literal
 
 from dist_plm.config.bounds import Bounds
-from dist_plm.config.types import Count, Natural, NonNegative, Positive
+from dist_plm.config.types import Count, Natural, NonNegative, Positive, Prose
 from dist_plm.spec.inference.evaluations import EvaluationDataConfig, NamedSetConfig, Pooling, Seed
 from dist_plm.spec.inference.measurements import MEASUREMENTS, Measurement
 from dist_plm.spec.schema import ParallelConfig, PrecisionConfig
@@ -140,7 +140,7 @@ class GenerateConfig(InferenceConfig):
     #: Settings whose values are taken as the shell hands them over: text needs no quotes of its own.
     plain_text: ClassVar[tuple[str, ...]] = ("prompt",)
 
-    prompt: str | None = None
+    prompt: Prose | None = None
     prompts: str | None = None
     column: str = "prompt"
     max_new_tokens: Count = 50
@@ -150,7 +150,7 @@ class GenerateConfig(InferenceConfig):
     repetition_penalty: Positive = 1.0
     num_beams: Count = 1
     samples: Count = 1
-    stop: tuple[str, ...] = ()
+    stop: tuple[Prose, ...] = ()
     begin: bool | None = None
     chat: bool = False
     best: Count = 5

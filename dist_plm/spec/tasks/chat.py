@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
+from dist_plm.config.types import Prose
 from dist_plm.spec.families.base import Kind
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.tasks.base import Column, WritingConfig
@@ -47,7 +48,7 @@ class ChatConfig(WritingConfig):
     falling: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
 
     name: Literal["chat"] = "chat"
-    template: str | None = None
+    template: Prose | None = None
     packing: bool = False
 
     @property

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from dist_plm.config.types import Prose
 from dist_plm.spec.families.base import Kind
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.tasks.base import Column, WritingConfig
@@ -37,8 +38,8 @@ class Seq2SeqConfig(WritingConfig, TargetsConfig):
     takes_changed_words: ClassVar[bool] = True
 
     name: Literal["seq2seq"] = "seq2seq"
-    prefix: str = ""
-    suffix: str | None = None
+    prefix: Prose = ""
+    suffix: Prose | None = None
     prefix_lm: bool = False
 
     @property

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from dist_plm.config.types import Prose
 from dist_plm.spec.families.base import Kind, ModelConfig
 from dist_plm.spec.objectives.base import SampleRows
 from dist_plm.spec.rules.sections import no_effect
@@ -47,8 +48,8 @@ class TextsConfig(TargetsConfig):
     #: Settings of text to text alone, beside `max_target_length`.
     of_texts: ClassVar[tuple[str, ...]] = ("prefix", "pair_prefix")
 
-    prefix: str = ""
-    pair_prefix: str = ""
+    prefix: Prose = ""
+    pair_prefix: Prose = ""
 
     @property
     def num_texts(self) -> int:

@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from dist_plm.cli.app import load
+from dist_plm.config.decode import encode
 from dist_plm.core.errors import ConfigError
 from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.schema_finetune import FinetuneConfig
 from tests.train.finetuning import settings
 
 QA = {"task__name": "qa"}
@@ -125,3 +128,14 @@ def test_the_settings_themselves_pass() -> None:
     assert problems(**STOP) == []
     assert problems(**QA, task__no_answer=True, checkpoint__keep_best="best_f1") == []
     assert problems(train__epochs=None, train__steps=100) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "weights"),
+    [(("0", "1"), "{0: 1.0, 1: 5.0}"), (("false", "true"), "{true: 3}"), (("a", "0.5"), "{0.5: 2}")],
+)
+def test_labels_that_are_numbers_or_true_can_be_named(labels, weights) -> None:
+    words = [f"task.labels=[{','.join(map(repr, labels))}]", f"task.class_weights={weights}"]
+    config, _ = load(FinetuneConfig, "finetune", ["model=bert_tiny", "task=classify", "data.train=x", *words])
+    assert set(config.task.class_weights) <= set(labels)
+    assert not [one for one in problems(task=encode(config.task)) if "class_weights" in one]
