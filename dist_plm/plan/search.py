@@ -11,7 +11,7 @@ from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
 from dist_plm.plan.timing.network import GPUS_PER_NODE
 from dist_plm.plan.timing.step_time import step_time
 from dist_plm.plan.verdict import SLICE, Plan, Verdict, as_overrides, changed_by, verdict_of, with_changes
-from dist_plm.spec.derived import derive
+from dist_plm.spec.derived import Case, derive
 from dist_plm.spec.flops import head_in_layers
 from dist_plm.spec.gpus import Gpu
 from dist_plm.spec.pipeline import balanced_layers
@@ -148,8 +148,10 @@ def _balanced(given: PretrainConfig, stages: int) -> tuple[int, ...] | None:
     """Gives the layers of each stage of the cut whose slowest has least to do; None where it is even."""
     if stages == 1 or given.model.vocab_size is None:
         return None
-    model = derive(given, world_size=1, vocab_size=given.model.vocab_size).model
-    head = head_in_layers(model, given.objective, given.data.sequence_length)
+    derived = derive(given, world_size=1, vocab_size=given.model.vocab_size)
+    if any(given.objective.problems(Case(given, derived, 1, given.model.vocab_size))):
+        return None  # they are refused on every grid
+    head = head_in_layers(derived.model, given.objective, given.data.sequence_length)
     balanced = balanced_layers(given.model.layers, stages, head)
     return balanced if len(set(balanced)) > 1 else None
 

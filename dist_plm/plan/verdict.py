@@ -66,6 +66,24 @@ def gpu_named(name: str | None) -> Gpu:
     return GPUS[name]
 
 
+def gpu_for(config: TrainingConfig) -> Gpu:
+    """Finds the GPU that a run is planned for.
+
+    Raises:
+        ConfigError: cluster.gpu names none of the table, or one that does not compute as the run does.
+    """
+    gpu = gpu_named(config.cluster.gpu)
+    if config.precision.in_8_bits and not gpu.has_8_bits:
+        able = ", ".join(name for name, one in GPUS.items() if one.has_8_bits)
+        raise ConfigError(
+            [
+                f"precision.name = 'fp8' cannot be computed by cluster.gpu = {config.cluster.gpu!r}, which multiplies no "
+                f"numbers of 8 bits: set precision=bf16, or cluster.gpu to one of {able}"
+            ]
+        )
+    return gpu
+
+
 def require_vocabulary(model: ModelConfig) -> None:
     """Sizes follow from it.
 
@@ -84,9 +102,9 @@ def make_plan(config: TrainingConfig, world_size: int, efficiency: Efficiency = 
     """Plans a finalised configuration.
 
     Raises:
-        ConfigError: cluster.gpu names no GPU of the table, or the vocabulary is not known.
+        ConfigError: cluster.gpu names no GPU of the table, or one that cannot compute the run; or the vocabulary is not known.
     """
-    gpu = gpu_named(config.cluster.gpu)
+    gpu = gpu_for(config)
     require_vocabulary(config.model)
     step, whole = step_time(config, gpu, efficiency=efficiency), run_seconds(config, gpu, efficiency)
     return Plan(config, world_size, gpu, memory_by_stage(config), step, whole, efficiency)

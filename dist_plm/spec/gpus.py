@@ -68,6 +68,7 @@ class Gpu:
         sustained: share of the peak that large products reach in 16 bits, which power limits.
         watts: of the board, at most.
         linked: GPUs that the links join, where these are more than a node's.
+        has_8_bits: its matrix units multiply numbers of 8 bits.
     """
 
     device: str
@@ -79,6 +80,7 @@ class Gpu:
     sustained: float
     watts: int
     linked: int | None = None
+    has_8_bits: bool = True
 
     @property
     def exponentials(self) -> int:
@@ -103,10 +105,10 @@ class Gpu:
 #: shares are what cuBLAS and hipBLASLt reach with square matrices of 8,192 in published measurements, rounded to 0.05; those of
 #: A100, V100, H100, H200 and Blackwell are adjusted to published runs (bench/planner_fit.py).
 GPUS: dict[str, Gpu] = {
-    "v100": Gpu("Tesla V100-SXM2-32GB", 31.7, 900, 150, 50, 80, 0.76, 300),
-    "v100_16": Gpu("Tesla V100-SXM2-16GB", 15.8, 900, 150, 50, 80, 0.76, 300),
-    "a100": Gpu("NVIDIA A100-SXM4-80GB", 79.3, 2039, 300, 200, 108, 0.84, 400),
-    "a100_40": Gpu("NVIDIA A100-SXM4-40GB", 39.4, 1555, 300, 200, 108, 0.84, 400),
+    "v100": Gpu("Tesla V100-SXM2-32GB", 31.7, 900, 150, 50, 80, 0.76, 300, has_8_bits=False),
+    "v100_16": Gpu("Tesla V100-SXM2-16GB", 15.8, 900, 150, 50, 80, 0.76, 300, has_8_bits=False),
+    "a100": Gpu("NVIDIA A100-SXM4-80GB", 79.3, 2039, 300, 200, 108, 0.84, 400, has_8_bits=False),
+    "a100_40": Gpu("NVIDIA A100-SXM4-40GB", 39.4, 1555, 300, 200, 108, 0.84, 400, has_8_bits=False),
     "h100": Gpu("NVIDIA H100 80GB HBM3", 79.1, 3350, 450, 400, 132, 0.71, 700),
     "h100_pcie": Gpu("NVIDIA H100 PCIe", 79.1, 2000, 55, 200, 114, 0.65, 350),
     "h100_nvl": Gpu("NVIDIA H100 NVL", 93.1, 3900, 300, 200, 132, 0.65, 400),
@@ -118,6 +120,6 @@ GPUS: dict[str, Gpu] = {
     "gb300": Gpu("NVIDIA GB300", 277.0, 8000, 900, 800, 152, 0.87, 1400, linked=72),
     "l40s": Gpu("NVIDIA L40S", 44.4, 864, 28, 100, 142, 0.65, 350),
     "rtx_4090": Gpu("NVIDIA GeForce RTX 4090", 23.5, 1008, 28, 100, 128, 0.9, 450),
-    "mi250x": Gpu("AMD Instinct MI250X", 63.9, 1600, 100, 100, 110, 0.65, 280),
+    "mi250x": Gpu("AMD Instinct MI250X", 63.9, 1600, 100, 100, 110, 0.65, 280, has_8_bits=False),
     "mi300x": Gpu("AMD Instinct MI300X", 191.5, 5300, 350, 400, 304, 0.5, 750),
 }

@@ -106,6 +106,8 @@ def test_a_short_run_calibrates(tmp_path, capsys):
         (["serch=true"], "did you mean search"),
         (["experiment=glue_bert"], "launch/finetune.py --check … cluster.gpu=NAME prints its plan"),
         (["task=classify"], "launch/finetune.py --check … cluster.gpu=NAME prints its plan"),
+        (["precision=fp8"], "precision.name = 'fp8' cannot be computed by cluster.gpu = 'a100'"),
+        (["precision=fp8", "search=true"], "precision.name = 'fp8' cannot be computed by cluster.gpu = 'a100'"),
         (["calibrate=nowhere"], "nowhere/run.yaml cannot be read"),
     ],
 )
@@ -115,6 +117,22 @@ def test_wrong_words_are_refused_in_one_message(words, said, capsys):
     assert said in shown.err
     assert not shown.out
     assert "Traceback" not in shown.err
+
+
+def test_gpus_that_multiply_no_8_bits_are_left_out(capsys):
+    words = ["experiment=bert_large_lamb", "cluster=example", "precision=fp8", "data=store", "data.path=nowhere"]
+    assert execute([*words, "--world-size", "256"]) == 0
+    named = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert named == [name for name in GPUS if not name.startswith(("v100", "a100", "mi250x"))]
+
+
+@pytest.mark.parametrize("denoisers", ["[{paradigm: R, mask_rate: 0.15}]", "[]"])
+def test_an_objective_that_rules_refuse_is_refused_by_a_search_as_well(denoisers, capsys):
+    words = ["model=gpt2_medium", "objective=ul2", f"objective.denoisers={denoisers}", "model.vocab_size=50304"]
+    assert (
+        execute([*words, "data.path=nowhere", "cluster.gpu=a100", "--world-size", "8", "search=true"]) == EXIT_REFUSED
+    )
+    assert "objective.denoisers" in capsys.readouterr().err
 
 
 def test_no_pytorch_is_needed():

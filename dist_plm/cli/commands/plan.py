@@ -36,7 +36,7 @@ from dist_plm.plan.render import gpus_text, plan_text
 from dist_plm.plan.search import better_cut, compare, cut_line, planned, search_text
 from dist_plm.plan.timing.calibration import nearest_calibration
 from dist_plm.plan.timing.efficiency import DEFAULT
-from dist_plm.plan.verdict import gpu_named, make_plan, on_gpu, remedies, require_vocabulary
+from dist_plm.plan.verdict import gpu_for, make_plan, on_gpu, remedies, require_vocabulary
 from dist_plm.plan.whole_job import job_lines, job_of
 from dist_plm.spec.gpus import GPUS
 from dist_plm.spec.schema import PlanConfig, PretrainConfig
@@ -51,14 +51,14 @@ def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]
     given, world_size = run_of(config), app.planned_world_size(arguments)
     _refuse_what_cannot_be(config)
     each = given.cluster.gpu is None and not config.search and config.calibrate is None and config.picture is None
-    gpu = gpu_named(given.cluster.gpu) if not each else None
+    gpu = gpu_for(given) if not each else None
     if config.picture is not None:
         check_picture(config.picture)
     checked = planned(given, world_size, searched=config.search)
     complete = check_run(checked, world_size, with_data=given.data.are_here, with_weights=False)
     require_vocabulary(complete.model)
     if gpu is None:
-        tell(gpus_text([make_plan(on_gpu(complete, name), world_size) for name in GPUS]))
+        tell(gpus_text([make_plan(on_gpu(complete, name), world_size) for name in _able(complete)]))
         return None
     given = replace(given, model=replace(given.model, vocab_size=complete.model.vocab_size))
     efficiency = DEFAULT
@@ -79,6 +79,11 @@ def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]
         write_picture(plan, config.picture)
         tell(f"  picture      {config.picture}")
     return None
+
+
+def _able(config: PretrainConfig) -> list[str]:
+    """Names the GPUs of the table that compute as the run does."""
+    return [name for name, gpu in GPUS.items() if gpu.has_8_bits or not config.precision.in_8_bits]
 
 
 def _refuse_what_cannot_be(config: PlanConfig) -> None:
