@@ -1,6 +1,5 @@
 """Checks that there is room for the checkpoints of a run, and that every node can write them where they go."""
 
-import math
 import os
 import shutil
 import time
@@ -16,13 +15,9 @@ from dist_plm.core.errors import reason_of
 from dist_plm.distributed.collectives import gather, on_first
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.monitor.formatting import size
-from dist_plm.spec.families.tensors import tensors_of
-from dist_plm.spec.optimizers import OptimConfig
-from dist_plm.spec.schema import ModelConfig
-from dist_plm.spec.schema_run import CheckpointConfig
+from dist_plm.spec.derived import checkpoint_bytes, most_checkpoints
+from dist_plm.spec.schema import TrainingConfig
 
-#: Of a number in a checkpoint.
-FP32_BYTES = 4
 #: For a file that another node has just written to be seen.
 SHARED_SECONDS = 10.0
 _UNSEEN = "{} is not the directory that rank 0 writes into: mount one file system on all nodes, or set checkpoint.dir"
@@ -41,31 +36,25 @@ class CheckpointSpace:
         return f"{mask(self.url)}, {free}, {size(self.needed)} needed"
 
 
-def checkpoint_space(url: str, checkpoint: CheckpointConfig, model: ModelConfig, optim: OptimConfig) -> CheckpointSpace:
-    """Tells what the checkpoints at `url` need and have."""
+def checkpoint_space(url: str, config: TrainingConfig) -> CheckpointSpace:
+    """Tells what the checkpoints of a finalised run at `url` need and have."""
     if "://" in url:
-        return CheckpointSpace(url, needed_bytes(checkpoint, model, optim, 0), None)
+        return CheckpointSpace(url, needed_bytes(config, 0), None)
     there = Path(url).absolute()
     existing = len(list(there.glob("step_*[0-9]")))
     while not there.exists() and there != there.parent:
         there = there.parent
-    return CheckpointSpace(url, needed_bytes(checkpoint, model, optim, existing), shutil.disk_usage(there).free)
+    return CheckpointSpace(url, needed_bytes(config, existing), shutil.disk_usage(there).free)
 
 
-def needed_bytes(checkpoint: CheckpointConfig, model: ModelConfig, optim: OptimConfig, existing: int) -> int:
+def needed_bytes(config: TrainingConfig, existing: int) -> int:
     """Counts the bytes of the checkpoints that the run will keep, and the one being written, less those that lie there
     already. Pure."""
-    if checkpoint.every == 0 and not checkpoint.at_end:
+    train = config.train
+    count = most_checkpoints(config.checkpoint, train.stop_at or train.steps)
+    if not count:
         return 0
-    count = max(1, checkpoint.keep + 1 - existing) if checkpoint.every else 1
-    return count * checkpoint_bytes(model, optim)
-
-
-def checkpoint_bytes(model: ModelConfig, optim: OptimConfig) -> int:
-    """Counts the bytes of one checkpoint: weights, and what the optimizer remembers of each."""
-    tensors = tensors_of(model)
-    moments = [moment for tensor in tensors for moment in optim.moments(tensor.name, tensor.shape).values()]
-    return FP32_BYTES * sum(math.prod(shape) for shape in (*(tensor.shape for tensor in tensors), *moments))
+    return max(1, count - existing) * checkpoint_bytes(config.model, config.optim, train.freeze)
 
 
 def checkpoint_problems(launch: LaunchEnv, group: dist.ProcessGroup, space: CheckpointSpace) -> list[str]:

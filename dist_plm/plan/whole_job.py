@@ -4,15 +4,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dist_plm.plan.rank_tensors import stages_of
 from dist_plm.plan.verdict import Plan
 from dist_plm.spec.batch_sizes import BatchSizes
-from dist_plm.spec.schema import ParallelConfig, TrainingConfig
+from dist_plm.spec.derived import checkpoint_bytes, most_checkpoints
 
 #: Seconds from a job's start to its first step: processes, NCCL, weights, compiling.
 START_SECONDS = 180
-#: Bytes of a number in a checkpoint: weights as masters, and moments, are fp32.
-_FP32 = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,35 +47,20 @@ def job_of(plan: Plan, *, limit_seconds: float | None = None, store_tokens: int 
     jobs = None
     if limit_seconds is not None and (each := limit_seconds - cluster.signal_seconds - START_SECONDS) > 0:
         jobs = math.ceil(plan.run_seconds / each)
-    checkpoint = checkpoint_bytes(config)
+    checkpoint = checkpoint_bytes(config.model, config.optim, train.freeze)
     steps = train.stop_at or train.steps
-    # While one is written, those that stay are still there.
-    staying = config.checkpoint.keep + 1 if config.checkpoint.every else 1
-    if config.checkpoint.keep_every:
-        staying += steps // config.checkpoint.keep_every
     tokens = BatchSizes.of(train).after(steps) * config.data.sequence_length
     return WholeJob(
         hours=hours,
         gpu_hours=gpu_hours,
         jobs=jobs,
         checkpoint_bytes=checkpoint,
-        disk_bytes=checkpoint * staying,
+        disk_bytes=checkpoint * most_checkpoints(config.checkpoint, steps),
         tokens=tokens,
         epochs=tokens / store_tokens if store_tokens else None,
         kwh=gpu_hours * cluster.gpu_watts / 1000 if cluster.gpu_watts is not None else None,
         cost=gpu_hours * cluster.gpu_hour_price if cluster.gpu_hour_price is not None else None,
     )
-
-
-def checkpoint_bytes(config: TrainingConfig) -> int:
-    """Counts a checkpoint: each weight once in fp32, and each of its moments, whatever the grid."""
-    (stage,) = stages_of(config.model, ParallelConfig(data=1), config.train.freeze)
-    total = 0
-    for held in stage.tensors:
-        total += held.spec.numel
-        if held.trained:
-            total += sum(map(math.prod, config.optim.moments(held.spec.name, held.spec.shape).values()))
-    return _FP32 * total
 
 
 def job_lines(job: WholeJob) -> Iterator[str]:

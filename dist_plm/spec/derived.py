@@ -1,12 +1,19 @@
 """Derives what follows from other settings: sizes that are None until derived, and counts that several floors need alike."""
 
+import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from dist_plm.spec.families.tensors import tensors_of
+from dist_plm.spec.freezing import frozen_tensors
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.optimizers import OptimConfig
 from dist_plm.spec.schema import ModelConfig, ParallelConfig, RunConfig, Training, TrainingConfig
 from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
+
+#: Of a number in a checkpoint: weights as masters, and moments, are fp32.
+_CHECKPOINT_NUMBER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,27 @@ def directory_of(run: RunConfig) -> str:
 def checkpoints_of(run: RunConfig, checkpoint: CheckpointConfig) -> str:
     """Gives the path or URL of a run's checkpoints."""
     return checkpoint.dir or os.path.join(directory_of(run), "checkpoints")
+
+
+def checkpoint_bytes(model: ModelConfig, optim: OptimConfig, freeze: Iterable[str]) -> int:
+    """Counts the bytes of a checkpoint: each weight once, and what the optimizer remembers of those that are trained.
+
+    Args:
+        freeze: the parts of `model`, which is finalised, that are not.
+    """
+    tensors, frozen = tensors_of(model), frozen_tensors(model, freeze)
+    trained = [one for one in tensors if one.name not in frozen]
+    moments = [moment for one in trained for moment in optim.moments(one.name, one.shape).values()]
+    return _CHECKPOINT_NUMBER * sum(math.prod(shape) for shape in (*(one.shape for one in tensors), *moments))
+
+
+def most_checkpoints(checkpoint: CheckpointConfig, steps: int) -> int:
+    """Counts the checkpoints of a run of so many steps that may lie beside each other: while one is written, those that stay
+    are still there."""
+    if not checkpoint.every:
+        return int(checkpoint.at_end)
+    kept = steps // checkpoint.keep_every if checkpoint.keep_every else 0
+    return checkpoint.keep + 1 + kept + (checkpoint.keep_best is not None)
 
 
 def derive(config: Training, *, world_size: int, vocab_size: int | None) -> Training:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from dist_plm.cluster.checkpoint_space import CheckpointSpace, checkpoint_bytes, checkpoint_problems, needed_bytes
+from dist_plm.cluster.checkpoint_space import CheckpointSpace, checkpoint_problems, needed_bytes
 from dist_plm.cluster.preflight import preflight
 from dist_plm.cluster.rank_facts import RankFacts, _data, differing, shared_devices
 from dist_plm.core.errors import PreflightError
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.distributed.world import host_group
+from dist_plm.spec.derived import checkpoint_bytes
 from dist_plm.spec.flops import num_parameters
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import PretrainConfig
@@ -59,17 +60,33 @@ def test_room_for_the_checkpoints_that_stay_and_the_one_being_written(tmp_path: 
         settings(tmp_path, tmp_path, checkpoint__every=4, checkpoint__keep=3), world_size=1, vocab_size=None
     )
     one = num_parameters(config.model) * 12
-    needed = [needed_bytes(config.checkpoint, config.model, config.optim, existing) for existing in (0, 2, 3, 9)]
+    needed = [needed_bytes(config, existing) for existing in (0, 2, 3, 9)]
     assert needed == [4 * one, 2 * one, one, one]
-    off = replace(config.checkpoint, every=0, at_end=False)
-    assert needed_bytes(off, config.model, config.optim, 0) == 0
+    best = replace(config, checkpoint=replace(config.checkpoint, keep_best="loss", keep_every=2))
+    assert needed_bytes(best, 0) == (4 + 1 + config.train.steps // 2) * one
+    off = replace(config, checkpoint=replace(config.checkpoint, every=0, at_end=False))
+    assert needed_bytes(off, 0) == 0
+
+
+def test_nothing_is_remembered_of_what_is_not_trained(tmp_path: Path) -> None:
+    weights, sizes = 0, {}
+    for name, changes in {
+        "all": {},
+        "frozen": {"train__freeze": ["layers"]},
+        "adapters": {"model__lora": {"rank": 2}},
+    }.items():
+        config = finalize(settings(tmp_path, tmp_path, **changes), world_size=1, vocab_size=None)
+        weights = 4 * num_parameters(config.model)
+        sizes[name] = checkpoint_bytes(config.model, config.optim, config.train.freeze)
+    assert sizes["all"] > sizes["frozen"] > sizes["adapters"]
+    assert weights < sizes["adapters"] < 1.2 * weights
 
 
 def test_a_checkpoint_is_as_large_as_what_its_optimizer_remembers(tmp_path: Path) -> None:
     sizes = {}
     for name in ("adamw", "lamb", "sgd", "adafactor"):
         config = finalize(settings(tmp_path, tmp_path, optim__name=name), world_size=1, vocab_size=None)
-        sizes[name] = checkpoint_bytes(config.model, config.optim) / num_parameters(config.model)
+        sizes[name] = checkpoint_bytes(config.model, config.optim, ()) / num_parameters(config.model)
     assert (sizes["adamw"], sizes["lamb"], sizes["sgd"]) == (12, 12, 8)
     assert 4 < sizes["adafactor"] < 5
 

@@ -3,7 +3,7 @@
 import pytest
 
 from dist_plm.plan.verdict import make_plan
-from dist_plm.plan.whole_job import START_SECONDS, checkpoint_bytes, job_lines, job_of
+from dist_plm.plan.whole_job import START_SECONDS, job_lines, job_of
 from dist_plm.spec.flops import num_parameters
 from dist_plm.spec.rules.finalize import finalize
 from tests.plan.test_memory import SIZES
@@ -36,9 +36,16 @@ def test_jobs_end_before_their_limit(jobs):
 def test_a_checkpoint_has_each_weight_and_its_moments_once():
     plan = planned(checkpoint__every=100, checkpoint__keep=2, checkpoint__keep_every=5000)
     size = 3 * 4 * num_parameters(plan.config.model)
-    assert checkpoint_bytes(plan.config) == size
+    assert job_of(plan).checkpoint_bytes == size
     assert job_of(plan).disk_bytes == size * (2 + 1 + 2)
-    assert checkpoint_bytes(planned(optim__name="sgd", optim__momentum=0.0).config) < size
+    assert job_of(planned(optim__name="sgd", optim__momentum=0.0)).checkpoint_bytes < size
+
+
+def test_as_many_lie_there_as_may_stay():
+    one = job_of(planned()).checkpoint_bytes
+    best = planned(checkpoint__every=100, checkpoint__keep=1, checkpoint__keep_best="loss", train__eval_every=100)
+    assert job_of(best).disk_bytes == 3 * one
+    assert job_of(planned(checkpoint__every=0, checkpoint__at_end=False)).disk_bytes == 0
 
 
 def test_epochs_are_shown_where_the_store_is_here():
