@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dist_plm.monitor.tracking.csv_tracker import CsvTracker
-from dist_plm.monitor.tracking.later_measures import forget_measures, note_measures, records_of
+from dist_plm.monitor.tracking.later_measures import forget_measures, note_measures, records_of, take_back
 from dist_plm.monitor.tracking.mlflow_tracker import MlflowTracker
 from dist_plm.monitor.wandb_tracker import WandbTracker
 from dist_plm.spec.schema_run import TrackConfig
@@ -42,7 +42,7 @@ class Tracker(Protocol):
 
 def build_trackers(
     config: TrackConfig, run_dir: Path, *, run_name: str, settings: Mapping[str, Any], start_step: int = 0
-) -> Tracker:
+) -> "_Guarded":
     """All trackers of `config` as one that never raises. For rank 0 alone.
 
     Args:
@@ -57,29 +57,30 @@ def build_trackers(
         "mlflow": lambda: MlflowTracker(config, run_dir, run_name=run_name, settings=settings, start_step=start_step),
         "csv": lambda: CsvTracker(run_dir, start_step=start_step),
     }
-    trackers: dict[str, Tracker] = {}
+    guarded = _Guarded()
     for name in config.to:
-        try:
-            trackers[name] = makers[name]()
-        except Exception as error:
-            _warn_dropped(name, error)
-    return _Guarded(trackers)
+        guarded.add(name, makers[name])
+    return guarded
 
 
-def tell_trackers(config: TrackConfig, run_dir: Path, *, run_name: str, step: int, values: Mapping[str, float]) -> bool:
-    """Gives the trackers of a run what was measured of its checkpoint of a step, once; False where they have it already. It
-    stays in evaluations.jsonl, for starts of the run that fill trackers anew.
+def tell_trackers(
+    config: TrackConfig, run_dir: Path, *, run_name: str, step: int, values: Mapping[str, float]
+) -> list[str] | None:
+    """Gives the trackers of a run what was measured of its checkpoint of a step, once: None where they have it already. It
+    stays in evaluations.jsonl, for starts of the run that fill trackers anew, unless one of them failed: these are named.
 
     Raises:
         OSError: the run's directory cannot be read or written.
     """
     if not note_measures(run_dir, step, values):
-        return False
+        return None
     newest = max((record["step"] for record in records_of(run_dir, sys.maxsize)), default=step)
     tracker = build_trackers(config, run_dir, run_name=run_name, settings={}, start_step=newest)
     tracker.tell(step, values)
     tracker.close()
-    return True
+    if tracker.failed:
+        take_back(run_dir, step, values)
+    return tracker.failed
 
 
 class TensorboardTracker:
@@ -118,10 +119,17 @@ class TensorboardTracker:
 
 
 class _Guarded:
-    """Passes on to trackers by name, dropping one that fails."""
+    """Passes on to trackers by name, dropping one that fails: `failed` names it."""
 
-    def __init__(self, trackers: dict[str, Tracker]) -> None:
-        self._trackers = trackers
+    def __init__(self) -> None:
+        self._trackers: dict[str, Tracker] = {}
+        self.failed: list[str] = []
+
+    def add(self, name: str, make: Callable[[], Tracker]) -> None:
+        try:
+            self._trackers[name] = make()
+        except Exception as error:
+            self._drop(name, error)
 
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
         self._each(lambda tracker: tracker.log(step, values))
@@ -144,12 +152,12 @@ class _Guarded:
             try:
                 action(tracker)
             except Exception as error:
-                del self._trackers[name]
-                _warn_dropped(name, error)
+                self._drop(name, error)
 
-
-def _warn_dropped(name: str, error: Exception) -> None:
-    log.warning("%s failed and is not used any more in this run: %r", name, error)
+    def _drop(self, name: str, error: Exception) -> None:
+        self._trackers.pop(name, None)
+        self.failed.append(name)
+        log.warning("%s failed and is not used any more in this run: %r", name, error)
 
 
 def _present(values: Mapping[str, float | int | None]) -> dict[str, float | int]:

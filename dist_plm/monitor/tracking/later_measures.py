@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,24 @@ def records_of(run_dir: Path, step: int) -> list[dict[str, Any]]:
     return [found[number] for number in sorted(found)]
 
 
+def take_back(run_dir: Path, step: int, names: Collection[str]) -> None:
+    """Leaves out what `note_measures` added."""
+    found = _by_step(run_dir)
+    found[step] = {name: value for name, value in found.get(step, {}).items() if name not in names}
+    _write(run_dir, found)
+
+
 def forget_measures(run_dir: Path, step: int) -> None:
     """Leaves out what was measured of steps after `step`, which are taken again."""
     if not (run_dir / FILE).exists():
         return
+    _write(run_dir, {number: values for number, values in _by_step(run_dir).items() if number <= step})
+
+
+def _write(run_dir: Path, found: Mapping[int, Mapping[str, Any]]) -> None:
     with atomic_writer(run_dir / FILE) as file:
-        for number, values in sorted(_by_step(run_dir).items()):
-            if number <= step:
+        for number, values in sorted(found.items()):
+            if values:
                 file.write(json.dumps({"step": number, **values}).encode() + b"\n")
 
 

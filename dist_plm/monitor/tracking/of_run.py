@@ -31,12 +31,19 @@ class TrackedRun:
         if not values:
             return f"the trackers of {self.run_dir} got nothing, as nothing was measured"
         try:
-            new = tell_trackers(self.config, self.run_dir, run_name=self.name, step=self.step, values=values)
+            failed = tell_trackers(self.config, self.run_dir, run_name=self.name, step=self.step, values=values)
         except Exception as error:
             log.warning("the trackers of %s did not get the results: %s", self.run_dir, described(error))
             return f"the trackers of {self.run_dir} did not get them: {described(error)}"
-        told = "got them" if new else "had them already"
-        return f"{', '.join(self.config.to)} of {self.run_dir} {told}, as {EVAL_PREFIX}{name}/… at step {self.step}"
+        told = "had them already" if failed is None else "got them"
+        failed = failed or []
+        took = ", ".join(one for one in self.config.to if one not in failed)
+        parts = [f"{took} of {self.run_dir} {told}, as {EVAL_PREFIX}{name}/… at step {self.step}"] if took else []
+        if failed:
+            parts.append(
+                f"{', '.join(failed)} of {self.run_dir} did not get them: start the same again once it can be reached"
+            )
+        return "; ".join(parts)
 
 
 def tracked_run(path: str, settings: Mapping[str, Any], where: str, step: int) -> TrackedRun:

@@ -62,6 +62,23 @@ def test_they_are_at_the_step_of_the_checkpoint_once_and_stay(tmp_path):
     assert cells(tmp_path) == [], "a new start in an old directory is another run"
 
 
+def test_a_tracker_that_fails_is_named_and_gets_them_the_next_time(tmp_path, monkeypatch):
+    to = ("csv", "mlflow")
+    log_steps(("csv",), tmp_path, range(1, 8))
+    with monkeypatch.context() as broken:
+        broken.setattr(trackers, "MlflowTracker", Failing)
+        told = given(tmp_path, 2.5, *to)
+    assert told == (
+        f"csv of {tmp_path} got them, as eval/law/… at step 4; mlflow of {tmp_path} did not get them: start the same again "
+        "once it can be reached"
+    )
+    assert cells(tmp_path) == [("4", "2.5")]
+    assert f"csv, mlflow of {tmp_path} got them" in given(tmp_path, 2.5, *to)
+    assert cells(tmp_path) == [("4", "2.5")]
+    assert in_mlflow(tmp_path, NAME) == [(4, 2.5)]
+    assert "had them already" in given(tmp_path, 2.5, *to)
+
+
 @pytest.mark.slow
 def test_wandb_has_them_in_the_row_of_the_step(tmp_path):
     log_steps(("wandb",), tmp_path, range(1, 8))
