@@ -16,7 +16,9 @@ from dist_plm.cli.glue.glue_tasks import GlueRecipe
 from dist_plm.cli.sweeps.local_sweep import environment_of, refuse_where_ranks_cannot_meet, run_to_end
 from dist_plm.cli.sweeps.sweep import refuse_shared_directories
 from dist_plm.cluster.job import hydra_text
+from dist_plm.config.decode import encode, flatten
 from dist_plm.config.messages import show
+from dist_plm.config.runfile import mapping_of
 from dist_plm.core.errors import EXIT_FINISHED, CheckpointError, ConfigError
 from dist_plm.core.files import atomic_writer
 from dist_plm.core.installed import start_words
@@ -45,6 +47,18 @@ class PlacedCell:
     def is_measured(self) -> bool:
         """Whether nothing is left to be measured once it has learned."""
         return self.cell.other is None or (self.run_dir / MISMATCHED).is_file()
+
+    def made_otherwise(self) -> str:
+        """Tells what the run was made with in place of what is asked for now: it is not made again."""
+        made, asked = flatten(mapping_of(self.run_dir / "run.yaml")), flatten(encode(self.config))
+        named = {word.partition("=")[0].lstrip("+") for word in self.cell.overrides} - {"model"}
+        other = [
+            f"{key} = {show(made[key])}"
+            for key, value in asked.items()
+            if value not in (None, "", []) and key in made and made[key] != value
+            if key in named or any(key.startswith(f"{name}.") for name in named)
+        ]
+        return f" with {', '.join(other)}: another run.name makes it anew" if other else ""
 
     def measuring(self) -> list[str]:
         """Gives the command that measures the other rows, by the checkpoint that counts."""
@@ -133,7 +147,7 @@ def _make(placed: Sequence[PlacedCell], starts: Sequence[str], launch: LaunchEnv
     for i, one in enumerate(placed):
         is_finished = reached(one.run_dir) is not None
         if launch.rank == 0:
-            told = "" if not is_finished else ", finished before"
+            told = f", finished before{one.made_otherwise()}" if is_finished else ""
             print(f"run {i + 1} of {len(placed)}: {one.cell.name}{told}", flush=True)
         for done, words in (
             (is_finished, lambda one=one: [*starts, *one.cell.overrides]),

@@ -37,7 +37,8 @@ def run_end(run_dir: Path) -> RunEnd | None:
         sign = 1 if settings.get("checkpoint.best_is") == "highest" else -1
         told = {record["step"]: record[f"eval/{best}"] for record in evaluated}
         # Of equals the first, as checkpoints do; what is no number is never the best.
-        chosen = max(evaluated, key=lambda one: -math.inf if (value := told[one["step"]]) is None else sign * value)
+        numbers = {step: value for step, value in told.items() if value is not None and not math.isnan(value)}
+        chosen = max(evaluated, key=lambda one: sign * numbers[one["step"]] if one["step"] in numbers else -math.inf)
     measures = {name.removeprefix("eval/"): value for name, value in chosen.items() if name.startswith("eval/")}
     return RunEnd(int(chosen["step"]), measures)
 

@@ -91,6 +91,13 @@ def test_the_table_tells_what_single_runs_reached_and_finished_runs_are_kept(arc
     again = tune(archive, *asked)
     assert again.returncode == 0, again.stderr
     assert "run 1 of 1: try-mnli-1, finished before" in again.stdout
+    assert "run 1 of 1: try-mnli-1, finished before" in again.stdout.splitlines()
+    otherwise = tune(archive, *asked, "train.epochs=7", "optim.lr=0.5", "glue.show=false")
+    assert otherwise.returncode == 0, otherwise.stderr
+    (line,) = [line for line in otherwise.stdout.splitlines() if line.startswith("run 1 of 1: ")]
+    assert line.startswith("run 1 of 1: try-mnli-1, finished before with optim.lr = ")
+    assert "train.epochs = 5" in line
+    assert line.endswith(": another run.name makes it anew")
     assert (run / "metrics.jsonl").stat() == before
     table = json.loads((archive / "runs" / "try-glue.json").read_text())
     assert table["rows"][0]["runs"] == {"1": 100 * best}

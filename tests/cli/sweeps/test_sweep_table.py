@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from dist_plm.cli.sweeps.run_end import run_end
 from dist_plm.cli.sweeps.sweep_table import SweptRun, table_of
 
 
@@ -73,3 +74,14 @@ def test_runs_that_stopped_early_are_told_without_tensors(tmp_path: Path) -> Non
     command = [sys.executable, "-c", program, str(stopped.run_dir)]
     done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
     assert done.stdout == "4 no tensors\n", done.stderr
+
+
+def test_an_evaluation_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
+    swept = run(tmp_path, ["optim.lr=1"], [0.5, 0.8], checkpoint__keep_best="accuracy", checkpoint__best_is="highest")
+    metrics = swept.run_dir / "metrics.jsonl"
+    first, second = map(json.loads, metrics.read_text().splitlines())
+    first |= {"eval/accuracy": None, "nonfinite": {"eval/accuracy": "nan"}}
+    metrics.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    reached = run_end(swept.run_dir)
+    assert reached is not None
+    assert (reached.step, reached.measures["accuracy"]) == (4, 0.8)
