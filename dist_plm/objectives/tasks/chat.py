@@ -169,9 +169,11 @@ def _with_answer(row: LabelledRow, columns: Mapping[str, str]) -> list[Message]:
 
 def _messages(row: LabelledRow, columns: Mapping[str, str]) -> list[Message]:
     """The messages of a row, or of its prompt and, where it has one, completion."""
-    if "messages" in columns:
-        messages = messages_of(value_of(row, columns["messages"]), row.place)
-    elif {"prompt", "input"} & columns.keys():
+    written = value_of(row, columns["messages"]) if "messages" in columns else None
+    asks = {"prompt", "input"} & columns.keys()
+    if written is not None or ("messages" in columns and not asks):
+        messages = messages_of(written, row.place)
+    elif asks:
         messages = [{"role": "user", "content": _asked(row, columns)}]
         if "completion" in columns:
             messages.append({"role": "assistant", "content": text_of(row, columns["completion"])})

@@ -118,6 +118,9 @@ def test_every_form_of_a_dialogue_gives_the_same(encoder):
         ({"messages": sharegpt}, None),
         ({"messages": json.dumps(pair)}, None),
         ({"p": "To be?", "c": "No"}, {"prompt": "p", "completion": "c"}),
+        # Of a file whose rows have one form or the other.
+        ({"p": "To be?", "c": "No"}, {"messages": "messages", "prompt": "p", "completion": "c"}),
+        ({"messages": pair}, {"messages": "messages", "prompt": "p", "completion": "c"}),
     ]
     for row, columns in forms:
         assert encode(encoder, row, columns=columns, template=CHATML) == wanted
