@@ -109,7 +109,7 @@ def _slice(file: RowFile, form: Any) -> Slice:
 def _delimited_rows(file: RowFile, form: str) -> Iterator[LabelledRow]:
     part, too_long = _slice(file, form), []
     header: Sequence[str] | None = file.header or None
-    for row in rows(text_lines(part, too_long), delimiter_of(part), find_quoting(part)):
+    for row in rows(text_lines(part, too_long), delimiter_of(part), find_quoting(part, "")):
         place = f"{file.path}, line {row.line}"
         if row.error is not None or too_long:
             raise DataError(f"{place}: {row.error or 'a line is longer than a row may be'}; mend the row")

@@ -25,9 +25,15 @@ _RARELY_QUOTED_SHARE = 0.1
 _SWALLOWED = 3
 
 
-def find_quoting(part: Slice) -> Quoting:
+#: What a setting can say of quotes.
+_SETTING = "say in data.sources what quotes are, with quoting: none (text) or quoting: minimal (they hold fields together), or "
+
+
+def find_quoting(part: Slice, remedy: str = _SETTING) -> Quoting:
     """Takes what `part.source.quoting` says or, for auto, what the file looks like.
 
+    Args:
+        remedy: what a person can do beside mending the line.
     Raises:
         DataError: it looks like neither, since a quoted field holds many rows; or it cannot be read.
     """
@@ -40,7 +46,7 @@ def find_quoting(part: Slice) -> Quoting:
     balance = _weigh(part, "minimal")
     if balance.is_escaped and not (escaped := _weigh(part, "backslash")).broken and not escaped.implausible:
         return "backslash"
-    return _judge(part, balance)
+    return _judge(part, balance, remedy)
 
 
 def _is_beyond_doubt(part: Slice) -> bool:
@@ -139,7 +145,7 @@ def _look_inside(inside: list[str], balance: _Balance, delimiter: str, lines: tu
         balance.implausible.append(lines)
 
 
-def _judge(part: Slice, balance: _Balance) -> Quoting:
+def _judge(part: Slice, balance: _Balance, remedy: str) -> Quoting:
     if not balance.is_mostly_quoted and balance.uneven == 0 and _is_wrong(balance):
         return "none"
     often = balance.width == 1 and balance.quoted + len(balance.implausible) > _RARELY_QUOTED_SHARE * balance.lines
@@ -147,8 +153,7 @@ def _judge(part: Slice, balance: _Balance) -> Quoting:
         first, last = balance.implausible[0]
         raise DataError(
             f"{part.path}, line {first}: a quote opens there that closes on line {last}, and the lines between look like "
-            "rows of the table: say in data.sources what quotes are, with quoting: none (text) or quoting: minimal (they "
-            "hold fields together), or mend the line"
+            f"rows of the table: {remedy}mend the line"
         )
     if not balance.is_mostly_quoted and balance.uneven < balance.broken:
         return "none"

@@ -5,6 +5,7 @@ import io
 import pytest
 
 from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.rows import RowFile
 from dist_plm.data.sources.quoting import find_quoting
 from dist_plm.data.sources.records import Document
 from dist_plm.data.sources.sources import find_sources, read_slice
@@ -118,6 +119,8 @@ def test_a_field_that_swallows_rows_is_refused_by_its_line(tmp_path, name):
     path = write(tmp_path / name, f"id{delimiter}text\n" + "\n".join(lines) + "\n")
     with pytest.raises(DataError, match=r"line 102: a quote opens there that closes on line 157, .*quoting: none"):
         records(path)
+    with pytest.raises(DataError, match=r"look like rows of the table: mend the line$"):
+        list(RowFile("data.train", str(path), "train"))  # of which nothing can be said
     assert sum(isinstance(r, Document) for r in records(path, quoting="minimal")) == 345
     assert sum(isinstance(r, Document) for r in records(path, quoting="none")) < 250
 
