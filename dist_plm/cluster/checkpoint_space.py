@@ -16,7 +16,9 @@ from dist_plm.distributed.collectives import gather, on_first
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.monitor.formatting import size
 from dist_plm.spec.derived import checkpoint_bytes, most_checkpoints
-from dist_plm.spec.schema import TrainingConfig
+from dist_plm.spec.optimizers import OptimConfig
+from dist_plm.spec.schema import ModelConfig
+from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 
 #: For a file that another node has just written to be seen.
 SHARED_SECONDS = 10.0
@@ -36,25 +38,29 @@ class CheckpointSpace:
         return f"{mask(self.url)}, {free}, {size(self.needed)} needed"
 
 
-def checkpoint_space(url: str, config: TrainingConfig) -> CheckpointSpace:
-    """Tells what the checkpoints of a finalised run at `url` need and have."""
+def checkpoint_space(
+    url: str, checkpoint: CheckpointConfig, model: ModelConfig, optim: OptimConfig, train: TrainConfig
+) -> CheckpointSpace:
+    """Tells what the checkpoints at `url` need and have; the sections are those of a finalised run."""
     if "://" in url:
-        return CheckpointSpace(url, needed_bytes(config, 0), None)
+        return CheckpointSpace(url, needed_bytes(checkpoint, model, optim, train, 0), None)
     there = Path(url).absolute()
     existing = len(list(there.glob("step_*[0-9]")))
     while not there.exists() and there != there.parent:
         there = there.parent
-    return CheckpointSpace(url, needed_bytes(config, existing), shutil.disk_usage(there).free)
+    needed = needed_bytes(checkpoint, model, optim, train, existing)
+    return CheckpointSpace(url, needed, shutil.disk_usage(there).free)
 
 
-def needed_bytes(config: TrainingConfig, existing: int) -> int:
+def needed_bytes(
+    checkpoint: CheckpointConfig, model: ModelConfig, optim: OptimConfig, train: TrainConfig, existing: int
+) -> int:
     """Counts the bytes of the checkpoints that the run will keep, and the one being written, less those that lie there
     already. Pure."""
-    train = config.train
-    count = most_checkpoints(config.checkpoint, train.stop_at or train.steps)
+    count = most_checkpoints(checkpoint, train.stop_at or train.steps)
     if not count:
         return 0
-    return max(1, count - existing) * checkpoint_bytes(config.model, config.optim, train.freeze)
+    return max(1, count - existing) * checkpoint_bytes(model, optim, train.freeze)
 
 
 def checkpoint_problems(launch: LaunchEnv, group: dist.ProcessGroup, space: CheckpointSpace) -> list[str]:

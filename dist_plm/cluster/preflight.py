@@ -45,7 +45,7 @@ def preflight(config: TrainingConfig, launch: LaunchEnv, device: Device, *, whol
     group = host_group(timedelta(minutes=config.cluster.timeout_minutes))
     everyone = gather(group, facts(config.data.paths, launch, device, whole=whole))
     url = checkpoints_of(config.run, config.checkpoint)
-    space = checkpoint_space(url, config)
+    space = checkpoint_space(url, config.checkpoint, config.model, config.optim, config.train)
     unequal = other_settings(encode(config), launch, group)
     problems = [
         *([unequal] if unequal else []),

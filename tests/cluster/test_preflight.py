@@ -18,6 +18,7 @@ from dist_plm.spec.derived import checkpoint_bytes
 from dist_plm.spec.flops import num_parameters
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema_run import CheckpointConfig
 from dist_plm.train.startup.start import other_settings
 from tests.ranks.pool import World
 from tests.ranks.times import LONG
@@ -60,12 +61,16 @@ def test_room_for_the_checkpoints_that_stay_and_the_one_being_written(tmp_path: 
         settings(tmp_path, tmp_path, checkpoint__every=4, checkpoint__keep=3), world_size=1, vocab_size=None
     )
     one = num_parameters(config.model) * 12
-    needed = [needed_bytes(config, existing) for existing in (0, 2, 3, 9)]
+
+    def needed_by(checkpoint: CheckpointConfig, existing: int) -> int:
+        return needed_bytes(checkpoint, config.model, config.optim, config.train, existing)
+
+    needed = [needed_by(config.checkpoint, existing) for existing in (0, 2, 3, 9)]
     assert needed == [4 * one, 2 * one, one, one]
-    best = replace(config, checkpoint=replace(config.checkpoint, keep_best="loss", keep_every=2))
-    assert needed_bytes(best, 0) == (4 + 1 + config.train.steps // 2) * one
-    off = replace(config, checkpoint=replace(config.checkpoint, every=0, at_end=False))
-    assert needed_bytes(off, 0) == 0
+    best = replace(config.checkpoint, keep_best="loss", keep_every=2)
+    assert needed_by(best, 0) == (4 + 1 + config.train.steps // 2) * one
+    off = replace(config.checkpoint, every=0, at_end=False)
+    assert needed_by(off, 0) == 0
 
 
 def test_nothing_is_remembered_of_what_is_not_trained(tmp_path: Path) -> None:
