@@ -40,17 +40,22 @@ class Depths:
         return cls(model.top, modules, frozenset(name.rpartition(".")[0] for name in head_of(model)))
 
     def is_of_head(self, name: str) -> bool:
-        """Tells whether a parameter is of the head, by its name in the model, whatever wraps it."""
-        module = f".{name.rpartition('.')[0]}"
-        return any(module.endswith(f".{head}") for head in self.heads)
+        """Tells whether a parameter is of the head, by its name in the model, whatever wraps it: layers have modules called
+        `output` as heads do."""
+        return self._module_of(name) in self.heads
 
     def of_parameter(self, name: str) -> int:
         """Tells the depth of a parameter by its name in the model, whatever wraps it. What is fused lies where its parts do,
         and what is no tensor of the model is a head."""
+        module = self._module_of(name)
+        return self.layers + 1 if module is None else self.modules[module]
+
+    def _module_of(self, name: str) -> str | None:
+        """Finds the longest of `modules` that a parameter lies in, from the front of its name; None where there is none."""
         parts = name.split(".")
         for begin in range(len(parts)):
             for end in range(len(parts), begin, -1):
-                depth = self.modules.get(".".join(parts[begin:end]))
-                if depth is not None:
-                    return depth
-        return self.layers + 1
+                module = ".".join(parts[begin:end])
+                if module in self.modules:
+                    return module
+        return None

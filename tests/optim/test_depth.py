@@ -4,7 +4,7 @@ import pytest
 
 from dist_plm.optim.depth import Depths
 from dist_plm.spec.derived import derive
-from dist_plm.spec.families.tensors import tensors_of
+from dist_plm.spec.families.tensors import head_of, tensors_of
 from dist_plm.spec.schema import ModelConfig
 from tests.spec.make import pretrain
 
@@ -19,6 +19,7 @@ GPT = model_of("gpt", "causal")
 BERT = model_of("bert", "mlm_nsp")
 ELECTRA = model_of("electra", "rtd", embedding_size=4, generator_layers=3)
 T5 = model_of("t5", "span", decoder_layers=2, position="relative")
+UNTIED = {"tied_embeddings": False}
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,22 @@ def test_no_depth_lies_above_the_head(model):
     layers = [tensor.depth for tensor in tensors_of(model) if ".mlp." in f".{tensor.name}"]
     assert max(layers) == Depths.of(model).layers
     assert max(tensor.depth for tensor in tensors_of(model)) == max(layers) + 1
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        GPT,
+        model_of("gpt", "causal", **UNTIED),
+        model_of("gpt", "causal", lora={"rank": 2}, **UNTIED),
+        BERT,
+        model_of("roberta", "mlm", **UNTIED),
+        ELECTRA,
+        model_of("t5", "span", decoder_layers=2, position="relative", **UNTIED),
+    ],
+)
+def test_head_is_what_lies_above_the_layers(model):
+    """Not what layers call by the names of its modules, as the projection after attention."""
+    depths, names = Depths.of(model), [tensor.name for tensor in tensors_of(model)]
+    for wrapper in ("", "module.module.", "0."):
+        assert {name for name in names if depths.is_of_head(f"{wrapper}{name}")} == head_of(model)

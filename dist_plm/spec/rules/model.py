@@ -6,8 +6,8 @@ from dataclasses import fields, replace
 from dist_plm.config.decode import show
 from dist_plm.spec.derived import Case
 from dist_plm.spec.families import FAMILIES
-from dist_plm.spec.families.tensors import tensors_of
-from dist_plm.spec.freezing import freeze_problems
+from dist_plm.spec.families.tensors import head_of, tensors_of
+from dist_plm.spec.freezing import freeze_problems, frozen_tensors
 from dist_plm.spec.objectives import objectives_of
 from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.rules.sections import no_effect
@@ -105,9 +105,19 @@ def _lora(case: Case) -> Iterator[str]:
         yield "model.lora is not supported with precision=fp8: choose precision=bf16"
 
 
-def _freeze(case: Case) -> Iterator[str]:
-    model = case.config.model
-    yield from freeze_problems(replace(model, vocab_size=model.vocab_size or 1), case.config.train.freeze)
+def _trained(case: Case) -> Iterator[str]:
+    model, freeze = case.config.model, case.config.train.freeze
+    model = replace(model, vocab_size=model.vocab_size or 1)
+    wrong = list(freeze_problems(model, freeze))
+    yield from wrong
+    if wrong or case.config.optim.head_lr is None:
+        return
+    head = head_of(model)
+    if not head:
+        reason = "model.tied_embeddings = true, where the head has no weights of its own"
+        yield from no_effect(case.config.optim, "optim", ("head_lr",), reason)
+    elif head <= frozen_tensors(model, freeze):
+        yield from no_effect(case.config.optim, "optim", ("head_lr",), "a head that train.freeze or model.lora freezes")
 
 
 def _family(case: Case) -> Iterator[str]:
@@ -139,7 +149,7 @@ MODEL_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
     _objective,
     _head,
     _lora,
-    _freeze,
+    _trained,
     _family,
     _pipeline,
     _init_from,

@@ -23,12 +23,26 @@ from tests.spec.broken import problems
             ["optim.clip_norm = 1", "optim.pre_normalize = true", "optim.clip_norm=0"],
         ),
         ({"optim__name": "sgd", "optim__nesterov": True}, ["optim.nesterov = true", "optim.momentum = 0.0"]),
+        ({"optim__head_lr": 1e-2}, ["optim.head_lr = 0.01 has no effect with model.tied_embeddings = true"]),
+        (
+            {"optim__head_lr": 1e-2, "model__tied_embeddings": False, "train__freeze": ["head"]},
+            ["optim.head_lr = 0.01 has no effect with a head that train.freeze or model.lora freezes"],
+        ),
+        (
+            {"optim__head_lr": 1e-2, "model__tied_embeddings": False, "model__lora": {"rank": 2}},
+            ["optim.head_lr = 0.01 has no effect with a head that train.freeze or model.lora freezes"],
+        ),
     ],
 )
 def test_one_sentence_with_key_value_and_remedy(changes, parts):
     (problem,) = problems(**changes)
     for part in parts:
         assert part in problem
+
+
+def test_a_head_of_its_own_has_a_rate_of_its_own():
+    assert problems(optim__head_lr=1e-2, model__tied_embeddings=False) == []
+    assert problems(optim__head_lr=1e-2, model__family="bert", objective__name="mlm") == []
 
 
 def test_layer_decay_and_stages_that_lack_some_layers():
