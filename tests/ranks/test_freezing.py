@@ -128,6 +128,26 @@ def test_of_pretraining(ranks, tmp_path, optim, grid, engine, zero_stage):
     assert_frozen(outcomes, config)
 
 
+#: Parameters of which a stage has none, though the embedding that the first and the last share is trained on both.
+UNEVEN = [
+    ("adafactor", {"train__freeze": ("layers.0-1",)}),
+    ("lamb", {**TASK, "train__unfreeze_every": 2}),
+    ("lamb", {**TASK, "optim__head_lr": 1e-3}),
+]
+
+
+@pytest.mark.parametrize(("optim", "changes"), covering(UNEVEN, UNEVEN[:2]))
+def test_stages_that_train_other_kinds_of_parameters(ranks, tmp_path, optim, changes):
+    """All of them update as often: an update of whole tensors waits for the other ranks."""
+    world_size, cut = GRIDS["data2_pipeline2"]
+    settings = {"train__steps": 3, "run__root": str(tmp_path), **changes}
+    settings = LAMB | settings if optim == "lamb" else {"optim__name": optim, **settings}
+    outcomes = ranks.run(
+        world_size, train, configure(world_size, engine__name="deepspeed", engine__zero_stage=1, **settings, **cut)
+    )
+    agree(outcomes, ranks.run(1, train, configure(1, **settings)))
+
+
 @pytest.mark.parametrize("engine", ["megatron", "deepspeed"])
 def test_in_half_precision(ranks, tmp_path, engine):
     """No master copies: what is frozen is what the model computes with."""

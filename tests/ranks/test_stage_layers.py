@@ -34,3 +34,11 @@ def test_train_as_one_rank(train, family, cut, engine):
     model = {**LAYERS, **FAMILIES[family]}
     outcomes = train(world_size, engine__name=engine, engine__zero_stage=1, **model, **changes)
     agree(outcomes, train(1, **model))
+
+
+def test_a_stage_without_layers_has_no_vectors_to_update(train):
+    """The embedding's two copies learn alike: by an optimizer that adds up over their ranks in every update."""
+    settings = {"optim__name": "adafactor", "model__layers": 2}
+    cut = {"parallel__pipeline": 2, "parallel__stage_layers": (0, 2)}
+    outcomes = train(2, engine__name="deepspeed", engine__zero_stage=1, **settings, **cut)
+    agree(outcomes, train(1, **settings))

@@ -168,10 +168,12 @@ def build(
     shapes = [shard_spec.parameter.shape for shard_spec in shard_specs]
     flat_parameters = FlatParameters(shard_specs, groups)
     module, spare = chunks[0] if len(chunks) == 1 else nn.ModuleList(chunks), None
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        spare = Spare(shard_specs[0].parameter)
+    parts = _groups(settings, module)
+    empty = [part for part in parts if not part["params"]]
+    if empty and groups.grid.pipeline > 1 and (settings.optim.whole_tensors or len(empty) == len(parts)):
+        spare = Spare(shard_specs[0].parameter, empty)
         module = nn.ModuleList([*chunks, spare])
-    inner = build_optimizer(settings.optim, _groups(settings, module))
+    inner = build_optimizer(settings.optim, [part for part in parts if part["params"]])
     theirs = settings_of(settings)
     if settings.engine.zero_stage == 0:
         theirs["gradient_clipping"] = 0.0  # `ClippedStep` does it
@@ -217,22 +219,24 @@ def build(
 
 
 class Spare(nn.Module):
-    """Stands beside a pipeline stage all of whose weights are frozen, as DeepSpeed asks for something to train on every rank.
-    No pass goes through it, and its gradient is 0."""
+    """Stands beside a pipeline stage with a weight for each parameter group that it leaves empty. DeepSpeed asks for something
+    to train on every rank, and under ZeRO-1 updates group by group: optimizers that look at whole tensors wait in each update
+    for the other stages, which must make as many. No pass goes through it, and its gradients are 0."""
 
-    def __init__(self, like: Tensor) -> None:
+    def __init__(self, like: Tensor, empty: Sequence[dict[str, Any]]) -> None:
         super().__init__()
-        # A matrix, so that optimizers which look at whole tensors wait for the other ranks as every rank does.
-        self.weight = nn.Parameter(torch.zeros(1, 1, dtype=like.dtype, device=like.device))
+        self.weights = nn.ParameterList(torch.zeros(1, dtype=like.dtype, device=like.device) for _ in empty)
+        for part, weight in zip(empty, self.weights, strict=True):
+            part["params"].append(weight)
 
     def give_gradient(self) -> None:
-        (self.weight.sum() * 0.0).backward()
+        (torch.cat(list(self.weights)).sum() * 0.0).backward()
 
 
 def _groups(settings: EngineSettings, module: nn.Module) -> list[dict[str, Any]]:
     depths, by_depth = Depths.of(settings.model), settings.train.unfreeze_every > 0
     groups = parameter_groups(module.named_parameters(), settings.optim, depths, by_depth=by_depth)
-    return [cast("dict[str, Any]", group) for group in groups if group["params"]]
+    return [cast("dict[str, Any]", group) for group in groups]
 
 
 def _prepare(shard_spec: ShardSpec, groups: Groups) -> None:
