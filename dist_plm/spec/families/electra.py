@@ -83,6 +83,11 @@ class ElectraConfig(EncoderConfig):
                 f"model.generator_hidden = {hidden} is not a multiple of model.generator_heads = {heads}: choose sizes that "
                 "divide"
             )
+        elif self.position == "rotary" and hidden // heads % 2:
+            yield (
+                f"model.position = 'rotary' turns pairs, but the generator's head size is {hidden // heads}, which is odd: "
+                "choose another model.generator_hidden or model.generator_heads"
+            )
         for key, size in (("generator_heads", heads), ("generator_ffn", known(self.generator_ffn, "generator_ffn"))):
             if size % tensor:
                 yield (

@@ -51,4 +51,16 @@ class T5Config(EncoderDecoderConfig):
         if self.position != "relative":
             names = ("relative_buckets", "relative_distance")
             yield from no_effect(self, "model", names, f"model.position = {self.position!r}")
+        elif self.relative_buckets < 4:
+            yield (
+                f"model.relative_buckets = {self.relative_buckets} is too few: an encoder halves them for its two directions, "
+                "and half of these are for single distances; give at least 4"
+            )
+        elif self.relative_distance <= self.relative_buckets // 2:
+            # The decoder's, which has all buckets for one direction; those of the encoder are half as many.
+            yield (
+                f"model.relative_distance = {self.relative_distance} leaves nothing to share the upper half of "
+                f"model.relative_buckets = {self.relative_buckets}, as the lower half are for single distances: give at least "
+                f"{self.relative_buckets // 2 + 1}"
+            )
         yield from super(T5Config, self).problems(config)

@@ -29,6 +29,14 @@ ELECTRA = {"model__family": "electra", "model__embedding_size": 16, "objective__
             {**T5, "model__position": "learned", "model__relative_buckets": 8},
             ["model.relative_buckets = 8 has no effect", "'learned'"],
         ),
+        (
+            {**T5, "model__position": "relative", "model__relative_buckets": 3},
+            ["model.relative_buckets = 3 is too few", "give at least 4"],
+        ),
+        (
+            {**T5, "model__position": "relative", "model__relative_distance": 16},
+            ["model.relative_distance = 16", "model.relative_buckets = 32", "give at least 17"],
+        ),
         ({"model__relative_buckets": 8}, ["model.relative_buckets = 8 is not a setting", "'gpt', but of t5:"]),
         ({"model__position": "relative"}, ["model.position = 'relative' is T5's", "model.family = 'gpt'"]),
         ({"model__position": "none", "model__position_offset": 2}, ["model.position_offset = 2 has no effect"]),
@@ -48,6 +56,10 @@ ELECTRA = {"model__family": "electra", "model__embedding_size": 16, "objective__
         ({"model__pair_head": True}, ["model.pair_head = true", "model.family = 'gpt', but of bert: "]),
         ({**BERT, "model__segments": 1}, ["model.segments = 1", "model.segments=2"]),
         ({**BERT, "model__embedding_size": 16}, ["model.embedding_size = 16", "model.hidden = 32", "electra"]),
+        (
+            {**ELECTRA, "model__position": "rotary", "model__generator_hidden": 12, "model__generator_heads": 4},
+            ["model.position = 'rotary' turns pairs, but the generator's head size is 3, which is odd"],
+        ),
         ({**ELECTRA, "model__generator_heads": 3}, ["model.generator_hidden = 8", "model.generator_heads = 3"]),
         (
             {
@@ -93,6 +105,7 @@ def test_one_sentence_with_key_value_and_remedy(changes, parts):
         {"model__family": "roberta", "objective__name": "mlm", "model__position_offset": 2, "model__max_positions": 16},
         ELECTRA,
         {"model__family": "t5", "objective__name": "span", "model__position": "relative", "model__decoder_layers": 2},
+        {**T5, "model__position": "relative", "model__relative_buckets": 4, "model__relative_distance": 3},
         {"model__window": 4, "model__global_tokens": 1},
     ],
 )
