@@ -5,11 +5,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from dist_plm.config.decode import show
 from dist_plm.spec.engines.base import EngineConfig, Holding
 from dist_plm.spec.optimizers import OptimConfig
 
 if TYPE_CHECKING:
     from dist_plm.spec.schema import PrecisionConfig, TrainingConfig
+
+#: DeepSpeed's old names of its offload settings, which it moves on where nothing here would see them, and what is set in their
+#: place, below engine.deepspeed.zero_optimization.
+_DEPRECATED = {
+    "cpu_offload": "offload_optimizer.device=cpu",
+    "cpu_offload_param": "offload_param.device=cpu",
+    "cpu_offload_use_pin_memory": "offload_optimizer.pin_memory=true or offload_param.pin_memory=true",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +102,12 @@ class DeepSpeedConfig(EngineConfig):
 
     def _offload(self, optim: OptimConfig) -> Iterator[str]:
         """DeepSpeed takes these without a word, and does something else."""
+        for key, instead in _DEPRECATED.items():
+            if (value := self._zero.get(key)) is not None:
+                yield (
+                    f"engine.deepspeed.zero_optimization.{key} = {show(value)} is a deprecated setting of DeepSpeed: set "
+                    f"engine.deepspeed.zero_optimization.{instead} instead, or leave it out"
+                )
         for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
             offload = self._zero.get(key)
             device = offload.get("device", "none") if isinstance(offload, Mapping) else "none"

@@ -48,6 +48,17 @@ def test_schemas_are_deepspeeds_own():
     assert SCHEMAS["aio"]().model_dump() == get_aio_config({})
 
 
+def test_what_deepspeed_calls_deprecated_is_refused():
+    """But for a name that nothing here asks for."""
+    fields = SCHEMAS["zero_optimization"].model_fields
+    old = {name for name, field in fields.items() if (field.json_schema_extra or {}).get("deprecated")}
+    refused = old - {"gather_16bit_weights_on_model_save", "stage3_gather_fp16_weights_on_model_save"}
+    assert {"cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory"} <= refused
+    for name in refused:
+        with pytest.raises(ConfigError, match=f"{name} = true is a deprecated setting"):
+            configured({"zero_optimization": {name: True}})
+
+
 @pytest.mark.parametrize(
     ("extra", "sentence"),
     [

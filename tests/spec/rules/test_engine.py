@@ -77,6 +77,22 @@ def test_offload_that_deepspeed_would_not_do_is_refused(stage, devices, key, nee
     assert f"set engine.zero_stage={needed}" in problem
 
 
+@pytest.mark.parametrize(
+    ("key", "instead"),
+    [
+        ("cpu_offload", "offload_optimizer.device=cpu instead"),
+        ("cpu_offload_param", "offload_param.device=cpu instead"),
+        ("cpu_offload_use_pin_memory", "offload_optimizer.pin_memory=true"),
+    ],
+)
+def test_old_names_of_offload_are_refused(key, instead):
+    settings = {**DEEPSPEED, "engine__zero_stage": 3}
+    (problem,) = problems(**settings, engine__deepspeed={"zero_optimization": {key: True}})
+    assert f"engine.deepspeed.zero_optimization.{key} = true is a deprecated setting of DeepSpeed" in problem
+    assert f"set engine.deepspeed.zero_optimization.{instead}" in problem
+    assert problems(**settings, engine__deepspeed={"zero_optimization": {key: None}}) == []
+
+
 def test_offload_passes_where_it_acts():
     for stage, devices in (
         (1, {"optimizer": "cpu"}),
