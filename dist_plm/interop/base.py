@@ -119,6 +119,8 @@ def megatron_tensors(found: ForeignCheckpoint, *, kv_heads: int | None, vocab_si
             gated=down is not None and found.shapes[name][0] == 2 * down[1],
             head_rows=output[1] * found.tensor_ranks if output else 0,
         )
+        if meaning.fusion == "qkv":
+            _check_groups(found, name, [shape[0] for shape in shapes.values()], sizes.kv_heads)
         result.append(ForeignTensor(name, shapes, _taking(meaning, shapes, sizes)))
     return result
 
@@ -134,7 +136,12 @@ def _sizes(
 ) -> Sizes:
     settings = found.settings
     grouped = settings.get("num_query_groups") if settings.get("group_query_attention") else None
-    kv_heads = kv_heads or grouped or settings.get("num_attention_heads")
+    told = grouped or settings.get("num_attention_heads")
+    if kv_heads is not None and told is not None and kv_heads != told:
+        raise CheckpointError(
+            f"kv_heads = {kv_heads} is not what {found.where} tells itself, which was trained with {told}: leave it out"
+        )
+    kv_heads = kv_heads or told
     if kv_heads is None:
         raise CheckpointError(
             f"{found.where} does not tell how many heads share the fused queries, keys and values: give kv_heads=N, the "
@@ -151,6 +158,21 @@ def _sizes(
     if vocab_size > rows:
         raise CheckpointError(f"vocab_size = {vocab_size:,} is more than the {rows:,} rows of {name} in {found.where}")
     return Sizes(kv_heads, vocab_size)
+
+
+def _check_groups(found: ForeignCheckpoint, name: str, rows: Sequence[int], kv_heads: int) -> None:
+    """Each group has as many of the `rows` of queries, keys and values as the others, and each tensor rank whole groups."""
+    _, keys, _ = rows
+    if keys <= 0 or keys % kv_heads or rows[0] % keys:
+        raise CheckpointError(
+            f"kv_heads = {kv_heads} does not fit {name} in {found.where}, whose rows are of {rows[0]} numbers of queries and "
+            f"{keys} of keys: give kv_heads=N, the number of its query groups, or of its heads where each has its own"
+        )
+    if kv_heads % found.tensor_ranks:
+        raise CheckpointError(
+            f"kv_heads = {kv_heads} is not a multiple of the {found.tensor_ranks} tensor ranks of {found.where}, each of which "
+            "holds whole query groups: give kv_heads=N, the number of all"
+        )
 
 
 def _check_layers(found: ForeignCheckpoint, names: Sequence[str]) -> None:

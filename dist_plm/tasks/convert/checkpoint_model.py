@@ -38,7 +38,8 @@ def model_of_checkpoint(found: Checkpoint) -> ModelConfig:
                 raise CheckpointError(f"{found.where}/{name} fits no model of this version: {error}") from None
     raise CheckpointError(
         f"{found.where} holds neither {MODEL_FILE} nor {RUN_FILE}, so its model is not known: where it came from a "
-        "checkpoint of DeepSpeed, convert that again with hf_config=DIR, the directory of its config.json"
+        "checkpoint of DeepSpeed of a model of Hugging Face, convert that again with hf_config=DIR, the directory of its "
+        "config.json"
     )
 
 

@@ -71,7 +71,7 @@ def _write(config: ConvertConfig, found: ForeignCheckpoint) -> str:
         [
             f"{config.to}: step {found.step:,}{told}, {num_bytes / 1e6:,.1f} MB, {len(translated.weights)} tensors, "
             + (f"for each the optimizer's {held}" if held else "weights alone"),
-            *_next(found, translated, config.to, known=model is not None),
+            *_next(found, translated, config.to, known=model is not None, of_hf=of_hf),
         ]
     )
 
@@ -113,7 +113,7 @@ def _described(config: ConvertConfig, found: ForeignCheckpoint, translated: Tran
     return model
 
 
-def _next(found: ForeignCheckpoint, translated: Translated, to: str, *, known: bool) -> list[str]:
+def _next(found: ForeignCheckpoint, translated: Translated, to: str, *, known: bool, of_hf: bool) -> list[str]:
     """How to go on from it."""
     place = f"{to}/{name_of(found.step)}"
     lines = [f"its model as a file for conf/model/: {place}/{MODEL_FILE}"] if known else []
@@ -121,9 +121,10 @@ def _next(found: ForeignCheckpoint, translated: Translated, to: str, *, known: b
         word = translated.weights["embedding.word.weight"]
         layers = {name.split(".")[1] for name in translated.weights if name.startswith("layers.")}
         count = f"model.layers={len(layers)} " if layers else ""
+        again = f": convert again with hf_config=DIR, where its {CONFIG_FILE} is, for that" if of_hf else ""
         lines.append(
             f"its model is one of {count}model.hidden={word[1]} model.vocab_size={word[0]}; it tells no more, and cannot be "
-            f"exported: convert again with hf_config=DIR, where its {CONFIG_FILE} is, for that"
+            f"exported{again}"
         )
     if len(found.states) > 1:
         lines.append(f"go on, over this program's order of samples, with train.resume={as_path(to)}")

@@ -206,3 +206,12 @@ def test_a_model_of_hugging_face_goes_back_to_it_where_its_config_is_there(train
     with pytest.raises(CheckpointError, match="hf_config has no effect on a torch_dist checkpoint of Megatron"):
         convert(ConvertConfig(from_=str(megatron), to=str(tmp_path / "never"), vocab_size=VOCAB, **given))
     assert not (tmp_path / "never").exists()
+
+
+def test_what_a_model_of_megatron_has_no_use_for_is_not_advised(tmp_path, copied):
+    directory = copied("gpt")
+    torch.save({"iteration": SAVED_AT}, directory / f"iter_{SAVED_AT:07}" / "common.pt")
+    sizes = {"vocab_size": VOCAB, "kv_heads": HEADS}
+    said = convert(ConvertConfig(from_=str(directory), to=str(tmp_path / "to"), **sizes))
+    assert "it tells no more, and cannot be exported\n" in said
+    assert "hf_config" not in said

@@ -17,7 +17,7 @@ from dist_plm.interop.megatron.buckets import Buckets
 from dist_plm.interop.megatron.dist_checkpoint import MegatronDist
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
-from tests.reference.megatron_gpt import HIDDEN, VOCAB
+from tests.reference.megatron_gpt import HEADS, HIDDEN, VOCAB
 
 pytestmark = pytest.mark.ranks
 
@@ -37,8 +37,17 @@ def test_what_megatron_does_not_tell_is_asked_for(copied):
     common = directory / "iter_0000003" / "common.pt"
     torch.save({"iteration": 3}, common)
     assert "give kv_heads=N" in refusal(directory, vocab_size=VOCAB)
+    for wrong in (3, 64):
+        assert f"kv_heads = {wrong} does not fit " in refusal(directory, vocab_size=VOCAB, kv_heads=wrong)
     torch.save({"iteration": 3, "args": argparse.Namespace(num_attention_heads=4, apply_layernorm_1p=True)}, common)
     assert "apply_layernorm_1p=True" in refusal(directory, vocab_size=VOCAB)
+
+
+def test_what_megatron_tells_is_not_overridden(copied):
+    directory = copied("gpt")
+    message = refusal(directory, vocab_size=VOCAB, kv_heads=2)
+    assert message.startswith("kv_heads = 2 is not what ")
+    assert f"which was trained with {HEADS}: leave it out" in message
 
 
 #: What no rank has a part of, where Megatron-core 0.19 saves it; before it had a file.
