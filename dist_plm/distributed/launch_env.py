@@ -80,14 +80,24 @@ def tasks_per_node(compact: str) -> list[int]:
 
 
 def _from_torchrun(env: Mapping[str, str], node_name: str) -> LaunchEnv:
-    rank, world_size = _integer(env, "RANK"), _integer(env, "WORLD_SIZE")
-    if world_size > 1 and "LOCAL_RANK" not in env:
-        raise ConfigError(["RANK and WORLD_SIZE are set but LOCAL_RANK is not: start with torchrun, or set all three"])
+    rank, world_size, local_rank = _integer(env, "RANK"), _integer(env, "WORLD_SIZE"), _integer(env, "LOCAL_RANK", 0)
+    # DeepSpeed's launcher gives it another name; whoever gives none may still start one process a node.
+    size = next((name for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE") if name in env), None)
+    missing = (
+        "LOCAL_RANK" if "LOCAL_RANK" not in env else "LOCAL_WORLD_SIZE" if size is None and local_rank > 0 else None
+    )
+    if world_size > 1 and missing is not None:
+        raise ConfigError(
+            [
+                f"RANK and WORLD_SIZE are set but {missing} is not: start with torchrun, or set all four of RANK, WORLD_SIZE, "
+                "LOCAL_RANK and LOCAL_WORLD_SIZE"
+            ]
+        )
     return LaunchEnv(
         rank=rank,
         world_size=world_size,
-        local_rank=_integer(env, "LOCAL_RANK", 0),
-        local_world_size=_integer(env, "LOCAL_WORLD_SIZE", 1),
+        local_rank=local_rank,
+        local_world_size=1 if size is None else _integer(env, size),
         node_name=node_name,
         master_addr=env.get("MASTER_ADDR", "127.0.0.1"),
         master_port=_integer(env, "MASTER_PORT", 0 if world_size == 1 else FIRST_PORT),

@@ -68,6 +68,18 @@ def test_torchrun_wins_also_within_a_step():
     assert from_environment({**STEP, **TORCHRUN}) == expected
 
 
+def test_processes_of_a_node_as_the_launcher_of_deepspeed_counts_them():
+    env = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_SIZE": "2", "MASTER_ADDR": "node0"}
+    launch = from_environment(env)
+    assert (launch.rank, launch.local_rank, launch.local_world_size) == (3, 1, 2)
+    assert from_environment({**env, "LOCAL_WORLD_SIZE": "4"}).local_world_size == 4
+
+
+def test_one_process_a_node_needs_no_count_of_them():
+    launch = from_environment({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"})
+    assert (launch.local_rank, launch.local_world_size) == (0, 1)
+
+
 def test_srun_gives_every_rank_its_place():
     launch = from_environment(STEP)
     assert (launch.rank, launch.world_size, launch.local_rank, launch.local_world_size) == (4, 6, 0, 2)
@@ -110,6 +122,8 @@ def test_a_step_on_one_node_needs_no_name_to_resolve():
         ({**TORCHRUN, "LOCAL_RANK": "2"}, "local rank 2 of 2 processes"),
         ({**TORCHRUN, "WORLD_SIZE": "0"}, "rank 3 of 0 processes"),
         ({"RANK": "1", "WORLD_SIZE": "2"}, "LOCAL_RANK is not"),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, "set all four of RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE"),
+        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, "LOCAL_WORLD_SIZE is not"),
         ({**STEP, "SLURM_STEP_TASKS_PER_NODE": "?"}, "SLURM_STEP_TASKS_PER_NODE=? is not of the form"),
         ({**STEP, "SLURM_STEP_NODELIST": "", "SLURM_NODELIST": ""}, "set MASTER_ADDR"),
     ],
