@@ -9,7 +9,6 @@ What is removed, or replaced by a checkpoint, carries a mark of this program: ot
 import io
 import os
 import re
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
@@ -21,7 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from dist_plm.checkpoint.train_state import NAME
 from dist_plm.config.credentials import mask
 from dist_plm.core.errors import CheckpointError
-from dist_plm.core.files import TEMPORARY, atomic_writer, remove_tree, sync_directory
+from dist_plm.core.files import TEMPORARY, atomic_writer, create_file, remove_tree, sync_directory
 from dist_plm.core.marks import mark_path
 from dist_plm.core.regular import open_regular
 
@@ -221,14 +220,10 @@ class LocalStorage(Storage):
         self.guard()
         path = self._directory.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
         try:
-            whole.write_bytes(data)
-            os.link(whole, path)
+            create_file(path, data)
         except FileExistsError:
             return False
-        finally:
-            whole.unlink(missing_ok=True)
         return True
 
     def begin(self, name: str) -> str:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import os
+import secrets
 import shutil
 import stat
 import time
@@ -23,6 +24,8 @@ _COPY_RANGE_BYTES = 2**30
 _REMOVE_ATTEMPTS = 20
 #: What the system answers where these two files cannot be copied within the kernel.
 _NO_COPY_RANGE = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
+#: What it answers where a file has a single name, as on exFAT, on some shares and object stores that are mounted.
+_NO_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 @contextmanager
@@ -152,6 +155,36 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         with atomic_writer(target) as file:
             copy_into(source, file)
+
+
+def create_file(path: Path, data: bytes) -> None:
+    """Makes a file of `data` whose name is not taken; of several writers at once, one does. It appears whole, but where a
+    file system has no second names for a file.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    whole = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    try:
+        whole.write_bytes(data)
+        os.link(whole, path)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        _create_in_place(path, data)
+    finally:
+        whole.unlink(missing_ok=True)
+
+
+def _create_in_place(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            path.unlink(missing_ok=True)  # half a file would be taken for a whole one
+            raise
 
 
 def remove_tree(directory: Path) -> None:

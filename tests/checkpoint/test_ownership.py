@@ -1,5 +1,6 @@
 """Nobody's files but a run's own are touched in its directory of checkpoints, and no two runs share one."""
 
+import errno
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ import pytest
 
 from dist_plm.checkpoint.ownership import NAME, Owner, check_free, claim
 from dist_plm.checkpoint.storage import LocalStorage, name_of, open_storage
+from dist_plm.core import files
 from dist_plm.core.errors import CheckpointError
 
 FIRST, SECOND = Owner("/runs/first", "aaaa"), Owner("/runs/second", "bbbb")
@@ -46,6 +48,22 @@ def test_the_first_run_that_begins_there_keeps_it(place, tmp_path):
                 attempt(storage_of(place, SECOND), SECOND)
         save(storage_of(place), 10)
     assert storage_of(place).steps() == [10]
+
+
+def test_a_run_begins_where_files_have_single_names(tmp_path, monkeypatch):
+    """As on exFAT, and where object stores are mounted."""
+
+    def refuse(*arguments):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(files.os, "link", refuse)
+    claim(storage_of(tmp_path), FIRST)
+    assert list(content(tmp_path)) == [NAME]
+    (tmp_path / "elsewhere").mkdir()
+    first = Owner(str(tmp_path / "elsewhere"), "aaaa")
+    claim(storage_of(tmp_path / "held", first), first)
+    with pytest.raises(CheckpointError, match="belongs to the run at"):
+        claim(storage_of(tmp_path / "held", SECOND), SECOND)
 
 
 def test_of_many_that_try_at_once_one_gets_it(tmp_path):

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from dist_plm.core import files
-from dist_plm.core.files import atomic_writer, copy_into, link_or_copy, output_writer
+from dist_plm.core.files import atomic_writer, copy_into, create_file, link_or_copy, output_writer
 
 
 def refuse(number):
@@ -67,6 +67,31 @@ def test_it_is_copied_where_names_are_single(tmp_path, monkeypatch):
     link_or_copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"new"
     assert not (tmp_path / "b").samefile(tmp_path / "a")
+
+
+@pytest.mark.parametrize("number", [None, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_name_is_taken_once(tmp_path, monkeypatch, number):
+    if number is not None:
+        monkeypatch.setattr(files.os, "link", refuse(number))
+    create_file(tmp_path / "a", b"first")
+    with pytest.raises(FileExistsError):
+        create_file(tmp_path / "a", b"second")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"first")]
+
+
+def test_no_half_of_a_file_takes_a_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "link", refuse(errno.EPERM))
+    monkeypatch.setattr(files.os, "fsync", refuse(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        create_file(tmp_path / "a", b"first")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_not_taken_for_single_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "link", refuse(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        create_file(tmp_path / "a", b"first")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_does_not_appear_where_the_guard_refuses(tmp_path):

@@ -1,8 +1,11 @@
+import shlex
 from pathlib import Path
 
 import pytest
 
-from dist_plm.core.installed import as_typed, shipped, start_words, typed
+from dist_plm.cli.app import load
+from dist_plm.core.installed import as_typed, shipped, start_words, typed, typed_value
+from dist_plm.spec.inference.schema import GenerateConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,3 +32,55 @@ def test_a_checkout_is_told_what_it_has(monkeypatch, tmp_path):
 )
 def test_a_wheel_is_told_of_its_command(text, typed):
     assert as_typed(text, in_wheel=True) == typed
+
+
+@pytest.mark.parametrize("text", ["runs/gpt", "/tmp/a-b_c.d/0", "./x", "../runs/2", "s3://bucket/run"])
+def test_plain_values_are_typed_as_they_are(text):
+    assert typed_value(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "runs/gpt",
+            "s3://bucket/run",
+            "/tmp/0.5",
+            "a b",
+            "runs/größe",
+            "x,y",
+            "runs/lr=3e-4",
+            "it's",
+            "3",
+            "1e5",
+            "true",
+        ),
+        *(
+            "NULL",
+            "nan",
+            "-1",
+            ".5",
+            "cls (1).jsonl",
+            "a[0]",
+            "{a:b}",
+            "~x",
+            'say "so"',
+            "back\\",
+            'a\\"b',
+            "5$ {x}",
+            "$HOME",
+        ),
+        *("a\\$x", "a#b", " a ", "*", "&;|<>", "2024-run/step"),
+    ],
+)
+def test_values_are_read_back_as_they_were(text):
+    words = shlex.split(f"from={typed_value(text)} prompt=x")
+    config, _ = load(GenerateConfig, "generate", words)
+    assert config.from_ == text
+
+
+def test_references_stay_references(monkeypatch):
+    monkeypatch.setenv("PLACE", "over there")
+    words = shlex.split(f"from={typed_value('runs/größe ${oc.env:PLACE}')} prompt=x")
+    config, _ = load(GenerateConfig, "generate", words)
+    assert config.from_ == "runs/größe over there"
