@@ -49,8 +49,8 @@ class LabelledDataset:
         """Counts the tokens of samples `first` to `stop`, without padding."""
         tokens = self.table["tokens"]
         assert isinstance(tokens, Ragged)
-        lengths = tokens.lengths.reshape(self.num_windows, -1).sum(axis=1)
-        return int(lengths[self.read(np.arange(first, stop)).rows].sum())
+        rows = rows_of(self.read(np.arange(first, stop)).rows, tokens, self.num_windows)
+        return int(tokens.lengths_of(rows).sum())
 
     def identity(self) -> str:
         return f"{fingerprint(self.table)[:32]}-{mix(self.seed or 0):x}"
@@ -97,10 +97,11 @@ class Collation:
         tokens = table["tokens"]
         assert isinstance(tokens, Ragged)
         rows, samples = (rows_of(numbers, tokens, count) for numbers in (examples.rows, examples.samples))
+        lengths = tokens.lengths_of(rows)
         if "seen_from" in batch:  # nothing sees padding before its own place
-            is_padding = np.arange(self.length) >= tokens.lengths[rows, None]
+            is_padding = np.arange(self.length) >= lengths[:, None]
             batch["seen_from"] = np.where(is_padding, np.arange(self.length), batch["seen_from"])
-        return {**batch, "lengths": tokens.lengths[rows], "samples": samples}
+        return {**batch, "lengths": lengths, "samples": samples}
 
 
 @dataclass(frozen=True, slots=True)

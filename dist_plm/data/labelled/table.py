@@ -40,6 +40,10 @@ class Ragged:
         """Counts the values of each row, [N]."""
         return np.diff(self.ends, prepend=0)
 
+    def lengths_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Counts the values of rows [B], of which there may be far fewer than of all."""
+        return self.ends[rows] - np.where(rows > 0, self.ends[rows - 1], 0)
+
     def padded(self, rows: NDArray[np.int64], length: int, fill: int) -> NDArray[np.int64]:
         """Rows [B] filled up to `length`, [B, length]."""
         result = np.full((len(rows), length), fill, dtype=np.int64)

@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 
 from dist_plm.data.labelled.dataset import Collation, LabelledDataset, Trim
-from dist_plm.data.labelled.table import Ragged, joined
+from dist_plm.data.labelled.table import Ragged, joined, num_examples
 from dist_plm.objectives.base import IGNORED
 
 TABLE = {"tokens": Ragged.of([[5, 6], [7], [8, 9, 10], [11]]), "class_labels": np.array([0, 1, 1, 0])}
@@ -20,6 +21,23 @@ def test_tokens_of_samples_are_counted_without_padding() -> None:
     each = [len(dataset.table["tokens"][int(row)]) for row in dataset.read(np.arange(7)).rows]
     assert dataset.num_tokens(0, 4) == 7
     assert dataset.num_tokens(2, 7) == sum(each[2:])
+
+
+def test_only_rows_that_are_read_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each step, of tables of millions of rows."""
+    choices = {"tokens": Ragged.of([[5, 6], [], [8, 9, 10], [11]]), "class_labels": np.array([0, 1])}
+    for table in (TABLE, choices):
+        tokens, each = table["tokens"], len(table["tokens"]) // num_examples(table)
+        rows = np.array([3, 0, 2, 0, 1])
+        counted = tokens.lengths_of(rows)
+        assert counted.dtype == tokens.lengths.dtype
+        assert counted.tolist() == tokens.lengths[rows].tolist()
+        whole = tokens.lengths
+        dataset = LabelledDataset(table, None, "f")
+        with monkeypatch.context() as patch:
+            patch.delattr(Ragged, "lengths")
+            assert dataset.num_tokens(1, 2) == whole[each : 2 * each].sum()
+            assert Collation(4, {})(dataset.read(np.array([1])))["lengths"].tolist() == whole[each : 2 * each].tolist()
 
 
 def test_rows_are_padded_and_trimmed() -> None:
