@@ -12,6 +12,7 @@ from typing import NoReturn
 from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.storage import LATEST, Storage, step_of
 from dist_plm.core.errors import CheckpointError, reason_of
+from dist_plm.core.installed import typed_setting
 
 NAME = ".dist_plm.run"
 _TOLD_BYTES = 4096
@@ -72,9 +73,10 @@ def _check_claim(storage: Storage, owner: Owner, text: str) -> None:
         return
     if not os.path.exists(theirs.run_dir) and (theirs.name == owner.name or not storage.steps()):
         return  # the run was moved, or is gone and left nothing
+    resume, init_from = (typed_setting(f"train.{key}", storage.where()) for key in ("resume", "init_from"))
     raise CheckpointError(
         f"checkpoint.dir = {storage.where()} belongs to the run at {theirs.run_dir}: give this run another. "
-        f"It can begin with what is there by train.resume={storage.where()} or train.init_from={storage.where()}; where that "
+        f"It can begin with what is there by {resume} or {init_from}; where that "
         f"run is given up, and this one shall go on in its place, remove {storage.where(NAME)}"
     )
 

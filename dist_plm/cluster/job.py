@@ -13,7 +13,7 @@ from dist_plm.cluster.script import render
 from dist_plm.cluster.submission.asked_of_slurm import ranks_per_node
 from dist_plm.config.credentials import FromEnvironment
 from dist_plm.core.errors import ConfigError
-from dist_plm.core.installed import shipped, start_words
+from dist_plm.core.installed import hydra_quoted, shipped, start_words
 from dist_plm.spec.rules.paths import UNWRITABLE
 from dist_plm.spec.schema import JobConfig
 from dist_plm.spec.schema_run import ClusterConfig
@@ -184,11 +184,8 @@ def settings(
 
 
 def hydra_text(text: str) -> str:
-    """`text` as a value in Hydra's grammar of overrides. Backslashes count there before a quote alone."""
-    if re.fullmatch(r"/[A-Za-z0-9_/.-]+", text):
-        return text
-    quoted = re.sub(r"(\\*)'", r"\1\1\\'", text)
-    return "'" + re.sub(r"(\\+)$", r"\1\1", quoted) + "'"
+    """`text` as a value in Hydra's grammar of overrides."""
+    return text if re.fullmatch(r"/[A-Za-z0-9_/.-]+", text) else hydra_quoted(text)
 
 
 def _word(text: str, key: str) -> str:

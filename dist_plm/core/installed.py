@@ -1,4 +1,5 @@
-"""Finds what comes with the code: at the top of the repository in a checkout, inside the package in a wheel."""
+"""Finds what comes with the code: at the top of the repository in a checkout, inside the package in a wheel. Writes commands as
+a person types them."""
 
 import re
 import shlex
@@ -7,6 +8,10 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: A checkout keeps conf/ beside the package, a wheel inside it.
 _IN_WHEEL = (_PACKAGE / "conf").is_dir()
+#: What Hydra reads as text without quotes of its own.
+_PLAIN = re.compile(r"(/|\.{1,2}/)?[A-Za-z_][A-Za-z0-9_./:-]*( [A-Za-z0-9_./:-]+)*")
+#: Hydra takes them for no text, in whatever letters.
+_WORDS_OF_HYDRA = ("true", "false", "null", "nan", "inf")
 
 
 def shipped(folder: str) -> Path:
@@ -30,6 +35,19 @@ def start_words(command: str, *, relative: bool = False) -> list[str]:
 def typed(command: str) -> str:
     """Gives the start of a command line as a person types it."""
     return f"dist-plm {command}" if _IN_WHEEL else shlex.join(["python", *start_words(command, relative=True)])
+
+
+def typed_setting(key: str, text: str) -> str:
+    """Writes a setting that holds text as a person types it: one word of shell, in which Hydra reads that text."""
+    is_plain = _PLAIN.fullmatch(text) and text.lower() not in _WORDS_OF_HYDRA
+    quoted = text if is_plain else hydra_quoted(text, '"')
+    return shlex.quote(f"{key}={quoted}")
+
+
+def hydra_quoted(text: str, sign: str = "'") -> str:
+    """Puts text between quotes in Hydra's grammar of overrides. Backslashes count there before a quote alone."""
+    quoted = re.sub(rf"(\\*){sign}", rf"\1\1\\{sign}", text)
+    return sign + re.sub(r"(\\+)$", r"\1\1", quoted) + sign
 
 
 def as_typed(text: str, *, in_wheel: bool = _IN_WHEEL) -> str:

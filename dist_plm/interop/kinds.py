@@ -7,7 +7,7 @@ from typing import Literal
 from dist_plm.checkpoint import train_state as state_file
 from dist_plm.checkpoint.storage import BEST, LATEST, step_of
 from dist_plm.core.errors import CheckpointError, reason_of
-from dist_plm.core.installed import typed
+from dist_plm.core.installed import typed, typed_setting
 from dist_plm.core.marks import mark_path
 
 CheckpointFormat = Literal["canonical", "hf", "megatron", "deepspeed"]
@@ -46,9 +46,11 @@ def refuse_foreign(path: str) -> None:
     kind = _kind_at(path)
     if kind is None or kind == "canonical":
         return
-    remedy = f"make a checkpoint of it first, with {typed('convert')} from={path} to=DIR, and give that"
+    remedy = (
+        f"make a checkpoint of it first, with {typed('convert')} {typed_setting('from', path)} to=DIR, and give that"
+    )
     if kind == "hf":
-        remedy = f"begin with its weights by model.init_from={path}"
+        remedy = f"begin with its weights by {typed_setting('model.init_from', path)}"
     raise CheckpointError(f"{path} is {NAMES[kind]}", remedy)
 
 
@@ -61,8 +63,9 @@ def refuse_own(path: str) -> None:
     if "://" not in path and _kind_at(path) == "canonical":
         raise CheckpointError(
             f"{path} is {NAMES['canonical']}",
-            f"begin with its weights by train.init_from={path} (train.init_optimizer=none for them alone), or, where the head "
-            f"becomes another, with what {typed('convert')} from={path} to=DIR format=hf writes",
+            f"begin with its weights by {typed_setting('train.init_from', path)} (train.init_optimizer=none for them alone), "
+            f"or, where the head becomes another, with what {typed('convert')} {typed_setting('from', path)} to=DIR format=hf "
+            "writes",
         )
 
 

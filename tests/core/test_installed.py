@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from dist_plm.cli.app import load
-from dist_plm.core.installed import as_typed, shipped, start_words, typed, typed_value
+from dist_plm.core.installed import as_typed, shipped, start_words, typed, typed_setting
 from dist_plm.spec.inference.schema import GenerateConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ def test_a_wheel_is_told_of_its_command(text, typed):
 
 @pytest.mark.parametrize("text", ["runs/gpt", "/tmp/a-b_c.d/0", "./x", "../runs/2", "s3://bucket/run"])
 def test_plain_values_are_typed_as_they_are(text):
-    assert typed_value(text) == text
+    assert typed_setting("from", text) == f"from={text}"
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_plain_values_are_typed_as_they_are(text):
     ],
 )
 def test_values_are_read_back_as_they_were(text):
-    words = shlex.split(f"from={typed_value(text)} prompt=x")
+    words = shlex.split(f"{typed_setting('from', text)} prompt=x")
     config, _ = load(GenerateConfig, "generate", words)
     assert config.from_ == text
 
 
 def test_references_stay_references(monkeypatch):
     monkeypatch.setenv("PLACE", "over there")
-    words = shlex.split(f"from={typed_value('runs/größe ${oc.env:PLACE}')} prompt=x")
+    words = shlex.split(f"{typed_setting('from', 'runs/größe ${oc.env:PLACE}')} prompt=x")
     config, _ = load(GenerateConfig, "generate", words)
     assert config.from_ == "runs/größe over there"

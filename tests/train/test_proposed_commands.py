@@ -1,6 +1,7 @@
 """What a finished run proposes can be started as it is printed."""
 
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,11 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from dist_plm.cli.app import load
 from dist_plm.data.store.manifest import read_manifest
 from dist_plm.distributed.device import Device
 from dist_plm.monitor.metrics_file import MetricsWriter
+from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import PretrainConfig
+from dist_plm.spec.schema_convert import ConvertConfig
+from dist_plm.spec.schema_finetune import LabelledDataConfig
 from dist_plm.train.ending.closing_summary import closing_summary
 from dist_plm.train.ending.proposed_runs import ProposedRun, proposed_runs
 from tests.spec.make import pretrain
@@ -22,6 +27,10 @@ from tests.train.conftest import ROOT, TINY
 CPU = Device(kind="cpu", torch_device=torch.device("cpu"), backend="gloo")
 GPU = Device(kind="cuda", torch_device=torch.device("cuda", 0), backend="nccl")
 LONGER = "train.steps=40"
+RECORD = (
+    '{"step": 1, "loss": 1.0, "lr": 0.1, "grad_norm": 1.0, "tokens_seen": 1, "samples_seen": 1, "tokens_per_second": 1.0, '
+    '"step_seconds": 1.0, "mfu": null, "loss_scale": null, "skipped": 0}\n'
+)
 
 
 def proposed(device: Device = CPU, **changes) -> list[tuple[int, ...]]:
@@ -55,10 +64,7 @@ def test_bf16_where_a_gpu_is_fast_at_it(monkeypatch, capability, precision):
 
 def commands(run_dir: Path, config: PretrainConfig, *started: str) -> list[str]:
     MetricsWriter(run_dir / "metrics.jsonl").close()
-    (run_dir / "metrics.jsonl").write_text(
-        '{"step": 1, "loss": 1.0, "lr": 0.1, "grad_norm": 1.0, "tokens_seen": 1, "samples_seen": 1, "tokens_per_second": 1.0, '
-        '"step_seconds": 1.0, "mfu": null, "loss_scale": null, "skipped": 0}\n'
-    )
+    (run_dir / "metrics.jsonl").write_text(RECORD)
     runs = [ProposedRun(1, (LONGER,))]
     told = closing_summary(run_dir, config.checkpoint, ["pretrain", *started], config.model, config.data, runs)
     return told.partition("next:\n")[2].split("\n")
@@ -76,6 +82,25 @@ def test_nothing_is_asked_of_a_run_that_cannot_answer(tmp_path: Path, store: Pat
         assert told is None or asked[1].endswith(told)
     bare = replace(config, data=replace(config.data, path=f"{store}/train"))
     assert len(commands(tmp_path, bare)) == 1, "nobody knows the tokenizer"
+
+
+def test_they_are_read_as_they_are_printed(tmp_path: Path) -> None:
+    """Names that a shell or Hydra would take apart."""
+    run_dir, rows, header = tmp_path / "lr=3e-4, it's größe", "cls (1).jsonl", ('a "b"', "c,d", "größe")
+    (run_dir / "checkpoints" / "step_00000001").mkdir(parents=True)
+    config = pretrain()
+    labelled, head = (
+        LabelledDataConfig(train=rows, header=header, sequence_length=32),
+        replace(config.model, head="sequence"),
+    )
+    MetricsWriter(run_dir / "metrics.jsonl").close()
+    (run_dir / "metrics.jsonl").write_text(RECORD)
+    told = closing_summary(run_dir, config.checkpoint, ["finetune"], head, labelled)
+    _, evaluate, convert = (shlex.split(line) for line in told.partition("next:\n")[2].strip().split("\n"))
+    asked, _ = load(EvaluateConfig, "evaluate", evaluate[2:])
+    assert (asked.from_, asked.data.rows, asked.data.header) == (str(run_dir), rows, header)
+    converted, _ = load(ConvertConfig, "convert", convert[2:])
+    assert (converted.from_, converted.to) == (str(run_dir), f"{run_dir}/hf")
 
 
 @pytest.mark.slow

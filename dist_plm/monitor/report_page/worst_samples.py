@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from dist_plm.config.credentials import mask
 from dist_plm.core.errors import described
-from dist_plm.core.installed import typed
+from dist_plm.core.installed import typed, typed_setting
 from dist_plm.core.parsing import is_number
 
 #: Gives the samples of a run, from one number to before another, as text for people. What it raises is told on the page.
@@ -46,7 +46,7 @@ def worst_samples(
 
 def _shown(run_dir: Path, worst: WorstMicrobatch, read: ReadSamples | None) -> dict[str, Any]:
     range_asked = shlex.quote(f"samples=[{worst.first}, {worst.last + 1}]")
-    command = mask(f"{typed('samples')} {shlex.quote(f'run={run_dir}')} {range_asked}")
+    command = mask(f"{typed('samples')} {typed_setting('run', str(run_dir))} {range_asked}")
     shown = {"title": worst.title, "rows": [], "note": f"{command} shows them."}
     if read is None:
         return shown

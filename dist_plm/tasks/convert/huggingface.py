@@ -19,6 +19,7 @@ from dist_plm.checkpoint.train_state import RUN_FILE, TrainState
 from dist_plm.config.decode import encode
 from dist_plm.config.runfile import to_yaml
 from dist_plm.core.errors import CheckpointError
+from dist_plm.core.installed import typed_setting
 from dist_plm.core.parsing import load_json
 from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor
 from dist_plm.interop.hf.checkpoint_tokenizer import CheckpointTokenizer, tokenizer_files, tokens_of, unset_of
@@ -106,7 +107,8 @@ def _notes(weights: HFWeights, to: str) -> list[str]:
     if absent := [name for name in wanted if name not in weights.shapes]:
         notes.append(f"not there, so training begins with fresh ones: {listed(absent)}")
     notes.append(
-        f"its model as a file for conf/model/: {to}/step_00000000/{MODEL_FILE}; go on with train.resume={as_path(to)}"
+        f"its model as a file for conf/model/: {to}/step_00000000/{MODEL_FILE}; go on with "
+        f"{typed_setting('train.resume', as_path(to))}"
     )
     return notes
 

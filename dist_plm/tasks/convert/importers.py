@@ -9,6 +9,7 @@ from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.config.decode import encode
 from dist_plm.config.runfile import to_yaml
 from dist_plm.core.errors import CheckpointError
+from dist_plm.core.installed import typed_setting
 from dist_plm.interop.base import ForeignCheckpoint, Translated, megatron_tensors
 from dist_plm.interop.deepspeed.hf_tensors import hf_stored, is_hf, model_of
 from dist_plm.interop.deepspeed.zero_files import ZeroFiles
@@ -127,5 +128,5 @@ def _next(found: ForeignCheckpoint, translated: Translated, to: str, *, known: b
             f"exported{again}"
         )
     if len(found.states) > 1:
-        lines.append(f"go on, over this program's order of samples, with train.resume={as_path(to)}")
+        lines.append(f"go on, over this program's order of samples, with {typed_setting('train.resume', as_path(to))}")
     return lines

@@ -10,6 +10,7 @@ from dist_plm.checkpoint.open_checkpoint import Checkpoint, find
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError, ConfigError
+from dist_plm.core.installed import typed, typed_setting
 from dist_plm.distributed.collectives import on_each, on_first
 from dist_plm.interop.hf.checkpoint_tokenizer import given_to, store_of, unset_of
 from dist_plm.interop.hf.weights import HFWeights, open_hf
@@ -74,7 +75,7 @@ def find_source(path: str, group: dist.ProcessGroup | None, *, verify: bool = Tr
     if kind != "canonical":
         raise CheckpointError(
             f"from = {path} is {NAMES[kind]}: make a checkpoint of it first, with "
-            f"python launch/convert.py from={path} to=DIR, and give that"
+            f"{typed('convert')} {typed_setting('from', path)} to=DIR, and give that"
         )
     found = find(path, open_storage(path), group, verify=verify)
     if found is None:

@@ -1,6 +1,5 @@
 """Builds what a finished run ends with on the screen: how it went, and commands worth trying next."""
 
-import json
 import math
 import shlex
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from dist_plm.checkpoint.lookup import best_checkpoint
 from dist_plm.checkpoint.storage import BEST, open_storage
 from dist_plm.config.credentials import FromEnvironment
 from dist_plm.core.errors import reason_of
-from dist_plm.core.installed import start_words, typed
+from dist_plm.core.installed import hydra_quoted, start_words, typed, typed_setting
 from dist_plm.data.store.manifest import NAME as MANIFEST
 from dist_plm.data.store.manifest import read_manifest
 from dist_plm.monitor.metrics_file import read_metrics
@@ -27,12 +26,13 @@ def _inferences(run_dir: Path, trained: str, model: ModelConfig, data: SamplesCo
     Face: what works with what the run read."""
     run = _word("from", trained)
     if isinstance(data, LabelledDataConfig):
-        header = [_word("data.header", json.dumps(data.header, ensure_ascii=False))] if data.header else []
+        names = ",".join(hydra_quoted(name, '"') for name in data.header)
+        header = [f"data.header={shlex.quote(f'[{names}]')}"] if names else []
         yield " ".join([typed("evaluate"), run, "on=task", _word("data.rows", data.to_measure), *header, "samples=3"])
         if model.head == "language_model":
             yield f"{typed('generate')} {run} prompt='To be'"
         elif model.is_in_hugging_face:
-            yield f"{typed('convert')} {run} to={shlex.quote(f'{run_dir}/hf')} format=hf"
+            yield f"{typed('convert')} {run} {_word('to', f'{run_dir}/hf')} format=hf"
         return
     if not (Path(data.to_measure) / MANIFEST).is_file():
         return  # a bare Megatron pair, whose tokenizer is not known
@@ -54,7 +54,7 @@ def _measurable(data: SamplesConfig) -> str | None:
 
 def _word(key: str, value: str) -> str:
     """A setting as one word of shell, with references to the environment in place of credentials."""
-    return shlex.quote(f"{key}='{value.written}'" if isinstance(value, FromEnvironment) else f"{key}={value}")
+    return typed_setting(key, value.written if isinstance(value, FromEnvironment) else value)
 
 
 def _best(checkpoints: str, measure: str | None) -> str | None:

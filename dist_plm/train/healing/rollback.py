@@ -8,12 +8,11 @@ between the two come before the samples that are skipped, and are the same when 
 """
 
 import logging
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dist_plm.core.errors import DataError, Diverged, ReplicasDifferError, UserError
-from dist_plm.core.installed import typed
+from dist_plm.core.installed import typed, typed_setting
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.train.healing import acts
 from dist_plm.train.healing.alarms import Alarm
@@ -136,7 +135,7 @@ def _worst(parts: Parts, position: Position, skip: Ranges, alarm: Alarm) -> acts
         return None
     (number, loss), size = alarm.worst, parts.train.micro_batch
     first, last = acts.skipped_samples(skip, position.history).span(alarm.samples + number * size, size)
-    run = shlex.quote(f"run={parts.observer.run_dir}")
+    run = typed_setting("run", str(parts.observer.run_dir))
     return acts.Worst(loss, first, last, f"{typed('samples')} {run} samples='[{first}, {last + 1}]'")
 
 
