@@ -9,7 +9,7 @@ import numpy as np
 from dist_plm.checkpoint.io.outline import Box, Outline
 from dist_plm.checkpoint.lookup import REMEDY, FoundCheckpoint, best_checkpoint, look_up, reason_of_named
 from dist_plm.core.errors import CheckpointError, with_remedy
-from dist_plm.core.installed import typed
+from dist_plm.core.installed import typed, typed_setting
 from dist_plm.interop.kinds import refuse_foreign
 
 
@@ -19,7 +19,9 @@ def inspect(path: str) -> tuple[str, bool]:
     Raises:
         CheckpointError: there is none, or nothing can be read of it.
     """
-    with with_remedy(f"make a checkpoint of it with {typed('convert')} from={path} to=DIR, and inspect that"):
+    with with_remedy(
+        f"make a checkpoint of it with {typed('convert')} {typed_setting('from', path)} to=DIR, and inspect that"
+    ):
         refuse_foreign(path)
     with with_remedy("name another checkpoint or run with inspect="):
         found, problems = look_up(path)
@@ -47,10 +49,11 @@ def _facts(found: FoundCheckpoint) -> list[str]:
     if (best := best_checkpoint(found.storage)) is not None:
         measures = ", ".join(f"{name} {value:.4g}" for name, value in best.train_state.evaluation.items())
         facts["best of the run"] = f"{best.name}: {measures}"
-    for change in train_state.history:
-        facts[f"changed at step {change['step']}"] = "; ".join(change["changes"])
-    width = max(map(len, facts))
-    return [f"{name:<{width}}  {value}" for name, value in facts.items()]
+    # No names of their own: a run may go back to one checkpoint several times.
+    changes = [(f"changed at step {change['step']}", "; ".join(change["changes"])) for change in train_state.history]
+    told = [*facts.items(), *changes]
+    width = max(len(name) for name, _ in told)
+    return [f"{name:<{width}}  {value}" for name, value in told]
 
 
 def _broken(found: FoundCheckpoint, outline: Outline) -> list[str]:

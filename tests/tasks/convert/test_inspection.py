@@ -1,7 +1,9 @@
 import math
+from dataclasses import replace
 
 import pytest
 
+from dist_plm.checkpoint import train_state
 from dist_plm.core.errors import CheckpointError
 from dist_plm.tasks.convert.inspection import inspect
 from tests.checkpoint.poison import poison
@@ -43,3 +45,20 @@ def test_says_which_numbers_are_not_finite(ranks, tmp_path):
     assert "not finite, so nothing goes on from it:" in text
     assert "model.final_norm.weight: 1 of its numbers" in text
     assert "optimizer.exp_avg.embedding.word.weight: 1 of its numbers" in text
+
+
+def test_says_each_change_of_several_at_one_step(ranks, tmp_path):
+    directory = tmp_path / "checkpoints"
+    ranks.run(2, save_case, configure(2, train__steps=2), directory, 1)
+    path = directory / "step_00000001" / "checkpoint.json"
+    acts = [
+        "back from step 5: the loss is nan",
+        "back from step 9: the loss is 40",
+        "back from step 9: the loss is nan",
+    ]
+    history = [{"step": 1, "changes": [act, "samples are skipped"]} for act in acts]
+    saved = train_state.decode(path.read_bytes(), str(path))
+    path.write_bytes(train_state.encode(replace(saved, history=history)))
+    lines = inspect(str(directory))[0].splitlines()
+    told = [line for line in lines if line.startswith("changed at step 1  ")]
+    assert told == [f"changed at step 1  {act}; samples are skipped" for act in acts]
