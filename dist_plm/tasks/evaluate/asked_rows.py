@@ -1,5 +1,6 @@
 """Rows that a model is asked about, with what it should say of them or without."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,17 +80,20 @@ def _refuse_unknown(given: Mapping[str, Any], task: TaskConfig) -> None:
         raise ConfigError(problems)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Unmeasured:
-    """Keeps what a model says of rows of which nothing is known. See objectives.tasks.base.Scorer."""
+    """Keeps what a model says of rows of which nothing is known, and whether that are numbers. See
+    objectives.tasks.base.Scorer."""
 
     scorer: Scorer
+    is_broken: bool = False
 
     def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
+        self.is_broken |= bool(np.isnan(outputs).any())
         self.scorer.add(rows, outputs)
 
     def measures(self) -> dict[str, float]:
-        return {}
+        return {"output": math.nan} if self.is_broken else {}
 
     def predictions(self) -> dict[str, Any]:
         return self.scorer.predictions()

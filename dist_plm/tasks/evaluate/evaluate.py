@@ -1,6 +1,5 @@
 """Measures a model on texts, on any process grid."""
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from dist_plm.tasks.evaluate.objective import check_held_out, measure_objective
 from dist_plm.tasks.evaluate.passages import Passages, open_passages
 from dist_plm.tasks.evaluate.perplexity import Asked, Turns, measure_perplexity
 from dist_plm.tasks.evaluate.probe import measure_probe, probe_of
-from dist_plm.tasks.evaluate.sums import COUNTS, Hard, Hardest, Sums, measures
+from dist_plm.tasks.evaluate.sums import COUNTS, Hard, Hardest, Sums, check_numbers, measures
 from dist_plm.tasks.evaluate.task import check_task_rows, measure_task
 from dist_plm.tasks.harness.measure_harness import check_asked, check_harness, measure_harness
 from dist_plm.tasks.inference.open_model import (
@@ -93,7 +92,7 @@ def measured(config: EvaluateConfig, session: Session) -> dict[str, Any]:
         UserError: on every rank alike.
     """
     content = MEASURES[config.on](config, session)
-    _check_numbers(content)
+    check_numbers(content["results"], content["model"], content["data"])
     return {**content, "data": mask(content["data"])}
 
 
@@ -166,17 +165,6 @@ def measure_texts(
     if total.num_bytes is None and config.limit == 0:
         total.num_bytes = passages.num_bytes
     return measures(total, pseudo=runner.model.is_encoder), worst
-
-
-def _check_numbers(content: Mapping[str, Any]) -> None:
-    """Raises DataError where what was measured is no number: nobody is to take that for a result."""
-    results: Mapping[str, float] = content["results"]
-    if broken := [name for name, value in results.items() if math.isnan(value)]:
-        raise DataError(
-            f"{', '.join(broken)} of {content['model']} on {content['data']} {'are' if len(broken) > 1 else 'is'} nan: its "
-            "weights are finite, so numbers of its layers overflow; try precision=fp32, or a checkpoint from before its run "
-            "diverged"
-        )
 
 
 def _together(config: EvaluateConfig, runner: Runner, sums: Sums, hardest: list[Hard]) -> tuple[Sums, list[Hard]]:

@@ -1,6 +1,7 @@
 """Measures by a linear probe what a model's hidden states tell: a logistic regression learns from vectors that the model, which
 stays as it is, gives labelled rows, and is measured on others (Alain & Bengio 2016, arXiv 1610.01644)."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +98,8 @@ class Probe:
     batch_size: int
 
     def measure(self, runner: Runner, between: Callable[[], None]) -> dict[str, float | int]:
-        """Learns and measures, the same on every grid. Collective over all ranks, which call `between` equally often."""
+        """Learns and measures, the same on every grid; measures are nan where a vector is not finite. Collective over all
+        ranks, which call `between` equally often."""
         vectors = {split: self._vectors(table, runner, between) for split, table in self.tables.items()}
         train, test = self.tables["train"], self.tables["test"]
 
@@ -107,7 +109,10 @@ class Probe:
             told = logistic_regression(vectors["train"], labels, len(self.task.config.labels), vectors["test"])
             scorer = self.task.scorer(test)
             scorer.add(np.arange(len(told)), told)
-            return {**scorer.measures(), "rows": num_examples(test), "train_rows": num_examples(train)}
+            measures = scorer.measures()
+            if not all(np.isfinite(one).all() for one in vectors.values()):
+                measures = dict.fromkeys(measures, math.nan)  # what is told of scores that are nan looks like any other
+            return {**measures, "rows": num_examples(test), "train_rows": num_examples(train)}
 
         return on_first(runner.groups.world, learned)
 
@@ -133,7 +138,7 @@ class Probe:
     def _batch(self, table: Table, rows: NDArray[np.int64], runner: Runner) -> Batch:
         tokens = table["tokens"]
         assert isinstance(tokens, Ragged)
-        lengths = tokens.lengths[rows]
+        lengths = tokens.lengths_of(rows)
         length = runner.fitting(int(lengths.max()))
         fills = {"tokens": self.padding}
         padded = {

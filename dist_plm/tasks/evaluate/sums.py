@@ -2,8 +2,10 @@
 
 import heapq
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dist_plm.core.errors import DataError
 from dist_plm.tasks.evaluate.passages import Passage
 
 #: Among what is told of a set, how much there is of it.
@@ -88,6 +90,15 @@ def measures(sums: Sums, *, pseudo: bool) -> dict[str, float | int]:
         told[f"{prefix}bits_per_byte"] = sums.loss / sums.num_bytes / math.log(2)
     counts = {"tokens": sums.tokens, "words": sums.num_words, "bytes": sums.num_bytes, "documents": sums.documents}
     return told | {name: count for name, count in counts.items() if count}
+
+
+def check_numbers(results: Mapping[str, float], model: str, data: str) -> None:
+    """Raises DataError where what was measured is no number: nobody is to take that for a result."""
+    if broken := [name for name, value in results.items() if math.isnan(value)]:
+        raise DataError(
+            f"{', '.join(broken)} of {model} on {data} {'are' if len(broken) > 1 else 'is'} nan: its weights are finite, so "
+            "numbers of its layers overflow; try precision=fp32, or a checkpoint from before its run diverged"
+        )
 
 
 def _exp(value: float) -> float:

@@ -24,6 +24,7 @@ from dist_plm.spec.tasks import TaskConfig
 from dist_plm.spec.tasks.base import WritingConfig
 from dist_plm.tasks.evaluate.asked_rows import AskedRows, Unmeasured, Weighed, worst_rows
 from dist_plm.tasks.evaluate.objective import RunnerScores
+from dist_plm.tasks.evaluate.sums import check_numbers
 from dist_plm.tasks.inference.open_model import NEEDED, FoundModel, Session, build_runner, check_heads
 from dist_plm.tasks.inference.outputs import write_json, write_lines
 from dist_plm.tasks.inference.source import alike
@@ -117,11 +118,16 @@ def _of_head(
     measures = _measured(config, session, body, table, weighed, keep)
     if config.predictions is not None:
         _write_predictions(Path(config.predictions), files)
-    name, said = next(iter(files.items()), ("", []))
+    said = next(iter(files.values()), [])
     if rows.answered and config.samples and files:
         told = [_alone(line) for line in (said.values() if isinstance(said, dict) else said)]
         return measures, worst_rows(rows, table, losses, told, config.samples)
-    return measures, said if name.endswith(".jsonl") else []
+    return measures, _by_id(said) if isinstance(said, dict) else said
+
+
+def _by_id(said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Gives a line for each row, of what a file tells by the ids of rows."""
+    return [{"row": row, "id": one, "prediction": text} for row, (one, text) in enumerate(said.items())]
 
 
 def _alone(line: Any) -> Any:
@@ -198,7 +204,11 @@ def _measured(
     scorer: Callable[[], Scorer] | None = None,
     keep: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> dict[str, float | int]:
-    """Measures what the evaluation of training does."""
+    """Measures what the evaluation of training does.
+
+    Raises:
+        DataError: on every rank, where that is no number.
+    """
     run, encoder = session.config, _encoder(session)
     written = written_by(run.model, body.config, encoder.length)
     labelled = Labelled(body, {"test": table}, encoder.padding, written)
@@ -208,7 +218,9 @@ def _measured(
     dataset, trim = LabelledDataset(table, None, "rows"), labelled.trim(encoder.length, run.parallel)
     evaluator = Evaluator(train, session.groups, dataset, learned, trim, scorer, keep)
     scores = RunnerScores(build_runner(session, needed=_ALL if scorer is not None else NEEDED), learned.losses)
-    return dict(evaluator(cast(Engine, scores), lambda: None))
+    measures = dict(evaluator(cast(Engine, scores), lambda: None))
+    check_numbers(measures, session.source.where, config.data.rows or "")
+    return measures
 
 
 def _written(

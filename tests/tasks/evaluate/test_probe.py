@@ -1,6 +1,8 @@
 """A probe reads the hidden states that Transformers gives, and learns as scikit-learn does."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ import transformers
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from dist_plm.spec.schema import PrecisionConfig
 from dist_plm.tasks.evaluate.evaluate import measured
 from dist_plm.tasks.evaluate.probe import logistic_regression, open_probe, weights_of
 from dist_plm.tasks.inference.open_model import build_runner
+from tests.ranks.pool import RanksError
 from tests.tasks.inference.models import evaluate_config, opened
 
 SENTENCES = ("The cat sat", "nobody knew what", "To be, or not", "the mind", "that is the question", "Ein kurzer Satz")
@@ -69,3 +73,21 @@ def test_it_reads_what_transformers_gives(ranks, model_dirs, tmp_path) -> None:
 
 def found_by(world, config):
     return measured(config, opened(world, config))
+
+
+@pytest.mark.ranks
+def test_states_that_overflow_are_no_result(ranks, model_dirs, tmp_path) -> None:
+    """One weight of 60,000 is finite in fp16, and what is multiplied by it is not."""
+    overflowing = transformers.BertForMaskedLM.from_pretrained(model_dirs("bert"))
+    with torch.no_grad():
+        overflowing.bert.encoder.layer[0].output.LayerNorm.weight[0] = 6e4
+    shutil.copytree(model_dirs("bert"), tmp_path / "bert")
+    overflowing.save_pretrained(tmp_path / "bert")
+    rows = [{"text": SENTENCES[n % 6], "label": "ab"[n % 2]} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"rows": str(tmp_path / "rows.jsonl"), "train_rows": str(tmp_path / "rows.jsonl")}
+    config = evaluate_config(tmp_path / "bert", on="probe", data=data)
+    (told,) = ranks.run(1, found_by, config)
+    assert told["results"]["accuracy"] >= 0.5
+    with pytest.raises(RanksError, match=r"DataError: accuracy.* nan: .*overflow; try precision=fp32"):
+        ranks.run(1, found_by, replace(config, precision=PrecisionConfig(name="fp16")))
