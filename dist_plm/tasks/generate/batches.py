@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from dist_plm.spec.inference.schema import GenerateConfig
-from dist_plm.tasks.generate.choosing import BrokenScores, KnownTokens, StopTexts, choosers
+from dist_plm.tasks.generate.choosing import BrokenScores, KnownTokens, StopTexts, choosers, holds_any
 from dist_plm.tasks.generate.prompts import PromptRow
 from dist_plm.tasks.inference.vocabulary import Vocabulary
 
@@ -116,9 +116,19 @@ def _written(row: PromptRow, new: list[int], decoding: Decoding) -> Continuation
     end = next((place for place, token in enumerate(new) if token in decoding.ends), None)
     if end is not None:
         new, finish = new[:end], "end"
+    if (stop := _stop_of(new, decoding)) is not None:
+        new, finish = new[:stop], "stop"
     whole = continuation(row, new, decoding)
     text = before_stop(whole, decoding.config.stop)
     return Continuation(row, tuple(new), text, finish if text == whole else "stop")
+
+
+def _stop_of(new: list[int], decoding: Decoding) -> int | None:
+    """Counts the tokens that a row had when a text ended it, behind which its batch has filled it up; None where none did."""
+    texts, vocabulary = decoding.config.stop, decoding.vocabulary
+    if not texts or not holds_any(texts, new, vocabulary):
+        return None
+    return next(count for count in range(1, len(new) + 1) if holds_any(texts, new[:count], vocabulary))
 
 
 def before_stop(text: str, stops: Iterable[str]) -> str:

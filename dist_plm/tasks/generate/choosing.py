@@ -1,6 +1,6 @@
 """Chooses the next token: Transformers' own rules, and draws that are a function of the seed and the row's number alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,6 +112,12 @@ class StopTexts(transformers.StoppingCriteria):
         self._texts, self._vocabulary, self._first = texts, vocabulary, first
 
     def __call__(self, input_ids: Tensor, scores: object = None, **_: object) -> Tensor:
-        written = [self._vocabulary.decode(row[self._first :].tolist()) for row in input_ids]
-        ended = [any(text in one for text in self._texts) for one in written]
+        written = (row[self._first :].tolist() for row in input_ids)
+        ended = [holds_any(self._texts, new, self._vocabulary) for new in written]
         return torch.tensor(ended, device=input_ids.device)
+
+
+def holds_any(texts: Iterable[str], new: Sequence[int], vocabulary: Vocabulary) -> bool:
+    """Tells whether new tokens write one of some texts, or more."""
+    written = vocabulary.decode(new)
+    return any(text in written for text in texts)

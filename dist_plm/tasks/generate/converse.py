@@ -3,8 +3,12 @@
 import io
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import replace
+
+import torch.distributed as dist
 
 from dist_plm.core.errors import EXIT_FINISHED, ConfigError
 from dist_plm.core.streams import tell, visible
@@ -13,6 +17,9 @@ from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.tasks.generate.batches import Continuation
 from dist_plm.tasks.generate.generate import answered, writer_of
 from dist_plm.tasks.inference.open_model import Session, session_of
+
+#: How long other ranks wait for the first one at once: a person may think for longer than a collective lasts.
+_LOOK_SECONDS = 0.5
 
 Message = dict[str, str]
 
@@ -41,6 +48,39 @@ def typed() -> str | None:
     return line.strip() if line else None
 
 
+def heard(group: dist.ProcessGroup, read: Callable[[], str | None]) -> str | None:
+    """Gives on every rank what the first one reads, however long that takes. Collective.
+
+    Raises:
+        CheckpointError: on every rank, where it cannot be read.
+    """
+    if group.size() == 1:
+        return on_first(group, read)
+    line = _begun(read) if group.rank() == 0 else Future[str | None]()
+
+    def look() -> tuple[str | None] | None:
+        wait([line], _LOOK_SECONDS)
+        return (line.result(),) if line.done() else None
+
+    while (found := on_first(group, look)) is None:
+        pass
+    return found[0]
+
+
+def _begun(read: Callable[[], str | None]) -> Future[str | None]:
+    """Reads in a thread, so that this one hears signals and other ranks; a daemon, as nothing else ends a read."""
+    line = Future[str | None]()
+
+    def finish() -> None:
+        try:
+            line.set_result(read())
+        except BaseException as error:
+            line.set_exception(error)
+
+    threading.Thread(target=finish, name="talk", daemon=True).start()
+    return line
+
+
 def turns(config: GenerateConfig, session: Session, read: Callable[[], str | None]) -> Iterator[list[Message]]:
     """Yields the dialogue after each answer, on every rank. Collective over all ranks, of which the first reads.
 
@@ -51,7 +91,7 @@ def turns(config: GenerateConfig, session: Session, read: Callable[[], str | Non
         raise ConfigError([f"chat = true: {session.source.where} fills in what is masked and does not talk"])
     writer, dialogue, number = writer_of(config, session), list[Message](), 0
     streams = session.is_first and sys.stdout.isatty()
-    while (said := on_first(session.groups.world, read)) is not None:
+    while (said := heard(session.groups.world, read)) is not None:
         if not said:
             dialogue = []
             continue

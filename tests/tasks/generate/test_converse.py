@@ -1,9 +1,13 @@
 """A dialogue in the terminal: each answer is that to all that was said, on one rank and on two."""
 
+import time
+from datetime import timedelta
+
 import pytest
+import torch.distributed as dist
 
 from dist_plm.core.errors import UserError
-from dist_plm.tasks.generate.converse import turns
+from dist_plm.tasks.generate.converse import heard, turns
 from dist_plm.tasks.generate.generate import answered
 from tests.tasks.inference.models import generate_config, opened
 
@@ -36,3 +40,27 @@ def test_each_answer_is_that_to_all_that_was_said(ranks, model_dirs):
 def test_a_model_that_fills_in_does_not_talk(ranks, model_dirs):
     ((problem, _),) = ranks.run(1, talk, generate_config(model_dirs("bert"), chat=True), ["a"])
     assert "fills in what is masked and does not talk" in problem
+
+
+def hear(world, seconds, timeout):
+    """What ranks hear whose collectives wait for less long than a line takes, and of a terminal that breaks."""
+    group, lines = dist.new_group(timeout=timedelta(seconds=timeout)), iter(["thought of", None])
+
+    def read() -> str | None:
+        time.sleep(seconds)
+        return next(lines)
+
+    def break_off() -> str | None:
+        raise OSError(5, "Input/output error")
+
+    found = [heard(group, read) for _ in range(2)]
+    try:
+        heard(group, break_off)
+    except UserError as error:
+        return [*found, str(error)]
+    finally:
+        dist.destroy_process_group(group)
+
+
+def test_a_person_may_think_for_longer_than_a_collective_waits(ranks):
+    assert ranks.run(2, hear, 4.0, 2.5) == [["thought of", None, "Input/output error"]] * 2

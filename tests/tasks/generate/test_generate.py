@@ -175,6 +175,22 @@ def test_an_answer_ends_before_a_text_and_at_the_last_position(ranks, model_dirs
         assert len(full[0].tokens) == LENGTH - len(tokenizer("To be").input_ids)
 
 
+def test_an_answer_that_a_text_ended_holds_no_token_of_its_batch(ranks, model_dirs):
+    """t5's own token fills up rows, which ends none."""
+    directory = model_dirs("t5")
+    (whole,) = ranks.run(1, found, generate_config(directory, max_new_tokens=12), PROMPTS)
+    text = next(one.text for one in whole if one.text != whole[0].text)
+    stop = next(sign for sign in text if sign not in whole[0].text)
+    for own_loop in (False, True):
+        told = []
+        for size in (1, 4):
+            config = generate_config(directory, batch_size=size, stop=[stop], max_new_tokens=12)
+            (answers,) = ranks.run(1, found, config, PROMPTS, own_loop)
+            told.append([(answer.tokens, answer.text, answer.finish) for answer in answers])
+        assert told[0] == told[1]
+        assert {finish for _, _, finish in told[0]} == {"stop", "length"}
+
+
 def test_an_empty_prompt_begins_where_documents_do(ranks, model_dirs):
     directory = model_dirs("gpt2")
     (answers,) = ranks.run(1, found, generate_config(directory, max_new_tokens=12), [""])
