@@ -39,7 +39,7 @@ class StepProfile:
         self._is_chosen = rank in settings.ranks
         self._stacks = settings.stacks
         self._last = 0
-        self._stretch: tuple[int, int] | None = (settings.steps[0], settings.steps[1]) if settings.steps else None
+        self._stretches: list[tuple[int, int]] = [(settings.steps[0], settings.steps[1])] if settings.steps else []
         self._profiler: Any = None
         self._first, self._next_look = 0, 0.0
 
@@ -63,25 +63,30 @@ class StepProfile:
     def ask(self, step: int, count: int) -> None:
         """Has the next steps profiled, from `step` on, once no others are."""
         if self._profiler is None:
-            self._stretch = (step, step + count - 1)
+            self._stretches.append((step, step + count - 1))
 
     @contextmanager
     def step(self, step: int) -> Iterator[None]:
         """Is entered while a step is made."""
-        if self._is_chosen and self._stretch is not None and self._stretch[0] <= step <= self._stretch[1]:
+        if self._is_chosen and any(first <= step <= last for first, last in self._stretches):
             self._start(step)
         try:
             yield
         except BaseException:
             self._profiler = None  # the step ended in its middle
             raise
-        if self._profiler is not None and self._stretch is not None and step >= self._stretch[1]:
+        if self._profiler is not None and not self._goes_on(step):
             self._finish(step)
 
     def close(self) -> None:
         """Writes what was profiled of a stretch that the run ends in."""
         if self._profiler is not None:
             self._finish(self._last)
+
+    def _goes_on(self, step: int) -> bool:
+        """Whether a stretch that has begun lasts for longer, also where the run went back within it."""
+        begun = max(step, self._first)
+        return any(first <= begun and step < last for first, last in self._stretches)
 
     def _start(self, step: int) -> None:
         self._last = step
@@ -95,12 +100,14 @@ class StepProfile:
             profiler = profile(activities=kinds, with_stack=self._stacks)
             profiler.start()
         except Exception as error:
+            self._drop_begun(step)
             self._give_up(error)
             return
         self._profiler, self._first = profiler, step
 
     def _finish(self, last: int) -> None:
-        profiler, self._profiler, self._stretch = self._profiler, None, None
+        profiler, self._profiler = self._profiler, None
+        self._drop_begun(last)
         folder, name = self._run_dir / PROFILES, f"step_{self._first:08d}_rank_{self._rank:05d}"
         try:
             profiler.stop()
@@ -122,8 +129,11 @@ class StepProfile:
             return
         log.info("profiled steps %d to %d: %s", self._first, last, folder / f"{name}.json.gz")
 
+    def _drop_begun(self, step: int) -> None:
+        """Forgets stretches that have begun by a step: a run that goes back profiles none again."""
+        self._stretches = [one for one in self._stretches if one[0] > step]
+
     def _give_up(self, error: Exception) -> None:
-        self._stretch = None
         log.warning("no profile is made: %s", described(error))
 
 

@@ -67,6 +67,30 @@ def test_chosen_steps_and_those_that_are_asked_for(ranks, tmp_path, grid):
     assert table["rows"][1][0] in render_report([load_run(run_dir)])
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ((2, 2), [(2, 3), (5, 6)]),
+        ((3, 2), [(3, 4), (5, 6)]),
+        ((4, 2), [(4, 6)]),
+        ((6, 3), [(5, 8)]),
+        ((8, 1), [(5, 6), (8, 8)]),
+    ],
+)
+def test_steps_that_are_asked_for_come_beside_those_of_the_settings(tmp_path, caplog, asked, told):
+    from dist_plm.distributed.groups import alone
+    from dist_plm.spec.schema_run import ProfileConfig
+
+    profile = step_profile.StepProfile(ProfileConfig(steps=(5, 6), ranks=(0,)), tmp_path, 0, alone().device)
+    profile.ask(*asked)
+    with caplog.at_level("INFO"):
+        for step in [*range(1, 8), *range(3, 11)]:  # the run goes back
+            with profile.step(step):
+                pass
+    expected = [f"profiled steps {first} to {last}:" for first, last in told]
+    assert [message[: len(one)] for message, one in zip(caplog.messages, expected, strict=True)] == expected
+
+
 @pytest.mark.parametrize("said", ["", "x", "0", "1e9", "\xff"])
 def test_what_is_no_number_asks_for_one_step(tmp_path, said):
     from dist_plm.distributed.groups import alone
