@@ -265,7 +265,7 @@ def _build_parts(
             start.launch.node_name,
         ),
         copies=MemoryCopies(engine, heal.memory_every, control.of_all),
-        patience=None if stops is None else Patience(stops, **position.patience),
+        patience=None if stops is None else Patience.after(stops, position.patience),
         named_sets=more.named_sets,
         named_sets_every=config.named_sets_every,
     )

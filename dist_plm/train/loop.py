@@ -244,7 +244,12 @@ def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> Non
         parts.alarms.note_evaluation(step, position.evaluation)
         if step > 0:
             _check_alarm(parts)
-        if parts.patience is not None and step > 0:
+        # A run that `stop_at` ends and one that goes on are to end alike.
+        if (
+            parts.patience is not None
+            and step > 0
+            and (_is_due(step, parts.train.eval_every) or step == parts.train.steps)
+        ):
             parts.patience.note(step, position.evaluation)
             position.patience = parts.patience.state()
         parts.control.note("evaluation", time.perf_counter() - began)

@@ -27,6 +27,21 @@ def test_evaluations_that_are_not_better_are_counted(values, grows, threshold, w
         patience.note(step, {"loss": 9.0, "f1": value})
         found.append(patience.waited)
         assert patience.is_over == (patience.waited >= 2)
-        patience = Patience(settings, **patience.state())  # as a checkpoint keeps it
+        patience = Patience.after(settings, patience.state())  # as a checkpoint keeps it
     assert found == waited
     assert patience.best == (None if best is None else pytest.approx(best))
+
+
+def test_another_measure_is_waited_for_anew() -> None:
+    accuracy = EarlyStoppingConfig(patience=2, metric="accuracy", greater_is_better=True)
+    before = Patience(accuracy)
+    before.note(4, {"accuracy": 0.5, "loss": 2.0})
+    before.note(8, {"accuracy": 0.4, "loss": 1.0})
+    kept = before.state()
+    assert Patience.after(accuracy, kept) == before
+    loss = EarlyStoppingConfig(patience=2, metric="loss", greater_is_better=False)
+    assert Patience.after(loss, kept) == Patience(loss)
+    falling = EarlyStoppingConfig(patience=2, metric="accuracy", greater_is_better=False)
+    assert Patience.after(falling, kept) == Patience(falling)
+    older = {name: kept[name] for name in ("best", "best_step", "waited")}  # of before it told of what
+    assert Patience.after(accuracy, older) == before

@@ -50,7 +50,10 @@ def _stopped_early(settings: Mapping[str, Any], records: Sequence[Mapping[str, A
     if stops.get("patience") is None:
         return False
     patience = Patience(decode(EarlyStoppingConfig, stops))
+    every, steps = settings.get("train.eval_every") or 1, settings.get("train.steps")
     for record in records:
+        if record["step"] % every and record["step"] != steps:
+            continue  # as the run itself did
         told = {name: value for name, value in record.items() if name.startswith("eval/")}
         measures = {name.removeprefix("eval/"): math.nan if value is None else value for name, value in told.items()}
         patience.note(record["step"], measures)

@@ -10,7 +10,7 @@ from dist_plm.spec.derived import checkpoints_of, directory_of
 from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.rules.training import no_effect
 from dist_plm.spec.schema import RunConfig, TrainingConfig
-from dist_plm.spec.schema_run import CheckpointConfig
+from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 
 
 def _keep_best(config: TrainingConfig) -> Iterator[str]:
@@ -34,11 +34,16 @@ def _keep_best(config: TrainingConfig) -> Iterator[str]:
             f"{named} has one checkpoint to choose from, the last, with train.eval_every = {train.eval_every} and "
             f"checkpoint.every = {settings.every}: give both, or set checkpoint.keep_best=null"
         )
-    elif (meeting := math.lcm(train.eval_every, settings.every)) > (train.stop_at or train.steps):
+    elif (meeting := math.lcm(train.eval_every, settings.every)) > _end(train, settings, meeting):
         yield (
             f"{named}: steps are evaluated every train.eval_every = {train.eval_every} and saved every checkpoint.every = "
             f"{settings.every}, both for the first time at step {meeting}, after the end: make one a multiple of the other"
         )
+
+
+def _end(train: TrainConfig, settings: CheckpointConfig, meeting: int) -> int:
+    """The step by which the two have to meet. Where `stop_at` alone ends a run before it, its end is measured and saved."""
+    return train.steps if meeting in (train.eval_every, settings.every) else train.stop_at or train.steps
 
 
 def _place(config: TrainingConfig) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from dist_plm.spec.schema_run import EarlyStoppingConfig
 
@@ -22,6 +22,13 @@ class Patience:
     best: float | None = None
     best_step: int = 0
     waited: int = 0
+
+    @classmethod
+    def after(cls, settings: EarlyStoppingConfig, state: Mapping[str, Any]) -> Self:
+        """Goes on from a checkpoint's `state`."""
+        patience = cls(settings)
+        patience.load(state)
+        return patience
 
     def note(self, step: int, measures: Mapping[str, float]) -> None:
         """Takes note of an evaluation."""
@@ -43,9 +50,16 @@ class Patience:
         return self.waited >= self.settings.patience
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` gave, or anew from nothing."""
+        """Goes on from what `state` gave, or anew from nothing, or from what another measure had been."""
+        here = self.settings
+        if (here.metric, here.greater_is_better) != (
+            state.get("metric", here.metric),
+            state.get("rises", here.greater_is_better),
+        ):
+            state = {}
         self.best, self.best_step = state.get("best"), state.get("best_step", 0)
         self.waited = state.get("waited", 0)
 
     def state(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
+        settings = {"metric": self.settings.metric, "rises": self.settings.greater_is_better}
+        return {"best": self.best, "best_step": self.best_step, "waited": self.waited, **settings}

@@ -43,6 +43,7 @@ def test_one_sentence_with_the_reason(changes: dict[str, Any], part: str) -> Non
 def test_measures_that_there_are_pass(best: str) -> None:
     assert problems(checkpoint__keep_best=best, **EVERY) == []
     assert problems(checkpoint__keep_best=best, checkpoint__every=4, train__eval_every=2) == []
+    assert problems(checkpoint__keep_best=best, checkpoint__every=4, train__eval_every=4, train__stop_at=2) == []
 
 
 def test_encoders_have_measures_of_each_part() -> None:
