@@ -182,6 +182,10 @@ class HFModel(ABC):
     def token_numbers(self, tokens: "CheckpointTokenizer") -> dict[str, int | None]:
         """Gives the special tokens for config.json; null rather than a number of another vocabulary."""
 
+    def differences_of_tokens(self, settings: Mapping[str, Any], tokens: "CheckpointTokenizer") -> Iterator[str]:
+        """Yields what the class does otherwise by what its config.json says of tokens."""
+        yield from ()
+
     def model_from_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
         """Tells as much of a model as the names and shapes of its tensors do: which there are, not how heads divide them."""
         raise NotImplementedError

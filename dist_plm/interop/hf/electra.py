@@ -21,6 +21,9 @@ from dist_plm.interop.hf.bert import TASK_NAMES, HFEncoder, task_classes_of
 from dist_plm.spec.families.electra import ElectraConfig, generator_of
 from dist_plm.spec.schema import ModelConfig
 
+#: How the head of a choice takes the first token, as Transformers has it where nothing is said.
+_SUMMARY = {"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"}
+
 
 class HFElectra(HFEncoder):
     """Translates ElectraForMaskedLM, the generator, ElectraForPreTraining, the discriminator, and its encoder with the head of
@@ -38,6 +41,9 @@ class HFElectra(HFEncoder):
 
     def read_settings(self, settings: Settings) -> dict[str, Any]:
         settings.must_be("hidden_act", "gelu")
+        if settings.content.get("architectures") == ["ElectraForMultipleChoice"]:
+            for name, value in _SUMMARY.items():
+                settings.must_be(name, value)
         model = {**self.read_sizes(settings), "embedding_size": settings.get("embedding_size", 128)}
         return model | {f"generator_{name}": model[name] for name in ("hidden", "layers", "heads", "ffn")}
 

@@ -37,7 +37,7 @@ class HFLlama(HFModel):
         s.must_be("attention_bias", False)
         s.must_be("mlp_bias", False)
         s.must_be("hidden_act", "silu")
-        rope = s.get("rope_parameters", s.get("rope_scaling", {}))
+        rope = s.get("rope_scaling", s.get("rope_parameters", {}))  # of both the older name counts, as in Transformers
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
             raise CheckpointError(

@@ -61,6 +61,15 @@ class HFRoberta(HFEncoder):
     def class_of(self, tensors: Collection[str], half: Half | None) -> str:
         return "RobertaForMaskedLM" if "transform.dense.weight" in tensors else "RobertaModel"
 
+    def differences_of_tokens(self, settings: Mapping[str, Any], tokens: "CheckpointTokenizer") -> Iterator[str]:
+        """Of these classes the token before the first position counts no position, whatever it is in the vocabulary."""
+        pad, told = None if tokens.special is None else tokens.special.pad, settings["pad_token_id"]
+        if pad is not None and pad != told:
+            yield (
+                f"its tokenizer pads with token {pad}, and pad_token_id is {told}, by which Transformers counts positions: "
+                f"those behind a token {told} in a text are others than here, but of a model of model.position_offset={pad + 1}"
+            )
+
     def token_numbers(self, tokens: "CheckpointTokenizer") -> dict[str, int | None]:
         """Leaves the padding out: where positions begin says which token pads."""
         special = tokens.special

@@ -31,6 +31,10 @@ class HFT5(HFModel):
         s = settings
         dropout = s.get("dropout_rate", 0.1)
         heads = s["num_heads"]
+        activation = s.one_of("feed_forward_proj", {"relu": "relu", "gated-gelu": "geglu"}, "relu")
+        # What follows from that, and counts where a file says otherwise.
+        s.must_be("dense_act_fn", "gelu_new" if activation == "geglu" else "relu")
+        s.must_be("is_gated_act", activation == "geglu")
         return {
             "family": self.family,
             "layers": s["num_layers"],
@@ -44,7 +48,7 @@ class HFT5(HFModel):
             "position": "relative",
             "relative_buckets": s.get("relative_attention_num_buckets", 32),
             "relative_distance": s.get("relative_attention_max_distance", 128),
-            "activation": s.one_of("feed_forward_proj", {"relu": "relu", "gated-gelu": "geglu"}, "relu"),
+            "activation": activation,
             "norm": "rmsnorm",
             "norm_eps": s.get("layer_norm_epsilon", 1e-6),
             "bias": False,

@@ -93,13 +93,20 @@ class AskedTexts:
 
 
 def logits_of(
-    found: Checkpoint, model: ModelConfig, asked: AskedTexts, half: Half | None, dtype: torch.dtype
+    found: Checkpoint,
+    model: ModelConfig,
+    asked: AskedTexts,
+    half: Half | None,
+    dtype: torch.dtype,
+    *,
+    is_headless: bool = False,
 ) -> dict[str, Tensor]:
     """Runs the model of a checkpoint on this process's CPU, in fp32, its weights as `dtype` holds them.
 
     Args:
         model: finalised, with those heads that the checkpoint holds.
         half: of electra, that which is asked.
+        is_headless: it is asked for hidden states, whatever heads there are.
     Returns:
         all that it says, by name: of tokens [N, …], of texts [B, …]; of a network without a head the mean hidden states [B, H].
     """
@@ -114,7 +121,7 @@ def logits_of(
         if half == "discriminator":
             assert isinstance(chunk, Electra)
             return {SAID: asked.of_tokens(chunk.judge(batch))}
-        if lacks_head:
+        if lacks_head or is_headless:
             return {STATES: _tensor(chunk({**batch, "pooled": asked.weights}))}
         return {SAID: _of_tokens(chunk, batch, asked), **_of_pairs(chunk, batch)}
 

@@ -149,20 +149,20 @@ def write_hf(config: ConvertConfig, add: Callable[[Checkpoint, Path, bool], str]
         written = [export.write(Path(directory), config) for export in exports]
         added = [] if add is None else [add(found, Path(directory), bool(exports[0].tokens.files))]
         added += [export.verify(Path(directory)) for export in exports] if config.verify else []
-    total = sum(one.bytes for one in written)
-    files = sum(one.files for one in written)
+    files, num_bytes = sum(one.files for one in written), sum(one.bytes for one in written)
     classes = " and ".join(export.settings["architectures"][0] for export in exports)
     unset = unset_of(found.run_settings())
     unknown = f"without a tokenizer, which is not known{f': {unset}' if unset else ''}"
     tokens = "with its tokenizer" if exports[0].tokens.files else unknown
-    told = f"{_told(config.to, total, started)}\n{classes}, {files} file{'s' if files > 1 else ''} of weights, {tokens}"
-    return "\n".join([told, *added, *_differences(found, classes)])
+    told = f"{_told(config.to, num_bytes, started)}\n{classes}, {files} file{'s' if files > 1 else ''} of weights, {tokens}"
+    return "\n".join([told, *added, *_differences(found, classes, exports[0])])
 
 
-def _differences(found: Checkpoint, classes: str) -> Iterator[str]:
+def _differences(found: Checkpoint, classes: str, export: "_Export") -> Iterator[str]:
     """Yields what the model learned that the classes of Hugging Face do otherwise."""
+    yield from hf_model(model := model_of_checkpoint(found)).differences_of_tokens(export.settings, export.tokens)
     objective = OBJECTIVES.get(found.run_settings().get("objective", {}).get("name", ""))
-    if objective is not None and objective.opens_prefix and not model_of_checkpoint(found).has_decoder:
+    if objective is not None and objective.opens_prefix and not model.has_decoder:
         yield (
             f"it learned to read the first tokens of a text both ways, which the format cannot say: {classes} reads each token "
             "from those before it alone, unless it is given a mask"

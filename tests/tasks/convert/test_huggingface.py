@@ -267,6 +267,22 @@ def bert(tmp_path_factory):
     return save("bert", tmp_path_factory.mktemp("bert"))
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "part"),
+    [
+        ("electra_choice", {"summary_type": "mean"}, "summary_type = 'mean' is not supported"),
+        ("electra_choice", {"summary_activation": "tanh"}, "summary_activation = 'tanh' is not supported"),
+        ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rotary positions of rope_type 'linear'"),
+        ("t5", {"dense_act_fn": "silu"}, "dense_act_fn = 'silu' is not supported"),
+        ("t5", {"is_gated_act": True}, "is_gated_act = true is not supported"),
+    ],
+)
+def test_settings_that_transformers_obeys_are_refused_where_ours_do_otherwise(tmp_path, name, changes, part):
+    source = save(name, tmp_path / "hf")
+    edit(source, **changes)
+    assert_refused(tmp_path, part, source)
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_directories_are_refused_by_name(bert, tmp_path, name):
     spoil, part = WRONG[name]

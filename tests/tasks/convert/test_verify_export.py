@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from dist_plm.checkpoint.open_checkpoint import look_at
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError
+from dist_plm.interop.hf.roberta import HFRoberta
 from dist_plm.interop.hf.safetensors_files import write_weights
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert import huggingface
@@ -107,6 +109,35 @@ def test_texts_of_unlike_lengths_are_read_without_a_token_for_padding(tmp_path):
     shutil.rmtree(tmp_path / "in")
     run(source, tmp_path / "in")
     assert "largest difference" in run(tmp_path / "in", tmp_path / "padded", format="hf")
+
+
+@pytest.mark.parametrize(("pad", "told"), [(0, True), (1, False), (None, False)])
+def test_positions_that_a_class_counts_otherwise_are_told(pad, told):
+    tokens = SimpleNamespace(special=None if pad is None else SimpleNamespace(pad=pad))
+    found = list(HFRoberta().differences_of_tokens({"pad_token_id": 1}, tokens))
+    assert any("those behind a token 1 in a text are others" in line for line in found) == told
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
+def test_hidden_states_are_compared_of_a_class_without_a_head(tmp_path, name):
+    source = save(name, tmp_path / "hf")
+    network = {"gpt2": "GPT2Model", "llama": "LlamaModel", "t5": "T5Model"}[name]
+    getattr(transformers, network).from_pretrained(source).save_pretrained(tmp_path / "network")
+    run(tmp_path / "network", tmp_path / "in")
+    said = run(tmp_path / "in", tmp_path / "out", format="hf")
+    if name == "t5":
+        assert "logits not compared: T5Model gives hidden states alone" in said
+    else:
+        assert f"mean hidden states by {network}" in said
+
+
+@pytest.mark.parametrize(("name", "pad"), [("gpt2", -1), ("gpt2", 211), ("llama", -1)])
+def test_a_token_for_padding_that_is_none_of_the_vocabulary_is_not_used(tmp_path, name, pad):
+    source = save(name, tmp_path / "hf")
+    settings = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**settings, "pad_token_id": pad}))
+    run(source, tmp_path / "in")
+    assert "largest difference" in run(tmp_path / "in", tmp_path / "out", format="hf")
 
 
 def test_no_process_group_stays(tmp_path):
