@@ -62,7 +62,7 @@ class HFRoberta(HFEncoder):
         return "RobertaForMaskedLM" if "transform.dense.weight" in tensors else "RobertaModel"
 
     def differences_of_tokens(self, settings: Mapping[str, Any], tokens: "CheckpointTokenizer") -> Iterator[str]:
-        """Of these classes the token before the first position counts no position, whatever it is in the vocabulary."""
+        """Yields that the token before the first position counts none in these classes, whatever it is in the vocabulary."""
         pad, told = None if tokens.special is None else tokens.special.pad, settings["pad_token_id"]
         if pad is not None and pad != told:
             yield (
