@@ -174,9 +174,9 @@ def _replaced(out: Path) -> Path:
     return out.with_name(out.name + ".old")
 
 
-def places_of(out: Path) -> tuple[Path, Path, Path]:
+def places_of(out: Path) -> list[Path]:
     """Names the directories of a store: where it is, where it grows, and where the one goes that it takes the place of."""
-    return out, _partial(out), _replaced(out)
+    return [out, _partial(out), _replaced(out)] if out.name else [out]  # nothing lies beside "." by its name
 
 
 def _check_replaced(out: Path) -> None:
