@@ -73,15 +73,19 @@ def gpu_for(config: TrainingConfig) -> Gpu:
         ConfigError: cluster.gpu names none of the table, or one that does not compute as the run does.
     """
     gpu = gpu_named(config.cluster.gpu)
-    if config.precision.in_8_bits and not gpu.has_8_bits:
-        able = ", ".join(name for name, one in GPUS.items() if one.has_8_bits)
+    if config.cluster.gpu not in (able := able_gpus(config)):
         raise ConfigError(
             [
                 f"precision.name = 'fp8' cannot be computed by cluster.gpu = {config.cluster.gpu!r}, which multiplies no "
-                f"numbers of 8 bits: set precision=bf16, or cluster.gpu to one of {able}"
+                f"numbers of 8 bits: set precision=bf16, or cluster.gpu to one of {', '.join(able)}"
             ]
         )
     return gpu
+
+
+def able_gpus(config: TrainingConfig) -> list[str]:
+    """Names the GPUs of the table that compute as the run does."""
+    return [name for name, gpu in GPUS.items() if gpu.has_8_bits or not config.precision.in_8_bits]
 
 
 def require_vocabulary(model: ModelConfig) -> None:

@@ -36,9 +36,8 @@ from dist_plm.plan.render import gpus_text, plan_text
 from dist_plm.plan.search import better_cut, compare, cut_line, planned, search_text
 from dist_plm.plan.timing.calibration import nearest_calibration
 from dist_plm.plan.timing.efficiency import DEFAULT
-from dist_plm.plan.verdict import gpu_for, make_plan, on_gpu, remedies, require_vocabulary
+from dist_plm.plan.verdict import able_gpus, gpu_for, make_plan, on_gpu, remedies, require_vocabulary
 from dist_plm.plan.whole_job import job_lines, job_of
-from dist_plm.spec.gpus import GPUS
 from dist_plm.spec.schema import PlanConfig, PretrainConfig
 
 
@@ -58,7 +57,7 @@ def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]
     complete = check_run(checked, world_size, with_data=given.data.are_here, with_weights=False)
     require_vocabulary(complete.model)
     if gpu is None:
-        tell(gpus_text([make_plan(on_gpu(complete, name), world_size) for name in _able(complete)]))
+        tell(gpus_text([make_plan(on_gpu(complete, name), world_size) for name in able_gpus(complete)]))
         return None
     given = replace(given, model=replace(given.model, vocab_size=complete.model.vocab_size))
     efficiency = DEFAULT
@@ -79,11 +78,6 @@ def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]
         write_picture(plan, config.picture)
         tell(f"  picture      {config.picture}")
     return None
-
-
-def _able(config: PretrainConfig) -> list[str]:
-    """Names the GPUs of the table that compute as the run does."""
-    return [name for name, gpu in GPUS.items() if gpu.has_8_bits or not config.precision.in_8_bits]
 
 
 def _refuse_what_cannot_be(config: PlanConfig) -> None:
