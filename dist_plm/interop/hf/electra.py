@@ -41,7 +41,7 @@ class HFElectra(HFEncoder):
 
     def read_settings(self, settings: Settings) -> dict[str, Any]:
         settings.must_be("hidden_act", "gelu")
-        if settings.content.get("architectures") == ["ElectraForMultipleChoice"]:
+        if architecture_of(settings.content) == "ElectraForMultipleChoice":
             for name, value in _SUMMARY.items():
                 settings.must_be(name, value)
         model = {**self.read_sizes(settings), "embedding_size": settings.get("embedding_size", 128)}
