@@ -133,6 +133,17 @@ def slow(*cell: Any) -> Any:
     return pytest.param(*cell, marks=pytest.mark.slow)
 
 
+def test_a_run_in_pieces_waits_as_a_whole_one_does(ranks, corpus, whole_of, tmp_path) -> None:
+    """What `train.stop_at` ends is measured then, and a whole run is not."""
+    whole = whole_of("classify")
+    for changes in ({"train__stop_at": 6}, {}):
+        piece = case_of("classify", corpus, tmp_path, **changes)
+        assert ranks.run(RANKS, run_case, piece, free_port()) == [0] * RANKS
+    assert [record["step"] for record in records(tmp_path)] == [record["step"] for record in records(whole)]
+    assert "eval/accuracy" in records(tmp_path)[5]
+    assert kept(tmp_path)[1] == kept(whole)[1]
+
+
 @pytest.mark.parametrize(
     ("kind", "point", "at", "grid"),
     [
