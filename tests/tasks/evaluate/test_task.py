@@ -11,7 +11,7 @@ import transformers
 from dist_plm.tasks.evaluate.evaluate import measured
 from tests.data.labelled.words import write_vocabulary
 from tests.ranks.pool import RanksError
-from tests.tasks.inference.models import evaluate_config, opened
+from tests.tasks.inference.models import evaluate_config, opened, small_bert
 
 HEADS = {
     "classify": transformers.BertForSequenceClassification,
@@ -22,20 +22,7 @@ HEADS = {
 
 def fine_tuned(directory: Path, task: str, *, weight: float = 1.0) -> Path:
     """A model with a head for a task, and the rows as rows.json or rows.jsonl; one weight of 60,000 overflows in fp16."""
-    write_vocabulary(directory)
-    torch.manual_seed(3)
-    model = HEADS[task](
-        transformers.BertConfig(
-            vocab_size=len((directory / "vocab.txt").read_text().split()),
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=16,
-            max_position_embeddings=40,
-            id2label={0: "a", 1: "b"},
-            label2id={"a": 0, "b": 1},
-        )
-    )
+    model = small_bert(HEADS[task], write_vocabulary(directory), ["a", "b"], layers=2, positions=40)
     with torch.no_grad():
         model.bert.encoder.layer[0].output.LayerNorm.weight[0] = weight
     model.save_pretrained(directory)

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import transformers
 
 from tests.data.labelled.words import WORDS, write_vocabulary
+from tests.tasks.inference.models import small_bert
 from tests.train.conftest import ROOT
 
 #: Words of a row, and tags: scores of a row are so many fp32.
@@ -30,20 +30,9 @@ main()
 @pytest.fixture(scope="module")
 def tagger(tmp_path_factory) -> Path:
     directory = write_vocabulary(tmp_path_factory.mktemp("tagger"))
-    names = {number: f"B-{number}" for number in range(TAGS)}
-    torch.manual_seed(3)
-    transformers.BertForTokenClassification(
-        transformers.BertConfig(
-            vocab_size=len((directory / "vocab.txt").read_text().split()),
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=16,
-            max_position_embeddings=LENGTH + 2,
-            id2label=names,
-            label2id={name: number for number, name in names.items()},
-        )
-    ).save_pretrained(directory)
+    names = [f"B-{number}" for number in range(TAGS)]
+    tagger = small_bert(transformers.BertForTokenClassification, directory, names, layers=1, positions=LENGTH + 2)
+    tagger.save_pretrained(directory)
     return directory
 
 

@@ -1,5 +1,6 @@
 """Directories of Hugging Face with random weights, a tokenizer and some text, which all tests of inference open."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,20 @@ def evaluate_config(directory: Path, **settings: Any) -> EvaluateConfig:
 
 def generate_config(directory: Path, **settings: Any) -> GenerateConfig:
     return decode(GenerateConfig, {"from": str(directory), "cluster": {"device": "cpu"}, **settings})
+
+
+def small_bert(head: Any, directory: Path, names: Sequence[str], *, layers: int, positions: int) -> Any:
+    """A model of a class with a head for labels of these names, over the vocabulary in a directory."""
+    torch.manual_seed(3)
+    return head(
+        transformers.BertConfig(
+            vocab_size=len((directory / "vocab.txt").read_text().split()),
+            hidden_size=16,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            intermediate_size=16,
+            max_position_embeddings=positions,
+            id2label=dict(enumerate(names)),
+            label2id={name: number for number, name in enumerate(names)},
+        )
+    )
