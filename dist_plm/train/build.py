@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -155,6 +155,7 @@ def _run(
         on_first(groups.world, storage.clean)
         stream = stream_of(config.data, config.objective, config.train, data.samples["train"])
         found, position = _begin(config, trained, stream, groups)
+        config = replace(config, train=replace(config.train, steps=position.last_step(config.train)))
         peak = measure_peak_tflops(config.precision.name, config.cluster.peak_tflops, groups)
         recorder = open_records(config, start, position, found, peak, groups, data.count_tokens)
     with closing_records(recorder, start.watchdog, start.run_dir, config.track, groups.world), fits():

@@ -112,6 +112,7 @@ def _run_healing(parts: Parts, position: Position, stop: int) -> None:
 
 
 def _run(parts: Parts, position: Position, stop: int) -> None:
+    stop = min(stop, position.last_step(parts.train))  # it may have gone back from a short step
     if position.evaluation_due:
         _evaluate_and_record(parts, position, last=position.step == stop)
         position.saved_step = None  # the checkpoint says that this is still to be done

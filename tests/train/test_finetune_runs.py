@@ -15,7 +15,7 @@ from dist_plm.train.data import open_run
 from dist_plm.train.opening.open_here import open_here
 from tests.data.labelled.roberta import write_byte_level
 from tests.ranks.ports import free_port
-from tests.train.finetuning import SETTINGS, make_rows, settings
+from tests.train.finetuning import SETTINGS, make_rows, records, settings
 from tests.train.running import run_case
 
 pytestmark = pytest.mark.ranks
@@ -83,3 +83,20 @@ def test_what_does_not_fit_is_refused(rows, first, tmp_path) -> None:
         assert part in str(refused.value)
     with pytest.raises(ConfigError, match=r"has no moments for the head of task.name = 'classify'"):
         open_here(following(rows, tmp_path / "run", first, train__init_optimizer="keep"), from_environment({}))
+
+
+def test_more_epochs_of_a_run_that_ended_learn_all_their_samples(ranks, rows, tmp_path) -> None:
+    """An epoch of 61 rows ends with a step of one, and steps of 12 are counted anew from there; steps of 6 as well."""
+    for epochs, batch, last, seen in (
+        (1, 12, 6, 61),
+        (2, 12, 12, 122),
+        (3, 6, 23, 183),
+        (3, 6, 23, 183),
+        (2, 6, 23, 183),
+    ):
+        config = settings(rows, tmp_path, train__epochs=epochs, train__global_batch=batch, data__allow_change=True)
+        assert ranks.run(1, run_case, config, free_port()) == [0]
+        assert (records(tmp_path)[-1]["step"], records(tmp_path)[-1]["samples_seen"]) == (last, seen)
+    log = "".join(path.read_text() for path in (tmp_path / "log").iterdir())
+    assert log.count("changed since the checkpoint: train.epochs") == 3  # the fourth start changes nothing
+    assert "changed since the checkpoint: train.steps" not in log

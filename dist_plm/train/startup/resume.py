@@ -230,4 +230,9 @@ def _read(found: Checkpoint, shard_spec: ShardSpec, name: str, *, with_moments: 
 
 def changed_settings(found: Checkpoint, settings: Mapping[str, Any]) -> list[str]:
     """Tells how a run's settings differ from those that the checkpoint was made with."""
-    return runfile.changes(found.settings(RUN_FILE), settings) if RUN_FILE in found.train_state.files else []
+    if RUN_FILE not in found.train_state.files:
+        return []
+    before, train = found.settings(RUN_FILE), dict(settings["train"])
+    if train.get("num_samples") is not None and "train" in before:
+        train["steps"] = before["train"].get("steps")  # it follows from the epochs, and from where the run was
+    return runfile.changes(before, {**settings, "train": train})

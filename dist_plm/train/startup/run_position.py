@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dist_plm.checkpoint.train_state import TrainState
+from dist_plm.spec.schema_run import TrainConfig
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +48,13 @@ class Position:
         for name in ("step", "samples", "evaluation_due", "evaluation", "history", "patience"):
             setattr(self, name, getattr(other, name))
         self.saved_step = saved_step
+
+    def last_step(self, train: TrainConfig) -> int:
+        """Counts the step that a run ends with. One that ends with its samples may have taken other steps before than it takes
+        now: the last of fewer epochs was short, or another batch was asked for."""
+        if train.num_samples is None:
+            return train.steps
+        return self.step + max(0, -(-(train.num_samples - self.samples) // train.global_batch))
 
     @property
     def first_unrecorded_step(self) -> int:
