@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from dist_plm.core.streams import tell
 from dist_plm.spec.schema import PlanConfig, PretrainConfig, RehearseConfig, TrainingConfig
-from dist_plm.spec.schema_finetune import FinetuneRehearsalConfig
+from dist_plm.spec.schema_finetune import MOST_OF_A_PASS, FinetuneRehearsalConfig
 
 #: A run of some kind that is planned or rehearsed, and stays of its kind.
 LeftOpen = TypeVar("LeftOpen", PlanConfig, RehearseConfig, FinetuneRehearsalConfig)
@@ -36,7 +36,7 @@ def filled(config: LeftOpen, batch_source: str, world_size: int) -> LeftOpen:
 def _batch(config: TrainingConfig, world_size: int) -> int | None:
     """Gives the batch to take in place of one that the ranks cannot divide; None where they can."""
     train, parallel = config.train, config.parallel
-    unit = train.micro_batch * (parallel.data or world_size // (parallel.tensor * parallel.pipeline * parallel.context))
-    if unit == 0 or train.global_batch % (unit * parallel.pipeline) == 0:
+    data = parallel.data or world_size // (parallel.tensor * parallel.pipeline * parallel.context)
+    if data == 0 or train.global_batch % ((train.micro_batch or 1) * data * parallel.pipeline) == 0:
         return None
-    return 2 * unit * parallel.pipeline
+    return 2 * (train.micro_batch or MOST_OF_A_PASS) * data * parallel.pipeline

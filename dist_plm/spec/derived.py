@@ -92,6 +92,7 @@ def derive(config: Training, *, world_size: int, vocab_size: int | None) -> Trai
         run=replace(config.run, dir=directory_of(config.run)),
         model=_derive_model(config.model, vocab_size, config.data.sequence_length, config.objective),
         parallel=replace(config.parallel, data=data),
+        train=config.train.fitted(data, config.parallel.pipeline),
     )
 
 

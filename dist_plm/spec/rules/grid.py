@@ -151,10 +151,16 @@ def _batch(case: Case) -> Iterator[str]:
         return
     one_pass = train.micro_batch * parallel.data
     if train.global_batch % one_pass:
+        share, left = divmod(train.global_batch, parallel.data)
+        smaller = (
+            ""
+            if left
+            else f", or train.micro_batch={max(n for n in range(1, train.micro_batch + 1) if share % n == 0)}"
+        )
         yield (
             f"train.global_batch = {train.global_batch} is not a multiple of train.micro_batch = {train.micro_batch} "
             f"x {parallel.data} data ranks = {one_pass}: choose "
-            f"train.global_batch={_multiples_near(train.global_batch, one_pass)}, or another train.micro_batch"
+            f"train.global_batch={_multiples_near(train.global_batch, one_pass)}{smaller}"
         )
     elif (
         parallel.virtual_pipeline > 1

@@ -76,7 +76,7 @@ from tests.spec.broken import problems
         ),
         (1, {"parallel__virtual_pipeline": 2}, ["parallel.virtual_pipeline = 2 needs parallel.pipeline of 2 or more"]),
         (3, {}, ["train.global_batch = 8", "micro_batch = 2 x 3 data ranks = 6", "global_batch=6 or 12"]),
-        (8, {}, ["train.global_batch = 8", "8 data ranks = 16", "global_batch=16,"]),
+        (8, {}, ["train.global_batch = 8", "8 data ranks = 16", "global_batch=16, or train.micro_batch=1"]),
         (
             2,
             {"parallel__pipeline": 2, "parallel__virtual_pipeline": 2, "train__global_batch": 6},

@@ -139,3 +139,27 @@ def test_labels_that_are_numbers_or_true_can_be_named(labels, weights) -> None:
     config, _ = load(FinetuneConfig, "finetune", ["model=bert_tiny", "task=classify", "data.train=x", *words])
     assert set(config.task.class_weights) <= set(labels)
     assert not [one for one in problems(task=encode(config.task)) if "class_weights" in one]
+
+
+@pytest.mark.parametrize(
+    ("world_size", "changes", "micro_batch"),
+    [
+        (1, {}, 8),
+        (8, {}, 4),
+        (16, {}, 2),
+        (32, {}, 1),
+        (8, {"train__micro_batch": 2}, 2),
+        (2, {"train__global_batch": 30}, 5),
+        (4, {"parallel__pipeline": 2, "model__layers": 4}, 8),
+        (16, {"parallel__pipeline": 4, "model__layers": 4}, 2),  # four microbatches, one for each stage
+    ],
+)
+def test_a_pass_takes_what_the_ranks_leave_of_the_batch(world_size, changes, micro_batch) -> None:
+    config = settings(Path("rows"), Path("run"), **{"train__micro_batch": None, "train__global_batch": 32, **changes})
+    assert finalize(config, world_size=world_size, vocab_size=None).train.micro_batch == micro_batch
+
+
+def test_a_batch_that_no_pass_divides_over_the_ranks_is_refused() -> None:
+    config = settings(Path("rows"), Path("run"), train__micro_batch=None, train__global_batch=32)
+    with pytest.raises(ConfigError, match=r"micro_batch = 1 x 3 data ranks = 3: choose train.global_batch=30 or 33$"):
+        finalize(config, world_size=3, vocab_size=None)
