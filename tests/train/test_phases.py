@@ -1,5 +1,7 @@
 """A second phase begins with the weights and moments of the first, to the bit, and is else a run of its own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -51,6 +53,16 @@ def test_it_begins_where_the_first_ended(ranks, store, tmp_path, first, kept):
         assert torch.equal(actual[name], taken), name
     assert scalars["optimizer_steps"] == 6
     assert mine["optimizer_steps"] == (6 if kept == "keep" else 0)
+
+
+@pytest.mark.parametrize("changes", [{"model__heads": 4}, {"model__heads": 2, "model__hidden_dropout": 0.1}])
+def test_a_model_that_computes_something_else_with_the_weights_is_told_of(ranks, store, tmp_path, first, changes):
+    config = settings(store, tmp_path, **SECOND, train__init_from=str(first), **changes)
+    config = replace(config, train=replace(config.train, stop_at=1))
+    assert ranks.run(1, run_case, config, free_port()) == [0]
+    log = "".join(path.read_text() for path in (tmp_path / "log").iterdir())
+    told = "WARNING" in log and "not as in the run that train.init_from names: model.heads = 4 (there 2)" in log
+    assert told == (changes["model__heads"] == 4)
 
 
 def test_it_has_its_own_schedule_and_stream_and_resumes(ranks, store, tmp_path, first):

@@ -15,11 +15,12 @@ from dist_plm.checkpoint.open_checkpoint import Checkpoint, find
 from dist_plm.checkpoint.storage import Storage
 from dist_plm.checkpoint.train_state import RUN_FILE
 from dist_plm.config import runfile
-from dist_plm.config.decode import defaults_of, encode, flatten
-from dist_plm.core.errors import CheckpointError
+from dist_plm.config.decode import decode, defaults_of, encode, flatten, show
+from dist_plm.core.errors import CheckpointError, ConfigError
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.distributed.collectives import on_first
 from dist_plm.engines.base import Engine
+from dist_plm.interop.hf.base import differences
 from dist_plm.interop.kinds import refuse_foreign
 from dist_plm.models.layers.dropout import STREAM_VERSION, draws_masks
 from dist_plm.models.sharding import ShardSpec
@@ -27,13 +28,15 @@ from dist_plm.spec.families.lora import is_adapter
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
-from dist_plm.train.startup.load_weights import load_weights, of_checkpoint
+from dist_plm.train.startup.load_weights import MODEL_FILE, load_weights, of_checkpoint
 from dist_plm.train.startup.run_position import Position
 
 log = logging.getLogger(__name__)
 
 #: The fact of a stream that says by which rule masks are drawn; checkpoints without it are of the first.
 MASKS = "dropout.stream"
+#: Settings of a model that another may have without computing anything else: more rows, or more room.
+_MAY_GROW = ("vocab_size", "max_positions")
 _EARLIER = "its run had diverged: name an earlier checkpoint with train.resume=PATH"
 
 
@@ -171,6 +174,8 @@ def init_from(
     assert path is not None
     with init_from_remedies(path):
         found = find_at(path, storage, group, verify=verify)
+        for other in on_first(group, lambda: model_changes(found, model)):
+            log.warning("not as in the run that train.init_from names: %s", other)
         if takes_weights_alone(found, model):
             load_weights(of_checkpoint(found), model, tokenizer, engine, shard_specs, group, seed=train.seed)
             return Position(history=[{"step": 0, "changes": [f"begun with the weights of {found.where}"]}])
@@ -183,6 +188,23 @@ def init_from(
     told = f"begun with the weights of {found.where} (train.init_optimizer={kept})"
     log.info(told)
     return Position(history=[{"step": 0, "changes": [told]}])
+
+
+def model_changes(found: Checkpoint, model: ModelConfig) -> list[str]:
+    """Tells by which settings a finalised model computes something else with the weights of a checkpoint than they were learned
+    for, though their shapes are the same."""
+    named = MODEL_FILE if MODEL_FILE in found.train_state.files else RUN_FILE
+    if named not in found.train_state.files:
+        return []
+    settings = found.settings(named)
+    try:
+        there = decode(ModelConfig, settings if named == MODEL_FILE else settings.get("model", {}), of_before=True)
+    except ConfigError:  # of a version with other settings
+        return []
+    others = [one for one in differences(model, there) if one[0] not in _MAY_GROW]
+    if model.lora is not None and there.lora is not None and model.lora.scale != there.lora.scale:
+        others.append(("lora.alpha", model.lora.alpha, there.lora.alpha))
+    return [f"model.{name} = {show(ours)} (there {show(theirs)})" for name, ours, theirs in others]
 
 
 def takes_weights_alone(found: Checkpoint, model: ModelConfig) -> bool:
