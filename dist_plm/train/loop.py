@@ -239,8 +239,10 @@ def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> Non
             parts.watchdog.progress(doing, patient=True)
 
         position.evaluation = parts.evaluate(parts.engine, between)
-        if parts.named_sets is not None and (step == 0 or last or step % max(parts.named_sets_every, 1) == 0):
-            position.evaluation |= parts.named_sets(parts.engine, between)
+        named, due = {}, step == parts.train.steps or step % max(parts.named_sets_every, 1) == 0
+        if parts.named_sets is not None and (last or due):
+            named = parts.named_sets(parts.engine, between)
+        position.evaluation |= named
         parts.health.note_evaluation(step, position.evaluation)
         parts.alarms.note_evaluation(step, position.evaluation)
         if step > 0:
@@ -251,7 +253,7 @@ def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> Non
             and step > 0
             and (_is_due(step, parts.train.eval_every) or step == parts.train.steps)
         ):
-            parts.patience.note(step, position.evaluation)
+            parts.patience.note(step, {k: v for k, v in position.evaluation.items() if due or k not in named})
             position.patience = parts.patience.state()
         parts.control.note("evaluation", time.perf_counter() - began)
         if recorder is not None:

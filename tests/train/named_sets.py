@@ -1,6 +1,7 @@
 """Small runs of pretraining that measure named sets: documents, the objective on a store, and a probe."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,23 @@ def make_corpus(folder: Path) -> Path:
     (folder / "text.txt").write_text("\n".join(row["text"] for row in rows))
     for number in range(3):  # of which two data ranks have different shares
         (folder / f"other{number}.txt").write_text(" ".join(row["text"] for row in rows[number :: number + 2]))
-    data = PrepareDataConfig(
-        sources=(SourceConfig(path=str(folder / "text.txt"), document="line"),),
-        out=str(folder / "store"),
-        split=(0.6, 0.2, 0.2),
-    )
-    tokenizer = TokenizerConfig(name="file", path=str(folder / "vocabulary"))
-    prepare(PrepareConfig(data=data, tokenizer=tokenizer), lambda line: None)
+    make_store(folder, folder / "store")
     return folder
+
+
+def make_store(folder: Path, out: Path, *, words_turned: bool = False) -> None:
+    """Writes a store of a corpus' text, with a vocabulary whose words are in another order where they are turned."""
+    vocabulary = folder / "vocabulary"
+    if words_turned:
+        words = (vocabulary / "vocab.txt").read_text().splitlines()
+        vocabulary = folder / "turned_vocabulary"
+        shutil.copytree(folder / "vocabulary", vocabulary)
+        (vocabulary / "vocab.txt").write_text("\n".join([*words[:8], *words[:7:-1]]))
+    data = PrepareDataConfig(
+        sources=(SourceConfig(path=str(folder / "text.txt"), document="line"),), out=str(out), split=(0.6, 0.2, 0.2)
+    )
+    tokenizer = TokenizerConfig(name="file", path=str(vocabulary))
+    prepare(PrepareConfig(data=data, tokenizer=tokenizer), lambda line: None)
 
 
 def sets(folder: Path) -> list[dict[str, Any]]:

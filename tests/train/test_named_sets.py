@@ -1,6 +1,7 @@
 """What pretraining measures of named sets is what launch/evaluate.py measures of the checkpoint, on any grid and engine."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from dist_plm.distributed.world import leave
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.tasks.evaluate.evaluate import evaluate, measured
 from dist_plm.tasks.evaluate.sums import COUNTS
+from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port
 from tests.tasks.inference.models import evaluate_config, opened
 from tests.train.finetuning import records
-from tests.train.named_sets import BERT, case, make_corpus, sets
+from tests.train.named_sets import BERT, case, make_corpus, make_store, sets
 from tests.train.running import run_case
 
 ELECTRA = {"model__family": "electra", "model__segments": 2, "objective__name": "rtd", "model__layers": 2} | {
@@ -122,6 +124,37 @@ def test_a_named_set_decides_when_pretraining_ends(ranks, corpus, tmp_path: Path
     assert found[-1]["step"] == 8, "the evaluation at 4 is the best, the one at 8 no better"
     assert [r["step"] for r in found if "eval/probe/accuracy" in r] == [4, 8]
     assert [r["step"] for r in found if "eval/loss" in r] == [2, 4, 6, 8]
+
+
+@pytest.mark.ranks
+def test_a_run_in_pieces_that_a_named_set_ends_ends_as_a_whole_one(ranks, corpus, tmp_path: Path) -> None:
+    """Where train.stop_at ends a piece the set is measured as well, which does not count."""
+    stopping = {"patience": 2, "metric": "probe/accuracy", "threshold": 2.0}
+    changes = {"train__steps": 16, "checkpoint__every": 4, "train__early_stopping": stopping}
+    whole = case(corpus, tmp_path, **changes, evaluate__every=4, evaluate__tasks=sets(corpus)[-1:])
+    for stop in (2, 6, None):
+        config = replace(whole, train=replace(whole.train, stop_at=stop))
+        assert ranks.run(1, run_case, config, free_port()) == [0]
+    assert records(tmp_path)[-1]["step"] == 12, "4 is the best, 8 and 12 are no better"
+    assert [r["step"] for r in records(tmp_path) if "eval/probe/accuracy" in r] == [2, 4, 6, 8, 12]
+
+
+@pytest.mark.ranks
+def test_the_objective_on_held_out_samples_is_what_training_evaluates(ranks, corpus, tmp_path: Path) -> None:
+    """Rows are packed and masks drawn as in the run; a store whose numbers mean other tokens is refused."""
+    own = {"on": "objective", "data": {"path": str(corpus / "store"), "split": "validation"}}
+    as_run = {"data__packing": "best_fit", "train__seed": 7, "train__eval_samples": 10_000}
+    config = case(corpus, tmp_path, **BERT, **as_run, evaluate__tasks=[{"name": "own", **own}])
+    assert ranks.run(1, run_case, config, free_port()) == [0]
+    last = records(tmp_path)[-1]
+    assert last["eval/own/loss"] == last["eval/loss"]
+    (alone,) = ranks.run(1, measure, evaluate_config(tmp_path, **own))
+    assert alone["loss"] == pytest.approx(last["eval/loss"], rel=1e-6)
+    (other,) = ranks.run(1, measure, evaluate_config(tmp_path, **own, seed=8))
+    assert abs(other["loss"] - last["eval/loss"]) > 1e-4
+    make_store(corpus, corpus / "turned", words_turned=True)
+    with pytest.raises(RanksError, match="was prepared with another tokenizer than the model's"):
+        ranks.run(1, measure, evaluate_config(tmp_path, **{**own, "data": {"path": str(corpus / "turned")}}))
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class NamedSetConfig:
     documents: Literal["apart", "joined"] = "apart"
     limit: Natural = 0
     pooling: Pooling = "mean"
-    seed: Seed = 1234
+    seed: Seed | None = None  # that of the run
 
     def measured(self, objective: ObjectiveConfig, *, pseudo: bool) -> Iterator[str]:
         """Names what it measures of a model that learns by `objective`, and masks what it is asked where that is `pseudo`."""

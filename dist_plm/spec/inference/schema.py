@@ -85,7 +85,7 @@ class EvaluateConfig(InferenceConfig):
     predictions: str | None = None
     pooling: Pooling = "mean"
     ngram: Annotated[int, Bounds(low=2, high=100)] = 13
-    seed: Seed = 1234  # of what an objective draws
+    seed: Seed | None = None  # of what an objective draws: that of the run
     trackers: bool = False
     name: str | None = None
 

@@ -77,8 +77,8 @@ def _texts(asked: EvaluateConfig, config: PretrainConfig, groups: Groups, vocabu
     return TextSet(asked, Asked.of(asked, config.model, vocabulary), passages, vocabulary, groups)
 
 
-def _samples(asked: EvaluateConfig, config: PretrainConfig, groups: Groups, _: Vocabulary) -> Measured:
-    return objective_evaluator(asked, config, groups)
+def _samples(asked: EvaluateConfig, config: PretrainConfig, groups: Groups, vocabulary: Vocabulary) -> Measured:
+    return objective_evaluator(asked, config, vocabulary, groups)
 
 
 def _probe(asked: EvaluateConfig, config: PretrainConfig, groups: Groups, vocabulary: Vocabulary) -> Measured:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,9 +20,11 @@ from dist_plm.objectives.build import build_objective
 from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.spec.schema import DataConfig, PretrainConfig
 from dist_plm.spec.schema_run import TrainConfig
+from dist_plm.tasks.evaluate.passages import check_tokens
 from dist_plm.tasks.inference.open_model import FoundModel, Session, build_runner, check_heads
 from dist_plm.tasks.inference.runner import Runner
 from dist_plm.tasks.inference.source import alike
+from dist_plm.tasks.inference.vocabulary import Vocabulary
 from dist_plm.train.data import form_of, special_tokens
 from dist_plm.train.evaluation import Evaluator
 
@@ -37,7 +40,7 @@ def measure_objective(config: EvaluateConfig, session: Session) -> dict[str, Any
         UserError: on every rank alike.
     """
     run = session.config
-    evaluator = objective_evaluator(config, run, session.groups)
+    evaluator = objective_evaluator(config, run, session.vocabulary, session.groups)
     dataset, runner = evaluator.dataset, build_runner(session, needed=_HEADS)
     results = evaluator(cast(Engine, RunnerScores(runner, evaluator.objective.losses)), lambda: None)
     return {
@@ -51,13 +54,15 @@ def measure_objective(config: EvaluateConfig, session: Session) -> dict[str, Any
     }
 
 
-def objective_evaluator(config: EvaluateConfig, run: PretrainConfig, groups: Groups) -> Evaluator:
+def objective_evaluator(
+    config: EvaluateConfig, run: PretrainConfig, vocabulary: Vocabulary, groups: Groups
+) -> Evaluator:
     """Builds what scores held-out samples by the objective of a finalised run. Collective.
 
     Raises:
         UserError: on every rank alike, where they cannot be read.
     """
-    dataset, learned = held_out_samples(config, run, groups.world)
+    dataset, learned = held_out_samples(config, run, vocabulary, groups.world)
     train = TrainConfig(steps=1, global_batch=1, micro_batch=config.batch_size, eval_samples=config.limit or _ALL)
     return Evaluator(train, groups, dataset, learned)
 
@@ -68,12 +73,12 @@ def check_held_out(config: EvaluateConfig, found: FoundModel) -> None:
     Raises:
         UserError: they cannot be read, or the model has no head for the losses.
     """
-    held_out_samples(config, found.config, None)
+    held_out_samples(config, found.config, found.vocabulary, None)
     check_heads(found, _HEADS)
 
 
 def held_out_samples(
-    config: EvaluateConfig, run: PretrainConfig, group: dist.ProcessGroup | None
+    config: EvaluateConfig, run: PretrainConfig, vocabulary: Vocabulary, group: dist.ProcessGroup | None
 ) -> tuple[Dataset, Objective[Any]]:
     """Opens held-out samples for the objective of a finalised run. Collective over `group`, all ranks.
 
@@ -82,19 +87,22 @@ def held_out_samples(
     """
     path, length = config.data.path, run.data.sequence_length
     assert path is not None
+    seed = run.train.seed if config.seed is None else config.seed
+    if Path(path).is_dir():
+        alike(group, lambda: check_tokens(path, vocabulary))
     learned = build_objective(
         run.objective,
         alike(group, lambda: special_tokens(path)),
-        seed=config.seed,
+        seed=seed,
         sequence_length=length,
         has_decoder=run.model.has_decoder,
     )
-    data = DataConfig(path=path, sequence_length=length, split=config.data.shares)
+    data = DataConfig(path=path, sequence_length=length, split=config.data.shares, packing=run.data.packing)
     form = form_of(run.objective, learned, length)
     size = run.model.vocab_size
     dataset = alike(
         group,
-        lambda: open_samples(data, config.data.split, form, seed=config.seed, vocab_size=size),
+        lambda: open_samples(data, config.data.split, form, seed=seed, vocab_size=size),
     )
     if dataset.num_windows == 0:
         raise DataError(f"{path} holds no window of {length:,} tokens in its {config.data.split} split")

@@ -75,12 +75,16 @@ def open_passages(data: EvaluationDataConfig, vocabulary: Vocabulary, vocab_size
     if found.num_tokens == 0:
         raise DataError(f"{found.name} is empty: choose another data.split, or prepare more text")
     if Path(data.path).is_dir():
-        _check_tokens(data.path, vocabulary)
+        check_tokens(data.path, vocabulary)
     return StorePassages(found, data, vocabulary)
 
 
-def _check_tokens(store: str, vocabulary: Vocabulary) -> None:
-    """The same numbers mean the same tokens to the store and to the model."""
+def check_tokens(store: str, vocabulary: Vocabulary) -> None:
+    """Sees to it that the same numbers mean the same tokens to a prepared store and to the model.
+
+    Raises:
+        DataError: they do not.
+    """
     ours, record = vocabulary.tokenizer, read_manifest(store).tokenizer
     theirs = type(ours).load(Path(store) / record.file, record.end_of_document).pieces()
     for number, (our, their) in enumerate(zip(ours.pieces(), theirs, strict=False)):

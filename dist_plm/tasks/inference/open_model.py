@@ -157,13 +157,13 @@ def run_with(
         run=RunConfig(name="inference"),
         model=model,
         objective=objective,
-        data=DataConfig(path="none", sequence_length=length),
+        data=DataConfig(path="none", sequence_length=length, packing=source.packing),
         optim=_named(OPTIMIZERS, "sgd", lr=1.0),
         schedule=ConstantConfig(),
         parallel=parallel,
         engine=_named(ENGINES, "megatron"),
         precision=config.precision,
-        train=TrainConfig(steps=1, global_batch=batch, micro_batch=1),
+        train=TrainConfig(steps=1, global_batch=batch, micro_batch=1, seed=source.seed),
     )
     return finalize(as_run, world_size=world_size, vocab_size=model.vocab_size)
 

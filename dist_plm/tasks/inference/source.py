@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from dist_plm.checkpoint.open_checkpoint import Checkpoint, find
 from dist_plm.checkpoint.storage import open_storage
-from dist_plm.config.decode import decode
+from dist_plm.config.decode import decode, defaults_of
 from dist_plm.core.errors import CheckpointError, ConfigError
 from dist_plm.core.installed import typed, typed_setting
 from dist_plm.distributed.collectives import on_each, on_first
@@ -17,6 +17,7 @@ from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.interop.kinds import NAMES, CheckpointFormat, kind_of
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.objectives import ObjectiveConfig
+from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.spec.tasks import TaskConfig
 from dist_plm.tasks.convert.checkpoint_model import model_of_checkpoint
 from dist_plm.tasks.inference.described_task import described_task
@@ -59,6 +60,16 @@ class ModelSource:
     @property
     def where(self) -> str:
         return self.weights.where
+
+    @property
+    def packing(self) -> Any:
+        """Tells how its run put text into rows."""
+        return (self.run.get("data") or {}).get("packing", "concat")
+
+    @property
+    def seed(self) -> int:
+        """Returns train.seed of its run."""
+        return (self.run.get("train") or {}).get("seed", defaults_of(TrainConfig)["seed"])
 
 
 def find_source(path: str, group: dist.ProcessGroup | None, *, verify: bool = True) -> ModelSource:
