@@ -125,6 +125,7 @@ class Recorder:
             "seconds": self._seconds,
             "steps": self._steps,
             "tokens": self._tokens,
+            "tokens_seen": self._tokens_seen,
             "skipped": self._skipped,
             "evaluation": self._evaluation,
             "heal": self._heal,
@@ -138,8 +139,10 @@ class Recorder:
         numbers = [*(state[name] for name in ("seconds", "steps", "skipped")), tokens]
         evaluation, heal, observed = (dict(state.get(name, {})) for name in ("evaluation", "heal", "observed"))
         record = StepRecord(**state["record"]) if state["record"] is not None else None
+        seen = state.get("tokens_seen")  # None of before: then they are counted, as if all samples had been as long
         said = [
             *numbers,
+            seen,
             *evaluation.values(),
             *heal.values(),
             *observed.values(),
@@ -148,6 +151,7 @@ class Recorder:
         if not all(number is None or is_number(number) for number in said) or None in numbers:
             raise TypeError("there are values that are no numbers")
         self._seconds, self._steps, self._skipped, self._tokens = numbers
+        self._tokens_seen = seen
         self._evaluation, self._heal, self._observed, self._record = evaluation, heal, observed, record
 
     def _count(self, first: int, stop: int) -> int:

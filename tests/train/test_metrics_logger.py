@@ -49,3 +49,21 @@ def test_the_share_of_skipped_steps_is_of_those_since_the_record_before(tmp_path
         recorder.flush(force=False)
     records = read_metrics(tmp_path / "metrics.jsonl")
     assert [(one["skipped"], one["skipped_share"]) for one in records] == [(1, 0.25), (3, 0.75), (0, 0.0)]
+
+
+def test_tokens_that_were_seen_do_not_become_more_when_samples_become_longer(tmp_path):
+    """A run goes on with data.sequence_length twice as long."""
+    state = {}
+    for length, steps in ((8, range(1, 4)), (16, range(4, 6))):
+        metrics = MetricsWriter(tmp_path / "metrics.jsonl", resume_step=steps[0] - 1)
+        size = SampleSize(tokens=length, flops=1.0, peak_tflops=None)
+        recorder = Recorder(size=size, metrics=metrics, progress=Mock(), tracker=Mock(), log_every=1, micro_batch=2)
+        if state:
+            recorder.load_state(state)
+        for step in steps:
+            result = StepResult(loss=3.0, terms={}, num_tokens=1, grad_norm=1.0, loss_scale=1.0, skipped=False)
+            recorder.begin_step()
+            recorder.end_step(step, result, 1e-3, batch=2, samples_seen=2 * step)
+            recorder.flush(force=False)
+        state = recorder.state()
+    assert [one["tokens_seen"] for one in read_metrics(tmp_path / "metrics.jsonl")] == [16, 32, 48, 80, 112]

@@ -49,8 +49,9 @@ class MlflowTracker:
         self._client = MlflowClient(tracking_uri=config.mlflow_uri or folder.as_uri())
         self._steps = StepsOnce(0)
         self._before = "FINISHED"  # what MLflow said of the run when it was opened
+        self._is_new = False
         self._id = self._open(folder / "run_id", config.mlflow_experiment, run_name, new=start_step == 0)
-        if start_step == 0:
+        if self._is_new:  # also where a run goes on that MLflow has not heard of
             told = [entities.Param(_NO_NAME.sub("_", name), show(value)) for name, value in flatten(settings).items()]
             for first in range(0, len(told), _BATCH):
                 self._client.log_batch(self._id, params=told[first : first + _BATCH])
@@ -96,7 +97,7 @@ class MlflowTracker:
             return run_id
         found = self._client.get_experiment_by_name(experiment)
         number = found.experiment_id if found is not None else self._client.create_experiment(experiment)
-        run_id = self._client.create_run(number, run_name=run_name).info.run_id
+        run_id, self._is_new = self._client.create_run(number, run_name=run_name).info.run_id, True
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(f"{run_id}\n", encoding="utf-8")
         return run_id
