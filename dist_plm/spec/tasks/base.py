@@ -173,7 +173,7 @@ class LabelsConfig(TaskConfig):
         return not self.labels
 
     def with_labels(self, found: Iterable[str]) -> Self:
-        return replace(self, labels=tuple(sorted(set(found), key=_as_people_count)))
+        return replace(self, labels=tuple(sorted(dict.fromkeys(found), key=_as_people_count)))
 
     def problems(self, case: "Case") -> Iterator[str]:
         twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
@@ -220,6 +220,7 @@ class WritingConfig(TaskConfig, TokensConfig):
 
 def _as_people_count(label: str) -> tuple[bool, float, str]:
     try:
-        return (False, float(label), label)
+        number = float(label)
     except ValueError:
         return (True, 0.0, label)
+    return (True, 0.0, label) if math.isnan(number) else (False, number, label)  # "nan" has no place among numbers

@@ -1,5 +1,6 @@
 """Rows become columns of numbers, and what a model says of them measures; what cannot be used is refused with its place."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,8 @@ def test_tags_stand_at_the_first_token_of_each_word() -> None:
 def test_labels_are_sorted_as_people_count() -> None:
     assert TASKS["classify"]().with_labels({"10", "9", "-1"}).labels == ("-1", "9", "10")  # pyright: ignore
     assert TASKS["classify"]().with_labels({"b", "a", "3"}).labels == ("3", "a", "b")  # pyright: ignore
+    for found in itertools.permutations(("nan", "1", "2")):  # the same on every rank, in whatever order it finds them
+        assert TASKS["classify"]().with_labels(found).labels == ("1", "2", "nan")  # pyright: ignore
 
 
 def test_measures_of_a_class() -> None:
