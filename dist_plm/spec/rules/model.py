@@ -110,6 +110,14 @@ def _trained(case: Case) -> Iterator[str]:
     model = replace(model, vocab_size=model.vocab_size or 1)
     wrong = list(freeze_problems(model, freeze))
     yield from wrong
+    every = case.config.train.unfreeze_every
+    if every and not wrong:
+        frozen = frozen_tensors(model, freeze)
+        if all(one.depth <= model.top for one in tensors_of(model) if one.name not in frozen):
+            yield (
+                f"train.unfreeze_every = {every} begins with what lies above the layers, and nothing of that is trained here "
+                "(train.freeze, model.lora, or tied embeddings): leave it out"
+            )
     if wrong or case.config.optim.head_lr is None:
         return
     head = head_of(model)

@@ -115,6 +115,10 @@ def problems(**changes: Any) -> list[str]:
         ),
         ({**QA, "task__no_answer_threshold": 1.0}, "has no effect without task.no_answer=true"),
         ({**QA, "checkpoint__keep_best": "best_f1"}, "'best_f1' is no measure"),
+        (
+            {"task__name": "chat", "model": {**GPT, "lora": {}}, "train__unfreeze_every": 2},
+            "train.unfreeze_every = 2 begins with what lies above the layers, and nothing of that is trained here",
+        ),
     ],
 )
 def test_one_sentence_with_the_reason(changes: dict[str, Any], part: str) -> None:
@@ -128,6 +132,7 @@ def test_the_settings_themselves_pass() -> None:
     assert problems(**STOP) == []
     assert problems(**QA, task__no_answer=True, checkpoint__keep_best="best_f1") == []
     assert problems(train__epochs=None, train__steps=100) == []
+    assert problems(train__unfreeze_every=2, model__lora={}) == []
 
 
 @pytest.mark.parametrize(
