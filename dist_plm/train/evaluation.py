@@ -3,10 +3,11 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dist_plm.data.loader.microbatch_loader import MicrobatchLoader
 from dist_plm.data.samples import Arrays
@@ -37,6 +38,27 @@ class FirstSamples:
             beyond = np.repeat(past, len(labels) // len(past))  # of samples that are read twice
             batch[name] = np.where(beyond.reshape(-1, *[1] * (labels.ndim - 1)), mark, labels)
         return batch
+
+
+@dataclass(frozen=True, slots=True)
+class _NoneBeyond:
+    """Reads the last of `count` samples in place of those past them, which a blend may not have."""
+
+    dataset: Dataset
+    count: int
+
+    @property
+    def num_windows(self) -> int:
+        return self.count
+
+    def read(self, samples: NDArray[np.int64]) -> Any:
+        return replace(self.dataset.read(np.minimum(samples, self.count - 1)), samples=samples)
+
+    def identity(self) -> str:
+        return self.dataset.identity()
+
+    def describe(self) -> str:
+        return self.dataset.describe()
 
 
 def whole_run(objective: Objective[Any], num_samples: int | None) -> Callable[[Any], Arrays]:
@@ -99,7 +121,7 @@ class Evaluator:
         # One round keeps every pipeline stage busy with one microbatch, the least that interleaved schedules accept.
         a_round = train.micro_batch * self.groups.grid.data * pipeline
         loader = MicrobatchLoader(
-            self.dataset,
+            _NoneBeyond(self.dataset, count),
             FirstSamples(self.objective.collate, self.objective.losses, count),
             micro_batch=train.micro_batch,
             global_batch=a_round,

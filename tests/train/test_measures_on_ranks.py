@@ -24,9 +24,12 @@ from dist_plm.tasks.generate.written_rows import text_measures
 from dist_plm.train.data import open_run
 from dist_plm.train.evaluation import Evaluator
 from tests.parts import engine_of, model_of
+from tests.ranks.ports import free_port
 from tests.ranks.selection import covering
 from tests.ranks.training import groups_of
-from tests.train.finetuning import make_rows, settings
+from tests.train.finetuning import make_rows, records, settings
+from tests.train.running import make_store, run_case
+from tests.train.running import settings as pretraining
 from tests.train.test_finetune import GPT, TASKS
 from tests.train.test_finetune_qa import QA
 
@@ -217,3 +220,18 @@ def test_measures_are_the_libraries_of_the_whole_set(rows, measured, grid: str, 
             near = 5e-3 if name == "spearman" else 1e-6  # ranks of what is all but equal change places
             assert measures[name] == pytest.approx(value, rel=1e-4, abs=near), name
     assert any(0.02 < value < 0.98 or 2 < value < 98 for value in expected.values()), "something is right, not all"
+
+
+def test_held_out_samples_of_a_blend_are_the_same_on_every_grid(ranks, tmp_path) -> None:
+    """No number of samples a round divides theirs, which no source has more of."""
+    sources = [
+        {"path": str(make_store(tmp_path / name)), "weight": weight} for name, weight in (("a", 0.8), ("b", 0.2))
+    ]
+    told = []
+    for size, micro_batch in ((1, 1), (1, 8), (2, 4)):
+        run_dir = tmp_path / f"{size}-{micro_batch}"
+        changes = {"train__steps": 2, "train__micro_batch": micro_batch, "train__eval_samples": 1000}
+        config = pretraining(tmp_path, run_dir, data__path=None, data__blend=sources, **changes)
+        assert ranks.run(size, run_case, config, free_port()) == [0] * size
+        told.append(records(run_dir)[0]["eval/initial/loss"])
+    assert told == pytest.approx([told[0]] * 3, rel=1e-6)

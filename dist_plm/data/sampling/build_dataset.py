@@ -1,5 +1,6 @@
 """Opens what a configuration says is read: one store or a blend of several, as windows, packed rows or pairs."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,8 @@ def _weights(data: DataConfig, found: Sequence[StoreSplit]) -> list[float]:
     if given:
         return given
     largest = max(split.num_tokens for split in found)
-    return [(split.num_tokens / largest) ** (1 / (data.temperature or 1.0)) for split in found]
+    shares = [(split.num_tokens / largest) ** (1 / (data.temperature or 1.0)) for split in found]
+    return [max(share, sys.float_info.min) for share in shares]  # a low temperature leaves nothing of some
 
 
 def _cap(source: BlendSource, dataset: Dataset, split: str) -> int | None:

@@ -83,6 +83,11 @@ class PackedDataset:
         self._documents = range(first, last + 1)
         self._size = self.stop - self.start + frame * len(self._documents)
         self.num_blocks, self.rows = self._layout()
+        if self.num_blocks > 1 and (self.stop - self.start) // self.num_blocks - capacity < self.rows:
+            raise DataError(
+                f"{split.name}: rows that hold {capacity} tokens of text beside {frame} around each document cannot be packed: "
+                "raise data.sequence_length, or set data.packing=concat"
+            )
         self.num_windows = self.num_blocks * self.rows
         self.padding = 1 - self._size / (self.num_windows * (capacity + frame))
         self._plans: OrderedDict[int, list[PackedRow]] = OrderedDict()

@@ -77,7 +77,9 @@ def test_weights_decide_shares(corpora):
     assert dataset.describe().startswith("70.00% from the train split of")
 
 
-@pytest.mark.parametrize(("temperature", "shares"), [(None, [1, 2, 4]), (1, [1, 2, 4]), (2, [1, 2**0.5, 2])])
+@pytest.mark.parametrize(
+    ("temperature", "shares"), [(None, [1, 2, 4]), (1, [1, 2, 4]), (2, [1, 2**0.5, 2]), (3e-4, [0, 0, 1])]
+)
 def test_shares_follow_sizes_under_a_temperature(corpora, temperature, shares):
     data = data_of(corpora, ("small", {}), ("middle", {}), ("large", {}), temperature=temperature)
     sources = open_samples(data, "train", WINDOWS, seed=1).read(np.arange(7000)).tokens[:, 0]

@@ -174,3 +174,5 @@ def test_stores_that_cannot_serve_are_refused(tmp_path):
         packed(plain, "sentences")
     with pytest.raises(DataError, match="holds no tokens"):
         packed(make(tmp_path / "empty", [[0]]))
+    with pytest.raises(DataError, match=r"hold 2 tokens of text beside 2 .* raise data\.sequence_length"):
+        packed(make(tmp_path / "short", [[6]] * 4000), capacity=2, window_length=4, frame=2)
