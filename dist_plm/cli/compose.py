@@ -260,7 +260,10 @@ def _resolve(config: DictConfig, composition: Composition) -> None:
             try:
                 OmegaConf.to_container(OmegaConf.create([OmegaConf.select(config, key)]), resolve=True)
             except OmegaConfBaseException as error:
-                composition.refuse(key, f"{key} = {show(value)} cannot be resolved: {one_line(error)}")
+                why = f"{key} = {show(value)} cannot be resolved: {one_line(error)}"
+                if key == "data.sequence_length" and "max_positions" in str(value):
+                    why = "data.sequence_length is missing, as this model has no table of positions that tells it: give it"
+                composition.refuse(key, why)
                 OmegaConf.update(config, key, MISSING)
     secrets = secrets_among(_texts(plain(config)))
     composition.values = mark(plain(config, resolve=True), secrets, plain(config))

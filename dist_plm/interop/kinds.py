@@ -75,6 +75,11 @@ def _kind_at(path: str) -> CheckpointFormat | None:
     place = Path(path)
     try:
         place = place.parent if place.name in (LATEST, BEST) and place.is_file() else place
+        if (place / "adapter_config.json").exists() and not (place / "config.json").exists():
+            raise CheckpointError(
+                f"{path} holds adapters of PEFT, which are no model by themselves",
+                "give the run that they came from, or what PEFT saves after merge_and_unload()",
+            )
         return next((kind for kind, signs in _SIGNS.items() if signs(place)), None)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be looked into: {reason_of(error, path)}") from None

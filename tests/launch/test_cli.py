@@ -59,6 +59,10 @@ WRONG = [
     (["~model"], ["model is missing: choose one of its files with model=NAME"]),
     (["hydra.run.dir=x"], ["Hydra's own settings do nothing here", "run.dir"]),
     (["run.name=${nowhere}"], ["run.name = '${nowhere}' cannot be resolved", "nowhere"]),
+    (
+        ["model=t5_tiny", "objective=span", "data=store", "data.path=x"],
+        ["data.sequence_length is missing", "no table of positions"],
+    ),
     (["run.name=${oc.env:NOT_SET_ANYWHERE}"], ["run.name", "NOT_SET_ANYWHERE"]),
     (["--cfg", "hydra"], ["--cfg", "job"]),
     (["--check", "--world-size", "0"], ["--world-size 0 is not allowed"]),

@@ -71,7 +71,11 @@ def export_peft(config: ConvertConfig) -> str:
         (Path(directory) / SETTINGS).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         compared = _compared(found, Path(directory)) if config.verify else []
     opening = _opening(theirs, model, config.to, grown=grown)
-    return "\n".join([f"{config.to}: adapters of {len(fused)} modules, for {opening}", *compared])
+    begun = found.run_settings().get("train", {}).get("init_from")
+    base = (
+        [] if begun is None else [f"base is what {begun} began with if it has adapters too, else {begun} as format=hf"]
+    )
+    return "\n".join([f"{config.to}: adapters of {len(fused)} modules, for {opening}", *base, *compared])
 
 
 def _with_adapters(path: str) -> tuple[Checkpoint, ModelConfig, LoraConfig]:

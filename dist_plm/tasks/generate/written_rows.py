@@ -38,6 +38,7 @@ def text_measures(config: TrainingConfig, groups: Groups) -> "WrittenRows | None
     assert isinstance(task, WritingConfig)
     assert data.validation is not None
     assert data.tokenizer is not None
+    assert config.train.micro_batch is not None
     file = RowFile("data.validation", data.validation, "validation", data.header, task.written_rows)
     body, columns = build_writing_task(task), columns_of(file, task, data.columns)
     pairs = [pair for row in file if (pair := body.pair(row, columns))[1] is not None]

@@ -1,7 +1,7 @@
 """The weights that a run begins with: of a directory of Hugging Face, or of a checkpoint that holds nothing else."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from dist_plm.checkpoint.storage import open_storage
 from dist_plm.checkpoint.train_state import RUN_FILE
 from dist_plm.config.decode import decode, show
 from dist_plm.core.errors import CheckpointError, DataError, reason_of
+from dist_plm.core.installed import typed, typed_setting
 from dist_plm.core.regular import read_regular
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.store.manifest import read_manifest
@@ -205,6 +206,7 @@ def check_fit(
         CheckpointError: on every rank, where the weights are of another model or vocabulary.
     """
     on_first(group, lambda: _check_model(weights, model))
+    on_first(group, lambda: check_adapters(weights.where, weights.shapes, model))
     on_first(group, lambda: check_vocabulary(weights, store))
     held = gather(group, names_held(shard_specs, ["weight"]))
     wanted = {name.removeprefix("model."): shape for one in held for name, shape in one.items()}
@@ -252,6 +254,16 @@ def _check_model(weights: Weights, model: ModelConfig) -> None:
         )
         raise CheckpointError(
             f"{weights.where} is of another model than this run's: {told}; to begin with it set {remedy}"
+        )
+
+
+def check_adapters(where: str, names: Iterable[str], model: ModelConfig) -> None:
+    """Raises CheckpointError where weights of these names have adapters, and a run's model has none."""
+    if model.lora is None and any(map(is_adapter, names)):
+        raise CheckpointError(
+            f"{where} has adapters, and this run has none",
+            "give model.lora.* as in that run, or begin with what "
+            f"{typed('convert')} {typed_setting('from', where)} to=DIR format=hf writes, by model.init_from=DIR",
         )
 
 

@@ -14,7 +14,7 @@ from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
 from dist_plm.train.startup.lease import owner_of
-from dist_plm.train.startup.load_weights import check_fit, of_checkpoint
+from dist_plm.train.startup.load_weights import check_adapters, check_fit, of_checkpoint
 from dist_plm.train.startup.resume import check_stream, find_at, init_from_remedies, stream_of, takes_weights_alone
 from dist_plm.train.startup.resume_point import resumes_own
 
@@ -57,6 +57,7 @@ def check_checkpoint(
             if takes_weights_alone(found, model):
                 check_fit(of_checkpoint(found), model, tokenizer_store(data), _shard_specs(found, model), None)
             else:
+                check_adapters(found.where, found.weights, model)
                 found.check_model(_shard_specs(found, model), None)
 
 

@@ -28,7 +28,7 @@ from dist_plm.spec.families.lora import is_adapter
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
-from dist_plm.train.startup.load_weights import MODEL_FILE, load_weights, of_checkpoint
+from dist_plm.train.startup.load_weights import MODEL_FILE, check_adapters, load_weights, of_checkpoint
 from dist_plm.train.startup.run_position import Position
 
 log = logging.getLogger(__name__)
@@ -179,6 +179,7 @@ def init_from(
         if takes_weights_alone(found, model):
             load_weights(of_checkpoint(found), model, tokenizer, engine, shard_specs, group, seed=train.seed)
             return Position(history=[{"step": 0, "changes": [f"begun with the weights of {found.where}"]}])
+        on_first(group, lambda: check_adapters(found.where, found.weights, model))
         found.check_model(shard_specs, group)
         read = partial(_read, found, with_moments=kept != "none")
         with finite_alone(read, found.where, group, _EARLIER) as read:

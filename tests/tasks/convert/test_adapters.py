@@ -15,9 +15,12 @@ from dist_plm.checkpoint.streaming import write_checkpoint
 from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.config.decode import decode, encode
 from dist_plm.core.errors import CheckpointError
+from dist_plm.distributed.launch_env import from_environment
 from dist_plm.interop.hf.config_json import described_at
+from dist_plm.interop.kinds import kind_of
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
+from dist_plm.train.opening.open_here import open_here
 from dist_plm.train.startup.load_weights import MODEL_FILE
 from tests.data.labelled.words import write_vocabulary
 from tests.ranks.ports import free_port
@@ -103,13 +106,15 @@ def save_base(name: str, directory: Path) -> Path:
     return directory
 
 
+def sizes_of(base: Path) -> dict[str, Any]:
+    """The settings of the model in a directory of Hugging Face, without those of its head."""
+    told = encode(described_at(str(base))) | {"vocab_multiple": 8}
+    return {k: v for k, v in told.items() if v is not None and k not in ("pair_head", "head", "num_labels")}
+
+
 def learned(ranks, rows: Path, base: Path, targets: tuple[str, ...], run_dir: Path, **changes: Any) -> Path:
     """A run of adapters alone, which begins with the weights of a directory of Hugging Face."""
-    told = encode(described_at(str(base)))
-    for untold in ("vocab_multiple", "pair_head", "head", "num_labels"):
-        told.pop(untold, None)
-    sizes = {name: value for name, value in told.items() if value is not None}
-    model = {**sizes, "vocab_multiple": 8, "init_from": str(base), "lora": {"rank": 3, "targets": targets}}
+    model = {**sizes_of(base), "init_from": str(base), "lora": {"rank": 3, "targets": targets}}
     config = settings(rows, run_dir, model=model, train__epochs=1, optim__lr=2e-2, **changes)
     assert ranks.run(1, run_case, config, free_port()) == [0]
     return run_dir
@@ -161,6 +166,11 @@ def test_peft_says_what_the_merged_export_says(ranks, rows, tmp_path: Path, name
     if not kind.endswith("LM"):
         assert f"where base is a {type(merged).__name__}" in told
         assert labels is None or f"of num_labels={labels}" in told
+    with pytest.raises(CheckpointError, match=r"holds adapters of PEFT, .* give the run that they came from"):
+        kind_of(str(adapters))
+    without = settings(rows, tmp_path / "next", model=sizes_of(base), train__init_from=str(run_dir), **changes)
+    with pytest.raises(CheckpointError, match=r"has adapters, and this run has none; .* to=DIR format=hf writes"):
+        open_here(without, from_environment({}))
 
 
 @pytest.mark.slow
@@ -173,7 +183,9 @@ def test_on_the_export_of_the_run_that_it_began_with(ranks, rows, tmp_path: Path
     second = settings(rows, tmp_path / "second", model={k: v for k, v in sizes.items() if v is not None}, **changes)
     assert ranks.run(1, run_case, second, free_port()) == [0]
     base, merged_at = (exported(tmp_path / one, "hf")[0] for one in ("first", "second"))
-    plain, with_adapters = opened("SequenceClassification", base, exported(tmp_path / "second", "peft")[0], None)
+    adapters, told = exported(tmp_path / "second", "peft")
+    assert f"base is what {tmp_path / 'first'} began with if it has adapters too" in told
+    plain, with_adapters = opened("SequenceClassification", base, adapters, None)
     load = transformers.AutoModelForSequenceClassification.from_pretrained
     (ours,), (theirs,), (before,) = (scores(m, "") for m in (with_adapters, load(merged_at), plain))
     assert float((ours - theirs).abs().max()) < 1e-5
