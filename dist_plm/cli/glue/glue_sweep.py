@@ -13,7 +13,14 @@ from dist_plm.cli import app
 from dist_plm.cli.glue.glue_cells import Cell, GlueConfig, cells_of, settings_of
 from dist_plm.cli.glue.glue_table import MISMATCHED, reached, rendered, rows_of
 from dist_plm.cli.glue.glue_tasks import GlueRecipe
-from dist_plm.cli.sweeps.local_sweep import environment_of, refuse_where_ranks_cannot_meet, run_to_end
+from dist_plm.cli.sweeps.local_sweep import (
+    code_after,
+    environment_of,
+    failed_alone,
+    refuse_where_ranks_cannot_meet,
+    run_to_end,
+    tell_failed,
+)
 from dist_plm.cli.sweeps.sweep import refuse_shared_directories
 from dist_plm.cluster.job import hydra_text
 from dist_plm.config.decode import encode, flatten
@@ -134,15 +141,22 @@ def _sweep(arguments: Sequence[str], starts: Sequence[str]) -> int:
     launch = from_environment(os.environ)
     refuse_where_ranks_cannot_meet(launch, os.environ)
     asked = [one for one in placed if reached(one.run_dir) is not None] if sweep.config.measure else placed
-    if not sweep.config.show and (code := _make(asked, [*starts, *flags], launch)) != EXIT_FINISHED:
+    failed: list[str] = []
+    if not sweep.config.show and (code := _make(asked, [*starts, *flags], launch, failed)) != EXIT_FINISHED:
+        tell_failed(failed, len(asked), launch)
         return code
     if launch.rank == 0:
         _tell(sweep)
-    return EXIT_FINISHED
+    tell_failed(failed, len(asked), launch)
+    return code_after(failed, launch, os.environ)
 
 
-def _make(placed: Sequence[PlacedCell], starts: Sequence[str], launch: LaunchEnv) -> int:
-    """Makes what is not finished; the exit code of the first that did not end well."""
+def _make(placed: Sequence[PlacedCell], starts: Sequence[str], launch: LaunchEnv, failed: list[str]) -> int:
+    """Makes what is not finished; the exit code of the first that did not end well.
+
+    Args:
+        failed: gets the names of those that ended by their own fault, after which the others are made.
+    """
     number = 0
     for i, one in enumerate(placed):
         is_finished = reached(one.run_dir) is not None
@@ -157,6 +171,9 @@ def _make(placed: Sequence[PlacedCell], starts: Sequence[str], launch: LaunchEnv
                 continue
             number += 1
             code = run_to_end(words(), environment_of(launch, os.environ, number))
+            if failed_alone(code, launch, os.environ, number):
+                failed.append(one.cell.name)
+                break
             if code != EXIT_FINISHED:
                 if launch.rank == 0:
                     print(f"{one.cell.name} ended with {code}: the same command goes on", file=sys.stderr)

@@ -103,6 +103,16 @@ def test_the_table_tells_what_single_runs_reached_and_finished_runs_are_kept(arc
     assert table["rows"][0]["runs"] == {"1": 100 * best}
 
 
+@pytest.mark.ranks
+def test_runs_that_diverge_do_not_keep_the_others_from_being_made(archive) -> None:
+    asked = ("glue.tasks=[rte,wnli]", "glue.seeds=1", "train.epochs=2", "run.name=wild", "optim.lr=1e30")
+    result = tune(archive, *asked, "schedule.warmup_ratio=0", "train.max_skipped=2")
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "run 2 of 2: wild-wnli-1" in result.stdout
+    assert "2 of 2 runs are not finished" in result.stdout
+    assert "2 of 2 runs ended with 2, for what is told above: wild-rte-1, wild-wnli-1. The same" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("losses", "is_finished"), [([3.0, 2.0], False), ([3.0, 2.0, 2.0, None], True), ([3.0, 2.0, 1.0, 0.5], True)]
 )

@@ -6,10 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
+from dist_plm.cli.sweeps import local_sweep
+from dist_plm.distributed.launch_env import from_environment
 from tests.train.running import make_store
 
 SCRIPT = str(Path(__file__).resolve().parents[3] / "launch" / "pretrain.py")
@@ -67,6 +71,39 @@ def test_a_signal_reaches_the_run_and_ends_the_sweep(store, tmp_path):
     assert process.returncode == 75, error
     assert "try-lr=0.001 ended with 75: 1 more not started; the same command goes on" in error
     assert list(last_steps(tmp_path)) == ["try-lr=0.001"]
+
+
+@pytest.mark.ranks
+def test_a_run_that_diverges_does_not_keep_the_others_from_being_trained(store, tmp_path):
+    asked = words(store, "train.steps=4", "train.max_skipped=2", "optim=sgd", "optim.lr=1e30,1e-3,3e-3")
+    held_out = ["train.eval_samples=4", "train.eval_every=4", "checkpoint=default"]
+    result = start(tmp_path, sys.executable, *asked, *held_out)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert {name: step for name, step in last_steps(tmp_path).items() if "30" not in name} == {
+        "try-lr=0.001": 4,
+        "try-lr=0.003": 4,
+    }
+    assert (
+        "1 of 3 runs ended with 2, for what is told above: try-lr=1e+30. The same command starts them" in result.stderr
+    )
+    assert "not started" not in result.stderr
+    told = [line.split()[:2] for line in result.stdout.splitlines() if line.startswith("optim.lr")]
+    assert [setting for setting, measure in told if measure == "loss"] == ["optim.lr=0.001", "optim.lr=0.003"]
+
+
+@pytest.mark.parametrize(("codes", "told"), [([2, 2], [True, True]), ([2, 0], [False]), ([1, 2], [False, False])])
+def test_ranks_go_on_after_a_run_that_all_of_them_saw_fail(codes, told, monkeypatch):
+    monkeypatch.setattr(local_sweep, "_TOGETHER_SECONDS", 1.0)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared |= {"TORCHELASTIC_RESTART_COUNT": "0"}
+
+    def go_on(rank: int) -> bool:
+        env = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        return local_sweep.failed_alone(codes[rank], from_environment(env), env, 0)
+
+    with ThreadPoolExecutor(2) as ranks:
+        assert list(ranks.map(go_on, range(len(told)))) == told
 
 
 @pytest.mark.parametrize(
