@@ -19,6 +19,8 @@ FORMAT = "dist_plm checkpoint"
 VERSION = 1
 #: Holds all settings of the run that saved a checkpoint; one that was imported has none.
 RUN_FILE = "run.yaml"
+#: The fact of a stream that says by which rule dropout draws its masks; checkpoints without it are of the first.
+MASKS = "dropout.stream"
 _BLANK = "0" * 32
 _CHECKSUM = re.compile(r'"checksum": "([0-9a-f]{32})"')
 

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 EVAL_PREFIX = "eval/"
 HEAL_PREFIX = "heal/"
+#: Beside metrics.jsonl: after which step each start of the run went on.
+RESUMES = "resumes.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,9 @@ from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.monitor.report_page.run_tables import operations_of
 from dist_plm.monitor.run_summary import change, render_summary, summarise
 
+#: In a run's directory: the page of a run that has trackers.
+REPORT = "report.html"
+
 
 @dataclass(frozen=True, slots=True)
 class Run:

@@ -32,11 +32,11 @@ from dist_plm.core.errors import (
 from dist_plm.core.files import atomic_writer, open_to_append
 from dist_plm.distributed.collectives import on_first
 from dist_plm.distributed.groups import Groups
-from dist_plm.monitor.metrics_file import MetricsWriter
+from dist_plm.monitor.metrics_file import RESUMES, MetricsWriter
 from dist_plm.monitor.progress import build_progress
-from dist_plm.monitor.report import load_run, render_report
+from dist_plm.monitor.report import REPORT, load_run, render_report
 from dist_plm.monitor.report_page.build import build_page, write_page
-from dist_plm.monitor.report_page.run_facts import ORIGINS, RESUMES
+from dist_plm.monitor.report_page.run_facts import ORIGINS
 from dist_plm.monitor.trackers import Tracker, build_trackers
 from dist_plm.monitor.watchdog import Watchdog
 from dist_plm.spec.schema import TrainingConfig
@@ -50,8 +50,8 @@ from dist_plm.train.startup.start import Start
 
 log = logging.getLogger(__name__)
 
-#: In a run's directory: what the model says of the validation rows; the page of a run that has trackers.
-PREDICTIONS, REPORT = "predictions", "report.html"
+#: In a run's directory: what the model says of the validation rows.
+PREDICTIONS = "predictions"
 
 
 def open_records(

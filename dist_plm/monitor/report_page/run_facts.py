@@ -8,13 +8,14 @@ from dist_plm.config.credentials import mask
 from dist_plm.config.decode import show
 from dist_plm.core.parsing import is_number, load_json
 from dist_plm.core.regular import open_regular
+from dist_plm.monitor.metrics_file import RESUMES
 from dist_plm.monitor.report import Run
 from dist_plm.monitor.report_page.packed_columns import columns_of
 from dist_plm.monitor.report_page.run_tables import tables_of
 from dist_plm.monitor.report_page.worst_samples import ReadSamples, worst_samples
 
-#: Beside metrics.jsonl: who set each value, and from which step each start went on.
-ORIGINS, RESUMES, STARTS = "origins.json", "resumes.jsonl", "starts.jsonl"
+#: Beside metrics.jsonl: who set each value, and when and where the run was started.
+ORIGINS, STARTS = "origins.json", "starts.jsonl"
 #: Where a run keeps what its model says of validation rows.
 PREDICTIONS = "predictions"
 #: Of what is shown of files that grow without bound.

@@ -13,7 +13,7 @@ from torch import Tensor
 from dist_plm.checkpoint.finite import finite_alone
 from dist_plm.checkpoint.open_checkpoint import Checkpoint, find
 from dist_plm.checkpoint.storage import Storage
-from dist_plm.checkpoint.train_state import RUN_FILE
+from dist_plm.checkpoint.train_state import MASKS, RUN_FILE
 from dist_plm.config import runfile
 from dist_plm.config.decode import decode, defaults_of, encode, flatten, show
 from dist_plm.core.errors import CheckpointError, ConfigError
@@ -33,8 +33,6 @@ from dist_plm.train.startup.run_position import Position
 
 log = logging.getLogger(__name__)
 
-#: The fact of a stream that says by which rule masks are drawn; checkpoints without it are of the first.
-MASKS = "dropout.stream"
 #: Settings of a model that another may have without computing anything else: more rows, or more room.
 _MAY_GROW = ("vocab_size", "max_positions")
 _EARLIER = "its run had diverged: name an earlier checkpoint with train.resume=PATH"
