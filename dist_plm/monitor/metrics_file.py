@@ -206,6 +206,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [record for _, record in _records(path)]
 
 
+def begun_after(run_dir: Path) -> int:
+    """Tells after which step a run made its first one: that of another run's checkpoint which it went on from, else 0."""
+    try:
+        lines = read_regular(run_dir / RESUMES).splitlines()
+    except OSError:
+        return 0
+    return min((record["step"] for line in lines if (record := parse_record(line)) is not None), default=0)
+
+
 def _encode(values: Mapping[str, float | int | None]) -> bytes:
     line: dict[str, Any] = dict(values)
     nonfinite = {name: str(value) for name, value in values.items() if value is not None and not math.isfinite(value)}

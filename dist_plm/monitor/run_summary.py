@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.monitor.formatting import compact, duration, plain
+from dist_plm.monitor.metrics_file import begun_after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,7 @@ class RunSummary:
         perplexity_before, perplexity_after: of the held-out set, before the first and at the last evaluation.
         tokens_per_second, mfu: medians over the records; `mfu` from 0 to 1.
         wall_seconds: the whole run's; from the records it is the time spent in steps.
+        begun_after: the step after which it made its first one, of another run's checkpoint; else 0.
         best: step and measure of the best checkpoint, of a run that keeps it.
     """
 
@@ -32,13 +34,14 @@ class RunSummary:
     mfu: float | None
     skipped: int
     wall_seconds: float
+    begun_after: int = 0
     best: str | None = None
     next_commands: tuple[str, ...] = ()
 
     @property
     def skipped_share(self) -> float:
-        """Share of all steps whose update was skipped."""
-        return self.skipped / max(self.last_step, 1)
+        """Share of all its steps whose update was skipped."""
+        return self.skipped / max(self.last_step - self.begun_after, 1)
 
 
 def summarise(
@@ -56,7 +59,7 @@ def summarise(
         best: what is told of its best checkpoint.
         next_commands: shell commands worth trying next, shown as they are.
     """
-    first, last = records[0], records[-1]
+    first, last, begun = records[0], records[-1], begun_after(run_dir)
     return RunSummary(
         run_dir=run_dir,
         last_step=last["step"],
@@ -68,17 +71,18 @@ def summarise(
         tokens_per_second=_median(records, "tokens_per_second"),
         mfu=_median(records, "mfu"),
         skipped=sum(record["skipped"] for record in records),
-        wall_seconds=step_seconds(records) if wall_seconds is None else wall_seconds,
+        wall_seconds=step_seconds(records, begun) if wall_seconds is None else wall_seconds,
+        begun_after=begun,
         best=best,
         next_commands=tuple(next_commands),
     )
 
 
-def step_seconds(records: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds spent in steps: each record's mean times the steps it stands for."""
-    steps = [0, *(record["step"] for record in records)]
+def step_seconds(records: Sequence[Mapping[str, Any]], begun_after: int = 0) -> float:
+    """Seconds spent in steps, the first of them after `begun_after`: each record's mean times the steps it stands for."""
+    steps = [begun_after, *(record["step"] for record in records)]
     return math.fsum(
-        record["step_seconds"] * (step - before)
+        record["step_seconds"] * max(step - before, 0)
         for record, before, step in zip(records, steps, steps[1:], strict=False)
     )
 

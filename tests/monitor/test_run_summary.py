@@ -1,7 +1,13 @@
+import json
 from pathlib import Path
 
 import pytest
 
+from dist_plm.monitor.live.follow import FollowedRun
+from dist_plm.monitor.metrics_file import begun_after
+from dist_plm.monitor.report import Run
+from dist_plm.monitor.report_page.packed_columns import columns_of, elapsed_seconds
+from dist_plm.monitor.report_page.run_facts import facts_of
 from dist_plm.monitor.run_summary import change, render_summary, step_seconds, summarise
 from tests.monitor.make import record
 
@@ -35,6 +41,22 @@ def test_the_last_evaluation_counts_and_the_initial_one_is_not_it():
 
 def test_step_seconds_weigh_each_record_by_its_steps():
     assert step_seconds([record(10, step_seconds=1.0).as_dict(), record(30, step_seconds=2.0).as_dict()]) == 50.0
+
+
+def test_the_steps_of_another_runs_checkpoint_are_not_the_runs(tmp_path):
+    """As train.resume=OTHER/checkpoints/step_00001000 begins one."""
+    records = [record(step, step_seconds=2.0, skipped=int(step == 1004)).as_dict() for step in range(1001, 1005)]
+    (tmp_path / "resumes.jsonl").write_text('{"id": "a", "step": 1000}\n{"id": "b", "step": 1002}\n')
+    summary = summarise(tmp_path, records)
+    assert (summary.wall_seconds, summary.skipped_share) == (8.0, 0.25)
+    run = Run(tmp_path, records, {})
+    seconds = elapsed_seconds(records, begun_after(tmp_path))
+    assert seconds == [2.0, 4.0, 6.0, 8.0]
+    assert facts_of(run, most_values=99)["columns"] == columns_of(records, most=99, seconds=seconds)
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    followed = FollowedRun(tmp_path)
+    followed.update()
+    assert followed.seconds == seconds
 
 
 def test_rendered():

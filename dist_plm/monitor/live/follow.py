@@ -8,7 +8,7 @@ from typing import Any
 
 from dist_plm.core.errors import UserError, reason_of
 from dist_plm.core.regular import open_regular
-from dist_plm.monitor.metrics_file import parse_record
+from dist_plm.monitor.metrics_file import begun_after, parse_record
 from dist_plm.monitor.report import NEEDED, Run, problem_of, read_settings
 
 _RUN_FILES = ("metrics.jsonl", "run.yaml", "starts.jsonl")
@@ -81,7 +81,7 @@ class FollowedRun:
     def _add(self, record: Mapping[str, Any] | None) -> None:
         if record is None or any(name not in record for name in NEEDED) or problem_of(dict(record)):
             return
-        before = self.records[-1]["step"] if self.records else 0
+        before = self.records[-1]["step"] if self.records else begun_after(self.path)
         taken = record["step_seconds"] * max(record["step"] - before, 0)
         self.seconds.append((self.seconds[-1] if self.seconds else 0.0) + taken)
         self.records.append(dict(record))

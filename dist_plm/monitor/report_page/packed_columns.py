@@ -131,9 +131,13 @@ def groups_of(records: Sequence[Mapping[str, Any]]) -> list[_Group]:
     return list(groups.values())
 
 
-def elapsed_seconds(records: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Seconds in steps up to each record: its mean times the steps it stands for, added up."""
-    total, before, found = 0.0, 0, []
+def elapsed_seconds(records: Sequence[Mapping[str, Any]], begun_after: int = 0) -> list[float]:
+    """Seconds in steps up to each record: its mean times the steps it stands for, added up.
+
+    Args:
+        begun_after: the step after which the run made its first one.
+    """
+    total, before, found = 0.0, begun_after, []
     for record in records:
         total += record["step_seconds"] * max(record["step"] - before, 0)
         before = record["step"]

@@ -8,9 +8,9 @@ from dist_plm.config.credentials import mask
 from dist_plm.config.decode import show
 from dist_plm.core.parsing import is_number, load_json
 from dist_plm.core.regular import open_regular
-from dist_plm.monitor.metrics_file import RESUMES
+from dist_plm.monitor.metrics_file import RESUMES, begun_after
 from dist_plm.monitor.report import Run
-from dist_plm.monitor.report_page.packed_columns import columns_of
+from dist_plm.monitor.report_page.packed_columns import columns_of, elapsed_seconds
 from dist_plm.monitor.report_page.run_tables import tables_of
 from dist_plm.monitor.report_page.worst_samples import ReadSamples, worst_samples
 
@@ -29,6 +29,7 @@ def facts_of(run: Run, *, most_values: int, read: ReadSamples | None = None) -> 
     Args:
         read: reads samples that the run learned from.
     """
+    seconds = elapsed_seconds(run.records, begun_after(run.path))
     return {
         "name": str(run.path),
         "settings": settings_of(run),
@@ -36,7 +37,7 @@ def facts_of(run: Run, *, most_values: int, read: ReadSamples | None = None) -> 
         "events": events_of(run.records),
         "tables": tables_of(run.path),
         "samples": [*worst_samples(run.path, run.records, read), *samples_of(run.path)],
-        "columns": columns_of(run.records, most=most_values),
+        "columns": columns_of(run.records, most=most_values, seconds=seconds),
     }
 
 
