@@ -1,5 +1,6 @@
 """Finds the numbers of the samples of a step, as the run itself took them."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from dist_plm.checkpoint.lookup import candidates
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.core.errors import CheckpointError, UserError, reason_of, with_remedy
 from dist_plm.core.parsing import is_number
-from dist_plm.monitor.metrics_file import read_metrics
+from dist_plm.monitor.metrics_file import begun_after, read_metrics
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.schema_run import TrainConfig
 
@@ -37,19 +38,31 @@ def history_of(checkpoints: str) -> list[dict[str, Any]]:
     return []
 
 
-def places_of(step: int, train: TrainConfig, run_dir: Path) -> tuple[int, int]:
-    """Counts the samples that the run had taken before and after a step, from the last step before that it recorded.
+def places_of(step: int, train: TrainConfig, run_dir: Path, history: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Counts the samples that the run had taken before and after a step, from the nearest step that it recorded.
 
+    Args:
+        history: see `history_of`.
     Raises:
-        UserError: the run has not got as far.
+        UserError: the run has not got as far, or made the step not itself, or over another stream of samples.
     """
     records = _records_of(run_dir / "metrics.jsonl")
     made = records[-1]["step"] if records else 0
     if step > made + train.log_every:
         raise UserError(f"step = {step} is not made yet: the last step in {run_dir}/metrics.jsonl is {made}")
-    known, samples = _last_before(step, records)
+    begun, (changed, changes) = begun_after(run_dir), _last_change(history)
+    if step <= begun:
+        raise UserError(
+            f"step = {step} is none of {run_dir}, which goes on from step {begun} of another run's checkpoint: name that run"
+        )
+    if step <= changed:
+        raise UserError(
+            f"step = {step} was made over another stream of samples than {run_dir}/run.yaml tells of: it changed after step "
+            f"{changed} ({'; '.join(changes)}). Ask for a step from {changed + 1} on"
+        )
     sizes = BatchSizes.of(train)
-    before = samples + sum(count * batch for count, batch in sizes.runs(samples, step - 1 - known))
+    known, samples = _known_before(step, max(begun, changed), records, sizes)
+    before = samples + _taken(sizes, samples, step - 1 - known)
     return before, before + sizes.taken(before)
 
 
@@ -70,8 +83,37 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and is_number(value) and 0 <= value < 2**63
 
 
-def _last_before(step: int, records: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """The last recorded step before, and the samples taken until then."""
-    return max(
-        ((record["step"], record["samples_seen"]) for record in records if record["step"] < step), default=(0, 0)
-    )
+def _last_change(history: Sequence[Mapping[str, Any]]) -> tuple[int, Sequence[str]]:
+    """After which step another stream of samples was last allowed, and what changed; (0, ()) where none was."""
+    for entry in reversed(history):
+        changes = [str(one) for one in entry.get("changes", ()) if not str(one).startswith(state_file.MASKS)]
+        if changes and not {"heal", "skipped"} & entry.keys():
+            return entry["step"], changes
+    return 0, ()
+
+
+def _known_before(step: int, start: int, records: Sequence[Mapping[str, Any]], sizes: BatchSizes) -> tuple[int, int]:
+    """Finds the last step before that is recorded, but none before `start`, which other batches may have led to, and the
+    samples taken until then.
+
+    Raises:
+        UserError: it is not recorded yet.
+    """
+    known = [(record["step"], record["samples_seen"]) for record in records]
+    before = [one for one in known if start <= one[0] < step]
+    if before:
+        return max(before)
+    if start == 0:
+        return 0, 0
+    after = [one for one in known if one[0] >= step]
+    if not after:
+        raise UserError(f"the samples of step = {step} are known once the run has logged it, or one after it")
+    last, samples = min(after)
+    if samples == sizes.total:  # the last step may be short
+        samples = -(-samples // sizes.whole) * sizes.whole
+    return start, bisect_left(range(samples), samples, key=lambda seen: seen + _taken(sizes, seen, last - start))
+
+
+def _taken(sizes: BatchSizes, samples: int, steps: int) -> int:
+    """Counts the samples of some steps, none of them short, before which so many have been seen."""
+    return sum(count * batch for count, batch in sizes.runs(samples, steps))

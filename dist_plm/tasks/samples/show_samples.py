@@ -34,7 +34,7 @@ def show_samples(asked: SamplesShownConfig) -> str:
     history = history_of(config.checkpoint.dir or f"{run_dir}/checkpoints")
     skipped = skipped_samples(config.data.skip_samples, history)
     if asked.step is not None:
-        ranges = skipped.runs(*places_of(asked.step, config.train, run_dir))
+        ranges = skipped.runs(*places_of(asked.step, config.train, run_dir, history))
     else:
         assert asked.samples is not None
         ranges = [asked.samples]

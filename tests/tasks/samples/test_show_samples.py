@@ -13,8 +13,11 @@ from dist_plm.config import runfile
 from dist_plm.core.errors import ConfigError, UserError
 from dist_plm.data.loader.batch_plan import BatchPlan
 from dist_plm.data.loader.skipped_samples import SkippedSamples
+from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.rules.finalize import check_samples_shown, finalize
 from dist_plm.spec.samples_shown.schema import SamplesShownConfig
+from dist_plm.spec.schema_finetune import FinetuneTrainConfig
+from dist_plm.tasks.samples.numbers_of_step import places_of
 from dist_plm.tasks.samples.show_samples import show_samples
 from dist_plm.train.data import open_run
 from tests.train.running import make_store, settings
@@ -115,6 +118,57 @@ def test_what_is_not_there_is_refused(run, tmp_path):
     Path(run[1] / "run.yaml").write_text("task: {name: [")
     with pytest.raises(UserError, match=r"run\.yaml cannot be read"):
         shown(run=str(run[1]), step=1)
+
+
+RAMP = {"start": 2, "increment": 2, "samples": 20}
+
+
+@pytest.mark.parametrize("log_every", [1, 2, 5])
+@pytest.mark.parametrize(("begun", "seen", "ramp"), [(3, 12, None), (3, 6, RAMP), (1, 0, RAMP), (4, 30, RAMP)])
+def test_a_run_from_another_ones_checkpoint_has_its_own_batches(store, tmp_path, begun, seen, ramp, log_every):
+    """As train.resume=OTHER/checkpoints/… begins one, `seen` samples after which the other had taken other batches."""
+    config = settings(store, tmp_path, train__log_every=log_every, train__batch_rampup=ramp)
+    sizes, taken = BatchSizes.of(config.train), {begun: seen}
+    for step in range(begun + 1, 13):
+        taken[step] = taken[step - 1] + sizes.at(taken[step - 1])
+    logged = [step for step in taken if step > begun and (step % log_every == 0 or step == begun + 1)]
+    logged = logged if log_every < 5 else logged[1:]
+    lines = [json.dumps({"step": step, "samples_seen": taken[step]}) for step in logged]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "resumes.jsonl").write_text(f'{{"id": "a", "step": {begun}}}\n{{"id": "b", "step": {begun + 4}}}\n')
+    for step in range(begun + 1, 13):
+        assert places_of(step, config.train, tmp_path, []) == (taken[step - 1], taken[step])
+    with pytest.raises(UserError, match=f"step = {begun} is none of .* goes on from step {begun} of another run's"):
+        places_of(begun, config.train, tmp_path, [])
+
+
+def test_a_short_last_step_tells_what_was_taken_before(tmp_path):
+    train = FinetuneTrainConfig(global_batch=8, log_every=9, num_samples=43)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 6, "samples_seen": 43}\n')
+    (tmp_path / "resumes.jsonl").write_text('{"id": "a", "step": 3}\n')
+    assert [places_of(step, train, tmp_path, []) for step in (4, 5, 6)] == [(24, 32), (32, 40), (40, 43)]
+
+
+def test_steps_before_a_change_of_the_stream_are_refused(run):
+    config, run_dir = run
+    (run_dir / "metrics.jsonl").write_text('{"step": 2, "samples_seen": 8}\n{"step": 5, "samples_seen": 28}\n')
+    changes = [
+        {"step": 0, "changes": ["begun with the weights of x"]},
+        {"step": 3, "changes": ["train.global_batch: 4 -> 8"]},
+        {"step": 4, "changes": ["dropout.stream: 1 -> 2"]},
+        {"step": 5, "changes": ["step 6: the loss is nan"], "heal": {}},
+    ]
+    with pytest.raises(
+        UserError, match=r"step = 3 was made over another stream .* step 3 \(train.global_batch: 4 -> 8"
+    ):
+        places_of(3, config.train, run_dir, changes)
+    assert places_of(4, config.train, run_dir, changes) == (12, 20)
+    assert places_of(6, config.train, run_dir, changes) == (28, 36)
+    changes.append({"step": 5, "changes": ["data.sequence_length: 16 -> 8"]})
+    assert places_of(6, config.train, run_dir, changes) == (28, 36)
+    changes.append({"step": 6, "changes": ["data.sequence_length: 8 -> 16"]})
+    with pytest.raises(UserError, match="the samples of step = 7 are known once the run has logged it"):
+        places_of(7, config.train, run_dir, changes)
 
 
 @pytest.mark.parametrize(
