@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from dist_plm.config.runfile import STARTED_IN, mapping_of
 from dist_plm.monitor.tracking.csv_tracker import CsvTracker
 from dist_plm.monitor.tracking.later_measures import forget_measures, note_measures, records_of, take_back
 from dist_plm.monitor.tracking.mlflow_tracker import MlflowTracker
@@ -71,11 +72,15 @@ def tell_trackers(
 
     Raises:
         OSError: the run's directory cannot be read or written.
+        ConfigError: its run.yaml cannot be read.
     """
+    frozen = run_dir / "run.yaml"
+    settings = dict(mapping_of(frozen)) if frozen.exists() else {}
+    settings.pop(STARTED_IN, None)
     if not note_measures(run_dir, step, values):
         return None
     newest = max((record["step"] for record in records_of(run_dir, sys.maxsize)), default=step)
-    tracker = build_trackers(config, run_dir, run_name=run_name, settings={}, start_step=newest)
+    tracker = build_trackers(config, run_dir, run_name=run_name, settings=settings, start_step=newest)
     tracker.tell(step, values)
     tracker.close()
     if tracker.failed:

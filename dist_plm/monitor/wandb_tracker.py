@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dist_plm.core.errors import EXIT_REQUEUE, reason_of
+from dist_plm.core.parsing import whole_number
 from dist_plm.core.regular import read_regular
+from dist_plm.monitor.report import REPORT
 from dist_plm.monitor.tracking.later_measures import records_of
 from dist_plm.monitor.tracking.steps_once import StepsOnce
 from dist_plm.spec.schema_run import TrackConfig
@@ -30,6 +32,9 @@ class WandbTracker:
     A start that was killed leaves a part of the curves behind, and so may a server that was away. So each start looks which
     step wandb has, and gives it what metrics.jsonl holds from there on; offline that is everything, and the directories of
     earlier starts, which now hold nothing of their own, are moved to `wandb/earlier`: one directory is uploaded, once.
+
+    What is told of a run that has ended ends it there again as it did: its exit code is kept beside the id, and offline its
+    report is given again.
     """
 
     def __init__(
@@ -43,6 +48,8 @@ class WandbTracker:
         self._options = {"project": config.wandb_project, "name": run_name, "id": self._id, "dir": run_dir}
         self._options |= {"config": dict(settings), "resume": "allow", "reinit": "create_new"}
         _put_aside_earlier(run_dir / "wandb", self._id)
+        self._ended, self._report = _LastEnd(run_dir / "wandb" / "exit_code", new=start_step == 0), run_dir / REPORT
+        self._has_report = False
         try:
             self._run = self._start(config.wandb_mode)
         except Exception as error:
@@ -68,9 +75,13 @@ class WandbTracker:
             log.info("wandb holds steps up to %d already: they stay as they are", known - 1)
         for record in records_of(run_dir, start_step) if start_step > 0 else ():
             if known <= record["step"]:
-                self.log(record["step"], record)
+                self._give(record["step"], record)
 
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
+        self._ended.forget()  # the run goes on
+        self._give(step, values)
+
+    def _give(self, step: int, values: Mapping[str, float | int | None]) -> None:
         if (known := self._steps.values(step, values)) is not None:  # wandb takes no step again
             self._run.log({**known, "step": step}, step=step, commit=True)
 
@@ -89,10 +100,14 @@ class WandbTracker:
         """Ends the run there: preempted where it was stopped to go on later, failed where it was refused or crashed."""
         settings = self._run.settings
         where = f"wandb sync {shlex.quote(str(settings.sync_dir))}"
+        if exit_code is not None:
+            self._ended.keep(exit_code)
+        elif settings.run_mode == "offline-run" and not self._has_report and self._report.is_file():
+            self.keep(self._report, "")
         try:
-            if exit_code == EXIT_REQUEUE:
+            if self._ended.exit_code == EXIT_REQUEUE:
                 self._run.mark_preempting()
-            self._run.finish(exit_code=exit_code)
+            self._run.finish(exit_code=self._ended.exit_code)
         except TimeoutError:
             log.warning("wandb has not sent all in %.0f s; what is missing is uploaded with: %s", FINISH_SECONDS, where)
         else:
@@ -105,6 +120,33 @@ class WandbTracker:
         artifact = self._wandb.Artifact(f"report-{self._id}", type="report")
         artifact.add_file(str(page))
         self._run.log_artifact(artifact)
+        self._has_report = True
+
+
+class _LastEnd:
+    """Keeps in `path` the exit code that a run last ended with, for what is told of it later.
+
+    Attributes:
+        exit_code: None where the run goes on, or was killed.
+    """
+
+    def __init__(self, path: Path, *, new: bool) -> None:
+        self._path = path
+        try:
+            self.exit_code = None if new else whole_number(read_regular(path).decode().strip())
+        except (OSError, ValueError):
+            self.exit_code = None
+        if new:
+            path.unlink(missing_ok=True)
+
+    def keep(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+        self._path.write_text(f"{exit_code}\n", encoding="utf-8")
+
+    def forget(self) -> None:
+        if self.exit_code is not None:
+            self.exit_code = None
+            self._path.unlink(missing_ok=True)
 
 
 def _run_id(path: Path, *, new: bool) -> str:

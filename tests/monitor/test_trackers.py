@@ -180,13 +180,17 @@ def test_a_new_start_in_an_old_directory_begins_new_curves(tmp_path):
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
 
 
-def test_wandb_keeps_the_settings(tmp_path):
-    log_steps(("wandb",), tmp_path, range(1, 2))
-    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+def settings_in_wandb(run_dir: Path) -> dict[str, object]:
+    """What the one wandb file of a run shows as its settings."""
+    (path,) = run_dir.glob("wandb/offline-run-*/*.wandb")
     (run,) = (entry.run for entry in wandb_records(path) if entry.WhichOneof("record_type") == "run")
     assert (run.project, run.display_name) == ("dist_plm", "small")
-    config = {item.key: json.loads(item.value_json) for item in run.config.update}
-    assert config["optim"] == {"lr": 3e-4}
+    return {item.key: json.loads(item.value_json) for item in run.config.update if item.key != "_wandb"}
+
+
+def test_wandb_keeps_the_settings(tmp_path):
+    log_steps(("wandb",), tmp_path, range(1, 2))
+    assert settings_in_wandb(tmp_path)["optim"] == {"lr": 3e-4}
 
 
 def test_wandb_online_without_a_login_writes_offline_and_asks_nobody(tmp_path):
@@ -277,6 +281,15 @@ def test_tensorboard_itself_shows_no_step_twice(tmp_path, loader):
     assert shown == list(range(1, 9))
 
 
+def artifacts_in_wandb(run_dir: Path) -> list[tuple[str, list[str]]]:
+    """Kind and files of what the one wandb file of a run gives beside its curves."""
+    (path,) = run_dir.glob("wandb/offline-run-*/*.wandb")
+    requests = [entry.request for entry in wandb_records(path) if entry.WhichOneof("record_type") == "request"]
+    kept = [entry.artifact for entry in wandb_records(path) if entry.WhichOneof("record_type") == "artifact"]
+    kept += [request.log_artifact.artifact for request in requests if request.HasField("log_artifact")]
+    return [(one.type, [entry.path for entry in one.manifest.contents]) for one in kept]
+
+
 def test_the_report_of_a_finished_run_is_an_artifact(tmp_path, monkeypatch):
     page = tmp_path / "report.html"
     page.write_text("<p>page</p>")
@@ -285,13 +298,7 @@ def test_the_report_of_a_finished_run_is_an_artifact(tmp_path, monkeypatch):
     tracker.log(1, record(1).as_dict())
     tracker.keep(page, "steps 1")
     tracker.close()
-    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    requests = [entry.request for entry in wandb_records(path) if entry.WhichOneof("record_type") == "request"]
-    kept = [entry.artifact for entry in wandb_records(path) if entry.WhichOneof("record_type") == "artifact"]
-    kept += [request.log_artifact.artifact for request in requests if request.HasField("log_artifact")]
-    assert [(one.type, [entry.path for entry in one.manifest.contents]) for one in kept] == [
-        ("report", ["report.html"])
-    ]
+    assert artifacts_in_wandb(tmp_path) == [("report", ["report.html"])]
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert b"steps 1" in events.Tensors("report/text_summary")[0].tensor_proto.string_val[0]
 

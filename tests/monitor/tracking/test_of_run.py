@@ -11,7 +11,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dist_plm.core.errors import DataError
 from dist_plm.monitor import trackers
 from dist_plm.monitor.tracking.of_run import tracked_run
-from tests.monitor.test_trackers import Failing, log_steps, wandb_history
+from dist_plm.monitor.wandb_tracker import _LastEnd
+from tests.monitor.test_trackers import (
+    Failing,
+    artifacts_in_wandb,
+    ends_in_wandb,
+    log_steps,
+    settings_in_wandb,
+    wandb_history,
+)
 from tests.monitor.wandb_server import serving
 
 NAME = "eval/law/loss"
@@ -90,6 +98,29 @@ def test_wandb_has_them_in_the_row_of_the_step(tmp_path):
         assert [(row["step"], row[NAME]) for row in rows if NAME in row] == [(4, 2.5)]
         assert rows[3]["loss"] == pytest.approx(2.5), "of training, as before"
         log_steps(("wandb",), tmp_path, range(6, 8), start_step=5)
+
+
+def test_wandb_shows_the_run_that_it_is_told_of_as_it_ended(tmp_path):
+    log_steps(("wandb",), tmp_path, range(1, 4), code=2)
+    (tmp_path / "run.yaml").write_text("started_in: /home/x\noptim: {lr: 0.5}\n")
+    (tmp_path / "report.html").write_text("<p>page</p>")
+    given(tmp_path, 2.5, "wandb", step=3)
+    assert settings_in_wandb(tmp_path) == {"optim": {"lr": 0.5}}
+    assert artifacts_in_wandb(tmp_path) == [("report", ["report.html"])]
+    assert ends_in_wandb(tmp_path) == [2]
+
+
+def test_wandb_keeps_how_a_run_ended_until_it_goes_on(tmp_path):
+    ended = tmp_path / "exit_code"
+    _LastEnd(ended, new=True).keep(75)
+    assert _LastEnd(ended, new=False).exit_code == 75
+    _LastEnd(ended, new=False).forget()
+    assert _LastEnd(ended, new=False).exit_code is None
+    _LastEnd(ended, new=False).keep(2)
+    assert _LastEnd(ended, new=True).exit_code is None
+    assert not ended.exists(), "a new start in an old directory is another run"
+    ended.write_text("two\n")
+    assert _LastEnd(ended, new=False).exit_code is None
 
 
 @pytest.mark.slow
