@@ -22,6 +22,7 @@ from dist_plm.monitor.live.follow import FollowedRun
 from dist_plm.monitor.report_page.build import overview_of, page_of
 from dist_plm.monitor.report_page.packed_columns import MOST_VALUES, columns_of
 from dist_plm.monitor.report_page.run_facts import events_of, facts_of, samples_of, starts_of
+from dist_plm.monitor.report_page.run_tables import PROFILES, STEP_PARTS, tables_of
 from dist_plm.monitor.report_page.worst_samples import worst_samples
 
 LOOPBACK, PORT = "127.0.0.1", 8765
@@ -47,6 +48,9 @@ class WatchedRuns:
         self._runs = [FollowedRun(path) for path in paths]
         self._poll_seconds = poll_seconds
         self._lock = threading.Lock()
+        # What is told beside the curves, counted from 1, and of which state of the files it is.
+        self._overview: dict[str, Any] = {"number": 0}
+        self._overview_of: list[Any] = []
         self._next_overview = 0.0
         for run in self._runs:
             run.update()
@@ -59,11 +63,15 @@ class WatchedRuns:
                 run.update()
                 known = {"generation": run.generation, "records": len(run.records)}
                 facts.append({**facts_of(run.run(), most_values=MOST_VALUES // len(self._runs)), **known})
-            overview = overview_of([run.run() for run in self._runs])
-            return page_of(facts, overview, {"seconds": self._poll_seconds})
+            self._next_overview = 0.0
+            return page_of(facts, self._newest_overview(), {"seconds": self._poll_seconds})
 
-    def news(self, number: int, generation: int, first: int) -> dict[str, Any] | None:
-        """Tells what a page lacks of a run: of records from number `first` of a generation; None where there is no such run."""
+    def news(self, number: int, generation: int, first: int, overview: int | None = None) -> dict[str, Any] | None:
+        """Tells what a page lacks of a run: of records from number `first` of a generation; None where there is no such run.
+
+        Args:
+            overview: the number of the overview that the page has; None: it gets one with records alone.
+        """
         with self._lock:
             if number >= len(self._runs):
                 return None
@@ -80,10 +88,34 @@ class WatchedRuns:
                     "samples": [*worst_samples(run.path, run.records, None), *samples_of(run.path)],
                 }
                 answer["facts"] = told
-                if time.monotonic() >= self._next_overview:
-                    self._next_overview = time.monotonic() + OVERVIEW_SECONDS
-                    answer["overview"] = overview_of([one.run() for one in self._runs])
+            if overview is not None or "columns" in answer:
+                newest = self._newest_overview()
+                if newest["number"] != overview:
+                    answer["overview"] = newest
             return answer
+
+    def _newest_overview(self) -> dict[str, Any]:
+        """The overview, made anew where something has changed since and the one before is old enough. All pages share it."""
+        if time.monotonic() < self._next_overview:
+            return self._overview
+        found = [[run.generation, len(run.records), *_changed(run.path)] for run in self._runs]
+        if found != self._overview_of:
+            known = [run.run() for run in self._runs]
+            tables = [tables_of(run.path) for run in known]
+            self._overview = {**overview_of(known), "tables": tables, "number": self._overview["number"] + 1}
+            self._overview_of, self._next_overview = found, time.monotonic() + OVERVIEW_SECONDS
+        return self._overview
+
+
+def _changed(run_dir: Path) -> list[int | None]:
+    """When what an overview shows beside records was last written; None where it is not there."""
+    found: list[int | None] = []
+    for name in ("run.yaml", STEP_PARTS, PROFILES):
+        try:
+            found.append((run_dir / name).stat().st_mtime_ns)
+        except OSError:
+            found.append(None)
+    return found
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -117,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
         number, generation, first = (asked.get(key) for key in ("run", "generation", "from"))
         if number is None or generation is None or first is None:
             return None
-        news = self.server.runs.news(number, generation, first)
+        news = self.server.runs.news(number, generation, first, asked.get("overview"))
         return None if news is None else json.dumps(news, allow_nan=False)
 
     def refuse(self) -> None:

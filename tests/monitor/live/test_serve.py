@@ -2,12 +2,14 @@
 
 import http.client
 import json
+import re
 import shutil
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -139,6 +141,35 @@ def test_news_are_what_is_new(tmp_path):
         assert news(generation, 99)["whole"], "the page knows more than there is"
 
 
+def test_every_page_gets_the_summary_of_the_last_record(tmp_path, monkeypatch):
+    run = shutil.copytree(TINY, tmp_path / "run")
+    runs = WatchedRuns([run])
+    now = [1000.0]
+    monkeypatch.setattr(serving, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    assert re.search('"number": ?1}', runs.page())
+
+    def ask_all() -> list[dict | None]:
+        """What the pages are told beside the curves."""
+        told = [runs.news(0, *known) for known in pages]
+        for known, news in zip(pages, told, strict=True):
+            known[:] = [news["generation"], news["records"], news.get("overview", {"number": known[2]})["number"]]
+        return [news.get("overview") for news in told]
+
+    pages = [[0, 40, 1], [0, 40, 1]]
+    assert ask_all() == [None, None]
+    with MetricsWriter(run / "metrics.jsonl", resume_step=40) as writer:
+        ask_all()
+        writer.write(record(41))
+        assert ask_all() == [None, None], "too soon after the one before"
+        now[0] += serving.OVERVIEW_SECONDS
+        assert [one["summary"][1][1] for one in ask_all()] == ["41", "41"], "each gets it once it is due"
+        assert ask_all() == [None, None]
+    now[0] += serving.OVERVIEW_SECONDS
+    (run / "step_parts.jsonl").write_text('{"step": 41, "nodes": ["n1"], "seconds": {"forward": [0.125]}}\n')
+    (told, _) = ask_all()
+    assert told["tables"][0][0]["rows"][1] == ["rank 0", "n1", "125.00"]
+
+
 def test_a_port_that_is_taken(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -155,6 +186,19 @@ def test_a_port_that_is_taken(tmp_path, monkeypatch):
             serve([TINY], None, started)
     assert ports
     assert ports[0] != port
+
+
+def test_the_summary_of_the_page_is_of_the_last_record(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(serving, "OVERVIEW_SECONDS", 1.0)
+    run = shutil.copytree(TINY, tmp_path / "run")
+    with watching(run) as server:
+        browser.open(server.address)
+        browser.wait_for("return document.getElementById('status').textContent.includes('step 40')")
+        with MetricsWriter(run / "metrics.jsonl", resume_step=40) as writer:
+            writer.write(record(41))
+            browser.wait_for("return page.overview.number > 1")
+            writer.write(record(1042))
+        browser.wait_for("return document.getElementById('summary').textContent.includes('1,042')")
 
 
 def test_the_page_follows_the_run_in_a_browser(browser, tmp_path):
