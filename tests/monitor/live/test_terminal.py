@@ -7,6 +7,7 @@ import pty
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from rich.console import Console
 from dist_plm.cli.commands.showing import watch
 from dist_plm.monitor.live.follow import FollowedRun
 from dist_plm.monitor.live.terminal import view_of
+from tests.monitor.live.test_serve import watching
 from tests.monitor.make import record
 
 TINY = Path(__file__).parents[1] / "report_page" / "tiny"
@@ -101,6 +103,15 @@ def test_the_server_says_where_to_look_and_ends_when_interrupted():
     assert (process.returncode, *rest) == (0, "", "")
     port = lines[1].split("localhost:")[1].split("/")[0]
     assert f"ssh -N -L {port}:localhost:{port} " in lines[2]
+
+
+def test_a_user_without_a_name_is_left_out(capsys, monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54_321)  # as in a container; /etc/passwd does not have it
+    with watching(TINY) as server:
+        watch._tell(server, [TINY])
+    assert f":localhost:{server.server_port} {socket.gethostname()}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,19 @@ def _tell(server: WatchServer, paths: Sequence[Path]) -> None:
     lines = [
         f"watching {', '.join(map(str, paths))}",
         f"  here:                 open {server.address}",
-        f"  on another machine:   ssh -N -L {port}:localhost:{port} {getpass.getuser()}@{socket.gethostname()}",
+        f"  on another machine:   ssh -N -L {port}:localhost:{port} {_user()}{socket.gethostname()}",
         "                        and open the same address there",
         "Whoever knows the address can read these runs. Ctrl-C stops watching; the runs go on.",
     ]
     tell(visible("\n".join(lines)))
+
+
+def _user() -> str:
+    """Gives `user@`; nothing where this user has no name, as in containers, and ssh takes that of whoever calls it."""
+    try:
+        return f"{getpass.getuser()}@"
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        return ""
 
 
 def main() -> NoReturn:
