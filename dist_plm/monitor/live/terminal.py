@@ -71,8 +71,8 @@ def _view(run: FollowedRun, console: Console) -> RenderableType:
 
 
 def _progress(run: FollowedRun) -> str:
-    last = run.records[-1]
-    steps = run.settings.get("train.stop_at") or run.settings.get("train.steps")
+    last, settings = run.records[-1], run.run().settings
+    steps = settings.get("train.stop_at") or settings.get("train.steps")
     parts = [f"step {last['step']:,}"]
     if isinstance(steps, int) and is_number(steps) and steps >= last["step"]:
         parts[0] += f" of {steps:,}"

@@ -41,6 +41,17 @@ def test_a_real_run():
     assert all(len(line) == 100 for line in text.splitlines())
 
 
+def test_a_run_that_goes_on_further_has_the_steps_of_now(tmp_path):
+    """As one that was made in pieces, with train.stop_at."""
+    run, console = shutil.copytree(TINY, tmp_path / "run"), Console(file=io.StringIO(), width=100)
+    followed = [FollowedRun(run)]
+    console.print(view_of(followed, console))
+    (run / "run.yaml").write_text("train: {steps: 60, stop_at: 50}\n")
+    console.print(view_of(followed, console))
+    told = console.file.getvalue()
+    assert [steps in told for steps in ("step 40 of 40", "step 40 of 50", "step 40 of 60")] == [True, True, False]
+
+
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 def test_it_fits_into_any_width(width):
     assert all(len(line) <= width for line in shown(TINY, width=width).splitlines())
