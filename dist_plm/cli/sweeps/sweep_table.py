@@ -11,6 +11,8 @@ from dist_plm.monitor.formatting import table
 
 #: What tells runs apart that are repetitions of each other.
 _SEED = "train.seed"
+#: Begin the names of measures that are no result: what was measured before the first step, and by the parts of a loss.
+_NO_RESULTS = ("initial/", "loss/", "accuracy/", "perplexity/")
 _HEADER = ("setting", "measure", "mean", "deviation", "lowest", "highest", "runs")
 
 
@@ -49,7 +51,7 @@ def _lines(setting: str, ends: Sequence[RunEnd]) -> list[tuple[str, ...]]:
     return [
         (setting, name, *_numbers(values), str(len(values)))
         for name in ends[0].measures
-        if "/" not in name and (values := _values(name, [end.measures for end in ends]))
+        if not name.startswith(_NO_RESULTS) and (values := _values(name, [end.measures for end in ends]))
     ]
 
 

@@ -46,6 +46,18 @@ def test_mean_and_spread_over_seeds(tmp_path: Path) -> None:
     assert len(rows) == 4
 
 
+def test_measures_of_tasks_are_results_and_parts_of_the_loss_are_not(tmp_path: Path) -> None:
+    runs = [run(tmp_path, [f"optim.lr={rate}"], [0.5, 0.7]) for rate in (1, 2)]
+    for swept in runs:
+        metrics = swept.run_dir / "metrics.jsonl"
+        records = [json.loads(line) for line in metrics.read_text().splitlines()]
+        told = ("lambada/accuracy", "law/loss", "initial/loss", "initial/law/loss", "loss/mlm", "accuracy/mlm")
+        records[-1] |= {f"eval/{name}": 0.5 for name in (*told, "perplexity/mlm")}
+        metrics.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    measures = [measure for setting, measure in rows_of(table_of(runs)) if setting == "optim.lr=1"]
+    assert measures == ["loss", "accuracy", "lambada/accuracy", "law/loss"]
+
+
 def test_the_best_evaluation_counts_where_it_is_kept(tmp_path: Path) -> None:
     best = {"checkpoint__keep_best": "accuracy", "checkpoint__best_is": "highest"}
     runs = [run(tmp_path, [f"train.seed={seed}"], [0.9, 0.1 * seed], **best) for seed in (1, 2)]
