@@ -15,12 +15,14 @@ from dist_plm.monitor.metrics_file import parse_record
 class MetricsTail:
     """New records of a run's metrics.jsonl, each step once.
 
-    A run that starts again replaces the file by one that holds a part of it, and repeats some steps.
+    A run that starts again replaces the file by one that holds a part of it, and repeats some steps. One that begins anew keeps
+    none of it: its first record is another, and all of its steps are new.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / "metrics.jsonl"
         self._inode, self._position, self._step = 0, 0, 0
+        self._first: bytes | None = None  # line of the file
 
     def new(self) -> Iterator[dict[str, Any]]:
         """Records since the last call; a line that is not whole yet is left for the next."""
@@ -36,6 +38,9 @@ class MetricsTail:
             for line in file:
                 if not line.endswith(b"\n"):
                     return
+                if self._position == 0:
+                    self._step = self._step if line == self._first else 0
+                    self._first = line
                 self._position += len(line)
                 record = parse_record(line)
                 if record is not None and record["step"] > self._step:

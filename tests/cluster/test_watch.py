@@ -42,6 +42,21 @@ def test_a_run_that_starts_again_does_not_repeat_its_steps(tmp_path):
     assert new(tail) == [5]
 
 
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_run_that_begins_anew_is_told_from_its_first_step(tmp_path, written):
+    """`written`: records that are there before one looks again."""
+    tail = MetricsTail(tmp_path)
+    append(tmp_path, lines(1, 2, 3, 4))
+    assert new(tail) == [1, 2, 3, 4]
+    other = [line.replace("1.0", "0.5") for line in lines(1, 2, 3).splitlines(keepends=True)]
+    fresh = tmp_path / "fresh"
+    fresh.write_text("".join(other[:written]))
+    fresh.replace(tmp_path / "metrics.jsonl")
+    assert new(tail) == [1, 2][:written]
+    append(tmp_path, "".join(other[written:]))
+    assert new(tail) == [1, 2, 3][written:]
+
+
 def test_lines_that_are_no_records_are_passed_over(tmp_path):
     tail = MetricsTail(tmp_path)
     append(tmp_path, lines(1) + "garbage\n" + '{"loss": 1}\n[]\n' + '{"step": "7"}\n' + "[" * 50_000 + "\n" + lines(2))
