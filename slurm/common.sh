@@ -2,12 +2,24 @@
 # checkpoints where it is not in run_dir, and anew=1 where nothing is kept until the end; then they call: begin, follow
 # COMMAND…, conclude.
 
-restarts=${SLURM_RESTART_COUNT:-0}
-# For the last task of an array SLURM_JOB_ID is the whole array's.
-job=$SLURM_JOB_ID
-if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
-    job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
-fi
+# What Slurm tells of a job, a line for each that has the number: "JobId=4 JobName=… Restarts=0 …"; nothing where it does not
+# answer. USR1 to all that the job runs does not end this. date(1) cannot read every form of times that a user may like.
+job_facts() {
+    (trap '' USR1 && SLURM_TIME_FORMAT=standard scontrol --oneliner show job "$1" 2>/dev/null) || true
+}
+
+# Which job this is, and how often it was started again. sbatch hands on what a job that submits this one has of its own, and
+# Slurm sets SLURM_ARRAY_… only of arrays and SLURM_RESTART_COUNT only of what was started again: else they are of that other job.
+# For the last task of an array SLURM_JOB_ID is the whole array's, and the other tasks have lines too.
+identify() {
+    local line
+    line=$(job_facts "$SLURM_JOB_ID" | grep "^JobId=$SLURM_JOB_ID " || true)
+    [[ $line != *" Restarts=0 BatchFlag="* ]] || unset SLURM_RESTART_COUNT
+    [[ -z $line || $line =~ ^JobId=[0-9]+\ ArrayJobId= ]] || unset "${!SLURM_ARRAY_@}"
+    restarts=${SLURM_RESTART_COUNT:-0} job=$SLURM_JOB_ID
+    [[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+}
+identify
 
 say() {
     echo "$(date +%FT%T) job $job: $*"
@@ -83,7 +95,7 @@ begin() {
     pick_nodes
     # When Slurm ends the job, in seconds since 1970; the run begins nothing that it could not end before.
     local until
-    until=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e 2>/dev/null || true)
+    until=$(job_facts "$job" | sed -n 's/.* EndTime=\([^ ]*\) Deadline=.*/\1/p')
     if SLURM_JOB_END_TIME=$(date --date="$until" +%s 2>/dev/null) && [[ -n $until ]]; then
         export SLURM_JOB_END_TIME
     else
@@ -104,7 +116,7 @@ begin() {
 
 # Nodes that the job is not to get.
 excluded() {
-    scontrol --oneliner show job "$job" | sed -n 's/.* ExcNodeList=\([^ ]*\).*/\1/p' | grep -vF '(null)' || true
+    job_facts "$job" | sed -n 's/.* ExcNodeList=\([^ ]*\).*/\1/p' | grep -vF '(null)' || true
 }
 
 # So many nodes that the run has named slow or faulty are left out, the last of them.
@@ -149,7 +161,7 @@ pick_nodes() {
 # Slurm may have started the job again on other nodes while this one was cut off: it is then no longer ours.
 started_again() {
     local now
-    now=$(scontrol --oneliner show job "$job" 2>/dev/null | sed -n 's/.* Restarts=\([0-9]*\) .*/\1/p')
+    now=$(job_facts "$job" | sed -n 's/.* Restarts=\([0-9]*\) BatchFlag=.*/\1/p')
     [[ -n $now && $now != "$restarts" ]]
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.endings import CASES
+from tests.slurm.endings import CASES, SHELL, STRANGE
 from tests.slurm.jobs import Job, submit
 from tests.slurm.user import LONG, SETTINGS, STEPS, User
 from tools.slurm_cluster.cluster import LocalCluster, Mode
@@ -103,5 +103,8 @@ def endings(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> 
     for name, (ways, max_restarts, *_) in CASES.items():
         run_dir = tmp_path_factory.mktemp(name.replace(" ", "_"))
         script = ["tests/slurm/ranks_of_jobs/end_with.py", str(run_dir), *ways]
-        started[name] = submit(cluster, "pretrain_srun.sbatch", run_dir, script, nodes=2, max_restarts=max_restarts)
+        shell = SHELL if name == STRANGE else ()
+        started[name] = submit(
+            cluster, "pretrain_srun.sbatch", run_dir, script, nodes=2, max_restarts=max_restarts, environment=shell
+        )
     return started

@@ -60,8 +60,10 @@ def submit(
     max_restarts: int = 3,
     options: Sequence[str] = (),
     settings: Sequence[str] = (),
+    environment: Sequence[str] = (),
 ) -> Job:
-    """Submits slurm/`template` with its settings filled in, `settings` after them; the log is RUN_DIR/job.log."""
+    """Submits slurm/`template` with its settings filled in, `settings` after them; the log is RUN_DIR/job.log. `environment`,
+    NAME=VALUE, is added to that of the shell."""
     run_dir.mkdir(parents=True, exist_ok=True)
     tasks = ranks_per_node if template in ("pretrain_srun.sbatch", "evaluate.sbatch") else 1
     text = render(
@@ -91,4 +93,4 @@ def submit(
     )
     path = run_dir / template
     path.write_text(text)
-    return Job(cluster, cluster.run("sbatch", "--parsable", str(path)).strip(), run_dir)
+    return Job(cluster, cluster.run("env", *environment, "sbatch", "--parsable", str(path)).strip(), run_dir)

@@ -4,11 +4,12 @@ import itertools
 import re
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.endings import CASES
+from tests.slurm.endings import CASES, STRANGE
 from tests.slurm.jobs import Job, submit
 from tools.slurm_cluster.cluster import LocalCluster
 
@@ -22,7 +23,16 @@ def array(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Jo
     settings = ['variants=("0" "75 0" "2")', "script+=(${variants[SLURM_ARRAY_TASK_ID]})"]
     options = ["--array=0-2", f"--output={place}/%a.log"]
     script = ["tests/slurm/ranks_of_jobs/end_with.py", str(place)]
-    return submit(cluster, "array.sbatch", place, script, ranks_per_node=2, options=options, settings=settings)
+    return submit(
+        cluster,
+        "array.sbatch",
+        place,
+        script,
+        ranks_per_node=2,
+        options=options,
+        settings=settings,
+        environment=["SLURM_RESTART_COUNT=1"],
+    )
 
 
 def of_batch_script(job: Job) -> list[str]:
@@ -96,6 +106,14 @@ def test_ends_and_starts_again(endings: dict[str, Job], name: str) -> None:
     assert words in job.log().splitlines()[-1]
 
 
+def test_a_job_knows_itself_and_its_end_whatever_shell_it_was_submitted_from(endings: dict[str, Job]) -> None:
+    job = endings[STRANGE]
+    job.wait()
+    starts = re.findall(rf"job {job.number}: start (\d) on 2 of \S+ until (\S+),", job.log())
+    assert [start for start, _ in starts] == ["1", "2"], job.log()
+    assert datetime.fromisoformat(starts[-1][1]) == datetime.fromisoformat(job.facts()["StartTime"]) + timedelta(days=1)
+
+
 def test_other_nodes_are_asked_for_than_slow_ones(cluster: LocalCluster, named_slow: Job) -> None:
     assert named_slow.wait() == "COMPLETED", named_slow.log()
     first, second = re.findall(r"start \d on 1 of (\S+) until", named_slow.log())
@@ -122,5 +140,6 @@ def test_tasks_of_an_array_start_again_one_by_one(cluster: LocalCluster, array: 
     while set(cluster.run(*listing).splitlines()) != expected:
         assert time.monotonic() < deadline, cluster.run(*listing)
         time.sleep(0.3)
-    starts = [(array.run_dir / f"{task}.log").read_text().count(": start ") for task in range(3)]
-    assert starts == [1, 2, 1]
+    logs = [(array.run_dir / f"{task}.log").read_text() for task in range(3)]
+    assert [log.count(f"job {array.number}_{task}: start ") for task, log in enumerate(logs)] == [1, 2, 1]
+    assert [len(re.findall(r": start \d on 1 of \S+ until \d{4}-", log)) for log in logs] == [1, 2, 1]
