@@ -21,6 +21,9 @@ identify() {
 }
 identify
 
+# What a job that was submitted with --export gives its steps of the environment: they need what is exported here.
+unset SLURM_EXPORT_ENV SRUN_EXPORT_ENV
+
 say() {
     echo "$(date +%FT%T) job $job: $*"
 }
@@ -183,12 +186,13 @@ ranked='
     exit "$code"
 '
 
-# The code that the worst task's command ended with.
+# The code that the worst task's command ended with; 127 where Slurm or the container found nothing to run, told as a bare 2.
 unranked() {
     case $1 in
         76) echo 138 ;;
         77) echo 2 ;;
         78) echo 74 ;;
+        2) echo 127 ;;
         19[3-9] | 2[0-4]? | 25[0-4]) echo $(($1 - 192)) ;;
         *) echo "$1" ;;
     esac

@@ -95,6 +95,8 @@ def test_srun_would_tell_a_crash_before_a_refusal_before_a_wish_to_be_started_ag
         code: 255 for code in range(63, 79) if code not in (74, 75)
     } | {254: 62}
     crashes = [as_told for code, as_told in told.items() if code not in (0, 2, 74, 75, 138)]
+    assert 2 not in told.values(), "srun tells it of what it found nowhere, and of what is run in no container"
+    assert shell("unranked 2").stdout == "127\n"
     assert told[0] < told[75] < told[138] < told[2] < told[74] < min(crashes)
 
 

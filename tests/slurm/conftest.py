@@ -58,7 +58,9 @@ def store(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Pa
     sources = "[{path: tests/data/texts/*.txt, max_chars: 512}, {path: tests/data/texts/*.jsonl}]"
     script = ["launch/prepare_data.py", f"data.sources={sources}", f"data.out={place}/store"]
     script += ["tokenizer.vocab_size=512", "data.split=[0.8,0.1,0.1]"]
-    job = submit(cluster, "prepare.sbatch", place, script, options=["--cpus-per-task=2"])
+    # As of a job that was submitted with --export=NONE.
+    settings = ["export SLURM_EXPORT_ENV=NONE"]
+    job = submit(cluster, "prepare.sbatch", place, script, options=["--cpus-per-task=2"], settings=settings)
     assert job.wait() == "COMPLETED", job.log()
     return place / "store"
 

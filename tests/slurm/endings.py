@@ -3,7 +3,7 @@
 #: What the shell has from which one of them is submitted: what Slurm tells another job, and what a user likes.
 STRANGE, SHELL = "stopped, then finished", (
     *("SLURM_JOB_ID=7", "SLURM_RESTART_COUNT=3", "SLURM_ARRAY_JOB_ID=7", "SLURM_ARRAY_TASK_ID=1"),
-    *("SLURM_TIME_FORMAT=%H:%M", "SQUEUE_STATES=PENDING"),
+    *("SLURM_EXPORT_ENV=NONE", "SLURM_TIME_FORMAT=%H:%M", "SQUEUE_STATES=PENDING"),
 )
 #: How the ranks end at each start; restarts allowed; the job's last state, its exit code and starts; its last words.
 CASES = {
