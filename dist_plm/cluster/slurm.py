@@ -1,7 +1,8 @@
 """Slurm's commands, and what they answer."""
 
+import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from dist_plm.core.errors import UserError
 #: States of a job that will not change any more: squeue(1), JOB STATE CODES.
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
 ENDED |= {"REVOKED", "TIMEOUT"}
+#: Variables that lead Slurm's commands to a cluster. All others named SLURM_… tell of a job, where one is.
+_OF_CLUSTERS = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
 
 
 class SlurmError(UserError):
@@ -66,7 +69,13 @@ def submit(script: Path) -> str:
     Raises:
         SlurmError: refused.
     """
-    return _run(["sbatch", "--parsable", str(script)]).strip().partition(";")[0]
+    return _run(["sbatch", "--parsable", str(script)], without_job(os.environ)).strip().partition(";")[0]
+
+
+def without_job(env: Mapping[str, str]) -> dict[str, str]:
+    """Leaves out what Slurm tells the job in which this runs: sbatch would hand it on, and srun there obey it."""
+    told = ("SLURM_",) if "SLURM_JOB_ID" in env else ("SLURM_ARRAY_", "SLURM_RESTART_COUNT")
+    return {name: text for name, text in env.items() if not name.startswith(told) or name in _OF_CLUSTERS}
 
 
 def job_state(number: str) -> JobState:
@@ -95,9 +104,9 @@ def _facts(line: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
 
-def _run(argv: Sequence[str]) -> str:
+def _run(argv: Sequence[str], env: Mapping[str, str] | None = None) -> str:
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
     except FileNotFoundError as error:
         raise SlurmError(
             f"{argv[0]} is not installed here: submit from a login node of a Slurm cluster, or see the batch script "
