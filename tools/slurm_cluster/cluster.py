@@ -50,7 +50,8 @@ class LocalCluster:
     @property
     def env(self) -> dict[str, str]:
         """The environment in which Slurm's commands reach this cluster and no other."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
+        others = ("SLURM_", "SBATCH_", "SRUN_", "SCONTROL_", "SINFO_", "SQUEUE_")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(others)}
         return kept | {"SLURM_CONF": str(self.conf), "PATH": path()}
 
     def run(self, *argv: str, check: bool = True) -> str:
