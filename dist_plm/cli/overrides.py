@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shlex
 import unicodedata
 from collections.abc import Collection
 from typing import Any
@@ -13,7 +14,10 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 
 from dist_plm.core.errors import ConfigError
+from dist_plm.core.installed import hydra_quoted
 from dist_plm.core.parsing import MAX_DEPTH
+
+_QUOTED = re.compile(r"""(["'])(?:\\.|(?!\1|\\).)*\1""", re.DOTALL)
 
 
 def parse(text: str) -> Override:
@@ -87,8 +91,11 @@ def _problem(text: str, error: Exception | None) -> str:
         return f"{_start(text)} begins with ~, which only a shell replaces, and not here: write {key}=$HOME{value[1:]}"
     if "digits" in str(error):
         return f"{_start(text)} is too large: no number of more than 4,300 digits is read"
-    quoted = f"""'{key}="{_start(value)}"'"""
-    return f"{_start(text)} cannot be read: text with blanks or signs needs quotes of its own, as in {quoted}"
+    told = f"{_start(text)} cannot be read: text with blanks or signs needs quotes of its own"
+    proposed = _quoted(key, value) if _start(text) == text else None
+    if proposed is not None:
+        return f"{told}, as in {shlex.quote(f'{key}={proposed}')}"
+    return f"{told}, and lists and mappings are written [a, b] and {{a: 1, b: 2}}"
 
 
 def _cause(error: BaseException | None, kind: type[Exception]) -> BaseException | None:
@@ -99,3 +106,88 @@ def _cause(error: BaseException | None, kind: type[Exception]) -> BaseException 
 
 def _start(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:200]}… ({len(text):,} characters)"
+
+
+def _quoted(key: str, value: str) -> str | None:
+    """Puts the text in `value` between quotes, of a list or a mapping each text that needs them, so that Hydra can read
+    `key=value`; None where quotes alone do not help."""
+    try:
+        text = _Texts(value).quoted() if value.startswith(("[", "{")) else hydra_quoted(value, '"')
+    except _BracketError:
+        return None
+    return text if _is_read(f"{key}={text}") else None
+
+
+class _BracketError(Exception):
+    """Brackets, commas or colons are not where they belong."""
+
+
+class _Texts:
+    """Reads lists and mappings as a person means them, whatever signs are in the texts."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+
+    def quoted(self) -> str:
+        """Gives the whole text, with quotes where they are needed."""
+        made = self._value()
+        if self._next():
+            raise _BracketError
+        return made
+
+    def _next(self) -> str:
+        """Skips blanks. Returns the sign after them, nothing at the end."""
+        while self._text[self._at : self._at + 1].isspace():
+            self._at += 1
+        return self._text[self._at : self._at + 1]
+
+    def _value(self) -> str:
+        sign = self._next()
+        if sign == "[":
+            return f"[{','.join(self._items(']'))}]"
+        if sign == "{":
+            return f"{{{', '.join(self._items('}'))}}}"
+        return self._plain()
+
+    def _items(self, end: str) -> list[str]:
+        self._at += 1
+        items: list[str] = []
+        if self._next() == end:
+            self._at += 1
+            return items
+        while True:
+            items.append(self._value() if end == "]" else self._pair())
+            sign = self._next()
+            self._at += 1
+            if sign == end:
+                return items
+            if sign != ",":
+                raise _BracketError
+
+    def _pair(self) -> str:
+        key, colon, _ = self._text[self._at :].partition(":")
+        if not colon:
+            raise _BracketError
+        self._at += len(key) + 1
+        return f"{key.strip()}: {self._value()}"
+
+    def _plain(self) -> str:
+        """Reads up to the comma or bracket that ends a text; brackets and quotes in it, as in --a="b,c", belong to it."""
+        begin, depth = self._at, 0
+        while (sign := self._text[self._at : self._at + 1]) and (depth or sign not in ",]}"):
+            depth += (sign in "[{(") - (sign in "]})" and depth > 0)
+            is_opening = self._at == begin or self._text[self._at - 1] == "="
+            inside = _QUOTED.match(self._text, self._at) if is_opening else None
+            self._at = inside.end() if inside else self._at + 1
+        text = self._text[begin : self._at].strip()
+        if not text:
+            raise _BracketError
+        return text if _is_read(f"x=[{text}]") else hydra_quoted(text, '"')
+
+
+def _is_read(override: str) -> bool:
+    try:
+        return len(OverridesParser.create().parse_overrides([override])) == 1
+    except (HydraException, ValueError):
+        return False
