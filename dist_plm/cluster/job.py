@@ -49,6 +49,10 @@ class JobDirectories:
         """Where the job's console goes; Slurm puts its number for %j."""
         return self.run / "log" / "slurm-%j.log"
 
+    def log_of(self, number: str) -> Path:
+        """Where the console of the job of that number goes; a folder may have %j in its name."""
+        return self.log.with_name(self.log.name.replace("%j", number))
+
 
 def batch_script(
     submission: AnySubmission, overrides: Sequence[str], place: JobDirectories, counts: Sequence[int] = ()

@@ -152,6 +152,7 @@ def test_directories_with_blanks_and_percents():
     assert "--chdir='/a b'" in lines
     (output,) = [line for line in lines if line.startswith("--output=")]
     assert shlex.split(output) == ["--output=/a b/100%%j/it's/log/slurm-%j.log"]
+    assert str(place.log_of("17_2")) == "/a b/100%j/it's/log/slurm-17_2.log"
 
 
 def test_settings_are_shell_that_gives_the_words_back():

@@ -1,7 +1,8 @@
 """Ways in which the ranks of a job end, and what its batch script is to make of them."""
 
 #: What the shell has from which one of them is submitted: what Slurm tells another job, and what a user likes.
-STRANGE, SHELL = "stopped, then finished", (
+STRANGE = "stopped, then finished"
+SHELL = (
     *("SLURM_JOB_ID=7", "SLURM_RESTART_COUNT=3", "SLURM_ARRAY_JOB_ID=7", "SLURM_ARRAY_TASK_ID=1"),
     *("SLURM_EXPORT_ENV=NONE", "SLURM_TIME_FORMAT=%H:%M", "SQUEUE_STATES=PENDING"),
 )

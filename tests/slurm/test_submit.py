@@ -151,14 +151,15 @@ def test_a_wrong_configuration_never_reaches_the_queue(user: User, overrides: li
     assert "wrong" not in user.queue()
 
 
-@pytest.mark.parametrize("name", ["two words 100%", """it's "$(touch pwned)" `touch pwned` #1; touch pwned & 语"""])
+@pytest.mark.parametrize("name", ["two words 100%j", """it's "$(touch pwned)" `touch pwned` #1; touch pwned & 语"""])
 def test_whatever_a_run_is_called_is_one_word(user: User, name: str) -> None:
     lines = "['echo \"$run_dir\"; ls pwned || exit 0']"
-    _, (job,) = user.submit(
+    printed, (job,) = user.submit(
         f"run.name={hydra_text(name)}", f"cluster.setup={lines}", "cluster.options=['--comment=\"a b\"']"
     )
     assert job.run_dir == user.home / "runs" / name
     assert job.wait() == "COMPLETED", job.log()
+    assert f"\n  log     {job.run_dir}/log/slurm-{job.number}.log\n" in printed
     log, missing = job.log().splitlines()
     assert log == str(job.run_dir)
     assert "No such file" in missing

@@ -182,7 +182,7 @@ def _queue_glue(jobs: GlueJobs) -> list[Followed]:
     notes = [history(submission) for submission in jobs.submissions]
     numbers, table = jobs.queue()
     followed = [_told(*known) for known in zip(jobs.submissions, numbers, notes, strict=True)]
-    log = str(jobs.place.log).replace("%j", table)
+    log = jobs.place.log_of(table)
     print(f"job {table} makes the table of all runs once they have ended\n  log     {log}\n  stop    scancel {table}")
     return followed
 

@@ -26,7 +26,7 @@ def told(
         commands: of its own, by what they are for.
     """
     place, cluster = job.place, job.cluster
-    log = str(place.log).replace("%j", number)
+    log = str(place.log_of(number))
     lines = {
         **results,
         "script": str(place.script),
