@@ -1,6 +1,7 @@
 """Slurm's commands, and what they answer."""
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,13 @@ ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL
 ENDED |= {"REVOKED", "TIMEOUT"}
 #: Variables that lead Slurm's commands to a cluster. All others named SLURM_… tell of a job, where one is.
 _OF_CLUSTERS = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
+#: Variables for options of sbatch that are not named after these: sbatch(1), INPUT ENVIRONMENT VARIABLES.
+_NAMED_OTHERWISE = {
+    "time": ("SBATCH_TIMELIMIT",),
+    "requeue": ("SBATCH_REQUEUE", "SBATCH_NO_REQUEUE"),
+    "mem": ("SBATCH_MEM_PER_NODE", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU"),
+    "gpus-per-node": ("SBATCH_GPUS_PER_NODE", "SBATCH_GPUS"),
+}
 
 
 class SlurmError(UserError):
@@ -69,13 +77,23 @@ def submit(script: Path) -> str:
     Raises:
         SlurmError: refused.
     """
-    return _run(["sbatch", "--parsable", str(script)], without_job(os.environ)).strip().partition(";")[0]
+    env = as_scripted(script.read_text(encoding="utf-8"), without_job(os.environ))
+    return _run(["sbatch", "--parsable", str(script)], env).strip().partition(";")[0]
 
 
 def without_job(env: Mapping[str, str]) -> dict[str, str]:
     """Leaves out what Slurm tells the job in which this runs: sbatch would hand it on, and srun there obey it."""
     told = ("SLURM_",) if "SLURM_JOB_ID" in env else ("SLURM_ARRAY_", "SLURM_RESTART_COUNT")
     return {name: text for name, text in env.items() if not name.startswith(told) or name in _OF_CLUSTERS}
+
+
+def as_scripted(script: str, env: Mapping[str, str]) -> dict[str, str]:
+    """Leaves out variables for options that the script gives: sbatch heeds them more than the script. Of one job none makes an
+    array, whose tasks would write into one directory."""
+    overruled = {"SBATCH_ARRAY_INX"}
+    for option in re.findall(r"(?m)^#SBATCH --([a-z-]+)", script):
+        overruled.update(_NAMED_OTHERWISE.get(option, (f"SBATCH_{option.replace('-', '_').upper()}",)))
+    return {name: text for name, text in env.items() if name not in overruled}
 
 
 def job_state(number: str) -> JobState:
