@@ -43,11 +43,13 @@ def check_generation(config: GenerateConfig, world_size: int) -> None:
         rows_to_write(config, found, prompts)
 
 
-def rows_to_write(config: GenerateConfig, found: FoundModel, prompts: Sequence[Question]) -> list[PromptRow]:
-    """Makes the rows of a model that writes."""
+def rows_to_write(
+    config: GenerateConfig, found: FoundModel, prompts: Sequence[Question], *, shortens: bool = False
+) -> list[PromptRow]:
+    """Makes the rows of a model that writes; see prompts.rows_of."""
     if problems := list(no_effect(config, "", ["best"], "a model that writes")):
         raise ConfigError(problems)
-    return rows_of(prompts, config, found)
+    return rows_of(prompts, config, found, shortens=shortens)
 
 
 def rows_to_fill(config: GenerateConfig, found: FoundModel, prompts: Sequence[str]) -> list[list[int]]:

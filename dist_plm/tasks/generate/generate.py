@@ -57,19 +57,21 @@ def answered(
     *,
     streams: bool = False,
     writer: Writer | None = None,
+    shortens: bool = False,
 ) -> tuple[list[Continuation | Filled], bool]:
     """All answers in the order of their prompts, on every rank, and whether they were printed while they were written.
     Collective over all ranks.
 
     Args:
         writer: of the same model, where there is one already.
+        shortens: a prompt that leaves no room for an answer loses its beginning, and is not refused.
     Raises:
         UserError: on every rank alike.
     """
     check_known(prompts, config, session.vocabulary)
     if session.config.model.is_encoder:
         return [*_filled(config, session, list(map(str, prompts)))], False
-    rows = rows_to_write(config, session, prompts)
+    rows = rows_to_write(config, session, prompts, shortens=shortens)
     writer = writer_of(config, session) if writer is None else writer
     place, size = session.groups.coordinates, session.groups.grid
     decoding = decoding_of(config, session)

@@ -102,10 +102,14 @@ def encoder_of(found: FoundModel) -> ExampleEncoder:
     return ExampleEncoder(found.vocabulary.tokenizer, run.data.sequence_length, run.model.has_decoder)
 
 
-def rows_of(prompts: Sequence[Question], config: GenerateConfig, found: FoundModel) -> list[PromptRow]:
+def rows_of(
+    prompts: Sequence[Question], config: GenerateConfig, found: FoundModel, *, shortens: bool = False
+) -> list[PromptRow]:
     """Rows for a model that writes: each prompt config.samples times, as the task has it where there is one. Of a dialogue what
     was said last is shown.
 
+    Args:
+        shortens: a prompt that leaves no room loses its beginning.
     Raises:
         ConfigError: a prompt leaves no room for an answer.
     """
@@ -116,7 +120,10 @@ def rows_of(prompts: Sequence[Question], config: GenerateConfig, found: FoundMod
             tokens = tuple(build_writing_task(task).prompts([prompt], encoder_of(found))[0])
         else:
             tokens = _tokens(str(prompt), config, model, vocabulary)
-        room = room_for(number, len(tokens), config, model)
+        if shortens:
+            tokens = shortened(tokens, config.max_new_tokens, model)
+        where = "prompt" if config.prompts is None else f"prompts = {config.prompts}: prompt {number + 1}"
+        room = room_for(where, len(tokens), config, model)
         shown = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         goes_on = task is None and not model.has_decoder
         numbers = range(number * config.samples, (number + 1) * config.samples)
@@ -134,13 +141,32 @@ def _tokens(prompt: str, config: GenerateConfig, model: ModelConfig, vocabulary:
     return tuple([vocabulary.beginning, *tokens] if begins or not tokens else tokens)
 
 
-def room_for(number: int, length: int, config: GenerateConfig, model: ModelConfig) -> int:
-    limit = model.max_positions if model.position in ("learned", "sinusoidal") else None
+def shortened(tokens: Sequence[int], most_new: int, model: ModelConfig) -> tuple[int, ...]:
+    """A prompt, without its beginning where it leaves a decoder no position for an answer: half of them are then for the
+    answer, of at most `most_new` tokens."""
+    limit = _positions(model)
+    if limit is None or model.has_decoder or len(tokens) < limit:
+        return tuple(tokens)
+    room = max(min(most_new, limit // 2), 1)
+    return tuple(tokens[len(tokens) - limit + room :])
+
+
+def room_for(where: str, length: int, config: GenerateConfig, model: ModelConfig) -> int:
+    """Counts the tokens that may be written behind a prompt of `length` tokens.
+
+    Raises:
+        ConfigError: there is no position for any; it names `where` the prompt stands.
+    """
+    limit = _positions(model)
     if limit is None:
         return config.max_new_tokens
-    where = "prompt" if config.prompts is None else f"prompts = {config.prompts}: prompt {number + 1}"
     if length > limit or (length == limit and not model.has_decoder):
         raise ConfigError(
             [f"{where} has {length:,} tokens, and the model {limit:,} positions for it and its answer: shorten it"]
         )
     return min(config.max_new_tokens, limit if model.has_decoder else limit - length)
+
+
+def _positions(model: ModelConfig) -> int | None:
+    """Counts the positions that a model has; None where there is no end to them."""
+    return model.max_positions if model.position in ("learned", "sinusoidal") else None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.encode import ExampleEncoder
 from dist_plm.data.labelled.rows import RowFile
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
@@ -20,7 +21,7 @@ from dist_plm.spec.schema_finetune import FinetuneConfig
 from dist_plm.spec.tasks.base import WritingConfig
 from dist_plm.tasks.generate.batches import Continuation, Decoding, PromptBatch, batches_of
 from dist_plm.tasks.generate.on_grid import GridWriter
-from dist_plm.tasks.generate.prompts import PromptRow, room_for
+from dist_plm.tasks.generate.prompts import PromptRow, room_for, shortened
 from dist_plm.tasks.inference.runner import Runner
 from dist_plm.tasks.inference.vocabulary import Vocabulary
 from dist_plm.train.labelled import columns_of
@@ -41,21 +42,27 @@ def text_measures(config: TrainingConfig, groups: Groups) -> "WrittenRows | None
     assert config.train.micro_batch is not None
     file = RowFile("data.validation", data.validation, "validation", data.header, task.written_rows)
     body, columns = build_writing_task(task), columns_of(file, task, data.columns)
-    pairs = [pair for row in file if (pair := body.pair(row, columns))[1] is not None]
+    known = [(number, row.place, *body.pair(row, columns)) for number, row in enumerate(file)]
+    answered = [one for one in known if one[3] is not None]
+    if not answered:
+        raise DataError(
+            f"data.validation = {data.validation} holds no dialogue that ends with the assistant, so that no answer can be "
+            "measured: give others, or leave task.measure_writing and measures of texts out"
+        )
     encoder = ExampleEncoder(Tokenizer.load(data.tokenizer), data.sequence_length, model.has_decoder)
     longest = task.longest_answer(data.sequence_length, has_decoder=model.has_decoder)
     asked = GenerateConfig(max_new_tokens=longest)
-    prompts = body.prompts([question for question, _ in pairs], encoder)
-    rows = [
-        PromptRow(number, "", tuple(tokens), room_for(number, len(tokens), asked, model))
-        for number, tokens in enumerate(prompts)
-    ]
+    prompts = body.prompts([question for _, _, question, _ in answered], encoder)
+    rows = []
+    for (number, place, _, _), whole in zip(answered, prompts, strict=True):
+        tokens = shortened(whole, asked.max_new_tokens, model)
+        rows.append(PromptRow(number, "", tokens, room_for(place, len(tokens), asked, model)))
     end = encoder.tokenizer.end_of_document_id
     ends = tuple(dict.fromkeys((end, encoder.end, *body.ends(encoder))))
     vocabulary = Vocabulary(encoder.tokenizer, end, begins_texts=False, ends=ends, where=data.tokenizer)
     decoding = Decoding(asked, vocabulary, ends, encoder.padding, encoder.start if model.has_decoder else None)
     both_ways = task.reads_prefix_both_ways and not model.has_decoder
-    targets = [str(answer) for _, answer in pairs]
+    targets = [str(answer) for *_, answer in answered]
     scores = partial(TextScores.split_by, task.bleu_tokenizer)
     return WrittenRows(rows, targets, decoding, groups, config.train.micro_batch, scores, both_ways)
 
@@ -65,6 +72,7 @@ class WrittenRows:
     """Answers rows with the model of an engine. See train.evaluation.TextMeasures.
 
     Args:
+        rows: those that hold an answer, by their numbers among all.
         targets: what should be said of each of the `rows`.
         batch_size: rows that a data rank answers at once.
         scores: builds what measures texts.
@@ -95,9 +103,9 @@ class WrittenRows:
         told = [(one.row.number, one.text.strip()) for one in written] if speaks else []
         texts = dict(pair for part in gather(self.groups.world, told) for pair in part)
         scores, lines = self.scores(), []
-        for number, target in enumerate(self.targets):
-            scores.add(texts[number], target)
-            lines.append({"row": number, "target": target, "prediction": texts[number]})
+        for row, target in zip(self.rows, self.targets, strict=True):
+            scores.add(texts[row.number], target)
+            lines.append({"row": row.number, "target": target, "prediction": texts[row.number]})
         return scores.measures(), {"predictions.jsonl": lines}
 
     def _batches(self, share: int, shares: int) -> list[PromptBatch]:
