@@ -101,6 +101,43 @@ def test_what_several_ranks_write_equals_what_one_writes(ranks, rows, task, grid
         )
 
 
+def said(who: str, text: str) -> dict[str, str]:
+    return {"role": who, "content": text}
+
+
+#: The second ends with a user, and of the third what the assistant says last is beyond the positions of the model.
+DIALOGUES = [
+    [said("user", "the film was good"), said("assistant", "good film")],
+    [said("user", "the film was bad"), said("assistant", "bad film"), said("user", "very")],
+    [said("user", "a play"), said("assistant", "play"), said("user", "very " * 90), said("assistant", "bad play")],
+    [said("user", "the play was good"), said("assistant", "good play")],
+]
+
+
+@pytest.mark.ranks
+def test_dialogues_are_answered_whose_last_turn_is_too_long_and_none_takes_the_place_of_another(
+    ranks, rows, tmp_path: Path
+) -> None:
+    held_out, shown, out = tmp_path / "dev.jsonl", tmp_path / "shown.jsonl", tmp_path / "said.jsonl"
+    held_out.write_text("".join(json.dumps({"messages": one}) + "\n" for one in DIALOGUES))
+    chat = {**CHAT, "task__measure_writing": True, "train__stop_at": 6, "data__validation": str(held_out)}
+    assert ranks.run(1, run_case, settings(rows, tmp_path / "run", **chat), free_port()) == [0]
+    last = records(tmp_path / "run")[-1]
+    lines = [json.loads(line) for line in (tmp_path / "run/predictions/predictions.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines] == [0, 2, 3]
+    assert [line["target"] for line in lines] == ["good film", "bad play", "good play"]
+    # A row without any answer, first, is said and not measured, as is that with one before the last turn.
+    shown.write_text(json.dumps({"messages": DIALOGUES[0][:1]}) + "\n" + held_out.read_text())
+    asked = {"data": {"rows": str(shown)}, "on": "task", "predictions": str(out), "samples": 9}
+    (found,) = ranks.run(1, measure, evaluate_config(tmp_path / "run", **asked))
+    results = found["results"]
+    assert (results["rows"], results["scored_rows"]) == (5, 3)
+    assert sorted(one["row"] for one in found["samples"]) == [1, 3, 4]
+    assert len(out.read_text().splitlines()) == 5
+    for name in (*TEXT_MEASURES, "loss"):
+        assert results[name] == pytest.approx(last[f"eval/{name}"], rel=1e-4, abs=1e-6), name
+
+
 @pytest.mark.ranks
 def test_a_run_stops_early_by_what_it_writes(ranks, rows, tmp_path: Path) -> None:
     stopping = {"train__early_stopping": {"patience": 1, "metric": "bleu", "threshold": 200.0}}

@@ -53,6 +53,7 @@ class RowFile:
         split: of a saved dataset that has several.
         header: names the columns of CSV and TSV files without a line that does; empty where there is one.
         most: rows that are read; None for all.
+        kept: tells which of these are given; None for all.
     """
 
     key: str
@@ -60,6 +61,7 @@ class RowFile:
     split: str
     header: tuple[str, ...] = ()
     most: int | None = None
+    kept: Callable[[LabelledRow], bool] | None = None
 
     def __iter__(self) -> Iterator[LabelledRow]:
         """Reads the rows.
@@ -67,7 +69,8 @@ class RowFile:
         Raises:
             DataError: there is no such file, it is of no known format, damaged, or holds a broken row.
         """
-        return islice(self._rows(), self.most)
+        found = islice(self._rows(), self.most)
+        return found if self.kept is None else filter(self.kept, found)
 
     def _rows(self) -> Iterator[LabelledRow]:
         path = Path(self.path)

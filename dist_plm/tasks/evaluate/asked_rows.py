@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import ConfigError
 from dist_plm.data.labelled.columns import find_columns
-from dist_plm.data.labelled.rows import LabelledRow, RowFile
+from dist_plm.data.labelled.rows import RowFile
 from dist_plm.data.labelled.table import Table
 from dist_plm.objectives.build import build_writing_task
 from dist_plm.objectives.metrics.row_losses import losses_of_rows
@@ -28,7 +28,7 @@ class AskedRows:
 
     Args:
         columns: that the task reads, by what the file calls them; without its answer where the file has none.
-        answered: they hold what the model should say.
+        answered: some of them hold what the model should say.
     """
 
     file: RowFile
@@ -51,7 +51,7 @@ class AskedRows:
         if unread or of_run.get(task.answer, names[0]) not in names:
             del wanted[task.answer]  # another by a usual name would be something else
         columns = find_columns(wanted, {**of_run, **given}, names, file.path)
-        rows = cls(file, columns, _holds_answer(task, next(iter(file)), columns))
+        rows = cls(file, columns, _hold_answers(task, file, columns))
         if not rows.answered and config.predictions is None and not config.samples:
             raise ConfigError(
                 [
@@ -62,9 +62,10 @@ class AskedRows:
         return rows
 
 
-def _holds_answer(task: TaskConfig, row: LabelledRow, columns: Mapping[str, str]) -> bool:
+def _hold_answers(task: TaskConfig, file: RowFile, columns: Mapping[str, str]) -> bool:
     if task.writes:
-        return build_writing_task(task).is_answered(row, columns)
+        body = build_writing_task(task)
+        return any(body.is_answered(row, columns) for row in file)
     return task.answer in columns
 
 

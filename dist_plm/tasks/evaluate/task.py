@@ -2,6 +2,7 @@
 beside what it should."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -98,10 +99,14 @@ def _asked_rows(config: EvaluateConfig, found: FoundModel, task: TaskConfig) -> 
 
 
 def _encoded(found: FoundModel, task: TaskConfig, rows: AskedRows) -> EncodedRows:
-    """Makes rows of tokens; of texts that are to be written none, where nothing is known of them."""
+    """Makes rows of tokens; of texts that are to be written those alone of which something is known."""
     if task.writes and not rows.answered:
         return EncodedRows({}, ())
-    return encoded(rows.file, rows.columns, build_task(task), _encoder(found))
+    file = rows.file
+    if task.writes:
+        body = build_writing_task(task)
+        file = replace(file, kept=lambda row: body.is_answered(row, rows.columns))
+    return encoded(file, rows.columns, build_task(task), _encoder(found))
 
 
 def _of_head(
@@ -151,7 +156,8 @@ def _write_predictions(path: Path, files: Mapping[str, Any]) -> None:
 def _of_writer(
     config: EvaluateConfig, session: Session, task: WritingConfig, rows: AskedRows, table: Table
 ) -> tuple[Mapping[str, float], list[Any]]:
-    """Gives the loss, what is measured of texts, and a line for each row that was answered.
+    """Gives the loss, what is measured of texts, and a line for each row that was answered. Where some rows lack the text,
+    those that have it are measured, and counted.
 
     Args:
         table: of answered rows.
@@ -162,22 +168,23 @@ def _of_writer(
     if not (task.measures_text or config.predictions is not None or config.samples):
         return measures, lines
     pairs = alike(session.groups.world, lambda: [body.pair(row, rows.columns) for row in rows.file])
-    scores, close = _scores(config, task), list[float]()
+    scores, close = _scores(config, task), dict[int, float]()
     written = _written(config, session, task, [asked for asked, _ in pairs])
-    for (asked, answer), said in zip(pairs, written, strict=True):
+    for number, ((asked, answer), said) in enumerate(zip(pairs, written, strict=True)):
         text = said.text.strip()  # behind a prompt it may begin with a space
         known = {} if answer is None else {"target": answer}
         if answer is not None:
             scores.add(text, answer)
-            close.append(_closeness(text, answer))
+            close[number] = _closeness(text, answer)
         source = asked if isinstance(asked, str) else list(asked)
         lines.append({"source": source, **known, "prediction": text, "finish": said.finish})
     if session.is_first and config.predictions is not None:
         write_lines(config.predictions, lines)
-    if not rows.answered or len(close) < len(lines):
+    if not close:
         return measures, lines
-    worst = sorted(range(len(lines)), key=lambda number: close[number])[: config.samples]
-    return {**measures, **scores.measures()}, [{"row": n, "chrf": close[n], **lines[n]} for n in worst]
+    counted = {"scored_rows": len(close)} if len(close) < len(lines) else {}
+    worst = sorted(close, key=lambda number: close[number])[: config.samples]
+    return {**measures, **scores.measures(), **counted}, [{"row": n, "chrf": close[n], **lines[n]} for n in worst]
 
 
 def _scores(config: EvaluateConfig, task: WritingConfig) -> TextScores:
@@ -237,5 +244,5 @@ def _written(
         or task.longest_answer(length, has_decoder=session.config.model.has_decoder),
         num_beams=config.num_beams,
     )
-    answers, _ = answered(asked, session, asked_of)
+    answers, _ = answered(asked, session, asked_of, shortens=True)
     return [answer for answer in answers if isinstance(answer, Continuation)]
