@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dist_plm.core.errors import DataError, reason_of
+from dist_plm.data.labelled.arrow_tables import rows_of_table
 from dist_plm.data.labelled.conll import read_conll
 from dist_plm.data.labelled.squad import is_article, questions_of
 from dist_plm.data.sources.delimited import delimiter_of, rows, text_lines
@@ -201,35 +202,8 @@ def _json_array(file: RowFile, form: str) -> Iterator[LabelledRow]:
 
 
 def _table_rows(file: RowFile, form: str) -> Iterator[LabelledRow]:
-    # Arrow is loaded where it is needed alone.
-    import pyarrow as pa
-    import pyarrow.feather
-    import pyarrow.parquet
-
-    try:
-        if form == "parquet":
-            table = pyarrow.parquet.read_table(file.path)
-        else:
-            table = _arrow_table(file.path)
-        table.validate(full=True)
-        listed = table.to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"{file.path} is not {form.capitalize()}, or is damaged: {reason_of(error, file.path)}; fetch the file again"
-        ) from None
-    for number, row in enumerate(listed, 1):
+    for number, row in enumerate(rows_of_table(file.path, form), 1):
         yield LabelledRow(f"{file.path}, row {number}", row)
-
-
-def _arrow_table(path: str) -> Any:
-    import pyarrow as pa
-
-    with pa.memory_map(path) as memory:
-        try:
-            return pa.ipc.open_stream(memory).read_all()
-        except pa.ArrowInvalid:
-            memory.seek(0)
-            return pa.ipc.open_file(memory).read_all()
 
 
 def _conll_rows(file: RowFile, form: str) -> Iterator[LabelledRow]:
