@@ -1,6 +1,7 @@
 """Entities in labels of words, as CoNLL's evaluation script finds them and as a scheme defines them.
 
-Equal to seqeval's default and strict modes, which most published numbers of named-entity recognition are of.
+Equal to seqeval's default and strict modes, which most published numbers of named-entity recognition are of. Labels of BILOU
+and BMES are read as those of IOBES that say the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,8 @@ from dist_plm.objectives.metrics.classes import f1_of
 
 Scheme = Literal["IOB2", "IOBES"]
 _OUTSIDE = ("O", "")
+#: Last and unit of BILOU, middle of BMES.
+_OF_IOBES = {"L": "E", "U": "S", "M": "I"}
 
 
 class Entity(NamedTuple):
@@ -56,7 +59,7 @@ def strict_entities(labels: Sequence[str], scheme: Scheme) -> Iterator[Entity]:
 
 def are_entities(labels: Sequence[str]) -> bool:
     """Whether a set of labels is of entities, rather than of parts of speech."""
-    return any(label[:2] in ("B-", "S-") for label in labels) and all(
+    return any(label[:2] in ("B-", "S-", "U-") for label in labels) and all(
         label == "O" or label[1:2] == "-" for label in labels
     )
 
@@ -86,8 +89,10 @@ class EntityCounts:
 
 
 def _parts(label: str) -> tuple[str, str]:
-    """Prefix and kind of a label; what is outside has neither kind nor effect."""
-    return _OUTSIDE if label == "O" else (label[:1], label[1:].split("-", 1)[-1] or "_")
+    """Prefix, as IOBES has it, and kind of a label; what is outside has neither kind nor effect."""
+    if label == "O":
+        return _OUTSIDE
+    return _OF_IOBES.get(label[:1], label[:1]), label[1:].split("-", 1)[-1] or "_"
 
 
 def _ends(before: tuple[str, str], now: tuple[str, str]) -> bool:

@@ -90,6 +90,25 @@ def test_strict_entities_as_seqeval_counts_them(texts, scheme) -> None:
     assert_equal(strict, truth, predicted, mode="strict", scheme={"IOB2": IOB2, "IOBES": IOBES}[scheme])
 
 
+@settings(deadline=None, max_examples=200)
+@given(TEXTS, st.sampled_from([{"E": "L", "S": "U"}, {"I": "M"}]))
+def test_labels_of_bilou_and_bmes_are_counted_as_those_of_iobes(texts, prefixes) -> None:
+    truth, predicted = ([[pair[side] for pair in text] for text in texts] for side in (0, 1))
+    loose, strict = EntityCounts(), EntityCounts()
+    for there, said in zip(truth, predicted, strict=True):
+        ours = [[prefixes.get(label[0], label[0]) + label[1:] for label in labels] for labels in (there, said)]
+        loose.add(*map(entities, ours))
+        strict.add(*(strict_entities(labels, "IOBES") for labels in ours))
+    assert_equal(loose, truth, predicted)
+    assert_equal(strict, truth, predicted, mode="strict", scheme=IOBES)
+
+
+def test_entities_of_one_word_in_bilou() -> None:
+    found = list(entities(["B-X", "L-X", "U-X", "O", "U-X", "B-X", "L-X"]))
+    assert found == [("X", 0, 2), ("X", 2, 3), ("X", 4, 5), ("X", 5, 7)]
+    assert are_entities(["O", "U-X", "L-X", "I-X"])
+
+
 def assert_equal(counts: EntityCounts, truth, predicted, **options) -> None:
     measures = counts.measures("")
     with warnings.catch_warnings():
