@@ -33,7 +33,7 @@ class Bleu:
     totals: list[int] = field(default_factory=lambda: [0] * 4)
 
     def add(self, text: str, reference: str) -> None:
-        ours, theirs = map(SPLITTERS[self.tokenizer], (text, reference))
+        ours, theirs = (SPLITTERS[self.tokenizer](one.rstrip()) for one in (text, reference))
         self.written, self.wanted = self.written + len(ours), self.wanted + len(theirs)
         for order in range(4):
             found = _grams(ours, order + 1)

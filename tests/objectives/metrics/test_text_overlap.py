@@ -38,6 +38,17 @@ def test_as_sacrebleu_and_rouge_score(count):
     assert found == pytest.approx(PUBLISHED[count], abs=1e-4)
 
 
+def test_a_line_that_ends_within_a_word_is_counted_as_sacrebleu_does():
+    written, wanted = (
+        ["the film was a play -\n", "it is very -\n good"],
+        ["the film was a play -", "it is very - good\n"],
+    )
+    scores = TextScores()
+    for text, reference in zip(written, wanted, strict=True):
+        scores.add(text, reference)
+    assert scores.measures()["bleu"] == pytest.approx(sacrebleu.corpus_bleu(written, [wanted]).score)
+
+
 def test_worked_by_hand():
     bleu = Bleu()
     bleu.add("a b c d e", "a b c d f g")
