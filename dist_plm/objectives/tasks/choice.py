@@ -30,8 +30,9 @@ from dist_plm.spec.tasks.choice import ChoiceConfig
 
 #: What SuperGLUE's COPA asks for with a word (Roemmele et al. 2011).
 _ASKED = {"cause": "What was the cause of this?", "effect": "What happened as a result?"}
-#: Where a choice goes in a question of RACE that has a gap.
-_GAP = "_"
+#: Where a choice goes in a question that has a gap: RACE writes `_`, at times at the end of a word ("works as a_."), others
+#: `____`. In `max_len` and `__init__` it is part of a name.
+_GAP = re.compile(r"_{3,}|(?<!\w)(?![^\W_]+_+[^\W_])([^\W_]*)_+([^\W_]*)(?!\w)", re.ASCII)
 _LETTERS = "ABCDEFGHIJ"
 
 
@@ -179,10 +180,13 @@ def _pairs(row: LabelledRow, columns: Mapping[str, str], choices: Sequence[str])
     if len(known) == 1:
         return known * len(choices), list(choices)
     context, question = known[0], _ASKED.get(known[1], known[1])
-    gap = _GAP in question
-    return [context] * len(choices), [
-        question.replace(_GAP, choice) if gap else f"{question} {choice}" for choice in choices
-    ]
+    return [context] * len(choices), [_answered(question, choice) for choice in choices]
+
+
+def _answered(question: str, choice: str) -> str:
+    """A question with a choice in its gaps, or behind it where it has none."""
+    filled, gaps = _GAP.subn(lambda found: f"{found[1] or ''}{choice}{found[2] or ''}", question)
+    return filled if gaps else f"{question} {choice}"
 
 
 @dataclass(slots=True)

@@ -68,6 +68,23 @@ def test_published_sets_are_read_as_they_are(value, pairs, label) -> None:
     assert table["choice_labels"].tolist() == [label]
 
 
+@pytest.mark.parametrize(
+    ("question", "answered"),
+    [
+        ("The capital is ____ .", "The capital is a b ."),
+        ("He works as a_.", "He works as aa b."),  # RACE has both, and Transformers' example fills both
+        ("_ is true, and _ too", "a b is true, and a b too"),
+        ("他____去，她_。", "他a b去，她a b。"),
+        ("What does max_len mean?", "What does max_len mean? a b"),
+        ("What does __init__ do?", "What does __init__ do? a b"),
+        ("With max_len=3 it is __.", "With max_len=3 it is a b."),
+    ],
+)
+def test_a_choice_goes_into_a_gap_and_into_no_name(question: str, answered: str) -> None:
+    _, found, _ = encode({"article": "A.", "question": question, "options": ["a b", "\\1"], "answer": "A"})
+    assert found == [("A.", answered), ("A.", answered.replace("a b", "\\1"))]
+
+
 def test_numbers_may_count_from_one() -> None:
     value = {
         "context": "C",
