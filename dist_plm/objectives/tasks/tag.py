@@ -56,9 +56,10 @@ class Tag:
         flat = np.concatenate(labels)
         tags = np.where(at >= 0, flat[np.minimum(before[of_row] + np.maximum(at, 0), len(flat) - 1)], IGNORED)
         last = np.maximum.reduceat(at, starts.ends - starts.lengths)  # words without tokens may follow it
-        unread = np.array([len(row) for row in labels]) - 1 - last
-        lost = np.where(starts.lengths == encoder.length, unread, 0)
-        return {"tokens": tokens, "tags": type(starts)(tags.astype(np.int32), starts.ends), "words": starts, CUT: lost}
+        num_words = np.array([len(row) for row in labels], dtype=np.int64)
+        lost = np.where(starts.lengths == encoder.length, num_words - 1 - last, 0)
+        read = type(starts)(tags.astype(np.int32), starts.ends)
+        return {"tokens": tokens, "tags": read, "words": starts, "num_words": num_words, CUT: lost}
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
         weights = label_weights(self.config, table["tags"].values)
@@ -82,7 +83,8 @@ class Tag:
         return of
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
-        return _TagScorer(table["tags"], table["words"], self.config, Confusion.of(len(self.config.labels)))
+        confusion = Confusion.of(len(self.config.labels))
+        return _TagScorer(table["tags"], table["words"], table["num_words"], self.config, confusion)
 
 
 def _words_and_tags(row: LabelledRow, columns: Mapping[str, str], unknown: str = "") -> tuple[list[str], list[str]]:
@@ -114,11 +116,13 @@ class _TagScorer:
     truth: Any
     #: By row, of each token the number of the word that it begins, or -1.
     words: Any
+    #: By row.
+    num_words: NDArray[np.int64]
     config: TagConfig
     confusion: Confusion
     loose: EntityCounts = field(default_factory=EntityCounts)
     strict: EntityCounts = field(default_factory=EntityCounts)
-    #: By row, of each word up to the last whose first token was read; -1 of those between that have no token.
+    #: By row, of each word; -1 of those that have no token, or whose first one was not read.
     said: dict[int, NDArray[np.int32]] = field(default_factory=dict)
 
     def add(self, rows: NDArray[np.int64], outputs: NDArray[np.float32]) -> None:
@@ -130,7 +134,7 @@ class _TagScorer:
             numbers, predicted = truth[at].astype(np.int64), found[i, at]
             self.confusion.add(numbers, predicted)
             words = self.words[row][at]
-            self.said[row] = np.full(words[-1] + 1 if len(words) else 0, -1, np.int32)
+            self.said[row] = np.full(self.num_words[row], -1, np.int32)
             self.said[row][words] = predicted
             there, said = [names[n] for n in numbers], [names[n] for n in predicted]
             self.loose.add(entities(there), entities(said))

@@ -20,7 +20,7 @@ class TagConfig(LabelsConfig):
         "tokens": Column(("tokens", "words", "sentence")),
         "tags": Column(("tags", "ner_tags", "pos_tags", "labels", "ner")),
     }
-    scoring: ClassVar[tuple[str, ...]] = ("words",)
+    scoring: ClassVar[tuple[str, ...]] = ("words", "num_words")
     answer: ClassVar[str] = "tags"
     measures: ClassVar[tuple[str, ...]] = (
         "f1",

@@ -106,6 +106,7 @@ def test_measures_of_tags() -> None:
     table = {
         "tags": Ragged.of([[IGNORED, 1, IGNORED, 0], [IGNORED, 0]]),
         "words": Ragged.of([[-1, 0, -1, 1], [-1, 0]]),
+        "num_words": np.array([2, 1]),
     }
     scorer = task("tag", labels=("O", "B-X", "I-X")).scorer(table)
     outputs = np.zeros((2, 4, 3))
@@ -130,6 +131,20 @@ def test_a_word_without_a_token_has_no_tag_and_moves_none() -> None:
     scorer.add(np.array([0]), np.eye(3)[[[0, 1, 2, 0]]])
     assert scorer.predictions()["predictions.jsonl"] == [{"row": 0, "tags": ["B-X", None, "B-Y", "O"]}]
     assert scorer.measures()["f1"] == 1.0
+
+
+def test_words_at_the_end_that_have_no_token_or_were_cut_off_have_no_tag() -> None:
+    body = task("tag", labels=("O", "B-X"))
+    values = (
+        {"w": ["a", "b", ""], "n": ["B-X", "O", "O"]},
+        {"w": "a bcdefgh i k", "n": "O B-X O O"},
+        {"w": [""], "n": ["O"]},
+    )
+    table = body.encode(rows(*values), {"tokens": "w", "tags": "n"}, Letters())
+    scorer = body.scorer(table)
+    scorer.add(np.array([2, 1, 0]), np.eye(2)[[[0] * 6, [0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0]]])
+    told = [["B-X", "O", None], ["O", "B-X", None, None], [None]]
+    assert scorer.predictions()["predictions.jsonl"] == [{"row": row, "tags": tags} for row, tags in enumerate(told)]
 
 
 def test_predictions_of_label_sets_and_numbers() -> None:
