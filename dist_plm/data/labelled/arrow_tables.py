@@ -11,7 +11,7 @@ def rows_of_table(path: str, form: str) -> list[dict[str, Any]]:
     Args:
         form: "parquet", or "arrow", a stream (which `datasets` writes) or a file (Feather 2).
     Raises:
-        DataError: the file is of another form, or damaged.
+        DataError: the file is of another form, or damaged, or two columns have one name.
     """
     # Arrow is loaded where it is needed alone.
     import pyarrow as pa
@@ -20,9 +20,11 @@ def rows_of_table(path: str, form: str) -> list[dict[str, Any]]:
 
     try:
         if form == "parquet":
+            _refuse_doubled(pyarrow.parquet.read_schema(path), path)
             table = pyarrow.parquet.read_table(path)
         else:
             table = _arrow_table(path)
+            _refuse_doubled(table.schema, path)
         table.validate(full=True)
         return table.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -40,3 +42,19 @@ def _arrow_table(path: str) -> Any:
         except pa.ArrowInvalid:
             memory.seek(0)
             return pa.ipc.open_file(memory).read_all()
+
+
+def _refuse_doubled(fields: Any, path: str) -> None:
+    """Sees to it that columns, and those within a column, have different names."""
+    import pyarrow as pa
+
+    names = [field.name for field in fields]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(
+            f"{path}: {names.count(twice[0])} columns are called {twice[0]!r}, and which of them is meant cannot be told: "
+            "give them different names"
+        )
+    for field in fields:
+        if pa.types.is_struct(field.type):
+            _refuse_doubled(field.type.fields, path)

@@ -129,6 +129,23 @@ def test_what_is_wrong_is_told_with_its_place(name: str, content: str, part: str
     assert part in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+@pytest.mark.parametrize("within", [False, True])
+def test_two_columns_of_one_name_are_told_for_what_they_are(name: str, within: bool, tmp_path: Path) -> None:
+    columns, names = [pa.array(["a", "b"])] * 3, ["text", "label", "label"]
+    table = pa.table(columns, names=names)
+    if within:
+        table = pa.table({"row": pa.StructArray.from_arrays(columns, names=names)})
+    path = tmp_path / name
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+    with pytest.raises(DataError, match=f"{name}: 2 columns are called 'label', .*: give them different names"):
+        read(path)
+
+
 def test_packed_json_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json.gz"
     path.write_bytes(gzip.compress(json.dumps(ROWS).encode())[:-12])
