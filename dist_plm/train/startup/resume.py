@@ -28,6 +28,7 @@ from dist_plm.spec.families.lora import is_adapter
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
+from dist_plm.spec.tasks.base import TaskConfig
 from dist_plm.train.startup.load_weights import MODEL_FILE, check_adapters, load_weights, of_checkpoint
 from dist_plm.train.startup.run_position import Position
 
@@ -82,8 +83,9 @@ def check_stream(
     }
     if not draws_masks(model):
         saved[MASKS] = stream[MASKS]
+    section = "task" if isinstance(objective, TaskConfig) else "objective"  # in the configuration
     changes = [
-        f"{name}: {saved.get(name)} -> {stream.get(name)}"
+        f"{_shown(name, section)}: {saved.get(name)} -> {stream.get(name)}"
         for name in [*saved, *(name for name in stream if name not in saved)]
         if saved.get(name) != stream.get(name)
     ]
@@ -100,11 +102,16 @@ def check_stream(
             )
         raise CheckpointError(
             f"{found.where} was made over another stream of samples ({'; '.join(others)}): give the same data.*, "
-            "objective.*, train.seed and train.global_batch again, go on over the new stream with "
+            f"{section}.*, train.seed and train.global_batch again, go on over the new stream with "
             "data.allow_change=true, or start anew with train.resume=none"
         )
     log.warning("the stream of samples changes at step %d: %s", found.train_state.step, "; ".join(changes))
     return [*history, {"step": found.train_state.step, "changes": changes}]
+
+
+def _shown(name: str, section: str) -> str:
+    """Gives the setting that a fact of the stream is of: checkpoints hold those of a task as "objective"."""
+    return f"{section}.{name.removeprefix('objective.')}" if name.startswith("objective.") else name
 
 
 def _about_samples(objective: ObjectiveConfig, settings: Mapping[str, Any]) -> dict[str, Any]:

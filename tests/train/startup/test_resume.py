@@ -1,5 +1,6 @@
 """Which settings make another stream of samples, beside what a checkpoint recorded."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.core.errors import CheckpointError
 from dist_plm.train.startup.resume import check_stream, stream_of
 from tests.ranks.training import configure
+from tests.train.finetuning import settings
 
 BERT = {"model__family": "bert", "objective__name": "mlm"}
 
@@ -37,6 +39,20 @@ def test_settings_that_a_checkpoint_could_not_be_told_are_as_by_default():
 def test_settings_of_the_loss_change_no_sample():
     assert changes({}, objective__label_smoothing=0.1, objective__z_loss=1e-4) == []
     assert changes({"objective.label_smoothing": 0.1, "objective.z_loss": 0.0}) == []
+
+
+def test_the_settings_of_a_task_are_told_as_they_are_given():
+    tasks = ({"name": "seq2seq", "prefix": text} for text in ("a", "b"))
+    before, after = (settings(Path("rows"), Path("run"), task=task) for task in tasks)
+    recorded = stream_of(before.data, before.objective, before.train, None)
+    assert recorded["objective.prefix"] == "a", "as checkpoints hold it"
+    state = TrainState(step=4, samples_seen=32, engine={}, stream=recorded)
+    found = cast("Any", SimpleNamespace(where="step_00000004", train_state=state))
+    stream = stream_of(after.data, after.objective, after.train, None)
+    with pytest.raises(CheckpointError) as refused:
+        check_stream(found, after.model, after.objective, stream, allow_change=False)
+    assert "(task.prefix: a -> b): give the same data.*, task.*, train.seed" in str(refused.value)
+    assert "objective" not in str(refused.value)
 
 
 def test_what_is_masked_is_another_stream():
