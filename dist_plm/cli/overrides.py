@@ -17,8 +17,6 @@ from dist_plm.core.errors import ConfigError
 from dist_plm.core.installed import hydra_quoted
 from dist_plm.core.parsing import MAX_DEPTH
 
-_QUOTED = re.compile(r"""(["'])(?:\\.|(?!\1|\\).)*\1""", re.DOTALL)
-
 
 def parse(text: str) -> Override:
     """The override that `text` is.
@@ -95,7 +93,7 @@ def _problem(text: str, error: Exception | None) -> str:
     proposed = _quoted(key, value) if _start(text) == text else None
     if proposed is not None:
         return f"{told}, as in {shlex.quote(f'{key}={proposed}')}"
-    return f"{told}, and lists and mappings are written [a, b] and {{a: 1, b: 2}}"
+    return f"""{told}, each of a list or a mapping its own, as in '["--a=b", c]' and '{{a: "b=c", d: 1}}'"""
 
 
 def _cause(error: BaseException | None, kind: type[Exception]) -> BaseException | None:
@@ -109,81 +107,17 @@ def _start(text: str) -> str:
 
 
 def _quoted(key: str, value: str) -> str | None:
-    """Puts the text in `value` between quotes, of a list or a mapping each text that needs them, so that Hydra can read
-    `key=value`; None where quotes alone do not help."""
-    try:
-        text = _Texts(value).quoted() if value.startswith(("[", "{")) else hydra_quoted(value, '"')
-    except _BracketError:
-        return None
-    return text if _is_read(f"{key}={text}") else None
-
-
-class _BracketError(Exception):
-    """Brackets, commas or colons are not where they belong."""
-
-
-class _Texts:
-    """Reads lists and mappings as a person means them, whatever signs are in the texts."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-
-    def quoted(self) -> str:
-        """Gives the whole text, with quotes where they are needed."""
-        made = self._value()
-        if self._next():
-            raise _BracketError
-        return made
-
-    def _next(self) -> str:
-        """Skips blanks. Returns the sign after them, nothing at the end."""
-        while self._text[self._at : self._at + 1].isspace():
-            self._at += 1
-        return self._text[self._at : self._at + 1]
-
-    def _value(self) -> str:
-        sign = self._next()
-        if sign == "[":
-            return f"[{','.join(self._items(']'))}]"
-        if sign == "{":
-            return f"{{{', '.join(self._items('}'))}}}"
-        return self._plain()
-
-    def _items(self, end: str) -> list[str]:
-        self._at += 1
-        items: list[str] = []
-        if self._next() == end:
-            self._at += 1
-            return items
-        while True:
-            items.append(self._value() if end == "]" else self._pair())
-            sign = self._next()
-            self._at += 1
-            if sign == end:
-                return items
-            if sign != ",":
-                raise _BracketError
-
-    def _pair(self) -> str:
-        key, colon, _ = self._text[self._at :].partition(":")
-        if not colon:
-            raise _BracketError
-        self._at += len(key) + 1
-        return f"{key.strip()}: {self._value()}"
-
-    def _plain(self) -> str:
-        """Reads up to the comma or bracket that ends a text; brackets and quotes in it, as in --a="b,c", belong to it."""
-        begin, depth = self._at, 0
-        while (sign := self._text[self._at : self._at + 1]) and (depth or sign not in ",]}"):
-            depth += (sign in "[{(") - (sign in "]})" and depth > 0)
-            is_opening = self._at == begin or self._text[self._at - 1] == "="
-            inside = _QUOTED.match(self._text, self._at) if is_opening else None
-            self._at = inside.end() if inside else self._at + 1
-        text = self._text[begin : self._at].strip()
-        if not text:
-            raise _BracketError
-        return text if _is_read(f"x=[{text}]") else hydra_quoted(text, '"')
+    """Puts the text in `value` between quotes, of a flat list each text that needs them, so that Hydra can read `key=value`;
+    None where that is not enough."""
+    texts = value[1:-1] if value.startswith("[") and value.endswith("]") else None
+    if texts is None:
+        proposed = None if value.startswith(("[", "{")) else hydra_quoted(value, '"')
+    elif re.search(r"[\[\]{}\"'\\\\]", texts):  # what belongs together is for a person to say
+        proposed = None
+    else:
+        items = [text.strip() for text in texts.split(",")]
+        proposed = f"[{','.join(text if _is_read(f'x=[{text}]') else hydra_quoted(text, chr(34)) for text in items)}]"
+    return proposed if proposed is not None and _is_read(f"{key}={proposed}") else None
 
 
 def _is_read(override: str) -> bool:

@@ -55,10 +55,8 @@ def proposed(override: str) -> str:
     ("value", "texts"),
     [
         ("[--export=NONE]", ["--export=NONE"]),
-        ('[--comment="two, words", --exclusive]', ['--comment="two, words"', "--exclusive"]),
-        ("[--constraint=[a100|h100],--export=A]", ["--constraint=[a100|h100]", "--export=A"]),
-        ("[it's, 'a,b', x=1]", ["it's", "a,b", "x=1"]),
-        (r"[C:\=\]", ["C:\\=\\"]),
+        ("[--export=NONE, --exclusive]", ["--export=NONE", "--exclusive"]),
+        ("[--comment=two words,--constraint=a|b]", ["--comment=two words", "--constraint=a|b"]),
     ],
 )
 def test_each_text_of_a_list_is_to_be_quoted(value, texts):
@@ -66,19 +64,12 @@ def test_each_text_of_a_list_is_to_be_quoted(value, texts):
     assert list(config.cluster.options) == texts
 
 
-def test_texts_of_mappings_are_to_be_quoted_and_numbers_are_not():
-    assert parse(proposed("x={a: b=c, d: [{e: f=g}, 1, true]}")).value() == {
-        "a": "b=c",
-        "d": [{"e": "f=g"}, 1, True],
-    }
-
-
 @pytest.mark.parametrize("text", ["it's", 'a"b#', "# 1", "#\\"])
 def test_text_is_to_be_quoted_as_it_is(text):
     assert parse(proposed(f"x={text}")).value() == text
 
 
-@pytest.mark.parametrize("value", ["[a,]", "[a=b", "[a=b]]", '{"a b": 1}', "{", "[" + "a=b," * 99 + "c]"])
-def test_nothing_is_proposed_that_would_be_refused_too(value):
-    with pytest.raises(ConfigError, match="and lists and mappings are written"):
+@pytest.mark.parametrize("value", ["[a,]", "[a=b", "[a=b]]", "[a=[b,c]]", '[a="b,c"]', '{"a b": 1}', "{a: b=c}", "{"])
+def test_nothing_is_proposed_that_would_be_refused_or_mean_something_else(value):
+    with pytest.raises(ConfigError, match="each of a list or a mapping its own, as in"):
         parse(f"x={value}")
