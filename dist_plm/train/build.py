@@ -155,7 +155,7 @@ def _run(
         on_first(groups.world, storage.clean)
         stream = stream_of(config.data, config.objective, config.train, data.samples["train"])
         found, position = _begin(config, trained, stream, groups)
-        config = replace(config, train=replace(config.train, steps=position.last_step(config.train)))
+        config = replace(config, train=position.counted(config.train))
         peak = measure_peak_tflops(config.precision.name, config.cluster.peak_tflops, groups)
         recorder = open_records(config, start, position, found, peak, groups, data.count_tokens)
     with closing_records(recorder, start.watchdog, start.run_dir, config.track, groups.world), fits():

@@ -1,5 +1,6 @@
 """Fine-tuning goes on from a run of pretraining: its model, its tokenizer and its weights, under a head that begins anew."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dist_plm.spec.schema_finetune import FinetuneConfig
 from dist_plm.train.data import open_run
 from dist_plm.train.opening.open_here import open_here
 from tests.data.labelled.roberta import write_byte_level
+from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port
 from tests.train.finetuning import SETTINGS, make_rows, records, settings
 from tests.train.running import run_case
@@ -100,3 +102,6 @@ def test_more_epochs_of_a_run_that_ended_learn_all_their_samples(ranks, rows, tm
     log = "".join(path.read_text() for path in (tmp_path / "log").iterdir())
     assert log.count("changed since the checkpoint: train.epochs") == 3  # the fourth start changes nothing
     assert "changed since the checkpoint: train.steps" not in log
+    past = replace(config, train=replace(config.train, epochs=4.0, stop_at=99))
+    with pytest.raises(RanksError, match=r"stop_at = 99 lies past the end, train.steps = 34: .* raise train.epochs"):
+        ranks.run(1, run_case, past, free_port())

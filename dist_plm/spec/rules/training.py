@@ -6,6 +6,7 @@ from dist_plm.config.decode import show
 from dist_plm.spec.rules.paths import name_problems, path_problems
 from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.schema import TrainingConfig
+from dist_plm.spec.schema_run import TrainConfig
 
 #: Sample numbers are of 64 bits, and those after it, which a run then takes, have to be too.
 _MOST_SAMPLES = 2**53
@@ -13,10 +14,16 @@ _MOST_SAMPLES = 2**53
 
 def _steps(config: TrainingConfig) -> Iterator[str]:
     train = config.train
+    if train.num_samples is None:  # else the last step is known where the run begins or goes on
+        yield from stop_problems(train, "train.steps")
+
+
+def stop_problems(train: TrainConfig, setting: str) -> Iterator[str]:
+    """Yields a sentence where train.stop_at lies past the end of a run whose length is said by `setting`."""
     if train.stop_at is not None and train.stop_at > train.steps:
         yield (
             f"train.stop_at = {train.stop_at} lies past the end, train.steps = {train.steps}: stop_at ends a run "
-            "early; to train longer raise train.steps"
+            f"early; to train longer raise {setting}"
         )
 
 

@@ -1,9 +1,11 @@
 """Holds where a run is."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dist_plm.checkpoint.train_state import TrainState
+from dist_plm.core.errors import ConfigError
+from dist_plm.spec.rules.training import stop_problems
 from dist_plm.spec.schema_run import TrainConfig
 
 
@@ -55,6 +57,17 @@ class Position:
         if train.num_samples is None:
             return train.steps
         return self.step + max(0, -(-(train.num_samples - self.samples) // train.global_batch))
+
+    def counted(self, train: TrainConfig) -> TrainConfig:
+        """Gives the settings of a run that goes on from here, with the steps that it takes to its end.
+
+        Raises:
+            ConfigError: it is to stop after that.
+        """
+        train = replace(train, steps=self.last_step(train))
+        if train.num_samples is not None and (problems := list(stop_problems(train, "train.epochs"))):
+            raise ConfigError(problems)
+        return train
 
     @property
     def first_unrecorded_step(self) -> int:
