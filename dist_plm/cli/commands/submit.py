@@ -57,6 +57,7 @@ from dist_plm.config.origins import Origin
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import ConfigError
 from dist_plm.core.installed import typed
+from dist_plm.core.streams import tell
 from dist_plm.plan.render import refusal, time_line, verdict_line
 from dist_plm.plan.verdict import make_plan, remedies, require_vocabulary, told_by_data
 from dist_plm.spec.inference.submissions import (
@@ -183,7 +184,7 @@ def _queue_glue(jobs: GlueJobs) -> list[Followed]:
     numbers, table = jobs.queue()
     followed = [_told(*known) for known in zip(jobs.submissions, numbers, notes, strict=True)]
     log = jobs.place.log_of(table)
-    print(f"job {table} makes the table of all runs once they have ended\n  log     {log}\n  stop    scancel {table}")
+    tell(f"job {table} makes the table of all runs once they have ended\n  log     {log}\n  stop    scancel {table}")
     return followed
 
 

@@ -8,6 +8,7 @@ from dist_plm.cluster.submission.asked_of_slurm import ranks_per_node
 from dist_plm.cluster.submit import QueuedJob
 from dist_plm.cluster.watch import Followed, watch
 from dist_plm.core.errors import EXIT_FINISHED
+from dist_plm.core.streams import tell
 from dist_plm.spec.schema import JobConfig
 
 
@@ -37,11 +38,12 @@ def told(
         "stop": f"scancel {number}",
     }
     limit = f", at most {cluster.time}" if cluster.time else ""
-    print(f"submitted job {number}: {_nodes(job.job)} x {ranks_per_node(cluster)} ranks{limit}")
+    # Others may be still to be submitted, also where nobody reads on.
+    tell(f"submitted job {number}: {_nodes(job.job)} x {ranks_per_node(cluster)} ranks{limit}")
     for note in notes:
-        print(f"  {note}")
+        tell(f"  {note}")
     for name, text in lines.items():
-        print(f"  {name:8}{text}")
+        tell(f"  {name:8}{text}")
     return Followed(number, place.run)
 
 
