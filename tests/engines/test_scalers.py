@@ -17,7 +17,7 @@ def scalers(of: str):
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
     from megatron.core.optimizer.grad_scaler import DynamicGradScaler
 
-    from dist_plm.engines.deepspeed.bindings import DeepSpeedScaler
+    from dist_plm.engines.deepspeed.loss_scaling import DeepSpeedScaler
     from dist_plm.engines.megatron.optimizer import MegatronScaler
 
     if of == "megatron":

@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -14,7 +14,6 @@ from dist_plm.distributed.groups import Groups
 from dist_plm.engines.deepspeed import json_schema as _schemas  # noqa: F401  # imports DeepSpeed without what it never uses
 from dist_plm.engines.flat_parameters import OptimizerShard
 from dist_plm.engines.gradient_norm import GradientNorm
-from dist_plm.engines.state import LossScaler
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
@@ -34,7 +33,6 @@ from deepspeed.utils import groups as deepspeed_groups  # noqa: E402
 from dist_plm.core.errors import reason_of  # noqa: E402
 
 __all__ = [
-    "DeepSpeedScaler",
     "Mpu",
     "flat_tensors",
     "fragments_of",
@@ -45,7 +43,6 @@ __all__ = [
     "nvme_problem",
     "reach_of",
     "refresh_weights",
-    "scaler_of",
     "supports_fp16",
 ]
 
@@ -252,37 +249,6 @@ class Swapped:
 def reach_of(optimizer: Any) -> Swapped | None:
     """None where everything is in memory."""
     return Swapped(optimizer) if getattr(optimizer, "swap_optimizer", False) else None
-
-
-class DeepSpeedScaler:
-    """See engines.state.LossScaler."""
-
-    def __init__(self, scaler: Any) -> None:
-        self._scaler = scaler
-        # It would end the run: how many overflows in a row do that is for train.max_skipped to say.
-        scaler.raise_error_at_min_scale = False
-
-    def state(self) -> dict[str, Any]:
-        scaler = self._scaler
-        steps, window = scaler.cur_iter - scaler.last_overflow_iter - 1, scaler.scale_window
-        return {
-            "loss_scale": float(scaler.cur_scale),
-            # Since the scale grew, where it has: Megatron-core counts anew from there.
-            "steps_since_overflow": (steps - 1) % window + 1 if steps else 0,
-            "hysteresis_left": scaler.cur_hysteresis,
-        }
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self._scaler.cur_scale = state["loss_scale"]
-        self._scaler.last_overflow_iter = self._scaler.cur_iter - state["steps_since_overflow"] - 1
-        # It backs off at 1, and at nothing below; Megatron-core counts on.
-        self._scaler.cur_hysteresis = max(state["hysteresis_left"], 1)
-
-
-def scaler_of(optimizer: Any) -> LossScaler | None:
-    """The dynamic loss scaling of DeepSpeed's optimizer, None where there is none."""
-    scaler = getattr(optimizer, "loss_scaler", None)
-    return DeepSpeedScaler(scaler) if getattr(scaler, "dynamic", False) else None
 
 
 def refresh_weights(optimizer: Any, reach: Swapped | None) -> None:
