@@ -11,10 +11,11 @@ import torch
 from dist_plm.distributed.cuda_shim import installed
 from dist_plm.engines import loss_terms
 from dist_plm.engines.non_finite_guard import Diverged, poisoned_if_not_finite
+from tests.ranks.engine_runs import agree, train_case
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.test_lamb import LAMB
-from tests.ranks.training import build, configure, rank_batches
+from tests.ranks.training import Outcome, build, configure, rank_batches
 
 pytestmark = pytest.mark.ranks
 
@@ -44,14 +45,19 @@ def weights_of(engine) -> list[torch.Tensor]:
     return [state.tensors["weight"].clone() for state in engine.parameter_states()]
 
 
-def inject(world: World, config, bad_steps: dict[int, float], steps: int, name: str = "layers.3.mlp.down.weight"):
-    """Trains; in `bad_steps` one rank's gradient of one parameter is multiplied by the value. Returns of each step:
-    whether it was skipped, the loss scale, and whether weights moved."""
-    assert installed()
+def claim_fp16(config) -> None:
+    """Has DeepSpeed's accelerator say that a CPU knows fp16, as it does."""
     if config.engine.name == "deepspeed" and config.precision.name == "fp16":
         from deepspeed.accelerator import get_accelerator
 
         get_accelerator().is_fp16_supported = lambda: True
+
+
+def inject(world: World, config, bad_steps: dict[int, float], steps: int, name: str = "layers.3.mlp.down.weight"):
+    """Trains; in `bad_steps` one rank's gradient of one parameter is multiplied by the value. Returns of each step:
+    whether it was skipped, the loss scale, and whether weights moved."""
+    assert installed()
+    claim_fp16(config)
     engine, groups = build(world, config)
     now = {"step": 0}
 
@@ -75,12 +81,9 @@ def inject(world: World, config, bad_steps: dict[int, float], steps: int, name: 
     return told
 
 
-#: Loss scales before each step. A window of 2 good steps doubles them (DeepSpeed counts the one that does not overflow after
-#: them), the first overflow is forgiven, each further one halves, and doubling forgives anew.
-SCALES = {
-    "megatron": [1024, 1024, 2048, 2048, 2048, 2048, 1024, 512, 512, 1024, 1024],
-    "deepspeed": [1024, 1024, 1024, 2048, 2048, 2048, 1024, 512, 512, 512, 1024],
-}
+#: Loss scales before each step. A window of 2 good steps doubles them, the first overflow is forgiven, each further one halves,
+#: and doubling forgives anew.
+SCALES = [1024, 1024, 2048, 2048, 2048, 2048, 1024, 512, 512, 1024, 1024]
 
 
 @pytest.mark.parametrize("name", covering(ENGINES, ["megatron_1", "deepspeed_3", "deepspeed_grid"]))
@@ -91,8 +94,38 @@ def test_loss_scale_grows_backs_off_and_forgives_once(ranks, name):
     for told in ranks.run(world_size, inject, config, bad, 11):
         assert [skipped for skipped, *_ in told] == [step in bad for step in range(11)]
         assert [moved for _, _, moved, _ in told] == [step not in bad for step in range(11)]
-        assert [scale for _, scale, _, _ in told] == SCALES[config.engine.name]
+        assert [scale for _, scale, _, _ in told] == SCALES
         assert all(norm is not None and math.isfinite(norm) for skipped, _, _, norm in told if not skipped)
+
+
+def scaled(world: World, config) -> Outcome:
+    claim_fp16(config)
+    return train_case(world, config)
+
+
+OFFLOADED = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+#: What is compared with Megatron-core on one rank.
+GROWING = {name: case for name, case in ENGINES.items() if name.startswith("deepspeed")}
+GROWING |= {
+    f"{name}_offloaded": (2, ENGINES[name][1] | {"engine__deepspeed": OFFLOADED})
+    for name in ("deepspeed_2", "deepspeed_3")
+}
+GROWN = [(name, clip) for name in GROWING for clip in (0.0, 0.5)]
+
+
+@pytest.fixture(scope="module")
+def grown(ranks):
+    """`grown(world_size, changes)` gives what eight steps of plain descent make, which half a gradient leads elsewhere."""
+    descent = {"optim__name": "sgd", "optim__lr": 0.1, "optim__momentum": 0.0, "optim__nesterov": False}
+    descent |= {"schedule__name": "constant", "train__steps": 8} | FP16 | {"precision__loss_scale_window": 3}
+    return lambda world_size, changes: ranks.run(world_size, scaled, configure(world_size, **descent, **changes))
+
+
+@pytest.mark.parametrize(("name", "clip"), covering(GROWN, [("deepspeed_2", 0.0), ("deepspeed_3", 0.0)]))
+def test_a_growing_loss_scale_changes_no_update(grown, name, clip):
+    world_size, changes = GROWING[name]
+    reference = grown(1, {"optim__clip_norm": clip})
+    agree(grown(world_size, {"optim__clip_norm": clip, **changes}), reference, tolerance=1e-3, weights=1e-3)
 
 
 @pytest.mark.parametrize("name", covering(ENGINES, ["megatron_1", "deepspeed_2"]))

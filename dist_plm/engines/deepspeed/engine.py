@@ -20,7 +20,7 @@ from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import EvalSums, Lent, Prediction, StepResult
 from dist_plm.engines.deepspeed import bindings
 from dist_plm.engines.deepspeed.json_schema import check_keys
-from dist_plm.engines.deepspeed.loss_scaling import scaler_of
+from dist_plm.engines.deepspeed.loss_scaling import scale_between_steps
 from dist_plm.engines.deepspeed.settings import on_nvme, settings_of, write_settings
 from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.flat_parameters import FlatParameters
@@ -210,7 +210,7 @@ def build(
         flat_parameters,
         sharded=sharded,
         sharded_weights=settings.engine.zero_stage == 3,
-        scaler=scaler_of(engine.optimizer),
+        scaler=scale_between_steps(engine.optimizer),
         refresh=partial(bindings.refresh_weights, engine.optimizer, reach),
         reach=reach,
     )
