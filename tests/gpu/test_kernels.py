@@ -75,6 +75,7 @@ def attended(world: World, dtype: torch.dtype, case: dict[str, Any]) -> list[lis
         bias = torch.randn(bias_shape).to(dtype)
         if case["context"] is None:
             bias[..., width // 2 : width // 2 + 3] = -torch.inf
+            bias[0] = -torch.inf if case["hidden"] else bias[0]
     inputs = here(world, query, key, value, bias, dtype=dtype)
     ranges = None if case["context"] is None else ranges_of(case["context"], torch.arange(width))
     options = {"causal": case["causal"], "scale": 0.3, "probability": probability, "first_head": 6, "first_row": 4}
@@ -87,6 +88,7 @@ def attended(world: World, dtype: torch.dtype, case: dict[str, Any]) -> list[lis
         scores = scores.masked_fill(~sees(ranges, width), -torch.inf)
     if case["causal"]:
         scores = scores.masked_fill(torch.arange(width) > torch.arange(4, 4 + queries)[:, None], -torch.inf)
+    scores = scores.masked_fill(torch.isneginf(scores), -torch.inf)  # no gradient, not even NaN, where nothing is seen
     rows = (np.arange(6, 6 + heads)[:, None] << 32) + np.arange(4, 4 + queries)
     keep = mask(rows, width, probability).double() / (1 - probability) if probability else torch.ones(1)
     if ranges is not None and probability:
@@ -164,10 +166,12 @@ ATTENTION = {
     "causal": {"causal": True, "queries": 130, "width": 134},
     "causal_without_dropout": {"causal": True, "probability": 0.0},
     "padding": {"bias": (3, 1, 1, 70)},
+    "nothing_but_padding": {"bias": (3, 1, 1, 70), "hidden": True},
     "documents": {"bias": (3, 1, 80, 70)},
     "relative": {"bias": (1, 2, 80, 70), "probability": 0.1},
     "everything": {"bias": (3, 2, 80, 70), "causal": True},
     "wide_heads": {"size": 128, "queries": 65, "width": 129},
+    "widest_heads": {"size": 256, "queries": 65, "width": 129},
     "odd_heads": {"size": 24},
     "range_of_padding": {
         "queries": 80,
@@ -190,7 +194,7 @@ ATTENTION = {
     },
 }
 DEFAULT = {"heads": 2, "queries": 80, "width": 70, "size": 64, "probability": 0.4, "bias": None, "causal": False}
-DEFAULT |= {"context": None}
+DEFAULT |= {"context": None, "hidden": False}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -141,6 +141,20 @@ def test_rows_that_see_little_and_nothing_at_first():
         torch.testing.assert_close(out, expected)
 
 
+def test_rows_from_which_a_bias_hides_all_keys_give_zeros():
+    query, key, value, grad = (torch.randn(2, 1, 40, 16) for _ in range(4))
+    bias, drawn = torch.zeros(2, 1, 1, 40), (0, 0, False, 0.25, 0.3)
+    bias[0, ..., 30:] = bias[1] = -torch.inf
+    found = []
+    for form in (attention_triton, attention_on_cpu):
+        inputs = (query, key, value, bias, KEYS[:2], None, None)
+        out, lse = form.attention(*inputs, *drawn)
+        found.append([out, *form.attention_backward(grad, *inputs, out, lse, True, *drawn)])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours[1].eq(0.0).all()
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 class Alone:
     """In place of a process group of one rank."""
 

@@ -104,7 +104,7 @@ def attend(
         mixed = mixed * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
         largest = higher
     sums = largest + tl.log2(total)
-    if RANGED:
+    if RANGED or BIASED:
         # A row that sees nothing gives zeros; the weights that backward finds again of infinite sums are 0.
         sums, total = tl.where(total == 0.0, float("inf"), sums), tl.where(total == 0.0, 1.0, total)
     at = out + sample * o_b + head * o_h + rows.to(tl.int64)[:, None] * o_s + dims[None, :]
