@@ -173,6 +173,7 @@ ATTENTION = {
     "wide_heads": {"size": 128, "queries": 65, "width": 129},
     "widest_heads": {"size": 256, "queries": 65, "width": 129},
     "odd_heads": {"size": 24},
+    "more_heads_than_the_grid_has_rows": {"heads": 22_000, "queries": 2, "width": 2, "size": 16},
     "range_of_padding": {
         "queries": 80,
         "width": 150,

@@ -15,6 +15,13 @@ from dist_plm.models.kernels.gpu.dropout_triton import kept, row_words
 
 
 @triton.jit
+def _place(blocks):
+    """Finds a program's block of tokens, and which head of which sample. All are counted in one dimension of the grid: another
+    has room for 65,535 alone."""
+    return tl.program_id(0) % blocks, tl.program_id(0) // blocks
+
+
+@triton.jit
 def _rows_of(base, stride, rows, dims, limit, size, EVEN: tl.constexpr):
     """Loads [rows, dims] of one head, zero outside. EVEN: there is no outside."""
     at = base + rows.to(tl.int64)[:, None] * stride + dims[None, :]
@@ -68,8 +75,9 @@ def attend(
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Computes the result [Q, D] of a block of queries of one head, and the logarithms of its softmax's sums."""
-    sample, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
-    rows, dims = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK_D)
+    block, plane = _place(tl.cdiv(queries, BLOCK_Q))
+    sample, head = (plane // heads).to(tl.int64), (plane % heads).to(tl.int64)
+    rows, dims = block * BLOCK_Q + tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK_D)
     q = _rows_of(query + sample * q_b + head * q_h, q_s, rows, dims, queries, size, EVEN)
     if DROPS:
         start, step = row_words(tl.load(keys + sample), ((first_head + head) << 32) + first_row + rows)
@@ -79,11 +87,11 @@ def attend(
     low, high = rows, rows
     begin, stop, origin = 0, width, 0
     if CAUSAL:
-        stop = tl.minimum(width, first_row + (tl.program_id(0) + 1) * BLOCK_Q)
+        stop = tl.minimum(width, first_row + (block + 1) * BLOCK_Q)
     if RANGED:
         low, high = _seen(ranges + sample * r_b, r_p, r_q, rows, queries)
         begin, stop = tl.min(low, 0) // BLOCK_K * BLOCK_K, tl.minimum(stop, tl.max(high, 0))
-        origin = tl.load(ranges + sample * r_b + 2 * r_p + tl.program_id(0) * BLOCK_Q * r_q)
+        origin = tl.load(ranges + sample * r_b + 2 * r_p + block * BLOCK_Q * r_q)
     for first in range(begin, stop, BLOCK_K):
         columns = first + tl.arange(0, BLOCK_K)
         k = _rows_of(key + sample * k_b + head * k_h, k_s, columns, dims, width, size, EVEN)
@@ -110,7 +118,7 @@ def attend(
     at = out + sample * o_b + head * o_h + rows.to(tl.int64)[:, None] * o_s + dims[None, :]
     inside = (rows[:, None] < queries) & (dims[None, :] < size)
     tl.store(at, (mixed / total[:, None]).to(out.dtype.element_ty), mask=inside)
-    tl.store(lse + tl.program_id(1).to(tl.int64) * queries + rows, sums, mask=rows < queries)
+    tl.store(lse + plane.to(tl.int64) * queries + rows, sums, mask=rows < queries)
 
 
 @triton.jit
@@ -124,13 +132,14 @@ def to_queries(
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Computes the gradients of a block of queries of one head, and where STORES those of its scores."""
-    sample, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
-    rows, dims = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK_D)
+    block, plane = _place(tl.cdiv(queries, BLOCK_Q))
+    sample, head = (plane // heads).to(tl.int64), (plane % heads).to(tl.int64)
+    rows, dims = block * BLOCK_Q + tl.arange(0, BLOCK_Q), tl.arange(0, BLOCK_D)
     q = _rows_of(query + sample * q_b + head * q_h, q_s, rows, dims, queries, size, EVEN)
     g = _rows_of(grad + sample * g_b + head * g_h, g_s, rows, dims, queries, size, EVEN)
     o = _rows_of(out + sample * o_b + head * o_h, o_s, rows, dims, queries, size, EVEN)
     through_rows = tl.sum(g.to(tl.float32) * o.to(tl.float32), 1)
-    place = tl.program_id(1).to(tl.int64) * queries + rows
+    place = plane.to(tl.int64) * queries + rows
     tl.store(delta + place, through_rows, mask=rows < queries)
     logs = tl.load(lse + place, mask=rows < queries, other=0.0)
     if DROPS:
@@ -139,11 +148,11 @@ def to_queries(
     low, high = rows, rows
     begin, stop, origin = 0, width, 0
     if CAUSAL:
-        stop = tl.minimum(width, first_row + (tl.program_id(0) + 1) * BLOCK_Q)
+        stop = tl.minimum(width, first_row + (block + 1) * BLOCK_Q)
     if RANGED:
         low, high = _seen(ranges + sample * r_b, r_p, r_q, rows, queries)
         begin, stop = tl.min(low, 0) // BLOCK_K * BLOCK_K, tl.minimum(stop, tl.max(high, 0))
-        origin = tl.load(ranges + sample * r_b + 2 * r_p + tl.program_id(0) * BLOCK_Q * r_q)
+        origin = tl.load(ranges + sample * r_b + 2 * r_p + block * BLOCK_Q * r_q)
     for first in range(begin, stop, BLOCK_K):
         columns = first + tl.arange(0, BLOCK_K)
         k = _rows_of(key + sample * k_b + head * k_h, k_s, columns, dims, width, size, EVEN)
@@ -178,17 +187,18 @@ def to_keys_and_values(
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Computes the gradients of a block of keys of one head and of their values."""
-    sample, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
-    columns, dims = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_D)
+    block, plane = _place(tl.cdiv(width, BLOCK_K))
+    sample, head = (plane // heads).to(tl.int64), (plane % heads).to(tl.int64)
+    columns, dims = block * BLOCK_K + tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_D)
     k = _rows_of(key + sample * k_b + head * k_h, k_s, columns, dims, width, size, EVEN)
     v = _rows_of(value + sample * v_b + head * v_h, v_s, columns, dims, width, size, EVEN)
     if DROPS:
-        stream, pairs = tl.load(keys + sample), tl.program_id(0) * (BLOCK_K // 2) + tl.arange(0, BLOCK_K // 2)
+        stream, pairs = tl.load(keys + sample), block * (BLOCK_K // 2) + tl.arange(0, BLOCK_K // 2)
     sum_keys = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
     sum_values = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
     begin, stop = 0, queries
     if CAUSAL:
-        begin = tl.maximum(0, tl.program_id(0) * BLOCK_K - first_row) // BLOCK_Q * BLOCK_Q
+        begin = tl.maximum(0, block * BLOCK_K - first_row) // BLOCK_Q * BLOCK_Q
     if RANGED:
         earliest, behind = _seen(seen_by + sample * s_b, s_p, 1, columns, width)
         begin = tl.maximum(begin, tl.min(earliest, 0) // BLOCK_Q * BLOCK_Q)
@@ -200,7 +210,7 @@ def to_keys_and_values(
             low, high = _seen(ranges + sample * r_b, r_p, r_q, rows, queries)
         q = _rows_of(query + sample * q_b + head * q_h, q_s, rows, dims, queries, size, EVEN)
         g = _rows_of(grad + sample * g_b + head * g_h, g_s, rows, dims, queries, size, EVEN)
-        place = tl.program_id(1).to(tl.int64) * queries + rows
+        place = plane.to(tl.int64) * queries + rows
         logs = tl.load(lse + place, mask=rows < queries, other=float("inf"))
         through_rows = tl.load(delta + place, mask=rows < queries, other=0.0)
         scores = _scores(

@@ -52,7 +52,7 @@ def attention(
     query, key, value = (_rows_together(x) for x in (query, key, value))
     other, seen = _expanded(bias, query, key), _seen(ranges, query)
     tile = TILES["forward"][query.itemsize]
-    attend[(triton.cdiv(queries, tile.queries), batch * heads)](
+    attend[(triton.cdiv(queries, tile.queries) * batch * heads,)](
         query, key, value, other, _contiguous(keys, query), seen, out, lse,
         *(n for x in (query, key, value, out) for n in x.stride()[:3]), *other.stride(), *seen.stride()[:3],
         *_numbers(query, key, drawn), **_choices(query, key, bias, ranges, drawn, tile),
@@ -84,13 +84,13 @@ def attention_backward(
         scores.zero_()  # blocks that nobody sees are left out
     numbers, inputs = _numbers(query, key, drawn), (grad, query, key, value)
     tile = TILES["backward_queries"][query.itemsize]
-    to_queries[(triton.cdiv(queries, tile.queries), batch * heads)](
+    to_queries[(triton.cdiv(queries, tile.queries) * batch * heads,)](
         *inputs, other, stream, seen, out, lse, delta, results[0], scores,
         *(n for x in (*inputs, out, results[0]) for n in x.stride()[:3]), *other.stride(), *seen.stride()[:3],
         *numbers, STORES=with_bias, **_choices(query, key, bias, ranges, drawn, tile),
     )  # fmt: skip
     tile = TILES["backward_keys"][query.itemsize]
-    to_keys_and_values[(triton.cdiv(key.shape[2], tile.keys), batch * heads)](
+    to_keys_and_values[(triton.cdiv(key.shape[2], tile.keys) * batch * heads,)](
         *inputs, other, stream, seen, seers, lse, delta, *results[1:],
         *(n for x in (*inputs, *results[1:]) for n in x.stride()[:3]), *other.stride(), *seen.stride()[:3],
         *seers.stride()[:2], *numbers, **_choices(query, key, bias, ranges, drawn, tile),
