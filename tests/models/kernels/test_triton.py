@@ -16,7 +16,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton compiles here: tests/gpu looks at what comes of it", allow_module_level=True)
 
 from dist_plm.models.kernels.gpu import attention_triton, dropout_triton, linear_loss_triton
-from dist_plm.models.kernels.gpu.attention_triton import Tile
+from dist_plm.models.kernels.gpu.attention_tiles import Tile
 from dist_plm.models.kernels.linear_loss import VocabRange
 from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
 from tests.ranks.selection import covering

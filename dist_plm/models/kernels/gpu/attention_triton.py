@@ -6,7 +6,7 @@ Imported only where tensors are on a GPU, or by tests under Triton's interpreter
 # The annotations of Triton's arguments say nothing to a type checker.
 # pyright: reportArgumentType=false
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -14,24 +14,9 @@ from torch import Tensor
 
 from dist_plm.models.kernels.attention import like_tokens
 from dist_plm.models.kernels.gpu.attention_kernels import attend, to_keys_and_values, to_queries
+from dist_plm.models.kernels.gpu.attention_tiles import TILES, Tile
 from dist_plm.models.kernels.mask_bits import threshold_of
 
-
-class Tile(NamedTuple):
-    """Holds the queries and keys that one program works on at a time, and by how many warps and stages of loading."""
-
-    queries: int
-    keys: int
-    warps: int
-    stages: int
-
-
-#: By kernel, where numbers have 2 bytes, and where they have 4: what a multiprocessor can hold.
-TILES = {
-    "forward": {2: Tile(64, 64, 4, 3), 4: Tile(32, 32, 4, 3)},
-    "backward_queries": {2: Tile(64, 64, 4, 3), 4: Tile(32, 32, 4, 3)},
-    "backward_keys": {2: Tile(64, 64, 4, 3), 4: Tile(32, 32, 4, 3)},
-}
 #: Exponentials are powers of 2 on the device.
 _LOG2_E = 1.4426950408889634
 
