@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dist_plm.models.kernels.attention import QUERY_BLOCK, KeyRanges
+from dist_plm.models.kernels.gpu.attention_tiles import has_tiles
 from dist_plm.models.model_context import ModelContext
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ WHOLE_WINDOW = 512
 RANGED_DEVICES = {"cuda"}
 #: From this length on, queries that see part of the keys pay even without dropout, for which PyTorch has a kernel.
 LONG = 1024
-#: What the kernel's blocks take of a multiprocessor's shared memory, at most, by the size of heads.
-_SHARED_BYTES = {64: 100_000, 128: 160_000}
+#: Larger heads go by PyTorch's kernel with a bias, where there is no dropout.
+RANGED_HEADS = 128
 _NO_END = 2**31 - 1
 
 
@@ -68,7 +69,9 @@ def takes_ranges(context: "SequenceContext", shared: ModelContext, length: int) 
     if window == 0 and not of_tokens and context.lengths is None:
         return False
     assert model.head_size is not None
-    if shared.device.type not in RANGED_DEVICES or not _fits(model.head_size, shared.device):
+    if shared.device.type not in RANGED_DEVICES or model.head_size > RANGED_HEADS:
+        return False
+    if not has_tiles(model.head_size, shared.dtype.itemsize, shared.device):
         return False
     drops = model.attention_dropout > 0.0 and torch.is_grad_enabled()  # evaluation and generation drop nothing
     if not drops and (length < LONG or not (window > 0 or of_tokens)):
@@ -79,13 +82,6 @@ def takes_ranges(context: "SequenceContext", shared: ModelContext, length: int) 
         return False  # the kernel draws for pairs of columns that begin at even ones
     relative = len(shared.attending_heads) * length**2 if context.relative is not None else 0
     return relative <= WHOLE_NUMBERS[shared.device.type]
-
-
-def _fits(head_size: int, device: torch.device) -> bool:
-    needed = [taken for size, taken in _SHARED_BYTES.items() if size >= head_size]
-    if not needed or device.type != "cuda":
-        return bool(needed)
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= needed[0]
 
 
 def ranges_of(context: "SequenceContext", places: Tensor) -> KeyRanges:

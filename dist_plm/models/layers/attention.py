@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from dist_plm.models.kernels.attention import QUERY_BLOCK
+from dist_plm.models.kernels.gpu.attention_tiles import check_tiles
 from dist_plm.models.kernels.linear import widened
 from dist_plm.models.layers.context_parallel import heads_for_tokens, tokens_for_heads
 from dist_plm.models.layers.dropout import Site, attend_with_dropout
@@ -104,6 +105,8 @@ class CoreAttention(nn.Module):
         self.shared, self.site = shared, site
         self.scale = 1.0 / math.sqrt(self.head_size) if shared.model.scales_scores else 1.0
         self.dropout = shared.model.attention_dropout
+        if self.dropout > 0.0:
+            check_tiles(self.head_size, shared.dtype.itemsize, shared.device)
         self.recompute = shared.model.recompute == "selective"
         self.rotate = rotate
 

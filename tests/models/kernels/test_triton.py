@@ -10,13 +10,14 @@ from torch.nn import functional
 
 from dist_plm.models.kernels import attention as attention_on_cpu
 from dist_plm.models.kernels import dropout as dropout_on_cpu
+from dist_plm.models.kernels.attention import QUERY_BLOCK
 
 pytest.importorskip("triton", reason="Triton is there on Linux alone")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton compiles here: tests/gpu looks at what comes of it", allow_module_level=True)
 
 from dist_plm.models.kernels.gpu import attention_triton, dropout_triton, linear_loss_triton
-from dist_plm.models.kernels.gpu.attention_tiles import Tile
+from dist_plm.models.kernels.gpu.attention_tiles import TILES, Tile
 from dist_plm.models.kernels.linear_loss import VocabRange
 from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
 from tests.ranks.selection import covering
@@ -61,8 +62,7 @@ def test_attention(dtype, bias_shape, drawn):
 @pytest.mark.parametrize("tile", [(64, 32), (32, 64)], ids=str)
 @pytest.mark.parametrize("bias_shape", [None, (1, 2, 128, 64)], ids=str)
 def test_attention_of_whole_tiles(monkeypatch, tile, bias_shape):
-    tiles = {kernel: {4: Tile(*tile, 4, 1)} for kernel in attention_triton.TILES}
-    monkeypatch.setattr(attention_triton, "TILES", tiles)
+    monkeypatch.setattr(attention_triton, "_tile", lambda *_: Tile(*tile, 4, 1))
     attend(torch.float32, (128, 64, 16), bias_shape, (0, 0, bias_shape is None, 0.3, 0.4))
 
 
@@ -89,9 +89,7 @@ def attend(dtype, sizes, bias_shape, drawn):
 @pytest.mark.parametrize("probability", [0.0, 0.4])
 def test_attention_of_ranges(monkeypatch, probability):
     """Blocks outside of all ranges are never read; what no row sees, and rows that see nothing, have no gradient."""
-    monkeypatch.setattr(
-        attention_triton, "TILES", {kernel: {4: Tile(16, 16, 4, 1)} for kernel in attention_triton.TILES}
-    )
+    monkeypatch.setattr(attention_triton, "_tile", lambda *_: Tile(16, 16, 4, 1))
     torch.manual_seed(1)
     rows, places = torch.arange(56), torch.arange(56)
     low = torch.stack([(places // 24 * 24).clamp(min=4), (rows - 6).clamp(min=16)])
@@ -128,6 +126,14 @@ def test_masks_of_attention_are_the_same_to_the_bit():
     ]
     assert torch.equal(*masks)
     assert 0.3 < masks[0].float().mean() < 0.5
+
+
+@pytest.mark.parametrize("rows", sorted({tile.queries for tiles in TILES.values() for tile in tiles}))
+def test_results_of_every_tile(monkeypatch, rows):
+    """Masks to the bit as well: another half of them would be far from the CPU's."""
+    assert QUERY_BLOCK % rows == 0
+    monkeypatch.setattr(attention_triton, "_tile", lambda *_: Tile(rows, rows, 4, 2))
+    attend(torch.float32, (72, 66, 16), (1, 2, 72, 66), (6, 4, True, 0.3, 0.4))
 
 
 def test_rows_that_see_little_and_nothing_at_first():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dist_plm.models.kernels.attention import like_tokens
 from dist_plm.models.kernels.gpu.attention_kernels import attend, to_keys_and_values, to_queries
-from dist_plm.models.kernels.gpu.attention_tiles import TILES, Tile
+from dist_plm.models.kernels.gpu.attention_tiles import Tile, padded, tile_on
 from dist_plm.models.kernels.mask_bits import threshold_of
 
 #: Exponentials are powers of 2 on the device.
@@ -36,7 +36,7 @@ def attention(
     lse = query.new_empty((batch, heads, queries), dtype=torch.float32)
     query, key, value = (_rows_together(x) for x in (query, key, value))
     other, seen = _expanded(bias, query, key), _seen(ranges, query)
-    tile = TILES["forward"][query.itemsize]
+    tile = _tile("forward", query)
     attend[(triton.cdiv(queries, tile.queries) * batch * heads,)](
         query, key, value, other, _contiguous(keys, query), seen, out, lse,
         *(n for x in (query, key, value, out) for n in x.stride()[:3]), *other.stride(), *seen.stride()[:3],
@@ -68,19 +68,25 @@ def attention_backward(
     if with_bias and (drawn[2] or ranges is not None):
         scores.zero_()  # blocks that nobody sees are left out
     numbers, inputs = _numbers(query, key, drawn), (grad, query, key, value)
-    tile = TILES["backward_queries"][query.itemsize]
+    tile = _tile("backward_queries", query)
     to_queries[(triton.cdiv(queries, tile.queries) * batch * heads,)](
         *inputs, other, stream, seen, out, lse, delta, results[0], scores,
         *(n for x in (*inputs, out, results[0]) for n in x.stride()[:3]), *other.stride(), *seen.stride()[:3],
         *numbers, STORES=with_bias, **_choices(query, key, bias, ranges, drawn, tile),
     )  # fmt: skip
-    tile = TILES["backward_keys"][query.itemsize]
+    tile = _tile("backward_keys", query)
     to_keys_and_values[(triton.cdiv(key.shape[2], tile.keys) * batch * heads,)](
         *inputs, other, stream, seen, seers, lse, delta, *results[1:],
         *(n for x in (*inputs, *results[1:]) for n in x.stride()[:3]), *other.stride(), *seen.stride()[:3],
         *seers.stride()[:2], *numbers, **_choices(query, key, bias, ranges, drawn, tile),
     )  # fmt: skip
     return *results, scores
+
+
+def _tile(kernel: str, query: Tensor) -> Tile:
+    tile = tile_on(kernel, query.shape[3], query.itemsize, query.device)
+    assert tile is not None, "models ask for none that does not fit"
+    return tile
 
 
 def _rows_together(x: Tensor) -> Tensor:
@@ -116,7 +122,7 @@ def _choices(
     query: Tensor, key: Tensor, bias: Tensor | None, ranges: Tensor | None, drawn: tuple[Any, ...], tile: Tile
 ) -> dict[str, Any]:
     size = query.shape[3]
-    block = max(16, triton.next_power_of_2(size))
+    block = padded(size)
     exact = query.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
     return {
         "BIASED": bias is not None,
