@@ -43,8 +43,9 @@ def shared_bytes(kernel: str, tile: Tile, head_size: int, itemsize: int, major: 
     else:
         held = _HELD_10 if major == 10 else _HELD
         operands = held[kernel] + 2 * (tile.stages if major in (9, 10) else tile.stages - 1)
-    rows = max(tile.queries, tile.keys)
-    return operands * rows * padded(head_size) * itemsize + 4 * tile.queries * tile.keys + 2048
+    biases = tile.stages if itemsize == 4 else 2  # of fp32 they are loaded ahead like keys
+    operand = max(tile.queries, tile.keys) * padded(head_size)
+    return (operands * operand + biases * tile.queries * tile.keys) * itemsize + 2048
 
 
 def fitting(kernel: str, head_size: int, itemsize: int, major: int, limit: int) -> Tile | None:
