@@ -1,5 +1,6 @@
 """Does the work divide over the process grid? World size, heads, layers, sequence and batch against `parallel.*`."""
 
+import math
 from collections.abc import Callable, Iterator
 
 from dist_plm.config.messages import show
@@ -152,11 +153,7 @@ def _batch(case: Case) -> Iterator[str]:
     one_pass = train.micro_batch * parallel.data
     if train.global_batch % one_pass:
         share, left = divmod(train.global_batch, parallel.data)
-        smaller = (
-            ""
-            if left
-            else f", or train.micro_batch={max(n for n in range(1, train.micro_batch + 1) if share % n == 0)}"
-        )
+        smaller = "" if left else f", or train.micro_batch={math.gcd(share, train.micro_batch)}"
         yield (
             f"train.global_batch = {train.global_batch} is not a multiple of train.micro_batch = {train.micro_batch} "
             f"x {parallel.data} data ranks = {one_pass}: choose "

@@ -77,6 +77,7 @@ from tests.spec.broken import problems
         (1, {"parallel__virtual_pipeline": 2}, ["parallel.virtual_pipeline = 2 needs parallel.pipeline of 2 or more"]),
         (3, {}, ["train.global_batch = 8", "micro_batch = 2 x 3 data ranks = 6", "global_batch=6 or 12"]),
         (8, {}, ["train.global_batch = 8", "8 data ranks = 16", "global_batch=16, or train.micro_batch=1"]),
+        (1, {"train__micro_batch": 10**12}, ["train.global_batch = 8", "or train.micro_batch=8"]),  # told at once
         (
             2,
             {"parallel__pipeline": 2, "parallel__virtual_pipeline": 2, "train__global_batch": 6},
