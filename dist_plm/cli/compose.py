@@ -260,10 +260,8 @@ def _resolve(config: DictConfig, composition: Composition) -> None:
             try:
                 OmegaConf.to_container(OmegaConf.create([OmegaConf.select(config, key)]), resolve=True)
             except OmegaConfBaseException as error:
-                why = f"{key} = {show(value)} cannot be resolved: {one_line(error)}"
-                if key == "data.sequence_length" and "max_positions" in str(value):
-                    why = "data.sequence_length is missing, as this model has no table of positions that tells it: give it"
-                composition.refuse(key, why)
+                why = f"cannot be resolved: {one_line(error)}; give {key} a value of its own"
+                composition.refuse(key, f"{key} = {show(value)} {why}")
                 OmegaConf.update(config, key, MISSING)
     secrets = secrets_among(_texts(plain(config)))
     composition.values = mark(plain(config, resolve=True), secrets, plain(config))

@@ -61,7 +61,7 @@ WRONG = [
     (["run.name=${nowhere}"], ["run.name = '${nowhere}' cannot be resolved", "nowhere"]),
     (
         ["model=t5_tiny", "objective=span", "data=store", "data.path=x"],
-        ["data.sequence_length is missing", "no table of positions"],
+        ["data.sequence_length = ", "model.max_positions", "give data.sequence_length a value of its own"],
     ),
     (["run.name=${oc.env:NOT_SET_ANYWHERE}"], ["run.name", "NOT_SET_ANYWHERE"]),
     (["--cfg", "hydra"], ["--cfg", "job"]),
