@@ -47,3 +47,21 @@ def test_a_task_is_read_by_what_asks_for_one(on):
     settings = {"from": "x", "on": on, "task": {"name": "tag"}}
     with pytest.raises(ConfigError, match=f"task = 'tag' has no effect with on = '{on}': leave it out"):
         check_evaluate(decode(EvaluateConfig, settings))
+
+
+@pytest.mark.parametrize(("on", "names"), [("task", "rows"), ("probe", "train_rows rows"), ("contamination", "rows")])
+def test_a_header_is_for_files_that_may_lack_one(on, names):
+    settings = {"on": on, "from": "x", "data": {"header": ["a", "b"]}}
+    if on == "contamination":
+        settings["data"]["against"] = settings.pop("from")
+
+    def problems(kind):
+        files = {name: f"{name}.{kind}" for name in names.split()}
+        try:
+            check_evaluate(decode(EvaluateConfig, {**settings, "data": {**settings["data"], **files}}))
+        except ConfigError as error:
+            return "\n".join(error.problems)
+        return ""
+
+    assert "data.header = ['a', 'b'] has no effect with" in problems("jsonl")
+    assert problems("tsv.gz") == problems("csv") == ""

@@ -86,7 +86,7 @@ def test_nothing_is_asked_of_a_run_that_cannot_answer(tmp_path: Path, store: Pat
 
 def test_they_are_read_as_they_are_printed(tmp_path: Path) -> None:
     """Names that a shell or Hydra would take apart."""
-    run_dir, rows, header = tmp_path / "lr=3e-4, it's größe", "cls (1).jsonl", ('a "b"', "c,d", "größe")
+    run_dir, rows, header = tmp_path / "lr=3e-4, it's größe", "cls (1).csv", ('a "b"', "c,d", "größe")
     (run_dir / "checkpoints" / "step_00000001").mkdir(parents=True)
     config = pretrain()
     labelled, head = (
@@ -99,6 +99,9 @@ def test_they_are_read_as_they_are_printed(tmp_path: Path) -> None:
     _, evaluate, convert = (shlex.split(line) for line in told.partition("next:\n")[2].strip().split("\n"))
     asked, _ = load(EvaluateConfig, "evaluate", evaluate[2:])
     assert (asked.from_, asked.data.rows, asked.data.header) == (str(run_dir), rows, header)
+    told = closing_summary(run_dir, config.checkpoint, ["finetune"], head, replace(labelled, test="told.jsonl"))
+    assert "data.rows=told.jsonl" in told
+    assert "data.header" not in told, "rows of JSON have names for their values"
     converted, _ = load(ConvertConfig, "convert", convert[2:])
     assert (converted.from_, converted.to) == (str(run_dir), f"{run_dir}/hf")
 

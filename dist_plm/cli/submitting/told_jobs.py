@@ -1,6 +1,7 @@
 """Tells people of a job that was submitted, and follows it."""
 
 import shlex
+import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -52,7 +53,8 @@ def _nodes(job: JobConfig) -> str:
 
 
 def watched(jobs: Sequence[Followed]) -> int:
-    """Follows jobs to their end. Returns the exit code: 0 where all completed."""
+    """Follows jobs to their end, or until nobody reads on. Returns the exit code: 0 where all completed."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # all are submitted: it ends quietly under `… | head`
     try:
         completed = watch(jobs, partial(print, flush=True))
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """Entities in labels of words, as CoNLL's evaluation script finds them and as a scheme defines them.
 
-Equal to seqeval's default and strict modes, which most published numbers of named-entity recognition are of. Labels of BILOU
-and BMES are read as those of IOBES that say the same.
+Equal to seqeval's default and strict modes, which most published numbers of named-entity recognition are of. Labels of BILOU,
+BMES and BMEWO are read as those of IOBES that say the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,8 +12,8 @@ from dist_plm.objectives.metrics.classes import f1_of
 
 Scheme = Literal["IOB2", "IOBES"]
 _OUTSIDE = ("O", "")
-#: Last and unit of BILOU, middle of BMES.
-_OF_IOBES = {"L": "E", "U": "S", "M": "I"}
+#: Last and unit of BILOU, middle of BMES, word of BMEWO.
+_OF_IOBES = {"L": "E", "U": "S", "M": "I", "W": "S"}
 
 
 class Entity(NamedTuple):
@@ -59,7 +59,7 @@ def strict_entities(labels: Sequence[str], scheme: Scheme) -> Iterator[Entity]:
 
 def are_entities(labels: Sequence[str]) -> bool:
     """Whether a set of labels is of entities, rather than of parts of speech."""
-    return any(label[:2] in ("B-", "S-", "U-") for label in labels) and all(
+    return any(label[:2] in ("B-", "S-", "U-", "W-") for label in labels) and all(
         label == "O" or label[1:2] == "-" for label in labels
     )
 

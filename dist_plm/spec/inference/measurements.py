@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 from dist_plm.config.decode import show
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.rules.paths import path_problems
-from dist_plm.spec.rules.sections import no_effect, split_problems
+from dist_plm.spec.rules.sections import header_problems, no_effect, split_problems
 
 if TYPE_CHECKING:
     from dist_plm.spec.inference.schema import EvaluateConfig
@@ -132,6 +132,7 @@ class TaskRows(Measurement):
             yield "there is nothing to read: on = 'task' reads labelled rows, as in data.rows=test.jsonl"
         yield from path_problems("data.rows", data.rows)
         yield from no_effect(data, "data", (*_OF_TEXT, "train_rows"), "on = 'task', which reads data.rows")
+        yield from header_problems(data.header, (data.rows,))
 
     def protocol_problems(self, config: "EvaluateConfig") -> Iterator[str]:
         names = ("stride", "documents", "seed")
@@ -157,6 +158,7 @@ class Probing(Measurement):
                 f"data.rows = {show(data.rows)} is data.train_rows as well, and nothing would be told of other rows: give "
                 "others"
             )
+        yield from header_problems(data.header, (data.train_rows, data.rows))
 
     def protocol_problems(self, config: "EvaluateConfig") -> Iterator[str]:
         yield from no_effect(config, "", _OF_WRITING, f"on = {show(config.on)}, for which nothing is written")
@@ -188,6 +190,7 @@ class Contamination(Measurement):
         yield from no_effect(
             data, "data", ("train_rows", "columns"), "on = 'contamination', which reads all that is text"
         )
+        yield from header_problems(data.header, (data.path, data.text, data.rows))
 
     def protocol_problems(self, config: "EvaluateConfig") -> Iterator[str]:
         names = ("window", "stride", "documents", "pooling", *_OF_WRITING, "seed")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dist_plm.config.decode import show
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.spec.rules.paths import path_problems
-from dist_plm.spec.rules.sections import no_effect
+from dist_plm.spec.rules.sections import header_problems, no_effect
 from dist_plm.spec.schema_finetune import FinetuneConfig
 from dist_plm.spec.tasks import TASKS
 from dist_plm.spec.tasks.base import WritingConfig
@@ -43,8 +43,7 @@ def _files(config: FinetuneConfig) -> Iterator[str]:
             f"data.new_tokens and data.new_special_tokens have {show(name)}, which cannot be: give each token once, without "
             "spaces at its ends"
         )
-    if len(set(data.header)) < len(data.header):
-        yield f"data.header = {show(data.header)} names a column twice: give each a name of its own"
+    yield from header_problems(data.header, (data.train, data.validation, data.test))
 
 
 def _columns(config: FinetuneConfig) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Sentences that rules of several sections need."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -26,3 +27,20 @@ def split_problems(key: str, split: tuple[float, float, float]) -> Iterator[str]
         yield f"{key} = {show(split)} is not allowed: shares are 0 or more, and the first, of training, more than 0"
     elif abs(sum(split) - 1) > 1e-6:
         yield f"{key} = {show(split)} sums to {sum(split):g}: train, validation and test together must make 1"
+
+
+def header_problems(header: tuple[str, ...], files: Iterable[str | None]) -> Iterator[str]:
+    """`data.header` names each column once, and one of `files` may need it."""
+    if len(set(header)) < len(header):
+        yield f"data.header = {show(header)} names a column twice: give each a name of its own"
+    given = [file for file in files if file is not None]
+    if header and given and not any(map(may_lack_names, given)):
+        yield (
+            f"data.header = {show(header)} has no effect with {' and '.join(given)}: it names the columns of .csv and .tsv "
+            "files without a line that does; leave it out"
+        )
+
+
+def may_lack_names(file: str) -> bool:
+    """Tells whether a file is of a format in which nothing but a first line, if there is one, names the columns."""
+    return re.search(r"\.[ct]sv(\.\w+)?$", file) is not None

@@ -15,6 +15,7 @@ from dist_plm.data.store.manifest import read_manifest
 from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.monitor.run_summary import render_summary, summarise
 from dist_plm.spec.families import ModelConfig
+from dist_plm.spec.rules.sections import may_lack_names
 from dist_plm.spec.schema import SamplesConfig
 from dist_plm.spec.schema_finetune import LabelledDataConfig
 from dist_plm.spec.schema_run import CheckpointConfig
@@ -26,7 +27,7 @@ def _inferences(run_dir: Path, trained: str, model: ModelConfig, data: SamplesCo
     Face: what works with what the run read."""
     run = _word("from", trained)
     if isinstance(data, LabelledDataConfig):
-        names = ",".join(hydra_quoted(name, '"') for name in data.header)
+        names = ",".join(hydra_quoted(name, '"') for name in data.header if may_lack_names(data.to_measure))
         header = [f"data.header={shlex.quote(f'[{names}]')}"] if names else []
         yield " ".join([typed("evaluate"), run, "on=task", _word("data.rows", data.to_measure), *header, "samples=3"])
         if model.head == "language_model":

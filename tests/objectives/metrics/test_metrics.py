@@ -103,10 +103,12 @@ def test_labels_of_bilou_and_bmes_are_counted_as_those_of_iobes(texts, prefixes)
     assert_equal(strict, truth, predicted, mode="strict", scheme=IOBES)
 
 
-def test_entities_of_one_word_in_bilou() -> None:
-    found = list(entities(["B-X", "L-X", "U-X", "O", "U-X", "B-X", "L-X"]))
+@pytest.mark.parametrize(("last", "alone"), ["LU", "EW", "ES"])
+def test_entities_of_one_word(last: str, alone: str) -> None:
+    last, alone = f"{last}-X", f"{alone}-X"
+    found = list(entities(["B-X", last, alone, "O", alone, "B-X", last]))
     assert found == [("X", 0, 2), ("X", 2, 3), ("X", 4, 5), ("X", 5, 7)]
-    assert are_entities(["O", "U-X", "L-X", "I-X"])
+    assert are_entities(["O", alone, last, "I-X"])
 
 
 def assert_equal(counts: EntityCounts, truth, predicted, **options) -> None:

@@ -44,6 +44,7 @@ def problems(**changes: Any) -> list[str]:
             "what task.name = 'chat' is to learn with the words: leave it out; it is for",
         ),
         ({"data__header": ("a", "a")}, "names a column twice"),
+        ({"data__header": ("a", "b")}, "data.header = ['a', 'b'] has no effect with rows/train.jsonl and"),
         ({"data__sequence_length": 3}, "too short for objective.name = 'classify'"),
         ({"data__train": "~/x.csv"}, "begins with ~"),
         ({"data__validation": None, "checkpoint__keep_best": "accuracy"}, "nothing to go by without data.validation"),
