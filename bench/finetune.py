@@ -38,7 +38,7 @@ from dist_plm.distributed.launch_env import from_environment
 from dist_plm.distributed.world import init_process_group, shutdown
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.tasks.generate.batches import PromptBatch
-from dist_plm.tasks.generate.generate import _decoding
+from dist_plm.tasks.generate.generate import decoding_of
 from dist_plm.tasks.generate.on_grid import GridWriter
 from dist_plm.tasks.generate.prompts import PromptRow
 from dist_plm.tasks.inference.open_model import build_runner, find_model
@@ -106,7 +106,7 @@ def bench_writing(args: argparse.Namespace) -> None:
         session = find_model(asked, from_environment({}), choose("cpu", 0), timedelta(minutes=10))
         rows = [[(7 * row + 13 * place) % 7999 + 1 for place in range(32)] for row in range(16)]
         batch = PromptBatch(tuple(PromptRow(i, "", tuple(row), args.new_tokens) for i, row in enumerate(rows)))
-        decoding, writer = _decoding(asked, session), GridWriter(build_runner(session))
+        decoding, writer = decoding_of(asked, session), GridWriter(build_runner(session))
         tokens: Tensor = batch.padded()[0]
         found: dict[str, Any] = {}
 

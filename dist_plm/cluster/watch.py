@@ -9,7 +9,7 @@ from typing import Any
 
 from dist_plm.cluster.slurm import JobState, job_state
 from dist_plm.core.parsing import is_number
-from dist_plm.monitor.metrics_file import parse_record
+from dist_plm.monitor.metrics_file import parse_record, still_holds
 
 
 class MetricsTail:
@@ -23,6 +23,7 @@ class MetricsTail:
         self._path = run_dir / "metrics.jsonl"
         self._inode, self._position, self._step = 0, 0, 0
         self._first: bytes | None = None  # line of the file
+        self._last = b""  # line that was read
 
     def new(self) -> Iterator[dict[str, Any]]:
         """Records since the last call; a line that is not whole yet is left for the next."""
@@ -32,8 +33,8 @@ class MetricsTail:
             return
         with file:
             inode = os.fstat(file.fileno()).st_ino
-            if inode != self._inode:
-                self._inode, self._position = inode, 0
+            if inode != self._inode or not still_holds(file, self._last, self._position):
+                self._inode, self._position, self._last = inode, 0, b""
             file.seek(self._position)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -42,6 +43,7 @@ class MetricsTail:
                     self._step = self._step if line == self._first else 0
                     self._first = line
                 self._position += len(line)
+                self._last = line
                 record = parse_record(line)
                 if record is not None and record["step"] > self._step:
                     self._step = record["step"]

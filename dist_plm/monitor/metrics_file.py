@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from dist_plm.core.errors import reason_of
 from dist_plm.core.files import atomic_writer, open_to_append
@@ -235,6 +235,13 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
     if not isinstance(nonfinite, dict) or not set(map(str, nonfinite.values())) <= {"nan", "inf", "-inf"}:
         return None
     return record | {name: float(value) for name, value in nonfinite.items()}
+
+
+def still_holds(file: BinaryIO, line: bytes, end: int) -> bool:
+    """Tells whether `line` ends at byte `end` of a file, where it was read. Another file in place of that one, which may have
+    got its inode, holds something else there."""
+    file.seek(end - len(line))
+    return file.read(len(line)) == line
 
 
 def _is_step(value: Any) -> bool:

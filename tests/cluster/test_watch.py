@@ -57,6 +57,15 @@ def test_a_run_that_begins_anew_is_told_from_its_first_step(tmp_path, written):
     assert new(tail) == [1, 2, 3][written:]
 
 
+@pytest.mark.parametrize("kept", [1, 2])
+def test_another_file_of_the_same_inode_is_read_from_its_beginning(tmp_path, kept):
+    tail = MetricsTail(tmp_path)
+    append(tmp_path, lines(1, 2, 3))
+    assert new(tail) == [1, 2, 3]
+    (tmp_path / "metrics.jsonl").write_text(lines(*range(1, kept + 1), *range(10, 14)))
+    assert new(tail) == [10, 11, 12, 13]
+
+
 def test_lines_that_are_no_records_are_passed_over(tmp_path):
     tail = MetricsTail(tmp_path)
     append(tmp_path, lines(1) + "garbage\n" + '{"loss": 1}\n[]\n' + '{"step": "7"}\n' + "[" * 50_000 + "\n" + lines(2))

@@ -8,7 +8,7 @@ from typing import Any
 
 from dist_plm.core.errors import UserError, reason_of
 from dist_plm.core.regular import open_regular
-from dist_plm.monitor.metrics_file import begun_after, parse_record
+from dist_plm.monitor.metrics_file import begun_after, parse_record, still_holds
 from dist_plm.monitor.report import NEEDED, Run, problem_of, read_settings
 
 _RUN_FILES = ("metrics.jsonl", "run.yaml", "starts.jsonl")
@@ -41,6 +41,7 @@ class FollowedRun:
         self.generation = 0
         self._offset = 0
         self._identity: tuple[int, int] | None = None
+        self._last = b""  # line that was read
         self.settings = read_settings(path / "run.yaml")
 
     def update(self) -> None:
@@ -53,8 +54,9 @@ class FollowedRun:
         try:
             with open_regular(path) as file:
                 status = os.fstat(file.fileno())
-                if (status.st_dev, status.st_ino) != self._identity or status.st_size < self._offset:
-                    self._begin_anew((status.st_dev, status.st_ino))
+                identity = (status.st_dev, status.st_ino)
+                if identity != self._identity or not still_holds(file, self._last, self._offset):
+                    self._begin_anew(identity)
                 file.seek(self._offset)
                 new = file.read(_MOST_BYTES)
         except FileNotFoundError:
@@ -63,7 +65,8 @@ class FollowedRun:
             raise UserError(f"{path} cannot be read: {reason_of(error, path)}") from None
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
-        for line in whole.splitlines():
+        for line in whole.splitlines(keepends=True):
+            self._last = line
             self._add(parse_record(line))
 
     def run(self) -> Run:
@@ -75,7 +78,7 @@ class FollowedRun:
     def _begin_anew(self, identity: tuple[int, int]) -> None:
         if self._identity is not None:
             self.generation += 1
-        self._identity, self._offset = identity, 0
+        self._identity, self._offset, self._last = identity, 0, b""
         self.records, self.seconds = [], []
 
     def _add(self, record: Mapping[str, Any] | None) -> None:

@@ -62,6 +62,23 @@ def test_a_run_that_goes_on_from_an_earlier_step_begins_anew(tmp_path):
         assert (run.generation, run.records[-1]["loss"], len(run.seconds)) == (1, 9.0, 5)
 
 
+def test_another_file_is_told_by_what_it_holds(tmp_path):
+    """A file system may give the file that takes the place of one that was removed the same inode: as if written over."""
+    path = begun(tmp_path / "run") / "metrics.jsonl"
+    with MetricsWriter(path) as writer:
+        for step in range(1, 5):
+            writer.write(record(step))
+    run = FollowedRun(path.parent)
+    assert steps(run) == [1, 2, 3, 4]
+    other = [line.replace('"loss": 2.5', '"loss": 9.5') for line in path.read_text().splitlines(keepends=True)]
+    with MetricsWriter(tmp_path / "more.jsonl") as writer:
+        for step in range(5, 8):
+            writer.write(record(step))
+    path.write_text("".join(other) + (tmp_path / "more.jsonl").read_text())
+    assert steps(run) == [1, 2, 3, 4, 5, 6, 7]
+    assert (run.generation, run.records[3]["loss"]) == (1, 9.5)
+
+
 def test_a_file_that_is_away_changes_nothing(tmp_path):
     path = begun(tmp_path / "run") / "metrics.jsonl"
     MetricsWriter(path).write(record(1))

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from selenium.webdriver.common.keys import Keys
 
 from dist_plm.core.errors import UserError
 from dist_plm.monitor.live import serve as serving
@@ -199,6 +200,29 @@ def test_the_summary_of_the_page_is_of_the_last_record(browser, tmp_path, monkey
             browser.wait_for("return page.overview.number > 1")
             writer.write(record(1042))
         browser.wait_for("return document.getElementById('summary').textContent.includes('1,042')")
+
+
+def test_what_becomes_rarer_than_half_is_no_longer_smoothed(browser, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.yaml").write_text("train: {steps: 99}\n")
+    with watching(run) as server:
+        browser.open(server.address)
+        with MetricsWriter(run / "metrics.jsonl") as writer:
+            for step in range(1, 5):
+                writer.write(record(step, evaluation={"loss": 2.0}))
+            browser.wait_for("return document.getElementById('status').textContent.includes('step 4')")
+            browser.driver.find_element("id", "smoothing").send_keys(*[Keys.ARROW_RIGHT] * 30)
+            assert "(smoothed " in browser.readout("eval/loss")
+            for step in range(5, 13):
+                writer.write(record(step))
+            browser.wait_for("return document.getElementById('status').textContent.includes('step 12')")
+            browser.wait_for(
+                "return page.charts.find((one) => one.measure.title === 'Loss').curves[0].xs.length === 12"
+            )
+            assert browser.readout("eval/loss") == "2 at 4"
+            assert "(smoothed " in browser.readout("loss")
+    assert browser.problems() == []
 
 
 def test_the_page_follows_the_run_in_a_browser(browser, tmp_path):

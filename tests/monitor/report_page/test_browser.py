@@ -294,6 +294,9 @@ def test_of_a_long_run_what_few_steps_have_keeps_its_points(browser, tmp_path, m
         assert xs == [record["step"] for record in records if name in record]
         assert drawn == len(xs) >= 12
     assert browser.readout("slow/ratio") == "1.3 at 1,501"
+    browser.driver.find_element("css selector", "input[value=tokens_seen]").click()
+    assert browser.readout("loss").endswith(" at 1.5729B"), "the last of all, where the places are large numbers"
+    browser.driver.find_element("css selector", "input[value=step]").click()
     at = records[-1]
     assert browser.readout("worst/loss").endswith(
         f" at 3,000, samples {at['worst/first_sample']:,} to {at['worst/last_sample']:,}"

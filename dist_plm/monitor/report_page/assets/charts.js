@@ -131,9 +131,10 @@ class Chart {
   /* Draws other data or another stretch of the same lines. */
   refresh(changed) {
     if (!this.plot) return;
-    const before = this.curves.length;
+    const lines = () => this.curves.map((curve) => (curve.smooth ? 2 : 1)).join();
+    const before = lines();
     if (changed) this.prepare();
-    if (this.curves.length !== before) return this.rebuild();
+    if (lines() !== before) return this.rebuild();
     this.plot.batch(() => {
       this.plot.setData(this.data(), false);
       const [min, max] = this.range();
@@ -214,7 +215,7 @@ class Chart {
   tell() {
     const parts = [], { view } = this;
     for (const { run, index, xs, ys, smooth } of this.curves) {
-      let place = Math.max(placeOf(xs, this.range()[1] + 1e-9) - 1, 0);
+      let place = lastUpTo(xs, this.range()[1]);
       if (this.cursor !== null) {
         place = Math.min(placeOf(xs, this.cursor), xs.length - 1);
         if (place > 0 && this.cursor - xs[place - 1] < xs[place] - this.cursor) place--;

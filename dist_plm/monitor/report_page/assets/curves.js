@@ -45,6 +45,13 @@ function placeOf(xs, value) {
   return low;
 }
 
+/* The last place whose value is not above `value`; the first where all are. */
+function lastUpTo(xs, value) {
+  let place = placeOf(xs, value);
+  while (place < xs.length && xs[place] <= value) place++;
+  return Math.max(place - 1, 0);
+}
+
 /* Places of the points nearest to the eye: of each of `buckets` stretches of x the lowest and the highest, and gaps. */
 function visible(xs, ys, low, high, buckets) {
   const first = Math.max(placeOf(xs, low) - 1, 0);
