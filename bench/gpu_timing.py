@@ -80,7 +80,7 @@ def profiled(work: Callable[[], Any], device: torch.device) -> Any:
 def kernels_of(profile: Any) -> list[tuple[str, float, float]]:
     """Name, begin and length in microseconds of everything that the device did, in the order of beginnings.
 
-    Of what the host names (optimizers and compiled graphs do) the profile has spans on the device too, with the gaps in them."""
+    Of what the host names (optimizers and compiled graphs do) the profile has spans on the device too, gaps and all."""
     found = [
         (event.name, event.time_range.start, event.time_range.end - event.time_range.start)
         for event in profile.events() or ()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -73,7 +74,7 @@ class Electra(ModelChunk):
             return pooled_states(whole_sequence(self.discriminator(embedded, context), self.shared), batch)
 
         embedded = self.embedding(own(batch["tokens"]), positions, context, own(batch.get("segments")), part=-1)
-        hidden = joined_slices(self.generator(embedded, context), self.shared)
+        hidden = joined_slices(self.generator(embedded, self._as_generated(context, batch)), self.shared)
         if "labels" not in batch:
             return self.logits(self.transform(predicted_states(hidden, batch, self.shared)))
         chosen, labels = predicted(hidden, batch, self.shared)
@@ -98,6 +99,14 @@ class Electra(ModelChunk):
         context, positions = context_of(batch, self.shared, causal=False)
         embedded = self.embedding(own(batch["tokens"]), positions, context, own(batch.get("segments")), part=-2)
         return self.detector(self.discriminator(embedded, context))
+
+    def _as_generated(self, context: SequenceContext, batch: Batch) -> SequenceContext:
+        """Gives the context for the generator's layers: tables of rotary positions, and how a kernel is told of masks, go by the
+        size of a head."""
+        small = self.shared.of(generator_of(self.shared.model))
+        if small.model.head_size == self.shared.model.head_size:
+            return context
+        return replace(context_of(batch, small, causal=False)[0], keys=context.keys)
 
     def _uniform(self, samples: Tensor, tokens: Tensor) -> Tensor:
         """Gives a number in [0, 1), fp64, for each of `tokens` [B, S] that this rank has, in the order of the flattened
