@@ -7,12 +7,14 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
+from torch._C import _distributed_c10d as c10d
 
 from dist_plm.distributed.shared_memory import segment
 from dist_plm.distributed.shared_memory.calls import DTYPES, KINDS, REDUCTIONS, SharedCall, call_of, number_of
 from dist_plm.distributed.shared_memory.segment import SLOT_BYTES, possible
-from dist_plm.distributed.shared_memory.shared_group import BACKEND, register
+from dist_plm.distributed.shared_memory.shared_group import BACKEND, SharedGroup, register
 from dist_plm.distributed.world import host_group, leave
+from dist_plm.engines.measuring.step_clock import COLLECTIVES, StepClock
 from dist_plm.monitor import flight_recorder
 from dist_plm.monitor.flight_recorder import flight_record, last_collective
 from tests.ranks.pool import RanksError
@@ -130,6 +132,46 @@ def test_other_ways_to_ask(ranks):
         assert product.tolist() == [6.0, 6.0]
     assert torch.equal(second[3], values_of(0, 4, torch.float64))
     assert second[6].tolist() == [0.0, 0.0]
+
+
+def timed_from_the_first_message_on(world):
+    """A group of a class that has sent nothing yet, as in a process of its own: PyTorch looks for overrides once."""
+    fresh = type("Fresh", (SharedGroup,), {})
+    store = dist.PrefixStore("fresh", dist.distributed_c10d._get_default_store())
+    group, clock = fresh(store, world.rank, world.size, LONG), StepClock(torch.device("cpu"))
+    mine, other = torch.full((2,), float(world.rank)), 1 - world.rank
+    got = [torch.empty(2) for _ in range(8)]
+    scattered, gathered = c10d.ScatterOptions(), c10d.GatherOptions()
+    scattered.rootRank = gathered.rootRank = 0
+    with clock.running():
+        if world.rank == 0:
+            group.send([mine], other, 0).wait()
+            group.recv([got[0]], other, 0).wait()
+            group.send([mine], other, 1).wait()
+        else:
+            group.recv([got[0]], other, 0).wait()
+            group.send([mine], other, 0).wait()
+            group.recv_anysource([got[1]], 1).wait()
+        group.alltoall(got[2:4], [mine, mine + 10], c10d.AllToAllOptions()).wait()
+        group.scatter([got[4]], [[mine + 20, mine + 30]] if world.rank == 0 else [], scattered).wait()
+        group.gather([got[5:7]] if world.rank == 0 else [], [mine], gathered).wait()
+        got[7] = mine + 1
+        group.reduce([got[7]], c10d.ReduceOptions()).wait()
+    (seconds,) = clock.take()
+    assert seconds["communication"] > 0.0
+    return [one[0].item() for one in got]
+
+
+def test_what_gloo_does_may_be_timed(ranks):
+    (first, second) = ranks.run(2, timed_from_the_first_message_on)
+    assert [first[0], *first[2:8]] == [1.0, 0.0, 1.0, 20.0, 0.0, 1.0, 3.0]
+    assert second[:5] == [0.0, 0.0, 10.0, 11.0, 30.0]
+
+
+def test_all_that_may_be_timed_is_handed_on():
+    """One that a version of PyTorch has added would call itself."""
+    of_pytorch = {name for name in COLLECTIVES if name in vars(dist.ProcessGroup)}
+    assert of_pytorch <= vars(SharedGroup).keys()
 
 
 def hours_of_exchanges(world):

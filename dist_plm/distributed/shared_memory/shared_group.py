@@ -36,6 +36,13 @@ def leave_all() -> None:
         group.leave()
 
 
+def _of_gloo(name: str) -> Any:
+    def handed_on(self: "SharedGroup", *arguments: Any, **options: Any) -> Any:
+        return getattr(self._gloo, name)(*arguments, **options)
+
+    return handed_on
+
+
 class SharedGroup(dist.ProcessGroup):
     """Reduces, gathers, scatters and broadcasts by `exchanges`; each is done when the call returns, also where it was asked for
     asynchronously. Messages between two ranks, uneven pieces and other types are gloo's.
@@ -162,6 +169,12 @@ class SharedGroup(dist.ProcessGroup):
             return self._gloo.barrier(opts or c10d.BarrierOptions())
         self._run(exchanges.barrier, SharedCall("barrier"))
         return self._done
+
+    # Gloo's part. Handed on in Python, as the rest is: where somebody puts a function in the place of a method of PyTorch's
+    # class, to time it, PyTorch takes that for an override of this class, which would call itself.
+    send, recv, recv_anysource = _of_gloo("send"), _of_gloo("recv"), _of_gloo("recv_anysource")
+    reduce, gather, scatter = _of_gloo("reduce"), _of_gloo("gather"), _of_gloo("scatter")
+    alltoall, allgather_coalesced = _of_gloo("alltoall"), _of_gloo("allgather_coalesced")
 
     # Their names from PyTorch 2.13 on.
     all_gather_single = _allgather_base

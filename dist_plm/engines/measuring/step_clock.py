@@ -20,7 +20,7 @@ StepPart = Literal["forward", "backward", "communication", "optimizer"]
 PARTS: tuple[StepPart, ...] = ("forward", "backward", "communication", "optimizer")
 
 #: Methods of process groups in which a rank may be held up, as far as this version of PyTorch has them.
-_COLLECTIVES = (
+COLLECTIVES = (
     *("allreduce", "allreduce_coalesced", "allgather", "_allgather_base", "allgather_coalesced", "all_gather_single"),
     *("allgather_into_tensor_coalesced", "reduce_scatter", "_reduce_scatter_base", "reduce_scatter_tensor_coalesced"),
     *("reduce_scatter_single", "alltoall", "alltoall_base", "all_to_all_single", "broadcast", "reduce", "gather"),
@@ -104,7 +104,7 @@ def _counted(part: Callable[[StepPart], Any]) -> Iterator[None]:
 
     They are replaced on PyTorch's classes, as the libraries call them there in many ways, and put back at the end of the block.
     """
-    groups: list[tuple[Any, tuple[str, ...]]] = [(kind, _COLLECTIVES) for kind in (dist.ProcessGroup, SharedGroup)]
+    groups: list[tuple[Any, tuple[str, ...]]] = [(kind, COLLECTIVES) for kind in (dist.ProcessGroup, SharedGroup)]
     owners = [*groups, (dist.Work, ("wait",))]
     replaced = [(owner, name, vars(owner)[name]) for owner, names in owners for name in names if name in vars(owner)]
     for owner, name, _ in replaced:
