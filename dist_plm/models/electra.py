@@ -101,8 +101,8 @@ class Electra(ModelChunk):
         return self.detector(self.discriminator(embedded, context))
 
     def _as_generated(self, context: SequenceContext, batch: Batch) -> SequenceContext:
-        """Gives the context for the generator's layers: tables of rotary positions, and how a kernel is told of masks, go by the
-        size of a head."""
+        """Gives the context for the generator's layers: tables of rotary positions go by the size of a head, and so does how a
+        kernel is told of masks."""
         small = self.shared.of(generator_of(self.shared.model))
         if small.model.head_size == self.shared.model.head_size:
             return context

@@ -52,7 +52,7 @@ class EncoderDecoder(ModelChunk):
         if "pooled" in batch:  # what the encoder reads
             return pooled_states(whole_sequence(self._read(batch).hidden, self.shared), batch)
         if cache is None:
-            tokens = self._padded(batch["decoder_tokens"], 0)
+            tokens = batch["decoder_tokens"]
             times = len(tokens) // len(batch["tokens"])
             samples = batch["samples"].repeat_interleave(times)
             hidden = self._decode(tokens, samples, self._read(batch).repeated(times), None)
@@ -72,10 +72,13 @@ class EncoderDecoder(ModelChunk):
         return Memory(self.encoder(embedded, context), replace(context, rotary=None))
 
     def _decode(self, tokens: Tensor, samples: Tensor, memory: Memory, cache: KVCache | None) -> Tensor:
-        """Hidden states [T', B, H] of tokens [B, T]."""
-        read = {"tokens": tokens, "samples": samples}
+        """Hidden states [T', B, H] of tokens [B, T], padded where there is no cache."""
+        padded = tokens if cache is not None else self._padded(tokens, 0)
+        read = {"tokens": padded, "samples": samples}
         context, positions = context_of(read, self.shared, causal=True, cache=cache)
-        embedded = self.embedding(self.shared.own(tokens), positions, context, part=-2)
+        if padded.shape[1] > tokens.shape[1]:  # a table of positions may have none for padding
+            positions = positions.clamp(max=tokens.shape[1] - 1 + self.shared.model.position_offset)
+        embedded = self.embedding(self.shared.own(padded), positions, context, part=-2)
         hidden = self.decoder(embedded, context, memory)
         if cache is not None:
             cache.advance(tokens.shape[1])

@@ -181,4 +181,4 @@ def problems(config: Ul2Config, special: SpecialTokens, reader: Reader) -> Itera
 
 def build(config: Ul2Config, special: SpecialTokens, seed: int, reader: Reader) -> MixtureOfDenoisers:
     frame = _frame(config, special, reader)
-    return MixtureOfDenoisers(config, special, seed, frame, config.longest_target(frame))
+    return MixtureOfDenoisers(config, special, seed, frame, config.longest_written(frame))

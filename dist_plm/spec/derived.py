@@ -102,8 +102,15 @@ def _derive_model(
     return replace(
         model.derive(objective),
         vocab_size=_vocab_size(model, vocab_size),
-        max_positions=model.max_positions or sequence_length,
+        max_positions=model.max_positions or _positions(model, sequence_length, objective),
     )
+
+
+def _positions(model: ModelConfig, sequence_length: int, objective: ObjectiveConfig) -> int:
+    """Counts the places of the longest sequence that the model reads, which may be what its decoder writes."""
+    if not (model.has_decoder and model.has_position_table):
+        return sequence_length
+    return max(sequence_length, objective.longest_target(sequence_length) or 0)
 
 
 def _vocab_size(model: ModelConfig, of_data: int | None) -> int | None:

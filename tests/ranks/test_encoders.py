@@ -122,6 +122,13 @@ def test_dropout_of_two_networks_is_the_same_on_every_grid(train, model):
     agree(train(world_size, **changes, **model, **DROPOUT), train(1, **model, **DROPOUT))
 
 
+def test_targets_may_be_longer_than_what_is_read(train):
+    """Targets have a place more than the text, and what lengthens them for slices none."""
+    model = {**TRANSFORMER, "objective__mask_rate": 0.5}
+    world_size, changes = GRIDS["tensor2_sequence"]
+    agree(train(world_size, **changes, **model), train(1, **model))
+
+
 @pytest.mark.parametrize("recompute", ["selective", "full"])
 def test_recomputation_changes_nothing(train, recompute):
     agree(train(1, model__recompute=recompute, **BERT, **DROPOUT), train(1, **BERT, **DROPOUT))

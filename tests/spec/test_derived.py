@@ -82,6 +82,21 @@ def test_a_decoder_is_as_deep_as_the_encoder():
 
 
 @pytest.mark.parametrize(
+    ("family", "position", "objective", "expected"),
+    [
+        ("transformer", "sinusoidal", {"objective__name": "span"}, 16),
+        ("transformer", "learned", {"objective__name": "span", "objective__mask_rate": 0.5}, 17),
+        ("transformer", "rotary", {"objective__name": "span", "objective__mask_rate": 0.5}, 16),
+        ("gpt", "learned", {"objective__name": "ul2"}, 16),
+        ("transformer", "learned", {"objective__name": "ul2", "objective__denoisers": []}, 16),
+    ],
+)
+def test_places_are_as_many_as_the_longer_side_has(family, position, objective, expected):
+    config = pretrain(model__family=family, model__position=position, **objective)
+    assert derive(config, world_size=1, vocab_size=100).model.max_positions == expected
+
+
+@pytest.mark.parametrize(
     ("scaling", "batch", "expected"),
     [("sqrt", 16, 2e-3), ("linear", 16, 4e-3), ("sqrt", 4, 1e-3), ("linear", 1, 2.5e-4)],
 )

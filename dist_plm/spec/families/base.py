@@ -28,9 +28,10 @@ Head = Literal["language_model", "sequence", "tokens", "span", "choice"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The network. Derived when None: `kv_heads` = heads, `head_size` = hidden / heads, `ffn` = 4 hidden (8/3 hidden,
-    rounded up to a multiple of 256, for swiglu), `vocab_size` from the data, `max_positions` = data.sequence_length. `head` and
-    `num_labels` follow the objective or task; `lora` adds adapters, which are trained in place of the rest. `new_rows` lets
-    the vocabulary have more tokens than the weights that a run begins with: as the mean of the others' rows, or random."""
+    rounded up to a multiple of 256, for swiglu), `vocab_size` from the data, `max_positions` = data.sequence_length, or as many
+    as a decoder writes where that is more. `head` and `num_labels` follow the objective or task; `lora` adds adapters, which
+    are trained in place of the rest. `new_rows` lets the vocabulary have more tokens than the weights that a run begins with:
+    as the mean of the others' rows, or random."""
 
     family: str
     layers: Count  # of the encoder, where there is a decoder as well
@@ -122,6 +123,11 @@ class ModelConfig:
         """Returns the deviation from which the matrix `name` is drawn."""
         shrinks = self.norm_placement == "pre" and name.endswith(RESIDUAL_PROJECTIONS)
         return self.init_std / math.sqrt(2.0 * self.layers) if shrinks else self.init_std
+
+    @property
+    def has_position_table(self) -> bool:
+        """Whether there are places for `max_positions` tokens of a sequence alone."""
+        return self.position in ("learned", "sinusoidal")
 
     @property
     def predicts_tokens(self) -> bool:

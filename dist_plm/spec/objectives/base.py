@@ -132,6 +132,10 @@ class ObjectiveConfig:
         """Returns the decoder's length beside an encoder's of `sequence_length`; None without a decoder of its own."""
         return None
 
+    def longest_target(self, sequence_length: int) -> int | None:
+        """Returns the most tokens that the decoder reads of a sample; None without a decoder of its own."""
+        return self.target_length(sequence_length)
+
     def rows_of_sample(self, model: ModelConfig) -> SampleRows:
         """Returns how many rows a sample is in training."""
         return ONE_ROW

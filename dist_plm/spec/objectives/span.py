@@ -1,12 +1,18 @@
 """Declares span corruption, with the arithmetic of its lengths."""
 
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from dist_plm.config.bounds import at_least
+from dist_plm.config.decode import show
 from dist_plm.spec.families.base import Kind
-from dist_plm.spec.objectives.base import TokensConfig
+from dist_plm.spec.objectives.base import ObjectiveConfig, TokensConfig
 from dist_plm.spec.objectives.masking import MaskRate
+
+if TYPE_CHECKING:  # it imports the objectives
+    from dist_plm.spec.derived import Case
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +44,15 @@ class SpanCounts:
 def longest_window(sequence_length: int, rate: float, mean_span: float) -> int:
     """The most tokens whose corrupted form still fits an encoder length of `sequence_length` >= 3. It fills that length
     exactly, unless the rate is so high and spans so short that no text is left between them."""
-    window = sequence_length - 1
-    while SpanCounts.of(window + 1, rate, mean_span).inputs <= sequence_length:
-        window += 1
-    return window
+    end = sequence_length
+
+    def is_too_long(window: int) -> bool:
+        return SpanCounts.of(window, rate, mean_span).inputs > sequence_length
+
+    while not is_too_long(end):
+        end *= 2
+    windows = range(sequence_length, end)
+    return windows.start + bisect_left(windows, True, key=is_too_long) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,3 +79,19 @@ class SpanConfig(TokensConfig):
 
     def target_length(self, sequence_length: int) -> int | None:
         return self.counts(self.window_length(sequence_length)).targets
+
+    def problems(self, case: "Case") -> Iterator[str]:
+        yield from super(SpanConfig, self).problems(case)
+        yield from unplaced_targets(self, case)
+
+
+def unplaced_targets(objective: ObjectiveConfig, case: "Case") -> Iterator[str]:
+    """Yields a sentence where a decoder writes more tokens than its table of positions has places for."""
+    model, length = case.config.model, case.config.data.sequence_length
+    written, limit = objective.longest_target(length), model.max_positions
+    if model.has_decoder and model.has_position_table and limit and written and length <= limit < written:
+        yield (
+            f"model.max_positions = {limit} has no places for the {written} tokens that the decoder writes at most with "
+            f"objective.name = {show(objective.name)} and data.sequence_length = {length}: raise it to {written}, leave "
+            "it out, or corrupt less"
+        )

@@ -11,7 +11,7 @@ from dist_plm.config.types import Positive
 from dist_plm.spec.families.base import Kind
 from dist_plm.spec.objectives.base import TokensConfig
 from dist_plm.spec.objectives.masking import MaskRate
-from dist_plm.spec.objectives.span import SpanCounts
+from dist_plm.spec.objectives.span import SpanCounts, unplaced_targets
 
 if TYPE_CHECKING:
     from dist_plm.spec.derived import Case
@@ -118,10 +118,18 @@ class Ul2Config(TokensConfig):
             windows, True, key=lambda window: not all(one.fits(window, frame) for one in self.denoisers)
         )
 
-    def longest_target(self, frame: Ul2Input) -> int:
+    def longest_written(self, frame: Ul2Input) -> int:
         """Returns the most tokens that a decoder of its own writes."""
         window = self.window_length(frame)
         return max(one.targets(window, frame)[1] for one in self.denoisers)
+
+    def longest_target(self, sequence_length: int) -> int | None:
+        """Returns the most tokens that a decoder of its own writes, with and without paradigm tokens where it is not said; None
+        where the denoisers are to be refused."""
+        if not self.denoisers or any(one.paradigm != "S" and one.mean_span is None for one in self.denoisers):
+            return None
+        marks = (0, 1) if self.paradigm_tokens is None else (int(self.paradigm_tokens),)
+        return max(self.longest_written(Ul2Input(sequence_length, number)) for number in marks)
 
     def target_length(self, sequence_length: int) -> int | None:
         """Returns the length that a decoder writes on average."""
@@ -130,6 +138,7 @@ class Ul2Config(TokensConfig):
         return round(sum(one.weight * one.targets(window, frame)[0] for one in self.denoisers) / total)
 
     def problems(self, case: "Case") -> Iterator[str]:
+        yield from unplaced_targets(self, case)
         if not self.denoisers:
             yield "objective.denoisers is empty: name at least one, or leave it out for those of the paper"
         for i, one in enumerate(self.denoisers):

@@ -35,7 +35,7 @@ def _heads(case: Case) -> Iterator[str]:
 def _positions(case: Case) -> Iterator[str]:
     model, length = case.config.model, case.config.data.sequence_length
     assert model.max_positions is not None
-    if model.position in ("learned", "sinusoidal") and length > model.max_positions:
+    if model.has_position_table and length > model.max_positions:
         yield (
             f"data.sequence_length = {length} exceeds model.max_positions = {model.max_positions}, the length of its "
             f"table of {model.position} positions: raise model.max_positions, or shorten data.sequence_length"
@@ -44,7 +44,7 @@ def _positions(case: Case) -> Iterator[str]:
         yield from no_effect(model, "model", ("rotary_base",), f"model.position = {model.position!r}")
     if model.position == "relative" and not model.has_relative_positions:
         yield f"model.position = 'relative' is T5's, but model.family = {model.family!r}: choose another model.position"
-    if model.position not in ("learned", "sinusoidal"):
+    if not model.has_position_table:
         yield from no_effect(model, "model", ("position_offset",), f"model.position = {model.position!r}")
 
 

@@ -41,7 +41,7 @@ class TargetsConfig(TaskConfig):
             yield from no_effect(self, "task", ("max_target_length",), reason)
         elif model.has_decoder:
             written, limit = self.target_length(length), model.max_positions
-            if model.position in ("learned", "sinusoidal") and limit and written and written > limit:
+            if model.has_position_table and limit and written and written > limit:
                 yield (
                     f"task.max_target_length = {written} exceeds model.max_positions = {limit}, the length of its table of "
                     "positions: lower it, or raise model.max_positions"

@@ -14,6 +14,10 @@ LEARNER = {
 }
 
 
+#: Its targets are longer than its inputs.
+LONG = {"paradigm": "X", "mask_rate": 0.5, "mean_span": 3.0}
+
+
 def objective_problems(name: str = "causal", **settings):
     changes = {f"objective__{setting}": value for setting, value in settings.items()}
     return problems(objective__name=name, **LEARNER.get(name, {}), **changes)
@@ -66,6 +70,22 @@ def test_one_sentence_with_key_value_and_remedy(changes, parts):
     (problem,) = objective_problems(**changes)
     for part in parts:
         assert part in problem
+
+
+@pytest.mark.parametrize("name", ["span", "ul2"])
+@pytest.mark.parametrize("position", ["learned", "sinusoidal"])
+def test_what_a_decoder_writes_has_places(name, position):
+    settings = (
+        {"name": name, "mask_rate": 0.5}
+        if name == "span"
+        else {"name": name, "denoisers": [LONG], "paradigm_tokens": False}
+    )
+    model = {"model__family": "transformer", "model__position": position}
+    changes = {**{f"objective__{key}": value for key, value in settings.items()}, **model}
+    assert problems(**changes, model__max_positions=17) == []
+    (problem,) = problems(**changes, model__max_positions=16)
+    assert "model.max_positions = 16 has no places for the 17 tokens that the decoder writes" in problem
+    assert problems(**changes) == []
 
 
 @pytest.mark.parametrize(
