@@ -107,6 +107,11 @@ TASKS: dict[str, tuple[dict[str, Any], str, float]] = {
 #: By steps so large as those above other roundings grow tenfold every third step: one rank adds gradients up otherwise than
 #: two, by 1e-8 of their norm.
 TASKS["choice_slowly"] = ({**TASKS["choice"][0], "optim__lr": 5e-4, "data__augment": CHANGED}, "accuracy", 0.0)
+TASKS["choice_by_t5"] = (
+    {**TASKS["choice_by_gpt"][0], "model": T5, "task__label_smoothing": 0.1, "train__epochs": 1},
+    "accuracy",
+    0.0,
+)
 TASKS["twice"] = ({"task__r_drop": 1.0, "model__hidden_dropout": 0.1}, "accuracy", 0.0)
 TASKS["twice_many"] = ({**TASKS["multi_label"][0], **TASKS["twice"][0]}, "f1_micro", 0.0)
 TASKS["gradually"] = ({"train__unfreeze_every": 6}, "accuracy", 0.0)
@@ -151,7 +156,7 @@ def test_packed_dialogues_cost_what_they_cost_apart(ranks, rows, alone, tmp_path
 
 
 SLOW = ("chat_by_t5", "number_by_t5", "written_by_transformer")
-ELSEWHERE = ("pair", "chat", "choice_slowly", "gradually", "twice", "twice_many")
+ELSEWHERE = ("pair", "chat", "choice_by_t5", "choice_slowly", "gradually", "twice", "twice_many")
 LEARNED = [task for task in TASKS if task not in (*SLOW, *ELSEWHERE)]
 
 
@@ -186,6 +191,7 @@ def test_every_task_is_learned(alone, task: str) -> None:
         pytest.param("choice_slowly", "tensor", marks=pytest.mark.slow),
         pytest.param("label_by_t5", "data", marks=pytest.mark.slow),
         pytest.param("choice_by_gpt", "pipeline", marks=pytest.mark.slow),
+        ("choice_by_t5", "data"),
         ("written_by_gpt", "pipeline"),
         ("chat", "data"),
         pytest.param("written_by_t5", "tensor", marks=pytest.mark.slow),
@@ -259,6 +265,7 @@ def test_what_a_run_writes_is_measured_alike_on_every_grid(ranks, rows, run_alon
         ("tag", "pipeline"),
         pytest.param("label_by_t5", "tensor", marks=pytest.mark.slow),
         pytest.param("choice_by_gpt", "pipeline", marks=pytest.mark.slow),
+        ("choice_by_t5", "data"),
         pytest.param("regress", "data", marks=pytest.mark.slow),
         pytest.param("choice", "data", marks=pytest.mark.slow),
     ],

@@ -85,7 +85,8 @@ class Choice:
         return {**table, CUT: lost.sum(axis=1)}
 
     def soft(self, table: Mapping[str, Any]) -> Mapping[str, NDArray[np.float32]]:
-        count = len(table["tokens"]) // len(table["choice_labels"])
+        # An encoder reads a row once, whatever its decoder says of it.
+        count = max(map(len, table.values())) // len(table["choice_labels"])
         matrix = soft_targets(count, self.config.label_smoothing)
         return {} if matrix is None else {"choice_labels": matrix}
 

@@ -7,10 +7,12 @@ import pytest
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.columns import find_columns
+from dist_plm.data.labelled.dataset import Collation, LabelledDataset
 from dist_plm.data.labelled.encode import ExampleEncoder
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.objectives.base import IGNORED
 from dist_plm.objectives.build import build_task
+from dist_plm.objectives.tasks.base import CUT
 from dist_plm.spec.tasks.choice import ChoiceConfig
 from dist_plm.spec.tasks.classify import ClassifyConfig
 from dist_plm.spec.tasks.regress import RegressConfig
@@ -141,3 +143,18 @@ def test_a_number_is_the_nearest_of_those_that_may_be_written(tmp_path) -> None:
     assert [RegressConfig(lowest=1, highest=5).text_of(level) for level in (1.0, 3.8)] == ["1.0", "3.8"]
     with pytest.raises(DataError, match=r"holds 4.7, which is not between task.lowest = 0 and task.highest = 4"):
         table_of(config, both, {**ROW, "label": 4.7})
+
+
+@pytest.mark.parametrize("reads", ["each", "likely", "once"])
+def test_choices_are_smoothed_by_how_many_a_row_has(tmp_path, reads: str) -> None:
+    """Whether each is read behind its context, by a head or not, or a decoder says all of what an encoder reads once."""
+    row = {"context": "the film was", "choices": ["very good", "bad", "good"], "label": 2}
+    config, body = ChoiceConfig(label_smoothing=0.3), build_task(ChoiceConfig(label_smoothing=0.3))
+    by = replace(encoder(tmp_path, has_decoder=reads == "once"), by_likelihood=reads != "each")
+    table = {name: column for name, column in table_of(config, by, row, {**row, "label": 0}).items() if name != CUT}
+    soft = body.soft(table)
+    assert soft["choice_labels"] == pytest.approx(np.full((3, 3), 0.1) + 0.7 * np.eye(3))
+    batch = Collation(16, body.fills, 8 if reads == "once" else None, soft=soft)(
+        LabelledDataset(table, None, "f").read(np.array([0, 1]))
+    )
+    assert batch["choice_labels_soft"] == pytest.approx(np.array([[0.1, 0.1, 0.8], [0.8, 0.1, 0.1]]))
