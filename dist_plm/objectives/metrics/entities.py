@@ -57,13 +57,6 @@ def strict_entities(labels: Sequence[str], scheme: Scheme) -> Iterator[Entity]:
         i = stop
 
 
-def are_entities(labels: Sequence[str]) -> bool:
-    """Whether a set of labels is of entities, rather than of parts of speech."""
-    return any(label[:2] in ("B-", "S-", "U-", "W-") for label in labels) and all(
-        label == "O" or label[1:2] == "-" for label in labels
-    )
-
-
 @dataclass(slots=True)
 class EntityCounts:
     """Counts entities that are right, predicted and there."""

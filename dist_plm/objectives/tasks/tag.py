@@ -12,7 +12,7 @@ from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable
 from dist_plm.objectives.metrics.classes import Confusion
-from dist_plm.objectives.metrics.entities import EntityCounts, are_entities, entities, strict_entities
+from dist_plm.objectives.metrics.entities import EntityCounts, entities, strict_entities
 from dist_plm.objectives.tasks.base import (
     CUT,
     Columns,
@@ -25,7 +25,7 @@ from dist_plm.objectives.tasks.base import (
     soft_targets,
     value_of,
 )
-from dist_plm.spec.tasks.tag import TagConfig
+from dist_plm.spec.tasks.tag import TagConfig, are_entities
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Declares tagging: a label for each word of a text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -35,3 +35,10 @@ class TagConfig(LabelsConfig):
 
     name: Literal["tag"] = "tag"
     scheme: Literal["IOB2", "IOBES"] = "IOB2"
+
+
+def are_entities(labels: Sequence[str]) -> bool:
+    """Whether a set of labels is of entities, rather than of parts of speech."""
+    return any(label[:2] in ("B-", "S-", "U-", "W-") for label in labels) and all(
+        label == "O" or label[1:2] == "-" for label in labels
+    )

@@ -12,8 +12,9 @@ from seqeval.scheme import IOB2, IOBES
 from sklearn import metrics as sklearn
 
 from dist_plm.objectives.metrics.classes import Confusion, LabelCounts
-from dist_plm.objectives.metrics.entities import EntityCounts, are_entities, entities, strict_entities
+from dist_plm.objectives.metrics.entities import EntityCounts, entities, strict_entities
 from dist_plm.objectives.metrics.numbers import mean_squared_error, pearson, spearman
+from dist_plm.spec.tasks.tag import are_entities
 
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40)
 LABELS = ("O", "B-PER", "I-PER", "E-PER", "S-PER", "B-LOC", "I-LOC", "E-LOC", "S-LOC")
