@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dist_plm.objectives.base import IGNORED
+from dist_plm.objectives.metrics.entities import entities
 from dist_plm.train.data import RunData, open_run
 from tests.train.finetuning import make_rows, settings
 
@@ -108,6 +109,26 @@ def test_words_and_their_tags_stay_together(rows: Path, train: str, shares: dict
     weights = {tuple(row) for row in changed["tags_soft"][changed["tags"] == outside].tolist()}
     assert len(weights) == 1, "what a tag counts goes with it"
     assert (changed["tokens"] != plain["tokens"]).any(axis=1).mean() > 0.7
+
+
+def test_entities_stay_apart_whose_labels_do_not_begin_them(rows: Path, tmp_path: Path) -> None:
+    """As those of IO and IOB1: what stands between two of a kind is not left out."""
+    texts = [
+        ("film was the play bad not very good play", "I-X O O I-X O O O I-X I-X"),
+        ("a film and film is bad", "O I-X O B-X O O"),
+    ]
+    (tmp_path / "io.jsonl").write_text(
+        "".join(json.dumps({"tokens": words, "tags": tags}) + "\n" for words, tags in texts)
+    )
+    changes = {"data__train": str(tmp_path / "io.jsonl"), "data__validation": None, "data__augment": {"delete": 0.6}}
+    data = opened(rows, **TAG, **changes)
+    names, shorter = ("B-X", "I-X", "O"), 0
+    for row in range(120):
+        batch = read(data, [row])
+        found = [names[tag] for _, tag in tagged(batch, 0)]
+        assert len(list(entities(found))) == (3 if "B-X" not in found else 2), found
+        shorter += len(found) < (6 if "B-X" in found else 9)
+    assert shorter > 60
 
 
 def test_choices_stay_and_stand_behind_the_same_context(rows: Path) -> None:

@@ -25,7 +25,7 @@ from dist_plm.objectives.tasks.base import (
     soft_targets,
     value_of,
 )
-from dist_plm.spec.tasks.tag import TagConfig, are_entities
+from dist_plm.spec.tasks.tag import TagConfig, begins_entity
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,11 @@ class Tag:
 
     def changeable(self, table: WordTable, encoder: TextEncoder) -> Callable[[Mapping[str, NDArray[Any]]], Changeable]:
         """Finds words as rows have them, each with its label. They change places with words of the same label, and those of
-        entities are never left out: no entity begins, ends or becomes another for it (see Dai & Adel 2020, arXiv 2010.11683,
-        section 3, for changes that keep entities)."""
-        inside = np.array([are_entities(self.config.labels) and label != "O" for label in self.config.labels])
+        entities are never left out, nor what keeps two apart: no entity begins, ends or becomes another for it (see Dai & Adel
+        2020, arXiv 2010.11683, section 3, for changes that keep entities)."""
+        labels, has_entities = self.config.labels, self.config.has_entities
+        inside = np.array([has_entities and label != "O" for label in labels])
+        joins = inside & ~np.array([begins_entity(label) for label in labels])
 
         def of(batch: Mapping[str, NDArray[Any]]) -> Changeable:
             tags, places = batch["tags"], np.arange(batch["tokens"].shape[1])
@@ -78,6 +80,9 @@ class Tag:
             text = (np.cumsum(begins, axis=1) > 0) & (places < batch["lengths"][:, None] - encoder.has_frame)
             beside = {"tags": IGNORED, **({"tags_soft": 0} if "tags_soft" in batch else {})}
             kept = begins & inside[np.where(begins, tags, 0)]
+            rows, starts = np.nonzero(begins)
+            before = (rows[:-1] == rows[1:]) & joins[tags[rows[1:], starts[1:]]]
+            kept[rows[:-1][before], starts[:-1][before]] = True
             return Changeable(begins, text, np.zeros_like(tags), tags, kept, batch["samples"], beside)
 
         return of
@@ -146,9 +151,10 @@ class _TagScorer:
 
     def measures(self) -> dict[str, float]:
         accuracy = {"accuracy": self.confusion.accuracy}
-        if not are_entities(self.config.labels):
+        if not self.config.has_entities:
             return accuracy
-        return {**self.loose.measures(""), **self.strict.measures("strict_"), **accuracy}
+        strict = self.strict.measures("strict_") if self.config.has_beginnings else {}
+        return {**self.loose.measures(""), **strict, **accuracy}
 
 
 def build(config: TagConfig) -> Tag:

@@ -7,6 +7,9 @@ from typing import ClassVar, Literal
 from dist_plm.spec.objectives.base import Head
 from dist_plm.spec.tasks.base import Column, LabelsConfig
 
+#: What labels begin with that begin an entity, and that go on with one, in IOB, IOBES, BILOU, BMES and BMEWO.
+_BEGIN, _GO_ON = ("B", "S", "U", "W"), ("I", "E", "L", "M")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TagConfig(LabelsConfig):
@@ -36,9 +39,29 @@ class TagConfig(LabelsConfig):
     name: Literal["tag"] = "tag"
     scheme: Literal["IOB2", "IOBES"] = "IOB2"
 
+    @property
+    def has_entities(self) -> bool:
+        return are_entities(self.labels)
+
+    @property
+    def has_beginnings(self) -> bool:
+        """Whether some label begins an entity, as a scheme asks for; those of IO do not."""
+        return any(map(begins_entity, self.labels))
+
 
 def are_entities(labels: Sequence[str]) -> bool:
     """Whether a set of labels is of entities, rather than of parts of speech."""
-    return any(label[:2] in ("B-", "S-", "U-", "W-") for label in labels) and all(
-        label == "O" or label[1:2] == "-" for label in labels
+    return any(map(_prefix, labels)) and all(
+        label == "O" or label[1:2] == "-" or _prefix(label) != "" for label in labels
     )
+
+
+def begins_entity(label: str) -> bool:
+    """Whether a label begins an entity whatever stands before it; others of entities go on with one where it is of their
+    kind."""
+    return _prefix(label) in _BEGIN
+
+
+def _prefix(label: str) -> str:
+    """Gives what a label says of an entity, of whatever kind; nothing of others."""
+    return label[:1] if label[1:2] in ("", "-") and label[:1] in (*_BEGIN, *_GO_ON) else ""

@@ -14,7 +14,7 @@ from sklearn import metrics as sklearn
 from dist_plm.objectives.metrics.classes import Confusion, LabelCounts
 from dist_plm.objectives.metrics.entities import EntityCounts, entities, strict_entities
 from dist_plm.objectives.metrics.numbers import mean_squared_error, pearson, spearman
-from dist_plm.spec.tasks.tag import are_entities
+from dist_plm.spec.tasks.tag import are_entities, begins_entity
 
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40)
 LABELS = ("O", "B-PER", "I-PER", "E-PER", "S-PER", "B-LOC", "I-LOC", "E-LOC", "S-LOC")
@@ -78,6 +78,21 @@ def test_entities_as_seqeval_counts_them(texts) -> None:
     assert_equal(loose, truth, predicted)
 
 
+@settings(deadline=None, max_examples=200)
+@given(TEXTS, st.sampled_from(["IO", "IOB1", "BIO of no kind"]))
+def test_entities_of_labels_that_begin_none_or_have_no_kind(texts, scheme) -> None:
+    def told(label: str) -> str:
+        if scheme == "BIO of no kind":
+            return {"E": "I", "S": "B"}.get(label[0], label[0])
+        return label if label[0] in ("OBI" if scheme == "IOB1" else "O") else f"I{label[1:]}"
+
+    truth, predicted = ([[told(pair[side]) for pair in text] for text in texts] for side in (0, 1))
+    counts = EntityCounts()
+    for there, said in zip(truth, predicted, strict=True):
+        counts.add(entities(there), entities(said))
+    assert_equal(counts, truth, predicted)
+
+
 @settings(deadline=None, max_examples=300)
 @given(TEXTS, st.sampled_from(["IOB2", "IOBES"]))
 def test_strict_entities_as_seqeval_counts_them(texts, scheme) -> None:
@@ -126,3 +141,9 @@ def test_labels_of_entities_are_told_from_parts_of_speech() -> None:
     assert are_entities(["O", "B-PER", "I-PER"])
     assert not are_entities(["NN", "VB", "O"])
     assert not are_entities(["B-PER", "NN"])
+    assert not are_entities(["O"])
+    assert not are_entities(["B", "N", "V"])
+    assert are_entities(["I-LOC", "I-PER", "O"])  # IO
+    assert are_entities(["B-LOC", "I-LOC", "O"])
+    assert are_entities(["B", "I", "O"])
+    assert [begins_entity(label) for label in ("B-X", "S", "I-X", "E", "O", "BB")] == [True, True, *[False] * 4]

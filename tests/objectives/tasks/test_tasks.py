@@ -122,6 +122,13 @@ def test_measures_of_tags() -> None:
     ]
 
 
+def test_labels_that_begin_no_entity_have_no_strict_measures() -> None:
+    table = {"tags": Ragged.of([[1, 1, 0]]), "words": Ragged.of([[0, 1, 2]]), "num_words": np.array([3])}
+    scorer = task("tag", labels=("O", "I-X")).scorer(table)
+    scorer.add(np.array([0]), np.eye(2)[[[1, 1, 0]]])
+    assert scorer.measures() == {"f1": 1.0, "precision": 1.0, "recall": 1.0, "accuracy": 1.0}
+
+
 def test_a_word_without_a_token_has_no_tag_and_moves_none() -> None:
     columns, words = {"tokens": "w", "tags": "n"}, ["a", "", "b", "c"]
     body = task("tag", labels=("O", "B-X", "B-Y"))
