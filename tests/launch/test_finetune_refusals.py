@@ -80,6 +80,24 @@ WRONG: dict[str, tuple[list[dict[str, Any]] | str, tuple[str, ...], list[str]]] 
         (*BERT, "train.early_stopping={patience: 1, metric: pearson}"),
         ["'pearson' is no measure of task.name = 'classify'"],
     ),
+    "measure of labels that are no entities": (
+        [{"tokens": ["the", "film"], "tags": tags} for tags in (["DT", "NN"], ["NN", "DT"])],
+        (*BERT, "task=tag", "data.validation={folder}/speech.jsonl", "checkpoint.keep_best=f1"),
+        ["keep_best = 'f1' is no measure of task.name = 'tag', whose labels are of no entities; it has loss, accuracy"],
+    ),
+    "strict measure of labels that begin none": (
+        [{"tokens": ["the", "film"], "tags": ["O", "I-X"]}],
+        (
+            *(*BERT, "task=tag", "data.validation={folder}/begins_none.jsonl"),
+            "train.early_stopping={patience: 1, metric: strict_f1}",
+        ),
+        ["metric = 'strict_f1' is no measure of task.name = 'tag', whose labels begin no entities; it has loss, f1,"],
+    ),
+    "measure of one label a row": (
+        [{**TEXT, "label": ["good"]}],
+        (*BERT, "task.multi_label=true", "checkpoint.keep_best=matthews"),
+        ["keep_best = 'matthews' is no measure of task.name = 'classify' with task.multi_label = true; it has loss"],
+    ),
     "part to freeze": ([TEXT, OTHER], (*BERT, "train.freeze=[layers.7]"), ["train.freeze", "layers.7"]),
     "place of adapters": ([TEXT, OTHER], (*BERT, "model.lora.targets=[gate]"), ["model.lora.targets has gate"]),
     "words of other tasks": ([TEXT], (*BERT, "task=qa", "data.augment={swap: 0.1}"), ["data.augment", "classify"]),
@@ -96,6 +114,8 @@ WRONG: dict[str, tuple[list[dict[str, Any]] | str, tuple[str, ...], list[str]]] 
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = make_rows(tmp_path_factory.mktemp("rows"))
     (made / "empty.jsonl").write_text("")
+    for name, tags in (("speech", ["DT", "NN"]), ("begins_none", ["O", "I-X"])):
+        (made / f"{name}.jsonl").write_text(json.dumps({"tokens": ["a", "play"], "tags": tags}) + "\n")
     return made
 
 

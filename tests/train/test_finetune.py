@@ -170,6 +170,9 @@ def test_every_task_is_learned(alone, task: str) -> None:
     assert epoch.is_integer(), "padding is no token"
     assert epoch < 61 * changes.get("data__sequence_length", 16) * (2 if "choice" in task else 1)
     assert [r["step"] for r in found if "eval/loss" in r] == [6, 12, 18, 24, 30, 36, 41]
+    given = {name.removeprefix("eval/") for name in found[-1] if name.startswith("eval/")}
+    asked = settings(Path("rows"), Path("run"), **changes).task
+    assert given == {*asked.measured} - {*getattr(asked, "text_measures", ())}, "what a checkpoint may be the best by"
     assert found[-1]["eval/loss"] < found[0]["eval/initial/loss"]
     assert found[-1][f"eval/{measure}"] >= least
 

@@ -51,6 +51,8 @@ CROSS_ENTROPY = TokenLoss()
 class ObjectiveConfig:
     """Says what the model learns to predict."""
 
+    #: The section of the configuration that it is.
+    section: ClassVar[str] = "objective"
     #: The module of dist_plm/objectives/ that has its body.
     body: ClassVar[str]
     #: Kinds of networks that learn from it.
@@ -92,6 +94,16 @@ class ObjectiveConfig:
     def measured(self) -> tuple[str, ...]:
         """Names what an evaluation gives, as `checkpoint.keep_best` calls it."""
         return measures(self.loss_terms)
+
+    @property
+    def told_of_measures(self) -> str:
+        """Says, behind its name, for which settings it gives fewer of these than with others; empty where for none."""
+        return ""
+
+    @property
+    def told(self) -> str:
+        """Names it as sentences to people do."""
+        return f"{self.section}.name = {self.name!r}"
 
     @property
     def needed_tokens(self) -> tuple[str, ...]:

@@ -22,8 +22,8 @@ def _keep_best(config: TrainingConfig) -> Iterator[str]:
     known = config.measured
     if settings.keep_best not in known:
         meant = near(settings.keep_best.removeprefix("eval/"), known)
-        objective = config.objective.name
-        yield f"{named} is no measure of objective.name = {objective!r}{did_you_mean(meant)}; it has {', '.join(known)}"
+        learned = config.objective.told + config.objective.told_of_measures
+        yield f"{named} is no measure of {learned}{did_you_mean(meant)}; it has {', '.join(known)}"
     if train.eval_samples == 0:
         yield (
             f"{named} has nothing to go by with train.eval_samples = 0: give train.eval_samples, or set "

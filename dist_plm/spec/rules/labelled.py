@@ -102,9 +102,10 @@ def _early_stopping(config: FinetuneConfig) -> Iterator[str]:
     if config.train.eval_every == 0:
         yield "train.early_stopping has nothing to go by with train.eval_every = 0: leave train.eval_every at null"
     if asked.metric is not None and asked.metric not in known:
+        meant = did_you_mean(near(asked.metric.removeprefix("eval/"), known))
         yield (
-            f"train.early_stopping.metric = {show(asked.metric)} is no measure of task.name = {show(config.task.name)}"
-            f"{did_you_mean(near(asked.metric.removeprefix('eval/'), known))}; it has {', '.join(known)}"
+            f"train.early_stopping.metric = {show(asked.metric)} is no measure of {config.task.told}"
+            f"{config.task.told_of_measures}{meant}; it has {', '.join(known)}"
         )
 
 

@@ -44,6 +44,14 @@ class ClassifyConfig(TextsConfig, LabelsConfig):
     r_drop: NonNegative = 0.0
 
     @property
+    def measured(self) -> tuple[str, ...]:
+        return tuple(name for name in super().measured if name != "matthews" or not self.multi_label)
+
+    @property
+    def told_of_measures(self) -> str:
+        return " with task.multi_label = true" if self.multi_label else ""
+
+    @property
     def reads_twice(self) -> bool:
         return self.r_drop > 0.0
 

@@ -68,6 +68,10 @@ class QaConfig(TaskConfig):
     def measured(self) -> tuple[str, ...]:
         return ("loss", *(self.measures if self.no_answer else self.measures[:2]))
 
+    @property
+    def told_of_measures(self) -> str:
+        return "" if self.no_answer else " with task.no_answer = false"
+
     def room(self, length: int) -> int:
         """Tokens of text in a window of `length` tokens behind the longest question."""
         return length - self.question_length(length) - _FRAME

@@ -40,6 +40,19 @@ class TagConfig(LabelsConfig):
     scheme: Literal["IOB2", "IOBES"] = "IOB2"
 
     @property
+    def measured(self) -> tuple[str, ...]:
+        if self.finds_labels:  # until the data tell them
+            return super().measured
+        entities = self.measures[: 6 if self.has_beginnings else 3] if self.has_entities else ()
+        return ("loss", *entities, "accuracy")
+
+    @property
+    def told_of_measures(self) -> str:
+        if self.finds_labels or "strict_f1" in self.measured:
+            return ""
+        return ", whose labels begin no entities" if self.has_entities else ", whose labels are of no entities"
+
+    @property
     def has_entities(self) -> bool:
         return are_entities(self.labels)
 

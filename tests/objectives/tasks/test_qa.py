@@ -132,6 +132,9 @@ def test_no_answer_is_said_where_every_window_says_so_by_more_than_the_threshold
         scorer.add(np.array([1]), say(table, 1, 16, (1, 1, 3.0), none=6.0))
         scorer.add(np.array([2]), say(table, 2, 16, (3, 4, 4.0), none=6.0))
         measures[threshold], files[threshold] = scorer.measures(), scorer.predictions()
+        assert sorted(body.config.measured) == sorted(["loss", *measures[threshold]])
+        with_answers = build_task(QaConfig()).scorer(table)
+        assert sorted(QaConfig().measured) == sorted(["loss", *with_answers.measures()])
     assert files[0.0]["predictions.json"] == {"0": "good", "1": "", "2": ""}
     assert files[2.5]["predictions.json"] == {"0": "good", "1": "", "2": "a play"}
     assert files[0.0]["null_odds.json"] == {"0": -4.0, "1": 3.0, "2": 2.0}

@@ -40,6 +40,7 @@ def task(name: str, **settings: Any):
 
 
 TEXT = {"text": "t", "label": "l"}
+ONE = Ragged.of([[1]])
 
 
 def test_labels_are_numbered_as_the_task_names_them() -> None:
@@ -120,6 +121,28 @@ def test_measures_of_tags() -> None:
         {"row": 0, "tags": ["I-X", "O"]},
         {"row": 1, "tags": ["B-X"]},
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "table"),
+    [
+        ("classify", {"labels": ("a", "b")}, {"class_labels": np.array([1])}),
+        ("classify", {"labels": ("a", "b", "c")}, {"class_labels": np.array([1])}),
+        ("classify", {"labels": ("a", "b"), "multi_label": True}, {"label_sets": np.ones((1, 2), np.float32)}),
+        ("regress", {}, {"targets": np.zeros(1, np.float32)}),
+        ("choice", {}, {"choice_labels": np.array([1])}),
+        *(
+            ("tag", {"labels": labels}, {"tags": ONE, "words": Ragged.of([[0]]), "num_words": np.array([1])})
+            for labels in (("B-X", "O"), ("I-X", "O"), ("B", "I", "O"), ("DT", "NN"))
+        ),
+    ],
+)
+def test_what_is_measured_is_what_may_be_asked_for(name, settings, table) -> None:
+    """Of answers to questions see test_qa.py, of texts tests/train/test_finetune.py."""
+    body = task(name, **settings)
+    scorer, shape = body.scorer(table), (1, 1, 3) if name == "tag" else (1, 1) if name == "regress" else (1, 2)
+    scorer.add(np.array([0]), np.zeros((*shape[:-1], len(settings.get("labels", ())) or shape[-1]), np.float32))
+    assert sorted(body.config.measured) == sorted(["loss", *scorer.measures()])
 
 
 def test_labels_that_begin_no_entity_have_no_strict_measures() -> None:
