@@ -34,16 +34,16 @@ class BertConfig(EncoderConfig):
         return replace(super(BertConfig, self).derive(objective), pair_head=pair_head)
 
     def problems(self, config: "TrainingConfig") -> Iterator[str]:
-        objective, pairs = config.objective.name, config.objective.pairs is not None
+        objective, pairs = config.objective, config.objective.pairs is not None
         if self.pair_head != pairs:
             needs = "needs a head for pairs" if pairs else "has no pairs to learn from"
             yield (
-                f"model.pair_head = {show(self.pair_head)} does not fit objective.name = {objective!r}, which {needs}: "
-                "leave it out (model.pair_head=null) to follow the objective"
+                f"model.pair_head = {show(self.pair_head)} does not fit {objective.told}, which {needs}: "
+                f"leave it out (model.pair_head=null) to follow the {objective.section}"
             )
         if pairs and self.segments == 1:
             yield (
-                f"model.segments = 1 cannot tell the two parts of a pair of objective.name = {objective!r} apart: set "
+                f"model.segments = 1 cannot tell the two parts of a pair of {objective.told} apart: set "
                 "model.segments=2, or 0 for no embedding of segments"
             )
         yield from super(BertConfig, self).problems(config)

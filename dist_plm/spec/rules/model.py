@@ -11,6 +11,7 @@ from dist_plm.spec.freezing import freeze_problems, frozen_tensors
 from dist_plm.spec.objectives import objectives_of
 from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.rules.sections import no_effect
+from dist_plm.spec.tasks import tasks_of
 
 
 def _heads(case: Case) -> Iterator[str]:
@@ -72,11 +73,12 @@ def _vocabulary(case: Case) -> Iterator[str]:
 def _objective(case: Case) -> Iterator[str]:
     model, objective = case.config.model, case.config.objective
     if not objective.suits(model):
-        choices = " or ".join(f"objective={choice}" for choice in objectives_of(model))
+        names = tasks_of(model) if objective.section == "task" else objectives_of(model)
+        choices = " or ".join(f"{objective.section}={name}" for name in names)
         families = ", ".join(family for family, other in FAMILIES.items() if objective.suits(other))
         yield (
-            f"model.family = {model.family!r} does not learn from objective.name = {objective.name!r}: choose {choices}, or "
-            f"a model of family {families}"
+            f"model.family = {model.family!r} does not learn from {objective.told}: choose {choices}, or a model of family "
+            f"{families}"
         )
 
 
@@ -86,7 +88,8 @@ def _head(case: Case) -> Iterator[str]:
     for name in ("head", "num_labels"):
         value, derived = getattr(given, name), getattr(model, name)
         if value not in (derived, defaults[name]):
-            yield f"model.{name} = {show(value)} is {show(derived)} with this objective: leave it out, as it follows from that"
+            learned = f"this {case.config.objective.section}"
+            yield f"model.{name} = {show(value)} is {show(derived)} with {learned}: leave it out, as it follows from that"
 
 
 def _lora(case: Case) -> Iterator[str]:

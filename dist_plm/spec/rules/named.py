@@ -11,7 +11,7 @@ def _objective(case: Case) -> Iterator[str]:
     yield from objective.problems(case)
     if length < objective.least_length:
         yield (
-            f"data.sequence_length = {length} is too short for objective.name = {objective.name!r}, which adds special "
+            f"data.sequence_length = {length} is too short for {objective.told}, which adds special "
             f"tokens to the text: give at least {objective.least_length}"
         )
 

@@ -1,6 +1,7 @@
 """Registers the tasks by name: one section class each here, and one body in dist_plm/objectives/tasks/."""
 
 from dist_plm.config.variants import Variants
+from dist_plm.spec.families.base import ModelConfig
 from dist_plm.spec.tasks.base import TaskConfig
 from dist_plm.spec.tasks.chat import ChatConfig
 from dist_plm.spec.tasks.choice import ChoiceConfig
@@ -23,3 +24,8 @@ TASKS: Variants[TaskConfig] = Variants(
         "chat": ChatConfig,
     },
 )
+
+
+def tasks_of(model: ModelConfig | type[ModelConfig]) -> list[str]:
+    """Lists the tasks that models of a family learn, by name."""
+    return [name for name, task in TASKS.items() if task.suits(model)]

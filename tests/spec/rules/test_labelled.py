@@ -45,7 +45,7 @@ def problems(**changes: Any) -> list[str]:
         ),
         ({"data__header": ("a", "a")}, "names a column twice"),
         ({"data__header": ("a", "b")}, "data.header = ['a', 'b'] has no effect with rows/train.jsonl and"),
-        ({"data__sequence_length": 3}, "too short for objective.name = 'classify'"),
+        ({"data__sequence_length": 3}, "too short for task.name = 'classify'"),
         ({"data__train": "~/x.csv"}, "begins with ~"),
         ({"data__validation": None, "checkpoint__keep_best": "accuracy"}, "nothing to go by without data.validation"),
         ({"checkpoint__keep_best": "pearson"}, "'pearson' is no measure"),
@@ -85,7 +85,7 @@ def problems(**changes: Any) -> list[str]:
             "task.lowest = 1, task.highest = 0 and task.step = 0.2 make fewer than 2",
         ),
         ({"task": {"name": "regress", "lowest": 0}}, "task.lowest = 0.0 has no effect with model.family = 'bert'"),
-        ({"model": T5, "task__name": "tag"}, "model.family = 't5' does not learn from objective.name = 'tag'"),
+        ({"model": T5, "task__name": "tag"}, "model.family = 't5' does not learn from task.name = 'tag'"),
         ({"task__labels": ("a", "b"), "task__positive": "c"}, "task.positive = 'c' is not among the labels"),
         ({"task__separator": ""}, "stands between no labels"),
         (
@@ -125,6 +125,27 @@ def problems(**changes: Any) -> list[str]:
 def test_one_sentence_with_the_reason(changes: dict[str, Any], part: str) -> None:
     found = problems(**changes)
     assert any(part in problem for problem in found), found
+
+
+@pytest.mark.parametrize("name", ["tag", "qa"])
+@pytest.mark.parametrize("family", ["gpt", "t5"])
+def test_the_tasks_that_a_model_is_told_to_learn_instead_are_its_own(family: str, name: str) -> None:
+    model = {"gpt": GPT, "t5": {**T5, "bias": False}}[family]
+    (told,) = [problem for problem in problems(model=model, task__name=name) if "does not learn" in problem]
+    assert "objective" not in told
+    advised, _, families = told.partition(": choose ")[2].partition(", or a model of family ")
+    assert set(families.split(", ")) == {"bert", "roberta", "electra"}
+    choices = [word.removeprefix("task=") for word in advised.split(" or ")]
+    assert choices == ["choice", "classify", "regress", "seq2seq", "chat"]
+    for choice in choices:
+        needed = {"lowest": 0, "highest": 5} if (family, choice) == ("t5", "regress") else {}
+        assert problems(model=model, task={"name": choice, **needed}) == []
+
+
+def test_what_a_task_says_of_a_model_names_the_task() -> None:
+    bert = {"family": "bert", "layers": 2, "hidden": 32, "heads": 2, "pair_head": True}
+    for problem in problems(model=bert) + problems(data__sequence_length=3) + problems(checkpoint__keep_best="bleu"):
+        assert "objective" not in problem
 
 
 def test_the_settings_themselves_pass() -> None:
