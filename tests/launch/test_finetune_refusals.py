@@ -98,6 +98,11 @@ WRONG: dict[str, tuple[list[dict[str, Any]] | str, tuple[str, ...], list[str]]] 
         (*BERT, "task.multi_label=true", "checkpoint.keep_best=matthews"),
         ["keep_best = 'matthews' is no measure of task.name = 'classify' with task.multi_label = true; it has loss"],
     ),
+    "label that no measure is of": (
+        [{**TEXT, "label": label} for label in ("good", "bad", "fair")],
+        (*BERT, "task.positive=good"),
+        ["task.positive = 'good' has no effect with 3 labels"],
+    ),
     "part to freeze": ([TEXT, OTHER], (*BERT, "train.freeze=[layers.7]"), ["train.freeze", "layers.7"]),
     "place of adapters": ([TEXT, OTHER], (*BERT, "model.lora.targets=[gate]"), ["model.lora.targets has gate"]),
     "words of other tasks": ([TEXT], (*BERT, "task=qa", "data.augment={swap: 0.1}"), ["data.augment", "classify"]),

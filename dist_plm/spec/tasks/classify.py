@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class ClassifyConfig(TextsConfig, LabelsConfig):
     """One of several labels for each row or, with `multi_label`, any number of them: a list, or text with `separator`
-    between them. `positive` is the label whose F1 is `f1` where there are two: the last of them when None.
+    between them. `positive` is the label whose F1 is `f1` where there are two: the last of them when None; of more `f1`
+    is the mean over labels, and of sets of labels `f1_micro`.
 
     With `r_drop` each training row is read twice with other masks of dropout, and half so many times the mean of both
     Kullback-Leibler divergences between the two is added to the loss (Liang et al. 2021, equation 4, halved), with
@@ -78,13 +79,19 @@ class ClassifyConfig(TextsConfig, LabelsConfig):
     def problems(self, case: "Case") -> Iterator[str]:
         yield from super().problems(case)
         yield from self._of_texts(case)
-        if self.positive is not None and self.labels and self.positive not in self.labels:
-            yield f"task.positive = {self.positive!r} is not among the labels, {', '.join(self.labels)}: name one of them"
         if self.multi_label:
-            names = ("class_weights", "balanced", "label_smoothing")
+            names = ("class_weights", "balanced", "label_smoothing", "positive")
             yield from no_effect(self, "task", names, "task.multi_label = true")
+        elif len(self.labels) > 2:
+            yield from no_effect(
+                self, "task", ("positive",), f"{len(self.labels)} labels, whose f1 is the mean over all"
+            )
+        elif self.positive is not None and self.labels and self.positive not in self.labels:
+            yield f"task.positive = {self.positive!r} is not among the labels, {', '.join(self.labels)}: name one of them"
         if not self.separator:
             yield "task.separator = '' stands between no labels: give a character, such as a comma"
+        elif not self.multi_label:
+            yield from no_effect(self, "task", ("separator",), "task.multi_label = false")
 
     def _of_texts(self, case: "Case") -> Iterator[str]:
         """Yields what is wrong with labels as texts."""

@@ -1,11 +1,15 @@
 """Declares tagging: a label for each word of a text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dist_plm.spec.objectives.base import Head
+from dist_plm.spec.rules.sections import no_effect
 from dist_plm.spec.tasks.base import Column, LabelsConfig
+
+if TYPE_CHECKING:
+    from dist_plm.spec.derived import Case
 
 #: What labels begin with that begin an entity, and that go on with one, in IOB, IOBES, BILOU, BMES and BMEWO.
 _BEGIN, _GO_ON = ("B", "S", "U", "W"), ("I", "E", "L", "M")
@@ -51,6 +55,11 @@ class TagConfig(LabelsConfig):
         if self.finds_labels or "strict_f1" in self.measured:
             return ""
         return ", whose labels begin no entities" if self.has_entities else ", whose labels are of no entities"
+
+    def problems(self, case: "Case") -> Iterator[str]:
+        yield from super().problems(case)
+        if not self.finds_labels and "strict_f1" not in self.measured:
+            yield from no_effect(self, "task", ("scheme",), "labels that begin no entities")
 
     @property
     def has_entities(self) -> bool:

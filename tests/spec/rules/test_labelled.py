@@ -87,7 +87,20 @@ def problems(**changes: Any) -> list[str]:
         ({"task": {"name": "regress", "lowest": 0}}, "task.lowest = 0.0 has no effect with model.family = 'bert'"),
         ({"model": T5, "task__name": "tag"}, "model.family = 't5' does not learn from task.name = 'tag'"),
         ({"task__labels": ("a", "b"), "task__positive": "c"}, "task.positive = 'c' is not among the labels"),
+        (
+            {"task__labels": ("a", "b", "c"), "task__positive": "a"},
+            "task.positive = 'a' has no effect with 3 labels, whose f1 is the mean over all: leave it at its default",
+        ),
+        (
+            {"task__multi_label": True, "task__positive": "a"},
+            "positive = 'a' has no effect with task.multi_label = true",
+        ),
         ({"task__separator": ""}, "stands between no labels"),
+        ({"task__separator": ";"}, "task.separator = ';' has no effect with task.multi_label = false"),
+        (
+            {"task": {"name": "tag", "labels": ["DT", "NN"], "scheme": "IOBES"}},
+            "task.scheme = 'IOBES' has no effect with labels that begin no entities",
+        ),
         (
             {"task__labels": ("a", "b"), "task__class_weights": {"c": 1}},
             "task.class_weights.c is of no label; the labels are a, b",
