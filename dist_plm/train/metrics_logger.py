@@ -160,12 +160,17 @@ class Recorder:
             return (stop - first) * self.size.tokens
         return sum(self.count_tokens(*run) for run in self.skipped.runs(first, stop))
 
-    def _worst(self, result: StepResult, before: int) -> dict[str, float]:
-        """Tells the loss of the worst microbatch of a step, and the numbers of its first and last sample."""
+    def _worst(self, result: StepResult, before: int, after: int) -> dict[str, float]:
+        """Tells the loss of the worst microbatch of a step, and the numbers of its first and last sample.
+
+        Args:
+            before, after: samples that had been seen; a last step may be short, and its last microbatch as well.
+        """
         if result.worst is None:
             return {}
         number, loss = result.worst
-        first, last = self.skipped.span(before + number * self.micro_batch, self.micro_batch)
+        place = before + number * self.micro_batch
+        first, last = self.skipped.span(place, min(self.micro_batch, after - place))
         return {"loss": loss, "first_sample": first, "last_sample": last}
 
     def _make_record(self, step: int, result: StepResult, lr: float, batch: int, samples_seen: int) -> StepRecord:
@@ -186,5 +191,5 @@ class Recorder:
             skipped_share=self._skipped / self._steps,
             memory_gib=self.memory_gib(),
             terms=result.terms if len(result.terms) > 1 else {},
-            worst=self._worst(result, samples_seen - batch),
+            worst=self._worst(result, samples_seen - batch, samples_seen),
         )

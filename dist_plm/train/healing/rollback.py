@@ -134,7 +134,9 @@ def _worst(parts: Parts, position: Position, skip: Ranges, alarm: Alarm) -> acts
     if alarm.worst is None or alarm.agreed is not None:
         return None
     (number, loss), size = alarm.worst, parts.train.micro_batch
-    first, last = acts.skipped_samples(skip, position.history).span(alarm.samples + number * size, size)
+    taken = BatchSizes.of(parts.train).taken(alarm.samples)  # a last step may be short, and its last microbatch as well
+    count = min(size, taken - number * size)
+    first, last = acts.skipped_samples(skip, position.history).span(alarm.samples + number * size, count)
     run = typed_setting("run", str(parts.observer.run_dir))
     return acts.Worst(loss, first, last, f"{typed('samples')} {run} samples='[{first}, {last + 1}]'")
 

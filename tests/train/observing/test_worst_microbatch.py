@@ -7,7 +7,9 @@ import pytest
 from dist_plm.monitor.metrics_file import read_metrics
 from tests.ranks.pool import World
 from tests.ranks.ports import free_port
-from tests.train.healing.faults import Fault, planted
+from tests.train import finetuning
+from tests.train.healing.faults import Fault, faulty_case, planted
+from tests.train.healing.test_equivalence import state_of
 from tests.train.running import make_store, run_case, settings
 
 pytestmark = pytest.mark.ranks
@@ -51,3 +53,21 @@ def test_the_worst_microbatch_is_the_poisoned_one(ranks, store, tmp_path, engine
     assert found == [(first, first + 1) for first in POISONED]
     assert all(one["worst/loss"] > one["loss"] + 0.5 for one in (a, b, c, d))
     assert before["worst/loss"] < before["loss"] + 0.5
+
+
+def test_a_short_last_microbatch_is_named_by_the_samples_that_it_has(ranks, tmp_path):
+    """Of 19 rows the second step of 16 has three. It is healed: 19 other samples take the place of all."""
+    rows = finetuning.make_rows(tmp_path)
+    lines = (rows / "train.jsonl").read_text().splitlines(keepends=True)
+    (rows / "train.jsonl").write_text("".join(lines[:19]))
+    changes = {"train__global_batch": 16, "train__micro_batch": 8, "train__epochs": 1}
+    changes |= {"train__heal": {"mode": "on"}, "checkpoint__every": 1}
+    config = finetuning.settings(rows, tmp_path / "run", **changes)
+    assert ranks.run(1, faulty_case, config, free_port(), Fault("gradient", at=16, once=True)) == [0]
+    first, last = finetuning.records(tmp_path / "run")
+    assert first["worst/last_sample"] - first["worst/first_sample"] == 7
+    assert (first["heal/worst_first_sample"], first["heal/worst_last_sample"]) == (16, 18)
+    assert (last["worst/first_sample"], last["worst/last_sample"]) == (35, 37)
+    (act,) = state_of(tmp_path / "run", 2).history
+    assert "samples 16 to 18" in act["changes"][0]
+    assert "samples='[16, 19]'" in act["changes"][0]
