@@ -8,7 +8,7 @@ import pytest
 
 from dist_plm.config.decode import decode, encode
 from dist_plm.core.errors import ConfigError
-from dist_plm.models.build import NETWORKS
+from dist_plm.models.build import NETWORKS, TASK_NETWORKS
 from dist_plm.spec.families import FAMILIES
 from dist_plm.spec.objectives import objectives_of
 from dist_plm.spec.schema import PretrainConfig
@@ -72,6 +72,7 @@ def test_a_branch_would_be_found(branch):
 
 def test_every_family_has_a_network_and_no_network_is_without():
     assert NETWORKS.keys() == FAMILIES.keys()
+    assert TASK_NETWORKS.keys() <= FAMILIES.keys()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
