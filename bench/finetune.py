@@ -85,10 +85,7 @@ def bench_training(args: argparse.Namespace, data: Path) -> None:
     )  # fmt: skip
     trainer.train()
     told("training, samples/s", turns.seconds[1:], BATCH * args.each)
-    pairs = []
-    for _ in range(args.rounds // 2 + 1):
-        pairs.append((seconds(trainer.evaluate), seconds(ours.evaluate)))
-    told("evaluating, samples/s", pairs[1:], args.eval_rows)
+    told("evaluating, samples/s", in_turns(trainer.evaluate, ours.evaluate, args.rounds), args.eval_rows)
 
 
 def bench_writing(args: argparse.Namespace) -> None:
@@ -122,11 +119,11 @@ def bench_writing(args: argparse.Namespace) -> None:
         def write() -> None:
             found["ours"] = writer.write(batch, decoding)
 
-        pairs = [(seconds(generate), seconds(write)) for _ in range(args.rounds // 2 + 1)]
+        pairs = in_turns(generate, write, args.rounds)
         same = [tuple(row[32:].tolist()) == one.tokens for row, one in zip(found["theirs"], found["ours"], strict=True)]
         told(
             f"writing, tokens/s ({sum(same)} of {len(same)} answers the same)",
-            pairs[1:],
+            pairs,
             len(rows) * args.new_tokens,
         )
 
@@ -135,6 +132,11 @@ def seconds(act: Callable[[], Any]) -> float:
     start = CLOCK()
     act()
     return CLOCK() - start
+
+
+def in_turns(theirs: Callable[[], Any], ours: Callable[[], Any], rounds: int) -> list[tuple[float, float]]:
+    """Times calls of both sides, half as many as there are rounds and at least one, after one that is not counted."""
+    return [(seconds(theirs), seconds(ours)) for _ in range(max(1, rounds // 2) + 1)][1:]
 
 
 def told(what: str, pairs: list[tuple[float, float]], amount: int) -> None:
