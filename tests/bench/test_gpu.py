@@ -5,14 +5,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import EventList, FunctionEvent
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import gpu  # pyright: ignore[reportMissingImports]
-from gpu_timing import Notes, seconds_of, union  # pyright: ignore[reportMissingImports]
+from gpu_timing import Notes, kernels_of, seconds_of, union  # pyright: ignore[reportMissingImports]
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -68,6 +71,18 @@ def test_a_row_that_fails_does_not_end_its_part(tmp_path):
 
 def test_time_in_which_something_runs():
     assert union([("a", 0.0, 4.0), ("b", 1.0, 2.0), ("c", 3.0, 3.0), ("d", 10.0, 1.0)]) == 7.0
+
+
+def test_what_the_host_names_is_no_kernel():
+    """Two kernels that an optimizer launches, and the span that it leaves beside them on the GPU: as PyTorch tells them."""
+    spans = [("second", 90, 100, False), ("first", 0, 10, False), ("Optimizer.step#AdamW.step", 0, 100, True)]
+    events = EventList(
+        FunctionEvent(i, name, 0, start, end, device_type=DeviceType.CUDA, is_user_annotation=named)
+        for i, (name, start, end, named) in enumerate(spans)
+    )
+    kernels = kernels_of(SimpleNamespace(events=lambda: events))
+    assert kernels == [("first", 0, 10), ("second", 90, 10)]
+    assert union(kernels) == 20
 
 
 def test_work_is_called_often_enough():

@@ -139,7 +139,10 @@ class StepProfile:
 
 def longest(averages: Any) -> list[dict[str, Any]]:
     """Lists the operations that took longest themselves, without those that they called, in ms: on the device where there is
-    one, else on the host."""
+    one, else on the host.
+
+    Of what the host names (optimizers and compiled graphs do) a GPU's profile has spans too, gaps and kernels of others within;
+    they are left out. On the host such a name has a time of its own: what no operation in it took."""
     rows = [
         {
             "name": one.key,
@@ -148,6 +151,7 @@ def longest(averages: Any) -> list[dict[str, Any]]:
             "device_ms": round(one.self_device_time_total / 1000, 3),
         }
         for one in averages
+        if one.device_type.name == "CPU" or not one.is_user_annotation
     ]
     by_device = any(row["device_ms"] for row in rows)
     return sorted(rows, key=lambda row: row["device_ms" if by_device else "host_ms"], reverse=True)[:_MOST_OPERATIONS]

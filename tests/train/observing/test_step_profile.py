@@ -4,6 +4,8 @@ import gzip
 import json
 
 import pytest
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import EventList, FunctionEvent
 
 from dist_plm.engines.deepspeed.engine import DeepSpeedEngine
 from dist_plm.engines.megatron.engine import MegatronEngine
@@ -109,3 +111,24 @@ def test_files_that_no_profile_wrote_are_no_obstacle(tmp_path, content):
     (tmp_path / "profiles").mkdir()
     (tmp_path / "profiles" / "operations_00000.json").write_text(content)
     operations_of(tmp_path)
+
+
+def test_what_the_host_names_is_no_operation_of_the_device():
+    """Two kernels that an optimizer launches, and the span that it leaves beside them on the GPU: as PyTorch tells them."""
+    spans = [("first", 0, 10, False), ("second", 90, 100, False), ("Optimizer.step#AdamW.step", 0, 100, True)]
+    events = [
+        FunctionEvent(
+            number, name, 0, start, end, stack=[], use_device="cuda", device_type=device, is_user_annotation=named
+        )
+        for number, (name, start, end, named, device) in enumerate(
+            [*((*span, DeviceType.CUDA) for span in spans), (*spans[2], DeviceType.CPU)]
+        )
+    ]
+    found = EventList(events, use_device="cuda")
+    found._build_tree()
+    rows = step_profile.longest(found.key_averages())
+    assert [(row["name"], row["host_ms"], row["device_ms"]) for row in rows] == [
+        ("first", 0.0, 0.01),
+        ("second", 0.0, 0.01),
+        ("Optimizer.step#AdamW.step", 0.1, 0.0),
+    ]
