@@ -31,6 +31,7 @@ GRIDS = {
     "deepspeed1_data2_tensor2": (4, {"engine__name": "deepspeed", "engine__zero_stage": 1, "parallel__tensor": 2}),
     "deepspeed2_data2_tensor2": (4, {"engine__name": "deepspeed", "engine__zero_stage": 2, "parallel__tensor": 2}),
     "deepspeed3_data2_tensor2": (4, {"engine__name": "deepspeed", "engine__zero_stage": 3, "parallel__tensor": 2}),
+    "deepspeed1_pipeline4": (4, {"engine__name": "deepspeed", "engine__zero_stage": 1, "parallel__pipeline": 4}),
     "data2_context2": (4, {"parallel__context": 2}),
     "deepspeed3_context2": (2, {"engine__name": "deepspeed", "engine__zero_stage": 3, "parallel__context": 2}),
     "tensor4_sequence": (4, {"parallel__tensor": 4, "parallel__sequence_parallel": True}),
@@ -61,6 +62,9 @@ COVERING = [
 LAMB = {"optim__name": "lamb"}
 #: Its means over rows and columns are logical vectors of their own.
 ADAFACTOR = {"optim__name": "adafactor", "optim__eps": 1e-30, "optim__lr": 1e-2}
+#: Of its groups by depth, with matrices apart, DeepSpeed's pipelines leave some stages without.
+MUON = {"optim__name": "muon", "optim__lr": 5e-3, "optim__eps": 1e-4}
+BY_DEPTH = {"optim__layer_decay": 0.5}
 SWIGLU = {
     "model__position": "rotary",
     "model__norm": "rmsnorm",
@@ -181,6 +185,22 @@ def test_encoders(ranks, saved, model, source, target):
 )
 def test_adafactor(ranks, saved, source, target):
     check(ranks, saved, source, target, **ADAFACTOR)
+
+
+@pytest.mark.parametrize(
+    "optim", ["muon", *(pytest.param(o, marks=pytest.mark.slow) for o in ("lamb", "adafactor", "adamw"))]
+)
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("deepspeed1_pipeline4", "data2_tensor2"),
+        pytest.param("data2_tensor2", "deepspeed1_pipeline4", marks=pytest.mark.slow),
+        pytest.param("deepspeed1_pipeline4", "deepspeed1_pipeline4", marks=pytest.mark.slow),
+    ],
+)
+def test_groups_that_stages_leave_empty(ranks, saved, source, target, optim):
+    settings = {"muon": MUON, "lamb": LAMB, "adafactor": ADAFACTOR, "adamw": {}}[optim]
+    check(ranks, saved, source, target, **settings, **BY_DEPTH)
 
 
 @pytest.mark.parametrize("precision", [pytest.param("bf16", marks=pytest.mark.slow), "fp16"])

@@ -1,5 +1,6 @@
 """DeepSpeed around the same model makes the same updates as one rank of Megatron-core's engine, AdamW and LAMB alike."""
 
+import itertools
 import json
 
 import pytest
@@ -9,8 +10,10 @@ from dist_plm.core.errors import ConfigError
 from tests.ranks.engine_runs import agree, trainer
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
-from tests.ranks.test_grids import GRIDS, MODELS
+from tests.ranks.test_adafactor import ADAFACTOR
+from tests.ranks.test_grids import GRIDS, MODELS, grid
 from tests.ranks.test_lamb import CLOSE_LAMB, LAMB, OPTIONS
+from tests.ranks.test_muon import MUON
 from tests.ranks.training import build, configure, whole
 
 pytestmark = pytest.mark.ranks
@@ -147,6 +150,49 @@ def test_layers_slow_down_alike(train, name, zero_stage):
     agree(train(world_size, engine__name="deepspeed", engine__zero_stage=zero_stage, **settings, **changes), reference)
     plain = whole(train(1, optim__lr=1e-2), "final")["embedding.word.weight"]
     assert (whole(reference, "final")["embedding.word.weight"] - plain).abs().max() > 1e-3
+
+
+#: Stages without a group of some depth, without matrices that Muon sets apart, and both.
+CUTS = {
+    **{name: GRIDS[name] for name in ("pipeline2", "pipeline4", "data2_pipeline2", "tensor2_pipeline2")},
+    "no_layer_in_the_first": grid(2, pipeline=2, stage_layers=(0, 4)),
+    "no_layer_in_the_last": grid(2, pipeline=2, stage_layers=(4, 0)),
+    "no_layer_at_the_ends": grid(4, pipeline=4, stage_layers=(0, 2, 2, 0)),
+    "no_layer_at_the_ends_of_chunks": grid(4, pipeline=2, virtual_pipeline=2, stage_layers=(0, 3, 1, 0)),
+}
+WITH_EMPTY_GROUPS = {
+    "adamw": {},
+    "sgd": {"optim__name": "sgd", "optim__lr": 0.1, "optim__momentum": 0.9},
+    "lamb": CLOSE_LAMB,
+    "adafactor": ADAFACTOR,
+    "muon": MUON,
+}
+
+
+@pytest.mark.parametrize(
+    ("optim", "cut", "zero_stage", "layer_decay"),
+    covering(
+        [
+            *itertools.product(WITH_EMPTY_GROUPS, CUTS, [0, 1], [0.5]),
+            *itertools.product(["muon"], CUTS, [0, 1], [1.0]),
+        ],
+        [
+            ("adamw", "data2_pipeline2", 1, 0.5),
+            ("lamb", "pipeline2", 0, 0.5),
+            ("adafactor", "no_layer_in_the_first", 1, 0.5),
+            ("muon", "no_layer_in_the_last", 1, 1.0),
+            ("muon", "pipeline4", 1, 0.5),
+        ],
+    ),
+)
+def test_stages_that_leave_groups_empty(train, optim, cut, zero_stage, layer_decay):
+    (world_size, changes), settings = CUTS[cut], {**WITH_EMPTY_GROUPS[optim], "optim__layer_decay": layer_decay}
+    outcomes = train(world_size, engine__name="deepspeed", engine__zero_stage=zero_stage, **settings, **changes)
+    reference = train(1, **settings)
+    agree(outcomes, reference)
+    if layer_decay < 1.0:
+        plain = whole(train(1, **WITH_EMPTY_GROUPS[optim]), "final")["embedding.word.weight"]
+        assert (whole(reference, "final")["embedding.word.weight"] - plain).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(

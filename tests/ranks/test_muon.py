@@ -73,6 +73,8 @@ SHARDINGS = [
     ("megatron", 1, "data2_pipeline2_virtual2"),
     *itertools.product(["deepspeed"], [0, 1, 2, 3], ["data2", "tensor2", "data2_tensor2"]),
     ("deepspeed", 1, "pipeline2"),
+    *itertools.product(["deepspeed"], [0, 1], ["pipeline4", "pipeline2_virtual2", "data2_pipeline2_virtual2"]),
+    ("deepspeed", 1, "tensor2_pipeline2_sequence_virtual2"),
 ]
 
 
@@ -87,6 +89,7 @@ SHARDINGS = [
             ("deepspeed", 2, "data2_tensor2"),
             ("deepspeed", 3, "data2_tensor2"),
             ("deepspeed", 1, "pipeline2"),
+            ("deepspeed", 1, "data2_pipeline2_virtual2"),
         ],
     ),
 )

@@ -49,8 +49,6 @@ class EngineConfig:
 
     #: Stages of ZeRO that it has on some grid.
     zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
-    #: A parameter group may be empty on some pipeline stages.
-    keeps_empty_groups: ClassVar[bool] = True
     #: Each microbatch but the first and the last of a step does what the one before it did.
     passes_repeat: ClassVar[bool] = True
 

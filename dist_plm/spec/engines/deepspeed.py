@@ -27,7 +27,6 @@ class DeepSpeedConfig(EngineConfig):
 
     `deepspeed` holds further keys of DeepSpeed's JSON, checked against DeepSpeed's own schema when it starts."""
 
-    keeps_empty_groups: ClassVar[bool] = False
     passes_repeat: ClassVar[bool] = False  # each fills its buckets further
 
     name: Literal["deepspeed"] = "deepspeed"

@@ -1,14 +1,10 @@
 """Declares Muon."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from dist_plm.config.types import Count, Fraction, Positive
 from dist_plm.spec.optimizers.base import OptimConfig, Shape, is_hidden_matrix
-
-if TYPE_CHECKING:
-    from dist_plm.spec.schema import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +31,3 @@ class MuonConfig(OptimConfig):
 
     def moments(self, name: str, shape: Shape) -> dict[str, Shape]:
         return {"momentum_buffer": shape} if is_hidden_matrix(name, shape) else {"exp_avg": shape, "exp_avg_sq": shape}
-
-    def problems(self, config: "TrainingConfig") -> Iterator[str]:
-        stages = config.parallel.pipeline * config.parallel.virtual_pipeline
-        if stages > 2 and not config.engine.keeps_empty_groups:
-            yield (
-                f"optim.name = 'muon' makes parameter groups that the inner of {stages} pipeline stages leave empty, which "
-                f"engine={config.engine.name} drops: set engine=megatron, or parallel.pipeline=2"
-            )

@@ -17,15 +17,10 @@ def _objective(case: Case) -> Iterator[str]:
 
 
 def _optimizer(case: Case) -> Iterator[str]:
-    optim, engine, pipeline = case.config.optim, case.config.engine, case.config.parallel.pipeline
+    optim = case.config.optim
     yield from optim.problems(case.config)
     if optim.lr_batch is None:
         yield from no_effect(optim, "optim", ("lr_scaling",), "optim.lr_batch = null, the batch that it scales from")
-    if optim.layer_decay < 1.0 and pipeline > 1 and not engine.keeps_empty_groups:
-        yield (
-            f"optim.layer_decay = {optim.layer_decay:g} makes parameter groups that some pipeline stages leave empty, "
-            f"which engine={engine.name} drops: set engine=megatron, or parallel.pipeline=1"
-        )
 
 
 def _engine(case: Case) -> Iterator[str]:

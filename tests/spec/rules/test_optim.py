@@ -45,12 +45,12 @@ def test_a_head_of_its_own_has_a_rate_of_its_own():
     assert problems(optim__head_lr=1e-2, model__family="bert", objective__name="mlm") == []
 
 
-def test_layer_decay_and_stages_that_lack_some_layers():
-    settings = {"world_size": 2, "parallel__pipeline": 2, "optim__layer_decay": 0.9}
-    assert problems(**settings) == []
-    (problem,) = problems(engine__name="deepspeed", **settings)
-    assert "optim.layer_decay = 0.9" in problem
-    assert "engine=megatron" in problem
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_pipeline_stages_may_leave_parameter_groups_empty(optim):
+    settings = {"world_size": 4, "optim__name": optim, "optim__layer_decay": 0.9, "model__layers": 4}
+    assert problems(parallel__pipeline=4, **settings) == []
+    assert problems(engine__name="deepspeed", parallel__pipeline=4, **settings) == []
+    assert problems(engine__name="deepspeed", parallel__pipeline=2, parallel__virtual_pipeline=2, **settings) == []
 
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
