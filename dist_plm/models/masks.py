@@ -152,8 +152,7 @@ def _allowed(context: "SequenceContext", rows: Tensor, columns: Tensor) -> Tenso
         masks.append((rows[:, None] >= context.seen_from[:, None, columns])[:, None])
     if context.window > 0:
         near = (rows[:, None] - columns).abs() <= context.window
-        everywhere = (rows[:, None] < context.global_tokens) | (columns < context.global_tokens)
-        masks.append((near | everywhere)[None, None])
+        masks.append((near | _are_global(context, rows, columns))[:, None])
     if context.documents is not None:
         masks.append((context.documents[:, rows, None] == context.documents[:, None, columns])[:, None])
     if context.lengths is not None:
@@ -167,3 +166,13 @@ def _allowed(context: "SequenceContext", rows: Tensor, columns: Tensor) -> Tenso
     for more in masks:
         mask = more if mask is None else mask & more
     return mask
+
+
+def _are_global(context: "SequenceContext", rows: Tensor, columns: Tensor) -> Tensor:
+    """Where either is one of the first tokens of its row, bool [1 or B, Q, K]. Behind a cache a row is its last document, and
+    what stands before that its padding."""
+    rows, columns = rows[None, :, None], columns[None, None]
+    if context.cache is not None and context.documents is not None:
+        starts = (context.documents < context.documents[:, -1:]).sum(1)[:, None, None]
+        rows, columns = rows - starts, columns - starts
+    return (rows < context.global_tokens) | (columns < context.global_tokens)

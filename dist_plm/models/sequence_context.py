@@ -103,7 +103,7 @@ class SequenceContext:
         keys: what dropout draws from, of all layers (`dropout.key_table`) or [sites, B] of the one at hand; None where nothing
             is dropped.
         cache: holds the tokens before these, which then see them as well; `documents` and `seen_from` are of all of
-            them.
+            them, and `global_tokens` the first of the last document: what stands before it is padding.
         kept: the part of it that the layer at hand keeps.
     """
 

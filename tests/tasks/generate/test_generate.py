@@ -10,13 +10,16 @@ import transformers
 
 from dist_plm.tasks.generate.generate import answered
 from dist_plm.tasks.generate.with_transformers import TransformersWriter
+from tests.ranks.ports import free_port
 from tests.ranks.selection import covering
 from tests.tasks.evaluate.test_perplexity import tokenizer_of
-from tests.tasks.inference.models import END, LENGTH, generate_config, opened
+from tests.tasks.inference.models import END, LENGTH, VOCAB, generate_config, opened
+from tests.train.running import make_store, run_case, settings
 
 pytestmark = pytest.mark.ranks
 
 GRIDS = {"one": (1, {}), "tensor": (2, {"tensor": 2, "sequence_parallel": True}), "pipeline": (2, {"pipeline": 2})}
+SHORT = ["To be", "The cat; the dog", "Ein", "question"]
 PROMPTS = ["To be", "The cat sat on the mat; the dog", "Ein", "question"]
 
 
@@ -189,6 +192,24 @@ def test_an_answer_that_a_text_ended_holds_no_token_of_its_batch(ranks, model_di
             told.append([(answer.tokens, answer.text, answer.finish) for answer in answers])
         assert told[0] == told[1]
         assert {finish for _, _, finish in told[0]} == {"stop", "length"}
+
+
+def test_rows_of_a_window_with_global_tokens_write_alike_in_any_batch(ranks, model_dirs, tmp_path):
+    """The first tokens, which all others see, are those of each prompt, whatever pads it."""
+    model = {"window": 2, "global_tokens": 2, "vocab_size": VOCAB, "init_std": 0.25}
+    changes = {f"model__{name}": value for name, value in model.items()}
+    changes |= {"data__sequence_length": LENGTH, "train__steps": 1, "schedule__warmup_steps": 0}
+    run = settings(make_store(tmp_path / "store"), tmp_path / "run", **changes)
+    assert ranks.run(1, run_case, run, free_port()) == [0]
+    written = {"tokenizer": str(model_dirs("gpt2")), "max_new_tokens": 8, "begin": False}
+    for beams in (1, 3):
+        told = []
+        for size in (1, 4):
+            config = generate_config(tmp_path / "run", batch_size=size, num_beams=beams, **written)
+            (answers,) = ranks.run(1, found, config, SHORT)
+            told.append([answer.tokens for answer in answers])
+        assert told[0] == told[1]
+        assert len(set(told[0])) == len(SHORT)
 
 
 def test_an_empty_prompt_begins_where_documents_do(ranks, model_dirs):
