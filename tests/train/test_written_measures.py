@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers as hf
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from dist_plm.config.decode import decode
 from dist_plm.core.errors import ConfigError
 from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.schema_convert import ConvertConfig
+from dist_plm.tasks.convert.convert import convert
 from dist_plm.tasks.evaluate.evaluate import measured
 from tests.ranks.ports import free_port
-from tests.tasks.inference.models import evaluate_config, opened
+from tests.tasks.inference.models import END, evaluate_config, opened
 from tests.train.finetuning import make_rows, records, settings
 from tests.train.running import run_case
 from tests.train.test_finetune import CHAT, GPT, SEQ2SEQ, T5
@@ -136,6 +141,36 @@ def test_dialogues_are_answered_whose_last_turn_is_too_long_and_none_takes_the_p
     assert len(out.read_text().splitlines()) == 5
     for name in (*TEXT_MEASURES, "loss"):
         assert results[name] == pytest.approx(last[f"eval/{name}"], rel=1e-4, abs=1e-6), name
+
+
+def without_padding(folder: Path) -> int:
+    """Writes a tokenizer whose only special token, its last one, ends texts; returns its number."""
+    tokenizer = hf.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(["the film play was very good lovely bad boring"] * 3, trainer)
+    tokenizer.add_special_tokens([END])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer.token_to_id(END)
+
+
+@pytest.mark.ranks
+def test_a_decoder_begins_as_in_training_where_no_token_pads(ranks, rows, tmp_path: Path) -> None:
+    end, run, exported = without_padding(tmp_path), tmp_path / "run", tmp_path / "hf"
+    changes = {"model": {**T5, "activation": "relu"}, **SEQ2SEQ, "task__measure_writing": True, "train__epochs": 4}
+    config = settings(rows, run, **changes, optim__lr=8e-3, data__tokenizer=str(tmp_path / "tokenizer.json"))
+    assert ranks.run(1, run_case, config, free_port()) == [0]
+    convert(decode(ConvertConfig, {"from": str(run), "to": str(exported), "format": "hf"}))
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((exported / name).read_text())["decoder_start_token_id"] == end > 0
+    last, data = records(run)[-1], {"rows": str(rows / "dev.jsonl"), "columns": SEQ2SEQ["data__columns"]}
+    of_export = {"task": {"name": "seq2seq"}, "tokenizer": str(tmp_path / "tokenizer.json")}
+    for source, told in ((run, {}), (exported, of_export)):
+        (found,) = ranks.run(1, measure, evaluate_config(source, on="task", data=data, **told))
+        for name in TEXT_MEASURES:
+            assert found["results"][name] == pytest.approx(last[f"eval/{name}"], abs=1e-6), (source.name, name)
 
 
 @pytest.mark.ranks

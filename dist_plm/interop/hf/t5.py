@@ -107,9 +107,10 @@ class HFT5(HFModel):
 
     def token_numbers(self, tokens: "CheckpointTokenizer") -> dict[str, int | None]:
         special = tokens.special
-        pad = 0 if special is None else special.pad or 0
+        pad = tokens.end if special is None or special.pad is None else special.pad
+        start = 0 if pad is None else pad  # with which decoders begin in training; of no tokenizer T5's own
         eos = tokens.end if special is None or special.eos is None else special.eos
-        return {"pad_token_id": pad, "decoder_start_token_id": pad, "eos_token_id": eos}
+        return {"pad_token_id": start, "decoder_start_token_id": start, "eos_token_id": eos}
 
 
 def _layer(model: ModelConfig, name: str, hf: str, *, cross: bool) -> Iterator[HFTensor]:

@@ -139,7 +139,7 @@ def decoding_of(config: GenerateConfig, session: Session) -> Decoding:
     start = None
     if session.config.model.has_decoder:
         given = settings.get("decoder_start_token_id")
-        start = given if isinstance(given, int) else special.pad or 0
+        start = given if isinstance(given, int) else encoder_of(session).start
     task = task_of(config, session)
     more = () if task is None else build_writing_task(task).ends(encoder_of(session))
     return Decoding(config, vocabulary, tuple(dict.fromkeys((*vocabulary.ends, *more))), pad, start)
