@@ -64,7 +64,7 @@ class Chat:
         return {**next_tokens([ids for ids, _ in dialogues], [mask for _, mask in dialogues], encoder), CUT: lost}
 
     def prompts(self, asked: Sequence[Question], encoder: TextEncoder) -> list[Ids]:
-        """Gives the tokens behind which the assistant answers what a user says, or a dialogue so far."""
+        """Gives the tokens behind which the assistant answers what a user says, or a dialogue so far, however many."""
         prompts = []
         for one in asked:
             messages = [{"role": "user", "content": one}] if isinstance(one, str) else [dict(said) for said in one]
@@ -102,7 +102,7 @@ class Chat:
     def _prompt(self, messages: list[Message], place: str, encoder: TextEncoder) -> Ids:
         """Gives the tokens behind which the assistant speaks next, or that an encoder reads before."""
         ids = encoder.marked(prompt_of(messages, self._template, encoder.special_names, place))[0]
-        return [*ids, encoder.end][-encoder.length :] if encoder.has_decoder else ids[-encoder.length :]
+        return [*ids, encoder.end] if encoder.has_decoder else ids
 
     def _for_encoder_decoder(
         self,
@@ -122,7 +122,7 @@ class Chat:
                     f"{row.place}: nobody says anything before the assistant, so that there is nothing to read: mend or remove "
                     "the row"
                 )
-            sources += [self._prompt(messages[:turn], row.place, encoder) for turn in turns]
+            sources += [self._prompt(messages[:turn], row.place, encoder)[-encoder.length :] for turn in turns]
             answers += [messages[turn]["content"] for turn in turns]
             turns_of.append(len(turns))
         texts = encoder.pieces(answers)

@@ -114,14 +114,14 @@ def rows_of(
         ConfigError: a prompt leaves no room for an answer.
     """
     model, vocabulary, task = found.config.model, found.vocabulary, task_of(config, found)
-    rows = []
+    rows, encoder = [], encoder_of(found)
     for number, prompt in enumerate(prompts):
         if task is not None:
-            tokens = tuple(build_writing_task(task).prompts([prompt], encoder_of(found))[0])
+            tokens = tuple(build_writing_task(task).prompts([prompt], encoder)[0])
         else:
             tokens = _tokens(str(prompt), config, model, vocabulary)
         if shortens:
-            tokens = shortened(tokens, config.max_new_tokens, model)
+            tokens = shortened(tokens[-encoder.length :], config.max_new_tokens, model)
         where = "prompt" if config.prompts is None else f"prompts = {config.prompts}: prompt {number + 1}"
         room = room_for(where, len(tokens), config, model)
         shown = prompt if isinstance(prompt, str) else prompt[-1]["content"]

@@ -55,7 +55,7 @@ def text_measures(config: TrainingConfig, groups: Groups) -> "WrittenRows | None
     prompts = body.prompts([question for _, _, question, _ in answered], encoder)
     rows = []
     for (number, place, _, _), whole in zip(answered, prompts, strict=True):
-        tokens = shortened(whole, asked.max_new_tokens, model)
+        tokens = shortened(whole[-encoder.length :], asked.max_new_tokens, model)
         rows.append(PromptRow(number, "", tokens, room_for(place, len(tokens), asked, model)))
     end = encoder.tokenizer.end_of_document_id
     ends = tuple(dict.fromkeys((end, encoder.end, *body.ends(encoder))))

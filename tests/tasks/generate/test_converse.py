@@ -1,5 +1,7 @@
 """A dialogue in the terminal: each answer is that to all that was said, on one rank and on two."""
 
+import contextlib
+import io
 import time
 from datetime import timedelta
 
@@ -7,6 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from dist_plm.core.errors import UserError
+from dist_plm.tasks.generate.check_generation import rows_to_write
 from dist_plm.tasks.generate.converse import heard, turns
 from dist_plm.tasks.generate.generate import answered
 from tests.tasks.inference.models import generate_config, opened
@@ -35,6 +38,26 @@ def test_each_answer_is_that_to_all_that_was_said(ranks, model_dirs):
     shared = generate_config(model_dirs("llama"), chat=True, max_new_tokens=3, parallel={"tensor": 2})
     for found, _ in ranks.run(2, talk, shared, lines):
         assert found == said
+
+
+def remembered(world, config, lines):
+    """What is left of the dialogue after each answer, what was told, and the last prompt as the model reads it."""
+    session, left, told = opened(world, config), iter(lines), io.StringIO()
+    with contextlib.redirect_stdout(told):
+        said = list(turns(config, session, lambda: next(left, None)))
+    (row,) = rows_to_write(config, session, [said[-1][:-1]])
+    return said, told.getvalue(), session.vocabulary.decode(row.tokens)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_nothing_is_forgotten_but_whole_turns_and_that_is_told(ranks, model_dirs, name):
+    """Of a model that counts positions; the other reads on."""
+    config = generate_config(model_dirs(name), chat=True, max_new_tokens=1)
+    ((said, told, read),) = ranks.run(1, remembered, config, ["first", "the cat sat", "last"])
+    forgets = name == "gpt2"
+    assert ("(what was said first is forgotten)" in told) == forgets
+    assert (len(said[-1]) < 6) == forgets
+    assert all(f"User: {one['content']}\n" in read for one in said[-1][:-1:2])
 
 
 def test_a_model_that_fills_in_does_not_talk(ranks, model_dirs):
