@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
+from dist_plm.config.read_files import check_not_read
 from dist_plm.core.errors import UserError, reason_of
 from dist_plm.core.files import check_output, output_writer
 from dist_plm.plan.interval import GIB
@@ -12,6 +13,7 @@ from dist_plm.plan.timeline import timeline
 from dist_plm.plan.timing.step_time import stage_passes
 from dist_plm.plan.verdict import Plan
 from dist_plm.spec.derived import num_microbatches
+from dist_plm.spec.schema import PlanConfig
 
 _WIDTH, _LABEL, _BAR, _GAP = 960, 90, 22, 8
 #: Okabe and Ito's colours, which are told apart by most eyes, and lighter ones of the same hues.
@@ -42,16 +44,17 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums } td { pad
 """
 
 
-def check_picture(path: str) -> None:
-    """Sees to it, before anything is planned, that nothing but a file is replaced.
+def check_picture(path: str, config: PlanConfig) -> None:
+    """Sees to it, before anything is planned, that nothing but a file is replaced, and none that another setting names.
 
     Raises:
-        UserError: what is there is no file.
+        UserError: what is there is no file, or the file of another setting.
     """
     try:
         check_output(Path(path))
     except (OSError, ValueError) as error:
         raise UserError(f"picture = {path} cannot be written: {reason_of(error, path)}") from None
+    check_not_read("picture", path, config)
 
 
 def write_picture(plan: Plan, path: str) -> None:

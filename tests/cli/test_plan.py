@@ -96,6 +96,7 @@ def test_a_short_run_calibrates(tmp_path, capsys):
         (["cluster.time=soon"], "cluster.time = 'soon' is not a time limit"),
         (["cluster.time=0:05:00"], "leaves no time to train"),
         (["search=true", "picture=plan.html"], "leave one out"),
+        (["picture=nowhere.idx"], "picture = 'nowhere.idx' is the file of data.path = 'nowhere'"),
         (["calibrate="], "calibrate = '' names no run"),
         (["parallel.context=5"], "parallel.context = 5"),
         (["parallel.expert=2", "search=true"], "parallel.expert = 2 has no experts to share out"),

@@ -196,6 +196,7 @@ def test_ranks_that_disagree_are_refused(monkeypatch, capsys):
         (["parallel.tensor=5"], "parallel.tensor = 5"),
         (["model.vocab_size=null"], "set it, as in model.vocab_size=50257"),
         (["json=nowhere/at/all.json"], "json = 'nowhere/at/all.json'"),
+        (["json=nowhere.bin"], "json = 'nowhere.bin' is the file of data.path = 'nowhere'"),
         (["jsn=x"], "did you mean json"),
         (["command=finetune"], "launch/rehearse.py task=NAME rehearses it"),
         (["task=classify"], "data = store is of pretraining"),

@@ -52,7 +52,7 @@ def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]
     each = given.cluster.gpu is None and not config.search and config.calibrate is None and config.picture is None
     gpu = gpu_for(given) if not each else None
     if config.picture is not None:
-        check_picture(config.picture)
+        check_picture(config.picture, config)
     checked = planned(given, world_size, searched=config.search)
     complete = check_run(checked, world_size, with_data=given.data.are_here, with_weights=False)
     require_vocabulary(complete.model)

@@ -29,6 +29,7 @@ from dist_plm.cli import app
 from dist_plm.cli.search_path import SearchPath
 from dist_plm.cluster.check import check_run, run_of
 from dist_plm.config.origins import Origin
+from dist_plm.config.read_files import check_not_read
 from dist_plm.config.runfile import mapping_of
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, UserError, reason_of
 from dist_plm.core.files import check_output, output_writer
@@ -113,6 +114,8 @@ def _refuse_what_cannot_be(file: str | None, complete: TrainingConfig) -> None:
             problems.append(f"json = {file!r} cannot be written: {reason_of(error, file)}")
     if problems:
         raise ConfigError(problems)
+    if file is not None:
+        check_not_read("json", file, complete)
 
 
 def _write(path: Path, text: str) -> None:

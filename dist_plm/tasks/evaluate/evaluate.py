@@ -74,8 +74,8 @@ def check_evaluation(config: EvaluateConfig, world_size: int) -> None:
 
 def _check_places(config: EvaluateConfig) -> None:
     """Looks at what can be known before the ranks meet."""
-    check_out(config.out)
-    check_out(config.predictions, "predictions")
+    check_out(config.out, config)
+    check_out(config.predictions, config, "predictions")
     if config.measurement.asks_harness:
         check_harness(config.task_folder)
 

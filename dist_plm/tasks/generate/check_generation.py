@@ -32,7 +32,7 @@ def check_generation(config: GenerateConfig, world_size: int) -> None:
     Raises:
         UserError: they would refuse it.
     """
-    check_out(config.out)
+    check_out(config.out, config)
     prompts = read_prompts(config)
     found = look_at_model(config, world_size)
     check_heads(found)

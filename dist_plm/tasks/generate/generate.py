@@ -36,7 +36,7 @@ def generate(config: GenerateConfig, environ: Mapping[str, str] = os.environ) ->
     Raises:
         UserError: on every rank alike.
     """
-    check_out(config.out)
+    check_out(config.out, config)
     prompts = read_prompts(config)
     with session_of(config, environ) as session:
         streams = session.is_first and config.out is None and sys.stdout.isatty()

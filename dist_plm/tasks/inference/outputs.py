@@ -5,14 +5,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dist_plm.config.read_files import check_not_read
 from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.files import check_output, output_writer
+from dist_plm.spec.inference.schema import InferenceConfig
 
 
-def check_out(out: str | None, name: str = "out") -> None:
+def check_out(out: str | None, config: InferenceConfig, name: str = "out") -> None:
     """Sees to it, before anything is measured, that the file of setting `name` can be written.
 
     Raises:
+        ConfigError: another setting of `config` names it too, as what is read.
         DataError: its folder is not there, it is a folder itself, or a link, a device or a pipe.
     """
     if out is None:
@@ -26,6 +29,7 @@ def check_out(out: str | None, name: str = "out") -> None:
         check_output(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{name} = {out} cannot be written: {reason_of(error, out)}") from None
+    check_not_read(name, out, config)
 
 
 def write_json(out: str, content: Mapping[str, Any]) -> None:

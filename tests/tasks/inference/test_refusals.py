@@ -1,5 +1,6 @@
 """Wrong inputs of launch/evaluate.py and launch/generate.py: one message each, exit code 2, nothing written."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -7,12 +8,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from dist_plm.cli.app import front
-from dist_plm.core.errors import EXIT_REFUSED, UserError
+from dist_plm.core.errors import EXIT_REFUSED, ConfigError, UserError
 from dist_plm.data.store.store import TokenStoreWriter, dtype_for
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
-from dist_plm.tasks.evaluate.evaluate import check_evaluation, measured
+from dist_plm.tasks.evaluate.evaluate import check_evaluation, evaluate, measured
 from dist_plm.tasks.generate.check_generation import check_generation
-from dist_plm.tasks.generate.generate import answered
+from dist_plm.tasks.generate.generate import answered, generate
 from dist_plm.tasks.generate.prompts import read_prompts
 from tests.tasks.inference.models import evaluate_config, generate_config, opened
 
@@ -269,6 +270,31 @@ def test_what_cannot_be_opened_is_refused(ranks, model_dirs, tmp_path, name):
     else:
         assert part in before
         assert "train.resume" not in before
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "part"),
+    [
+        (generate_config, {"prompts": "p.jsonl", "out": "folder/../p.jsonl"}, "the file of prompts = 'p.jsonl'"),
+        (generate_config, {"prompt": "a", "tokenizer": "t.json", "out": "t.json"}, "the file of tokenizer = 't.json'"),
+        (evaluate_config, {"data": {"text": "*.jsonl"}, "out": "p.jsonl"}, "the file of data.text = '*.jsonl'"),
+        (evaluate_config, {"data": {"path": "pair"}, "out": "pair.idx"}, "the file of data.path = 'pair'"),
+        (evaluate_config, {"on": "task", "data": {"rows": "link"}, "predictions": "p.jsonl"}, "data.rows = 'link'"),
+        (evaluate_config, {"on": "probe", "data": {"train_rows": "p.jsonl"}, "out": "p.jsonl"}, "data.train_rows ="),
+        (evaluate_config, {"on": "task", "out": "new", "predictions": "new"}, "out = 'new' is the file of predictions"),
+    ],
+)
+def test_no_file_is_replaced_that_is_read(tmp_path, monkeypatch, make, settings, part):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name in ("p.jsonl", "t.json", "pair.bin", "pair.idx"):
+        (tmp_path / name).write_text("kept")
+    (tmp_path / "link").symlink_to("p.jsonl")
+    config = make(Path("model"), **settings)
+    with pytest.raises(ConfigError, match=re.escape(part)):
+        (check_evaluation if make is evaluate_config else check_generation)(config, 1)
+    with pytest.raises(ConfigError, match="would replace it: name another"):
+        (evaluate if make is evaluate_config else generate)(config)
 
 
 def test_nothing_is_refused_that_can_be_done(model_dirs, tmp_path):
