@@ -15,8 +15,9 @@ from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
 from dist_plm.tasks.evaluate.evaluate import measured
+from dist_plm.tasks.generate.check_generation import check_generation
 from tests.ranks.ports import free_port
-from tests.tasks.inference.models import END, evaluate_config, opened
+from tests.tasks.inference.models import END, evaluate_config, generate_config, opened
 from tests.train.finetuning import make_rows, records, settings
 from tests.train.running import run_case
 from tests.train.test_finetune import CHAT, GPT, SEQ2SEQ, T5
@@ -171,6 +172,9 @@ def test_a_decoder_begins_as_in_training_where_no_token_pads(ranks, rows, tmp_pa
         (found,) = ranks.run(1, measure, evaluate_config(source, on="task", data=data, **told))
         for name in TEXT_MEASURES:
             assert found["results"][name] == pytest.approx(last[f"eval/{name}"], abs=1e-6), (source.name, name)
+    with pytest.raises(ConfigError) as refused:  # the task says how prompts are written
+        check_generation(generate_config(run, prompt="the film", begin=True, chat=True), 1)
+    assert [problem.split(" has no effect")[0] for problem in refused.value.problems] == ["begin = true", "chat = true"]
 
 
 @pytest.mark.ranks

@@ -97,6 +97,11 @@ def _prompts(config: GenerateConfig) -> Iterator[str]:
     yield from path_problems("prompts", config.prompts)
     if config.prompts is None:
         yield from no_effect(config, "", ("column",), "prompt, which is text")
+    elif not config.prompts.endswith(".jsonl"):
+        reason = f"prompts = {show(config.prompts)}, whose lines are prompts: columns are those of .jsonl files"
+        yield from no_effect(config, "", ("column",), reason)
+    if config.chat:
+        yield from no_effect(config, "", ("begin",), "chat = true, by which a template writes all of the prompt")
     if any(not text for text in config.stop):
         yield f"stop = {show(config.stop)} holds an empty text, which would end all at once: leave it out"
 

@@ -6,6 +6,8 @@ from dist_plm.core.errors import ConfigError
 from dist_plm.objectives.tasks.base import Question
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.spec.rules.sections import no_effect
+from dist_plm.spec.tasks import TaskConfig
+from dist_plm.spec.tasks.chat import ChatConfig
 from dist_plm.tasks.generate.fill_mask import masked_tokens
 from dist_plm.tasks.generate.prompts import PromptRow, check_known, read_prompts, rows_of
 from dist_plm.tasks.inference.open_model import FoundModel, check_heads, look_at_model
@@ -47,7 +49,14 @@ def rows_to_write(
     config: GenerateConfig, found: FoundModel, prompts: Sequence[Question], *, shortens: bool = False
 ) -> list[PromptRow]:
     """Makes the rows of a model that writes; see prompts.rows_of."""
-    if problems := list(no_effect(config, "", ["best"], "a model that writes")):
+    problems = list(no_effect(config, "", ["best"], "a model that writes"))
+    model, objective = found.config.model, found.config.objective
+    if isinstance(objective, TaskConfig) and objective.writes:
+        reason = f"a run of task.name = {objective.name!r}, which gets its prompts as in training"
+        problems += no_effect(config, "", ["begin"] if isinstance(objective, ChatConfig) else ["begin", "chat"], reason)
+    elif model.has_decoder:
+        problems += no_effect(config, "", ["begin"], f"model.family = {model.family!r}, whose encoder reads prompts")
+    if problems:
         raise ConfigError(problems)
     return rows_of(prompts, config, found, shortens=shortens)
 

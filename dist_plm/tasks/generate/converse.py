@@ -15,6 +15,7 @@ from dist_plm.core.streams import tell, visible
 from dist_plm.distributed.collectives import on_first
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.tasks.generate.batches import Continuation
+from dist_plm.tasks.generate.check_generation import rows_to_write
 from dist_plm.tasks.generate.generate import answered, writer_of
 from dist_plm.tasks.inference.open_model import Session, session_of
 
@@ -89,6 +90,7 @@ def turns(config: GenerateConfig, session: Session, read: Callable[[], str | Non
     """
     if session.config.model.is_encoder:
         raise ConfigError([f"chat = true: {session.source.where} fills in what is masked and does not talk"])
+    rows_to_write(config, session, [])  # refuses settings before anything is said
     writer, dialogue, number = writer_of(config, session), list[Message](), 0
     streams = session.is_first and sys.stdout.isatty()
     while (said := heard(session.groups.world, read)) is not None:

@@ -53,6 +53,8 @@ GENERATE = [
     (["from=x", "prompt=a", "top_p=0"], ["top_p = 0"]),
     (["from=x", "prompt=a", 'stop=[""]'], ["holds an empty text"]),
     (["from=x", "prompt=a", "max_new_tokens=0"], ["max_new_tokens = 0", "at least 1"]),
+    (["from=x", "prompts=a.txt", "column=b"], ["column = 'b' has no effect with prompts = 'a.txt'"]),
+    (["from=x", "prompt=a", "chat=true", "begin=false"], ["begin = false has no effect with chat = true"]),
 ]
 
 
