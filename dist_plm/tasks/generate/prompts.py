@@ -83,6 +83,12 @@ def _column(line: str, config: GenerateConfig, number: int) -> str:
     text = content.get(config.column) if isinstance(content, dict) else None
     if not isinstance(text, str):
         raise DataError(f"{where} has no text in {config.column!r}: name the column with column=NAME")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{where}: its text holds half of a character, \\ud800 to \\udfff alone: mend or remove the line"
+        ) from None
     return text
 
 

@@ -204,6 +204,27 @@ OPENED = {
         {"prompt": "x1" * 40},
         "positions for it and its answer",
     ),
+    "a long prompt of a dialogue": (
+        "gpt2",
+        lambda d: None,
+        generate_config,
+        {"prompt": "x1" * 40, "chat": True},
+        "prompt has 96 tokens",
+    ),
+    "a beginning of what an encoder reads": (
+        "t5",
+        lambda d: None,
+        generate_config,
+        {"prompt": "To be", "begin": True},
+        "begin = true has no effect with model.family = 't5'",
+    ),
+    "half of a character": (
+        "gpt2",
+        lambda d: Path(d, "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": "\\ud83d"}\n'),
+        generate_config,
+        {"prompts": "{}/p.jsonl"},
+        "p.jsonl, line 2: its text holds half of a character",
+    ),
     "no mask": ("bert", lambda d: None, generate_config, {"prompt": "the cat"}, "write [MASK] for what"),
     "writing of a masked model": (
         "bert",
