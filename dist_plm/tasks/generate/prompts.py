@@ -175,4 +175,4 @@ def room_for(where: str, length: int, config: GenerateConfig, model: ModelConfig
 
 def _positions(model: ModelConfig) -> int | None:
     """Counts the positions that a model has; None where there is no end to them."""
-    return model.max_positions if model.position in ("learned", "sinusoidal") else None
+    return model.max_positions if model.has_position_table else None
