@@ -50,7 +50,11 @@ CASES = {
     "lamb": ("data2_tensor2", {"engine__zero_stage": 1, "optim__name": "lamb"}),
     "muon": ("tensor2_pipeline2", {"optim__name": "muon"}),
     "muon1": ("data2_tensor2", {"engine__zero_stage": 1, "optim__name": "muon"}),
-    "muon_deepspeed1": ("pipeline4", {**DEEPSPEED, "engine__zero_stage": 1, "optim__name": "muon"}),
+    "muon_deepspeed0": ("pipeline4", {**DEEPSPEED, "engine__zero_stage": 0, "optim__name": "muon"}),
+    "lamb_by_depth_deepspeed1": (
+        "pipeline4",
+        {**DEEPSPEED, "engine__zero_stage": 1, "optim__name": "lamb", "optim__layer_decay": 0.5},
+    ),
     "adapters": ("data2_tensor2", {"engine__zero_stage": 1, "model__lora": {"rank": 4}, **BF16}),
     "frozen": ("data2_pipeline2", {"engine__zero_stage": 1, "train__freeze": ("embeddings", "layers.0-1"), **BF16}),
     "frozen_deepspeed3": ("data2", {**DEEPSPEED, "engine__zero_stage": 3, "train__freeze": ("layers.1-2",)}),
