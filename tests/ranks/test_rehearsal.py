@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dist_plm.config.decode import decode
+from dist_plm.core.errors import ConfigError
 from dist_plm.distributed.device import choose
 from dist_plm.plan.rehearsal.all_ranks import problems_of
 from dist_plm.plan.rehearsal.fake_world import answer_of
@@ -155,6 +156,15 @@ def check(ranks, config, world_size: int) -> None:
         assert fake[rank].boxes == one.boxes
         # A few numbers that a step reads on the host are counted in one of them alone.
         assert abs(fake[rank].peak_bytes - one.peak_bytes) < 2048
+
+
+@pytest.mark.parametrize("name", ["tensor2", pytest.param("pipeline4", marks=pytest.mark.slow)])
+def test_what_depends_on_numbers_of_others_is_refused(tmp_path, name):
+    world_size, axes = GRIDS[name]
+    muon = {**DEEPSPEED, "engine__zero_stage": 1, "optim__name": "muon"}
+    config = configure(world_size, run__root=str(tmp_path), **axes, **muon)
+    with pytest.raises(ConfigError, match="'muon' under DeepSpeed's ZeRO 1 to 3 is such a case"):
+        rehearsed(config, world_size)
 
 
 SIZES = {"layers": 2, "hidden": 32, "heads": 2, "init_std": 0.1}

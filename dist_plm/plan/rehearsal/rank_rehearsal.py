@@ -159,7 +159,8 @@ def rehearse_on(
             raise ConfigError(
                 [
                     f"this run cannot be rehearsed: what follows on {_innermost(error)} ({moment}) depends on numbers of other "
-                    "ranks; optim.name = 'muon' with engine.zero_stage = 3 is such a case, and with another optimizer it may do"
+                    "ranks; optim.name = 'muon' under DeepSpeed's ZeRO 1 to 3 is such a case: set engine=megatron, or another "
+                    "optimizer"
                 ]
             ) from None
         except Exception as error:  # whatever a real rank would die of
