@@ -196,7 +196,7 @@ def _row(config: PretrainConfig, task: str, number: int) -> dict[str, Any]:
         "lengths": np.array(length),
         "samples": np.array(number),
     }
-    if config.model.segments > 1:
+    if config.model.segments:  # data tell them whether or not the model has more than one
         row["segments"] = ((index >= length // 2) & (index < length)).astype(np.int64)
     return row | ALL_TASKS[task].labels(draw, length)
 

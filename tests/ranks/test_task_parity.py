@@ -101,7 +101,7 @@ def hf_model(family: str, task: str) -> nn.Module:
 
 def inputs_of(family: str, task: str, batch: dict) -> dict:
     inputs = {"input_ids": batch["tokens"], "attention_mask": attended(batch)}
-    if "segments" in batch:
+    if "segments" in batch and family != "roberta":  # whose tokenizers tell none
         inputs["token_type_ids"] = batch["segments"]
     if family == "roberta":  # which would count positions from where a token is not its padding
         inputs["position_ids"] = torch.arange(2, 2 + batch["tokens"].shape[1]).expand_as(batch["tokens"])

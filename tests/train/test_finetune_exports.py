@@ -30,6 +30,11 @@ CHOICE = {
 #: Each task as a run has it, the class that is written, and what a person has to say of it to measure the export.
 TASKS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "classify": ({"data__columns": {"text": "text", "pair": "text_b"}}, "BertForSequenceClassification", {}),
+    "pair_by_roberta": (  # which has one segment for both
+        {"model": ROBERTA, "data__columns": {"text": "text", "pair": "text_b"}},
+        "RobertaForSequenceClassification",
+        {},
+    ),
     "multi_label": (
         {"model": ROBERTA, "task__multi_label": True, "data__columns": {"text": "text", "label": "both"}},
         "RobertaForSequenceClassification",
@@ -71,7 +76,7 @@ TASKS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 
 
 #: A head of each kind, and one that writes.
-IN_CI = ("classify", "tag", "qa", "seq2seq")
+IN_CI = ("classify", "pair_by_roberta", "tag", "qa", "seq2seq")
 
 
 @pytest.fixture(scope="module")

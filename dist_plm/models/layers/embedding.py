@@ -80,7 +80,8 @@ class Embedding(nn.Module):
         elif self.shared.model.position == "sinusoidal":
             hidden = hidden + functional.embedding(positions, self.get_buffer("sinusoids"))
         if self.segment is not None:
-            hidden = hidden + self.segment(torch.zeros_like(tokens) if segments is None else segments)
+            one = segments is None or self.shared.model.segments == 1  # as RoBERTa's, which tells pairs by tokens alone
+            hidden = hidden + self.segment(torch.zeros_like(tokens) if one else segments)
         hidden = hidden.transpose(0, 1).contiguous()
         if self.shared.sequence_parallel:
             hidden = scatter_to_sequence_parallel_region(hidden, group=self.shared.groups.tensor)
