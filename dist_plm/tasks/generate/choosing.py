@@ -13,6 +13,9 @@ from dist_plm.core.random_numbers import Purpose
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.tasks.inference.vocabulary import Vocabulary
 
+#: Scores that are divided by lower temperatures may be too large for a number.
+_COLD = 1e-6
+
 
 def choosers(
     config: GenerateConfig, numbers: Sequence[int], starts: Tensor, first: int
@@ -29,7 +32,9 @@ def choosers(
         found.append(_Repetition(config.repetition_penalty, starts))
     if config.temperature == 0.0:
         return found
-    if config.temperature != 1.0:
+    if config.temperature < _COLD:
+        found.append(_Cold(config.temperature))
+    elif config.temperature != 1.0:
         found.append(transformers.TemperatureLogitsWarper(config.temperature))
     if config.top_k > 0:
         found.append(transformers.TopKLogitsWarper(config.top_k))
@@ -83,6 +88,17 @@ class _Repetition(transformers.LogitsProcessor):
         padding = torch.arange(input_ids.shape[1], device=input_ids.device) < starts[:, None]
         filled: Any = torch.where(padding, input_ids[:, -1:], input_ids)  # by a token of the row, which changes nothing
         return self._inner(filled, scores)
+
+
+class _Cold(transformers.LogitsProcessor):
+    """Divides scores by a low temperature, the largest taken from all of them first: that one stays a number."""
+
+    def __init__(self, temperature: float) -> None:
+        self._temperature = temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        exact = scores.double()
+        return ((exact - exact.amax(dim=-1, keepdim=True)) / self._temperature).to(scores.dtype)
 
 
 class _Draw(transformers.LogitsProcessor):
