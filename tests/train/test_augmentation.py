@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ ALL = {
     "regress": ({"task__name": "regress", "data__columns": {"text": "text", "label": "number"}}, SHARES),
     "tag": (TAG, SHARES),
     "choice": (CHOICE, SHARES),
+    "classify_by_t5": ({"model": T5}, NO_MASK),
+    "choice_by_gpt": ({"model": GPT, **CHOICE}, NO_MASK),
     "t5": ({"model": T5, **SEQ2SEQ}, NO_MASK),
     "gpt": ({"model": GPT, **SEQ2SEQ}, NO_MASK),
     "prefix": ({"model": GPT, **SEQ2SEQ, "task__prefix_lm": True}, NO_MASK),
@@ -71,6 +74,8 @@ def test_it_follows_from_seed_and_sample_and_leaves_evaluation_alone(rows: Path,
     together, alone = read(data, [3, 9, 70]), read(data, [9])
     for name, array in alone.items():
         assert np.array_equal(together[name][len(array) : 2 * len(array)], array), name
+    there = pickle.loads(pickle.dumps(data.learned.collate))  # where batches are read ahead
+    assert all(np.array_equal(there(data.samples["train"].read(np.array([9])))[name], alone[name]) for name in alone)
     assert not np.array_equal(read(data)["tokens"], read(plain)["tokens"])
     assert not np.array_equal(
         read(opened(rows, **changes, data__augment=shares, train__seed=5))["tokens"], read(data)["tokens"]

@@ -124,7 +124,8 @@ class ChangingTask(Task[C], Protocol[C]):
     """Declares the body of a task whose texts may be changed while they are learned."""
 
     def changeable(self, table: WordTable, encoder: TextEncoder) -> Callable[[Mapping[str, NDArray[Any]]], Changeable]:
-        """Builds what finds the words of a microbatch that may be changed: those that leave what is learned as it is."""
+        """Builds what finds the words of a microbatch that may be changed: those that leave what is learned as it is. It is
+        pickled, and called in another process."""
         ...
 
 

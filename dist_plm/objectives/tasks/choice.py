@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,15 +93,8 @@ class Choice:
 
     def changeable(self, table: WordTable, encoder: TextEncoder) -> Callable[[Mapping[str, NDArray[Any]]], Changeable]:
         """Finds the words of contexts, alike before all choices of a row: a choice without its word may be none."""
-
-        def of(batch: Mapping[str, NDArray[Any]]) -> Changeable:
-            each = len(batch["tokens"]) // len(batch["choice_labels"])
-            words = words_of_texts(batch, table, _context(batch, encoder))
-            if encoder.by_likelihood and not encoder.has_decoder:
-                words = replace(words, beside={"labels": IGNORED})
-            return replace(words, samples=words.samples // each)
-
-        return of
+        by_decoder = encoder.by_likelihood and not encoder.has_decoder
+        return partial(_changeable, table=table, by_head=not encoder.by_likelihood, by_decoder=by_decoder)
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         truth = table["choice_labels"]
@@ -159,15 +153,21 @@ def _refuse_same(choices: Sequence[Sequence[int]], room: int, place: str) -> Non
         )
 
 
-def _context(batch: Mapping[str, NDArray[Any]], encoder: TextEncoder) -> NDArray[np.bool_] | bool:
-    """Tells which tokens [R, S] stand before the choices."""
-    if not encoder.by_likelihood:
-        return batch["segments"] == 0
-    if encoder.has_decoder:
-        return True
-    # The last token of a context predicts the first one of the choice.
-    ends = (batch["labels"] != IGNORED).argmax(axis=1) + 1
-    return np.arange(batch["tokens"].shape[1]) < ends[:, None]
+def _changeable(batch: Mapping[str, NDArray[Any]], *, table: WordTable, by_head: bool, by_decoder: bool) -> Changeable:
+    """Finds the words before the choices, which `by_head` are the second texts of pairs; those that a decoder alone reads
+    (`by_decoder`) go on from them, and an encoder reads none."""
+    each = len(batch["tokens"]) // len(batch["choice_labels"])
+    before: NDArray[np.bool_] | bool = True
+    if by_head:
+        before = batch["segments"] == 0
+    elif by_decoder:
+        # The last token of a context predicts the first one of the choice.
+        ends = (batch["labels"] != IGNORED).argmax(axis=1) + 1
+        before = np.arange(batch["tokens"].shape[1]) < ends[:, None]
+    words = words_of_texts(batch, table, before)
+    if by_decoder:
+        words = replace(words, beside={"labels": IGNORED})
+    return replace(words, samples=words.samples // each)
 
 
 def _pairs(row: LabelledRow, columns: Mapping[str, str], choices: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -53,8 +53,11 @@ def changeable_texts(
     """Builds what finds the words of a text or a pair that may be changed: all but the first prefix."""
     if not encoder.by_likelihood:
         return partial(words_of_texts, table=table)
-    before = len(encoder.pieces([config.prefix.rstrip()])[0])
-    return lambda batch: words_of_texts(batch, table, np.arange(batch["tokens"].shape[1])[None] >= before)
+    return partial(_words_behind, table=table, before=len(encoder.pieces([config.prefix.rstrip()])[0]))
+
+
+def _words_behind(batch: Mapping[str, NDArray[Any]], *, table: WordTable, before: int) -> Changeable:
+    return words_of_texts(batch, table, np.arange(batch["tokens"].shape[1])[None] >= before)
 
 
 def _behind(prefix: str, texts: Sequence[str]) -> list[str]:

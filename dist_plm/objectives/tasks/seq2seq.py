@@ -3,6 +3,7 @@ the target (Radford et al. 2018, section 3.3, without its loss on the source).""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,19 +97,7 @@ class Seq2Seq:
     def changeable(self, table: WordTable, encoder: TextEncoder) -> Callable[[Mapping[str, NDArray[Any]]], Changeable]:
         """Finds the words of sources, without the text around them; what a decoder alone reads behind one keeps its order."""
         before, after = map(len, self._around(encoder))
-
-        def of(batch: Mapping[str, NDArray[Any]]) -> Changeable:
-            places, ends = np.arange(batch["tokens"].shape[1]), batch["lengths"]
-            beside = {}
-            if not encoder.has_decoder:
-                ends = (batch["labels"] != IGNORED).argmax(
-                    axis=1
-                ) + 1  # its last token predicts the first one of the target
-                beside = {"labels": IGNORED, **({"seen_from": 0} if "seen_from" in batch else {})}
-            within = (places >= before) & (places < ends[:, None] - after)
-            return replace(words_of_texts(batch, table, within), beside=beside)
-
-        return of
+        return partial(_changeable, table=table, before=before, after=after, has_decoder=encoder.has_decoder)
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         raise NotImplementedError("the loss measures it, and launch/evaluate.py what it writes")
@@ -117,6 +106,19 @@ class Seq2Seq:
         if self.config.suffix is not None:
             return self.config.suffix
         return "" if encoder.has_decoder else _SUFFIX
+
+
+def _changeable(
+    batch: Mapping[str, NDArray[Any]], *, table: WordTable, before: int, after: int, has_decoder: bool
+) -> Changeable:
+    """Finds the words of sources between so many tokens before and after them."""
+    places, ends, beside = np.arange(batch["tokens"].shape[1]), batch["lengths"], {}
+    if not has_decoder:
+        # The last token of a source predicts the first one of the target.
+        ends = (batch["labels"] != IGNORED).argmax(axis=1) + 1
+        beside = {"labels": IGNORED, **({"seen_from": 0} if "seen_from" in batch else {})}
+    within = (places >= before) & (places < ends[:, None] - after)
+    return replace(words_of_texts(batch, table, within), beside=beside)
 
 
 def build(config: Seq2SeqConfig) -> Seq2Seq:

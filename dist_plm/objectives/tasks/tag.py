@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,23 +74,27 @@ class Tag:
         labels, has_entities = self.config.labels, self.config.has_entities
         inside = np.array([has_entities and label != "O" for label in labels])
         joins = inside & ~np.array([begins_entity(label) for label in labels])
-
-        def of(batch: Mapping[str, NDArray[Any]]) -> Changeable:
-            tags, places = batch["tags"], np.arange(batch["tokens"].shape[1])
-            begins = tags != IGNORED
-            text = (np.cumsum(begins, axis=1) > 0) & (places < batch["lengths"][:, None] - encoder.has_frame)
-            beside = {"tags": IGNORED, **({"tags_soft": 0} if "tags_soft" in batch else {})}
-            kept = begins & inside[np.where(begins, tags, 0)]
-            rows, starts = np.nonzero(begins)
-            before = (rows[:-1] == rows[1:]) & joins[tags[rows[1:], starts[1:]]]
-            kept[rows[:-1][before], starts[:-1][before]] = True
-            return Changeable(begins, text, np.zeros_like(tags), tags, kept, batch["samples"], beside)
-
-        return of
+        return partial(_changeable, inside=inside, joins=joins, has_frame=encoder.has_frame)
 
     def scorer(self, table: Mapping[str, Any]) -> Scorer:
         confusion = Confusion.of(len(self.config.labels))
         return _TagScorer(table["tags"], table["words"], table["num_words"], self.config, confusion)
+
+
+def _changeable(
+    batch: Mapping[str, NDArray[Any]], *, inside: NDArray[np.bool_], joins: NDArray[np.bool_], has_frame: bool
+) -> Changeable:
+    """Finds the words of a microbatch, of which those stay whose label is `inside` an entity, or that stand before one whose
+    label `joins` what came before."""
+    tags, places = batch["tags"], np.arange(batch["tokens"].shape[1])
+    begins = tags != IGNORED
+    text = (np.cumsum(begins, axis=1) > 0) & (places < batch["lengths"][:, None] - has_frame)
+    beside = {"tags": IGNORED, **({"tags_soft": 0} if "tags_soft" in batch else {})}
+    kept = begins & inside[np.where(begins, tags, 0)]
+    rows, starts = np.nonzero(begins)
+    before = (rows[:-1] == rows[1:]) & joins[tags[rows[1:], starts[1:]]]
+    kept[rows[:-1][before], starts[:-1][before]] = True
+    return Changeable(begins, text, np.zeros_like(tags), tags, kept, batch["samples"], beside)
 
 
 def _words_and_tags(row: LabelledRow, columns: Mapping[str, str], unknown: str = "") -> tuple[list[str], list[str]]:
