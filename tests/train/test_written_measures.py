@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import tokenizers as hf
+import transformers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from dist_plm.config.decode import decode
@@ -167,8 +168,10 @@ def test_a_decoder_begins_as_in_training_where_no_token_pads(ranks, rows, tmp_pa
     for name in ("config.json", "generation_config.json"):
         assert json.loads((exported / name).read_text())["decoder_start_token_id"] == end > 0
     last, data = records(run)[-1], {"rows": str(rows / "dev.jsonl"), "columns": SEQ2SEQ["data__columns"]}
-    of_export = {"task": {"name": "seq2seq"}, "tokenizer": str(tmp_path / "tokenizer.json")}
-    for source, told in ((run, {}), (exported, of_export)):
+    text = "the film was <|endoftext|>"
+    theirs = transformers.AutoTokenizer.from_pretrained(exported)(text).input_ids
+    assert theirs == hf.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text).ids, "whatever T5's is like"
+    for source, told in ((run, {}), (exported, {"task": {"name": "seq2seq"}})):
         (found,) = ranks.run(1, measure, evaluate_config(source, on="task", data=data, **told))
         for name in TEXT_MEASURES:
             assert found["results"][name] == pytest.approx(last[f"eval/{name}"], abs=1e-6), (source.name, name)

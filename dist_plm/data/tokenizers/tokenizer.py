@@ -197,14 +197,17 @@ class Tokenizer:
         with atomic_writer(Path(path)) as file:
             file.write(self._tokenizer.to_str(pretty=True).encode())
 
+    def companions(self) -> dict[str, bytes]:
+        """Gives what stands beside tokenizer.json, by file name, for Transformers to read that as it is."""
+        return companions(self._tokenizer, self._special, self.end_of_document)
+
     def save_directory(self, folder: Path) -> None:
         """Writes what Transformers' AutoTokenizer opens, tokenizer.json last.
 
         The other files are tokenizer_config.json and special_tokens_map.json, and the vocabulary in the form of the models that
         usually have it: vocab.txt, or vocab.json and merges.txt.
         """
-        files = companions(self._tokenizer, self._special, self.end_of_document)
-        for name, content in files.items():
+        for name, content in self.companions().items():
             with atomic_writer(folder / name) as file:
                 file.write(content)
         self.save(folder / FILE_NAME)

@@ -9,6 +9,7 @@ from dist_plm.config.credentials import followed, unset_in
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.data.store.manifest import NAME as STORE_MANIFEST
 from dist_plm.data.store.manifest import read_manifest
+from dist_plm.data.tokenizers.beside import Beside
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.data.tokenizers.tokenizer_files import main_file
 
@@ -37,12 +38,20 @@ class CheckpointTokenizer:
 
     Args:
         files: by name.
+        beside: of a tokenizer.json that stood alone, what keeps Transformers from reading it as the class that a kind of
+            model usually has.
         end: ends documents; with `special`, where there is a tokenizer.
     """
 
     files: Mapping[str, bytes] = field(default_factory=dict)
+    beside: Mapping[str, bytes] = field(default_factory=dict)
     special: SpecialTokens | None = None
     end: int | None = None
+
+    @property
+    def exported(self) -> dict[str, bytes]:
+        """Gives what Transformers opens."""
+        return {**self.beside, **self.files}
 
 
 def tokenizer_files(directories: Iterable[Path]) -> dict[str, Path]:
@@ -73,7 +82,7 @@ def tokens_of(found: "Checkpoint", run: Mapping[str, Any]) -> CheckpointTokenize
     file, path = Path(store) / read_manifest(store).tokenizer.file, store
     tokenizer = Tokenizer.load(file, read_manifest(path).tokenizer.end_of_document)
     files = {name: path.read_bytes() for name, path in tokenizer_files([file.parent]).items()}
-    return CheckpointTokenizer(files, tokenizer.special_tokens(), tokenizer.end_of_document_id)
+    return CheckpointTokenizer(files, {}, tokenizer.special_tokens(), tokenizer.end_of_document_id)
 
 
 def tokenizer_path(found: "Checkpoint", run: Mapping[str, Any]) -> Path | None:
@@ -123,4 +132,6 @@ def _given(path: Path) -> CheckpointTokenizer:
     else:
         files = tokenizer_files([path if path.is_dir() else path.parent])
     content = {name: file.read_bytes() for name, file in files.items()}
-    return CheckpointTokenizer(content, tokenizer.special_tokens(), tokenizer.end_of_document_id)
+    alone = content.keys() == {"tokenizer.json"} and Beside.of(files["tokenizer.json"]).is_empty
+    beside = tokenizer.companions() if alone else {}
+    return CheckpointTokenizer(content, beside, tokenizer.special_tokens(), tokenizer.end_of_document_id)

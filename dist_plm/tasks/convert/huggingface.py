@@ -207,7 +207,7 @@ class _Export:
         (directory / CONFIG_FILE).write_text(
             json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        for name, data in {**self.tokens.files, **generation_files(self._found, settings)}.items():
+        for name, data in {**self.tokens.exported, **generation_files(self._found, settings)}.items():
             (directory / name).write_bytes(data)
         shapes = {name: self._shape(entries[0]) for name, entries in self._entries.items()}
         return write_weights(directory, shapes, self._read, dtype=dtype, limit_bytes=int(config.shard_gb * 1e9))
