@@ -140,6 +140,20 @@ def test_one_sentence_with_the_reason(changes: dict[str, Any], part: str) -> Non
     assert any(part in problem for problem in found), found
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__lora": {"rank": 2}},
+        {"train__freeze": ("embeddings",)},
+        {"train__unfreeze_every": 1},
+        {"optim__head_lr": 1e-3},
+    ],
+)
+def test_what_a_model_does_not_learn_is_refused_whatever_is_trained_of_it(changes: dict[str, Any]) -> None:
+    (told,) = problems(**{"model": {**T5, "bias": False}, "task__name": "tag", **changes})
+    assert "model.family = 't5' does not learn from task.name = 'tag'" in told
+
+
 @pytest.mark.parametrize("name", ["tag", "qa"])
 @pytest.mark.parametrize("family", ["gpt", "t5"])
 def test_the_tasks_that_a_model_is_told_to_learn_instead_are_its_own(family: str, name: str) -> None:
