@@ -130,6 +130,11 @@ class ModelConfig:
         return self.position in ("learned", "sinusoidal")
 
     @property
+    def position_limit(self) -> int | None:
+        """The most tokens of a sequence; None where positions know no end."""
+        return self.max_positions if self.has_position_table else None
+
+    @property
     def predicts_tokens(self) -> bool:
         """Whether it ends with scores of the tokens of its vocabulary."""
         return self.head == "language_model"

@@ -88,8 +88,8 @@ class SpanConfig(TokensConfig):
 def unplaced_targets(objective: ObjectiveConfig, case: "Case") -> Iterator[str]:
     """Yields a sentence where a decoder writes more tokens than its table of positions has places for."""
     model, length = case.config.model, case.config.data.sequence_length
-    written, limit = objective.longest_target(length), model.max_positions
-    if model.has_decoder and model.has_position_table and limit and written and length <= limit < written:
+    written, limit = objective.longest_target(length), model.position_limit
+    if model.has_decoder and limit and written and length <= limit < written:
         yield (
             f"model.max_positions = {limit} has no places for the {written} tokens that the decoder writes at most with "
             f"objective.name = {show(objective.name)} and data.sequence_length = {length}: raise it to {written}, leave "

@@ -40,8 +40,8 @@ class TargetsConfig(TaskConfig):
             reason = f"model.family = {model.family!r}, which scores by a head"
             yield from no_effect(self, "task", ("max_target_length",), reason)
         elif model.has_decoder:
-            written, limit = self.target_length(length), model.max_positions
-            if model.has_position_table and limit and written and written > limit:
+            written, limit = self.target_length(length), model.position_limit
+            if limit and written and written > limit:
                 yield (
                     f"task.max_target_length = {written} exceeds model.max_positions = {limit}, the length of its table of "
                     "positions: lower it, or raise model.max_positions"

@@ -176,7 +176,7 @@ class Asked:
             if special.mask is None:
                 raise ConfigError([f"{vocabulary.where} has no token for what is masked, which a masked model needs"])
             frame = tuple((t,) if t is not None else () for t in (special.cls, special.sep))  # pyright: ignore[reportAssignmentType]
-        longest = model.max_positions if model.has_position_table else None
+        longest = model.position_limit
         room = sum(map(len, frame))
         window = config.window or (model.max_positions or 0) or 1024
         if longest is not None and config.window is not None and window > longest:

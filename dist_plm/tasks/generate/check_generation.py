@@ -66,5 +66,5 @@ def rows_to_fill(config: GenerateConfig, found: FoundModel, prompts: Sequence[st
     if problems := list(no_effect(config, "", _OF_WRITING, "a masked model, which fills in")):
         raise ConfigError(problems)
     model = found.config.model
-    limit = model.max_positions if model.has_position_table else None
+    limit = model.position_limit
     return [masked_tokens(number, prompt, limit, found.vocabulary) for number, prompt in enumerate(prompts)]

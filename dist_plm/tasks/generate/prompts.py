@@ -150,7 +150,7 @@ def _tokens(prompt: str, config: GenerateConfig, model: ModelConfig, vocabulary:
 def shortened(tokens: Sequence[int], most_new: int, model: ModelConfig) -> tuple[int, ...]:
     """A prompt, without its beginning where it leaves a decoder no position for an answer: half of them are then for the
     answer, of at most `most_new` tokens."""
-    limit = _positions(model)
+    limit = model.position_limit
     if limit is None or model.has_decoder or len(tokens) < limit:
         return tuple(tokens)
     room = max(min(most_new, limit // 2), 1)
@@ -163,7 +163,7 @@ def room_for(where: str, length: int, config: GenerateConfig, model: ModelConfig
     Raises:
         ConfigError: there is no position for any; it names `where` the prompt stands.
     """
-    limit = _positions(model)
+    limit = model.position_limit
     if limit is None:
         return config.max_new_tokens
     if length > limit or (length == limit and not model.has_decoder):
@@ -171,8 +171,3 @@ def room_for(where: str, length: int, config: GenerateConfig, model: ModelConfig
             [f"{where} has {length:,} tokens, and the model {limit:,} positions for it and its answer: shorten it"]
         )
     return min(config.max_new_tokens, limit if model.has_decoder else limit - length)
-
-
-def _positions(model: ModelConfig) -> int | None:
-    """Counts the positions that a model has; None where there is no end to them."""
-    return model.max_positions if model.has_position_table else None

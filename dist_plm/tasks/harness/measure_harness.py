@@ -84,7 +84,7 @@ def _window(config: EvaluateConfig, found: FoundModel) -> int:
                 "give on=perplexity, on=objective or on=probe"
             ]
         )
-    longest = model.max_positions if model.has_position_table else None
+    longest = model.position_limit
     if config.window is not None and longest is not None and config.window > longest:
         raise ConfigError(
             [f"window = {config.window} is longer than the {longest} positions that the model has: lower it"]
