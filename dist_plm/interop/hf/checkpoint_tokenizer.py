@@ -38,15 +38,15 @@ class CheckpointTokenizer:
 
     Args:
         files: by name.
+        end: ends documents; with `special`, where there is a tokenizer.
         beside: of a tokenizer.json that stood alone, what keeps Transformers from reading it as the class that a kind of
             model usually has.
-        end: ends documents; with `special`, where there is a tokenizer.
     """
 
     files: Mapping[str, bytes] = field(default_factory=dict)
-    beside: Mapping[str, bytes] = field(default_factory=dict)
     special: SpecialTokens | None = None
     end: int | None = None
+    beside: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def exported(self) -> dict[str, bytes]:
@@ -82,7 +82,7 @@ def tokens_of(found: "Checkpoint", run: Mapping[str, Any]) -> CheckpointTokenize
     file, path = Path(store) / read_manifest(store).tokenizer.file, store
     tokenizer = Tokenizer.load(file, read_manifest(path).tokenizer.end_of_document)
     files = {name: path.read_bytes() for name, path in tokenizer_files([file.parent]).items()}
-    return CheckpointTokenizer(files, {}, tokenizer.special_tokens(), tokenizer.end_of_document_id)
+    return CheckpointTokenizer(files, tokenizer.special_tokens(), tokenizer.end_of_document_id)
 
 
 def tokenizer_path(found: "Checkpoint", run: Mapping[str, Any]) -> Path | None:
@@ -134,4 +134,4 @@ def _given(path: Path) -> CheckpointTokenizer:
     content = {name: file.read_bytes() for name, file in files.items()}
     alone = content.keys() == {"tokenizer.json"} and Beside.of(files["tokenizer.json"]).is_empty
     beside = tokenizer.companions() if alone else {}
-    return CheckpointTokenizer(content, beside, tokenizer.special_tokens(), tokenizer.end_of_document_id)
+    return CheckpointTokenizer(content, tokenizer.special_tokens(), tokenizer.end_of_document_id, beside)

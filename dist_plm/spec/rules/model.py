@@ -94,7 +94,7 @@ def _head(case: Case) -> Iterator[str]:
 
 def _lora(case: Case) -> Iterator[str]:
     model = case.config.model
-    if model.lora is None or not case.config.objective.suits(model):  # which has another head then, if any
+    if model.lora is None or not case.config.objective.suits(model):  # it has no such head, see `_objective`
         return
     names = {
         one.name.rpartition(".")[0].rpartition(".")[2]
@@ -110,7 +110,7 @@ def _lora(case: Case) -> Iterator[str]:
 
 def _trained(case: Case) -> Iterator[str]:
     model, freeze = case.config.model, case.config.train.freeze
-    if not case.config.objective.suits(model):
+    if not case.config.objective.suits(model):  # it has no such head, see `_objective`
         return
     model = replace(model, vocab_size=model.vocab_size or 1)
     wrong = list(freeze_problems(model, freeze))

@@ -47,8 +47,10 @@ class TagConfig(LabelsConfig):
     def measured(self) -> tuple[str, ...]:
         if self.finds_labels:  # until the data tell them
             return super().measured
-        entities = self.measures[: 6 if self.has_beginnings else 3] if self.has_entities else ()
-        return ("loss", *entities, "accuracy")
+        if not self.has_entities:
+            return ("loss", "accuracy")
+        strict = self.has_beginnings
+        return tuple(name for name in super().measured if strict or not name.startswith("strict_"))
 
     @property
     def told_of_measures(self) -> str:

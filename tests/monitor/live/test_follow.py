@@ -1,6 +1,7 @@
 """A run is followed as it grows, is started again from an earlier step, and is not there for a moment."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,13 @@ def steps(run: FollowedRun) -> list[int]:
 def begun(path: Path) -> Path:
     path.mkdir()
     (path / "starts.jsonl").write_text("{}\n")
+    return path
+
+
+def written(path: Path, steps: Iterable[int]) -> Path:
+    with MetricsWriter(path) as writer:
+        for step in steps:
+            writer.write(record(step))
     return path
 
 
@@ -50,10 +58,7 @@ def test_a_line_counts_once_it_is_whole(tmp_path):
 
 
 def test_a_run_that_goes_on_from_an_earlier_step_begins_anew(tmp_path):
-    path = begun(tmp_path / "run") / "metrics.jsonl"
-    with MetricsWriter(path) as writer:
-        for step in range(1, 7):
-            writer.write(record(step))
+    path = written(begun(tmp_path / "run") / "metrics.jsonl", range(1, 7))
     run = FollowedRun(path.parent)
     assert steps(run) == [1, 2, 3, 4, 5, 6]
     with MetricsWriter(path, resume_step=4) as writer:
@@ -64,17 +69,11 @@ def test_a_run_that_goes_on_from_an_earlier_step_begins_anew(tmp_path):
 
 def test_another_file_is_told_by_what_it_holds(tmp_path):
     """A file system may give the file that takes the place of one that was removed the same inode: as if written over."""
-    path = begun(tmp_path / "run") / "metrics.jsonl"
-    with MetricsWriter(path) as writer:
-        for step in range(1, 5):
-            writer.write(record(step))
+    path = written(begun(tmp_path / "run") / "metrics.jsonl", range(1, 5))
     run = FollowedRun(path.parent)
     assert steps(run) == [1, 2, 3, 4]
     other = [line.replace('"loss": 2.5', '"loss": 9.5') for line in path.read_text().splitlines(keepends=True)]
-    with MetricsWriter(tmp_path / "more.jsonl") as writer:
-        for step in range(5, 8):
-            writer.write(record(step))
-    path.write_text("".join(other) + (tmp_path / "more.jsonl").read_text())
+    path.write_text("".join(other) + written(tmp_path / "more.jsonl", range(5, 8)).read_text())
     assert steps(run) == [1, 2, 3, 4, 5, 6, 7]
     assert (run.generation, run.records[3]["loss"]) == (1, 9.5)
 
