@@ -144,9 +144,9 @@ def _alone(line: Any) -> Any:
 
 
 def _write_predictions(path: Path, files: Mapping[str, Any]) -> None:
-    """Writes the first file to `path`, and others of a task beside it, under their own names."""
+    """Writes the first file to `path`, and others of a task beside it, so that two files of predictions share none."""
     for number, (name, content) in enumerate(files.items()):
-        where = str(path if number == 0 else path.with_name(name))
+        where = str(path if number == 0 else path.with_name(f"{path.stem}.{name}"))
         if name.endswith(".jsonl"):
             write_lines(where, content)
         else:

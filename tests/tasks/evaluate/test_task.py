@@ -73,3 +73,15 @@ def test_the_first_rows_of_which_nothing_is_known_are_shown(ranks, tmp_path) -> 
         assert set(row) == shown
         assert row["row"] == 0
         assert row.get("id", "q0") == "q0"
+
+
+@pytest.mark.ranks
+def test_two_files_of_answers_share_none_beside_them(ranks, tmp_path) -> None:
+    model = fine_tuned(tmp_path, "qa")
+    asked = {"on": "task", "task": {"name": "qa"}, "data": {"rows": str(rows_of(model, "qa", labelled=True))}}
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    for name in ("dev", "test"):
+        ranks.run(1, told, evaluate_config(model, predictions=str(folder / f"{name}.json"), **asked))
+    beside = {f"{name}.nbest_predictions.json" for name in ("dev", "test")}
+    assert {file.name for file in folder.iterdir()} == {"dev.json", "test.json"} | beside
