@@ -21,7 +21,7 @@ from dist_plm.objectives.tasks.base import Question, Scorer, Task
 from dist_plm.objectives.tasks.encode_rows import EncodedRows, encoded
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
 from dist_plm.spec.schema_run import TrainConfig
-from dist_plm.spec.tasks import TaskConfig
+from dist_plm.spec.tasks import TaskConfig, tasks_of
 from dist_plm.spec.tasks.base import WritingConfig
 from dist_plm.tasks.evaluate.asked_rows import AskedRows, Unmeasured, Weighed, worst_rows
 from dist_plm.tasks.evaluate.objective import RunnerScores
@@ -83,10 +83,11 @@ def check_task_rows(config: EvaluateConfig, found: FoundModel) -> None:
 def _task_of(found: FoundModel) -> TaskConfig:
     task = found.config.objective
     if not isinstance(task, TaskConfig):
+        choices = " or ".join(f"task={name}" for name in tasks_of(found.config.model))
         raise ConfigError(
             [
                 f"on = 'task' needs a model that was fine-tuned for one, and {found.source.where} does not tell which: say "
-                "that, as in task=seq2seq"
+                f"that with {choices}"
             ]
         )
     return task

@@ -264,6 +264,13 @@ OPENED = {
         {"data": {"text": "{}/text0.txt"}, "window": 64},
         "window = 64 is longer than the 32 positions",
     ),
+    "a task that nobody tells": (
+        "t5",
+        lambda d: None,
+        evaluate_config,
+        {"on": "task", "data": {"rows": "{}/text0.txt"}},
+        "say that with task=choice or task=classify or",
+    ),
     "an empty split": ("gpt2", lambda d: None, evaluate_config, {"data": {"path": "{}/pair"}}, "is empty"),
 }
 
