@@ -88,7 +88,6 @@ def open_records(
             made.append(build_recorder(config, start.run_dir, first_step, peak, start.lease))
             made[0].count_tokens = count_tokens
             made[0].skipped = skipped_samples(config.data.skip_samples, position.history)
-            made[0].note_heal(noted(position.history, position.step))
         except OSError as error:
             what = error.filename2 or error.filename or start.run_dir
             raise UserError(
@@ -99,6 +98,7 @@ def open_records(
                 made[0].load_state(found.train_state.loop["recorder"])
             except (KeyError, TypeError, ValueError) as error:
                 raise CheckpointError(f"{found.where}: `loop.recorder` is not what a run writes: {error}") from None
+        made[0].note_heal(noted(position.history, position.step))
 
     on_first(groups.world, make)
     return made[0] if made else None

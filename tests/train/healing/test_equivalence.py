@@ -110,6 +110,8 @@ def test_killed_in_a_rollback_it_ends_in_the_same_way(ranks, store, tmp_path, to
     assert ranks.run(2, faulty_case, config, free_port(), FAULT) == [0, 0]
     check_same(tmp_path, told, steps=(12, 16) if changes is COPIES else (4, 8, 12, 16))
     assert len(state_of(tmp_path, 16).history) == 1
+    (found,) = [record for record in read_metrics(tmp_path / "metrics.jsonl") if "heal/rollbacks" in record]
+    assert (found["heal/noticed"], found["heal/skipped_samples"]) == (10, 16)
 
 
 DEEPSPEED = {"engine__name": "deepspeed"}
