@@ -38,11 +38,12 @@ class Retention:
         return [step for step in steps if step not in stay]
 
     def best_of(self, checkpoints: Mapping[int, Mapping[str, float]], newest: int) -> int | None:
-        """Finds the step of the best checkpoint; None where none was measured. Arguments as those of `superseded`."""
+        """Finds the step of the best checkpoint, which training has brought forth, not that of its first weights; None where
+        none was measured. Arguments as those of `superseded`."""
         scored = {
             step: measures[self.best]
             for step, measures in checkpoints.items()
-            if step <= newest and self.best and self.best in measures
+            if 0 < step <= newest and self.best and self.best in measures
         }
         sign = 1 if self.best_is == "lowest" else -1
         # The earlier one of equals; a loss that is not a number is never the best.

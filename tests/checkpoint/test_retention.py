@@ -26,6 +26,12 @@ def test_the_best_stays():
     assert Retention(latest=1).best_of(losses(5), newest=100) is None
 
 
+def test_first_weights_are_never_the_best():
+    first = {0: {"loss": 1.0}}
+    assert Retention(latest=1, best="loss").best_of(first | losses(1, 2), newest=200) == 100
+    assert Retention(latest=1, best="loss").best_of(first, newest=0) is None
+
+
 def test_what_was_not_evaluated_is_not_the_best():
     evaluations = {100: {}, 200: {"loss": 3.0}, 300: {}}
     assert Retention(latest=1, best="loss").superseded(evaluations, newest=300) == [100]
