@@ -7,6 +7,7 @@ MFU on an unknown device).
 
 import errno
 import glob
+import itertools
 import json
 import logging
 import math
@@ -14,6 +15,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -139,10 +141,13 @@ class MetricsWriter:
             log.warning("%s is written again, with all that was kept", self._path)
 
     def rewind(self, step: int) -> None:
-        """Drops the records after a step, which are made again."""
-        self.close()
-        _keep_until(self._path, step, self._guard)
-        self._file, self._pending = open_to_append(self._path, readable=True), []
+        """Drops the records after a step, which are made again. That takes no room on the disk; no other writer has this file,
+        as each begins with one of its own."""
+        with suppress(OSError):  # it is asked again at the next record
+            self._guard()
+        size = os.fstat(self._file.fileno()).st_size
+        self._file.truncate(len(b"".join(_until(os.pread(self._file.fileno(), size, 0), step))))
+        self._pending = _until(b"".join(self._pending), step)
 
     def close(self) -> None:
         """Closes the file; where the disk does not take what was kept for it, that is lost, and told."""
@@ -256,6 +261,12 @@ def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             yield line, record
         else:
             log.warning("%s line %d is no complete record and is left out", path, number)
+
+
+def _until(lines: bytes, step: int) -> list[bytes]:
+    """The lines of records, whose steps ascend, up to `step`."""
+    records = lines.splitlines(keepends=True)
+    return list(itertools.takewhile(lambda line: (parse_record(line) or {"step": 0})["step"] <= step, records))
 
 
 def _keep_until(path: Path, step: int, guard: Callable[[], None]) -> None:

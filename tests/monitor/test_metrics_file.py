@@ -1,6 +1,7 @@
 """metrics.jsonl: its keys, valid JSON whatever the numbers, each step once after kills at any byte."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -98,6 +99,25 @@ def test_going_back_drops_later_steps_and_appends(tmp_path):
     assert steps_in(path) == [1, 2, 3, 4, 5]
     last = read_metrics(path)[-1]
     assert (last["heal/rollbacks"], last["worst/loss"], last["worst/first_sample"]) == (1, 3.0, 8)
+
+
+def test_going_back_keeps_what_a_full_disk_did_not_take(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsWriter(path) as writer:
+        writer.write(record(1))
+        with monkeypatch.context() as full:
+            full.setattr(MetricsWriter, "_append", no_room)
+            full.setattr("dist_plm.monitor.metrics_file.atomic_writer", no_room)
+            for step in range(2, 7):
+                writer.write(record(step))
+            writer.rewind(4)
+        assert steps_in(path) == [1]
+        writer.write(record(5))
+    assert steps_in(path) == [1, 2, 3, 4, 5]
+
+
+def no_room(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_starting_anew_empties_the_file(tmp_path):
