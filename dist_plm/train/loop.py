@@ -162,11 +162,13 @@ def _is_over(parts: Parts) -> bool:
     if patience.best is None:
         log.info("stopped early: %s was no number in %d evaluations", patience.settings.metric, patience.waited)
         return True
+    threshold = patience.settings.threshold
     log.info(
-        "stopped early: %s was best at step %d (%.4g), and not better in %d evaluations since",
+        "stopped early: %s was best at step %d (%.4g), and not better%s in the last %d evaluations",
         patience.settings.metric,
         patience.best_step,
         patience.best,
+        f" by more than {threshold:g}" if threshold else "",
         patience.waited,
     )
     return True
