@@ -26,6 +26,7 @@ from dist_plm.checkpoint.io.async_writer import WriterProcess
 from dist_plm.checkpoint.io.direct_io import write_file
 from dist_plm.checkpoint.io.hashing import HashedFiles
 from dist_plm.checkpoint.kept import KeptCheckpoints
+from dist_plm.checkpoint.open_checkpoint import open_checkpoint
 from dist_plm.checkpoint.planner import FragmentSavePlanner
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.storage import Storage, name_of
@@ -195,13 +196,33 @@ class CheckpointWriter:
         """Lists the steps of the checkpoints that are there, and of this run as it is, ascending. Collective."""
         return on_first(self._group, lambda: [step for step in self._storage.steps() if is_own(step)])
 
+    def is_whole(self, step: int, *, verify: bool) -> bool:
+        """Tells whether the checkpoint of a step can be used; see `open_checkpoint`. What is wrong is told. Collective, after
+        `settle`."""
+        try:
+            open_checkpoint(self._storage, name_of(step), self._group, verify=verify)
+        except CheckpointError as error:
+            log.warning("%s; it is not gone back to", error.reason)
+            return False
+        return True
+
     def samples_at(self, step: int) -> int:
         """Tells how many samples were seen at the checkpoint of a step. Collective."""
         return on_first(self._group, lambda: self._kept.read(step).samples_seen)
 
     def rewind(self, step: int, history: Sequence[Mapping[str, Any]]) -> None:
-        """Makes an earlier checkpoint the latest; see KeptCheckpoints.rewind. Collective, after `settle`."""
-        on_first(self._group, lambda: self._kept.rewind(step, history))
+        """Makes an earlier checkpoint the latest; see KeptCheckpoints.rewind. Collective, after `settle`.
+
+        Raises:
+            SaveFailedError: on every rank, where the disk does not take that.
+        """
+        try:
+            on_first(self._group, lambda: self._kept.rewind(step, history))
+        except CheckpointError as error:
+            raise SaveFailedError(
+                f"{self._storage.where(name_of(step))} cannot be made the latest, to go back to it: {error.reason}; mend that, "
+                "and start the run again"
+            ) from None
 
     def withdraw(self, step: int, *, latest: int) -> None:
         """Removes the checkpoint that was written last, and makes another the latest. Collective, after `wait`."""

@@ -236,7 +236,7 @@ def _build_parts(
     engine, storage, shard_specs, heal = trained.engine, trained.storage, trained.shard_specs, config.train.heal
     control = start.control(host_group(timedelta(minutes=config.cluster.timeout_minutes)))
     stops = config.train.early_stopping
-    restore = restoring(storage, engine, shard_specs, groups.world, verify=config.checkpoint.verify)
+    restore = restoring(storage, engine, shard_specs, groups.world)
     peak_rate = peak_learning_rate(config.optim, config.train.global_batch)
     return Parts(
         train=config.train,

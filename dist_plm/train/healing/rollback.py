@@ -39,8 +39,7 @@ def roll_back(parts: Parts, position: Position, restore: Restore, skip: Ranges) 
     alarm = _cause(parts, position, parts.control.first_told(parts.alarms.raised))
     parts.watchdog.progress(f"going back from step {alarm.step}", patient=True)
     parts.checkpoints.settle()
-    step, first = _where_to(parts, alarm)
-    copied = parts.copies.newest(step, before=first)
+    step, first, copied = _where_to(parts, alarm)
     reached = step if copied is None else copied
     history = list(position.history)
     is_over = acts.recent(history, settings, alarm.step) >= settings.most
@@ -88,20 +87,23 @@ def _cause(parts: Parts, position: Position, alarm: Alarm) -> Alarm:
     return alarm
 
 
-def _where_to(parts: Parts, alarm: Alarm) -> tuple[int, int]:
-    """Chooses the checkpoint to go back to, by its step, and the first step that is to be taken in another way.
+def _where_to(parts: Parts, alarm: Alarm) -> tuple[int, int, int | None]:
+    """Chooses the checkpoint to go back to, by its step, the first step that is to be taken in another way, and the copy in
+    memory from between the two, if there is one. A checkpoint that is damaged is passed over. Collective.
 
     Raises:
         Diverged, ReplicasDifferError: there is no checkpoint.
     """
     there = parts.checkpoints.steps(parts.health.is_own)
     wanted = alarm.step - parts.train.heal.before if alarm.agreed is None else alarm.agreed + 1
-    if before := [step for step in there if step < wanted]:
-        return before[-1], wanted
-    later = [step for step in there if step < alarm.step]  # it may be damaged already: the number of acts is bounded
-    if not later or alarm.agreed is not None:
-        raise _ended(alarm, "and there is no checkpoint from before to go back to")
-    return later[0], later[0] + 1
+    choices = [(step, wanted) for step in reversed(there) if step < wanted]
+    if alarm.agreed is None:  # what is later may be bad already: the number of acts is bounded
+        choices += [(step, step + 1) for step in there if wanted <= step < alarm.step]
+    for step, first in choices:
+        copied = parts.copies.newest(step, before=first)
+        if parts.checkpoints.is_whole(step, verify=copied is None and parts.checkpoint.verify):
+            return step, first, copied
+    raise _ended(alarm, "and there is no checkpoint from before to go back to")
 
 
 def _ended(alarm: Alarm, why: str, done: str = "") -> UserError:

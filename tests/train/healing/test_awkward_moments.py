@@ -1,11 +1,19 @@
 """A fault at an awkward moment: the run ends as one that was told from the start, or with exit code 2 and one message."""
 
+import contextlib
+import errno
 import os
+import re
+import shutil
 import signal
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
+from dist_plm.checkpoint.saver import CheckpointWriter
+from dist_plm.checkpoint.storage import LocalStorage
 from dist_plm.data.store.store import TokenStoreWriter
 from dist_plm.train.healing.memory_copies import MemoryCopies
 from tests.ranks.pool import RanksError
@@ -98,6 +106,61 @@ def test_a_blend_that_has_no_more_samples_ends_the_run_with_one_message(ranks, s
     with pytest.raises(RanksError, match="DataError: 144 samples are asked") as told:
         ranks.run(2, faulty_case, settings(stores / "many", tmp_path, **HEAL, **blend), free_port(), fault)
     assert "failed on 2 of 2 ranks" in str(told.value), "none waits for the other"
+
+
+def damaged_case(world, config, port, fault, act):
+    """A run to whose checkpoints something happens before it chooses one to go back to."""
+    with before(
+        CheckpointWriter, "steps", 1, lambda: act(Path(config.run.dir) / "checkpoints") if world.rank == 0 else None
+    ):
+        return faulty_case(world, config, port, fault)
+
+
+def flip(checkpoints):
+    file = max((checkpoints / "step_00000008").glob("*.distcp"), key=lambda file: file.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def remove(checkpoints):
+    shutil.rmtree(checkpoints / "step_00000008")
+
+
+@pytest.mark.parametrize("act", [flip, pytest.param(remove, marks=pytest.mark.slow)])
+def test_a_damaged_checkpoint_is_passed_over(ranks, stores, tmp_path, act):
+    config, fault = settings(stores / "many", tmp_path / "healed", **HEAL), Fault("gradient", at=77, rank=1)
+    assert ranks.run(2, damaged_case, config, free_port(), fault, act) == [0, 0]
+    (done,) = state_of(tmp_path / "healed", 16).history
+    assert (done["step"], done["skipped"]) == (4, [[64, 80]])
+    assert "step_00000008 is damaged" in (tmp_path / "healed" / "log" / "rank_00000.log").read_text()
+    told_from_the_start(ranks, stores / "many", tmp_path / "told", 2)
+    check_same(tmp_path / "healed", tmp_path / "told")
+
+
+def no_room_case(world, config, port, fault):
+    """A run whose disk is full when it goes back."""
+
+    def fill():
+        stack.enter_context(patch.object(LocalStorage, "write", no_room))
+
+    with contextlib.ExitStack() as stack, before(CheckpointWriter, "rewind", 1, fill):
+        return faulty_case(world, config, port, fault)
+
+
+def no_room(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_run_that_has_no_room_to_go_back_says_so_and_goes_back_later(ranks, stores, tmp_path):
+    config, fault = settings(stores / "many", tmp_path / "healed", **HEAL), Fault("gradient", at=77, rank=1)
+    with pytest.raises(RanksError, match="failed on 2 of 2 ranks") as told:
+        ranks.run(2, no_room_case, config, free_port(), fault)
+    said = r"SaveFailedError: \S+step_00000008 cannot be made the latest, to go back to it: No space left on device; mend that"
+    assert len(re.findall(said, str(told.value))) == 2
+    assert ranks.run(2, faulty_case, config, free_port(), fault) == [0, 0]
+    told_from_the_start(ranks, stores / "many", tmp_path / "told", 2)
+    check_same(tmp_path / "healed", tmp_path / "told")
 
 
 def signalled_in_rollback_case(world, config, port, fault):
