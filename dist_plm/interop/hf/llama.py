@@ -37,7 +37,8 @@ class HFLlama(HFModel):
         s.must_be("attention_bias", False)
         s.must_be("mlp_bias", False)
         s.must_be("hidden_act", "silu")
-        rope = s.get("rope_scaling", s.get("rope_parameters", {}))  # of both the older name counts, as in Transformers
+        # Of both the older name counts, as in Transformers, unless there is nothing in it.
+        rope = s.get("rope_scaling", {}) or s.get("rope_parameters", {})
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
             raise CheckpointError(

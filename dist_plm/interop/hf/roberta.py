@@ -63,7 +63,7 @@ class HFRoberta(HFEncoder):
 
     def differences_of_tokens(self, settings: Mapping[str, Any], tokens: "CheckpointTokenizer") -> Iterator[str]:
         """Yields that the token before the first position counts none in these classes, whatever it is in the vocabulary."""
-        pad, told = None if tokens.special is None else tokens.special.pad, settings["pad_token_id"]
+        pad, told = None if tokens.special is None else tokens.special.pad, settings.get("pad_token_id", 1)
         if pad is not None and pad != told:
             yield (
                 f"its tokenizer pads with token {pad}, and pad_token_id is {told}, by which Transformers counts positions: "

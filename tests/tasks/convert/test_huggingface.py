@@ -283,6 +283,20 @@ def test_settings_that_transformers_obeys_are_refused_where_ours_do_otherwise(tm
     assert_refused(tmp_path, part, source)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama", {"rope_scaling": {}, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}),
+        ("roberta", {"pad_token_id": None}),
+    ],
+)
+def test_settings_that_are_left_out_mean_what_they_mean_to_transformers(tmp_path, name, changes):
+    source = save(name, tmp_path / "hf")
+    edit(source, **changes)
+    run(source, tmp_path / "in")
+    assert "largest difference" in run(tmp_path / "in", tmp_path / "out", format="hf")
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_directories_are_refused_by_name(bert, tmp_path, name):
     spoil, part = WRONG[name]
