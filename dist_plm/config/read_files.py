@@ -2,7 +2,9 @@
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dist_plm.config.decode import encode, show
@@ -22,10 +24,13 @@ _ASKED_OF_MODELS = (
 )
 #: End the names of the two files of a store that is named without them.
 _PAIR = (".bin", ".idx")
+#: Begins what commands write of a model: its measures, or a line for each row.
+_RESULTS = re.compile(rb'\{\s*"(?:model|row|source)":')
 
 
 def check_not_read(key: str, file: str, config: Any) -> None:
-    """Sees to it that the file that a command is to write is none that another of its settings names.
+    """Sees to it that the file that a command is to write is none that another of its settings names, and none of a directory
+    that another names, as of a run or a store, but for earlier results.
 
     Args:
         key: of the setting that names it.
@@ -38,6 +43,10 @@ def check_not_read(key: str, file: str, config: Any) -> None:
             if other != key and any(_is_same(file, one) for one in _files_of(path)):
                 raise ConfigError(
                     [f"{key} = {show(file)} is the file of {other} = {show(path)}, and would replace it: name another"]
+                )
+            if other != key and _is_part(file, path):
+                raise ConfigError(
+                    [f"{key} = {show(file)} is a file of {other} = {show(path)}, and would replace it: name another"]
                 )
 
 
@@ -57,6 +66,19 @@ def _files_of(path: str) -> list[str]:
     """Lists what a setting may mean: a file, a pair, or all that a pattern matches."""
     matched = glob.glob(path, recursive=True) if glob.has_magic(path) else []
     return [path, *(path + end for end in _PAIR), *matched]
+
+
+def _is_part(file: str, directory: str) -> bool:
+    """Tells whether a file is there, in a directory that is read, and holds other than results."""
+    try:
+        if not os.path.isfile(file) or not os.path.isdir(directory):
+            return False
+        if not Path(file).resolve().is_relative_to(Path(directory).resolve()):
+            return False
+        with open(file, "rb") as content:
+            return _RESULTS.match(content.read(64)) is None
+    except (OSError, ValueError):  # as below
+        return False
 
 
 def _is_same(one: str, other: str) -> bool:

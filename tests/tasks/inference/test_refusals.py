@@ -312,12 +312,24 @@ def test_what_cannot_be_opened_is_refused(ranks, model_dirs, tmp_path, name):
         (evaluate_config, {"on": "task", "data": {"rows": "link"}, "predictions": "p.jsonl"}, "data.rows = 'link'"),
         (evaluate_config, {"on": "probe", "data": {"train_rows": "p.jsonl"}, "out": "p.jsonl"}, "data.train_rows ="),
         (evaluate_config, {"on": "task", "out": "new", "predictions": "new"}, "out = 'new' is the file of predictions"),
+        (
+            generate_config,
+            {"prompt": "a", "out": "model/run.yaml"},
+            "out = 'model/run.yaml' is a file of from = 'model'",
+        ),
+        (
+            evaluate_config,
+            {"data": {"path": "store"}, "out": "store/manifest.json"},
+            "is a file of data.path = 'store'",
+        ),
     ],
 )
 def test_no_file_is_replaced_that_is_read(tmp_path, monkeypatch, make, settings, part):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    for name in ("p.jsonl", "t.json", "pair.bin", "pair.idx"):
+    for name in ("model", "store"):
+        (tmp_path / name).mkdir()
+    for name in ("p.jsonl", "t.json", "pair.bin", "pair.idx", "model/run.yaml", "store/manifest.json"):
         (tmp_path / name).write_text("kept")
     (tmp_path / "link").symlink_to("p.jsonl")
     config = make(Path("model"), **settings)
