@@ -48,6 +48,7 @@ TENSOR = (2, "parallel.tensor=2", "run.name=tensor2")
         ({}, [TENSOR, (2, LONGER, "run.name=longer")]),
         ({"model__heads": 1, "model__hidden": 32}, [(2, LONGER, "run.name=longer")]),
         ({"train__micro_batch": 4}, [TENSOR, (1, LONGER, "run.name=longer")]),
+        ({"train__stop_at": 2}, [TENSOR, (2, "train.stop_at=null", LONGER, "run.name=longer")]),
     ],
 )
 def test_only_grids_that_the_rules_allow(changes, expected):

@@ -29,7 +29,8 @@ def proposed_runs(config: TrainingConfig, device: Device) -> Iterator[ProposedRu
     if several and _can_be(config, 2, ParallelConfig(tensor=2)):
         yield ProposedRun(2, ("parallel.tensor=2", "run.name=tensor2"))
     faster = is_fast_in_bf16(device) and config.precision.weights == "fp32"
-    longer = (*(["precision=bf16"] if faster else []), config.train.longer, "run.name=longer")
+    to_its_end = ["train.stop_at=null"] if config.train.stop_at is not None else []
+    longer = (*(["precision=bf16"] if faster else []), *to_its_end, config.train.longer, "run.name=longer")
     for processes in (2, 1) if several else (1,):
         if _can_be(config, processes, ParallelConfig()):
             yield ProposedRun(processes, longer)
