@@ -29,7 +29,7 @@ from dist_plm.config.credentials import mark, secrets_among
 from dist_plm.config.decode import MISSING, flatten, show
 from dist_plm.config.environment import EnvironmentText
 from dist_plm.config.origins import Layer
-from dist_plm.config.suggest import OTHER_NAMES, did_you_mean, near
+from dist_plm.config.suggest import did_you_mean, near, other_names
 from dist_plm.core.errors import ConfigError
 
 #: The group whose files set values anywhere.
@@ -198,8 +198,7 @@ def _hint(group: str, config_name: str) -> str:
 
 def _near_groups(key: str, groups: Mapping[str, str | None]) -> list[str]:
     key = re.split(r"[/@]", key)[0]
-    named = [name for name in OTHER_NAMES.get(key.replace("_", ""), ()) if name in groups]
-    return named or near(key, groups, cutoff=0.7)
+    return other_names(key, groups) or near(key, groups, cutoff=0.7)
 
 
 def _file_layers(config_name: str, chosen: list[str], where: SearchPath) -> list[Layer]:

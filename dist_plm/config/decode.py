@@ -15,7 +15,7 @@ from dist_plm.config.bounds import Bounds
 from dist_plm.config.credentials import FromEnvironment, holds_credential
 from dist_plm.config.environment import EnvironmentText, base_of, read_as
 from dist_plm.config.messages import describe, remedy, show
-from dist_plm.config.suggest import did_you_mean, setting_names, suggest
+from dist_plm.config.suggest import did_you_mean, other_way, setting_names, suggest
 from dist_plm.config.types import key_of
 from dist_plm.config.variants import Variants, hints_of, variants_of
 from dist_plm.core.errors import ConfigError
@@ -249,8 +249,12 @@ class _Decoder:
             hint = '; YAML reads on as true: write "on" with quotes'
         else:
             index = re.search(r"\[[0-9]+\]", key)
-            found = suggest(key.replace(index[0], "[0]") if index else key, self.valid)
-            hint = did_you_mean([name.replace("[0]", index[0] if index else "[0]") for name in found])
+            looked_up = key.replace(index[0], "[0]") if index else key
+            if way := other_way(looked_up, self.valid):
+                hint = f"; {way}"
+            else:
+                found = suggest(looked_up, self.valid)
+                hint = did_you_mean([name.replace("[0]", index[0] if index else "[0]") for name in found])
         if not hint:
             hint = f"; {group or 'the configuration'} has: {', '.join(siblings)}"
         self.problems.append(f"{key} = {show(value)} is not a setting{hint}")

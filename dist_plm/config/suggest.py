@@ -2,145 +2,130 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from dist_plm.config.types import key_of
 from dist_plm.config.variants import hints_of
 
-#: Other libraries' names for our settings, keyed without "-" and "_". A key with a dot is looked up whole, before its
-#: last part is. Targets that the schema at hand does not have are passed over.
-OTHER_NAMES: dict[str, tuple[str, ...]] = {
-    "model.name": ("model.family",),
-    "modelname": ("model", "run.name"),
-    "learningrate": ("optim.lr",),
-    "maxlr": ("optim.lr",),
-    "minlr": ("schedule.min_lr_ratio",),
-    "optimizer": ("optim",),
-    "optimiser": ("optim",),
-    "lrscheduler": ("schedule",),
-    "lrschedulertype": ("schedule",),
-    "lrdecaystyle": ("schedule",),
-    "scheduler": ("schedule",),
-    "beta1": ("optim.betas",),
-    "adambeta1": ("optim.betas",),
-    "adambeta2": ("optim.betas",),
-    "beta2": ("optim.betas",),
-    "wd": ("optim.weight_decay",),
-    "clip": ("optim.clip_norm",),
-    "gradclip": ("optim.clip_norm",),
-    "clipgrad": ("optim.clip_norm",),
-    "maxgradnorm": ("optim.clip_norm",),
-    "gradientclipping": ("optim.clip_norm",),
-    "warmup": ("schedule.warmup_steps", "schedule.warmup_ratio"),
-    "lrwarmupiters": ("schedule.warmup_steps",),
-    "batch": ("train.global_batch", "train.micro_batch"),
-    "batchsize": ("train.global_batch", "train.micro_batch"),
-    "globalbatchsize": ("train.global_batch",),
-    "trainbatchsize": ("train.global_batch",),
-    "microbatchsize": ("train.micro_batch",),
-    "perdevicetrainbatchsize": ("train.micro_batch",),
-    "trainmicrobatchsizepergpu": ("train.micro_batch",),
-    "rampupbatchsize": ("train.batch_rampup",),
-    "gradientaccumulationsteps": ("train.global_batch", "train.micro_batch"),
-    "maxsteps": ("train.steps",),
-    "numsteps": ("train.steps",),
-    "trainiters": ("train.steps",),
-    "iterations": ("train.steps",),
-    "exitinterval": ("train.stop_at",),
-    "loginterval": ("train.log_every",),
-    "loggingsteps": ("train.log_every",),
-    "evalinterval": ("train.eval_every",),
-    "evalsteps": ("train.eval_every",),
-    "evaliters": ("train.eval_samples",),
-    "saveinterval": ("checkpoint.every",),
-    "savesteps": ("checkpoint.every",),
-    "savetotallimit": ("checkpoint.keep",),
-    "loadbestmodelatend": ("checkpoint.keep_best",),
-    "resumefromcheckpoint": ("train.resume",),
-    "load": ("train.resume",),
-    "outputdir": ("run.dir", "run.root"),
-    "save": ("run.dir", "checkpoint.every"),
-    "tp": ("parallel.tensor",),
-    "tensorparallel": ("parallel.tensor",),
-    "tensormodelparallelsize": ("parallel.tensor",),
-    "modelparallelsize": ("parallel.tensor",),
-    "pp": ("parallel.pipeline",),
-    "pipelineparallel": ("parallel.pipeline",),
-    "pipelinemodelparallelsize": ("parallel.pipeline",),
-    "numlayerspervirtualpipelinestage": ("parallel.virtual_pipeline",),
-    "decoderfirstpipelinenumlayers": ("parallel.stage_layers",),
-    "decoderlastpipelinenumlayers": ("parallel.stage_layers",),
-    "pipelinemodelparallellayout": ("parallel.stage_layers",),
-    "vpp": ("parallel.virtual_pipeline",),
-    "dp": ("parallel.data",),
-    "dataparallel": ("parallel.data",),
-    "cp": ("parallel.context",),
-    "contextparallelsize": ("parallel.context",),
-    "ulyssesdegree": ("parallel.context",),
-    "ep": ("parallel.expert",),
-    "sp": ("parallel.sequence_parallel",),
-    "zero": ("engine.zero_stage",),
-    "stage": ("engine.zero_stage",),
-    "zerooptimization": ("engine.zero_stage",),
-    "usedistributedoptimizer": ("engine.zero_stage",),
-    "fp16": ("precision",),
-    "bf16": ("precision",),
-    "fp32": ("precision",),
-    "tf32": ("precision",),
-    "dtype": ("precision",),
-    "initiallossscaling": ("precision.initial_loss_scale",),
-    "initialscalepower": ("precision.initial_loss_scale",),
-    "lossscale": ("precision.initial_loss_scale",),
-    "seqlen": ("data.sequence_length",),
-    "seqlength": ("data.sequence_length",),
-    "maxseqlength": ("data.sequence_length",),
-    "maxseqlen": ("data.sequence_length",),
-    "blocksize": ("data.sequence_length",),
-    "context": ("parallel.context", "data.sequence_length"),
-    "dataset": ("data.path", "data.sources"),
-    "datapath": ("data.path", "data.sources"),
-    "input": ("data.sources",),
-    "output": ("data.out",),
-    "outputprefix": ("data.out",),
-    "numworkers": ("data.loader_workers", "data.workers"),
-    "dataloaderworkers": ("data.loader_workers",),
-    "numlayers": ("model.layers",),
-    "nlayer": ("model.layers",),
-    "nlayers": ("model.layers",),
-    "numhiddenlayers": ("model.layers",),
-    "hiddensize": ("model.hidden",),
-    "nembd": ("model.hidden",),
-    "dmodel": ("model.hidden",),
-    "numheads": ("model.heads",),
-    "nhead": ("model.heads",),
-    "nheads": ("model.heads",),
-    "numattentionheads": ("model.heads",),
-    "numkeyvalueheads": ("model.kv_heads",),
-    "groupqueryattention": ("model.kv_heads",),
-    "numquerygroups": ("model.kv_heads",),
-    "headdim": ("model.head_size",),
-    "kvchannels": ("model.head_size",),
-    "intermediatesize": ("model.ffn",),
-    "ffnhiddensize": ("model.ffn",),
-    "dff": ("model.ffn",),
-    "maxpositionembeddings": ("model.max_positions",),
-    "npositions": ("model.max_positions",),
-    "ropetheta": ("model.rotary_base",),
-    "ropebase": ("model.rotary_base",),
-    "dropout": ("model.hidden_dropout", "model.attention_dropout"),
-    "initializerrange": ("model.init_std",),
-    "tiewordembeddings": ("model.tied_embeddings",),
-    "gradientcheckpointing": ("model.recompute",),
-    "recomputegranularity": ("model.recompute",),
-    "activationcheckpointing": ("model.recompute",),
-    "wandb": ("track", "track.wandb_mode"),
-    "reportto": ("track",),
-    "project": ("track.wandb_project",),
-    "gpus": ("cluster.device",),
-    "eos": ("tokenizer.end_of_document",),
+T = TypeVar("T")
+
+#: Settings of ours, the likeliest first, and other libraries' names for them, without "-" and "_". A name with a dot is looked
+#: up whole, before its last part is. Settings that the schema at hand does not have are passed over.
+_NAMES = {
+    "model.family": "model.name",
+    "model run.name": "modelname",
+    "optim.lr": "learningrate maxlr",
+    "schedule.min_lr_ratio": "minlr",
+    "optim": "optimizer optimiser",
+    "schedule": "lrscheduler lrschedulertype lrdecaystyle scheduler",
+    "optim.betas": "beta1 adambeta1 adambeta2 beta2",
+    "optim.eps": "adamepsilon adameps epsilon",
+    "optim.weight_decay": "wd",
+    "optim.clip_norm": "clip gradclip clipgrad maxgradnorm gradientclipping",
+    "schedule.warmup_steps schedule.warmup_ratio": "warmup",
+    "schedule.warmup_steps": "lrwarmupiters lrwarmupsamples numwarmupsteps warmupiters warmupnumsteps",
+    "schedule.warmup_ratio": "lrwarmupfraction",
+    "train.global_batch train.micro_batch": "batch batchsize gradientaccumulationsteps",
+    "train.global_batch": "globalbatchsize trainbatchsize totalbatchsize accumulategradbatches gradaccum gradaccumsteps",
+    "train.micro_batch": (
+        "microbatchsize perdevicetrainbatchsize perdeviceevalbatchsize evalbatchsize trainmicrobatchsizepergpu"
+    ),
+    "train.batch_rampup": "rampupbatchsize",
+    "train.steps": "maxsteps numsteps trainiters trainsamples lrdecayiters totalnumsteps iterations",
+    "train.epochs train.steps": "epochs maxepochs numepochs numtrainepochs",
+    "data.blend[0].max_epochs": "data.blend[0].epochs",
+    "train.stop_at": "exitinterval",
+    "train.log_every": "loginterval loggingsteps loggingstrategy logeverynsteps stepsperprint",
+    "train.eval_every": "evalinterval evalsteps evalstrategy evaluationstrategy valcheckinterval checkvaleverynepoch doeval",
+    "train.eval_samples": "evaliters limitvalbatches",
+    "checkpoint.every": "saveinterval savesteps savestrategy saveevery",
+    "checkpoint.keep": "savetotallimit savetopk",
+    "checkpoint.keep_best": "loadbestmodelatend metricforbestmodel",
+    "train.resume": "resumefromcheckpoint load",
+    "train.init_from model.init_from": "finetune pretrainedcheckpoint initcheckpoint",
+    "train.init_optimizer": "noloadoptim",
+    "model.init_from": "modelnameorpath pretrainedmodelnameorpath",
+    "run.dir run.root": "outputdir",
+    "run.dir checkpoint.every": "save",
+    "parallel.tensor": "tp tensorparallel tensormodelparallelsize modelparallelsize",
+    "parallel.pipeline": "pp pipelineparallel pipelinemodelparallelsize",
+    "parallel.virtual_pipeline": "numlayerspervirtualpipelinestage vpp",
+    "parallel.stage_layers": "decoderfirstpipelinenumlayers decoderlastpipelinenumlayers pipelinemodelparallellayout",
+    "parallel.data": "dp dataparallel",
+    "parallel.context": "cp contextparallelsize ulyssesdegree",
+    "parallel.expert": "ep",
+    "parallel.sequence_parallel": "sp",
+    "engine.zero_stage": "zero stage zerooptimization usedistributedoptimizer fsdp shardingstrategy",
+    "engine.overlap_grad_reduce engine.deepspeed": "overlapcomm",
+    "engine.bucket_mib": "reducebucketsize allgatherbucketsize",
+    "engine.deepspeed": (
+        "offloadoptimizer offloadparam cpuoffload contiguousgradients wallclockbreakdown prescalegradients "
+        "gradientpredividefactor"
+    ),
+    "precision": "fp16 bf16 fp32 tf32 dtype amp mixedprecision",
+    "precision.initial_loss_scale": "initiallossscaling initialscalepower lossscale",
+    "data.sequence_length": "seqlen seqlength maxseqlength maxseqlen maxlength modelmaxlength blocksize",
+    "parallel.context data.sequence_length": "context",
+    "data.path data.sources": "dataset datapath",
+    "data.train data.path": "trainfile",
+    "data.validation": "validationfile",
+    "data.test": "testfile",
+    "data.sources": "input",
+    "data.out": "output outputprefix",
+    "data.loader_workers data.workers": "numworkers",
+    "data.loader_workers": "dataloaderworkers",
+    "model.layers": "numlayers nlayer nlayers numhiddenlayers",
+    "model.hidden": "hiddensize nembd dmodel",
+    "model.heads": "numheads nhead nheads numattentionheads",
+    "model.kv_heads": "numkeyvalueheads groupqueryattention numquerygroups",
+    "model.head_size": "headdim kvchannels",
+    "model.ffn": "intermediatesize ffnhiddensize dff",
+    "model.max_positions": "maxpositionembeddings npositions",
+    "model.max_positions data.sequence_length": "nctx",
+    "model.position": "positionembeddingtype",
+    "model.rotary_base": "ropetheta ropebase",
+    "model.hidden_dropout model.attention_dropout": "dropout",
+    "model.hidden_dropout": "hiddendropoutprob",
+    "model.attention_dropout": "attentionprobsdropoutprob",
+    "model.init_std": "initializerrange initmethodstd",
+    "model.activation": "swiglu hiddenact activationfunction",
+    "model.norm": "normalization",
+    "model.norm_eps": "layernormeps layernormepsilon rmsnormeps",
+    "model.bias": "disablebiaslinear addbiaslinear",
+    "model.vocab_multiple": "makevocabsizedivisibleby",
+    "model.tied_embeddings": "tiewordembeddings untieembeddingsandoutputweights",
+    "model.recompute": (
+        "gradientcheckpointing recomputegranularity recomputeactivations recomputemethod recomputenumlayers "
+        "activationcheckpointing"
+    ),
+    "track track.wandb_mode": "wandb",
+    "track": "reportto",
+    "track.to run.dir": "loggingdir tensorboarddir",
+    "track.wandb_project": "project",
+    "run.name": "wandbexpname runname expname",
+    "cluster.device": "gpus",
+    "tokenizer.end_of_document": "eos",
+    "tokenizer.path data.tokenizer": "vocabfile mergefile tokenizermodel tokenizername tokenizernameorpath",
+    "tokenizer.name data.tokenizer": "tokenizertype",
+    "objective.mask_rate": "maskedlmprob mlmprob mlmprobability",
 }
+OTHER_NAMES = {name: tuple(settings.split()) for settings, names in _NAMES.items() for name in names.split()}
+
+#: What does something that no setting does, as the end of a sentence, and other libraries' names for it.
+_WAYS = {
+    "the tokenizer is chosen with the corpus, as in launch/prepare_data.py tokenizer=file tokenizer.path=FILE": (
+        "vocabfile mergefile tokenizermodel tokenizername tokenizernameorpath tokenizertype"
+    ),
+    "torchrun --nproc-per-node sets the processes of a node": "devices nprocpernode numprocesses numgpus",
+    "torchrun --nnodes sets the nodes": "nnodes numnodes",
+    "torchrun starts the ranks, and --check --world-size checks for so many": "worldsize localrank",
+    "launch/pretrain.py and launch/finetune.py train, nothing turns it on": "dotrain",
+    "each pass takes the fastest attention that can compute it": "attnimplementation attentionbackend useflashattn",
+    "model.position=rotary turns all of a head": "rotarypercent",
+}
+OTHER_WAYS = {name: way for way, names in _WAYS.items() for name in names.split()}
 
 
 def dataclass_in(hint: Any) -> type | None:
@@ -178,7 +163,7 @@ def suggest(key: str, valid: Sequence[str]) -> list[str]:
     elsewhere = last_parts.get(name, [])
     as_deep = [k for k in elsewhere if k.count(".") == key.count(".")]
     for found in (
-        _other_names(key, valid),
+        other_names(key, valid),
         [siblings[n] for n in near(name, siblings, cutoff=0.8)],
         difflib.get_close_matches(key, as_deep or elsewhere, n=2, cutoff=0.3),
         [siblings[n] for n in near(name, siblings)],
@@ -188,6 +173,20 @@ def suggest(key: str, valid: Sequence[str]) -> list[str]:
         if found:
             return found[:3]
     return []
+
+
+def other_names(key: str, valid: Collection[str]) -> list[str]:
+    """Picks those of `valid` that set what another library calls `key`."""
+    return [t for t in _of_others(key, OTHER_NAMES) or () if t in valid and t != key]
+
+
+def other_way(key: str, valid: Sequence[str]) -> str:
+    """Says what does here what another library calls `key`, where none of `valid` does so; empty where nothing is known."""
+    group, _, name = key.rpartition(".")
+    siblings = [k.rpartition(".")[2] for k in valid if k.rpartition(".")[0] == group]
+    if other_names(key, valid) or near(name, siblings, cutoff=0.8):
+        return ""
+    return _of_others(key, OTHER_WAYS) or ""
 
 
 def near(name: str, names: Iterable[str], cutoff: float = 0.6) -> list[str]:
@@ -206,10 +205,10 @@ def did_you_mean(found: Sequence[str]) -> str:
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
-def _other_names(key: str, valid: Sequence[str]) -> list[str]:
+def _of_others(key: str, table: Mapping[str, T]) -> T | None:
+    """What a table of others' names has for the whole key, or for its last part."""
     plain = key.lower().replace("-", "").replace("_", "")
-    targets = OTHER_NAMES.get(plain, OTHER_NAMES.get(plain.rpartition(".")[2], ()))
-    return [t for t in targets if t in valid and t != key]
+    return table.get(plain, table.get(plain.rpartition(".")[2]))
 
 
 def _is_list(hint: Any) -> bool:

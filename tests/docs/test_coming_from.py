@@ -13,7 +13,7 @@ from tests.docs.blocks import ROOT
 
 #: Options that are no setting here, or whose name says too little alone.
 OTHERWISE = {"resume_from_checkpoint", "enabled", "type", "data_path", "use_distributed_optimizer", "num_gpus"}
-_OPTION = re.compile(r"--([a-z0-9_-]+)|(?<!=)\"([a-z_]+)\":?|^([a-z_0-9]+)(?==|$)")
+_OPTION = re.compile(r"--([a-z0-9_-]+)|(?<!=)\"([a-z_]+)\":?|(?:^|\()([a-z_0-9]+)(?==|$)")
 
 
 def rows() -> list[tuple[str, list[str]]]:
