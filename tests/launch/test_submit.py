@@ -6,6 +6,7 @@ import pytest
 
 from dist_plm.cli.commands.submit import execute as main
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED
+from tests.launch.frozen_files import frozen_words, script_of
 
 DRY = ["cluster=example", "submit.dry_run=true", "submit.check_data=false", "train.global_batch=256"]
 
@@ -28,6 +29,25 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(capsys, empty_place):
     (settings,) = [line for line in lines if line.startswith("# The settings, ")]
     assert settings.endswith(": cluster=example train.global_batch=256 cluster.time=12:00:00 run.name=try")
     assert list(empty_place.iterdir()) == []
+
+
+def test_a_frozen_file_is_the_run_that_is_submitted(capsys, empty_place):
+    settings = [*DRY, "nodes=2", "run.name=try", "train.micro_batch=4", "cluster.gpu=a100"]
+    frozen = frozen_words(capsys, settings, empty_place / "job.yaml")
+    assert script_of(capsys, frozen) == script_of(capsys, settings)
+    assert main(["-m", *frozen]) == EXIT_REFUSED
+    assert "--multirun has no effect with --frozen" in capsys.readouterr().err
+    assert main([*frozen, "nodes=4"]) == EXIT_REFUSED
+    assert "nodes=4 cannot be added to it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"), [("pretrian", "did you mean pretrain?"), ("[a]", "is not what can be submitted")]
+)
+def test_a_frozen_file_of_no_command_is_refused(capsys, empty_place, command, words):
+    (empty_place / "job.yaml").write_text(f"command: {command}\nnodes: 2\n")
+    assert main(["--frozen", "job.yaml"]) == EXIT_REFUSED
+    assert words in capsys.readouterr().err
 
 
 def test_fewer_nodes_are_those_on_which_the_batch_can_be_divided(capsys):

@@ -12,6 +12,7 @@ from dist_plm.cluster.submit import Submission
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED
 from dist_plm.core.installed import start_words
 from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneSubmissionConfig
+from tests.launch.frozen_files import frozen_words, script_of
 from tests.train.finetuning import make_rows
 
 OWN = ["command=finetune", "model=bert_tiny", "data.tokenizer=vocabulary", "cluster=example_cpu", "submit.dry_run=true"]
@@ -41,6 +42,12 @@ def test_the_script_starts_the_command_that_fine_tunes(capsys, rows):
     assert "command" not in told
     assert told.endswith("data.train=train.jsonl data.validation=dev.jsonl run.name=try")
     assert sorted(rows.iterdir()) == before
+
+
+def test_a_frozen_file_is_the_run_that_is_submitted(capsys, tmp_path):
+    settings = [*OWN, *ROWS, "task=tag", "nodes=2", "run.name=try"]
+    frozen = frozen_words(capsys, settings, tmp_path / "job.yaml")
+    assert script_of(capsys, frozen) == script_of(capsys, settings)
 
 
 def test_what_is_frozen_says_nothing_that_its_nodes_or_rows_tell(rows):

@@ -13,6 +13,7 @@ from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError
 from dist_plm.core.installed import start_words
 from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.spec.inference.submissions import InferenceSubmission, asked_by
+from tests.launch.frozen_files import frozen_words, script_of
 from tests.tasks.inference.models import save
 
 EVALUATE = ["command=evaluate", "from=gpt2", "data.text=gpt2/*.txt"]
@@ -116,6 +117,13 @@ def test_refuses_with_one_message_and_code_2(capsys, place, overrides, words):
     assert "Traceback" not in captured.err
     assert captured.out == ""
     assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ASKED)
+def test_a_frozen_file_is_the_job_that_is_submitted(capsys, tmp_path, command):
+    settings = [*DRY, *ASKED[command], "nodes=2"]
+    frozen = frozen_words(capsys, settings, tmp_path / "job.yaml")
+    assert script_of(capsys, frozen) == script_of(capsys, settings)
 
 
 def test_check_says_where_results_go(capsys):

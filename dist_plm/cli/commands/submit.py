@@ -48,12 +48,13 @@ from dist_plm.cli.glue.glue_sweep import placed_cells
 from dist_plm.cli.glue.glue_table import reached
 from dist_plm.cli.submitting.submit_inference import submit_inference
 from dist_plm.cli.submitting.told_jobs import told, watched
-from dist_plm.cli.sweeps.sweep import SweepRun, expand, named, refuse_shared_directories
+from dist_plm.cli.sweeps.sweep import SweepRun, expand, named, refuse_frozen_sweep, refuse_shared_directories
 from dist_plm.cluster.check import AnySubmission, check, run_of
 from dist_plm.cluster.submission.asked_of_slurm import world_size
 from dist_plm.cluster.submit import Submission, history, queue, refuse_taken_directories, refuse_what_cannot_start
 from dist_plm.cluster.watch import Followed
 from dist_plm.config.origins import Origin
+from dist_plm.config.runfile import mapping_of
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.core.errors import ConfigError
 from dist_plm.core.installed import typed
@@ -67,7 +68,7 @@ from dist_plm.spec.inference.submissions import (
     InferenceSubmission,
 )
 from dist_plm.spec.schema import SubmissionConfig
-from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneSubmissionConfig
+from dist_plm.spec.schema_finetune import FinetuneConfig, FinetuneSubmissionConfig, kind_of
 
 #: Settings that the commands which jobs start do not have.
 OWN = ("command", "nodes", "min_nodes", "submit")
@@ -92,22 +93,26 @@ def command_of(overrides: Sequence[str]) -> tuple[type[AnySubmission] | type[Inf
     Raises:
         ConfigError: there is no such command.
     """
-    name = _command_name(overrides)
-    return TRAINING[name] if name in TRAINING else INFERENCE[name]
+    return _of_command(_command_name(overrides))
 
 
 def _command_name(overrides: Sequence[str]) -> str:
     named = [text.partition("=")[2] for text in overrides if text.lstrip("+").partition("=")[0] == "command"]
-    name = named[-1] if named else "pretrain"
+    return named[-1] if named else "pretrain"
+
+
+def _command_in(file: str) -> object:
+    """Reads the command of a file that --frozen names; of a run's own, which has none, what started it."""
+    settings = mapping_of(file)
+    return settings.get("command", "finetune" if kind_of(settings) is FinetuneConfig else "pretrain")
+
+
+def _of_command(name: object) -> tuple[type[AnySubmission] | type[InferenceSubmission], str]:
     known = (*TRAINING, *INFERENCE)
-    if name not in known:
-        raise ConfigError(
-            [
-                f"command = {name!r} is not what can be submitted{did_you_mean(near(name, known))}; that is one of "
-                f"{', '.join(known)}"
-            ]
-        )
-    return name
+    if isinstance(name, str) and name in known:
+        return TRAINING[name] if name in TRAINING else INFERENCE[name]
+    hint = did_you_mean(near(str(name), known))
+    raise ConfigError([f"command = {name!r} is not what can be submitted{hint}; that is one of {', '.join(known)}"])
 
 
 def _execute(options: Namespace, arguments: Sequence[str]) -> int:
@@ -119,7 +124,7 @@ def _execute(options: Namespace, arguments: Sequence[str]) -> int:
         loaded = [_load(choice, None, options.config_dir) for choice in choices]
         refuse_shared_directories([(config.run, config.checkpoint) for config, _ in loaded])
         words = [overrides for _, overrides in loaded]
-    kind, root = command_of(options.overrides)
+    kind, root = command_of(options.overrides) if options.frozen is None else _of_command(_command_in(options.frozen))
     if options.multirun and issubclass(kind, InferenceJobConfig):
         raise ConfigError(["--multirun is for commands that train: submit this one once for each value"])
     act = partial(submit, choices, options)
@@ -128,6 +133,7 @@ def _execute(options: Namespace, arguments: Sequence[str]) -> int:
 
 def _choices(options: Namespace) -> list[SweepRun]:
     """The runs that are submitted: of experiment=glue those that are not finished."""
+    refuse_frozen_sweep(options)
     if not asks_for_glue(options.overrides):
         return expand(options.overrides) if options.multirun else [SweepRun(tuple(options.overrides))]
     kind, root = command_of(options.overrides)
@@ -151,8 +157,7 @@ def submit(
     """Submits all choices, or none if one is refused."""
     if isinstance(first, EvaluateSubmissionConfig | GenerateSubmissionConfig):
         return submit_inference(first, (*_sites(options.config_dir), *_given(options.overrides)))
-    # The first was composed to get here; --frozen is of the job, not of what it starts.
-    composed = [None if options.frozen else first, *[None] * (len(choices) - 1)]
+    composed = [first, *[None] * (len(choices) - 1)]  # the first was, to get here
     submissions = [_prepare(*pair, options.config_dir) for pair in zip(choices, composed, strict=True)]
     refuse_taken_directories(submissions)
     if first.submit.dry_run:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dist_plm.cli import app
-from dist_plm.cli.sweeps.sweep import expand, named, refuse_shared_directories
+from dist_plm.cli.sweeps.sweep import expand, named, refuse_frozen_sweep, refuse_shared_directories
 from dist_plm.cli.sweeps.sweep_table import SweptRun, table_of
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError
 from dist_plm.distributed.launch_env import LaunchEnv, from_environment
@@ -45,8 +45,7 @@ def main(config_class: type[Any], config_name: str, run: app.CommandBody[Any], d
 
 def _sweep(arguments: Sequence[str], starts: Sequence[str], config_class: type[Any], config_name: str) -> int:
     options = app.parse(arguments)
-    if options.frozen is not None:
-        raise ConfigError([f"--multirun has no effect with --frozen {options.frozen}, which is one run"])
+    refuse_frozen_sweep(options)
     flags = [word for word in arguments if word not in (*options.overrides, *_FLAGS)]
     runs = _runs(options, config_class, config_name)
     launch = from_environment(os.environ)

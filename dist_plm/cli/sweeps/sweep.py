@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,16 @@ def named(choice: SweepRun, name: str) -> list[str]:
     """Gives the overrides of one run of a sweep, with a run.name of its own made from the `name` of all."""
     own = [f"run.name={hydra_text(f'{name}-{choice.label}')}"] if choice.label else []
     return [*choice.overrides, *own]
+
+
+def refuse_frozen_sweep(options: Namespace) -> None:
+    """Refuses --multirun of a whole configuration.
+
+    Raises:
+        ConfigError: both options were given.
+    """
+    if options.multirun and options.frozen is not None:
+        raise ConfigError([f"--multirun has no effect with --frozen {options.frozen}, which is one run"])
 
 
 def refuse_shared_directories(runs: Sequence[tuple[RunConfig, CheckpointConfig]]) -> None:
