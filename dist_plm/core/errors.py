@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 EXIT_FINISHED = 0
 #: What Python reports for an exception that nobody expected.
@@ -48,6 +49,14 @@ class UserError(Exception):
     """Bad input: the message names what is wrong, where, and what to do. Exit code 2."""
 
     exit_code = EXIT_REFUSED
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As it stands, not made anew: what some subclasses are made from is not the message that `args` holds.
+        return _with_args, (type(self), self.args), self.__dict__
+
+
+def _with_args(kind: type[UserError], args: tuple[object, ...]) -> UserError:
+    return kind.__new__(kind, *args)
 
 
 class ConfigError(UserError):

@@ -1,11 +1,31 @@
 """What is shown of errors, and how advice is put in place of other advice."""
 
+import ast
+import importlib
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from dist_plm.core.errors import CheckpointError, DataError, described, reason_of, with_remedy
+import dist_plm
+from dist_plm.core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ReplicasDifferError,
+    UserError,
+    described,
+    reason_of,
+    with_remedy,
+)
+
+#: Arguments of the errors that take others than one text; their subclasses take the same.
+ARGUMENTS: dict[type[UserError], tuple[object, ...]] = {
+    ConfigError: (["a = 1 is too small", "b = 2 is too large"],),
+    CheckpointError: ("it is damaged", "train anew"),
+    ReplicasDifferError: (3, "rank 1 differs from rank 0", "Take another machine."),
+}
 
 
 def raised(act) -> BaseException:
@@ -64,3 +84,29 @@ def test_a_remedy_is_replaced_by_that_of_another_command():
     assert str(pickle.loads(pickle.dumps(caught.value))) == "it is damaged; name another"
     with pytest.raises(CheckpointError, match=r"^it is damaged$"), with_remedy("name another"):
         raise CheckpointError("it is damaged")
+
+
+def user_errors() -> Iterator[type[UserError]]:
+    """Yields every error of the package that users see without a traceback."""
+    root = Path(dist_plm.__file__).parent
+    for file in root.rglob("*.py"):
+        text = file.read_text()
+        for found in ast.walk(ast.parse(text)) if "Error" in text else ():
+            if isinstance(found, ast.ClassDef) and any("Error" in ast.unparse(base) for base in found.bases):
+                name = ".".join(file.relative_to(root.parent).with_suffix("").parts)
+                kind = getattr(importlib.import_module(name), found.name)
+                if issubclass(kind, UserError):
+                    yield kind
+
+
+def test_an_error_is_the_same_in_another_process():
+    kinds = set(user_errors())
+    assert kinds > {*ARGUMENTS}
+    for kind in kinds:
+        (arguments,) = [ARGUMENTS[one] for one in kind.__mro__ if one in ARGUMENTS] or [("it is wrong",)]
+        error = kind(*arguments)
+        error.add_note("seen on rank 1")
+        there = pickle.loads(pickle.dumps(error))
+        assert type(there) is kind
+        assert (str(there), there.args, vars(there)) == (str(error), error.args, vars(error))
+        assert there.exit_code == error.exit_code
