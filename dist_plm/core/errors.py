@@ -85,6 +85,16 @@ class NodeError(PreflightError):
     """The run cannot start on this node, of which ranks on others may know nothing: each node says it."""
 
 
+class LacksError(ConfigError):
+    """The device that the run is on lacks what it is asked for: another may have it."""
+
+
+class NotRehearsedError(ConfigError):
+    """A run cannot be rehearsed, which says nothing against it."""
+
+    what = "not rehearsed"
+
+
 class DataError(UserError):
     """A corpus, store or tokenizer cannot be used: missing, truncated, of another version, of another vocabulary."""
 

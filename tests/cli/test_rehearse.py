@@ -142,6 +142,22 @@ def test_submit_queues_nothing_where_ranks_disagree(monkeypatch, capsys):
         _rehearse(submission)
 
 
+def test_what_this_machine_lacks_refuses_no_job(capsys):
+    words = [*TINY[:-2], "engine=deepspeed", "precision=fp16"]
+    assert execute([*words, "--world-size", "4", "--ranks", "0"]) == EXIT_REFUSED
+    shown = capsys.readouterr().err
+    assert shown.startswith(
+        "not rehearsed, 1 problem:\n  - this machine lacks what the job may find where it runs: precision.name"
+    )
+    words += ["cluster=example", "nodes=1", "cluster.gpus_per_node=4", "submit.check_data=false"]
+    config, _ = load(SubmissionConfig, "submit", [*words, "submit.rehearse=true"])
+    _rehearse(Submission(config, check(config), ()))
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert shown.err.startswith("not rehearsed, 1 problem:\n  - this machine lacks")
+    assert shown.err.endswith("the job is queued without\n")
+
+
 def test_tokens_that_a_run_adds_are_rehearsed(tmp_path, capsys):
     rows = make_rows(tmp_path)
     words = ["task=classify", "model=bert_tiny", "model.layers=1", f"data.tokenizer={rows / 'vocabulary'}"]

@@ -56,7 +56,7 @@ from dist_plm.cluster.watch import Followed
 from dist_plm.config.origins import Origin
 from dist_plm.config.runfile import mapping_of
 from dist_plm.config.suggest import did_you_mean, near
-from dist_plm.core.errors import ConfigError
+from dist_plm.core.errors import ConfigError, NotRehearsedError
 from dist_plm.core.installed import typed
 from dist_plm.core.streams import tell
 from dist_plm.plan.render import refusal, time_line, verdict_line
@@ -243,7 +243,7 @@ def _plan(submission: Submission) -> None:
 
 
 def _rehearse(submission: Submission) -> None:
-    """Goes through a step of the worst ranks where that is asked for.
+    """Goes through a step of the worst ranks where that is asked for, and can be done here.
 
     Raises:
         ConfigError: ranks disagree, or fail.
@@ -263,7 +263,11 @@ def _rehearse(submission: Submission) -> None:
         assert isinstance(given, FinetuneConfig)
         run = from_the_start(given, run)
     require_vocabulary(run.model)
-    rehearsal = rehearsed(run, world_size(submission.config.nodes, run.cluster), "worst")
+    try:
+        rehearsal = rehearsed(run, world_size(submission.config.nodes, run.cluster), "worst")
+    except NotRehearsedError as error:
+        tell(f"{error}\nThis does not speak against the run: the job is queued without", sys.stderr)
+        return
     if rehearsal.problems:
         raise ConfigError([*rehearsal.problems])
     print(f"rehearsed: ranks {', '.join(map(str, rehearsal.ranks))} agree, in {rehearsal.seconds:.0f} s")

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dist_plm.core.errors import ConfigError
+from dist_plm.core.errors import LacksError
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import EvalSums, Lent, Prediction, StepResult
@@ -157,13 +157,14 @@ def build(
     """Wraps model chunks in DeepSpeed's engine and tells LAMB where the logical tensors lie in its flat ones.
 
     Raises:
-        ConfigError: a key under engine.deepspeed is unknown or wrong, the device has no fp16, or NVMe cannot be used.
+        ConfigError: a key under engine.deepspeed is unknown or wrong.
+        LacksError: the device has no fp16, or NVMe cannot be used.
     """
     check_keys(settings.engine.own_keys)
     if settings.precision.scales_loss and not bindings.supports_fp16():
-        raise ConfigError(["precision.name = 'fp16' is refused by DeepSpeed on this device: set precision=bf16"])
+        raise LacksError(["precision.name = 'fp16' is refused by DeepSpeed on this device: set precision=bf16"])
     if (keys := on_nvme(settings.engine.own_keys)) and (problem := bindings.nvme_problem()):
-        raise ConfigError([f"{key} = 'nvme' needs DeepSpeed's async_io: {problem}; or set it to cpu" for key in keys])
+        raise LacksError([f"{key} = 'nvme' needs DeepSpeed's async_io: {problem}; or set it to cpu" for key in keys])
     chunks: list[Any] = list(model)
     shard_specs = describe(chunks, groups.coordinates.tensor, groups.grid.tensor)
     shapes = [shard_spec.parameter.shape for shard_spec in shard_specs]

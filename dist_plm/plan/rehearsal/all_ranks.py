@@ -49,7 +49,8 @@ def rehearse(config: TrainingConfig, world_size: int, ranks: Sequence[int]) -> R
     """Rehearses ranks of a finalised run whose vocabulary is known.
 
     Raises:
-        UserError: the configuration asks for what this machine cannot even rehearse.
+        NotRehearsedError: it asks for what this machine lacks, or depends on numbers of other ranks.
+        UserError: it cannot be begun, as data cannot be used.
     """
     began = time.perf_counter()
     processes = min(len(os.sched_getaffinity(0)), len(ranks))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from dist_plm.checkpoint.fragments import Fragment, HostCopies, ReplicaRank
-from dist_plm.core.errors import ConfigError, UserError, described
+from dist_plm.core.errors import LacksError, NotRehearsedError, UserError, described
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.device import choose
 from dist_plm.distributed.grid import grid_of
@@ -110,7 +110,8 @@ def rehearse_rank(config: TrainingConfig, rank: int, world_size: int) -> RankReh
     """Rehearses a rank of a finalised run whose vocabulary is known, in a world that is not there.
 
     Raises:
-        UserError: the configuration asks for what this machine cannot even rehearse.
+        NotRehearsedError: it asks for what this machine lacks, or depends on numbers of other ranks.
+        UserError: it cannot be begun, as data cannot be used.
     """
     device, clock = choose("cpu", 0), Clock()
     with fake_world(rank, world_size):
@@ -153,10 +154,15 @@ def rehearse_on(
                 moment.begin("saving")
                 writes, boxes = _save_plan(engine, groups)
             saving_bytes = apart.most
+        except LacksError as error:
+            lacked = [
+                f"this machine lacks what the job may find where it runs: {problem}" for problem in error.problems
+            ]
+            raise NotRehearsedError(lacked) from None
         except UserError:
             raise
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            raise ConfigError(
+            raise NotRehearsedError(
                 [
                     f"this run cannot be rehearsed: what follows on {_innermost(error)} ({moment}) depends on numbers of other "
                     "ranks; optim.name = 'muon' under DeepSpeed's ZeRO 1 to 3 is such a case: set engine=megatron, or another "

@@ -7,7 +7,7 @@ import pytest
 import torch
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
-from dist_plm.core.errors import ConfigError
+from dist_plm.core.errors import NotRehearsedError
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.plan.rehearsal.all_ranks import problems_of
 from dist_plm.plan.rehearsal.rank_rehearsal import rehearse_rank
@@ -112,6 +112,6 @@ def test_what_two_ranks_save_and_what_none_does_is_named():
 
 def test_what_depends_on_numbers_of_other_ranks_is_refused_and_leaves_nothing_behind():
     linear = torch.nn.functional.linear
-    with pytest.raises(ConfigError, match=r"cannot be rehearsed: .*dist_plm/optim/segment_map\.py:"):
+    with pytest.raises(NotRehearsedError, match=r"cannot be rehearsed: .*dist_plm/optim/segment_map\.py:"):
         rehearse_rank(config_of("data", optim__name="muon", engine__name="deepspeed", engine__zero_stage=3), 0, 2)
     assert torch.nn.functional.linear is linear, "DeepSpeed's own keeps more, and would count in what is rehearsed next"
