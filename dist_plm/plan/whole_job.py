@@ -19,7 +19,7 @@ class WholeJob:
     Args:
         jobs: under the time limit, each requeued after the one before.
         checkpoint_bytes: of one; `disk_bytes` of all that stay at once.
-        epochs: of the tokens of the store.
+        epochs: of the samples of the store.
     """
 
     hours: float
@@ -33,12 +33,12 @@ class WholeJob:
     cost: float | None
 
 
-def job_of(plan: Plan, *, limit_seconds: float | None = None, store_tokens: int | None = None) -> WholeJob:
+def job_of(plan: Plan, *, limit_seconds: float | None = None, store_samples: int | None = None) -> WholeJob:
     """Counts what a planned run takes.
 
     Args:
         limit_seconds: of one job.
-        store_tokens: of the data, where it is here.
+        store_samples: of an epoch of the data, where it is here.
     """
     config = plan.config
     cluster, train = config.cluster, config.train
@@ -49,15 +49,15 @@ def job_of(plan: Plan, *, limit_seconds: float | None = None, store_tokens: int 
         jobs = math.ceil(plan.run_seconds / each)
     checkpoint = checkpoint_bytes(config.model, config.optim, train.freeze)
     steps = train.stop_at or train.steps
-    tokens = BatchSizes.of(train).after(steps) * config.data.sequence_length
+    samples = BatchSizes.of(train).after(steps)
     return WholeJob(
         hours=hours,
         gpu_hours=gpu_hours,
         jobs=jobs,
         checkpoint_bytes=checkpoint,
         disk_bytes=checkpoint * most_checkpoints(config.checkpoint, steps),
-        tokens=tokens,
-        epochs=tokens / store_tokens if store_tokens else None,
+        tokens=samples * config.data.sequence_length,
+        epochs=samples / store_samples if store_samples else None,
         kwh=gpu_hours * cluster.gpu_watts / 1000 if cluster.gpu_watts is not None else None,
         cost=gpu_hours * cluster.gpu_hour_price if cluster.gpu_hour_price is not None else None,
     )

@@ -15,7 +15,9 @@ from dist_plm.cluster.submit import Submission
 from dist_plm.core.errors import EXIT_REFUSED, ConfigError
 from dist_plm.spec.gpus import GPUS
 from dist_plm.spec.schema import PretrainConfig, SubmissionConfig
+from dist_plm.train.data import open_data
 from tests.plan.test_calibration import write_run
+from tests.train.running import make_store
 
 GPT2 = ["experiment=gpt2_small", "data.path=nowhere", "cluster.gpu=a100", "--world-size", "8"]
 
@@ -39,6 +41,17 @@ def test_a_search_gives_settings_to_paste(capsys):
     assert execute([*GPT2, "search=true", "top=2"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("parallel.tensor=") == 2
+
+
+def test_epochs_are_those_that_the_run_counts(tmp_path, capsys):
+    store = make_store(tmp_path / "store")
+    words = ["model=gpt_tiny", "model.vocab_size=97", f"data.path={store}", "data.sequence_length=64"]
+    words += ["data.packing=best_fit", "train.steps=100", "train.global_batch=8", "cluster.gpu=a100"]
+    config, _ = load(PretrainConfig, "pretrain", words)
+    data = open_data(config.data, config.objective, config.train, config.model)
+    epochs = 800 / data.samples["train"].num_windows
+    assert execute([*words, "--world-size", "1"]) == 0
+    assert f" = {epochs:.2f} epochs of the store" in capsys.readouterr().out
 
 
 def test_a_search_replaces_a_grid_that_rules_refuse(capsys):

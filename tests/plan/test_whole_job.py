@@ -49,7 +49,7 @@ def test_as_many_lie_there_as_may_stay():
 
 
 def test_epochs_are_shown_where_the_store_is_here():
-    lines = "\n".join(job_lines(job_of(planned(), limit_seconds=86_400, store_tokens=10_000 * 64 * 512)))
+    lines = "\n".join(job_lines(job_of(planned(), limit_seconds=86_400, store_samples=10_000 * 32)))
     assert "2.00 epochs" in lines
     assert "in 1 job under" in lines
     assert "kWh" not in lines

@@ -73,7 +73,7 @@ def run(arguments: Sequence[str], config: PlanConfig, origins: dict[str, Origin]
     if (cut := better_cut(given, plan)) is not None:
         tell(cut_line(cut))
     limit = limit_seconds(complete.cluster.time) if complete.cluster.time is not None else None
-    tell("\n".join(job_lines(job_of(plan, limit_seconds=limit, store_tokens=_store_tokens(complete)))))
+    tell("\n".join(job_lines(job_of(plan, limit_seconds=limit, store_samples=_store_samples(complete)))))
     if config.picture is not None:
         write_picture(plan, config.picture)
         tell(f"  picture      {config.picture}")
@@ -93,13 +93,16 @@ def _refuse_what_cannot_be(config: PlanConfig) -> None:
         raise ConfigError(problems)
 
 
-def _store_tokens(config: PretrainConfig) -> int | None:
-    """Counts the tokens that the stores have to train on, where they are here."""
+def _store_samples(config: PretrainConfig) -> int | None:
+    """Counts the samples of an epoch of the stores, as the run makes them, where they are here."""
     if not config.data.are_here:
         return None
-    from dist_plm.data.store.splits import find_split
+    from dist_plm.data.sampling.blend import Blend
+    from dist_plm.train.data import open_data
 
-    return sum(find_split(path, "train", config.data.split).num_tokens for path in config.data.paths)
+    samples = open_data(config.data, config.objective, config.train, config.model).samples["train"]
+    sources = samples.sources if isinstance(samples, Blend) else (samples,)
+    return sum(source.num_windows for source in sources)
 
 
 def main() -> NoReturn:
