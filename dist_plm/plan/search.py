@@ -125,7 +125,7 @@ def _settings(given: PretrainConfig, world_size: int, tensor: int, stages: int, 
                 **({"stage_layers": layers} if layers != given.parallel.stage_layers else {}),
                 **({"context": context} if max(context, given.parallel.context) > 1 else {}),
                 "sequence_parallel": tensor > 1 and given.data.sequence_length % (tensor * context) == 0,
-                "data": None,
+                **({"data": None} if given.parallel.data is not None else {}),
             },
             "train": {"micro_batch": batch},
             "model": {"recompute": recompute},
@@ -194,9 +194,7 @@ def search_text(compared: Sequence[Candidate], top: int) -> str:
 
 
 def _line(one: Candidate, why: str) -> str:
-    shown = dict(one.changes)
-    shown["parallel"] = {key: value for key, value in shown["parallel"].items() if key != "data"}
-    overrides = " ".join(as_overrides(shown))
+    overrides = " ".join(as_overrides(one.changes))
     told = f"{one.verdict:5}  {why}"
     return f"  {one.seconds:8.3f} s  {one.gib:6.1f} GiB  {told:28}  {overrides}"
 

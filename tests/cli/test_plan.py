@@ -43,6 +43,14 @@ def test_a_search_gives_settings_to_paste(capsys):
     assert shown.count("parallel.tensor=") == 2
 
 
+def test_what_a_search_gives_can_be_added_to_its_own_settings(capsys):
+    own = [*GPT2[:-2], "parallel.data=2"]
+    assert execute([*own, "search=true", "top=1", "--world-size", "8"]) == 0
+    found = capsys.readouterr().out.splitlines()[1].split("  ")[-1].split()
+    assert execute([*own, *found, "--world-size", "8"]) == 0
+    assert "fits: " in capsys.readouterr().out
+
+
 def test_epochs_are_those_that_the_run_counts(tmp_path, capsys):
     store = make_store(tmp_path / "store")
     words = ["model=gpt_tiny", "model.vocab_size=97", f"data.path={store}", "data.sequence_length=64"]

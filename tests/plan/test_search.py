@@ -42,7 +42,7 @@ def test_long_sequences_are_split_too():
 
 def candidate(gib: float, **parts: float) -> Candidate:
     verdict = "fits" if gib < 80 else "does not fit"
-    return Candidate({"parallel": {"tensor": 2, "data": None}, "train": {"micro_batch": 1}}, parts, gib, verdict)
+    return Candidate({"parallel": {"tensor": 2}, "train": {"micro_batch": 1}}, parts, gib, verdict)
 
 
 def test_each_loser_is_told_what_it_loses_by():
