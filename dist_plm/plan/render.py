@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dist_plm.plan.interval import GIB, Interval
 from dist_plm.plan.verdict import Plan
 from dist_plm.spec.flops import step_flops, utilisation
+from dist_plm.spec.freezing import frozen_tensors
 
 
 def verdict_line(plan: Plan) -> str:
@@ -88,8 +89,12 @@ def _parts(plan: Plan) -> list[str]:
 
 
 def _utilisation(plan: Plan) -> str:
-    config = plan.config
+    config, peaks = plan.config, plan.gpu.peaks
+    if frozen_tensors(config.model, config.train.freeze):
+        return "  model FLOPs utilisation not told: PaLM's count is of training all weights, and some are frozen"
     flops = step_flops(config.model, config.objective, config.data.sequence_length, config.train.global_batch)
-    peak = plan.gpu.peaks.bf16 if config.precision.weights == "bf16" else plan.gpu.peaks.fp16
-    share = utilisation(flops, plan.step.seconds, (peak or plan.gpu.peaks.fp32) * plan.world_size)
-    return f"  model FLOPs utilisation {share:.0%} of the peak in 16 bits (PaLM's count, all pairs of attention)"
+    peak, of = (peaks.bf16 if config.precision.weights == "bf16" else peaks.fp16), "in 16 bits"
+    if peak is None:
+        peak, of = peaks.fp32, "in fp32, as this GPU multiplies no bf16"
+    share = utilisation(flops, plan.step.seconds, peak * plan.world_size)
+    return f"  model FLOPs utilisation {share:.0%} of the peak {of} (PaLM's count, all pairs of attention)"

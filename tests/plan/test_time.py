@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from dist_plm.distributed.grid import Grid
 from dist_plm.plan.activations import Pass, exchanged_bytes
+from dist_plm.plan.render import plan_text
 from dist_plm.plan.timing.efficiency import DEFAULT
 from dist_plm.plan.timing.kernel_costs import Machine
 from dist_plm.plan.timing.network import Network
 from dist_plm.plan.timing.step_time import run_seconds, step_time
+from dist_plm.plan.verdict import make_plan
 from dist_plm.spec.gpus import GPUS, peaks_of
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import PrecisionConfig
@@ -121,6 +123,25 @@ def test_what_is_frozen_is_not_computed_backward():
     assert half.parts["update"] < 0.6 * whole.parts["update"]
     assert 0.6 < adapters.parts["compute"] / whole.parts["compute"] < 0.9
     assert adapters.parts["data"] < 0.1 * whole.parts["data"]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "words"),
+    [
+        ("a100", "bf16", "of the peak in 16 bits ("),
+        ("v100", "fp16", "of the peak in 16 bits ("),
+        ("v100", "bf16", "of the peak in fp32, as this GPU multiplies no bf16 ("),
+    ],
+)
+def test_utilisation_names_the_peak_that_it_is_of(gpu, precision, words):
+    plan = make_plan(configured(precision__name=precision, cluster__gpu=gpu), 8)
+    assert words in plan_text(plan, []).splitlines()[-1]
+
+
+@pytest.mark.parametrize("changes", [{"train__freeze": ("embeddings", "layers")}, {"model__lora": {"rank": 8}}])
+def test_utilisation_is_not_told_of_passes_that_are_not_made(changes):
+    line = plan_text(make_plan(configured(**changes, cluster__gpu="a100"), 8), []).splitlines()[-1]
+    assert line == "  model FLOPs utilisation not told: PaLM's count is of training all weights, and some are frozen"
 
 
 def test_context_ranks_exchange_tokens_for_heads():
