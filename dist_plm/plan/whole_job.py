@@ -17,9 +17,10 @@ class WholeJob:
     """Holds what the whole run takes; None where it is not known.
 
     Args:
-        jobs: under the time limit, each requeued after the one before.
+        jobs: under the time limit, each requeued after the one before; None also where `too_short`.
         checkpoint_bytes: of one; `disk_bytes` of all that stay at once.
         epochs: of the samples of the store.
+        too_short: whether a job reaches its time limit before its first step has ended.
     """
 
     hours: float
@@ -31,6 +32,7 @@ class WholeJob:
     epochs: float | None
     kwh: float | None
     cost: float | None
+    too_short: bool = False
 
 
 def job_of(plan: Plan, *, limit_seconds: float | None = None, store_samples: int | None = None) -> WholeJob:
@@ -44,9 +46,9 @@ def job_of(plan: Plan, *, limit_seconds: float | None = None, store_samples: int
     cluster, train = config.cluster, config.train
     hours = plan.run_seconds / 3600
     gpu_hours = hours * plan.world_size
-    jobs = None
-    if limit_seconds is not None and (each := limit_seconds - cluster.signal_seconds - START_SECONDS) > 0:
-        jobs = math.ceil(plan.run_seconds / each)
+    each = math.inf if limit_seconds is None else limit_seconds - cluster.signal_seconds - START_SECONDS
+    too_short = each < plan.step.seconds
+    jobs = math.ceil(plan.run_seconds / each) if limit_seconds is not None and not too_short else None
     checkpoint = checkpoint_bytes(config.model, config.optim, train.freeze)
     steps = train.stop_at or train.steps
     samples = BatchSizes.of(train).after(steps)
@@ -60,12 +62,18 @@ def job_of(plan: Plan, *, limit_seconds: float | None = None, store_samples: int
         epochs=samples / store_samples if store_samples else None,
         kwh=gpu_hours * cluster.gpu_watts / 1000 if cluster.gpu_watts is not None else None,
         cost=gpu_hours * cluster.gpu_hour_price if cluster.gpu_hour_price is not None else None,
+        too_short=too_short,
     )
 
 
 def job_lines(job: WholeJob) -> Iterator[str]:
     """Writes it, a line a fact."""
     jobs = f", in {job.jobs} job{'s' if job.jobs != 1 else ''} under the time limit" if job.jobs is not None else ""
+    if job.too_short:
+        jobs = (
+            f"; under cluster.time a job never trains a step: give it more than cluster.signal_seconds + {START_SECONDS} s, "
+            "in which it starts, and a step"
+        )
     yield f"  the job      {job.hours:,.1f} hours = {job.gpu_hours:,.0f} GPU hours{jobs}"
     yield f"  checkpoints  {_size(job.checkpoint_bytes)} each, {_size(job.disk_bytes)} on disk at most"
     epochs = f" = {job.epochs:.2f} epochs of the store" if job.epochs is not None else ""

@@ -33,6 +33,18 @@ def test_jobs_end_before_their_limit(jobs):
     assert job_of(plan, limit_seconds=10).jobs is None
 
 
+def test_a_limit_under_which_no_step_is_trained_is_told():
+    plan = planned()
+    start = START_SECONDS + plan.config.cluster.signal_seconds
+    for limit in (start - 1, start, start + plan.step.seconds / 2):
+        job = job_of(plan, limit_seconds=limit)
+        assert job.jobs is None
+        (line,) = [line for line in job_lines(job) if "the job" in line]
+        assert f"never trains a step: give it more than cluster.signal_seconds + {START_SECONDS} s" in line
+    assert "never" not in "\n".join(job_lines(job_of(plan)))
+    assert "never" not in "\n".join(job_lines(job_of(plan, limit_seconds=start + 2 * plan.step.seconds)))
+
+
 def test_a_checkpoint_has_each_weight_and_its_moments_once():
     plan = planned(checkpoint__every=100, checkpoint__keep=2, checkpoint__keep_every=5000)
     size = 3 * 4 * num_parameters(plan.config.model)
