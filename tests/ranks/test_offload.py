@@ -68,6 +68,29 @@ def test_on_the_host(train, optim, kept, zero_stage, name):
     agree(outcomes, train(1, **settings), weights=tolerance)
 
 
+#: Settings under which one stage of a pipeline trains more kinds of parameters than another.
+UNEVEN = {
+    "by_depth": {"optim__layer_decay": 0.8},
+    "unfreezing": {"train__unfreeze_every": 2},
+    "head": {"optim__head_lr": 1e-2, "model__tied_embeddings": False},
+    "frozen": {"train__freeze": ("layers.0-1",)},
+    "adapters": {"optim__layer_decay": 0.8, "model__lora": Frozen(rank=3, targets=("query", "up"))},
+}
+UNEVEN_CELLS = [
+    (kind, name) for kind in UNEVEN for name in ("pipeline2_uneven", "data2_pipeline2", "tensor2_pipeline2")
+]
+QUICK_UNEVEN = [("by_depth", "pipeline2_uneven"), ("frozen", "data2_pipeline2")]
+
+
+@pytest.mark.parametrize(("kind", "name"), covering(UNEVEN_CELLS, QUICK_UNEVEN))
+def test_stages_that_train_other_kinds_of_parameters(train, kind, name):
+    """DeepSpeed adds up the squares of gradients on the host over all stages, kind by kind."""
+    world_size, changes = GRIDS[name]
+    engine = {"engine__name": "deepspeed", "engine__zero_stage": 1}
+    kept = offload(("optimizer",), device="cpu")
+    agree(train(world_size, **engine, engine__deepspeed=kept, **UNEVEN[kind], **changes), train(1, **UNEVEN[kind]))
+
+
 def refused(world, config, compatible: bool | ImportError) -> str:
     """On a machine where DeepSpeed's operator for files cannot be built: for want of a library, or of Python's, or in the
     compiler."""

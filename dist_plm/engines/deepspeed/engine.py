@@ -172,7 +172,7 @@ def build(
     module, spare = chunks[0] if len(chunks) == 1 else nn.ModuleList(chunks), None
     parts = _groups(settings, module)
     empty = [part for part in parts if not part["params"]]
-    if empty and groups.grid.pipeline > 1 and (settings.optim.whole_tensors or len(empty) == len(parts)):
+    if empty and groups.grid.pipeline > 1 and (_by_group(settings) or len(empty) == len(parts)):
         spare = Spare(shard_specs[0].parameter, empty)
         module = nn.ModuleList([*chunks, spare])
     inner = build_optimizer(settings.optim, [part for part in parts if part["params"]])
@@ -222,8 +222,8 @@ def build(
 
 class Spare(nn.Module):
     """Stands beside a pipeline stage with a weight for each parameter group that it leaves empty. DeepSpeed asks for something
-    to train on every rank, and under ZeRO-1 updates group by group: optimizers that look at whole tensors wait in each update
-    for the other stages, which must make as many. No pass goes through it, and its gradients are 0."""
+    to train on every rank, and where stages wait for each other group by group (`_by_group`) they must have as many. No pass
+    goes through it, and its gradients are 0."""
 
     def __init__(self, like: Tensor, empty: Sequence[dict[str, Any]]) -> None:
         super().__init__()
@@ -233,6 +233,12 @@ class Spare(nn.Module):
 
     def give_gradient(self) -> None:
         (torch.cat(list(self.weights)).sum() * 0.0).backward()
+
+
+def _by_group(settings: EngineSettings) -> bool:
+    """Tells whether ranks of the model meet once for each parameter group: in ZeRO-1's updates, of which there is one a group,
+    where the optimizer looks at whole tensors, and in DeepSpeed's own norm, which stays where gradients are offloaded."""
+    return settings.optim.whole_tensors or settings.engine.holding(settings.precision, 1).states_on_host
 
 
 def _groups(settings: EngineSettings, module: nn.Module) -> list[dict[str, Any]]:
