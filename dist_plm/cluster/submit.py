@@ -172,9 +172,9 @@ def _beginning(resume: str, latest: Path) -> str:
     own = f"continues from {latest.read_text(errors='replace').strip()}"
     if resume == "auto":
         return own
-    # They bring PyTorch.
+    # They bring fsspec.
     from dist_plm.checkpoint.storage import open_storage
-    from dist_plm.train.startup.resume_point import resumes_own
+    from dist_plm.train.opening.expected_position import resumes_own
 
     if resumes_own(resume, open_storage(str(latest.parent))):
         return f"{own}: train.resume={resume} says how the run began; to begin another give it another run.name"

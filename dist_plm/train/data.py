@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.core.errors import ConfigError, DataError
-from dist_plm.data.loader.skipped_samples import SkippedSamples
 from dist_plm.data.samples import Arrays
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.data.sampling.build_dataset import Form, open_samples, tokenizer_store
@@ -23,12 +22,16 @@ from dist_plm.objectives.base import Objective
 from dist_plm.objectives.build import build_objective
 from dist_plm.objectives.tasks.base import Scorer
 from dist_plm.spec.batch_sizes import BatchSizes
+from dist_plm.spec.derived import checkpoints_of
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.rules.finalize import finalize
-from dist_plm.spec.schema import DataConfig, ModelConfig, PretrainConfig, Training
+from dist_plm.spec.schema import DataConfig, ModelConfig, PretrainConfig, SamplesConfig, Training
 from dist_plm.spec.schema_finetune import FinetuneConfig
 from dist_plm.spec.schema_run import TrainConfig
+from dist_plm.train.healing.acts import skipped_samples
 from dist_plm.train.labelled import Labelled, open_labelled
+from dist_plm.train.opening.expected_position import expected_position
+from dist_plm.train.startup.run_position import Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,8 @@ def open_run(config: Training, world_size: int) -> tuple[Training, RunData]:
         return complete, _labelled_data(complete, labelled)
     assert isinstance(config, PretrainConfig)
     complete = finalize(config, world_size=world_size, vocab_size=vocab_size_of(tokenizer_store(config.data)))
-    data = open_data(complete.data, complete.objective, complete.train, complete.model)
+    position = begins_at(complete)
+    data = open_data(complete.data, complete.objective, complete.train, complete.model, position)
     if complete.model.vocab_size is None:
         raise ConfigError(
             [f"model.vocab_size is missing: {config.data.stores[0]} is no prepared store, and does not tell it"]
@@ -99,9 +103,34 @@ def _labelled_data(config: FinetuneConfig, labelled: Labelled) -> RunData:
     )
 
 
-def open_data(data: DataConfig, objective: ObjectiveConfig, train: TrainConfig, model: ModelConfig) -> RunData:
+def begins_at(config: PretrainConfig) -> Position:
+    """Gives the position that `open_data` counts samples from: where a finalised run resumes, if its samples come to an end."""
+    if not config.data.blend or any(source.max_epochs is None for source in config.data.blend):
+        return Position()
+    return expected_position(config.train.resume, checkpoints_of(config.run, config.checkpoint))
+
+
+def samples_to_end(train: TrainConfig, data: SamplesConfig, position: Position) -> int:
+    """Counts the samples that there have to be, those that are skipped among them, for a run that goes on from `position`; 0
+    where it has come to its end."""
+    steps = (train.stop_at or train.steps) - position.step
+    if steps <= 0:
+        return 0
+    taken = position.samples + sum(n * batch for n, batch in BatchSizes.of(train).runs(position.samples, steps))
+    return skipped_samples(data.skip_samples, position.history).runs(0, taken)[-1][1]
+
+
+def open_data(
+    data: DataConfig,
+    objective: ObjectiveConfig,
+    train: TrainConfig,
+    model: ModelConfig,
+    position: Position | None = None,
+) -> RunData:
     """Opens what a finalised run learns, and the samples it learns from.
 
+    Args:
+        position: that it goes on from; None is the beginning.
     Raises:
         ConfigError: the data's tokenizer lacks what the objective needs.
         DataError: the data cannot be used.
@@ -115,8 +144,7 @@ def open_data(data: DataConfig, objective: ObjectiveConfig, train: TrainConfig, 
     )
     form = form_of(objective, learned, data.sequence_length)
     splits = ["train"] if train.eval_samples == 0 else ["train", "validation"]
-    taken = BatchSizes.of(train).after(train.stop_at or train.steps)
-    needed = {"train": SkippedSamples.of(data.skip_samples).runs(0, taken)[-1][1]}
+    needed = {"train": samples_to_end(train, data, position or Position())}
     known = {"seed": train.seed, "vocab_size": model.vocab_size}
     samples: dict[str, Dataset] = {}
     for split in splits:

@@ -26,7 +26,7 @@ from dist_plm.monitor.watchdog import Watchdog
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.schema import ParallelConfig, SamplesConfig
 from dist_plm.spec.schema_run import CheckpointConfig, TrainConfig
-from dist_plm.train.data import RunData
+from dist_plm.train.data import RunData, samples_to_end
 from dist_plm.train.divergence import Health
 from dist_plm.train.ending.patience import Patience
 from dist_plm.train.evaluation import Evaluator, NamedMeasures, TextMeasures, whole_run
@@ -125,10 +125,9 @@ def _check_samples(data: RunData, settings: SamplesConfig, train: TrainConfig, p
     Raises:
         DataError: there are not.
     """
-    samples, steps = data.samples["train"], (train.stop_at or train.steps) - position.step
-    if isinstance(samples, Blend) and steps > 0:
-        taken = position.samples + sum(n * batch for n, batch in BatchSizes.of(train).runs(position.samples, steps))
-        samples.check(skipped_samples(settings.skip_samples, position.history).runs(0, taken)[-1][1])
+    samples = data.samples["train"]
+    if isinstance(samples, Blend):
+        samples.check(samples_to_end(train, settings, position))
 
 
 def open_loader(

@@ -6,10 +6,12 @@ import sys
 import numpy as np
 import pytest
 
+from dist_plm.checkpoint import train_state as state_file
+from dist_plm.checkpoint.storage import LATEST, LocalStorage, name_of
 from dist_plm.core.errors import ConfigError, DataError
 from dist_plm.data.store.store import TokenStoreWriter
 from dist_plm.spec.rules.finalize import finalize
-from dist_plm.train.data import open_data, special_tokens, vocab_size_of
+from dist_plm.train.data import open_data, open_run, special_tokens, vocab_size_of
 from tests.train.conftest import CORPUS, launch
 from tests.train.running import make_store, settings
 
@@ -152,3 +154,51 @@ def test_an_empty_split_says_what_it_is_for(tmp_path, split):
         changes = {name.replace(".", "__"): int(value) for name, value in (one.split("=") for one in advice.split())}
         data = data_of(config_of(tmp_path / "tokens", "causal", data__split=split, **changes))
         assert set(data.samples) == {"train"}
+
+
+ASKED = {"train__global_batch": 16, "train__micro_batch": 2, "train__eval_samples": 0, "train__eval_every": 0}
+
+
+def save_position(run_dir, engine):
+    """A checkpoint after 4 steps of 4 samples, of which 4 more were skipped."""
+    history = [{"step": 2, "changes": ["healed"], "skipped": [[8, 12]]}]
+    saved = state_file.TrainState(step=4, samples_seen=16, engine=engine, stream={}, history=history)
+    storage = LocalStorage(run_dir / "checkpoints")
+    (run_dir / "checkpoints" / name_of(4)).mkdir(parents=True)
+    storage.write(state_file.encode(saved), name_of(4), state_file.NAME)
+    storage.write(f"{name_of(4)}\n".encode(), LATEST)
+
+
+def of_capped_blend(store, run_dir, **changes):
+    """A run that 84 samples are there for."""
+    capped = [{"path": str(store), "weight": 1, "max_epochs": 0.2625}]
+    return settings(store, run_dir, data__path=None, data__blend=capped, **ASKED, **changes)
+
+
+OWN, PATH, RUN = "auto", "{saved}/checkpoints/step_00000004", "{saved}"
+
+
+@pytest.mark.parametrize(
+    ("steps", "resume", "engine", "asked"),
+    [
+        (8, OWN, {"optimizer_steps": 4}, None),
+        (8, PATH, {"optimizer_steps": 4}, None),
+        (8, RUN, {"optimizer_steps": 4}, None),
+        (5, "none", {"optimizer_steps": 4}, None),
+        (9, OWN, {"optimizer_steps": 4}, 100),
+        (9, RUN, {"optimizer_steps": 4}, 100),
+        (8, "none", {"optimizer_steps": 4}, 128),
+        (8, PATH, {}, 128),  # its weights alone
+    ],
+)
+def test_samples_are_counted_from_where_a_run_goes_on(tmp_path, steps, resume, engine, asked):
+    """The steps before took another batch, and samples were skipped."""
+    store, run_dir = make_store(tmp_path / "tokens"), tmp_path / "run"
+    saved = run_dir if resume == OWN else tmp_path / "saved"
+    save_position(saved, engine)
+    begin = {"train__resume": resume.format(saved=saved), "train__steps": steps}
+    if asked is None:
+        open_run(of_capped_blend(store, run_dir, **begin), 1)
+        return
+    with pytest.raises(DataError, match=rf"^{asked} samples are asked of a blend whose sources end after 84 "):
+        open_run(of_capped_blend(store, run_dir, **begin), 1)

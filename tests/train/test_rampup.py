@@ -49,3 +49,13 @@ def test_another_ramp_is_another_stream(ranks, store, tmp_path):
     assert ranks.run(1, run_case, config, free_port()) == [0]
     # The samples go on where they were, whatever sizes the batches were before.
     assert [r["samples_seen"] for r in records(tmp_path)][:7] == [4, 8, 12, 20, 28, 36, 44]
+
+
+def test_a_ramp_is_left_out_where_a_blend_has_few_samples_more(ranks, store, tmp_path):
+    """Of 100: ten steps of the whole batch would take 120."""
+    blend = {"data__path": None, "data__blend": [{"path": str(store), "weight": 1, "max_epochs": 0.3125}]}
+    config = settings(store, tmp_path, **RAMP, **blend, train__stop_at=4)
+    assert ranks.run(1, run_case, config, free_port()) == [0]
+    config = settings(store, tmp_path, **RAMP | {"train__batch_rampup": None}, **blend, data__allow_change=True)
+    assert ranks.run(1, run_case, config, free_port()) == [0]
+    assert [r["samples_seen"] for r in records(tmp_path)] == SEEN

@@ -39,7 +39,7 @@ from dist_plm.spec.derived import num_microbatches
 from dist_plm.spec.freezing import frozen_tensors
 from dist_plm.spec.schema import PretrainConfig, TrainingConfig
 from dist_plm.train.build import engine_settings
-from dist_plm.train.data import RunData, open_data, open_run
+from dist_plm.train.data import RunData, begins_at, open_data, open_run
 from dist_plm.train.parts import open_loader
 from dist_plm.train.startup.run_position import Position
 
@@ -193,7 +193,7 @@ def _open(config: TrainingConfig, world_size: int) -> RunData:
     if not isinstance(config, PretrainConfig):
         return open_run(config, world_size)[1]
     if config.data.are_here:
-        return open_data(config.data, config.objective, config.train, config.model)
+        return open_data(config.data, config.objective, config.train, config.model, begins_at(config))
     return stand_in(config.objective, config.model, config.data.sequence_length, config.train.seed)
 
 

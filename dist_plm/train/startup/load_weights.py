@@ -35,6 +35,7 @@ from dist_plm.models.sharding import ShardSpec
 from dist_plm.spec.families.lora import is_adapter
 from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.schema import ModelConfig
+from dist_plm.train.opening.expected_position import resumes_own
 
 if TYPE_CHECKING:  # Megatron-core is half of what looking at weights would import
     from dist_plm.checkpoint.open_checkpoint import Checkpoint
@@ -91,8 +92,6 @@ def check_weights(model: ModelConfig, store: str | None, resume: str, checkpoint
         _check_model(weights, model)
         check_vocabulary(weights, store)
     except CheckpointError:
-        from dist_plm.train.startup.resume_point import resumes_own  # brings torch.distributed.checkpoint
-
         if not resumes_own(resume, open_storage(checkpoints)):
             raise
 

@@ -13,10 +13,10 @@ from dist_plm.models.sharding import ShardSpec
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig, SamplesConfig
 from dist_plm.spec.schema_run import TrainConfig
+from dist_plm.train.opening.expected_position import resumes_own
 from dist_plm.train.startup.lease import owner_of
 from dist_plm.train.startup.load_weights import check_adapters, check_fit, of_checkpoint
 from dist_plm.train.startup.resume import check_stream, find_at, init_from_remedies, stream_of, takes_weights_alone
-from dist_plm.train.startup.resume_point import resumes_own
 
 
 def check_checkpoint(

@@ -1,46 +1,16 @@
-"""Tells whether a run resumes from a checkpoint of its own, or starts as train.resume says.
+"""Finds whether a run resumes from a checkpoint of its own, or starts as train.resume says."""
 
-Every checkpoint keeps how its run began, as `begun_as`. Where train.resume says the same, this is the same run, started
-again: the path that it started from, or nothing, is where it was once, not where it is now. Where it says something else, a
-person wants it.
-"""
-
-import hashlib
 import logging
-import os
 
 import torch.distributed as dist
 
-from dist_plm.checkpoint import train_state as state_file
-from dist_plm.checkpoint.lookup import candidates
 from dist_plm.checkpoint.open_checkpoint import Checkpoint, find
 from dist_plm.checkpoint.storage import Storage
-from dist_plm.core.errors import CheckpointError
 from dist_plm.distributed.collectives import on_first
 from dist_plm.interop.kinds import refuse_foreign
+from dist_plm.train.opening.expected_position import AUTO, NONE, begun_as, resumes_own
 
 log = logging.getLogger(__name__)
-
-AUTO, NONE = "auto", "none"
-
-
-def begun_as(resume: str) -> str:
-    """Gives what a checkpoint keeps of train.resume: a digest, as a URL may hold what others must not read."""
-    path = resume if resume in (AUTO, NONE) or "://" in resume else os.path.abspath(resume)
-    return hashlib.sha256(path.encode()).hexdigest()[:16]
-
-
-def resumes_own(resume: str, storage: Storage) -> bool:
-    """Tells whether there is a checkpoint in a run's `storage` that it resumes from, whether or not that is damaged."""
-    if resume == AUTO:
-        return bool(storage.steps())
-    for name in candidates(storage):
-        try:
-            begun = state_file.decode(storage.read(name, state_file.NAME), storage.where(name)).loop.get("begun_as")
-        except (OSError, CheckpointError):
-            continue
-        return begun == begun_as(resume)
-    return False
 
 
 def find_resumed(
