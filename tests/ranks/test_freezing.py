@@ -156,7 +156,13 @@ def test_in_half_precision(ranks, tmp_path, engine):
     config = configured(
         world_size, "classify", engine__name=engine, engine__zero_stage=1, **settings, **TASK, **changes
     )
-    assert_frozen(ranks.run(world_size, learn_case, config, "classify"), config)
+    outcomes = ranks.run(world_size, learn_case, config, "classify")
+    assert_frozen(outcomes, config)
+    final = whole(outcomes, "final")
+    assert all(
+        torch.equal(final[name], final[name].bfloat16().float())
+        for name in frozen_tensors(config.model, config.train.freeze)
+    )
 
 
 def test_a_rate_of_its_own_for_the_head(learn):
