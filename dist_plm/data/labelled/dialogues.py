@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dist_plm.core.errors import DataError, reason_of
+from dist_plm.data.sources.written_lists import literal_in, looks_listed, no_list
 
 Message = dict[str, str]
 #: Files that may hold a tokenizer's template.
@@ -44,16 +45,16 @@ def template_beside(path: str) -> str | None:
 
 
 def messages_of(value: Any, place: str) -> list[Message]:
-    """Messages with `role` and `content`, out of those of OpenAI or ShareGPT.
+    """Messages with `role` and `content`, out of those of OpenAI or ShareGPT, also as text.
 
     Raises:
         DataError: they are no messages.
     """
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = None
+        found = literal_in(value)
+        if found is None and looks_listed(value):
+            raise no_list(value, place)
+        value = found
     if not isinstance(value, list) or not value:
         raise DataError(f"{place} holds no list of messages: mend or remove the row")
     messages = []

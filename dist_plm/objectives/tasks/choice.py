@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
+from dist_plm.data.sources.written_lists import scalars_in
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable, words_of_texts
 from dist_plm.objectives.tasks.base import (
@@ -105,16 +106,18 @@ class Choice:
         if "choices" not in columns:
             found = self._numbered(row)
             return [text_of(row, name) for name in found], []
-        value, names = value_of(row, columns["choices"]), []
+        where = f"{row.place}: column {columns['choices']!r}"
+        value, names = scalars_in(value_of(row, columns["choices"]), where), []
         if isinstance(value, Mapping):  # as AI2's question sets are published
             value, names = value.get("text"), list(map(str, value.get("label") or ()))
-        where = f"{row.place}: column {columns['choices']!r} holds"
         if not isinstance(value, list | tuple) or len(value) < 2 or not all(isinstance(one, str) for one in value):
-            raise DataError(f"{where} no list of two or more texts: mend or remove the row")
+            raise DataError(f"{where} holds no list of two or more texts: mend or remove the row")
         if not all(one.strip() for one in value):
-            raise DataError(f"{where} a choice without text: mend or remove the row")
+            raise DataError(f"{where} holds a choice without text: mend or remove the row")
         if names and len(names) != len(value):
-            raise DataError(f"{where} {len(value)} choices and {len(names)} labels of them: mend or remove the row")
+            raise DataError(
+                f"{where} holds {len(value)} choices and {len(names)} labels of them: mend or remove the row"
+            )
         return list(value), names
 
     def _numbered(self, row: LabelledRow) -> list[str]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
+from dist_plm.data.sources.written_lists import looks_quoted, scalars_in
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable
 from dist_plm.objectives.metrics.classes import Confusion, LabelCounts
@@ -87,16 +88,15 @@ class Classify:
         return _ClassScorer(truth, Confusion.of(len(labels)), chosen, labels, np.full(len(truth), IGNORED, np.int32))
 
     def _of(self, row: LabelledRow, column: str) -> list[str]:
-        value = value_of(row, column)
+        value, where = value_of(row, column), f"{row.place}: column {column!r}"
+        if self.config.multi_label or looks_quoted(value):
+            value = scalars_in(value, where)
         if not self.config.multi_label:
             if isinstance(value, list | tuple):
-                raise DataError(
-                    f"{row.place}: column {column!r} holds {len(value)} labels where one is learned: set "
-                    "task.multi_label=true"
-                )
+                raise DataError(f"{where} holds {len(value)} labels where one is learned: set task.multi_label=true")
             if isinstance(value, float) and value % 1:
                 raise DataError(
-                    f"{row.place}: column {column!r} has {value!r}, which is no label: learn numbers by task=regress, or "
+                    f"{where} has {value!r}, which is no label: learn numbers by task=regress, or "
                     "mend or remove the row"
                 )
             return [label_of(row, column)]
@@ -105,7 +105,6 @@ class Classify:
         if not isinstance(value, list | tuple):
             whole = value if isinstance(value, str) else label_of(row, column)
             value = [part.strip() for part in whole.split(self.config.separator) if part.strip()]
-        where = f"{row.place}: column {column!r}"
         return list(dict.fromkeys(label_text(one, where) for one in value))
 
 

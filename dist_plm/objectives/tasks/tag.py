@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
+from dist_plm.data.sources.written_lists import looks_listed, looks_quoted, scalars_in
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable
 from dist_plm.objectives.metrics.classes import Confusion
@@ -100,11 +101,14 @@ def _changeable(
 def _words_and_tags(row: LabelledRow, columns: Mapping[str, str], unknown: str = "") -> tuple[list[str], list[str]]:
     """The words of a row and their labels, which are `unknown` where no column has them; raises DataError where it has other
     things, or not as many of each."""
-    words = list(map(str, _listed(row, columns["tokens"], "tokens")))
+    beside = value_of(row, columns["tags"]) if "tags" in columns else None
+    # A sentence may be in brackets: the labels beside it tell whether it is a list.
+    written = looks_listed(beside) or (not isinstance(beside, str) and looks_quoted(value_of(row, columns["tokens"])))
+    words = list(map(str, _listed(row, columns["tokens"], "tokens", in_brackets=written)))
     tags = [unknown] * len(words)
     if "tags" in columns:
         where = f"{row.place}: column {columns['tags']!r}"
-        tags = [label_text(tag, where) for tag in _listed(row, columns["tags"], "tags")]
+        tags = [label_text(tag, where) for tag in _listed(row, columns["tags"], "tags", in_brackets=True)]
     if len(words) != len(tags):
         raise DataError(
             f"{row.place}: {len(words)} words in {columns['tokens']!r} and {len(tags)} labels in {columns['tags']!r}: each "
@@ -113,8 +117,10 @@ def _words_and_tags(row: LabelledRow, columns: Mapping[str, str], unknown: str =
     return words, tags
 
 
-def _listed(row: LabelledRow, column: str, what: str) -> Sequence[Any]:
+def _listed(row: LabelledRow, column: str, what: str, *, in_brackets: bool) -> Sequence[Any]:
+    """The list in a column, or what white space parts in its text, unless this is a list `in_brackets`."""
     value = value_of(row, column)
+    value = scalars_in(value, f"{row.place}: column {column!r}") if in_brackets else value
     value = value.split() if isinstance(value, str) else value
     if not isinstance(value, list | tuple) or not value or not all(isinstance(one, str | int | float) for one in value):
         raise DataError(f"{row.place}: column {column!r} holds no list of {what}: mend or remove the row")

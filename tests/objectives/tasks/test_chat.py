@@ -117,6 +117,7 @@ def test_every_form_of_a_dialogue_gives_the_same(encoder):
     forms = [
         ({"messages": sharegpt}, None),
         ({"messages": json.dumps(pair)}, None),
+        ({"messages": str(pair)}, None),
         ({"p": "To be?", "c": "No"}, {"prompt": "p", "completion": "c"}),
         # Of a file whose rows have one form or the other.
         ({"p": "To be?", "c": "No"}, {"messages": "messages", "prompt": "p", "completion": "c"}),
@@ -222,6 +223,7 @@ REFUSES = "{{ raise_exception('only users may begin') }}"
     ("row", "settings", "part"),
     [
         ({"messages": "not messages"}, {}, "line 1 holds no list of messages"),
+        ({"messages": "[{'role': 'user'}\n {'role': 'user'}]"}, {}, "which is no list as JSON or Python writes one"),
         ({"messages": []}, {}, "line 1 holds no list of messages"),
         ({"messages": [{"role": "user"}]}, {}, "message 1 has no role and content"),
         ({"messages": OPENAI[:2]}, {}, "the assistant says nothing"),

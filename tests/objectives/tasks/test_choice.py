@@ -130,6 +130,10 @@ def test_accuracy() -> None:
         ({"label": None}, "has no label"),
         ({"endings": ["x", " "]}, "column 'endings' holds a choice without text"),
         ({"endings": {"text": ["x", "y"], "label": ["A"]}}, "holds 2 choices and 1 labels of them"),
+        (
+            {"endings": "['x' 'y']"},
+            "column 'endings' holds \"['x' 'y']\", which is no list as JSON or Python writes one",
+        ),
         ({"endings": ["x"]}, "column 'endings' holds no list of two or more texts"),
         ({"endings": ["x", "y", "z"]}, "line 2: 3 choices where other rows have 2"),
         ({"ctx": ""}, "column 'ctx' is empty"),
@@ -149,6 +153,11 @@ def test_choices_in_a_column_within_a_column_or_in_more_than_ten() -> None:
     (nested, numbered) = rows({"q": {"options": texts}}, many)
     assert body._choices(nested, {"choices": "q.options"}) == (texts, [])
     assert body._choices(numbered, {}) == (texts, [])
+
+
+@pytest.mark.parametrize("text", ["['x', \"it's\"]", '["x", "it\'s"]'])
+def test_choices_that_a_table_has_as_text(text) -> None:
+    assert encode({"ctx": "C", "endings": text, "label": 0})[1] == [("C", "x"), ("C", "it's")]
 
 
 def test_choices_that_are_nowhere() -> None:

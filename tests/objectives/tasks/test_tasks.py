@@ -1,6 +1,7 @@
 """Rows become columns of numbers, and what a model says of them measures; what cannot be used is refused with its place."""
 
 import itertools
+import json
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,27 @@ def test_tags_stand_at_the_first_token_of_each_word() -> None:
     )
     assert table["tags"][0].tolist() == [IGNORED, 1, IGNORED, 0]
     assert table["tags"][1].tolist() == [IGNORED, 0, 1, IGNORED, IGNORED, IGNORED]  # the third word was cut off
+
+
+def flat(table: Any) -> dict[str, Any]:
+    return {name: (one.values if isinstance(one, Ragged) else one).tolist() for name, one in table.items()}
+
+
+@pytest.mark.parametrize("written", [str, json.dumps])
+def test_lists_that_a_table_has_as_text_are_read(written) -> None:
+    columns = {"tokens": "w", "tags": "n"}
+    body, words, tags = task("tag", labels=("O", "B-X")), ["it's", 'a "b"', "é"], ["O", "B-X", "O"]
+    plain = flat(body.encode(rows({"w": words, "n": tags}), columns, Letters()))
+    assert flat(body.encode(rows({"w": written(words), "n": written(tags)}), columns, Letters())) == plain
+    assert flat(body.encode(rows({"w": words, "n": written(tags)}), columns, Letters())) == plain
+    assert flat(body.encode(rows({"w": written(words)}), {"tokens": "w"}, Letters()))["tokens"] == plain["tokens"]
+    bracketed = body.encode(rows({"w": "[ a ]", "n": "O O B-X"}), columns, Letters())
+    assert flat(bracketed)["num_words"] == [3]
+    sets = task("classify", labels=("1", "b c", "it's"), multi_label=True)
+    found = sets.encode(
+        rows(*({"t": "x", "l": written(labels)} for labels in (["it's", "b c"], [], [1]))), TEXT, Letters()
+    )
+    assert found["label_sets"].tolist() == [[0, 1, 1], [0, 0, 0], [1, 0, 0]]
 
 
 def test_labels_are_sorted_as_people_count() -> None:
@@ -208,6 +230,14 @@ def test_predictions_of_label_sets_and_numbers() -> None:
         ("classify", {"multi_label": True}, {"t": "a", "l": ["no", None]}, "line 1: column 'l' has no label"),
         ("classify", {"multi_label": True}, {"t": "a", "l": {"no": 1}}, "column 'l' has {'no': 1}, which is no label"),
         ("classify", {"multi_label": True}, {"t": "a", "l": "no,maybe"}, "'maybe' is not among the labels"),
+        (
+            "classify",
+            {"multi_label": True},
+            {"t": "a", "l": "['no' 'yes']"},
+            "line 1: column 'l' holds \"['no' 'yes']\"",
+        ),
+        ("classify", {"multi_label": True}, {"t": "a", "l": "[no, yes]"}, "no list as JSON or Python writes one"),
+        ("classify", {}, {"t": "a", "l": "['no', 'yes']"}, "holds 2 labels where one is learned"),
         ("regress", {}, {"t": "a", "l": "much"}, "line 1: column 'l' holds 'much', not a number"),
         ("regress", {}, {"t": "a", "l": "nan"}, "holds 'nan', not a number"),
         ("regress", {}, {"t": "a", "l": 1e308}, "holds 1e+308, not a number"),
@@ -218,6 +248,14 @@ def test_predictions_of_label_sets_and_numbers() -> None:
         ("tag", {}, {"w": ["a"], "n": [["no"]]}, "line 1: column 'n' holds no list of tags"),
         ("tag", {}, {"w": ["a"], "n": [0.5]}, "line 1: column 'n' has 0.5, which is no label"),
         ("tag", {}, {"w": [], "n": []}, "line 1: column 'w' holds no list of tokens"),
+        (
+            "tag",
+            {},
+            {"w": "['a' 'b']", "n": "['no' 'no']"},
+            "line 1: column 'w' holds \"['a' 'b']\", which is no list as",
+        ),
+        ("tag", {}, {"w": "[a, b]", "n": "[no, no]"}, "write JSON lines or Parquet"),
+        ("tag", {}, {"w": "[]", "n": "[]"}, "line 1: column 'w' holds no list of tokens"),
         ("tag", {}, {"w": ["a"], "n": ["yes?"]}, "line 1: 'yes?' is not among the labels"),
     ],
 )
