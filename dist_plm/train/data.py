@@ -15,7 +15,7 @@ from dist_plm.data.sampling.blend import Dataset
 from dist_plm.data.sampling.build_dataset import Form, open_samples, tokenizer_store
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.data.store.manifest import read_manifest
-from dist_plm.data.store.splits import prefix_of_pair
+from dist_plm.data.store.splits import prefix_of_pair, refuse_shares
 from dist_plm.data.store.verify import tokenizer_of_store
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.objectives.base import Objective
@@ -135,6 +135,7 @@ def open_data(
         ConfigError: the data's tokenizer lacks what the objective needs.
         DataError: the data cannot be used.
     """
+    refuse_shares(data, "split", data.stores)
     learned = build_objective(
         objective,
         special_tokens(tokenizer_store(data)),

@@ -64,7 +64,9 @@ def make_store(prefix: Path) -> Path:
 def settings(store: Path, run_dir: Path, **overrides: Any) -> PretrainConfig:
     """The small configuration with `section__key=value` changes."""
     values = {section: dict(content) for section, content in SETTINGS.items()}
-    values["data"]["path"], values["data"]["split"] = str(store), (0.8, 0.1, 0.1)
+    values["data"]["path"] = str(store)
+    if not Path(store).is_dir():  # a prepared one has splits of its own
+        values["data"]["split"] = (0.8, 0.1, 0.1)
     values["run"]["dir"] = str(run_dir)
     for path, value in overrides.items():
         section, key = path.split("__")

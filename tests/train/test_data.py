@@ -2,6 +2,8 @@
 serve, before any process group is made."""
 
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from dist_plm.checkpoint.storage import LATEST, LocalStorage, name_of
 from dist_plm.core.errors import ConfigError, DataError
 from dist_plm.data.store.store import TokenStoreWriter
 from dist_plm.spec.rules.finalize import finalize
+from dist_plm.spec.schema import BlendSource
 from dist_plm.train.data import open_data, open_run, special_tokens, vocab_size_of
 from tests.train.conftest import CORPUS, launch
 from tests.train.running import make_store, settings
@@ -141,6 +144,21 @@ def test_check_opens_the_data_where_it_is_at_hand(wordpiece, script):
     assert done.returncode == 2
     assert "special tokens that the data's tokenizer does not have (eos)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_shares_of_stores_that_have_splits_are_refused(wordpiece, tmp_path):
+    bare = make_store(tmp_path / "bare")
+    given = (0.5, 0.25, 0.25)
+    with pytest.raises(
+        DataError, match=r"data\.split = \[0\.5, 0\.25, 0\.25\] has no effect with .*store, prepared with splits"
+    ):
+        data_of(config_of(wordpiece, "causal", data__split=given))
+    config = config_of(bare, "causal", data__split=given)
+    for paths, refused in (((bare,), False), ((bare, wordpiece), False), ((wordpiece, wordpiece), True)):
+        blend = tuple(BlendSource(path=str(path)) for path in paths)
+        data = replace(config.data, path=None, blend=blend)
+        with pytest.raises(DataError, match="has no effect") if refused else nullcontext():
+            open_data(data, config.objective, replace(config.train, eval_samples=0), config.model)
 
 
 @pytest.mark.parametrize("split", [(1.0, 0.0, 0.0), (0.001, 0.999, 0.0)])

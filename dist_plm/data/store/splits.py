@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from dist_plm.config.credentials import mask
 from dist_plm.core.errors import DataError
 from dist_plm.data.store.manifest import SPLITS, read_manifest
 from dist_plm.data.store.store import TokenStore
+from dist_plm.spec.rules.sections import no_effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,20 @@ class StoreSplit:
     def identity(self) -> tuple[str | int, ...]:
         """Gives what decides which tokens are here."""
         return self.content or self.store.fingerprint(), self.first, self.last
+
+
+def refuse_shares(section: Any, name: str, paths: Sequence[str]) -> None:
+    """Refuses shares of documents that are asked for of prepared stores alone, which have splits of their own.
+
+    Args:
+        section: the settings that `name` is a field of.
+    Raises:
+        DataError: they differ from the default, and nothing at `paths` is a bare pair.
+    """
+    if paths and all(Path(path).is_dir() for path in paths):
+        reason = f"{' and '.join(paths)}, prepared with splits of its own (data.split of launch/prepare_data.py)"
+        for problem in no_effect(section, "data", (name,), reason):
+            raise DataError(problem)
 
 
 def find_split(
