@@ -13,7 +13,7 @@ from dist_plm.core.errors import DataError, reason_of
 from dist_plm.data.labelled.arrow_tables import rows_of_table
 from dist_plm.data.labelled.conll import read_conll
 from dist_plm.data.labelled.squad import is_article, questions_of
-from dist_plm.data.sources.delimited import delimiter_of, rows, text_lines
+from dist_plm.data.sources.delimited import NAMES_AGAIN, delimiter_of, rows, text_lines
 from dist_plm.data.sources.lines import COMPRESSIONS, decoded_lines, whole_file
 from dist_plm.data.sources.quoting import find_quoting
 from dist_plm.data.sources.records import Rejected
@@ -112,7 +112,7 @@ def _slice(file: RowFile, form: Any) -> Slice:
 
 def _delimited_rows(file: RowFile, form: str) -> Iterator[LabelledRow]:
     part, too_long = _slice(file, form), []
-    header: Sequence[str] | None = file.header or None
+    header = list(file.header) or None
     for row in rows(text_lines(part, too_long), delimiter_of(part), find_quoting(part, "")):
         place = f"{file.path}, line {row.line}"
         if row.error is not None or too_long:
@@ -122,6 +122,9 @@ def _delimited_rows(file: RowFile, form: str) -> Iterator[LabelledRow]:
             if len(set(header)) < len(header):
                 raise DataError(f"{place}: two columns are called the same; give them different names")
             continue
+        if row.fields == header:
+            own = "; remove it, or leave data.header out where the file's first line names the columns"
+            raise DataError(f"{place} holds {NAMES_AGAIN}{own if file.header else '; remove the line'}")
         if len(row.fields) != len(header):
             named = "data.header" if file.header else "the header"
             raise DataError(

@@ -24,6 +24,8 @@ from dist_plm.data.sources.slices import Slice
 Quoting = Literal["minimal", "none", "backslash"]
 #: A backslash that escapes neither a quote, nor itself, nor a line's end is text.
 _TEXT_BACKSLASH = re.compile(r'(\\[\\"\n])|\\')
+#: What a row is that equals the header.
+NAMES_AGAIN = "the names of the columns again: files were joined"
 
 NumberedLine = tuple[int, str]
 
@@ -79,7 +81,7 @@ def _header(part: Slice, row: DelimitedRow) -> list[str]:
 def _broken(row: DelimitedRow, header: list[str]) -> Rejected:
     detail = row.error
     if row.error is None and row.fields == header:
-        detail = "the names of the columns again: files were joined"
+        detail = NAMES_AGAIN
     elif row.error is None:
         detail = f"{len(row.fields)} fields where the header has {len(header)}"
     return BrokenRecordError("bad row", detail or "").at(row.line, "".join(line for _, line in row.lines))

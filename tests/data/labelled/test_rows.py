@@ -60,6 +60,14 @@ def test_a_file_without_a_header_takes_that_of_the_settings(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.parametrize("content", ["text,label\nx,y\n", "x,y\n\ntext,label\n"])
+def test_a_header_of_the_settings_that_the_file_has_too(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    number = 1 + content[: content.index("text")].count("\n")
+    with pytest.raises(DataError, match=rf"line {number} holds the names .* or leave data\.header out"):
+        read(tmp_path / "a.csv", header=("text", "label"))
+
+
 def test_a_saved_dataset_names_its_classes(tmp_path: Path) -> None:
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     train = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
@@ -103,6 +111,7 @@ def test_sentences_without_tags(tmp_path: Path) -> None:
     [
         ("a.csv", "text,label\nx,y,z\n", "line 2: 3 fields where the header has 2"),
         ("a.csv", "text,text\nx,y\n", "line 1: two columns are called the same"),
+        ("a.csv", "text,label\nx,y\ntext,label\n", "line 3 holds the names of the columns again: files were joined"),
         ("a.jsonl", '{"text": "a"}\nnonsense\n', "line 2: not JSON"),
         ("a.jsonl", "[1]\n", "line 1: the line holds list"),
         ("a.json", '[{"text": "a"}, 3]', "item 2 is int"),
