@@ -1,6 +1,7 @@
 """YAML and JSON of files that anybody may have written: bounded, and refused where two readers would read two things."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -178,6 +179,11 @@ def is_number(value: Any) -> TypeGuard[float]:
     except OverflowError:
         return False
     return True
+
+
+def is_infinite_or_nan(value: Any) -> bool:
+    """Tells whether a value is what JSON writes as NaN or Infinity; pandas has NaN where nothing is."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def whole_number(text: str | None) -> int | None:

@@ -1,11 +1,12 @@
 """Holds what reading gives: documents, and records that are broken, each with the place where a person finds it."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from typing import Any, Literal, NamedTuple
 
 from dist_plm.core.errors import DataError
-from dist_plm.core.parsing import other_delimiter
+from dist_plm.core.parsing import is_infinite_or_nan, other_delimiter
 from dist_plm.data.sources.assemble import LineBlock, assemble
 from dist_plm.spec.prepare.schema import SourceConfig
 from dist_plm.spec.prepare.template import parse_template
@@ -82,7 +83,11 @@ class Template:
     @staticmethod
     def _is_empty(row: Mapping[str, Any], column: str) -> bool:
         value = row.get(column)
-        return value is None or (isinstance(value, str) and not value.strip())
+        return (
+            value is None
+            or (isinstance(value, str) and not value.strip())
+            or (isinstance(value, float) and math.isnan(value))
+        )
 
     def _value(self, row: Mapping[str, Any], column: str) -> str:
         if column not in row:
@@ -90,6 +95,8 @@ class Template:
         value = row[column]
         if isinstance(value, str):
             return value
+        if is_infinite_or_nan(value):
+            raise BrokenRecordError("not text", f"field {column!r} holds {value}, not text")
         if not self._is_column and isinstance(value, int | float):
             return str(value)
         raise BrokenRecordError("not text", f"field {column!r} holds {type(value).__name__}, not text")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
+from dist_plm.core.parsing import is_infinite_or_nan
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable
@@ -193,9 +194,10 @@ def text_of(row: LabelledRow, column: str) -> str:
     value = value_of(row, column)
     if isinstance(value, str) and value.strip():
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and not is_infinite_or_nan(value):
         return str(value)
     what = "is missing" if value is None else "is empty" if isinstance(value, str) else f"is {type(value).__name__}"
+    what = f"is {value}" if is_infinite_or_nan(value) else what
     raise DataError(f"{row.place}: column {column!r} {what}, where the task reads a text: mend or remove the row")
 
 

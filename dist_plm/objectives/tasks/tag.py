@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
+from dist_plm.core.parsing import is_infinite_or_nan
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.data.sources.written_lists import looks_listed, looks_quoted, scalars_in
 from dist_plm.objectives.base import IGNORED, LossTerm
@@ -122,9 +123,13 @@ def _listed(row: LabelledRow, column: str, what: str, *, in_brackets: bool) -> S
     value = value_of(row, column)
     value = scalars_in(value, f"{row.place}: column {column!r}") if in_brackets else value
     value = value.split() if isinstance(value, str) else value
-    if not isinstance(value, list | tuple) or not value or not all(isinstance(one, str | int | float) for one in value):
+    if not isinstance(value, list | tuple) or not value or not all(map(_may_stand, value)):
         raise DataError(f"{row.place}: column {column!r} holds no list of {what}: mend or remove the row")
     return value
+
+
+def _may_stand(one: Any) -> bool:
+    return isinstance(one, str | int | float) and not is_infinite_or_nan(one)
 
 
 @dataclass(slots=True)

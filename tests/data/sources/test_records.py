@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from dist_plm.data.sources.records import BrokenRecordError, Document, Template, documents_of_row
@@ -26,6 +28,7 @@ def test_a_column_or_a_template_over_columns():
         ("{a} ({b?}, {c?})", {"a": "A", "c": 3}, "A, 3)"),
         ("{a?} {b?} {c?}.", {"b": "B"}, "B."),
         ("{a?} {b?}.", {}, ""),
+        ("{a}: {b?}", {"a": "A", "b": float("nan")}, "A"),
         ("{a}: {b?}", {"a": "", "b": "B"}, ": B"),
     ],
 )
@@ -38,6 +41,8 @@ def test_columns_that_may_be_empty_go_with_what_stands_before_them(text, row, ex
     [
         ("year", "not text"),
         ("{note}", "not text"),
+        ("{year}: {score}", "not text"),
+        ("{year}: {most}", "not text"),
         ("x", "no such column"),
         ("{x} {y?}", "no such column"),
         ("bad", "not UTF-8"),
@@ -45,7 +50,7 @@ def test_columns_that_may_be_empty_go_with_what_stands_before_them(text, row, ex
 )
 def test_rows_that_do_not_fit(text, reason):
     with pytest.raises(BrokenRecordError) as caught:
-        Template(text).render({"year": 1905, "note": None, "bad": "\ud800"})
+        Template(text).render({"year": 1905, "note": None, "bad": "\ud800", "score": math.nan, "most": math.inf})
     assert caught.value.reason == reason
 
 

@@ -1,0 +1,19 @@
+"""Values of rows that are no texts, words or numbers are refused with their place, whatever the task."""
+
+import math
+
+import pytest
+
+from dist_plm.core.errors import DataError
+from dist_plm.data.labelled.rows import LabelledRow
+from dist_plm.objectives.tasks.base import text_of
+from tests.objectives.tasks.test_tasks import Letters, rows, task
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_no_number_is_no_text(value: float) -> None:
+    with pytest.raises(DataError, match=f"line 1: column 't' is {value}, where the task reads a text"):
+        text_of(*rows({"t": value}), "t")
+    with pytest.raises(DataError, match="line 1: column 't' holds no list of tokens"):
+        task("tag", labels=("O",)).encode(rows({"t": ["a", value]}), {"tokens": "t"}, Letters())
+    assert text_of(LabelledRow("line 1", {"t": 10**400}), "t") == str(10**400)
