@@ -14,7 +14,7 @@ from dist_plm.data.labelled.arrow_tables import rows_of_table
 from dist_plm.data.labelled.conll import read_conll
 from dist_plm.data.labelled.squad import is_article, questions_of
 from dist_plm.data.sources.delimited import NAMES_AGAIN, delimiter_of, rows, text_lines
-from dist_plm.data.sources.lines import COMPRESSIONS, decoded_lines, whole_file
+from dist_plm.data.sources.lines import COMPRESSIONS, decoded_lines, named_twice, whole_file
 from dist_plm.data.sources.quoting import find_quoting
 from dist_plm.data.sources.records import Rejected
 from dist_plm.data.sources.slices import Slice
@@ -159,7 +159,26 @@ def _json_row(line: str, place: str) -> LabelledRow:
         raise DataError(f"{place}: not JSON, {reason_of(error)}; each line has to hold one object") from None
     if not isinstance(row, dict):
         raise DataError(f"{place}: the line holds {type(row).__name__}, not an object with fields")
+    _refuse_twice(named_twice(line, row), place)
     return _in_unicode(LabelledRow(place, row), _HALF.search(line) is not None)
+
+
+def _refuse_twice(name: str | None, place: str) -> None:
+    if name is not None:
+        raise DataError(f"{place}: two fields are called {name!r}, and which is meant cannot be told: mend the row")
+
+
+class _Object(dict[str, Any]):
+    """Holds the fields of a JSON object.
+
+    Args:
+        twice: the first that it gives twice.
+    """
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        names = [name for name, _ in pairs] if len(self) < len(pairs) else []
+        self.twice = next((name for name in self if names.count(name) > 1), None)
 
 
 def _in_unicode(row: LabelledRow, halves: bool) -> LabelledRow:
@@ -181,13 +200,14 @@ def _json_array(file: RowFile, form: str) -> Iterator[LabelledRow]:
     """A list of objects, or one under `data`, which may be SQuAD's articles; else lines."""
     written = whole_file(file.path)
     try:
-        content = json.loads(written)
+        content = json.loads(written, object_pairs_hook=_Object)
         halves = _HALF.search(written.decode(json.detect_encoding(written), "surrogatepass")) is not None
     except (ValueError, RecursionError):
         yield from _json_lines(file, form)
         return
-    found = content.get("data") if isinstance(content, dict) else content
-    if isinstance(content, dict) and not isinstance(found, list):
+    found = content.get("data") if isinstance(content, _Object) else content
+    if isinstance(content, _Object) and not isinstance(found, list):
+        _refuse_twice(content.twice, f"{file.path}, line 1")
         yield _in_unicode(LabelledRow(f"{file.path}, line 1", content), halves)
         return
     if not isinstance(found, list | None):
@@ -196,8 +216,9 @@ def _json_array(file: RowFile, form: str) -> Iterator[LabelledRow]:
         )
     for number, row in enumerate(found or [], 1):
         place = f"{file.path}, item {number}"
-        if not isinstance(row, dict):
+        if not isinstance(row, _Object):
             raise DataError(f"{place} is {type(row).__name__}, not an object with fields")
+        _refuse_twice(row.twice, place)
         if is_article(row):
             yield from (_in_unicode(one, halves) for one in starmap(LabelledRow, questions_of(row, place)))
         else:

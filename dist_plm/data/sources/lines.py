@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -100,11 +100,17 @@ def _json_row(line: str, template: Template) -> dict[str, Any]:
         raise BrokenRecordError("not JSON", reason_of(error)) from error
     if not isinstance(row, dict):
         raise BrokenRecordError("bad row", f"the line holds {type(row).__name__}, not an object with fields")
-    for column in template.columns:
-        # Looked at closely only where it may be so: it takes twice the time.
-        if line.count(f'"{column}"') > 1 and _fields_named(line, column) > 1:
-            raise BrokenRecordError("bad row", f"two fields are called {column!r}")
+    twice = named_twice(line, template.columns)
+    if twice is not None:
+        raise BrokenRecordError("bad row", f"two fields are called {twice!r}")
     return row
+
+
+def named_twice(line: str, columns: Iterable[str]) -> str | None:
+    """The first of `columns` that a JSON object gives twice, of which readers take one or the other; None of none."""
+    # Looked at closely only where it may be so: it takes twice the time.
+    found = (column for column in columns if line.count(f'"{column}"') > 1 and _fields_named(line, column) > 1)
+    return next(found, None)
 
 
 def _fields_named(line: str, column: str) -> int:

@@ -113,6 +113,13 @@ def test_sentences_without_tags(tmp_path: Path) -> None:
         ("a.csv", "text,text\nx,y\n", "line 1: two columns are called the same"),
         ("a.csv", "text,label\nx,y\ntext,label\n", "line 3 holds the names of the columns again: files were joined"),
         ("a.jsonl", '{"text": "a"}\nnonsense\n', "line 2: not JSON"),
+        (
+            "a.jsonl",
+            '{"t": "a"}\n{"t": "a", "l": 1, "l": 2}\n',
+            "line 2: two fields are called 'l', and which is meant",
+        ),
+        ("a.json", '[{"t": {"l": 1}}, {"t": "a", "l": 1, "l": 1}]', "item 2: two fields are called 'l'"),
+        ("a.json", '{"t": "a", "l": 1, "l": 2}', "line 1: two fields are called 'l'"),
         ("a.jsonl", "[1]\n", "line 1: the line holds list"),
         ("a.json", '[{"text": "a"}, 3]', "item 2 is int"),
         ("a.conll", "EU B-ORG\nrejects\n", "line 2: 'rejects' is a word without a tag"),
