@@ -100,7 +100,9 @@ def _target(row: LabelledRow, column: str) -> float:
         number = math.nan
     except OverflowError:  # an integer of many digits
         number = math.inf
-    if isinstance(value, bool) or not abs(number) <= _LARGEST:
+    # Python takes 1_000 and the digits of every script for numbers.
+    unusual = isinstance(value, str) and ("_" in value or not value.isascii())
+    if isinstance(value, bool) or unusual or not abs(number) <= _LARGEST:
         told = repr(value) if len(repr(value)) < _SHOWN else f"{repr(value)[:_SHOWN]}…"
         raise DataError(f"{row.place}: column {column!r} holds {told}, not a number to learn: mend or remove the row")
     return number
