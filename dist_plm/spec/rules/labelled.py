@@ -1,6 +1,7 @@
 """Checks that a fine-tuning run says what it reads, how long it goes, and what its task has."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from dist_plm.config.decode import show
 from dist_plm.config.suggest import did_you_mean, near
@@ -9,6 +10,12 @@ from dist_plm.spec.rules.sections import header_problems, no_effect
 from dist_plm.spec.schema_finetune import FinetuneConfig
 from dist_plm.spec.tasks import TASKS
 from dist_plm.spec.tasks.base import WritingConfig
+
+#: Suffixes of tables and texts that are never read as rows. Others may be those of a saved dataset, which is a directory.
+_NOT_READ = {
+    *(".xlsx", ".xls", ".ods", ".doc", ".docx", ".pdf", ".html", ".xml", ".zip", ".tar"),
+    *(".pkl", ".pickle", ".npy", ".npz", ".orc", ".avro", ".db", ".sqlite"),
+}
 
 
 def labelled_problems(config: FinetuneConfig) -> Iterator[str]:
@@ -27,6 +34,8 @@ def _files(config: FinetuneConfig) -> Iterator[str]:
     data = config.data
     for name in ("train", "validation", "test", "tokenizer"):
         yield from path_problems(f"data.{name}", getattr(data, name))
+    for name in ("train", "validation", "test"):
+        yield from _unreadable(f"data.{name}", getattr(data, name))
     if data.validation is None and config.checkpoint.keep_best is not None:
         yield (
             f"checkpoint.keep_best = {show(config.checkpoint.keep_best)} has nothing to go by without data.validation: give "
@@ -44,6 +53,16 @@ def _files(config: FinetuneConfig) -> Iterator[str]:
             "spaces at its ends"
         )
     yield from header_problems(data.header, (data.train, data.validation, data.test))
+
+
+def _unreadable(key: str, path: str | None) -> Iterator[str]:
+    """A file that is not here may be on the machines of the run, if it can be one that is read."""
+    if path is None or Path(path).exists():
+        return
+    if set("*?") & set(path):
+        yield f"{key} = {show(path)} names several files: patterns are not read here, so join the files and name that one"
+    elif Path(path).suffix.lower() in _NOT_READ:
+        yield f"{key} = {show(path)} is of a format that is not read: save it as .csv, .tsv, .jsonl or .parquet"
 
 
 def _columns(config: FinetuneConfig) -> Iterator[str]:

@@ -47,6 +47,11 @@ def problems(**changes: Any) -> list[str]:
         ({"data__header": ("a", "b")}, "data.header = ['a', 'b'] has no effect with rows/train.jsonl and"),
         ({"data__sequence_length": 3}, "too short for task.name = 'classify'"),
         ({"data__train": "~/x.csv"}, "begins with ~"),
+        ({"data__train": "rows/*.csv"}, "data.train = 'rows/*.csv' names several files: patterns are not read here"),
+        (
+            {"data__validation": "rows/b.xlsx"},
+            "data.validation = 'rows/b.xlsx' is of a format that is not read: save it",
+        ),
         ({"data__validation": None, "checkpoint__keep_best": "accuracy"}, "nothing to go by without data.validation"),
         ({"checkpoint__keep_best": "pearson"}, "'pearson' is no measure"),
         ({"train__batch_rampup": {"start": 4, "increment": 4, "samples": 8}}, "no place in fine-tuning"),
