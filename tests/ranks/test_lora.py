@@ -8,9 +8,11 @@ import torch
 from dist_plm.spec.families.lora import is_adapter
 from tests.ranks.engine_runs import agree
 from tests.ranks.engine_runs import train_case as train
+from tests.ranks.made_tensors import MadeTensors
+from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.test_grids import GRIDS
-from tests.ranks.training import configure, whole
+from tests.ranks.training import build, configure, rank_batches, whole
 
 pytestmark = pytest.mark.ranks
 
@@ -65,3 +67,21 @@ def test_the_first_loss_is_the_base_models_to_the_bit(learn):
     base, adapted = learn(1, "none"), learn(1, "all")
     assert adapted[0].losses[0] == base[0].losses[0]
     assert adapted[0].losses[-1] != base[0].losses[-1]
+
+
+def makes_a_matrix_over_the_vocabulary(world: World, config) -> bool:
+    engine, groups = build(world, config)
+    batches = rank_batches(config, groups, 0)
+    (width,) = {len(one) for name, one in engine._chunks[0].named_parameters() if name.endswith("word.weight")}
+    with MadeTensors() as made:
+        engine.train_step(batches, 1e-3)
+    return (width, config.model.hidden) in made.shapes
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_frozen_output_matrix_has_no_gradient(ranks, tensor, tied):
+    for lora in ("none", "all"):
+        config = configure(tensor, model__lora=MODELS[lora], model__tied_embeddings=tied, parallel__tensor=tensor)
+        told = ranks.run(tensor, makes_a_matrix_over_the_vocabulary, config)
+        assert told == [lora == "none"] * tensor, lora

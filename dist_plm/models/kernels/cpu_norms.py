@@ -1,8 +1,9 @@
 """Norms on the CPU, where PyTorch's own lose what matters (row_sums) or go over memory six times; on CUDA they are one kernel.
 
 rms_norm(x, weight, eps): x / sqrt(mean(x²) + eps) · weight over the last dim, and the factors [..., 1] fp32.
-rms_norm_backward(grad, x, weight, factors): gradients of x and weight.
-layer_norm_backward(grad, x, weight, eps): gradients of x, weight and bias of PyTorch's LayerNorm.
+rms_norm_backward(grad, x, weight, factors, learns): gradients of x and weight.
+layer_norm_backward(grad, x, weight, eps, learns): gradients of x, weight and bias of PyTorch's LayerNorm.
+Where weight and bias do not learn, empty tensors stand for their gradients.
 """
 
 from typing import Any
@@ -17,9 +18,13 @@ from dist_plm.models.kernels.mask_bits import blocks
 _BLOCK = 2**18
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward
 
-LIBRARY.define("layer_norm_backward(Tensor grad, Tensor x, Tensor weight, float eps) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define(
+    "layer_norm_backward(Tensor grad, Tensor x, Tensor weight, float eps, bool learns) -> (Tensor, Tensor, Tensor)"
+)
 LIBRARY.define("rms_norm(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)")
-LIBRARY.define("rms_norm_backward(Tensor grad, Tensor x, Tensor weight, Tensor factors) -> (Tensor, Tensor)")
+LIBRARY.define(
+    "rms_norm_backward(Tensor grad, Tensor x, Tensor weight, Tensor factors, bool learns) -> (Tensor, Tensor)"
+)
 
 
 @torch.library.impl(LIBRARY, "rms_norm", "CPU")
@@ -36,14 +41,15 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.impl(LIBRARY, "rms_norm_backward", "CPU")
-def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor, learns: bool) -> tuple[Tensor, Tensor]:
     width, scale = x.shape[-1], weight.float()
-    result, total = torch.empty(x.shape, dtype=x.dtype), torch.zeros(width, dtype=torch.float64)
+    result, total = torch.empty(x.shape, dtype=x.dtype), torch.zeros(width * learns, dtype=torch.float64)
     grad, x, factors = grad.reshape(-1, width), x.reshape(-1, width), factors.reshape(-1, 1)
     for block in blocks(len(x), width, _BLOCK):
         normed, through = x[block].float() * factors[block], grad[block].float()
         product = through * normed
-        total += product.sum(0)
+        if learns:
+            total += product.sum(0)
         # d(x r)/dx = r (1 - x r · mean(x r ·)), the mean weighted like the output.
         mean = torch.mv(product, scale).div_(width)[:, None]
         result.view(-1, width)[block] = (through * scale).sub_(normed.mul_(mean)).mul_(factors[block])
@@ -56,15 +62,19 @@ def _rms_norm_shapes(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.impl(LIBRARY, "rms_norm_backward", "Meta")
-def _rms_norm_backward_shapes(grad: Tensor, x: Tensor, weight: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), torch.empty_like(weight)
+def _rms_norm_backward_shapes(
+    grad: Tensor, x: Tensor, weight: Tensor, _: Tensor, learns: bool
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(len(weight) * learns)
 
 
 @torch.library.impl(LIBRARY, "layer_norm_backward", "CPU")
-def layer_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def layer_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, eps: float, learns: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     width, scale = x.shape[-1], weight.float()
     result = torch.empty(x.shape, dtype=x.dtype)
-    of_weight, of_bias = torch.zeros(2, width, dtype=torch.float64)
+    of_weight, of_bias = torch.zeros(2, width * learns, dtype=torch.float64)
     grad, x = grad.reshape(-1, width), x.reshape(-1, width)
     one, zero = torch.ones(width), torch.zeros(width)
     for block in blocks(len(x), width, _BLOCK):
@@ -75,11 +85,13 @@ def layer_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> 
         zeros, ones = torch.zeros_like(factors), torch.ones_like(factors)
         found = _layer_norm_backward(through, normed, [width], zeros, ones, scale, None, [True, False, False])[0]
         result.view(-1, width)[block] = found.mul_(factors)
-        of_weight += normed.mul_(through).sum(0)
-        of_bias += through.sum(0)
+        if learns:
+            of_weight += normed.mul_(through).sum(0)
+            of_bias += through.sum(0)
     return result, of_weight.to(weight.dtype), of_bias.to(weight.dtype)
 
 
 @torch.library.impl(LIBRARY, "layer_norm_backward", "Meta")
-def _layer_norm_shapes(_: Tensor, x: Tensor, weight: Tensor, *__: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), torch.empty_like(weight), torch.empty_like(weight)
+def _layer_norm_shapes(_: Tensor, x: Tensor, weight: Tensor, eps: float, learns: bool) -> tuple[Tensor, Tensor, Tensor]:
+    of_weight, of_bias = (weight.new_empty(len(weight) * learns) for _ in range(2))
+    return x.new_empty(x.shape), of_weight, of_bias

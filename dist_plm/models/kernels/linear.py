@@ -160,7 +160,10 @@ def long_product(left: Tensor, right: Tensor, total: Tensor) -> None:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        x_learns, weight_learns, _ = ctx.needs_input_grad
+        ctx.shape = x.shape
+        # The one is multiplied for the other's gradient alone.
+        ctx.save_for_backward(x if weight_learns else None, weight if x_learns else None)
         wide = None if bias is None else widened(bias)
         return _multiplied(widened(x), widened(weight), wide).to(x.dtype)
 
@@ -168,11 +171,11 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        grad = grads[0].reshape(-1, weight.shape[0])
-        wide, rows = widened(grad), x.reshape(-1, x.shape[-1])
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        wide = widened(grad)
         return (
-            product(wide, widened(weight)).to(x.dtype).view(x.shape) if of_x else None,
-            product(wide.t(), widened(rows)).to(weight.dtype) if of_weight else None,
+            product(wide, widened(weight)).to(grad.dtype).view(ctx.shape) if of_x else None,
+            product(wide.t(), widened(x.reshape(-1, x.shape[-1]))).to(grad.dtype) if of_weight else None,
             wide.sum(0).to(grad.dtype) if of_bias else None,
         )
 

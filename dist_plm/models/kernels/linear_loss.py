@@ -1,7 +1,7 @@
 """Cross-entropy together with the product over the vocabulary, in chunks of tokens: the logits are never there whole.
 
 The gradient is found with the loss, while a chunk's logits are at hand (Hsu et al. 2024, "Liger Kernel", section 3.2), and
-takes their place. What is held is one chunk of logits, and the gradients of hidden states and weight.
+takes their place. What is held is one chunk of logits, and the gradients of those of hidden states, weight and bias that learn.
 """
 
 import importlib
@@ -103,15 +103,18 @@ class _LinearLoss(torch.autograd.Function):
         look: LookAtLogits | None,
         factors: Tensor | None,
     ) -> Tensor:
+        hidden_learns, weight_learns, bias_learns, *_ = ctx.needs_input_grad
         wanted = any(ctx.needs_input_grad)
         scale = _FP16_SCALE if hidden.dtype == torch.float16 else 1.0
         rows, offsets = _factors(weight, bias, columns)
         total: Tensor | None = None
-        if wanted:
-            of_hidden = torch.empty_like(hidden)
+        of_hidden = torch.empty_like(hidden) if hidden_learns else None
+        of_weight = of_bias = None
+        if weight_learns:
             of_weight = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
             of_weight[len(rows) if len(hidden) else 0 :].zero_()
-            of_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
+        if bias is not None and bias_learns:
+            of_bias = torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
         hidden = widened(hidden)
         for chunk in token_chunks(len(hidden), weight.shape[0]):
             logits = wide_linear(hidden[chunk], rows, offsets)
@@ -122,11 +125,11 @@ class _LinearLoss(torch.autograd.Function):
                 losses = losses * factors[chunk]
                 logits.mul_(factors[chunk, None])
             total = losses.sum() if total is None else total + losses.sum()
-            if not wanted:
-                continue
             gradient = logits
-            long_product(gradient, rows, of_hidden[chunk])
-            add_product(of_weight[: len(rows)], gradient.t(), hidden[chunk], begins=chunk.start == 0)
+            if of_hidden is not None:
+                long_product(gradient, rows, of_hidden[chunk])
+            if of_weight is not None:
+                add_product(of_weight[: len(rows)], gradient.t(), hidden[chunk], begins=chunk.start == 0)
             if of_bias is not None:
                 # In parts: what is added up in another type is copied to it first.
                 for part in gradient.split(len(gradient) if gradient.is_cuda else _SUM_ROWS):
@@ -140,15 +143,15 @@ class _LinearLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         of_hidden, of_weight, of_bias = ctx.saved_tensors
         factor = grads[0] / ctx.scale
-        total = buffer_of(ctx.weight)
-        if total is not None:
+        if of_weight is not None and (total := buffer_of(ctx.weight)) is not None:
             total.addcmul_(of_weight, factor)
             of_weight = None
-        else:
+        elif of_weight is not None:
             # In place: the gradient of the weight is as large as the weight, and backward runs once.
             of_weight = of_weight.mul_(factor).to(ctx.weight.dtype)
         of_bias = None if of_bias is None else (of_bias * factor).to(ctx.bias_type)
-        return (of_hidden * factor).to(of_hidden.dtype), of_weight, of_bias, None, None, None, None, None
+        of_hidden = None if of_hidden is None else (of_hidden * factor).to(of_hidden.dtype)
+        return of_hidden, of_weight, of_bias, None, None, None, None, None
 
 
 def _factors(weight: Tensor, bias: Tensor | None, columns: VocabRange) -> tuple[Tensor, Tensor | None]:

@@ -42,8 +42,10 @@ class _LayerNorm(torch.autograd.Function):
         return functional.layer_norm(hidden, weight.shape, weight, bias, eps)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        return *torch.ops.dist_plm.layer_norm_backward(grads[0], *ctx.saved_tensors, ctx.eps), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        learns = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        found = torch.ops.dist_plm.layer_norm_backward(grads[0], *ctx.saved_tensors, ctx.eps, learns)
+        return found[0], *(found[1:] if learns else (None, None)), None
 
 
 class RMSNorm(nn.Module):
@@ -72,8 +74,10 @@ class _RMSNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        return *torch.ops.dist_plm.rms_norm_backward(grads[0], *ctx.saved_tensors), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        learns = ctx.needs_input_grad[1]
+        of_hidden, of_weight = torch.ops.dist_plm.rms_norm_backward(grads[0], *ctx.saved_tensors, learns)
+        return of_hidden, of_weight if learns else None, None
 
 
 def build_norm(

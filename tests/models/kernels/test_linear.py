@@ -1,9 +1,12 @@
 """Products of oneDNN beside PyTorch's default, and of 16 bits made in fp32: numbers agree to rounding, and what is too small
 for another way stays."""
 
+from itertools import product as product_of
+
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
 from dist_plm.models.kernels.linear import (
@@ -45,6 +48,27 @@ def test_agrees_with_the_default_forward_and_backward(shape, with_bias):
         results.append([out, *torch.autograd.grad(out.tanh().sum(), arguments)])
     for theirs, ours in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.detach().abs().max().item())
+
+
+@pytest.mark.parametrize("learns", product_of([True, False], repeat=3))
+def test_factors_are_kept_for_what_learns(learns):
+    """As PyTorch's own product keeps them; and what learns has the same gradients to the bit."""
+    expected = None
+    for chosen in ((True, True, True), learns):
+        given = [x.detach().requires_grad_(one) for x, one in zip(inputs(SHAPES[0]), chosen, strict=True)]
+        kept = list[tuple[int, ...]]()
+        with (
+            multiplying_by(onednn=True),
+            saved_tensors_hooks(lambda x, kept=kept: kept.append(tuple(x.shape)) or x, lambda x: x),
+        ):
+            out = linear(*given)
+        if out.requires_grad:
+            out.tanh().sum().backward()
+        expected = expected or [x.grad for x in given]
+    x, weight, _ = given
+    assert kept == ([tuple(x.shape)] if learns[1] else []) + ([tuple(weight.shape)] if learns[0] else [])
+    for one, other, wanted in zip(given, expected, learns, strict=True):
+        assert torch.equal(one.grad, other) if wanted else one.grad is None
 
 
 def test_only_large_products_in_fp32_are_taken():

@@ -1,5 +1,7 @@
 """The loss beside the plain formula of twice the precision, and what it holds of memory."""
 
+from itertools import product
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,6 +11,7 @@ from bench.encoders import PeakMemory
 from dist_plm.models.kernels import linear_loss as module
 from dist_plm.models.kernels.linear_loss import VocabRange, linear_loss, losses_and_gradient
 from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
+from tests.ranks.made_tensors import MadeTensors
 from tests.ranks.pool import World
 
 VOCAB, WIDTH, TOKENS, HIDDEN = 13, 5, 24, 8  # 3 ranks of 5 columns: the last two columns pad
@@ -66,6 +69,41 @@ def test_equals_the_plain_formula(ranks, size, dtype, chunk_bytes, token_loss):
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, **close)
     assert not ours[1][VOCAB:].any()
+
+
+def of_some(world: World, size: int) -> list[str]:
+    """What is wrong where only some of hidden states, weight and bias learn, of each type and choice."""
+    wrong = list[str]()
+    for dtype, chosen in product(CLOSE, product([True, False], repeat=3)):
+        *inputs, labels = case(dtype)
+        width = WIDTH * 3 // size
+        own, group = slice(world.rank * width, (world.rank + 1) * width), dist.group.WORLD
+        assert group is not None
+        columns = VocabRange(group, own.start, max(0, min(VOCAB - own.start, width)), VOCAB)
+        told = []
+        for learns in ([True] * 3, chosen):
+            parts = [x.clone() for x in (inputs[0], inputs[1][own], inputs[2][own])]
+            learned = [x.requires_grad_() for x, one in zip(parts, learns, strict=True) if one]
+            with MadeTensors() as made:
+                loss = linear_loss(*parts, labels, columns)
+                if learned:
+                    (0.5 * loss).backward()
+            told.append((loss.detach(), [x.grad for x in parts], made.shapes))
+        (loss, grads, _), (same, some, shapes) = told
+        for name, grad, one, wanted in zip(("hidden", "weight", "bias"), grads, some, chosen, strict=True):
+            assert grad is not None
+            if one is not None if not wanted else one is None or not torch.equal(grad, one):
+                wrong.append(f"{dtype} {chosen}: gradient of {name}")
+            if not wanted and tuple(grad.shape) in shapes:
+                wrong.append(f"{dtype} {chosen}: makes what is as large as {name}")
+        if not torch.equal(loss, same):
+            wrong.append(f"{dtype} {chosen}: loss")
+    return wrong
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_what_does_not_learn_has_no_gradient_to_be_made(ranks, size):
+    assert ranks.run(size, of_some, size) == [[]] * size
 
 
 @pytest.mark.parametrize("dtype", CLOSE)

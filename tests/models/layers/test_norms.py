@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional
 
 from dist_plm.models.layers.norms import LayerNorm, RMSNorm
+from tests.ranks.made_tensors import MadeTensors
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 48), (700, 2, 200), (1, 1, 8)], ids=str)
@@ -38,6 +39,23 @@ def test_layer_norm_and_its_gradient(shape):
     theirs = torch.autograd.grad(expected, (exact, weight, bias), direction.double())
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("norm", [LayerNorm, RMSNorm])
+def test_of_what_does_not_learn_nothing_is_added_up(norm):
+    norm = norm(48, 1e-5, torch.bfloat16, torch.device("cpu"), False)
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter, 1.0)
+    told, direction = [], torch.randn(30, 48).bfloat16()
+    hidden = torch.randn(30, 48).bfloat16()
+    for learns in (True, False):
+        x = hidden.clone().requires_grad_()
+        norm.requires_grad_(learns)
+        with MadeTensors() as made:
+            norm(x).backward(direction)
+        assert ((48,) in made.shapes) == learns
+        told.append(x.grad)
+    assert torch.equal(*told)
 
 
 def test_rms_norm_of_nothing_but_zeros_is_zero():
