@@ -30,6 +30,10 @@ class Interval(NamedTuple):
         """Both bounds times a factor of their own."""
         return Interval(self.low * low, self.high * high)
 
+    def or_more(self, other: "Interval") -> "Interval":
+        """The larger of two numbers."""
+        return Interval(max(self.low, other.low), max(self.high, other.high))
+
     def in_gib(self) -> str:
         """Writes it as a person reads it: "12.3" or "12.3-14.0"."""
         low, high = f"{self.low / GIB:.1f}", f"{self.high / GIB:.1f}"

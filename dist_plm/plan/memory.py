@@ -34,17 +34,29 @@ class StageMemory:
     """Holds the memory of a rank of one stage, in bytes.
 
     Args:
-        terms: by name, in the order that they come into being.
+        terms: of a step, by name, in the order that they come into being.
         in_flight: microbatches whose activations it holds at once; each chunk of the stage counts as its share.
+        building: what there is at once while the engine is built, before any step.
     """
 
     stage: int
     terms: Mapping[str, Interval]
     in_flight: float
+    building: Interval
+
+    @property
+    def step(self) -> Interval:
+        return Interval.total(self.terms.values())
 
     @property
     def total(self) -> Interval:
-        return Interval.total(self.terms.values())
+        """The most that there is at once."""
+        return self.step.or_more(self.building)
+
+    @property
+    def is_built_in_more(self) -> bool:
+        """Whether building the engine may take more than a step."""
+        return self.building.high > self.step.high
 
 
 def memory_by_stage(config: TrainingConfig, software: Software = OURS) -> list[StageMemory]:
@@ -79,7 +91,9 @@ def _stage_memory(config: TrainingConfig, stage: Stage, one: Pass, software: Sof
     terms["update"] = Interval.exact(max(0.0, _update(config.optim, holding, stage) - moving.low))
     terms["fragmentation"] = moving.scaled(_FRAGMENTATION.low, _FRAGMENTATION.high)
     terms["context"] = _context(config.parallel)
-    return StageMemory(stage.number, terms, flying)
+    # Other programs build otherwise.
+    building = _building(config.parallel, holding, stage) if software is OURS else Interval.exact(0.0)
+    return StageMemory(stage.number, terms, flying, building)
 
 
 def states(optim: OptimConfig, holding: Holding, stage: Stage) -> dict[str, Interval]:
@@ -94,6 +108,16 @@ def states(optim: OptimConfig, holding: Holding, stage: Stage) -> dict[str, Inte
     }
     exact = {name: Interval.exact(size) for name, size in sizes.items()}
     return {"weights": Interval.exact(weights), "gradients": _gradients(holding, stage), **exact}
+
+
+def _building(parallel: ParallelConfig, holding: Holding, stage: Stage) -> Interval:
+    """Counts the weights, which are whole until an engine divides them, and what is made before the first ones go: chunk by
+    chunk, so that of several the last copy is smaller than all weights."""
+    made = stage.numel * holding.weights
+    copied = stage.trained_numel * holding.weights if holding.moves_weights else 0
+    made += stage.trained_numel * holding.gradients if holding.moves_weights else 0
+    least = made + (copied if parallel.virtual_pipeline == 1 else 0)
+    return Interval.total([Interval(least, made + copied), _context(parallel)])
 
 
 def _gradients(holding: Holding, stage: Stage) -> Interval:

@@ -116,7 +116,8 @@ def _memory(plan: Plan) -> Iterator[str]:
             tip = f"stage {stage.stage}, {name}: {term.in_gib()} GiB"
             yield _box(left, top, width, _BAR, _COLOURS[names.index(name) % len(_COLOURS)], tip)
             left += width
-        yield _text(left + 5, top + 15, stage.total.in_gib())
+        when = f", building {stage.building.in_gib()}" if stage.is_built_in_more else ""
+        yield _text(left + 5, top + 15, stage.step.in_gib() + when)
     limit = _LABEL + plan.gpu.gib * scale
     yield f'<line x1="{limit:.1f}" x2="{limit:.1f}" y1="0" y2="{height - 24}" stroke="#D00" stroke-dasharray="4 3"/>'
     yield _text(limit, height - 8, f"{plan.gpu.gib:g} GiB of the GPU", anchor="end") + "</svg>"

@@ -12,7 +12,8 @@ def verdict_line(plan: Plan) -> str:
     """Says in a line whether the run fits."""
     worst = plan.worst
     where = f" on stage {worst.stage} of {len(plan.stages)}" if len(plan.stages) > 1 else ""
-    return f"{plan.verdict}: {worst.total.in_gib()} GiB{where} of {plan.gpu.gib:g} GiB of each {plan.gpu.device}"
+    when = ", while the engine is built" if worst.is_built_in_more else ""
+    return f"{plan.verdict}: {worst.total.in_gib()} GiB{where} of {plan.gpu.gib:g} GiB of each {plan.gpu.device}{when}"
 
 
 def time_line(plan: Plan) -> str:
@@ -45,10 +46,11 @@ def gpus_text(plans: Sequence[Plan]) -> str:
 def refusal(plan: Plan, remedies: Sequence[str]) -> str:
     """Says in a sentence that the run cannot fit, and what would."""
     worst = plan.worst
+    when = " while the engine is built" if worst.is_built_in_more else ""
     instead = f"set {', or '.join(remedies)}" if remedies else "take more GPUs"
     return (
-        f"a rank of stage {worst.stage} needs {worst.total.in_gib()} GiB, and cluster.gpu = {plan.config.cluster.gpu!r} has "
-        f"{plan.gpu.gib:g}: {instead}"
+        f"a rank of stage {worst.stage} needs {worst.total.in_gib()} GiB{when}, and cluster.gpu = "
+        f"{plan.config.cluster.gpu!r} has {plan.gpu.gib:g}: {instead}"
     )
 
 
@@ -71,6 +73,9 @@ def _memory(plan: Plan) -> list[str]:
         terms = [stage.terms.get(name, Interval.exact(0.0)) for stage in shown]
         if any(term.high >= GIB / 20 for term in terms):
             rows.append([name, *(term.in_gib() for term in terms)])
+    if any(stage.is_built_in_more for stage in shown):
+        rows.append(["in a step", *(stage.step.in_gib() for stage in shown)])
+        rows.append(["at building", *(stage.building.in_gib() for stage in shown)])
     rows.append(["total", *(stage.total.in_gib() for stage in shown)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [

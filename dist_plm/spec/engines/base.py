@@ -24,6 +24,7 @@ class Holding:
         bucket: of a buffer that gradients go through, where it is not theirs; it is as large for a small model.
         whole_gradients: a rank keeps all of a gradient of which some lies in its share.
         gathers: weights are put together for the layers that run.
+        moves_weights: an engine begins with a buffer of gradients, and one that trained weights are copied to.
         states_on_host, weights_on_host: masters and moments, or weights as well, lie in the memory of the host.
     """
 
@@ -38,6 +39,7 @@ class Holding:
     bucket: int = 0
     whole_gradients: bool = False
     gathers: bool = False
+    moves_weights: bool = False
     states_on_host: bool = False
     weights_on_host: bool = False
 

@@ -35,6 +35,7 @@ class MegatronConfig(EngineConfig):
             copies=0 if gradients == 4 else 4,
             masters=4 if weights < 4 else 0,
             masters_over=data if self.shards_states(data) else 1,
+            moves_weights=self.shards_states(data),
         )
 
     def overlaps(self, *, on_gpus: bool) -> bool:
