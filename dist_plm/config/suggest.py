@@ -206,7 +206,7 @@ def did_you_mean(found: Sequence[str]) -> str:
 
 
 def _of_others(key: str, table: Mapping[str, T]) -> T | None:
-    """What a table of others' names has for the whole key, or for its last part."""
+    """Finds in a table of others' names the whole key, or its last part."""
     plain = key.lower().replace("-", "").replace("_", "")
     return table.get(plain, table.get(plain.rpartition(".")[2]))
 
