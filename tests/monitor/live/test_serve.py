@@ -222,7 +222,7 @@ def test_what_becomes_rarer_than_half_is_no_longer_smoothed(browser, tmp_path):
             )
             assert browser.readout("eval/loss") == "2 at 4"
             assert "(smoothed " in browser.readout("loss")
-    assert browser.problems() == []
+        assert browser.problems() == []  # a page asks on, and complains, once nobody serves it
 
 
 def test_the_page_follows_the_run_in_a_browser(browser, tmp_path):
