@@ -72,3 +72,12 @@ def test_what_the_rows_would_tell_is_asked_for(word: str, setting: str):
     words = [f"task={task}", "data.train=nowhere", "model=t5_base", "cluster.gpu=a100", "precision=bf16"]
     assert f"memory        follows from {setting} as well" in summary(completed(*words), 1)
     assert "GiB of each NVIDIA A100" in summary(completed(*words, word), 1)
+
+
+def test_a_check_names_the_files_that_are_not_here(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("")
+    words = ["task=classify", f"data.train={rows}", "task.labels=[a,b]", "model=bert_tiny"]
+    assert "not here" not in summary(completed(*words), 1)
+    told = summary(completed(*words, "data.validation=nowhere.csv"), 1)
+    assert "\n  not here      nowhere.csv: looked at where the run starts" in told

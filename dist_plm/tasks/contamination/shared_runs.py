@@ -14,7 +14,7 @@ from dist_plm.config.decode import encode
 from dist_plm.core.errors import DataError
 from dist_plm.data.dedup.ngram_overlap import NgramOverlap
 from dist_plm.data.labelled.rows import RowFile
-from dist_plm.data.store.splits import StoreSplit, find_split
+from dist_plm.data.store.splits import StoreSplit, find_split, refuse_shares
 from dist_plm.data.store.verify import tokenizer_of_store
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.distributed.collectives import all_reduce, on_each
@@ -141,6 +141,7 @@ def _of_rows(data: EvaluationDataConfig) -> Iterator[tuple[str, str]]:
 
 def _of_store(data: EvaluationDataConfig) -> Iterator[tuple[str, str]]:
     assert data.path is not None
+    refuse_shares(data, "shares", [data.path])
     split = find_split(data.path, data.split, data.shares)
     for number, text in enumerate(_documents(split, tokenizer_of_store(data.path), 0, 1)):
         yield f"document {number}", text

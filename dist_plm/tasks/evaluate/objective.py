@@ -12,6 +12,7 @@ from dist_plm.core.errors import DataError
 from dist_plm.data.loader.batch import Batch
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.data.sampling.build_dataset import open_samples
+from dist_plm.data.store.splits import refuse_shares
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import Engine, EvalSums, Prediction, TermSums
 from dist_plm.engines.predictions import Predictions
@@ -88,6 +89,7 @@ def held_out_samples(
     path, length = config.data.path, run.data.sequence_length
     assert path is not None
     seed = run.train.seed if config.seed is None else config.seed
+    alike(group, lambda: refuse_shares(config.data, "shares", [path]))
     if Path(path).is_dir():
         alike(group, lambda: check_tokens(path, vocabulary))
     learned = build_objective(

@@ -14,7 +14,7 @@ from dist_plm.data.reach import MOST_UNKNOWN, check_reach
 from dist_plm.data.sources.records import Rejected
 from dist_plm.data.sources.sources import FORMATS, find_sources, read_slice
 from dist_plm.data.store.manifest import read_manifest
-from dist_plm.data.store.splits import StoreSplit, find_split
+from dist_plm.data.store.splits import StoreSplit, find_split, refuse_shares
 from dist_plm.spec.inference.evaluations import EvaluationDataConfig
 from dist_plm.spec.prepare.schema import SourceConfig
 from dist_plm.tasks.evaluate.sliding_windows import Tokens
@@ -71,6 +71,7 @@ def open_passages(data: EvaluationDataConfig, vocabulary: Vocabulary, vocab_size
     if data.text is not None:
         return TextPassages(data, vocabulary)
     assert data.path is not None
+    refuse_shares(data, "shares", [data.path])
     found = find_split(data.path, data.split, data.shares, vocab_size=vocab_size)
     if found.num_tokens == 0:
         raise DataError(f"{found.name} is empty: choose another data.split, or prepare more text")

@@ -8,11 +8,11 @@ import torch.distributed as dist
 
 from dist_plm.cli.app import checked, load, parse
 from dist_plm.config.decode import decode
-from dist_plm.core.errors import ConfigError
+from dist_plm.core.errors import ConfigError, DataError
 from dist_plm.data.prepare.prepare import prepare
 from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.spec.prepare.schema import PrepareConfig, PrepareDataConfig, SourceConfig, TokenizerConfig
-from dist_plm.tasks.contamination.shared_runs import contamination_of
+from dist_plm.tasks.contamination.shared_runs import check_contamination, contamination_of
 
 #: A tokenizer that gives text back, and one that lowers it and takes accents off.
 TOKENIZERS = {
@@ -57,6 +57,16 @@ def test_planted_texts_are_found(store, ranks, tmp_path) -> None:
     ]
     for other in ranks.run(2, measure, settings):
         assert other == told
+
+
+def test_shares_of_a_store_that_has_splits_are_refused(store) -> None:
+    asked = {"path": str(store), "against": str(store)}
+    check_contamination(decode(EvaluateConfig, {"on": "contamination", "data": {**asked, "split": "train"}}))
+    asked["shares"] = [0.5, 0.25, 0.25]
+    with pytest.raises(
+        DataError, match=r"^data\.shares = \[0\.5, 0\.25, 0\.25\] has no effect with .*store, prepared with"
+    ):
+        check_contamination(decode(EvaluateConfig, {"on": "contamination", "data": asked}))
 
 
 def measure(world, settings):
