@@ -103,15 +103,16 @@ def test_a_blend_that_has_no_more_samples_ends_the_run_with_one_message(ranks, s
     config = settings(stores / "many", tmp_path, **HEAL, **blend, train__stop_at=14)
     assert ranks.run(2, faulty_case, config, free_port(), fault) == [0, 0]
     assert state_of(tmp_path, 14).history[0]["skipped"] == [[64, 80]]
-    with pytest.raises(RanksError, match="DataError: 144 samples are asked") as told:
+    refused = r"PreflightError: .*\n  - on \S+: 144 samples are asked of a blend whose sources end after 134"
+    with pytest.raises(RanksError, match=refused) as told:
         ranks.run(2, faulty_case, settings(stores / "many", tmp_path, **HEAL, **blend), free_port(), fault)
     assert "failed on 2 of 2 ranks" in str(told.value), "none waits for the other"
 
 
 def damaged_case(world, config, port, fault, act):
-    """A run to whose checkpoints something happens before it chooses one to go back to."""
+    """A run to whose checkpoints something happens when it chooses one to go back to."""
     with before(
-        CheckpointWriter, "steps", 1, lambda: act(Path(config.run.dir) / "checkpoints") if world.rank == 0 else None
+        CheckpointWriter, "is_whole", 1, lambda: act(Path(config.run.dir) / "checkpoints") if world.rank == 0 else None
     ):
         return faulty_case(world, config, port, fault)
 
@@ -133,7 +134,8 @@ def test_a_damaged_checkpoint_is_passed_over(ranks, stores, tmp_path, act):
     assert ranks.run(2, damaged_case, config, free_port(), fault, act) == [0, 0]
     (done,) = state_of(tmp_path / "healed", 16).history
     assert (done["step"], done["skipped"]) == (4, [[64, 80]])
-    assert "step_00000008 is damaged" in (tmp_path / "healed" / "log" / "rank_00000.log").read_text()
+    said = (tmp_path / "healed" / "log" / "rank_00000.log").read_text()
+    assert re.search(r"step_00000008.*; it is not gone back to$", said, re.MULTILINE)
     told_from_the_start(ranks, stores / "many", tmp_path / "told", 2)
     check_same(tmp_path / "healed", tmp_path / "told")
 
