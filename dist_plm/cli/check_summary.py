@@ -1,7 +1,6 @@
 """Builds what --check prints: the numbers that follow from a configuration, to be read before a job is queued."""
 
 from functools import singledispatch
-from pathlib import Path
 from typing import Any
 
 from dist_plm.cluster.check import AnySubmission, run_of
@@ -49,7 +48,7 @@ def _(config: TrainingConfig, world_size: int) -> str:
         f"{num_microbatches(train, parallel)} microbatches of {train.micro_batch} on each data rank",
         "the run": _length(train, config.schedule, config.data.sequence_length),
     }
-    if absent := [path for path in config.data.paths if not _is_here(path)]:
+    if absent := [path for path in config.data.paths if not config.data.is_here(path)]:
         lines["not here"] = f"{', '.join(absent)}: looked at where the run starts"
     if (ramp := train.batch_rampup) is not None:
         lines["the batch"] = f"{ramp.start} samples at first, whole after {_short(ramp.samples)} samples"
@@ -78,11 +77,6 @@ def _of_slurm(job: JobConfig, cluster: ClusterConfig) -> str:
     ranks, limit = ranks_per_node(cluster), cluster.time or "the partition's limit"
     nodes = "1 node" if job.nodes == 1 else f"{job.nodes} nodes"
     return f"{nodes} of {ranks} ranks, partition {cluster.partition or 'by default'}, at most {limit}"
-
-
-def _is_here(path: str) -> bool:
-    """Tells whether there is a file, a directory, or a pair of a store's files."""
-    return Path(path).exists() or Path(f"{path}.idx").exists()
 
 
 def _plan(config: TrainingConfig, world_size: int) -> dict[str, str]:

@@ -40,13 +40,11 @@ def check_not_read(key: str, file: str, config: Any) -> None:
     settings = encode(config)
     for other in (*PATHS, *_ASKED_OF_MODELS):
         for path in _values_at(settings, other.split(".")):
-            if other != key and any(_is_same(file, one) for one in _files_of(path)):
+            is_it = other != key and any(_is_same(file, one) for one in _files_of(path))
+            if is_it or (other != key and _is_part(file, path)):
+                what = "the file" if is_it else "a file"
                 raise ConfigError(
-                    [f"{key} = {show(file)} is the file of {other} = {show(path)}, and would replace it: name another"]
-                )
-            if other != key and _is_part(file, path):
-                raise ConfigError(
-                    [f"{key} = {show(file)} is a file of {other} = {show(path)}, and would replace it: name another"]
+                    [f"{key} = {show(file)} is {what} of {other} = {show(path)}, and would replace it: name another"]
                 )
 
 

@@ -69,10 +69,13 @@ class SamplesConfig:
         """Names what a finished run is worth measuring on."""
         return self.paths[0]
 
+    def is_here(self, path: str) -> bool:
+        """Tells whether there is anything at one of these paths, seen from this machine."""
+        return Path(path).exists()
+
     @property
     def are_here(self) -> bool:
-        """Tells whether there is anything at these paths, seen from this machine."""
-        raise NotImplementedError
+        return all(map(self.is_here, self.paths))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +103,8 @@ class DataConfig(SamplesConfig):
     def paths(self) -> tuple[str, ...]:
         return self.stores
 
-    @property
-    def are_here(self) -> bool:
-        return all(Path(path).is_dir() or Path(f"{path}.idx").exists() for path in self.stores)
+    def is_here(self, path: str) -> bool:
+        return Path(path).is_dir() or Path(f"{path}.idx").exists()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from dist_plm.config.decode import encode
@@ -54,10 +53,6 @@ class LabelledDataConfig(SamplesConfig):
     @property
     def to_measure(self) -> str:
         return self.test or self.validation or self.train
-
-    @property
-    def are_here(self) -> bool:
-        return all(Path(path).exists() for path in self.paths)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,11 +121,8 @@ def verify_export(found: Checkpoint, half: Half | None, exported: Exported) -> s
     if is_headless and model.has_decoder:
         return f"logits not compared: {exported.name} gives hidden states alone"
     pad = exported.pad
-    if (
-        pad is None
-    ):  # RoBERTa counts its positions from behind the token for padding, which its configuration need not name
-        pad = max(model.position_offset - 1, 0)
-    asked = AskedTexts.of(model, pad)
+    # RoBERTa counts its positions from behind the token for padding, which its configuration need not name.
+    asked = AskedTexts.of(model, max(model.position_offset - 1, 0) if pad is None else pad)
     ours = logits_of(found, model, asked, half, exported.held, is_headless=is_headless)
     theirs = _said(exported, model, asked)
     differences = {name: float((theirs[name] - expected).abs().max()) for name, expected in ours.items()}
