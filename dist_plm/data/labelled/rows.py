@@ -16,7 +16,7 @@ from dist_plm.data.labelled.squad import is_article, questions_of
 from dist_plm.data.sources.delimited import NAMES_AGAIN, delimiter_of, rows, text_lines
 from dist_plm.data.sources.lines import COMPRESSIONS, decoded_lines, named_twice, whole_file
 from dist_plm.data.sources.quoting import find_quoting
-from dist_plm.data.sources.records import Rejected
+from dist_plm.data.sources.records import Rejected, column_names
 from dist_plm.data.sources.slices import Slice
 from dist_plm.spec.prepare.schema import SourceConfig
 
@@ -159,7 +159,7 @@ def _json_row(line: str, place: str) -> LabelledRow:
         raise DataError(f"{place}: not JSON, {reason_of(error)}; each line has to hold one object") from None
     if not isinstance(row, dict):
         raise DataError(f"{place}: the line holds {type(row).__name__}, not an object with fields")
-    _refuse_twice(named_twice(line, row), place)
+    _refuse_twice(named_twice(line, column_names(row)), place)
     return _in_unicode(LabelledRow(place, row), _HALF.search(line) is not None)
 
 

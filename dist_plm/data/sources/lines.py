@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -22,6 +23,7 @@ from dist_plm.data.sources.records import (
     Rejected,
     Template,
     documents_of_row,
+    in_column,
 )
 from dist_plm.data.sources.slices import Slice
 
@@ -32,6 +34,8 @@ _PROBE_BYTES = 8192
 #: Compressed bytes at a time: a block of a frame of repeated text unpacks to thousands of times its size.
 _PACKED_BYTES = 4096
 _SKIPPED_BYTES = 2**20
+#: Stands for what an object gives twice.
+_TWICE = object()
 
 Line = tuple[int, bytes | None]
 
@@ -109,15 +113,22 @@ def _json_row(line: str, template: Template) -> dict[str, Any]:
 def named_twice(line: str, columns: Iterable[str]) -> str | None:
     """The first of `columns` that a JSON object gives twice, of which readers take one or the other; None of none."""
     # Looked at closely only where it may be so: it takes twice the time.
-    found = (column for column in columns if line.count(f'"{column}"') > 1 and _fields_named(line, column) > 1)
+    found = (column for column in columns if _may_be_twice(line, column) and _is_twice(line, column))
     return next(found, None)
 
 
-def _fields_named(line: str, column: str) -> int:
-    """Counts the fields of that name in the outermost object, which is the last one that is put together."""
-    counts = []
-    json.loads(line, object_pairs_hook=lambda pairs: counts.append(sum(name == column for name, _ in pairs)))
-    return counts[-1]
+def _may_be_twice(line: str, column: str) -> bool:
+    return any(line.count(f'"{name}"') > 1 for name in {column, *column.split(".", 1)})
+
+
+def _is_twice(line: str, column: str) -> bool:
+    row = json.loads(line, object_pairs_hook=_marked)
+    return any(in_column(row, name) is _TWICE for name in (column, column.partition(".")[0]))
+
+
+def _marked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    counts = Counter(name for name, _ in pairs)
+    return {name: _TWICE if counts[name] > 1 else value for name, value in pairs}
 
 
 def raw_lines(part: Slice) -> Iterator[Line]:

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.core.errors import DataError, reason_of
-from dist_plm.data.sources.records import BrokenRecordError, Record, Template, check_columns, documents_of_row
+from dist_plm.data.sources.records import (
+    BrokenRecordError,
+    Record,
+    Template,
+    check_columns,
+    column_names,
+    documents_of_row,
+    outermost,
+)
 from dist_plm.data.sources.slices import Slice
 from dist_plm.spec.prepare.schema import SourceConfig
 
@@ -42,7 +50,8 @@ def dataset_slices(source: SourceConfig) -> tuple[list[Slice], str]:
             num_bytes_known = known.num_bytes if known is not None else 0
     dataset = _dataset(source)
     if dataset.column_names is not None:
-        check_columns(f"dataset {source.place!r}", Template(source.text), dataset.column_names)
+        names = column_names(dataset.features or dict.fromkeys(dataset.column_names))
+        check_columns(f"dataset {source.place!r}", Template(source.text), names)
     if source.streaming:
         num_bytes = num_bytes_known
         count, step = dataset.num_shards, 1
@@ -72,7 +81,8 @@ def dataset_records(part: Slice) -> Iterator[Record]:
         if part.source.streaming:
             rows = dataset.shard(num_shards=dataset.num_shards, index=part.start)
         else:
-            rows = dataset.select_columns(template.columns).select(range(part.start, part.stop))
+            held = dataset.select_columns(outermost(template.columns, dataset.column_names))
+            rows = held.select(range(part.start, part.stop))
         first = 1 if part.source.streaming else part.start + 1
         for number, row in enumerate(rows, first):
             yield from documents_of_row(row, template, part.source, number)

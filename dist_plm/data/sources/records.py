@@ -1,7 +1,7 @@
 """Holds what reading gives: documents, and records that are broken, each with the place where a person finds it."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from io import StringIO
 from typing import Any, Literal, NamedTuple
 
@@ -49,7 +49,11 @@ class BrokenRecordError(Exception):
 
 
 class Template:
-    """Renders `SourceConfig.text`: the value of a column, or text with columns in it."""
+    """Renders `SourceConfig.text`: the value of a column, or text with columns in it.
+
+    Attributes:
+        columns: their names, as `in_column` takes them.
+    """
 
     def __init__(self, text: str) -> None:
         self._parts = parse_template(text)
@@ -82,7 +86,7 @@ class Template:
 
     @staticmethod
     def _is_empty(row: Mapping[str, Any], column: str) -> bool:
-        value = row.get(column)
+        value = in_column(row, column)
         return (
             value is None
             or (isinstance(value, str) and not value.strip())
@@ -90,9 +94,9 @@ class Template:
         )
 
     def _value(self, row: Mapping[str, Any], column: str) -> str:
-        if column not in row:
-            raise BrokenRecordError("no such column", f"no field {column!r}, it has {', '.join(map(repr, row))}")
-        value = row[column]
+        value = in_column(row, column)
+        if value is None and column not in (names := column_names(row)):
+            raise BrokenRecordError("no such column", f"no field {column!r}, it has {', '.join(map(repr, names))}")
         if isinstance(value, str):
             return value
         if is_infinite_or_nan(value):
@@ -100,6 +104,21 @@ class Template:
         if not self._is_column and isinstance(value, int | float):
             return str(value)
         raise BrokenRecordError("not text", f"field {column!r} holds {type(value).__name__}, not text")
+
+
+def in_column(row: Mapping[str, Any], column: str) -> Any:
+    """Gives what is in a column of a row, or, of a column that holds others, in `column.inner`; None where there is nothing."""
+    outer, _, inner = column.partition(".")
+    holder = row.get(outer)
+    if inner and column not in row and isinstance(holder, Mapping):
+        return holder.get(inner)
+    return row.get(column)
+
+
+def column_names(row: Mapping[str, Any]) -> list[str]:
+    """The names that `in_column` takes."""
+    held = (f"{outer}.{inner}" for outer, inners in row.items() if isinstance(inners, Mapping) for inner in inners)
+    return [*row, *held]
 
 
 def documents_of_row(row: Mapping[str, Any], template: Template, source: SourceConfig, line: int) -> Iterator[Record]:
@@ -149,15 +168,25 @@ def _document(line: int, text: str | None) -> Record:
     return Document(line, text)
 
 
+def outermost(columns: Iterable[str], names: Collection[str]) -> list[str]:
+    """The columns of a table that hold `columns`, of which some lie in others."""
+    return list(dict.fromkeys(column if column in names else column.partition(".")[0] for column in columns))
+
+
 def check_columns(place: str, template: Template, columns: list[str]) -> None:
-    """Refuses a table that lacks a column that the source names, or has two of that name."""
+    """Refuses a table that lacks a column that the source names, or has two of that name.
+
+    Args:
+        columns: its names, with those that lie in others, as `in_column` takes them.
+    """
     missing = [column for column in template.columns if column not in columns]
     if missing:
         remedy = other_delimiter(columns) or "name the column that holds the text with text: in data.sources"
         raise DataError(
             f"{place} has no column {' or '.join(map(repr, missing))}, it has {', '.join(map(repr, columns))}; {remedy}"
         )
-    twice = [column for column in template.columns if columns.count(column) > 1]
+    asked = [*template.columns, *(column.partition(".")[0] for column in template.columns)]
+    twice = [column for column in asked if columns.count(column) > 1]
     if twice:
         raise DataError(
             f"{place}: {columns.count(twice[0])} columns are called {twice[0]!r}, and which of them is meant cannot be told: "

@@ -38,7 +38,7 @@ def parquet_records(part: Slice) -> Iterator[Record]:
     """The documents of row groups; raises DataError where the file is damaged or lacks a column."""
     template = Template(part.source.text)
     with _readable(part.path, "Parquet"), pq.ParquetFile(part.path, buffer_size=2**20) as file:
-        check_columns(part.path, template, file.schema_arrow.names)
+        check_columns(part.path, template, _names(file.schema_arrow))
         before = sum(file.metadata.row_group(i).num_rows for i in range(part.start))
         groups = list(range(part.start, min(part.stop, file.num_row_groups)))
         size = sum(file.metadata.row_group(i).total_byte_size for i in groups)
@@ -75,7 +75,7 @@ def arrow_records(part: Slice) -> Iterator[Record]:
             memory.seek(0)
             table = pa.ipc.open_file(memory)
             batches = (table.get_batch(i) for i in range(table.num_record_batches))
-        check_columns(part.path, template, table.schema.names)
+        check_columns(part.path, template, _names(table.schema))
         pieces = (piece for batch in batches for piece in _pieces(batch))
         yield from _records(pieces, template, part, 0)
 
@@ -113,7 +113,7 @@ def _batch_rows(num_bytes: int, num_rows: int) -> int:
 
 def _records(batches: Iterator[pa.RecordBatch], template: Template, part: Slice, row: int) -> Iterator[Record]:
     for batch in batches:
-        columns = {name: _values(batch.column(batch.schema.get_field_index(name))) for name in template.columns}
+        columns = {name: _values(_column(batch, name)) for name in template.columns}
         for i in range(batch.num_rows):
             row += 1
             values = {name: column[i] for name, column in columns.items()}
@@ -123,6 +123,26 @@ def _records(batches: Iterator[pa.RecordBatch], template: Template, part: Slice,
                 yield BrokenRecordError("not UTF-8", f"byte {error.start + 1}: {error.reason}").at(row, values)
             else:
                 yield from documents_of_row(values, template, part.source, row)
+
+
+def _names(schema: pa.Schema) -> list[str]:
+    held = (
+        f"{field.name}.{inner.name}"
+        for field in schema
+        if pa.types.is_struct(field.type)
+        for inner in field.type.fields
+    )
+    return [*schema.names, *held]
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    index = batch.schema.get_field_index(name)
+    if index >= 0:
+        return batch.column(index)
+    outer, _, inner = name.partition(".")
+    holder = batch.column(batch.schema.get_field_index(outer))
+    assert isinstance(holder, pa.StructArray)
+    return holder.flatten()[holder.type.get_field_index(inner)]
 
 
 def _values(column: pa.Array) -> list[Any]:

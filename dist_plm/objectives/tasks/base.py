@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dist_plm.core.errors import DataError
 from dist_plm.core.parsing import is_infinite_or_nan
 from dist_plm.data.labelled.rows import LabelledRow
+from dist_plm.data.sources.records import in_column
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable
 from dist_plm.spec.tasks.base import LabelsConfig, TaskConfig
@@ -182,11 +183,7 @@ def by_row(name: str, rows: Iterable[int], said: Iterable[Any]) -> dict[str, Any
 
 def value_of(row: LabelledRow, column: str) -> Any:
     """Gives what is in a column of a row, or, of a column that holds others, in `column.inner`; None where there is nothing."""
-    outer, _, inner = column.partition(".")
-    holder = row.values.get(outer)
-    if column not in row.values and inner and isinstance(holder, Mapping):
-        return holder.get(inner)
-    return row.values.get(column)
+    return in_column(row.values, column)
 
 
 def text_of(row: LabelledRow, column: str) -> str:

@@ -51,7 +51,8 @@ class SourceConfig:
     - `python`: "package.module:function", called without arguments; gives texts or rows. It must give the same each time.
 
     `text` names the column of a row that holds the text, or is a template over columns such as "{title}\\n\\n{body}"; with
-    "{title?}" rows without a title are taken too, without what stands before it or, at the beginning, behind it.
+    "{title?}" rows without a title are taken too, without what stands before it or, at the beginning, behind it. `meta.text`
+    is the field `text` of what is in the column `meta`.
     `quoting` says what quotes are in CSV and TSV: `minimal` (they hold fields together, doubled inside: RFC 4180), `none`
     (text), `backslash` (as minimal, but those inside behind a backslash); `auto` looks at each file.
     `document`: what makes one, the whole file or row, each block between blank lines, or each line. Documents above

@@ -118,6 +118,7 @@ def test_sentences_without_tags(tmp_path: Path) -> None:
             '{"t": "a"}\n{"t": "a", "l": 1, "l": 2}\n',
             "line 2: two fields are called 'l', and which is meant",
         ),
+        ("a.jsonl", '{"t": {"l": 1, "l": 2}}\n', "line 1: two fields are called 't.l'"),
         ("a.json", '[{"t": {"l": 1}}, {"t": "a", "l": 1, "l": 1}]', "item 2: two fields are called 'l'"),
         ("a.json", '{"t": "a", "l": 1, "l": 2}', "line 1: two fields are called 'l'"),
         ("a.jsonl", "[1]\n", "line 1: the line holds list"),

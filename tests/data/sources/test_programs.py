@@ -40,6 +40,18 @@ def test_datasets_give_their_rows_in_order(dataset, streaming, monkeypatch):
     assert test == Document(1, "t: held out")
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_column_of_a_dataset_lies_in_another(dataset, streaming):
+    for file in dataset.iterdir():
+        file.unlink()
+    rows = [json.dumps({"meta": {"title": f"t{i}", "text": f"text {i}"}}) for i in range(3)]
+    (dataset / "train.jsonl").write_text("\n".join(rows))
+    asked = {"hf": str(dataset), "streaming": streaming}
+    assert [d.text for d in read(**asked, text="{meta.title}: {meta.text}")] == [f"t{i}: text {i}" for i in range(3)]
+    with pytest.raises(DataError, match=r"no column 'meta.body', it has 'meta', 'meta.title', 'meta.text'"):
+        read(**asked, text="meta.body")
+
+
 def test_a_datasets_identity_follows_its_files(dataset):
     config = [SourceConfig(hf=str(dataset), streaming=True)]
     first = find_sources(config).fingerprint

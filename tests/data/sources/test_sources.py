@@ -158,6 +158,7 @@ def test_the_fingerprint_follows_names_sizes_and_times(tmp_path):
             b'{"text": "one", "in": {"text": 1}, "text": "two"}',
             (1, "bad row", "two fields are called 'text'"),
         ),
+        ("a.jsonl", b'{"in": {"text": 1}}', (1, "no such column", "no field 'text', it has 'in', 'in.text'")),
         ("a.csv", b"text,b\nx,y\nz\n", (3, "bad row", "1 fields where the header has 2")),
         ("a.csv", b"text\nx\n\xff\n", (3, "not UTF-8", "surrogates")),
         ("a.csv", b'text\nx\n"y" z\n', (3, "bad row", "expected after")),
@@ -308,3 +309,24 @@ def test_a_part_without_rows_is_broken_only_where_it_is_alone(tmp_path, suffix):
         rows = ["text", "one", "two"] if suffix == ".csv" else ['{"text": "one"}', '{"text": "two"}']
         write(tmp_path / f"part_1{suffix}", "\n".join(rows))
     assert texts(source(tmp_path / f"*{suffix}")) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"meta": {"text": "inner"}}, "inner"),
+        ({"meta": {"text": "inner"}, "meta.text": "outer"}, "outer"),
+        ({"meta": {"title": "t"}}, "no field 'meta.text', it has 'meta', 'meta.title'"),
+        ({"meta": "a text"}, "no field 'meta.text', it has 'meta'"),
+        ({"meta": {"text": None}}, "field 'meta.text' holds NoneType"),
+        ('{"meta": {"text": "a", "text": "b"}}', "two fields are called 'meta.text'"),
+        ('{"meta": {"text": "a"}, "meta": {"text": "b"}}', "two fields are called 'meta.text'"),
+        ('{"meta": {"text": "a", "id": 1, "id": 2}, "text": 1}', "a"),
+    ],
+)
+def test_a_column_lies_in_another(tmp_path, row, expected):
+    path = write(tmp_path / "a.jsonl", row if isinstance(row, str) else json.dumps(row))
+    (record,) = records(source(path, text="meta.text"))
+    assert (record.text if isinstance(record, Document) else record.detail).startswith(expected)
+    (record,) = records(source(path, text="{none.here?}{meta.text}"))
+    assert (record.text if isinstance(record, Document) else record.detail).startswith(expected)

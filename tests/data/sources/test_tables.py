@@ -1,4 +1,5 @@
 import random
+import re
 
 import pyarrow as pa
 import pyarrow.ipc
@@ -54,6 +55,30 @@ def test_parquet_is_cut_at_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "_MIB", 100)
     assert len(find_sources([SourceConfig(path=str(path))]).units) == 4
     assert read(path) == [Document(i, text) for i, text in enumerate(TEXTS, 1)]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_column_lies_in_another(tmp_path, name, kind):
+    if kind == pa.string_view() and name == "a.parquet":
+        pytest.skip("not every pyarrow writes it")
+    held = pa.StructArray.from_arrays([pa.array(TEXTS, kind), pa.array(range(10))], ["text", "n"])
+    path = save(tmp_path / name, pa.table({"meta": held, "title": [f"t{i}" for i in range(10)]}))
+    assert read(path, text="meta.text") == [Document(i, text) for i, text in enumerate(TEXTS, 1)]
+    assert [d.text for d in read(path, text="{title}:{meta.n}")] == [f"t{i}:{i}" for i in range(10)]
+    with pytest.raises(
+        DataError, match=re.escape("no column 'meta.body', it has 'meta', 'title', 'meta.text', 'meta.n'")
+    ):
+        read(path, text="meta.body")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
+def test_an_empty_holder_holds_no_text(tmp_path, name):
+    path = save(tmp_path / name, pa.table({"meta": [{"text": "x"}, None, {"text": None}]}))
+    assert [getattr(found, "detail", None) for found in read(path, text="meta.text")] == [
+        None,
+        *["field 'meta.text' holds NoneType, not text"] * 2,
+    ]
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
