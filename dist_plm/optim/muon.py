@@ -19,6 +19,8 @@ from dist_plm.spec.optimizers.muon import MuonConfig
 
 #: Of the quintic whose iteration drives singular values towards 1 (Jordan et al. 2024).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+#: A parameter's group, its weights and its direction, flat, and the rectangle of a matrix that they hold.
+_Part = tuple[dict[str, Any], Tensor, Tensor, Block]
 
 
 def orthogonalised(matrix: Tensor, steps: int) -> Tensor:
@@ -89,7 +91,7 @@ class Muon(WholeTensorOptimizer):
 
     def _update_matrices(self, held: Sequence[tuple[dict[str, Any], Tensor]]) -> None:
         assert self._segment_map is not None, "Muon must be bound to its segment map before the first step"
-        parts: dict[int, list[tuple[dict[str, Any], Tensor, Tensor, Block]]] = {}
+        parts: dict[int, list[_Part]] = {}
         for group, parameter in held:
             if parameter.grad is None:
                 continue
@@ -97,13 +99,16 @@ class Muon(WholeTensorOptimizer):
             for block in self._blocks_of(parameter):
                 parts.setdefault(block.slot, []).append((group, parameter.data.view(-1), direction, block))
         for slot in self._touched_by([parameter for _, parameter in held]):
-            here = parts.get(slot, [])
-            whole = self._segment_map.whole(slot, [(block, direction) for _, _, direction, block in here])
-            update = orthogonalised(whole, self._steps).mul_(self._rms * math.sqrt(max(whole.shape)))
-            for group, weight, _, block in here:
-                values = block.of(weight)
-                values.mul_(1.0 - group["lr"] * group["weight_decay"])
-                values.sub_(block.within(update).to(values.device, values.dtype), alpha=group["lr"])
+            self._update_matrix(slot, parts.get(slot, []))
+
+    def _update_matrix(self, slot: int, here: Sequence[_Part]) -> None:
+        assert self._segment_map is not None
+        whole = self._segment_map.whole(slot, [(block, direction) for _, _, direction, block in here])
+        update = orthogonalised(whole, self._steps).mul_(self._rms * math.sqrt(max(whole.shape)))
+        for group, weight, _, block in here:
+            values = block.of(weight)
+            values.mul_(1.0 - group["lr"] * group["weight_decay"])
+            values.sub_(block.within(update).to(values.device, values.dtype), alpha=group["lr"])
 
     def _touched_by(self, parameters: Sequence[Tensor]) -> list[int]:
         """Returns the matrices that any rank holds parts of among the parameters of this update. Collective the first time:

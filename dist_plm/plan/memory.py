@@ -27,6 +27,8 @@ _COMMUNICATOR = Interval(0.1 * GIB, 0.4 * GIB)
 _FRAGMENTATION = Interval(0.0, 0.08)
 #: DeepSpeed's ZeRO-3 keeps so many elements together at most (stage3_max_live_parameters).
 _MAX_LIVE = 10**9
+#: It receives so many ahead in one tensor (stage3_prefetch_bucket_size), which stays until the last of them is taken out of it.
+_RECEIVED = 5 * 10**7
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ def _buffers(config: TrainingConfig, holding: Holding, stage: Stage, one: Pass) 
     if not holding.gathers:
         return Interval.exact(fixed)
     least = 2 * max(_numel_by_depth(stage).values())
-    most = max(least, min(stage.numel, _MAX_LIVE))
+    most = max(least, min(stage.numel, _MAX_LIVE) + min(stage.numel, _RECEIVED))
     return Interval(fixed + least * holding.weights, fixed + most * holding.weights)
 
 
@@ -215,10 +217,11 @@ def in_flight(parallel: ParallelConfig, stage: int, microbatches: int) -> float:
 
 
 def _update(optim: OptimConfig, holding: Holding, stage: Stage) -> float:
-    """Optimizers that look at whole tensors hold all directions until they know how far to go."""
+    """Counts directions: optimizers that look at whole tensors hold all of them until they know how far to go."""
     if not optim.whole_tensors or holding.states_on_host:
         return 0.0
-    return activations.FP32 * stage.trained_numel / holding.masters_over
+    one = max((optim.workspace(held.spec.name, held.spec.shape) for held in stage.tensors if held.trained), default=0)
+    return activations.FP32 * (stage.trained_numel / holding.masters_over + one)
 
 
 def _context(parallel: ParallelConfig) -> Interval:

@@ -57,6 +57,10 @@ class OptimConfig:
         """Returns the names of the moments that hold a number for each element of a logical tensor."""
         return tuple(moment for moment, of in self.moments(name, shape).items() if of == shape)
 
+    def workspace(self, name: str, shape: Shape) -> int:
+        """Counts the numbers that come and go while the logical tensor `name` of `shape` is updated, beside its direction."""
+        return 0
+
     def sets_apart(self, name: str, shape: Shape) -> bool:
         """Whether a matrix is updated by a rule of its own, and so belongs to a parameter group of its own."""
         return False

@@ -1,5 +1,6 @@
 """Declares Muon."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -28,6 +29,11 @@ class MuonConfig(OptimConfig):
 
     def sets_apart(self, name: str, shape: Shape) -> bool:
         return is_hidden_matrix(name, shape)
+
+    def workspace(self, name: str, shape: Shape) -> int:
+        """Of a matrix, whole on each rank: itself, an iterate and the next one, and two products of its smaller side."""
+        smaller = min(shape)
+        return 3 * math.prod(shape) + 2 * smaller**2 if is_hidden_matrix(name, shape) else 0
 
     def moments(self, name: str, shape: Shape) -> dict[str, Shape]:
         return {"momentum_buffer": shape} if is_hidden_matrix(name, shape) else {"exp_avg": shape, "exp_avg_sq": shape}
