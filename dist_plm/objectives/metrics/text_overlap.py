@@ -3,6 +3,7 @@ rouge_score does without a stemmer, and exact matches. Each adds up over texts, 
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from typing import Any, ClassVar
 
 from dist_plm.objectives.metrics.bleu_words import SPLITTERS
 
-_WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(r"[a-z0-9]+")
+#: Unicode's categories of marks that belong to the letter before them: accents, vowel signs, points.
+_MARKS = ("Mn", "Mc")
 
 
 def _grams(tokens: Sequence[Any], size: int) -> Counter[tuple[Any, ...]]:
@@ -86,13 +89,13 @@ class ChrF:
 @dataclass(slots=True)
 class Rouge:
     """F1 of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004), as means over texts. Words are runs of letters and digits in lower case,
-    of any script."""
+    of any script, with their marks."""
 
     texts: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0] * 3)
 
     def add(self, text: str, reference: str) -> None:
-        ours, theirs = _WORD.findall(text.lower()), _WORD.findall(reference.lower())
+        ours, theirs = _words_of(text.lower()), _words_of(reference.lower())
         self.texts += 1
         for order in (1, 2):
             found, wanted = _grams(ours, order), _grams(theirs, order)
@@ -103,6 +106,16 @@ class Rouge:
         """By name, 0 to 100."""
         names = ("rouge1", "rouge2", "rougeL")
         return {name: 100.0 * total / max(self.texts, 1) for name, total in zip(names, self.sums, strict=True)}
+
+
+def _words_of(text: str) -> list[str]:
+    if text.isascii():
+        return _WORD.findall(text)
+    inside, kept = False, ""
+    for character in text:
+        inside = character.isalnum() or (inside and unicodedata.category(character) in _MARKS)
+        kept += character if inside else " "
+    return kept.split()
 
 
 def longest_common(a: Sequence[str], b: Sequence[str]) -> int:

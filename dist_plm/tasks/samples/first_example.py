@@ -24,7 +24,7 @@ def first_example(config: TrainingConfig, data: RunData, *, coloured: bool) -> s
     """Writes sample 0 out; what is predicted of its text is green, or in <<…>>."""
     sample = data.learned.collate(data.samples["train"].read(np.array([0], dtype=np.int64)))
     decode, pair = decoder_of(config), (_GREEN, _PLAIN) if coloured else ("<<", ">>")
-    lines = lines_of(sample, lambda ids: visible(decode(ids)), pair)
+    lines = lines_of(sample, lambda ids: visible(decode(ids)), config.model.kind, pair)
     how = "in green" if coloured else "in <<…>>"
     shown = [line if len(line) <= _MOST else f"{line[:_MOST]}{_PLAIN if coloured else ''} …" for line in lines]
     return "\n".join([f"the first example, with what alone is predicted of it {how}:", *shown])

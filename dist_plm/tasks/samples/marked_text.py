@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.objectives.base import IGNORED
+from dist_plm.spec.families.base import Kind
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -17,12 +19,13 @@ _NOT_LABELS += ("originals", "decoder_tokens")
 
 
 def lines_of(
-    sample: Mapping[str, NDArray[Any]], decode: Decode, marks: tuple[str, str] = ("<<", ">>")
+    sample: Mapping[str, NDArray[Any]], decode: Decode, kind: Kind, marks: tuple[str, str] = ("<<", ">>")
 ) -> Iterator[str]:
     """Yields the lines that show a sample.
 
     Args:
         sample: its rows of the arrays of a microbatch (objectives.base), [rows, …].
+        kind: of the model that learns from it: what a decoder is asked at a token follows it.
         marks: stand around what alone is predicted of a text.
     """
     for row in range(len(sample["tokens"])):
@@ -38,8 +41,10 @@ def lines_of(
                 yield f"writes{'' if times == 1 else ' one of'}: {decode(text[text != IGNORED].tolist())}"
         elif labels is None:
             yield decode(tokens[:length].tolist())
-        elif predicts_next(tokens[:length], labels[:length]):
-            yield _learned(tokens[:length], labels[:length], decode, marks)
+        elif kind == "decoder":
+            told = list(_told(tokens[:length].tolist(), labels[:length].tolist()))
+            # The last token that a window predicts begins the next window.
+            yield _marked(told if "lengths" in sample else told[:length], decode, marks)
         else:
             yield _replaced(tokens[:length], labels[:length], decode)
     for name, values in sample.items():
@@ -47,20 +52,27 @@ def lines_of(
             yield f"{name}: {_short(values)}"
 
 
-def predicts_next(tokens: NDArray[Any], labels: NDArray[Any]) -> bool:
-    """Tells whether labels are the tokens that follow."""
-    asked = np.flatnonzero(labels[:-1] != IGNORED)
-    return len(asked) > 0 and bool((labels[asked] == tokens[asked + 1]).all())
+def _marked(told: list[tuple[int, bool]], decode: Decode, marks: tuple[str, str]) -> str:
+    """A text of which the predicted tokens are in marks, unless all are."""
+    if all(is_predicted for _, is_predicted in told[1:]):
+        return decode([token for token, _ in told])
+    text = ""
+    for is_predicted, part in itertools.groupby(told, itemgetter(1)):
+        words = decode([token for token, _ in part])
+        text += f"{marks[0]}{words}{marks[1]}" if is_predicted else words
+    return text
 
 
-def _learned(tokens: NDArray[Any], labels: NDArray[Any], decode: Decode, marks: tuple[str, str]) -> str:
-    """A text of which the learned tokens are in marks, unless all are."""
-    learned = np.concatenate([[labels[0] != IGNORED], labels[:-1] != IGNORED])
-    if learned.all():
-        return decode(tokens.tolist())
-    cuts = [0, *(np.flatnonzero(learned[1:] != learned[:-1]) + 1).tolist(), len(tokens)]
-    parts = [(decode(tokens[a:b].tolist()), bool(learned[a])) for a, b in itertools.pairwise(cuts)]
-    return "".join(f"{marks[0]}{text}{marks[1]}" if is_learned else text for text, is_learned in parts)
+def _told(tokens: list[int], labels: list[int]) -> Iterator[tuple[int, bool]]:
+    """Yields tokens, each with whether it is predicted. What is predicted of the last token of a document is read by none."""
+    expected = IGNORED
+    for token, label in zip(tokens, labels, strict=True):
+        if expected not in (IGNORED, token):
+            yield expected, True
+        yield token, expected == token
+        expected = label
+    if expected != IGNORED:
+        yield expected, True
 
 
 def _replaced(tokens: NDArray[Any], asked: NDArray[Any], decode: Decode) -> str:

@@ -14,6 +14,7 @@ from dist_plm.core.parsing import load_yaml, read_text
 from dist_plm.data.sampling.build_dataset import tokenizer_store
 from dist_plm.data.store.verify import tokenizer_of_store
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
+from dist_plm.spec.families.base import Kind
 from dist_plm.spec.samples_shown.schema import SamplesShownConfig
 from dist_plm.spec.schema import TrainingConfig
 from dist_plm.spec.schema_finetune import FinetuneConfig, kind_of
@@ -43,7 +44,7 @@ def show_samples(asked: SamplesShownConfig) -> str:
     lines = [_heading(asked, ranges, len(numbers))]
     if skipped.ranges:
         lines.append(f"skipped by the run: samples {_told(list(skipped.ranges))}")
-    return "\n".join([*lines, *_samples(data, numbers, decoder_of(config))])
+    return "\n".join([*lines, *_samples(data, numbers, decoder_of(config), config.model.kind)])
 
 
 def settings_of(run_dir: Path) -> TrainingConfig:
@@ -79,12 +80,12 @@ def decoder_of(config: TrainingConfig) -> Decode:
     return tokenizer_of_store(store).decode
 
 
-def _samples(data: RunData, numbers: list[int], decode: Decode) -> Iterator[str]:
+def _samples(data: RunData, numbers: list[int], decode: Decode, kind: Kind) -> Iterator[str]:
     dataset = data.samples["train"]
     for number in numbers:
         arrays: Any = data.learned.collate(dataset.read(np.array([number], dtype=np.int64)))
         yield f"\n--- sample {number}"
-        yield from lines_of(arrays, decode)
+        yield from lines_of(arrays, decode, kind)
 
 
 def _heading(asked: SamplesShownConfig, ranges: list[tuple[int, int]], shown: int) -> str:

@@ -2,9 +2,9 @@
 hand."""
 
 import random
-import re
 
 import pytest
+import regex
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -148,7 +148,26 @@ class AnyScript:
     """rouge_score's own leaves letters out that ASCII lacks."""
 
     def tokenize(self, text: str) -> list[str]:
-        return re.findall(r"[^\W_]+", text.lower())
+        return regex.findall(r"[\p{L}\p{N}][\p{L}\p{N}\p{Mn}\p{Mc}]*", text.lower())
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "expected"),
+    [
+        ("हिन्दी किताब", "हिन्दी किताब", 100),
+        ("हिन्दी", "हन्दा", 0),
+        ("किताब", "कताब", 0),
+        ("cafe\u0301 bar", "cafe bar", 50),
+        ("שָׁלוֹם", "שלום", 0),
+        ("İstanbul", "İSTANBUL", 100),
+        ("I \u2764\ufe0f you", "I you", 100),
+        ("a\u00a0b_c", "a b c", 100),
+    ],
+)
+def test_marks_belong_to_their_letters(text, reference, expected):
+    rouge = Rouge()
+    rouge.add(text, reference)
+    assert rouge.scores()["rouge1"] == rouge.scores()["rougeL"] == expected
 
 
 def pairs(draw: random.Random, words: tuple[str, ...], count: int) -> list[tuple[str, str]]:

@@ -62,7 +62,7 @@ def masked(ranks, corpus, tmp_path_factory):
 
 def as_learned(run_dir, arrays):
     tokens, labels = (np.array([values]) for values in arrays)
-    return next(lines_of({"tokens": tokens, "labels": labels}, decoder_of(settings_of(run_dir))))
+    return next(lines_of({"tokens": tokens, "labels": labels}, decoder_of(settings_of(run_dir)), "encoder"))
 
 
 def test_the_mask_that_is_shown_is_what_the_step_learned_from(masked):
