@@ -105,6 +105,13 @@ class Settings:
             raise CheckpointError(f"{self.where}: {name} = {show(value)} is not supported, {choices} alone")
         return known[value]
 
+    def mapping(self, name: str) -> Mapping[str, Any]:
+        """Reads a setting that holds others; an empty one where there is none."""
+        value = self.get(name, {})
+        if not isinstance(value, Mapping):
+            raise CheckpointError(f"{self.where}: {name} = {show(value)} has to hold settings by their names")
+        return value
+
     def must_be(self, name: str, value: Any) -> None:
         self.one_of(name, {value: value}, value)
 
@@ -228,7 +235,12 @@ def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     named = config.get("id2label")
     if not isinstance(named, dict) or not named:
         return tuple(f"LABEL_{number}" for number in range(config.get("num_labels") or 2))
-    return tuple(str(named[key]) for key in sorted(named, key=int))
+    try:
+        return tuple(str(named[key]) for key in sorted(named, key=int))
+    except ValueError:
+        raise CheckpointError(
+            f"id2label names its labels by {', '.join(map(repr, named))}: they have to be numbers"
+        ) from None
 
 
 def architecture_of(config: Mapping[str, Any]) -> str | None:

@@ -44,6 +44,7 @@ class HFEncoder(HFModel):
     def read_sizes(self, s: Settings) -> dict[str, Any]:
         s.must_be("position_embedding_type", "absolute")
         s.must_be("is_decoder", False)
+        s.must_be("add_cross_attention", False)
         hidden, heads = s["hidden_size"], s["num_attention_heads"]
         return {
             "family": self.family,

@@ -69,7 +69,10 @@ def model_of(config: Mapping[str, Any], where: str) -> ModelConfig:
     settings = Settings(config, where)
     try:
         theirs = MODELS[type_of(config, where)]
-        return with_head_of(decode(ModelConfig, theirs.read_settings(settings)), theirs, config)
+        model = with_head_of(decode(ModelConfig, theirs.read_settings(settings)), theirs, config)
+        if problems := list(model.size_problems()):
+            raise ConfigError(problems)
+        return model
     except ConfigError as error:
         raise CheckpointError(f"{where} does not describe a model: {'; '.join(error.problems)}") from None
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:  # sizes that cannot be computed with

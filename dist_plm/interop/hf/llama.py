@@ -38,7 +38,7 @@ class HFLlama(HFModel):
         s.must_be("mlp_bias", False)
         s.must_be("hidden_act", "silu")
         # Of both the older name counts, as in Transformers, unless there is nothing in it.
-        rope = s.get("rope_scaling", {}) or s.get("rope_parameters", {})
+        rope = s.mapping("rope_scaling") or s.mapping("rope_parameters")
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
             raise CheckpointError(
@@ -67,6 +67,11 @@ class HFLlama(HFModel):
         }
 
     def write_settings(self, model: ModelConfig) -> dict[str, Any]:
+        if model.hidden % model.heads:
+            raise CheckpointError(
+                f"Hugging Face's LlamaForCausalLM cannot be a model with model.hidden = {model.hidden} and model.heads = "
+                f"{model.heads}: it wants a multiple, whatever model.head_size is"
+            )
         return {
             "model_type": self.model_type,
             "vocab_size": model.vocab_size,

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dist_plm.core.errors import CheckpointError
 from dist_plm.interop.hf.base import HEADS, Half, HFTensor, Settings, affine
 from dist_plm.interop.hf.bert import TASK_NAMES, HFEncoder, task_classes_of
 from dist_plm.spec.families import ModelConfig
@@ -33,7 +34,12 @@ class HFRoberta(HFEncoder):
     word = "roberta.embeddings.word_embeddings.weight"
 
     def read_settings(self, settings: Settings) -> dict[str, Any]:
-        offset = settings.get("pad_token_id", 1) + 1
+        pad = settings.get("pad_token_id", 1)
+        if pad < 0:
+            raise CheckpointError(
+                f"{settings.where}: pad_token_id = {pad} is no token, and positions are counted from it"
+            )
+        offset = pad + 1
         rows = settings["max_position_embeddings"]
         return {**self.read_sizes(settings), "max_positions": rows - offset, "position_offset": offset}
 

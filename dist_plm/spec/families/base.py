@@ -119,6 +119,10 @@ class ModelConfig:
         """Yields a sentence for each thing wrong with what this family alone has, or asks of the rest of `config`."""
         yield from ()
 
+    def size_problems(self) -> Iterator[str]:
+        """Yields a sentence for each thing wrong with the sizes that this family alone has, whatever it is to learn."""
+        yield from ()
+
     def deviation(self, name: str) -> float:
         """Returns the deviation from which the matrix `name` is drawn."""
         shrinks = self.norm_placement == "pre" and name.endswith(RESIDUAL_PROJECTIONS)

@@ -51,7 +51,13 @@ class T5Config(EncoderDecoderConfig):
         if self.position != "relative":
             names = ("relative_buckets", "relative_distance")
             yield from no_effect(self, "model", names, f"model.position = {self.position!r}")
-        elif self.relative_buckets < 4:
+        yield from self.size_problems()
+        yield from super(T5Config, self).problems(config)
+
+    def size_problems(self) -> Iterator[str]:
+        if self.position != "relative":
+            return
+        if self.relative_buckets < 4:
             yield (
                 f"model.relative_buckets = {self.relative_buckets} is too few: an encoder halves them for its two directions, "
                 "and half of these are for single distances; give at least 4"
@@ -63,4 +69,3 @@ class T5Config(EncoderDecoderConfig):
                 f"model.relative_buckets = {self.relative_buckets}, as the lower half are for single distances: give at least "
                 f"{self.relative_buckets // 2 + 1}"
             )
-        yield from super(T5Config, self).problems(config)

@@ -22,7 +22,8 @@ SquareSums = Mapping[str, tuple[float, float]]
 
 
 class LayerSizes:
-    """Measures the root mean square of each layer's output, and the norm of each layer's update by that of its weights.
+    """Measures the root mean square of each layer's output, padding included, and the norm of each layer's update by that of
+    its weights.
 
     Args:
         chunks: of the model on this rank.

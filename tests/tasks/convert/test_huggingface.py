@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from dist_plm.checkpoint.open_checkpoint import look_at
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import CheckpointError
+from dist_plm.interop.hf.config_json import hf_config
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.checkpoint_model import task_settings
 from dist_plm.tasks.convert.convert import convert
 from tests.checkpoint.poison import poison
+from tests.ranks.training import configure
 from tests.tasks.convert.hf_dirs import MODELS, save
 
 
@@ -275,6 +277,16 @@ def bert(tmp_path_factory):
         ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rotary positions of rope_type 'linear'"),
         ("t5", {"dense_act_fn": "silu"}, "dense_act_fn = 'silu' is not supported"),
         ("t5", {"is_gated_act": True}, "is_gated_act = true is not supported"),
+        (
+            "t5",
+            {"relative_attention_max_distance": 3, "relative_attention_num_buckets": 8},
+            "relative_distance = 3 leaves",
+        ),
+        ("t5", {"relative_attention_num_buckets": 2}, "relative_buckets = 2 is too few"),
+        ("bert", {"add_cross_attention": True}, "add_cross_attention = true is not supported"),
+        ("roberta", {"pad_token_id": -1}, "pad_token_id = -1 is no token"),
+        ("llama", {"rope_scaling": "linear"}, "rope_scaling = 'linear' has to hold settings by their names"),
+        ("bert_sequence", {"id2label": {"good": "x", "bad": "y"}}, "id2label names its labels by 'good', 'bad'"),
     ],
 )
 def test_settings_that_transformers_obeys_are_refused_where_ours_do_otherwise(tmp_path, name, changes, part):
@@ -411,3 +423,13 @@ def test_a_task_names_its_labels(run, expected):
 def test_a_task_of_another_version_is_refused():
     with pytest.raises(CheckpointError, match=r"runs/x/run\.yaml has no task of this version"):
         task_settings({"task": {"name": "guess"}}, "runs/x")
+
+
+def test_a_hidden_size_that_heads_do_not_divide_is_no_llama():
+    llama = {"model__position": "rotary", "model__norm": "rmsnorm", "model__activation": "swiglu", "model__bias": False}
+    sizes = {"model__heads": 3, "model__kv_heads": 1, "model__head_size": 10}
+    assert hf_config(configure(1, **llama, **{**sizes, "model__hidden": 33}).model, ["output.weight"])["head_dim"] == 10
+    with pytest.raises(
+        CheckpointError, match=r"cannot be a model with model\.hidden = 32 and model\.heads = 3: it wants"
+    ):
+        hf_config(configure(1, **llama, **{**sizes, "model__hidden": 32}).model, ["output.weight"])
