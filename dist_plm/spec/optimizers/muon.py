@@ -31,7 +31,7 @@ class MuonConfig(OptimConfig):
         return is_hidden_matrix(name, shape)
 
     def workspace(self, name: str, shape: Shape) -> int:
-        """Of a matrix, whole on each rank: itself, an iterate and the next one, and two products of its smaller side."""
+        """Counts a matrix, which is whole on each rank, an iterate and the next one, and two products of its smaller side."""
         smaller = min(shape)
         return 3 * math.prod(shape) + 2 * smaller**2 if is_hidden_matrix(name, shape) else 0
 
