@@ -1,7 +1,7 @@
 """Between fragments and torch.distributed.checkpoint: what to write as its WriteItems, what to read as its ReadItems."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 from torch.distributed.checkpoint.storage import StorageReader
 
-from dist_plm.checkpoint.fragments import Fragment, checkpoint_name, cut, whole
+from dist_plm.checkpoint.fragments import Fragment, checkpoint_name, whole
 from dist_plm.models.sharding import Shard, ShardSpec
 
 
@@ -98,13 +98,6 @@ class TensorReader:
         values = torch.zeros(size, dtype=torch.float32)
         self.read_shards([(name, whole(name, size), values)])
         return values
-
-    def read_boxes(self, name: str) -> Iterator[Tensor]:
-        """One logical tensor, a box at a time."""
-        for box in cut(whole(name, tuple(self.tensors[name].size))):
-            values = torch.empty(box.size, dtype=torch.float32)
-            self.read_shards([(name, box, values)])
-            yield values
 
     def read_shards(self, wanted: Sequence[tuple[str, Shard, Tensor]]) -> None:
         """Fills each tensor with the box of the named logical tensor that its shard describes."""

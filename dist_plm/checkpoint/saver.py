@@ -1,7 +1,7 @@
 """Saves the checkpoints of a run: a copy in host memory, which a process writes while training goes on.
 
 A thread of each rank agrees with those of the others on what is written where, and waits for the rank's writer process
-(`writerprocess`), which does what takes long. That leaves 0.07 s of processor time a GB to the rank, measured on 0.3 GB; a
+(`io.async_writer`), which does what takes long. That leaves 0.07 s of processor time a GB to the rank, measured on 0.3 GB; a
 thread that wrote took 0.23 s.
 """
 

@@ -62,7 +62,7 @@ class ModelChunk(MegatronModule):
         return hidden if hidden.requires_grad or not torch.is_grad_enabled() else hidden.requires_grad_()
 
     def mark_tied(self) -> None:
-        """Tells Megatron-core and `layout` of the two copies of a tied weight, once the parts of the chunk are there."""
+        """Tells Megatron-core and `sharding` of the two copies of a tied weight, once the parts of the chunk are there."""
         if not self.share_embeddings_and_output_weights or self.pre_process == self.post_process:
             return
         weight = self.shared_embedding_or_output_weight()

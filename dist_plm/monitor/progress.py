@@ -55,22 +55,6 @@ def say(text: str, stream: TextIO | None = None) -> None:
             return
 
 
-class NullProgress:
-    """Shows nothing: for ranks other than 0."""
-
-    def update(self, record: StepRecord) -> None:
-        pass
-
-    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
-        pass
-
-    def message(self, text: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 class LineProgress:
     """One line for the first and last step and every `every_seconds` between."""
 

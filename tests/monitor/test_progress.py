@@ -8,7 +8,7 @@ import termios
 
 import pytest
 
-from dist_plm.monitor.progress import BarProgress, LineProgress, NullProgress, build_progress, say
+from dist_plm.monitor.progress import BarProgress, LineProgress, build_progress, say
 from tests.monitor.make import record
 
 
@@ -137,12 +137,3 @@ def closed_file() -> io.StringIO:
     stream = io.StringIO()
     stream.close()
     return stream
-
-
-def test_null_progress_prints_nothing(capfd):
-    progress = NullProgress()
-    progress.update(record(1))
-    progress.evaluation(1, {"loss": 1.0})
-    progress.message("x")
-    progress.close()
-    assert capfd.readouterr() == ("", "")

@@ -17,7 +17,7 @@ from dist_plm.data.loader.skipped_samples import SkippedSamples
 
 
 def num_microbatches(*, global_batch: int, micro_batch: int, data_size: int) -> int:
-    """Microbatches a data rank runs in a step. The sizes must divide; `config.rules` refuses those that do not."""
+    """Microbatches a data rank runs in a step. The sizes must divide; `spec.rules` refuses those that do not."""
     assert global_batch % (micro_batch * data_size) == 0, f"{global_batch} % ({micro_batch} x {data_size})"
     return global_batch // (micro_batch * data_size)
 

@@ -1,6 +1,6 @@
 """Feeds a rank its microbatches, prepared ahead of need by worker processes.
 
-The workers are plain subprocesses (`loader_worker`) rather than torch's: they are not forked from a process that has
+The workers are plain subprocesses (`worker`) rather than torch's: they are not forked from a process that has
 threads, CUDA and communicators, they do not import the launch script again, and without torch they start in a
 fifth of a second. Worker w of N makes microbatches w, w + N, …; taking them in turn keeps the order whatever N is.
 """
@@ -42,7 +42,7 @@ class MicrobatchLoader:
     """Iterates the microbatches of one data rank for steps [start_step, stop_step), as dicts of tensors.
 
     Args:
-        collate: see collating.microbatches; pickled for the workers, so it must be importable there.
+        collate: see microbatch_builder.microbatches; pickled for the workers, so it must be importable there.
         first_sample, runs: where batches differ in size; see BatchPlan.
         skipped: samples that are left out.
         num_workers: worker processes; 0 prepares each microbatch in this process when it is asked for.

@@ -89,28 +89,21 @@ def pieces_of(text: str, limit: int, boundaries: Sequence[str] = ("\n", " ")) ->
 
     `boundaries` are the characters to cut at, the better first.
     """
-    cuts = [0, *(at for at, _ in _cuts(text, limit, boundaries)), len(text)]
+    cuts = [0, *_cuts(text, limit, boundaries), len(text)]
     return [text[start:stop] for start, stop in pairwise(cuts)]
 
 
-def clean_pieces_of(text: str, limit: int) -> list[str] | None:
-    """`pieces_of`, which words of a byte-level BPE do not reach over; None where there are no such pieces."""
-    if not all(clean for _, clean in _cuts(text, limit, ("\n", " "))):
-        return None
-    return pieces_of(text, limit)
-
-
-def _cuts(text: str, limit: int, boundaries: Sequence[str]) -> Iterator[tuple[int, bool]]:
-    """Where to cut, and whether there is a boundary at that place."""
+def _cuts(text: str, limit: int, boundaries: Sequence[str]) -> Iterator[int]:
+    """Where to cut: at a boundary, if there is one."""
     start = 0
     while len(text) - start > limit:
-        stop, clean = start + limit, False
+        stop = start + limit
         for boundary in boundaries:
             at = _cut_before(text, boundary, start, stop)
             if at is not None:
-                stop, clean = at + 1 if boundary == "\n" else at, True
+                stop = at + 1 if boundary == "\n" else at
                 break
-        yield stop, clean
+        yield stop
         start = stop
 
 

@@ -87,7 +87,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path, end_of_document: str | None = None, *, sentinels: int = 0) -> "Tokenizer":
-        """Reads what `tokenizers_files.read_tokenizer` does, with what is declared in files beside it.
+        """Reads what `tokenizer_files.read_tokenizer` does, with what is declared in files beside it.
 
         Raises:
             DataError: there is no such file, it is not a tokenizer, or it lacks the token `end_of_document`.

@@ -126,11 +126,6 @@ class ObjectiveConfig:
         return False
 
     @property
-    def restarts_positions(self) -> bool:
-        """Whether position numbers start again at each document."""
-        return False
-
-    @property
     def reads_prefix_both_ways(self) -> bool:
         """Whether a decoder that learned so reads a prompt both ways."""
         return self.opens_prefix

@@ -26,10 +26,6 @@ class WindowsConfig(ObjectiveConfig):
     def isolates_documents(self) -> bool:
         return self.document_mask
 
-    @property
-    def restarts_positions(self) -> bool:
-        return self.reset_positions
-
     def problems(self, case: "Case") -> Iterator[str]:
         if self.reset_positions and not self.document_mask:
             yield (

@@ -70,7 +70,3 @@ class ChatConfig(WritingConfig):
     @property
     def isolates_documents(self) -> bool:
         return self.packing
-
-    @property
-    def restarts_positions(self) -> bool:
-        return self.packing

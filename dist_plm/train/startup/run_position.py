@@ -20,7 +20,7 @@ class Position:
         evaluation: held-out measures at this step; empty where it was not evaluated.
         saved_step: the step of the newest checkpoint written or begun.
         history: changes of the stream of samples that were allowed so far, and acts of healing (`healing.acts`).
-        begun_as: how the run began (`going_on.begun_as`).
+        begun_as: how the run began (`opening.expected_position.begun_as`).
         patience: what `Patience.state` gave.
     """
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceTrainer
 
 from dist_plm.data.tokenizers import tokenizer as module
-from dist_plm.data.tokenizers.long_texts import clean_pieces_of, encode_long, pieces_of
+from dist_plm.data.tokenizers.long_texts import encode_long, pieces_of
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.data.tokenizers.train_tokenizer import train_bpe, train_unigram, train_wordpiece
 
@@ -105,7 +105,6 @@ def test_pieces_join_to_the_text(text, limit):
     pieces = pieces_of(text, limit)
     assert "".join(pieces) == text
     assert all(len(piece) <= limit for piece in pieces)
-    assert clean_pieces_of(text, limit) in (None, pieces)
 
 
 @settings(max_examples=30)
