@@ -143,6 +143,9 @@ class _Decoder:
         """The class that the tag of a section names, or None once the problem is noted."""
         name = value.get(variants.tag, MISSING)
         if isinstance(name, str) and name in variants:
+            if problem := variants.problem(name):
+                self.problems.append(f"{prefix}{variants.tag} = {show(name)} is registered, but {problem}")
+                return None
             return variants[name]
         choices = Literal[tuple(variants)]  # pyright: ignore[reportInvalidTypeForm]
         if name == MISSING:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
+from dist_plm.config.extending.bodies import build_from
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import Engine
 from dist_plm.engines.compiling import compile_model
@@ -32,8 +33,9 @@ def build_engine(
     """
     compile_model(settings, device, model)
     # Imported here: each brings a library that takes seconds to load and that the others do without.
-    body = import_module(f"dist_plm.engines.{settings.engine.name}.engine")
-    return body.build(settings, groups, device, model, losses)
+    engine = settings.engine
+    arguments = (settings, groups, device, model, losses)
+    return build_from(f"engine.name = {engine.name!r}", engine.body_module, *arguments)
 
 
 def absent_ranks(settings: EngineSettings) -> AbstractContextManager[None]:

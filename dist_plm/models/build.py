@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from megatron.core.transformer import TransformerConfig
 
+from dist_plm.core.errors import ConfigError
 from dist_plm.distributed.groups import Groups, alone
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.electra import Electra, ElectraEncoder
@@ -15,6 +16,7 @@ from dist_plm.models.gpt import CausalLanguageModel
 from dist_plm.models.init import initialize
 from dist_plm.models.model_context import ModelContext
 from dist_plm.models.sharding import ShardSpec, describe
+from dist_plm.spec.families.base import no_network
 from dist_plm.spec.objectives.base import CROSS_ENTROPY, TokenLoss
 from dist_plm.spec.pipeline import layers_of_chunk
 from dist_plm.spec.rules.finalize import padded_vocab_size
@@ -83,10 +85,16 @@ TASK_NETWORKS: dict[str, type[ModelChunk]] = {"electra": ElectraEncoder}
 
 def build_chunk(shared: ModelContext, chunk: int, chunks: int) -> ModelChunk:
     """Chunk number `chunk` of the `chunks` that this rank holds, its weights not filled yet. Models that are one chain of
-    layers are cut into pipeline stages; those that are a pair of networks are whole."""
+    layers are cut into pipeline stages; those that are a pair of networks are whole.
+
+    Raises:
+        ConfigError: the family has no network.
+    """
     stage, stages = shared.groups.coordinates.pipeline, shared.groups.grid.pipeline
     assert shared.model.is_chain or stages == chunks == 1, "a rule refuses pipelines of such models"
     networks = NETWORKS if shared.model.predicts_tokens else NETWORKS | TASK_NETWORKS
+    if shared.model.family not in networks:
+        raise ConfigError([no_network(shared.model)])
     return networks[shared.model.family](
         shared,
         layers_of_chunk(shared.model.layers, stage, stages, chunk, chunks, shared.stage_layers),

@@ -1,10 +1,10 @@
 """Builds the objective that a configuration names."""
 
-import importlib
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
+from dist_plm.config.extending.bodies import build_from, import_body
 from dist_plm.core.errors import ConfigError
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import Objective, Reader
@@ -32,27 +32,31 @@ def build_objective(
     Raises:
         ConfigError: the tokenizer lacks something that the objective needs.
     """
-    body = importlib.import_module(f"dist_plm.objectives.{config.body}")
+    body = import_body(config.told, config.body_module)
     reader = Reader(sequence_length, has_decoder)
     problems = list(_problems(config, body, special, reader))
     if problems:
         raise ConfigError(problems)
-    return body.build(config, special, seed, reader)
+    return build_from(config.told, config.body_module, config, special, seed, reader)
 
 
 def build_task(config: TaskConfig) -> Task[Any]:
-    """Returns the body of a task."""
-    return importlib.import_module(f"dist_plm.objectives.{config.body}").build(config)
+    """Returns the body of a task.
+
+    Raises:
+        ConfigError: it has none that can be imported and called.
+    """
+    return build_from(config.told, config.body_module, config)
 
 
 def build_changing_task(config: TaskConfig) -> ChangingTask[Any]:
     """Returns the body of a task whose texts may be changed."""
-    return importlib.import_module(f"dist_plm.objectives.{config.body}").build(config)
+    return cast("ChangingTask[Any]", build_task(config))
 
 
 def build_writing_task(config: TaskConfig) -> WritingTask[Any]:
     """Returns the body of a task whose models write."""
-    return importlib.import_module(f"dist_plm.objectives.{config.body}").build(config)
+    return cast("WritingTask[Any]", build_task(config))
 
 
 def _problems(

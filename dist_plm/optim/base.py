@@ -1,13 +1,13 @@
 """Builds the optimizer that a configuration names, and makes its state exist before the first step."""
 
-import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dist_plm.config.extending.bodies import build_from
 from dist_plm.optim.segment_map import SegmentMap
 from dist_plm.spec.optimizers import OptimConfig
 
@@ -32,8 +32,11 @@ def build_optimizer(optim: OptimConfig, groups: Sequence[dict[str, Any]]) -> Opt
     """Returns the optimizer over `groups`, which carry their own weight decay (`optim.param_groups.parameter_groups`).
 
     The group dictionaries become the optimizer's own: what an engine later changes in them, the optimizer sees.
+
+    Raises:
+        ConfigError: it has no body, or none that can be imported and called.
     """
-    return importlib.import_module(f"dist_plm.optim.{optim.name}").build(optim, groups)
+    return build_from(f"optim.name = {optim.name!r}", optim.body_module, optim, groups)
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float, trained_from: int = 0) -> None:

@@ -160,4 +160,5 @@ SCHEDULES: Variants[ScheduleConfig] = Variants(
         "wsd": WsdConfig,
         "relative_step": RelativeStepConfig,
     },
+    owed=("rate",),
 )

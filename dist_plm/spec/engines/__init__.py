@@ -6,5 +6,5 @@ from dist_plm.spec.engines.deepspeed import DeepSpeedConfig
 from dist_plm.spec.engines.megatron import MegatronConfig
 
 ENGINES: Variants[EngineConfig] = Variants(
-    EngineConfig, "name", {"megatron": MegatronConfig, "deepspeed": DeepSpeedConfig}
+    EngineConfig, "name", {"megatron": MegatronConfig, "deepspeed": DeepSpeedConfig}, owed=("holding",)
 )

@@ -60,6 +60,11 @@ class EngineConfig:
     compile: Literal["auto", "off", "layers"] = "auto"
 
     @property
+    def body_module(self) -> str:
+        """Names the module that has its body."""
+        return f"dist_plm.engines.{self.name}.engine"
+
+    @property
     def own_keys(self) -> dict[str, Any]:
         """Keys that are handed through to a library, which alone knows them."""
         return {}

@@ -20,4 +20,5 @@ FAMILIES: Variants[ModelConfig] = Variants(
         "t5": T5Config,
         "transformer": TransformerConfig,
     },
+    owed=("kind", "stacks", "add_heads"),
 )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
+from dist_plm.config.extending.bodies import place_of
 from dist_plm.config.types import Count, Fraction, Natural, Positive
 from dist_plm.spec.families.lora import LoraConfig
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 FFN_MULTIPLE = 256
 #: Projections that write into the residual stream; their deviation shrinks with depth (Radford et al. 2019, section 2.3).
 RESIDUAL_PROJECTIONS = ("attention.output.weight", "mlp.down.weight")
+
+#: The module whose table has the network of each family.
+NETWORKS_OF = "dist_plm.models.build"
 
 #: Kinds of networks, by what they read and write.
 Kind = Literal["decoder", "encoder", "discriminator", "encoder_decoder"]
@@ -221,6 +225,14 @@ class StackSpec:
     def top(self) -> int:
         """Depth of the last layer."""
         return self.below + self.layers
+
+
+def no_network(model: ModelConfig) -> str:
+    """Says of a family that it has no network."""
+    return (
+        f"model.family = {model.family!r} is registered without a network: enter it in NETWORKS of "
+        f"{place_of(NETWORKS_OF)}; docs/extend.md says how"
+    )
 
 
 def known(size: int | None, name: str) -> int:

@@ -24,6 +24,7 @@ OBJECTIVES: Variants[ObjectiveConfig] = Variants(
         "prefix_lm": PrefixLmConfig,
         "ul2": Ul2Config,
     },
+    owed=("body", "learners", "loss_terms"),
 )
 
 

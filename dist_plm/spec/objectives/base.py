@@ -101,6 +101,11 @@ class ObjectiveConfig:
         return ""
 
     @property
+    def body_module(self) -> str:
+        """Names the module that has its body."""
+        return f"dist_plm.objectives.{self.body}"
+
+    @property
     def told(self) -> str:
         """Names it as sentences to people do."""
         return f"{self.section}.name = {self.name!r}"

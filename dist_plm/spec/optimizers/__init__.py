@@ -19,4 +19,5 @@ OPTIMIZERS: Variants[OptimConfig] = Variants(
         "adafactor": AdafactorConfig,
         "muon": MuonConfig,
     },
+    owed=("moments",),
 )

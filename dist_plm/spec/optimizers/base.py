@@ -40,6 +40,11 @@ class OptimConfig:
     clip_norm: Annotated[float, at_least(0)] = 1.0  # of the global gradient; 0 turns clipping off
 
     @property
+    def body_module(self) -> str:
+        """Names the module that has its body."""
+        return f"dist_plm.optim.{self.name}"
+
+    @property
     def clip_threshold(self) -> float:
         """The global gradient norm above which gradients are scaled down to it; 0 for none."""
         return self.clip_norm

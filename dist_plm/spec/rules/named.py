@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
+from dist_plm.config.extending.bodies import body_problem, mentions
 from dist_plm.spec.derived import Case
+from dist_plm.spec.families.base import NETWORKS_OF, no_network
 from dist_plm.spec.rules.sections import no_effect
 
 
@@ -16,6 +18,20 @@ def _objective(case: Case) -> Iterator[str]:
         )
 
 
+def _bodies(case: Case) -> Iterator[str]:
+    """Asks what each named thing has to run; its source alone, as an import takes seconds."""
+    config = case.config
+    for told, module in (
+        (config.objective.told, config.objective.body_module),
+        (f"optim.name = {config.optim.name!r}", config.optim.body_module),
+        (f"engine.name = {config.engine.name!r}", config.engine.body_module),
+    ):
+        if problem := body_problem(told, module):
+            yield problem
+    if not mentions(NETWORKS_OF, config.model.family):
+        yield no_network(config.model)
+
+
 def _optimizer(case: Case) -> Iterator[str]:
     optim = case.config.optim
     yield from optim.problems(case.config)
@@ -27,4 +43,4 @@ def _engine(case: Case) -> Iterator[str]:
     yield from case.config.engine.problems(case.config)
 
 
-NAMED_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (_objective, _optimizer, _engine)
+NAMED_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (_bodies, _objective, _optimizer, _engine)

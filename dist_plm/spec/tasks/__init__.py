@@ -23,6 +23,7 @@ TASKS: Variants[TaskConfig] = Variants(
         "seq2seq": Seq2SeqConfig,
         "chat": ChatConfig,
     },
+    owed=("body", "loss_terms", "columns", "measures"),
 )
 
 
