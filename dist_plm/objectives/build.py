@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, cast
 
-from dist_plm.config.extending.bodies import build_from, import_body
+from dist_plm.config.extending.bodies import build_from, import_body, place_of
 from dist_plm.core.errors import ConfigError
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import Objective, Reader
@@ -37,16 +37,16 @@ def build_objective(
     problems = list(_problems(config, body, special, reader))
     if problems:
         raise ConfigError(problems)
-    return build_from(config.told, config.body_module, config, special, seed, reader)
+    return _declared(config, build_from(config.told, config.body_module, config, special, seed, reader))
 
 
 def build_task(config: TaskConfig) -> Task[Any]:
     """Returns the body of a task.
 
     Raises:
-        ConfigError: it has none that can be imported and called.
+        ConfigError: it has none, or none that fits what the task declares.
     """
-    return build_from(config.told, config.body_module, config)
+    return _declared(config, build_from(config.told, config.body_module, config))
 
 
 def build_changing_task(config: TaskConfig) -> ChangingTask[Any]:
@@ -57,6 +57,21 @@ def build_changing_task(config: TaskConfig) -> ChangingTask[Any]:
 def build_writing_task(config: TaskConfig) -> WritingTask[Any]:
     """Returns the body of a task whose models write."""
     return cast("WritingTask[Any]", build_task(config))
+
+
+def _declared(config: ObjectiveConfig, built: Any) -> Any:
+    """Returns what was built, whose loss has the parts that its section says: evaluations and checkpoints count on these."""
+    parts = tuple(built.losses)
+    if parts == config.loss_terms:
+        return built
+    given, said = (", ".join(names) or "none" for names in (parts, config.loss_terms))
+    section = f"{type(config).__name__} in {place_of(type(config).__module__)}"
+    raise ConfigError(
+        [
+            f"{config.told}: the losses of {place_of(config.body_module)} are {given}, and loss_terms of {section} are {said}: "
+            "give both the same names in the same order"
+        ]
+    )
 
 
 def _problems(

@@ -1,12 +1,17 @@
 import pickle
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dist_plm.core.errors import ConfigError
-from dist_plm.objectives.build import build_objective
+from dist_plm.objectives import causal
+from dist_plm.objectives.base import LossTerm
+from dist_plm.objectives.build import build_objective, build_task
+from dist_plm.objectives.tasks import tag
 from dist_plm.spec.objectives import OBJECTIVES
+from dist_plm.spec.tasks.tag import TagConfig
 from tests.objectives.text import SENTINELS, SPECIAL, windows_of
 
 #: The special tokens that each objective needs.
@@ -63,3 +68,23 @@ def test_spans_leave_text_between_them():
     build("span", mask_rate=0.5, mean_span=2.0)
     with pytest.raises(ConfigError, match="no room for text between so many spans: lengthen the spans"):
         build("span", mask_rate=0.9, mean_span=1.0)
+
+
+@pytest.mark.parametrize("parts", [("other",), (), ("causal", "other")])
+def test_losses_that_a_section_does_not_declare_are_refused(parts, monkeypatch):
+    built = SimpleNamespace(losses={name: LossTerm(1.0, "labels") for name in parts})
+    monkeypatch.setattr(causal, "build", lambda config, special, seed, reader: built)
+    told = (
+        f"objective.name = 'causal': the losses of dist_plm/objectives/causal.py are {', '.join(parts) or 'none'}, and "
+        "loss_terms of CausalConfig in dist_plm/spec/objectives/causal.py are causal: give both the same names"
+    )
+    with pytest.raises(ConfigError, match=told):
+        build("causal")
+
+
+def test_losses_of_a_task_are_those_that_it_declares(monkeypatch):
+    monkeypatch.setattr(tag, "build", lambda config: SimpleNamespace(losses={"tags": LossTerm(1.0, "tags")}))
+    with pytest.raises(
+        ConfigError, match=r"task.name = 'tag': the losses of .*/tag.py are tags, and loss_terms of .* are tag:"
+    ):
+        build_task(TagConfig())
