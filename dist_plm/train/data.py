@@ -20,6 +20,7 @@ from dist_plm.data.store.verify import tokenizer_of_store
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.objectives.base import Objective
 from dist_plm.objectives.build import build_objective
+from dist_plm.objectives.checked import checked
 from dist_plm.objectives.tasks.base import Scorer
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import checkpoints_of
@@ -90,15 +91,16 @@ def _labelled_data(config: FinetuneConfig, labelled: Labelled) -> RunData:
     validation = labelled.tables.get("validation")
     if validation is not None and not config.task.writes:
         scorer = partial(labelled.task.scorer, validation)
+    check = partial(checked, config.task, length=data.sequence_length)
     samples = {split: labelled.samples(split, data, seed) for split in labelled.tables}
     return RunData(
-        labelled.objective(data.sequence_length),
+        check(labelled.objective(data.sequence_length)),
         samples,
         labelled.trim(data.sequence_length, config.parallel),
         scorer,
         samples["train"].num_tokens,
         labelled.enlarged,
-        labelled.objective(data.sequence_length, learns=True),
+        check(labelled.objective(data.sequence_length, learns=True)),
         labelled.warnings,
     )
 
@@ -156,7 +158,7 @@ def open_data(
                 raise
             never = "train.eval_samples=0 train.eval_every=0"
             raise DataError(f"{error}; or train without evaluating, with {never}") from None
-    return RunData(learned, samples)
+    return RunData(checked(objective, learned, data.sequence_length), samples)
 
 
 def vocab_size_of(path: str | None) -> int | None:

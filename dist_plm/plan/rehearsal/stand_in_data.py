@@ -10,6 +10,7 @@ from dist_plm.data.samples import Ints, Pairs, Sentences, Windows
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import Objective
 from dist_plm.objectives.build import build_objective
+from dist_plm.objectives.checked import checked
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.train.data import RunData, form_of
@@ -31,9 +32,8 @@ def stand_in(objective: ObjectiveConfig, model: ModelConfig, sequence_length: in
     )
     form = form_of(objective, learned, sequence_length)
     second = form.with_second
-    return RunData(
-        learned, {"train": RandomText(model.vocab_size, form.window_length, form.source == "pairs", second, form.frame)}
-    )
+    text = RandomText(model.vocab_size, form.window_length, form.source == "pairs", second, form.frame)
+    return RunData(checked(objective, learned, sequence_length), {"train": text})
 
 
 @dataclass(frozen=True, slots=True)
