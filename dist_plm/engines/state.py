@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dist_plm.config.extending.bodies import place_of
+from dist_plm.core.errors import ConfigError
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import ParameterState
 from dist_plm.engines.flat_parameters import FlatParameters, OptimizerShard
@@ -80,9 +82,12 @@ class EngineState:
         self._held: dict[Tensor, list[OptimizerShard]] = {}
         for fragment in fragments:
             self._held.setdefault(fragment.parameter, []).append(fragment)
+        self._moments = self._moments_of_tensors()
+        self._refuse_lost_moments()
 
     def parameter_states(self) -> Iterator[ParameterState]:
         self._fill()
+        self._refuse_undeclared()
         for shard_spec, shape in zip(self._shard_specs, self._shapes, strict=True):
             yield ParameterState(shard_spec, self._joined(shard_spec, shape))
         self._release()
@@ -180,23 +185,75 @@ class EngineState:
     def _view(self, fragment: OptimizerShard, name: str) -> Tensor:
         if self._reach is not None and fragment.parameter.requires_grad:
             self._reach(fragment.tensor)
-        tensor = fragment.tensor if name == "weight" else self._inner.state[fragment.tensor][name]
+        state = self._inner.state[fragment.tensor] if name != "weight" else {"weight": fragment.tensor}
+        if name not in state:
+            raise self._differs(f"keeps no {name}, which the section's moments have: checkpoints would lack it")
+        tensor = state[name]
         return tensor.detach().view(-1)[fragment.offset : fragment.offset + fragment.length]
 
     def _shared(self) -> Iterator[ParameterState]:
         """Moments that are logical vectors of their own, which each rank with a part of the tensor holds whole."""
-        if not isinstance(self._inner, WholeTensorOptimizer):
-            return
+        for slot, shard_spec, shard in self._slots():
+            for name, vector in self._shared_of(slot).items():
+                yield ParameterState(_vector(shard.name, vector, copy=shard_spec.copy), {name: vector})
+
+    def _slots(self) -> Iterator[tuple[int, ShardSpec, Shard]]:
+        """Lists the logical tensors that are trained, with their numbers among all."""
         slots = ((shard_spec, shard) for shard_spec in self._shard_specs for shard in shard_spec.shards)
         for slot, (shard_spec, shard) in enumerate(slots):
-            if not shard_spec.parameter.requires_grad:
-                continue
-            for name, vector in self._inner.shared_moments(slot).items():
-                yield ParameterState(_vector(shard.name, vector, copy=shard_spec.copy), {name: vector})
+            if shard_spec.parameter.requires_grad:
+                yield slot, shard_spec, shard
+
+    def _shared_of(self, slot: int) -> dict[str, Tensor]:
+        return self._inner.shared_moments(slot) if isinstance(self._inner, WholeTensorOptimizer) else {}
 
     def _fill(self) -> None:
         """Before the first step there is a state to save and to load into as well."""
-        fill_state(self._inner, self._optim, self._tensors)
+        every = tuple(dict.fromkeys(name for names in self._moments.values() for name in names))
+        fill_state(self._inner, self._optim, self._tensors, lambda tensor: self._moments.get(tensor, every))
+
+    def _moments_of_tensors(self) -> dict[Tensor, tuple[str, ...]]:
+        """Names the moments of the elements of each tensor that the optimizer updates: those of all that it is made of."""
+        found: dict[Tensor, dict[str, None]] = {}
+        for shard_spec, shape in zip(self._shard_specs, self._shapes, strict=True):
+            _, *names = self._names(shard_spec, shape)
+            for fragment in self._held.get(shard_spec.parameter, []):
+                if fragment.length and shard_spec.parameter.requires_grad:
+                    found.setdefault(fragment.tensor, {}).update(dict.fromkeys(names))
+        return {tensor: tuple(names) for tensor, names in found.items()}
+
+    def _refuse_lost_moments(self) -> None:
+        """Raises ConfigError for a moment that the section declares and that no checkpoint would have."""
+        of_elements = {
+            shard_spec.parameter: set(self._names(shard_spec, shape))
+            for shard_spec, shape in zip(self._shard_specs, self._shapes, strict=True)
+        }
+        for slot, shard_spec, shard in self._slots():
+            shared = set(self._optim.moments(shard.name, shard.shape)) - of_elements[shard_spec.parameter]
+            if not shared:
+                continue
+            self._fill()
+            if lost := sorted(shared.difference(self._shared_of(slot))):
+                raise self._differs(
+                    f"gives no {lost[0]} of {shard.name}, which the section's moments have and which is no number an element: "
+                    "have its shared_moments give it"
+                )
+
+    def _refuse_undeclared(self) -> None:
+        """Raises ConfigError for a moment that the optimizer keeps of its own, which no checkpoint would have."""
+        for tensor, names in self._moments.items():
+            for name, kept in self._inner.state[tensor].items():
+                is_moment = isinstance(kept, Tensor) and kept.numel() > 1 and name != "step"
+                if is_moment and name not in names:
+                    raise self._differs(f"keeps {name}, which the section's moments lack: checkpoints would lose it")
+
+    def _differs(self, how: str) -> ConfigError:
+        optim = self._optim
+        section = f"{type(optim).__name__} in {place_of(type(optim).__module__)}"
+        body = place_of(optim.body_module)
+        return ConfigError(
+            [f"optim.name = {optim.name!r}: {body} {how}; the section is {section}, docs/extend.md says how"]
+        )
 
 
 class Stateful:

@@ -46,12 +46,19 @@ def set_learning_rate(optimizer: Optimizer, lr: float, trained_from: int = 0) ->
         group["lr"] = lr * group["lr_scale"] if group.get("depth", trained_from) >= trained_from else 0.0
 
 
-def fill_state(optimizer: Optimizer, optim: OptimConfig, parameters: Iterable[Tensor] | None = None) -> None:
+def fill_state(
+    optimizer: Optimizer,
+    optim: OptimConfig,
+    parameters: Iterable[Tensor] | None = None,
+    moments: Callable[[Tensor], Iterable[str]] | None = None,
+) -> None:
     """Makes the state exist before the first step, so that a checkpoint can be loaded into it.
 
     Args:
         optim: what the optimizer was built from.
         parameters: flat ones or whole ones, whose state is made; those of all parameter groups where None.
+        moments: names those that a flat parameter has of each element, which may depend on what it is made of; those of any
+            vector where None.
     """
     if parameters is None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -61,5 +68,5 @@ def fill_state(optimizer: Optimizer, optim: OptimConfig, parameters: Iterable[Te
         state = optimizer.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            for name in optim.element_moments("", (parameter.numel(),)):
+            for name in optim.element_moments("", (parameter.numel(),)) if moments is None else moments(parameter):
                 state[name] = torch.zeros_like(parameter)

@@ -1,11 +1,18 @@
 """What the engine gives to a checkpoint is whole, in fp32, and puts another engine into the same state to the bit."""
 
+import sys
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Literal
+
 import pytest
 import torch
 
+from dist_plm.core.errors import ConfigError
 from dist_plm.distributed.groups import build_groups
 from dist_plm.engines.base import Engine
 from dist_plm.objectives.build import build_objective
+from dist_plm.spec.optimizers import OptimConfig
 from tests import parts
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
@@ -90,3 +97,92 @@ def save_and_load(world: World, config) -> None:
 def test_a_loaded_engine_goes_on_to_the_bit(ranks, name):
     world_size, changes = CASES[name]
     ranks.run(world_size, save_and_load, configure(world_size, **changes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByShape(OptimConfig):
+    """Remembers of matrices another moment than of vectors; `row` is a moment of rows."""
+
+    name: Literal["own"] = "own"
+    row: bool = False
+
+    def moments(self, name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        of_rows = {"of_row": shape[:1]} if self.row and len(shape) == 2 else {}
+        return {"of_matrix" if len(shape) == 2 else "of_vector": shape, **of_rows}
+
+
+class Own(torch.optim.Optimizer):
+    """Adds up gradients by names of moments; `kept` is what it keeps beside, or None, of which it keeps nothing at all."""
+
+    kept: tuple[str, ...] | None = ()
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                state = self.state[weight]
+                if not state:
+                    names = () if self.kept is None else ("of_matrix" if weight.dim() == 2 else "of_vector", *self.kept)
+                    state |= {"step": torch.zeros(())} | {name: torch.zeros_like(weight) for name in names}
+                state["step"] += 1
+                for name in set(state) - {"step"}:
+                    state[name] += weight.grad
+                    weight -= group["lr"] * state[name]
+
+
+def with_own_optimizer(world: World, config, kept: tuple[str, ...] | None, section: ByShape) -> list[str] | None:
+    """Trains, saves and loads with an optimizer of one's own; returns why it was refused."""
+    own = type("Own", (Own,), {"kept": kept})
+    sys.modules["dist_plm.optim.own"] = ModuleType("dist_plm.optim.own")
+    sys.modules["dist_plm.optim.own"].build = lambda optim, groups: own(groups, {"lr": optim.lr})  # pyright: ignore[reportAttributeAccessIssue]
+    groups, config = build_groups(grid_of(config), world.device, timeout=LONG), replace(config, optim=section)
+    losses = build_objective(config.objective).losses
+
+    def engine_of() -> Engine:
+        model, _ = parts.model_of(config, groups, world.device.torch_device)
+        return parts.engine_of(config, groups, world.device.torch_device, model, losses)
+
+    try:
+        first, second = engine_of(), engine_of()
+        first.train_step(rank_batches(config, groups, 0), 1e-3)
+        saved = whole_states(first)
+    except ConfigError as error:
+        return error.problems
+    finally:
+        del sys.modules["dist_plm.optim.own"]
+    assert [set(tensors) - {"weight"} for tensors in saved] == [
+        {"of_matrix" if state.shard_spec.parameter.dim() == 2 else "of_vector"} for state in first.parameter_states()
+    ]
+    places = {(s.shard_spec.shards, name): i for i, s in enumerate(first.parameter_states()) for name in s.tensors}
+    second.load_parameter_states(lambda shard_spec, name: saved[places[shard_spec.shards, name]][name])
+    second.load_scalars(first.scalars())
+    for step in range(1, 3):
+        batches = rank_batches(config, groups, step)
+        assert second.train_step(batches, 1e-3) == first.train_step(batches, 1e-3)
+    return None
+
+
+def test_moments_may_differ_from_tensor_to_tensor(ranks):
+    assert ranks.run(1, with_own_optimizer, configure(1), (), ByShape(lr=1e-3)) == [None]
+
+
+SECTION = "the section is ByShape in tests/engines/test_state.py"
+
+
+@pytest.mark.parametrize(
+    ("kept", "section", "told"),
+    [
+        (("mine",), ByShape(lr=1.0), "keeps mine, which the section's moments lack: checkpoints would lose it"),
+        (None, ByShape(lr=1.0), "keeps no of_matrix, which the section's moments have: checkpoints would lack it"),
+        (
+            (),
+            ByShape(lr=1.0, row=True),
+            "gives no of_row of embedding.word.weight, which the section's moments have and which is no "
+            "number an element: have its shared_moments give it",
+        ),
+    ],
+    ids=["undeclared", "not_kept", "not_given"],
+)
+def test_moments_that_no_checkpoint_would_have_are_refused(ranks, kept, section, told):
+    ((problem,),) = ranks.run(1, with_own_optimizer, configure(1), kept, section)
+    assert problem.startswith(f"optim.name = 'own': dist_plm/optim/own.py {told}; {SECTION}")
