@@ -6,6 +6,7 @@ from typing import Any
 from dist_plm.cluster.check import AnySubmission, run_of
 from dist_plm.cluster.submission.asked_of_slurm import ranks_per_node
 from dist_plm.cluster.submission.asked_of_slurm import world_size as world_size_of
+from dist_plm.core.errors import count_of
 from dist_plm.plan.render import time_line, verdict_line
 from dist_plm.plan.verdict import make_plan
 from dist_plm.spec.batch_sizes import BatchSizes
@@ -42,16 +43,16 @@ def _(config: TrainingConfig, world_size: int) -> str:
         "run": str(config.run.dir),
         "model": _model(model, config.data.sequence_length, parallel.tensor),
         "grid": f"{grid} = {_ranks(world_size)}",
-        "a rank holds": f"{_layers_of_ranks(parallel, model.layers)} of {model.layers} layers{chunks}, "
-        f"{model.heads // parallel.tensor // parallel.context} of {model.heads} heads",
-        "a step": f"{train.global_batch} samples of {config.data.sequence_length} = {_short(tokens)} tokens, in "
-        f"{num_microbatches(train, parallel)} microbatches of {train.micro_batch} on each data rank",
+        "a rank holds": f"{_layers_of_ranks(parallel, model.layers)} of {count_of(model.layers, 'layer')}{chunks}, "
+        f"{model.heads // parallel.tensor // parallel.context} of {count_of(model.heads, 'head')}",
+        "a step": f"{count_of(train.global_batch, 'sample')} of {config.data.sequence_length} = {_short(tokens)} tokens, in "
+        f"{count_of(num_microbatches(train, parallel), 'microbatch')} of {train.micro_batch} on each data rank",
         "the run": _length(train, config.schedule, config.data.sequence_length),
     }
     if absent := [path for path in config.data.paths if not config.data.is_here(path)]:
         lines["not here"] = f"{', '.join(absent)}: looked at where the run starts"
     if (ramp := train.batch_rampup) is not None:
-        lines["the batch"] = f"{ramp.start} samples at first, whole after {_short(ramp.samples)} samples"
+        lines["the batch"] = f"{count_of(ramp.start, 'sample')} at first, whole after {_short(ramp.samples)} samples"
     if config.cluster.gpu is not None and model.vocab_size is not None and train.steps is not None:
         untold = config.objective.untold(model)
         lines |= _plan(config, world_size) if untold is None else {"memory": _NOT_HERE.format(untold)}
@@ -75,8 +76,10 @@ def _(config: InferenceSubmission, world_size: int) -> str:
 
 def _of_slurm(job: JobConfig, cluster: ClusterConfig) -> str:
     ranks, limit = ranks_per_node(cluster), cluster.time or "the partition's limit"
-    nodes = "1 node" if job.nodes == 1 else f"{job.nodes} nodes"
-    return f"{nodes} of {ranks} ranks, partition {cluster.partition or 'by default'}, at most {limit}"
+    return (
+        f"{count_of(job.nodes, 'node')} of {count_of(ranks, 'rank')}, partition {cluster.partition or 'by default'}, "
+        f"at most {limit}"
+    )
 
 
 def _plan(config: TrainingConfig, world_size: int) -> dict[str, str]:
@@ -88,13 +91,13 @@ def _length(train: TrainConfig, schedule: ScheduleConfig, sequence_length: int) 
     if train.steps is None:
         return "as many steps as its epochs take; its rows, which are not here, tell how many"
     seen = BatchSizes.of(train).after(train.steps)
-    warmup = f"{schedule.num_warmup_steps(train.steps)} steps of them warm-up"
-    return f"{train.steps} steps = {_short(seen * sequence_length)} tokens, {warmup}{_stop(train.stop_at)}"
+    warmup = f"{count_of(schedule.num_warmup_steps(train.steps), 'step')} of them warm-up"
+    return f"{count_of(train.steps, 'step')} = {_short(seen * sequence_length)} tokens, {warmup}{_stop(train.stop_at)}"
 
 
 def _model(model: ModelConfig, sequence_length: int, tensor: int) -> str:
     if model.vocab_size is None:
-        return f"{model.layers} layers of {model.hidden}; its size follows from the data's vocabulary"
+        return f"{count_of(model.layers, 'layer')} of {model.hidden}; its size follows from the data's vocabulary"
     padded = padded_vocab_size(model.vocab_size, model.vocab_multiple, tensor)
     flops = flops_per_token(model, sequence_length)
     return (
@@ -116,7 +119,7 @@ def _stop(stop: int | None) -> str:
 
 
 def _ranks(count: int) -> str:
-    return "1 process" if count == 1 else f"{count} processes"
+    return count_of(count, "process")
 
 
 def _short(number: float) -> str:

@@ -13,6 +13,7 @@ import psutil
 import torch
 
 import dist_plm
+from dist_plm.core.errors import count_of
 from dist_plm.distributed.device import Device
 from dist_plm.distributed.launch_env import LaunchEnv
 from dist_plm.monitor.formatting import size
@@ -118,7 +119,7 @@ def _device(device: Device) -> tuple[str, str, int, int]:
         free, total = torch.cuda.mem_get_info(device.torch_device)
         return properties.name, str(getattr(properties, "uuid", device.torch_device)), total, free
     memory = psutil.virtual_memory()
-    return f"CPU ({os.cpu_count()} cores)", "", memory.total, memory.available
+    return f"CPU ({count_of(os.cpu_count() or 1, 'core')})", "", memory.total, memory.available
 
 
 def _code() -> str:

@@ -38,6 +38,16 @@ def reason_of(error: BaseException, beside: object = None) -> str:
     return "it holds a number of more than 4,300 digits" if "set_int_max_str_digits" in text else text
 
 
+def count_of(number: int, noun: str, spec: str = "") -> str:
+    """Counts things for a person: 1 file, 2 files, 2 processes.
+
+    Args:
+        spec: writes the number, as in a format string: "," parts thousands.
+    """
+    ending = "" if number == 1 else "es" if noun.endswith(("s", "x")) else "s"
+    return f"{number:{spec}} {noun}{ending}"
+
+
 def described(error: BaseException) -> str:
     """Says why something failed that nobody expected, with the kind of error where its words alone are a riddle."""
     if isinstance(error, UserError):
@@ -70,9 +80,8 @@ class ConfigError(UserError):
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = list(problems)
-        count = len(self.problems)
-        head = "1 problem" if count == 1 else f"{count} problems"
-        super().__init__("\n".join([f"{self.what}, {head}:", *(f"  - {p}" for p in self.problems)]))
+        head = f"{self.what}, {count_of(len(self.problems), 'problem')}:"
+        super().__init__("\n".join([head, *(f"  - {p}" for p in self.problems)]))
 
 
 class PreflightError(ConfigError):

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dist_plm.core.errors import Diverged
+from dist_plm.core.errors import Diverged, count_of
 from dist_plm.distributed.groups import Groups
 from dist_plm.models.kernels.row_sums import buffer_of
 from dist_plm.models.sharding import ShardSpec
@@ -79,6 +79,7 @@ class SkipWatch:
         found = [f"rank {rank}: {names}" for rank, names in enumerate(seen) if names is not None]
         where = "; ".join(found) or "no gradient by itself, but their norm over all ranks"
         return (
-            f"{self._in_a_row} updates in a row were skipped (train.max_skipped), the loss is {loss:g}. The first gradient "
+            f"{count_of(self._in_a_row, 'update')} in a row {'was' if self._in_a_row == 1 else 'were'} skipped "
+            f"(train.max_skipped), the loss is {loss:g}. The first gradient "
             f"of a backward pass that was not finite, by rank: {where}"
         )

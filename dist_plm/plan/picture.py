@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from dist_plm.config.read_files import check_not_read
-from dist_plm.core.errors import UserError, reason_of
+from dist_plm.core.errors import UserError, count_of, reason_of
 from dist_plm.core.files import check_output, output_writer
 from dist_plm.plan.interval import GIB
 from dist_plm.plan.render import time_line, verdict_line
@@ -77,7 +77,10 @@ def picture(plan: Plan) -> str:
     name = escape(plan.config.run.name)
     grid = plan.config.parallel
     context = f" × context {grid.context}" if grid.context > 1 else ""
-    degrees = f"data {grid.data} × tensor {grid.tensor} × pipeline {grid.pipeline}{context} = {plan.world_size} GPUs"
+    degrees = (
+        f"data {grid.data} × tensor {grid.tensor} × pipeline {grid.pipeline}{context} = "
+        f"{count_of(plan.world_size, 'GPU')}"
+    )
     body = [
         f"<h1>Plan of {name}</h1>",
         f"<p>{escape(verdict_line(plan))}<br>{escape(time_line(plan))}<br>{degrees}</p>",
@@ -128,7 +131,8 @@ def _pipeline(plan: Plan) -> Iterator[str]:
     config, parallel = plan.config, plan.config.parallel
     count, stages = num_microbatches(config.train, parallel), parallel.pipeline
     if stages == 1:
-        yield f'<p class="note" id="pipeline">One stage: nothing waits. {count} microbatches follow each other.</p>'
+        told = f"{count} microbatches follow each other" if count > 1 else "A step has 1 microbatch"
+        yield f'<p class="note" id="pipeline">One stage: nothing waits. {told}.</p>'
         return
     shown = min(count, _MOST_MICROBATCHES * stages)
     if parallel.virtual_pipeline > 1:
@@ -156,7 +160,8 @@ def _pipeline(plan: Plan) -> Iterator[str]:
     keys = [("forward", _COLOURS[0]), ("backward, with what is computed again", _COLOURS[1])]
     yield "".join(("<p class=keys>", *(_key(name, colour) for name, colour in keys), "</p>"))
     chunks = ", and light passes those of a stage's other chunks" if parallel.virtual_pipeline > 1 else ""
-    part = f"{shown} of the {count} microbatches of a step" if shown < count else f"the {count} microbatches of a step"
+    part = f"the {count_of(count, 'microbatch')} of a step"
+    part = f"{shown} of {part}" if shown < count else part
     yield f'<p class="note">{part}; gaps are waiting{chunks}.</p>'
 
 

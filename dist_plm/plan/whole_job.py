@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dist_plm.core.errors import count_of
 from dist_plm.plan.verdict import Plan
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import checkpoint_bytes, most_checkpoints
@@ -68,7 +69,7 @@ def job_of(plan: Plan, *, limit_seconds: float | None = None, store_samples: int
 
 def job_lines(job: WholeJob) -> Iterator[str]:
     """Writes it, a line a fact."""
-    jobs = f", in {job.jobs} job{'s' if job.jobs != 1 else ''} under the time limit" if job.jobs is not None else ""
+    jobs = f", in {count_of(job.jobs, 'job')} under the time limit" if job.jobs is not None else ""
     if job.too_short:
         jobs = (
             f"; under cluster.time a job never trains a step: give it more than cluster.signal_seconds + {START_SECONDS} s, "

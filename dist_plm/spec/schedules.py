@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dist_plm.config.types import Natural, Positive, Share
 from dist_plm.config.variants import Variants
+from dist_plm.core.errors import count_of
 
 if TYPE_CHECKING:
     from dist_plm.spec.schema import TrainingConfig
@@ -131,7 +132,8 @@ class WsdConfig(FallingConfig):
         decay, warmup = round(self.decay_ratio * steps), self.num_warmup_steps(steps)
         if decay + warmup > steps:
             yield (
-                f"schedule.decay_ratio = {self.decay_ratio} ({decay} steps) and a warm-up of {warmup} steps exceed "
+                f"schedule.decay_ratio = {self.decay_ratio} ({count_of(decay, 'step')}) and a warm-up of "
+                f"{count_of(warmup, 'step')} exceed "
                 f"train.steps = {steps} together: shorten one of them"
             )
 

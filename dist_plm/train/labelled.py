@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.core.errors import ConfigError, DataError
+from dist_plm.core.errors import ConfigError, DataError, count_of
 from dist_plm.data.labelled.columns import find_columns, names_of
 from dist_plm.data.labelled.dataset import Collation, LabelledDataset, Trim
 from dist_plm.data.labelled.dialogues import template_beside
@@ -232,7 +232,7 @@ def with_labels(task: TaskConfig, file: RowFile, columns: Mapping[str, str]) -> 
     found = build_task(task).labels(file, columns)
     if len(found) < 2:
         raise DataError(
-            f"{file.key} = {file.path} has {len(found)} label{'' if len(found) == 1 else 's'} ({', '.join(found)}), and "
+            f"{file.key} = {file.path} has {count_of(len(found), 'label')} ({', '.join(found)}), and "
             "there is nothing to tell apart: give rows of two or more, or name the labels in task.labels"
         )
     return task.with_labels(found)

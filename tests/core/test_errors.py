@@ -15,6 +15,7 @@ from dist_plm.core.errors import (
     DataError,
     ReplicasDifferError,
     UserError,
+    count_of,
     described,
     reason_of,
     with_remedy,
@@ -34,6 +35,14 @@ def raised(act) -> BaseException:
     except BaseException as error:
         return error
     raise AssertionError("it went well")
+
+
+def test_one_thing_is_told_as_one():
+    counts = [(1, "rank"), (2, "rank"), (0, "rank"), (1, "process"), (2, "process"), (2, "box")]
+    assert [count_of(*one) for one in counts] == ["1 rank", "2 ranks", "0 ranks", "1 process", "2 processes", "2 boxes"]
+    assert count_of(12345, "row", ",") == "12,345 rows"
+    assert str(ConfigError(["a"])).startswith("configuration refused, 1 problem:")
+    assert str(ConfigError(["a", "b"])).startswith("configuration refused, 2 problems:")
 
 
 def throw(error: Exception):

@@ -350,6 +350,26 @@ def test_check_plans_for_the_processes_to_come(arguments, env, ranks, capsys, mo
         assert part in text
 
 
+def test_check_counts_one_thing_as_one(capsys):
+    least = [
+        "model.layers=1",
+        "train.steps=1",
+        "train.global_batch=1",
+        "train.micro_batch=1",
+        "schedule.warmup_steps=1",
+    ]
+    assert pretrain("--check", "experiment=gpt2_small", "data.path=x", *least) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "of 1 layer,",
+        "1 sample of 1024 =",
+        "in 1 microbatch of 1 on",
+        "1 step = 1.02 k",
+        "1 step of them warm-up",
+    ):
+        assert part in text
+
+
 def test_check_of_a_preparation(capsys):
     arguments = ["--check", "data.sources=[{path: a}]", "data.out=x"]
     assert front(arguments, PrepareConfig, "prepare_data", never, "") == 0

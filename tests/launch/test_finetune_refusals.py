@@ -41,7 +41,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]] | str, tuple[str, ...], list[str]]] 
     "words and tags": (
         [{"tokens": ["good", "film"], "tags": ["O"]}],
         (*BERT, "task=tag"),
-        ["line 1: 2 words in 'tokens' and 1 labels in 'tags'"],
+        ["line 1: 2 words in 'tokens' and 1 label in 'tags'"],
     ),
     "answer not in the context": (
         [{**QUESTION, "answers": {"text": ["play"], "answer_start": [4]}}],

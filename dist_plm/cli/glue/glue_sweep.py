@@ -26,7 +26,7 @@ from dist_plm.cluster.job import hydra_text
 from dist_plm.config.decode import encode, flatten
 from dist_plm.config.messages import show
 from dist_plm.config.runfile import mapping_of
-from dist_plm.core.errors import EXIT_FINISHED, CheckpointError, ConfigError
+from dist_plm.core.errors import EXIT_FINISHED, CheckpointError, ConfigError, count_of
 from dist_plm.core.files import atomic_writer
 from dist_plm.core.installed import start_words
 from dist_plm.distributed.launch_env import LaunchEnv, from_environment
@@ -135,7 +135,7 @@ def _sweep(arguments: Sequence[str], starts: Sequence[str]) -> int:
         app.checked(one.config, options)
     flags = [word for word in arguments if word not in options.overrides]
     if options.check and not options.origin and not options.cfg:
-        print(f"{len(placed)} runs: {', '.join(one.cell.name for one in placed)}")
+        print(f"{count_of(len(placed), 'run')}: {', '.join(one.cell.name for one in placed)}")
     if app.PRINTING & set(flags):
         return run_to_end([*starts, *flags, *placed[0].cell.overrides], os.environ)
     launch = from_environment(os.environ)
@@ -188,7 +188,7 @@ def _tell(sweep: PlacedSweep) -> None:
     rows = rows_of([one.cell for one in placed], found, recipe)
     print(rendered(rows, recipe))
     if missing := len(placed) - len(found):
-        print(f"{missing} of {len(placed)} runs are not finished")
+        print(f"{missing} of {count_of(len(placed), 'run')} {'is' if missing == 1 else 'are'} not finished")
     if found:
         path = placed[0].run_dir.parent / f"{placed[0].prefix}-glue.json"
         with atomic_writer(path) as file:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from dist_plm.cli import app
 from dist_plm.cli.sweeps.sweep import expand, named, refuse_frozen_sweep, refuse_shared_directories
 from dist_plm.cli.sweeps.sweep_table import SweptRun, table_of
-from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError
+from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED, ConfigError, count_of
 from dist_plm.distributed.launch_env import LaunchEnv, from_environment
 from dist_plm.spec.derived import directory_of
 from dist_plm.spec.schema import RunConfig
@@ -89,7 +89,8 @@ def tell_failed(names: Sequence[str], num_runs: int, launch: LaunchEnv) -> None:
     """Names the runs that ended by their own fault, and says what becomes of them; rank 0 does."""
     if names and launch.rank == 0:
         print(
-            f"{len(names)} of {num_runs} runs ended with {EXIT_REFUSED}, for what is told above: {', '.join(names)}. The same "
+            f"{len(names)} of {count_of(num_runs, 'run')} ended with {EXIT_REFUSED}, for what is told above: "
+            f"{', '.join(names)}. The same "
             "command starts them once more, each from its latest checkpoint, and keeps what is finished",
             file=sys.stderr,
         )

@@ -4,7 +4,7 @@ whose first word has no tag have none."""
 import re
 from collections.abc import Iterable, Iterator
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, count_of
 from dist_plm.data.sources.records import Rejected
 
 #: Begins a line between documents.
@@ -49,7 +49,8 @@ def read_conll(lines: Iterable[tuple[int, str | Rejected]], path: str) -> Iterat
         columns = columns or len(fields)
         if has_tag and len(fields) != columns:
             raise DataError(
-                f"{path}, line {number}: {line.strip()!r} has {len(fields)} columns where those before it have {columns}, so "
+                f"{path}, line {number}: {line.strip()!r} has {count_of(len(fields), 'column')} where those before "
+                f"it have {columns}, so "
                 "that its last need not be the tag: mend the line"
             )
         begins = begins if words else number

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_plm.core.errors import count_of
 from dist_plm.core.permutation import mix, windows_of
 from dist_plm.data.labelled.table import Ragged, Table, fingerprint, num_examples, rows_of
 
@@ -60,7 +61,7 @@ class LabelledDataset:
         assert isinstance(tokens, Ragged)
         mean, each = len(tokens.values) / max(len(tokens), 1), len(tokens) // max(self.num_windows, 1)
         rows = f"{each} rows of {mean:.1f} tokens each" if each > 1 else f"{mean:.1f} tokens each"
-        return f"{self.num_windows:,} examples of {self.name}, {rows}{self.told}"
+        return f"{count_of(self.num_windows, 'example', ',')} of {self.name}, {rows}{self.told}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from dist_plm import __version__
 from dist_plm.config.decode import encode, flatten, show
-from dist_plm.core.errors import DataError, reason_of
+from dist_plm.core.errors import DataError, count_of, reason_of
 from dist_plm.core.files import sha256_of
 from dist_plm.core.out_of_memory import WORK_BYTES, check_room, is_lack_of_memory, lack_of_memory
 from dist_plm.data.dedup.deduplicate import deduplicate
@@ -120,10 +120,11 @@ def _build(
     group: WorkerGroup,
     report: Callable[[str], None],
 ) -> None:
-    report(f"reading {sources.num_files:,} files, {sources.num_bytes / 1e6:.1f} MB")
+    report(f"reading {count_of(sources.num_files, 'file', ',')}, {sources.num_bytes / 1e6:.1f} MB")
     if sources.num_repeated:
         report(
-            f"  {sources.num_repeated:,} files that several of data.sources match are read once, by the first of them"
+            f"  {count_of(sources.num_repeated, 'file', ',')} that several of data.sources match "
+            f"{'is' if sources.num_repeated == 1 else 'are'} read once, by the first of them"
         )
     read = read_and_clean(sources, config.clean, scratch / "documents", group)
     tally = collect_rejected(read, store, config.data.max_rejected, group, report, out=Path(config.data.out))
@@ -131,7 +132,8 @@ def _build(
     shards, selection, repeated = deduplicate(config.dedup, found, config.data.split, scratch, group)
     if selection.split_bytes["train"] == 0:
         raise DataError(
-            f"no text is left to train on, of {tally.documents:,} documents in {sources.num_files:,} files: check "
+            f"no text is left to train on, of {count_of(tally.documents, 'document', ',')} in "
+            f"{count_of(sources.num_files, 'file', ',')}: check "
             "data.sources and data.split"
         )
     tokenizer_path = store / FILE_NAME

@@ -7,7 +7,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, count_of
 from dist_plm.data.sampling.blend_schedule import Ints, Schedule
 
 
@@ -88,7 +88,8 @@ class Blend:
         if limit is not None and num_samples > limit:
             caps = ", ".join(f"{name}: {cap:,}" for name, cap in zip(self.names, self.schedule.caps, strict=True))
             raise DataError(
-                f"{num_samples:,} samples are asked of a blend whose sources end after {limit:,} ({caps}): raise or "
+                f"{count_of(num_samples, 'sample', ',')} {'is' if num_samples == 1 else 'are'} asked of a blend "
+                f"whose sources end after {limit:,} ({caps}): raise or "
                 "leave out max_epochs of a source in data.blend, or train for fewer steps"
             )
 
@@ -102,6 +103,6 @@ class Blend:
         parts, caps = self.schedule.parts, self.schedule.caps
         lines = []
         for source, part, cap in zip(self.sources, parts, caps, strict=True):
-            end = "" if cap is None else f", {cap:,} samples at most"
+            end = "" if cap is None else f", {count_of(cap, 'sample', ',')} at most"
             lines.append(f"{part / sum(parts):.2%} from {source.describe()}{end}")
         return "; ".join(lines)

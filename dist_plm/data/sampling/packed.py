@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, count_of
 from dist_plm.core.permutation import grouped
 from dist_plm.data.samples import Windows
 from dist_plm.data.sampling.packers import PackedRow, best_fit, exactly, in_order, joined, pieces_between
@@ -118,7 +118,8 @@ class PackedDataset:
     def describe(self) -> str:
         """Describes what is read, in a line for people."""
         return (
-            f"{self.split.name}, whole {self.unit} packed into {self.num_windows:,} rows of {self.capacity:,} tokens, "
+            f"{self.split.name}, whole {self.unit} packed into {count_of(self.num_windows, 'row', ',')} of "
+            f"{self.capacity:,} tokens, "
             f"{self.padding:.2%} of them padding"
         )
 
@@ -204,7 +205,10 @@ class SentenceRows:
     def describe(self) -> str:
         """Describes what is read, in a line for people."""
         runs = self._runs
-        return f"{runs.split.name}, {self.num_windows:,} rows of up to {runs.window_length:,} tokens in whole sentences"
+        return (
+            f"{runs.split.name}, {count_of(self.num_windows, 'row', ',')} of up to {runs.window_length:,} tokens in "
+            "whole sentences"
+        )
 
     def identity(self) -> str:
         """See PackedDataset.identity."""

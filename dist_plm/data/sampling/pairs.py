@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, count_of
 from dist_plm.core.permutation import mix_many, windows_of
 from dist_plm.data.samples import Ints, Pairs, Sentences
 from dist_plm.data.store.splits import StoreSplit, find_split
@@ -74,7 +74,7 @@ class PairDataset:
 
     def describe(self) -> str:
         """Describes what is read, in a line for people."""
-        return f"{self.split.name}, {self.num_windows:,} pairs of up to {self.window_length:,} tokens"
+        return f"{self.split.name}, {count_of(self.num_windows, 'pair', ',')} of up to {self.window_length:,} tokens"
 
     def _places(self, samples: Ints) -> Ints:
         """Positions [B] of the tokens whose sentences samples begin with."""

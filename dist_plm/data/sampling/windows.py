@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, count_of
 from dist_plm.core.permutation import windows_of
 from dist_plm.data.samples import Windows
 from dist_plm.data.store.splits import StoreSplit, find_split
@@ -84,7 +84,7 @@ class WindowDataset:
 
     def describe(self) -> str:
         """Describes what is read, in a line for people."""
-        return f"{self.name}, {self.num_windows:,} windows of {self.sequence_length:,} tokens"
+        return f"{self.name}, {count_of(self.num_windows, 'window', ',')} of {self.sequence_length:,} tokens"
 
 
 def open_split(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from dist_plm.core.errors import DataError, reason_of
+from dist_plm.core.errors import DataError, count_of, reason_of
 from dist_plm.core.files import sha256_of
 from dist_plm.data.store.manifest import NAME, SPLITS, Manifest, read_manifest
 from dist_plm.data.store.store import TokenStore
@@ -31,7 +31,7 @@ def verify(store: Path, report: Callable[[str], None]) -> Manifest:
     if problems:
         listed = "".join(f"\n  - {problem}" for problem in problems)
         raise DataError(f"{store} is damaged:{listed}\ncopy these files again, or prepare the data again")
-    report(f"{store}: {len(expected)} files, {sum(sizes.values()) / 1e6:,.1f} MB, all as they were written")
+    report(f"{store}: {count_of(len(expected), 'file')}, {sum(sizes.values()) / 1e6:,.1f} MB, all as they were written")
     return manifest
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dist_plm.core.errors import CheckpointError
+from dist_plm.core.errors import CheckpointError, count_of
 from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor, architecture_of
 from dist_plm.interop.hf.config_json import CONFIG_FILE, HALVES, model_of, read_config, type_of
 from dist_plm.interop.hf.registry import ELECTRA, MODELS, guessed_type
@@ -212,4 +212,4 @@ def _normalised(stored: Iterable[str], theirs: HFModel) -> dict[str, str]:
 
 
 def _counted(names: list[str]) -> str:
-    return "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
+    return count_of(len(names), "tensor")

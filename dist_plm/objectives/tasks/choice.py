@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, count_of
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.data.sources.written_lists import scalars_in
 from dist_plm.objectives.base import IGNORED, LossTerm
@@ -60,7 +60,7 @@ class Choice:
             choices, names = self._choices(row, columns)
             if len(choices) != count:
                 raise DataError(
-                    f"{row.place}: {len(choices)} choices where other rows have {count}: give every row as many"
+                    f"{row.place}: {count_of(len(choices), 'choice')} where other rows have {count}: give every row as many"
                 )
             contexts, endings = _pairs(row, columns, choices)
             first += contexts
@@ -116,7 +116,8 @@ class Choice:
             raise DataError(f"{where} holds a choice without text: mend or remove the row")
         if names and len(names) != len(value):
             raise DataError(
-                f"{where} holds {len(value)} choices and {len(names)} labels of them: mend or remove the row"
+                f"{where} holds {count_of(len(value), 'choice')} and {count_of(len(names), 'label')} of them: mend "
+                "or remove the row"
             )
         return list(value), names
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, count_of
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.data.sources.written_lists import looks_quoted, scalars_in
 from dist_plm.objectives.base import IGNORED, LossTerm
@@ -93,7 +93,8 @@ class Classify:
             value = scalars_in(value, where)
         if not self.config.multi_label:
             if isinstance(value, list | tuple):
-                raise DataError(f"{where} holds {len(value)} labels where one is learned: set task.multi_label=true")
+                told = count_of(len(value), "label") + (" in a list" if len(value) == 1 else "")
+                raise DataError(f"{where} holds {told} where one is learned: set task.multi_label=true")
             if isinstance(value, float) and value % 1:
                 raise DataError(
                     f"{where} has {value!r}, which is no label: learn numbers by task=regress, or "

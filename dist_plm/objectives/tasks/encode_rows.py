@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, count_of
 from dist_plm.data.labelled.encode import ExampleEncoder
 from dist_plm.data.labelled.rows import LabelledRow, RowFile
 from dist_plm.data.labelled.table import Ragged, Table, joined, num_examples
@@ -66,7 +66,7 @@ def _told(cut: Sequence[str], count: int, task: Task[Any], encoder: ExampleEncod
     most = config.longest_answer(encoder.length, has_decoder=encoder.has_decoder)
     told = config.told_of_long.format(bound=config.answer_bound, most=most)
     return (
-        f"in {len(cut):,} of {count:,} rows ({percent(len(cut) / count)}) {told}, of {cut[0]} first: raise it, or shorten or "
+        f"in {len(cut):,} of {count_of(count, 'row', ',')} ({percent(len(cut) / count)}) {told}, of {cut[0]} first: raise it, or shorten or "
         "remove them"
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, count_of
 from dist_plm.core.parsing import is_infinite_or_nan
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.data.sources.written_lists import looks_listed, looks_quoted, scalars_in
@@ -112,7 +112,8 @@ def _words_and_tags(row: LabelledRow, columns: Mapping[str, str], unknown: str =
         tags = [label_text(tag, where) for tag in _listed(row, columns["tags"], "tags", in_brackets=True)]
     if len(words) != len(tags):
         raise DataError(
-            f"{row.place}: {len(words)} words in {columns['tokens']!r} and {len(tags)} labels in {columns['tags']!r}: each "
+            f"{row.place}: {count_of(len(words), 'word')} in {columns['tokens']!r} and "
+            f"{count_of(len(tags), 'label')} in {columns['tags']!r}: each "
             "word needs one"
         )
     return words, tags

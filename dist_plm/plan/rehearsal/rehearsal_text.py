@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from dist_plm.core.errors import count_of
 from dist_plm.distributed.grid import AXES, Grid
 from dist_plm.plan.interval import GIB
 
@@ -22,10 +23,11 @@ def rehearsal_text(rehearsal: "Rehearsal", grid: Grid) -> str:
     calls = sum(len(one.ledger) for one in rehearsal.ranks.values())
     count = len(rehearsal.ranks)
     lines = [
-        f"rehearsed {count:,} of {rehearsal.world_size:,} ranks ({degrees}), {worst.microbatches} microbatches a step",
+        f"rehearsed {count:,} of {count_of(rehearsal.world_size, 'rank', ',')} ({degrees}), "
+        f"{count_of(worst.microbatches, 'microbatch')} a step",
         f"{calls:,} collectives and messages agree between them"
         if not rehearsal.problems
-        else f"{len(rehearsal.problems)} problems",
+        else count_of(len(rehearsal.problems), "problem"),
         "",
         *_table(_rank_rows(rehearsal, grid)),
         "",
@@ -37,10 +39,12 @@ def rehearsal_text(rehearsal: "Rehearsal", grid: Grid) -> str:
         "",
         f"reads {worst.reads['from']}: rank {worst.rank} samples {_span(worst)} in the first step, "
         f"{_mib(worst.reads['bytes'])} MiB",
-        f"saves {worst.writes.get('tensors', 0):,} tensors in {worst.writes.get('boxes', 0):,} boxes, "
+        f"saves {count_of(worst.writes.get('tensors', 0), 'tensor', ',')} in "
+        f"{count_of(worst.writes.get('boxes', 0), 'box', ',')}, "
         f"{_mib(worst.writes.get('bytes', 0))} MiB (rank {worst.rank}, holding {worst.saving_bytes / GIB:.3g} GiB meanwhile)",
-        "process groups are made in " + ", ".join(f"{s:.2g} s of {n:,} ranks" for n, s in rehearsal.growth.items()),
-        f"took {rehearsal.seconds:.0f} s in {rehearsal.processes} processes of at most "
+        "process groups are made in "
+        + ", ".join(f"{s:.2g} s of {count_of(n, 'rank', ',')}" for n, s in rehearsal.growth.items()),
+        f"took {rehearsal.seconds:.0f} s in {count_of(rehearsal.processes, 'process')} of at most "
         f"{max(one.process_bytes for one in rehearsal.ranks.values()) / GIB:.2f} GiB",
     ]
     return "\n".join(line.rstrip() for line in lines)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.config import runfile
-from dist_plm.core.errors import ConfigError, reason_of
+from dist_plm.core.errors import ConfigError, count_of, reason_of
 from dist_plm.core.parsing import is_number
 from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.plan.timing.efficiency import DEFAULT, Efficiency
@@ -55,7 +55,7 @@ class Calibration:
 
     def line(self, config: TrainingConfig | None = None) -> str:
         """Says it in a line, of one run or of any."""
-        rows = f" with rows of {self.row_tokens} tokens" if self.row_tokens is not None else ""
+        rows = f" with rows of {count_of(self.row_tokens, 'token')}" if self.row_tokens is not None else ""
         distance = 0.0 if config is None else self.traits.distance(Traits.of(config))
         whose = (
             "steps of any grid"

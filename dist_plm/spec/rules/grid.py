@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from dist_plm.config.messages import show
+from dist_plm.core.errors import count_of
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import Case, model_ranks, num_microbatches
 from dist_plm.spec.pipeline import spread_layers
@@ -39,7 +40,7 @@ def process_problems(parallel: ParallelConfig, world: int) -> Iterator[str]:
     elif parallel.data is not None and parallel.data * copy != world:
         yield (
             f"parallel.data = {parallel.data} x {axes} is {parallel.data * copy}, but this run has "
-            f"{_processes(world)}: start {parallel.data * copy} processes, or leave parallel.data out, which makes "
+            f"{_processes(world)}: start {_processes(parallel.data * copy)}, or leave parallel.data out, which makes "
             f"it {world // copy}"
         )
 
@@ -204,7 +205,10 @@ def _rampup(case: Case) -> Iterator[str]:
 def _profiled_ranks(case: Case) -> Iterator[str]:
     ranks, world = case.config.train.profile.ranks, case.world_size
     if beyond := [rank for rank in ranks if rank >= world]:
-        yield f"train.profile.ranks names {beyond}, but the {world} ranks of this run are numbered from 0: leave them out"
+        yield (
+            f"train.profile.ranks names {beyond}, but the {count_of(world, 'rank')} of this run are numbered from 0: "
+            "leave them out"
+        )
 
 
 GRID_RULES: tuple[Callable[[Case], Iterator[str]], ...] = (
@@ -231,4 +235,4 @@ def _multiples_near(n: int, unit: int) -> str:
 
 
 def _processes(count: int) -> str:
-    return "1 process" if count == 1 else f"{count} processes"
+    return count_of(count, "process")

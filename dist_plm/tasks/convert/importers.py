@@ -8,7 +8,7 @@ from dist_plm.checkpoint.streaming import write_checkpoint
 from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.config.decode import encode
 from dist_plm.config.runfile import to_yaml
-from dist_plm.core.errors import CheckpointError
+from dist_plm.core.errors import CheckpointError, count_of
 from dist_plm.core.installed import typed_setting
 from dist_plm.interop.base import ForeignCheckpoint, Translated, megatron_tensors
 from dist_plm.interop.deepspeed.hf_tensors import hf_stored, is_hf, model_of
@@ -67,10 +67,11 @@ def _write(config: ConvertConfig, found: ForeignCheckpoint) -> str:
             model and {MODEL_FILE: to_yaml({k: v for k, v in encode(model).items() if v is not None}).encode()},
         )
     held = " and ".join(found.states[1:])
-    told = "" if found.samples is None else f", {found.samples:,} samples"
+    told = "" if found.samples is None else f", {count_of(found.samples, 'sample', ',')}"
     return "\n".join(
         [
-            f"{config.to}: step {found.step:,}{told}, {num_bytes / 1e6:,.1f} MB, {len(translated.weights)} tensors, "
+            f"{config.to}: step {found.step:,}{told}, {num_bytes / 1e6:,.1f} MB, "
+            f"{count_of(len(translated.weights), 'tensor')}, "
             + (f"for each the optimizer's {held}" if held else "weights alone"),
             *_next(found, translated, config.to, known=model is not None, of_hf=of_hf),
         ]

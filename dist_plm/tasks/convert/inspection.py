@@ -8,7 +8,7 @@ import numpy as np
 
 from dist_plm.checkpoint.io.outline import Box, Outline
 from dist_plm.checkpoint.lookup import REMEDY, FoundCheckpoint, best_checkpoint, look_up, reason_of_named
-from dist_plm.core.errors import CheckpointError, with_remedy
+from dist_plm.core.errors import CheckpointError, count_of, with_remedy
 from dist_plm.core.installed import typed, typed_setting
 from dist_plm.interop.kinds import refuse_foreign
 
@@ -82,6 +82,7 @@ def _tensors(outline: Outline) -> list[str]:
     total = sum(math.prod(shape) for shape in weights.values())
     width = max(map(len, weights), default=0)
     return [
-        f"{total:,} weights in {len(weights)} tensors, fp32; for each the optimizer's {', '.join(states) or 'nothing'}",
+        f"{count_of(total, 'weight', ',')} in {count_of(len(weights), 'tensor')}, fp32; for each the optimizer's "
+        f"{', '.join(states) or 'nothing'}",
         *(f"  {name:<{width}}  {list(shape)}" for name, shape in sorted(weights.items())),
     ]

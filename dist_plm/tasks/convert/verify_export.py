@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dist_plm.checkpoint.open_checkpoint import Checkpoint
-from dist_plm.core.errors import CheckpointError
+from dist_plm.core.errors import CheckpointError, count_of
 from dist_plm.interop.hf.base import Half
 from dist_plm.interop.hf.config_json import CONFIG_FILE, hf_config
 from dist_plm.interop.hf.registry import hf_model
@@ -145,7 +145,8 @@ def _line(exported: Exported, asked: AskedTexts, name: str, difference: float, s
     low, high = float(said.min()), float(said.max())
     held = "" if exported.held == torch.float32 else f", from weights in {str(exported.held).removeprefix('torch.')}"
     return (
-        f"{_WORDS.get(name, name)} by {exported.name} of {rows} texts of {length} tokens: largest difference {difference:.1e} "
+        f"{_WORDS.get(name, name)} by {exported.name} of {count_of(rows, 'text')} of {count_of(length, 'token')}: "
+        f"largest difference {difference:.1e} "
         f"(they lie between {low:.3g} and {high:.3g}{held})"
     )
 

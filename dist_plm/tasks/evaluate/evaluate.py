@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dist_plm.config.credentials import mask
-from dist_plm.core.errors import EXIT_FINISHED, DataError
+from dist_plm.core.errors import EXIT_FINISHED, DataError, count_of
 from dist_plm.core.streams import tell
 from dist_plm.distributed.collectives import gather
 from dist_plm.monitor.tracking.of_run import TrackedRun, tracked_run
@@ -201,13 +201,13 @@ def _show(config: EvaluateConfig, content: dict[str, Any]) -> None:
     shown = content["samples"][0] if content["samples"] else {}
     if shown and "beginning" not in shown:
         which = "worst" if "loss" in shown or "chrf" in shown else "first"
-        tell(f"\nthe {which} {len(content['samples'])} rows:")
+        tell(f"\nthe {which} {count_of(len(content['samples']), 'row')}:")
         tell(said_of_rows(content["samples"]))
     elif "overlap" in shown:
-        tell(f"\nshare of the words of the {len(content['samples'])} texts that overlap most:")
+        tell(f"\nshare of the words of the {count_of(len(content['samples']), 'text')} that overlap most:")
         tell(excerpts([(one["overlap"], one["name"], one["beginning"]) for one in content["samples"]]))
     elif shown:
-        tell(f"\nloss a token of the {len(content['samples'])} hardest documents:")
+        tell(f"\nloss a token of the {count_of(len(content['samples']), 'hardest document')}:")
         tell(excerpts([(one["loss"], one["name"], one["beginning"]) for one in content["samples"]]))
     if config.out is not None:
         write_json(config.out, content)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from dist_plm.core.errors import EXIT_FINISHED, CheckpointError
+from dist_plm.core.errors import EXIT_FINISHED, CheckpointError, count_of
 from dist_plm.core.streams import tell, visible
 from dist_plm.distributed.collectives import gather
 from dist_plm.objectives.build import build_writing_task
@@ -43,7 +43,7 @@ def generate(config: GenerateConfig, environ: Mapping[str, str] = os.environ) ->
         answers, streamed = answered(config, session, prompts, streams=streams)
         if session.is_first and config.out is not None:
             write_lines(config.out, map(record, answers))
-            tell(f"{config.out}: {len(answers):,} answers")
+            tell(f"{config.out}: {count_of(len(answers), 'answer', ',')}")
         elif session.is_first and not streamed:
             text = "\n\n".join(map(shown, answers))
             tell(visible(text) if sys.stdout.isatty() else text)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dist_plm.core.errors import DataError, Diverged, ReplicasDifferError, UserError
+from dist_plm.core.errors import DataError, Diverged, ReplicasDifferError, UserError, count_of
 from dist_plm.core.installed import typed, typed_setting
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.train.healing import acts
@@ -156,6 +156,9 @@ def _check_samples(parts: Parts, alarm: Alarm, position: Position) -> None:
 def _exhausted(parts: Parts, position: Position) -> tuple[str, str]:
     """Says why a run that has gone back as often as it may does not again, and lists what was done."""
     settings = parts.train.heal
-    why = f"after {settings.most} rollbacks within {settings.within} steps (train.heal.most, train.heal.within)"
+    why = (
+        f"after {count_of(settings.most, 'rollback')} within {count_of(settings.within, 'step')} (train.heal.most, "
+        "train.heal.within)"
+    )
     done = "".join(f"\n  - {entry['changes'][0]}" for entry in position.history if "heal" in entry)
     return why, f". What was done:{done}"

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from dist_plm.core.errors import count_of
 from dist_plm.distributed.collectives import gather
 from dist_plm.distributed.device import Device
 
@@ -33,7 +34,7 @@ def choose_threads(environ: Mapping[str, str], node: str, device: Device, group:
         return
     threads = share_of(of_all[group.rank()][1], [cores for name, cores in of_all if name == node])
     torch.set_num_threads(threads)
-    log.info("%d threads of the CPU for each rank; %s=N sets another number", threads, _NAME)
+    log.info("%s of the CPU for each rank; %s=N sets another number", count_of(threads, "thread"), _NAME)
 
 
 def _cores() -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from dist_plm.checkpoint.storage import Storage
 from dist_plm.checkpoint.train_state import MASKS, RUN_FILE
 from dist_plm.config import runfile
 from dist_plm.config.decode import decode, defaults_of, encode, flatten, show
-from dist_plm.core.errors import CheckpointError, ConfigError
+from dist_plm.core.errors import CheckpointError, ConfigError, count_of
 from dist_plm.data.sampling.blend import Dataset
 from dist_plm.distributed.collectives import on_first
 from dist_plm.engines.base import Engine
@@ -147,7 +147,12 @@ def restore(
     with finite_alone(found.read, found.where, group, _EARLIER) as read:
         engine.load_parameter_states(read)
     engine.load_scalars(train_state.engine)
-    log.info("resumed from %s: %d steps, %d samples", found.where, train_state.step, train_state.samples_seen)
+    log.info(
+        "resumed from %s: %s, %s",
+        found.where,
+        count_of(train_state.step, "step"),
+        count_of(train_state.samples_seen, "sample"),
+    )
     return Position.of(train_state, history)
 
 

@@ -129,7 +129,7 @@ def test_accuracy() -> None:
         ({"label": "C"}, "holds 'C', which is none"),
         ({"label": None}, "has no label"),
         ({"endings": ["x", " "]}, "column 'endings' holds a choice without text"),
-        ({"endings": {"text": ["x", "y"], "label": ["A"]}}, "holds 2 choices and 1 labels of them"),
+        ({"endings": {"text": ["x", "y"], "label": ["A"]}}, "holds 2 choices and 1 label of them"),
         (
             {"endings": "['x' 'y']"},
             "column 'endings' holds \"['x' 'y']\", which is no list as JSON or Python writes one",

@@ -217,7 +217,12 @@ def test_predictions_of_label_sets_and_numbers() -> None:
     [
         ("classify", {}, {"t": "a", "l": "perhaps"}, "line 1: 'perhaps' is not among the labels of the task, no, yes"),
         ("classify", {}, {"t": "a", "l": None}, "line 1: column 'l' has no label"),
-        ("classify", {}, {"t": "a", "l": ["no"]}, "holds 1 labels where one is learned: set task.multi_label=true"),
+        (
+            "classify",
+            {},
+            {"t": "a", "l": ["no"]},
+            "holds 1 label in a list where one is learned: set task.multi_label=true",
+        ),
         ("classify", {}, {"t": "", "l": "no"}, "line 1: column 't' is empty"),
         ("classify", {}, {"l": "no"}, "line 1: column 't' is missing"),
         ("classify", {}, {"t": ["a"], "l": "no"}, "line 1: column 't' is list"),
@@ -243,7 +248,7 @@ def test_predictions_of_label_sets_and_numbers() -> None:
         ("regress", {}, {"t": "a", "l": 1e308}, "holds 1e+308, not a number"),
         ("regress", {}, {"t": "a", "l": 10**400}, "holds 1000000000000000000000000000000000000000…, not a number"),
         ("regress", {}, {"t": "a", "l": True}, "holds True, not a number"),
-        ("tag", {}, {"w": ["a", "b"], "n": ["no"]}, "line 1: 2 words in 'w' and 1 labels in 'n'"),
+        ("tag", {}, {"w": ["a", "b"], "n": ["no"]}, "line 1: 2 words in 'w' and 1 label in 'n'"),
         ("tag", {}, {"w": ["a", ["b"]], "n": ["no", "no"]}, "line 1: column 'w' holds no list of tokens"),
         ("tag", {}, {"w": ["a"], "n": [["no"]]}, "line 1: column 'n' holds no list of tags"),
         ("tag", {}, {"w": ["a"], "n": [0.5]}, "line 1: column 'n' has 0.5, which is no label"),
