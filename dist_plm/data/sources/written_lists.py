@@ -5,11 +5,16 @@ import json
 import re
 from typing import Any
 
-from dist_plm.core.errors import DataError
+from dist_plm.core.errors import DataError, reason_of
 
-#: A string that is closed, or a number or word. Side by side, as numpy writes them, two strings would be one to Python.
-_ITEM = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[-+.\w]+)"""
+#: A string that is closed.
+_STRING = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
+#: And a number or word. Side by side, as numpy writes them, two strings would be one to Python.
+_ITEM = rf"(?:{_STRING}|[-+.\w]+)"
 _SCALARS = re.compile(rf"\[\s*(?:{_ITEM}\s*(?:,\s*{_ITEM}\s*)*,?\s*)?\]", re.DOTALL)
+_STRINGS = re.compile(_STRING, re.DOTALL)
+#: How numpy's arrays show where all strings are empty: strings or numbers side by side, or their own name.
+_OF_NUMPY = re.compile(r"''\s*''|\barray\(|[\d.]\s+[-\d.]")
 _SHOWN = 40
 
 
@@ -37,6 +42,35 @@ def scalars_in(value: Any, where: str) -> Any:
     return found
 
 
+def looks_named(value: Any) -> bool:
+    """Tells whether a value is text in braces, as values by name are written."""
+    return isinstance(value, str) and value.strip().startswith("{") and value.strip().endswith("}")
+
+
+def values_in(value: Any, where: str) -> Any:
+    """Reads the list or the values by name that are written in a text, one within the other; any value but a text that begins
+    as these do as it is.
+
+    Raises:
+        DataError: the text is neither JSON nor what Python writes.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        broken = reason_of(error)
+    if _OF_NUMPY.search(_STRINGS.sub("''", value)):
+        raise DataError(
+            f"{where} holds {_shown(value)}, which is of numpy's arrays, and neither JSON nor as Python writes lists: write "
+            "JSON lines or Parquet, which keep lists, or mend the row"
+        )
+    found = literal_in(value)
+    if found is None:
+        raise DataError(f"{where} holds broken JSON, {broken}: mend the row")
+    return found
+
+
 def literal_in(text: str) -> Any:
     """Reads what a text says as JSON, or as Python writes values; None where it is neither."""
     for read in (json.loads, ast.literal_eval):
@@ -49,8 +83,11 @@ def literal_in(text: str) -> Any:
 
 def no_list(text: str, where: str) -> DataError:
     """Builds the error of a text in brackets that cannot be read."""
-    told = repr(text) if len(text) < _SHOWN else f"{text[:_SHOWN]!r}…"
     return DataError(
-        f"{where} holds {told}, which is no list as JSON or Python writes one: write JSON lines or Parquet, which keep lists, "
-        "or mend the row"
+        f"{where} holds {_shown(text)}, which is no list as JSON or Python writes one: write JSON lines or Parquet, which "
+        "keep lists, or mend the row"
     )
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) < _SHOWN else f"{text[:_SHOWN]!r}…"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.rows import LabelledRow
+from dist_plm.data.sources.written_lists import values_in
 from dist_plm.objectives.metrics.exact_match import best_share, compare
 from dist_plm.objectives.metrics.spans import best_spans
 from dist_plm.objectives.tasks.base import value_of
@@ -26,17 +27,14 @@ class Answer(NamedTuple):
 
 
 def answers_of(row: LabelledRow, column: str, context: str, *, may_be_none: bool) -> list[Answer]:
-    """Reads the answers of a row: `{"text": […], "answer_start": […]}`, or a list of objects with these, also as JSON text.
+    """Reads the answers of a row: `{"text": […], "answer_start": […]}`, or a list of objects with these, also as a text
+    of JSON or of Python.
 
     Raises:
         DataError: there is none though there has to be one, or it does not stand where it says.
     """
     value, column = value_of(row, column), repr(column)
-    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise DataError(f"{row.place}: column {column} holds broken JSON, {error}: mend the row") from None
+    value = values_in(value, f"{row.place}: column {column}")
     found = [
         _answer(text, start, context, f"{row.place}: column {column}") for text, start in _pairs(value, row, column)
     ]

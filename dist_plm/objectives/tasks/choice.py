@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError, count_of
 from dist_plm.data.labelled.rows import LabelledRow
-from dist_plm.data.sources.written_lists import scalars_in
+from dist_plm.data.sources.written_lists import looks_named, scalars_in, values_in
 from dist_plm.objectives.base import IGNORED, LossTerm
 from dist_plm.objectives.corruption.changeable_words import Changeable, WordTable, words_of_texts
 from dist_plm.objectives.tasks.base import (
@@ -107,7 +107,8 @@ class Choice:
             found = self._numbered(row)
             return [text_of(row, name) for name in found], []
         where = f"{row.place}: column {columns['choices']!r}"
-        value, names = scalars_in(value_of(row, columns["choices"]), where), []
+        value, names = value_of(row, columns["choices"]), []
+        value = values_in(value, where) if looks_named(value) else scalars_in(value, where)
         if isinstance(value, Mapping):  # as AI2's question sets are published
             value, names = value.get("text"), list(map(str, value.get("label") or ()))
         if not isinstance(value, list | tuple) or len(value) < 2 or not all(isinstance(one, str) for one in value):

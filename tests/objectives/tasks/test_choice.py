@@ -134,6 +134,10 @@ def test_accuracy() -> None:
             {"endings": "['x' 'y']"},
             "column 'endings' holds \"['x' 'y']\", which is no list as JSON or Python writes one",
         ),
+        (
+            {"endings": "{'text': array(['x', 'y'], dtype=object), 'label': array(['A', 'B'])}"},
+            "column 'endings' holds \"{'text': array(['x', 'y'], dtype=object)\"…, which is of numpy's arrays",
+        ),
         ({"endings": ["x"]}, "column 'endings' holds no list of two or more texts"),
         ({"endings": ["x", "y", "z"]}, "line 2: 3 choices where other rows have 2"),
         ({"ctx": ""}, "column 'ctx' is empty"),
@@ -158,6 +162,16 @@ def test_choices_in_a_column_within_a_column_or_in_more_than_ten() -> None:
 @pytest.mark.parametrize("text", ["['x', \"it's\"]", '["x", "it\'s"]'])
 def test_choices_that_a_table_has_as_text(text) -> None:
     assert encode({"ctx": "C", "endings": text, "label": 0})[1] == [("C", "x"), ("C", "it's")]
+
+
+@pytest.mark.parametrize(
+    "text", ["{'text': ['x', \"it's\"], 'label': ['A', 'B']}", '{"text": ["x", "it\'s"], "label": ["A", "B"]}']
+)
+def test_named_choices_that_a_table_has_as_text(text) -> None:
+    """As pandas.to_csv writes AI2's question sets."""
+    _, texts, table = encode({"ctx": "C", "endings": text, "label": "B"})
+    assert texts == [("C", "x"), ("C", "it's")]
+    assert table["choice_labels"].tolist() == [1]
 
 
 def test_choices_that_are_nowhere() -> None:

@@ -184,12 +184,14 @@ def test_the_least_that_a_window_gives_no_answer_counts(tmp_path) -> None:
     assert scorer.predictions()["null_odds.json"] == {"0": -1.0}
 
 
-@pytest.mark.parametrize("form", ["lists", "objects", "text", "one"])
+@pytest.mark.parametrize("form", ["lists", "objects", "text", "one", "python", "python_objects", "python_one"])
 def test_the_ways_in_which_answers_are_written(form: str, tmp_path) -> None:
     value: dict[str, Any] = row("the film was good", "film", "the film")
     lists = value["answers"]
     objects = [{"text": t, "answer_start": s} for t, s in zip(lists["text"], lists["answer_start"], strict=True)]
-    value["answers"] = {"lists": lists, "objects": objects, "text": json.dumps(lists), "one": objects[0]}[form]
+    value["answers"] = {"lists": lists, "objects": objects, "text": json.dumps(lists), "one": objects[0]}.get(
+        form, {"python": str(lists), "python_objects": f" {objects}\n", "python_one": str(objects[0])}.get(form)
+    )
     _, table = encoded(write_vocabulary(tmp_path), 16, value)
     assert table["starts"].tolist() == [table["context_at"][0] + 1]
 
@@ -207,6 +209,15 @@ def test_the_ways_in_which_answers_are_written(form: str, tmp_path) -> None:
         ({"text": ["film"], "answer_start": []}, "holds no answers: they are written"),
         ("film", "holds no answers: they are written"),
         ("[{", "holds broken JSON"),
+        ("{'text': ['film'], 'answer_start': [4}", "holds broken JSON"),
+        (
+            "{'text': array(['film'], dtype=object), 'answer_start': array([4])}",
+            "column 'answers' holds \"{'text': array(['film'], dtype=object), \"…, which is of numpy's arrays, and neither "
+            "JSON nor as Python writes lists: write JSON lines or Parquet, which keep lists, or mend the row",
+        ),
+        ("{'text': ['the' 'film'], 'answer_start': [0 4]}", "which is of numpy's arrays"),
+        ("{'text': ['the' \n 'film'], 'answer_start': [0]}", "which is of numpy's arrays"),
+        ("{'text': ['film'], 'answer_start': [4 7]}", "which is of numpy's arrays"),
         ([], "the question has no answer: set task.no_answer=true"),
         (None, "the question has no answer"),
     ],
