@@ -22,7 +22,7 @@ from dist_plm.objectives.build import build_changing_task, build_task
 from dist_plm.objectives.corruption.changeable_words import WordTable
 from dist_plm.objectives.corruption.word_noise import WordNoise
 from dist_plm.objectives.tasks.base import Task
-from dist_plm.objectives.tasks.encode_rows import encoded
+from dist_plm.objectives.tasks.encode_rows import encoded, num_choices, refuse_choices
 from dist_plm.objectives.tasks.twice import Twice
 from dist_plm.spec.derived import directory_of
 from dist_plm.spec.objectives import ObjectiveConfig
@@ -137,7 +137,9 @@ def open_labelled(config: FinetuneConfig, world_size: int) -> tuple[FinetuneConf
     }
     tables = {split: one.table for split, one in rows.items()}
     warnings = [text for one in rows.values() for text in one.warnings]
-    choices = max(map(len, tables["train"].values())) // num_examples(tables["train"])
+    choices = num_choices(tables["train"])
+    if "validation" in tables and (found := num_choices(tables["validation"])) != choices:
+        refuse_choices(next(iter(files["validation"])).place, found, f"the rows of data.train have {choices}")
     config = replace(config, task=config.task.with_choices(choices), **_counted(config, tables))
     config = finalize(config, world_size=world_size, vocab_size=tokenizer.vocab_size)
     written = written_by(config.model, config.task, encoder.length)

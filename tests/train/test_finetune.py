@@ -11,7 +11,7 @@ import transformers
 import yaml
 
 from dist_plm.config.decode import decode
-from dist_plm.core.errors import ConfigError
+from dist_plm.core.errors import ConfigError, DataError
 from dist_plm.spec.schema_convert import ConvertConfig
 from dist_plm.tasks.convert.convert import convert
 from dist_plm.tasks.convert.inspection import inspect
@@ -317,6 +317,20 @@ def test_rows_tell_how_many_choices_they_have(rows, tmp_path: Path) -> None:
     assert open_run(config, 1)[0].task.num_choices == 2
     with pytest.raises(ConfigError, match=r"task.num_choices = 4, and the rows of data.train have 2: leave it out"):
         open_run(replace(config, task=replace(config.task, num_choices=4)), 1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_validation_rows_with_another_number_of_choices_are_refused(rows, tmp_path: Path, smoothing) -> None:
+    """Of which labels and what is learned of them would be others."""
+    config = settings(rows, tmp_path, **TASKS["choice"][0], task__label_smoothing=smoothing)
+    other = tmp_path / "other.jsonl"
+    held_out = [json.loads(line) for line in Path(config.data.validation or "").read_text().splitlines()]
+    other.write_text("".join(json.dumps({**row, "options": [*row["options"], "other"]}) + "\n" for row in held_out))
+    with pytest.raises(DataError) as refused:
+        open_run(replace(config, data=replace(config.data, validation=str(other))), 1)
+    assert str(refused.value) == (
+        f"{other}, line 1: 3 choices where the rows of data.train have 2: give every row as many"
+    )
 
 
 def test_the_best_checkpoint_has_a_path(ranks, rows, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from dist_plm.core.errors import DataError, count_of
 from dist_plm.data.labelled.encode import ExampleEncoder
@@ -50,8 +50,8 @@ def encoded(
         cut += [] if lost is None else [row.place for row, tokens in zip(rows, lost, strict=True) if tokens]
         parts.append({name: column for name, column in part.items() if name not in left_out})
         count += len(rows)
-    if len({max(map(len, part.values())) // num_examples(part) for part in parts}) > 1:
-        raise DataError(f"{file.path} has rows with different numbers of choices: give every row as many")
+        if (found := num_choices(parts[-1])) != (known := num_choices(parts[0])):  # a batch of rows has one number
+            refuse_choices(rows[0].place, found, f"rows before it have {known}")
     first = parts[0]["tokens"]
     assert isinstance(first, Ragged)
     looked_at = [first[row] for row in range(min(len(first), _LOOKED_AT_ROWS))]
@@ -60,14 +60,24 @@ def encoded(
     return EncodedRows(joined(parts), warnings)
 
 
+def refuse_choices(place: str, found: int, others: str) -> NoReturn:
+    """Raises DataError for a row with another number of choices than others have."""
+    raise DataError(f"{place}: {count_of(found, 'choice')} where {others}: give every row as many")
+
+
+def num_choices(table: Table) -> int:
+    """Counts the choices of each row; 1 where there are none."""
+    return max(map(len, table.values())) // num_examples(table)
+
+
 def _told(cut: Sequence[str], count: int, task: Task[Any], encoder: ExampleEncoder) -> str:
     """Tells of rows, of which these are cut."""
     config = task.config
     most = config.longest_answer(encoder.length, has_decoder=encoder.has_decoder)
     told = config.told_of_long.format(bound=config.answer_bound, most=most)
     return (
-        f"in {len(cut):,} of {count_of(count, 'row', ',')} ({percent(len(cut) / count)}) {told}, of {cut[0]} first: raise it, or shorten or "
-        "remove them"
+        f"in {len(cut):,} of {count_of(count, 'row', ',')} ({percent(len(cut) / count)}) {told}, of {cut[0]} first: "
+        "raise it, or shorten or remove them"
     )
 
 

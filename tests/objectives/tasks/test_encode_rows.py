@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.columns import find_columns
 from dist_plm.data.labelled.encode import ExampleEncoder
 from dist_plm.data.labelled.rows import RowFile
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.objectives.build import build_task
+from dist_plm.objectives.tasks import encode_rows
 from dist_plm.objectives.tasks.encode_rows import encoded
 from dist_plm.spec.tasks import TASKS
 from tests.data.labelled.words import write_vocabulary
@@ -66,3 +68,14 @@ def test_rows_with_long_answers_are_told(
     told_of = bound if task == "qa" else f"the answer is longer than {bound}"
     assert warning.startswith(f"data.train = {path}: in 2 of 3 rows (67 %) {told_of}, and ")
     assert f"of {path}, line 2 first" in warning
+
+
+def test_a_number_of_choices_that_changes_between_batches_of_rows_is_told_with_the_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(encode_rows, "_ROWS", 2)
+    encoder = ExampleEncoder(Tokenizer.load(write_vocabulary(tmp_path / "vocabulary")), 12)
+    path, columns = tmp_path / "rows.jsonl", {"context": "context", "choices": "choices", "label": "label"}
+    more = [{**row, "choices": [*row["choices"], "good"]} for row in CHOSEN[:2]]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*CHOSEN[:2], *more]))
+    with pytest.raises(DataError) as refused:
+        encoded(RowFile("data.train", str(path), "train"), columns, build_task(TASKS["choice"]()), encoder)  # pyright: ignore[reportCallIssue]
+    assert str(refused.value) == f"{path}, line 3: 3 choices where rows before it have 2: give every row as many"
