@@ -1,7 +1,7 @@
 """Turns steps into records: averages over the steps since the last one, and hands each record to whoever shows it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from dist_plm.monitor.metrics_file import MetricsWriter, StepRecord
 from dist_plm.monitor.progress import Progress
 from dist_plm.monitor.trackers import Tracker
 from dist_plm.spec.flops import step_flops, utilisation
+from dist_plm.spec.freezing import frozen_tensors
 from dist_plm.spec.objectives import ObjectiveConfig
 from dist_plm.spec.schema import ModelConfig
 
@@ -26,10 +27,16 @@ class SampleSize:
 
 
 def sample_size(
-    model: ModelConfig, objective: ObjectiveConfig, sequence_length: int, global_batch: int, peak_tflops: float | None
+    model: ModelConfig,
+    objective: ObjectiveConfig,
+    sequence_length: int,
+    global_batch: int,
+    peak_tflops: float | None,
+    freeze: Sequence[str] = (),
 ) -> SampleSize:
-    """Counts what one sample of a finalised run costs."""
-    flops = step_flops(model, objective, sequence_length, global_batch) / global_batch
+    """Counts what one sample of a finalised run costs, `freeze` of whose parts are not trained."""
+    frozen = frozen_tensors(model, freeze)
+    flops = step_flops(model, objective, sequence_length, global_batch, frozen) / global_batch
     return SampleSize(tokens=sequence_length, flops=flops, peak_tflops=peak_tflops)
 
 

@@ -114,7 +114,14 @@ def build_recorder(
     """
     train_config = config.train
     return Recorder(
-        size=sample_size(config.model, config.objective, config.data.sequence_length, train_config.global_batch, peak),
+        size=sample_size(
+            config.model,
+            config.objective,
+            config.data.sequence_length,
+            train_config.global_batch,
+            peak,
+            train_config.freeze,
+        ),
         metrics=MetricsWriter(run_dir / "metrics.jsonl", resume_step=first_step, guard=lease.check),
         progress=build_progress(train_config.stop_at or train_config.steps, first_step),
         tracker=build_trackers(

@@ -1,6 +1,7 @@
 """Counts against published ones, the papers' closed forms, and a real torch model built matrix by matrix."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -9,9 +10,14 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from dist_plm.spec.families.gpt import GPTConfig
+from dist_plm.spec.families.lora import LoraConfig
 from dist_plm.spec.families.t5 import T5Config
+from dist_plm.spec.families.tensors import tensors_of
 from dist_plm.spec.flops import flops_per_step, flops_per_token, num_parameters, utilisation
+from dist_plm.spec.freezing import frozen_tensors
 from dist_plm.spec.objectives.base import SampleRows
+from dist_plm.spec.rules.finalize import finalize
+from tests.spec.make import pretrain
 
 
 def gpt(layers, hidden, heads, *, vocab=50257, positions=1024) -> GPTConfig:
@@ -167,6 +173,80 @@ def test_counts_are_those_of_a_real_model(model, samples, sequence):
     with counter:
         decoder(torch.zeros(samples, sequence, dtype=torch.long))
     assert flops_per_step(model, sequence, samples) == 3 * counter.get_total_flops()
+
+
+def parameters_of(decoder: Decoder) -> dict[str, list[torch.nn.Parameter]]:
+    """The parameters of the plain decoder by what canonical names begin with; query, key and value are one there."""
+    found = {"embedding.word.": list(decoder.words.parameters()), "final_norm.": list(decoder.norm.parameters())}
+    if not decoder.model.tied_embeddings:
+        found["output."] = list(decoder.head.parameters())
+    if decoder.model.position == "learned":
+        found["embedding.position."] = list(decoder.positions.parameters())
+    for number, layer in enumerate(decoder.layers):
+        names = {
+            "attention_norm.": "norm_1",
+            "attention.[qkv].*": "qkv",
+            "attention.output.": "out",
+            "mlp_norm.": "norm_2",
+            "mlp.(up|gate).": "up",
+            "mlp.down.": "down",
+        }
+        found |= {f"layers.{number}.{name}": list(layer[module].parameters()) for name, module in names.items()}
+    return found
+
+
+@settings(deadline=None)
+@given(small_models(), st.integers(2, 8), st.data())
+def test_of_frozen_weights_the_gradients_that_there_are_count(model, sequence, data):
+    decoder = Decoder(model)
+    parts = parameters_of(decoder)
+    trained = data.draw(st.sets(st.sampled_from(list(parts)), min_size=1))
+    names = [tensor.name for tensor in tensors_of(model)]
+    frozen = {name for name in names if not any(re.match(part, name) for part in trained)}
+    for part, parameters in parts.items():
+        for parameter in parameters:
+            parameter.requires_grad_(part in trained)
+    with FlopCounterMode(display=False) as counter:
+        decoder(torch.zeros(1, sequence, dtype=torch.long)).sum().backward()
+    assert flops_per_step(model, sequence, 1, frozen=frozen) == counter.get_total_flops()
+
+
+def counts(model, *freeze: str, **options) -> tuple[int, int]:
+    """FLOPs of a step with and without frozen parts."""
+    frozen = frozen_tensors(model, freeze)
+    return flops_per_step(model, 64, 1, frozen=frozen, **options), flops_per_step(model, 64, 1, **options)
+
+
+def test_adapters_of_all_layers_leave_the_gradients_of_states_alone():
+    """Those of weights go but for the adapters' own, and what the first layer's queries, keys and values read has none."""
+    model = dataclasses.replace(GPT2_SMALL, lora=LoraConfig(rank=4))
+    part, whole = counts(model)
+    tensors = tensors_of(model)
+    base = sum(one.numel for one in tensors if one.multiplies and "lora" not in one.name)
+    first = 3 * model.hidden**2 + 2 * 4 * model.hidden  # query, key and value, and A of query and value
+    assert whole - part == 2 * 64 * (base + first)
+
+
+def test_a_frozen_encoder_has_no_backward_pass_and_its_states_no_gradient():
+    sizes = {"layers": 2, "decoder_layers": 2, "hidden": 32, "heads": 2, "kv_heads": 2, "head_size": 16, "ffn": 64}
+    model = T5Config(**sizes, vocab_size=100, position="relative", max_positions=512, tied_embeddings=False)
+    part, whole = counts(model, "embeddings", "encoder", target_length=8)
+    layer = 4 * 32 * 32 + 2 * 32 * 64
+    # Both halves of the encoder's backward pass, and what keys and values of the decoder's two layers read of it.
+    encoder = 2 * (2 * 2 * 64 * layer + 2 * 4 * 64 * 64 * 32)
+    assert whole - part == encoder + 2 * 2 * 64 * 2 * 32 * 32
+
+
+def test_the_halves_of_electra_depend_on_their_own_alone():
+    sizes = {"model__layers": 2, "model__hidden": 32, "model__heads": 2, "model__generator_hidden": 16}
+    config = pretrain(model__family="electra", objective__name="rtd", **sizes)
+    model = finalize(config, world_size=1, vocab_size=100).model
+    whole = counts(model)[1]
+    generator, discriminator = ("generator", "transform", "output"), ("discriminator", "detector")
+    lost = {names: whole - counts(model, "embeddings", *names)[0] for names in (generator, discriminator)}
+    none = 2 * whole // 3  # all of both backward passes, but for what the first products of the other read
+    assert sum(lost.values()) > none
+    assert all(0 < one < none for one in lost.values())
 
 
 def test_of_several_texts_of_a_row_the_encoder_reads_it_once():

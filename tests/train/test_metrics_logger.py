@@ -8,7 +8,7 @@ from dist_plm.engines.base import StepResult
 from dist_plm.monitor.metrics_file import MetricsWriter, read_metrics
 from dist_plm.spec.flops import flops_per_step, step_flops
 from dist_plm.spec.rules.finalize import finalize
-from dist_plm.train.metrics_logger import Recorder, SampleSize
+from dist_plm.train.metrics_logger import Recorder, SampleSize, sample_size
 from tests.train.running import settings
 
 
@@ -33,6 +33,18 @@ def test_masked_models_predict_the_masked_tokens_alone(family, objective):
     few = flops_of(config_of(family, objective, objective__mask_rate=0.15))
     many = flops_of(config_of(family, objective, objective__mask_rate=0.3))
     assert few < many < flops_of(config_of(family, objective, objective__mask_rate=0.99))
+
+
+def test_gradients_that_frozen_weights_do_not_have_do_not_count():
+    """Those of the weights, and below the head all that a backward pass would be."""
+    config = config_of("gpt", "causal", model__tied_embeddings=False)
+    whole, part, head = (
+        sample_size(config.model, config.objective, 512, config.train.global_batch, None, freeze).flops
+        for freeze in ((), ("layers.0",), ("embeddings", "layers"))
+    )
+    assert whole == flops_of(config) / config.train.global_batch
+    assert head < part < whole
+    assert head < whole / 2
 
 
 def test_the_share_of_skipped_steps_is_of_those_since_the_record_before(tmp_path):
