@@ -6,7 +6,7 @@ from typing import Any
 from dist_plm.cluster.check import AnySubmission, run_of
 from dist_plm.cluster.submission.asked_of_slurm import ranks_per_node
 from dist_plm.cluster.submission.asked_of_slurm import world_size as world_size_of
-from dist_plm.core.errors import count_of
+from dist_plm.core.errors import count_of, in_units
 from dist_plm.plan.render import time_line, verdict_line
 from dist_plm.plan.verdict import make_plan
 from dist_plm.spec.batch_sizes import BatchSizes
@@ -42,17 +42,17 @@ def _(config: TrainingConfig, world_size: int) -> str:
     lines = {
         "run": str(config.run.dir),
         "model": _model(model, config.data.sequence_length, parallel.tensor),
-        "grid": f"{grid} = {_ranks(world_size)}",
+        "grid": f"{grid} = {count_of(world_size, 'process')}",
         "a rank holds": f"{_layers_of_ranks(parallel, model.layers)} of {count_of(model.layers, 'layer')}{chunks}, "
         f"{model.heads // parallel.tensor // parallel.context} of {count_of(model.heads, 'head')}",
-        "a step": f"{count_of(train.global_batch, 'sample')} of {config.data.sequence_length} = {_short(tokens)} tokens, in "
+        "a step": f"{count_of(train.global_batch, 'sample')} of {config.data.sequence_length} = {in_units(tokens)} tokens, in "
         f"{count_of(num_microbatches(train, parallel), 'microbatch')} of {train.micro_batch} on each data rank",
         "the run": _length(train, config.schedule, config.data.sequence_length),
     }
     if absent := [path for path in config.data.paths if not config.data.is_here(path)]:
         lines["not here"] = f"{', '.join(absent)}: looked at where the run starts"
     if (ramp := train.batch_rampup) is not None:
-        lines["the batch"] = f"{count_of(ramp.start, 'sample')} at first, whole after {_short(ramp.samples)} samples"
+        lines["the batch"] = f"{count_of(ramp.start, 'sample')} at first, whole after {in_units(ramp.samples)} samples"
     if config.cluster.gpu is not None and model.vocab_size is not None and train.steps is not None:
         untold = config.objective.untold(model)
         lines |= _plan(config, world_size) if untold is None else {"memory": _NOT_HERE.format(untold)}
@@ -92,7 +92,9 @@ def _length(train: TrainConfig, schedule: ScheduleConfig, sequence_length: int) 
         return "as many steps as its epochs take; its rows, which are not here, tell how many"
     seen = BatchSizes.of(train).after(train.steps)
     warmup = f"{count_of(schedule.num_warmup_steps(train.steps), 'step')} of them warm-up"
-    return f"{count_of(train.steps, 'step')} = {_short(seen * sequence_length)} tokens, {warmup}{_stop(train.stop_at)}"
+    return (
+        f"{count_of(train.steps, 'step')} = {in_units(seen * sequence_length)} tokens, {warmup}{_stop(train.stop_at)}"
+    )
 
 
 def _model(model: ModelConfig, sequence_length: int, tensor: int) -> str:
@@ -101,7 +103,7 @@ def _model(model: ModelConfig, sequence_length: int, tensor: int) -> str:
     padded = padded_vocab_size(model.vocab_size, model.vocab_multiple, tensor)
     flops = flops_per_token(model, sequence_length)
     return (
-        f"{_short(num_parameters(model))} parameters, {_short(flops)} FLOPs a token; vocabulary {model.vocab_size}, "
+        f"{in_units(num_parameters(model))} parameters, {in_units(flops)} FLOPs a token; vocabulary {model.vocab_size}, "
         f"padded to {padded}"
     )
 
@@ -116,15 +118,3 @@ def _layers_of_ranks(parallel: ParallelConfig, layers: int) -> str:
 
 def _stop(stop: int | None) -> str:
     return "" if stop is None else f", ending early at step {stop}"
-
-
-def _ranks(count: int) -> str:
-    return count_of(count, "process")
-
-
-def _short(number: float) -> str:
-    """Three digits and a unit: 124 M."""
-    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:g}"

@@ -48,6 +48,14 @@ def count_of(number: int, noun: str, spec: str = "") -> str:
     return f"{number:{spec}} {noun}{ending}"
 
 
+def in_units(number: float) -> str:
+    """Writes three digits and a unit: 124 M."""
+    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:g}"
+
+
 def described(error: BaseException) -> str:
     """Says why something failed that nobody expected, with the kind of error where its words alone are a riddle."""
     if isinstance(error, UserError):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dist_plm.core.errors import count_of
+from dist_plm.core.errors import count_of, in_units
 from dist_plm.plan.verdict import Plan
 from dist_plm.spec.batch_sizes import BatchSizes
 from dist_plm.spec.derived import checkpoint_bytes, most_checkpoints
@@ -78,7 +78,7 @@ def job_lines(job: WholeJob) -> Iterator[str]:
     yield f"  the job      {job.hours:,.1f} hours = {job.gpu_hours:,.0f} GPU hours{jobs}"
     yield f"  checkpoints  {_size(job.checkpoint_bytes)} each, {_size(job.disk_bytes)} on disk at most"
     epochs = f" = {job.epochs:.2f} epochs of the store" if job.epochs is not None else ""
-    yield f"  tokens       {_count(job.tokens)}{epochs}"
+    yield f"  tokens       {in_units(job.tokens)}{epochs}"
     if job.kwh is not None:
         yield f"  energy       {job.kwh:,.0f} kWh"
     if job.cost is not None:
@@ -87,10 +87,3 @@ def job_lines(job: WholeJob) -> Iterator[str]:
 
 def _size(num_bytes: float) -> str:
     return f"{num_bytes / 2**40:,.2f} TiB" if num_bytes >= 2**40 else f"{num_bytes / 2**30:,.1f} GiB"
-
-
-def _count(number: float) -> str:
-    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:g}"

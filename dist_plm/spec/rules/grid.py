@@ -40,8 +40,8 @@ def process_problems(parallel: ParallelConfig, world: int) -> Iterator[str]:
     elif parallel.data is not None and parallel.data * copy != world:
         yield (
             f"parallel.data = {parallel.data} x {axes} is {parallel.data * copy}, but this run has "
-            f"{_processes(world)}: start {_processes(parallel.data * copy)}, or leave parallel.data out, which makes "
-            f"it {world // copy}"
+            f"{count_of(world, 'process')}: start {count_of(parallel.data * copy, 'process')}, or leave parallel.data out, "
+            f"which makes it {world // copy}"
         )
 
 
@@ -232,7 +232,3 @@ def _multiples_near(n: int, unit: int) -> str:
     """The multiples of `unit` on both sides of `n`: "8 or 12"."""
     below = n // unit * unit
     return f"{below} or {below + unit}" if below else str(unit)
-
-
-def _processes(count: int) -> str:
-    return count_of(count, "process")
