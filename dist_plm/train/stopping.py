@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from dist_plm.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, reason_of
-from dist_plm.distributed.collectives import all_reduce, gather
+from dist_plm.distributed.collectives import gather, most_of_all
 from dist_plm.train.deadline import Deadline
 from dist_plm.train.startup.lease import RunLease
 
@@ -162,7 +162,7 @@ class Control:
         must_stop = self._signals.received is not None or not self._deadline.allows(before)
         mine = [must_stop, waiting, saving, self._slow, self._is_superseded(), bad, profiled]
         flags = torch.tensor(mine, dtype=torch.int32)
-        all_reduce(flags, self._group, dist.ReduceOp.MAX)
+        most_of_all(flags, self._group)
         *told, most_profiled = flags.tolist()
         stop, any_waiting, any_saving, slow, superseded, any_bad = map(bool, told)
         if superseded:
@@ -184,7 +184,7 @@ class Control:
     def any_rank(self, says: bool) -> bool:
         """Tells whether any rank says so. Collective."""
         flag = torch.tensor([says], dtype=torch.int32)
-        all_reduce(flag, self._group, dist.ReduceOp.MAX)
+        most_of_all(flag, self._group)
         return bool(flag.item())
 
     def first_told(self, told: T | None) -> T:
