@@ -10,6 +10,7 @@ import shutil
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,17 +109,22 @@ class WorkerGroup:
         sizes = [task.num_bytes for task in tasks]
         todo = [i for i, task in enumerate(tasks) if not task.is_complete]
         mine = [i for i in todo if i % self.world_size == self.rank]
-        others = {i for i in todo if i % self.world_size != self.rank}
+        others = {rank: deque[int]() for rank in range(self.world_size) if rank != self.rank}
+        for i in todo:
+            if i % self.world_size in others:
+                others[i % self.world_size].append(i)
         with self.progress(label, sum(sizes)) as bar, following(bar, self._pool.bytes_read) as finished:
             finished(sum(sizes) - sum(sizes[i] for i in todo))
             places = {id(tasks[i]): i for i in mine}
             self._pool.run(function, [tasks[i] for i in mine], lambda task: finished(sizes[places[id(task)]]))
 
             def owed() -> set[int]:
-                for i in [i for i in others if tasks[i].is_complete]:
-                    others.remove(i)
-                    finished(sizes[i])
-                return {i % self.world_size for i in others}
+                # Only the first task of each rank that is not done is looked for: a rank does its tasks in about this order,
+                # and if every rank looked for all of them each second, a network file system would do nothing else.
+                for left in others.values():
+                    while left and tasks[left[0]].is_complete:
+                        finished(sizes[left.popleft()])
+                return {rank for rank, left in others.items() if left}
 
             self.wait(owed, f"its share of {label!r}")
         return sum(sizes[i] for i in mine), time.perf_counter() - began

@@ -1,7 +1,7 @@
 import json
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -94,6 +94,47 @@ def test_a_rank_that_is_silent_is_named(tmp_path):
         one.at_work(folder),
     ):
         one.run(write, [Note(tmp_path / "a"), Note(tmp_path / "b")], "write")
+
+
+@dataclass(frozen=True)
+class CountingNote(Note):
+    """A note that keeps in `asked` how often its file was looked for."""
+
+    asked: list = field(default_factory=list)
+
+    @property
+    def is_complete(self):
+        self.asked.append(0)
+        return super().is_complete
+
+
+def test_while_a_rank_waits_it_looks_for_the_first_task_of_each_other_that_is_not_done(tmp_path):
+    tasks = [CountingNote(tmp_path / f"task{i}") for i in range(30)]
+    one = member(0, 3, patience_seconds=0.5)
+    with pytest.raises(DataError, match="no sign of life"), one.at_work(tmp_path / "ranks"):
+        one.run(write, tasks, "write")
+    asked = [len(task.asked) for task in tasks]
+    assert min(asked[1:3]) > 2
+    assert asked[:1] + asked[3:] == [1] * 28
+
+
+def test_tasks_that_are_done_in_any_order_are_waited_for(tmp_path):
+    tasks = [CountingNote(tmp_path / f"task{i}") for i in range(12)]
+    others = [task for i, task in enumerate(tasks) if i % 3]
+    last, waits = others.pop(0), []
+    one = member(0)
+
+    def waiting(owing, what, stale=""):
+        for task in reversed(others):
+            write(task)
+        waits.append(set(owing()))
+        waits.append(set(owing()))
+        write(last)
+        waits.append(set(owing()))
+
+    one.wait = waiting
+    one.run(write, tasks, "write")
+    assert waits == [{1}, {1}, set()]
 
 
 def test_a_rank_that_has_not_come_is_told_of_soon_and_once(tmp_path, monkeypatch, capsys):
