@@ -20,6 +20,7 @@ _BATCH = 512
 _BATCH_SHINGLES = 2**20
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _MIXERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # splitmix64's
+#: Signatures that are compared at a time, at least.
 _COMPARED_ROWS = 2**14
 _LONG_CHARS = 2**20
 #: Tokens whose hashes are kept, some 100 bytes each.
@@ -103,17 +104,20 @@ class Signatures:
 
     def __init__(self, parts: Sequence[Callable[[], NDArray[np.uint32]]]) -> None:
         self._parts = parts
-        self._starts = np.cumsum([0, *(len(part()) for part in parts)])
+        shapes = [part().shape for part in parts]
+        self._starts = np.cumsum([0, *(count for count, _ in shapes)])
+        self.permutations = shapes[0][1] if shapes else 0
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.uint32]:
-        """The signatures of these documents, [numbers, P]."""
-        owners = np.searchsorted(self._starts, numbers, side="right") - 1
-        rows = np.empty((len(numbers), self._parts[0]().shape[1]), np.uint32)
-        for owner in np.unique(owners):
-            mine = owners == owner
+        """The signatures of these documents, [numbers, P]. Each part that holds some of them is opened once."""
+        order = np.argsort(numbers)
+        bounds = np.searchsorted(numbers, self._starts, sorter=order)
+        rows = np.empty((len(numbers), self.permutations), np.uint32)
+        for owner in np.flatnonzero(np.diff(bounds)).tolist():
+            mine = order[bounds[owner] : bounds[owner + 1]]
             rows[mine] = self._parts[owner]()[numbers[mine] - self._starts[owner]]
         return rows
 
@@ -152,8 +156,11 @@ def similar_pairs(signatures: Signatures, band: int, rows: int, threshold: float
 def _agreement(signatures: Signatures, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
     """The share of values in which documents agree, an estimate of their Jaccard similarity, [pairs]."""
     shares = np.empty(len(left))
-    for start in range(0, len(left), _COMPARED_ROWS):
-        part = slice(start, start + _COMPARED_ROWS)
+    # Each batch may look into all files, of which large corpora have thousands: there are a few dozen batches, however many
+    # documents there are, and one takes no more memory than their hashes, 8 bytes a document.
+    size = max(_COMPARED_ROWS, len(signatures) * 8 // max(signatures.permutations * 4, 1))
+    for start in range(0, len(left), size):
+        part = slice(start, start + size)
         shares[part] = (signatures.rows(left[part]) == signatures.rows(right[part])).mean(axis=1)
     return shares
 

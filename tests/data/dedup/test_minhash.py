@@ -114,6 +114,32 @@ def test_many_equal_documents_are_all_found():
     assert len(similar_pairs(Signatures([]), 0, 7, THRESHOLD)) == 0
 
 
+@given(sizes=st.lists(st.integers(0, 5), min_size=1, max_size=8), data=st.data())
+def test_rows_come_in_the_order_they_are_asked_for(sizes, data):
+    rows = np.arange(3 * sum(sizes), dtype=np.uint32).reshape(-1, 3)
+    parts = np.split(rows, np.cumsum(sizes)[:-1])
+    stored = Signatures([lambda part=part: part for part in parts])
+    assert len(stored) == len(rows)
+    numbers = np.array(data.draw(st.lists(st.integers(0, len(rows) - 1)) if len(rows) else st.just([])), np.int64)
+    assert np.array_equal(stored.rows(numbers), rows[numbers])
+
+
+def test_files_are_opened_a_few_times_however_many_pairs_there_are():
+    """2^16 documents lie in files that are as good as drawn, and so do their copies, so that all files have some of each."""
+    shards, generator = 64, np.random.default_rng(0)
+    rows = np.repeat(generator.integers(0, 2**32, (2**16, 4), np.uint32), 2, axis=0)
+    opened = [0] * shards
+
+    def load(number, part):
+        opened[number] += 1
+        return part
+
+    parts = np.split(generator.permutation(rows), shards)
+    stored = Signatures([partial(load, number, part) for number, part in enumerate(parts)])
+    assert len(similar_pairs(stored, 0, 4, THRESHOLD)) == 2**16
+    assert max(opened) <= 4  # for its length, the band's hashes, and either side of the pairs
+
+
 @given(count=st.integers(1, 12), data=st.data())
 def test_components_name_the_first_of_each(count, data):
     numbers = st.integers(0, count - 1)
