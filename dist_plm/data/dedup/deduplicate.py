@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -101,16 +102,18 @@ def _hash(task: _HashTask) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _RewriteTask(_ShardTask):
-    """The documents without the paragraphs that `repeated` holds, to `target`, then counts."""
+    """The documents without repeated paragraphs, to `target`, then counts.
+
+    `repeated` holds which paragraphs of all shards are; this shard's are those from `start` to `stop`."""
 
     repeated: Path
-    number: int
+    start: int
+    stop: int
     target: DocumentShard
 
 
 def _rewrite(task: _RewriteTask) -> None:
-    with np.load(task.repeated) as saved:
-        repeated = saved[str(task.number)]
+    repeated: NDArray[np.bool_] = np.array(np.load(task.repeated, mmap_mode="r")[task.start : task.stop])
     record = StageRecord(name=PARAGRAPHS, removed=0, removed_bytes=0)
     counts = asdict(record)
 
@@ -146,18 +149,21 @@ def _without_paragraphs(
         for shard, keep in zip(shards, chosen, strict=True)
     ]
     group.run(_hash, hashed, "hash paragraphs")
-    repeated = folder / "repeated.npz"
-    group.lead(repeated, lambda: _save_repeated([task.path for task in hashed], repeated))
+    bounds, repeated = folder / "bounds.npy", folder / "repeated.npy"
+    group.lead(repeated, lambda: _save_repeated([task.path for task in hashed], bounds, repeated))
     tasks = [
         _RewriteTask(
             shard=shard,
             chosen=keep,
             path=folder / f"{i:06}.json",
             repeated=repeated,
-            number=i,
+            start=start,
+            stop=stop,
             target=DocumentShard(folder / shard.prefix.name),
         )
-        for i, (shard, keep) in enumerate(zip(shards, chosen, strict=True))
+        for i, (shard, keep, (start, stop)) in enumerate(
+            zip(shards, chosen, pairwise(np.load(bounds).tolist()), strict=True)
+        )
     ]
     group.run(_rewrite, tasks, "drop equal paragraphs")
     counts = [json.loads(task.path.read_bytes()) for task in tasks]
@@ -165,18 +171,19 @@ def _without_paragraphs(
     return [task.target for task in tasks], StageRecord(name=PARAGRAPHS, **sums)
 
 
-def _save_repeated(hashes: Sequence[Path], path: Path) -> None:
-    """Saves which paragraphs, of all shards in order, have the hash of an earlier one: an array a shard, by its number."""
+def _save_repeated(hashes: Sequence[Path], bounds: Path, path: Path) -> None:
+    """Saves where the paragraphs of each shard begin among those of all, [shards + 1], then to `path` which have the hash of
+    an earlier one, [paragraphs]: a single array, so that a shard's part can be read alone."""
     parts = [np.load(part) for part in hashes]
+    with atomic_writer(bounds) as file:
+        save_array(file, np.cumsum([0, *map(len, parts)]))
     together = np.concatenate([np.empty(0, np.uint64), *parts])
     order = np.argsort(together, kind="stable")
     repeated = np.zeros(len(together), bool)
     repeated[order[1:]] = together[order[1:]] == together[order[:-1]]
     repeated[together == _KEPT] = False
-    bounds = np.cumsum([len(part) for part in parts])[:-1]
-    arrays: dict[str, NDArray] = {str(i): part for i, part in enumerate(np.split(repeated, bounds)[: len(parts)])}
     with atomic_writer(path) as file:
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+        save_array(file, repeated)
 
 
 def _paragraphs(text: str) -> list[str]:

@@ -1,5 +1,7 @@
 import numpy as np
+import psutil
 
+from dist_plm.data.dedup import deduplicate as deduplicate_module
 from dist_plm.data.dedup.deduplicate import deduplicate
 from dist_plm.data.prepare.documents import DROPPED, DocumentShard, write_documents
 from dist_plm.data.prepare.worker_group import WorkerGroup
@@ -42,6 +44,29 @@ def test_equal_paragraphs(tmp_path):
     texts, removed = run(tmp_path, *contents, paragraphs=True)
     assert texts == [[LONG, "one\n\ntwo", f"short\n\n{OTHER}"], ["short"]]
     assert removed == [("equal documents", 0, 0), ("equal paragraphs", 2, 1)]
+
+
+def test_dropping_paragraphs_reads_as_much_a_shard_however_many_there_are(tmp_path, monkeypatch):
+    read, rewrite = [], deduplicate_module._rewrite
+
+    def counted(task):
+        before = psutil.Process().io_counters().read_chars
+        rewrite(task)
+        read.append(psutil.Process().io_counters().read_chars - before)
+
+    monkeypatch.setattr(deduplicate_module, "_rewrite", counted)
+    for count in (2, 80):
+        folder = tmp_path / f"{count}"
+        folder.mkdir()
+        texts, removed = run(folder, *[[f"{LONG}\n\ntext {i}"] for i in range(count)], paragraphs=True)
+        assert texts == [[f"{LONG}\n\ntext 0"], *([f"text {i}"] for i in range(1, count))]
+        assert removed[1] == ("equal paragraphs", 0, count - 1)
+    # The flags of all 160 paragraphs come with the header, in reads of a buffer's size.
+    assert max(read[2:]) <= max(read[:2]) + 512
+
+
+def test_no_paragraphs_at_all(tmp_path):
+    assert run(tmp_path, [], [], paragraphs=True) == ([[], []], [("equal documents", 0, 0), ("equal paragraphs", 0, 0)])
 
 
 def test_the_length_from_which_paragraphs_count(tmp_path):
