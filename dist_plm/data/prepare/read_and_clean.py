@@ -3,19 +3,20 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from dist_plm.core.errors import DataError
-from dist_plm.core.files import atomic_writer, copy_into
+from dist_plm.core.files import atomic_writer
 from dist_plm.data.clean.cleaner import Cleaner, RuleTally
 from dist_plm.data.prepare.documents import DocumentShard, write_documents
 from dist_plm.data.prepare.staging import REJECTED
 from dist_plm.data.prepare.worker_group import WorkerGroup
-from dist_plm.data.sources.lines import lines_before
-from dist_plm.data.sources.records import Record, Rejected
+from dist_plm.data.sources.lines import LineCount
+from dist_plm.data.sources.records import Rejected
 from dist_plm.data.sources.slices import Slice
 from dist_plm.data.sources.sources import SourceFiles, read_slice
 from dist_plm.data.store.manifest import StageRecord
@@ -26,7 +27,8 @@ _MOST_SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class ReadTask:
-    """Reads `unit` into `shard`. Beside it lie the rejected records and, written last, what was counted."""
+    """Reads `unit` into `shard`. Beside it lie the rejected records, their lines counted from the beginnings of their slices,
+    and, written last, what was counted."""
 
     unit: list[Slice]
     shard: DocumentShard
@@ -38,7 +40,9 @@ class ReadTask:
 
     @property
     def tally_path(self) -> Path:
-        return self.shard.prefix.with_name(self.shard.prefix.name + ".json")
+        # It was once called ".json", had no `slices`, and lay beside records with lines of the whole file: such a unit has to
+        # be read again.
+        return self.shard.prefix.with_name(self.shard.prefix.name + ".tally")
 
     @property
     def is_complete(self) -> bool:
@@ -51,12 +55,15 @@ class ReadTask:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of documents read, their UTF-8 bytes, records rejected for each reason, and what each rule of cleaning did."""
+    """Counts of documents read, their UTF-8 bytes, records rejected for each reason, and what each rule of cleaning did.
+
+    `slices` has for each slice of a unit its lines, where its format has any, and its rejected records."""
 
     documents: int = 0
     num_bytes: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     rules: list[RuleTally] = field(default_factory=list)
+    slices: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def num_rejected(self) -> int:
@@ -74,7 +81,8 @@ class Tally:
 
     def encoded(self) -> bytes:
         content = {"documents": self.documents, "num_bytes": self.num_bytes, "rejected": dict(self.rejected)}
-        return json.dumps(content | {"rules": [asdict(rule) for rule in self.rules]}).encode()
+        content |= {"rules": [asdict(rule) for rule in self.rules], "slices": self.slices}
+        return json.dumps(content).encode()
 
     def stages(self, rules: Sequence[str]) -> tuple[StageRecord, ...]:
         """Lists what the rules of these names did, in their order."""
@@ -138,9 +146,17 @@ def show_rejected(path: Path, total: Tally, final: Path) -> Iterator[str]:
 
 
 def _join_rejected(tasks: Sequence[ReadTask], path: Path) -> None:
+    """Joins the lists of all units, the lines of their records counted from the beginnings of files, no more of slices."""
+    before = 0
     with atomic_writer(path) as file:
         for task in tasks:
-            copy_into(task.rejected_path, file)
+            slices = json.loads(task.tally_path.read_bytes())["slices"]
+            with open(task.rejected_path, "rb") as rejected:
+                for part, (num_lines, num_rejected) in zip(task.unit, slices, strict=True):
+                    before = before if part.goes_on else 0
+                    for record in islice(rejected, num_rejected):
+                        file.write(_moved(record, before) if before else record)
+                    before += num_lines
 
 
 def _read(task: ReadTask) -> None:
@@ -155,7 +171,8 @@ def _texts(task: ReadTask, tally: Tally, rejected: BinaryIO) -> Iterator[str]:
     cleaner = Cleaner(task.clean)
     tally.rules = cleaner.tallies
     for part in task.unit:
-        for record in _placed(part, read_slice(part)):
+        count, before = LineCount(), tally.num_rejected
+        for record in read_slice(part, count):
             if isinstance(record, Rejected):
                 tally.rejected[record.reason] += 1
                 rejected.write(_encoded(part, record))
@@ -165,16 +182,7 @@ def _texts(task: ReadTask, tally: Tally, rejected: BinaryIO) -> Iterator[str]:
             text = cleaner.clean(record.text)
             if text is not None:
                 yield text
-
-
-def _placed(part: Slice, records: Iterable[Record]) -> Iterator[Record]:
-    """Rejected records with their places in the file, the lines before the slice counted once and only if need be."""
-    before = 0 if part.start == 0 or part.counts_rows else None
-    for record in records:
-        if isinstance(record, Rejected):
-            before = lines_before(part) if before is None else before
-            record = record._replace(line=before + record.line)
-        yield record
+        tally.slices.append((count.lines, tally.num_rejected - before))
 
 
 def _encoded(part: Slice, record: Rejected) -> bytes:
@@ -183,4 +191,14 @@ def _encoded(part: Slice, record: Rejected) -> bytes:
         content["shard"] = part.start
     content["row" if part.counts_rows else "line"] = record.line
     content |= {"reason": record.reason, "detail": record.detail, "excerpt": record.excerpt}
+    return _line(content)
+
+
+def _moved(record: bytes, num_lines: int) -> bytes:
+    content = json.loads(record)
+    content["line"] += num_lines
+    return _line(content)
+
+
+def _line(content: dict[str, Any]) -> bytes:
     return json.dumps(content).encode() + b"\n"

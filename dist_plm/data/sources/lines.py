@@ -10,6 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import zstandard
@@ -40,15 +41,22 @@ _TWICE = object()
 Line = tuple[int, bytes | None]
 
 
-def decoded_lines(part: Slice) -> Iterator[tuple[int, str | Rejected]]:
+@dataclass(slots=True)
+class LineCount:
+    """Says, once a slice is read, how many lines begin in it: numbers of the lines of the next one begin after them."""
+
+    lines: int = 0
+
+
+def decoded_lines(part: Slice, count: LineCount | None = None) -> Iterator[tuple[int, str | Rejected]]:
     """Numbered lines of a slice, Windows line ends made plain, or what is wrong with them.
 
-    Numbers count from the slice's beginning; `lines_before` gives what to add.
+    Numbers count from the slice's beginning; `count` gets how many there are.
 
     Raises:
         DataError: the file cannot be read, is no text, or its compression is damaged.
     """
-    for number, line in raw_lines(part):
+    for number, line in raw_lines(part, count):
         if line is None:
             yield number, Rejected(number, "too long", f"a line of more than {MAX_RECORD_BYTES // 2**20} MiB")
             continue
@@ -61,15 +69,15 @@ def decoded_lines(part: Slice) -> Iterator[tuple[int, str | Rejected]]:
             yield number, Rejected(number, "not UTF-8", detail, line[:200].decode(errors="replace"))
 
 
-def json_records(part: Slice) -> Iterator[Record]:
-    """The documents of a slice of a JSON lines file; blank lines are passed over.
+def json_records(part: Slice, count: LineCount | None = None) -> Iterator[Record]:
+    """The documents of a slice of a JSON lines file; blank lines are passed over. Numbers are as in `decoded_lines`.
 
     Raises:
         DataError: the file cannot be read, or is JSON of another kind: an array, or objects over many lines.
     """
     template = Template(part.source.text)
     is_first = part.start == 0
-    for number, line in decoded_lines(part):
+    for number, line in decoded_lines(part, count):
         if isinstance(line, Rejected):
             yield line
         elif line.strip():
@@ -131,12 +139,14 @@ def _marked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: _TWICE if counts[name] > 1 else value for name, value in pairs}
 
 
-def raw_lines(part: Slice) -> Iterator[Line]:
-    """Numbered lines of a slice, None in place of one that is too long. Raises like `decoded_lines`."""
+def raw_lines(part: Slice, count: LineCount | None = None) -> Iterator[Line]:
+    """Numbered lines of a slice, None in place of one that is too long. Counts and raises like `decoded_lines`."""
     number = 0
     with _refused(part.path, lambda: f"{part.path} after line {number}"), open_bytes(part.path) as file:
         for number, line in enumerate(_lines(file, part), 1):
             yield number, line
+    if count is not None:
+        count.lines = number
 
 
 def whole_file(path: str) -> bytes:
@@ -155,13 +165,6 @@ def _refused(path: str, where: Callable[[], str]) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {reason_of(error, path)}") from error
-
-
-def lines_before(part: Slice) -> int:
-    """How many lines of the file come before those of a slice."""
-    if part.start == 0:
-        return 0
-    return sum(1 for _ in raw_lines(Slice(part.source, part.path, part.format, 0, part.start, part.start)))
 
 
 @contextmanager

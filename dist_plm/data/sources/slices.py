@@ -38,6 +38,11 @@ class Slice:
         return self.format != "text"
 
     @property
+    def goes_on(self) -> bool:
+        """Whether lines of its file may come before its own."""
+        return self.start > 0 and not self.counts_rows
+
+    @property
     def counts_slices(self) -> bool:
         """Whether `start` counts shards, each with rows of its own numbers."""
         return self.format == "hf" and self.source.streaming

@@ -14,7 +14,7 @@ from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.regular import check_regular
 from dist_plm.data.sources.delimited import delimited_records
 from dist_plm.data.sources.globs import file_identity, matching_files
-from dist_plm.data.sources.lines import COMPRESSIONS, decoded_lines, json_records
+from dist_plm.data.sources.lines import COMPRESSIONS, LineCount, decoded_lines, json_records
 from dist_plm.data.sources.programs import dataset_records, dataset_slices, function_records, function_slices
 from dist_plm.data.sources.quoting import find_quoting
 from dist_plm.data.sources.records import Record, Rejected, documents_of_lines
@@ -98,15 +98,26 @@ def _refuse_files_of_datasets(wholes: Iterable[Slice]) -> None:
                 )
 
 
-def read_slice(part: Slice) -> Iterator[Record]:
+def read_in_order(sources: SourceFiles) -> Iterator[tuple[Slice, Record]]:
+    """All documents and broken records, each with its slice, and with its place in the whole file. Raises like `read_slice`."""
+    before = 0
+    for part in (part for unit in sources.units for part in unit):
+        before, count = before if part.goes_on else 0, LineCount()
+        for record in read_slice(part, count):
+            yield part, record._replace(line=before + record.line)
+        before += count.lines
+
+
+def read_slice(part: Slice, count: LineCount | None = None) -> Iterator[Record]:
     """The documents of a slice, in order, and between them the records that are broken.
 
-    Places count from the slice's beginning where it is cut at bytes: add `lines_before(part)`.
+    Places count from the slice's beginning where it is cut at bytes; `count` then gets how many lines it has.
 
     Raises:
         DataError: the whole slice cannot be read: an unreadable file, damaged compression, a table without the column.
     """
-    records = _READERS[part.format](part)
+    by_line = _LINE_READERS.get(part.format)
+    records = by_line(part, count) if by_line else _READERS[part.format](part)
     first = next(records, None)
     if first is not None:
         yield first
@@ -115,17 +126,20 @@ def read_slice(part: Slice) -> Iterator[Record]:
         yield Rejected(1, "empty text", "there is no record in it")
 
 
-def _text_records(part: Slice) -> Iterator[Record]:
-    return documents_of_lines(decoded_lines(part), part.source)
+def _text_records(part: Slice, count: LineCount | None) -> Iterator[Record]:
+    return documents_of_lines(decoded_lines(part, count), part.source)
 
 
 def _delimited_records(part: Slice) -> Iterator[Record]:
     return delimited_records(part, find_quoting(part))
 
 
-_READERS: dict[str, Callable[[Slice], Iterator[Record]]] = {
+#: Of the formats that can be cut at bytes.
+_LINE_READERS: dict[str, Callable[[Slice, LineCount | None], Iterator[Record]]] = {
     "text": _text_records,
     "jsonl": json_records,
+}
+_READERS: dict[str, Callable[[Slice], Iterator[Record]]] = {
     "csv": _delimited_records,
     "tsv": _delimited_records,
     "parquet": parquet_records,

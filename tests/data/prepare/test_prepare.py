@@ -1,16 +1,19 @@
 import json
+from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.sampling.windows import open_split
+from dist_plm.data.sources import lines as source_lines
 from dist_plm.data.store.manifest import SPLITS, StageRecord, read_manifest
 from dist_plm.data.store.store import TokenStore
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.spec.prepare.schema import SourceConfig, TokenizerConfig
-from tests.data.preparing import CORPUS, contents, in_a_process_of_its_own, run, run_on_ranks
+from tests.data.preparing import CORPUS, contents, in_a_process_of_its_own, run, run_on_ranks, slow
 
 pytestmark = pytest.mark.usefixtures("many_units")
 
@@ -162,6 +165,64 @@ def test_broken_records_are_listed_and_left_out(tmp_path):
     assert "3 of 11 records are broken and left out" in report
     assert f"{store.path / 'rejected.jsonl'} lists all of them" in report
     assert store.manifest.splits.train.documents == 8
+
+
+def cut_files(folder):
+    """Two files that make many units, a fifth of their lines broken, and a short one behind them; sources, and those lines."""
+    every_fifth = range(5, 201, 5)
+    rows = [f"{{broken {i}" if i % 5 == 0 else json.dumps({"text": f"text {i} " * 20}) for i in range(1, 201)]
+    (folder / "a.jsonl").write_text("\n\n".join(rows))
+    lines = [f"line {i}".encode() + (b"\xff" if i % 5 == 0 else b" and so on" * 20) for i in range(1, 201)]
+    (folder / "b.txt").write_bytes(b"\n".join(lines))
+    (folder / "c.jsonl").write_text('{"text": "fine"}\n{broken\n')
+    names = [("a.jsonl", "whole"), ("b.txt", "line"), ("c.jsonl", "whole")]
+    sources = tuple(SourceConfig(path=str(folder / name), document=document) for name, document in names)
+    broken = [("a.jsonl", 2 * i - 1) for i in every_fifth] + [("b.txt", i) for i in every_fifth]
+    return sources, [*broken, ("c.jsonl", 2)]
+
+
+def listed_lines(store):
+    rows = [json.loads(line) for line in (store / "rejected.jsonl").read_text().splitlines()]
+    return [(Path(row["source"]).name, row["line"]) for row in rows]
+
+
+def test_broken_records_of_cut_files_are_numbered_without_reading_anything_again(tmp_path, monkeypatch):
+    sources, expected = cut_files(tmp_path)
+    read, opened = {}, source_lines.open_bytes
+
+    class Counted:
+        def __init__(self, path, file):
+            self.fileno, self.seek, self._path, self._file = file.fileno, file.seek, Path(path).name, file
+
+        def readline(self, most):
+            line = self._file.readline(most)
+            read[self._path] = read.get(self._path, 0) + len(line)
+            return line
+
+    @contextmanager
+    def counted(path):
+        with opened(path) as file:
+            yield Counted(path, file)
+
+    monkeypatch.setattr(source_lines, "open_bytes", counted)
+    store, report = run(tmp_path / "s", sources=sources, max_rejected=1)
+    assert listed_lines(store.path) == expected
+    assert "a.jsonl, line 9: not JSON" in report
+    for name, num_bytes in read.items():
+        # A line that two slices share is passed over in one.
+        assert num_bytes < (tmp_path / name).stat().st_size * 1.2, name
+
+
+@pytest.mark.parametrize("share", [slow("workers"), "ranks"])
+def test_broken_records_of_cut_files_are_the_same_however_the_work_is_shared(tmp_path, share):
+    sources, expected = cut_files(tmp_path)
+    alone = contents(run(tmp_path / "alone", sources=sources, max_rejected=1)[0].path)
+    if share == "ranks":
+        run_on_ranks(tmp_path / "s", 3, sources=sources, max_rejected=1)
+    else:
+        run(tmp_path / "s", sources=sources, max_rejected=1, workers=2)
+    assert contents(tmp_path / "s") == alone
+    assert listed_lines(tmp_path / "s") == expected
 
 
 @pytest.mark.slow

@@ -166,6 +166,32 @@ def test_finished_parts_are_not_done_again(tmp_path, monkeypatch, expected):
     assert contents(tmp_path / "store") == expected
 
 
+def test_units_that_were_read_without_the_lines_of_slices_are_read_again(tmp_path, monkeypatch):
+    rows = [f"{{broken {i}" if i % 5 == 0 else json.dumps({"text": f"text {i} " * 20}) for i in range(1, 101)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    changes = {"sources": (SourceConfig(path=str(tmp_path / "a.jsonl")),), "max_rejected": 1}
+    whole = contents(run(tmp_path / "whole", **changes)[0].path)
+    with monkeypatch.context() as patch:
+        count_calls(patch, read_and_clean, "_join_rejected", fail_at=1)
+        with pytest.raises(RuntimeError, match="stop here"):
+            run(tmp_path / "store", **changes)
+    tallies = sorted((tmp_path / "store.partial" / "work" / "documents").glob("*.tally"))
+    assert len(tallies) > 3
+    for tally in tallies[::2]:
+        tally.with_suffix(".json").write_text(json.dumps(json.loads(tally.read_text()) | {"slices": None}))
+        rejected = tally.with_suffix(".rejected.jsonl")
+        records = [json.loads(line) for line in rejected.read_text().splitlines()]
+        moved = [record | {"line": int(record["excerpt"].split()[1])} for record in records]
+        rejected.write_text("".join(json.dumps(record) + "\n" for record in moved))
+        tally.unlink()
+    read = count_calls(monkeypatch, read_and_clean, "_read")
+    run(tmp_path / "store", **changes)
+    assert len(read) == len(tallies[::2])
+    assert contents(tmp_path / "store") == whole
+    listed = [json.loads(line)["line"] for line in whole["rejected.jsonl"].splitlines()]
+    assert listed == list(range(5, 101, 5))
+
+
 def test_leftovers_of_another_configuration_are_not_used(tmp_path, monkeypatch, expected):
     with monkeypatch.context() as patched:
         patched.setattr(stages, "join", lambda *arguments: 1 / 0)

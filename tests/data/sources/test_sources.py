@@ -12,9 +12,8 @@ from dist_plm.data.sources import delimited as source_delimited
 from dist_plm.data.sources import lines as source_lines
 from dist_plm.data.sources import records as records_module
 from dist_plm.data.sources import sources
-from dist_plm.data.sources.lines import lines_before
 from dist_plm.data.sources.records import Document
-from dist_plm.data.sources.sources import find_sources, read_slice
+from dist_plm.data.sources.sources import find_sources, read_in_order, read_slice
 from dist_plm.spec.prepare.schema import SourceConfig
 
 
@@ -23,11 +22,7 @@ def source(path, **settings):
 
 
 def records(*configs):
-    found = []
-    for part in (part for unit in find_sources(configs).units for part in unit):
-        before = 0 if part.counts_rows else lines_before(part)
-        found += [record._replace(line=record.line + before) for record in read_slice(part)]
-    return found
+    return [record for _, record in read_in_order(find_sources(configs))]
 
 
 def documents(*configs):
