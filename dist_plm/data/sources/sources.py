@@ -99,7 +99,7 @@ def _refuse_files_of_datasets(wholes: Iterable[Slice]) -> None:
 
 
 def read_in_order(sources: SourceFiles) -> Iterator[tuple[Slice, Record]]:
-    """All documents and broken records, each with its slice, and with its place in the whole file. Raises like `read_slice`."""
+    """Yields all documents and broken records with their slices, placed in their whole files. Raises like `read_slice`."""
     before = 0
     for part in (part for unit in sources.units for part in unit):
         before, count = before if part.goes_on else 0, LineCount()

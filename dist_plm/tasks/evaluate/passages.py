@@ -12,7 +12,7 @@ import numpy as np
 from dist_plm.core.errors import DataError
 from dist_plm.data.reach import MOST_UNKNOWN, check_reach
 from dist_plm.data.sources.records import Rejected
-from dist_plm.data.sources.sources import FORMATS, find_sources, read_slice
+from dist_plm.data.sources.sources import FORMATS, find_sources, read_in_order
 from dist_plm.data.store.manifest import read_manifest
 from dist_plm.data.store.splits import StoreSplit, find_split, refuse_shares
 from dist_plm.spec.inference.evaluations import EvaluationDataConfig
@@ -154,11 +154,9 @@ def texts_of_files(data: EvaluationDataConfig) -> Iterator[tuple[str, str]]:
     assert data.text is not None
     known = any(suffix in FORMATS for suffix in Path(data.text).suffixes)
     source = SourceConfig(path=data.text, text=data.column, document=data.document, format=None if known else "text")
-    for unit in find_sources([source]).units:
-        for part in unit:
-            for record in read_slice(part):
-                if isinstance(record, Rejected):
-                    if record.reason == "empty text":
-                        continue
-                    raise DataError(f"{part.path}, line {record.line}: {record.reason}: {record.detail}")
-                yield f"{part.path}:{record.line}", record.text
+    for part, record in read_in_order(find_sources([source])):
+        if isinstance(record, Rejected):
+            if record.reason == "empty text":
+                continue
+            raise DataError(f"{part.path}, line {record.line}: {record.reason}: {record.detail}")
+        yield f"{part.path}:{record.line}", record.text
