@@ -20,7 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from dist_plm.checkpoint.train_state import NAME
 from dist_plm.config.credentials import mask
 from dist_plm.core.errors import CheckpointError
-from dist_plm.core.files import TEMPORARY, atomic_writer, create_file, remove_tree, sync_directory
+from dist_plm.core.files import TEMPORARY, atomic_writer, create_file, remove_tree, swap_directory, sync_directory
 from dist_plm.core.marks import mark_path
 from dist_plm.core.regular import open_regular
 
@@ -32,8 +32,8 @@ LATEST, BEST = "latest", "best"
 _STEP = re.compile(r"step_(\d{8,})")
 #: Marks a directory as a checkpoint of this program before it is complete.
 _MARK = mark_path(Path(), "checkpoint").name
-#: Begins the name of a directory for what is to go.
-_REMOVED = "removed"
+#: Begin names of directories: of what is to go, and of what another takes the place of, which is whole.
+_REMOVED, _REPLACED = "removed", "replaced"
 #: As much as disks and object stores are asked for at a time; the processor's cache holds it until it is hashed.
 _READ_BYTES = 4 * 2**20
 
@@ -209,12 +209,24 @@ class LocalStorage(Storage):
 
     def clean(self) -> None:
         """Removes what earlier starts left unfinished, so that a writer of theirs that stalled finds nothing left to rename,
-        nor a place to move to. An object store cannot do this to others."""
-        run = re.escape(self.mark.rpartition(".")[0])
-        own = re.compile(rf"({_STEP.pattern}|{LATEST}|{BEST}|{_REMOVED}){run}(\.\d+)?{re.escape(TEMPORARY)}")
-        for name in self.names():
-            if own.fullmatch(name):
-                self.remove(name)
+        nor a place to move to. An object store cannot do this to others. A checkpoint that was being replaced is there again,
+        as the new one if that is whole."""
+        run, end = re.escape(self.mark.rpartition(".")[0]), re.escape(TEMPORARY)
+        own = re.compile(rf"({_STEP.pattern}|{LATEST}|{BEST}|{_REMOVED}|{_REPLACED}){run}(\.\d+)?{end}")
+        left = [name for name in self.names() if own.fullmatch(name)]
+        for place in left:
+            if place.startswith(_REPLACED):
+                self._put_back(place)
+        for name in left:
+            self.remove(name)
+
+    def _put_back(self, place: str) -> None:
+        for old in (self._directory / place).iterdir():
+            final, fresh = self._directory / old.name, self._directory / f"{old.name}{place.removeprefix(_REPLACED)}"
+            if not final.exists():
+                self.guard()
+                (fresh if (fresh / NAME).exists() else old).rename(final)
+                sync_directory(self._directory)
 
     def create(self, data: bytes, *parts: str) -> bool:
         self.guard()
@@ -237,24 +249,24 @@ class LocalStorage(Storage):
     def commit(self, name: str) -> None:
         final, fresh = self._directory / name, self._directory / self._temporary(name)
         sync_directory(fresh)
-        replaced = self._bin() / name if final.exists() else None  # of an abandoned continuation of the run, or damaged
+        replaced = self._place(_REPLACED) / name if final.exists() else None
         self.guard()
-        if replaced is not None:
-            final.rename(replaced)
-        fresh.rename(final)
+        if replaced is None:
+            fresh.rename(final)
+        else:
+            swap_directory(fresh, final, aside=replaced)
         sync_directory(self._directory)
         if replaced is not None:
-            remove_tree(replaced.parent)
+            remove_tree(replaced.parent.rename(self._place(_REMOVED)))
 
     def remove(self, name: str) -> None:
         path = self._directory / name
         is_complete = step_of(name) is not None and path.exists()
-        doomed = self._bin() / name if is_complete else path
+        doomed = self._place(_REMOVED) / name if is_complete else path
         self.guard()
         if is_complete:
             # A kill in the middle must not leave half a checkpoint under a complete one's name.
-            path.rename(doomed)
-            doomed = doomed.parent
+            doomed = path.rename(doomed).parent
         if doomed.is_dir():
             remove_tree(doomed)
         else:
@@ -274,10 +286,10 @@ class LocalStorage(Storage):
     def _temporary(self, name: str) -> str:
         return name + self.mark + TEMPORARY
 
-    def _bin(self) -> Path:
-        """An empty directory of this writer alone, for what is to go. Made before the guard is asked, not after: once others
-        have cleaned, it is not there any more."""
-        place = self._directory / self._temporary(_REMOVED)
+    def _place(self, kind: str) -> Path:
+        """An empty directory of this writer alone, to move to. Made before the guard is asked, not after: once others have
+        cleaned, it is not there any more."""
+        place = self._directory / self._temporary(kind)
         remove_tree(place)
         place.mkdir(parents=True)
         return place

@@ -110,6 +110,18 @@ def open_to_append(path: Path, *, readable: bool = False) -> io.FileIO:
     return io.FileIO(descriptor, "a+" if readable else "a")
 
 
+def swap_directory(fresh: Path, final: Path, *, aside: Path) -> None:
+    """Renames a directory to the name of another, which is renamed to `aside`, and back where this fails. A kill in between
+    leaves nothing at `final`."""
+    final.rename(aside)
+    try:
+        fresh.rename(final)
+    except OSError:
+        with suppress(OSError):  # what is told is why
+            aside.rename(final)
+        raise
+
+
 def sync_directory(path: Path) -> None:
     """Makes the renames in a directory survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,4 +1,8 @@
-"""Object stores by way of fsspec's memory file system; local directories are tested by all that save."""
+"""Object stores by way of fsspec's memory file system; local directories are tested by all that save, and here where one is
+replaced."""
+
+import os
+from itertools import count
 
 import fsspec
 import pytest
@@ -84,3 +88,102 @@ def save_and_open_by_url(world, url, config):
     found = find("auto", open_storage(url), groups.world)
     assert found is not None
     engine.load_parameter_states(found.read)
+
+
+class Killed(BaseException):
+    """Stands for the end of a process, which nothing catches."""
+
+
+#: What changes names in a directory.
+DEEDS = ("rename", "replace", "unlink", "rmdir", "mkdir")
+PLACE = "step_00000003"
+
+
+def storage_of(place, start):
+    storage = open_storage(str(place))
+    storage.mark = f".aaaa.{start}"
+    return storage
+
+
+def write(storage, text):
+    """Saves a checkpoint of step 3, two files of which hold `text`."""
+    directory = storage.begin(PLACE)
+    for file in ("__0_0.distcp", "checkpoint.json"):
+        storage.write(text, directory, file)
+    storage.commit(PLACE)
+
+
+def held(place):
+    return {(place / PLACE / file).read_bytes() for file in ("__0_0.distcp", "checkpoint.json")}
+
+
+def kill_at(patched, moment):
+    """Ends this process at its `moment`-th change, of which none comes after."""
+    made = count(1)
+
+    def dying(original):
+        def deed(*arguments, **options):
+            if next(made) >= moment:
+                raise Killed
+            return original(*arguments, **options)
+
+        return deed
+
+    for name in DEEDS:
+        patched.setattr(os, name, dying(getattr(os, name)))
+
+
+def test_a_checkpoint_that_is_replaced_is_there_after_a_kill_at_any_moment(tmp_path, monkeypatch):
+    found = []
+    for moment in count(1):
+        place = tmp_path / str(moment)
+        write(storage_of(place, 1), b"old")
+        with monkeypatch.context() as patched:
+            kill_at(patched, moment)
+            try:
+                write(storage_of(place, 2), b"new")
+                was_killed = False
+            except Killed:
+                was_killed = True
+        storage_of(place, 3).clean()
+        assert [path.name for path in place.iterdir()] == [PLACE], moment
+        (text,) = held(place)
+        found.append(text)
+        if not was_killed:
+            break
+    assert found == sorted(found, reverse=True), "once the new one is there, it stays"
+    assert {found[0], found[-1]} == {b"old", b"new"}
+
+
+def test_a_kill_while_one_is_removed_leaves_it_whole_or_not_at_all(tmp_path, monkeypatch):
+    for moment in count(1):
+        place = tmp_path / str(moment)
+        write(storage_of(place, 1), b"old")
+        with monkeypatch.context() as patched:
+            kill_at(patched, moment)
+            try:
+                storage_of(place, 2).remove(PLACE)
+                was_killed = False
+            except Killed:
+                was_killed = True
+        storage_of(place, 3).clean()
+        assert not list(place.glob("*.tmp"))
+        assert not (place / PLACE).exists() or held(place) == {b"old"}
+        if not was_killed:
+            break
+
+
+def test_a_checkpoint_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    """The new one does not get its name; it is removed then, as what saves does."""
+    write(storage_of(tmp_path, 1), b"old")
+    storage, rename = storage_of(tmp_path, 2), os.rename
+
+    def refuse(source, target):
+        if os.path.basename(source).startswith(f"{PLACE}."):
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        write(storage, b"new")
+    assert held(tmp_path) == {b"old"}
