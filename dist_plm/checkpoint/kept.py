@@ -52,11 +52,23 @@ class KeptCheckpoints:
         self._name_best(latest)
         self._storage.remove(name_of(step))
 
+    def amend(self, train_state: TrainState) -> bool:
+        """Writes anew what a checkpoint that is there holds beside tensors, which stay as they are, and makes it the latest.
+        False where none is there, or one of weights alone: a run that began with them holds an optimizer as well."""
+        try:
+            held = self.read(train_state.step)
+        except FileNotFoundError:
+            return False
+        if held.engine:
+            self._rewrite(replace(train_state, files=held.files))
+            self.add(train_state)
+            log.info("added to %s, whose tensors are the same, what was measured since", name_of(train_state.step))
+        return bool(held.engine)
+
     def rewind(self, step: int, history: Sequence[Mapping[str, Any]]) -> None:
         """Makes an earlier one the latest, with a history that has gone on since; later ones go."""
         self._name_latest(step)
-        amended = replace(self.read(step), history=[dict(entry) for entry in history])
-        self._storage.write(state_file.encode(amended), name_of(step), state_file.NAME)
+        self._rewrite(replace(self.read(step), history=[dict(entry) for entry in history]))
         self._name_best(step)
         for later in self._storage.steps():
             if later > step:
@@ -67,6 +79,9 @@ class KeptCheckpoints:
         """Reads what the checkpoint of a step holds beside tensors."""
         path = (name_of(step), state_file.NAME)
         return state_file.decode(self._storage.read(*path), self._storage.where(*path))
+
+    def _rewrite(self, train_state: TrainState) -> None:
+        self._storage.write(state_file.encode(train_state), name_of(train_state.step), state_file.NAME)
 
     def _name_latest(self, step: int) -> None:
         self._storage.write(f"{name_of(step)}\n".encode(), LATEST)

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 REMEDY = "name another with train.resume=PATH, or start anew with train.resume=none"
 #: That look at files, one each: a disk or an object store gives more to several, and checksums are taken side by side.
 _NUM_THREADS = 4
+#: As much of a file is shown that should hold a name.
+_TOLD_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,15 @@ def locate(path: str) -> tuple[str, str]:
     return parent or ".", name
 
 
+def named_latest(storage: Storage) -> str:
+    """Reads what the file beside the checkpoints names as the latest, which may be of another program.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+    """
+    return storage.read(LATEST)[:_TOLD_BYTES].decode(errors="replace").strip()
+
+
 def named_best(storage: Storage) -> str | None:
     """Names the best checkpoint of a run that keeps it; None where there is none.
 
@@ -129,7 +140,7 @@ def candidates(storage: Storage) -> list[str]:
     if not steps:
         return []
     try:
-        latest = step_of(storage.read(LATEST).decode(errors="replace").strip())
+        latest = step_of(named_latest(storage))
     except FileNotFoundError:
         latest = None
     except OSError as error:
@@ -139,6 +150,13 @@ def candidates(storage: Storage) -> list[str]:
         latest = steps[-1]
     # Later ones belong to a continuation of the run that was given up.
     return [name_of(step) for step in reversed(steps) if step <= latest]
+
+
+def missed(storage: Storage) -> str | None:
+    """Says that checkpoints were there once, as `latest` tells, where none is."""
+    if storage.steps() or not storage.exists(LATEST):
+        return None
+    return f"{storage.where(LATEST)} names {named_latest(storage)}, and no checkpoint is there"
 
 
 def read_train_state(storage: Storage, name: str) -> bytes:

@@ -20,6 +20,7 @@ from dist_plm.checkpoint.lookup import (
     decode_train_state,
     locate,
     look_up,
+    missed,
     read_train_state,
     reason_of_named,
     unreadable_metadata,
@@ -132,7 +133,7 @@ def find(resume: str, storage: Storage, group: dist.ProcessGroup | None, *, veri
     is none yet, else that at the path or URL. Collective over `group`, all ranks; None is one process alone.
 
     Raises:
-        CheckpointError: on every rank, where the one asked for, or each one found, is missing or damaged.
+        CheckpointError: on every rank, where the one asked for, or each one found, is missing or damaged, or all are gone.
     """
     if resume == "none":
         return None
@@ -142,6 +143,8 @@ def find(resume: str, storage: Storage, group: dist.ProcessGroup | None, *, veri
         if name:
             return open_checkpoint(storage, name, group, verify=verify)
     names = on_first(group, lambda: candidates(storage))
+    if not names and (lost := on_first(group, lambda: missed(storage))) is not None:
+        raise CheckpointError(f"{lost}: they were removed, or lost as one was replaced", REMEDY)
     failures: list[CheckpointError] = []
     for name in names:
         try:

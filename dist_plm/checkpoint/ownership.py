@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from dist_plm.checkpoint import train_state as state_file
+from dist_plm.checkpoint.lookup import named_latest
 from dist_plm.checkpoint.storage import LATEST, Storage, step_of
 from dist_plm.core.errors import CheckpointError, reason_of
 from dist_plm.core.installed import typed_setting
 
 NAME = ".dist_plm.run"
-_TOLD_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def check_free(storage: Storage, owner: Owner) -> None:
     if text is not None:
         _check_claim(storage, owner, text)
         return
-    if not storage.is_file_or_absent(LATEST) or (storage.exists(LATEST) and step_of(_latest(storage)) is None):
+    if not storage.is_file_or_absent(LATEST) or (storage.exists(LATEST) and step_of(named_latest(storage)) is None):
         _refuse(storage, f"the {LATEST} in it is not of this program")
     for name in storage.names():
         if step_of(name) is not None and not storage.is_own(name):
@@ -95,10 +95,6 @@ def _read(storage: Storage) -> str | None:
             place = Path(_place(storage))
             _refuse(storage, f"{next(one for one in (place, *place.parents) if one.exists())} is no directory")
         _refuse(storage, f"{NAME} in it cannot be read ({reason_of(error, getattr(error, 'filename', None))})")
-
-
-def _latest(storage: Storage) -> str:
-    return storage.read(LATEST)[:_TOLD_BYTES].decode(errors="replace").strip()
 
 
 def _place(storage: Storage) -> str:

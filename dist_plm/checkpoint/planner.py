@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -27,6 +28,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from torch.distributed.checkpoint.storage import StorageReader
 
 from dist_plm.checkpoint.fragments import Fragment, checkpoint_name, whole
+from dist_plm.core.errors import described
 from dist_plm.models.sharding import Shard, ShardSpec
 
 
@@ -125,3 +127,10 @@ def _write_item(fragment: Fragment) -> WriteItem:
         size=torch.Size(fragment.shape),
     )
     return WriteItem(index=_index(fragment.name, fragment.start), type=WriteItemType.SHARD, tensor_data=data)
+
+
+def describe_failure(error: BaseException) -> str:
+    """Says why a save or a load failed, and on which ranks."""
+    if isinstance(error, CheckpointException):
+        return "; ".join(f"rank {rank}: {describe_failure(one)}" for rank, (one, *_) in sorted(error.failures.items()))
+    return described(error)

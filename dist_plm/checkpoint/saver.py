@@ -27,11 +27,11 @@ from dist_plm.checkpoint.io.direct_io import write_file
 from dist_plm.checkpoint.io.hashing import HashedFiles
 from dist_plm.checkpoint.kept import KeptCheckpoints
 from dist_plm.checkpoint.open_checkpoint import open_checkpoint
-from dist_plm.checkpoint.planner import FragmentSavePlanner
+from dist_plm.checkpoint.planner import FragmentSavePlanner, describe_failure
 from dist_plm.checkpoint.retention import Retention
 from dist_plm.checkpoint.storage import Storage, name_of
 from dist_plm.checkpoint.train_state import FileRecord, TrainState
-from dist_plm.core.errors import CheckpointError, Diverged, SaveFailedError, described
+from dist_plm.core.errors import CheckpointError, Diverged, SaveFailedError
 from dist_plm.distributed.collectives import gather, on_each, on_first
 from dist_plm.models.sharding import ShardSpec
 
@@ -123,13 +123,22 @@ class CheckpointWriter:
         )
         self._thread.start()
 
+    def amend(self, train_state: TrainState) -> bool:
+        """Rewrites what a checkpoint holds beside tensors; False where it is to be saved, see `KeptCheckpoints`. Collective."""
+        self._step = train_state.step
+        try:
+            return on_first(self._group, lambda: self._kept.amend(train_state))
+        except CheckpointError as error:
+            self._error = error.reason
+            return True
+
     def _copy(self, states: Iterable[tuple[ShardSpec, dict[str, Tensor]]]) -> list[Fragment] | None:
         """None where a rank has no memory for it, which is a save that failed. Collective."""
         fragments, problem = None, None
         try:
             fragments = self._copies.take(states, self._place)
         except (OSError, MemoryError) as error:
-            problem = f"rank {self._group.rank()}: no memory for the copy that is written: {_describe(error)}"
+            problem = f"rank {self._group.rank()}: no memory for the copy that is written: {describe_failure(error)}"
         if problems := [one for one in gather(self._group, problem) if one is not None]:
             self._error = "; ".join(problems)
         return None if problems else fragments
@@ -226,7 +235,6 @@ class CheckpointWriter:
 
     def withdraw(self, step: int, *, latest: int) -> None:
         """Removes the checkpoint that was written last, and makes another the latest. Collective, after `wait`."""
-
         on_first(self._group, lambda: self._kept.withdraw(step, latest=latest))
 
     def _run(self, fragments: list[Fragment], train_state: TrainState, proven: int | None) -> None:
@@ -236,7 +244,7 @@ class CheckpointWriter:
             num_bytes = self._write(fragments, train_state)
         # DCP raises a BaseException that holds what each rank ran into.
         except (Exception, CheckpointException) as error:
-            self._error, self._diverged = _describe(error), isinstance(error, NotFiniteError)
+            self._error, self._diverged = describe_failure(error), isinstance(error, NotFiniteError)
             return
         seconds = self.last_seconds = time.monotonic() - started
         if self._group.rank() == 0:
@@ -290,9 +298,3 @@ class CheckpointWriter:
         newest = self._kept.newest if proven == NEWEST else proven
         if newest is not None:
             self._kept.drop_superseded(newest)
-
-
-def _describe(error: BaseException) -> str:
-    if isinstance(error, CheckpointException):
-        return "; ".join(f"rank {rank}: {_describe(one)}" for rank, (one, *_) in sorted(error.failures.items()))
-    return described(error)

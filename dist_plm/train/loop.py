@@ -35,10 +35,9 @@ def train(parts: Parts, position: Position) -> bool:
             done as often as it may be.
     """
     health = parts.health
-    began_with = position.saved_step
+    began_with, began_at = position.saved_step, position.step
     health.begin(began_with)
-    parts.observer.begin_at(position.step)
-    began_at = position.step
+    parts.observer.begin_at(began_at)
     stop = parts.train.stop_at or parts.train.steps
     finished = True
     try:
@@ -65,7 +64,7 @@ def train(parts: Parts, position: Position) -> bool:
 
 
 def _save_end(parts: Parts, position: Position, *, finished: bool) -> None:
-    if (parts.checkpoint.at_end or not finished) and position.saved_step != position.step:
+    if (parts.checkpoint.at_end or not finished) and not position.is_saved:
         if parts.health.is_broken:
             log.warning("the loss is not finite: step %d is not saved, an earlier checkpoint counts", position.step)
             return
@@ -115,12 +114,12 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
     stop = min(stop, position.last_step(parts.train))  # it may have gone back from a short step
     if position.evaluation_due:
         _evaluate_and_record(parts, position, last=position.step == stop)
-        position.saved_step = None  # the checkpoint says that this is still to be done
+        position.measured_since = True  # the checkpoint says that this is still to be done
         if position.step > 0 and position.evaluation and _is_due(position.step, parts.checkpoint.every):
             _save(parts, position)  # it has no measures, and would not be kept as the best
     if position.step >= stop or _is_over(parts):
         return
-    if parts.alarms.rolls_back and position.saved_step is None:
+    if parts.alarms.rolls_back and (position.saved_step is None or position.measured_since):
         _save(parts, position)  # there is always one to go back to
     runs = BatchSizes.of(parts.train).runs(position.samples, stop - position.step)
     counts = (num_microbatches(parts.train, parts.parallel, batch) for steps, batch in runs for _ in range(steps))
@@ -271,8 +270,10 @@ def _is_evaluated(parts: Parts, step: int, *, last: bool) -> bool:
 
 def _save(parts: Parts, position: Position) -> None:
     parts.watchdog.progress(f"saving after step {position.step}", patient=True)
-    parts.checkpoints.save(parts.engine.parameter_states(), _state(parts, position), proven=parts.health.good)
-    position.saved_step = position.step
+    state = _state(parts, position)
+    if position.saved_step != position.step or not parts.checkpoints.amend(state):
+        parts.checkpoints.save(parts.engine.parameter_states(), state, proven=parts.health.good)
+    position.note_saved(position.step)
     parts.health.note_saved(position.step)
 
 

@@ -143,6 +143,15 @@ def test_latest_may_be_lost(ranks, directory):
     assert look(ranks, directory) == 2
 
 
+def test_checkpoints_that_are_gone_are_missed(ranks, directory):
+    for step in (1, 2):
+        shutil.rmtree(directory / f"step_{step:08d}")
+    message = look(ranks, directory)
+    assert f"{directory}/latest names step_00000002, and no checkpoint is there" in message
+    assert "train.resume=none" in message
+    assert look(ranks, directory, "none") is None
+
+
 def test_latest_counts_where_the_run_was_taken_back(ranks, directory):
     (directory / "latest").write_text("step_00000001\n")
     assert look(ranks, directory) == 1

@@ -2,6 +2,7 @@
 replaced."""
 
 import os
+from dataclasses import replace
 from itertools import count
 
 import fsspec
@@ -10,8 +11,9 @@ import pytest
 from dist_plm.checkpoint.fragments import ReplicaRank
 from dist_plm.checkpoint.open_checkpoint import find
 from dist_plm.checkpoint.retention import Retention
-from dist_plm.checkpoint.saver import CheckpointWriter
+from dist_plm.checkpoint.saver import CheckpointWriter, SaveFailedError
 from dist_plm.checkpoint.storage import LocalStorage, Storage, open_storage, step_of
+from dist_plm.checkpoint.train_state import encode
 from tests.checkpoint.saving import engine_of, pieces, steps, train_state_of
 from tests.ranks.training import configure
 
@@ -72,6 +74,44 @@ def test_local_files_by_url(ranks, tmp_path):
     url = f"file://{tmp_path}/run"
     ranks.run(1, save_and_open_by_url, url, configure(1))
     assert (tmp_path / "run" / "latest").read_text() == "step_00000001\n"
+
+
+def amended(world, url, config):
+    """Adds what was measured since to a checkpoint, with its tensors there all the time, and to one that is not there."""
+    groups, engine, _ = engine_of(world, config)
+    storage = open_storage(url)
+    retention = Retention(latest=2, best="loss")
+    place = ReplicaRank.of(groups)
+    writer = CheckpointWriter(
+        storage, group=groups.world, place=place, retention=retention, background=False, on_failure="stop"
+    )
+    storage.clean()
+    writer.save(engine.parameter_states(), train_state_of(1, engine))
+
+    def refuse(*_):
+        raise AssertionError("the checkpoint is away")
+
+    storage.remove = storage.begin = refuse
+    assert writer.amend(train_state_of(1, engine, evaluation={"loss": 2.0}))
+    assert not writer.amend(train_state_of(2, engine))
+    assert storage.read("best") == storage.read("latest") == b"step_00000001\n"
+    found = find("auto", storage, groups.world)
+    assert found is not None
+    assert found.train_state.evaluation == {"loss": 2.0}
+    engine.load_parameter_states(found.read)
+    weights_alone = replace(found.train_state, engine={})
+    storage.write(encode(weights_alone), "step_00000001", "checkpoint.json")
+    assert not writer.amend(train_state_of(1, engine)), "the run holds more by now"
+    storage.write = refuse
+    writer._kept.read = lambda step: found.train_state
+    assert writer.amend(train_state_of(1, engine))
+    with pytest.raises(SaveFailedError, match="the checkpoint is away"):
+        writer.report()
+
+
+@pytest.mark.ranks
+def test_a_checkpoint_is_amended_in_place(ranks):
+    ranks.run(1, amended, "memory://bucket/amended", configure(1))
 
 
 def save_and_open_by_url(world, url, config):

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from dist_plm.checkpoint.storage import LocalStorage
+from dist_plm.checkpoint.train_state import decode
 from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.monitor.report_page.run_facts import starts_of
 from tests.ranks.pool import RanksError
@@ -114,6 +115,31 @@ def test_a_signal_while_gradients_add_up_ends_the_step_after_that_microbatch(
     assert saved[-1] == step - 1, "the step that was left is not in the checkpoint"
     assert ranks.run(RANKS, run_case, config, free_port()) == [0, 0]
     assert records(tmp_path / "run") == records(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("where", "at", "place"), [("step", 12, "checkpoints"), ("evaluation", 1, "file://checkpoints")]
+)
+def test_what_a_signal_left_to_be_measured_is_added_to_its_checkpoint(ranks, store, tmp_path, where, at, place):
+    """Its tensors are not written again: a kill meanwhile could cost them, which are the only ones."""
+    keep = {"checkpoint__dir": place.replace("checkpoints", f"{tmp_path}/checkpoints"), "checkpoint__keep": 9}
+    changes = {"train__eval_every": 12, "checkpoint__every": 20, "train__heal": {"mode": "on", "before": 1}}
+    config = settings(store, tmp_path, **changes, **keep)
+    assert ranks.run(1, signalled_case, config, free_port(), where, at)[0][0] == 75
+    saved = max((tmp_path / "checkpoints").glob("step_*"))
+
+    def content():
+        files = [path for path in saved.iterdir() if path.name != "checkpoint.json"]
+        return {path.name: path.stat().st_mtime_ns for path in files}, decode(
+            (saved / "checkpoint.json").read_bytes(), ""
+        )
+
+    tensors, before = content()
+    assert (before.evaluation, before.loop["evaluation_due"]) == ({}, True)
+    assert ranks.run(1, run_case, config, free_port()) == [0]
+    same, after = content()
+    assert same == tensors
+    assert ("loss" in after.evaluation, after.loop["evaluation_due"]) == (True, False)
 
 
 def test_a_run_ends_before_its_job_does(ranks, store, tmp_path, whole):

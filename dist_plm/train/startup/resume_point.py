@@ -4,8 +4,10 @@ import logging
 
 import torch.distributed as dist
 
+from dist_plm.checkpoint.lookup import missed
 from dist_plm.checkpoint.open_checkpoint import Checkpoint, find
 from dist_plm.checkpoint.storage import Storage
+from dist_plm.config.credentials import mask
 from dist_plm.distributed.collectives import on_first
 from dist_plm.interop.kinds import refuse_foreign
 from dist_plm.train.opening.expected_position import AUTO, NONE, begun_as, resumes_own
@@ -25,6 +27,8 @@ def find_resumed(
     if not on_first(group, lambda: resumes_own(resume, storage)):
         if resume not in (AUTO, NONE):
             on_first(group, lambda: refuse_foreign(resume))
+        if resume != AUTO and (lost := on_first(group, lambda: missed(storage))) is not None:
+            log.warning("%s: the run begins as train.resume=%s says", lost, mask(resume))
         return find(resume, storage, group, verify=verify), begun_as(resume)
     found = find(AUTO, storage, group, verify=verify)
     assert found is not None

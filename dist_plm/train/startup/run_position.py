@@ -19,6 +19,7 @@ class Position:
         evaluation_due: step `step` is still to be evaluated, or recorded.
         evaluation: held-out measures at this step; empty where it was not evaluated.
         saved_step: the step of the newest checkpoint written or begun.
+        measured_since: that checkpoint lacks what was measured at its step.
         history: changes of the stream of samples that were allowed so far, and acts of healing (`healing.acts`).
         begun_as: how the run began (`opening.expected_position.begun_as`).
         patience: what `Patience.state` gave.
@@ -29,6 +30,7 @@ class Position:
     evaluation_due: bool = True
     evaluation: dict[str, float] = field(default_factory=dict)
     saved_step: int | None = None
+    measured_since: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
     begun_as: str = ""
     patience: dict[str, Any] = field(default_factory=dict)
@@ -49,7 +51,16 @@ class Position:
         """Becomes another position of the same run, whose newest checkpoint is that of `saved_step`."""
         for name in ("step", "samples", "evaluation_due", "evaluation", "history", "patience"):
             setattr(self, name, getattr(other, name))
-        self.saved_step = saved_step
+        self.note_saved(saved_step)
+
+    def note_saved(self, step: int) -> None:
+        """Notes that the checkpoint of a step holds all that was known then."""
+        self.saved_step, self.measured_since = step, False
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the newest checkpoint is of this position."""
+        return self.saved_step == self.step and not self.measured_since
 
     def last_step(self, train: TrainConfig) -> int:
         """Counts the step that a run ends with. One that ends with its samples may have taken other steps before than it takes

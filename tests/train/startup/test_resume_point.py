@@ -96,3 +96,15 @@ def test_its_own_damaged_checkpoints_do_not_send_it_back_to_the_path(ranks, stor
     (tmp_path / "run" / "checkpoints" / f"step_{step:08d}" / "__0_0.distcp").write_bytes(b"")
     with pytest.raises(RanksError, match=r"no checkpoint in .*run/checkpoints can be used"):
         train(ranks, store, tmp_path / "run", train__stop_at=4, **begin)
+
+
+def test_a_run_whose_checkpoints_are_gone_begins_anew_only_where_it_is_told_to(ranks, store, first, tmp_path):
+    run_dir = shutil.copytree(first, tmp_path / "run")
+    for path in (run_dir / "checkpoints").glob("step_*"):
+        shutil.rmtree(path)
+    with pytest.raises(RanksError, match=r"latest names step_00000004, and no checkpoint is there"):
+        train(ranks, store, run_dir, train__stop_at=6)
+    assert [r["step"] for r in read_metrics(run_dir / "metrics.jsonl")] == [1, 2, 3, 4], "nothing is lost by that"
+    train(ranks, store, run_dir, train__stop_at=2, train__resume="none")
+    assert "no checkpoint is there: the run begins as train.resume=none says" in (run_dir / LOG).read_text()
+    assert LocalStorage(run_dir / "checkpoints").steps() == [2]
