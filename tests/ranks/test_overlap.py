@@ -6,14 +6,15 @@ before anything that comes too late for them.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from megatron.core.distributed.param_and_grad_buffer import _ParamAndGradBucketGroup as BucketGroup
 
 from dist_plm.engines.megatron import engine as megatron_engine
 from dist_plm.spec.engines import MegatronConfig
-from tests.ranks.engine_runs import agree, train_case, trainer
+from dist_plm.train.stopping import StopRequestedError
+from tests.ranks.engine_runs import agree, losses_case, train_case, trainer
 from tests.ranks.labelled import Learned, configured, learn_case
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
@@ -21,7 +22,7 @@ from tests.ranks.test_encoders import DROPOUT, MODELS
 from tests.ranks.test_grids import GRIDS
 from tests.ranks.test_grids import MODELS as DECODERS
 from tests.ranks.test_trained_parts import NETWORKS, PARTS
-from tests.ranks.training import Outcome, configure
+from tests.ranks.training import Outcome, build, configure, learning_rates, rank_batches
 
 pytestmark = pytest.mark.ranks
 
@@ -127,6 +128,30 @@ def test_what_is_trained_in_part(ranks, tmp_path, network, task, part, grid):
     settings = {**NETWORKS[network], **DROPOUT, **PARTS[part](network), "run__root": str(tmp_path)}
     outcomes = ranks.run(size, learned_at_worst, configured(size, task, **settings, **changes, **OVERLAP), task)
     agree(outcomes, ranks.run(1, learn_case, configured(1, task, **settings), task))
+
+
+def losses_where_lending_ends_early(world: World, config) -> list[float]:
+    engine, groups = build(world, config)
+    losses = []
+    for step, lr in list(enumerate(learning_rates(config)))[:3]:
+        with contextlib.suppress(StopRequestedError), engine.lend():
+            raise StopRequestedError
+        losses.append(engine.train_step(rank_batches(config, groups, step), lr).loss)
+    return losses
+
+
+def losses_at_worst(world: World, config, case: Callable[..., list[float]]) -> list[float]:
+    with worst_times():
+        return case(world, config)
+
+
+@pytest.mark.parametrize(
+    "changes", [OVERLAP, pytest.param({"engine__name": "deepspeed", "engine__zero_stage": 3}, marks=pytest.mark.slow)]
+)
+def test_a_signal_while_the_model_is_lent_leaves_the_engine_as_it_was(ranks, changes):
+    config = configure(2, **changes)
+    ended = ranks.run(2, losses_at_worst, config, losses_where_lending_ends_early)
+    assert ended == ranks.run(2, losses_at_worst, config, losses_case)
 
 
 @pytest.mark.parametrize(

@@ -167,10 +167,12 @@ class MegatronEngine(Stateful):
             chunk.eval()
             if overlap:
                 chunk.disable_forward_pre_hook()
-        yield Lent([cast("ModelChunk", chunk.module) for chunk in self._chunks], together=False)
-        if overlap:
-            for chunk in self._chunks:
-                chunk.enable_forward_pre_hook()
+        try:
+            yield Lent([cast("ModelChunk", chunk.module) for chunk in self._chunks], together=False)
+        finally:
+            if overlap:
+                for chunk in self._chunks:
+                    chunk.enable_forward_pre_hook()
 
     def _evaluate(self, microbatches: Sequence[Batch], collect: Collect | None) -> EvalSums:
         return self._terms.told(self._score(microbatches, collect))
