@@ -119,6 +119,7 @@ class MetricsWriter:
         self._path, self._guard = path, guard
         self._file = open_to_append(path, readable=True)
         self._pending: list[bytes] = []
+        self._last_kept = math.inf  # the step after which records in the file are yet to go
 
     def write(self, record: StepRecord) -> None:
         """Appends one line in a single system call, so that a reader never waits for the rest of one. What the disk does not
@@ -127,6 +128,7 @@ class MetricsWriter:
         was_behind = len(self._pending) > 1
         try:
             self._guard()
+            self._cut()
             self._restore_if_deleted()
             self._append()
         except OSError as error:
@@ -142,20 +144,28 @@ class MetricsWriter:
 
     def rewind(self, step: int) -> None:
         """Drops the records after a step, which are made again. That takes no room on the disk; no other writer has this file,
-        as each begins with one of its own."""
+        as each begins with one of its own. A disk that fails puts it off."""
         with suppress(OSError):  # it is asked again at the next record
             self._guard()
-        size = os.fstat(self._file.fileno()).st_size
-        self._file.truncate(len(b"".join(_until(os.pread(self._file.fileno(), size, 0), step))))
         self._pending = _until(b"".join(self._pending), step)
+        self._last_kept = min(step, self._last_kept)
+        with suppress(OSError):  # it is done before the next record, and a failure told then
+            self._cut()
 
     def close(self) -> None:
         """Closes the file; where the disk does not take what was kept for it, that is lost, and told."""
         try:
+            self._cut()
             self._append()
         except OSError as error:
             log.error("%s lacks its last %d records: %s", self._path, len(self._pending), reason_of(error, self._path))
         self._file.close()
+
+    def _cut(self) -> None:
+        if self._last_kept < math.inf:
+            size = os.fstat(self._file.fileno()).st_size
+            self._file.truncate(len(b"".join(_until(os.pread(self._file.fileno(), size, 0), self._last_kept))))
+            self._last_kept = math.inf
 
     def _append(self) -> None:
         before = os.fstat(self._file.fileno()).st_size
@@ -263,7 +273,7 @@ def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             log.warning("%s line %d is no complete record and is left out", path, number)
 
 
-def _until(lines: bytes, step: int) -> list[bytes]:
+def _until(lines: bytes, step: float) -> list[bytes]:
     """The lines of records, whose steps ascend, up to `step`."""
     records = lines.splitlines(keepends=True)
     return list(itertools.takewhile(lambda line: (parse_record(line) or {"step": 0})["step"] <= step, records))

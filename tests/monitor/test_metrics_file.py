@@ -116,6 +116,26 @@ def test_going_back_keeps_what_a_full_disk_did_not_take(tmp_path, monkeypatch):
     assert steps_in(path) == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("stays", [False, True])
+def test_going_back_is_put_off_where_the_disk_fails(tmp_path, monkeypatch, caplog, stays):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsWriter(path) as writer:
+        for step in range(1, 8):
+            writer.write(record(step))
+        monkeypatch.setattr("dist_plm.monitor.metrics_file.os.pread", no_room)
+        writer.rewind(4)
+        writer.write(record(5, loss=-1.0))
+        writer.write(record(6, loss=-1.0))
+        writer.rewind(5)
+        assert "records are kept in memory and written later" in caplog.text
+        if not stays:
+            monkeypatch.undo()
+            writer.write(record(6, loss=-2.0))
+            assert [one["loss"] for one in read_metrics(path)[4:]] == [-1.0, -2.0]
+    assert steps_in(path) == (list(range(1, 8)) if stays else list(range(1, 7)))
+    assert ("lacks its last 1 records" in caplog.text) == stays
+
+
 def no_room(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -1,6 +1,7 @@
 """DeepSpeed's JSON, generated from our configuration, and the check of keys that are handed through to it."""
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -11,8 +12,11 @@ from pydantic import BaseModel, ValidationError
 
 from dist_plm.config.decode import flatten, show
 from dist_plm.config.suggest import did_you_mean, near
-from dist_plm.core.errors import ConfigError
+from dist_plm.core.errors import ConfigError, reason_of
+from dist_plm.core.files import atomic_writer
 from dist_plm.engines.engine_settings import EngineSettings
+
+log = logging.getLogger(__name__)
 
 #: Keys that follow from ours, and the setting that decides each. Given by hand they are refused.
 OURS: dict[str, str] = {
@@ -137,10 +141,15 @@ def check_extra(extra: Mapping[str, Any], schemas: Mapping[str, type[BaseModel]]
 
 
 def write_settings(settings: Mapping[str, Any], run_dir: str | os.PathLike[str]) -> None:
-    """Leaves the JSON in the run directory, for whoever wants to know what DeepSpeed was told."""
+    """Leaves the JSON in the run directory, for whoever wants to know what DeepSpeed was told; where that cannot be, a line
+    says so."""
     path = Path(run_dir) / "deepspeed.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_writer(path) as file:
+            file.write(json.dumps(settings, indent=2).encode() + b"\n")
+    except OSError as error:  # this rank is not to end while others wait for it
+        log.warning("%s cannot be written: %s", path, reason_of(error))
 
 
 def _schema_problems(top: str, value: Any, schema: type[BaseModel]) -> list[str]:

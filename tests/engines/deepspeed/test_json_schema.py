@@ -1,7 +1,9 @@
 """What `engine.deepspeed` may hold is what this DeepSpeed reads; offload goes through to its JSON; all before a run starts."""
 
+import errno
 import inspect
 import json
+import os
 import re
 
 import pytest
@@ -92,6 +94,20 @@ def test_offload_goes_through_to_the_json(tmp_path):
         assert written["zero_optimization"][name] == values
     assert written["zero_optimization"]["stage"] == 3
     assert written["zero_force_ds_cpu_optimizer"] is False, "the configured optimizer is the one that steps"
+
+
+def test_a_full_disk_ends_no_run_for_the_json(tmp_path, monkeypatch, caplog):
+    """One rank alone writes it, and others wait for that rank."""
+
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_settings({"before": 1}, tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", no_room)
+        write_settings({"after": 1}, tmp_path)
+    assert f"{tmp_path}/deepspeed.json cannot be written: No space left on device" in caplog.text
+    assert json.loads((tmp_path / "deepspeed.json").read_text()) == {"before": 1}
 
 
 def test_what_lies_on_nvme_is_told_by_its_key():
