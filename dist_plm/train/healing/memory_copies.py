@@ -56,12 +56,12 @@ class MemoryCopies:
         return self._every > 0 and step % self._every == 0
 
     def take(self, train_state: TrainState) -> None:
-        """Copies the engine's state in place of the oldest copy; not where any rank holds numbers that are not finite, and
-        never again where one has no memory for it. Collective."""
+        """Copies the engine's state in place of the oldest copy; not where any rank holds numbers that are not finite. Once one
+        has no memory for it, none is made, and none kept. Collective."""
         values = self._engine.own_values()
         told = self._of_all(_Problem(not are_finite(values), self._make_room(values)))
         if failures := [f"rank {rank}: {one.failure}" for rank, one in enumerate(told) if one.failure is not None]:
-            self._every = 0
+            self._every, self._copies, self._spare, self._memory = 0, [], [], HostMemory()  # gives back what there was
             log.warning("no memory for copies of the run's state, only checkpoints are gone back to: %s", failures[0])
         elif broken := [rank for rank, one in enumerate(told) if one.is_broken]:
             log.warning("step %d is not copied: rank %d has numbers that are not finite", train_state.step, broken[0])

@@ -1,6 +1,7 @@
 """Copies of a run's state in memory: which are kept, and what they put an engine back into."""
 
 from functools import partial
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -19,6 +20,13 @@ pytestmark = pytest.mark.ranks
 
 def without_memory(*_, **__):
     raise MemoryError
+
+
+def mapped_bytes() -> int:
+    """Of this process, by all HostMemory."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    spans = [line.split()[0].split("-") for line in lines if "memfd:checkpoint" in line]
+    return sum(int(end, 16) - int(start, 16) for start, end in spans)
 
 
 def copies_case(world: World, config) -> list:
@@ -53,10 +61,14 @@ def copies_case(world: World, config) -> list:
     look("on from there")
     copies.forget(0)
     look("none from before")
-    full = MemoryCopies(engine, 1, partial(gather, groups.world))
-    with patch.object(HostMemory, "take", without_memory if last else HostMemory.take):
-        full.take(TrainState(step=4, samples_seen=32, engine=engine.scalars(), stream={}))
-    assert (full.newest(0, 9), full.is_due(5)) == (None, False), "one rank had no memory for it"
+    for held in (0, 1):
+        before, full = mapped_bytes(), MemoryCopies(engine, 1, partial(gather, groups.world))
+        for step in range(held):
+            full.take(TrainState(step=step, samples_seen=8, engine=engine.scalars(), stream={}))
+        with patch.object(HostMemory, "take", without_memory if last else HostMemory.take):
+            full.take(TrainState(step=4, samples_seen=32, engine=engine.scalars(), stream={}))
+        assert (full.newest(0, 9), full.is_due(5)) == (None, False), "one rank had no memory for it"
+        assert mapped_bytes() == before, "no rank keeps what is of no use any more"
     return seen
 
 
