@@ -50,13 +50,13 @@ class StepProfile:
             return 0
         self._next_look = time.monotonic() + LOOK_SECONDS
         path = self._run_dir / REQUEST
-        if not path.exists():
-            return 0
         try:
+            if not path.exists():
+                return 0
             said = path.read_text(encoding="utf-8", errors="replace").strip()[:10]
             path.unlink()
         except OSError as error:
-            log.warning("a profile is asked for, and cannot be made: %s", described(error))
+            log.warning("whether a profile is asked for cannot be told: %s", described(error))
             return 0
         return min(max(int(said), 1), MOST_STEPS) if said.isdecimal() else 1
 

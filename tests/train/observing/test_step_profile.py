@@ -1,7 +1,10 @@
 """Steps are traced on the ranks that are chosen: those of the settings, and those that a running run is asked for."""
 
+import errno
 import gzip
 import json
+import os
+from pathlib import Path
 
 import pytest
 from torch.autograd import DeviceType
@@ -104,6 +107,19 @@ def test_what_is_no_number_asks_for_one_step(tmp_path, said):
     (tmp_path / step_profile.REQUEST).write_text(said)
     assert profile.take_request() == 1
     assert not (tmp_path / step_profile.REQUEST).exists()
+
+
+def test_a_directory_that_is_away_asks_for_nothing(tmp_path, monkeypatch, caplog):
+    """Rank 0 alone looks, and others wait for what it says."""
+    from dist_plm.distributed.groups import alone
+    from dist_plm.spec.schema_run import ProfileConfig
+
+    def stale(*_, **__):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Path, "exists", stale)
+    assert step_profile.StepProfile(ProfileConfig(), tmp_path, 0, alone().device).take_request() == 0
+    assert "whether a profile is asked for cannot be told: Stale file handle" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"operations": 3}\n', '{"operations": [3, {"name": []}]}\n'])
