@@ -2,7 +2,8 @@
 once, for all, and costs seconds instead of hours."""
 
 import time
-from datetime import timedelta
+
+import torch.distributed as dist
 
 from dist_plm.cluster import bandwidth
 from dist_plm.cluster.checkpoint_space import checkpoint_problems, checkpoint_space
@@ -12,14 +13,13 @@ from dist_plm.core.errors import PreflightError
 from dist_plm.distributed.collectives import gather
 from dist_plm.distributed.device import Device
 from dist_plm.distributed.launch_env import LaunchEnv
-from dist_plm.distributed.world import host_group
 from dist_plm.monitor.progress import say
 from dist_plm.spec.derived import checkpoints_of
 from dist_plm.spec.schema import TrainingConfig
 from dist_plm.train.startup.start import other_settings
 
 
-def look(config: TrainingConfig, launch: LaunchEnv, device: Device) -> None:
+def look(config: TrainingConfig, launch: LaunchEnv, device: Device, host: dist.ProcessGroup) -> None:
     """The first seconds of a run. On several nodes it looks at everything and tells what it found, on one it only makes
     sure of the checkpoints. Collective.
 
@@ -28,30 +28,32 @@ def look(config: TrainingConfig, launch: LaunchEnv, device: Device) -> None:
     """
     if config.cluster.preflight:
         several = launch.local_world_size < launch.world_size
-        lines = preflight(config, launch, device, whole=several)
+        lines = preflight(config, launch, device, host, whole=several)
         if launch.rank == 0 and several:
             say("\n".join(lines))
 
 
-def preflight(config: TrainingConfig, launch: LaunchEnv, device: Device, *, whole: bool) -> list[str]:
+def preflight(
+    config: TrainingConfig, launch: LaunchEnv, device: Device, host: dist.ProcessGroup, *, whole: bool
+) -> list[str]:
     """Lines for people that tell what was found. Collective over all ranks.
 
     Args:
+        host: all ranks on gloo.
         whole: compares nodes and measures the links between ranks, too.
     Raises:
         PreflightError: on every rank, with all that is wrong.
     """
     began = time.monotonic()
-    group = host_group(timedelta(minutes=config.cluster.timeout_minutes))
-    everyone = gather(group, facts(config.data.paths, launch, device, whole=whole))
+    everyone = gather(host, facts(config.data.paths, launch, device, whole=whole))
     url = checkpoints_of(config.run, config.checkpoint)
     space = checkpoint_space(url, config.checkpoint, config.model, config.optim, config.train)
-    unequal = other_settings(encode(config), launch, group)
+    unequal = other_settings(encode(config), launch, host)
     problems = [
         *([unequal] if unequal else []),
         *differing(everyone),
         *shared_devices(everyone),
-        *checkpoint_problems(launch, group, space),
+        *checkpoint_problems(launch, host, space),
     ]
     if problems:
         raise PreflightError(problems)

@@ -91,8 +91,8 @@ def _loopback() -> str | None:
 
 
 def host_group(timeout: timedelta) -> dist.ProcessGroup:
-    """A gloo group of all ranks, for what happens on the host beside training: one for each thread that needs one.
-    Collective."""
+    """Makes a gloo group of all ranks, for what happens on the host beside training: a connection from each rank to each
+    other, so one for each thread that needs one, which is passed to all that the thread asks. Collective."""
     group = dist.new_group(backend="gloo", timeout=timeout)
     assert isinstance(group, dist.ProcessGroup)
     return group

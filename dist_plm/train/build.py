@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from dist_plm.checkpoint.open_checkpoint import Checkpoint
 from dist_plm.checkpoint.ownership import claim
 from dist_plm.checkpoint.storage import Storage, open_storage
@@ -65,7 +67,7 @@ from dist_plm.train.stopping import StopSignals
 
 log = logging.getLogger(__name__)
 
-Preflight = Callable[[TrainingConfig, LaunchEnv, Device], None]
+Preflight = Callable[[TrainingConfig, LaunchEnv, Device, dist.ProcessGroup], None]
 #: Builds what a run has measured beside the loss of its validation samples.
 Measuring = Callable[[TrainingConfig, Groups], MoreMeasures]
 #: Shows what a run is about to learn.
@@ -100,17 +102,18 @@ def run_training(
         timeout = collective_timeout(config.train, config.cluster.timeout_minutes, device)
         with signals.heard_at_once():
             init_process_group(env, device, timeout, shared_memory=config.cluster.shared_memory)
-        refuse_together(unreadable, env, host_group(timeout))
-        agree_on(encode(config), env, host_group(timeout))
+        host = host_group(timedelta(minutes=config.cluster.timeout_minutes))
+        refuse_together(unreadable, env, host)
+        agree_on(encode(config), env, host)
         unmade = make_run_directory(config.run, env, data, private=config.cluster.private_runs)
-        refuse_together(unmade, env, host_group(timeout))
+        refuse_together(unmade, env, host)
         if preflight is not None:
-            preflight(config, env, device)
+            preflight(config, env, device, host)
         grid, virtual = grid_of(config.parallel), config.parallel.virtual_pipeline
         groups = build_groups(grid, device, virtual_pipeline=virtual, timeout=timeout)
         assert data is not None
         limits = hang_limits(config.train, timeout, device)
-        start = begin(Path(config.run.dir or ""), limits, env, environ, signals, groups)
+        start = begin(Path(config.run.dir or ""), limits, env, environ, signals, groups, host)
         console = say if env.rank == 0 else None
         restore_logging, problem = open_log(start, console)
         refuse_together(problem, env, groups.world)
@@ -127,9 +130,8 @@ def run_training(
         restore_logging()
         shutdown()
     if finished and env.rank == 0:
-        run_dir = Path(config.run.dir or "")
         started, proposed = [command, *overrides], list(proposed_runs(config, device))
-        tell(mask(closing_summary(run_dir, config.checkpoint, started, config.model, config.data, proposed)))
+        tell(mask(closing_summary(start.run_dir, config.checkpoint, started, config.model, config.data, proposed)))
     return EXIT_FINISHED if finished else EXIT_REQUEUE
 
 
@@ -234,8 +236,7 @@ def _build_parts(
 ) -> Parts:
     """Builds what the loop trains with. Collective."""
     engine, storage, shard_specs, heal = trained.engine, trained.storage, trained.shard_specs, config.train.heal
-    control = start.control(host_group(timedelta(minutes=config.cluster.timeout_minutes)))
-    stops = config.train.early_stopping
+    control, stops = start.control(), config.train.early_stopping
     restore = restoring(storage, engine, shard_specs, groups.world)
     peak_rate = peak_learning_rate(config.optim, config.train.global_batch)
     return Parts(

@@ -113,7 +113,7 @@ class Control:
     """Asks all ranks, at points that all of them pass in the same order.
 
     Args:
-        group: all ranks on gloo, used by nothing else.
+        group: all ranks on gloo, used by nothing else from now on.
         lease: raises on every rank once the run was started again elsewhere.
         deadline: of the job.
     """

@@ -102,7 +102,7 @@ def look_case(world: World, config: PretrainConfig, nodes: list[str], other_dir:
     if other_dir is not None and world.rank == 1:
         config = replace(config, checkpoint=replace(config.checkpoint, dir=other_dir))
     try:
-        return preflight(config, launch, world.device, whole=True)
+        return preflight(config, launch, world.device, host_group(LONG), whole=True)
     except PreflightError as error:
         return str(error)
 

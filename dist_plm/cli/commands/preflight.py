@@ -35,8 +35,9 @@ def run(config: PretrainConfig, origins: dict[str, Origin]) -> int | None:
         check_fp8(device)
     timeout = timedelta(minutes=config.cluster.timeout_minutes)
     init_process_group(launch, device, timeout)
-    refuse_together(unreadable, launch, host_group(timeout))
-    lines = preflight(config, launch, device, whole=True)
+    host = host_group(timeout)
+    refuse_together(unreadable, launch, host)
+    lines = preflight(config, launch, device, host, whole=True)
     if launch.rank == 0:
         print("\n".join(lines))
     shutdown()

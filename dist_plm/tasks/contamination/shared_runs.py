@@ -41,8 +41,9 @@ def measure_contamination(config: EvaluateConfig, environ: Mapping[str, str] = o
     launch = from_environment(environ)
     timeout = timedelta(minutes=config.cluster.timeout_minutes)
     init_process_group(launch, choose("cpu", launch.local_rank), timeout)
-    agree_on(encode(config), launch, host_group(timeout))
-    content = contamination_of(config, host_group(timeout))
+    host = host_group(timeout)
+    agree_on(encode(config), launch, host)
+    content = contamination_of(config, host)
     shutdown()
     return content if launch.rank == 0 else None
 

@@ -94,8 +94,9 @@ def find_model(config: InferenceConfig, launch: LaunchEnv, device: Device, timeo
     Raises:
         UserError: on every rank alike.
     """
-    agree_on(encode(config), launch, host_group(timeout))
-    found = _found(config, host_group(timeout), launch.world_size)
+    host = host_group(timeout)
+    agree_on(encode(config), launch, host)
+    found = _found(config, host, launch.world_size)
     groups = _groups(found.config, device, timeout)
     return Session(source=found.source, vocabulary=found.vocabulary, config=found.config, launch=launch, groups=groups)
 

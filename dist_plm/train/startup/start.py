@@ -34,13 +34,18 @@ _TOLD = 5
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Holds what this rank starts with."""
+    """Holds what this rank starts with.
+
+    Args:
+        host: all ranks on gloo: for the start itself, and then for its `control` alone.
+    """
 
     launch: LaunchEnv
     signals: StopSignals
     deadline: Deadline
     lease: RunLease
     watchdog: Watchdog
+    host: dist.ProcessGroup
 
     @property
     def run_dir(self) -> Path:
@@ -51,9 +56,9 @@ class Start:
         """The run as the owner of its checkpoints."""
         return owner_of(self.run_dir)
 
-    def control(self, group: dist.ProcessGroup) -> Control:
-        """Asks all ranks, over a group of its own, whether to go on."""
-        return Control(self.signals, group, self.lease, self.deadline)
+    def control(self) -> Control:
+        """Builds what asks all ranks whether to go on."""
+        return Control(self.signals, self.host, self.lease, self.deadline)
 
 
 def begin(
@@ -63,13 +68,14 @@ def begin(
     env: Mapping[str, str],
     signals: StopSignals,
     groups: Groups,
+    host: dist.ProcessGroup,
 ) -> Start:
     """Takes over the run's directory. Collective."""
     lease = on_first(groups.world, lambda: claim(run_dir, launch, env))
     watchdog = Watchdog(
         limits, run_dir, rank=launch.rank, world_size=launch.world_size, node=launch.node_name, start=lease.start
     )
-    return Start(launch, signals, Deadline.from_environment(env), lease, watchdog)
+    return Start(launch, signals, Deadline.from_environment(env), lease, watchdog, host)
 
 
 def hang_limits(train: TrainConfig, timeout: timedelta, device: Device) -> HangLimits:

@@ -10,9 +10,11 @@ from dist_plm.cli.app import checked, load, parse
 from dist_plm.config.decode import decode
 from dist_plm.core.errors import ConfigError, DataError
 from dist_plm.data.prepare.prepare import prepare
+from dist_plm.distributed.world import leave
 from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.spec.prepare.schema import PrepareConfig, PrepareDataConfig, SourceConfig, TokenizerConfig
-from dist_plm.tasks.contamination.shared_runs import check_contamination, contamination_of
+from dist_plm.tasks.contamination.shared_runs import check_contamination, contamination_of, measure_contamination
+from tests.ranks.made_groups import counted_groups
 
 #: A tokenizer that gives text back, and one that lowers it and takes accents off.
 TOKENIZERS = {
@@ -71,6 +73,19 @@ def test_shares_of_a_store_that_has_splits_are_refused(store) -> None:
 
 def measure(world, settings):
     return contamination_of(decode(EvaluateConfig, settings), dist.group.WORLD)
+
+
+def test_texts_are_compared_over_one_group_of_all_ranks(store, ranks, tmp_path) -> None:
+    (tmp_path / "text.txt").write_text(sentence(300))
+    settings = {"on": "contamination", "data": {"text": str(tmp_path / "text.txt"), "against": str(store)}}
+    assert ranks.run(1, measure_alone, settings) == [(1.0, ["gloo"])]
+
+
+def measure_alone(world, settings):
+    leave()
+    with counted_groups() as made:
+        told = measure_contamination(decode(EvaluateConfig, settings), {})
+    return told["results"]["contaminated"], made
 
 
 @pytest.mark.parametrize(
