@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import TCPStore
+from torch._C._distributed_c10d import Store, TCPStore
 
 from dist_plm.core.errors import NotMetError
 from dist_plm.core.streams import tell
@@ -18,8 +18,11 @@ from dist_plm.distributed.launch_env import LaunchEnv
 
 #: After which a rank says that it waits: the first of each node, and later the others, which would say the same.
 FIRST_SECONDS, OTHERS_SECONDS = 5.0, 30.0
-#: Between two looks at who is there, and the most ranks that are named.
-_LOOK_SECONDS, _MOST_NAMED = 0.05, 8
+#: Between two looks at who is there: at first, later as a share of what has been waited, and at most. One store answers
+#: all ranks.
+_LOOK_SECONDS, _LOOK_SHARE, _LOOK_MOST_SECONDS = 0.05, 0.1, 1.0
+#: The most ranks that are named.
+_MOST_NAMED = 8
 _KNOCK_SECONDS = 5.0
 _REMEDY = (
     "start all of them, with torchrun or srun; one process alone needs neither RANK nor WORLD_SIZE in its environment"
@@ -36,26 +39,28 @@ def meet(launch: LaunchEnv, timeout: timedelta) -> TCPStore:
     who = f"rank {launch.rank} of {launch.world_size}"
     # torchrun starts ranks again, and its store may remember those of before.
     prefix = f"met/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    end = time.monotonic() + timeout.total_seconds()
-    came = [f"{prefix}/{rank}" for rank in range(launch.world_size)]
+    began = time.monotonic()
+    end = began + timeout.total_seconds()
     store: TCPStore | None = None
 
     def missing() -> str:
         if store is None:
             return "rank 0"
-        return _named([rank for rank, key in enumerate(came) if not store.check([key])])
+        return _named(sorted(set(range(launch.world_size)) - _came(store, prefix)))
 
     def complaint() -> str:
         return f"{who} waits at {place} for {missing()}, for up to {_told(timeout)}: {_REMEDY}"
 
     with _saying(complaint, FIRST_SECONDS if launch.local_rank == 0 else OTHERS_SECONDS):
         try:
-            store = _open(launch, end)
-            store.set(came[launch.rank], launch.node_name)
-            while not store.check(came):  # waiting in the store, a rank could not look who is there
-                if time.monotonic() > end:
+            opened = _open(launch, end)
+            _come(opened, prefix, launch.rank)
+            store = opened
+            # Waiting in the store, a rank could not look who is there.
+            while _number(store, prefix) < launch.world_size:
+                if (now := time.monotonic()) > end:
                     raise TimeoutError
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_pause(now - began))
             store.set_timeout(timeout)
             return store
         except (TimeoutError, dist.DistNetworkError, dist.DistStoreError) as error:
@@ -69,6 +74,28 @@ def meet(launch: LaunchEnv, timeout: timedelta) -> TCPStore:
             except dist.DistError:
                 absent = "the others"
             raise NotMetError(f"{who} waited {_told(timeout)} at {place} for {absent} in vain: {_REMEDY}") from None
+
+
+def _come(store: Store, prefix: str, rank: int) -> None:
+    """Tells the others that a rank is here, who count it once however often it comes."""
+    if store.add(f"{prefix}/{rank}", 1) == 1:
+        store.append(f"{prefix}/ranks", f"{rank} ")  # pyright: ignore[reportAttributeAccessIssue]
+        store.add(f"{prefix}/number", 1)
+
+
+def _number(store: Store, prefix: str) -> int:
+    """Gives how many ranks are here, whatever their number in one short answer."""
+    return store.add(f"{prefix}/number", 0)
+
+
+def _came(store: Store, prefix: str) -> set[int]:
+    """Gives the ranks that are here, one of which must be: the store has no answer before."""
+    return set(map(int, store.get(f"{prefix}/ranks").split()))
+
+
+def _pause(waited_seconds: float) -> float:
+    """Gives the seconds to the next look at who is there."""
+    return min(max(_LOOK_SECONDS, _LOOK_SHARE * waited_seconds), _LOOK_MOST_SECONDS)
 
 
 def _open(launch: LaunchEnv, end: float) -> TCPStore:
@@ -94,14 +121,15 @@ def _open(launch: LaunchEnv, end: float) -> TCPStore:
 
 def _wait_for_listener(launch: LaunchEnv, end: float) -> None:
     """Knocks until somebody is there: the store would try several times as long, and complain in pages."""
+    began = time.monotonic()
     while True:
         try:
             socket.create_connection((launch.master_addr, launch.master_port), timeout=_KNOCK_SECONDS).close()
             return
         except OSError:
-            if time.monotonic() > end:
+            if (now := time.monotonic()) > end:
                 raise TimeoutError from None
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_pause(now - began))
 
 
 def _named(ranks: list[int]) -> str:

@@ -4,9 +4,11 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from torch._C._distributed_c10d import TCPStore
 
 from dist_plm.core.errors import EXIT_HUNG, NotMetError
 from dist_plm.distributed import rendezvous
@@ -45,6 +47,52 @@ def test_other_ranks_of_a_node_leave_it_to_the_first(soon, capfd):
 def test_many_ranks_are_not_all_named(soon, capfd):
     with pytest.raises(NotMetError, match=r"for ranks 1, 2, 3, 4, 5, 6, 7, 8 and 991 more in vain"):
         meet(launch(0, 1000, free_port()), timedelta(seconds=1))
+
+
+def test_a_rank_that_waits_asks_for_few_keys_however_many_ranks_there_are(soon, monkeypatch):
+    """The one store answers every rank."""
+    asked = []
+
+    class CountedStore(TCPStore):
+        def check(self, keys):
+            asked.extend(keys)
+            return super().check(keys)
+
+        def add(self, key, amount):
+            asked.append(key)
+            return super().add(key, amount)
+
+        def get(self, key):
+            asked.append(key)
+            return super().get(key)
+
+    monkeypatch.setattr(rendezvous, "TCPStore", CountedStore)
+    with pytest.raises(NotMetError, match="and 991 more in vain"):
+        meet(launch(0, 1000, free_port()), timedelta(seconds=1.2))
+    assert 2 < len(asked) < 50, "every twentieth of a second, and for two messages"
+
+
+def test_looks_become_rare():
+    assert [rendezvous._pause(waited) for waited in (0.0, 0.1, 4.0, 600.0)] == [0.05, 0.05, 0.4, 1.0]
+
+
+def test_ranks_that_are_started_again_wait_for_each_other_anew(monkeypatch):
+    """In the store of torchrun, which remembers who came before; one that comes twice is one."""
+    agent = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+
+    def meets(rank, seconds):
+        return meet(launch(rank, 3, agent.port), timedelta(seconds=seconds))
+
+    for _ in range(2):
+        with pytest.raises(NotMetError, match="for ranks 0, 2 in vain"):
+            meets(1, 0.2)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(meets, range(3), [60] * 3))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(NotMetError, match="for ranks 1, 2 in vain"):
+        meets(0, 0.2)
 
 
 def test_a_port_that_another_program_holds_is_named(soon):
