@@ -23,11 +23,19 @@ def ratios(own: Sequence[float], peers: Sequence[Sequence[int]]) -> list[float]:
     """
     found = [1.0] * len(own)
     for ranks in peers:
-        for rank in ranks:
-            others = [own[other] for other in ranks if other != rank]
-            if others and (middle := median(others)) > 0:
+        by_time = sorted(ranks, key=own.__getitem__)
+        seconds = [own[rank] for rank in by_time]
+        for place, rank in enumerate(by_time):
+            if len(seconds) > 1 and (middle := _median_of_others(seconds, place)) > 0:
                 found[rank] = own[rank] / middle
     return found
+
+
+def _median_of_others(ordered: Sequence[float], place: int) -> float:
+    """Gives the median of all values but that at a place: those after it move up by one."""
+    count = len(ordered) - 1
+    below, above = (ordered[middle + (middle >= place)] for middle in ((count - 1) // 2, count // 2))
+    return (below + above) / 2
 
 
 @dataclass(slots=True)
