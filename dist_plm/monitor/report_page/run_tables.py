@@ -1,9 +1,10 @@
 """Builds tables that a page shows of what a run measured at intervals, or was asked for: what the parts of a step take each
 rank, and the longest operations of those that were profiled."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dist_plm.core.parsing import is_number, load_json
 from dist_plm.core.regular import open_regular
@@ -12,7 +13,7 @@ from dist_plm.core.regular import open_regular
 STEP_PARTS = "step_parts.jsonl"
 #: A folder of profiles.
 PROFILES = "profiles"
-_MOST_BYTES, _MOST_RANKS, _MOST_PROFILES = 8 * 2**20, 64, 8
+_FIRST_BYTES, _MOST_BYTES, _MOST_RANKS, _MOST_PROFILES = 64 * 2**10, 8 * 2**20, 64, 8
 
 
 def operations_file(rank: int) -> str:
@@ -75,10 +76,17 @@ def last_line(path: Path) -> Mapping[str, Any] | None:
     """The mapping in the last whole line of a file; None where there is none."""
     try:
         with open_regular(path) as file:
-            file.seek(0, 2)
-            file.seek(max(file.tell() - _MOST_BYTES, 0))
-            lines = file.read().split(b"\n")
+            end, num_bytes = file.seek(0, os.SEEK_END), _FIRST_BYTES
+            lines = _lines_from(file, end - num_bytes)
+            while len(lines) < 3 and num_bytes < min(end, _MOST_BYTES):  # the last whole one may begin before
+                num_bytes *= 2
+                lines = _lines_from(file, end - num_bytes)
         value = load_json(lines[-2]) if len(lines) > 1 else None
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _lines_from(file: BinaryIO, start: int) -> list[bytes]:
+    file.seek(max(start, 0))
+    return file.read().split(b"\n")

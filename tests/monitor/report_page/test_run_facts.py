@@ -1,5 +1,6 @@
 """What a page says of a run beside its curves, from files that a run wrote and from files that nobody did."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from dist_plm.monitor.report import load_run
+from dist_plm.monitor.report_page import run_tables
 from dist_plm.monitor.report_page.run_facts import events_of, facts_of, samples_of, settings_of, starts_of
-from dist_plm.monitor.report_page.run_tables import tables_of
+from dist_plm.monitor.report_page.run_tables import last_line, tables_of
 from tests.monitor.make import record
 
 TINY = Path(__file__).parent / "tiny"
@@ -63,6 +65,34 @@ def test_parts_of_a_step_by_rank(tmp_path):
         ["rank 1", "b", "2.00", "0.00"],
         ["rank 0", "a", "1.00", "9.00"],
     ]
+
+
+@pytest.mark.parametrize("length", [20, 2**16 - 1, 2**16, 2**16 + 1, 300_000])
+@pytest.mark.parametrize("before", [b"", b'{"step": 2}\n'])
+@pytest.mark.parametrize("torn", [b"", b'{"torn'])
+def test_the_last_whole_line_may_be_long(tmp_path, length, before, torn):
+    line = {"name": ""}
+    line["name"] = "n" * (length - len(json.dumps(line)))
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(before + json.dumps(line).encode() + b"\n" + torn)
+    assert last_line(path) == line
+
+
+def test_of_a_long_file_the_end_alone_is_read(tmp_path, monkeypatch):
+    """Of a long run on many ranks it grows by tens of kilobytes each hundred steps, and a page asks again and again."""
+    read = []
+
+    class Counted(io.BytesIO):
+        def read(self, *arguments):
+            found = super().read(*arguments)
+            read.append(len(found))
+            return found
+
+    path = tmp_path / "step_parts.jsonl"
+    path.write_bytes(b"".join(b'{"step": %d, "seconds": "%s"}\n' % (step, b"1" * 50_000) for step in range(200)))
+    monkeypatch.setattr(run_tables, "open_regular", lambda path: Counted(path.read_bytes()))
+    assert (last_line(path) or {}).get("step") == 199
+    assert sum(read) <= 4 * 50_000
 
 
 def test_samples_are_the_first_rows_of_predictions(tmp_path):
