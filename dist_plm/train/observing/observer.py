@@ -122,9 +122,11 @@ class Observer:
 
     def _tell_slow(self, step: int, rank: int, ratio: float) -> None:
         log.warning(
-            "step %d: rank %d on node %s takes %.2f times as long as its peers, for the last %d steps: look at that machine, "
-            "or set cluster.exclude_slow=true",
+            "step %d: rank %d on node %s takes %.2f times as long as its peers, for the last %d steps: look at that machine%s",
             *(step, rank, self.nodes[rank], ratio, self.stragglers.times * self.settings.parts_every),
+            "; a submitted job that is queued again asks for other nodes than that (cluster.exclude_slow=true)"
+            if self.exclude
+            else ", or set cluster.exclude_slow=true",
         )
         self._exclude([rank])
 

@@ -2,12 +2,17 @@
 
 import json
 import time
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest.mock import patch
 
 import pytest
 
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.monitor.metrics_file import read_metrics
+from dist_plm.spec.schema_run import ObserveConfig
+from dist_plm.train.observing.observer import Observer
+from dist_plm.train.observing.stragglers import Stragglers
 from tests.ranks.pool import RanksError, World
 from tests.ranks.ports import free_port
 from tests.train.healing.faults import Fault, faulty_case
@@ -70,6 +75,28 @@ def test_a_slow_rank_is_named(ranks, store, tmp_path, engine, slow):
     assert excluded.read_text() == f"{lines[0]['nodes'][slow]}\n"
     waited = [sum(line["seconds"]["communication"][rank] for line in lines) for rank in (0, 1)]
     assert waited[1 - slow] > waited[slow], "the other waits for it"
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+def test_what_is_set_already_is_not_advised(caplog, exclude):
+    parts: Any = dict.fromkeys(("engine", "control", "replicas", "profile", "layers", "run_dir"))
+    observer = Observer(
+        **parts,
+        settings=ObserveConfig(),
+        groups=cast(Any, SimpleNamespace(rank=1)),
+        stragglers=Stragglers([[0, 1]], share=0.2, times=3),
+        nodes=["gpu06", "gpu07"],
+        exact=True,
+        exclude=exclude,
+    )
+    observer._tell_slow(300, 1, 1.31)
+    (told,) = caplog.messages
+    assert (
+        "rank 1 on node gpu07 takes 1.31 times as long as its peers, for the last 300 steps: look at that machine"
+        in told
+    )
+    assert ("or set cluster.exclude_slow=true" in told) is not exclude
+    assert ("other nodes than that (cluster.exclude_slow=true)" in told) is exclude
 
 
 #: What keeps the share and the number of intervals in a row as they are by default.
