@@ -144,7 +144,8 @@ class Engine(Protocol):
 
     def load_parameter_states(self, read: Callable[[ShardSpec, str], Tensor]) -> None:
         """Sets weights, masters and the optimizer's tensors from `read(shard_spec, name)`, which gives fp32 values shaped
-        like shard_spec.parameter for each name of `ParameterState.tensors`. Collective over all ranks."""
+        like shard_spec.parameter for each name of `ParameterState.tensors`. It is asked for the rows of parameters that
+        this rank holds a part of (`ShardSpec.rows`), and for no others. Collective over all ranks."""
         ...
 
     def own_values(self) -> list[Tensor]:

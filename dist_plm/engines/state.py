@@ -50,7 +50,6 @@ class EngineState:
         flat: where logical tensors lie in the flattened parameters.
         sharded: data ranks hold different fragments.
         sharded_weights: of what is frozen as well.
-        set_weight: puts a weight, shaped like the parameter, where the fragments do not reach; None where they do.
         refresh: puts what was written to the fragments into the model's weights. Collective over data ranks.
         reach: None where everything is in memory.
     """
@@ -69,7 +68,6 @@ class EngineState:
         sharded: bool,
         sharded_weights: bool = False,
         scaler: LossScaler | None,
-        set_weight: Callable[[nn.Parameter, Tensor], Any] | None = None,
         refresh: Callable[[], None] = lambda: None,
         reach: Reach | None = None,
     ) -> None:
@@ -78,7 +76,7 @@ class EngineState:
         self._flat, self._sizes = flat, None
         several = groups.data_context.size() > 1
         self._groups, self._sharded, self._sharded_weights = groups, sharded and several, sharded_weights and several
-        self._scaler, self._set_weight, self._refresh, self._reach = scaler, set_weight, refresh, reach
+        self._scaler, self._refresh, self._reach = scaler, refresh, reach
         self._held: dict[Tensor, list[OptimizerShard]] = {}
         for fragment in fragments:
             self._held.setdefault(fragment.parameter, []).append(fragment)
@@ -110,23 +108,15 @@ class EngineState:
     def load(self, read: Callable[[ShardSpec, str], Tensor]) -> None:
         self._fill()
         for shard_spec, shape in zip(self._shard_specs, self._shapes, strict=True):
-            held = self._held.get(shard_spec.parameter, [])
+            held = [one for one in self._held.get(shard_spec.parameter, []) if one.length]
             for name in self._names(shard_spec, shape):
-                set_weight = self._set_weight if name == "weight" else None
-                if not held and set_weight is None:
-                    continue
-                values = read(shard_spec, name)
                 for fragment in held:
-                    shard = values.reshape(-1)[fragment.start : fragment.start + fragment.length]
-                    self._view(fragment, name).copy_(shard)
-                if set_weight is not None:
-                    set_weight(shard_spec.parameter, values)
+                    self._view(fragment, name).copy_(_read_fragment(read, shard_spec, shape, name, fragment))
         for shard_spec, tensors in self._shared():
             for name, tensor in tensors.items():
                 tensor.copy_(read(shard_spec, name))
         self._release()
-        if self._set_weight is None:
-            self._refresh()
+        self._refresh()
 
     def own_values(self) -> list[Tensor]:
         self._fill()
@@ -281,6 +271,20 @@ class Stateful:
 
     def load_scalars(self, scalars: Mapping[str, Any]) -> None:
         self._state.load_scalars(scalars)
+
+
+def _read_fragment(
+    read: Callable[[ShardSpec, str], Tensor],
+    shard_spec: ShardSpec,
+    shape: torch.Size,
+    name: str,
+    fragment: OptimizerShard,
+) -> Tensor:
+    """Reads the rows of a parameter that a fragment lies in, and gives its elements."""
+    row, stop = shape[1:].numel(), fragment.start + fragment.length
+    first = fragment.start // row
+    values = read(shard_spec.rows(first, -(-stop // row)), name).reshape(-1)
+    return values[fragment.start - first * row : stop - first * row]
 
 
 def _vector(name: str, values: Tensor, *, copy: bool) -> ShardSpec:

@@ -8,7 +8,7 @@ all read this one description.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,17 @@ class Shard:
         """The view of the logical tensor that is this box."""
         return tensor[_box(self.start, self.size)]
 
+    def rows(self, first: int, stop: int) -> "Shard":
+        """Describes what lies in rows `first` to `stop` of the rank's parameter, of which it makes a parameter of its own."""
+        held = self.size[0]
+        before, end = (min(max(row - self.local_start[0], 0), held) for row in (first, stop))
+        return replace(
+            self,
+            start=(self.start[0] + before, *self.start[1:]),
+            local_start=(max(self.local_start[0] + before - first, 0), *self.local_start[1:]),
+            size=(end - before, *self.size[1:]),
+        )
+
     @property
     def numel(self) -> int:
         return math.prod(self.size)
@@ -74,6 +85,13 @@ class ShardSpec:
         """Gives the shape of the whole parameter, also while DeepSpeed's ZeRO-3 has taken it apart over data ranks and
         left it empty."""
         return getattr(self.parameter, "ds_shape", self.parameter.shape)
+
+    def rows(self, first: int, stop: int) -> "ShardSpec":
+        """Describes rows `first` to `stop` of the parameter as one of their own, which has no memory. It has all the shards,
+        some of them perhaps empty."""
+        values = torch.empty((stop - first, *self.shape[1:]), device="meta")
+        shards = tuple(shard.rows(first, stop) for shard in self.shards)
+        return replace(self, parameter=nn.Parameter(values, requires_grad=False), shards=shards)
 
 
 def split_over_tensor_ranks(parameter: nn.Parameter, dim: int, parts: Sequence[Part] = ()) -> None:

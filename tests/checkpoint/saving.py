@@ -7,12 +7,13 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from dist_plm.checkpoint.fragments import ReplicaRank
+from dist_plm.checkpoint.io import blobs
 from dist_plm.checkpoint.io.async_writer import WriterProcess
 from dist_plm.checkpoint.open_checkpoint import find
 from dist_plm.checkpoint.retention import Retention
@@ -97,6 +98,25 @@ def load_case(world: World, config: PretrainConfig, directory: Path) -> Outcome:
     engine.load_scalars(found.train_state.engine)
     held = pieces(engine)
     return Outcome(steps(engine, config, groups, found.train_state.step, config.train.steps), held)
+
+
+def bytes_read_case(world: World, config: PretrainConfig, directory: Path) -> tuple[int, int]:
+    """Opens the newest checkpoint: the bytes of its tensors, and how many of them this rank reads."""
+    groups, engine, _ = engine_of(world, config)
+    found = find("auto", LocalStorage(directory), groups.world)
+    assert found is not None
+    held, original = [], blobs._fill
+
+    def counted(values: Tensor, stream: IO[bytes]) -> None:
+        held.append(values.nbytes)
+        original(values, stream)
+
+    blobs._fill = counted
+    try:
+        engine.load_parameter_states(found.read)
+    finally:
+        blobs._fill = original
+    return sum(4 * tensor.size.numel() for tensor in found.tensors.tensors.values()), sum(held)
 
 
 def whole_states(outcomes: list[Outcome]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from tests.checkpoint.saving import load_case, save_case, whole_states
+from tests.checkpoint.saving import bytes_read_case, load_case, save_case, whole_states
 from tests.ranks.test_encoders import MODELS
 from tests.ranks.training import configure
 
@@ -206,6 +206,27 @@ def test_groups_that_stages_leave_empty(ranks, saved, source, target, optim):
 @pytest.mark.parametrize("precision", [pytest.param("bf16", marks=pytest.mark.slow), "fp16"])
 def test_masters_and_loss_scale_go_along(ranks, saved, precision):
     check(ranks, saved, "data2", "data2", precision__name=precision)
+
+
+@pytest.mark.parametrize(
+    ("engine", "stage", "changes"),
+    [
+        ("megatron", 1, {}),
+        ("megatron", 1, {"precision__name": "bf16"}),
+        ("deepspeed", 3, {}),
+        ("deepspeed", 3, {"parallel__context": 2, "train__freeze": ("embeddings",)}),
+        *(pytest.param("deepspeed", stage, {}, marks=pytest.mark.slow) for stage in (1, 2)),
+    ],
+)
+def test_ranks_read_what_they_hold(ranks, saved, engine, stage, changes):
+    """Rows that two ranks have a part of are read by both."""
+    frozen = {name: value for name, value in changes.items() if name == "train__freeze"}
+    directory, _ = saved("one", **frozen)
+    config = configure(4, engine__name=engine, engine__zero_stage=stage, **changes)
+    outcomes = ranks.run(4, bytes_read_case, config, directory)
+    total = outcomes[0][0]
+    assert total <= sum(read for _, read in outcomes) <= 1.1 * total
+    assert max(read for _, read in outcomes) <= 0.4 * total
 
 
 def test_nothing_in_it_tells_the_grid(saved):

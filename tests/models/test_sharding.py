@@ -41,6 +41,33 @@ def test_pieces_of_all_ranks_tile_every_part_once(tensor_size, units, padding):
     assert all(bool((count == 1).all()) for count in seen.values())
 
 
+@given(
+    tensor_size=st.sampled_from([1, 2, 3]),
+    units=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    padding=st.integers(0, 7),
+    data=st.data(),
+)
+def test_rows_of_a_parameter_are_described_as_the_whole_of_it_is(tensor_size, units, padding, data):
+    parts = [Part(f"part{i}", unit * tensor_size) for i, unit in enumerate(units)]
+    parts[-1] = Part(parts[-1].name, parts[-1].rows, min(padding, parts[-1].rows - 1))
+    model = {f"{part.name}.weight": torch.rand(part.rows - part.padding, 3) for part in parts}
+    rows = sum(part.rows for part in parts)
+    rank = data.draw(st.integers(0, tensor_size - 1))
+    whole = describe([Holder(rows, 3, 0, tuple(parts), tensor_size)], rank, tensor_size)[0]
+
+    def read(shard_spec):
+        values = torch.zeros(shard_spec.shape)
+        for shard in shard_spec.shards:
+            shard.local(values).copy_(shard.whole(model[shard.name]))
+        return values
+
+    first = data.draw(st.integers(0, whole.shape[0] - 1))
+    stop = data.draw(st.integers(first + 1, whole.shape[0]))
+    part = whole.rows(first, stop)
+    assert [shard.name for shard in part.shards] == [shard.name for shard in whole.shards]
+    assert torch.equal(read(part), read(whole)[first:stop])
+
+
 def test_rows_columns_and_replicas():
     shard_specs = describe([Holder(8, 6, 1, (), 2)], 1, 2)
     fused, weight, bias = shard_specs

@@ -94,8 +94,6 @@ def build_optimizer(
         flat,
         sharded=sharded,
         scaler=MegatronScaler(scaler) if scaler is not None else None,
-        # The model's weights in its own precision, whole on each data rank.
-        set_weight=torch.Tensor.copy_,
         refresh=partial(_refresh_weights, optimizer, chunks),
     )
     return optimizer, state
