@@ -62,7 +62,7 @@ from dist_plm.train.startup.resume import stream_of
 from dist_plm.train.startup.resume_point import find_resumed
 from dist_plm.train.startup.run_position import Position
 from dist_plm.train.startup.start import Start, agree_on, begin, collective_timeout, hang_limits, refuse_together
-from dist_plm.train.startup.starting_position import restoring, starting_position
+from dist_plm.train.startup.starting_position import gives_all_weights, restoring, starting_position
 from dist_plm.train.stopping import StopSignals
 
 log = logging.getLogger(__name__)
@@ -152,11 +152,13 @@ def _run(
     fits = partial(advice_on_memory, config.model, config.parallel, config.engine, config.train.micro_batch)
     with fits():
         storage = _own_checkpoints(config, start, groups)
-        trained = _build_trained(config, device, groups, data, storage)
         # Before anything is read: what earlier starts have begun, they cannot end from now on.
         on_first(groups.world, storage.clean)
+        found, begun = find_resumed(config.train.resume, storage, groups.world, verify=config.checkpoint.verify)
+        trained = _build_trained(config, device, groups, data, storage, drawn=not gives_all_weights(found))
         stream = stream_of(config.data, config.objective, config.train, data.samples["train"])
-        found, position = _begin(config, trained, stream, groups)
+        position = _begin(config, trained, found, stream, groups)
+        position.begun_as = begun
         config = replace(config, train=position.counted(config.train))
         peak = measure_peak_tflops(config.precision.name, config.cluster.peak_tflops, groups)
         recorder = open_records(config, start, position, found, peak, groups, data.count_tokens)
@@ -182,8 +184,10 @@ def _own_checkpoints(config: TrainingConfig, start: Start, groups: Groups) -> St
     return storage
 
 
-def _build_trained(config: TrainingConfig, device: Device, groups: Groups, data: RunData, storage: Storage) -> _Trained:
-    """Builds this rank's part of the model, and what trains it. Collective."""
+def _build_trained(
+    config: TrainingConfig, device: Device, groups: Groups, data: RunData, storage: Storage, *, drawn: bool
+) -> _Trained:
+    """Builds this rank's part of the model, its weights `drawn` or still to be read, and what trains it. Collective."""
     model, shard_specs = build_model(
         config.model,
         config.parallel,
@@ -193,18 +197,17 @@ def _build_trained(config: TrainingConfig, device: Device, groups: Groups, data:
         seed=config.train.seed,
         token_loss=config.objective.token_loss,
         frozen=frozen_tensors(config.model, config.train.freeze),
+        filled=drawn,
     )
     engine = build_engine(engine_settings(config), groups, device.torch_device, model, data.objective.losses)
     return _Trained(model, shard_specs, engine, storage)
 
 
 def _begin(
-    config: TrainingConfig, trained: _Trained, stream: Mapping[str, Any], groups: Groups
-) -> tuple[Checkpoint | None, Position]:
-    """Puts the engine where the run begins or goes on, from the checkpoint that is given back. Collective."""
-    storage = trained.storage
-    found, begun = find_resumed(config.train.resume, storage, groups.world, verify=config.checkpoint.verify)
-    position = starting_position(
+    config: TrainingConfig, trained: _Trained, found: Checkpoint | None, stream: Mapping[str, Any], groups: Groups
+) -> Position:
+    """Puts the engine where the run begins, or goes on from the checkpoint that was found. Collective."""
+    return starting_position(
         found,
         config.model,
         config.data,
@@ -213,13 +216,11 @@ def _begin(
         config.checkpoint,
         encode(config),
         stream,
-        storage,
+        trained.storage,
         trained.engine,
         trained.shard_specs,
         groups.world,
     )
-    position.begun_as = begun
-    return found, position
 
 
 def _build_parts(

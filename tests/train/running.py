@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import os
 import random
 import signal
@@ -21,10 +22,11 @@ from dist_plm.data.store.store import TokenStoreWriter
 from dist_plm.distributed.world import leave
 from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.engines.megatron.engine import MegatronEngine
+from dist_plm.models import init
 from dist_plm.spec.rules.finalize import finalize, num_microbatches
 from dist_plm.spec.schema import PretrainConfig
 from dist_plm.tasks.evaluate.in_training import more_measures
-from dist_plm.train import stopping
+from dist_plm.train import build, stopping
 from dist_plm.train.build import run_training
 from dist_plm.train.prefetcher import Feed
 from tests.ranks.pool import World
@@ -84,11 +86,46 @@ def run_case(world: World, config: PretrainConfig, port: int, end: str = "") -> 
     leave()
     place = {"RANK": world.rank, "WORLD_SIZE": world.size, "LOCAL_RANK": world.rank, "LOCAL_WORLD_SIZE": world.size}
     environ = {name: str(value) for name, value in place.items()}
-    return run_training(
-        config,
-        {**environ, **ONE_THREAD, "SLURM_JOB_END_TIME": end, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-        measuring=more_measures,
-    )
+    with undrawn_as_nan():
+        return run_training(
+            config,
+            {**environ, **ONE_THREAD, "SLURM_JOB_END_TIME": end, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+            measuring=more_measures,
+        )
+
+
+def counted_case(world: World, config: PretrainConfig, port: int) -> tuple[int, int]:
+    """A run; its exit code, and how many tensors this rank drew."""
+    calls, original = itertools.count(), init._draw
+
+    def counted(*arguments: Any) -> None:
+        next(calls)
+        original(*arguments)
+
+    init._draw = counted
+    try:
+        return run_case(world, config, port), next(calls)
+    finally:
+        init._draw = original
+
+
+@contextlib.contextmanager
+def undrawn_as_nan() -> Iterator[None]:
+    """Has weights be NaN that are not drawn: in new memory there is often what was there in the run before."""
+    original = build.build_model
+
+    def built(*arguments: Any, **options: Any) -> Any:
+        model, shard_specs = original(*arguments, **options)
+        if not options.get("filled", True):
+            for shard_spec in shard_specs:
+                shard_spec.parameter.detach().fill_(math.nan)
+        return model, shard_specs
+
+    build.build_model = built
+    try:
+        yield
+    finally:
+        build.build_model = original
 
 
 def killed_case(world: World, config: PretrainConfig, port: int, victim: int, seed: int, while_saving: bool) -> int:

@@ -11,7 +11,10 @@ from dist_plm.monitor.metrics_file import read_metrics
 from dist_plm.monitor.report_page.run_facts import starts_of
 from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port
+from tests.ranks.selection import covering
+from tests.train.healing.test_equivalence import tensors
 from tests.train.running import (
+    counted_case,
     killed_case,
     make_store,
     run_case,
@@ -26,6 +29,19 @@ pytestmark = pytest.mark.ranks
 RANKS = 2
 CHAOS = {"train__steps": 120, "train__eval_every": 7, "checkpoint__every": 3, "train__log_every": 1}
 CHAOS |= {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}
+
+#: Engines that spread the weights of a checkpoint in ways of their own.
+DRAWN = {
+    "sharded_bf16": {"engine__zero_stage": 1, "precision__name": "bf16"},
+    "whole_bf16": {"engine__zero_stage": 0, "precision__name": "bf16"},
+    "overlap": {"engine__overlap_param_gather": True, "engine__overlap_grad_reduce": True},
+    "pipeline": {"parallel__pipeline": 2},
+    "adapters": {"model__lora": {"rank": 4}},
+    "deepspeed3_frozen": {"engine__name": "deepspeed", "engine__zero_stage": 3, "train__freeze": ("embeddings",)},
+    "deepspeed1_bf16": {"engine__name": "deepspeed", "engine__zero_stage": 1, "precision__name": "bf16"},
+    "deepspeed0": {"engine__name": "deepspeed", "engine__zero_stage": 0},
+    "deepspeed2": {"engine__name": "deepspeed", "engine__zero_stage": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +156,26 @@ def test_what_a_signal_left_to_be_measured_is_added_to_its_checkpoint(ranks, sto
     same, after = content()
     assert same == tensors
     assert ("loss" in after.evaluation, after.loop["evaluation_due"]) == (True, False)
+
+
+@pytest.mark.parametrize("name", covering(DRAWN, ["sharded_bf16", "deepspeed3_frozen"]))
+def test_a_run_that_goes_on_draws_no_weights(ranks, store, tmp_path, name):
+    changes = {"train__steps": 4, "train__eval_samples": 0, "checkpoint__every": 2, **DRAWN[name]}
+    whole = settings(store, tmp_path / "whole", **changes)
+    assert all(code == 0 and drawn > 0 for code, drawn in ranks.run(RANKS, counted_case, whole, free_port()))
+    ranks.run(RANKS, run_case, settings(store, tmp_path / "run", **changes, train__stop_at=2), free_port())
+    config = settings(store, tmp_path / "run", **changes)
+    assert ranks.run(RANKS, counted_case, config, free_port()) == [(0, 0)] * RANKS
+    assert records(tmp_path / "run") == records(tmp_path / "whole")
+    assert tensors(tmp_path / "run", 4) == tensors(tmp_path / "whole", 4)
+
+
+@pytest.mark.parametrize("more", [{"model__layers": 3}, {"model__lora": {"rank": 4}}])
+def test_a_run_goes_on_with_no_weights_that_its_checkpoint_lacks(ranks, store, tmp_path, more):
+    ranks.run(RANKS, run_case, settings(store, tmp_path, train__steps=4, train__stop_at=2), free_port())
+    with pytest.raises(RanksError, match=r"is of another model \(layers\.\S+: absent in the checkpoint"):
+        ranks.run(RANKS, run_case, settings(store, tmp_path, train__steps=4, **more), free_port())
+    assert LocalStorage(tmp_path / "checkpoints").steps() == [2]
 
 
 def test_a_run_ends_before_its_job_does(ranks, store, tmp_path, whole):

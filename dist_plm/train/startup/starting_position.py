@@ -62,6 +62,12 @@ def starting_position(
     return Position()
 
 
+def gives_all_weights(found: Checkpoint | None) -> bool:
+    """Tells whether a run that goes on from `found` reads every weight of it, or is refused (`restore`), so that none has to be
+    drawn."""
+    return found is not None and not found.is_weights_only
+
+
 def restoring(
     storage: Storage, engine: Engine, shard_specs: Sequence[ShardSpec], group: dist.ProcessGroup
 ) -> Callable[[int], tuple[Position, Mapping[str, Any]]]:
