@@ -38,6 +38,9 @@ def make_tokenizer(
             made = Tokenizer.load(config.path, config.end_of_document, sentinels=config.num_sentinels)
         else:
             made = _train(config, shards, selection, report)
+        if config.end_of_document is not None:
+            made.refuse_text([config.end_of_document], "tokenizer.end_of_document")
+        made.refuse_text(config.special, "tokenizer.special")
         check_sample(made, shards, selection, config.max_unknown)
         made.save_directory(path.parent)
     return Tokenizer.load(path, config.end_of_document)

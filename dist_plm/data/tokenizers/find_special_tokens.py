@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers as hf
-from tokenizers import models
+from tokenizers import models, pre_tokenizers
 
 from dist_plm.core.errors import DataError, reason_of
 from dist_plm.core.parsing import load_json, read_text
@@ -85,6 +85,31 @@ def special_tokens_of(
 def is_reserved(name: str) -> bool:
     """Whether an added token is kept out of text here though it may not be marked as special."""
     return name in _FIM_NAMES or any(pattern.fullmatch(name) for pattern in (_SENTINEL, _UNUSED))
+
+
+def is_made_of_text(tokenizer: hf.Tokenizer, name: str, special: Container[int]) -> bool:
+    """Whether a token is one that ordinary text is made of, and not one that is only ever added to it.
+
+    BPE gives a special token to text that comes to be its name by merges, or is one of its bytes.
+
+    Args:
+        special: the special tokens, which models other than BPE are kept from giving.
+    """
+    model = tokenizer.model
+    if not isinstance(model, models.BPE):
+        number = model.token_to_id(name)
+        return number is not None and number not in special
+    state = json.loads(model.__getstate__())
+    if name not in state["vocab"]:
+        return False
+    if len(name) == 1:
+        return style_of(tokenizer) != "byte_level" or name in pre_tokenizers.ByteLevel.alphabet()
+    words = tokenizer.pre_tokenizer.pre_tokenize_str(name) if state["ignore_merges"] and tokenizer.pre_tokenizer else ()
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in state["merges"])
+    prefix = state["continuing_subword_prefix"] or ""
+    return [word for word, _ in words] == [name] or any(
+        left + right.removeprefix(prefix) == name for left, right in pairs
+    )
 
 
 def style_of(tokenizer: hf.Tokenizer) -> PiecesStyle | None:

@@ -2,7 +2,7 @@
 
 import json
 from array import array
-from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from dist_plm.data.tokenizers.battery import check_ids
 from dist_plm.data.tokenizers.fast_bpe import fast_bpe
 from dist_plm.data.tokenizers.find_special_tokens import (
     declared_tokens,
+    is_made_of_text,
     pieces_of_vocabulary,
     special_tokens_of,
     unknown_id,
@@ -102,8 +103,9 @@ class Tokenizer:
         special tokens, which text never holds. What it has already stays as it is.
 
         Raises:
-            DataError: the library gives them other numbers than those behind.
+            DataError: the library gives them other numbers than those behind, or text can become one of `special`.
         """
+        self.refuse_text(special, "data.new_special_tokens")
         enlarged = hf.Tokenizer.from_str(self._tokenizer.to_str())
         known = enlarged.get_vocab(with_added_tokens=True)
         for names, add in ((words, enlarged.add_tokens), (special, enlarged.add_special_tokens)):
@@ -113,6 +115,21 @@ class Tokenizer:
         if numbers != list(range(self.vocab_size, made.vocab_size)):
             raise DataError(f"{self._origin} leaves numbers out, so that it cannot be given more tokens: use another")
         return made
+
+    def refuse_text(self, names: Iterable[str], key: str) -> None:
+        """Refuses special tokens that text can become.
+
+        Args:
+            key: the setting that gives their names.
+        Raises:
+            DataError: it can become one of them.
+        """
+        for name in names:
+            if is_made_of_text(self._tokenizer, name, self._special.ids):
+                raise DataError(
+                    f"{key}: text can become {name!r}, a piece of words in {self._origin}: take a special token of "
+                    "more than one word, as <|user|> is"
+                )
 
     def special_tokens(self) -> SpecialTokens:
         """Gives those of its tokens that mean something to an objective."""

@@ -31,6 +31,9 @@ _READERS = {
 }
 
 
+#: What the pattern of a byte-level BPE leaves in one piece, which text may then become.
+_ONE_WORD = re.compile(r"[A-Za-z]+|[0-9]+|[!-/:-@\[-`{-~]+")
+
 #: Settings that belong to some kinds of sources alone.
 _OF_HUB = ("name", "split", "revision", "streaming")
 
@@ -112,6 +115,14 @@ def _tokenizer(config: PrepareConfig) -> Iterator[str]:
             f"tokenizer.vocab_size = {tokenizer.vocab_size:,} is too large: a vocabulary has {MAX_VOCAB_SIZE:,} tokens at "
             "most, and those of models in use some 30,000 to 260,000"
         )
+    if tokenizer.name == "bpe":
+        named = {"end_of_document": (tokenizer.end_of_document,), "special": tokenizer.special}
+        for field, names in named.items():
+            yield from (
+                f"tokenizer.{field}: text can become {show(name)}: take a special token of more than one word, as <|user|> is"
+                for name in dict.fromkeys(names)
+                if name is not None and _ONE_WORD.fullmatch(name)
+            )
     needed = _least(tokenizer)
     if tokenizer.vocab_size < needed:
         yield (

@@ -125,6 +125,19 @@ def test_a_loaded_tokenizer_is_used_and_kept(tmp_path, expected):
         run(tmp_path / "second", tokenizer=given)
 
 
+def test_documents_do_not_end_with_what_text_becomes(tmp_path):
+    (tmp_path / "a.txt").write_text("###é\n\n" * 9 + "the end")
+    changes = {"sources": (SourceConfig(path=str(tmp_path / "a.txt")),), "split": (1, 0, 0)}
+    for key, value in (("end_of_document", "é"), ("special", ("<|é|>", "Ã©"))):
+        with pytest.raises(DataError, match=rf"tokenizer\.{key}: text can become '(é|Ã©)', a piece of words in the tr"):
+            run(tmp_path / "s", tokenizer=TokenizerConfig(name="bpe", vocab_size=300, **{key: value}), **changes)
+    path = str(run(tmp_path / "s", **changes)[0].path)
+    with pytest.raises(DataError, match=r"tokenizer\.end_of_document: text can become 'e', a piece of words in .*s:"):
+        run(tmp_path / "t", tokenizer=TokenizerConfig(name="file", path=path, end_of_document="e"), **changes)
+    given = TokenizerConfig(name="file", path=path, end_of_document="<|endoftext|>")
+    assert run(tmp_path / "t", tokenizer=given, **changes)[0].manifest.tokenizer.end_of_document_id == 0
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_broken_input_leaves_no_store(tmp_path, workers):
     for i in range(4):

@@ -56,3 +56,10 @@ def test_numbers_that_were_left_out_are_not_given_away() -> None:
     tokenizer = Tokenizer(hf.Tokenizer(hf.models.WordLevel(vocabulary, unk_token="<|endoftext|>")), None, "it")
     with pytest.raises(DataError, match="it leaves numbers out"):
         tokenizer.with_tokens(["[E1]"], [])
+
+
+def test_a_special_token_that_is_a_word_already_is_refused(tokenizer: Tokenizer) -> None:
+    word = next(piece for piece in tokenizer.pieces() if piece.isalpha() and piece.isascii() and len(piece) > 1)
+    with pytest.raises(DataError, match=f"data.new_special_tokens: text can become '{word}', .* as <.user.> is"):
+        tokenizer.with_tokens([], [word])
+    assert tokenizer.with_tokens([word], []).vocab_size == tokenizer.vocab_size

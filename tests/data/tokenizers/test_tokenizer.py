@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dist_plm.core.errors import DataError
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
 from dist_plm.data.tokenizers.tokenizer_files import fingerprint
-from dist_plm.data.tokenizers.train_tokenizer import train_bpe
+from dist_plm.data.tokenizers.train_tokenizer import train_bpe, train_unigram, train_wordpiece
 
 CORPUS = Path(__file__).parents[1] / "texts"
 END = "<|endoftext|>"
@@ -86,3 +86,20 @@ def test_missing_files_and_tokens_are_refused(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "t.json")
     with pytest.raises(DataError, match=r"no token '</s>' to end documents with; its special tokens are <\|endoftext"):
         Tokenizer.load(tmp_path / "t.json", "</s>")
+
+
+@pytest.mark.parametrize("name", ["###", "user", "Ġuser", "e", "é", "'s"])
+def test_a_special_token_that_text_becomes_is_refused(name):
+    texts = [["### the user's x\n\n### a user\n\nétude"] * 9]
+    learnt = train_bpe(texts, 300, END, [name, "<|user|>", "[user]", "user name", "中"])
+    learnt.refuse_text(["<|user|>", "[user]", "user name", "中", END], "tokenizer.special")
+    with pytest.raises(DataError, match=rf"tokenizer\.special: text can become '?\"?{name}'?\"?, .*as <\|user\|> is"):
+        learnt.refuse_text([END, name], "tokenizer.special")
+
+
+@pytest.mark.parametrize("kind", [train_wordpiece, train_unigram])
+def test_models_that_match_whole_strings_are_kept_from_special_tokens(kind, tmp_path):
+    kind([["the user and the user"] * 9 + ["abcdefghijklmnopqrstuvwxyz"]], 200).save(tmp_path / "t.json")
+    ended = Tokenizer.load(tmp_path / "t.json", "a")
+    ended.refuse_text(["a"], "tokenizer.end_of_document")
+    assert ended.end_of_document_id not in ended.encode_batch(["a user"])[0]
