@@ -1,5 +1,6 @@
 """Checks that it is clear what is read, and that the objective can learn from rows packed so."""
 
+import os
 from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
@@ -25,8 +26,21 @@ def _source(data: DataConfig) -> Iterator[str]:
             "without data.blend"
         )
     yield from path_problems("data.path", data.path)
+    places: dict[str, int] = {}
     for i, source in enumerate(data.blend):
         yield from path_problems(f"data.blend[{i}].path", source.path)
+        first = places.setdefault(_place(source.path), i)
+        if first != i:
+            yield (
+                f"data.blend[{i}].path = {show(source.path)} is given twice, in data.blend[{first}] too, so that each window "
+                "would be learnt twice in a row: give it once, with the sum of both weights"
+            )
+
+
+def _place(path: str) -> str:
+    """Names a store alike however it is written."""
+    stem, suffix = os.path.splitext(os.path.realpath(path))
+    return stem if suffix in (".bin", ".idx") else stem + suffix
 
 
 def _weights(data: DataConfig) -> Iterator[str]:
