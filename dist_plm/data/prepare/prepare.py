@@ -18,7 +18,7 @@ from dist_plm.data.dedup.deduplicate import deduplicate
 from dist_plm.data.prepare import stages
 from dist_plm.data.prepare.read_and_clean import collect_rejected, read_and_clean
 from dist_plm.data.prepare.staging import check_replaceable, places_of, settle, workspace
-from dist_plm.data.prepare.store_summary import summary
+from dist_plm.data.prepare.store_summary import summary, why_nothing_is_left
 from dist_plm.data.prepare.training_text import TRAINER_BYTES
 from dist_plm.data.prepare.unknown import check_store
 from dist_plm.data.prepare.worker_group import WorkerGroup
@@ -130,11 +130,11 @@ def _build(
     tally = collect_rejected(read, store, config.data.max_rejected, group, report, out=Path(config.data.out))
     found = [task.shard for task in read]
     shards, selection, repeated = deduplicate(config.dedup, found, config.data.split, scratch, group)
+    cleaned = tally.stages(config.clean.rules)
     if selection.split_bytes["train"] == 0:
         raise DataError(
             f"no text is left to train on, of {count_of(tally.documents, 'document', ',')} in "
-            f"{count_of(sources.num_files, 'file', ',')}: check "
-            "data.sources and data.split"
+            f"{count_of(sources.num_files, 'file', ',')}: {why_nothing_is_left(tally.documents, cleaned, repeated)}"
         )
     tokenizer_path = store / FILE_NAME
     make = partial(stages.make_tokenizer, config.tokenizer, shards, selection, tokenizer_path, report)
@@ -168,7 +168,7 @@ def _build(
             beside={name: sha256_of(store / name) for name in COMPANION_NAMES if (store / name).exists()},
         ),
         counts=Counts(documents=tally.documents, text_bytes=tally.num_bytes, rejected=dict(tally.rejected)),
-        stages=tally.stages(config.clean.rules) + repeated,
+        stages=cleaned + repeated,
         sources=SourcesRecord(files=sources.num_files, bytes=sources.num_bytes, fingerprint=sources.fingerprint),
         versions=_versions(),
     )

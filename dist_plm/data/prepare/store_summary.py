@@ -1,8 +1,10 @@
 """The table at the end of a preparation: what came in, what each stage removed and why, what came out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dist_plm.data.store.manifest import SPLITS, Manifest, StageRecord
+from dist_plm.spec.prepare.rules import SETTINGS_OF_RULES
 
 
 def summary(out: Path, manifest: Manifest) -> str:
@@ -22,6 +24,24 @@ def summary(out: Path, manifest: Manifest) -> str:
         size = record.text_bytes / 1e6
         lines.append(f"  {name:<28}{record.documents:>12,}{size:>10.2f}{record.tokens:>16,}{ratio:>13}")
     return "\n".join(lines)
+
+
+def why_nothing_is_left(documents: int, cleaned: Sequence[StageRecord], repeated: Sequence[StageRecord]) -> str:
+    """Says what removed documents, and which settings to look at, where none is left to train on.
+
+    Args:
+        documents: that came in.
+        cleaned, repeated: what rules of cleaning and the search for duplicates removed.
+    """
+    removed = {stage.name: stage.removed for stage in (*cleaned, *repeated) if stage.removed}
+    keys = ["data.sources", "data.split"] if not removed or documents > sum(removed.values()) else []
+    if any(stage.removed for stage in cleaned):
+        named = (f"clean.{key}" for rule, own in SETTINGS_OF_RULES.items() if rule in removed for key in own)
+        keys += ["clean.rules", *named]
+    if any(stage.removed for stage in repeated):
+        keys.append("dedup")
+    told = ", ".join(f"{name} removed {count:,}" for name, count in removed.items())
+    return f"{told}{'; ' if told else ''}check {' and '.join(keys)}"
 
 
 def _row(stage: StageRecord) -> str:

@@ -141,7 +141,7 @@ def _least(tokenizer: TokenizerConfig) -> int:
 
 
 #: What alone reads a setting of `clean`, which is refused without it.
-_SETTINGS_OF_RULES = {"length": ("min_chars", "max_chars"), "language": ("languages", "min_language_score")}
+SETTINGS_OF_RULES = {"length": ("min_chars", "max_chars"), "language": ("languages", "min_language_score")}
 
 
 def _clean(config: PrepareConfig) -> Iterator[str]:
@@ -159,7 +159,7 @@ def _clean(config: PrepareConfig) -> Iterator[str]:
         yield "clean.rules names c4_bad_words, but clean.c4.bad_words gives no file: name one with a word a line"
     if "language" in rules and not clean.languages:
         yield "clean.languages is empty: the rule language would drop everything; name languages, as in [en,zh]"
-    for rule, names in _SETTINGS_OF_RULES.items():
+    for rule, names in SETTINGS_OF_RULES.items():
         if rule not in rules:
             yield from no_effect(clean, "clean", names, f"clean.rules, which has no {rule}")
     if clean.max_chars is not None and clean.max_chars < clean.min_chars:

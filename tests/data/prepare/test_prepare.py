@@ -1,5 +1,6 @@
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -7,13 +8,15 @@ import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from dist_plm.core.errors import DataError
+from dist_plm.data.prepare.prepare import prepare
 from dist_plm.data.sampling.windows import open_split
 from dist_plm.data.sources import lines as source_lines
 from dist_plm.data.store.manifest import SPLITS, StageRecord, read_manifest
 from dist_plm.data.store.store import TokenStore
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
+from dist_plm.spec.prepare.clean import CleanConfig
 from dist_plm.spec.prepare.schema import SourceConfig, TokenizerConfig
-from tests.data.preparing import CORPUS, contents, in_a_process_of_its_own, run, run_on_ranks, slow
+from tests.data.preparing import CORPUS, configuration, contents, in_a_process_of_its_own, run, run_on_ranks, slow
 
 pytestmark = pytest.mark.usefixtures("many_units")
 
@@ -159,6 +162,26 @@ def test_nothing_to_train_on_is_refused(tmp_path):
         run(tmp_path / "s", sources=sources)
     with pytest.raises(DataError, match="no text is left to train on, of 0 documents in 2 files"):
         run(tmp_path / "s", sources=sources, max_rejected=1)
+
+
+def test_what_removed_all_documents_is_named(tmp_path):
+    (tmp_path / "a.txt").write_text(
+        "".join(f"Der Hund {i} schläft heute vor dem alten Haus.\n\n" for i in range(9)) + "ab"
+    )
+    config = configuration(tmp_path / "s", sources=(SourceConfig(path=str(tmp_path / "a.txt"), document="block"),))
+    rules = CleanConfig(rules=("length", "language", "nfc"), min_chars=3)
+    cleaned, last = replace(config, clean=rules), replace(config, data=replace(config.data, split=(0, 0, 1)))
+    with pytest.raises(
+        DataError,
+        match=r"left to train on, of 10 documents in 1 files: length removed 1, language removed 9; check "
+        r"clean\.rules and clean\.min_chars and .* and clean\.languages and",
+    ):
+        prepare(cleaned, print)
+    with pytest.raises(DataError, match=r"of 10 documents in 1 files: check data\.sources and data\.split$"):
+        prepare(last, print)
+    (tmp_path / "a.txt").write_text("ab\n\nab\n\nZwei Hunde schlafen vor dem alten Haus.")
+    with pytest.raises(DataError, match=r"of 3 documents .*: equal documents removed 1; check .*split and dedup"):
+        prepare(last, print)
 
 
 def test_broken_records_are_listed_and_left_out(tmp_path):
