@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Iterator
 
 from dist_plm.config.decode import show
+from dist_plm.config.suggest import did_you_mean
+from dist_plm.spec.prepare.clean import LANGUAGES
 from dist_plm.spec.prepare.schema import PrepareConfig, SourceConfig, TokenizerConfig, VerifyConfig
 from dist_plm.spec.prepare.template import parse_template
 from dist_plm.spec.rules.paths import path_problems
@@ -159,11 +161,23 @@ def _clean(config: PrepareConfig) -> Iterator[str]:
         yield "clean.rules names c4_bad_words, but clean.c4.bad_words gives no file: name one with a word a line"
     if "language" in rules and not clean.languages:
         yield "clean.languages is empty: the rule language would drop everything; name languages, as in [en,zh]"
+    if "language" in rules:
+        for i, name in enumerate(clean.languages):
+            yield from _language(f"clean.languages[{i}]", name)
     for rule, names in SETTINGS_OF_RULES.items():
         if rule not in rules:
             yield from no_effect(clean, "clean", names, f"clean.rules, which has no {rule}")
     if clean.max_chars is not None and clean.max_chars < clean.min_chars:
         yield f"clean.max_chars = {clean.max_chars} is below clean.min_chars = {clean.min_chars}: no text has such a length"
+
+
+def _language(key: str, name: str) -> Iterator[str]:
+    if name not in LANGUAGES:
+        meant = [code for code in re.split("[-_]", name.lower().strip())[:1] if code in LANGUAGES]
+        yield (
+            f"{key} = {show(name)} is no language that the rule language tells apart: give codes of ISO 639-1, as en for "
+            f"English, zh for Chinese, de for German{did_you_mean(meant)}"
+        )
 
 
 def verify_problems(config: VerifyConfig) -> Iterator[str]:

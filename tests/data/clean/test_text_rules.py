@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from dist_plm.data.clean import text_rules as rules
 from dist_plm.data.clean.page import Page
-from dist_plm.spec.prepare.clean import CleanConfig
+from dist_plm.spec.prepare.clean import LANGUAGES, CleanConfig
 
 IDEMPOTENT = ("nfc", "nfkc", "control_characters", "white_space", "boilerplate_lines", "mask_email", "mask_ip")
 CONFIG = CleanConfig(boilerplate=("all rights reserved", r"^\W*share (this|on)"), min_chars=3, max_chars=5)
@@ -77,6 +77,11 @@ def test_length_counts_characters():
 )
 def test_languages_are_told_apart_without_a_network(text, languages, kept):
     assert apply("language", text, CleanConfig(languages=languages)) is kept
+
+
+def test_the_languages_that_may_be_named_are_those_of_the_model():
+    found = rules._detector().detect("a", model="lite", k=1000, threshold=-1.0)
+    assert {one["lang"] for one in found} == LANGUAGES
 
 
 @pytest.mark.parametrize(

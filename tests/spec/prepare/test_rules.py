@@ -27,6 +27,14 @@ from tests.spec.make import prepare
             {"clean__languages": ["de"]},
             ["clean.languages = ['de'] has no effect with clean.rules, which has no language"],
         ),
+        (
+            {"clean__rules": ["language"], "clean__languages": ["en", "english"]},
+            ["clean.languages[1] = 'english' is no language", "as en for English"],
+        ),
+        (
+            {"clean__rules": ["language"], "clean__languages": ["zh-CN"]},
+            ["clean.languages[0] = 'zh-CN' is no language", "did you mean zh?"],
+        ),
         ({"clean__min_chars": 9}, ["clean.min_chars = 9 has no effect with clean.rules, which has no length"]),
         (
             {"clean__rules": ["length"], "clean__min_chars": 9, "clean__max_chars": 3},
