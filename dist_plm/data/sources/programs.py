@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
@@ -28,6 +29,10 @@ from dist_plm.spec.prepare.schema import SourceConfig
 #: What a source counts for where nobody can say how large it is.
 _UNKNOWN_BYTES = 2**20
 _SLICE_BYTES = 2**26
+#: Of pandas, Polars and others, and of Arrow.
+_TABLES = ("DataFrame", "Table")
+#: What stops this program, whatever runs at that moment.
+_OURS = (KeyboardInterrupt, GeneratorExit)
 
 
 def dataset_slices(source: SourceConfig) -> tuple[list[Slice], str]:
@@ -99,12 +104,24 @@ def function_records(part: Slice) -> Iterator[Record]:
     """The documents of what the function gives, texts or rows; raises DataError where it raises anything."""
     template = Template(part.source.text)
     with _refusals(part.source):
-        for number, item in enumerate(_function(part.source)(), 1):
+        for number, item in enumerate(_items(part.source), 1):
             row = {template.columns[0]: item} if isinstance(item, str) and len(template.columns) == 1 else item
             if isinstance(row, Mapping):
                 yield from documents_of_row(row, template, part.source, number)
             else:
                 yield BrokenRecordError("bad row", f"{type(item).__name__}, neither text nor a row").at(number, item)
+
+
+def _items(source: SourceConfig) -> Iterable[Any]:
+    """What the function gives, which is several: one text would be read letter by letter, one table by its columns."""
+    given = _function(source)()
+    is_one = isinstance(given, str | bytes | Mapping) or type(given).__name__ in _TABLES
+    if is_one or not any(hasattr(given, name) for name in ("__iter__", "__getitem__")):
+        what = "None" if given is None else f"one {type(given).__name__}"
+        raise DataError(
+            f"data.sources: {source.place} gives {what}, not texts or rows one after another: yield them, one by one"
+        )
+    return given
 
 
 @lru_cache(maxsize=4)
@@ -143,11 +160,27 @@ def _function(source: SourceConfig) -> Callable[[], Iterable[Any]]:
         raise DataError(
             f"data.sources: cannot find {source.place!r}: {reason_of(error)}, seen from {os.getcwd()}"
         ) from error
-    except (Exception, SystemExit) as error:  # what another program raises is not known
+    except _OURS:
+        raise
+    except BaseException as error:  # what another program raises is not known
         raise DataError(_raised(source, error)) from error
     if not callable(function):
         raise DataError(f"data.sources: {source.place!r} is not a function")
+    _check_arguments(source, function)
     return function  # pyright: ignore[reportReturnType]
+
+
+def _check_arguments(source: SourceConfig, function: Callable[..., Any]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # of a function in C
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise DataError(
+            f"data.sources: {source.place} is called without arguments, and it asks for some ({error}): give each a default"
+        ) from error
 
 
 @contextmanager
@@ -155,9 +188,9 @@ def _refusals(source: SourceConfig) -> Iterator[None]:
     """Turns whatever the other program raises in the `with` block into a refusal."""
     try:
         yield
-    except DataError:
+    except (DataError, *_OURS):
         raise
-    except (Exception, SystemExit) as error:  # what another program raises is not known
+    except BaseException as error:  # what another program raises is not known
         place, reason = source.place, reason_of(error)
         if source.python is not None:
             raise DataError(_raised(source, error)) from error
@@ -175,6 +208,6 @@ def _refusals(source: SourceConfig) -> Iterator[None]:
 
 
 def _raised(source: SourceConfig, error: BaseException) -> str:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{last.filename}, line {last.lineno}"
-    return f"data.sources: {source.place} raised {type(error).__name__} at {where}: {reason_of(error)}"
+    theirs = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    where = f" at {theirs[-1].filename}, line {theirs[-1].lineno}" if theirs else ""
+    return f"data.sources: {source.place} raised {type(error).__name__}{where}: {reason_of(error)}"

@@ -4,6 +4,7 @@ import pytest
 
 from dist_plm.core.errors import DataError
 from dist_plm.data.sources import programs
+from dist_plm.data.sources.programs import function_records, function_slices
 from dist_plm.data.sources.records import Document
 from dist_plm.data.sources.sources import find_sources, read_slice
 from dist_plm.spec.prepare.schema import SourceConfig
@@ -99,6 +100,43 @@ def leaves_at_once():
     raise SystemExit
 
 number = 3
+
+def one_text():
+    return "one text"
+
+def one_row():
+    return {"text": "one text"}
+
+def one_frame():
+    import pandas
+    return pandas.DataFrame({"text": ["one text"]})
+
+def nothing():
+    pass
+
+def asks(path, size=3):
+    yield path
+
+class Own(BaseException):
+    pass
+
+def raises_its_own():
+    yield "one"
+    raise Own("lost")
+
+class Numbered:
+    def __getitem__(self, number):
+        return [{"text": "one"}, "two"][number]
+
+def numbered():
+    return Numbered()
+
+class Gives:
+    def __iter__(self):
+        return 3
+
+def cannot_begin():
+    return Gives()
 """
 
 
@@ -116,12 +154,23 @@ def test_functions_give_texts_or_rows(program):
     assert [(r.line, r.reason) for r in found[2:]] == [(3, "bad row"), (4, "empty text")]
 
 
+def test_functions_may_give_what_is_numbered(program):
+    assert read(python=f"{program}:numbered") == [Document(1, "one"), Document(2, "two")]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("fails", r"program_\d+:fails raised KeyError at .*program_\d+\.py, line 12: it has no 'lost'"),
         ("leaves", r"program_\d+:leaves raised SystemExit at .*program_\d+\.py, line 16: 3"),
         ("leaves_at_once", r"raised SystemExit at .*line 19: SystemExit"),
+        ("one_text", r"program_\d+:one_text gives one str, not texts or rows one after another: yield them"),
+        ("one_row", r"program_\d+:one_row gives one dict, not texts or rows"),
+        ("one_frame", r"program_\d+:one_frame gives one DataFrame, not texts or rows"),
+        ("nothing", r"program_\d+:nothing gives None, not texts or rows"),
+        ("asks", r"program_\d+:asks is called without arguments, and it asks for .*'path'"),
+        ("raises_its_own", r"program_\d+:raises_its_own raised Own at .*program_\d+\.py, line 44: lost"),
+        ("cannot_begin", r"program_\d+:cannot_begin raised TypeError: iter\(\) returned"),
         ("none", r"cannot find 'program_\d+:none'"),
         ("number", r"'program_\d+:number' is not a function"),
     ],
@@ -133,13 +182,23 @@ def test_functions_that_fail_are_named(program, name, message):
         read(python="no_such_module:f")
 
 
-@pytest.mark.parametrize("line", ["import sys; sys.exit(3)", "1 / 0", "def broken(:"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
+def test_what_stops_this_program_is_no_mistake_of_a_function(program, error):
+    records = function_records(function_slices(SourceConfig(python=f"{program}:texts"))[0][0])
+    assert next(records) == Document(1, "one")
+    with pytest.raises(error):
+        records.throw(error())
+
+
+@pytest.mark.parametrize(
+    "line", ["import sys; sys.exit(3)", "1 / 0", "def broken(:", "class E(BaseException): ...\nraise E(3)"]
+)
 def test_modules_that_fail_are_named(tmp_path, monkeypatch, line):
     name = f"module_{len(line)}"
     (tmp_path / f"{name}.py").write_text(line)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        DataError, match=rf"data\.sources: {name}:texts raised (SystemExit|ZeroDivisionError|SyntaxError) at"
+        DataError, match=rf"data\.sources: {name}:texts raised (SystemExit|ZeroDivisionError|SyntaxError|E) at"
     ):
         read(python=f"{name}:texts")
 
