@@ -37,6 +37,7 @@ from dist_plm.data.store.manifest import (
     write_manifest,
 )
 from dist_plm.data.store.store import TokenStore, dtype_for
+from dist_plm.data.store.verify import check_tokenizer
 from dist_plm.data.tokenizers.save import COMPANION_NAMES
 from dist_plm.data.tokenizers.tokenizer_files import FILE_NAME, fingerprint
 from dist_plm.distributed.launch_env import LaunchEnv
@@ -215,6 +216,7 @@ def _reusable(out: Path, inputs: dict[str, Any]) -> PreparedStore:
         manifest = read_manifest(out)
         for name in SPLITS:
             TokenStore.open(out / manifest.split(name).prefix)
+        check_tokenizer(out, manifest)
     except DataError as error:
         raise DataError(f"data.out = {str(out)!r} is there but cannot be used: {error}. {remedy}") from error
     old, new = flatten(_completed(read_configuration(out))), flatten(inputs["configuration"])

@@ -41,7 +41,18 @@ def hashes(manifest: Manifest) -> dict[str, str]:
     for name in SPLITS:
         record = manifest.split(name)
         found |= {f"{record.prefix}.bin": record.bin_sha256, f"{record.prefix}.idx": record.idx_sha256}
-    return {**found, manifest.tokenizer.file: manifest.tokenizer.sha256, **manifest.tokenizer.beside}
+    return found | _hashes_of_tokenizer(manifest)
+
+
+def _hashes_of_tokenizer(manifest: Manifest) -> dict[str, str]:
+    return {manifest.tokenizer.file: manifest.tokenizer.sha256, **manifest.tokenizer.beside}
+
+
+def check_tokenizer(store: Path, manifest: Manifest) -> None:
+    """Raises DataError where a file of a store's tokenizer is not what it was."""
+    for name, sha256 in _hashes_of_tokenizer(manifest).items():
+        for problem in _damage(store / name, sha256):
+            raise DataError(problem)
 
 
 def _damage(path: Path, sha256: str) -> list[str]:

@@ -128,6 +128,20 @@ def test_a_loaded_tokenizer_is_used_and_kept(tmp_path, expected):
         run(tmp_path / "second", tokenizer=given)
 
 
+def test_a_store_without_the_tokenizer_it_was_made_with_is_not_reused(tmp_path):
+    out = run(tmp_path / "store")[0].path
+    for name in ("tokenizer.json", "vocab.json", "special_tokens_map.json"):
+        content = (out / name).read_bytes()
+        for damage in (b"{}", content[:-9], None):
+            (out / name).unlink() if damage is None else (out / name).write_bytes(damage)
+            with pytest.raises(DataError, match=rf"cannot be used: .*{name}.*data\.overwrite=true replaces it"):
+                run(out)
+        (out / name).write_bytes(content)
+    assert run(out)[0].reused
+    (out / "tokenizer.json").unlink()
+    assert not run(out, overwrite=True)[0].reused
+
+
 def test_documents_do_not_end_with_what_text_becomes(tmp_path):
     (tmp_path / "a.txt").write_text("###é\n\n" * 9 + "the end")
     changes = {"sources": (SourceConfig(path=str(tmp_path / "a.txt")),), "split": (1, 0, 0)}
