@@ -27,8 +27,8 @@ from dist_plm.data.tokenizers.find_special_tokens import (
 from dist_plm.data.tokenizers.long_texts import Encoded, encode_long
 from dist_plm.data.tokenizers.save import companions
 from dist_plm.data.tokenizers.tokenizer_files import FILE_NAME, read_tokenizer
+from dist_plm.spec.prepare.schema import DEFAULT_END
 
-DEFAULT_END = "<|endoftext|>"
 #: Before a piece: no text has this non-character of Unicode.
 _OUT_OF_REACH = "\uffff"
 #: Longer texts are encoded in pieces, and so many texts at a time that they have twice as many characters at most: the

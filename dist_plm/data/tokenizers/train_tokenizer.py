@@ -21,13 +21,10 @@ from dist_plm.data.tokenizers.pipelines import (
     wordpiece,
 )
 from dist_plm.data.tokenizers.sentencepiece import from_sentencepiece, sentinels_of
-from dist_plm.data.tokenizers.tokenizer import DEFAULT_END, Tokenizer
-from dist_plm.spec.prepare.schema import TokenizerConfig
+from dist_plm.data.tokenizers.tokenizer import Tokenizer
+from dist_plm.spec.prepare.schema import DEFAULT_END, FIM_SPECIAL, T5_SPECIAL, TokenizerConfig
 
 NUM_BYTES = 256
-T5_SPECIAL = ("<pad>", "</s>", "<unk>")
-#: Of fill-in-the-middle (Bavarian et al. 2022), as Qwen and others write them.
-FIM_SPECIAL = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
 ORIGIN = "the trained tokenizer"
 _LINE_CHARS = 1024
 #: Sums are added up thread by thread: another number of them would give other last digits.

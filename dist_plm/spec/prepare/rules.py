@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator
 from dist_plm.config.decode import show
 from dist_plm.config.suggest import did_you_mean
 from dist_plm.spec.prepare.clean import LANGUAGES
-from dist_plm.spec.prepare.schema import PrepareConfig, SourceConfig, TokenizerConfig, VerifyConfig
+from dist_plm.spec.prepare.schema import (
+    DEFAULT_END,
+    FIM_SPECIAL,
+    T5_SPECIAL,
+    PrepareConfig,
+    SourceConfig,
+    TokenizerConfig,
+    VerifyConfig,
+)
 from dist_plm.spec.prepare.template import parse_template
 from dist_plm.spec.rules.paths import path_problems
 from dist_plm.spec.rules.sections import no_effect, split_problems
@@ -35,6 +43,7 @@ _READERS = {
 
 #: What the pattern of a byte-level BPE leaves in one piece, which text may then become.
 _ONE_WORD = re.compile(r"[A-Za-z]+|[0-9]+|[!-/:-@\[-`{-~]+")
+_SENTINEL = re.compile(r"<extra_id_(0|[1-9][0-9]{,8})>")
 
 #: Settings that belong to some kinds of sources alone.
 _OF_HUB = ("name", "split", "revision", "streaming")
@@ -117,20 +126,34 @@ def _tokenizer(config: PrepareConfig) -> Iterator[str]:
             f"tokenizer.vocab_size = {tokenizer.vocab_size:,} is too large: a vocabulary has {MAX_VOCAB_SIZE:,} tokens at "
             "most, and those of models in use some 30,000 to 260,000"
         )
-    if tokenizer.name == "bpe":
-        named = {"end_of_document": (tokenizer.end_of_document,), "special": tokenizer.special}
-        for field, names in named.items():
-            yield from (
-                f"tokenizer.{field}: text can become {show(name)}: take a special token of more than one word, as <|user|> is"
-                for name in dict.fromkeys(names)
-                if name is not None and _ONE_WORD.fullmatch(name)
-            )
+    yield from _special_tokens(tokenizer)
     needed = _least(tokenizer)
     if tokenizer.vocab_size < needed:
         yield (
             f"tokenizer.vocab_size = {tokenizer.vocab_size} is too small: what tokenizer.name = {tokenizer.name!r} has in "
             f"any case (special tokens, and the {NUM_BYTES} bytes of a byte-level BPE) needs {needed} at least"
         )
+
+
+def _special_tokens(tokenizer: TokenizerConfig) -> Iterator[str]:
+    if tokenizer.name not in _READERS["special"]:
+        return
+    is_bpe, end = tokenizer.name == "bpe", tokenizer.end_of_document or DEFAULT_END
+    named = {"end_of_document": (end,) if is_bpe else (), "special": tokenizer.special}
+    had = {*FIM_SPECIAL[: 3 * tokenizer.fim]} if is_bpe else {*T5_SPECIAL}
+    for field, names in named.items():
+        for name in dict.fromkeys(names):
+            sentinel = _SENTINEL.fullmatch(name)
+            if name in had or (sentinel and int(sentinel[1]) < tokenizer.num_sentinels):
+                yield (
+                    f"tokenizer.{field} names {show(name)}, which tokenizer.name = {tokenizer.name!r} has anyway: leave it out"
+                )
+            elif is_bpe and _ONE_WORD.fullmatch(name):
+                yield (
+                    f"tokenizer.{field}: text can become {show(name)}: take a special token of more than one word, as <|user|> "
+                    "is"
+                )
+        had |= set(named["end_of_document"])
 
 
 def _least(tokenizer: TokenizerConfig) -> int:

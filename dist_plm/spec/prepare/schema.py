@@ -7,6 +7,12 @@ from dist_plm.config.bounds import between
 from dist_plm.config.types import Count, Fraction, Natural, Positive, Share
 from dist_plm.spec.prepare.clean import CleanConfig, DedupConfig
 
+#: Ends documents where a tokenizer has it and no other is named.
+DEFAULT_END = "<|endoftext|>"
+T5_SPECIAL = ("<pad>", "</s>", "<unk>")
+#: Of fill-in-the-middle (Bavarian et al. 2022), as Qwen and others write them.
+FIM_SPECIAL = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerConfig:

@@ -15,7 +15,8 @@ from dist_plm.data.tokenizers import tokenizer as module
 from dist_plm.data.tokenizers.battery import BATTERY
 from dist_plm.data.tokenizers.fast_bpe import fast_bpe
 from dist_plm.data.tokenizers.tokenizer import Tokenizer
-from dist_plm.data.tokenizers.train_tokenizer import FIM_SPECIAL, train_bpe, train_bpe_roberta
+from dist_plm.data.tokenizers.train_tokenizer import train_bpe, train_bpe_roberta
+from dist_plm.spec.prepare.schema import FIM_SPECIAL
 
 TEXTS = [path.read_text() for path in sorted((Path(__file__).parents[1] / "texts").iterdir())]
 #: Of Llama 3 and of Qwen: splits are told apart from the bytes.

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from dist_plm.core.errors import DataError
 from dist_plm.data.tokenizers.tokenizer_files import fingerprint
 from dist_plm.data.tokenizers.train_tokenizer import (
-    FIM_SPECIAL,
     count_characters,
     covering,
     train,
@@ -18,7 +17,7 @@ from dist_plm.data.tokenizers.train_tokenizer import (
     train_unigram,
     train_wordpiece,
 )
-from dist_plm.spec.prepare.schema import TokenizerConfig
+from dist_plm.spec.prepare.schema import FIM_SPECIAL, TokenizerConfig
 
 CORPUS = Path(__file__).parents[1] / "texts"
 END = "<|endoftext|>"

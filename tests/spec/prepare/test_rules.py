@@ -84,6 +84,24 @@ from tests.spec.make import prepare
             ["360"],
         ),
         ({"tokenizer__special": ["<a>", "<a>"]}, ["tokenizer.special", "names a token twice"]),
+        (
+            {"tokenizer__special": ["<a>", "<|endoftext|>"]},
+            ["tokenizer.special names '<|endoftext|>', which", "leave it"],
+        ),
+        (
+            {"tokenizer__special": ["<e>"], "tokenizer__end_of_document": "<e>"},
+            ["tokenizer.special names '<e>', which"],
+        ),
+        (
+            {"tokenizer__special": ["<|fim_middle|>"], "tokenizer__fim": True},
+            ["tokenizer.special names '<|fim_middle|>'"],
+        ),
+        ({"tokenizer__end_of_document": "<|fim_middle|>", "tokenizer__fim": True}, ["tokenizer.end_of_document names"]),
+        ({"tokenizer__name": "unigram", "tokenizer__special": ["</s>"]}, ["tokenizer.special names '</s>', which"]),
+        (
+            {"tokenizer__name": "unigram", "tokenizer__special": ["<extra_id_100>", "<extra_id_99>"]},
+            ["tokenizer.special names '<extra_id_99>', which tokenizer.name = 'unigram' has anyway"],
+        ),
         ({"tokenizer__special": ["<a>", "user"]}, ["tokenizer.special: text can become 'user'", "<|user|>"]),
         ({"tokenizer__special": ["###"]}, ["tokenizer.special: text can become '###'", "more than one word"]),
         ({"tokenizer__end_of_document": "2"}, ["tokenizer.end_of_document: text can become '2'"]),
@@ -97,6 +115,12 @@ def test_one_sentence_with_key_value_and_remedy(changes, parts):
     (problem,) = caught.value.problems
     for part in parts:
         assert part in problem
+
+
+def test_special_tokens_that_a_tokenizer_would_not_have_pass():
+    names = ["</s>", "<extra_id_0>", "<extra_id_007>", "<|fim_middle|>"]
+    check_prepare(prepare(tokenizer__special=names, tokenizer__end_of_document="<|end|>"))
+    check_prepare(prepare(tokenizer__name="unigram", tokenizer__special=["<|endoftext|>", "<extra_id_007>"]))
 
 
 def test_a_tokenizer_file_passes():
