@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.core.errors import DataError, reason_of
+from dist_plm.core.parsing import load_json, read_text
 from dist_plm.data.sources.records import (
     BrokenRecordError,
     Record,
@@ -130,9 +131,18 @@ def _dataset(source: SourceConfig) -> Any:
         import datasets
 
         if _is_saved(source):
+            _check_saved(Path(source.place))
             return _saved(source, datasets.load_from_disk(source.place))
         place: dict[str, Any] = {"path": source.hf, "name": source.name, "revision": source.revision}
         return datasets.load_dataset(**place, split=source.split, streaming=source.streaming)
+
+
+def _check_saved(folder: Path) -> None:
+    """Refuses what `save_to_disk` wrote of a dataset, or of one of its splits, without rows: `datasets` cannot open it."""
+    for state in (*folder.glob("state.json"), *sorted(folder.glob("*/state.json"))):
+        if load_json(read_text(state)).get("_data_files") == []:
+            others = "" if state.parent == folder else f", and name one of the others as {{hf: {folder}/SPLIT}}"
+            raise DataError(f"data.sources: {state.parent} is an empty dataset: leave it out{others}")
 
 
 def _saved(source: SourceConfig, saved: Any) -> Any:

@@ -219,6 +219,20 @@ def test_what_save_to_disk_wrote_is_read(dataset, tmp_path, with_splits):
         assert [d.text for d in read(hf=str(folder), split="dev")] == ["text 3"]
 
 
+def test_saved_datasets_without_rows_are_called_empty(dataset, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows, bare = datasets.Dataset.from_dict({"text": ["one"]}), datasets.Dataset.from_dict({})
+    nothing = rows.select([])
+    for name, saved in {"bare": bare, "none": nothing, "part": datasets.DatasetDict(train=rows, test=nothing)}.items():
+        saved.save_to_disk(str(tmp_path / name))
+    for name in ("bare", "none"):
+        with pytest.raises(DataError, match=rf"data\.sources: .*{name} is an empty dataset: leave it out$"):
+            read(hf=str(tmp_path / name))
+    with pytest.raises(DataError, match=r"part/test is an empty dataset: .*\{hf: .*part/SPLIT\}"):
+        read(hf=str(tmp_path / "part"))
+    assert [d.text for d in read(hf=str(tmp_path / "part" / "train"))] == ["one"]
+
+
 def test_a_dataset_and_its_files_are_not_both_read(dataset):
     both = [SourceConfig(hf=str(dataset)), SourceConfig(path=str(dataset / "*.jsonl"))]
     with pytest.raises(DataError, match=r"both read what is in .*poems, so that its documents would count double"):
