@@ -55,7 +55,8 @@ def _train(config: TokenizerConfig, shards: Sequence[DocumentShard], selection: 
     seconds = time.perf_counter() - began
     report(f"trained a tokenizer of {tokenizer.vocab_size:,} tokens in {seconds:.1f} s")
     if tokenizer.vocab_size < config.vocab_size:
-        report(f"  tokenizer.vocab_size asked for {config.vocab_size:,}, but the text holds no more pairs to merge")
+        more = "pieces to learn" if config.name == "unigram" else "pairs to merge"
+        report(f"  tokenizer.vocab_size asked for {config.vocab_size:,}, but the text holds no more {more}")
     return tokenizer
 
 

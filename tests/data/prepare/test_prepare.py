@@ -113,6 +113,14 @@ def test_duplicates_and_empty_documents_are_dropped_and_reported(tmp_path):
     assert "asked for 400, but the text holds no more pairs to merge" in report
 
 
+def test_a_smaller_vocabulary_is_told_in_the_words_of_its_kind(tmp_path):
+    (tmp_path / "a.txt").write_text("one two three\nfour five six\n" * 9)
+    unigram = TokenizerConfig(name="unigram", vocab_size=1000, sentinels=3)
+    source = SourceConfig(path=str(tmp_path / "a.txt"))
+    _, report = run(tmp_path / "s", sources=(source,), split=(1, 0, 0), tokenizer=unigram)
+    assert "asked for 1,000, but the text holds no more pieces to learn" in report
+
+
 def test_a_loaded_tokenizer_is_used_and_kept(tmp_path, expected):
     trained, _ = run(tmp_path / "first")
     path = tmp_path / "mine.json"
