@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from dist_plm.config.bounds import between
+from dist_plm.config.bounds import Bounds, between
 from dist_plm.config.types import Count, Fraction, Natural, NonNegative, Share
 
 #: The rules there are; dist_plm/data/clean/cleaner.py says what each does.
@@ -114,7 +114,7 @@ class DedupConfig:
     paragraphs: bool = False
     min_paragraph_chars: Natural = 50
     near: bool = False
-    threshold: Fraction = 0.8
+    threshold: Annotated[float, Bounds(low=0, high=1, low_open=True, high_open=True)] = 0.8
     permutations: Annotated[int, between(1, 4096)] = 128
     shingle: Annotated[int, between(1, 1000)] = 5
     recall: Fraction = 0.95

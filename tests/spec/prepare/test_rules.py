@@ -136,6 +136,15 @@ def test_numbers_that_would_take_for_ever_are_refused(key, value):
         check_prepare(prepare(**{key: value}))
 
 
+def test_documents_with_nothing_in_common_are_no_duplicates():
+    for value in (0, 1):
+        with pytest.raises(
+            ConfigError, match=rf"dedup\.threshold = {value}.* is not allowed: .*more than 0 and less than 1"
+        ):
+            check_prepare(prepare(dedup__near=True, dedup__threshold=value))
+    check_prepare(prepare(dedup__near=True, dedup__threshold=0.01))
+
+
 def test_quoting_is_for_delimited_files():
     for source in ({"path": "a", "format": "jsonl", "quoting": "none"}, {"hf": "a", "quoting": "none"}):
         with pytest.raises(ConfigError, match=r"data\.sources\[0\]\.quoting = 'none' has no effect with"):
