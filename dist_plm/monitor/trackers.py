@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from dist_plm.config.runfile import STARTED_IN, mapping_of
 from dist_plm.monitor.tracking.csv_tracker import CsvTracker
-from dist_plm.monitor.tracking.later_measures import forget_measures, note_measures, records_of, take_back
+from dist_plm.monitor.tracking.later_measures import forget_measures, note_measures, note_told, records_of
 from dist_plm.monitor.tracking.mlflow_tracker import MlflowTracker
 from dist_plm.monitor.wandb_tracker import WandbTracker
 from dist_plm.spec.schema_run import TrackConfig
@@ -68,7 +68,8 @@ def tell_trackers(
     config: TrackConfig, run_dir: Path, *, run_name: str, step: int, values: Mapping[str, float]
 ) -> list[str] | None:
     """Gives the trackers of a run what was measured of its checkpoint of a step, once: None where they have it already. It
-    stays in evaluations.jsonl, for starts of the run that fill trackers anew, unless one of them failed: these are named.
+    stays in evaluations.jsonl, for starts of the run that fill trackers anew. Those that failed are named; the next time all
+    get it again, as they do where this was killed meanwhile: a point twice does less harm than one that is missing.
 
     Raises:
         OSError: the run's directory cannot be read or written.
@@ -83,8 +84,8 @@ def tell_trackers(
     tracker = build_trackers(config, run_dir, run_name=run_name, settings=settings, start_step=newest)
     tracker.tell(step, values)
     tracker.close()
-    if tracker.failed:
-        take_back(run_dir, step, values)
+    if not tracker.failed:
+        note_told(run_dir, step, values)
     return tracker.failed
 
 

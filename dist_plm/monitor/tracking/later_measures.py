@@ -1,10 +1,13 @@
 """`evaluations.jsonl`: what launch/evaluate.py measured of a run's checkpoints, a JSON object each time, for its trackers.
 
 `metrics.jsonl` stays as training wrote it. Trackers that are filled from it anew get both.
+
+Measures that trackers have not all got yet are in lines with `"told": false`; once they have, the same follows without it.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +18,34 @@ from dist_plm.monitor.metrics_file import parse_record, read_metrics
 FILE = "evaluations.jsonl"
 
 
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """Holds the newest value of each measure of a step, and which of them trackers may lack."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    untold: set[str] = field(default_factory=set)
+
+
 def note_measures(run_dir: Path, step: int, measures: Mapping[str, float]) -> bool:
-    """Adds what was measured of the checkpoint of a step; False where that is known already.
+    """Adds what was measured of the checkpoint of a step, as not told yet; False where it was told already.
 
     Raises:
         OSError: the file cannot be read or written.
     """
-    known = _by_step(run_dir).get(step, {})
-    if all(known.get(name) == value for name, value in measures.items()):
+    known = _by_step(run_dir).get(step, _Measured())
+    if all(known.values.get(name) == value and name not in known.untold for name, value in measures.items()):
         return False
-    with open_to_append(run_dir / FILE) as file:
-        file.write(json.dumps({"step": step, **measures}, allow_nan=False).encode() + b"\n")
+    _append(run_dir, {"step": step, **measures, "told": False})
     return True
+
+
+def note_told(run_dir: Path, step: int, measures: Mapping[str, float]) -> None:
+    """Adds that all trackers have got what `note_measures` added.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    _append(run_dir, {"step": step, **measures})
 
 
 def records_of(run_dir: Path, step: int) -> list[dict[str, Any]]:
@@ -34,36 +53,33 @@ def records_of(run_dir: Path, step: int) -> list[dict[str, Any]]:
     metrics = run_dir / "metrics.jsonl"
     records = read_metrics(metrics) if step > 0 and metrics.exists() else []
     found = {record["step"]: record for record in records if record["step"] <= step}
-    for measured, values in _by_step(run_dir).items():
-        if measured <= step:
-            found[measured] = {"step": measured, **found.get(measured, {}), **values}
+    for number, measured in _by_step(run_dir).items():
+        if number <= step:
+            found[number] = {"step": number, **found.get(number, {}), **measured.values}
     return [found[number] for number in sorted(found)]
-
-
-def take_back(run_dir: Path, step: int, names: Collection[str]) -> None:
-    """Leaves out what `note_measures` added."""
-    found = _by_step(run_dir)
-    found[step] = {name: value for name, value in found.get(step, {}).items() if name not in names}
-    _write(run_dir, found)
 
 
 def forget_measures(run_dir: Path, step: int) -> None:
     """Leaves out what was measured of steps after `step`, which are taken again."""
     if not (run_dir / FILE).exists():
         return
-    _write(run_dir, {number: values for number, values in _by_step(run_dir).items() if number <= step})
-
-
-def _write(run_dir: Path, found: Mapping[int, Mapping[str, Any]]) -> None:
+    kept = {number: measured for number, measured in _by_step(run_dir).items() if number <= step}
     with atomic_writer(run_dir / FILE) as file:
-        for number, values in sorted(found.items()):
-            if values:
-                file.write(json.dumps({"step": number, **values}).encode() + b"\n")
+        for number, measured in sorted(kept.items()):
+            told = {name: value for name, value in measured.values.items() if name not in measured.untold}
+            untold = {name: measured.values[name] for name in sorted(measured.untold)}
+            lines = [*([told] if told else []), *([{**untold, "told": False}] if untold else [])]
+            file.writelines(json.dumps({"step": number, **line}).encode() + b"\n" for line in lines)
 
 
-def _by_step(run_dir: Path) -> dict[int, dict[str, Any]]:
-    """Gives the newest value of each measure by step; lines that are no records are left out."""
-    found: dict[int, dict[str, Any]] = {}
+def _append(run_dir: Path, record: Mapping[str, Any]) -> None:
+    with open_to_append(run_dir / FILE) as file:
+        file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+
+
+def _by_step(run_dir: Path) -> dict[int, _Measured]:
+    """Gives what was measured by step; lines that are no records are left out."""
+    found: dict[int, _Measured] = {}
     try:
         lines = read_regular(run_dir / FILE).splitlines()
     except FileNotFoundError:
@@ -71,5 +87,8 @@ def _by_step(run_dir: Path) -> dict[int, dict[str, Any]]:
     for line in lines:
         record = parse_record(line)
         if record is not None:
-            found.setdefault(record.pop("step"), {}).update(record)
+            measured = found.setdefault(record.pop("step"), _Measured())
+            was_told = record.pop("told", True)
+            measured.values.update(record)
+            (measured.untold.update if was_told is False else measured.untold.difference_update)(record)
     return found

@@ -2,6 +2,9 @@
 
 import csv
 import logging
+import multiprocessing
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -85,6 +88,56 @@ def test_a_tracker_that_fails_is_named_and_gets_them_the_next_time(tmp_path, mon
     assert cells(tmp_path) == [("4", "2.5")]
     assert in_mlflow(tmp_path, NAME) == [(4, 2.5)]
     assert "had them already" in given(tmp_path, 2.5, *to)
+
+
+class Killed:
+    """Is killed when told, as by a job's end."""
+
+    def __init__(self, *arguments, **options) -> None:
+        pass
+
+    def tell(self, step, values) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Interrupted(Killed):
+    def tell(self, step, values) -> None:
+        raise KeyboardInterrupt
+
+
+def given_killed(run_dir: Path, *to: str) -> None:
+    trackers.TensorboardTracker = Killed
+    given(run_dir, 2.5, *to)
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_an_evaluation_that_ends_before_all_are_told_is_told_the_next_time(tmp_path, monkeypatch, how):
+    to = ("csv", "tensorboard", "mlflow")
+    log_steps(to, tmp_path, range(1, 8))
+    time.sleep(1.1)  # readers of event files order them by the second of their start
+    if how == "killed":
+        process = multiprocessing.get_context("fork").Process(target=given_killed, args=(tmp_path, *to))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    else:
+        with monkeypatch.context() as broken:
+            broken.setattr(trackers, "TensorboardTracker", Interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                given(tmp_path, 2.5, *to)
+    assert cells(tmp_path) == [("4", "2.5")], "it is told in part"
+    log_steps(("csv",), tmp_path, range(6, 8), start_step=5)
+    for told in ("got them", "had them already"):
+        assert f"csv, tensorboard, mlflow of {tmp_path} {told}" in given(tmp_path, 2.5, *to)
+        assert cells(tmp_path) == [("4", "2.5")]
+        assert points(tmp_path, NAME) == in_mlflow(tmp_path, NAME) == [(4, 2.5)]
+
+
+def test_what_a_version_before_gave_was_told(tmp_path):
+    log_steps(("csv",), tmp_path, range(1, 8))
+    (tmp_path / "evaluations.jsonl").write_text('{"step": 4, "eval/law/loss": 2.5}\n')
+    assert "had them already" in given(tmp_path, 2.5, "csv")
+    assert "got them" in given(tmp_path, 3.5, "csv")
 
 
 @pytest.mark.slow
