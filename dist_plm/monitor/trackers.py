@@ -42,7 +42,13 @@ class Tracker(Protocol):
 
 
 def build_trackers(
-    config: TrackConfig, run_dir: Path, *, run_name: str, settings: Mapping[str, Any], start_step: int = 0
+    config: TrackConfig,
+    run_dir: Path,
+    *,
+    run_name: str,
+    settings: Mapping[str, Any],
+    start_step: int = 0,
+    goes_on: bool = True,
 ) -> "_Guarded":
     """All trackers of `config` as one that never raises. For rank 0 alone.
 
@@ -50,12 +56,15 @@ def build_trackers(
         run_dir: wandb writes to `run_dir/wandb`, TensorBoard to `run_dir/tensorboard`, MLflow to `run_dir/mlflow`.
         settings: the resolved configuration, shown beside the curves.
         start_step: the step the run continues from; 0 begins new curves, also in a directory that holds old ones.
+        goes_on: the run trains from there; else it is only told of, and is not shown as running meanwhile.
     """
     forget_measures(run_dir, start_step)
     makers: dict[str, Callable[[], Tracker]] = {
         "wandb": lambda: WandbTracker(config, run_dir, run_name=run_name, settings=settings, start_step=start_step),
         "tensorboard": lambda: TensorboardTracker(run_dir, settings=settings, start_step=start_step),
-        "mlflow": lambda: MlflowTracker(config, run_dir, run_name=run_name, settings=settings, start_step=start_step),
+        "mlflow": lambda: MlflowTracker(
+            config, run_dir, run_name=run_name, settings=settings, start_step=start_step, goes_on=goes_on
+        ),
         "csv": lambda: CsvTracker(run_dir, start_step=start_step),
     }
     guarded = _Guarded()
@@ -81,7 +90,7 @@ def tell_trackers(
     if not note_measures(run_dir, step, values):
         return None
     newest = max((record["step"] for record in records_of(run_dir, sys.maxsize)), default=step)
-    tracker = build_trackers(config, run_dir, run_name=run_name, settings=settings, start_step=newest)
+    tracker = build_trackers(config, run_dir, run_name=run_name, settings=settings, start_step=newest, goes_on=False)
     tracker.tell(step, values)
     tracker.close()
     if not tracker.failed:

@@ -33,7 +33,14 @@ class MlflowTracker:
     """
 
     def __init__(
-        self, config: TrackConfig, run_dir: Path, *, run_name: str, settings: Mapping[str, Any], start_step: int = 0
+        self,
+        config: TrackConfig,
+        run_dir: Path,
+        *,
+        run_name: str,
+        settings: Mapping[str, Any],
+        start_step: int = 0,
+        goes_on: bool = True,
     ) -> None:
         folder = run_dir.resolve() / "mlflow"
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would tell its maker of each run
@@ -49,8 +56,11 @@ class MlflowTracker:
         self._client = MlflowClient(tracking_uri=config.mlflow_uri or folder.as_uri())
         self._steps = StepsOnce(0)
         self._before = "FINISHED"  # what MLflow said of the run when it was opened
+        self._status = "RUNNING"  # what it says now
         self._is_new = False
-        self._id = self._open(folder / "run_id", config.mlflow_experiment, run_name, new=start_step == 0)
+        self._id = self._open(
+            folder / "run_id", config.mlflow_experiment, run_name, new=start_step == 0, goes_on=goes_on
+        )
         if self._is_new:  # also where a run goes on that MLflow has not heard of
             told = [entities.Param(_NO_NAME.sub("_", name), show(value)) for name, value in flatten(settings).items()]
             for first in range(0, len(told), _BATCH):
@@ -85,14 +95,20 @@ class MlflowTracker:
         self._client.log_artifact(self._id, str(page))
 
     def close(self, exit_code: int | None = None) -> None:
-        self._client.set_terminated(self._id, status=self._before if exit_code is None else status_of(exit_code))
+        """Says how the run ended; where nothing is told of that, MLflow says of it what it said before."""
+        status = self._before if exit_code is None else status_of(exit_code)
+        if status != self._status:  # a run that MLflow says is running would get a time at which it ended
+            self._client.set_terminated(self._id, status=status)
 
-    def _open(self, kept: Path, experiment: str, run_name: str, *, new: bool) -> str:
+    def _open(self, kept: Path, experiment: str, run_name: str, *, new: bool, goes_on: bool) -> str:
         """Finds the run that an earlier start began, or begins one."""
         run_id = "" if new else _text_of(kept)
         if re.fullmatch("[0-9a-f]{32}", run_id):
             self._before = self._client.get_run(run_id).info.status
-            self._client.update_run(run_id, status="RUNNING")
+            if goes_on:
+                self._client.update_run(run_id, status="RUNNING")
+            else:
+                self._status = self._before
             self._steps.newest = max((one.step for one in self._client.get_metric_history(run_id, "loss")), default=0)
             return run_id
         found = self._client.get_experiment_by_name(experiment)

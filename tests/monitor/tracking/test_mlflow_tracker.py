@@ -90,6 +90,23 @@ def test_it_says_how_the_run_ended(tmp_path):
     assert [run.info.status for run in runs_of(tmp_path)] == ["RUNNING"], "what is measured meanwhile ends no run"
 
 
+@pytest.mark.parametrize("code", [0, 75, None])
+def test_what_is_told_of_it_later_neither_begins_nor_ends_it(tmp_path, code):
+    """Not while it is told either: that may be killed."""
+    tracker = begun(tmp_path, range(1, 4))
+    if code is not None:
+        tracker.close(code)
+    (before,) = runs_of(tmp_path)
+    later = build_trackers(CONFIG, tmp_path, run_name="small", settings=SETTINGS, start_step=3, goes_on=False)
+    assert [run.info.status for run in runs_of(tmp_path)] == [before.info.status]
+    later.tell(3, {"eval/law/loss": 2.5})
+    later.close()
+    (now,) = runs_of(tmp_path)
+    assert (now.info.status, now.info.end_time) == (before.info.status, before.info.end_time)
+    assert history(tmp_path, now.info.run_id, "eval/law/loss") == [(3, 2.5)]
+    assert (now.info.end_time is None) == (code is None)
+
+
 def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
     """It takes connections and never answers: MLflow's own patience is a quarter of an hour."""
     for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
