@@ -12,12 +12,15 @@ from typing import NoReturn
 
 from dist_plm import __version__
 from dist_plm.config.suggest import did_you_mean, near
+from dist_plm.core.early_signals import hear_early
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_REFUSED
 from dist_plm.core.installed import as_typed
 
 COMMANDS = Path(__file__).parent / "commands"
 #: Names that are typed more often than the module's own.
 _ALIASES = {"prepare": "prepare_data"}
+#: Those that train, which are stopped by a signal and started again.
+_TRAINING = ("pretrain", "finetune")
 
 
 def main() -> NoReturn:
@@ -37,6 +40,8 @@ def main() -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(EXIT_REFUSED)
+    if name in _TRAINING:
+        hear_early()
     sys.argv = [f"dist-plm {name}", *rest]
     importlib.import_module(module).main()
     raise AssertionError(f"{module}.main() returned: it must exit")

@@ -15,6 +15,11 @@ from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import Any
 
+from dist_plm.core.early_signals import hear_early
+
+if __name__ == "__main__":
+    hear_early()  # what follows takes its time
+
 from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent

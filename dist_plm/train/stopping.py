@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, TypeVar
 import torch
 import torch.distributed as dist
 
+from dist_plm.core.early_signals import hear_early_no_more
 from dist_plm.core.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, reason_of
 from dist_plm.distributed.collectives import gather, most_of_all
 from dist_plm.train.deadline import Deadline
@@ -50,6 +51,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python hears signals there alone
+            hear_early_no_more()
             self._previous = {number: signal.signal(number, self._note) for number in self._signals}
         return self
 

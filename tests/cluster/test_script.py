@@ -100,6 +100,32 @@ def test_srun_would_tell_a_crash_before_a_refusal_before_a_wish_to_be_started_ag
     assert told[0] < told[75] < told[138] < told[2] < told[74] < min(crashes)
 
 
+@pytest.mark.parametrize(("template", "name"), [("pretrain.sbatch", "node"), ("pretrain_srun.sbatch", "rank")])
+@pytest.mark.parametrize(("during", "code"), [("network_interface", 75), ("script", 0)])
+def test_a_task_hears_usr1_before_its_python_is_there(
+    template: str, name: str, during: str, code: int, tmp_path: Path
+) -> None:
+    """It and all that it runs get it, of which the Python that trains outlives it until it has a handler of its own."""
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!/bin/bash\n[[ $* != *{during}* ]] || {{ : >{tmp_path}/begun; sleep 2; }}\n"
+        '[[ $* != *network_interface* ]] || echo "127.0.0.1 lo"\n'
+    )
+    python.chmod(0o755)
+    program = f"""
+        eval "$(sed -n "/^{name}='/,/^'/p" {SLURM}/{template})"
+        python={python} MASTER_ADDR=127.0.0.1 MASTER_PORT=1 nodes=1 ranks_per_node=1 restarts_in_job=0 SLURM_NODEID=0
+        export python MASTER_ADDR MASTER_PORT nodes ranks_per_node restarts restarts_in_job SLURM_NODEID
+        set -m
+        bash -c "${name}$ranked" task script & task=$!
+        until [[ -e {tmp_path}/begun ]]; do sleep 0.05; done
+        kill -USR1 -- "-$task"
+        wait $task && echo "ended with 0" || echo "ended with $?"
+    """
+    done = shell(program)
+    assert done.stdout == f"ended with {code}\n", done.stderr
+
+
 def test_a_task_that_gets_term_waits_for_its_rank() -> None:
     """As when scancel, or Slurm that needs the node, tells every process of the step."""
     stop = "lambda *_: (time.sleep(0.5), sys.exit(75))"
