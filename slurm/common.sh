@@ -24,6 +24,11 @@ identify
 # What a job that was submitted with --export gives its steps of the environment: they need what is exported here.
 unset SLURM_EXPORT_ENV SRUN_EXPORT_ENV
 
+# Of a job that submits this one srun would take these over, and ends where they do not fit what this one asked for; a step that
+# asks for no memory has all that its job has. Only what is submitted from within a step has the number of one here.
+unset SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU SLURM_MEM_PER_NODE
+[[ -z ${SLURM_STEP_ID:-} ]] || unset "${!SLURM_CPU_BIND@}"
+
 say() {
     echo "$(date +%FT%T) job $job: $*"
 }
@@ -247,8 +252,10 @@ conclude() {
             say "crashed with exit code $code"
             # What srun and torchrun tell of SIGKILL, which the kernel sends where memory is short.
             if ((code == 137)); then
+                local memory
+                memory=$(job_facts "$job" | sed -n 's/.* MinMemoryNode=\([1-9][^ ]*\).*/\1 a node/p')
                 say "a rank was killed: if memory was short (sacct -j $job -o State,MaxRSS,NodeList tells OUT_OF_MEMORY; the job has" \
-                    "${SLURM_MEM_PER_NODE:-what the partition gives} MB a node), lower train.micro_batch or data.loader_workers," \
+                    "${memory:-what the partition gives}), lower train.micro_batch or data.loader_workers," \
                     "put fewer ranks on a node, or ask for more (cluster.memory, --mem)"
             fi
             if ((${anew:-0})); then

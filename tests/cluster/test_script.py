@@ -71,13 +71,20 @@ def test_templates_can_be_filled_and_are_shell(path: Path) -> None:
     subprocess.run(["bash", "-n", str(path)], check=True)
 
 
-def shell(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs `program` where common.sh was sourced."""
+def shell(program: str, *arguments: str, **told: str) -> subprocess.CompletedProcess[str]:
+    """Runs `program` where common.sh was sourced, in an environment that has what is `told` too."""
     text = f"set -euo pipefail\nsource {SLURM}/common.sh\ntrap - EXIT\n{program}"
-    env = {**os.environ, "SLURM_JOB_ID": "7"}
+    env = {**os.environ, "SLURM_JOB_ID": "7", **told}
     return subprocess.run(
         ["bash", "-c", text, "script", *arguments], capture_output=True, text=True, env=env, check=False
     )
+
+
+def test_what_another_job_has_of_memory_and_cores_is_not_handed_on_to_steps() -> None:
+    told = {"SLURM_MEM_PER_CPU": "100", "SLURM_MEM_PER_GPU": "1", "SLURM_MEM_PER_NODE": "200", "SLURM_CPU_BIND": "none"}
+    left = "env | grep -cE '^SLURM_(MEM|CPU_BIND)' || true"
+    assert shell(left, **told).stdout == "1\n", "what a user sets stays"
+    assert shell(left, **told, SLURM_CPU_BIND_LIST="0x1", SLURM_STEP_ID="0").stdout == "0\n"
 
 
 def test_srun_would_tell_a_crash_before_a_refusal_before_a_wish_to_be_started_again() -> None:

@@ -58,9 +58,10 @@ def store(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Pa
     sources = "[{path: tests/data/texts/*.txt, max_chars: 512}, {path: tests/data/texts/*.jsonl}]"
     script = ["launch/prepare_data.py", f"data.sources={sources}", f"data.out={place}/store"]
     script += ["tokenizer.vocab_size=512", "data.split=[0.8,0.1,0.1]"]
-    # As of a job that was submitted with --export=NONE.
-    settings = ["export SLURM_EXPORT_ENV=NONE"]
-    job = submit(cluster, "prepare.sbatch", place, script, options=["--cpus-per-task=2"], settings=settings)
+    # As of a job that was submitted with --export=NONE, and by another job.
+    settings, memory = ["export SLURM_EXPORT_ENV=NONE"], ["SLURM_MEM_PER_CPU=100", "SLURM_MEM_PER_NODE=200"]
+    options = ["--cpus-per-task=2"]
+    job = submit(cluster, "prepare.sbatch", place, script, options=options, settings=settings, environment=memory)
     assert job.wait() == "COMPLETED", job.log()
     return place / "store"
 

@@ -5,6 +5,7 @@ STRANGE = "stopped, then finished"
 SHELL = (
     *("SLURM_JOB_ID=7", "SLURM_RESTART_COUNT=3", "SLURM_ARRAY_JOB_ID=7", "SLURM_ARRAY_TASK_ID=1"),
     *("SLURM_EXPORT_ENV=NONE", "SLURM_TIME_FORMAT=%H:%M", "SQUEUE_STATES=PENDING"),
+    *("SLURM_MEM_PER_CPU=100", "SLURM_MEM_PER_NODE=200"),
 )
 #: How the ranks end at each start; restarts allowed; the job's last state, its exit code and starts; its last words.
 CASES = {
