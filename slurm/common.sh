@@ -71,11 +71,7 @@ progress() {
 
 # What one may do where nobody starts it again.
 by_hand() {
-    if ((${anew:-0})); then
-        echo "submit it again to begin anew"
-    else
-        echo "submit it again to continue from $run_dir"
-    fi
+    ((${anew:-0})) && echo "submit it again to begin anew" || echo "submit it again to continue from $run_dir"
 }
 
 # Starts in a row that may end without progress: some are stopped before they could make any.
@@ -144,13 +140,27 @@ exclude_slow_nodes() {
     say "Slurm does not leave out $1"
 }
 
-# These nodes, with commas between.
+# These nodes, with commas between: so many of those that the run named.
 slow_nodes() {
-    ((${exclude_slow:-0})) || return 0
     {
         cat "$run_dir/slurm/exclude_asked"
-        tac "$run_dir/slurm/slow_nodes" | grep -xE '[A-Za-z0-9._-]+' | awk '!seen[$0]++' | head -n "$most_excluded"
+        tac "$run_dir/slurm/slow_nodes" | grep -xE '[A-Za-z0-9._-]+' | awk '!seen[$0]++' | head -n "$1"
     } 2>/dev/null | paste -sd, - || true
+}
+
+# Leaves in `slow` which of these nodes to ask for others than. A job without enough others would wait for good: then it is
+# fewer, those named last, or none.
+pick_slow_nodes() {
+    local count told tried=
+    for ((count = ${exclude_slow:-0} ? most_excluded : 0; count > 0; count--)); do
+        slow=$(slow_nodes "$count")
+        [[ $slow != "$tried" ]] || continue
+        tried=$slow
+        told=$(trap '' USR1 && sbatch --test-only --exclude="$slow" "$0" 2>&1) || true
+        [[ $told == *"node configuration is not available"* ]] || return 0
+    done
+    [[ -z $tried ]] || say "Slurm has not enough other nodes than $tried: it is asked for no others"
+    slow=
 }
 
 # The most nodes of those that the job got on which the run can train.
@@ -276,14 +286,11 @@ conclude() {
         say "not started again, as $max_idle_starts starts in a row made no checkpoint"
         exit 1
     fi
-    local last slow
-    last=$(last_checkpoint) slow=$(slow_nodes)
+    local last slow=
+    ((${anew:-0})) && last="its beginning" || last=$(last_checkpoint)
+    pick_slow_nodes
     [[ -z $slow ]] || trap '' TERM
-    if ((${anew:-0})); then
-        say "to be started again from its beginning"
-    else
-        say "to be started again from ${last:-its beginning, or the last checkpoint in $checkpoints}"
-    fi
+    say "to be started again from ${last:-its beginning, or the last checkpoint in $checkpoints}"
     if ! scontrol requeue "$job"; then
         say "Slurm does not requeue it; $(by_hand)"
     elif [[ -n $slow ]]; then

@@ -145,3 +145,29 @@ def test_a_task_that_gets_term_waits_for_its_rank() -> None:
     """
     with tempfile.TemporaryDirectory() as place:
         assert shell(program, f"{place}/out").stdout == "ended with 75\n"
+
+
+@pytest.mark.parametrize(
+    ("spare", "picked", "told"),
+    [(9, "x,c,b,a", 0), (3, "x,c,b", 0), (2, "x,c", 0), (1, "", 1), (0, "", 1)],
+    ids=lambda value: str(value),
+)
+def test_so_many_slow_nodes_are_left_out_as_slurm_can_do_without(
+    spare: int, picked: str, told: int, tmp_path: Path
+) -> None:
+    """One more is left out by the user."""
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "exclude_asked").write_text("x\n")
+    (tmp_path / "slurm" / "slow_nodes").write_text("a\nb\nc\na b\n")
+    program = f"""
+        run_dir={tmp_path} exclude_slow=1
+        sbatch() {{
+            (($(tr , '\\n' <<<"${{2#*=}}" | wc -l) <= {spare})) && return
+            echo "allocation failure: Requested node configuration is not available" && return 1
+        }}
+        pick_slow_nodes >"$run_dir/told"
+        echo "picked $slow"
+    """
+    done = shell(program)
+    assert done.stdout == f"picked {picked}\n", done.stderr
+    assert (tmp_path / "told").read_text().count("not enough other nodes than x,c:") == told

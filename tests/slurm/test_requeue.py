@@ -57,6 +57,15 @@ def named_slow(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module", autouse=True)
+def only_node_named_slow(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """Of a run that names its node slow, by a user who wants none of the others."""
+    place = tmp_path_factory.mktemp("only_slow")
+    script = ["tests/slurm/ranks_of_jobs/end_with.py", str(place), "slow", "0"]
+    settings, options = ["exclude_slow=1"], [f"--exclude={','.join(node.name for node in cluster.nodes[1:])}"]
+    return submit(cluster, "pretrain_srun.sbatch", place, script, options=options, settings=settings)
+
+
+@pytest.fixture(scope="module", autouse=True)
 def signalled_early(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
     """Signalled while the site's lines run: the script alone, and these too, whose command then fails. Bash hears of it when
     they are over, in which time other tests run."""
@@ -120,6 +129,12 @@ def test_other_nodes_are_asked_for_than_slow_ones(cluster: LocalCluster, named_s
     assert first != second
     assert cluster.nodes[1].name not in (first, second)
     assert f"asks for other nodes than {cluster.nodes[1].name},{first}" in named_slow.log()
+
+
+def test_a_slow_node_is_taken_again_where_there_are_no_others(cluster: LocalCluster, only_node_named_slow: Job) -> None:
+    assert only_node_named_slow.wait() == "COMPLETED", only_node_named_slow.log()
+    assert re.findall(r"start \d on 1 of (\S+) until", only_node_named_slow.log()) == [cluster.nodes[0].name] * 2
+    assert "Slurm has not enough other nodes than" in only_node_named_slow.log()
 
 
 def test_a_cancelled_job_stays_cancelled(cluster: LocalCluster, tmp_path: Path) -> None:
