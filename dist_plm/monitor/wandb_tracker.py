@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from dist_plm.core.errors import EXIT_REQUEUE, reason_of
+from dist_plm.core.errors import EXIT_CRASHED, EXIT_REQUEUE, reason_of
 from dist_plm.core.parsing import whole_number
 from dist_plm.core.regular import read_regular
 from dist_plm.monitor.report import REPORT
@@ -34,7 +34,7 @@ class WandbTracker:
     earlier starts, which now hold nothing of their own, are moved to `wandb/earlier`: one directory is uploaded, once.
 
     What is told of a run that has ended ends it there again as it did: its exit code is kept beside the id, and offline its
-    report is given again.
+    report is given again. One that was killed before its last step is failed there.
     """
 
     def __init__(
@@ -50,6 +50,8 @@ class WandbTracker:
         _put_aside_earlier(run_dir / "wandb", self._id)
         self._ended, self._report = _LastEnd(run_dir / "wandb" / "exit_code", new=start_step == 0), run_dir / REPORT
         self._has_report = False
+        train = settings.get("train") or {}
+        self._is_cut_short = start_step < (train.get("stop_at") or train.get("steps") or 0)
         try:
             self._run = self._start(config.wandb_mode)
         except Exception as error:
@@ -107,13 +109,17 @@ class WandbTracker:
         try:
             if self._ended.exit_code == EXIT_REQUEUE:
                 self._run.mark_preempting()
-            self._run.finish(exit_code=self._ended.exit_code)
+            self._run.finish(exit_code=self._code())
         except TimeoutError:
             log.warning("wandb has not sent all in %.0f s; what is missing is uploaded with: %s", FINISH_SECONDS, where)
         else:
             if settings.run_mode == "offline-run":
                 log.info("wandb wrote offline; its curves are uploaded with: %s", where)
         self._wandb.teardown()  # finish alone returns before the other process of wandb has written its file
+
+    def _code(self) -> int | None:
+        """Gives the exit code that wandb is told: of a run that was killed none is known, and wandb would call it finished."""
+        return EXIT_CRASHED if self._ended.exit_code is None and self._is_cut_short else self._ended.exit_code
 
     def keep(self, page: Path, text: str) -> None:
         """Adds the page to the run as an artifact, of which wandb keeps the versions."""

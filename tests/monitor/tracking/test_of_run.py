@@ -19,6 +19,7 @@ from tests.monitor.test_trackers import (
     Failing,
     artifacts_in_wandb,
     ends_in_wandb,
+    killed,
     log_steps,
     settings_in_wandb,
     wandb_history,
@@ -161,6 +162,17 @@ def test_wandb_shows_the_run_that_it_is_told_of_as_it_ended(tmp_path):
     assert settings_in_wandb(tmp_path) == {"optim": {"lr": 0.5}}
     assert artifacts_in_wandb(tmp_path) == [("report", ["report.html"])]
     assert ends_in_wandb(tmp_path) == [2]
+
+
+@pytest.mark.parametrize(
+    ("train", "ends"),
+    [("{steps: 7, stop_at: 4}", 1), pytest.param("{steps: 7, stop_at: 3}", 0, marks=pytest.mark.slow)],
+)
+def test_wandb_does_not_take_a_run_that_was_killed_for_finished(tmp_path, train, ends):
+    killed(("wandb",), tmp_path, range(1, 4))
+    (tmp_path / "run.yaml").write_text(f"train: {train}\n")
+    given(tmp_path, 2.5, "wandb", step=3)
+    assert ends_in_wandb(tmp_path) == [ends]
 
 
 def test_wandb_keeps_how_a_run_ended_until_it_goes_on(tmp_path):
