@@ -38,7 +38,7 @@ from tokenizers import Tokenizer  # noqa: E402
 from tokenizers.models import WordPiece  # noqa: E402
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast  # noqa: E402
 
-from dist_plm.core.permutation import mix_many  # noqa: E402
+from dist_plm.core.randomness.permutation import mix_many  # noqa: E402
 from dist_plm.data.samples import Pairs, Sentences  # noqa: E402
 from dist_plm.data.sampling.windows import WindowDataset  # noqa: E402
 from dist_plm.data.special_tokens import SpecialTokens, word_continuations  # noqa: E402

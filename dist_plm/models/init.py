@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import torch
 
-from dist_plm.core.random_numbers import key
+from dist_plm.core.randomness.random_numbers import key
 from dist_plm.models.sharding import Shard, ShardSpec
 from dist_plm.spec.families.tensors import tensors_of
 from dist_plm.spec.schema import ModelConfig

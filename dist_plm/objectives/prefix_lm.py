@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.core import random_numbers as rng
-from dist_plm.core.random_numbers import Purpose
+from dist_plm.core.randomness import random_numbers as rng
+from dist_plm.core.randomness.random_numbers import Purpose
 from dist_plm.data.samples import Arrays, Windows
 from dist_plm.data.special_tokens import SpecialTokens
 from dist_plm.objectives.base import IGNORED, LossTerm, Reader

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.core.random_numbers import key
+from dist_plm.core.randomness.random_numbers import key
 
 PARTS = st.lists(st.integers() | st.text(max_size=8), max_size=5).map(tuple)
 

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.core.permutation import generator, grouped, mix, mix_many, permute, permute_many, window_of, windows_of
+from dist_plm.core.randomness.permutation import (
+    generator,
+    grouped,
+    mix,
+    mix_many,
+    permute,
+    permute_many,
+    window_of,
+    windows_of,
+)
 
 seeds = st.integers(min_value=0, max_value=2**63 - 1)
 lengths = st.integers(min_value=1, max_value=2**62)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.core import random_numbers as rng
-from dist_plm.core.random_numbers import Purpose
+from dist_plm.core.randomness import random_numbers as rng
+from dist_plm.core.randomness.random_numbers import Purpose
 from tests.objectives.statistics import chi_square_z, rate_z
 
 SAMPLES = np.arange(2048)

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from dist_plm.core.permutation import windows_of
+from dist_plm.core.randomness.permutation import windows_of
 from tests.ranks.ports import free_port
 from tests.train.finetuning import make_rows, records, settings
 from tests.train.running import run_case

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.core.errors import count_of
-from dist_plm.core.permutation import mix, windows_of
+from dist_plm.core.randomness.permutation import mix, windows_of
 from dist_plm.data.labelled.table import Ragged, Table, fingerprint, num_examples, rows_of
 
 #: Columns of a decoder beside an encoder.

@@ -9,7 +9,7 @@ import xxhash
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dist_plm.core.permutation import mix
+from dist_plm.core.randomness.permutation import mix
 from dist_plm.data.prepare.documents import DocumentShard, Selection
 from dist_plm.data.store.manifest import SPLITS
 from dist_plm.data.tokenizers.long_texts import pieces_of

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError, count_of
-from dist_plm.core.permutation import grouped
+from dist_plm.core.randomness.permutation import grouped
 from dist_plm.data.samples import Windows
 from dist_plm.data.sampling.packers import PackedRow, best_fit, exactly, in_order, joined, pieces_between
 from dist_plm.data.sampling.pairs import PairDataset

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError, count_of
-from dist_plm.core.permutation import mix_many, windows_of
+from dist_plm.core.randomness.permutation import mix_many, windows_of
 from dist_plm.data.samples import Ints, Pairs, Sentences
 from dist_plm.data.store.splits import StoreSplit, find_split
 from dist_plm.data.store.store import counting

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.core.errors import DataError, count_of
-from dist_plm.core.permutation import windows_of
+from dist_plm.core.randomness.permutation import windows_of
 from dist_plm.data.samples import Windows
 from dist_plm.data.store.splits import StoreSplit, find_split
 from dist_plm.data.store.store import TokenStore

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dist_plm.core.random_numbers import bits
+from dist_plm.core.randomness.random_numbers import bits
 
 #: Probabilities are multiples of 1 / LEVELS.
 LEVELS = 2**16

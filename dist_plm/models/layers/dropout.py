@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dist_plm.core.permutation import mix_many
-from dist_plm.core.random_numbers import bits, uniform
+from dist_plm.core.randomness.permutation import mix_many
+from dist_plm.core.randomness.random_numbers import bits, uniform
 from dist_plm.models.kernels import dropout as _dropout  # noqa: F401  # registers torch.ops.dist_plm
 from dist_plm.models.kernels.attention import KeyRanges
 from dist_plm.spec.schema import ModelConfig

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.core import random_numbers as rng
-from dist_plm.core.random_numbers import Purpose
+from dist_plm.core.randomness import random_numbers as rng
+from dist_plm.core.randomness.random_numbers import Purpose
 from dist_plm.data.special_tokens import SpecialTokens
 
 Ints = NDArray[np.int64]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.core.random_numbers import Purpose, grid, keys, uniform
+from dist_plm.core.randomness.random_numbers import Purpose, grid, keys, uniform
 from dist_plm.objectives.corruption.changeable_words import Changeable, Marks, Numbers
 from dist_plm.spec.augmentation import AugmentConfig
 

@@ -8,8 +8,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from dist_plm.core import random_numbers as rng
-from dist_plm.core.random_numbers import Purpose
+from dist_plm.core.randomness import random_numbers as rng
+from dist_plm.core.randomness.random_numbers import Purpose
 from dist_plm.spec.inference.schema import GenerateConfig
 from dist_plm.tasks.inference.vocabulary import Vocabulary
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_plm.core.errors import DataError
-from dist_plm.core.permutation import window_of
+from dist_plm.core.randomness.permutation import window_of
 from dist_plm.data.sampling.windows import WindowDataset, open_split
 from dist_plm.data.store.manifest import SPLITS
 from dist_plm.data.store.splits import share

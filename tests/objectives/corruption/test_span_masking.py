@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_plm.core import random_numbers as rng
-from dist_plm.core.random_numbers import Purpose
+from dist_plm.core.randomness import random_numbers as rng
+from dist_plm.core.randomness.random_numbers import Purpose
 from dist_plm.objectives.corruption.span_masking import SpanLengths, spans_around_a_circle
 from tests.objectives.statistics import chi_square_z, rate_z
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from dist_plm.core.splitmix import GOLDEN, MASK, finalise, finalise_many
+from dist_plm.core.randomness.splitmix import GOLDEN, MASK, finalise, finalise_many
 
 
 class Purpose(IntEnum):

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dist_plm.core.splitmix import GOLDEN, MASK, finalise, finalise_many
+from dist_plm.core.randomness.splitmix import GOLDEN, MASK, finalise, finalise_many
 
 #: Rounds of the Feistel network. Tiny domains need many before all permutations are equally likely: measured over all
 #: permutations of 2 to 6 elements, 8 rounds are visibly uneven and 16 are not.
