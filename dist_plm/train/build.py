@@ -105,8 +105,7 @@ def run_training(
         host = host_group(timedelta(minutes=config.cluster.timeout_minutes))
         refuse_together(unreadable, env, host)
         agree_on(encode(config), env, host)
-        unmade = make_run_directory(config.run, env, data, private=config.cluster.private_runs)
-        refuse_together(unmade, env, host)
+        refuse_together(make_run_directory(config.run, env, data, private=config.cluster.private_runs), env, host)
         if preflight is not None:
             preflight(config, env, device, host)
         grid, virtual = grid_of(config.parallel), config.parallel.virtual_pipeline

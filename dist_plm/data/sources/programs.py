@@ -114,7 +114,7 @@ def function_records(part: Slice) -> Iterator[Record]:
 
 
 def _items(source: SourceConfig) -> Iterable[Any]:
-    """What the function gives, which is several: one text would be read letter by letter, one table by its columns."""
+    """Calls the function, which gives several: one text would be read letter by letter, one table by its columns."""
     given = _function(source)()
     is_one = isinstance(given, str | bytes | Mapping) or type(given).__name__ in _TABLES
     if is_one or not any(hasattr(given, name) for name in ("__iter__", "__getitem__")):
