@@ -195,11 +195,11 @@ def test_what_removed_all_documents_is_named(tmp_path):
     cleaned, last = replace(config, clean=rules), replace(config, data=replace(config.data, split=(0, 0, 1)))
     with pytest.raises(
         DataError,
-        match=r"left to train on, of 10 documents in 1 files: length removed 1, language removed 9; check "
+        match=r"left to train on, of 10 documents in 1 file: length removed 1, language removed 9; check "
         r"clean\.rules and clean\.min_chars and .* and clean\.languages and",
     ):
         prepare(cleaned, print)
-    with pytest.raises(DataError, match=r"of 10 documents in 1 files: check data\.sources and data\.split$"):
+    with pytest.raises(DataError, match=r"of 10 documents in 1 file: check data\.sources and data\.split$"):
         prepare(last, print)
     (tmp_path / "a.txt").write_text("ab\n\nab\n\nZwei Hunde schlafen vor dem alten Haus.")
     with pytest.raises(DataError, match=r"of 3 documents .*: equal documents removed 1; check .*split and dedup"):
