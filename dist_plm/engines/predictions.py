@@ -1,12 +1,14 @@
-"""Collects what a model says of each sample, for measures that no sum over a batch can give."""
+"""Runs forward passes alone, for their losses and for what a model says of each sample, which no sum over a batch can give."""
 
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.collectives import gather
 from dist_plm.distributed.groups import Groups
-from dist_plm.engines.base import Prediction
+from dist_plm.engines.base import EvalSums, Prediction
+from dist_plm.engines.loss_terms import LossTerms
 from dist_plm.models.loss_sums import Scores
 
 #: Takes the numbers of a microbatch's samples, and the scores that the last stage has of them.
@@ -31,3 +33,25 @@ class Predictions:
         speaks = groups.is_last_stage and place.tensor == place.context == 0
         told: Sequence[list[Prediction]] = gather(groups.world, self._own if speaks else [])
         return [prediction for one in told for prediction in one]
+
+
+class Evaluating:
+    """The part of an engine that evaluates, by what `_score` makes of microbatches; see engines.base.Engine."""
+
+    _terms: LossTerms
+    _groups: Groups
+
+    def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
+        return self._terms.told(self._score(microbatches, None))
+
+    def predict_step(self, microbatches: Sequence[Batch]) -> tuple[EvalSums, list[Prediction]]:
+        predictions = Predictions()
+        sums = self._terms.told(self._score(microbatches, predictions))
+        return sums, predictions.of_all(self._groups)
+
+    def losses_by_data_rank(self, microbatches: Sequence[Batch]) -> list[float]:
+        return self._terms.by_data_rank(self._score(microbatches, None))
+
+    def _score(self, microbatches: Sequence[Batch], collect: Collect | None) -> list[float]:
+        """Runs forward passes. Returns sums over all ranks, for `LossTerms.told`. Collective over all ranks."""
+        raise NotImplementedError

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dist_plm.core.errors import LacksError
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
-from dist_plm.engines.base import EvalSums, Lent, Prediction, StepResult
+from dist_plm.engines.base import Lent, StepResult
 from dist_plm.engines.deepspeed import bindings
 from dist_plm.engines.deepspeed.json_schema import check_keys
 from dist_plm.engines.deepspeed.loss_scaling import scale_between_steps
@@ -27,7 +27,7 @@ from dist_plm.engines.flat_parameters import FlatParameters
 from dist_plm.engines.gradient_norm import ClippedStep, GradientNorm
 from dist_plm.engines.non_finite_guard import SkipWatch
 from dist_plm.engines.passes import Passes
-from dist_plm.engines.predictions import Collect, Predictions
+from dist_plm.engines.predictions import Collect, Evaluating
 from dist_plm.engines.state import EngineState, Stateful
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.sharding import ShardSpec, describe
@@ -37,7 +37,7 @@ from dist_plm.optim.depth import Depths
 from dist_plm.optim.param_groups import parameter_groups
 
 
-class DeepSpeedEngine(Stateful):
+class DeepSpeedEngine(Stateful, Evaluating):
     """See engines.base.Engine. Built by `build`."""
 
     def __init__(
@@ -77,24 +77,10 @@ class DeepSpeedEngine(Stateful):
         self._watch.note(skipped=result.skipped, loss=result.loss)
         return result
 
-    def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
-        return self._evaluate(microbatches, None)
-
-    def predict_step(self, microbatches: Sequence[Batch]) -> tuple[EvalSums, list[Prediction]]:
-        predictions = Predictions()
-        sums = self._evaluate(microbatches, predictions)
-        return sums, predictions.of_all(self._groups)
-
     @contextmanager
     def lend(self) -> Iterator[Lent]:
         self._engine.eval()
         yield Lent(self._chunks, together=self._settings.engine.zero_stage == 3)
-
-    def _evaluate(self, microbatches: Sequence[Batch], collect: Collect | None) -> EvalSums:
-        return self._terms.told(self._score(microbatches, collect))
-
-    def losses_by_data_rank(self, microbatches: Sequence[Batch]) -> list[float]:
-        return self._terms.by_data_rank(self._score(microbatches, None))
 
     @torch.no_grad()
     def _score(self, microbatches: Sequence[Batch], collect: Collect | None) -> list[float]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dist_plm.data.loader.batch import Batch
 from dist_plm.distributed.groups import Groups
-from dist_plm.engines.base import EvalSums, Lent, Prediction, StepResult
+from dist_plm.engines.base import Lent, StepResult
 from dist_plm.engines.compiling import compiled_layers
 from dist_plm.engines.engine_settings import EngineSettings
 from dist_plm.engines.gradient_norm import GradientNorm, clip
@@ -26,7 +26,7 @@ from dist_plm.engines.megatron.optimizer import (
 )
 from dist_plm.engines.non_finite_guard import SkipWatch
 from dist_plm.engines.passes import Passes
-from dist_plm.engines.predictions import Collect, Predictions
+from dist_plm.engines.predictions import Collect, Evaluating
 from dist_plm.engines.state import EngineState, Stateful
 from dist_plm.models.chunk import ModelChunk
 from dist_plm.models.kernels import row_sums
@@ -94,7 +94,7 @@ def _each(wait: Callable[..., None], modules: Sequence[nn.Module], *_: Any) -> N
         wait(module)
 
 
-class MegatronEngine(Stateful):
+class MegatronEngine(Stateful, Evaluating):
     """See engines.base.Engine. Built by `build`."""
 
     def __init__(
@@ -152,14 +152,6 @@ class MegatronEngine(Stateful):
         optimizer.step_with_ready_grads()
         return norm
 
-    def eval_step(self, microbatches: Sequence[Batch]) -> EvalSums:
-        return self._evaluate(microbatches, None)
-
-    def predict_step(self, microbatches: Sequence[Batch]) -> tuple[EvalSums, list[Prediction]]:
-        predictions = Predictions()
-        sums = self._evaluate(microbatches, predictions)
-        return sums, predictions.of_all(self._groups)
-
     @contextmanager
     def lend(self) -> Iterator[Lent]:
         overlap = gathers_early(self._settings, self._groups)
@@ -173,12 +165,6 @@ class MegatronEngine(Stateful):
             if overlap:
                 for chunk in self._chunks:
                     chunk.enable_forward_pre_hook()
-
-    def _evaluate(self, microbatches: Sequence[Batch], collect: Collect | None) -> EvalSums:
-        return self._terms.told(self._score(microbatches, collect))
-
-    def losses_by_data_rank(self, microbatches: Sequence[Batch]) -> list[float]:
-        return self._terms.by_data_rank(self._score(microbatches, None))
 
     @torch.no_grad()
     def _score(self, microbatches: Sequence[Batch], collect: Collect | None) -> list[float]:
