@@ -44,7 +44,7 @@ def count_of(number: int, noun: str, spec: str = "") -> str:
     Args:
         spec: writes the number, as in a format string: "," parts thousands.
     """
-    ending = "" if number == 1 else "es" if noun.endswith(("s", "x")) else "s"
+    ending = "" if number == 1 else "es" if noun.endswith(("s", "x", "ch")) else "s"
     return f"{number:{spec}} {noun}{ending}"
 
 

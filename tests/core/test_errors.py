@@ -38,8 +38,9 @@ def raised(act) -> BaseException:
 
 
 def test_one_thing_is_told_as_one():
-    counts = [(1, "rank"), (2, "rank"), (0, "rank"), (1, "process"), (2, "process"), (2, "box")]
-    assert [count_of(*one) for one in counts] == ["1 rank", "2 ranks", "0 ranks", "1 process", "2 processes", "2 boxes"]
+    counts = [(1, "rank"), (2, "rank"), (0, "rank"), (1, "process"), (2, "process"), (2, "box"), (2, "microbatch")]
+    told = ["1 rank", "2 ranks", "0 ranks", "1 process", "2 processes", "2 boxes", "2 microbatches"]
+    assert [count_of(*one) for one in counts] == told
     assert count_of(12345, "row", ",") == "12,345 rows"
     assert str(ConfigError(["a"])).startswith("configuration refused, 1 problem:")
     assert str(ConfigError(["a", "b"])).startswith("configuration refused, 2 problems:")
