@@ -200,7 +200,12 @@ class EngineState:
     def _fill(self) -> None:
         """Before the first step there is a state to save and to load into as well."""
         every = tuple(dict.fromkeys(name for names in self._moments.values() for name in names))
-        fill_state(self._inner, self._optim, self._tensors, lambda tensor: self._moments.get(tensor, every))
+
+        def moments(tensor: Tensor) -> tuple[str, ...]:
+            # One that is made of nothing, as where a stage trains nothing, is updated like any vector.
+            return self._moments.get(tensor, every) or self._optim.element_moments("", (tensor.numel(),))
+
+        fill_state(self._inner, self._optim, self._tensors, moments)
 
     def _moments_of_tensors(self) -> dict[Tensor, tuple[str, ...]]:
         """Names the moments of the elements of each tensor that the optimizer updates: those of all that it is made of."""

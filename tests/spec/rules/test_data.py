@@ -37,15 +37,15 @@ def test_blends_that_are_complete():
     assert blend({"path": "a", "weight": 0.7, "max_epochs": 4}, {"path": "b", "weight": 0.3}) == []
 
 
-@pytest.mark.parametrize("other", ["{0}/store", "{0}/store/", "{0}/store.bin", "{0}/x/../store", "{0}/link"])
+@pytest.mark.parametrize("other", ["{0}/poems", "{0}/poems/", "{0}/poems.bin", "{0}/x/../poems", "{0}/link"])
 def test_a_store_counts_once_in_a_blend(tmp_path, other):
-    (tmp_path / "link").symlink_to(tmp_path / "store")
-    one, other = {"path": f"{tmp_path}/store", "weight": 1}, {"path": other.format(tmp_path), "weight": 1}
+    (tmp_path / "link").symlink_to(tmp_path / "poems")
+    one, other = {"path": f"{tmp_path}/poems", "weight": 1}, {"path": other.format(tmp_path), "weight": 1}
     (problem,) = blend(one, {"path": "a", "weight": 1}, other)
     assert f"data.blend[2].path = '{other['path']}' is given twice" in problem
     assert "data.blend[0]" in problem
     assert "weight" in problem
-    assert blend(one, {**other, "path": f"{tmp_path}/store.d"}) == []
+    assert blend(one, {**other, "path": f"{tmp_path}/poems.d"}) == []
 
 
 def test_rows_are_packed_for_objectives_that_take_rows():
