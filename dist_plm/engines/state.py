@@ -178,8 +178,7 @@ class EngineState:
         state = self._inner.state[fragment.tensor] if name != "weight" else {"weight": fragment.tensor}
         if name not in state:
             raise self._differs(f"keeps no {name}, which the section's moments have: checkpoints would lack it")
-        tensor = state[name]
-        return tensor.detach().view(-1)[fragment.offset : fragment.offset + fragment.length]
+        return state[name].detach().view(-1)[fragment.offset : fragment.offset + fragment.length]
 
     def _shared(self) -> Iterator[ParameterState]:
         """Moments that are logical vectors of their own, which each rank with a part of the tensor holds whole."""
@@ -223,12 +222,15 @@ class EngineState:
             shard_spec.parameter: set(self._names(shard_spec, shape))
             for shard_spec, shape in zip(self._shard_specs, self._shapes, strict=True)
         }
-        for slot, shard_spec, shard in self._slots():
-            shared = set(self._optim.moments(shard.name, shard.shape)) - of_elements[shard_spec.parameter]
-            if not shared:
-                continue
+        shared = [
+            (slot, shard, names)
+            for slot, shard_spec, shard in self._slots()
+            if (names := set(self._optim.moments(shard.name, shard.shape)) - of_elements[shard_spec.parameter])
+        ]
+        if shared:
             self._fill()
-            if lost := sorted(shared.difference(self._shared_of(slot))):
+        for slot, shard, names in shared:
+            if lost := sorted(names.difference(self._shared_of(slot))):
                 raise self._differs(
                     f"gives no {lost[0]} of {shard.name}, which the section's moments have and which is no number an element: "
                     "have its shared_moments give it"
@@ -243,12 +245,11 @@ class EngineState:
                     raise self._differs(f"keeps {name}, which the section's moments lack: checkpoints would lose it")
 
     def _differs(self, how: str) -> ConfigError:
-        optim = self._optim
-        section = f"{type(optim).__name__} in {place_of(type(optim).__module__)}"
-        body = place_of(optim.body_module)
-        return ConfigError(
-            [f"optim.name = {optim.name!r}: {body} {how}; the section is {section}, docs/extend.md says how"]
+        optim, section = self._optim, type(self._optim)
+        told = (
+            f"optim.name = {optim.name!r}: {place_of(optim.body_module)} {how}; the section is {section.__name__} in "
         )
+        return ConfigError([f"{told}{place_of(section.__module__)}, docs/extend.md says how"])
 
 
 class Stateful:
