@@ -173,18 +173,23 @@ def kill_at(patched, moment):
         patched.setattr(os, name, dying(getattr(os, name)))
 
 
+def is_killed(monkeypatch, moment, deed):
+    """Whether it came to that moment."""
+    with monkeypatch.context() as patched:
+        kill_at(patched, moment)
+        try:
+            deed()
+        except Killed:
+            return True
+    return False
+
+
 def test_a_checkpoint_that_is_replaced_is_there_after_a_kill_at_any_moment(tmp_path, monkeypatch):
     found = []
     for moment in count(1):
         place = tmp_path / str(moment)
         write(storage_of(place, 1), b"old")
-        with monkeypatch.context() as patched:
-            kill_at(patched, moment)
-            try:
-                write(storage_of(place, 2), b"new")
-                was_killed = False
-            except Killed:
-                was_killed = True
+        was_killed = is_killed(monkeypatch, moment, lambda place=place: write(storage_of(place, 2), b"new"))
         storage_of(place, 3).clean()
         assert [path.name for path in place.iterdir()] == [PLACE], moment
         (text,) = held(place)
@@ -199,13 +204,7 @@ def test_a_kill_while_one_is_removed_leaves_it_whole_or_not_at_all(tmp_path, mon
     for moment in count(1):
         place = tmp_path / str(moment)
         write(storage_of(place, 1), b"old")
-        with monkeypatch.context() as patched:
-            kill_at(patched, moment)
-            try:
-                storage_of(place, 2).remove(PLACE)
-                was_killed = False
-            except Killed:
-                was_killed = True
+        was_killed = is_killed(monkeypatch, moment, lambda place=place: storage_of(place, 2).remove(PLACE))
         storage_of(place, 3).clean()
         assert not list(place.glob("*.tmp"))
         assert not (place / PLACE).exists() or held(place) == {b"old"}
