@@ -38,7 +38,7 @@ from dist_plm.train.build import engine_settings
 from dist_plm.train.healing.alarms import Alarms
 from dist_plm.train.healing.memory_copies import MemoryCopies
 from dist_plm.train.healing.spikes import SpikeWatch
-from dist_plm.train.metrics_logger import Recorder
+from dist_plm.train.metrics_logger import MetricsLogger
 from dist_plm.train.observing.observer import build_observer
 from dist_plm.train.reporting import build_recorder
 from dist_plm.train.stopping import Control, StopSignals
@@ -65,7 +65,7 @@ def side_of(config: PretrainConfig, groups: Groups, run_dir: Path, *, looks: boo
     )
     alarms, batches = Alarms(SpikeWatch(config.train.heal)), batches_of(groups)
     copies = MemoryCopies(engine, config.train.heal.memory_every, control.of_all)
-    recorder = recorder_of(config, run_dir) if looks and groups.rank == 0 else None
+    metrics_logger = metrics_logger_of(config, run_dir) if looks and groups.rank == 0 else None
 
     def plain(number: int) -> float:
         began = time.process_time()
@@ -75,18 +75,18 @@ def side_of(config: PretrainConfig, groups: Groups, run_dir: Path, *, looks: boo
     def looking(number: int) -> float:
         began = time.process_time()
         observer.profile.take_request()
-        if recorder is not None:
-            recorder.begin_step()
+        if metrics_logger is not None:
+            metrics_logger.begin_step()
         with observer.step(number):
             result = engine.train_step(batches, 1e-4)
         alarms.note_step(number, result, samples=0)
         seen = CASE.rows * max(number, 1)
-        if recorder is not None:
-            recorder.end_step(number, result, 1e-4, batch=CASE.rows, samples_seen=seen)
+        if metrics_logger is not None:
+            metrics_logger.end_step(number, result, 1e-4, batch=CASE.rows, samples_seen=seen)
         observed = observer.look(number, batches)
-        if recorder is not None:
-            recorder.note_observed(observed)
-            recorder.flush(force=False)
+        if metrics_logger is not None:
+            metrics_logger.note_observed(observed)
+            metrics_logger.flush(force=False)
         if copies.is_due(number):
             copies.take(TrainState(step=number, samples_seen=seen, engine=engine.scalars(), stream={}))
         time.sleep(WRITING_SECONDS)
@@ -95,7 +95,7 @@ def side_of(config: PretrainConfig, groups: Groups, run_dir: Path, *, looks: boo
     return looking if looks else plain
 
 
-def recorder_of(config: PretrainConfig, run_dir: Path) -> Recorder:
+def metrics_logger_of(config: PretrainConfig, run_dir: Path) -> MetricsLogger:
     """Builds what a run's first rank writes records with."""
     lease = SimpleNamespace(check=lambda: None)  # nobody else starts this run
     return build_recorder(config, run_dir, 0, None, cast(Any, lease))

@@ -51,7 +51,7 @@ from dist_plm.train.healing.memory_copies import MemoryCopies
 from dist_plm.train.healing.rollback import roll_back
 from dist_plm.train.healing.spikes import SpikeWatch
 from dist_plm.train.loop import train
-from dist_plm.train.metrics_logger import Recorder
+from dist_plm.train.metrics_logger import MetricsLogger
 from dist_plm.train.observing.observer import build_observer
 from dist_plm.train.opening.open_here import make_run_directory, open_here, open_log
 from dist_plm.train.parts import Parts, build_checkpoints, build_evaluator, measure_peak_tflops, open_loader
@@ -160,11 +160,11 @@ def _run(
         position.begun_as = begun
         config = replace(config, train=position.counted(config.train))
         peak = measure_peak_tflops(config.precision.name, config.cluster.peak_tflops, groups)
-        recorder = open_records(config, start, position, found, peak, groups, data.count_tokens)
-    with closing_records(recorder, start.watchdog, start.run_dir, config.track, groups.world), fits():
-        parts = _build_parts(config, start, groups, data, more, trained, stream, found, position, recorder)
+        metrics_logger = open_records(config, start, position, found, peak, groups, data.count_tokens)
+    with closing_records(metrics_logger, start.watchdog, start.run_dir, config.track, groups.world), fits():
+        parts = _build_parts(config, start, groups, data, more, trained, stream, found, position, metrics_logger)
         finished = train(parts, position)
-    close_records(recorder, start.run_dir, config.track, finished=finished)
+    close_records(metrics_logger, start.run_dir, config.track, finished=finished)
     if not finished:
         log.info(
             "stopped after step %d (%s), all of it saved: started again the run goes on",
@@ -232,7 +232,7 @@ def _build_parts(
     stream: Mapping[str, Any],
     found: Checkpoint | None,
     position: Position,
-    recorder: Recorder | None,
+    metrics_logger: MetricsLogger | None,
 ) -> Parts:
     """Builds what the loop trains with. Collective."""
     engine, storage, shard_specs, heal = trained.engine, trained.storage, trained.shard_specs, config.train.heal
@@ -251,7 +251,7 @@ def _build_parts(
         checkpoints=build_checkpoints(config.checkpoint, runfile.text(config), storage, groups),
         control=control,
         watchdog=start.watchdog,
-        recorder=recorder,
+        metrics_logger=metrics_logger,
         stream=stream,
         alarms=_alarms(heal, found),
         health=Health(proof=max(heal.before, 1) if heal.rolls_back else 1),

@@ -1,4 +1,4 @@
-"""Decides when to step, evaluate, save and stop. Every rank runs it; rank 0 alone has a recorder."""
+"""Decides when to step, evaluate, save and stop. Every rank runs it; rank 0 alone has a metrics logger."""
 
 import logging
 import time
@@ -12,7 +12,7 @@ from dist_plm.spec.derived import num_microbatches
 from dist_plm.train.divergence import diverged
 from dist_plm.train.healing.alarms import AlarmError
 from dist_plm.train.parts import Parts
-from dist_plm.train.prefetcher import Feed, Interruptible
+from dist_plm.train.prefetcher import Interruptible, Prefetcher
 from dist_plm.train.startup.run_position import Position
 from dist_plm.train.stopping import StopRequestedError
 
@@ -123,10 +123,10 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
         _save(parts, position)  # there is always one to go back to
     runs = BatchSizes.of(parts.train).runs(position.samples, stop - position.step)
     counts = (num_microbatches(parts.train, parts.parallel, batch) for steps, batch in runs for _ in range(steps))
-    feed, due = Feed(parts.batches(position), counts), False
+    prefetcher, due = Prefetcher(parts.batches(position), counts), False
     try:
         while position.step < stop:
-            _make_step(parts, position, feed)
+            _make_step(parts, position, prefetcher)
             step = position.step
             position.evaluation = {}
             position.evaluation_due = True
@@ -144,7 +144,7 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
             if position.evaluation and _is_over(parts):
                 break
     finally:
-        feed.close()
+        prefetcher.close()
         parts.observer.profile.close()
 
 
@@ -173,13 +173,13 @@ def _is_over(parts: Parts) -> bool:
     return True
 
 
-def _make_step(parts: Parts, position: Position, feed: Feed) -> None:
-    recorder, observer, step = parts.recorder, parts.observer, position.step + 1
-    if recorder is not None:
-        recorder.begin_step()
+def _make_step(parts: Parts, position: Position, prefetcher: Prefetcher) -> None:
+    metrics_logger, observer, step = parts.metrics_logger, parts.observer, position.step + 1
+    if metrics_logger is not None:
+        metrics_logger.begin_step()
     began = time.perf_counter()
     parts.watchdog.progress(f"waiting for the data of step {step}")
-    drawn = _next_microbatches(parts, feed, step)
+    drawn = _next_microbatches(parts, prefetcher, step)
     microbatches: Sequence[Batch] = drawn
     if parts.control.steps_are_long and parts.parallel.pipeline == 1:
         microbatches = Interruptible(drawn, parts.control.check)
@@ -195,18 +195,18 @@ def _make_step(parts: Parts, position: Position, feed: Feed) -> None:
     parts.health.note_step(step, result, is_bad=parts.alarms.raised is not None)
     batch = BatchSizes.of(parts.train).taken(position.samples)
     position.step, position.samples = step, position.samples + batch
-    if recorder is not None:
-        recorder.note_alarms(parts.alarms.take_told())
-        recorder.end_step(step, result, lr, batch=batch, samples_seen=position.samples)
+    if metrics_logger is not None:
+        metrics_logger.note_alarms(parts.alarms.take_told())
+        metrics_logger.end_step(step, result, lr, batch=batch, samples_seen=position.samples)
     observed = observer.look(step, drawn)
-    if recorder is not None:
-        recorder.note_observed(observed)
+    if metrics_logger is not None:
+        metrics_logger.note_observed(observed)
 
 
-def _next_microbatches(parts: Parts, feed: Feed, step: int) -> list[Batch]:
+def _next_microbatches(parts: Parts, prefetcher: Prefetcher, step: int) -> list[Batch]:
     """Waits until every rank has data. Before it goes on, checkpoints that all ranks have written are reported."""
     while True:
-        ready = parts.observer.waiting(lambda: feed.wait(POLL_SECONDS))
+        ready = parts.observer.waiting(lambda: prefetcher.wait(POLL_SECONDS))
         parts.watchdog.doing = f"waiting for {'the others before' if ready else 'the data of'} step {step}"
         bad = parts.alarms.raised is not None
         profiled = parts.observer.profile.take_request()
@@ -223,11 +223,11 @@ def _next_microbatches(parts: Parts, feed: Feed, step: int) -> list[Batch]:
         if agreed.stop:
             raise StopRequestedError
         if not agreed.waiting:
-            return feed.take()
+            return prefetcher.take()
 
 
 def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> None:
-    step, recorder = position.step, parts.recorder
+    step, metrics_logger = position.step, parts.metrics_logger
     if _is_evaluated(parts, step, last=last):
         assert parts.evaluate is not None
         parts.watchdog.progress(doing := f"evaluating after step {step}", patient=True)
@@ -257,10 +257,10 @@ def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> Non
             parts.patience.note(step, {k: v for k, v in position.evaluation.items() if due or k not in named})
             position.patience = parts.patience.state()
         parts.control.note("evaluation", time.perf_counter() - began)
-        if recorder is not None:
-            recorder.note_evaluation(step, position.evaluation)
-    if recorder is not None:
-        recorder.flush(force=last)
+        if metrics_logger is not None:
+            metrics_logger.note_evaluation(step, position.evaluation)
+    if metrics_logger is not None:
+        metrics_logger.flush(force=last)
     position.evaluation_due = False
 
 
@@ -291,7 +291,7 @@ def _state(parts: Parts, position: Position) -> TrainState:
             "begun_as": position.begun_as,
             "patience": position.patience,
             "heal": parts.alarms.state(),
-            "recorder": parts.recorder.state() if parts.recorder is not None else {},
+            "recorder": parts.metrics_logger.state() if parts.metrics_logger is not None else {},
         },
     )
 

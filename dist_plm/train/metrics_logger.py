@@ -41,7 +41,7 @@ def sample_size(
 
 
 @dataclass(slots=True, kw_only=True)
-class Recorder:
+class MetricsLogger:
     """Lives on rank 0. Time spent outside of steps (evaluation, saving) does not count."""
 
     size: SampleSize

@@ -33,7 +33,7 @@ from dist_plm.train.evaluation import Evaluator, NamedMeasures, TextMeasures, wh
 from dist_plm.train.healing.acts import skipped_samples
 from dist_plm.train.healing.alarms import Alarms
 from dist_plm.train.healing.memory_copies import MemoryCopies
-from dist_plm.train.metrics_logger import Recorder
+from dist_plm.train.metrics_logger import MetricsLogger
 from dist_plm.train.observing.observer import Observer
 from dist_plm.train.reporting import write_predictions
 from dist_plm.train.startup.run_position import Position
@@ -54,7 +54,7 @@ class Parts:
             not enough.
         evaluate: scores the held-out samples, calling its second argument between microbatches; None where evaluation
             is off.
-        recorder: on rank 0, None elsewhere.
+        metrics_logger: on rank 0, None elsewhere.
         stream: what decides the samples, for the checkpoint.
         alarms: notices bad steps.
         roll_back: brings the run back to before one.
@@ -76,7 +76,7 @@ class Parts:
     checkpoints: CheckpointWriter
     control: Control
     watchdog: Watchdog
-    recorder: Recorder | None
+    metrics_logger: MetricsLogger | None
     stream: Mapping[str, Any]
     alarms: Alarms
     roll_back: "Callable[[Parts, Position], None]"

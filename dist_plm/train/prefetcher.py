@@ -13,7 +13,7 @@ _PUT_SECONDS = 0.2
 _CLOSE_SECONDS = 2.0
 
 
-class Feed:
+class Prefetcher:
     """The microbatches of step after step.
 
     Args:
@@ -27,7 +27,7 @@ class Feed:
         self._next: list[Batch] | Exception | None = None
         self._closed = False
         # A daemon: where it waits for data that never comes, the run ends without it.
-        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="prefetcher", daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:

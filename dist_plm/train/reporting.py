@@ -42,7 +42,7 @@ from dist_plm.monitor.watchdog import Watchdog
 from dist_plm.spec.schema import TrainingConfig
 from dist_plm.spec.schema_run import TrackConfig
 from dist_plm.train.healing.acts import noted, skipped_samples
-from dist_plm.train.metrics_logger import Recorder, sample_size
+from dist_plm.train.metrics_logger import MetricsLogger, sample_size
 from dist_plm.train.startup.device_memory import memory_gib
 from dist_plm.train.startup.lease import RunLease, SupersededError
 from dist_plm.train.startup.run_position import Position
@@ -62,15 +62,15 @@ def open_records(
     peak: float | None,
     groups: Groups,
     count_tokens: Callable[[int, int], int] | None = None,
-) -> Recorder | None:
-    """Makes rank 0's recorder, and run.yaml beside what it writes; None elsewhere. Collective.
+) -> MetricsLogger | None:
+    """Makes rank 0's metrics logger, and run.yaml beside what it writes; None elsewhere. Collective.
 
     Args:
         count_tokens: counts those of samples from one number to before another; None where all rows are full.
     Raises:
         CheckpointError: on every rank, where they cannot be written, or the checkpoint's part of them cannot be read.
     """
-    made: list[Recorder] = []
+    made: list[MetricsLogger] = []
 
     def make() -> None:
         try:
@@ -106,14 +106,14 @@ def open_records(
 
 def build_recorder(
     config: TrainingConfig, run_dir: Path, first_step: int, peak: float | None, lease: RunLease
-) -> Recorder:
+) -> MetricsLogger:
     """Builds metrics, progress and trackers of rank 0.
 
     Args:
         peak: TFLOP/s of all devices together.
     """
     train_config = config.train
-    return Recorder(
+    return MetricsLogger(
         size=sample_size(
             config.model,
             config.objective,
@@ -151,15 +151,19 @@ def write_origins(run_dir: Path, origins: Mapping[str, Origin]) -> None:
 
 @contextmanager
 def closing_records(
-    recorder: Recorder | None, watchdog: Watchdog, run_dir: Path, track: TrackConfig, world: dist.ProcessGroup
+    metrics_logger: MetricsLogger | None,
+    watchdog: Watchdog,
+    run_dir: Path,
+    track: TrackConfig,
+    world: dist.ProcessGroup,
 ) -> Iterator[None]:
     """Closes rank 0's records where what it stands around fails or hangs, before the process ends. It begins as soon as they
     are open, and ends with the run. Collective where all ranks fail alike."""
-    if recorder is None:
+    if metrics_logger is None:
         end = no_records
     else:
-        end = partial(_end_failed, recorder, run_dir, track)
-        watchdog.at_hang = partial(_end_trackers, recorder.tracker, run_dir, track, EXIT_HUNG)
+        end = partial(_end_failed, metrics_logger, run_dir, track)
+        watchdog.at_hang = partial(_end_trackers, metrics_logger.tracker, run_dir, track, EXIT_HUNG)
     try:
         yield
     except SupersededError:  # another start keeps them now
@@ -176,12 +180,12 @@ def no_records(exit_code: int) -> None:
     """Closes nothing, on ranks that have no records."""
 
 
-def close_records(recorder: Recorder | None, run_dir: Path, track: TrackConfig, *, finished: bool) -> None:
-    """Closes rank 0's recorder of a run that is finished, or that a signal stopped."""
-    if recorder is not None:
-        recorder.progress.close()
-        recorder.metrics.close()
-        _end_trackers(recorder.tracker, run_dir, track, EXIT_FINISHED if finished else EXIT_REQUEUE)
+def close_records(metrics_logger: MetricsLogger | None, run_dir: Path, track: TrackConfig, *, finished: bool) -> None:
+    """Closes rank 0's metrics logger of a run that is finished, or that a signal stopped."""
+    if metrics_logger is not None:
+        metrics_logger.progress.close()
+        metrics_logger.metrics.close()
+        _end_trackers(metrics_logger.tracker, run_dir, track, EXIT_FINISHED if finished else EXIT_REQUEUE)
 
 
 def _exit_code_of(error: BaseException) -> int:
@@ -190,14 +194,14 @@ def _exit_code_of(error: BaseException) -> int:
     return error.exit_code if isinstance(error, UserError) else EXIT_CRASHED
 
 
-def _end_failed(recorder: Recorder, run_dir: Path, track: TrackConfig, exit_code: int) -> None:
+def _end_failed(metrics_logger: MetricsLogger, run_dir: Path, track: TrackConfig, exit_code: int) -> None:
     """Closes what there is of the records; nothing that fails here hides what the run ends for."""
-    for close in (recorder.progress.close, recorder.metrics.close):
+    for close in (metrics_logger.progress.close, metrics_logger.metrics.close):
         try:
             close()
         except Exception as error:
             log.warning("the records cannot be closed: %s", described(error))
-    _end_trackers(recorder.tracker, run_dir, track, exit_code)
+    _end_trackers(metrics_logger.tracker, run_dir, track, exit_code)
 
 
 def _end_trackers(tracker: Tracker, run_dir: Path, track: TrackConfig, exit_code: int) -> None:

@@ -28,7 +28,7 @@ from dist_plm.spec.schema import PretrainConfig
 from dist_plm.tasks.evaluate.in_training import more_measures
 from dist_plm.train import build, stopping
 from dist_plm.train.build import run_training
-from dist_plm.train.prefetcher import Feed
+from dist_plm.train.prefetcher import Prefetcher
 from tests.ranks.pool import World
 
 SETTINGS: dict[str, Any] = {
@@ -195,19 +195,19 @@ def signalled_case(
 @contextlib.contextmanager
 def idle_for_data(waits: threading.Event) -> Iterator[None]:
     """Sets `waits` whenever the loop finds that the data of its next step have not come."""
-    original = Feed.wait
+    original = Prefetcher.wait
 
-    def looked(feed: Feed, seconds: float) -> bool:
-        ready = original(feed, seconds)
+    def looked(prefetcher: Prefetcher, seconds: float) -> bool:
+        ready = original(prefetcher, seconds)
         if not ready:
             waits.set()
         return ready
 
-    Feed.wait = looked
+    Prefetcher.wait = looked
     try:
         yield
     finally:
-        Feed.wait = original
+        Prefetcher.wait = original
 
 
 def signalled_in_step_case(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import dist_plm.train.build as build
-from dist_plm.train.metrics_logger import Recorder
+from dist_plm.train.metrics_logger import MetricsLogger
 from tests.monitor.read_back import only_mlflow_run
 from tests.ranks.pool import RanksError
 from tests.ranks.ports import free_port
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.ranks
 FAULTS: dict[str, tuple[Any, str, type[Exception], str]] = {
     "no memory": (build, "build_checkpoints", torch.OutOfMemoryError, "ConfigError.* does not fit in the GPU's memory"),
     "a checkpoint that is none": (
-        Recorder,
+        MetricsLogger,
         "load_state",
         KeyError,
         "CheckpointError.*`loop.recorder` is not what a run",

@@ -8,7 +8,7 @@ from dist_plm.engines.base import StepResult
 from dist_plm.monitor.metrics_file import MetricsWriter, read_metrics
 from dist_plm.spec.flops import flops_per_step, step_flops
 from dist_plm.spec.rules.finalize import finalize
-from dist_plm.train.metrics_logger import Recorder, SampleSize, sample_size
+from dist_plm.train.metrics_logger import MetricsLogger, SampleSize, sample_size
 from tests.train.running import settings
 
 
@@ -50,15 +50,17 @@ def test_gradients_that_frozen_weights_do_not_have_do_not_count():
 def test_the_share_of_skipped_steps_is_of_those_since_the_record_before(tmp_path):
     size = SampleSize(tokens=8, flops=1.0, peak_tflops=None)
     metrics = MetricsWriter(tmp_path / "metrics.jsonl")
-    recorder = Recorder(size=size, metrics=metrics, progress=Mock(), tracker=Mock(), log_every=4, micro_batch=2)
+    metrics_logger = MetricsLogger(
+        size=size, metrics=metrics, progress=Mock(), tracker=Mock(), log_every=4, micro_batch=2
+    )
     for step in range(1, 13):
         norm = None if step in (2, 6, 7, 8) else 1.0
         result = StepResult(loss=3.0, terms={}, num_tokens=1, grad_norm=norm, loss_scale=1.0, skipped=norm is None)
-        recorder.begin_step()
-        recorder.end_step(step, result, 1e-3, batch=2, samples_seen=2 * step)
+        metrics_logger.begin_step()
+        metrics_logger.end_step(step, result, 1e-3, batch=2, samples_seen=2 * step)
         if step == 7:  # started again in between
-            recorder.load_state(recorder.state())
-        recorder.flush(force=False)
+            metrics_logger.load_state(metrics_logger.state())
+        metrics_logger.flush(force=False)
     records = read_metrics(tmp_path / "metrics.jsonl")
     assert [(one["skipped"], one["skipped_share"]) for one in records] == [(1, 0.25), (3, 0.75), (0, 0.0)]
 
@@ -69,13 +71,15 @@ def test_tokens_that_were_seen_do_not_become_more_when_samples_become_longer(tmp
     for length, steps in ((8, range(1, 4)), (16, range(4, 6))):
         metrics = MetricsWriter(tmp_path / "metrics.jsonl", resume_step=steps[0] - 1)
         size = SampleSize(tokens=length, flops=1.0, peak_tflops=None)
-        recorder = Recorder(size=size, metrics=metrics, progress=Mock(), tracker=Mock(), log_every=1, micro_batch=2)
+        metrics_logger = MetricsLogger(
+            size=size, metrics=metrics, progress=Mock(), tracker=Mock(), log_every=1, micro_batch=2
+        )
         if state:
-            recorder.load_state(state)
+            metrics_logger.load_state(state)
         for step in steps:
             result = StepResult(loss=3.0, terms={}, num_tokens=1, grad_norm=1.0, loss_scale=1.0, skipped=False)
-            recorder.begin_step()
-            recorder.end_step(step, result, 1e-3, batch=2, samples_seen=2 * step)
-            recorder.flush(force=False)
-        state = recorder.state()
+            metrics_logger.begin_step()
+            metrics_logger.end_step(step, result, 1e-3, batch=2, samples_seen=2 * step)
+            metrics_logger.flush(force=False)
+        state = metrics_logger.state()
     assert [one["tokens_seen"] for one in read_metrics(tmp_path / "metrics.jsonl")] == [16, 32, 48, 80, 112]

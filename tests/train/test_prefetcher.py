@@ -7,12 +7,11 @@ import time
 import pytest
 import torch
 
-from dist_plm.train import prefetcher
-from dist_plm.train.prefetcher import Feed
+from dist_plm.train.prefetcher import Prefetcher
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "feed"]
+    return [thread for thread in threading.enumerate() if thread.name == "prefetcher"]
 
 
 def drawn(begun: threading.Event):
@@ -26,24 +25,24 @@ def drawn(begun: threading.Event):
 @pytest.mark.parametrize("taken", [0, 1])
 def test_nothing_is_being_prepared_once_it_is_closed(taken):
     begun = threading.Event()
-    feed = Feed(drawn(begun), itertools.repeat(1))
+    prefetcher = Prefetcher(drawn(begun), itertools.repeat(1))
     for _ in range(taken):
-        feed.take()
+        prefetcher.take()
     begun.wait()
     assert threads()
-    feed.close()
+    prefetcher.close()
     assert not threads()
 
 
 def test_data_that_never_come_keep_no_run_from_ending(monkeypatch):
-    monkeypatch.setattr(prefetcher, "_CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("dist_plm.train.prefetcher._CLOSE_SECONDS", 0.1)
     never = threading.Event()
 
     def waiting():
         never.wait()
         yield from ()
 
-    feed = Feed(waiting(), itertools.repeat(1))
-    feed.close()
+    prefetcher = Prefetcher(waiting(), itertools.repeat(1))
+    prefetcher.close()
     assert threads()
     never.set()

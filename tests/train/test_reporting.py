@@ -83,11 +83,11 @@ class Broken:
 )
 def test_what_a_run_fails_for_is_told_whatever_fails_of_its_records(run, error, codes, caplog):
     tracker, watchdog = Ended(), SimpleNamespace(progress=lambda *_, **__: None)
-    recorder: Any = SimpleNamespace(progress=Broken(), metrics=Broken(), tracker=tracker)
+    metrics_logger: Any = SimpleNamespace(progress=Broken(), metrics=Broken(), tracker=tracker)
     world: Any = None  # no rank waits for the others
     with (
         pytest.raises(type(error)) as told,
-        closing_records(recorder, watchdog, run, TrackConfig(to=("mlflow",)), world),  # type: ignore[arg-type]
+        closing_records(metrics_logger, watchdog, run, TrackConfig(to=("mlflow",)), world),  # type: ignore[arg-type]
     ):
         raise error
     assert told.value is error

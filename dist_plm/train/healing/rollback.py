@@ -65,9 +65,9 @@ def roll_back(parts: Parts, position: Position, restore: Restore, skip: Ranges) 
     parts.alarms.load(loop.get("heal", {}))
     if parts.patience is not None:
         parts.patience.load(position.patience)
-    if parts.recorder is not None:
+    if parts.metrics_logger is not None:
         left_out = acts.skipped_samples(skip, history)
-        parts.recorder.rewind(reached, loop.get("recorder", {}), left_out, acts.noted(history, step, reached))
+        parts.metrics_logger.rewind(reached, loop.get("recorder", {}), left_out, acts.noted(history, step, reached))
 
 
 def _cause(parts: Parts, position: Position, alarm: Alarm) -> Alarm:
