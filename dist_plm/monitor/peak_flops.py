@@ -51,7 +51,7 @@ def device_peak_tflops(
     return None
 
 
-def gpu_peak_tflops(name: str, precision: Precision, *, tf32: bool) -> float | None:
+def gpu_peak_tflops(name: str, precision: Literal["fp32", "bf16", "fp16"], *, tf32: bool) -> float | None:
     """Dense peak of a GPU by the name CUDA gives it, in 10^12 FLOP/s, or None if it is not in the table.
 
     Args:
@@ -60,9 +60,7 @@ def gpu_peak_tflops(name: str, precision: Precision, *, tf32: bool) -> float | N
     peaks = peaks_of(name)
     if peaks is None or " MIG " in name:  # a MIG device is a slice of the chip it is named after
         return None
-    if precision == "fp32":
-        return peaks.tf32 if tf32 and peaks.tf32 is not None else peaks.fp32
-    return peaks.bf16 if precision == "bf16" else peaks.fp16
+    return peaks.of(precision, tf32=tf32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,12 +94,23 @@ def _parts(plan: Plan) -> list[str]:
 
 
 def _utilisation(plan: Plan) -> str:
-    config, peaks = plan.config, plan.gpu.peaks
-    if frozen_tensors(config.model, config.train.freeze):
-        return "  model FLOPs utilisation not told: PaLM's count is of training all weights, and some are frozen"
-    flops = step_flops(config.model, config.objective, config.data.sequence_length, config.train.global_batch)
-    peak, of = (peaks.bf16 if config.precision.weights == "bf16" else peaks.fp16), "in 16 bits"
-    if peak is None:
-        peak, of = peaks.fp32, "in fp32, as this GPU multiplies no bf16"
+    config = plan.config
+    frozen = frozen_tensors(config.model, config.train.freeze)
+    flops = step_flops(config.model, config.objective, config.data.sequence_length, config.train.global_batch, frozen)
+    peak, of = _peak_tflops(plan)
     share = utilisation(flops, plan.step.seconds, peak * plan.world_size)
-    return f"  model FLOPs utilisation {share:.0%} of the peak {of} (PaLM's count, all pairs of attention)"
+    without = ", no gradients of what is frozen" if frozen else ""
+    return f"  model FLOPs utilisation {share:.0%} of the peak {of} (PaLM's count, all pairs of attention{without})"
+
+
+def _peak_tflops(plan: Plan) -> tuple[float, str]:
+    """Finds the peak of a GPU that the run's own MFU is of, and its name."""
+    precision, peaks, known = plan.config.precision, plan.gpu.peaks, plan.config.cluster.peak_tflops
+    if known is not None:
+        return known, "of cluster.peak_tflops"
+    peak = peaks.of(precision.weights, tf32=precision.tf32)
+    if peak is None:
+        return peaks.fp32, "in fp32, as this GPU multiplies no bf16"
+    if precision.weights != "fp32":
+        return peak, "in 16 bits"
+    return peak, "in fp32" if peak == peaks.fp32 else "in TF32"

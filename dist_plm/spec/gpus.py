@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +13,16 @@ class GpuPeaks:
     tf32: float | None
     fp16: float
     bf16: float | None
+
+    def of(self, number_type: Literal["fp32", "fp16", "bf16"], *, tf32: bool) -> float | None:
+        """Gives that of products of numbers of this type.
+
+        Args:
+            tf32: whether products of fp32 may run on the TF32 tensor cores.
+        """
+        if number_type == "fp32":
+            return self.tf32 if tf32 and self.tf32 is not None else self.fp32
+        return self.bf16 if number_type == "bf16" else self.fp16
 
 
 #: First match wins. From NVIDIA's and AMD's data sheets, whose tensor figures "with sparsity" are halved here.

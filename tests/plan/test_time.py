@@ -14,6 +14,7 @@ from dist_plm.plan.timing.kernel_costs import Machine
 from dist_plm.plan.timing.network import Network
 from dist_plm.plan.timing.step_time import run_seconds, step_time
 from dist_plm.plan.verdict import make_plan
+from dist_plm.spec.flops import step_flops, utilisation
 from dist_plm.spec.gpus import GPUS, peaks_of
 from dist_plm.spec.rules.finalize import finalize
 from dist_plm.spec.schema import PrecisionConfig
@@ -126,22 +127,41 @@ def test_what_is_frozen_is_not_computed_backward():
 
 
 @pytest.mark.parametrize(
-    ("gpu", "precision", "words"),
+    ("gpu", "changes", "words", "tflops"),
     [
-        ("a100", "bf16", "of the peak in 16 bits ("),
-        ("v100", "fp16", "of the peak in 16 bits ("),
-        ("v100", "bf16", "of the peak in fp32, as this GPU multiplies no bf16 ("),
+        ("a100", {"precision__name": "bf16"}, "of the peak in 16 bits (", 312.0),
+        ("a100", {"precision__name": "fp32"}, "of the peak in fp32 (", 19.5),
+        ("a100", {"precision__name": "fp32", "precision__tf32": True}, "of the peak in TF32 (", 156.0),
+        (
+            "a100",
+            {"precision__name": "bf16", "cluster__peak_tflops": 280.0},
+            "of the peak of cluster.peak_tflops (",
+            280.0,
+        ),
+        ("v100", {"precision__name": "fp16"}, "of the peak in 16 bits (", 125.0),
+        ("v100", {"precision__name": "bf16"}, "of the peak in fp32, as this GPU multiplies no bf16 (", 15.7),
+        ("v100", {"precision__name": "fp32", "precision__tf32": True}, "of the peak in fp32 (", 15.7),
     ],
 )
-def test_utilisation_names_the_peak_that_it_is_of(gpu, precision, words):
-    plan = make_plan(configured(precision__name=precision, cluster__gpu=gpu), 8)
-    assert words in plan_text(plan, []).splitlines()[-1]
+def test_utilisation_is_of_the_peak_that_a_runs_own_is_of(gpu, changes, words, tflops):
+    config = configured(**changes, cluster__gpu=gpu)
+    plan = make_plan(config, 8)
+    line = plan_text(plan, []).splitlines()[-1]
+    flops = step_flops(config.model, config.objective, config.data.sequence_length, config.train.global_batch)
+    assert words in line
+    assert f" {utilisation(flops, plan.step.seconds, 8 * tflops):.0%} of" in line
 
 
-@pytest.mark.parametrize("changes", [{"train__freeze": ("embeddings", "layers")}, {"model__lora": {"rank": 8}}])
-def test_utilisation_is_not_told_of_passes_that_are_not_made(changes):
-    line = plan_text(make_plan(configured(**changes, cluster__gpu="a100"), 8), []).splitlines()[-1]
-    assert line == "  model FLOPs utilisation not told: PaLM's count is of training all weights, and some are frozen"
+@pytest.mark.parametrize("changes", [{"train__freeze": ("embeddings", "layers.0-3")}, {"model__lora": {"rank": 8}}])
+def test_what_has_no_gradients_is_no_utilisation(changes):
+    """Utilisation stays about what it is of training all weights, as the passes that are not made take no time."""
+    frozen, whole = (
+        plan_text(make_plan(configured(**more, cluster__gpu="a100"), 8), []).splitlines()[-1] for more in (changes, {})
+    )
+    assert frozen.endswith(", no gradients of what is frozen)")
+    assert whole.endswith(", all pairs of attention)")
+    shares = [float(line.split("%")[0].rsplit(" ", 1)[1]) for line in (frozen, whole)]
+    assert 0.7 < shares[0] / shares[1] < 1.1
 
 
 def test_context_ranks_exchange_tokens_for_heads():

@@ -86,9 +86,8 @@ class Machine:
         cls, gpu: Gpu, precision: PrecisionConfig, *, software: Software = OURS, efficiency: Efficiency = DEFAULT
     ) -> "Machine":
         peaks = gpu.peaks
-        half = peaks.bf16 or peaks.fp32  # a chip without bf16 computes it in fp32
-        single = (peaks.tf32 if precision.tf32 else None) or peaks.fp32
-        wide = {"fp32": single, "fp16": peaks.fp16, "bf16": half}[precision.weights] * 1e12
+        # A chip without bf16 computes it in fp32.
+        wide = (peaks.of(precision.weights, tf32=precision.tf32) or peaks.fp32) * 1e12
         eight = precision.in_8_bits
         sustained = _WITHOUT_TENSOR_CORES if wide == peaks.fp32 * 1e12 else gpu.sustained
         peak = wide * sustained * efficiency.compute * (2 * efficiency.eight if eight else 1.0)
