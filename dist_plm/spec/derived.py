@@ -39,6 +39,11 @@ def num_microbatches(train: TrainConfig, parallel: ParallelConfig, batch: int | 
     return (batch or train.global_batch) // (train.micro_batch * parallel.data)
 
 
+def is_due(step: int, every: int) -> bool:
+    """Tells whether what is done every so many steps is done after this one; 0: after none."""
+    return every > 0 and step % every == 0
+
+
 def peak_learning_rate(optim: OptimConfig, global_batch: int) -> float:
     """Gives `optim.lr`, scaled from `optim.lr_batch` to the global batch: linearly (Goyal et al. 2017, arXiv 1706.02677,
     section 2.1), or with the square root (You et al. 2020, arXiv 1904.00962, section 4.3)."""

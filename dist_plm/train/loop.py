@@ -8,7 +8,7 @@ from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.core.errors import Diverged, ReplicasDifferError, SaveFailedError
 from dist_plm.data.loader.batch import Batch
 from dist_plm.spec.batch_sizes import BatchSizes
-from dist_plm.spec.derived import num_microbatches
+from dist_plm.spec.derived import is_due, num_microbatches
 from dist_plm.train.divergence import diverged
 from dist_plm.train.healing.alarms import AlarmError
 from dist_plm.train.parts import Parts
@@ -115,7 +115,7 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
     if position.evaluation_due:
         _evaluate_and_record(parts, position, last=position.step == stop)
         position.measured_since = True  # the checkpoint says that this is still to be done
-        if position.step > 0 and position.evaluation and _is_due(position.step, parts.checkpoint.every):
+        if position.step > 0 and position.evaluation and is_due(position.step, parts.checkpoint.every):
             _save(parts, position)  # it has no measures, and would not be kept as the best
     if position.step >= stop or _is_over(parts):
         return
@@ -130,7 +130,7 @@ def _run(parts: Parts, position: Position, stop: int) -> None:
             step = position.step
             position.evaluation = {}
             position.evaluation_due = True
-            due |= _is_due(step, parts.checkpoint.every)
+            due |= is_due(step, parts.checkpoint.every)
             copied = parts.copies.is_due(step)
             if due or copied or step == stop or _is_evaluated(parts, step, last=False):
                 _check_alarm(parts)  # else before the next step
@@ -252,7 +252,7 @@ def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> Non
         if (
             parts.patience is not None
             and step > 0
-            and (_is_due(step, parts.train.eval_every) or step == parts.train.steps)
+            and (is_due(step, parts.train.eval_every) or step == parts.train.steps)
         ):
             parts.patience.note(step, {k: v for k, v in position.evaluation.items() if due or k not in named})
             position.patience = parts.patience.state()
@@ -265,7 +265,7 @@ def _evaluate_and_record(parts: Parts, position: Position, *, last: bool) -> Non
 
 
 def _is_evaluated(parts: Parts, step: int, *, last: bool) -> bool:
-    return parts.evaluate is not None and (step == 0 or last or _is_due(step, parts.train.eval_every))
+    return parts.evaluate is not None and (step == 0 or last or is_due(step, parts.train.eval_every))
 
 
 def _save(parts: Parts, position: Position) -> None:
@@ -294,7 +294,3 @@ def _state(parts: Parts, position: Position) -> TrainState:
             "recorder": parts.metrics_logger.state() if parts.metrics_logger is not None else {},
         },
     )
-
-
-def _is_due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

@@ -17,6 +17,7 @@ from dist_plm.checkpoint.io.host_memory import HostMemory
 from dist_plm.checkpoint.train_state import TrainState
 from dist_plm.core.errors import described
 from dist_plm.engines.base import Engine
+from dist_plm.spec.derived import is_due
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class MemoryCopies:
 
     def is_due(self, step: int) -> bool:
         """Tells whether a copy is made after a step."""
-        return self._every > 0 and step % self._every == 0
+        return is_due(step, self._every)
 
     def take(self, train_state: TrainState) -> None:
         """Copies the engine's state in place of the oldest copy; not where any rank holds numbers that are not finite. Once one

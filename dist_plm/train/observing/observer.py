@@ -19,6 +19,7 @@ from dist_plm.engines.base import Engine
 from dist_plm.engines.measuring.step_clock import PARTS
 from dist_plm.models.sharding import ShardSpec
 from dist_plm.monitor.report_page.run_tables import STEP_PARTS
+from dist_plm.spec.derived import is_due
 from dist_plm.spec.schema_run import ClusterConfig, ObserveConfig, TrainConfig
 from dist_plm.train.observing.layer_sizes import LayerSizes
 from dist_plm.train.observing.replicas import Odd, Replicas, mismatches, odd_pass
@@ -79,7 +80,7 @@ class Observer:
 
     @contextmanager
     def _measured(self, step: int, *, is_timed: bool) -> Iterator[None]:
-        layers = self.layers.measuring() if _is_due(step, self.settings.layers_every) else nullcontext()
+        layers = self.layers.measuring() if is_due(step, self.settings.layers_every) else nullcontext()
         timed = self.engine.clock.running() if is_timed else nullcontext()
         with layers, self.profile.step(step), timed:
             yield
@@ -94,13 +95,13 @@ class Observer:
                 agree on weights and the run heals itself.
         """
         self._waited, settings, found = 0.0, self.settings, dict[str, float]()
-        if _is_due(step, settings.parts_every):
+        if is_due(step, settings.parts_every):
             found |= self._look_at_parts(step)
-        if _is_due(step, settings.replicas_every):
+        if is_due(step, settings.replicas_every):
             found |= self._look_at_replicas(step)
-        if _is_due(step, settings.passes_every) and self.exact:
+        if is_due(step, settings.passes_every) and self.exact:
             found |= self._judge(step, "passes", odd_pass(self.engine, microbatches[0], self.groups))
-        if _is_due(step, settings.layers_every):
+        if is_due(step, settings.layers_every):
             found |= self.layers.take()
         return found
 
@@ -226,7 +227,3 @@ def build_observer(
         exclude=cluster.exclude_slow,
         heals=train.heal.rolls_back,
     )
-
-
-def _is_due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
