@@ -48,7 +48,9 @@ def train(parts: Parts, position: Position) -> bool:
                 finished = False
         if health.is_broken and (finished or health.newest == began_with):
             raise Diverged(f"after step {position.step} the loss is {health.loss:g}")
-        if finished and began_at == 0 and position.step > 0 and health.last_update is None:
+        # Perhaps with a loss scale that still falls.
+        goes_on = not finished or position.step == stop < parts.train.steps
+        if not goes_on and began_at == 0 and position.step > 0 and health.last_update is None:
             raise Diverged(f"none of its {position.step} updates could be made, as no gradient was finite")
         _save_end(parts, position, finished=finished)
         parts.watchdog.progress("waiting until the last checkpoint is written", patient=True)

@@ -81,6 +81,22 @@ def test_a_run_without_a_single_update_does_not_end_well(ranks, store, tmp_path)
     assert not LocalStorage(tmp_path / "checkpoints").steps()
 
 
+def test_one_that_stops_while_the_loss_scale_still_falls_goes_on_with_it(ranks, store, tmp_path):
+    scaling = {"initial_loss_scale": 2.0**22, "loss_scale_hysteresis": 1}
+    fp16 = {"precision__name": "fp16", **{f"precision__{name}": value for name, value in scaling.items()}}
+    for name, starts in {"whole": (8,), "stopped": (2, 8)}.items():
+        for stop_at in starts:
+            config = settings(store, tmp_path / name, **fp16, train__steps=8, train__stop_at=stop_at)
+            assert ranks.run(1, run_case, config, free_port()) == [0]
+    whole, stopped = (
+        [[record[key] for key in ("step", "loss", "loss_scale", "skipped")] for record in read_metrics(path)]
+        for path in (tmp_path / name / "metrics.jsonl" for name in ("whole", "stopped"))
+    )
+    assert stopped == whole
+    assert [record[3] for record in whole[:3]] == [1, 1, 1], "it stops before its first update"
+    assert whole[-1][3] == 0
+
+
 def test_a_checkpoint_saved_by_the_update_that_broke_the_weights_is_not_gone_on_from(ranks, store, good, tmp_path):
     run_dir = shutil.copytree(good, tmp_path / "run")
     said = diverges(ranks, store, run_dir, checkpoint__every=1, checkpoint__keep=1)
