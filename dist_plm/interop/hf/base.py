@@ -209,6 +209,11 @@ class HFModel(ABC):
         """Gives the network that one half of a finalised model is."""
         return model
 
+    def left_to_others(self, settings: Mapping[str, Any]) -> Mapping[str, str]:
+        """Names weights of their own in our model that files may leave out, as others were the same when they were saved, with
+        the names of these."""
+        return {}
+
     def half_of(self, names: Iterable[str]) -> Half | None:
         """Tells of which half these are the tensors, by Hugging Face's names."""
         return None

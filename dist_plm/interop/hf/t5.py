@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor, Settings, count_layers
+from dist_plm.interop.hf.base import HEADS, Half, HFModel, HFTensor, Settings, architecture_of, count_layers
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.families.t5 import T5Config
 
@@ -101,6 +101,11 @@ class HFT5(HFModel):
             yield HFTensor(f"{stack}.final_norm.weight", f"{stack}.final_layer_norm.weight")
         if not model.tied_embeddings:
             yield HFTensor("output.weight", "lm_head.weight")
+
+    def left_to_others(self, settings: Mapping[str, Any]) -> Mapping[str, str]:
+        """Transformers 5 ties v1.1's output too, until it reads files in which the two differ."""
+        tied = settings.get("tie_word_embeddings") is True and settings.get("scale_decoder_outputs") is False
+        return {"lm_head.weight": "shared.weight"} if tied and self.needed_by(architecture_of(settings)) else {}
 
     def class_of(self, tensors: Collection[str], half: Half | None) -> str:
         return "T5ForConditionalGeneration"

@@ -117,6 +117,9 @@ class _Part:
         }
         for copy, name in self.copies.items():
             names.setdefault(name, names[copy])
+        for absent, name in self.theirs.left_to_others(self.settings).items():
+            if name in names:
+                names.setdefault(absent, names[name])
         self.left_out: list[str] = []
 
     def places(self, model: ModelConfig) -> dict[str, _TensorSource]:

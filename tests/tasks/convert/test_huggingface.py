@@ -21,6 +21,7 @@ from dist_plm.tasks.convert.checkpoint_model import task_settings
 from dist_plm.tasks.convert.convert import convert
 from tests.checkpoint.poison import poison
 from tests.ranks.training import configure
+from tests.reference.hf import T5_SIZES
 from tests.tasks.convert.hf_dirs import MODELS, save
 
 
@@ -94,6 +95,22 @@ def test_half_precision_is_kept_and_can_be_chosen(tmp_path):
     run(tmp_path / "in", tmp_path / "fp32", format="hf", dtype="fp32")
     assert_same(weights(tmp_path / "fp32"), {n: t.float() for n, t in weights(tmp_path / "hf").items()})
     assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "fp32").dtype == torch.float32
+
+
+def test_an_untied_t5_that_transformers_has_not_untied_yet(tmp_path):
+    """Of the class as it begins to learn: its output is its embedding, without v1.0's scale, and is stored once."""
+    config = transformers.T5Config(**T5_SIZES, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "hf")
+    assert "lm_head.weight" not in weights(tmp_path / "hf")
+    run(tmp_path / "hf", tmp_path / "in")
+    assert "largest difference" in run(tmp_path / "in", tmp_path / "out", format="hf")
+    stored = weights(tmp_path / "hf")
+    assert_same(weights(tmp_path / "out"), stored | {"lm_head.weight": stored["shared.weight"]})
+    loaded = [transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / name) for name in ("hf", "out")]
+    tokens = torch.arange(2, 12).view(2, 5)
+    assert torch.equal(*(model.eval()(input_ids=tokens, decoder_input_ids=tokens).logits for model in loaded))
+    edit(tmp_path / "hf", tie_word_embeddings=False, scale_decoder_outputs=None)
+    assert_refused(tmp_path, "lacks 1 tensor of a T5ForConditionalGeneration: lm_head.weight", tmp_path / "hf")
 
 
 def test_names_of_older_files(tmp_path):
