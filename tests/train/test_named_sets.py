@@ -27,6 +27,7 @@ ELECTRA = {"model__family": "electra", "model__segments": 2, "objective__name": 
 GRIDS: dict[str, dict[str, Any]] = {
     "data": {},
     "slices": {"parallel__tensor": 2, "parallel__sequence_parallel": True},
+    "context": {"parallel__context": 2},
     "chunks": {"parallel__pipeline": 2, "parallel__virtual_pipeline": 2},
     "zero 3": {"engine__zero_stage": 3, "engine__name": "deepspeed"},
     "deepspeed chunks": {
@@ -52,6 +53,7 @@ def measure(world, config):
     ("model", "grid"),
     [
         ({}, "zero 3"),
+        ({}, "context"),
         pytest.param(BERT, "chunks", marks=pytest.mark.slow),
         pytest.param({}, "data", marks=pytest.mark.slow),
         pytest.param({}, "slices", marks=pytest.mark.slow),
@@ -59,6 +61,7 @@ def measure(world, config):
         pytest.param({}, "deepspeed chunks", marks=pytest.mark.slow),
         pytest.param(BERT, "slices", marks=pytest.mark.slow),
         pytest.param(BERT, "zero 3", marks=pytest.mark.slow),
+        pytest.param(BERT, "context", marks=pytest.mark.slow),
         pytest.param(ELECTRA, "slices", marks=pytest.mark.slow),
     ],
 )

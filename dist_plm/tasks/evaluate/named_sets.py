@@ -1,6 +1,7 @@
 """Measures named sets while a run pretrains, as launch/evaluate.py measures them of its checkpoints."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +15,7 @@ from dist_plm.data.store.verify import tokenizer_of_store
 from dist_plm.distributed.collectives import all_reduce
 from dist_plm.distributed.groups import Groups
 from dist_plm.engines.base import Engine
+from dist_plm.models.model_context import whole_sequences
 from dist_plm.spec.inference.schema import EvaluateConfig, asked_of_run
 from dist_plm.spec.schema import DataConfig, PretrainConfig, TrainingConfig
 from dist_plm.tasks.evaluate.evaluate import measure_texts
@@ -87,6 +89,15 @@ def _probe(asked: EvaluateConfig, config: PretrainConfig, groups: Groups, vocabu
     return ProbedSet(rows, groups)
 
 
+@contextmanager
+def _runner(engine: Engine, groups: Groups) -> Iterator[Runner]:
+    """Gives what runs the model of an engine. Context ranks each read whole rows: their lengths are those of the texts."""
+    with engine.lend() as lent:
+        modules = (module for chunk in lent.chunks for module in chunk.modules())
+        with whole_sequences(modules) if groups.grid.context > 1 else nullcontext():
+            yield Runner(lent.chunks, groups, lent.chunks[0].shared)
+
+
 @dataclass(frozen=True, slots=True)
 class TextSet:
     """Measures the perplexity of documents."""
@@ -99,8 +110,7 @@ class TextSet:
 
     def __call__(self, engine: Engine, between: Callable[[], None]) -> Mapping[str, float]:
         turns = partial(_next_turn, self.groups, between)
-        with engine.lend() as lent:
-            runner = Runner(lent.chunks, self.groups, lent.chunks[0].shared)
+        with _runner(engine, self.groups) as runner:
             results, _ = measure_texts(self.config, self.asked, runner, self.vocabulary, self.passages, turns)
         return results
 
@@ -123,5 +133,5 @@ class ProbedSet:
     groups: Groups
 
     def __call__(self, engine: Engine, between: Callable[[], None]) -> Mapping[str, float]:
-        with engine.lend() as lent:
-            return self.probe.measure(Runner(lent.chunks, self.groups, lent.chunks[0].shared), between)
+        with _runner(engine, self.groups) as runner:
+            return self.probe.measure(runner, between)
