@@ -1,8 +1,10 @@
 """What one microbatch dispatches, beside `transformers`: on CUDA each operation is a kernel to launch."""
 
+import re
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from dist_plm.distributed.grid import Grid
@@ -15,14 +17,28 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 from launches import BOUND, Launches, _one_attention, compare  # pyright: ignore[reportMissingImports]
 from launches_peers import CASES  # pyright: ignore[reportMissingImports]
 
+ROOT = Path(__file__).parents[2]
+
 
 def counted(world: World) -> dict[str, tuple[int, int]]:
     groups = build_groups(Grid(), world.device, timeout=LONG)
     return {name: (ours.total, theirs.total) for name in CASES for ours, theirs in [compare(name, groups)]}
 
 
-def test_a_microbatch_dispatches_three_quarters_of_the_peers_operations(ranks):
-    (counts,) = ranks.run(1, counted)
+@pytest.fixture(scope="module")
+def counts(ranks):
+    (found,) = ranks.run(1, counted)
+    return found
+
+
+def test_the_page_shows_what_is_counted(counts):
+    """Other releases of libraries move a ratio by less."""
+    page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    shown = {name: float(ratio) for name, ratio in re.findall(r"^(\w+)(?: +\d+){6} +(\d\.\d\d)$", page, re.M)}
+    assert shown == {name: pytest.approx(ours / theirs, abs=0.01) for name, (ours, theirs) in counts.items()}
+
+
+def test_a_microbatch_dispatches_three_quarters_of_the_peers_operations(counts):
     assert not [name for name, (ours, theirs) in counts.items() if ours > BOUND * theirs], counts
 
 
