@@ -9,14 +9,14 @@ from dist_plm.core.out_of_memory import check_room, is_lack_of_memory, lack_of_m
 from dist_plm.data.prepare import pool as pools
 from dist_plm.data.prepare.pool import Pool
 from dist_plm.data.prepare.prepare import prepare
-from tests.data.preparing import configuration, in_a_process_of_its_own, run
+from tests.data.preparing import configuration, contents, in_a_process_of_its_own, run
 
 pytestmark = pytest.mark.usefixtures("many_units")
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_AS, ({size}, resource.RLIM_INFINITY))"
 LEFT = "int(open('/proc/self/statm').read().split()[0]) * 4096 + {left}"
 
 
-def test_too_little_room_is_said_before_work_begins(tmp_path, expected):
+def test_too_little_room_is_said_before_work_begins(tmp_path):
     done = in_a_process_of_its_own(tmp_path / "store", LIMIT.format(size=LEFT.format(left=50 * 10**6)))
     assert "DataError: ulimit -v allows this process" in done.stderr
     assert "raise it (ulimit -v unlimited), or lower tokenizer.memory_mb and data.workers" in done.stderr
@@ -37,6 +37,7 @@ def test_what_runs_out_later_is_said_too(tmp_path, expected, left):
     assert "DataError: cannot prepare data: ulimit -v allows" in done.stderr
     assert "what is finished is kept" in done.stderr
     run(tmp_path / "store")
+    assert contents(tmp_path / "store") == expected
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])

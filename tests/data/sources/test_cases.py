@@ -13,7 +13,7 @@ CASES = Path(__file__).parent.parent / "cases"
 def test_a_quote_that_never_closes():
     found = texts(CASES / "stray_quote.csv")
     assert len(found) == 4000
-    assert [text for text in found if '"' in text] == ['"tis strange, said row 2000'] or len(found) == 4000
+    assert [text for text in found if '"' in text] == ['"row 2000 opens a quote']
 
 
 def test_quotes_as_glue_and_common_voice_publish_them():

@@ -80,8 +80,10 @@ def test_words_do_not_reach_across_rows_and_rows_do_not_matter_to_each_other():
 
 
 def test_a_token_of_several_characters_belongs_to_the_word_it_begins():
-    assert segment(tokens_of("语", "言", "▁模型", "来")) == segment(tokens_of("语", "言", "▁模型", "来"))
     assert joined(["语", "言", "模型", "来"], segment(tokens_of("语", "言", "▁模型", "来"))) == jieba.lcut("语言模型来")
+    pieces = ["语", "言模", "型", "来"]  # the second holds the end of a word and the beginning of the next
+    words = WordSegmenter.of(pieces, np.zeros(4, dtype=bool))(np.arange(4), np.array([4]))
+    assert joined(pieces, words.tolist()) == ["语言模型", "来"]
 
 
 def objective(name: str, **settings):
