@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from heapq import nsmallest
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -29,6 +30,8 @@ _BEAT_SECONDS = 1.0
 _SHORTEST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.02, 1.0
 #: After which a rank that nothing was seen of is told of.
 _ABSENT_SECONDS = 10.0
+#: Ranks that a rank looks at in one poll, by turns: if each read the files of all, a network file system would do nothing else.
+_LOOKED_AT = 16
 _WORKING, _DONE = "working", "done"
 
 
@@ -144,10 +147,12 @@ class WorkerGroup:
             DataError: a rank that is waited for ended, or showed no sign of life for too long.
         """
         seen: dict[int, tuple[str, float]] = {}
+        looked: dict[int, float] = {}
         pause = _SHORTEST_POLL_SECONDS
         while ranks := owing():
-            for rank in ranks:
+            for rank in nsmallest(_LOOKED_AT, ranks, key=lambda rank: looked.get(rank, 0.0)):
                 content, state = self._look(rank)
+                looked[rank] = time.monotonic()
                 if rank not in seen or seen[rank][0] != content:
                     seen[rank] = (content, time.monotonic())
                 if state not in ("", _WORKING, _DONE) and content != stale:
@@ -177,7 +182,13 @@ class WorkerGroup:
         if self.rank:
             self.wait(lambda: (0,) if folder.exists() else (), "the finished store")
             return
-        self.wait(lambda: [r for r in range(1, self.world_size) if self._look(r)[1] != _DONE], "the end of its work")
+        left = set(range(1, self.world_size))
+
+        def owed() -> set[int]:
+            left.difference_update([rank for rank in left if self._look(rank)[1] == _DONE])
+            return left
+
+        self.wait(owed, "the end of its work")
         gone = folder.with_name(folder.name + ".gone")  # renamed first: a late beat must find no folder to write into
         os.rename(folder, gone)
         shutil.rmtree(gone)

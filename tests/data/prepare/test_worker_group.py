@@ -188,3 +188,22 @@ def test_beats_stop_with_the_block(tmp_path, monkeypatch):
         work()
     assert set(threading.enumerate()) <= before
     assert json.loads((tmp_path / "ranks" / "000000").read_text())["state"] == "stop"
+
+
+def test_of_many_ranks_some_are_looked_at_in_each_poll(tmp_path, monkeypatch):
+    for name in ("_SHORTEST_POLL_SECONDS", "_LONGEST_POLL_SECONDS"):
+        monkeypatch.setattr(worker_group, name, 0.0)
+    for rank in range(1, 41):
+        (tmp_path / f"{rank:06}").write_text(json.dumps({"node": "n", "state": "working" if rank < 40 else "an error"}))
+    one, looks, polls = member(0, 41), [], []
+    one._folder, look = tmp_path, one._look
+    monkeypatch.setattr(one, "_look", lambda rank: looks.append(rank) or look(rank))
+
+    def owing():
+        polls.append(len(looks))
+        return range(1, 41)
+
+    with pytest.raises(DataError, match="rank 40 ended"):
+        one.wait(owing, "its share")
+    assert polls == [0, 16, 32]
+    assert looks == list(range(1, 41))
