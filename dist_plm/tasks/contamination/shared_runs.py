@@ -120,7 +120,7 @@ def _as_trained(tokenizer: Tokenizer) -> Callable[[str], str]:
 
 def _text(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
     """The text of tokens but special ones, such as those that stand for unknown signs."""
-    special = tokenizer.special_tokens().ids
+    special = frozenset(tokenizer.special_tokens().ids)
     return tokenizer.decode([int(token) for token in tokens if token not in special])
 
 

@@ -136,7 +136,8 @@ def worst_rows(
         row_of = np.cumsum(np.asarray(table["is_first"])) - 1
         losses = np.bincount(row_of, weights=losses) / np.bincount(row_of)
     chosen = np.argsort(-losses, kind="stable")[:count].tolist()
-    held = {number: row for number, row in enumerate(rows.file) if number in set(chosen)}
+    wanted = set(chosen)
+    held = {number: row for number, row in enumerate(rows.file) if number in wanted}
     return [
         {
             "row": number,
