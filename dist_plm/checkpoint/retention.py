@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from dist_plm.spec.derived import is_due
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
@@ -33,7 +35,7 @@ class Retention:
         assert newest in checkpoints
         steps = sorted(step for step in checkpoints if step <= newest)
         stay: set[int | None] = set(steps[-self.latest :])
-        stay |= {step for step in steps if self.every and step % self.every == 0}
+        stay |= {step for step in steps if is_due(step, self.every)}
         stay.add(self.best_of(checkpoints, newest))
         return [step for step in steps if step not in stay]
 
