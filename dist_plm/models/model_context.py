@@ -113,7 +113,8 @@ class ModelContext:
 @contextmanager
 def whole_sequences(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Has the modules of a model work without sequence and context parallelism, in passes without gradients: a model that
-    writes reads one token at a time, which cannot be sliced. Weights are laid out alike with them and without."""
+    writes reads one token at a time, which cannot be sliced, and texts are of any length. Weights are laid out alike with them
+    and without."""
     before = [(module, name, value) for module in modules for name, value in vars(module).items()]
     changed = [(module, name, value) for module, name, value in before if _unsliced(name, value) is not value]
     for module, name, value in changed:

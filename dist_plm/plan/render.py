@@ -104,7 +104,7 @@ def _utilisation(plan: Plan) -> str:
 
 
 def _peak_tflops(plan: Plan) -> tuple[float, str]:
-    """Finds the peak of a GPU that the run's own MFU is of, and its name."""
+    """Finds the peak of a GPU that the run's own MFU is of, and its name; of fp8, where a run tells none, that in 16 bits."""
     precision, peaks, known = plan.config.precision, plan.gpu.peaks, plan.config.cluster.peak_tflops
     if known is not None:
         return known, "of cluster.peak_tflops"

@@ -152,7 +152,14 @@ def test_utilisation_is_of_the_peak_that_a_runs_own_is_of(gpu, changes, words, t
     assert f" {utilisation(flops, plan.step.seconds, 8 * tflops):.0%} of" in line
 
 
-@pytest.mark.parametrize("changes", [{"train__freeze": ("embeddings", "layers.0-3")}, {"model__lora": {"rank": 8}}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train__freeze": ("embeddings", "layers")},
+        {"train__freeze": ("embeddings", "layers.0-3")},
+        {"model__lora": {"rank": 8}},
+    ],
+)
 def test_what_has_no_gradients_is_no_utilisation(changes):
     """Utilisation stays about what it is of training all weights, as the passes that are not made take no time."""
     frozen, whole = (
