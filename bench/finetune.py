@@ -77,7 +77,7 @@ def bench_training(args: argparse.Namespace, data: Path) -> None:
     settings = transformers.TrainingArguments(
         output_dir=tempfile.mkdtemp(), per_device_train_batch_size=BATCH, per_device_eval_batch_size=BATCH, max_steps=steps,
         learning_rate=1e-4, lr_scheduler_type="linear", report_to=[], save_strategy="no", disable_tqdm=True, use_cpu=True,
-        logging_strategy="no", optim="adamw_torch",
+        logging_strategy="no",
     )  # fmt: skip
     trainer = transformers.Trainer(
         classifier(data), settings, transformers.DataCollatorWithPadding(tokenizer), rows_at(data, "train", tokenizer),
