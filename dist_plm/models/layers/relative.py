@@ -1,9 +1,11 @@
 """T5's relative positions (Raffel et al. 2020, section 2.1): a learned number for each head and bucket of distances."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dist_plm.models.kernels.look_up import look_up
 from dist_plm.models.model_context import ModelContext
@@ -34,11 +36,28 @@ class RelativeBias(nn.Module):
         buckets = relative_buckets(
             columns - rows[:, None], num=self.buckets, distance=self.distance, both_ways=self.both_ways
         )
-        if not weight.is_cuda:
-            return look_up(buckets, weight).permute(2, 0, 1)[None]
-        # As a product: a GPU adds up the gradients of 32 rows that all pairs look up one after the other.
-        chosen = (buckets[..., None] == torch.arange(self.buckets, device=buckets.device)).to(weight.dtype)
-        return (chosen @ weight).permute(2, 0, 1)[None]
+        chosen = RowsOfFew.apply(buckets, weight) if weight.is_cuda else look_up(buckets, weight)
+        return chosen.permute(2, 0, 1)[None]
+
+
+class RowsOfFew(torch.autograd.Function):
+    """Looks up rows [..., H] of a table [rows, H] by numbers [...], far more of them than there are rows.
+
+    A GPU would add up the gradients of a row one after the other: here a product does. Its matrix, as large as all numbers
+    times all rows, is made for it alone, not kept from the forward pass on."""
+
+    @staticmethod
+    def forward(ctx: Any, numbers: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(numbers)
+        ctx.rows = len(weight)
+        return functional.embedding(numbers, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        (numbers,) = ctx.saved_tensors
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        is_chosen = numbers.reshape(-1, 1) == torch.arange(ctx.rows, device=numbers.device)
+        return None, is_chosen.to(grad.dtype).t() @ grad
 
 
 def relative_buckets(offset: Tensor, *, num: int, distance: int, both_ways: bool) -> Tensor:
