@@ -230,6 +230,11 @@ def begun_after(run_dir: Path) -> int:
     return min((record["step"] for line in lines if (record := parse_record(line)) is not None), default=0)
 
 
+def seconds_after(step: int, record: Mapping[str, Any]) -> float:
+    """Seconds in the steps that a record stands for, those after `step`: its mean times their number."""
+    return record["step_seconds"] * max(record["step"] - step, 0)
+
+
 def _encode(values: Mapping[str, float | int | None]) -> bytes:
     line: dict[str, Any] = dict(values)
     nonfinite = {name: str(value) for name, value in values.items() if value is not None and not math.isfinite(value)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_plm.monitor.formatting import compact, duration, plain
-from dist_plm.monitor.metrics_file import begun_after
+from dist_plm.monitor.metrics_file import begun_after, seconds_after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +79,9 @@ def summarise(
 
 
 def step_seconds(records: Sequence[Mapping[str, Any]], begun_after: int = 0) -> float:
-    """Seconds spent in steps, the first of them after `begun_after`: each record's mean times the steps it stands for."""
-    steps = [begun_after, *(record["step"] for record in records)]
-    return math.fsum(
-        record["step_seconds"] * max(step - before, 0)
-        for record, before, step in zip(records, steps, steps[1:], strict=False)
-    )
+    """Seconds spent in steps, the first of them after `begun_after`."""
+    befores = [begun_after, *(record["step"] for record in records)]
+    return math.fsum(map(seconds_after, befores, records))
 
 
 def render_summary(summary: RunSummary) -> str:

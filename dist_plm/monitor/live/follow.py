@@ -1,14 +1,13 @@
 """Follows metrics.jsonl as it grows: of what it holds, only what is new is read."""
 
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dist_plm.core.errors import UserError, reason_of
 from dist_plm.core.regular import open_regular
-from dist_plm.monitor.metrics_file import begun_after, parse_record, still_holds
+from dist_plm.monitor.metrics_file import begun_after, parse_record, seconds_after, still_holds
 from dist_plm.monitor.report import NEEDED, Run, problem_of, read_settings
 
 _RUN_FILES = ("metrics.jsonl", "run.yaml", "starts.jsonl")
@@ -81,10 +80,9 @@ class FollowedRun:
         self._identity, self._offset, self._last = identity, 0, b""
         self.records, self.seconds = [], []
 
-    def _add(self, record: Mapping[str, Any] | None) -> None:
-        if record is None or any(name not in record for name in NEEDED) or problem_of(dict(record)):
+    def _add(self, record: dict[str, Any] | None) -> None:
+        if record is None or any(name not in record for name in NEEDED) or problem_of(record):
             return
         before = self.records[-1]["step"] if self.records else begun_after(self.path)
-        taken = record["step_seconds"] * max(record["step"] - before, 0)
-        self.seconds.append((self.seconds[-1] if self.seconds else 0.0) + taken)
-        self.records.append(dict(record))
+        self.seconds.append((self.seconds[-1] if self.seconds else 0.0) + seconds_after(before, record))
+        self.records.append(record)

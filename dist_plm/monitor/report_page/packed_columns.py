@@ -13,12 +13,14 @@ import gzip
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dist_plm.core.parsing import is_number
+from dist_plm.monitor.metrics_file import seconds_after
 
 #: Of numbers that a page holds, of all its runs: 200,000 records of what runs log each step. Longer columns are thinned.
 MOST_VALUES = 2_600_000
@@ -132,17 +134,13 @@ def groups_of(records: Sequence[Mapping[str, Any]]) -> list[_Group]:
 
 
 def elapsed_seconds(records: Sequence[Mapping[str, Any]], begun_after: int = 0) -> list[float]:
-    """Seconds in steps up to each record: its mean times the steps it stands for, added up.
+    """Seconds in steps up to each record.
 
     Args:
         begun_after: the step after which the run made its first one.
     """
-    total, before, found = 0.0, begun_after, []
-    for record in records:
-        total += record["step_seconds"] * max(record["step"] - before, 0)
-        before = record["step"]
-        found.append(total)
-    return found
+    befores = [begun_after, *(record["step"] for record in records)]
+    return list(accumulate(map(seconds_after, befores, records)))
 
 
 def most_points(counts: Sequence[int], most: int) -> int:
