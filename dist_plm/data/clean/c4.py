@@ -11,10 +11,10 @@ from pathlib import Path
 
 from dist_plm.core.errors import DataError, reason_of
 from dist_plm.data.clean.page import Page, words_of
+from dist_plm.data.text_patterns import ELLIPSES
 from dist_plm.spec.prepare.clean import CleanConfig
 
 _TERMINAL = (".", "!", "?", '"', "”", "。", "！", "？", "」", "』", "……")
-_ELLIPSIS = ("...", "…")
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s|$)|[。！？]+")
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 _CITATION = re.compile(r"\[\d{1,4}\]|\[(?:edit|citation needed)\]", re.IGNORECASE)
@@ -22,7 +22,7 @@ _CITATION = re.compile(r"\[\d{1,4}\]|\[(?:edit|citation needed)\]", re.IGNORECAS
 
 def terminal_punctuation(page: Page, config: CleanConfig) -> str:
     """Keeps lines that end in a period, exclamation mark, question mark or closing quotation mark, no ellipsis."""
-    kept = (line for line in page.lines if line.endswith(_TERMINAL) and not line.endswith(_ELLIPSIS))
+    kept = (line for line in page.lines if line.endswith(_TERMINAL) and not line.endswith(ELLIPSES))
     return "\n".join(kept)
 
 

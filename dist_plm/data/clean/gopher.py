@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from dist_plm.data.clean.ngrams import NGrams
 from dist_plm.data.clean.page import Page
+from dist_plm.data.text_patterns import ELLIPSES
 from dist_plm.spec.prepare.clean import CleanConfig
 
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 _BULLETS = ("•", "‣", "▪", "●", "■", "◦", "·", "-", "*")
-_ELLIPSES = ("...", "…")
 
 
 def word_count(page: Page, config: CleanConfig) -> bool:
@@ -31,7 +31,7 @@ def word_length(page: Page, config: CleanConfig) -> bool:
 def symbols(page: Page, config: CleanConfig) -> bool:
     """Keeps documents with at most 0.1 hash signs, and at most 0.1 ellipses, a word."""
     most = config.gopher.max_symbols * len(page.words)
-    return page.text.count("#") <= most and sum(map(page.text.count, _ELLIPSES)) <= most
+    return page.text.count("#") <= most and sum(map(page.text.count, ELLIPSES)) <= most
 
 
 def bullets(page: Page, config: CleanConfig) -> bool:
@@ -41,7 +41,7 @@ def bullets(page: Page, config: CleanConfig) -> bool:
 
 def ellipses(page: Page, config: CleanConfig) -> bool:
     """Keeps documents in which at most 30 % of the lines end with an ellipsis."""
-    return _share(line.endswith(_ELLIPSES) for line in page.lines) <= config.gopher.max_ellipsis_lines
+    return _share(line.endswith(ELLIPSES) for line in page.lines) <= config.gopher.max_ellipsis_lines
 
 
 def alphabetic(page: Page, config: CleanConfig) -> bool:

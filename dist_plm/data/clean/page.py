@@ -4,14 +4,12 @@ import logging
 import re
 from functools import cached_property
 
-#: Ideographs of the Basic Multilingual Plane; who writes in rarer ones also writes in these.
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-_LETTER = re.compile(r"[^\W\d_]")
-_KANA = re.compile(r"[\u3040-\u30ff]")
+from dist_plm.data.text_patterns import HAN, KANA, LETTER, PARAGRAPH_END
+
+_HAN, _KANA = re.compile(f"[{HAN}]"), re.compile(f"[{KANA}]")
 #: Of its letters: where a third is Han, words are not found by white space.
 _HAN_SHARE = 1 / 3
 _SAMPLE_CHARS = 4096
-_PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*")
 
 
 class Page:
@@ -27,7 +25,7 @@ class Page:
         num_han = 0 if sample.isascii() else len(_HAN.findall(sample))
         if not num_han:
             return False
-        return num_han > _HAN_SHARE * len(_LETTER.findall(sample)) and len(_KANA.findall(sample)) < 0.1 * num_han
+        return num_han > _HAN_SHARE * len(LETTER.findall(sample)) and len(_KANA.findall(sample)) < 0.1 * num_han
 
     @cached_property
     def lines(self) -> list[str]:
@@ -37,7 +35,7 @@ class Page:
     @cached_property
     def paragraphs(self) -> list[str]:
         """Divides a text at blank lines."""
-        return [part for part in map(str.strip, _PARAGRAPH_END.split(self.text)) if part]
+        return [part for part in map(str.strip, PARAGRAPH_END.split(self.text)) if part]
 
     @cached_property
     def words(self) -> list[str]:

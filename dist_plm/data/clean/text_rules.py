@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Literal
 
 from dist_plm.data.clean.page import Page
+from dist_plm.data.text_patterns import LETTER
 from dist_plm.spec.prepare.clean import CleanConfig
 
 EMAIL_MASK, IP_MASK = "<EMAIL>", "<IP>"
@@ -21,7 +22,6 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _MENDED = re.compile("[&\r\x1b]")
 _LONG_LINE = re.compile(r"[^\n]{80,}")
 _JUDGED_CHARS, _ENOUGH_CHARS = 1000, 200  # for the language
-_LETTER = re.compile(r"[^\W\d_]")
 _FEW_LETTERS = 20
 _BLANK_LINES = re.compile(r"\n{3,}")
 _EMAIL = re.compile(
@@ -147,7 +147,7 @@ def _is_short(text: str) -> bool:
     """Whether it is words, and few."""
     if len(text) >= _JUDGED_CHARS:
         return False
-    letters = len(_LETTER.findall(text))
+    letters = len(LETTER.findall(text))
     return len("".join(text.split())) / 2 < letters < _FEW_LETTERS
 
 

@@ -5,7 +5,6 @@ documents come together in one place.
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,10 +21,10 @@ from dist_plm.data.dedup.minhash import Signatures, bands_and_rows, components, 
 from dist_plm.data.prepare.documents import DROPPED, DocumentShard, Selection, repeated_documents, write_documents
 from dist_plm.data.prepare.worker_group import WorkerGroup
 from dist_plm.data.store.manifest import StageRecord
+from dist_plm.data.text_patterns import PARAGRAPH_END
 from dist_plm.spec.prepare.clean import DedupConfig
 
 EQUAL, PARAGRAPHS, NEAR = "equal documents", "equal paragraphs", "near duplicates"
-_PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*")
 _KEPT = 0  # in place of the hash of a paragraph that is too short to be dropped
 
 
@@ -187,7 +186,7 @@ def _save_repeated(hashes: Sequence[Path], bounds: Path, path: Path) -> None:
 
 
 def _paragraphs(text: str) -> list[str]:
-    return [part for part in _PARAGRAPH_END.split(text) if part.strip()]
+    return [part for part in PARAGRAPH_END.split(text) if part.strip()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

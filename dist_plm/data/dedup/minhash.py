@@ -11,7 +11,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-_IDEOGRAPHIC = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+from dist_plm.data.text_patterns import HAN, KANA
+
+_IDEOGRAPHIC = KANA + HAN
 #: A word, or one Han character or kana, which words of Chinese and Japanese are made of, or an operator: a formula or a
 #: program with another one says something else.
 _TOKEN = re.compile(rf"[{_IDEOGRAPHIC}]|[^\W{_IDEOGRAPHIC}]+|[-+*/=<>%&|^~\u00ac\u00b1\u00d7\u00f7\u2190-\u22ff]")

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from dist_plm.core.randomness.permutation import mix
 from dist_plm.data.prepare.documents import DocumentShard, Selection
 from dist_plm.data.store.manifest import SPLITS
+from dist_plm.data.text_patterns import HAN
 from dist_plm.data.tokenizers.long_texts import pieces_of
 from dist_plm.spec.prepare.schema import TokenizerConfig
 
@@ -25,12 +26,11 @@ _SENTENCEPIECE_BYTES = 20
 #: its bytes and eight more, on English and Chinese text.
 TRAINER_BYTES = 90
 _WORD_BYTES = 8
-_HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 #: What each kind of tokenizer divides text into before it learns: about.
 _WORDS = {
     "bpe": re.compile(r"\w+|[^\w\s]+"),
     "bpe_roberta": re.compile(r"\w+|[^\w\s]+"),
-    "wordpiece": re.compile(rf"[{_HAN}]|[^\W{_HAN}]+|[^\w\s]"),
+    "wordpiece": re.compile(rf"[{HAN}]|[^\W{HAN}]+|[^\w\s]"),
 }
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_plm.data.text_patterns import HAN
+
 #: CJK unified ideographs with their extensions and compatibility forms: what BERT's tokenizer sets apart.
-_HAN = re.compile(
-    "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ebef\U0002f800-\U0002fa1f]+"
-)
+_HAN = re.compile(rf"[{HAN}\U00020000-\U0002a6df\U0002a700-\U0002ebef\U0002f800-\U0002fa1f]+")
 #: How vocabularies mark continuations and beginnings of words.
 _MARKS = re.compile("^(##|\u2581)")
 
