@@ -18,7 +18,6 @@ from dist_plm.checkpoint.open_checkpoint import Checkpoint, look_at
 from dist_plm.core.errors import CheckpointError
 from dist_plm.interop.hf.base import HFModel, HFTensor
 from dist_plm.interop.hf.registry import hf_model
-from dist_plm.models.sharding import Shard
 from dist_plm.spec.families.base import Head, ModelConfig
 from dist_plm.spec.families.lora import LoraConfig
 from dist_plm.spec.families.tensors import head_of
@@ -148,10 +147,7 @@ def _joined(found: Checkpoint, entries: list[HFTensor]) -> tuple[Tensor, Tensor]
 
 
 def _read(found: Checkpoint, name: str) -> Tensor:
-    tensor = torch.empty(found.weights[name])
-    shape, zeros = tuple(tensor.shape), (0,) * tensor.dim()
-    found.tensors.read_shards([(checkpoint_name("weight", name), Shard(name, shape, zeros, zeros, shape), tensor)])
-    return tensor
+    return found.tensors.read_whole(checkpoint_name("weight", name))
 
 
 def _settings(lora: LoraConfig, fused: dict[str, list[HFTensor]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dist_plm.checkpoint.finite import is_finite
-from dist_plm.checkpoint.fragments import checkpoint_name
+from dist_plm.checkpoint.fragments import checkpoint_name, whole
 from dist_plm.checkpoint.open_checkpoint import Checkpoint, look_at
 from dist_plm.checkpoint.storage import open_storage
 from dist_plm.checkpoint.streaming import write_checkpoint
@@ -28,7 +28,6 @@ from dist_plm.interop.hf.registry import MODELS, hf_model
 from dist_plm.interop.hf.safetensors_files import WrittenWeights, listed, write_weights
 from dist_plm.interop.hf.weights import HFWeights, open_hf
 from dist_plm.models.build import DTYPES
-from dist_plm.models.sharding import Shard
 from dist_plm.spec.families.lora import ADAPTERS
 from dist_plm.spec.families.tensors import shapes_of
 from dist_plm.spec.objectives import OBJECTIVES
@@ -226,16 +225,12 @@ class _Export:
     def _read(self, name: str) -> Tensor:
         entries = self._entries[name]
         stored = torch.empty(self._shape(entries[0]), dtype=torch.float32)
-        wanted = []
-        for entry in entries:
-            target = entry.logical(stored)
-            shape, zeros = tuple(target.shape), (0,) * target.dim()
-            wanted.append(
-                (checkpoint_name("weight", entry.name), Shard(entry.name, shape, zeros, zeros, shape), target)
-            )
-        self._found.tensors.read_shards(wanted)
-        for entry in entries:
-            self._add_adapter(entry.name, entry.logical(stored))
+        targets = {entry.name: entry.logical(stored) for entry in entries}
+        self._found.tensors.read_shards(
+            [(checkpoint_name("weight", one), whole(one, tuple(t.shape)), t) for one, t in targets.items()]
+        )
+        for one, target in targets.items():
+            self._add_adapter(one, target)
         if not is_finite(stored):
             raise CheckpointError(
                 f"{self._found.where} holds numbers that are not finite, in {name}: its run had diverged; choose an earlier "
@@ -249,14 +244,7 @@ class _Export:
         names = [f"{stem}.{part}" for part in ADAPTERS]
         if self._scale is None or kind != "weight" or not all(one in self._found.weights for one in names):
             return
-        first, second = (torch.empty(self._found.weights[one]) for one in names)
-        zeros = (0, 0)
-        self._found.tensors.read_shards(
-            [
-                (checkpoint_name("weight", one), Shard(one, tuple(t.shape), zeros, zeros, tuple(t.shape)), t)
-                for one, t in zip(names, (first, second), strict=True)
-            ]
-        )
+        first, second = (self._found.tensors.read_whole(checkpoint_name("weight", one)) for one in names)
         weight += self._scale * (second @ first)
 
 

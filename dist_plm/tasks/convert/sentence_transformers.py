@@ -2,6 +2,7 @@
 vector."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def export_sentence_transformers(config: ConvertConfig) -> str:
     Raises:
         CheckpointError: it is damaged or no encoder, its tokenizer is not known, or there is something in config.to already.
     """
-    return write_hf(config, lambda found, directory, has_tokenizer: _add(config, found, directory, has_tokenizer))
+    return write_hf(config, partial(_add, config))
 
 
 def _add(config: ConvertConfig, found: Checkpoint, directory: Path, has_tokenizer: bool) -> str:
