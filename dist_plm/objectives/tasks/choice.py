@@ -27,6 +27,7 @@ from dist_plm.objectives.tasks.base import (
     value_of,
     written,
 )
+from dist_plm.objectives.tasks.encode_rows import refuse_choices
 from dist_plm.objectives.tasks.likely_texts import FILLS, continued
 from dist_plm.spec.tasks.choice import ChoiceConfig
 
@@ -59,9 +60,7 @@ class Choice:
         for row in rows:
             choices, names = self._choices(row, columns)
             if len(choices) != count:
-                raise DataError(
-                    f"{row.place}: {count_of(len(choices), 'choice')} where other rows have {count}: give every row as many"
-                )
+                refuse_choices(row.place, len(choices), f"other rows have {count}")
             contexts, endings = _pairs(row, columns, choices)
             first += contexts
             second += endings
