@@ -19,9 +19,9 @@ def losses_of_rows(table: Mapping[str, Any], rows: NDArray[np.int64], outputs: N
         outputs: [B, …], see tasks.base.Scorer.
     """
     told = outputs.astype(np.float64)
+    if "class_labels" in table and "labels" in table:  # each label is a text, learned for itself
+        return -np.take_along_axis(told, table["class_labels"][rows][:, None], axis=-1)[:, 0]
     for name in ("class_labels", "choice_labels"):
-        if name in table and name == "class_labels" and "labels" in table:  # each label is a text, learned for itself
-            return -np.take_along_axis(told, table[name][rows][:, None], axis=-1)[:, 0]
         if name in table:
             return _cross_entropy(told.reshape(len(rows), -1), table[name][rows])
     if "targets" in table:
