@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dist_plm.core.errors import ConfigError
 from dist_plm.data.loader.batch import Batch
+from dist_plm.objectives.base import IGNORED
 from dist_plm.spec.families import ModelConfig
 from dist_plm.spec.inference.schema import EvaluateConfig
 from dist_plm.tasks.evaluate.passages import Passage, Passages
@@ -29,7 +30,6 @@ from dist_plm.tasks.inference.vocabulary import Vocabulary
 Turns = Callable[[bool], bool]
 #: Batches of rows that are sorted by length together, so that rows of a batch are about as long.
 _BATCHES_SORTED = 16
-IGNORED = -1
 #: Characters of a text by which a report tells it.
 _EXCERPT_TOKENS, _EXCERPT_CHARS = 60, 160
 

@@ -15,8 +15,9 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 
 from dist_plm.core.errors import CheckpointError, DataError
 from dist_plm.distributed.collectives import gather
+from dist_plm.objectives.base import IGNORED
 from dist_plm.spec.inference.schema import EvaluateConfig, GenerateConfig
-from dist_plm.tasks.evaluate.perplexity import IGNORED, Asked, ScoredRow, judge_rows
+from dist_plm.tasks.evaluate.perplexity import Asked, ScoredRow, judge_rows
 from dist_plm.tasks.evaluate.sliding_windows import windows_of_document
 from dist_plm.tasks.generate.batches import batches_of
 from dist_plm.tasks.generate.generate import decoding_of
