@@ -21,19 +21,17 @@ def check_sample(tokenizer: Tokenizer, shards: Sequence[DocumentShard], selectio
     Raises:
         DataError: more than the share `most` of their tokens is unknown, or of their letters has no token.
     """
-    texts = [text for some in _sample(shards, selection) for text in some]
-    check_reach(tokenizer, texts, most, "of the first documents", _remedy(most))
+    check_reach(tokenizer, list(_sample(shards, selection)), most, "of the first documents", _remedy(most))
 
 
-def _sample(shards: Sequence[DocumentShard], selection: Selection) -> Iterator[list[str]]:
+def _sample(shards: Sequence[DocumentShard], selection: Selection) -> Iterator[str]:
     for shard, splits in list(zip(shards, selection.splits, strict=True))[:: -(-len(shards) // _SAMPLED_SHARDS)]:
-        left, texts = _SAMPLE_CHARS, []
+        left = _SAMPLE_CHARS
         for text in shard.texts(splits == SPLITS.index("train")):
-            texts.append(text[:left])
+            yield text[:left]
             left -= len(text)
             if left <= 0:
                 break
-        yield texts
 
 
 def check_store(
