@@ -49,6 +49,12 @@ class Groups:
     def is_last_stage(self) -> bool:
         return self.coordinates.pipeline == self.grid.pipeline - 1
 
+    @property
+    def is_first_of_model(self) -> bool:
+        """Whether this rank is the first of those that share one model: what all of them know, it alone tells."""
+        place = self.coordinates
+        return place.tensor == place.context == place.pipeline == 0
+
     def is_first_chunk(self, chunk: int) -> bool:
         """Whether this rank's model chunk `chunk`, of `virtual_pipeline`, takes the input of the whole model."""
         return self.is_first_stage and chunk == 0

@@ -169,10 +169,8 @@ def measure_texts(
 
 def _together(config: EvaluateConfig, runner: Runner, sums: Sums, hardest: list[Hard]) -> tuple[Sums, list[Hard]]:
     """Joins what all data ranks found; ranks that share a model found the same."""
-    place = runner.groups.coordinates
-    speaks = place.tensor == 0 and place.pipeline == 0
     total, worst = Sums(), Hardest(config.samples)
-    for part in gather(runner.groups.world, (sums, hardest) if speaks else None):
+    for part in gather(runner.groups.world, (sums, hardest) if runner.groups.is_first_of_model else None):
         if part is not None:
             total.add(part[0])
             for one in part[1]:

@@ -128,9 +128,8 @@ class Probe:
             batch = self._batch(table, rows if len(rows) else by_length[:1], runner)  # all make as many passes
             found[first : first + len(rows)] = runner.pooled(batch).numpy()[: len(rows)]
             between()
-        speaks = place.tensor == 0 and place.pipeline == 0
         whole = np.zeros((len(by_length), runner.model.hidden), dtype=np.float32)
-        for part in gather(runner.groups.world, (mine, found) if speaks else None):
+        for part in gather(runner.groups.world, (mine, found) if runner.groups.is_first_of_model else None):
             if part is not None:
                 whole[part[0]] = part[1]
         return whole

@@ -73,19 +73,17 @@ def answered(
         return [*_filled(config, session, list(map(str, prompts)))], False
     rows = rows_to_write(config, session, prompts, shortens=shortens)
     writer = writer_of(config, session) if writer is None else writer
-    place, size = session.groups.coordinates, session.groups.grid
-    decoding = decoding_of(config, session)
+    groups, decoding = session.groups, decoding_of(config, session)
     streams = streams and len(rows) == 1 and config.num_beams == 1
-    mine = [row for position, row in enumerate(rows) if position % size.data == place.data]
+    mine = [row for position, row in enumerate(rows) if position % groups.grid.data == groups.coordinates.data]
     written: list[Continuation] = []
     for batch in batches_of(mine, config.batch_size):
         if streams:
             batch = replace(batch, streamer=_terminal(batch.rows[0], decoding))
         written += writer.write(batch, decoding)
-    speaks = place.tensor == 0 and place.pipeline == 0
     mine_is_broken = decoding.broken.were_seen()
     parts: list[tuple[list[Continuation], bool]] = gather(
-        session.groups.world, (written if speaks else [], mine_is_broken)
+        groups.world, (written if groups.is_first_of_model else [], mine_is_broken)
     )
     _check_numbers(session, broken=any(is_broken for _, is_broken in parts))
     told = [one for part, _ in parts for one in part]
@@ -96,13 +94,12 @@ def answered(
 def _filled(config: GenerateConfig, session: Session, prompts: list[str]) -> list[Filled]:
     rows, vocabulary = rows_to_fill(config, session, prompts), session.vocabulary
     runner = build_runner(session)
-    place, size = session.groups.coordinates, session.groups.grid
+    groups = session.groups
     found = [
         fill(runner, vocabulary, number, prompts[number], rows[number], config.best)
-        for number in range(place.data, len(prompts), size.data)
+        for number in range(groups.coordinates.data, len(prompts), groups.grid.data)
     ]
-    speaks = place.tensor == 0 and place.pipeline == 0
-    parts = gather(session.groups.world, found if speaks else list[Filled]())
+    parts = gather(groups.world, found if groups.is_first_of_model else list[Filled]())
     filled = [one for part in parts for one in part]
     _check_numbers(session, broken=any(math.isnan(share) for one in filled for mask in one.masks for _, share in mask))
     return sorted(filled, key=lambda one: one.number)

@@ -99,7 +99,7 @@ class WrittenRows:
                 if turn < len(mine):
                     written += writer.write(mine[turn], self.decoding)
                 between()
-        speaks = place.tensor == 0 and place.pipeline == 0 and place.data < shares
+        speaks = self.groups.is_first_of_model and place.data < shares
         told = [(one.row.number, one.text.strip()) for one in written] if speaks else []
         texts = dict(pair for part in gather(self.groups.world, told) for pair in part)
         scores, lines = self.scores(), []

@@ -183,11 +183,10 @@ class HarnessModel(TemplateLM):
         self, questions: Sequence[Question], answer: Callable[[Iterable[Question]], Sequence[Answer]]
     ) -> list[Answer]:
         """All answers, in the order of the questions. Collective over all ranks; each data rank answers some."""
-        place, grid = self._runner.groups.coordinates, self._runner.groups.grid
-        mine = range(place.data, len(questions), grid.data)
+        groups = self._runner.groups
+        mine = range(groups.coordinates.data, len(questions), groups.grid.data)
         answers = dict(zip(mine, answer(questions[number] for number in mine), strict=True))
-        speaks = place.tensor == 0 and place.pipeline == 0
         found: dict[int, Answer] = {}
-        for part in gather(self._runner.groups.world, answers if speaks else dict[int, Answer]()):
+        for part in gather(groups.world, answers if groups.is_first_of_model else dict[int, Answer]()):
             found |= part
         return [found[number] for number in range(len(questions))]
