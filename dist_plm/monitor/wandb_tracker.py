@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from dist_plm.core.errors import EXIT_CRASHED, EXIT_REQUEUE, reason_of
 from dist_plm.core.parsing import whole_number
-from dist_plm.core.regular import read_regular
 from dist_plm.monitor.report import REPORT
+from dist_plm.monitor.tracking.kept_text import kept_text
 from dist_plm.monitor.tracking.later_measures import records_of
 from dist_plm.monitor.tracking.steps_once import StepsOnce
 from dist_plm.spec.schema_run import TrackConfig
@@ -138,10 +138,7 @@ class _LastEnd:
 
     def __init__(self, path: Path, *, new: bool) -> None:
         self._path = path
-        try:
-            self.exit_code = None if new else whole_number(read_regular(path).decode().strip())
-        except (OSError, ValueError):
-            self.exit_code = None
+        self.exit_code = None if new else whole_number(kept_text(path))
         if new:
             path.unlink(missing_ok=True)
 
@@ -157,10 +154,7 @@ class _LastEnd:
 
 def _run_id(path: Path, *, new: bool) -> str:
     """The id kept in `path`; a new one is made up and kept there."""
-    try:
-        kept = "" if new else read_regular(path).decode().strip()
-    except (OSError, ValueError):
-        kept = ""
+    kept = "" if new else kept_text(path)
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", kept):
         kept = secrets.token_hex(8)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Any
 from dist_plm.config.decode import flatten
 from dist_plm.config.messages import show
 from dist_plm.core.errors import EXIT_FINISHED, EXIT_INTERRUPTED, EXIT_REQUEUE, UserError
-from dist_plm.core.regular import read_regular
+from dist_plm.monitor.tracking.kept_text import kept_text
 from dist_plm.monitor.tracking.later_measures import records_of
 from dist_plm.monitor.tracking.steps_once import StepsOnce
 from dist_plm.spec.schema_run import TrackConfig
@@ -102,7 +102,7 @@ class MlflowTracker:
 
     def _open(self, kept: Path, experiment: str, run_name: str, *, new: bool, goes_on: bool) -> str:
         """Finds the run that an earlier start began, or begins one."""
-        run_id = "" if new else _text_of(kept)
+        run_id = "" if new else kept_text(kept)
         if re.fullmatch("[0-9a-f]{32}", run_id):
             self._before = self._client.get_run(run_id).info.status
             if goes_on:
@@ -124,10 +124,3 @@ def status_of(exit_code: int) -> str:
     if exit_code == EXIT_FINISHED:
         return "FINISHED"
     return "KILLED" if exit_code in (EXIT_REQUEUE, EXIT_INTERRUPTED) else "FAILED"
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return read_regular(path).decode().strip()
-    except (OSError, ValueError):
-        return ""
