@@ -87,9 +87,8 @@ def summary(seen: Mapping[int, Sighting], world_size: int, limit_seconds: float)
         groups[sighting.doing, sighting.collective].append(sighting)
     # Those that differ from most come first.
     ordered = sorted(groups.values(), key=len)
-    lines += [f"  {_together(group, differs=number < len(ordered) - 1)}" for number, group in enumerate(ordered)][
-        :MAX_LINES
-    ]
+    for number, group in enumerate(ordered[:MAX_LINES], start=1):
+        lines.append(f"  {_together(group, differs=number < len(ordered))}")
     return "\n".join(lines)
 
 
