@@ -14,7 +14,7 @@ from dist_plm.core.errors import DataError
 from dist_plm.data.labelled.dialogues import Message, messages_of, prompt_of, render, written_out
 from dist_plm.data.labelled.rows import LabelledRow
 from dist_plm.data.sampling.packers import best_fit
-from dist_plm.objectives.base import IGNORED, LossTerm
+from dist_plm.objectives.base import LossTerm
 from dist_plm.objectives.tasks.base import (
     CUT,
     Columns,
@@ -27,6 +27,7 @@ from dist_plm.objectives.tasks.base import (
     value_of,
     written,
 )
+from dist_plm.objectives.tasks.likely_texts import FILLS
 from dist_plm.spec.tasks.chat import ChatConfig
 
 #: Documents of a row are numbered from 0; its padding is none of them.
@@ -40,9 +41,7 @@ class Chat:
     """See tasks.base.Task."""
 
     config: ChatConfig
-    fills: Mapping[str, int] = field(
-        default_factory=lambda: {"labels": IGNORED, "documents": _NO_DOCUMENT, "decoder_tokens": 0}
-    )
+    fills: Mapping[str, int] = field(default_factory=lambda: {**FILLS, "documents": _NO_DOCUMENT})
 
     @property
     def losses(self) -> Mapping[str, LossTerm]:

@@ -23,6 +23,7 @@ from dist_plm.objectives.tasks.base import (
     text_of,
     written,
 )
+from dist_plm.objectives.tasks.likely_texts import FILLS
 from dist_plm.spec.tasks.seq2seq import Seq2SeqConfig
 
 #: Stands between source and target of a decoder where nothing is given, or the token that ends texts where the vocabulary has
@@ -35,7 +36,7 @@ class Seq2Seq:
     """See tasks.base.Task."""
 
     config: Seq2SeqConfig
-    fills: Mapping[str, int] = field(default_factory=lambda: {"labels": IGNORED, "decoder_tokens": 0})
+    fills: Mapping[str, int] = field(default_factory=lambda: dict(FILLS))
 
     @property
     def losses(self) -> Mapping[str, LossTerm]:
