@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from dist_plm.core.files import link_or_copy, sha256_of
 from dist_plm.data.prepare.documents import DocumentShard, Selection
+from dist_plm.data.prepare.task_progress import progress_bar
 from dist_plm.data.prepare.training_text import TrainingText
 from dist_plm.data.prepare.unknown import check_sample
 from dist_plm.data.prepare.worker_group import WorkerGroup
@@ -48,7 +48,7 @@ def make_tokenizer(
 
 def _train(config: TokenizerConfig, shards: Sequence[DocumentShard], selection: Selection, report: Report) -> Tokenizer:
     began = time.perf_counter()
-    with _progress("choose text for the tokenizer", selection.split_bytes["train"]) as bar:
+    with progress_bar("choose text for the tokenizer", selection.split_bytes["train"]) as bar:
         text = TrainingText.of(config, shards, selection, bar)
         bar.set_description("train tokenizer")
         tokenizer = train(config, text)
@@ -191,8 +191,3 @@ def batched(texts: Iterator[str]) -> Iterator[list[str]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _progress(label: str, total: int) -> tqdm:
-    """A bar on a terminal, nothing in a log file."""
-    return tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=None, leave=False)

@@ -9,6 +9,11 @@ from tqdm import tqdm
 _LOOK_SECONDS = 0.5
 
 
+def progress_bar(label: str, total: int, *, hidden: bool = False) -> tqdm:
+    """A bar of bytes on a terminal, unless it is `hidden`; nothing in a log file."""
+    return tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=hidden or None, leave=False)
+
+
 @contextmanager
 def following(bar: tqdm, bytes_read: Callable[[], int]) -> Iterator[Callable[[int], object]]:
     """Yields what is called with the bytes of tasks as they are done. Meanwhile `bar` shows `bytes_read`, where it is

@@ -17,13 +17,11 @@ from heapq import nsmallest
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from tqdm import tqdm
-
 from dist_plm.core.errors import DataError, described
 from dist_plm.core.files import atomic_writer
 from dist_plm.core.streams import tell
 from dist_plm.data.prepare.pool import Pool
-from dist_plm.data.prepare.task_progress import following
+from dist_plm.data.prepare.task_progress import following, progress_bar
 from dist_plm.distributed.launch_env import LaunchEnv
 
 _BEAT_SECONDS = 1.0
@@ -116,7 +114,8 @@ class WorkerGroup:
         for i in todo:
             if i % self.world_size in others:
                 others[i % self.world_size].append(i)
-        with self.progress(label, sum(sizes)) as bar, following(bar, self._pool.bytes_read) as finished:
+        bar = progress_bar(label, sum(sizes), hidden=self.rank != 0)
+        with bar, following(bar, self._pool.bytes_read) as finished:
             finished(sum(sizes) - sum(sizes[i] for i in todo))
             places = {id(tasks[i]): i for i in mine}
             self._pool.run(function, [tasks[i] for i in mine], lambda task: finished(sizes[places[id(task)]]))
@@ -170,11 +169,6 @@ class WorkerGroup:
         self._folder = folder
         first = self._look(0)[0]  # perhaps of an interrupted run, in which it may have ended with an error
         self.wait(lambda: () if self._look(0)[0] not in ("", first) else (0,), "the beginning of its work", stale=first)
-
-    def progress(self, label: str, total: int) -> tqdm:
-        """A bar on rank 0's terminal, nothing in a log file."""
-        disable = None if self.rank == 0 else True
-        return tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=disable, leave=False)
 
     def _part(self) -> None:
         folder = self._folder
