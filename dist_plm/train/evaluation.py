@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_plm.data.labelled.dataset import LabelledDataset
 from dist_plm.data.loader.microbatch_loader import MicrobatchLoader
 from dist_plm.data.samples import Arrays
 from dist_plm.data.sampling.blend import Dataset
@@ -42,17 +43,24 @@ class FirstSamples:
 
 @dataclass(frozen=True, slots=True)
 class _NoneBeyond:
-    """Reads the last of `count` samples in place of those past them, which a blend may not have."""
+    """Reads the last of `count` samples in place of those past them, which a blend may not have.
+
+    Args:
+        order: of the samples [count], where it is not that of their numbers.
+    """
 
     dataset: Dataset
     count: int
+    order: NDArray[np.int64] | None = None
 
     @property
     def num_windows(self) -> int:
         return self.count
 
     def read(self, samples: NDArray[np.int64]) -> Any:
-        return replace(self.dataset.read(np.minimum(samples, self.count - 1)), samples=samples)
+        taken = np.minimum(samples, self.count - 1)
+        taken = taken if self.order is None else self.order[taken]
+        return replace(self.dataset.read(taken), samples=np.where(samples < self.count, taken, samples))
 
     def identity(self) -> str:
         return self.dataset.identity()
@@ -121,7 +129,7 @@ class Evaluator:
         # One round keeps every pipeline stage busy with one microbatch, the least that interleaved schedules accept.
         a_round = train.micro_batch * self.groups.grid.data * pipeline
         loader = MicrobatchLoader(
-            _NoneBeyond(self.dataset, count),
+            _NoneBeyond(self.dataset, count, self._order(count)),
             FirstSamples(self.objective.collate, self.objective.losses, count),
             micro_batch=train.micro_batch,
             global_batch=a_round,
@@ -156,6 +164,13 @@ class Evaluator:
         if self.keep is not None:
             self.keep(scorer.predictions())
         return {"loss": _loss(sums, self.objective.losses), **scorer.measures()}
+
+    def _order(self, count: int) -> NDArray[np.int64] | None:
+        """Gives the order in which the first `count` samples are read, where rows are trimmed: those of a microbatch that are
+        about as long lose most of their padding."""
+        if self.trim is None or not isinstance(self.dataset, LabelledDataset):
+            return None
+        return self.dataset.longest_first(count)
 
 
 def add_predictions(scorer: Scorer, predictions: Iterable[Prediction], count: int) -> None:

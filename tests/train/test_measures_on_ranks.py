@@ -222,6 +222,32 @@ def test_measures_are_the_libraries_of_the_whole_set(rows, measured, grid: str, 
     assert any(0.02 < value < 0.98 or 2 < value < 98 for value in expected.values()), "something is right, not all"
 
 
+def places_case(world, given) -> tuple[int, list[int]]:
+    """Counts the places that an evaluation computes, and the tokens of each row."""
+    config, data = open_run(given, world.size)
+    groups, device = groups_of(world, config), world.device.torch_device
+    engine = engine_of(config, groups, device, model_of(config, groups, device)[0], data.objective.losses)
+    places, predict = [], engine.predict_step
+
+    def counting(microbatches):
+        places.extend(batch["tokens"].numel() for batch in microbatches)
+        return predict(microbatches)
+
+    engine.predict_step = counting
+    validation = data.samples["validation"]
+    Evaluator(config.train, groups, validation, data.objective, data.trim, data.scorer)(engine, lambda: None)
+    return sum(places), validation.table["tokens"].lengths.tolist()
+
+
+def test_rows_of_a_microbatch_are_about_as_long(ranks, rows) -> None:
+    """All are padded to the longest of them, a multiple of 8."""
+    ((places, lengths),) = ranks.run(1, places_case, config_of(rows, "classify", train__micro_batch=4))
+    ordered = sorted(lengths, reverse=True)
+    assert places == sum(4 * -(-ordered[first] // 8) * 8 for first in range(0, len(ordered), 4))
+    as_they_come = sum(4 * -(-max(lengths[first : first + 4]) // 8) * 8 for first in range(0, len(lengths), 4))
+    assert places < 0.9 * as_they_come
+
+
 def test_held_out_samples_of_a_blend_are_the_same_on_every_grid(ranks, tmp_path) -> None:
     """No number of samples a round divides theirs, which no source has more of."""
     sources = [

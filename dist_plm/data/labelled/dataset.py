@@ -48,10 +48,19 @@ class LabelledDataset:
 
     def num_tokens(self, first: int, stop: int) -> int:
         """Counts the tokens of samples `first` to `stop`, without padding."""
+        return int(self._lengths(np.arange(first, stop)).sum())
+
+    def longest_first(self, count: int) -> NDArray[np.int64]:
+        """Sorts the first `count` samples by the tokens of their longest row."""
+        longest = self._lengths(np.arange(count)).max(axis=1)
+        return np.argsort(-longest, kind="stable")
+
+    def _lengths(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Counts the tokens of the rows of samples [B], of which each has as many: [B, rows]."""
         tokens = self.table["tokens"]
         assert isinstance(tokens, Ragged)
-        rows = rows_of(self.read(np.arange(first, stop)).rows, tokens, self.num_windows)
-        return int(tokens.lengths_of(rows).sum())
+        each = len(tokens) // self.num_windows
+        return tokens.lengths_of(rows_of(self.read(samples).rows, tokens, self.num_windows)).reshape(-1, each)
 
     def identity(self) -> str:
         return f"{fingerprint(self.table)[:32]}-{mix(self.seed or 0):x}"

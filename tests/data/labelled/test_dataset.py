@@ -23,6 +23,13 @@ def test_tokens_of_samples_are_counted_without_padding() -> None:
     assert dataset.num_tokens(2, 7) == sum(each[2:])
 
 
+def test_samples_are_sorted_by_their_longest_row() -> None:
+    assert LabelledDataset(TABLE, None, "f").longest_first(4).tolist() == [2, 0, 1, 3]
+    assert LabelledDataset(TABLE, None, "f").longest_first(2).tolist() == [0, 1]
+    choices = {"tokens": Ragged.of([[5, 6], [6, 7], [8, 9, 10], [11]]), "class_labels": np.array([0, 1])}
+    assert LabelledDataset(choices, None, "f").longest_first(2).tolist() == [1, 0]
+
+
 def test_only_rows_that_are_read_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """After each step, of tables of millions of rows."""
     choices = {"tokens": Ragged.of([[5, 6], [], [8, 9, 10], [11]]), "class_labels": np.array([0, 1])}
