@@ -43,7 +43,9 @@ def main() -> None:
     if options.child:
         print(json.dumps(CHILDREN[options.child[0]](Path(options.child[1]))))
         return
-    with tempfile.TemporaryDirectory(dir=options.directory, prefix="bench_data_") as folder:
+    # Absolute: parts are given to processes that work elsewhere.
+    directory = None if options.directory is None else options.directory.resolve()
+    with tempfile.TemporaryDirectory(dir=directory, prefix="bench_data_") as folder:
         for name in options.only:
             inner = Path(folder) / name
             inner.mkdir()

@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--row-mb", type=float, default=None, help="megabytes of a document")
     parser.add_argument("--directory", type=Path, default=None, help="for files; five times the text")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.directory, prefix="bench_data_memory_") as folder:
+    # Absolute: parts are given to processes that work elsewhere.
+    directory = None if options.directory is None else options.directory.resolve()
+    with tempfile.TemporaryDirectory(dir=directory, prefix="bench_data_memory_") as folder:
         text = Path(folder) / "text.jsonl"
         count = write_text(text, options.texts, options.gigabytes * 1e9, options.row_mb)
         print(f"{text.stat().st_size / 1e9:.2f} GB of text in {count:,} documents", flush=True)
