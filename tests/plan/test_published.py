@@ -1,6 +1,8 @@
 """Plans are near what published runs measured, and docs/plan.md says how near."""
 
+import csv
 import statistics
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +51,15 @@ def test_each_run_that_is_left_out_has_a_reason():
 def test_the_page_shows_it(name, render):
     """`python -m tools.write_tables` writes it."""
     assert parts(name)[1].strip() == render().strip()
+
+
+def test_the_table_of_predictions_is_what_plans_say():
+    """`python bench/planner.py --write` writes it."""
+    runs = {run.row: run for found in by_source().values() for run in found}
+    with (Path(__file__).parents[2] / "bench/planner_predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["row"]) for row in rows] == sorted(runs)
+    for row in rows:
+        run = runs[int(row["row"])]
+        told = f"{run.step().seconds:.4g}", f"{run.predicted_gib():.1f}"
+        assert (row["predicted"], row["predicted_gib"]) == told, row["row"]
