@@ -191,7 +191,8 @@ def main() -> None:
     most_alike = nearest(runs), nearest(runs, least=1.0)
     if not args.quick:
         fit = Fit(runs)
-        unseen, shares = left_out(runs, fit), shares_without(runs, pairs, fit)
+        unseen, shares, priors = left_out(runs, fit), shares_without(runs, pairs, fit), fit.priors()
+        columns["priors, nothing fitted"] = by_cluster(runs, priors.seconds)
         columns["fitted without the source"] = by_cluster(runs, lambda run: unseen[run.row])
         told = f"{in_common(pairs, unseen):.2f}, without one source {min(shares.values()):.2f} to {max(shares.values()):.2f}"
     columns["as shipped, calibrated on one run"] = calibrated(pairs, seconds, shares)
