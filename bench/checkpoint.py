@@ -11,15 +11,7 @@ gigabyte. What a shared machine does from minute to minute falls on all alike: r
 median counts. Last, a loop of matrix products runs alone, with a save in flight, and beside dd writing the same bytes past the
 kernel's cache, in turns as well: what dd costs it is the machine's share. Files are removed between the timed parts.
 
-On 2 virtual cores of a shared machine with no other work, 1.2 GB by one rank of one thread, 5 rounds: saving took 0.60 s,
-1.74 times as fast as dd (rounds of 1.02 to 2.53) and 2.63 times as fast as torch.save. In the background the loop stood still
-for a copy of 0.10 s; steps were then 5.6 % longer for the 0.85 s that writing took, beside dd 4.9 %. 0.5 GB by 1, 2 and 4
-ranks: saving 0.34, 0.29 and 0.33 s, loading 0.40, 0.27 and 0.30 s, at most 2.07, 1.24 and 0.82 GB of memory a rank. Two ranks
-on two cores leave the writers none: steps were then 43 % longer, beside dd 21 %.
-
-Beside other work, 7 rounds: loading 1.2 GB took 0.66 s, 0.94 times as fast as dd (0.82 to 3.11) and 3.34 times as fast as
-torch.load; with its checksums compared first 0.71 s, 0.91 times as fast as dd (0.47 to 2.50). The disk is read once: what was
-verified is loaded from the kernel's cache, and comparing 1 GB that lies there takes 0.08 s, of which the hash has 0.03.
+docs/performance.md has what was measured, with machines and dates.
 """
 
 import argparse
