@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from dist_plm.config.decode import decode
 from dist_plm.spec.schema_convert import ConvertConfig
@@ -122,6 +123,15 @@ def test_an_export_is_measured_as_its_run_was(ranks, rows, exported, task: str) 
     expected = {name.removeprefix("eval/"): value for name, value in last.items() if name.startswith("eval/")}
     assert len(expected) >= 2
     assert expected == {name: pytest.approx(found["results"][name], rel=1e-5, abs=1e-4) for name in expected}
+
+
+@pytest.mark.parametrize("task", ["classify", "pair_by_roberta"])
+def test_transformers_cuts_texts_to_the_positions_of_the_model(exported, task: str) -> None:
+    _, directory, _ = exported(task)
+    reads = transformers.pipeline("text-classification", model=str(directory))
+    assert len(reads.tokenizer("good film " * 100, truncation=True).input_ids) == 16
+    ((said,),) = reads(["good film " * 100], top_k=1, truncation=True)
+    assert said["label"] in ("good", "bad")
 
 
 def test_it_is_on_any_grid(ranks, rows, exported) -> None:

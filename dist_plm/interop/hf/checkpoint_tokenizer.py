@@ -1,5 +1,6 @@
 """The tokenizer that belongs to a checkpoint: its files, and its special tokens by Hugging Face's names."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,11 @@ from dist_plm.data.tokenizers.tokenizer_files import main_file
 if TYPE_CHECKING:  # it brings torch.distributed.checkpoint
     from dist_plm.checkpoint.open_checkpoint import Checkpoint
 
+_CONFIG = "tokenizer_config.json"
 #: All that AutoTokenizer reads.
 FILES = (
     "tokenizer.json",
-    "tokenizer_config.json",
+    _CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
@@ -38,7 +40,7 @@ class CheckpointTokenizer:
 
     Args:
         files: by name.
-        end: ends documents; with `special`, where there is a tokenizer.
+        end: ends documents; with `special`, where there is a tokenizer that did not come with an imported checkpoint.
         beside: of a tokenizer.json that stood alone, what keeps Transformers from reading it as the class that a kind of
             model usually has.
     """
@@ -48,10 +50,20 @@ class CheckpointTokenizer:
     end: int | None = None
     beside: Mapping[str, bytes] = field(default_factory=dict)
 
-    @property
-    def exported(self) -> dict[str, bytes]:
-        """Gives what Transformers opens."""
-        return {**self.beside, **self.files}
+    def exported(self, limit: int | None) -> dict[str, bytes]:
+        """Gives what Transformers opens, by name.
+
+        Args:
+            limit: tokens that the model reads at most, where that is known: to so many Transformers cuts texts for those who
+                ask it to, unless the files tell another number. Those of an imported checkpoint stay as they are.
+        """
+        files = {**self.beside, **self.files}
+        if limit is None or _CONFIG not in files or self.special is None:
+            return files
+        settings = json.loads(files[_CONFIG])
+        if "model_max_length" not in settings:
+            files[_CONFIG] = json.dumps({**settings, "model_max_length": limit}, indent=2, ensure_ascii=False).encode()
+        return files
 
 
 def tokenizer_files(directories: Iterable[Path]) -> dict[str, Path]:

@@ -184,9 +184,10 @@ class _Export:
         settings: dict[str, Any],
         tokens: CheckpointTokenizer,
         scale: float | None,
+        limit: int | None,
     ) -> None:
-        """`scale` is that of the adapters, where there are any."""
-        self._scale = scale
+        """`scale` is that of the adapters, where there are any, `limit` that of positions."""
+        self._scale, self._limit = scale, limit
         self.settings, self.tokens = settings, tokens
         self._found: Checkpoint = found
         self._half: Half | None = half
@@ -206,7 +207,7 @@ class _Export:
         (directory / CONFIG_FILE).write_text(
             json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        for name, data in {**self.tokens.exported, **generation_files(self._found, settings)}.items():
+        for name, data in {**self.tokens.exported(self._limit), **generation_files(self._found, settings)}.items():
             (directory / name).write_bytes(data)
         shapes = {name: self._shape(entries[0]) for name, entries in self._entries.items()}
         return write_weights(directory, shapes, self._read, dtype=dtype, limit_bytes=int(config.shard_gb * 1e9))
@@ -263,9 +264,8 @@ def _exports(found: Checkpoint) -> list[_Export]:
             settings = given | json.loads(found.storage.read(found.name, config_name(half)))
         else:
             settings |= theirs.token_numbers(tokens) | told
-        exports.append(
-            _Export(found, half, entries, settings, tokens, None if model.lora is None else model.lora.scale)
-        )
+        scale = None if model.lora is None else model.lora.scale
+        exports.append(_Export(found, half, entries, settings, tokens, scale, model.position_limit))
     return exports
 
 
