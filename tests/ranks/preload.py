@@ -7,8 +7,8 @@ import os
 from importlib import import_module
 from pathlib import Path
 
-# Read when PyTorch is imported.
-os.environ["OMP_NUM_THREADS"] = "1"
+# Read when PyTorch is imported. Its compiler, where a case asks for it, starts no processes, each of which imports PyTorch.
+os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 import tests.ranks.pool  # noqa: F401
 
@@ -27,8 +27,20 @@ MODULES: tuple[str, ...] = (
     "dist_plm.tasks.evaluate.evaluate",
     "dist_plm.tasks.generate.generate",
     "dist_plm.train.build",
+    "dist_plm.checkpoint.io.blobs",
+    "dist_plm.objectives.tasks.tag",
+    "dist_plm.optim.lamb",
+    "setuptools",
+    "distutils.ccompiler",  # setuptools' own
+    "numpy.ma",
+    "torch.profiler",
     "transformers.generation.utils",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.t5.modeling_t5",
     "pytest",
+    "tests.checkpoint.saving",
     "tests.ranks.engine_runs",
     "tests.ranks.labelled",
     "tests.tasks.inference.models",
