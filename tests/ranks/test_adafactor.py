@@ -10,7 +10,7 @@ from tests.ranks.selection import covering
 from tests.ranks.test_encoders import T5
 from tests.ranks.test_grids import GRIDS
 from tests.ranks.test_lamb import agree as compare
-from tests.ranks.training import batch_of, configure, learning_rates, whole
+from tests.ranks.training import batch_of, configure, few_microbatches, learning_rates, whole
 from tests.reference import gpt
 
 pytestmark = pytest.mark.ranks
@@ -67,7 +67,8 @@ def train(ranks, tmp_path_factory):
 
     @functools.cache
     def run(world_size: int, items: tuple):
-        return ranks.run(world_size, train_case, configure(world_size, run__root=runs, **dict(items)))
+        changes = few_microbatches(world_size, dict(items))
+        return ranks.run(world_size, train_case, configure(world_size, run__root=runs, **changes))
 
     return lambda world_size, **changes: run(world_size, tuple(sorted((ADAFACTOR | changes).items())))
 

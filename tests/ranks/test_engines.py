@@ -57,7 +57,6 @@ def train(ranks, tmp_path_factory):
         [
             ("data2", 0),
             ("data2_tensor2_sequence", 2),
-            ("data2_tensor2", 3),
             ("tensor2_pipeline2", 1),
             ("data2_pipeline2_virtual2", 1),
         ],
@@ -73,8 +72,6 @@ def test_adamw(train, name, zero_stage):
     covering(
         SHARDINGS,
         [
-            ("data2_tensor2", 0),
-            ("data2_pipeline2", 1),
             ("data4", 2),
             ("data2_tensor2_sequence", 3),
             ("tensor2_pipeline2_sequence_virtual2", 1),
@@ -94,8 +91,6 @@ def test_lamb_to_a_millionth(train, name, zero_stage):
         [(o, *grid) for o in OPTIONS for grid in (("data2_tensor2", 3), ("data2_pipeline2", 1))],
         [
             ("paper", "data2_pipeline2", 1),
-            ("clipped_ratio", "data2_tensor2", 3),
-            ("biased", "data2_pipeline2", 1),
             ("nvlamb", "data2_tensor2", 3),
             ("fused_and_padded", "data2_tensor2", 3),
         ],
@@ -116,7 +111,7 @@ GRIDS_OF_OTHERS = [("data2", 3), ("data2_tensor2_sequence", 2), ("tensor2_pipeli
     ("model", "name", "zero_stage"),
     covering(
         [(model, *grid) for model in OTHERS for grid in GRIDS_OF_OTHERS],
-        [(model, *grid) for model, grid in zip(OTHERS, [*GRIDS_OF_OTHERS, GRIDS_OF_OTHERS[2]], strict=True)],
+        [(model, *grid) for model, grid in zip(OTHERS[:3], GRIDS_OF_OTHERS, strict=True)],
     ),
 )
 def test_models(train, model, name, zero_stage):
@@ -196,7 +191,11 @@ def test_stages_that_leave_groups_empty(train, optim, cut, zero_stage, layer_dec
 
 
 @pytest.mark.parametrize(
-    ("engine", "name", "zero_stage"), [("megatron", "data2_tensor2", 1), ("deepspeed", "data2_tensor2", 3)]
+    ("engine", "name", "zero_stage"),
+    [
+        pytest.param("megatron", "data2_tensor2", 1, marks=pytest.mark.slow),
+        ("deepspeed", "data2_tensor2", 3),
+    ],
 )
 def test_smoothed_labels_are_learned_alike(train, engine, name, zero_stage):
     world_size, changes = GRIDS[name]
@@ -210,7 +209,7 @@ def test_smoothed_labels_are_learned_alike(train, engine, name, zero_stage):
     ("optim", "name", "zero_stage"),
     covering(
         [(o, *g) for o in OPTIMIZERS for g in (("data2", 1), ("data2", 2), ("data2", 3), ("tensor2_pipeline2", 1))],
-        [("adamw", "data2", 3), ("adamw", "tensor2_pipeline2", 1), ("lamb", "data2", 1), ("lamb", "data2", 2)],
+        [("adamw", "data2", 3), ("adamw", "tensor2_pipeline2", 1), ("lamb", "data2", 2)],
     ),
 )
 def test_bf16_stays_close(train, name, zero_stage, optim):

@@ -17,6 +17,8 @@ from tests.ranks.training import build_on, configure, groups_of, rank_batches
 MOST = 2
 FAMILIES = {"gpt": {}, "bert": BERT, "electra": ELECTRA}
 OPTIMIZERS = {"adamw": {}, "lamb": LAMB, "adafactor": ADAFACTOR, "muon": MUON}
+#: Each operation is looked at, in Python. What waits for each layer, or for each microbatch, does so with fewer of them too.
+FEW = {"model__layers": 2, "train__micro_batch": 2}
 
 
 def counted(world: World, configs: list) -> list[tuple[int, str]]:
@@ -42,7 +44,7 @@ def check(ranks, world_size: int, configs: list) -> None:
 @pytest.mark.ranks
 @pytest.mark.parametrize("engine", ["megatron", "deepspeed"])
 def test_families_and_optimizers(ranks, tmp_path, engine):
-    settings = {"engine__name": engine, "engine__zero_stage": 1, "run__root": str(tmp_path)}
+    settings = {"engine__name": engine, "engine__zero_stage": 1, "run__root": str(tmp_path), **FEW}
     cells = itertools.product(FAMILIES.values(), OPTIMIZERS.values())
     check(ranks, 1, [configure(1, **settings, **family, **optim) for family, optim in cells])
 
@@ -60,6 +62,7 @@ def test_stages_and_precisions(ranks, tmp_path):
             **({"precision__initial_loss_scale": 1024.0} if precision == "fp16" else {}),
             **BERT,
             **LAMB,
+            **FEW,
             run__root=str(tmp_path),
         )
         for engine, stage, precision in cells
@@ -72,6 +75,7 @@ def test_stages_and_precisions(ranks, tmp_path):
 def test_a_grid(ranks, tmp_path, optim):
     world_size, changes = GRIDS["tensor2_pipeline2"]
     settings = {"engine__zero_stage": 1, "run__root": str(tmp_path), **changes, **OPTIMIZERS[optim]}
+    settings["train__micro_batch"] = FEW["train__micro_batch"]
     check(ranks, world_size, [configure(world_size, **settings, **BERT)])
 
 

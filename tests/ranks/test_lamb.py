@@ -13,7 +13,16 @@ from dist_plm.optim import segment_map
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.test_grids import GRIDS
-from tests.ranks.training import batch_of, build, configure, learning_rates, rank_batches, train_case, whole
+from tests.ranks.training import (
+    batch_of,
+    build,
+    configure,
+    few_microbatches,
+    learning_rates,
+    rank_batches,
+    train_case,
+    whole,
+)
 from tests.reference import gpt
 
 pytestmark = pytest.mark.ranks
@@ -49,7 +58,7 @@ OPTIONS = {
 def train(ranks):
     @functools.cache
     def run(world_size: int, items: tuple):
-        return ranks.run(world_size, train_case, configure(world_size, **dict(items)))
+        return ranks.run(world_size, train_case, configure(world_size, **few_microbatches(world_size, dict(items))))
 
     return lambda world_size, **changes: run(world_size, tuple(sorted((CLOSE_LAMB | changes).items())))
 

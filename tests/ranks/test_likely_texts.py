@@ -34,7 +34,6 @@ QUICK = [
     ("gpt", "likely_choice", "tensor2_pipeline2", "deepspeed", 1),
     ("llama", "likely_choice", "data2_pipeline2_virtual2", "megatron", 1),
     ("t5", "written_choice", "tensor2_sequence", "megatron", 0),
-    ("transformer", "written_label", "data2", "megatron", 1),
 ]
 
 

@@ -71,15 +71,20 @@ def configure(world_size: int, **overrides: Any) -> PretrainConfig:
 
 
 def few_steps(world_size: int, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`changes` with three steps, and microbatches of two samples where they leave two to each stage of a pipeline.
+    """`changes` with three steps, of few microbatches.
 
     Half the time of the tiny configuration's five steps, for what is compared with steps of ours. The rate stays at its peak:
     updates after the first are of moments that have a past.
     """
+    return few_microbatches(world_size, {"train__steps": 3, **changes})
+
+
+def few_microbatches(world_size: int, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`changes` with microbatches of two samples where they leave two to each stage of a pipeline: half as many passes."""
     stages = changes.get("parallel__pipeline", 1)
     data = world_size // (stages * changes.get("parallel__tensor", 1) * changes.get("parallel__context", 1))
     micro_batch = 2 if TINY["train"]["global_batch"] >= 2 * data * 2 * stages else 1
-    return {"train__steps": 3, "train__micro_batch": micro_batch, **changes}
+    return {"train__micro_batch": micro_batch, **changes}
 
 
 def fields_of(section: type) -> set[str]:
