@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.checkpoint.saving import bytes_read_case, load_case, save_case, whole_states
+from tests.ranks.selection import covering
 from tests.ranks.test_encoders import MODELS
-from tests.ranks.training import configure
+from tests.ranks.training import configure, few_microbatches
 
 pytestmark = pytest.mark.ranks
 
@@ -58,6 +59,8 @@ COVERING = [
     ("tensor2_pipeline2", "data2_context2"),
     ("data2_context2", "deepspeed3_context2"),
 ]
+#: Whose saving and whose opening others have, of one axis less.
+TWICE = [("deepspeed2_data2_tensor2", "deepspeed2_data2"), ("pipeline2_uneven", "tensor2_pipeline2")]
 #: LAMB's trust ratios are of whole tensors, whatever holds a part of them.
 LAMB = {"optim__name": "lamb"}
 #: Its means over rows and columns are logical vectors of their own.
@@ -74,13 +77,18 @@ SWIGLU = {
 }
 
 
+def configured(world_size: int, changes: dict):
+    given = {"engine__zero_stage": 1, "train__steps": STEPS, **changes}
+    return configure(world_size, **few_microbatches(world_size, given))
+
+
 @pytest.fixture(scope="module")
 def saved(ranks, tmp_path_factory):
     @functools.cache
     def save(grid: str, items: tuple):
         world_size, changes = GRIDS[grid]
         directory = tmp_path_factory.mktemp(grid)
-        config = configure(world_size, train__steps=STEPS, **{"engine__zero_stage": 1, **changes, **dict(items)})
+        config = configured(world_size, {**changes, **dict(items)})
         return directory, ranks.run(world_size, save_case, config, directory, SAVED_AT)
 
     return lambda grid, **changes: save(grid, tuple(sorted(changes.items())))
@@ -89,7 +97,7 @@ def saved(ranks, tmp_path_factory):
 def check(ranks, saved, source: str, target: str, **changes) -> None:
     directory, before = saved(source, **changes)
     world_size, of_target = GRIDS[target]
-    config = configure(world_size, train__steps=STEPS, **{"engine__zero_stage": 1, **of_target, **changes})
+    config = configured(world_size, {**of_target, **changes})
     after = ranks.run(world_size, load_case, config, directory)
     expected, actual = whole_states(before), whole_states(after)
     assert actual.keys() == expected.keys()
@@ -102,7 +110,7 @@ def check(ranks, saved, source: str, target: str, **changes) -> None:
         assert losses == pytest.approx(uninterrupted, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize(("source", "target"), COVERING)
+@pytest.mark.parametrize(("source", "target"), covering(COVERING, [pair for pair in COVERING if pair not in TWICE]))
 def test_opens_on_another_grid(ranks, saved, source, target):
     check(ranks, saved, source, target)
 
@@ -132,7 +140,7 @@ def test_fused_gates_and_heads_are_split_anew(ranks, saved, source, target):
     [
         ("data2_tensor2", "one"),
         pytest.param("one", "tensor2_pipeline2", marks=pytest.mark.slow),
-        ("data2", "data2"),
+        pytest.param("data2", "data2", marks=pytest.mark.slow),
     ],
 )
 def test_lamb(ranks, saved, source, target):
@@ -143,7 +151,7 @@ def test_lamb(ranks, saved, source, target):
     ("source", "target"),
     [
         ("tensor2_pipeline2", "deepspeed3_data2"),
-        ("deepspeed3_data2", "pipeline2"),
+        pytest.param("deepspeed3_data2", "pipeline2", marks=pytest.mark.slow),
         pytest.param("data2", "deepspeed2_data2", marks=pytest.mark.slow),
         pytest.param("deepspeed1_data2", "data2", marks=pytest.mark.slow),
     ],
@@ -177,7 +185,7 @@ def test_encoders(ranks, saved, model, source, target):
         pytest.param("one", "tensor2_pipeline2", marks=pytest.mark.slow),
         ("tensor2_pipeline2", "deepspeed3_data2"),
         pytest.param("deepspeed3_data2", "data2", marks=pytest.mark.slow),
-        ("data2", "data2"),
+        pytest.param("data2", "data2", marks=pytest.mark.slow),
         pytest.param("tensor2_pipeline2", "tensor2_pipeline2", marks=pytest.mark.slow),
         pytest.param("deepspeed2_data2_tensor2", "deepspeed2_data2_tensor2", marks=pytest.mark.slow),
         pytest.param("deepspeed3_data2", "deepspeed3_data2", marks=pytest.mark.slow),
