@@ -199,11 +199,12 @@ def test_a_second_signal_ends_at_once_and_harms_nothing(ranks, store, tmp_path, 
     assert records(tmp_path) == whole
 
 
-def test_killed_at_random_moments_it_ends_like_the_uninterrupted_run(ranks, store, tmp_path):
+@pytest.mark.parametrize("kills", [5, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_ends_like_the_uninterrupted_run(ranks, store, tmp_path, kills):
     assert ranks.run(RANKS, run_case, settings(store, tmp_path / "whole", **CHAOS), free_port()) == [0, 0]
     config = settings(store, tmp_path / "killed", **CHAOS)
     resumed_from = set()
-    for seed in range(10):
+    for seed in range(kills):
         victim, while_saving = seed % RANKS, seed % 3 > 0
         failure = ""
         try:

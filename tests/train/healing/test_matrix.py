@@ -68,7 +68,7 @@ def cells() -> list[Cell]:
 
 QUICK: list[Cell] = [
     ("gradient", "data2", 3, "deepspeed", "gpt"),
-    ("document", "data2_tensor2", 1, "megatron", "bert"),
+    ("document", "tensor2", 1, "megatron", "bert"),
     ("rate", "data2", 2, "deepspeed", "classify"),
     ("bit", "pipeline2", 1, "deepspeed", "bert"),
 ]
