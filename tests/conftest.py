@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # Before anything imports Triton: without a GPU its kernels are run by its interpreter.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    # PyTorch's compiler else starts processes that import PyTorch again, in each process that compiles a few layers.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 # A shell has what it starts behind `&` ignore interrupts, and children inherit that; tests interrupt what they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -7,8 +7,8 @@ import os
 from importlib import import_module
 from pathlib import Path
 
-# Read when PyTorch is imported. Its compiler, where a case asks for it, starts no processes, each of which imports PyTorch.
-os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+# Read when PyTorch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import tests.ranks.pool  # noqa: F401
 
