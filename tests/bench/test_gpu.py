@@ -15,6 +15,7 @@ from torch.autograd.profiler_util import EventList, FunctionEvent
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import gpu  # pyright: ignore[reportMissingImports]
+import gpu_profile  # pyright: ignore[reportMissingImports]
 from gpu_timing import Notes, kernels_of, seconds_of, union  # pyright: ignore[reportMissingImports]
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -22,9 +23,8 @@ BENCH = Path(__file__).parents[2] / "bench"
 
 def measured(out: Path, *parts: str) -> dict[str, list[dict]]:
     command = [sys.executable, str(BENCH / "gpu.py"), "--device", "cpu", "--quick", "--out", str(out)]
-    done = subprocess.run(
-        [*command, *(["--parts", *parts] if parts else [])], capture_output=True, text=True, check=False
-    )
+    command += ["--parts", *parts] if parts else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((out / "gpu.json").read_text())["rows"]
     assert not [row for row in rows if "failed" in row]
@@ -32,19 +32,34 @@ def measured(out: Path, *parts: str) -> dict[str, list[dict]]:
 
 
 def test_training_steps_of_both_sides(tmp_path):
-    tables = measured(tmp_path, "gpt2_medium", "profile")
+    tables = measured(tmp_path, "gpt2_medium")
     assert {row["name"] for row in tables["gpt2_medium"]} >= {"ours", "transformers"}
     assert all(row["tokens_per_second"] > 0 and 0 < row["mfu"] < 2 for row in tables["gpt2_medium"])
-    assert len(tables["profile of bert_large"]) == len(tables["the host in a step of bert_large"]) == 25
     assert "| ours |" in (tmp_path / "gpu.md").read_text()
 
 
 @pytest.mark.slow
 def test_everything(tmp_path):
-    assert measured(tmp_path).keys() == {"ceilings", "kernels", "bert_large", "gpt2_medium", "t5_base"} | {
+    tables = measured(tmp_path)
+    assert tables.keys() == {"ceilings", "kernels", "bert_large", "gpt2_medium", "t5_base"} | {
         "profile of bert_large",
         "the host in a step of bert_large",
     }
+    assert len(tables["profile of bert_large"]) == len(tables["the host in a step of bert_large"]) == 25
+
+
+def test_a_step_is_taken_apart(tmp_path, monkeypatch):
+    """One that nothing has to be compiled for."""
+    learned = torch.ones(4, 4, requires_grad=True)
+    monkeypatch.setattr(gpu_profile, "our_step", lambda *_: lambda: learned.mm(learned).exp().sum().backward())
+    cpu = SimpleNamespace(device=SimpleNamespace(torch_device=torch.device("cpu")))
+    gpu_profile.profile(Notes(tmp_path / "notes"), cpu, tmp_path, quick=True, small=True)
+    rows = [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
+    assert not [row for row in rows if "failed" in row]
+    names = {row["name"] for row in rows if row["table"] == "profile of bert_large"}
+    assert {"aten::mm", "aten::exp"} <= names
+    assert any("backward" in row["name"] for row in rows if row["table"] == "the host in a step of bert_large")
+    assert json.loads((tmp_path / "trace_bert_large.json").read_text())["traceEvents"]
 
 
 def test_a_part_that_fails_or_takes_too_long_is_told(tmp_path, monkeypatch):

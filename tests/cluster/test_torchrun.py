@@ -151,7 +151,7 @@ def test_real_ranks(
         assert re.search(r"rank 1, process \d+ on \S+, was ended by SIGKILL, .* lower train.micro_batch", told), told
 
 
-@pytest.mark.parametrize(("late", "expected"), [(75, 75), (1, EXIT_HUNG)])
+@pytest.mark.parametrize(("late", "expected"), [(75, 75), pytest.param(1, EXIT_HUNG, marks=pytest.mark.slow)])
 def test_a_node_whose_ranks_end_last_says_how(late: int, expected: int) -> None:
     """The torchrun that the others ask is the first node's, and ends with its ranks."""
     words = [

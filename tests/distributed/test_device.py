@@ -192,11 +192,12 @@ print(before >= pages, faults() >= pages)
 @pytest.mark.parametrize(
     ("environ", "printed"),
     [
-        ({}, "True False"),
-        ({"MALLOC_TRIM_THRESHOLD_": "131072"}, "True True"),
-        ({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}, "True True"),
+        pytest.param({}, "True False", id="kept"),
+        pytest.param({"MALLOC_TRIM_THRESHOLD_": "131072"}, "True True", id="set"),
+        pytest.param(
+            {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}, "True True", marks=pytest.mark.slow, id="tuned"
+        ),
     ],
-    ids=["kept", "set", "tuned"],
 )
 def test_on_a_cpu_freed_memory_is_kept_unless_the_environment_says_otherwise(environ, printed):
     free = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "THP_"))}

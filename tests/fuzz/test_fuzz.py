@@ -14,9 +14,10 @@ from tests.fuzz.mutate import mutate_json
 ROOT = Path(__file__).parents[2]
 
 
-def test_broken_files_and_settings_are_refused_with_one_message_or_read_right(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cases", [6, pytest.param(12, marks=pytest.mark.slow)])
+def test_broken_files_and_settings_are_refused_with_one_message_or_read_right(tmp_path: Path, cases: int) -> None:
     """Of each area some cases, in processes of their own: a library that aborts, hangs or eats memory is found too."""
-    command = [sys.executable, "-m", "tests.fuzz.run", "--cases=12", "--seconds=40", f"--keep={tmp_path}"]
+    command = [sys.executable, "-m", "tests.fuzz.run", f"--cases={cases}", "--seconds=40", f"--keep={tmp_path}"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

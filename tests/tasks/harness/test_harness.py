@@ -10,6 +10,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from megatron.core import parallel_state
 from tokenizers import processors
 
 from dist_plm.core.errors import ConfigError, UserError
@@ -186,11 +187,20 @@ def refused(world, config) -> str:
     return str(refusal.value)
 
 
+def all_refused(world, configs) -> list[str]:
+    """In one process, as importing the harness takes longer than all that is refused."""
+    messages = []
+    for config in configs:
+        messages.append(refused(world, config))
+        parallel_state.destroy_model_parallel()
+    return messages
+
+
 def test_what_cannot_be_is_refused_in_one_message(ranks, exported, model_dirs, tasks, tmp_path):
     (tmp_path / "broken.yaml").write_text((tasks / "read.yaml").read_text().replace("rows.jsonl", "gone.jsonl"))
     asked = {"on": "lm_eval", "window": LENGTH}
     of_folder = {"task_folder": str(tasks)}
-    for directory, settings, part in (
+    cases = (
         (exported["gpt2"], {"tasks": ["read"], "task_folder": str(tmp_path)}, "tasks = read cannot be loaded: "),
         (exported["gpt2"], {"tasks": ["read"], "task_folder": str(tmp_path)}, "gone.jsonl"),
         (
@@ -206,9 +216,10 @@ def test_what_cannot_be_is_refused_in_one_message(ranks, exported, model_dirs, t
         (exported["gpt2"], {"tasks": ["written"], **of_folder, "window": 4}, "write 4 tokens, and a pass sees 4"),
         (model_dirs("t5"), {"tasks": ["read"], **of_folder}, "does not read from left to right"),
         (model_dirs("bert"), {"tasks": ["read"], **of_folder}, "does not read from left to right"),
-    ):
-        config = evaluate_config(directory, **{**asked, **settings})
-        messages = ranks.run(2, refused, config)
+    )
+    configs = [evaluate_config(directory, **{**asked, **settings}) for directory, settings, _ in cases]
+    told = zip(*ranks.run(2, all_refused, configs), strict=True)
+    for (_, _, part), config, messages in zip(cases, configs, told, strict=True):
         assert all(part in message for message in messages), messages
         if part.startswith(("the 32 positions", "does not read")):
             with pytest.raises(UserError, match=part):
