@@ -15,7 +15,7 @@ from tests.ranks.engine_runs import agree, train_case
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.test_lamb import LAMB
-from tests.ranks.training import Outcome, build, configure, rank_batches
+from tests.ranks.training import Outcome, build, configure, few_microbatches, rank_batches
 
 pytestmark = pytest.mark.ranks
 
@@ -39,6 +39,10 @@ ENGINES = {
         {"engine__name": "deepspeed", "engine__zero_stage": 1, "parallel__tensor": 2, "parallel__pipeline": 2},
     ),
 }
+
+
+def configured(world_size: int, **changes):
+    return configure(world_size, **few_microbatches(world_size, changes))
 
 
 def weights_of(engine) -> list[torch.Tensor]:
@@ -89,7 +93,7 @@ SCALES = [1024, 1024, 2048, 2048, 2048, 2048, 1024, 512, 512, 1024, 1024]
 @pytest.mark.parametrize("name", covering(ENGINES, ["megatron_1", "deepspeed_3", "deepspeed_grid"]))
 def test_loss_scale_grows_backs_off_and_forgives_once(ranks, name):
     world_size, changes = ENGINES[name]
-    config = configure(world_size, train__steps=12, **FP16, **changes)
+    config = configured(world_size, train__steps=12, **FP16, **changes)
     bad = {3: math.inf, 5: math.inf, 6: math.nan}
     for told in ranks.run(world_size, inject, config, bad, 11):
         assert [skipped for skipped, *_ in told] == [step in bad for step in range(11)]
@@ -118,7 +122,7 @@ def grown(ranks):
     """`grown(world_size, changes)` gives what eight steps of plain descent make, which half a gradient leads elsewhere."""
     descent = {"optim__name": "sgd", "optim__lr": 0.1, "optim__momentum": 0.0, "optim__nesterov": False}
     descent |= {"schedule__name": "constant", "train__steps": 8} | FP16 | {"precision__loss_scale_window": 3}
-    return lambda world_size, changes: ranks.run(world_size, scaled, configure(world_size, **descent, **changes))
+    return lambda world_size, changes: ranks.run(world_size, scaled, configured(world_size, **descent, **changes))
 
 
 @pytest.mark.parametrize(("name", "clip"), covering(GROWN, [("deepspeed_3", 0.0)]))
@@ -133,7 +137,7 @@ def test_overflow_at_the_smallest_scale_is_skipped_like_any_other(ranks, name):
     """DeepSpeed by itself would end the run."""
     world_size, changes = ENGINES[name]
     settings = FP16 | {"precision__min_loss_scale": 512.0, "precision__loss_scale_hysteresis": 1}
-    config = configure(world_size, **settings, **changes)
+    config = configured(world_size, **settings, **changes)
     for told in ranks.run(world_size, inject, config, dict.fromkeys(range(4), math.inf), 5):
         assert [scale for _, scale, _, _ in told] == [1024, 512, 512, 512, 512]
         assert [skipped for skipped, *_ in told] == [True] * 4 + [False]
@@ -164,7 +168,7 @@ SKIPPED += [(name, "bf16", "adamw") for name in ENGINES] + [("deepspeed_2", "bf1
 )
 def test_a_gradient_that_is_not_finite_is_skipped(ranks, name, precision, optim):
     world_size, changes = IN_FP32[name]
-    config = configure(world_size, precision__name=precision, **OPTIMIZERS[optim], **changes)
+    config = configured(world_size, precision__name=precision, **OPTIMIZERS[optim], **changes)
     for told in ranks.run(world_size, inject, config, {1: math.nan}, 3):
         assert [skipped for skipped, *_ in told] == [False, True, False]
         assert [moved for _, _, moved, _ in told] == [True, False, True]
@@ -188,7 +192,7 @@ def diverge(world: World, config, limit: int) -> str:
 )
 def test_too_many_in_a_row_end_the_run_and_name_rank_and_parameter(ranks, name, limit):
     world_size, changes = ENGINES[name]
-    config = configure(world_size, train__max_skipped=limit, **changes)
+    config = configured(world_size, train__max_skipped=limit, **changes)
     for message in ranks.run(world_size, diverge, config, limit):
         told = "1 update in a row was skipped" if limit == 1 else f"{limit} updates in a row were skipped"
         assert told in message
@@ -213,7 +217,7 @@ def broken_loss(world: World, config) -> tuple[bool, bool]:
 )
 def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is(ranks, name):
     world_size, changes = ENGINES[name]
-    assert set(ranks.run(world_size, broken_loss, configure(world_size, **changes))) == {(True, False)}
+    assert set(ranks.run(world_size, broken_loss, configured(world_size, **changes))) == {(True, False)}
 
 
 def summed(world: World, config, name: str = "layers.3.mlp.down.weight") -> float:

@@ -20,7 +20,7 @@ from dist_plm.train.data import open_run
 from tests.ranks.pool import World
 from tests.ranks.selection import covering
 from tests.ranks.test_grids import GRIDS
-from tests.ranks.training import configure, groups_of
+from tests.ranks.training import configure, few_microbatches, groups_of
 from tests.train.finetuning import SETTINGS, make_rows
 
 pytestmark = pytest.mark.ranks
@@ -138,7 +138,7 @@ def rehearsed(config, world_size: int) -> dict[int, RankRehearsal]:
 def test_a_world_that_is_not_there_says_what_gloo_says(ranks, tmp_path, name):
     grid, changes = CASES[name]
     world_size, axes = GRIDS[grid]
-    config = configure(world_size, run__root=str(tmp_path), **axes, **changes)
+    config = configure(world_size, run__root=str(tmp_path), **few_microbatches(world_size, axes | changes))
     check(ranks, config, world_size)
 
 
