@@ -12,10 +12,12 @@ from tests.slurm.user import STEPS, User, wait_for_steps
 from tests.train.conftest import TINY
 
 pytestmark = pytest.mark.slurm
+#: A quarter of the passes, as nothing here happens in the middle of a step.
+QUICK = "train.micro_batch=8"
 
 
 def test_four_nodes_by_srun_train_like_one_process(user: User, alone: list[float]) -> None:
-    grid = ["nodes=4", "cluster.ranks_per_node=1", "parallel.tensor=2", "cluster.launcher=srun"]
+    grid = ["nodes=4", "cluster.ranks_per_node=1", "parallel.tensor=2", "cluster.launcher=srun", QUICK]
     printed, (job,) = user.submit(*grid, "run.name=by_srun")
     assert job.wait() == "COMPLETED", job.log()
     assert user.losses("by_srun") == pytest.approx(alone, rel=2e-5)
@@ -38,7 +40,7 @@ def test_four_nodes_by_torchrun_train_like_one_process(user: User, alone: list[f
 
 def test_two_nodes_by_torchrun_continue_when_submitted_again_and_when_signalled(user: User, alone: list[float]) -> None:
     name = "run.name=by_torchrun"
-    two = ("nodes=2", "cluster.ranks_per_node=2", "parallel.tensor=2", "train.stop_at=3")
+    two = ("nodes=2", "cluster.ranks_per_node=2", "parallel.tensor=2", "train.stop_at=3", QUICK)
     _, (first,) = user.submit(name, *two, "cluster.options=['--hold']")  # or it might have ended when the next comes
     refused, _ = user.submit(name, "nodes=2", code=2)
     assert f"belongs to job {first.number}" in refused
@@ -48,7 +50,7 @@ def test_two_nodes_by_torchrun_continue_when_submitted_again_and_when_signalled(
 
     # The signal reaches the processes that read samples too.
     held = f"export HOLD_AT_STEP=4 PYTHONPATH={REPOSITORY}/tests/slurm/ranks_of_jobs/held:$PYTHONPATH"
-    one = ("nodes=2", "cluster.ranks_per_node=1", "data.loader_workers=1", f"cluster.setup=['{held}']")
+    one = ("nodes=2", "cluster.ranks_per_node=1", "data.loader_workers=1", f"cluster.setup=['{held}']", QUICK)
     watching = user.watch(name, *one)
     with watching as (printed, again):
         wait_for_steps(again, 4)
