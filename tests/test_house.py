@@ -118,7 +118,7 @@ LONGEST_FILE = 300
 
 
 def test_no_file_is_longer_than_a_head_can_hold():
-    sources = [*SOURCES, *(ROOT / "launch").glob("*.py"), *(ROOT / "tools").rglob("*.py")]
+    sources = [*SOURCES, *(file for name in ("launch", "tools", "bench") for file in (ROOT / name).rglob("*.py"))]
     lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in sources}
     assert {file: length for file, length in lengths.items() if length > LONGEST_FILE} == {}
 
