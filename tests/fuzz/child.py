@@ -13,10 +13,6 @@ from pathlib import Path
 #: Of one case. A machine that is busy has the wall's seconds.
 CPU_SECONDS, WALL_SECONDS = 20, 120
 MEMORY_BYTES = 3 * 2**30
-#: What a case's own check ends with.
-EXIT_WRONG = 99
-
-
 #: Capabilities of root over others' files, as bits: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH.
 _ROOTS_RIGHTS = 1 << 1 | 1 << 2
 _CAPABILITIES_3 = 0x20080522

@@ -108,9 +108,7 @@ def _override(names: list[str], rng: Random) -> str:
     elif way == 2:
         text = _hydra(odd_value(rng))
     elif way == 3:
-        text = rng.choice(
-            ("null", "true", "[", "{a: 1}", "[1,2]", "${train.steps}", "${x}", "${oc.env:HOME}", "1,2", "", "???")
-        )
+        text = rng.choice(GRAMMAR)
     else:
         text = "9" * rng.choice((30, 400, 5000))
     return f"{name}={text}"

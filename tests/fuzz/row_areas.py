@@ -52,15 +52,7 @@ def rows(seeds: Seeds, rng: Random, place: Path) -> Case:
 
 def _file_of(task: str, rng: Random) -> tuple[str, bytes]:
     """The suffix of a file, and what is in it, broken."""
-    kinds = ["jsonl", "jsonl", "json", "parquet"]
-    kinds += {
-        "classify": ["csv", "tsv"],
-        "regress": ["csv"],
-        "seq2seq": ["tsv"],
-        "tag": ["conll"],
-        "qa": ["squad"],
-    }.get(task, [])
-    kind = rng.choice(kinds)
+    kind = rng.choice(["jsonl", "jsonl", "json", "parquet", *_OTHERS.get(task, [])])
     if kind == "jsonl":
         lines = [json.dumps(row).encode() for row in _ROWS[task]]
         at = rng.randrange(len(lines))

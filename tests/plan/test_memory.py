@@ -80,8 +80,7 @@ def test_sequence_parallelism_saves_what_lies_between_the_products():
     assert total(parallel__tensor=4, parallel__sequence_parallel=True) < total(parallel__tensor=4)
 
 
-@pytest.mark.parametrize(("heads", "ffn"), [(16, 4096)])
-def test_a_layer_keeps_what_korthikanti_counts(heads, ffn):
+def test_a_layer_keeps_what_korthikanti_counts():
     """34 s b h of table 2 less masks of dropout (1 + 1 bytes) and the scores' inputs that fused attention shares."""
     config = finalize(pretrain(**SIZES), world_size=1, vocab_size=None)
     (stack,), one = config.model.stacks(), Pass.of(config)

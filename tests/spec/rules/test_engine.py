@@ -3,7 +3,6 @@ import pytest
 from tests.spec.broken import problems
 
 DEEPSPEED = {"engine__name": "deepspeed"}
-FOUR = {"world_size": 4}
 
 
 @pytest.mark.parametrize(
