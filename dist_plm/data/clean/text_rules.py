@@ -92,12 +92,8 @@ def white_space(page: Page, config: CleanConfig) -> str:
 
 def boilerplate_lines(page: Page, config: CleanConfig) -> str:
     """Removes lines in which one of `clean.boilerplate` is found, whatever its case: notices, menus, links to share."""
-    pattern = _compiled(config.boilerplate)
-    return (
-        "\n".join(line for line in page.text.split("\n") if not pattern.search(line))
-        if config.boilerplate
-        else page.text
-    )
+    patterns = _compiled(config.boilerplate)
+    return "\n".join(line for line in page.text.split("\n") if not any(one.search(line) for one in patterns))
 
 
 def length(page: Page, config: CleanConfig) -> bool:
@@ -139,8 +135,9 @@ def _masked(match: re.Match[str]) -> str:
 
 
 @lru_cache(maxsize=4)
-def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
+    """Each for itself: in one expression flags would stand in the middle, and groups have other numbers."""
+    return tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
 
 
 def _is_short(text: str) -> bool:

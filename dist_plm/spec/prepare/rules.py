@@ -176,7 +176,7 @@ def _clean(config: PrepareConfig) -> Iterator[str]:
     for name, pattern in enumerate(clean.boilerplate):
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:  # counts and depths beyond what `re` has
             yield f"clean.boilerplate[{name}] = {show(pattern)} is no regular expression: {error}"
     if "boilerplate_lines" in rules and not clean.boilerplate:
         yield "clean.rules names boilerplate_lines, but clean.boilerplate gives no expressions: give them, or drop the rule"

@@ -44,6 +44,12 @@ def test_texts_are_mended(name, text, expected):
     assert apply(name, text) == expected
 
 
+def test_each_expression_of_boilerplate_has_flags_and_groups_of_its_own():
+    config = CleanConfig(boilerplate=("(?i)^share", r"(?P<a>\w)\1{2}", r"(?P<a>-)\1{2}"))
+    assert apply("boilerplate_lines", "text\nShare this\naaa\n---\na--\n", config) == "text\na--\n"
+    assert apply("boilerplate_lines", "text\n", CleanConfig()) == "text\n"
+
+
 @given(text=st.text(max_size=60))
 def test_mending_twice_is_mending_once(text):
     for name in IDEMPOTENT:

@@ -21,6 +21,7 @@ from tests.spec.make import prepare
         ({"clean__rules": ["nfc", "length", "nfc"]}, ["clean.rules names nfc twice"]),
         ({"clean__rules": ["boilerplate_lines"]}, ["clean.boilerplate gives no expressions"]),
         ({"clean__boilerplate": ["("]}, ["clean.boilerplate[0] = '(' is no regular expression"]),
+        ({"clean__boilerplate": ["a{5000000000}"]}, ["no regular expression: the repetition number is too large"]),
         ({"clean__rules": ["c4_bad_words"]}, ["clean.c4.bad_words gives no file"]),
         ({"clean__rules": ["language"], "clean__languages": []}, ["clean.languages is empty"]),
         (
