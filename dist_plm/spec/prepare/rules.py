@@ -17,7 +17,7 @@ from dist_plm.spec.prepare.schema import (
 )
 from dist_plm.spec.prepare.template import parse_template
 from dist_plm.spec.rules.paths import path_problems
-from dist_plm.spec.rules.sections import no_effect, split_problems
+from dist_plm.spec.rules.sections import no_effect, repeated, split_problems
 
 #: A byte-level BPE holds every byte, so that no text is out of its reach (Radford et al. 2019, section 2.2).
 NUM_BYTES = 256
@@ -171,7 +171,7 @@ SETTINGS_OF_RULES = {"length": ("min_chars", "max_chars"), "language": ("languag
 
 def _clean(config: PrepareConfig) -> Iterator[str]:
     clean, rules = config.clean, config.clean.rules
-    for name in sorted({name for name in rules if rules.count(name) > 1}):
+    for name in sorted(repeated(rules)):
         yield f"clean.rules names {name} twice: once is enough"
     for name, pattern in enumerate(clean.boilerplate):
         try:

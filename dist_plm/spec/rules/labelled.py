@@ -6,7 +6,7 @@ from pathlib import Path
 from dist_plm.config.decode import show
 from dist_plm.config.suggest import did_you_mean, near
 from dist_plm.spec.rules.paths import path_problems
-from dist_plm.spec.rules.sections import header_problems, no_effect
+from dist_plm.spec.rules.sections import header_problems, no_effect, repeated
 from dist_plm.spec.schema_finetune import FinetuneConfig
 from dist_plm.spec.tasks import TASKS
 from dist_plm.spec.tasks.base import WritingConfig
@@ -47,7 +47,7 @@ def _files(config: FinetuneConfig) -> Iterator[str]:
             "give another file, or leave data.validation out"
         )
     added = (*data.new_tokens, *data.new_special_tokens)
-    for name in dict.fromkeys(name for name in added if name != name.strip() or not name or added.count(name) > 1):
+    for name in dict.fromkeys((*(name for name in added if name != name.strip() or not name), *repeated(added))):
         yield (
             f"data.new_tokens and data.new_special_tokens have {show(name)}, which cannot be: give each token once, without "
             "spaces at its ends"

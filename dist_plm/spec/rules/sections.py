@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,6 +20,11 @@ def no_effect(section: Any, group: str, names: Iterable[str], reason: str) -> It
         if value != defaults[name]:
             key = f"{group}.{name}" if group else name
             yield f"{key} = {show(value)} has no effect with {reason}: leave it at its default, {key}={show(defaults[name])}"
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Lists those that occur more than once, each once, in their order."""
+    return [name for name, times in Counter(names).items() if times > 1]
 
 
 def split_problems(key: str, split: tuple[float, float, float]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 from dist_plm.config.types import Count, Fraction
 from dist_plm.spec.families.base import Head, Kind, ModelConfig
 from dist_plm.spec.objectives.base import ObjectiveConfig, SampleRows, TokensConfig
+from dist_plm.spec.rules.sections import repeated
 
 if TYPE_CHECKING:
     from dist_plm.spec.derived import Case
@@ -176,13 +177,13 @@ class LabelsConfig(TaskConfig):
         return replace(self, labels=tuple(sorted(dict.fromkeys(found), key=_as_people_count)))
 
     def problems(self, case: "Case") -> Iterator[str]:
-        twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
-        if twice:
+        if twice := sorted(repeated(self.labels)):
             yield f"task.labels names {', '.join(map(repr, twice))} more than once: name each label once"
         elif len(self.labels) == 1:
             yield f"task.labels = [{self.labels[0]}] is a single label, and there is nothing to tell apart: name two or more"
+        known = set(self.labels)
         for label, weight in self.class_weights.items():
-            if self.labels and label not in self.labels:
+            if known and label not in known:
                 yield f"task.class_weights.{label} is of no label; the labels are {', '.join(self.labels)}"
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
                 yield f"task.class_weights.{label} = {weight!r} is not allowed: it must be a number of 0 or more"

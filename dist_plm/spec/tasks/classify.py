@@ -8,7 +8,7 @@ from dist_plm.config.decode import show
 from dist_plm.config.types import NonNegative
 from dist_plm.spec.families.base import ModelConfig
 from dist_plm.spec.objectives.base import Head
-from dist_plm.spec.rules.sections import no_effect
+from dist_plm.spec.rules.sections import no_effect, repeated
 from dist_plm.spec.tasks.base import Column, LabelsConfig
 from dist_plm.spec.tasks.texts import LABEL, TextsConfig, texts_and
 
@@ -105,13 +105,13 @@ class ClassifyConfig(TextsConfig, LabelsConfig):
             )
         if self.reads_twice:
             yield f"task.r_drop needs a head, and model.family = {model.family!r} has none: leave it out"
+        known = set(self.labels)
         for label, text in self.label_texts.items():
-            if self.labels and label not in self.labels:
+            if known and label not in known:
                 yield f"task.label_texts.{label} is of no label; the labels are {', '.join(self.labels)}"
             if not isinstance(text, str | int | float):
                 yield f"task.label_texts.{label} = {show(text)} is no text that could be written: give a word"
             elif not str(text).strip():
                 yield f"task.label_texts.{label} is empty, and nothing could be written: give a word"
-        texts = [self.text_of(label) for label in self.labels]
-        for text in sorted({text for text in texts if texts.count(text) > 1}):
+        for text in sorted(repeated(map(self.text_of, self.labels))):
             yield f"task.label_texts give {text!r} for more than one label: give each a text of its own"

@@ -1,5 +1,6 @@
 """What is wrong with a fine-tuning run's own settings is told in one sentence each, before any file is read."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ def problems(**changes: Any) -> list[str]:
     except ConfigError as error:
         return error.problems
     return []
+
+
+def test_lists_of_many_names_are_checked_in_one_pass():
+    """Comparing each with each takes more than ten seconds for so many."""
+    names = tuple(f"name{number}" for number in range(20_000))
+    start = time.process_time()
+    assert problems(data__new_tokens=names, task__labels=(*names, "name7")) == [
+        "task.labels names 'name7' more than once: name each label once"
+    ]
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(
