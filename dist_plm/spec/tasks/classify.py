@@ -109,7 +109,13 @@ class ClassifyConfig(TextsConfig, LabelsConfig):
         for label, text in self.label_texts.items():
             if known and label not in known:
                 yield f"task.label_texts.{label} is of no label; the labels are {', '.join(self.labels)}"
-            if not isinstance(text, str | int | float):
+            if isinstance(text, bool):
+                words = "yes and on" if text else "no and off"
+                yield (
+                    f"task.label_texts.{label} = {show(text)} is no text, as which YAML reads {words} as well: write the word "
+                    "in quotes"
+                )
+            elif not isinstance(text, str | int | float):
                 yield f"task.label_texts.{label} = {show(text)} is no text that could be written: give a word"
             elif not str(text).strip():
                 yield f"task.label_texts.{label} is empty, and nothing could be written: give a word"

@@ -92,6 +92,14 @@ def test_lists_of_many_names_are_checked_in_one_pass():
         ({"model": T5, "task__label_texts": {"a": None}}, "task.label_texts.a = null is no text that could be written"),
         ({"model": T5, "task__label_texts": {"a": " "}}, "task.label_texts.a is empty"),
         (
+            {"model": T5, "task__label_texts": {"a": True}},
+            "task.label_texts.a = true is no text, as which YAML reads yes and on as well: write the word in quotes",
+        ),
+        (
+            {"model": T5, "task__label_texts": {"a": False}},
+            "task.label_texts.a = false is no text, as which YAML reads no and off as well: write the word in quotes",
+        ),
+        (
             {"model": T5, "task__labels": ("a", "b"), "task__label_texts": {"a": "b"}},
             "task.label_texts give 'b' for more than one label",
         ),
