@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dist_plm.config.types import Positive
 from dist_plm.spec.objectives.base import Head
+from dist_plm.spec.rules.sections import repeated
 from dist_plm.spec.tasks.base import Column
 from dist_plm.spec.tasks.texts import NUMBER, TextsConfig, texts_and
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Numbers that may be written, at most.
 _MOST = 1000
+#: Of their texts, at most.
+_DECIMALS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,8 @@ class RegressConfig(TextsConfig):
         assert self.lowest is not None
         assert self.highest is not None
         count = math.floor((self.highest - self.lowest) / self.step + 1e-6) + 1
-        return tuple(round(self.lowest + number * self.step, 9) for number in range(count))
+        # 0 is added as what rounds to -0.0 would be written so.
+        return tuple(round(self.lowest + number * self.step, 9) + 0.0 for number in range(count))
 
     @property
     def num_texts(self) -> int:
@@ -66,7 +70,8 @@ class RegressConfig(TextsConfig):
 
     def text_of(self, level: float) -> str:
         """Returns what is written for one of the levels, with as many decimals as all of them need."""
-        decimals = max(len(f"{one:.6f}".rstrip("0").partition(".")[2]) for one in (self.step, self.lowest or 0.0))
+        steps = (f"{one:.{_DECIMALS}f}" for one in (self.step, self.lowest or 0.0))
+        decimals = max(len(one.rstrip("0").partition(".")[2]) for one in steps)
         return f"{level:.{decimals}f}"
 
     def problems(self, case: "Case") -> Iterator[str]:
@@ -83,4 +88,9 @@ class RegressConfig(TextsConfig):
             yield (
                 f"task.lowest = {self.lowest:g}, task.highest = {self.highest:g} and task.step = {self.step:g} make fewer than "
                 f"2 or more than {_MOST:,} numbers to choose from: change one of them"
+            )
+        elif twice := repeated(map(self.text_of, self.levels)):
+            yield (
+                f"task.lowest = {self.lowest:g}, task.highest = {self.highest:g} and task.step = {self.step:g} write "
+                f"{twice[0]!r} for more than one number, as texts have {_DECIMALS} decimals at most: change one of them"
             )

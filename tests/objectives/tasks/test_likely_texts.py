@@ -141,6 +141,8 @@ def test_a_number_is_the_nearest_of_those_that_may_be_written(tmp_path) -> None:
         "of the row's own numbers"
     )
     assert [RegressConfig(lowest=1, highest=5).text_of(level) for level in (1.0, 3.8)] == ["1.0", "3.8"]
+    around_0 = RegressConfig(lowest=-0.9, highest=0.3, step=0.3)
+    assert [around_0.text_of(level) for level in around_0.levels] == ["-0.9", "-0.6", "-0.3", "0.0", "0.3"]
     with pytest.raises(DataError, match=r"holds 4.7, which is not between task.lowest = 0 and task.highest = 4"):
         table_of(config, both, {**ROW, "label": 4.7})
 

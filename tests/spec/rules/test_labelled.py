@@ -108,6 +108,10 @@ def test_lists_of_many_names_are_checked_in_one_pass():
             {"model": T5, "task": {"name": "regress", "lowest": 1, "highest": 0}},
             "task.lowest = 1, task.highest = 0 and task.step = 0.2 make fewer than 2",
         ),
+        (
+            {"model": T5, "task": {"name": "regress", "lowest": 0, "highest": 1e-5, "step": 1e-7}},
+            "task.step = 1e-07 write '0' for more than one number, as texts have 6 decimals at most",
+        ),
         ({"task": {"name": "regress", "lowest": 0}}, "task.lowest = 0.0 has no effect with model.family = 'bert'"),
         ({"model": T5, "task__name": "tag"}, "model.family = 't5' does not learn from task.name = 'tag'"),
         ({"task__labels": ("a", "b"), "task__positive": "c"}, "task.positive = 'c' is not among the labels"),
