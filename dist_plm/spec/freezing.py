@@ -9,7 +9,8 @@ from dist_plm.spec.families.base import ModelConfig
 from dist_plm.spec.families.lora import is_adapter
 from dist_plm.spec.families.tensors import head_of, tensors_of
 
-_RANGE = re.compile(r"(.*\blayers)\.(\d+)-(\d+)")
+#: Six digits: no model has a million layers, and Python reads no number of thousands of digits.
+_RANGE = re.compile(r"(.*\blayers)\.([0-9]{1,6})-([0-9]{1,6})")
 
 
 def frozen_tensors(model: ModelConfig, freeze: Iterable[str]) -> frozenset[str]:
@@ -68,7 +69,7 @@ def _expanded(name: str) -> list[str]:
     found = _RANGE.fullmatch(name)
     if found is None:
         return [name]
-    return [f"{found[1]}.{layer}" for layer in range(int(found[2]), min(int(found[3]), 10_000) + 1)]
+    return [f"{found[1]}.{layer}" for layer in range(int(found[2]), int(found[3]) + 1)]
 
 
 def _hint(name: str, unknown: list[str], parts: Mapping[str, frozenset[str]]) -> str:

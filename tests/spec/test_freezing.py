@@ -45,6 +45,8 @@ def test_names(family, freeze, begins):
         ("gpt", ["embedings"], ["'embedings'", "did you mean embedding", "embeddings"]),
         ("gpt", ["layers.2-9"], ["'layers.2-9'", "last layer is layers.3"]),
         ("gpt", ["layers.3-1"], ["the first layer of a range comes first"]),
+        ("gpt", ["layers.20000-20001"], ["'layers.20000-20001'", "last layer is layers.3"]),
+        ("gpt", [f"layers.0-{'9' * 5000}"], ["'layers.0-999", "no part of this model"]),
         ("t5", ["layers.0-1"], ["'layers.0-1'", "did you mean encoder.layers"]),
         ("gpt", ["all_but_head"], ["leaves nothing to train"]),
         ("bert", ["all_but_head", "head"], ["leaves nothing to train"]),
