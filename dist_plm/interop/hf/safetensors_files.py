@@ -87,7 +87,7 @@ class WeightFiles:
                 os.close(open_descriptor(path))  # safe_open calls missing what may not be read
             except FileNotFoundError:
                 raise CheckpointError(f"{path} is missing: fetch or copy the directory again") from None
-            except OSError as error:
+            except (OSError, ValueError) as error:  # the latter of a name that none can have
                 raise CheckpointError(f"{path} cannot be read: {reason_of(error, path)}") from None
             try:
                 self._open[path] = safe_open(path, framework="pt").__enter__()

@@ -261,6 +261,7 @@ WRONG = {
         lambda d: (index(d, "{}"), pipe(d / "model.safetensors.index.json")),
         "it is a pipe, not a file",
     ),
+    "no name of a file": (lambda d: index(d, '{"weight_map": {"a": "a\\u0000b"}}'), "cannot be read: "),
     "outside": (lambda d: index(d, '{"weight_map": {"a": "../model.safetensors"}}'), "a file outside of its directory"),
     "index of another": (
         lambda d: index(d, '{"weight_map": {"a": "part.safetensors"}}'),
