@@ -1,12 +1,12 @@
 """Writes dialogues out by the template of a tokenizer, and tells which characters of them the assistant says."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dist_plm.core.errors import DataError, reason_of
+from dist_plm.core.parsing import load_json
 from dist_plm.data.sources.written_lists import literal_in, looks_listed, no_list
 
 Message = dict[str, str]
@@ -36,11 +36,12 @@ def template_beside(path: str) -> str | None:
             return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
         if not (folder / CONFIG_FILE).is_file():
             return None
-        found = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("chat_template")
+        found = load_json((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("chat_template")
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"the chat template of the tokenizer {path} cannot be read: {reason_of(error)}") from None
     if isinstance(found, list):  # several, by name
-        found = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}.get("default")
+        named = [one for one in found if isinstance(one, dict) and one.get("name") == "default"]
+        found = named[-1].get("template") if named else None
     return found if isinstance(found, str) else None
 
 
@@ -79,7 +80,7 @@ def render(messages: Sequence[Message], template: str, names: Mapping[str, str],
     Args:
         names: of special tokens that templates use, as `eos_token`.
     Raises:
-        DataError: the template refuses the dialogue, or does not tell what is the assistant's.
+        DataError: the template refuses the dialogue, or fails on it, or does not tell what is the assistant's.
     """
     if _MARKS.search(template):
         text, spans = _written(messages, template, names, place)
@@ -125,4 +126,9 @@ def _written(
         )
     except TemplateError as error:
         raise DataError(f"{place}: the chat template refuses the dialogue: {error}") from None
+    except Exception as error:  # a template computes, and what that raises is not known
+        raise DataError(
+            f"{place}: the chat template cannot write the dialogue ({type(error).__name__}: {error}): mend the template, or "
+            "the row where others can be written"
+        ) from None
     return str(texts[0]), tuple((int(begin), int(end)) for begin, end in spans[0]) if marks else ()

@@ -230,6 +230,11 @@ REFUSES = "{{ raise_exception('only users may begin') }}"
         ({"messages": [*OPENAI[:2], {"role": "assistant", "content": " "}]}, {}, "the assistant says nothing"),
         ({"messages": OPENAI}, {"template": CHANGES_THE_PAST}, "give a template with {% generation %} marks"),
         ({"messages": OPENAI}, {"template": REFUSES}, "the chat template refuses the dialogue: only users may begin"),
+        (
+            {"messages": OPENAI},
+            {"template": "{{ messages[0].content + 1 }}"},
+            "line 1: the chat template cannot write the dialogue (TypeError: can only concatenate",
+        ),
         ({"messages": [{"role": "assistant", "content": f"a{END}b"}]}, {}, "a special token, which would end it"),
         (
             {"messages": [{"role": "user", "content": "long " * 99}, OPENAI[2]]},
@@ -253,3 +258,22 @@ def test_a_system_message_that_is_no_text(encoder):
 def test_no_column_of_a_dialogue(encoder):
     with pytest.raises(DataError, match="neither messages nor a prompt and its completion in the columns text"):
         encode(encoder, {"text": "a"}, columns={"prompt": "text"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ("[" * 100_000, "the chat template of the tokenizer .* cannot be read: it nests"),
+        ("[]", "the chat template of the tokenizer .* cannot be read: "),
+    ],
+)
+def test_a_template_that_cannot_be_read(tmp_path, settings, part):
+    (tmp_path / "tokenizer_config.json").write_text(settings)
+    with pytest.raises(DataError, match=part):
+        template_beside(str(tmp_path))
+
+
+def test_the_template_of_several_that_is_called_default(tmp_path):
+    several = [{"name": [1], "template": "a"}, {"name": "default", "template": "b"}, {"name": "tool", "template": "c"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": several}))
+    assert template_beside(str(tmp_path)) == "b"
