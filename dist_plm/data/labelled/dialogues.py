@@ -128,7 +128,7 @@ def _written(
         raise DataError(f"{place}: the chat template refuses the dialogue: {error}") from None
     except Exception as error:  # a template computes, and what that raises is not known
         raise DataError(
-            f"{place}: the chat template cannot write the dialogue ({type(error).__name__}: {error}): mend the template, or "
-            "the row where others can be written"
+            f"{place}: the chat template cannot write the dialogue ({type(error).__name__}: {reason_of(error)}): mend the "
+            "template, or the row where others can be written"
         ) from None
     return str(texts[0]), tuple((int(begin), int(end)) for begin, end in spans[0]) if marks else ()
